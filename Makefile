@@ -1,0 +1,30 @@
+# setup: virtual environment; demo: train, evaluate, predict; test and lint: what CI runs
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test lint
+
+setup: .venv/installed
+
+# torch goes first and alone: that way pip takes a CPU build where there is one, and nothing pulls in CUDA
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -c constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet -c constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: setup
+	rm -rf runs/demo
+	$(BIN)/segbundle train --config configs/phantom.yaml --dataset_dir data_samples --output_dir runs/demo/training
+	$(BIN)/segbundle evaluate --config configs/phantom.yaml --dataset_dir data_samples --data_list_key test \
+		--ckpt_path runs/demo/training/model.pt --output_dir runs/demo
+	$(BIN)/segbundle predict data_samples/imagesTs --config configs/phantom.yaml \
+		--ckpt_path runs/demo/training/model.pt --output_dir runs/demo/predictions
+
+test: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy

@@ -1,0 +1,81 @@
+"""Names, indices and annotation state of the classes: the one place that knows them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+from segbundle.errors import ConfigError
+
+
+class Classes:
+    """The classes of a task. The index of a class is its value in the label maps; index 0 is the background.
+
+    Args:
+        names: one name per class, `names[0]` being the background, for instance
+            `["background", "liver", "spleen"]`.
+
+    Raises:
+        ConfigError: fewer than two names, or a name that appears twice.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = [str(name) for name in names]
+        if len(self.names) < 2:
+            raise ConfigError(
+                f"class_names is {self.names}: it needs the background and at least one class, "
+                "for instance [background, liver]."
+            )
+        twice = sorted({name for name in self.names if self.names.count(name) > 1})
+        if twice:
+            raise ConfigError(f"class_names holds {twice[0]!r} twice: every class needs a name of its own.")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def foreground(self) -> list[str]:
+        """Every name but the background's."""
+        return self.names[1:]
+
+    def index(self, name: str) -> int:
+        """The label value of a class.
+
+        Raises:
+            ConfigError: no class has that name; the message suggests the nearest.
+        """
+        if name not in self.names:
+            raise ConfigError(f"there is no class {name!r}{suggestion(name, self.names)}")
+        return self.names.index(name)
+
+    def annotated_mask(self, annotated: Iterable[str] | None) -> list[bool]:
+        """Which classes somebody looked for in a case, as one bool per class.
+
+        Args:
+            annotated: names of the annotated foreground classes, or None where all of them were. The background
+                needs no mention: it counts as annotated in every case, although it may then hide a class that
+                was not.
+
+        Raises:
+            ConfigError: a name that is not a class.
+        """
+        if annotated is None:
+            return [True] * len(self)
+        mask = [True] + [False] * (len(self) - 1)
+        for name in annotated:
+            mask[self.index(name)] = True
+        return mask
+
+
+def num_classes(class_names: Sequence[str]) -> int:
+    """How many channels a network needs for these classes, the background included."""
+    return len(Classes(class_names))
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """The end of an error message about an unknown word: the nearest known one, or all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if near:
+        return f": did you mean {near[0]!r}?"
+    return f": the known ones are {', '.join(sorted(known))}."

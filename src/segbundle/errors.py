@@ -1,0 +1,67 @@
+"""The errors a user can mend: each message names the file or key, what is wrong, and the fix."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+
+class SegbundleError(ValueError):
+    """Base of every error that is caused by input (data, configuration, paths) and not by a defect."""
+
+
+class DataError(SegbundleError):
+    """A scan, a label map or a dataset that cannot be used as it is."""
+
+
+class ConfigError(SegbundleError):
+    """A configuration key or value that no workflow can use."""
+
+
+class CheckpointError(SegbundleError):
+    """A checkpoint that is missing, unreadable, or does not fit the network."""
+
+
+class OutputError(SegbundleError):
+    """An output folder that cannot be written, or already holds something that would be lost."""
+
+
+class ScansFailedError(SegbundleError):
+    """Some scans of a batch failed; the others were finished and their results are on disk."""
+
+
+def root_error(error: BaseException) -> BaseException:
+    """The `SegbundleError` at the bottom of a chain of wrapped errors, or `error` itself if there is none.
+
+    MONAI wraps what a transform or a component raises in a `RuntimeError`; what the user has to read is below.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, SegbundleError):
+            return link
+        link = link.__cause__ or link.__context__
+    return error
+
+
+def describe(error: BaseException) -> str:
+    """One line for logs and for `predictions.json`: the message of the error that a user can mend."""
+    root = root_error(error)
+    if isinstance(root, SegbundleError):
+        return str(root)
+    return f"{type(root).__name__}: {root}".strip()
+
+
+def show_plain_errors() -> None:
+    """End the program with the message alone, not a traceback, when a `SegbundleError` stops it.
+
+    Errors of any other kind keep their traceback. Call it from programs only: it sets `sys.excepthook`.
+    """
+
+    def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        root = root_error(error)
+        if isinstance(root, SegbundleError):
+            print(f"Error: {root}", file=sys.stderr)
+        else:
+            sys.__excepthook__(kind, error, traceback)
+
+    sys.excepthook = hook

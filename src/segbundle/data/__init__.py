@@ -1,0 +1,17 @@
+"""Cases, scan files, what can be wrong with them, and the project's own phantoms."""
+
+from segbundle.data.cases import Case, find_scans, fold_names, labelled_data, load_cases
+from segbundle.data.scans import Geometry, Scan, read_geometry, read_scan, write_segmentation
+
+__all__ = [
+    "Case",
+    "Geometry",
+    "Scan",
+    "find_scans",
+    "fold_names",
+    "labelled_data",
+    "load_cases",
+    "read_geometry",
+    "read_scan",
+    "write_segmentation",
+]

@@ -1,0 +1,430 @@
+"""Small synthetic 'scans' of a torso with labels: sample data that needs no patient and no download.
+
+The anatomy is a set of functions of body coordinates in millimetres: +x to the patient's right, +y to the
+front, +z to the head, as in RAS+ world space. Each case evaluates them at the world positions of its own
+voxels, so that every orientation, spacing and tilt shows the same kind of body, and an organ has the same
+physical size however finely it is sampled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.quaternions import angle_axis2mat
+from numpy.typing import NDArray
+
+CLASS_NAMES = ("background", "liver", "kidney", "vessel", "lesion")
+"""The classes; the position of a name is its value in the label maps."""
+
+FOREGROUND = CLASS_NAMES[1:]
+
+NOISE = 12.0
+"""Standard deviation of the noise in stored units, before a case's own intensity scale."""
+
+# Mean brightness in standard deviations of the noise, so that differences are contrast-to-noise ratios.
+_BODY = 10.0
+_BRIGHTNESS = {"liver": 11.7, "kidney": 8.2, "vessel": 12.0, "lesion": 13.7}
+_FIELD_OF_VIEW = np.array([100.0, 82.0, 92.0])  # mm along right, front, head
+_BLUR = 1.2  # mm, standard deviation of the point-spread function
+
+# The lists have lengths without a common factor with each other or with the period of three of the missing
+# lesions: no orientation goes with one spacing only, or only with healthy livers.
+_ORIENTATIONS = ("RAS", "LPS", "LAS", "PIR", "RSA", "ILP", "RPI")
+_RAS_SHAPES = ((50, 42, 46), (57, 47, 34), (40, 50, 48), (58, 48, 32), (46, 38, 56))
+_NO_ORGANS = 2
+_NO_VESSEL_ANNOTATION = (1, 6, 13)
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """A synthetic scan with its label map.
+
+    Attributes:
+        image: (X, Y, Z) float32, not negative, in arbitrary units.
+        label: (X, Y, Z) uint8, positions in `CLASS_NAMES`; 0 also where a class was not annotated.
+        affine: (4, 4) float64, voxel index to millimetres in RAS+ world space.
+        annotated: the foreground classes that `label` tells about, in the order of `CLASS_NAMES`.
+    """
+
+    image: NDArray[np.float32]
+    label: NDArray[np.uint8]
+    affine: NDArray[np.float64]
+    annotated: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is decided about a case by its number alone.
+
+    Attributes:
+        shape: voxels along the three stored axes.
+        axis_codes: where the stored axes point to, such as "RAS" or "PIR".
+        tilt: rotation of the grid against the world axes, in degrees.
+        present: foreground classes that the body has.
+        annotated: foreground classes that the label map tells about.
+        slope, inter: stored numbers n mean n * slope + inter.
+        with_qform: whether the file has a qform beside the sform.
+    """
+
+    shape: tuple[int, ...]
+    axis_codes: str
+    tilt: float
+    present: tuple[str, ...]
+    annotated: tuple[str, ...]
+    slope: float
+    inter: float
+    with_qform: bool
+
+
+@dataclass(frozen=True)
+class _Structure:
+    """A part of the body: where it is, and how bright. Distractors have a name that is not a class."""
+
+    name: str
+    brightness: float
+    inside: NDArray[np.bool_]
+
+
+def write_samples(output_dir: str | Path, seed: int = 0, num_training: int = 16, num_test: int = 6) -> Path:
+    """Write a dataset of phantoms in the layout of the Medical Segmentation Decathlon.
+
+    Images are int16 and labels uint8, both (X, Y, Z), with a spacing of about 1.5 to 3 mm. The same seed
+    gives the same bytes; the first training cases do not depend on how many follow. Test cases are annotated
+    in full; a training case that is not has a list `annotated` of the classes that are.
+
+    Args:
+        output_dir: folder to write; it may exist if it is empty.
+        seed: whole number from 0 up; another seed gives other bodies with the same orientations and gaps.
+        num_training: number of training cases, at least 1.
+        num_test: number of test cases, which are numbered after the training cases.
+
+    Returns:
+        Path of `dataset.json`.
+
+    Raises:
+        FileExistsError: `output_dir` is a file, or a folder that is not empty.
+        ValueError: a number of cases that is too small.
+    """
+    if num_training < 1 or num_test < 0:
+        raise ValueError(f"num_training is {num_training} and num_test {num_test}: they need to be at least 1 and 0.")
+    folder = _empty_folder(Path(output_dir))
+    numbers = range(num_training + num_test)
+    training = [_write_case(folder, seed, n, training=True) for n in numbers[:num_training]]
+    test = [_write_case(folder, seed, n, training=False) for n in numbers[num_training:]]
+    path = folder / "dataset.json"
+    text = json.dumps(_description(training, test), indent=2)
+    path.write_text(text + "\n", encoding="utf-8", newline="\n")
+    return path
+
+
+def recipe(index: int, training: bool = True) -> Recipe:
+    """The fixed choices for a case: its grid, how it is stored, and which classes it has and tells about.
+
+    Args:
+        index: number of the case, from 0 up.
+        training: whether it is a training case; a test case always has organs and all of its annotations.
+    """
+    axis_codes = _ORIENTATIONS[index % len(_ORIENTATIONS)]
+    ras_shape = _RAS_SHAPES[index % len(_RAS_SHAPES)]
+    absent = {"lesion"} if index % 3 == 2 else set()
+    if training and index == _NO_ORGANS:
+        absent = set(FOREGROUND)
+    hidden = {"vessel"} if training and index in _NO_VESSEL_ANNOTATION else set()
+    scaled = index % 6 == 5
+    return Recipe(
+        shape=tuple(ras_shape[axis] for axis, _ in _world_axes(axis_codes)),
+        axis_codes=axis_codes,
+        tilt=6.0 if index % 14 == 4 else 0.0,
+        present=tuple(name for name in FOREGROUND if name not in absent),
+        annotated=tuple(name for name in FOREGROUND if name not in hidden),
+        slope=0.5 if scaled else 1.0,
+        inter=-50.0 if scaled else 0.0,
+        with_qform=index % 8 != 3,
+    )
+
+
+def make_case(seed: int, index: int, training: bool = True) -> Phantom:
+    """The phantom that `write_samples` stores as a case, before its rounding to whole numbers.
+
+    Args:
+        seed: as for `write_samples`.
+        index: number of the case, from 0 up.
+        training: whether it is a training case; the same number as a test case is annotated in full.
+    """
+    choices = recipe(index, training)
+    return make_phantom(
+        np.random.default_rng([seed, index]),
+        choices.shape,
+        choices.axis_codes,
+        choices.tilt,
+        choices.present,
+        choices.annotated,
+    )
+
+
+def make_phantom(
+    rng: np.random.Generator,
+    shape: Sequence[int] = (48, 40, 44),
+    axis_codes: str = "RAS",
+    tilt: float = 0.0,
+    present: Collection[str] = FOREGROUND,
+    annotated: Collection[str] = FOREGROUND,
+) -> Phantom:
+    """Draw one body and scan it.
+
+    The field of view is about 100 x 82 x 92 mm along right, front and head, so `shape` decides the spacing.
+    Equal generators give equal bodies whatever the other arguments are, and equal noise for equal shapes.
+
+    Args:
+        rng: source of everything random.
+        shape: voxels along the three stored axes.
+        axis_codes: where the stored axes point to, one letter each out of R/L, A/P and S/I.
+        tilt: rotation of the grid against the world axes, in degrees.
+        present: foreground classes that the body has.
+        annotated: foreground classes that the label map shows; the image shows the others as well.
+
+    Raises:
+        ValueError: a shape that is not three positive numbers, axis codes that do not name each axis once, or
+            a name that is not a foreground class.
+    """
+    _check_arguments(shape, axis_codes, {*present, *annotated})
+    body_center = rng.uniform(-80, 80, size=3)
+    affine = _random_affine(rng, shape, axis_codes, tilt, body_center)
+    points = _world_positions(affine, shape) - body_center[:, None, None, None]
+    warped = points + 5.0 * np.stack([_smooth_field(rng, points, wavelength=55.0) for _ in range(3)])
+    structures = [part for part in _structures(rng, warped) if part.name in present or part.name not in CLASS_NAMES]
+    return Phantom(
+        image=_scan(rng, structures, points, nib.affines.voxel_sizes(affine)),
+        label=_label_map(structures, annotated),
+        affine=affine,
+        annotated=tuple(name for name in FOREGROUND if name in annotated),
+    )
+
+
+def _check_arguments(shape: Sequence[int], axis_codes: str, names: set[str]) -> None:
+    if len(shape) != 3 or min(shape) < 1:
+        raise ValueError(f"shape is {tuple(shape)}: it needs three positive numbers, for instance (48, 40, 44).")
+    if sorted("RLAPSI".find(code) // 2 for code in axis_codes) != [0, 1, 2]:
+        raise ValueError(f"axis_codes is {axis_codes!r}: it needs one letter each out of R/L, A/P and S/I.")
+    unknown = sorted(names.difference(FOREGROUND))
+    if unknown:
+        raise ValueError(f"there is no class {unknown[0]!r}: the foreground classes are {', '.join(FOREGROUND)}.")
+
+
+# Grid
+
+
+def _world_axes(axis_codes: str) -> list[tuple[int, int]]:
+    """For each stored axis, the world axis it runs along, and 1 or -1 for the direction."""
+    return [(int(axis), int(sign)) for axis, sign in nib.orientations.axcodes2ornt(tuple(axis_codes))]
+
+
+def _random_affine(
+    rng: np.random.Generator,
+    shape: Sequence[int],
+    axis_codes: str,
+    tilt: float,
+    body_center: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Affine of a grid whose centre is within 2 mm of the body's, along each axis."""
+    field_of_view = _FIELD_OF_VIEW * rng.uniform(0.97, 1.05, size=3)
+    center = body_center + rng.uniform(-2, 2, size=3)
+    steps = np.zeros((3, 3))
+    for column, (axis, sign) in enumerate(_world_axes(axis_codes)):
+        steps[axis, column] = sign * field_of_view[axis] / shape[column]
+    steps = angle_axis2mat(np.deg2rad(tilt), np.array([1.0, 1.0, 1.0])) @ steps
+    origin = center - steps @ ((np.array(shape) - 1) / 2)
+    return np.asarray(nib.affines.from_matvec(steps, origin), dtype=np.float64)
+
+
+def _world_positions(affine: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.float64]:
+    """World positions of all voxel centres in mm, (3, X, Y, Z)."""
+    voxels = np.moveaxis(np.indices(shape), 0, -1)
+    return np.moveaxis(nib.affines.apply_affine(affine, voxels), -1, 0)
+
+
+# Anatomy. `points` are positions in body coordinates, mm, (3, X, Y, Z). Shapes are given as the approximate
+# distance to their surface, (X, Y, Z), mm, negative inside.
+
+
+def _structures(rng: np.random.Generator, points: NDArray[np.float64]) -> list[_Structure]:
+    """All parts of a body, each hiding what comes before it.
+
+    Every part is drawn in every case, also where the caller drops some: what remains is then the same.
+    """
+    body = _ellipsoid(points, (0, 0, 0), np.array([45, 36, 66]) * rng.uniform(0.95, 1.03)) < 0
+    parts = [_Structure("body", _BODY, body), *_distractors(rng, points), *_organs(rng, points)]
+    return [_Structure(part.name, part.brightness, part.inside & body) for part in parts]
+
+
+def _distractors(rng: np.random.Generator, points: NDArray[np.float64]) -> Iterator[_Structure]:
+    """Unlabelled parts as bright as the organs, so that position and shape matter, not brightness alone."""
+    yield _Structure("spine", 6.5, _tube(points, (0, -26), radius=7.5) < 0)
+    spleen = np.array([-27, -5, 17]) + rng.uniform(-3, 3, size=3)
+    yield _Structure("spleen", 11.6 + rng.uniform(-0.4, 0.4), _ellipsoid(points, spleen, (9, 13, 14)) < 0)
+    muscle = rng.uniform(-18, 18), -27
+    yield _Structure("muscle", 11.5, _tube(points, muscle, radius=rng.uniform(3.5, 5)) < 0)
+    for brightness in (8.2, 12.2, 13.7, 8.6, 13.0):
+        center = rng.uniform((-30, 4, -44), (30, 24, -14))
+        radii = rng.uniform(5, 10, size=3)
+        yield _Structure("bowel", brightness, _ellipsoid(points, center, radii) < 0)
+
+
+def _organs(rng: np.random.Generator, points: NDArray[np.float64]) -> Iterator[_Structure]:
+    shades = {name: level + rng.uniform(-0.3, 0.3) for name, level in _BRIGHTNESS.items()}
+    center = np.array([16, 3, 17]) + rng.uniform(-3, 3, size=3)
+    radii = np.array([22, 24, 21]) * rng.uniform(0.88, 1.1, size=3)
+    yield _Structure("liver", shades["liver"], _liver(points, center, radii) < 0)
+
+    # Up and to the side, away from the kidney and the vessel, which would hide a part of it.
+    direction = np.abs(rng.normal(size=3)) * (1, rng.choice([-1, 1]), 1)
+    lesion = center + radii * rng.uniform(0.3, 0.85) * direction / np.linalg.norm(direction)
+    size = rng.uniform(6.4, 8.8) * rng.uniform(0.9, 1.1, size=3)
+    yield _Structure("lesion", shades["lesion"], _ellipsoid(points, lesion, size) < 0)
+
+    kidneys = np.minimum(_kidney(rng, points, side=1), _kidney(rng, points, side=-1))
+    yield _Structure("kidney", shades["kidney"], kidneys < 0)
+    yield _Structure("vessel", shades["vessel"], _vessel(rng, points) < 0)
+
+
+def _liver(points: NDArray[np.float64], center: NDArray[np.float64], radii: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A big right lobe that runs out into a flat one in front of the midline."""
+    right_lobe = _ellipsoid(points, center, radii)
+    left_lobe = _ellipsoid(points, center + np.array([-19, 10, 5]), 0.55 * radii)
+    return _smooth_union(right_lobe, left_lobe, width=3.0)
+
+
+def _kidney(rng: np.random.Generator, points: NDArray[np.float64], side: int) -> NDArray[np.float64]:
+    """An upright bean whose dent looks at the midline; `side` is 1 on the patient's right, -1 on the left."""
+    # The right one sits lower, below the liver.
+    center = np.array([side * 23, -13, -17 - 4 * side]) + rng.uniform(-2.5, 2.5, size=3)
+    radii = np.array([9.5, 10.5, 16.5]) * rng.uniform(0.88, 1.1)
+    dent = _ellipsoid(points, center - (side * radii[0], 0, 0), 0.45 * radii)
+    return np.maximum(_ellipsoid(points, center, radii), -dent)
+
+
+def _vessel(rng: np.random.Generator, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A winding tube from foot to head, in front of the spine."""
+    height = points[2]
+    start = rng.uniform(0, 2 * np.pi, size=2)
+    wavelength = rng.uniform(70, 110, size=2)
+    x = rng.uniform(-3, 3) + 4.0 * np.sin(2 * np.pi * height / wavelength[0] + start[0])
+    y = rng.uniform(-11, -7) + 3.0 * np.sin(2 * np.pi * height / wavelength[1] + start[1])
+    return _tube(points, (x, y), radius=rng.uniform(4.6, 6.0))
+
+
+def _ellipsoid(points: NDArray[np.float64], center: Any, radii: Any) -> NDArray[np.float64]:
+    center, radii = np.reshape(center, (3, 1, 1, 1)), np.reshape(radii, (3, 1, 1, 1))
+    return np.asarray((np.linalg.norm((points - center) / radii, axis=0) - 1) * radii.min())
+
+
+def _tube(points: NDArray[np.float64], axis: tuple[Any, Any], radius: float) -> NDArray[np.float64]:
+    """Distance to a tube from foot to head whose centre line is at x and y, numbers or (X, Y, Z) arrays."""
+    return np.asarray(np.hypot(points[0] - axis[0], points[1] - axis[1]) - radius)
+
+
+def _smooth_union(a: NDArray[np.float64], b: NDArray[np.float64], width: float) -> NDArray[np.float64]:
+    """The smaller of two distances, with the crease between the shapes filled over about `width` mm."""
+    return np.asarray(-width * np.logaddexp(-a / width, -b / width))
+
+
+def _smooth_field(rng: np.random.Generator, points: NDArray[np.float64], wavelength: float) -> NDArray[np.float64]:
+    """A random smooth function of position between -1 and 1, (X, Y, Z): the mean of four plane waves."""
+    directions = rng.normal(size=(4, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    waves = 2 * np.pi / (wavelength * rng.uniform(0.8, 1.3, size=4))
+    phases = rng.uniform(0, 2 * np.pi, size=4)
+    turns = np.tensordot(directions * waves[:, None], points, axes=1) + phases[:, None, None, None]
+    return np.asarray(np.sin(turns).mean(axis=0))
+
+
+# Scanner
+
+
+def _scan(
+    rng: np.random.Generator,
+    structures: Sequence[_Structure],
+    points: NDArray[np.float64],
+    spacing: NDArray[np.float64],
+) -> NDArray[np.float32]:
+    from scipy import ndimage
+
+    tissue = np.zeros(points.shape[1:])
+    for part in structures:
+        tissue[part.inside] = part.brightness
+    signal = ndimage.gaussian_filter(tissue, _BLUR / spacing)
+    bias = _smooth_field(rng, points, wavelength=150.0)
+    signal *= 1 + 0.2 * bias / np.abs(bias).max()
+    scale = NOISE * np.exp(rng.uniform(np.log(0.6), np.log(1.7)))
+    # Scanners store magnitudes: noise never takes a value below zero.
+    return np.asarray(np.abs(scale * (signal + rng.normal(size=signal.shape))), dtype=np.float32)
+
+
+def _label_map(structures: Sequence[_Structure], annotated: Collection[str]) -> NDArray[np.uint8]:
+    label = np.zeros(structures[0].inside.shape, dtype=np.uint8)
+    for part in structures:
+        # What hides a class hides it in the label map too, whether it has a label of its own or not.
+        label[part.inside] = CLASS_NAMES.index(part.name) if part.name in annotated else 0
+    return label
+
+
+# Files
+
+
+def _empty_folder(folder: Path) -> Path:
+    if folder.is_dir() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty: choose a new folder for the samples, or remove what is in it.")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _write_case(folder: Path, seed: int, index: int, training: bool) -> dict[str, Any]:
+    """Write the image and the label map of a case; the result is its entry in `dataset.json`."""
+    phantom, choices = make_case(seed, index, training), recipe(index, training)
+    split, name = "Tr" if training else "Ts", f"phantom_{index:03d}.nii.gz"
+    stored = np.rint((phantom.image - choices.inter) / choices.slope).astype(np.int16)
+    image = _nifti(stored, phantom.affine, choices.with_qform)
+    # nibabel then stores the numbers as they are, and applies slope and intercept on reading.
+    image.header.set_slope_inter(choices.slope, choices.inter)
+    label = _nifti(phantom.label, phantom.affine, choices.with_qform)
+    entry: dict[str, Any] = {}
+    for kind, file in (("image", image), ("label", label)):
+        entry[kind] = f"./{kind}s{split}/{name}"
+        path = folder / entry[kind]
+        path.parent.mkdir(exist_ok=True)
+        # nibabel leaves the time and the file name out of the gzip header: equal content, equal bytes.
+        file.to_filename(path)
+    if phantom.annotated != FOREGROUND:
+        entry["annotated"] = list(phantom.annotated)
+    return entry
+
+
+def _nifti(array: NDArray[Any], affine: NDArray[np.float64], with_qform: bool) -> nib.Nifti1Image:
+    image = nib.Nifti1Image(array, affine)
+    image.set_sform(affine, code=1)
+    image.set_qform(affine if with_qform else None, code=int(with_qform))
+    image.header.set_xyzt_units("mm", "sec")
+    return image
+
+
+def _description(training: list[dict[str, Any]], test: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "name": "phantoms",
+        "description": "Synthetic torsos with liver, kidneys, vessel and lesion, for tests and demos",
+        "reference": "Generated by segbundle.data.phantoms",
+        "licence": "CC0-1.0",
+        "release": "1.0",
+        "tensorImageSize": "3D",
+        "modality": {"0": "MRI"},
+        "labels": {str(value): name for value, name in enumerate(CLASS_NAMES)},
+        "numTraining": len(training),
+        "numTest": len(test),
+        "training": training,
+        "test": test,
+    }

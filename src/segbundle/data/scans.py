@@ -1,0 +1,320 @@
+"""Scan files in, label maps out: NIfTI through nibabel; NRRD, MHA and DICOM series through SimpleITK.
+
+Arrays are always (C, X, Y, Z) with an affine that maps voxel indices to millimetres in RAS+ world space, as NIfTI
+and nibabel define it; SimpleITK's LPS+ and (Z, Y, X) stay inside this module.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+
+from segbundle.errors import DataError
+from segbundle.files import written_whole
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
+"""File name endings that `read_scan` knows. A folder that holds DICOM files is a scan as well."""
+
+_READ_ERRORS = (OSError, EOFError, zlib.error, ImageFileError, ValueError, RuntimeError)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a scan's voxels lie.
+
+    Attributes:
+        shape: voxels along the three stored axes.
+        affine: (4, 4) float64, voxel index to millimetres in RAS+ world space.
+        channels: number of channels stored in the file.
+    """
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+    channels: int = 1
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distance in millimetres between neighbouring voxels along each stored axis."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
+
+    @property
+    def corners(self) -> np.ndarray:
+        """World positions in mm of the eight corner voxels' centres, (8, 3)."""
+        grid = np.stack(np.meshgrid(*[(0, n - 1) for n in self.shape], indexing="ij"), axis=-1)
+        return np.asarray(nib.affines.apply_affine(self.affine, grid.reshape(8, 3)))
+
+    def difference(self, other: Geometry) -> str | None:
+        """In words, how another scan's grid differs from this one; None where voxels coincide.
+
+        Positions may differ by a tenth of the smallest spacing: headers are stored in single precision.
+        """
+        if self.shape != other.shape:
+            return f"shape {self.shape} against {other.shape}"
+        if not (np.isfinite(self.affine).all() and np.isfinite(other.affine).all()):
+            return "an affine that is not finite"
+        apart = float(np.linalg.norm(self.corners - other.corners, axis=1).max())
+        if apart > 0.1 * min(self.spacing):
+            return f"affines that put corner voxels up to {apart:.3g} mm apart"
+        return None
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Voxels of a scan or a label map with their geometry: `array` is (C, X, Y, Z)."""
+
+    array: np.ndarray
+    geometry: Geometry
+    path: Path
+
+
+def stem(path: str | Path) -> str:
+    """File name without the ending of a scan format: `a/case.01.nii.gz` gives `case.01`."""
+    name = Path(path).name
+    for suffix in SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def is_scan_file(path: Path) -> bool:
+    """Whether the name ends like a scan format that can be read; hidden files never do."""
+    return not path.name.startswith(".") and path.name.lower().endswith(SUFFIXES)
+
+
+def is_dicom_file(path: Path) -> bool:
+    """Whether a file carries DICOM's mark, `DICM` after 128 bytes (PS3.10 of the standard)."""
+    try:
+        with path.open("rb") as file:
+            return len(file.read(128)) == 128 and file.read(4) == b"DICM"
+    except OSError:
+        return False
+
+
+def is_dicom_folder(path: Path) -> bool:
+    """Whether a folder directly holds DICOM files."""
+    return path.is_dir() and any(is_dicom_file(file) for file in sorted(path.iterdir()) if file.is_file())
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether a path is read by nibabel."""
+    return path.name.lower().endswith(NIFTI_SUFFIXES)
+
+
+def read_scan(path: str | Path | Sequence[str | Path], dtype: Any = np.float32) -> Scan:
+    """Read a scan, with scale slope and intercept applied.
+
+    Args:
+        path: a file, a folder holding one DICOM series, or a list of files with one channel each (nnU-Net's
+            `_0000`, `_0001`, ...), which must share their geometry.
+        dtype: NumPy dtype of the result, or None to keep what the scaled values need (for label maps).
+
+    Returns:
+        the scan; its `array` is (C, X, Y, Z).
+
+    Raises:
+        DataError: missing, truncated or unreadable file, complex or colour voxels, not a 3D volume, or channels
+            with different geometries.
+    """
+    if not isinstance(path, (str, Path)):
+        return _stack_channels([read_scan(one, dtype) for one in path])
+    path = Path(path)
+    try:
+        return _read_nifti(_existing(path), dtype) if is_nifti(path) else _read_itk(_existing(path), dtype)
+    except DataError:
+        raise
+    except _READ_ERRORS as error:
+        raise _unreadable(path, error) from error
+
+
+def read_geometry(path: str | Path) -> Geometry:
+    """Shape and affine of a scan from its header alone, without reading voxels where the format allows.
+
+    Raises:
+        DataError: as `read_scan`.
+    """
+    path = Path(path)
+    try:
+        if is_nifti(_existing(path)):
+            image: Any = nib.load(path)
+            return _nifti_geometry(path, image.shape, np.asarray(image.affine, dtype=np.float64))
+        if path.is_dir():
+            return _read_itk(path, None).geometry
+        return _itk_header_geometry(path)
+    except DataError:
+        raise
+    except _READ_ERRORS as error:
+        raise _unreadable(path, error) from error
+
+
+def write_segmentation(labels: np.ndarray, reference: str | Path, path: str | Path) -> None:
+    """Write a label map as NIfTI on the grid of the scan it belongs to.
+
+    For a NIfTI scan the header's geometry (dimensions, spacing, units, qform and sform with their codes) is kept
+    bit for bit. For the other formats both forms are set from the scan's geometry with code 1 (scanner), in mm.
+    The file appears whole or not at all.
+
+    Args:
+        labels: (X, Y, Z) integer class indices on the scan's stored axes.
+        reference: the scan.
+        path: where to write, ending in `.nii.gz` or `.nii`.
+
+    Raises:
+        DataError: `labels` has another shape than the scan.
+        OutputError: the file cannot be written.
+    """
+    path, reference = Path(path), Path(reference)
+    labels = labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.int16)
+    if is_nifti(reference):
+        geometry, header = read_geometry(reference), _nifti_header(reference)
+    else:
+        geometry = read_geometry(reference)
+        header = nib.Nifti1Header()
+        header.set_data_shape(geometry.shape)
+        header.set_qform(geometry.affine, code=1)
+        header.set_sform(geometry.affine, code=1)
+        header.set_xyzt_units("mm", "sec")
+    if labels.shape != geometry.shape:
+        raise DataError(f"{reference}: the scan is {geometry.shape}, its label map {labels.shape}.")
+    with written_whole(path) as partial:
+        nib.save(_label_image(labels, header), partial)
+
+
+def _label_image(labels: np.ndarray, header: Any) -> Any:
+    """A NIfTI image around a copied header: what described the scan's intensities is cleared, nothing else."""
+    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    if header.get_data_shape() != labels.shape:  # setting it resets the spacing of axes beyond the third
+        header.set_data_shape(labels.shape)
+    header.set_data_dtype(labels.dtype)
+    header.set_slope_inter(1, 0)
+    header["cal_min"] = header["cal_max"] = 0
+    header.set_intent("none")
+    header.extensions.clear()
+    return kind(labels, None, header)
+
+
+def _nifti_header(path: Path) -> Any:
+    image: Any = nib.load(path)
+    return image.header.copy()
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise DataError(f"{path}: no such file. Check the path, and the entry in dataset.json if it comes from one.")
+    return path
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+    return DataError(
+        f"{path}: cannot be read ({reason}). The file may be truncated or of another format than its name says: "
+        "copy or convert it again."
+    )
+
+
+def _stack_channels(scans: list[Scan]) -> Scan:
+    first = scans[0]
+    for other in scans[1:]:
+        difference = first.geometry.difference(other.geometry)
+        if difference:
+            raise DataError(
+                f"{other.path}: its geometry differs from that of {first.path.name}: {difference}. "
+                "Channels of one case must be resampled to one grid."
+            )
+    array = np.concatenate([scan.array for scan in scans])
+    return Scan(array, Geometry(first.geometry.shape, first.geometry.affine, len(array)), first.path)
+
+
+def _volume_shape(path: Path, shape: Sequence[int]) -> tuple[tuple[int, int, int], int]:
+    """Split a stored shape into three spatial sizes and a number of channels."""
+    sizes = [int(size) for size in shape]
+    if len(sizes) == 2:  # one slice
+        sizes = [*sizes, 1]
+    if len(sizes) == 5 and sizes[3] == 1:  # ITK stores vectors behind a time axis of length one
+        sizes = [*sizes[:3], sizes[4]]
+    if len(sizes) == 3:
+        sizes = [*sizes, 1]
+    if len(sizes) != 4 or min(sizes) < 1:
+        raise DataError(f"{path}: has shape {tuple(shape)}; a 3D scan, or a 4D one with channels last, is needed.")
+    return (sizes[0], sizes[1], sizes[2]), sizes[3]
+
+
+def _nifti_geometry(path: Path, shape: Sequence[int], affine: np.ndarray) -> Geometry:
+    sizes, channels = _volume_shape(path, shape)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        raise DataError(
+            f"{path}: its affine is singular or not finite, so voxels have no place in space. "
+            "Repair the header's sform and qform."
+        )
+    return Geometry(sizes, affine, channels)
+
+
+def _read_nifti(path: Path, dtype: Any) -> Scan:
+    image: Any = nib.load(path)
+    stored = image.get_data_dtype()
+    if stored.fields is not None or np.issubdtype(stored, np.complexfloating):
+        raise DataError(f"{path}: holds {stored} voxels (colour or complex); convert it to one real value per voxel.")
+    geometry = _nifti_geometry(path, image.shape, np.asarray(image.affine, dtype=np.float64))
+    array = np.asarray(image.dataobj) if dtype is None else np.asarray(image.dataobj, dtype=dtype)
+    array = array.reshape(*geometry.shape, geometry.channels)
+    return Scan(np.moveaxis(array, -1, 0), geometry, path)
+
+
+def _read_itk(path: Path, dtype: Any) -> Scan:
+    import SimpleITK as sitk
+
+    image = _read_dicom_series(path) if path.is_dir() else sitk.ReadImage(str(path))
+    geometry = _itk_geometry(path, image)
+    array = sitk.GetArrayFromImage(image)  # (T?, Z, Y, X, C?)
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        array = np.moveaxis(array, -1, 0)
+    spatial = array.reshape(geometry.channels, *reversed(geometry.shape)).transpose(0, 3, 2, 1)
+    return Scan(spatial if dtype is None else spatial.astype(dtype, copy=False), geometry, path)
+
+
+def _read_dicom_series(folder: Path) -> Any:
+    import SimpleITK as sitk
+
+    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    if len(series) != 1:
+        found = "no DICOM series" if not series else f"{len(series)} DICOM series"
+        raise DataError(f"{folder}: holds {found}; put exactly one series, or a NIfTI file, in a folder of its own.")
+    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(files)
+    return reader.Execute()
+
+
+def _itk_header_geometry(path: Path) -> Geometry:
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    return _itk_geometry(path, reader)
+
+
+def _itk_geometry(path: Path, image: Any) -> Geometry:
+    """Geometry of anything with SimpleITK's GetSize, GetSpacing, GetDirection and GetOrigin."""
+    size = list(image.GetSize())
+    components = image.GetNumberOfComponents() if hasattr(image, "GetNumberOfComponents") else 1
+    if hasattr(image, "GetNumberOfComponentsPerPixel"):
+        components = image.GetNumberOfComponentsPerPixel()
+    dimension = len(size)
+    direction = np.asarray(image.GetDirection()).reshape(dimension, dimension)
+    matrix, origin = np.eye(4), np.zeros(3)
+    spatial = min(dimension, 3)
+    matrix[:spatial, :spatial] = (direction * np.asarray(image.GetSpacing()))[:spatial, :spatial]
+    origin[:spatial] = image.GetOrigin()[:spatial]
+    matrix[:3, 3] = origin
+    lps_to_ras = np.diag([-1.0, -1.0, 1.0, 1.0])
+    shape, channels = _volume_shape(path, [*size, components] if dimension == 3 else size)
+    return Geometry(shape, lps_to_ras @ matrix, channels)

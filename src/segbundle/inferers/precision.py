@@ -1,0 +1,38 @@
+"""Which number format the network computes in, on CPU and GPU alike.
+
+MONAI's engines enter `torch.autocast("cuda")` only, so precision lives here, around the network, and works on both.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import torch
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether a device computes bfloat16 in hardware: CPUs with AMX or AVX-512 BF16, NVIDIA GPUs from Ampere on."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return False
+
+
+def autocast(device: torch.device, precision: Precision = "auto") -> AbstractContextManager[None]:
+    """A context in which convolutions on `device` run in bfloat16, if `precision` and the hardware say so.
+
+    Args:
+        device: where the network runs.
+        precision: `bf16`, `fp32`, or `auto` for bf16 where the hardware has it. Weights and sums stay float32.
+
+    Raises:
+        ValueError: an unknown precision.
+    """
+    if precision not in ("auto", "bf16", "fp32"):
+        raise ValueError(f"precision is {precision!r}, and must be 'auto', 'bf16' or 'fp32'.")
+    enabled = precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)

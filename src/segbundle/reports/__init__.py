@@ -1,0 +1,5 @@
+"""Tables of scores for people and programs."""
+
+from segbundle.reports.scores import CaseScores, print_summary, summarize, write_scores
+
+__all__ = ["CaseScores", "print_summary", "summarize", "write_scores"]

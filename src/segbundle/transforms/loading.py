@@ -1,0 +1,68 @@
+"""From the paths of a datalist entry to tensors, refusing what would silently spoil a training."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Transform
+from monai.utils import CommonKeys
+
+from segbundle.data.checks import image_problems, label_problems, pair_problems, unannotated_problems
+from segbundle.data.scans import Scan, read_scan
+from segbundle.errors import DataError
+
+
+class LoadScand(Transform):
+    """Read a case's image, and its label map if it is asked for, and check both.
+
+    The image becomes a float32 `MetaTensor` (C, X, Y, Z), the label map an integer one (1, X, Y, Z), and
+    `annotated` a bool tensor (num_classes,). The meta data hold `affine`, `original_affine` (both (4, 4), mm, RAS+
+    world), `spatial_shape` and `filename_or_obj`, as MONAI's own loader gives them.
+
+    Args:
+        class_names: the task's classes; label values are checked against them.
+        num_channels: how many channels the network takes; None skips that check.
+        label: whether to load the label map too.
+
+    Raises:
+        DataError: on calling, with everything that is wrong with the case's files (see `segbundle.data.checks`).
+    """
+
+    def __init__(self, class_names: Sequence[str] = (), num_channels: int | None = None, label: bool = False) -> None:
+        self.class_names = class_names
+        self.num_channels = num_channels
+        self.label = label
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        loaded = dict(data)
+        image = read_scan(loaded[CommonKeys.IMAGE])
+        problems = list(image_problems(image, self.num_channels))
+        if self.label:
+            label = read_scan(loaded[CommonKeys.LABEL], dtype=None)
+            wrong = list(label_problems(label, self.class_names))
+            annotated = loaded.get("annotated", [True] * len(self.class_names))
+            if not wrong:
+                wrong = list(unannotated_problems(label, annotated, self.class_names))
+            problems += [*wrong, *pair_problems(image, label)]
+        if problems:
+            raise DataError("\n".join(problems))
+        loaded[CommonKeys.IMAGE] = _meta_tensor(image, np.float32)
+        if self.label:
+            loaded[CommonKeys.LABEL] = _meta_tensor(label, np.uint8 if len(self.class_names) <= 256 else np.int16)
+            loaded["annotated"] = torch.tensor(annotated, dtype=torch.bool)
+        return loaded
+
+
+def _meta_tensor(scan: Scan, dtype: Any) -> MetaTensor:
+    affine = torch.from_numpy(scan.geometry.affine)
+    meta = {
+        "original_affine": affine.clone(),
+        "spatial_shape": torch.tensor(scan.geometry.shape),
+        "filename_or_obj": str(scan.path),
+    }
+    array = np.ascontiguousarray(scan.array, dtype=dtype)
+    return MetaTensor(torch.from_numpy(array), meta={**meta, "affine": affine})

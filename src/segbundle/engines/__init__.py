@@ -1,0 +1,40 @@
+"""What turns the bundle's YAML into running workflows: paths, handlers, checkpoints, scores."""
+
+from segbundle.engines.checkpoints import Checkpoints, load_weights
+from segbundle.engines.progress import ProgressBar, on_terminal
+from segbundle.engines.scanning import ScanDataset, ScanEvaluator, report_failures
+from segbundle.engines.scoring import MeanDice, ScoreReport
+from segbundle.engines.training import FinalValidation, SeedEpochs, TrainingLog
+from segbundle.engines.workflow import (
+    in_bundle,
+    locate_bundle,
+    pick_device,
+    pick_num_workers,
+    place_network,
+    prepare_output,
+    prepare_training_output,
+    start_workflow,
+)
+
+__all__ = [
+    "Checkpoints",
+    "FinalValidation",
+    "MeanDice",
+    "ProgressBar",
+    "ScanDataset",
+    "ScanEvaluator",
+    "ScoreReport",
+    "SeedEpochs",
+    "TrainingLog",
+    "in_bundle",
+    "load_weights",
+    "locate_bundle",
+    "on_terminal",
+    "pick_device",
+    "pick_num_workers",
+    "place_network",
+    "prepare_output",
+    "prepare_training_output",
+    "report_failures",
+    "start_workflow",
+]

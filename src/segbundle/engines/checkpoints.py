@@ -1,0 +1,182 @@
+"""Weights in and out: loading that says which layers do not fit, the best model, and a run that can go on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import Evaluator
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from segbundle.engines.scoring import MeanDice
+from segbundle.errors import CheckpointError, SegbundleError
+from segbundle.files import written_whole
+from segbundle.reports import write_scores
+
+_logger = logging.getLogger(__name__)
+_WRAPPERS = ("model", "network", "state_dict")
+"""Under which key other programs (and our own last.pt) keep the weights, where the file is not the weights alone."""
+
+
+def load_weights(network: torch.nn.Module, ckpt_path: str | Path | None) -> None:
+    """Load a checkpoint into a network.
+
+    Args:
+        network: on any device.
+        ckpt_path: a plain state dict (`model.pt`), a dict that holds one under `model`, `network` or `state_dict`,
+            or None to keep the network's weights as they are.
+
+    Raises:
+        CheckpointError: no such file, unreadable, or layers that are missing, unknown or of another shape; the
+            message lists them.
+    """
+    if ckpt_path is None:
+        return
+    weights = read_checkpoint(ckpt_path)
+    for key in _WRAPPERS:
+        if isinstance(weights.get(key), Mapping):
+            weights = dict(weights[key])
+            break
+    problems = _misfits(network.state_dict(), weights)
+    if problems:
+        raise CheckpointError(
+            f"{ckpt_path}: does not fit the network: {'; '.join(problems)}. "
+            "Use the network_def and class_names that it was trained with."
+        )
+    network.load_state_dict(weights)
+    _logger.info("weights: %s", ckpt_path)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The dict in a checkpoint file, on the CPU. Only tensors and plain values are unpickled.
+
+    Raises:
+        CheckpointError: no such file, or it cannot be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path}: no such checkpoint; set ckpt_path to a trained model, for instance OUTPUT_DIR/model.pt."
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for damaged files
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: cannot be read as a PyTorch checkpoint ({reason}).") from error
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}; a state dict is needed.")
+    return dict(content)
+
+
+def _misfits(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    shapes = [
+        f"{name} is {tuple(found[name].shape)} in the file, {tuple(value.shape)} in the network"
+        for name, value in expected.items()
+        if name in found and found[name].shape != value.shape
+    ]
+    groups = {
+        "layers of another shape": shapes,
+        "layers missing in the file": [name for name in expected if name not in found],
+        "layers that the network does not have": [name for name in found if name not in expected],
+    }
+    return [f"{what}: {_some(names)}" for what, names in groups.items() if names]
+
+
+def _some(names: list[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+class Checkpoints:
+    """Keeps a training: the best weights with their scores, and after every epoch all it needs to go on.
+
+    Writes `model.pt` (state dict), `metrics.csv` and `summary.json` whenever validation reaches a new best mean
+    Dice, and `last.pt` at the end of every epoch. Files are replaced whole.
+
+    Attach it after the validation handlers, since handlers run in the order in which they were attached.
+
+    Args:
+        output_dir: where the files go.
+        network, optimizer, lr_scheduler: what is trained.
+        evaluator: the validation engine, with `metric` as its key metric.
+        metric: holds the scores of the last validation.
+        resume: go on from `last.pt` if there is one.
+    """
+
+    def __init__(
+        self,
+        output_dir: str,
+        network: torch.nn.Module,
+        optimizer: Optimizer,
+        lr_scheduler: LRScheduler,
+        evaluator: Evaluator,
+        metric: MeanDice,
+        resume: bool = False,
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.network = network
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.evaluator = evaluator
+        self.metric = metric
+        self.resume = resume
+
+    @property
+    def last(self) -> Path:
+        """The file from which a run goes on."""
+        return self.output_dir / "last.pt"
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer."""
+        engine.add_event_handler(Events.STARTED, self._restore)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+
+    def _restore(self, engine: Engine) -> None:
+        if not self.resume or not self.last.exists():
+            return
+        state = read_checkpoint(self.last)
+        missing = [key for key in self._state(engine) if key not in state]
+        if missing:
+            raise CheckpointError(f"{self.last}: is no resumable run ({', '.join(missing)} missing).")
+        load_weights(self.network, self.last)
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.lr_scheduler.load_state_dict(state["lr_scheduler"])
+        except (ValueError, KeyError) as error:
+            raise CheckpointError(f"{self.last}: its optimizer differs from the configured one ({error}).") from error
+        engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
+        self.evaluator.state.best_metric = state["best_metric"]
+        self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
+        _logger.info("resumed from %s after epoch %d", self.last, engine.state.epoch)
+        if engine.state.epoch >= (engine.state.max_epochs or 0):
+            _logger.info("nothing left to train: max_epochs is %d", engine.state.max_epochs)
+
+    def _save(self, engine: Engine) -> None:
+        if self.evaluator.state.best_metric_epoch == engine.state.epoch:
+            _save_whole(self.output_dir / "model.pt", self.network.state_dict())
+            write_scores(self.output_dir, self.metric.cases, self.metric.class_names)
+        _save_whole(self.last, self._state(engine))
+
+    def _state(self, engine: Engine) -> dict[str, Any]:
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "lr_scheduler": self.lr_scheduler.state_dict(),
+            "epoch": engine.state.epoch,
+            "iteration": engine.state.iteration,
+            "best_metric": self.evaluator.state.best_metric,
+            "best_metric_epoch": self.evaluator.state.best_metric_epoch,
+        }
+
+
+def _save_whole(path: Path, content: Any) -> None:
+    with written_whole(path) as partial:
+        try:
+            torch.save(content, partial)
+        except RuntimeError as error:  # torch's own writer reports a full disk this way
+            raise SegbundleError(f"{path}: cannot be written ({error}).") from error

@@ -1,0 +1,84 @@
+"""Dice per class of the cases that pass an evaluator, in each scan's own geometry."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from ignite.metrics import Metric
+from monai.utils import CommonKeys
+
+from segbundle.classes import Classes
+from segbundle.metrics import score_case
+from segbundle.reports import CaseScores, print_summary, summarize, write_scores
+
+_logger = logging.getLogger(__name__)
+
+
+class MeanDice(Metric):
+    """Mean Dice over classes as `summary.json` defines it; keeps each case's scores in `cases`.
+
+    Reads label maps `pred` and `label` (1, X, Y, Z) from the engine's output, and `case` and `annotated` from its
+    batch. Zero where no class of no case could be scored, so that engines can compare it.
+
+    Args:
+        class_names: the task's classes, the background first.
+    """
+
+    def __init__(self, class_names: Sequence[str]) -> None:
+        self.class_names = Classes(class_names).names
+        self.cases: list[CaseScores] = []
+        super().__init__()
+
+    def reset(self) -> None:
+        """Forget the cases of an earlier run."""
+        self.cases = []
+
+    def iteration_completed(self, engine: Engine) -> None:
+        """Score the cases that the engine has just predicted."""
+        batch: Any = engine.state.batch
+        outputs: Any = engine.state.output
+        for item, output in zip(batch, outputs, strict=True):
+            self.update({**item, **output})
+
+    def update(self, output: dict[str, Any]) -> None:
+        """Score one case."""
+        pred, label = output[CommonKeys.PRED], output[CommonKeys.LABEL]
+        voxel_mm3 = abs(float(torch.linalg.det(torch.as_tensor(label.affine)[:3, :3].double())))
+        scores = score_case(
+            pred.as_tensor(), label.as_tensor().to(pred.device), len(self.class_names), output["annotated"].tolist()
+        )
+        self.cases.append(CaseScores(output["case"], scores, voxel_mm3 / 1000))
+
+    def compute(self) -> float:
+        """The mean Dice over the cases so far."""
+        return self.summary()["mean_dice"] or 0.0
+
+    def summary(self) -> dict[str, Any]:
+        """The content of `summary.json` for the cases so far."""
+        return summarize(self.cases, self.class_names)
+
+
+class ScoreReport:
+    """When an evaluation ends, writes `metrics.csv` and `summary.json` and prints a table with a row per class.
+
+    Args:
+        output_dir: where the files go.
+        metric: holds the scores.
+    """
+
+    def __init__(self, output_dir: str, metric: MeanDice) -> None:
+        self.output_dir = output_dir
+        self.metric = metric
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the evaluator."""
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _write(self) -> None:
+        summary = write_scores(self.output_dir, self.metric.cases, self.metric.class_names)
+        print_summary(summary, f"{summary['cases']} cases, Dice per class")
+        _logger.info("scores: %s/metrics.csv, %s/summary.json", self.output_dir, self.output_dir)

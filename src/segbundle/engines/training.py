@@ -1,0 +1,141 @@
+"""Handlers of a training: seeds, the last validation, and what a person sees while it runs."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import Evaluator
+from monai.transforms import Randomizable
+from monai.utils import CommonKeys
+from torch.optim import Optimizer
+from tqdm import tqdm
+
+from segbundle.engines.scoring import MeanDice
+
+_logger = logging.getLogger(__name__)
+
+
+class SeedEpochs:
+    """Seeds order, patches and augmentation of every epoch from the run's seed and the epoch's number.
+
+    An epoch thus never depends on what came before it in the process: two runs agree, and so does a resumed one.
+
+    Args:
+        seed: the run's seed, or None to leave randomness alone.
+        transform: the training's random transforms, for loaders without worker processes; workers are seeded by
+            their loader from PyTorch's generator.
+    """
+
+    def __init__(self, seed: int | None, transform: Randomizable) -> None:
+        self.seed = seed
+        self.transform = transform
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer."""
+        if self.seed is not None:
+            engine.add_event_handler(Events.EPOCH_STARTED, self._seed)
+
+    def _seed(self, engine: Engine) -> None:
+        assert self.seed is not None
+        for_torch, for_transform = np.random.SeedSequence([self.seed, engine.state.epoch]).generate_state(2)
+        torch.manual_seed(int(for_torch))
+        self.transform.set_random_state(seed=int(for_transform))
+
+
+class FinalValidation:
+    """Validates after the last epoch where MONAI's `ValidationHandler`, which counts intervals, would not.
+
+    Args:
+        validator: the validation engine.
+        interval: the interval of the `ValidationHandler`.
+    """
+
+    def __init__(self, validator: Evaluator, interval: int) -> None:
+        self.validator = validator
+        self.interval = interval
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._validate)
+
+    def _validate(self, engine: Engine) -> None:
+        if engine.state.epoch == engine.state.max_epochs and engine.state.epoch % self.interval:
+            self.validator.run(engine.state.epoch)
+
+
+class TrainingLog:
+    """One log line per validation, and TensorBoard: loss and learning rate per epoch, Dice per class.
+
+    Args:
+        output_dir: TensorBoard's files go to `<output_dir>/tensorboard`.
+        optimizer: for the learning rate.
+        evaluator: the validation engine.
+        metric: holds the scores of the last validation.
+    """
+
+    def __init__(self, output_dir: str, optimizer: Optimizer, evaluator: Evaluator, metric: MeanDice) -> None:
+        self.log_dir = Path(output_dir) / "tensorboard"
+        self.optimizer = optimizer
+        self.evaluator = evaluator
+        self.metric = metric
+        self._writer: Any = None
+        self._losses: list[torch.Tensor] = []
+        self._started = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer."""
+        engine.add_event_handler(Events.STARTED, self._open)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._remember_loss)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._log)
+        engine.add_event_handler(Events.COMPLETED, self._close)
+
+    def _open(self, engine: Engine) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._started = time.monotonic()
+        self._writer = SummaryWriter(str(self.log_dir), purge_step=engine.state.epoch + 1)
+
+    def _remember_loss(self, engine: Engine) -> None:
+        output: Any = engine.state.output
+        self._losses.append(output[CommonKeys.LOSS].detach())  # stays on the device: no waiting
+
+    def _log(self, engine: Engine) -> None:
+        epoch = engine.state.epoch
+        loss = float(torch.stack(self._losses).mean())
+        self._losses = []
+        rate = self.optimizer.param_groups[0]["lr"]
+        self._writer.add_scalar("train/loss", loss, epoch)
+        self._writer.add_scalar("train/learning_rate", rate, epoch)
+        if self.evaluator.state.epoch == epoch:
+            self._log_validation(engine, loss)
+
+    def _log_validation(self, engine: Engine, loss: float) -> None:
+        epoch, summary = engine.state.epoch, self.metric.summary()
+        dice = {name: row["dice_mean"] for name, row in summary["classes"].items()}
+        self._writer.add_scalar("validation/mean_dice", self.metric.compute(), epoch)
+        for name, value in dice.items():
+            if value is not None:
+                self._writer.add_scalar(f"validation/dice/{name}", value, epoch)
+        shown = ", ".join(f"{name} {'-' if value is None else f'{value:.3f}'}" for name, value in dice.items())
+        minutes = (time.monotonic() - self._started) / 60
+        with tqdm.external_write_mode():
+            _logger.info(
+                "epoch %d/%d  %.1f min  loss %.4f  mean Dice %.4f (%s)  best %.4f in epoch %d",
+                epoch,
+                engine.state.max_epochs,
+                minutes,
+                loss,
+                self.metric.compute(),
+                shown,
+                self.evaluator.state.best_metric,
+                self.evaluator.state.best_metric_epoch,
+            )
+
+    def _close(self) -> None:
+        self._writer.close()

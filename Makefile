@@ -22,7 +22,7 @@ demo: setup
 		--ckpt_path runs/demo/training/model.pt --output_dir runs/demo/predictions
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q
 
 lint: setup
 	$(BIN)/ruff format --check .

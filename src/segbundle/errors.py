@@ -54,7 +54,8 @@ def describe(error: BaseException) -> str:
 def show_plain_errors() -> None:
     """End the program with the message alone, not a traceback, when a `SegbundleError` stops it.
 
-    Errors of any other kind keep their traceback. Call it from programs only: it sets `sys.excepthook`.
+    Errors of any other kind keep their traceback, and the first cause is repeated below it, since MONAI wraps it in
+    several others. Call it from programs only: it sets `sys.excepthook`.
     """
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
@@ -63,5 +64,12 @@ def show_plain_errors() -> None:
             print(f"Error: {root}", file=sys.stderr)
         else:
             sys.__excepthook__(kind, error, traceback)
+            print(f"First cause: {_first_cause(error)!r}", file=sys.stderr)
 
     sys.excepthook = hook
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

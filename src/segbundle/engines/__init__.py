@@ -1,7 +1,8 @@
 """What turns the bundle's YAML into running workflows: paths, handlers, checkpoints, scores."""
 
+from segbundle.engines.caching import CachedCases
 from segbundle.engines.checkpoints import Checkpoints, load_weights
-from segbundle.engines.progress import ProgressBar, on_terminal
+from segbundle.engines.progress import ProgressBar
 from segbundle.engines.scanning import ScanDataset, ScanEvaluator, report_failures
 from segbundle.engines.scoring import MeanDice, ScoreReport
 from segbundle.engines.training import FinalValidation, SeedEpochs, TrainingLog
@@ -17,6 +18,7 @@ from segbundle.engines.workflow import (
 )
 
 __all__ = [
+    "CachedCases",
     "Checkpoints",
     "FinalValidation",
     "MeanDice",
@@ -29,7 +31,6 @@ __all__ = [
     "in_bundle",
     "load_weights",
     "locate_bundle",
-    "on_terminal",
     "pick_device",
     "pick_num_workers",
     "place_network",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import NoReturn
 
 from ignite.engine import Engine, Events
@@ -49,8 +48,3 @@ class ProgressBar:
             self._bar.close()
         if error is not None:
             raise error
-
-
-def on_terminal() -> bool:
-    """Whether a person is watching, for MONAI's own progress bars, which cannot tell."""
-    return sys.stderr.isatty()

@@ -113,15 +113,15 @@ def print_summary(summary: dict[str, Any], title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD)
+    table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("class", overflow="fold")
-    for column in ("Dice", "95 % interval", "scored", "missed", "false +", "absent", "unannot."):
+    for column in ("Dice", "95 % interval", "scored", "missed", "false+", "absent", "unann."):
         table.add_column(column, justify="right", no_wrap=True)
     for name, row in summary["classes"].items():
         table.add_row(name, _number(row["dice_mean"]), _interval(row["dice_ci95"]), *_counts(row))
     table.add_section()
     table.add_row("mean", _number(summary["mean_dice"]))
-    table.add_row("mean without false +", _number(summary["mean_dice_present"]))
+    table.add_row("mean without false+", _number(summary["mean_dice_present"]))
     Console().print(table)
 
 
@@ -130,7 +130,7 @@ def _number(value: float | None) -> str:
 
 
 def _interval(interval: Sequence[float | None]) -> str:
-    return "-" if interval[0] is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
+    return "-" if interval[0] is None else f"{interval[0]:.3f}–{interval[1]:.3f}"
 
 
 def _counts(row: dict[str, Any]) -> list[str]:

@@ -45,7 +45,7 @@ class RestoreLabelsd(Transform):
         to_grid = np.linalg.inv(np.asarray(meta["affine"], dtype=np.float64)) @ native
         shape = tuple(int(size) for size in meta["spatial_shape"])
         labels = restore_labels(scores.float().softmax(dim=0), to_grid, shape)
-        restored[CommonKeys.PRED] = MetaTensor(labels[None], affine=torch.from_numpy(native), meta=dict(meta))
+        restored[CommonKeys.PRED] = MetaTensor(labels[None], meta={**meta, "affine": torch.from_numpy(native)})
         return restored
 
 

@@ -1,0 +1,27 @@
+"""A dataset and a training that the tests of this folder share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from commands import monai_bundle
+from tiny import write_tiny_dataset
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_dataset(tmp_path_factory.mktemp("data") / "tiny", num_cases=6, num_test=2)
+
+
+@pytest.fixture(scope="session")
+def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Output folder of a training, run from a working directory that has nothing to do with it."""
+    out = tmp_path_factory.mktemp("trained") / "out"
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    done = monai_bundle("train", "--dataset_dir", dataset, "--output_dir", out, cwd=elsewhere)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(elsewhere.iterdir()) == []
+    (out / "stdout.txt").write_text(done.stdout)
+    return out

@@ -1,0 +1,89 @@
+"""Bad input on the command line: exit code 1, a message that names file, class and fix, and no traceback."""
+
+import json
+import shutil
+
+import pytest
+
+from commands import CONFIGS, TINY, monai_bundle, segbundle
+
+
+def assert_plain_error(done, *parts):
+    assert done.returncode == 1, done.stdout + done.stderr
+    for part in parts:
+        assert part in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+@pytest.fixture
+def copy(dataset, tmp_path):
+    return shutil.copytree(dataset, tmp_path / "copy")
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_a_typo_in_a_key_suggests_the_nearest(dataset, tmp_path):
+    words = ["--dataset_dir", dataset, "--output_dir", tmp_path / "out", "--max_epoch", "3"]
+    message = "config key 'max_epoch' is read by no workflow: did you mean 'max_epochs'?"
+    assert_plain_error(monai_bundle("train", *words), message)
+    assert_plain_error(segbundle("train", "--config", TINY, *words), message)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_truncated_file_stops_a_training_and_is_named(copy, tmp_path):
+    truncate(copy / "imagesTr" / "case_03.nii.gz")
+    done = monai_bundle("train", "--dataset_dir", copy, "--output_dir", tmp_path / "out")
+    assert_plain_error(done, "case_03.nii.gz: cannot be read", "copy or convert it again")
+
+
+def test_a_dataset_that_is_not_there(tmp_path):
+    done = monai_bundle("train", "--dataset_dir", tmp_path / "nowhere", "--output_dir", tmp_path / "out")
+    assert_plain_error(done, "nowhere: no such folder; set dataset_dir")
+
+
+def test_an_output_folder_that_cannot_be_written(dataset, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    done = monai_bundle("train", "--dataset_dir", dataset, "--output_dir", tmp_path / "file" / "out")
+    assert_plain_error(done, "file/out: cannot be written", "choose another --output_dir")
+
+
+def test_a_checkpoint_of_another_network_names_the_layers(trained, dataset, tmp_path):
+    done = monai_bundle(
+        "evaluate", "--dataset_dir", dataset, "--ckpt_path", trained / "model.pt", "--output_dir", tmp_path,
+        "--network_def#filters", "[8,16,16]",
+    )  # fmt: skip
+    assert_plain_error(done, "model.pt: does not fit the network: layers of another shape: ", "(4, 1, 3, 3, 3)")
+
+
+def test_a_scan_that_fails_is_reported_and_the_rest_are_done(trained, copy, tmp_path):
+    truncate(copy / "imagesTs" / "test_00.nii.gz")
+    done = monai_bundle(
+        "inference", "--dataset_dir", copy, "--ckpt_path", trained / "model.pt", "--output_dir", tmp_path / "out"
+    )
+    assert_plain_error(done, "1 of 2 scans failed (test_00)", "predictions.json")
+    records = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [record["status"] for record in records] == ["failed", "ok"]
+    assert (tmp_path / "out" / "test_01_seg.nii.gz").exists()
+
+
+def test_a_case_that_fails_in_evaluation_is_left_out_of_the_scores_and_told(trained, copy, tmp_path):
+    truncate(copy / "labelsTr" / "case_02.nii.gz")
+    done = segbundle(
+        "evaluate", "--config", TINY, "--dataset_dir", copy, "--ckpt_path", trained / "model.pt",
+        "--output_dir", tmp_path / "out",
+    )  # fmt: skip
+    assert_plain_error(done, "1 of 6 scans failed (case_02)")
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["cases"] == 5
+
+
+def test_a_config_file_that_is_not_there(dataset, tmp_path):
+    done = segbundle("train", "--config", "no.yaml", "--dataset_dir", dataset, "--output_dir", tmp_path)
+    assert_plain_error(done, "no.yaml: no such file")
+    done = segbundle("train", "--bundle", tmp_path, "--dataset_dir", dataset, "--output_dir", tmp_path)
+    assert_plain_error(done, "train.yaml: no such file")
+
+
+def test_the_bundles_configs_are_where_the_tests_think():
+    assert {path.name for path in CONFIGS.iterdir()} >= {"train.yaml", "evaluate.yaml", "inference.yaml"}

@@ -1,0 +1,112 @@
+"""Every command and program in the documents runs as written; only trainings are cut to one epoch."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from commands import ROOT
+from tiny import write_tiny_dataset
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "bundle" / "docs" / "README.md"]
+DONE_BY_CI = ("make setup", "make test", "make lint", "source .venv/bin/activate")
+TRAINING = re.compile(r"segbundle train|configs/train\.yaml")
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", document.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def commands(text: str) -> list[str]:
+    joined = re.sub(r"\\\n\s*", "", text)
+    return [line for line in joined.splitlines() if line and not line.startswith("#")]
+
+
+def shell(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", "-c", command],
+        cwd=cwd,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+
+
+def run_all(lines: list[str], cwd: Path) -> None:
+    for line in lines:
+        short = f"{line} --max_epochs 1 --val_interval 1" if TRAINING.search(line) else line
+        done = shell(short, cwd)
+        assert done.returncode == 0, f"{short}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A working folder that looks like a clone, so that outputs do not land in the real one."""
+    for name in ("bundle", "configs", "data_samples", "Makefile"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    return tmp_path
+
+
+def test_the_readme_from_top_to_bottom(checkout: Path):
+    for text in blocks(ROOT / "README.md", "yaml"):
+        name = re.match(r"# (\S+\.yaml)\n", text)
+        assert name, f"a YAML block has no file name:\n{text}"
+        (checkout / name[1]).write_text(text)
+    lines = [line for text in blocks(ROOT / "README.md", "bash") for line in commands(text)]
+    run_all([line for line in lines if line not in (*DONE_BY_CI, "make demo")], checkout)
+    for text in blocks(ROOT / "README.md", "python"):
+        done = subprocess.run(
+            [sys.executable, "-c", text], cwd=checkout, capture_output=True, encoding="utf-8", check=False
+        )
+        assert done.returncode == 0, done.stderr
+    for text in blocks(ROOT / "README.md", "json"):
+        json.loads(text)
+
+
+def test_make_demo(checkout: Path):
+    recipe = shell("make --dry-run demo", ROOT).stdout
+    lines = [line.removeprefix(".venv/bin/") for line in commands(recipe) if "segbundle" in line.split()[0]]
+    assert [line.split()[1] for line in lines] == ["train", "evaluate", "predict"]
+    run_all(lines, checkout)
+    summary = json.loads((checkout / "runs" / "demo" / "summary.json").read_text())
+    assert summary["cases"] == 6
+    assert len(list((checkout / "runs" / "demo" / "predictions").glob("*_seg.nii.gz"))) == 6
+
+
+def test_the_bundles_readme_in_the_bundles_folder(tmp_path: Path):
+    bundle = shutil.copytree(ROOT / "bundle", tmp_path / "bundle", ignore=shutil.ignore_patterns("eval"))
+    dataset = write_tiny_dataset(tmp_path / "data", num_cases=5)
+    description = json.loads((dataset / "dataset.json").read_text())
+    description["labels"] = {"0": "background", "1": "Anterior", "2": "Posterior"}
+    (dataset / "dataset.json").write_text(json.dumps(description))
+    document = ROOT / "bundle" / "docs" / "README.md"
+    lines = [line for text in blocks(document, "bash") for line in commands(text)]
+    run_all([line.replace("/workspace/data/Task04_Hippocampus", str(dataset)) for line in lines], bundle)
+    assert {path.name for path in (bundle / "eval").iterdir()} == {"train", "evaluate", "inference"}
+    assert (bundle / "models" / "model.ts").exists()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files(document: Path):
+    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (document.parent / target).exists(), target
+
+
+def test_every_key_that_the_readme_explains_exists():
+    from monai.bundle import ConfigParser
+
+    keys = set(ConfigParser.load_config_file(ROOT / "bundle" / "configs" / "train.yaml"))
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "README.md").read_text().partition("## Settings")[2], re.M)
+    explained = {name for row in rows for name in re.findall(r"`([\w#]+)`", row)}
+    assert len(explained) > 20
+    assert explained <= keys, explained - keys

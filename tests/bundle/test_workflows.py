@@ -1,0 +1,110 @@
+"""Train, evaluate, infer: what a user types, and what lies on the disk afterwards."""
+
+import csv
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from commands import TINY, monai_bundle, segbundle
+
+
+def scores(folder):
+    return json.loads((folder / "summary.json").read_text()), list(csv.DictReader((folder / "metrics.csv").open()))
+
+
+def test_training_leaves_what_the_readme_promises(trained):
+    assert {path.name for path in trained.iterdir()} >= {
+        "model.pt",
+        "last.pt",
+        "metrics.csv",
+        "summary.json",
+        "tensorboard",
+    }
+    weights = torch.load(trained / "model.pt", weights_only=True)
+    assert all(isinstance(value, torch.Tensor) for value in weights.values())
+    summary, rows = scores(trained)
+    assert summary["cases"] == 2
+    assert len(rows) == 4
+    assert summary["mean_dice"] > 0.5
+    assert any(path.name.startswith("events") for path in (trained / "tensorboard").iterdir())
+
+
+def test_the_log_is_one_readable_line_per_validation(trained):
+    lines = [line for line in (trained / "stdout.txt").read_text().splitlines() if " epoch " in line]
+    assert [line.split()[3] for line in lines] == ["16/60", "32/60", "48/60", "60/60"]
+    assert "mean Dice" in lines[0]
+    assert "ball" in lines[0]
+
+
+def test_evaluation_of_the_fold_gives_the_trainings_own_scores(trained, dataset, tmp_path):
+    done = monai_bundle(
+        "evaluate", "--dataset_dir", dataset, "--ckpt_path", trained / "model.pt", "--output_dir", tmp_path, "--fold", 0
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "metrics.csv").read_bytes() == (trained / "metrics.csv").read_bytes()
+    assert (tmp_path / "summary.json").read_bytes() == (trained / "summary.json").read_bytes()
+    row = next(line for line in done.stdout.splitlines() if line.split()[:1] == ["ball"])
+    assert row.split()[1] == f"{scores(tmp_path)[0]['classes']['ball']['dice_mean']:.4f}"
+
+
+def test_the_dice_in_the_report_is_the_dice_you_get_by_hand(trained, dataset, tmp_path):
+    done = segbundle(
+        "evaluate", "--dataset_dir", dataset, "--ckpt_path", trained / "model.pt", "--output_dir", tmp_path,
+        "--config", TINY,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary, rows = scores(tmp_path)
+    assert summary["cases"] == 6  # without a fold, every labelled case
+    assert len(rows) == 12
+    for row in rows:
+        index = ["background", "ball", "cube"].index(row["class"])
+        label = nib.load(dataset / "labelsTr" / f"{row['case']}.nii.gz")
+        ref = np.asarray(label.dataobj) == index
+        pred = np.asarray(nib.load(tmp_path / f"{row['case']}_seg.nii.gz").dataobj) == index
+        assert float(row["dice"]) == pytest.approx(2 * (ref & pred).sum() / (ref.sum() + pred.sum()), abs=1e-6)
+        assert float(row["volume_ref_ml"]) == pytest.approx(ref.sum() / 1000, abs=1e-4)
+        assert float(row["volume_pred_ml"]) == pytest.approx(pred.sum() / 1000, abs=1e-4)
+
+
+def test_evaluation_of_the_test_list(trained, dataset, tmp_path):
+    done = monai_bundle(
+        "evaluate", "--dataset_dir", dataset, "--data_list_key", "test",
+        "--ckpt_path", trained / "model.pt", "--output_dir", tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {row["case"] for row in scores(tmp_path)[1]} == {"test_00", "test_01"}
+
+
+def test_inference_over_a_folder_a_file_and_a_list(trained, dataset, tmp_path):
+    images = dataset / "imagesTr"
+    done = monai_bundle(
+        "inference", "--dataset_dir", images, "--ckpt_path", trained / "model.pt", "--output_dir", tmp_path / "folder"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    names = sorted(path.name for path in (tmp_path / "folder").iterdir())
+    assert names == [*(f"case_{i:02d}_seg.nii.gz" for i in range(6)), "predictions.json"]
+    done = segbundle(
+        "predict", images / "case_01.nii.gz", dataset / "imagesTs", "--ckpt_path", trained / "model.pt",
+        "--config", TINY, "--output_dir", tmp_path / "list", "--overlap", "0.5",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    names = sorted(path.name for path in (tmp_path / "list").iterdir())
+    assert names == ["case_01_seg.nii.gz", "predictions.json", "test_00_seg.nii.gz", "test_01_seg.nii.gz"]
+    one, other = (tmp_path / folder / "case_01_seg.nii.gz" for folder in ("folder", "list"))
+    np.testing.assert_array_equal(np.asarray(nib.load(one).dataobj), np.asarray(nib.load(other).dataobj))
+    np.testing.assert_array_equal(nib.load(one).affine, nib.load(images / "case_01.nii.gz").affine)
+
+
+def test_the_same_seed_gives_the_same_weights_to_the_bit(trained, dataset, tmp_path):
+    again, other = tmp_path / "again", tmp_path / "other"
+    for out, seed in ((again, 0), (other, 1)):
+        done = segbundle("train", "--config", TINY, "--dataset_dir", dataset, "--output_dir", out, "--seed", seed)
+        assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("model.pt", "last.pt"):
+        one, two, three = (torch.load(d / name, weights_only=True) for d in (trained, again, other))
+        one, two, three = (w.get("network", w) for w in (one, two, three))
+        assert all(torch.equal(one[key], two[key]) for key in one)
+        assert not all(torch.equal(one[key], three[key]) for key in one)

@@ -1,0 +1,176 @@
+"""Which scans there are, from every layout a dataset may have."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from segbundle.data import find_scans, fold_names, labelled_data, load_cases
+from segbundle.data.cases import described_class_names
+from segbundle.errors import ConfigError, DataError
+from tiny import TINY_CLASSES, write_nifti, write_tiny_dataset
+
+VOXELS = np.zeros((2, 2, 2), np.uint8)
+
+
+def touch(folder, *names):
+    for name in names:
+        write_nifti(folder / name, VOXELS)
+
+
+def describe(folder, **content):
+    folder.mkdir(exist_ok=True)
+    (folder / "dataset.json").write_text(json.dumps(content))
+
+
+def test_decathlon(tiny_dataset):
+    cases = load_cases(tiny_dataset)
+    assert [case.name for case in cases] == [f"case_{i:02d}" for i in range(6)]
+    assert cases[0].label == tiny_dataset / "labelsTr" / "case_00.nii.gz"
+    assert cases[0].annotated is None
+    assert described_class_names(tiny_dataset) == TINY_CLASSES
+
+
+def test_plain_folders(tmp_path):
+    touch(tmp_path, "imagesTr/a.nii.gz", "imagesTr/b.nii.gz", "labelsTr/a.nii.gz", "labelsTr/b.nii.gz")
+    cases = load_cases(tmp_path)
+    assert [(c.name, c.image[0].name, c.label.name) for c in cases] == [
+        ("a", "a.nii.gz", "a.nii.gz"),
+        ("b", "b.nii.gz", "b.nii.gz"),
+    ]
+
+
+def test_nnunet_raw(tmp_path):
+    describe(tmp_path, channel_names={"0": "T1", "1": "T2"}, labels={"background": 0, "liver": 1}, file_ending=".mha")
+    touch(tmp_path, "imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz", "labelsTr/a.nii.gz")
+    (case,) = load_cases(tmp_path)
+    assert case.name == "a"
+    assert [path.name for path in case.image] == ["a_0000.nii.gz", "a_0001.nii.gz"]
+    assert described_class_names(tmp_path) == ["background", "liver"]
+    (item,) = labelled_data(tmp_path, ["background", "liver"])
+    assert len(item["image"]) == 2
+
+
+def test_four_digits_in_a_name_are_not_a_channel_when_the_label_has_them_too(tmp_path):
+    touch(tmp_path, "imagesTr/scan_0001.nii.gz", "labelsTr/scan_0001.nii.gz")
+    assert load_cases(tmp_path)[0].name == "scan_0001"
+
+
+def test_annotated_becomes_a_mask(tmp_path):
+    touch(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+    entry = {"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz", "annotated": ["cube"]}
+    describe(tmp_path, training=[entry])
+    assert labelled_data(tmp_path, TINY_CLASSES)[0]["annotated"] == [True, False, True]
+
+
+def test_a_class_that_does_not_exist_in_annotated_is_named_with_its_case(tmp_path):
+    touch(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+    entry = {"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz", "annotated": ["cub"]}
+    describe(tmp_path, training=[entry])
+    with pytest.raises(DataError, match=r"case a: .*'cub': did you mean 'cube'"):
+        labelled_data(tmp_path, TINY_CLASSES)
+
+
+def test_class_names_that_contradict_the_dataset_are_refused(tiny_dataset):
+    with pytest.raises(DataError, match=r"dataset\.json: its labels are .*'ball'.* class_names"):
+        labelled_data(tiny_dataset, ["background", "cube", "ball"])
+    assert len(labelled_data(tiny_dataset, ["Background", "Ball", "Cube"])) == 6
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [({"background": 0, "whole": [1, 2]}, "regions"), ({"0": "background", "2": "liver"}, "without a gap")],
+)
+def test_labels_that_are_no_class_indices_are_refused(tmp_path, labels, message):
+    describe(tmp_path, labels=labels)
+    with pytest.raises(DataError, match=message):
+        described_class_names(tmp_path)
+
+
+def test_missing_folder_empty_dataset_and_broken_json(tmp_path):
+    with pytest.raises(DataError, match="no such folder; set dataset_dir"):
+        load_cases(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="has no case under 'training'"):
+        load_cases(tmp_path)
+    describe(tmp_path, training=[])
+    with pytest.raises(DataError, match="has no case under 'training'"):
+        load_cases(tmp_path)
+    (tmp_path / "dataset.json").write_text("{")
+    with pytest.raises(DataError, match=r"dataset\.json: cannot be read as JSON"):
+        load_cases(tmp_path)
+
+
+def test_unlabelled_cases_cannot_be_trained_on(tmp_path):
+    describe(tmp_path, training=["imagesTr/a.nii.gz"])
+    with pytest.raises(DataError, match="no case under 'training' has a label map"):
+        labelled_data(tmp_path, TINY_CLASSES)
+
+
+def test_two_cases_with_one_name(tmp_path):
+    describe(tmp_path, training=[{"image": "x/a.nii.gz", "label": "l.nii"}, {"image": "y/a.nii.gz", "label": "m.nii"}])
+    with pytest.raises(DataError, match=r"two cases are named 'a'.*x/a\.nii\.gz.*y/a\.nii\.gz"):
+        load_cases(tmp_path)
+    touch(tmp_path, "x/a.nii.gz", "y/a.nii.gz")
+    with pytest.raises(DataError, match="two cases are named 'a'"):
+        find_scans([tmp_path / "x", tmp_path / "y"])
+
+
+def test_a_label_without_image_is_named(tmp_path):
+    touch(tmp_path, "imagesTr/a.nii.gz", "labelsTr/b.nii.gz")
+    with pytest.raises(DataError, match=r"labelsTr/b\.nii\.gz: has no image of the same name"):
+        load_cases(tmp_path)
+
+
+def test_folds_hold_every_case_out_once(tiny_dataset):
+    def names(section, fold):
+        return [e["case"] for e in labelled_data(tiny_dataset, TINY_CLASSES, section, fold, num_folds=3, seed=1)]
+
+    held_out = [name for fold in range(3) for name in names("validation", fold)]
+    assert sorted(held_out) == [f"case_{i:02d}" for i in range(6)]
+    for fold in range(3):
+        assert set(names("training", fold)).isdisjoint(names("validation", fold))
+        assert len(names("training", fold)) == 4
+    assert names("training", None) == names("all", 0) == sorted(held_out)
+
+
+@given(st.sets(st.text(min_size=1, max_size=3), min_size=5, max_size=30), st.integers(2, 5), st.integers(0, 9))
+def test_folds_are_a_partition_of_almost_equal_parts(names, num_folds, seed):
+    folds = [fold_names(names, fold, num_folds, seed) for fold in range(num_folds)]
+    assert set().union(*folds) == names
+    assert sum(map(len, folds)) == len(names)
+    assert max(map(len, folds)) - min(map(len, folds)) <= 1
+
+
+@pytest.mark.parametrize(("fold", "num_folds"), [(5, 5), (-1, 5), (0, 1), (0, 7)])
+def test_impossible_folds(tiny_dataset, fold, num_folds):
+    with pytest.raises(ConfigError, match="fold"):
+        labelled_data(tiny_dataset, TINY_CLASSES, "validation", fold, num_folds)
+
+
+class TestFindScans:
+    def names(self, *args, **kwargs):
+        return [entry["case"] for entry in find_scans(*args, **kwargs)]
+
+    def test_file_folder_tree_and_list(self, tmp_path):
+        touch(tmp_path, "a.nii.gz", "deep/er/b.nii", "deep/c.nii.gz", ".hidden.nii.gz")
+        (tmp_path / "notes.txt").write_text("no scan")
+        assert self.names(tmp_path / "a.nii.gz") == ["a"]
+        assert self.names(str(tmp_path)) == ["a", "b", "c"]
+        assert self.names([tmp_path / "a.nii.gz", tmp_path / "deep"]) == ["a", "b", "c"]
+
+    def test_the_test_list_of_a_dataset(self, tmp_path):
+        assert self.names(write_tiny_dataset(tmp_path / "d", 2, 2)) == ["test_00", "test_01"]
+        assert self.names(write_tiny_dataset(tmp_path / "e", 2, 0)) == ["case_00", "case_01"]
+
+    def test_channels(self, tmp_path):
+        touch(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "b_0001.nii.gz")
+        assert self.names(tmp_path, num_channels=2) == ["a", "b"]
+        assert len(self.names(tmp_path, num_channels=1)) == 4
+
+    def test_no_scan(self, tmp_path):
+        with pytest.raises(DataError, match="holds no scan"):
+            find_scans(tmp_path)
+        with pytest.raises(DataError, match="no such file or folder"):
+            find_scans(tmp_path / "x")

@@ -1,0 +1,82 @@
+"""Everything that can be wrong with a case is found, and all of it at once."""
+
+import json
+
+import numpy as np
+
+from segbundle.data.checks import check_dataset
+from tiny import TINY_CLASSES, write_nifti
+
+GOOD = np.zeros((4, 4, 4), np.uint8)
+GOOD[0, 0, 0] = 1
+
+
+def problems(folder, **kwargs):
+    return [p.message for _, found in check_dataset(folder, TINY_CLASSES, **kwargs) for p in found]
+
+
+def write_case(folder, name, image=None, label=None, **label_kwargs):
+    write_nifti(folder / "imagesTr" / f"{name}.nii.gz", np.ones((4, 4, 4), np.float32) if image is None else image)
+    write_nifti(folder / "labelsTr" / f"{name}.nii.gz", GOOD if label is None else label, **label_kwargs)
+
+
+def test_a_good_dataset_has_none(tiny_dataset):
+    assert problems(tiny_dataset) == []
+
+
+def test_every_kind_of_problem_in_one_run(tmp_path):
+    shifted = np.eye(4)
+    shifted[0, 3] = 3
+    nan = np.ones((4, 4, 4), np.float32)
+    nan[1, 1, 1], nan[2, 2, 2] = np.nan, np.inf
+    write_case(tmp_path, "a_good")
+    write_case(tmp_path, "b_nan", image=nan)
+    write_case(tmp_path, "c_value", label=GOOD * 7)
+    write_case(tmp_path, "d_float", label=GOOD.astype(np.float32) * 0.5)
+    write_case(tmp_path, "e_shape", label=GOOD[1:])
+    write_case(tmp_path, "f_affine", affine=shifted)
+    write_case(tmp_path, "g_channels", image=np.ones((4, 4, 4, 2), np.float32))
+    write_case(tmp_path, "h_truncated")
+    broken = tmp_path / "imagesTr" / "h_truncated.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:60])
+    write_case(tmp_path, "i_label_channels", label=np.zeros((4, 4, 4, 2), np.uint8))
+    write_case(tmp_path, "j_negative", label=-GOOD.astype(np.int16))
+    found = problems(tmp_path)
+    expected = [
+        ("b_nan.nii.gz: holds 2 NaN or Inf voxel(s)", "replace"),
+        ("c_value.nii.gz: holds label value(s) [7]", "add the class or correct"),
+        ("d_float.nii.gz: label values must be integers, found [0.5]", "nearest neighbour"),
+        ("e_shape.nii.gz: the label map and its image e_shape.nii.gz differ in geometry: shape", "Resample"),
+        ("f_affine.nii.gz: the label map and its image f_affine.nii.gz differ in geometry: affines", "3 mm apart"),
+        ("g_channels.nii.gz: has 2 channel(s), the network takes 1", "network_def#in_channels"),
+        ("h_truncated.nii.gz: cannot be read", "truncated"),
+        ("i_label_channels.nii.gz: has 2 channels", "one, holding class indices"),
+        ("j_negative.nii.gz: holds label value(s) [-1]", "class_names"),
+    ]
+    assert len(found) == len(expected), found
+    for message, (what, fix) in zip(found, expected, strict=True):
+        assert what in message
+        assert fix in message
+
+
+def test_several_problems_of_one_case_are_all_told(tmp_path):
+    write_case(tmp_path, "a", image=np.full((4, 4, 5), np.nan, np.float32), label=GOOD * 9)
+    found = problems(tmp_path, num_channels=3)
+    assert len(found) == 4
+
+
+def test_a_missing_file_is_a_problem_of_its_case(tmp_path):
+    write_case(tmp_path, "a")
+    entries = [{"image": f"imagesTr/{n}.nii.gz", "label": f"labelsTr/{n}.nii.gz"} for n in ("a", "b")]
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": entries}))
+    found = problems(tmp_path)
+    assert len(found) == 2
+    assert all("b.nii.gz: no such file" in message for message in found)
+
+
+def test_a_class_labelled_though_not_annotated(tmp_path):
+    write_case(tmp_path, "a")
+    entry = {"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz", "annotated": ["cube"]}
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": [entry]}))
+    (message,) = problems(tmp_path)
+    assert "holds class 'ball' (1), which the case's `annotated` list leaves out" in message

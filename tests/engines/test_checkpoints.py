@@ -1,0 +1,58 @@
+import pytest
+import torch
+from monai.networks.nets import UNet
+
+from segbundle.engines import load_weights
+from segbundle.errors import CheckpointError
+
+
+def network(out_channels=2, channels=(4, 8)):
+    return UNet(3, 1, out_channels, channels=channels, strides=(2,) * (len(channels) - 1))
+
+
+@pytest.mark.parametrize("wrap", [lambda w: w, lambda w: {"model": w}, lambda w: {"network": w, "epoch": 3}])
+def test_weights_are_found_however_they_were_saved(tmp_path, wrap):
+    trained, fresh = network(), network()
+    torch.save(wrap(trained.state_dict()), tmp_path / "model.pt")
+    load_weights(fresh, tmp_path / "model.pt")
+    for name, value in trained.state_dict().items():
+        assert torch.equal(value, fresh.state_dict()[name])
+
+
+def test_no_path_keeps_the_weights():
+    fresh = network()
+    before = {name: value.clone() for name, value in fresh.state_dict().items()}
+    load_weights(fresh, None)
+    assert all(torch.equal(value, before[name]) for name, value in fresh.state_dict().items())
+
+
+def test_another_number_of_classes_names_the_layers_and_loads_nothing(tmp_path):
+    torch.save(network(out_channels=3).state_dict(), tmp_path / "model.pt")
+    fresh = network(out_channels=2)
+    with pytest.raises(CheckpointError) as error:
+        load_weights(fresh, tmp_path / "model.pt")
+    message = str(error.value)
+    assert "model.pt: does not fit the network: layers of another shape" in message
+    assert "is (3,) in the file, (2,) in the network" in message
+    assert "class_names" in message
+
+
+def test_another_architecture_names_missing_and_unknown_layers(tmp_path):
+    torch.save(network(channels=(4, 8, 16)).state_dict(), tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match="layers that the network does not have: model"):
+        load_weights(network(), tmp_path / "model.pt")
+    torch.save({}, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match=r"layers missing in the file: model.* and 10 more"):
+        load_weights(network(channels=(4, 8, 16)), tmp_path / "model.pt")
+
+
+def test_missing_and_damaged_files(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no\.pt: no such checkpoint; set ckpt_path"):
+        load_weights(network(), tmp_path / "no.pt")
+    torch.save(network().state_dict(), tmp_path / "half.pt")
+    (tmp_path / "half.pt").write_bytes((tmp_path / "half.pt").read_bytes()[:500])
+    with pytest.raises(CheckpointError, match=r"half\.pt: cannot be read"):
+        load_weights(network(), tmp_path / "half.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(CheckpointError, match=r"list\.pt: holds a list"):
+        load_weights(network(), tmp_path / "list.pt")

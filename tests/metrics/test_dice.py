@@ -1,0 +1,81 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from segbundle.metrics import Status, per_class_dice, score_case
+
+
+def test_by_hand():
+    # class 1: 3 voxels in the reference, 2 predicted, 2 shared: 2*2/(3+2); class 2: 1, 2 and 1: 2/3
+    ref = torch.tensor([0, 1, 1, 1, 2, 0])
+    pred = torch.tensor([0, 1, 1, 2, 2, 0])
+    dice = per_class_dice(pred, ref, num_classes=3)
+    assert dice.tolist() == pytest.approx([1.0, 4 / 5, 2 / 3])
+
+
+def test_every_status():
+    #                    missed  false+  scored  absent
+    ref = torch.tensor([1, 0, 3, 0])
+    pred = torch.tensor([0, 2, 3, 0])
+    scores = score_case(pred, ref, num_classes=5)
+    assert [score.status for score in scores[1:]] == [
+        Status.MISSED,
+        Status.FALSE_POSITIVE,
+        Status.SCORED,
+        Status.TRUE_ABSENT,
+    ]
+    assert [score.dice for score in scores[1:4]] == [0.0, 0.0, 1.0]
+    assert math.isnan(scores[4].dice)
+
+
+def test_unannotated_is_not_scored_even_where_it_was_predicted():
+    ref, pred = torch.tensor([0, 0, 1]), torch.tensor([2, 0, 1])
+    scores = score_case(pred, ref, num_classes=3, annotated=[True, True, False])
+    assert scores[2].status is Status.UNANNOTATED
+    assert math.isnan(scores[2].dice)
+    assert scores[2].voxels_pred == 1
+    assert per_class_dice(pred, ref, 3, [True, True, False]).isnan().tolist() == [False, False, True]
+
+
+def test_uint8_and_shape_are_taken_as_they_come():
+    ref = torch.zeros(1, 4, 4, 4, dtype=torch.uint8)
+    ref[0, 0] = 200
+    assert per_class_dice(ref, ref, 201)[200] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("pred", "ref", "annotated", "message"),
+    [
+        ([0, 1], [0, 1, 1], None, "same shape"),
+        ([0, 3], [0, 1], None, "the prediction holds values from 0 to 3"),
+        ([0, 1], [-1, 1], None, "the reference holds values from -1 to 1"),
+        ([0, 1], [0, 1], [True], "annotated has 1 entries for 3 classes"),
+    ],
+)
+def test_contradictions_are_refused(pred, ref, annotated, message):
+    with pytest.raises(ValueError, match=message):
+        score_case(torch.tensor(pred), torch.tensor(ref), 3, annotated)
+
+
+label_maps = hnp.arrays(np.uint8, (4, 3, 3), elements=st.integers(0, 3))
+
+
+@given(label_maps, label_maps)
+def test_agrees_with_the_definition_and_is_symmetric(pred, ref):
+    dice = per_class_dice(torch.from_numpy(pred), torch.from_numpy(ref), 4)
+    for c in range(4):
+        both, total = np.sum((pred == c) & (ref == c)), np.sum(pred == c) + np.sum(ref == c)
+        assert (math.isnan(dice[c]) and total == 0) or dice[c] == pytest.approx(2 * both / total)
+    swapped = per_class_dice(torch.from_numpy(ref), torch.from_numpy(pred), 4)
+    assert torch.equal(dice.nan_to_num(-1), swapped.nan_to_num(-1))
+
+
+@given(label_maps)
+def test_a_perfect_prediction_scores_one_or_nothing(ref):
+    dice = per_class_dice(torch.from_numpy(ref), torch.from_numpy(ref), 4)
+    assert set(dice.nan_to_num(1).tolist()) == {1.0}

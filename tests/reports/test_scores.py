@@ -1,0 +1,83 @@
+import csv
+import json
+
+import pytest
+import torch
+
+from segbundle.metrics import score_case
+from segbundle.reports import CaseScores, print_summary, summarize, write_scores
+
+NAMES = ["background", "liver", "lesion"]
+
+
+def case(name, pred, ref, annotated=None):
+    scores = score_case(torch.tensor(pred), torch.tensor(ref), 3, annotated)
+    return CaseScores(name, scores, voxel_ml=0.5)
+
+
+@pytest.fixture
+def cases():
+    return [
+        case("a", [1, 1, 2, 0], [1, 1, 2, 2]),  # liver 1, lesion 2*1/(1+2) = 2/3
+        case("b", [1, 0, 2, 0], [1, 1, 0, 0]),  # liver 2/3, lesion predicted only: 0
+        case("c", [1, 1, 0, 0], [1, 1, 0, 0]),  # liver 1, lesion in neither
+        case("d", [1, 1, 2, 0], [1, 1, 0, 0], [True, True, False]),  # liver 1, lesion not looked for
+    ]
+
+
+def test_summary_by_hand(cases):
+    summary = summarize(cases, NAMES)
+    liver, lesion = summary["classes"]["liver"], summary["classes"]["lesion"]
+    assert liver["dice_mean"] == pytest.approx((1 + 2 / 3 + 1 + 1) / 4)
+    assert lesion["dice_mean"] == pytest.approx((2 / 3 + 0) / 2)
+    assert summary["mean_dice"] == pytest.approx((11 / 12 + 1 / 3) / 2)
+    assert summary["mean_dice_present"] == pytest.approx((11 / 12 + 2 / 3) / 2)
+    assert summary["cases"] == 4
+    counts = {key: value for key, value in lesion.items() if key.startswith("n_")}
+    assert counts == {"n_scored": 1, "n_missed": 0, "n_false_positive": 1, "n_true_absent": 1, "n_unannotated": 1}
+
+
+def test_interval_holds_the_mean_and_is_the_same_every_time(cases):
+    low, high = summarize(cases, NAMES)["classes"]["liver"]["dice_ci95"]
+    assert 2 / 3 <= low < 11 / 12 < high <= 1
+    assert [low, high] == summarize(cases, NAMES)["classes"]["liver"]["dice_ci95"]
+
+
+def test_nothing_to_score_is_null_not_nan():
+    summary = summarize([case("c", [0, 0], [0, 0])], NAMES)
+    assert summary["mean_dice"] is None
+    assert summary["classes"]["liver"]["dice_mean"] is None
+    assert summary["classes"]["liver"]["dice_ci95"] == [None, None]
+    assert summarize([], NAMES)["cases"] == 0
+
+
+def test_files(cases, tmp_path):
+    summary = write_scores(tmp_path, cases, NAMES)
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    assert len(rows) == 8
+    assert list(rows[0]) == ["case", "class", "status", "dice", "hd95_mm", "nsd", "volume_ref_ml", "volume_pred_ml"]
+    by_key = {(row["case"], row["class"]): row for row in rows}
+    assert by_key["b", "lesion"] == {
+        "case": "b",
+        "class": "lesion",
+        "status": "false_positive",
+        "dice": "0.000000",
+        "hd95_mm": "",
+        "nsd": "",
+        "volume_ref_ml": "0.0000",
+        "volume_pred_ml": "0.5000",
+    }
+    assert by_key["c", "lesion"]["status"] == "true_absent"
+    assert by_key["c", "lesion"]["dice"] == ""
+    assert by_key["d", "lesion"]["status"] == "unannotated"
+    assert by_key["d", "lesion"]["volume_ref_ml"] == ""
+    assert by_key["a", "liver"]["volume_ref_ml"] == "1.0000"
+
+
+def test_table_has_a_row_per_class(cases, capsys):
+    print_summary(summarize(cases, NAMES), "4 cases")
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    liver = next(line for line in lines if "liver" in line)
+    assert liver.split()[1] == "0.9167"

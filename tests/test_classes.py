@@ -1,0 +1,40 @@
+import pytest
+
+from segbundle.classes import Classes, num_classes, suggestion
+from segbundle.errors import ConfigError
+
+NAMES = ["background", "liver", "spleen"]
+
+
+def test_index_is_the_label_value():
+    assert Classes(NAMES).index("spleen") == 2
+    assert num_classes(NAMES) == 3
+    assert Classes(NAMES).foreground == ["liver", "spleen"]
+
+
+def test_unknown_class_suggests_the_nearest():
+    with pytest.raises(ConfigError, match="'splen': did you mean 'spleen'"):
+        Classes(NAMES).index("splen")
+
+
+@pytest.mark.parametrize(
+    ("annotated", "mask"),
+    [
+        (None, [True, True, True]),
+        ([], [True, False, False]),
+        (["spleen"], [True, False, True]),
+        (["background", "liver"], [True, True, False]),
+    ],
+)
+def test_annotated_mask(annotated, mask):
+    assert Classes(NAMES).annotated_mask(annotated) == mask
+
+
+@pytest.mark.parametrize("names", [[], ["background"], ["background", "liver", "liver"]])
+def test_impossible_names_are_refused(names):
+    with pytest.raises(ConfigError, match="class_names"):
+        Classes(names)
+
+
+def test_suggestion_lists_what_is_known_when_nothing_is_near():
+    assert suggestion("xyz", ["b", "a"]) == ": the known ones are a, b."

@@ -1,0 +1,95 @@
+"""The command line's own doings; what it runs is tested in tests/bundle."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from segbundle.cli import app, default_bundle, split_overrides
+from segbundle.errors import ConfigError
+
+COMMANDS = ["train", "evaluate", "predict", "check", "samples"]
+
+
+def invoke(*words):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_a_working_example(command):
+    result = invoke(command, "--help")
+    assert result.exit_code == 0
+    assert f"Example: segbundle {command}" in " ".join(result.output.split())
+
+
+def test_help_answers_within_a_second_and_without_torch():
+    code = "import sys; from segbundle.cli import main; sys.argv = ['segbundle', '--help']\n"
+    code += "try:\n  main()\nfinally:\n  print('torch' in sys.modules, 'monai' in sys.modules)"
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert time.monotonic() - started < 1
+    assert done.stdout.endswith("False False\n")
+
+
+def test_words_and_overrides_are_told_apart():
+    words = ["a.nii", "--overlap", "0.25", "b.nii", "--patch_size=[8, 8, 8]", "--resume", "--device", "cpu", "c.nii"]
+    plain, pairs = split_overrides(words)
+    assert plain == ["a.nii", "b.nii", "c.nii"]
+    assert pairs == {"overlap": 0.25, "patch_size": [8, 8, 8], "resume": True, "device": "cpu"}
+
+
+def test_values_are_read_as_yaml_users_write_them():
+    _, pairs = split_overrides(["--fold", "null", "--resume", "true", "--seed", "3", "--name", "x"])
+    assert pairs == {"fold": None, "resume": True, "seed": 3, "name": "x"}
+
+
+def test_a_short_option_is_refused():
+    with pytest.raises(ConfigError, match="unknown option '-x'"):
+        split_overrides(["-x"])
+
+
+def test_the_projects_bundle_is_the_default():
+    assert (default_bundle() / "configs" / "train.yaml").is_file()
+
+
+def test_samples_then_check(tmp_path):
+    result = invoke("samples", tmp_path / "s", "--num_training", 4, "--num_test", 1)
+    assert result.exit_code == 0, result.output
+    result = invoke("check", tmp_path / "s")
+    assert result.exit_code == 0, result.output
+    assert "4 cases, no problem found. Classes: background, liver, kidney, vessel, lesion." in result.output
+    result = invoke("samples", tmp_path / "s")
+    assert result.exit_code == 1
+    assert str(tmp_path / "s") in result.output
+
+
+def test_check_prints_every_problem_and_fails(tmp_path):
+    invoke("samples", tmp_path / "s", "--num_training", 4, "--num_test", 0)
+    for name in ("phantom_001", "phantom_003"):
+        path = tmp_path / "s" / "imagesTr" / f"{name}.nii.gz"
+        path.write_bytes(path.read_bytes()[:1000])
+    result = invoke("check", tmp_path / "s")
+    assert result.exit_code == 1
+    assert "phantom_001.nii.gz: cannot be read" in result.output
+    assert "phantom_003.nii.gz: cannot be read" in result.output
+    assert "2 problem(s) in 2 of 4 cases." in result.output
+
+
+def test_check_against_a_task(tmp_path):
+    invoke("samples", tmp_path / "s", "--num_training", 2, "--num_test", 0)
+    configs = Path(__file__).parents[1] / "configs"
+    assert invoke("check", tmp_path / "s", "--config", configs / "phantom.yaml").exit_code == 0
+    task = tmp_path / "task.yaml"
+    task.write_text("class_names: [background, a, b, c, d]\n")
+    result = invoke("check", tmp_path / "s", "--config", task)
+    assert result.exit_code == 1
+    assert "dataset.json: its labels are" in result.output
+
+
+def test_predict_needs_scans(tmp_path):
+    result = invoke("predict", "--output_dir", tmp_path)
+    assert result.exit_code == 2
+    assert "name at least one scan" in result.output

@@ -1,0 +1,85 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from monai.data import CacheDataset
+
+from segbundle.data import labelled_data
+from segbundle.transforms import training_transforms
+from segbundle.transforms.augmentation import balanced_patches
+from tiny import TINY_CLASSES, write_nifti
+
+
+def transforms(**kwargs):
+    return training_transforms(TINY_CLASSES, (12, 12, 12), {"method": "zscore"}, **kwargs)
+
+
+def test_patches_have_the_asked_for_size_and_type(tiny_dataset):
+    (patch,) = transforms()(labelled_data(tiny_dataset, TINY_CLASSES)[0])
+    assert set(patch) == {"image", "label", "annotated", "case"}
+    assert patch["image"].shape == patch["label"].shape == (1, 12, 12, 12)
+    assert {type(patch[key]) for key in ("image", "label", "annotated")} == {torch.Tensor}
+    assert set(patch["label"].unique().tolist()) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize("shape", [(30, 3, 8), (5, 5, 5), (12, 12, 1), (40, 13, 12)])
+def test_scans_smaller_than_a_patch_are_padded(tmp_path, shape):
+    image = write_nifti(tmp_path / "i.nii", np.random.default_rng(0).normal(size=shape).astype(np.float32))
+    label = write_nifti(tmp_path / "l.nii", np.ones(shape, np.uint8))
+    entry = {"case": "a", "image": str(image), "label": str(label), "annotated": [True] * 3}
+    (patch,) = transforms()(entry)
+    assert patch["image"].shape == (1, 12, 12, 12)
+
+
+@pytest.mark.parametrize("value", [0, 2])
+def test_a_case_of_one_class_alone_gives_patches(tmp_path, value):
+    image = write_nifti(tmp_path / "i.nii", np.zeros((20, 20, 20), np.float32))
+    label = write_nifti(tmp_path / "l.nii", np.full((20, 20, 20), value, np.uint8))
+    entry = {"case": "a", "image": str(image), "label": str(label), "annotated": [True] * 3}
+    for seed in range(5):
+        (patch,) = transforms().set_random_state(seed)(entry)
+        assert patch["label"][0, 6, 6, 6] == value
+
+
+def test_every_class_is_the_centre_of_patches_equally_often():
+    label = torch.zeros(1, 30, 30, 30)
+    label[0, 5:25, 5:25, 5:25] = 1
+    label[0, 15, 15, 15] = 2  # one voxel of 27 000
+    indices = [torch.nonzero(label.flatten() == c).flatten() for c in range(3)]
+    crop = balanced_patches(TINY_CLASSES, (4, 4, 4)).set_random_state(0)
+    seen = sum(
+        2 in crop({"image": label, "label": label, "label_cls_indices": indices})[0]["label"] for _ in range(300)
+    )
+    assert 80 < seen < 140  # a third, three standard deviations either way; by volume it would be about 0.7
+
+
+def test_augmentation_leaves_cached_cases_alone(tiny_dataset):
+    dataset = CacheDataset(
+        labelled_data(tiny_dataset, TINY_CLASSES), transforms(), copy_cache=False, progress=False, num_workers=1
+    )
+    before = copy.deepcopy(dataset._cache)
+    for _ in range(10):
+        for index in range(len(dataset)):
+            dataset[index]
+    for old, new in zip(before, dataset._cache, strict=True):
+        assert old.keys() == new.keys()
+        torch.testing.assert_close(old["image"], new["image"], rtol=0, atol=0)
+        torch.testing.assert_close(old["label"], new["label"], rtol=0, atol=0)
+
+
+def test_the_same_seed_gives_the_same_patch_and_another_seed_another(tiny_dataset):
+    entry = labelled_data(tiny_dataset, TINY_CLASSES)[0]
+    one, two, three = (transforms().set_random_state(seed)(entry)[0]["image"] for seed in (1, 1, 2))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, three)
+
+
+def test_image_and_label_stay_together(tiny_dataset):
+    """Voxels of the cube are bright before and after; deformation moves both or neither."""
+    entry = labelled_data(tiny_dataset, TINY_CLASSES)[1]
+    for seed in range(8):
+        (patch,) = transforms(augmentation={"rotation": 30}).set_random_state(seed)(entry)
+        image, label = patch["image"], patch["label"]
+        means = [float(image[label == value].mean()) for value in label.unique()]
+        assert means == sorted(means), f"seed {seed}: brightness per class is {means}"

@@ -1,0 +1,84 @@
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from segbundle.data import labelled_data
+from segbundle.errors import ConfigError, DataError
+from segbundle.transforms import LoadScand, preprocessing
+from segbundle.transforms.preprocessing import intensity_transform
+from tiny import TINY_CLASSES, write_nifti
+
+
+def test_loading_gives_tensors_with_geometry(tiny_dataset):
+    item = LoadScand(TINY_CLASSES, 1, label=True)(labelled_data(tiny_dataset, TINY_CLASSES)[0])
+    image, label = item["image"], item["label"]
+    assert image.shape == label.shape == (1, 20, 18, 16)
+    assert (image.dtype, label.dtype) == (torch.float32, torch.uint8)
+    assert item["annotated"].tolist() == [True, True, True]
+    torch.testing.assert_close(image.affine, torch.eye(4, dtype=torch.float64))
+    assert image.meta["filename_or_obj"].endswith("case_00.nii.gz")
+    assert set(label.unique().tolist()) == {0, 1, 2}
+
+
+def test_a_bad_case_stops_with_everything_that_is_wrong(tmp_path):
+    image = np.full((4, 4, 4), np.nan, np.float32)
+    entry = {
+        "case": "a",
+        "image": str(write_nifti(tmp_path / "image.nii", image)),
+        "label": str(write_nifti(tmp_path / "label.nii", np.full((4, 4, 4), 5, np.uint8))),
+    }
+    with pytest.raises(DataError) as error:
+        LoadScand(TINY_CLASSES, 2, label=True)(entry)
+    assert len(str(error.value).splitlines()) == 3
+
+
+def test_orientation_and_spacing(tmp_path):
+    # stored PIR at 2 mm: axis 0 runs to posterior, 1 to inferior, 2 to the right
+    affine = np.array([[0, 0, 2, 0], [-2, 0, 0, 0], [0, -2, 0, 0], [0, 0, 0, 1]], float)
+    array = np.zeros((8, 6, 4), np.float32)
+    array[0, 5, 3] = 1  # anterior, inferior, right: in RAS (3, 7, 0)
+    path = write_nifti(tmp_path / "a.nii.gz", array, affine)
+    same = preprocessing({"method": "window", "lower": 0, "upper": 1})({"case": "a", "image": str(path)})["image"]
+    assert same.shape == (1, 4, 8, 6)
+    assert torch.nonzero(same.as_tensor()[0]).tolist() == [[3, 7, 0]]
+    assert nib.aff2axcodes(same.affine.numpy()) == ("R", "A", "S")
+    fine = preprocessing({"method": "zscore"}, spacing=[1, 1, 1])({"case": "a", "image": str(path)})["image"]
+    assert fine.shape[1:] == (7, 15, 11)
+    np.testing.assert_allclose(np.linalg.norm(fine.affine.numpy()[:3, :3], axis=0), 1)
+
+
+def normalised(intensity, values):
+    image = torch.tensor(values, dtype=torch.float32).reshape(1, -1, 1, 1)
+    return torch.as_tensor(intensity_transform(intensity)({"image": image})["image"]).flatten()
+
+
+def test_zscore():
+    result = normalised({"method": "zscore"}, [1, 2, 3, 4])
+    assert result.mean() == pytest.approx(0, abs=1e-6)
+    assert result.std(unbiased=False) == pytest.approx(1)
+
+
+def test_window_clips_then_scales_to_0_1():
+    result = normalised({"method": "window", "lower": -100, "upper": 300}, [-1000, -100, 100, 300, 900])
+    assert result.tolist() == pytest.approx([0, 0, 0.5, 1, 1])
+
+
+def test_ct_clips_then_standardises():
+    result = normalised({"method": "ct", "lower": -100, "upper": 300, "mean": 50, "std": 25}, [-1000, 50, 100, 900])
+    assert result.tolist() == pytest.approx([-6, 0, 2, 10], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("intensity", "message"),
+    [
+        ({"method": "zscor"}, "unknown method 'zscor': did you mean 'zscore'"),
+        ({"method": "window", "lower": 0}, r"takes \['lower', 'upper'\], got \['lower'\]"),
+        ({"method": "window", "lower": 5, "upper": 5}, "lower < upper"),
+        ({"method": "ct", "lower": 0, "upper": 5, "mean": 1, "std": 0}, "std > 0"),
+        ({}, "unknown method None"),
+    ],
+)
+def test_wrong_intensity_is_refused(intensity, message):
+    with pytest.raises(ConfigError, match=message):
+        intensity_transform(intensity)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from monai.engines import Evaluator
+from monai.engines import Evaluator, Trainer
 from monai.transforms import Randomizable
 from monai.utils import CommonKeys
 from torch.optim import Optimizer
@@ -95,10 +95,13 @@ class TrainingLog:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._log)
         engine.add_event_handler(Events.COMPLETED, self._close)
 
-    def _open(self, engine: Engine) -> None:
+    def _open(self, engine: Trainer) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._started = time.monotonic()
+        cases, held_out = (len(loader.dataset) for loader in (engine.data_loader, self.evaluator.data_loader))
+        where = (engine.state.device, self.log_dir.parent)
+        _logger.info("training on %d cases, validating on %d, on %s: %s", cases, held_out, *where)
         self._writer = SummaryWriter(str(self.log_dir), purge_step=engine.state.epoch + 1)
 
     def _remember_loss(self, engine: Engine) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+_CHUNK = 2**22  # voxels counted at a time
+
 
 class Status(str, enum.Enum):
     """How one class of one case can be scored."""
@@ -40,7 +42,8 @@ def overlap_counts(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Voxels per class that both, the prediction, and the reference hold.
 
-    One pass over the volume whatever the number of classes: no one-hot copy is made.
+    One pass over the volume whatever the number of classes, a few million voxels at a time: no copy of the volume is
+    made, neither one-hot nor in a wider type.
 
     Args:
         pred: predicted class indices, any shape, integer dtype, values in [0, num_classes).
@@ -55,14 +58,16 @@ def overlap_counts(
     """
     if pred.shape != ref.shape:
         raise ValueError(f"prediction {tuple(pred.shape)} and reference {tuple(ref.shape)} must have the same shape.")
-    pred, ref = pred.reshape(-1).long(), ref.reshape(-1).long()
+    pred, ref = pred.reshape(-1), ref.reshape(-1)
     for name, values in (("prediction", pred), ("reference", ref)):
         if values.numel() and (values.min() < 0 or values.max() >= num_classes):
             raise ValueError(
                 f"the {name} holds values from {int(values.min())} to {int(values.max())}, "
                 f"outside [0, {num_classes - 1}]."
             )
-    confusion = torch.bincount(ref * num_classes + pred, minlength=num_classes**2)
+    confusion = torch.zeros(num_classes**2, dtype=torch.long, device=pred.device)
+    for in_ref, in_pred in zip(ref.split(_CHUNK), pred.split(_CHUNK), strict=True):
+        confusion += torch.bincount(in_ref.long() * num_classes + in_pred.long(), minlength=num_classes**2)
     confusion = confusion.reshape(num_classes, num_classes)
     return confusion.diagonal(), confusion.sum(dim=0), confusion.sum(dim=1)
 

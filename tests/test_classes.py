@@ -1,6 +1,6 @@
 import pytest
 
-from segbundle.classes import Classes, num_classes, suggestion
+from segbundle.classes import Classes, num_classes
 from segbundle.errors import ConfigError
 
 NAMES = ["background", "liver", "spleen"]
@@ -34,7 +34,3 @@ def test_annotated_mask(annotated, mask):
 def test_impossible_names_are_refused(names):
     with pytest.raises(ConfigError, match="class_names"):
         Classes(names)
-
-
-def test_suggestion_lists_what_is_known_when_nothing_is_near():
-    assert suggestion("xyz", ["b", "a"]) == ": the known ones are a, b."

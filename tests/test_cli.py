@@ -60,7 +60,7 @@ def test_samples_then_check(tmp_path):
     assert result.exit_code == 0, result.output
     result = invoke("check", tmp_path / "s")
     assert result.exit_code == 0, result.output
-    assert "4 cases, no problem found. Classes: background, liver, kidney, vessel, lesion." in result.output
+    assert "5 cases, no problem found. Classes: background, liver, kidney, vessel, lesion." in result.output
     result = invoke("samples", tmp_path / "s")
     assert result.exit_code == 1
     assert str(tmp_path / "s") in result.output
@@ -75,7 +75,7 @@ def test_check_prints_every_problem_and_fails(tmp_path):
     assert result.exit_code == 1
     assert "phantom_001.nii.gz: cannot be read" in result.output
     assert "phantom_003.nii.gz: cannot be read" in result.output
-    assert "2 problem(s) in 2 of 4 cases." in result.output
+    assert "2 problem(s); 2 of 4 cases cannot be used." in result.output
 
 
 def test_check_against_a_task(tmp_path):
@@ -91,5 +91,5 @@ def test_check_against_a_task(tmp_path):
 
 def test_predict_needs_scans(tmp_path):
     result = invoke("predict", "--output_dir", tmp_path)
-    assert result.exit_code == 2
+    assert result.exit_code == 1
     assert "name at least one scan" in result.output

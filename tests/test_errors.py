@@ -1,7 +1,7 @@
 import subprocess
 import sys
 
-from segbundle.errors import DataError, describe, root_error
+from segbundle.errors import DataError, describe, root_error, suggestion
 
 
 def wrapped(error):
@@ -39,3 +39,8 @@ def test_defects_keep_their_traceback():
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "ZeroDivisionError" in done.stderr
+
+
+def test_suggestion_lists_what_is_known_when_nothing_is_near():
+    assert suggestion("xyz", ["b", "a"]) == ": the known ones are a, b."
+    assert suggestion("max_epoch", ["min_size", "max_epochs"]) == ": did you mean 'max_epochs'?"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 
-from segbundle.errors import ConfigError
+from segbundle.errors import ConfigError, suggestion
 
 
 class Classes:
@@ -70,12 +69,3 @@ class Classes:
 def num_classes(class_names: Sequence[str]) -> int:
     """How many channels a network needs for these classes, the background included."""
     return len(Classes(class_names))
-
-
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """The end of an error message about an unknown word: the nearest known one, or all of them."""
-    known = list(known)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    if near:
-        return f": did you mean {near[0]!r}?"
-    return f": the known ones are {', '.join(sorted(known))}."

@@ -49,7 +49,7 @@ def train(
     Example: segbundle train --config configs/phantom.yaml --dataset_dir data_samples --output_dir runs/phantom
     """
     given = {"dataset_dir": dataset_dir, "output_dir": output_dir, "device": device}
-    _run_workflow("train", bundle, config, given, overrides)
+    _run_workflow("train", bundle, config, given, words=overrides)
 
 
 @app.command(context_settings=_PASS_ON)
@@ -72,7 +72,7 @@ def evaluate(
     --ckpt_path runs/phantom/model.pt --output_dir runs/phantom/evaluation --fold 0
     """
     given = {"dataset_dir": dataset_dir, "output_dir": output_dir, "ckpt_path": ckpt_path, "device": device}
-    _run_workflow("evaluate", bundle, config, given, overrides)
+    _run_workflow("evaluate", bundle, config, given, words=overrides)
 
 
 @app.command(context_settings=_PASS_ON)
@@ -94,23 +94,14 @@ def predict(
     Example: segbundle predict data_samples/imagesTs --config configs/phantom.yaml
     --ckpt_path runs/phantom/model.pt --output_dir runs/phantom/predictions
     """
-    with _plain_errors():
-        paths, extra = split_overrides(scans or [])
-    if not paths and "dataset_dir" not in extra:
-        raise typer.BadParameter("name at least one scan or folder of scans.", param_hint="SCANS")
-    given: dict[str, Any] = {"output_dir": output_dir, "ckpt_path": ckpt_path, "device": device, **extra}
-    if paths:
-        given["dataset_dir"] = paths
-    _run_workflow("inference", bundle, config, given, None)
+    given = {"output_dir": output_dir, "ckpt_path": ckpt_path, "device": device}
+    _run_workflow("inference", bundle, config, given, words=scans, words_are="dataset_dir")
 
 
 @app.command()
 def check(
     dataset: Annotated[Path, typer.Argument(help="Dataset: Decathlon, nnU-Net raw, or imagesTr/labelsTr.")],
-    config: Annotated[Path | None, typer.Option(help="Task YAML whose class_names and channels must fit.")] = None,
-    data_list_key: Annotated[
-        str, typer.Option("--data_list_key", help="Which list of the dataset: training or test.")
-    ] = "training",
+    config: Annotated[list[Path] | None, typer.Option(help="Task YAML whose classes and channels must fit.")] = None,
 ) -> None:
     """Open every case of a dataset and print every problem at once; exit code 1 if there is any.
 
@@ -118,30 +109,28 @@ def check(
     """
     from tqdm import tqdm
 
-    from segbundle.data.cases import load_cases
-    from segbundle.data.checks import check_dataset
+    from segbundle.data.checks import DatasetCheck
 
     with _plain_errors():
-        class_names, num_channels = _task_classes(dataset, config)
-        total = len(load_cases(dataset, data_list_key))
-        found = []
-        cases = check_dataset(dataset, class_names, num_channels, data_list_key)
-        for _, problems in tqdm(cases, total=total, desc="checking", unit="case", disable=None):
-            found += problems
-    for problem in found:
-        typer.echo(problem.message, err=True)
-    bad = len({problem.case for problem in found})
-    if found:
-        typer.echo(f"{len(found)} problem(s) in {bad} of {total} cases.", err=True)
+        cases = DatasetCheck(dataset, *_task_classes(dataset, config or []))
+        found = [(case, problems) for case, problems in tqdm(cases, desc="checking", unit="case", disable=None)]
+    messages = cases.problems + [message for _, problems in found for message in problems]
+    for message in messages:
+        typer.echo(message, err=True)
+    if messages:
+        bad = sum(bool(problems) for _, problems in found)
+        typer.echo(f"{len(messages)} problem(s); {bad} of {len(cases)} cases cannot be used.", err=True)
         raise typer.Exit(1)
-    typer.echo(f"{total} cases, no problem found. Classes: {', '.join(class_names)}.")
+    unlabelled = sum(case.label is None for case, _ in found)
+    without = f" ({unlabelled} without a label map)" if unlabelled else ""
+    typer.echo(f"{len(cases)} cases{without}, no problem found. Classes: {', '.join(cases.class_names)}.")
 
 
 @app.command()
 def samples(
     output_dir: Annotated[Path, typer.Argument(help="A new folder.")],
     seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
-    num_training: Annotated[int, typer.Option("--num_training", min=0, help="Labelled training cases.")] = 16,
+    num_training: Annotated[int, typer.Option("--num_training", min=1, help="Labelled training cases.")] = 16,
     num_test: Annotated[int, typer.Option("--num_test", min=0, help="Labelled test cases.")] = 6,
 ) -> None:
     """Write a dataset of small synthetic scans to try things on.
@@ -167,7 +156,7 @@ def _plain_errors() -> Iterator[None]:
         yield
     except Exception as error:
         root = root_error(error)
-        if not isinstance(root, (SegbundleError, FileExistsError)):
+        if not isinstance(root, (SegbundleError, OSError)):
             raise
         typer.echo(f"Error: {root}", err=True)
         raise typer.Exit(1) from None
@@ -214,21 +203,35 @@ def default_bundle() -> Path:
     return installed if installed.is_dir() else package.parents[1] / "bundle"
 
 
-def _task_classes(dataset: Path, config: Path | None) -> tuple[list[str], int | None]:
-    """Class names and channels that the cases must fit: of a task YAML, or those that the dataset describes."""
+def _task_classes(dataset: Path, config: list[Path]) -> tuple[list[str], int | None]:
+    """Class names and channels that the cases must fit: of the task YAMLs, or else those that the dataset describes."""
     from segbundle.data.cases import described_class_names
 
-    if config is not None:
-        from monai.bundle import ConfigParser
-
-        task = ConfigParser.load_config_file(_existing(config))
-        if "class_names" in task:
-            network = task.get("network_def") or {}
-            return list(task["class_names"]), task.get("network_def#in_channels", network.get("in_channels"))
-    names = described_class_names(dataset)
+    task: dict[str, Any] = {}
+    for path in config:
+        task |= _read_yaml(path)
+    names = task.get("class_names") or described_class_names(dataset)
     if names is None:
         raise ConfigError(f"{dataset}: has no dataset.json that names the classes; give a task YAML by --config.")
-    return names, None
+    channels = task.get("network_def#in_channels", (task.get("network_def") or {}).get("in_channels"))
+    return [str(name) for name in names], channels
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """The content of a task YAML.
+
+    Raises:
+        ConfigError: no such file, no valid YAML, or no keys in it.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(_existing(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: is no valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: must hold keys and values, for instance `max_epochs: 100`.")
+    return content
 
 
 def _existing(path: Path) -> Path:
@@ -238,43 +241,57 @@ def _existing(path: Path) -> Path:
 
 
 def _run_workflow(
-    name: str, bundle: Path | None, config: list[Path] | None, given: dict[str, Any], words: list[str] | None
+    name: str,
+    bundle: Path | None,
+    config: list[Path] | None,
+    given: dict[str, Any],
+    words: list[str] | None,
+    words_are: str | None = None,
 ) -> None:
-    """Run one of the bundle's workflows, as `python -m monai.bundle run` would."""
+    """Run one of the bundle's workflows, as `python -m monai.bundle run` would.
+
+    Args:
+        name: of the workflow.
+        bundle, config: the bundle's folder and the task YAMLs.
+        given: values of the command's own options; None where one was not given.
+        words: the rest of the command line.
+        words_are: the key that words which are no `--key value` pair belong to, if any do.
+    """
     with _plain_errors():
         plain, overrides = split_overrides(words or [])
-        if plain:
+        if plain and words_are is None:
             raise ConfigError(f"unexpected argument {plain[0]!r}; config keys are given as --key value.")
+        if words_are is not None and words_are not in overrides:
+            if not plain:
+                raise ConfigError("name at least one scan or folder of scans.")
+            overrides[words_are] = plain
+        for path in config or []:
+            _read_yaml(path)
         configs = (bundle or default_bundle()) / "configs"
         files = [_existing(path) for path in (configs / f"{name}.yaml", *(config or []))]
-        keys = {
-            key: _as_value(value)
-            for key, value in {**given, **overrides}.items()
-            if value is not None or key in overrides
+        chosen = {
+            key: str(value) if isinstance(value, Path) else value for key, value in given.items() if value is not None
         }
-        _quiet_libraries()
-        from monai.bundle import run
-
-        run(
-            config_file=[str(path) for path in files],
-            meta_file=str(configs / "metadata.json"),
-            logging_file=str(configs / "logging.conf"),
-            **keys,
-        )
+        workflow = _workflow(files, configs, {**chosen, **overrides})
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
 
 
-def _as_value(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
-
-
-def _quiet_libraries() -> None:
-    """Hide what is for programmers: deprecations, and MONAI's echo of its arguments and its caution about configs."""
+def _workflow(files: list[Path], configs: Path, overrides: dict[str, Any]) -> Any:
+    """MONAI's workflow with the overrides laid over it; `monai.bundle run` would drop those that are None."""
     import logging
     import warnings
 
-    for category in (FutureWarning, DeprecationWarning, UserWarning):
+    for category in (FutureWarning, DeprecationWarning):
         warnings.simplefilter("ignore", category)
-    from monai.bundle import scripts, workflows
+    from monai.bundle import ConfigWorkflow, workflows
 
-    for module in (scripts, workflows):
-        module.logger.setLevel(logging.ERROR)
+    workflows.logger.setLevel(logging.ERROR)  # it reports the files that it was given
+    return ConfigWorkflow(
+        config_file=[str(path) for path in files],
+        meta_file=str(configs / "metadata.json"),
+        logging_file=str(configs / "logging.conf"),
+        workflow_type="train" if files[0].stem == "train" else "infer",
+        **overrides,
+    )

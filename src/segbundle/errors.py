@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
+from collections.abc import Iterable
 from types import TracebackType
 
 
@@ -28,6 +30,15 @@ class OutputError(SegbundleError):
 
 class ScansFailedError(SegbundleError):
     """Some scans of a batch failed; the others were finished and their results are on disk."""
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """The end of an error message about an unknown word: the nearest known one, or all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if near:
+        return f": did you mean {near[0]!r}?"
+    return f": the known ones are {', '.join(sorted(known))}."
 
 
 def root_error(error: BaseException) -> BaseException:

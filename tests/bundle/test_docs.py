@@ -17,7 +17,7 @@ from tiny import write_tiny_dataset
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "bundle" / "docs" / "README.md"]
 DONE_BY_CI = ("make setup", "make test", "make lint", "source .venv/bin/activate")
-TRAINING = re.compile(r"segbundle train|configs/train\.yaml")
+TRAINING = re.compile(r"segbundle train|configs/train\.yaml|benchmarks/")
 
 
 def blocks(document: Path, language: str) -> list[str]:
@@ -82,17 +82,30 @@ def test_make_demo(checkout: Path):
     assert len(list((checkout / "runs" / "demo" / "predictions").glob("*_seg.nii.gz"))) == 6
 
 
-def test_the_bundles_readme_in_the_bundles_folder(tmp_path: Path):
-    bundle = shutil.copytree(ROOT / "bundle", tmp_path / "bundle", ignore=shutil.ignore_patterns("eval"))
-    dataset = write_tiny_dataset(tmp_path / "data", num_cases=5)
+@pytest.fixture
+def hippocampus_like(tmp_path: Path) -> Path:
+    """A tiny dataset whose classes are called like those of the bundle's default task."""
+    dataset = write_tiny_dataset(tmp_path / "hippocampus_like", num_cases=5)
     description = json.loads((dataset / "dataset.json").read_text())
     description["labels"] = {"0": "background", "1": "Anterior", "2": "Posterior"}
     (dataset / "dataset.json").write_text(json.dumps(description))
+    return dataset
+
+
+def test_the_bundles_readme_in_the_bundles_folder(tmp_path: Path, hippocampus_like: Path):
+    bundle = shutil.copytree(ROOT / "bundle", tmp_path / "bundle", ignore=shutil.ignore_patterns("eval"))
     document = ROOT / "bundle" / "docs" / "README.md"
     lines = [line for text in blocks(document, "bash") for line in commands(text)]
-    run_all([line.replace("/workspace/data/Task04_Hippocampus", str(dataset)) for line in lines], bundle)
+    run_all([line.replace("/workspace/data/Task04_Hippocampus", str(hippocampus_like)) for line in lines], bundle)
     assert {path.name for path in (bundle / "eval").iterdir()} == {"train", "evaluate", "inference"}
     assert (bundle / "models" / "model.ts").exists()
+
+
+def test_the_commands_of_the_benchmarks(checkout: Path, hippocampus_like: Path):
+    (checkout / "benchmarks").symlink_to(ROOT / "benchmarks")
+    lines = [line for text in blocks(ROOT / "docs" / "benchmarks.md", "bash") for line in commands(text)]
+    assert len(lines) >= 1
+    run_all([line.replace("/path/to/Task04_Hippocampus", str(hippocampus_like)) for line in lines], checkout)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -106,7 +119,9 @@ def test_every_key_that_the_readme_explains_exists():
     from monai.bundle import ConfigParser
 
     keys = set(ConfigParser.load_config_file(ROOT / "bundle" / "configs" / "train.yaml"))
-    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "README.md").read_text().partition("## Settings")[2], re.M)
+    rows = re.findall(
+        r"^\| (`.*?) \|", (ROOT / "README.md").read_text(encoding="utf-8").partition("## Settings")[2], re.M
+    )
     explained = {name for row in rows for name in re.findall(r"`([\w#]+)`", row)}
     assert len(explained) > 20
     assert explained <= keys, explained - keys

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from commands import TINY, segbundle
@@ -49,6 +50,36 @@ def test_a_killed_run_that_is_resumed_ends_with_the_weights_of_an_undisturbed_on
     assert (one["best_metric"], one["best_metric_epoch"]) == (two["best_metric"], two["best_metric_epoch"])
     for name in ("metrics.csv", "summary.json"):
         assert (undisturbed / name).read_bytes() == (killed / name).read_bytes()
+
+
+def scalars(out, tag):
+    """Steps and values of a TensorBoard curve, over all files of a run."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    return {event.step: event.value for event in events.Scalars(tag)}
+
+
+def test_a_run_may_go_on_longer_than_planned_with_the_longer_schedule(dataset, tmp_path):
+    short, long = tmp_path / "short", tmp_path / "long"
+    words = ["train", "--config", TINY, "--dataset_dir", dataset, "--val_interval", "4"]
+    for out, epochs, more in ((short, 4, []), (short, 8, ["--resume", "true"]), (long, 8, [])):
+        done = segbundle(*words, "--output_dir", out, "--max_epochs", epochs, *more)
+        assert done.returncode == 0, done.stdout + done.stderr
+    rates, expected = scalars(short, "train/learning_rate"), scalars(long, "train/learning_rate")
+    assert list(rates) == list(range(1, 9))  # resuming keeps the curves of the epochs before
+    assert [rates[epoch] for epoch in range(5, 9)] == [expected[epoch] for epoch in range(5, 9)]
+    assert expected[1] == rates[1] == pytest.approx(0.02)
+    assert 0 < rates[8] < rates[5]
+
+
+def test_another_fold_cannot_be_resumed(trained, dataset):
+    done = segbundle(
+        "train", "--config", TINY, "--dataset_dir", dataset, "--output_dir", trained, "--resume", "true", "--fold", "1"
+    )
+    assert done.returncode == 1
+    assert "last.pt: was trained with fold 0, now it is 1" in done.stderr
 
 
 def test_resuming_a_finished_run_says_so_and_changes_nothing(trained, dataset):

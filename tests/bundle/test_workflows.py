@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -108,3 +109,58 @@ def test_the_same_seed_gives_the_same_weights_to_the_bit(trained, dataset, tmp_p
         one, two, three = (w.get("network", w) for w in (one, two, three))
         assert all(torch.equal(one[key], two[key]) for key in one)
         assert not all(torch.equal(one[key], three[key]) for key in one)
+
+
+def test_null_on_the_command_line_is_null(dataset, tmp_path):
+    quick = ["--dataset_dir", dataset, "--output_dir", tmp_path / "a", "--max_epochs", "1"]
+    done = segbundle("train", "--config", TINY, *quick, "--fold", "null")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert scores(tmp_path / "a")[0]["cases"] == 6
+    quick[3] = tmp_path / "b"
+    done = monai_bundle("train", *quick, "--fold", "$None")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert scores(tmp_path / "b")[0]["cases"] == 6
+
+
+def test_several_channels_and_other_formats(dataset, tmp_path):
+    """Two-channel cases in nnU-Net's layout, trained and predicted, one of them as NRRD."""
+    import SimpleITK as sitk
+
+    raw = tmp_path / "raw"
+    for folder in ("imagesTr", "labelsTr"):
+        (raw / folder).mkdir(parents=True)
+    for image in sorted((dataset / "imagesTr").iterdir()):
+        name = image.name.removesuffix(".nii.gz")
+        shutil.copy(dataset / "labelsTr" / image.name, raw / "labelsTr")
+        for channel in (0, 1):
+            sitk.WriteImage(sitk.ReadImage(str(image)), str(raw / "imagesTr" / f"{name}_{channel:04d}.nrrd"))
+    channels = {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "ball": 1, "cube": 2}}
+    (raw / "dataset.json").write_text(json.dumps(channels))
+    two = ["--config", TINY, "--network_def#in_channels", "2"]
+    done = segbundle("train", *two, "--dataset_dir", raw, "--output_dir", tmp_path / "run", "--max_epochs", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (raw / "imagesTr" / "case_03_0001.nrrd").unlink()
+    done = segbundle(
+        "predict",
+        raw / "imagesTr",
+        *two,
+        "--ckpt_path",
+        tmp_path / "run" / "model.pt",
+        "--output_dir",
+        tmp_path / "out",
+    )
+    assert done.returncode == 1
+    assert "1 of 6 scans failed (case_03)" in done.stderr
+    assert "case_03_0001.nrrd: no such file" in done.stdout
+    one = nib.load(tmp_path / "out" / "case_00_seg.nii.gz")
+    np.testing.assert_allclose(one.affine, nib.load(dataset / "imagesTr" / "case_00.nii.gz").affine)
+    assert one.shape == (20, 18, 16)
+
+
+def test_scores_of_a_training_are_not_overwritten_by_an_evaluation(trained, dataset):
+    done = segbundle(
+        "evaluate", "--config", TINY, "--dataset_dir", dataset, "--ckpt_path", trained / "model.pt",
+        "--output_dir", trained,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "holds a training run; choose another --output_dir" in done.stderr

@@ -1,13 +1,14 @@
 """Which scans there are, from every layout a dataset may have."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segbundle.data import find_scans, fold_names, labelled_data, load_cases
+from segbundle.data import find_scans, fold_names, labelled_data, load_cases, read_scan
 from segbundle.data.cases import described_class_names
 from segbundle.errors import ConfigError, DataError
 from tiny import TINY_CLASSES, write_nifti, write_tiny_dataset
@@ -112,20 +113,61 @@ def test_two_cases_with_one_name(tmp_path):
     describe(tmp_path, training=[{"image": "x/a.nii.gz", "label": "l.nii"}, {"image": "y/a.nii.gz", "label": "m.nii"}])
     with pytest.raises(DataError, match=r"two cases are named 'a'.*x/a\.nii\.gz.*y/a\.nii\.gz"):
         load_cases(tmp_path)
-    touch(tmp_path, "x/a.nii.gz", "y/a.nii.gz")
+    touch(tmp_path, "x/a.nii.gz", "y/a.nii.gz", "z/imagesTr/a.nii.gz", "z/imagesTr/a.nii", "z/labelsTr/a.nii.gz")
+    with pytest.raises(DataError, match="two cases are named 'a'"):
+        load_cases(tmp_path / "z")
     with pytest.raises(DataError, match="two cases are named 'a'"):
         find_scans([tmp_path / "x", tmp_path / "y"])
 
 
-def test_a_label_without_image_is_named(tmp_path):
+def test_a_label_without_image_is_a_case_whose_image_is_missing(tmp_path):
     touch(tmp_path, "imagesTr/a.nii.gz", "labelsTr/b.nii.gz")
-    with pytest.raises(DataError, match=r"labelsTr/b\.nii\.gz: has no image of the same name"):
+    a, b = load_cases(tmp_path)
+    assert (a.name, a.label) == ("a", None)
+    assert b.image == (tmp_path / "imagesTr" / "b.nii.gz",)
+    assert not b.image[0].exists()
+
+
+def test_a_missing_channel_keeps_its_place(tmp_path):
+    touch(tmp_path, "imagesTr/a_0001.nii.gz", "imagesTr/a_0002.nii.gz", "labelsTr/a.nii.gz")
+    (case,) = load_cases(tmp_path)
+    assert [path.name for path in case.image] == ["a_0000.nii.gz", "a_0001.nii.gz", "a_0002.nii.gz"]
+    with pytest.raises(DataError, match=r"a_0000\.nii\.gz: no such file"):
+        read_scan(case.image)
+
+
+def test_unlabelled_nnunet_test_cases(tmp_path):
+    describe(tmp_path, channel_names={"0": "T1", "1": "T2"}, labels={"background": 0, "liver": 1}, file_ending=".mha")
+    touch(tmp_path, "imagesTs/b_0000.nii.gz", "imagesTs/b_0001.nii.gz")
+    (case,) = load_cases(tmp_path, "test")
+    assert (case.name, len(case.image)) == ("b", 2)
+
+
+def test_a_misspelt_list_is_not_replaced_by_another(tiny_dataset, tmp_path):
+    with pytest.raises(ConfigError, match="no list 'tests': did you mean 'test'"):
+        load_cases(tiny_dataset, "tests")
+    touch(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+    with pytest.raises(ConfigError, match="no list 'trainin': did you mean 'training'"):
+        load_cases(tmp_path, "trainin")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"training": None}, "has no case under 'training'"),
+        ({"training": [{"image": "a.nii", "annotated": "ball"}]}, "`annotated` must be a list"),
+        ({"training": [{"label": "a.nii"}]}, "has no `image`"),
+    ],
+)
+def test_malformed_entries(tmp_path, content, message):
+    describe(tmp_path, **content)
+    with pytest.raises(DataError, match=message):
         load_cases(tmp_path)
 
 
 def test_folds_hold_every_case_out_once(tiny_dataset):
     def names(section, fold):
-        return [e["case"] for e in labelled_data(tiny_dataset, TINY_CLASSES, section, fold, num_folds=3, seed=1)]
+        return [e["case"] for e in labelled_data(tiny_dataset, TINY_CLASSES, section, fold, num_folds=3, split_seed=1)]
 
     held_out = [name for fold in range(3) for name in names("validation", fold)]
     assert sorted(held_out) == [f"case_{i:02d}" for i in range(6)]
@@ -168,6 +210,34 @@ class TestFindScans:
         touch(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "b_0001.nii.gz")
         assert self.names(tmp_path, num_channels=2) == ["a", "b"]
         assert len(self.names(tmp_path, num_channels=1)) == 4
+
+    def test_an_incomplete_case_leaves_the_others_alone(self, tmp_path):
+        touch(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz")
+        a, b = find_scans(tmp_path, num_channels=2)
+        assert [Path(path).name for path in a["image"]] == ["a_0000.nii.gz", "a_0001.nii.gz"]
+        assert [Path(path).name for path in b["image"]] == ["b_0000.nii.gz", "b_0001.nii.gz"]
+        assert not Path(b["image"][1]).exists()
+
+    def test_one_channel_with_nnunets_ending(self, tmp_path):
+        touch(tmp_path, "a_0000.nii.gz", "b_0000.nii.gz")
+        assert self.names(tmp_path) == ["a", "b"]
+
+    def test_the_same_channel_twice(self, tmp_path):
+        touch(tmp_path, "a_0000.nii.gz", "a_0000.nii", "a_0001.nii.gz")
+        with pytest.raises(DataError, match=r"a_0000\.nii and .*a_0000\.nii\.gz: are the same channel"):
+            find_scans(tmp_path, num_channels=2)
+
+    def test_label_maps_written_beside_their_scans_are_no_scans(self, tmp_path):
+        touch(tmp_path, "a.nii.gz", "a_seg.nii.gz", "b_seg.nii.gz")
+        assert self.names(tmp_path) == ["a", "b_seg"]
+
+    def test_dicom_folders_are_named_after_their_way(self, tmp_path):
+        for folder in ("p1/CT", "p2/CT", "flat"):
+            (tmp_path / folder).mkdir(parents=True)
+            (tmp_path / folder / "1.dcm").write_bytes(bytes(128) + b"DICM")
+        (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+        assert self.names(tmp_path) == ["flat", "p1_CT", "p2_CT"]
+        assert self.names(tmp_path / "p1" / "CT") == ["CT"]
 
     def test_no_scan(self, tmp_path):
         with pytest.raises(DataError, match="holds no scan"):

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from segbundle.data.checks import check_dataset
+from segbundle.data.checks import DatasetCheck
 from tiny import TINY_CLASSES, write_nifti
 
 GOOD = np.zeros((4, 4, 4), np.uint8)
@@ -12,7 +12,8 @@ GOOD[0, 0, 0] = 1
 
 
 def problems(folder, **kwargs):
-    return [p.message for _, found in check_dataset(folder, TINY_CLASSES, **kwargs) for p in found]
+    check = DatasetCheck(folder, TINY_CLASSES, **kwargs)
+    return check.problems + [message for _, found in check for message in found]
 
 
 def write_case(folder, name, image=None, label=None, **label_kwargs):
@@ -80,3 +81,30 @@ def test_a_class_labelled_though_not_annotated(tmp_path):
     (tmp_path / "dataset.json").write_text(json.dumps({"training": [entry]}))
     (message,) = problems(tmp_path)
     assert "holds class 'ball' (1), which the case's `annotated` list leaves out" in message
+
+
+def test_problems_of_the_dataset_as_a_whole_do_not_hide_those_of_cases(tmp_path):
+    write_case(tmp_path, "a", label=GOOD * 9)
+    write_case(tmp_path, "c")
+    (tmp_path / "imagesTr" / "c.nii").write_bytes(b"")
+    for name in ("b", "d"):
+        write_nifti(tmp_path / "labelsTr" / f"{name}.nii.gz", GOOD)
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"0": "background", "1": "cube", "2": "ball"}}))
+    found = "\n".join(problems(tmp_path))
+    for part in (
+        "its labels are",
+        "two cases are named 'c'",
+        "a.nii.gz: holds label value(s) [9]",
+        "b.nii.gz: no such file",
+        "d.nii.gz: no such file",
+    ):
+        assert part in found
+
+
+def test_test_cases_and_unlabelled_ones_are_opened_too(tmp_path):
+    write_case(tmp_path, "a")
+    for path in ("imagesTr/unlabelled.nii.gz", "imagesTs/test.nii.gz"):
+        write_nifti(tmp_path / path, np.full((3, 3, 3), np.nan, np.float32))
+    found = problems(tmp_path)
+    assert len(found) == 2
+    assert all("holds 27 NaN" in message for message in found)

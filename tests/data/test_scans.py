@@ -125,6 +125,21 @@ def test_two_dicom_series_in_a_folder_are_refused(tmp_path, voxels):
         read_scan(tmp_path / "s")
 
 
+def test_a_dicom_series_with_a_missing_slice_is_refused(tmp_path, voxels):
+    write_dicom_series(tmp_path / "s", voxels)
+    (tmp_path / "s" / "003.dcm").unlink()
+    with pytest.raises(DataError, match="its slices are 4 to 8 mm apart; a slice is missing"):
+        read_scan(tmp_path / "s")
+
+
+@pytest.mark.parametrize(("unit", "mm"), [("meter", 1000), ("micron", 0.001), ("mm", 1), ("unknown", 1)])
+def test_units_become_millimetres(tmp_path, voxels, unit, mm):
+    image = nib.Nifti1Image(voxels, np.diag([2, 2, 2, 1]))
+    image.header.set_xyzt_units(unit)
+    nib.save(image, tmp_path / "a.nii")
+    np.testing.assert_allclose(read_scan(tmp_path / "a.nii").geometry.spacing, 2 * mm)
+
+
 def test_missing_file(tmp_path):
     for path in (tmp_path / "no.nii.gz", tmp_path / "no.mha"):
         with pytest.raises(DataError, match=rf"{path.name}: no such file"):
@@ -151,6 +166,9 @@ def test_complex_voxels_are_refused(tmp_path):
     path = write_nifti(tmp_path / "a.nii", np.ones((2, 2, 2), np.complex64))
     with pytest.raises(DataError, match=r"a\.nii: holds complex64 voxels"):
         read_scan(path)
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones((2, 2, 2), np.complex64)), str(tmp_path / "a.nrrd"))
+    with pytest.raises(DataError, match=r"a\.nrrd: holds complex voxels"):
+        read_scan(tmp_path / "a.nrrd")
 
 
 def test_five_dimensional_images_are_refused(tmp_path):

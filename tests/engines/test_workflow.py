@@ -1,35 +1,66 @@
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 from monai.bundle import ConfigParser
 
-from segbundle.engines import pick_num_workers, prepare_output, prepare_training_output
-from segbundle.engines.workflow import check_config_keys, known_keys, locate_bundle
+from segbundle.engines import pick_num_workers, prepare_output, prepare_training_output, start_workflow
+from segbundle.engines.workflow import bundle_configs, check_config_keys, checked_device, locate_bundle
 from segbundle.errors import ConfigError, OutputError
 
 CONFIGS = Path(__file__).parents[2] / "bundle" / "configs"
 
 
-def test_known_keys_are_those_of_all_workflows():
-    keys = known_keys(CONFIGS)
-    assert {"max_epochs", "postprocessing", "dataset_dir", "initialize"} <= keys
+def load(name):
+    return ConfigParser.load_config_file(CONFIGS / f"{name}.yaml")
+
+
+def test_the_bundles_keys_are_those_of_all_workflows():
+    keys = bundle_configs(CONFIGS)
+    assert {"max_epochs", "postprocessing", "dataset_dir", "initialize"} <= set(keys)
     assert "changelog" not in keys  # of metadata.json
 
 
-def test_a_typo_suggests_the_nearest_key():
-    config = {**ConfigParser.load_config_file(CONFIGS / "train.yaml"), "max_epoch": 3}
-    with pytest.raises(ConfigError, match="config key 'max_epoch' is read by no workflow: did you mean 'max_epochs'"):
-        check_config_keys(config, known_keys(CONFIGS))
+@pytest.mark.parametrize(
+    ("overlay", "message"),
+    [
+        ({"max_epoch": 3}, "config key 'max_epoch' is read by no workflow: did you mean 'max_epochs'"),
+        ({"train#cach_rate": 1}, "config key 'train#cach_rate' is read by no workflow"),
+        ({"validate#postprocesing": 1}, "'validate#postprocesing' is read by no workflow: did you mean 'postproc"),
+        ({"optimizer": {"lr": 0.1}}, "config key 'optimizer' lost its _target_: .* write optimizer#lr: VALUE"),
+        ({"train#dataset": {"cache_rate": 0.1}}, "'train#dataset' lost its _target_"),
+    ],
+)
+def test_keys_that_nothing_reads_and_damaged_components_are_refused(overlay, message):
+    parser = ConfigParser(load("train"))
+    for key, value in overlay.items():
+        parser[key] = value
+    with pytest.raises(ConfigError, match=message):
+        check_config_keys(parser.get(), bundle_configs(CONFIGS))
 
 
-def test_keys_of_other_workflows_and_keys_that_others_refer_to_pass():
-    config = {
-        **ConfigParser.load_config_file(CONFIGS / "inference.yaml"),
-        "max_epochs": 3,
-        "my_rate": 0.1,
-        "optimizer": {"_target_": "torch.optim.SGD", "lr": "@my_rate"},
-    }
-    check_config_keys(config, known_keys(CONFIGS))
+@pytest.mark.parametrize("name", ["train", "evaluate", "inference"])
+def test_keys_of_other_workflows_and_keys_that_others_refer_to_pass(name):
+    config = load(name)
+    config |= {"max_epochs": 3, "my_rate": 0.1, "optimizer": {"_target_": "torch.optim.SGD", "lr": "@my_rate"}}
+    if name == "train":
+        config["validate"]["more_metrics"] = {"x": 1}
+        config["validate"]["evaluator"]["additional_metrics"] = "@validate#more_metrics"
+    check_config_keys(config, bundle_configs(CONFIGS))
+
+
+def test_devices_that_do_not_exist_are_named():
+    for device in ("gpu", "cuda:99"):
+        with pytest.raises(ConfigError, match=f"device '{device}' cannot be used here; choose from cpu"):
+            checked_device(device)
+    assert checked_device("cpu") == torch.device("cpu")
+
+
+def test_a_library_user_keeps_the_excepthook():
+    before = sys.excepthook
+    start_workflow()
+    assert sys.excepthook is before
 
 
 def test_outside_a_workflow_the_bundle_is_the_working_directory(tmp_path, monkeypatch):
@@ -47,11 +78,17 @@ def test_output_folders_are_made_and_unwritable_ones_named(tmp_path):
 
 def test_a_folder_with_a_run_is_refused_unless_resumed(tmp_path):
     (tmp_path / "last.pt").write_bytes(b"")
+    with pytest.raises(OutputError, match="holds a training run; choose another"):
+        prepare_output(str(tmp_path))
     with pytest.raises(OutputError, match=r"already holds a training run \(last\.pt\).*--resume true"):
         prepare_training_output(str(tmp_path))
     prepare_training_output(str(tmp_path), resume=True)
 
 
+def test_resuming_where_nothing_is_starts_from_the_beginning_and_says_so(tmp_path, caplog):
+    prepare_training_output(str(tmp_path), resume=True)
+    assert "holds no last.pt to resume from" in caplog.text
+
+
 def test_worker_processes_help_a_gpu_only():
     assert pick_num_workers("cpu") == 0
-    assert 1 <= pick_num_workers("cuda:0") <= 8

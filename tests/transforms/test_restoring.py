@@ -96,27 +96,54 @@ def by_hand(probabilities, to_grid, shape):
 )
 def test_equals_interpolating_every_class_voxel_by_voxel(axes, flips, scale, offset, seed):
     shape = (5, 4, 6)
-    probabilities = torch.from_numpy(np.random.default_rng(seed).random((3, 6, 5, 4))).float()
+    scores = torch.from_numpy(np.random.default_rng(seed).normal(size=(3, 6, 5, 4))).float()
+    probabilities = scores.softmax(dim=0)
     to_grid = np.eye(4)
     to_grid[:3, :3] = 0
     for k, axis in enumerate(axes):
         to_grid[axis, k] = -scale[k] if flips[k] else scale[k]
         to_grid[axis, 3] = offset[axis] + (probabilities.shape[1 + axis] - 1 if flips[k] else 0)
-    labels = restore_labels(probabilities, to_grid, shape).numpy()
+    labels = restore_labels(scores, to_grid, shape).numpy()
     expected = by_hand(probabilities.double().numpy(), to_grid, shape)
     assert np.mean(labels != expected) <= 0.01  # ties of float32
 
 
 def test_long_volumes_are_restored_in_slabs_without_seams():
-    probabilities = torch.rand(3, 50, 4, 4)
-    labels = restore_labels(probabilities, np.eye(4), (50, 4, 4))
-    assert torch.equal(labels.long(), probabilities.argmax(0))
+    scores = torch.rand(3, 50, 4, 4)
+    labels = restore_labels(scores, np.eye(4), (50, 4, 4))
+    assert torch.equal(labels.long(), scores.argmax(0))
 
 
-def test_a_rotated_grid_is_refused():
-    to_grid = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.3), [0, 0, 0])
-    with pytest.raises(ValueError, match="rotated"):
-        restore_labels(torch.rand(2, 4, 4, 4), to_grid, (4, 4, 4))
+def test_grids_that_are_not_parallel_are_sampled_in_all_directions():
+    scores = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 7, 6, 5))).float()
+    to_grid = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.3, 0.1) * 0.9, [1, 0.5, 0.2])
+    labels = restore_labels(scores, to_grid, (20, 5, 4)).numpy()
+    expected = by_hand(scores.softmax(dim=0).double().numpy(), to_grid, (20, 5, 4))
+    assert np.mean(labels != expected) <= 0.01
+
+
+@pytest.mark.parametrize("spacing", [None, [1.0, 1.0, 1.0]])
+def test_a_sheared_scan_comes_back(tmp_path, spacing):
+    """A CT with a tilted gantry has axes that are not at right angles."""
+    grid = np.stack(np.meshgrid(*map(np.arange, (30, 32, 20)), indexing="ij"), axis=-1)
+    organ = np.linalg.norm((grid - [15, 15, 10]) * [1, 1, 1.5], axis=-1) < 9
+    affine = np.diag([1.0, 1.0, 1.5, 1.0])
+    affine[1, 2] = 0.3
+    path = write_nifti(tmp_path / "scan.nii.gz", organ.astype(np.float32), affine)
+    window = {"method": "window", "lower": 0, "upper": 1}
+    item = preprocessing(window, spacing=spacing)({"case": "scan", "image": str(path)})
+    inside = item["image"].as_tensor()
+    item["pred"] = torch.cat([1 - inside, inside]).clamp(1e-6, 1).log()
+    restored = RestoreLabelsd()(item)["pred"][0].numpy()
+    assert restored.shape == organ.shape
+    assert 2 * np.sum(restored * organ) / (restored.sum() + organ.sum()) > 0.95
+
+
+def test_without_a_case_the_file_is_named_after_the_scan(tmp_path):
+    path = write_nifti(tmp_path / "scan.nii.gz", np.ones((3, 3, 3), np.int16))
+    item = preprocessing({"method": "zscore"})({"image": str(path)})
+    item["pred"] = torch.rand(2, 3, 3, 3)
+    assert SaveLabelsd(tmp_path)(RestoreLabelsd()(item))["prediction"] == str(tmp_path / "scan_seg.nii.gz")
 
 
 def test_saving_writes_a_file_named_after_the_case(tmp_path):

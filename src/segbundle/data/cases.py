@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from segbundle.classes import Classes, suggestion
+from segbundle.classes import Classes
 from segbundle.data.scans import is_dicom_folder, is_scan_file, stem
-from segbundle.errors import ConfigError, DataError
+from segbundle.errors import ConfigError, DataError, suggestion
 
+_LISTS = ("training", "validation", "test", "testing")
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})$")
 
 
@@ -62,21 +62,47 @@ def load_cases(dataset_dir: str | Path, data_list_key: str = "training") -> list
 
     Raises:
         DataError: no such folder, a `dataset.json` that cannot be used, no case at all, or two cases of one name.
+        ConfigError: a `data_list_key` that the dataset does not have.
     """
+    cases = list_cases(dataset_dir, data_list_key)
+    if not cases:
+        raise DataError(
+            f"{dataset_dir}: has no case under {data_list_key!r}. A dataset needs a dataset.json with a "
+            f"{data_list_key!r} list, or scans in imagesTr with label maps of the same name in labelsTr."
+        )
+    for message in name_problems(cases):
+        raise DataError(message)
+    return cases
+
+
+def list_cases(dataset_dir: str | Path, data_list_key: str) -> list[Case]:
+    """As `load_cases`, but the list may be empty and names may appear twice."""
     folder = Path(dataset_dir)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; set dataset_dir to the dataset's folder.")
     description = read_description(folder)
-    if data_list_key in description:
+    lists = [key for key, value in description.items() if isinstance(value, list) and key in _LISTS]
+    if isinstance(description.get(data_list_key), list):
         cases = [_listed_case(folder, entry, data_list_key) for entry in description[data_list_key]]
+    elif data_list_key in ("training", "test"):
+        channels = description.get("channel_names") or description.get("modality") or [None]
+        cases = _cases_in_folders(folder, "Ts" if data_list_key == "test" else "Tr", len(channels))
     else:
-        cases = _cases_in_folders(folder, "Ts" if data_list_key == "test" else "Tr")
-    if not cases:
-        raise DataError(
-            f"{folder}: has no case under {data_list_key!r}. A dataset needs a dataset.json with a "
-            f"{data_list_key!r} list, or scans in imagesTr with label maps of the same name in labelsTr."
-        )
-    return _unique(cases)
+        known = sorted({*lists, "training", "test"})
+        raise ConfigError(f"data_list_key: {folder} has no list {data_list_key!r}{suggestion(data_list_key, known)}")
+    return sorted(cases, key=lambda case: case.name)
+
+
+def name_problems(cases: Iterable[Case]) -> list[str]:
+    """A message for every name that more than one case has: results of one would replace those of another."""
+    by_name: dict[str, list[Case]] = {}
+    for case in cases:
+        by_name.setdefault(case.name, []).append(case)
+    return [
+        f"two cases are named {name!r}: {same[0].image[0]} and {same[1].image[0]}; rename one of the files."
+        for name, same in by_name.items()
+        if len(same) > 1
+    ]
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -131,12 +157,12 @@ def check_class_names(dataset_dir: str | Path, class_names: Sequence[str]) -> No
     Raises:
         DataError: another number of classes, or another name at some label value.
     """
-    described = described_class_names(Path(dataset_dir))
-    if described is None or [n.lower() for n in described] == [n.lower() for n in class_names]:
+    described, names = described_class_names(Path(dataset_dir)), Classes(class_names).names
+    if described is None or [n.lower() for n in described] == [n.lower() for n in names]:
         return
     raise DataError(
-        f"{Path(dataset_dir) / 'dataset.json'}: its labels are {described}, the task's class_names are "
-        f"{list(class_names)}; correct whichever is wrong."
+        f"{Path(dataset_dir) / 'dataset.json'}: its labels are {described}, the task's class_names are {names}; "
+        "correct whichever is wrong."
     )
 
 
@@ -146,7 +172,7 @@ def labelled_data(
     section: str = "all",
     fold: int | None = None,
     num_folds: int = 5,
-    seed: int | None = 0,
+    split_seed: int = 0,
     data_list_key: str = "training",
 ) -> list[dict[str, Any]]:
     """MONAI datalist of the labelled cases to train on, to validate on, or to evaluate.
@@ -157,7 +183,7 @@ def labelled_data(
         section: `training` for all cases outside `fold`, `validation` for those of `fold`, `all` for both.
         fold: which fold is held out, in [0, num_folds); None puts every case into both sections.
         num_folds: into how many parts the cases are split.
-        seed: decides the split; None counts as 0. The same cases and seed give the same split everywhere.
+        split_seed: decides the split. The same cases and seed give the same split everywhere.
         data_list_key: which list of the dataset, `training` or `test`.
 
     Returns:
@@ -174,15 +200,15 @@ def labelled_data(
     if section not in ("training", "validation", "all"):
         raise ConfigError(f"section is {section!r}{suggestion(section, ('training', 'validation', 'all'))}")
     if section != "all" and fold is not None:
-        held_out = fold_names([case.name for case in cases], fold, num_folds, seed)
+        held_out = fold_names([case.name for case in cases], fold, num_folds, split_seed)
         cases = [case for case in cases if (case.name in held_out) == (section == "validation")]
     return [case.item(class_names) for case in cases]
 
 
-def fold_names(names: Iterable[str], fold: int, num_folds: int, seed: int | None = 0) -> set[str]:
+def fold_names(names: Iterable[str], fold: int, num_folds: int, split_seed: int = 0) -> set[str]:
     """The names of the cases that one fold holds out.
 
-    Names are sorted and shuffled by `seed`, then dealt out in turn, so fold sizes differ by one at most and every
+    Names are sorted and shuffled by `split_seed`, then dealt out in turn, so fold sizes differ by one at most and every
     case is held out exactly once.
 
     Raises:
@@ -193,7 +219,7 @@ def fold_names(names: Iterable[str], fold: int, num_folds: int, seed: int | None
         raise ConfigError(f"fold is {fold}, and must lie in [0, num_folds) with num_folds {num_folds}.")
     if not 2 <= num_folds <= len(ordered):
         raise ConfigError(f"num_folds is {num_folds}, and must lie between 2 and the number of cases, {len(ordered)}.")
-    order = np.random.RandomState(seed or 0).permutation(len(ordered))
+    order = np.random.RandomState(split_seed).permutation(len(ordered))
     return {ordered[index] for index in order[fold::num_folds]}
 
 
@@ -202,8 +228,9 @@ def find_scans(scans: str | Path | Sequence[str | Path], num_channels: int = 1) 
 
     Args:
         scans: a scan file; a folder that is searched with its subfolders, in which a folder of DICOM files counts
-            as one scan; a dataset's folder (its `test` list, or `imagesTs`, or else every training image); or a
-            list of any of these.
+            as one scan, named after its path; a dataset's folder (its `test` list, or `imagesTs`, or else every
+            training image); or a list of any of these. In folders, label maps that inference wrote beside their
+            scans (`x_seg.nii.gz` beside `x.nii.gz`) are passed over.
         num_channels: with more than one, files `case_0000`, `case_0001`, ... are the channels of one case; with
             one, the ending `_0000` is dropped where every file has it.
 
@@ -218,25 +245,40 @@ def find_scans(scans: str | Path | Sequence[str | Path], num_channels: int = 1) 
     for path in map(Path, paths):
         if not path.exists():
             raise DataError(f"{path}: no such file or folder.")
-        cases += _scans_below(path, num_channels)
+        cases += _scans_of(path, num_channels)
     if not cases:
         raise DataError(f"{', '.join(map(str, paths))}: holds no scan (.nii, .nii.gz, .nrrd, .mha, .mhd or DICOM).")
-    return [Case(case.name, case.image).item([]) for case in _unique(cases)]
+    for message in name_problems(cases):
+        raise DataError(message)
+    return [Case(case.name, case.image).item([]) for case in sorted(cases, key=lambda case: case.name)]
 
 
-def _scans_below(path: Path, num_channels: int) -> list[Case]:
+def _scans_of(path: Path, num_channels: int) -> list[Case]:
+    """The scans that one path given by a user means."""
     if path.is_file():
         return [Case(stem(path), (path,))]
     if is_dicom_folder(path):
         return [Case(path.resolve().name, (path,))]
     if read_description(path).get("test"):
         return load_cases(path, "test")
-    for images in ("imagesTs", "imagesTr"):
-        if (path / images).is_dir():
-            return _group_channels(_scan_files(path / images), num_channels)
-    found = _group_channels(_scan_files(path), num_channels)
-    for folder in sorted(child for child in path.iterdir() if child.is_dir()):
-        found += _scans_below(folder, num_channels)
+    for images in (path / "imagesTs", path / "imagesTr"):
+        if images.is_dir():
+            return _scans_below(images, images, num_channels)
+    return _scans_below(path, path, num_channels)
+
+
+def _scans_below(root: Path, folder: Path, num_channels: int) -> list[Case]:
+    """Every scan in a folder tree; DICOM folders are named after their way from the root."""
+    files = _scan_files(folder)
+    names = {stem(file) for file in files}
+    found = _group_channels(
+        [file for file in files if stem(file).removesuffix("_seg") not in names - {stem(file)}], num_channels
+    )
+    for child in sorted(child for child in folder.iterdir() if child.is_dir()):
+        if is_dicom_folder(child):
+            found.append(Case("_".join(child.relative_to(root).parts), (child,)))
+        else:
+            found += _scans_below(root, child, num_channels)
     return found
 
 
@@ -244,37 +286,67 @@ def _scan_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.is_file() and is_scan_file(file))
 
 
+def _case_of_channel(file: Path) -> str | None:
+    """`case` of a file called `case_0000.nii.gz`, None for other names."""
+    match = _CHANNEL.match(stem(file))
+    return match["case"] if match is not None else None
+
+
 def _group_channels(files: list[Path], num_channels: int) -> list[Case]:
-    """Cases from files, with nnU-Net's channel files joined where every case has just the channels asked for."""
-    channels: dict[str, dict[int, Path]] = {}
-    for file in files:
-        match = _CHANNEL.match(stem(file))
-        if match is None:
-            return [Case(stem(file), (file,)) for file in files]
-        channels.setdefault(match["case"], {})[int(match["channel"])] = file
-    if any(sorted(found) != list(range(num_channels)) for found in channels.values()):
+    """Cases from files without label maps: the number of channels tells whether four digits are a channel."""
+    if num_channels == 1 and not all(stem(file).endswith("_0000") for file in files):
         return [Case(stem(file), (file,)) for file in files]
-    return [Case(name, tuple(found[c] for c in sorted(found))) for name, found in channels.items()]
+    single = [Case(stem(file), (file,)) for file in files if _case_of_channel(file) is None]
+    return single + _join_channels([file for file in files if _case_of_channel(file) is not None], num_channels)
 
 
-def _cases_in_folders(folder: Path, section: str) -> list[Case]:
-    """Cases of `images<section>` and `labels<section>`; the labels' names tell which files are channels."""
+def _join_channels(files: list[Path], num_channels: int) -> list[Case]:
+    """Cases from channel files `case_0000`, `case_0001`, ...
+
+    A channel that is missing is put in its place all the same, so that reading the case names the file.
+    """
+    cases: dict[str, dict[int, Path]] = {}
+    for file in files:
+        name, channel = _case_of_channel(file) or "", int(stem(file)[-4:])
+        by_channel = cases.setdefault(name, {})
+        if channel in by_channel:
+            raise DataError(f"{by_channel[channel]} and {file}: are the same channel of one case; remove one of them.")
+        by_channel[channel] = file
+    return [Case(name, _complete(name, by_channel, num_channels)) for name, by_channel in cases.items()]
+
+
+def _complete(name: str, by_channel: dict[int, Path], num_channels: int) -> tuple[Path, ...]:
+    """The files of channels 0, 1, ... of a case: those found, and the names that missing ones would have."""
+    example = next(iter(by_channel.values()))
+    suffix = example.name[len(name) + len("_0000") :]
+    count = max(num_channels, max(by_channel) + 1)
+    return tuple(by_channel.get(c, example.with_name(f"{name}_{c:04d}{suffix}")) for c in range(count))
+
+
+def _cases_in_folders(folder: Path, section: str, num_channels: int) -> list[Case]:
+    """Cases of `images<section>`, with their label maps in `labels<section>` where there are any.
+
+    The label maps' names tell which files are channels of one case.
+    """
     images, labels = folder / f"images{section}", folder / f"labels{section}"
     if not images.is_dir():
         return []
-    files = _scan_files(images) + sorted(child for child in images.iterdir() if is_dicom_folder(child))
-    by_name = {stem(file) if file.is_file() else file.name: file for file in files}
-    if not labels.is_dir():
-        return _group_channels(files, 1)
-    cases = []
-    for label in _scan_files(labels):
-        name = stem(label)
-        channels = sorted(n for n in by_name if (m := _CHANNEL.match(n)) is not None and m["case"] == name)
-        if name not in by_name and not channels:
-            raise DataError(f"{label}: has no image of the same name in {images}.")
-        parts = [name] if name in by_name else channels
-        cases.append(Case(name, tuple(by_name[part] for part in parts), label))
-    return cases
+    files = _scan_files(images)
+    series = [Case(child.name, (child,)) for child in sorted(images.iterdir()) if is_dicom_folder(child)]
+    label_maps = _scan_files(labels) if labels.is_dir() else []
+    names = {stem(label) for label in label_maps}
+    whole = [file for file in files if stem(file) in names]
+    channels = [file for file in files if file not in whole and _case_of_channel(file) in names]
+    others = [file for file in files if file not in whole and file not in channels]
+    cases = [Case(stem(file), (file,)) for file in whole] + series
+    cases += _join_channels(channels, num_channels) + _group_channels(others, num_channels)
+    labelled = []
+    for label in label_maps:
+        same = [case for case in cases if case.name == stem(label)]
+        labelled += [Case(case.name, case.image, label) for case in same] or [
+            Case(stem(label), (images / label.name,), label)  # reading it will say that the image is missing
+        ]
+    return labelled + [case for case in cases if case.name not in names]
 
 
 def _listed_case(folder: Path, entry: Any, key: str) -> Case:
@@ -283,21 +355,14 @@ def _listed_case(folder: Path, entry: Any, key: str) -> Case:
         entry = {"image": entry}
     if not isinstance(entry, dict) or "image" not in entry:
         raise DataError(f"{folder / 'dataset.json'}: an entry of {key!r} has no `image`: {entry!r}.")
+    annotated = entry.get("annotated")
+    if annotated is not None and not isinstance(annotated, list):
+        raise DataError(f"{folder / 'dataset.json'}: `annotated` must be a list of class names, found {annotated!r}.")
     image = entry["image"] if isinstance(entry["image"], list) else [entry["image"]]
     paths = tuple(folder / part for part in image)
     label = folder / entry["label"] if entry.get("label") else None
-    annotated = tuple(entry["annotated"]) if entry.get("annotated") is not None else None
     name = stem(paths[0])
     match = _CHANNEL.match(name)
     if match is not None and (len(paths) > 1 or (label is not None and stem(label) == match["case"])):
         name = match["case"]
-    return Case(name, paths, label, annotated)
-
-
-def _unique(cases: list[Case]) -> list[Case]:
-    """The cases sorted by name; refused if two share one, since the second's results would replace the first's."""
-    name, count = Counter(case.name for case in cases).most_common(1)[0]
-    if count > 1:
-        where = [str(case.image[0]) for case in cases if case.name == name]
-        raise DataError(f"two cases are named {name!r}: {where[0]} and {where[1]}; rename one of the files.")
-    return sorted(cases, key=lambda case: case.name)
+    return Case(name, paths, label, None if annotated is None else tuple(annotated))

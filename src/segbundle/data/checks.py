@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from segbundle.classes import Classes
-from segbundle.data.cases import Case, check_class_names, load_cases
-from segbundle.data.scans import Scan, read_scan
+from segbundle.data.cases import Case, check_class_names, list_cases, load_cases, name_problems
+from segbundle.data.scans import Scan, read_geometry, read_scan
 from segbundle.errors import ConfigError, DataError
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something that makes a case unusable: which case, and a message that names the file and the fix."""
-
-    case: str
-    message: str
 
 
 def image_problems(scan: Scan, num_channels: int | None) -> Iterator[str]:
@@ -67,6 +58,8 @@ def pair_problems(image: Scan, label: Scan) -> Iterator[str]:
 
 def unannotated_problems(label: Scan, annotated: Sequence[bool], class_names: Sequence[str]) -> Iterator[str]:
     """A class that is labelled although the case's `annotated` says that nobody looked for it."""
+    if all(annotated):
+        return
     present = {int(v) for v in np.unique(label.array)}
     for index, (name, looked_for) in enumerate(zip(class_names, annotated, strict=True)):
         if not looked_for and index in present:
@@ -84,18 +77,20 @@ def case_problems(case: Case, class_names: Sequence[str], num_channels: int | No
     if image is not None:
         found += image_problems(image, num_channels)
     if label is not None:
-        before = len(found)
-        found += label_problems(label, class_names)
-        try:
-            annotated = Classes(class_names).annotated_mask(case.annotated)
-        except ConfigError as error:
-            found.append(f"case {case.name}: its `annotated` list in dataset.json is wrong: {error}")
-        else:
-            if len(found) == before:
-                found += unannotated_problems(label, annotated, class_names)
+        found += label_and_annotation_problems(case, label, class_names)
     if image is not None and label is not None:
         found += pair_problems(image, label)
     return found
+
+
+def label_and_annotation_problems(case: Case, label: Scan, class_names: Sequence[str]) -> list[str]:
+    """Problems of a label map, and between it and the case's `annotated` list."""
+    found = list(label_problems(label, class_names))
+    try:
+        annotated = Classes(class_names).annotated_mask(case.annotated)
+    except ConfigError as error:
+        return [*found, f"case {case.name}: its `annotated` list in dataset.json is wrong: {error}"]
+    return found or list(unannotated_problems(label, annotated, class_names))
 
 
 def _read(path: Path | list[Path], found: list[str], labels: bool) -> Scan | None:
@@ -106,32 +101,48 @@ def _read(path: Path | list[Path], found: list[str], labels: bool) -> Scan | Non
         return None
 
 
-def check_dataset(
-    dataset_dir: str | Path,
-    class_names: Sequence[str],
-    num_channels: int | None = None,
-    data_list_key: str = "training",
-) -> Iterator[tuple[Case, list[Problem]]]:
-    """Open every case of a dataset and yield it with the problems it has, one case at a time.
+class DatasetCheck:
+    """Opens every case of a dataset, labelled or not, in its training and its test list.
 
     Args:
         dataset_dir: as in `load_cases`.
         class_names: the task's classes, the background first.
         num_channels: how many channels the network takes; None takes the first readable case's as the rule.
-        data_list_key: which list of the dataset.
+
+    Attributes:
+        cases: what will be opened.
+        problems: those of the dataset as a whole: contradicting class names, two cases of one name.
 
     Raises:
-        DataError: problems of the dataset as a whole: no case, two cases of one name, contradicting class names.
+        DataError: there is no case to open, or a `dataset.json` that cannot be used.
     """
-    check_class_names(dataset_dir, class_names)
-    for case in load_cases(dataset_dir, data_list_key):
-        if num_channels is None:
-            num_channels = _channels(case)
-        yield case, [Problem(case.name, message) for message in case_problems(case, class_names, num_channels)]
+
+    def __init__(self, dataset_dir: str | Path, class_names: Sequence[str], num_channels: int | None = None) -> None:
+        self.class_names = class_names
+        self.num_channels = num_channels
+        sections = [list_cases(dataset_dir, key) for key in ("training", "test")]
+        self.cases = [case for cases in sections for case in cases]
+        self.problems = [message for cases in sections for message in name_problems(cases)]
+        if not sections[0]:
+            load_cases(dataset_dir)  # says what a dataset needs
+        try:
+            check_class_names(dataset_dir, class_names)
+        except DataError as error:
+            self.problems.insert(0, str(error))
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __iter__(self) -> Iterator[tuple[Case, list[str]]]:
+        """Each case with its problems, after opening it."""
+        for case in self.cases:
+            if self.num_channels is None:
+                self.num_channels = _channels(case)
+            yield case, case_problems(case, self.class_names, self.num_channels)
 
 
 def _channels(case: Case) -> int | None:
     try:
-        return len(read_scan(case.image[0]).array) if len(case.image) == 1 else len(case.image)
+        return read_geometry(case.image[0]).channels if len(case.image) == 1 else len(case.image)
     except DataError:
         return None

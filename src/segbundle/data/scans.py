@@ -23,6 +23,8 @@ NIFTI_SUFFIXES = (".nii.gz", ".nii")
 SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
 """File name endings that `read_scan` knows. A folder that holds DICOM files is a scan as well."""
 
+_UNIT_IN_MM = {"meter": 1000.0, "micron": 0.001}
+_POSITION = "0020|0032"  # DICOM's ImagePositionPatient
 _READ_ERRORS = (OSError, EOFError, zlib.error, ImageFileError, ValueError, RuntimeError)
 
 
@@ -100,8 +102,10 @@ def is_dicom_file(path: Path) -> bool:
 
 
 def is_dicom_folder(path: Path) -> bool:
-    """Whether a folder directly holds DICOM files."""
-    return path.is_dir() and any(is_dicom_file(file) for file in sorted(path.iterdir()) if file.is_file())
+    """Whether a folder directly holds DICOM images; the index file of an exported medium (DICOMDIR) is none."""
+    if not path.is_dir():
+        return False
+    return any(is_dicom_file(file) for file in sorted(path.iterdir()) if file.is_file() and file.name != "DICOMDIR")
 
 
 def is_nifti(path: Path) -> bool:
@@ -145,7 +149,7 @@ def read_geometry(path: str | Path) -> Geometry:
     try:
         if is_nifti(_existing(path)):
             image: Any = nib.load(path)
-            return _nifti_geometry(path, image.shape, np.asarray(image.affine, dtype=np.float64))
+            return _nifti_geometry(path, image)
         if path.is_dir():
             return _read_itk(path, None).geometry
         return _itk_header_geometry(path)
@@ -247,8 +251,10 @@ def _volume_shape(path: Path, shape: Sequence[int]) -> tuple[tuple[int, int, int
     return (sizes[0], sizes[1], sizes[2]), sizes[3]
 
 
-def _nifti_geometry(path: Path, shape: Sequence[int], affine: np.ndarray) -> Geometry:
-    sizes, channels = _volume_shape(path, shape)
+def _nifti_geometry(path: Path, image: Any) -> Geometry:
+    sizes, channels = _volume_shape(path, image.shape)
+    affine = np.array(image.affine, dtype=np.float64)
+    affine[:3] *= _UNIT_IN_MM.get(image.header.get_xyzt_units()[0], 1.0)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise DataError(
             f"{path}: its affine is singular or not finite, so voxels have no place in space. "
@@ -262,7 +268,7 @@ def _read_nifti(path: Path, dtype: Any) -> Scan:
     stored = image.get_data_dtype()
     if stored.fields is not None or np.issubdtype(stored, np.complexfloating):
         raise DataError(f"{path}: holds {stored} voxels (colour or complex); convert it to one real value per voxel.")
-    geometry = _nifti_geometry(path, image.shape, np.asarray(image.affine, dtype=np.float64))
+    geometry = _nifti_geometry(path, image)
     array = np.asarray(image.dataobj) if dtype is None else np.asarray(image.dataobj, dtype=dtype)
     array = array.reshape(*geometry.shape, geometry.channels)
     return Scan(np.moveaxis(array, -1, 0), geometry, path)
@@ -272,6 +278,8 @@ def _read_itk(path: Path, dtype: Any) -> Scan:
     import SimpleITK as sitk
 
     image = _read_dicom_series(path) if path.is_dir() else sitk.ReadImage(str(path))
+    if "complex" in image.GetPixelIDTypeAsString():
+        raise DataError(f"{path}: holds complex voxels; convert it to one real value per voxel.")
     geometry = _itk_geometry(path, image)
     array = sitk.GetArrayFromImage(image)  # (T?, Z, Y, X, C?)
     if image.GetNumberOfComponentsPerPixel() > 1:
@@ -290,7 +298,21 @@ def _read_dicom_series(folder: Path) -> Any:
     files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(files)
-    return reader.Execute()
+    reader.MetaDataDictionaryArrayUpdateOn()
+    image = reader.Execute()
+    _check_slices(folder, [reader.GetMetaData(index, _POSITION) for index in range(len(files))])
+    return image
+
+
+def _check_slices(folder: Path, positions: Sequence[str]) -> None:
+    """Refuse a series with missing or doubled slices, which would be read as another spacing."""
+    points = np.array([[float(part) for part in position.split("\\")] for position in positions])
+    steps = np.linalg.norm(np.diff(points, axis=0), axis=1)
+    if len(steps) and np.abs(steps - np.median(steps)).max() > 0.02 * np.median(steps) + 1e-3:
+        raise DataError(
+            f"{folder}: its slices are {steps.min():.3g} to {steps.max():.3g} mm apart; a slice is missing or doubled. "
+            "Export the series again."
+        )
 
 
 def _itk_header_geometry(path: Path) -> Geometry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from segbundle.engines.scoring import MeanDice
-from segbundle.errors import CheckpointError, SegbundleError
+from segbundle.errors import CheckpointError, OutputError
 from segbundle.files import written_whole
 from segbundle.reports import write_scores
 
@@ -42,6 +43,10 @@ def load_weights(network: torch.nn.Module, ckpt_path: str | Path | None) -> None
         if isinstance(weights.get(key), Mapping):
             weights = dict(weights[key])
             break
+    if not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise CheckpointError(
+            f"{ckpt_path}: holds no state dict; save network.state_dict(), or a dict with it as 'model'."
+        )
     problems = _misfits(network.state_dict(), weights)
     if problems:
         raise CheckpointError(
@@ -98,13 +103,14 @@ class Checkpoints:
     Writes `model.pt` (state dict), `metrics.csv` and `summary.json` whenever validation reaches a new best mean
     Dice, and `last.pt` at the end of every epoch. Files are replaced whole.
 
-    Attach it after the validation handlers, since handlers run in the order in which they were attached.
+    Attach it before every other handler: it restores a run first thing, and saves after all the others.
 
     Args:
         output_dir: where the files go.
         network, optimizer, lr_scheduler: what is trained.
         evaluator: the validation engine, with `metric` as its key metric.
         metric: holds the scores of the last validation.
+        task: what must not change when a run goes on, such as classes and fold.
         resume: go on from `last.pt` if there is one.
     """
 
@@ -116,6 +122,7 @@ class Checkpoints:
         lr_scheduler: LRScheduler,
         evaluator: Evaluator,
         metric: MeanDice,
+        task: dict[str, Any],
         resume: bool = False,
     ) -> None:
         self.output_dir = Path(output_dir)
@@ -124,6 +131,7 @@ class Checkpoints:
         self.lr_scheduler = lr_scheduler
         self.evaluator = evaluator
         self.metric = metric
+        self.task = task
         self.resume = resume
 
     @property
@@ -133,28 +141,54 @@ class Checkpoints:
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
-        engine.add_event_handler(Events.STARTED, self._restore)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+        engine.add_event_handler(Events.STARTED, self._start)
+
+    def _start(self, engine: Engine) -> None:
+        if self.resume and self.last.exists():
+            self._restore(engine)
+        if not engine.has_event_handler(self._save, Events.EPOCH_COMPLETED):
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)  # now, so that it comes after all others
 
     def _restore(self, engine: Engine) -> None:
-        if not self.resume or not self.last.exists():
-            return
         state = read_checkpoint(self.last)
         missing = [key for key in self._state(engine) if key not in state]
         if missing:
             raise CheckpointError(f"{self.last}: is no resumable run ({', '.join(missing)} missing).")
+        for key, value in self.task.items():
+            if state["task"].get(key) != value:
+                raise CheckpointError(
+                    f"{self.last}: was trained with {key} {state['task'].get(key)}, now it is {value}; "
+                    "resume with what it began with, or start a new run in another --output_dir."
+                )
         load_weights(self.network, self.last)
-        try:
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.lr_scheduler.load_state_dict(state["lr_scheduler"])
-        except (ValueError, KeyError) as error:
-            raise CheckpointError(f"{self.last}: its optimizer differs from the configured one ({error}).") from error
+        self._restore_optimizer(state)
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
         self.evaluator.state.best_metric = state["best_metric"]
         self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
         _logger.info("resumed from %s after epoch %d", self.last, engine.state.epoch)
         if engine.state.epoch >= (engine.state.max_epochs or 0):
             _logger.info("nothing left to train: max_epochs is %d", engine.state.max_epochs)
+
+    def _restore_optimizer(self, state: dict[str, Any]) -> None:
+        """Restore the optimizer's moments; its settings and the schedule are those configured now.
+
+        The schedule is replayed up to the epoch that was reached: the same settings give the same learning rate to
+        the bit, and a longer `max_epochs` its own.
+        """
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (ValueError, KeyError) as error:
+            raise CheckpointError(f"{self.last}: its optimizer differs from the configured one ({error}).") from error
+        for group, values in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(values)
+        if isinstance(self.lr_scheduler, ReduceLROnPlateau):  # depends on metrics, which cannot be replayed
+            self.lr_scheduler.load_state_dict(state["lr_scheduler"])
+            return
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            for _ in range(state["epoch"]):
+                self.lr_scheduler.step()
 
     def _save(self, engine: Engine) -> None:
         if self.evaluator.state.best_metric_epoch == engine.state.epoch:
@@ -171,6 +205,7 @@ class Checkpoints:
             "iteration": engine.state.iteration,
             "best_metric": self.evaluator.state.best_metric,
             "best_metric_epoch": self.evaluator.state.best_metric_epoch,
+            "task": self.task,
         }
 
 
@@ -179,4 +214,4 @@ def _save_whole(path: Path, content: Any) -> None:
         try:
             torch.save(content, partial)
         except RuntimeError as error:  # torch's own writer reports a full disk this way
-            raise SegbundleError(f"{path}: cannot be written ({error}).") from error
+            raise OutputError(f"{path}: cannot be written ({error}); check the free space.") from error

@@ -87,10 +87,12 @@ class TrainingLog:
         self._writer: Any = None
         self._losses: list[torch.Tensor] = []
         self._started = 0.0
+        self._rate = 0.0
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
         engine.add_event_handler(Events.STARTED, self._open)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._remember_rate)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._remember_loss)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._log)
         engine.add_event_handler(Events.COMPLETED, self._close)
@@ -104,6 +106,9 @@ class TrainingLog:
         _logger.info("training on %d cases, validating on %d, on %s: %s", cases, held_out, *where)
         self._writer = SummaryWriter(str(self.log_dir), purge_step=engine.state.epoch + 1)
 
+    def _remember_rate(self) -> None:
+        self._rate = self.optimizer.param_groups[0]["lr"]  # the schedule changes it before the epoch is logged
+
     def _remember_loss(self, engine: Engine) -> None:
         output: Any = engine.state.output
         self._losses.append(output[CommonKeys.LOSS].detach())  # stays on the device: no waiting
@@ -112,9 +117,8 @@ class TrainingLog:
         epoch = engine.state.epoch
         loss = float(torch.stack(self._losses).mean())
         self._losses = []
-        rate = self.optimizer.param_groups[0]["lr"]
         self._writer.add_scalar("train/loss", loss, epoch)
-        self._writer.add_scalar("train/learning_rate", rate, epoch)
+        self._writer.add_scalar("train/learning_rate", self._rate, epoch)
         if self.evaluator.state.epoch == epoch:
             self._log_validation(engine, loss)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,10 +15,10 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from segbundle.classes import suggestion
-from segbundle.errors import ConfigError, OutputError, show_plain_errors
+from segbundle.errors import ConfigError, OutputError, show_plain_errors, suggestion
 
-_REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*)")
+_logger = logging.getLogger(__name__)
+_REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*(?:(?:#|::)\w+)*)")
 _MONAI_KEYS = frozenset({"_meta_", "save_execute_config"})
 
 
@@ -25,35 +26,67 @@ def start_workflow() -> None:
     """First step of every workflow: refuse configuration keys that nothing reads, and end on plain errors.
 
     Raises:
-        ConfigError: a top-level key that is neither in one of the bundle's workflows nor referred to by another
-            key; the message suggests the nearest.
+        ConfigError: see `check_config_keys`.
     """
-    show_plain_errors()
+    program = getattr(sys.modules["__main__"], "__spec__", None)
+    if program is not None and program.name == "monai.bundle.__main__":
+        show_plain_errors()
     workflow = _running_workflow()
     if workflow is not None:
-        check_config_keys(workflow.parser.get(), known_keys(Path(workflow.config_root_path)))
+        check_config_keys(workflow.parser.get(), bundle_configs(Path(workflow.config_root_path)))
 
 
-def check_config_keys(config: dict[str, Any], known: Iterable[str]) -> None:
-    """Refuse top-level keys of a configuration that are neither known nor referred to within it.
+def bundle_configs(folder: Path) -> dict[str, Any]:
+    """All workflows in a bundle's `configs` folder merged: the keys that a task YAML may set, with their defaults."""
+    merged: dict[str, Any] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".yaml", ".yml", ".json") and path.stem != "metadata":
+            for key, value in ConfigParser.load_config_file(path).items():
+                merged[key] = {**merged[key], **value} if _is_section(value) and key in merged else value
+    return merged
+
+
+def check_config_keys(config: dict[str, Any], known: dict[str, Any]) -> None:
+    """Refuse keys of a configuration that nothing reads, and components that an overlay has damaged.
+
+    A key is read if the bundle's own workflows have it or another key refers to it. The keys within sections that
+    are no component (`train`, `validate`) are checked likewise.
+
+    Args:
+        config: what is to be run.
+        known: the bundle's own keys with their defaults, see `bundle_configs`.
 
     Raises:
-        ConfigError: naming the key and the nearest known one.
+        ConfigError: naming the key and the nearest known one, or the component that lost its `_target_`.
     """
-    known = set(known) | _MONAI_KEYS
-    referred = {match for text in _strings(config) for match in _REFERENCE.findall(text)}
-    for key in config:
-        if key not in known and key not in referred:
-            raise ConfigError(f"config key {key!r} is read by no workflow{suggestion(key, known)}")
+    referred = {match.replace("::", "#") for text in _strings(config) for match in _REFERENCE.findall(text)}
+    _check_keys(config, known, referred, "")
+    for key, default in known.items():
+        if _is_section(default) and isinstance(config.get(key), dict):
+            _check_keys(config[key], default, referred, f"{key}#")
 
 
-def known_keys(configs: Path) -> set[str]:
-    """Top-level keys of all workflows in a bundle's `configs` folder: one task YAML may serve each of them."""
-    keys: set[str] = set()
-    for path in sorted(configs.iterdir()):
-        if path.suffix in (".yaml", ".yml", ".json") and path.stem != "metadata":
-            keys |= set(ConfigParser.load_config_file(path))
-    return keys
+def _check_keys(config: dict[str, Any], known: dict[str, Any], referred: set[str], section: str) -> None:
+    for key, value in config.items():
+        path = f"{section}{key}"
+        if key not in known:
+            if path in _MONAI_KEYS or any(id == path or id.startswith(f"{path}#") for id in referred):
+                continue
+            raise ConfigError(f"config key {path!r} is read by no workflow{suggestion(key, known)}")
+        default = known[key]
+        if isinstance(default, dict) and "_target_" in default and isinstance(value, dict) and "_target_" not in value:
+            first = next(iter(value), "KEY")
+            raise ConfigError(
+                f"config key {path!r} lost its _target_: to change single arguments write {path}#{first}: VALUE; "
+                "to replace the component give a _target_."
+            )
+
+
+def _is_section(default: Any) -> bool:
+    """Whether a default groups components, as `train` does, rather than holding values, as `intensity` does."""
+    return (
+        isinstance(default, dict) and "_target_" not in default and any(isinstance(v, dict) for v in default.values())
+    )
 
 
 def _strings(config: Any) -> Iterator[str]:
@@ -103,11 +136,31 @@ def pick_device() -> torch.device:
 
 def pick_num_workers(device: torch.device | str) -> int:
     """Processes that prepare batches: some beside a GPU, none on a CPU, whose cores the network itself keeps busy."""
-    return min(8, os.cpu_count() or 1) if torch.device(device).type == "cuda" else 0
+    return min(4, os.cpu_count() or 1) if checked_device(device).type == "cuda" else 0
+
+
+def checked_device(device: torch.device | str) -> torch.device:
+    """A device that exists.
+
+    Raises:
+        ConfigError: no device is called so, or there is none of that kind or number on this machine.
+    """
+    try:
+        checked = torch.device(device)
+        torch.empty(0, device=checked)
+    except (RuntimeError, AssertionError) as error:
+        present = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        raise ConfigError(f"device {str(device)!r} cannot be used here; choose from {', '.join(present)}.") from error
+    return checked
 
 
 def place_network(network: torch.nn.Module, device: torch.device | str) -> torch.nn.Module:
-    """Move a network to a device, in the memory layout in which its 3D convolutions are fastest."""
+    """Move a network to a device, in the memory layout in which its 3D convolutions are fastest.
+
+    Raises:
+        ConfigError: the device does not exist.
+    """
+    device = checked_device(device)
     return network.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
 
@@ -117,21 +170,29 @@ def prepare_training_output(output_dir: str, resume: bool = False) -> None:
     Raises:
         OutputError: the folder cannot be written, or holds a run and `resume` is false.
     """
-    prepare_output(output_dir)
+    _make_writable(output_dir)
     held = [name for name in ("last.pt", "model.pt") if (Path(output_dir) / name).exists()]
     if held and not resume:
         raise OutputError(
             f"{output_dir}: already holds a training run ({held[0]}). Continue it with --resume true, "
             "or choose another --output_dir."
         )
+    if resume and "last.pt" not in held:
+        _logger.warning("%s: holds no last.pt to resume from; starting from the beginning", output_dir)
 
 
 def prepare_output(output_dir: str) -> None:
     """Make an output folder and prove that it can be written, before hours are spent on what goes into it.
 
     Raises:
-        OutputError: it cannot.
+        OutputError: it cannot, or it holds a training, whose scores would be replaced.
     """
+    if (Path(output_dir) / "last.pt").exists():
+        raise OutputError(f"{output_dir}: holds a training run; choose another --output_dir, for instance a subfolder.")
+    _make_writable(output_dir)
+
+
+def _make_writable(output_dir: str) -> None:
     try:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output_dir):

@@ -15,8 +15,7 @@ from monai.transforms import (
 )
 from monai.utils import CommonKeys
 
-from segbundle.classes import suggestion
-from segbundle.errors import ConfigError
+from segbundle.errors import ConfigError, suggestion
 from segbundle.transforms.loading import LoadScand
 
 _AXIS_LABELS = (("L", "R"), ("P", "A"), ("I", "S"))

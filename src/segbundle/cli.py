@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from segbundle.errors import ConfigError, SegbundleError, root_error
+from segbundle.errors import ConfigError, SegbundleError, root_error, show_plain_errors
 
 app = typer.Typer(
     name="segbundle",
@@ -146,6 +146,7 @@ def samples(
 
 def main() -> None:
     """Entry point of the `segbundle` command."""
+    show_plain_errors()
     app()
 
 

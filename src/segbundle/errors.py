@@ -32,6 +32,9 @@ class ScansFailedError(SegbundleError):
     """Some scans of a batch failed; the others were finished and their results are on disk."""
 
 
+_MONAI_INSTANTIATION = "Failed to instantiate component"
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """The end of an error message about an unknown word: the nearest known one, or all of them."""
     known = list(known)
@@ -45,12 +48,16 @@ def root_error(error: BaseException) -> BaseException:
     """The `SegbundleError` at the bottom of a chain of wrapped errors, or `error` itself if there is none.
 
     MONAI wraps what a transform or a component raises in a `RuntimeError`; what the user has to read is below.
+    Arguments that a component of a configuration does not have, or lacks, become a `ConfigError`.
     """
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, SegbundleError):
             return link
-        link = link.__cause__ or link.__context__
+        cause = link.__cause__ or link.__context__
+        if isinstance(cause, TypeError) and str(link).startswith(_MONAI_INSTANTIATION) and "argument" in str(cause):
+            return ConfigError(f"{str(link).splitlines()[0]}: {cause}")
+        link = cause
     return error
 
 

@@ -30,6 +30,8 @@ def test_a_typo_in_a_key_suggests_the_nearest(dataset, tmp_path):
     assert_plain_error(monai_bundle("train", *words), message)
     assert_plain_error(segbundle("train", "--config", TINY, *words), message)
     assert not (tmp_path / "out").exists()
+    words[-2:] = ["--optimizer#lrr", "3"]
+    assert_plain_error(segbundle("train", "--config", TINY, *words), "AdamW", "unexpected keyword argument 'lrr'")
 
 
 def test_a_truncated_file_stops_a_training_and_is_named(copy, tmp_path):

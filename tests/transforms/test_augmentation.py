@@ -1,13 +1,17 @@
 import copy
+import inspect
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from monai.data import CacheDataset
 
 from segbundle.data import labelled_data
+from segbundle.errors import ConfigError
 from segbundle.transforms import training_transforms
-from segbundle.transforms.augmentation import balanced_patches
+from segbundle.transforms.augmentation import balanced_patches, random_transforms
 from tiny import TINY_CLASSES, write_nifti
 
 
@@ -83,3 +87,15 @@ def test_image_and_label_stay_together(tiny_dataset):
         image, label = patch["image"], patch["label"]
         means = [float(image[label == value].mean()) for value in label.unique()]
         assert means == sorted(means), f"seed {seed}: brightness per class is {means}"
+
+
+def test_a_misspelt_setting_is_named():
+    with pytest.raises(ConfigError, match="augmentation: unknown setting 'rotaton': did you mean 'rotation'"):
+        transforms(augmentation={"rotaton": 3})
+
+
+def test_the_bundles_augmentation_is_the_default():
+
+    config = ConfigParser.load_config_file(Path(__file__).parents[2] / "bundle" / "configs" / "train.yaml")
+    defaults = {name: p.default for name, p in inspect.signature(random_transforms).parameters.items()}
+    assert {name: [*v] if isinstance(v, tuple) else v for name, v in defaults.items()} == config["augmentation"]

@@ -6,6 +6,7 @@ MONAI's transforms.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,6 +31,7 @@ from monai.transforms import (
 )
 from monai.utils import CommonKeys
 
+from segbundle.errors import ConfigError, suggestion
 from segbundle.transforms.loading import LoadScand
 from segbundle.transforms.preprocessing import grid_transforms, intensity_transform
 
@@ -74,7 +76,11 @@ def training_transforms(
         ),
         EnsureTyped(keys=_KEYS, track_meta=False),
     ]
-    random = [balanced_patches(class_names, patch_size), *random_transforms(**(augmentation or {}))]
+    options = dict(augmentation or {})
+    for name in options:
+        if name not in (known := inspect.signature(random_transforms).parameters):
+            raise ConfigError(f"augmentation: unknown setting {name!r}{suggestion(name, known)}")
+    random = [balanced_patches(class_names, patch_size), *random_transforms(**options)]
     final = [
         SelectItemsd(keys=(*_KEYS, "annotated", "case")),
         EnsureTyped(keys=(*_KEYS, "annotated"), track_meta=False),
@@ -100,7 +106,7 @@ def balanced_patches(class_names: Sequence[str], patch_size: Sequence[int]) -> T
 
 
 def random_transforms(
-    flip_axes: Sequence[int] = (0, 1, 2), rotation: float | Sequence[float] = 20.0, scaling: float = 0.25
+    flip_axes: Sequence[int] = (0,), rotation: float | Sequence[float] = 20.0, scaling: float = 0.25
 ) -> list[Transform]:
     """Random deformations of image and label, then random degradations of the image.
 

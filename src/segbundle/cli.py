@@ -157,7 +157,7 @@ def _plain_errors() -> Iterator[None]:
         yield
     except Exception as error:
         root = root_error(error)
-        if not isinstance(root, (SegbundleError, OSError)):
+        if isinstance(error, typer.Exit) or not isinstance(root, (SegbundleError, OSError)):
             raise
         typer.echo(f"Error: {root}", err=True)
         raise typer.Exit(1) from None
@@ -208,7 +208,9 @@ def _task_classes(dataset: Path, config: list[Path]) -> tuple[list[str], int | N
     """Class names and channels that the cases must fit: of the task YAMLs, or else those that the dataset describes."""
     from segbundle.data.cases import described_class_names
 
-    task: dict[str, Any] = {}
+    task = _read_yaml(default_bundle() / "configs" / "train.yaml") if config else {}
+    if config:
+        del task["class_names"]
     for path in config:
         task |= _read_yaml(path)
     names = task.get("class_names") or described_class_names(dataset)
@@ -274,9 +276,14 @@ def _run_workflow(
             key: str(value) if isinstance(value, Path) else value for key, value in given.items() if value is not None
         }
         workflow = _workflow(files, configs, {**chosen, **overrides})
-        workflow.initialize()
-        workflow.run()
-        workflow.finalize()
+        try:
+            workflow.initialize()
+            workflow.run()
+            workflow.finalize()
+        except KeyboardInterrupt:
+            again = " Go on after the last finished epoch with --resume true." if name == "train" else ""
+            typer.echo(f"Stopped.{again}", err=True)
+            raise typer.Exit(130) from None
 
 
 def _workflow(files: list[Path], configs: Path, overrides: dict[str, Any]) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from segbundle.classes import Classes
-from segbundle.data.scans import is_dicom_folder, is_scan_file, stem
+from segbundle.data.scans import SUFFIXES, is_dicom_file, is_dicom_folder, is_scan_file, stem
 from segbundle.errors import ConfigError, DataError, suggestion
 
 _LISTS = ("training", "validation", "test", "testing")
@@ -229,8 +229,8 @@ def find_scans(scans: str | Path | Sequence[str | Path], num_channels: int = 1) 
     Args:
         scans: a scan file; a folder that is searched with its subfolders, in which a folder of DICOM files counts
             as one scan, named after its path; a dataset's folder (its `test` list, or `imagesTs`, or else every
-            training image); or a list of any of these. In folders, label maps that inference wrote beside their
-            scans (`x_seg.nii.gz` beside `x.nii.gz`) are passed over.
+            training image); or a list of any of these. In folders, label maps that inference wrote are passed over:
+            `x_seg.nii.gz` beside `x.nii.gz` or beside a `predictions.json`.
         num_channels: with more than one, files `case_0000`, `case_0001`, ... are the channels of one case; with
             one, the ending `_0000` is dropped where every file has it.
 
@@ -255,6 +255,8 @@ def find_scans(scans: str | Path | Sequence[str | Path], num_channels: int = 1) 
 
 def _scans_of(path: Path, num_channels: int) -> list[Case]:
     """The scans that one path given by a user means."""
+    if path.is_file() and is_dicom_file(path):
+        raise DataError(f"{path}: is one slice of a DICOM series; name its folder.")
     if path.is_file():
         return [Case(stem(path), (path,))]
     if is_dicom_folder(path):
@@ -269,17 +271,23 @@ def _scans_of(path: Path, num_channels: int) -> list[Case]:
 
 def _scans_below(root: Path, folder: Path, num_channels: int) -> list[Case]:
     """Every scan in a folder tree; DICOM folders are named after their way from the root."""
-    files = _scan_files(folder)
-    names = {stem(file) for file in files}
-    found = _group_channels(
-        [file for file in files if stem(file).removesuffix("_seg") not in names - {stem(file)}], num_channels
-    )
+    files = [file for file in _scan_files(folder) if not _is_prediction(file)]
+    found = _group_channels(files, num_channels)
     for child in sorted(child for child in folder.iterdir() if child.is_dir()):
         if is_dicom_folder(child):
             found.append(Case("_".join(child.relative_to(root).parts), (child,)))
         else:
             found += _scans_below(root, child, num_channels)
     return found
+
+
+def _is_prediction(file: Path) -> bool:
+    """Whether a file is a label map that inference wrote, judging by what lies beside it."""
+    name = stem(file)
+    if not name.endswith("_seg"):
+        return False
+    scans = (file.with_name(name.removesuffix("_seg") + suffix) for suffix in SUFFIXES)
+    return (file.parent / "predictions.json").exists() or any(scan.exists() for scan in scans)
 
 
 def _scan_files(folder: Path) -> list[Path]:

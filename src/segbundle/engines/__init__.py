@@ -1,12 +1,13 @@
 """What turns the bundle's YAML into running workflows: paths, handlers, checkpoints, scores."""
 
 from segbundle.engines.caching import CachedCases
-from segbundle.engines.checkpoints import Checkpoints, load_weights
+from segbundle.engines.checkpoints import Checkpoints, load_weights, warn_about_training_cases
 from segbundle.engines.progress import ProgressBar
 from segbundle.engines.scanning import ScanDataset, ScanEvaluator, report_failures
 from segbundle.engines.scoring import MeanDice, ScoreReport
 from segbundle.engines.training import FinalValidation, SeedEpochs, TrainingLog
 from segbundle.engines.workflow import (
+    check_network,
     in_bundle,
     locate_bundle,
     pick_device,
@@ -28,6 +29,7 @@ __all__ = [
     "ScoreReport",
     "SeedEpochs",
     "TrainingLog",
+    "check_network",
     "in_bundle",
     "load_weights",
     "locate_bundle",
@@ -38,4 +40,5 @@ __all__ = [
     "prepare_training_output",
     "report_failures",
     "start_workflow",
+    "warn_about_training_cases",
 ]

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from monai.engines import Evaluator
+from monai.engines import Evaluator, Trainer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from segbundle.engines.scoring import MeanDice
 from segbundle.errors import CheckpointError, OutputError
-from segbundle.files import written_whole
+from segbundle.files import write_json, written_whole
 from segbundle.reports import write_scores
 
 _logger = logging.getLogger(__name__)
@@ -24,21 +25,31 @@ _WRAPPERS = ("model", "network", "state_dict")
 """Under which key other programs (and our own last.pt) keep the weights, where the file is not the weights alone."""
 
 
-def load_weights(network: torch.nn.Module, ckpt_path: str | Path | None) -> None:
+def load_weights(
+    network: torch.nn.Module, ckpt_path: str | Path | None, class_names: Sequence[str] | None = None
+) -> None:
     """Load a checkpoint into a network.
 
     Args:
         network: on any device.
         ckpt_path: a plain state dict (`model.pt`), a dict that holds one under `model`, `network` or `state_dict`,
             or None to keep the network's weights as they are.
+        class_names: the task's classes; compared with those that the checkpoint was trained for, as far as
+            `task.json` beside it, or the metadata of the bundle it lies in, tell.
 
     Raises:
-        CheckpointError: no such file, unreadable, or layers that are missing, unknown or of another shape; the
-            message lists them.
+        CheckpointError: no such file, unreadable, layers that are missing, unknown or of another shape (the message
+            lists them), or trained for other classes.
     """
     if ckpt_path is None:
         return
     weights = read_checkpoint(ckpt_path)
+    trained_for = _class_names_of(Path(ckpt_path))
+    if class_names is not None and trained_for is not None and trained_for != list(class_names):
+        raise CheckpointError(
+            f"{ckpt_path}: was trained for the classes {trained_for}, the task's class_names are {list(class_names)}; "
+            "give the task YAML it was trained with (--config), or another ckpt_path."
+        )
     for key in _WRAPPERS:
         if isinstance(weights.get(key), Mapping):
             weights = dict(weights[key])
@@ -57,6 +68,38 @@ def load_weights(network: torch.nn.Module, ckpt_path: str | Path | None) -> None
     _logger.info("weights: %s", ckpt_path)
 
 
+def _class_names_of(ckpt_path: Path) -> list[str] | None:
+    """Which classes a checkpoint was trained for, if a file beside it says so."""
+    task = read_task(ckpt_path)
+    if "class_names" in task:
+        return list(task["class_names"])
+    metadata = ckpt_path.parent.parent / "configs" / "metadata.json"
+    if ckpt_path.parent.name != "models" or not metadata.is_file():
+        return None
+    channels = json.loads(metadata.read_text(encoding="utf-8"))["network_data_format"]["outputs"]["pred"]["channel_def"]
+    return [channels[str(index)] for index in range(len(channels))]
+
+
+def read_task(ckpt_path: str | Path) -> dict[str, Any]:
+    """What a training wrote into `task.json` beside its checkpoints: classes, fold, and the cases it trained on."""
+    path = Path(ckpt_path).parent / "task.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def warn_about_training_cases(data: Sequence[dict[str, Any]], ckpt_path: str | Path) -> None:
+    """Say so if cases that are to be scored were used to train the checkpoint."""
+    seen = set(read_task(ckpt_path).get("training_cases", ()))
+    known = [entry["case"] for entry in data if entry["case"] in seen]
+    if known:
+        _logger.warning(
+            "%d of these %d cases were trained on by %s, and will look better than new ones; "
+            "--fold scores only the cases that were held out",
+            len(known),
+            len(data),
+            ckpt_path,
+        )
+
+
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """The dict in a checkpoint file, on the CPU. Only tensors and plain values are unpickled.
 
@@ -71,8 +114,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: cannot be read as a PyTorch checkpoint ({reason}).") from error
+        raise CheckpointError(
+            f"{path}: cannot be read as a PyTorch checkpoint; it is damaged, or holds more than tensors."
+        ) from error
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}; a state dict is needed.")
     return dict(content)
@@ -101,7 +145,8 @@ class Checkpoints:
     """Keeps a training: the best weights with their scores, and after every epoch all it needs to go on.
 
     Writes `model.pt` (state dict), `metrics.csv` and `summary.json` whenever validation reaches a new best mean
-    Dice, and `last.pt` at the end of every epoch. Files are replaced whole.
+    Dice, `last.pt` at the end of every epoch, and `task.json` (classes, fold, training cases) at the start. Files are
+    replaced whole.
 
     Attach it before every other handler: it restores a run first thing, and saves after all the others.
 
@@ -143,9 +188,11 @@ class Checkpoints:
         """Register with the trainer."""
         engine.add_event_handler(Events.STARTED, self._start)
 
-    def _start(self, engine: Engine) -> None:
+    def _start(self, engine: Trainer) -> None:
         if self.resume and self.last.exists():
             self._restore(engine)
+        cases = [entry["case"] for entry in engine.data_loader.dataset.data]
+        write_json(self.output_dir / "task.json", {**self.task, "training_cases": cases})
         if not engine.has_event_handler(self._save, Events.EPOCH_COMPLETED):
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)  # now, so that it comes after all others
 

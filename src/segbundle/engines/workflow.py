@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -162,6 +162,41 @@ def place_network(network: torch.nn.Module, device: torch.device | str) -> torch
     """
     device = checked_device(device)
     return network.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+
+def check_network(
+    network: torch.nn.Module,
+    device: torch.device | str,
+    num_channels: int,
+    patch_size: Sequence[int],
+    class_names: Sequence[str],
+) -> None:
+    """Pass one empty patch through the network, before hours are spent on finding out that none can pass.
+
+    Raises:
+        ConfigError: `patch_size` is not three positive integers, the network cannot take such a patch, or does not
+            return one score per class and voxel.
+    """
+    if len(patch_size) != 3 or any(not isinstance(size, int) or size < 1 for size in patch_size):
+        raise ConfigError(f"patch_size is {patch_size}; three positive numbers of voxels are needed.")
+    training = network.training
+    try:
+        with torch.no_grad():
+            scores = network.eval()(torch.zeros(1, num_channels, *patch_size, device=device))
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"the network cannot take patches of patch_size {list(patch_size)} ({error}). Each side must be divisible "
+            "by the product of the network's strides along it: 8 for the bundle's own."
+        ) from error
+    finally:
+        network.train(training)
+    wanted = (1, len(class_names), *patch_size)
+    if not isinstance(scores, torch.Tensor) or tuple(scores.shape) != wanted:
+        found = tuple(scores.shape) if isinstance(scores, torch.Tensor) else f"a {type(scores).__name__}"
+        raise ConfigError(
+            f"the network returns {found} for a patch; one tensor of shape {wanted} is needed: a channel for each of "
+            f"the {len(class_names)} class_names, and no deep supervision."
+        )
 
 
 def prepare_training_output(output_dir: str, resume: bool = False) -> None:

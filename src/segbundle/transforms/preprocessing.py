@@ -65,6 +65,8 @@ def grid_transforms(
     if axcodes is not None:
         transforms.append(Orientationd(keys=keys, axcodes=axcodes, labels=_AXIS_LABELS))
     if spacing is not None:
+        if len(spacing) != 3 or min(spacing) <= 0:
+            raise ConfigError(f"spacing is {spacing}; three positive sizes in mm are needed, or null.")
         modes = ["nearest" if key == CommonKeys.LABEL else "bilinear" for key in keys]
         transforms.append(Spacingd(keys=keys, pixdim=spacing, mode=modes, padding_mode="border"))
     return transforms

@@ -18,16 +18,17 @@ def command(dataset, out):
     return ["train", "--config", TINY, "--dataset_dir", dataset, "--output_dir", out, *EPOCHS]
 
 
-def start_and_kill(dataset, out, after_epoch):
-    """Kill a training without warning once it has finished an epoch."""
+def start_and_stop(dataset, out, after_epoch, how=signal.SIGKILL):
+    """Stop a training, by default without warning, once it has finished an epoch."""
     words = [Path(sys.executable).parent / "segbundle", *command(dataset, out)]
-    process = subprocess.Popen([str(word) for word in words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with (out.parent / "stderr").open("w") as stderr:
+        process = subprocess.Popen([str(word) for word in words], stdout=subprocess.DEVNULL, stderr=stderr)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if (out / "last.pt").exists() and torch.load(out / "last.pt", weights_only=True)["epoch"] >= after_epoch:
             break
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
+    process.send_signal(how)
     process.wait()
     return torch.load(out / "last.pt", weights_only=True)["epoch"]
 
@@ -36,7 +37,7 @@ def test_a_killed_run_that_is_resumed_ends_with_the_weights_of_an_undisturbed_on
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     done = segbundle(*command(dataset, undisturbed))
     assert done.returncode == 0, done.stdout + done.stderr
-    epoch = start_and_kill(dataset, killed, after_epoch=9)
+    epoch = start_and_stop(dataset, killed, after_epoch=9)
     assert 9 <= epoch < 90
     done = segbundle(*command(dataset, killed))
     assert done.returncode == 1
@@ -50,6 +51,12 @@ def test_a_killed_run_that_is_resumed_ends_with_the_weights_of_an_undisturbed_on
     assert (one["best_metric"], one["best_metric_epoch"]) == (two["best_metric"], two["best_metric_epoch"])
     for name in ("metrics.csv", "summary.json"):
         assert (undisturbed / name).read_bytes() == (killed / name).read_bytes()
+
+
+def test_ctrl_c_says_how_to_go_on(dataset, tmp_path):
+    out = tmp_path / "out"
+    start_and_stop(dataset, out, after_epoch=2, how=signal.SIGINT)
+    assert "Stopped. Go on after the last finished epoch with --resume true." in (tmp_path / "stderr").read_text()
 
 
 def scalars(out, tag):

@@ -22,6 +22,7 @@ def test_training_leaves_what_the_readme_promises(trained):
         "last.pt",
         "metrics.csv",
         "summary.json",
+        "task.json",
         "tensorboard",
     }
     weights = torch.load(trained / "model.pt", weights_only=True)
@@ -47,6 +48,7 @@ def test_evaluation_of_the_fold_gives_the_trainings_own_scores(trained, dataset,
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "metrics.csv").read_bytes() == (trained / "metrics.csv").read_bytes()
     assert (tmp_path / "summary.json").read_bytes() == (trained / "summary.json").read_bytes()
+    assert "were trained on" not in done.stdout
     row = next(line for line in done.stdout.splitlines() if line.split()[:1] == ["ball"])
     assert row.split()[1] == f"{scores(tmp_path)[0]['classes']['ball']['dice_mean']:.4f}"
 
@@ -57,6 +59,7 @@ def test_the_dice_in_the_report_is_the_dice_you_get_by_hand(trained, dataset, tm
         "--config", TINY,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 of these 6 cases were trained on" in done.stdout
     summary, rows = scores(tmp_path)
     assert summary["cases"] == 6  # without a fold, every labelled case
     assert len(rows) == 12

@@ -230,6 +230,13 @@ class TestFindScans:
     def test_label_maps_written_beside_their_scans_are_no_scans(self, tmp_path):
         touch(tmp_path, "a.nii.gz", "a_seg.nii.gz", "b_seg.nii.gz")
         assert self.names(tmp_path) == ["a", "b_seg"]
+        (tmp_path / "predictions.json").write_text("[]")
+        assert self.names(tmp_path) == ["a"]
+
+    def test_a_single_dicom_slice_is_no_scan(self, tmp_path):
+        (tmp_path / "1.dcm").write_bytes(bytes(128) + b"DICM")
+        with pytest.raises(DataError, match=r"1\.dcm: is one slice of a DICOM series; name its folder"):
+            find_scans(tmp_path / "1.dcm")
 
     def test_dicom_folders_are_named_after_their_way(self, tmp_path):
         for folder in ("p1/CT", "p2/CT", "flat"):

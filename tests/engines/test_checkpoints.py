@@ -1,9 +1,13 @@
+from pathlib import Path
+
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from monai.networks.nets import UNet
 
 from segbundle.engines import load_weights
 from segbundle.errors import CheckpointError
+from segbundle.files import write_json
 
 
 def network(out_channels=2, channels=(4, 8)):
@@ -44,6 +48,25 @@ def test_another_architecture_names_missing_and_unknown_layers(tmp_path):
     torch.save({}, tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match=r"layers missing in the file: model.* and 10 more"):
         load_weights(network(channels=(4, 8, 16)), tmp_path / "model.pt")
+
+
+def test_a_checkpoint_for_other_classes_is_refused(tmp_path):
+    torch.save(network().state_dict(), tmp_path / "model.pt")
+    load_weights(network(), tmp_path / "model.pt", ["background", "liver"])  # nothing tells what it was trained for
+    write_json(tmp_path / "task.json", {"class_names": ["background", "spleen"]})
+    with pytest.raises(CheckpointError, match=r"trained for the classes \['background', 'spleen'\].*--config"):
+        load_weights(network(), tmp_path / "model.pt", ["background", "liver"])
+    load_weights(network(), tmp_path / "model.pt", ["background", "spleen"])
+
+
+def test_the_bundles_model_knows_its_classes():
+    bundle = Path(__file__).parents[2] / "bundle"
+    parser = ConfigParser()
+    parser.read_config(bundle / "configs" / "inference.yaml")
+    shipped = parser.get_parsed_content("network_def")
+    load_weights(shipped, bundle / "models" / "model.pt", ["background", "anterior", "posterior"])
+    with pytest.raises(CheckpointError, match="was trained for the classes"):
+        load_weights(shipped, bundle / "models" / "model.pt", ["background", "posterior", "anterior"])
 
 
 def test_missing_and_damaged_files(tmp_path):

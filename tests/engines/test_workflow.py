@@ -4,8 +4,15 @@ from pathlib import Path
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from monai.networks.nets import DynUNet
 
-from segbundle.engines import pick_num_workers, prepare_output, prepare_training_output, start_workflow
+from segbundle.engines import (
+    check_network,
+    pick_num_workers,
+    prepare_output,
+    prepare_training_output,
+    start_workflow,
+)
 from segbundle.engines.workflow import bundle_configs, check_config_keys, checked_device, locate_bundle
 from segbundle.errors import ConfigError, OutputError
 
@@ -55,6 +62,23 @@ def test_devices_that_do_not_exist_are_named():
         with pytest.raises(ConfigError, match=f"device '{device}' cannot be used here; choose from cpu"):
             checked_device(device)
     assert checked_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("patch_size", "class_names", "message"),
+    [
+        ([10, 8, 8], ["background", "a"], r"cannot take patches of patch_size \[10, 8, 8\] .* divisible"),
+        ([8, 8], ["background", "a"], "three positive numbers"),
+        ([8, 8, 0], ["background", "a"], "three positive numbers"),
+        ([8, 8, 8], ["background", "a", "b"], r"returns \(1, 2, 8, 8, 8\) .* a channel for each of the 3 class_names"),
+    ],
+)
+def test_a_network_that_cannot_do_the_task_is_found_out_at_once(patch_size, class_names, message):
+    network = DynUNet(3, 1, 2, [3] * 4, [1, 2, 2, 2], [2, 2, 2], filters=[2, 2, 2, 2])
+    with pytest.raises(ConfigError, match=message):
+        check_network(network, "cpu", 1, patch_size, class_names)
+    check_network(network, "cpu", 1, [8, 8, 8], ["background", "a"])
+    assert network.training
 
 
 def test_a_library_user_keeps_the_excepthook():

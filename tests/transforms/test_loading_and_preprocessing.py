@@ -48,6 +48,12 @@ def test_orientation_and_spacing(tmp_path):
     np.testing.assert_allclose(np.linalg.norm(fine.affine.numpy()[:3, :3], axis=0), 1)
 
 
+@pytest.mark.parametrize("spacing", [[1, 1], [1, 1, 0], [1, 1, 1, 1]])
+def test_wrong_spacing_is_refused(spacing):
+    with pytest.raises(ConfigError, match="three positive sizes in mm"):
+        preprocessing({"method": "zscore"}, spacing=spacing)
+
+
 def normalised(intensity, values):
     image = torch.tensor(values, dtype=torch.float32).reshape(1, -1, 1, 1)
     return torch.as_tensor(intensity_transform(intensity)({"image": image})["image"]).flatten()

@@ -67,17 +67,21 @@ def test_devices_that_do_not_exist_are_named():
 @pytest.mark.parametrize(
     ("patch_size", "class_names", "message"),
     [
-        ([10, 8, 8], ["background", "a"], r"cannot take patches of patch_size \[10, 8, 8\] .* divisible"),
-        ([8, 8], ["background", "a"], "three positive numbers"),
-        ([8, 8, 0], ["background", "a"], "three positive numbers"),
-        ([8, 8, 8], ["background", "a", "b"], r"returns \(1, 2, 8, 8, 8\) .* a channel for each of the 3 class_names"),
+        ([18, 16, 16], ["background", "a"], r"cannot take patches of patch_size \[18, 16, 16\] .* divisible"),
+        ([16, 16], ["background", "a"], "three positive numbers"),
+        ([16, 16, 0], ["background", "a"], "three positive numbers"),
+        (
+            [16, 16, 16],
+            ["background", "a", "b"],
+            r"returns \(1, 2, 16, 16, 16\) .* a channel for each of the 3 class_names",
+        ),
     ],
 )
 def test_a_network_that_cannot_do_the_task_is_found_out_at_once(patch_size, class_names, message):
     network = DynUNet(3, 1, 2, [3] * 4, [1, 2, 2, 2], [2, 2, 2], filters=[2, 2, 2, 2])
     with pytest.raises(ConfigError, match=message):
         check_network(network, "cpu", 1, patch_size, class_names)
-    check_network(network, "cpu", 1, [8, 8, 8], ["background", "a"])
+    check_network(network, "cpu", 1, [16, 16, 16], ["background", "a"])
     assert network.training
 
 

@@ -55,4 +55,6 @@ def test_a_failing_scan_is_recorded_and_the_rest_go_on(tmp_path, num_workers):
 
 def test_no_failure_no_error(tmp_path):
     write_nifti(tmp_path / "a.nii.gz", torch.rand(5, 4, 3).numpy())
-    report_failures(run(tmp_path / "a.nii.gz", tmp_path / "out", Picky()))
+    evaluator = run(tmp_path / "a.nii.gz", tmp_path / "out", Picky())
+    report_failures(evaluator)
+    assert evaluator.failures == []

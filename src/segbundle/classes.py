@@ -32,11 +32,6 @@ class Classes:
     def __len__(self) -> int:
         return len(self.names)
 
-    @property
-    def foreground(self) -> list[str]:
-        """Every name but the background's."""
-        return self.names[1:]
-
     def index(self, name: str) -> int:
         """The label value of a class.
 

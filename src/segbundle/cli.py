@@ -208,9 +208,9 @@ def _task_classes(dataset: Path, config: list[Path]) -> tuple[list[str], int | N
     """Class names and channels that the cases must fit: of the task YAMLs, or else those that the dataset describes."""
     from segbundle.data.cases import described_class_names
 
-    task = _read_yaml(default_bundle() / "configs" / "train.yaml") if config else {}
-    if config:
-        del task["class_names"]
+    task: dict[str, Any] = {}
+    if config:  # what the task leaves out is the bundle's, but for the classes, which the dataset knows better
+        task = {**_read_yaml(default_bundle() / "configs" / "train.yaml"), "class_names": None}
     for path in config:
         task |= _read_yaml(path)
     names = task.get("class_names") or described_class_names(dataset)

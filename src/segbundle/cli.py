@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from segbundle.errors import ConfigError, SegbundleError, root_error, show_plain_errors
+from segbundle.files import written_whole
 
 app = typer.Typer(
     name="segbundle",
@@ -142,6 +143,32 @@ def samples(
     with _plain_errors():
         path = write_samples(output_dir, seed=seed, num_training=num_training, num_test=num_test)
     typer.echo(f"{num_training} training and {num_test} test cases: {path}")
+
+
+@app.command(context_settings=_PASS_ON)
+def reproduce(
+    name: Annotated[str | None, typer.Argument(help="Which one; without it their names are listed.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Also write the tables to this Markdown file.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Run a public question about a failing Dice loss as it was posted, and its answer; see docs/reproductions.md.
+
+    Example: segbundle reproduce cross_validated_414358
+    """
+    from segbundle.reproductions import names, reproduce
+
+    with _plain_errors():
+        if name is None:
+            typer.echo("\n".join(names()))
+            return
+        plain, values = split_overrides(overrides or [])
+        if plain:
+            raise ConfigError(f"unexpected argument {plain[0]!r}; values are given as --key value.")
+        text = "\n\n".join(table.markdown() for table in reproduce(name, values))
+        typer.echo(text)
+        if output is not None:
+            with written_whole(output) as partial:
+                partial.write_text(f"{text}\n", encoding="utf-8")
 
 
 def main() -> None:

@@ -1,0 +1,112 @@
+"""Refusing arguments and batches that would make a loss silently wrong. Every message names the argument."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+
+from segbundle.losses.ramp import LinearRamp
+
+CHECKED_CALLS_ON_GPU = 10
+"""Looking at data makes a GPU wait, so its batches are looked at this many times; on a CPU always."""
+
+_T = TypeVar("_T")
+
+
+def one_activation(sigmoid: bool, softmax: bool, other_act: Any) -> None:
+    """At most one activation, and one that can be called."""
+    if other_act is not None and not callable(other_act):
+        raise ValueError(f"other_act must be callable or None, got a {type(other_act).__name__}.")
+    if sum((sigmoid, softmax, other_act is not None)) > 1:
+        raise ValueError("sigmoid, softmax and other_act exclude each other: choose one of them.")
+
+
+def one_of(name: str, value: _T, known: Sequence[Any]) -> _T:
+    """A value that is among the known ones."""
+    if value not in known:
+        raise ValueError(f"{name} is {value!r}, and must be one of {', '.join(map(repr, known))}.")
+    return value
+
+
+def not_negative(**values: float) -> None:
+    """Numbers of zero or more."""
+    for name, value in values.items():
+        if not value >= 0:
+            raise ValueError(f"{name} is {value}, and must not be negative.")
+
+
+def factors(**values: float | LinearRamp) -> None:
+    """Factors of the parts of a loss: ramps, or numbers of zero or more."""
+    not_negative(**{name: value for name, value in values.items() if not isinstance(value, LinearRamp)})
+
+
+def weights(weight: Sequence[float] | float | torch.Tensor | None) -> torch.Tensor | None:
+    """Class weights as a float tensor: one number for all classes, or one for each; none negative."""
+    if weight is None:
+        return None
+    tensor = torch.as_tensor(weight, dtype=torch.float32).detach().clone()
+    if tensor.ndim > 1:
+        raise ValueError(f"weight has shape {tuple(tensor.shape)}; a number, or one per class, is needed.")
+    if not bool((tensor >= 0).all()):
+        raise ValueError(f"weight is {tensor.tolist()}; no entry may be negative or NaN.")
+    return tensor
+
+
+def shapes(input: torch.Tensor, target: torch.Tensor, index_map: bool) -> None:
+    """Input (B, C, *spatial) and target (B, 1 or C, *spatial)."""
+    if input.ndim < 3:
+        raise ValueError(f"input has shape {tuple(input.shape)}; (B, C, *spatial) is needed.")
+    if not input.is_floating_point():
+        raise ValueError(f"input has dtype {input.dtype}; scores or probabilities in floating point are needed.")
+    wanted = (len(input), 1 if index_map else input.shape[1], *input.shape[2:])
+    if tuple(target.shape) != wanted:
+        hint = ""
+        if index_map and target.ndim > 1 and target.shape[1] == input.shape[1]:
+            hint = " It looks one-hot: leave to_onehot_y out."
+        elif not index_map and target.ndim > 1 and target.shape[1] == 1:
+            hint = " It looks like an index map: set to_onehot_y=True."
+        raise ValueError(f"target has shape {tuple(target.shape)}, and must have {wanted} for this input.{hint}")
+
+
+def class_indices(target: torch.Tensor, num_classes: int, ignore_index: int | None) -> None:
+    """Indices in [0, num_classes), apart from the ignored one."""
+    if target.numel() == 0:
+        return
+    lowest, highest = (float(value) for value in target.aminmax())
+    if lowest >= 0 and highest < num_classes:
+        return
+    wrong = ~((target >= 0) & (target < num_classes))
+    if ignore_index is not None:
+        wrong &= target != ignore_index
+    if bool(wrong.any()):
+        found = sorted({float(value) for value in target[wrong].unique()[:3]})
+        raise ValueError(
+            f"target holds class indices such as {found}, outside [0, {num_classes - 1}]"
+            f"{'' if ignore_index is None else f' and not the ignore_index {ignore_index}'}."
+        )
+
+
+def annotated(annotated: torch.Tensor | None, batch_size: int, num_classes: int) -> torch.Tensor | None:
+    """`annotated` as a bool tensor on the CPU, or None if everything was annotated."""
+    if annotated is None:
+        return None
+    annotated = torch.as_tensor(annotated)
+    if tuple(annotated.shape) != (batch_size, num_classes):
+        raise ValueError(
+            f"annotated has shape {tuple(annotated.shape)}, and must have (B, C) = {(batch_size, num_classes)}."
+        )
+    annotated = annotated.detach().cpu().bool()
+    if num_classes > 1 and not bool(annotated[:, 0].all()):
+        raise ValueError(
+            "annotated is False for the background (class 0) of a sample: leave out the classes that nobody "
+            "looked for, and voxels that nobody looked at by ignore_index."
+        )
+    return None if bool(annotated.all()) else annotated
+
+
+def finite(*sums: torch.Tensor) -> None:
+    """No NaN or Inf in what was counted, which there is as soon as one score is."""
+    if not all(bool(values.isfinite().all()) for values in sums):
+        raise ValueError("input holds NaN or Inf; lower the learning rate, or look at the batch's images.")

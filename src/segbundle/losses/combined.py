@@ -1,0 +1,213 @@
+"""A region loss and a cross entropy as one loss, from one pass over the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+
+from segbundle.losses import checks
+from segbundle.losses.counts import CrossEntropy
+from segbundle.losses.dice import DiceLoss, GeneralizedDiceLoss, Weights
+from segbundle.losses.ramp import LinearRamp
+from segbundle.losses.ranks import sum_over_ranks
+from segbundle.losses.regions import Absent
+
+
+class _RegionCELoss(torch.nn.Module):
+    """lambda_region x region loss + lambda_ce x cross entropy."""
+
+    def __init__(
+        self,
+        region: DiceLoss | GeneralizedDiceLoss,
+        reduction: Literal["mean", "sum"],
+        weight: Weights,
+        lambda_region: float | LinearRamp,
+        lambda_ce: float | LinearRamp,
+        label_smoothing: float,
+    ) -> None:
+        super().__init__()
+        checks.one_of("reduction", reduction, ("mean", "sum"))
+        if not 0 <= label_smoothing <= 1:
+            raise ValueError(f"label_smoothing is {label_smoothing}, and must lie in [0, 1].")
+        self.region = region
+        self.reduction = reduction
+        self.lambda_region = lambda_region
+        self.lambda_ce = lambda_ce
+        self.label_smoothing = float(label_smoothing)
+        self.progress: float | None = None
+        self.class_weight: torch.Tensor | None
+        self.register_buffer("class_weight", checks.weights(weight), persistent=False)
+
+    def forward(self, input: torch.Tensor, target: torch.Tensor, annotated: torch.Tensor | None = None) -> torch.Tensor:
+        """The loss of a batch.
+
+        Args:
+            input: (B, C, *spatial) floating point, scores before any activation.
+            target: (B, 1, *spatial) class indices with `to_onehot_y`, or (B, C, *spatial) one-hot.
+            annotated: (B, C) bool, False where nobody looked for the class in that sample; None for everywhere.
+
+        Returns:
+            a number in float32 (float64 for float64 input).
+
+        Raises:
+            ValueError: as the region loss; also a `weight` of the wrong length, or a ramp without `progress`.
+        """
+        lambda_region, lambda_ce = self._now(self.lambda_region), self._now(self.lambda_ce)
+        entropy = CrossEntropy(self._weights(input), self.label_smoothing) if lambda_ce > 0 else None
+        counts, counted = self.region.count(input, target, annotated, entropy)
+        loss = lambda_region * self.region.reduce(counts, counted)
+        if entropy is None:
+            return loss
+        return loss + lambda_ce * self._cross_entropy(counts.cross_entropy.sum(), counts.cross_entropy_weight.sum())
+
+    def _cross_entropy(self, entropy: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        if self.reduction == "sum":
+            return entropy
+        if self.region.batch or self.class_weight is not None or self.region.ignore_index is not None:
+            # Ranks may differ in what they divide by.
+            entropy, weight = sum_over_ranks(torch.stack([entropy, weight])).unbind()
+        return entropy / torch.where(weight > 0, weight, 1.0)
+
+    def _now(self, value: float | LinearRamp) -> float:
+        if not isinstance(value, LinearRamp):
+            return value
+        if self.progress is None:
+            raise ValueError(
+                f"{value} needs the loss's `progress`: set it from 0 to 1 while training goes on; "
+                "the bundle's trainer does."
+            )
+        return value(self.progress)
+
+    def _weights(self, input: torch.Tensor) -> torch.Tensor | None:
+        """Class weights (C,) for the cross entropy."""
+        weight, num_classes = self.class_weight, input.shape[1] if input.ndim > 1 else 0
+        if weight is None or weight.ndim == 0:
+            return None if weight is None else weight.expand(num_classes)
+        if len(weight) != num_classes:
+            raise ValueError(
+                f"weight has {len(weight)} entries for {num_classes} classes; with cross entropy the background "
+                "always needs one, also where include_background is false."
+            )
+        return weight
+
+
+def _region_weights(weight: Weights, include_background: bool) -> torch.Tensor | None:
+    checked = checks.weights(weight)
+    return checked[1:] if checked is not None and checked.ndim == 1 and not include_background else checked
+
+
+class DiceCELoss(_RegionCELoss):
+    """lambda_dice x `DiceLoss` + lambda_ce x cross entropy.
+
+    The cross entropy is the mean over all voxels of - log p of their class, as PyTorch's; in a sample in which classes
+    were not annotated, the p of a background voxel is the sum of the background's and theirs.
+
+    Args:
+        weight: one factor per class, the background's included, for the cross entropy (its mean is then the weighted
+            one) and for Dice.
+        lambda_dice, lambda_ce: factors of the two; numbers, or a `LinearRamp` that follows the training.
+        label_smoothing: in [0, 1], for the cross entropy.
+        reduction: `mean` or `sum`.
+        others: as in `DiceLoss`. The activation is for Dice; the cross entropy takes scores before any.
+
+    Attributes:
+        progress: the part of the training that is over, set by the trainer; only ramps need it.
+
+    Raises:
+        ValueError: arguments that contradict each other or are out of range.
+    """
+
+    def __init__(
+        self,
+        include_background: bool = True,
+        to_onehot_y: bool = False,
+        sigmoid: bool = False,
+        softmax: bool = False,
+        other_act: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        squared_pred: bool = False,
+        jaccard: bool = False,
+        reduction: Literal["mean", "sum"] = "mean",
+        smooth_nr: float = 1e-5,
+        smooth_dr: float = 1e-5,
+        batch: bool = False,
+        weight: Weights = None,
+        lambda_dice: float | LinearRamp = 1.0,
+        lambda_ce: float | LinearRamp = 1.0,
+        label_smoothing: float = 0.0,
+        ignore_index: int | None = None,
+        absent: Absent = "volume",
+    ) -> None:
+        checks.factors(lambda_dice=lambda_dice, lambda_ce=lambda_ce)
+        dice = DiceLoss(
+            include_background=include_background,
+            to_onehot_y=to_onehot_y,
+            sigmoid=sigmoid,
+            softmax=softmax,
+            other_act=other_act,
+            squared_pred=squared_pred,
+            jaccard=jaccard,
+            reduction=reduction,
+            smooth_nr=smooth_nr,
+            smooth_dr=smooth_dr,
+            batch=batch,
+            weight=_region_weights(weight, include_background),
+            ignore_index=ignore_index,
+            absent=absent,
+        )
+        super().__init__(dice, reduction, weight, lambda_dice, lambda_ce, label_smoothing)
+
+
+class GeneralizedDiceCELoss(_RegionCELoss):
+    """lambda_gdl x `GeneralizedDiceLoss` + lambda_ce x cross entropy.
+
+    Args:
+        w_type: as in `GeneralizedDiceLoss`.
+        weight, lambda_ce, label_smoothing: as in `DiceCELoss`.
+        lambda_gdl: factor of the generalized Dice loss; a number, or a `LinearRamp`.
+        others: as in `DiceLoss`.
+
+    Attributes:
+        progress: the part of the training that is over, set by the trainer; only ramps need it.
+
+    Raises:
+        ValueError: arguments that contradict each other or are out of range.
+    """
+
+    def __init__(
+        self,
+        include_background: bool = True,
+        to_onehot_y: bool = False,
+        sigmoid: bool = False,
+        softmax: bool = False,
+        other_act: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        w_type: Literal["square", "simple", "uniform"] = "square",
+        reduction: Literal["mean", "sum"] = "mean",
+        smooth_nr: float = 1e-5,
+        smooth_dr: float = 1e-5,
+        batch: bool = False,
+        weight: Weights = None,
+        lambda_gdl: float | LinearRamp = 1.0,
+        lambda_ce: float | LinearRamp = 1.0,
+        label_smoothing: float = 0.0,
+        ignore_index: int | None = None,
+        absent: Absent = "volume",
+    ) -> None:
+        checks.factors(lambda_gdl=lambda_gdl, lambda_ce=lambda_ce)
+        generalized = GeneralizedDiceLoss(
+            include_background=include_background,
+            to_onehot_y=to_onehot_y,
+            sigmoid=sigmoid,
+            softmax=softmax,
+            other_act=other_act,
+            w_type=w_type,
+            reduction=reduction,
+            smooth_nr=smooth_nr,
+            smooth_dr=smooth_dr,
+            batch=batch,
+            weight=_region_weights(weight, include_background),
+            ignore_index=ignore_index,
+            absent=absent,
+        )
+        super().__init__(generalized, reduction, weight, lambda_gdl, lambda_ce, label_smoothing)

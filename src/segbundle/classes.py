@@ -6,6 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from segbundle.errors import ConfigError, suggestion
 
+IGNORE_INDEX = 255
+"""The value in loaded label maps of voxels whose class is unknown, whatever number the dataset has for them."""
+
 
 class Classes:
     """The classes of a task. The index of a class is its value in the label maps; index 0 is the background.
@@ -15,7 +18,7 @@ class Classes:
             `["background", "liver", "spleen"]`.
 
     Raises:
-        ConfigError: fewer than two names, or a name that appears twice.
+        ConfigError: fewer than two names, more than 255, or a name that appears twice.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -25,6 +28,8 @@ class Classes:
                 f"class_names is {self.names}: it needs the background and at least one class, "
                 "for instance [background, liver]."
             )
+        if len(self.names) > IGNORE_INDEX:
+            raise ConfigError(f"class_names holds {len(self.names)} names; there can be {IGNORE_INDEX} at most.")
         twice = sorted({name for name in self.names if self.names.count(name) > 1})
         if twice:
             raise ConfigError(f"class_names holds {twice[0]!r} twice: every class needs a name of its own.")

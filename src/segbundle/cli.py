@@ -233,14 +233,14 @@ def default_bundle() -> Path:
 
 def _task_classes(dataset: Path, config: list[Path]) -> tuple[list[str], int | None]:
     """Class names and channels that the cases must fit: of the task YAMLs, or else those that the dataset describes."""
-    from segbundle.data.cases import described_class_names
+    from segbundle.data.cases import described_labels
 
     task: dict[str, Any] = {}
     if config:  # what the task leaves out is the bundle's, but for the classes, which the dataset knows better
         task = {**_read_yaml(default_bundle() / "configs" / "train.yaml"), "class_names": None}
     for path in config:
         task |= _read_yaml(path)
-    names = task.get("class_names") or described_class_names(dataset)
+    names = task.get("class_names") or described_labels(dataset).class_names
     if names is None:
         raise ConfigError(f"{dataset}: has no dataset.json that names the classes; give a task YAML by --config.")
     channels = task.get("network_def#in_channels", (task.get("network_def") or {}).get("in_channels"))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segbundle.data import find_scans, fold_names, labelled_data, load_cases, read_scan
-from segbundle.data.cases import described_class_names
+from segbundle.data.cases import described_labels
 from segbundle.errors import ConfigError, DataError
 from tiny import TINY_CLASSES, write_nifti, write_tiny_dataset
 
@@ -31,7 +31,7 @@ def test_decathlon(tiny_dataset):
     assert [case.name for case in cases] == [f"case_{i:02d}" for i in range(6)]
     assert cases[0].label == tiny_dataset / "labelsTr" / "case_00.nii.gz"
     assert cases[0].annotated is None
-    assert described_class_names(tiny_dataset) == TINY_CLASSES
+    assert described_labels(tiny_dataset).class_names == TINY_CLASSES
 
 
 def test_plain_folders(tmp_path):
@@ -49,7 +49,7 @@ def test_nnunet_raw(tmp_path):
     (case,) = load_cases(tmp_path)
     assert case.name == "a"
     assert [path.name for path in case.image] == ["a_0000.nii.gz", "a_0001.nii.gz"]
-    assert described_class_names(tmp_path) == ["background", "liver"]
+    assert described_labels(tmp_path).class_names == ["background", "liver"]
     (item,) = labelled_data(tmp_path, ["background", "liver"])
     assert len(item["image"]) == 2
 
@@ -87,7 +87,7 @@ def test_class_names_that_contradict_the_dataset_are_refused(tiny_dataset):
 def test_labels_that_are_no_class_indices_are_refused(tmp_path, labels, message):
     describe(tmp_path, labels=labels)
     with pytest.raises(DataError, match=message):
-        described_class_names(tmp_path)
+        described_labels(tmp_path)
 
 
 def test_missing_folder_empty_dataset_and_broken_json(tmp_path):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,20 +28,27 @@ class Case:
         image: one file (or DICOM folder), or one file per channel.
         label: the label map's file, or None.
         annotated: names of the classes somebody looked for; None means all of them.
+        ignore_label: the value in the label map of voxels whose class is unknown, or None.
     """
 
     name: str
     image: tuple[Path, ...]
     label: Path | None = None
     annotated: tuple[str, ...] | None = None
+    ignore_label: int | None = None
 
     def item(self, class_names: Sequence[str]) -> dict[str, Any]:
-        """The case as an entry of a MONAI datalist: `case`, `image`, `label` (if any) and `annotated`."""
+        """The case as an entry of a MONAI datalist: `case`, `image`, and with a label map `label` and `annotated`.
+
+        `ignore_label` is added where the dataset has one.
+        """
         image = [str(path) for path in self.image]
         entry: dict[str, Any] = {"case": self.name, "image": image[0] if len(image) == 1 else image}
         if self.label is not None:
             entry["label"] = str(self.label)
             entry["annotated"] = _annotated_mask(self, class_names)
+            if self.ignore_label is not None:
+                entry["ignore_label"] = self.ignore_label
         return entry
 
 
@@ -90,7 +97,8 @@ def list_cases(dataset_dir: str | Path, data_list_key: str) -> list[Case]:
     else:
         known = sorted({*lists, "training", "test"})
         raise ConfigError(f"data_list_key: {folder} has no list {data_list_key!r}{suggestion(data_list_key, known)}")
-    return sorted(cases, key=lambda case: case.name)
+    ignore_label = described_labels(folder).ignore_label
+    return sorted((replace(case, ignore_label=ignore_label) for case in cases), key=lambda case: case.name)
 
 
 def name_problems(cases: Iterable[Case]) -> list[str]:
@@ -123,8 +131,15 @@ def read_description(folder: Path) -> dict[str, Any]:
     return description
 
 
-def described_class_names(folder: Path) -> list[str] | None:
-    """Class names by label value as `dataset.json` gives them, or None where it does not.
+class DescribedLabels(NamedTuple):
+    """What a `dataset.json` says about label values: names by value, or None, and the value of unknown voxels."""
+
+    class_names: list[str] | None = None
+    ignore_label: int | None = None
+
+
+def described_labels(folder: Path) -> DescribedLabels:
+    """Class names by label value, and the label called `ignore` (nnU-Net's name for it), as `dataset.json` has them.
 
     Understands Decathlon's `{"0": "background", "1": "liver"}` and nnU-Net's `{"background": 0, "liver": 1}`.
 
@@ -133,7 +148,7 @@ def described_class_names(folder: Path) -> list[str] | None:
     """
     labels = read_description(folder).get("labels")
     if not labels:
-        return None
+        return DescribedLabels()
     try:
         if all(str(key).isdigit() for key in labels):
             by_value = {int(value): str(name) for value, name in labels.items()}
@@ -144,11 +159,15 @@ def described_class_names(folder: Path) -> list[str] | None:
             f"{folder / 'dataset.json'}: `labels` must give each class one integer; "
             "label regions (lists of integers) are not supported."
         ) from error
-    if sorted(by_value) != list(range(len(by_value))):
+    ignored = [value for value, name in by_value.items() if name.lower() == "ignore"]
+    for value in ignored:
+        del by_value[value]
+    if len(ignored) > 1 or sorted(by_value) != list(range(len(by_value))):
         raise DataError(
-            f"{folder / 'dataset.json'}: label values are {sorted(by_value)}, and must be 0, 1, 2, ... without a gap."
+            f"{folder / 'dataset.json'}: label values are {sorted(by_value)}, and must be 0, 1, 2, ... without a gap, "
+            "apart from one called ignore."
         )
-    return [by_value[value] for value in range(len(by_value))]
+    return DescribedLabels([by_value[value] for value in range(len(by_value))], ignored[0] if ignored else None)
 
 
 def check_class_names(dataset_dir: str | Path, class_names: Sequence[str]) -> None:
@@ -157,7 +176,7 @@ def check_class_names(dataset_dir: str | Path, class_names: Sequence[str]) -> No
     Raises:
         DataError: another number of classes, or another name at some label value.
     """
-    described, names = described_class_names(Path(dataset_dir)), Classes(class_names).names
+    described, names = described_labels(Path(dataset_dir)).class_names, Classes(class_names).names
     if described is None or [n.lower() for n in described] == [n.lower() for n in names]:
         return
     raise DataError(
@@ -187,7 +206,8 @@ def labelled_data(
         data_list_key: which list of the dataset, `training` or `test`.
 
     Returns:
-        entries with `case`, `image`, `label` and `annotated` (one bool per class), sorted by name.
+        entries with `case`, `image`, `label` and `annotated` (one bool per class), and `ignore_label` where the
+        dataset has one, sorted by name.
 
     Raises:
         DataError: no labelled case, or names in `annotated` or `dataset.json` that are no classes of the task.

@@ -25,8 +25,8 @@ def image_problems(scan: Scan, num_channels: int | None) -> Iterator[str]:
         yield f"{scan.path}: holds {bad} NaN or Inf voxel(s); replace them, for instance by the scan's minimum."
 
 
-def label_problems(label: Scan, class_names: Sequence[str]) -> Iterator[str]:
-    """Problems of a label map: several channels, values that are not integers, or integers that are no class."""
+def label_problems(label: Scan, class_names: Sequence[str], ignore_label: int | None = None) -> Iterator[str]:
+    """Problems of a label map: several channels, values that are not integers or no class, or nothing known at all."""
     if len(label.array) != 1:
         yield f"{label.path}: has {len(label.array)} channels; a label map needs one, holding class indices."
         return
@@ -38,12 +38,15 @@ def label_problems(label: Scan, class_names: Sequence[str]) -> Iterator[str]:
             "linear interpolation: use nearest neighbour."
         )
         return
-    unknown = [int(v) for v in values if not 0 <= v < len(class_names)]
+    unknown = [int(v) for v in values if not 0 <= v < len(class_names) and v != ignore_label]
     if unknown:
         yield (
             f"{label.path}: holds label value(s) {unknown}, but class_names has the {len(class_names)} classes "
-            f"{list(class_names)} (0 to {len(class_names) - 1}); add the class or correct the label map."
+            f"{list(class_names)} (0 to {len(class_names) - 1}); add the class or correct the label map. If it marks "
+            'voxels whose class is unknown, call it "ignore" in the labels of dataset.json.'
         )
+    elif ignore_label is not None and values.tolist() == [ignore_label]:
+        yield f"{label.path}: every voxel is marked as unknown (ignore, {ignore_label}); leave the case's label out."
 
 
 def pair_problems(image: Scan, label: Scan) -> Iterator[str]:
@@ -85,7 +88,7 @@ def case_problems(case: Case, class_names: Sequence[str], num_channels: int | No
 
 def label_and_annotation_problems(case: Case, label: Scan, class_names: Sequence[str]) -> list[str]:
     """Problems of a label map, and between it and the case's `annotated` list."""
-    found = list(label_problems(label, class_names))
+    found = list(label_problems(label, class_names, case.ignore_label))
     try:
         annotated = Classes(class_names).annotated_mask(case.annotated)
     except ConfigError as error:

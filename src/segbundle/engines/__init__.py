@@ -5,6 +5,7 @@ from segbundle.engines.checkpoints import Checkpoints, load_weights, warn_about_
 from segbundle.engines.progress import ProgressBar
 from segbundle.engines.scanning import ScanDataset, ScanEvaluator, report_failures
 from segbundle.engines.scoring import MeanDice, ScoreReport
+from segbundle.engines.trainer import SegmentationTrainer
 from segbundle.engines.training import FinalValidation, SeedEpochs, TrainingLog
 from segbundle.engines.workflow import (
     check_network,
@@ -28,6 +29,7 @@ __all__ = [
     "ScanEvaluator",
     "ScoreReport",
     "SeedEpochs",
+    "SegmentationTrainer",
     "TrainingLog",
     "check_network",
     "in_bundle",

@@ -11,7 +11,7 @@ from ignite.engine import Engine, Events
 from ignite.metrics import Metric
 from monai.utils import CommonKeys
 
-from segbundle.classes import Classes
+from segbundle.classes import IGNORE_INDEX, Classes
 from segbundle.metrics import score_case
 from segbundle.reports import CaseScores, print_summary, summarize, write_scores
 
@@ -49,7 +49,11 @@ class MeanDice(Metric):
         pred, label = output[CommonKeys.PRED], output[CommonKeys.LABEL]
         voxel_mm3 = abs(float(torch.linalg.det(torch.as_tensor(label.affine)[:3, :3].double())))
         scores = score_case(
-            pred.as_tensor(), label.as_tensor().to(pred.device), len(self.class_names), output["annotated"].tolist()
+            pred.as_tensor(),
+            label.as_tensor().to(pred.device),
+            len(self.class_names),
+            output["annotated"].tolist(),
+            IGNORE_INDEX,
         )
         self.cases.append(CaseScores(output["case"], scores, voxel_mm3 / 1000))
 

@@ -82,10 +82,8 @@ def class_indices(target: torch.Tensor, num_classes: int, ignore_index: int | No
         wrong &= target != ignore_index
     if bool(wrong.any()):
         found = sorted({float(value) for value in target[wrong].unique()[:3]})
-        raise ValueError(
-            f"target holds class indices such as {found}, outside [0, {num_classes - 1}]"
-            f"{'' if ignore_index is None else f' and not the ignore_index {ignore_index}'}."
-        )
+        hint = "ignore_index leaves voxels of unknown class out" if ignore_index is None else f"or be {ignore_index}"
+        raise ValueError(f"target holds {found}; class indices must lie in [0, {num_classes - 1}]; {hint}.")
 
 
 def annotated(annotated: torch.Tensor | None, batch_size: int, num_classes: int) -> torch.Tensor | None:

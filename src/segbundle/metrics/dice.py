@@ -38,7 +38,7 @@ class ClassScore:
 
 
 def overlap_counts(
-    pred: torch.Tensor, ref: torch.Tensor, num_classes: int
+    pred: torch.Tensor, ref: torch.Tensor, num_classes: int, ignore_index: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Voxels per class that both, the prediction, and the reference hold.
 
@@ -49,6 +49,7 @@ def overlap_counts(
         pred: predicted class indices, any shape, integer dtype, values in [0, num_classes).
         ref: reference class indices, same shape and range.
         num_classes: number of classes, the background included.
+        ignore_index: voxels with this value in the reference are not counted, whatever was predicted there.
 
     Returns:
         three int64 tensors (num_classes,): intersection, prediction, reference.
@@ -58,22 +59,31 @@ def overlap_counts(
     """
     if pred.shape != ref.shape:
         raise ValueError(f"prediction {tuple(pred.shape)} and reference {tuple(ref.shape)} must have the same shape.")
-    pred, ref = pred.reshape(-1), ref.reshape(-1)
-    for name, values in (("prediction", pred), ("reference", ref)):
-        if values.numel() and (values.min() < 0 or values.max() >= num_classes):
-            raise ValueError(
-                f"the {name} holds values from {int(values.min())} to {int(values.max())}, "
-                f"outside [0, {num_classes - 1}]."
-            )
     confusion = torch.zeros(num_classes**2, dtype=torch.long, device=pred.device)
-    for in_ref, in_pred in zip(ref.split(_CHUNK), pred.split(_CHUNK), strict=True):
+    for in_ref, in_pred in zip(ref.reshape(-1).split(_CHUNK), pred.reshape(-1).split(_CHUNK), strict=True):
+        _check_range("prediction", in_pred, num_classes)
+        if ignore_index is not None and bool((in_ref == ignore_index).any()):
+            known = in_ref != ignore_index
+            in_ref, in_pred = in_ref[known], in_pred[known]
+        _check_range("reference", in_ref, num_classes)
         confusion += torch.bincount(in_ref.long() * num_classes + in_pred.long(), minlength=num_classes**2)
     confusion = confusion.reshape(num_classes, num_classes)
     return confusion.diagonal(), confusion.sum(dim=0), confusion.sum(dim=1)
 
 
+def _check_range(name: str, values: torch.Tensor, num_classes: int) -> None:
+    if values.numel() and (values.min() < 0 or values.max() >= num_classes):
+        raise ValueError(
+            f"the {name} holds values from {int(values.min())} to {int(values.max())}, outside [0, {num_classes - 1}]."
+        )
+
+
 def score_case(
-    pred: torch.Tensor, ref: torch.Tensor, num_classes: int, annotated: Sequence[bool] | None = None
+    pred: torch.Tensor,
+    ref: torch.Tensor,
+    num_classes: int,
+    annotated: Sequence[bool] | None = None,
+    ignore_index: int | None = None,
 ) -> list[ClassScore]:
     """Status, Dice and voxel counts of every class of one case.
 
@@ -84,6 +94,7 @@ def score_case(
         ref: reference class indices, same shape.
         num_classes: number of classes, the background included.
         annotated: one bool per class; False where nobody looked for the class in this case. Default: all True.
+        ignore_index: voxels with this value in the reference are unknown: they count nowhere, not in volumes either.
 
     Returns:
         one `ClassScore` per class, the background first.
@@ -94,7 +105,7 @@ def score_case(
     annotated = [True] * num_classes if annotated is None else [bool(a) for a in annotated]
     if len(annotated) != num_classes:
         raise ValueError(f"annotated has {len(annotated)} entries for {num_classes} classes.")
-    both, in_pred, in_ref = (counts.tolist() for counts in overlap_counts(pred, ref, num_classes))
+    both, in_pred, in_ref = (counts.tolist() for counts in overlap_counts(pred, ref, num_classes, ignore_index))
     return [_class_score(*counts) for counts in zip(both, in_pred, in_ref, annotated, strict=True)]
 
 
@@ -111,7 +122,11 @@ def _class_score(both: int, in_pred: int, in_ref: int, looked_for: bool) -> Clas
 
 
 def per_class_dice(
-    pred: torch.Tensor, ref: torch.Tensor, num_classes: int, annotated: Sequence[bool] | None = None
+    pred: torch.Tensor,
+    ref: torch.Tensor,
+    num_classes: int,
+    annotated: Sequence[bool] | None = None,
+    ignore_index: int | None = None,
 ) -> torch.Tensor:
     """Dice of every class of one case.
 
@@ -120,6 +135,7 @@ def per_class_dice(
         ref: reference class indices, same shape.
         num_classes: number of classes, the background included.
         annotated: one bool per class; False where nobody looked for the class. Default: all True.
+        ignore_index: voxels with this value in the reference are not counted.
 
     Returns:
         float64 tensor (num_classes,): NaN where there is nothing to score (in neither, or not annotated), 0 where
@@ -128,5 +144,5 @@ def per_class_dice(
     Raises:
         ValueError: as in `score_case`.
     """
-    scores = score_case(pred, ref, num_classes, annotated)
+    scores = score_case(pred, ref, num_classes, annotated, ignore_index)
     return torch.tensor([score.dice for score in scores], dtype=torch.float64)

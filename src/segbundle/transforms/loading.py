@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import Transform
 from monai.utils import CommonKeys
 
+from segbundle.classes import IGNORE_INDEX
 from segbundle.data.checks import image_problems, label_problems, pair_problems, unannotated_problems
 from segbundle.data.scans import Scan, read_scan
 from segbundle.errors import DataError
@@ -19,9 +21,9 @@ from segbundle.errors import DataError
 class LoadScand(Transform):
     """Read a case's image, and its label map if it is asked for, and check both.
 
-    The image becomes a float32 `MetaTensor` (C, X, Y, Z), the label map an integer one (1, X, Y, Z), and
-    `annotated` a bool tensor (num_classes,). The meta data hold `affine`, `original_affine` (both (4, 4), mm, RAS+
-    world), `spatial_shape` and `filename_or_obj`, as MONAI's own loader gives them.
+    The image becomes a float32 `MetaTensor` (C, X, Y, Z), the label map a uint8 one (1, X, Y, Z) whose unknown voxels
+    hold `IGNORE_INDEX`, and `annotated` a bool tensor (num_classes,). The meta data hold `affine`, `original_affine`
+    (both (4, 4), mm, RAS+ world), `spatial_shape` and `filename_or_obj`, as MONAI's own loader gives them.
 
     Args:
         class_names: the task's classes; label values are checked against them.
@@ -43,7 +45,8 @@ class LoadScand(Transform):
         problems = list(image_problems(image, self.num_channels))
         if self.label:
             label = read_scan(loaded[CommonKeys.LABEL], dtype=None)
-            wrong = list(label_problems(label, self.class_names))
+            ignore_label = loaded.pop("ignore_label", None)
+            wrong = list(label_problems(label, self.class_names, ignore_label))
             annotated = loaded.get("annotated", [True] * len(self.class_names))
             if not wrong:
                 wrong = list(unannotated_problems(label, annotated, self.class_names))
@@ -52,9 +55,15 @@ class LoadScand(Transform):
             raise DataError("\n".join(problems))
         loaded[CommonKeys.IMAGE] = _meta_tensor(image, np.float32)
         if self.label:
-            loaded[CommonKeys.LABEL] = _meta_tensor(label, np.uint8 if len(self.class_names) <= 256 else np.int16)
+            loaded[CommonKeys.LABEL] = _meta_tensor(_with_common_ignore_index(label, ignore_label), np.uint8)
             loaded["annotated"] = torch.tensor(annotated, dtype=torch.bool)
         return loaded
+
+
+def _with_common_ignore_index(label: Scan, ignore_label: int | None) -> Scan:
+    if ignore_label is None:
+        return label
+    return replace(label, array=np.where(label.array == ignore_label, IGNORE_INDEX, label.array))
 
 
 def _meta_tensor(scan: Scan, dtype: Any) -> MetaTensor:

@@ -1,0 +1,113 @@
+"""Training on cases in which not every class was annotated: the loss told, not told, and nothing missing.
+
+    python benchmarks/partial_labels.py /path/to/Task04_Hippocampus --seeds 0 1 2
+
+Of the training cases outside fold 0, every other one keeps only the anterior label and the rest only the posterior;
+the other class's voxels become background. The fold itself is scored with both. All arms train for the same number of
+steps on the same images:
+
+full      everything annotated: the bound
+ours      `annotated` says which class each case has
+naive     nothing says so: the missing class is background, as for a loss that knows only label maps
+naive MONAI   the same with MONAI's DiceCELoss
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from segbundle.data import fold_names, load_cases
+
+CLASSES = ("anterior", "posterior")
+MONAI = ("--loss", "{'_target_': 'DiceCELoss', 'include_background': False, 'to_onehot_y': True, 'softmax': True}")
+ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "full": ("full", ()),
+    "ours": ("annotated", ()),
+    "naive": ("naive", ()),
+    "naive MONAI": ("naive", MONAI),
+}
+
+
+def write_partial(dataset: Path, folder: Path, tell: bool) -> Path:
+    """The dataset with one class removed from every training case; with `tell`, `annotated` says which is left."""
+    cases = load_cases(dataset)
+    held_out = fold_names([case.name for case in cases], fold=0, num_folds=5)
+    entries: list[dict[str, Any]] = []
+    training = 0
+    for case in cases:
+        assert case.label is not None
+        entry: dict[str, Any] = {"image": str(case.image[0].resolve()), "label": str(case.label.resolve())}
+        if case.name not in held_out:
+            kept = 1 + training % 2
+            training += 1
+            entry["label"] = str(_keep(case.label, kept, folder / "labels"))
+            if tell:
+                entry["annotated"] = [CLASSES[kept - 1]]
+        entries.append(entry)
+    labels = {"0": "background", "1": CLASSES[0], "2": CLASSES[1]}
+    (folder / "dataset.json").write_text(json.dumps({"labels": labels, "training": entries}))
+    return folder
+
+
+def _keep(label: Path, kept: int, folder: Path) -> Path:
+    image = nib.Nifti1Image.from_filename(label)
+    values = np.asarray(image.dataobj)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / label.name
+    nib.save(nib.Nifti1Image(np.where(values == kept, values, 0).astype(np.uint8), image.affine), path)
+    return path
+
+
+def train(dataset: Path, seed: int, output_dir: Path, options: list[str]) -> tuple[list[float], float]:
+    """Dice of the held-out cases (mean, then per class) after the last epoch, and the seconds of the command."""
+    command = [
+        str(Path(sys.executable).parent / "segbundle"), "train", "--dataset_dir", str(dataset),
+        "--output_dir", str(output_dir), "--seed", str(seed), *options,
+    ]  # fmt: skip
+    started = time.monotonic()
+    subprocess.run(command, check=True, stdout=sys.stderr)
+    seconds = time.monotonic() - started
+    summary = json.loads((output_dir / "summary.json").read_text())
+    return [summary["mean_dice"], *(summary["classes"][name]["dice_mean"] for name in CLASSES)], seconds
+
+
+def main() -> None:
+    """Train every arm with every seed and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--max_epochs", type=int, default=20)
+    arguments, options = parser.parse_known_args()
+    epochs = ["--max_epochs", str(arguments.max_epochs), "--val_interval", str(arguments.max_epochs)]
+    print("| arm | seed | mean Dice | anterior | posterior | wall time |\n|---|---|---|---|---|---|", flush=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for kind in ("annotated", "naive"):
+            (folder / kind).mkdir()
+        datasets = {
+            "full": arguments.dataset,
+            "annotated": write_partial(arguments.dataset, folder / "annotated", tell=True),
+            "naive": write_partial(arguments.dataset, folder / "naive", tell=False),
+        }
+        for seed in arguments.seeds:
+            for arm in arguments.arms:
+                kind, loss = ARMS[arm]
+                run = folder / f"{arm} {seed}"
+                dice, seconds = train(datasets[kind], seed, run, [*epochs, *loss, *options])
+                values = " | ".join(f"{value:.4f}" for value in dice)
+                print(f"| {arm} | {seed} | {values} | {int(seconds // 60)} min {int(seconds % 60)} s |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

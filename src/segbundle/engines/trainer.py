@@ -1,0 +1,65 @@
+"""The training step: MONAI's, with what the loss needs to know about a batch beside its labels."""
+
+from __future__ import annotations
+
+import inspect
+from functools import partial
+from typing import Any
+
+import torch
+from monai.engines import SupervisedTrainer
+from monai.utils import CommonKeys
+
+from segbundle.classes import IGNORE_INDEX
+from segbundle.errors import ConfigError
+
+
+class SegmentationTrainer(SupervisedTrainer):
+    """MONAI's trainer, which also tells the loss what was annotated and how far the training is.
+
+    Batches may hold `annotated`, bool (B, num_classes), False where nobody looked for a class in a case, and unknown
+    voxels in `label` (value `IGNORE_INDEX`). Losses with an attribute `progress` get it before every step: 0 at the
+    start of the training, 1 at its end.
+
+    Args:
+        loss_function: ours, or any loss of PyTorch or MONAI as long as everything was annotated.
+        others: as in `monai.engines.SupervisedTrainer`.
+
+    Raises:
+        ConfigError: in training, a batch with unannotated classes or unknown voxels and a loss that cannot leave
+            them out.
+    """
+
+    def __init__(self, loss_function: Any, **kwargs: Any) -> None:
+        super().__init__(loss_function=loss_function, **kwargs)
+        self.plain_loss = loss_function
+        self._knows_annotated = (
+            "annotated" in inspect.signature(getattr(loss_function, "forward", loss_function)).parameters
+        )
+
+    def _iteration(self, engine: SupervisedTrainer, batchdata: dict[str, Any]) -> Any:
+        if hasattr(self.plain_loss, "progress"):
+            steps = engine.state.max_epochs * engine.state.epoch_length
+            self.plain_loss.progress = (engine.state.iteration - 1) / steps
+        annotated = batchdata.get("annotated")
+        if not self._knows_annotated:
+            self._refuse_what_is_missing(batchdata)
+        elif annotated is not None:
+            self.loss_function = partial(self.plain_loss, annotated=annotated)
+        return super()._iteration(engine, batchdata)
+
+    def _refuse_what_is_missing(self, batchdata: dict[str, Any]) -> None:
+        annotated, loss = batchdata.get("annotated"), type(self.plain_loss).__name__
+        if annotated is not None and not bool(annotated.all()):
+            case = batchdata["case"][int((~annotated).any(dim=1).nonzero()[0])]
+            raise ConfigError(
+                f"case {case}: not every class was annotated, and loss {loss} would learn those as background; "
+                "use one of segbundle.losses, for instance loss#_target_: segbundle.losses.DiceCELoss."
+            )
+        unknown = torch.as_tensor(batchdata[CommonKeys.LABEL] == IGNORE_INDEX).flatten(1).any(dim=1)
+        if getattr(self.plain_loss, "ignore_index", None) != IGNORE_INDEX and bool(unknown.any()):
+            case = batchdata["case"][int(unknown.nonzero()[0])]
+            raise ConfigError(
+                f"case {case}: holds voxels of unknown class (ignore), which loss {loss} cannot leave out; "
+                "use one of segbundle.losses, for instance loss#_target_: segbundle.losses.DiceCELoss."
+            )

@@ -1,6 +1,6 @@
 import pytest
 
-from segbundle.classes import Classes, num_classes
+from segbundle.classes import IGNORE_INDEX, Classes, num_classes
 from segbundle.errors import ConfigError
 
 NAMES = ["background", "liver", "spleen"]
@@ -33,3 +33,9 @@ def test_annotated_mask(annotated, mask):
 def test_impossible_names_are_refused(names):
     with pytest.raises(ConfigError, match="class_names"):
         Classes(names)
+
+
+def test_one_label_value_is_kept_for_unknown_voxels():
+    assert len(Classes([f"class {index}" for index in range(IGNORE_INDEX)])) == 255
+    with pytest.raises(ConfigError, match="holds 256 names"):
+        Classes([f"class {index}" for index in range(256)])

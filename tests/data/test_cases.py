@@ -251,3 +251,23 @@ class TestFindScans:
             find_scans(tmp_path)
         with pytest.raises(DataError, match="no such file or folder"):
             find_scans(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"0": "background", "1": "ball", "2": "cube", "255": "ignore"},
+        {"background": 0, "ball": 1, "cube": 2, "ignore": 3},
+    ],
+)
+def test_a_label_called_ignore_is_no_class(tmp_path, labels):
+    touch(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+    describe(tmp_path, labels=labels)
+    value = 3 if "ignore" in labels else 255
+    assert described_labels(tmp_path) == (TINY_CLASSES, value)
+    assert labelled_data(tmp_path, TINY_CLASSES)[0]["ignore_label"] == value
+
+
+def test_without_one_there_is_none(tmp_path):
+    touch(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+    assert "ignore_label" not in labelled_data(tmp_path, TINY_CLASSES)[0]

@@ -108,3 +108,15 @@ def test_test_cases_and_unlabelled_ones_are_opened_too(tmp_path):
     found = problems(tmp_path)
     assert len(found) == 2
     assert all("holds 27 NaN" in message for message in found)
+
+
+def test_unknown_voxels_are_no_problem_once_they_are_named(tmp_path):
+    write_case(tmp_path, "a", label=np.where(GOOD == 1, 1, 9).astype(np.uint8))
+    (message,) = problems(tmp_path)
+    assert 'call it "ignore" in the labels of dataset.json' in message
+    labels = {"0": "background", "1": "ball", "2": "cube", "9": "ignore"}
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}))
+    assert problems(tmp_path) == []
+    write_case(tmp_path, "b", label=np.full((4, 4, 4), 9, np.uint8))
+    (message,) = problems(tmp_path)
+    assert "b.nii.gz: every voxel is marked as unknown (ignore, 9)" in message

@@ -79,3 +79,14 @@ def test_agrees_with_the_definition_and_is_symmetric(pred, ref):
 def test_a_perfect_prediction_scores_one_or_nothing(ref):
     dice = per_class_dice(torch.from_numpy(ref), torch.from_numpy(ref), 4)
     assert set(dice.nan_to_num(1).tolist()) == {1.0}
+
+
+def test_unknown_voxels_count_nowhere():
+    ref = torch.tensor([0, 1, 1, 255, 255, 0], dtype=torch.uint8)
+    pred = torch.tensor([0, 1, 2, 1, 2, 0], dtype=torch.uint8)
+    scores = score_case(pred, ref, 3, ignore_index=255)
+    assert [(score.voxels_ref, score.voxels_pred) for score in scores] == [(2, 2), (2, 1), (0, 1)]
+    assert per_class_dice(pred, ref, 3, ignore_index=255)[1] == pytest.approx(2 / 3)
+    assert score_case(ref, ref.fill_(255), 256, ignore_index=255)[1].status is Status.TRUE_ABSENT
+    with pytest.raises(ValueError, match="the reference holds values from 0 to 254"):
+        score_case(pred * 0, torch.tensor([0, 1, 1, 255, 254, 0]), 3, ignore_index=255)

@@ -99,3 +99,18 @@ def test_the_bundles_augmentation_is_the_default():
     config = ConfigParser.load_config_file(Path(__file__).parents[2] / "bundle" / "configs" / "train.yaml")
     defaults = {name: p.default for name, p in inspect.signature(random_transforms).parameters.items()}
     assert {name: [*v] if isinstance(v, tuple) else v for name, v in defaults.items()} == config["augmentation"]
+
+
+def test_unknown_voxels_stay_unknown_and_are_no_patch_centres(tmp_path):
+    image = write_nifti(tmp_path / "i.nii", np.random.default_rng(0).normal(size=(24, 24, 24)).astype(np.float32))
+    label = np.full((24, 24, 24), 7, np.uint8)
+    label[10:14, 10:14, 10:14] = 0
+    label[12, 12, 12] = 2
+    path = write_nifti(tmp_path / "l.nii", label)
+    entry = {"case": "a", "image": str(image), "label": str(path), "annotated": [True] * 3, "ignore_label": 7}
+    seen = set()
+    for seed in range(40):
+        (patch,) = transforms().set_random_state(seed)(dict(entry))
+        seen |= set(patch["label"].unique().tolist())
+        assert (patch["label"] < 3).any()  # something is known in each patch
+    assert seen == {0, 2, 255}

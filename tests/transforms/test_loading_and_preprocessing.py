@@ -88,3 +88,16 @@ def test_ct_clips_then_standardises():
 def test_wrong_intensity_is_refused(intensity, message):
     with pytest.raises(ConfigError, match=message):
         intensity_transform(intensity)
+
+
+def test_unknown_voxels_get_one_value_whatever_the_dataset_calls_them(tmp_path):
+    entry = {
+        "case": "a",
+        "image": str(write_nifti(tmp_path / "image.nii", np.zeros((2, 1, 3), np.float32))),
+        "label": str(write_nifti(tmp_path / "label.nii", np.array([0, 1, 2, 3, 3, 0], np.int16).reshape(2, 1, 3))),
+        "ignore_label": 3,
+    }
+    item = LoadScand(TINY_CLASSES, 1, label=True)(entry)
+    assert item["label"].as_tensor().flatten().tolist() == [0, 1, 2, 255, 255, 0]
+    assert item["label"].dtype == torch.uint8
+    assert "ignore_label" not in item

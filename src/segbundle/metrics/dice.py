@@ -72,10 +72,11 @@ def overlap_counts(
 
 
 def _check_range(name: str, values: torch.Tensor, num_classes: int) -> None:
-    if values.numel() and (values.min() < 0 or values.max() >= num_classes):
-        raise ValueError(
-            f"the {name} holds values from {int(values.min())} to {int(values.max())}, outside [0, {num_classes - 1}]."
-        )
+    if values.numel() == 0:
+        return
+    lowest, highest = int(values.min()), int(values.max())  # as numbers: 256 does not fit the values' own type
+    if lowest < 0 or highest >= num_classes:
+        raise ValueError(f"the {name} holds values from {lowest} to {highest}, outside [0, {num_classes - 1}].")
 
 
 def score_case(

@@ -11,6 +11,7 @@ import yaml
 from monai.bundle import ConfigParser, create_workflow
 
 from commands import CONFIGS, ROOT, run
+from segbundle.classes import IGNORE_INDEX
 
 SCHEMA = ROOT.parent / "shared" / "data" / "monai" / "meta_schema_20240725.json"
 METADATA = CONFIGS / "metadata.json"
@@ -40,6 +41,10 @@ def test_keys_of_the_contract_are_in_every_workflow_with_one_default():
         shared = set(workflows[one]) & set(workflows[other]) - parts - (DIFFER if one == "train" else set())
         for key in shared:
             assert workflows[one][key] == workflows[other][key], f"{key} of {one} and {other}"
+
+
+def test_the_losses_ignored_index_is_that_of_loaded_label_maps():
+    assert load("train")["loss"]["ignore_index"] == IGNORE_INDEX
 
 
 @pytest.mark.parametrize("task", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)

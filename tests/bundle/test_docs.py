@@ -17,7 +17,7 @@ from tiny import write_tiny_dataset
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "bundle" / "docs" / "README.md"]
 DONE_BY_CI = ("make setup", "make test", "make lint", "source .venv/bin/activate")
-TRAINING = re.compile(r"segbundle train|configs/train\.yaml|benchmarks/")
+TRAINING = re.compile(r"segbundle train|configs/train\.yaml|benchmarks/(?!losses)")
 
 
 def blocks(document: Path, language: str) -> list[str]:
@@ -44,6 +44,10 @@ def shell(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def run_all(lines: list[str], cwd: Path) -> None:
     for line in lines:
         short = f"{line} --max_epochs 1 --val_interval 1" if TRAINING.search(line) else line
+        if "segbundle reproduce" in line:
+            short += " --steps 2 --seeds '[0]'"
+        if "benchmarks/losses.py" in line:
+            short += " --shape 1 3 16 16 16 --rounds 1 --repeats 1"
         done = shell(short, cwd)
         assert done.returncode == 0, f"{short}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
 
@@ -106,6 +110,28 @@ def test_the_commands_of_the_benchmarks(checkout: Path, hippocampus_like: Path):
     lines = [line for text in blocks(ROOT / "docs" / "benchmarks.md", "bash") for line in commands(text)]
     assert len(lines) >= 1
     run_all([line.replace("/path/to/Task04_Hippocampus", str(hippocampus_like)) for line in lines], checkout)
+
+
+def test_the_losses(checkout: Path):
+    document = ROOT / "docs" / "losses.md"
+    (checkout / "docs").symlink_to(ROOT / "docs")
+    (task,) = blocks(document, "yaml")
+    (checkout / "my_loss.yaml").write_text(task)
+    train = "segbundle train --config configs/phantom.yaml --config my_loss.yaml --dataset_dir data_samples"
+    lines = [line for text in blocks(document, "bash") for line in commands(text)]
+    run_all([*lines, f"{train} --output_dir runs/loss"], checkout)
+    assert len(list((checkout / "runs" / "figures").glob("*.svg"))) == 3
+    (program,) = blocks(document, "python")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_reproductions(checkout: Path):
+    document = ROOT / "docs" / "reproductions.md"
+    lines = [line for text in blocks(document, "bash") for line in commands(text)]
+    known = {path.stem for path in (ROOT / "configs" / "reproductions").glob("*.yaml")}
+    assert {line.split()[2] for line in lines} == known
+    run_all(lines, checkout)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -28,6 +28,10 @@ class OutputError(SegbundleError):
     """An output folder that cannot be written, or already holds something that would be lost."""
 
 
+class TrainingError(SegbundleError):
+    """A training step that cannot be made: the loss refuses the batch."""
+
+
 class ScansFailedError(SegbundleError):
     """Some scans of a batch failed; the others were finished and their results are on disk."""
 
@@ -48,17 +52,23 @@ def root_error(error: BaseException) -> BaseException:
     """The `SegbundleError` at the bottom of a chain of wrapped errors, or `error` itself if there is none.
 
     MONAI wraps what a transform or a component raises in a `RuntimeError`; what the user has to read is below.
-    Arguments that a component of a configuration does not have, or lacks, become a `ConfigError`.
+    Arguments that a component of a configuration does not have, lacks, or refuses become a `ConfigError`.
     """
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, SegbundleError):
             return link
         cause = link.__cause__ or link.__context__
-        if isinstance(cause, TypeError) and str(link).startswith(_MONAI_INSTANTIATION) and "argument" in str(cause):
+        if str(link).startswith(_MONAI_INSTANTIATION) and _is_about_arguments(cause):
             return ConfigError(f"{str(link).splitlines()[0]}: {cause}")
         link = cause
     return error
+
+
+def _is_about_arguments(error: BaseException | None) -> bool:
+    if isinstance(error, SegbundleError):
+        return False
+    return isinstance(error, ValueError) or (isinstance(error, TypeError) and "argument" in str(error))
 
 
 def describe(error: BaseException) -> str:

@@ -34,6 +34,19 @@ def test_a_typo_in_a_key_suggests_the_nearest(dataset, tmp_path):
     assert_plain_error(segbundle("train", "--config", TINY, *words), "AdamW", "unexpected keyword argument 'lrr'")
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "what"),
+    [
+        ("loss#absent", "maybe", "absent is 'maybe', and must be one of 'volume', 'skip', 'smooth'"),
+        ("loss#smooth_dr", "-1", "smooth_dr is -1, and must not be negative"),
+        ("loss#weight", "[1,2]", "weight has 2 entries for 3 classes"),
+    ],
+)
+def test_a_value_that_the_loss_refuses(dataset, tmp_path, key, value, what):
+    words = ("--dataset_dir", dataset, "--output_dir", tmp_path / "out", f"--{key}", value)
+    assert_plain_error(segbundle("train", "--config", TINY, *words), what)
+
+
 def test_a_truncated_file_stops_a_training_and_is_named(copy, tmp_path):
     truncate(copy / "imagesTr" / "case_03.nii.gz")
     done = monai_bundle("train", "--dataset_dir", copy, "--output_dir", tmp_path / "out")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from segbundle.engines import SegmentationTrainer
-from segbundle.errors import ConfigError, root_error
+from segbundle.errors import ConfigError, TrainingError, root_error
 from segbundle.inferers import PatchInferer
 from segbundle.losses import DiceCELoss, LinearRamp
 
@@ -77,3 +77,13 @@ def test_root_errors_are_plain():
     with pytest.raises(ConfigError) as error:
         train(monai.losses.DiceLoss(softmax=True, to_onehot_y=True), batches(PART))
     assert root_error(error.value) is error.value
+
+
+def test_what_the_loss_refuses_is_told_with_the_batchs_cases():
+    loss = DiceCELoss(softmax=True, to_onehot_y=True, weight=[1.0, 2.0])
+    with pytest.raises(TrainingError, match="loss DiceCELoss, cases a, b: weight has 2 entries for 3 classes"):
+        train(loss, batches(ALL))
+    data = batches(ALL)
+    data[0]["image"] = torch.full_like(data[0]["image"], torch.nan)
+    with pytest.raises(TrainingError, match="cases a, b: input holds NaN"):
+        train(DiceCELoss(softmax=True, to_onehot_y=True), data)

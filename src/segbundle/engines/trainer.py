@@ -11,7 +11,7 @@ from monai.engines import SupervisedTrainer
 from monai.utils import CommonKeys
 
 from segbundle.classes import IGNORE_INDEX
-from segbundle.errors import ConfigError
+from segbundle.errors import ConfigError, TrainingError
 
 
 class SegmentationTrainer(SupervisedTrainer):
@@ -28,6 +28,7 @@ class SegmentationTrainer(SupervisedTrainer):
     Raises:
         ConfigError: in training, a batch with unannotated classes or unknown voxels and a loss that cannot leave
             them out.
+        TrainingError: the loss refuses a batch with a ValueError; the message names the batch's cases.
     """
 
     def __init__(self, loss_function: Any, **kwargs: Any) -> None:
@@ -41,12 +42,18 @@ class SegmentationTrainer(SupervisedTrainer):
         if hasattr(self.plain_loss, "progress"):
             steps = engine.state.max_epochs * engine.state.epoch_length
             self.plain_loss.progress = (engine.state.iteration - 1) / steps
-        annotated = batchdata.get("annotated")
         if not self._knows_annotated:
             self._refuse_what_is_missing(batchdata)
-        elif annotated is not None:
-            self.loss_function = partial(self.plain_loss, annotated=annotated)
+        self.loss_function = partial(self._loss_of, batchdata)
         return super()._iteration(engine, batchdata)
+
+    def _loss_of(self, batchdata: dict[str, Any], pred: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        more = {"annotated": batchdata["annotated"]} if self._knows_annotated and "annotated" in batchdata else {}
+        try:
+            return self.plain_loss(pred, label, **more)
+        except ValueError as error:
+            cases = ", ".join(batchdata.get("case", ()))
+            raise TrainingError(f"loss {type(self.plain_loss).__name__}, cases {cases}: {error}") from error
 
     def _refuse_what_is_missing(self, batchdata: dict[str, Any]) -> None:
         annotated, loss = batchdata.get("annotated"), type(self.plain_loss).__name__

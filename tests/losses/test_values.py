@@ -96,16 +96,33 @@ def test_every_voxel_wrong_costs_one_in_a_large_volume(loss):
 
 @pytest.mark.parametrize("loss", REGION)
 @pytest.mark.parametrize("kwargs", SETTINGS)
-@settings(max_examples=15)
-@given(seed=st.integers(0, 10_000), absent=st.integers(0, 3), scale=st.floats(0.1, 50))
-def test_bounded_and_the_same_for_a_repeated_volume(loss, kwargs, seed, absent, scale):
+@settings(max_examples=25)
+@given(
+    seed=st.integers(0, 10_000),
+    absent=st.integers(0, 3),
+    scale=st.floats(0.1, 50),
+    dtype=st.sampled_from(DTYPES),
+    index_map=st.booleans(),
+    softmax=st.booleans(),
+)
+def test_bounded_and_the_same_for_a_repeated_volume(loss, kwargs, seed, absent, scale, dtype, index_map, softmax):
     scores, labels = random_case(seed, num_classes=4)
     labels = labels.clamp(max=3 - absent)
-    function = loss(to_onehot_y=True, softmax=True, **kwargs)
-    value = function(scores * scale, labels).item()
+    scores = (scores * scale).to(dtype)
+    given_input = scores if softmax else scores.softmax(dim=1)
+    target = labels if index_map else one_hot(labels, 4)
+    function = loss(to_onehot_y=index_map, softmax=softmax, **kwargs)
+    value = function(given_input, target).item()
     assert 0 <= value <= 1
-    repeated = function((scores * scale).repeat(1, 1, 2, 2, 2), labels.repeat(1, 1, 2, 2, 2)).item()
+    repeated = function(given_input.repeat(1, 1, 2, 2, 2), target.repeat(1, 1, 2, 2, 2)).item()
     assert repeated == pytest.approx(value, abs=1e-5)
+
+
+def test_probabilities_that_sum_to_more_than_one_stay_bounded():
+    p = torch.full((1, 3, 4, 4, 4), 0.502, dtype=torch.bfloat16)  # two absent classes: 1.004
+    p[:, 0] = 0
+    loss = DiceLoss(to_onehot_y=True, include_background=False)
+    assert loss(p, torch.zeros(1, 1, 4, 4, 4)).item() == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize("loss", ALL)

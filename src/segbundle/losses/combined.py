@@ -106,7 +106,8 @@ class DiceCELoss(_RegionCELoss):
 
     Args:
         weight: one factor per class, the background's included, for the cross entropy (its mean is then the weighted
-            one) and for Dice.
+            one) and for Dice, where, as in MONAI, nothing divides by their sum: weights around 40 make the Dice term 40
+            times as large. Scale them to a mean of 1.
         lambda_dice, lambda_ce: factors of the two; numbers, or a `LinearRamp` that follows the training.
         label_smoothing: in [0, 1], for the cross entropy.
         reduction: `mean` or `sum`.

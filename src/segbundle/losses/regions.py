@@ -86,7 +86,8 @@ def absent_term(regions: Regions, weight: torch.Tensor) -> torch.Tensor:
     """
     shares = absent_shares(regions)
     if regions.exclusive:
-        return (shares * weight).sum(dim=1)
+        rounding = shares.detach().sum(dim=1).clamp(min=1)  # probabilities given in bfloat16 may sum to more than 1
+        return (shares * weight).sum(dim=1) / rounding
     largest = (weight * regions.absent).amax(dim=1, keepdim=True)
     return largest[:, 0] * (1 - (1 - shares * _divide(weight, largest, otherwise=0.0)).prod(dim=1))
 

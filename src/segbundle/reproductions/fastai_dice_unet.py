@@ -1,0 +1,192 @@
+"""fast.ai forum, "Issues with DiceLoss UNET": a Dice loss that gives blank predictions, or only foreground.
+
+The answer there points at the derivative in Milletari et al. 2016 ("V-Net"), for D = 2 sum p g / (sum p² + sum g²):
+dD/dp_j = 2 [g_j (sum p² + sum g²) - 2 p_j sum p g] / (sum p² + sum g²)².
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from segbundle.losses import DiceCELoss, DiceLoss
+from segbundle.reproductions.tables import Table
+from segbundle.reproductions.training import (
+    Discs,
+    Loss,
+    gradient_size,
+    mean_and_range,
+    mean_dice,
+    predict,
+    small_unet,
+    train,
+)
+
+
+def run(
+    size: int,
+    radius: Sequence[float],
+    noise: float,
+    widths: Sequence[int],
+    batch_size: int,
+    learning_rates: Sequence[float],
+    seeds: Sequence[int],
+    steps: int,
+    checkpoints: Sequence[int],
+    num_test: int,
+    blank: float,
+    state_voxels: int,
+    state_foreground: float,
+    state_logits: Sequence[float],
+    structures: Sequence[int],
+    structure_probability: float,
+) -> list[Table]:
+    """All tables; the arguments are explained in the YAML."""
+    data = Discs(size, (radius[0], radius[1]), 1, torch.ones(1, 1), noise)
+    training = Training(
+        data, widths, batch_size, steps, [*(c for c in checkpoints if c < steps), steps], num_test, blank
+    )
+    runs = {
+        (name, rate): [training.run(loss, rate, seed) for seed in seeds]
+        for name, loss in _losses().items()
+        for rate in learning_rates
+    }
+    share = float((training.test(0)[1] > 0).float().mean())
+    return [
+        _summary(runs, len(seeds) * len(learning_rates), share),
+        _per_rate(runs, training.checkpoints),
+        _states(state_voxels, state_foreground, state_logits),
+        _small_structures(state_voxels, structures, structure_probability),
+    ]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training: what it predicted at each checkpoint (B: background only, F: foreground only, or mixed), and Dice."""
+
+    states: Sequence[str]
+    dice: float
+
+
+@dataclass(frozen=True)
+class Training:
+    """How every run is trained; a prediction with less than `blank` of a class has none of it."""
+
+    data: Discs
+    widths: Sequence[int]
+    batch_size: int
+    steps: int
+    checkpoints: Sequence[int]
+    num_test: int
+    blank: float
+
+    def test(self, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pictures that were not trained on."""
+        return self.data.draw(self.num_test, torch.Generator().manual_seed(1000 + seed))
+
+    def run(self, loss: Loss, learning_rate: float, seed: int) -> Run:
+        """Train a U-Net without normalization; with it, no loss gave blank predictions in a trial."""
+        pictures, labels = self.test(seed)
+        network = small_unet(1, 2, self.widths, seed, norm=None)
+        states: list[str] = []
+
+        def look(step: int) -> None:
+            if step in self.checkpoints:
+                states.append(self._state(predict(network, pictures)))
+
+        optimizer = torch.optim.Adam(network.parameters(), learning_rate)
+        train(network, self.data.batches(self.batch_size, seed), loss, optimizer, self.steps, look)
+        return Run(states, mean_dice(predict(network, pictures), labels, with_background=False))
+
+    def _state(self, predicted: torch.Tensor) -> str:
+        share = float((predicted > 0).float().mean())
+        return "B" if share < self.blank else "F" if share > 1 - self.blank else "mixed"
+
+
+def vnet_gradient(probability: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """dD/dp as above."""
+    both = (probability**2).sum() + (reference**2).sum()
+    return 2 * (reference * both - 2 * probability * (probability * reference).sum()) / both**2
+
+
+def _losses() -> dict[str, Loss]:
+    entropy = torch.nn.CrossEntropyLoss()
+    return {
+        "Dice of both classes": DiceLoss(softmax=True, to_onehot_y=True),
+        "V-Net's Dice of the foreground": DiceLoss(
+            softmax=True, to_onehot_y=True, squared_pred=True, include_background=False
+        ),
+        "cross entropy": lambda scores, labels: entropy(scores, labels[:, 0]),
+        "`DiceCELoss`": DiceCELoss(softmax=True, to_onehot_y=True),
+    }
+
+
+def _summary(runs: dict[tuple[str, float], list[Run]], total: int, share: float) -> Table:
+    rows = []
+    for name in dict.fromkeys(name for name, _ in runs):
+        mine = [run for (other, _), found in runs.items() if other == name for run in found]
+        rows.append(
+            [
+                name,
+                *(str(sum(state in run.states for run in mine)) for state in "BF"),
+                *(str(sum(run.states[-1] == state for run in mine)) for state in "BF"),
+                str(sum(run.dice < 0.1 for run in mine)),
+                mean_and_range([run.dice for run in mine]),
+            ]
+        )
+    columns = [
+        "loss", "background only, at a checkpoint", "foreground only, at a checkpoint", "background only at the end",
+        "foreground only at the end", "Dice below 0.1 at the end", "Dice at the end (range)",
+    ]  # fmt: skip
+    return Table(f"{total} runs per loss; {100 * share:.1f} % of the pixels are foreground", columns, rows)
+
+
+def _per_rate(runs: dict[tuple[str, float], list[Run]], checkpoints: Sequence[int]) -> Table:
+    rows = [
+        [
+            name,
+            f"{rate:g}",
+            *(_counts([run.states[index] for run in found]) for index in range(len(checkpoints))),
+            mean_and_range([run.dice for run in found]),
+        ]
+        for (name, rate), found in runs.items()
+    ]
+    columns = ["loss", "learning rate", *(f"step {step}" for step in checkpoints), "Dice at the end (range)"]
+    count = len(next(iter(runs.values())))
+    return Table(f"Of {count} runs each, how many predicted background only (B) or foreground only (F)", columns, rows)
+
+
+def _counts(states: Sequence[str]) -> str:
+    return ", ".join(f"{states.count(state)} {state}" for state in "BF" if state in states) or "–"
+
+
+def _states(voxels: int, foreground: float, logits: Sequence[float]) -> Table:
+    """Gradients where all voxels have the same score: Dice's holds a factor p (1 - p), cross entropy's does not."""
+    labels = torch.zeros(1, 1, voxels, dtype=torch.float64)
+    labels[..., : round(foreground * voxels)] = 1
+    dice, both = DiceLoss(sigmoid=True, squared_pred=True), DiceCELoss(sigmoid=True, squared_pred=True)
+    losses: list[Loss] = [dice, torch.nn.BCEWithLogitsLoss(), both]
+    states = [(0.0, "p = 0.5"), *((-k, f"background, score -{k:g}") for k in logits)]
+    states += [(k, f"foreground, score {k:g}") for k in logits]
+    rows = [
+        [name, *(f"{gradient_size(loss, torch.full_like(labels, score), labels):.1e}" for loss in losses)]
+        for score, name in states
+    ]
+    title = f"Norm of the gradient with respect to the scores, {voxels} voxels, {100 * foreground:g} % foreground"
+    return Table(title, ["prediction, everywhere", "V-Net's Dice", "cross entropy", "`DiceCELoss`"], rows)
+
+
+def _small_structures(voxels: int, structures: Sequence[int], probability: float) -> Table:
+    rows = []
+    for structure in structures:
+        reference = torch.zeros(voxels, dtype=torch.float64)
+        reference[:structure] = 1
+        largest = float(vnet_gradient(torch.full_like(reference, probability), reference).abs().max())
+        entropy = 1 / (probability * voxels)
+        rows.append([str(structure), f"{largest:.1e}", f"{entropy:.1e}"])
+    title = (
+        f"Largest derivative with respect to the probability of one of {voxels} voxels, p = {probability:g} everywhere"
+    )
+    return Table(title, ["voxels of the structure", "V-Net's Dice", "cross entropy"], rows)

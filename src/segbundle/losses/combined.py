@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 
 from segbundle.losses import checks
+from segbundle.losses.base import Weights
 from segbundle.losses.counts import CrossEntropy
-from segbundle.losses.dice import DiceLoss, GeneralizedDiceLoss, Weights
+from segbundle.losses.dice import DiceLoss, GeneralizedDiceLoss
 from segbundle.losses.ramp import LinearRamp
 from segbundle.losses.ranks import sum_over_ranks
 from segbundle.losses.regions import Absent

@@ -35,11 +35,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--keep", type=Path, help="a folder for the trainings, with their models")
     arguments, options = parser.parse_known_args()
     print("| seed | mean Dice | anterior | posterior | wall time |\n|---|---|---|---|---|", flush=True)
     for seed in arguments.seeds:
         with tempfile.TemporaryDirectory() as folder:
-            dice, seconds = train(arguments.dataset, seed, Path(folder) / "run", options)
+            run = (arguments.keep or Path(folder)) / f"seed{seed}"
+            dice, seconds = train(arguments.dataset, seed, run, options)
         values = " | ".join(f"{value:.4f}" for value in dice.values())
         print(f"| {seed} | {values} | {int(seconds // 60)} min {int(seconds % 60)} s |", flush=True)
 

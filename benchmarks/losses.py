@@ -37,7 +37,7 @@ def measure(kind: str, shape: list[int], device: str, dtype: str, repeats: int) 
         started = time.perf_counter()
         value = loss(scores, labels)
         value.backward()
-        if device != "cpu":
+        if scores.is_cuda:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
     peak = _peak(device)

@@ -149,7 +149,10 @@ def samples(
 def reproduce(
     name: Annotated[str | None, typer.Argument(help="Which one; without it their names are listed.")] = None,
     output: Annotated[Path | None, typer.Option(help="Also write the tables to this Markdown file.")] = None,
-    overrides: Overrides = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[--KEY VALUE]...", help="A value of its YAML, for instance --steps 100."),
+    ] = None,
 ) -> None:
     """Run a public question about a failing Dice loss as it was posted, and its answer; see docs/reproductions.md.
 

@@ -37,6 +37,7 @@ class ScansFailedError(SegbundleError):
 
 
 _MONAI_INSTANTIATION = "Failed to instantiate component"
+_MONAI_LOCATION = "Cannot locate class or function path"
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
@@ -59,6 +60,8 @@ def root_error(error: BaseException) -> BaseException:
         if isinstance(link, SegbundleError):
             return link
         cause = link.__cause__ or link.__context__
+        if isinstance(link, ModuleNotFoundError) and str(link).startswith(_MONAI_LOCATION):
+            return ConfigError(f"{link} A _target_ is written in full, for instance segbundle.losses.DiceCELoss.")
         if str(link).startswith(_MONAI_INSTANTIATION) and _is_about_arguments(cause):
             return ConfigError(f"{str(link).splitlines()[0]}: {cause}")
         link = cause

@@ -52,8 +52,8 @@ def test_both_classes_are_learnt_from_cases_that_have_one_each(tmp_path: Path):
     rows = list(csv.DictReader((tmp_path / "a" / "metrics.csv").open()))
     assert {row["status"] for row in rows} >= {"scored", "unannotated"}
     assert all((row["dice"] == "") == (row["status"] in ("unannotated", "true_absent")) for row in rows)
-    untold = dice_after_training(write_partial_dataset(tmp_path / "untold", tell=False), tmp_path / "b", max_epochs=20)
-    assert untold["ball"] < 0.5  # told, it is above 0.9 by then
+    untold = dice_after_training(write_partial_dataset(tmp_path / "untold", tell=False), tmp_path / "b", max_epochs=100)
+    assert max(untold.values()) < 0.7
 
 
 @pytest.mark.parametrize("tell", [True, False])

@@ -271,3 +271,17 @@ def test_a_label_called_ignore_is_no_class(tmp_path, labels):
 def test_without_one_there_is_none(tmp_path):
     touch(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
     assert "ignore_label" not in labelled_data(tmp_path, TINY_CLASSES)[0]
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"annoted": ["cube"]}, "has 'annoted': did you mean 'annotated'"),
+        ({"annotated": [1]}, "must be a list of class"),
+    ],
+)
+def test_what_was_annotated_is_not_passed_over(tmp_path, entry, message):
+    touch(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+    describe(tmp_path, training=[{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz", **entry}])
+    with pytest.raises(DataError, match=message):
+        labelled_data(tmp_path, TINY_CLASSES)

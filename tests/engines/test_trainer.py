@@ -61,7 +61,10 @@ def test_any_loss_will_do_if_nothing_is_missing():
     ("data", "message"),
     [
         (batches(PART), "case b: not every class was annotated, and loss DiceCELoss would learn those as background"),
-        (batches(ALL, 255.0), r"case a: holds voxels of unknown class \(ignore\), which loss DiceCELoss cannot"),
+        (
+            batches(ALL, 255.0),
+            r"case a: holds voxels of unknown class \(ignore\), which loss DiceCELoss counts; use",
+        ),
     ],
 )
 def test_a_loss_that_knows_label_maps_only_is_refused_what_is_missing(data, message):
@@ -87,3 +90,9 @@ def test_what_the_loss_refuses_is_told_with_the_batchs_cases():
     data[0]["image"] = torch.full_like(data[0]["image"], torch.nan)
     with pytest.raises(TrainingError, match="cases a, b: input holds NaN"):
         train(DiceCELoss(softmax=True, to_onehot_y=True), data)
+
+
+def test_our_loss_without_an_ignore_index_is_refused_unknown_voxels():
+    with pytest.raises(ConfigError, match="loss DiceCELoss counts; set loss#ignore_index: 255"):
+        train(DiceCELoss(softmax=True, to_onehot_y=True), batches(ALL, 255.0))
+    train(DiceCELoss(softmax=True, to_onehot_y=True, ignore_index=255), batches(ALL, 255.0))

@@ -141,3 +141,45 @@ def test_a_loss_moves_and_is_saved_without_its_weights():
     loss = DiceCELoss(softmax=True, to_onehot_y=True, weight=[1, 2, 3, 4])
     assert loss.state_dict() == {}
     assert loss.double()(SCORES.double(), LABELS).dtype == torch.float64
+
+
+@pytest.mark.parametrize("loss", REGION)
+@pytest.mark.parametrize(
+    ("input", "target", "kwargs", "message"),
+    [
+        (SCORES, LABELS, {"to_onehot_y": True}, "which are no probabilities: set softmax=True"),
+        (SCORES[:, :1], LABELS.clamp(max=1).float(), {"softmax": True}, "sigmoid=True for a single class"),
+        (SCORES, SCORES, {"softmax": True}, "target holds values from -"),
+        (SCORES, SCORES.softmax(1) * math.nan, {"softmax": True}, "target holds values from nan"),
+        (SCORES[:, :1], LABELS.float(), {"sigmoid": True}, "target holds values from 0 to 3"),
+        (SCORES, LABELS + 0.5, {"softmax": True, "to_onehot_y": True}, "target holds"),
+    ],
+)
+def test_data_that_cannot_be(loss, input, target, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        loss(**kwargs)(input, target)
+
+
+def test_overlapping_probabilities_cannot_be_added_up():
+    annotated = torch.tensor([[True, True, False, True]] * 2)
+    with pytest.raises(ValueError, match="sum to more than 1 over the classes"):
+        DiceLoss(to_onehot_y=True)(SCORES.sigmoid(), LABELS.clamp(max=1), annotated)
+    by_function = DiceLoss(to_onehot_y=True, other_act=torch.sigmoid)(SCORES, LABELS, annotated)
+    torch.testing.assert_close(by_function, DiceLoss(to_onehot_y=True, sigmoid=True)(SCORES, LABELS, annotated))
+
+
+def test_annotated_is_bool():
+    with pytest.raises(ValueError, match=r"annotated has dtype torch.float32, and must be bool"):
+        DiceLoss(softmax=True, to_onehot_y=True)(SCORES, LABELS, torch.ones(2, 4))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_settings_are_finite(value):
+    for make in (
+        lambda: LinearRamp(end=value),
+        lambda: DiceLoss(smooth_nr=value),
+        lambda: DiceLoss(weight=[1.0, value]),
+        lambda: DiceCELoss(lambda_ce=value),
+    ):
+        with pytest.raises(ValueError, match="finite"):
+            make()

@@ -62,7 +62,7 @@ def test_always_finite(loss, levels, labels, batch, include_background, absent, 
     target = {
         "empty": torch.zeros(2, 1, 4, 4, 4),
         "one class": torch.full((2, 1, 4, 4, 4), 2),
-        "one voxel": torch.zeros(2, 1, 4, 4, 4).index_fill_(2, torch.tensor(0), 0),
+        "one voxel": torch.zeros(2, 1, 4, 4, 4),
         "all": random_case(0, size=4)[1],
     }[labels]
     if labels == "one voxel":
@@ -91,7 +91,8 @@ def test_more_false_positive_in_an_absent_class_never_lowers_the_loss(loss, incl
     p = scores.softmax(dim=1)
     function = loss(to_onehot_y=True, include_background=include_background)
     before = function(p, labels).item()
-    taken = p.gather(1, labels) * amount * (torch.rand(labels.shape) < extra)  # from the right class
+    # Taken from the right class. From a wrong one that is there, the absent class may well take some: it is cheaper.
+    taken = p.gather(1, labels) * amount * (torch.rand(labels.shape) < extra)
     more = p.scatter_add(1, labels, -taken)
     more[:, 2:] += taken
     assert function(more, labels).item() >= before - 1e-7
@@ -120,7 +121,7 @@ def test_gradient_descent_removes_an_absent_class(loss, include_background, batc
 @pytest.mark.parametrize("kwargs", [{}, {"batch": True}, {"include_background": False}, {"label_smoothing": 0.1}])
 def test_nothing_moves_between_background_and_an_unannotated_class(loss, kwargs):
     if "label_smoothing" in kwargs and loss in REGION:
-        return
+        pytest.skip("only cross entropy has label smoothing")
     scores, labels = random_case(2)
     labels[labels == 2] = 0
     annotated = torch.tensor([[True, True, False, True]] * 2)

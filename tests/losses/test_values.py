@@ -299,6 +299,9 @@ def test_one_hot_voxels_are_ignored_as_in_monai():
     assert DiceCELoss(softmax=True, ignore_index=255)(scores, unknown).item() == pytest.approx(cut, abs=1e-6)
     by_class = DiceLoss(softmax=True, ignore_index=3)(scores, target)
     torch.testing.assert_close(DiceLoss(softmax=True, to_onehot_y=True, ignore_index=3)(scores, labels), by_class)
+    for index, reference in ((255, unknown), (3, target)):
+        ours = DiceLoss(softmax=True, ignore_index=index, absent="smooth")(scores, reference)
+        torch.testing.assert_close(ours, monai.losses.DiceLoss(softmax=True, ignore_index=index)(scores, reference))
 
 
 @pytest.mark.parametrize("loss", ALL)
@@ -331,3 +334,116 @@ def test_numpy_textbook_is_the_textbook():
     p = np.array([[[0.5, 0.5], [0.5, 0.5]]])
     g = np.array([[[1.0, 0.0], [0.0, 1.0]]])
     assert textbook_dice(p, g) == textbook_generalized_dice(p, g) == 0.5
+
+
+@pytest.mark.parametrize("loss", REGION)
+@pytest.mark.parametrize("weight", [[1.0, 1.0, 10.0], [0.25, 1.0, 7.0], [3.0, 1.0, 0.0], 10.0])
+@pytest.mark.parametrize("include_background", [True, False])
+def test_weights_never_make_false_positives_in_an_absent_class_pay(loss, weight, include_background):
+    if isinstance(weight, list) and not include_background:
+        weight = weight[1:]
+    function = loss(to_onehot_y=True, weight=weight, include_background=include_background)
+    values = []
+    for part in (0.0, 0.25, 0.5, 0.75, 1.0):
+        p = torch.tensor([1 - part, 0.0, part]).reshape(1, 3, 1, 1, 1).expand(1, 3, 4, 4, 4)
+        values.append(function(p, torch.zeros(1, 1, 4, 4, 4)).item())
+    assert values == sorted(values)
+    assert values[0] == pytest.approx(0, abs=1e-6)
+    assert values[-1] <= (1 if loss is GeneralizedDiceLoss else max(weight) if isinstance(weight, list) else weight)
+
+
+def test_a_weight_for_all_changes_nothing_in_generalized_dice():
+    p = torch.tensor([0.5, 0.25, 0.25]).reshape(1, 3, 1, 1, 1).expand(1, 3, 4, 4, 4)
+    labels = blocks(4, 2)
+    values = [GeneralizedDiceLoss(to_onehot_y=True, weight=weight)(p, labels).item() for weight in (None, 2.0, 10.0)]
+    assert values == pytest.approx([values[0]] * 3, rel=1e-6)
+
+
+def test_unannotated_classes_by_hand():
+    # class 2 is unannotated; its 0.5 in the first voxel is the background's, its 0.25 in the second is lost to class 1
+    p = torch.tensor([[[0.25, 0.25], [0.25, 0.5], [0.5, 0.25]]])
+    labels = torch.tensor([[[0, 1]]])
+    annotated = torch.tensor([[True, True, False]])
+    # background: I 0.75, P 0.75 + 0.5, G 1; class 1: I 0.5, P 0.75, G 1
+    dice = (1 - 1.5 / 2.25 + 1 - 1 / 1.75) / 2
+    exact = {"smooth_nr": 0, "smooth_dr": 0}
+    for target, kwargs in (
+        (labels, {"to_onehot_y": True}),
+        (one_hot(labels, 3), {}),
+        (torch.tensor([[[2, 1]]]), {"to_onehot_y": True}),  # a label that nobody can have given counts as background
+        (one_hot(torch.tensor([[[2, 1]]]), 3), {}),
+    ):
+        assert DiceLoss(**exact, **kwargs)(p, target, annotated).item() == pytest.approx(dice)
+        both = DiceCELoss(**exact, **kwargs, softmax=True)(p.log(), target, annotated).item()
+        assert both == pytest.approx(dice - (math.log(0.75) + math.log(0.5)) / 2)
+        smooth = DiceCELoss(**kwargs, softmax=True, lambda_dice=0.0, label_smoothing=0.2)
+        # smoothing goes to the two classes that are left: background 0.75 and 0.5, class 1 0.25 and 0.5
+        expected = (
+            -sum(0.9 * math.log(right) + 0.1 * math.log(wrong) for right, wrong in ((0.75, 0.25), (0.5, 0.5))) / 2
+        )
+        assert smooth(p.log(), target, annotated).item() == pytest.approx(expected)
+
+
+def test_with_sigmoid_the_cross_entropy_merges_all_the_same():
+    p = torch.tensor([[[0.25, 0.25], [0.25, 0.5], [0.5, 0.25]]])
+    labels, annotated = torch.tensor([[[0, 1]]]), torch.tensor([[True, True, False]])
+    loss = DiceCELoss(sigmoid=True, to_onehot_y=True, lambda_dice=0.0)
+    assert loss(p.log(), labels, annotated).item() == pytest.approx(-(math.log(0.75) + math.log(0.5)) / 2)
+
+
+def test_a_single_class_that_nobody_looked_for_teaches_nothing():
+    scores, target = torch.randn(2, 1, 4, 4), torch.ones(2, 1, 4, 4)
+    annotated = torch.tensor([[True], [False]])
+    loss = DiceCELoss(sigmoid=True)
+    alone = loss(scores[:1], target[:1]).item()
+    assert loss(scores, target, annotated).item() == pytest.approx(alone / 2)
+
+
+@pytest.mark.parametrize("loss", COMBINED)
+def test_a_batch_is_the_mean_of_its_cases_however_much_of_them_is_known(loss):
+    scores, labels = random_case(14)
+    labels[0, :, 1:] = 255
+    function = loss(softmax=True, to_onehot_y=True, ignore_index=255)
+    alone = [function(scores[i : i + 1], labels[i : i + 1]).item() for i in range(2)]
+    assert function(scores, labels).item() == pytest.approx(sum(alone) / 2, abs=1e-6)
+    labels[0] = 255
+    assert function(scores, labels).item() == pytest.approx(alone[1] / 2, abs=1e-6)
+    pooled = loss(softmax=True, to_onehot_y=True, ignore_index=255, batch=True)
+    assert pooled(scores, labels).item() == pytest.approx(pooled(scores[1:], labels[1:]).item(), abs=1e-6)
+
+
+def test_an_ignore_index_beyond_the_labels_type_ignores_nothing():
+    scores, labels = random_case(15)
+    expected = DiceLoss(softmax=True, to_onehot_y=True)(scores, labels).item()
+    for dtype in (torch.uint8, torch.int8):
+        function = DiceLoss(softmax=True, to_onehot_y=True, ignore_index=256)
+        assert function(scores, labels.to(dtype)).item() == pytest.approx(expected)
+
+
+def test_sigmoid_is_taken_in_float32():
+    scores = torch.full((1, 1, 40, 40, 40), 3.3, dtype=torch.bfloat16)
+    target = torch.ones(1, 1, 40, 40, 40)
+    p = torch.sigmoid(scores[0, 0, 0, 0, 0].float()).item()
+    value = DiceLoss(sigmoid=True, smooth_nr=0, smooth_dr=0)(scores, target).item()
+    assert value == pytest.approx(1 - 2 * p / (p + 1), abs=1e-6)
+
+
+@pytest.mark.parametrize("loss", COMBINED)
+def test_autocast_around_it_changes_nothing(loss):
+    scores, labels = random_case(16)
+    results = []
+    for enabled in (False, True):
+        leaf = scores.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            value = loss(softmax=True, to_onehot_y=True, label_smoothing=0.1)(leaf, labels)
+            value.backward()
+        results.append((value, leaf.grad))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("batch", [True, False])
+def test_unreduced_without_background_as_monai(batch):
+    scores, labels = random_case(17)
+    kwargs = {"softmax": True, "to_onehot_y": True, "reduction": "none", "include_background": False, "batch": batch}
+    expected = monai.losses.DiceLoss(**kwargs)(scores, labels)
+    torch.testing.assert_close(DiceLoss(**kwargs)(scores, labels), expected)

@@ -13,6 +13,7 @@ CASES = [
     {"batch": True, "ignore_index": 255, "weight": [1.0, 2.0, 3.0, 4.0]},
     {"batch": True, "include_background": False},
     {"batch": False, "ignore_index": 255, "weight": [1.0, 2.0, 3.0, 4.0]},
+    {"batch": False, "ignore_index": 255},
 ]
 
 

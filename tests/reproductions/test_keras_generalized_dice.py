@@ -8,8 +8,8 @@ import torch
 from commands import segbundle
 from segbundle.errors import ConfigError
 from segbundle.losses import GeneralizedDiceLoss
-from segbundle.reproductions.ignore_background import sure_scores
 from segbundle.reproductions.keras_generalized_dice import PostedLoss, run, scan_losses, score, weights
+from segbundle.reproductions.training import sure_scores
 
 VOLUMES = [1000, 200, 80, 20]
 

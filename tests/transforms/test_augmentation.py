@@ -114,3 +114,24 @@ def test_unknown_voxels_stay_unknown_and_are_no_patch_centres(tmp_path):
         seen |= set(patch["label"].unique().tolist())
         assert (patch["label"] < 3).any()  # something is known in each patch
     assert seen == {0, 2, 255}
+
+
+@pytest.mark.parametrize("patch", [12, 32])
+def test_no_label_is_made_up_for_voxels_that_nobody_knows(tmp_path, patch):
+    image = write_nifti(tmp_path / "i.nii", np.random.default_rng(0).normal(size=(24, 24, 24)).astype(np.float32))
+    label = np.full((24, 24, 24), 7, np.uint8)
+    label[8:16, 8:16, 8:16] = 2  # no background voxel at all
+    path = write_nifti(tmp_path / "l.nii", label)
+    entry = {"case": "a", "image": str(image), "label": str(path), "annotated": [True] * 3, "ignore_label": 7}
+    cut = training_transforms(TINY_CLASSES, (patch,) * 3, {"method": "zscore"})
+    for seed in range(30):
+        (item,) = cut.set_random_state(seed)(dict(entry))
+        assert set(item["label"].unique().tolist()) <= {2, 255}
+
+
+def test_a_small_scan_without_unknown_voxels_is_padded_with_background(tmp_path):
+    image = write_nifti(tmp_path / "i.nii", np.ones((6, 6, 6), np.float32))
+    label = write_nifti(tmp_path / "l.nii", np.ones((6, 6, 6), np.uint8))
+    entry = {"case": "a", "image": str(image), "label": str(label), "annotated": [True] * 3}
+    (item,) = transforms(augmentation={"rotation": 0.0, "scaling": 0.0})(entry)
+    assert set(item["label"].unique().tolist()) == {0, 1}

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -384,8 +385,13 @@ def _listed_case(folder: Path, entry: Any, key: str) -> Case:
     if not isinstance(entry, dict) or "image" not in entry:
         raise DataError(f"{folder / 'dataset.json'}: an entry of {key!r} has no `image`: {entry!r}.")
     annotated = entry.get("annotated")
-    if annotated is not None and not isinstance(annotated, list):
+    if annotated is not None and not (isinstance(annotated, list) and all(isinstance(a, str) for a in annotated)):
         raise DataError(f"{folder / 'dataset.json'}: `annotated` must be a list of class names, found {annotated!r}.")
+    misspelt = get_close_matches("annotated", [name for name in entry if name != "annotated"], n=1, cutoff=0.7)
+    if misspelt:
+        raise DataError(
+            f"{folder / 'dataset.json'}: an entry of {key!r} has {misspelt[0]!r}: did you mean 'annotated'?"
+        )
     image = entry["image"] if isinstance(entry["image"], list) else [entry["image"]]
     paths = tuple(folder / part for part in image)
     label = folder / entry["label"] if entry.get("label") else None

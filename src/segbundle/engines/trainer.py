@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from functools import partial
 from typing import Any
 
 import torch
@@ -32,7 +31,7 @@ class SegmentationTrainer(SupervisedTrainer):
     """
 
     def __init__(self, loss_function: Any, **kwargs: Any) -> None:
-        super().__init__(loss_function=loss_function, **kwargs)
+        super().__init__(loss_function=self._batch_loss, **kwargs)
         self.plain_loss = loss_function
         self._knows_annotated = (
             "annotated" in inspect.signature(getattr(loss_function, "forward", loss_function)).parameters
@@ -42,22 +41,22 @@ class SegmentationTrainer(SupervisedTrainer):
         if hasattr(self.plain_loss, "progress"):
             steps = engine.state.max_epochs * engine.state.epoch_length
             self.plain_loss.progress = (engine.state.iteration - 1) / steps
-        if not self._knows_annotated:
-            self._refuse_what_is_missing(batchdata)
-        self.loss_function = partial(self._loss_of, batchdata)
+        self._refuse_what_is_missing(batchdata)
         return super()._iteration(engine, batchdata)
 
-    def _loss_of(self, batchdata: dict[str, Any], pred: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        more = {"annotated": batchdata["annotated"]} if self._knows_annotated and "annotated" in batchdata else {}
+    def _batch_loss(self, pred: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        """The loss of the batch that is being trained on."""
+        batch: Any = self.state.batch
+        more = {"annotated": batch["annotated"]} if self._knows_annotated and "annotated" in batch else {}
         try:
             return self.plain_loss(pred, label, **more)
         except ValueError as error:
-            cases = ", ".join(batchdata.get("case", ()))
+            cases = ", ".join(batch.get("case", ()))
             raise TrainingError(f"loss {type(self.plain_loss).__name__}, cases {cases}: {error}") from error
 
     def _refuse_what_is_missing(self, batchdata: dict[str, Any]) -> None:
         annotated, loss = batchdata.get("annotated"), type(self.plain_loss).__name__
-        if annotated is not None and not bool(annotated.all()):
+        if not self._knows_annotated and annotated is not None and not bool(annotated.all()):
             case = batchdata["case"][int((~annotated).any(dim=1).nonzero()[0])]
             raise ConfigError(
                 f"case {case}: not every class was annotated, and loss {loss} would learn those as background; "
@@ -66,7 +65,9 @@ class SegmentationTrainer(SupervisedTrainer):
         unknown = torch.as_tensor(batchdata[CommonKeys.LABEL] == IGNORE_INDEX).flatten(1).any(dim=1)
         if getattr(self.plain_loss, "ignore_index", None) != IGNORE_INDEX and bool(unknown.any()):
             case = batchdata["case"][int(unknown.nonzero()[0])]
-            raise ConfigError(
-                f"case {case}: holds voxels of unknown class (ignore), which loss {loss} cannot leave out; "
-                "use one of segbundle.losses, for instance loss#_target_: segbundle.losses.DiceCELoss."
+            fix = (
+                f"set loss#ignore_index: {IGNORE_INDEX}, the number that such voxels have in every dataset once loaded."
+                if self._knows_annotated
+                else "use one of segbundle.losses, for instance loss#_target_: segbundle.losses.DiceCELoss."
             )
+            raise ConfigError(f"case {case}: holds voxels of unknown class (ignore), which loss {loss} counts; {fix}")

@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812
 from segbundle.losses import checks
 from segbundle.losses.counts import CrossEntropy, SoftCounts, soft_counts, working_dtype
 from segbundle.losses.ranks import sum_over_ranks
-from segbundle.losses.regions import Absent, Regions, absent_term, add_absent
+from segbundle.losses.regions import Absent, Regions, add_absent
 
 Weights = Sequence[float] | float | torch.Tensor | None
 Reduction = Literal["mean", "sum", "none"]
@@ -70,7 +70,7 @@ class RegionLoss(torch.nn.Module, ABC):
             annotated: (B, C) bool, False where nobody looked for the class in that sample; None for everywhere.
 
         Returns:
-            a number in float32 (float64 for float64 input); with `reduction="none"` what each class says.
+            a number in float32 (float64 for float64 input); with `reduction="none"` see the class.
 
         Raises:
             ValueError: shapes that do not fit, a class index out of range, a background marked unannotated, NaN in
@@ -94,15 +94,19 @@ class RegionLoss(torch.nn.Module, ABC):
         looking = self._looks_at_data(input.device)
         if looking and index_map:
             checks.class_indices(target, num_classes, self.ignore_index)
+        if looking and not index_map:
+            checks.one_hot(target, self.ignore_index)
         annotated = checks.annotated(annotated, len(input), num_classes)
         merged = None if annotated is None else [(~row).nonzero()[:, 0].tolist() for row in annotated]
-        exclusive = num_classes > 1 and not self.sigmoid
         with_softmax = self.softmax and num_classes > 1
+        probabilities = self._activate(input)
+        if looking and not (with_softmax or self.sigmoid or self.other_act):
+            checks.probabilities(probabilities, sum_to_one=merged is not None)
         counts = soft_counts(
-            self._activate(input),
+            probabilities,
             target,
             softmax=with_softmax,
-            merged=merged if exclusive else None,
+            merged=merged if self._exclusive(num_classes) else None,
             ignore_index=self.ignore_index,
             squared_pred=self.squared_pred,
             soft_label=self.soft_label,
@@ -112,23 +116,28 @@ class RegionLoss(torch.nn.Module, ABC):
             counts = self._add_cross_entropy(counts, input, target, annotated, merged, cross_entropy)
         if looking:
             checks.finite(counts.prediction, counts.cross_entropy)
-        return counts, self._counted(annotated, counts, exclusive)
+        return counts, self._counted(annotated, counts)
 
     def reduce(self, counts: SoftCounts, counted: torch.Tensor) -> torch.Tensor:
         """The loss from its sums, as `count` returns them."""
         regions = self._whole_batch(counts, counted) if self.batch else Regions(*counts[:4], counted)
-        regions = replace(regions, exclusive=not self.sigmoid)
+        regions = replace(regions, exclusive=self._exclusive(counted.shape[1]))
         weight = self._weights(regions)
         taking = regions.counted if self.absent == "smooth" else regions.present
         if self.reduction == "none":
-            return self._unreduced(regions, weight, taking)
+            values = self._unreduced(regions, weight, taking)
+            return values[0] if self.batch else values
         loss = self._per_region(regions, weight, taking)
         return loss.mean() if self.reduction == "mean" else (loss * self._num_terms(taking)).sum()
 
     def _per_region(self, regions: Regions, weight: torch.Tensor, taking: torch.Tensor) -> torch.Tensor:
         """Loss of every sample, or of the batch as one, (R,)."""
         loss, largest = self._over_classes(regions, weight, taking)
-        return add_absent(loss, largest, absent_term(regions, weight)) if self.absent == "volume" else loss
+        return add_absent(loss, largest, regions, self._absent_weight(weight)) if self.absent == "volume" else loss
+
+    def _absent_weight(self, weight: torch.Tensor) -> torch.Tensor:
+        """Factors (C,) of what is given to absent classes."""
+        return weight
 
     @abstractmethod
     def _over_classes(
@@ -142,7 +151,11 @@ class RegionLoss(torch.nn.Module, ABC):
 
     @abstractmethod
     def _unreduced(self, regions: Regions, weight: torch.Tensor, taking: torch.Tensor) -> torch.Tensor:
-        """The value of `reduction="none"`, without spatial dimensions."""
+        """Losses before any reduction: (R, C), or (R, 1) for a loss of all classes at once."""
+
+    def _exclusive(self, num_classes: int) -> bool:
+        """Whether a voxel has one class only, so that probabilities can be added up: not with independent channels."""
+        return num_classes > 1 and not self.sigmoid and self.other_act is None
 
     def _activate(self, input: torch.Tensor) -> torch.Tensor:
         if self.sigmoid:
@@ -167,19 +180,20 @@ class RegionLoss(torch.nn.Module, ABC):
         """A cross entropy of other scores than those that the region loss looks at: of one class, or with sigmoid."""
         if input.shape[1] == 1:
             sums = _binary_cross_entropy(input, target, annotated, self.ignore_index, cross_entropy.weight)
-            return counts._replace(cross_entropy=sums[0], cross_entropy_weight=sums[1])
+            return counts._replace(cross_entropy=sums[0], cross_entropy_weight=sums[1], voxels=sums[1])
         other = soft_counts(
             input, target, softmax=True, merged=merged, ignore_index=self.ignore_index, cross_entropy=cross_entropy
         )
         return counts._replace(cross_entropy=other.cross_entropy, cross_entropy_weight=other.cross_entropy_weight)
 
-    def _counted(self, annotated: torch.Tensor | None, counts: SoftCounts, exclusive: bool) -> torch.Tensor:
+    def _counted(self, annotated: torch.Tensor | None, counts: SoftCounts) -> torch.Tensor:
         counted = torch.ones_like(counts.prediction, dtype=torch.bool)
+        num_classes = counted.shape[1]
         if annotated is not None:
             counted &= annotated.to(counted.device)
-            if not exclusive and counted.shape[1] > 1:  # nothing to merge: the background is left out as well
+            if num_classes > 1 and not self._exclusive(num_classes):  # nothing to merge: leave the background out too
                 counted[:, 0] &= annotated.all(dim=1).to(counted.device)
-        if not self.include_background and counted.shape[1] > 1:
+        if not self.include_background and num_classes > 1:
             counted[:, 0] = False
         return counted
 
@@ -187,7 +201,8 @@ class RegionLoss(torch.nn.Module, ABC):
         """The samples of all ranks as one region; a class is counted if it is in any of them."""
         num_classes = counted.shape[1]
         sums = [(part * counted).sum(dim=0) for part in counts[:3]]
-        totals = sum_over_ranks(torch.cat([*sums, counts.voxels.sum()[None], counted.sum(dim=0).to(sums[0])]))
+        voxels = (counts.voxels * counted.any(dim=1)).sum()[None]
+        totals = sum_over_ranks(torch.cat([*sums, voxels, counted.sum(dim=0).to(sums[0])]))
         parts = totals.split([num_classes, num_classes, num_classes, 1, num_classes])
         intersection, prediction, reference = (part[None] for part in parts[:3])
         return Regions(intersection, prediction, reference, voxels=parts[3], counted=parts[4][None] > 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -33,8 +34,8 @@ def one_of(name: str, value: _T, known: Sequence[Any]) -> _T:
 def not_negative(**values: float) -> None:
     """Numbers of zero or more."""
     for name, value in values.items():
-        if not value >= 0:
-            raise ValueError(f"{name} is {value}, and must not be negative.")
+        if not (value >= 0 and math.isfinite(value)):
+            raise ValueError(f"{name} is {value}, and must be finite and not negative.")
 
 
 def factors(**values: float | LinearRamp) -> None:
@@ -49,8 +50,8 @@ def weights(weight: Sequence[float] | float | torch.Tensor | None) -> torch.Tens
     tensor = torch.as_tensor(weight, dtype=torch.float32).detach().clone()
     if tensor.ndim > 1:
         raise ValueError(f"weight has shape {tuple(tensor.shape)}; a number, or one per class, is needed.")
-    if not bool((tensor >= 0).all()):
-        raise ValueError(f"weight is {tensor.tolist()}; no entry may be negative or NaN.")
+    if not bool(((tensor >= 0) & tensor.isfinite()).all()):
+        raise ValueError(f"weight is {tensor.tolist()}; every entry must be finite and not negative.")
     return tensor
 
 
@@ -74,16 +75,46 @@ def class_indices(target: torch.Tensor, num_classes: int, ignore_index: int | No
     """Indices in [0, num_classes), apart from the ignored one."""
     if target.numel() == 0:
         return
-    lowest, highest = (float(value) for value in target.aminmax())
-    if lowest >= 0 and highest < num_classes:
+    values = target if target.is_floating_point() else target.long()  # num_classes may not fit the target's own type
+    lowest, highest = (float(value) for value in values.aminmax())
+    integral = not target.is_floating_point() or bool((values == values.round()).all())
+    if lowest >= 0 and highest < num_classes and integral:
         return
-    wrong = ~((target >= 0) & (target < num_classes))
+    wrong = ~((values >= 0) & (values < num_classes) & (values == values.round()))
     if ignore_index is not None:
-        wrong &= target != ignore_index
+        wrong &= values != ignore_index
     if bool(wrong.any()):
-        found = sorted({float(value) for value in target[wrong].unique()[:3]})
+        found = sorted({float(value) for value in values[wrong].unique()[:3]})
         hint = "ignore_index leaves voxels of unknown class out" if ignore_index is None else f"or be {ignore_index}"
         raise ValueError(f"target holds {found}; class indices must lie in [0, {num_classes - 1}]; {hint}.")
+
+
+def one_hot(target: torch.Tensor, ignore_index: int | None) -> None:
+    """Values in [0, 1], apart from the ignored one where there is a single channel."""
+    values = target
+    if target.shape[1] == 1 and ignore_index is not None:
+        values = target[target.to(torch.float32) != ignore_index]
+    lowest, highest = (float(value) for value in values.aminmax()) if values.numel() else (0.0, 0.0)
+    if not (lowest >= 0 and highest <= 1):
+        raise ValueError(f"target holds values from {lowest:g} to {highest:g}; one-hot or soft ones lie in [0, 1].")
+
+
+def probabilities(input: torch.Tensor, sum_to_one: bool) -> None:
+    """Values in [0, 1] where no activation makes them so; with merged classes their sum must not exceed 1 either."""
+    if input.numel() == 0:
+        return
+    rounding = 1 + input.shape[1] * torch.finfo(input.dtype).eps
+    lowest, highest = (float(value) for value in input.detach().aminmax())
+    if lowest < 0 or highest > rounding:
+        raise ValueError(
+            f"input holds values from {lowest:g} to {highest:g}, which are no probabilities: set softmax=True, or "
+            "sigmoid=True for a single class or classes that overlap."
+        )
+    if sum_to_one and input.shape[1] > 1 and float(input.detach().float().sum(dim=1).max()) > rounding + 1e-4:
+        raise ValueError(
+            "input holds probabilities that sum to more than 1 over the classes; with unannotated classes they "
+            "are added up: set softmax=True, or sigmoid=True for classes that overlap."
+        )
 
 
 def annotated(annotated: torch.Tensor | None, batch_size: int, num_classes: int) -> torch.Tensor | None:
@@ -95,7 +126,9 @@ def annotated(annotated: torch.Tensor | None, batch_size: int, num_classes: int)
         raise ValueError(
             f"annotated has shape {tuple(annotated.shape)}, and must have (B, C) = {(batch_size, num_classes)}."
         )
-    annotated = annotated.detach().cpu().bool()
+    if annotated.dtype != torch.bool:
+        raise ValueError(f"annotated has dtype {annotated.dtype}, and must be bool.")
+    annotated = annotated.detach().cpu()
     if num_classes > 1 and not bool(annotated[:, 0].all()):
         raise ValueError(
             "annotated is False for the background (class 0) of a sample: leave out the classes that nobody "

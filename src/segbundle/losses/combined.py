@@ -9,7 +9,7 @@ import torch
 
 from segbundle.losses import checks
 from segbundle.losses.base import Weights
-from segbundle.losses.counts import CrossEntropy
+from segbundle.losses.counts import CrossEntropy, SoftCounts
 from segbundle.losses.dice import DiceLoss, GeneralizedDiceLoss
 from segbundle.losses.ramp import LinearRamp
 from segbundle.losses.ranks import sum_over_ranks
@@ -61,15 +61,28 @@ class _RegionCELoss(torch.nn.Module):
         loss = lambda_region * self.region.reduce(counts, counted)
         if entropy is None:
             return loss
-        return loss + lambda_ce * self._cross_entropy(counts.cross_entropy.sum(), counts.cross_entropy_weight.sum())
+        return loss + lambda_ce * self._cross_entropy(counts, input[0, 0].numel())
 
-    def _cross_entropy(self, entropy: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        if self.reduction == "sum":
-            return entropy
-        if self.region.batch or self.class_weight is not None or self.region.ignore_index is not None:
-            # Ranks may differ in what they divide by.
-            entropy, weight = sum_over_ranks(torch.stack([entropy, weight])).unbind()
-        return entropy / torch.where(weight > 0, weight, 1.0)
+    @property
+    def ignore_index(self) -> int | None:
+        """Voxels with this index count nowhere."""
+        return self.region.ignore_index
+
+    def _cross_entropy(self, counts: SoftCounts, num_voxels: int) -> torch.Tensor:
+        """The mean over all voxels, of all ranks where they may differ in what they divide by.
+
+        Samples count alike however many of their voxels are ignored, one with nothing known as 0; with `batch` it is
+        voxels that count alike.
+        """
+        entropy, weight = counts.cross_entropy, counts.cross_entropy_weight
+        if self.reduction == "mean" and not self.region.batch:
+            known = counts.voxels
+            scale = torch.where(known > 0, num_voxels / known.clamp(min=1), 0.0)
+            entropy, weight = entropy * scale, torch.where(known > 0, weight * scale, float(num_voxels))
+        sums = torch.stack([entropy.sum(), weight.sum()])
+        if self.region.batch or self.class_weight is not None:
+            sums = sum_over_ranks(sums)
+        return sums[0] if self.reduction == "sum" else sums[0] / torch.where(sums[1] > 0, sums[1], 1.0)
 
     def _now(self, value: float | LinearRamp) -> float:
         if not isinstance(value, LinearRamp):
@@ -106,12 +119,12 @@ class DiceCELoss(_RegionCELoss):
     were not annotated, the p of a background voxel is the sum of the background's and theirs.
 
     Args:
-        weight: one factor per class, the background's included, for the cross entropy (its mean is then the weighted
-            one) and for Dice, where, as in MONAI, nothing divides by their sum: weights around 40 make the Dice term 40
-            times as large. Scale them to a mean of 1.
+        weight: one factor per class, the background's included, for the cross entropy, whose mean is then, for index
+            maps, the weighted one, as in PyTorch, and for Dice, where, as in MONAI, nothing divides by them: weights
+            around 40 make the Dice term 40 times as large. Scale them to a mean of 1.
         lambda_dice, lambda_ce: factors of the two; numbers, or a `LinearRamp` that follows the training.
         label_smoothing: in [0, 1], for the cross entropy.
-        reduction: `mean` or `sum`.
+        reduction: `mean` or `sum` (of the cross entropy over voxels).
         others: as in `DiceLoss`. The activation is for Dice; the cross entropy takes scores before any.
 
     Attributes:

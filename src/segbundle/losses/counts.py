@@ -107,9 +107,10 @@ class _CountingPass(torch.autograd.Function):
         batch_size, num_classes = input.shape[:2]
         dtype = working_dtype(input)
         totals = torch.zeros(batch_size, 3 * num_classes + 3, dtype=_total_dtype(input.device), device=input.device)
-        for sample in range(batch_size):
-            for chunk in _chunks(input, target, merged, settings, sample):
-                totals[sample] += torch.cat([part.reshape(-1).to(totals) for part in _count(chunk, settings)])
+        with torch.autocast(input.device.type, enabled=False):
+            for sample in range(batch_size):
+                for chunk in _chunks(input, target, merged, settings, sample):
+                    totals[sample] += torch.cat([part.reshape(-1).to(totals) for part in _count(chunk, settings)])
         totals = totals.to(dtype)
         counts = (*totals[:, : 3 * num_classes].split(num_classes, dim=1), *totals[:, -3:].unbind(dim=1))
         ctx.mark_non_differentiable(counts[2], counts[3], counts[5])
@@ -120,10 +121,11 @@ class _CountingPass(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         input, target = ctx.saved_tensors
         gradient = torch.empty_like(input.flatten(2))
-        for sample in range(len(input)):
-            upstream = _Upstream(grads[0][sample], grads[1][sample], grads[4][sample])
-            for chunk in _chunks(input, target, ctx.merged, ctx.settings, sample):
-                gradient[sample, :, chunk.where] = _gradient(chunk, upstream, ctx.settings)
+        with torch.autocast(input.device.type, enabled=False):
+            for sample in range(len(input)):
+                upstream = _Upstream(grads[0][sample], grads[1][sample], grads[4][sample])
+                for chunk in _chunks(input, target, ctx.merged, ctx.settings, sample):
+                    gradient[sample, :, chunk.where] = _gradient(chunk, upstream, ctx.settings)
         return gradient.reshape(input.shape), None, None, None
 
 
@@ -179,10 +181,11 @@ def _chunks(
 
 def _labels(labels: torch.Tensor, ignore_index: int | None) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Class indices with ignored voxels as background, and which are not ignored."""
+    labels = labels.long()  # first: an ignore_index may not fit the labels' own type
     if ignore_index is None:
-        return labels.long(), None
+        return labels, None
     valid = labels != ignore_index
-    return torch.where(valid, labels, 0).long(), valid
+    return torch.where(valid, labels, 0), valid
 
 
 def _dense_reference(reference: torch.Tensor, ignore_index: int | None) -> tuple[torch.Tensor, torch.Tensor | None]:

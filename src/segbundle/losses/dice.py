@@ -26,9 +26,9 @@ class DiceLoss(RegionLoss):
 
     Per sample (or per batch): 1 - (2 I + smooth_nr) / (P + G + smooth_dr) for every class in the reference, with the
     sums I of p g, P of p and G of g over all voxels (Milletari et al. 2016, "V-Net", squares them: `squared_pred`).
-    Their mean D becomes D + (1 - D) A, where A is the part of the volume given to absent classes. It is in [0, 1], does
-    not change with the volume's size, nor with classes that are absent and predicted nowhere, and each absent class
-    keeps a gradient of 1 / V per voxel that falls on whoever predicts it.
+    Their mean D becomes D + (1 - D) A, where A is the part of the volume given to absent classes, the sum of P / V over
+    them. It is in [0, 1] and does not change with the volume's size, nor with classes that are absent and predicted
+    nowhere.
 
     Args:
         include_background: whether class 0 has a term of its own.
@@ -37,14 +37,17 @@ class DiceLoss(RegionLoss):
         squared_pred: sum squares in P and G.
         jaccard: the Jaccard index instead of Dice.
         reduction: `mean` over samples; `sum` over samples and the classes that are there; `none` for a value per
-            sample and class (B, C, 1, ...), in which an absent class has its part of the volume, an unannotated 0.
+            sample and class (B, C, 1, ...), C without a background that is left out: an absent class has its part of
+            the volume, an unannotated one 0.
         smooth_nr, smooth_dr: added above and below the fraction.
         batch: take the whole batch as one sample, under DistributedDataParallel that of all ranks.
-        weight: one factor per class, or for all; without the background's if that is left out.
+        weight: one factor per class, or for all; without the background's if that is left out. As in MONAI, nothing
+            divides by them: the loss is then at most the largest weight.
         soft_label: for targets between 0 and 1: I sums min(p, g), so that p = g is a perfect match.
         absent: how a class that was annotated and is not there counts. `volume`: as above. `skip`: not at all.
             `smooth`: like any other, with I = G = 0, which is about 1 for whatever is predicted; MONAI's way.
-        ignore_index: voxels with this index count nowhere.
+        ignore_index: voxels with this index count nowhere. In one-hot targets these are the voxels of that channel, or,
+            where there is no such channel, those that are 0 in all channels.
 
     Raises:
         ValueError: arguments that contradict each other or are out of range.
@@ -91,7 +94,7 @@ class DiceLoss(RegionLoss):
         values = self._terms(regions) * weight * taking
         if self.absent == "volume":
             values = values + absent_shares(regions) * weight
-        return values[0] if self.batch else values
+        return values if self.include_background or values.shape[1] == 1 else values[:, 1:]
 
 
 class GeneralizedDiceLoss(RegionLoss):
@@ -146,5 +149,7 @@ class GeneralizedDiceLoss(RegionLoss):
         return torch.ones_like(taking[:, 0])
 
     def _unreduced(self, regions: Regions, weight: torch.Tensor, taking: torch.Tensor) -> torch.Tensor:
-        loss = self._per_region(regions, weight, taking)
-        return loss if self.batch else loss[:, None]
+        return self._per_region(regions, weight, taking)[:, None]
+
+    def _absent_weight(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight / weight.amax().clamp(min=1e-30)  # factors of w matter only relative to each other

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 class LinearRamp:
     """From `start` at the beginning of a training to `end`, which is reached after the part `until` of it.
@@ -15,8 +17,8 @@ class LinearRamp:
     """
 
     def __init__(self, start: float = 0.0, end: float = 1.0, until: float = 1.0) -> None:
-        if start < 0 or end < 0:
-            raise ValueError(f"start and end must not be negative, got {start} and {end}.")
+        if not (0 <= start < math.inf and 0 <= end < math.inf):
+            raise ValueError(f"start and end must be finite and not negative, got {start} and {end}.")
         if not 0 < until <= 1:
             raise ValueError(f"until must lie in (0, 1], a part of the training, got {until}.")
         self.start, self.end, self.until = float(start), float(end), float(until)

@@ -92,15 +92,16 @@ def absent_term(regions: Regions, weight: torch.Tensor) -> torch.Tensor:
     return largest[:, 0] * (1 - (1 - shares * _divide(weight, largest, otherwise=0.0)).prod(dim=1))
 
 
-def add_absent(loss: torch.Tensor, largest: torch.Tensor, absent: torch.Tensor) -> torch.Tensor:
-    """loss + (1 - loss / largest) x absent, (R,): as two independent ways to fail, so that 1 is never exceeded.
+def add_absent(loss: torch.Tensor, largest: torch.Tensor, regions: Regions, weight: torch.Tensor) -> torch.Tensor:
+    """loss + (1 - loss / largest) x `absent_term`, (R,): two independent ways to fail, which never exceed `largest`.
 
     Args:
         loss: over the classes that are there, in [0, largest].
-        largest: 1, or the mean of the class weights.
-        absent: see `absent_term`.
+        largest: 1, or the mean of the class weights; raised to the largest weight of an absent class.
+        regions, weight: see `absent_term`.
     """
-    return loss + (1 - _divide(loss, largest, otherwise=0.0)) * absent
+    largest = torch.maximum(largest, (weight * regions.absent).amax(dim=1))
+    return loss + (1 - _divide(loss, largest, otherwise=0.0)) * absent_term(regions, weight)
 
 
 def _divide(above: torch.Tensor, below: torch.Tensor, otherwise: float) -> torch.Tensor:

@@ -16,7 +16,6 @@ from monai.losses import GeneralizedDiceLoss as MonaiGeneralizedDiceLoss
 from segbundle.losses import DiceLoss, GeneralizedDiceCELoss, GeneralizedDiceLoss
 from segbundle.losses.regions import (
     Regions,
-    absent_term,
     add_absent,
     dice_terms,
     generalized_dice,
@@ -68,7 +67,7 @@ def run(
     ]
     title = f"Training on {discs} of {num_classes - 1} classes per picture, mean over {len(seeds)} seeds (range)"
     columns = [
-        "loss", "at the start", f"after {early_step} steps", f"after {steps} steps",
+        "loss", "at the start", f"after {min(early_step, steps)} steps", f"after {steps} steps",
         "gradient at the start", "its part on absent classes", "Dice of the classes there",
         "the same without background",
     ]  # fmt: skip
@@ -113,14 +112,14 @@ class Posted:
         regions = self._regions(weight**-0.5)
         ones = torch.ones_like(self.size)
         loss = generalized_dice(regions, ones, 2, regions.present, _SMOOTH, _SMOOTH)
-        return float(add_absent(loss, torch.ones_like(loss), absent_term(regions, ones)))
+        return float(add_absent(loss, torch.ones_like(loss), regions, ones))
 
     def mean_of_classes(self, with_absent_term: bool) -> float:
         """`DiceLoss` of this package on the same sums: it needs no volumes."""
         regions, ones = self._regions(self.shared), torch.ones_like(self.size)
         loss = mean_over_classes(dice_terms(regions, _SMOOTH, _SMOOTH), ones, regions.present)
         if with_absent_term:
-            loss = add_absent(loss, torch.ones_like(loss), absent_term(regions, ones))
+            loss = add_absent(loss, torch.ones_like(loss), regions, ones)
         return float(loss)
 
     def smallest(self, loss: Callable[[torch.Tensor], float], bounds: tuple[torch.Tensor, torch.Tensor]) -> float:

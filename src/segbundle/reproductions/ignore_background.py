@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812
 
 from segbundle.losses import DiceCELoss, DiceLoss, LinearRamp
 from segbundle.reproductions.tables import Table
-from segbundle.reproductions.training import Discs, Loss, mean_dice, predict, small_unet, train
+from segbundle.reproductions.training import Discs, Loss, mean_dice, predict, small_unet, sure_scores, train
 
 
 def run(
@@ -169,12 +169,6 @@ def _predictions(labels: torch.Tensor, voxels: Sequence[int]) -> dict[str, torch
         "structures twice as large": doubled,
         "no background": torch.where(labels == 0, len(voxels) - 1, labels),
     }
-
-
-def sure_scores(predicted: torch.Tensor, num_classes: int, sure: float) -> torch.Tensor:
-    """Scores (B, C, *spatial) for class indices (B, 1, *spatial): log probabilities, `sure` for the predicted class."""
-    chosen = F.one_hot(predicted[:, 0], num_classes).movedim(-1, 1).bool()
-    return torch.where(chosen, sure, (1 - sure) / (num_classes - 1)).log()
 
 
 def _set_progress(loss: Loss, progress: float) -> None:

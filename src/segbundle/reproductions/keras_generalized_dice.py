@@ -16,9 +16,8 @@ from monai.losses import GeneralizedDiceLoss as MonaiGeneralizedDiceLoss
 
 from segbundle.errors import ConfigError
 from segbundle.losses import GeneralizedDiceCELoss, GeneralizedDiceLoss
-from segbundle.reproductions.ignore_background import sure_scores
 from segbundle.reproductions.tables import Table
-from segbundle.reproductions.training import Loss, predict, small_unet, train
+from segbundle.reproductions.training import Loss, predict, small_unet, sure_scores, train
 
 NUM_DIGITS = 10
 

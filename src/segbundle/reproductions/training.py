@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from monai.networks.nets import UNet
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -130,3 +131,9 @@ def mean_and_range(values: Sequence[float], digits: int = 2) -> str:
     """`mean (smallest – largest)`."""
     mean = sum(values) / len(values)
     return f"{mean:.{digits}f} ({min(values):.{digits}f} – {max(values):.{digits}f})"
+
+
+def sure_scores(predicted: torch.Tensor, num_classes: int, sure: float) -> torch.Tensor:
+    """Scores (B, C, *spatial) for class indices (B, 1, *spatial): log probabilities, `sure` for the predicted class."""
+    chosen = F.one_hot(predicted[:, 0], num_classes).movedim(-1, 1).bool()
+    return torch.where(chosen, sure, (1 - sure) / (num_classes - 1)).log()

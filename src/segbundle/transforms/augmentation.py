@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from monai.transforms import (
@@ -26,11 +26,12 @@ from monai.transforms import (
     RandScaleIntensityFixedMeand,
     RandSimulateLowResolutiond,
     SelectItemsd,
-    SpatialPadd,
+    SpatialPad,
     Transform,
 )
 from monai.utils import CommonKeys
 
+from segbundle.classes import IGNORE_INDEX
 from segbundle.errors import ConfigError, suggestion
 from segbundle.transforms.loading import LoadScand
 from segbundle.transforms.preprocessing import grid_transforms, intensity_transform
@@ -68,7 +69,7 @@ def training_transforms(
         LoadScand(class_names, num_channels, label=True),
         *grid_transforms(_KEYS, spacing, axcodes),
         intensity_transform(intensity),
-        SpatialPadd(keys=_KEYS, spatial_size=patch_size),
+        PadToPatchd(patch_size),
         ClassesToIndicesd(
             keys=CommonKeys.LABEL,
             num_classes=len(class_names),
@@ -86,6 +87,25 @@ def training_transforms(
         EnsureTyped(keys=(*_KEYS, "annotated"), track_meta=False),
     ]
     return Compose([*fixed, *random, *final])
+
+
+class PadToPatchd(Transform):
+    """Pad `image` and `label` (C, X, Y, Z) to at least the size of a patch, equally on both sides.
+
+    The image is padded with 0; the label map with background, or, if it has unknown voxels, with more of them: where
+    not everything is known, nothing is known outside.
+    """
+
+    def __init__(self, patch_size: Sequence[int]) -> None:
+        self.pad = SpatialPad(patch_size)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        padded = dict(data)
+        label = padded[CommonKeys.LABEL]
+        outside = IGNORE_INDEX if bool((label == IGNORE_INDEX).any()) else 0
+        padded[CommonKeys.IMAGE] = self.pad(padded[CommonKeys.IMAGE])
+        padded[CommonKeys.LABEL] = self.pad(label, value=outside)
+        return padded
 
 
 def balanced_patches(class_names: Sequence[str], patch_size: Sequence[int]) -> Transform:
@@ -110,6 +130,8 @@ def random_transforms(
 ) -> list[Transform]:
     """Random deformations of image and label, then random degradations of the image.
 
+    What a deformation takes from beyond the border is the border repeated, in the label map as in the image.
+
     Args:
         flip_axes: spatial axes that may be mirrored, each with probability 1/2; leave out an axis along which
             anatomy must be told apart, for instance 0 in RAS where left and right are different classes.
@@ -130,7 +152,7 @@ def random_transforms(
             rotate_range=[math.radians(angle) for angle in degrees],
             scale_range=[(1 / (1 + scaling) - 1, scaling)] * 3,
             mode=_MODES,
-            padding_mode=("border", "zeros"),
+            padding_mode="border",
         ),
         RandGridDistortiond(
             keys=_KEYS,
@@ -138,7 +160,7 @@ def random_transforms(
             num_cells=4,
             distort_limit=0.2,
             mode=_MODES,
-            padding_mode=("border", "zeros"),
+            padding_mode="border",
         ),
         *(RandFlipd(keys=_KEYS, prob=0.5, spatial_axis=axis) for axis in flip_axes),
         RandGaussianNoised(keys=image, prob=0.1, std=0.1),

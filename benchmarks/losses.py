@@ -2,8 +2,8 @@
 
     python benchmarks/losses.py --shape 2 14 96 96 96
 
-Every figure comes from a process of its own. Memory is the peak of the whole process, and what the loss adds to it:
-the peak less what the process holds with scores and labels in place.
+Every figure comes from a process of its own. Memory is the peak of the whole process; that without Python and its
+libraries, so scores, labels and everything the loss makes of them; and what the loss adds to scores and labels.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ def measure(kind: str, shape: list[int], device: str, dtype: str, repeats: int) 
     import segbundle.losses
 
     loss = {"MONAI": monai.losses, "segbundle": segbundle.losses}[kind].DiceCELoss(to_onehot_y=True, softmax=True)
+    empty = _held(device)
     generator = torch.Generator().manual_seed(0)
     scores = torch.randn(shape, generator=generator).to(device, getattr(torch, dtype)).requires_grad_()
     labels = torch.randint(0, shape[1], (shape[0], 1, *shape[2:]), generator=generator).to(device)
@@ -41,7 +42,8 @@ def measure(kind: str, shape: list[int], device: str, dtype: str, repeats: int) 
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
     peak = _peak(device)
-    print(json.dumps({"seconds": statistics.median(seconds[1:]), "peak": peak, "added": peak - held}))
+    result = {"seconds": statistics.median(seconds[1:]), "peak": peak, "data": peak - empty, "added": peak - held}
+    print(json.dumps(result))
 
 
 def _held(device: str) -> float:
@@ -87,16 +89,17 @@ def main() -> None:
     for _ in range(arguments.rounds):
         for kind in KINDS:
             results[kind].append(run(kind, arguments))
-    print("| loss | ms, median (range) | peak of the process, MB | added by the loss, MB |\n|---|---|---|---|")
+    print("| loss | ms, median (range) | peak, MB | without libraries, MB | added by the loss, MB |")
+    print("|---|---|---|---|---|")
     medians = {}
     for kind, rounds in results.items():
         medians[kind] = {key: statistics.median(row[key] for row in rounds) for key in rounds[0]}
         times = sorted(1000 * row["seconds"] for row in rounds)
         row = medians[kind]
         spread = f"{1000 * row['seconds']:.0f} ({times[0]:.0f} to {times[-1]:.0f})"
-        print(f"| {kind} | {spread} | {row['peak']:.0f} | {row['added']:.0f} |")
+        print(f"| {kind} | {spread} | {row['peak']:.0f} | {row['data']:.0f} | {row['added']:.0f} |")
     ratio = {key: medians["segbundle"][key] / medians["MONAI"][key] for key in medians["MONAI"]}
-    print(f"| ratio | {ratio['seconds']:.2f} | {ratio['peak']:.2f} | {ratio['added']:.2f} |")
+    print(f"| ratio | {ratio['seconds']:.2f} | {ratio['peak']:.2f} | {ratio['data']:.2f} | {ratio['added']:.2f} |")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@
 
 Of the training cases outside fold 0, every other one keeps only the anterior label and the rest only the posterior;
 the other class's voxels become background. The fold itself is scored with both. All arms train with the bundle's
-defaults, for the same number of steps on the same images; further options are passed on (`--max_epochs 20`):
+defaults but for a network that is three times faster, for the same number of steps on the same images; further options
+are passed on:
 
-full      everything annotated: the bound, and the training that ten_minutes.py times
+full      everything annotated: the bound
 ours      `annotated` says which class each case has
 naive     nothing says so: the missing class is background, as for a loss that knows only label maps
 naive MONAI   the same with MONAI's DiceCELoss
@@ -29,6 +30,18 @@ import numpy as np
 from segbundle.data import fold_names, load_cases
 
 CLASSES = ("anterior", "posterior")
+TASK = """
+max_epochs: 25
+network_def:
+  _target_: UNet
+  spatial_dims: 3
+  in_channels: 1
+  out_channels: 3
+  channels: [16, 32, 64, 128]
+  strides: [2, 2, 2]
+  num_res_units: 1
+  norm: INSTANCE
+"""
 MONAI = ("--loss", "{'_target_': 'DiceCELoss', 'include_background': False, 'to_onehot_y': True, 'softmax': True}")
 ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "full": ("full", ()),
@@ -91,6 +104,8 @@ def main() -> None:
     print("| arm | seed | mean Dice | anterior | posterior | wall time |\n|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
+        (folder / "task.yaml").write_text(TASK)
+        common = ["--config", str(folder / "task.yaml"), *options]
         for kind in ("annotated", "naive"):
             (folder / kind).mkdir()
         datasets = {
@@ -102,7 +117,7 @@ def main() -> None:
             for arm in arguments.arms:
                 kind, loss = ARMS[arm]
                 run = folder / f"{arm} {seed}"
-                dice, seconds = train(datasets[kind], seed, run, [*loss, *options])
+                dice, seconds = train(datasets[kind], seed, run, [*common, *loss])
                 values = " | ".join(f"{value:.4f}" for value in dice)
                 print(f"| {arm} | {seed} | {values} | {int(seconds // 60)} min {int(seconds % 60)} s |", flush=True)
 

@@ -31,7 +31,7 @@ def autocast(device: torch.device, precision: Precision = "auto") -> AbstractCon
 
     Args:
         device: where the network runs.
-        precision: `bf16`, `fp32`, or `auto` for bf16 where the hardware has it. Weights and sums stay float32.
+        precision: `bf16`, `fp32`, or `auto` for bf16 where it pays (`has_fast_bf16`). Weights and sums stay float32.
 
     Raises:
         ValueError: an unknown precision.

@@ -61,6 +61,7 @@ def test_samples_then_check(tmp_path):
     result = invoke("check", tmp_path / "s")
     assert result.exit_code == 0, result.output
     assert "5 cases, no problem found. Classes: background, liver, kidney, vessel, lesion." in result.output
+    assert "vessel         3       1              1" in result.output
     result = invoke("samples", tmp_path / "s")
     assert result.exit_code == 1
     assert str(tmp_path / "s") in result.output

@@ -125,6 +125,12 @@ def check(
     unlabelled = sum(case.label is None for case, _ in found)
     without = f" ({unlabelled} without a label map)" if unlabelled else ""
     typer.echo(f"{len(cases)} cases{without}, no problem found. Classes: {', '.join(cases.class_names)}.")
+    width = max(map(len, cases.tallies))
+    typer.echo(f"{'':{width}}  labelled  absent  not annotated")
+    for name, tally in cases.tallies.items():
+        typer.echo(f"{name:{width}}  {tally.labelled:8}  {tally.absent:6}  {tally.unannotated:13}")
+    if cases.partly_unknown:
+        typer.echo(f"{cases.partly_unknown} cases have voxels of unknown class (ignore).")
 
 
 @app.command()

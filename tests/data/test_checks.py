@@ -120,3 +120,18 @@ def test_unknown_voxels_are_no_problem_once_they_are_named(tmp_path):
     write_case(tmp_path, "b", label=np.full((4, 4, 4), 9, np.uint8))
     (message,) = problems(tmp_path)
     assert "b.nii.gz: every voxel is marked as unknown (ignore, 9)" in message
+
+
+def test_classes_are_counted_by_what_is_known_of_them(tmp_path):
+    for name, label in (("a", GOOD), ("b", GOOD * 2), ("c", np.where(GOOD == 1, 9, 0).astype(np.uint8))):
+        write_case(tmp_path, name, label=label)
+    write_case(tmp_path, "d_bad", label=GOOD * 7)
+    entries = [{"image": f"imagesTr/{n}.nii.gz", "label": f"labelsTr/{n}.nii.gz"} for n in ("a", "b", "c", "d_bad")]
+    entries[2]["annotated"] = ["cube"]
+    labels = {"0": "background", "1": "ball", "2": "cube", "9": "ignore"}
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels, "training": entries}))
+    check = DatasetCheck(tmp_path, TINY_CLASSES)
+    assert [bool(found) for _, found in check] == [False, False, False, True]
+    counts = {name: (t.labelled, t.absent, t.unannotated) for name, t in check.tallies.items()}
+    assert counts == {"ball": (1, 1, 1), "cube": (1, 2, 0)}
+    assert check.partly_unknown == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -72,8 +73,17 @@ def unannotated_problems(label: Scan, annotated: Sequence[bool], class_names: Se
             )
 
 
-def case_problems(case: Case, class_names: Sequence[str], num_channels: int | None) -> list[str]:
-    """Every problem of one case, after reading its files."""
+@dataclass
+class ClassTally:
+    """In how many label maps a class is there, looked for in vain, and not annotated."""
+
+    labelled: int = 0
+    absent: int = 0
+    unannotated: int = 0
+
+
+def examine_case(case: Case, class_names: Sequence[str], num_channels: int | None) -> tuple[list[str], set[int]]:
+    """Every problem of one case, after reading its files, and the values in its label map."""
     found: list[str] = []
     image = _read(case.image[0] if len(case.image) == 1 else list(case.image), found, labels=False)
     label = _read(case.label, found, labels=True) if case.label is not None else None
@@ -83,7 +93,7 @@ def case_problems(case: Case, class_names: Sequence[str], num_channels: int | No
         found += label_and_annotation_problems(case, label, class_names)
     if image is not None and label is not None:
         found += pair_problems(image, label)
-    return found
+    return found, set(np.unique(label.array).tolist()) if label is not None else set()
 
 
 def label_and_annotation_problems(case: Case, label: Scan, class_names: Sequence[str]) -> list[str]:
@@ -115,6 +125,8 @@ class DatasetCheck:
     Attributes:
         cases: what will be opened.
         problems: those of the dataset as a whole: contradicting class names, two cases of one name.
+        tallies: after iterating, one per foreground class, of the labelled cases without problems.
+        partly_unknown: after iterating, how many of those have unknown voxels.
 
     Raises:
         DataError: there is no case to open, or a `dataset.json` that cannot be used.
@@ -123,6 +135,8 @@ class DatasetCheck:
     def __init__(self, dataset_dir: str | Path, class_names: Sequence[str], num_channels: int | None = None) -> None:
         self.class_names = class_names
         self.num_channels = num_channels
+        self.tallies = {name: ClassTally() for name in class_names[1:]}
+        self.partly_unknown = 0
         sections = [list_cases(dataset_dir, key) for key in ("training", "test")]
         self.cases = [case for cases in sections for case in cases]
         self.problems = [message for cases in sections for message in name_problems(cases)]
@@ -141,7 +155,20 @@ class DatasetCheck:
         for case in self.cases:
             if self.num_channels is None:
                 self.num_channels = _channels(case)
-            yield case, case_problems(case, self.class_names, self.num_channels)
+            problems, values = examine_case(case, self.class_names, self.num_channels)
+            if case.label is not None and not problems:
+                self._count(case, values)
+            yield case, problems
+
+    def _count(self, case: Case, values: set[int]) -> None:
+        self.partly_unknown += case.ignore_label in values
+        mask = Classes(self.class_names).annotated_mask(case.annotated)
+        for index, name in enumerate(self.class_names):
+            if index > 0:
+                tally = self.tallies[name]
+                tally.labelled += index in values
+                tally.absent += mask[index] and index not in values
+                tally.unannotated += not mask[index]
 
 
 def _channels(case: Case) -> int | None:

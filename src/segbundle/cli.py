@@ -164,16 +164,17 @@ def reproduce(
 
     Example: segbundle reproduce cross_validated_414358
     """
-    from segbundle.reproductions import names, reproduce
+    from segbundle.reproductions import reproduce, titles
 
     with _plain_errors():
         if name is None:
-            typer.echo("\n".join(names()))
+            typer.echo("\n".join(f"{name}\n    {title}" for name, title in titles().items()))
             return
         plain, values = split_overrides(overrides or [])
         if plain:
             raise ConfigError(f"unexpected argument {plain[0]!r}; values are given as --key value.")
-        text = "\n\n".join(table.markdown() for table in reproduce(name, values))
+        tables = reproduce(name, values)
+        text = "\n\n".join([f"# {titles()[name]}", *(table.markdown() for table in tables)])
         typer.echo(text)
         if output is not None:
             with written_whole(output) as partial:

@@ -17,16 +17,17 @@ def _folder() -> Path:
     return installed if installed.is_dir() else package.parents[1] / "configs" / "reproductions"
 
 
-def names() -> list[str]:
-    """Every reproduction there is."""
-    return sorted(path.stem for path in _folder().glob("*.yaml"))
+def titles() -> dict[str, str]:
+    """Every reproduction there is, with what it is about, the first line of its YAML."""
+    files = sorted(_folder().glob("*.yaml"))
+    return {path.stem: path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for path in files}
 
 
 def reproduce(name: str, overrides: Mapping[str, Any] | None = None) -> list[Table]:
     """Run one reproduction.
 
     Args:
-        name: one of `names()`.
+        name: one of `titles()`.
         overrides: values that replace those of its YAML, for instance fewer steps.
 
     Returns:
@@ -37,8 +38,8 @@ def reproduce(name: str, overrides: Mapping[str, Any] | None = None) -> list[Tab
     """
     from monai.bundle import ConfigParser
 
-    if name not in names():
-        raise ConfigError(f"there is no reproduction {name!r}{suggestion(name, names())}")
+    if name not in titles():
+        raise ConfigError(f"there is no reproduction {name!r}{suggestion(name, titles())}")
     config = ConfigParser.load_config_file(_folder() / f"{name}.yaml")
     for key in overrides or {}:
         if key not in config or key.startswith("_"):

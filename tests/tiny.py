@@ -35,7 +35,7 @@ def tiny_label(rng: np.random.Generator, shape: Sequence[int] = (20, 18, 16)) ->
     centre = np.array(shape) / 2 + rng.uniform(-2, 2, 3)
     grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
     label = (np.linalg.norm(grid - centre, axis=-1) < 5).astype(np.uint8)
-    label[1:5, 1:5, 1:5] = 2
+    label[1:7, 1:7, 1:7] = 2
     return label
 
 

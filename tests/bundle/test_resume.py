@@ -22,7 +22,12 @@ def start_and_stop(dataset, out, after_epoch, how=signal.SIGKILL):
     """Stop a training, by default without warning, once it has finished an epoch."""
     words = [Path(sys.executable).parent / "segbundle", *command(dataset, out)]
     with (out.parent / "stderr").open("w") as stderr:
-        process = subprocess.Popen([str(word) for word in words], stdout=subprocess.DEVNULL, stderr=stderr)
+        process = subprocess.Popen(
+            [str(word) for word in words],
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # jobs in the background ignore it
+        )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if (out / "last.pt").exists() and torch.load(out / "last.pt", weights_only=True)["epoch"] >= after_epoch:

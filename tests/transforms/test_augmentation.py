@@ -80,12 +80,16 @@ def test_the_same_seed_gives_the_same_patch_and_another_seed_another(tiny_datase
 
 
 def test_image_and_label_stay_together(tiny_dataset):
-    """Voxels of the cube are bright before and after; deformation moves both or neither."""
+    """Voxels of the cube are brightest before and after; deformation moves both or neither.
+
+    Where a patch's border leaves a sliver of a class, blurring mixes it with what is beside it: that is left out.
+    """
     entry = labelled_data(tiny_dataset, TINY_CLASSES)[1]
     for seed in range(8):
         (patch,) = transforms(augmentation={"rotation": 30}).set_random_state(seed)(entry)
         image, label = patch["image"], patch["label"]
-        means = [float(image[label == value].mean()) for value in label.unique()]
+        means = [float(image[label == value].mean()) for value in label.unique() if (label == value).sum() > 50]
+        assert len(means) >= 2
         assert means == sorted(means), f"seed {seed}: brightness per class is {means}"
 
 

@@ -17,10 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +25,7 @@ import nibabel as nib
 import numpy as np
 
 from segbundle.data import fold_names, load_cases
+from ten_minutes import train
 
 CLASSES = ("anterior", "posterior")
 TASK = """
@@ -81,19 +79,6 @@ def _keep(label: Path, kept: int, folder: Path) -> Path:
     return path
 
 
-def train(dataset: Path, seed: int, output_dir: Path, options: list[str]) -> tuple[list[float], float]:
-    """Dice of the held-out cases (mean, then per class), and the seconds of the command."""
-    command = [
-        str(Path(sys.executable).parent / "segbundle"), "train", "--dataset_dir", str(dataset),
-        "--output_dir", str(output_dir), "--seed", str(seed), *options,
-    ]  # fmt: skip
-    started = time.monotonic()
-    subprocess.run(command, check=True, stdout=sys.stderr)
-    seconds = time.monotonic() - started
-    summary = json.loads((output_dir / "summary.json").read_text())
-    return [summary["mean_dice"], *(summary["classes"][name]["dice_mean"] for name in CLASSES)], seconds
-
-
 def main() -> None:
     """Train every arm with every seed and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -118,7 +103,7 @@ def main() -> None:
                 kind, loss = ARMS[arm]
                 run = folder / f"{arm} {seed}"
                 dice, seconds = train(datasets[kind], seed, run, [*common, *loss])
-                values = " | ".join(f"{value:.4f}" for value in dice)
+                values = " | ".join(f"{value:.4f}" for value in dice.values())
                 print(f"| {arm} | {seed} | {values} | {int(seconds // 60)} min {int(seconds % 60)} s |", flush=True)
 
 

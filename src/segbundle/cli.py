@@ -243,7 +243,7 @@ def default_bundle() -> Path:
 
 def _task_classes(dataset: Path, config: list[Path]) -> tuple[list[str], int | None]:
     """Class names and channels that the cases must fit: of the task YAMLs, or else those that the dataset describes."""
-    from segbundle.data.cases import described_labels
+    from segbundle.data.description import described_labels
 
     task: dict[str, Any] = {}
     if config:  # what the task leaves out is the bundle's, but for the classes, which the dataset knows better

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segbundle.data import find_scans, fold_names, labelled_data, load_cases, read_scan
-from segbundle.data.cases import described_labels
+from segbundle.data.description import described_labels
 from segbundle.errors import ConfigError, DataError
 from tiny import TINY_CLASSES, write_nifti, write_tiny_dataset
 
@@ -285,3 +285,9 @@ def test_what_was_annotated_is_not_passed_over(tmp_path, entry, message):
     describe(tmp_path, training=[{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz", **entry}])
     with pytest.raises(DataError, match=message):
         labelled_data(tmp_path, TINY_CLASSES)
+
+
+def test_scans_are_found_in_a_dataset_whose_labels_cannot_be_trained_on(tmp_path):
+    touch(tmp_path, "imagesTs/a.nii.gz")
+    describe(tmp_path, labels={"background": 0, "whole": [1, 2]}, test=["imagesTs/a.nii.gz"])
+    assert [scan["case"] for scan in find_scans(tmp_path)] == ["a"]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from segbundle.classes import Classes
+from segbundle.data.description import check_class_names, described_labels, read_description
 from segbundle.data.scans import SUFFIXES, is_dicom_file, is_dicom_folder, is_scan_file, stem
 from segbundle.errors import ConfigError, DataError, suggestion
 
@@ -29,27 +29,20 @@ class Case:
         image: one file (or DICOM folder), or one file per channel.
         label: the label map's file, or None.
         annotated: names of the classes somebody looked for; None means all of them.
-        ignore_label: the value in the label map of voxels whose class is unknown, or None.
     """
 
     name: str
     image: tuple[Path, ...]
     label: Path | None = None
     annotated: tuple[str, ...] | None = None
-    ignore_label: int | None = None
 
     def item(self, class_names: Sequence[str]) -> dict[str, Any]:
-        """The case as an entry of a MONAI datalist: `case`, `image`, and with a label map `label` and `annotated`.
-
-        `ignore_label` is added where the dataset has one.
-        """
+        """The case as an entry of a MONAI datalist: `case`, `image`, and with a label map `label` and `annotated`."""
         image = [str(path) for path in self.image]
         entry: dict[str, Any] = {"case": self.name, "image": image[0] if len(image) == 1 else image}
         if self.label is not None:
             entry["label"] = str(self.label)
             entry["annotated"] = _annotated_mask(self, class_names)
-            if self.ignore_label is not None:
-                entry["ignore_label"] = self.ignore_label
         return entry
 
 
@@ -98,8 +91,7 @@ def list_cases(dataset_dir: str | Path, data_list_key: str) -> list[Case]:
     else:
         known = sorted({*lists, "training", "test"})
         raise ConfigError(f"data_list_key: {folder} has no list {data_list_key!r}{suggestion(data_list_key, known)}")
-    ignore_label = described_labels(folder).ignore_label
-    return sorted((replace(case, ignore_label=ignore_label) for case in cases), key=lambda case: case.name)
+    return sorted(cases, key=lambda case: case.name)
 
 
 def name_problems(cases: Iterable[Case]) -> list[str]:
@@ -112,78 +104,6 @@ def name_problems(cases: Iterable[Case]) -> list[str]:
         for name, same in by_name.items()
         if len(same) > 1
     ]
-
-
-def read_description(folder: Path) -> dict[str, Any]:
-    """The content of a dataset's `dataset.json`, or an empty dict where there is none.
-
-    Raises:
-        DataError: the file is not valid JSON, or not a JSON object.
-    """
-    path = folder / "dataset.json"
-    if not path.exists():
-        return {}
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error}).") from error
-    if not isinstance(description, dict):
-        raise DataError(f"{path}: must hold a JSON object, found a {type(description).__name__}.")
-    return description
-
-
-class DescribedLabels(NamedTuple):
-    """What a `dataset.json` says about label values: names by value, or None, and the value of unknown voxels."""
-
-    class_names: list[str] | None = None
-    ignore_label: int | None = None
-
-
-def described_labels(folder: Path) -> DescribedLabels:
-    """Class names by label value, and the label called `ignore` (nnU-Net's name for it), as `dataset.json` has them.
-
-    Understands Decathlon's `{"0": "background", "1": "liver"}` and nnU-Net's `{"background": 0, "liver": 1}`.
-
-    Raises:
-        DataError: values that are not 0, 1, 2, ... (nnU-Net's region-based labels among them).
-    """
-    labels = read_description(folder).get("labels")
-    if not labels:
-        return DescribedLabels()
-    try:
-        if all(str(key).isdigit() for key in labels):
-            by_value = {int(value): str(name) for value, name in labels.items()}
-        else:
-            by_value = {int(value): str(name) for name, value in labels.items()}
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"{folder / 'dataset.json'}: `labels` must give each class one integer; "
-            "label regions (lists of integers) are not supported."
-        ) from error
-    ignored = [value for value, name in by_value.items() if name.lower() == "ignore"]
-    for value in ignored:
-        del by_value[value]
-    if len(ignored) > 1 or sorted(by_value) != list(range(len(by_value))):
-        raise DataError(
-            f"{folder / 'dataset.json'}: label values are {sorted(by_value)}, and must be 0, 1, 2, ... without a gap, "
-            "apart from one called ignore."
-        )
-    return DescribedLabels([by_value[value] for value in range(len(by_value))], ignored[0] if ignored else None)
-
-
-def check_class_names(dataset_dir: str | Path, class_names: Sequence[str]) -> None:
-    """Refuse a task whose `class_names` contradict the dataset's own, upper and lower case aside.
-
-    Raises:
-        DataError: another number of classes, or another name at some label value.
-    """
-    described, names = described_labels(Path(dataset_dir)).class_names, Classes(class_names).names
-    if described is None or [n.lower() for n in described] == [n.lower() for n in names]:
-        return
-    raise DataError(
-        f"{Path(dataset_dir) / 'dataset.json'}: its labels are {described}, the task's class_names are {names}; "
-        "correct whichever is wrong."
-    )
 
 
 def labelled_data(
@@ -223,7 +143,9 @@ def labelled_data(
     if section != "all" and fold is not None:
         held_out = fold_names([case.name for case in cases], fold, num_folds, split_seed)
         cases = [case for case in cases if (case.name in held_out) == (section == "validation")]
-    return [case.item(class_names) for case in cases]
+    ignore_label = described_labels(Path(dataset_dir)).ignore_label
+    unknown = {} if ignore_label is None else {"ignore_label": ignore_label}
+    return [{**case.item(class_names), **unknown} for case in cases]
 
 
 def fold_names(names: Iterable[str], fold: int, num_folds: int, split_seed: int = 0) -> set[str]:

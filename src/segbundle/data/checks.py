@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from segbundle.classes import Classes
-from segbundle.data.cases import Case, check_class_names, list_cases, load_cases, name_problems
+from segbundle.data.cases import Case, list_cases, load_cases, name_problems
+from segbundle.data.description import check_class_names, described_labels
 from segbundle.data.scans import Scan, read_geometry, read_scan
 from segbundle.errors import ConfigError, DataError
 
@@ -82,7 +83,9 @@ class ClassTally:
     unannotated: int = 0
 
 
-def examine_case(case: Case, class_names: Sequence[str], num_channels: int | None) -> tuple[list[str], set[int]]:
+def examine_case(
+    case: Case, class_names: Sequence[str], num_channels: int | None, ignore_label: int | None
+) -> tuple[list[str], set[int]]:
     """Every problem of one case, after reading its files, and the values in its label map."""
     found: list[str] = []
     image = _read(case.image[0] if len(case.image) == 1 else list(case.image), found, labels=False)
@@ -90,15 +93,17 @@ def examine_case(case: Case, class_names: Sequence[str], num_channels: int | Non
     if image is not None:
         found += image_problems(image, num_channels)
     if label is not None:
-        found += label_and_annotation_problems(case, label, class_names)
+        found += label_and_annotation_problems(case, label, class_names, ignore_label)
     if image is not None and label is not None:
         found += pair_problems(image, label)
     return found, set(np.unique(label.array).tolist()) if label is not None else set()
 
 
-def label_and_annotation_problems(case: Case, label: Scan, class_names: Sequence[str]) -> list[str]:
+def label_and_annotation_problems(
+    case: Case, label: Scan, class_names: Sequence[str], ignore_label: int | None
+) -> list[str]:
     """Problems of a label map, and between it and the case's `annotated` list."""
-    found = list(label_problems(label, class_names, case.ignore_label))
+    found = list(label_problems(label, class_names, ignore_label))
     try:
         annotated = Classes(class_names).annotated_mask(case.annotated)
     except ConfigError as error:
@@ -142,7 +147,9 @@ class DatasetCheck:
         self.problems = [message for cases in sections for message in name_problems(cases)]
         if not sections[0]:
             load_cases(dataset_dir)  # says what a dataset needs
+        self.ignore_label: int | None = None
         try:
+            self.ignore_label = described_labels(Path(dataset_dir)).ignore_label
             check_class_names(dataset_dir, class_names)
         except DataError as error:
             self.problems.insert(0, str(error))
@@ -155,13 +162,13 @@ class DatasetCheck:
         for case in self.cases:
             if self.num_channels is None:
                 self.num_channels = _channels(case)
-            problems, values = examine_case(case, self.class_names, self.num_channels)
+            problems, values = examine_case(case, self.class_names, self.num_channels, self.ignore_label)
             if case.label is not None and not problems:
                 self._count(case, values)
             yield case, problems
 
     def _count(self, case: Case, values: set[int]) -> None:
-        self.partly_unknown += case.ignore_label in values
+        self.partly_unknown += self.ignore_label in values
         mask = Classes(self.class_names).annotated_mask(case.annotated)
         for index, name in enumerate(self.class_names):
             if index > 0:

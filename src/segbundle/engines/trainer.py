@@ -62,8 +62,10 @@ class SegmentationTrainer(SupervisedTrainer):
                 f"case {case}: not every class was annotated, and loss {loss} would learn those as background; "
                 "use one of segbundle.losses, for instance loss#_target_: segbundle.losses.DiceCELoss."
             )
+        if getattr(self.plain_loss, "ignore_index", None) == IGNORE_INDEX:
+            return
         unknown = torch.as_tensor(batchdata[CommonKeys.LABEL] == IGNORE_INDEX).flatten(1).any(dim=1)
-        if getattr(self.plain_loss, "ignore_index", None) != IGNORE_INDEX and bool(unknown.any()):
+        if bool(unknown.any()):
             case = batchdata["case"][int(unknown.nonzero()[0])]
             fix = (
                 f"set loss#ignore_index: {IGNORE_INDEX}, the number that such voxels have in every dataset once loaded."

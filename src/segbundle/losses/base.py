@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Literal, get_args
 
 import torch
@@ -120,8 +119,10 @@ class RegionLoss(torch.nn.Module, ABC):
 
     def reduce(self, counts: SoftCounts, counted: torch.Tensor) -> torch.Tensor:
         """The loss from its sums, as `count` returns them."""
-        regions = self._whole_batch(counts, counted) if self.batch else Regions(*counts[:4], counted)
-        regions = replace(regions, exclusive=self._exclusive(counted.shape[1]))
+        sums = self._over_batch(counts, counted) if self.batch else (*counts[:4], counted)
+        intersection, prediction, reference, voxels, taken_in = sums
+        exclusive = self._exclusive(counted.shape[1])
+        regions = Regions(intersection, prediction, reference, voxels, taken_in, exclusive)
         weight = self._weights(regions)
         taking = regions.counted if self.absent == "smooth" else regions.present
         if self.reduction == "none":
@@ -197,15 +198,14 @@ class RegionLoss(torch.nn.Module, ABC):
             counted[:, 0] = False
         return counted
 
-    def _whole_batch(self, counts: SoftCounts, counted: torch.Tensor) -> Regions:
-        """The samples of all ranks as one region; a class is counted if it is in any of them."""
+    def _over_batch(self, counts: SoftCounts, counted: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The sums of the samples of all ranks as one region; a class is counted if it is in any of them."""
         num_classes = counted.shape[1]
         sums = [(part * counted).sum(dim=0) for part in counts[:3]]
         voxels = (counts.voxels * counted.any(dim=1)).sum()[None]
         totals = sum_over_ranks(torch.cat([*sums, voxels, counted.sum(dim=0).to(sums[0])]))
         parts = totals.split([num_classes, num_classes, num_classes, 1, num_classes])
-        intersection, prediction, reference = (part[None] for part in parts[:3])
-        return Regions(intersection, prediction, reference, voxels=parts[3], counted=parts[4][None] > 0)
+        return *(part[None] for part in parts[:3]), parts[3], parts[4][None] > 0
 
     def _weights(self, regions: Regions) -> torch.Tensor:
         """Class weights (C,) for the counted sums; the background's is 0 where it is left out."""

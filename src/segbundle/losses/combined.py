@@ -80,7 +80,7 @@ class _RegionCELoss(torch.nn.Module):
             scale = torch.where(known > 0, num_voxels / known.clamp(min=1), 0.0)
             entropy, weight = entropy * scale, torch.where(known > 0, weight * scale, float(num_voxels))
         sums = torch.stack([entropy.sum(), weight.sum()])
-        if self.region.batch or self.class_weight is not None:
+        if self.region.batch or (self.reduction == "mean" and self.class_weight is not None):
             sums = sum_over_ranks(sums)
         return sums[0] if self.reduction == "sum" else sums[0] / torch.where(sums[1] > 0, sums[1], 1.0)
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from segbundle.errors import OutputError
 
+_PARTIAL = ".partial-"
+
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
@@ -20,7 +22,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         OutputError: the folder or the file cannot be written.
     """
     path = Path(path)
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    partial = path.with_name(f"{_PARTIAL}{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
@@ -30,6 +32,13 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def remove_partial(folder: str | Path) -> None:
+    """Remove what killed runs have left half written in a folder; no other run may be writing to it."""
+    for path in Path(folder).glob(f"{_PARTIAL}*"):
+        with suppress(OSError):
+            path.unlink()
 
 
 def write_json(path: str | Path, content: Any) -> None:

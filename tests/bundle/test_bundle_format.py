@@ -36,7 +36,15 @@ def test_keys_of_the_contract_are_in_every_workflow_with_one_default():
     workflows = {name: load(name) for name in ("train", "evaluate", "inference")}
     for name, config in workflows.items():
         assert set(CONTRACT) <= set(config), name
-    parts = {"preprocessing", "dataset", "handlers", "evaluator", "initialize", "run"}  # what makes them differ
+    parts = {
+        "preprocessing",
+        "dataset",
+        "records",
+        "handlers",
+        "evaluator",
+        "initialize",
+        "run",
+    }  # what makes them differ
     for one, other in itertools.combinations(workflows, 2):
         shared = set(workflows[one]) & set(workflows[other]) - parts - (DIFFER if one == "train" else set())
         for key in shared:

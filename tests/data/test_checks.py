@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 
-from segbundle.data.checks import DatasetCheck
+from segbundle.data import read_scan
+from segbundle.data.checks import DatasetCheck, image_problems
 from tiny import TINY_CLASSES, write_nifti
 
 GOOD = np.zeros((4, 4, 4), np.uint8)
@@ -108,6 +109,13 @@ def test_test_cases_and_unlabelled_ones_are_opened_too(tmp_path):
     found = problems(tmp_path)
     assert len(found) == 2
     assert all("holds 27 NaN" in message for message in found)
+
+
+def test_values_whose_sum_is_too_large_for_float32_are_finite(tmp_path):
+    image = read_scan(write_nifti(tmp_path / "a.nii", np.full((3, 3, 3), 3e38, np.float32)))
+    assert list(image_problems(image, 1)) == []
+    image.array[0, 0, 0, :2] = np.inf, -np.inf
+    assert "holds 2 NaN or Inf" in next(image_problems(image, 1))
 
 
 def test_unknown_voxels_are_no_problem_once_they_are_named(tmp_path):

@@ -1,11 +1,13 @@
 """Reading and writing scan files: arrays are (C, X, Y, Z), affines are RAS+ mm, whatever the format."""
 
+import gzip
+
 import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from segbundle.data import Geometry, read_geometry, read_scan, write_segmentation
+from segbundle.data import Geometry, read_geometry, read_scan, scans, write_segmentation
 from segbundle.data.scans import is_dicom_folder, stem
 from segbundle.errors import DataError, OutputError
 from tiny import write_nifti
@@ -54,6 +56,45 @@ def test_scale_slope_and_intercept_are_applied(tmp_path, voxels):
 def test_every_dtype(tmp_path, dtype):
     array = np.arange(60).reshape(3, 4, 5).astype(dtype)
     np.testing.assert_array_equal(read_scan(write_nifti(tmp_path / "a.nii", array)).array[0], array)
+
+
+STORED = ["u1", "i1", "<i2", ">i2", "<u2", "<i4", ">u4", "<i8", ">u8", "<f4", ">f4", "<f8"]
+
+
+@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize("scaling", [(None, None), (1, -1024), (0.3, 0), (1e-3, 7)])
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
+def test_voxels_are_nibabels_bit_for_bit(tmp_path, monkeypatch, stored, scaling, kind, suffix):
+    stored = np.dtype(stored)
+    array = np.random.default_rng(0).integers(0, 255, (5, 4, 3, 2)).astype(stored)
+    if stored.itemsize == 8 and stored.kind != "f":
+        array = array * stored.type(2**47 + 2**23 + 1)  # neither float64 nor float32 holds all of these
+    header = kind.header_class(endianness="big" if stored.str[0] == ">" else "little")
+    header.set_data_dtype(stored)
+    header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"voxels start later"))
+    image = kind(array, OBLIQUE, header)
+    image.header.set_slope_inter(*scaling)
+    image.to_filename(tmp_path / f"a{suffix}")
+    written = nib.load(tmp_path / f"a{suffix}").dataobj
+    monkeypatch.setattr(scans, "_CHUNK", 50)
+    for dtype in (None, np.float32):
+        expected = np.moveaxis(np.asarray(written, dtype=dtype), -1, 0)
+        found = read_scan(tmp_path / f"a{suffix}", dtype).array
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_gzip_files_of_several_members(tmp_path, voxels):
+    """As bgzip and pigz write them."""
+    content = write_nifti(tmp_path / "a.nii", voxels).read_bytes()
+    parts = [content[start : start + 150] for start in range(0, len(content), 150)]
+    (tmp_path / "a.nii.gz").write_bytes(b"".join(map(gzip.compress, parts)))
+    np.testing.assert_array_equal(read_scan(tmp_path / "a.nii.gz").array[0], voxels)
+
+
+def test_voxels_stay_in_the_files_order(tmp_path, voxels):
+    assert read_scan(write_nifti(tmp_path / "a.nii.gz", voxels)).array[0].flags.f_contiguous
 
 
 def test_four_dimensional_images_have_their_channels_first(tmp_path):
@@ -155,6 +196,32 @@ def test_truncated_file(tmp_path, suffix):
         read_scan(path)
 
 
+@pytest.mark.parametrize("kept", [0, 5, 200, 400, -20, -9, -1])
+def test_gzip_files_that_end_anywhere(tmp_path, voxels, kept):
+    path = write_nifti(tmp_path / "a.nii.gz", voxels)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(DataError, match=r"a\.nii\.gz: cannot be read"):
+        read_scan(path)
+
+
+def test_an_uncompressed_file_that_is_cut_off(tmp_path, voxels):
+    path = write_nifti(tmp_path / "a.nii", voxels)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"a\.nii: cannot be read"):
+        read_scan(path)
+
+
+@pytest.mark.parametrize("position", [200, -100, -6])
+def test_a_damaged_gzip_file(tmp_path, voxels, position):
+    """The last of these is the checksum, which nibabel does not reach."""
+    path = write_nifti(tmp_path / "a.nii.gz", voxels)
+    content = bytearray(path.read_bytes())
+    content[position] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.nii\.gz: cannot be read"):
+        read_scan(path)
+
+
 @pytest.mark.parametrize("name", ["a.nii.gz", "a.nii", "a.mha"])
 def test_a_file_of_another_kind(tmp_path, name):
     (tmp_path / name).write_text("not a scan")
@@ -208,6 +275,25 @@ def test_label_map_keeps_the_scans_geometry_bit_for_bit(tmp_path, voxels, qcode,
     np.testing.assert_array_equal(np.asarray(written.dataobj), labels)
     assert written.get_data_dtype() == np.uint8
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["seg.nii.gz"]
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
+@pytest.mark.parametrize("arrange", [np.ascontiguousarray, np.asfortranarray, lambda a: a[::-1].copy()[::-1]])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64, bool])
+def test_files_hold_what_nibabel_would_write(tmp_path, voxels, kind, suffix, arrange, dtype):
+    image = kind(voxels, OBLIQUE)
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"of the scan"))
+    image.to_filename(tmp_path / "scan.nii")
+    labels = arrange((np.abs(voxels) % 3).astype(dtype))
+    path = tmp_path / f"seg{suffix}"
+    write_segmentation(labels, tmp_path / "scan.nii", path)
+    written = path.read_bytes()
+    header = scans.geometry_header(tmp_path / "scan.nii", labels.shape, np.uint8)
+    expected = kind(labels.astype(np.uint8), None, header)
+    assert (gzip.decompress(written) if suffix == ".nii.gz" else written) == expected.to_bytes()
+    write_segmentation(labels, tmp_path / "scan.nii", path)
+    assert path.read_bytes() == written
 
 
 def test_label_map_of_a_multichannel_scan_is_three_dimensional(tmp_path, voxels):

@@ -22,9 +22,16 @@ def image_problems(scan: Scan, num_channels: int | None) -> Iterator[str]:
             f"{scan.path}: has {len(scan.array)} channel(s), the network takes {num_channels}; "
             "set network_def#in_channels, or correct the case's list of channel files."
         )
-    bad = int(scan.array.size - np.isfinite(scan.array).sum())
+    bad = _not_finite(scan.array)
     if bad:
         yield f"{scan.path}: holds {bad} NaN or Inf voxel(s); replace them, for instance by the scan's minimum."
+
+
+def _not_finite(array: np.ndarray) -> int:
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(array.sum()):  # one NaN or Inf spoils the sum, which is quicker than looking at every voxel
+            return 0
+    return int(array.size - np.isfinite(array).sum())
 
 
 def label_problems(label: Scan, class_names: Sequence[str], ignore_label: int | None = None) -> Iterator[str]:

@@ -14,7 +14,10 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from isal import igzip, isal_zlib
+from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
+from nibabel.fileholders import FileHolder
 
 from segbundle.errors import DataError
 from segbundle.files import written_whole
@@ -25,7 +28,17 @@ SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
 
 _UNIT_IN_MM = {"meter": 1000.0, "micron": 0.001}
 _POSITION = "0020|0032"  # DICOM's ImagePositionPatient
-_READ_ERRORS = (OSError, EOFError, zlib.error, ImageFileError, ValueError, RuntimeError)
+_READ_ERRORS: tuple[Any, ...] = (
+    OSError,
+    EOFError,
+    zlib.error,
+    isal_zlib.error,
+    ImageFileError,
+    ValueError,
+    RuntimeError,
+)
+_CHUNK = 1 << 22
+"""Voxels of a NIfTI file that are decompressed, scaled and converted at a time."""
 
 
 @dataclass(frozen=True)
@@ -164,10 +177,11 @@ def write_segmentation(labels: np.ndarray, reference: str | Path, path: str | Pa
 
     For a NIfTI scan the header's geometry (dimensions, spacing, units, qform and sform with their codes) is kept
     bit for bit. For the other formats both forms are set from the scan's geometry with code 1 (scanner), in mm.
-    The file appears whole or not at all.
+    The file appears whole or not at all, and the same labels give the same bytes.
 
     Args:
-        labels: (X, Y, Z) integer class indices on the scan's stored axes.
+        labels: (X, Y, Z) integer class indices on the scan's stored axes; uint8 in Fortran order, as NIfTI stores
+            them, are written fastest.
         reference: the scan.
         path: where to write, ending in `.nii.gz` or `.nii`.
 
@@ -176,38 +190,62 @@ def write_segmentation(labels: np.ndarray, reference: str | Path, path: str | Pa
         OutputError: the file cannot be written.
     """
     path, reference = Path(path), Path(reference)
-    labels = labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.int16)
-    if is_nifti(reference):
-        geometry, header = read_geometry(reference), _nifti_header(reference)
+    labels = labels.astype(_label_dtype(labels), copy=False)
+    geometry = read_geometry(reference)
+    if labels.shape != geometry.shape:
+        raise DataError(f"{reference}: the scan is {geometry.shape}, its label map {labels.shape}.")
+    header = geometry_header(reference, geometry.shape, labels.dtype)
+    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    with written_whole(path) as partial:
+        _save(kind(labels, None, header), partial, compressed=path.name.lower().endswith(".gz"))
+
+
+def geometry_header(reference: str | Path, shape: Sequence[int], dtype: Any) -> Any:
+    """A NIfTI header with a scan's geometry, for an image of its own on the scan's voxels.
+
+    That of a NIfTI scan is copied; what describes the scan's intensities is cleared, nothing else.
+
+    Args:
+        reference: the scan.
+        shape: of the image, whose first three sizes are the scan's.
+        dtype: of the image.
+
+    Raises:
+        DataError: as `read_scan`.
+    """
+    path = Path(reference)
+    if is_nifti(path):
+        image: Any = nib.load(path)
+        header = image.header.copy()
     else:
-        geometry = read_geometry(reference)
+        geometry = read_geometry(path)
         header = nib.Nifti1Header()
         header.set_data_shape(geometry.shape)
         header.set_qform(geometry.affine, code=1)
         header.set_sform(geometry.affine, code=1)
         header.set_xyzt_units("mm", "sec")
-    if labels.shape != geometry.shape:
-        raise DataError(f"{reference}: the scan is {geometry.shape}, its label map {labels.shape}.")
-    with written_whole(path) as partial:
-        nib.save(_label_image(labels, header), partial)
-
-
-def _label_image(labels: np.ndarray, header: Any) -> Any:
-    """A NIfTI image around a copied header: what described the scan's intensities is cleared, nothing else."""
-    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    if header.get_data_shape() != labels.shape:  # setting it resets the spacing of axes beyond the third
-        header.set_data_shape(labels.shape)
-    header.set_data_dtype(labels.dtype)
+    if header.get_data_shape() != tuple(shape):  # setting it resets the spacing of axes beyond the third
+        header.set_data_shape(shape)
+    header.set_data_dtype(dtype)
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0
     header.set_intent("none")
     header.extensions.clear()
-    return kind(labels, None, header)
+    return header
 
 
-def _nifti_header(path: Path) -> Any:
-    image: Any = nib.load(path)
-    return image.header.copy()
+def _label_dtype(labels: np.ndarray) -> Any:
+    return np.uint8 if labels.dtype in (np.uint8, np.bool_) or labels.max(initial=0) < 256 else np.int16
+
+
+def _save(image: Any, path: Path, compressed: bool) -> None:
+    """What `nib.save` does, with ISA-L instead of zlib: four times faster, and no larger for label maps."""
+    with path.open("wb") as file:
+        if not compressed:
+            image.to_file_map({"image": FileHolder(fileobj=file)})
+            return
+        with igzip.IGzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as zipped:
+            image.to_file_map({"image": FileHolder(fileobj=zipped)})
 
 
 def _existing(path: Path) -> Path:
@@ -269,9 +307,28 @@ def _read_nifti(path: Path, dtype: Any) -> Scan:
     if stored.fields is not None or np.issubdtype(stored, np.complexfloating):
         raise DataError(f"{path}: holds {stored} voxels (colour or complex); convert it to one real value per voxel.")
     geometry = _nifti_geometry(path, image)
-    array = np.asarray(image.dataobj) if dtype is None else np.asarray(image.dataobj, dtype=dtype)
-    array = array.reshape(*geometry.shape, geometry.channels)
+    array = _nifti_voxels(path, image.dataobj, dtype).reshape((*geometry.shape, geometry.channels), order="F")
     return Scan(np.moveaxis(array, -1, 0), geometry, path)
+
+
+def _nifti_voxels(path: Path, stored: ArrayProxy, dtype: Any) -> np.ndarray:
+    """All voxels in the file's order (n,): the values of `np.asarray(stored, dtype)`, three times faster if gzipped.
+
+    nibabel finds and scales the voxels; only decompression is ISA-L's. Going through the file in chunks, neither
+    its bytes nor its values in another precision are ever held for the whole scan.
+    """
+    count = int(np.prod(stored.shape))
+    with igzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+        spec = ((count,), stored.dtype, stored.offset, stored.slope, stored.inter)
+        chunks = ArrayProxy(file, spec, mmap=False)
+        scaled = chunks[:1].dtype
+        array = np.empty(count, scaled if dtype is None else dtype)
+        for start in range(0, count, _CHUNK):
+            stop = min(start + _CHUNK, count)
+            # nibabel rounds twice on the way from 64-bit integers to float32, and so must we
+            array[start:stop] = chunks[start:stop].astype(np.promote_types(scaled, array.dtype), copy=False)
+        file.read(1)  # at the end of compressed data its checksum is compared
+    return array
 
 
 def _read_itk(path: Path, dtype: Any) -> Scan:

@@ -1,8 +1,10 @@
 """What turns the bundle's YAML into running workflows: paths, handlers, checkpoints, scores."""
 
 from segbundle.engines.caching import CachedCases
-from segbundle.engines.checkpoints import Checkpoints, load_weights, warn_about_training_cases
+from segbundle.engines.checkpoints import Checkpoints, ensemble_members, load_weights, warn_about_training_cases
+from segbundle.engines.evaluator import SegmentationEvaluator
 from segbundle.engines.progress import ProgressBar
+from segbundle.engines.records import ScanRecords
 from segbundle.engines.scanning import ScanDataset, ScanEvaluator, report_failures
 from segbundle.engines.scoring import MeanDice, ScoreReport
 from segbundle.engines.trainer import SegmentationTrainer
@@ -17,6 +19,7 @@ from segbundle.engines.workflow import (
     prepare_output,
     prepare_training_output,
     start_workflow,
+    warn_about_flips,
 )
 
 __all__ = [
@@ -27,11 +30,14 @@ __all__ = [
     "ProgressBar",
     "ScanDataset",
     "ScanEvaluator",
+    "ScanRecords",
     "ScoreReport",
     "SeedEpochs",
+    "SegmentationEvaluator",
     "SegmentationTrainer",
     "TrainingLog",
     "check_network",
+    "ensemble_members",
     "in_bundle",
     "load_weights",
     "locate_bundle",
@@ -42,5 +48,6 @@ __all__ = [
     "prepare_training_output",
     "report_failures",
     "start_workflow",
+    "warn_about_flips",
     "warn_about_training_cases",
 ]

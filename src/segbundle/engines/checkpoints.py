@@ -25,15 +25,29 @@ _WRAPPERS = ("model", "network", "state_dict")
 """Under which key other programs (and our own last.pt) keep the weights, where the file is not the weights alone."""
 
 
+def ensemble_members(ckpt_path: str | Path | Sequence[str | Path] | None) -> list[str]:
+    """The checkpoints of an ensemble, for an inferer that loads them in turn; none if there is only one."""
+    paths = _checkpoint_paths(ckpt_path)
+    return [str(path) for path in paths] if len(paths) > 1 else []
+
+
+def _checkpoint_paths(ckpt_path: str | Path | Sequence[str | Path] | None) -> list[Path]:
+    if ckpt_path is None:
+        return []
+    return [Path(ckpt_path)] if isinstance(ckpt_path, (str, Path)) else [Path(path) for path in ckpt_path]
+
+
 def load_weights(
-    network: torch.nn.Module, ckpt_path: str | Path | None, class_names: Sequence[str] | None = None
+    network: torch.nn.Module,
+    ckpt_path: str | Path | Sequence[str | Path] | None,
+    class_names: Sequence[str] | None = None,
 ) -> None:
-    """Load a checkpoint into a network.
+    """Load a checkpoint into a network; of the members of an ensemble each, to prove that all fit.
 
     Args:
         network: on any device.
         ckpt_path: a plain state dict (`model.pt`), a dict that holds one under `model`, `network` or `state_dict`,
-            or None to keep the network's weights as they are.
+            or None to keep the network's weights as they are; a list of plain state dicts for an ensemble.
         class_names: the task's classes; compared with those that the checkpoint was trained for, as far as
             `task.json` beside it, or the metadata of the bundle it lies in, tell.
 
@@ -41,17 +55,21 @@ def load_weights(
         CheckpointError: no such file, unreadable, layers that are missing, unknown or of another shape (the message
             lists them), or trained for other classes.
     """
-    if ckpt_path is None:
-        return
+    paths = _checkpoint_paths(ckpt_path)
+    for path in paths:
+        _load(network, path, class_names, plain=len(paths) > 1)
+
+
+def _load(network: torch.nn.Module, ckpt_path: Path, class_names: Sequence[str] | None, plain: bool) -> None:
     weights = read_checkpoint(ckpt_path)
-    trained_for = _class_names_of(Path(ckpt_path))
+    trained_for = _class_names_of(ckpt_path)
     if class_names is not None and trained_for is not None and trained_for != list(class_names):
         raise CheckpointError(
             f"{ckpt_path}: was trained for the classes {trained_for}, the task's class_names are {list(class_names)}; "
             "give the task YAML it was trained with (--config), or another ckpt_path."
         )
     for key in _WRAPPERS:
-        if isinstance(weights.get(key), Mapping):
+        if isinstance(weights.get(key), Mapping) and not plain:
             weights = dict(weights[key])
             break
     if not all(isinstance(value, torch.Tensor) for value in weights.values()):
@@ -86,9 +104,11 @@ def read_task(ckpt_path: str | Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
-def warn_about_training_cases(data: Sequence[dict[str, Any]], ckpt_path: str | Path) -> None:
-    """Say so if cases that are to be scored were used to train the checkpoint."""
-    seen = set(read_task(ckpt_path).get("training_cases", ()))
+def warn_about_training_cases(
+    data: Sequence[dict[str, Any]], ckpt_path: str | Path | Sequence[str | Path] | None
+) -> None:
+    """Say so if cases that are to be scored were used to train the checkpoint, or a member of the ensemble."""
+    seen = {case for path in _checkpoint_paths(ckpt_path) for case in read_task(path).get("training_cases", ())}
     known = [entry["case"] for entry in data if entry["case"] in seen]
     if known:
         _logger.warning(

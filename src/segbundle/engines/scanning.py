@@ -1,19 +1,22 @@
-"""Scans through the network one by one; one that fails is recorded and the rest go on."""
+"""Scans through the network one by one, while the next is read and the last is written; one that fails is recorded."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import monai.data
+from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
 from tqdm import tqdm
 
+from segbundle.engines.evaluator import SegmentationEvaluator
+from segbundle.engines.peak_memory import PeakMemory
+from segbundle.engines.records import ScanRecords
 from segbundle.errors import ScansFailedError, describe
-from segbundle.files import write_json
 
 _logger = logging.getLogger(__name__)
 
@@ -24,10 +27,16 @@ class ScanDataset(monai.data.Dataset):
     Args:
         data: datalist entries with `case` and `image`.
         transform: loads and preprocesses an entry.
+        records: leaves out what an earlier run has done, if that is resumed; None for every entry.
     """
 
-    def __init__(self, data: Sequence[dict[str, Any]], transform: Callable[..., Any] | None = None) -> None:
-        super().__init__(data, transform)
+    def __init__(
+        self,
+        data: Sequence[dict[str, Any]],
+        transform: Callable[..., Any] | None = None,
+        records: ScanRecords | None = None,
+    ) -> None:
+        super().__init__(data if records is None else records.remaining(data), transform)
 
     def _transform(self, index: int) -> Any:
         started = time.monotonic()
@@ -43,71 +52,106 @@ def _source(image: str | list[str]) -> str:
     return image if isinstance(image, str) else image[0]
 
 
-class ScanEvaluator(SupervisedEvaluator):
-    """MONAI's evaluator for scans that matter one by one: an error ends the scan it happens in, not the run.
+class ScanEvaluator(SegmentationEvaluator):
+    """An evaluator for scans that matter one by one: an error ends the scan it happens in, not the run.
 
-    After every scan `<output_dir>/predictions.json` holds one record per scan so far: `case`, `image`, `status`
-    (`ok` or `failed`), `prediction` (the file written, or null), `error` (null or a message), `seconds`.
+    A finished label map is written in the background while the next scan is computed; one at a time, so that memory
+    stays bounded. A scan's record (see `ScanRecords`) appears when its file is there:
+
+    - `case`, `image`, and `status`: `ok` or `failed`;
+    - `prediction`, the file written, or null; `error`, null or a message;
+    - `seconds` of work on it, without waiting; `stages`: how many of them `load`, `predict`, `restore` and `write`
+      took;
+    - `peak_memory_mb`, the largest resident memory of the process while the scan was computed, and on a GPU
+      `peak_gpu_memory_mb`;
+    - `settings`, a hash of what decides the result.
 
     Args:
-        output_dir: where `predictions.json` goes.
-        others: as in `monai.engines.SupervisedEvaluator`; batches must hold one scan.
+        records: where records go.
+        saving: a transform of dicts that writes `pred` and adds the file's path as `prediction`; None writes nothing.
+        others: as in `SegmentationEvaluator`.
     """
 
-    def __init__(self, output_dir: str, **kwargs: Any) -> None:
+    def __init__(self, records: ScanRecords, saving: Callable[..., Any] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.output_dir = Path(output_dir)
-        self.records: list[dict[str, Any]] = []
-
-    @property
-    def failures(self) -> list[dict[str, Any]]:
-        """Records of the scans that failed."""
-        return [record for record in self.records if record["status"] == "failed"]
+        self.records = records
+        self.saving = saving
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="writing")
+        self._written: Future[None] | None = None
+        self.add_event_handler(Events.EPOCH_COMPLETED, lambda: self._wait())  # before scores are reported
+        self.add_event_handler(Events.COMPLETED | Events.EXCEPTION_RAISED, self._finish)
 
     def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> Any:
-        started = time.monotonic()
-        case, source = batchdata["case"][0], batchdata["source"][0]
+        loading = float(batchdata["loading_seconds"][0])
+        record = {"case": batchdata["case"][0], "image": batchdata["source"][0], "status": "ok"}
+        started, memory = time.monotonic(), PeakMemory(engine.state.device)
         error = batchdata["error"][0] if "error" in batchdata else None
         if error is None:
             try:
                 super()._iteration(engine, batchdata)
             except Exception as problem:
                 error = describe(problem)
-                _logger.debug("%s", case, exc_info=True)
-        prediction = None
+                _logger.debug("%s", record["case"], exc_info=True)
+        spent = time.monotonic() - started
         if error is not None:
             engine.state.batch, engine.state.output = [], []  # nothing for metrics to see
-            with tqdm.external_write_mode():
-                _logger.error("%s failed: %s", case, error)
+            stages = {"load": loading, "predict": spent}
+            self._wait()
+            self._record(_failed(record, error), stages, memory.peaks())
         else:
-            prediction = {**engine.state.batch[0], **engine.state.output[0]}.get("prediction")
-        seconds = float(batchdata["loading_seconds"][0]) + time.monotonic() - started
-        self._record(case, source, prediction, error, seconds)
+            predicting = engine.state.predict_seconds
+            stages = {"load": loading, "predict": predicting, "restore": spent - predicting}
+            item = {**engine.state.batch[0], **engine.state.output[0]}
+            self._wait()
+            self._written = self._writer.submit(self._write, record, item, stages, memory.peaks())
         return engine.state.output
 
-    def _record(self, case: str, source: str, prediction: str | None, error: str | None, seconds: float) -> None:
-        self.records.append(
-            {
-                "case": case,
-                "image": source,
-                "status": "ok" if error is None else "failed",
-                "prediction": prediction,
-                "error": error,
-                "seconds": round(seconds, 3),
-            }
-        )
-        write_json(self.output_dir / "predictions.json", self.records)
+    def _write(
+        self, record: dict[str, Any], item: dict[Any, Any], stages: dict[str, float], peaks: dict[str, float]
+    ) -> None:
+        """Write a scan's label map, then its record."""
+        started = time.monotonic()
+        try:
+            saved = item if self.saving is None else self.saving(item)
+            record = {**record, "prediction": saved.get("prediction"), "error": None}
+        except Exception as problem:
+            record = _failed(record, describe(problem))
+        self._record(record, {**stages, "write": time.monotonic() - started}, peaks)
+
+    def _record(self, record: dict[str, Any], stages: dict[str, float], peaks: dict[str, float]) -> None:
+        if record["error"] is not None:
+            with tqdm.external_write_mode():
+                _logger.error("%s failed: %s", record["case"], record["error"])
+        times = {stage: round(seconds, 3) for stage, seconds in stages.items()}
+        self.records.add({**record, "seconds": round(sum(stages.values()), 3), "stages": times, **peaks})
+
+    def _wait(self) -> None:
+        """Until the last label map is written; raises if its record could not be."""
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
+
+    def _finish(self, engine: Engine, error: BaseException | None = None) -> None:
+        try:
+            self._wait()
+        finally:
+            self._writer.shutdown()
+        if error is not None:
+            raise error
 
 
-def report_failures(evaluator: ScanEvaluator) -> None:
+def _failed(record: dict[str, Any], error: str) -> dict[str, Any]:
+    return {**record, "status": "failed", "prediction": None, "error": error}
+
+
+def report_failures(records: ScanRecords) -> None:
     """Last step of a workflow over scans: say how it went, and fail if a scan failed.
 
     Raises:
         ScansFailedError: at least one scan failed; the others' results are on disk.
     """
-    failed, total = evaluator.failures, len(evaluator.records)
-    where = evaluator.output_dir / "predictions.json"
+    failed, total = records.failures, len(records.all)
     if failed:
         names = ", ".join(record["case"] for record in failed[:5]) + (", ..." if len(failed) > 5 else "")
-        raise ScansFailedError(f"{len(failed)} of {total} scans failed ({names}); see {where}.")
-    _logger.info("%d scans done: %s", total, evaluator.output_dir)
+        raise ScansFailedError(f"{len(failed)} of {total} scans failed ({names}); see {records.path}.")
+    _logger.info("%d scans done: %s", total, records.path.parent)

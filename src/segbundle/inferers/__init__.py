@@ -1,6 +1,18 @@
 """Passing patches and whole scans through a network. Knows nothing of files."""
 
-from segbundle.inferers.inferers import PatchInferer, SlidingWindowInferer
+from segbundle.inferers.backends import Backend, optimised, prepare
+from segbundle.inferers.patches import PatchInferer
 from segbundle.inferers.precision import Precision, autocast
+from segbundle.inferers.slabs import ScoreSlabs
+from segbundle.inferers.sliding import SlidingWindowInferer
 
-__all__ = ["PatchInferer", "Precision", "SlidingWindowInferer", "autocast"]
+__all__ = [
+    "Backend",
+    "PatchInferer",
+    "Precision",
+    "ScoreSlabs",
+    "SlidingWindowInferer",
+    "autocast",
+    "optimised",
+    "prepare",
+]

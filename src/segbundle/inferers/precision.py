@@ -10,7 +10,9 @@ from typing import Literal
 
 import torch
 
-Precision = Literal["auto", "bf16", "fp32"]
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def has_fast_bf16(device: torch.device) -> bool:
@@ -26,17 +28,37 @@ def has_fast_bf16(device: torch.device) -> bool:
     return False
 
 
-def autocast(device: torch.device, precision: Precision = "auto") -> AbstractContextManager[None]:
-    """A context in which convolutions on `device` run in bfloat16, if `precision` and the hardware say so.
+def computed_dtype(device: torch.device, precision: Precision = "auto") -> torch.dtype:
+    """The number format of convolutions on `device`: bfloat16, float16 or float32.
 
     Args:
         device: where the network runs.
-        precision: `bf16`, `fp32`, or `auto` for bf16 where it pays (`has_fast_bf16`). Weights and sums stay float32.
+        precision: `bf16`, `fp16`, `fp32`, or `auto`: bf16 where it pays (`has_fast_bf16`), fp16 on other NVIDIA GPUs,
+            else fp32. Where gradients are computed `auto` is never fp16, in which small gradients vanish.
 
     Raises:
         ValueError: an unknown precision.
     """
-    if precision not in ("auto", "bf16", "fp32"):
-        raise ValueError(f"precision is {precision!r}, and must be 'auto', 'bf16' or 'fp32'.")
-    enabled = precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+    if precision != "auto":
+        if precision not in _DTYPES:
+            raise ValueError(f"precision is {precision!r}, and must be 'auto', 'bf16', 'fp16' or 'fp32'.")
+        return _DTYPES[precision]
+    if has_fast_bf16(device):
+        return torch.bfloat16
+    return torch.float16 if device.type == "cuda" and not torch.is_grad_enabled() else torch.float32
+
+
+def autocast(device: torch.device, precision: Precision = "auto") -> AbstractContextManager[None]:
+    """A context in which convolutions on `device` run in what `computed_dtype` says. Weights and sums stay float32.
+
+    Args:
+        device: where the network runs.
+        precision: see `computed_dtype`.
+
+    Raises:
+        ValueError: an unknown precision.
+    """
+    dtype = computed_dtype(device, precision)
+    if dtype is torch.float32:
+        return torch.autocast(device.type, enabled=False)
+    return torch.autocast(device.type, dtype=dtype)

@@ -2,14 +2,17 @@
 
 from segbundle.transforms.augmentation import training_transforms
 from segbundle.transforms.loading import LoadScand
+from segbundle.transforms.postprocessing import LargestComponentd, RestoreLabelsd, SaveLabelsd, postprocessing
 from segbundle.transforms.preprocessing import preprocessing
-from segbundle.transforms.restoring import RestoreLabelsd, SaveLabelsd, postprocessing
+from segbundle.transforms.restoring import restore_labels
 
 __all__ = [
+    "LargestComponentd",
     "LoadScand",
     "RestoreLabelsd",
     "SaveLabelsd",
     "postprocessing",
     "preprocessing",
+    "restore_labels",
     "training_transforms",
 ]

@@ -73,5 +73,5 @@ def _meta_tensor(scan: Scan, dtype: Any) -> MetaTensor:
         "spatial_shape": torch.tensor(scan.geometry.shape),
         "filename_or_obj": str(scan.path),
     }
-    array = np.ascontiguousarray(scan.array, dtype=dtype)
+    array = np.asarray(scan.array, dtype=dtype)  # axes stay in the file's order in memory: turning them costs a copy
     return MetaTensor(torch.from_numpy(array), meta={**meta, "affine": affine})

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-from monai.transforms import (
-    Compose,
-    NormalizeIntensityd,
-    Orientationd,
-    ScaleIntensityRanged,
-    Spacingd,
-    Transform,
-)
+from monai.config import KeysCollection
+from monai.transforms import Compose, MapTransform, NormalizeIntensityd, Transform
 from monai.utils import CommonKeys
 
 from segbundle.errors import ConfigError, suggestion
 from segbundle.transforms.loading import LoadScand
+from segbundle.transforms.resampling import ToGridd
 
-_AXIS_LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
 _INTENSITY_ARGUMENTS = {
     "zscore": (),
     "window": ("lower", "upper"),
@@ -61,15 +55,9 @@ def grid_transforms(
     Only flips, permutations and rescalings of the stored axes, never a rotation: an oblique scan stays oblique,
     so that predictions come back to its voxels exactly (see `segbundle.transforms.restoring`).
     """
-    transforms: list[Transform] = []
-    if axcodes is not None:
-        transforms.append(Orientationd(keys=keys, axcodes=axcodes, labels=_AXIS_LABELS))
-    if spacing is not None:
-        if len(spacing) != 3 or min(spacing) <= 0:
-            raise ConfigError(f"spacing is {spacing}; three positive sizes in mm are needed, or null.")
-        modes = ["nearest" if key == CommonKeys.LABEL else "bilinear" for key in keys]
-        transforms.append(Spacingd(keys=keys, pixdim=spacing, mode=modes, padding_mode="border"))
-    return transforms
+    if spacing is not None and (len(spacing) != 3 or min(spacing) <= 0):
+        raise ConfigError(f"spacing is {spacing}; three positive sizes in mm are needed, or null.")
+    return [ToGridd(keys, spacing, axcodes, ["nearest" if key == CommonKeys.LABEL else "bilinear" for key in keys])]
 
 
 def intensity_transform(intensity: Mapping[str, Any]) -> Transform:
@@ -98,11 +86,17 @@ def intensity_transform(intensity: Mapping[str, Any]) -> Transform:
     mean, std = (float(values["mean"]), float(values["std"])) if method == "ct" else (lower, upper - lower)
     if not lower < upper or std <= 0:
         raise ConfigError(f"intensity: needs lower < upper and std > 0, got {values}.")
-    return ScaleIntensityRanged(
-        keys=CommonKeys.IMAGE,
-        a_min=lower,
-        a_max=upper,
-        b_min=(lower - mean) / std,
-        b_max=(upper - mean) / std,
-        clip=True,
-    )
+    return ClipAndScaled(CommonKeys.IMAGE, lower, upper, mean, std)
+
+
+class ClipAndScaled(MapTransform):
+    """Clip to [lower, upper], subtract `mean`, divide by `std`; floating point, in place: whole scans are large."""
+
+    def __init__(self, keys: KeysCollection, lower: float, upper: float, mean: float, std: float) -> None:
+        super().__init__(keys)
+        self.lower, self.upper, self.mean, self.std = lower, upper, mean, std
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        for key in self.key_iterator(data):
+            data[key].clamp_(self.lower, self.upper).sub_(self.mean).div_(self.std)
+        return dict(data)

@@ -1,159 +1,322 @@
-"""From the network's class scores back to labels on the scan's own voxels, and into a file."""
+"""From class scores on the network's grid to labels on the scan's own voxels."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from pathlib import Path
-from typing import Any
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
-from monai.transforms import Compose, Transform
-from monai.utils import CommonKeys
 
-from segbundle.data.scans import stem, write_segmentation
+from segbundle.inferers import ScoreSlabs
+from segbundle.transforms.resampling import parallel_axes
 
-_SLAB = 16
-"""Slices of the scan restored at a time: bounds memory to classes x slab instead of classes x volume."""
-
-
-def postprocessing(output_dir: str | Path | None = None) -> Compose:
-    """Class scores to labels in the scan's geometry; with `output_dir`, also to `<case>_seg.nii.gz` in there."""
-    restore: list[Transform] = [RestoreLabelsd()]
-    return Compose(restore if output_dir is None else [*restore, SaveLabelsd(output_dir)])
+_VOXELS = 2**22
+"""Voxels of the scan restored at a time."""
+_VALUES = 2**26
+"""Interpolated probabilities, voxels times classes, held at a time."""
+_MIXED = 2**18
+"""Voxels between different labels interpolated at a time."""
+_MOSTLY_MIXED = 0.2
+"""Above this part of voxels between different labels, interpolating all of them is cheaper than picking them out."""
 
 
-class RestoreLabelsd(Transform):
-    """Replace `pred`, the network's scores on its grid, by a label map on the scan's own voxels.
-
-    Softmax, linear interpolation of every class's probability at the centres of the scan's voxels, then the class
-    with the largest. Preprocessing only flips, permutes and rescales axes, so the interpolation is done axis by axis;
-    only scans with sheared axes, which preprocessing straightens, are sampled in all directions at once.
-
-    `pred` (num_classes, X', Y', Z') becomes a uint8 or int16 `MetaTensor` (1, X, Y, Z) with the scan's affine;
-    `image` gives the two geometries by its meta data `affine`, `original_affine` and `spatial_shape`.
-    """
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        restored = dict(data)
-        meta = restored[CommonKeys.IMAGE].meta
-        native = np.asarray(meta["original_affine"], dtype=np.float64)
-        scores = torch.as_tensor(restored[CommonKeys.PRED])
-        if isinstance(scores, MetaTensor):
-            scores = scores.as_tensor()
-        to_grid = np.linalg.inv(np.asarray(meta["affine"], dtype=np.float64)) @ native
-        shape = tuple(int(size) for size in meta["spatial_shape"])
-        labels = restore_labels(scores, to_grid, shape)
-        restored[CommonKeys.PRED] = MetaTensor(labels[None], meta={**meta, "affine": torch.from_numpy(native)})
-        return restored
-
-
-class SaveLabelsd(Transform):
-    """Write `pred` (1, X, Y, Z) to `<output_dir>/<case>_seg.nii.gz` on the grid of the scan in `image`'s meta data.
-
-    Without a `case` the file is named after the scan's. The path that was written is added as `prediction`.
-    """
-
-    def __init__(self, output_dir: str | Path) -> None:
-        self.output_dir = Path(output_dir)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        saved = dict(data)
-        scan = saved[CommonKeys.IMAGE].meta["filename_or_obj"]
-        path = self.output_dir / f"{saved.get('case', stem(scan))}_seg.nii.gz"
-        labels = saved[CommonKeys.PRED].as_tensor()[0].cpu().numpy()
-        write_segmentation(labels, scan, path)
-        saved["prediction"] = str(path)
-        return saved
-
-
-def restore_labels(scores: torch.Tensor, to_grid: np.ndarray, shape: tuple[int, ...]) -> torch.Tensor:
+def restore_labels(
+    scores: torch.Tensor | ScoreSlabs,
+    to_grid: np.ndarray,
+    shape: Sequence[int],
+    probabilities: Callable[[int], np.ndarray] | None = None,
+) -> torch.Tensor:
     """The most probable class at every voxel of another grid.
 
-    Works through the wanted grid slab by slab, so that beside the scores no buffer of classes times volume exists,
-    except for sheared scans.
+    Softmax, linear interpolation of every class's probability, and the class with the largest. Most of that work is not
+    needed for the same result:
+
+    - Between grids with parallel axes, interpolation goes along one axis after another, slab by slab.
+    - Of two classes the sign of the difference of their probabilities decides: one volume instead of two.
+    - Of more, where one class is the largest at all corners of the cell around a voxel, interpolation cannot make
+      another one larger. Only voxels between different labels need the probabilities.
 
     Args:
-        scores: (num_classes, X', Y', Z') floating point, before softmax, on the network's grid.
+        scores: (num_classes, X', Y', Z') floating point, before softmax, on the network's grid; or the same in
+            slabs, of which one at a time is held.
         to_grid: (4, 4), maps voxel indices of the wanted grid to those of the network's.
         shape: (X, Y, Z) of the wanted grid.
+        probabilities: gives, for a number of classes, a uint16 array (num_classes, X, Y, Z), for instance mapped to a
+            file, that is filled with the probabilities times 65535; None if they are not wanted.
 
     Returns:
         class indices (X, Y, Z), uint8 up to 256 classes, int16 above, on the scores' device. Voxels beyond the
         network's grid get the class at its border.
     """
-    dtype = torch.uint8 if len(scores) <= 256 else torch.int16
-    labels = torch.empty(shape, dtype=dtype, device=scores.device)
-    axes = _parallel_axes(to_grid, shape)
+    axes = parallel_axes(to_grid, shape)
     if axes is None:
-        scores = scores.float().softmax(dim=0)
-    for start in range(0, shape[0], _SLAB):
-        stop = min(start + _SLAB, shape[0])
-        if axes is None:
-            values = _sample_slab(scores, to_grid, (start, stop), shape)
-        else:
-            values = _interpolate_slab(scores, to_grid, axes, (start, stop), shape)
-        labels[start:stop] = values.max(dim=0).indices.to(dtype)  # several times faster than argmax on CPU
+        whole = scores.whole() if isinstance(scores, ScoreSlabs) else scores
+        return _restore_sheared(whole.float().softmax(dim=0), to_grid, shape, probabilities)
+    size = scores.shape[-3:]
+    if not isinstance(scores, ScoreSlabs):
+        scores = ScoreSlabs(size, 0, iter([(0, scores)]))
+    order = (scores.axis, *(axis for axis in range(3) if axis != scores.axis))
+    wanted = [axes.index(axis) for axis in order]  # which wanted axis runs along each of the network's
+    along = [
+        _Along.at(to_grid[axis, 3] + to_grid[axis, k] * np.arange(shape[k]), size[axis])
+        for axis, k in zip(order, wanted, strict=True)
+    ]
+    labels: torch.Tensor | None = None
+    for start, slab in scores:
+        slab = slab.permute(0, *(1 + axis for axis in order))
+        if labels is None:
+            stored = torch.empty(tuple(reversed(shape)), dtype=_index_dtype(len(slab)), device=slab.device)
+            labels = stored.permute(2, 1, 0)  # the first axis fastest, as NIfTI files have it
+            across = (along[1].to(slab.device), along[2].to(slab.device))
+            filled = None if probabilities is None else probabilities(len(slab))
+        for planes, first, local in _ready_planes(along[0], start, slab, across, filled is not None):
+            part = slab.narrow(1, first, int(local.upper.max()) + 1)
+            block = labels.permute(wanted)[planes]
+            if filled is None:
+                block.copy_(_most_probable(part, (local.to(slab.device), *across)))
+            else:
+                volume = filled.transpose(0, *(1 + k for k in wanted))[:, planes]
+                for index, values in enumerate(_interpolated_planes(part.float().softmax(dim=0), (local, *across))):
+                    block[index] = values.max(dim=0).indices
+                    volume[:, index] = (values * 65535).round_().to(torch.int32).cpu().numpy()
+    assert labels is not None  # a volume has a slab
     return labels
 
 
-def _parallel_axes(to_grid: np.ndarray, shape: tuple[int, ...]) -> list[int] | None:
-    """Along which axis of the network's grid each wanted axis runs; None if they are not parallel.
+@dataclass(frozen=True)
+class _Along:
+    """For the voxels along one axis of the wanted grid: the indices on the network's grid between which they lie.
 
-    They count as parallel if, over the whole extent of the wanted grid, no voxel is off by a hundredth of one.
+    Attributes:
+        lower, upper: int64 (n,), equal where a voxel lies on the network's own.
+        weight: float32 (n,), of `upper`.
+        aligned: whether every voxel lies on one of the network's, so that there is nothing to interpolate.
     """
-    matrix = to_grid[:3, :3]
-    axes = [int(axis) for axis in np.abs(matrix).argmax(axis=0)]
-    off_axis = matrix.copy()
-    off_axis[axes, range(3)] = 0
-    if sorted(axes) != [0, 1, 2] or (np.abs(off_axis) @ (np.array(shape) - 1)).max() > 0.01:
-        return None
-    return axes
+
+    lower: torch.Tensor
+    upper: torch.Tensor
+    weight: torch.Tensor
+    aligned: bool
+
+    @classmethod
+    def at(cls, positions: np.ndarray, size: int) -> _Along:
+        """From positions in voxels of the network's grid; those outside are moved to its border."""
+        positions = np.clip(positions, 0, size - 1)
+        nearest = np.round(positions)
+        positions = np.where(np.abs(positions - nearest) < 1e-4, nearest, positions)
+        lower = np.floor(positions)
+        upper = np.ceil(positions)
+        weight = torch.from_numpy(positions - lower).float()
+        return cls(torch.from_numpy(lower).long(), torch.from_numpy(upper).long(), weight, bool((lower == upper).all()))
+
+    def part(self, chosen: slice, first: int) -> _Along:
+        """Some of the voxels, with indices that count from `first`."""
+        return _Along(self.lower[chosen] - first, self.upper[chosen] - first, self.weight[chosen], self.aligned)
+
+    def to(self, device: torch.device) -> _Along:
+        """The same on another device."""
+        return _Along(self.lower.to(device), self.upper.to(device), self.weight.to(device), self.aligned)
+
+    def aligned_with(self, size: int) -> bool:
+        """Whether the voxels are the network's own, all of them and in order."""
+        return self.aligned and len(self) == size and bool((self.lower.diff() == 1).all())
+
+    def triples(self) -> list[tuple[int, int, float]]:
+        """`lower`, `upper` and `weight` of each voxel as numbers."""
+        return list(zip(self.lower.tolist(), self.upper.tolist(), self.weight.tolist(), strict=True))
+
+    def matrix(self, size: int) -> torch.Tensor:
+        """The weights as a matrix (size, n), each column with one or two that are not zero."""
+        weights = torch.zeros((size, len(self)), device=self.weight.device)
+        voxels = torch.arange(len(self), device=self.weight.device)
+        weights[self.lower, voxels] = 1 - self.weight
+        weights[self.upper, voxels] += self.weight
+        return weights
+
+    def __len__(self) -> int:
+        return len(self.lower)
 
 
-def _interpolate_slab(
-    scores: torch.Tensor, to_grid: np.ndarray, axes: list[int], bounds: tuple[int, int], shape: tuple[int, ...]
-) -> torch.Tensor:
-    """Probabilities (num_classes, slab, Y, Z) by linear interpolation along one axis after another."""
-    ranges = (np.arange(*bounds), np.arange(shape[1]), np.arange(shape[2]))
-    positions = [
-        np.clip(to_grid[axis, 3] + to_grid[axis, k] * ranges[k], 0, scores.shape[1 + axis] - 1)
-        for k, axis in enumerate(axes)
-    ]
-    first = int(np.floor(positions[0].min()))
-    count = int(np.ceil(positions[0].max())) - first + 1
-    values = scores.permute(0, *(1 + axis for axis in axes)).narrow(1, first, count).float().softmax(dim=0)
-    for dim, at in enumerate((positions[0] - first, positions[1], positions[2]), start=1):
-        values = _interpolate(values, at, dim)
+def _ready_planes(
+    along: _Along, start: int, slab: torch.Tensor, across: Sequence[_Along], dense: bool
+) -> Iterator[tuple[slice, int, _Along]]:
+    """Planes of the wanted grid that a slab is enough for, a few at a time.
+
+    Slabs begin with the last slice of the one before, so a plane belongs to the slab that holds its upper neighbour
+    first.
+
+    Yields:
+        the planes, the slab's slice at which what they need begins, and where they lie, counted from there.
+    """
+    begin = start if start == 0 else start + 1  # upper neighbours before this were in the slab before
+    ready = (along.upper >= begin) & (along.upper < start + slab.shape[1])
+    planes = ready.nonzero().squeeze(1).tolist()
+    if not planes:
+        return
+    area = len(across[0]) * len(across[1])
+    values = area * (len(slab) if dense else 1)
+    most = max(min(_VOXELS // area, _VALUES // values), 1)
+    for index in range(planes[0], planes[-1] + 1, most):
+        chosen = slice(index, min(index + most, planes[-1] + 1))
+        first = int(along.lower[chosen].min())
+        yield chosen, first - start, along.part(chosen, first)
+
+
+def _most_probable(scores: torch.Tensor, cells: Sequence[_Along]) -> torch.Tensor:
+    """Class indices (n0, n1, n2) from scores (num_classes, d, Y, Z) and where the wanted voxels lie between them."""
+    aligned = all(along.aligned for along in cells)
+    if len(scores) == 2 and not aligned:
+        difference = torch.tanh((scores[1] - scores[0]).float() / 2)  # of the two probabilities
+        return torch.stack([plane[0] > 0 for plane in _interpolated_planes(difference[None], cells)])
+    largest = scores.max(dim=0).indices.to(_index_dtype(len(scores)))  # several times faster than argmax on CPU
+    if aligned:
+        return _at_lower_corner(largest, cells)
+    mixed = _differ(largest, cells)
+    between = _at_lower_corner(mixed, cells).flatten().nonzero().squeeze(1)
+    if len(between) > _MOSTLY_MIXED * math.prod(map(len, cells)):
+        return _most_probable_everywhere(scores, cells)
+    labels = _at_lower_corner(largest, cells)
+    flat = labels.view(-1)
+    corners = _Corners.of(scores, mixed, cells)
+    for some in between.split(_MIXED):
+        flat[some] = corners.most_probable(some, cells).to(labels.dtype)
+    return labels
+
+
+def _most_probable_everywhere(scores: torch.Tensor, cells: Sequence[_Along]) -> torch.Tensor:
+    """As `_most_probable`, by interpolating every class at every voxel, a few planes at a time."""
+    most = max(_VALUES // (len(scores) * len(cells[1]) * len(cells[2])), 1)
+    labels = []
+    for index in range(0, len(cells[0]), most):
+        chosen = slice(index, index + most)
+        first = int(cells[0].lower[chosen].min())
+        local = cells[0].part(chosen, first)
+        part = scores.narrow(1, first, int(local.upper.max()) + 1).float().softmax(dim=0)
+        planes = _interpolated_planes(part, (local, *cells[1:]))
+        labels += [plane.max(dim=0).indices.to(_index_dtype(len(scores))) for plane in planes]
+    return torch.stack(labels)
+
+
+@dataclass(frozen=True)
+class _Corners:
+    """Probabilities at the corners of the cells whose corners have different labels.
+
+    Attributes:
+        probabilities: (n, num_classes).
+        row: int64 (d, Y, Z), the row of each corner's probabilities.
+    """
+
+    probabilities: torch.Tensor
+    row: torch.Tensor
+
+    @classmethod
+    def of(cls, scores: torch.Tensor, mixed: torch.Tensor, cells: Sequence[_Along]) -> _Corners:
+        """From scores (num_classes, d, Y, Z) and the cells that are mixed (d, Y, Z), named by their lower corner."""
+        needed = mixed.clone()
+        for dim, along in enumerate(cells):
+            if not along.aligned and needed.shape[dim] > 1:
+                behind = needed.narrow(dim, 0, needed.shape[dim] - 1).clone()
+                needed.narrow(dim, 1, needed.shape[dim] - 1).logical_or_(behind)
+        chosen = needed.flatten().nonzero().squeeze(1)
+        probabilities = scores.reshape(len(scores), -1).index_select(1, chosen).float().softmax(dim=0)
+        row = torch.zeros(needed.numel(), dtype=torch.long, device=needed.device)
+        row[chosen] = torch.arange(len(chosen), device=needed.device)
+        return cls(probabilities.t().contiguous(), row.reshape(needed.shape))
+
+    def most_probable(self, voxels: torch.Tensor, cells: Sequence[_Along]) -> torch.Tensor:
+        """Class indices at some voxels (n,) of the wanted grid, given by their flat index."""
+        places = torch.unravel_index(voxels, tuple(len(along) for along in cells))
+        rows = torch.zeros((len(voxels), 1), dtype=torch.long, device=voxels.device)
+        weights = torch.ones((len(voxels), 1), device=voxels.device)
+        for place, along, stride in zip(places, cells, self.row.stride(), strict=True):
+            lower, weight = along.lower[place] * stride, along.weight[place, None]
+            if along.aligned:
+                rows = rows + lower[:, None]
+                continue
+            upper = along.upper[place] * stride
+            rows = torch.cat([rows + lower[:, None], rows + upper[:, None]], dim=1)
+            weights = torch.cat([weights * (1 - weight), weights * weight], dim=1)
+        rows = self.row.view(-1)[rows]
+        values = torch.nn.functional.embedding_bag(rows, self.probabilities, per_sample_weights=weights, mode="sum")
+        return values.max(dim=1).indices
+
+
+def _differ(largest: torch.Tensor, cells: Sequence[_Along]) -> torch.Tensor:
+    """Which cells (d, Y, Z), named by their lower corner, have corners with different labels."""
+    low = high = largest
+    for dim, along in enumerate(cells):
+        if along.aligned or largest.shape[dim] == 1:
+            continue
+        size = largest.shape[dim]
+        low, high = (
+            torch.cat([pick(x.narrow(dim, 0, size - 1), x.narrow(dim, 1, size - 1)), x.narrow(dim, size - 1, 1)], dim)
+            for pick, x in ((torch.minimum, low), (torch.maximum, high))
+        )
+    return low != high
+
+
+def _at_lower_corner(values: torch.Tensor, cells: Sequence[_Along]) -> torch.Tensor:
+    """Values (d, Y, Z) of the cells in which the wanted voxels (n0, n1, n2) lie, as a new tensor.
+
+    The last axis goes first: single values are picked while there are few, whole rows and planes afterwards.
+    """
+    for dim in (2, 1, 0):
+        values = values.index_select(dim, cells[dim].lower)
     return values
 
 
-def _sample_slab(
-    probabilities: torch.Tensor, to_grid: np.ndarray, bounds: tuple[int, int], shape: tuple[int, ...]
+def _interpolated_planes(values: torch.Tensor, cells: Sequence[_Along]) -> Iterator[torch.Tensor]:
+    """Linear interpolation of values (K, d, Y, Z) along one axis after another.
+
+    A product with a matrix of weights for the last axis, whole rows and planes for the others: picking single values
+    is what takes time. Every plane is used again for the next, so that it stays in the cache.
+
+    Yields:
+        planes (K, n1, n2), one for each of the n0.
+    """
+    planes, rows, columns = cells
+    values = values if columns.aligned_with(values.shape[3]) else values @ columns.matrix(values.shape[3])
+    if not rows.aligned_with(values.shape[2]):
+        wider = values.new_empty((*values.shape[:2], len(rows), values.shape[3]))
+        for index, (lower, upper, weight) in enumerate(rows.triples()):
+            torch.lerp(values[:, :, lower], values[:, :, upper], weight, out=wider[:, :, index])
+        values = wider
+    plane = torch.empty_like(values[:, 0])
+    for lower, upper, weight in planes.triples():
+        if lower == upper:
+            yield values[:, lower]
+        else:
+            yield torch.lerp(values[:, lower], values[:, upper], weight, out=plane)
+
+
+def _index_dtype(num_classes: int) -> torch.dtype:
+    return torch.uint8 if num_classes <= 256 else torch.int16
+
+
+def _restore_sheared(
+    given: torch.Tensor,
+    to_grid: np.ndarray,
+    shape: Sequence[int],
+    probabilities: Callable[[int], np.ndarray] | None,
 ) -> torch.Tensor:
-    """Probabilities (num_classes, slab, Y, Z) by trilinear interpolation at arbitrary positions."""
-    index = np.stack(np.meshgrid(np.arange(*bounds), *map(np.arange, shape[1:]), indexing="ij"), axis=-1)
-    at = torch.from_numpy(index @ to_grid[:3, :3].T + to_grid[:3, 3]).float().to(probabilities.device)
-    size = torch.tensor(probabilities.shape[1:], device=probabilities.device)
-    normalised = 2 * at / (size - 1).clamp(min=1) - 1  # grid_sample counts from -1 to 1, and in the order z, y, x
-    return torch.nn.functional.grid_sample(
-        probabilities[None], normalised.flip(-1)[None], padding_mode="border", align_corners=True
-    )[0]
-
-
-def _interpolate(values: torch.Tensor, at: np.ndarray, dim: int) -> torch.Tensor:
-    """Linear interpolation of a tensor along one dimension at fractional, in-range indices."""
-    nearest = np.round(at)
-    if np.abs(at - nearest).max() < 1e-4:  # the same voxels, perhaps flipped
-        if len(at) == values.shape[dim] and (nearest == np.arange(len(at))).all():
-            return values
-        return values.index_select(dim, torch.from_numpy(nearest).long().to(values.device))
-    lower = np.minimum(np.floor(at), values.shape[dim] - 1)
-    upper = np.minimum(lower + 1, values.shape[dim] - 1)
-    weight = torch.from_numpy(at - lower).to(values)
-    shape = [1] * values.ndim
-    shape[dim] = -1
-    first = values.index_select(dim, torch.from_numpy(lower).long().to(values.device))
-    second = values.index_select(dim, torch.from_numpy(upper).long().to(values.device))
-    return first.lerp_(second, weight.reshape(shape))
+    """Labels (X, Y, Z) by trilinear interpolation of probabilities (num_classes, X', Y', Z') at arbitrary positions."""
+    labels = torch.empty(tuple(shape), dtype=_index_dtype(len(given)), device=given.device)
+    filled = None if probabilities is None else probabilities(len(given))
+    size = torch.tensor(given.shape[1:], device=given.device)
+    most = max(_VALUES // (len(given) * shape[1] * shape[2]), 1)
+    for start in range(0, shape[0], most):
+        planes = slice(start, min(start + most, shape[0]))
+        index = np.stack(
+            np.meshgrid(np.arange(planes.start, planes.stop), *map(np.arange, shape[1:]), indexing="ij"), -1
+        )
+        at = torch.from_numpy(index @ to_grid[:3, :3].T + to_grid[:3, 3]).float().to(given.device)
+        normalised = 2 * at / (size - 1).clamp(min=1) - 1  # grid_sample counts from -1 to 1, and in the order z, y, x
+        values = torch.nn.functional.grid_sample(
+            given[None], normalised.flip(-1)[None], padding_mode="border", align_corners=True
+        )[0]
+        labels[planes] = values.max(dim=0).indices.to(labels.dtype)
+        if filled is not None:
+            filled[:, planes] = (values * 65535).round_().to(torch.int32).cpu().numpy()
+    return labels

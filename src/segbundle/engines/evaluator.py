@@ -1,0 +1,44 @@
+"""One scan at a time through the network, its scores handed on slab by slab."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from monai.data import decollate_batch
+from monai.engines import SupervisedEvaluator
+from monai.engines.utils import IterationEvents
+from monai.utils import CommonKeys
+
+
+class SegmentationEvaluator(SupervisedEvaluator):
+    """MONAI's evaluator for batches of one scan, in which the scores of all classes never exist as a whole.
+
+    If the inferer can (`segbundle.inferers.SlidingWindowInferer`), `pred` is a `ScoreSlabs` until postprocessing reads
+    it, and the network runs while it does; `state.predict_seconds` tells for how long. Any other inferer of MONAI works
+    as ever.
+
+    Args:
+        as in `monai.engines.SupervisedEvaluator`; batches must hold one scan.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs, decollate=False)
+
+    def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> Any:
+        (item,) = decollate_batch(batchdata)
+        image = item[CommonKeys.IMAGE]
+        label = item.get(CommonKeys.LABEL)
+        engine.state.batch = [item]
+        with engine.mode(engine.network):
+            if hasattr(engine.inferer, "slabs"):  # which moves to the GPU what has room there
+                pred = engine.inferer.slabs(image[None], engine.network)
+            else:
+                with torch.autocast("cuda", enabled=engine.amp):
+                    pred = engine.inferer(image[None].to(engine.state.device), engine.network)[0]
+            output = {CommonKeys.IMAGE: image, CommonKeys.PRED: pred}
+            engine.state.output = [output if label is None else {**output, CommonKeys.LABEL: label}]
+            engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+            engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        engine.state.predict_seconds = getattr(pred, "seconds", 0.0)
+        return engine.state.output

@@ -1,0 +1,41 @@
+"""The most memory that was in use since a moment."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+
+class PeakMemory:
+    """Measures from when it is made; on Linux, where the kernel's mark can be set back, else from the program's start.
+
+    Args:
+        device: if it is a GPU, its memory is measured as well.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # VmHWM := VmRSS, see proc(5)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def peaks(self) -> dict[str, float]:
+        """`peak_memory_mb`, resident memory of this process, and on a GPU `peak_gpu_memory_mb`, in 10^6 bytes."""
+        peaks = {"peak_memory_mb": round(_resident_peak() / 1e6, 1)}
+        if self.device.type == "cuda":
+            peaks["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated(self.device) / 1e6, 1)
+        return peaks
+
+
+def _resident_peak() -> int:
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else used * 1024

@@ -1,0 +1,118 @@
+"""What became of each scan of a batch: `predictions.json`, and going on after an interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from segbundle.errors import OutputError
+from segbundle.files import remove_partial, write_json
+
+_logger = logging.getLogger(__name__)
+
+
+class ScanRecords:
+    """One record per scan in `<output_dir>/predictions.json`, written anew after every scan and sorted by case.
+
+    Args:
+        output_dir: where `predictions.json` goes.
+        resume: keep the records of scans that an earlier run finished with the same settings, so that
+            `remaining` leaves those out. Without it, earlier records are replaced.
+        settings: everything that decides what a scan's result is: the checkpoint's path, the network, spacing, ...
+            Stored with each record as a short hash; paths of files count by their content.
+    """
+
+    def __init__(self, output_dir: str | Path, resume: bool = False, settings: Mapping[str, Any] | None = None) -> None:
+        self.path = Path(output_dir) / "predictions.json"
+        self.resume = resume
+        self.settings = settings or {}
+        self._by_case: dict[str, dict[str, Any]] = {}
+        self._hash: str | None = None
+
+    @property
+    def all(self) -> list[dict[str, Any]]:
+        """The records so far, sorted by case."""
+        return [self._by_case[case] for case in sorted(self._by_case)]
+
+    @property
+    def failures(self) -> list[dict[str, Any]]:
+        """Records of the scans that failed."""
+        return [record for record in self.all if record["status"] == "failed"]
+
+    @property
+    def settings_hash(self) -> str:
+        """Twelve hexadecimal digits that change with the settings, also with a checkpoint's content."""
+        if self._hash is None:
+            text = json.dumps(_described(self.settings), sort_keys=True)
+            self._hash = hashlib.sha256(text.encode()).hexdigest()[:12]
+        return self._hash
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Put down what became of a scan.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        self._by_case[record["case"]] = {**record, "settings": self.settings_hash}
+        write_json(self.path, self.all)
+
+    def remaining(self, data: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The datalist entries that are still to be done: all of them, unless an earlier run is resumed.
+
+        Raises:
+            OutputError: `predictions.json` of the earlier run cannot be read.
+        """
+        if not self.resume:
+            return list(data)
+        remove_partial(self.path.parent)
+        earlier = self._read()
+        self._by_case = {
+            entry["case"]: earlier[entry["case"]] for entry in data if self._is_done(entry, earlier.get(entry["case"]))
+        }
+        others = sum(record.get("settings") != self.settings_hash for record in earlier.values())
+        if others:
+            _logger.warning("%d scans were done with other settings or weights and are done again", others)
+        left = [entry for entry in data if entry["case"] not in self._by_case]
+        _logger.info("resuming: %d of %d scans are done", len(data) - len(left), len(data))
+        return left
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        if not self.path.exists():
+            return {}
+        try:
+            return {record["case"]: record for record in json.loads(self.path.read_text(encoding="utf-8"))}
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise OutputError(f"{self.path}: is no list of records ({error}); move it away to start anew.") from error
+
+    def _is_done(self, entry: Mapping[str, Any], record: Mapping[str, Any] | None) -> bool:
+        """Whether a scan was finished with these settings, and neither it nor its result changed since."""
+        if record is None or record.get("status") != "ok" or record.get("settings") != self.settings_hash:
+            return False
+        prediction = Path(record["prediction"] or "")
+        images = [entry["image"]] if isinstance(entry["image"], str) else entry["image"]
+        return prediction.is_file() and all(
+            Path(image).exists() and Path(image).stat().st_mtime <= prediction.stat().st_mtime for image in images
+        )
+
+
+def _described(value: Any) -> Any:
+    """Something JSON can hold that is the same whenever the value means the same."""
+    if isinstance(value, Mapping):
+        return {str(key): _described(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_described(one) for one in value]
+    if isinstance(value, str) and Path(value).is_file():
+        return _digest(Path(value))
+    return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()

@@ -1,0 +1,142 @@
+"""How much memory there is, how much a network needs, and the windows and batches that follow from it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch.overrides import TorchFunctionMode
+
+_SHARE = 0.5
+"""The part of the free memory that windows may take; the rest is for the scan, the sums, and for others."""
+_ENOUGH = 2**30
+"""Bytes of windows beyond which a CPU is not faster with larger batches, but its memory is full sooner."""
+_LARGEST_BATCH = {"cpu": 4, "cuda": 16}
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be taken: of the GPU, or of the machine and, in a container, of its share."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(min(psutil.virtual_memory().available, _left_in_container()))
+
+
+def _left_in_container() -> float:
+    """Bytes left to this control group (cgroup v2); without a limit, infinite."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit = (folder / "memory.max").read_text(encoding="utf-8").strip()
+        used = (folder / "memory.current").read_text(encoding="utf-8")
+    except OSError:
+        return math.inf
+    return math.inf if limit == "max" else max(int(limit) - int(used), 0)
+
+
+def has_room(num_bytes: float, device: torch.device) -> bool:
+    """Whether so much fits into a device's free memory and leaves half of it to others."""
+    return num_bytes <= _SHARE * free_memory(device)
+
+
+class _PeakMeter(TorchFunctionMode):
+    """Sums up the storages of the tensors that PyTorch's functions return, for as long as they live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self._count(result.untyped_storage())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._known:
+            return
+        self._known.add(key)
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._release, key, storage.nbytes())
+
+    def _release(self, key: int, num_bytes: int) -> None:
+        self._known.discard(key)
+        self.now -= num_bytes
+
+
+def bytes_per_voxel(network: Callable[..., torch.Tensor], channels: int, patch_size: Sequence[int]) -> float:
+    """Bytes that a network holds at once per voxel of a window while it computes one in float32, scores included.
+
+    Found by passing a small empty window through it. What convolutions need besides is not seen, so twice as much is
+    assumed.
+    """
+    parameter = next(network.parameters(), None) if isinstance(network, torch.nn.Module) else None
+    probe = [min(size, 2 * divisor(size)) for size in patch_size]
+    window = torch.zeros(1, channels, *probe, device=None if parameter is None else parameter.device)
+    with torch.no_grad(), _PeakMeter() as meter:
+        network(window)
+    return 2 * meter.peak / math.prod(probe)
+
+
+def divisor(size: int) -> int:
+    """The largest power of two, up to 32, that divides the side of a patch, and so suits the network's strides."""
+    return min(size & -size, 32)
+
+
+def choose_batch(voxel_bytes: float, roi: Sequence[int], device: torch.device) -> int:
+    """Windows at a time: as many as the free memory allows and the device gains from."""
+    window = voxel_bytes * math.prod(roi)
+    budget = _SHARE * free_memory(device)
+    if device.type == "cpu":
+        budget = min(budget, _ENOUGH)
+    return int(min(max(budget // window, 1), _LARGEST_BATCH.get(device.type, 1)))
+
+
+def choose_windows(
+    shape: Sequence[int],
+    patch_size: Sequence[int],
+    overlap: Sequence[float],
+    voxel_bytes: float,
+    device: torch.device,
+) -> tuple[list[int], list[float]]:
+    """The windows that cover a volume with the fewest voxels computed, and their overlap.
+
+    Candidates have the size of a patch or more, in steps that keep every side divisible by what a patch's is (the
+    largest power of two up to 32), and overlap by as many voxels as patches would.
+
+    Args:
+        shape: (X, Y, Z) of the volume.
+        patch_size: (X, Y, Z) of the patches that the network was trained with.
+        overlap: of patches, as fractions.
+        voxel_bytes: see `bytes_per_voxel`.
+        device: where windows are computed.
+
+    Returns:
+        the window's size (X, Y, Z) and its overlap along each axis, as fractions.
+    """
+    most = _SHARE * free_memory(device) / voxel_bytes
+    best, best_cost = list(patch_size), math.inf
+    margins = [int(size * fraction) for size, fraction in zip(patch_size, overlap, strict=True)]
+    for roi in itertools.product(*map(_sizes, shape, patch_size)):
+        cost = math.prod(roi)
+        if cost > most and list(roi) != list(patch_size):
+            continue
+        for size, window, margin in zip(shape, roi, margins, strict=True):
+            cost *= max(math.ceil((size - margin) / (window - margin)), 1)
+        if cost < best_cost:
+            best, best_cost = list(roi), cost
+    return best, [margin / window for margin, window in zip(margins, best, strict=True)]
+
+
+def _sizes(size: int, patch: int) -> list[int]:
+    """Sides of windows to choose from: from the patch's to one that holds the whole volume."""
+    step = divisor(patch)
+    return list(range(patch, max(patch, size + step - 1) + 1, step))

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "segbundle"
 ORDER = [
-    "errors", "classes", "files", "losses", "metrics", "inferers", "data", "transforms", "reports", "engines",
+    "errors", "startup", "classes", "files", "losses", "metrics", "inferers", "data", "transforms", "reports", "engines",
     "reproductions", "cli",
 ]  # fmt: skip
 """From the ground up: a room may import those before it."""

@@ -13,6 +13,8 @@ import psutil
 import torch
 from torch.overrides import TorchFunctionMode
 
+from segbundle.inferers.windows import check_overlap, interval
+
 _SHARE = 0.5
 """The part of the free memory that windows may take; the rest is for the scan, the sums, and for others."""
 _ENOUGH = 2**30
@@ -83,7 +85,8 @@ def bytes_per_voxel(network: Callable[..., torch.Tensor], channels: int, patch_s
     window = torch.zeros(1, channels, *probe, device=None if parameter is None else parameter.device)
     with torch.no_grad(), _PeakMeter() as meter:
         network(window)
-    return 2 * meter.peak / math.prod(probe)
+    peak = max(meter.peak, window.nbytes)  # nothing is seen of what TorchScript computes
+    return 2 * peak / math.prod(probe)
 
 
 def divisor(size: int) -> int:
@@ -121,10 +124,14 @@ def choose_windows(
 
     Returns:
         the window's size (X, Y, Z) and its overlap along each axis, as fractions.
+
+    Raises:
+        ValueError: an overlap outside [0, 1).
     """
+    check_overlap(overlap)
     most = _SHARE * free_memory(device) / voxel_bytes
     best, best_cost = list(patch_size), math.inf
-    margins = [int(size * fraction) for size, fraction in zip(patch_size, overlap, strict=True)]
+    margins = [size - interval(size, fraction) for size, fraction in zip(patch_size, overlap, strict=True)]
     for roi in itertools.product(*map(_sizes, shape, patch_size)):
         cost = math.prod(roi)
         if cost > most and list(roi) != list(patch_size):

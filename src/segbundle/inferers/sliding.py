@@ -165,11 +165,12 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         thickness = max(group[-1][plan.axis] - group[0][plan.axis] for group in groups) + plan.roi[plan.axis]
         weights = importance(plan.roi, self.mode, self.sigma_scale, device)
         buffer = SlabBuffer(plan, weights, thickness, torch.device(self.device) if self.device else None)
-        air = _air_level(volume) if self.skip_air else None
+        scan = _unpadded(volume, plan)
+        air = _air_level(scan) if self.skip_air else None
         with tqdm(total=len(plan), desc="windows", leave=False, disable=None if self.progress else True) as bar:
             for index, group in enumerate(groups):
                 buffer.move_to(group[0][plan.axis])
-                needed = [place for place in group if air is None or _rises_above(air, volume, place, plan.roi)]
+                needed = [place for place in group if air is None or _rises_above(air, scan, place, plan)]
                 unneeded = not needed and buffer.empty
                 if unneeded:
                     needed = group[:1]  # the network has to say how many classes there are
@@ -262,6 +263,12 @@ def _padded(volume: torch.Tensor, plan: WindowPlan, mode: str, cval: float) -> t
     return torch.nn.functional.pad(volume, pad, mode=str(mode), value=cval if mode == "constant" else None)
 
 
+def _unpadded(volume: torch.Tensor, plan: WindowPlan) -> torch.Tensor:
+    for axis, (before, _) in enumerate(plan.padding):
+        volume = volume.narrow(2 + axis, before, plan.shape[axis])
+    return volume
+
+
 def _cut(volume: torch.Tensor, places: Sequence[Place], roi: Sequence[int], device: torch.device) -> torch.Tensor:
     """The windows (B, C, *roi) at some places of a volume (1, C, X, Y, Z), on the device where they are computed."""
     shape = (len(places), volume.shape[1], *roi)
@@ -274,13 +281,15 @@ def _cut(volume: torch.Tensor, places: Sequence[Place], roi: Sequence[int], devi
 
 def _air_level(volume: torch.Tensor) -> torch.Tensor:
     """Per channel, the value (C, 1, 1, 1) up to which voxels count as air."""
-    lowest, highest = torch.aminmax(volume[0].flatten(1), dim=1)
-    return (lowest + _AIR * (highest - lowest)).reshape(-1, 1, 1, 1)
+    lowest, highest = (pick(volume[0], dim=(1, 2, 3), keepdim=True) for pick in (torch.amin, torch.amax))
+    return lowest + _AIR * (highest - lowest)
 
 
-def _rises_above(air: torch.Tensor, volume: torch.Tensor, place: Place, roi: Sequence[int]) -> bool:
-    x, y, z = place
-    window = volume[0, :, x : x + roi[0], y : y + roi[1], z : z + roi[2]]
+def _rises_above(air: torch.Tensor, scan: torch.Tensor, place: Place, plan: WindowPlan) -> bool:
+    """Whether a scan (1, C, X, Y, Z) holds anything in a window; what was added around the scan does not count."""
+    starts = [start - before for start, (before, _) in zip(place, plan.padding, strict=True)]
+    x, y, z = (slice(max(start, 0), start + size) for start, size in zip(starts, plan.roi, strict=True))
+    window = scan[0, :, x, y, z]
     return bool((window.amax(dim=(1, 2, 3), keepdim=True) > air).any())
 
 

@@ -78,8 +78,7 @@ def plan_windows(
     Raises:
         ValueError: an overlap outside [0, 1).
     """
-    if any(not 0 <= fraction < 1 for fraction in overlap):
-        raise ValueError(f"overlap must lie in [0, 1), got {tuple(overlap)}.")
+    check_overlap(overlap)
     starts = [_starts(max(size, window), window, o) for size, window, o in zip(shape, roi, overlap, strict=True)]
     if axis is None:
         axis = max(range(3), key=lambda a: max(shape[a], roi[a]) / roi[a])
@@ -87,9 +86,20 @@ def plan_windows(
     return WindowPlan((x, y, z), (roi[0], roi[1], roi[2]), (starts[0], starts[1], starts[2]), axis)
 
 
+def check_overlap(overlap: Sequence[float]) -> None:
+    """Raises ValueError for an overlap outside [0, 1)."""
+    if any(not 0 <= fraction < 1 for fraction in overlap):
+        raise ValueError(f"overlap must lie in [0, 1), got {tuple(overlap)}.")
+
+
+def interval(window: int, overlap: float) -> int:
+    """Voxels from the beginning of one window to that of the next."""
+    return max(int(window * (1 - overlap)), 1)
+
+
 def _starts(size: int, window: int, overlap: float) -> list[int]:
-    interval = window if size == window else max(int(window * (1 - overlap)), 1)
-    return sorted({int(part[0][0]) for part in dense_patch_slices((size,), (window,), (interval,), return_slice=False)})
+    step = window if size == window else interval(window, overlap)
+    return sorted({int(part[0][0]) for part in dense_patch_slices((size,), (window,), (step,), return_slice=False)})
 
 
 def importance(

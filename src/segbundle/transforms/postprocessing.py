@@ -40,6 +40,8 @@ def postprocessing(
         raise ConfigError("save_probabilities needs an output_dir to write them to.")
     steps: list[Transform] = [RestoreLabelsd(output_dir if save_probabilities else None)]
     if largest_component:
+        if not class_names:
+            raise ConfigError("largest_component needs class_names.")
         names = class_names[1:] if largest_component is True else largest_component
         for name in names:
             if name not in class_names[1:]:

@@ -10,14 +10,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from commands import ROOT
-from tiny import write_tiny_dataset
+from tiny import write_nifti, write_tiny_dataset
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "bundle" / "docs" / "README.md"]
 DONE_BY_CI = ("make setup", "make test", "make lint", "source .venv/bin/activate")
-TRAINING = re.compile(r"segbundle train|configs/train\.yaml|benchmarks/(?!losses)")
+TRAINING = re.compile(r"segbundle train|configs/train\.yaml|benchmarks/(?!losses|inference)")
 
 
 def blocks(document: Path, language: str) -> list[str]:
@@ -49,6 +50,10 @@ def run_all(lines: list[str], cwd: Path) -> None:
             short += " --steps 2 --seeds '[0]'"
         if "benchmarks/losses.py" in line:
             short += " --shape 1 3 16 16 16 --rounds 1 --repeats 1"
+        if "benchmarks/inference.py" in line:
+            short += " --classes 3 --rounds 1"
+        if "benchmarks/inference_accuracy.py" in line:
+            short += " --ways bf16"
         done = shell(short, cwd)
         assert done.returncode == 0, f"{short}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
 
@@ -106,11 +111,20 @@ def test_the_bundles_readme_in_the_bundles_folder(tmp_path: Path, hippocampus_li
     assert (bundle / "models" / "model.ts").exists()
 
 
-def test_the_commands_of_the_benchmarks(checkout: Path, hippocampus_like: Path):
+@pytest.fixture
+def small_ct(tmp_path: Path) -> Path:
+    values = np.random.default_rng(0).normal(0, 100, (12, 10, 8)).round().astype(np.int16)
+    return write_nifti(tmp_path / "ct_3mm.nii.gz", values, np.diag([3.0, 3.0, 3.0, 1.0]))
+
+
+def test_the_commands_of_the_benchmarks(checkout: Path, hippocampus_like: Path, small_ct: Path):
     (checkout / "benchmarks").symlink_to(ROOT / "benchmarks")
     lines = [line for text in blocks(ROOT / "docs" / "benchmarks.md", "bash") for line in commands(text)]
     assert len(lines) >= 1
-    run_all([line.replace("/path/to/Task04_Hippocampus", str(hippocampus_like)) for line in lines], checkout)
+    lines = [line.replace("/path/to/Task04_Hippocampus", str(hippocampus_like)) for line in lines]
+    lines = [line.replace("/path/to/ct_3mm.nii.gz", str(small_ct)) for line in lines]
+    demo = "segbundle train --config configs/phantom.yaml --dataset_dir data_samples --output_dir runs/demo/training"
+    run_all([demo, *lines], checkout)
 
 
 def test_the_losses(checkout: Path):

@@ -110,7 +110,8 @@ def predict(
         "device": device,
         "resume": resume or None,
     }
-    _run_workflow("inference", bundle, config, given, words=scans, words_are="dataset_dir")
+    words = [word for word in scans or [] if not (resume and word == "true")]  # as `train --resume true` has it
+    _run_workflow("inference", bundle, config, given, words=words, words_are="dataset_dir")
 
 
 @app.command()

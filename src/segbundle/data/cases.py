@@ -173,7 +173,7 @@ def find_scans(scans: str | Path | Sequence[str | Path], num_channels: int = 1) 
         scans: a scan file; a folder that is searched with its subfolders, in which a folder of DICOM files counts
             as one scan, named after its path; a dataset's folder (its `test` list, or `imagesTs`, or else every
             training image); or a list of any of these. In folders, label maps that inference wrote are passed over:
-            `x_seg.nii.gz` beside `x.nii.gz` or beside a `predictions.json`.
+            `x_seg.nii.gz` or `x_prob.nii` beside `x.nii.gz` or beside a `predictions.json`.
         num_channels: with more than one, files `case_0000`, `case_0001`, ... are the channels of one case; with
             one, the ending `_0000` is dropped where every file has it.
 
@@ -225,11 +225,11 @@ def _scans_below(root: Path, folder: Path, num_channels: int) -> list[Case]:
 
 
 def _is_prediction(file: Path) -> bool:
-    """Whether a file is a label map that inference wrote, judging by what lies beside it."""
-    name = stem(file)
-    if not name.endswith("_seg"):
+    """Whether a file is a label map, or probabilities, that inference wrote, judging by what lies beside it."""
+    name, _, kind = stem(file).rpartition("_")
+    if kind not in ("seg", "prob"):
         return False
-    scans = (file.with_name(name.removesuffix("_seg") + suffix) for suffix in SUFFIXES)
+    scans = (file.with_name(name + suffix) for suffix in SUFFIXES)
     return (file.parent / "predictions.json").exists() or any(scan.exists() for scan in scans)
 
 

@@ -31,6 +31,7 @@ class ScanRecords:
         self.resume = resume
         self.settings = settings or {}
         self._by_case: dict[str, dict[str, Any]] = {}
+        self._expected: set[str] = set()
         self._hash: str | None = None
 
     @property
@@ -42,6 +43,11 @@ class ScanRecords:
     def failures(self) -> list[dict[str, Any]]:
         """Records of the scans that failed."""
         return [record for record in self.all if record["status"] == "failed"]
+
+    @property
+    def missing(self) -> list[str]:
+        """Cases that were to be done and have no record, for instance because memory ran out while they were read."""
+        return sorted(self._expected - set(self._by_case))
 
     @property
     def settings_hash(self) -> str:
@@ -66,6 +72,7 @@ class ScanRecords:
         Raises:
             OutputError: `predictions.json` of the earlier run cannot be read.
         """
+        self._expected = {entry["case"] for entry in data}
         if not self.resume:
             return list(data)
         remove_partial(self.path.parent)

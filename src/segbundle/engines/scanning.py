@@ -9,8 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import monai.data
+import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
+from monai.networks import eval_mode
 from tqdm import tqdm
 
 from segbundle.engines.evaluator import SegmentationEvaluator
@@ -37,8 +39,22 @@ class ScanDataset(monai.data.Dataset):
         records: ScanRecords | None = None,
     ) -> None:
         super().__init__(data if records is None else records.remaining(data), transform)
+        self._first: Future[Any] | None = None
+
+    def read_ahead(self) -> None:
+        """Begin to load the first scan in the background."""
+        if len(self.data):
+            reader = ThreadPoolExecutor(1, thread_name_prefix="reading")
+            self._first = reader.submit(self._load, 0)
+            reader.shutdown(wait=False)
 
     def _transform(self, index: int) -> Any:
+        if index == 0 and self._first is not None:
+            first, self._first = self._first, None
+            return first.result()
+        return self._load(index)
+
+    def _load(self, index: int) -> Any:
         started = time.monotonic()
         entry = self.data[index]
         try:
@@ -46,6 +62,18 @@ class ScanDataset(monai.data.Dataset):
         except Exception as error:
             item = {"case": entry["case"], "error": describe(error)}
         return {**item, "source": _source(entry["image"]), "loading_seconds": time.monotonic() - started}
+
+
+def read_ahead(dataset: ScanDataset) -> None:
+    """Begin to load the first scan while the workflow is still being set up."""
+    dataset.read_ahead()
+
+
+def warm_up(inferer: Any, network: torch.nn.Module, num_channels: int, device: torch.device | str) -> None:
+    """Let an inferer do before the first scan what does not depend on it, if it can."""
+    if hasattr(inferer, "warm_up"):
+        with eval_mode(network):
+            inferer.warm_up(network, num_channels, torch.device(device))
 
 
 def _source(image: str | list[str]) -> str:
@@ -151,6 +179,11 @@ def report_failures(records: ScanRecords) -> None:
         ScansFailedError: at least one scan failed; the others' results are on disk.
     """
     failed, total = records.failures, len(records.all)
+    if records.missing:
+        raise ScansFailedError(
+            f"{len(records.missing)} scans were not reached ({', '.join(records.missing[:5])}), perhaps because memory "
+            "ran out while they were read; go on with --resume."
+        )
     if failed:
         names = ", ".join(record["case"] for record in failed[:5]) + (", ..." if len(failed) > 5 else "")
         raise ScansFailedError(f"{len(failed)} of {total} scans failed ({names}); see {records.path}.")

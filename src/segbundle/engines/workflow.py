@@ -212,7 +212,7 @@ def _check_patch(
     class_names: Sequence[str],
 ) -> None:
     if (
-        isinstance(patch_size, str)
+        isinstance(patch_size, (str, int))
         or len(patch_size) != 3
         or any(not isinstance(size, int) or size < 1 for size in patch_size)
     ):

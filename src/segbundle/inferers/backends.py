@@ -56,7 +56,12 @@ def prepare(
         return _eager(torch.compile(network, dynamic=False), precision, device)
     if backend == "cudagraph":
         return _captured(_eager(network, precision, device), shape, device)
-    one_window = shape[0] == 1 and device.type == "cpu" and computed_dtype(device, precision) is torch.float32
+    one_window = (
+        torch.backends.mkldnn.is_available()
+        and shape[0] == 1
+        and device.type == "cpu"
+        and computed_dtype(device, precision) is torch.float32
+    )
     return _eager(network, precision, device, _OneDnnConvolutions if one_window else nullcontext)
 
 

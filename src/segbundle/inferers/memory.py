@@ -81,12 +81,21 @@ def bytes_per_voxel(network: Callable[..., torch.Tensor], channels: int, patch_s
     assumed.
     """
     parameter = next(network.parameters(), None) if isinstance(network, torch.nn.Module) else None
-    probe = [min(size, 2 * divisor(size)) for size in patch_size]
-    window = torch.zeros(1, channels, *probe, device=None if parameter is None else parameter.device)
+    device = None if parameter is None else parameter.device
+    try:
+        return _measured(network, channels, [min(size, 2 * divisor(size)) for size in patch_size], device)
+    except (RuntimeError, ValueError):  # it takes patches of one size only, as networks with position embeddings do
+        return _measured(network, channels, patch_size, device)
+
+
+def _measured(
+    network: Callable[..., torch.Tensor], channels: int, size: Sequence[int], device: torch.device | None
+) -> float:
+    window = torch.zeros(1, channels, *size, device=device)
     with torch.no_grad(), _PeakMeter() as meter:
         network(window)
     peak = max(meter.peak, window.nbytes)  # nothing is seen of what TorchScript computes
-    return 2 * peak / math.prod(probe)
+    return 2 * peak / math.prod(size)
 
 
 def divisor(size: int) -> int:

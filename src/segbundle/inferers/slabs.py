@@ -110,7 +110,7 @@ class SlabBuffer:
         host.copy_(scores, non_blocking=True)
         copied = torch.cuda.Event() if scores.is_cuda else None
         if copied is not None:
-            copied.record()
+            copied.record(torch.cuda.current_stream(scores.device))
         self._finish_copying()
         self._copied = (host, copied, list(places))
 
@@ -118,12 +118,11 @@ class SlabBuffer:
         size = (self._thickness, *(self.plan.padded[axis] for axis in self._order[1:]))
         num_bytes = 4 * scores.shape[1] * math.prod(size)
         device = self._device or (scores.device if has_room(num_bytes, scores.device) else torch.device("cpu"))
+        self._counts, self._weights = torch.zeros(size, device=device), self._weights.to(device)
         if scores.stride(1) == 1 and scores.shape[1] >= _MANY_CLASSES:  # as the network's output lies in memory
             self._sums = torch.zeros((*size, scores.shape[1]), device=device).permute(3, 0, 1, 2)
         else:
             self._sums = torch.zeros((scores.shape[1], *size), device=device)
-        self._counts = torch.zeros(size, device=device)
-        self._weights = self._weights.to(device)
 
     def leave(self, device: torch.device) -> bool:
         """Move the sums from a device that has no room left to the CPU; False if they are not there."""
@@ -148,7 +147,7 @@ class SlabBuffer:
 
     def _accumulate(self, scores: torch.Tensor, places: Sequence[Place]) -> None:
         assert self._sums is not None
-        scores = scores.float().permute(0, 1, *(2 + axis for axis in self._order))
+        scores = scores.to(self._sums.device).float().permute(0, 1, *(2 + axis for axis in self._order))
         for window, place in zip(scores, places, strict=True):
             along, *across = (place[axis] for axis in self._order)
             starts = (along - self._begin, *across)

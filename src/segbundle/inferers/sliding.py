@@ -67,6 +67,7 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         sw_batch_size: int | Literal["auto"] = 4,
         overlap: Sequence[float] | float = 0.5,
         mode: str = "gaussian",
+        *args: Any,
         precision: Precision = "auto",
         backend: Backend = "eager",
         flip_axes: Sequence[int] = (),
@@ -82,7 +83,7 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         if not set(flip_axes) <= {0, 1, 2}:
             raise ValueError(f"flip_axes must be some of 0, 1 and 2, got {list(flip_axes)}.")
         largest = patch_size if roi_size == "auto" else roi_size
-        super().__init__(largest, 1 if sw_batch_size == "auto" else sw_batch_size, overlap, mode, **kwargs)
+        super().__init__(largest, 1 if sw_batch_size == "auto" else sw_batch_size, overlap, mode, *args, **kwargs)
         self.automatic = roi_size == "auto"
         self.automatic_batch = sw_batch_size == "auto"
         self.precision = precision
@@ -92,7 +93,7 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         self.patch_size = patch_size
         self.checkpoints = tuple(checkpoints)
         self._most: int | None = None  # windows at a time that the GPU's memory was found to allow
-        self._needs: float | None = None  # bytes per voxel of a window
+        self._needs: tuple[Network, int, float] | None = None  # bytes per voxel of a window
         self._ready: dict[Any, tuple[Any, Network]] = {}  # the weights' version, and the network prepared with them
 
     def __call__(self, inputs: torch.Tensor, network: Network, *args: Any, **kwargs: Any) -> Any:
@@ -103,10 +104,11 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         if self.device is None and self.cpu_thresh is not None and inputs[0, 0].numel() > self.cpu_thresh:
             device = torch.device("cpu")
         try:
-            scores = torch.stack([self.slabs(volume[None], network).whole(device) for volume in inputs])
+            volumes = [self.slabs(volume[None], network).whole(device) for volume in inputs]
+            scores = volumes[0][None] if len(volumes) == 1 else torch.stack(volumes)
         except _OtherOutputError:
             return self._by_monai(inputs, network)
-        return MetaTensor(scores, meta=inputs.meta) if isinstance(inputs, MetaTensor) else scores
+        return MetaTensor(scores).copy_meta_from(inputs) if isinstance(inputs, MetaTensor) else scores
 
     def _by_monai(self, inputs: torch.Tensor, network: Network, *args: Any, **kwargs: Any) -> Any:
         if self.flip_axes or self.skip_air or self.checkpoints or self.backend != "eager":
@@ -116,6 +118,17 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
             )
         with autocast(inputs.device, self.precision):
             return super().__call__(inputs, network, *args, **kwargs)
+
+    @torch.inference_mode()
+    def warm_up(self, network: Network, channels: int, device: torch.device) -> None:
+        """Do what the first volume would have to wait for, with one small window of so many channels."""
+        if self.backend != "eager":  # which would be compiled for a shape that is not used again
+            return
+        patch_size = ensure_tuple_rep(self.patch_size or self.roi_size, 3)
+        if self.automatic or self.automatic_batch:
+            self._bytes_per_voxel(network, channels, patch_size)
+        for _, member in itertools.islice(members(network, self.checkpoints), 1):
+            self._scores(torch.zeros(1, channels, *patch_size, device=device), (None, member), 1)
 
     def slabs(self, inputs: torch.Tensor, network: Network, axis: int | None = None) -> ScoreSlabs:
         """The scores of one volume, computed while they are read.
@@ -133,7 +146,7 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         if inputs.ndim != 5 or len(inputs) != 1:
             raise ValueError(f"one volume (1, C, X, Y, Z) is needed, got shape {tuple(inputs.shape)}.")
         volume = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        device = torch.device(self.sw_device) if self.sw_device else _device_of(network, volume)
+        device = torch.empty(0, device=self.sw_device).device if self.sw_device else _device_of(network, volume)
         plan = self._plan(volume, network, device, axis)
         return ScoreSlabs(volume.shape[2:], plan.axis, self._slabs(volume, network, plan, device))
 
@@ -151,9 +164,10 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         return choose_batch(self._bytes_per_voxel(network, channels, plan.roi), plan.roi, device)
 
     def _bytes_per_voxel(self, network: Network, channels: int, roi: Sequence[int]) -> float:
-        if self._needs is None:
-            self._needs = bytes_per_voxel(network, channels, ensure_tuple_rep(self.patch_size or roi, 3))
-        return self._needs
+        if self._needs is None or self._needs[:2] != (network, channels):
+            needs = bytes_per_voxel(network, channels, ensure_tuple_rep(self.patch_size or roi, 3))
+            self._needs = (network, channels, needs)
+        return self._needs[2]
 
     @torch.inference_mode()
     def _slabs(self, volume: torch.Tensor, network: Network, plan: WindowPlan, device: torch.device) -> Iterator[Slab]:
@@ -200,15 +214,24 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         most = len(places) if self._most is None else min(self._most, len(places))
         for first in range(0, len(places), most):
             some = places[first : first + most]
-            try:
-                buffer.add(self._scores(_cut(volume, some, roi, device), member, batch), some)
-            except torch.OutOfMemoryError:
-                torch.cuda.empty_cache()
-                if len(some) > 1:
-                    self._most = len(some) // 2
-                elif not buffer.leave(device):
-                    raise
-                self._compute(some, volume, member, buffer, device, roi, batch)
+            error = self._try(some, volume, member, buffer, device, roi, batch)
+            if error is None:
+                continue
+            torch.cuda.empty_cache()
+            if len(some) > 1:
+                self._most = len(some) // 2
+            elif not buffer.leave(device):
+                raise error
+            self._compute(some, volume, member, buffer, device, roi, batch)
+
+    def _try(self, places: Sequence[Place], *of: Any) -> torch.OutOfMemoryError | None:
+        """As `_compute` for one batch; gives back the error, without the frames that would keep their tensors alive."""
+        volume, member, buffer, device, roi, batch = of
+        try:
+            buffer.add(self._scores(_cut(volume, places, roi, device), member, batch), places)
+        except torch.OutOfMemoryError as error:
+            return error.with_traceback(None)
+        return None
 
     def _scores(self, windows: torch.Tensor, member: Member, batch: int) -> torch.Tensor:
         """Scores (B, num_classes, X, Y, Z) of windows (B, C, X, Y, Z), averaged over the flips."""
@@ -272,8 +295,8 @@ def _unpadded(volume: torch.Tensor, plan: WindowPlan) -> torch.Tensor:
 def _cut(volume: torch.Tensor, places: Sequence[Place], roi: Sequence[int], device: torch.device) -> torch.Tensor:
     """The windows (B, C, *roi) at some places of a volume (1, C, X, Y, Z), on the device where they are computed."""
     shape = (len(places), volume.shape[1], *roi)
-    elsewhere = volume.device != device
-    windows = torch.empty(shape, dtype=volume.dtype, device=volume.device, pin_memory=elsewhere)
+    pinned = volume.device.type == "cpu" and device.type == "cuda"
+    windows = torch.empty(shape, dtype=volume.dtype, device=volume.device, pin_memory=pinned)
     for window, (x, y, z) in zip(windows, places, strict=True):
         window.copy_(volume[0, :, x : x + roi[0], y : y + roi[1], z : z + roi[2]])
     return windows.to(device, non_blocking=True)

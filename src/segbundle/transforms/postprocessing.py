@@ -104,7 +104,7 @@ class LargestComponentd(Transform):
 
         cleaned = dict(data)
         pred = cleaned[CommonKeys.PRED]
-        labels = pred.as_tensor()[0].cpu().numpy().copy()
+        labels = pred.as_tensor()[0].cpu().numpy().copy(order="K")
         boxes = ndimage.find_objects(labels)
         for index in self.classes:
             box = boxes[index - 1] if index <= len(boxes) else None

@@ -69,8 +69,8 @@ def restore_labels(
         if labels is None:
             stored = torch.empty(tuple(reversed(shape)), dtype=_index_dtype(len(slab)), device=slab.device)
             labels = stored.permute(2, 1, 0)  # the first axis fastest, as NIfTI files have it
-            across = (along[1].to(slab.device), along[2].to(slab.device))
             filled = None if probabilities is None else probabilities(len(slab))
+        across = (along[1].to(slab.device), along[2].to(slab.device))
         for planes, first, local in _ready_planes(along[0], start, slab, across, filled is not None):
             part = slab.narrow(1, first, int(local.upper.max()) + 1)
             block = labels.permute(wanted)[planes]

@@ -1,0 +1,25 @@
+"""The tests that use OpenVINO, in a process of their own; see `pytest_collection_modifyitems` in tests/conftest.py."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def test_openvinos_tests_in_a_process_of_their_own():
+    if importlib.util.find_spec("openvino") is None:  # importing it here would bring its threads
+        pytest.skip("needs openvino")
+    folder = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-n", "0", "-q", "-k", "openvino and not own", str(folder)],
+        cwd=folder.parents[1],
+        env={**os.environ, "OPENVINO_TESTS": "1"},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "passed" in done.stdout

@@ -1,4 +1,4 @@
-"""The tests that use OpenVINO, in a process of their own; see `pytest_collection_modifyitems` in tests/conftest.py."""
+"""The tests that use OpenVINO or `torch.compile`, in a process of their own: see tests/conftest.py."""
 
 import importlib.util
 import os
@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 
-def test_openvinos_tests_in_a_process_of_their_own():
+def test_openvino_and_compilation_in_a_process_of_their_own():
     if importlib.util.find_spec("openvino") is None:  # importing it here would bring its threads
         pytest.skip("needs openvino")
     folder = Path(__file__).parent
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", "0", "-q", "-k", "openvino and not own", str(folder)],
+        [sys.executable, "-m", "pytest", "-n", "0", "-q", "-k", "(openvino or compile) and not own", str(folder)],
         cwd=folder.parents[1],
         env={**os.environ, "OPENVINO_TESTS": "1"},
         capture_output=True,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from monai.networks.nets import DynUNet, UNet
 
-from segbundle.inferers import optimised, prepare
+from segbundle.inferers import prepare
 
 CPU = torch.device("cpu")
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
@@ -142,47 +142,3 @@ def test_a_captured_network_computes_every_batch_anew(precision, relative):
     for factor in (1, 2):
         image = factor * windows().cuda()
         assert_equal(run(image), network(image), relative)
-
-
-@pytest.mark.parametrize("make", [unet, dynunet, lambda: unet("instance", 3)])
-@pytest.mark.parametrize("batch", [1, 2])
-def test_an_optimised_network_is_equivalent(batch, make):
-    network, image = make(), windows(batch)
-    before = copy.deepcopy(network.state_dict())
-    faster = optimised(network)
-    run = prepare(faster, "eager", "fp32", tuple(image.shape), CPU)
-    assert_equal(run(image), network(image))
-    assert not any(isinstance(module, torch.nn.BatchNorm3d) for module in faster.modules())
-    torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
-
-
-class SharedConvolution(torch.nn.Module):
-    """One convolution before two batch norms, and a result that is used twice."""
-
-    def __init__(self):
-        super().__init__()
-        self.convolution = torch.nn.Conv3d(1, 1, 3, padding=1)
-        self.norms = torch.nn.ModuleList(torch.nn.BatchNorm3d(1) for _ in range(3))
-        self.last = torch.nn.Conv3d(1, 1, 1)
-        for factor, norm in enumerate(self.norms, start=2):
-            norm.running_var.fill_(factor)
-
-    def forward(self, x):
-        y = self.norms[1](self.convolution(self.norms[0](self.convolution(x))))
-        z = self.last(y)
-        return self.norms[2](z) + z
-
-
-def test_convolutions_that_are_used_twice_keep_their_batch_norms():
-    network = SharedConvolution().eval()
-    assert_equal(optimised(network)(windows()), network(windows()))
-
-
-class Branching(torch.nn.Module):
-    def forward(self, x):
-        return x if x.sum() > 0 else -x
-
-
-@pytest.mark.parametrize("network", [Branching().eval(), unet().train()])
-def test_what_cannot_be_optimised_is_returned_as_it_is(network):
-    assert optimised(network) is network

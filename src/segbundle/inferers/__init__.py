@@ -1,6 +1,7 @@
 """Passing patches and whole scans through a network. Knows nothing of files."""
 
-from segbundle.inferers.backends import Backend, optimised, prepare
+from segbundle.inferers.backends import Backend, prepare
+from segbundle.inferers.optimising import optimised
 from segbundle.inferers.patches import PatchInferer
 from segbundle.inferers.precision import Precision, autocast
 from segbundle.inferers.slabs import ScoreSlabs

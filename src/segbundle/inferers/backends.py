@@ -1,9 +1,8 @@
-"""Running a network on windows of one fixed shape: as it is, compiled, captured or converted, and made smaller."""
+"""Running a network on windows of one fixed shape: as it is, compiled, captured or converted."""
 
 from __future__ import annotations
 
 import copy
-import itertools
 import sys
 import warnings
 from collections.abc import Callable
@@ -12,7 +11,6 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch.nn.modules.utils import _triple
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.overrides import TorchFunctionMode
 
 from segbundle.inferers.precision import Precision, autocast, computed_dtype
@@ -177,92 +175,3 @@ def _import_openvino() -> Any:
     except ImportError as error:
         raise ImportError("backend 'openvino' needs OpenVINO: pip install \"segbundle[openvino]\"") from error
     return openvino
-
-
-def optimised(network: torch.nn.Module) -> torch.nn.Module:
-    """An equivalent network that computes less: for inference only.
-
-    Batch norm becomes part of the convolution before it. On CPUs, transposed convolutions to one or two channels
-    become ordinary ones, which keep vector units busier.
-
-    Args:
-        network: in evaluation mode; it stays as it is. Hooks on it and on what disappears are not called any more.
-
-    Returns:
-        A network that shares all weights but the changed ones with `network`, or `network` itself if it is in training
-        mode or `torch.fx` cannot follow its forward pass.
-    """
-    if network.training:
-        return network
-    try:
-        traced = torch.fx.symbolic_trace(network)
-    except Exception:  # whatever a forward pass does that cannot be done with symbols
-        return network
-    calls = [node.target for node in traced.graph.nodes if node.op == "call_module"]
-    for node in traced.graph.nodes:
-        if node.op == "call_module" and calls.count(node.target) == 1:
-            _absorb_batch_norm(traced, node, calls)
-    for name in set(calls):
-        _replace_transposed(traced, name)
-    traced.delete_all_unused_submodules()
-    traced.recompile()
-    return traced
-
-
-def _absorb_batch_norm(traced: torch.fx.GraphModule, node: torch.fx.Node, calls: list[Any]) -> None:
-    """Folds a batch norm called at `node` into the convolution whose result only it uses."""
-    norm = traced.get_submodule(str(node.target))
-    before = node.args[0] if node.args else None
-    if not isinstance(norm, torch.nn.BatchNorm3d) or norm.training or norm.running_mean is None:
-        return
-    if not isinstance(before, torch.fx.Node) or before.op != "call_module" or len(before.users) > 1:
-        return
-    convolution = traced.get_submodule(str(before.target))
-    if not isinstance(convolution, torch.nn.Conv3d | torch.nn.ConvTranspose3d) or calls.count(before.target) > 1:
-        return
-    transposed = isinstance(convolution, torch.nn.ConvTranspose3d)
-    traced.set_submodule(str(before.target), fuse_conv_bn_eval(convolution, norm, transposed))
-    node.replace_all_uses_with(before)
-    traced.graph.erase_node(node)
-
-
-def _replace_transposed(traced: torch.fx.GraphModule, name: str) -> None:
-    module = traced.get_submodule(name)
-    if type(module) is torch.nn.ConvTranspose3d and _is_doubling(module):
-        traced.set_submodule(name, _DoublingConvolution(module))
-
-
-def _is_doubling(module: torch.nn.ConvTranspose3d) -> bool:
-    """Whether `_DoublingConvolution` can stand for a transposed convolution, and is faster."""
-    settings = (module.kernel_size, module.stride, module.padding, module.output_padding, module.dilation)
-    few = module.out_channels <= 2 and module.weight.device.type == "cpu"
-    return few and module.groups == 1 and settings == ((3,) * 3, (2,) * 3, (1,) * 3, (1,) * 3, (1,) * 3)
-
-
-class _DoublingConvolution(torch.nn.Module):
-    """ConvTranspose3d(kernel 3, stride 2, padding 1, output_padding 1) as a convolution to eight times the channels.
-
-    Along an axis, voxel 2i of the result is w[1] x[i], and voxel 2i + 1 is w[2] x[i] + w[0] x[i + 1]. So each of the
-    eight parities is a convolution of its own with a kernel of two voxels, and their results interleave.
-    """
-
-    def __init__(self, transposed: torch.nn.ConvTranspose3d) -> None:
-        super().__init__()
-        old = transposed.weight.detach()  # (in, out, 3, 3, 3)
-        taps = (((0, 1),), ((0, 2), (1, 0)))  # per parity: places in the new kernel and in the old
-        weight = old.new_zeros(2, 2, 2, old.shape[1], old.shape[0], 2, 2, 2)
-        for parity in itertools.product((0, 1), repeat=3):
-            for pairs in itertools.product(*(taps[axis] for axis in parity)):
-                (a, b, c), (i, j, k) = zip(*pairs, strict=True)
-                weight[parity][:, :, a, b, c] = old[:, :, i, j, k].T
-        self.out_channels = old.shape[1]
-        self.weight = torch.nn.Parameter(weight.flatten(0, 3), requires_grad=False)
-        bias = None if transposed.bias is None else transposed.bias.detach().repeat(8)
-        self.bias = None if bias is None else torch.nn.Parameter(bias, requires_grad=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """From (B, in, X, Y, Z) to (B, out, 2X, 2Y, 2Z), in channels-last memory."""
-        parities = torch.conv3d(torch.nn.functional.pad(x, (0, 1, 0, 1, 0, 1)), self.weight, self.bias)
-        split = parities.permute(0, 2, 3, 4, 1).unflatten(4, (2, 2, 2, self.out_channels))
-        interleaved = split.permute(0, 1, 4, 2, 5, 3, 6, 7)  # B, X, 2, Y, 2, Z, 2, out
-        return interleaved.flatten(5, 6).flatten(3, 4).flatten(1, 2).permute(0, 4, 1, 2, 3)

@@ -13,7 +13,7 @@ import psutil
 import torch
 from torch.overrides import TorchFunctionMode
 
-from segbundle.inferers.windows import check_overlap, interval
+from segbundle.inferers.windows import check_overlap, divisor, interval, small_window
 
 _SHARE = 0.5
 """The part of the free memory that windows may take; the rest is for the scan, the sums, and for others."""
@@ -83,7 +83,7 @@ def bytes_per_voxel(network: Callable[..., torch.Tensor], channels: int, patch_s
     parameter = next(network.parameters(), None) if isinstance(network, torch.nn.Module) else None
     device = None if parameter is None else parameter.device
     try:
-        return _measured(network, channels, [min(size, 2 * divisor(size)) for size in patch_size], device)
+        return _measured(network, channels, small_window(patch_size), device)
     except (RuntimeError, ValueError):  # it takes patches of one size only, as networks with position embeddings do
         return _measured(network, channels, patch_size, device)
 
@@ -96,11 +96,6 @@ def _measured(
         network(window)
     peak = max(meter.peak, window.nbytes)  # nothing is seen of what TorchScript computes
     return 2 * peak / math.prod(size)
-
-
-def divisor(size: int) -> int:
-    """The largest power of two, up to 32, that divides the side of a patch, and so suits the network's strides."""
-    return min(size & -size, 32)
 
 
 def choose_batch(voxel_bytes: float, roi: Sequence[int], device: torch.device) -> int:

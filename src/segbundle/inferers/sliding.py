@@ -12,10 +12,11 @@ from monai.data import MetaTensor
 from monai.utils import ensure_tuple_rep, fall_back_tuple
 from tqdm import tqdm
 
-from segbundle.inferers.backends import Backend, optimised, prepare
+from segbundle.inferers.backends import Backend, prepare
 from segbundle.inferers.ensemble import members
 from segbundle.inferers.memory import bytes_per_voxel, choose_batch, choose_windows, has_room
-from segbundle.inferers.precision import Precision, autocast
+from segbundle.inferers.optimising import optimised
+from segbundle.inferers.precision import Precision, autocast, computed_dtype
 from segbundle.inferers.slabs import ScoreSlabs, Slab, SlabBuffer
 from segbundle.inferers.windows import Place, WindowPlan, importance, plan_windows
 
@@ -261,7 +262,10 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         if key not in self._ready and len(self._ready) >= max(len(self.checkpoints), 1) * _SHAPES:
             self._ready.clear()
         if key not in self._ready or self._ready[key][0] != weights:
-            quick = optimised(network) if isinstance(network, torch.nn.Module) and not shared else network
+            quick = network
+            if isinstance(network, torch.nn.Module) and not shared:
+                own = self.backend == "eager" and device.type == "cpu"
+                quick = optimised(network, shape, computed_dtype(device, self.precision) if own else None)
             self._ready[key] = weights, prepare(quick, self.backend, self.precision, shape, device)
         return self._ready[key][1]
 

@@ -97,6 +97,16 @@ def interval(window: int, overlap: float) -> int:
     return max(int(window * (1 - overlap)), 1)
 
 
+def divisor(size: int) -> int:
+    """The largest power of two, up to 32, that divides the side of a patch, and so suits the network's strides."""
+    return min(size & -size, 32)
+
+
+def small_window(patch_size: Sequence[int]) -> list[int]:
+    """Sides of a window, no larger than a patch, that most networks for such patches take."""
+    return [min(size, 2 * divisor(size)) for size in patch_size]
+
+
 def _starts(size: int, window: int, overlap: float) -> list[int]:
     step = window if size == window else interval(window, overlap)
     return sorted({int(part[0][0]) for part in dense_patch_slices((size,), (window,), (step,), return_slice=False)})

@@ -1,9 +1,11 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
 from segbundle.errors import OutputError
-from segbundle.files import write_json, written_whole
+from segbundle.files import keep_others_out, write_json, written_whole
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path):
@@ -31,3 +33,27 @@ def test_a_path_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match=r"file.x\.json: cannot be written"):
         write_json(tmp_path / "file" / "x.json", {})
+
+
+LOCKING = """
+import sys
+from segbundle.files import keep_others_out
+keep_others_out(sys.argv[1])
+print("in", flush=True)
+input()
+"""
+
+
+def test_a_folder_is_kept_from_other_processes_until_this_one_ends(tmp_path):
+    first = subprocess.Popen([sys.executable, "-c", LOCKING, str(tmp_path)], stdin=-1, stdout=-1, text=True)
+    try:
+        assert first.stdout.readline() == "in\n"
+        with pytest.raises(OutputError, match="another run is writing to it"):
+            keep_others_out(tmp_path)
+    finally:
+        first.kill()
+        first.communicate()
+    keep_others_out(tmp_path)
+    keep_others_out(tmp_path)  # a notebook may begin again
+    second = subprocess.run([sys.executable, "-c", LOCKING, str(tmp_path)], input="", capture_output=True, text=True)
+    assert "another run is writing to it" in second.stderr

@@ -325,6 +325,8 @@ def _run_workflow(
             if not plain:
                 raise ConfigError("name at least one scan or folder of scans.")
             overrides[words_are] = plain
+            if not given.get("resume"):
+                _begin_reading(plain[0])
         for path in config or []:
             _read_yaml(path)
         configs = (bundle or default_bundle()) / "configs"
@@ -344,6 +346,13 @@ def _run_workflow(
             }
             typer.echo(f"Stopped.{again.get(name, '')}", err=True)
             raise typer.Exit(130) from None
+
+
+def _begin_reading(scan: str) -> None:
+    """Read the first scan while everything else is imported."""
+    from segbundle.data.early import begin_reading
+
+    begin_reading(scan)
 
 
 def _workflow(files: list[Path], configs: Path, overrides: dict[str, Any]) -> Any:

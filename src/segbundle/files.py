@@ -12,6 +12,9 @@ from typing import Any
 from segbundle.errors import OutputError
 
 _PARTIAL = ".partial-"
+_LOCK = ".lock"
+_locks: set[Any] = set()
+"""Held until the process ends."""
 
 
 @contextmanager
@@ -32,6 +35,25 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def keep_others_out(folder: str | Path) -> None:
+    """Let no other process call this for the same folder until this one has ended.
+
+    Raises:
+        OutputError: another process has done so and is still running.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(Path(folder).resolve() / _LOCK, timeout=0, is_singleton=True)
+    with suppress(OSError, NotImplementedError):  # some network file systems know no locks
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise OutputError(
+                f"{folder}: another run is writing to it; wait until it has ended, or choose another --output_dir."
+            ) from error
+    _locks.add(lock)
 
 
 def remove_partial(folder: str | Path) -> None:

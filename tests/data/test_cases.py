@@ -246,6 +246,16 @@ class TestFindScans:
         assert self.names(tmp_path) == ["flat", "p1_CT", "p2_CT"]
         assert self.names(tmp_path / "p1" / "CT") == ["CT"]
 
+    def test_files_of_one_name_are_named_after_their_way(self, tmp_path):
+        touch(tmp_path, "p1/ct.nii.gz", "p2/ct.nii.gz", "p2/mr.nii.gz", "ct.nii.gz", "p3/t_0000.nii", "p4/t_0000.nii")
+        assert self.names(tmp_path) == ["ct", "mr", "p1_ct", "p2_ct", "p3_t", "p4_t"]
+        assert self.names(tmp_path / "p1") == ["ct"]
+
+    def test_names_that_stay_the_same(self, tmp_path):
+        touch(tmp_path, "ct.nii.gz", "ct.nii")
+        with pytest.raises(DataError, match="two cases are named 'ct'"):
+            find_scans(tmp_path)
+
     def test_no_scan(self, tmp_path):
         with pytest.raises(DataError, match="holds no scan"):
             find_scans(tmp_path)

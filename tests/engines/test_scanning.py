@@ -56,6 +56,14 @@ def test_a_failing_scan_is_recorded_and_the_rest_go_on(tmp_path, num_workers):
         report_failures(kept)
 
 
+def test_a_label_map_of_an_earlier_run_does_not_outlive_a_failure(tmp_path):
+    write_nifti(tmp_path / "scans" / "a.nii.gz", torch.rand(5, 4, 3).numpy())
+    run(tmp_path / "scans", tmp_path / "out", Picky())
+    (tmp_path / "scans" / "a.nii.gz").write_text("broken")
+    run(tmp_path / "scans", tmp_path / "out", Picky())
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.json"]
+
+
 def test_no_failure_no_error(tmp_path):
     write_nifti(tmp_path / "a.nii.gz", torch.rand(5, 4, 3).numpy())
     kept = run(tmp_path / "a.nii.gz", tmp_path / "out", Picky())

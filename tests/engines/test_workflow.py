@@ -98,7 +98,7 @@ def test_outside_a_workflow_the_bundle_is_the_working_directory(tmp_path, monkey
 
 def test_output_folders_are_made_and_unwritable_ones_named(tmp_path):
     prepare_output(str(tmp_path / "a" / "b"))
-    assert list((tmp_path / "a" / "b").iterdir()) == []
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == [".lock"]
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match=r"file/x: cannot be written .* choose another --output_dir"):
         prepare_output(str(tmp_path / "file" / "x"))

@@ -9,8 +9,8 @@ from monai.data import MetaTensor
 from monai.networks.nets import UNet
 
 from segbundle.inferers import SlidingWindowInferer, memory
-from segbundle.inferers.memory import bytes_per_voxel, choose_batch, choose_windows, divisor
-from segbundle.inferers.windows import plan_windows
+from segbundle.inferers.memory import Needs, _sizes, choose_batch, choose_windows, measured_needs
+from segbundle.inferers.windows import divisor, plan_windows
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 MiB = 2**20
@@ -409,6 +409,15 @@ def test_after_an_update_in_training_the_new_weights_are_used(backend):
     assert (ours(image, network) - before).abs().max() > 0.01
 
 
+def test_weights_that_were_changed_behind_autograds_back_are_used():
+    image, network = noise(1, 1, 8, 8, 8), unet()
+    ours, theirs = both((8, 8, 8))
+    ours(image, network)
+    for parameter in network.parameters():
+        parameter.data.mul_(1.5)
+    assert_same(ours(image, network), theirs(image, network), 1e-4)
+
+
 def test_a_network_in_training_mode_normalises_by_its_batches():
     image, network = noise(1, 1, 8, 8, 8), unet()
     for module in network.modules():
@@ -467,7 +476,7 @@ def test_a_small_volume_is_one_window():
 )
 def test_windows_are_as_large_as_memory_allows(free, free_bytes, roi, overlap):
     free(free_bytes)
-    assert choose_windows((14, 14, 14), (8, 8, 8), (0.5, 0.5, 0.5), 1, CPU) == (roi, overlap)
+    assert choose_windows((14, 14, 14), (8, 8, 8), (0.5, 0.5, 0.5), Needs(1, 0), CPU) == (roi, overlap)
 
 
 @given(
@@ -479,7 +488,7 @@ def test_windows_are_as_large_as_memory_allows(free, free_bytes, roi, overlap):
 def test_windows_keep_the_overlap_and_the_divisibility_of_patches(shape, patch, overlap, limit):
     with pytest.MonkeyPatch.context() as patcher:
         patcher.setattr(memory, "free_memory", lambda device: limit)
-        roi, fractions = choose_windows(shape, patch, overlap, 2, CPU)
+        roi, fractions = choose_windows(shape, patch, overlap, Needs(2, 0), CPU)
     size = roi[0] * roi[1] * roi[2]
     assert roi == list(patch) or 2 * size <= limit / 2
     voxels = [w - max(int(w * (1 - f)), 1) for w, f in zip(roi, fractions, strict=True)]
@@ -500,6 +509,20 @@ def test_automatic_windows_and_batches_of_a_local_network_cover_the_volume(shape
     assert_same(scores, network(image))
 
 
+def test_the_sums_of_many_classes_leave_less_for_windows(free):
+    free(2**20)  # half of it for windows and sums
+    shape, patch = (64, 16, 16), (16, 16, 16)
+    assert choose_windows(shape, patch, (0.5,) * 3, Needs(16, 1), CPU)[0] == [64, 16, 16]  # 256 + 64 KiB
+    assert choose_windows(shape, patch, (0.5,) * 3, Needs(16, 6), CPU)[0] == [32, 16, 16]  # 128 + 6 * 33 KiB
+    assert choose_windows(shape, patch, (0.5,) * 3, Needs(16, 99), CPU)[0] == [16, 16, 16]
+
+
+def test_windows_of_odd_patches_are_found_at_once(free):
+    free(10**9)
+    assert len(_sizes(512, 75, 37)) < 20
+    assert choose_windows((512, 512, 700), (75, 75, 75), (0.5,) * 3, Needs(100, 2), CPU)[0] >= [75, 75, 75]
+
+
 def test_divisors_are_powers_of_two_up_to_32():
     assert [divisor(size) for size in (1, 6, 8, 48, 96, 160, 256, 75)] == [1, 2, 8, 16, 32, 32, 32, 1]
 
@@ -510,11 +533,11 @@ def test_divisors_are_powers_of_two_up_to_32():
 )
 def test_batches_are_as_large_as_memory_allows(free, device, free_bytes, batch):
     free(free_bytes)
-    assert choose_batch(32, (32, 32, 32), device) == batch  # a window takes 1 MiB
+    assert choose_batch(Needs(32, 1), (32, 32, 32), device) == batch  # a window takes 1 MiB
 
 
 def test_batches_of_large_windows_on_a_cpu_are_small():
-    assert choose_batch(2**10, (64, 64, 128), CPU) <= 2  # a window takes 0.5 GiB, and 1 GiB is enough
+    assert choose_batch(Needs(2**10, 1), (64, 64, 128), CPU) <= 2  # a window takes 0.5 GiB, and 1 GiB is enough
 
 
 @pytest.mark.parametrize(
@@ -528,7 +551,7 @@ def test_batches_of_large_windows_on_a_cpu_are_small():
     ids=["convolution", "in place", "not in place", "freed"],
 )
 def test_memory_is_that_of_all_tensors_that_live_at_once_times_two(network, expected):
-    assert bytes_per_voxel(network, 1, (16, 8, 40)) == 2 * expected
+    assert measured_needs(network, 1, (16, 8, 40)).bytes_per_voxel == 2 * expected
 
 
 def test_room_is_half_of_what_is_free(free):

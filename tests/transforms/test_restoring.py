@@ -283,3 +283,26 @@ def test_saving_writes_a_file_named_after_the_case(tmp_path):
     assert saved["prediction"] == str(tmp_path / "out" / "scan_seg.nii.gz")
     written = nib.load(saved["prediction"])
     np.testing.assert_array_equal(np.asarray(written.dataobj), saved["pred"][0].numpy())
+
+
+def test_slabs_that_are_too_much_for_a_gpu_are_restored_on_the_cpu(monkeypatch):
+    scores = smooth_scores(3, 0)
+    expected = restore_labels(scores, np.diag([0.7, 0.8, 0.9, 1]), (5, 4, 6))
+    restore, on_cpu = restoring._restore_slab, []
+
+    class OnGpu(torch.Tensor):
+        is_cpu = False
+
+        def cpu(self):
+            on_cpu.append(True)
+            return self.as_subclass(torch.Tensor)
+
+    def out_of_memory(start, slab, *rest):
+        if not slab.is_cpu:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        restore(start, slab, *rest)
+
+    monkeypatch.setattr(restoring, "_restore_slab", out_of_memory)
+    labels = restore_labels(scores.as_subclass(OnGpu), np.diag([0.7, 0.8, 0.9, 1]), (5, 4, 6))
+    assert torch.equal(labels.as_subclass(torch.Tensor), expected)
+    assert on_cpu == [True]

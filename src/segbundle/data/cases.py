@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -171,9 +172,10 @@ def find_scans(scans: str | Path | Sequence[str | Path], num_channels: int = 1) 
 
     Args:
         scans: a scan file; a folder that is searched with its subfolders, in which a folder of DICOM files counts
-            as one scan, named after its path; a dataset's folder (its `test` list, or `imagesTs`, or else every
-            training image); or a list of any of these. In folders, label maps that inference wrote are passed over:
-            `x_seg.nii.gz` or `x_prob.nii` beside `x.nii.gz` or beside a `predictions.json`.
+            as one scan, named after its path, as are files that share their name with another; a dataset's folder
+            (its `test` list, or `imagesTs`, or else every training image); or a list of any of these. In folders, label
+            maps that inference wrote are passed over: `x_seg.nii.gz` or `x_prob.nii` beside `x.nii.gz` or beside a
+            `predictions.json`.
         num_channels: with more than one, files `case_0000`, `case_0001`, ... are the channels of one case; with
             one, the ending `_0000` is dropped where every file has it.
 
@@ -208,8 +210,19 @@ def _scans_of(path: Path, num_channels: int) -> list[Case]:
         return load_cases(path, "test")
     for images in (path / "imagesTs", path / "imagesTr"):
         if images.is_dir():
-            return _scans_below(images, images, num_channels)
-    return _scans_below(path, path, num_channels)
+            return _named_apart(_scans_below(images, images, num_channels), images)
+    return _named_apart(_scans_below(path, path, num_channels), path)
+
+
+def _named_apart(cases: list[Case], root: Path) -> list[Case]:
+    """Files of one name in different folders, as in `patient_1/ct.nii.gz`, named after their way from the root."""
+    count = Counter(case.name for case in cases)
+    return [
+        replace(case, name="_".join((*case.image[0].parent.relative_to(root).parts, case.name)))
+        if count[case.name] > 1 and not is_dicom_folder(case.image[0])
+        else case
+        for case in cases
+    ]
 
 
 def _scans_below(root: Path, folder: Path, num_channels: int) -> list[Case]:

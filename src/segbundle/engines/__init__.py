@@ -5,7 +5,7 @@ from segbundle.engines.checkpoints import Checkpoints, ensemble_members, load_we
 from segbundle.engines.evaluator import SegmentationEvaluator
 from segbundle.engines.progress import ProgressBar
 from segbundle.engines.records import ScanRecords
-from segbundle.engines.scanning import ScanDataset, ScanEvaluator, read_ahead, report_failures, warm_up
+from segbundle.engines.scanning import ScanDataset, ScanEvaluator, read_ahead, report_failures
 from segbundle.engines.scoring import MeanDice, ScoreReport
 from segbundle.engines.trainer import SegmentationTrainer
 from segbundle.engines.training import FinalValidation, SeedEpochs, TrainingLog
@@ -49,7 +49,6 @@ __all__ = [
     "read_ahead",
     "report_failures",
     "start_workflow",
-    "warm_up",
     "warn_about_flips",
     "warn_about_training_cases",
 ]

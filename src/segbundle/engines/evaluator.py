@@ -15,8 +15,8 @@ class SegmentationEvaluator(SupervisedEvaluator):
     """MONAI's evaluator for batches of one scan, in which the scores of all classes never exist as a whole.
 
     If the inferer can (`segbundle.inferers.SlidingWindowInferer`), `pred` is a `ScoreSlabs` until postprocessing reads
-    it, and the network runs while it does; `state.predict_seconds` tells for how long. Any other inferer of MONAI works
-    as ever.
+    it, and the network runs while it does; `state.predict_seconds` tells for how long, and `state.window_size` in which
+    windows. Any other inferer of MONAI works as ever.
 
     Args:
         as in `monai.engines.SupervisedEvaluator`; batches must hold one scan.
@@ -41,4 +41,5 @@ class SegmentationEvaluator(SupervisedEvaluator):
             engine.fire_event(IterationEvents.FORWARD_COMPLETED)
             engine.fire_event(IterationEvents.MODEL_COMPLETED)
         engine.state.predict_seconds = getattr(pred, "seconds", 0.0)
+        engine.state.window_size = getattr(pred, "roi", None)
         return engine.state.output

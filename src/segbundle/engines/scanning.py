@@ -9,10 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import monai.data
-import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
-from monai.networks import eval_mode
 from tqdm import tqdm
 
 from segbundle.engines.evaluator import SegmentationEvaluator
@@ -61,19 +59,13 @@ class ScanDataset(monai.data.Dataset):
             item = super()._transform(index)
         except Exception as error:
             item = {"case": entry["case"], "error": describe(error)}
-        return {**item, "source": _source(entry["image"]), "loading_seconds": time.monotonic() - started}
+        seconds = time.monotonic() - started + item.pop("early_seconds", 0.0)
+        return {**item, "source": _source(entry["image"]), "loading_seconds": seconds}
 
 
 def read_ahead(dataset: ScanDataset) -> None:
     """Begin to load the first scan while the workflow is still being set up."""
     dataset.read_ahead()
-
-
-def warm_up(inferer: Any, network: torch.nn.Module, num_channels: int, device: torch.device | str) -> None:
-    """Let an inferer do before the first scan what does not depend on it, if it can."""
-    if hasattr(inferer, "warm_up"):
-        with eval_mode(network):
-            inferer.warm_up(network, num_channels, torch.device(device))
 
 
 def _source(image: str | list[str]) -> str:
@@ -90,6 +82,7 @@ class ScanEvaluator(SegmentationEvaluator):
     - `prediction`, the file written, or null; `error`, null or a message;
     - `seconds` of work on it, without waiting; `stages`: how many of them `load`, `predict`, `restore` and `write`
       took;
+    - `window_size`, voxels of the windows, which `auto` chooses by the free memory;
     - `peak_memory_mb`, the largest resident memory of the process while the scan was computed, and on a GPU
       `peak_gpu_memory_mb`;
     - `settings`, a hash of what decides the result.
@@ -97,6 +90,7 @@ class ScanEvaluator(SegmentationEvaluator):
     Args:
         records: where records go.
         saving: a transform of dicts that writes `pred` and adds the file's path as `prediction`; None writes nothing.
+            If it has a method `discard(case)`, that removes what it wrote for a case before.
         others: as in `SegmentationEvaluator`.
     """
 
@@ -129,6 +123,7 @@ class ScanEvaluator(SegmentationEvaluator):
         else:
             predicting = engine.state.predict_seconds
             stages = {"load": loading, "predict": predicting, "restore": spent - predicting}
+            record["window_size"] = engine.state.window_size
             item = {**engine.state.batch[0], **engine.state.output[0]}
             self._wait()
             self._written = self._writer.submit(self._write, record, item, stages, memory.peaks())
@@ -148,6 +143,9 @@ class ScanEvaluator(SegmentationEvaluator):
 
     def _record(self, record: dict[str, Any], stages: dict[str, float], peaks: dict[str, float]) -> None:
         if record["error"] is not None:
+            discard = getattr(self.saving, "discard", None)
+            if discard is not None:  # what an earlier run wrote would pass for this one's
+                discard(record["case"])
             with tqdm.external_write_mode():
                 _logger.error("%s failed: %s", record["case"], record["error"])
         times = {stage: round(seconds, 3) for stage, seconds in stages.items()}

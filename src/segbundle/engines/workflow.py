@@ -15,8 +15,10 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.networks import eval_mode
 
 from segbundle.errors import ConfigError, OutputError, show_plain_errors, suggestion
+from segbundle.files import keep_others_out
 
 _logger = logging.getLogger(__name__)
 _REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*(?:(?:#|::)\w+)*)")
@@ -189,18 +191,34 @@ def check_network(
     patch_size: Sequence[int],
     class_names: Sequence[str],
     window_size: Sequence[int] | str = "auto",
+    inferer: Any = None,
 ) -> None:
     """Pass one empty patch through the network, before hours are spent on finding out that none can pass.
 
-    And one window, if windows have a size of their own.
+    And one window, if windows have a size of their own. An inferer that can be warmed up is, and passes the patch.
 
     Raises:
         ConfigError: `patch_size` or `window_size` is not three positive integers (or, the latter, `auto`), the network
             cannot take such a patch, or does not return one score per class and voxel.
     """
-    _check_patch(network, device, num_channels, "patch_size", patch_size, class_names)
+    if not _warmed_up(inferer, network, device, num_channels, (1, len(class_names), *patch_size)):
+        _check_patch(network, device, num_channels, "patch_size", patch_size, class_names)
     if window_size != "auto" and window_size != patch_size:
         _check_patch(network, device, num_channels, "window_size", window_size, class_names)
+
+
+def _warmed_up(
+    inferer: Any, network: torch.nn.Module, device: torch.device | str, num_channels: int, wanted: tuple[Any, ...]
+) -> bool:
+    """Let an inferer do before the first scan what does not depend on it; whether scores came of it as they should."""
+    if not hasattr(inferer, "warm_up"):
+        return False
+    try:
+        with eval_mode(network):
+            scores = inferer.warm_up(network, num_channels, torch.device(device))
+    except (RuntimeError, ValueError):
+        return False
+    return scores is not None and tuple(scores.shape) == wanted
 
 
 def _check_patch(
@@ -287,3 +305,4 @@ def _make_writable(output_dir: str) -> None:
         raise OutputError(
             f"{output_dir}: cannot be written ({error.strerror}); choose another --output_dir."
         ) from error
+    keep_others_out(output_dir)

@@ -6,6 +6,7 @@ import itertools
 import math
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import psutil
 import torch
 from torch.overrides import TorchFunctionMode
 
-from segbundle.inferers.windows import check_overlap, divisor, interval, small_window
+from segbundle.inferers.windows import check_overlap, divisor, interval, slab_axis, small_window
 
 _SHARE = 0.5
 """The part of the free memory that windows may take; the rest is for the scan, the sums, and for others."""
@@ -74,11 +75,24 @@ class _PeakMeter(TorchFunctionMode):
         self.now -= num_bytes
 
 
-def bytes_per_voxel(network: Callable[..., torch.Tensor], channels: int, patch_size: Sequence[int]) -> float:
-    """Bytes that a network holds at once per voxel of a window while it computes one in float32, scores included.
+@dataclass(frozen=True)
+class Needs:
+    """The memory that a network's windows take.
 
-    Found by passing a small empty window through it. What convolutions need besides is not seen, so twice as much is
-    assumed.
+    Attributes:
+        bytes_per_voxel: that the network holds at once per voxel of a window while it computes one in float32, scores
+            included.
+        num_classes: channels of the scores.
+    """
+
+    bytes_per_voxel: float
+    num_classes: int
+
+
+def measured_needs(network: Callable[..., torch.Tensor], channels: int, patch_size: Sequence[int]) -> Needs:
+    """What a network needs, found by passing a small empty window through it.
+
+    What convolutions need besides is not seen, so twice as much is assumed.
     """
     parameter = next(network.parameters(), None) if isinstance(network, torch.nn.Module) else None
     device = None if parameter is None else parameter.device
@@ -90,17 +104,17 @@ def bytes_per_voxel(network: Callable[..., torch.Tensor], channels: int, patch_s
 
 def _measured(
     network: Callable[..., torch.Tensor], channels: int, size: Sequence[int], device: torch.device | None
-) -> float:
+) -> Needs:
     window = torch.zeros(1, channels, *size, device=device)
     with torch.no_grad(), _PeakMeter() as meter:
-        network(window)
+        scores = network(window)
     peak = max(meter.peak, window.nbytes)  # nothing is seen of what TorchScript computes
-    return 2 * peak / math.prod(size)
+    return Needs(2 * peak / math.prod(size), scores.shape[1] if isinstance(scores, torch.Tensor) else 1)
 
 
-def choose_batch(voxel_bytes: float, roi: Sequence[int], device: torch.device) -> int:
+def choose_batch(needs: Needs, roi: Sequence[int], device: torch.device) -> int:
     """Windows at a time: as many as the free memory allows and the device gains from."""
-    window = voxel_bytes * math.prod(roi)
+    window = needs.bytes_per_voxel * math.prod(roi)
     budget = _SHARE * free_memory(device)
     if device.type == "cpu":
         budget = min(budget, _ENOUGH)
@@ -111,7 +125,7 @@ def choose_windows(
     shape: Sequence[int],
     patch_size: Sequence[int],
     overlap: Sequence[float],
-    voxel_bytes: float,
+    needs: Needs,
     device: torch.device,
 ) -> tuple[list[int], list[float]]:
     """The windows that cover a volume with the fewest voxels computed, and their overlap.
@@ -123,8 +137,8 @@ def choose_windows(
         shape: (X, Y, Z) of the volume.
         patch_size: (X, Y, Z) of the patches that the network was trained with.
         overlap: of patches, as fractions.
-        voxel_bytes: see `bytes_per_voxel`.
-        device: where windows are computed.
+        needs: what the network needs.
+        device: where windows are computed, and their sums held.
 
     Returns:
         the window's size (X, Y, Z) and its overlap along each axis, as fractions.
@@ -133,12 +147,13 @@ def choose_windows(
         ValueError: an overlap outside [0, 1).
     """
     check_overlap(overlap)
-    most = _SHARE * free_memory(device) / voxel_bytes
+    most = _SHARE * free_memory(device)
     best, best_cost = list(patch_size), math.inf
     margins = [size - interval(size, fraction) for size, fraction in zip(patch_size, overlap, strict=True)]
-    for roi in itertools.product(*map(_sizes, shape, patch_size)):
+    for roi in itertools.product(*map(_sizes, shape, patch_size, margins)):
         cost = math.prod(roi)
-        if cost > most and list(roi) != list(patch_size):
+        needed = needs.bytes_per_voxel * cost + _slab_bytes(shape, roi, needs.num_classes)
+        if needed > most and list(roi) != list(patch_size):
             continue
         for size, window, margin in zip(shape, roi, margins, strict=True):
             cost *= max(math.ceil((size - margin) / (window - margin)), 1)
@@ -147,7 +162,17 @@ def choose_windows(
     return best, [margin / window for margin, window in zip(margins, best, strict=True)]
 
 
-def _sizes(size: int, patch: int) -> list[int]:
-    """Sides of windows to choose from: from the patch's to one that holds the whole volume."""
-    step = divisor(patch)
-    return list(range(patch, max(patch, size + step - 1) + 1, step))
+def _slab_bytes(shape: Sequence[int], roi: Sequence[int], num_classes: int) -> int:
+    """What the sums of the scores take (`segbundle.inferers.slabs`) for such a volume and such windows."""
+    sizes = [max(size, window) for size, window in zip(shape, roi, strict=True)]
+    axis = slab_axis(shape, roi)
+    return 4 * num_classes * math.prod(sizes) // sizes[axis] * min(roi[axis] + 1, sizes[axis])
+
+
+def _sizes(size: int, patch: int, margin: int) -> list[int]:
+    """Sides of windows to choose from: for every number of windows along an axis the smallest that are enough."""
+    step, sizes = divisor(patch), {patch}
+    for count in range(1, math.ceil(max(size - margin, 1) / (patch - margin)) + 1):
+        missing = max(math.ceil((size - margin) / count) + margin - patch, 0)
+        sizes.add(patch + math.ceil(missing / step) * step)
+    return sorted(sizes)

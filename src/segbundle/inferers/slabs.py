@@ -29,12 +29,16 @@ class ScoreSlabs:
     Attributes:
         shape: (X, Y, Z) of the volume.
         axis: the axis along which the slabs follow each other.
+        roi: (X, Y, Z) of the windows that the scores come from; None if that is not known.
         seconds: how long computing has taken so far, without what was done between the slabs.
     """
 
-    def __init__(self, shape: Sequence[int], axis: int, slabs: Iterator[Slab]) -> None:
+    def __init__(
+        self, shape: Sequence[int], axis: int, slabs: Iterator[Slab], roi: Sequence[int] | None = None
+    ) -> None:
         self.shape = tuple(shape)
         self.axis = axis
+        self.roi = roi
         self.seconds = 0.0
         self._slabs = slabs
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from segbundle.inferers.backends import Backend, prepare
 from segbundle.inferers.ensemble import members
-from segbundle.inferers.memory import bytes_per_voxel, choose_batch, choose_windows, has_room
+from segbundle.inferers.memory import Needs, choose_batch, choose_windows, has_room, measured_needs
 from segbundle.inferers.optimising import optimised
 from segbundle.inferers.precision import Precision, autocast, computed_dtype
 from segbundle.inferers.slabs import ScoreSlabs, Slab, SlabBuffer
@@ -94,7 +94,8 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         self.patch_size = patch_size
         self.checkpoints = tuple(checkpoints)
         self._most: int | None = None  # windows at a time that the GPU's memory was found to allow
-        self._needs: tuple[Network, int, float] | None = None  # bytes per voxel of a window
+        self._needs: tuple[Network, int, Needs] | None = None
+        self._sums: list[float] = []  # of the weights, when the last volume was begun
         self._ready: dict[Any, tuple[Any, Network]] = {}  # the weights' version, and the network prepared with them
 
     def __call__(self, inputs: torch.Tensor, network: Network, *args: Any, **kwargs: Any) -> Any:
@@ -121,15 +122,23 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
             return super().__call__(inputs, network, *args, **kwargs)
 
     @torch.inference_mode()
-    def warm_up(self, network: Network, channels: int, device: torch.device) -> None:
-        """Do what the first volume would have to wait for, with one small window of so many channels."""
+    def warm_up(self, network: Network, channels: int, device: torch.device) -> torch.Tensor | None:
+        """Do what the first volume would have to wait for, with one window of so many channels.
+
+        Returns:
+            scores (1, num_classes, *patch_size) of a window of zeros; None from backends for which nothing can be
+            done.
+
+        Raises:
+            RuntimeError, ValueError: the network takes no such window, or returns something else.
+        """
         if self.backend != "eager":  # which would be compiled for a shape that is not used again
-            return
+            return None
         patch_size = ensure_tuple_rep(self.patch_size or self.roi_size, 3)
         if self.automatic or self.automatic_batch:
-            self._bytes_per_voxel(network, channels, patch_size)
-        for _, member in itertools.islice(members(network, self.checkpoints), 1):
-            self._scores(torch.zeros(1, channels, *patch_size, device=device), (None, member), 1)
+            self._needs_of(network, channels, patch_size)
+        _, member = next(members(network, self.checkpoints))
+        return self._scores(torch.zeros(1, channels, *patch_size, device=device), (None, member), 1)
 
     def slabs(self, inputs: torch.Tensor, network: Network, axis: int | None = None) -> ScoreSlabs:
         """The scores of one volume, computed while they are read.
@@ -149,29 +158,38 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         volume = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         device = torch.empty(0, device=self.sw_device).device if self.sw_device else _device_of(network, volume)
         plan = self._plan(volume, network, device, axis)
-        return ScoreSlabs(volume.shape[2:], plan.axis, self._slabs(volume, network, plan, device))
+        return ScoreSlabs(volume.shape[2:], plan.axis, self._slabs(volume, network, plan, device), plan.roi)
 
     def _plan(self, volume: torch.Tensor, network: Network, device: torch.device, axis: int | None) -> WindowPlan:
         shape = volume.shape[2:]
         roi, overlap = fall_back_tuple(self.roi_size, shape), ensure_tuple_rep(self.overlap, 3)
         if self.automatic:
-            needs = self._bytes_per_voxel(network, volume.shape[1], roi)
+            needs = self._needs_of(network, volume.shape[1], roi)
             roi, overlap = choose_windows(shape, roi, overlap, needs, device)
         return plan_windows(shape, roi, overlap, axis)
 
     def _batch_size(self, network: Network, channels: int, plan: WindowPlan, device: torch.device) -> int:
         if not self.automatic_batch:
             return self.sw_batch_size
-        return choose_batch(self._bytes_per_voxel(network, channels, plan.roi), plan.roi, device)
+        return choose_batch(self._needs_of(network, channels, plan.roi), plan.roi, device)
 
-    def _bytes_per_voxel(self, network: Network, channels: int, roi: Sequence[int]) -> float:
+    def _needs_of(self, network: Network, channels: int, roi: Sequence[int]) -> Needs:
         if self._needs is None or self._needs[:2] != (network, channels):
-            needs = bytes_per_voxel(network, channels, ensure_tuple_rep(self.patch_size or roi, 3))
+            needs = measured_needs(network, channels, ensure_tuple_rep(self.patch_size or roi, 3))
             self._needs = (network, channels, needs)
         return self._needs[2]
 
+    def _forget_changed(self, network: Network) -> None:
+        """Drop prepared networks if weights have changed in a way that leaves no trace, as `parameter.data` does."""
+        if isinstance(network, torch.nn.Module):
+            sums = [float(tensor.sum(dtype=torch.float64)) for tensor in (*network.parameters(), *network.buffers())]
+            if sums != self._sums:
+                self._ready.clear()
+            self._sums = sums
+
     @torch.inference_mode()
     def _slabs(self, volume: torch.Tensor, network: Network, plan: WindowPlan, device: torch.device) -> Iterator[Slab]:
+        self._forget_changed(network)
         volume = _padded(volume, plan, self.padding_mode, self.cval)
         if has_room(volume.nbytes, device):
             volume = volume.to(device)

@@ -81,9 +81,14 @@ def plan_windows(
     check_overlap(overlap)
     starts = [_starts(max(size, window), window, o) for size, window, o in zip(shape, roi, overlap, strict=True)]
     if axis is None:
-        axis = max(range(3), key=lambda a: max(shape[a], roi[a]) / roi[a])
+        axis = slab_axis(shape, roi)
     x, y, z = shape
     return WindowPlan((x, y, z), (roi[0], roi[1], roi[2]), (starts[0], starts[1], starts[2]), axis)
+
+
+def slab_axis(shape: Sequence[int], roi: Sequence[int]) -> int:
+    """The axis along which visiting the windows needs least memory for the sums of their scores."""
+    return max(range(3), key=lambda axis: max(shape[axis], roi[axis]) / roi[axis])
 
 
 def check_overlap(overlap: Sequence[float]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,7 @@ class SaveLabelsd(Transform):
     """Write `pred` (1, X, Y, Z) to `<output_dir>/<case>_seg.nii.gz` on the grid of the scan in `image`'s meta data.
 
     Without a `case` the file is named after the scan's. The path that was written is added as `prediction`.
+    `discard(case)` removes what an earlier run wrote for a case.
     """
 
     def __init__(self, output_dir: str | Path) -> None:
@@ -130,11 +132,18 @@ class SaveLabelsd(Transform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         saved = dict(data)
-        path = self.output_dir / f"{_case(saved)}_seg.nii.gz"
+        path = self._path(_case(saved))
         labels = saved[CommonKeys.PRED].as_tensor()[0].cpu().numpy()
         write_segmentation(labels, saved[CommonKeys.IMAGE].meta["filename_or_obj"], path)
         saved["prediction"] = str(path)
         return saved
+
+    def discard(self, case: str) -> None:
+        with suppress(OSError):
+            self._path(case).unlink()
+
+    def _path(self, case: str) -> Path:
+        return self.output_dir / f"{case}_seg.nii.gz"
 
 
 def _case(data: Mapping[Hashable, Any]) -> str:

@@ -70,19 +70,36 @@ def restore_labels(
             stored = torch.empty(tuple(reversed(shape)), dtype=_index_dtype(len(slab)), device=slab.device)
             labels = stored.permute(2, 1, 0)  # the first axis fastest, as NIfTI files have it
             filled = None if probabilities is None else probabilities(len(slab))
-        across = (along[1].to(slab.device), along[2].to(slab.device))
-        for planes, first, local in _ready_planes(along[0], start, slab, across, filled is not None):
-            part = slab.narrow(1, first, int(local.upper.max()) + 1)
-            block = labels.permute(wanted)[planes]
-            if filled is None:
-                block.copy_(_most_probable(part, (local.to(slab.device), *across)))
-            else:
-                volume = filled.transpose(0, *(1 + k for k in wanted))[:, planes]
-                for index, values in enumerate(_interpolated_planes(part.float().softmax(dim=0), (local, *across))):
-                    block[index] = values.max(dim=0).indices
-                    volume[:, index] = (values * 65535).round_().to(torch.int32).cpu().numpy()
+            volume = None if filled is None else filled.transpose(0, *(1 + k for k in wanted))
+        try:
+            _restore_slab(start, slab, along, labels.permute(wanted), volume)
+        except torch.OutOfMemoryError:  # of the GPU
+            if slab.is_cpu:
+                raise
+            torch.cuda.empty_cache()
+            _restore_slab(start, slab.cpu(), along, labels.permute(wanted), volume)
     assert labels is not None  # a volume has a slab
     return labels
+
+
+def _restore_slab(
+    start: int, slab: torch.Tensor, along: Sequence[_Along], labels: torch.Tensor, probabilities: np.ndarray | None
+) -> None:
+    """Fill the planes of labels, and of probabilities (num_classes, ...) times 65535, for which a slab is enough.
+
+    All of them have the axis along which slabs follow each other first.
+    """
+    cells = [one.to(slab.device) for one in along]
+    for planes, first, local in _ready_planes(cells[0], start, slab, cells[1:], probabilities is not None):
+        part = slab.narrow(1, first, int(local.upper.max()) + 1)
+        if probabilities is None:
+            labels[planes].copy_(_most_probable(part, (local, *cells[1:])))
+            continue
+        stored = np.empty((len(slab), len(local), *labels.shape[1:]), dtype=np.uint16)  # mapped files want large parts
+        for index, values in enumerate(_interpolated_planes(part.float().softmax(dim=0), (local, *cells[1:]))):
+            labels[planes.start + index] = values.max(dim=0).indices
+            stored[:, index] = (values * 65535).round_().to(torch.int32).cpu().numpy()
+        probabilities[:, planes] = stored
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from monai.data import MetaTensor
 from monai.networks.nets import UNet
 
-from segbundle.inferers import SlidingWindowInferer, memory
+from segbundle.inferers import SlidingWindowInferer, memory, sliding
 from segbundle.inferers.memory import Needs, _sizes, choose_batch, choose_windows, measured_needs
 from segbundle.inferers.windows import divisor, plan_windows
 
@@ -416,6 +416,16 @@ def test_weights_that_were_changed_behind_autograds_back_are_used():
     for parameter in network.parameters():
         parameter.data.mul_(1.5)
     assert_same(ours(image, network), theirs(image, network), 1e-4)
+
+
+def test_what_was_warmed_up_is_used_by_the_first_volume(monkeypatch):
+    prepared = []
+    monkeypatch.setattr(sliding, "prepare", lambda network, *rest: prepared.append(rest) or network)
+    inferer = SlidingWindowInferer((8, 8, 8), 1)
+    network = unet()
+    inferer.warm_up(network, 1, CPU)
+    inferer(noise(1, 1, 8, 8, 16), network)
+    assert len(prepared) == 1
 
 
 def test_a_network_in_training_mode_normalises_by_its_batches():

@@ -137,6 +137,7 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         patch_size = ensure_tuple_rep(self.patch_size or self.roi_size, 3)
         if self.automatic or self.automatic_batch:
             self._needs_of(network, channels, patch_size)
+        self._forget_changed(network)  # so that the first volume finds nothing to forget
         _, member = next(members(network, self.checkpoints))
         return self._scores(torch.zeros(1, channels, *patch_size, device=device), (None, member), 1)
 

@@ -25,7 +25,7 @@ class LoadScand(Transform):
     The image becomes a float32 `MetaTensor` (C, X, Y, Z), the label map a uint8 one (1, X, Y, Z) whose unknown voxels
     hold `IGNORE_INDEX`, and `annotated` a bool tensor (num_classes,). The meta data hold `affine`, `original_affine`
     (both (4, 4), mm, RAS+ world), `spatial_shape` and `filename_or_obj`, as MONAI's own loader gives them.
-    `early_seconds` is how long reading the image took before it was asked for (`segbundle.data.early`).
+    If the image was read before it was asked for (`segbundle.data.early`), `early_seconds` is how long that took.
 
     Args:
         class_names: the task's classes; label values are checked against them.
@@ -43,7 +43,9 @@ class LoadScand(Transform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         loaded = dict(data)
-        image, loaded["early_seconds"] = read_begun(loaded[CommonKeys.IMAGE])
+        image, early_seconds = read_begun(loaded[CommonKeys.IMAGE])
+        if early_seconds:
+            loaded["early_seconds"] = early_seconds
         problems = list(image_problems(image, self.num_channels))
         if self.label:
             label = read_scan(loaded[CommonKeys.LABEL], dtype=None)

@@ -128,7 +128,8 @@ def test_nothing_moves_between_background_and_an_unannotated_class(loss, kwargs)
     p = scores.softmax(dim=1)
     moved = p.clone()
     background = labels == 0
-    share = torch.rand(labels.shape) * background
+    # mostly to the background: shares about a half leave Dice where it was by chance
+    share = torch.rand(labels.shape, generator=torch.Generator().manual_seed(3)) ** 0.25 * background
     both = p[:, 0:1] + p[:, 2:3]
     moved[:, 0:1] = torch.where(background, both * share, p[:, 0:1])
     moved[:, 2:3] = torch.where(background, both * (1 - share), p[:, 2:3])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from monai.data import MetaTensor
 from monai.networks.nets import UNet
 
-from segbundle.inferers import SlidingWindowInferer, memory, sliding
+from segbundle.inferers import SlidingWindowInferer, memory, prepare, sliding
 from segbundle.inferers.memory import Needs, _sizes, choose_batch, choose_windows, measured_needs
 from segbundle.inferers.windows import divisor, plan_windows
 
@@ -420,7 +420,7 @@ def test_weights_that_were_changed_behind_autograds_back_are_used():
 
 def test_what_was_warmed_up_is_used_by_the_first_volume(monkeypatch):
     prepared = []
-    monkeypatch.setattr(sliding, "prepare", lambda network, *rest: prepared.append(rest) or network)
+    monkeypatch.setattr(sliding, "prepare", lambda *args: prepared.append(args) or prepare(*args))
     inferer = SlidingWindowInferer((8, 8, 8), 1)
     network = unet()
     inferer.warm_up(network, 1, CPU)

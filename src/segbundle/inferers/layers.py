@@ -86,7 +86,7 @@ def _column_sums(block: torch.Tensor) -> Any:
 
 
 class FusedLayer(torch.nn.Module):
-    """A convolution and an activation after it, in one call of oneDNN: float32 on CPUs, channels-last.
+    """A convolution and an activation after it, in one call of oneDNN: float32 or bfloat16 on CPUs, channels-last.
 
     For a single window PyTorch (2.13) would prefer kernels that are several times slower (`use_mkldnn` in
     aten/src/ATen/native/Convolution.cpp). The functions are those that `torch.compile` uses.
@@ -106,6 +106,11 @@ class FusedLayer(torch.nn.Module):
         self.padding: list[int] = [int(size) for size in layer.padding]
         self.stride, self.dilation = list(layer.stride), list(layer.dilation)
         self.activation = activation
+
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """Multiply numbers of this format, and return them, whatever comes; sums are float32."""
+        self.weight = torch.nn.Parameter(self.weight.detach().to(dtype), requires_grad=False)
+        self.bias = None if self.bias is None else torch.nn.Parameter(self.bias.detach().to(dtype), requires_grad=False)
 
     def take_more(self, channels: int) -> None:
         """Take so many more channels than before, without using them."""
@@ -129,12 +134,14 @@ class FusedConvolution(FusedLayer):
     """Conv3d, and an activation or a sum after it."""
 
     dims = (1, 0)
-    _packed: tuple[torch.Size, torch.Tensor] | None = None
+    _packed: tuple[tuple[torch.Size, torch.dtype], torch.Tensor] | None = None
 
     def forward(self, x: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
         """From (B, in, X, Y, Z) to (B, out, X', Y', Z'); with `other` (same shape), added to it, in its memory."""
-        if self._packed is None or self._packed[0] != x.shape:  # packed for another shape, it would be unpacked first
-            self._packed = x.shape, self._ordered_weight(x)
+        x = x.to(self.weight.dtype)
+        key = x.shape, x.dtype
+        if self._packed is None or self._packed[0] != key:  # packed for another shape, it would be unpacked first
+            self._packed = key, self._ordered_weight(x)
         settings = (self._packed[1], self.bias, self.padding, self.stride, self.dilation, self.groups)
         name, values = self.activation
         if other is None:
@@ -165,6 +172,7 @@ class FusedTransposed(FusedLayer):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """From (B, in, X, Y, Z) to (B, out, X', Y', Z')."""
+        x = x.to(self.weight.dtype)
         weight = self.weight.contiguous(memory_format=torch.channels_last_3d)
         sizes = (self.padding, self.output_padding, self.stride, self.dilation)
         transposed = torch.ops.mkldnn._convolution_transpose_pointwise

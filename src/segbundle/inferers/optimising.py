@@ -35,7 +35,7 @@ def optimised(network: torch.nn.Module, shape: Sequence[int], dtype: torch.dtype
 
     Batch norm becomes part of the convolution before it. On CPUs, transposed convolutions to one or two channels
     become ordinary ones, which keep vector units busier; and instance norm works on channels-last memory as it is. In
-    float32 there, what follows a convolution, an activation or a sum, is computed with it, by oneDNN.
+    float32 and bfloat16 there, what follows a convolution, an activation or a sum, is computed with it, by oneDNN.
 
     Args:
         network: in evaluation mode; it stays as it is. Hooks on it and on what disappears are not called any more.
@@ -53,8 +53,20 @@ def optimised(network: torch.nn.Module, shape: Sequence[int], dtype: torch.dtype
         traced = torch.fx.symbolic_trace(network)
     except Exception:  # whatever a forward pass does that cannot be done with symbols
         return network
-    _rewrite(traced, dtype)
-    return traced if _agree(traced, network, shape) else network
+    _rewrite(traced, _fuses(dtype))
+    if not _agree(traced, network, shape):
+        return network
+    for module in traced.modules():
+        if isinstance(module, FusedLayer) and dtype is not None:
+            module.compute_in(dtype)
+    return traced
+
+
+def _fuses(dtype: torch.dtype | None) -> bool:
+    """Whether oneDNN's convolutions compute in this format here."""
+    if dtype is torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype is torch.float32 and torch.backends.mkldnn.is_available()
 
 
 def _agree(first: torch.nn.Module, second: torch.nn.Module, shape: Sequence[int]) -> bool:
@@ -82,7 +94,7 @@ def _agree(first: torch.nn.Module, second: torch.nn.Module, shape: Sequence[int]
     return False
 
 
-def _rewrite(traced: torch.fx.GraphModule, dtype: torch.dtype | None) -> None:
+def _rewrite(traced: torch.fx.GraphModule, fuse: bool) -> None:
     for node in _module_calls(traced):
         if isinstance(_called(traced, node), _NOTHING):
             _remove(node, node.args[0])
@@ -90,7 +102,7 @@ def _rewrite(traced: torch.fx.GraphModule, dtype: torch.dtype | None) -> None:
         _absorb_batch_norm(traced, node)
     for name in {str(node.target) for node in _module_calls(traced)}:
         _replace(traced, name)
-    if dtype is torch.float32 and torch.backends.mkldnn.is_available():
+    if fuse:
         _fuse(traced)
     traced.delete_all_unused_submodules()
     traced.recompile()

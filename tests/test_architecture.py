@@ -9,8 +9,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "segbundle"
 ORDER = [
-    "errors", "startup", "classes", "files", "losses", "metrics", "inferers", "data", "transforms", "reports",
-    "engines", "reproductions", "cli",
+    "errors", "startup", "classes", "files", "losses", "metrics", "inferers", "patches", "data", "transforms",
+    "reports", "engines", "reproductions", "cli",
 ]  # fmt: skip
 """From the ground up: a room may import those before it."""
 
@@ -48,4 +48,4 @@ def test_the_document_names_what_each_room_imports():
 
 
 def test_losses_metrics_and_inferers_know_tensors_only():
-    assert imports_of("losses") == imports_of("metrics") == imports_of("inferers") == set()
+    assert imports_of("losses") == imports_of("metrics") == imports_of("inferers") == imports_of("patches") == set()

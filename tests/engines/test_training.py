@@ -1,3 +1,4 @@
+import functools
 from types import SimpleNamespace
 
 import pytest
@@ -6,9 +7,9 @@ from ignite.engine import Engine, Events
 from monai.data import DataLoader
 
 from segbundle.data import labelled_data
-from segbundle.engines import CachedCases, FinalValidation, SeedEpochs
-from segbundle.errors import DataError, root_error
-from segbundle.transforms import training_transforms
+from segbundle.engines import CachedCases, FinalValidation, PreparedCases, SeedEpochs, patch_loader
+from segbundle.errors import ConfigError, DataError, root_error
+from segbundle.transforms import PrepareCase, training_transforms
 from tiny import TINY_CLASSES, write_nifti
 
 
@@ -17,25 +18,53 @@ def cached(dataset_dir):
     return CachedCases(labelled_data(dataset_dir, TINY_CLASSES), transform, copy_cache=False)
 
 
-def batches_of_epochs(dataset, epochs, num_workers, start=0, seed=0):
+def monais(dataset_dir, seed, num_workers=0):
+    return DataLoader(cached(dataset_dir), batch_size=4, shuffle=True, num_workers=num_workers)
+
+
+def ours(dataset_dir, seed):
+    transform = PrepareCase(TINY_CLASSES, (12, 12, 12), {"method": "zscore"})
+    return patch_loader(PreparedCases(labelled_data(dataset_dir, TINY_CLASSES), transform), (12, 12, 12), 4, seed=seed)
+
+
+LOADERS = {"ours": ours, "MONAI's": monais, "MONAI's, with processes": functools.partial(monais, num_workers=2)}
+
+
+def batches_of_epochs(loader, epochs, start=0, seed=0):
     """What a trainer sees in each epoch, from `start` on as after resuming."""
     seen = {}
     engine = Engine(lambda engine, batch: seen.setdefault(engine.state.epoch, []).append(batch["image"]))
-    SeedEpochs(seed, dataset.transform).attach(engine)
+    SeedEpochs(seed, loader).attach(engine)
     engine.add_event_handler(Events.STARTED, lambda: setattr(engine.state, "epoch", start))
-    engine.run(DataLoader(dataset, batch_size=4, shuffle=True, num_workers=num_workers), max_epochs=epochs)
+    engine.run(loader, max_epochs=epochs)
     return {epoch: torch.cat(images) for epoch, images in seen.items()}
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_an_epoch_depends_on_seed_and_number_only(tiny_dataset, num_workers):
-    dataset = cached(tiny_dataset)
-    whole = batches_of_epochs(dataset, 3, num_workers)
-    resumed = batches_of_epochs(dataset, 3, num_workers, start=1)
+@pytest.mark.parametrize("name", LOADERS)
+def test_an_epoch_depends_on_seed_and_number_only(tiny_dataset, name):
+    make = LOADERS[name]
+    whole = batches_of_epochs(make(tiny_dataset, 0), 3)
+    resumed = batches_of_epochs(make(tiny_dataset, 0), 3, start=1)
     assert list(resumed) == [2, 3]
     assert all(torch.equal(resumed[epoch], whole[epoch]) for epoch in (2, 3))
     assert not torch.equal(whole[1], whole[2])
-    assert not torch.equal(batches_of_epochs(dataset, 1, num_workers, seed=1)[1], whole[1])
+    assert not torch.equal(batches_of_epochs(make(tiny_dataset, 1), 1, seed=1)[1], whole[1])
+
+
+def test_a_trainer_sees_the_batches_of_its_epoch(tiny_dataset):
+    loader = ours(tiny_dataset, 0)
+    seen = batches_of_epochs(loader, 2)
+    for epoch in (1, 2):
+        assert torch.equal(seen[epoch], torch.cat([loader.batch(epoch, step)["image"] for step in range(len(loader))]))
+
+
+def test_settings_of_the_augmentation_are_checked(tiny_dataset):
+    with pytest.raises(ConfigError, match="'rotation'"):
+        patch_loader([], (8, 8, 8), 2, {"rotations": 3})
+    with pytest.raises(ConfigError, match="augmentation: scaling"):
+        patch_loader([], (8, 8, 8), 2, {"scaling": 3})
+    with pytest.raises(ConfigError, match=r"^batch_size"):
+        patch_loader([], (8, 8, 8), 0)
 
 
 def test_caching_stops_at_a_bad_case_with_its_name(tiny_dataset):

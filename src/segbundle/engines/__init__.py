@@ -1,14 +1,16 @@
 """What turns the bundle's YAML into running workflows: paths, handlers, checkpoints, scores."""
 
-from segbundle.engines.caching import CachedCases
+from segbundle.engines.averaging import WeightAverage, averaged_network
+from segbundle.engines.caching import CachedCases, PreparedCases
 from segbundle.engines.checkpoints import Checkpoints, ensemble_members, load_weights, warn_about_training_cases
 from segbundle.engines.evaluator import SegmentationEvaluator
+from segbundle.engines.loading import patch_loader
 from segbundle.engines.progress import ProgressBar
 from segbundle.engines.records import ScanRecords
 from segbundle.engines.scanning import ScanDataset, ScanEvaluator, read_ahead, report_failures
 from segbundle.engines.scoring import MeanDice, ScoreReport
 from segbundle.engines.trainer import SegmentationTrainer
-from segbundle.engines.training import FinalValidation, SeedEpochs, TrainingLog
+from segbundle.engines.training import FinalValidation, SeedEpochs, StopAtNaN, TrainingLog
 from segbundle.engines.workflow import (
     check_network,
     in_bundle,
@@ -27,6 +29,7 @@ __all__ = [
     "Checkpoints",
     "FinalValidation",
     "MeanDice",
+    "PreparedCases",
     "ProgressBar",
     "ScanDataset",
     "ScanEvaluator",
@@ -35,12 +38,16 @@ __all__ = [
     "SeedEpochs",
     "SegmentationEvaluator",
     "SegmentationTrainer",
+    "StopAtNaN",
     "TrainingLog",
+    "WeightAverage",
+    "averaged_network",
     "check_network",
     "ensemble_members",
     "in_bundle",
     "load_weights",
     "locate_bundle",
+    "patch_loader",
     "pick_device",
     "pick_num_workers",
     "place_network",

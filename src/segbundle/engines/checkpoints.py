@@ -15,6 +15,7 @@ from monai.engines import Evaluator, Trainer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from segbundle.engines.averaging import WeightAverage
 from segbundle.engines.scoring import MeanDice
 from segbundle.errors import CheckpointError, OutputError
 from segbundle.files import write_json, written_whole
@@ -173,6 +174,7 @@ class Checkpoints:
     Args:
         output_dir: where the files go.
         network, optimizer, lr_scheduler: what is trained.
+        average: of the weights, which is what is validated and kept as the best model.
         evaluator: the validation engine, with `metric` as its key metric.
         metric: holds the scores of the last validation.
         task: what must not change when a run goes on, such as classes and fold.
@@ -185,6 +187,7 @@ class Checkpoints:
         network: torch.nn.Module,
         optimizer: Optimizer,
         lr_scheduler: LRScheduler,
+        average: WeightAverage,
         evaluator: Evaluator,
         metric: MeanDice,
         task: dict[str, Any],
@@ -194,6 +197,7 @@ class Checkpoints:
         self.network = network
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
+        self.average = average
         self.evaluator = evaluator
         self.metric = metric
         self.task = task
@@ -228,6 +232,7 @@ class Checkpoints:
                     "resume with what it began with, or start a new run in another --output_dir."
                 )
         load_weights(self.network, self.last)
+        self.average.network.load_state_dict(state["average"])
         self._restore_optimizer(state)
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
         self.evaluator.state.best_metric = state["best_metric"]
@@ -259,13 +264,14 @@ class Checkpoints:
 
     def _save(self, engine: Engine) -> None:
         if self.evaluator.state.best_metric_epoch == engine.state.epoch:
-            _save_whole(self.output_dir / "model.pt", self.network.state_dict())
+            _save_whole(self.output_dir / "model.pt", self.average.network.state_dict())
             write_scores(self.output_dir, self.metric.cases, self.metric.class_names)
         _save_whole(self.last, self._state(engine))
 
     def _state(self, engine: Engine) -> dict[str, Any]:
         return {
             "network": self.network.state_dict(),
+            "average": self.average.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "lr_scheduler": self.lr_scheduler.state_dict(),
             "epoch": engine.state.epoch,

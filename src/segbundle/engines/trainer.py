@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 import torch
 from monai.engines import SupervisedTrainer
+from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 
 from segbundle.classes import IGNORE_INDEX
+from segbundle.engines.averaging import WeightAverage
 from segbundle.errors import ConfigError, TrainingError
 
 
@@ -22,6 +25,9 @@ class SegmentationTrainer(SupervisedTrainer):
 
     Args:
         loss_function: ours, or any loss of PyTorch or MONAI as long as everything was annotated.
+        max_gradient_norm: gradients are scaled down if the norm of all together is larger; None for never. What it was
+            before is `state.gradient_norm`.
+        average: follows the weights.
         others: as in `monai.engines.SupervisedTrainer`.
 
     Raises:
@@ -30,8 +36,18 @@ class SegmentationTrainer(SupervisedTrainer):
         TrainingError: the loss refuses a batch with a ValueError; the message names the batch's cases.
     """
 
-    def __init__(self, loss_function: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        loss_function: Any,
+        max_gradient_norm: float | None = None,
+        average: WeightAverage | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(loss_function=self._batch_loss, **kwargs)
+        self.max_gradient_norm = math.inf if max_gradient_norm is None else max_gradient_norm
+        self.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._clip_gradient)
+        if average is not None:
+            average.attach(self)
         self.plain_loss = loss_function
         self._knows_annotated = (
             "annotated" in inspect.signature(getattr(loss_function, "forward", loss_function)).parameters
@@ -53,6 +69,10 @@ class SegmentationTrainer(SupervisedTrainer):
         except ValueError as error:
             cases = ", ".join(batch.get("case", ()))
             raise TrainingError(f"loss {type(self.plain_loss).__name__}, cases {cases}: {error}") from error
+
+    def _clip_gradient(self) -> None:
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_gradient_norm)
+        self.state.gradient_norm = norm
 
     def _refuse_what_is_missing(self, batchdata: dict[str, Any]) -> None:
         annotated, loss = batchdata.get("annotated"), type(self.plain_loss).__name__

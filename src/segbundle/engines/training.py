@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator, Trainer
-from monai.transforms import Randomizable
+from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 from torch.optim import Optimizer
 from tqdm import tqdm
 
 from segbundle.engines.scoring import MeanDice
+from segbundle.errors import TrainingError
+from segbundle.patches import PatchLoader
 
 _logger = logging.getLogger(__name__)
 
@@ -28,24 +31,73 @@ class SeedEpochs:
 
     Args:
         seed: the run's seed, or None to leave randomness alone.
-        transform: the training's random transforms, for loaders without worker processes; workers are seeded by
-            their loader from PyTorch's generator.
+        loader: of the training's batches: ours, which only needs to know the epoch, or PyTorch's, whose random
+            transforms are seeded (worker processes are seeded by their loader from PyTorch's generator).
     """
 
-    def __init__(self, seed: int | None, transform: Randomizable) -> None:
+    def __init__(self, seed: int | None, loader: Any) -> None:
         self.seed = seed
-        self.transform = transform
+        self.loader = loader
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
-        if self.seed is not None:
-            engine.add_event_handler(Events.EPOCH_STARTED, self._seed)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._seed)
 
     def _seed(self, engine: Engine) -> None:
-        assert self.seed is not None
+        if isinstance(self.loader, PatchLoader):
+            self.loader.set_epoch(engine.state.epoch)
+        if self.seed is None:
+            return
         for_torch, for_transform = np.random.SeedSequence([self.seed, engine.state.epoch]).generate_state(2)
         torch.manual_seed(int(for_torch))
-        self.transform.set_random_state(seed=int(for_transform))
+        if not isinstance(self.loader, PatchLoader):
+            self.loader.dataset.transform.set_random_state(seed=int(for_transform))
+
+
+class StopAtNaN:
+    """Ends a training whose loss is not a finite number any more, before weights of that epoch are saved.
+
+    On a GPU, a loss is looked at when the next one has been computed, so that nothing has to wait.
+
+    Raises:
+        TrainingError: in training; names the cases of the batch.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[torch.Tensor, Any, Any] | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer."""
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._remember)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._check)
+
+    def _remember(self, engine: Engine) -> None:
+        output: Any = engine.state.output
+        batch: Any = engine.state.batch
+        loss = output[CommonKeys.LOSS].detach()
+        if loss.is_cuda:
+            self._check()
+        copied = None
+        if loss.is_cuda:
+            host = torch.empty((), dtype=loss.dtype, pin_memory=True)
+            loss = host.copy_(loss, non_blocking=True)
+            copied = torch.cuda.Event()
+            copied.record()
+        self._last = loss, copied, (batch.get("case", ()), engine.state.iteration)
+        if copied is None:
+            self._check()
+
+    def _check(self) -> None:
+        if self._last is None:
+            return
+        (loss, copied, (cases, step)), self._last = self._last, None
+        if copied is not None:
+            copied.synchronize()
+        if not math.isfinite(float(loss)):
+            raise TrainingError(
+                f"the loss is {float(loss)} in step {step}, cases {', '.join(cases)}; last.pt holds the epoch before. "
+                "Look at these cases with `segbundle check`, or lower optimizer#lr and go on with --resume true."
+            )
 
 
 class FinalValidation:
@@ -70,7 +122,7 @@ class FinalValidation:
 
 
 class TrainingLog:
-    """One log line per validation, and TensorBoard: loss and learning rate per epoch, Dice per class.
+    """One log line per validation, and TensorBoard: loss, learning rate and gradient norm per epoch, Dice per class.
 
     Args:
         output_dir: TensorBoard's files go to `<output_dir>/tensorboard`.
@@ -86,6 +138,7 @@ class TrainingLog:
         self.metric = metric
         self._writer: Any = None
         self._losses: list[torch.Tensor] = []
+        self._norms: list[torch.Tensor] = []
         self._started = 0.0
         self._rate = 0.0
 
@@ -110,15 +163,17 @@ class TrainingLog:
         self._rate = self.optimizer.param_groups[0]["lr"]  # the schedule changes it before the epoch is logged
 
     def _remember_loss(self, engine: Engine) -> None:
-        output: Any = engine.state.output
-        self._losses.append(output[CommonKeys.LOSS].detach())  # stays on the device: no waiting
+        state: Any = engine.state
+        self._losses.append(state.output[CommonKeys.LOSS].detach())  # stays on the device: no waiting
+        self._norms.append(state.gradient_norm)
 
     def _log(self, engine: Engine) -> None:
         epoch = engine.state.epoch
         loss = float(torch.stack(self._losses).mean())
-        self._losses = []
         self._writer.add_scalar("train/loss", loss, epoch)
         self._writer.add_scalar("train/learning_rate", self._rate, epoch)
+        self._writer.add_scalar("train/gradient_norm", float(torch.stack(self._norms).mean()), epoch)
+        self._losses, self._norms = [], []
         if self.evaluator.state.epoch == epoch:
             self._log_validation(engine, loss)
 

@@ -1,6 +1,7 @@
 """Passing patches and whole scans through a network. Knows nothing of files."""
 
 from segbundle.inferers.backends import Backend, prepare
+from segbundle.inferers.layers import with_channels_last_norms
 from segbundle.inferers.optimising import optimised
 from segbundle.inferers.patches import PatchInferer
 from segbundle.inferers.precision import Precision, autocast
@@ -16,4 +17,5 @@ __all__ = [
     "autocast",
     "optimised",
     "prepare",
+    "with_channels_last_norms",
 ]

@@ -50,7 +50,7 @@ def optimised(network: torch.nn.Module, shape: Sequence[int], dtype: torch.dtype
     if network.training:
         return network
     try:
-        traced = torch.fx.symbolic_trace(network)
+        traced = torch.fx.GraphModule(network, _Tracer().trace(network))
     except Exception:  # whatever a forward pass does that cannot be done with symbols
         return network
     _rewrite(traced, _fuses(dtype))
@@ -60,6 +60,13 @@ def optimised(network: torch.nn.Module, shape: Sequence[int], dtype: torch.dtype
         if isinstance(module, FusedLayer) and dtype is not None:
             module.compute_in(dtype)
     return traced
+
+
+class _Tracer(torch.fx.Tracer):
+    """Looks into modules, but not into ours."""
+
+    def is_leaf_module(self, m: torch.nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, ChannelsLastInstanceNorm) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _fuses(dtype: torch.dtype | None) -> bool:
@@ -151,7 +158,7 @@ def _replace(traced: torch.fx.GraphModule, name: str) -> None:
     if type(module) is torch.nn.ConvTranspose3d and _is_doubling(module):
         traced.set_submodule(name, DoublingConvolution(module))
     elif type(module) is torch.nn.InstanceNorm3d and not module.track_running_stats and _on_cpu(module):
-        traced.set_submodule(name, ChannelsLastInstanceNorm(module))
+        traced.set_submodule(name, ChannelsLastInstanceNorm.of(module))
 
 
 def _on_cpu(module: torch.nn.Module) -> bool:

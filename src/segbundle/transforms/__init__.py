@@ -3,12 +3,14 @@
 from segbundle.transforms.augmentation import training_transforms
 from segbundle.transforms.loading import LoadScand
 from segbundle.transforms.postprocessing import LargestComponentd, RestoreLabelsd, SaveLabelsd, postprocessing
+from segbundle.transforms.preparing import PrepareCase
 from segbundle.transforms.preprocessing import preprocessing
 from segbundle.transforms.restoring import restore_labels
 
 __all__ = [
     "LargestComponentd",
     "LoadScand",
+    "PrepareCase",
     "RestoreLabelsd",
     "SaveLabelsd",
     "postprocessing",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monai.transforms import (
@@ -26,15 +26,12 @@ from monai.transforms import (
     RandScaleIntensityFixedMeand,
     RandSimulateLowResolutiond,
     SelectItemsd,
-    SpatialPad,
     Transform,
 )
 from monai.utils import CommonKeys
 
-from segbundle.classes import IGNORE_INDEX
 from segbundle.errors import ConfigError, suggestion
-from segbundle.transforms.loading import LoadScand
-from segbundle.transforms.preprocessing import grid_transforms, intensity_transform
+from segbundle.transforms.preparing import prepared_steps
 
 _KEYS = (CommonKeys.IMAGE, CommonKeys.LABEL)
 _MODES = ("bilinear", "nearest")
@@ -66,10 +63,7 @@ def training_transforms(
         (1, *patch_size) and `annotated` bool (num_classes,), plain tensors.
     """
     fixed: list[Transform] = [
-        LoadScand(class_names, num_channels, label=True),
-        *grid_transforms(_KEYS, spacing, axcodes),
-        intensity_transform(intensity),
-        PadToPatchd(patch_size),
+        *prepared_steps(class_names, patch_size, intensity, spacing, axcodes, num_channels),
         ClassesToIndicesd(
             keys=CommonKeys.LABEL,
             num_classes=len(class_names),
@@ -87,25 +81,6 @@ def training_transforms(
         EnsureTyped(keys=(*_KEYS, "annotated"), track_meta=False),
     ]
     return Compose([*fixed, *random, *final])
-
-
-class PadToPatchd(Transform):
-    """Pad `image` and `label` (C, X, Y, Z) to at least the size of a patch, equally on both sides.
-
-    The image is padded with 0; the label map with background, or, if it has unknown voxels, with more of them: where
-    not everything is known, nothing is known outside.
-    """
-
-    def __init__(self, patch_size: Sequence[int]) -> None:
-        self.pad = SpatialPad(patch_size)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        padded = dict(data)
-        label = padded[CommonKeys.LABEL]
-        outside = IGNORE_INDEX if bool((label == IGNORE_INDEX).any()) else 0
-        padded[CommonKeys.IMAGE] = self.pad(padded[CommonKeys.IMAGE])
-        padded[CommonKeys.LABEL] = self.pad(label, value=outside)
-        return padded
 
 
 def balanced_patches(class_names: Sequence[str], patch_size: Sequence[int]) -> Transform:

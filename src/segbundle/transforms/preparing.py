@@ -1,0 +1,113 @@
+"""A training case as it is before anything random happens to it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import Compose, SpatialPad, Transform
+from monai.utils import CommonKeys
+
+from segbundle.classes import IGNORE_INDEX
+from segbundle.transforms.loading import LoadScand
+from segbundle.transforms.preprocessing import grid_transforms, intensity_transform
+
+_MAX_INDICES_PER_CLASS = 20_000
+"""Places remembered per case and class: plenty to sample from, and 117 classes still fit in memory."""
+
+
+class PrepareCase(Transform):
+    """From a case's files to tensors on the network's grid, ready for patches to be cut out of them.
+
+    Args:
+        class_names: the task's classes, the background first.
+        patch_size: (X, Y, Z); smaller cases are padded to it.
+        intensity, spacing, axcodes, num_channels: as in `segbundle.transforms.preprocessing`; the label map goes onto
+            the network's grid as well.
+
+    Calling it with a datalist entry gives a dict: `image` float16 (C, X, Y, Z), `label` uint8 (1, X, Y, Z), `indices`
+    (per class up to 20,000 places of it in the flattened label map, int32), `annotated` bool (num_classes,),
+    `spacing` (mm, of the grid) and `case`.
+    """
+
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        patch_size: Sequence[int],
+        intensity: Mapping[str, Any],
+        spacing: Sequence[float] | None = None,
+        axcodes: str = "RAS",
+        num_channels: int | None = None,
+    ) -> None:
+        self.settings: dict[str, Any] = {
+            "class_names": list(class_names),
+            "patch_size": list(patch_size),
+            "intensity": dict(intensity),
+            "spacing": None if spacing is None else list(spacing),
+            "axcodes": axcodes,
+            "num_channels": num_channels,
+        }
+        self._prepare = Compose(prepared_steps(class_names, patch_size, intensity, spacing, axcodes, num_channels))
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[str, Any]:
+        prepared: Any = self._prepare(dict(data))
+        image, label = prepared[CommonKeys.IMAGE], prepared[CommonKeys.LABEL].as_tensor().to(torch.uint8)
+        return {
+            "image": image.as_tensor().half().contiguous(),  # plain strings, which files of tensors may hold
+            "label": label.contiguous(),
+            "indices": class_indices(label, len(self.settings["class_names"])),
+            "annotated": prepared["annotated"],
+            "spacing": [float(size) for size in torch.linalg.vector_norm(image.affine[:3, :3], dim=0)],
+            "case": prepared["case"],
+        }
+
+
+def prepared_steps(
+    class_names: Sequence[str],
+    patch_size: Sequence[int],
+    intensity: Mapping[str, Any],
+    spacing: Sequence[float] | None,
+    axcodes: str,
+    num_channels: int | None,
+) -> list[Transform]:
+    """What a training does with every case once; see `PrepareCase`."""
+    return [
+        LoadScand(class_names, num_channels, label=True),
+        *grid_transforms((CommonKeys.IMAGE, CommonKeys.LABEL), spacing, axcodes),
+        intensity_transform(intensity),
+        PadToPatchd(patch_size),
+    ]
+
+
+def class_indices(label: torch.Tensor, num_classes: int) -> list[torch.Tensor]:
+    """Per class, where it lies in a flattened label map: int32, evenly chosen from all places if they are many."""
+    flat = label.numpy().ravel()
+    counts = np.bincount(flat, minlength=num_classes)
+    found = []
+    for index in range(num_classes):
+        places = np.flatnonzero(flat == index) if counts[index] else np.zeros(0, int)
+        if len(places) > _MAX_INDICES_PER_CLASS:
+            places = places[np.linspace(0, len(places) - 1, _MAX_INDICES_PER_CLASS).astype(int)]
+        found.append(torch.from_numpy(places.astype(np.int32)))
+    return found
+
+
+class PadToPatchd(Transform):
+    """Pad `image` and `label` (C, X, Y, Z) to at least the size of a patch, equally on both sides.
+
+    The image is padded with 0; the label map with background, or, if it has unknown voxels, with more of them: where
+    not everything is known, nothing is known outside.
+    """
+
+    def __init__(self, patch_size: Sequence[int]) -> None:
+        self.pad = SpatialPad(patch_size)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        padded = dict(data)
+        label = padded[CommonKeys.LABEL]
+        outside = IGNORE_INDEX if bool((label == IGNORE_INDEX).any()) else 0
+        padded[CommonKeys.IMAGE] = self.pad(padded[CommonKeys.IMAGE])
+        padded[CommonKeys.LABEL] = self.pad(label, value=outside)
+        return padded

@@ -1,0 +1,144 @@
+"""Prepared cases: in memory, spilled, or in a folder that further runs read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from segbundle.data import labelled_data
+from segbundle.engines import CachedCases, PreparedCases, caching
+from segbundle.errors import DataError, OutputError, root_error
+from segbundle.transforms import PrepareCase
+from tiny import TINY_CLASSES
+
+
+class Counting(PrepareCase):
+    """Counts how many cases it prepared."""
+
+    def __init__(self, **kwargs):
+        super().__init__(TINY_CLASSES, (8, 8, 8), **{"intensity": {"method": "zscore"}, **kwargs})
+        self.calls = 0
+
+    def __call__(self, data):
+        self.calls += 1
+        return super().__call__(data)
+
+
+def data_of(dataset_dir):
+    return labelled_data(dataset_dir, TINY_CLASSES)
+
+
+def assert_same_cases(one, two):
+    assert len(one) == len(two)
+    for first, second in ((one[index], two[index]) for index in range(len(one))):
+        assert first.keys() == second.keys()
+        assert (first["case"], first["spacing"]) == (second["case"], second["spacing"])
+        for key in ("image", "label", "annotated"):
+            assert torch.equal(first[key], second[key]) and first[key].dtype == second[key].dtype
+        for places, others in zip(first["indices"], second["indices"], strict=True):
+            assert torch.equal(places, others)
+
+
+def test_a_prepared_case(tiny_dataset):
+    case = Counting(spacing=(2, 1, 1))(data_of(tiny_dataset)[0])
+    assert case["image"].shape == case["label"].shape == (1, 10, 18, 16)
+    assert (case["image"].dtype, case["label"].dtype) == (torch.float16, torch.uint8)
+    assert case["spacing"] == [2, 1, 1] and case["case"] == "case_00"
+    flat = case["label"].flatten()
+    for value, places in enumerate(case["indices"]):
+        assert torch.equal(places, torch.nonzero(flat == value).flatten().int())
+
+
+def test_files_and_memory_hold_the_same(tiny_dataset, tmp_path):
+    data, transform = data_of(tiny_dataset), Counting()
+    assert_same_cases(PreparedCases(data, transform), PreparedCases(data, transform, tmp_path / "cache"))
+
+
+def test_a_second_run_prepares_nothing(tiny_dataset, tmp_path):
+    data = data_of(tiny_dataset)
+    first, again = Counting(), Counting()
+    PreparedCases(data[:4], first, tmp_path)
+    PreparedCases(data, again, tmp_path)
+    assert (first.calls, again.calls) == (4, len(data) - 4)
+
+
+@pytest.mark.parametrize(
+    "change", [{"spacing": (2, 2, 2)}, {"axcodes": "LPS"}, {"intensity": {"method": "window", "lower": 0, "upper": 9}}]
+)
+def test_other_settings_never_read_a_stale_file(change, tiny_dataset, tmp_path):
+    data, changed = data_of(tiny_dataset), Counting(**change)
+    PreparedCases(data, Counting(), tmp_path)
+    cached = PreparedCases(data, changed, tmp_path)
+    assert changed.calls == len(data)
+    assert_same_cases(cached, PreparedCases(data, Counting(**change)))
+
+
+def test_a_file_whose_content_changed_is_prepared_again_even_with_its_old_date(tiny_dataset, tmp_path):
+    data = data_of(tiny_dataset)
+    PreparedCases(data, Counting(), tmp_path)
+    path, other = (Path(entry["label"]) for entry in data[:2])
+    before = path.stat()
+    path.write_bytes(other.read_bytes())
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    again = Counting()
+    cached = PreparedCases(data, again, tmp_path)
+    assert again.calls == 1
+    assert_same_cases(cached, PreparedCases(data, Counting()))
+
+
+def test_what_was_annotated_belongs_to_the_key(tiny_dataset, tmp_path):
+    data = data_of(tiny_dataset)[:1]
+    PreparedCases(data, Counting(), tmp_path)
+    (label,) = [data[0]["label"]]
+    partly = [{**data[0], "annotated": [True, True, True], "ignore_label": 2, "label": label}]
+    again = Counting()
+    case = PreparedCases(partly, again, tmp_path)[0]
+    assert again.calls == 1 and 255 in case["label"]
+
+
+@pytest.mark.parametrize("kept", [0, 20, 2000])
+def test_a_damaged_file_is_made_anew(kept, tiny_dataset, tmp_path, caplog):
+    data = data_of(tiny_dataset)[:1]
+    PreparedCases(data, Counting(), tmp_path)
+    (file,) = tmp_path.glob("*.pt")
+    file.write_bytes(file.read_bytes()[:kept])
+    again = Counting()
+    assert_same_cases(PreparedCases(data, again, tmp_path), PreparedCases(data, Counting()))
+    assert again.calls == 1 and str(file) in caplog.text
+
+
+def test_what_does_not_fit_into_memory_is_written(tiny_dataset, tmp_path, monkeypatch):
+    data = data_of(tiny_dataset)
+    size = caching._size(Counting()(data[0]))
+    monkeypatch.setattr(caching, "free_memory", lambda device: 2 * 3.5 * size)
+    cases = PreparedCases(data, Counting(), output_dir=tmp_path)
+    assert len(list((tmp_path / "cache").glob("*.pt"))) == len(data) - 3
+    assert_same_cases(cases, PreparedCases(data, Counting(), tmp_path / "elsewhere"))
+
+
+def test_a_bad_case_is_named(tiny_dataset, tmp_path):
+    data = data_of(tiny_dataset)
+    Path(data[2]["image"]).write_bytes(b"nothing")
+    for cache_dir in (None, tmp_path):
+        with pytest.raises(RuntimeError) as error:
+            PreparedCases(data, Counting(), cache_dir)
+        assert isinstance(root_error(error.value), DataError) and "case_02" in str(root_error(error.value))
+
+
+def test_a_folder_that_cannot_be_written_is_named(tiny_dataset, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=str(tmp_path / "file")):
+        PreparedCases(data_of(tiny_dataset), Counting(), tmp_path / "file" / "cache")
+
+
+def test_monais_cache_stops_where_memory_does(tiny_dataset, monkeypatch):
+    data, transform = data_of(tiny_dataset), Counting()
+    size = caching._size(transform(data[0]))
+    monkeypatch.setattr(caching, "free_memory", lambda device: 2 * 3.5 * size)
+    transform.calls = 0
+    cases = CachedCases(data, transform, num_workers=1)
+    assert cases.cache_num == len(cases._cache) == 4
+    assert_same_cases(cases, PreparedCases(data, Counting()))

@@ -85,6 +85,44 @@ def evaluate(
 
 
 @app.command(context_settings=_PASS_ON)
+def cross_validate(
+    dataset_dir: Annotated[Path, typer.Option("--dataset_dir", help="Dataset with label maps.")],
+    output_dir: Annotated[Path, typer.Option("--output_dir", help="Where the folds and the scores of all cases go.")],
+    config: Config = None,
+    bundle: Bundle = None,
+    device: Device = None,
+    overrides: Overrides = None,
+) -> None:
+    """Train a model per fold and score every case by the one that has not seen it; go on where it was stopped.
+
+    The models are an ensemble afterwards: segbundle predict SCANS --ckpt_path runs/phantom_cv --output_dir ...
+
+    Example: segbundle cross-validate --config configs/phantom.yaml --dataset_dir data_samples
+    --output_dir runs/phantom_cv
+    """
+    from segbundle.engines import cross_validation
+
+    given = {"dataset_dir": dataset_dir, "device": device}
+    words = list(overrides or [])
+    with _plain_errors():
+        task = _read_yaml((bundle or default_bundle()) / "configs" / "train.yaml")
+        for path in config or []:
+            task |= _read_yaml(path)
+        own = split_overrides(words)[1]
+        for key in ("fold", "resume", "ckpt_path"):
+            if key in own:
+                raise ConfigError(f"{key}: every fold has its own in a cross-validation; leave it out.")
+        task |= own
+        cross_validation.cross_validate(
+            output_dir,
+            int(task["num_folds"]),
+            [str(name) for name in task["class_names"]],
+            lambda name, keys: _run_workflow(name, bundle, config, {**given, **keys}, words=words),
+            own_cache=task["cache_dir"] is None,
+        )
+
+
+@app.command(context_settings=_PASS_ON)
 def predict(
     output_dir: Annotated[Path, typer.Option("--output_dir", help="Where <scan>_seg.nii.gz and predictions.json go.")],
     ckpt_path: Checkpoint = None,

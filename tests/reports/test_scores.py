@@ -4,8 +4,9 @@ import json
 import pytest
 import torch
 
+from segbundle.errors import OutputError
 from segbundle.metrics import score_case
-from segbundle.reports import CaseScores, print_summary, summarize, write_scores
+from segbundle.reports import CaseScores, print_summary, read_scores, summarize, write_scores
 
 NAMES = ["background", "liver", "lesion"]
 
@@ -81,3 +82,21 @@ def test_table_has_a_row_per_class(cases, capsys):
     assert max(map(len, lines)) <= 80
     liver = next(line for line in lines if "liver" in line)
     assert liver.split()[1] == "0.9167"
+
+
+def test_what_was_written_is_read(cases, tmp_path):
+    summary = write_scores(tmp_path / "one", cases, NAMES)
+    read = read_scores(tmp_path / "one", NAMES)
+    again = write_scores(tmp_path / "two", read, NAMES)
+    assert (tmp_path / "one" / "metrics.csv").read_text() == (tmp_path / "two" / "metrics.csv").read_text()
+    for name, row in summary["classes"].items():
+        assert again["classes"][name]["dice_mean"] == pytest.approx(row["dice_mean"], abs=1e-6)
+    assert again["mean_dice_present"] == pytest.approx(summary["mean_dice_present"], abs=1e-6)
+
+
+def test_scores_of_other_classes_and_none_at_all_are_refused(cases, tmp_path):
+    write_scores(tmp_path, cases, NAMES)
+    with pytest.raises(OutputError, match="'liver' where 'spleen'"):
+        read_scores(tmp_path, ["background", "spleen", "lesion"])
+    with pytest.raises(OutputError, match="no such file"):
+        read_scores(tmp_path / "nothing", NAMES)

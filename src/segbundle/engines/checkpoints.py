@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from segbundle.engines.averaging import WeightAverage
+from segbundle.engines.cross_validation import models_of_folds
 from segbundle.engines.scoring import MeanDice
 from segbundle.errors import CheckpointError, OutputError
 from segbundle.files import write_json, written_whole
@@ -35,7 +36,8 @@ def ensemble_members(ckpt_path: str | Path | Sequence[str | Path] | None) -> lis
 def _checkpoint_paths(ckpt_path: str | Path | Sequence[str | Path] | None) -> list[Path]:
     if ckpt_path is None:
         return []
-    return [Path(ckpt_path)] if isinstance(ckpt_path, (str, Path)) else [Path(path) for path in ckpt_path]
+    given = [ckpt_path] if isinstance(ckpt_path, (str, Path)) else ckpt_path
+    return [path for one in given for path in models_of_folds(Path(one)) or [Path(one)]]
 
 
 def load_weights(
@@ -48,7 +50,8 @@ def load_weights(
     Args:
         network: on any device.
         ckpt_path: a plain state dict (`model.pt`), a dict that holds one under `model`, `network` or `state_dict`,
-            or None to keep the network's weights as they are; a list of plain state dicts for an ensemble.
+            or None to keep the network's weights as they are; for an ensemble, a list of plain state dicts, or the
+            folder of a cross-validation.
         class_names: the task's classes; compared with those that the checkpoint was trained for, as far as
             `task.json` beside it, or the metadata of the bundle it lies in, tell.
 

@@ -33,8 +33,8 @@ class ClassScore:
 
     status: Status
     dice: float
-    voxels_ref: int
-    voxels_pred: int
+    voxels_ref: float
+    voxels_pred: float
 
 
 def overlap_counts(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from segbundle.errors import OutputError
 from segbundle.files import write_json, written_whole
 from segbundle.metrics import ClassScore, Status
 
@@ -105,6 +107,29 @@ def write_scores(output_dir: str | Path, cases: Sequence[CaseScores], class_name
     summary = summarize(cases, class_names)
     write_json(output_dir / "summary.json", summary)
     return summary
+
+
+def read_scores(output_dir: str | Path, class_names: Sequence[str]) -> list[CaseScores]:
+    """The scores that `write_scores` has written into a folder's `metrics.csv`, as far as it holds them.
+
+    Volumes are in ml there, and so are these: a voxel counts as 1 ml. Nothing is known of the background.
+
+    Raises:
+        OutputError: no such file, or one of other classes.
+    """
+    path = Path(output_dir) / "metrics.csv"
+    if not path.is_file():
+        raise OutputError(f"{path}: no such file; the evaluation that writes it has not ended.")
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    by_case: dict[str, list[ClassScore]] = {}
+    for row, name in zip(rows, itertools.cycle(class_names[1:])):  # as often as there are cases
+        if row["class"] != name:
+            raise OutputError(f"{path}: holds scores of class {row['class']!r} where {name!r} was expected.")
+        scores = by_case.setdefault(row["case"], [ClassScore(Status.UNANNOTATED, math.nan, 0, 0)])
+        ref, pred = (float(row[f"volume_{which}_ml"] or 0) for which in ("ref", "pred"))
+        scores.append(ClassScore(Status(row["status"]), float(row["dice"] or math.nan), ref, pred))
+    return [CaseScores(case, scores, voxel_ml=1.0) for case, scores in by_case.items()]
 
 
 def print_summary(summary: dict[str, Any], title: str) -> None:

@@ -1,0 +1,216 @@
+"""Patches per second in training: MONAI's Model Zoo recipe and ours, same network, patch and batch.
+
+    python benchmarks/training.py /path/to/Task04_Hippocampus
+
+Every way runs in a process of its own and trains the bundle's default network for some epochs, of which the first is not
+counted. `zoo` is the recipe of the Model Zoo's bundles: cached cases, patches cut and augmented one by one in worker
+processes (RandCropByPosNegLabeld, flips, quarter turns, intensity shifts), MONAI's DiceCELoss and Adam in the Zoo's
+format for this device (float32 on CPUs, amp on GPUs). `zoo, all` has the families of augmentation that `segbundle` has,
+by MONAI's transforms. `segbundle` is what `segbundle train` runs. `batch` is how long making a batch takes by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+WAYS = ("zoo", "zoo, all", "segbundle")
+CLASSES = ["background", "anterior", "posterior"]
+PATCH = (40, 56, 40)
+
+
+def zoo_batches(dataset_dir: Path, batch_size: int, everything: bool, workers: int) -> Any:
+    """The loader of a Model Zoo bundle."""
+    import math
+
+    import monai.transforms as mt
+    from monai.data import CacheDataset, DataLoader
+
+    from segbundle.data import labelled_data
+
+    keys, modes = ("image", "label"), ("bilinear", "nearest")
+    fixed = [
+        mt.LoadImaged(keys),
+        mt.EnsureChannelFirstd(keys),
+        mt.Orientationd(keys, axcodes="RAS"),
+        mt.Spacingd(keys, pixdim=(1.0, 1.0, 1.0), mode=modes),
+        mt.NormalizeIntensityd("image", channel_wise=True),
+        mt.SpatialPadd(keys, PATCH),
+    ]
+    crop = mt.RandCropByPosNegLabeld(keys, label_key="label", spatial_size=PATCH, num_samples=1, pos=1, neg=1)
+    few = [
+        *(mt.RandFlipd(keys, prob=0.1, spatial_axis=axis) for axis in range(3)),
+        mt.RandRotate90d(keys, prob=0.1, max_k=3, spatial_axes=(0, 2)),
+        mt.RandShiftIntensityd("image", offsets=0.1, prob=0.5),
+    ]
+    turn, blur = math.radians(20), (0.5, 1.0)
+    many = [
+        mt.RandAffined(
+            keys, prob=0.36, rotate_range=[turn] * 3, scale_range=[(-0.2, 0.25)] * 3, mode=modes, padding_mode="border"
+        ),
+        mt.RandFlipd(keys, prob=0.5, spatial_axis=0),
+        mt.RandGaussianNoised("image", prob=0.1, std=0.1),
+        mt.RandGaussianSmoothd("image", prob=0.1, sigma_x=blur, sigma_y=blur, sigma_z=blur),
+        mt.RandScaleIntensityd("image", prob=0.15, factors=0.25),
+        mt.RandScaleIntensityFixedMeand("image", prob=0.15, factors=0.25, preserve_range=True),
+        mt.RandSimulateLowResolutiond("image", prob=0.125, zoom_range=(0.5, 1.0)),
+        mt.RandAdjustContrastd("image", prob=0.1, gamma=(0.7, 1.5), invert_image=True, retain_stats=True),
+        mt.RandAdjustContrastd("image", prob=0.3, gamma=(0.7, 1.5), retain_stats=True),
+    ]
+    data = [
+        {key: entry[key] for key in keys}
+        for entry in labelled_data(dataset_dir, CLASSES, section="training", fold=0, num_folds=5, split_seed=0)
+    ]
+    transform = mt.Compose([*fixed, crop, *(many if everything else few)])
+    dataset = CacheDataset(data, transform, progress=False)
+    return DataLoader(dataset, batch_size=batch_size, shuffle=True, num_workers=workers)
+
+
+def network_of() -> Any:
+    """The bundle's default network."""
+    from monai.networks.nets import DynUNet
+
+    return DynUNet(3, 1, 3, (3,) * 4, (1, 2, 2, 2), (2,) * 3, filters=(16, 32, 64, 128), norm_name="INSTANCE")
+
+
+def run_zoo(arguments: argparse.Namespace, everything: bool) -> Any:
+    """MONAI's trainer, loader, and the network as it is."""
+    import torch
+    from monai.engines import SupervisedTrainer
+    from monai.losses import DiceCELoss
+
+    loader = zoo_batches(arguments.dataset, arguments.batch_size, everything, arguments.workers)
+    network = network_of().to(arguments.device)
+    return loader, SupervisedTrainer(
+        device=torch.device(arguments.device),
+        max_epochs=arguments.epochs,
+        train_data_loader=loader,
+        network=network,
+        optimizer=torch.optim.Adam(network.parameters(), 1e-4),
+        loss_function=DiceCELoss(include_background=False, to_onehot_y=True, softmax=True),
+        amp=arguments.device.startswith("cuda"),
+        decollate=False,
+    )
+
+
+def run_segbundle(arguments: argparse.Namespace) -> Any:
+    """Our trainer and loader."""
+    import torch
+
+    from segbundle.data import labelled_data
+    from segbundle.engines import PreparedCases, SegmentationTrainer, WeightAverage, patch_loader, place_network
+    from segbundle.inferers import PatchInferer
+    from segbundle.losses import DiceCELoss
+    from segbundle.transforms import PrepareCase
+
+    data = labelled_data(arguments.dataset, CLASSES, section="training", fold=0, num_folds=5, split_seed=0)
+    cases = PreparedCases(data, PrepareCase(CLASSES, PATCH, {"method": "zscore"}, (1.0, 1.0, 1.0)))
+    loader = patch_loader(cases, PATCH, arguments.batch_size, device=arguments.device)
+    network = place_network(network_of(), arguments.device)
+    return loader, SegmentationTrainer(
+        device=torch.device(arguments.device),
+        max_epochs=arguments.epochs,
+        train_data_loader=loader,
+        network=network,
+        optimizer=torch.optim.AdamW(network.parameters(), 2e-3),
+        loss_function=DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, ignore_index=255),
+        inferer=PatchInferer(),
+        max_gradient_norm=12.0,
+        average=WeightAverage(network),
+        decollate=False,
+    )
+
+
+def child(arguments: argparse.Namespace) -> None:
+    """Train one way and print its figures as JSON."""
+    import torch
+    from ignite.engine import Events
+
+    torch.manual_seed(0)
+    way = arguments.way
+    loader, trainer = run_segbundle(arguments) if way == "segbundle" else run_zoo(arguments, way == "zoo, all")
+    ends: list[float] = []
+
+    def note() -> None:
+        if arguments.device.startswith("cuda"):
+            torch.cuda.synchronize()
+        ends.append(time.perf_counter())
+
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, note)
+    trainer.run()
+    epochs = [after - before for before, after in zip(ends, ends[1:], strict=False)]
+    batches = 0.0
+    if way == "segbundle":
+        started = time.perf_counter()
+        for step in range(len(loader)):
+            loader.batch(1, step)
+        batches = (time.perf_counter() - started) / len(loader)
+    patches = len(loader) * arguments.batch_size
+    figures = {
+        "rate": patches / statistics.median(epochs),
+        "step_ms": 1000 * statistics.median(epochs) / len(loader),
+        "batch_ms": 1000 * batches,
+    }
+    print(json.dumps(figures))
+
+
+def measured(arguments: argparse.Namespace, way: str) -> dict[str, float]:
+    """The figures of a way, with the peak of its processes' resident memory together."""
+    command = [sys.executable, "-W", "ignore", __file__, *sys.argv[1:], "--way", way]
+    process = psutil.Popen(command, stdout=subprocess.PIPE, encoding="utf-8")
+    peak = 0.0
+    while process.poll() is None:
+        try:
+            family = [process, *process.children(recursive=True)]
+            peak = max(peak, sum(one.memory_info().rss for one in family) / 1e9)
+        except psutil.NoSuchProcess:
+            pass
+        time.sleep(0.2)
+    if process.returncode:
+        raise SystemExit(f"failed: {' '.join(command)}")
+    return {**json.loads(process.stdout.read().splitlines()[-1]), "peak_gb": peak}
+
+
+def main() -> None:
+    """Measure every way in turns and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--epochs", "--max_epochs", type=int, default=3)
+    parser.add_argument("--batch_size", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2, help="processes of the recipe's loader")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    arguments, _ = parser.parse_known_args()
+    arguments.epochs = max(arguments.epochs, 2)
+    if arguments.way:
+        child(arguments)
+        return
+    runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    for _ in range(arguments.rounds):
+        for way in WAYS:
+            runs[way].append(measured(arguments, way))
+    print("| way | patches/s, median (range) | times `zoo` | ms per step | ms per batch | peak GB |\n|---|---|---|---|---|---|")
+    base = statistics.median(run["rate"] for run in runs["zoo"])
+    for way, several in runs.items():
+        rates = [run["rate"] for run in several]
+        rate = statistics.median(rates)
+        step, batch = (statistics.median(run[key] for run in several) for key in ("step_ms", "batch_ms"))
+        shown = f"{batch:.1f} ({100 * batch / step:.0f} %)" if batch else ""
+        peak = max(run["peak_gb"] for run in several)
+        print(
+            f"| {way} | {rate:.1f} ({min(rates):.1f} to {max(rates):.1f}) | {rate / base:.1f} | {step:.0f} "
+            f"| {shown} | {peak:.2f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

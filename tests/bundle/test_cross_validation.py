@@ -1,0 +1,66 @@
+"""Every case scored once, by the model that has not seen it."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from commands import segbundle
+from tiny import write_tiny_dataset
+
+TASK = Path(__file__).parent / "tiny.yaml"
+
+
+def cross_validate(dataset, out, *options):
+    return segbundle(
+        "cross-validate", "--config", TASK, "--dataset_dir", dataset, "--output_dir", out, "--num_folds", "2",
+        "--max_epochs", "4", *options,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cv")
+    dataset = write_tiny_dataset(folder / "tiny", num_cases=4, num_test=1)
+    result = cross_validate(dataset, folder / "out")
+    assert result.returncode == 0, result.stderr
+    return dataset, folder / "out"
+
+
+def test_every_case_is_scored_once_by_a_model_that_has_not_seen_it(done):
+    _, out = done
+    rows = list(csv.DictReader((out / "metrics.csv").open()))
+    assert sorted(row["case"] for row in rows) == sorted(f"case_{i:02d}" for i in range(4) for _ in range(2))
+    for fold in range(2):
+        held_out = {row["case"] for row in csv.DictReader((out / f"fold_{fold}/evaluation/metrics.csv").open())}
+        trained_on = set(json.loads((out / f"fold_{fold}/task.json").read_text())["training_cases"])
+        assert held_out and trained_on and not held_out & trained_on
+    assert json.loads((out / "summary.json").read_text())["cases"] == 4
+    assert not (out / "cache").exists()
+
+
+def test_what_is_finished_is_not_done_again(done):
+    dataset, out = done
+    before = {path: path.stat().st_mtime_ns for path in out.glob("fold_*/model.pt")}
+    (out / "fold_1/evaluation/summary.json").unlink()
+    result = cross_validate(dataset, out)
+    assert result.returncode == 0, result.stderr
+    assert "nothing left to train" in result.stdout
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_the_folds_are_an_ensemble(done, tmp_path):
+    dataset, out = done
+    result = segbundle(
+        "predict", dataset / "imagesTs", "--config", TASK, "--ckpt_path", out, "--output_dir", tmp_path
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert all(f"fold_{fold}/model.pt" in result.stdout for fold in range(2))
+    assert (tmp_path / "test_00_seg.nii.gz").exists()
+
+
+@pytest.mark.parametrize(("options", "message"), [(["--fold", "1"], "fold"), (["--num_folds", "1"], "at least 2")])
+def test_impossible_settings(options, message, done, tmp_path):
+    result = cross_validate(done[0], tmp_path / "x", *options)
+    assert result.returncode == 1 and message in result.stderr

@@ -2,16 +2,18 @@
 
     python benchmarks/training.py /path/to/Task04_Hippocampus
 
-Every way runs in a process of its own and trains the bundle's default network for some epochs, of which the first is not
-counted. `zoo` is the recipe of the Model Zoo's bundles: cached cases, patches cut and augmented one by one in worker
-processes (RandCropByPosNegLabeld, flips, quarter turns, intensity shifts), MONAI's DiceCELoss and Adam in the Zoo's
-format for this device (float32 on CPUs, amp on GPUs). `zoo, all` has the families of augmentation that `segbundle` has,
-by MONAI's transforms. `segbundle` is what `segbundle train` runs. `batch` is how long making a batch takes by itself.
+Every way runs in a process of its own and trains the bundle's default network for some epochs, of which the first is
+not counted. `zoo` is the recipe of the Model Zoo's bundles: cached cases, patches cut and augmented one by one in
+worker processes (RandCropByPosNegLabeld, flips, quarter turns, intensity shifts), MONAI's DiceCELoss and Adam in the
+Zoo's format for this device (float32 on CPUs, amp on GPUs). `zoo, all` has the families of augmentation that
+`segbundle` has, by MONAI's transforms. `segbundle` is what `segbundle train` runs. `batch` is how long making a batch
+takes by itself.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -146,7 +148,7 @@ def child(arguments: argparse.Namespace) -> None:
 
     trainer.add_event_handler(Events.EPOCH_COMPLETED, note)
     trainer.run()
-    epochs = [after - before for before, after in zip(ends, ends[1:], strict=False)]
+    epochs = [after - before for before, after in itertools.pairwise(ends)]
     batches = 0.0
     if way == "segbundle":
         started = time.perf_counter()
@@ -198,7 +200,8 @@ def main() -> None:
     for _ in range(arguments.rounds):
         for way in WAYS:
             runs[way].append(measured(arguments, way))
-    print("| way | patches/s, median (range) | times `zoo` | ms per step | ms per batch | peak GB |\n|---|---|---|---|---|---|")
+    print("| way | patches/s, median (range) | times `zoo` | ms per step | ms per batch | peak GB |")
+    print("|---" * 6 + "|")
     base = statistics.median(run["rate"] for run in runs["zoo"])
     for way, several in runs.items():
         rates = [run["rate"] for run in several]

@@ -4,8 +4,8 @@ import pytest
 import torch
 from monai.networks.nets import AttentionUnet, BasicUNet, DynUNet, SegResNet, UNet, VNet
 
-from segbundle.inferers import optimised, prepare
-from segbundle.inferers.layers import FusedLayer
+from segbundle.inferers import optimised, prepare, with_channels_last_norms
+from segbundle.inferers.layers import ChannelsLastInstanceNorm, FusedLayer
 
 CPU = torch.device("cpu")
 NETWORKS = {
@@ -205,6 +205,41 @@ def test_instance_norm_of_channels_last_memory_is_exact(affine, shape):
     faster = optimised(norm, values.shape)
     assert torch.nn.InstanceNorm3d not in kinds(faster)
     assert (faster(values.to(memory_format=torch.channels_last_3d)) - exact).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("affine", [True, False])
+def test_instance_norm_of_channels_last_memory_trains_as_pytorchs(affine, dtype):
+    torch.manual_seed(0)
+    with torch.inference_mode(False), torch.enable_grad():
+        norm = torch.nn.InstanceNorm3d(6, affine=affine)
+        if affine:
+            torch.nn.init.normal_(norm.weight)
+            torch.nn.init.normal_(norm.bias)
+        image = torch.randn(3, 6, 5, 4, 7)
+        gradient = torch.randn(3, 6, 5, 4, 7)
+        found = []
+        for one, given in ((norm, image), (ChannelsLastInstanceNorm.of(norm), image.to(dtype))):
+            x = given.to(memory_format=torch.channels_last_3d).detach().requires_grad_()
+            result = one(x)
+            wanted = [x, *one.parameters()]
+            found.append([result, *torch.autograd.grad(result, wanted, gradient.to(result.dtype))])
+        precision = 1e-5 if dtype is torch.float32 else 0.02
+        for theirs, ours in zip(*found, strict=True):
+            assert (ours.float() - theirs).abs().max() <= precision * theirs.abs().max()
+
+
+def test_exchanged_norms_share_weights_and_leave_the_description():
+    network = made("residual DynUNet")
+    before, text = network.state_dict(), repr(network)
+    image = windows()
+    expected = network(image)
+    assert with_channels_last_norms(network) is network
+    assert ChannelsLastInstanceNorm in kinds(network) and torch.nn.InstanceNorm3d not in kinds(network)
+    assert repr(network) == text
+    assert_equal(network(image), expected)
+    after = network.state_dict()
+    assert {name: value.data_ptr() for name, value in after.items()} == {n: v.data_ptr() for n, v in before.items()}
 
 
 def test_instance_norm_with_statistics_of_the_training_is_left_alone():

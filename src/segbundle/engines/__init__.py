@@ -6,6 +6,7 @@ from segbundle.engines.checkpoints import Checkpoints, ensemble_members, load_we
 from segbundle.engines.evaluator import SegmentationEvaluator
 from segbundle.engines.loading import patch_loader
 from segbundle.engines.progress import ProgressBar
+from segbundle.engines.ranks import local_device, share_of_rank, shared_gradients, stop_ranks
 from segbundle.engines.records import ScanRecords
 from segbundle.engines.scanning import ScanDataset, ScanEvaluator, read_ahead, report_failures
 from segbundle.engines.scoring import MeanDice, ScoreReport
@@ -46,6 +47,7 @@ __all__ = [
     "ensemble_members",
     "in_bundle",
     "load_weights",
+    "local_device",
     "locate_bundle",
     "patch_loader",
     "pick_device",
@@ -55,7 +57,10 @@ __all__ = [
     "prepare_training_output",
     "read_ahead",
     "report_failures",
+    "share_of_rank",
+    "shared_gradients",
     "start_workflow",
+    "stop_ranks",
     "warn_about_flips",
     "warn_about_training_cases",
 ]

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 import segbundle
+from segbundle.engines.ranks import rank, share_of_rank, wait_for_all
 from segbundle.errors import OutputError
 from segbundle.files import written_whole
 from segbundle.inferers.memory import free_memory
@@ -77,7 +78,8 @@ class PreparedCases(Dataset[dict[str, Any]]):
         cache_dir: where all prepared cases are kept; None for memory.
         output_dir: its folder `cache` keeps those that do not fit into memory.
         num_workers: threads that prepare cases.
-        rank, world_size: which of several processes this is; with `cache_dir` they share the work.
+
+    Of several processes each keeps all cases in memory, or, with `cache_dir`, prepares its share of them.
 
     Raises:
         OutputError: a case cannot be written.
@@ -91,8 +93,6 @@ class PreparedCases(Dataset[dict[str, Any]]):
         cache_dir: str | None = None,
         output_dir: str | None = None,
         num_workers: int = 4,
-        rank: int = 0,
-        world_size: int = 1,
     ) -> None:
         self.data = list(data)
         self.transform = transform
@@ -101,17 +101,17 @@ class PreparedCases(Dataset[dict[str, Any]]):
         self._lock = threading.Lock()
         self._room = _SHARE * free_memory(torch.device("cpu"))
         self._written = 0
-        own = [index for index in range(len(self.data)) if index % world_size == rank]
-        others = [index for index in range(len(self.data)) if index % world_size != rank]
+        own = share_of_rank(range(len(self.data)))
+        others = sorted(set(range(len(self.data))) - set(own))
         self._cases: dict[int, dict[str, Any] | Path] = {}
         with ThreadPoolExecutor(num_workers) as pool:
-            progress = tqdm(total=len(self.data), desc="preparing cases", unit="case", disable=None)
+            progress = tqdm(total=len(self.data), desc="preparing cases", unit="case", disable=True if rank() else None)
             for indices in (own, others):
                 for index, case in zip(indices, pool.map(self._prepared, indices), strict=True):
                     self._cases[index] = case
                     progress.update()
-                if self.cache_dir is not None and world_size > 1:
-                    torch.distributed.barrier()
+                if self.cache_dir is not None:
+                    wait_for_all()
             progress.close()
         files = sum(isinstance(case, Path) for case in self._cases.values())
         if files:

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from segbundle.engines.averaging import WeightAverage
 from segbundle.engines.cross_validation import models_of_folds
+from segbundle.engines.ranks import rank
 from segbundle.engines.scoring import MeanDice
 from segbundle.errors import CheckpointError, OutputError
 from segbundle.files import write_json, written_whole
@@ -219,7 +220,8 @@ class Checkpoints:
         if self.resume and self.last.exists():
             self._restore(engine)
         cases = [entry["case"] for entry in engine.data_loader.dataset.data]
-        write_json(self.output_dir / "task.json", {**self.task, "training_cases": cases})
+        if rank() == 0:
+            write_json(self.output_dir / "task.json", {**self.task, "training_cases": cases})
         if not engine.has_event_handler(self._save, Events.EPOCH_COMPLETED):
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)  # now, so that it comes after all others
 
@@ -266,6 +268,8 @@ class Checkpoints:
                 self.lr_scheduler.step()
 
     def _save(self, engine: Engine) -> None:
+        if rank() > 0:
+            return
         if self.evaluator.state.best_metric_epoch == engine.state.epoch:
             _save_whole(self.output_dir / "model.pt", self.average.network.state_dict())
             write_scores(self.output_dir, self.metric.cases, self.metric.class_names)

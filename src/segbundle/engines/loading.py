@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from segbundle.engines.ranks import rank, world_size
 from segbundle.errors import ConfigError, suggestion
 from segbundle.patches import Augmentation, PatchLoader
 
@@ -20,7 +21,7 @@ def patch_loader(
     seed: int | None = 0,
     device: torch.device | str = "cpu",
 ) -> PatchLoader:
-    """Batches of random patches on the training's device (`segbundle.patches.PatchLoader`).
+    """Batches of random patches on the training's device (`segbundle.patches.PatchLoader`), of this process's share.
 
     Args:
         dataset: prepared cases (`PreparedCases`).
@@ -35,6 +36,6 @@ def patch_loader(
         if name not in (known := inspect.signature(Augmentation).parameters):
             raise ConfigError(f"augmentation: unknown setting {name!r}{suggestion(name, known)}")
     try:
-        return PatchLoader(dataset, patch_size, batch_size, Augmentation(**options), seed, device)
+        return PatchLoader(dataset, patch_size, batch_size, Augmentation(**options), seed, device, rank(), world_size())
     except ValueError as error:
         raise ConfigError(f"augmentation: {error}" if "batch_size" not in str(error) else str(error)) from error

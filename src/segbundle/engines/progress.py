@@ -7,6 +7,8 @@ from typing import NoReturn
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
+from segbundle.engines.ranks import rank
+
 
 class ProgressBar:
     """Shows how far an engine is, on a terminal only: logs stay free of it.
@@ -36,7 +38,7 @@ class ProgressBar:
             desc=self.description,
             unit=self.unit,
             leave=self.leave,
-            disable=None,
+            disable=True if rank() else None,
         )
 
     def _advance(self) -> None:

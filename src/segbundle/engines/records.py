@@ -9,14 +9,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from segbundle.engines.ranks import rank, wait_for_all, world_size
 from segbundle.errors import OutputError
 from segbundle.files import remove_partial, write_json
 
 _logger = logging.getLogger(__name__)
+_RANKS = "predictions.rank*.json"
 
 
 class ScanRecords:
     """One record per scan in `<output_dir>/predictions.json`, written anew after every scan and sorted by case.
+
+    Of several processes each has a share of the scans and a file of its own, until `collect` makes one of them; if one
+    process is lost, the others' records stay, and `resume` finds them.
 
     Args:
         output_dir: where `predictions.json` goes.
@@ -28,9 +33,11 @@ class ScanRecords:
 
     def __init__(self, output_dir: str | Path, resume: bool = False, settings: Mapping[str, Any] | None = None) -> None:
         self.path = Path(output_dir) / "predictions.json"
+        self._own = self.path.with_name(f"predictions.rank{rank()}.json") if world_size() > 1 else self.path
         self.resume = resume
         self.settings = settings or {}
         self._by_case: dict[str, dict[str, Any]] = {}
+        self._everything: set[str] = set()
         self._expected: set[str] = set()
         self._hash: str | None = None
 
@@ -64,36 +71,62 @@ class ScanRecords:
             OutputError: the file cannot be written.
         """
         self._by_case[record["case"]] = {**record, "settings": self.settings_hash}
-        write_json(self.path, self.all)
+        write_json(self._own, self.all)
+
+    def collect(self) -> None:
+        """Wait for the other processes, and put the records of all of them into one file."""
+        wait_for_all()
+        if world_size() > 1 and rank() == 0:
+            for path in self._files():
+                self._by_case |= _read(path)
+            self._expected = self._everything
+            write_json(self.path, self.all)
+            for path in self.path.parent.glob(_RANKS):
+                path.unlink()
+        wait_for_all()
+
+    def _files(self) -> list[Path]:
+        """The files with records that there are, that of all processes first."""
+        return [path for path in (self.path, *sorted(self.path.parent.glob(_RANKS))) if path.exists()]
 
     def remaining(self, data: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The datalist entries that are still to be done: all of them, unless an earlier run is resumed.
+        """The datalist entries that are still to be done, by this process: all, unless an earlier run is resumed.
 
         Raises:
-            OutputError: `predictions.json` of the earlier run cannot be read.
+            OutputError: a file of the earlier run cannot be read.
         """
-        self._expected = {entry["case"] for entry in data}
-        if not self.resume:
-            return list(data)
-        remove_partial(self.path.parent)
-        earlier = self._read()
-        self._by_case = {
-            entry["case"]: earlier[entry["case"]] for entry in data if self._is_done(entry, earlier.get(entry["case"]))
-        }
-        others = sum(record.get("settings") != self.settings_hash for record in earlier.values())
-        if others:
-            _logger.warning("%d scans were done with other settings or weights and are done again", others)
-        left = [entry for entry in data if entry["case"] not in self._by_case]
-        _logger.info("resuming: %d of %d scans are done", len(data) - len(left), len(data))
-        return left
+        self._everything = {entry["case"] for entry in data}
+        left = list(data)
+        if self.resume:
+            earlier = {case: record for path in self._files() for case, record in _read(path).items()}
+            self._by_case = {
+                entry["case"]: earlier[entry["case"]]
+                for entry in data
+                if self._is_done(entry, earlier.get(entry["case"]))
+            }
+            others = sum(record.get("settings") != self.settings_hash for record in earlier.values())
+            if others:
+                _logger.warning("%d scans were done with other settings or weights and are done again", others)
+            left = [entry for entry in data if entry["case"] not in self._by_case]
+            _logger.info("resuming: %d of %d scans are done", len(data) - len(left), len(data))
+        wait_for_all()  # all have read what is changed now
+        if rank() == 0:
+            self._clear()
+        wait_for_all()
+        share = left[rank() :: world_size()]
+        self._expected = {entry["case"] for entry in share} | set(self._by_case)
+        return share
 
-    def _read(self) -> dict[str, dict[str, Any]]:
-        if not self.path.exists():
-            return {}
-        try:
-            return {record["case"]: record for record in json.loads(self.path.read_text(encoding="utf-8"))}
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise OutputError(f"{self.path}: is no list of records ({error}); move it away to start anew.") from error
+    def _clear(self) -> None:
+        """Make one file of what an earlier run has left."""
+        if self.resume:
+            remove_partial(self.path.parent)
+            if self._by_case:
+                write_json(self.path, self.all)
+        elif world_size() > 1:
+            self.path.unlink(missing_ok=True)
+        for path in self.path.parent.glob(_RANKS):
+            path.unlink()
 
     def _is_done(self, entry: Mapping[str, Any], record: Mapping[str, Any] | None) -> bool:
         """Whether a scan was finished with these settings, and neither it nor its result changed since."""
@@ -104,6 +137,13 @@ class ScanRecords:
         return prediction.is_file() and all(
             Path(image).exists() and Path(image).stat().st_mtime <= prediction.stat().st_mtime for image in images
         )
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        return {record["case"]: record for record in json.loads(path.read_text(encoding="utf-8"))}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise OutputError(f"{path}: is no list of records ({error}); move it away to start anew.") from error
 
 
 def _described(value: Any) -> Any:

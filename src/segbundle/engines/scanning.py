@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from segbundle.engines.evaluator import SegmentationEvaluator
 from segbundle.engines.peak_memory import PeakMemory
+from segbundle.engines.ranks import rank
 from segbundle.engines.records import ScanRecords
 from segbundle.errors import ScansFailedError, describe
 
@@ -171,11 +172,14 @@ def _failed(record: dict[str, Any], error: str) -> dict[str, Any]:
 
 
 def report_failures(records: ScanRecords) -> None:
-    """Last step of a workflow over scans: say how it went, and fail if a scan failed.
+    """Last step of a workflow over scans: say how it went, and fail if a scan failed; of several processes, the first.
 
     Raises:
         ScansFailedError: at least one scan failed; the others' results are on disk.
     """
+    records.collect()
+    if rank() > 0:
+        return
     failed, total = records.failures, len(records.all)
     if records.missing:
         raise ScansFailedError(

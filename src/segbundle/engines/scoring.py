@@ -12,6 +12,7 @@ from ignite.metrics import Metric
 from monai.utils import CommonKeys
 
 from segbundle.classes import IGNORE_INDEX, Classes
+from segbundle.engines.ranks import gathered, rank
 from segbundle.metrics import score_case
 from segbundle.reports import CaseScores, print_summary, summarize, write_scores
 
@@ -57,6 +58,11 @@ class MeanDice(Metric):
         )
         self.cases.append(CaseScores(output["case"], scores, voxel_mm3 / 1000))
 
+    def completed(self, engine: Engine, name: str) -> None:
+        """Put the cases of all processes together, and the mean into the engine's state."""
+        self.cases = gathered(self.cases)
+        super().completed(engine, name)
+
     def compute(self) -> float:
         """The mean Dice over the cases so far."""
         return self.summary()["mean_dice"] or 0.0
@@ -83,6 +89,8 @@ class ScoreReport:
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _write(self) -> None:
+        if rank() > 0:
+            return
         summary = write_scores(self.output_dir, self.metric.cases, self.metric.class_names)
         print_summary(summary, f"{summary['cases']} cases, Dice per class")
         _logger.info("scores: %s/metrics.csv, %s/summary.json", self.output_dir, self.output_dir)

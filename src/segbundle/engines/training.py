@@ -17,6 +17,7 @@ from monai.utils import CommonKeys
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from segbundle.engines.ranks import averaged, gathered, rank
 from segbundle.engines.scoring import MeanDice
 from segbundle.errors import TrainingError
 from segbundle.patches import PatchLoader
@@ -124,6 +125,8 @@ class FinalValidation:
 class TrainingLog:
     """One log line per validation, and TensorBoard: loss, learning rate and gradient norm per epoch, Dice per class.
 
+    Of several processes the first one writes; the loss is the mean of all.
+
     Args:
         output_dir: TensorBoard's files go to `<output_dir>/tensorboard`.
         optimizer: for the learning rate.
@@ -154,10 +157,12 @@ class TrainingLog:
         from torch.utils.tensorboard import SummaryWriter
 
         self._started = time.monotonic()
-        cases, held_out = (len(loader.dataset) for loader in (engine.data_loader, self.evaluator.data_loader))
+        cases = len(engine.data_loader.dataset)
+        held_out = sum(gathered([len(self.evaluator.data_loader.dataset)]))
         where = (engine.state.device, self.log_dir.parent)
         _logger.info("training on %d cases, validating on %d, on %s: %s", cases, held_out, *where)
-        self._writer = SummaryWriter(str(self.log_dir), purge_step=engine.state.epoch + 1)
+        if rank() == 0:
+            self._writer = SummaryWriter(str(self.log_dir), purge_step=engine.state.epoch + 1)
 
     def _remember_rate(self) -> None:
         self._rate = self.optimizer.param_groups[0]["lr"]  # the schedule changes it before the epoch is logged
@@ -169,11 +174,13 @@ class TrainingLog:
 
     def _log(self, engine: Engine) -> None:
         epoch = engine.state.epoch
-        loss = float(torch.stack(self._losses).mean())
+        loss, norm = averaged(torch.stack(self._losses).mean()), float(torch.stack(self._norms).mean())
+        self._losses, self._norms = [], []
+        if self._writer is None:
+            return
         self._writer.add_scalar("train/loss", loss, epoch)
         self._writer.add_scalar("train/learning_rate", self._rate, epoch)
-        self._writer.add_scalar("train/gradient_norm", float(torch.stack(self._norms).mean()), epoch)
-        self._losses, self._norms = [], []
+        self._writer.add_scalar("train/gradient_norm", norm, epoch)
         if self.evaluator.state.epoch == epoch:
             self._log_validation(engine, loss)
 
@@ -200,4 +207,5 @@ class TrainingLog:
             )
 
     def _close(self) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()

@@ -17,6 +17,7 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.networks import eval_mode
 
+from segbundle.engines.ranks import rank, refuse_lone_ranks, start_ranks, wait_for_all
 from segbundle.errors import ConfigError, OutputError, show_plain_errors, suggestion
 from segbundle.files import keep_others_out
 from segbundle.inferers import with_channels_last_norms
@@ -27,13 +28,19 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 _MONAI_KEYS = frozenset({"_meta_", "save_execute_config"})
 
 
-def start_workflow() -> None:
+def start_workflow(ranks: bool = False) -> None:
     """First step of every workflow: refuse configuration keys that nothing reads, and end on plain errors.
 
+    Args:
+        ranks: whether to meet the other processes that `torchrun` has started.
+
     Raises:
-        ConfigError: see `check_config_keys`.
+        ConfigError: see `check_config_keys` and `refuse_lone_ranks`.
     """
     keep_freed_memory()
+    if ranks:
+        start_ranks()
+    refuse_lone_ranks()
     program = getattr(sys.modules["__main__"], "__spec__", None)
     if program is not None and program.name == "monai.bundle.__main__":
         show_plain_errors()
@@ -279,7 +286,9 @@ def prepare_training_output(output_dir: str, resume: bool = False) -> None:
     Raises:
         OutputError: the folder cannot be written, or holds a run and `resume` is false.
     """
-    _make_writable(output_dir)
+    if rank() == 0:
+        _make_writable(output_dir)
+    wait_for_all()
     held = [name for name in ("last.pt", "model.pt") if (Path(output_dir) / name).exists()]
     if held and not resume:
         raise OutputError(
@@ -298,7 +307,9 @@ def prepare_output(output_dir: str) -> None:
     """
     if (Path(output_dir) / "last.pt").exists():
         raise OutputError(f"{output_dir}: holds a training run; choose another --output_dir, for instance a subfolder.")
-    _make_writable(output_dir)
+    if rank() == 0:
+        _make_writable(output_dir)
+    wait_for_all()
 
 
 def _make_writable(output_dir: str) -> None:

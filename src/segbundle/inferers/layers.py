@@ -59,9 +59,12 @@ class ChannelsLastInstanceNorm(torch.nn.InstanceNorm3d):
     @classmethod
     def of(cls, norm: torch.nn.InstanceNorm3d) -> ChannelsLastInstanceNorm:
         """The same norm with the same parameters."""
-        new = cls(norm.num_features, norm.eps, affine=False)
+        new = cls(norm.num_features, norm.eps, norm.momentum, affine=False)
         new.affine, new.weight, new.bias = norm.affine, norm.weight, norm.bias
         return new.train(norm.training)
+
+    def _get_name(self) -> str:
+        return "InstanceNorm3d"  # a network is described as it was configured
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """From (B, C, X, Y, Z) to the same shape."""

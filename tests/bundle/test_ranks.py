@@ -1,0 +1,114 @@
+"""Two processes on one machine, as torchrun starts them: the same training, and a share of the scans each."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from commands import CONFIGS, TINY, monai_bundle
+from tiny import write_tiny_dataset
+
+STEADY = ("--precision", "fp32", "--seed", "3", "--optimizer#_target_", "torch.optim.SGD")
+"""Where rounding errors stay what they are: AdamW makes steps of full length of the smallest gradients."""
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return write_tiny_dataset(tmp_path_factory.mktemp("ranks") / "tiny", num_cases=7, num_test=5)
+
+
+def torchrun(workflow: str, *words: object, overlay: bool = True) -> subprocess.CompletedProcess[str]:
+    files = [CONFIGS / f"{workflow}.yaml", *([CONFIGS / f"multi_gpu_{workflow}.yaml"] if overlay else []), TINY]
+    command = [
+        Path(sys.executable).parent / "torchrun", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle", "run",
+        "--config_file", f"[{','.join(repr(str(file)) for file in files)}]", *words,
+    ]  # fmt: skip
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(list(map(str, command)), capture_output=True, encoding="utf-8", check=False, env=env)
+
+
+def weights(out):
+    return torch.load(out / "last.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_two_ranks_with_batch_1_train_as_one_process_with_batch_2(cached, dataset, tmp_path):
+    options = ["--dataset_dir", dataset, "--max_epochs", "3", "--val_interval", "3", *STEADY]
+    cache = ["--cache_dir", tmp_path / "cache"] if cached else []
+    two = torchrun("train", *options, *cache, "--output_dir", tmp_path / "two", "--batch_size", "1")
+    assert two.returncode == 0, two.stderr
+    one = monai_bundle("train", *options, "--output_dir", tmp_path / "one", "--batch_size", "2")
+    assert one.returncode == 0, one.stderr
+    first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert first["iteration"] == second["iteration"] == 6  # 4 training cases, two steps an epoch
+    for key in ("network", "average"):
+        for name, value in first[key].items():
+            torch.testing.assert_close(second[key][name], value, rtol=1e-4, atol=1e-5)
+    rows = [list(csv.DictReader((tmp_path / name / "metrics.csv").open())) for name in ("one", "two")]
+    assert [row["case"] for row in rows[0]] == [row["case"] for row in rows[1]]  # three cases, and none twice
+    for mine, other in zip(*rows, strict=True):
+        assert float(mine["dice"] or 0) == pytest.approx(float(other["dice"] or 0), abs=0.02)
+    assert two.stdout.count("training on 4 cases, validating on 3") == 1
+
+
+def test_every_process_has_its_share_of_the_scans(dataset, tmp_path):
+    trained = monai_bundle("train", "--dataset_dir", dataset, "--output_dir", tmp_path / "run", "--max_epochs", "1")
+    assert trained.returncode == 0, trained.stderr
+    ckpt = ["--ckpt_path", tmp_path / "run/model.pt"]
+    out = tmp_path / "predictions"
+    two = torchrun("inference", "--dataset_dir", dataset / "imagesTs", "--output_dir", out, *ckpt)
+    assert two.returncode == 0, two.stderr
+    names = [f"test_{index:02d}" for index in range(5)]
+    assert [record["case"] for record in json.loads((out / "predictions.json").read_text())] == names
+    assert not list(out.glob("predictions.rank*"))
+    # what a lost rank had not done is done by the next run, whoever does it
+    records = json.loads((out / "predictions.json").read_text())
+    (out / "predictions.rank0.json").write_text(json.dumps(records[::2]))
+    (out / "predictions.rank1.json").write_text(json.dumps(records[1:2]))
+    (out / "predictions.json").unlink()
+    (out / "test_03_seg.nii.gz").unlink()
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*_seg.nii.gz")}
+    again = torchrun("inference", "--dataset_dir", dataset / "imagesTs", "--output_dir", out, *ckpt, "--resume", "true")
+    assert again.returncode == 0, again.stderr
+    assert "4 of 5 scans are done" in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert (out / "test_03_seg.nii.gz").exists()
+    assert [record["case"] for record in json.loads((out / "predictions.json").read_text())] == names
+
+
+def test_an_evaluation_counts_every_case_once(dataset, tmp_path):
+    trained = monai_bundle("train", "--dataset_dir", dataset, "--output_dir", tmp_path / "run", "--max_epochs", "4")
+    assert trained.returncode == 0, trained.stderr
+    options = ["--dataset_dir", dataset, "--ckpt_path", tmp_path / "run/model.pt"]
+    two = torchrun("evaluate", *options, "--output_dir", tmp_path / "two")
+    assert two.returncode == 0, two.stderr
+    one = monai_bundle("evaluate", *options, "--output_dir", tmp_path / "one")
+    assert one.returncode == 0, one.stderr
+    assert (tmp_path / "one/metrics.csv").read_text() == (tmp_path / "two/metrics.csv").read_text()
+
+
+def test_a_failed_scan_fails_the_run(dataset, tmp_path):
+    trained = monai_bundle("train", "--dataset_dir", dataset, "--output_dir", tmp_path / "run", "--max_epochs", "1")
+    assert trained.returncode == 0, trained.stderr
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for path in (dataset / "imagesTs").iterdir():
+        (scans / path.name).write_bytes(path.read_bytes())
+    (scans / "test_03.nii.gz").write_bytes(b"nothing")
+    out = tmp_path / "out"
+    two = torchrun("inference", "--dataset_dir", scans, "--output_dir", out, "--ckpt_path", tmp_path / "run/model.pt")
+    assert two.returncode != 0
+    assert "1 of 5 scans failed (test_03)" in two.stderr
+    status = {record["case"]: record["status"] for record in json.loads((out / "predictions.json").read_text())}
+    assert status == {f"test_{index:02d}": "failed" if index == 3 else "ok" for index in range(5)}
+
+
+def test_several_processes_without_the_configuration_for_them_are_refused(dataset, tmp_path):
+    alone = torchrun("train", "--dataset_dir", dataset, "--output_dir", tmp_path / "out", overlay=False)
+    assert alone.returncode != 0 and "multi_gpu_train.yaml" in alone.stderr
+    assert not (tmp_path / "out").exists()

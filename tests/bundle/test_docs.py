@@ -18,7 +18,7 @@ from tiny import write_nifti, write_tiny_dataset
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "bundle" / "docs" / "README.md"]
 DONE_BY_CI = ("make setup", "make test", "make lint", "source .venv/bin/activate")
-TRAINING = re.compile(r"segbundle train|configs/train\.yaml|benchmarks/(?!losses|inference)")
+TRAINING = re.compile(r"segbundle (train|cross-validate)|configs/train\.yaml|benchmarks/(?!losses|inference|kill)")
 
 
 def blocks(document: Path, language: str) -> list[str]:
@@ -52,6 +52,10 @@ def run_all(lines: list[str], cwd: Path) -> None:
             short += " --shape 1 3 16 16 16 --rounds 1 --repeats 1"
         if "benchmarks/inference.py" in line:
             short += " --classes 3 --rounds 1"
+        if "benchmarks/training.py" in line:
+            short += " --rounds 1"
+        if "benchmarks/kill_and_resume.py" in line:
+            short = f"{line} --kills 1 --max_epochs 2 --val_interval 1"
         if "benchmarks/inference_accuracy.py" in line:
             short += " --ways 'window_size auto'"  # bf16 takes minutes on CPUs without it
         done = shell(short, cwd)

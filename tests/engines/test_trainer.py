@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import monai.losses
 import pytest
 import torch
+from ignite.engine import Events
 
-from segbundle.engines import SegmentationTrainer
+from segbundle.engines import SegmentationTrainer, StopAtNaN, WeightAverage, averaged_network
 from segbundle.errors import ConfigError, TrainingError, root_error
 from segbundle.inferers import PatchInferer
 from segbundle.losses import DiceCELoss, LinearRamp
@@ -24,14 +27,18 @@ def batches(annotated, label_value=1.0, count=1):
     return [batch] * count
 
 
-def train(loss, data, max_epochs=1):
+def trainer_of(loss, data, max_epochs=1, **kwargs):
     torch.manual_seed(0)
     network = torch.nn.Conv3d(1, 3, 1)
-    trainer = SegmentationTrainer(
+    return SegmentationTrainer(
         loss_function=loss, device=torch.device("cpu"), max_epochs=max_epochs, train_data_loader=data,
         network=network, optimizer=torch.optim.SGD(network.parameters(), 0.1), inferer=PatchInferer("fp32"),
-        decollate=False,
+        decollate=False, **kwargs,
     )  # fmt: skip
+
+
+def train(loss, data, max_epochs=1):
+    trainer = trainer_of(loss, data, max_epochs)
     trainer.run()
     return trainer.state.output["loss"]
 
@@ -99,3 +106,60 @@ def test_our_loss_without_an_ignore_index_is_refused_unknown_voxels():
     with pytest.raises(ConfigError, match="loss DiceCELoss counts; set loss#ignore_index: 255"):
         train(DiceCELoss(softmax=True, to_onehot_y=True), batches(ALL, 255.0))
     assert train(DiceCELoss(softmax=True, to_onehot_y=True, ignore_index=255), batches(ALL, 255.0)) > 0
+
+
+def plain_loss():
+    return DiceCELoss(softmax=True, to_onehot_y=True)
+
+
+@pytest.mark.parametrize("most", [None, 1e-3])
+def test_large_gradients_are_scaled_down(most):
+    trainer = trainer_of(plain_loss(), batches(ALL), max_gradient_norm=most)
+    before = [parameter.detach().clone() for parameter in trainer.network.parameters()]
+    trainer.run()
+    after = trainer.network.parameters()
+    step = torch.stack([(new - old).square().sum() for new, old in zip(after, before, strict=True)]).sum().sqrt()
+    norm = float(trainer.state.gradient_norm)
+    assert norm > 0.01
+    assert float(step) == pytest.approx(0.1 * (norm if most is None else most), rel=1e-3)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_loss_that_is_no_number_ends_the_training_with_the_names_of_the_cases(value):
+    bad = batches(ALL)[0]
+    bad = {**bad, "image": torch.full_like(bad["image"], value), "case": ["c", "d"]}
+    theirs = monai.losses.DiceCELoss(softmax=True, to_onehot_y=True)  # ours refuses such scores itself
+    trainer = trainer_of(theirs, [*batches(ALL), bad])
+    StopAtNaN().attach(trainer)
+    with pytest.raises(TrainingError, match=r"the loss is nan in step 2, cases c, d"):
+        trainer.run()
+    assert all(bool(parameter.isfinite().all()) for parameter in trainer.network.parameters())
+
+
+def test_the_average_of_the_weights_by_hand():
+    trainer = trainer_of(plain_loss(), batches(ALL, count=3))
+    average = WeightAverage(trainer.network, 0.25)
+    seen = [trainer.network.bias.detach().clone()]
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: seen.append(trainer.network.bias.detach().clone()))
+    average.attach(trainer)
+    trainer.run()
+    expected = seen[0]
+    for kept, weights in zip((2 / 11, 0.25, 0.25), seen[1:], strict=True):  # (1 + 1) / (10 + 1) is less than 0.25
+        expected = kept * expected + (1 - kept) * weights
+    torch.testing.assert_close(average.network.bias, expected)
+    assert not average.network.bias.requires_grad
+
+
+def test_without_an_average_the_network_is_the_trained_one():
+    network = torch.nn.Conv3d(1, 1, 1)
+    assert averaged_network(WeightAverage(network, None)) is network
+    with pytest.raises(ValueError, match="decay"):
+        WeightAverage(network, 1.0)
+
+
+def test_statistics_of_batch_norms_are_copied():
+    network = torch.nn.BatchNorm3d(2)
+    average = WeightAverage(network, 0.9)
+    network.running_mean.fill_(3)
+    average._update(SimpleNamespace(state=SimpleNamespace(iteration=1)))
+    assert average.network.running_mean.tolist() == [3, 3]

@@ -7,7 +7,7 @@ from ignite.engine import Engine, Events
 from monai.data import DataLoader
 
 from segbundle.data import labelled_data
-from segbundle.engines import CachedCases, FinalValidation, PreparedCases, SeedEpochs, patch_loader
+from segbundle.engines import CachedCases, EarlyStopping, FinalValidation, PreparedCases, SeedEpochs, patch_loader
 from segbundle.errors import ConfigError, DataError, root_error
 from segbundle.transforms import PrepareCase, training_transforms
 from tiny import TINY_CLASSES, write_nifti
@@ -83,3 +83,21 @@ def test_the_last_epoch_is_validated_if_the_interval_leaves_it_out(epochs, inter
     FinalValidation(validator, interval).attach(engine)
     engine.run([0], max_epochs=epochs)
     assert validated == expected
+
+
+@pytest.mark.parametrize(("patience", "last"), [(None, 9), (3, 5), (4, 7), (100, 9)])
+def test_a_training_ends_when_nothing_gets_better(patience, last):
+    validator = SimpleNamespace(state=SimpleNamespace(epoch=0, best_metric_epoch=-1))
+    engine = Engine(lambda engine, batch: None)
+
+    def validate(engine):
+        if engine.state.epoch % 2:  # in epochs 1, 3, 5, ...; the first is the best
+            validator.state.epoch = engine.state.epoch
+            validator.state.best_metric_epoch = 1
+
+    seen = []
+    engine.add_event_handler(Events.EPOCH_COMPLETED, validate)
+    EarlyStopping(validator, patience).attach(engine)
+    engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: seen.append(engine.state.epoch))  # as saving comes last
+    engine.run([0], max_epochs=9)
+    assert seen[-1] == last

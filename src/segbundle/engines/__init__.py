@@ -11,7 +11,7 @@ from segbundle.engines.records import ScanRecords
 from segbundle.engines.scanning import ScanDataset, ScanEvaluator, read_ahead, report_failures
 from segbundle.engines.scoring import MeanDice, ScoreReport
 from segbundle.engines.trainer import SegmentationTrainer
-from segbundle.engines.training import FinalValidation, SeedEpochs, StopAtNaN, TrainingLog
+from segbundle.engines.training import EarlyStopping, FinalValidation, SeedEpochs, StopAtNaN, TrainingLog
 from segbundle.engines.workflow import (
     check_network,
     in_bundle,
@@ -28,6 +28,7 @@ from segbundle.engines.workflow import (
 __all__ = [
     "CachedCases",
     "Checkpoints",
+    "EarlyStopping",
     "FinalValidation",
     "MeanDice",
     "PreparedCases",

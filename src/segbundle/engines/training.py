@@ -122,6 +122,31 @@ class FinalValidation:
             self.validator.run(engine.state.epoch)
 
 
+class EarlyStopping:
+    """Ends a training after an epoch if no validation was better than the best for long enough.
+
+    Args:
+        validator: the validation engine.
+        patience: epochs since the best one; None for never.
+    """
+
+    def __init__(self, validator: Evaluator, patience: int | None) -> None:
+        self.validator = validator
+        self.patience = patience
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer, after what validates."""
+        if self.patience is not None:
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._check)
+
+    def _check(self, engine: Engine) -> None:
+        assert self.patience is not None
+        best, epoch = self.validator.state.best_metric_epoch, engine.state.epoch
+        if best > 0 and self.validator.state.epoch == epoch and epoch - best >= self.patience:
+            _logger.info("no validation was better than that of epoch %d; stopping after epoch %d", best, epoch)
+            engine.terminate()
+
+
 class TrainingLog:
     """One log line per validation, and TensorBoard: loss, learning rate and gradient norm per epoch, Dice per class.
 

@@ -59,8 +59,8 @@ class ChannelsLastInstanceNorm(torch.nn.InstanceNorm3d):
     @classmethod
     def of(cls, norm: torch.nn.InstanceNorm3d) -> ChannelsLastInstanceNorm:
         """The same norm with the same parameters."""
-        new = cls(norm.num_features, norm.eps, norm.momentum, affine=False)
-        new.affine, new.weight, new.bias = norm.affine, norm.weight, norm.bias
+        new = cls(norm.num_features, norm.eps, affine=False)
+        new.momentum, new.affine, new.weight, new.bias = norm.momentum, norm.affine, norm.weight, norm.bias
         return new.train(norm.training)
 
     def _get_name(self) -> str:

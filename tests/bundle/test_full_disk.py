@@ -1,0 +1,78 @@
+"""A disk that is full or cannot be written: a clear error, and the checkpoint there was."""
+
+import os
+import subprocess
+
+import pytest
+import torch
+
+from commands import TINY, segbundle
+
+ROOM = 2 * 2**20
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own, of 2 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(folder)]
+    try:
+        mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        mounted = False
+    if not mounted:
+        pytest.skip("file systems can be mounted by root only")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def train(dataset, out, epochs, *options):
+    words = ["--config", TINY, "--dataset_dir", dataset, "--output_dir", out, "--max_epochs", epochs]
+    return segbundle("train", *words, "--val_interval", 2, *options)
+
+
+def assert_kept(out, before):
+    assert (out / "last.pt").read_bytes() == before
+    assert torch.load(out / "last.pt", weights_only=True)["epoch"] == 2
+    assert [path.name for path in out.iterdir() if ".partial" in path.name] == []
+
+
+def test_a_full_disk(dataset, small_disk):
+    out = small_disk / "run"
+    done = train(dataset, out, 2)
+    assert done.returncode == 0, done.stderr
+    before = (out / "last.pt").read_bytes()
+    free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
+    (small_disk / "filler").write_bytes(bytes(free - len(before) // 2))
+    done = train(dataset, out, 4, "--resume", "true")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "last.pt: cannot be written" in done.stderr and "check the free space" in done.stderr.replace(
+        "the folder and ", ""
+    )
+    assert_kept(out, before)
+    (small_disk / "filler").unlink()
+    done = train(dataset, out, 4, "--resume", "true")
+    assert done.returncode == 0, done.stderr
+    assert torch.load(out / "last.pt", weights_only=True)["epoch"] == 4
+
+
+def test_a_full_disk_of_prepared_cases(dataset, small_disk, tmp_path):
+    (small_disk / "filler").write_bytes(bytes(ROOM - 2**14))
+    done = train(dataset, tmp_path / "out", 2, "--cache_dir", small_disk / "cache")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert str(small_disk / "cache") in done.stderr and "free space" in done.stderr
+
+
+def test_a_disk_that_cannot_be_written(dataset, small_disk):
+    out = small_disk / "run"
+    assert train(dataset, out, 2).returncode == 0
+    before = (out / "last.pt").read_bytes()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    done = train(dataset, out, 4, "--resume", "true")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert f"{out}: cannot be written" in done.stderr
+    assert_kept(out, before)

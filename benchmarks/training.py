@@ -103,8 +103,8 @@ def run_zoo(arguments: argparse.Namespace, everything: bool) -> Any:
     )
 
 
-def run_segbundle(arguments: argparse.Namespace) -> Any:
-    """Our trainer and loader."""
+def run_segbundle(arguments: argparse.Namespace, most: int | None = None, cache_dir: str | None = None) -> Any:
+    """Our loader and trainer, on all training cases or the first ones, in memory or in files."""
     import torch
 
     from segbundle.data import labelled_data
@@ -113,8 +113,10 @@ def run_segbundle(arguments: argparse.Namespace) -> Any:
     from segbundle.losses import DiceCELoss
     from segbundle.transforms import PrepareCase
 
-    data = labelled_data(arguments.dataset, CLASSES, section="training", fold=0, num_folds=5, split_seed=0)
-    cases = PreparedCases(data, PrepareCase(CLASSES, PATCH, {"method": "zscore"}, (1.0, 1.0, 1.0)))
+    fold = None if most else 0
+    data = labelled_data(arguments.dataset, CLASSES, section="training", fold=fold, num_folds=5, split_seed=0)
+    transform = PrepareCase(CLASSES, PATCH, {"method": "zscore"}, (1.0, 1.0, 1.0))
+    cases = PreparedCases(data[:most], transform, cache_dir)
     loader = patch_loader(cases, PATCH, arguments.batch_size, device=arguments.device)
     network = place_network(network_of(), arguments.device)
     return loader, SegmentationTrainer(

@@ -18,7 +18,7 @@ from tiny import write_nifti, write_tiny_dataset
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "bundle" / "docs" / "README.md"]
 DONE_BY_CI = ("make setup", "make test", "make lint", "source .venv/bin/activate")
-TRAINING = re.compile(r"segbundle (train|cross-validate)|configs/train\.yaml|benchmarks/(?!losses|inference|kill)")
+TRAINING = re.compile(r"segbundle (train|cross-validate)|configs/train\.yaml|benchmarks/(?!losses|inference|kill|many)")
 
 
 def blocks(document: Path, language: str) -> list[str]:
@@ -54,6 +54,8 @@ def run_all(lines: list[str], cwd: Path) -> None:
             short += " --classes 3 --rounds 1"
         if "benchmarks/training.py" in line:
             short += " --rounds 1"
+        if "benchmarks/many_cases.py" in line:
+            short += " --cases 2"
         if "benchmarks/kill_and_resume.py" in line:
             short = f"{line} --kills 1 --max_epochs 2 --val_interval 1"
         if "benchmarks/inference_accuracy.py" in line:

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,8 +21,11 @@ from segbundle.engines.ranks import averaged, gathered, rank
 from segbundle.engines.scoring import MeanDice
 from segbundle.errors import TrainingError
 from segbundle.patches import PatchLoader
+from segbundle.reports.pictures import compared
 
 _logger = logging.getLogger(__name__)
+_PICTURES = 3
+_SHOWN = (CommonKeys.IMAGE, CommonKeys.LABEL, CommonKeys.PRED)
 
 
 class SeedEpochs:
@@ -150,6 +153,8 @@ class EarlyStopping:
 class TrainingLog:
     """One log line per validation, and TensorBoard: loss, learning rate and gradient norm per epoch, Dice per class.
 
+    And for the first few held-out cases a slice with the reference and the prediction laid over it.
+
     Of several processes the first one writes; the loss is the mean of all.
 
     Args:
@@ -169,6 +174,7 @@ class TrainingLog:
         self._norms: list[torch.Tensor] = []
         self._started = 0.0
         self._rate = 0.0
+        self._pictures: dict[str, Any] = {}
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
@@ -177,6 +183,7 @@ class TrainingLog:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._remember_loss)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._log)
         engine.add_event_handler(Events.COMPLETED, self._close)
+        self.evaluator.add_event_handler(Events.ITERATION_COMPLETED(event_filter=_of_the_first), self._draw)
 
     def _open(self, engine: Trainer) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -197,6 +204,11 @@ class TrainingLog:
         self._losses.append(state.output[CommonKeys.LOSS].detach())  # stays on the device: no waiting
         self._norms.append(state.gradient_norm)
 
+    def _draw(self, evaluator: Engine) -> None:
+        if self._writer is not None:
+            (item,), (output,) = cast(Any, evaluator.state.batch), cast(Any, evaluator.state.output)
+            self._pictures[item["case"]] = compared(*(output[key] for key in _SHOWN))
+
     def _log(self, engine: Engine) -> None:
         epoch = engine.state.epoch
         loss, norm = averaged(torch.stack(self._losses).mean()), float(torch.stack(self._norms).mean())
@@ -216,6 +228,9 @@ class TrainingLog:
         for name, value in dice.items():
             if value is not None:
                 self._writer.add_scalar(f"validation/dice/{name}", value, epoch)
+        for case, picture in self._pictures.items():
+            self._writer.add_image(f"validation/{case}", picture, epoch, dataformats="HWC")
+        self._pictures = {}
         shown = ", ".join(f"{name} {'-' if value is None else f'{value:.3f}'}" for name, value in dice.items())
         minutes = (time.monotonic() - self._started) / 60
         with tqdm.external_write_mode():
@@ -234,3 +249,8 @@ class TrainingLog:
     def _close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+def _of_the_first(engine: Engine, event: int) -> bool:
+    """Whether a case is one of the first of a validation."""
+    return event <= _PICTURES

@@ -85,7 +85,7 @@ def test_the_last_epoch_is_validated_if_the_interval_leaves_it_out(epochs, inter
     assert validated == expected
 
 
-@pytest.mark.parametrize(("patience", "last"), [(None, 9), (3, 5), (4, 7), (100, 9)])
+@pytest.mark.parametrize(("patience", "last"), [(None, 9), (3, 5), (4, 5), (5, 7), (100, 9)])
 def test_a_training_ends_when_nothing_gets_better(patience, last):
     validator = SimpleNamespace(state=SimpleNamespace(epoch=0, best_metric_epoch=-1))
     engine = Engine(lambda engine, batch: None)

@@ -7,11 +7,14 @@ from monai.bundle import ConfigParser
 from monai.networks.nets import DynUNet
 
 from segbundle.engines import (
+    check_batch,
     check_network,
     pick_num_workers,
+    place_network,
     prepare_output,
     prepare_training_output,
     start_workflow,
+    workflow,
 )
 from segbundle.engines.workflow import bundle_configs, check_config_keys, checked_device, locate_bundle
 from segbundle.errors import ConfigError, OutputError
@@ -120,3 +123,25 @@ def test_resuming_where_nothing_is_starts_from_the_beginning_and_says_so(tmp_pat
 
 def test_worker_processes_help_a_gpu_only():
     assert pick_num_workers("cpu") == 0
+
+
+def test_a_batch_that_does_not_fit_says_what_would(monkeypatch):
+    network = DynUNet(3, 1, 3, (3, 3, 3), (1, 2, 2), (2, 2), filters=(4, 8, 16))
+    one = workflow.training_bytes(network, 1, (32, 32, 32), "fp32")
+    assert 32**3 * 4 * 4 * 4 < one < 32**3 * 4 * 4 * 100
+    twice = workflow.training_bytes(network, 1, (64, 32, 32), "fp32")
+    assert twice == pytest.approx(2 * one, rel=0.01)
+    monkeypatch.setattr(workflow, "free_memory", lambda device: 5.5 * one)
+    check_batch(network, "cpu", 1, (32, 32, 32), 5, "fp32")
+    with pytest.raises(ConfigError, match=r"batch_size 6 does not fit .* batch_size 5 would"):
+        check_batch(network, "cpu", 1, (32, 32, 32), 6, "fp32")
+    with pytest.raises(ConfigError, match="not even one patch does: choose a smaller patch_size"):
+        check_batch(network, "cpu", 1, (320, 32, 32), 1, "fp32")
+    with pytest.raises(ConfigError, match="batch_size is 0"):
+        check_batch(network, "cpu", 1, (32, 32, 32), 0, "fp32")
+
+
+def test_a_bottleneck_of_one_voxel_is_refused_on_a_cpu_as_elsewhere():
+    network = DynUNet(3, 1, 2, (3,) * 4, (1, 2, 2, 2), (2,) * 3, filters=(4, 4, 4, 4))
+    with pytest.raises(ConfigError, match="more than 1 spatial element"):
+        check_network(place_network(network, "cpu"), "cpu", 1, (8, 8, 8), ["a", "b"], (8, 8, 8))

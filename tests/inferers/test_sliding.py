@@ -1,5 +1,7 @@
 """Sliding windows: MONAI's scores, slab by slab, and what comes on top of them."""
 
+import math
+
 import monai.inferers
 import pytest
 import torch
@@ -639,3 +641,24 @@ def test_openvino_refuses_several_outputs():
 def test_unknown_backends_are_refused():
     with pytest.raises(ValueError, match="backend is 'tensorrt'"):
         SlidingWindowInferer((4, 4, 4), backend="tensorrt")(noise(1, 1, 4, 4, 4), convolutions())
+
+
+@pytest.mark.parametrize(("size", "patch"), [(320, 80), (152, 80), (200, 96), (97, 40)])
+def test_automatic_windows_are_as_many_as_were_counted(size, patch, monkeypatch):
+    monkeypatch.setattr(memory, "free_memory", lambda device: 12e9)
+    roi, overlap = choose_windows((size,) * 3, (patch,) * 3, (0.5,) * 3, Needs(100.0, 2), CPU)
+    counted = math.prod(max(math.ceil((size - patch // 2) / (window - patch // 2)), 1) for window in roi)
+    assert len(plan_windows((size,) * 3, roi, overlap)) == counted
+
+
+def test_a_containers_share_counts_without_files_kept_for_later(tmp_path, monkeypatch):
+    version1, version2 = (tuple(tmp_path / str(v) / name for name in ("limit", "used", "stat")) for v in (1, 2))
+    monkeypatch.setattr(memory, "_CONTROL_GROUPS", (version2, version1))
+    assert memory._left_in_container() == math.inf
+    for files, text in ((version1, "total_inactive_file 70"), (version2, "anon 10\ninactive_file 50")):
+        files[0].parent.mkdir()
+        for file, content in zip(files, ("1000", "900", text), strict=True):
+            file.write_text(content)
+        assert memory._left_in_container() == 100 + int(text.split()[-1])
+    version2[0].write_text("max\n")
+    assert memory._left_in_container() == math.inf

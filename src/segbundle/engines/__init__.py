@@ -13,6 +13,7 @@ from segbundle.engines.scoring import MeanDice, ScoreReport
 from segbundle.engines.trainer import SegmentationTrainer
 from segbundle.engines.training import EarlyStopping, FinalValidation, SeedEpochs, StopAtNaN, TrainingLog
 from segbundle.engines.workflow import (
+    check_batch,
     check_network,
     in_bundle,
     locate_bundle,
@@ -44,6 +45,7 @@ __all__ = [
     "TrainingLog",
     "WeightAverage",
     "averaged_network",
+    "check_batch",
     "check_network",
     "ensemble_members",
     "in_bundle",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 import os
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import torch.distributed as dist
 from segbundle.errors import ConfigError
 
 _T = TypeVar("_T")
+_PATIENCE = datetime.timedelta(days=7)
 
 
 def world_size() -> int:
@@ -26,16 +28,17 @@ def rank() -> int:
 
 
 def start_ranks() -> None:
-    """Meet the other processes that `torchrun` has started: by NCCL where there are GPUs, else by Gloo.
+    """Meet the other processes that `torchrun` has started: by NCCL on GPUs, one for each, and by Gloo on CPUs.
 
+    They wait for each other as long as it takes: scans take more or less time, and a lost process ends the others.
     All but the first say nothing but warnings from here on. Nothing happens if the process is alone.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         return
-    on_gpu = torch.cuda.is_available()
+    on_gpu = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if on_gpu:
         torch.cuda.set_device(local_device())
-    dist.init_process_group("nccl" if on_gpu else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=_PATIENCE)
     if rank() > 0:
         logging.getLogger().setLevel(logging.WARNING)
         logging.disable(logging.INFO)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from segbundle.engines.cross_validation import models_of_folds
 from segbundle.engines.ranks import rank, wait_for_all, world_size
 from segbundle.errors import OutputError
 from segbundle.files import remove_partial, write_json
@@ -37,6 +38,8 @@ class ScanRecords:
         self.resume = resume
         self.settings = settings or {}
         self._by_case: dict[str, dict[str, Any]] = {}
+        self._others: dict[str, dict[str, Any]] = {}  # of scans that an earlier run had to do, and this one has not
+        self._inputs: dict[str, str] = {}
         self._everything: set[str] = set()
         self._expected: set[str] = set()
         self._hash: str | None = None
@@ -70,24 +73,29 @@ class ScanRecords:
         Raises:
             OutputError: the file cannot be written.
         """
-        self._by_case[record["case"]] = {**record, "settings": self.settings_hash}
-        write_json(self._own, self.all)
+        case = record["case"]
+        known = {"settings": self.settings_hash, "input": self._inputs.get(case)}
+        self._by_case[case] = {**record, **known}
+        self._write(self._own)
+
+    def _write(self, path: Path) -> None:
+        records = self._others | self._by_case
+        write_json(path, [records[case] for case in sorted(records)])
 
     def collect(self) -> None:
         """Wait for the other processes, and put the records of all of them into one file."""
         wait_for_all()
         if world_size() > 1 and rank() == 0:
-            for path in self._files():
+            for path in self._files_of_ranks():
                 self._by_case |= _read(path)
             self._expected = self._everything
-            write_json(self.path, self.all)
-            for path in self.path.parent.glob(_RANKS):
+            self._write(self.path)
+            for path in self._files_of_ranks():
                 path.unlink()
         wait_for_all()
 
-    def _files(self) -> list[Path]:
-        """The files with records that there are, that of all processes first."""
-        return [path for path in (self.path, *sorted(self.path.parent.glob(_RANKS))) if path.exists()]
+    def _files_of_ranks(self) -> list[Path]:
+        return sorted(self.path.parent.glob(_RANKS))
 
     def remaining(self, data: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The datalist entries that are still to be done, by this process: all, unless an earlier run is resumed.
@@ -96,47 +104,53 @@ class ScanRecords:
             OutputError: a file of the earlier run cannot be read.
         """
         self._everything = {entry["case"] for entry in data}
+        self._inputs = {entry["case"]: _fingerprint(entry["image"]) for entry in data}
         left = list(data)
         if self.resume:
-            earlier = {case: record for path in self._files() for case, record in _read(path).items()}
-            self._by_case = {
-                entry["case"]: earlier[entry["case"]]
-                for entry in data
-                if self._is_done(entry, earlier.get(entry["case"]))
-            }
-            others = sum(record.get("settings") != self.settings_hash for record in earlier.values())
-            if others:
-                _logger.warning("%d scans were done with other settings or weights and are done again", others)
+            files = [path for path in (self.path, *self._files_of_ranks()) if path.exists()]
+            earlier = {case: record for path in files for case, record in _read(path).items()}
+            asked = {case: record for case, record in earlier.items() if case in self._everything}
+            self._by_case = {case: record for case, record in asked.items() if self._is_done(record)}
+            changed = sum(record.get("settings") != self.settings_hash for record in asked.values())
+            if changed:
+                _logger.warning("%d scans were done with other settings or weights and are done again", changed)
             left = [entry for entry in data if entry["case"] not in self._by_case]
             _logger.info("resuming: %d of %d scans are done", len(data) - len(left), len(data))
+            if rank() == 0:
+                self._others = {case: record for case, record in earlier.items() if case not in self._everything}
         wait_for_all()  # all have read what is changed now
         if rank() == 0:
-            self._clear()
+            self._begin()
         wait_for_all()
         share = left[rank() :: world_size()]
         self._expected = {entry["case"] for entry in share} | set(self._by_case)
         return share
 
-    def _clear(self) -> None:
-        """Make one file of what an earlier run has left."""
-        if self.resume:
-            remove_partial(self.path.parent)
-            if self._by_case:
-                write_json(self.path, self.all)
-        elif world_size() > 1:
-            self.path.unlink(missing_ok=True)
-        for path in self.path.parent.glob(_RANKS):
+    def _begin(self) -> None:
+        """Leave nothing of an earlier run that could pass for this one's."""
+        remove_partial(self.path.parent)
+        if self.path.exists() or self._by_case:
+            self._write(self.path)
+        for path in self._files_of_ranks():
             path.unlink()
 
-    def _is_done(self, entry: Mapping[str, Any], record: Mapping[str, Any] | None) -> bool:
-        """Whether a scan was finished with these settings, and neither it nor its result changed since."""
-        if record is None or record.get("status") != "ok" or record.get("settings") != self.settings_hash:
+    def _is_done(self, record: Mapping[str, Any]) -> bool:
+        """Whether a scan was finished with these settings, and its files are those of then and its results there."""
+        if record.get("status") != "ok" or record.get("settings") != self.settings_hash:
             return False
-        prediction = Path(record["prediction"] or "")
-        images = [entry["image"]] if isinstance(entry["image"], str) else entry["image"]
-        return prediction.is_file() and all(
-            Path(image).exists() and Path(image).stat().st_mtime <= prediction.stat().st_mtime for image in images
-        )
+        results = [record["prediction"] or "", *([record["probabilities"]] if record.get("probabilities") else [])]
+        return record.get("input") == self._inputs[record["case"]] and all(Path(path).is_file() for path in results)
+
+
+def _fingerprint(image: str | Sequence[str]) -> str:
+    """Twelve hexadecimal digits that change with the paths, sizes and dates of a scan's files."""
+    digest = hashlib.sha256()
+    for given in [image] if isinstance(image, str) else image:
+        path = Path(given).resolve()
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            known = file.stat() if file.exists() else None
+            digest.update(f"{file} {known and known.st_size} {known and known.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:12]
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
@@ -154,6 +168,8 @@ def _described(value: Any) -> Any:
         return [_described(one) for one in value]
     if isinstance(value, str) and Path(value).is_file():
         return _digest(Path(value))
+    if isinstance(value, str) and (models := models_of_folds(Path(value))):
+        return [_digest(model) for model in models]
     return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)
 
 

@@ -80,13 +80,13 @@ class ScanEvaluator(SegmentationEvaluator):
     stays bounded. A scan's record (see `ScanRecords`) appears when its file is there:
 
     - `case`, `image`, and `status`: `ok` or `failed`;
-    - `prediction`, the file written, or null; `error`, null or a message;
+    - `prediction`, the file written, or null; `probabilities`, if they were asked for; `error`, null or a message;
     - `seconds` of work on it, without waiting; `stages`: how many of them `load`, `predict`, `restore` and `write`
       took;
     - `window_size`, voxels of the windows, which `auto` chooses by the free memory;
     - `peak_memory_mb`, the largest resident memory of the process while the scan was computed, and on a GPU
       `peak_gpu_memory_mb`;
-    - `settings`, a hash of what decides the result.
+    - `settings`, a hash of what decides the result; `input`, one of the paths, sizes and dates of the scan's files.
 
     Args:
         records: where records go.
@@ -138,6 +138,8 @@ class ScanEvaluator(SegmentationEvaluator):
         try:
             saved = item if self.saving is None else self.saving(item)
             record = {**record, "prediction": saved.get("prediction"), "error": None}
+            if "probabilities" in saved:
+                record["probabilities"] = saved["probabilities"]
         except Exception as problem:
             record = _failed(record, describe(problem))
         self._record(record, {**stages, "write": time.monotonic() - started}, peaks)

@@ -20,7 +20,8 @@ from monai.networks import eval_mode
 from segbundle.engines.ranks import rank, refuse_lone_ranks, start_ranks, wait_for_all
 from segbundle.errors import ConfigError, OutputError, show_plain_errors, suggestion
 from segbundle.files import keep_others_out
-from segbundle.inferers import with_channels_last_norms
+from segbundle.inferers import Precision, with_channels_last_norms
+from segbundle.inferers.memory import free_memory, training_bytes
 
 _logger = logging.getLogger(__name__)
 _REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*(?:(?:#|::)\w+)*)")
@@ -265,6 +266,36 @@ def _check_patch(
             f"the network returns {found} for a patch; one tensor of shape {wanted} is needed: a channel for each of "
             f"the {len(class_names)} class_names, and no deep supervision."
         )
+
+
+def check_batch(
+    network: torch.nn.Module,
+    device: torch.device | str,
+    num_channels: int,
+    patch_size: Sequence[int],
+    batch_size: int,
+    precision: Precision = "auto",
+) -> None:
+    """Compare the memory that a training step takes with what is free.
+
+    Raises:
+        ConfigError: `batch_size` is no positive number, or such batches do not fit; the message says which would.
+    """
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size}; a positive number of patches is needed.")
+    try:
+        each = training_bytes(network, num_channels, patch_size, precision)
+    except (RuntimeError, ValueError):  # it takes patches of one size only: nothing is known
+        return
+    free = free_memory(torch.device(device))
+    if each * batch_size <= free:
+        return
+    fitting = int(free // each)
+    advice = f"batch_size {fitting} would" if fitting else "not even one patch does: choose a smaller patch_size"
+    raise ConfigError(
+        f"batch_size {batch_size} does not fit into memory: a step takes about {each * batch_size / 1e9:.1f} GB, "
+        f"{free / 1e9:.1f} GB are free; {advice}."
+    )
 
 
 def warn_about_flips(test_time_flips: Sequence[int], augmentation: Mapping[str, Any] | None) -> None:

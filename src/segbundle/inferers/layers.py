@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import torch
@@ -67,7 +68,13 @@ class ChannelsLastInstanceNorm(torch.nn.InstanceNorm3d):
         return "InstanceNorm3d"  # a network is described as it was configured
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """From (B, C, X, Y, Z) to the same shape."""
+        """From (B, C, X, Y, Z) to the same shape.
+
+        Raises:
+            ValueError: one voxel alone, of which nothing would be left.
+        """
+        if math.prod(x.shape[2:]) == 1:
+            raise ValueError(f"Expected more than 1 spatial element to normalise, got input of size {tuple(x.shape)}")
         x = x.contiguous(memory_format=torch.channels_last_3d)
         if torch.is_grad_enabled() and (x.requires_grad or (self.weight is not None and self.weight.requires_grad)):
             result: torch.Tensor = _InstanceNorm.apply(x, self.weight, self.bias, self.eps)

@@ -14,12 +14,19 @@ import psutil
 import torch
 from torch.overrides import TorchFunctionMode
 
+from segbundle.inferers.precision import Precision, autocast
 from segbundle.inferers.windows import check_overlap, divisor, interval, slab_axis, small_window
 
 _SHARE = 0.5
 """The part of the free memory that windows may take; the rest is for the scan, the sums, and for others."""
 _ENOUGH = 2**30
 """Bytes of windows beyond which a CPU is not faster with larger batches, but its memory is full sooner."""
+_CGROUP = Path("/sys/fs/cgroup")
+_CONTROL_GROUPS = (
+    tuple(_CGROUP / name for name in ("memory.max", "memory.current", "memory.stat")),
+    tuple(_CGROUP / "memory" / f"memory.{name}" for name in ("limit_in_bytes", "usage_in_bytes", "stat")),
+)
+"""Files with the limit of a container's memory, what is used, and of what kind: of version 2 and version 1."""
 _LARGEST_BATCH = {"cpu": 4, "cuda": 16}
 
 
@@ -32,14 +39,19 @@ def free_memory(device: torch.device) -> int:
 
 
 def _left_in_container() -> float:
-    """Bytes left to this control group (cgroup v2); without a limit, infinite."""
-    folder = Path("/sys/fs/cgroup")
-    try:
-        limit = (folder / "memory.max").read_text(encoding="utf-8").strip()
-        used = (folder / "memory.current").read_text(encoding="utf-8")
-    except OSError:
-        return math.inf
-    return math.inf if limit == "max" else max(int(limit) - int(used), 0)
+    """Bytes left to this control group; without a limit, infinite. Files that are only kept for later do not count."""
+    for limit, used, spare in _CONTROL_GROUPS:
+        try:
+            text = limit.read_text(encoding="utf-8").strip()
+            taken = int(used.read_text(encoding="utf-8"))
+            kept = spare.read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            continue
+        files = [
+            int(line.split()[1]) for line in kept.splitlines() if line.startswith(("inactive_file", "total_inact"))
+        ]
+        return math.inf if text == "max" else max(int(text) - taken + max(files, default=0), 0)
+    return math.inf
 
 
 def has_room(num_bytes: float, device: torch.device) -> bool:
@@ -112,6 +124,35 @@ def _measured(
     return Needs(2 * peak / math.prod(size), scores.shape[1] if isinstance(scores, torch.Tensor) else 1)
 
 
+def training_bytes(network: torch.nn.Module, channels: int, patch_size: Sequence[int], precision: Precision) -> float:
+    """About how many bytes a training step takes for each patch (C, *patch_size).
+
+    Found by passing small patches through and adding up what is kept for the gradients, which is nearly all of it.
+    """
+    size = small_window(patch_size)
+    one, two = (_kept_for_gradients(network, (count, channels, *size), precision) for count in (1, 2))
+    return (two - one) * math.prod(patch_size) / math.prod(size)  # without what does not grow with the batch
+
+
+def _kept_for_gradients(network: torch.nn.Module, shape: Sequence[int], precision: Precision) -> int:
+    """Bytes that are kept when so many patches pass through a network and a softmax."""
+    device = next(network.parameters()).device
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    window = torch.zeros(tuple(shape), device=device)
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        with autocast(device, precision):
+            scores = network(window)
+        if isinstance(scores, torch.Tensor):
+            scores = scores.float().log_softmax(dim=1)
+    return sum(kept.values())
+
+
 def choose_batch(needs: Needs, roi: Sequence[int], device: torch.device) -> int:
     """Windows at a time: as many as the free memory allows and the device gains from."""
     window = needs.bytes_per_voxel * math.prod(roi)
@@ -159,7 +200,13 @@ def choose_windows(
             cost *= max(math.ceil((size - margin) / (window - margin)), 1)
         if cost < best_cost:
             best, best_cost = list(roi), cost
-    return best, [margin / window for margin, window in zip(margins, best, strict=True)]
+    return best, [_as_fraction(margin, window) for margin, window in zip(margins, best, strict=True)]
+
+
+def _as_fraction(margin: int, window: int) -> float:
+    """An overlap that `interval` makes so many voxels of again, although it cuts fractions off."""
+    exact = margin / window
+    return exact if interval(window, exact) == window - margin else (margin - 0.5) / window
 
 
 def _slab_bytes(shape: Sequence[int], roi: Sequence[int], num_classes: int) -> int:

@@ -80,7 +80,7 @@ class RestoreLabelsd(Transform):
         if self.probabilities_dir is None:
             labels = restore_labels(scores, to_grid, shape)
         else:
-            path = Path(self.probabilities_dir) / f"{_case(restored)}_prob.nii"
+            path = _probabilities_path(self.probabilities_dir, _case(restored))
             with ProbabilityFile(path, meta["filename_or_obj"]) as file:
                 labels = restore_labels(scores, to_grid, shape, file.array)
             restored["probabilities"] = str(path)
@@ -135,15 +135,22 @@ class SaveLabelsd(Transform):
         path = self._path(_case(saved))
         labels = saved[CommonKeys.PRED].as_tensor()[0].cpu().numpy()
         write_segmentation(labels, saved[CommonKeys.IMAGE].meta["filename_or_obj"], path)
+        if "probabilities" not in saved:  # those of an earlier run would pass for this one's
+            _probabilities_path(self.output_dir, _case(saved)).unlink(missing_ok=True)
         saved["prediction"] = str(path)
         return saved
 
     def discard(self, case: str) -> None:
-        with suppress(OSError):
-            self._path(case).unlink()
+        for path in (self._path(case), _probabilities_path(self.output_dir, case)):
+            with suppress(OSError):
+                path.unlink()
 
     def _path(self, case: str) -> Path:
         return self.output_dir / f"{case}_seg.nii.gz"
+
+
+def _probabilities_path(folder: str | Path, case: str) -> Path:
+    return Path(folder) / f"{case}_prob.nii"
 
 
 def _case(data: Mapping[Hashable, Any]) -> str:

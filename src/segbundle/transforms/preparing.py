@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from segbundle.classes import IGNORE_INDEX
 from segbundle.transforms.loading import LoadScand
 from segbundle.transforms.preprocessing import grid_transforms, intensity_transform
 
+_logger = logging.getLogger(__name__)
 _MAX_INDICES_PER_CLASS = 20_000
 """Places remembered per case and class: plenty to sample from, and 117 classes still fit in memory."""
 
@@ -98,15 +100,21 @@ class PadToPatchd(Transform):
     """Pad `image` and `label` (C, X, Y, Z) to at least the size of a patch, equally on both sides.
 
     The image is padded with 0; the label map with background, or, if it has unknown voxels, with more of them: where
-    not everything is known, nothing is known outside.
+    not everything is known, nothing is known outside. That it happens is said once.
     """
 
     def __init__(self, patch_size: Sequence[int]) -> None:
+        self.patch_size = list(patch_size)
         self.pad = SpatialPad(patch_size)
+        self._said = False
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         padded = dict(data)
         label = padded[CommonKeys.LABEL]
+        if not self._said and any(size < wanted for size, wanted in zip(label.shape[1:], self.patch_size, strict=True)):
+            self._said = True
+            where, shape = data.get("case", "a case"), "×".join(map(str, label.shape[1:]))
+            _logger.warning("%s has %s voxels, less than patch_size somewhere: such cases are padded", where, shape)
         outside = IGNORE_INDEX if bool((label == IGNORE_INDEX).any()) else 0
         padded[CommonKeys.IMAGE] = self.pad(padded[CommonKeys.IMAGE])
         padded[CommonKeys.LABEL] = self.pad(label, value=outside)

@@ -44,6 +44,7 @@ def test_keys_of_the_contract_are_in_every_workflow_with_one_default():
         "evaluator",
         "initialize",
         "run",
+        "finalize",
     }  # what makes them differ
     for one, other in itertools.combinations(workflows, 2):
         shared = set(workflows[one]) & set(workflows[other]) - parts - (DIFFER if one == "train" else set())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from commands import TINY, monai_bundle, segbundle
+from commands import ROOT, TINY, monai_bundle, segbundle
 
 
 def scores(folder):
@@ -167,3 +167,19 @@ def test_scores_of_a_training_are_not_overwritten_by_an_evaluation(trained, data
     )  # fmt: skip
     assert done.returncode == 1
     assert "holds a training run; choose another --output_dir" in done.stderr
+
+
+def test_monais_transforms_and_loader_train_as_well(dataset, tmp_path):
+    overlay = ROOT / "configs" / "monai_transforms.yaml"
+    words = ["--config", TINY, "--config", overlay, "--dataset_dir", dataset, "--max_epochs", 40, "--val_interval", 40]
+    done = segbundle("train", *words, "--output_dir", tmp_path / "out")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["mean_dice"] > 0.3
+
+
+def test_a_second_training_finds_the_prepared_cases_of_the_first(dataset, tmp_path):
+    words = ["--config", TINY, "--dataset_dir", dataset, "--max_epochs", 1, "--cache_dir", tmp_path / "cache"]
+    for fold, new in ((0, 4), (1, 2)):
+        done = segbundle("train", *words, "--output_dir", tmp_path / f"fold_{fold}", "--fold", fold)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert f"prepared cases: 4 in {tmp_path / 'cache'}, {new} of them new" in done.stdout

@@ -109,10 +109,12 @@ def run_segbundle(arguments: argparse.Namespace, most: int | None = None, cache_
 
     from segbundle.data import labelled_data
     from segbundle.engines import PreparedCases, SegmentationTrainer, WeightAverage, patch_loader, place_network
+    from segbundle.engines.workflow import keep_freed_memory
     from segbundle.inferers import PatchInferer
     from segbundle.losses import DiceCELoss
     from segbundle.transforms import PrepareCase
 
+    keep_freed_memory()  # as every workflow does first
     fold = None if most else 0
     data = labelled_data(arguments.dataset, CLASSES, section="training", fold=fold, num_folds=5, split_seed=0)
     transform = PrepareCase(CLASSES, PATCH, {"method": "zscore"}, (1.0, 1.0, 1.0))

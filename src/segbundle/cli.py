@@ -100,7 +100,8 @@ def cross_validate(
     Example: segbundle cross-validate --config configs/phantom.yaml --dataset_dir data_samples
     --output_dir runs/phantom_cv
     """
-    from segbundle.engines import cross_validation
+    with fast_imports():
+        from segbundle.engines import cross_validation
 
     given = {"dataset_dir": dataset_dir, "device": device}
     words = list(overrides or [])

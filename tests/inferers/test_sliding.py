@@ -457,6 +457,20 @@ def test_automatic_windows_need_the_patch_size():
         SlidingWindowInferer("auto")
 
 
+@pytest.mark.parametrize(
+    ("norm", "expected"),
+    [("batch", (16, 16, 16)), ("instance", (8, 8, 8)), (("group", {"num_groups": 2}), (8, 8, 8)),
+     (("instance", {"track_running_stats": True}), (16, 16, 16))],
+)  # fmt: skip
+def test_automatic_windows_are_not_larger_where_that_would_change_the_scores(norm, expected, caplog):
+    caplog.set_level("INFO")
+    inferer = SlidingWindowInferer("auto", patch_size=(8, 8, 8), precision="fp32")
+    for _ in range(2):
+        scores = inferer.slabs(noise(1, 1, 16, 16, 16), unet(norm))
+        assert scores.roi == expected
+    assert caplog.text.count("normalises by what a window shows") == (expected == (8, 8, 8))
+
+
 @pytest.fixture
 def free(monkeypatch):
     """Sets how many bytes are free; windows may take half of them."""

@@ -23,6 +23,12 @@ from segbundle.inferers.windows import small_window
 
 _NOTHING = (torch.nn.Identity, torch.nn.Dropout, torch.nn.Dropout2d, torch.nn.Dropout3d, torch.nn.AlphaDropout)
 """What does nothing in evaluation mode."""
+_OF_THE_WHOLE = (
+    torch.nn.InstanceNorm3d,
+    torch.nn.GroupNorm,
+    torch.nn.AdaptiveAvgPool3d,
+    torch.nn.AdaptiveMaxPool3d,
+)
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 _TOLERANCE = 0.01
 """By which part of the largest score a rewritten network may differ; TF32 on GPUs accounts for a tenth of it."""
@@ -60,6 +66,18 @@ def optimised(network: torch.nn.Module, shape: Sequence[int], dtype: torch.dtype
         if isinstance(module, FusedLayer) and dtype is not None:
             module.compute_in(dtype)
     return traced
+
+
+def normalises_by_window(network: Any) -> bool:
+    """Whether a network has layers that look at a window as a whole, so that its size changes every voxel's score.
+
+    Those are instance norms without statistics of the training, group norms, and poolings to a fixed size. Nothing is
+    known of what is no module.
+    """
+    return isinstance(network, torch.nn.Module) and any(
+        isinstance(module, _OF_THE_WHOLE) and not getattr(module, "track_running_stats", False)
+        for module in network.modules()
+    )
 
 
 class _Tracer(torch.fx.Tracer):

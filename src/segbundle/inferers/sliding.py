@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, get_args
 
@@ -15,11 +16,12 @@ from tqdm import tqdm
 from segbundle.inferers.backends import Backend, prepare
 from segbundle.inferers.ensemble import members
 from segbundle.inferers.memory import Needs, choose_batch, choose_windows, has_room, measured_needs
-from segbundle.inferers.optimising import optimised
+from segbundle.inferers.optimising import normalises_by_window, optimised
 from segbundle.inferers.precision import Precision, autocast, computed_dtype
 from segbundle.inferers.slabs import ScoreSlabs, Slab, SlabBuffer
 from segbundle.inferers.windows import Place, WindowPlan, importance, plan_windows
 
+_logger = logging.getLogger(__name__)
 Network = Callable[..., torch.Tensor]
 Member = tuple[str | None, Network]
 _AIR = 0.01
@@ -46,7 +48,8 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
 
     Args:
         roi_size: voxels of a window, (X, Y, Z) or one number; `auto` takes the largest windows of at least `patch_size`
-            that memory allows, with as many voxels of overlap as windows of `patch_size` would have.
+            that memory allows, with as many voxels of overlap as windows of `patch_size` would have, or just
+            `patch_size` if the network normalises by what a window shows (`normalises_by_window`).
         sw_batch_size: windows at a time, or `auto`; halved when the GPU's memory is exceeded.
         overlap, mode, sigma_scale, padding_mode, cval, sw_device, device, progress, and others: as in
             `monai.inferers.SlidingWindowInferer`; `device` holds the sums of the scores, by default where windows are
@@ -95,6 +98,7 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         self.checkpoints = tuple(checkpoints)
         self._most: int | None = None  # windows at a time that the GPU's memory was found to allow
         self._needs: tuple[Network, int, Needs] | None = None
+        self._said = False
         self._sums: list[float] = []  # of the weights, when the last volume was begun
         self._ready: dict[Any, tuple[Any, Network]] = {}  # the weights' version, and the network prepared with them
 
@@ -164,10 +168,20 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
     def _plan(self, volume: torch.Tensor, network: Network, device: torch.device, axis: int | None) -> WindowPlan:
         shape = volume.shape[2:]
         roi, overlap = fall_back_tuple(self.roi_size, shape), ensure_tuple_rep(self.overlap, 3)
-        if self.automatic:
+        if self.automatic and normalises_by_window(network):
+            self._say_why_not()
+        elif self.automatic:
             needs = self._needs_of(network, volume.shape[1], roi)
             roi, overlap = choose_windows(shape, roi, overlap, needs, device)
         return plan_windows(shape, roi, overlap, axis)
+
+    def _say_why_not(self) -> None:
+        if not self._said:
+            _logger.info(
+                "window_size auto: windows keep the size of patch_size, as this network normalises by what a window "
+                "shows, and larger ones can change its result; give a size to try them"
+            )
+        self._said = True
 
     def _batch_size(self, network: Network, channels: int, plan: WindowPlan, device: torch.device) -> int:
         if not self.automatic_batch:

@@ -80,6 +80,12 @@ def test_any_scan(codes, angles, own, spacing, shape, contiguous):
     assert_as_monai(noise(shape), oriented(codes, own, angles), spacing, contiguous=contiguous)
 
 
+def test_positions_that_are_almost_whole_are_interpolated_all_the_same():
+    values = torch.tensor([0.0, 1e6]).reshape(1, 2, 1, 1)
+    found = resampling.resample(values, [np.array([0.0, 1 - 5e-5]), np.zeros(1), np.zeros(1)])
+    torch.testing.assert_close(found.flatten(), torch.tensor([0.0, 1e6 - 50]), rtol=0, atol=0.1)
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     codes=st.sampled_from(ORIENTATIONS),

@@ -17,8 +17,9 @@ from monai.utils import ensure_tuple_rep
 _AXIS_LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
 _SLAB = 16
 """Slices of the new grid made at a time, so that what lies between scan and result stays small."""
-_WHOLE = 1e-4
-"""Positions that are all this close to whole voxels are taken for them: affines are stored in single precision."""
+_WHOLE = 2e-7
+"""Positions that are all this close to whole voxels, per voxel of the axis, are taken for them: so much is lost where
+affines are stored in single precision."""
 
 
 class ToGridd(MapTransform):
@@ -153,9 +154,9 @@ def _whole_axis(at: np.ndarray, size: int) -> int | None:
     """1 if positions are all voxels of an axis in their order, -1 if in the reverse one, else None."""
     if len(at) != size:
         return None
-    if np.abs(at - np.arange(size)).max() < _WHOLE:
+    if np.abs(at - np.arange(size)).max() < _WHOLE * size:
         return 1
-    return -1 if np.abs(at[::-1] - np.arange(size)).max() < _WHOLE else None
+    return -1 if np.abs(at[::-1] - np.arange(size)).max() < _WHOLE * size else None
 
 
 def interpolate(values: torch.Tensor, at: np.ndarray, dim: int) -> torch.Tensor:
@@ -172,7 +173,7 @@ def interpolate(values: torch.Tensor, at: np.ndarray, dim: int) -> torch.Tensor:
     if _whole_axis(at, values.shape[dim]) == 1:
         return values
     nearest = np.round(at)
-    if np.abs(at - nearest).max() < _WHOLE:
+    if np.abs(at - nearest).max() < _WHOLE * values.shape[dim]:
         return _take(values, nearest, dim)
     lower = np.floor(at)
     upper = np.minimum(lower + 1, values.shape[dim] - 1)

@@ -1,10 +1,10 @@
-"""Whether a training that is killed at random moments, over and over, ends with the weights of an undisturbed one.
+"""Whether a training that is killed at a random moment and resumed ends with the weights of an undisturbed one.
 
-    python benchmarks/kill_and_resume.py data_samples --config configs/phantom.yaml --kills 10
+    python benchmarks/kill_and_resume.py data_samples --config configs/phantom.yaml --times 10
 
-Trains twice with `segbundle train`: once undisturbed; once killed without warning (SIGKILL) that many times, each time
-at a random moment of its run, and resumed. Then compares every tensor and number of `last.pt`, bit for bit. Further
-options are passed on.
+Trains with `segbundle train`: once undisturbed; then so many times anew, each killed without warning (SIGKILL) at a
+random moment between its start and its end, and resumed. Compares every tensor and number of each `last.pt` with the
+undisturbed one's, bit for bit. Further options are passed on.
 """
 
 from __future__ import annotations
@@ -32,44 +32,50 @@ def differences(one: Any, two: Any, path: str = "") -> list[str]:
     return [] if one == two else [path]
 
 
+def killed_after(seconds: float, command: list[str]) -> bool:
+    """Run a command and kill it after so many seconds; whether it was still running."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return True
+    return False
+
+
 def main() -> None:
     """Train, kill, resume, compare; the exit code is 1 if anything differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path)
-    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--times", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     arguments, options = parser.parse_known_args()
     rng = random.Random(arguments.seed)
+    program = [str(Path(sys.executable).parent / "segbundle"), "train", "--dataset_dir", str(arguments.dataset)]
+    wrong = 0
     with tempfile.TemporaryDirectory() as name:
-        whole, killed = Path(name) / "whole", Path(name) / "killed"
-        command = [str(Path(sys.executable).parent / "segbundle"), "train", "--dataset_dir", str(arguments.dataset)]
         started = time.monotonic()
-        subprocess.run([*command, "--output_dir", str(whole), *options], check=True, stdout=subprocess.DEVNULL)
+        whole = Path(name) / "whole"
+        subprocess.run([*program, "--output_dir", str(whole), *options], check=True, stdout=subprocess.DEVNULL)
         seconds = time.monotonic() - started
         print(f"undisturbed: {seconds:.1f} s", flush=True)
-        for kill in range(1, arguments.kills + 1):
-            again = ["--resume", "true"] if killed.exists() else []
-            process = subprocess.Popen(
-                [*command, "--output_dir", str(killed), *options, *again],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            moment = rng.uniform(0, seconds)
-            try:
-                process.wait(moment)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            last = killed / "last.pt"
+        for number in range(1, arguments.times + 1):
+            out = Path(name) / str(number)
+            command, moment = [*program, "--output_dir", str(out), *options], rng.uniform(0, seconds)
+            killed, last = killed_after(moment, command), out / "last.pt"
             epoch = torch.load(last, weights_only=True)["epoch"] if last.exists() else 0
-            print(f"kill {kill}: after {moment:.1f} s, last.pt holds epoch {epoch}", flush=True)
-        subprocess.run(
-            [*command, "--output_dir", str(killed), *options, "--resume", "true"], check=True, stdout=subprocess.DEVNULL
-        )
-        one, two = (torch.load(folder / "last.pt", weights_only=True) for folder in (whole, killed))
-    found = differences(one, two)
-    print(f"{len(found)} values differ: {', '.join(found[:5])}" if found else "identical: every tensor and number")
-    raise SystemExit(bool(found))
+            again = ["--resume", "true"] if out.exists() else []
+            subprocess.run([*command, *again], check=True, stdout=subprocess.DEVNULL)
+            found = differences(*(torch.load(folder / "last.pt", weights_only=True) for folder in (whole, out)))
+            wrong += bool(found)
+            result = f"{len(found)} values differ: {', '.join(found[:5])}" if found else "identical"
+            print(
+                f"{number}: {'killed' if killed else 'done'} after {moment:.1f} s, epoch {epoch} saved; {result}",
+                flush=True,
+            )
+    print(f"{arguments.times - wrong} of {arguments.times} ended with every tensor and number the same")
+    raise SystemExit(bool(wrong))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A folder of scans, some of them damaged, predicted in one go, in two, and with what can be asked for besides."""
 
+import gzip
 import json
 import signal
 import subprocess
@@ -42,8 +43,8 @@ def predict(folder, trained, out, *words):
 
 
 def results(out):
-    """Every label map's bytes, and the records without what differs from run to run."""
-    masks = {path.name: path.read_bytes() for path in out.glob("*_seg.nii.gz")}
+    """Every label map's bytes before compression, and the records without what differs from run to run."""
+    masks = {path.name: gzip.decompress(path.read_bytes()) for path in out.glob("*_seg.nii.gz")}
     records = json.loads((out / "predictions.json").read_text())
     kept = ("case", "image", "status", "error", "settings")
     return masks, [{key: record[key] for key in kept} for record in records]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import logging
 import os
+import weakref
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -15,6 +17,7 @@ from segbundle.errors import ConfigError
 
 _T = TypeVar("_T")
 _PATIENCE = datetime.timedelta(days=7)
+_sharing: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
 
 
 def world_size() -> int:
@@ -58,8 +61,15 @@ def refuse_lone_ranks() -> None:
 
 
 def stop_ranks() -> None:
-    """Part from the other processes."""
+    """Part from the other processes; networks that share gradients are of no use afterwards.
+
+    Whatever holds on to the group keeps its threads alive, and one of them that still frees a tensor while Python exits
+    aborts the process. So the networks let go of it first, and its threads have ended when this returns.
+    """
     if dist.is_available() and dist.is_initialized():
+        for network in list(_sharing):
+            vars(network).clear()
+        gc.collect()
         dist.destroy_process_group()
 
 
@@ -74,7 +84,9 @@ def shared_gradients(network: torch.nn.Module) -> torch.nn.Module:
     """The network for a training step: gradients are averaged over the processes (DistributedDataParallel)."""
     if world_size() == 1:
         return network
-    return torch.nn.parallel.DistributedDataParallel(network)
+    shared = torch.nn.parallel.DistributedDataParallel(network)
+    _sharing.add(shared)
+    return shared
 
 
 def share_of_rank(data: Sequence[_T]) -> list[_T]:

@@ -9,8 +9,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "segbundle"
 ORDER = [
-    "errors", "startup", "classes", "files", "losses", "metrics", "inferers", "patches", "data", "transforms",
-    "reports", "engines", "reproductions", "cli",
+    "errors", "startup", "options", "classes", "files", "losses", "metrics", "inferers", "patches", "data",
+    "transforms", "reports", "engines", "reproductions", "cli",
 ]  # fmt: skip
 """From the ground up: a room may import those before it."""
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from segbundle.cli import app, default_bundle, split_overrides
+from segbundle.cli import app
 from segbundle.errors import ConfigError
+from segbundle.options import default_bundle, split_overrides
 
 COMMANDS = ["train", "evaluate", "predict", "check", "samples"]
 
@@ -44,6 +45,14 @@ def test_words_and_overrides_are_told_apart():
 def test_values_are_read_as_yaml_users_write_them():
     _, pairs = split_overrides(["--fold", "null", "--resume", "true", "--seed", "3", "--name", "x"])
     assert pairs == {"fold": None, "resume": True, "seed": 3, "name": "x"}
+
+
+@pytest.mark.parametrize("word", ["--max_epochs", "--fold", "--patch_size=true"])
+def test_a_key_without_a_value_is_a_switch_or_refused(word, tmp_path):
+    result = invoke("train", "--dataset_dir", tmp_path, "--output_dir", tmp_path / "out", "--skip_air", word)
+    key = word.partition("=")[0]
+    assert result.exit_code == 1 and f"Error: {key} needs a value; its default is " in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_short_option_is_refused():

@@ -14,6 +14,7 @@ import typer
 
 from segbundle.errors import ConfigError, SegbundleError, root_error, show_plain_errors
 from segbundle.files import written_whole
+from segbundle.options import default_bundle, existing, read_yaml, refuse_missing_values, split_overrides
 from segbundle.startup import fast_imports
 
 app = typer.Typer(
@@ -106,9 +107,9 @@ def cross_validate(
     given = {"dataset_dir": dataset_dir, "device": device}
     words = list(overrides or [])
     with _plain_errors():
-        task = _read_yaml((bundle or default_bundle()) / "configs" / "train.yaml")
+        task = read_yaml((bundle or default_bundle()) / "configs" / "train.yaml")
         for path in config or []:
-            task |= _read_yaml(path)
+            task |= read_yaml(path)
         own = split_overrides(words)[1]
         for key in ("fold", "resume", "ckpt_path"):
             if key in own:
@@ -254,50 +255,9 @@ def _plain_errors() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
-def split_overrides(words: list[str]) -> tuple[list[str], dict[str, Any]]:
-    """Tell plain words from `--key value` pairs; a key without a value is true. Values are read as Fire reads them.
-
-    Raises:
-        ConfigError: an option with a single dash, which no config key is.
-    """
-    from fire.parser import DefaultParseValue
-
-    plain: list[str] = []
-    pairs: dict[str, Any] = {}
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        if word.startswith("--"):
-            key, equals, value = word[2:].partition("=")
-            if not equals:
-                value = rest.pop(0) if rest and not rest[0].startswith("--") else "True"
-            pairs[key] = _constant(DefaultParseValue(value))
-        elif word.startswith("-") and len(word) > 1:
-            raise ConfigError(f"unknown option {word!r}; config keys are given as --key value.")
-        else:
-            plain.append(word)
-    return plain, pairs
-
-
-def _constant(value: Any) -> Any:
-    """YAML's spelling of what Fire reads as words."""
-    return (
-        {"true": True, "false": False, "null": None, "none": None}.get(value, value)
-        if isinstance(value, str)
-        else value
-    )
-
-
 def _one_or_several(paths: list[Path] | None) -> str | list[str] | None:
     names = [str(path) for path in paths or []]
     return names if len(names) > 1 else next(iter(names), None)
-
-
-def default_bundle() -> Path:
-    """The bundle that comes with the project, in a checkout or an installed package."""
-    package = Path(__file__).parent
-    installed = package / "_bundle"
-    return installed if installed.is_dir() else package.parents[1] / "bundle"
 
 
 def _task_classes(dataset: Path, config: list[Path]) -> tuple[list[str], int | None]:
@@ -306,37 +266,14 @@ def _task_classes(dataset: Path, config: list[Path]) -> tuple[list[str], int | N
 
     task: dict[str, Any] = {}
     if config:  # what the task leaves out is the bundle's, but for the classes, which the dataset knows better
-        task = {**_read_yaml(default_bundle() / "configs" / "train.yaml"), "class_names": None}
+        task = {**read_yaml(default_bundle() / "configs" / "train.yaml"), "class_names": None}
     for path in config:
-        task |= _read_yaml(path)
+        task |= read_yaml(path)
     names = task.get("class_names") or described_labels(dataset).class_names
     if names is None:
         raise ConfigError(f"{dataset}: has no dataset.json that names the classes; give a task YAML by --config.")
     channels = task.get("network_def#in_channels", (task.get("network_def") or {}).get("in_channels"))
     return [str(name) for name in names], channels
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    """The content of a task YAML.
-
-    Raises:
-        ConfigError: no such file, no valid YAML, or no keys in it.
-    """
-    import yaml
-
-    try:
-        content = yaml.safe_load(_existing(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is no valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: must hold keys and values, for instance `max_epochs: 100`.")
-    return content
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file.")
-    return path
 
 
 def _run_workflow(
@@ -367,9 +304,10 @@ def _run_workflow(
             if not given.get("resume"):
                 _begin_reading(plain[0])
         for path in config or []:
-            _read_yaml(path)
+            read_yaml(path)
         configs = (bundle or default_bundle()) / "configs"
-        files = [_existing(path) for path in (configs / f"{name}.yaml", *(config or []))]
+        refuse_missing_values(overrides, read_yaml(configs / f"{name}.yaml"))
+        files = [existing(path) for path in (configs / f"{name}.yaml", *(config or []))]
         chosen = {
             key: str(value) if isinstance(value, Path) else value for key, value in given.items() if value is not None
         }

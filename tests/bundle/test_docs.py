@@ -57,7 +57,7 @@ def run_all(lines: list[str], cwd: Path) -> None:
         if "benchmarks/many_cases.py" in line:
             short += " --cases 2"
         if "benchmarks/kill_and_resume.py" in line:
-            short = f"{line} --kills 1 --max_epochs 2 --val_interval 1"
+            short = f"{line} --times 1 --max_epochs 2 --val_interval 1"
         if "benchmarks/inference_accuracy.py" in line:
             short += " --ways 'window_size auto'"  # bf16 takes minutes on CPUs without it
         done = shell(short, cwd)

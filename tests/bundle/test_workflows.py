@@ -114,6 +114,23 @@ def test_the_same_seed_gives_the_same_weights_to_the_bit(trained, dataset, tmp_p
         assert not all(torch.equal(one[key], three[key]) for key in one)
 
 
+def test_figures_and_slices_go_to_mlflow_where_it_is_asked_for(dataset, tmp_path):
+    mlflow = pytest.importorskip("mlflow")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = mlflow.MlflowClient(uri)
+    number = client.create_experiment("segbundle", artifact_location=(tmp_path / "artifacts").as_uri())
+    quick = ["--dataset_dir", dataset, "--output_dir", tmp_path / "run", "--val_interval", "1", "--mlflow_uri", uri]
+    for more in (["--max_epochs", "1"], ["--max_epochs", "2", "--resume", "true"]):
+        done = segbundle("train", "--config", TINY, *quick, *more)
+        assert done.returncode == 0, done.stdout + done.stderr
+    (run,) = client.search_runs([number])
+    for name in ("train/loss", "train/learning_rate", "train/gradient_norm", "validation/mean_dice"):
+        assert [figure.step for figure in client.get_metric_history(run.info.run_id, name)] == [1, 2]
+    assert run.data.metrics["validation/mean_dice"] == pytest.approx(scores(tmp_path / "run")[0]["mean_dice"])
+    kept = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert kept == {"images", "task.json", "metrics.csv", "summary.json"}
+
+
 def test_null_on_the_command_line_is_null(dataset, tmp_path):
     quick = ["--dataset_dir", dataset, "--output_dir", tmp_path / "a", "--max_epochs", "1"]
     done = segbundle("train", "--config", TINY, *quick, "--fold", "null")

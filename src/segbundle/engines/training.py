@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from segbundle.engines.ranks import averaged, gathered, rank
 from segbundle.engines.scoring import MeanDice
+from segbundle.engines.tracking import MLflowWriter
 from segbundle.errors import TrainingError
 from segbundle.patches import PatchLoader
 from segbundle.reports.pictures import compared
@@ -156,20 +157,30 @@ class TrainingLog:
     And for the first few held-out cases a slice with the reference and the prediction laid over it.
 
     Of several processes the first one writes; the loss is the mean of all.
+    With `mlflow_uri` the same goes to MLflow.
 
     Args:
         output_dir: TensorBoard's files go to `<output_dir>/tensorboard`.
         optimizer: for the learning rate.
         evaluator: the validation engine.
         metric: holds the scores of the last validation.
+        mlflow_uri: where MLflow keeps its runs (`MLflowWriter`); None for TensorBoard alone.
     """
 
-    def __init__(self, output_dir: str, optimizer: Optimizer, evaluator: Evaluator, metric: MeanDice) -> None:
+    def __init__(
+        self,
+        output_dir: str,
+        optimizer: Optimizer,
+        evaluator: Evaluator,
+        metric: MeanDice,
+        mlflow_uri: str | None = None,
+    ) -> None:
         self.log_dir = Path(output_dir) / "tensorboard"
         self.optimizer = optimizer
         self.evaluator = evaluator
         self.metric = metric
-        self._writer: Any = None
+        self.mlflow_uri = mlflow_uri
+        self._writers: list[Any] = []
         self._losses: list[torch.Tensor] = []
         self._norms: list[torch.Tensor] = []
         self._started = 0.0
@@ -194,7 +205,9 @@ class TrainingLog:
         where = (engine.state.device, self.log_dir.parent)
         _logger.info("training on %d cases, validating on %d, on %s: %s", cases, held_out, *where)
         if rank() == 0:
-            self._writer = SummaryWriter(str(self.log_dir), purge_step=engine.state.epoch + 1)
+            self._writers = [SummaryWriter(str(self.log_dir), purge_step=engine.state.epoch + 1)]
+            if self.mlflow_uri is not None:
+                self._writers.append(MLflowWriter(self.mlflow_uri, self.log_dir.parent))
 
     def _remember_rate(self) -> None:
         self._rate = self.optimizer.param_groups[0]["lr"]  # the schedule changes it before the epoch is logged
@@ -205,7 +218,7 @@ class TrainingLog:
         self._norms.append(state.gradient_norm)
 
     def _draw(self, evaluator: Engine) -> None:
-        if self._writer is not None:
+        if self._writers:
             (item,), (output,) = cast(Any, evaluator.state.batch), cast(Any, evaluator.state.output)
             self._pictures[item["case"]] = compared(*(output[key] for key in _SHOWN))
 
@@ -213,23 +226,20 @@ class TrainingLog:
         epoch = engine.state.epoch
         loss, norm = averaged(torch.stack(self._losses).mean()), float(torch.stack(self._norms).mean())
         self._losses, self._norms = [], []
-        if self._writer is None:
+        if not self._writers:
             return
-        self._writer.add_scalar("train/loss", loss, epoch)
-        self._writer.add_scalar("train/learning_rate", self._rate, epoch)
-        self._writer.add_scalar("train/gradient_norm", norm, epoch)
+        self._add_scalars({"train/loss": loss, "train/learning_rate": self._rate, "train/gradient_norm": norm}, epoch)
         if self.evaluator.state.epoch == epoch:
             self._log_validation(engine, loss)
 
     def _log_validation(self, engine: Engine, loss: float) -> None:
         epoch, summary = engine.state.epoch, self.metric.summary()
         dice = {name: row["dice_mean"] for name, row in summary["classes"].items()}
-        self._writer.add_scalar("validation/mean_dice", self.metric.compute(), epoch)
-        for name, value in dice.items():
-            if value is not None:
-                self._writer.add_scalar(f"validation/dice/{name}", value, epoch)
+        scored = {f"validation/dice/{name}": value for name, value in dice.items() if value is not None}
+        self._add_scalars({"validation/mean_dice": self.metric.compute(), **scored}, epoch)
         for case, picture in self._pictures.items():
-            self._writer.add_image(f"validation/{case}", picture, epoch, dataformats="HWC")
+            for writer in self._writers:
+                writer.add_image(f"validation/{case}", picture, epoch, dataformats="HWC")
         self._pictures = {}
         shown = ", ".join(f"{name} {'-' if value is None else f'{value:.3f}'}" for name, value in dice.items())
         minutes = (time.monotonic() - self._started) / 60
@@ -246,9 +256,14 @@ class TrainingLog:
                 self.evaluator.state.best_metric_epoch,
             )
 
+    def _add_scalars(self, values: dict[str, float], epoch: int) -> None:
+        for name, value in values.items():
+            for writer in self._writers:
+                writer.add_scalar(name, value, epoch)
+
     def _close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        for writer in self._writers:
+            writer.close()
 
 
 def _of_the_first(engine: Engine, event: int) -> bool:

@@ -1,0 +1,33 @@
+"""MLflow's writer against a real MLflow database."""
+
+import numpy as np
+import pytest
+
+from segbundle.engines.tracking import MLflowWriter
+from segbundle.errors import ConfigError
+
+mlflow = pytest.importorskip("mlflow")
+
+
+def test_a_resumed_training_goes_on_with_its_run(tmp_path):
+    uri, out = f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "spleen"
+    out.mkdir()
+    (out / "summary.json").write_text('{"mean_dice": 0.5}')
+    client = mlflow.MlflowClient(uri)
+    client.create_experiment("segbundle", artifact_location=(tmp_path / "artifacts").as_uri())
+    for epoch in (1, 2):
+        writer = MLflowWriter(uri, out)
+        writer.add_scalar("train/loss", 1 / epoch, epoch)
+        writer.add_image("validation/case", np.zeros((8, 8, 3), np.uint8), epoch)
+        writer.close()
+    (run,) = client.search_runs([client.get_experiment_by_name("segbundle").experiment_id])
+    assert run.info.run_name == "spleen" and run.info.status == "FINISHED"
+    history = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [(figure.step, figure.value) for figure in history] == [(1, 1.0), (2, 0.5)]
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"summary.json", "images"}
+
+
+def test_a_run_that_the_server_does_not_know_is_an_error_that_names_the_setting(tmp_path):
+    (tmp_path / "mlflow_run_id").write_text("0" * 32)
+    with pytest.raises(ConfigError, match=r"^mlflow_uri: sqlite:.* cannot be used: .*0000"):
+        MLflowWriter(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path)

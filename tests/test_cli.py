@@ -55,6 +55,11 @@ def test_a_key_without_a_value_is_a_switch_or_refused(word, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_cross_validation_needs_its_values_as_well(tmp_path):
+    result = invoke("cross-validate", "--dataset_dir", tmp_path, "--output_dir", tmp_path / "out", "--num_folds")
+    assert result.exit_code == 1 and "Error: --num_folds needs a value; its default is 5." in result.stderr
+
+
 def test_a_short_option_is_refused():
     with pytest.raises(ConfigError, match="unknown option '-x'"):
         split_overrides(["-x"])

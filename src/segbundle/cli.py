@@ -14,7 +14,7 @@ import typer
 
 from segbundle.errors import ConfigError, SegbundleError, root_error, show_plain_errors
 from segbundle.files import written_whole
-from segbundle.options import default_bundle, existing, read_yaml, refuse_missing_values, split_overrides
+from segbundle.options import default_bundle, read_yaml, refuse_missing_values, split_overrides
 from segbundle.startup import fast_imports
 
 app = typer.Typer(
@@ -111,6 +111,7 @@ def cross_validate(
         for path in config or []:
             task |= read_yaml(path)
         own = split_overrides(words)[1]
+        refuse_missing_values(own, task)
         for key in ("fold", "resume", "ckpt_path"):
             if key in own:
                 raise ConfigError(f"{key}: every fold has its own in a cross-validation; leave it out.")
@@ -199,7 +200,7 @@ def samples(
 
     Example: segbundle samples /tmp/samples --seed 0
     """
-    from segbundle.data.phantoms import write_samples
+    from segbundle.data.samples import write_samples
 
     with _plain_errors():
         path = write_samples(output_dir, seed=seed, num_training=num_training, num_test=num_test)
@@ -303,11 +304,10 @@ def _run_workflow(
             overrides[words_are] = plain
             if not given.get("resume"):
                 _begin_reading(plain[0])
-        for path in config or []:
-            read_yaml(path)
         configs = (bundle or default_bundle()) / "configs"
-        refuse_missing_values(overrides, read_yaml(configs / f"{name}.yaml"))
-        files = [existing(path) for path in (configs / f"{name}.yaml", *(config or []))]
+        files = [configs / f"{name}.yaml", *(config or [])]
+        defaults, *_ = [read_yaml(path) for path in files]
+        refuse_missing_values(overrides, defaults)
         chosen = {
             key: str(value) if isinstance(value, Path) else value for key, value in given.items() if value is not None
         }

@@ -60,24 +60,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     import yaml
 
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file.")
     try:
-        content = yaml.safe_load(existing(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: is no valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold keys and values, for instance `max_epochs: 100`.")
     return content
-
-
-def existing(path: Path) -> Path:
-    """The path of a file that is there.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file.")
-    return path
 
 
 def _constant(value: Any) -> Any:

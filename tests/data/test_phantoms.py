@@ -18,10 +18,9 @@ from segbundle.data.phantoms import (
     FOREGROUND,
     NOISE,
     Phantom,
-    make_case,
     make_phantom,
-    write_samples,
 )
+from segbundle.data.samples import make_case, write_samples
 
 LIVER, KIDNEY, VESSEL, LESION = (CLASS_NAMES.index(name) for name in FOREGROUND)
 NO_ORGANS = 2

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from segbundle.engines.tracking import MLflowWriter
+from segbundle.engines.tracking import MLflowWriter, check_mlflow
 from segbundle.errors import ConfigError
 
 mlflow = pytest.importorskip("mlflow")
@@ -31,3 +31,22 @@ def test_a_run_that_the_server_does_not_know_is_an_error_that_names_the_setting(
     (tmp_path / "mlflow_run_id").write_text("0" * 32)
     with pytest.raises(ConfigError, match=r"^mlflow_uri: sqlite:.* cannot be used: .*0000"):
         MLflowWriter(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path)
+
+
+def test_where_there_is_no_mlflow_is_found_before_cases_are_prepared(tmp_path):
+    check_mlflow(None)
+    check_mlflow(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    with pytest.raises(ConfigError, match=r"^mlflow_uri: nowhere://x cannot be used: "):
+        check_mlflow("nowhere://x")
+
+
+def test_a_training_goes_on_without_mlflow_and_says_so_once(tmp_path, caplog):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    writer = MLflowWriter(uri, tmp_path)
+    client = mlflow.MlflowClient(uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("segbundle").experiment_id])
+    client.delete_run(run.info.run_id)
+    writer.add_scalar("train/loss", 1.0, 1)
+    writer.add_scalar("train/loss", 0.5, 2)
+    writer.close()
+    assert caplog.text.count("MLflow does not take figures") == 1

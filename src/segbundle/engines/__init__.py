@@ -10,6 +10,7 @@ from segbundle.engines.ranks import local_device, share_of_rank, shared_gradient
 from segbundle.engines.records import ScanRecords
 from segbundle.engines.scanning import ScanDataset, ScanEvaluator, read_ahead, report_failures
 from segbundle.engines.scoring import MeanDice, ScoreReport
+from segbundle.engines.tracking import check_mlflow
 from segbundle.engines.trainer import SegmentationTrainer
 from segbundle.engines.training import EarlyStopping, FinalValidation, SeedEpochs, StopAtNaN, TrainingLog
 from segbundle.engines.workflow import (
@@ -46,6 +47,7 @@ __all__ = [
     "WeightAverage",
     "averaged_network",
     "check_batch",
+    "check_mlflow",
     "check_network",
     "ensemble_members",
     "in_bundle",

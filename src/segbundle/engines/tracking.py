@@ -2,61 +2,100 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from segbundle.errors import ConfigError
 from segbundle.files import written_whole
 
+_logger = logging.getLogger(__name__)
+_EXPERIMENT = "segbundle"
 _RUN_FILE = "mlflow_run_id"
 _KEPT = ("task.json", "metrics.csv", "summary.json")
+
+
+def check_mlflow(mlflow_uri: str | None) -> None:
+    """Try MLflow before cases are prepared for a long time; None asks for none.
+
+    Raises:
+        ConfigError: MLflow is not installed, or cannot be reached.
+    """
+    if mlflow_uri is not None:
+        with _connected(mlflow_uri) as client:
+            client.get_experiment_by_name(_EXPERIMENT)
 
 
 class MLflowWriter:
     """A run of MLflow that a resumed training goes on with.
 
+    A training is worth more than its curves: once it runs, what MLflow does not take is left out with a warning.
+
     Args:
-        tracking_uri: where MLflow keeps its runs, for instance `http://server:5000` or `sqlite:///mlflow.db`.
+        mlflow_uri: where MLflow keeps its runs, for instance `http://server:5000` or `sqlite:///mlflow.db`.
         output_dir: the training's folder; the run is named after it, and its number is kept there.
-        experiment: the runs' heading in MLflow; made if there is none.
 
     Raises:
         ConfigError: MLflow is not installed, or does not take what it is told.
     """
 
-    def __init__(self, tracking_uri: str, output_dir: Path, experiment: str = "segbundle") -> None:
-        try:
-            import mlflow
-        except ImportError as error:
-            raise ConfigError("mlflow_uri: MLflow is not installed; pip install 'segbundle[mlflow]'.") from error
+    def __init__(self, mlflow_uri: str, output_dir: Path) -> None:
         self.output_dir = output_dir
+        self._warned = False
         known = output_dir / _RUN_FILE
-        try:
-            self._client = mlflow.MlflowClient(tracking_uri)
+        with _connected(mlflow_uri) as self._client:
             if known.exists():
                 self._run = known.read_text(encoding="utf-8")
                 self._client.update_run(self._run, status="RUNNING")
-            else:
-                found = self._client.get_experiment_by_name(experiment)
-                number = found.experiment_id if found else self._client.create_experiment(experiment)
-                self._run = self._client.create_run(number, run_name=output_dir.name).info.run_id
-                self._client.log_param(self._run, "output_dir", str(output_dir))
-                with written_whole(known) as partial:
-                    partial.write_text(self._run, encoding="utf-8")
-        except mlflow.MlflowException as error:
-            raise ConfigError(f"mlflow_uri: {tracking_uri} cannot be used: {error}") from error
+                return
+            found = self._client.get_experiment_by_name(_EXPERIMENT)
+            number = found.experiment_id if found else self._client.create_experiment(_EXPERIMENT)
+            self._run = self._client.create_run(number, run_name=output_dir.name).info.run_id
+            self._client.log_param(self._run, "output_dir", str(output_dir))
+        with written_whole(known) as partial:
+            partial.write_text(self._run, encoding="utf-8")
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
         """A figure of an epoch."""
-        self._client.log_metric(self._run, name, float(value), step=step)
+        with self._left_out():
+            self._client.log_metric(self._run, name, float(value), step=step)
 
     def add_image(self, name: str, picture: Any, step: int, **_: Any) -> None:
         """A picture of an epoch: uint8 (height, width, 3)."""
-        self._client.log_image(self._run, picture, key=name.replace("/", " "), step=step)
+        with self._left_out():
+            self._client.log_image(self._run, picture, key=name.replace("/", " "), step=step)
 
     def close(self) -> None:
         """End the run and keep its scores beside it."""
-        for name in _KEPT:
-            if (path := self.output_dir / name).exists():
-                self._client.log_artifact(self._run, str(path))
-        self._client.set_terminated(self._run)
+        with self._left_out():
+            for name in _KEPT:
+                if (path := self.output_dir / name).exists():
+                    self._client.log_artifact(self._run, str(path))
+            self._client.set_terminated(self._run)
+
+    @contextmanager
+    def _left_out(self) -> Iterator[None]:
+        """Go on without what MLflow does not take, and say so once."""
+        from mlflow import MlflowException
+
+        try:
+            yield
+        except (MlflowException, OSError) as error:  # files of artifacts are written without MLflow's errors
+            if not self._warned:
+                self._warned = True
+                _logger.warning("MLflow does not take figures (%s); the training goes on, TensorBoard has them", error)
+
+
+@contextmanager
+def _connected(mlflow_uri: str) -> Iterator[Any]:
+    """MLflow's client; its errors become one that names the setting."""
+    try:
+        import mlflow
+    except ImportError as error:
+        raise ConfigError("mlflow_uri: MLflow is not installed; pip install 'segbundle[mlflow]'.") from error
+    try:
+        yield mlflow.MlflowClient(mlflow_uri)
+    except mlflow.MlflowException as error:
+        raise ConfigError(f"mlflow_uri: {mlflow_uri} cannot be used: {error}") from error

@@ -109,7 +109,7 @@ def run_segbundle(arguments: argparse.Namespace, most: int | None = None, cache_
 
     from segbundle.data import labelled_data
     from segbundle.engines import PreparedCases, SegmentationTrainer, WeightAverage, patch_loader, place_network
-    from segbundle.engines.workflow import keep_freed_memory
+    from segbundle.engines.process import keep_freed_memory
     from segbundle.inferers import PatchInferer
     from segbundle.losses import DiceCELoss
     from segbundle.transforms import PrepareCase

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import re
@@ -17,6 +16,7 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.networks import eval_mode
 
+from segbundle.engines.process import keep_freed_memory, settle_vector_math
 from segbundle.engines.ranks import rank, refuse_lone_ranks, start_ranks, wait_for_all
 from segbundle.errors import ConfigError, OutputError, show_plain_errors, suggestion
 from segbundle.files import keep_others_out
@@ -25,7 +25,6 @@ from segbundle.inferers.memory import free_memory, training_bytes
 
 _logger = logging.getLogger(__name__)
 _REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*(?:(?:#|::)\w+)*)")
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 _MONAI_KEYS = frozenset({"_meta_", "save_execute_config"})
 
 
@@ -39,6 +38,7 @@ def start_workflow(ranks: bool = False) -> None:
         ConfigError: see `check_config_keys` and `refuse_lone_ranks`.
     """
     keep_freed_memory()
+    settle_vector_math()
     if ranks:
         start_ranks()
     refuse_lone_ranks()
@@ -50,21 +50,6 @@ def start_workflow(ranks: bool = False) -> None:
         check_config_keys(workflow.parser.get(), bundle_configs(Path(workflow.config_root_path)))
 
 
-def keep_freed_memory() -> None:
-    """Let the C library keep the memory that tensors on the CPU free, for the next ones, instead of returning it.
-
-    By default glibc asks the system anew for every tensor above 32 MB, and the system then clears every page on first
-    use: more than a third of the time that windows of 96³ voxels and 14 classes take. What was once taken is given back
-    when the program ends. Other C libraries are left alone.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
 def bundle_configs(folder: Path) -> dict[str, Any]:
     """All workflows in a bundle's `configs` folder merged: the keys that a task YAML may set, with their defaults."""
     merged: dict[str, Any] = {}
@@ -73,6 +58,21 @@ def bundle_configs(folder: Path) -> dict[str, Any]:
             for key, value in ConfigParser.load_config_file(path).items():
                 merged[key] = {**merged[key], **value} if _is_section(value) and key in merged else value
     return merged
+
+
+def check_task(task: Sequence[Path], configs: Path) -> None:
+    """Refuse task YAMLs with keys that no workflow reads, without running one.
+
+    Args:
+        task: the YAMLs, laid over the bundle's.
+        configs: the bundle's folder of workflows.
+
+    Raises:
+        ConfigError: see `check_config_keys`.
+    """
+    parser = ConfigParser()
+    parser.read_config([str(path) for path in (configs / "train.yaml", *task)])
+    check_config_keys(parser.get(), bundle_configs(configs))
 
 
 def check_config_keys(config: dict[str, Any], known: dict[str, Any]) -> None:

@@ -102,6 +102,12 @@ def test_check_against_a_task(tmp_path):
     result = invoke("check", tmp_path / "s", "--config", task)
     assert result.exit_code == 1
     assert "dataset.json: its labels are" in result.output
+    task.write_text("class_names: [background, liver, kidney, vessel, lesion]\nnetwork_def#filters: [8, 16, 32, 64]\n")
+    assert invoke("check", tmp_path / "s", "--config", task).exit_code == 0
+    task.write_text("class_names: [background, liver, kidney, vessel, lesion]\npatch_sise: [48, 48, 48]\n")
+    result = invoke("check", tmp_path / "s", "--config", task)
+    assert result.exit_code == 1
+    assert "config key 'patch_sise' is read by no workflow: did you mean 'patch_size'" in result.output
 
 
 def test_predict_needs_scans(tmp_path):

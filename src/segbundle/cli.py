@@ -169,7 +169,12 @@ def check(
     from segbundle.data.checks import DatasetCheck
 
     with _plain_errors():
-        cases = DatasetCheck(dataset, *_task_classes(dataset, config or []))
+        classes = _task_classes(dataset, config or [])
+        if config:
+            with fast_imports():
+                from segbundle.engines.workflow import check_task
+            check_task(config, default_bundle() / "configs")
+        cases = DatasetCheck(dataset, *classes)
         found = [(case, problems) for case, problems in tqdm(cases, desc="checking", unit="case", disable=None)]
     messages = cases.problems + [message for _, problems in found for message in problems]
     for message in messages:

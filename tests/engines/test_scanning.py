@@ -105,6 +105,15 @@ def test_resuming_does_what_is_left_and_keeps_the_records_of_the_rest(tmp_path):
     assert json.loads((tmp_path / "out" / "predictions.json").read_text()) == kept.all
 
 
+@pytest.mark.filterwarnings("error")
+def test_resuming_with_nothing_left_does_nothing_and_does_not_warn(tmp_path):
+    run(scans(tmp_path / "scans", "ab"), tmp_path / "out", Picky())
+    again = Counting()
+    kept = run(tmp_path / "scans", tmp_path / "out", again, resume=True)
+    assert again.scans == 0 and len(kept.all) == 2
+    report_failures(kept)
+
+
 @pytest.mark.parametrize("change", ["settings", "prediction lost", "scan newer", "checkpoint", "failed"])
 def test_resuming_does_again_what_would_come_out_differently(tmp_path, change):
     weights = tmp_path / "model.pt"

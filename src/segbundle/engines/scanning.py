@@ -104,6 +104,11 @@ class ScanEvaluator(SegmentationEvaluator):
         self.add_event_handler(Events.EPOCH_COMPLETED, lambda: self._wait())  # before scores are reported
         self.add_event_handler(Events.COMPLETED | Events.EXCEPTION_RAISED, self._finish)
 
+    def run(self, global_epoch: int = 1) -> None:
+        """Predict every scan that is left, which may be none."""
+        if len(self.data_loader):
+            super().run(global_epoch)
+
     def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> Any:
         loading = float(batchdata["loading_seconds"][0])
         record = {"case": batchdata["case"][0], "image": batchdata["source"][0], "status": "ok"}

@@ -203,7 +203,8 @@ class TrainingLog:
         cases = len(engine.data_loader.dataset)
         held_out = sum(gathered([len(self.evaluator.data_loader.dataset)]))
         where = (engine.state.device, self.log_dir.parent)
-        _logger.info("training on %d cases, validating on %d, on %s: %s", cases, held_out, *where)
+        if engine.state.epoch < (engine.state.max_epochs or 0):
+            _logger.info("training on %d cases, validating on %d, on %s: %s", cases, held_out, *where)
         if rank() == 0:
             self._writers = [SummaryWriter(str(self.log_dir), purge_step=engine.state.epoch + 1)]
             if self.mlflow_uri is not None:

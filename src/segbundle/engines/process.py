@@ -34,8 +34,8 @@ def settle_vector_math() -> None:
     """Call every function of MKL's vector library once, with one number, so that it is as exact at its next call.
 
     The library decides at a function's first call how it is computed. If several threads make that call together, one
-    of them may compute its part less exactly, that once (https://github.com/pytorch/pytorch/issues/188792): one in ten
-    trainings began with another loss.
+    of them may compute its part less exactly, that once (https://github.com/pytorch/pytorch/issues/188792): one in
+    twelve trainings began with another loss.
     """
     for dtype in (torch.float32, torch.float64):
         number = torch.full((1,), 0.5, dtype=dtype)

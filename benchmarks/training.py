@@ -169,14 +169,14 @@ def child(arguments: argparse.Namespace) -> None:
 
 
 def measured(arguments: argparse.Namespace, way: str) -> dict[str, float]:
-    """The figures of a way, with the peak of its processes' resident memory together."""
+    """The figures of a way, with the peak of its processes' memory together."""
     command = [sys.executable, "-W", "ignore", __file__, *sys.argv[1:], "--way", way]
     process = psutil.Popen(command, stdout=subprocess.PIPE, encoding="utf-8")
     peak = 0.0
     while process.poll() is None:
         try:
             family = [process, *process.children(recursive=True)]
-            peak = max(peak, sum(one.memory_info().rss for one in family) / 1e9)
+            peak = max(peak, sum(one.memory_full_info().pss for one in family) / 1e9)  # what is shared counts once
         except psutil.NoSuchProcess:
             pass
         time.sleep(0.2)

@@ -118,10 +118,8 @@ def cross_validate(
         task |= own
         cross_validation.cross_validate(
             output_dir,
-            int(task["num_folds"]),
-            [str(name) for name in task["class_names"]],
+            task,
             lambda name, keys: _run_workflow(name, bundle, config, {**given, **keys}, words=words),
-            own_cache=task["cache_dir"] is None,
         )
 
 

@@ -29,6 +29,8 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())  # or a machine that stops may have the new name and not the new content
         partial.replace(path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error}); check the folder and the free space.") from error

@@ -50,6 +50,31 @@ def test_what_is_finished_is_not_done_again(done):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--num_folds", "3"], "num_folds 2, now it is 3"), (["--optimizer#lr", "0.1"], "now it is 0.1")],
+)
+def test_folds_of_another_task_are_not_mixed_in(done, options, message):
+    dataset, out = done
+    before = (out / "summary.json").read_bytes()
+    result = cross_validate(dataset, out, *options)
+    assert result.returncode == 1 and message in result.stderr
+    assert (out / "summary.json").read_bytes() == before
+
+
+def test_an_unfinished_ensemble_is_told_and_other_folders_are_none(done, tmp_path):
+    dataset, out = done
+    for fold in ("fold_0", "fold_0_backup"):
+        (tmp_path / "cv" / fold).mkdir(parents=True)
+        (tmp_path / "cv" / fold / "model.pt").write_bytes((out / "fold_0/model.pt").read_bytes())
+    scan = dataset / "imagesTs" / "test_00.nii.gz"
+    result = segbundle(
+        "predict", scan, "--config", TASK, "--ckpt_path", tmp_path / "cv", "--output_dir", tmp_path / "p"
+    )
+    assert result.returncode == 0, result.stderr
+    assert "the cross-validation has not ended; its 1 models so far are used" in result.stdout + result.stderr
+
+
 def test_the_folds_are_an_ensemble(done, tmp_path):
     dataset, out = done
     result = segbundle(

@@ -13,6 +13,7 @@ import torch
 from commands import CONFIGS, TINY, monai_bundle
 from tiny import write_tiny_dataset
 
+MONAI = Path(__file__).parents[2] / "configs" / "monai_transforms.yaml"
 STEADY = ("--precision", "fp32", "--seed", "3", "--optimizer#_target_", "torch.optim.SGD")
 """Where rounding errors stay what they are: AdamW makes steps of full length of the smallest gradients."""
 
@@ -22,8 +23,8 @@ def dataset(tmp_path_factory):
     return write_tiny_dataset(tmp_path_factory.mktemp("ranks") / "tiny", num_cases=7, num_test=5)
 
 
-def torchrun(workflow: str, *words: object, overlay: bool = True) -> subprocess.CompletedProcess[str]:
-    files = [CONFIGS / f"{workflow}.yaml", *([CONFIGS / f"multi_gpu_{workflow}.yaml"] if overlay else []), TINY]
+def torchrun(workflow: str, *words: object, overlay: bool = True, task=(TINY,)) -> subprocess.CompletedProcess[str]:
+    files = [CONFIGS / f"{workflow}.yaml", *([CONFIGS / f"multi_gpu_{workflow}.yaml"] if overlay else []), *task]
     command = [
         Path(sys.executable).parent / "torchrun", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle", "run",
         "--config_file", f"[{','.join(repr(str(file)) for file in files)}]", *words,
@@ -90,6 +91,22 @@ def test_an_evaluation_counts_every_case_once(dataset, tmp_path):
     one = monai_bundle("evaluate", *options, "--output_dir", tmp_path / "one")
     assert one.returncode == 0, one.stderr
     assert (tmp_path / "one/metrics.csv").read_text() == (tmp_path / "two/metrics.csv").read_text()
+
+
+def test_a_process_without_a_case_waits_for_the_scores_of_the_others(dataset, tmp_path):
+    trained = monai_bundle("train", "--dataset_dir", dataset, "--output_dir", tmp_path / "run", "--max_epochs", "1")
+    assert trained.returncode == 0, trained.stderr
+    options = ["--ckpt_path", tmp_path / "run/model.pt", "--num_folds", "7", "--fold", "2"]  # of seven cases
+    two = torchrun("evaluate", "--dataset_dir", dataset, *options, "--output_dir", tmp_path / "out")
+    assert two.returncode == 0, two.stderr
+    assert json.loads((tmp_path / "out/summary.json").read_text())["cases"] == 1
+
+
+def test_monais_transforms_are_shared_too(dataset, tmp_path):
+    options = ["--dataset_dir", dataset, "--max_epochs", "2", "--val_interval", "2", "--batch_size", "1"]
+    two = torchrun("train", *options, "--output_dir", tmp_path / "two", task=[TINY, MONAI])
+    assert two.returncode == 0, two.stderr
+    assert weights(tmp_path / "two")["iteration"] == 4  # two of four cases for each, in two epochs
 
 
 def test_a_failed_scan_fails_the_run(dataset, tmp_path):

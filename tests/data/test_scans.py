@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 
 from segbundle.data import Geometry, read_geometry, read_scan, scans, write_segmentation
-from segbundle.data.scans import is_dicom_folder, stem
+from segbundle.data.scans import files_of, is_dicom_folder, stem
 from segbundle.errors import DataError, OutputError
 from tiny import write_nifti
 
@@ -45,6 +45,22 @@ def test_every_format_gives_the_same_scan(tmp_path, voxels, suffix):
     header = read_geometry(path)
     assert (header.shape, header.channels) == ((5, 6, 7), 1)
     np.testing.assert_allclose(header.affine, scan.geometry.affine, atol=1e-9)
+
+
+def test_the_files_of_a_scan(tmp_path, voxels):
+    for suffix, data in {".nii": [], ".mha": [], ".nrrd": [], ".mhd": ["a.raw"], ".nhdr": ["a.raw"]}.items():
+        folder = tmp_path / suffix
+        folder.mkdir()
+        itk_twin(folder / f"a{suffix}", voxels, OBLIQUE)
+        assert [file.name for file in files_of(folder / f"a{suffix}")] == [f"a{suffix}", *data]
+        assert [file.name for file in files_of(folder)] == sorted([f"a{suffix}", *data])
+    for name in ("s1.raw", "s2.raw", "other.raw"):
+        (tmp_path / name).write_bytes(b"")
+    header = tmp_path / "many.mhd"
+    for data in ("s%d.raw 1 2 1", "LIST\ns1.raw\ns2.raw"):
+        header.write_text(f"NDims = 3\nElementDataFile = {data}\n")
+        assert [file.name for file in files_of(header)] == ["many.mhd", "s1.raw", "s2.raw"]
+    assert files_of(tmp_path / "nothing.mhd") == [tmp_path / "nothing.mhd"]
 
 
 def test_scale_slope_and_intercept_are_applied(tmp_path, voxels):

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import SimpleITK as sitk
 import torch
 
 from segbundle.data import labelled_data
@@ -89,6 +90,19 @@ def test_a_file_whose_content_changed_is_prepared_again_even_with_its_old_date(t
     assert_same_cases(cached, PreparedCases(data, Counting()))
 
 
+def test_the_voxels_of_a_header_belong_to_the_key(tiny_dataset, tmp_path):
+    data = data_of(tiny_dataset)[:1]
+    header = tmp_path / "case.mhd"
+    sitk.WriteImage(sitk.ReadImage(data[0]["image"]), str(header))
+    data = [{**data[0], "image": str(header)}]
+    PreparedCases(data, Counting(), tmp_path / "cache")
+    raw = header.with_suffix(".raw")
+    raw.write_bytes(raw.read_bytes()[:-4] + b"\0\0\x80\x3f")
+    again = Counting()
+    PreparedCases(data, again, tmp_path / "cache")
+    assert again.calls == 1
+
+
 def test_what_was_annotated_belongs_to_the_key(tiny_dataset, tmp_path):
     data = data_of(tiny_dataset)[:1]
     PreparedCases(data, Counting(), tmp_path)
@@ -117,6 +131,9 @@ def test_what_does_not_fit_into_memory_is_written(tiny_dataset, tmp_path, monkey
     cases = PreparedCases(data, Counting(), output_dir=tmp_path)
     assert len(list((tmp_path / "cache").glob("*.pt"))) == len(data) - 3
     assert_same_cases(cases, PreparedCases(data, Counting(), tmp_path / "elsewhere"))
+    again = Counting()  # as when resuming
+    assert_same_cases(cases, PreparedCases(data, again, output_dir=tmp_path))
+    assert again.calls == 3
 
 
 def test_a_bad_case_is_named(tiny_dataset, tmp_path):

@@ -5,8 +5,8 @@ import torch
 from monai.bundle import ConfigParser
 from monai.networks.nets import UNet
 
-from segbundle.engines import load_weights
-from segbundle.errors import CheckpointError
+from segbundle.engines import Checkpoints, load_weights
+from segbundle.errors import CheckpointError, ConfigError
 from segbundle.files import write_json
 
 
@@ -79,3 +79,11 @@ def test_missing_and_damaged_files(tmp_path):
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(CheckpointError, match=r"list\.pt: holds a list"):
         load_weights(network(), tmp_path / "list.pt")
+
+
+def test_a_schedule_that_cannot_be_replayed_is_refused(tmp_path):
+    trained = network()
+    optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+    with pytest.raises(ConfigError, match=r"^lr_scheduler: ReduceLROnPlateau .* use one that follows epochs"):
+        Checkpoints(str(tmp_path), trained, optimizer, schedule, None, None, None, {})

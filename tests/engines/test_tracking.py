@@ -1,5 +1,8 @@
 """MLflow's writer against a real MLflow database."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -48,5 +51,17 @@ def test_a_training_goes_on_without_mlflow_and_says_so_once(tmp_path, caplog):
     client.delete_run(run.info.run_id)
     writer.add_scalar("train/loss", 1.0, 1)
     writer.add_scalar("train/loss", 0.5, 2)
+    client.restore_run(run.info.run_id)
+    writer.add_scalar("train/loss", 0.4, 3)  # too late
     writer.close()
     assert caplog.text.count("MLflow does not take figures") == 1
+    assert client.get_metric_history(run.info.run_id, "train/loss") == []
+
+
+def test_a_run_that_is_not_closed_has_failed(tmp_path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    code = "import sys, pathlib, segbundle.engines.tracking as t; t.MLflowWriter(sys.argv[1], pathlib.Path('.'))"
+    subprocess.run([sys.executable, "-c", code, uri], check=True, cwd=tmp_path)
+    client = mlflow.MlflowClient(uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("segbundle").experiment_id])
+    assert run.info.status == "FAILED"

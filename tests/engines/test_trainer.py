@@ -136,6 +136,25 @@ def test_a_loss_that_is_no_number_ends_the_training_with_the_names_of_the_cases(
     assert all(bool(parameter.isfinite().all()) for parameter in trainer.network.parameters())
 
 
+def test_a_gradient_that_is_no_number_in_the_last_step_ends_the_training_before_its_weights_are_saved():
+    class Spoilt(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * torch.nan
+
+    saved = []
+    trainer = trainer_of(lambda pred, label: Spoilt.apply(pred).square().mean(), batches(ALL))
+    StopAtNaN().attach(trainer)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: saved.append(1))
+    with pytest.raises(TrainingError, match=r"the gradient's norm is nan in step 1, cases .*; nothing is saved yet"):
+        trainer.run()
+    assert not saved
+
+
 def test_the_average_of_the_weights_by_hand():
     trainer = trainer_of(plain_loss(), batches(ALL, count=3))
     average = WeightAverage(trainer.network, 0.25)

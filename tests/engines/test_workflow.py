@@ -139,6 +139,15 @@ def test_a_batch_that_does_not_fit_says_what_would(monkeypatch):
         check_batch(network, "cpu", 1, (320, 32, 32), 1, "fp32")
     with pytest.raises(ConfigError, match="batch_size is 0"):
         check_batch(network, "cpu", 1, (32, 32, 32), 0, "fp32")
+    with pytest.raises(ConfigError, match="precision fp16 is for inference"):
+        check_batch(network, "cpu", 1, (32, 32, 32), 1, "fp16")
+
+
+def test_the_check_of_the_batch_leaves_statistics_of_batch_norms_alone():
+    network = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 1), torch.nn.BatchNorm3d(2))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    check_batch(network, "cpu", 1, (8, 8, 8), 2)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
 def test_a_bottleneck_of_one_voxel_is_refused_on_a_cpu_as_elsewhere():

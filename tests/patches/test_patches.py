@@ -76,11 +76,16 @@ def test_a_case_that_nobody_knows_anything_of_gives_patches():
 
 
 def test_without_a_change_a_patch_is_a_copy():
-    image = noise(10, 9, 8)
-    patch, _ = cut(case_of(image), (1, 2, 3), (4, 5, 5), Change(), CPU)
-    torch.testing.assert_close(patch[0], image.half()[1:5, 2:7, 3:8].float(), rtol=0, atol=0)
-    patch.zero_()
-    assert float(image.sum()) > 0
+    image, label = noise(10, 9, 8), torch.ones(10, 9, 8, dtype=torch.uint8)
+    for dtype in (torch.float16, torch.float32):
+        case = case_of(image, label)
+        case["image"] = case["image"].to(dtype)
+        before = case["image"].clone()
+        patches = cut(case, (1, 2, 3), (4, 5, 5), Change(), CPU)
+        torch.testing.assert_close(patches[0], before[:, 1:5, 2:7, 3:8].float(), rtol=0, atol=0)
+        for patch in patches:
+            patch.zero_()
+        assert torch.equal(case["image"], before) and bool((case["label"] == 1).all())
 
 
 @pytest.mark.parametrize("flips", [f for n in range(4) for f in itertools.combinations(range(3), n)])
@@ -286,8 +291,9 @@ def test_no_seed_gives_other_patches_in_every_process():
     assert not torch.equal(one["image"], loader(seed=None).batch(1, 0)["image"])
 
 
-def test_errors_of_the_thread_arrive():
-    broken = loader()
+@pytest.mark.parametrize("read_ahead", [True, False])
+def test_errors_arrive_from_a_thread_or_without(read_ahead):
+    broken = loader(read_ahead=read_ahead)
     del broken.dataset[0]["image"]
     with pytest.raises(KeyError, match="image"):
         list(broken)

@@ -6,6 +6,8 @@ and nibabel define it; SimpleITK's LPS+ and (Z, Y, X) stay inside this module.
 
 from __future__ import annotations
 
+import glob
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +39,11 @@ _READ_ERRORS: tuple[Any, ...] = (
     ValueError,
     RuntimeError,
 )
+_HEADER_KEYS = {
+    ".mhd": re.compile(r"ElementDataFile\s*=", re.IGNORECASE),
+    ".nhdr": re.compile(r"data ?file\s*:", re.IGNORECASE),
+}
+"""After which a header names the files with its voxels."""
 _CHUNK = 1 << 22
 """Voxels of a NIfTI file that are decompressed, scaled and converted at a time."""
 
@@ -119,6 +126,28 @@ def is_dicom_folder(path: Path) -> bool:
     if not path.is_dir():
         return False
     return any(is_dicom_file(file) for file in sorted(path.iterdir()) if file.is_file() and file.name != "DICOMDIR")
+
+
+def files_of(path: str | Path) -> list[Path]:
+    """The files that hold a scan: one, a DICOM folder's, or a header (.mhd, .nhdr) and the data that it names."""
+    path = Path(path)
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if file.is_file())
+    if path.suffix.lower() not in _HEADER_KEYS or not path.is_file():
+        return [path]
+    header = path.read_text(encoding="latin-1").splitlines()
+    key = _HEADER_KEYS[path.suffix.lower()]
+    found = [number for number, line in enumerate(header) if key.match(line)]
+    names = [key.sub("", header[number]).strip() for number in found]
+    if names and names[0].upper().startswith("LIST"):
+        names = [line.strip() for line in header[found[0] + 1 :]]
+    return [path, *(file for name in names if name for file in _named(path.parent, name) if file.is_file())]
+
+
+def _named(folder: Path, name: str) -> list[Path]:
+    """What a header calls `name`: a file, or numbered ones, as in `slice%03d.raw 1 40 1`."""
+    start, numbered, _ = name.partition("%")
+    return sorted(folder.glob(f"{glob.escape(start)}*")) if numbered else [folder / name]
 
 
 def is_nifti(path: Path) -> bool:

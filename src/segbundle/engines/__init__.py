@@ -4,7 +4,7 @@ from segbundle.engines.averaging import WeightAverage, averaged_network
 from segbundle.engines.caching import CachedCases, PreparedCases
 from segbundle.engines.checkpoints import Checkpoints, ensemble_members, load_weights, warn_about_training_cases
 from segbundle.engines.evaluator import SegmentationEvaluator
-from segbundle.engines.loading import patch_loader
+from segbundle.engines.loading import monai_loader, patch_loader
 from segbundle.engines.progress import ProgressBar
 from segbundle.engines.ranks import local_device, share_of_rank, shared_gradients, stop_ranks
 from segbundle.engines.records import ScanRecords
@@ -54,6 +54,7 @@ __all__ = [
     "load_weights",
     "local_device",
     "locate_bundle",
+    "monai_loader",
     "patch_loader",
     "pick_device",
     "pick_num_workers",

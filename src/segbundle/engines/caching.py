@@ -18,13 +18,14 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 import segbundle
-from segbundle.engines.ranks import rank, share_of_rank, wait_for_all
+from segbundle.data.scans import files_of
+from segbundle.engines.ranks import processes_here, rank, share_of_rank, wait_for_all
 from segbundle.errors import OutputError
 from segbundle.files import written_whole
 from segbundle.inferers.memory import free_memory
 
 _logger = logging.getLogger(__name__)
-_FORMAT = 1
+_FORMAT = 2
 """Raised when what prepared cases hold changes, so that files of an earlier version are not read."""
 _SHARE = 0.5
 """The part of the free memory that cases may take."""
@@ -68,9 +69,9 @@ class PreparedCases(Dataset[dict[str, Any]]):
 
     Without `cache_dir` they are kept in memory as long as they take no more than half of what is free, and further
     ones are written to `output_dir`. With `cache_dir` all of them are written there, and runs whose cases and settings
-    are the same, such as the folds of a cross-validation, find them there. A file's name is a hash of the contents of
-    the case's files and of all settings, so that none is ever read for other ones. Files are mapped into memory case
-    by case: an epoch takes no more of it, however many cases there are.
+    are the same, such as the folds of a cross-validation, find them there. A resumed run finds its own in either.
+    A file's name is a hash of the contents of the case's files and of all settings, so that none is ever read for other
+    ones. Files are mapped into memory case by case: an epoch takes no more of it, however many cases there are.
 
     Args:
         data: datalist entries.
@@ -79,7 +80,7 @@ class PreparedCases(Dataset[dict[str, Any]]):
         output_dir: its folder `cache` keeps those that do not fit into memory.
         num_workers: threads that prepare cases.
 
-    Of several processes each keeps all cases in memory, or, with `cache_dir`, prepares its share of them.
+    Of several processes each keeps all cases in its part of the memory or, with `cache_dir`, prepares its share.
 
     Raises:
         OutputError: a case cannot be written.
@@ -98,8 +99,9 @@ class PreparedCases(Dataset[dict[str, Any]]):
         self.transform = transform
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.spill_dir = None if output_dir is None else Path(output_dir) / "cache"
+        self._spilled = self.spill_dir if self.spill_dir is not None and self.spill_dir.is_dir() else None  # earlier
         self._lock = threading.Lock()
-        self._room = _SHARE * free_memory(torch.device("cpu"))
+        self._room = _SHARE * free_memory(torch.device("cpu")) / processes_here()
         self._written = 0
         own = share_of_rank(range(len(self.data)))
         others = sorted(set(range(len(self.data))) - set(own))
@@ -130,6 +132,8 @@ class PreparedCases(Dataset[dict[str, Any]]):
         if self.cache_dir is not None:
             path = self._path(self.cache_dir, index)
             return path if _is_whole(path) else self._write(path, self.transform(self.data[index]))
+        if self._spilled and _is_whole(path := self._path(self._spilled, index)):
+            return path
         case: dict[str, Any] = self.transform(self.data[index])
         size = _size(case)
         with self._lock:
@@ -147,7 +151,8 @@ class PreparedCases(Dataset[dict[str, Any]]):
         key.update(json.dumps([_FORMAT, segbundle.__version__, self.transform.settings, rest], default=str).encode())
         for files in (entry[CommonKeys.IMAGE], entry[CommonKeys.LABEL]):
             for file in [files] if isinstance(files, (str, Path)) else files:
-                _hash_contents(Path(file), key)
+                for path in files_of(file):
+                    _hash_contents(path, key)
         return folder / f"{key.hexdigest()}.pt"
 
     def _write(self, path: Path, case: dict[str, Any]) -> Path:
@@ -187,9 +192,8 @@ def _size(case: dict[Any, Any]) -> int:
 
 
 def _hash_contents(path: Path, key: Any) -> None:
-    """Add the contents of a file, or of the files of a folder, to a hash."""
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        key.update(str(file.stat().st_size).encode())
-        with file.open("rb") as stream:
-            while chunk := stream.read(_CHUNK):
-                key.update(chunk)
+    """Add the contents of a file to a hash."""
+    key.update(str(path.stat().st_size).encode())
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            key.update(chunk)

@@ -19,11 +19,12 @@ from segbundle.engines.averaging import WeightAverage
 from segbundle.engines.cross_validation import models_of_folds
 from segbundle.engines.ranks import rank
 from segbundle.engines.scoring import MeanDice
-from segbundle.errors import CheckpointError, OutputError
+from segbundle.errors import CheckpointError, ConfigError, OutputError
 from segbundle.files import write_json, written_whole
 from segbundle.reports import write_scores
 
 _logger = logging.getLogger(__name__)
+_CASES = "training_cases"
 _WRAPPERS = ("model", "network", "state_dict")
 """Under which key other programs (and our own last.pt) keep the weights, where the file is not the weights alone."""
 
@@ -39,6 +40,15 @@ def _checkpoint_paths(ckpt_path: str | Path | Sequence[str | Path] | None) -> li
         return []
     given = [ckpt_path] if isinstance(ckpt_path, (str, Path)) else ckpt_path
     return [path for one in given for path in models_of_folds(Path(one)) or [Path(one)]]
+
+
+def _warn_if_unfinished(ckpt_path: str | Path | Sequence[str | Path]) -> None:
+    for folder in [ckpt_path] if isinstance(ckpt_path, (str, Path)) else ckpt_path:
+        models = models_of_folds(Path(folder))
+        if models and not (Path(folder) / "summary.json").exists():
+            _logger.warning(
+                "%s: the cross-validation has not ended; its %d models so far are used", folder, len(models)
+            )
 
 
 def load_weights(
@@ -61,6 +71,8 @@ def load_weights(
             lists them), or trained for other classes.
     """
     paths = _checkpoint_paths(ckpt_path)
+    if ckpt_path is not None:
+        _warn_if_unfinished(ckpt_path)
     for path in paths:
         _load(network, path, class_names, plain=len(paths) > 1)
 
@@ -181,8 +193,11 @@ class Checkpoints:
         average: of the weights, which is what is validated and kept as the best model.
         evaluator: the validation engine, with `metric` as its key metric.
         metric: holds the scores of the last validation.
-        task: what must not change when a run goes on, such as classes and fold.
+        task: what must not change when a run goes on, such as classes and fold; so must the cases that are trained on.
         resume: go on from `last.pt` if there is one.
+
+    Raises:
+        ConfigError: a schedule that depends on validations, which could not be replayed.
     """
 
     def __init__(
@@ -197,6 +212,11 @@ class Checkpoints:
         task: dict[str, Any],
         resume: bool = False,
     ) -> None:
+        if isinstance(lr_scheduler, ReduceLROnPlateau):
+            raise ConfigError(
+                "lr_scheduler: ReduceLROnPlateau follows validations, and a resumed training could not repeat it; use "
+                "one that follows epochs (PolynomialLR, CosineAnnealingLR, MultiStepLR, ...)."
+            )
         self.output_dir = Path(output_dir)
         self.network = network
         self.optimizer = optimizer
@@ -217,11 +237,11 @@ class Checkpoints:
         engine.add_event_handler(Events.STARTED, self._start)
 
     def _start(self, engine: Trainer) -> None:
+        self.task = {**self.task, _CASES: sorted(entry["case"] for entry in engine.data_loader.dataset.data)}
         if self.resume and self.last.exists():
             self._restore(engine)
-        cases = [entry["case"] for entry in engine.data_loader.dataset.data]
         if rank() == 0:
-            write_json(self.output_dir / "task.json", {**self.task, "training_cases": cases})
+            write_json(self.output_dir / "task.json", self.task)
         if not engine.has_event_handler(self._save, Events.EPOCH_COMPLETED):
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)  # now, so that it comes after all others
 
@@ -231,10 +251,12 @@ class Checkpoints:
         if missing:
             raise CheckpointError(f"{self.last}: is no resumable run ({', '.join(missing)} missing).")
         for key, value in self.task.items():
-            if state["task"].get(key) != value:
+            before = state["task"].get(key)
+            if before != value:
+                plain = f"was trained with {key} {before}, now it is {value}"
+                now = _changes(before or [], value) if key == _CASES else plain
                 raise CheckpointError(
-                    f"{self.last}: was trained with {key} {state['task'].get(key)}, now it is {value}; "
-                    "resume with what it began with, or start a new run in another --output_dir."
+                    f"{self.last}: {now}; resume with what it began with, or start a new run in another --output_dir."
                 )
         load_weights(self.network, self.last)
         self.average.network.load_state_dict(state["average"])
@@ -242,6 +264,7 @@ class Checkpoints:
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
         self.evaluator.state.best_metric = state["best_metric"]
         self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
+        self.evaluator.state.epoch = state["validated"]
         _logger.info("resumed from %s after epoch %d", self.last, engine.state.epoch)
         if engine.state.epoch >= (engine.state.max_epochs or 0):
             _logger.info("nothing left to train: max_epochs is %d", engine.state.max_epochs)
@@ -259,9 +282,6 @@ class Checkpoints:
             raise CheckpointError(f"{self.last}: its optimizer differs from the configured one ({error}).") from error
         for group, values in zip(self.optimizer.param_groups, settings, strict=True):
             group.update(values)
-        if isinstance(self.lr_scheduler, ReduceLROnPlateau):  # depends on metrics, which cannot be replayed
-            self.lr_scheduler.load_state_dict(state["lr_scheduler"])
-            return
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
             for _ in range(state["epoch"]):
@@ -280,13 +300,20 @@ class Checkpoints:
             "network": self.network.state_dict(),
             "average": self.average.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "lr_scheduler": self.lr_scheduler.state_dict(),
             "epoch": engine.state.epoch,
             "iteration": engine.state.iteration,
             "best_metric": self.evaluator.state.best_metric,
             "best_metric_epoch": self.evaluator.state.best_metric_epoch,
+            "validated": self.evaluator.state.epoch,
             "task": self.task,
         }
+
+
+def _changes(before: Sequence[str], now: Sequence[str]) -> str:
+    """In words, how the cases that are trained on have changed."""
+    gone, new = (sorted(set(one) - set(other)) for one, other in ((before, now), (now, before)))
+    parts = [f"{what} {_some(names)}" for what, names in (("without", gone), ("with", new)) if names]
+    return f"the cases to train on have changed, which deals them out to other folds: now {', '.join(parts)}"
 
 
 def _save_whole(path: Path, content: Any) -> None:

@@ -2,42 +2,51 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from segbundle.errors import ConfigError
+from segbundle.errors import ConfigError, OutputError
+from segbundle.files import write_json
 from segbundle.reports import print_summary, read_scores, write_scores
 
 _FOLD = "fold_"
+_TASK = "cross_validation.json"
+_FREE = ("device", "num_workers", "cache_dir", "mlflow_uri", "bundle_root", "dataset_dir", "output_dir")
+"""Keys that do not decide what comes of a fold, or may be another path to the same."""
 Run = Callable[[str, dict[str, Any]], None]
 
 
-def cross_validate(
-    output_dir: str | Path, num_folds: int, class_names: Sequence[str], run: Run, own_cache: bool
-) -> dict[str, Any]:
+def cross_validate(output_dir: str | Path, task: Mapping[str, Any], run: Run) -> dict[str, Any]:
     """Train and evaluate every fold that an earlier call has not finished, then put all scores together.
 
     `output_dir` gets a folder per fold, `fold_0`, `fold_1` and so on, each with its training and, in `evaluation`, the
-    predictions and scores of its held-out cases; and `metrics.csv` and `summary.json` of all cases.
+    predictions and scores of its held-out cases; `metrics.csv` and `summary.json` of all cases; and the task, in
+    `cross_validation.json`. Unless the task has a `cache_dir`, prepared cases are kept in `cache` until all folds are
+    trained.
 
     Args:
         output_dir: where everything goes; where an earlier call was stopped, this one goes on.
-        num_folds: into how many parts the cases are dealt out.
-        class_names: the task's classes, the background first.
-        run: runs the workflow of a name (`train`, `evaluate`) with these config keys.
-        own_cache: whether to keep prepared cases in `output_dir/cache` until all folds are trained.
+        task: the config keys of the training, without references resolved.
+        run: runs the workflow of a name (`train`, `evaluate`) with these config keys over the task's.
 
     Returns:
         the content of `summary.json`.
 
     Raises:
         ConfigError: fewer than two folds.
+        OutputError: an earlier call had another task, or a case is scored by several folds.
     """
+    num_folds, class_names = int(task["num_folds"]), [str(name) for name in task["class_names"]]
     if num_folds < 2:
         raise ConfigError(f"num_folds is {num_folds}; a cross-validation needs at least 2.")
     output_dir = Path(output_dir)
+    _keep_task(output_dir / _TASK, task)
+    own_cache = task["cache_dir"] is None
     cache = {"cache_dir": str(output_dir / "cache")} if own_cache else {}
     folders = [output_dir / f"{_FOLD}{fold}" for fold in range(num_folds)]
     for fold, folder in enumerate(folders):
@@ -48,6 +57,7 @@ def cross_validate(
         run("train", {"output_dir": str(folder), "fold": fold, "resume": resume, **cache})
         run("evaluate", {"output_dir": str(scored), "fold": fold, "ckpt_path": str(folder / "model.pt")})
     cases = [case for folder in folders for case in read_scores(folder / "evaluation", class_names)]
+    _refuse_cases_scored_twice(output_dir, cases)
     summary = write_scores(output_dir, cases, class_names)
     print_summary(summary, f"{num_folds} folds, {len(cases)} cases, each by the model that has not seen it")
     if own_cache:
@@ -55,6 +65,36 @@ def cross_validate(
     return summary
 
 
+def _keep_task(path: Path, task: Mapping[str, Any]) -> None:
+    """Write down what is cross-validated, or compare it with what was."""
+    now = json.loads(json.dumps({key: value for key, value in task.items() if key not in _FREE}, default=str))
+    if not path.exists() or not any(path.parent.glob(f"{_FOLD}*/last.pt")):  # nothing has come of it yet
+        write_json(path, now)
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    for key in sorted({*before, *now}):
+        if before.get(key) != now.get(key):
+            raise OutputError(
+                f"{path.parent}: holds a cross-validation with {key} {before.get(key)}, now it is {now.get(key)}; "
+                "go on with what it began with, or choose another --output_dir."
+            )
+
+
+def _refuse_cases_scored_twice(output_dir: Path, cases: list[Any]) -> None:
+    """The dataset has changed between folds if one case was held out twice."""
+    twice = [name for name, count in Counter(case.case for case in cases).items() if count > 1]
+    if twice:
+        raise OutputError(
+            f"{output_dir}: case {twice[0]} was held out by several folds, as the cases have changed since the "
+            "first; start anew in another --output_dir."
+        )
+
+
 def models_of_folds(folder: Path) -> list[Path]:
     """The models of a cross-validation's folds; none if the folder is something else."""
-    return sorted(folder.glob(f"{_FOLD}*/model.pt"), key=lambda path: int(path.parent.name.removeprefix(_FOLD)))
+    by_fold = {
+        int(match[1]): path
+        for path in folder.glob(f"{_FOLD}*/model.pt")
+        if (match := re.fullmatch(rf"{_FOLD}(\d+)", path.parent.name))
+    }
+    return [by_fold[fold] for fold in sorted(by_fold)]

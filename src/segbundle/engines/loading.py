@@ -1,4 +1,4 @@
-"""The loader of a training's patches, from what stands in the YAML."""
+"""Loaders of a training's patches, from what stands in the YAML."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import monai.data
 import torch
+from torch.utils.data import DistributedSampler
 
-from segbundle.engines.ranks import rank, world_size
+from segbundle.engines.ranks import of_the_first, rank, world_size
 from segbundle.errors import ConfigError, suggestion
 from segbundle.patches import Augmentation, PatchLoader
 
@@ -25,7 +27,8 @@ def patch_loader(
 
     Args:
         dataset: prepared cases (`PreparedCases`).
-        patch_size, batch_size, seed, device: as in `PatchLoader`.
+        patch_size, batch_size, device: as in `PatchLoader`.
+        seed: as in `PatchLoader`; without one, the processes agree on one.
         augmentation: arguments of `segbundle.patches.Augmentation`; None for its defaults.
 
     Raises:
@@ -35,7 +38,24 @@ def patch_loader(
     for name in options:
         if name not in (known := inspect.signature(Augmentation).parameters):
             raise ConfigError(f"augmentation: unknown setting {name!r}{suggestion(name, known)}")
+    seed = of_the_first(torch.initial_seed() % 2**63) if seed is None else seed
     try:
         return PatchLoader(dataset, patch_size, batch_size, Augmentation(**options), seed, device, rank(), world_size())
     except ValueError as error:
         raise ConfigError(f"augmentation: {error}" if "batch_size" not in str(error) else str(error)) from error
+
+
+def monai_loader(dataset: Any, batch_size: int, num_workers: int = 0, seed: int | None = 0) -> monai.data.DataLoader:
+    """MONAI's loader of a dataset with random transforms, in random order, of this process's share.
+
+    Args:
+        dataset: gives a patch per case.
+        batch_size: patches per batch and process.
+        num_workers: processes that prepare patches.
+        seed: of the order in which several processes share the cases; alone, PyTorch's generator decides.
+    """
+    if world_size() == 1:
+        return monai.data.DataLoader(dataset, batch_size=batch_size, shuffle=True, num_workers=num_workers)
+    agreed = of_the_first(torch.initial_seed() % 2**63) if seed is None else seed
+    sampler: DistributedSampler[Any] = DistributedSampler(dataset, world_size(), rank(), seed=agreed)
+    return monai.data.DataLoader(dataset, batch_size=batch_size, sampler=sampler, num_workers=num_workers)

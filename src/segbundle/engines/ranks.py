@@ -30,6 +30,11 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
+def processes_here() -> int:
+    """How many of them share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if world_size() > 1 else 1
+
+
 def start_ranks() -> None:
     """Meet the other processes that `torchrun` has started: by NCCL on GPUs, one for each, and by Gloo on CPUs.
 
@@ -108,6 +113,11 @@ def gathered(share: Sequence[_T]) -> list[_T]:
     dist.all_gather_object(shares, list(share))
     most = max(map(len, shares))
     return [one[index] for index in range(most) for one in shares if index < len(one)]
+
+
+def of_the_first(value: _T) -> _T:
+    """What the first process has, in all of them."""
+    return gathered([value])[0]
 
 
 def averaged(value: torch.Tensor) -> float:

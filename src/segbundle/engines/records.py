@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from segbundle.data.scans import files_of
 from segbundle.engines.cross_validation import models_of_folds
 from segbundle.engines.ranks import rank, wait_for_all, world_size
 from segbundle.errors import OutputError
@@ -146,8 +147,7 @@ def _fingerprint(image: str | Sequence[str]) -> str:
     """Twelve hexadecimal digits that change with the paths, sizes and dates of a scan's files."""
     digest = hashlib.sha256()
     for given in [image] if isinstance(image, str) else image:
-        path = Path(given).resolve()
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        for file in files_of(Path(given).resolve()):
             known = file.stat() if file.exists() else None
             digest.update(f"{file} {known and known.st_size} {known and known.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:12]

@@ -105,9 +105,12 @@ class ScanEvaluator(SegmentationEvaluator):
         self.add_event_handler(Events.COMPLETED | Events.EXCEPTION_RAISED, self._finish)
 
     def run(self, global_epoch: int = 1) -> None:
-        """Predict every scan that is left, which may be none."""
+        """Predict every scan that is left; none may be, and yet the other processes' scores are waited for."""
         if len(self.data_loader):
             super().run(global_epoch)
+            return
+        self.fire_event(Events.EPOCH_COMPLETED)
+        self.fire_event(Events.COMPLETED)
 
     def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> Any:
         loading = float(batchdata["loading_seconds"][0])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ _logger = logging.getLogger(__name__)
 _EXPERIMENT = "segbundle"
 _RUN_FILE = "mlflow_run_id"
 _KEPT = ("task.json", "metrics.csv", "summary.json")
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+"""MLflow's own are minutes for every figure that a server does not take."""
 
 
 def check_mlflow(mlflow_uri: str | None) -> None:
@@ -31,7 +36,8 @@ def check_mlflow(mlflow_uri: str | None) -> None:
 class MLflowWriter:
     """A run of MLflow that a resumed training goes on with.
 
-    A training is worth more than its curves: once it runs, what MLflow does not take is left out with a warning.
+    A training is worth more than its curves: once it runs and MLflow does not take something, nothing more is sent, and
+    a warning says so. A run that is not closed counts as failed when the program ends.
 
     Args:
         mlflow_uri: where MLflow keeps its runs, for instance `http://server:5000` or `sqlite:///mlflow.db`.
@@ -43,12 +49,13 @@ class MLflowWriter:
 
     def __init__(self, mlflow_uri: str, output_dir: Path) -> None:
         self.output_dir = output_dir
-        self._warned = False
+        self._lost = False
         known = output_dir / _RUN_FILE
         with _connected(mlflow_uri) as self._client:
             if known.exists():
                 self._run = known.read_text(encoding="utf-8")
                 self._client.update_run(self._run, status="RUNNING")
+                atexit.register(self._fail)
                 return
             found = self._client.get_experiment_by_name(_EXPERIMENT)
             number = found.experiment_id if found else self._client.create_experiment(_EXPERIMENT)
@@ -56,41 +63,45 @@ class MLflowWriter:
             self._client.log_param(self._run, "output_dir", str(output_dir))
         with written_whole(known) as partial:
             partial.write_text(self._run, encoding="utf-8")
+        atexit.register(self._fail)
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
         """A figure of an epoch."""
-        with self._left_out():
-            self._client.log_metric(self._run, name, float(value), step=step)
+        self._send(lambda: self._client.log_metric(self._run, name, float(value), step=step))
 
     def add_image(self, name: str, picture: Any, step: int, **_: Any) -> None:
         """A picture of an epoch: uint8 (height, width, 3)."""
-        with self._left_out():
-            self._client.log_image(self._run, picture, key=name.replace("/", " "), step=step)
+        self._send(lambda: self._client.log_image(self._run, picture, key=name.replace("/", " "), step=step))
 
     def close(self) -> None:
         """End the run and keep its scores beside it."""
-        with self._left_out():
-            for name in _KEPT:
-                if (path := self.output_dir / name).exists():
-                    self._client.log_artifact(self._run, str(path))
-            self._client.set_terminated(self._run)
+        for path in (self.output_dir / name for name in _KEPT):
+            if path.exists():
+                self._send(partial(self._client.log_artifact, self._run, str(path)))
+        self._send(lambda: self._client.set_terminated(self._run))
+        atexit.unregister(self._fail)
 
-    @contextmanager
-    def _left_out(self) -> Iterator[None]:
-        """Go on without what MLflow does not take, and say so once."""
+    def _fail(self) -> None:
+        self._send(lambda: self._client.set_terminated(self._run, status="FAILED"))
+
+    def _send(self, call: Callable[[], Any]) -> None:
+        """Do without MLflow from the first thing on that it does not take."""
         from mlflow import MlflowException
 
+        if self._lost:
+            return
         try:
-            yield
+            call()
         except (MlflowException, OSError) as error:  # files of artifacts are written without MLflow's errors
-            if not self._warned:
-                self._warned = True
-                _logger.warning("MLflow does not take figures (%s); the training goes on, TensorBoard has them", error)
+            self._lost = True
+            _logger.warning("MLflow does not take figures (%s); the training goes on, TensorBoard has them", error)
 
 
 @contextmanager
 def _connected(mlflow_uri: str) -> Iterator[Any]:
     """MLflow's client; its errors become one that names the setting."""
+    for name, value in _PATIENCE.items():
+        os.environ.setdefault(name, value)
     try:
         import mlflow
     except ImportError as error:

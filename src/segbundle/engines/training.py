@@ -15,6 +15,7 @@ from monai.engines import Evaluator, Trainer
 from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 from torch.optim import Optimizer
+from torch.utils.data import DistributedSampler
 from tqdm import tqdm
 
 from segbundle.engines.ranks import averaged, gathered, rank
@@ -32,7 +33,8 @@ _SHOWN = (CommonKeys.IMAGE, CommonKeys.LABEL, CommonKeys.PRED)
 class SeedEpochs:
     """Seeds order, patches and augmentation of every epoch from the run's seed and the epoch's number.
 
-    An epoch thus never depends on what came before it in the process: two runs agree, and so does a resumed one.
+    An epoch thus never depends on what came before it in the process: two runs agree, and so does a resumed one. Of
+    several processes each draws other random transforms.
 
     Args:
         seed: the run's seed, or None to leave randomness alone.
@@ -49,20 +51,23 @@ class SeedEpochs:
         engine.add_event_handler(Events.EPOCH_STARTED, self._seed)
 
     def _seed(self, engine: Engine) -> None:
-        if isinstance(self.loader, PatchLoader):
-            self.loader.set_epoch(engine.state.epoch)
+        for sampled in (self.loader, getattr(self.loader, "sampler", None)):
+            if isinstance(sampled, (PatchLoader, DistributedSampler)):
+                sampled.set_epoch(engine.state.epoch)
         if self.seed is None:
             return
-        for_torch, for_transform = np.random.SeedSequence([self.seed, engine.state.epoch]).generate_state(2)
+        entropy = [self.seed, engine.state.epoch, *([rank()] if rank() else [])]
+        for_torch, for_transform = np.random.SeedSequence(entropy).generate_state(2)
         torch.manual_seed(int(for_torch))
         if not isinstance(self.loader, PatchLoader):
             self.loader.dataset.transform.set_random_state(seed=int(for_transform))
 
 
 class StopAtNaN:
-    """Ends a training whose loss is not a finite number any more, before weights of that epoch are saved.
+    """Ends a training whose loss or gradient is not finite any more, before weights of that epoch are saved.
 
-    On a GPU, a loss is looked at when the next one has been computed, so that nothing has to wait.
+    On a GPU, a loss is looked at when the next one has been computed, so that nothing has to wait. A gradient that is
+    not finite makes the next loss the same, so only that of an epoch's last step is looked at.
 
     Raises:
         TrainingError: in training; names the cases of the batch.
@@ -74,11 +79,10 @@ class StopAtNaN:
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._remember)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._check)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._check_all)
 
     def _remember(self, engine: Engine) -> None:
         output: Any = engine.state.output
-        batch: Any = engine.state.batch
         loss = output[CommonKeys.LOSS].detach()
         if loss.is_cuda:
             self._check()
@@ -88,21 +92,43 @@ class StopAtNaN:
             loss = host.copy_(loss, non_blocking=True)
             copied = torch.cuda.Event()
             copied.record()
-        self._last = loss, copied, (batch.get("case", ()), engine.state.iteration)
+        self._last = loss, copied, _place(engine)
         if copied is None:
             self._check()
 
     def _check(self) -> None:
         if self._last is None:
             return
-        (loss, copied, (cases, step)), self._last = self._last, None
+        (loss, copied, place), self._last = self._last, None
         if copied is not None:
             copied.synchronize()
-        if not math.isfinite(float(loss)):
-            raise TrainingError(
-                f"the loss is {float(loss)} in step {step}, cases {', '.join(cases)}; last.pt holds the epoch before. "
-                "Look at these cases with `segbundle check`, or lower optimizer#lr and go on with --resume true."
-            )
+        _refuse_what_is_not_finite("loss", float(loss), place)
+
+    def _check_all(self, engine: Engine) -> None:
+        self._check()
+        state: Any = engine.state
+        _refuse_what_is_not_finite("gradient's norm", float(state.gradient_norm), _place(engine))
+
+
+def _place(engine: Engine) -> tuple[Any, int, int]:
+    """Where a training is: the cases of the batch, the step and the epoch."""
+    batch: Any = engine.state.batch
+    return batch.get("case", ()), engine.state.iteration, engine.state.epoch
+
+
+def _refuse_what_is_not_finite(name: str, value: float, place: tuple[Any, int, int]) -> None:
+    if math.isfinite(value):
+        return
+    cases, step, epoch = place
+    raise TrainingError(
+        f"the {name} is {value} in step {step}, cases {', '.join(cases)}; "
+        + (
+            "last.pt holds the epoch before. Look at these cases with `segbundle check`, or lower optimizer#lr and go "
+            "on with --resume true."
+            if epoch > 1
+            else "nothing is saved yet. Look at these cases with `segbundle check`, or lower optimizer#lr."
+        )
+    )
 
 
 class FinalValidation:
@@ -127,7 +153,7 @@ class FinalValidation:
 
 
 class EarlyStopping:
-    """Ends a training after an epoch if no validation was better than the best for long enough.
+    """Ends a training after an epoch if no validation was better than the best for long enough; if resumed, again.
 
     Args:
         validator: the validation engine.
@@ -141,7 +167,7 @@ class EarlyStopping:
     def attach(self, engine: Engine) -> None:
         """Register with the trainer, after what validates."""
         if self.patience is not None:
-            engine.add_event_handler(Events.EPOCH_COMPLETED, self._check)
+            engine.add_event_handler(Events.STARTED | Events.EPOCH_COMPLETED, self._check)
 
     def _check(self, engine: Engine) -> None:
         assert self.patience is not None

@@ -17,9 +17,9 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.networks import eval_mode
 
 from segbundle.engines.process import keep_freed_memory, settle_vector_math
-from segbundle.engines.ranks import rank, refuse_lone_ranks, start_ranks, wait_for_all
+from segbundle.engines.ranks import processes_here, rank, refuse_lone_ranks, start_ranks, wait_for_all
 from segbundle.errors import ConfigError, OutputError, show_plain_errors, suggestion
-from segbundle.files import keep_others_out
+from segbundle.files import keep_others_out, remove_partial
 from segbundle.inferers import Precision, with_channels_last_norms
 from segbundle.inferers.memory import free_memory, training_bytes
 
@@ -276,18 +276,23 @@ def check_batch(
     batch_size: int,
     precision: Precision = "auto",
 ) -> None:
-    """Compare the memory that a training step takes with what is free.
+    """Compare the memory that a training step takes with what is free, on a CPU for every process.
 
     Raises:
-        ConfigError: `batch_size` is no positive number, or such batches do not fit; the message says which would.
+        ConfigError: `batch_size` is no positive number, or such batches do not fit; the message says which would. Or a
+            `precision` that cannot be trained in.
     """
+    if precision == "fp16":
+        raise ConfigError(
+            "precision fp16 is for inference: in training, small gradients would vanish; use bf16, fp32 or auto."
+        )
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}; a positive number of patches is needed.")
     try:
         each = training_bytes(network, num_channels, patch_size, precision)
     except (RuntimeError, ValueError):  # it takes patches of one size only: nothing is known
         return
-    free = free_memory(torch.device(device))
+    free = free_memory(torch.device(device)) // (processes_here() if torch.device(device).type == "cpu" else 1)
     if each * batch_size <= free:
         return
     fitting = int(free // each)
@@ -326,6 +331,8 @@ def prepare_training_output(output_dir: str, resume: bool = False) -> None:
             f"{output_dir}: already holds a training run ({held[0]}). Continue it with --resume true, "
             "or choose another --output_dir."
         )
+    if rank() == 0:
+        remove_partial(output_dir)
     if resume and "last.pt" not in held:
         _logger.warning("%s: holds no last.pt to resume from; starting from the beginning", output_dir)
 

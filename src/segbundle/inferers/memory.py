@@ -145,11 +145,14 @@ def _kept_for_gradients(network: torch.nn.Module, shape: Sequence[int], precisio
         return tensor
 
     window = torch.zeros(tuple(shape), device=device)
+    statistics = [(buffer, buffer.clone()) for buffer in network.buffers()]
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         with autocast(device, precision):
             scores = network(window)
         if isinstance(scores, torch.Tensor):
             scores = scores.float().log_softmax(dim=1)
+    for buffer, before in statistics:  # of batch norms
+        buffer.copy_(before)
     return sum(kept.values())
 
 

@@ -60,7 +60,7 @@ def cut(
     image, label = case["image"], case["label"]
     if not change.deforms:
         at = (slice(None), *(slice(first, first + size) for first, size in zip(start, patch_size, strict=True)))
-        patches = image[at].to(device).float(), label[at].to(device)
+        patches = image[at].to(device, torch.float32, copy=True), label[at].to(device, copy=True)
     else:
         matrix = _to_source(change, case["spacing"])
         half = (np.asarray(patch_size) - 1) / 2

@@ -35,8 +35,8 @@ class PatchLoader:
         read_ahead: whether a thread makes the next batch while one is used; None for doing so beside a GPU, as on a CPU
             it would take the cores that the network keeps busy.
 
-    Iterating gives dicts: `image` float32 (B, C, *patch_size), `label` uint8 (B, 1, *patch_size), `annotated` bool
-    (B, num_classes), on `device`, and `case`, a list of names.
+    Iterating gives dicts: `image` float32 (B, C, *patch_size) and `label` uint8 (B, 1, *patch_size), on `device`;
+    `annotated` bool (B, num_classes), which losses look at, on the CPU; and `case`, a list of names.
     """
 
     def __init__(
@@ -57,11 +57,12 @@ class PatchLoader:
         self.patch_size = tuple(patch_size)
         self.batch_size = batch_size
         self.augmentation = augmentation
-        self.seed = torch.initial_seed() % 2**63 if seed is None else seed
+        self.seed = torch.initial_seed() % 2**63 if seed is None else seed  # of several processes: must be the same
         self.device = torch.device(device)
         self.rank, self.world_size = rank, world_size
         self.read_ahead = self.device.type != "cpu" if read_ahead is None else read_ahead
         self.epoch = 0
+        self._stream = torch.cuda.Stream(self.device) if self.read_ahead and self.device.type == "cuda" else None
 
     def __len__(self) -> int:
         return -(-len(self.dataset) // (self.batch_size * self.world_size))
@@ -77,12 +78,29 @@ class PatchLoader:
             yield from (self.batch(epoch, step) for step in range(len(self)))
             return
         with ThreadPoolExecutor(1) as thread:
-            coming = thread.submit(self.batch, epoch, 0)
+            coming = thread.submit(self._made_aside, epoch, 0)
             for step in range(1, len(self) + 1):
-                ready = coming.result()
+                ready, made = coming.result()
                 if step < len(self):
-                    coming = thread.submit(self.batch, epoch, step)
+                    coming = thread.submit(self._made_aside, epoch, step)
+                if made is not None:
+                    self._take_over(ready, made)
                 yield ready
+
+    def _made_aside(self, epoch: int, step: int) -> tuple[dict[str, Any], torch.cuda.Event | None]:
+        """A batch, on a GPU made in a stream of its own, so that nothing waits for the network's; and when it is."""
+        if self._stream is None:
+            return self.batch(epoch, step), None
+        with torch.cuda.stream(self._stream):
+            return self.batch(epoch, step), self._stream.record_event()
+
+    def _take_over(self, batch: dict[str, Any], made: torch.cuda.Event) -> None:
+        """Let the network's stream wait for a batch, and keep its memory until that is done with it."""
+        stream = torch.cuda.current_stream(self.device)
+        stream.wait_event(made)
+        for value in batch.values():
+            if isinstance(value, torch.Tensor) and value.is_cuda:
+                value.record_stream(stream)
 
     def batch(self, epoch: int, step: int) -> dict[str, Any]:
         """The batch of a step (from 0 on) of an epoch."""
@@ -106,7 +124,7 @@ class PatchLoader:
         return {
             "image": degrade(image, change),
             "label": label,
-            "annotated": case["annotated"].to(self.device),
+            "annotated": case["annotated"],
             "case": case["case"],
         }
 

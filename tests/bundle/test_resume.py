@@ -138,6 +138,22 @@ def test_another_fold_cannot_be_resumed(trained, dataset):
     assert "last.pt: was trained with fold 0, now it is 1" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("spacing", "[2,2,2]"), ("intensity", "{method: window, lower: 0, upper: 100}")]
+)
+def test_another_preprocessing_cannot_be_resumed_and_is_told_in_prediction(trained, dataset, tmp_path, key, value):
+    options = [f"--{key}", value]
+    train = ["train", "--config", TINY, "--dataset_dir", dataset, "--output_dir", trained, "--resume", "true"]
+    done = segbundle(*train, *options)
+    assert done.returncode == 1
+    assert f"last.pt: was trained with {key}" in done.stderr
+    scan = next((dataset / "imagesTr").iterdir())
+    predict = ["predict", scan, "--config", TINY, "--ckpt_path", trained / "model.pt", "--output_dir", tmp_path]
+    done = segbundle(*predict, *options)
+    assert done.returncode == 0, done.stderr
+    assert f"model.pt: was trained with {key}" in done.stdout + done.stderr
+
+
 def test_resuming_a_finished_run_says_so_and_changes_nothing(trained, dataset):
     before = (trained / "last.pt").read_bytes(), (trained / "model.pt").read_bytes()
     done = segbundle(

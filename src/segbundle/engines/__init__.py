@@ -2,7 +2,13 @@
 
 from segbundle.engines.averaging import WeightAverage, averaged_network
 from segbundle.engines.caching import CachedCases, PreparedCases
-from segbundle.engines.checkpoints import Checkpoints, ensemble_members, load_weights, warn_about_training_cases
+from segbundle.engines.checkpoints import (
+    Checkpoints,
+    ensemble_members,
+    load_weights,
+    warn_about_preprocessing,
+    warn_about_training_cases,
+)
 from segbundle.engines.evaluator import SegmentationEvaluator
 from segbundle.engines.loading import monai_loader, patch_loader
 from segbundle.engines.progress import ProgressBar
@@ -68,5 +74,6 @@ __all__ = [
     "start_workflow",
     "stop_ranks",
     "warn_about_flips",
+    "warn_about_preprocessing",
     "warn_about_training_cases",
 ]

@@ -137,6 +137,29 @@ def warn_about_training_cases(
         )
 
 
+def warn_about_preprocessing(
+    ckpt_path: str | Path | Sequence[str | Path] | None, preprocessing: Mapping[str, Any]
+) -> None:
+    """Say so if scans are to be preprocessed otherwise than in the training of a checkpoint.
+
+    Args:
+        ckpt_path: as in `load_weights`; what `task.json` beside it tells is compared.
+        preprocessing: config keys, such as `spacing` and `intensity`, and their values.
+    """
+    for path in _checkpoint_paths(ckpt_path):
+        task = read_task(path)
+        for key, value in preprocessing.items():
+            if key in task and task[key] != json.loads(json.dumps(value)):
+                _logger.warning(
+                    "%s: was trained with %s %s, now it is %s, with which it will hardly work; "
+                    "give the task YAML that it was trained with (--config)",
+                    path,
+                    key,
+                    task[key],
+                    value,
+                )
+
+
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """The dict in a checkpoint file, on the CPU. Only tensors and plain values are unpickled.
 

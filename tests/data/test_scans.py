@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 
 from segbundle.data import Geometry, read_geometry, read_scan, scans, write_segmentation
-from segbundle.data.scans import files_of, is_dicom_folder, stem
+from segbundle.data.scan_files import files_of, is_dicom_folder, stem
 from segbundle.errors import DataError, OutputError
 from tiny import write_nifti
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from segbundle.classes import Classes
 from segbundle.data.description import check_class_names, described_labels, read_description
-from segbundle.data.scans import SUFFIXES, is_dicom_file, is_dicom_folder, is_scan_file, stem
+from segbundle.data.scan_files import SUFFIXES, is_dicom_file, is_dicom_folder, is_scan_file, stem
 from segbundle.errors import ConfigError, DataError, suggestion
 
 _LISTS = ("training", "validation", "test", "testing")

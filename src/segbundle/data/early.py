@@ -8,7 +8,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from threading import Thread
 
-from segbundle.data.scans import Scan, is_nifti, read_scan
+from segbundle.data.scan_files import is_nifti
+from segbundle.data.scans import Scan, read_scan
 
 _Timed = tuple[Scan, float]
 _begun: dict[Path, Future[_Timed]] = {}

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 import segbundle
-from segbundle.data.scans import files_of
+from segbundle.data.scan_files import files_of
 from segbundle.engines.ranks import processes_here, rank, share_of_rank, wait_for_all
 from segbundle.errors import OutputError
 from segbundle.files import written_whole

@@ -36,16 +36,19 @@ def ensemble_members(ckpt_path: str | Path | Sequence[str | Path] | None) -> lis
 
 
 def _checkpoint_paths(ckpt_path: str | Path | Sequence[str | Path] | None) -> list[Path]:
+    return [path for one in _given(ckpt_path) for path in models_of_folds(one) or [one]]
+
+
+def _given(ckpt_path: str | Path | Sequence[str | Path] | None) -> list[Path]:
     if ckpt_path is None:
         return []
-    given = [ckpt_path] if isinstance(ckpt_path, (str, Path)) else ckpt_path
-    return [path for one in given for path in models_of_folds(Path(one)) or [Path(one)]]
+    return [Path(ckpt_path)] if isinstance(ckpt_path, (str, Path)) else [Path(path) for path in ckpt_path]
 
 
-def _warn_if_unfinished(ckpt_path: str | Path | Sequence[str | Path]) -> None:
-    for folder in [ckpt_path] if isinstance(ckpt_path, (str, Path)) else ckpt_path:
-        models = models_of_folds(Path(folder))
-        if models and not (Path(folder) / "summary.json").exists():
+def _warn_if_unfinished(ckpt_path: str | Path | Sequence[str | Path] | None) -> None:
+    for folder in _given(ckpt_path):
+        models = models_of_folds(folder)
+        if models and not (folder / "summary.json").exists():
             _logger.warning(
                 "%s: the cross-validation has not ended; its %d models so far are used", folder, len(models)
             )
@@ -71,8 +74,7 @@ def load_weights(
             lists them), or trained for other classes.
     """
     paths = _checkpoint_paths(ckpt_path)
-    if ckpt_path is not None:
-        _warn_if_unfinished(ckpt_path)
+    _warn_if_unfinished(ckpt_path)
     for path in paths:
         _load(network, path, class_names, plain=len(paths) > 1)
 

@@ -38,7 +38,7 @@ def patch_loader(
     for name in options:
         if name not in (known := inspect.signature(Augmentation).parameters):
             raise ConfigError(f"augmentation: unknown setting {name!r}{suggestion(name, known)}")
-    seed = of_the_first(torch.initial_seed() % 2**63) if seed is None else seed
+    seed = _agreed(seed)
     try:
         return PatchLoader(dataset, patch_size, batch_size, Augmentation(**options), seed, device, rank(), world_size())
     except ValueError as error:
@@ -56,6 +56,10 @@ def monai_loader(dataset: Any, batch_size: int, num_workers: int = 0, seed: int 
     """
     if world_size() == 1:
         return monai.data.DataLoader(dataset, batch_size=batch_size, shuffle=True, num_workers=num_workers)
-    agreed = of_the_first(torch.initial_seed() % 2**63) if seed is None else seed
-    sampler: DistributedSampler[Any] = DistributedSampler(dataset, world_size(), rank(), seed=agreed)
+    sampler: DistributedSampler[Any] = DistributedSampler(dataset, world_size(), rank(), seed=_agreed(seed))
     return monai.data.DataLoader(dataset, batch_size=batch_size, sampler=sampler, num_workers=num_workers)
+
+
+def _agreed(seed: int | None) -> int:
+    """A seed, or without one, a random one that all processes have."""
+    return of_the_first(torch.initial_seed() % 2**63) if seed is None else seed

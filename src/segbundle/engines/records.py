@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segbundle.data.scans import files_of
+from segbundle.data.scan_files import files_of
 from segbundle.engines.cross_validation import models_of_folds
 from segbundle.engines.ranks import rank, wait_for_all, world_size
 from segbundle.errors import OutputError

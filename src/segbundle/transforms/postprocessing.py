@@ -14,7 +14,8 @@ from monai.transforms import Compose, Transform
 from monai.utils import CommonKeys
 
 from segbundle.data.probabilities import ProbabilityFile
-from segbundle.data.scans import stem, write_segmentation
+from segbundle.data.scan_files import stem
+from segbundle.data.scans import write_segmentation
 from segbundle.errors import ConfigError, suggestion
 from segbundle.inferers import ScoreSlabs
 from segbundle.transforms.restoring import restore_labels

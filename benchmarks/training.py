@@ -179,7 +179,7 @@ def measured(arguments: argparse.Namespace, way: str) -> dict[str, float]:
             peak = max(peak, sum(one.memory_full_info().pss for one in family) / 1e9)  # what is shared counts once
         except psutil.NoSuchProcess:
             pass
-        time.sleep(0.2)
+        time.sleep(2)  # looking stops the processes for a moment
     if process.returncode:
         raise SystemExit(f"failed: {' '.join(command)}")
     return {**json.loads(process.stdout.read().splitlines()[-1]), "peak_gb": peak}

@@ -53,6 +53,19 @@ def test_evaluation_of_the_fold_gives_the_trainings_own_scores(trained, dataset,
     assert row.split()[1] == f"{scores(tmp_path)[0]['classes']['ball']['dice_mean']:.4f}"
 
 
+def test_deep_supervision_is_one_option_and_leaves_prediction_alone(dataset, tmp_path):
+    deep = ("--network_def#deep_supervision", "true", "--network_def#filters", "[4, 8, 8, 8]",
+            "--network_def#kernel_size", "[3, 3, 3, 3]", "--network_def#strides", "[1, 2, 2, 2]",
+            "--network_def#upsample_kernel_size", "[2, 2, 2]", "--network_def#deep_supr_num", "2")  # fmt: skip
+    done = segbundle("train", "--config", TINY, "--dataset_dir", dataset, "--output_dir", tmp_path / "run", *deep)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert scores(tmp_path / "run")[0]["mean_dice"] > 0.5
+    done = segbundle("evaluate", "--config", TINY, "--dataset_dir", dataset, "--fold", 0, "--output_dir",
+                     tmp_path / "evaluation", "--ckpt_path", tmp_path / "run" / "model.pt", *deep)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert scores(tmp_path / "evaluation") == scores(tmp_path / "run")
+
+
 def test_the_dice_in_the_report_is_the_dice_you_get_by_hand(trained, dataset, tmp_path):
     done = segbundle(
         "evaluate", "--dataset_dir", dataset, "--ckpt_path", trained / "model.pt", "--output_dir", tmp_path,

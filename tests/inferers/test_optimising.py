@@ -28,6 +28,9 @@ NETWORKS = {
         norm_name=("INSTANCE", {"affine": True}),
         res_block=True,
     ),
+    "DynUNet with deep supervision": lambda: DynUNet(
+        3, 1, 3, (3, 3, 3), (1, 2, 2), (2, 2), filters=(4, 8, 16), norm_name="INSTANCE", deep_supervision=True
+    ),
     "BasicUNet": lambda: BasicUNet(3, 1, 3, features=(4, 4, 8, 8, 8, 4)),
     "SegResNet": lambda: SegResNet(3, 8, 1, 3, blocks_down=(1, 2), blocks_up=(1,)),
     "AttentionUnet": lambda: AttentionUnet(3, 1, 3, (4, 8), (2,)),
@@ -99,6 +102,11 @@ def test_bfloat16_is_fused_as_float32_is():
         fused = [module for module in network.modules() if isinstance(module, FusedLayer)]
         assert len(fused) >= 8 and {module.weight.dtype for module in fused} == {dtype}
         assert torch.nn.PReLU not in kinds(network)
+
+
+def test_depths_that_only_a_training_scores_are_not_computed():
+    network = made("DynUNet with deep supervision")
+    assert not any("supervision" in name for name, _ in optimised(network, windows().shape).named_modules())
 
 
 @pytest.mark.parametrize("name", ["one residual unit", "two residual units", "ReLU, no residual units"])

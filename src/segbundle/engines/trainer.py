@@ -14,6 +14,7 @@ from monai.utils import CommonKeys
 from segbundle.classes import IGNORE_INDEX
 from segbundle.engines.averaging import WeightAverage
 from segbundle.errors import ConfigError, TrainingError
+from segbundle.losses.deep_supervision import loss_over_depths
 
 
 class SegmentationTrainer(SupervisedTrainer):
@@ -21,7 +22,8 @@ class SegmentationTrainer(SupervisedTrainer):
 
     Batches may hold `annotated`, bool (B, num_classes), False where nobody looked for a class in a case, and unknown
     voxels in `label` (value `IGNORE_INDEX`). Losses with an attribute `progress` get it before every step: 0 at the
-    start of the training, 1 at its end.
+    start of the training, 1 at its end. Of a network with deep supervision the scores of every depth are scored
+    (`loss_over_depths`).
 
     Args:
         loss_function: ours, or any loss of PyTorch or MONAI as long as everything was annotated.
@@ -60,12 +62,12 @@ class SegmentationTrainer(SupervisedTrainer):
         self._refuse_what_is_missing(batchdata)
         return super()._iteration(engine, batchdata)
 
-    def _batch_loss(self, pred: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    def _batch_loss(self, pred: torch.Tensor | list[torch.Tensor], label: torch.Tensor) -> torch.Tensor:
         """The loss of the batch that is being trained on."""
         batch: Any = self.state.batch
         more = {"annotated": batch["annotated"]} if self._knows_annotated and "annotated" in batch else {}
         try:
-            return self.plain_loss(pred, label, **more)
+            return loss_over_depths(self.plain_loss, pred, label, **more)
         except ValueError as error:
             cases = ", ".join(batch.get("case", ()))
             raise TrainingError(f"loss {type(self.plain_loss).__name__}, cases {cases}: {error}") from error

@@ -264,7 +264,7 @@ def _check_patch(
         found = tuple(scores.shape) if isinstance(scores, torch.Tensor) else f"a {type(scores).__name__}"
         raise ConfigError(
             f"the network returns {found} for a patch; one tensor of shape {wanted} is needed: a channel for each of "
-            f"the {len(class_names)} class_names, and no deep supervision."
+            f"the {len(class_names)} class_names (and more depths in training only)."
         )
 
 

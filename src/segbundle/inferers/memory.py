@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import weakref
@@ -130,6 +131,7 @@ def training_bytes(network: torch.nn.Module, channels: int, patch_size: Sequence
     Found by passing small patches through and adding up what is kept for the gradients. On CPUs the gradients
     themselves, and what oneDNN needs besides, were measured to take as much again in bfloat16, and half in float32.
     """
+    network = copy.deepcopy(network)  # passing patches changes the statistics of batch norms, and what a network keeps
     device = next(network.parameters()).device
     besides = 1.0 if device.type != "cpu" else 1.6 if computed_dtype(device, precision) is torch.float32 else 2.2
     size = small_window(patch_size)
@@ -148,14 +150,11 @@ def _kept_for_gradients(network: torch.nn.Module, shape: Sequence[int], precisio
         return tensor
 
     window = torch.zeros(tuple(shape), device=device)
-    statistics = [(buffer, buffer.clone()) for buffer in network.buffers()]
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         with autocast(device, precision):
             scores = network(window)
-        if isinstance(scores, torch.Tensor):
-            scores = scores.float().log_softmax(dim=1)
-    for buffer, before in statistics:  # of batch norms
-        buffer.copy_(before)
+        depths = [scores] if isinstance(scores, torch.Tensor) else scores
+        scores = [each.float().log_softmax(dim=1) for each in depths if isinstance(each, torch.Tensor)]
     return sum(kept.values())
 
 

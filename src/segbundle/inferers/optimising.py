@@ -120,6 +120,7 @@ def _agree(first: torch.nn.Module, second: torch.nn.Module, shape: Sequence[int]
 
 
 def _rewrite(traced: torch.fx.GraphModule, fuse: bool) -> None:
+    traced.graph.eliminate_dead_code()  # depths of deep supervision
     for node in _module_calls(traced):
         if isinstance(_called(traced, node), _NOTHING):
             _remove(node, node.args[0])

@@ -24,10 +24,13 @@ class PatchInferer(monai.inferers.Inferer):
         self.precision = precision
 
     def __call__(
-        self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
-    ) -> torch.Tensor:
-        """Scores (B, num_classes, *spatial) in float32, whatever the network computed in."""
+        self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> torch.Tensor | list[torch.Tensor]:
+        """Scores (B, num_classes, *spatial) in float32, whatever the network computed in.
+
+        Of a network with deep supervision, what it returns: the scores of every depth, stacked or in a list.
+        """
         inputs = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         with autocast(inputs.device, self.precision):
             scores = network(inputs, *args, **kwargs)
-        return scores.float()
+        return scores.float() if isinstance(scores, torch.Tensor) else [each.float() for each in scores]

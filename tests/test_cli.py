@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import segbundle
 from segbundle.cli import app
 from segbundle.errors import ConfigError
 from segbundle.options import default_bundle, split_overrides
@@ -114,3 +115,9 @@ def test_predict_needs_scans(tmp_path):
     result = invoke("predict", "--output_dir", tmp_path)
     assert result.exit_code == 1
     assert "name at least one scan" in result.output
+
+
+def test_the_version_is_told():
+    result = invoke("--version")
+    assert result.exit_code == 0
+    assert result.output == f"segbundle {segbundle.__version__}\n"

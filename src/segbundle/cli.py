@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from segbundle import __version__
 from segbundle.errors import ConfigError, SegbundleError, root_error, show_plain_errors
 from segbundle.files import written_whole
 from segbundle.options import default_bundle, read_yaml, refuse_missing_values, split_overrides
@@ -19,7 +20,6 @@ from segbundle.startup import fast_imports
 
 app = typer.Typer(
     name="segbundle",
-    help="3D medical segmentation as a MONAI bundle: train, evaluate, predict.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -38,6 +38,21 @@ Checkpoint = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.", show_default="CUDA if present")]
 _PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": True}
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"segbundle {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """3D medical segmentation as a MONAI bundle: train, evaluate, predict."""
 
 
 @app.command(context_settings=_PASS_ON)
@@ -170,7 +185,7 @@ def check(
         classes = _task_classes(dataset, config or [])
         if config:
             with fast_imports():
-                from segbundle.engines.workflow import check_task
+                from segbundle.engines.configuration import check_task
             check_task(config, default_bundle() / "configs")
         cases = DatasetCheck(dataset, *classes)
         found = [(case, problems) for case, problems in tqdm(cases, desc="checking", unit="case", disable=None)]
@@ -321,7 +336,7 @@ def _run_workflow(
             workflow.finalize()
         except KeyboardInterrupt:
             again = {
-                "train": " Go on after the last finished epoch with --resume true.",
+                "train": " Go on after the last finished epoch with --resume.",
                 "inference": " Go on with the scans that are left with --resume.",
             }
             typer.echo(f"Stopped.{again.get(name, '')}", err=True)

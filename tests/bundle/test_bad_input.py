@@ -31,7 +31,12 @@ def test_a_typo_in_a_key_suggests_the_nearest(dataset, tmp_path):
     assert_plain_error(segbundle("train", "--config", TINY, *words), message)
     assert not (tmp_path / "out").exists()
     words[-2:] = ["--optimizer#lrr", "3"]
-    assert_plain_error(segbundle("train", "--config", TINY, *words), "AdamW", "unexpected keyword argument 'lrr'")
+    assert_plain_error(
+        segbundle("train", "--config", TINY, *words), "'optimizer#lrr': AdamW has no such argument: did you mean 'lr'?"
+    )
+    words[-2:] = ["--patch_size", "48"]
+    assert_plain_error(monai_bundle("train", *words), "patch_size is 48; three positive whole numbers of voxels")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import functools
+import logging
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +8,15 @@ from ignite.engine import Engine, Events
 from monai.data import DataLoader
 
 from segbundle.data import labelled_data
-from segbundle.engines import CachedCases, EarlyStopping, FinalValidation, PreparedCases, SeedEpochs, patch_loader
+from segbundle.engines import (
+    CachedCases,
+    EarlyStopping,
+    FinalValidation,
+    PreparedCases,
+    SeedEpochs,
+    patch_loader,
+    training,
+)
 from segbundle.errors import ConfigError, DataError, root_error
 from segbundle.transforms import PrepareCase, training_transforms
 from tiny import TINY_CLASSES, write_nifti
@@ -63,8 +72,6 @@ def test_settings_of_the_augmentation_are_checked(tiny_dataset):
         patch_loader([], (8, 8, 8), 2, {"rotations": 3})
     with pytest.raises(ConfigError, match="augmentation: scaling"):
         patch_loader([], (8, 8, 8), 2, {"scaling": 3})
-    with pytest.raises(ConfigError, match=r"^batch_size"):
-        patch_loader([], (8, 8, 8), 0)
 
 
 def test_caching_stops_at_a_bad_case_with_its_name(tiny_dataset):
@@ -101,3 +108,18 @@ def test_a_training_ends_when_nothing_gets_better(patience, last):
     engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: seen.append(engine.state.epoch))  # as saving comes last
     engine.run([0], max_epochs=9)
     assert seen[-1] == last
+
+
+def test_a_training_says_once_how_long_it_will_take(tmp_path, monkeypatch, caplog):
+    clock = iter(range(0, 1000, 6))  # seconds: asked at the start and after every epoch
+    monkeypatch.setattr(training.time, "monotonic", lambda: next(clock))
+    caplog.set_level(logging.INFO)
+    evaluator = Engine(lambda engine, batch: None)
+    evaluator.data_loader = SimpleNamespace(dataset=[])
+    engine = Engine(lambda engine, batch: {"loss": torch.zeros(())})
+    engine.data_loader, engine.state.device, engine.state.gradient_norm = evaluator.data_loader, "cpu", torch.zeros(())
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1)
+    training.TrainingLog(str(tmp_path), optimizer, evaluator, None).attach(engine)
+    engine.run([0], max_epochs=32)
+    told = [record.getMessage() for record in caplog.records if "per epoch" in record.getMessage()]
+    assert told == ["6.0 s per epoch: about 3 min for the 30 that are left"]

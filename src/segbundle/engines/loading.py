@@ -38,11 +38,11 @@ def patch_loader(
     for name in options:
         if name not in (known := inspect.signature(Augmentation).parameters):
             raise ConfigError(f"augmentation: unknown setting {name!r}{suggestion(name, known)}")
-    seed = _agreed(seed)
     try:
-        return PatchLoader(dataset, patch_size, batch_size, Augmentation(**options), seed, device, rank(), world_size())
+        changes = Augmentation(**options)
     except ValueError as error:
-        raise ConfigError(f"augmentation: {error}" if "batch_size" not in str(error) else str(error)) from error
+        raise ConfigError(f"augmentation: {error}") from error
+    return PatchLoader(dataset, patch_size, batch_size, changes, _agreed(seed), device, rank(), world_size())
 
 
 def monai_loader(dataset: Any, batch_size: int, num_workers: int = 0, seed: int | None = 0) -> monai.data.DataLoader:

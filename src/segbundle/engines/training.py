@@ -27,6 +27,8 @@ from segbundle.reports.pictures import compared
 
 _logger = logging.getLogger(__name__)
 _PICTURES = 3
+_SETTLED = 10.0
+"""Seconds of training after which its speed tells how long the rest will take."""
 _SHOWN = (CommonKeys.IMAGE, CommonKeys.LABEL, CommonKeys.PRED)
 
 
@@ -178,7 +180,9 @@ class EarlyStopping:
 
 
 class TrainingLog:
-    """One log line per validation, and TensorBoard: loss, learning rate and gradient norm per epoch, Dice per class.
+    """Log lines: how long it will take, then one per validation; and TensorBoard.
+
+    There go loss, learning rate and gradient norm per epoch, and Dice per class.
 
     And for the first few held-out cases a slice with the reference and the prediction laid over it.
 
@@ -210,6 +214,8 @@ class TrainingLog:
         self._losses: list[torch.Tensor] = []
         self._norms: list[torch.Tensor] = []
         self._started = 0.0
+        self._began = 0  # epochs that were done before
+        self._foretold = False
         self._rate = 0.0
         self._pictures: dict[str, Any] = {}
 
@@ -225,7 +231,7 @@ class TrainingLog:
     def _open(self, engine: Trainer) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._started = time.monotonic()
+        self._started, self._began = time.monotonic(), engine.state.epoch
         cases = len(engine.data_loader.dataset)
         held_out = sum(gathered([len(self.evaluator.data_loader.dataset)]))
         where = (engine.state.device, self.log_dir.parent)
@@ -258,6 +264,17 @@ class TrainingLog:
         self._add_scalars({"train/loss": loss, "train/learning_rate": self._rate, "train/gradient_norm": norm}, epoch)
         if self.evaluator.state.epoch == epoch:
             self._log_validation(engine, loss)
+        self._foretell(engine)
+
+    def _foretell(self, engine: Engine) -> None:
+        """Say once how long the training will take, which a log file without a progress bar does not show."""
+        seconds, left = time.monotonic() - self._started, (engine.state.max_epochs or 0) - engine.state.epoch
+        if self._foretold or seconds < _SETTLED or not left:
+            return
+        self._foretold = True
+        each = seconds / (engine.state.epoch - self._began)
+        with tqdm.external_write_mode():
+            _logger.info("%.1f s per epoch: about %.0f min for the %d that are left", each, each * left / 60, left)
 
     def _log_validation(self, engine: Engine, loss: float) -> None:
         epoch, summary = engine.state.epoch, self.metric.summary()

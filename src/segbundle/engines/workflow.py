@@ -1,41 +1,39 @@
-"""What a workflow's YAML needs before its engine runs: paths, device, network, and a configuration that is right."""
+"""What a workflow's YAML needs before its engine runs: paths, a device, a network that can do the task, a folder."""
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigWorkflow
 from monai.networks import eval_mode
 
+from segbundle.engines.configuration import bundle_configs, check_config
 from segbundle.engines.process import keep_freed_memory, settle_vector_math
 from segbundle.engines.ranks import processes_here, rank, refuse_lone_ranks, start_ranks, wait_for_all
-from segbundle.errors import ConfigError, OutputError, show_plain_errors, suggestion
+from segbundle.errors import ConfigError, OutputError, show_plain_errors
 from segbundle.files import keep_others_out, remove_partial
 from segbundle.inferers import Precision, with_channels_last_norms
 from segbundle.inferers.memory import free_memory, training_bytes
 
 _logger = logging.getLogger(__name__)
-_REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*(?:(?:#|::)\w+)*)")
-_MONAI_KEYS = frozenset({"_meta_", "save_execute_config"})
 
 
 def start_workflow(ranks: bool = False) -> None:
-    """First step of every workflow: refuse configuration keys that nothing reads, and end on plain errors.
+    """First step of every workflow: refuse a configuration that no run can come of, and end on plain errors.
 
     Args:
         ranks: whether to meet the other processes that `torchrun` has started.
 
     Raises:
-        ConfigError: see `check_config_keys` and `refuse_lone_ranks`.
+        ConfigError: see `check_config` and `refuse_lone_ranks`.
     """
     keep_freed_memory()
     settle_vector_math()
@@ -47,86 +45,7 @@ def start_workflow(ranks: bool = False) -> None:
         show_plain_errors()
     workflow = _running_workflow()
     if workflow is not None:
-        check_config_keys(workflow.parser.get(), bundle_configs(Path(workflow.config_root_path)))
-
-
-def bundle_configs(folder: Path) -> dict[str, Any]:
-    """All workflows in a bundle's `configs` folder merged: the keys that a task YAML may set, with their defaults."""
-    merged: dict[str, Any] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".yaml", ".yml", ".json") and path.stem != "metadata":
-            for key, value in ConfigParser.load_config_file(path).items():
-                merged[key] = {**merged[key], **value} if _is_section(value) and key in merged else value
-    return merged
-
-
-def check_task(task: Sequence[Path], configs: Path) -> None:
-    """Refuse task YAMLs with keys that no workflow reads, without running one.
-
-    Args:
-        task: the YAMLs, laid over the bundle's.
-        configs: the bundle's folder of workflows.
-
-    Raises:
-        ConfigError: see `check_config_keys`.
-    """
-    parser = ConfigParser()
-    parser.read_config([str(path) for path in (configs / "train.yaml", *task)])
-    check_config_keys(parser.get(), bundle_configs(configs))
-
-
-def check_config_keys(config: dict[str, Any], known: dict[str, Any]) -> None:
-    """Refuse keys of a configuration that nothing reads, and components that an overlay has damaged.
-
-    A key is read if the bundle's own workflows have it or another key refers to it. The keys within sections that
-    are no component (`train`, `validate`) are checked likewise.
-
-    Args:
-        config: what is to be run.
-        known: the bundle's own keys with their defaults, see `bundle_configs`.
-
-    Raises:
-        ConfigError: naming the key and the nearest known one, or the component that lost its `_target_`.
-    """
-    referred = {match.replace("::", "#") for text in _strings(config) for match in _REFERENCE.findall(text)}
-    _check_keys(config, known, referred, "")
-    for key, default in known.items():
-        if _is_section(default) and isinstance(config.get(key), dict):
-            _check_keys(config[key], default, referred, f"{key}#")
-
-
-def _check_keys(config: dict[str, Any], known: dict[str, Any], referred: set[str], section: str) -> None:
-    for key, value in config.items():
-        path = f"{section}{key}"
-        if key not in known:
-            if path in _MONAI_KEYS or any(id == path or id.startswith(f"{path}#") for id in referred):
-                continue
-            raise ConfigError(f"config key {path!r} is read by no workflow{suggestion(key, known)}")
-        default = known[key]
-        if isinstance(default, dict) and "_target_" in default and isinstance(value, dict) and "_target_" not in value:
-            first = next(iter(value), "KEY")
-            raise ConfigError(
-                f"config key {path!r} lost its _target_: to change single arguments write {path}#{first}: VALUE; "
-                "to replace the component give a _target_."
-            )
-
-
-def _is_section(default: Any) -> bool:
-    """Whether a default groups components, as `train` does, rather than holding values, as `intensity` does."""
-    return (
-        isinstance(default, dict) and "_target_" not in default and any(isinstance(v, dict) for v in default.values())
-    )
-
-
-def _strings(config: Any) -> Iterator[str]:
-    if isinstance(config, str):
-        yield config
-    elif isinstance(config, dict):
-        for value in config.values():
-            yield from _strings(value)
-    elif isinstance(config, (list, tuple)):
-        for value in config:
-            yield from _strings(value)
+        check_config(workflow.parser, bundle_configs(Path(workflow.config_root_path)))
 
 
 def locate_bundle() -> str:
@@ -211,12 +130,11 @@ def check_network(
     And one window, if windows have a size of their own. An inferer that can be warmed up is, and passes the patch.
 
     Raises:
-        ConfigError: `patch_size` or `window_size` is not three positive integers (or, the latter, `auto`), the network
-            cannot take such a patch, or does not return one score per class and voxel.
+        ConfigError: the network cannot take such a patch, or does not return one score per class and voxel.
     """
     if not _warmed_up(inferer, network, device, num_channels, (1, len(class_names), *patch_size)):
         _check_patch(network, device, num_channels, "patch_size", patch_size, class_names)
-    if window_size != "auto" and window_size != patch_size:
+    if not isinstance(window_size, str) and window_size != patch_size:
         _check_patch(network, device, num_channels, "window_size", window_size, class_names)
 
 
@@ -239,15 +157,9 @@ def _check_patch(
     device: torch.device | str,
     num_channels: int,
     key: str,
-    patch_size: Sequence[int] | str,
+    patch_size: Sequence[int],
     class_names: Sequence[str],
 ) -> None:
-    if (
-        isinstance(patch_size, (str, int))
-        or len(patch_size) != 3
-        or any(not isinstance(size, int) or size < 1 for size in patch_size)
-    ):
-        raise ConfigError(f"{key} is {patch_size}; three positive numbers of voxels are needed.")
     training = network.training
     try:
         with torch.no_grad():
@@ -279,15 +191,12 @@ def check_batch(
     """Compare the memory that a training step takes with what is free, on a CPU for every process.
 
     Raises:
-        ConfigError: `batch_size` is no positive number, or such batches do not fit; the message says which would. Or a
-            `precision` that cannot be trained in.
+        ConfigError: such batches do not fit; the message says which would. Or a `precision` that cannot be trained in.
     """
     if precision == "fp16":
         raise ConfigError(
             "precision fp16 is for inference: in training, small gradients would vanish; use bf16, fp32 or auto."
         )
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise ConfigError(f"batch_size is {batch_size}; a positive number of patches is needed.")
     try:
         each = training_bytes(network, num_channels, patch_size, precision)
     except (RuntimeError, ValueError):  # it takes patches of one size only: nothing is known

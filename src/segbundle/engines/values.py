@@ -1,0 +1,111 @@
+"""What the bundle's keys may be set to: said at once, not where a value is first used, which may be hours later."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, get_args
+
+from segbundle.errors import ConfigError
+from segbundle.inferers import Backend, Precision
+
+_Test = Callable[[Any], bool]
+
+
+def check_values(config: Mapping[str, Any]) -> None:
+    """Refuse values of the bundle's own keys that mean nothing.
+
+    Values that only come to be when a configuration is evaluated (references, expressions, components) pass.
+
+    Args:
+        config: a workflow's configuration; keys that are not there, and others than the bundle's, are not looked at.
+
+    Raises:
+        ConfigError: naming the key, its value, and what is needed.
+    """
+    for key, (test, needed) in _NEEDED.items():
+        value = config.get(key)
+        if key in config and not _is_evaluated_later(value) and not test(value):
+            raise ConfigError(f"{key} is {value!r}; {needed} is needed.")
+
+
+def _is_evaluated_later(value: Any) -> bool:
+    if isinstance(value, dict):
+        return "_target_" in value
+    if isinstance(value, list):
+        return any(map(_is_evaluated_later, value))
+    return isinstance(value, str) and value.startswith(("$", "@", "%"))
+
+
+def _whole(least: int = 1) -> _Test:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _number(least: float, below: float = math.inf) -> _Test:
+    return lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value < below
+
+
+def _positive(value: Any) -> bool:
+    return _number(0)(value) and value > 0
+
+
+def _three(test: _Test) -> _Test:
+    return lambda value: isinstance(value, (list, tuple)) and len(value) == 3 and all(map(test, value))
+
+
+def _some(test: _Test) -> _Test:
+    return lambda value: isinstance(value, (list, tuple)) and all(map(test, value))
+
+
+def _one_of(words: Sequence[Any]) -> _Test:
+    return lambda value: any(value == word and type(value) is type(word) for word in words)
+
+
+def _either(*tests: _Test) -> _Test:
+    return lambda value: any(test(value) for test in tests)
+
+
+_NULL, _AUTO, _SWITCH = _one_of([None]), _one_of(["auto"]), _one_of([True, False])
+_PRECISIONS, _BACKENDS = get_args(Precision), get_args(Backend)
+_SHAPE = "three positive whole numbers of voxels, for instance [48, 48, 48],"
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+_NEEDED: dict[str, tuple[_Test, str]] = {
+    "class_names": (_some(_is_text), "a list of names, the background's first,"),
+    "axcodes": (_either(_NULL, _is_text), "a word of three letters, for instance RAS,"),
+    "spacing": (_either(_NULL, _three(_positive)), "three positive sizes in mm, for instance [1.0, 1.0, 1.0], or null"),
+    "intensity": (lambda value: isinstance(value, Mapping), "a method, for instance {method: zscore},"),
+    "fold": (_either(_NULL, _whole(0)), "a whole number from 0, or null,"),
+    "num_folds": (_whole(2), "a whole number from 2"),
+    "split_seed": (_whole(0), "a whole number from 0"),
+    "seed": (_either(_NULL, _whole(0)), "a whole number from 0, or null,"),
+    "data_list_key": (_is_text, "the name of a list in dataset.json, for instance training,"),
+    "patch_size": (_three(_whole()), _SHAPE),
+    "window_size": (_either(_AUTO, _three(_whole())), f"auto, or {_SHAPE}"),
+    "overlap": (_either(_number(0, 1), _three(_number(0, 1))), "a part of a window, at least 0 and less than 1,"),
+    "sw_batch_size": (_either(_AUTO, _whole()), "a positive whole number of windows, or auto,"),
+    "precision": (_one_of(_PRECISIONS), f"one of {', '.join(_PRECISIONS)}"),
+    "backend": (_one_of(_BACKENDS), f"one of {', '.join(_BACKENDS)}"),
+    "test_time_flips": (_some(_one_of([0, 1, 2])), "a list of axes, for instance [0],"),
+    "skip_air": (_SWITCH, "true or false"),
+    "largest_component": (_either(_SWITCH, _some(_is_text)), "true, false, or a list of classes"),
+    "save_probabilities": (_SWITCH, "true or false"),
+    "resume": (_SWITCH, "true or false"),
+    "max_epochs": (_whole(), "a positive whole number"),
+    "val_interval": (_whole(), "a positive whole number of epochs"),
+    "patience": (_either(_NULL, _whole()), "a positive whole number of epochs, or null,"),
+    "batch_size": (_whole(), "a positive whole number of patches"),
+    "num_workers": (_whole(0), "a whole number from 0"),
+    "cache_dir": (_either(_NULL, _is_text), "a folder, or null,"),
+    "mlflow_uri": (_either(_NULL, _is_text), "an address, for instance sqlite:///mlflow.db, or null,"),
+    "augmentation": (
+        _either(_NULL, lambda value: isinstance(value, Mapping)),
+        "a mapping, for instance {rotation: 20.0},",
+    ),
+    "ema_decay": (_either(_NULL, _number(0, 1)), "a number from 0 and less than 1, or null,"),
+    "max_gradient_norm": (_either(_NULL, _positive), "a positive number, or null,"),
+}

@@ -57,7 +57,9 @@ def test_files(cases, tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
     assert len(rows) == 8
-    assert list(rows[0]) == ["case", "class", "status", "dice", "hd95_mm", "nsd", "volume_ref_ml", "volume_pred_ml"]
+    assert ",".join(rows[0]) == (
+        "case,class,status,dice,hd95_mm,nsd,volume_ref_ml,volume_pred_ml,components_ref,components_pred"
+    )
     by_key = {(row["case"], row["class"]): row for row in rows}
     assert by_key["b", "lesion"] == {
         "case": "b",
@@ -68,12 +70,56 @@ def test_files(cases, tmp_path):
         "nsd": "",
         "volume_ref_ml": "0.0000",
         "volume_pred_ml": "0.5000",
+        "components_ref": "",
+        "components_pred": "",
     }
     assert by_key["c", "lesion"]["status"] == "true_absent"
     assert by_key["c", "lesion"]["dice"] == ""
     assert by_key["d", "lesion"]["status"] == "unannotated"
     assert by_key["d", "lesion"]["volume_ref_ml"] == ""
     assert by_key["a", "liver"]["volume_ref_ml"] == "1.0000"
+
+
+@pytest.fixture
+def cases_with_surfaces():
+    def bar(*labels):  # voxels in a row, 2 mm apart, an empty one around
+        return torch.nn.functional.pad(torch.tensor(labels, dtype=torch.uint8)[:, None, None], (1, 1, 1, 1, 1, 1))
+
+    pairs = {
+        "right": (bar(1, 0, 0, 0), bar(1, 0, 0, 0)),
+        "apart": (bar(0, 1, 0, 2), bar(1, 0, 0, 0)),
+        "missed": (bar(0, 0, 0, 0), bar(1, 0, 1, 0)),
+    }
+    spacing, tolerances = (2.0, 1.0, 1.0), [0.0, 1.0, 1.0]
+    return [
+        CaseScores(name, score_case(pred, ref, 3, spacing=spacing, nsd_tolerance_mm=tolerances), voxel_ml=0.002)
+        for name, (pred, ref) in pairs.items()
+    ], tolerances
+
+
+def test_surfaces_and_components_by_hand(cases_with_surfaces, tmp_path):
+    cases, tolerances = cases_with_surfaces
+    summary = write_scores(tmp_path, cases, NAMES, tolerances)
+    rows = {(row["case"], row["class"]): row for row in csv.DictReader((tmp_path / "metrics.csv").open())}
+    # one voxel further: half of both surfaces lies on each other, the rest 2 mm away
+    found = {key: rows["apart", "liver"][key] for key in ("dice", "hd95_mm", "nsd")}
+    assert found == {"dice": "0.000000", "hd95_mm": "2.0000", "nsd": "0.500000"}
+    assert (rows["missed", "liver"]["hd95_mm"], rows["missed", "liver"]["nsd"]) == ("", "0.000000")
+    assert (rows["missed", "liver"]["components_ref"], rows["missed", "liver"]["components_pred"]) == ("2", "0")
+    liver = summary["classes"]["liver"]
+    assert liver["hd95_mm_mean"] == 1  # of 0 and 2
+    assert liver["nsd_mean"] == 0.5  # of 1, 0.5 and 0
+    assert liver["nsd_tolerance_mm"] == 1
+    again = write_scores(tmp_path / "again", read_scores(tmp_path, NAMES), NAMES, tolerances)
+    assert again["classes"]["liver"] == liver
+    assert (tmp_path / "again" / "metrics.csv").read_bytes() == (tmp_path / "metrics.csv").read_bytes()
+
+
+def test_a_table_with_surfaces_fits_a_terminal(cases_with_surfaces, capsys):
+    print_summary(summarize(*cases_with_surfaces[:1], NAMES, cases_with_surfaces[1]), "3 cases")
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert next(line for line in lines if "liver" in line).split()[3:5] == ["1.00", "0.500"]
 
 
 def test_table_has_a_row_per_class(cases, capsys):

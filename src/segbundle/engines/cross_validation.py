@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from segbundle.engines.scoring import nsd_tolerances
 from segbundle.errors import ConfigError, OutputError
 from segbundle.files import write_json
 from segbundle.reports import print_summary, read_scores, write_scores
@@ -58,7 +59,8 @@ def cross_validate(output_dir: str | Path, task: Mapping[str, Any], run: Run) ->
         run("evaluate", {"output_dir": str(scored), "fold": fold, "ckpt_path": str(folder / "model.pt")})
     cases = [case for folder in folders for case in read_scores(folder / "evaluation", class_names)]
     _refuse_cases_scored_twice(output_dir, cases)
-    summary = write_scores(output_dir, cases, class_names)
+    tolerances = nsd_tolerances(task["nsd_tolerance_mm"], class_names)
+    summary = write_scores(output_dir, cases, class_names, tolerances)
     print_summary(summary, f"{num_folds} folds, {len(cases)} cases, each by the model that has not seen it")
     if own_cache:
         shutil.rmtree(output_dir / "cache", ignore_errors=True)

@@ -1,9 +1,9 @@
-"""Dice per class of the cases that pass an evaluator, in each scan's own geometry."""
+"""Scores per class of the cases that pass an evaluator, in each scan's own geometry."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from monai.utils import CommonKeys
 
 from segbundle.classes import IGNORE_INDEX, Classes
 from segbundle.engines.ranks import gathered, rank
+from segbundle.errors import ConfigError, suggestion
 from segbundle.metrics import score_case
 from segbundle.reports import CaseScores, print_summary, summarize, write_scores
 
@@ -27,10 +28,15 @@ class MeanDice(Metric):
 
     Args:
         class_names: the task's classes, the background first.
+        nsd_tolerance_mm: also measure surfaces and count components, with this tolerance (see `nsd_tolerances`).
+
+    Raises:
+        ConfigError: see `nsd_tolerances`.
     """
 
-    def __init__(self, class_names: Sequence[str]) -> None:
+    def __init__(self, class_names: Sequence[str], nsd_tolerance_mm: float | Mapping[str, float] | None = None) -> None:
         self.class_names = Classes(class_names).names
+        self.nsd_tolerance_mm = nsd_tolerances(nsd_tolerance_mm, self.class_names)
         self.cases: list[CaseScores] = []
         super().__init__()
 
@@ -48,13 +54,18 @@ class MeanDice(Metric):
     def update(self, output: dict[str, Any]) -> None:
         """Score one case."""
         pred, label = output[CommonKeys.PRED], output[CommonKeys.LABEL]
-        voxel_mm3 = abs(float(torch.linalg.det(torch.as_tensor(label.affine)[:3, :3].double())))
+        axes = torch.as_tensor(label.affine)[:3, :3].double()
+        voxel_mm3 = abs(float(torch.linalg.det(axes)))
+        surfaces: dict[str, Any] = {}
+        if self.nsd_tolerance_mm is not None:
+            surfaces = {"spacing": axes.norm(dim=0).tolist(), "nsd_tolerance_mm": self.nsd_tolerance_mm}
         scores = score_case(
-            pred.as_tensor(),
-            label.as_tensor().to(pred.device),
+            pred.as_tensor()[0],
+            label.as_tensor()[0].to(pred.device),
             len(self.class_names),
             output["annotated"].tolist(),
             IGNORE_INDEX,
+            **surfaces,
         )
         self.cases.append(CaseScores(output["case"], scores, voxel_mm3 / 1000))
 
@@ -69,7 +80,30 @@ class MeanDice(Metric):
 
     def summary(self) -> dict[str, Any]:
         """The content of `summary.json` for the cases so far."""
-        return summarize(self.cases, self.class_names)
+        return summarize(self.cases, self.class_names, self.nsd_tolerance_mm)
+
+
+def nsd_tolerances(value: float | Mapping[str, float] | None, class_names: Sequence[str]) -> list[float] | None:
+    """The tolerance of the normalized surface Dice for every class, the background's first.
+
+    Args:
+        value: in mm: one for all classes, one for each class by name, or None for no surfaces.
+        class_names: the background first.
+
+    Raises:
+        ConfigError: a class has none, or there is no such class.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        return [float(value)] * len(class_names)
+    for name in value:
+        if name not in class_names[1:]:
+            raise ConfigError(f"nsd_tolerance_mm: there is no class {name!r}{suggestion(str(name), class_names[1:])}")
+    for name in class_names[1:]:
+        if name not in value:
+            raise ConfigError(f"nsd_tolerance_mm: class {name!r} has none; give one for each class, or one number.")
+    return [0.0, *(float(value[name]) for name in class_names[1:])]
 
 
 class ScoreReport:
@@ -91,6 +125,7 @@ class ScoreReport:
     def _write(self) -> None:
         if rank() > 0:
             return
-        summary = write_scores(self.output_dir, self.metric.cases, self.metric.class_names)
+        metric = self.metric
+        summary = write_scores(self.output_dir, metric.cases, metric.class_names, metric.nsd_tolerance_mm)
         print_summary(summary, f"{summary['cases']} cases, Dice per class")
         _logger.info("scores: %s/metrics.csv, %s/summary.json", self.output_dir, self.output_dir)

@@ -74,6 +74,10 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def _is_tolerances(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(map(_number(0), value.values()))
+
+
 _NEEDED: dict[str, tuple[_Test, str]] = {
     "class_names": (_some(_is_text), "a list of names, the background's first,"),
     "axcodes": (_either(_NULL, _is_text), "a word of three letters, for instance RAS,"),
@@ -94,6 +98,10 @@ _NEEDED: dict[str, tuple[_Test, str]] = {
     "skip_air": (_SWITCH, "true or false"),
     "largest_component": (_either(_SWITCH, _some(_is_text)), "true, false, or a list of classes"),
     "save_probabilities": (_SWITCH, "true or false"),
+    "nsd_tolerance_mm": (
+        _either(_NULL, _number(0), _is_tolerances),
+        "a distance in mm, for instance 1.0, or one for each class, for instance {liver: 3.0},",
+    ),
     "resume": (_SWITCH, "true or false"),
     "max_epochs": (_whole(), "a positive whole number"),
     "val_interval": (_whole(), "a positive whole number of epochs"),

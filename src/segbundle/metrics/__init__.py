@@ -1,5 +1,6 @@
 """Per-class scores of one case. Knows tensors only."""
 
-from segbundle.metrics.dice import ClassScore, Status, per_class_dice, score_case
+from segbundle.metrics.cases import ClassScore, Status, per_class_dice, score_case
+from segbundle.metrics.surfaces import SurfaceScore, surface_scores
 
-__all__ = ["ClassScore", "Status", "per_class_dice", "score_case"]
+__all__ = ["ClassScore", "Status", "SurfaceScore", "per_class_dice", "score_case", "surface_scores"]

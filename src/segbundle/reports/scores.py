@@ -16,7 +16,18 @@ from segbundle.errors import OutputError
 from segbundle.files import write_json, written_whole
 from segbundle.metrics import ClassScore, Status
 
-COLUMNS = ("case", "class", "status", "dice", "hd95_mm", "nsd", "volume_ref_ml", "volume_pred_ml")
+COLUMNS = (
+    "case",
+    "class",
+    "status",
+    "dice",
+    "hd95_mm",
+    "nsd",
+    "volume_ref_ml",
+    "volume_pred_ml",
+    "components_ref",
+    "components_pred",
+)
 _BOOTSTRAP_RESAMPLES = 2000
 _COUNTED = (Status.SCORED, Status.MISSED, Status.FALSE_POSITIVE)
 _PRESENT = (Status.SCORED, Status.MISSED)
@@ -44,35 +55,62 @@ def _row(case: CaseScores, name: str, score: ClassScore) -> dict[str, str]:
         "case": case.case,
         "class": name,
         "status": score.status.value,
-        "dice": "" if math.isnan(score.dice) else f"{score.dice:.6f}",
-        "hd95_mm": "",
-        "nsd": "",
+        "dice": _csv_number(score.dice, 6),
+        "hd95_mm": _csv_number(score.hd95_mm, 4),
+        "nsd": _csv_number(score.nsd, 6),
         "volume_ref_ml": f"{score.voxels_ref * case.voxel_ml:.4f}" if annotated else "",
         "volume_pred_ml": f"{score.voxels_pred * case.voxel_ml:.4f}",
+        "components_ref": "" if score.components_ref is None else str(score.components_ref),
+        "components_pred": "" if score.components_pred is None else str(score.components_pred),
     }
 
 
-def summarize(cases: Sequence[CaseScores], class_names: Sequence[str]) -> dict[str, Any]:
+def _csv_number(value: float, digits: int) -> str:
+    return "" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def summarize(
+    cases: Sequence[CaseScores], class_names: Sequence[str], nsd_tolerance_mm: Sequence[float] | None = None
+) -> dict[str, Any]:
     """The content of `summary.json`.
 
     `mean_dice` is the mean over foreground classes of the mean over cases, a false positive counting as 0, as
     nnU-Net reports it; `mean_dice_present` leaves false positives out. A class that no case could score is left
     out of both and has `dice_mean` null. `dice_ci95` is the percentile bootstrap interval over cases (Efron 1979,
-    2000 resamples, fixed seed), null with fewer than two.
+    2000 resamples, fixed seed), null with fewer than two. `hd95_mm_mean` is over the cases that have the class in both
+    (elsewhere there is no distance), `nsd_mean` over the same as `dice_mean`; each has its interval, and the latter its
+    tolerance. All three are null where surfaces were not looked at.
+
+    Args:
+        cases: the scores.
+        class_names: the background first.
+        nsd_tolerance_mm: what the NSD was computed with, one per class, the background's included.
     """
+    tolerances = nsd_tolerance_mm[1:] if nsd_tolerance_mm is not None else [None] * (len(class_names) - 1)
     by_class = {name: [case.scores[index] for case in cases] for index, name in enumerate(class_names) if index > 0}
     return {
         "cases": len(cases),
         "mean_dice": _mean([_mean(_dice(scores, _COUNTED)) for scores in by_class.values()]),
         "mean_dice_present": _mean([_mean(_dice(scores, _PRESENT)) for scores in by_class.values()]),
-        "classes": {name: _summarize_class(scores) for name, scores in by_class.items()},
+        "classes": {
+            name: {**_summarize_class(scores), "nsd_tolerance_mm": None if tolerance is None else float(tolerance)}
+            for (name, scores), tolerance in zip(by_class.items(), tolerances, strict=True)
+        },
     }
 
 
 def _summarize_class(scores: Sequence[ClassScore]) -> dict[str, Any]:
-    counted = _dice(scores, _COUNTED)
-    counts = {f"n_{status.value}": sum(score.status is status for score in scores) for status in Status}
-    return {"dice_mean": _mean(counted), "dice_ci95": _bootstrap_interval(counted), **counts}
+    values = {
+        "dice": _dice(scores, _COUNTED),
+        "hd95_mm": [score.hd95_mm for score in scores if not math.isnan(score.hd95_mm)],
+        "nsd": [score.nsd for score in scores if not math.isnan(score.nsd)],
+    }
+    means = {
+        key: value
+        for name, known in values.items()
+        for key, value in ((f"{name}_mean", _mean(known)), (f"{name}_ci95", _bootstrap_interval(known)))
+    }
+    return {**means, **{f"n_{status.value}": sum(score.status is status for score in scores) for status in Status}}
 
 
 def _dice(scores: Sequence[ClassScore], statuses: Sequence[Status]) -> list[float]:
@@ -93,7 +131,12 @@ def _bootstrap_interval(values: Sequence[float]) -> list[float | None]:
     return [float(low), float(high)]
 
 
-def write_scores(output_dir: str | Path, cases: Sequence[CaseScores], class_names: Sequence[str]) -> dict[str, Any]:
+def write_scores(
+    output_dir: str | Path,
+    cases: Sequence[CaseScores],
+    class_names: Sequence[str],
+    nsd_tolerance_mm: Sequence[float] | None = None,
+) -> dict[str, Any]:
     """Write `metrics.csv` and `summary.json` into a folder and return the summary.
 
     Raises:
@@ -104,7 +147,7 @@ def write_scores(output_dir: str | Path, cases: Sequence[CaseScores], class_name
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(metrics_rows(cases, class_names))
-    summary = summarize(cases, class_names)
+    summary = summarize(cases, class_names, nsd_tolerance_mm)
     write_json(output_dir / "summary.json", summary)
     return summary
 
@@ -128,7 +171,9 @@ def read_scores(output_dir: str | Path, class_names: Sequence[str]) -> list[Case
             raise OutputError(f"{path}: holds scores of class {row['class']!r} where {name!r} was expected.")
         scores = by_case.setdefault(row["case"], [ClassScore(Status.UNANNOTATED, math.nan, 0, 0)])
         ref, pred = (float(row[f"volume_{which}_ml"] or 0) for which in ("ref", "pred"))
-        scores.append(ClassScore(Status(row["status"]), float(row["dice"] or math.nan), ref, pred))
+        dice, hd95_mm, nsd = (float(row[key] or math.nan) for key in ("dice", "hd95_mm", "nsd"))
+        parts = [int(row[key]) if row.get(key) else None for key in ("components_ref", "components_pred")]
+        scores.append(ClassScore(Status(row["status"]), dice, ref, pred, hd95_mm, nsd, *parts))
     return [CaseScores(case, scores, voxel_ml=1.0) for case, scores in by_case.items()]
 
 
@@ -139,19 +184,22 @@ def print_summary(summary: dict[str, Any], title: str) -> None:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    surfaces = any(row["nsd_mean"] is not None for row in summary["classes"].values())
     table.add_column("class", overflow="fold")
-    for column in ("Dice", "95 % interval", "scored", "missed", "false+", "absent", "unann."):
+    columns = ("HD95 mm", "NSD") if surfaces else ()
+    for column in ("Dice", "95 % interval", *columns, "scored", "missed", "false+", "absent", "unann."):
         table.add_column(column, justify="right", no_wrap=True)
     for name, row in summary["classes"].items():
-        table.add_row(name, _number(row["dice_mean"]), _interval(row["dice_ci95"]), *_counts(row))
+        apart = (_number(row["hd95_mm_mean"], 2), _number(row["nsd_mean"], 3)) if surfaces else ()
+        table.add_row(name, _number(row["dice_mean"]), _interval(row["dice_ci95"]), *apart, *_counts(row))
     table.add_section()
     table.add_row("mean", _number(summary["mean_dice"]))
     table.add_row("mean without false+", _number(summary["mean_dice_present"]))
     Console().print(table)
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _number(value: float | None, digits: int = 4) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _interval(interval: Sequence[float | None]) -> str:

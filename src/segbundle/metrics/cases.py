@@ -1,15 +1,17 @@
-"""Dice per class, and what a class's absence means for it."""
+"""The scores of a case per class, and what a class's absence means for them."""
 
 from __future__ import annotations
 
 import enum
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-_CHUNK = 2**22  # voxels counted at a time
+from segbundle.metrics.components import count_components
+from segbundle.metrics.overlap import overlap_counts
+from segbundle.metrics.surfaces import surface_scores
 
 
 class Status(str, enum.Enum):
@@ -29,54 +31,24 @@ class Status(str, enum.Enum):
 
 @dataclass(frozen=True)
 class ClassScore:
-    """The score of one class in one case; voxel counts are of whole volumes, `dice` is NaN if there is none."""
+    """The score of one class in one case.
+
+    Attributes:
+        status: whether and how it can be scored.
+        dice: NaN if there is nothing to score.
+        voxels_ref, voxels_pred: of whole volumes.
+        hd95_mm, nsd: see `segbundle.metrics.surfaces.SurfaceScore`; NaN too if surfaces were not looked at.
+        components_ref, components_pred: connected parts; None if nobody looked for the class, or counted them.
+    """
 
     status: Status
     dice: float
     voxels_ref: float
     voxels_pred: float
-
-
-def overlap_counts(
-    pred: torch.Tensor, ref: torch.Tensor, num_classes: int, ignore_index: int | None = None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Voxels per class that both, the prediction, and the reference hold.
-
-    One pass over the volume whatever the number of classes, a few million voxels at a time: no copy of the volume is
-    made, neither one-hot nor in a wider type.
-
-    Args:
-        pred: predicted class indices, any shape, integer dtype, values in [0, num_classes).
-        ref: reference class indices, same shape and range.
-        num_classes: number of classes, the background included.
-        ignore_index: voxels with this value in the reference are not counted, whatever was predicted there.
-
-    Returns:
-        three int64 tensors (num_classes,): intersection, prediction, reference.
-
-    Raises:
-        ValueError: the shapes differ, or a value is outside [0, num_classes).
-    """
-    if pred.shape != ref.shape:
-        raise ValueError(f"prediction {tuple(pred.shape)} and reference {tuple(ref.shape)} must have the same shape.")
-    confusion = torch.zeros(num_classes**2, dtype=torch.long, device=pred.device)
-    for in_ref, in_pred in zip(ref.reshape(-1).split(_CHUNK), pred.reshape(-1).split(_CHUNK), strict=True):
-        _check_range("prediction", in_pred, num_classes)
-        if ignore_index is not None and bool((in_ref == ignore_index).any()):
-            known = in_ref != ignore_index
-            in_ref, in_pred = in_ref[known], in_pred[known]
-        _check_range("reference", in_ref, num_classes)
-        confusion += torch.bincount(in_ref.long() * num_classes + in_pred.long(), minlength=num_classes**2)
-    confusion = confusion.reshape(num_classes, num_classes)
-    return confusion.diagonal(), confusion.sum(dim=0), confusion.sum(dim=1)
-
-
-def _check_range(name: str, values: torch.Tensor, num_classes: int) -> None:
-    if values.numel() == 0:
-        return
-    lowest, highest = int(values.min()), int(values.max())  # as numbers: 256 does not fit the values' own type
-    if lowest < 0 or highest >= num_classes:
-        raise ValueError(f"the {name} holds values from {lowest} to {highest}, outside [0, {num_classes - 1}].")
+    hd95_mm: float = math.nan
+    nsd: float = math.nan
+    components_ref: int | None = None
+    components_pred: int | None = None
 
 
 def score_case(
@@ -85,20 +57,24 @@ def score_case(
     num_classes: int,
     annotated: Sequence[bool] | None = None,
     ignore_index: int | None = None,
+    spacing: Sequence[float] | None = None,
+    nsd_tolerance_mm: float | Sequence[float] = 1.0,
 ) -> list[ClassScore]:
-    """Status, Dice and voxel counts of every class of one case.
+    """Status, Dice and voxel counts of every class of one case, and with a spacing its surfaces and components.
 
     Dice is 2 |P ∩ R| / (|P| + |R|) (Dice 1945; Sørensen 1948) over the voxels P predicted and R labelled.
 
     Args:
-        pred: predicted class indices, any shape, integer dtype.
+        pred: predicted class indices, any shape (with a spacing: X, Y, Z), integer dtype.
         ref: reference class indices, same shape.
         num_classes: number of classes, the background included.
         annotated: one bool per class; False where nobody looked for the class in this case. Default: all True.
         ignore_index: voxels with this value in the reference are unknown: they count nowhere, not in volumes either.
+        spacing: distance of neighbouring voxels in mm along each axis; None for Dice and voxel counts alone.
+        nsd_tolerance_mm: within which surfaces count as equal; one per class if it is a sequence.
 
     Returns:
-        one `ClassScore` per class, the background first.
+        one `ClassScore` per class, the background first, whose surfaces and components are not looked at.
 
     Raises:
         ValueError: shapes differ, values out of range, or `annotated` has another length than `num_classes`.
@@ -107,7 +83,22 @@ def score_case(
     if len(annotated) != num_classes:
         raise ValueError(f"annotated has {len(annotated)} entries for {num_classes} classes.")
     both, in_pred, in_ref = (counts.tolist() for counts in overlap_counts(pred, ref, num_classes, ignore_index))
-    return [_class_score(*counts) for counts in zip(both, in_pred, in_ref, annotated, strict=True)]
+    scores = [_class_score(*counts) for counts in zip(both, in_pred, in_ref, annotated, strict=True)]
+    if spacing is None:
+        return scores
+    surfaces = surface_scores(pred, ref, num_classes, spacing, nsd_tolerance_mm, annotated, ignore_index)
+    known = pred if ignore_index is None else pred.masked_fill(ref == ignore_index, 0)
+    components = zip(count_components(ref, num_classes), count_components(known, num_classes), strict=True)
+    return [
+        replace(
+            score,
+            hd95_mm=surface.hd95_mm,
+            nsd=surface.nsd,
+            components_ref=parts_ref if score.status is not Status.UNANNOTATED else None,
+            components_pred=parts_pred,
+        )
+        for score, surface, (parts_ref, parts_pred) in zip(scores, surfaces, components, strict=True)
+    ]
 
 
 def _class_score(both: int, in_pred: int, in_ref: int, looked_for: bool) -> ClassScore:

@@ -1,0 +1,119 @@
+"""Surface measures by hand, and as DeepMind's surface-distance has them."""
+
+import math
+
+import numpy as np
+import pytest
+import surface_distance
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from segbundle.metrics.surfaces import SurfaceScore, surface_scores
+
+
+def volume(*voxels, shape=(8, 5, 5), value=1):
+    labels = torch.zeros(shape, dtype=torch.uint8)
+    for voxel in voxels:
+        labels[voxel] = value
+    return labels
+
+
+def score(pred, ref, spacing=(1, 1, 1), tolerance=1.0, **kwargs):
+    return surface_scores(pred, ref, 2, spacing, tolerance, **kwargs)[1]
+
+
+def is_nothing(found):
+    return math.isnan(found.hd95_mm) and math.isnan(found.nsd)
+
+
+def test_one_voxel_on_itself():
+    assert score(volume((3, 2, 2)), volume((3, 2, 2))) == SurfaceScore(0.0, 1.0)
+
+
+@pytest.mark.parametrize(("tolerance", "nsd"), [(2.9, 0.0), (3.0, 0.5), (5.9, 0.5), (6.0, 1.0)])
+def test_one_voxel_two_further_along_an_axis_of_thick_slices(tolerance, nsd):
+    # Each surface is the corners of its voxel. Between the near faces lies one voxel, 3 mm; the far one of either is
+    # 6 mm from the near one of the other; half of the area each.
+    found = score(volume((5, 2, 2)), volume((3, 2, 2)), (3.0, 1.0, 1.0), tolerance)
+    assert found == SurfaceScore(6.0, nsd)
+
+
+def test_the_95th_percentile_is_of_the_area():
+    # A bar of 40 voxels in the reference, of which one is missing at an end: its 4 far corners, out of 4 x 41, are less
+    # than 5 % of the area, and 1 mm away.
+    ref = torch.zeros(42, 3, 3, dtype=torch.uint8)
+    ref[1:41, 1, 1] = 1
+    pred = ref.clone()
+    pred[40] = 0
+    assert score(pred, ref).hd95_mm == 0
+    pred[35:] = 0  # six of them: more than 5 %, up to 6 mm
+    assert 1 <= score(pred, ref).hd95_mm <= 6
+
+
+def test_a_surface_closes_where_the_scan_ends():
+    ref = torch.ones(4, 4, 4, dtype=torch.uint8)
+    pred = ref.clone()
+    pred[3] = 0
+    found = score(pred, ref, (2.0, 1.0, 1.0), 1.0)
+    assert found.hd95_mm == 2.0
+    assert 0.5 < found.nsd < 1
+
+
+def test_touching_structures_do_not_see_each_other():
+    labels = volume((3, 2, 2))
+    labels[4, 2, 2] = 2
+    assert surface_scores(labels, labels, 3, (1, 1, 1), 0.0)[1:] == [SurfaceScore(0.0, 1.0)] * 2
+
+
+def test_what_is_missing():
+    there, nowhere = volume((3, 2, 2)), volume()
+    for found in (score(nowhere, there), score(there, nowhere)):  # missed; false positive
+        assert math.isnan(found.hd95_mm)
+        assert found.nsd == 0
+    assert is_nothing(score(nowhere, nowhere))
+    assert is_nothing(score(there, there, annotated=[True, False]))
+    assert is_nothing(surface_scores(there, there, 2, (1, 1, 1), 1.0)[0])  # the background
+
+
+def test_unknown_voxels_are_neither_right_nor_wrong():
+    ref, pred = volume((2, 2, 2)), volume((2, 2, 2), (6, 2, 2))
+    assert score(pred, ref).nsd == pytest.approx(2 / 3)  # of three equal areas, two lie on each other
+    ref[5:] = 255
+    assert score(pred, ref, ignore_index=255) == SurfaceScore(0.0, 1.0)
+    only_there = volume((6, 2, 2))
+    assert is_nothing(score(only_there, ref * (ref == 255), ignore_index=255))
+    assert score(only_there, ref, ignore_index=255).nsd == 0  # missed where it is known
+
+
+def test_a_tolerance_for_each_class():
+    ref, pred = volume((3, 2, 2)), volume((4, 2, 2))
+    ref[3, 4, 4], pred[4, 4, 4] = 2, 2
+    found = surface_scores(pred, ref, 3, (1, 1, 1), [0.0, 0.0, 1.0])
+    assert found[1].nsd < found[2].nsd == 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "tolerance", "message"), [((8, 5), 1.0, "volumes of one shape"), ((8, 5, 5), [1.0], "1 and annotated 2")]
+)
+def test_contradictions_are_refused(shape, tolerance, message):
+    with pytest.raises(ValueError, match=message):
+        score(torch.zeros(shape, dtype=torch.uint8), volume(), tolerance=tolerance)
+
+
+label_maps = hnp.arrays(np.uint8, (5, 4, 6), elements=st.integers(0, 2))
+sizes = st.tuples(*[st.floats(0.3, 5)] * 3)
+
+
+@settings(deadline=None)
+@given(label_maps, label_maps, sizes, st.floats(0.1, 6))
+def test_agrees_with_surface_distance(pred, ref, spacing, tolerance):
+    found = surface_scores(torch.from_numpy(pred), torch.from_numpy(ref), 3, spacing, tolerance)
+    for index in (1, 2):
+        if (pred == index).any() and (ref == index).any():
+            theirs = surface_distance.compute_surface_distances(ref == index, pred == index, spacing)
+            low, high = (surface_distance.compute_robust_hausdorff(theirs, 95 + off) for off in (-1e-6, 1e-6))
+            nsd = surface_distance.compute_surface_dice_at_tolerance(theirs, tolerance)
+            assert low - 1e-6 <= found[index].hd95_mm <= high + 1e-6
+            assert found[index].nsd == pytest.approx(nsd, abs=1e-6)

@@ -63,10 +63,17 @@ def test_deep_supervision_is_one_option_and_leaves_prediction_alone(dataset, tmp
     done = segbundle("train", "--config", TINY, "--dataset_dir", dataset, "--output_dir", tmp_path / "run", *deep)
     assert done.returncode == 0, done.stdout + done.stderr
     assert scores(tmp_path / "run")[0]["mean_dice"] > 0.5
-    done = segbundle("evaluate", "--config", TINY, "--dataset_dir", dataset, "--fold", 0, "--output_dir",
-                     tmp_path / "evaluation", "--ckpt_path", tmp_path / "run" / "model.pt", *deep)  # fmt: skip
+    for name, options in {"same": deep, "without": (*deep, "--network_def#deep_supervision", "false")}.items():
+        done = segbundle("evaluate", "--config", TINY, "--dataset_dir", dataset, "--fold", 0, "--output_dir",
+                         tmp_path / name, "--ckpt_path", tmp_path / "run" / "model.pt", *options)  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert scores(tmp_path / name)[0]["mean_dice"] == scores(tmp_path / "run")[0]["mean_dice"]
+    done = segbundle("train", "--config", TINY, "--dataset_dir", dataset, "--output_dir", tmp_path / "run", *deep,
+                     "--resume", "--max_epochs", "61")  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert scores(tmp_path / "evaluation")[0]["mean_dice"] == scores(tmp_path / "run")[0]["mean_dice"]
+    done = segbundle("train", "--config", TINY, "--dataset_dir", dataset, "--output_dir", tmp_path / "run", *deep,
+                     "--resume", "--max_epochs", "62", "--network_def#deep_supervision", "false")  # fmt: skip
+    assert "last.pt: does not fit the network: layers that the network does not have" in done.stderr
 
 
 def test_the_dice_in_the_report_is_the_dice_you_get_by_hand(trained, dataset, tmp_path):

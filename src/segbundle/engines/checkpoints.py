@@ -27,6 +27,8 @@ _logger = logging.getLogger(__name__)
 _CASES = "training_cases"
 _WRAPPERS = ("model", "network", "state_dict")
 """Under which key other programs (and our own last.pt) keep the weights, where the file is not the weights alone."""
+_DEPTHS = frozenset({"deep_supervision_heads", "super_head"})
+"""Modules of MONAI's `DynUNet` with deep supervision that only a training uses, and TorchScript cannot do."""
 
 
 def ensemble_members(ckpt_path: str | Path | Sequence[str | Path] | None) -> list[str]:
@@ -58,8 +60,11 @@ def load_weights(
     network: torch.nn.Module,
     ckpt_path: str | Path | Sequence[str | Path] | None,
     class_names: Sequence[str] | None = None,
+    resume: bool = False,
 ) -> None:
     """Load a checkpoint into a network; of the members of an ensemble each, to prove that all fit.
+
+    What only a training with deep supervision uses may be missing, in the file or in the network.
 
     Args:
         network: on any device.
@@ -68,6 +73,7 @@ def load_weights(
             folder of a cross-validation.
         class_names: the task's classes; compared with those that the checkpoint was trained for, as far as
             `task.json` beside it, or the metadata of the bundle it lies in, tell.
+        resume: the training goes on, and nothing may be missing.
 
     Raises:
         CheckpointError: no such file, unreadable, layers that are missing, unknown or of another shape (the message
@@ -76,10 +82,12 @@ def load_weights(
     paths = _checkpoint_paths(ckpt_path)
     _warn_if_unfinished(ckpt_path)
     for path in paths:
-        _load(network, path, class_names, plain=len(paths) > 1)
+        _load(network, path, class_names, plain=len(paths) > 1, resume=resume)
 
 
-def _load(network: torch.nn.Module, ckpt_path: Path, class_names: Sequence[str] | None, plain: bool) -> None:
+def _load(
+    network: torch.nn.Module, ckpt_path: Path, class_names: Sequence[str] | None, plain: bool, resume: bool
+) -> None:
     weights = read_checkpoint(ckpt_path)
     trained_for = _class_names_of(ckpt_path)
     if class_names is not None and trained_for is not None and trained_for != list(class_names):
@@ -95,13 +103,13 @@ def _load(network: torch.nn.Module, ckpt_path: Path, class_names: Sequence[str] 
         raise CheckpointError(
             f"{ckpt_path}: holds no state dict; save network.state_dict(), or a dict with it as 'model'."
         )
-    problems = _misfits(network.state_dict(), weights)
+    problems = _misfits(network.state_dict(), weights, frozenset() if resume else _DEPTHS)
     if problems:
         raise CheckpointError(
             f"{ckpt_path}: does not fit the network: {'; '.join(problems)}. "
             "Use the network_def and class_names that it was trained with."
         )
-    network.load_state_dict(weights)
+    network.load_state_dict(weights, strict=False)
     _logger.info("weights: %s", ckpt_path)
 
 
@@ -184,7 +192,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return dict(content)
 
 
-def _misfits(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+def _misfits(expected: Mapping[str, Any], found: Mapping[str, Any], optional: frozenset[str]) -> list[str]:
     shapes = [
         f"{name} is {tuple(found[name].shape)} in the file, {tuple(value.shape)} in the network"
         for name, value in expected.items()
@@ -192,10 +200,15 @@ def _misfits(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]
     ]
     groups = {
         "layers of another shape": shapes,
-        "layers missing in the file": [name for name in expected if name not in found],
-        "layers that the network does not have": [name for name in found if name not in expected],
+        "layers missing in the file": [name for name in _without(optional, expected) if name not in found],
+        "layers that the network does not have": [name for name in _without(optional, found) if name not in expected],
     }
     return [f"{what}: {_some(names)}" for what, names in groups.items() if names]
+
+
+def _without(modules: frozenset[str], weights: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights that are not of modules of these names."""
+    return {name: value for name, value in weights.items() if modules.isdisjoint(name.split("."))}
 
 
 def _some(names: list[str], most: int = 4) -> str:
@@ -283,7 +296,7 @@ class Checkpoints:
                 raise CheckpointError(
                     f"{self.last}: {now}; resume with what it began with, or start a new run in another --output_dir."
                 )
-        load_weights(self.network, self.last)
+        load_weights(self.network, self.last, resume=True)
         self.average.network.load_state_dict(state["average"])
         self._restore_optimizer(state)
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
@@ -316,7 +329,7 @@ class Checkpoints:
         if rank() > 0:
             return
         if self.evaluator.state.best_metric_epoch == engine.state.epoch:
-            _save_whole(self.output_dir / "model.pt", self.average.network.state_dict())
+            _save_whole(self.output_dir / "model.pt", _without(_DEPTHS, self.average.network.state_dict()))
             write_scores(self.output_dir, self.metric.cases, self.metric.class_names)
         _save_whole(self.last, self._state(engine))
 

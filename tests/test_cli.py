@@ -13,7 +13,7 @@ from segbundle.cli import app
 from segbundle.errors import ConfigError
 from segbundle.options import default_bundle, split_overrides
 
-COMMANDS = ["train", "evaluate", "predict", "check", "samples"]
+COMMANDS = ["train", "evaluate", "predict", "check", "samples", "report", "reproduce"]
 
 
 def invoke(*words):

@@ -225,6 +225,28 @@ def samples(
     typer.echo(f"{num_training} training and {num_test} test cases: {path}")
 
 
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folder of an evaluation; several are compared with the first.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(help="The page to write.", show_default="RUN/report.html, of several runs comparison.html"),
+    ] = None,
+) -> None:
+    """Write a run's scores as one HTML page, with the slices to look at first; or compare runs case by case.
+
+    Example: segbundle report runs/demo
+    """
+    from segbundle.reports import write_comparison, write_report
+
+    with _plain_errors():
+        if len(runs) > 1:
+            path = write_comparison(runs, output or Path("comparison.html"))
+        else:
+            path = write_report(runs[0], output)
+    typer.echo(path)
+
+
 @app.command(context_settings=_PASS_ON)
 def reproduce(
     name: Annotated[str | None, typer.Argument(help="Which one; without it their names are listed.")] = None,

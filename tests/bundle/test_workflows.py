@@ -56,6 +56,28 @@ def test_evaluation_of_the_fold_gives_the_trainings_own_scores(trained, dataset,
     assert row.split()[1] == f"{scores(tmp_path)[0]['classes']['ball']['dice_mean']:.4f}"
 
 
+def test_an_evaluation_ends_in_a_page_that_tells_what_made_it(trained, dataset, tmp_path):
+    done = monai_bundle(
+        "evaluate", "--dataset_dir", dataset, "--ckpt_path", trained / "model.pt", "--output_dir", tmp_path, "--fold", 0
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    made_by = json.loads((tmp_path / "run.json").read_text())
+    assert made_by["config"]["ckpt_path"] == str(trained / "model.pt")
+    assert made_by["config"]["network_def"]["_target_"] == "DynUNet"
+    assert "--fold 0" in made_by["command"]
+    assert len(made_by["cases"]) == 2
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert text.count('<svg class="slice"') == 2 * 2 * 3  # two cases of two classes in three planes
+    assert "mean Dice of the validation over epochs" in text  # the training's curves, found beside its model
+    assert made_by["data_fingerprint"] in text
+    done = segbundle("report", tmp_path, trained, "--output", tmp_path / "comparison.html")
+    assert done.returncode == 0, done.stderr
+    assert "Over the 2 cases" in (tmp_path / "comparison.html").read_text(encoding="utf-8")
+    done = segbundle("report", dataset)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert "holds no metrics.csv" in done.stderr
+
+
 def test_deep_supervision_is_one_option_and_leaves_prediction_alone(dataset, tmp_path):
     deep = ("--network_def#deep_supervision", "true", "--network_def#filters", "[4, 8, 8, 8]",
             "--network_def#kernel_size", "[3, 3, 3, 3]", "--network_def#strides", "[1, 2, 2, 2]",

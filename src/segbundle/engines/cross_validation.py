@@ -13,7 +13,7 @@ from typing import Any
 from segbundle.engines.scoring import nsd_tolerances
 from segbundle.errors import ConfigError, OutputError
 from segbundle.files import write_json
-from segbundle.reports import print_summary, read_scores, write_scores
+from segbundle.reports import print_summary, read_scores, write_report, write_scores
 
 _FOLD = "fold_"
 _TASK = "cross_validation.json"
@@ -62,6 +62,7 @@ def cross_validate(output_dir: str | Path, task: Mapping[str, Any], run: Run) ->
     tolerances = nsd_tolerances(task["nsd_tolerance_mm"], class_names)
     summary = write_scores(output_dir, cases, class_names, tolerances)
     print_summary(summary, f"{num_folds} folds, {len(cases)} cases, each by the model that has not seen it")
+    write_report(output_dir)
     if own_cache:
         shutil.rmtree(output_dir / "cache", ignore_errors=True)
     return summary

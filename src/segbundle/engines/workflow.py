@@ -43,7 +43,7 @@ def start_workflow(ranks: bool = False) -> None:
     program = getattr(sys.modules["__main__"], "__spec__", None)
     if program is not None and program.name == "monai.bundle.__main__":
         show_plain_errors()
-    workflow = _running_workflow()
+    workflow = running_workflow()
     if workflow is not None:
         check_config(workflow.parser, bundle_configs(Path(workflow.config_root_path)))
 
@@ -54,14 +54,14 @@ def locate_bundle() -> str:
     MONAI gives a configuration no word for the place of its own file, so this asks the workflow that is evaluating
     it. Outside a workflow (a configuration parsed by hand) it is the working directory, as in the Model Zoo.
     """
-    workflow = _running_workflow()
+    workflow = running_workflow()
     if workflow is None:
         return str(Path.cwd())
     configs = Path(workflow.config_root_path).resolve()
     return str(configs.parent if configs.name == "configs" else configs)
 
 
-def _running_workflow() -> ConfigWorkflow | None:
+def running_workflow() -> ConfigWorkflow | None:
     """The `ConfigWorkflow` further up the call stack, if one is evaluating its configuration."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:

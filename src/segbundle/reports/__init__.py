@@ -1,5 +1,18 @@
 """Tables of scores for people and programs."""
 
+from segbundle.reports.comparison import write_comparison
+from segbundle.reports.page import write_report
+from segbundle.reports.runs import read_run, write_run
 from segbundle.reports.scores import CaseScores, print_summary, read_scores, summarize, write_scores
 
-__all__ = ["CaseScores", "print_summary", "read_scores", "summarize", "write_scores"]
+__all__ = [
+    "CaseScores",
+    "print_summary",
+    "read_run",
+    "read_scores",
+    "summarize",
+    "write_comparison",
+    "write_report",
+    "write_run",
+    "write_scores",
+]

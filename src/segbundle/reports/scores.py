@@ -29,6 +29,7 @@ COLUMNS = (
     "components_pred",
 )
 _BOOTSTRAP_RESAMPLES = 2000
+_WIDE = 100  # letters of a terminal that holds intervals beside the surfaces
 _COUNTED = (Status.SCORED, Status.MISSED, Status.FALSE_POSITIVE)
 _PRESENT = (Status.SCORED, Status.MISSED)
 
@@ -108,7 +109,7 @@ def _summarize_class(scores: Sequence[ClassScore]) -> dict[str, Any]:
     means = {
         key: value
         for name, known in values.items()
-        for key, value in ((f"{name}_mean", _mean(known)), (f"{name}_ci95", _bootstrap_interval(known)))
+        for key, value in ((f"{name}_mean", _mean(known)), (f"{name}_ci95", bootstrap_interval(known)))
     }
     return {**means, **{f"n_{status.value}": sum(score.status is status for score in scores) for status in Status}}
 
@@ -122,7 +123,8 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return math.fsum(known) / len(known) if known else None
 
 
-def _bootstrap_interval(values: Sequence[float]) -> list[float | None]:
+def bootstrap_interval(values: Sequence[float]) -> list[float | None]:
+    """The 95 % percentile bootstrap interval of a mean (Efron 1979); nulls for fewer than two values."""
     if len(values) < 2:
         return [None, None]
     rng = np.random.default_rng(0)
@@ -186,16 +188,19 @@ def print_summary(summary: dict[str, Any], title: str) -> None:
     table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     surfaces = any(row["nsd_mean"] is not None for row in summary["classes"].values())
     table.add_column("class", overflow="fold")
-    columns = ("HD95 mm", "NSD") if surfaces else ()
-    for column in ("Dice", "95 % interval", *columns, "scored", "missed", "false+", "absent", "unann."):
+    console = Console()
+    intervals = not surfaces or console.width >= _WIDE
+    columns = [*(["95 % interval"] if intervals else []), *(["HD95 mm", "NSD"] if surfaces else [])]
+    for column in ("Dice", *columns, "scored", "missed", "false+", "absent", "unann."):
         table.add_column(column, justify="right", no_wrap=True)
     for name, row in summary["classes"].items():
-        apart = (_number(row["hd95_mm_mean"], 2), _number(row["nsd_mean"], 3)) if surfaces else ()
-        table.add_row(name, _number(row["dice_mean"]), _interval(row["dice_ci95"]), *apart, *_counts(row))
+        interval = [_interval(row["dice_ci95"])] if intervals else []
+        apart = [_number(row["hd95_mm_mean"], 2), _number(row["nsd_mean"], 3)] if surfaces else []
+        table.add_row(name, _number(row["dice_mean"]), *interval, *apart, *_counts(row))
     table.add_section()
     table.add_row("mean", _number(summary["mean_dice"]))
     table.add_row("mean without false+", _number(summary["mean_dice_present"]))
-    Console().print(table)
+    console.print(table)
 
 
 def _number(value: float | None, digits: int = 4) -> str:

@@ -1,0 +1,175 @@
+"""Charts of a report as SVG, whose colours and fonts are the page's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from markupsafe import Markup, escape
+
+_GOLDEN = 0.618034
+_FONT = 6.3
+"""Width of a letter at the page's size of labels, about."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value with the case that it belongs to."""
+
+    case: str
+    value: float
+    at: float = 0.0
+
+
+@dataclass
+class _Drawing:
+    """An SVG in the making, with a plot area that maps values to places."""
+
+    width: float
+    height: float
+    left: float
+    right: float
+    top: float
+    bottom: float
+    x_range: tuple[float, float] = (0.0, 1.0)
+    y_range: tuple[float, float] = (0.0, 1.0)
+    parts: list[str] = field(default_factory=list)
+
+    def x(self, value: float) -> float:
+        """Where a value lies to the right."""
+        low, high = self.x_range
+        return self.left + (value - low) / (high - low) * (self.width - self.left - self.right)
+
+    def y(self, value: float) -> float:
+        """Where a value lies downwards."""
+        low, high = self.y_range
+        return self.height - self.bottom - (value - low) / (high - low) * (self.height - self.top - self.bottom)
+
+    def line(self, x1: float, y1: float, x2: float, y2: float, kind: str) -> None:
+        self.parts.append(f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>')
+
+    def text(self, x: float, y: float, words: str, anchor: str = "middle") -> None:
+        self.parts.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>')
+
+    def dot(self, x: float, y: float, words: str, kind: str = "dot") -> None:
+        self.parts.append(
+            f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{escape(words)}</title></circle>'
+        )
+
+    def x_axis(self, label: str) -> None:
+        """Ticks, a grid and a label below the plot."""
+        below = self.height - self.bottom
+        for tick in _ticks(*self.x_range):
+            self.line(self.x(tick), self.top, self.x(tick), below, "grid")
+            self.text(self.x(tick), below + 14, _short(tick))
+        self.text((self.left + self.width - self.right) / 2, self.height - 4, label)
+
+    def y_axis(self, label: str) -> None:
+        """Ticks, a grid and a label to the left of the plot."""
+        for tick in _ticks(*self.y_range):
+            self.line(self.left, self.y(tick), self.width - self.right, self.y(tick), "grid")
+            self.text(self.left - 5, self.y(tick) + 4, _short(tick), "end")
+        self.text(self.left, self.top - 6, label, "start")
+
+    def svg(self, title: str) -> Markup:
+        """The whole drawing."""
+        head = f'<svg viewBox="0 0 {self.width:.0f} {self.height:.0f}" role="img" style="max-width:{self.width:.0f}px">'
+        return Markup(f"{head}<title>{escape(title)}</title>{''.join(self.parts)}</svg>")
+
+
+def strip_plot(title: str, label: str, groups: Mapping[str, Sequence[Point]]) -> Markup:
+    """A row per group: every value as a dot, with the quartiles as a box and the median as a line across it.
+
+    Args:
+        title: for those who cannot see it.
+        label: of the axis of values.
+        groups: values by name; at least one.
+    """
+    row, values = 34.0, [point.value for points in groups.values() for point in points]
+    drawing = _Drawing(
+        720, row * len(groups) + 44, left=20 + _FONT * max(map(len, groups)), right=16, top=6, bottom=38,
+        x_range=_widened(min(values), max(values)),
+    )  # fmt: skip
+    drawing.x_axis(label)
+    for index, (name, points) in enumerate(groups.items()):
+        middle = drawing.top + row * (index + 0.5)
+        drawing.text(drawing.left - 10, middle + 4, name, "end")
+        if not points:
+            drawing.text(drawing.left + 8, middle + 4, "nothing to score", "start")
+            continue
+        first, median, third = np.percentile([point.value for point in points], [25, 50, 75])
+        drawing.parts.append(
+            f'<rect class="box" x="{drawing.x(first):.1f}" y="{middle - 11:.1f}" '
+            f'width="{drawing.x(third) - drawing.x(first):.1f}" height="22"/>'
+        )
+        drawing.line(drawing.x(median), middle - 13, drawing.x(median), middle + 13, "median")
+        for place, point in enumerate(points):
+            off = 16 * ((place * _GOLDEN) % 1 - 0.5)
+            drawing.dot(drawing.x(point.value), middle + off, f"{point.case}: {point.value:.4g}")
+    return drawing.svg(title)
+
+
+def bland_altman(title: str, points: Sequence[Point]) -> Markup:
+    """Differences of two measurements over their mean (Bland & Altman, Lancet 1986), with the limits of agreement.
+
+    Args:
+        title: for those who cannot see it.
+        points: `at` is the mean, `value` the difference, in ml.
+    """
+    values = np.array([point.value for point in points])
+    bias, spread = float(values.mean()), 1.96 * float(values.std(ddof=1)) if len(values) > 1 else 0.0
+    limits = (bias - spread, bias + spread)
+    places = [point.at for point in points]
+    drawing = _Drawing(
+        340, 240, left=52, right=12, top=24, bottom=38,
+        x_range=_widened(min(places), max(places)),
+        y_range=_widened(min(*limits, *values, 0.0), max(*limits, *values, 0.0)),
+    )  # fmt: skip
+    drawing.x_axis("mean of prediction and reference, ml")
+    drawing.y_axis("prediction − reference, ml")
+    for value, kind in ((0.0, "zero"), (bias, "median"), *((limit, "limit") for limit in limits)):
+        drawing.line(drawing.left, drawing.y(value), drawing.width - drawing.right, drawing.y(value), kind)
+    for point in points:
+        drawing.dot(drawing.x(point.at), drawing.y(point.value), f"{point.case}: {point.value:+.4g} ml")
+    return drawing.svg(title)
+
+
+def curves(title: str, label: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
+    """Values over epochs, a line for each name; lines differ in dashes as well as in colour."""
+    xs = [x for line in lines.values() for x, _ in line]
+    ys = [y for line in lines.values() for _, y in line]
+    drawing = _Drawing(
+        340, 240 + 16 * len(lines), left=52, right=12, top=24, bottom=38 + 16 * len(lines),
+        x_range=_widened(min(xs), max(xs)), y_range=_widened(min(ys), max(ys)),
+    )  # fmt: skip
+    drawing.y_axis(label)
+    below = drawing.height - drawing.bottom
+    for tick in _ticks(*drawing.x_range):
+        drawing.text(drawing.x(tick), below + 14, _short(tick))
+    drawing.text((drawing.left + drawing.width - drawing.right) / 2, below + 28, "epoch")
+    for index, (name, line) in enumerate(lines.items()):
+        places = " ".join(f"{drawing.x(x):.1f},{drawing.y(y):.1f}" for x, y in line)
+        drawing.parts.append(f'<polyline class="curve c{index % 7} d{index % 3}" points="{places}"/>')
+        if len(line) == 1:
+            drawing.dot(drawing.x(line[0][0]), drawing.y(line[0][1]), name, f"dot c{index % 7}")
+        key = below + 44 + 16 * index
+        drawing.parts.append(f'<path class="curve c{index % 7} d{index % 3}" d="M{drawing.left} {key - 4}h28"/>')
+        drawing.text(drawing.left + 34, key, name, "start")
+    return drawing.svg(title)
+
+
+def _widened(low: float, high: float) -> tuple[float, float]:
+    """A range with some room at both ends, never empty."""
+    room = 0.04 * (high - low) or 0.5 * abs(high) or 0.5
+    return low - room, high + room
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    from matplotlib.ticker import MaxNLocator
+
+    return [float(tick) for tick in MaxNLocator(5).tick_values(low, high) if low <= tick <= high]
+
+
+def _short(value: float) -> str:
+    return f"{round(value, 10):g}".replace("-", "−")

@@ -1,0 +1,160 @@
+"""Several runs on the same cases, side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segbundle.errors import OutputError
+from segbundle.files import written_whole
+from segbundle.reports.charts import Point, strip_plot
+from segbundle.reports.rendering import LABELS, number, render
+from segbundle.reports.runs import Row, Run, read_run
+from segbundle.reports.scores import bootstrap_interval
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """One class in two runs, over the cases that both could score.
+
+    Attributes:
+        name: of the class.
+        pairs: Dice in the first run and in the other one, by case.
+        difference: mean of other - first, None without a pair.
+        ci95: its bootstrap interval over cases.
+        p_value: of Wilcoxon's signed-rank test (Biometrics Bulletin 1945) on the differences; None if all are 0.
+    """
+
+    name: str
+    pairs: Mapping[str, tuple[float, float]]
+    difference: float | None
+    ci95: Sequence[float | None]
+    p_value: float | None
+
+    @classmethod
+    def of(cls, first: Run, other: Run, name: str) -> Pairing:
+        """Compare a class."""
+        mine, theirs = ({row.case: row.dice for row in run.rows_of(name)} for run in (first, other))
+        pairs = {
+            case: (dice, their)
+            for case, dice in mine.items()
+            if dice is not None and (their := theirs.get(case)) is not None
+        }
+        differences = [b - a for a, b in pairs.values()]
+        mean = math.fsum(differences) / len(differences) if differences else None
+        return cls(name, pairs, mean, bootstrap_interval(differences), _wilcoxon(differences))
+
+    @property
+    def better(self) -> int:
+        """In how many cases the other run has the larger Dice."""
+        return sum(b > a for a, b in self.pairs.values())
+
+    @property
+    def worse(self) -> int:
+        """In how many cases the first run has."""
+        return sum(b < a for a, b in self.pairs.values())
+
+
+def _wilcoxon(differences: Sequence[float]) -> float | None:
+    from scipy.stats import wilcoxon
+
+    return float(wilcoxon(differences).pvalue) if np.any(differences) else None
+
+
+def write_comparison(folders: Sequence[str | Path], output: str | Path) -> Path:
+    """Write a page that compares runs with the first of them.
+
+    Args:
+        folders: of two or more evaluations, cross-validations or trainings.
+        output: the page to write.
+
+    Raises:
+        OutputError: a folder holds no scores, the runs have no class in common, no case, or the page cannot be written.
+    """
+    runs = [read_run(folder) for folder in folders]
+    names = _names(runs)
+    first = runs[0]
+    classes = [name for name in first.class_names if all(name in run.class_names for run in runs)]
+    if not classes:
+        raise OutputError(f"{', '.join(map(str, folders))}: have no class in common, and cannot be compared.")
+    cases = [{row.case for row in run.rows} for run in runs]
+    common = set.intersection(*cases)
+    if not common:
+        raise OutputError(f"{', '.join(map(str, folders))}: have no case in common, and cannot be compared.")
+    others = [_compared(first, names[0], run, name, classes) for run, name in zip(runs[1:], names[1:], strict=True)]
+    text = render(
+        "comparison.html",
+        title=f"{' and '.join(names)} compared",
+        runs=[
+            {"name": name, "folder": run.folder, "summary": run.summary} for name, run in zip(names, runs, strict=True)
+        ],
+        num_common=len(common),
+        lonely={name: sorted(own - common) for name, own in zip(names, cases, strict=True) if own - common},
+        classes=classes,
+        others=others,
+        columns=_columns(names),
+        rows=_rows(runs, classes, common),
+    )
+    output = Path(output)
+    with written_whole(output) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return output
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """As much of the ends of the folders' paths as tells them apart."""
+    parts = [run.folder.resolve().parts for run in runs]
+    for count in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(each[-count:]) for each in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise OutputError(f"{runs[0].folder}: a run cannot be compared with itself.")
+
+
+def _compared(first: Run, first_name: str, other: Run, name: str, classes: Sequence[str]) -> dict[str, Any]:
+    pairings = [Pairing.of(first, other, each) for each in classes]
+    points = {pairing.name: [Point(case, b - a) for case, (a, b) in pairing.pairs.items()] for pairing in pairings}
+    label = f"Dice of {name} − Dice of {first_name}"
+    return {"name": name, "pairings": pairings, "svg": strip_plot(f"{label}, per class", label, points)}
+
+
+def _columns(names: Sequence[str]) -> list[dict[str, str | None]]:
+    labels = [
+        "case",
+        "class",
+        "status",
+        *(f"Dice, {name}" for name in names),
+        *(f"{name} − {names[0]}" for name in names[1:]),
+    ]
+    sorted_by = f"{names[1]} − {names[0]}"
+    return [{"label": label, "sort": "ascending" if label == sorted_by else None} for label in labels]
+
+
+def _rows(runs: Sequence[Run], classes: Sequence[str], common: set[str]) -> list[dict[str, Any]]:
+    """What became worse comes first."""
+    by_key = [{(row.case, row.name): row for row in run.rows} for run in runs]
+    keys = [(row.case, row.name) for row in runs[0].rows if row.case in common and row.name in classes]
+    rows = [_row([rows[key] for rows in by_key]) for key in keys]
+    return sorted(rows, key=lambda row: (row["worst"] is None, row["worst"] or 0.0, row["case"]))
+
+
+def _row(rows: Sequence[Row]) -> dict[str, Any]:
+    dice = [row.dice for row in rows]
+    changes = [None if value is None or dice[0] is None else value - dice[0] for value in dice[1:]]
+    statuses = list(dict.fromkeys(LABELS[row.status] for row in rows))
+    return {
+        "case": rows[0].case,
+        "name": rows[0].name,
+        "status": rows[0].status,
+        "label": " → ".join(statuses),
+        "numbers": [
+            *({"value": value, "text": number(value, 4)} for value in dice),
+            *({"value": value, "text": number(value, 4)} for value in changes),
+        ],
+        "worst": changes[0],
+    }

@@ -1,0 +1,205 @@
+"""A run as one HTML page that needs nothing else: numbers, distributions, volumes, the slices to look at first."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from segbundle.errors import SegbundleError, describe
+from segbundle.files import written_whole
+from segbundle.reports.charts import Point, bland_altman, curves, strip_plot
+from segbundle.reports.rendering import LABELS, number, render
+from segbundle.reports.runs import Row, Run, read_run, training_curves
+from segbundle.reports.slices import CaseVolumes, worst_slices
+
+_logger = logging.getLogger(__name__)
+_COLUMNS = (
+    ("dice", "Dice", 4),
+    ("hd95_mm", "HD95, mm", 2),
+    ("nsd", "NSD", 3),
+    ("volume_ref_ml", "reference, ml", 3),
+    ("volume_pred_ml", "prediction, ml", 3),
+    ("components_ref", "parts, ref.", 0),
+    ("components_pred", "parts, pred.", 0),
+)
+_STRIPS = (
+    ("dice", "Dice"),
+    ("hd95_mm", "95th percentile of the Hausdorff distance, mm"),
+    ("nsd", "normalized surface Dice"),
+)
+_CURVES = (
+    ("train/loss", "loss"),
+    ("validation/mean_dice", "mean Dice of the validation"),
+    ("validation/dice/", "Dice of the validation, per class"),
+    ("train/learning_rate", "learning rate"),
+)
+
+
+def write_report(folder: str | Path, output: str | Path | None = None) -> Path:
+    """Write the page of an evaluation, a cross-validation or a training.
+
+    Args:
+        folder: of the run.
+        output: the page to write; `report.html` in the folder if None.
+
+    Returns:
+        where it is.
+
+    Raises:
+        OutputError: the folder holds no scores, or cannot be written.
+    """
+    run = read_run(folder)
+    path = Path(folder) / "report.html" if output is None else Path(output)
+    text = _page(run)
+    with written_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return path
+
+
+def _page(run: Run) -> str:
+    pictures = list(_pictures(run))
+    first = min(
+        (case for group in pictures for case in group["cases"] if case["slices"]),
+        key=lambda case: case["dice"],
+        default=None,
+    )
+    volumes, trained = _volumes(run), _training(run)
+    sections = {
+        "summary": "Per class",
+        "distribution": "Distribution",
+        **({"volumes": "Volumes"} if volumes else {}),
+        **({"pictures": "Pictures"} if pictures else {}),
+        "cases": "Cases",
+        **({"training": "Training"} if trained else {}),
+        "made-by": "How it was made",
+    }
+    return render(
+        "report.html",
+        title=f"Scores of {run.folder.resolve().name}",
+        summary=run.summary,
+        classes=run.summary["classes"],
+        surfaces=any(row.get("nsd_mean") is not None for row in run.summary["classes"].values()),
+        failed=run.failed,
+        first=first,
+        sections=sections.items(),
+        strips=_strips(run),
+        volumes=volumes,
+        columns=_columns(),
+        rows=[_table_row(row) for row in sorted(run.rows, key=_worst_first)],
+        pictures=pictures,
+        curves=trained,
+        made_by=list(_made_by(run)),
+        config=json.dumps(run.made_by.get("config", {}), indent=2, ensure_ascii=False),
+    )
+
+
+def _worst_first(row: Row) -> tuple[bool, float, str, str]:
+    return row.dice is None, row.dice or 0.0, row.case, row.name
+
+
+def _columns() -> list[dict[str, str | None]]:
+    names = ("case", "class", "status", *(label for _, label, _ in _COLUMNS))
+    return [{"label": name, "sort": "ascending" if name == "Dice" else None} for name in names]
+
+
+def _table_row(row: Row) -> dict[str, Any]:
+    values = [(getattr(row, key), digits) for key, _, digits in _COLUMNS]
+    numbers = [{"value": value, "text": number(value, digits)} for value, digits in values]
+    return {"case": row.case, "name": row.name, "status": row.status, "label": LABELS[row.status], "numbers": numbers}
+
+
+def _strips(run: Run) -> list[dict[str, Any]]:
+    found = []
+    for key, label in _STRIPS:
+        groups = {
+            name: [Point(row.case, value) for row in run.rows_of(name) if (value := getattr(row, key)) is not None]
+            for name in run.class_names
+        }
+        if any(groups.values()):
+            svg = strip_plot(f"{label} of every case, per class", label, groups)
+            found.append({"svg": svg, "caption": "A dot is a case; boxes are quartiles, lines in them medians."})
+    return found
+
+
+def _volumes(run: Run) -> list[dict[str, Any]]:
+    found = []
+    for name in run.class_names:
+        pairs = [(row.case, row.volume_pred_ml, row.volume_ref_ml) for row in run.rows_of(name) if row.dice is not None]
+        points = [
+            Point(case, pred - ref, (pred + ref) / 2)
+            for case, pred, ref in pairs
+            if pred is not None and ref is not None
+        ]
+        if points:
+            bias = math.fsum(point.value for point in points) / len(points)
+            svg = bland_altman(f"Differences in volume of {name}", points)
+            found.append(
+                {"name": name, "svg": svg, "caption": f"Mean difference {number(bias, 3)} ml in {len(points)} cases."}
+            )
+    return found
+
+
+def _chosen(run: Run, name: str) -> list[tuple[str, Row]]:
+    """The worst, the median and the best case of a class, as far as there are so many."""
+    rows = sorted((row for row in run.rows_of(name) if row.dice is not None), key=_worst_first)
+    places = {0: "worst", (len(rows) - 1) // 2: "median", len(rows) - 1: "best"} if rows else {}
+    return [("only" if len(rows) == 1 else rank, rows[place]) for place, rank in sorted(places.items())]
+
+
+def _pictures(run: Run) -> Iterator[dict[str, Any]]:
+    """Slices of every class; a case's volumes are read once for all of its classes."""
+    chosen = {name: _chosen(run, name) for name in run.class_names}
+    wanted: dict[str, list[str]] = {}
+    for name, rows in chosen.items():
+        for _, row in rows:
+            if row.case in run.files:
+                wanted.setdefault(row.case, []).append(name)
+    drawn: dict[tuple[str, str], list[Any]] = {}
+    problems: dict[str, str] = {}
+    for case, names in _progress(wanted):
+        try:
+            volumes = CaseVolumes.read(run.files[case])
+            for name in names:
+                drawn[case, name] = list(worst_slices(volumes, run.class_names.index(name) + 1))
+        except SegbundleError as error:
+            problems[case] = f"No picture: {describe(error)}"
+            _logger.warning("report: %s", describe(error))
+    for index, (name, rows) in enumerate(chosen.items()):
+        cases = [
+            {
+                "anchor": f"picture-{index}-{place}", "rank": rank, "case": row.case, "name": name, "dice": row.dice,
+                "label": LABELS[row.status], "problem": problems.get(row.case),
+                "slices": drawn.get((row.case, name), []),
+            }
+            for place, (rank, row) in enumerate(rows) if row.case in wanted
+        ]  # fmt: skip
+        if cases:
+            yield {"name": name, "cases": cases}
+
+
+def _progress(wanted: dict[str, list[str]]) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(wanted.items(), desc="report", unit="case", leave=False, disable=None)
+
+
+def _training(run: Run) -> list[dict[str, Any]]:
+    if run.training is None:
+        return []
+    scalars, found = training_curves(run.training), []
+    for prefix, label in _CURVES:
+        lines = {tag.rpartition("/")[2]: values for tag, values in scalars.items() if tag.startswith(prefix) and values}
+        if lines:
+            found.append({"svg": curves(f"{label} over epochs", label, lines), "caption": label.capitalize()})
+    return found
+
+
+def _made_by(run: Run) -> Iterator[tuple[str, str]]:
+    for name, value in run.made_by.items():
+        if name != "config":
+            shown = ", ".join(f"{key} {one}" for key, one in value.items()) if isinstance(value, dict) else value
+            yield name.replace("_", " "), str(shown)

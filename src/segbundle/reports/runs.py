@@ -1,0 +1,175 @@
+"""What a run's folder tells: its scores, what made it, and where the scans of its cases are."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segbundle.errors import OutputError
+from segbundle.files import write_json
+from segbundle.metrics import Status
+
+RUN_FILE = "run.json"
+_FOLDS = "fold_*/evaluation"
+_NUMBERS = ("dice", "hd95_mm", "nsd", "volume_ref_ml", "volume_pred_ml", "components_ref", "components_pred")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of `metrics.csv`; what is empty there is None."""
+
+    case: str
+    name: str
+    status: Status
+    dice: float | None
+    hd95_mm: float | None
+    nsd: float | None
+    volume_ref_ml: float | None
+    volume_pred_ml: float | None
+    components_ref: float | None
+    components_pred: float | None
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """Where a case's files are.
+
+    Attributes:
+        image: the scan; a list of files if channels have one each.
+        reference: the label map, as it was annotated.
+        prediction: the label map that was written.
+        ignore_label: value of unknown voxels in the reference, if it has any.
+    """
+
+    image: str | list[str]
+    reference: str
+    prediction: str
+    ignore_label: int | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's scores, in the order of `metrics.csv`, and what is known about it.
+
+    Attributes:
+        folder: where it is.
+        rows: a row for each case and class.
+        summary: `summary.json`.
+        made_by: `run.json`: command, versions, configuration; empty if there is none.
+        files: of the cases, as far as known.
+        failed: cases without scores, with the reason.
+    """
+
+    folder: Path
+    rows: Sequence[Row]
+    summary: dict[str, Any]
+    made_by: dict[str, Any]
+    files: dict[str, CaseFiles]
+    failed: dict[str, str]
+
+    @property
+    def class_names(self) -> list[str]:
+        """Without the background, with the index of a class less by one."""
+        return list(self.summary["classes"])
+
+    def rows_of(self, name: str) -> list[Row]:
+        """The rows of one class."""
+        return [row for row in self.rows if row.name == name]
+
+    @property
+    def training(self) -> Path | None:
+        """The folder of the training that made the model, if it is known and has curves."""
+        weights = self.made_by.get("config", {}).get("ckpt_path")
+        places = [self.folder, *([Path(weights).parent] if isinstance(weights, str) else [])]
+        return next((place for place in places if (place / "tensorboard").is_dir()), None)
+
+
+def write_run(folder: str | Path, made_by: dict[str, Any], data: Sequence[dict[str, Any]]) -> None:
+    """Write `run.json`: what made a run, and the files of its cases.
+
+    Args:
+        folder: of the run.
+        made_by: command, versions, configuration.
+        data: datalist entries with `case`, `image` and `label`.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    folder = Path(folder)
+    cases = {
+        entry["case"]: {
+            "image": _absolute(entry["image"]),
+            "reference": _absolute(entry["label"]),
+            "ignore_label": entry.get("ignore_label"),
+        }
+        for entry in data
+    }
+    write_json(folder / RUN_FILE, {**made_by, "cases": cases})
+
+
+def _absolute(path: str | list[str]) -> str | list[str]:
+    return str(Path(path).resolve()) if isinstance(path, str) else [str(Path(one).resolve()) for one in path]
+
+
+def read_run(folder: str | Path) -> Run:
+    """Everything that a folder tells of an evaluation, a cross-validation or a training.
+
+    Raises:
+        OutputError: it holds no scores, or they cannot be read.
+    """
+    folder = Path(folder)
+    for name in ("metrics.csv", "summary.json"):
+        if not (folder / name).is_file():
+            raise OutputError(
+                f"{folder}: holds no {name}; give the output_dir of `segbundle evaluate`, `cross-validate` or `train`."
+            )
+    try:
+        with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+            rows = [_row(line) for line in csv.DictReader(file)]
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        parts = [folder, *sorted(folder.glob(_FOLDS))]
+        made_by: list[dict[str, Any]] = [_read_json(part / RUN_FILE, {}) for part in parts]
+        records = [_read_json(part / "predictions.json", []) for part in parts]
+        own: dict[str, Any] = next((each for each in made_by if each), {})
+        return Run(
+            folder,
+            rows,
+            summary,
+            {key: value for key, value in own.items() if key != "cases"},
+            {case: files for part, made in zip(parts, made_by, strict=True) for case, files in _files(part, made)},
+            {record["case"]: record["error"] for part in records for record in part if record["status"] == "failed"},
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"{folder}: its scores cannot be read ({error!r}); evaluate again.") from error
+
+
+def _row(line: dict[str, str]) -> Row:
+    numbers = {key: float(line[key]) if line.get(key) else None for key in _NUMBERS}
+    return Row(line["case"], line["class"], Status(line["status"]), **numbers)
+
+
+def _files(folder: Path, made_by: dict[str, Any]) -> list[tuple[str, CaseFiles]]:
+    return [
+        (case, CaseFiles(prediction=str(folder / f"{case}_seg.nii.gz"), **given))
+        for case, given in made_by.get("cases", {}).items()
+    ]
+
+
+def _read_json(path: Path, otherwise: Any) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else otherwise
+
+
+def training_curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
+    """Every scalar that TensorBoard has of a training, as (epoch, value), by its name."""
+    from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+        SCALARS,
+        EventAccumulator,
+    )
+
+    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={SCALARS: 0})
+    events.Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}

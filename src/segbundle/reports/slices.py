@@ -1,0 +1,149 @@
+"""The slices of a scan that show best what is wrong with a prediction, as SVG with contours."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from markupsafe import Markup, escape
+
+from segbundle.data.scans import Scan, read_scan
+from segbundle.errors import DataError
+from segbundle.reports.runs import CaseFiles
+
+_MARGIN_MM = 12.0
+_LONGEST = 320  # pixels of a picture's side
+_QUALITY = 82
+_PLANES = (
+    ("axial", 2, ("R", "L", "A", "P")),
+    ("coronal", 1, ("R", "L", "S", "I")),
+    ("sagittal", 0, ("A", "P", "S", "I")),
+)
+"""Name, the axis across it in RAS, and what is to the left, to the right, on top and at the bottom of the picture: as
+radiologists look at it."""
+
+
+@dataclass(frozen=True)
+class CaseVolumes:
+    """A case in RAS orientation: scan (X, Y, Z) float32, label maps of the same shape, and the spacing in mm."""
+
+    scan: np.ndarray
+    reference: np.ndarray
+    prediction: np.ndarray
+    known: np.ndarray
+    spacing: np.ndarray
+
+    @classmethod
+    def read(cls, files: CaseFiles) -> CaseVolumes:
+        """Read a case's three files.
+
+        Raises:
+            DataError: one cannot be read, or they do not lie on the same voxels.
+        """
+        images = files.image if isinstance(files.image, list) else [files.image]
+        scan, reference, prediction = (
+            read_scan(images[0]),
+            read_scan(files.reference, None),
+            read_scan(files.prediction, None),
+        )
+        for path, other in ((files.reference, reference), (images[0], scan)):
+            difference = prediction.geometry.difference(other.geometry)
+            if difference:
+                raise DataError(f"{files.prediction}: does not lie on the voxels of {path} ({difference}).")
+        labels = _canonical(reference)
+        known = np.ones(labels.shape, bool) if files.ignore_label is None else labels != files.ignore_label
+        spacing = np.linalg.norm(nib.as_closest_canonical(_image(scan)).affine[:3, :3], axis=0)
+        return cls(_canonical(scan), labels, _canonical(prediction), known, spacing)
+
+
+def _image(scan: Scan) -> Any:
+    return nib.Nifti1Image(scan.array[0], scan.geometry.affine, dtype=scan.array.dtype)
+
+
+def _canonical(scan: Scan) -> np.ndarray:
+    return np.asarray(nib.as_closest_canonical(_image(scan)).dataobj)
+
+
+def worst_slices(volumes: CaseVolumes, index: int) -> Iterator[Markup]:
+    """For each plane the slice with most voxels of a class that are wrong; of a perfect prediction the largest one.
+
+    Contours are of the reference (class `ref`) and the prediction (`pred`); what is drawn reaches a little beyond the
+    whole structure, not just the slice.
+
+    Args:
+        volumes: the case.
+        index: of the class.
+
+    Yields:
+        a picture as SVG, in mm.
+    """
+    reference, prediction = volumes.reference == index, (volumes.prediction == index) & volumes.known
+    either, wrong = reference | prediction, reference != prediction
+    if not either.any():
+        return
+    box = [_extent(either, axis, volumes.spacing[axis]) for axis in range(3)]
+    for name, across, letters in _PLANES:
+        axes = [axis for axis in range(3) if axis != across]
+        counted = (wrong if wrong.any() else either).sum(axis=tuple(axes))
+        place = int(counted.argmax())
+        picked = tuple(place if axis == across else box[axis] for axis in range(3))
+        planes = (volumes.scan[picked], reference[picked], prediction[picked])
+        yield _picture(*planes, volumes.spacing[axes], f"{name}, slice {place}", letters)
+
+
+def _extent(mask: np.ndarray, axis: int, spacing: float) -> slice:
+    """Where a mask begins and ends along an axis, with some room."""
+    others = tuple(other for other in range(3) if other != axis)
+    places = np.flatnonzero(mask.any(axis=others))
+    room = int(np.ceil(max(_MARGIN_MM / spacing, 0.25 * (places[-1] - places[0]))))
+    return slice(max(int(places[0]) - room, 0), min(int(places[-1]) + room + 1, mask.shape[axis]))
+
+
+def _picture(
+    scan: np.ndarray, reference: np.ndarray, prediction: np.ndarray, spacing: np.ndarray, title: str, letters: Any
+) -> Markup:
+    width, height = np.array(scan.shape) * spacing
+    left, right, top, bottom = letters
+    middle_x, middle_y, size = width / 2, height / 2, max(width, height) / 16
+    words = (
+        (left, size * 0.7, middle_y), (right, width - size * 0.7, middle_y),
+        (top, middle_x, size), (bottom, middle_x, height - size * 0.3),
+    )  # fmt: skip
+    style = f'class="side" style="font-size:{size:.2f}px" text-anchor="middle"'
+    parts = [
+        f'<svg class="slice" viewBox="0 0 {width:.2f} {height:.2f}" role="img"><title>{escape(title)}</title>',
+        f'<image href="{_jpeg(scan)}" width="{width:.2f}" height="{height:.2f}" preserveAspectRatio="none"/>',
+        *(f'<text {style} x="{x:.2f}" y="{y:.2f}">{letter}</text>' for letter, x, y in words),
+        f'<path class="ref" d="{_contour(reference, spacing)}"/>',
+        f'<path class="pred" d="{_contour(prediction, spacing)}"/></svg>',
+    ]
+    return Markup("".join(parts))
+
+
+def _jpeg(scan: np.ndarray) -> str:
+    """A slice whose axes go to the left and upwards, as a data address."""
+    from PIL import Image
+
+    low, high = np.percentile(scan, [0.5, 99.5])
+    grey = np.clip((scan - low) / max(float(high - low), 1e-6) * 255, 0, 255).astype(np.uint8)
+    picture = Image.fromarray(np.ascontiguousarray(grey[::-1, ::-1].T))
+    picture.thumbnail((_LONGEST, _LONGEST))
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _contour(mask: np.ndarray, spacing: np.ndarray) -> str:
+    """The outline of a mask in mm, with the orientation of `_jpeg`."""
+    from contourpy import contour_generator
+
+    padded = np.pad(mask[::-1, ::-1], 1).astype(np.float32)
+    lines = contour_generator(z=padded.T).lines(0.5)
+    return "".join(
+        "M" + "L".join(f"{x:.2f} {y:.2f}" for x, y in (np.asarray(line) - 0.5) * spacing) + "Z" for line in lines
+    )

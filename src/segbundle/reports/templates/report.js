@@ -1,0 +1,49 @@
+(() => {
+  const table = document.getElementById("table");
+  const body = table.tBodies[0];
+  const rows = [...body.rows];
+  const heads = [...table.tHead.rows[0].cells];
+  const find = document.getElementById("find");
+  const ofClass = document.getElementById("of-class");
+  const ofStatus = document.getElementById("of-status");
+  const shown = document.getElementById("shown");
+  const names = new Intl.Collator(undefined, { numeric: true });
+
+  function compare(column, direction) {
+    const isText = column < 3;
+    return (one, other) => {
+      const [a, b] = [one.cells[column], other.cells[column]];
+      if (isText) return direction * names.compare(a.textContent, b.textContent);
+      const [x, y] = [a.dataset.value, b.dataset.value];
+      if (x === undefined || y === undefined) return (x === undefined) - (y === undefined); // empty ones stay last
+      return direction * (x - y);
+    };
+  }
+
+  heads.forEach((head, column) => head.firstElementChild.addEventListener("click", () => {
+    const direction = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+    heads.forEach((each) => each.removeAttribute("aria-sort"));
+    head.setAttribute("aria-sort", direction > 0 ? "ascending" : "descending");
+    rows.sort(compare(column, direction));
+    body.append(...rows);
+  }));
+
+  function filter() {
+    const part = find.value.toLocaleLowerCase();
+    let count = 0;
+    for (const row of rows) {
+      const [name, ofIt] = [row.cells[0].textContent, row.cells[1].textContent];
+      const visible = name.toLocaleLowerCase().includes(part)
+        && (!ofClass.value || ofIt === ofClass.value)
+        && (!ofStatus.value || row.dataset.status === ofStatus.value);
+      row.hidden = !visible;
+      count += visible;
+    }
+    shown.textContent = `${count} of ${rows.length} rows`;
+  }
+
+  for (const control of [find, ofClass, ofStatus]) {
+    for (const event of ["input", "change"]) control.addEventListener(event, filter);
+  }
+  filter();
+})();

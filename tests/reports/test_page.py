@@ -1,0 +1,130 @@
+"""The report as text; tests/reports/test_browser.py opens it."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from runs_by_hand import AFFINE, CASES, NAMES, RIGHT, labels, write_evaluation
+from segbundle.errors import OutputError
+from segbundle.reports import write_report
+
+
+def text_of(folder):
+    return write_report(folder).read_text(encoding="utf-8")
+
+
+def rows_of(text):
+    table = text[text.index('<table id="table">') :]
+    rows = re.findall(r"<tr data-status=.*?</tr>", table, re.S)
+    return [[re.sub("<.*?>", "", cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", row)] for row in rows]
+
+
+def test_the_worst_case_comes_first_and_every_status_is_told(tmp_path):
+    annotated = {"perfect": [True, True, False]}
+    rows = rows_of(text_of(write_evaluation(tmp_path, annotated=annotated)))
+    # ball and cube of 64 voxels; the ball shifted by one of four layers of 2 mm
+    assert [[*row[:5], *row[6:8]] for row in rows] == [
+        ["invented", "cube", "false positive", "0.0000", "–", "0.000", "0.128"],
+        ["missed", "cube", "missed", "0.0000", "–", "0.128", "0.000"],
+        ["shifted", "ball", "scored", "0.7500", "2.00", "0.128", "0.128"],
+        ["invented", "ball", "scored", "1.0000", "0.00", "0.128", "0.128"],
+        ["missed", "ball", "scored", "1.0000", "0.00", "0.128", "0.128"],
+        ["perfect", "ball", "scored", "1.0000", "0.00", "0.128", "0.128"],
+        ["shifted", "cube", "scored", "1.0000", "0.00", "0.128", "0.128"],
+        ["perfect", "cube", "not annotated", "–", "–", "–", "0.128"],
+    ]
+
+
+def test_nothing_is_loaded_from_anywhere(tmp_path):
+    text = text_of(write_evaluation(tmp_path))
+    addresses = re.findall(r'(?:src|href)="([^"]*)"', text) + re.findall(r"url\((.*?)\)", text)
+    assert all(address.startswith(("#", "data:")) for address in addresses)
+    assert "://" not in text
+
+
+def test_slices_show_where_it_is_wrong(tmp_path):
+    text = text_of(write_evaluation(tmp_path))
+    worst = text[text.index("<h3>ball</h3>", text.index('id="pictures"')) :]
+    worst = worst[: worst.index("</figure>")]
+    assert "<strong>worst</strong>: shifted, Dice 0.750" in worst
+    # along x the ball is in layers 1 to 4, predicted in 2 to 5: layers 1 and 5 are wrong, the first is shown
+    assert re.findall("<title>(.*?)</title>", worst) == ["axial, slice 2", "coronal, slice 2", "sagittal, slice 1"]
+    assert worst.count('class="ref" d="M') == 3
+    assert worst.count('class="pred" d="M') == 2  # there is no prediction in layer 1
+
+
+def test_names_are_shown_as_they_are_whatever_is_in_them(tmp_path):
+    name = """Mr "O'Neil" <script>alert(1)</script> größe 図"""
+    text = text_of(write_evaluation(tmp_path, {name.replace("/", "∕"): (RIGHT, RIGHT)}))
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert(1)" in text
+    assert "größe 図" in text
+
+
+def test_a_reference_on_other_voxels_is_told_and_the_rest_is_there(tmp_path):
+    moved = AFFINE.copy()
+    moved[0, 3] = 7
+    text = text_of(write_evaluation(tmp_path, affine_ref=moved))
+    assert "does not lie on the voxels of" in text
+    assert "affines that put corner voxels up to 7 mm apart" in text
+    assert len(rows_of(text)) == 8
+
+
+def test_unknown_voxels_are_not_drawn_as_wrong(tmp_path):
+    ref = RIGHT.copy()
+    ref[8:] = 255  # most of the cube
+    text = text_of(write_evaluation(tmp_path, {"a": (labels((1, 2, 2), (7, 9, 8)), ref)}))
+    cube = text[text.index("<h3>cube</h3>", text.index('id="pictures"')) :]
+    assert "sagittal, slice 7" in cube  # the only known layer
+    assert "Dice 1.000" in cube
+
+
+def test_a_folder_of_scores_alone_has_tables_and_no_pictures(tmp_path):
+    text = text_of(write_evaluation(tmp_path, files=False))
+    assert 'id="pictures"' not in text
+    assert "Nothing is known" in text
+    assert len(rows_of(text)) == 8
+
+
+def test_cases_that_failed_are_told(tmp_path):
+    write_evaluation(tmp_path)
+    record = {"case": "broken", "status": "failed", "error": "broken.nii.gz: cannot be read"}
+    (tmp_path / "predictions.json").write_text(json.dumps([record]))
+    assert "broken: broken.nii.gz: cannot be read" in text_of(tmp_path)
+
+
+def test_one_case_and_nothing_to_score(tmp_path):
+    nothing = labels()
+    text = text_of(write_evaluation(tmp_path, {"empty": (nothing, nothing)}))
+    assert "No class of no case could be scored (1 cases)" in text
+    assert [row[2] for row in rows_of(text)] == ["absent", "absent"]
+
+
+def test_a_folder_without_scores_is_refused(tmp_path):
+    with pytest.raises(OutputError, match=r"holds no metrics\.csv; give the output_dir of `segbundle evaluate`"):
+        write_report(tmp_path)
+    write_evaluation(tmp_path, files=False)
+    (tmp_path / "metrics.csv").write_text("case,class\na,ball\n")
+    with pytest.raises(OutputError, match=r"its scores cannot be read .* evaluate again"):
+        write_report(tmp_path)
+
+
+def test_a_hundred_cases_stay_below_ten_megabytes(tmp_path):
+    shape, rng = (128, 128, 96), np.random.default_rng(0)
+    cases = {}
+    for number in range(100):
+        ref = np.zeros(shape if number in (0, 49, 99) else (12, 16, 14), np.uint8)
+        ref[2:9, 2:12, 3:9] = 1
+        pred = ref.copy()
+        pred[rng.random(ref.shape) < 0.001 * number] = 0
+        cases[f"case_{number:03}"] = (pred, ref)
+    path = write_report(write_evaluation(tmp_path, cases))
+    assert path.stat().st_size < 10e6
+
+
+def test_classes_are_counted_from_the_first_after_the_background(tmp_path):
+    assert set(CASES) == {"perfect", "shifted", "missed", "invented"}
+    text = text_of(write_evaluation(tmp_path))
+    assert [name for name in NAMES[1:] if f'<th scope="row">{name}</th>' in text] == NAMES[1:]

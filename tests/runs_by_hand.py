@@ -1,0 +1,56 @@
+"""Run folders as an evaluation leaves them, from volumes small enough to know everything about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from segbundle.metrics import score_case
+from segbundle.reports import CaseScores, write_run, write_scores
+from tiny import write_nifti
+
+NAMES = ["background", "ball", "cube"]
+SPACING = (2.0, 1.0, 1.0)
+AFFINE = np.diag([*SPACING, 1.0])
+
+
+def labels(ball=None, cube=None, shape=(12, 16, 14)):
+    """A cube of class 1 of 4 voxels a side from `ball` on, and one of class 2 from `cube` on."""
+    array = np.zeros(shape, np.uint8)
+    for index, corner in ((1, ball), (2, cube)):
+        if corner is not None:
+            array[tuple(slice(start, start + 4) for start in corner)] = index
+    return array
+
+
+RIGHT = labels((1, 2, 2), (7, 9, 8))
+CASES = {
+    "perfect": (RIGHT, RIGHT),
+    "shifted": (labels((2, 2, 2), (7, 9, 8)), RIGHT),
+    "missed": (labels((1, 2, 2)), RIGHT),
+    "invented": (RIGHT, labels((1, 2, 2))),
+}
+"""Prediction and reference."""
+
+
+def write_evaluation(folder: Path, cases=None, annotated=None, affine_ref=AFFINE, files=True) -> Path:
+    """What `segbundle evaluate` leaves, for cases as in `CASES`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng, scores, data = np.random.default_rng(0), [], []
+    for case, (pred, ref) in (CASES if cases is None else cases).items():
+        maps = torch.from_numpy(pred), torch.from_numpy(ref)
+        looked_for = None if annotated is None else annotated.get(case)
+        values = score_case(*maps, 3, looked_for, 255, SPACING, 1.0)
+        scores.append(CaseScores(case, values, voxel_ml=0.002))
+        image = write_nifti(
+            folder / "scans" / f"{case}.nii.gz", (rng.random(ref.shape) * 100).astype(np.float32), AFFINE
+        )
+        label = write_nifti(folder / "labels" / f"{case}.nii.gz", ref, affine_ref)
+        write_nifti(folder / f"{case}_seg.nii.gz", pred, AFFINE)
+        data.append({"case": case, "image": str(image), "label": str(label), "ignore_label": 255})
+    write_scores(folder, scores, NAMES, [0.0, 1.0, 1.0])
+    if files:
+        write_run(folder, {"command": "segbundle evaluate ...", "config": {"fold": 0}}, data)
+    return folder

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from segbundle.files import write_json
 from segbundle.metrics import score_case
 from segbundle.reports import CaseScores, write_run, write_scores
 from tiny import write_nifti
@@ -53,4 +54,21 @@ def write_evaluation(folder: Path, cases=None, annotated=None, affine_ref=AFFINE
     write_scores(folder, scores, NAMES, [0.0, 1.0, 1.0])
     if files:
         write_run(folder, {"command": "segbundle evaluate ...", "config": {"fold": 0}}, data)
+    return folder
+
+
+def write_predictions(folder: Path, scans, ckpt_path="model.pt") -> Path:
+    """What `segbundle predict` leaves, for label maps by name; scans hold 100 times the label, and 7 elsewhere."""
+    folder.mkdir(parents=True, exist_ok=True)
+    records = []
+    for name, labels_found in scans.items():
+        scan = np.where(labels_found > 0, 100.0 * labels_found, 7.0).astype(np.float32)
+        image = write_nifti(folder / "scans" / f"{name}.nii.gz", scan, AFFINE)
+        prediction = write_nifti(folder / f"{name}_seg.nii.gz", labels_found, AFFINE)
+        records.append(
+            {"case": name, "status": "ok", "image": str(image), "prediction": str(prediction), "error": None}
+        )
+    write_json(folder / "predictions.json", records)
+    config = {"class_names": NAMES, "ckpt_path": str(ckpt_path)}
+    write_run(folder, {"command": "segbundle predict ...", "config": config}, [])
     return folder

@@ -227,23 +227,27 @@ def samples(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folder of an evaluation; several are compared with the first.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of evaluations or trainings, or one of predictions.")],
     output: Annotated[
         Path | None,
         typer.Option(help="The page to write.", show_default="RUN/report.html, of several runs comparison.html"),
     ] = None,
 ) -> None:
-    """Write a run's scores as one HTML page, with the slices to look at first; or compare runs case by case.
+    """Write a run's scores, or its predictions, as one HTML page, with the slices to look at first.
+
+    Several runs are compared case by case with the first one.
 
     Example: segbundle report runs/demo
     """
-    from segbundle.reports import write_comparison, write_report
+    from segbundle.reports import write_comparison, write_prediction_report, write_report
 
     with _plain_errors():
         if len(runs) > 1:
             path = write_comparison(runs, output or Path("comparison.html"))
-        else:
+        elif (runs[0] / "metrics.csv").exists():
             path = write_report(runs[0], output)
+        else:
+            path = write_prediction_report(runs[0], output)
     typer.echo(path)
 
 

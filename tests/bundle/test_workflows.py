@@ -73,9 +73,15 @@ def test_an_evaluation_ends_in_a_page_that_tells_what_made_it(trained, dataset, 
     done = segbundle("report", tmp_path, trained, "--output", tmp_path / "comparison.html")
     assert done.returncode == 0, done.stderr
     assert "Over the 2 cases" in (tmp_path / "comparison.html").read_text(encoding="utf-8")
+    done = segbundle("predict", dataset / "imagesTs", "--config", TINY, "--ckpt_path", trained / "model.pt",
+                     "--output_dir", tmp_path / "predictions")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    done = segbundle("report", tmp_path / "predictions")
+    assert done.returncode == 0, done.stderr
+    assert "2 scans, " in (tmp_path / "predictions" / "report.html").read_text(encoding="utf-8")
     done = segbundle("report", dataset)
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
-    assert "holds no metrics.csv" in done.stderr
+    assert "holds no predictions.json; give the output_dir" in done.stderr
 
 
 def test_deep_supervision_is_one_option_and_leaves_prediction_alone(dataset, tmp_path):

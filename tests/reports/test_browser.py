@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from runs_by_hand import RIGHT, labels, write_evaluation
-from segbundle.reports import write_comparison, write_report
+from runs_by_hand import RIGHT, labels, write_evaluation, write_predictions
+from segbundle.reports import write_comparison, write_prediction_report, write_report
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("chromium") and shutil.which("chromedriver")), reason="no chromium and chromedriver"
@@ -123,3 +123,12 @@ def test_a_comparison_opens_as_well(browser, opened, tmp_path):
     asked, complaints = opened(path)
     assert (complaints, [url for url in asked if not url.startswith("data:")]) == ([], [path.as_uri()])
     assert names(browser)[:2] == [("b", "cube"), ("b", "ball")]
+
+
+def test_predictions_open_as_well(browser, opened, tmp_path):
+    path = write_prediction_report(write_predictions(tmp_path, {"a": RIGHT, "b": labels((2, 2, 2), (8, 9, 8))}))
+    asked, complaints = opened(path)
+    assert (complaints, [url for url in asked if not url.startswith("data:")]) == ([], [path.as_uri()])
+    assert names(browser)[0] == ("b", "cube")  # the one with a warning
+    click(browser, "volume")
+    assert len(names(browser)) == 4

@@ -25,6 +25,20 @@ _logger = logging.getLogger(__name__)
 _RELEASES = ("segbundle", "monai", "torch")
 
 
+def describe_run(output_dir: str, records: ScanRecords, device: torch.device | str, config: Mapping[str, Any]) -> None:
+    """After an inference: write `run.json`; of several processes, the first.
+
+    Args:
+        output_dir: holds the label maps.
+        records: what became of each scan.
+        device: on which it ran.
+        config: the keys that decided what came of it, and their values.
+    """
+    records.collect()
+    if rank() == 0:
+        write_run(output_dir, _made_by(device, config), [])
+
+
 def report_run(
     output_dir: str,
     data: Sequence[dict[str, Any]],
@@ -35,20 +49,17 @@ def report_run(
     """After an evaluation: write `run.json` and `report.html`; of several processes, the first.
 
     Args:
-        output_dir: holds the scores.
         data: datalist entries of all cases, with `case`, `image` and `label`.
-        records: what became of each.
-        device: on which it ran.
-        config: the keys that decided what came of it, and their values.
+        others: as in `describe_run`.
     """
     records.collect()
     if rank() > 0 or not (Path(output_dir) / "summary.json").exists():
         return
-    write_run(output_dir, _made_by(data, device, config), data)
+    write_run(output_dir, {**_made_by(device, config), "data_fingerprint": _fingerprint(data)}, data)
     _logger.info("report: %s", write_report(output_dir))
 
 
-def _made_by(data: Sequence[dict[str, Any]], device: torch.device | str, config: Mapping[str, Any]) -> dict[str, Any]:
+def _made_by(device: torch.device | str, config: Mapping[str, Any]) -> dict[str, Any]:
     workflow = running_workflow()
     network = {} if workflow is None else {"network_def": workflow.parser.get("network_def")}
     return {
@@ -56,7 +67,6 @@ def _made_by(data: Sequence[dict[str, Any]], device: torch.device | str, config:
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _RELEASES}},
         "device": _name(torch.device(device)),
-        "data_fingerprint": _fingerprint(data),
         "config": {**config, **network},
     }
 

@@ -2,6 +2,7 @@
 
 from segbundle.reports.comparison import write_comparison
 from segbundle.reports.page import write_report
+from segbundle.reports.prediction_page import write_prediction_report
 from segbundle.reports.runs import read_run, write_run
 from segbundle.reports.scores import CaseScores, print_summary, read_scores, summarize, write_scores
 
@@ -12,6 +13,7 @@ __all__ = [
     "read_scores",
     "summarize",
     "write_comparison",
+    "write_prediction_report",
     "write_report",
     "write_run",
     "write_scores",

@@ -92,7 +92,7 @@ def _page(run: Run) -> str:
         rows=[_table_row(row) for row in sorted(run.rows, key=_worst_first)],
         pictures=pictures,
         curves=trained,
-        made_by=list(_made_by(run)),
+        made_by={name: value for name, value in run.made_by.items() if name != "config"},
         config=json.dumps(run.made_by.get("config", {}), indent=2, ensure_ascii=False),
     )
 
@@ -196,10 +196,3 @@ def _training(run: Run) -> list[dict[str, Any]]:
         if lines:
             found.append({"svg": curves(f"{label} over epochs", label, lines), "caption": label.capitalize()})
     return found
-
-
-def _made_by(run: Run) -> Iterator[tuple[str, str]]:
-    for name, value in run.made_by.items():
-        if name != "config":
-            shown = ", ".join(f"{key} {one}" for key, one in value.items()) if isinstance(value, dict) else value
-            yield name.replace("_", " "), str(shown)

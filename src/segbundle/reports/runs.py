@@ -40,13 +40,13 @@ class CaseFiles:
 
     Attributes:
         image: the scan; a list of files if channels have one each.
-        reference: the label map, as it was annotated.
+        reference: the label map, as it was annotated, if there is one.
         prediction: the label map that was written.
         ignore_label: value of unknown voxels in the reference, if it has any.
     """
 
     image: str | list[str]
-    reference: str
+    reference: str | None
     prediction: str
     ignore_label: int | None = None
 
@@ -128,8 +128,7 @@ def read_run(folder: str | Path) -> Run:
                 f"{folder}: holds no {name}; give the output_dir of `segbundle evaluate`, `cross-validate` or `train`."
             )
     try:
-        with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
-            rows = [_row(line) for line in csv.DictReader(file)]
+        rows = read_rows(folder / "metrics.csv")
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         parts = [folder, *sorted(folder.glob(_FOLDS))]
         made_by: list[dict[str, Any]] = [_read_json(part / RUN_FILE, {}) for part in parts]
@@ -145,6 +144,12 @@ def read_run(folder: str | Path) -> Run:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise OutputError(f"{folder}: its scores cannot be read ({error!r}); evaluate again.") from error
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a `metrics.csv`."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [_row(line) for line in csv.DictReader(file)]
 
 
 def _row(line: dict[str, str]) -> Row:

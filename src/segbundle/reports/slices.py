@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,10 @@ radiologists look at it."""
 
 @dataclass(frozen=True)
 class CaseVolumes:
-    """A case in RAS orientation: scan (X, Y, Z) float32, label maps of the same shape, and the spacing in mm."""
+    """A case in RAS orientation: scan (X, Y, Z) float32, label maps of the same shape, and the spacing in mm.
+
+    Without a reference, `reference` is background, and all of it is known.
+    """
 
     scan: np.ndarray
     reference: np.ndarray
@@ -40,22 +43,19 @@ class CaseVolumes:
 
     @classmethod
     def read(cls, files: CaseFiles) -> CaseVolumes:
-        """Read a case's three files.
+        """Read a case's files.
 
         Raises:
             DataError: one cannot be read, or they do not lie on the same voxels.
         """
-        images = files.image if isinstance(files.image, list) else [files.image]
-        scan, reference, prediction = (
-            read_scan(images[0]),
-            read_scan(files.reference, None),
-            read_scan(files.prediction, None),
-        )
-        for path, other in ((files.reference, reference), (images[0], scan)):
+        image = files.image if isinstance(files.image, str) else files.image[0]
+        scan, prediction = read_scan(image), read_scan(files.prediction, None)
+        reference = prediction if files.reference is None else read_scan(files.reference, None)
+        for path, other in ((files.reference, reference), (image, scan)):
             difference = prediction.geometry.difference(other.geometry)
             if difference:
                 raise DataError(f"{files.prediction}: does not lie on the voxels of {path} ({difference}).")
-        labels = _canonical(reference)
+        labels = _canonical(reference) if files.reference is not None else np.zeros_like(_canonical(prediction))
         known = np.ones(labels.shape, bool) if files.ignore_label is None else labels != files.ignore_label
         spacing = np.linalg.norm(nib.as_closest_canonical(_image(scan)).affine[:3, :3], axis=0)
         return cls(_canonical(scan), labels, _canonical(prediction), known, spacing)
@@ -86,14 +86,44 @@ def worst_slices(volumes: CaseVolumes, index: int) -> Iterator[Markup]:
     either, wrong = reference | prediction, reference != prediction
     if not either.any():
         return
-    box = [_extent(either, axis, volumes.spacing[axis]) for axis in range(3)]
+    counted = wrong if wrong.any() else either
+    yield from _in_each_plane(volumes, counted, either, {"ref": reference, "pred": prediction})
+
+
+def overview_slices(volumes: CaseVolumes, num_classes: int) -> Iterator[Markup]:
+    """For each plane the slice with most voxels of any class, with the outlines of all; nothing if there is none.
+
+    Args:
+        volumes: the case; its prediction is shown.
+        num_classes: the background included.
+
+    Yields:
+        a picture as SVG, in mm; the outline of class i has the CSS classes that `style_of(i)` names.
+    """
+    anything = volumes.prediction > 0
+    if anything.any():
+        masks = {style_of(index): volumes.prediction == index for index in range(1, num_classes)}
+        yield from _in_each_plane(
+            volumes, anything, anything, {kind: mask for kind, mask in masks.items() if mask.any()}
+        )
+
+
+def style_of(index: int) -> str:
+    """CSS classes of colour and dashes, for class `index` from 1 on: 21 of them before they repeat."""
+    return f"curve c{(index - 1) % 7} d{(index - 1) // 7 % 3}"
+
+
+def _in_each_plane(
+    volumes: CaseVolumes, counted: np.ndarray, shown: np.ndarray, outlines: Mapping[str, np.ndarray]
+) -> Iterator[Markup]:
+    """For each plane the slice with most of what is counted, as far as what is to be shown reaches."""
+    box = [_extent(shown, axis, volumes.spacing[axis]) for axis in range(3)]
     for name, across, letters in _PLANES:
         axes = [axis for axis in range(3) if axis != across]
-        counted = (wrong if wrong.any() else either).sum(axis=tuple(axes))
-        place = int(counted.argmax())
+        place = int(counted.sum(axis=tuple(axes)).argmax())
         picked = tuple(place if axis == across else box[axis] for axis in range(3))
-        planes = (volumes.scan[picked], reference[picked], prediction[picked])
-        yield _picture(*planes, volumes.spacing[axes], f"{name}, slice {place}", letters)
+        lines = {kind: mask[picked] for kind, mask in outlines.items()}
+        yield _picture(volumes.scan[picked], lines, volumes.spacing[axes], f"{name}, slice {place}", letters)
 
 
 def _extent(mask: np.ndarray, axis: int, spacing: float) -> slice:
@@ -105,7 +135,7 @@ def _extent(mask: np.ndarray, axis: int, spacing: float) -> slice:
 
 
 def _picture(
-    scan: np.ndarray, reference: np.ndarray, prediction: np.ndarray, spacing: np.ndarray, title: str, letters: Any
+    scan: np.ndarray, outlines: Mapping[str, np.ndarray], spacing: np.ndarray, title: str, letters: Any
 ) -> Markup:
     width, height = np.array(scan.shape) * spacing
     left, right, top, bottom = letters
@@ -119,8 +149,8 @@ def _picture(
         f'<svg class="slice" viewBox="0 0 {width:.2f} {height:.2f}" role="img"><title>{escape(title)}</title>',
         f'<image href="{_jpeg(scan)}" width="{width:.2f}" height="{height:.2f}" preserveAspectRatio="none"/>',
         *(f'<text {style} x="{x:.2f}" y="{y:.2f}">{letter}</text>' for letter, x, y in words),
-        f'<path class="ref" d="{_contour(reference, spacing)}"/>',
-        f'<path class="pred" d="{_contour(prediction, spacing)}"/></svg>',
+        *(f'<path class="{kind}" d="{_contour(mask, spacing)}"/>' for kind, mask in outlines.items()),
+        "</svg>",
     ]
     return Markup("".join(parts))
 

@@ -1,0 +1,176 @@
+"""Predictions without references as one page: volumes, what looks wrong, and every scan in three planes."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from tqdm import tqdm
+
+from segbundle.errors import OutputError, SegbundleError, describe
+from segbundle.files import written_whole
+from segbundle.reports.charts import Point, strip_plot
+from segbundle.reports.measurements import (
+    Expected,
+    Measurement,
+    expectations,
+    measure,
+    warnings_of,
+    write_measurements,
+)
+from segbundle.reports.rendering import number, render
+from segbundle.reports.runs import RUN_FILE, CaseFiles, Row, read_rows
+from segbundle.reports.slices import CaseVolumes, overview_slices, style_of
+
+_logger = logging.getLogger(__name__)
+_PICTURED = 100
+_AT_ONCE = 2  # a scan of clinical size takes about a gigabyte
+_COLUMNS = ("scan", "class", "warning", "volume, ml", "parts", "mean intensity")
+
+
+def write_prediction_report(folder: str | Path, output: str | Path | None = None) -> Path:
+    """Write the page of a folder of predictions, and `measurements.csv` beside them.
+
+    Args:
+        folder: what `segbundle predict` wrote.
+        output: the page to write; `report.html` in the folder if None.
+
+    Returns:
+        where it is.
+
+    Raises:
+        OutputError: the folder holds no predictions, or it cannot be written.
+    """
+    folder = Path(folder)
+    records, made_by = _read(folder)
+    class_names = [str(name) for name in made_by["config"]["class_names"][1:]]
+    done = [record for record in records if record["status"] == "ok"]
+    found, pictures, problems = _measured(folder, done, class_names)
+    expected = expectations(_annotated_cases(made_by["config"].get("ckpt_path")), found, class_names)
+    warnings = {(one.scan, one.name): words for one in found if (words := warnings_of(one, expected))}
+    write_measurements(folder / "measurements.csv", found, warnings)
+    failed = {record["case"]: record["error"] for record in records if record["status"] == "failed"} | problems
+    order = sorted(pictures, key=lambda scan: (-sum(key[0] == scan for key in warnings), scan))
+    text = render(
+        "prediction.html",
+        title=f"Predictions in {folder.resolve().name}",
+        num_scans=len(done),
+        failed=failed,
+        warnings=_by_scan(warnings),
+        classes=[{"name": name, "style": style_of(index)} for index, name in enumerate(class_names, 1)],
+        summaries=list(_summaries(found, expected, class_names)),
+        strip=_strip(found, class_names),
+        columns=[{"label": label, "sort": None} for label in _COLUMNS],
+        rows=[
+            _row(one, warnings.get((one.scan, one.name), []))
+            for one in sorted(found, key=lambda one: _rank(one, warnings))
+        ],
+        pictures=[{"scan": scan, "slices": pictures[scan]} for scan in order[:_PICTURED]],
+        num_left_out=max(len(order) - _PICTURED, 0),
+        made_by={key: value for key, value in made_by.items() if key not in ("config", "cases")},
+        config=json.dumps(made_by["config"], indent=2, ensure_ascii=False),
+    )
+    path = folder / "report.html" if output is None else Path(output)
+    with written_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return path
+
+
+def _read(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    for name in ("predictions.json", RUN_FILE):
+        if not (folder / name).is_file():
+            raise OutputError(
+                f"{folder}: holds no {name}; give the output_dir of `segbundle evaluate`, `cross-validate`, `train` or "
+                "`predict`, of this version."
+            )
+    try:
+        records = json.loads((folder / "predictions.json").read_text(encoding="utf-8"))
+        made_by = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OutputError(f"{folder}: its records cannot be read ({error}); predict again.") from error
+    return records, made_by
+
+
+def _measured(
+    folder: Path, records: Sequence[dict[str, Any]], class_names: Sequence[str]
+) -> tuple[list[Measurement], dict[str, list[Markup]], dict[str, str]]:
+    """Measurements and slices of every scan, and what is wrong with those that have none."""
+    found: list[Measurement] = []
+    pictures: dict[str, list[Markup]] = {}
+    problems: dict[str, str] = {}
+
+    def look(record: dict[str, Any]) -> tuple[list[Measurement], list[Markup]]:
+        files = CaseFiles(record["image"], None, str(folder / Path(record["prediction"]).name))
+        volumes = CaseVolumes.read(files)
+        return measure(record["case"], volumes, class_names), list(overview_slices(volumes, len(class_names) + 1))
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        coming = [(record["case"], pool.submit(look, record)) for record in records]
+        for scan, result in tqdm(coming, desc="report", unit="scan", leave=False, disable=None):
+            try:
+                measurements, pictures[scan] = result.result()
+                found += measurements
+            except SegbundleError as error:
+                problems[scan] = f"no measurement: {describe(error)}"
+                _logger.warning("report: %s", describe(error))
+    return found, pictures, problems
+
+
+def _annotated_cases(ckpt_path: Any) -> list[Row]:
+    """Scores of cases with references that lie beside the model, or in the folder of a cross-validation."""
+    if not isinstance(ckpt_path, str):
+        return []
+    places = [Path(ckpt_path) / "metrics.csv", Path(ckpt_path).parent / "metrics.csv"]
+    return next((read_rows(place) for place in places if place.is_file()), [])
+
+
+def _by_scan(warnings: Mapping[tuple[str, str], Sequence[str]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for (scan, name), words in warnings.items():
+        found.setdefault(scan, []).extend(f"{name} {each}" for each in words)
+    return found
+
+
+def _summaries(
+    found: Sequence[Measurement], expected: Mapping[str, Expected], class_names: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    for index, name in enumerate(class_names, 1):
+        volumes = sorted(one.volume_ml for one in found if one.name == name and one.volume_ml > 0)
+        usual = expected.get(name)
+        yield {
+            "name": name,
+            "style": style_of(index),
+            "found": len(volumes),
+            "median": volumes[len(volumes) // 2] if volumes else None,
+            "range": [volumes[0], volumes[-1]] if volumes else [None],
+            "expected": [usual.low, usual.high] if usual else [None],
+            "source": usual.source if usual else "too few cases",
+        }
+
+
+def _strip(found: Sequence[Measurement], class_names: Sequence[str]) -> Markup | None:
+    groups = {
+        name: [Point(one.scan, one.volume_ml) for one in found if one.name == name and one.volume_ml > 0]
+        for name in class_names
+    }
+    return strip_plot("Volumes of every scan, per class", "volume, ml", groups) if any(groups.values()) else None
+
+
+def _rank(one: Measurement, warnings: Mapping[tuple[str, str], Sequence[str]]) -> tuple[int, str]:
+    return -len(warnings.get((one.scan, one.name), ())), one.scan
+
+
+def _row(one: Measurement, words: Sequence[str]) -> dict[str, Any]:
+    values = ((one.volume_ml, 3), (float(one.components), 0), (one.mean_intensity, 2))
+    return {
+        "case": one.scan,
+        "name": one.name,
+        "status": {"value": "warned" if words else "fine"},
+        "label": "; ".join(words),
+        "numbers": [{"value": value, "text": number(value, digits)} for value, digits in values],
+    }

@@ -13,7 +13,7 @@ from segbundle.cli import app
 from segbundle.errors import ConfigError
 from segbundle.options import default_bundle, split_overrides
 
-COMMANDS = ["train", "evaluate", "predict", "check", "samples", "report", "reproduce"]
+COMMANDS = ["train", "evaluate", "predict", "check", "samples", "report", "view", "reproduce"]
 
 
 def invoke(*words):

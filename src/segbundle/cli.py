@@ -251,6 +251,22 @@ def report(
     typer.echo(path)
 
 
+@app.command()
+def view(
+    run: Annotated[Path, typer.Argument(help="Folder of an evaluation, a cross-validation or predictions.")],
+    port: Annotated[int, typer.Option(help="Of the web server; 0 for any free one.")] = 0,
+    browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
+) -> None:
+    """Show a run's scans, references and predictions in 3D in a browser, and its report, on this machine only.
+
+    Example: segbundle view runs/demo
+    """
+    from segbundle.viewer import serve
+
+    with _plain_errors():
+        serve(run, port, browser)
+
+
 @app.command(context_settings=_PASS_ON)
 def reproduce(
     name: Annotated[str | None, typer.Argument(help="Which one; without it their names are listed.")] = None,

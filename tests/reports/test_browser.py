@@ -1,34 +1,21 @@
-"""The report in a real browser; skipped where there is none (Debian: apt install chromium-driver)."""
+"""The report in a real browser; skipped where there is none."""
 
 import json
-import shutil
 
 import pytest
 
+from browsers import chromium, needs_chromium
 from runs_by_hand import RIGHT, labels, write_evaluation, write_predictions
 from segbundle.reports import write_comparison, write_prediction_report, write_report
 
-pytestmark = pytest.mark.skipif(
-    not (shutil.which("chromium") and shutil.which("chromedriver")), reason="no chromium and chromedriver"
-)
+pytestmark = needs_chromium
 TABLE = "[...document.querySelectorAll('#table tbody tr')]"
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for flag in ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "disable-dev-shm-usage"):
-        options.add_argument(f"--{flag}")
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    service = webdriver.ChromeService(shutil.which("chromedriver"))
-    driver = webdriver.Chrome(options, service)
-    driver.get("about:blank")  # the first tab shows chromium's own page
-    yield driver
-    driver.quit()
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any
 from markupsafe import Markup
 from tqdm import tqdm
 
-from segbundle.errors import OutputError, SegbundleError, describe
+from segbundle.errors import SegbundleError, describe
 from segbundle.files import written_whole
 from segbundle.reports.charts import Point, strip_plot
 from segbundle.reports.measurements import (
@@ -24,7 +24,7 @@ from segbundle.reports.measurements import (
     write_measurements,
 )
 from segbundle.reports.rendering import number, render
-from segbundle.reports.runs import RUN_FILE, CaseFiles, Row, read_rows
+from segbundle.reports.runs import Row, prediction_files, read_predictions, read_rows
 from segbundle.reports.slices import CaseVolumes, overview_slices, style_of
 
 _logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def write_prediction_report(folder: str | Path, output: str | Path | None = None
         OutputError: the folder holds no predictions, or it cannot be written.
     """
     folder = Path(folder)
-    records, made_by = _read(folder)
+    records, made_by = read_predictions(folder)
     class_names = [str(name) for name in made_by["config"]["class_names"][1:]]
     done = [record for record in records if record["status"] == "ok"]
     found, pictures, problems = _measured(folder, done, class_names)
@@ -81,21 +81,6 @@ def write_prediction_report(folder: str | Path, output: str | Path | None = None
     return path
 
 
-def _read(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    for name in ("predictions.json", RUN_FILE):
-        if not (folder / name).is_file():
-            raise OutputError(
-                f"{folder}: holds no {name}; give the output_dir of `segbundle evaluate`, `cross-validate`, `train` or "
-                "`predict`, of this version."
-            )
-    try:
-        records = json.loads((folder / "predictions.json").read_text(encoding="utf-8"))
-        made_by = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise OutputError(f"{folder}: its records cannot be read ({error}); predict again.") from error
-    return records, made_by
-
-
 def _measured(
     folder: Path, records: Sequence[dict[str, Any]], class_names: Sequence[str]
 ) -> tuple[list[Measurement], dict[str, list[Markup]], dict[str, str]]:
@@ -105,8 +90,7 @@ def _measured(
     problems: dict[str, str] = {}
 
     def look(record: dict[str, Any]) -> tuple[list[Measurement], list[Markup]]:
-        files = CaseFiles(record["image"], None, str(folder / Path(record["prediction"]).name))
-        volumes = CaseVolumes.read(files)
+        volumes = CaseVolumes.read(prediction_files(folder, record))
         return measure(record["case"], volumes, class_names), list(overview_slices(volumes, len(class_names) + 1))
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:

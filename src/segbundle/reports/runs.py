@@ -111,6 +111,55 @@ def write_run(folder: str | Path, made_by: dict[str, Any], data: Sequence[dict[s
     write_json(folder / RUN_FILE, {**made_by, "cases": cases})
 
 
+def files_of_run(folder: str | Path) -> tuple[list[tuple[str, str, CaseFiles]], list[str]]:
+    """The cases of an evaluation or of predictions whose files are known, worst first.
+
+    Returns:
+        name, Dice in words, and files of each case; and the names of the classes without the background.
+
+    Raises:
+        OutputError: as `read_run` or `read_predictions`.
+    """
+    folder = Path(folder)
+    if not (folder / "metrics.csv").is_file():
+        records, made_by = read_predictions(folder)
+        found = [
+            (record["case"], "", prediction_files(folder, record)) for record in records if record["status"] == "ok"
+        ]
+        return found, list(made_by["config"]["class_names"][1:])
+    run = read_run(folder)
+    dice = {
+        case: [(row.dice, row.name) for row in run.rows if row.case == case and row.dice is not None]
+        for case in run.files
+    }
+    order = sorted(run.files, key=lambda case: (min(dice[case], default=(2.0, "")), case))
+    words = {case: ", ".join(f"{name} {value:.3f}" for value, name in dice[case]) for case in order}
+    return [(case, words[case], run.files[case]) for case in order], run.class_names
+
+
+def prediction_files(folder: Path, record: dict[str, Any]) -> CaseFiles:
+    """The files that a record of `predictions.json` tells of, also if its folder was moved."""
+    return CaseFiles(record["image"], None, str(folder / Path(record["prediction"]).name))
+
+
+def read_predictions(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """`predictions.json` and `run.json` of a folder.
+
+    Raises:
+        OutputError: it does not hold them, or they cannot be read.
+    """
+    for name in ("predictions.json", RUN_FILE):
+        if not (folder / name).is_file():
+            raise OutputError(
+                f"{folder}: holds no {name}; give the output_dir of `segbundle evaluate`, `cross-validate`, `train` or "
+                "`predict`, of this version."
+            )
+    try:
+        return _read_json(folder / "predictions.json", []), _read_json(folder / RUN_FILE, {})
+    except ValueError as error:
+        raise OutputError(f"{folder}: its records cannot be read ({error}); predict again.") from error
+
+
 def _absolute(path: str | list[str]) -> str | list[str]:
     return str(Path(path).resolve()) if isinstance(path, str) else [str(Path(one).resolve()) for one in path]
 

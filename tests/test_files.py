@@ -1,3 +1,5 @@
+import codecs
+import csv
 import json
 import subprocess
 import sys
@@ -5,7 +7,7 @@ import sys
 import pytest
 
 from segbundle.errors import OutputError
-from segbundle.files import keep_others_out, write_json, written_whole
+from segbundle.files import keep_others_out, write_csv, write_json, written_whole
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path):
@@ -57,3 +59,15 @@ def test_a_folder_is_kept_from_other_processes_until_this_one_ends(tmp_path):
     keep_others_out(tmp_path)  # a notebook may begin again
     second = subprocess.run([sys.executable, "-c", LOCKING, str(tmp_path)], input="", capture_output=True, text=True)
     assert "another run is writing to it" in second.stderr
+
+
+def test_tables_open_in_excel_and_are_read_by_programs(tmp_path):
+    names = ["plain", 'with "quotes", a comma', "größe 図"]
+    write_csv(tmp_path / "a.csv", ["case", "dice"], [(name, "0.5") for name in names])
+    content = (tmp_path / "a.csv").read_bytes()
+    assert content.startswith(codecs.BOM_UTF8)  # or Excel shows grÃ¶ÃŸe
+    assert content.count(b"\r\n") == 4
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8-sig") as file:
+        assert [row["case"] for row in csv.DictReader(file)] == names
+    write_csv(tmp_path / "b.csv", ["case"], [("plain",)])
+    assert (tmp_path / "b.csv").read_bytes() == b"case\r\nplain\r\n"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,22 @@ def remove_partial(folder: str | Path) -> None:
     for path in Path(folder).glob(f"{_PARTIAL}*"):
         with suppress(OSError):
             path.unlink()
+
+
+def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table for people and programs, whole or not at all: comma, UTF-8, RFC 4180.
+
+    With a byte order mark where there are other letters than ASCII's: Excel takes them for something else without it,
+    and pandas reads either.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([columns, *rows])
+    content = text.getvalue()
+    with written_whole(path) as partial:
+        partial.write_text(content, encoding="utf-8" if content.isascii() else "utf-8-sig", newline="")
 
 
 def write_json(path: str | Path, content: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from segbundle.files import written_whole
+from segbundle.files import write_csv
 from segbundle.metrics.components import count_components
 from segbundle.reports.runs import Row
 from segbundle.reports.slices import CaseVolumes
@@ -152,11 +151,10 @@ def write_measurements(
         OutputError: the file cannot be written.
     """
     columns = ("scan", "class", "volume_ml", "components", "mean_intensity", "touches_edge", "warnings")
-    with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        for one in measurements:
-            mean = "" if one.mean_intensity is None else f"{one.mean_intensity:.4f}"
-            words = "; ".join(warnings.get((one.scan, one.name), ()))
-            numbers = (f"{one.volume_ml:.4f}", one.components, mean, str(one.touches_edge).lower())
-            writer.writerow((one.scan, one.name, *numbers, words))
+    rows = []
+    for one in measurements:
+        mean = "" if one.mean_intensity is None else f"{one.mean_intensity:.4f}"
+        words = "; ".join(warnings.get((one.scan, one.name), ()))
+        numbers = (f"{one.volume_ml:.4f}", one.components, mean, str(one.touches_edge).lower())
+        rows.append((one.scan, one.name, *numbers, words))
+    write_csv(path, columns, rows)

@@ -197,7 +197,7 @@ def read_run(folder: str | Path) -> Run:
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of a `metrics.csv`."""
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         return [_row(line) for line in csv.DictReader(file)]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from segbundle.errors import OutputError
-from segbundle.files import write_json, written_whole
+from segbundle.files import write_csv, write_json
 from segbundle.metrics import ClassScore, Status
 
 COLUMNS = (
@@ -145,10 +145,7 @@ def write_scores(
         OutputError: the folder cannot be written.
     """
     output_dir = Path(output_dir)
-    with written_whole(output_dir / "metrics.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(metrics_rows(cases, class_names))
+    write_csv(output_dir / "metrics.csv", COLUMNS, [list(row.values()) for row in metrics_rows(cases, class_names)])
     summary = summarize(cases, class_names, nsd_tolerance_mm)
     write_json(output_dir / "summary.json", summary)
     return summary
@@ -165,7 +162,7 @@ def read_scores(output_dir: str | Path, class_names: Sequence[str]) -> list[Case
     path = Path(output_dir) / "metrics.csv"
     if not path.is_file():
         raise OutputError(f"{path}: no such file; the evaluation that writes it has not ended.")
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     by_case: dict[str, list[ClassScore]] = {}
     for row, name in zip(rows, itertools.cycle(class_names[1:])):  # as often as there are cases

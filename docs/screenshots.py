@@ -1,0 +1,88 @@
+"""Draw the pictures of docs/reports.md anew, from a run of `make demo`; needs chromium and chromedriver.
+
+    python docs/screenshots.py runs/demo
+
+They are written to docs/images, or to the folder that --output names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from segbundle.reports import write_comparison, write_prediction_report, write_report
+from segbundle.viewer import make_server
+
+WIDTH = 1100
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """A headless browser that draws WebGL without a GPU."""
+    from selenium import webdriver
+
+    with tempfile.TemporaryDirectory() as profile:
+        options = webdriver.ChromeOptions()
+        options.binary_location = shutil.which("chromium")
+        for flag in (
+            "headless", "no-sandbox", "disable-background-networking", "disable-dev-shm-usage", "hide-scrollbars",
+            "use-gl=angle", "use-angle=swiftshader", "enable-unsafe-swiftshader", f"user-data-dir={profile}",
+        ):  # fmt: skip
+            options.add_argument(f"--{flag}")
+        driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+        try:
+            yield driver
+        finally:
+            driver.quit()
+
+
+def take(driver: Any, address: str, target: Path, height: int, dark: bool = False, at: str = "") -> None:
+    """Open an address, from the section `at` on, and write what is in the window."""
+    scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
+    driver.set_window_size(WIDTH, height)
+    driver.get("about:blank")
+    driver.get(f"{address}#{at}" if at else address)
+    time.sleep(0.5)
+    driver.save_screenshot(str(target))
+    print(target)
+
+
+def main() -> None:
+    """Take all of them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of an evaluation with predictions in it, such as runs/demo")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "images")
+    arguments = parser.parse_args()
+    run, output = arguments.run.resolve(), arguments.output
+    output.mkdir(parents=True, exist_ok=True)
+    report = write_report(run).as_uri()
+    server = make_server(run)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with chromium() as driver, tempfile.TemporaryDirectory() as folder:
+        take(driver, report, output / "report.png", 900)
+        take(driver, report, output / "report_pictures.png", 800, at="pictures")
+        take(driver, report, output / "report_dark.png", 900, dark=True, at="cases")
+        comparison = write_comparison([run, run / "training"], Path(folder) / "comparison.html")
+        take(driver, comparison.as_uri(), output / "comparison.png", 800)
+        predictions = write_prediction_report(run / "predictions", Path(folder) / "predictions.html")
+        take(driver, predictions.as_uri(), output / "predictions.png", 900)
+        driver.set_window_size(WIDTH, 700)
+        driver.get(f"http://127.0.0.1:{server.server_port}/")
+        while driver.execute_script("return document.body.dataset.state") != "loaded":
+            time.sleep(0.2)
+        time.sleep(1)
+        driver.save_screenshot(str(output / "viewer.png"))
+        print(output / "viewer.png")
+    server.shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -23,24 +23,43 @@ from segbundle.viewer import make_server
 WIDTH = 1100
 
 
+_FLAGS = (
+    "headless", "no-sandbox", "disable-background-networking", "disable-dev-shm-usage", "hide-scrollbars",
+    "use-gl=angle", "use-angle=swiftshader", "enable-unsafe-swiftshader",  # WebGL without a GPU
+)  # fmt: skip
+
+
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """A headless browser that draws WebGL without a GPU."""
+    """Selenium's driver of a headless browser, with a profile of its own; it ends with the context."""
     from selenium import webdriver
 
-    with tempfile.TemporaryDirectory() as profile:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         options = webdriver.ChromeOptions()
         options.binary_location = shutil.which("chromium")
-        for flag in (
-            "headless", "no-sandbox", "disable-background-networking", "disable-dev-shm-usage", "hide-scrollbars",
-            "use-gl=angle", "use-angle=swiftshader", "enable-unsafe-swiftshader", f"user-data-dir={profile}",
-        ):  # fmt: skip
+        for flag in (*_FLAGS, f"user-data-dir={profile}"):
             options.add_argument(f"--{flag}")
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
         try:
+            driver.get("about:blank")  # the first tab shows chromium's own page
             yield driver
         finally:
             driver.quit()
+
+
+def wait_until_loaded(driver: Any, seconds: float = 120) -> None:
+    """Wait until the viewer shows a case.
+
+    Raises:
+        TimeoutError: it does not.
+    """
+    ends = time.monotonic() + seconds
+    while driver.execute_script("return document.body.dataset.state") != "loaded":
+        if time.monotonic() > ends:
+            raise TimeoutError(driver.execute_script("return document.getElementById('told').textContent"))
+        time.sleep(0.1)
+    time.sleep(1)  # until it is drawn
 
 
 def take(driver: Any, address: str, target: Path, height: int, dark: bool = False, at: str = "") -> None:
@@ -76,9 +95,7 @@ def main() -> None:
         take(driver, predictions.as_uri(), output / "predictions.png", 900)
         driver.set_window_size(WIDTH, 700)
         driver.get(f"http://127.0.0.1:{server.server_port}/")
-        while driver.execute_script("return document.body.dataset.state") != "loaded":
-            time.sleep(0.2)
-        time.sleep(1)
+        wait_until_loaded(driver)
         driver.save_screenshot(str(output / "viewer.png"))
         print(output / "viewer.png")
     server.shutdown()

@@ -13,7 +13,7 @@ from segbundle.reports.measurements import Expected, Measurement, warnings_of
 
 def report(folder):
     text = write_prediction_report(folder).read_text(encoding="utf-8")
-    rows = list(csv.DictReader((folder / "measurements.csv").open(encoding="utf-8")))
+    rows = list(csv.DictReader((folder / "measurements.csv").open(encoding="utf-8-sig")))
     return text, {(row.pop("scan"), row.pop("class")): row for row in rows}
 
 

@@ -9,33 +9,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from browsers import chromium, needs_chromium
+from browsers import CHROMIUMS_OWN, needs_chromium
 from runs_by_hand import write_evaluation
+from screenshots import chromium, wait_until_loaded
 from segbundle.viewer import make_server
 
 pytestmark = needs_chromium
-_SECONDS = 120
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     server = make_server(write_evaluation(tmp_path_factory.mktemp("run")))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    with chromium(tmp_path_factory.mktemp("profile")) as driver:
+    with chromium() as driver:
         driver.set_window_size(1000, 800)
         driver.get(f"http://127.0.0.1:{server.server_port}/")
         yield driver
     server.shutdown()
     server.server_close()
-
-
-def wait_until_shown(browser):
-    ends = time.monotonic() + _SECONDS
-    while (state := browser.execute_script("return document.body.dataset.state")) not in ("loaded", "failed"):
-        assert time.monotonic() < ends, "nothing was loaded"
-        time.sleep(0.1)
-    assert state == "loaded", browser.execute_script("return document.getElementById('told').textContent")
-    time.sleep(0.5)  # the next frame
 
 
 def picture(browser):
@@ -57,7 +48,7 @@ def choose(browser, control, value):
 
 
 def test_a_scan_and_its_label_maps_are_drawn(browser):
-    wait_until_shown(browser)
+    wait_until_loaded(browser)
     names = browser.execute_script("return window.viewer.volumes.map(volume => volume.name)")
     assert names == ["scan.nii.gz", "reference.nii.gz", "prediction.nii.gz"]
     pixels = picture(browser)
@@ -74,10 +65,10 @@ def test_another_case_and_another_view(browser):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import Select
 
-    wait_until_shown(browser)
+    wait_until_loaded(browser)
     Select(browser.find_element(By.ID, "case")).select_by_index(2)
     time.sleep(0.2)
-    wait_until_shown(browser)
+    wait_until_loaded(browser)
     assert browser.find_element(By.ID, "scores").text == "ball 0.750, cube 1.000"
     assert browser.current_url.endswith("#shifted")
     before = picture(browser)
@@ -88,6 +79,6 @@ def test_another_case_and_another_view(browser):
 def test_nothing_is_asked_of_anybody_else_and_nothing_is_wrong(browser):
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
-    inside = ("http://127.0.0.1:", "data:", "blob:", "chrome:")  # the last: chromium's own first tab
+    inside = ("http://127.0.0.1:", "data:", "blob:", *CHROMIUMS_OWN)
     assert [url for url in asked if not url.startswith(inside)] == []
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []

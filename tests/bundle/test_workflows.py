@@ -96,6 +96,10 @@ def test_deep_supervision_is_one_option_and_leaves_prediction_alone(dataset, tmp
                          tmp_path / name, "--ckpt_path", tmp_path / "run" / "model.pt", *options)  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         assert scores(tmp_path / name)[0]["mean_dice"] == scores(tmp_path / "run")[0]["mean_dice"]
+    model = tmp_path / "run" / "model.pt"
+    done = segbundle("predict", dataset / "imagesTs", "--config", TINY, "--ckpt_path", model, "--ckpt_path", model,
+                     "--output_dir", tmp_path / "ensemble", *deep)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
     done = segbundle("train", "--config", TINY, "--dataset_dir", dataset, "--output_dir", tmp_path / "run", *deep,
                      "--resume", "--max_epochs", "61")  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -47,6 +47,8 @@ def test_the_bundles_keys_are_those_of_all_workflows():
         ({"test_time_flips": 0}, r"test_time_flips is 0; a list of axes, for instance \[0\], is needed"),
         ({"batch_size": 0}, "batch_size is 0; a positive whole number of patches is needed"),
         ({"resume": "yes"}, "resume is 'yes'; true or false is needed"),
+        ({"nsd_tolerance_mm": {"anterior": 1.0, "posteror": 2.0}}, "no class 'posteror': did you mean 'posterior'"),
+        ({"nsd_tolerance_mm": {"anterior": 1.0}}, "nsd_tolerance_mm: class 'posterior' has none"),
         ({"seed": -1}, "seed is -1; a whole number from 0, or null, is needed"),
     ],
 )
@@ -64,6 +66,8 @@ def test_keys_of_other_workflows_and_keys_that_others_refer_to_pass(name):
     config |= {"max_epochs": "$1 + 2", "patch_size": [16, "@my_side", 16], "my_side": 16, "overlap": [0, 0.5, 0.25]}
     config |= {"spacing": None, "window_size": [16, 16, 32], "largest_component": ["anterior"], "seed": None}
     config |= {"my_rate": 0.1, "optimizer": {"_target_": "torch.optim.SGD", "lr": "@my_rate"}}
+    config |= {"axcodes": ["R", "A", "S"], "max_gradient_norm": float("inf")}
+    config |= {"nsd_tolerance_mm": {"anterior": "@my_rate", "posterior": 1.0}}
     if name == "train":
         config["validate"]["more_metrics"] = {"x": 1}
         config["validate"]["evaluator"]["additional_metrics"] = "@validate#more_metrics"

@@ -40,6 +40,8 @@ def test_the_page_names_what_only_one_run_has(runs, tmp_path):
     assert "only in x/run: only here" in text
     assert "only in y/run: only there" in text
     assert "Over the 4 cases" in text
+    # (1 + 0.75 + 0.5 + 1) / 4 of the ball and 1 of the cube, without the case that only one has
+    assert re.findall(r'<th scope="row">./run</th><td>(.*?)</td>', text) == ["0.9062", "0.9062"]
     assert re.findall(r'<tr data-status="scored"><th scope="row">(.)</th><td>ball', text) == ["a", "b", "d", "c"]
 
 
@@ -52,6 +54,14 @@ def test_a_class_that_only_one_run_can_score_has_no_pair(tmp_path):
     assert Pairing.of(*map(read_run, runs), "cube").pairs == {}
     text = write_comparison(runs, tmp_path / "comparison.html").read_text(encoding="utf-8")
     assert "false positive → absent" in text
+    assert 'data-status="false_positive true_absent"' in text  # found by either filter
+
+
+def test_a_row_that_one_run_lacks_is_left_out(runs, tmp_path):
+    lines = (runs[1] / "metrics.csv").read_text().splitlines()
+    (runs[1] / "metrics.csv").write_text("\n".join(line for line in lines if not line.startswith("a,cube")))
+    text = write_comparison(runs, tmp_path / "comparison.html").read_text(encoding="utf-8")
+    assert text.count("<tr data-status") == 7
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path):

@@ -95,6 +95,23 @@ def test_cases_that_failed_are_told(tmp_path):
     assert "broken: broken.nii.gz: cannot be read" in text_of(tmp_path)
 
 
+def test_two_cases_are_the_worst_and_the_best(tmp_path):
+    text = text_of(write_evaluation(tmp_path, {name: CASES[name] for name in ("perfect", "shifted")}))
+    assert re.findall("<strong>(.*?)</strong>: (.*?),", text[text.index('id="pictures"') :])[:2] == [
+        ("worst", "shifted"),
+        ("best", "perfect"),
+    ]
+
+
+def test_ragged_predictions_and_many_classes_stay_small(tmp_path):
+    rng = np.random.default_rng(0)
+    ref = np.zeros((200, 200, 4), np.uint8)
+    ref[5:195, 5:195, 1:3] = 1
+    pred = ref * (rng.random(ref.shape) < 0.5)
+    path = write_report(write_evaluation(tmp_path, {"ragged": (pred.astype(np.uint8), ref)}))
+    assert path.stat().st_size < 500_000
+
+
 def test_one_case_and_nothing_to_score(tmp_path):
     nothing = labels()
     text = text_of(write_evaluation(tmp_path, {"empty": (nothing, nothing)}))
@@ -106,6 +123,9 @@ def test_a_folder_without_scores_is_refused(tmp_path):
     with pytest.raises(OutputError, match=r"holds no metrics\.csv; give the output_dir of `segbundle evaluate`"):
         write_report(tmp_path)
     write_evaluation(tmp_path, files=False)
+    (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(OutputError, match=r"its scores cannot be read"):
+        write_report(tmp_path)
     (tmp_path / "metrics.csv").write_text("case,class\na,ball\n")
     with pytest.raises(OutputError, match=r"its scores cannot be read .* evaluate again"):
         write_report(tmp_path)

@@ -68,8 +68,8 @@ def test_files(cases, tmp_path):
         "dice": "0.000000",
         "hd95_mm": "",
         "nsd": "",
-        "volume_ref_ml": "0.0000",
-        "volume_pred_ml": "0.5000",
+        "volume_ref_ml": "0",
+        "volume_pred_ml": "0.5",
         "components_ref": "",
         "components_pred": "",
     }
@@ -77,7 +77,7 @@ def test_files(cases, tmp_path):
     assert by_key["c", "lesion"]["dice"] == ""
     assert by_key["d", "lesion"]["status"] == "unannotated"
     assert by_key["d", "lesion"]["volume_ref_ml"] == ""
-    assert by_key["a", "liver"]["volume_ref_ml"] == "1.0000"
+    assert by_key["a", "liver"]["volume_ref_ml"] == "1"
 
 
 @pytest.fixture

@@ -76,6 +76,16 @@ def test_another_case_and_another_view(browser):
     assert np.abs(picture(browser) - before).mean() > 1
 
 
+def test_a_choice_while_another_case_is_loading(browser):
+    script = """const one = document.getElementById('case');
+        for (const place of [0, 1, 3]) { one.value = place; one.dispatchEvent(new Event('change')); }"""
+    browser.execute_script(script)
+    wait_until_loaded(browser)
+    assert browser.current_url.endswith("#perfect")
+    names = browser.execute_script("return window.viewer.volumes.map(volume => volume.name)")
+    assert names == ["scan.nii.gz", "reference.nii.gz", "prediction.nii.gz"]
+
+
 def test_nothing_is_asked_of_anybody_else_and_nothing_is_wrong(browser):
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]

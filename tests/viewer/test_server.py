@@ -69,6 +69,14 @@ def test_volumes_are_those_of_the_case(ask, tmp_path):
     assert get("/volumes/2/scan.nii.gz")[1] == (tmp_path / "scans" / "shifted.nii.gz").read_bytes()
 
 
+def test_unknown_voxels_are_no_class_there(ask, tmp_path):
+    ref = RIGHT.copy()
+    ref[9:] = 255
+    get = ask(write_evaluation(tmp_path, {"a": (RIGHT, ref)}))
+    found = np.asarray(volume(get("/volumes/0/reference.nii.gz")[1]).dataobj)
+    np.testing.assert_array_equal(found, np.where(ref == 255, 0, ref))
+
+
 def test_the_report_is_made_if_there_is_none(ask, tmp_path):
     get = ask(write_evaluation(tmp_path))
     assert b"Scores of" in get("/report.html")[1]

@@ -12,7 +12,7 @@ from segbundle.engines.checkpoints import (
 from segbundle.engines.evaluator import SegmentationEvaluator
 from segbundle.engines.loading import monai_loader, patch_loader
 from segbundle.engines.progress import ProgressBar
-from segbundle.engines.provenance import describe_run, report_run
+from segbundle.engines.provenance import describe_run, describe_training, report_run
 from segbundle.engines.ranks import local_device, share_of_rank, shared_gradients, stop_ranks
 from segbundle.engines.records import ScanRecords
 from segbundle.engines.scanning import ScanDataset, ScanEvaluator, read_ahead, report_failures
@@ -57,6 +57,7 @@ __all__ = [
     "check_mlflow",
     "check_network",
     "describe_run",
+    "describe_training",
     "ensemble_members",
     "in_bundle",
     "load_weights",

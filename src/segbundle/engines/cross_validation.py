@@ -10,14 +10,24 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from segbundle.engines.scoring import nsd_tolerances
+from segbundle.engines.provenance import made_by
+from segbundle.engines.values import KEYS, nsd_tolerances
 from segbundle.errors import ConfigError, OutputError
 from segbundle.files import write_json
-from segbundle.reports import print_summary, read_scores, write_report, write_scores
+from segbundle.reports import RUN_FILE, print_summary, read_scores, write_report, write_run, write_scores
 
 _FOLD = "fold_"
 _TASK = "cross_validation.json"
-_FREE = ("device", "num_workers", "cache_dir", "mlflow_uri", "bundle_root", "dataset_dir", "output_dir")
+_FREE = (
+    "device",
+    "num_workers",
+    "cache_dir",
+    "mlflow_uri",
+    "bundle_root",
+    "dataset_dir",
+    "output_dir",
+    "nsd_tolerance_mm",
+)
 """Keys that do not decide what comes of a fold, or may be another path to the same."""
 Run = Callable[[str, dict[str, Any]], None]
 
@@ -59,9 +69,14 @@ def cross_validate(output_dir: str | Path, task: Mapping[str, Any], run: Run) ->
         run("evaluate", {"output_dir": str(scored), "fold": fold, "ckpt_path": str(folder / "model.pt")})
     cases = [case for folder in folders for case in read_scores(folder / "evaluation", class_names)]
     _refuse_cases_scored_twice(output_dir, cases)
-    tolerances = nsd_tolerances(task["nsd_tolerance_mm"], class_names)
+    tolerances = nsd_tolerances(task.get("nsd_tolerance_mm"), class_names)
     summary = write_scores(output_dir, cases, class_names, tolerances)
     print_summary(summary, f"{num_folds} folds, {len(cases)} cases, each by the model that has not seen it")
+    folds = [json.loads((folder / "evaluation" / RUN_FILE).read_text(encoding="utf-8")) for folder in folders]
+    config = {key: task[key] for key in (*KEYS, "network_def", "loss", "optimizer") if key in task and key != "fold"}
+    fingerprints = {f"fold {index}": fold["data_fingerprint"] for index, fold in enumerate(folds)}
+    whole = {**made_by("cpu", config), "device": folds[0]["device"], "data_fingerprint": fingerprints}
+    write_run(output_dir, whole, [])
     write_report(output_dir)
     if own_cache:
         shutil.rmtree(output_dir / "cache", ignore_errors=True)

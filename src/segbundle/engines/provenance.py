@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import platform
 import shlex
@@ -11,18 +12,38 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+import segbundle
 from segbundle.data.scan_files import files_of
 from segbundle.engines.ranks import rank
-from segbundle.engines.records import ScanRecords
+from segbundle.engines.values import KEYS
 from segbundle.engines.workflow import running_workflow
+from segbundle.errors import describe
 from segbundle.reports import write_report, write_run
 
+if TYPE_CHECKING:
+    from segbundle.engines.records import ScanRecords
+
 _logger = logging.getLogger(__name__)
-_RELEASES = ("segbundle", "monai", "torch")
+_COMPONENTS = ("network_def", "loss", "optimizer", "lr_scheduler")
+
+
+def describe_training(output_dir: str, data: Sequence[dict[str, Any]], device: torch.device | str) -> None:
+    """Before a training: write `run.json`; of several processes, the first.
+
+    Args:
+        output_dir: where the training goes.
+        data: datalist entries of the cases it trains on, with `case`, `image` and `label`.
+        device: on which it runs.
+    """
+    if rank() == 0:
+        workflow = running_workflow()
+        config = {} if workflow is None else workflow.parser.get()
+        values = {key: config[key] for key in ("dataset_dir", "ckpt_path", *KEYS, *_COMPONENTS) if key in config}
+        write_run(output_dir, {**made_by(device, values), "data_fingerprint": _fingerprint(data)}, [])
 
 
 def describe_run(output_dir: str, records: ScanRecords, device: torch.device | str, config: Mapping[str, Any]) -> None:
@@ -36,7 +57,7 @@ def describe_run(output_dir: str, records: ScanRecords, device: torch.device | s
     """
     records.collect()
     if rank() == 0:
-        write_run(output_dir, _made_by(device, config), [])
+        write_run(output_dir, made_by(device, config), [])
 
 
 def report_run(
@@ -48,6 +69,8 @@ def report_run(
 ) -> None:
     """After an evaluation: write `run.json` and `report.html`; of several processes, the first.
 
+    Scores are on the disk by then: a page that cannot be made is told in the log, and is no reason to fail.
+
     Args:
         data: datalist entries of all cases, with `case`, `image` and `label`.
         others: as in `describe_run`.
@@ -55,19 +78,32 @@ def report_run(
     records.collect()
     if rank() > 0 or not (Path(output_dir) / "summary.json").exists():
         return
-    write_run(output_dir, {**_made_by(device, config), "data_fingerprint": _fingerprint(data)}, data)
-    _logger.info("report: %s", write_report(output_dir))
+    write_run(output_dir, {**made_by(device, config), "data_fingerprint": _fingerprint(data)}, data)
+    try:
+        _logger.info("report: %s", write_report(output_dir))
+    except Exception as error:
+        _logger.error("no report: %s; once that is mended: segbundle report %s", describe(error), output_dir)
+        _logger.debug("report", exc_info=True)
 
 
-def _made_by(device: torch.device | str, config: Mapping[str, Any]) -> dict[str, Any]:
+def made_by(device: torch.device | str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Command, date, versions, device, and configuration as JSON values."""
     workflow = running_workflow()
     network = {} if workflow is None else {"network_def": workflow.parser.get("network_def")}
+    values = {**config, **network}
+    if isinstance(values.get("ckpt_path"), str):
+        values["ckpt_path"] = str(Path(values["ckpt_path"]).resolve())
     return {
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in _RELEASES}},
+        "versions": {
+            "python": platform.python_version(),
+            "segbundle": segbundle.__version__,
+            "monai": version("monai"),
+            "torch": torch.__version__,
+        },
         "device": _name(torch.device(device)),
-        "config": {**config, **network},
+        "config": json.loads(json.dumps(values, default=str)),
     }
 
 
@@ -75,8 +111,7 @@ def _name(device: torch.device) -> str:
     """What a device is called by those who sell it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    cores = f"{torch.get_num_threads()} threads"
-    return f"{platform.processor() or platform.machine()} CPU, {cores}"
+    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
 def _fingerprint(data: Sequence[dict[str, Any]]) -> str:

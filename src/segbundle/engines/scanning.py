@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import monai.data
@@ -70,7 +71,7 @@ def read_ahead(dataset: ScanDataset) -> None:
 
 
 def _source(image: str | list[str]) -> str:
-    return image if isinstance(image, str) else image[0]
+    return str(Path(image if isinstance(image, str) else image[0]).resolve())
 
 
 class ScanEvaluator(SegmentationEvaluator):

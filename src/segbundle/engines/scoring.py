@@ -13,7 +13,7 @@ from monai.utils import CommonKeys
 
 from segbundle.classes import IGNORE_INDEX, Classes
 from segbundle.engines.ranks import gathered, rank
-from segbundle.errors import ConfigError, suggestion
+from segbundle.engines.values import nsd_tolerances
 from segbundle.metrics import score_case
 from segbundle.reports import CaseScores, print_summary, summarize, write_scores
 
@@ -81,29 +81,6 @@ class MeanDice(Metric):
     def summary(self) -> dict[str, Any]:
         """The content of `summary.json` for the cases so far."""
         return summarize(self.cases, self.class_names, self.nsd_tolerance_mm)
-
-
-def nsd_tolerances(value: float | Mapping[str, float] | None, class_names: Sequence[str]) -> list[float] | None:
-    """The tolerance of the normalized surface Dice for every class, the background's first.
-
-    Args:
-        value: in mm: one for all classes, one for each class by name, or None for no surfaces.
-        class_names: the background first.
-
-    Raises:
-        ConfigError: a class has none, or there is no such class.
-    """
-    if value is None:
-        return None
-    if not isinstance(value, Mapping):
-        return [float(value)] * len(class_names)
-    for name in value:
-        if name not in class_names[1:]:
-            raise ConfigError(f"nsd_tolerance_mm: there is no class {name!r}{suggestion(str(name), class_names[1:])}")
-    for name in class_names[1:]:
-        if name not in value:
-            raise ConfigError(f"nsd_tolerance_mm: class {name!r} has none; give one for each class, or one number.")
-    return [0.0, *(float(value[name]) for name in class_names[1:])]
 
 
 class ScoreReport:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
-from segbundle.errors import ConfigError
+from segbundle.errors import ConfigError, suggestion
 from segbundle.inferers import Backend, Precision
 
 _Test = Callable[[Any], bool]
@@ -21,18 +21,21 @@ def check_values(config: Mapping[str, Any]) -> None:
         config: a workflow's configuration; keys that are not there, and others than the bundle's, are not looked at.
 
     Raises:
-        ConfigError: naming the key, its value, and what is needed.
+        ConfigError: naming the key, its value, and what is needed; or see `nsd_tolerances`.
     """
     for key, (test, needed) in _NEEDED.items():
         value = config.get(key)
         if key in config and not _is_evaluated_later(value) and not test(value):
             raise ConfigError(f"{key} is {value!r}; {needed} is needed.")
+    tolerance, names = config.get("nsd_tolerance_mm"), config.get("class_names")
+    if isinstance(tolerance, Mapping) and not (_is_evaluated_later(tolerance) or _is_evaluated_later(names)):
+        nsd_tolerances(tolerance, [str(name) for name in names or ()])
 
 
 def _is_evaluated_later(value: Any) -> bool:
     if isinstance(value, dict):
-        return "_target_" in value
-    if isinstance(value, list):
+        return "_target_" in value or any(map(_is_evaluated_later, value.values()))
+    if isinstance(value, (list, tuple)):
         return any(map(_is_evaluated_later, value))
     return isinstance(value, str) and value.startswith(("$", "@", "%"))
 
@@ -46,7 +49,7 @@ def _number(least: float, below: float = math.inf) -> _Test:
 
 
 def _positive(value: Any) -> bool:
-    return _number(0)(value) and value > 0
+    return value == math.inf or (_number(0)(value) and value > 0)
 
 
 def _three(test: _Test) -> _Test:
@@ -74,13 +77,17 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def _is_name(value: Any) -> bool:
+    return isinstance(value, (str, int))  # YAML takes a class called 1 for a number
+
+
 def _is_tolerances(value: Any) -> bool:
     return isinstance(value, Mapping) and all(map(_number(0), value.values()))
 
 
 _NEEDED: dict[str, tuple[_Test, str]] = {
-    "class_names": (_some(_is_text), "a list of names, the background's first,"),
-    "axcodes": (_either(_NULL, _is_text), "a word of three letters, for instance RAS,"),
+    "class_names": (_some(_is_name), "a list of names, the background's first,"),
+    "axcodes": (_either(_NULL, _is_text, _three(_is_text)), "a word of three letters, for instance RAS,"),
     "spacing": (_either(_NULL, _three(_positive)), "three positive sizes in mm, for instance [1.0, 1.0, 1.0], or null"),
     "intensity": (lambda value: isinstance(value, Mapping), "a method, for instance {method: zscore},"),
     "fold": (_either(_NULL, _whole(0)), "a whole number from 0, or null,"),
@@ -117,3 +124,28 @@ _NEEDED: dict[str, tuple[_Test, str]] = {
     "ema_decay": (_either(_NULL, _number(0, 1)), "a number from 0 and less than 1, or null,"),
     "max_gradient_norm": (_either(_NULL, _positive), "a positive number, or null,"),
 }
+KEYS = tuple(_NEEDED)
+"""The bundle's own keys whose values are checked."""
+
+
+def nsd_tolerances(value: float | Mapping[str, float] | None, class_names: Sequence[str]) -> list[float] | None:
+    """The tolerance of the normalized surface Dice for every class, the background's first.
+
+    Args:
+        value: in mm: one for all classes, one for each class by name, or None for no surfaces.
+        class_names: the background first.
+
+    Raises:
+        ConfigError: a class has none, or there is no such class.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        return [float(value)] * len(class_names)
+    for name in value:
+        if name not in class_names[1:]:
+            raise ConfigError(f"nsd_tolerance_mm: there is no class {name!r}{suggestion(str(name), class_names[1:])}")
+    for name in class_names[1:]:
+        if name not in value:
+            raise ConfigError(f"nsd_tolerance_mm: class {name!r} has none; give one for each class, or one number.")
+    return [0.0, *(float(value[name]) for name in class_names[1:])]

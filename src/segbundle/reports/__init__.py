@@ -3,10 +3,11 @@
 from segbundle.reports.comparison import write_comparison
 from segbundle.reports.page import write_report
 from segbundle.reports.prediction_page import write_prediction_report
-from segbundle.reports.runs import read_run, write_run
+from segbundle.reports.runs import RUN_FILE, read_run, write_run
 from segbundle.reports.scores import CaseScores, print_summary, read_scores, summarize, write_scores
 
 __all__ = [
+    "RUN_FILE",
     "CaseScores",
     "print_summary",
     "read_run",

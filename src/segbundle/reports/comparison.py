@@ -90,9 +90,7 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path) -> Path:
     text = render(
         "comparison.html",
         title=f"{' and '.join(names)} compared",
-        runs=[
-            {"name": name, "folder": run.folder, "summary": run.summary} for name, run in zip(names, runs, strict=True)
-        ],
+        runs=[_means(name, run, classes, common) for name, run in zip(names, runs, strict=True)],
         num_common=len(common),
         lonely={name: sorted(own - common) for name, own in zip(names, cases, strict=True) if own - common},
         classes=classes,
@@ -104,6 +102,21 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path) -> Path:
     with written_whole(output) as partial:
         partial.write_text(text, encoding="utf-8")
     return output
+
+
+def _means(name: str, run: Run, classes: Sequence[str], common: set[str]) -> dict[str, Any]:
+    """A run's Dice over the cases that all runs have, as `summary.json` has it over its own."""
+    values = {
+        each: [row.dice for row in run.rows_of(each) if row.case in common and row.dice is not None] for each in classes
+    }
+    means = {each: math.fsum(dice) / len(dice) if dice else None for each, dice in values.items()}
+    known = [mean for mean in means.values() if mean is not None]
+    return {
+        "name": name,
+        "folder": run.folder,
+        "mean": math.fsum(known) / len(known) if known else None,
+        "means": means,
+    }
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
@@ -138,7 +151,7 @@ def _columns(names: Sequence[str]) -> list[dict[str, str | None]]:
 def _rows(runs: Sequence[Run], classes: Sequence[str], common: set[str]) -> list[dict[str, Any]]:
     """What became worse comes first."""
     by_key = [{(row.case, row.name): row for row in run.rows} for run in runs]
-    keys = [(row.case, row.name) for row in runs[0].rows if row.case in common and row.name in classes]
+    keys = [key for key in by_key[0] if key[0] in common and key[1] in classes and all(key in rows for rows in by_key)]
     rows = [_row([rows[key] for rows in by_key]) for key in keys]
     return sorted(rows, key=lambda row: (row["worst"] is None, row["worst"] or 0.0, row["case"]))
 
@@ -150,11 +163,8 @@ def _row(rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "case": rows[0].case,
         "name": rows[0].name,
-        "status": rows[0].status,
+        "status": " ".join({row.status.value: None for row in rows}),
         "label": " → ".join(statuses),
-        "numbers": [
-            *({"value": value, "text": number(value, 4)} for value in dice),
-            *({"value": value, "text": number(value, 4)} for value in changes),
-        ],
+        "numbers": [number(value, 4) for value in (*dice, *changes)],
         "worst": changes[0],
     }

@@ -17,6 +17,8 @@ from segbundle.reports.slices import CaseVolumes
 _USUAL = 0.9
 _ENOUGH = 10
 _FAR_OUT = 3.0
+_LEAST = float(np.log(2))
+_CHUNK = 2**22  # voxels measured at a time
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,12 @@ def measure(scan: str, volumes: CaseVolumes, class_names: Sequence[str]) -> list
         class_names: without the background.
     """
     labels, num_classes = volumes.prediction, len(class_names) + 1
-    counts = np.bincount(labels.ravel(), minlength=num_classes)
-    sums = np.bincount(labels.ravel(), volumes.scan.ravel(), minlength=num_classes)
+    counts, sums = np.zeros(num_classes), np.zeros(num_classes)
+    thick = max(_CHUNK // max(labels[0].size, 1), 1)
+    for start in range(0, len(labels), thick):
+        part, values = (volume[start : start + thick].ravel() for volume in (labels, volumes.scan))
+        counts += np.bincount(part, minlength=num_classes)
+        sums += np.bincount(part, values, minlength=num_classes)
     components = count_components(torch.from_numpy(np.ascontiguousarray(labels)), num_classes)
     faces = [labels.take(place, axis) for axis in range(3) for place in (0, -1)]
     at_edge = set(np.unique(np.concatenate([face.ravel() for face in faces])).tolist())
@@ -90,7 +96,7 @@ class Expected:
         """From volumes in ml, 0 where the class is absent; None if there is no case.
 
         Far out is more than three interquartile ranges beyond the quartiles (Tukey, Exploratory Data Analysis, 1977),
-        of the volumes' logarithms, as volumes are skewed.
+        of the volumes' logarithms, as volumes are skewed; and at least half or twice as large.
         """
         if not volumes:
             return None
@@ -98,13 +104,13 @@ class Expected:
         low = high = None
         if len(there) >= _ENOUGH:
             first, third = np.percentile(there, [25, 75])
-            reach = _FAR_OUT * (third - first)
+            reach = max(_FAR_OUT * (third - first), _LEAST)
             low, high = float(np.exp(first - reach)), float(np.exp(third + reach))
         return cls(source, len(volumes), len(there) / len(volumes), low, high)
 
 
 def expectations(rows: Sequence[Row], found: Sequence[Measurement], class_names: Sequence[str]) -> dict[str, Expected]:
-    """What to expect of each class: from references if there are any, or else from the predictions themselves.
+    """What to expect of each class: from ten references or more, or else from the predictions themselves.
 
     Args:
         rows: scores of cases with references, such as those of the training; may be empty.
@@ -117,7 +123,7 @@ def expectations(rows: Sequence[Row], found: Sequence[Measurement], class_names:
         own = [one.volume_ml for one in found if one.name == name]
         of_class = (
             Expected.of(references, f"the {len(references)} annotated cases beside the model")
-            if references
+            if len(references) >= _ENOUGH
             else Expected.of(own, "these scans themselves")
         )
         if of_class is not None and of_class.num_cases >= _ENOUGH:
@@ -155,6 +161,6 @@ def write_measurements(
     for one in measurements:
         mean = "" if one.mean_intensity is None else f"{one.mean_intensity:.4f}"
         words = "; ".join(warnings.get((one.scan, one.name), ()))
-        numbers = (f"{one.volume_ml:.4f}", one.components, mean, str(one.touches_edge).lower())
+        numbers = (f"{one.volume_ml:.8g}", one.components, mean, str(one.touches_edge).lower())
         rows.append((one.scan, one.name, *numbers, words))
     write_csv(path, columns, rows)

@@ -31,6 +31,9 @@ _STRIPS = (
     ("hd95_mm", "95th percentile of the Hausdorff distance, mm"),
     ("nsd", "normalized surface Dice"),
 )
+_MOST_PICTURED = 120
+"""Cases of classes that are shown in three planes: about 5 MB."""
+_MOST_CURVES = 21
 _CURVES = (
     ("train/loss", "loss"),
     ("validation/mean_dice", "mean Dice of the validation"),
@@ -107,9 +110,9 @@ def _columns() -> list[dict[str, str | None]]:
 
 
 def _table_row(row: Row) -> dict[str, Any]:
-    values = [(getattr(row, key), digits) for key, _, digits in _COLUMNS]
-    numbers = [{"value": value, "text": number(value, digits)} for value, digits in values]
-    return {"case": row.case, "name": row.name, "status": row.status, "label": LABELS[row.status], "numbers": numbers}
+    numbers = [number(getattr(row, key), digits) for key, _, digits in _COLUMNS]
+    label = LABELS[row.status]
+    return {"case": row.case, "name": row.name, "status": row.status.value, "label": label, "numbers": numbers}
 
 
 def _strips(run: Run) -> list[dict[str, Any]]:
@@ -146,13 +149,22 @@ def _volumes(run: Run) -> list[dict[str, Any]]:
 def _chosen(run: Run, name: str) -> list[tuple[str, Row]]:
     """The worst, the median and the best case of a class, as far as there are so many."""
     rows = sorted((row for row in run.rows_of(name) if row.dice is not None), key=_worst_first)
-    places = {0: "worst", (len(rows) - 1) // 2: "median", len(rows) - 1: "best"} if rows else {}
+    places = {len(rows) // 2: "median", len(rows) - 1: "best", 0: "worst"} if rows else {}
     return [("only" if len(rows) == 1 else rank, rows[place]) for place, rank in sorted(places.items())]
+
+
+def _within_budget(chosen: dict[str, list[tuple[str, Row]]]) -> dict[str, list[tuple[str, Row]]]:
+    """Only the worst case of each class, or of the worst classes, if all would make the page too large."""
+    if sum(map(len, chosen.values())) > _MOST_PICTURED:
+        worst = sorted((rows[0] for rows in chosen.values() if rows), key=lambda case: _worst_first(case[1]))
+        kept = {row.name for _, row in worst[:_MOST_PICTURED]}
+        return {name: rows[:1] for name, rows in chosen.items() if name in kept}
+    return chosen
 
 
 def _pictures(run: Run) -> Iterator[dict[str, Any]]:
     """Slices of every class; a case's volumes are read once for all of its classes."""
-    chosen = {name: _chosen(run, name) for name in run.class_names}
+    chosen = _within_budget({name: _chosen(run, name) for name in run.class_names})
     wanted: dict[str, list[str]] = {}
     for name, rows in chosen.items():
         for _, row in rows:
@@ -165,7 +177,7 @@ def _pictures(run: Run) -> Iterator[dict[str, Any]]:
             volumes = CaseVolumes.read(run.files[case])
             for name in names:
                 drawn[case, name] = list(worst_slices(volumes, run.class_names.index(name) + 1))
-        except SegbundleError as error:
+        except (SegbundleError, OSError, ValueError, MemoryError) as error:
             problems[case] = f"No picture: {describe(error)}"
             _logger.warning("report: %s", describe(error))
     for index, (name, rows) in enumerate(chosen.items()):
@@ -188,11 +200,15 @@ def _progress(wanted: dict[str, list[str]]) -> Any:
 
 
 def _training(run: Run) -> list[dict[str, Any]]:
-    if run.training is None:
-        return []
-    scalars, found = training_curves(run.training), []
+    trainings = {name: training_curves(folder) for name, folder in run.trainings.items()}
+    found = []
     for prefix, label in _CURVES:
-        lines = {tag.rpartition("/")[2]: values for tag, values in scalars.items() if tag.startswith(prefix) and values}
-        if lines:
+        lines = {
+            " ".join(filter(None, (name, tag.removeprefix(prefix)))) or label: values
+            for name, scalars in trainings.items()
+            for tag, values in scalars.items()
+            if tag.startswith(prefix) and values
+        }
+        if lines and len(lines) <= _MOST_CURVES:
             found.append({"svg": curves(f"{label} over epochs", label, lines), "caption": label.capitalize()})
     return found

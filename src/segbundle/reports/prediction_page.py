@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -110,7 +111,13 @@ def _annotated_cases(ckpt_path: Any) -> list[Row]:
     if not isinstance(ckpt_path, str):
         return []
     places = [Path(ckpt_path) / "metrics.csv", Path(ckpt_path).parent / "metrics.csv"]
-    return next((read_rows(place) for place in places if place.is_file()), [])
+    for place in places:
+        if place.is_file():
+            try:
+                return read_rows(place)
+            except (KeyError, ValueError, TypeError):  # of another program
+                _logger.info("%s: holds no scores, and is not looked at", place)
+    return []
 
 
 def _by_scan(warnings: Mapping[tuple[str, str], Sequence[str]]) -> dict[str, list[str]]:
@@ -130,7 +137,7 @@ def _summaries(
             "name": name,
             "style": style_of(index),
             "found": len(volumes),
-            "median": volumes[len(volumes) // 2] if volumes else None,
+            "median": statistics.median(volumes) if volumes else None,
             "range": [volumes[0], volumes[-1]] if volumes else [None],
             "expected": [usual.low, usual.high] if usual else [None],
             "source": usual.source if usual else "too few cases",
@@ -154,7 +161,7 @@ def _row(one: Measurement, words: Sequence[str]) -> dict[str, Any]:
     return {
         "case": one.scan,
         "name": one.name,
-        "status": {"value": "warned" if words else "fine"},
+        "status": "warned" if words else "fine",
         "label": "; ".join(words),
-        "numbers": [{"value": value, "text": number(value, digits)} for value, digits in values],
+        "numbers": [number(value, digits) for value, digits in values],
     }

@@ -81,11 +81,14 @@ class Run:
         return [row for row in self.rows if row.name == name]
 
     @property
-    def training(self) -> Path | None:
-        """The folder of the training that made the model, if it is known and has curves."""
+    def trainings(self) -> dict[str, Path]:
+        """Folders of the trainings that made the models, by the names of their folds, as far as they have curves."""
         weights = self.made_by.get("config", {}).get("ckpt_path")
-        places = [self.folder, *([Path(weights).parent] if isinstance(weights, str) else [])]
-        return next((place for place in places if (place / "tensorboard").is_dir()), None)
+        near = [self.folder, *([Path(weights).parent] if isinstance(weights, str) else [])]
+        folds = {place.name.replace("_", " "): place for place in sorted(self.folder.glob("fold_*"))}
+        if folds:
+            return {name: place for name, place in folds.items() if (place / "tensorboard").is_dir()}
+        return dict([("", place) for place in near if (place / "tensorboard").is_dir()][:1])
 
 
 def write_run(folder: str | Path, made_by: dict[str, Any], data: Sequence[dict[str, Any]]) -> None:
@@ -182,12 +185,13 @@ def read_run(folder: str | Path) -> Run:
         parts = [folder, *sorted(folder.glob(_FOLDS))]
         made_by: list[dict[str, Any]] = [_read_json(part / RUN_FILE, {}) for part in parts]
         records = [_read_json(part / "predictions.json", []) for part in parts]
-        own: dict[str, Any] = next((each for each in made_by if each), {})
+        if not isinstance(summary["classes"], dict):
+            raise TypeError("classes")
         return Run(
             folder,
             rows,
             summary,
-            {key: value for key, value in own.items() if key != "cases"},
+            {key: value for key, value in made_by[0].items() if key != "cases"},
             {case: files for part, made in zip(parts, made_by, strict=True) for case, files in _files(part, made)},
             {record["case"]: record["error"] for part in records for record in part if record["status"] == "failed"},
         )

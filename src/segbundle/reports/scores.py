@@ -59,8 +59,8 @@ def _row(case: CaseScores, name: str, score: ClassScore) -> dict[str, str]:
         "dice": _csv_number(score.dice, 6),
         "hd95_mm": _csv_number(score.hd95_mm, 4),
         "nsd": _csv_number(score.nsd, 6),
-        "volume_ref_ml": f"{score.voxels_ref * case.voxel_ml:.4f}" if annotated else "",
-        "volume_pred_ml": f"{score.voxels_pred * case.voxel_ml:.4f}",
+        "volume_ref_ml": f"{score.voxels_ref * case.voxel_ml:.8g}" if annotated else "",
+        "volume_pred_ml": f"{score.voxels_pred * case.voxel_ml:.8g}",
         "components_ref": "" if score.components_ref is None else str(score.components_ref),
         "components_pred": "" if score.components_pred is None else str(score.components_pred),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,8 @@ from segbundle.reports.runs import CaseFiles
 
 _MARGIN_MM = 12.0
 _LONGEST = 320  # pixels of a picture's side
-_QUALITY = 82
+_QUALITY = 75
+_MOST_CORNERS = 1500  # of an outline
 _PLANES = (
     ("axial", 2, ("R", "L", "A", "P")),
     ("coronal", 1, ("R", "L", "S", "I")),
@@ -55,8 +56,12 @@ class CaseVolumes:
             difference = prediction.geometry.difference(other.geometry)
             if difference:
                 raise DataError(f"{files.prediction}: does not lie on the voxels of {path} ({difference}).")
-        labels = _canonical(reference) if files.reference is not None else np.zeros_like(_canonical(prediction))
-        known = np.ones(labels.shape, bool) if files.ignore_label is None else labels != files.ignore_label
+        labels = _canonical(reference)
+        if files.reference is None:
+            labels = np.broadcast_to(np.uint8(0), labels.shape)  # takes no memory
+        known = np.broadcast_to(np.True_, labels.shape)
+        if files.ignore_label is not None:
+            known = labels != files.ignore_label
         spacing = np.linalg.norm(nib.as_closest_canonical(_image(scan)).affine[:3, :3], axis=0)
         return cls(_canonical(scan), labels, _canonical(prediction), known, spacing)
 
@@ -87,7 +92,9 @@ def worst_slices(volumes: CaseVolumes, index: int) -> Iterator[Markup]:
     if not either.any():
         return
     counted = wrong if wrong.any() else either
-    yield from _in_each_plane(volumes, counted, either, {"ref": reference, "pred": prediction})
+    for picked, spacing, title, letters in _planes(volumes, counted, either):
+        outlines = [("ref", reference[picked]), ("pred", prediction[picked])]
+        yield _picture(volumes.scan[picked], outlines, spacing, title, letters)
 
 
 def overview_slices(volumes: CaseVolumes, num_classes: int) -> Iterator[Markup]:
@@ -102,10 +109,12 @@ def overview_slices(volumes: CaseVolumes, num_classes: int) -> Iterator[Markup]:
     """
     anything = volumes.prediction > 0
     if anything.any():
-        masks = {style_of(index): volumes.prediction == index for index in range(1, num_classes)}
-        yield from _in_each_plane(
-            volumes, anything, anything, {kind: mask for kind, mask in masks.items() if mask.any()}
-        )
+        for picked, spacing, title, letters in _planes(volumes, anything, anything):
+            labels = volumes.prediction[picked]
+            outlines = [
+                (style_of(index), labels == index) for index in range(1, num_classes) if (labels == index).any()
+            ]
+            yield _picture(volumes.scan[picked], outlines, spacing, title, letters)
 
 
 def style_of(index: int) -> str:
@@ -113,17 +122,18 @@ def style_of(index: int) -> str:
     return f"curve c{(index - 1) % 7} d{(index - 1) // 7 % 3}"
 
 
-def _in_each_plane(
-    volumes: CaseVolumes, counted: np.ndarray, shown: np.ndarray, outlines: Mapping[str, np.ndarray]
-) -> Iterator[Markup]:
-    """For each plane the slice with most of what is counted, as far as what is to be shown reaches."""
+def _planes(volumes: CaseVolumes, counted: np.ndarray, shown: np.ndarray) -> Iterator[tuple[Any, np.ndarray, str, Any]]:
+    """For each plane the slice with most of what is counted, as far as what is to be shown reaches.
+
+    Yields:
+        the index of the slice in the volumes, its spacing in mm, its name, and what is on its four sides.
+    """
     box = [_extent(shown, axis, volumes.spacing[axis]) for axis in range(3)]
     for name, across, letters in _PLANES:
         axes = [axis for axis in range(3) if axis != across]
         place = int(counted.sum(axis=tuple(axes)).argmax())
         picked = tuple(place if axis == across else box[axis] for axis in range(3))
-        lines = {kind: mask[picked] for kind, mask in outlines.items()}
-        yield _picture(volumes.scan[picked], lines, volumes.spacing[axes], f"{name}, slice {place}", letters)
+        yield picked, volumes.spacing[axes], f"{name}, slice {place}", letters
 
 
 def _extent(mask: np.ndarray, axis: int, spacing: float) -> slice:
@@ -135,7 +145,7 @@ def _extent(mask: np.ndarray, axis: int, spacing: float) -> slice:
 
 
 def _picture(
-    scan: np.ndarray, outlines: Mapping[str, np.ndarray], spacing: np.ndarray, title: str, letters: Any
+    scan: np.ndarray, outlines: Sequence[tuple[str, np.ndarray]], spacing: np.ndarray, title: str, letters: Any
 ) -> Markup:
     width, height = np.array(scan.shape) * spacing
     left, right, top, bottom = letters
@@ -149,7 +159,7 @@ def _picture(
         f'<svg class="slice" viewBox="0 0 {width:.2f} {height:.2f}" role="img"><title>{escape(title)}</title>',
         f'<image href="{_jpeg(scan)}" width="{width:.2f}" height="{height:.2f}" preserveAspectRatio="none"/>',
         *(f'<text {style} x="{x:.2f}" y="{y:.2f}">{letter}</text>' for letter, x, y in words),
-        *(f'<path class="{kind}" d="{_contour(mask, spacing)}"/>' for kind, mask in outlines.items()),
+        *(f'<path class="{kind}" d="{_contour(mask, spacing)}"/>' for kind, mask in outlines),
         "</svg>",
     ]
     return Markup("".join(parts))
@@ -169,11 +179,18 @@ def _jpeg(scan: np.ndarray) -> str:
 
 
 def _contour(mask: np.ndarray, spacing: np.ndarray) -> str:
-    """The outline of a mask in mm, with the orientation of `_jpeg`."""
+    """The outline of a mask in mm, with the orientation of `_jpeg`; of a very ragged one, that of every other pixel."""
     from contourpy import contour_generator
 
     padded = np.pad(mask[::-1, ::-1], 1).astype(np.float32)
-    lines = contour_generator(z=padded.T).lines(0.5)
-    return "".join(
-        "M" + "L".join(f"{x:.2f} {y:.2f}" for x, y in (np.asarray(line) - 0.5) * spacing) + "Z" for line in lines
-    )
+    lines = [_straightened(np.asarray(line)) for line in contour_generator(z=padded.T).lines(0.5)]
+    if sum(map(len, lines)) > _MOST_CORNERS and min(mask.shape) > 2:
+        return _contour(mask[::2, ::2], 2 * spacing)
+    return "".join("M" + "L".join(f"{x:.4g} {y:.4g}" for x, y in (line - 0.5) * spacing) + "Z" for line in lines)
+
+
+def _straightened(line: np.ndarray) -> np.ndarray:
+    """A closed line (N, 2) without the points between others on a straight line."""
+    line = line[:-1]
+    before, after = line - np.roll(line, 1, axis=0), np.roll(line, -1, axis=0) - line
+    return np.asarray(line[np.abs(before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]) > 1e-6])

@@ -25,6 +25,8 @@ from segbundle.reports.runs import CaseFiles, files_of_run
 
 HOST = "127.0.0.1"
 _FAST = 1  # compression: it goes no further than this machine
+_IN_MM = ("mm", "unknown")
+_FOR_BROWSERS = (np.uint8, np.int16, np.float32)
 _STATIC = Path(__file__).parent / "static"
 _STATIC_FILES = frozenset({"viewer.css", "viewer.js", "niivue/niivue.umd.js"})
 _POLICY = (
@@ -142,7 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(HTTPStatus.NOT_FOUND)
             return
         try:
-            content = _as_nifti(*known[address])
+            content = _as_nifti(*known[address], len(self.class_names))
         except (SegbundleError, OSError) as error:
             self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, describe(error).encode("ascii", "replace").decode())
             return
@@ -164,10 +166,17 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing of single requests."""
 
 
-def _as_nifti(name: str, path: str) -> bytes:
-    """A file as compressed NIfTI, of types that browsers can read: as it is if it is a scan in that format."""
-    if name == "scan" and path.endswith(".nii.gz"):
+def _as_nifti(name: str, path: str, num_classes: int) -> bytes:
+    """A file as compressed NIfTI in mm, of types that browsers can read: as it is if it is such a scan.
+
+    Values of a label map that are no class, such as unknown voxels, become background.
+    """
+    if name == "scan" and path.endswith(".nii.gz") and nib.load(path).header.get_xyzt_units()[0] in _IN_MM:  # type: ignore[attr-defined]
         return Path(path).read_bytes()
-    scan = read_scan(path, np.float32 if name == "scan" else None)
-    array = scan.array[0] if name == "scan" else scan.array[0].astype(np.uint8)
+    scan = read_scan(path, None)
+    array = scan.array[0]
+    if name != "scan":
+        array = np.where((array >= 0) & (array <= num_classes), array, 0).astype(np.uint8)
+    elif array.dtype not in _FOR_BROWSERS:
+        array = array.astype(np.float32)
     return gzip.compress(nib.Nifti1Image(array, scan.geometry.affine).to_bytes(), _FAST)

@@ -14,8 +14,8 @@
     return (one, other) => {
       const [a, b] = [one.cells[column], other.cells[column]];
       if (isText) return direction * names.compare(a.textContent, b.textContent);
-      const [x, y] = [a.dataset.value, b.dataset.value];
-      if (x === undefined || y === undefined) return (x === undefined) - (y === undefined); // empty ones stay last
+      const [x, y] = [a, b].map((cell) => Number(cell.textContent.replace("−", "-")));
+      if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y); // dashes stay last
       return direction * (x - y);
     };
   }
@@ -35,7 +35,7 @@
       const [name, ofIt] = [row.cells[0].textContent, row.cells[1].textContent];
       const visible = name.toLocaleLowerCase().includes(part)
         && (!ofClass.value || ofIt === ofClass.value)
-        && (!ofStatus.value || row.dataset.status === ofStatus.value);
+        && (!ofStatus.value || row.dataset.status.split(" ").includes(ofStatus.value));
       row.hidden = !visible;
       count += visible;
     }

@@ -20,7 +20,7 @@
     return key;
   }));
 
-  // Colours of label values, with nothing for the background and for values that are no class.
+  // Colours of label values, with nothing for the background.
   const table = { R: [0], G: [0], B: [0], A: [0], I: [0], labels: ["background"] };
   classes.forEach((one, index) => {
     one.colour.forEach((value, channel) => table["RGB"[channel]].push(value));
@@ -41,16 +41,28 @@
     viewer.setSliceType(Number(view.value));
   }
 
+  // One case after another: NiiVue would mix the volumes of two that are being loaded.
+  let loading = false;
   async function load() {
-    const one = cases[select.value];
-    told.textContent = `Loading ${one.case} …`;
     document.body.dataset.state = "loading";
+    if (loading) return; // the loop below sees what is selected now
+    loading = true;
+    for (let place = null; place !== select.value;) {
+      place = select.value;
+      await loadCase(place);
+    }
+    loading = false;
+  }
+
+  async function loadCase(number) {
+    const one = cases[number];
+    told.textContent = `Loading ${one.case} …`;
     get("scores").textContent = one.scores;
     location.hash = encodeURIComponent(one.case);
     for (const name of layers) get(name).disabled = !one.volumes.includes(name);
     try {
       await viewer.loadVolumes(one.volumes.map((name) => ({
-        url: `/volumes/${select.value}/${name}.nii.gz`, name: `${name}.nii.gz`, colormap: "gray",
+        url: `/volumes/${number}/${name}.nii.gz`, name: `${name}.nii.gz`, colormap: "gray",
       })));
       for (const name of layers) {
         if (place(name) > 0) viewer.volumes[place(name)].setColormapLabel(table);
@@ -58,14 +70,18 @@
       viewer.updateGLVolume();
       show();
       told.textContent = one.problem ?? "";
-      document.body.dataset.state = "loaded";
+      if (number === select.value) document.body.dataset.state = "loaded";
     } catch (error) {
       told.textContent = `${one.case} cannot be shown: ${error.message ?? error}`;
-      document.body.dataset.state = "failed";
+      if (number === select.value) document.body.dataset.state = "failed";
     }
   }
 
-  const asked = decodeURIComponent(location.hash.slice(1));
+  let asked = location.hash.slice(1);
+  try {
+    asked = decodeURIComponent(asked);
+  } catch { // typed by hand
+  }
   select.value = Math.max(cases.findIndex((one) => one.case === asked), 0);
   select.addEventListener("change", load);
   for (const control of [view, outline, ...layers.map(get)]) control.addEventListener("input", show);

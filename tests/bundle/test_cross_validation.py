@@ -38,12 +38,19 @@ def test_every_case_is_scored_once_by_a_model_that_has_not_seen_it(done):
         assert held_out and trained_on and not held_out & trained_on
     assert json.loads((out / "summary.json").read_text())["cases"] == 4
     assert not (out / "cache").exists()
+    made_by = json.loads((out / "run.json").read_text())
+    assert "fold" not in made_by["config"]
+    assert len(set(made_by["data_fingerprint"].split(", "))) == 2
+    text = (out / "report.html").read_text(encoding="utf-8")
+    assert text.count('<svg class="slice"') == 2 * 3 * 3  # worst, median and best of two classes in three planes
+    assert "fold 0" in text and "fold 1" in text  # the curves of both trainings
 
 
 def test_what_is_finished_is_not_done_again(done):
     dataset, out = done
     before = {path: path.stat().st_mtime_ns for path in out.glob("fold_*/model.pt")}
     (out / "fold_1/evaluation/summary.json").unlink()
+    (out / "fold_0/evaluation/run.json").unlink()  # as an earlier version left it
     result = cross_validate(dataset, out)
     assert result.returncode == 0, result.stderr
     assert "nothing left to train" in result.stdout

@@ -72,11 +72,12 @@ def cross_validate(output_dir: str | Path, task: Mapping[str, Any], run: Run) ->
     tolerances = nsd_tolerances(task.get("nsd_tolerance_mm"), class_names)
     summary = write_scores(output_dir, cases, class_names, tolerances)
     print_summary(summary, f"{num_folds} folds, {len(cases)} cases, each by the model that has not seen it")
-    folds = [json.loads((folder / "evaluation" / RUN_FILE).read_text(encoding="utf-8")) for folder in folders]
+    made = [folder / "evaluation" / RUN_FILE for folder in folders]
+    folds = [json.loads(path.read_text(encoding="utf-8")) for path in made if path.exists()]  # not those made before
     config = {key: task[key] for key in (*KEYS, "network_def", "loss", "optimizer") if key in task and key != "fold"}
-    fingerprints = {f"fold {index}": fold["data_fingerprint"] for index, fold in enumerate(folds)}
-    whole = {**made_by("cpu", config), "device": folds[0]["device"], "data_fingerprint": fingerprints}
-    write_run(output_dir, whole, [])
+    devices = ", ".join(dict.fromkeys(fold["device"] for fold in folds))
+    fingerprints = ", ".join(fold["data_fingerprint"] for fold in folds)
+    write_run(output_dir, {**made_by("cpu", config), "device": devices, "data_fingerprint": fingerprints}, [])
     write_report(output_dir)
     if own_cache:
         shutil.rmtree(output_dir / "cache", ignore_errors=True)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -74,6 +76,18 @@ def take(driver: Any, address: str, target: Path, height: int, dark: bool = Fals
     print(target)
 
 
+def with_mirror_images(run: Path, folder: Path) -> Path:
+    """The demo's evaluation once more, with mirror images averaged."""
+    root, output = Path(__file__).parents[1], folder / "mirror images"
+    command = [
+        str(Path(sys.executable).parent / "segbundle"), "evaluate", "--config", str(root / "configs" / "phantom.yaml"),
+        "--dataset_dir", str(root / "data_samples"), "--data_list_key", "test",
+        "--ckpt_path", str(run / "training" / "model.pt"), "--output_dir", str(output), "--test_time_flips", "[0]",
+    ]  # fmt: skip
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return output
+
+
 def main() -> None:
     """Take all of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -89,7 +103,7 @@ def main() -> None:
         take(driver, report, output / "report.png", 900)
         take(driver, report, output / "report_pictures.png", 800, at="pictures")
         take(driver, report, output / "report_dark.png", 900, dark=True, at="cases")
-        comparison = write_comparison([run, run / "training"], Path(folder) / "comparison.html")
+        comparison = write_comparison([run, with_mirror_images(run, Path(folder))], Path(folder) / "comparison.html")
         take(driver, comparison.as_uri(), output / "comparison.png", 800)
         predictions = write_prediction_report(run / "predictions", Path(folder) / "predictions.html")
         take(driver, predictions.as_uri(), output / "predictions.png", 900)

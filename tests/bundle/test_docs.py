@@ -58,6 +58,8 @@ def run_all(lines: list[str], cwd: Path) -> None:
             short += " --cases 2"
         if "benchmarks/kill_and_resume.py" in line:
             short = f"{line} --times 1 --max_epochs 2 --val_interval 1"
+        if "benchmarks/metrics.py" in line:
+            short += " --shape 64 64 40 --classes 1 --rounds 1"
         if "benchmarks/inference_accuracy.py" in line:
             short += " --ways 'window_size auto'"  # bf16 takes minutes on CPUs without it
         done = shell(short, cwd)
@@ -96,6 +98,10 @@ def test_make_demo(checkout: Path):
     summary = json.loads((checkout / "runs" / "demo" / "summary.json").read_text())
     assert summary["cases"] == 6
     assert len(list((checkout / "runs" / "demo" / "predictions").glob("*_seg.nii.gz"))) == 6
+    if shutil.which("chromium") and shutil.which("chromedriver"):
+        run_all([f"{sys.executable} {ROOT}/docs/screenshots.py runs/demo --output images"], checkout)
+        drawn = {path.name for path in (checkout / "images").iterdir()}
+        assert drawn == set(re.findall(r"\(images/(.*?)\)", (ROOT / "docs" / "reports.md").read_text(encoding="utf-8")))
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def undisturbed(folder, trained, tmp_path_factory):
 def test_corrupt_scans_leave_a_record_that_says_why_and_the_others_their_masks(undisturbed, folder):
     masks, records = results(undisturbed)
     assert len(masks) == 18
-    assert len(list(undisturbed.iterdir())) == 20  # 18 label maps, the records, a lock
+    assert len(list(undisturbed.iterdir())) == 21  # 18 label maps, the records, what made them, a lock
     failed = {record["case"]: record for record in records if record["status"] == "failed"}
     assert set(failed) == {"scan_07", "scan_13"}
     for case, record in failed.items():
@@ -93,7 +93,7 @@ def test_killed_in_the_middle_and_resumed_gives_what_an_undisturbed_run_gives(
     assert "2 of 20 scans failed" in done.stderr
     assert "of 20 scans are done" in done.stdout
     assert results(out) == results(undisturbed)
-    assert len(list(out.iterdir())) == 20  # and a lock, but nothing half written
+    assert len(list(out.iterdir())) == 21  # with a lock, but nothing half written
     recorded = [name for name, written in done_before.items() if (out / name).stat().st_mtime_ns == written]
     assert len(recorded) >= after - 2
 
@@ -105,7 +105,7 @@ def test_mirrored_images_components_and_probabilities_on_request(folder, trained
     assert done.returncode == 0, done.stdout + done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {
         ".lock",
-        "scan_00_seg.nii.gz", "scan_00_prob.nii", "predictions.json",
+        "scan_00_seg.nii.gz", "scan_00_prob.nii", "predictions.json", "run.json",
     }  # fmt: skip
     image = nib.load(tmp_path / "scan_00_prob.nii")
     assert image.shape == (20, 18, 16, 3)
@@ -135,7 +135,7 @@ def test_wrong_values_are_named(folder, trained, tmp_path):
         (["--largest_component", "['bal']"], "unknown class 'bal': did you mean 'ball'?"),
         (["--backend", "fast"], "backend is 'fast'"),
         (["--window_size", "huge"], "window_size"),
-        (["--test_time_flips", "[3]"], "flip_axes must be some of 0, 1 and 2"),
+        (["--test_time_flips", "[3]"], "test_time_flips is [3]; a list of axes, for instance [0], is needed"),
     ):
         done = segbundle(*predict(folder, trained, tmp_path / "out", *words))
         assert done.returncode == 1, words

@@ -68,7 +68,9 @@ def _either(*tests: _Test) -> _Test:
     return lambda value: any(test(value) for test in tests)
 
 
-_NULL, _AUTO, _SWITCH = _one_of([None]), _one_of(["auto"]), _one_of([True, False])
+_NULL, _AUTO = _one_of([None]), _one_of(["auto"])
+_SWITCH = _one_of([True, False, "true"])  # MONAI's command line takes true for a word
+_BOTH = "true or false (on MONAI's command line: True or False)"
 _PRECISIONS, _BACKENDS = get_args(Precision), get_args(Backend)
 _SHAPE = "three positive whole numbers of voxels, for instance [48, 48, 48],"
 
@@ -102,14 +104,14 @@ _NEEDED: dict[str, tuple[_Test, str]] = {
     "precision": (_one_of(_PRECISIONS), f"one of {', '.join(_PRECISIONS)}"),
     "backend": (_one_of(_BACKENDS), f"one of {', '.join(_BACKENDS)}"),
     "test_time_flips": (_some(_one_of([0, 1, 2])), "a list of axes, for instance [0],"),
-    "skip_air": (_SWITCH, "true or false"),
-    "largest_component": (_either(_SWITCH, _some(_is_text)), "true, false, or a list of classes"),
-    "save_probabilities": (_SWITCH, "true or false"),
+    "skip_air": (_SWITCH, _BOTH),
+    "largest_component": (_either(_one_of([True, False]), _some(_is_text)), "true, false, or a list of classes"),
+    "save_probabilities": (_SWITCH, _BOTH),
     "nsd_tolerance_mm": (
         _either(_NULL, _number(0), _is_tolerances),
         "a distance in mm, for instance 1.0, or one for each class, for instance {liver: 3.0},",
     ),
-    "resume": (_SWITCH, "true or false"),
+    "resume": (_SWITCH, _BOTH),
     "max_epochs": (_whole(), "a positive whole number"),
     "val_interval": (_whole(), "a positive whole number of epochs"),
     "patience": (_either(_NULL, _whole()), "a positive whole number of epochs, or null,"),

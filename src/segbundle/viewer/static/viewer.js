@@ -4,7 +4,7 @@
   const layers = ["reference", "prediction"];
   const viewer = new niivue.Niivue({
     backColor: [0.05, 0.06, 0.08, 1], crosshairColor: [1, 1, 1, 0.6], crosshairWidth: 0.15, crosshairWidthUnit: "percent",
-    show3Dcrosshair: true, isResizeCanvas: true,
+    show3Dcrosshair: true, isResizeCanvas: true, isRadiologicalConvention: true,
   });
   window.viewer = viewer; // for those who want more than the controls offer
   await viewer.attachTo("canvas");

@@ -77,7 +77,7 @@ def cross_validate(output_dir: str | Path, task: Mapping[str, Any], run: Run) ->
     config = {key: task[key] for key in (*KEYS, "network_def", "loss", "optimizer") if key in task and key != "fold"}
     devices = ", ".join(dict.fromkeys(fold["device"] for fold in folds))
     fingerprints = ", ".join(fold["data_fingerprint"] for fold in folds)
-    write_run(output_dir, {**made_by("cpu", config), "device": devices, "data_fingerprint": fingerprints}, [])
+    write_run(output_dir, {**made_by(config), "device": devices, "data_fingerprint": fingerprints}, [])
     write_report(output_dir)
     if own_cache:
         shutil.rmtree(output_dir / "cache", ignore_errors=True)

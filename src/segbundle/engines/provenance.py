@@ -43,7 +43,7 @@ def describe_training(output_dir: str, data: Sequence[dict[str, Any]], device: t
         workflow = running_workflow()
         config = {} if workflow is None else workflow.parser.get()
         values = {key: config[key] for key in ("dataset_dir", "ckpt_path", *KEYS, *_COMPONENTS) if key in config}
-        write_run(output_dir, {**made_by(device, values), "data_fingerprint": _fingerprint(data)}, [])
+        write_run(output_dir, {**made_by(values, device), "data_fingerprint": _fingerprint(data)}, [])
 
 
 def describe_run(output_dir: str, records: ScanRecords, device: torch.device | str, config: Mapping[str, Any]) -> None:
@@ -57,7 +57,7 @@ def describe_run(output_dir: str, records: ScanRecords, device: torch.device | s
     """
     records.collect()
     if rank() == 0:
-        write_run(output_dir, made_by(device, config), [])
+        write_run(output_dir, made_by(config, device), [])
 
 
 def report_run(
@@ -78,7 +78,7 @@ def report_run(
     records.collect()
     if rank() > 0 or not (Path(output_dir) / "summary.json").exists():
         return
-    write_run(output_dir, {**made_by(device, config), "data_fingerprint": _fingerprint(data)}, data)
+    write_run(output_dir, {**made_by(config, device), "data_fingerprint": _fingerprint(data)}, data)
     try:
         _logger.info("report: %s", write_report(output_dir))
     except Exception as error:
@@ -86,8 +86,8 @@ def report_run(
         _logger.debug("report", exc_info=True)
 
 
-def made_by(device: torch.device | str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Command, date, versions, device, and configuration as JSON values."""
+def made_by(config: Mapping[str, Any], device: torch.device | str | None = None) -> dict[str, Any]:
+    """Command, date, versions, device where one is given, and configuration as JSON values."""
     workflow = running_workflow()
     network = {} if workflow is None else {"network_def": workflow.parser.get("network_def")}
     values = {**config, **network}
@@ -102,7 +102,7 @@ def made_by(device: torch.device | str, config: Mapping[str, Any]) -> dict[str, 
             "monai": version("monai"),
             "torch": torch.__version__,
         },
-        "device": _name(torch.device(device)),
+        **({} if device is None else {"device": _name(torch.device(device))}),
         "config": json.loads(json.dumps(values, default=str)),
     }
 

@@ -14,8 +14,8 @@ from segbundle.errors import OutputError
 from segbundle.files import written_whole
 from segbundle.reports.charts import Point, strip_plot
 from segbundle.reports.rendering import LABELS, number, render
-from segbundle.reports.runs import Row, Run, read_run
-from segbundle.reports.scores import bootstrap_interval
+from segbundle.reports.runs import Run, read_run
+from segbundle.reports.scores import Row, bootstrap_interval
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 
 from segbundle.files import write_csv
 from segbundle.metrics.components import count_components
-from segbundle.reports.runs import Row
+from segbundle.reports.scores import Row
 from segbundle.reports.slices import CaseVolumes
 
 _USUAL = 0.9

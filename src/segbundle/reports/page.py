@@ -13,7 +13,8 @@ from segbundle.errors import SegbundleError, describe
 from segbundle.files import written_whole
 from segbundle.reports.charts import Point, bland_altman, curves, strip_plot
 from segbundle.reports.rendering import LABELS, number, render
-from segbundle.reports.runs import Row, Run, read_run, training_curves
+from segbundle.reports.runs import Run, read_run, training_curves
+from segbundle.reports.scores import Row
 from segbundle.reports.slices import CaseVolumes, worst_slices
 
 _logger = logging.getLogger(__name__)

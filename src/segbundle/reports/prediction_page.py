@@ -25,7 +25,8 @@ from segbundle.reports.measurements import (
     write_measurements,
 )
 from segbundle.reports.rendering import number, render
-from segbundle.reports.runs import Row, prediction_files, read_predictions, read_rows
+from segbundle.reports.runs import prediction_files, read_predictions
+from segbundle.reports.scores import Row, read_rows
 from segbundle.reports.slices import CaseVolumes, overview_slices, style_of
 
 _logger = logging.getLogger(__name__)

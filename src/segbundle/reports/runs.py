@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,27 +10,10 @@ from typing import Any
 
 from segbundle.errors import OutputError
 from segbundle.files import write_json
-from segbundle.metrics import Status
+from segbundle.reports.scores import Row, read_rows
 
 RUN_FILE = "run.json"
 _FOLDS = "fold_*/evaluation"
-_NUMBERS = ("dice", "hd95_mm", "nsd", "volume_ref_ml", "volume_pred_ml", "components_ref", "components_pred")
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of `metrics.csv`; what is empty there is None."""
-
-    case: str
-    name: str
-    status: Status
-    dice: float | None
-    hd95_mm: float | None
-    nsd: float | None
-    volume_ref_ml: float | None
-    volume_pred_ml: float | None
-    components_ref: float | None
-    components_pred: float | None
 
 
 @dataclass(frozen=True)
@@ -49,6 +31,11 @@ class CaseFiles:
     reference: str | None
     prediction: str
     ignore_label: int | None = None
+
+    @property
+    def first_image(self) -> str:
+        """The scan, or its first channel."""
+        return self.image if isinstance(self.image, str) else self.image[0]
 
 
 @dataclass(frozen=True)
@@ -197,17 +184,6 @@ def read_run(folder: str | Path) -> Run:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise OutputError(f"{folder}: its scores cannot be read ({error!r}); evaluate again.") from error
-
-
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a `metrics.csv`."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        return [_row(line) for line in csv.DictReader(file)]
-
-
-def _row(line: dict[str, str]) -> Row:
-    numbers = {key: float(line[key]) if line.get(key) else None for key in _NUMBERS}
-    return Row(line["case"], line["class"], Status(line["status"]), **numbers)
 
 
 def _files(folder: Path, made_by: dict[str, Any]) -> list[tuple[str, CaseFiles]]:

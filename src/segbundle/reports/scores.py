@@ -28,10 +28,27 @@ COLUMNS = (
     "components_ref",
     "components_pred",
 )
+_NUMBERS = ("dice", "hd95_mm", "nsd", "volume_ref_ml", "volume_pred_ml", "components_ref", "components_pred")
 _BOOTSTRAP_RESAMPLES = 2000
 _WIDE = 100  # letters of a terminal that holds intervals beside the surfaces
 _COUNTED = (Status.SCORED, Status.MISSED, Status.FALSE_POSITIVE)
 _PRESENT = (Status.SCORED, Status.MISSED)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of `metrics.csv`; what is empty there is None."""
+
+    case: str
+    name: str
+    status: Status
+    dice: float | None
+    hd95_mm: float | None
+    nsd: float | None
+    volume_ref_ml: float | None
+    volume_pred_ml: float | None
+    components_ref: float | None
+    components_pred: float | None
 
 
 @dataclass(frozen=True)
@@ -151,6 +168,17 @@ def write_scores(
     return summary
 
 
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a `metrics.csv`."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        return [_read_row(line) for line in csv.DictReader(file)]
+
+
+def _read_row(line: dict[str, str]) -> Row:
+    numbers = {key: float(line[key]) if line.get(key) else None for key in _NUMBERS}
+    return Row(line["case"], line["class"], Status(line["status"]), **numbers)
+
+
 def read_scores(output_dir: str | Path, class_names: Sequence[str]) -> list[CaseScores]:
     """The scores that `write_scores` has written into a folder's `metrics.csv`, as far as it holds them.
 
@@ -162,17 +190,15 @@ def read_scores(output_dir: str | Path, class_names: Sequence[str]) -> list[Case
     path = Path(output_dir) / "metrics.csv"
     if not path.is_file():
         raise OutputError(f"{path}: no such file; the evaluation that writes it has not ended.")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
     by_case: dict[str, list[ClassScore]] = {}
-    for row, name in zip(rows, itertools.cycle(class_names[1:])):  # as often as there are cases
-        if row["class"] != name:
-            raise OutputError(f"{path}: holds scores of class {row['class']!r} where {name!r} was expected.")
-        scores = by_case.setdefault(row["case"], [ClassScore(Status.UNANNOTATED, math.nan, 0, 0)])
-        ref, pred = (float(row[f"volume_{which}_ml"] or 0) for which in ("ref", "pred"))
-        dice, hd95_mm, nsd = (float(row[key] or math.nan) for key in ("dice", "hd95_mm", "nsd"))
-        parts = [int(row[key]) if row.get(key) else None for key in ("components_ref", "components_pred")]
-        scores.append(ClassScore(Status(row["status"]), dice, ref, pred, hd95_mm, nsd, *parts))
+    for row, name in zip(read_rows(path), itertools.cycle(class_names[1:])):  # as often as there are cases
+        if row.name != name:
+            raise OutputError(f"{path}: holds scores of class {row.name!r} where {name!r} was expected.")
+        scores = by_case.setdefault(row.case, [ClassScore(Status.UNANNOTATED, math.nan, 0, 0)])
+        dice, hd95_mm, nsd = (math.nan if value is None else value for value in (row.dice, row.hd95_mm, row.nsd))
+        parts = (None if value is None else int(value) for value in (row.components_ref, row.components_pred))
+        volumes = (row.volume_ref_ml or 0.0, row.volume_pred_ml or 0.0)
+        scores.append(ClassScore(row.status, dice, *volumes, hd95_mm, nsd, *parts))
     return [CaseScores(case, scores, voxel_ml=1.0) for case, scores in by_case.items()]
 
 

@@ -49,7 +49,7 @@ class CaseVolumes:
         Raises:
             DataError: one cannot be read, or they do not lie on the same voxels.
         """
-        image = files.image if isinstance(files.image, str) else files.image[0]
+        image = files.first_image
         scan, prediction = read_scan(image), read_scan(files.prediction, None)
         reference = prediction if files.reference is None else read_scan(files.reference, None)
         for path, other in ((files.reference, reference), (image, scan)):

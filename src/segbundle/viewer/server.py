@@ -84,8 +84,7 @@ def make_server(run: str | Path, port: int = 0) -> ThreadingHTTPServer:
 
 
 def _volumes(files: CaseFiles) -> dict[str, str]:
-    image = files.image if isinstance(files.image, str) else files.image[0]
-    given = {"scan": image, "reference": files.reference, "prediction": files.prediction}
+    given = {"scan": files.first_image, "reference": files.reference, "prediction": files.prediction}
     return {name: path for name, path in given.items() if path is not None and Path(path).exists()}
 
 

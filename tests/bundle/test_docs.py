@@ -18,7 +18,9 @@ from tiny import write_nifti, write_tiny_dataset
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "bundle" / "docs" / "README.md"]
 DONE_BY_CI = ("make setup", "make test", "make lint", "source .venv/bin/activate")
-TRAINING = re.compile(r"segbundle (train|cross-validate)|configs/train\.yaml|benchmarks/(?!losses|inference|kill|many|metrics)")
+TRAINING = re.compile(
+    r"segbundle (train|cross-validate)|configs/train\.yaml|benchmarks/(?!losses|inference|kill|many|metrics)"
+)
 
 
 def blocks(document: Path, language: str) -> list[str]:

@@ -5,17 +5,16 @@ Only typer is imported at start-up, so that `--help` answers at once; MONAI take
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from segbundle import __version__
-from segbundle.errors import ConfigError, SegbundleError, root_error, show_plain_errors
+from segbundle.errors import ConfigError, show_plain_errors
 from segbundle.files import written_whole
 from segbundle.options import default_bundle, read_yaml, refuse_missing_values, split_overrides
+from segbundle.running import plain_errors, run_workflow
 from segbundle.startup import fast_imports
 
 app = typer.Typer(
@@ -71,7 +70,7 @@ def train(
     Example: segbundle train --config configs/phantom.yaml --dataset_dir data_samples --output_dir runs/phantom
     """
     given = {"dataset_dir": dataset_dir, "output_dir": output_dir, "device": device}
-    _run_workflow("train", bundle, config, given, words=overrides)
+    run_workflow("train", bundle, config, given, words=overrides)
 
 
 @app.command(context_settings=_PASS_ON)
@@ -97,7 +96,7 @@ def evaluate(
         "ckpt_path": _one_or_several(ckpt_path),
         "device": device,
     }
-    _run_workflow("evaluate", bundle, config, given, words=overrides)
+    run_workflow("evaluate", bundle, config, given, words=overrides)
 
 
 @app.command(context_settings=_PASS_ON)
@@ -121,7 +120,7 @@ def cross_validate(
 
     given = {"dataset_dir": dataset_dir, "device": device}
     words = list(overrides or [])
-    with _plain_errors():
+    with plain_errors():
         task = read_yaml((bundle or default_bundle()) / "configs" / "train.yaml")
         for path in config or []:
             task |= read_yaml(path)
@@ -134,7 +133,7 @@ def cross_validate(
         cross_validation.cross_validate(
             output_dir,
             task,
-            lambda name, keys: _run_workflow(name, bundle, config, {**given, **keys}, words=words),
+            lambda name, keys: run_workflow(name, bundle, config, {**given, **keys}, words=words),
         )
 
 
@@ -165,7 +164,7 @@ def predict(
         "resume": resume or None,
     }
     words = [word for word in scans or [] if not (resume and word == "true")]  # as `train --resume true` has it
-    _run_workflow("inference", bundle, config, given, words=words, words_are="dataset_dir")
+    run_workflow("inference", bundle, config, given, words=words, words_are="dataset_dir")
 
 
 @app.command()
@@ -181,7 +180,7 @@ def check(
 
     from segbundle.data.checks import DatasetCheck
 
-    with _plain_errors():
+    with plain_errors():
         classes = _task_classes(dataset, config or [])
         if config:
             with fast_imports():
@@ -220,7 +219,7 @@ def samples(
     """
     from segbundle.data.samples import write_samples
 
-    with _plain_errors():
+    with plain_errors():
         path = write_samples(output_dir, seed=seed, num_training=num_training, num_test=num_test)
     typer.echo(f"{num_training} training and {num_test} test cases: {path}")
 
@@ -241,7 +240,7 @@ def report(
     """
     from segbundle.reports import write_comparison, write_prediction_report, write_report
 
-    with _plain_errors():
+    with plain_errors():
         if len(runs) > 1:
             path = write_comparison(runs, output or Path("comparison.html"))
         elif (runs[0] / "metrics.csv").exists():
@@ -263,7 +262,7 @@ def view(
     """
     from segbundle.viewer import serve
 
-    with _plain_errors():
+    with plain_errors():
         serve(run, port, browser)
 
 
@@ -282,7 +281,7 @@ def reproduce(
     """
     from segbundle.reproductions import reproduce, titles
 
-    with _plain_errors():
+    with plain_errors():
         if name is None:
             typer.echo("\n".join(f"{name}\n    {title}" for name, title in titles().items()))
             return
@@ -301,19 +300,6 @@ def main() -> None:
     """Entry point of the `segbundle` command."""
     show_plain_errors()
     app()
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Turn the errors that users can mend into a message and exit code 1, without a traceback."""
-    try:
-        yield
-    except Exception as error:
-        root = root_error(error)
-        if isinstance(error, typer.Exit) or not isinstance(root, (SegbundleError, OSError)):
-            raise
-        typer.echo(f"Error: {root}", err=True)
-        raise typer.Exit(1) from None
 
 
 def _one_or_several(paths: list[Path] | None) -> str | list[str] | None:
@@ -335,78 +321,3 @@ def _task_classes(dataset: Path, config: list[Path]) -> tuple[list[str], int | N
         raise ConfigError(f"{dataset}: has no dataset.json that names the classes; give a task YAML by --config.")
     channels = task.get("network_def#in_channels", (task.get("network_def") or {}).get("in_channels"))
     return [str(name) for name in names], channels
-
-
-def _run_workflow(
-    name: str,
-    bundle: Path | None,
-    config: list[Path] | None,
-    given: dict[str, Any],
-    words: list[str] | None,
-    words_are: str | None = None,
-) -> None:
-    """Run one of the bundle's workflows, as `python -m monai.bundle run` would.
-
-    Args:
-        name: of the workflow.
-        bundle, config: the bundle's folder and the task YAMLs.
-        given: values of the command's own options; None where one was not given.
-        words: the rest of the command line.
-        words_are: the key that words which are no `--key value` pair belong to, if any do.
-    """
-    with _plain_errors():
-        plain, overrides = split_overrides(words or [])
-        if plain and words_are is None:
-            raise ConfigError(f"unexpected argument {plain[0]!r}; config keys are given as --key value.")
-        if words_are is not None and words_are not in overrides:
-            if not plain:
-                raise ConfigError("name at least one scan or folder of scans.")
-            overrides[words_are] = plain
-            if not given.get("resume"):
-                _begin_reading(plain[0])
-        configs = (bundle or default_bundle()) / "configs"
-        files = [configs / f"{name}.yaml", *(config or [])]
-        defaults, *_ = [read_yaml(path) for path in files]
-        refuse_missing_values(overrides, defaults)
-        chosen = {
-            key: str(value) if isinstance(value, Path) else value for key, value in given.items() if value is not None
-        }
-        workflow = _workflow(files, configs, {**chosen, **overrides})
-        try:
-            workflow.initialize()
-            workflow.run()
-            workflow.finalize()
-        except KeyboardInterrupt:
-            again = {
-                "train": " Go on after the last finished epoch with --resume.",
-                "inference": " Go on with the scans that are left with --resume.",
-            }
-            typer.echo(f"Stopped.{again.get(name, '')}", err=True)
-            raise typer.Exit(130) from None
-
-
-def _begin_reading(scan: str) -> None:
-    """Read the first scan while everything else is imported."""
-    from segbundle.data.early import begin_reading
-
-    begin_reading(scan)
-
-
-def _workflow(files: list[Path], configs: Path, overrides: dict[str, Any]) -> Any:
-    """MONAI's workflow with the overrides laid over it; `monai.bundle run` would drop those that are None."""
-    import logging
-    import warnings
-
-    for category in (FutureWarning, DeprecationWarning):
-        warnings.simplefilter("ignore", category)
-    with fast_imports():
-        from monai.bundle import ConfigWorkflow, workflows
-
-    workflows.logger.setLevel(logging.ERROR)  # it reports the files that it was given
-    return ConfigWorkflow(
-        config_file=[str(path) for path in files],
-        meta_file=str(configs / "metadata.json"),
-        logging_file=str(configs / "logging.conf"),
-        workflow_type="train" if files[0].stem == "train" else "infer",
-        **overrides,
-    )

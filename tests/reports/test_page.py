@@ -9,6 +9,7 @@ import pytest
 from runs_by_hand import AFFINE, CASES, NAMES, RIGHT, labels, write_evaluation
 from segbundle.errors import OutputError
 from segbundle.reports import write_report
+from segbundle.reports.charts import Point, strip_plot
 
 
 def text_of(folder):
@@ -142,6 +143,17 @@ def test_a_hundred_cases_stay_below_ten_megabytes(tmp_path):
         cases[f"case_{number:03}"] = (pred, ref)
     path = write_report(write_evaluation(tmp_path, cases))
     assert path.stat().st_size < 10e6
+
+
+def test_of_thousands_of_values_only_those_far_from_the_others_are_dots():
+    values = [Point(f"case {number}", 0.5 + number / 10000) for number in range(1000)]  # quartiles 0.525 and 0.575
+    groups = {f"class {index}": [*values, Point("far <below>", 0.4), Point("just inside", 0.46)] for index in range(7)}
+    plot = strip_plot("Dice", "Dice", groups)
+    assert plot.svg.count("<circle") == plot.svg.count("far &lt;below&gt;: 0.4<") == 7
+    assert "A dot is a case more than 1.5 interquartile ranges beyond the others" in plot.caption
+    few = strip_plot("Dice", "Dice", {"class": values})
+    assert few.svg.count("<circle") == 1000
+    assert few.caption.startswith("A dot is a case; boxes")
 
 
 def test_classes_are_counted_from_the_first_after_the_background(tmp_path):

@@ -9,6 +9,8 @@ import numpy as np
 from markupsafe import Markup, escape
 
 _GOLDEN = 0.618034
+_MOST_DOTS = 6000
+_WHISKERS = 1.5
 _FONT = 6.3
 """Width of a letter at the page's size of labels, about."""
 
@@ -20,6 +22,14 @@ class Point:
     case: str
     value: float
     at: float = 0.0
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart, and what it shows in words."""
+
+    svg: Markup
+    caption: str
 
 
 @dataclass
@@ -78,13 +88,17 @@ class _Drawing:
         return Markup(f"{head}<title>{escape(title)}</title>{''.join(self.parts)}</svg>")
 
 
-def strip_plot(title: str, label: str, groups: Mapping[str, Sequence[Point]]) -> Markup:
+def strip_plot(title: str, label: str, groups: Mapping[str, Sequence[Point]], one: str = "case") -> Figure:
     """A row per group: every value as a dot, with the quartiles as a box and the median as a line across it.
+
+    Of thousands of values only those more than 1.5 interquartile ranges beyond the quartiles are drawn, as dots beyond
+    the whiskers of a box plot (Tukey, Exploratory Data Analysis, 1977).
 
     Args:
         title: for those who cannot see it.
         label: of the axis of values.
         groups: values by name; at least one.
+        one: what a value stands for.
     """
     row, values = 34.0, [point.value for points in groups.values() for point in points]
     drawing = _Drawing(
@@ -92,6 +106,7 @@ def strip_plot(title: str, label: str, groups: Mapping[str, Sequence[Point]]) ->
         x_range=_widened(min(values), max(values)),
     )  # fmt: skip
     drawing.x_axis(label)
+    every_dot = len(values) <= _MOST_DOTS
     for index, (name, points) in enumerate(groups.items()):
         middle = drawing.top + row * (index + 0.5)
         drawing.text(drawing.left - 10, middle + 4, name, "end")
@@ -104,10 +119,17 @@ def strip_plot(title: str, label: str, groups: Mapping[str, Sequence[Point]]) ->
             f'width="{drawing.x(third) - drawing.x(first):.1f}" height="22"/>'
         )
         drawing.line(drawing.x(median), middle - 13, drawing.x(median), middle + 13, "median")
+        if not every_dot:
+            reach = _WHISKERS * (third - first)
+            inside = [point.value for point in points if first - reach <= point.value <= third + reach]
+            for start, end in ((min(inside), first), (third, max(inside))):
+                drawing.line(drawing.x(start), middle, drawing.x(end), middle, "whisker")
+            points = [point for point in points if not first - reach <= point.value <= third + reach]
         for place, point in enumerate(points):
             off = 16 * ((place * _GOLDEN) % 1 - 0.5)
             drawing.dot(drawing.x(point.value), middle + off, f"{point.case}: {point.value:.4g}")
-    return drawing.svg(title)
+    beyond = "" if every_dot else " more than 1.5 interquartile ranges beyond the others"
+    return Figure(drawing.svg(title), f"A dot is a {one}{beyond}; boxes are quartiles, lines in them medians.")
 
 
 def bland_altman(title: str, points: Sequence[Point]) -> Markup:

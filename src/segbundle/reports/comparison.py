@@ -133,7 +133,7 @@ def _compared(first: Run, first_name: str, other: Run, name: str, classes: Seque
     pairings = [Pairing.of(first, other, each) for each in classes]
     points = {pairing.name: [Point(case, b - a) for case, (a, b) in pairing.pairs.items()] for pairing in pairings}
     label = f"Dice of {name} − Dice of {first_name}"
-    return {"name": name, "pairings": pairings, "svg": strip_plot(f"{label}, per class", label, points)}
+    return {"name": name, "pairings": pairings, "strip": strip_plot(f"{label}, per class", label, points)}
 
 
 def _columns(names: Sequence[str]) -> list[dict[str, str | None]]:

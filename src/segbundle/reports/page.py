@@ -11,7 +11,7 @@ from typing import Any
 
 from segbundle.errors import SegbundleError, describe
 from segbundle.files import written_whole
-from segbundle.reports.charts import Point, bland_altman, curves, strip_plot
+from segbundle.reports.charts import Figure, Point, bland_altman, curves, strip_plot
 from segbundle.reports.rendering import LABELS, number, render
 from segbundle.reports.runs import Run, read_run, training_curves
 from segbundle.reports.scores import Row
@@ -116,7 +116,7 @@ def _table_row(row: Row) -> dict[str, Any]:
     return {"case": row.case, "name": row.name, "status": row.status.value, "label": label, "numbers": numbers}
 
 
-def _strips(run: Run) -> list[dict[str, Any]]:
+def _strips(run: Run) -> list[Figure]:
     found = []
     for key, label in _STRIPS:
         groups = {
@@ -124,8 +124,7 @@ def _strips(run: Run) -> list[dict[str, Any]]:
             for name in run.class_names
         }
         if any(groups.values()):
-            svg = strip_plot(f"{label} of every case, per class", label, groups)
-            found.append({"svg": svg, "caption": "A dot is a case; boxes are quartiles, lines in them medians."})
+            found.append(strip_plot(f"{label} of every case, per class", label, groups))
     return found
 
 

@@ -23,6 +23,7 @@ def test_training_leaves_what_the_readme_promises(trained):
         "metrics.csv",
         "summary.json",
         "task.json",
+        "training_cases.csv",
         "tensorboard",
     }
     weights = torch.load(trained / "model.pt", weights_only=True)
@@ -121,11 +122,11 @@ def test_the_dice_in_the_report_is_the_dice_you_get_by_hand(trained, dataset, tm
     for row in rows:
         index = ["background", "ball", "cube"].index(row["class"])
         label = nib.load(dataset / "labelsTr" / f"{row['case']}.nii.gz")
-        ref = np.asarray(label.dataobj) == index
+        voxel_ml, ref = np.prod(label.header.get_zooms()) / 1000, np.asarray(label.dataobj) == index
         pred = np.asarray(nib.load(tmp_path / f"{row['case']}_seg.nii.gz").dataobj) == index
         assert float(row["dice"]) == pytest.approx(2 * (ref & pred).sum() / (ref.sum() + pred.sum()), abs=1e-6)
-        assert float(row["volume_ref_ml"]) == pytest.approx(ref.sum() / 1000, abs=1e-4)
-        assert float(row["volume_pred_ml"]) == pytest.approx(pred.sum() / 1000, abs=1e-4)
+        assert float(row["volume_ref_ml"]) == pytest.approx(ref.sum() * voxel_ml, abs=1e-6)
+        assert float(row["volume_pred_ml"]) == pytest.approx(pred.sum() * voxel_ml, abs=1e-6)
 
 
 def test_evaluation_of_the_test_list(trained, dataset, tmp_path):
@@ -184,7 +185,7 @@ def test_figures_and_slices_go_to_mlflow_where_it_is_asked_for(dataset, tmp_path
         assert [figure.step for figure in client.get_metric_history(run.info.run_id, name)] == [1, 2]
     assert run.data.metrics["validation/mean_dice"] == pytest.approx(scores(tmp_path / "run")[0]["mean_dice"])
     kept = {file.path for file in client.list_artifacts(run.info.run_id)}
-    assert kept == {"images", "task.json", "metrics.csv", "summary.json"}
+    assert kept == {"images", "task.json", "training_cases.csv", "metrics.csv", "summary.json"}
 
 
 def test_null_on_the_command_line_is_null(dataset, tmp_path):

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
 
 from segbundle.data import labelled_data
 from segbundle.engines import CachedCases, PreparedCases, caching
-from segbundle.errors import DataError, OutputError, root_error
+from segbundle.errors import DataError, OutputError
+from segbundle.files import write_json
+from segbundle.reports import Structure
 from segbundle.transforms import PrepareCase
-from tiny import TINY_CLASSES
+from tiny import TINY_CLASSES, write_nifti
 
 
 class Counting(PrepareCase):
@@ -37,7 +40,7 @@ def assert_same_cases(one, two):
     for first, second in ((one[index], two[index]) for index in range(len(one))):
         assert first.keys() == second.keys()
         assert (first["case"], first["spacing"]) == (second["case"], second["spacing"])
-        for key in ("image", "label", "annotated"):
+        for key in ("image", "label", "annotated", "volumes_ml", "touches_edge"):
             assert torch.equal(first[key], second[key]) and first[key].dtype == second[key].dtype
         for places, others in zip(first["indices"], second["indices"], strict=True):
             assert torch.equal(places, others)
@@ -51,6 +54,34 @@ def test_a_prepared_case(tiny_dataset):
     flat = case["label"].flatten()
     for value, places in enumerate(case["indices"]):
         assert torch.equal(places, torch.nonzero(flat == value).flatten().int())
+
+
+def test_structures_are_those_of_the_label_map_as_it_was_annotated(tmp_path):
+    folder = tmp_path / "data"
+    label = np.zeros((6, 6, 5), np.uint8)
+    label[2:4, 2:4, 2:4] = 1  # 8 voxels of 6 mm³, inside
+    label[5, 1:4, 1] = 2  # 3 voxels at the edge
+    label[0, 0, 0] = 7  # unknown
+    affine = np.diag([2.0, -1.0, 3.0, 1.0])
+    for case in ("a", "b"):
+        write_nifti(folder / "imagesTr" / f"{case}.nii.gz", np.arange(180, dtype=np.float32).reshape(6, 6, 5), affine)
+        write_nifti(folder / "labelsTr" / f"{case}.nii.gz", label, affine)
+    listed = [
+        {"image": f"imagesTr/{case}.nii.gz", "label": f"labelsTr/{case}.nii.gz", **more}
+        for case, more in (("a", {}), ("b", {"annotated": [TINY_CLASSES[2]]}))
+    ]
+    write_json(
+        folder / "dataset.json",
+        {"labels": {"0": "background", "1": TINY_CLASSES[1], "2": TINY_CLASSES[2], "7": "ignore"}, "training": listed},
+    )
+    label[label == 1] = 0
+    write_nifti(folder / "labelsTr" / "b.nii.gz", label, affine)
+    found = PreparedCases(data_of(folder), Counting(spacing=(1, 1, 1))).structures()
+    assert found == [
+        Structure("a", TINY_CLASSES[1], pytest.approx(0.048), False),
+        Structure("a", TINY_CLASSES[2], pytest.approx(0.018), True),
+        Structure("b", TINY_CLASSES[2], pytest.approx(0.018), True),
+    ]
 
 
 def test_files_and_memory_hold_the_same(tiny_dataset, tmp_path):
@@ -140,9 +171,8 @@ def test_a_bad_case_is_named(tiny_dataset, tmp_path):
     data = data_of(tiny_dataset)
     Path(data[2]["image"]).write_bytes(b"nothing")
     for cache_dir in (None, tmp_path):
-        with pytest.raises(RuntimeError) as error:
+        with pytest.raises(DataError, match="case_02"):
             PreparedCases(data, Counting(), cache_dir)
-        assert isinstance(root_error(error.value), DataError) and "case_02" in str(root_error(error.value))
 
 
 def test_a_folder_that_cannot_be_written_is_named(tiny_dataset, tmp_path):

@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from runs_by_hand import RIGHT, labels, write_evaluation, write_predictions
+from runs_by_hand import RIGHT, labels, write_predictions
 from segbundle.errors import OutputError
-from segbundle.reports import write_prediction_report
-from segbundle.reports.measurements import Expected, Measurement, warnings_of
+from segbundle.reports import Structure, write_prediction_report, write_training_cases
+from segbundle.reports.expectations import read_training_cases
 
 
 def report(folder):
@@ -38,37 +38,44 @@ def test_measurements_by_hand(tmp_path):
     assert text.count('<svg class="slice"') == 6
 
 
-def test_what_is_expected_comes_from_the_annotated_cases_beside_the_model(tmp_path):
-    write_evaluation(tmp_path / "training", {f"case {index}": (RIGHT, RIGHT) for index in range(12)})
+def training(folder, volumes, touching=0):
+    """What a training leaves beside its model: `ball` of 0.128 ml and `cube` of these volumes, some at the edge."""
+    folder.mkdir(parents=True)
+    balls = [Structure(f"case {index}", "ball", 0.128, False) for index in range(len(volumes))]
+    cubes = [
+        Structure(f"case {index}", "cube", volume, index < touching) for index, volume in enumerate(volumes)
+    ]  # fmt: skip
+    write_training_cases(folder, balls + cubes)
+    return folder / "model.pt"
+
+
+def test_what_is_expected_comes_from_the_training_cases(tmp_path):
     huge = labels((1, 2, 2), (7, 9, 8))
     huge[2:9, 2:10, 2:10] = 1
     scans = {"huge ball": huge, "no cube": labels((1, 2, 2))}
-    text, rows = report(write_predictions(tmp_path / "predictions", scans, tmp_path / "training" / "model.pt"))
-    source = "the 12 annotated cases beside the model"
+    model = training(tmp_path / "training", [0.128] * 12)
+    text, rows = report(write_predictions(tmp_path / "predictions", scans, model))
+    source = "the 12 training cases"
     assert rows["huge ball", "ball"]["warnings"].endswith(f"far outside {source} (0.064 to 0.256 ml)")
     assert rows["no cube", "cube"]["warnings"] == f"is missing, and is in 100% of {source}"
     assert rows["no cube", "ball"]["warnings"] == ""
     assert source in text
 
 
-def test_far_out_by_hand():
-    # logarithms to base 2 of the volumes: 0, 1, ..., 12: quartiles 3 and 9, so that more than 18 beyond is far out
-    expected = Expected.of([2.0**power for power in range(13)], "others")
-    assert (expected.low, expected.high) == pytest.approx((2.0**-15, 2.0**27))
-    assert expected.present == 1
+@pytest.mark.parametrize(("touching", "warned"), [(1, True), (2, False)])
+def test_what_usually_touches_the_edge_is_no_reason_to_warn(tmp_path, touching, warned):
+    model = training(tmp_path / "training", [0.128] * 12, touching)
+    at_edge = {"a": labels((1, 2, 2), (8, 9, 8))}
+    _, rows = report(write_predictions(tmp_path / "predictions", at_edge, model))
+    assert rows["a", "cube"]["touches_edge"] == "true"
+    assert bool(rows["a", "cube"]["warnings"]) is warned
 
-    def found(volume):
-        return warnings_of(Measurement("a", "ball", volume, 1, 1.0, False), {"ball": expected})
 
-    assert found(2.0**26) == found(2.0**-14) == []
-    assert "far outside others" in found(2.0**28)[0]
-    assert "far outside others" in found(2.0**-16)[0]
-    assert "is missing" in found(0.0)[0]
-    alike = Expected.of([12.3] * 12, "others")
-    assert (alike.low, alike.high) == pytest.approx((6.15, 24.6))  # half or twice as large, if they do not differ
-    rare = Expected.of([0.0] * 9 + [1.0] * 3, "others")
-    assert (rare.present, rare.low) == (0.25, None)  # too few volumes for a range
-    assert warnings_of(Measurement("a", "ball", 0.0, 0, None, False), {"ball": rare}) == []
+def test_members_of_an_ensemble_know_each_case_once(tmp_path):
+    models = [training(tmp_path / "folds" / f"fold_{fold}", [0.128] * 12) for fold in range(2)]
+    for given in (models, [str(model) for model in models], tmp_path / "folds", str(tmp_path / "folds")):
+        assert len(read_training_cases(given)) == 24
+    assert read_training_cases(None) == read_training_cases(tmp_path / "nothing" / "model.pt") == []
 
 
 def test_scans_that_failed_or_are_gone_are_told(tmp_path):
@@ -100,17 +107,24 @@ def test_a_folder_without_predictions_is_refused(tmp_path):
         write_prediction_report(tmp_path)
 
 
-def test_too_few_annotated_cases_are_no_reason_to_be_silent(tmp_path):
-    write_evaluation(tmp_path / "training", {f"case {index}": (RIGHT, RIGHT) for index in range(8)})
+def test_too_few_training_cases_are_no_reason_to_be_silent(tmp_path):
+    model = training(tmp_path / "training", [0.128] * 8)
     scans = {f"scan {index}": RIGHT for index in range(12)} | {"no cube": labels((1, 2, 2))}
-    _, rows = report(write_predictions(tmp_path / "predictions", scans, tmp_path / "training" / "model.pt"))
+    _, rows = report(write_predictions(tmp_path / "predictions", scans, model))
     assert rows["no cube", "cube"]["warnings"] == "is missing, and is in 92% of these scans themselves"
 
 
-def test_scores_of_another_program_beside_the_model_are_left_alone(tmp_path):
-    (tmp_path / "metrics.csv").write_text("epoch,step,loss\n1,2,0.5\n")
-    text, _ = report(write_predictions(tmp_path / "predictions", {"a": RIGHT}, tmp_path / "model.pt"))
-    assert "too few cases" in text
+def test_scans_that_are_all_cut_off_are_all_warned_of(tmp_path):
+    scans = {f"scan {index}": labels((1, 2, 2), (8, 9, 8)) for index in range(12)}
+    _, rows = report(write_predictions(tmp_path, scans))
+    assert all("touches the scan's edge" in rows[scan, "cube"]["warnings"] for scan in scans)
+
+
+@pytest.mark.parametrize("text", ["epoch,step,loss\n1,2,0.5\n", "case,class,volume_ml,touches_edge\na,ball,x,true\n"])
+def test_a_file_of_another_program_beside_the_model_is_left_alone(tmp_path, text):
+    (tmp_path / "training_cases.csv").write_text(text)
+    page, _ = report(write_predictions(tmp_path / "predictions", {"a": RIGHT}, tmp_path / "model.pt"))
+    assert "too few cases" in page
 
 
 def test_more_classes_than_there_are_styles_are_all_drawn(tmp_path):

@@ -23,9 +23,10 @@ from segbundle.engines.ranks import processes_here, rank, share_of_rank, wait_fo
 from segbundle.errors import OutputError
 from segbundle.files import written_whole
 from segbundle.inferers.memory import free_memory
+from segbundle.reports import Structure
 
 _logger = logging.getLogger(__name__)
-_FORMAT = 2
+_FORMAT = 3
 """Raised when what prepared cases hold changes, so that files of an earlier version are not read."""
 _SHARE = 0.5
 """The part of the free memory that cases may take."""
@@ -126,6 +127,16 @@ class PreparedCases(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         case = self._cases[index]
         return _mapped(case) if isinstance(case, Path) else case
+
+    def structures(self) -> list[Structure]:
+        """Volume of every class in every case that it was annotated in, the background left out."""
+        names = self.transform.settings["class_names"]
+        return [
+            Structure(case["case"], name, float(case["volumes_ml"][index]), bool(case["touches_edge"][index]))
+            for case in map(self.__getitem__, range(len(self)))
+            for index, name in enumerate(names)
+            if index > 0 and case["annotated"][index]
+        ]
 
     def _prepared(self, index: int) -> dict[str, Any] | Path:
         """A case in memory, or the file that holds it."""

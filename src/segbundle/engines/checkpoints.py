@@ -16,12 +16,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from segbundle.engines.averaging import WeightAverage
+from segbundle.engines.caching import PreparedCases
 from segbundle.engines.cross_validation import models_of_folds
 from segbundle.engines.ranks import rank
 from segbundle.engines.scoring import MeanDice
 from segbundle.errors import CheckpointError, ConfigError, OutputError
 from segbundle.files import write_json, written_whole
-from segbundle.reports import write_scores
+from segbundle.reports import write_scores, write_training_cases
 
 _logger = logging.getLogger(__name__)
 _CASES = "training_cases"
@@ -220,8 +221,8 @@ class Checkpoints:
     """Keeps a training: the best weights with their scores, and after every epoch all it needs to go on.
 
     Writes `model.pt` (state dict), `metrics.csv` and `summary.json` whenever validation reaches a new best mean
-    Dice, `last.pt` at the end of every epoch, and `task.json` (classes, fold, training cases) at the start. Files are
-    replaced whole.
+    Dice, `last.pt` at the end of every epoch, and at the start `task.json` (classes, fold, training cases) and
+    `training_cases.csv` (their structures, which tell what to expect of a prediction). Files are replaced whole.
 
     Attach it before every other handler: it restores a run first thing, and saves after all the others.
 
@@ -280,6 +281,8 @@ class Checkpoints:
             self._restore(engine)
         if rank() == 0:
             write_json(self.output_dir / "task.json", self.task)
+            if isinstance(engine.data_loader.dataset, PreparedCases):  # MONAI's transforms would draw patches instead
+                write_training_cases(self.output_dir, engine.data_loader.dataset.structures())
         if not engine.has_event_handler(self._save, Events.EPOCH_COMPLETED):
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)  # now, so that it comes after all others
 

@@ -91,8 +91,9 @@ def made_by(config: Mapping[str, Any], device: torch.device | str | None = None)
     workflow = running_workflow()
     network = {} if workflow is None else {"network_def": workflow.parser.get("network_def")}
     values = {**config, **network}
-    if isinstance(values.get("ckpt_path"), str):
-        values["ckpt_path"] = str(Path(values["ckpt_path"]).resolve())
+    if (given := values.get("ckpt_path")) is not None:
+        one = isinstance(given, (str, Path))
+        values["ckpt_path"] = str(Path(given).resolve()) if one else [str(Path(path).resolve()) for path in given]
     return {
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),

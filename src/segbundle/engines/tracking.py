@@ -17,7 +17,7 @@ from segbundle.files import written_whole
 _logger = logging.getLogger(__name__)
 _EXPERIMENT = "segbundle"
 _RUN_FILE = "mlflow_run_id"
-_KEPT = ("task.json", "metrics.csv", "summary.json")
+_KEPT = ("task.json", "training_cases.csv", "metrics.csv", "summary.json")
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 """MLflow's own are minutes for every figure that a server does not take."""
 

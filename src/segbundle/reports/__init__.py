@@ -1,6 +1,7 @@
 """Tables of scores for people and programs."""
 
 from segbundle.reports.comparison import write_comparison
+from segbundle.reports.expectations import Structure, write_training_cases
 from segbundle.reports.page import write_report
 from segbundle.reports.prediction_page import write_prediction_report
 from segbundle.reports.runs import RUN_FILE, read_run, write_run
@@ -9,6 +10,7 @@ from segbundle.reports.scores import CaseScores, print_summary, read_scores, sum
 __all__ = [
     "RUN_FILE",
     "CaseScores",
+    "Structure",
     "print_summary",
     "read_run",
     "read_scores",
@@ -18,4 +20,5 @@ __all__ = [
     "write_report",
     "write_run",
     "write_scores",
+    "write_training_cases",
 ]

@@ -15,18 +15,11 @@ from tqdm import tqdm
 
 from segbundle.errors import SegbundleError, describe
 from segbundle.files import written_whole
-from segbundle.reports.charts import Point, strip_plot
-from segbundle.reports.measurements import (
-    Expected,
-    Measurement,
-    expectations,
-    measure,
-    warnings_of,
-    write_measurements,
-)
+from segbundle.reports.charts import Figure, Point, strip_plot
+from segbundle.reports.expectations import Expected, expectations, read_training_cases, warnings_of
+from segbundle.reports.measurements import Measurement, measure, write_measurements
 from segbundle.reports.rendering import number, render
 from segbundle.reports.runs import prediction_files, read_predictions
-from segbundle.reports.scores import Row, read_rows
 from segbundle.reports.slices import CaseVolumes, overview_slices, style_of
 
 _logger = logging.getLogger(__name__)
@@ -53,8 +46,8 @@ def write_prediction_report(folder: str | Path, output: str | Path | None = None
     class_names = [str(name) for name in made_by["config"]["class_names"][1:]]
     done = [record for record in records if record["status"] == "ok"]
     found, pictures, problems = _measured(folder, done, class_names)
-    expected = expectations(_annotated_cases(made_by["config"].get("ckpt_path")), found, class_names)
-    warnings = {(one.scan, one.name): words for one in found if (words := warnings_of(one, expected))}
+    expected = expectations(read_training_cases(made_by["config"].get("ckpt_path")), found, class_names)
+    warnings = {(one.case, one.name): words for one in found if (words := warnings_of(one, expected))}
     write_measurements(folder / "measurements.csv", found, warnings)
     failed = {record["case"]: record["error"] for record in records if record["status"] == "failed"} | problems
     order = sorted(pictures, key=lambda scan: (-sum(key[0] == scan for key in warnings), scan))
@@ -69,7 +62,7 @@ def write_prediction_report(folder: str | Path, output: str | Path | None = None
         strip=_strip(found, class_names),
         columns=[{"label": label, "sort": None} for label in _COLUMNS],
         rows=[
-            _row(one, warnings.get((one.scan, one.name), []))
+            _row(one, warnings.get((one.case, one.name), []))
             for one in sorted(found, key=lambda one: _rank(one, warnings))
         ],
         pictures=[{"scan": scan, "slices": pictures[scan]} for scan in order[:_PICTURED]],
@@ -107,20 +100,6 @@ def _measured(
     return found, pictures, problems
 
 
-def _annotated_cases(ckpt_path: Any) -> list[Row]:
-    """Scores of cases with references that lie beside the model, or in the folder of a cross-validation."""
-    if not isinstance(ckpt_path, str):
-        return []
-    places = [Path(ckpt_path) / "metrics.csv", Path(ckpt_path).parent / "metrics.csv"]
-    for place in places:
-        if place.is_file():
-            try:
-                return read_rows(place)
-            except (KeyError, ValueError, TypeError):  # of another program
-                _logger.info("%s: holds no scores, and is not looked at", place)
-    return []
-
-
 def _by_scan(warnings: Mapping[tuple[str, str], Sequence[str]]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for (scan, name), words in warnings.items():
@@ -145,22 +124,24 @@ def _summaries(
         }
 
 
-def _strip(found: Sequence[Measurement], class_names: Sequence[str]) -> Markup | None:
+def _strip(found: Sequence[Measurement], class_names: Sequence[str]) -> Figure | None:
     groups = {
-        name: [Point(one.scan, one.volume_ml) for one in found if one.name == name and one.volume_ml > 0]
+        name: [Point(one.case, one.volume_ml) for one in found if one.name == name and one.volume_ml > 0]
         for name in class_names
     }
-    return strip_plot("Volumes of every scan, per class", "volume, ml", groups) if any(groups.values()) else None
+    if not any(groups.values()):
+        return None
+    return strip_plot("Volumes of every scan, per class", "volume, ml", groups, one="scan")
 
 
 def _rank(one: Measurement, warnings: Mapping[tuple[str, str], Sequence[str]]) -> tuple[int, str]:
-    return -len(warnings.get((one.scan, one.name), ())), one.scan
+    return -len(warnings.get((one.case, one.name), ())), one.case
 
 
 def _row(one: Measurement, words: Sequence[str]) -> dict[str, Any]:
     values = ((one.volume_ml, 3), (float(one.components), 0), (one.mean_intensity, 2))
     return {
-        "case": one.scan,
+        "case": one.case,
         "name": one.name,
         "status": "warned" if words else "fine",
         "label": "; ".join(words),

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from monai.transforms import Compose, SpatialPad, Transform
 from monai.utils import CommonKeys
 
 from segbundle.classes import IGNORE_INDEX
+from segbundle.metrics.extents import class_extents
 from segbundle.transforms.loading import LoadScand
 from segbundle.transforms.preprocessing import grid_transforms, intensity_transform
 
@@ -31,7 +33,8 @@ class PrepareCase(Transform):
 
     Calling it with a datalist entry gives a dict: `image` float16 (C, X, Y, Z), `label` uint8 (1, X, Y, Z), `indices`
     (per class up to 20,000 places of it in the flattened label map, int32), `annotated` bool (num_classes,),
-    `spacing` (mm, of the grid) and `case`.
+    `volumes_ml` float64 and `touches_edge` bool (num_classes,; of the label map as it was read), `spacing` (mm, of the
+    grid) and `case`.
     """
 
     def __init__(
@@ -51,16 +54,21 @@ class PrepareCase(Transform):
             "axcodes": axcodes,
             "num_channels": num_channels,
         }
-        self._prepare = Compose(prepared_steps(class_names, patch_size, intensity, spacing, axcodes, num_channels))
+        load, *rest = prepared_steps(class_names, patch_size, intensity, spacing, axcodes, num_channels)
+        self._load, self._prepare = load, Compose(rest)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[str, Any]:
-        prepared: Any = self._prepare(dict(data))
+        loaded = self._load(dict(data))
+        volumes_ml, touches_edge = extents_ml(loaded[CommonKeys.LABEL], len(self.settings["class_names"]))
+        prepared: Any = self._prepare(loaded)
         image, label = prepared[CommonKeys.IMAGE], prepared[CommonKeys.LABEL].as_tensor().to(torch.uint8)
         return {
             "image": image.as_tensor().half().contiguous(),  # plain strings, which files of tensors may hold
             "label": label.contiguous(),
             "indices": class_indices(label, len(self.settings["class_names"])),
             "annotated": prepared["annotated"],
+            "volumes_ml": volumes_ml,
+            "touches_edge": touches_edge,
             "spacing": [float(size) for size in torch.linalg.vector_norm(image.affine[:3, :3], dim=0)],
             "case": prepared["case"],
         }
@@ -81,6 +89,12 @@ def prepared_steps(
         intensity_transform(intensity),
         PadToPatchd(patch_size),
     ]
+
+
+def extents_ml(label: MetaTensor, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Volume in ml of every class of a label map (1, X, Y, Z), and whether it touches the scan's edge."""
+    voxels, touches_edge = class_extents(label.as_tensor()[0], num_classes)
+    return voxels * float(torch.linalg.det(label.affine[:3, :3]).abs()) / 1000, touches_edge
 
 
 def class_indices(label: torch.Tensor, num_classes: int) -> list[torch.Tensor]:

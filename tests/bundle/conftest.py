@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from commands import monai_bundle
+from commands import ROOT, monai_bundle
 from tiny import write_tiny_dataset
 
 
@@ -25,3 +26,21 @@ def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert list(elsewhere.iterdir()) == []
     (out / "stdout.txt").write_text(done.stdout)
     return out
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A working folder that looks like a clone, so that outputs do not land in the real one."""
+    for name in ("bundle", "configs", "data_samples", "Makefile"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    return tmp_path
+
+
+@pytest.fixture
+def hippocampus_like(tmp_path: Path) -> Path:
+    """A tiny dataset whose classes are called like those of the bundle's default task."""
+    dataset = write_tiny_dataset(tmp_path / "hippocampus_like", num_cases=5)
+    description = json.loads((dataset / "dataset.json").read_text())
+    description["labels"] = {"0": "background", "1": "Anterior", "2": "Posterior"}
+    (dataset / "dataset.json").write_text(json.dumps(description))
+    return dataset

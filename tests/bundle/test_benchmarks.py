@@ -1,0 +1,28 @@
+"""The commands of docs/benchmarks.md, on next to nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from commands import ROOT
+from documents import blocks, commands, run_all
+from tiny import write_nifti
+
+
+@pytest.fixture
+def small_ct(tmp_path: Path) -> Path:
+    values = np.random.default_rng(0).normal(0, 100, (12, 10, 8)).round().astype(np.int16)
+    return write_nifti(tmp_path / "ct_3mm.nii.gz", values, np.diag([3.0, 3.0, 3.0, 1.0]))
+
+
+def test_the_commands_of_the_benchmarks(checkout: Path, hippocampus_like: Path, small_ct: Path):
+    (checkout / "benchmarks").symlink_to(ROOT / "benchmarks")
+    lines = [line for text in blocks(ROOT / "docs" / "benchmarks.md", "bash") for line in commands(text)]
+    assert len(lines) >= 1
+    lines = [line.replace("/path/to/Task04_Hippocampus", str(hippocampus_like)) for line in lines]
+    lines = [line.replace("/path/to/ct_3mm.nii.gz", str(small_ct)) for line in lines]
+    demo = "segbundle train --config configs/phantom.yaml --dataset_dir data_samples --output_dir runs/demo/training"
+    run_all([demo, *lines], checkout)

@@ -1,0 +1,58 @@
+"""The commands of the documents, run as written; only trainings and benchmarks are cut short."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+TRAINING = re.compile(
+    r"segbundle (train|cross-validate)|configs/train\.yaml|benchmarks/(?!losses|inference|kill|many|metrics)"
+)
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", document.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def commands(text: str) -> list[str]:
+    joined = re.sub(r"\\\n\s*", "", text)
+    return [line for line in joined.splitlines() if line and not line.startswith("#")]
+
+
+def shell(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", "-c", command],
+        cwd=cwd,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+
+
+def run_all(lines: list[str], cwd: Path) -> None:
+    for line in lines:
+        short = f"{line} --max_epochs 1 --val_interval 1" if TRAINING.search(line) else line
+        short = short.replace("--seeds 0 1 2", "--seeds 0")
+        if "segbundle reproduce" in line:
+            short += " --steps 2 --seeds '[0]'"
+        if "benchmarks/losses.py" in line:
+            short += " --shape 1 3 16 16 16 --rounds 1 --repeats 1"
+        if "benchmarks/inference.py" in line:
+            short += " --classes 3 --rounds 1"
+        if "benchmarks/training.py" in line:
+            short += " --rounds 1"
+        if "benchmarks/many_cases.py" in line:
+            short += " --cases 2"
+        if "benchmarks/kill_and_resume.py" in line:
+            short = f"{line} --times 1 --max_epochs 2 --val_interval 1"
+        if "benchmarks/metrics.py" in line:
+            short += " --shape 64 64 40 --classes 1 --rounds 1"
+        if "benchmarks/inference_accuracy.py" in line:
+            short += " --ways 'window_size auto'"  # bf16 takes minutes on CPUs without it
+        done = shell(short, cwd)
+        assert done.returncode == 0, f"{short}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"

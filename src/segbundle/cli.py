@@ -238,12 +238,12 @@ def report(
 
     Example: segbundle report runs/demo
     """
-    from segbundle.reports import write_comparison, write_prediction_report, write_report
+    from segbundle.reports import holds_scores, write_comparison, write_prediction_report, write_report
 
     with plain_errors():
         if len(runs) > 1:
             path = write_comparison(runs, output or Path("comparison.html"))
-        elif (runs[0] / "metrics.csv").exists():
+        elif holds_scores(runs[0]):
             path = write_report(runs[0], output)
         else:
             path = write_prediction_report(runs[0], output)

@@ -44,3 +44,22 @@ def hippocampus_like(tmp_path: Path) -> Path:
     description["labels"] = {"0": "background", "1": "Anterior", "2": "Posterior"}
     (dataset / "dataset.json").write_text(json.dumps(description))
     return dataset
+
+
+@pytest.fixture
+def few_test_scans(checkout: Path) -> Path:
+    """The same with two of the six test scans: the bundle's own model takes its time on CPUs without bfloat16."""
+    samples = checkout / "data_samples"
+    samples.unlink()
+    samples.mkdir()
+    description = json.loads((ROOT / "data_samples" / "dataset.json").read_text())
+    description["test"] = description["test"][:2]
+    description["numTest"] = 2
+    (samples / "dataset.json").write_text(json.dumps(description))
+    for name in ("imagesTr", "labelsTr"):
+        (samples / name).symlink_to(ROOT / "data_samples" / name)
+    for entry in description["test"]:
+        for path in entry.values():
+            (samples / path).parent.mkdir(exist_ok=True)
+            (samples / path).symlink_to((ROOT / "data_samples" / path).resolve())
+    return checkout

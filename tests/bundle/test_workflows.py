@@ -129,6 +129,18 @@ def test_the_dice_in_the_report_is_the_dice_you_get_by_hand(trained, dataset, tm
         assert float(row["volume_pred_ml"]) == pytest.approx(pred.sum() * voxel_ml, abs=1e-6)
 
 
+def test_predictions_know_the_training_cases_and_stay_out_of_an_evaluations_folder(trained, dataset, tmp_path):
+    words = ("predict", dataset / "imagesTs", "--config", TINY, "--ckpt_path", trained / "model.pt", "--output_dir")
+    assert segbundle(*words, tmp_path / "out").returncode == 0
+    copied = (tmp_path / "out" / "training_cases.csv").read_text(encoding="utf-8-sig")
+    assert copied == (trained / "training_cases.csv").read_text(encoding="utf-8-sig")
+    assert len(copied.splitlines()) == 1 + 4 * 2
+    (tmp_path / "out" / "metrics.csv").write_text("")
+    done = segbundle(*words, tmp_path / "out")
+    assert done.returncode == 1
+    assert f"{tmp_path / 'out'}: holds the scores of an evaluation; choose another --output_dir" in done.stderr
+
+
 def test_evaluation_of_the_test_list(trained, dataset, tmp_path):
     done = monai_bundle(
         "evaluate", "--dataset_dir", dataset, "--data_list_key", "test",

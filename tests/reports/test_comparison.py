@@ -1,12 +1,16 @@
+import itertools
 import re
 
+import numpy as np
 import pytest
-from scipy.stats import wilcoxon
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import rankdata, wilcoxon
 
 from runs_by_hand import CASES, RIGHT, labels, write_evaluation
 from segbundle.errors import OutputError
 from segbundle.reports import read_run, write_comparison
-from segbundle.reports.comparison import Pairing
+from segbundle.reports.comparison import Measure, Pairing, signed_rank_test
 
 
 def shifted(by):
@@ -25,14 +29,80 @@ def runs(tmp_path):
 
 
 def test_pairs_by_hand(runs):
-    ball = Pairing.of(*map(read_run, runs), "ball")
+    cases = {"a", "b", "c", "d"}
+    ball = Pairing.of(*map(read_run, runs), "ball", cases)
     assert ball.pairs == {"a": (1.0, 0.75), "b": (0.75, 0.5), "c": (0.5, 1.0), "d": (1.0, 1.0)}
     assert ball.difference == 0
     assert (ball.better, ball.worse) == (1, 2)
-    assert ball.p_value == wilcoxon([-0.25, -0.25, 0.5, 0]).pvalue
-    cube = Pairing.of(*map(read_run, runs), "cube")
+    assert ball.p_value == 1  # ranks -1.5, -1.5, 3: either sum is 3
+    assert Pairing.of(*map(read_run, runs), "ball", {"a", "c"}).pairs.keys() == {"a", "c"}
+    cube = Pairing.of(*map(read_run, runs), "cube", cases)
     assert cube.difference == 0
     assert cube.p_value is None  # nothing differs
+
+
+def test_smaller_distances_are_better(runs):
+    distance = Measure("hd95_mm", "HD95, mm", 3, larger_is_better=False)
+    ball = Pairing.of(*map(read_run, runs), "ball", {"a", "b", "c", "d"}, distance)
+    assert ball.pairs["a"][0] == 0 < ball.pairs["a"][1]
+    assert (ball.better, ball.worse) == (1, 2)
+
+
+@given(st.lists(st.integers(-6, 6), min_size=1, max_size=10))
+def test_the_signed_rank_test_counts_all_signs(differences):
+    p_value = signed_rank_test(differences)
+    counted = np.array([one for one in differences if one != 0])
+    if len(counted) == 0:
+        assert p_value is None
+        return
+    ranks = rankdata(np.abs(counted))
+    signs = np.array(list(itertools.product((0, 1), repeat=len(counted))))
+    sums, positive = signs @ ranks, ranks[counted > 0].sum()
+    assert p_value == pytest.approx(min(1, 2 * min((sums <= positive).mean(), (sums >= positive).mean())))
+
+
+def test_the_signed_rank_test_without_ties_is_that_of_scipy():
+    rng = np.random.default_rng(0)
+    for size in (1, 5, 20, 50):
+        differences = rng.normal(0.3, 1, size)
+        assert signed_rank_test(differences) == pytest.approx(wilcoxon(differences, method="exact").pvalue, rel=1e-9)
+    many = rng.normal(0.1, 1, 51)
+    assert signed_rank_test(many) == pytest.approx(wilcoxon(many, method="exact").pvalue, rel=0.05)
+
+
+def test_three_runs_are_compared_on_the_cases_that_all_have(tmp_path):
+    shapes = {"a": (shifted(0), RIGHT), "b": (shifted(1), RIGHT), "c": (shifted(2), RIGHT)}
+    runs = [
+        write_evaluation(tmp_path / name, {case: shapes[case] for case in cases})
+        for name, cases in (("one", "abc"), ("two", "abc"), ("three", "ab"))
+    ]
+    text = write_comparison(runs, tmp_path / "comparison.html").read_text(encoding="utf-8")
+    assert "Over the 2 cases" in text
+    assert set(re.findall(r'<th scope="row">ball</th><td>(\d)</td>', text)) == {"2"}
+
+
+def test_other_references_and_classes_are_told(runs, tmp_path):
+    small = labels((1, 2, 2), (7, 9, 8))
+    small[1] = 0
+    other = write_evaluation(tmp_path / "other", {"a": (shifted(0), small), "b": (shifted(1), RIGHT)})
+    text = write_comparison([runs[0], other], tmp_path / "comparison.html").read_text(encoding="utf-8")
+    assert (
+        "The references of 1 case differs between the runs</strong>, so that their scores cannot be compared: a<"
+        in text
+    )
+    renamed = (other / "metrics.csv").read_text(encoding="utf-8-sig").replace("cube", "box")
+    (other / "metrics.csv").write_text(renamed)
+    (other / "summary.json").write_text((other / "summary.json").read_text().replace("cube", "box"))
+    text = write_comparison([runs[0], other], tmp_path / "comparison.html").read_text(encoding="utf-8")
+    assert "only in run: cube" in text
+    assert "only in other: box" in text
+
+
+def test_runs_without_a_pair_have_tables_without_a_plot(tmp_path):
+    nothing = labels()
+    runs = [write_evaluation(tmp_path / name, {"a": (nothing, nothing)}) for name in ("one", "two")]
+    text = write_comparison(runs, tmp_path / "comparison.html").read_text(encoding="utf-8")
+    assert "No class of no case has a score in both." in text
 
 
 def test_the_page_names_what_only_one_run_has(runs, tmp_path):
@@ -51,7 +121,7 @@ def test_a_class_that_only_one_run_can_score_has_no_pair(tmp_path):
         write_evaluation(tmp_path / "a", {"case": CASES["invented"]}),
         write_evaluation(tmp_path / "b", {"case": (nowhere, nowhere)}),
     ]
-    assert Pairing.of(*map(read_run, runs), "cube").pairs == {}
+    assert Pairing.of(*map(read_run, runs), "cube", {"case"}).pairs == {}
     text = write_comparison(runs, tmp_path / "comparison.html").read_text(encoding="utf-8")
     assert "false positive → absent" in text
     assert 'data-status="false_positive true_absent"' in text  # found by either filter
@@ -71,5 +141,5 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
         write_comparison([one, other], tmp_path / "comparison.html")
     with pytest.raises(OutputError, match="cannot be compared with itself"):
         write_comparison([one, one], tmp_path / "comparison.html")
-    with pytest.raises(OutputError, match=r"nothing: holds no metrics\.csv"):
+    with pytest.raises(OutputError, match="nothing: is no folder"):
         write_comparison([one, tmp_path / "nothing"], tmp_path / "comparison.html")

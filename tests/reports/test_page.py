@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from runs_by_hand import AFFINE, CASES, NAMES, RIGHT, labels, write_evaluation
 from segbundle.errors import OutputError
 from segbundle.reports import write_report
-from segbundle.reports.charts import Point, strip_plot
+from segbundle.reports.charts import Point, bland_altman, strip_plot
 
 
 def text_of(folder):
@@ -48,12 +49,13 @@ def test_nothing_is_loaded_from_anywhere(tmp_path):
 def test_slices_show_where_it_is_wrong(tmp_path):
     text = text_of(write_evaluation(tmp_path))
     worst = text[text.index("<h3>ball</h3>", text.index('id="pictures"')) :]
-    worst = worst[: worst.index("</figure>")]
+    worst = worst[: worst.index("</div></figure>")].replace("<figcaption><strong>", "<strong>")
     assert "<strong>worst</strong>: shifted, Dice 0.750" in worst
-    # along x the ball is in layers 1 to 4, predicted in 2 to 5: layers 1 and 5 are wrong, the first is shown
-    assert re.findall("<title>(.*?)</title>", worst) == ["axial, slice 2", "coronal, slice 2", "sagittal, slice 1"]
-    assert worst.count('class="ref" d="M') == 3
-    assert worst.count('class="pred" d="M') == 2  # there is no prediction in layer 1
+    # along x the ball is in layers 1 to 4, predicted in 2 to 5: layers 1 and 5, of 2 mm, are wrong
+    places = ["axial, S 4.0 mm", "coronal, A 4.0 mm", "sagittal, R 10.0 mm"]
+    assert re.findall("<title>(.*?)</title>", worst) == re.findall("<figcaption>(.*?)</figcaption>", worst) == places
+    assert worst.count('class="ref" d="M') == 2  # there is no reference in layer 5
+    assert worst.count('class="pred" d="M') == 3
 
 
 def test_names_are_shown_as_they_are_whatever_is_in_them(tmp_path):
@@ -78,7 +80,7 @@ def test_unknown_voxels_are_not_drawn_as_wrong(tmp_path):
     ref[8:] = 255  # most of the cube
     text = text_of(write_evaluation(tmp_path, {"a": (labels((1, 2, 2), (7, 9, 8)), ref)}))
     cube = text[text.index("<h3>cube</h3>", text.index('id="pictures"')) :]
-    assert "sagittal, slice 7" in cube  # the only known layer
+    assert "sagittal, R 14.0 mm" in cube  # the only known layer
     assert "Dice 1.000" in cube
 
 
@@ -121,7 +123,7 @@ def test_one_case_and_nothing_to_score(tmp_path):
 
 
 def test_a_folder_without_scores_is_refused(tmp_path):
-    with pytest.raises(OutputError, match=r"holds no metrics\.csv; give the output_dir of `segbundle evaluate`"):
+    with pytest.raises(OutputError, match=r"holds neither metrics\.csv nor predictions\.json; give the output_dir"):
         write_report(tmp_path)
     write_evaluation(tmp_path, files=False)
     (tmp_path / "summary.json").write_text("{}")
@@ -154,6 +156,32 @@ def test_of_thousands_of_values_only_those_far_from_the_others_are_dots():
     few = strip_plot("Dice", "Dice", {"class": values})
     assert few.svg.count("<circle") == 1000
     assert few.caption.startswith("A dot is a case; boxes")
+
+
+def test_limits_of_agreement_by_hand():
+    points = [Point(f"case {index}", value, 10.0) for index, value in enumerate((1.0, 2.0, 3.0))]
+    plot = bland_altman("Volumes", points)  # mean 2, standard deviation 1
+    assert plot.caption == "Mean difference 2 ml, limits of agreement 0.04 to 3.96 ml, 3 cases."
+    assert plot.svg.count('class="limit"') == 2
+    two = bland_altman("Volumes", points[:2])
+    assert two.caption == "Mean difference 1.5 ml, 2 cases."
+    assert 'class="limit"' not in two.svg
+
+
+def test_long_names_are_shortened_and_differences_have_a_zero():
+    plot = strip_plot("Dice", "Dice", {"x" * 150: [Point("a", 0.1), Point("b", -0.1)]}, differences=True)
+    assert "x" * 31 + "…" in plot.svg and "x" * 40 not in plot.svg
+    assert plot.svg.count('class="limit"') == 1
+
+
+def test_what_to_look_at_first_is_the_largest_of_what_has_no_overlap(tmp_path):
+    speck = labels((1, 2, 2))
+    speck[10, 14, 12] = 2  # one voxel of the other class, that nobody has drawn
+    cases = {"a speck": (speck, labels((1, 2, 2))), "b missed": (labels((1, 2, 2)), RIGHT)}
+    assert "Look first at <a href" in (text := text_of(write_evaluation(tmp_path / "run", cases)))
+    assert re.search(r">b missed</a>: cube, Dice 0.000", text)
+    shutil.rmtree(tmp_path / "run" / "scans")
+    assert "Look first at b missed: cube" in text_of(tmp_path / "run")
 
 
 def test_classes_are_counted_from_the_first_after_the_background(tmp_path):

@@ -2,14 +2,17 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
 
-from runs_by_hand import RIGHT, labels, write_predictions
+from runs_by_hand import AFFINE, RIGHT, labels, write_evaluation, write_predictions
 from segbundle.errors import OutputError
-from segbundle.reports import Structure, write_prediction_report, write_training_cases
-from segbundle.reports.expectations import read_training_cases
+from segbundle.files import write_json
+from segbundle.reports import Structure, holds_scores, prediction_page, write_prediction_report, write_training_cases
+from segbundle.reports.expectations import Expected, training_cases_of, warnings_of
+from tiny import write_nifti
 
 
 def report(folder):
@@ -49,12 +52,44 @@ def training(folder, volumes, touching=0):
     return folder / "model.pt"
 
 
+def expected_of(volumes):
+    return Expected.of([Structure("a", "ball", volume, False) for volume in volumes], "others")
+
+
+def test_far_out_by_hand():
+    # logarithms to base 2 of the volumes: 0, 1, ..., 12: quartiles 3 and 9, so that more than 18 beyond is far out
+    expected = expected_of([2.0**power for power in range(13)])
+    assert (expected.low, expected.high) == pytest.approx((2.0**-15, 2.0**27))
+    assert expected.present == 1
+
+    def found(volume):
+        return warnings_of(Structure("a", "ball", volume, False), {"ball": expected})
+
+    assert found(2.0**26) == found(2.0**-14) == []
+    assert "far outside others" in found(2.0**28)[0]
+    assert "far outside others" in found(2.0**-16)[0]
+    assert "is missing" in found(0.0)[0]
+    alike = expected_of([12.3] * 12)
+    assert (alike.low, alike.high) == pytest.approx((6.15, 24.6))  # half or twice as large, if they do not differ
+    rare = expected_of([0.0] * 9 + [1.0, 2.0, 3.0])
+    assert (rare.present, rare.low, rare.high) == (0.25, 0.5, 6)  # too few volumes for quartiles
+    assert warnings_of(Structure("a", "ball", 0.0, False), {"ball": rare}) == []
+    assert "far outside" in warnings_of(Structure("a", "ball", 0.4, False), {"ball": rare})[0]
+    assert expected_of([0.0] * 12).low is None
+
+
+def predictions(folder, scans, model):
+    """What a prediction with that model leaves."""
+    write_training_cases(write_predictions(folder, scans), training_cases_of(model))
+    return folder
+
+
 def test_what_is_expected_comes_from_the_training_cases(tmp_path):
     huge = labels((1, 2, 2), (7, 9, 8))
     huge[2:9, 2:10, 2:10] = 1
     scans = {"huge ball": huge, "no cube": labels((1, 2, 2))}
     model = training(tmp_path / "training", [0.128] * 12)
-    text, rows = report(write_predictions(tmp_path / "predictions", scans, model))
+    text, rows = report(predictions(tmp_path / "predictions", scans, model))
     source = "the 12 training cases"
     assert rows["huge ball", "ball"]["warnings"].endswith(f"far outside {source} (0.064 to 0.256 ml)")
     assert rows["no cube", "cube"]["warnings"] == f"is missing, and is in 100% of {source}"
@@ -66,7 +101,7 @@ def test_what_is_expected_comes_from_the_training_cases(tmp_path):
 def test_what_usually_touches_the_edge_is_no_reason_to_warn(tmp_path, touching, warned):
     model = training(tmp_path / "training", [0.128] * 12, touching)
     at_edge = {"a": labels((1, 2, 2), (8, 9, 8))}
-    _, rows = report(write_predictions(tmp_path / "predictions", at_edge, model))
+    _, rows = report(predictions(tmp_path / "predictions", at_edge, model))
     assert rows["a", "cube"]["touches_edge"] == "true"
     assert bool(rows["a", "cube"]["warnings"]) is warned
 
@@ -74,8 +109,8 @@ def test_what_usually_touches_the_edge_is_no_reason_to_warn(tmp_path, touching, 
 def test_members_of_an_ensemble_know_each_case_once(tmp_path):
     models = [training(tmp_path / "folds" / f"fold_{fold}", [0.128] * 12) for fold in range(2)]
     for given in (models, [str(model) for model in models], tmp_path / "folds", str(tmp_path / "folds")):
-        assert len(read_training_cases(given)) == 24
-    assert read_training_cases(None) == read_training_cases(tmp_path / "nothing" / "model.pt") == []
+        assert len(training_cases_of(given)) == 24
+    assert training_cases_of(None) == training_cases_of(tmp_path / "nothing" / "model.pt") == []
 
 
 def test_scans_that_failed_or_are_gone_are_told(tmp_path):
@@ -103,14 +138,14 @@ def test_names_are_escaped(tmp_path):
 
 
 def test_a_folder_without_predictions_is_refused(tmp_path):
-    with pytest.raises(OutputError, match=r"holds no predictions\.json; give the output_dir"):
+    with pytest.raises(OutputError, match=r"holds neither metrics\.csv nor predictions\.json; give the"):
         write_prediction_report(tmp_path)
 
 
 def test_too_few_training_cases_are_no_reason_to_be_silent(tmp_path):
     model = training(tmp_path / "training", [0.128] * 8)
     scans = {f"scan {index}": RIGHT for index in range(12)} | {"no cube": labels((1, 2, 2))}
-    _, rows = report(write_predictions(tmp_path / "predictions", scans, model))
+    _, rows = report(predictions(tmp_path / "predictions", scans, model))
     assert rows["no cube", "cube"]["warnings"] == "is missing, and is in 92% of these scans themselves"
 
 
@@ -122,9 +157,68 @@ def test_scans_that_are_all_cut_off_are_all_warned_of(tmp_path):
 
 @pytest.mark.parametrize("text", ["epoch,step,loss\n1,2,0.5\n", "case,class,volume_ml,touches_edge\na,ball,x,true\n"])
 def test_a_file_of_another_program_beside_the_model_is_left_alone(tmp_path, text):
+    write_predictions(tmp_path, {"a": RIGHT})
     (tmp_path / "training_cases.csv").write_text(text)
-    page, _ = report(write_predictions(tmp_path / "predictions", {"a": RIGHT}, tmp_path / "model.pt"))
+    page, _ = report(tmp_path)
     assert "too few cases" in page
+    assert "how large they are, was not checked of ball, cube" in page
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "problem"), [(9, "its label map holds 9"), (-1, "its label map holds -1"), (0.5, "holds fractions")]
+)
+def test_a_label_map_that_is_none_is_told_and_the_others_are_measured(tmp_path, spoilt, problem):
+    write_predictions(tmp_path, {"fine": RIGHT, "spoilt": RIGHT, "as floats": RIGHT})
+    write_nifti(tmp_path / "as floats_seg.nii.gz", RIGHT.astype(np.float32), AFFINE)
+    array = RIGHT.astype(np.float32 if spoilt == 0.5 else np.int16)
+    array[0, 0, 0] = spoilt
+    write_nifti(tmp_path / "spoilt_seg.nii.gz", array, AFFINE)
+    text, rows = report(tmp_path)
+    assert {scan for scan, _ in rows} == {"fine", "as floats"}
+    assert "spoilt: no measurement: " in text and problem in text
+
+
+def test_intensities_that_are_none_are_left_out(tmp_path):
+    write_predictions(tmp_path, {"a": RIGHT})
+    scan = np.full(RIGHT.shape, 3.0, np.float32)
+    scan[1:4] = np.nan
+    write_nifti(tmp_path / "scans" / "a.nii.gz", scan, AFFINE)
+    _, rows = report(tmp_path)
+    assert rows["a", "ball"]["mean_intensity"] == "3.0000"
+
+
+def test_a_page_elsewhere_has_its_measurements_beside_it(tmp_path):
+    folder = write_predictions(tmp_path / "run", {"a": RIGHT})
+    write_prediction_report(folder, tmp_path / "page.html")
+    assert (tmp_path / "measurements.csv").exists() and not (folder / "measurements.csv").exists()
+
+
+def test_the_slice_with_most_classes_is_shown(tmp_path):
+    found = np.zeros((12, 16, 14), np.uint8)
+    found[:, :, 3] = 1  # a whole layer of one class
+    found[4, 4, 8], found[6, 6, 8] = 1, 2  # little of two
+    text, _ = report(write_predictions(tmp_path, {"a": found}))
+    assert "axial, S 8.0 mm" in text
+
+
+def test_the_page_shows_as_many_scans_as_there_is_room_for_and_those_with_warnings_first(tmp_path, monkeypatch):
+    folder = write_predictions(tmp_path, {"a": RIGHT, "b": RIGHT, "c": labels((1, 2, 2), (8, 9, 8))})
+    monkeypatch.setattr(prediction_page, "_MOST_BYTES", 8000)
+    text, _ = report(folder)
+    shown = re.findall(r'<figure class="case"><figcaption><strong>(.*?)</strong>', text)
+    assert 0 < len(shown) < 3 and shown[0] == "c"
+    assert f"{3 - len(shown)} more scans, without warnings or with fewer, are not shown" in text
+
+
+def test_an_evaluation_without_scores_and_an_unfinished_training_are_no_predictions(tmp_path):
+    folder = write_evaluation(tmp_path / "evaluation")
+    write_json(folder / "predictions.json", [])
+    (folder / "metrics.csv").unlink()
+    with pytest.raises(OutputError, match=r"is an evaluation without metrics\.csv; evaluate again"):
+        holds_scores(folder)
+    (tmp_path / "task.json").write_text("{}")
+    with pytest.raises(OutputError, match=r"its training has not been validated, so that it holds no metrics\.csv yet"):
+        holds_scores(tmp_path)
 
 
 def test_more_classes_than_there_are_styles_are_all_drawn(tmp_path):

@@ -44,11 +44,21 @@ def test_interval_holds_the_mean_and_is_the_same_every_time(cases):
     assert [low, high] == summarize(cases, NAMES)["classes"]["liver"]["dice_ci95"]
 
 
+def test_the_interval_of_the_mean_draws_cases_with_all_of_their_classes():
+    same = [case(name, [1, 2, 2, 0], [1, 2, 2, 2]) for name in "abc"]  # liver 1, lesion 0.8
+    assert summarize(same, NAMES)["mean_dice_ci95"] == pytest.approx([0.9, 0.9])
+    # classes that make up for each other in every case leave the mean as it is, whatever is drawn
+    opposite = [case("a", [1, 2, 2, 2], [1, 2, 2, 0]), case("b", [1, 1, 1, 2], [1, 1, 0, 2])]
+    liver_and_lesion = [(1 + 0.8) / 2, (0.8 + 1) / 2]
+    assert summarize(opposite, NAMES)["mean_dice_ci95"] == pytest.approx(liver_and_lesion)
+    assert summarize(same[:1], NAMES)["mean_dice_ci95"] == [None, None]
+
+
 def test_nothing_to_score_is_null_not_nan():
     summary = summarize([case("c", [0, 0], [0, 0])], NAMES)
     assert summary["mean_dice"] is None
     assert summary["classes"]["liver"]["dice_mean"] is None
-    assert summary["classes"]["liver"]["dice_ci95"] == [None, None]
+    assert summary["classes"]["liver"]["dice_ci95"] == summary["mean_dice_ci95"] == [None, None]
     assert summarize([], NAMES)["cases"] == 0
 
 

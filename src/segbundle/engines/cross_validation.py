@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from segbundle.engines.provenance import made_by
+from segbundle.engines.provenance import made_by, write_page
 from segbundle.engines.values import KEYS, nsd_tolerances
 from segbundle.errors import ConfigError, OutputError
 from segbundle.files import write_json
-from segbundle.reports import RUN_FILE, print_summary, read_scores, write_report, write_run, write_scores
+from segbundle.reports import RUN_FILE, print_summary, read_scores, write_run, write_scores
 
 _FOLD = "fold_"
 _TASK = "cross_validation.json"
@@ -26,7 +26,6 @@ _FREE = (
     "bundle_root",
     "dataset_dir",
     "output_dir",
-    "nsd_tolerance_mm",
 )
 """Keys that do not decide what comes of a fold, or may be another path to the same."""
 Run = Callable[[str, dict[str, Any]], None]
@@ -78,7 +77,7 @@ def cross_validate(output_dir: str | Path, task: Mapping[str, Any], run: Run) ->
     devices = ", ".join(dict.fromkeys(fold["device"] for fold in folds))
     fingerprints = ", ".join(fold["data_fingerprint"] for fold in folds)
     write_run(output_dir, {**made_by(config), "device": devices, "data_fingerprint": fingerprints}, [])
-    write_report(output_dir)
+    write_page(output_dir)
     if own_cache:
         shutil.rmtree(output_dir / "cache", ignore_errors=True)
     return summary

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 import segbundle
@@ -22,12 +23,13 @@ from segbundle.engines.ranks import rank
 from segbundle.engines.values import KEYS
 from segbundle.engines.workflow import running_workflow
 from segbundle.errors import describe
-from segbundle.reports import write_report, write_run
+from segbundle.reports import training_cases_of, write_report, write_run, write_training_cases
 
 if TYPE_CHECKING:
     from segbundle.engines.records import ScanRecords
 
 _logger = logging.getLogger(__name__)
+_END = 2**18
 _COMPONENTS = ("network_def", "loss", "optimizer", "lr_scheduler")
 
 
@@ -47,7 +49,7 @@ def describe_training(output_dir: str, data: Sequence[dict[str, Any]], device: t
 
 
 def describe_run(output_dir: str, records: ScanRecords, device: torch.device | str, config: Mapping[str, Any]) -> None:
-    """After an inference: write `run.json`; of several processes, the first.
+    """After an inference: write `run.json`, and what training cases let expect; of several processes, the first.
 
     Args:
         output_dir: holds the label maps.
@@ -58,6 +60,7 @@ def describe_run(output_dir: str, records: ScanRecords, device: torch.device | s
     records.collect()
     if rank() == 0:
         write_run(output_dir, made_by(config, device), [])
+        write_training_cases(output_dir, training_cases_of(config.get("ckpt_path")))
 
 
 def report_run(
@@ -69,8 +72,6 @@ def report_run(
 ) -> None:
     """After an evaluation: write `run.json` and `report.html`; of several processes, the first.
 
-    Scores are on the disk by then: a page that cannot be made is told in the log, and is no reason to fail.
-
     Args:
         data: datalist entries of all cases, with `case`, `image` and `label`.
         others: as in `describe_run`.
@@ -79,6 +80,11 @@ def report_run(
     if rank() > 0 or not (Path(output_dir) / "summary.json").exists():
         return
     write_run(output_dir, {**made_by(config, device), "data_fingerprint": _fingerprint(data)}, data)
+    write_page(output_dir)
+
+
+def write_page(output_dir: str | Path) -> None:
+    """Write `report.html`. Scores are on the disk by then: an error is told in the log, and is no reason to fail."""
     try:
         _logger.info("report: %s", write_report(output_dir))
     except Exception as error:
@@ -95,17 +101,28 @@ def made_by(config: Mapping[str, Any], device: torch.device | str | None = None)
         one = isinstance(given, (str, Path))
         values["ckpt_path"] = str(Path(given).resolve()) if one else [str(Path(path).resolve()) for path in given]
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": _command(),
+        "working_directory": str(Path.cwd()),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": {
             "python": platform.python_version(),
             "segbundle": segbundle.__version__,
             "monai": version("monai"),
             "torch": torch.__version__,
+            "numpy": np.__version__,
         },
+        **_models(values.get("ckpt_path")),
         **({} if device is None else {"device": _name(torch.device(device))}),
         "config": json.loads(json.dumps(values, default=str)),
     }
+
+
+def _command() -> str:
+    """The command line that began this process, without the folders of programs."""
+    program, *words = sys.argv
+    if Path(program).name == "__main__.py":  # python -m something
+        program, *words = sys.orig_argv
+    return shlex.join([Path(program).name, *words])
 
 
 def _name(device: torch.device) -> str:
@@ -115,13 +132,41 @@ def _name(device: torch.device) -> str:
     return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
+def _models(ckpt_path: str | list[str] | None) -> dict[str, str]:
+    """A fingerprint of the weights that were loaded, or of each member of an ensemble, if they are files."""
+    given = [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path or []
+    files = [
+        path for one in map(Path, given) for path in ([one] if one.is_file() else sorted(one.glob("fold_*/model.pt")))
+    ]
+    prints = [_hexadecimal(hashlib.sha256(path.read_bytes())) for path in files]
+    return {"model_fingerprint": ", ".join(prints)} if prints else {}
+
+
 def _fingerprint(data: Sequence[dict[str, Any]]) -> str:
-    """Twelve hexadecimal digits that change with the names, sizes and number of the cases' files, and nothing else."""
+    """Twelve hexadecimal digits that change with the cases' names and files.
+
+    Of a file its name, size, beginning and end count: the end of a gzip file holds a checksum of its contents.
+    """
     digest = hashlib.sha256()
     for entry in sorted(data, key=lambda entry: str(entry["case"])):
         digest.update(str(entry["case"]).encode())
         for given in (entry["image"], entry["label"]):
             for one in [given] if isinstance(given, str) else given:
                 for file in files_of(Path(one)):
-                    digest.update(f" {file.name} {file.stat().st_size if file.exists() else None}".encode())
-    return digest.hexdigest()[:12]
+                    digest.update(f" {file.name} ".encode())
+                    _add_ends(file, digest)
+    return _hexadecimal(digest)
+
+
+def _add_ends(file: Path, digest: Any) -> None:
+    if not file.is_file():
+        return
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        digest.update(str(size).encode() + stream.read(_END))
+        stream.seek(max(size - _END, 0))
+        digest.update(stream.read(_END))
+
+
+def _hexadecimal(digest: Any) -> str:
+    return str(digest.hexdigest()[:12])

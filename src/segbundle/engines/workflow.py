@@ -259,6 +259,19 @@ def prepare_output(output_dir: str) -> None:
     wait_for_all()
 
 
+def prepare_prediction_output(output_dir: str) -> None:
+    """As `prepare_output`, for predictions that are not scored.
+
+    Raises:
+        OutputError: as there; or it holds scores, which would be taken for those of the predictions.
+    """
+    if (Path(output_dir) / "metrics.csv").exists():
+        raise OutputError(
+            f"{output_dir}: holds the scores of an evaluation; choose another --output_dir, for instance a subfolder."
+        )
+    prepare_output(output_dir)
+
+
 def _make_writable(output_dir: str) -> None:
     try:
         Path(output_dir).mkdir(parents=True, exist_ok=True)

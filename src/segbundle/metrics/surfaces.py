@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+_MOST_THREADS = 4
 _PERCENT = 95
 _ROUNDING_MM = 1e-6
 """A tolerance is often a multiple of the spacing, and then many distances are just as long."""
@@ -65,7 +66,8 @@ def surface_scores(
         tolerance_mm: one for all classes, or one per class, the background's included.
         annotated: one bool per class; False where nobody looked for the class in this case. Default: all True.
         ignore_index: value of unknown voxels in the reference.
-        num_threads: classes computed at a time; default: as many as PyTorch uses.
+        num_threads: classes computed at a time; default: as many as PyTorch uses, but no more than four, as each takes
+            memory.
 
     Returns:
         one `SurfaceScore` per class. The background is not scored.
@@ -92,7 +94,7 @@ def surface_scores(
             return NOTHING
         return _score(maps, index, spacing, areas, tolerances[index])
 
-    with ThreadPoolExecutor(num_threads or torch.get_num_threads()) as pool:
+    with ThreadPoolExecutor(num_threads or min(torch.get_num_threads(), _MOST_THREADS)) as pool:
         return list(pool.map(score, range(num_classes)))
 
 

@@ -1,20 +1,22 @@
 """Tables of scores for people and programs."""
 
 from segbundle.reports.comparison import write_comparison
-from segbundle.reports.expectations import Structure, write_training_cases
+from segbundle.reports.expectations import Structure, training_cases_of, write_training_cases
 from segbundle.reports.page import write_report
 from segbundle.reports.prediction_page import write_prediction_report
-from segbundle.reports.runs import RUN_FILE, read_run, write_run
+from segbundle.reports.runs import RUN_FILE, holds_scores, read_run, write_run
 from segbundle.reports.scores import CaseScores, print_summary, read_scores, summarize, write_scores
 
 __all__ = [
     "RUN_FILE",
     "CaseScores",
     "Structure",
+    "holds_scores",
     "print_summary",
     "read_run",
     "read_scores",
     "summarize",
+    "training_cases_of",
     "write_comparison",
     "write_prediction_report",
     "write_report",

@@ -11,6 +11,8 @@ from markupsafe import Markup, escape
 _GOLDEN = 0.618034
 _MOST_DOTS = 6000
 _WHISKERS = 1.5
+_LONGEST_NAME = 32
+_ENOUGH_FOR_LIMITS = 3
 _FONT = 6.3
 """Width of a letter at the page's size of labels, about."""
 
@@ -88,7 +90,9 @@ class _Drawing:
         return Markup(f"{head}<title>{escape(title)}</title>{''.join(self.parts)}</svg>")
 
 
-def strip_plot(title: str, label: str, groups: Mapping[str, Sequence[Point]], one: str = "case") -> Figure:
+def strip_plot(
+    title: str, label: str, groups: Mapping[str, Sequence[Point]], one: str = "case", differences: bool = False
+) -> Figure:
     """A row per group: every value as a dot, with the quartiles as a box and the median as a line across it.
 
     Of thousands of values only those more than 1.5 interquartile ranges beyond the quartiles are drawn, as dots beyond
@@ -99,15 +103,19 @@ def strip_plot(title: str, label: str, groups: Mapping[str, Sequence[Point]], on
         label: of the axis of values.
         groups: values by name; at least one.
         one: what a value stands for.
+        differences: draw a line at 0.
     """
     row, values = 34.0, [point.value for points in groups.values() for point in points]
+    names = [_shortened(name, _LONGEST_NAME) for name in groups]
     drawing = _Drawing(
-        720, row * len(groups) + 44, left=20 + _FONT * max(map(len, groups)), right=16, top=6, bottom=38,
+        720, row * len(groups) + 44, left=20 + _FONT * max(map(len, names)), right=16, top=6, bottom=38,
         x_range=_widened(min(values), max(values)),
     )  # fmt: skip
     drawing.x_axis(label)
+    if differences:
+        drawing.line(drawing.x(0), drawing.top, drawing.x(0), drawing.height - drawing.bottom, "limit")
     every_dot = len(values) <= _MOST_DOTS
-    for index, (name, points) in enumerate(groups.items()):
+    for index, (name, points) in enumerate(zip(names, groups.values(), strict=True)):
         middle = drawing.top + row * (index + 0.5)
         drawing.text(drawing.left - 10, middle + 4, name, "end")
         if not points:
@@ -132,21 +140,26 @@ def strip_plot(title: str, label: str, groups: Mapping[str, Sequence[Point]], on
     return Figure(drawing.svg(title), f"A dot is a {one}{beyond}; boxes are quartiles, lines in them medians.")
 
 
-def bland_altman(title: str, points: Sequence[Point]) -> Markup:
-    """Differences of two measurements over their mean (Bland & Altman, Lancet 1986), with the limits of agreement.
+def bland_altman(title: str, points: Sequence[Point]) -> Figure:
+    """Differences of two measurements over their mean (Bland & Altman, Lancet 1986).
+
+    With three cases or more, the 95 % limits of agreement are drawn as well: mean ± 1.96 standard deviations.
 
     Args:
         title: for those who cannot see it.
-        points: `at` is the mean, `value` the difference, in ml.
+        points: `at` is the mean, `value` the difference, in ml; at least one.
     """
     values = np.array([point.value for point in points])
-    bias, spread = float(values.mean()), 1.96 * float(values.std(ddof=1)) if len(values) > 1 else 0.0
-    limits = (bias - spread, bias + spread)
+    bias = float(values.mean())
+    limits: tuple[float, ...] = ()
+    if len(values) >= _ENOUGH_FOR_LIMITS:
+        spread = 1.96 * float(values.std(ddof=1))
+        limits = (bias - spread, bias + spread)
     places = [point.at for point in points]
     drawing = _Drawing(
         340, 240, left=52, right=12, top=24, bottom=38,
         x_range=_widened(min(places), max(places)),
-        y_range=_widened(min(*limits, *values, 0.0), max(*limits, *values, 0.0)),
+        y_range=_widened(min([*limits, *values, 0.0]), max([*limits, *values, 0.0])),
     )  # fmt: skip
     drawing.x_axis("mean of prediction and reference, ml")
     drawing.y_axis("prediction − reference, ml")
@@ -154,7 +167,10 @@ def bland_altman(title: str, points: Sequence[Point]) -> Markup:
         drawing.line(drawing.left, drawing.y(value), drawing.width - drawing.right, drawing.y(value), kind)
     for point in points:
         drawing.dot(drawing.x(point.at), drawing.y(point.value), f"{point.case}: {point.value:+.4g} ml")
-    return drawing.svg(title)
+    words = f"Mean difference {_short(_rounded(bias))} ml"
+    if limits:
+        words += f", limits of agreement {' to '.join(_short(_rounded(limit)) for limit in limits)} ml"
+    return Figure(drawing.svg(title), f"{words}, {len(points)} {'case' if len(points) == 1 else 'cases'}.")
 
 
 def curves(title: str, label: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
@@ -191,6 +207,15 @@ def _ticks(low: float, high: float) -> list[float]:
     from matplotlib.ticker import MaxNLocator
 
     return [float(tick) for tick in MaxNLocator(5).tick_values(low, high) if low <= tick <= high]
+
+
+def _rounded(value: float) -> float:
+    """With three digits that tell something."""
+    return float(f"{value:.3g}")
+
+
+def _shortened(name: str, most: int) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def _short(value: float) -> str:

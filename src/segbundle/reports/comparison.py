@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,51 +20,95 @@ from segbundle.reports.scores import Row, bootstrap_interval
 
 
 @dataclass(frozen=True)
+class Measure:
+    """What is compared: a column of `metrics.csv`, what people call it, and with how many digits."""
+
+    key: str
+    label: str
+    digits: int
+    larger_is_better: bool = True
+
+
+DICE = Measure("dice", "Dice", 4)
+_MEASURES = (DICE, Measure("hd95_mm", "HD95, mm", 3, larger_is_better=False), Measure("nsd", "NSD", 4))
+_EXACT = 50  # pairs; with more, Wilcoxon's statistic is as good as normally distributed
+_DIGITS = 6  # of what metrics.csv holds: beyond, differences are rounding
+
+
+@dataclass(frozen=True)
 class Pairing:
     """One class in two runs, over the cases that both could score.
 
     Attributes:
         name: of the class.
-        pairs: Dice in the first run and in the other one, by case.
+        measure: what is compared.
+        pairs: its value in the first run and in the other one, by case.
         difference: mean of other - first, None without a pair.
         ci95: its bootstrap interval over cases.
-        p_value: of Wilcoxon's signed-rank test (Biometrics Bulletin 1945) on the differences; None if all are 0.
+        p_value: see `signed_rank_test`.
     """
 
     name: str
+    measure: Measure
     pairs: Mapping[str, tuple[float, float]]
     difference: float | None
     ci95: Sequence[float | None]
     p_value: float | None
 
     @classmethod
-    def of(cls, first: Run, other: Run, name: str) -> Pairing:
-        """Compare a class."""
-        mine, theirs = ({row.case: row.dice for row in run.rows_of(name)} for run in (first, other))
+    def of(cls, first: Run, other: Run, name: str, cases: Collection[str], measure: Measure = DICE) -> Pairing:
+        """Compare a class over some cases."""
+        mine, theirs = (
+            {row.case: getattr(row, measure.key) for row in run.rows_of(name) if row.case in cases}
+            for run in (first, other)
+        )
         pairs = {
-            case: (dice, their)
-            for case, dice in mine.items()
-            if dice is not None and (their := theirs.get(case)) is not None
+            case: (value, their)
+            for case, value in mine.items()
+            if value is not None and (their := theirs.get(case)) is not None
         }
-        differences = [b - a for a, b in pairs.values()]
+        differences = [round(b - a, _DIGITS) for a, b in pairs.values()]
         mean = math.fsum(differences) / len(differences) if differences else None
-        return cls(name, pairs, mean, bootstrap_interval(differences), _wilcoxon(differences))
+        return cls(name, measure, pairs, mean, bootstrap_interval(differences), signed_rank_test(differences))
 
     @property
     def better(self) -> int:
-        """In how many cases the other run has the larger Dice."""
-        return sum(b > a for a, b in self.pairs.values())
+        """In how many cases the other run is better."""
+        return sum(b > a if self.measure.larger_is_better else b < a for a, b in self.pairs.values())
 
     @property
     def worse(self) -> int:
-        """In how many cases the first run has."""
-        return sum(b < a for a, b in self.pairs.values())
+        """In how many cases the first run is."""
+        return sum(b < a if self.measure.larger_is_better else b > a for a, b in self.pairs.values())
 
 
-def _wilcoxon(differences: Sequence[float]) -> float | None:
-    from scipy.stats import wilcoxon
+def signed_rank_test(differences: Sequence[float]) -> float | None:
+    """Two-sided p of Wilcoxon's signed-rank test (Biometrics Bulletin 1945).
 
-    return float(wilcoxon(differences).pvalue) if np.any(differences) else None
+    Zeros are left out, and equal absolute values share the mean of their ranks. With up to 50 differences the
+    distribution of the statistic is counted out, whatever is tied (SciPy's exact test has no ties), beyond that it is
+    approximated by a normal one.
+
+    Args:
+        differences: of pairs.
+
+    Returns:
+        p; None if all differences are 0.
+    """
+    from scipy.stats import rankdata, wilcoxon
+
+    given = np.array([one for one in differences if one != 0])
+    if len(given) == 0:
+        return None
+    if len(given) > _EXACT:
+        return float(wilcoxon(given, method="asymptotic").pvalue)
+    ranks = (2 * rankdata(np.abs(given))).astype(int)  # twice, as shared ranks may be halves
+    ways = np.zeros(ranks.sum() + 1)
+    ways[0] = 1
+    for rank in ranks:  # every one may count or not
+        ways[rank:] = ways[rank:] + ways[:-rank]
+    positive = ranks[given > 0].sum()
+    return float(min(1.0, 2 * min(ways[: positive + 1].sum(), ways[positive:].sum()) / ways.sum()))
 
 
 def write_comparison(folders: Sequence[str | Path], output: str | Path) -> Path:
@@ -86,7 +131,9 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path) -> Path:
     common = set.intersection(*cases)
     if not common:
         raise OutputError(f"{', '.join(map(str, folders))}: have no case in common, and cannot be compared.")
-    others = [_compared(first, names[0], run, name, classes) for run, name in zip(runs[1:], names[1:], strict=True)]
+    others = [
+        _compared(first, names[0], run, name, classes, common) for run, name in zip(runs[1:], names[1:], strict=True)
+    ]
     text = render(
         "comparison.html",
         title=f"{' and '.join(names)} compared",
@@ -94,6 +141,12 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path) -> Path:
         num_common=len(common),
         lonely={name: sorted(own - common) for name, own in zip(names, cases, strict=True) if own - common},
         classes=classes,
+        left_out=[
+            (name, missing)
+            for name, run in zip(names, runs, strict=True)
+            if (missing := [each for each in run.class_names if each not in classes])
+        ],
+        other_references=_with_other_references(runs, classes, common),
         others=others,
         columns=_columns(names),
         rows=_rows(runs, classes, common),
@@ -114,6 +167,8 @@ def _means(name: str, run: Run, classes: Sequence[str], common: set[str]) -> dic
     return {
         "name": name,
         "folder": run.folder,
+        "made_by": {key: value for key, value in run.made_by.items() if key != "config"},
+        "config": json.dumps(run.made_by.get("config", {}), indent=2, ensure_ascii=False),
         "mean": math.fsum(known) / len(known) if known else None,
         "means": means,
     }
@@ -129,11 +184,24 @@ def _names(runs: Sequence[Run]) -> list[str]:
     raise OutputError(f"{runs[0].folder}: a run cannot be compared with itself.")
 
 
-def _compared(first: Run, first_name: str, other: Run, name: str, classes: Sequence[str]) -> dict[str, Any]:
-    pairings = [Pairing.of(first, other, each) for each in classes]
-    points = {pairing.name: [Point(case, b - a) for case, (a, b) in pairing.pairs.items()] for pairing in pairings}
+def _compared(
+    first: Run, first_name: str, other: Run, name: str, classes: Sequence[str], cases: Collection[str]
+) -> dict[str, Any]:
+    tables = [(measure, [Pairing.of(first, other, each, cases, measure) for each in classes]) for measure in _MEASURES]
+    points = {pairing.name: [Point(case, b - a) for case, (a, b) in pairing.pairs.items()] for pairing in tables[0][1]}
     label = f"Dice of {name} − Dice of {first_name}"
-    return {"name": name, "pairings": pairings, "strip": strip_plot(f"{label}, per class", label, points)}
+    strip = strip_plot(f"{label}, per class", label, points, differences=True) if any(points.values()) else None
+    tables = [(measure, pairings) for measure, pairings in tables if any(pairing.pairs for pairing in pairings)]
+    return {"name": name, "tables": tables, "strip": strip}
+
+
+def _with_other_references(runs: Sequence[Run], classes: Collection[str], common: Collection[str]) -> list[str]:
+    """Cases in which a class has another volume in the reference of one run than in that of another."""
+    volumes: dict[tuple[str, str], list[float]] = {}
+    for row in (row for run in runs for row in run.rows if row.case in common and row.name in classes):
+        if row.volume_ref_ml is not None:
+            volumes.setdefault((row.case, row.name), []).append(row.volume_ref_ml)
+    return sorted({case for (case, _), found in volumes.items() if not np.allclose(found, found[0], rtol=1e-5)})
 
 
 def _columns(names: Sequence[str]) -> list[dict[str, str | None]]:

@@ -38,17 +38,17 @@ class Structure:
     touches_edge: bool
 
 
-def write_training_cases(folder: Path, structures: Sequence[Structure]) -> None:
+def write_training_cases(folder: str | Path, structures: Sequence[Structure]) -> None:
     """Write `training_cases.csv`: one row per training case and class that was annotated in it.
 
     Raises:
         OutputError: it cannot be written.
     """
     rows = [(one.case, one.name, f"{one.volume_ml:.8g}", str(one.touches_edge).lower()) for one in structures]
-    write_csv(folder / TRAINING_CASES, _COLUMNS, rows)
+    write_csv(Path(folder) / TRAINING_CASES, _COLUMNS, rows)
 
 
-def read_training_cases(ckpt_path: str | Path | Sequence[str | Path] | None) -> list[Structure]:
+def training_cases_of(ckpt_path: str | Path | Sequence[str | Path] | None) -> list[Structure]:
     """What `training_cases.csv` beside a model tells, or those beside all members of an ensemble; each case once.
 
     Args:
@@ -56,28 +56,27 @@ def read_training_cases(ckpt_path: str | Path | Sequence[str | Path] | None) -> 
     """
     paths = [ckpt_path] if isinstance(ckpt_path, (str, Path)) else ckpt_path or []
     folders = [place for path in map(Path, paths) for place in (_folds(path) if path.is_dir() else [path.parent])]
-    found = {}
-    for folder in folders:
-        file = folder / TRAINING_CASES
-        if not file.is_file():
-            continue
-        try:
-            found.update({(one.case, one.name): one for one in _read(file)})
-        except (KeyError, ValueError, TypeError):  # of another program
-            _logger.warning("%s: cannot be read, and is not looked at", file)
-    return list(found.values())
+    return list({(one.case, one.name): one for folder in folders for one in read_training_cases(folder)}.values())
 
 
 def _folds(folder: Path) -> list[Path]:
     return sorted(folder.glob("fold_*"))
 
 
-def _read(path: Path) -> list[Structure]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        return [
-            Structure(line["case"], line["class"], float(line["volume_ml"]), line["touches_edge"] == "true")
-            for line in csv.DictReader(file)
-        ]
+def read_training_cases(folder: Path) -> list[Structure]:
+    """What a folder's `training_cases.csv` tells; nothing if there is none, or one of another program."""
+    path = folder / TRAINING_CASES
+    if not path.is_file():
+        return []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return [
+                Structure(line["case"], line["class"], float(line["volume_ml"]), line["touches_edge"] == "true")
+                for line in csv.DictReader(file)
+            ]
+    except (KeyError, ValueError, TypeError):
+        _logger.warning("%s: cannot be read, and is not looked at", path)
+        return []
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class Expected:
         num_cases: in how many cases somebody or something looked for it.
         present: in which part of them it is.
         at_edge: in which part of those that have it, it touches the edge.
-        low, high: volumes in ml beyond which one is far out; None with fewer than ten.
+        low, high: volumes in ml beyond which one is far out; None if it is in none of them.
     """
 
     source: str
@@ -104,7 +103,8 @@ class Expected:
         """From the same class in several cases; None if there is no case.
 
         Far out is more than three interquartile ranges beyond the quartiles (Tukey, Exploratory Data Analysis, 1977),
-        of the volumes' logarithms, as volumes are skewed; and at least half or twice as large.
+        of the volumes' logarithms, as volumes are skewed; and at least half or twice as large. With fewer than ten
+        volumes, which have no quartiles to speak of: less than half the smallest or more than twice the largest one.
         """
         if not structures:
             return None
@@ -114,6 +114,8 @@ class Expected:
             first, third = np.percentile(np.log([one.volume_ml for one in there]), [25, 75])
             reach = max(_FAR_OUT * (third - first), _LEAST)
             low, high = float(np.exp(first - reach)), float(np.exp(third + reach))
+        elif there:
+            low, high = min(one.volume_ml for one in there) / 2, 2 * max(one.volume_ml for one in there)
         at_edge = sum(one.touches_edge for one in there) / max(len(there), 1)
         return cls(source, len(structures), len(there) / len(structures), at_edge, low, high)
 

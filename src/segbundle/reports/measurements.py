@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from segbundle.errors import DataError
 from segbundle.files import write_csv
 from segbundle.metrics.components import count_components
 from segbundle.metrics.extents import class_extents
@@ -24,7 +25,8 @@ class Measurement(Structure):
 
     Attributes:
         components: connected parts.
-        mean_intensity: of the scan's first channel in the class, in the scan's own units; None if it was not found.
+        mean_intensity: of the scan's first channel in the class, in the scan's own units, without voxels that are not
+            finite; None if there is none.
     """
 
     components: int
@@ -38,11 +40,19 @@ def measure(case: str, volumes: CaseVolumes, class_names: Sequence[str]) -> list
         case: its name.
         volumes: scan and prediction.
         class_names: without the background.
+
+    Raises:
+        DataError: the prediction holds other labels than those of the classes.
     """
     num_classes = len(class_names) + 1
+    lowest, highest = int(volumes.prediction.min()), int(volumes.prediction.max())
+    if lowest < 0 or highest >= num_classes:
+        raise DataError(
+            f"{case}: its label map holds {lowest if lowest < 0 else highest}, the classes are 0 to {num_classes - 1}."
+        )
     labels = torch.from_numpy(np.ascontiguousarray(volumes.prediction))
     counts, at_edge = (one.tolist() for one in class_extents(labels, num_classes))
-    sums = _intensity_sums(volumes, num_classes)
+    known, sums = _intensities(volumes, num_classes)
     components = count_components(labels, num_classes)
     voxel_ml = float(np.prod(volumes.spacing)) / 1000
     return [
@@ -52,19 +62,24 @@ def measure(case: str, volumes: CaseVolumes, class_names: Sequence[str]) -> list
             counts[index] * voxel_ml,
             at_edge[index],
             components[index],
-            float(sums[index] / counts[index]) if counts[index] else None,
+            float(sums[index] / known[index]) if known[index] else None,
         )
         for index, name in enumerate(class_names, 1)
     ]
 
 
-def _intensity_sums(volumes: CaseVolumes, num_classes: int) -> np.ndarray:
-    sums = np.zeros(num_classes)
+def _intensities(volumes: CaseVolumes, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Per class the number of voxels whose intensity is known, and the sum of these."""
+    known, sums = np.zeros(num_classes), np.zeros(num_classes)
     thick = max(_CHUNK // max(volumes.scan[0].size, 1), 1)
     for start in range(0, len(volumes.scan), thick):
         labels, values = (volume[start : start + thick].ravel() for volume in (volumes.prediction, volumes.scan))
+        finite = np.isfinite(values)
+        if not finite.all():
+            labels, values = labels[finite], values[finite]
+        known += np.bincount(labels, minlength=num_classes)
         sums += np.bincount(labels, values, minlength=num_classes)
-    return sums
+    return known, sums
 
 
 def write_measurements(

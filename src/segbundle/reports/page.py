@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from segbundle.errors import SegbundleError, describe
 from segbundle.files import written_whole
 from segbundle.reports.charts import Figure, Point, bland_altman, curves, strip_plot
 from segbundle.reports.rendering import LABELS, number, render
-from segbundle.reports.runs import Run, read_run, training_curves
+from segbundle.reports.runs import Run, read_run, short_name, training_curves
 from segbundle.reports.scores import Row
 from segbundle.reports.slices import CaseVolumes, worst_slices
 
@@ -66,11 +65,6 @@ def write_report(folder: str | Path, output: str | Path | None = None) -> Path:
 
 def _page(run: Run) -> str:
     pictures = list(_pictures(run))
-    first = min(
-        (case for group in pictures for case in group["cases"] if case["slices"]),
-        key=lambda case: case["dice"],
-        default=None,
-    )
     volumes, trained = _volumes(run), _training(run)
     sections = {
         "summary": "Per class",
@@ -83,12 +77,12 @@ def _page(run: Run) -> str:
     }
     return render(
         "report.html",
-        title=f"Scores of {run.folder.resolve().name}",
+        title=f"Scores: {short_name(run.folder)}",
         summary=run.summary,
         classes=run.summary["classes"],
         surfaces=any(row.get("nsd_mean") is not None for row in run.summary["classes"].values()),
         failed=run.failed,
-        first=first,
+        first=_first(run, pictures),
         sections=sections.items(),
         strips=_strips(run),
         volumes=volumes,
@@ -101,8 +95,26 @@ def _page(run: Run) -> str:
     )
 
 
-def _worst_first(row: Row) -> tuple[bool, float, str, str]:
-    return row.dice is None, row.dice or 0.0, row.case, row.name
+def _worst_first(row: Row) -> tuple[bool, float, float, str, str]:
+    """Of those without any overlap the one with the largest volume comes first."""
+    largest = max(row.volume_ref_ml or 0.0, row.volume_pred_ml or 0.0)
+    return row.dice is None, row.dice or 0.0, -largest, row.case, row.name
+
+
+def _first(run: Run, pictures: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The case to look at first, with the place of its picture if there is one."""
+    scored = [row for row in run.rows if row.dice is not None]
+    if not scored:
+        return None
+    worst = min(scored, key=_worst_first)
+    places = [
+        case
+        for group in pictures
+        for case in group["cases"]
+        if (case["case"], case["name"]) == (worst.case, worst.name)
+    ]
+    anchor = next((case["anchor"] for case in places if case["slices"]), None)
+    return {"case": worst.case, "name": worst.name, "dice": worst.dice, "anchor": anchor}
 
 
 def _columns() -> list[dict[str, str | None]]:
@@ -138,11 +150,7 @@ def _volumes(run: Run) -> list[dict[str, Any]]:
             if pred is not None and ref is not None
         ]
         if points:
-            bias = math.fsum(point.value for point in points) / len(points)
-            svg = bland_altman(f"Differences in volume of {name}", points)
-            found.append(
-                {"name": name, "svg": svg, "caption": f"Mean difference {number(bias, 3)} ml in {len(points)} cases."}
-            )
+            found.append({"name": name, "plot": bland_altman(f"Differences in volume of {name}", points)})
     return found
 
 

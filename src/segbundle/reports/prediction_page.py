@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import statistics
@@ -19,21 +20,22 @@ from segbundle.reports.charts import Figure, Point, strip_plot
 from segbundle.reports.expectations import Expected, expectations, read_training_cases, warnings_of
 from segbundle.reports.measurements import Measurement, measure, write_measurements
 from segbundle.reports.rendering import number, render
-from segbundle.reports.runs import prediction_files, read_predictions
+from segbundle.reports.runs import prediction_files, read_predictions, short_name
 from segbundle.reports.slices import CaseVolumes, overview_slices, style_of
 
 _logger = logging.getLogger(__name__)
-_PICTURED = 100
+_MOST_BYTES = 7e6
+"""Of pictures: a page of a hundred scans stays below ten megabytes."""
 _AT_ONCE = 2  # a scan of clinical size takes about a gigabyte
 _COLUMNS = ("scan", "class", "warning", "volume, ml", "parts", "mean intensity")
 
 
 def write_prediction_report(folder: str | Path, output: str | Path | None = None) -> Path:
-    """Write the page of a folder of predictions, and `measurements.csv` beside them.
+    """Write the page of a folder of predictions, and `measurements.csv`.
 
     Args:
         folder: what `segbundle predict` wrote.
-        output: the page to write; `report.html` in the folder if None.
+        output: the page to write, with `measurements.csv` beside it; `report.html` in the folder if None.
 
     Returns:
         where it is.
@@ -42,18 +44,19 @@ def write_prediction_report(folder: str | Path, output: str | Path | None = None
         OutputError: the folder holds no predictions, or it cannot be written.
     """
     folder = Path(folder)
-    records, made_by = read_predictions(folder)
-    class_names = [str(name) for name in made_by["config"]["class_names"][1:]]
+    records, made_by, class_names = read_predictions(folder)
     done = [record for record in records if record["status"] == "ok"]
     found, pictures, problems = _measured(folder, done, class_names)
-    expected = expectations(read_training_cases(made_by["config"].get("ckpt_path")), found, class_names)
+    expected = expectations(read_training_cases(folder), found, class_names)
     warnings = {(one.case, one.name): words for one in found if (words := warnings_of(one, expected))}
-    write_measurements(folder / "measurements.csv", found, warnings)
+    path = folder / "report.html" if output is None else Path(output)
+    write_measurements(path.parent / "measurements.csv", found, warnings)
     failed = {record["case"]: record["error"] for record in records if record["status"] == "failed"} | problems
     order = sorted(pictures, key=lambda scan: (-sum(key[0] == scan for key in warnings), scan))
+    shown = _within_budget(order, pictures)
     text = render(
         "prediction.html",
-        title=f"Predictions in {folder.resolve().name}",
+        title=f"Predictions: {short_name(folder)}",
         num_scans=len(done),
         failed=failed,
         warnings=_by_scan(warnings),
@@ -65,12 +68,12 @@ def write_prediction_report(folder: str | Path, output: str | Path | None = None
             _row(one, warnings.get((one.case, one.name), []))
             for one in sorted(found, key=lambda one: _rank(one, warnings))
         ],
-        pictures=[{"scan": scan, "slices": pictures[scan]} for scan in order[:_PICTURED]],
-        num_left_out=max(len(order) - _PICTURED, 0),
+        pictures=[{"scan": scan, "slices": pictures[scan]} for scan in shown],
+        num_left_out=len(order) - len(shown),
+        unchecked=[name for name in class_names if name not in expected],
         made_by={key: value for key, value in made_by.items() if key not in ("config", "cases")},
         config=json.dumps(made_by["config"], indent=2, ensure_ascii=False),
     )
-    path = folder / "report.html" if output is None else Path(output)
     with written_whole(path) as partial:
         partial.write_text(text, encoding="utf-8")
     return path
@@ -94,10 +97,16 @@ def _measured(
             try:
                 measurements, pictures[scan] = result.result()
                 found += measurements
-            except SegbundleError as error:
+            except (SegbundleError, OSError, ValueError, MemoryError) as error:
                 problems[scan] = f"no measurement: {describe(error)}"
                 _logger.warning("report: %s", describe(error))
     return found, pictures, problems
+
+
+def _within_budget(order: Sequence[str], pictures: Mapping[str, Sequence[Markup]]) -> list[str]:
+    """The first scans, as many as there is room for on the page."""
+    sizes = itertools.accumulate(sum(map(len, pictures[scan])) for scan in order)
+    return [scan for scan, size in zip(order, sizes, strict=True) if size <= _MOST_BYTES]
 
 
 def _by_scan(warnings: Mapping[tuple[str, str], Sequence[str]]) -> dict[str, list[str]]:

@@ -25,7 +25,7 @@ def render(template: str, **values: Any) -> str:
     from markupsafe import Markup
 
     environment = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined)
-    environment.filters.update(number=number, interval=interval, plain=plain)
+    environment.filters.update(number=number, interval=interval, plain=plain, p_value=p_value)
     style, script = (Markup((_TEMPLATES / f"report.{kind}").read_text("utf-8")) for kind in ("css", "js"))
     statuses = [{"value": each.value, "key": f"n_{each.value}", "label": label} for each, label in LABELS.items()]
     return environment.get_template(template).render(style=style, script=script, statuses=statuses, **values)
@@ -39,6 +39,11 @@ def number(value: float | None, digits: int) -> str:
 def interval(values: Sequence[float | None], digits: int) -> str:
     """A range for people, or a dash."""
     return "–" if values[0] is None else " to ".join(number(value, digits) for value in values)
+
+
+def p_value(value: float | None) -> str:
+    """A probability with four digits, as far as they tell something, or a dash."""
+    return "< 0.0001" if value is not None and value < 0.0001 else number(value, 4)
 
 
 def plain(value: float | None) -> str:

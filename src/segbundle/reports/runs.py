@@ -14,6 +14,11 @@ from segbundle.reports.scores import Row, read_rows
 
 RUN_FILE = "run.json"
 _FOLDS = "fold_*/evaluation"
+_UNFINISHED = {
+    "task.json": "its training has not been validated",
+    "cross_validation.json": "its cross-validation has not ended",
+}
+"""Files that runs leave from their beginning, and what is the matter if they have left no scores."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,8 @@ class Run:
         """Folders of the trainings that made the models, by the names of their folds, as far as they have curves."""
         weights = self.made_by.get("config", {}).get("ckpt_path")
         near = [self.folder, *([Path(weights).parent] if isinstance(weights, str) else [])]
-        folds = {place.name.replace("_", " "): place for place in sorted(self.folder.glob("fold_*"))}
+        places = sorted(self.folder.glob("fold_*"), key=lambda place: (len(place.name), place.name))  # 10 after 9
+        folds = {place.name.replace("_", " "): place for place in places}
         if folds:
             return {name: place for name, place in folds.items() if (place / "tensorboard").is_dir()}
         return dict([("", place) for place in near if (place / "tensorboard").is_dir()][:1])
@@ -111,12 +117,12 @@ def files_of_run(folder: str | Path) -> tuple[list[tuple[str, str, CaseFiles]], 
         OutputError: as `read_run` or `read_predictions`.
     """
     folder = Path(folder)
-    if not (folder / "metrics.csv").is_file():
-        records, made_by = read_predictions(folder)
+    if not holds_scores(folder):
+        records, _, class_names = read_predictions(folder)
         found = [
             (record["case"], "", prediction_files(folder, record)) for record in records if record["status"] == "ok"
         ]
-        return found, list(made_by["config"]["class_names"][1:])
+        return found, class_names
     run = read_run(folder)
     dice = {
         case: [(row.dice, row.name) for row in run.rows if row.case == case and row.dice is not None]
@@ -132,22 +138,57 @@ def prediction_files(folder: Path, record: dict[str, Any]) -> CaseFiles:
     return CaseFiles(record["image"], None, str(folder / Path(record["prediction"]).name))
 
 
-def read_predictions(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """`predictions.json` and `run.json` of a folder.
+def holds_scores(folder: str | Path) -> bool:
+    """Whether a folder is that of an evaluation, a cross-validation or a training, and not one of predictions.
+
+    Raises:
+        OutputError: it is neither, or what it is has not ended.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise OutputError(f"{folder}: is no folder; give the output_dir of a run.")
+    if (folder / "metrics.csv").is_file():
+        return True
+    for name, what in _UNFINISHED.items():
+        if (folder / name).is_file():
+            raise OutputError(f"{folder}: {what}, so that it holds no metrics.csv yet.")
+    if not (folder / "predictions.json").is_file():
+        raise OutputError(
+            f"{folder}: holds neither metrics.csv nor predictions.json; give the output_dir of `segbundle evaluate`, "
+            "`cross-validate`, `train` or `predict`."
+        )
+    if not (folder / RUN_FILE).is_file():
+        raise OutputError(f"{folder}: holds no {RUN_FILE}, which tells what was done; predict or evaluate again.")
+    if _json(folder / RUN_FILE).get("cases"):
+        raise OutputError(f"{folder}: is an evaluation without metrics.csv; evaluate again.")
+    return False
+
+
+def read_predictions(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any], list[str]]:
+    """`predictions.json` and `run.json` of a folder, and the names of the classes without the background.
 
     Raises:
         OutputError: it does not hold them, or they cannot be read.
     """
-    for name in ("predictions.json", RUN_FILE):
-        if not (folder / name).is_file():
-            raise OutputError(
-                f"{folder}: holds no {name}; give the output_dir of `segbundle evaluate`, `cross-validate`, `train` or "
-                "`predict`, of this version."
-            )
+    if holds_scores(folder):
+        raise OutputError(f"{folder}: holds scores, not predictions alone.")
+    records, made_by = _json(folder / "predictions.json"), _json(folder / RUN_FILE)
     try:
-        return _read_json(folder / "predictions.json", []), _read_json(folder / RUN_FILE, {})
+        return records, made_by, [str(name) for name in made_by["config"]["class_names"][1:]]
+    except (KeyError, TypeError) as error:
+        raise OutputError(f"{folder / RUN_FILE}: tells no class_names; predict again.") from error
+
+
+def short_name(folder: Path) -> str:
+    """The end of a folder's path, which tells people what it is."""
+    return "/".join(folder.resolve().parts[-2:])
+
+
+def _json(path: Path) -> Any:
+    try:
+        return _read_json(path, None)
     except ValueError as error:
-        raise OutputError(f"{folder}: its records cannot be read ({error}); predict again.") from error
+        raise OutputError(f"{path}: cannot be read ({error}); predict again.") from error
 
 
 def _absolute(path: str | list[str]) -> str | list[str]:
@@ -161,11 +202,10 @@ def read_run(folder: str | Path) -> Run:
         OutputError: it holds no scores, or they cannot be read.
     """
     folder = Path(folder)
-    for name in ("metrics.csv", "summary.json"):
-        if not (folder / name).is_file():
-            raise OutputError(
-                f"{folder}: holds no {name}; give the output_dir of `segbundle evaluate`, `cross-validate` or `train`."
-            )
+    if not holds_scores(folder):
+        raise OutputError(f"{folder}: holds predictions without scores, as nobody has annotated them.")
+    if not (folder / "summary.json").is_file():
+        raise OutputError(f"{folder}: holds no summary.json; evaluate again.")
     try:
         rows = read_rows(folder / "metrics.csv")
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))

@@ -95,7 +95,8 @@ def summarize(
     `mean_dice` is the mean over foreground classes of the mean over cases, a false positive counting as 0, as
     nnU-Net reports it; `mean_dice_present` leaves false positives out. A class that no case could score is left
     out of both and has `dice_mean` null. `dice_ci95` is the percentile bootstrap interval over cases (Efron 1979,
-    2000 resamples, fixed seed), null with fewer than two. `hd95_mm_mean` is over the cases that have the class in both
+    2000 resamples, fixed seed), null with fewer than two, `mean_dice_ci95` that of `mean_dice`, for which a case is
+    drawn with all of its classes. `hd95_mm_mean` is over the cases that have the class in both
     (elsewhere there is no distance), `nsd_mean` over the same as `dice_mean`; each has its interval, and the latter its
     tolerance. All three are null where surfaces were not looked at.
 
@@ -109,6 +110,7 @@ def summarize(
     return {
         "cases": len(cases),
         "mean_dice": _mean([_mean(_dice(scores, _COUNTED)) for scores in by_class.values()]),
+        "mean_dice_ci95": _interval_of_mean(list(by_class.values())),
         "mean_dice_present": _mean([_mean(_dice(scores, _PRESENT)) for scores in by_class.values()]),
         "classes": {
             name: {**_summarize_class(scores), "nsd_tolerance_mm": None if tolerance is None else float(tolerance)}
@@ -147,6 +149,21 @@ def bootstrap_interval(values: Sequence[float]) -> list[float | None]:
     rng = np.random.default_rng(0)
     sample = rng.choice(np.asarray(values), size=(_BOOTSTRAP_RESAMPLES, len(values)))
     low, high = np.percentile(sample.mean(axis=1), [2.5, 97.5])
+    return [float(low), float(high)]
+
+
+def _interval_of_mean(by_class: Sequence[Sequence[ClassScore]]) -> list[float | None]:
+    """The bootstrap interval of the mean over classes of the means over cases; nulls for fewer than two cases."""
+    dice = np.array([[s.dice if s.status in _COUNTED else math.nan for s in scores] for scores in by_class])
+    dice = dice[:, ~np.isnan(dice).all(axis=0)] if dice.size else dice
+    if dice.size == 0 or dice.shape[1] < 2:
+        return [None, None]
+    rng, known = np.random.default_rng(0), ~np.isnan(dice)
+    times = rng.multinomial(dice.shape[1], np.full(dice.shape[1], 1 / dice.shape[1]), _BOOTSTRAP_RESAMPLES)
+    sums, counts = times @ np.where(known, dice, 0.0).T, times @ known.T  # (resamples, classes)
+    with np.errstate(invalid="ignore"):
+        means = np.nanmean(np.where(counts > 0, sums / counts, math.nan), axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
     return [float(low), float(high)]
 
 

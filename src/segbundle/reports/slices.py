@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import nibabel as nib
@@ -20,6 +20,7 @@ _MARGIN_MM = 12.0
 _LONGEST = 320  # pixels of a picture's side
 _QUALITY = 75
 _MOST_CORNERS = 1500  # of an outline
+_AXES = ("R", "A", "S")
 _PLANES = (
     ("axial", 2, ("R", "L", "A", "P")),
     ("coronal", 1, ("R", "L", "S", "I")),
@@ -31,7 +32,7 @@ radiologists look at it."""
 
 @dataclass(frozen=True)
 class CaseVolumes:
-    """A case in RAS orientation: scan (X, Y, Z) float32, label maps of the same shape, and the spacing in mm.
+    """A case in RAS orientation: scan (X, Y, Z) float32, label maps of the same shape, and the affine (4, 4) in mm.
 
     Without a reference, `reference` is background, and all of it is known.
     """
@@ -40,18 +41,23 @@ class CaseVolumes:
     reference: np.ndarray
     prediction: np.ndarray
     known: np.ndarray
-    spacing: np.ndarray
+    affine: np.ndarray
+
+    @property
+    def spacing(self) -> np.ndarray:
+        """Size of a voxel in mm along each axis."""
+        return np.asarray(np.linalg.norm(self.affine[:3, :3], axis=0))
 
     @classmethod
     def read(cls, files: CaseFiles) -> CaseVolumes:
         """Read a case's files.
 
         Raises:
-            DataError: one cannot be read, or they do not lie on the same voxels.
+            DataError: one cannot be read, they do not lie on the same voxels, or a label map holds fractions.
         """
         image = files.first_image
-        scan, prediction = read_scan(image), read_scan(files.prediction, None)
-        reference = prediction if files.reference is None else read_scan(files.reference, None)
+        scan, prediction = read_scan(image), _read_labels(files.prediction)
+        reference = prediction if files.reference is None else _read_labels(files.reference)
         for path, other in ((files.reference, reference), (image, scan)):
             difference = prediction.geometry.difference(other.geometry)
             if difference:
@@ -62,8 +68,19 @@ class CaseVolumes:
         known = np.broadcast_to(np.True_, labels.shape)
         if files.ignore_label is not None:
             known = labels != files.ignore_label
-        spacing = np.linalg.norm(nib.as_closest_canonical(_image(scan)).affine[:3, :3], axis=0)
-        return cls(_canonical(scan), labels, _canonical(prediction), known, spacing)
+        affine = nib.as_closest_canonical(_image(scan)).affine
+        return cls(_canonical(scan), labels, _canonical(prediction), known, affine)
+
+
+def _read_labels(path: str) -> Scan:
+    """A label map as integers, also if a program has saved it as floating point."""
+    scan = read_scan(path, None)
+    if np.issubdtype(scan.array.dtype, np.integer):
+        return scan
+    labels = scan.array.astype(np.int32)
+    if not np.array_equal(labels, scan.array):
+        raise DataError(f"{path}: holds fractions, and is no label map.")
+    return replace(scan, array=labels)
 
 
 def _image(scan: Scan) -> Any:
@@ -85,20 +102,21 @@ def worst_slices(volumes: CaseVolumes, index: int) -> Iterator[Markup]:
         index: of the class.
 
     Yields:
-        a picture as SVG, in mm.
+        a picture as SVG, in mm, and in words which slice it is: of a patient who lies straight, the position in mm.
     """
     reference, prediction = volumes.reference == index, (volumes.prediction == index) & volumes.known
     either, wrong = reference | prediction, reference != prediction
     if not either.any():
         return
     counted = wrong if wrong.any() else either
-    for picked, spacing, title, letters in _planes(volumes, counted, either):
+    places = [_middle_of_most(counted.sum(axis=_others(axis))) for axis in range(3)]
+    for picked, spacing, title, letters in _planes(volumes, places, either):
         outlines = [("ref", reference[picked]), ("pred", prediction[picked])]
         yield _picture(volumes.scan[picked], outlines, spacing, title, letters)
 
 
 def overview_slices(volumes: CaseVolumes, num_classes: int) -> Iterator[Markup]:
-    """For each plane the slice with most voxels of any class, with the outlines of all; nothing if there is none.
+    """For each plane the slice with most classes, of those with most voxels; nothing if no class is there.
 
     Args:
         volumes: the case; its prediction is shown.
@@ -109,7 +127,8 @@ def overview_slices(volumes: CaseVolumes, num_classes: int) -> Iterator[Markup]:
     """
     anything = volumes.prediction > 0
     if anything.any():
-        for picked, spacing, title, letters in _planes(volumes, anything, anything):
+        places = [_fullest(volumes.prediction, axis, num_classes) for axis in range(3)]
+        for picked, spacing, title, letters in _planes(volumes, places, anything):
             labels = volumes.prediction[picked]
             outlines = [
                 (style_of(index), labels == index) for index in range(1, num_classes) if (labels == index).any()
@@ -122,24 +141,42 @@ def style_of(index: int) -> str:
     return f"curve c{(index - 1) % 7} d{(index - 1) // 7 % 3}"
 
 
-def _planes(volumes: CaseVolumes, counted: np.ndarray, shown: np.ndarray) -> Iterator[tuple[Any, np.ndarray, str, Any]]:
-    """For each plane the slice with most of what is counted, as far as what is to be shown reaches.
+def _middle_of_most(counts: np.ndarray) -> int:
+    """The place of the largest count; of several the one in the middle."""
+    places = np.flatnonzero(counts == counts.max())
+    return int(places[len(places) // 2])
+
+
+def _fullest(labels: np.ndarray, axis: int, num_classes: int) -> int:
+    """The slice across an axis with most classes; of several that with most voxels of them."""
+    slices = np.moveaxis(labels, axis, 0)
+    counts = [np.bincount(one.ravel(), minlength=num_classes)[1:] for one in slices]
+    return max(range(len(counts)), key=lambda place: ((counts[place] > 0).sum(), counts[place].sum()))
+
+
+def _others(axis: int) -> tuple[int, ...]:
+    return tuple(other for other in range(3) if other != axis)
+
+
+def _planes(
+    volumes: CaseVolumes, places: Sequence[int], shown: np.ndarray
+) -> Iterator[tuple[Any, np.ndarray, str, Any]]:
+    """For each plane the slice at a place along the axis across it, as far as what is to be shown reaches.
 
     Yields:
         the index of the slice in the volumes, its spacing in mm, its name, and what is on its four sides.
     """
     box = [_extent(shown, axis, volumes.spacing[axis]) for axis in range(3)]
     for name, across, letters in _PLANES:
-        axes = [axis for axis in range(3) if axis != across]
-        place = int(counted.sum(axis=tuple(axes)).argmax())
-        picked = tuple(place if axis == across else box[axis] for axis in range(3))
-        yield picked, volumes.spacing[axes], f"{name}, slice {place}", letters
+        picked = tuple(places[across] if axis == across else box[axis] for axis in range(3))
+        middle = [places[across] if axis == across else (box[axis].start + box[axis].stop - 1) / 2 for axis in range(3)]
+        position = (volumes.affine @ [*middle, 1.0])[across]
+        yield picked, volumes.spacing[list(_others(across))], f"{name}, {_AXES[across]} {position:.1f} mm", letters
 
 
 def _extent(mask: np.ndarray, axis: int, spacing: float) -> slice:
     """Where a mask begins and ends along an axis, with some room."""
-    others = tuple(other for other in range(3) if other != axis)
-    places = np.flatnonzero(mask.any(axis=others))
+    places = np.flatnonzero(mask.any(axis=_others(axis)))
     room = int(np.ceil(max(_MARGIN_MM / spacing, 0.25 * (places[-1] - places[0]))))
     return slice(max(int(places[0]) - room, 0), min(int(places[-1]) + room + 1, mask.shape[axis]))
 
@@ -156,11 +193,12 @@ def _picture(
     )  # fmt: skip
     style = f'class="side" style="font-size:{size:.2f}px" text-anchor="middle"'
     parts = [
+        '<figure class="plane">'
         f'<svg class="slice" viewBox="0 0 {width:.2f} {height:.2f}" role="img"><title>{escape(title)}</title>',
         f'<image href="{_jpeg(scan)}" width="{width:.2f}" height="{height:.2f}" preserveAspectRatio="none"/>',
         *(f'<text {style} x="{x:.2f}" y="{y:.2f}">{letter}</text>' for letter, x, y in words),
         *(f'<path class="{kind}" d="{_contour(mask, spacing)}"/>' for kind, mask in outlines),
-        "</svg>",
+        f"</svg><figcaption>{escape(title)}</figcaption></figure>",
     ]
     return Markup("".join(parts))
 

@@ -78,7 +78,9 @@ def test_three_runs_are_compared_on_the_cases_that_all_have(tmp_path):
     ]
     text = write_comparison(runs, tmp_path / "comparison.html").read_text(encoding="utf-8")
     assert "Over the 2 cases" in text
-    assert set(re.findall(r'<th scope="row">ball</th><td>(\d)</td>', text)) == {"2"}
+    assert set(re.findall(r'<th scope="row">ball</th><td>(.*?)</td><td>(\d)</td>', text)) == {
+        ("Dice", "2"), ("HD95, mm", "2"), ("NSD", "2"),
+    }  # fmt: skip
 
 
 def test_other_references_and_classes_are_told(runs, tmp_path):

@@ -30,7 +30,7 @@ class Measure:
 
 
 DICE = Measure("dice", "Dice", 4)
-_MEASURES = (DICE, Measure("hd95_mm", "HD95, mm", 3, larger_is_better=False), Measure("nsd", "NSD", 4))
+_OTHER_MEASURES = (Measure("hd95_mm", "HD95, mm", 3, larger_is_better=False), Measure("nsd", "NSD", 4))
 _EXACT = 50  # pairs; with more, Wilcoxon's statistic is as good as normally distributed
 _DIGITS = 6  # of what metrics.csv holds: beyond, differences are rounding
 
@@ -187,12 +187,13 @@ def _names(runs: Sequence[Run]) -> list[str]:
 def _compared(
     first: Run, first_name: str, other: Run, name: str, classes: Sequence[str], cases: Collection[str]
 ) -> dict[str, Any]:
-    tables = [(measure, [Pairing.of(first, other, each, cases, measure) for each in classes]) for measure in _MEASURES]
-    points = {pairing.name: [Point(case, b - a) for case, (a, b) in pairing.pairs.items()] for pairing in tables[0][1]}
+    dice = [Pairing.of(first, other, each, cases) for each in classes]
+    others = [[Pairing.of(first, other, each, cases, measure) for each in classes] for measure in _OTHER_MEASURES]
+    pairings = [pairing for of_class in zip(dice, *others, strict=True) for pairing in of_class if pairing.pairs]
+    points = {pairing.name: [Point(case, b - a) for case, (a, b) in pairing.pairs.items()] for pairing in dice}
     label = f"Dice of {name} − Dice of {first_name}"
     strip = strip_plot(f"{label}, per class", label, points, differences=True) if any(points.values()) else None
-    tables = [(measure, pairings) for measure, pairings in tables if any(pairing.pairs for pairing in pairings)]
-    return {"name": name, "tables": tables, "strip": strip}
+    return {"name": name, "pairings": pairings, "strip": strip}
 
 
 def _with_other_references(runs: Sequence[Run], classes: Collection[str], common: Collection[str]) -> list[str]:

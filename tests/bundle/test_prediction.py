@@ -105,7 +105,7 @@ def test_mirrored_images_components_and_probabilities_on_request(folder, trained
     assert done.returncode == 0, done.stdout + done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {
         ".lock",
-        "scan_00_seg.nii.gz", "scan_00_prob.nii", "predictions.json", "run.json",
+        "scan_00_seg.nii.gz", "scan_00_prob.nii", "predictions.json", "run.json", "training_cases.csv",
     }  # fmt: skip
     image = nib.load(tmp_path / "scan_00_prob.nii")
     assert image.shape == (20, 18, 16, 3)

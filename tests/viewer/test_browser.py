@@ -4,41 +4,57 @@ import io
 import json
 import threading
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from browsers import CHROMIUMS_OWN, needs_chromium
-from runs_by_hand import write_evaluation
+from runs_by_hand import CASES, RIGHT, write_evaluation, write_predictions
 from screenshots import chromium, wait_until_loaded
 from segbundle.viewer import make_server
 
 pytestmark = needs_chromium
+VOLUMES = ["scan.nii.gz", "reference.nii.gz", "prediction.nii.gz", "errors.nii.gz"]
+MISSED, INVENTED = (255, 0, 255), (0, 255, 0)
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    server = make_server(write_evaluation(tmp_path_factory.mktemp("run")))
+@contextmanager
+def served(run):
+    server = make_server(run)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    with chromium() as driver:
-        driver.set_window_size(1000, 800)
-        driver.get(f"http://127.0.0.1:{server.server_port}/")
-        yield driver
+    yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
     server.server_close()
 
 
-def picture(browser):
-    from selenium.webdriver.common.by import By
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return write_evaluation(tmp_path_factory.mktemp("run"))
 
-    shot = browser.find_element(By.ID, "canvas").screenshot_as_png
+
+@pytest.fixture(scope="module")
+def browser(run):
+    with served(run) as address, chromium() as driver:
+        driver.set_window_size(1000, 800)
+        driver.get(address)
+        yield driver
+
+
+def picture(browser):
+    shot = browser.find_element("id", "canvas").screenshot_as_png
     return np.asarray(Image.open(io.BytesIO(shot)).convert("RGB")).astype(int)
 
 
 def coloured(pixels):
     """How many pixels are no shade of grey."""
     return int((pixels.max(axis=2) - pixels.min(axis=2) > 30).sum())
+
+
+def like(pixels, colour):
+    """How many pixels have nearly a colour."""
+    return int((np.abs(pixels - colour).max(axis=2) < 60).sum())
 
 
 def choose(browser, control, value):
@@ -50,30 +66,63 @@ def choose(browser, control, value):
 def test_a_scan_and_its_label_maps_are_drawn(browser):
     wait_until_loaded(browser)
     names = browser.execute_script("return window.viewer.volumes.map(volume => volume.name)")
-    assert names == ["scan.nii.gz", "reference.nii.gz", "prediction.nii.gz"]
+    assert names == VOLUMES
     pixels = picture(browser)
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50  # not blank
     assert coloured(pixels) > 500
-    choose(browser, "reference", 0)
-    choose(browser, "prediction", 0)
+    for layer in ("reference", "prediction", "errors"):
+        choose(browser, layer, 0)
     assert coloured(picture(browser)) < coloured(pixels) / 10  # what was coloured were the label maps
     choose(browser, "prediction", 1)
     assert coloured(picture(browser)) > 500
+    for layer in ("reference", "prediction"):
+        choose(browser, layer, 0.5)
 
 
-def test_another_case_and_another_view(browser):
-    from selenium.webdriver.common.by import By
+def test_outlines_are_drawn_around_what_is_visible(browser):
+    choose(browser, "reference", 0.2)
+    before = picture(browser)
+    browser.find_element("id", "outline").click()
+    time.sleep(0.5)
+    assert np.abs(picture(browser) - before).mean() > 0.1
+    for layer in ("reference", "prediction"):
+        choose(browser, layer, 0)
+    assert coloured(picture(browser)) < coloured(before) / 10
+    browser.find_element("id", "outline").click()
+    for layer in ("reference", "prediction"):
+        choose(browser, layer, 0.5)
+
+
+def select(browser, number):
     from selenium.webdriver.support.ui import Select
 
     wait_until_loaded(browser)
-    Select(browser.find_element(By.ID, "case")).select_by_index(2)
+    Select(browser.find_element("id", "case")).select_by_index(number)
     time.sleep(0.2)
     wait_until_loaded(browser)
-    assert browser.find_element(By.ID, "scores").text == "ball 0.750, cube 1.000"
+
+
+def test_another_case_and_another_view(browser):
+    select(browser, 2)
+    assert browser.find_element("id", "scores").text == "ball 0.750, cube 1.000"
     assert browser.current_url.endswith("#shifted")
     before = picture(browser)
     choose(browser, "view", 4)
     assert np.abs(picture(browser) - before).mean() > 1
+
+
+def test_errors_are_what_one_sees_first(browser):
+    browser.refresh()  # with every control as it is at first
+    select(browser, 2)
+    assert float(browser.find_element("id", "errors").get_attribute("value")) > 0.5
+    words = browser.find_element("id", "wrong").text
+    assert words == "Errors: missed or wrong class predicted in the background"
+    browser.execute_script("viewer.scene.crosshairPos = viewer.vox2frac([3, 3, 3]); viewer.drawScene()")
+    found = picture(browser)
+    assert min(like(found, MISSED), like(found, INVENTED)) > 100
+    choose(browser, "errors", 0)
+    without = picture(browser)
+    assert like(without, MISSED) == like(without, INVENTED) == 0
 
 
 def test_a_choice_while_another_case_is_loading(browser):
@@ -83,7 +132,7 @@ def test_a_choice_while_another_case_is_loading(browser):
     wait_until_loaded(browser)
     assert browser.current_url.endswith("#perfect")
     names = browser.execute_script("return window.viewer.volumes.map(volume => volume.name)")
-    assert names == ["scan.nii.gz", "reference.nii.gz", "prediction.nii.gz"]
+    assert names == VOLUMES
 
 
 def test_nothing_is_asked_of_anybody_else_and_nothing_is_wrong(browser):
@@ -92,3 +141,36 @@ def test_nothing_is_asked_of_anybody_else_and_nothing_is_wrong(browser):
     inside = ("http://127.0.0.1:", "data:", "blob:", *CHROMIUMS_OWN)
     assert [url for url in asked if not url.startswith(inside)] == []
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def test_predictions_without_references_have_no_errors(browser, tmp_path):
+    with served(write_predictions(tmp_path, {"a": RIGHT})) as address:
+        browser.get(address)
+        wait_until_loaded(browser)
+        for layer in ("reference", "errors"):
+            assert not browser.find_element("id", layer).is_enabled()
+        assert not browser.find_element("id", "wrong").is_displayed()
+        assert coloured(picture(browser)) > 500
+
+
+def test_what_has_no_errors_to_show_is_shown_without(browser, tmp_path):
+    with served(write_evaluation(tmp_path, {"a": CASES["shifted"]}, affine_ref=np.eye(4))) as address:
+        browser.get(address)
+        wait_until_loaded(browser)
+        assert browser.find_element("id", "told").text.startswith("Errors cannot be shown: ")
+        assert browser.execute_script("return viewer.volumes.map(volume => volume.name)") == VOLUMES[:3]
+        assert browser.find_element("id", "reference").is_enabled()
+        assert not browser.find_element("id", "errors").is_enabled()
+
+
+def test_a_damaged_file_is_told_on_the_page(browser, run):
+    (run / "scans" / "invented.nii.gz").write_bytes(b"no longer a scan")
+    with served(run) as address:
+        browser.get(address)
+        ends = time.monotonic() + 60
+        while browser.execute_script("return document.body.dataset.state") != "failed":
+            assert time.monotonic() < ends
+            time.sleep(0.1)
+        told = browser.find_element("id", "told").text
+        assert "invented cannot be shown" in told
+        assert "invented.nii.gz" in told

@@ -3,12 +3,18 @@
 import gzip
 import http.client
 import json
+import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
+from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 
 import nibabel as nib
@@ -16,9 +22,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from runs_by_hand import CASES, RIGHT, labels, write_evaluation, write_predictions
+from runs_by_hand import AFFINE, CASES, RIGHT, labels, write_evaluation, write_predictions
 from segbundle.errors import OutputError
 from segbundle.viewer import make_server
+from tiny import write_nifti
 
 
 @pytest.fixture
@@ -55,7 +62,7 @@ def test_cases_come_worst_first_with_their_dice(ask, tmp_path):
     assert [case["case"] for case in found["cases"]] == ["invented", "missed", "shifted", "perfect"]
     assert found["cases"][2]["scores"] == "ball 0.750, cube 1.000"
     assert [one["name"] for one in found["classes"]] == ["ball", "cube"]
-    assert found["cases"][0]["volumes"] == ["scan", "reference", "prediction"]
+    assert found["cases"][0]["volumes"] == ["scan", "reference", "prediction", "errors"]
 
 
 def test_volumes_are_those_of_the_case(ask, tmp_path):
@@ -79,7 +86,7 @@ def test_unknown_voxels_are_no_class_there(ask, tmp_path):
 
 def test_the_report_is_made_if_there_is_none(ask, tmp_path):
     get = ask(write_evaluation(tmp_path))
-    assert b"Scores of" in get("/report.html")[1]
+    assert b"invented" in get("/report.html")[1]
     assert (tmp_path / "report.html").exists()
     assert b"<canvas" in get("/")[1]
     for name in ("viewer.js", "viewer.css", "niivue/niivue.umd.js"):
@@ -120,24 +127,165 @@ def test_other_formats_become_nifti(ask, tmp_path):
     assert json.loads(get("/cases.json")[1])["cases"][0]["volumes"] == ["scan", "prediction"]
 
 
-def test_files_that_are_gone_or_broken_are_told(ask, tmp_path):
+def test_files_that_are_gone_or_broken_are_told(ask, tmp_path, capfd):
     write_evaluation(tmp_path)
     get = ask(tmp_path)
     (tmp_path / "invented_seg.nii.gz").write_bytes(b"no longer a label map")
-    status, content, _ = get("/volumes/0/prediction.nii.gz")
-    assert status == 500
-    assert b"cannot be read" in content
+    for name in ("prediction", "errors"):
+        status, content, _ = get(f"/volumes/0/{name}.nii.gz")
+        assert status == 500
+        assert b"invented_seg.nii.gz: cannot be read" in content
     (tmp_path / "scans" / "missed.nii.gz").unlink()
     found = json.loads(ask(tmp_path)("/cases.json")[1])["cases"][1]
-    assert found["volumes"] == ["reference", "prediction"]
+    assert found["volumes"] == ["reference", "prediction", "errors"]
     assert found["problem"] == "The scan is not where it was."
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def no_nifti(path):
+    path.write_bytes(b"no longer a scan")
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:-1000])  # its header can be read
+
+
+def patched(path, place, value):
+    content = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(content[:place] + value + content[place + len(value) :]))
+
+
+def unknown_unit(path):
+    patched(path, 123, b"\x07")
+
+
+def float128(path):
+    patched(path, 70, (1536).to_bytes(2, "little"))
+
+
+def complex_voxels(path):
+    write_nifti(path, RIGHT.astype(np.complex64), AFFINE)
+
+
+@pytest.mark.parametrize("damage", [no_nifti, truncated, unknown_unit, float128, complex_voxels, Path.unlink])
+def test_a_damaged_scan_is_told_by_its_name(ask, tmp_path, damage, capfd):
+    get = ask(write_evaluation(tmp_path))
+    damage(tmp_path / "scans" / "missed.nii.gz")
+    status, content, _ = get("/volumes/1/scan.nii.gz")
+    assert status == 500
+    assert b"missed.nii.gz: " in content
+    assert get("/volumes/0/scan.nii.gz")[0] == 200
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.int32, np.int8])
+def test_types_that_browsers_cannot_read_are_converted(ask, tmp_path, dtype):
+    get = ask(write_evaluation(tmp_path))
+    array = np.arange(RIGHT.size).reshape(RIGHT.shape) % 100
+    image = nib.Nifti1Image(array.astype(dtype), AFFINE, dtype=dtype)
+    image.header.set_xyzt_units("mm", "sec")
+    nib.save(image, tmp_path / "scans" / "missed.nii.gz")
+    found = volume(get("/volumes/1/scan.nii.gz")[1])
+    assert found.get_data_dtype() == np.float32
+    np.testing.assert_array_equal(np.asarray(found.dataobj), array)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.float32, np.float64])
+def test_types_that_browsers_can_read_are_sent_as_they_are(ask, tmp_path, dtype):
+    get = ask(write_evaluation(tmp_path))
+    path = write_nifti(tmp_path / "scans" / "missed.nii.gz", RIGHT.astype(dtype), AFFINE)
+    assert get("/volumes/1/scan.nii.gz")[1] == path.read_bytes()
+
+
+def test_errors_are_what_was_missed_and_what_was_invented(ask, tmp_path):
+    right = np.array([[[0, 0, 1, 1, 1, 2, 255, 255]]], np.uint8)
+    found = np.array([[[0, 2, 1, 0, 2, 2, 0, 1]]], np.uint8)
+    wrong = np.array([[[0, 2, 0, 1, 1, 0, 0, 0]]], np.uint8)
+    get = ask(write_evaluation(tmp_path, {"a": (found, right)}))
+    image = volume(get("/volumes/0/errors.nii.gz")[1])
+    np.testing.assert_array_equal(np.asarray(image.dataobj), wrong)
+    np.testing.assert_array_equal(image.affine, AFFINE)
+    words = [one["name"] for one in json.loads(get("/cases.json")[1])["errors"]]
+    assert words == ["missed or wrong class", "predicted in the background"]
+
+
+def test_a_class_that_nobody_has_looked_for_is_no_error(ask, tmp_path):
+    found, right = labels((1, 2, 2), (7, 9, 8)), labels((2, 2, 2))
+    annotated = {"a": np.array([True, True, False])}
+    get = ask(write_evaluation(tmp_path, {"a": (found, right), "b": (found, right)}, annotated))
+    cases = [case["case"] for case in json.loads(get("/cases.json")[1])["cases"]]
+    for case, invented_cube in (("a", 0), ("b", 4**3)):
+        errors = np.asarray(volume(get(f"/volumes/{cases.index(case)}/errors.nii.gz")[1]).dataobj)
+        assert [(errors == value).sum() for value in (1, 2)] == [16, 16 + invented_cube]
+
+
+def test_label_maps_on_different_voxels_have_no_errors_to_show(ask, tmp_path):
+    get = ask(write_evaluation(tmp_path, {"a": CASES["shifted"]}, affine_ref=np.diag([1.0, 1.0, 1.0, 1.0])))
+    status, content, _ = get("/volumes/0/errors.nii.gz")
+    assert status == 500
+    assert b"does not lie on the voxels of" in content
+    assert get("/volumes/0/reference.nii.gz")[0] == 200
+
+
+def test_a_report_older_than_its_run_is_made_anew(ask, tmp_path):
+    write_evaluation(tmp_path)
+    report = tmp_path / "report.html"
+    report.write_text("as it was")
+    assert ask(tmp_path)("/report.html")[1] == b"as it was"
+    for name in ("metrics.csv", "summary.json", "run.json"):
+        report.write_text("as it was")
+        later = time.time() + 60
+        os.utime(tmp_path / name, (later, later))
+        assert b"invented" in ask(tmp_path)("/report.html")[1], name
+        os.utime(tmp_path / name)
+        os.utime(report)
+
+
+def test_a_report_older_than_its_predictions_is_made_anew(ask, tmp_path):
+    write_predictions(tmp_path, {"a": RIGHT})
+    (tmp_path / "report.html").write_text("as it was")
+    os.utime(tmp_path / "report.html", (1, 1))
+    assert b"as it was" not in ask(tmp_path)("/report.html")[1]
+
+
+@contextmanager
+def viewing(run, *program, **variables):
+    """The real command, as (its address, its process)."""
+    command = [*program, str(Path(sys.executable).parent / "segbundle"), "view", str(run), "--no-browser"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=os.environ | variables, **pipes) as process:
+        try:
+            yield process.stdout.readline().split()[0], process
+        finally:
+            process.kill()
+
+
+def test_a_folder_that_cannot_be_written_has_its_report_elsewhere(tmp_path):
+    mortal = []
+    if os.geteuid() == 0:  # root may write anywhere, unless that is taken from it
+        if not shutil.which("setpriv"):
+            pytest.skip("no setpriv")
+        mortal = ["setpriv", "--bounding-set=-dac_override"]
+    run, elsewhere = write_predictions(tmp_path / "run", {"a": RIGHT}), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    run.chmod(0o555)
+    held = sorted(run.iterdir())
+    with viewing(run, *mortal, TMPDIR=str(elsewhere)) as (address, process):
+        with urllib.request.urlopen(f"{address}report.html") as answer:
+            assert b"<html" in answer.read()
+        assert len(list(elsewhere.glob("*/report.html"))) == 1
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    run.chmod(0o755)
+    assert process.returncode == 0
+    assert "cannot be written" in told
+    assert str(elsewhere) in told
+    assert list(elsewhere.iterdir()) == []
+    assert sorted(run.iterdir()) == held
 
 
 def test_the_command_serves_until_it_is_interrupted(tmp_path):
-    write_evaluation(tmp_path)
-    command = [str(Path(sys.executable).parent / "segbundle"), "view", str(tmp_path), "--no-browser"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        address = process.stdout.readline().split()[0]
+    with viewing(write_evaluation(tmp_path)) as (address, process):
         with urllib.request.urlopen(f"{address}cases.json") as answer:
             assert len(json.load(answer)["cases"]) == 4
         process.send_signal(signal.SIGINT)
@@ -151,5 +299,28 @@ def test_a_port_that_is_taken_and_a_folder_without_a_run(tmp_path):
         taken.listen()
         with pytest.raises(OutputError, match=r"port \d+ cannot be used"):
             make_server(write_evaluation(tmp_path / "run"), taken.getsockname()[1])
-    with pytest.raises(OutputError, match=r"holds no predictions\.json"):
+    with pytest.raises(OutputError, match=r"predictions\.json"):
         make_server(tmp_path)
+
+
+def test_what_niivue_contains_comes_with_its_licences():
+    folder = files("segbundle.viewer") / "static" / "niivue"
+    text, script = (folder / "THIRD_PARTY_LICENSES").read_text(), (folder / "niivue.umd.js").read_text()
+    heads = re.findall(r"^={100}\n(.+), (.+)\n={100}\n", text, re.MULTILINE)
+    bundled = ("@lukeed/uuid", "@ungap/structured-clone", "@zarrita/storage", "array-equal", "fflate", "gl-matrix",
+               "nifti-reader-js", "numcodecs", "zarrita", "c-blosc", "LZ4", "Zstandard")  # fmt: skip
+    for name in bundled:
+        assert any(re.match(rf"{re.escape(name)} \d+\.\d+\.\d+$", head) for head, _ in heads), name
+    assert script.count("AGFzbQ") == 3  # the WebAssembly of numcodecs, and no other
+    assert len(re.findall(r"Permission is hereby granted|Redistribution and use|Permission to use", text)) >= 15
+
+
+def test_a_run_whose_cases_are_nowhere_is_refused(tmp_path):
+    """A training's folder, for instance, has scores of its validation and no files of cases."""
+    run = write_evaluation(tmp_path / "run", files=False)
+    with pytest.raises(OutputError, match="give the output_dir of `segbundle evaluate`"):
+        make_server(run)
+    assert not (run / "report.html").exists()
+    predictions = write_predictions(tmp_path / "predictions", {})
+    with pytest.raises(OutputError, match="does not tell where files of cases are"):
+        make_server(predictions)

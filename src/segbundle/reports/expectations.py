@@ -39,13 +39,17 @@ class Structure:
 
 
 def write_training_cases(folder: str | Path, structures: Sequence[Structure]) -> None:
-    """Write `training_cases.csv`: one row per training case and class that was annotated in it.
+    """Write `training_cases.csv`: one row per training case and class that was annotated in it; no file without any.
 
     Raises:
         OutputError: it cannot be written.
     """
     rows = [(one.case, one.name, f"{one.volume_ml:.8g}", str(one.touches_edge).lower()) for one in structures]
-    write_csv(Path(folder) / TRAINING_CASES, _COLUMNS, rows)
+    path = Path(folder) / TRAINING_CASES
+    if rows:
+        write_csv(path, _COLUMNS, rows)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def training_cases_of(ckpt_path: str | Path | Sequence[str | Path] | None) -> list[Structure]:

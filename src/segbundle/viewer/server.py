@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import gzip
 import json
+import logging
 import mimetypes
+import tempfile
 import webbrowser
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
-import numpy as np
-
-from segbundle.data.scans import read_scan
-from segbundle.errors import OutputError, SegbundleError, describe
-from segbundle.reports import write_prediction_report, write_report
+from segbundle.errors import OutputError, describe
+from segbundle.reports import RUN_FILE, holds_scores, read_run, write_prediction_report, write_report
 from segbundle.reports.pictures import COLOURS
-from segbundle.reports.runs import CaseFiles, files_of_run
+from segbundle.reports.runs import files_of_run
+from segbundle.viewer.volumes import ShownCase, nifti_volume
 
+_logger = logging.getLogger(__name__)
 HOST = "127.0.0.1"
-_FAST = 1  # compression: it goes no further than this machine
-_IN_MM = ("mm", "unknown")
-_FOR_BROWSERS = (np.uint8, np.int16, np.float32)
+_REPORT_SOURCES = ("metrics.csv", "summary.json", "predictions.json", RUN_FILE)
+_ERRORS = (
+    {"name": "missed or wrong class", "colour": (255, 0, 255)},
+    {"name": "predicted in the background", "colour": (0, 255, 0)},
+)
+"""Of the values of an error map (`volumes.py`) from 1 on. Colour-blind eyes tell the two colours from each other, from
+grey, and from the classes' colours laid over it (simulated as by Machado 2009)."""
 _STATIC = Path(__file__).parent / "static"
 _STATIC_FILES = frozenset({"viewer.css", "viewer.js", "niivue/niivue.umd.js"})
 _POLICY = (
@@ -35,17 +37,11 @@ _POLICY = (
 )
 
 
-@dataclass(frozen=True)
-class _Case:
-    """A case that can be shown: its volumes by name, and what is said of it."""
-
-    name: str
-    scores: str
-    volumes: dict[str, str]
-
-
 def serve(run: str | Path, port: int = 0, browser: bool = True) -> None:
     """Serve a run until it is interrupted.
+
+    Its report is written first, if there is none or something of the run is newer; of a folder that cannot be written,
+    into a temporary one.
 
     Args:
         run: folder of an evaluation, a cross-validation or predictions.
@@ -70,29 +66,72 @@ def serve(run: str | Path, port: int = 0, browser: bool = True) -> None:
 
 
 def make_server(run: str | Path, port: int = 0) -> ThreadingHTTPServer:
-    """The server of a run, bound to 127.0.0.1; see `serve`."""
+    """The server of a run, bound to 127.0.0.1; see `serve`. Close it, or a temporary report stays until Python ends."""
     run = Path(run)
-    report = run / "report.html"
-    if not report.exists():
-        (write_report if (run / "metrics.csv").exists() else write_prediction_report)(run)
     cases, class_names = files_of_run(run)
-    shown = [_Case(case, scores, _volumes(files)) for case, scores, files in cases]
+    if not cases:
+        raise OutputError(
+            f"{run}: does not tell where files of cases are; give the output_dir of `segbundle evaluate`, "
+            f"`cross-validate` or `predict`. Scores alone are shown by: segbundle report {run}"
+        )
+    unannotated = _unannotated(run)
+    shown = [ShownCase.of(case, scores, files, unannotated.get(case, [])) for case, scores, files in cases]
+    report, temporary = _report(run)
     try:
-        return ThreadingHTTPServer((HOST, port), partial(_Handler, report, shown, class_names))
+        return _Server(port, partial(_Handler, report, shown, class_names), temporary)
     except OSError as error:
         raise OutputError(f"port {port} cannot be used ({error.strerror}); choose another --port, or none.") from error
 
 
-def _volumes(files: CaseFiles) -> dict[str, str]:
-    given = {"scan": files.first_image, "reference": files.reference, "prediction": files.prediction}
-    return {name: path for name, path in given.items() if path is not None and Path(path).exists()}
+def _unannotated(run: Path) -> dict[str, list[int]]:
+    """Indices of the classes that nobody has looked for, by the names of their cases."""
+    found: dict[str, list[int]] = {}
+    if holds_scores(run):
+        scores = read_run(run)
+        for row in scores.rows:
+            if row.status.value == "unannotated":
+                found.setdefault(row.case, []).append(scores.class_names.index(row.name) + 1)
+    return found
+
+
+def _report(run: Path) -> tuple[Path, tempfile.TemporaryDirectory[str] | None]:
+    """A run's report, written anew if the run is newer, and the temporary folder that it had to be written to."""
+    path = run / "report.html"
+    sources = [run / name for name in _REPORT_SOURCES if (run / name).is_file()]
+    if path.is_file() and path.stat().st_mtime_ns >= max(source.stat().st_mtime_ns for source in sources):
+        return path, None
+    write = write_report if holds_scores(run) else write_prediction_report
+    try:
+        with tempfile.TemporaryFile(dir=run):  # or pictures are drawn for minutes before the folder refuses them
+            pass
+        return write(run), None
+    except (OSError, OutputError) as error:
+        temporary = tempfile.TemporaryDirectory(prefix="segbundle-")
+        _logger.warning(
+            "%s: cannot be written (%s); until the viewer ends, its report is in %s.", run, error, temporary.name
+        )
+        return write(run, Path(temporary.name) / path.name), temporary
+
+
+class _Server(ThreadingHTTPServer):
+    """A server that takes the folder of a temporary report with it when it is closed."""
+
+    def __init__(self, port: int, handler: Any, temporary: tempfile.TemporaryDirectory[str] | None) -> None:
+        self.temporary = temporary
+        super().__init__((HOST, port), handler)
+
+    def server_close(self) -> None:
+        """Free the port, and remove what was there for this server only."""
+        super().server_close()
+        if self.temporary is not None:
+            self.temporary.cleanup()
 
 
 class _Handler(BaseHTTPRequestHandler):
     """Answers for what it knows and nothing else: no part of an address is ever used as a path."""
 
     def __init__(
-        self, report: Path, cases: Sequence[_Case], class_names: Sequence[str], *args: Any, **kwargs: Any
+        self, report: Path, cases: Sequence[ShownCase], class_names: Sequence[str], *args: Any, **kwargs: Any
     ) -> None:
         self.report, self.cases, self.class_names = report, cases, class_names
         super().__init__(*args, **kwargs)
@@ -125,27 +164,32 @@ class _Handler(BaseHTTPRequestHandler):
                 "case": case.name,
                 "label": f"{case.name} ({case.scores})" if case.scores else case.name,
                 "scores": case.scores,
-                "volumes": list(case.volumes),
-                "problem": None if "scan" in case.volumes else "The scan is not where it was.",
+                "volumes": case.volumes,
+                "problem": None if "scan" in case.files else "The scan is not where it was.",
             }
             for case in self.cases
         ]
-        return {"cases": cases, "classes": classes}
+        return {"cases": cases, "classes": classes, "errors": _ERRORS}
 
     def _send_volume(self, address: str) -> None:
         """A volume as NIfTI: `/volumes/<number of the case>/<name of the volume>.nii.gz`."""
         known = {
-            f"/volumes/{number}/{name}.nii.gz": (name, path)
+            f"/volumes/{number}/{name}.nii.gz": (case, name)
             for number, case in enumerate(self.cases)
-            for name, path in case.volumes.items()
+            for name in case.volumes
         }
         if address not in known:
             self.send_error(HTTPStatus.NOT_FOUND)
             return
+        case, name = known[address]
         try:
-            content = _as_nifti(*known[address], len(self.class_names))
-        except (SegbundleError, OSError) as error:
-            self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, describe(error).encode("ascii", "replace").decode())
+            content = nifti_volume(case, name, len(self.class_names))
+        except Exception as error:  # nobody knows what can be wrong with a file; the page says it
+            told = describe(error)
+            if not any(path in told for path in case.files.values()):
+                told = f"{case.files.get(name, case.name)}: {told}"
+            _logger.debug("volume", exc_info=True)
+            self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, _one_line(told))
             return
         self._send(content, "application/gzip")
 
@@ -165,17 +209,6 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing of single requests."""
 
 
-def _as_nifti(name: str, path: str, num_classes: int) -> bytes:
-    """A file as compressed NIfTI in mm, of types that browsers can read: as it is if it is such a scan.
-
-    Values of a label map that are no class, such as unknown voxels, become background.
-    """
-    if name == "scan" and path.endswith(".nii.gz") and nib.load(path).header.get_xyzt_units()[0] in _IN_MM:  # type: ignore[attr-defined]
-        return Path(path).read_bytes()
-    scan = read_scan(path, None)
-    array = scan.array[0]
-    if name != "scan":
-        array = np.where((array >= 0) & (array <= num_classes), array, 0).astype(np.uint8)
-    elif array.dtype not in _FOR_BROWSERS:
-        array = array.astype(np.float32)
-    return gzip.compress(nib.Nifti1Image(array, scan.geometry.affine).to_bytes(), _FAST)
+def _one_line(words: str) -> str:
+    """What may stand in the first line of an answer."""
+    return " ".join(words.split()).encode("ascii", "replace").decode()

@@ -1,7 +1,8 @@
 (async () => {
   const get = (id) => document.getElementById(id);
   const told = get("told");
-  const layers = ["reference", "prediction"];
+  const layers = ["reference", "prediction", "errors"];
+  const LABELS = 1002; // NIfTI's intent code of label maps
   const viewer = new niivue.Niivue({
     backColor: [0.05, 0.06, 0.08, 1], crosshairColor: [1, 1, 1, 0.6], crosshairWidth: 0.15, crosshairWidthUnit: "percent",
     show3Dcrosshair: true, isResizeCanvas: true, isRadiologicalConvention: true,
@@ -9,33 +10,46 @@
   window.viewer = viewer; // for those who want more than the controls offer
   await viewer.attachTo("canvas");
 
-  const { cases, classes } = await (await fetch("/cases.json")).json();
+  const { cases, classes, errors } = await (await fetch("/cases.json")).json();
   const [select, view, outline] = [get("case"), get("view"), get("outline")];
   cases.forEach((one, index) => select.add(new Option(one.label, index)));
-  get("legend").replaceChildren(...classes.map((one) => {
-    const key = document.createElement("span");
-    key.className = "key";
-    key.style.setProperty("--colour", `rgb(${one.colour})`);
-    key.textContent = one.name;
-    return key;
-  }));
+
+  function keys(named) {
+    return named.flatMap((one) => {
+      const key = document.createElement("span");
+      key.className = "key";
+      key.style.setProperty("--colour", `rgb(${one.colour})`);
+      key.textContent = one.name;
+      return [key, " "];
+    });
+  }
 
   // Colours of label values, with nothing for the background.
-  const table = { R: [0], G: [0], B: [0], A: [0], I: [0], labels: ["background"] };
-  classes.forEach((one, index) => {
-    one.colour.forEach((value, channel) => table["RGB"[channel]].push(value));
-    table.A.push(255);
-    table.I.push(index + 1);
-    table.labels.push(one.name);
-  });
+  function table(named) {
+    const found = { R: [0], G: [0], B: [0], A: [0], I: [0], labels: ["background"] };
+    named.forEach((one, index) => {
+      one.colour.forEach((value, channel) => found["RGB"[channel]].push(value));
+      found.A.push(255);
+      found.I.push(index + 1);
+      found.labels.push(one.name);
+    });
+    return found;
+  }
+
+  get("legend").replaceChildren(...keys(classes));
+  get("wrong").append(...keys(errors));
 
   function place(name) {
     return viewer.volumes.findIndex((volume) => volume.name.startsWith(name));
   }
 
   function show() {
-    for (const name of layers) {
-      if (place(name) > 0) viewer.setOpacity(place(name), Number(get(name).value));
+    for (const name of layers.filter((one) => place(one) > 0)) {
+      const opacity = Number(get(name).value);
+      // NiiVue outlines what calls itself a label map, also if it is invisible.
+      const outlined = outline.checked && name !== "errors" && opacity > 0;
+      viewer.volumes[place(name)].hdr.intent_code = outlined ? LABELS : 0;
+      viewer.setOpacity(place(name), opacity);
     }
     viewer.setAtlasOutline(outline.checked ? 1 : 0);
     viewer.setSliceType(Number(view.value));
@@ -54,26 +68,42 @@
     loading = false;
   }
 
+  async function add(number, names) {
+    await viewer.addVolumesFromUrl(names.map((name) => ({
+      url: `/volumes/${number}/${name}.nii.gz`, name: `${name}.nii.gz`, colormap: "gray",
+    })));
+    for (const name of names.filter((one) => place(one) > 0)) {
+      viewer.volumes[place(name)].setColormapLabel(table(name === "errors" ? errors : classes));
+    }
+    viewer.updateGLVolume();
+    show();
+  }
+
   async function loadCase(number) {
     const one = cases[number];
     told.textContent = `Loading ${one.case} …`;
     get("scores").textContent = one.scores;
     location.hash = encodeURIComponent(one.case);
     for (const name of layers) get(name).disabled = !one.volumes.includes(name);
+    get("wrong").hidden = get("errors").disabled;
     try {
-      await viewer.loadVolumes(one.volumes.map((name) => ({
-        url: `/volumes/${number}/${name}.nii.gz`, name: `${name}.nii.gz`, colormap: "gray",
-      })));
-      for (const name of layers) {
-        if (place(name) > 0) viewer.volumes[place(name)].setColormapLabel(table);
-      }
-      viewer.updateGLVolume();
-      show();
+      await viewer.loadVolumes([]); // takes away those of the case before
+      await add(number, one.volumes.filter((name) => name !== "errors"));
       told.textContent = one.problem ?? "";
+      if (one.volumes.includes("errors")) await showErrors(number);
       if (number === select.value) document.body.dataset.state = "loaded";
     } catch (error) {
       told.textContent = `${one.case} cannot be shown: ${error.message ?? error}`;
       if (number === select.value) document.body.dataset.state = "failed";
+    }
+  }
+
+  async function showErrors(number) {
+    try {
+      await add(number, ["errors"]);
+    } catch (error) { // the volumes that they were to be made of are shown
+      get("errors").disabled = get("wrong").hidden = true;
+      told.textContent = `Errors cannot be shown: ${error.message ?? error}`;
     }
   }
 
@@ -86,6 +116,5 @@
   select.addEventListener("change", load);
   for (const control of [view, outline, ...layers.map(get)]) control.addEventListener("input", show);
   get("controls").addEventListener("submit", (event) => event.preventDefault());
-  if (cases.length) await load();
-  else told.textContent = "There is no case whose files are known.";
+  await load();
 })();

@@ -63,7 +63,7 @@ def undisturbed(folder, trained, tmp_path_factory):
 def test_corrupt_scans_leave_a_record_that_says_why_and_the_others_their_masks(undisturbed, folder):
     masks, records = results(undisturbed)
     assert len(masks) == 18
-    assert len(list(undisturbed.iterdir())) == 21  # 18 label maps, the records, what made them, a lock
+    assert len(list(undisturbed.iterdir())) == 22  # 18 label maps, the records, what made them, training cases, a lock
     failed = {record["case"]: record for record in records if record["status"] == "failed"}
     assert set(failed) == {"scan_07", "scan_13"}
     for case, record in failed.items():
@@ -93,7 +93,7 @@ def test_killed_in_the_middle_and_resumed_gives_what_an_undisturbed_run_gives(
     assert "2 of 20 scans failed" in done.stderr
     assert "of 20 scans are done" in done.stdout
     assert results(out) == results(undisturbed)
-    assert len(list(out.iterdir())) == 21  # with a lock, but nothing half written
+    assert len(list(out.iterdir())) == 22  # with a lock, but nothing half written
     recorded = [name for name, written in done_before.items() if (out / name).stat().st_mtime_ns == written]
     assert len(recorded) >= after - 2
 

@@ -91,7 +91,7 @@ def test_names_run_nothing(browser, opened, tmp_path):
     name = "<img src=x onerror=document.title='hit'> \"quoted\" 'name'"
     _, complaints = opened(write_report(write_evaluation(tmp_path, {name: (RIGHT, RIGHT)})))
     assert complaints == []
-    assert browser.title.startswith("Scores of ")
+    assert browser.title.startswith("Scores: ")
     assert {case for case, _ in names(browser)} == {name}
 
 

@@ -305,7 +305,7 @@ def test_a_port_that_is_taken_and_a_folder_without_a_run(tmp_path):
 
 def test_what_niivue_contains_comes_with_its_licences():
     folder = files("segbundle.viewer") / "static" / "niivue"
-    text, script = (folder / "THIRD_PARTY_LICENSES").read_text(), (folder / "niivue.umd.js").read_text()
+    text, script = ((folder / name).read_text("utf-8") for name in ("THIRD_PARTY_LICENSES", "niivue.umd.js"))
     heads = re.findall(r"^={100}\n(.+), (.+)\n={100}\n", text, re.MULTILINE)
     bundled = ("@lukeed/uuid", "@ungap/structured-clone", "@zarrita/storage", "array-equal", "fflate", "gl-matrix",
                "nifti-reader-js", "numcodecs", "zarrita", "c-blosc", "LZ4", "Zstandard")  # fmt: skip

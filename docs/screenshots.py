@@ -22,7 +22,7 @@ from typing import Any
 from segbundle.reports import write_comparison, write_prediction_report, write_report
 from segbundle.viewer import make_server
 
-WIDTH = 1100
+WIDTH = 1280
 
 
 _FLAGS = (

@@ -77,7 +77,7 @@ def train(
 def evaluate(
     dataset_dir: Annotated[Path, typer.Option("--dataset_dir", help="Dataset with label maps.")],
     output_dir: Annotated[
-        Path, typer.Option("--output_dir", help="Where label maps, metrics.csv and summary.json go.")
+        Path, typer.Option("--output_dir", help="Where label maps, metrics.csv, summary.json and report.html go.")
     ],
     ckpt_path: Checkpoint = None,
     config: Config = None,
@@ -253,7 +253,7 @@ def report(
 @app.command()
 def view(
     run: Annotated[Path, typer.Argument(help="Folder of an evaluation, a cross-validation or predictions.")],
-    port: Annotated[int, typer.Option(help="Of the web server; 0 for any free one.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the web server; 0 for any free one.")] = 0,
     browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
 ) -> None:
     """Show a run's scans, references and predictions in 3D in a browser, and its report, on this machine only.

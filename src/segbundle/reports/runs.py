@@ -203,7 +203,9 @@ def read_run(folder: str | Path) -> Run:
     """
     folder = Path(folder)
     if not holds_scores(folder):
-        raise OutputError(f"{folder}: holds predictions without scores, as nobody has annotated them.")
+        raise OutputError(
+            f"{folder}: holds predictions without scores; `segbundle evaluate` scores scans that have references."
+        )
     if not (folder / "summary.json").is_file():
         raise OutputError(f"{folder}: holds no summary.json; evaluate again.")
     try:

@@ -59,7 +59,11 @@ def test_what_is_finished_is_not_done_again(done):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--num_folds", "3"], "num_folds 2, now it is 3"), (["--optimizer#lr", "0.1"], "now it is 0.1")],
+    [
+        (["--num_folds", "3"], "num_folds 2, now it is 3"),
+        (["--optimizer#lr", "0.1"], "now it is 0.1"),
+        (["--nsd_tolerance_mm", "5"], "nsd_tolerance_mm 1.0, now it is 5"),
+    ],
 )
 def test_folds_of_another_task_are_not_mixed_in(done, options, message):
     dataset, out = done

@@ -40,6 +40,8 @@ def test_models_have_a_fingerprint_each(tmp_path):
         prints = made_by({"ckpt_path": members if isinstance(members, list) else str(members)})["model_fingerprint"]
         assert prints.split(", ") == [one, one]
     assert "model_fingerprint" not in made_by({"ckpt_path": None})
+    torch.save({"weight": torch.full((3,), 2.0)}, tmp_path / "fold_1" / "model.pt")
+    assert made_by({"ckpt_path": str(tmp_path / "fold_1" / "model.pt")})["model_fingerprint"] != one
 
 
 @pytest.mark.parametrize("as_module", [True, False])

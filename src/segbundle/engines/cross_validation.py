@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -14,7 +13,7 @@ from segbundle.engines.provenance import made_by, write_page
 from segbundle.engines.values import KEYS, nsd_tolerances
 from segbundle.errors import ConfigError, OutputError
 from segbundle.files import write_json
-from segbundle.reports import RUN_FILE, print_summary, read_scores, write_run, write_scores
+from segbundle.reports import RUN_FILE, fold_folders, print_summary, read_scores, write_run, write_scores
 
 _FOLD = "fold_"
 _TASK = "cross_validation.json"
@@ -90,6 +89,7 @@ def _keep_task(path: Path, task: Mapping[str, Any]) -> None:
         write_json(path, now)
         return
     before = json.loads(path.read_text(encoding="utf-8"))
+    before.setdefault("nsd_tolerance_mm", now.get("nsd_tolerance_mm"))  # which earlier versions did not write down
     for key in sorted({*before, *now}):
         if before.get(key) != now.get(key):
             raise OutputError(
@@ -110,9 +110,4 @@ def _refuse_cases_scored_twice(output_dir: Path, cases: list[Any]) -> None:
 
 def models_of_folds(folder: Path) -> list[Path]:
     """The models of a cross-validation's folds; none if the folder is something else."""
-    by_fold = {
-        int(match[1]): path
-        for path in folder.glob(f"{_FOLD}*/model.pt")
-        if (match := re.fullmatch(rf"{_FOLD}(\d+)", path.parent.name))
-    }
-    return [by_fold[fold] for fold in sorted(by_fold)]
+    return [path for place in fold_folders(folder) if (path := place / "model.pt").exists()]

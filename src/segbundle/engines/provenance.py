@@ -23,7 +23,7 @@ from segbundle.engines.ranks import rank
 from segbundle.engines.values import KEYS
 from segbundle.engines.workflow import running_workflow
 from segbundle.errors import describe
-from segbundle.reports import training_cases_of, write_report, write_run, write_training_cases
+from segbundle.reports import fold_folders, training_cases_of, write_report, write_run, write_training_cases
 
 if TYPE_CHECKING:
     from segbundle.engines.records import ScanRecords
@@ -135,17 +135,17 @@ def _name(device: torch.device) -> str:
 def _models(ckpt_path: str | list[str] | None) -> dict[str, str]:
     """A fingerprint of the weights that were loaded, or of each member of an ensemble, if they are files."""
     given = [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path or []
-    files = [
-        path for one in map(Path, given) for path in ([one] if one.is_file() else sorted(one.glob("fold_*/model.pt")))
-    ]
-    prints = [_hexadecimal(hashlib.sha256(path.read_bytes())) for path in files]
+    places = [path for one in map(Path, given) for path in (fold_folders(one) or [one])]
+    files = [path / "model.pt" if path.is_dir() else path for path in places]
+    prints = [_hexadecimal(_add_ends(path, hashlib.sha256())) for path in files if path.is_file()]
     return {"model_fingerprint": ", ".join(prints)} if prints else {}
 
 
 def _fingerprint(data: Sequence[dict[str, Any]]) -> str:
     """Twelve hexadecimal digits that change with the cases' names and files.
 
-    Of a file its name, size, beginning and end count: the end of a gzip file holds a checksum of its contents.
+    Of a file its name, size, beginning and end count: the ends of gzip files and checkpoints hold checksums of their
+    contents.
     """
     digest = hashlib.sha256()
     for entry in sorted(data, key=lambda entry: str(entry["case"])):
@@ -158,14 +158,15 @@ def _fingerprint(data: Sequence[dict[str, Any]]) -> str:
     return _hexadecimal(digest)
 
 
-def _add_ends(file: Path, digest: Any) -> None:
+def _add_ends(file: Path, digest: Any) -> Any:
     if not file.is_file():
-        return
+        return digest
     size = file.stat().st_size
     with file.open("rb") as stream:
         digest.update(str(size).encode() + stream.read(_END))
         stream.seek(max(size - _END, 0))
         digest.update(stream.read(_END))
+    return digest
 
 
 def _hexadecimal(digest: Any) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from segbundle.files import write_csv
+from segbundle.reports.runs import fold_folders
 
 TRAINING_CASES = "training_cases.csv"
 _COLUMNS = ("case", "class", "volume_ml", "touches_edge")
@@ -59,12 +60,8 @@ def training_cases_of(ckpt_path: str | Path | Sequence[str | Path] | None) -> li
         ckpt_path: a model, several of them, or the folder of a cross-validation.
     """
     paths = [ckpt_path] if isinstance(ckpt_path, (str, Path)) else ckpt_path or []
-    folders = [place for path in map(Path, paths) for place in (_folds(path) if path.is_dir() else [path.parent])]
+    folders = [place for path in map(Path, paths) for place in (fold_folders(path) if path.is_dir() else [path.parent])]
     return list({(one.case, one.name): one for folder in folders for one in read_training_cases(folder)}.values())
-
-
-def _folds(folder: Path) -> list[Path]:
-    return sorted(folder.glob("fold_*"))
 
 
 def read_training_cases(folder: Path) -> list[Structure]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,11 +78,16 @@ class Run:
         """Folders of the trainings that made the models, by the names of their folds, as far as they have curves."""
         weights = self.made_by.get("config", {}).get("ckpt_path")
         near = [self.folder, *([Path(weights).parent] if isinstance(weights, str) else [])]
-        places = sorted(self.folder.glob("fold_*"), key=lambda place: (len(place.name), place.name))  # 10 after 9
-        folds = {place.name.replace("_", " "): place for place in places}
+        folds = {place.name.replace("_", " "): place for place in fold_folders(self.folder)}
         if folds:
             return {name: place for name, place in folds.items() if (place / "tensorboard").is_dir()}
         return dict([("", place) for place in near if (place / "tensorboard").is_dir()][:1])
+
+
+def fold_folders(folder: Path) -> list[Path]:
+    """The folders of a cross-validation's folds, in their order; none if the folder is something else."""
+    found = {int(match[1]): path for path in folder.glob("fold_*") if (match := re.fullmatch(r"fold_(\d+)", path.name))}
+    return [found[fold] for fold in sorted(found)]
 
 
 def write_run(folder: str | Path, made_by: dict[str, Any], data: Sequence[dict[str, Any]]) -> None:

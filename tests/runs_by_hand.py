@@ -36,7 +36,9 @@ CASES = {
 """Prediction and reference."""
 
 
-def write_evaluation(folder: Path, cases=None, annotated=None, affine_ref=AFFINE, files=True) -> Path:
+def write_evaluation(
+    folder: Path, cases=None, annotated=None, affine_ref=AFFINE, files=True, trained_on=(), config=None
+) -> Path:
     """What `segbundle evaluate` leaves, for cases as in `CASES`."""
     folder.mkdir(parents=True, exist_ok=True)
     rng, scores, data = np.random.default_rng(0), [], []
@@ -53,7 +55,8 @@ def write_evaluation(folder: Path, cases=None, annotated=None, affine_ref=AFFINE
         data.append({"case": case, "image": str(image), "label": str(label), "ignore_label": 255})
     write_scores(folder, scores, NAMES, [0.0, 1.0, 1.0])
     if files:
-        write_run(folder, {"command": "segbundle evaluate ...", "config": {"fold": 0}}, data)
+        made_by = {"command": "segbundle evaluate ...", "config": {"fold": 0} if config is None else config}
+        write_run(folder, {**made_by, "trained_on": None if trained_on is None else list(trained_on)}, data)
     return folder
 
 

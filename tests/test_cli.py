@@ -121,3 +121,9 @@ def test_the_version_is_told():
     result = invoke("--version")
     assert result.exit_code == 0
     assert result.output == f"segbundle {segbundle.__version__}\n"
+
+
+def test_a_report_is_no_folder(tmp_path):
+    result = invoke("report", tmp_path, "--output", tmp_path)
+    assert result.exit_code == 1
+    assert f"{tmp_path}: is a folder; give the page's name, for instance {tmp_path / 'report.html'}." in result.stderr

@@ -71,3 +71,24 @@ def test_tables_open_in_excel_and_are_read_by_programs(tmp_path):
         assert [row["case"] for row in csv.DictReader(file)] == names
     write_csv(tmp_path / "b.csv", ["case"], [("plain",)])
     assert (tmp_path / "b.csv").read_bytes() == b"case\r\nplain\r\n"
+
+
+@pytest.mark.parametrize(("what", "is_left"), [("pass", False), ("(folder / 'result').touch()", True)])
+def test_a_folder_that_was_made_and_left_empty_is_gone_at_the_end(tmp_path, what, is_left):
+    script = f"""
+from pathlib import Path
+from segbundle.files import keep_others_out, make_folder
+folder = Path({str(tmp_path / "new")!r})
+make_folder(folder)
+keep_others_out(folder)
+{what}
+assert folder.is_dir()
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+    assert (tmp_path / "new").is_dir() == is_left
+
+
+def test_a_folder_that_was_there_stays(tmp_path):
+    script = f"from segbundle.files import keep_others_out, make_folder; make_folder({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", script], check=True)
+    assert tmp_path.is_dir()

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from segbundle import __version__
-from segbundle.errors import ConfigError, show_plain_errors
+from segbundle.errors import ConfigError, OutputError, show_plain_errors
 from segbundle.files import written_whole
 from segbundle.options import default_bundle, read_yaml, refuse_missing_values, split_overrides
 from segbundle.running import plain_errors, run_workflow
@@ -36,6 +36,9 @@ Checkpoint = Annotated[
     typer.Option("--ckpt_path", help="Trained weights; several make an ensemble.", show_default="the bundle's"),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.", show_default="CUDA if present")]
+MovedDataset = Annotated[
+    Path | None, typer.Option("--dataset_dir", help="Where the scans are now.", show_default="where they were")
+]
 _PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 
 
@@ -227,6 +230,7 @@ def samples(
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of evaluations or trainings, or one of predictions.")],
+    dataset_dir: MovedDataset = None,
     output: Annotated[
         Path | None,
         typer.Option(help="The page to write.", show_default="RUN/report.html, of several runs comparison.html"),
@@ -234,19 +238,22 @@ def report(
 ) -> None:
     """Write a run's scores, or its predictions, as one HTML page, with the slices to look at first.
 
-    Several runs are compared case by case with the first one.
+    Several runs are compared case by case with the first one. Of predictions measurements.csv is written beside the
+    page.
 
     Example: segbundle report runs/demo
     """
     from segbundle.reports import holds_scores, write_comparison, write_prediction_report, write_report
 
     with plain_errors():
+        if output is not None and output.is_dir():
+            raise OutputError(f"{output}: is a folder; give the page's name, for instance {output / 'report.html'}.")
         if len(runs) > 1:
             path = write_comparison(runs, output or Path("comparison.html"))
         elif holds_scores(runs[0]):
-            path = write_report(runs[0], output)
+            path = write_report(runs[0], output, dataset_dir)
         else:
-            path = write_prediction_report(runs[0], output)
+            path = write_prediction_report(runs[0], output, dataset_dir)
     typer.echo(path)
 
 
@@ -255,6 +262,7 @@ def view(
     run: Annotated[Path, typer.Argument(help="Folder of an evaluation, a cross-validation or predictions.")],
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the web server; 0 for any free one.")] = 0,
     browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
+    dataset_dir: MovedDataset = None,
 ) -> None:
     """Show a run's scans, references and predictions in 3D in a browser, and its report, on this machine only.
 
@@ -263,7 +271,7 @@ def view(
     from segbundle.viewer import serve
 
     with plain_errors():
-        serve(run, port, browser)
+        serve(run, port, browser, dataset_dir)
 
 
 @app.command(context_settings=_PASS_ON)

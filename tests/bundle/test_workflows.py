@@ -117,6 +117,9 @@ def test_the_dice_in_the_report_is_the_dice_you_get_by_hand(trained, dataset, tm
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 of these 6 cases were trained on" in done.stdout
+    made_by = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
+    assert made_by["trained_on"] == json.loads((trained / "task.json").read_text())["training_cases"]
+    assert "trained on 4 of these 6 cases" in (tmp_path / "report.html").read_text(encoding="utf-8")
     summary, rows = scores(tmp_path)
     assert summary["cases"] == 6  # without a fold, every labelled case
     assert len(rows) == 12
@@ -136,6 +139,13 @@ def test_predictions_know_the_training_cases_and_stay_out_of_an_evaluations_fold
     copied = (tmp_path / "out" / "training_cases.csv").read_text(encoding="utf-8-sig")
     assert copied == (trained / "training_cases.csv").read_text(encoding="utf-8-sig")
     assert len(copied.splitlines()) == 1 + 4 * 2
+    made_by = (tmp_path / "out" / "run.json").read_bytes()
+    (tmp_path / "out" / "report.html").touch()
+    assert segbundle(*words, tmp_path / "out", "--resume").returncode == 0
+    assert (tmp_path / "out" / "run.json").read_bytes() == made_by  # nothing was left to do
+    assert (tmp_path / "out" / "report.html").exists()
+    assert segbundle(*words, tmp_path / "out").returncode == 0
+    assert not (tmp_path / "out" / "report.html").exists()  # it was that of other label maps
     (tmp_path / "out" / "metrics.csv").write_text("")
     done = segbundle(*words, tmp_path / "out")
     assert done.returncode == 1

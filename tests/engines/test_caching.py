@@ -40,8 +40,9 @@ def assert_same_cases(one, two):
     for first, second in ((one[index], two[index]) for index in range(len(one))):
         assert first.keys() == second.keys()
         assert (first["case"], first["spacing"]) == (second["case"], second["spacing"])
-        for key in ("image", "label", "annotated", "volumes_ml", "touches_edge"):
+        for key in ("image", "label", "annotated"):
             assert torch.equal(first[key], second[key]) and first[key].dtype == second[key].dtype
+        assert first["measures"] == second["measures"]
         for places, others in zip(first["indices"], second["indices"], strict=True):
             assert torch.equal(places, others)
 
@@ -78,9 +79,9 @@ def test_structures_are_those_of_the_label_map_as_it_was_annotated(tmp_path):
     write_nifti(folder / "labelsTr" / "b.nii.gz", label, affine)
     found = PreparedCases(data_of(folder), Counting(spacing=(1, 1, 1))).structures()
     assert found == [
-        Structure("a", TINY_CLASSES[1], pytest.approx(0.048), False),
-        Structure("a", TINY_CLASSES[2], pytest.approx(0.018), True),
-        Structure("b", TINY_CLASSES[2], pytest.approx(0.018), True),
+        Structure("a", TINY_CLASSES[1], pytest.approx(0.048), False, 1, pytest.approx(90.0)),
+        Structure("a", TINY_CLASSES[2], pytest.approx(0.018), True, 1, pytest.approx(161.0)),
+        Structure("b", TINY_CLASSES[2], pytest.approx(0.018), True, 1, pytest.approx(161.0)),
     ]
 
 

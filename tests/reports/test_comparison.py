@@ -1,4 +1,5 @@
 import itertools
+import json
 import re
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy.stats import rankdata, wilcoxon
 from runs_by_hand import CASES, RIGHT, labels, write_evaluation
 from segbundle.errors import OutputError
 from segbundle.reports import read_run, write_comparison
-from segbundle.reports.comparison import Measure, Pairing, signed_rank_test
+from segbundle.reports.comparison import DICE, MEAN, Pairing, paired, signed_rank_test
 
 
 def shifted(by):
@@ -28,22 +29,53 @@ def runs(tmp_path):
     )
 
 
+def pairings(runs, cases, classes=("ball", "cube")):
+    """By name and measure."""
+    found = paired(*map(read_run, runs), classes, cases)
+    return {(one.name, one.measure.key): one for one in found}
+
+
 def test_pairs_by_hand(runs):
-    cases = {"a", "b", "c", "d"}
-    ball = Pairing.of(*map(read_run, runs), "ball", cases)
+    found = pairings(runs, {"a", "b", "c", "d"})
+    ball, cube = found["ball", "dice"], found["cube", "dice"]
     assert ball.pairs == {"a": (1.0, 0.75), "b": (0.75, 0.5), "c": (0.5, 1.0), "d": (1.0, 1.0)}
     assert ball.difference == 0
     assert (ball.better, ball.worse) == (1, 2)
     assert ball.p_value == 1  # ranks -1.5, -1.5, 3: either sum is 3
-    assert Pairing.of(*map(read_run, runs), "ball", {"a", "c"}).pairs.keys() == {"a", "c"}
-    cube = Pairing.of(*map(read_run, runs), "cube", cases)
+    assert ball.is_too_small  # of three pairs that differ, p is 0.25 at least
+    assert pairings(runs, {"a", "c"})["ball", "dice"].pairs.keys() == {"a", "c"}
     assert cube.difference == 0
     assert cube.p_value is None  # nothing differs
 
 
+def test_the_mean_of_the_classes_is_taken_case_by_case(runs):
+    mean = pairings(runs, {"a", "b"})[MEAN, "dice"]
+    assert mean.pairs == {"a": (1.0, 0.875), "b": (0.875, 0.75)}  # of the cube it is 1
+    assert mean.difference == -0.125
+    assert (MEAN, "dice") not in pairings(runs, {"a", "b"}, ["ball"])
+
+
+def test_of_five_pairs_p_cannot_be_small_and_of_six_it_can():
+    def pairing(count):
+        values = {str(place): 0.1 * (place + 1) for place in range(count)}
+        return Pairing.of("ball", DICE, dict.fromkeys(values, 0.0), values)
+
+    assert (pairing(5).p_value, pairing(5).is_too_small) == (0.0625, True)
+    assert (pairing(6).p_value, pairing(6).is_too_small) == (0.03125, False)
+
+
+def test_what_the_runs_differ_in_is_told(runs, tmp_path):
+    made_by = json.loads((runs[1] / "run.json").read_text())
+    made_by["config"] = {"fold": 0, "network_def": {"filters": [8, 16]}}
+    (runs[1] / "run.json").write_text(json.dumps(made_by))
+    text = write_comparison(runs, tmp_path / "comparison.html").read_text(encoding="utf-8")
+    row = '<th scope="row">network_def#filters</th><td class="words">–</td><td class="words">[8, 16]</td>'
+    assert row in text
+    assert '<th scope="row">fold</th>' not in text
+
+
 def test_smaller_distances_are_better(runs):
-    distance = Measure("hd95_mm", "HD95, mm", 3, larger_is_better=False)
-    ball = Pairing.of(*map(read_run, runs), "ball", {"a", "b", "c", "d"}, distance)
+    ball = pairings(runs, {"a", "b", "c", "d"})["ball", "hd95_mm"]
     assert ball.pairs["a"][0] == 0 < ball.pairs["a"][1]
     assert (ball.better, ball.worse) == (1, 2)
 
@@ -123,7 +155,7 @@ def test_a_class_that_only_one_run_can_score_has_no_pair(tmp_path):
         write_evaluation(tmp_path / "a", {"case": CASES["invented"]}),
         write_evaluation(tmp_path / "b", {"case": (nowhere, nowhere)}),
     ]
-    assert Pairing.of(*map(read_run, runs), "cube", {"case"}).pairs == {}
+    assert pairings(runs, {"case"})["cube", "dice"].pairs == {}
     text = write_comparison(runs, tmp_path / "comparison.html").read_text(encoding="utf-8")
     assert "false positive → absent" in text
     assert 'data-status="false_positive true_absent"' in text  # found by either filter

@@ -1,15 +1,19 @@
 """The report as text; tests/reports/test_browser.py opens it."""
 
+import base64
 import json
 import re
 import shutil
+from io import BytesIO
 
 import numpy as np
 import pytest
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
 
 from runs_by_hand import AFFINE, CASES, NAMES, RIGHT, labels, write_evaluation
 from segbundle.errors import OutputError
-from segbundle.reports import write_report
+from segbundle.reports import write_comparison, write_report
 from segbundle.reports.charts import Point, bland_altman, strip_plot
 
 
@@ -188,3 +192,107 @@ def test_classes_are_counted_from_the_first_after_the_background(tmp_path):
     assert set(CASES) == {"perfect", "shifted", "missed", "invented"}
     text = text_of(write_evaluation(tmp_path))
     assert [name for name in NAMES[1:] if f'<th scope="row">{name}</th>' in text] == NAMES[1:]
+
+
+def test_cases_that_were_trained_on_are_told(tmp_path):
+    text = text_of(write_evaluation(tmp_path / "some", trained_on=["perfect", "shifted"]))
+    # of the others the ball is right, and the cube missed and invented
+    words = (
+        "The model was trained on 2 of these 4 cases, which look better than new ones; the mean Dice of the other 2 is"
+    )
+    assert f"{words} 0.5000." in text
+    assert {row[0]: row[2] for row in rows_of(text) if row[1] == "ball"} == {
+        "perfect": "scored, trained on", "shifted": "scored, trained on", "missed": "scored", "invented": "scored",
+    }  # fmt: skip
+    text = text_of(write_evaluation(tmp_path / "all", trained_on=list(CASES)))
+    assert "trained on 4 of these 4 cases, which look better than new ones." in text
+    assert "trained on" not in text_of(write_evaluation(tmp_path / "none"))
+    assert "is not known" in text_of(write_evaluation(tmp_path / "unknown", trained_on=None))
+
+
+def test_a_comparison_tells_what_each_model_was_trained_on(tmp_path):
+    runs = [write_evaluation(tmp_path / "a"), write_evaluation(tmp_path / "b", trained_on=["perfect"])]
+    text = write_comparison(runs, tmp_path / "comparison.html").read_text(encoding="utf-8")
+    assert "<strong>b:</strong> The model was trained on 1 of these 4 cases" in text
+
+
+def test_a_training_tells_that_its_scores_chose_its_epoch_and_how_far_it_has_come(tmp_path):
+    write_evaluation(tmp_path, config={"max_epochs": 40})
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    (tmp_path / "summary.json").write_text(json.dumps({**summary, "epoch": 20}))
+    (tmp_path / "task.json").write_text("{}")
+    with SummaryWriter(str(tmp_path / "tensorboard")) as writer:
+        for epoch in range(1, 31):
+            writer.add_scalar("train/loss", 1 / epoch, epoch)
+    text = text_of(tmp_path)
+    assert "validation scores after epoch 20, the best of all its validations" in text
+    assert "The training has come to epoch 30 of 40." in text
+
+
+def test_a_cross_validation_tells_its_folds(tmp_path):
+    every = dict(CASES)
+    for fold in range(2):
+        cases = {name: every[name] for name in list(every)[2 * fold : 2 * fold + 2]}
+        write_evaluation(tmp_path / f"fold_{fold}" / "evaluation", cases)
+    write_evaluation(tmp_path, every, files=False)
+    text = text_of(tmp_path)
+    assert "each case was scored by the model that has not seen it" in text
+    folds = re.findall(r"<tr>.*?</tr>", text[text.index("<h3>Folds</h3>") : text.index("</section>")])[-2:]
+    # fold 0: the ball 1 and 0.75; fold 1: the cube missed and invented
+    assert [re.findall(r">([\d.]+)<", row) for row in folds] == [
+        ["0", "2", "0.9375", "0.8750", "1.0000"],
+        ["1", "2", "0.5000", "1.0000", "0.0000"],
+    ]
+    assert {row[0]: row[-1] for row in rows_of(text)} == {
+        "perfect": "0",
+        "shifted": "0",
+        "missed": "1",
+        "invented": "1",
+    }
+
+
+def test_few_cases_are_told_to_be_few(tmp_path):
+    assert "Intervals and limits of agreement of 4 cases are rough" in text_of(write_evaluation(tmp_path / "few"))
+    many = {f"case {index}": (RIGHT, RIGHT) for index in range(10)}
+    assert "are rough" not in text_of(write_evaluation(tmp_path / "many", many))
+
+
+def test_the_farthest_surfaces_are_a_second_thing_to_look_at(tmp_path):
+    far = labels((1, 2, 2), (7, 9, 8))
+    far[1:4, 12:15, 10:13] = 1  # Dice 128/155
+    cases = {"far": (far, RIGHT), "shifted": CASES["shifted"]}
+    text = text_of(write_evaluation(tmp_path, cases))
+    assert re.search(r"Look first at <a [^>]*>shifted</a>: ball, Dice 0.750; at <a [^>]*>far</a>: ball, HD95 \d+", text)
+
+
+def test_scans_that_a_task_clips_are_shown_in_that_window(tmp_path):
+    # all intensities are from 0 to 100
+    dark, usual = (
+        {"intensity": {"method": "window", "lower": 1000, "upper": 2000}},
+        {"intensity": {"method": "zscore"}},
+    )
+    pictures = [
+        Image.open(BytesIO(base64.b64decode(re.search(r"base64,([^\"]*)", text_of(folder))[1])))
+        for folder in (write_evaluation(tmp_path / name, config=config) for name, config in (("a", dark), ("b", usual)))
+    ]
+    assert pictures[0].getextrema() == (0, 0)
+    assert pictures[1].getextrema()[1] > 200
+
+
+def test_a_dataset_that_was_moved_is_found_where_it_is_now(tmp_path):
+    run = write_evaluation(tmp_path / "run")
+    for folder in ("scans", "labels"):
+        shutil.move(run / folder, tmp_path / "new" / folder)
+    text = text_of(run)
+    assert f"for instance {run / 'scans' / 'perfect.nii.gz'}" in text and 'class="slice"' not in text
+    text = write_report(run, dataset_dir=tmp_path / "new").read_text(encoding="utf-8")
+    assert "have been moved" not in text and text.count('<svg class="slice"') == 18
+
+
+def test_curves_of_a_training_that_was_moved_with_its_evaluation_are_shown(tmp_path):
+    run = write_evaluation(tmp_path / "mine" / "evaluation", config={"ckpt_path": "/elsewhere/mine/model.pt"})
+    with SummaryWriter(str(tmp_path / "mine" / "tensorboard")) as writer:
+        writer.add_scalar("train/loss", 1.0, 1)
+    assert 'id="training"' in text_of(run)
+    other = write_evaluation(tmp_path / "mine" / "other", config={"ckpt_path": "/elsewhere/another/model.pt"})
+    assert 'id="training"' not in text_of(other)

@@ -11,14 +11,14 @@ from runs_by_hand import AFFINE, RIGHT, labels, write_evaluation, write_predicti
 from segbundle.errors import OutputError
 from segbundle.files import write_json
 from segbundle.reports import Structure, holds_scores, prediction_page, write_prediction_report, write_training_cases
-from segbundle.reports.expectations import Expected, training_cases_of, warnings_of
+from segbundle.reports.expectations import Expected, expectations, training_cases_of, warnings_of
 from tiny import write_nifti
 
 
 def report(folder):
     text = write_prediction_report(folder).read_text(encoding="utf-8")
     rows = list(csv.DictReader((folder / "measurements.csv").open(encoding="utf-8-sig")))
-    return text, {(row.pop("scan"), row.pop("class")): row for row in rows}
+    return text, {(row.pop("case"), row.pop("class")): row for row in rows}
 
 
 def test_measurements_by_hand(tmp_path):
@@ -37,7 +37,7 @@ def test_measurements_by_hand(tmp_path):
         "volume_ml": "0", "components": "0", "mean_intensity": "", "touches_edge": "false", "warnings": "",
     }  # fmt: skip
     assert "2 scans, 1 with something to look at" in text
-    assert "<strong>two parts</strong>: cube touches the scan&#39;s edge" in text
+    assert '<strong><a href="#scan-0">two parts</a></strong>: cube touches the scan&#39;s edge' in text
     assert text.count('<svg class="slice"') == 6
 
 
@@ -53,29 +53,65 @@ def training(folder, volumes, touching=0):
 
 
 def expected_of(volumes):
-    return Expected.of([Structure("a", "ball", volume, False) for volume in volumes], "others")
+    return Expected.of([Structure("a", "ball", volume) for volume in volumes], from_training=True)
 
 
 def test_far_out_by_hand():
     # logarithms to base 2 of the volumes: 0, 1, ..., 12: quartiles 3 and 9, so that more than 18 beyond is far out
     expected = expected_of([2.0**power for power in range(13)])
-    assert (expected.low, expected.high) == pytest.approx((2.0**-15, 2.0**27))
+    assert (expected.volume_ml.low, expected.volume_ml.high) == pytest.approx((2.0**-15, 2.0**27))
     assert expected.present == 1
 
-    def found(volume):
-        return warnings_of(Structure("a", "ball", volume, False), {"ball": expected})
+    def found(volume, expected=expected):
+        return warnings_of(Structure("a", "ball", volume), {"ball": expected}).unusual
 
     assert found(2.0**26) == found(2.0**-14) == []
-    assert "far outside others" in found(2.0**28)[0]
-    assert "far outside others" in found(2.0**-16)[0]
-    assert "is missing" in found(0.0)[0]
-    alike = expected_of([12.3] * 12)
-    assert (alike.low, alike.high) == pytest.approx((6.15, 24.6))  # half or twice as large, if they do not differ
-    rare = expected_of([0.0] * 9 + [1.0, 2.0, 3.0])
-    assert (rare.present, rare.low, rare.high) == (0.25, 0.5, 6)  # too few volumes for quartiles
-    assert warnings_of(Structure("a", "ball", 0.0, False), {"ball": rare}) == []
-    assert "far outside" in warnings_of(Structure("a", "ball", 0.4, False), {"ball": rare})[0]
-    assert expected_of([0.0] * 12).low is None
+    assert found(2.0**28) == ["has 2.68e+08 ml, more than in any of the 13 training cases (1 to 4.1e+03 ml)"]
+    assert found(2.0**-16) == ["has 1.53e-05 ml, less than in any of the 13 training cases (1 to 4.1e+03 ml)"]
+    assert found(0.0) == ["is missing, and is in 100% of the 13 training cases"]
+    alike = expected_of([12.3] * 11 + [40.0])
+    assert (alike.volume_ml.low, alike.volume_ml.high) == pytest.approx((6.15, 24.6))  # at least half, or twice
+    assert found(30.0, alike) == ["has 30 ml, more than in all but 1 of the 12 training cases (12.3 to 40 ml)"]
+    rare = expected_of([0.0] * 9 + [1.0, 2.0, 3.0])  # too few volumes for quartiles
+    assert (rare.present, rare.volume_ml.low, rare.volume_ml.high) == pytest.approx((0.25, 0.5, 6))
+    assert found(0.0, rare) == []
+    assert found(0.4, rare) == ["has 0.4 ml, less than in any of the 12 training cases that have it (1 to 3 ml)"]
+    assert expected_of([0.0] * 12).volume_ml is None
+
+
+def of_every_case(**measures):
+    return [Structure(f"case {index}", "ball", 1.0, **measures) for index in range(12)]
+
+
+@pytest.mark.parametrize(("parts", "warned"), [(1, False), (3, False), (4, True)])
+def test_many_parts(parts, warned):
+    expected = expectations(of_every_case(components=1), [], ["ball"])
+    words = "has 4 parts, more than in any of the 12 training cases (1 to 1)"
+    found = warnings_of(Structure("a", "ball", 1.0, components=parts), expected)
+    assert found.words == ([words] if warned else [])
+    many = expectations(of_every_case(components=40), [], ["ball"])
+    assert warnings_of(Structure("a", "ball", 1.0, components=1), many).words == []  # one part is no worry
+
+
+@pytest.mark.parametrize(("mean", "warned"), [(40.0, False), (63.0, False), (-13.0, True), (1063.0, True)])
+def test_intensities_are_compared_where_they_can_be(mean, warned):
+    # 40, 42, ..., 62: the quartiles are 45.5 and 56.5, the range 22: far out is below 12.5 and above 89.5
+    cases = [Structure(f"case {index}", "ball", 1.0, mean_intensity=40.0 + 2 * index) for index in range(12)]
+    one = Structure("a", "ball", 1.0, mean_intensity=mean)
+    words = warnings_of(one, expectations(cases, [], ["ball"])).words
+    assert len(words) == warned and all("a mean intensity of" in each for each in words)
+    assert warnings_of(one, expectations(cases, [], ["ball"], intensities=False)).words == []
+
+
+def test_a_scan_is_compared_with_the_others_and_not_with_itself():
+    found = [Structure(f"scan {index}", "ball", 1.0 + 0.01 * index) for index in range(12)] + [
+        Structure("a", "ball", 9)
+    ]
+    expected = expectations([], found, ["ball"])
+    assert warnings_of(found[-1], expected).words == [
+        "has 9 ml, more than in any other of these 13 scans (1 to 1.11 ml)"
+    ]
+    assert warnings_of(found[0], expected).words == []
 
 
 def predictions(folder, scans, model):
@@ -91,10 +127,14 @@ def test_what_is_expected_comes_from_the_training_cases(tmp_path):
     model = training(tmp_path / "training", [0.128] * 12)
     text, rows = report(predictions(tmp_path / "predictions", scans, model))
     source = "the 12 training cases"
-    assert rows["huge ball", "ball"]["warnings"].endswith(f"far outside {source} (0.064 to 0.256 ml)")
+    found = rows["huge ball", "ball"]["warnings"]
+    assert found == f"has 0.928 ml, more than in any of {source} (0.128 to 0.128 ml)"
     assert rows["no cube", "cube"]["warnings"] == f"is missing, and is in 100% of {source}"
     assert rows["no cube", "ball"]["warnings"] == ""
     assert source in text
+    assert "<td>0.128 to 0.128</td><td>0.064</td><td>0.256</td>" in text
+    assert "ball, training" in text  # a row of dots
+    assert "Most of this is unlike" in text  # two of four structures
 
 
 @pytest.mark.parametrize(("touching", "warned"), [(1, True), (2, False)])
@@ -120,14 +160,15 @@ def test_scans_that_failed_or_are_gone_are_told(tmp_path):
     records.append({"case": "broken", "status": "failed", "image": "x", "prediction": None, "error": "cannot be read"})
     (tmp_path / "predictions.json").write_text(json.dumps(records))
     text, rows = report(tmp_path)
-    assert {scan for scan, _ in rows} == {"there"}
+    assert rows["broken", "ball"]["warnings"] == "failed: cannot be read" and rows["broken", "ball"]["volume_ml"] == ""
+    assert {scan for scan, _ in rows} == {"there", "gone", "broken"}
     assert "broken: cannot be read" in text
     assert "gone: no measurement: " in text
 
 
 def test_nothing_found_at_all(tmp_path):
     text, rows = report(write_predictions(tmp_path, {"empty": labels()}))
-    assert "Nothing was found." in text
+    assert "(nothing was found)" in text and text.count('<svg class="slice"') == 3
     assert [row["volume_ml"] for row in rows.values()] == ["0", "0"]
 
 
@@ -146,7 +187,7 @@ def test_too_few_training_cases_are_no_reason_to_be_silent(tmp_path):
     model = training(tmp_path / "training", [0.128] * 8)
     scans = {f"scan {index}": RIGHT for index in range(12)} | {"no cube": labels((1, 2, 2))}
     _, rows = report(predictions(tmp_path / "predictions", scans, model))
-    assert rows["no cube", "cube"]["warnings"] == "is missing, and is in 92% of these scans themselves"
+    assert rows["no cube", "cube"]["warnings"] == "is missing, and is in 92% of these 13 scans"
 
 
 def test_scans_that_are_all_cut_off_are_all_warned_of(tmp_path):
@@ -174,7 +215,7 @@ def test_a_label_map_that_is_none_is_told_and_the_others_are_measured(tmp_path, 
     array[0, 0, 0] = spoilt
     write_nifti(tmp_path / "spoilt_seg.nii.gz", array, AFFINE)
     text, rows = report(tmp_path)
-    assert {scan for scan, _ in rows} == {"fine", "as floats"}
+    assert {scan for (scan, _), row in rows.items() if row["volume_ml"]} == {"fine", "as floats"}
     assert "spoilt: no measurement: " in text and problem in text
 
 
@@ -195,17 +236,44 @@ def test_a_page_elsewhere_has_its_measurements_beside_it(tmp_path):
 
 def test_the_slice_with_most_classes_is_shown(tmp_path):
     found = np.zeros((12, 16, 14), np.uint8)
-    found[:, :, 3] = 1  # a whole layer of one class
+    found[1:-1, 1:-1, 3] = 1  # most of a layer is one class
     found[4, 4, 8], found[6, 6, 8] = 1, 2  # little of two
     text, _ = report(write_predictions(tmp_path, {"a": found}))
     assert "axial, S 8.0 mm" in text
+
+
+def test_the_slices_show_what_is_warned_of(tmp_path):
+    found = np.zeros((12, 16, 14), np.uint8)
+    found[2:8, 2:8, 6] = 1
+    found[9:, 3, 3] = 2  # reaches the edge to the right, at 11 of 2 mm
+    text, _ = report(write_predictions(tmp_path, {"a": found}))
+    assert re.findall("<title>(.*? mm)</title>", text) == [
+        "axial, S 3.0 mm",
+        "coronal, A 3.0 mm",
+        "sagittal, R 22.0 mm",
+    ]
+    assert "<strong>a</strong>: cube touches" in text
+
+
+def test_a_constant_scan_is_told(tmp_path):
+    write_predictions(tmp_path, {"a": RIGHT})
+    write_nifti(tmp_path / "scans" / "a.nii.gz", np.full(RIGHT.shape, 3.0, np.float32), AFFINE)
+    text, rows = report(tmp_path)
+    assert rows["a", "ball"]["warnings"] == "the scan has the same value everywhere"
+    assert "1 with something to look at" in text
+
+
+def test_pictures_have_a_scale_and_sides(tmp_path):
+    text, _ = report(write_predictions(tmp_path, {"a": RIGHT}))
+    assert text.count(">5 mm</text>") == 3  # of 14 to 24 mm
+    assert all(f">{letter}</text>" in text for letter in "RLAPSI")
 
 
 def test_the_page_shows_as_many_scans_as_there_is_room_for_and_those_with_warnings_first(tmp_path, monkeypatch):
     folder = write_predictions(tmp_path, {"a": RIGHT, "b": RIGHT, "c": labels((1, 2, 2), (8, 9, 8))})
     monkeypatch.setattr(prediction_page, "_MOST_BYTES", 8000)
     text, _ = report(folder)
-    shown = re.findall(r'<figure class="case"><figcaption><strong>(.*?)</strong>', text)
+    shown = re.findall(r'class="case"><figcaption><strong>(.*?)</strong>', text)
     assert 0 < len(shown) < 3 and shown[0] == "c"
     assert f"{3 - len(shown)} more scans, without warnings or with fewer, are not shown" in text
 
@@ -232,4 +300,4 @@ def test_more_classes_than_there_are_styles_are_all_drawn(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps(made_by))
     text, _ = report(tmp_path)
     axial = text[text.index("<title>axial") :]
-    assert axial[: axial.index("</svg>")].count("<path") == 30
+    assert axial[: axial.index("</svg>")].count('<path class="k') == 30

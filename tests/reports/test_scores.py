@@ -1,6 +1,7 @@
 import csv
 import json
 
+import pandas
 import pytest
 import torch
 
@@ -88,6 +89,17 @@ def test_files(cases, tmp_path):
     assert by_key["d", "lesion"]["status"] == "unannotated"
     assert by_key["d", "lesion"]["volume_ref_ml"] == ""
     assert by_key["a", "liver"]["volume_ref_ml"] == "1"
+
+
+def test_pandas_reads_it_and_finds_the_same_means(tmp_path):
+    told = [case("001", [1, 2, 2, 0], [1, 1, 2, 0]), case("Größe", [1, 1, 0, 0], [1, 1, 2, 0])]
+    summary = write_scores(tmp_path, told, NAMES)
+    table = pandas.read_csv(tmp_path / "metrics.csv", dtype={"case": str})
+    assert list(table["case"]) == ["001", "001", "Größe", "Größe"]
+    assert {str(table[column].dtype) for column in ("dice", "volume_ref_ml", "volume_pred_ml")} <= {"float64", "int64"}
+    means = table.groupby("class")["dice"].mean()
+    assert means["liver"] == pytest.approx(summary["classes"]["liver"]["dice_mean"], abs=1e-6)
+    assert means["lesion"] == pytest.approx(1 / 3, abs=1e-6)  # 2/3 and missed
 
 
 @pytest.fixture

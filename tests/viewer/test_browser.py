@@ -111,6 +111,26 @@ def test_another_case_and_another_view(browser):
     assert np.abs(picture(browser) - before).mean() > 1
 
 
+def test_a_case_opens_where_most_of_it_is_wrong_and_as_in_the_report(browser):
+    browser.refresh()
+    select(browser, 2)
+    # the ball is in layers 1 to 4 along x, predicted in 2 to 5: wrong are layers 1 and 5, of 2 mm; of two the second
+    place = browser.execute_script("return [...viewer.frac2mm(viewer.scene.crosshairPos)].slice(0, 3)")
+    assert place == pytest.approx([10, 4, 4], abs=0.51)
+    sides = "return [viewer.opts.isRadiologicalConvention, viewer.opts.sagittalNoseLeft]"
+    assert browser.execute_script(sides) == [True, True]
+
+
+def test_the_report_leads_to_the_viewer_where_it_is_served_by_it(browser):
+    browser.find_element("link text", "Report").click()
+    link = browser.find_element("css selector", "#table a.view")
+    assert link.get_attribute("aria-label") == "look at invented in 3D"
+    link.click()
+    wait_until_loaded(browser)
+    assert browser.find_element("id", "told").text == ""
+    assert browser.execute_script("return document.getElementById('case').selectedIndex") == 0
+
+
 def test_errors_are_what_one_sees_first(browser):
     browser.refresh()  # with every control as it is at first
     select(browser, 2)

@@ -24,6 +24,7 @@ import SimpleITK as sitk
 
 from runs_by_hand import AFFINE, CASES, RIGHT, labels, write_evaluation, write_predictions
 from segbundle.errors import OutputError
+from segbundle.reports.runs import files_of_run
 from segbundle.viewer import make_server
 from tiny import write_nifti
 
@@ -138,7 +139,7 @@ def test_files_that_are_gone_or_broken_are_told(ask, tmp_path, capfd):
     (tmp_path / "scans" / "missed.nii.gz").unlink()
     found = json.loads(ask(tmp_path)("/cases.json")[1])["cases"][1]
     assert found["volumes"] == ["reference", "prediction", "errors"]
-    assert found["problem"] == "The scan is not where it was."
+    assert found["problem"].startswith("The scan is not where it was; if the dataset was moved")
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -284,11 +285,12 @@ def test_a_folder_that_cannot_be_written_has_its_report_elsewhere(tmp_path):
     assert sorted(run.iterdir()) == held
 
 
-def test_the_command_serves_until_it_is_interrupted(tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_serves_until_it_is_interrupted(tmp_path, how):
     with viewing(write_evaluation(tmp_path)) as (address, process):
         with urllib.request.urlopen(f"{address}cases.json") as answer:
             assert len(json.load(answer)["cases"]) == 4
-        process.send_signal(signal.SIGINT)
+        process.send_signal(how)
         _, complaints = process.communicate(timeout=60)
     assert (process.returncode, complaints) == (0, "")
 
@@ -324,3 +326,12 @@ def test_a_run_whose_cases_are_nowhere_is_refused(tmp_path):
     predictions = write_predictions(tmp_path / "predictions", {})
     with pytest.raises(OutputError, match="does not tell where files of cases are"):
         make_server(predictions)
+
+
+def test_a_dataset_that_was_moved_is_found_where_it_is_now(tmp_path):
+    write_predictions(tmp_path / "run", {"a": RIGHT})
+    shutil.move(tmp_path / "run" / "scans", tmp_path / "new" / "scans")
+    cases, _, _ = files_of_run(tmp_path / "run", tmp_path / "new")
+    assert cases[0][2].image == str(tmp_path / "new" / "scans" / "a.nii.gz")
+    cases, _, _ = files_of_run(tmp_path / "run", tmp_path / "nowhere")
+    assert cases[0][2].image == str(tmp_path / "run" / "scans" / "a.nii.gz")

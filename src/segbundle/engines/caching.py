@@ -26,7 +26,7 @@ from segbundle.inferers.memory import free_memory
 from segbundle.reports import Structure
 
 _logger = logging.getLogger(__name__)
-_FORMAT = 3
+_FORMAT = 4
 """Raised when what prepared cases hold changes, so that files of an earlier version are not read."""
 _SHARE = 0.5
 """The part of the free memory that cases may take."""
@@ -129,10 +129,10 @@ class PreparedCases(Dataset[dict[str, Any]]):
         return _mapped(case) if isinstance(case, Path) else case
 
     def structures(self) -> list[Structure]:
-        """Volume of every class in every case that it was annotated in, the background left out."""
+        """What was measured of every class in every case that it was annotated in, the background left out."""
         names = self.transform.settings["class_names"]
         return [
-            Structure(case["case"], name, float(case["volumes_ml"][index]), bool(case["touches_edge"][index]))
+            Structure(case["case"], name, **case["measures"][index])
             for case in map(self.__getitem__, range(len(self)))
             for index, name in enumerate(names)
             if index > 0 and case["annotated"][index]

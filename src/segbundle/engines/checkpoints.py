@@ -17,12 +17,11 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from segbundle.engines.averaging import WeightAverage
 from segbundle.engines.caching import PreparedCases
-from segbundle.engines.cross_validation import models_of_folds
 from segbundle.engines.ranks import rank
 from segbundle.engines.scoring import MeanDice
 from segbundle.errors import CheckpointError, ConfigError, OutputError
 from segbundle.files import write_json, written_whole
-from segbundle.reports import write_scores, write_training_cases
+from segbundle.reports import fold_folders, training_cases_of, write_scores, write_training_cases
 
 _logger = logging.getLogger(__name__)
 _CASES = "training_cases"
@@ -55,6 +54,11 @@ def _warn_if_unfinished(ckpt_path: str | Path | Sequence[str | Path] | None) -> 
             _logger.warning(
                 "%s: the cross-validation has not ended; its %d models so far are used", folder, len(models)
             )
+
+
+def models_of_folds(folder: Path) -> list[Path]:
+    """The models of a cross-validation's folds; none if the folder is something else."""
+    return [path for place in fold_folders(folder) if (path := place / "model.pt").exists()]
 
 
 def load_weights(
@@ -132,11 +136,23 @@ def read_task(ckpt_path: str | Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
+def cases_trained_on(ckpt_path: str | Path | Sequence[str | Path] | None) -> set[str] | None:
+    """Names of the cases that a checkpoint, or a member of an ensemble, was trained on, as files beside it tell.
+
+    None if no file tells for one of them.
+    """
+    found = [
+        {*read_task(path).get(_CASES, ()), *(one.case for one in training_cases_of(path))}
+        for path in _checkpoint_paths(ckpt_path)
+    ]
+    return set[str]().union(*found) if found and all(found) else None
+
+
 def warn_about_training_cases(
     data: Sequence[dict[str, Any]], ckpt_path: str | Path | Sequence[str | Path] | None
 ) -> None:
     """Say so if cases that are to be scored were used to train the checkpoint, or a member of the ensemble."""
-    seen = {case for path in _checkpoint_paths(ckpt_path) for case in read_task(path).get("training_cases", ())}
+    seen = cases_trained_on(ckpt_path) or ()
     known = [entry["case"] for entry in data if entry["case"] in seen]
     if known:
         _logger.warning(
@@ -333,7 +349,7 @@ class Checkpoints:
             return
         if self.evaluator.state.best_metric_epoch == engine.state.epoch:
             _save_whole(self.output_dir / "model.pt", _without(_DEPTHS, self.average.network.state_dict()))
-            write_scores(self.output_dir, self.metric.cases, self.metric.class_names)
+            write_scores(self.output_dir, self.metric.cases, self.metric.class_names, epoch=engine.state.epoch)
         _save_whole(self.last, self._state(engine))
 
     def _state(self, engine: Engine) -> dict[str, Any]:

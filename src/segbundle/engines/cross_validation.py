@@ -13,7 +13,7 @@ from segbundle.engines.provenance import made_by, write_page
 from segbundle.engines.values import KEYS, nsd_tolerances
 from segbundle.errors import ConfigError, OutputError
 from segbundle.files import write_json
-from segbundle.reports import RUN_FILE, fold_folders, print_summary, read_scores, write_run, write_scores
+from segbundle.reports import RUN_FILE, print_summary, read_scores, write_run, write_scores
 
 _FOLD = "fold_"
 _TASK = "cross_validation.json"
@@ -106,8 +106,3 @@ def _refuse_cases_scored_twice(output_dir: Path, cases: list[Any]) -> None:
             f"{output_dir}: case {twice[0]} was held out by several folds, as the cases have changed since the "
             "first; start anew in another --output_dir."
         )
-
-
-def models_of_folds(folder: Path) -> list[Path]:
-    """The models of a cross-validation's folds; none if the folder is something else."""
-    return [path for place in fold_folders(folder) if (path := place / "model.pt").exists()]

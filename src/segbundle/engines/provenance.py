@@ -19,11 +19,12 @@ import torch
 
 import segbundle
 from segbundle.data.scan_files import files_of
+from segbundle.engines.checkpoints import cases_trained_on
 from segbundle.engines.ranks import rank
 from segbundle.engines.values import KEYS
 from segbundle.engines.workflow import running_workflow
 from segbundle.errors import describe
-from segbundle.reports import fold_folders, training_cases_of, write_report, write_run, write_training_cases
+from segbundle.reports import RUN_FILE, fold_folders, training_cases_of, write_report, write_run, write_training_cases
 
 if TYPE_CHECKING:
     from segbundle.engines.records import ScanRecords
@@ -58,6 +59,8 @@ def describe_run(output_dir: str, records: ScanRecords, device: torch.device | s
         config: the keys that decided what came of it, and their values.
     """
     records.collect()
+    if records.nothing_left and (Path(output_dir) / RUN_FILE).exists():  # which tells what made them
+        return
     if rank() == 0:
         write_run(output_dir, made_by(config, device), [])
         write_training_cases(output_dir, training_cases_of(config.get("ckpt_path")))
@@ -79,7 +82,10 @@ def report_run(
     records.collect()
     if rank() > 0 or not (Path(output_dir) / "summary.json").exists():
         return
-    write_run(output_dir, {**made_by(config, device), "data_fingerprint": _fingerprint(data)}, data)
+    seen = cases_trained_on(config.get("ckpt_path"))
+    trained_on = None if seen is None else sorted({entry["case"] for entry in data} & seen)
+    made = {**made_by(config, device), "data_fingerprint": _fingerprint(data), "trained_on": trained_on}
+    write_run(output_dir, made, data)
     write_page(output_dir)
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from segbundle.data.scan_files import files_of
-from segbundle.engines.cross_validation import models_of_folds
+from segbundle.engines.checkpoints import models_of_folds
 from segbundle.engines.ranks import rank, wait_for_all, world_size
 from segbundle.errors import OutputError
 from segbundle.files import remove_partial, write_json
+from segbundle.reports import RESULTS
 
 _logger = logging.getLogger(__name__)
 _RANKS = "predictions.rank*.json"
@@ -31,6 +32,9 @@ class ScanRecords:
             `remaining` leaves those out. Without it, earlier records are replaced.
         settings: everything that decides what a scan's result is: the checkpoint's path, the network, spacing, ...
             Stored with each record as a short hash; paths of files count by their content.
+
+    Attributes:
+        nothing_left: whether an earlier run that is resumed has done everything, as `remaining` found.
     """
 
     def __init__(self, output_dir: str | Path, resume: bool = False, settings: Mapping[str, Any] | None = None) -> None:
@@ -44,6 +48,8 @@ class ScanRecords:
         self._everything: set[str] = set()
         self._expected: set[str] = set()
         self._hash: str | None = None
+        self._changed = False
+        self.nothing_left = False
 
     @property
     def all(self) -> list[dict[str, Any]]:
@@ -74,6 +80,10 @@ class ScanRecords:
         Raises:
             OutputError: the file cannot be written.
         """
+        if not self._changed:
+            for name in RESULTS:
+                self.path.with_name(name).unlink(missing_ok=True)  # what was made of the label maps that were there
+            self._changed = True
         case = record["case"]
         known = {"settings": self.settings_hash, "input": self._inputs.get(case)}
         self._by_case[case] = {**record, **known}
@@ -116,6 +126,7 @@ class ScanRecords:
             if changed:
                 _logger.warning("%d scans were done with other settings or weights and are done again", changed)
             left = [entry for entry in data if entry["case"] not in self._by_case]
+            self.nothing_left = not left
             _logger.info("resuming: %d of %d scans are done", len(data) - len(left), len(data))
             if rank() == 0:
                 self._others = {case: record for case, record in earlier.items() if case not in self._everything}

@@ -19,7 +19,7 @@ from segbundle.engines.configuration import bundle_configs, check_config
 from segbundle.engines.process import keep_freed_memory, settle_vector_math
 from segbundle.engines.ranks import processes_here, rank, refuse_lone_ranks, start_ranks, wait_for_all
 from segbundle.errors import ConfigError, OutputError, show_plain_errors
-from segbundle.files import keep_others_out, remove_partial
+from segbundle.files import keep_others_out, make_folder, remove_partial
 from segbundle.inferers import Precision, with_channels_last_norms
 from segbundle.inferers.memory import free_memory, training_bytes
 
@@ -274,7 +274,7 @@ def prepare_prediction_output(output_dir: str) -> None:
 
 def _make_writable(output_dir: str) -> None:
     try:
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        make_folder(output_dir)
         with tempfile.TemporaryFile(dir=output_dir):
             pass
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ from markupsafe import Markup, escape
 _GOLDEN = 0.618034
 _MOST_DOTS = 6000
 _WHISKERS = 1.5
+_FEW_DECADES = 3
 _LONGEST_NAME = 32
 _ENOUGH_FOR_LIMITS = 3
 _FONT = 6.3
@@ -46,11 +48,13 @@ class _Drawing:
     bottom: float
     x_range: tuple[float, float] = (0.0, 1.0)
     y_range: tuple[float, float] = (0.0, 1.0)
+    logarithmic: bool = False  # to the right; x_range then holds logarithms to base 10
     parts: list[str] = field(default_factory=list)
 
     def x(self, value: float) -> float:
         """Where a value lies to the right."""
         low, high = self.x_range
+        value = math.log10(value) if self.logarithmic else value
         return self.left + (value - low) / (high - low) * (self.width - self.left - self.right)
 
     def y(self, value: float) -> float:
@@ -72,7 +76,7 @@ class _Drawing:
     def x_axis(self, label: str) -> None:
         """Ticks, a grid and a label below the plot."""
         below = self.height - self.bottom
-        for tick in _ticks(*self.x_range):
+        for tick in _ticks(*self.x_range) if not self.logarithmic else _logarithmic_ticks(*self.x_range):
             self.line(self.x(tick), self.top, self.x(tick), below, "grid")
             self.text(self.x(tick), below + 14, _short(tick))
         self.text((self.left + self.width - self.right) / 2, self.height - 4, label)
@@ -91,7 +95,12 @@ class _Drawing:
 
 
 def strip_plot(
-    title: str, label: str, groups: Mapping[str, Sequence[Point]], one: str = "case", differences: bool = False
+    title: str,
+    label: str,
+    groups: Mapping[str, Sequence[Point]],
+    one: str = "case",
+    differences: bool = False,
+    logarithmic: bool = False,
 ) -> Figure:
     """A row per group: every value as a dot, with the quartiles as a box and the median as a line across it.
 
@@ -104,12 +113,14 @@ def strip_plot(
         groups: values by name; at least one.
         one: what a value stands for.
         differences: draw a line at 0.
+        logarithmic: whether the axis of values, all positive then, is.
     """
     row, values = 34.0, [point.value for points in groups.values() for point in points]
     names = [_shortened(name, _LONGEST_NAME) for name in groups]
+    ends = [math.log10(end) if logarithmic else end for end in (min(values), max(values))]
     drawing = _Drawing(
         720, row * len(groups) + 44, left=20 + _FONT * max(map(len, names)), right=16, top=6, bottom=38,
-        x_range=_widened(min(values), max(values)),
+        x_range=_widened(ends[0], ends[1]), logarithmic=logarithmic,
     )  # fmt: skip
     drawing.x_axis(label)
     if differences:
@@ -119,7 +130,7 @@ def strip_plot(
         middle = drawing.top + row * (index + 0.5)
         drawing.text(drawing.left - 10, middle + 4, name, "end")
         if not points:
-            drawing.text(drawing.left + 8, middle + 4, "nothing to score", "start")
+            drawing.text(drawing.left + 8, middle + 4, "none", "start")
             continue
         first, median, third = np.percentile([point.value for point in points], [25, 50, 75])
         drawing.parts.append(
@@ -173,12 +184,16 @@ def bland_altman(title: str, points: Sequence[Point]) -> Figure:
     return Figure(drawing.svg(title), f"{words}, {len(points)} {'case' if len(points) == 1 else 'cases'}.")
 
 
-def curves(title: str, label: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
-    """Values over epochs, a line for each name; lines differ in dashes as well as in colour."""
+def curves(label: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
+    """Values over epochs, a line for each name; lines differ in dashes as well as in colour.
+
+    A single line without a name has no key.
+    """
+    keys = sum(map(bool, lines))
     xs = [x for line in lines.values() for x, _ in line]
     ys = [y for line in lines.values() for _, y in line]
     drawing = _Drawing(
-        340, 240 + 16 * len(lines), left=52, right=12, top=24, bottom=38 + 16 * len(lines),
+        340, 240 + 16 * keys, left=52, right=12, top=24, bottom=38 + 16 * keys,
         x_range=_widened(min(xs), max(xs)), y_range=_widened(min(ys), max(ys)),
     )  # fmt: skip
     drawing.y_axis(label)
@@ -191,10 +206,12 @@ def curves(title: str, label: str, lines: Mapping[str, Sequence[tuple[float, flo
         drawing.parts.append(f'<polyline class="curve c{index % 7} d{index % 3}" points="{places}"/>')
         if len(line) == 1:
             drawing.dot(drawing.x(line[0][0]), drawing.y(line[0][1]), name, f"dot c{index % 7}")
+        if not name:
+            continue
         key = below + 44 + 16 * index
         drawing.parts.append(f'<path class="curve c{index % 7} d{index % 3}" d="M{drawing.left} {key - 4}h28"/>')
         drawing.text(drawing.left + 34, key, name, "start")
-    return drawing.svg(title)
+    return drawing.svg(f"{label} over epochs")
 
 
 def _widened(low: float, high: float) -> tuple[float, float]:
@@ -207,6 +224,14 @@ def _ticks(low: float, high: float) -> list[float]:
     from matplotlib.ticker import MaxNLocator
 
     return [float(tick) for tick in MaxNLocator(5).tick_values(low, high) if low <= tick <= high]
+
+
+def _logarithmic_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten, with twice and five times them if these are few."""
+    decades = range(math.floor(low), math.ceil(high) + 1)
+    steps = (1, 2, 5) if high - low < _FEW_DECADES else (1,)
+    ticks = [step * 10.0**decade for decade in decades for step in steps]
+    return [tick for tick in ticks if low <= math.log10(tick) <= high]
 
 
 def _rounded(value: float) -> float:

@@ -13,8 +13,9 @@ import numpy as np
 
 from segbundle.errors import OutputError
 from segbundle.files import written_whole
+from segbundle.reports.caveats import caveats, few, mean_dice
 from segbundle.reports.charts import Point, strip_plot
-from segbundle.reports.rendering import LABELS, number, render
+from segbundle.reports.rendering import LABELS, number, render, signed
 from segbundle.reports.runs import Run, read_run
 from segbundle.reports.scores import Row, bootstrap_interval
 
@@ -30,18 +31,25 @@ class Measure:
 
 
 DICE = Measure("dice", "Dice", 4)
+MEAN = "mean of a case's classes"
 _OTHER_MEASURES = (Measure("hd95_mm", "HD95, mm", 3, larger_is_better=False), Measure("nsd", "NSD", 4))
+_OWN = ("command", "working_directory", "date")
+_SMALL_P = 0.05
 _EXACT = 50  # pairs; with more, Wilcoxon's statistic is as good as normally distributed
 _DIGITS = 6  # of what metrics.csv holds: beyond, differences are rounding
 
 
+Values = Mapping[str, float | None]
+"""Of cases, by their names."""
+
+
 @dataclass(frozen=True)
 class Pairing:
-    """One class in two runs, over the cases that both could score.
+    """One class, or the mean over classes, in two runs, over the cases that both could score.
 
     Attributes:
-        name: of the class.
-        measure: what is compared.
+        name: of the class, or what else is compared.
+        measure: of what is compared.
         pairs: its value in the first run and in the other one, by case.
         difference: mean of other - first, None without a pair.
         ci95: its bootstrap interval over cases.
@@ -56,12 +64,8 @@ class Pairing:
     p_value: float | None
 
     @classmethod
-    def of(cls, first: Run, other: Run, name: str, cases: Collection[str], measure: Measure = DICE) -> Pairing:
-        """Compare a class over some cases."""
-        mine, theirs = (
-            {row.case: getattr(row, measure.key) for row in run.rows_of(name) if row.case in cases}
-            for run in (first, other)
-        )
+    def of(cls, name: str, measure: Measure, mine: Values, theirs: Values) -> Pairing:
+        """Compare values of two runs, by case, as far as both have one."""
         pairs = {
             case: (value, their)
             for case, value in mine.items()
@@ -80,6 +84,11 @@ class Pairing:
     def worse(self) -> int:
         """In how many cases the first run is."""
         return sum(b < a if self.measure.larger_is_better else b > a for a, b in self.pairs.values())
+
+    @property
+    def is_too_small(self) -> bool:
+        """Whether there are so few pairs that p cannot be small, whatever they are."""
+        return self.p_value is not None and 2 * 0.5 ** (self.better + self.worse) > _SMALL_P
 
 
 def signed_rank_test(differences: Sequence[float]) -> float | None:
@@ -139,6 +148,7 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path) -> Path:
         title=f"{' and '.join(names)} compared",
         runs=[_means(name, run, classes, common) for name, run in zip(names, runs, strict=True)],
         num_common=len(common),
+        few=few(common),
         lonely={name: sorted(own - common) for name, own in zip(names, cases, strict=True) if own - common},
         classes=classes,
         left_out=[
@@ -146,6 +156,8 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path) -> Path:
             for name, run in zip(names, runs, strict=True)
             if (missing := [each for each in run.class_names if each not in classes])
         ],
+        settings=_settings(runs),
+        known=[name for name, run in zip(names, runs, strict=True) if run.made_by],
         other_references=_with_other_references(runs, classes, common),
         others=others,
         columns=_columns(names),
@@ -159,18 +171,15 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path) -> Path:
 
 def _means(name: str, run: Run, classes: Sequence[str], common: set[str]) -> dict[str, Any]:
     """A run's Dice over the cases that all runs have, as `summary.json` has it over its own."""
-    values = {
-        each: [row.dice for row in run.rows_of(each) if row.case in common and row.dice is not None] for each in classes
-    }
-    means = {each: math.fsum(dice) / len(dice) if dice else None for each, dice in values.items()}
-    known = [mean for mean in means.values() if mean is not None]
+    rows = [row for row in run.rows if row.case in common]
     return {
         "name": name,
         "folder": run.folder,
         "made_by": {key: value for key, value in run.made_by.items() if key != "config"},
         "config": json.dumps(run.made_by.get("config", {}), indent=2, ensure_ascii=False),
-        "mean": math.fsum(known) / len(known) if known else None,
-        "means": means,
+        "mean": mean_dice(rows, classes),
+        "means": {each: mean_dice(rows, [each]) for each in classes},
+        "caveats": list(caveats(run, common)),
     }
 
 
@@ -184,16 +193,65 @@ def _names(runs: Sequence[Run]) -> list[str]:
     raise OutputError(f"{runs[0].folder}: a run cannot be compared with itself.")
 
 
+def paired(first: Run, other: Run, classes: Sequence[str], cases: Collection[str]) -> list[Pairing]:
+    """Dice, HD95 and NSD of each class in two runs, and of several classes before that the Dice of a case's mean."""
+    measures = (DICE, *_OTHER_MEASURES)
+    found = [
+        Pairing.of(each, measure, *(_values(run, each, cases, measure) for run in (first, other)))
+        for each in classes
+        for measure in measures
+    ]
+    if len(classes) > 1:
+        dice = [one.pairs for one in found if one.measure is DICE]
+        mine, theirs = (_mean_of_classes(dice, place) for place in (0, 1))
+        found.insert(0, Pairing.of(MEAN, DICE, mine, theirs))
+    return found
+
+
 def _compared(
     first: Run, first_name: str, other: Run, name: str, classes: Sequence[str], cases: Collection[str]
 ) -> dict[str, Any]:
-    dice = [Pairing.of(first, other, each, cases) for each in classes]
-    others = [[Pairing.of(first, other, each, cases, measure) for each in classes] for measure in _OTHER_MEASURES]
-    pairings = [pairing for of_class in zip(dice, *others, strict=True) for pairing in of_class if pairing.pairs]
-    points = {pairing.name: [Point(case, b - a) for case, (a, b) in pairing.pairs.items()] for pairing in dice}
+    pairings = [pairing for pairing in paired(first, other, classes, cases) if pairing.pairs]
+    points = {
+        pairing.name: [Point(case, b - a) for case, (a, b) in pairing.pairs.items()]
+        for pairing in pairings
+        if pairing.measure is DICE
+    }
     label = f"Dice of {name} − Dice of {first_name}"
-    strip = strip_plot(f"{label}, per class", label, points, differences=True) if any(points.values()) else None
+    strip = strip_plot(f"{label}, per class", label, points, differences=True) if points else None
     return {"name": name, "pairings": pairings, "strip": strip}
+
+
+def _values(run: Run, name: str, cases: Collection[str], measure: Measure) -> Values:
+    return {row.case: getattr(row, measure.key) for row in run.rows_of(name) if row.case in cases}
+
+
+def _mean_of_classes(by_class: Sequence[Mapping[str, tuple[float, float]]], place: int) -> Values:
+    """Of each case the mean over the classes that both runs could score in it, in one of the two."""
+    found: dict[str, list[float]] = {}
+    for pairs in by_class:
+        for case, both in pairs.items():
+            found.setdefault(case, []).append(both[place])
+    return {case: math.fsum(values) / len(values) for case, values in found.items()}
+
+
+def _settings(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """What the runs' configurations, versions, devices and data differ in, and its value in each, in words."""
+    told = [_flat({key: value for key, value in run.made_by.items() if key not in _OWN}) for run in runs]
+    keys = sorted({key for one in told for key in one})
+    values = [(key, [one.get(key, "–") for one in told]) for key in keys]
+    return [(key.removeprefix("config#"), each) for key, each in values if len(set(each)) > 1]
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, str]:
+    """Nested values by keys as the command line has them, `network_def#filters`."""
+    found: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{above}{key}#")
+        else:
+            found[f"{above}{key}"] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return found
 
 
 def _with_other_references(runs: Sequence[Run], classes: Collection[str], common: Collection[str]) -> list[str]:
@@ -231,9 +289,10 @@ def _row(rows: Sequence[Row]) -> dict[str, Any]:
     statuses = list(dict.fromkeys(LABELS[row.status] for row in rows))
     return {
         "case": rows[0].case,
+        "anchor": None,
         "name": rows[0].name,
         "status": " ".join({row.status.value: None for row in rows}),
         "label": " → ".join(statuses),
-        "numbers": [number(value, 4) for value in (*dice, *changes)],
+        "numbers": [*(number(value, 4) for value in dice), *(signed(value, 4) for value in changes)],
         "worst": changes[0],
     }

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from segbundle.errors import SegbundleError, describe
 from segbundle.files import written_whole
+from segbundle.reports.caveats import caveats, few
 from segbundle.reports.charts import Figure, Point, bland_altman, curves, strip_plot
 from segbundle.reports.rendering import LABELS, number, render
-from segbundle.reports.runs import Run, read_run, short_name, training_curves
+from segbundle.reports.runs import Curves, Run, read_run, short_name, training_curves, window_of
 from segbundle.reports.scores import Row
 from segbundle.reports.slices import CaseVolumes, worst_slices
 
@@ -42,12 +45,13 @@ _CURVES = (
 )
 
 
-def write_report(folder: str | Path, output: str | Path | None = None) -> Path:
+def write_report(folder: str | Path, output: str | Path | None = None, dataset_dir: str | Path | None = None) -> Path:
     """Write the page of an evaluation, a cross-validation or a training.
 
     Args:
         folder: of the run.
         output: the page to write; `report.html` in the folder if None.
+        dataset_dir: where the scans are now, if they were moved.
 
     Returns:
         where it is.
@@ -55,7 +59,7 @@ def write_report(folder: str | Path, output: str | Path | None = None) -> Path:
     Raises:
         OutputError: the folder holds no scores, or cannot be written.
     """
-    run = read_run(folder)
+    run = read_run(folder, dataset_dir)
     path = Path(folder) / "report.html" if output is None else Path(output)
     text = _page(run)
     with written_whole(path) as partial:
@@ -64,8 +68,13 @@ def write_report(folder: str | Path, output: str | Path | None = None) -> Path:
 
 
 def _page(run: Run) -> str:
+    cases = {row.case for row in run.rows}
     pictures = list(_pictures(run))
-    volumes, trained = _volumes(run), _training(run)
+    anchors = {
+        (case["case"], case["name"]): case["anchor"] for group in pictures for case in group["cases"] if case["slices"]
+    }
+    curves_of = {name: training_curves(folder) for name, folder in run.trainings.items()}
+    volumes, trained = _volumes(run), _training(curves_of)
     sections = {
         "summary": "Per class",
         "distribution": "Distribution",
@@ -82,17 +91,28 @@ def _page(run: Run) -> str:
         classes=run.summary["classes"],
         surfaces=any(row.get("nsd_mean") is not None for row in run.summary["classes"].values()),
         failed=run.failed,
-        first=_first(run, pictures),
+        gone=_gone(run),
+        caveats=list(caveats(run, cases)),
+        few=few(cases),
+        first=_first(run, anchors),
+        folds=run.folds,
+        unfinished=_unfinished(run, curves_of),
         sections=sections.items(),
         strips=_strips(run),
         volumes=volumes,
-        columns=_columns(),
-        rows=[_table_row(row) for row in sorted(run.rows, key=_worst_first)],
+        columns=_columns(run),
+        rows=[_table_row(run, row, anchors.get((row.case, row.name))) for row in sorted(run.rows, key=_worst_first)],
         pictures=pictures,
         curves=trained,
         made_by={name: value for name, value in run.made_by.items() if name != "config"},
         config=json.dumps(run.made_by.get("config", {}), indent=2, ensure_ascii=False),
     )
+
+
+def _gone(run: Run) -> str | None:
+    """The first scan that is no longer where it was."""
+    images = (files.first_image for files in run.files.values())
+    return next((image for image in images if not Path(image).exists()), None)
 
 
 def _worst_first(row: Row) -> tuple[bool, float, float, str, str]:
@@ -101,31 +121,39 @@ def _worst_first(row: Row) -> tuple[bool, float, float, str, str]:
     return row.dice is None, row.dice or 0.0, -largest, row.case, row.name
 
 
-def _first(run: Run, pictures: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The case to look at first, with the place of its picture if there is one."""
+def _first(run: Run, anchors: Mapping[tuple[str, str], str]) -> list[dict[str, Any]]:
+    """What to look at first: the worst Dice, and the farthest surfaces if they are in another place."""
     scored = [row for row in run.rows if row.dice is not None]
     if not scored:
-        return None
+        return []
     worst = min(scored, key=_worst_first)
-    places = [
-        case
-        for group in pictures
-        for case in group["cases"]
-        if (case["case"], case["name"]) == (worst.case, worst.name)
+    apart = [row for row in scored if row.hd95_mm]
+    farthest = [max(apart, key=lambda row: row.hd95_mm or 0.0)] if apart else []
+    found = [(worst, f"Dice {number(worst.dice, 3)}")]
+    found += [(row, f"HD95 {number(row.hd95_mm, 1)} mm") for row in farthest if row is not worst]
+    return [
+        {"case": row.case, "name": row.name, "words": words, "anchor": anchors.get((row.case, row.name))}
+        for row, words in found
     ]
-    anchor = next((case["anchor"] for case in places if case["slices"]), None)
-    return {"case": worst.case, "name": worst.name, "dice": worst.dice, "anchor": anchor}
 
 
-def _columns() -> list[dict[str, str | None]]:
-    names = ("case", "class", "status", *(label for _, label, _ in _COLUMNS))
+def _columns(run: Run) -> list[dict[str, str | None]]:
+    names = ["case", "class", "status", *(label for _, label, _ in _COLUMNS), *(["fold"] if run.folds else [])]
     return [{"label": name, "sort": "ascending" if name == "Dice" else None} for name in names]
 
 
-def _table_row(row: Row) -> dict[str, Any]:
+def _table_row(run: Run, row: Row, anchor: str | None) -> dict[str, Any]:
     numbers = [number(getattr(row, key), digits) for key, _, digits in _COLUMNS]
-    label = LABELS[row.status]
-    return {"case": row.case, "name": row.name, "status": row.status.value, "label": label, "numbers": numbers}
+    fold = [number(run.fold_of.get(row.case), 0)] if run.folds else []
+    seen = ", trained on" if run.trained_on and row.case in run.trained_on else ""
+    return {
+        "case": row.case,
+        "anchor": anchor,
+        "name": row.name,
+        "status": row.status.value,
+        "label": LABELS[row.status] + seen,
+        "numbers": [*numbers, *fold],
+    }
 
 
 def _strips(run: Run) -> list[Figure]:
@@ -157,7 +185,7 @@ def _volumes(run: Run) -> list[dict[str, Any]]:
 def _chosen(run: Run, name: str) -> list[tuple[str, Row]]:
     """The worst, the median and the best case of a class, as far as there are so many."""
     rows = sorted((row for row in run.rows_of(name) if row.dice is not None), key=_worst_first)
-    places = {len(rows) // 2: "median", len(rows) - 1: "best", 0: "worst"} if rows else {}
+    places = {(len(rows) - 1) // 2: "median", len(rows) - 1: "best", 0: "worst"} if rows else {}
     return [("only" if len(rows) == 1 else rank, rows[place]) for place, rank in sorted(places.items())]
 
 
@@ -182,7 +210,7 @@ def _pictures(run: Run) -> Iterator[dict[str, Any]]:
     problems: dict[str, str] = {}
     for case, names in _progress(wanted):
         try:
-            volumes = CaseVolumes.read(run.files[case])
+            volumes = CaseVolumes.read(run.files[case], window_of(run.made_by))
             for name in names:
                 drawn[case, name] = list(worst_slices(volumes, run.class_names.index(name) + 1))
         except (SegbundleError, OSError, ValueError, MemoryError) as error:
@@ -207,16 +235,24 @@ def _progress(wanted: dict[str, list[str]]) -> Any:
     return tqdm(wanted.items(), desc="report", unit="case", leave=False, disable=None)
 
 
-def _training(run: Run) -> list[dict[str, Any]]:
-    trainings = {name: training_curves(folder) for name, folder in run.trainings.items()}
+def _training(trainings: Mapping[str, Curves]) -> list[Markup]:
     found = []
     for prefix, label in _CURVES:
         lines = {
-            " ".join(filter(None, (name, tag.removeprefix(prefix)))) or label: values
+            " ".join(filter(None, (name, tag.removeprefix(prefix)))): values
             for name, scalars in trainings.items()
             for tag, values in scalars.items()
             if tag.startswith(prefix) and values
         }
         if lines and len(lines) <= _MOST_CURVES:
-            found.append({"svg": curves(f"{label} over epochs", label, lines), "caption": label.capitalize()})
+            found.append(curves(label, lines))
     return found
+
+
+def _unfinished(run: Run, trainings: Mapping[str, Curves]) -> str | None:
+    """In words, how far a training has come that has not come to its end."""
+    epochs = [place for scalars in trainings.values() for place, _ in scalars.get("train/loss", ())]
+    planned = run.made_by.get("config", {}).get("max_epochs")
+    if not run.is_training or not epochs or not planned or max(epochs) >= planned:
+        return None
+    return f"The training has come to epoch {max(epochs):.0f} of {planned}."

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from monai.data import MetaTensor
 
-COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
-"""Of the classes from the first one after the background on, in turns; told apart by colour-blind eyes (Wong 2011)."""
+from segbundle.reports.colours import COLOURS
+
 _OPACITY = 0.5
 _GAP = 2
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from segbundle.metrics import Status
+from segbundle.reports.colours import css
 
 _TEMPLATES = Path(__file__).parent / "templates"
 LABELS = {
@@ -25,20 +26,36 @@ def render(template: str, **values: Any) -> str:
     from markupsafe import Markup
 
     environment = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined)
-    environment.filters.update(number=number, interval=interval, plain=plain, p_value=p_value)
+    filters = (number, signed, interval, signed_interval, plain, p_value)
+    environment.filters.update({each.__name__: each for each in filters})
     style, script = (Markup((_TEMPLATES / f"report.{kind}").read_text("utf-8")) for kind in ("css", "js"))
     statuses = [{"value": each.value, "key": f"n_{each.value}", "label": label} for each, label in LABELS.items()]
-    return environment.get_template(template).render(style=style, script=script, statuses=statuses, **values)
+    return environment.get_template(template).render(
+        style=style + Markup(css()), script=script, statuses=statuses, **values
+    )
 
 
 def number(value: float | None, digits: int) -> str:
     """A number for people, or a dash."""
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+    if value is None:
+        return "–"
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")  # + 0.0: of −0.0 the sign goes
+
+
+def signed(value: float | None, digits: int) -> str:
+    """A difference for people, with its sign, or a dash."""
+    words = number(value, digits)
+    return f"+{words}" if value is not None and round(value, digits) > 0 else words
 
 
 def interval(values: Sequence[float | None], digits: int) -> str:
     """A range for people, or a dash."""
     return "–" if values[0] is None else " to ".join(number(value, digits) for value in values)
+
+
+def signed_interval(values: Sequence[float | None], digits: int) -> str:
+    """A range of differences for people, or a dash."""
+    return "–" if values[0] is None else " to ".join(signed(value, digits) for value in values)
 
 
 def p_value(value: float | None) -> str:

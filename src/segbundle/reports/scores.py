@@ -172,8 +172,14 @@ def write_scores(
     cases: Sequence[CaseScores],
     class_names: Sequence[str],
     nsd_tolerance_mm: Sequence[float] | None = None,
+    epoch: int | None = None,
 ) -> dict[str, Any]:
     """Write `metrics.csv` and `summary.json` into a folder and return the summary.
+
+    Args:
+        output_dir: the folder.
+        cases, class_names, nsd_tolerance_mm: as in `summarize`.
+        epoch: of a training, that after which it was validated.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -181,6 +187,8 @@ def write_scores(
     output_dir = Path(output_dir)
     write_csv(output_dir / "metrics.csv", COLUMNS, [list(row.values()) for row in metrics_rows(cases, class_names)])
     summary = summarize(cases, class_names, nsd_tolerance_mm)
+    if epoch is not None:
+        summary["epoch"] = epoch
     write_json(output_dir / "summary.json", summary)
     return summary
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,13 +14,16 @@ from markupsafe import Markup, escape
 
 from segbundle.data.scans import Scan, read_scan
 from segbundle.errors import DataError
+from segbundle.reports.colours import style_of
 from segbundle.reports.runs import CaseFiles
 
 _MARGIN_MM = 12.0
 _LONGEST = 320  # pixels of a picture's side
 _QUALITY = 75
 _MOST_CORNERS = 1500  # of an outline
-_AXES = ("R", "A", "S")
+_BARS_MM = (1, 2, 5, 10, 20, 50, 100)
+_WHOLE = (0.5, 99.5)  # percentiles of a slice that are black and white
+_AXES = ("RL", "AP", "SI")
 _PLANES = (
     ("axial", 2, ("R", "L", "A", "P")),
     ("coronal", 1, ("R", "L", "S", "I")),
@@ -34,7 +37,8 @@ radiologists look at it."""
 class CaseVolumes:
     """A case in RAS orientation: scan (X, Y, Z) float32, label maps of the same shape, and the affine (4, 4) in mm.
 
-    Without a reference, `reference` is background, and all of it is known.
+    Without a reference, `reference` is background, and all of it is known. `window` is which intensities are black and
+    white in pictures; None for those of the slice that is shown.
     """
 
     scan: np.ndarray
@@ -42,6 +46,7 @@ class CaseVolumes:
     prediction: np.ndarray
     known: np.ndarray
     affine: np.ndarray
+    window: Sequence[float] | None = None
 
     @property
     def spacing(self) -> np.ndarray:
@@ -49,8 +54,12 @@ class CaseVolumes:
         return np.asarray(np.linalg.norm(self.affine[:3, :3], axis=0))
 
     @classmethod
-    def read(cls, files: CaseFiles) -> CaseVolumes:
+    def read(cls, files: CaseFiles, window: Sequence[float] | None = None) -> CaseVolumes:
         """Read a case's files.
+
+        Args:
+            files: where they are.
+            window: intensities that are black and white in its pictures.
 
         Raises:
             DataError: one cannot be read, they do not lie on the same voxels, or a label map holds fractions.
@@ -69,7 +78,7 @@ class CaseVolumes:
         if files.ignore_label is not None:
             known = labels != files.ignore_label
         affine = nib.as_closest_canonical(_image(scan)).affine
-        return cls(_canonical(scan), labels, _canonical(prediction), known, affine)
+        return cls(_canonical(scan), labels, _canonical(prediction), known, affine, window)
 
 
 def _read_labels(path: str) -> Scan:
@@ -112,33 +121,38 @@ def worst_slices(volumes: CaseVolumes, index: int) -> Iterator[Markup]:
     places = [_middle_of_most(counted.sum(axis=_others(axis))) for axis in range(3)]
     for picked, spacing, title, letters in _planes(volumes, places, either):
         outlines = [("ref", reference[picked]), ("pred", prediction[picked])]
-        yield _picture(volumes.scan[picked], outlines, spacing, title, letters)
+        yield _picture(volumes.scan[picked], volumes.window, outlines, spacing, title, letters)
 
 
-def overview_slices(volumes: CaseVolumes, num_classes: int) -> Iterator[Markup]:
-    """For each plane the slice with most classes, of those with most voxels; nothing if no class is there.
+def overview_slices(volumes: CaseVolumes, num_classes: int, focus: np.ndarray | None = None) -> Iterator[Markup]:
+    """For each plane the slice with most classes, of those with most voxels, or the one with most of what matters.
 
     Args:
-        volumes: the case; its prediction is shown.
+        volumes: the case; its prediction is shown. Of one without any class the slices in the middle are.
         num_classes: the background included.
+        focus: bool (X, Y, Z), what the slices should show.
 
     Yields:
         a picture as SVG, in mm; the outline of class i has the CSS classes that `style_of(i)` names.
     """
-    anything = volumes.prediction > 0
-    if anything.any():
+    shown = volumes.prediction > 0
+    if not shown.any():
+        shown, places = np.ones_like(shown), [size // 2 for size in shown.shape]
+    elif focus is not None and focus.any():
+        places = [_middle_of_most(focus.sum(axis=_others(axis))) for axis in range(3)]
+    else:
         places = [_fullest(volumes.prediction, axis, num_classes) for axis in range(3)]
-        for picked, spacing, title, letters in _planes(volumes, places, anything):
-            labels = volumes.prediction[picked]
-            outlines = [
-                (style_of(index), labels == index) for index in range(1, num_classes) if (labels == index).any()
-            ]
-            yield _picture(volumes.scan[picked], outlines, spacing, title, letters)
+    for picked, spacing, title, letters in _planes(volumes, places, shown):
+        labels = volumes.prediction[picked]
+        outlines = [(style_of(index), labels == index) for index in range(1, num_classes) if (labels == index).any()]
+        yield _picture(volumes.scan[picked], volumes.window, outlines, spacing, title, letters)
 
 
-def style_of(index: int) -> str:
-    """CSS classes of colour and dashes, for class `index` from 1 on: 21 of them before they repeat."""
-    return f"curve c{(index - 1) % 7} d{(index - 1) // 7 % 3}"
+def where_to_look(labels: np.ndarray, classes: Collection[int], at_edge: Collection[int]) -> np.ndarray:
+    """Some classes of a label map, and of others what touches the edge of the scan, as a mask (X, Y, Z)."""
+    edge = np.ones(labels.shape, bool)
+    edge[1:-1, 1:-1, 1:-1] = False
+    return np.isin(labels, list(classes)) | (edge & np.isin(labels, list(at_edge)))
 
 
 def _middle_of_most(counts: np.ndarray) -> int:
@@ -171,7 +185,8 @@ def _planes(
         picked = tuple(places[across] if axis == across else box[axis] for axis in range(3))
         middle = [places[across] if axis == across else (box[axis].start + box[axis].stop - 1) / 2 for axis in range(3)]
         position = (volumes.affine @ [*middle, 1.0])[across]
-        yield picked, volumes.spacing[list(_others(across))], f"{name}, {_AXES[across]} {position:.1f} mm", letters
+        title = f"{name}, {_AXES[across][int(position < 0)]} {abs(position):.1f} mm"
+        yield picked, volumes.spacing[list(_others(across))], title, letters
 
 
 def _extent(mask: np.ndarray, axis: int, spacing: float) -> slice:
@@ -182,33 +197,51 @@ def _extent(mask: np.ndarray, axis: int, spacing: float) -> slice:
 
 
 def _picture(
-    scan: np.ndarray, outlines: Sequence[tuple[str, np.ndarray]], spacing: np.ndarray, title: str, letters: Any
+    scan: np.ndarray,
+    window: Sequence[float] | None,
+    outlines: Sequence[tuple[str, np.ndarray]],
+    spacing: np.ndarray,
+    title: str,
+    letters: Any,
 ) -> Markup:
     width, height = np.array(scan.shape) * spacing
     left, right, top, bottom = letters
-    middle_x, middle_y, size = width / 2, height / 2, max(width, height) / 16
+    middle_x, middle_y, size = width / 2, height / 2, max(width, height) / 14
     words = (
-        (left, size * 0.7, middle_y), (right, width - size * 0.7, middle_y),
+        (left, size * 0.6, middle_y), (right, width - size * 0.6, middle_y),
         (top, middle_x, size), (bottom, middle_x, height - size * 0.3),
     )  # fmt: skip
     style = f'class="side" style="font-size:{size:.2f}px" text-anchor="middle"'
     parts = [
         '<figure class="plane">'
         f'<svg class="slice" viewBox="0 0 {width:.2f} {height:.2f}" role="img"><title>{escape(title)}</title>',
-        f'<image href="{_jpeg(scan)}" width="{width:.2f}" height="{height:.2f}" preserveAspectRatio="none"/>',
+        f'<image href="{_jpeg(scan, window)}" width="{width:.2f}" height="{height:.2f}" preserveAspectRatio="none"/>',
         *(f'<text {style} x="{x:.2f}" y="{y:.2f}">{letter}</text>' for letter, x, y in words),
         *(f'<path class="{kind}" d="{_contour(mask, spacing)}"/>' for kind, mask in outlines),
+        _scale_bar(width, height, size),
         f"</svg><figcaption>{escape(title)}</figcaption></figure>",
     ]
     return Markup("".join(parts))
 
 
-def _jpeg(scan: np.ndarray) -> str:
+def _scale_bar(width: float, height: float, size: float) -> str:
+    """A bar of a round length at the lower left, at most a third of the picture wide, with its length in mm."""
+    length = max([one for one in _BARS_MM if one <= width / 3], default=_BARS_MM[0])
+    left, below = size * 0.4, height - size * 0.4
+    return (
+        f'<path class="bar" d="M{left:.2f} {below:.2f}h{length:g}"/>'
+        f'<text class="side" style="font-size:{0.7 * size:.2f}px" x="{left:.2f}" y="{below - 0.3 * size:.2f}">'
+        f"{length:g} mm</text>"
+    )
+
+
+def _jpeg(scan: np.ndarray, window: Sequence[float] | None) -> str:
     """A slice whose axes go to the left and upwards, as a data address."""
     from PIL import Image
 
-    low, high = np.percentile(scan, [0.5, 99.5])
-    grey = np.clip((scan - low) / max(float(high - low), 1e-6) * 255, 0, 255).astype(np.uint8)
+    known = scan[np.isfinite(scan)]
+    low, high = window if window is not None else np.percentile(known, _WHOLE) if known.size else (0.0, 1.0)
+    grey = np.clip((np.nan_to_num(scan, nan=low) - low) / max(float(high - low), 1e-6) * 255, 0, 255).astype(np.uint8)
     picture = Image.fromarray(np.ascontiguousarray(grey[::-1, ::-1].T))
     picture.thumbnail((_LONGEST, _LONGEST))
     file = io.BytesIO()

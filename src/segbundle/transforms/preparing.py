@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from monai.transforms import Compose, SpatialPad, Transform
 from monai.utils import CommonKeys
 
 from segbundle.classes import IGNORE_INDEX
-from segbundle.metrics.extents import class_extents
+from segbundle.metrics.measures import measure_classes
 from segbundle.transforms.loading import LoadScand
 from segbundle.transforms.preprocessing import grid_transforms, intensity_transform
 
@@ -33,8 +34,8 @@ class PrepareCase(Transform):
 
     Calling it with a datalist entry gives a dict: `image` float16 (C, X, Y, Z), `label` uint8 (1, X, Y, Z), `indices`
     (per class up to 20,000 places of it in the flattened label map, int32), `annotated` bool (num_classes,),
-    `volumes_ml` float64 and `touches_edge` bool (num_classes,; of the label map as it was read), `spacing` (mm, of the
-    grid) and `case`.
+    `measures` (`segbundle.metrics.measures.ClassMeasures` of every class as a dict, of the files as they were read),
+    `spacing` (mm, of the grid) and `case`.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class PrepareCase(Transform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[str, Any]:
         loaded = self._load(dict(data))
-        volumes_ml, touches_edge = extents_ml(loaded[CommonKeys.LABEL], len(self.settings["class_names"]))
+        measures = _measures(loaded[CommonKeys.IMAGE], loaded[CommonKeys.LABEL], len(self.settings["class_names"]))
         prepared: Any = self._prepare(loaded)
         image, label = prepared[CommonKeys.IMAGE], prepared[CommonKeys.LABEL].as_tensor().to(torch.uint8)
         return {
@@ -67,8 +68,7 @@ class PrepareCase(Transform):
             "label": label.contiguous(),
             "indices": class_indices(label, len(self.settings["class_names"])),
             "annotated": prepared["annotated"],
-            "volumes_ml": volumes_ml,
-            "touches_edge": touches_edge,
+            "measures": measures,
             "spacing": [float(size) for size in torch.linalg.vector_norm(image.affine[:3, :3], dim=0)],
             "case": prepared["case"],
         }
@@ -91,10 +91,11 @@ def prepared_steps(
     ]
 
 
-def extents_ml(label: MetaTensor, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Volume in ml of every class of a label map (1, X, Y, Z), and whether it touches the scan's edge."""
-    voxels, touches_edge = class_extents(label.as_tensor()[0], num_classes)
-    return voxels * float(torch.linalg.det(label.affine[:3, :3]).abs()) / 1000, touches_edge
+def _measures(image: MetaTensor, label: MetaTensor, num_classes: int) -> list[dict[str, Any]]:
+    """Of every class what there is to measure, in the first channel of an image, as plain values."""
+    voxel_ml = float(torch.linalg.det(label.affine[:3, :3]).abs()) / 1000
+    volumes = image.as_tensor()[0].numpy(), label.as_tensor()[0].numpy()
+    return [asdict(one) for one in measure_classes(*volumes, num_classes, voxel_ml)]
 
 
 def class_indices(label: torch.Tensor, num_classes: int) -> list[torch.Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import mimetypes
+import signal
 import tempfile
 import webbrowser
 from collections.abc import Sequence
@@ -16,8 +17,8 @@ from typing import Any
 
 from segbundle.errors import OutputError, describe
 from segbundle.reports import RUN_FILE, holds_scores, read_run, write_prediction_report, write_report
-from segbundle.reports.pictures import COLOURS
-from segbundle.reports.runs import files_of_run
+from segbundle.reports.colours import COLOURS
+from segbundle.reports.runs import files_of_run, window_of
 from segbundle.viewer.volumes import ShownCase, nifti_volume
 
 _logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ _POLICY = (
 )
 
 
-def serve(run: str | Path, port: int = 0, browser: bool = True) -> None:
+def serve(run: str | Path, port: int = 0, browser: bool = True, dataset_dir: str | Path | None = None) -> None:
     """Serve a run until it is interrupted.
 
     Its report is written first, if there is none or something of the run is newer; of a folder that cannot be written,
@@ -47,12 +48,14 @@ def serve(run: str | Path, port: int = 0, browser: bool = True) -> None:
         run: folder of an evaluation, a cross-validation or predictions.
         port: 0 for any free one.
         browser: whether to open the page.
+        dataset_dir: where the scans are now, if they were moved.
 
     Raises:
         OutputError: the folder holds neither scores nor predictions, or no files of cases are known; or the port is
             taken.
     """
-    server = make_server(run, port)
+    server = make_server(run, port, dataset_dir)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a temporary report goes then, too
     address = f"http://{HOST}:{server.server_port}/"
     print(f"{address}  (Ctrl-C ends it)", flush=True)
     if browser:
@@ -65,10 +68,10 @@ def serve(run: str | Path, port: int = 0, browser: bool = True) -> None:
         server.server_close()
 
 
-def make_server(run: str | Path, port: int = 0) -> ThreadingHTTPServer:
+def make_server(run: str | Path, port: int = 0, dataset_dir: str | Path | None = None) -> ThreadingHTTPServer:
     """The server of a run, bound to 127.0.0.1; see `serve`. Close it, or a temporary report stays until Python ends."""
     run = Path(run)
-    cases, class_names = files_of_run(run)
+    cases, class_names, made_by = files_of_run(run, dataset_dir)
     if not cases:
         raise OutputError(
             f"{run}: does not tell where files of cases are; give the output_dir of `segbundle evaluate`, "
@@ -76,9 +79,9 @@ def make_server(run: str | Path, port: int = 0) -> ThreadingHTTPServer:
         )
     unannotated = _unannotated(run)
     shown = [ShownCase.of(case, scores, files, unannotated.get(case, [])) for case, scores, files in cases]
-    report, temporary = _report(run)
+    report, temporary = _report(run, dataset_dir)
     try:
-        return _Server(port, partial(_Handler, report, shown, class_names), temporary)
+        return _Server(port, partial(_Handler, report, shown, class_names, window_of(made_by)), temporary)
     except OSError as error:
         raise OutputError(f"port {port} cannot be used ({error.strerror}); choose another --port, or none.") from error
 
@@ -94,23 +97,27 @@ def _unannotated(run: Path) -> dict[str, list[int]]:
     return found
 
 
-def _report(run: Path) -> tuple[Path, tempfile.TemporaryDirectory[str] | None]:
+def _report(run: Path, dataset_dir: str | Path | None) -> tuple[Path, tempfile.TemporaryDirectory[str] | None]:
     """A run's report, written anew if the run is newer, and the temporary folder that it had to be written to."""
     path = run / "report.html"
     sources = [run / name for name in _REPORT_SOURCES if (run / name).is_file()]
-    if path.is_file() and path.stat().st_mtime_ns >= max(source.stat().st_mtime_ns for source in sources):
+    if (
+        dataset_dir is None
+        and path.is_file()
+        and path.stat().st_mtime_ns >= max(source.stat().st_mtime_ns for source in sources)
+    ):
         return path, None
     write = write_report if holds_scores(run) else write_prediction_report
     try:
         with tempfile.TemporaryFile(dir=run):  # or pictures are drawn for minutes before the folder refuses them
             pass
-        return write(run), None
+        return write(run, None, dataset_dir), None
     except (OSError, OutputError) as error:
         temporary = tempfile.TemporaryDirectory(prefix="segbundle-")
         _logger.warning(
             "%s: cannot be written (%s); until the viewer ends, its report is in %s.", run, error, temporary.name
         )
-        return write(run, Path(temporary.name) / path.name), temporary
+        return write(run, Path(temporary.name) / path.name, dataset_dir), temporary
 
 
 class _Server(ThreadingHTTPServer):
@@ -131,9 +138,15 @@ class _Handler(BaseHTTPRequestHandler):
     """Answers for what it knows and nothing else: no part of an address is ever used as a path."""
 
     def __init__(
-        self, report: Path, cases: Sequence[ShownCase], class_names: Sequence[str], *args: Any, **kwargs: Any
+        self,
+        report: Path,
+        cases: Sequence[ShownCase],
+        class_names: Sequence[str],
+        window: Sequence[float] | None,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
-        self.report, self.cases, self.class_names = report, cases, class_names
+        self.report, self.cases, self.class_names, self.window = report, cases, class_names, window
         super().__init__(*args, **kwargs)
 
     def do_GET(self) -> None:
@@ -165,11 +178,13 @@ class _Handler(BaseHTTPRequestHandler):
                 "label": f"{case.name} ({case.scores})" if case.scores else case.name,
                 "scores": case.scores,
                 "volumes": case.volumes,
-                "problem": None if "scan" in case.files else "The scan is not where it was.",
+                "problem": None
+                if "scan" in case.files
+                else "The scan is not where it was; if the dataset was moved, say where it is with --dataset_dir.",
             }
             for case in self.cases
         ]
-        return {"cases": cases, "classes": classes, "errors": _ERRORS}
+        return {"cases": cases, "classes": classes, "errors": _ERRORS, "window": self.window}
 
     def _send_volume(self, address: str) -> None:
         """A volume as NIfTI: `/volumes/<number of the case>/<name of the volume>.nii.gz`."""

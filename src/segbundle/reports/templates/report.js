@@ -42,6 +42,20 @@
     shown.textContent = `${count} of ${rows.length} rows`;
   }
 
+  if (location.search === "?viewer") { // served by `segbundle view`
+    for (const row of rows) {
+      const link = document.createElement("a");
+      const name = row.cells[0].textContent;
+      link.href = `/#${encodeURIComponent(name)}`;
+      link.className = "view";
+      link.setAttribute("aria-label", `look at ${name} in 3D`);
+      row.cells[0].append(link);
+    }
+  }
+
+  // What is folded away is printed, too.
+  addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((one) => { one.open = true; }));
+
   for (const control of [find, ofClass, ofStatus]) {
     for (const event of ["input", "change"]) control.addEventListener(event, filter);
   }

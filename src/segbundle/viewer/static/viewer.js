@@ -4,13 +4,14 @@
   const layers = ["reference", "prediction", "errors"];
   const LABELS = 1002; // NIfTI's intent code of label maps
   const viewer = new niivue.Niivue({
-    backColor: [0.05, 0.06, 0.08, 1], crosshairColor: [1, 1, 1, 0.6], crosshairWidth: 0.15, crosshairWidthUnit: "percent",
-    show3Dcrosshair: true, isResizeCanvas: true, isRadiologicalConvention: true,
+    backColor: [0.05, 0.06, 0.08, 1], crosshairColor: [1, 1, 1, 0.6], crosshairWidth: 0.4, crosshairWidthUnit: "percent",
+    show3Dcrosshair: true, isResizeCanvas: true, showAllOrientationMarkers: true, multiplanarPadPixels: 12,
+    isRadiologicalConvention: true, sagittalNoseLeft: true, // as in the report
   });
   window.viewer = viewer; // for those who want more than the controls offer
   await viewer.attachTo("canvas");
 
-  const { cases, classes, errors } = await (await fetch("/cases.json")).json();
+  const { cases, classes, errors, window: shown } = await (await fetch("/cases.json")).json();
   const [select, view, outline] = [get("case"), get("view"), get("outline")];
   cases.forEach((one, index) => select.add(new Option(one.label, index)));
 
@@ -71,12 +72,39 @@
   async function add(number, names) {
     await viewer.addVolumesFromUrl(names.map((name) => ({
       url: `/volumes/${number}/${name}.nii.gz`, name: `${name}.nii.gz`, colormap: "gray",
+      ...(name === "scan" && shown ? { cal_min: shown[0], cal_max: shown[1] } : {}),
     })));
     for (const name of names.filter((one) => place(one) > 0)) {
       viewer.volumes[place(name)].setColormapLabel(table(name === "errors" ? errors : classes));
     }
     viewer.updateGLVolume();
     show();
+  }
+
+  // In each plane to the slice with most of a label map; whether there is any.
+  function goToMost(name) {
+    if (place(name) < 0) return false;
+    const { hdr, img } = viewer.volumes[place(name)];
+    const counts = [1, 2, 3].map((axis) => new Uint32Array(hdr.dims[axis]));
+    let voxel = 0;
+    for (let z = 0; z < counts[2].length; z++) {
+      for (let y = 0; y < counts[1].length; y++) {
+        for (let x = 0; x < counts[0].length; x++) {
+          if (!img[voxel++]) continue;
+          counts[0][x]++; counts[1][y]++; counts[2][z]++;
+        }
+      }
+    }
+    const most = counts.map((each) => each.reduce((a, b) => Math.max(a, b), 0));
+    if (!most[0]) return false;
+    const [x, y, z] = counts.map((each, axis) => {
+      const places = [...each.keys()].filter((one) => each[one] === most[axis]);
+      return places[places.length >> 1];
+    });
+    const mm = hdr.affine.slice(0, 3).map((row) => row[0] * x + row[1] * y + row[2] * z + row[3]);
+    viewer.scene.crosshairPos = viewer.mm2frac(mm);
+    viewer.drawScene();
+    return true;
   }
 
   async function loadCase(number) {
@@ -91,6 +119,7 @@
       await add(number, one.volumes.filter((name) => name !== "errors"));
       told.textContent = one.problem ?? "";
       if (one.volumes.includes("errors")) await showErrors(number);
+      ["errors", "prediction", "reference"].some(goToMost);
       if (number === select.value) document.body.dataset.state = "loaded";
     } catch (error) {
       told.textContent = `${one.case} cannot be shown: ${error.message ?? error}`;

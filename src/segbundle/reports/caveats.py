@@ -1,0 +1,50 @@
+"""What a reader of scores must know before believing them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+
+from segbundle.reports.runs import Run
+from segbundle.reports.scores import Row
+
+_FEW = 10
+
+
+def caveats(run: Run, cases: Collection[str]) -> Iterator[str]:
+    """What could make a run's scores look better than they are, in sentences.
+
+    Args:
+        run: whose scores are shown.
+        cases: those of its cases that are.
+    """
+    if run.is_training:
+        after = f" after epoch {run.summary['epoch']}" if "epoch" in run.summary else ""
+        yield (
+            f"These are the training's own validation scores{after}, the best of all its validations: "
+            "of new cases they would be a little lower."
+        )
+    elif run.trained_on is None:
+        if run.made_by:
+            yield "Whether the model was trained on some of these cases is not known."
+    elif seen := run.trained_on & set(cases):
+        rest = mean_dice([row for row in run.rows if row.case in cases and row.case not in seen], run.class_names)
+        others = len(set(cases) - seen)
+        mean = f"; the mean Dice of the other {others} is {rest:.4f}" if rest is not None else ""
+        yield (
+            f"The model was trained on {len(seen)} of these {len(cases)} cases, which look better than new ones{mean}."
+        )
+
+
+def few(cases: Collection[str]) -> str | None:
+    """A caution about intervals of few cases, in a sentence."""
+    if not 1 < len(cases) < _FEW:
+        return None
+    return f"Intervals and limits of agreement of {len(cases)} cases are rough, and mostly too narrow."
+
+
+def mean_dice(rows: Sequence[Row], class_names: Sequence[str]) -> float | None:
+    """The mean over classes of the mean over cases, false positives counting as 0; None if nothing is scored."""
+    by_class = [[row.dice for row in rows if row.name == name and row.dice is not None] for name in class_names]
+    means = [math.fsum(dice) / len(dice) for dice in by_class if dice]
+    return math.fsum(means) / len(means) if means else None

@@ -205,7 +205,7 @@ def test_cases_that_were_trained_on_are_told(tmp_path):
         "perfect": "scored, trained on", "shifted": "scored, trained on", "missed": "scored", "invented": "scored",
     }  # fmt: skip
     text = text_of(write_evaluation(tmp_path / "all", trained_on=list(CASES)))
-    assert "trained on 4 of these 4 cases, which look better than new ones." in text
+    assert "trained on all of these cases, which look better than new ones." in text
     assert "trained on" not in text_of(write_evaluation(tmp_path / "none"))
     assert "is not known" in text_of(write_evaluation(tmp_path / "unknown", trained_on=None))
 
@@ -260,9 +260,10 @@ def test_few_cases_are_told_to_be_few(tmp_path):
 def test_the_farthest_surfaces_are_a_second_thing_to_look_at(tmp_path):
     far = labels((1, 2, 2), (7, 9, 8))
     far[1:4, 12:15, 10:13] = 1  # Dice 128/155
-    cases = {"far": (far, RIGHT), "shifted": CASES["shifted"]}
-    text = text_of(write_evaluation(tmp_path, cases))
-    assert re.search(r"Look first at <a [^>]*>shifted</a>: ball, Dice 0.750; at <a [^>]*>far</a>: ball, HD95 \d+", text)
+    text = text_of(write_evaluation(tmp_path, {**CASES, "far": (far, RIGHT)}))
+    looked_at = r"Look first at <a [^>]*>invented</a>: cube, Dice 0.000; at <a href=\"#([^\"]*)\">far</a>: ball, HD95 \d+"
+    anchor = re.search(looked_at, text)[1]
+    assert f'<figure id="{anchor}" class="case"><figcaption><strong>surfaces farthest apart</strong>: far' in text
 
 
 def test_scans_that_a_task_clips_are_shown_in_that_window(tmp_path):

@@ -156,11 +156,11 @@ def warn_about_training_cases(
     known = [entry["case"] for entry in data if entry["case"] in seen]
     if known:
         _logger.warning(
-            "%d of these %d cases were trained on by %s, and will look better than new ones; "
-            "--fold scores only the cases that were held out",
+            "%d of these %d cases were trained on by %s, and will look better than new ones%s",
             len(known),
             len(data),
             ckpt_path,
+            "; --fold scores only the cases that were held out" if len(known) < len(data) else "",
         )
 
 

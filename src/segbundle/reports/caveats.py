@@ -31,9 +31,8 @@ def caveats(run: Run, cases: Collection[str]) -> Iterator[str]:
         rest = mean_dice([row for row in run.rows if row.case in cases and row.case not in seen], run.class_names)
         others = len(set(cases) - seen)
         mean = f"; the mean Dice of the other {others} is {rest:.4f}" if rest is not None else ""
-        yield (
-            f"The model was trained on {len(seen)} of these {len(cases)} cases, which look better than new ones{mean}."
-        )
+        which = "all of these cases" if others == 0 else f"{len(seen)} of these {len(cases)} cases"
+        yield f"The model was trained on {which}, which look better than new ones{mean}."
 
 
 def few(cases: Collection[str]) -> str | None:

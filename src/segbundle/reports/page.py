@@ -126,15 +126,20 @@ def _first(run: Run, anchors: Mapping[tuple[str, str], str]) -> list[dict[str, A
     scored = [row for row in run.rows if row.dice is not None]
     if not scored:
         return []
-    worst = min(scored, key=_worst_first)
-    apart = [row for row in scored if row.hd95_mm]
-    farthest = [max(apart, key=lambda row: row.hd95_mm or 0.0)] if apart else []
+    worst, farthest = min(scored, key=_worst_first), _farthest(run)
     found = [(worst, f"Dice {number(worst.dice, 3)}")]
-    found += [(row, f"HD95 {number(row.hd95_mm, 1)} mm") for row in farthest if row is not worst]
+    if farthest is not None and farthest is not worst:
+        found.append((farthest, f"HD95 {number(farthest.hd95_mm, 1)} mm"))
     return [
         {"case": row.case, "name": row.name, "words": words, "anchor": anchors.get((row.case, row.name))}
         for row, words in found
     ]
+
+
+def _farthest(run: Run) -> Row | None:
+    """Where the surfaces lie farthest apart, if anywhere; of several places that with the worst Dice."""
+    apart = [row for row in run.rows if row.hd95_mm]
+    return min(apart, key=lambda row: (-(row.hd95_mm or 0.0), *_worst_first(row))) if apart else None
 
 
 def _columns(run: Run) -> list[dict[str, str | None]]:
@@ -183,9 +188,11 @@ def _volumes(run: Run) -> list[dict[str, Any]]:
 
 
 def _chosen(run: Run, name: str) -> list[tuple[str, Row]]:
-    """The worst, the median and the best case of a class, as far as there are so many."""
+    """The worst, the median and the best case of a class, as far as there are so many, and the farthest of all."""
     rows = sorted((row for row in run.rows_of(name) if row.dice is not None), key=_worst_first)
-    places = {(len(rows) - 1) // 2: "median", len(rows) - 1: "best", 0: "worst"} if rows else {}
+    farthest = _farthest(run)
+    places = {place: "surfaces farthest apart" for place, row in enumerate(rows) if row is farthest}
+    places |= {(len(rows) - 1) // 2: "median", len(rows) - 1: "best", 0: "worst"} if rows else {}
     return [("only" if len(rows) == 1 else rank, rows[place]) for place, rank in sorted(places.items())]
 
 

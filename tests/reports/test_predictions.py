@@ -11,7 +11,8 @@ from runs_by_hand import AFFINE, RIGHT, labels, write_evaluation, write_predicti
 from segbundle.errors import OutputError
 from segbundle.files import write_json
 from segbundle.reports import Structure, holds_scores, prediction_page, write_prediction_report, write_training_cases
-from segbundle.reports.expectations import Expected, expectations, training_cases_of, warnings_of
+from segbundle.reports.expectations import Expected, expectations, warnings_of
+from segbundle.reports.structures import training_cases_of
 from tiny import write_nifti
 
 

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 
-from segbundle.files import write_csv
-from segbundle.reports.runs import fold_folders
+from segbundle.reports.structures import Structure
 
-TRAINING_CASES = "training_cases.csv"
-_COLUMNS = ("case", "class", "volume_ml", "touches_edge", "components", "mean_intensity")
 _USUAL = 0.9
 _ENOUGH = 10
 _FAR_OUT = 3.0
@@ -22,84 +16,6 @@ _LEAST_VOLUME = float(np.log(2))
 _LEAST_PARTS = float(np.log(3))
 """How far from the quartiles something is at least before it is far out: twice as large, three times as many parts."""
 EDGE = "touches the scan's edge, and may be cut off"
-_logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Structure:
-    """One class in one scan.
-
-    Attributes:
-        case: the scan's name.
-        name: of the class.
-        volume_ml: 0 if it is not there.
-        touches_edge: whether it reaches the first or last voxels of the scan along an axis.
-        components: connected parts; None where nobody has counted them.
-        mean_intensity: of the scan's first channel in it, in the scan's own units; None where there is none.
-    """
-
-    case: str
-    name: str
-    volume_ml: float
-    touches_edge: bool = False
-    components: int | None = None
-    mean_intensity: float | None = None
-
-
-def write_training_cases(folder: str | Path, structures: Sequence[Structure]) -> None:
-    """Write `training_cases.csv`: one row per training case and class that was annotated in it; no file without any.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    path = Path(folder) / TRAINING_CASES
-    if structures:
-        write_csv(path, _COLUMNS, [(one.case, one.name, *measured(one)) for one in structures])
-    else:
-        path.unlink(missing_ok=True)
-
-
-def measured(one: Structure) -> tuple[str, ...]:
-    """What was measured of a structure as cells of a CSV file, from its volume on; what is not known is empty."""
-    parts = "" if one.components is None else str(one.components)
-    mean = "" if one.mean_intensity is None else f"{one.mean_intensity:.4f}"
-    return f"{one.volume_ml:.8g}", str(one.touches_edge).lower(), parts, mean
-
-
-def training_cases_of(ckpt_path: str | Path | Sequence[str | Path] | None) -> list[Structure]:
-    """What `training_cases.csv` beside a model tells, or those beside all members of an ensemble; each case once.
-
-    Args:
-        ckpt_path: a model, several of them, or the folder of a cross-validation.
-    """
-    paths = [ckpt_path] if isinstance(ckpt_path, (str, Path)) else ckpt_path or []
-    folders = [place for path in map(Path, paths) for place in (fold_folders(path) if path.is_dir() else [path.parent])]
-    return list({(one.case, one.name): one for folder in folders for one in read_training_cases(folder)}.values())
-
-
-def read_training_cases(folder: Path) -> list[Structure]:
-    """What a folder's `training_cases.csv` tells; nothing if there is none, or one of another program."""
-    path = folder / TRAINING_CASES
-    if not path.is_file():
-        return []
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return [_structure(line) for line in csv.DictReader(file)]
-    except (KeyError, ValueError, TypeError):
-        _logger.warning("%s: cannot be read, and is not looked at", path)
-        return []
-
-
-def _structure(line: Mapping[str, str]) -> Structure:
-    parts, mean = line.get("components"), line.get("mean_intensity")  # which earlier versions did not write down
-    return Structure(
-        line["case"],
-        line["class"],
-        float(line["volume_ml"]),
-        line["touches_edge"] == "true",
-        int(parts) if parts else None,
-        float(mean) if mean else None,
-    )
 
 
 @dataclass(frozen=True)

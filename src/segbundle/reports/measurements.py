@@ -11,8 +11,8 @@ import numpy as np
 from segbundle.errors import DataError
 from segbundle.files import write_csv
 from segbundle.metrics.measures import measure_classes
-from segbundle.reports.expectations import Structure, measured
 from segbundle.reports.slices import CaseVolumes
+from segbundle.reports.structures import Structure, measured
 
 _COLUMNS = ("case", "class", "volume_ml", "touches_edge", "components", "mean_intensity", "warnings")
 

@@ -19,18 +19,12 @@ from segbundle.errors import SegbundleError, describe
 from segbundle.files import written_whole
 from segbundle.reports.charts import Figure, Point, strip_plot
 from segbundle.reports.colours import style_of
-from segbundle.reports.expectations import (
-    Expected,
-    Structure,
-    Warnings,
-    expectations,
-    read_training_cases,
-    warnings_of,
-)
+from segbundle.reports.expectations import Expected, Warnings, expectations, warnings_of
 from segbundle.reports.measurements import measure, write_measurements
 from segbundle.reports.rendering import number, render
 from segbundle.reports.runs import CaseFiles, prediction_files, read_predictions, short_name, window_of
 from segbundle.reports.slices import CaseVolumes, overview_slices, where_to_look
+from segbundle.reports.structures import Structure, read_training_cases
 
 _logger = logging.getLogger(__name__)
 _MOST_BYTES = 7e6

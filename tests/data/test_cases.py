@@ -1,6 +1,7 @@
 """Which scans there are, from every layout a dataset may have."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,13 @@ def test_unlabelled_cases_cannot_be_trained_on(tmp_path):
     describe(tmp_path, training=["imagesTr/a.nii.gz"])
     with pytest.raises(DataError, match="no case under 'training' has a label map"):
         labelled_data(tmp_path, TINY_CLASSES)
+
+
+def test_a_name_that_is_no_text_is_told(tmp_path):
+    with open(os.fsencode(tmp_path) + b"/gr\xf6\xdfe.nii.gz", "wb"):
+        pass
+    with pytest.raises(DataError, match=r"gr\\udcf6\\udcdfe\.nii\.gz: its name is not in UTF-8; rename it\."):
+        find_scans(tmp_path)
 
 
 def test_two_cases_with_one_name(tmp_path):

@@ -261,9 +261,7 @@ def test_the_farthest_surfaces_are_a_second_thing_to_look_at(tmp_path):
     far = labels((1, 2, 2), (7, 9, 8))
     far[1:4, 12:15, 10:13] = 1  # Dice 128/155
     text = text_of(write_evaluation(tmp_path, {**CASES, "far": (far, RIGHT)}))
-    looked_at = (
-        r"Look first at <a [^>]*>invented</a>: cube, .*; at <a href=\"#([^\"]*)\">far</a>: ball, HD95 \d+"
-    )
+    looked_at = r"Look first at <a [^>]*>invented</a>: cube, .*; at <a href=\"#([^\"]*)\">far</a>: ball, HD95 \d+"
     anchor = re.search(looked_at, text)[1]
     assert f'<figure id="{anchor}" class="case"><figcaption><strong>surfaces farthest apart</strong>: far' in text
 

@@ -96,11 +96,17 @@ def list_cases(dataset_dir: str | Path, data_list_key: str) -> list[Case]:
 
 
 def name_problems(cases: Iterable[Case]) -> list[str]:
-    """A message for every name that more than one case has: results of one would replace those of another."""
+    """A message for every name that more than one case has, as results of one would replace those of another, and for
+    every path that is no text, and could stand in no result."""
     by_name: dict[str, list[Case]] = {}
+    unreadable = []
     for case in cases:
         by_name.setdefault(case.name, []).append(case)
-    return [
+        for path in (*case.image, *([] if case.label is None else [case.label])):
+            told = str(path).encode("utf-8", "backslashreplace").decode()
+            if told != str(path):
+                unreadable.append(f"{told}: its name is not in UTF-8; rename it.")
+    return unreadable + [
         f"two cases are named {name!r}: {same[0].image[0]} and {same[1].image[0]}; rename one of the files."
         for name, same in by_name.items()
         if len(same) > 1

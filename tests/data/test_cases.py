@@ -111,8 +111,7 @@ def test_unlabelled_cases_cannot_be_trained_on(tmp_path):
 
 
 def test_a_name_that_is_no_text_is_told(tmp_path):
-    with open(os.fsencode(tmp_path) + b"/gr\xf6\xdfe.nii.gz", "wb"):
-        pass
+    (tmp_path / os.fsdecode(b"gr\xf6\xdfe.nii.gz")).touch()
     with pytest.raises(DataError, match=r"gr\\udcf6\\udcdfe\.nii\.gz: its name is not in UTF-8; rename it\."):
         find_scans(tmp_path)
 

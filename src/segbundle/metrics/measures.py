@@ -40,6 +40,8 @@ def measure_classes(scan: np.ndarray, labels: np.ndarray, num_classes: int, voxe
         num_classes: number of classes, the background included.
         voxel_ml: volume of a voxel in ml.
     """
+    if labels.flags.f_contiguous:  # axes count alike, and so their order may be that in memory
+        scan, labels = scan.T, labels.T
     known, sums = np.zeros(num_classes), np.zeros(num_classes)
     voxels = np.zeros(num_classes, np.int64)
     thick = max(_CHUNK // max(scan[0].size, 1), 1)

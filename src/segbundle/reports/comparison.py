@@ -15,7 +15,7 @@ from segbundle.errors import OutputError
 from segbundle.files import written_whole
 from segbundle.reports.caveats import caveats, few, mean_dice
 from segbundle.reports.charts import Point, strip_plot
-from segbundle.reports.rendering import LABELS, number, render, signed
+from segbundle.reports.rendering import LABELS, as_yaml, number, render, signed
 from segbundle.reports.runs import Run, read_run
 from segbundle.reports.scores import Row, bootstrap_interval
 
@@ -176,7 +176,7 @@ def _means(name: str, run: Run, classes: Sequence[str], common: set[str]) -> dic
         "name": name,
         "folder": run.folder,
         "made_by": {key: value for key, value in run.made_by.items() if key != "config"},
-        "config": json.dumps(run.made_by.get("config", {}), indent=2, ensure_ascii=False),
+        "config": as_yaml(run.made_by.get("config", {})),
         "mean": mean_dice(rows, classes),
         "means": {each: mean_dice(rows, [each]) for each in classes},
         "caveats": list(caveats(run, common)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from segbundle.errors import SegbundleError, describe
 from segbundle.files import written_whole
 from segbundle.reports.caveats import caveats, few
 from segbundle.reports.charts import Figure, Point, bland_altman, curves, strip_plot
-from segbundle.reports.rendering import LABELS, number, render
+from segbundle.reports.rendering import LABELS, as_yaml, number, render
 from segbundle.reports.runs import Curves, Run, read_run, short_name, training_curves, window_of
 from segbundle.reports.scores import Row
 from segbundle.reports.slices import CaseVolumes, worst_slices
@@ -105,7 +104,7 @@ def _page(run: Run) -> str:
         pictures=pictures,
         curves=trained,
         made_by={name: value for name, value in run.made_by.items() if name != "config"},
-        config=json.dumps(run.made_by.get("config", {}), indent=2, ensure_ascii=False),
+        config=as_yaml(run.made_by.get("config", {})),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from segbundle.reports.charts import Figure, Point, strip_plot
 from segbundle.reports.colours import style_of
 from segbundle.reports.expectations import Expected, Warnings, expectations, warnings_of
 from segbundle.reports.measurements import measure, write_measurements
-from segbundle.reports.rendering import number, render
+from segbundle.reports.rendering import as_yaml, number, render
 from segbundle.reports.runs import CaseFiles, prediction_files, read_predictions, short_name, window_of
 from segbundle.reports.slices import CaseVolumes, overview_slices, where_to_look
 from segbundle.reports.structures import Structure, read_training_cases
@@ -115,7 +114,7 @@ def write_prediction_report(
         num_left_out=len(order) - len(anchors),
         unchecked=[name for name in class_names if name not in expected],
         made_by={key: value for key, value in made_by.items() if key not in ("config", "cases")},
-        config=json.dumps(made_by["config"], indent=2, ensure_ascii=False),
+        config=as_yaml(made_by["config"]),
     )
     with written_whole(path) as partial:
         partial.write_text(text, encoding="utf-8")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,13 @@ def render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(
         style=style + Markup(css()), script=script, statuses=statuses, **values
     )
+
+
+def as_yaml(values: Mapping[str, Any]) -> str:
+    """A configuration as people would write it."""
+    import yaml
+
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
 
 
 def number(value: float | None, digits: int) -> str:

@@ -249,6 +249,8 @@ def report(
         if output is not None and output.is_dir():
             raise OutputError(f"{output}: is a folder; give the page's name, for instance {output / 'report.html'}.")
         if len(runs) > 1:
+            if dataset_dir is not None:
+                raise ConfigError("--dataset_dir: a comparison shows no scans; leave it out.")
             path = write_comparison(runs, output or Path("comparison.html"))
         elif holds_scores(runs[0]):
             path = write_report(runs[0], output, dataset_dir)

@@ -8,6 +8,7 @@ from monai.data import DataLoader
 from segbundle.data import find_scans
 from segbundle.engines import ScanDataset, ScanEvaluator, ScanRecords, report_failures
 from segbundle.errors import OutputError, ScansFailedError
+from segbundle.reports import RESULTS
 from segbundle.transforms import SaveLabelsd, postprocessing, preprocessing
 from tiny import write_nifti
 
@@ -168,3 +169,16 @@ def test_a_file_that_cannot_be_written_fails_its_scan_only(tmp_path):
     kept = run(folder, tmp_path / "out", Picky())
     assert [record["status"] for record in kept.all] == ["failed", "ok"]
     assert "a_seg.nii.gz: cannot be written" in kept.all[0]["error"]
+
+
+def test_what_tells_of_earlier_label_maps_goes_when_the_first_is_made_anew(tmp_path):
+    out = tmp_path / "out"
+    for name in ("a", "b"):
+        write_nifti(tmp_path / "scans" / f"{name}.nii.gz", torch.rand(5, 4, 3).numpy())
+    run(tmp_path / "scans", out, Picky(), settings={"model": 1})
+    for name in RESULTS:
+        (out / name).touch()
+    kept = run(tmp_path / "scans", out, Picky(), settings={"model": 1}, resume=True)
+    assert kept.nothing_left and all((out / name).exists() for name in RESULTS)
+    kept = run(tmp_path / "scans" / "a.nii.gz", out, Picky(), settings={"model": 2}, resume=True)
+    assert not kept.nothing_left and not any((out / name).exists() for name in RESULTS)

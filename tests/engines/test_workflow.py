@@ -70,6 +70,9 @@ def test_a_folder_with_a_run_is_refused_unless_resumed(tmp_path):
     with pytest.raises(OutputError, match=r"already holds a training run \(last\.pt\).*--resume true"):
         prepare_training_output(str(tmp_path))
     prepare_training_output(str(tmp_path), resume=True)
+    (tmp_path / "last.pt").rename(tmp_path / "task.json")  # somebody made room
+    with pytest.raises(OutputError, match="holds a training run; choose another"):
+        prepare_output(str(tmp_path))
 
 
 def test_resuming_where_nothing_is_starts_from_the_beginning_and_says_so(tmp_path, caplog):

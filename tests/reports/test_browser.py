@@ -5,7 +5,7 @@ import json
 import pytest
 
 from browsers import CHROMIUMS_OWN, needs_chromium
-from runs_by_hand import RIGHT, labels, write_evaluation, write_predictions
+from runs_by_hand import CASES, RIGHT, labels, write_evaluation, write_predictions
 from screenshots import chromium
 from segbundle.reports import write_comparison, write_prediction_report, write_report
 
@@ -52,7 +52,8 @@ def click(browser, label):
 
 
 def test_the_page_opens_from_the_disk_without_complaint_or_request(browser, opened, tmp_path):
-    path = write_report(write_evaluation(tmp_path))
+    uid = "1.2.840.113619.2.55.3.604688119.971.1268746042.467.4444444444444444"
+    path = write_report(write_evaluation(tmp_path, {**CASES, uid: (labels(), RIGHT)}))
     asked, complaints = opened(path)
     assert asked == [path.as_uri()]
     assert complaints == []

@@ -177,3 +177,20 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
         write_comparison([one, one], tmp_path / "comparison.html")
     with pytest.raises(OutputError, match="nothing: is no folder"):
         write_comparison([one, tmp_path / "nothing"], tmp_path / "comparison.html")
+
+
+def test_what_is_better_and_p_agree_about_rounding():
+    pairing = Pairing.of("ball", DICE, {"a": 0.1, "b": 0.5}, {"a": 0.1 + 1e-9, "b": 0.5})
+    assert (pairing.better, pairing.worse, pairing.p_value) == (0, 0, None)
+
+
+def test_three_statuses_are_told_in_their_order(tmp_path):
+    runs = [write_evaluation(tmp_path / name, {"case": CASES[what]}) for name, what in
+            (("a", "perfect"), ("b", "missed"), ("c", "perfect"))]  # fmt: skip
+    assert "scored → missed → scored" in write_comparison(runs, tmp_path / "c.html").read_text(encoding="utf-8")
+
+
+def test_a_run_that_is_given_twice_is_named(tmp_path):
+    runs = [write_evaluation(tmp_path / name) for name in ("a", "b")]
+    with pytest.raises(OutputError, match=r"b: a run cannot be compared with itself"):
+        write_comparison([*runs, runs[1]], tmp_path / "c.html")

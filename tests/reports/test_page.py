@@ -13,8 +13,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from runs_by_hand import AFFINE, CASES, NAMES, RIGHT, labels, write_evaluation
 from segbundle.errors import OutputError
-from segbundle.reports import write_comparison, write_report
-from segbundle.reports.charts import Point, bland_altman, strip_plot
+from segbundle.reports import page, write_comparison, write_report
+from segbundle.reports.charts import Point, bland_altman, curves, strip_plot
 
 
 def text_of(folder):
@@ -131,8 +131,9 @@ def test_a_folder_without_scores_is_refused(tmp_path):
         write_report(tmp_path)
     write_evaluation(tmp_path, files=False)
     (tmp_path / "summary.json").write_text("{}")
-    with pytest.raises(OutputError, match=r"its scores cannot be read"):
+    with pytest.raises(OutputError, match=r"summary\.json: cannot be read .* evaluate again"):
         write_report(tmp_path)
+    shutil.copy(write_evaluation(tmp_path / "whole", files=False) / "summary.json", tmp_path)
     (tmp_path / "metrics.csv").write_text("case,class\na,ball\n")
     with pytest.raises(OutputError, match=r"its scores cannot be read .* evaluate again"):
         write_report(tmp_path)
@@ -197,15 +198,13 @@ def test_classes_are_counted_from_the_first_after_the_background(tmp_path):
 def test_cases_that_were_trained_on_are_told(tmp_path):
     text = text_of(write_evaluation(tmp_path / "some", trained_on=["perfect", "shifted"]))
     # of the others the ball is right, and the cube missed and invented
-    words = (
-        "The model was trained on 2 of these 4 cases, which look better than new ones; the mean Dice of the other 2 is"
-    )
+    words = "trained on 2 of these 4 cases, and they look better than new ones; the mean Dice of the other 2 is"
     assert f"{words} 0.5000." in text
     assert {row[0]: row[2] for row in rows_of(text) if row[1] == "ball"} == {
         "perfect": "scored, trained on", "shifted": "scored, trained on", "missed": "scored", "invented": "scored",
     }  # fmt: skip
     text = text_of(write_evaluation(tmp_path / "all", trained_on=list(CASES)))
-    assert "trained on all of these cases, which look better than new ones." in text
+    assert "trained on all of these cases, and they look better than new ones." in text
     assert "trained on" not in text_of(write_evaluation(tmp_path / "none"))
     assert "is not known" in text_of(write_evaluation(tmp_path / "unknown", trained_on=None))
 
@@ -213,7 +212,7 @@ def test_cases_that_were_trained_on_are_told(tmp_path):
 def test_a_comparison_tells_what_each_model_was_trained_on(tmp_path):
     runs = [write_evaluation(tmp_path / "a"), write_evaluation(tmp_path / "b", trained_on=["perfect"])]
     text = write_comparison(runs, tmp_path / "comparison.html").read_text(encoding="utf-8")
-    assert "<strong>b:</strong> The model was trained on 1 of these 4 cases" in text
+    assert "<strong>b:</strong> By their names, the model was trained on 1 of these 4 cases" in text
 
 
 def test_a_training_tells_that_its_scores_chose_its_epoch_and_how_far_it_has_come(tmp_path):
@@ -252,7 +251,9 @@ def test_a_cross_validation_tells_its_folds(tmp_path):
 
 
 def test_few_cases_are_told_to_be_few(tmp_path):
-    assert "Intervals and limits of agreement of 4 cases are rough" in text_of(write_evaluation(tmp_path / "few"))
+    assert "Intervals and limits of agreement of fewer than ten cases are rough" in text_of(
+        write_evaluation(tmp_path / "few")
+    )
     many = {f"case {index}": (RIGHT, RIGHT) for index in range(10)}
     assert "are rough" not in text_of(write_evaluation(tmp_path / "many", many))
 
@@ -297,3 +298,53 @@ def test_curves_of_a_training_that_was_moved_with_its_evaluation_are_shown(tmp_p
     assert 'id="training"' in text_of(run)
     other = write_evaluation(tmp_path / "mine" / "other", config={"ckpt_path": "/elsewhere/another/model.pt"})
     assert 'id="training"' not in text_of(other)
+
+
+def test_a_class_that_few_cases_have_has_rough_intervals_too(tmp_path):
+    looked_for = {f"case {index}": [True, True, index < 2] for index in range(12)}
+    text = text_of(write_evaluation(tmp_path, dict.fromkeys(looked_for, (RIGHT, RIGHT)), annotated=looked_for))
+    assert "fewer than ten cases are rough" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("summary.json", '{"cases": 1, "mean_dice": 1, "classes": {}}', r"summary\.json: cannot be read \(KeyError"),
+        ("summary.json", "[]", r"summary\.json: cannot be read \(it holds no JSON object\)"),
+        ("run.json", '{"cases": []}', "its scores cannot be read"),
+        ("metrics.csv", "case,class,status,dice\na,sphere,scored,1\n", "metrics.csv has the class 'sphere'"),
+    ],
+)
+def test_files_that_are_spoilt_are_named(tmp_path, name, content, told):
+    write_evaluation(tmp_path)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(OutputError, match=told):
+        write_report(tmp_path)
+
+
+def test_runs_of_earlier_versions_are_shown(tmp_path):
+    write_evaluation(tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    del summary["mean_dice_ci95"]
+    summary["classes"] = {
+        name: {key: value for key, value in one.items() if not key.startswith(("hd95", "nsd"))}
+        for name, one in summary["classes"].items()
+    }
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    (tmp_path / "fold_2").mkdir()  # where somebody has begun something
+    assert "HD95, mm</th>" not in text_of(tmp_path)
+
+
+def test_pictures_are_within_the_pages_budget_and_the_worst_come_first(tmp_path, monkeypatch):
+    run = write_evaluation(tmp_path)
+    whole = re.findall("<strong>(worst|median|best)</strong>", text_of(run))
+    monkeypatch.setattr(page, "MOST_BYTES", 20_000)
+    shown = re.findall("<strong>(worst|median|best)</strong>", text_of(run))
+    assert shown.count("worst") == 2 <= len(shown) < len(whole) == 6
+
+
+def test_many_curves_are_drawn_alike():
+    lines = {f"fold {index}": [(1, 0.1 * index), (2, 0.2)] for index in range(22)}
+    drawing = curves("Dice", lines)
+    assert drawing.count("<polyline") == 22 and "<title>fold 21</title>" in drawing
+    assert "c1 d1" not in drawing and curves("Dice", dict(list(lines.items())[:21])).count("c1 d1") == 2

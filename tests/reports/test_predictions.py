@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from runs_by_hand import AFFINE, RIGHT, labels, write_evaluation, write_predicti
 from segbundle.errors import OutputError
 from segbundle.files import write_json
 from segbundle.reports import Structure, holds_scores, prediction_page, write_prediction_report, write_training_cases
-from segbundle.reports.expectations import Expected, expectations, warnings_of
+from segbundle.reports.expectations import Expectations, Expected, unchecked, warnings_of
 from segbundle.reports.structures import training_cases_of
 from tiny import write_nifti
 
@@ -54,7 +55,8 @@ def training(folder, volumes, touching=0):
 
 
 def expected_of(volumes):
-    return Expected.of([Structure("a", "ball", volume) for volume in volumes], from_training=True)
+    cases = [Structure("a", "ball", volume) for volume in volumes]
+    return Expected.of(cases, f"the {len(cases)} training cases", intensities=True)
 
 
 def test_far_out_by_hand():
@@ -64,14 +66,15 @@ def test_far_out_by_hand():
     assert expected.present == 1
 
     def found(volume, expected=expected):
-        return warnings_of(Structure("a", "ball", volume), {"ball": expected}).unusual
+        return warnings_of(Structure("a", "ball", volume), expected).unusual
 
     assert found(2.0**26) == found(2.0**-14) == []
-    assert found(2.0**28) == ["has 2.68e+08 ml, more than in any of the 13 training cases (1 to 4.1e+03 ml)"]
-    assert found(2.0**-16) == ["has 1.53e-05 ml, less than in any of the 13 training cases (1 to 4.1e+03 ml)"]
+    assert found(2.0**28) == ["has 268435456 ml, more than in any of the 13 training cases (1 to 4096 ml)"]
+    assert found(2.0**-16) == ["has 1.53e-05 ml, less than in any of the 13 training cases (1 to 4096 ml)"]
     assert found(0.0) == ["is missing, and is in 100% of the 13 training cases"]
     alike = expected_of([12.3] * 11 + [40.0])
     assert (alike.volume_ml.low, alike.volume_ml.high) == pytest.approx((6.15, 24.6))  # at least half, or twice
+    assert found(24.6, alike) == []  # twice as large is not more than twice as large
     assert found(30.0, alike) == ["has 30 ml, more than in all but 1 of the 12 training cases (12.3 to 40 ml)"]
     rare = expected_of([0.0] * 9 + [1.0, 2.0, 3.0])  # too few volumes for quartiles
     assert (rare.present, rare.volume_ml.low, rare.volume_ml.high) == pytest.approx((0.25, 0.5, 6))
@@ -84,14 +87,21 @@ def of_every_case(**measures):
     return [Structure(f"case {index}", "ball", 1.0, **measures) for index in range(12)]
 
 
-@pytest.mark.parametrize(("parts", "warned"), [(1, False), (3, False), (4, True)])
-def test_many_parts(parts, warned):
-    expected = expectations(of_every_case(components=1), [], ["ball"])
-    words = "has 4 parts, more than in any of the 12 training cases (1 to 1)"
-    found = warnings_of(Structure("a", "ball", 1.0, components=parts), expected)
-    assert found.words == ([words] if warned else [])
-    many = expectations(of_every_case(components=40), [], ["ball"])
-    assert warnings_of(Structure("a", "ball", 1.0, components=1), many).words == []  # one part is no worry
+def expected_from(training=(), found=(), intensities=True):
+    return Expectations(training, found, ["ball"], intensities)
+
+
+@pytest.mark.parametrize("usual", range(1, 30))
+def test_more_than_three_times_as_many_parts(usual):
+    expected = expected_from(of_every_case(components=usual))
+
+    def warned(parts):
+        one = Structure("a", "ball", 1.0, components=parts)
+        return warnings_of(one, expected.of(one)).words
+
+    assert warned(3 * usual) == warned(1) == []  # one part is no worry
+    words = f"has {3 * usual + 1} parts, more than in any of the 12 training cases ({usual} to {usual})"
+    assert warned(3 * usual + 1) == [words]
 
 
 @pytest.mark.parametrize(("mean", "warned"), [(40.0, False), (63.0, False), (-13.0, True), (1063.0, True)])
@@ -99,20 +109,43 @@ def test_intensities_are_compared_where_they_can_be(mean, warned):
     # 40, 42, ..., 62: the quartiles are 45.5 and 56.5, the range 22: far out is below 12.5 and above 89.5
     cases = [Structure(f"case {index}", "ball", 1.0, mean_intensity=40.0 + 2 * index) for index in range(12)]
     one = Structure("a", "ball", 1.0, mean_intensity=mean)
-    words = warnings_of(one, expectations(cases, [], ["ball"])).words
-    assert len(words) == warned and all("a mean intensity of" in each for each in words)
-    assert warnings_of(one, expectations(cases, [], ["ball"], intensities=False)).words == []
+    for expected in (expected_from(cases), expected_from(found=[*cases, one])):
+        words = warnings_of(one, expected.of(one)).words
+        assert len(words) == warned and all("a mean intensity of" in each for each in words)
+    assert warnings_of(one, expected_from(cases, intensities=False).of(one)).words == []
 
 
 def test_a_scan_is_compared_with_the_others_and_not_with_itself():
     found = [Structure(f"scan {index}", "ball", 1.0 + 0.01 * index) for index in range(12)] + [
         Structure("a", "ball", 9)
     ]
-    expected = expectations([], found, ["ball"])
-    assert warnings_of(found[-1], expected).words == [
-        "has 9 ml, more than in any other of these 13 scans (1 to 1.11 ml)"
+    expected = expected_from(found=found)
+    assert warnings_of(found[-1], expected.of(found[-1])).words == [
+        "has 9 ml, more than in any of the 12 other scans (1 to 1.11 ml)"
     ]
-    assert warnings_of(found[0], expected).words == []
+    assert warnings_of(found[0], expected.of(found[0])).words == []
+    assert expected_from(found=found[3:]).of(found[-1]) is None  # nine others
+
+
+@pytest.mark.parametrize(("touching", "warned"), [(1, True), (2, False)])
+def test_one_in_ten_at_the_edge_is_seldom(touching, warned):
+    cases = [Structure(f"case {index}", "ball", 1.0, index < touching) for index in range(10)]
+    one = Structure("a", "ball", 1.0, True)
+    assert warnings_of(one, expected_from(cases).of(one)).at_edge is warned
+
+
+def test_what_could_not_be_compared_is_told():
+    whole = Structure("a", "ball", 1.0, components=1, mean_intensity=3.0)
+    for cases, intensities, words in (
+        ([whole] * 12, True, []),
+        ([whole] * 12, False, ["Intensities were not compared: where a task clips none"]),
+        ([replace(whole, components=None)] * 12, True, ["In how many parts they are was not checked of ball"]),
+        ([replace(whole, mean_intensity=None)] * 12, True, ["Intensities were not compared of ball"]),
+        ([whole] * 9, True, ["Whether they are missing, how large they are and in how many parts was not checked"]),
+    ):
+        expected = expected_from(cases, intensities=intensities)
+        told = list(unchecked({"ball": expected.of_class("ball")}, intensities))
+        assert [one.startswith(start) for one, start in zip(told, words, strict=True)] == [True] * len(words)
 
 
 def predictions(folder, scans, model):
@@ -135,7 +168,9 @@ def test_what_is_expected_comes_from_the_training_cases(tmp_path):
     assert source in text
     assert "<td>0.128 to 0.128</td><td>0.064</td><td>0.256</td>" in text
     assert "ball, training" in text  # a row of dots
-    assert "Most of this is unlike" in text  # two of four structures
+    assert "Most of this is unlike" not in text  # two of four structures
+    text, _ = report(predictions(tmp_path / "worse", {"huge ball": huge, "nothing": labels()}, model))
+    assert "Most of this is unlike" in text  # three of them
 
 
 @pytest.mark.parametrize(("touching", "warned"), [(1, True), (2, False)])
@@ -188,7 +223,7 @@ def test_too_few_training_cases_are_no_reason_to_be_silent(tmp_path):
     model = training(tmp_path / "training", [0.128] * 8)
     scans = {f"scan {index}": RIGHT for index in range(12)} | {"no cube": labels((1, 2, 2))}
     _, rows = report(predictions(tmp_path / "predictions", scans, model))
-    assert rows["no cube", "cube"]["warnings"] == "is missing, and is in 92% of these 13 scans"
+    assert rows["no cube", "cube"]["warnings"] == "is missing, and is in 100% of the 12 other scans"
 
 
 def test_scans_that_are_all_cut_off_are_all_warned_of(tmp_path):
@@ -197,13 +232,20 @@ def test_scans_that_are_all_cut_off_are_all_warned_of(tmp_path):
     assert all("touches the scan's edge" in rows[scan, "cube"]["warnings"] for scan in scans)
 
 
-@pytest.mark.parametrize("text", ["epoch,step,loss\n1,2,0.5\n", "case,class,volume_ml,touches_edge\na,ball,x,true\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "epoch,step,loss\n1,2,0.5\n",
+        "case,class,volume_ml,touches_edge\na,ball,x,true\n",
+        "case,class,volume_ml,touches_edge\na,ball,inf,true\n",
+    ],
+)
 def test_a_file_of_another_program_beside_the_model_is_left_alone(tmp_path, text):
     write_predictions(tmp_path, {"a": RIGHT})
     (tmp_path / "training_cases.csv").write_text(text)
     page, _ = report(tmp_path)
     assert "too few cases" in page
-    assert "how large they are, was not checked of ball, cube" in page
+    assert "how large they are and in how many parts was not checked of ball, cube" in page
 
 
 @pytest.mark.parametrize(
@@ -256,11 +298,12 @@ def test_the_slices_show_what_is_warned_of(tmp_path):
     assert "<strong>a</strong>: cube touches" in text
 
 
-def test_a_constant_scan_is_told(tmp_path):
+@pytest.mark.parametrize(("value", "told"), [(3.0, "has the same value everywhere"), (np.nan, "has no finite value")])
+def test_a_scan_without_anything_in_it_is_told(tmp_path, value, told):
     write_predictions(tmp_path, {"a": RIGHT})
-    write_nifti(tmp_path / "scans" / "a.nii.gz", np.full(RIGHT.shape, 3.0, np.float32), AFFINE)
+    write_nifti(tmp_path / "scans" / "a.nii.gz", np.full(RIGHT.shape, value, np.float32), AFFINE)
     text, rows = report(tmp_path)
-    assert rows["a", "ball"]["warnings"] == "the scan has the same value everywhere"
+    assert rows["a", "ball"]["warnings"] == f"the scan {told}"
     assert "1 with something to look at" in text
 
 
@@ -272,7 +315,7 @@ def test_pictures_have_a_scale_and_sides(tmp_path):
 
 def test_the_page_shows_as_many_scans_as_there_is_room_for_and_those_with_warnings_first(tmp_path, monkeypatch):
     folder = write_predictions(tmp_path, {"a": RIGHT, "b": RIGHT, "c": labels((1, 2, 2), (8, 9, 8))})
-    monkeypatch.setattr(prediction_page, "_MOST_BYTES", 8000)
+    monkeypatch.setattr(prediction_page, "MOST_BYTES", 8000)
     text, _ = report(folder)
     shown = re.findall(r'class="case"><figcaption><strong>(.*?)</strong>', text)
     assert 0 < len(shown) < 3 and shown[0] == "c"
@@ -302,3 +345,44 @@ def test_more_classes_than_there_are_styles_are_all_drawn(tmp_path):
     text, _ = report(tmp_path)
     axial = text[text.index("<title>axial") :]
     assert axial[: axial.index("</svg>")].count('<path class="k') == 30
+
+
+def test_the_slices_show_what_differs_from_the_other_scans(tmp_path):
+    """Without training cases it is known only when all scans are measured."""
+    usual = np.zeros((12, 16, 14), np.uint8)
+    usual[2:6, 2:6, 2:4] = 1
+    usual[8, 8, 5] = 2
+    odd = usual.copy()
+    odd[7:11, 7:12, 10:13] = 2
+    text, rows = report(write_predictions(tmp_path, {**{f"scan {index}": usual for index in range(12)}, "odd": odd}))
+    assert "more than in any of the 12 other scans" in rows["odd", "cube"]["warnings"]
+    first = text[text.index('<figure id="scan-0"') :]
+    places = re.findall("<title>(.*? mm)</title>", first)[:3]
+    assert places == ["axial, S 11.0 mm", "coronal, A 8.0 mm", "sagittal, R 16.0 mm"]  # one voxel of it is at 8, 8, 5
+
+
+def test_volumes_of_sheared_scans_are_those_of_their_voxels(tmp_path):
+    write_predictions(tmp_path, {"a": RIGHT})
+    tilted = AFFINE.copy()
+    tilted[1, 2] = 1.0  # of a tilted gantry: a voxel keeps its 2 mm³
+    for path in (tmp_path / "scans" / "a.nii.gz", tmp_path / "a_seg.nii.gz"):
+        write_nifti(path, RIGHT if "seg" in path.name else RIGHT.astype(np.float32), tilted)
+    _, rows = report(tmp_path)
+    assert rows["a", "ball"]["volume_ml"] == "0.128"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("predictions.json", "{}", r"predictions\.json: cannot be read \(it holds no JSON array\)"),
+        ("predictions.json", "[{}]", r"predictions\.json: cannot be read \(KeyError"),
+        ("predictions.json", "[", r"predictions\.json: cannot be read .* predict or evaluate again"),
+        ("run.json", "[]", r"run\.json: cannot be read \(it holds no JSON object\)"),
+        ("run.json", '{"config": null}', r"run\.json: tells no class_names"),
+    ],
+)
+def test_files_that_are_spoilt_are_named(tmp_path, name, content, told):
+    write_predictions(tmp_path, {"a": RIGHT})
+    (tmp_path / name).write_text(content)
+    with pytest.raises(OutputError, match=told):
+        write_prediction_report(tmp_path)

@@ -24,8 +24,8 @@ import SimpleITK as sitk
 
 from runs_by_hand import AFFINE, CASES, RIGHT, labels, write_evaluation, write_predictions
 from segbundle.errors import OutputError
-from segbundle.reports.runs import files_of_run
 from segbundle.viewer import make_server
+from segbundle.viewer.cases import shown_cases
 from tiny import write_nifti
 
 
@@ -331,7 +331,7 @@ def test_a_run_whose_cases_are_nowhere_is_refused(tmp_path):
 def test_a_dataset_that_was_moved_is_found_where_it_is_now(tmp_path):
     write_predictions(tmp_path / "run", {"a": RIGHT})
     shutil.move(tmp_path / "run" / "scans", tmp_path / "new" / "scans")
-    cases, _, _ = files_of_run(tmp_path / "run", tmp_path / "new")
-    assert cases[0][2].image == str(tmp_path / "new" / "scans" / "a.nii.gz")
-    cases, _, _ = files_of_run(tmp_path / "run", tmp_path / "nowhere")
-    assert cases[0][2].image == str(tmp_path / "run" / "scans" / "a.nii.gz")
+    found = str(tmp_path / "new" / "scans" / "a.nii.gz")
+    for now in ("new", "new/scans"):
+        assert shown_cases(tmp_path / "run", tmp_path / now)[0][0].files["scan"] == found
+    assert "scan" not in shown_cases(tmp_path / "run", tmp_path / "nowhere")[0][0].files

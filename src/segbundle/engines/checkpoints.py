@@ -156,7 +156,7 @@ def warn_about_training_cases(
     known = [entry["case"] for entry in data if entry["case"] in seen]
     if known:
         _logger.warning(
-            "%d of these %d cases were trained on by %s, and will look better than new ones%s",
+            "%d of these %d cases were, by their names, trained on by %s, and will look better than new ones%s",
             len(known),
             len(data),
             ckpt_path,

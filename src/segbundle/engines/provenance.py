@@ -62,7 +62,8 @@ def describe_run(output_dir: str, records: ScanRecords, device: torch.device | s
     if records.nothing_left and (Path(output_dir) / RUN_FILE).exists():  # which tells what made them
         return
     if rank() == 0:
-        write_run(output_dir, made_by(config, device), [])
+        data = [{"case": one["case"], "image": one["image"]} for one in records.all]
+        write_run(output_dir, {**made_by(config, device), "data_fingerprint": _fingerprint(data)}, [])
         write_training_cases(output_dir, training_cases_of(config.get("ckpt_path")))
 
 
@@ -156,7 +157,7 @@ def _fingerprint(data: Sequence[dict[str, Any]]) -> str:
     digest = hashlib.sha256()
     for entry in sorted(data, key=lambda entry: str(entry["case"])):
         digest.update(str(entry["case"]).encode())
-        for given in (entry["image"], entry["label"]):
+        for given in (entry["image"], entry.get("label", [])):
             for one in [given] if isinstance(given, str) else given:
                 for file in files_of(Path(one)):
                     digest.update(f" {file.name} ".encode())

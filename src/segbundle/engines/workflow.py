@@ -252,7 +252,7 @@ def prepare_output(output_dir: str) -> None:
     Raises:
         OutputError: it cannot, or it holds a training, whose scores would be replaced.
     """
-    if (Path(output_dir) / "last.pt").exists():
+    if any((Path(output_dir) / name).exists() for name in ("last.pt", "task.json")):
         raise OutputError(f"{output_dir}: holds a training run; choose another --output_dir, for instance a subfolder.")
     if rank() == 0:
         _make_writable(output_dir)

@@ -1,4 +1,4 @@
-"""Tables of scores for people and programs."""
+"""Scores and predictions as tables and pages, for people and programs."""
 
 from segbundle.reports.comparison import write_comparison
 from segbundle.reports.page import write_report

@@ -22,24 +22,29 @@ def caveats(run: Run, cases: Collection[str]) -> Iterator[str]:
         after = f" after epoch {run.summary['epoch']}" if "epoch" in run.summary else ""
         yield (
             f"These are the training's own validation scores{after}, the best of all its validations: "
-            "of new cases they would be a little lower."
+            "those of new cases tend to be lower."
         )
     elif run.trained_on is None:
-        if run.made_by:
+        if run.made_by and not run.folds:
             yield "Whether the model was trained on some of these cases is not known."
     elif seen := run.trained_on & set(cases):
         rest = mean_dice([row for row in run.rows if row.case in cases and row.case not in seen], run.class_names)
         others = len(set(cases) - seen)
         mean = f"; the mean Dice of the other {others} is {rest:.4f}" if rest is not None else ""
         which = "all of these cases" if others == 0 else f"{len(seen)} of these {len(cases)} cases"
-        yield f"The model was trained on {which}, which look better than new ones{mean}."
+        yield f"By their names, the model was trained on {which}, and they look better than new ones{mean}."
 
 
-def few(cases: Collection[str]) -> str | None:
-    """A caution about intervals of few cases, in a sentence."""
-    if not 1 < len(cases) < _FEW:
+def few(counts: Collection[int], what: str = "cases") -> str | None:
+    """A caution about intervals of few values, in a sentence.
+
+    Args:
+        counts: of the values that each interval is of.
+        what: the values are.
+    """
+    if not any(1 < count < _FEW for count in counts):
         return None
-    return f"Intervals and limits of agreement of {len(cases)} cases are rough, and mostly too narrow."
+    return f"Intervals and limits of agreement of fewer than ten {what} are rough, and mostly too narrow."
 
 
 def mean_dice(rows: Sequence[Row], class_names: Sequence[str]) -> float | None:

@@ -13,6 +13,7 @@ _GOLDEN = 0.618034
 _MOST_DOTS = 6000
 _WHISKERS = 1.5
 _FEW_DECADES = 3
+_MOST_STYLES = 21
 _LONGEST_NAME = 32
 _ENOUGH_FOR_LIMITS = 3
 _FONT = 6.3
@@ -187,9 +188,10 @@ def bland_altman(title: str, points: Sequence[Point]) -> Figure:
 def curves(label: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
     """Values over epochs, a line for each name; lines differ in dashes as well as in colour.
 
-    A single line without a name has no key.
+    A single line without a name has no key. So many that colours and dashes repeat have none either, and look alike.
     """
-    keys = sum(map(bool, lines))
+    alike = len(lines) > _MOST_STYLES
+    keys = 0 if alike else sum(map(bool, lines))
     xs = [x for line in lines.values() for x, _ in line]
     ys = [y for line in lines.values() for _, y in line]
     drawing = _Drawing(
@@ -203,13 +205,15 @@ def curves(label: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> Ma
     drawing.text((drawing.left + drawing.width - drawing.right) / 2, below + 28, "epoch")
     for index, (name, line) in enumerate(lines.items()):
         places = " ".join(f"{drawing.x(x):.1f},{drawing.y(y):.1f}" for x, y in line)
-        drawing.parts.append(f'<polyline class="curve c{index % 7} d{index % 3}" points="{places}"/>')
+        style = "curve" if alike else f"curve c{index % 7} d{index % 3}"
+        told = f"<title>{escape(name or label)}</title>"
+        drawing.parts.append(f'<polyline class="{style}" points="{places}">{told}</polyline>')
         if len(line) == 1:
             drawing.dot(drawing.x(line[0][0]), drawing.y(line[0][1]), name, f"dot c{index % 7}")
-        if not name:
+        if alike or not name:
             continue
         key = below + 44 + 16 * index
-        drawing.parts.append(f'<path class="curve c{index % 7} d{index % 3}" d="M{drawing.left} {key - 4}h28"/>')
+        drawing.parts.append(f'<path class="{style}" d="M{drawing.left} {key - 4}h28"/>')
         drawing.text(drawing.left + 34, key, name, "start")
     return drawing.svg(f"{label} over epochs")
 

@@ -78,12 +78,17 @@ class Pairing:
     @property
     def better(self) -> int:
         """In how many cases the other run is better."""
-        return sum(b > a if self.measure.larger_is_better else b < a for a, b in self.pairs.values())
+        return sum(one > 0 for one in self._gains)
 
     @property
     def worse(self) -> int:
         """In how many cases the first run is."""
-        return sum(b < a if self.measure.larger_is_better else b > a for a, b in self.pairs.values())
+        return sum(one < 0 for one in self._gains)
+
+    @property
+    def _gains(self) -> list[float]:
+        sign = 1 if self.measure.larger_is_better else -1
+        return [sign * round(b - a, _DIGITS) for a, b in self.pairs.values()]
 
     @property
     def is_too_small(self) -> bool:
@@ -148,7 +153,7 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path) -> Path:
         title=f"{' and '.join(names)} compared",
         runs=[_means(name, run, classes, common) for name, run in zip(names, runs, strict=True)],
         num_common=len(common),
-        few=few(common),
+        few=few([len(pairing.pairs) for other in others for pairing in other["pairings"]], "pairs"),
         lonely={name: sorted(own - common) for name, own in zip(names, cases, strict=True) if own - common},
         classes=classes,
         left_out=[
@@ -190,7 +195,8 @@ def _names(runs: Sequence[Run]) -> list[str]:
         names = ["/".join(each[-count:]) for each in parts]
         if len(set(names)) == len(names):
             return names
-    raise OutputError(f"{runs[0].folder}: a run cannot be compared with itself.")
+    twice = next(run.folder for run, each in zip(runs, parts, strict=True) if parts.count(each) > 1)
+    raise OutputError(f"{twice}: a run cannot be compared with itself.")
 
 
 def paired(first: Run, other: Run, classes: Sequence[str], cases: Collection[str]) -> list[Pairing]:
@@ -286,13 +292,13 @@ def _rows(runs: Sequence[Run], classes: Sequence[str], common: set[str]) -> list
 def _row(rows: Sequence[Row]) -> dict[str, Any]:
     dice = [row.dice for row in rows]
     changes = [None if value is None or dice[0] is None else value - dice[0] for value in dice[1:]]
-    statuses = list(dict.fromkeys(LABELS[row.status] for row in rows))
+    statuses = [LABELS[row.status] for row in rows]
     return {
         "case": rows[0].case,
         "anchor": None,
         "name": rows[0].name,
         "status": " ".join({row.status.value: None for row in rows}),
-        "label": " → ".join(statuses),
+        "label": " → ".join(statuses) if len(set(statuses)) > 1 else statuses[0],
         "numbers": [*(number(value, 4) for value in dice), *(signed(value, 4) for value in changes)],
         "worst": changes[0],
     }

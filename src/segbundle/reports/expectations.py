@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -10,11 +10,13 @@ import numpy as np
 from segbundle.reports.structures import Structure
 
 _USUAL = 0.9
+_SELDOM = 0.1
 _ENOUGH = 10
 _FAR_OUT = 3.0
-_LEAST_VOLUME = float(np.log(2))
-_LEAST_PARTS = float(np.log(3))
-"""How far from the quartiles something is at least before it is far out: twice as large, three times as many parts."""
+_LEAST_VOLUME = 2.0
+_LEAST_PARTS = 3.0
+"""How many times larger, or more, than the quartile something is at least before it is far out."""
+_ROUNDING = 1e-9
 EDGE = "touches the scan's edge, and may be cut off"
 
 
@@ -35,14 +37,14 @@ class Spread:
     def of(cls, values: Iterable[float], least: float | None = None) -> Spread | None:
         """From values of other cases; None without any.
 
-        Far out is more than three interquartile ranges beyond the quartiles (Tukey, Exploratory Data Analysis, 1977).
-        With fewer than ten values, which have no quartiles to speak of, it is more than the least distance beyond the
-        smallest and the largest.
+        Far out is more than three interquartile ranges beyond the quartiles (Tukey, Exploratory Data Analysis, 1977),
+        and at least a least distance. With fewer than ten values, which have no quartiles to speak of, it is more than
+        that distance beyond the smallest and the largest.
 
         Args:
             values: positive, if `least` is given.
-            least: take logarithms, as values are skewed, and this as the least distance to a limit; None for the values
-                as they are, and their whole range as that distance.
+            least: take logarithms, as values are skewed, and this factor as the least distance; None for the values as
+                they are, and their whole range as that distance.
         """
         ordered = sorted(values)
         if not ordered:
@@ -50,7 +52,7 @@ class Spread:
         scaled = np.asarray(ordered) if least is None else np.log(ordered)
         many = len(ordered) >= _ENOUGH
         first, third = np.percentile(scaled, [25, 75]) if many else (scaled[0], scaled[-1])
-        smallest_reach = scaled[-1] - scaled[0] if least is None else least
+        smallest_reach = scaled[-1] - scaled[0] if least is None else np.log(least)
         reach = max(_FAR_OUT * (third - first), smallest_reach) if many else smallest_reach
         limits = np.array([first - reach, third + reach])
         low, high = limits if least is None else np.exp(limits)
@@ -58,26 +60,20 @@ class Spread:
 
     def is_far_out(self, value: float) -> bool:
         """Whether a value is beyond a limit."""
-        return not self.low <= value <= self.high
+        return value < self.low - _ROUNDING * abs(self.low) or value > self.high + _ROUNDING * abs(self.high)
 
-    def compared(self, value: float, what: str, unit: str = "", own: bool = False) -> str:
-        """In words, how a value compares with these: "more than in any of the 12 training cases (1 to 3 ml)".
-
-        Args:
-            value: one that is far out.
-            what: where the values are from.
-            unit: of the values.
-            own: whether the value is one of them.
-        """
-        others = list(self.values)
-        if own:
-            others.remove(value)
+    def compared(self, value: float, what: str, unit: str = "") -> str:
+        """In words, how a value that is far out compares: "more than in any of the 12 training cases (1 to 3 ml)"."""
         above = value > self.high
-        as_far = sum(other >= value if above else other <= value for other in others)
-        which = (f"all but {as_far}" if as_far else "any") + (" other" if own else "")
-        which += "s" if own and as_far > 1 else ""
-        most = f" ({others[0]:.3g} to {others[-1]:.3g}{unit})" if others else ""
-        return f"{'more' if above else 'less'} than in {which} of {what}{most}"
+        as_far = sum(other >= value if above else other <= value for other in self.values)
+        which = f"all but {as_far}" if as_far else "any"
+        ends = f"{in_short(self.values[0])} to {in_short(self.values[-1])}{unit}"
+        return f"{'more' if above else 'less'} than in {which} of {what} ({ends})"
+
+
+def in_short(value: float) -> str:
+    """A number with three digits that tell something, or all of those before the point."""
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,6 @@ class Expected:
 
     Attributes:
         source: which cases these are.
-        from_training: whether the model was trained on them.
         num_cases: in how many of them somebody or something looked for it.
         present: in which part of them it is.
         at_edge: in which part of those that have it, it touches the edge.
@@ -94,32 +89,32 @@ class Expected:
     """
 
     source: str
-    from_training: bool
     num_cases: int
     present: float
-    at_edge: float = 0.0
-    volume_ml: Spread | None = None
-    components: Spread | None = None
-    mean_intensity: Spread | None = None
+    at_edge: float
+    volume_ml: Spread | None
+    components: Spread | None
+    mean_intensity: Spread | None
 
     @classmethod
-    def of(cls, structures: Sequence[Structure], from_training: bool, intensities: bool = True) -> Expected:
-        """From the same class in several cases; at least one.
+    def of(cls, structures: Sequence[Structure], source: str, intensities: bool) -> Expected | None:
+        """From the same class in several cases; None if they are fewer than ten.
 
         Args:
             structures: the class in each of them.
-            from_training: whether they are training cases, or other scans of the same predictions.
+            source: which cases these are.
             intensities: whether those of different scans can be compared; ten of them are needed.
         """
+        if len(structures) < _ENOUGH:
+            return None
         there = [one for one in structures if one.volume_ml > 0]
         parts = Spread.of([float(one.components) for one in there if one.components], _LEAST_PARTS)
         means = [one.mean_intensity for one in there if one.mean_intensity is not None]
         return cls(
-            f"the {len(structures)} training cases" if from_training else f"these {len(structures)} scans",
-            from_training,
+            source,
             len(structures),
             len(there) / len(structures),
-            sum(one.touches_edge for one in there) / max(len(there), 1) if from_training else 0.0,  # or all may be cut
+            sum(one.touches_edge for one in there) / max(len(there), 1),
             Spread.of([one.volume_ml for one in there], _LEAST_VOLUME),
             None if parts is None else replace(parts, low=0.0),  # to be in fewer parts is nothing to worry about
             Spread.of(means) if intensities and len(means) >= _ENOUGH else None,
@@ -129,6 +124,45 @@ class Expected:
     def those_with_it(self) -> str:
         """The cases that have the class, in words."""
         return self.source if self.present == 1 else f"{self.source} that have it"
+
+
+class Expectations:
+    """What to expect of each class: from ten training cases or more, or else from the other scans that were predicted.
+
+    Args:
+        training: classes of the cases that the model was trained on; may be empty.
+        found: those of the predictions.
+        class_names: without the background.
+        intensities: whether those of different scans can be compared, as in CT and not in MR.
+    """
+
+    def __init__(
+        self,
+        training: Sequence[Structure],
+        found: Sequence[Structure],
+        class_names: Sequence[str],
+        intensities: bool = True,
+    ) -> None:
+        self._intensities = intensities
+        self._found = {name: [one for one in found if one.name == name] for name in class_names}
+        known = {name: [one for one in training if one.name == name] for name in class_names}
+        usual = {
+            name: Expected.of(cases, f"the {len(cases)} training cases", intensities) for name, cases in known.items()
+        }
+        self.of_training = {name: one for name, one in usual.items() if one is not None}
+
+    def of_class(self, name: str) -> Expected | None:
+        """What the training's cases, or else all of the predictions, let expect of a class."""
+        own = self._found[name]
+        return self.of_training.get(name) or Expected.of(own, f"these {len(own)} scans", self._intensities)
+
+    def of(self, one: Structure) -> Expected | None:
+        """What the training's cases, or else the other predictions, let expect of a class in a scan."""
+        if one.name in self.of_training:
+            return self.of_training[one.name]
+        others = [each for each in self._found[one.name] if each.case != one.case]
+        usual = Expected.of(others, f"the {len(others)} other scans", self._intensities)
+        return None if usual is None else replace(usual, at_edge=0.0)  # all of the predictions may be cut off
 
 
 @dataclass(frozen=True)
@@ -149,34 +183,13 @@ class Warnings:
         return [*self.unusual, *([EDGE] if self.at_edge else [])]
 
 
-def expectations(
-    training: Sequence[Structure], found: Sequence[Structure], class_names: Sequence[str], intensities: bool = True
-) -> dict[str, Expected]:
-    """What to expect of each class: from ten training cases or more, or else from the predictions themselves.
-
-    Args:
-        training: classes of the cases that the model was trained on; may be empty.
-        found: those of the predictions.
-        class_names: without the background.
-        intensities: whether those of different scans can be compared, as in CT and not in MR.
-    """
-    expected = {}
-    for name in class_names:
-        known, own = ([one for one in structures if one.name == name] for structures in (training, found))
-        given = known if len(known) >= _ENOUGH else own
-        if len(given) >= _ENOUGH:
-            expected[name] = Expected.of(given, given is known, intensities)
-    return expected
-
-
-def warnings_of(found: Structure, expected: Mapping[str, Expected]) -> Warnings:
-    """What somebody should look at in a prediction."""
-    usual = expected.get(found.name)
-    at_edge = found.touches_edge and (usual is None or usual.at_edge <= 1 - _USUAL)
+def warnings_of(found: Structure, usual: Expected | None) -> Warnings:
+    """What somebody should look at in a prediction, given what is expected of the class."""
+    at_edge = found.touches_edge and (usual is None or usual.at_edge <= _SELDOM)
     return Warnings([] if usual is None else list(_unusual(found, usual)), at_edge)
 
 
-def _unusual(found: Structure, usual: Expected) -> Iterable[str]:
+def _unusual(found: Structure, usual: Expected) -> Iterator[str]:
     if found.volume_ml == 0:
         if usual.present >= _USUAL:
             yield f"is missing, and is in {usual.present:.0%} of {usual.source}"
@@ -188,5 +201,29 @@ def _unusual(found: Structure, usual: Expected) -> Iterable[str]:
     )
     for value, spread, what, unit in values:
         if value is not None and spread is not None and spread.is_far_out(value):
-            words = spread.compared(value, usual.those_with_it, unit, own=not usual.from_training)
-            yield f"has {what.format(f'{value:.3g}')}, {words}"
+            words = spread.compared(value, usual.those_with_it, unit)
+            yield f"has {what.format(in_short(value))}, {words}"
+
+
+def unchecked(expected: Mapping[str, Expected | None], intensities: bool) -> Iterator[str]:
+    """What could not be compared with other cases, in sentences.
+
+    Args:
+        expected: of each class.
+        intensities: as in `Expectations`.
+    """
+    nothing = [name for name, usual in expected.items() if usual is None]
+    if nothing:
+        yield (
+            f"Whether they are missing, how large they are and in how many parts was not checked of "
+            f"{', '.join(nothing)}: there are fewer than ten training cases, and fewer than ten other scans."
+        )
+    parts = [name for name, usual in expected.items() if usual and usual.volume_ml and usual.components is None]
+    if parts:
+        yield f"In how many parts they are was not checked of {', '.join(parts)}: training_cases.csv does not tell."
+    if not intensities:
+        yield "Intensities were not compared: where a task clips none, as in MR, they have no common scale."
+        return
+    means = [name for name, usual in expected.items() if usual and usual.volume_ml and usual.mean_intensity is None]
+    if means:
+        yield f"Intensities were not compared of {', '.join(means)}: fewer than ten are known."

@@ -34,7 +34,7 @@ def measure(case: str, volumes: CaseVolumes, class_names: Sequence[str]) -> list
         raise DataError(
             f"{case}: its label map holds {lowest if lowest < 0 else highest}, the classes are 0 to {num_classes - 1}."
         )
-    voxel_ml = float(np.prod(volumes.spacing)) / 1000
+    voxel_ml = float(abs(np.linalg.det(volumes.affine[:3, :3]))) / 1000
     found = measure_classes(volumes.scan, volumes.prediction, num_classes, voxel_ml)
     return [Structure(case, name, **asdict(one)) for name, one in zip(class_names, found[1:], strict=True)]
 

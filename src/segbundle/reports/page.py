@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ from markupsafe import Markup
 from segbundle.errors import SegbundleError, describe
 from segbundle.files import written_whole
 from segbundle.reports.caveats import caveats, few
-from segbundle.reports.charts import Figure, Point, bland_altman, curves, strip_plot
-from segbundle.reports.rendering import LABELS, as_yaml, number, render
-from segbundle.reports.runs import Curves, Run, read_run, short_name, training_curves, window_of
+from segbundle.reports.charts import Figure, Point, bland_altman, strip_plot
+from segbundle.reports.rendering import LABELS, MOST_BYTES, as_yaml, number, render
+from segbundle.reports.runs import Run, read_run, short_name, window_of
 from segbundle.reports.scores import Row
 from segbundle.reports.slices import CaseVolumes, worst_slices
+from segbundle.reports.trainings import drawn, read_curves, unfinished
 
 _logger = logging.getLogger(__name__)
 _COLUMNS = (
@@ -34,14 +35,7 @@ _STRIPS = (
     ("nsd", "normalized surface Dice"),
 )
 _MOST_PICTURED = 120
-"""Cases of classes that are shown in three planes: about 5 MB."""
-_MOST_CURVES = 21
-_CURVES = (
-    ("train/loss", "loss"),
-    ("validation/mean_dice", "mean Dice of the validation"),
-    ("validation/dice/", "Dice of the validation, per class"),
-    ("train/learning_rate", "learning rate"),
-)
+"""Cases of classes that are drawn in three planes."""
 
 
 def write_report(folder: str | Path, output: str | Path | None = None, dataset_dir: str | Path | None = None) -> Path:
@@ -68,12 +62,12 @@ def write_report(folder: str | Path, output: str | Path | None = None, dataset_d
 
 def _page(run: Run) -> str:
     cases = {row.case for row in run.rows}
-    pictures = list(_pictures(run))
+    pictures = _pictures(run)
     anchors = {
         (case["case"], case["name"]): case["anchor"] for group in pictures for case in group["cases"] if case["slices"]
     }
-    curves_of = {name: training_curves(folder) for name, folder in run.trainings.items()}
-    volumes, trained = _volumes(run), _training(curves_of)
+    curves = read_curves(run)
+    volumes, trained = _volumes(run), drawn(curves)
     sections = {
         "summary": "Per class",
         "distribution": "Distribution",
@@ -90,12 +84,12 @@ def _page(run: Run) -> str:
         classes=run.summary["classes"],
         surfaces=any(row.get("nsd_mean") is not None for row in run.summary["classes"].values()),
         failed=run.failed,
-        gone=_gone(run),
+        gone=next((gone for files in run.files.values() if (gone := files.gone)), None),
         caveats=list(caveats(run, cases)),
-        few=few(cases),
+        few=few([sum(row.dice is not None for row in run.rows_of(name)) for name in run.class_names]),
         first=_first(run, anchors),
         folds=run.folds,
-        unfinished=_unfinished(run, curves_of),
+        unfinished=unfinished(run, curves),
         sections=sections.items(),
         strips=_strips(run),
         volumes=volumes,
@@ -106,12 +100,6 @@ def _page(run: Run) -> str:
         made_by={name: value for name, value in run.made_by.items() if name != "config"},
         config=as_yaml(run.made_by.get("config", {})),
     )
-
-
-def _gone(run: Run) -> str | None:
-    """The first scan that is no longer where it was."""
-    images = (files.first_image for files in run.files.values())
-    return next((image for image in images if not Path(image).exists()), None)
 
 
 def _worst_first(row: Row) -> tuple[bool, float, float, str, str]:
@@ -195,33 +183,23 @@ def _chosen(run: Run, name: str) -> list[tuple[str, Row]]:
     return [("only" if len(rows) == 1 else rank, rows[place]) for place, rank in sorted(places.items())]
 
 
-def _within_budget(chosen: dict[str, list[tuple[str, Row]]]) -> dict[str, list[tuple[str, Row]]]:
-    """Only the worst case of each class, or of the worst classes, if all would make the page too large."""
-    if sum(map(len, chosen.values())) > _MOST_PICTURED:
-        worst = sorted((rows[0] for rows in chosen.values() if rows), key=lambda case: _worst_first(case[1]))
-        kept = {row.name for _, row in worst[:_MOST_PICTURED]}
-        return {name: rows[:1] for name, rows in chosen.items() if name in kept}
-    return chosen
+def _in_order(chosen: dict[str, list[tuple[str, Row]]]) -> list[Row]:
+    """What to show if there is not room for all: first the worst of each class, then the second worst, and so on."""
+    ranked = [(place, _worst_first(row), row) for rows in chosen.values() for place, (_, row) in enumerate(rows)]
+    return [row for _, _, row in sorted(ranked, key=lambda one: one[:2])][:_MOST_PICTURED]
 
 
-def _pictures(run: Run) -> Iterator[dict[str, Any]]:
-    """Slices of every class; a case's volumes are read once for all of its classes."""
-    chosen = _within_budget({name: _chosen(run, name) for name in run.class_names})
-    wanted: dict[str, list[str]] = {}
-    for name, rows in chosen.items():
-        for _, row in rows:
-            if row.case in run.files:
-                wanted.setdefault(row.case, []).append(name)
-    drawn: dict[tuple[str, str], list[Any]] = {}
-    problems: dict[str, str] = {}
-    for case, names in _progress(wanted):
-        try:
-            volumes = CaseVolumes.read(run.files[case], window_of(run.made_by))
-            for name in names:
-                drawn[case, name] = list(worst_slices(volumes, run.class_names.index(name) + 1))
-        except (SegbundleError, OSError, ValueError, MemoryError) as error:
-            problems[case] = f"No picture: {describe(error)}"
-            _logger.warning("report: %s", describe(error))
+def _pictures(run: Run) -> list[dict[str, Any]]:
+    """Slices of every class, as far as there is room for them on the page."""
+    chosen = {name: _chosen(run, name) for name in run.class_names}
+    wanted = [row for row in _in_order(chosen) if row.case in run.files]
+    drawn, problems = _drawn(run, wanted)
+    left, shown = MOST_BYTES, set()
+    for row in wanted:
+        left -= sum(map(len, drawn.get((row.case, row.name), ())))
+        if left >= 0:
+            shown.add((row.case, row.name))
+    found = []
     for index, (name, rows) in enumerate(chosen.items()):
         cases = [
             {
@@ -229,36 +207,32 @@ def _pictures(run: Run) -> Iterator[dict[str, Any]]:
                 "label": LABELS[row.status], "problem": problems.get(row.case),
                 "slices": drawn.get((row.case, name), []),
             }
-            for place, (rank, row) in enumerate(rows) if row.case in wanted
+            for place, (rank, row) in enumerate(rows) if (row.case, name) in shown
         ]  # fmt: skip
         if cases:
-            yield {"name": name, "cases": cases}
+            found.append({"name": name, "cases": cases})
+    return found
+
+
+def _drawn(run: Run, wanted: Iterable[Row]) -> tuple[dict[tuple[str, str], list[Markup]], dict[str, str]]:
+    """Slices by case and class, and why those of a case cannot be drawn; it is read once for all of its classes."""
+    by_case: dict[str, list[str]] = {}
+    for row in wanted:
+        by_case.setdefault(row.case, []).append(row.name)
+    drawn: dict[tuple[str, str], list[Markup]] = {}
+    problems: dict[str, str] = {}
+    for case, names in _progress(by_case):
+        try:
+            volumes = CaseVolumes.read(run.files[case], window_of(run.made_by))
+            for name in names:
+                drawn[case, name] = list(worst_slices(volumes, run.class_names.index(name) + 1))
+        except (SegbundleError, OSError, ValueError, MemoryError) as error:
+            problems[case] = f"No picture: {describe(error)}"
+            _logger.warning("report: %s", describe(error))
+    return drawn, problems
 
 
 def _progress(wanted: dict[str, list[str]]) -> Any:
     from tqdm import tqdm
 
     return tqdm(wanted.items(), desc="report", unit="case", leave=False, disable=None)
-
-
-def _training(trainings: Mapping[str, Curves]) -> list[Markup]:
-    found = []
-    for prefix, label in _CURVES:
-        lines = {
-            " ".join(filter(None, (name, tag.removeprefix(prefix)))): values
-            for name, scalars in trainings.items()
-            for tag, values in scalars.items()
-            if tag.startswith(prefix) and values
-        }
-        if lines and len(lines) <= _MOST_CURVES:
-            found.append(curves(label, lines))
-    return found
-
-
-def _unfinished(run: Run, trainings: Mapping[str, Curves]) -> str | None:
-    """In words, how far a training has come that has not come to its end."""
-    epochs = [place for scalars in trainings.values() for place, _ in scalars.get("train/loss", ())]
-    planned = run.made_by.get("config", {}).get("max_epochs")
-    if not run.is_training or not epochs or not planned or max(epochs) >= planned:
-        return None
-    return f"The training has come to epoch {max(epochs):.0f} of {planned}."

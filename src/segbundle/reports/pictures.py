@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from monai.data import MetaTensor
 
+from segbundle.classes import IGNORE_INDEX
 from segbundle.reports.colours import COLOURS
 
 _OPACITY = 0.5
@@ -26,7 +27,7 @@ def compared(image: MetaTensor, reference: MetaTensor, prediction: torch.Tensor)
         uint8 (height, width, 3); the scan's first axis goes to the right, its second upwards.
     """
     labels, found = reference.as_tensor()[0].cpu().long(), torch.as_tensor(prediction)[0].cpu().long()
-    labels = torch.where(labels == 255, 0, labels)
+    labels = torch.where(labels == IGNORE_INDEX, 0, labels)
     either = ((labels > 0) | (found > 0)).sum(dim=(0, 1))
     place = int(either.argmax()) if bool(either.any()) else labels.shape[2] // 2
     grey = _grey(_slice_on(image, reference, place))

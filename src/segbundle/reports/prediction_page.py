@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 from markupsafe import Markup
 from tqdm import tqdm
 
@@ -18,38 +18,47 @@ from segbundle.errors import SegbundleError, describe
 from segbundle.files import written_whole
 from segbundle.reports.charts import Figure, Point, strip_plot
 from segbundle.reports.colours import style_of
-from segbundle.reports.expectations import Expected, Warnings, expectations, warnings_of
+from segbundle.reports.expectations import Expectations, Warnings, unchecked, warnings_of
 from segbundle.reports.measurements import measure, write_measurements
-from segbundle.reports.rendering import as_yaml, number, render
-from segbundle.reports.runs import CaseFiles, prediction_files, read_predictions, short_name, window_of
+from segbundle.reports.rendering import MOST_BYTES, as_yaml, number, render
+from segbundle.reports.runs import Predictions, read_predictions, short_name, window_of
 from segbundle.reports.slices import CaseVolumes, overview_slices, where_to_look
 from segbundle.reports.structures import Structure, read_training_cases
 
 _logger = logging.getLogger(__name__)
-_MOST_BYTES = 7e6
-"""Of pictures: a page of a hundred scans stays below ten megabytes."""
 _AT_ONCE = 2  # a scan of clinical size takes about a gigabyte
 _COLUMNS = ("case", "class", "warning", "volume, ml", "parts", "mean intensity")
 _MOST_UNUSUAL = 0.5
-Warned = Mapping[tuple[str, str], Warnings]
-"""By case and class; what is not there has no warning."""
+T = TypeVar("T")
 
 
 @dataclass
-class _Looked:
-    """What was seen in the scans.
+class _Found:
+    """What was measured in the scans, and what of it is worth a look.
 
     Attributes:
         structures: of all scans.
-        slices: pictures of each scan.
         notes: what is the matter with a scan itself.
-        failed: scans that cannot be shown or measured, and why.
+        failed: scans that were not measured, and why.
+        warnings: of each scan and class.
     """
 
     structures: list[Structure] = field(default_factory=list)
-    slices: dict[str, list[Markup]] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    warnings: dict[tuple[str, str], Warnings] = field(default_factory=dict)
+
+    def words(self, one: Structure) -> list[str]:
+        """Everything that is worth a look at a structure."""
+        return [*self.warnings[one.case, one.name].words, *self.notes.get(one.case, [])]
+
+    def by_scan(self) -> dict[str, list[str]]:
+        """Everything that is worth a look in a scan, of those in which something is."""
+        found = {scan: list(notes) for scan, notes in self.notes.items()}
+        for (scan, name), warnings in self.warnings.items():
+            if warnings.words:
+                found.setdefault(scan, []).extend(f"{name} {each}" for each in warnings.words)
+        return found
 
 
 def write_prediction_report(
@@ -68,121 +77,142 @@ def write_prediction_report(
     Raises:
         OutputError: the folder holds no predictions, or it cannot be written.
     """
-    folder = Path(folder)
-    records, made_by, class_names = read_predictions(folder)
-    done = [record for record in records if record["status"] == "ok"]
-    training, window = read_training_cases(folder), window_of(made_by)
-    known = expectations(training, [], class_names, intensities=window is not None)
-    files = {record["case"]: prediction_files(folder, record).moved_to(dataset_dir) for record in done}
-    seen = _look(files, class_names, known, window)
-    expected = expectations(training, seen.structures, class_names, intensities=window is not None)
-    every = {(one.case, one.name): warnings_of(one, expected) for one in seen.structures}
-    warned = {key: warnings for key, warnings in every.items() if warnings.words}
-    failed = {record["case"]: record["error"] for record in records if record["status"] == "failed"} | seen.failed
-    path = folder / "report.html" if output is None else Path(output)
-    words = {key: [*warnings.words, *seen.notes.get(key[0], [])] for key, warnings in every.items()}
-    write_measurements(path.parent / "measurements.csv", seen.structures, words, failed, class_names)
-    by_scan = _by_scan(seen, warned)
-    order = sorted(seen.slices, key=lambda scan: (-len(by_scan.get(scan, [])), scan))
-    anchors = {scan: f"scan-{place}" for place, scan in enumerate(_within_budget(order, seen.slices))}
-    text = render(
-        "prediction.html",
-        title=f"Predictions: {short_name(folder)}",
-        num_scans=len(done),
-        failed=failed,
-        warnings=by_scan,
-        unlike_training=_are_unlike_training(seen.structures, expected, warned),
-        classes=[{"name": name, "style": style_of(index)} for index, name in enumerate(class_names, 1)],
-        summaries=list(_summaries(seen.structures, expected, class_names)),
-        strip=_strip(seen.structures, expected, class_names),
-        columns=[{"label": label, "sort": None} for label in _COLUMNS],
-        rows=[
-            _row(one, words[one.case, one.name], anchors.get(one.case))
-            for one in sorted(seen.structures, key=lambda one: (-len(words[one.case, one.name]), one.case))
-        ],
-        pictures=[
-            {
-                "scan": scan,
-                "anchor": anchor,
-                "slices": seen.slices[scan],
-                "warnings": by_scan.get(scan, []),
-                "found": any(one.case == scan and one.volume_ml > 0 for one in seen.structures),
-            }
-            for scan, anchor in anchors.items()
-        ],
-        anchors=anchors,
-        num_left_out=len(order) - len(anchors),
-        unchecked=[name for name in class_names if name not in expected],
-        made_by={key: value for key, value in made_by.items() if key not in ("config", "cases")},
-        config=as_yaml(made_by["config"]),
-    )
+    given = read_predictions(folder, dataset_dir)
+    found = _measured(given)
+    comparable = window_of(given.made_by) is not None
+    expected = Expectations(read_training_cases(given.folder), found.structures, given.class_names, comparable)
+    found.warnings = {(one.case, one.name): warnings_of(one, expected.of(one)) for one in found.structures}
+    path = given.folder / "report.html" if output is None else Path(output)
+    words = {(one.case, one.name): found.words(one) for one in found.structures}
+    write_measurements(path.parent / "measurements.csv", found.structures, words, found.failed, given.class_names)
+    text = _page(given, found, expected, _drawn(given, found))
     with written_whole(path) as partial:
         partial.write_text(text, encoding="utf-8")
     return path
 
 
-def _look(
-    files: Mapping[str, CaseFiles],
-    class_names: Sequence[str],
-    known: Mapping[str, Expected],
-    window: Sequence[float] | None,
-) -> _Looked:
-    """Measure and draw every scan, where the training's cases let expect something else there."""
-    seen = _Looked()
+def _page(given: Predictions, found: _Found, expected: Expectations, pictures: Mapping[str, Sequence[Markup]]) -> str:
+    names, by_scan = given.class_names, found.by_scan()
+    anchors = {scan: f"scan-{place}" for place, scan in enumerate(pictures)}
+    filled = {one.case for one in found.structures if one.volume_ml > 0}
+    moved = next((gone for files in given.files.values() if (gone := files.gone)), None)
+    return render(
+        "prediction.html",
+        title=f"Predictions: {short_name(given.folder)}",
+        num_scans=len(given.files),
+        failed=found.failed,
+        gone=moved,
+        warnings=by_scan,
+        unlike_training=_is_unlike_training(found, expected),
+        classes=[{"name": name, "style": style_of(index)} for index, name in enumerate(names, 1)],
+        summaries=list(_summaries(found.structures, expected, names)),
+        strip=_strip(found.structures, expected, names),
+        columns=[{"label": label, "sort": None} for label in _COLUMNS],
+        rows=[
+            _row(one, found.words(one), anchors.get(one.case))
+            for one in sorted(found.structures, key=lambda one: (-len(found.words(one)), one.case))
+        ],
+        pictures=[
+            {
+                "scan": scan,
+                "anchor": anchors[scan],
+                "slices": slices,
+                "warnings": by_scan.get(scan, []),
+                "found": scan in filled,
+            }
+            for scan, slices in pictures.items()
+        ],
+        anchors=anchors,
+        num_left_out=len(given.files.keys() - found.failed.keys() - pictures.keys()),
+        unchecked=list(
+            unchecked({name: expected.of_class(name) for name in names}, window_of(given.made_by) is not None)
+        ),
+        made_by={key: value for key, value in given.made_by.items() if key not in ("config", "cases")},
+        config=as_yaml(given.made_by["config"]),
+    )
 
-    def look(case: str) -> tuple[list[Structure], list[Markup], list[str]]:
-        volumes = CaseVolumes.read(files[case], window)
-        found = measure(case, volumes, class_names)
-        warnings = {index: warnings_of(one, known) for index, one in enumerate(found, 1)}
-        focus = where_to_look(
-            volumes.prediction,
-            [index for index, one in warnings.items() if one.unusual],
-            [index for index, one in warnings.items() if one.at_edge],
-        )
-        constant = volumes.scan.min() == volumes.scan.max()
-        notes = ["the scan has the same value everywhere"] if constant else []
-        return found, list(overview_slices(volumes, len(class_names) + 1, focus)), notes
 
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        coming = [(case, pool.submit(look, case)) for case in files]
-        for scan, result in tqdm(coming, desc="report", unit="scan", leave=False, disable=None):
-            try:
-                found, seen.slices[scan], notes = result.result()
-                seen.structures += found
-                if notes:
-                    seen.notes[scan] = notes
-            except (SegbundleError, OSError, ValueError, MemoryError) as error:
-                seen.failed[scan] = f"no measurement: {describe(error)}"
-                _logger.warning("report: %s", describe(error))
-    return seen
+def _measured(given: Predictions) -> _Found:
+    found = _Found(failed=dict(given.failed))
 
+    def look(case: str) -> tuple[list[Structure], list[str]]:
+        volumes = CaseVolumes.read(given.files[case])
+        return measure(case, volumes, given.class_names), list(_notes(volumes.scan))
 
-def _within_budget(order: Sequence[str], pictures: Mapping[str, Sequence[Markup]]) -> list[str]:
-    """The first scans, as many as there is room for on the page."""
-    sizes = itertools.accumulate(sum(map(len, pictures[scan])) for scan in order)
-    return [scan for scan, size in zip(order, sizes, strict=True) if size <= _MOST_BYTES]
-
-
-def _by_scan(seen: _Looked, warned: Warned) -> dict[str, list[str]]:
-    found = {scan: list(notes) for scan, notes in seen.notes.items()}
-    for (scan, name), warnings in warned.items():
-        found.setdefault(scan, []).extend(f"{name} {each}" for each in warnings.words)
+    for case, result in _each(look, list(given.files), "measuring"):
+        if isinstance(result, Exception):
+            found.failed[case] = f"no measurement: {describe(result)}"
+            _logger.warning("report: %s", describe(result))
+            continue
+        structures, notes = result
+        found.structures += structures
+        if notes:
+            found.notes[case] = notes
     return found
 
 
-def _are_unlike_training(found: Sequence[Structure], expected: Mapping[str, Expected], warned: Warned) -> bool:
+def _notes(scan: np.ndarray) -> Iterator[str]:
+    """What is the matter with a scan, whatever was found in it."""
+    known = scan if np.isfinite(scan.min()) and np.isfinite(scan.max()) else scan[np.isfinite(scan)]
+    if known.size == 0:
+        yield "the scan has no finite value"
+    elif known.min() == known.max():
+        yield "the scan has the same value everywhere"
+
+
+def _drawn(given: Predictions, found: _Found) -> dict[str, list[Markup]]:
+    """Slices of the scans, most warnings first, as many as there is room for on the page."""
+    by_scan, window = found.by_scan(), window_of(given.made_by)
+    scans = {one.case for one in found.structures}
+    pictures: dict[str, list[Markup]] = {}
+    left = MOST_BYTES
+
+    def draw(case: str) -> list[Markup]:
+        volumes = CaseVolumes.read(given.files[case], window)
+        warned = [(place, found.warnings[case, name]) for place, name in enumerate(given.class_names, 1)]
+        unusual = [place for place, one in warned if one.unusual]
+        at_edge = [place for place, one in warned if one.at_edge]
+        focus = where_to_look(volumes.prediction, unusual, at_edge)
+        return list(overview_slices(volumes, len(given.class_names) + 1, focus))
+
+    for case, slices in _each(draw, sorted(scans, key=lambda case: (-len(by_scan.get(case, [])), case)), "drawing"):
+        if isinstance(slices, Exception):
+            _logger.warning("report: %s", describe(slices))
+            continue
+        left -= sum(map(len, slices))
+        if left < 0:
+            break
+        pictures[case] = slices
+    return pictures
+
+
+def _each(work: Callable[[str], T], cases: Sequence[str], what: str) -> Iterator[tuple[str, T | Exception]]:
+    """Do something with each case, in order, two at a time; give what came of it, or the error."""
+    pool = ThreadPoolExecutor(_AT_ONCE)
+    try:
+        coming = [(case, pool.submit(work, case)) for case in cases]
+        for case, result in tqdm(coming, desc=what, unit="scan", leave=False, disable=None):
+            try:
+                yield case, result.result()
+            except (SegbundleError, OSError, ValueError, MemoryError) as error:
+                yield case, error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _is_unlike_training(found: _Found, expected: Expectations) -> bool:
     """Whether most of what was found, or not found, is something that the training's cases do not have."""
-    checked = [one for one in found if one.name in expected and expected[one.name].from_training]
-    unusual = [one for one in checked if (one.case, one.name) in warned and warned[one.case, one.name].unusual]
-    return bool(checked) and len(unusual) >= _MOST_UNUSUAL * len(checked)
+    checked = [one for one in found.structures if one.name in expected.of_training]
+    unusual = [one for one in checked if found.warnings[one.case, one.name].unusual]
+    return len(unusual) > _MOST_UNUSUAL * len(checked)
 
 
 def _summaries(
-    found: Sequence[Structure], expected: Mapping[str, Expected], class_names: Sequence[str]
+    found: Sequence[Structure], expected: Expectations, class_names: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     for index, name in enumerate(class_names, 1):
         volumes = sorted(one.volume_ml for one in found if one.name == name and one.volume_ml > 0)
-        usual = expected.get(name)
+        usual = expected.of_class(name)
         spread = usual.volume_ml if usual else None
         yield {
             "name": name,
@@ -198,13 +228,13 @@ def _summaries(
         }
 
 
-def _strip(found: Sequence[Structure], expected: Mapping[str, Expected], class_names: Sequence[str]) -> Figure | None:
+def _strip(found: Sequence[Structure], expected: Expectations, class_names: Sequence[str]) -> Figure | None:
     """Volumes of the scans, and under each class those of the training's cases."""
     groups: dict[str, Sequence[Point]] = {}
     for name in class_names:
         own = [Point(one.case, one.volume_ml) for one in found if one.name == name and one.volume_ml > 0]
-        usual = expected.get(name)
-        spread = usual.volume_ml if usual is not None and usual.from_training else None
+        usual = expected.of_training.get(name)
+        spread = None if usual is None else usual.volume_ml
         if own or spread:
             groups[name] = own
         if spread is not None:

@@ -10,6 +10,8 @@ from segbundle.metrics import Status
 from segbundle.reports.colours import css
 
 _TEMPLATES = Path(__file__).parent / "templates"
+MOST_BYTES = 7e6
+"""Of a page's pictures: with a hundred cases it stays below ten megabytes."""
 LABELS = {
     Status.SCORED: "scored",
     Status.MISSED: "missed",

@@ -11,18 +11,22 @@ from typing import Any
 
 from segbundle.errors import OutputError
 from segbundle.files import write_json
+from segbundle.metrics import Status
 from segbundle.reports.scores import Row, read_rows
 
-Curves = dict[str, list[tuple[float, float]]]
-"""Values of a training by their names, as (epoch, value)."""
 RUN_FILE = "run.json"
-RESULTS = ("metrics.csv", "summary.json", "report.html", "measurements.csv")
-"""What is made of predictions, and is outdated when they are made anew."""
+TRAINING_CASES = "training_cases.csv"
+RESULTS = (RUN_FILE, TRAINING_CASES, "metrics.csv", "summary.json", "report.html", "measurements.csv")
+"""What tells of label maps, or was made of them, and is outdated when they are made anew."""
 _UNFINISHED = {
     "task.json": "its training has not been validated",
     "cross_validation.json": "its cross-validation has not ended",
 }
 """Files that runs leave from their beginning, and what is the matter if they have left no scores."""
+_OF_SUMMARY = ("cases", "mean_dice", "mean_dice_present", "classes")
+_OF_CLASS = ("dice_mean", "dice_ci95", *(f"n_{status.value}" for status in Status))
+_OF_SURFACES = {"hd95_mm_mean": None, "hd95_mm_ci95": [None, None], "nsd_mean": None, "nsd_ci95": [None, None]}
+"""What `summary.json` tells of all classes, of each, and of each whose surfaces were measured."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +50,53 @@ class CaseFiles:
         """The scan, or its first channel."""
         return self.image if isinstance(self.image, str) else self.image[0]
 
+    @property
+    def gone(self) -> str | None:
+        """The scan or the reference, if it is no longer there."""
+        given = [self.first_image, *([] if self.reference is None else [self.reference])]
+        return next((path for path in given if not Path(path).exists()), None)
+
     def moved_to(self, dataset_dir: str | Path | None) -> CaseFiles:
-        """The same where the dataset is now: files whose folder and name are found in it are taken from there."""
+        """The same where the dataset is now: files whose folder and name are found in it are taken from there.
+
+        Of a scan without a reference, which it could be taken for, the name is enough.
+        """
         if dataset_dir is None:
             return self
-        folder, image = Path(dataset_dir), self.image
-        image = _found_in(folder, image) if isinstance(image, str) else [_found_in(folder, one) for one in image]
-        reference = None if self.reference is None else _found_in(folder, self.reference)
+        folder, image, least = Path(dataset_dir), self.image, 1 if self.reference is None else 2
+        image = (
+            _found_in(folder, image, least)
+            if isinstance(image, str)
+            else [_found_in(folder, one, least) for one in image]
+        )
+        reference = None if self.reference is None else _found_in(folder, self.reference, least)
         return replace(self, image=image, reference=reference)
+
+
+def _found_in(folder: Path, given: str, least: int) -> str:
+    """A path below a folder with the same end, of at least so many parts, or else the path that was given."""
+    parts = PurePath(given).parts
+    ends = [parts[-count:] for count in range(len(parts) - 1, least - 1, -1)]
+    return next((str(place) for end in ends if (place := folder.joinpath(*end)).exists()), given)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions without references, and what is known about them.
+
+    Attributes:
+        folder: where they are.
+        class_names: without the background.
+        made_by: `run.json`: command, versions, configuration.
+        files: of the scans that were predicted.
+        failed: scans that were not, with the reason.
+    """
+
+    folder: Path
+    class_names: list[str]
+    made_by: dict[str, Any]
+    files: dict[str, CaseFiles]
+    failed: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -116,12 +159,6 @@ def fold_folders(folder: Path) -> list[Path]:
     return [found[fold] for fold in sorted(found)]
 
 
-def _found_in(folder: Path, given: str) -> str:
-    parts = PurePath(given).parts
-    ends = [parts[-count:] for count in range(len(parts) - 1, 1, -1)]  # a name alone may be an image's or a label map's
-    return next((str(place) for end in ends if (place := folder.joinpath(*end)).exists()), given)
-
-
 def write_run(folder: str | Path, made_by: dict[str, Any], data: Sequence[dict[str, Any]]) -> None:
     """Write `run.json`: what made a run, and the files of its cases.
 
@@ -145,40 +182,8 @@ def write_run(folder: str | Path, made_by: dict[str, Any], data: Sequence[dict[s
     write_json(folder / RUN_FILE, {**made_by, "cases": cases})
 
 
-def files_of_run(
-    folder: str | Path, dataset_dir: str | Path | None = None
-) -> tuple[list[tuple[str, str, CaseFiles]], list[str], dict[str, Any]]:
-    """The cases of an evaluation or of predictions whose files are known, worst first.
-
-    Args:
-        folder: of the run.
-        dataset_dir: where the scans are now, if they were moved.
-
-    Returns:
-        name, Dice in words, and files of each case; the names of the classes without the background; and `run.json`.
-
-    Raises:
-        OutputError: as `read_run` or `read_predictions`.
-    """
-    folder = Path(folder)
-    if not holds_scores(folder):
-        records, made_by, class_names = read_predictions(folder)
-        done = [record for record in records if record["status"] == "ok"]
-        found = [(record["case"], "", prediction_files(folder, record).moved_to(dataset_dir)) for record in done]
-        return found, class_names, made_by
-    run = read_run(folder, dataset_dir)
-    dice = {
-        case: [(row.dice, row.name) for row in run.rows if row.case == case and row.dice is not None]
-        for case in run.files
-    }
-    order = sorted(run.files, key=lambda case: (min(dice[case], default=(2.0, "")), case))
-    words = {case: ", ".join(f"{name} {value:.3f}" for value, name in dice[case]) for case in order}
-    return [(case, words[case], run.files[case]) for case in order], run.class_names, run.made_by
-
-
-def prediction_files(folder: Path, record: dict[str, Any]) -> CaseFiles:
-    """The files that a record of `predictions.json` tells of, also if its folder was moved."""
-    return CaseFiles(record["image"], None, str(folder / Path(record["prediction"]).name))
+def _absolute(path: str | list[str]) -> str | list[str]:
+    return str(Path(path).resolve()) if isinstance(path, str) else [str(Path(one).resolve()) for one in path]
 
 
 def holds_scores(folder: str | Path) -> bool:
@@ -201,47 +206,43 @@ def holds_scores(folder: str | Path) -> bool:
             "`cross-validate`, `train` or `predict`."
         )
     if not (folder / RUN_FILE).is_file():
-        raise OutputError(f"{folder}: holds no {RUN_FILE}, which tells what was done; predict or evaluate again.")
-    if _json(folder / RUN_FILE).get("cases"):
+        raise OutputError(
+            f"{folder}: holds no {RUN_FILE}, which is written when a run ends; go on with predict ... --resume, or "
+            "evaluate again."
+        )
+    if _made_by(folder).get("cases"):
         raise OutputError(f"{folder}: is an evaluation without metrics.csv; evaluate again.")
     return False
 
 
-def read_predictions(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any], list[str]]:
-    """`predictions.json` and `run.json` of a folder, and the names of the classes without the background.
+def read_predictions(folder: str | Path, dataset_dir: str | Path | None = None) -> Predictions:
+    """Everything that a folder tells of predictions without references.
+
+    Args:
+        folder: where they are; it may have been moved.
+        dataset_dir: where the scans are now, if they were moved.
 
     Raises:
-        OutputError: it does not hold them, or they cannot be read.
+        OutputError: it holds something else, or what it holds cannot be read.
     """
+    folder = Path(folder)
     if holds_scores(folder):
         raise OutputError(f"{folder}: holds scores, not predictions alone.")
-    records, made_by = _json(folder / "predictions.json"), _json(folder / RUN_FILE)
+    records, made_by = _read_json(folder / "predictions.json", list, []), _made_by(folder)
     try:
-        return records, made_by, [str(name) for name in made_by["config"]["class_names"][1:]]
+        names = [str(name) for name in made_by["config"]["class_names"][1:]]
     except (KeyError, TypeError) as error:
         raise OutputError(f"{folder / RUN_FILE}: tells no class_names; predict again.") from error
-
-
-def window_of(made_by: dict[str, Any]) -> tuple[float, float] | None:
-    """The intensities that a task clips its scans to, which show what it is about; None if it does not, as with MR."""
-    intensity = made_by.get("config", {}).get("intensity") or {}
-    return (float(intensity["lower"]), float(intensity["upper"])) if "lower" in intensity else None
-
-
-def short_name(folder: Path) -> str:
-    """The end of a folder's path, which tells people what it is."""
-    return "/".join(folder.resolve().parts[-2:])
-
-
-def _json(path: Path) -> Any:
     try:
-        return _read_json(path, None)
-    except ValueError as error:
-        raise OutputError(f"{path}: cannot be read ({error}); predict again.") from error
-
-
-def _absolute(path: str | list[str]) -> str | list[str]:
-    return str(Path(path).resolve()) if isinstance(path, str) else [str(Path(one).resolve()) for one in path]
+        done = [record for record in records if record["status"] == "ok"]
+        files = {
+            one["case"]: CaseFiles(one["image"], None, str(folder / Path(one["prediction"]).name)).moved_to(dataset_dir)
+            for one in done
+        }
+        failed = {record["case"]: record["error"] for record in records if record["status"] == "failed"}
+    except (KeyError, TypeError) as error:
+        raise OutputError(f"{folder / 'predictions.json'}: cannot be read ({error!r}); predict again.") from error
+    return Predictions(folder, names, made_by, files, failed)
 
 
 def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:
@@ -261,14 +262,15 @@ def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:
         )
     if not (folder / "summary.json").is_file():
         raise OutputError(f"{folder}: holds no summary.json; evaluate again.")
+    parts = {int(one.name.removeprefix("fold_")): one / "evaluation" for one in fold_folders(folder)}
+    parts = {fold: part for fold, part in parts.items() if (part / "summary.json").is_file()}
+    told = {part: _made_by(part) for part in (folder, *parts.values())}
+    records = [record for part in told for record in _read_json(part / "predictions.json", list, [])]
+    summary = _summary(folder)
     try:
         rows = read_rows(folder / "metrics.csv")
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        parts = {int(one.name.removeprefix("fold_")): one / "evaluation" for one in fold_folders(folder)}
-        told: dict[Path, dict[str, Any]] = {part: _read_json(part / RUN_FILE, {}) for part in (folder, *parts.values())}
-        records = [record for part in told for record in _read_json(part / "predictions.json", [])]
-        if not isinstance(summary["classes"], dict):
-            raise TypeError("classes")
+        if others := {row.name for row in rows} - set(summary["classes"]):
+            raise ValueError(f"metrics.csv has the class {min(others)!r}, summary.json has not")
         return Run(
             folder,
             rows,
@@ -277,10 +279,10 @@ def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:
             {case: files for part, made in told.items() for case, files in _files(part, made, dataset_dir)},
             {record["case"]: record["error"] for record in records if record["status"] == "failed"},
             _trained_on([told[part] for part in parts.values()] or [told[folder]]),
-            {fold: _read_json(part / "summary.json", {}) for fold, part in parts.items()},
+            {fold: _summary(part) for fold, part in parts.items()},
             {case: fold for fold, part in parts.items() for case in told[part].get("cases", {})},
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise OutputError(f"{folder}: its scores cannot be read ({error!r}); evaluate again.") from error
 
 
@@ -296,17 +298,49 @@ def _files(folder: Path, made_by: dict[str, Any], dataset_dir: str | Path | None
     ]
 
 
-def _read_json(path: Path, otherwise: Any) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else otherwise
+def _summary(folder: Path) -> dict[str, Any]:
+    """`summary.json`, with nothing where an earlier version did not measure surfaces."""
+    path = folder / "summary.json"
+    summary = _read_json(path, dict, {})
+    try:
+        found = {**summary, **{key: summary[key] for key in _OF_SUMMARY}}
+        classes = {
+            name: {**_OF_SURFACES, "nsd_tolerance_mm": None, **one, **{key: one[key] for key in _OF_CLASS}}
+            for name, one in summary["classes"].items()
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise OutputError(f"{path}: cannot be read ({error!r}); evaluate again.") from error
+    return {"mean_dice_ci95": [None, None], **found, "classes": classes}
 
 
-def training_curves(folder: Path) -> Curves:
-    """Every scalar that TensorBoard has of a training, as (epoch, value), by its name."""
-    from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
-        SCALARS,
-        EventAccumulator,
-    )
+def _made_by(folder: Path) -> dict[str, Any]:
+    """`run.json`, with a configuration, or nothing at all."""
+    made_by: dict[str, Any] = _read_json(folder / RUN_FILE, dict, {})
+    return {**made_by, "config": made_by.get("config") or {}} if made_by else {}
 
-    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={SCALARS: 0})
-    events.Reload()
-    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+def _read_json(path: Path, kind: type, otherwise: Any) -> Any:
+    """What a file holds, if it is there."""
+    if not path.is_file():
+        return otherwise
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OutputError(f"{path}: cannot be read ({error}); predict or evaluate again.") from error
+    if not isinstance(content, kind):
+        raise OutputError(f"{path}: cannot be read (it holds no JSON {_JSON[kind]}); predict or evaluate again.")
+    return content
+
+
+_JSON: dict[type, str] = {dict: "object", list: "array"}
+
+
+def window_of(made_by: dict[str, Any]) -> tuple[float, float] | None:
+    """The intensities that a task clips its scans to, which show what it is about; None if it does not, as with MR."""
+    intensity = made_by.get("config", {}).get("intensity") or {}
+    return (float(intensity["lower"]), float(intensity["upper"])) if "lower" in intensity else None
+
+
+def short_name(folder: Path) -> str:
+    """The end of a folder's path, which tells people what it is."""
+    return "/".join(folder.resolve().parts[-2:])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from segbundle.files import write_csv
-from segbundle.reports.runs import fold_folders
+from segbundle.reports.runs import TRAINING_CASES, fold_folders
 
-TRAINING_CASES = "training_cases.csv"
 _COLUMNS = ("case", "class", "volume_ml", "touches_edge", "components", "mean_intensity")
 _logger = logging.getLogger(__name__)
 
@@ -86,8 +86,15 @@ def _structure(line: Mapping[str, str]) -> Structure:
     return Structure(
         line["case"],
         line["class"],
-        float(line["volume_ml"]),
+        _number(line["volume_ml"]),
         line["touches_edge"] == "true",
         int(parts) if parts else None,
-        float(mean) if mean else None,
+        _number(mean) if mean else None,
     )
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no finite number")
+    return value

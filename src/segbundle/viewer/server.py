@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import mimetypes
 import signal
 import tempfile
 import webbrowser
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from segbundle.errors import OutputError, describe
-from segbundle.reports import RUN_FILE, holds_scores, read_run, write_prediction_report, write_report
+from segbundle.reports import RESULTS, holds_scores, write_prediction_report, write_report
 from segbundle.reports.colours import COLOURS
-from segbundle.reports.runs import files_of_run, window_of
-from segbundle.viewer.volumes import ShownCase, nifti_volume
+from segbundle.reports.runs import window_of
+from segbundle.viewer.cases import ShownCase, shown_cases
+from segbundle.viewer.volumes import nifti_volume
 
 _logger = logging.getLogger(__name__)
 HOST = "127.0.0.1"
-_REPORT_SOURCES = ("metrics.csv", "summary.json", "predictions.json", RUN_FILE)
+_REPORT_SOURCES = ("predictions.json", *RESULTS, "*_seg.nii.gz", "fold_*/evaluation/*_seg.nii.gz")
 _ERRORS = (
     {"name": "missed or wrong class", "colour": (255, 0, 255)},
     {"name": "predicted in the background", "colour": (0, 255, 0)},
@@ -31,7 +32,7 @@ _ERRORS = (
 """Of the values of an error map (`volumes.py`) from 1 on. Colour-blind eyes tell the two colours from each other, from
 grey, and from the classes' colours laid over it (simulated as by Machado 2009)."""
 _STATIC = Path(__file__).parent / "static"
-_STATIC_FILES = frozenset({"viewer.css", "viewer.js", "niivue/niivue.umd.js"})
+_STATIC_FILES = {"viewer.css": "text/css", "viewer.js": "text/javascript", "niivue/niivue.umd.js": "text/javascript"}
 _POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "connect-src 'self' blob: data:; img-src 'self' blob: data:; font-src 'self' data:; worker-src blob:"
@@ -71,41 +72,24 @@ def serve(run: str | Path, port: int = 0, browser: bool = True, dataset_dir: str
 def make_server(run: str | Path, port: int = 0, dataset_dir: str | Path | None = None) -> ThreadingHTTPServer:
     """The server of a run, bound to 127.0.0.1; see `serve`. Close it, or a temporary report stays until Python ends."""
     run = Path(run)
-    cases, class_names, made_by = files_of_run(run, dataset_dir)
+    cases, class_names, made_by = shown_cases(run, dataset_dir)
     if not cases:
         raise OutputError(
             f"{run}: does not tell where files of cases are; give the output_dir of `segbundle evaluate`, "
             f"`cross-validate` or `predict`. Scores alone are shown by: segbundle report {run}"
         )
-    unannotated = _unannotated(run)
-    shown = [ShownCase.of(case, scores, files, unannotated.get(case, [])) for case, scores, files in cases]
     report, temporary = _report(run, dataset_dir)
     try:
-        return _Server(port, partial(_Handler, report, shown, class_names, window_of(made_by)), temporary)
+        return _Server(port, partial(_Handler, report, cases, class_names, window_of(made_by)), temporary)
     except OSError as error:
         raise OutputError(f"port {port} cannot be used ({error.strerror}); choose another --port, or none.") from error
-
-
-def _unannotated(run: Path) -> dict[str, list[int]]:
-    """Indices of the classes that nobody has looked for, by the names of their cases."""
-    found: dict[str, list[int]] = {}
-    if holds_scores(run):
-        scores = read_run(run)
-        for row in scores.rows:
-            if row.status.value == "unannotated":
-                found.setdefault(row.case, []).append(scores.class_names.index(row.name) + 1)
-    return found
 
 
 def _report(run: Path, dataset_dir: str | Path | None) -> tuple[Path, tempfile.TemporaryDirectory[str] | None]:
     """A run's report, written anew if the run is newer, and the temporary folder that it had to be written to."""
     path = run / "report.html"
-    sources = [run / name for name in _REPORT_SOURCES if (run / name).is_file()]
-    if (
-        dataset_dir is None
-        and path.is_file()
-        and path.stat().st_mtime_ns >= max(source.stat().st_mtime_ns for source in sources)
-    ):
+    newest = max(source.stat().st_mtime_ns for pattern in _REPORT_SOURCES for source in run.glob(pattern))
+    if dataset_dir is None and path.is_file() and path.stat().st_mtime_ns >= newest:
         return path, None
     write = write_report if holds_scores(run) else write_prediction_report
     try:
@@ -163,8 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif address == "/cases.json":
             self._send(json.dumps(self._described()).encode(), "application/json")
         elif (name := address.removeprefix("/static/")) in _STATIC_FILES:
-            kind = mimetypes.guess_type(name)[0] or "text/plain"
-            self._send((_STATIC / name).read_bytes(), kind)
+            self._send((_STATIC / name).read_bytes(), _STATIC_FILES[name])
         else:
             self._send_volume(address)
 
@@ -218,7 +201,8 @@ class _Handler(BaseHTTPRequestHandler):
         if policy is not None:
             self.send_header("Content-Security-Policy", policy)
         self.end_headers()
-        self.wfile.write(content)
+        with suppress(ConnectionError):  # the reader has gone on to something else
+            self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing of single requests."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from segbundle.data.scans import Scan, read_scan
 from segbundle.errors import DataError
-from segbundle.reports.runs import CaseFiles
+from segbundle.viewer.cases import ShownCase
 
 _FAST = 1  # compression: it goes no further than this machine
 _IN_MM = ("mm", "unknown")
@@ -21,37 +20,6 @@ _FOR_BROWSERS = (np.uint8, np.int16, np.uint16, np.float32)
 _AS_IT_IS = (*_FOR_BROWSERS, np.float64)
 """Of scans that NiiVue reads as they are stored; of 32-bit integers it drops the last voxel, others it cannot read."""
 _MISSED, _INVENTED = np.uint8(1), np.uint8(2)
-
-
-@dataclass(frozen=True)
-class ShownCase:
-    """A case that can be shown.
-
-    Attributes:
-        name: of the case.
-        scores: what is said of it.
-        files: its volumes by name, as far as they are there.
-        ignore_label: value of unknown voxels in the reference, if it has any.
-        unannotated: indices of the classes that nobody has looked for in it.
-    """
-
-    name: str
-    scores: str
-    files: dict[str, str]
-    ignore_label: int | None
-    unannotated: Sequence[int]
-
-    @classmethod
-    def of(cls, name: str, scores: str, files: CaseFiles, unannotated: Sequence[int]) -> ShownCase:
-        """A case of a run, with those of its files that are there."""
-        given = {"scan": files.first_image, "reference": files.reference, "prediction": files.prediction}
-        there = {kind: path for kind, path in given.items() if path is not None and Path(path).exists()}
-        return cls(name, scores, there, files.ignore_label, unannotated)
-
-    @property
-    def volumes(self) -> list[str]:
-        """Names of what can be shown."""
-        return [*self.files, *(["errors"] if {"reference", "prediction"} <= self.files.keys() else [])]
 
 
 def nifti_volume(case: ShownCase, name: str, num_classes: int) -> bytes:

@@ -111,7 +111,7 @@
     const one = cases[number];
     told.textContent = `Loading ${one.case} …`;
     get("scores").textContent = one.scores;
-    location.hash = encodeURIComponent(one.case);
+    history.replaceState(null, "", `#${encodeURIComponent(one.case)}`);
     for (const name of layers) get(name).disabled = !one.volumes.includes(name);
     get("wrong").hidden = get("errors").disabled;
     try {
@@ -136,13 +136,21 @@
     }
   }
 
-  let asked = location.hash.slice(1);
-  try {
-    asked = decodeURIComponent(asked);
-  } catch { // typed by hand
+  function asked() {
+    let name = location.hash.slice(1);
+    try {
+      name = decodeURIComponent(name);
+    } catch { // typed by hand
+    }
+    return Math.max(cases.findIndex((one) => one.case === name), 0);
   }
-  select.value = Math.max(cases.findIndex((one) => one.case === asked), 0);
+
+  select.value = asked();
   select.addEventListener("change", load);
+  addEventListener("hashchange", () => {
+    select.value = asked();
+    load();
+  });
   for (const control of [view, outline, ...layers.map(get)]) control.addEventListener("input", show);
   get("controls").addEventListener("submit", (event) => event.preventDefault());
   await load();

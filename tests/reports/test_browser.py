@@ -58,7 +58,7 @@ def test_the_page_opens_from_the_disk_without_complaint_or_request(browser, open
     assert asked == [path.as_uri()]
     assert complaints == []
     loaded = "return [...document.querySelectorAll('svg.slice image')].map(one => one.getBBox().width > 0)"
-    assert browser.execute_script(loaded) == [True] * 18
+    assert browser.execute_script(loaded) == [True] * 21
     wide = "return document.documentElement.scrollWidth <= window.innerWidth"
     for width in (1200, 360):  # a phone
         browser.set_window_size(width, 800)

@@ -53,7 +53,7 @@ def test_evaluation_of_the_fold_gives_the_trainings_own_scores(trained, dataset,
     measured = ("hd95_mm", "nsd", "components_ref", "components_pred")  # a training leaves them to the evaluation
     assert all(row[key] for row in rows for key in measured)
     assert trained_rows == [row | dict.fromkeys(measured, "") for row in rows]
-    assert "were trained on" not in done.stdout
+    assert "trained on by" not in done.stdout
     row = next(line for line in done.stdout.splitlines() if line.split()[:1] == ["ball"])
     assert row.split()[1] == f"{scores(tmp_path)[0]['classes']['ball']['dice_mean']:.4f}"
 
@@ -116,7 +116,7 @@ def test_the_dice_in_the_report_is_the_dice_you_get_by_hand(trained, dataset, tm
         "--config", TINY,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "4 of these 6 cases were trained on" in done.stdout
+    assert "4 of these 6 cases were, by their names, trained on" in done.stdout
     made_by = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
     assert made_by["trained_on"] == json.loads((trained / "task.json").read_text())["training_cases"]
     assert "trained on 4 of these 6 cases" in (tmp_path / "report.html").read_text(encoding="utf-8")

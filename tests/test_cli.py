@@ -123,7 +123,11 @@ def test_the_version_is_told():
     assert result.output == f"segbundle {segbundle.__version__}\n"
 
 
-def test_a_report_is_no_folder(tmp_path):
-    result = invoke("report", tmp_path, "--output", tmp_path)
+@pytest.mark.parametrize(
+    ("given", "meant"), [("", "report.html"), ("metrics.csv", "metrics.html"), ("new", "new.html")]
+)
+def test_a_report_replaces_nothing_but_pages(tmp_path, given, meant):
+    result = invoke("report", tmp_path, "--output", tmp_path / given)
     assert result.exit_code == 1
-    assert f"{tmp_path}: is a folder; give the page's name, for instance {tmp_path / 'report.html'}." in result.stderr
+    told = f"Error: {tmp_path / given}: is no name of a page; give one, for instance {tmp_path / meant}."
+    assert told in result.stderr

@@ -246,8 +246,9 @@ def report(
     from segbundle.reports import holds_scores, write_comparison, write_prediction_report, write_report
 
     with plain_errors():
-        if output is not None and output.is_dir():
-            raise OutputError(f"{output}: is a folder; give the page's name, for instance {output / 'report.html'}.")
+        if output is not None and (output.is_dir() or output.suffix.lower() not in (".html", ".htm")):
+            page = output / "report.html" if output.is_dir() else output.with_suffix(".html")
+            raise OutputError(f"{output}: is no name of a page; give one, for instance {page}.")
         if len(runs) > 1:
             if dataset_dir is not None:
                 raise ConfigError("--dataset_dir: a comparison shows no scans; leave it out.")

@@ -80,7 +80,7 @@ def test_an_evaluation_ends_in_a_page_that_tells_what_made_it(trained, dataset, 
     assert done.returncode == 0, done.stderr
     done = segbundle("report", tmp_path / "predictions")
     assert done.returncode == 0, done.stderr
-    assert "2 scans, " in (tmp_path / "predictions" / "report.html").read_text(encoding="utf-8")
+    assert "2 scans were predicted" in (tmp_path / "predictions" / "report.html").read_text(encoding="utf-8")
     done = segbundle("report", dataset)
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
     assert "holds neither metrics.csv nor predictions.json; give the output_dir" in done.stderr
@@ -119,7 +119,10 @@ def test_the_dice_in_the_report_is_the_dice_you_get_by_hand(trained, dataset, tm
     assert "4 of these 6 cases were, by their names, trained on" in done.stdout
     made_by = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
     assert made_by["trained_on"] == json.loads((trained / "task.json").read_text())["training_cases"]
-    assert "trained on 4 of these 6 cases" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert len(made_by["chosen_by"]) == 2  # which the training had held out
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "trained on 4 of these 6 cases" in text
+    assert "The Dice of the model on 2 of these 6 cases chose its epoch" in text
     summary, rows = scores(tmp_path)
     assert summary["cases"] == 6  # without a fold, every labelled case
     assert len(rows) == 12

@@ -14,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from runs_by_hand import AFFINE, CASES, NAMES, RIGHT, labels, write_evaluation
 from segbundle.errors import OutputError
 from segbundle.reports import page, write_comparison, write_report
-from segbundle.reports.charts import Point, bland_altman, curves, strip_plot
+from segbundle.reports.charts import Line, Point, bland_altman, curves, strip_plot
 
 
 def text_of(folder):
@@ -186,7 +186,7 @@ def test_what_to_look_at_first_is_the_largest_of_what_has_no_overlap(tmp_path):
     assert "Look first at <a href" in (text := text_of(write_evaluation(tmp_path / "run", cases)))
     assert re.search(r">b missed</a>: cube, Dice 0.000", text)
     shutil.rmtree(tmp_path / "run" / "scans")
-    assert "Look first at b missed: cube" in text_of(tmp_path / "run")
+    assert "Look first at b missed: cube, Dice 0.000 (missed)" in text_of(tmp_path / "run")
 
 
 def test_classes_are_counted_from_the_first_after_the_background(tmp_path):
@@ -224,8 +224,24 @@ def test_a_training_tells_that_its_scores_chose_its_epoch_and_how_far_it_has_com
         for epoch in range(1, 31):
             writer.add_scalar("train/loss", 1 / epoch, epoch)
     text = text_of(tmp_path)
-    assert "validation scores after epoch 20, the best of all its validations" in text
+    assert "validation scores after epoch 20, the best of its validations" in text
     assert "The training has come to epoch 30 of 40." in text
+
+
+@pytest.mark.parametrize(
+    ("chosen_by", "told"),
+    [
+        (list(CASES), "The Dice of the model on these cases chose its epoch"),
+        (["perfect", "another"], "The Dice of the model on 1 of these 4 cases chose its epoch"),
+        ([], ""),
+    ],
+)
+def test_cases_that_chose_the_epoch_are_told(tmp_path, chosen_by, told):
+    run = write_evaluation(tmp_path)
+    made_by = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**made_by, "chosen_by": chosen_by}))
+    text = text_of(run)
+    assert told in text and ("chose its epoch" in text) == bool(told)
 
 
 def test_a_cross_validation_tells_its_folds(tmp_path):
@@ -343,8 +359,24 @@ def test_pictures_are_within_the_pages_budget_and_the_worst_come_first(tmp_path,
     assert shown.count("worst") == 2 <= len(shown) < len(whole) == 6
 
 
-def test_many_curves_are_drawn_alike():
-    lines = {f"fold {index}": [(1, 0.1 * index), (2, 0.2)] for index in range(22)}
-    drawing = curves("Dice", lines)
-    assert drawing.count("<polyline") == 22 and "<title>fold 21</title>" in drawing
-    assert "c1 d1" not in drawing and curves("Dice", dict(list(lines.items())[:21])).count("c1 d1") == 2
+def test_lines_of_one_class_look_alike_in_every_fold_and_so_do_very_many():
+    few = curves(
+        "Dice", [Line(key, f"{fold} {key}", [(1, 0.1), (2, 0.2)]) for fold in "ab" for key in ("ball", "cube")]
+    )
+    assert re.findall('polyline class="curve (.*?)"', few) == ["c0 d0", "c1 d1", "c0 d0", "c1 d1"]
+    assert few.count("ball</text>") == few.count("cube</text>") == 1 and "<title>b cube</title>" in few
+    many = curves("Dice", [Line(str(index), f"class {index}", [(1, 0.1), (2, 0.2)]) for index in range(22)])
+    assert set(re.findall('polyline class="curve (.*?)"', many)) == {""}
+    assert "<title>class 21</title>" in many and "21</text>" not in many
+
+
+def test_equal_scores_have_no_interval(tmp_path):
+    text = text_of(write_evaluation(tmp_path, dict.fromkeys("abc", (RIGHT, RIGHT))))
+    assert "1.0000</td><td>–</td>" in text and "95 % interval 1" not in text
+
+
+def test_a_page_tells_what_it_is_of(tmp_path):
+    config = {"dataset_dir": "data", "fold": 1, "num_folds": 5, "ckpt_path": "/runs/model.pt"}
+    assert "data data · held out fold 1 of 5 · model /runs/model.pt" in text_of(
+        write_evaluation(tmp_path, config=config)
+    )

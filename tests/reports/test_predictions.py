@@ -28,17 +28,19 @@ def test_measurements_by_hand(tmp_path):
     two_parts[1, 12, 12] = 1
     text, rows = report(write_predictions(tmp_path, {"two parts": two_parts, "half": labels((2, 2, 2))}))
     assert rows["two parts", "ball"] == {  # 65 voxels of 2 mm³
-        "volume_ml": "0.13", "components": "2", "mean_intensity": "100.0000", "touches_edge": "false", "warnings": "",
+        "status": "measured", "volume_ml": "0.13", "touches_edge": "false", "components": "2",
+        "mean_intensity": "100.0000", "num_warnings": "0", "warnings": "", "error": "",
     }  # fmt: skip
     edge = "touches the scan's edge, and may be cut off"
     assert rows["two parts", "cube"] == {
-        "volume_ml": "0.128", "components": "1", "mean_intensity": "200.0000", "touches_edge": "true",
-        "warnings": edge,
+        "status": "measured", "volume_ml": "0.128", "touches_edge": "true", "components": "1",
+        "mean_intensity": "200.0000", "num_warnings": "1", "warnings": edge, "error": "",
     }  # fmt: skip
     assert rows["half", "cube"] == {
-        "volume_ml": "0", "components": "0", "mean_intensity": "", "touches_edge": "false", "warnings": "",
+        "status": "measured", "volume_ml": "0", "touches_edge": "false", "components": "0",
+        "mean_intensity": "", "num_warnings": "0", "warnings": "", "error": "",
     }  # fmt: skip
-    assert "2 scans, 1 with something to look at" in text
+    assert "2 scans were predicted, 1 with something unusual." in text
     assert '<strong><a href="#scan-0">two parts</a></strong>: cube touches the scan&#39;s edge' in text
     assert text.count('<svg class="slice"') == 6
 
@@ -56,7 +58,7 @@ def training(folder, volumes, touching=0):
 
 def expected_of(volumes):
     cases = [Structure("a", "ball", volume) for volume in volumes]
-    return Expected.of(cases, f"the {len(cases)} training cases", intensities=True)
+    return Expected.of(cases, "training cases", intensities=True)
 
 
 def test_far_out_by_hand():
@@ -79,7 +81,7 @@ def test_far_out_by_hand():
     rare = expected_of([0.0] * 9 + [1.0, 2.0, 3.0])  # too few volumes for quartiles
     assert (rare.present, rare.volume_ml.low, rare.volume_ml.high) == pytest.approx((0.25, 0.5, 6))
     assert found(0.0, rare) == []
-    assert found(0.4, rare) == ["has 0.4 ml, less than in any of the 12 training cases that have it (1 to 3 ml)"]
+    assert found(0.4, rare) == ["has 0.4 ml, less than in any of the 3 training cases that have it (1 to 3 ml)"]
     assert expected_of([0.0] * 12).volume_ml is None
 
 
@@ -92,16 +94,18 @@ def expected_from(training=(), found=(), intensities=True):
 
 
 @pytest.mark.parametrize("usual", range(1, 30))
-def test_more_than_three_times_as_many_parts(usual):
+def test_more_than_three_times_as_many_parts_and_half_as_many(usual):
     expected = expected_from(of_every_case(components=usual))
 
     def warned(parts):
         one = Structure("a", "ball", 1.0, components=parts)
         return warnings_of(one, expected.of(one)).words
 
-    assert warned(3 * usual) == warned(1) == []  # one part is no worry
-    words = f"has {3 * usual + 1} parts, more than in any of the 12 training cases ({usual} to {usual})"
-    assert warned(3 * usual + 1) == [words]
+    assert warned(3 * usual) == warned(usual // 2 + 1) == []
+    assert warned(3 * usual + 1) == [f"has {3 * usual + 1} parts, more than in any of the 12 training cases ({usual})"]
+    if usual >= 2:  # of two kidneys one
+        words = f"has {usual // 2} part{'s' * (usual > 3)}, less than in any of the 12 training cases ({usual})"
+        assert warned(usual // 2) == [words]
 
 
 @pytest.mark.parametrize(("mean", "warned"), [(40.0, False), (63.0, False), (-13.0, True), (1063.0, True)])
@@ -162,7 +166,7 @@ def test_what_is_expected_comes_from_the_training_cases(tmp_path):
     text, rows = report(predictions(tmp_path / "predictions", scans, model))
     source = "the 12 training cases"
     found = rows["huge ball", "ball"]["warnings"]
-    assert found == f"has 0.928 ml, more than in any of {source} (0.128 to 0.128 ml)"
+    assert found == f"has 0.928 ml, more than in any of {source} (0.128 ml)"
     assert rows["no cube", "cube"]["warnings"] == f"is missing, and is in 100% of {source}"
     assert rows["no cube", "ball"]["warnings"] == ""
     assert source in text
@@ -196,7 +200,8 @@ def test_scans_that_failed_or_are_gone_are_told(tmp_path):
     records.append({"case": "broken", "status": "failed", "image": "x", "prediction": None, "error": "cannot be read"})
     (tmp_path / "predictions.json").write_text(json.dumps(records))
     text, rows = report(tmp_path)
-    assert rows["broken", "ball"]["warnings"] == "failed: cannot be read" and rows["broken", "ball"]["volume_ml"] == ""
+    broken = rows["broken", "ball"]
+    assert (broken["status"], broken["error"], broken["volume_ml"]) == ("failed", "cannot be read", "")
     assert {scan for scan, _ in rows} == {"there", "gone", "broken"}
     assert "broken: cannot be read" in text
     assert "gone: no measurement: " in text
@@ -304,7 +309,7 @@ def test_a_scan_without_anything_in_it_is_told(tmp_path, value, told):
     write_nifti(tmp_path / "scans" / "a.nii.gz", np.full(RIGHT.shape, value, np.float32), AFFINE)
     text, rows = report(tmp_path)
     assert rows["a", "ball"]["warnings"] == f"the scan {told}"
-    assert "1 with something to look at" in text
+    assert "1 scan was predicted, 1 with something unusual." in text
 
 
 def test_pictures_have_a_scale_and_sides(tmp_path):
@@ -386,3 +391,37 @@ def test_files_that_are_spoilt_are_named(tmp_path, name, content, told):
     (tmp_path / name).write_text(content)
     with pytest.raises(OutputError, match=told):
         write_prediction_report(tmp_path)
+
+
+def test_what_all_scans_have_in_common_is_told(tmp_path):
+    """Each may pass, and yet together they are not as in training."""
+    model = training(
+        tmp_path / "training", [0.07] * 12
+    )  # cubes; predicted are 0.128 ml, which is less than twice as much
+    scans = {f"scan {index}": labels(None, (7, 9, 8)) for index in range(5)}
+    text, rows = report(predictions(tmp_path / "predictions", scans, model))
+    assert {row["warnings"] for (_, name), row in rows.items() if name == "cube"} == {""}
+    told = "Most of the 5 volumes of cube are larger than in any of the 12 training cases (0.128 ml in the middle, there 0.07 ml)."
+    assert told in text
+    assert "ball is missing in 5 of 5 scans, and is in 100% of the 12 training cases." in text
+
+
+def test_scans_without_warnings_are_folded_away_if_they_are_many(tmp_path):
+    scans = {f"scan {index:02}": RIGHT for index in range(11)} | {"odd": labels((1, 2, 2), (8, 9, 8))}
+    text, _ = report(write_predictions(tmp_path, scans))
+    assert "<details><summary>11 without warnings</summary>" in text
+    assert (
+        text.index(">odd</strong>: cube touches") < text.index("11 without warnings") < text.index("<strong>scan 00<")
+    )
+
+
+def test_scans_that_were_moved_are_no_reason_to_replace_a_page_by_an_empty_one(tmp_path):
+    run = write_predictions(tmp_path / "run", {"a": RIGHT, "b": RIGHT})
+    page, _ = report(run)
+    (run / "scans").rename(tmp_path / "moved")
+    with pytest.raises(OutputError, match=r"scans/a\.nii\.gz: is no longer there; tell where the scans are now"):
+        report(run)
+    with pytest.raises(OutputError, match=r"nowhere: holds no scans/a\.nii\.gz; give the folder"):
+        write_prediction_report(run, dataset_dir=tmp_path / "nowhere")
+    assert (run / "report.html").read_text(encoding="utf-8") == page
+    assert write_prediction_report(run, dataset_dir=tmp_path / "moved").read_text(encoding="utf-8") == page

@@ -104,7 +104,7 @@ def select(browser, number):
 
 def test_another_case_and_another_view(browser):
     select(browser, 2)
-    assert browser.find_element("id", "scores").text == "ball 0.750, cube 1.000"
+    assert browser.find_element("id", "told-of").text == "Dice: ball 0.750, cube 1.000"
     assert browser.current_url.endswith("#shifted")
     before = picture(browser)
     choose(browser, "view", 4)

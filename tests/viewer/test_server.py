@@ -61,7 +61,7 @@ def test_cases_come_worst_first_with_their_dice(ask, tmp_path):
     get = ask(write_evaluation(tmp_path))
     found = json.loads(get("/cases.json")[1])
     assert [case["case"] for case in found["cases"]] == ["invented", "missed", "shifted", "perfect"]
-    assert found["cases"][2]["scores"] == "ball 0.750, cube 1.000"
+    assert found["cases"][2]["told"] == "Dice: ball 0.750, cube 1.000"
     assert [one["name"] for one in found["classes"]] == ["ball", "cube"]
     assert found["cases"][0]["volumes"] == ["scan", "reference", "prediction", "errors"]
 
@@ -335,3 +335,11 @@ def test_a_dataset_that_was_moved_is_found_where_it_is_now(tmp_path):
     for now in ("new", "new/scans"):
         assert shown_cases(tmp_path / "run", tmp_path / now)[0][0].files["scan"] == found
     assert "scan" not in shown_cases(tmp_path / "run", tmp_path / "nowhere")[0][0].files
+
+
+def test_predictions_with_warnings_come_first_and_tell_them(ask, tmp_path):
+    scans = {"a": RIGHT, "b": labels((1, 2, 2), (8, 9, 8)), "c": RIGHT}  # the cube of b ends in the last layer
+    found = json.loads(ask(write_predictions(tmp_path, scans))("/cases.json")[1])["cases"]
+    assert [case["case"] for case in found] == ["b", "a", "c"]
+    assert found[0]["label"] == "b (cube touches the scan's edge, and may be cut off)"
+    assert found[1]["told"] == ""

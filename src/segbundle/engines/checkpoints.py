@@ -21,7 +21,7 @@ from segbundle.engines.ranks import rank
 from segbundle.engines.scoring import MeanDice
 from segbundle.errors import CheckpointError, ConfigError, OutputError
 from segbundle.files import write_json, written_whole
-from segbundle.reports import fold_folders, training_cases_of, write_scores, write_training_cases
+from segbundle.reports import fold_folders, read_rows, training_cases_of, write_scores, write_training_cases
 
 _logger = logging.getLogger(__name__)
 _CASES = "training_cases"
@@ -146,6 +146,15 @@ def cases_trained_on(ckpt_path: str | Path | Sequence[str | Path] | None) -> set
         for path in _checkpoint_paths(ckpt_path)
     ]
     return set[str]().union(*found) if found and all(found) else None
+
+
+def cases_that_chose(ckpt_path: str | Path | Sequence[str | Path] | None) -> set[str]:
+    """Names of the cases whose Dice chose the epoch of a checkpoint, or of a member of an ensemble.
+
+    That is, those of the `metrics.csv` that a training keeps beside its best weights.
+    """
+    files = [path.with_name("metrics.csv") for path in _checkpoint_paths(ckpt_path)]
+    return {row.case for file in files if file.is_file() for row in read_rows(file)}
 
 
 def warn_about_training_cases(

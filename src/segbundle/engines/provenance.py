@@ -19,7 +19,7 @@ import torch
 
 import segbundle
 from segbundle.data.scan_files import files_of
-from segbundle.engines.checkpoints import cases_trained_on
+from segbundle.engines.checkpoints import cases_that_chose, cases_trained_on
 from segbundle.engines.ranks import rank
 from segbundle.engines.values import KEYS
 from segbundle.engines.workflow import running_workflow
@@ -85,7 +85,9 @@ def report_run(
         return
     seen = cases_trained_on(config.get("ckpt_path"))
     trained_on = None if seen is None else sorted({entry["case"] for entry in data} & seen)
-    made = {**made_by(config, device), "data_fingerprint": _fingerprint(data), "trained_on": trained_on}
+    chosen_by = sorted({entry["case"] for entry in data} & cases_that_chose(config.get("ckpt_path")))
+    known = {"trained_on": trained_on, "chosen_by": chosen_by}
+    made = {**made_by(config, device), "data_fingerprint": _fingerprint(data), **known}
     write_run(output_dir, made, data)
     write_page(output_dir)
 

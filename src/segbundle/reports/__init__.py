@@ -4,7 +4,7 @@ from segbundle.reports.comparison import write_comparison
 from segbundle.reports.page import write_report
 from segbundle.reports.prediction_page import write_prediction_report
 from segbundle.reports.runs import RESULTS, RUN_FILE, fold_folders, holds_scores, read_run, write_run
-from segbundle.reports.scores import CaseScores, print_summary, read_scores, summarize, write_scores
+from segbundle.reports.scores import CaseScores, print_summary, read_rows, read_scores, summarize, write_scores
 from segbundle.reports.structures import Structure, training_cases_of, write_training_cases
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "fold_folders",
     "holds_scores",
     "print_summary",
+    "read_rows",
     "read_run",
     "read_scores",
     "summarize",

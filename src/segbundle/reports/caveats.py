@@ -21,7 +21,7 @@ def caveats(run: Run, cases: Collection[str]) -> Iterator[str]:
     if run.is_training:
         after = f" after epoch {run.summary['epoch']}" if "epoch" in run.summary else ""
         yield (
-            f"These are the training's own validation scores{after}, the best of all its validations: "
+            f"These are the training's own validation scores{after}, the best of its validations: "
             "those of new cases tend to be lower."
         )
     elif run.trained_on is None:
@@ -33,6 +33,10 @@ def caveats(run: Run, cases: Collection[str]) -> Iterator[str]:
         mean = f"; the mean Dice of the other {others} is {rest:.4f}" if rest is not None else ""
         which = "all of these cases" if others == 0 else f"{len(seen)} of these {len(cases)} cases"
         yield f"By their names, the model was trained on {which}, and they look better than new ones{mean}."
+    if chose := (run.chosen_by - (run.trained_on or set())) & set(cases):
+        which = "these cases" if len(chose) == len(set(cases)) else f"{len(chose)} of these {len(cases)} cases"
+        models = "of each fold's model on that fold's cases" if run.folds else f"of the model on {which}"
+        yield f"The Dice {models} chose its epoch: that of new cases tends to be lower."
 
 
 def few(counts: Collection[int], what: str = "cases") -> str | None:
@@ -44,7 +48,8 @@ def few(counts: Collection[int], what: str = "cases") -> str | None:
     """
     if not any(1 < count < _FEW for count in counts):
         return None
-    return f"Intervals and limits of agreement of fewer than ten {what} are rough, and mostly too narrow."
+    limits = " and limits of agreement" if what == "cases" else ""
+    return f"Intervals{limits} of fewer than ten {what} are rough, and mostly too narrow."
 
 
 def mean_dice(rows: Sequence[Row], class_names: Sequence[str]) -> float | None:

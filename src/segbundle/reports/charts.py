@@ -13,10 +13,12 @@ _GOLDEN = 0.618034
 _MOST_DOTS = 6000
 _WHISKERS = 1.5
 _FEW_DECADES = 3
+_SCALE = 1.3
+"""How much larger than they are drawn charts may become where there is room."""
 _MOST_STYLES = 21
 _LONGEST_NAME = 32
 _ENOUGH_FOR_LIMITS = 3
-_FONT = 6.3
+_FONT = 7.0
 """Width of a letter at the page's size of labels, about."""
 
 
@@ -35,6 +37,15 @@ class Figure:
 
     svg: Markup
     caption: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """Values over epochs, as (epoch, value), what they are called, and what lines of one style have in common."""
+
+    key: str
+    title: str
+    values: Sequence[tuple[float, float]]
 
 
 @dataclass
@@ -91,7 +102,8 @@ class _Drawing:
 
     def svg(self, title: str) -> Markup:
         """The whole drawing."""
-        head = f'<svg viewBox="0 0 {self.width:.0f} {self.height:.0f}" role="img" style="max-width:{self.width:.0f}px">'
+        box = f'viewBox="0 0 {self.width:.0f} {self.height:.0f}" style="max-width:{_SCALE * self.width:.0f}px"'
+        head = f'<svg {box} role="img">'
         return Markup(f"{head}<title>{escape(title)}</title>{''.join(self.parts)}</svg>")
 
 
@@ -103,7 +115,7 @@ def strip_plot(
     differences: bool = False,
     logarithmic: bool = False,
 ) -> Figure:
-    """A row per group: every value as a dot, with the quartiles as a box and the median as a line across it.
+    """A row per group, under its name: every value as a dot, the quartiles as a box, the median as a line across it.
 
     Of thousands of values only those more than 1.5 interquartile ranges beyond the quartiles are drawn, as dots beyond
     the whiskers of a box plot (Tukey, Exploratory Data Analysis, 1977).
@@ -116,11 +128,11 @@ def strip_plot(
         differences: draw a line at 0.
         logarithmic: whether the axis of values, all positive then, is.
     """
-    row, values = 34.0, [point.value for points in groups.values() for point in points]
+    row, values = 42.0, [point.value for points in groups.values() for point in points]
     names = [_shortened(name, _LONGEST_NAME) for name in groups]
     ends = [math.log10(end) if logarithmic else end for end in (min(values), max(values))]
     drawing = _Drawing(
-        720, row * len(groups) + 44, left=20 + _FONT * max(map(len, names)), right=16, top=6, bottom=38,
+        480, row * len(groups) + 44, left=12, right=12, top=6, bottom=38,
         x_range=_widened(ends[0], ends[1]), logarithmic=logarithmic,
     )  # fmt: skip
     drawing.x_axis(label)
@@ -128,17 +140,16 @@ def strip_plot(
         drawing.line(drawing.x(0), drawing.top, drawing.x(0), drawing.height - drawing.bottom, "limit")
     every_dot = len(values) <= _MOST_DOTS
     for index, (name, points) in enumerate(zip(names, groups.values(), strict=True)):
-        middle = drawing.top + row * (index + 0.5)
-        drawing.text(drawing.left - 10, middle + 4, name, "end")
+        middle = drawing.top + row * (index + 1) - 14
+        drawing.text(0, middle - 16, name if points else f"{name}: none", "start")
         if not points:
-            drawing.text(drawing.left + 8, middle + 4, "none", "start")
             continue
         first, median, third = np.percentile([point.value for point in points], [25, 50, 75])
         drawing.parts.append(
-            f'<rect class="box" x="{drawing.x(first):.1f}" y="{middle - 11:.1f}" '
-            f'width="{drawing.x(third) - drawing.x(first):.1f}" height="22"/>'
+            f'<rect class="box" x="{drawing.x(first):.1f}" y="{middle - 10:.1f}" '
+            f'width="{drawing.x(third) - drawing.x(first):.1f}" height="20"/>'
         )
-        drawing.line(drawing.x(median), middle - 13, drawing.x(median), middle + 13, "median")
+        drawing.line(drawing.x(median), middle - 12, drawing.x(median), middle + 12, "median")
         if not every_dot:
             reach = _WHISKERS * (third - first)
             inside = [point.value for point in points if first - reach <= point.value <= third + reach]
@@ -168,10 +179,10 @@ def bland_altman(title: str, points: Sequence[Point]) -> Figure:
         spread = 1.96 * float(values.std(ddof=1))
         limits = (bias - spread, bias + spread)
     places = [point.at for point in points]
+    y_range = _widened(min([*limits, *values, 0.0]), max([*limits, *values, 0.0]))
     drawing = _Drawing(
-        340, 240, left=52, right=12, top=24, bottom=38,
-        x_range=_widened(min(places), max(places)),
-        y_range=_widened(min([*limits, *values, 0.0]), max([*limits, *values, 0.0])),
+        340, 240, left=_room_for_ticks(y_range), right=12, top=24, bottom=38,
+        x_range=_widened(min(places), max(places)), y_range=y_range,
     )  # fmt: skip
     drawing.x_axis("mean of prediction and reference, ml")
     drawing.y_axis("prediction − reference, ml")
@@ -185,36 +196,37 @@ def bland_altman(title: str, points: Sequence[Point]) -> Figure:
     return Figure(drawing.svg(title), f"{words}, {len(points)} {'case' if len(points) == 1 else 'cases'}.")
 
 
-def curves(label: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
-    """Values over epochs, a line for each name; lines differ in dashes as well as in colour.
+def curves(label: str, lines: Sequence[Line]) -> Markup:
+    """Values over epochs; lines of different keys differ in dashes as well as in colour.
 
-    A single line without a name has no key. So many that colours and dashes repeat have none either, and look alike.
+    An empty key is not shown. So many that colours and dashes repeat are not shown either, and their lines look alike.
     """
-    alike = len(lines) > _MOST_STYLES
-    keys = 0 if alike else sum(map(bool, lines))
-    xs = [x for line in lines.values() for x, _ in line]
-    ys = [y for line in lines.values() for _, y in line]
+    keys = list(dict.fromkeys(line.key for line in lines))
+    keys = keys if len(keys) <= _MOST_STYLES else [""]
+    shown = [key for key in keys if key]
+    xs = [x for line in lines for x, _ in line.values]
+    ys = [y for line in lines for _, y in line.values]
+    y_range = _widened(min(ys), max(ys))
     drawing = _Drawing(
-        340, 240 + 16 * keys, left=52, right=12, top=24, bottom=38 + 16 * keys,
-        x_range=_widened(min(xs), max(xs)), y_range=_widened(min(ys), max(ys)),
+        340, 240 + 16 * len(shown), left=_room_for_ticks(y_range), right=12, top=24, bottom=38 + 16 * len(shown),
+        x_range=_widened(min(xs), max(xs)), y_range=y_range,
     )  # fmt: skip
     drawing.y_axis(label)
     below = drawing.height - drawing.bottom
     for tick in _ticks(*drawing.x_range):
         drawing.text(drawing.x(tick), below + 14, _short(tick))
     drawing.text((drawing.left + drawing.width - drawing.right) / 2, below + 28, "epoch")
-    for index, (name, line) in enumerate(lines.items()):
-        places = " ".join(f"{drawing.x(x):.1f},{drawing.y(y):.1f}" for x, y in line)
-        style = "curve" if alike else f"curve c{index % 7} d{index % 3}"
-        told = f"<title>{escape(name or label)}</title>"
-        drawing.parts.append(f'<polyline class="{style}" points="{places}">{told}</polyline>')
-        if len(line) == 1:
-            drawing.dot(drawing.x(line[0][0]), drawing.y(line[0][1]), name, f"dot c{index % 7}")
-        if alike or not name:
-            continue
-        key = below + 44 + 16 * index
-        drawing.parts.append(f'<path class="{style}" d="M{drawing.left} {key - 4}h28"/>')
-        drawing.text(drawing.left + 34, key, name, "start")
+    styles = {key: f"c{place % 7} d{place % 3}" for place, key in enumerate(keys)}
+    for line in lines:
+        places = " ".join(f"{drawing.x(x):.1f},{drawing.y(y):.1f}" for x, y in line.values)
+        style, told = styles.get(line.key, ""), f"<title>{escape(line.title or label)}</title>"
+        drawing.parts.append(f'<polyline class="curve {style}" points="{places}">{told}</polyline>')
+        if len(line.values) == 1:
+            drawing.dot(drawing.x(line.values[0][0]), drawing.y(line.values[0][1]), line.title, f"dot {style}")
+    for place, key in enumerate(shown):
+        low = below + 44 + 16 * place
+        drawing.parts.append(f'<path class="curve {styles[key]}" d="M{drawing.left:.1f} {low - 4:.1f}h28"/>')
+        drawing.text(drawing.left + 34, low, key, "start")
     return drawing.svg(f"{label} over epochs")
 
 
@@ -236,6 +248,11 @@ def _logarithmic_ticks(low: float, high: float) -> list[float]:
     steps = (1, 2, 5) if high - low < _FEW_DECADES else (1,)
     ticks = [step * 10.0**decade for decade in decades for step in steps]
     return [tick for tick in ticks if low <= math.log10(tick) <= high]
+
+
+def _room_for_ticks(y_range: tuple[float, float]) -> float:
+    """Width of the labels of an axis at the left."""
+    return 12 + _FONT * max((len(_short(tick)) for tick in _ticks(*y_range)), default=0)
 
 
 def _rounded(value: float) -> float:

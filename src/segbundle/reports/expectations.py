@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -12,6 +13,7 @@ from segbundle.reports.structures import Structure
 _USUAL = 0.9
 _SELDOM = 0.1
 _ENOUGH = 10
+_SEVERAL = 5
 _FAR_OUT = 3.0
 _LEAST_VOLUME = 2.0
 _LEAST_PARTS = 3.0
@@ -67,8 +69,12 @@ class Spread:
         above = value > self.high
         as_far = sum(other >= value if above else other <= value for other in self.values)
         which = f"all but {as_far}" if as_far else "any"
-        ends = f"{in_short(self.values[0])} to {in_short(self.values[-1])}{unit}"
-        return f"{'more' if above else 'less'} than in {which} of {what} ({ends})"
+        return f"{'more' if above else 'less'} than in {which} of {what} ({self.ends}{unit})"
+
+    @property
+    def ends(self) -> str:
+        """The smallest and the largest, in words."""
+        return " to ".join(dict.fromkeys(map(in_short, (self.values[0], self.values[-1]))))
 
 
 def in_short(value: float) -> str:
@@ -81,28 +87,28 @@ class Expected:
     """What other cases let expect of a class.
 
     Attributes:
-        source: which cases these are.
+        what: what the cases are.
         num_cases: in how many of them somebody or something looked for it.
-        present: in which part of them it is.
+        num_present: in how many of these it is.
         at_edge: in which part of those that have it, it touches the edge.
         volume_ml, components, mean_intensity: of those that have it; None where nothing is known.
     """
 
-    source: str
+    what: str
     num_cases: int
-    present: float
+    num_present: int
     at_edge: float
     volume_ml: Spread | None
     components: Spread | None
     mean_intensity: Spread | None
 
     @classmethod
-    def of(cls, structures: Sequence[Structure], source: str, intensities: bool) -> Expected | None:
+    def of(cls, structures: Sequence[Structure], what: str, intensities: bool) -> Expected | None:
         """From the same class in several cases; None if they are fewer than ten.
 
         Args:
             structures: the class in each of them.
-            source: which cases these are.
+            what: what the cases are.
             intensities: whether those of different scans can be compared; ten of them are needed.
         """
         if len(structures) < _ENOUGH:
@@ -111,19 +117,29 @@ class Expected:
         parts = Spread.of([float(one.components) for one in there if one.components], _LEAST_PARTS)
         means = [one.mean_intensity for one in there if one.mean_intensity is not None]
         return cls(
-            source,
+            what,
             len(structures),
-            len(there) / len(structures),
+            len(there),
             sum(one.touches_edge for one in there) / max(len(there), 1),
             Spread.of([one.volume_ml for one in there], _LEAST_VOLUME),
-            None if parts is None else replace(parts, low=0.0),  # to be in fewer parts is nothing to worry about
+            None if parts is None else replace(parts, low=math.floor(parts.values[0] / 2) + 0.5),  # see docs/reports.md
             Spread.of(means) if intensities and len(means) >= _ENOUGH else None,
         )
 
     @property
+    def present(self) -> float:
+        """In which part of the cases the class is."""
+        return self.num_present / self.num_cases
+
+    @property
+    def cases(self) -> str:
+        """The cases, in words."""
+        return f"the {self.num_cases} {self.what}"
+
+    @property
     def those_with_it(self) -> str:
         """The cases that have the class, in words."""
-        return self.source if self.present == 1 else f"{self.source} that have it"
+        return self.cases if self.num_present == self.num_cases else f"the {self.num_present} {self.what} that have it"
 
 
 class Expectations:
@@ -146,22 +162,20 @@ class Expectations:
         self._intensities = intensities
         self._found = {name: [one for one in found if one.name == name] for name in class_names}
         known = {name: [one for one in training if one.name == name] for name in class_names}
-        usual = {
-            name: Expected.of(cases, f"the {len(cases)} training cases", intensities) for name, cases in known.items()
-        }
+        usual = {name: Expected.of(cases, "training cases", intensities) for name, cases in known.items()}
         self.of_training = {name: one for name, one in usual.items() if one is not None}
 
     def of_class(self, name: str) -> Expected | None:
         """What the training's cases, or else all of the predictions, let expect of a class."""
         own = self._found[name]
-        return self.of_training.get(name) or Expected.of(own, f"these {len(own)} scans", self._intensities)
+        return self.of_training.get(name) or Expected.of(own, "scans themselves", self._intensities)
 
     def of(self, one: Structure) -> Expected | None:
         """What the training's cases, or else the other predictions, let expect of a class in a scan."""
         if one.name in self.of_training:
             return self.of_training[one.name]
         others = [each for each in self._found[one.name] if each.case != one.case]
-        usual = Expected.of(others, f"the {len(others)} other scans", self._intensities)
+        usual = Expected.of(others, "other scans", self._intensities)
         return None if usual is None else replace(usual, at_edge=0.0)  # all of the predictions may be cut off
 
 
@@ -192,17 +206,43 @@ def warnings_of(found: Structure, usual: Expected | None) -> Warnings:
 def _unusual(found: Structure, usual: Expected) -> Iterator[str]:
     if found.volume_ml == 0:
         if usual.present >= _USUAL:
-            yield f"is missing, and is in {usual.present:.0%} of {usual.source}"
+            yield f"is missing, and is in {usual.present:.0%} of {usual.cases}"
         return
     values = (
         (found.volume_ml, usual.volume_ml, "{} ml", " ml"),
-        (found.components, usual.components, "{} parts", ""),
+        (found.components, usual.components, "{} part" if found.components == 1 else "{} parts", ""),
         (found.mean_intensity, usual.mean_intensity, "a mean intensity of {}", ""),
     )
     for value, spread, what, unit in values:
         if value is not None and spread is not None and spread.is_far_out(value):
             words = spread.compared(value, usual.those_with_it, unit)
             yield f"has {what.format(in_short(value))}, {words}"
+
+
+def of_all_scans(found: Sequence[Structure], of_training: Mapping[str, Expected]) -> Iterator[str]:
+    """What of all predictions together is not as in the training's cases, though single ones may pass, in sentences.
+
+    Args:
+        found: every class of every scan.
+        of_training: what to expect of each class.
+    """
+    for name, usual in of_training.items():
+        own = [one for one in found if one.name == name]
+        volumes = sorted(one.volume_ml for one in own if one.volume_ml > 0)
+        if len(own) < _SEVERAL:
+            continue
+        if usual.present >= _USUAL and len(volumes) < len(own) / 2:
+            missing = f"is missing in {len(own) - len(volumes)} of {len(own)} scans"
+            yield f"{name} {missing}, and is in {usual.present:.0%} of {usual.cases}."
+        if usual.volume_ml is None or len(volumes) < _SEVERAL:
+            continue
+        median, (least, most) = volumes[len(volumes) // 2], (usual.volume_ml.values[0], usual.volume_ml.values[-1])
+        if not least <= median <= most:
+            beyond = "larger" if median > most else "smaller"
+            yield (
+                f"Most of the {len(volumes)} volumes of {name} are {beyond} than in any of {usual.those_with_it} "
+                f"({in_short(median)} ml in the middle, there {usual.volume_ml.ends} ml)."
+            )
 
 
 def unchecked(expected: Mapping[str, Expected | None], intensities: bool) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,8 @@ from segbundle.metrics.measures import measure_classes
 from segbundle.reports.slices import CaseVolumes
 from segbundle.reports.structures import Structure, measured
 
-_COLUMNS = ("case", "class", "volume_ml", "touches_edge", "components", "mean_intensity", "warnings")
+_MEASURED = ("volume_ml", "touches_edge", "components", "mean_intensity")
+_COLUMNS = ("case", "class", "status", *_MEASURED, "num_warnings", "warnings", "error")
 
 
 def measure(case: str, volumes: CaseVolumes, class_names: Sequence[str]) -> list[Structure]:
@@ -52,16 +54,29 @@ def write_measurements(
         path: the file.
         structures: what was measured.
         warnings: in words, by scan and class.
-        failed: scans that were not measured, and why, which stands for their warnings.
+        failed: scans that were not measured, and why.
         class_names: without the background.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    rows: list[tuple[str, ...]] = [
-        (one.case, one.name, *measured(one), "; ".join(warnings.get((one.case, one.name), ()))) for one in structures
-    ]
-    nothing = [""] * (len(_COLUMNS) - 3)
-    rows += [(case, name, *nothing, f"failed: {why}") for case, why in failed.items() for name in class_names]
+    rows: list[tuple[str, ...]] = []
+    for one in structures:
+        words = warnings.get((one.case, one.name), ())
+        rows.append((one.case, one.name, "measured", *measured(one), str(len(words)), "; ".join(words), ""))
+    nothing = [""] * (len(_MEASURED) + 2)
+    rows += [(case, name, "failed", *nothing, why) for case, why in failed.items() for name in class_names]
     rows.sort(key=lambda row: row[0])
     write_csv(path, _COLUMNS, rows)
+
+
+def read_warnings(path: Path) -> dict[str, list[str]]:
+    """The warnings of every scan, most of them first, as `write_measurements` wrote them; nothing without a file."""
+    if not path.is_file():
+        return {}
+    found: dict[str, list[str]] = {}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        for line in csv.DictReader(file):
+            told = line.get("warnings")
+            found.setdefault(line["case"], []).extend([f"{line['class']} {told}"] if told else [])
+    return {case: found[case] for case in sorted(found, key=lambda case: (-len(found[case]), case))}

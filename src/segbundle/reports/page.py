@@ -11,10 +11,11 @@ from markupsafe import Markup
 
 from segbundle.errors import SegbundleError, describe
 from segbundle.files import written_whole
+from segbundle.metrics import Status
 from segbundle.reports.caveats import caveats, few
 from segbundle.reports.charts import Figure, Point, bland_altman, strip_plot
-from segbundle.reports.rendering import LABELS, MOST_BYTES, as_yaml, number, render
-from segbundle.reports.runs import Run, read_run, short_name, window_of
+from segbundle.reports.rendering import LABELS, MOST_BYTES, about, as_yaml, number, render
+from segbundle.reports.runs import Run, read_run, refuse_if_moved, short_name, window_of
 from segbundle.reports.scores import Row
 from segbundle.reports.slices import CaseVolumes, worst_slices
 from segbundle.reports.trainings import drawn, read_curves, unfinished
@@ -53,6 +54,8 @@ def write_report(folder: str | Path, output: str | Path | None = None, dataset_d
         OutputError: the folder holds no scores, or cannot be written.
     """
     run = read_run(folder, dataset_dir)
+    if dataset_dir is not None:
+        refuse_if_moved(run.files, dataset_dir)
     path = Path(folder) / "report.html" if output is None else Path(output)
     text = _page(run)
     with written_whole(path) as partial:
@@ -84,6 +87,7 @@ def _page(run: Run) -> str:
         classes=run.summary["classes"],
         surfaces=any(row.get("nsd_mean") is not None for row in run.summary["classes"].values()),
         failed=run.failed,
+        about=about(run.made_by),
         gone=next((gone for files in run.files.values() if (gone := files.gone)), None),
         caveats=list(caveats(run, cases)),
         few=few([sum(row.dice is not None for row in run.rows_of(name)) for name in run.class_names]),
@@ -114,7 +118,8 @@ def _first(run: Run, anchors: Mapping[tuple[str, str], str]) -> list[dict[str, A
     if not scored:
         return []
     worst, farthest = min(scored, key=_worst_first), _farthest(run)
-    found = [(worst, f"Dice {number(worst.dice, 3)}")]
+    status = "" if worst.status is Status.SCORED else f" ({LABELS[worst.status]})"
+    found = [(worst, f"Dice {number(worst.dice, 3)}{status}")]
     if farthest is not None and farthest is not worst:
         found.append((farthest, f"HD95 {number(farthest.hd95_mm, 1)} mm"))
     return [

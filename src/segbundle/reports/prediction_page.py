@@ -18,10 +18,10 @@ from segbundle.errors import SegbundleError, describe
 from segbundle.files import written_whole
 from segbundle.reports.charts import Figure, Point, strip_plot
 from segbundle.reports.colours import style_of
-from segbundle.reports.expectations import Expectations, Warnings, unchecked, warnings_of
+from segbundle.reports.expectations import Expectations, Warnings, of_all_scans, unchecked, warnings_of
 from segbundle.reports.measurements import measure, write_measurements
-from segbundle.reports.rendering import MOST_BYTES, as_yaml, number, render
-from segbundle.reports.runs import Predictions, read_predictions, short_name, window_of
+from segbundle.reports.rendering import MOST_BYTES, about, as_yaml, number, render
+from segbundle.reports.runs import Predictions, read_predictions, refuse_if_moved, short_name, window_of
 from segbundle.reports.slices import CaseVolumes, overview_slices, where_to_look
 from segbundle.reports.structures import Structure, read_training_cases
 
@@ -58,7 +58,7 @@ class _Found:
         for (scan, name), warnings in self.warnings.items():
             if warnings.words:
                 found.setdefault(scan, []).extend(f"{name} {each}" for each in warnings.words)
-        return found
+        return {scan: found[scan] for scan in sorted(found, key=lambda scan: (-len(found[scan]), scan))}
 
 
 def write_prediction_report(
@@ -78,6 +78,7 @@ def write_prediction_report(
         OutputError: the folder holds no predictions, or it cannot be written.
     """
     given = read_predictions(folder, dataset_dir)
+    refuse_if_moved(given.files, dataset_dir, every=True)
     found = _measured(given)
     comparable = window_of(given.made_by) is not None
     expected = Expectations(read_training_cases(given.folder), found.structures, given.class_names, comparable)
@@ -95,13 +96,13 @@ def _page(given: Predictions, found: _Found, expected: Expectations, pictures: M
     names, by_scan = given.class_names, found.by_scan()
     anchors = {scan: f"scan-{place}" for place, scan in enumerate(pictures)}
     filled = {one.case for one in found.structures if one.volume_ml > 0}
-    moved = next((gone for files in given.files.values() if (gone := files.gone)), None)
     return render(
         "prediction.html",
         title=f"Predictions: {short_name(given.folder)}",
         num_scans=len(given.files),
         failed=found.failed,
-        gone=moved,
+        about=about(given.made_by),
+        of_all=list(of_all_scans(found.structures, expected.of_training)),
         warnings=by_scan,
         unlike_training=_is_unlike_training(found, expected),
         classes=[{"name": name, "style": style_of(index)} for index, name in enumerate(names, 1)],
@@ -224,7 +225,7 @@ def _summaries(
             "low": spread.low if spread else None,
             "high": spread.high if spread else None,
             "present": f"{usual.present:.0%}" if usual else "–",
-            "source": usual.source if usual else "too few cases",
+            "source": usual.cases if usual else "too few cases",
         }
 
 

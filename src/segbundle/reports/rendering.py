@@ -28,13 +28,26 @@ def render(template: str, **values: Any) -> str:
     from markupsafe import Markup
 
     environment = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined)
-    filters = (number, signed, interval, signed_interval, plain, p_value)
+    filters = (number, signed, interval, bootstrap, signed_bootstrap, plain, p_value)
     environment.filters.update({each.__name__: each for each in filters})
     style, script = (Markup((_TEMPLATES / f"report.{kind}").read_text("utf-8")) for kind in ("css", "js"))
     statuses = [{"value": each.value, "key": f"n_{each.value}", "label": label} for each, label in LABELS.items()]
     return environment.get_template(template).render(
         style=style + Markup(css()), script=script, statuses=statuses, **values
     )
+
+
+def about(made_by: Mapping[str, Any]) -> list[str]:
+    """What a run is of, in a few words each: its data, the model, the day."""
+    config = made_by.get("config") or {}
+    fold = config.get("fold")
+    found = [
+        ("data", config.get("dataset_dir")),
+        ("held out", None if fold is None else f"fold {fold} of {config.get('num_folds')}"),
+        ("model", config.get("ckpt_path")),
+        ("on", str(made_by.get("date", ""))[:10]),
+    ]
+    return [f"{what} {value}" for what, value in found if value]
 
 
 def as_yaml(values: Mapping[str, Any]) -> str:
@@ -62,9 +75,14 @@ def interval(values: Sequence[float | None], digits: int) -> str:
     return "–" if values[0] is None else " to ".join(number(value, digits) for value in values)
 
 
-def signed_interval(values: Sequence[float | None], digits: int) -> str:
-    """A range of differences for people, or a dash."""
-    return "–" if values[0] is None else " to ".join(signed(value, digits) for value in values)
+def bootstrap(values: Sequence[float | None], digits: int) -> str:
+    """An interval for people; a dash also where all values were the same, of which resampling tells nothing."""
+    return "–" if values[0] == values[1] else interval(values, digits)
+
+
+def signed_bootstrap(values: Sequence[float | None], digits: int) -> str:
+    """The same of differences."""
+    return "–" if values[0] == values[1] else " to ".join(signed(value, digits) for value in values)
 
 
 def p_value(value: float | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -23,6 +23,7 @@ _UNFINISHED = {
     "cross_validation.json": "its cross-validation has not ended",
 }
 """Files that runs leave from their beginning, and what is the matter if they have left no scores."""
+_ABOUT_CASES = ("cases", "trained_on", "chosen_by")
 _OF_SUMMARY = ("cases", "mean_dice", "mean_dice_present", "classes")
 _OF_CLASS = ("dice_mean", "dice_ci95", *(f"n_{status.value}" for status in Status))
 _OF_SURFACES = {"hd95_mm_mean": None, "hd95_mm_ci95": [None, None], "nsd_mean": None, "nsd_ci95": [None, None]}
@@ -111,6 +112,7 @@ class Run:
         files: of the cases, as far as known.
         failed: cases without scores, with the reason.
         trained_on: those of its cases that its models were trained on; None if nobody knows.
+        chosen_by: those of its cases whose Dice chose the epoch of a model.
         folds: of a cross-validation, what `summary.json` of each fold tells, by the number of the fold.
         fold_of: of a cross-validation, the fold that held a case out.
     """
@@ -122,6 +124,7 @@ class Run:
     files: dict[str, CaseFiles]
     failed: dict[str, str]
     trained_on: frozenset[str] | None = None
+    chosen_by: frozenset[str] = frozenset()
     folds: dict[int, dict[str, Any]] = field(default_factory=dict)
     fold_of: dict[str, int] = field(default_factory=dict)
 
@@ -275,15 +278,36 @@ def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:
             folder,
             rows,
             summary,
-            {key: value for key, value in told[folder].items() if key not in ("cases", "trained_on")},
+            {key: value for key, value in told[folder].items() if key not in _ABOUT_CASES},
             {case: files for part, made in told.items() for case, files in _files(part, made, dataset_dir)},
             {record["case"]: record["error"] for record in records if record["status"] == "failed"},
             _trained_on([told[part] for part in parts.values()] or [told[folder]]),
+            frozenset(case for made in told.values() for case in made.get("chosen_by", [])),
             {fold: _summary(part) for fold, part in parts.items()},
             {case: fold for fold, part in parts.items() for case in told[part].get("cases", {})},
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise OutputError(f"{folder}: its scores cannot be read ({error!r}); evaluate again.") from error
+
+
+def refuse_if_moved(files: Mapping[str, CaseFiles], dataset_dir: str | Path | None, every: bool = False) -> None:
+    """Raise an error if scans or references are not where they should be, before a page is replaced by an emptier one.
+
+    Args:
+        files: of the cases.
+        dataset_dir: where they should be; None for where they were.
+        every: only if all of them are gone.
+
+    Raises:
+        OutputError: they are not there.
+    """
+    gone = [path for one in files.values() if (path := one.gone)]
+    if not gone or (every and len(gone) < len(files)):
+        return
+    if dataset_dir is None:
+        raise OutputError(f"{gone[0]}: is no longer there; tell where the scans are now with --dataset_dir.")
+    name = "/".join(PurePath(gone[0]).parts[-2:])
+    raise OutputError(f"{dataset_dir}: holds no {name}; give the folder that the scans of the run are in now.")
 
 
 def _trained_on(told: Sequence[dict[str, Any]]) -> frozenset[str] | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from segbundle.reports.charts import curves
+from segbundle.reports.charts import Line, curves
 from segbundle.reports.runs import Run
 
 Curves = dict[str, list[tuple[float, float]]]
@@ -38,15 +38,18 @@ def _scalars(folder: Path) -> Curves:
 
 
 def drawn(trainings: Mapping[str, Curves]) -> list[Markup]:
-    """A chart for the loss, the validation's Dice and the learning rate, as far as there are curves of them."""
+    """A chart for the loss, the validation's Dice and the learning rate, as far as there are curves of them.
+
+    Lines of the folds have a colour each, those of classes the same in every fold.
+    """
     found = []
     for prefix, label in _CURVES:
-        lines = {
-            " ".join(filter(None, (name, tag.removeprefix(prefix)))): values
+        lines = [
+            Line(tag.removeprefix(prefix) or name, " ".join(filter(None, (name, tag.removeprefix(prefix)))), values)
             for name, scalars in trainings.items()
             for tag, values in scalars.items()
             if tag.startswith(prefix) and values
-        }
+        ]
         if lines:
             found.append(curves(label, lines))
     return found

@@ -9,6 +9,7 @@ from typing import Any
 
 from segbundle.metrics import Status
 from segbundle.reports import holds_scores, read_run
+from segbundle.reports.measurements import read_warnings
 from segbundle.reports.runs import CaseFiles, Run, read_predictions
 from segbundle.reports.scores import Row
 
@@ -19,24 +20,24 @@ class ShownCase:
 
     Attributes:
         name: of the case.
-        scores: what is said of it.
+        told: what is said of it: its Dice, or its warnings.
         files: its volumes by name, as far as they are there.
         ignore_label: value of unknown voxels in the reference, if it has any.
         unannotated: indices of the classes that nobody has looked for in it.
     """
 
     name: str
-    scores: str
+    told: str
     files: dict[str, str]
     ignore_label: int | None
     unannotated: Sequence[int]
 
     @classmethod
-    def of(cls, name: str, scores: str, files: CaseFiles, unannotated: Sequence[int]) -> ShownCase:
+    def of(cls, name: str, told: str, files: CaseFiles, unannotated: Sequence[int]) -> ShownCase:
         """A case of a run, with those of its files that are there."""
         given = {"scan": files.first_image, "reference": files.reference, "prediction": files.prediction}
         there = {kind: path for kind, path in given.items() if path is not None and Path(path).exists()}
-        return cls(name, scores, there, files.ignore_label, unannotated)
+        return cls(name, told, there, files.ignore_label, unannotated)
 
     @property
     def volumes(self) -> list[str]:
@@ -45,13 +46,14 @@ class ShownCase:
 
 
 def shown_cases(
-    folder: str | Path, dataset_dir: str | Path | None = None
+    folder: str | Path, dataset_dir: str | Path | None = None, measurements: Path | None = None
 ) -> tuple[list[ShownCase], list[str], dict[str, Any]]:
     """The cases of an evaluation or of predictions whose files are known, worst first.
 
     Args:
         folder: of the run.
         dataset_dir: where the scans are now, if they were moved.
+        measurements: `measurements.csv` of predictions, whose warnings say which are the worst.
 
     Returns:
         the cases; the names of the classes without the background; and `run.json`.
@@ -63,7 +65,10 @@ def shown_cases(
         run = read_run(folder, dataset_dir)
         return list(_scored(run)), run.class_names, run.made_by
     found = read_predictions(folder, dataset_dir)
-    cases = [ShownCase.of(case, "", files, []) for case, files in found.files.items()]
+    warnings = {} if measurements is None else read_warnings(measurements)
+    order = {case: "; ".join(words) for case, words in warnings.items() if case in found.files}
+    words = {**order, **{case: "" for case in found.files if case not in order}}
+    cases = [ShownCase.of(case, told, found.files[case], []) for case, told in words.items()]
     return cases, found.class_names, found.made_by
 
 
@@ -75,5 +80,6 @@ def _scored(run: Run) -> Iterator[ShownCase]:
     dice = {case: [(one.dice, one.name) for one in found if one.dice is not None] for case, found in rows.items()}
     for case in sorted(rows, key=lambda case: (min(dice[case], default=(2.0, "")), case)):
         words = ", ".join(f"{name} {value:.3f}" for value, name in dice[case])
+        words = f"Dice: {words}" if words else ""
         unannotated = [index[row.name] for row in rows[case] if row.status is Status.UNANNOTATED]
         yield ShownCase.of(case, words, run.files[case], unannotated)

@@ -72,13 +72,13 @@ def serve(run: str | Path, port: int = 0, browser: bool = True, dataset_dir: str
 def make_server(run: str | Path, port: int = 0, dataset_dir: str | Path | None = None) -> ThreadingHTTPServer:
     """The server of a run, bound to 127.0.0.1; see `serve`. Close it, or a temporary report stays until Python ends."""
     run = Path(run)
-    cases, class_names, made_by = shown_cases(run, dataset_dir)
-    if not cases:
+    if not shown_cases(run, dataset_dir)[0]:
         raise OutputError(
             f"{run}: does not tell where files of cases are; give the output_dir of `segbundle evaluate`, "
             f"`cross-validate` or `predict`. Scores alone are shown by: segbundle report {run}"
         )
     report, temporary = _report(run, dataset_dir)
+    cases, class_names, made_by = shown_cases(run, dataset_dir, report.with_name("measurements.csv"))
     try:
         return _Server(port, partial(_Handler, report, cases, class_names, window_of(made_by)), temporary)
     except OSError as error:
@@ -158,8 +158,8 @@ class _Handler(BaseHTTPRequestHandler):
         cases = [
             {
                 "case": case.name,
-                "label": f"{case.name} ({case.scores})" if case.scores else case.name,
-                "scores": case.scores,
+                "label": f"{case.name} ({_shortened(case.told)})" if case.told else case.name,
+                "told": case.told,
                 "volumes": case.volumes,
                 "problem": None
                 if "scan" in case.files
@@ -206,6 +206,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing of single requests."""
+
+
+def _shortened(words: str, most: int = 80) -> str:
+    """What fits into a list."""
+    return words if len(words) <= most else f"{words[: most - 1]}…"
 
 
 def _one_line(words: str) -> str:

@@ -53,8 +53,18 @@
     }
   }
 
-  // What is folded away is printed, too.
-  addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((one) => { one.open = true; }));
+  // The configuration is printed also if it is folded away.
+  addEventListener("beforeprint", () => {
+    document.querySelectorAll("details.config").forEach((one) => { one.open = true; });
+  });
+
+  // A link to what is folded away unfolds it.
+  document.addEventListener("click", (event) => {
+    const address = event.target.closest("a")?.getAttribute("href") ?? "";
+    if (address.length < 2 || !address.startsWith("#")) return;
+    const folded = document.getElementById(address.slice(1))?.closest("details");
+    if (folded) folded.open = true;
+  });
 
   for (const control of [find, ofClass, ofStatus]) {
     for (const event of ["input", "change"]) control.addEventListener(event, filter);

@@ -10,6 +10,12 @@
   });
   window.viewer = viewer; // for those who want more than the controls offer
   await viewer.attachTo("canvas");
+  viewer.onLocationChange = (at) => {
+    const [x, y, z] = at.mm;
+    const sides = [["R", "L", x], ["A", "P", y], ["S", "I", z]];
+    const words = sides.map(([more, less, mm]) => `${mm < 0 ? less : more} ${Math.abs(mm).toFixed(1)}`);
+    get("place").textContent = `${words.join(", ")} mm: ${Number(at.values[0]?.value ?? NaN).toPrecision(4)}`;
+  };
 
   const { cases, classes, errors, window: shown } = await (await fetch("/cases.json")).json();
   const [select, view, outline] = [get("case"), get("view"), get("outline")];
@@ -110,7 +116,7 @@
   async function loadCase(number) {
     const one = cases[number];
     told.textContent = `Loading ${one.case} …`;
-    get("scores").textContent = one.scores;
+    get("told-of").textContent = one.told;
     history.replaceState(null, "", `#${encodeURIComponent(one.case)}`);
     for (const name of layers) get(name).disabled = !one.volumes.includes(name);
     get("wrong").hidden = get("errors").disabled;

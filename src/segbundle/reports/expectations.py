@@ -122,7 +122,7 @@ class Expected:
             len(there),
             sum(one.touches_edge for one in there) / max(len(there), 1),
             Spread.of([one.volume_ml for one in there], _LEAST_VOLUME),
-            None if parts is None else replace(parts, low=math.floor(parts.values[0] / 2) + 0.5),  # see docs/reports.md
+            None if parts is None else replace(parts, low=math.floor(parts.values[0] / 2) + 0.5),  # half of the fewest
             Spread.of(means) if intensities and len(means) >= _ENOUGH else None,
         )
 

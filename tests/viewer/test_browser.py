@@ -117,6 +117,7 @@ def test_a_case_opens_where_most_of_it_is_wrong_and_as_in_the_report(browser):
     # the ball is in layers 1 to 4 along x, predicted in 2 to 5: wrong are layers 1 and 5, of 2 mm; of two the second
     place = browser.execute_script("return [...viewer.frac2mm(viewer.scene.crosshairPos)].slice(0, 3)")
     assert place == pytest.approx([10, 4, 4], abs=0.51)
+    assert browser.find_element("id", "place").text.startswith("R 10.0, A 4.0, S 4.0 mm: ")
     sides = "return [viewer.opts.isRadiologicalConvention, viewer.opts.sagittalNoseLeft]"
     assert browser.execute_script(sides) == [True, True]
 

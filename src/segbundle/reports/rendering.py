@@ -42,12 +42,12 @@ def about(made_by: Mapping[str, Any]) -> list[str]:
     config = made_by.get("config") or {}
     fold = config.get("fold")
     found = [
-        ("data", config.get("dataset_dir")),
-        ("held out", None if fold is None else f"fold {fold} of {config.get('num_folds')}"),
-        ("model", config.get("ckpt_path")),
-        ("on", str(made_by.get("date", ""))[:10]),
+        ("Data", config.get("dataset_dir")),
+        ("Held out", None if fold is None else f"fold {fold} of {config.get('num_folds')}"),
+        ("Model", config.get("ckpt_path")),
+        ("Date", str(made_by.get("date", ""))[:10]),
     ]
-    return [f"{what} {value}" for what, value in found if value]
+    return [f"{what}: {', '.join(map(str, one)) if isinstance(one, list) else one}" for what, one in found if one]
 
 
 def as_yaml(values: Mapping[str, Any]) -> str:

@@ -110,6 +110,7 @@
     const mm = hdr.affine.slice(0, 3).map((row) => row[0] * x + row[1] * y + row[2] * z + row[3]);
     viewer.scene.crosshairPos = viewer.mm2frac(mm);
     viewer.drawScene();
+    viewer.createOnLocationChange();
     return true;
   }
 

@@ -8,6 +8,7 @@ They are written to docs/images, or to the folder that --output names.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -76,16 +77,14 @@ def take(driver: Any, address: str, target: Path, height: int, dark: bool = Fals
     print(target)
 
 
-def with_mirror_images(run: Path, folder: Path) -> Path:
+def with_mirror_images(run: Path, output: Path) -> None:
     """The demo's evaluation once more, with mirror images averaged."""
-    root, output = Path(__file__).parents[1], folder / "mirror images"
     command = [
-        str(Path(sys.executable).parent / "segbundle"), "evaluate", "--config", str(root / "configs" / "phantom.yaml"),
-        "--dataset_dir", str(root / "data_samples"), "--data_list_key", "test",
+        str(Path(sys.executable).parent / "segbundle"), "evaluate", "--config", "configs/phantom.yaml",
+        "--dataset_dir", "data_samples", "--data_list_key", "test",
         "--ckpt_path", str(run / "training" / "model.pt"), "--output_dir", str(output), "--test_time_flips", "[0]",
     ]  # fmt: skip
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return output
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[1])
 
 
 def main() -> None:
@@ -94,7 +93,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of an evaluation with predictions in it, such as runs/demo")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "images")
     arguments = parser.parse_args()
-    run, output = arguments.run.resolve(), arguments.output
+    run, output = arguments.run.resolve(), arguments.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
     report = write_report(run).as_uri()
     server = make_server(run)
@@ -103,7 +102,11 @@ def main() -> None:
         take(driver, report, output / "report.png", 900)
         take(driver, report, output / "report_pictures.png", 800, at="pictures")
         take(driver, report, output / "report_dark.png", 900, dark=True, at="cases")
-        comparison = write_comparison([run, with_mirror_images(run, Path(folder))], Path(folder) / "comparison.html")
+        runs = Path(folder) / "runs"
+        shutil.copytree(run, runs / "demo", ignore=shutil.ignore_patterns("training", "predictions"))
+        with_mirror_images(run, runs / "mirrored")
+        os.chdir(folder)  # pages tell folders as they are given
+        comparison = write_comparison(["runs/demo", "runs/mirrored"], Path(folder) / "comparison.html")
         take(driver, comparison.as_uri(), output / "comparison.png", 800)
         predictions = write_prediction_report(run / "predictions", Path(folder) / "predictions.html")
         take(driver, predictions.as_uri(), output / "predictions.png", 900)

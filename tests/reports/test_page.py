@@ -376,6 +376,6 @@ def test_equal_scores_have_no_interval(tmp_path):
 
 
 def test_a_page_tells_what_it_is_of(tmp_path):
-    config = {"dataset_dir": "data", "fold": 1, "num_folds": 5, "ckpt_path": "/runs/model.pt"}
+    config = {"dataset_dir": "data", "fold": 1, "num_folds": 5, "ckpt_path": "/some/where/runs/one/model.pt"}
     text = text_of(write_evaluation(tmp_path, config=config))
-    assert "Data: data · Held out: fold 1 of 5 · Model: /runs/model.pt" in text
+    assert "Data: data · Held out: fold 1 of 5 · Model: runs/one/model.pt" in text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from segbundle.metrics import Status
@@ -47,7 +47,16 @@ def about(made_by: Mapping[str, Any]) -> list[str]:
         ("Model", config.get("ckpt_path")),
         ("Date", str(made_by.get("date", ""))[:10]),
     ]
-    return [f"{what}: {', '.join(map(str, one)) if isinstance(one, list) else one}" for what, one in found if one]
+    return [
+        f"{what}: {', '.join(_end(each) for each in (one if isinstance(one, list) else [one]))}"
+        for what, one in found
+        if one
+    ]
+
+
+def _end(path: str) -> str:
+    """The end of a path, which tells people what it is."""
+    return "/".join(PurePath(path).parts[-3:])
 
 
 def as_yaml(values: Mapping[str, Any]) -> str:

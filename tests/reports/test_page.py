@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from runs_by_hand import AFFINE, CASES, NAMES, RIGHT, labels, write_evaluation
 from segbundle.errors import OutputError
-from segbundle.reports import page, write_comparison, write_report
+from segbundle.reports import gallery, write_comparison, write_report
 from segbundle.reports.charts import Line, Point, bland_altman, curves, strip_plot
 
 
@@ -354,7 +354,7 @@ def test_runs_of_earlier_versions_are_shown(tmp_path):
 def test_pictures_are_within_the_pages_budget_and_the_worst_come_first(tmp_path, monkeypatch):
     run = write_evaluation(tmp_path)
     whole = re.findall("<strong>(worst|median|best)</strong>", text_of(run))
-    monkeypatch.setattr(page, "MOST_BYTES", 20_000)
+    monkeypatch.setattr(gallery, "MOST_BYTES", 20_000)
     shown = re.findall("<strong>(worst|median|best)</strong>", text_of(run))
     assert shown.count("worst") == 2 <= len(shown) < len(whole) == 6
 

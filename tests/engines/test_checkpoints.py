@@ -6,8 +6,10 @@ from monai.bundle import ConfigParser
 from monai.networks.nets import UNet
 
 from segbundle.engines import Checkpoints, load_weights
+from segbundle.engines.checkpoints import cases_that_chose, cases_trained_on
 from segbundle.errors import CheckpointError, ConfigError
 from segbundle.files import write_json
+from segbundle.reports import Structure, write_training_cases
 
 
 def network(out_channels=2, channels=(4, 8)):
@@ -87,3 +89,16 @@ def test_a_schedule_that_cannot_be_replayed_is_refused(tmp_path):
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
     with pytest.raises(ConfigError, match=r"^lr_scheduler: ReduceLROnPlateau .* use one that follows epochs"):
         Checkpoints(str(tmp_path), trained, optimizer, schedule, None, None, None, {})
+
+
+def test_what_a_training_tells_of_its_cases(tmp_path):
+    model = tmp_path / "model.pt"
+    assert cases_trained_on(model) is None and cases_that_chose(model) == set()
+    write_training_cases(tmp_path, [Structure("a", "ball", 1.0)])
+    (tmp_path / "metrics.csv").write_text("epoch,loss\n1,0.5\n")  # another program's
+    assert cases_trained_on(model) == {"a"} and cases_that_chose(model) == set()
+    write_json(tmp_path / "task.json", {"training_cases": ["a", "b"]})
+    assert cases_trained_on(str(model)) == {"a", "b"} and cases_that_chose(model) == set()
+    (tmp_path / "metrics.csv").write_text("case,class,status,dice\nc,ball,scored,0.5\n")
+    assert cases_that_chose(model) == {"c"}
+    assert cases_trained_on([model, tmp_path / "elsewhere" / "model.pt"]) is None  # of one member nobody knows

@@ -194,3 +194,19 @@ def test_a_run_that_is_given_twice_is_named(tmp_path):
     runs = [write_evaluation(tmp_path / name) for name in ("a", "b")]
     with pytest.raises(OutputError, match=r"b: a run cannot be compared with itself"):
         write_comparison([*runs, runs[1]], tmp_path / "c.html")
+
+
+def test_the_line_of_no_difference_is_in_the_picture(tmp_path):
+    better = dict.fromkeys("abc", (RIGHT, RIGHT))
+    runs = [
+        write_evaluation(tmp_path / "worse", {name: (shifted(2), RIGHT) for name in better}),
+        write_evaluation(tmp_path / "better", better),
+    ]
+    text = write_comparison(runs, tmp_path / "c.html").read_text(encoding="utf-8")
+    place = float(re.search(r'<line class="limit" x1="([-0-9.]+)"', text)[1])
+    assert 0 < place < 480
+
+
+def test_a_run_without_its_file_is_told_to_be_unknown(tmp_path):
+    runs = [write_evaluation(tmp_path / "a"), write_evaluation(tmp_path / "b", files=False)]
+    assert "Nothing is known" in write_comparison(runs, tmp_path / "c.html").read_text(encoding="utf-8")

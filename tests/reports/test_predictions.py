@@ -12,7 +12,7 @@ from runs_by_hand import AFFINE, RIGHT, labels, write_evaluation, write_predicti
 from segbundle.errors import OutputError
 from segbundle.files import write_json
 from segbundle.reports import Structure, holds_scores, prediction_page, write_prediction_report, write_training_cases
-from segbundle.reports.expectations import Expectations, Expected, unchecked, warnings_of
+from segbundle.reports.expectations import Expectations, Expected, of_all_scans, unchecked, warnings_of
 from segbundle.reports.structures import training_cases_of
 from tiny import write_nifti
 
@@ -128,7 +128,25 @@ def test_a_scan_is_compared_with_the_others_and_not_with_itself():
         "has 9 ml, more than in any of the 12 other scans (1 to 1.11 ml)"
     ]
     assert warnings_of(found[0], expected.of(found[0])).words == []
-    assert expected_from(found=found[3:]).of(found[-1]) is None  # nine others
+    few = expected_from(found=found[3:])  # nine others
+    assert few.of(found[-1]) is None and few.of_class("ball") is None
+    assert expected_from(found=found[2:]).of_class("ball") is not None
+
+
+def test_a_class_that_no_other_case_has_is_told():
+    expected = expected_from([Structure(f"case {index}", "ball", 0.0) for index in range(12)])
+    one = Structure("a", "ball", 1.0)
+    assert warnings_of(one, expected.of(one)).words == ["is there, and is in none of the 12 training cases"]
+
+
+def test_half_of_the_scans_are_not_most_of_them():
+    usual = expected_from([Structure(f"case {index}", "ball", 1.0) for index in range(12)]).of_training
+    volumes = [1.0, 1.0, 1.0, 1.5, 1.5, 1.5]
+    assert list(of_all_scans([Structure(str(place), "ball", one) for place, one in enumerate(volumes)], usual)) == []
+    volumes[0] = 1.5
+    told = list(of_all_scans([Structure(str(place), "ball", one) for place, one in enumerate(volumes)], usual))
+    median = "their median is 1.5 ml, there 1 ml"
+    assert told == [f"4 of the 6 volumes of ball are larger than in any of the 12 training cases ({median})."]
 
 
 @pytest.mark.parametrize(("touching", "warned"), [(1, True), (2, False)])
@@ -399,8 +417,8 @@ def test_what_all_scans_have_in_common_is_told(tmp_path):
     scans = {f"scan {index}": labels(None, (7, 9, 8)) for index in range(5)}
     text, rows = report(predictions(tmp_path / "predictions", scans, model))
     assert {row["warnings"] for (_, name), row in rows.items() if name == "cube"} == {""}
-    told = "Most of the 5 volumes of cube are larger than in any of the 12 training cases"
-    assert f"{told} (0.128 ml in the middle, there 0.07 ml)." in text
+    told = "5 of the 5 volumes of cube are larger than in any of the 12 training cases"
+    assert f"{told} (their median is 0.128 ml, there 0.07 ml)." in text
     assert "ball is missing in 5 of 5 scans, and is in 100% of the 12 training cases." in text
 
 

@@ -343,3 +343,7 @@ def test_predictions_with_warnings_come_first_and_tell_them(ask, tmp_path):
     assert [case["case"] for case in found] == ["b", "a", "c"]
     assert found[0]["label"] == "b (cube touches the scan's edge, and may be cut off)"
     assert found[1]["told"] == ""
+    write_nifti(tmp_path / "scans" / "c.nii.gz", np.zeros(RIGHT.shape, np.float32), AFFINE)
+    (tmp_path / "report.html").unlink()
+    found = json.loads(ask(tmp_path)("/cases.json")[1])["cases"]
+    assert [case["told"] for case in found if case["case"] == "c"] == ["the scan has the same value everywhere"]

@@ -6,6 +6,7 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -151,10 +152,14 @@ def cases_trained_on(ckpt_path: str | Path | Sequence[str | Path] | None) -> set
 def cases_that_chose(ckpt_path: str | Path | Sequence[str | Path] | None) -> set[str]:
     """Names of the cases whose Dice chose the epoch of a checkpoint, or of a member of an ensemble.
 
-    That is, those of the `metrics.csv` that a training keeps beside its best weights.
+    That is, those of the `metrics.csv` that a training keeps beside its best weights; another program's tells nothing.
     """
-    files = [path.with_name("metrics.csv") for path in _checkpoint_paths(ckpt_path)]
-    return {row.case for file in files if file.is_file() for row in read_rows(file)}
+    found: set[str] = set()
+    for path in _checkpoint_paths(ckpt_path):
+        if read_task(path) and path.with_name("metrics.csv").is_file():
+            with suppress(KeyError, ValueError, TypeError):
+                found |= {row.case for row in read_rows(path.with_name("metrics.csv"))}
+    return found
 
 
 def warn_about_training_cases(

@@ -287,14 +287,14 @@ class TrainingLog:
         self._pictures = {}
         shown = ", ".join(f"{name} {'-' if value is None else f'{value:.3f}'}" for name, value in dice.items())
         minutes = (time.monotonic() - self._started) / 60
-        whole = minutes * ((engine.state.max_epochs or epoch) - self._began) / (epoch - self._began)
+        left = minutes * ((engine.state.max_epochs or epoch) - epoch) / (epoch - self._began)
         with tqdm.external_write_mode():
             _logger.info(
-                "epoch %d/%d  %.1f of about %.1f min  loss %.4f  mean Dice %.4f (%s)  best %.4f in epoch %d",
+                "epoch %d/%d  %.1f min, about %.1f left  loss %.4f  mean Dice %.4f (%s)  best %.4f in epoch %d",
                 epoch,
                 engine.state.max_epochs,
                 minutes,
-                whole,
+                left,
                 loss,
                 self.metric.compute(),
                 shown,

@@ -11,12 +11,13 @@ from segbundle.reports.scores import Row
 _FEW = 10
 
 
-def caveats(run: Run, cases: Collection[str]) -> Iterator[str]:
+def caveats(run: Run, cases: Collection[str], class_names: Sequence[str]) -> Iterator[str]:
     """What could make a run's scores look better than they are, in sentences.
 
     Args:
         run: whose scores are shown.
         cases: those of its cases that are.
+        class_names: those of its classes that are.
     """
     if run.is_training:
         after = f" after epoch {run.summary['epoch']}" if "epoch" in run.summary else ""
@@ -28,7 +29,7 @@ def caveats(run: Run, cases: Collection[str]) -> Iterator[str]:
         if run.made_by and not run.folds:
             yield "Whether the model was trained on some of these cases is not known."
     elif seen := run.trained_on & set(cases):
-        rest = mean_dice([row for row in run.rows if row.case in cases and row.case not in seen], run.class_names)
+        rest = mean_dice([row for row in run.rows if row.case in cases and row.case not in seen], class_names)
         others = len(set(cases) - seen)
         mean = f"; the mean Dice of the other {others} is {rest:.4f}" if rest is not None else ""
         which = "all of these cases" if others == 0 else f"{len(seen)} of these {len(cases)} cases"

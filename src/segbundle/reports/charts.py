@@ -131,6 +131,7 @@ def strip_plot(
     row, values = 42.0, [point.value for points in groups.values() for point in points]
     names = [_shortened(name, _LONGEST_NAME) for name in groups]
     ends = [math.log10(end) if logarithmic else end for end in (min(values), max(values))]
+    ends = [min(ends[0], 0.0), max(ends[1], 0.0)] if differences else ends
     drawing = _Drawing(
         480, row * len(groups) + 44, left=12, right=12, top=6, bottom=38,
         x_range=_widened(ends[0], ends[1]), logarithmic=logarithmic,

@@ -184,7 +184,7 @@ def _means(name: str, run: Run, classes: Sequence[str], common: set[str]) -> dic
         "config": as_yaml(run.made_by.get("config", {})),
         "mean": mean_dice(rows, classes),
         "means": {each: mean_dice(rows, [each]) for each in classes},
-        "caveats": list(caveats(run, common)),
+        "caveats": list(caveats(run, common, classes)),
     }
 
 

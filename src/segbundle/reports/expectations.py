@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -168,7 +169,8 @@ class Expectations:
     def of_class(self, name: str) -> Expected | None:
         """What the training's cases, or else all of the predictions, let expect of a class."""
         own = self._found[name]
-        return self.of_training.get(name) or Expected.of(own, "scans themselves", self._intensities)
+        usual = Expected.of(own, "scans themselves", self._intensities) if len(own) > _ENOUGH else None
+        return self.of_training.get(name) or usual
 
     def of(self, one: Structure) -> Expected | None:
         """What the training's cases, or else the other predictions, let expect of a class in a scan."""
@@ -208,6 +210,8 @@ def _unusual(found: Structure, usual: Expected) -> Iterator[str]:
         if usual.present >= _USUAL:
             yield f"is missing, and is in {usual.present:.0%} of {usual.cases}"
         return
+    if usual.num_present == 0:
+        yield f"is there, and is in none of {usual.cases}"
     values = (
         (found.volume_ml, usual.volume_ml, "{} ml", " ml"),
         (found.components, usual.components, "{} part" if found.components == 1 else "{} parts", ""),
@@ -236,13 +240,13 @@ def of_all_scans(found: Sequence[Structure], of_training: Mapping[str, Expected]
             yield f"{name} {missing}, and is in {usual.present:.0%} of {usual.cases}."
         if usual.volume_ml is None or len(volumes) < _SEVERAL:
             continue
-        median, (least, most) = volumes[len(volumes) // 2], (usual.volume_ml.values[0], usual.volume_ml.values[-1])
-        if not least <= median <= most:
-            beyond = "larger" if median > most else "smaller"
-            yield (
-                f"Most of the {len(volumes)} volumes of {name} are {beyond} than in any of {usual.those_with_it} "
-                f"({in_short(median)} ml in the middle, there {usual.volume_ml.ends} ml)."
-            )
+        least, most = usual.volume_ml.values[0], usual.volume_ml.values[-1]
+        larger, smaller = sum(one > most for one in volumes), sum(one < least for one in volumes)
+        for beyond, count in (("larger", larger), ("smaller", smaller)):
+            if count > len(volumes) / 2:
+                median = f"their median is {in_short(statistics.median(volumes))} ml, there {usual.volume_ml.ends} ml"
+                which = f"{count} of the {len(volumes)} volumes of {name}"
+                yield f"{which} are {beyond} than in any of {usual.those_with_it} ({median})."
 
 
 def unchecked(expected: Mapping[str, Expected | None], intensities: bool) -> Iterator[str]:

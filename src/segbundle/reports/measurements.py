@@ -15,6 +15,8 @@ from segbundle.metrics.measures import measure_classes
 from segbundle.reports.slices import CaseVolumes
 from segbundle.reports.structures import Structure, measured
 
+_OF_SCAN = "the scan "
+"""What warnings begin with that are of no single class."""
 _MEASURED = ("volume_ml", "touches_edge", "components", "mean_intensity")
 _COLUMNS = ("case", "class", "status", *_MEASURED, "num_warnings", "warnings", "error")
 
@@ -77,6 +79,8 @@ def read_warnings(path: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     with path.open(newline="", encoding="utf-8-sig") as file:
         for line in csv.DictReader(file):
-            told = line.get("warnings")
-            found.setdefault(line["case"], []).extend([f"{line['class']} {told}"] if told else [])
+            told = found.setdefault(line["case"], [])
+            for words in (line.get("warnings") or "").split("; "):
+                words = words if words.startswith(_OF_SCAN) or not words else f"{line['class']} {words}"
+                told.extend([words] if words and words not in told else [])
     return {case: found[case] for case in sorted(found, key=lambda case: (-len(found[case]), case))}

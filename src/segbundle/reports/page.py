@@ -84,8 +84,8 @@ def _page(run: Run) -> str:
         failed=run.failed,
         about=about(run.made_by),
         gone=next((gone for files in run.files.values() if (gone := files.gone)), None),
-        caveats=list(caveats(run, cases)),
-        few=few([sum(row.dice is not None for row in run.rows_of(name)) for name in run.class_names]),
+        caveats=list(caveats(run, cases, run.class_names)),
+        few=few(_counts(run)),
         first=_first(run, anchors),
         folds=run.folds,
         unfinished=unfinished(run, curves),
@@ -99,6 +99,15 @@ def _page(run: Run) -> str:
         made_by={name: value for name, value in run.made_by.items() if name != "config"},
         config=as_yaml(run.made_by.get("config", {})),
     )
+
+
+def _counts(run: Run) -> list[int]:
+    """Of how many cases each class's Dice and HD95 are."""
+    return [
+        sum(getattr(row, key) is not None for row in run.rows_of(name))
+        for name in run.class_names
+        for key in ("dice", "hd95_mm")
+    ]
 
 
 def _first(run: Run, anchors: Mapping[tuple[str, str], str]) -> list[dict[str, Any]]:

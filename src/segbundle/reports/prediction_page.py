@@ -29,6 +29,7 @@ _logger = logging.getLogger(__name__)
 _AT_ONCE = 2  # a scan of clinical size takes about a gigabyte
 _COLUMNS = ("case", "class", "warning", "volume, ml", "parts", "mean intensity")
 _MOST_UNUSUAL = 0.5
+_UNDRAWN = "the scan cannot be drawn"
 T = TypeVar("T")
 
 
@@ -95,6 +96,7 @@ def write_prediction_report(
 def _page(given: Predictions, found: _Found, expected: Expectations, pictures: Mapping[str, Sequence[Markup]]) -> str:
     names, by_scan = given.class_names, found.by_scan()
     anchors = {scan: f"scan-{place}" for place, scan in enumerate(pictures)}
+    undrawn = {scan for scan, notes in found.notes.items() if any(note.startswith(_UNDRAWN) for note in notes)}
     filled = {one.case for one in found.structures if one.volume_ml > 0}
     return render(
         "prediction.html",
@@ -124,7 +126,7 @@ def _page(given: Predictions, found: _Found, expected: Expectations, pictures: M
             for scan, slices in pictures.items()
         ],
         anchors=anchors,
-        num_left_out=len(given.files.keys() - found.failed.keys() - pictures.keys()),
+        num_left_out=len({one.case for one in found.structures} - pictures.keys() - undrawn),
         unchecked=list(
             unchecked({name: expected.of_class(name) for name in names}, window_of(given.made_by) is not None)
         ),
@@ -178,6 +180,7 @@ def _drawn(given: Predictions, found: _Found) -> dict[str, list[Markup]]:
 
     for case, slices in _each(draw, sorted(scans, key=lambda case: (-len(by_scan.get(case, [])), case)), "drawing"):
         if isinstance(slices, Exception):
+            found.notes.setdefault(case, []).append(f"{_UNDRAWN}: {describe(slices)}")
             _logger.warning("report: %s", describe(slices))
             continue
         left -= sum(map(len, slices))

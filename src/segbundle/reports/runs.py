@@ -16,7 +16,7 @@ from segbundle.reports.scores import Row, read_rows
 
 RUN_FILE = "run.json"
 TRAINING_CASES = "training_cases.csv"
-RESULTS = (RUN_FILE, TRAINING_CASES, "metrics.csv", "summary.json", "report.html", "measurements.csv")
+RESULTS = (RUN_FILE, "metrics.csv", "summary.json", "report.html", "measurements.csv")
 """What tells of label maps, or was made of them, and is outdated when they are made anew."""
 _UNFINISHED = {
     "task.json": "its training has not been validated",

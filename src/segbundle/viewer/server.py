@@ -95,13 +95,13 @@ def _report(run: Path, dataset_dir: str | Path | None) -> tuple[Path, tempfile.T
     try:
         with tempfile.TemporaryFile(dir=run):  # or pictures are drawn for minutes before the folder refuses them
             pass
-        return write(run, None, dataset_dir), None
-    except (OSError, OutputError) as error:
+    except OSError as error:
         temporary = tempfile.TemporaryDirectory(prefix="segbundle-")
         _logger.warning(
             "%s: cannot be written (%s); until the viewer ends, its report is in %s.", run, error, temporary.name
         )
         return write(run, Path(temporary.name) / path.name, dataset_dir), temporary
+    return write(run, None, dataset_dir), None
 
 
 class _Server(ThreadingHTTPServer):

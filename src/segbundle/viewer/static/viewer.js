@@ -14,7 +14,8 @@
     const [x, y, z] = at.mm;
     const sides = [["R", "L", x], ["A", "P", y], ["S", "I", z]];
     const words = sides.map(([more, less, mm]) => `${mm < 0 ? less : more} ${Math.abs(mm).toFixed(1)}`);
-    get("place").textContent = `${words.join(", ")} mm: ${Number(at.values[0]?.value ?? NaN).toPrecision(4)}`;
+    const scan = at.values.find((one) => one.name.startsWith("scan"));
+    get("place").textContent = `${words.join(", ")} mm${scan ? `: ${Number(scan.value).toPrecision(4)}` : ""}.`;
   };
 
   const { cases, classes, errors, window: shown } = await (await fetch("/cases.json")).json();
@@ -124,7 +125,8 @@
     try {
       await viewer.loadVolumes([]); // takes away those of the case before
       await add(number, one.volumes.filter((name) => name !== "errors"));
-      told.textContent = one.problem ?? "";
+      told.textContent = unknown + (one.problem ?? "");
+      unknown = "";
       if (one.volumes.includes("errors")) await showErrors(number);
       ["errors", "prediction", "reference"].some(goToMost);
       if (number === select.value) document.body.dataset.state = "loaded";
@@ -143,13 +145,16 @@
     }
   }
 
+  let unknown = "";
   function asked() {
     let name = location.hash.slice(1);
     try {
       name = decodeURIComponent(name);
     } catch { // typed by hand
     }
-    return Math.max(cases.findIndex((one) => one.case === name), 0);
+    const number = cases.findIndex((one) => one.case === name);
+    if (name && number < 0) unknown = `${name} is none of the cases whose files are known. `;
+    return Math.max(number, 0);
   }
 
   select.value = asked();

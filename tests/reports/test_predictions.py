@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from runs_by_hand import AFFINE, RIGHT, labels, write_evaluation, write_predictions
+from runs_by_hand import AFFINE, NAMES, RIGHT, labels, write_evaluation, write_predictions
 from segbundle.errors import OutputError
 from segbundle.files import write_json
 from segbundle.reports import Structure, holds_scores, prediction_page, write_prediction_report, write_training_cases
@@ -228,7 +228,7 @@ def test_scans_that_failed_or_are_gone_are_told(tmp_path):
 def test_nothing_found_at_all(tmp_path):
     text, rows = report(write_predictions(tmp_path, {"empty": labels()}))
     assert "(nothing was found)" in text and text.count('<svg class="slice"') == 3
-    assert [row["volume_ml"] for row in rows.values()] == ["0", "0"]
+    assert [rows["empty", name]["volume_ml"] for name in NAMES[1:]] == ["0", "0"]
 
 
 def test_names_are_escaped(tmp_path):
@@ -326,7 +326,8 @@ def test_a_scan_without_anything_in_it_is_told(tmp_path, value, told):
     write_predictions(tmp_path, {"a": RIGHT})
     write_nifti(tmp_path / "scans" / "a.nii.gz", np.full(RIGHT.shape, value, np.float32), AFFINE)
     text, rows = report(tmp_path)
-    assert rows["a", "ball"]["warnings"] == f"the scan {told}"
+    assert rows["a", ""]["warnings"] == f"the scan {told}"
+    assert rows["a", "ball"]["warnings"] == ""
     assert "1 scan was predicted, 1 with something unusual." in text
 
 
@@ -440,3 +441,15 @@ def test_scans_that_were_moved_are_no_reason_to_replace_a_page_by_an_empty_one(t
         write_prediction_report(run, dataset_dir=tmp_path / "nowhere")
     assert (run / "report.html").read_text(encoding="utf-8") == page
     assert write_prediction_report(run, dataset_dir=tmp_path / "moved").read_text(encoding="utf-8") == page
+
+
+def test_a_scan_that_cannot_be_drawn_is_told(tmp_path, monkeypatch):
+    folder = write_predictions(tmp_path, {"a": RIGHT, "b": RIGHT})
+
+    def spoilt(volumes, *_):
+        raise ValueError("no room")
+
+    monkeypatch.setattr(prediction_page, "overview_slices", spoilt)
+    text, rows = report(folder)
+    assert "a cannot be drawn: " in text and "b cannot be drawn: " in text
+    assert "more scans" not in text and rows["a", "ball"]["status"] == "measured"

@@ -34,11 +34,12 @@ _DEPTHS = frozenset({"deep_supervision_heads", "super_head"})
 
 def ensemble_members(ckpt_path: str | Path | Sequence[str | Path] | None) -> list[str]:
     """The checkpoints of an ensemble, for an inferer that loads them in turn; none if there is only one."""
-    paths = _checkpoint_paths(ckpt_path)
+    paths = checkpoint_paths(ckpt_path)
     return [str(path) for path in paths] if len(paths) > 1 else []
 
 
-def _checkpoint_paths(ckpt_path: str | Path | Sequence[str | Path] | None) -> list[Path]:
+def checkpoint_paths(ckpt_path: str | Path | Sequence[str | Path] | None) -> list[Path]:
+    """The files of a checkpoint, of the members of an ensemble, or of the models of a cross-validation."""
     return [path for one in _given(ckpt_path) for path in models_of_folds(one) or [one]]
 
 
@@ -85,7 +86,7 @@ def load_weights(
         CheckpointError: no such file, unreadable, layers that are missing, unknown or of another shape (the message
             lists them), or trained for other classes.
     """
-    paths = _checkpoint_paths(ckpt_path)
+    paths = checkpoint_paths(ckpt_path)
     _warn_if_unfinished(ckpt_path)
     for path in paths:
         _load(network, path, class_names, plain=len(paths) > 1, resume=resume)
@@ -144,7 +145,7 @@ def cases_trained_on(ckpt_path: str | Path | Sequence[str | Path] | None) -> set
     """
     found = [
         {*read_task(path).get(_CASES, ()), *(one.case for one in training_cases_of(path))}
-        for path in _checkpoint_paths(ckpt_path)
+        for path in checkpoint_paths(ckpt_path)
     ]
     return set[str]().union(*found) if found and all(found) else None
 
@@ -155,7 +156,7 @@ def cases_that_chose(ckpt_path: str | Path | Sequence[str | Path] | None) -> set
     That is, those of the `metrics.csv` that a training keeps beside its best weights; another program's tells nothing.
     """
     found: set[str] = set()
-    for path in _checkpoint_paths(ckpt_path):
+    for path in checkpoint_paths(ckpt_path):
         if read_task(path) and path.with_name("metrics.csv").is_file():
             with suppress(KeyError, ValueError, TypeError):
                 found |= {row.case for row in read_rows(path.with_name("metrics.csv"))}
@@ -187,7 +188,7 @@ def warn_about_preprocessing(
         ckpt_path: as in `load_weights`; what `task.json` beside it tells is compared.
         preprocessing: config keys, such as `spacing` and `intensity`, and their values.
     """
-    for path in _checkpoint_paths(ckpt_path):
+    for path in checkpoint_paths(ckpt_path):
         task = read_task(path)
         for key, value in preprocessing.items():
             if key in task and task[key] != json.loads(json.dumps(value)):

@@ -19,12 +19,12 @@ import torch
 
 import segbundle
 from segbundle.data.scan_files import files_of
-from segbundle.engines.checkpoints import cases_that_chose, cases_trained_on
+from segbundle.engines.checkpoints import cases_that_chose, cases_trained_on, checkpoint_paths
 from segbundle.engines.ranks import rank
 from segbundle.engines.values import KEYS
 from segbundle.engines.workflow import running_workflow
 from segbundle.errors import describe
-from segbundle.reports import RUN_FILE, fold_folders, training_cases_of, write_report, write_run, write_training_cases
+from segbundle.reports import RUN_FILE, training_cases_of, write_report, write_run, write_training_cases
 
 if TYPE_CHECKING:
     from segbundle.engines.records import ScanRecords
@@ -143,10 +143,7 @@ def _name(device: torch.device) -> str:
 
 def _models(ckpt_path: str | list[str] | None) -> dict[str, str]:
     """A fingerprint of the weights that were loaded, or of each member of an ensemble, if they are files."""
-    given = [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path or []
-    places = [path for one in map(Path, given) for path in (fold_folders(one) or [one])]
-    files = [path / "model.pt" if path.is_dir() else path for path in places]
-    prints = [_hexadecimal(_add_ends(path, hashlib.sha256())) for path in files if path.is_file()]
+    prints = [_hexadecimal(_add_ends(path, hashlib.sha256())) for path in checkpoint_paths(ckpt_path) if path.is_file()]
     return {"model_fingerprint": ", ".join(prints)} if prints else {}
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator, Sequence
 
 from segbundle.reports.runs import Run
-from segbundle.reports.scores import Row
+from segbundle.reports.scores import mean_dice
 
 _FEW = 10
 
@@ -51,10 +50,3 @@ def few(counts: Collection[int], what: str = "cases") -> str | None:
         return None
     limits = " and limits of agreement" if what == "cases" else ""
     return f"Intervals{limits} of fewer than ten {what} are rough, and mostly too narrow."
-
-
-def mean_dice(rows: Sequence[Row], class_names: Sequence[str]) -> float | None:
-    """The mean over classes of the mean over cases, false positives counting as 0; None if nothing is scored."""
-    by_class = [[row.dice for row in rows if row.name == name and row.dice is not None] for name in class_names]
-    means = [math.fsum(dice) / len(dice) for dice in by_class if dice]
-    return math.fsum(means) / len(means) if means else None

@@ -13,11 +13,11 @@ import numpy as np
 
 from segbundle.errors import OutputError
 from segbundle.files import written_whole
-from segbundle.reports.caveats import caveats, few, mean_dice
+from segbundle.reports.caveats import caveats, few
 from segbundle.reports.charts import Point, strip_plot
 from segbundle.reports.rendering import LABELS, as_yaml, number, render, signed
 from segbundle.reports.runs import Run, read_run
-from segbundle.reports.scores import Row, bootstrap_interval
+from segbundle.reports.scores import Row, bootstrap_interval, mean_dice
 
 
 @dataclass(frozen=True)

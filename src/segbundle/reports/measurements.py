@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,8 +16,6 @@ from segbundle.metrics.measures import measure_classes
 from segbundle.reports.slices import CaseVolumes
 from segbundle.reports.structures import Structure, measured
 
-_OF_SCAN = "the scan "
-"""What warnings begin with that are of no single class."""
 _MEASURED = ("volume_ml", "touches_edge", "components", "mean_intensity")
 _COLUMNS = ("case", "class", "status", *_MEASURED, "num_warnings", "warnings", "error")
 
@@ -47,40 +46,48 @@ def write_measurements(
     path: Path,
     structures: Sequence[Structure],
     warnings: Mapping[tuple[str, str], Sequence[str]],
+    notes: Mapping[str, Sequence[str]],
     failed: Mapping[str, str],
     class_names: Sequence[str],
 ) -> None:
-    """Write one row per scan and class as CSV, sorted by scan.
+    """Write one row per scan and class as CSV, sorted by scan, and one without a class for notes of the scan itself.
 
     Args:
         path: the file.
         structures: what was measured.
         warnings: in words, by scan and class.
+        notes: what is the matter with a scan itself, by scan.
         failed: scans that were not measured, and why.
         class_names: without the background.
 
     Raises:
         OutputError: the file cannot be written.
     """
+    unknown = [""] * len(_MEASURED)
     rows: list[tuple[str, ...]] = []
     for one in structures:
-        words = warnings.get((one.case, one.name), ())
-        rows.append((one.case, one.name, "measured", *measured(one), str(len(words)), "; ".join(words), ""))
-    nothing = [""] * (len(_MEASURED) + 2)
-    rows += [(case, name, "failed", *nothing, why) for case, why in failed.items() for name in class_names]
+        rows.append(
+            (one.case, one.name, "measured", *measured(one), *_told(warnings.get((one.case, one.name), ())), "")
+        )
+    rows += [(case, "", "measured", *unknown, *_told(words), "") for case, words in notes.items()]
+    rows += [(case, name, "failed", *unknown, *_told(()), why) for case, why in failed.items() for name in class_names]
     rows.sort(key=lambda row: row[0])
     write_csv(path, _COLUMNS, rows)
 
 
-def read_warnings(path: Path) -> dict[str, list[str]]:
-    """The warnings of every scan, most of them first, as `write_measurements` wrote them; nothing without a file."""
+def _told(words: Sequence[str]) -> tuple[str, str]:
+    return str(len(words)), "; ".join(words)
+
+
+def read_warnings(path: Path) -> dict[str, str]:
+    """The warnings of every scan that has some, most of them first; none if there is no file."""
     if not path.is_file():
         return {}
     found: dict[str, list[str]] = {}
+    counts: Counter[str] = Counter()
     with path.open(newline="", encoding="utf-8-sig") as file:
         for line in csv.DictReader(file):
-            told = found.setdefault(line["case"], [])
-            for words in (line.get("warnings") or "").split("; "):
-                words = words if words.startswith(_OF_SCAN) or not words else f"{line['class']} {words}"
-                told.extend([words] if words and words not in told else [])
-    return {case: found[case] for case in sorted(found, key=lambda case: (-len(found[case]), case))}
+            if line["warnings"]:
+                found.setdefault(line["case"], []).append(f"{line['class']} {line['warnings']}".strip())
+                counts[line["case"]] += int(line["num_warnings"])
+    return {case: "; ".join(found[case]) for case in sorted(found, key=lambda case: (-counts[case], case))}

@@ -12,8 +12,8 @@ from segbundle.metrics import Status
 from segbundle.reports.caveats import caveats, few
 from segbundle.reports.charts import Figure, Point, bland_altman, strip_plot
 from segbundle.reports.gallery import farthest, gallery, worst_first
-from segbundle.reports.rendering import LABELS, about, as_yaml, number, render
-from segbundle.reports.runs import Run, read_run, refuse_if_moved, short_name
+from segbundle.reports.rendering import LABELS, as_yaml, number, render
+from segbundle.reports.runs import Run, about, read_run, refuse_if_moved, short_name
 from segbundle.reports.scores import Row
 from segbundle.reports.trainings import drawn, read_curves, unfinished
 

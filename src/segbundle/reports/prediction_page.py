@@ -20,8 +20,8 @@ from segbundle.reports.charts import Figure, Point, strip_plot
 from segbundle.reports.colours import style_of
 from segbundle.reports.expectations import Expectations, Warnings, of_all_scans, unchecked, warnings_of
 from segbundle.reports.measurements import measure, write_measurements
-from segbundle.reports.rendering import MOST_BYTES, about, as_yaml, number, render
-from segbundle.reports.runs import Predictions, read_predictions, refuse_if_moved, short_name, window_of
+from segbundle.reports.rendering import MOST_BYTES, as_yaml, number, render
+from segbundle.reports.runs import Predictions, about, read_predictions, refuse_if_moved, short_name, window_of
 from segbundle.reports.slices import CaseVolumes, overview_slices, where_to_look
 from segbundle.reports.structures import Structure, read_training_cases
 
@@ -29,7 +29,6 @@ _logger = logging.getLogger(__name__)
 _AT_ONCE = 2  # a scan of clinical size takes about a gigabyte
 _COLUMNS = ("case", "class", "warning", "volume, ml", "parts", "mean intensity")
 _MOST_UNUSUAL = 0.5
-_UNDRAWN = "the scan cannot be drawn"
 T = TypeVar("T")
 
 
@@ -42,12 +41,14 @@ class _Found:
         notes: what is the matter with a scan itself.
         failed: scans that were not measured, and why.
         warnings: of each scan and class.
+        undrawn: scans that cannot be drawn, and why.
     """
 
     structures: list[Structure] = field(default_factory=list)
     notes: dict[str, list[str]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     warnings: dict[tuple[str, str], Warnings] = field(default_factory=dict)
+    undrawn: dict[str, str] = field(default_factory=dict)
 
     def words(self, one: Structure) -> list[str]:
         """Everything that is worth a look at a structure."""
@@ -85,8 +86,9 @@ def write_prediction_report(
     expected = Expectations(read_training_cases(given.folder), found.structures, given.class_names, comparable)
     found.warnings = {(one.case, one.name): warnings_of(one, expected.of(one)) for one in found.structures}
     path = given.folder / "report.html" if output is None else Path(output)
-    words = {(one.case, one.name): found.words(one) for one in found.structures}
-    write_measurements(path.parent / "measurements.csv", found.structures, words, found.failed, given.class_names)
+    words = {key: warnings.words for key, warnings in found.warnings.items()}
+    measurements = path.parent / "measurements.csv"
+    write_measurements(measurements, found.structures, words, found.notes, found.failed, given.class_names)
     text = _page(given, found, expected, _drawn(given, found))
     with written_whole(path) as partial:
         partial.write_text(text, encoding="utf-8")
@@ -96,13 +98,13 @@ def write_prediction_report(
 def _page(given: Predictions, found: _Found, expected: Expectations, pictures: Mapping[str, Sequence[Markup]]) -> str:
     names, by_scan = given.class_names, found.by_scan()
     anchors = {scan: f"scan-{place}" for place, scan in enumerate(pictures)}
-    undrawn = {scan for scan, notes in found.notes.items() if any(note.startswith(_UNDRAWN) for note in notes)}
     filled = {one.case for one in found.structures if one.volume_ml > 0}
     return render(
         "prediction.html",
         title=f"Predictions: {short_name(given.folder)}",
         num_scans=len(given.files),
         failed=found.failed,
+        undrawn=found.undrawn,
         about=about(given.made_by),
         of_all=list(of_all_scans(found.structures, expected.of_training)),
         warnings=by_scan,
@@ -126,7 +128,7 @@ def _page(given: Predictions, found: _Found, expected: Expectations, pictures: M
             for scan, slices in pictures.items()
         ],
         anchors=anchors,
-        num_left_out=len({one.case for one in found.structures} - pictures.keys() - undrawn),
+        num_left_out=len({one.case for one in found.structures} - pictures.keys() - found.undrawn.keys()),
         unchecked=list(
             unchecked({name: expected.of_class(name) for name in names}, window_of(given.made_by) is not None)
         ),
@@ -180,7 +182,7 @@ def _drawn(given: Predictions, found: _Found) -> dict[str, list[Markup]]:
 
     for case, slices in _each(draw, sorted(scans, key=lambda case: (-len(by_scan.get(case, [])), case)), "drawing"):
         if isinstance(slices, Exception):
-            found.notes.setdefault(case, []).append(f"{_UNDRAWN}: {describe(slices)}")
+            found.undrawn[case] = describe(slices)
             _logger.warning("report: %s", describe(slices))
             continue
         left -= sum(map(len, slices))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from segbundle.metrics import Status
@@ -35,28 +35,6 @@ def render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(
         style=style + Markup(css()), script=script, statuses=statuses, **values
     )
-
-
-def about(made_by: Mapping[str, Any]) -> list[str]:
-    """What a run is of, in a few words each: its data, the model, the day."""
-    config = made_by.get("config") or {}
-    fold = config.get("fold")
-    found = [
-        ("Data", config.get("dataset_dir")),
-        ("Held out", None if fold is None else f"fold {fold} of {config.get('num_folds')}"),
-        ("Model", config.get("ckpt_path")),
-        ("Date", str(made_by.get("date", ""))[:10]),
-    ]
-    return [
-        f"{what}: {', '.join(_end(each) for each in (one if isinstance(one, list) else [one]))}"
-        for what, one in found
-        if one
-    ]
-
-
-def _end(path: str) -> str:
-    """The end of a path, which tells people what it is."""
-    return "/".join(PurePath(path).parts[-3:])
 
 
 def as_yaml(values: Mapping[str, Any]) -> str:

@@ -368,3 +368,25 @@ def window_of(made_by: dict[str, Any]) -> tuple[float, float] | None:
 def short_name(folder: Path) -> str:
     """The end of a folder's path, which tells people what it is."""
     return "/".join(folder.resolve().parts[-2:])
+
+
+def about(made_by: Mapping[str, Any]) -> list[str]:
+    """What a run is of, in a few words each: its data, the model, the day."""
+    config = made_by.get("config", {})
+    fold = config.get("fold")
+    found = [
+        ("Data", config.get("dataset_dir")),
+        ("Held out", None if fold is None else f"fold {fold} of {config.get('num_folds')}"),
+        ("Model", config.get("ckpt_path")),
+        ("Date", str(made_by.get("date", ""))[:10]),
+    ]
+    return [
+        f"{what}: {', '.join(_end(each) for each in (one if isinstance(one, list) else [one]))}"
+        for what, one in found
+        if one
+    ]
+
+
+def _end(path: str) -> str:
+    """The end of a path, which tells people what it is."""
+    return "/".join(PurePath(path).parts[-3:])

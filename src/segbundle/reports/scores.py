@@ -142,6 +142,12 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return math.fsum(known) / len(known) if known else None
 
 
+def mean_dice(rows: Sequence[Row], class_names: Sequence[str]) -> float | None:
+    """`mean_dice` of some rows of a `metrics.csv`, as `summarize` defines it; None if nothing is scored."""
+    by_class = [[row.dice for row in rows if row.name == name] for name in class_names]
+    return _mean([_mean(dice) for dice in by_class])
+
+
 def bootstrap_interval(values: Sequence[float]) -> list[float | None]:
     """The 95 % percentile bootstrap interval of a mean (Efron 1979); nulls for fewer than two values."""
     if len(values) < 2:

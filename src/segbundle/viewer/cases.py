@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +46,13 @@ class ShownCase:
 
 
 def shown_cases(
-    folder: str | Path, dataset_dir: str | Path | None = None, measurements: Path | None = None
+    folder: str | Path, dataset_dir: str | Path | None = None
 ) -> tuple[list[ShownCase], list[str], dict[str, Any]]:
-    """The cases of an evaluation or of predictions whose files are known, worst first.
+    """The cases of an evaluation, worst first, or of predictions, as far as their files are known.
 
     Args:
         folder: of the run.
         dataset_dir: where the scans are now, if they were moved.
-        measurements: `measurements.csv` of predictions, whose warnings say which are the worst.
 
     Returns:
         the cases; the names of the classes without the background; and `run.json`.
@@ -65,11 +64,15 @@ def shown_cases(
         run = read_run(folder, dataset_dir)
         return list(_scored(run)), run.class_names, run.made_by
     found = read_predictions(folder, dataset_dir)
-    warnings = {} if measurements is None else read_warnings(measurements)
-    order = {case: "; ".join(words) for case, words in warnings.items() if case in found.files}
-    words = {**order, **{case: "" for case in found.files if case not in order}}
-    cases = [ShownCase.of(case, told, found.files[case], []) for case, told in words.items()]
-    return cases, found.class_names, found.made_by
+    return [ShownCase.of(case, "", files, []) for case, files in found.files.items()], found.class_names, found.made_by
+
+
+def with_warnings(cases: Sequence[ShownCase], measurements: Path) -> list[ShownCase]:
+    """Cases of predictions with their warnings, which `measurements.csv` tells; those with most of them first."""
+    warnings = read_warnings(measurements)
+    order = {case: place for place, case in enumerate(warnings)}
+    told = [replace(case, told=warnings.get(case.name, "")) for case in cases]
+    return sorted(told, key=lambda case: order.get(case.name, len(order)))
 
 
 def _scored(run: Run) -> Iterator[ShownCase]:

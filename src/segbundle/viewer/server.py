@@ -19,7 +19,7 @@ from segbundle.errors import OutputError, describe
 from segbundle.reports import RESULTS, holds_scores, write_prediction_report, write_report
 from segbundle.reports.colours import COLOURS
 from segbundle.reports.runs import window_of
-from segbundle.viewer.cases import ShownCase, shown_cases
+from segbundle.viewer.cases import ShownCase, shown_cases, with_warnings
 from segbundle.viewer.volumes import nifti_volume
 
 _logger = logging.getLogger(__name__)
@@ -72,13 +72,15 @@ def serve(run: str | Path, port: int = 0, browser: bool = True, dataset_dir: str
 def make_server(run: str | Path, port: int = 0, dataset_dir: str | Path | None = None) -> ThreadingHTTPServer:
     """The server of a run, bound to 127.0.0.1; see `serve`. Close it, or a temporary report stays until Python ends."""
     run = Path(run)
-    if not shown_cases(run, dataset_dir)[0]:
+    cases, class_names, made_by = shown_cases(run, dataset_dir)
+    if not cases:
         raise OutputError(
             f"{run}: does not tell where files of cases are; give the output_dir of `segbundle evaluate`, "
             f"`cross-validate` or `predict`. Scores alone are shown by: segbundle report {run}"
         )
     report, temporary = _report(run, dataset_dir)
-    cases, class_names, made_by = shown_cases(run, dataset_dir, report.with_name("measurements.csv"))
+    if not holds_scores(run):
+        cases = with_warnings(cases, report.with_name("measurements.csv"))
     try:
         return _Server(port, partial(_Handler, report, cases, class_names, window_of(made_by)), temporary)
     except OSError as error:

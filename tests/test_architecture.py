@@ -1,6 +1,7 @@
 """Imports run one way, as docs/architecture.md draws it."""
 
 import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -45,6 +46,14 @@ def test_the_document_names_what_each_room_imports():
     assert {name for name, _ in rows} == set(ORDER)
     for name, imports in rows:
         assert set(re.findall(r"[a-z]+", imports)) - {"nothing"} == imports_of(name), name
+
+
+@pytest.mark.parametrize("name", sorted({path.parent.name for path in PACKAGE.glob("*/__init__.py")}))
+def test_what_a_room_offers_is_not_called_like_one_of_its_modules(name):
+    """From Python 3.12 on, `_target_: segbundle.transforms.x` is the module of that name, if there is one."""
+    offered = getattr(importlib.import_module(f"segbundle.{name}"), "__all__", [])
+    modules = {path.stem for path in (PACKAGE / name).glob("*.py")}
+    assert not modules.intersection(offered)
 
 
 def test_losses_metrics_and_inferers_know_tensors_only():

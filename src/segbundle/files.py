@@ -16,7 +16,7 @@ from segbundle.errors import OutputError
 
 _PARTIAL = ".partial-"
 _LOCK = ".lock"
-_locks: set[Any] = set()
+_locks: list[Any] = []
 """Held until the process ends."""
 
 
@@ -78,7 +78,15 @@ def keep_others_out(folder: str | Path) -> None:
             raise OutputError(
                 f"{folder}: another run is writing to it; wait until it has ended, or choose another --output_dir."
             ) from error
-    _locks.add(lock)
+    if not _locks:
+        atexit.register(_let_others_in)
+    _locks.append(lock)
+
+
+def _let_others_in() -> None:
+    """Give the locks back while Python is still whole: filelock complains if they are left to its end."""
+    while _locks:
+        _locks.pop().release()
 
 
 def remove_partial(folder: str | Path) -> None:

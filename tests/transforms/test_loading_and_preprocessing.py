@@ -6,7 +6,7 @@ import torch
 from segbundle.data import labelled_data
 from segbundle.errors import ConfigError, DataError
 from segbundle.transforms import LoadScand, preprocessing
-from segbundle.transforms.preprocessing import intensity_transform
+from segbundle.transforms.before_network import intensity_transform
 from tiny import TINY_CLASSES, write_nifti
 
 

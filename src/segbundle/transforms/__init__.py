@@ -1,10 +1,10 @@
 """Loading, preprocessing, augmentation, and the way back to a scan's own geometry."""
 
+from segbundle.transforms.after_network import LargestComponentd, RestoreLabelsd, SaveLabelsd, postprocessing
 from segbundle.transforms.augmentation import training_transforms
+from segbundle.transforms.before_network import preprocessing
 from segbundle.transforms.loading import LoadScand
-from segbundle.transforms.postprocessing import LargestComponentd, RestoreLabelsd, SaveLabelsd, postprocessing
 from segbundle.transforms.preparing import PrepareCase
-from segbundle.transforms.preprocessing import preprocessing
 from segbundle.transforms.restoring import restore_labels
 
 __all__ = [

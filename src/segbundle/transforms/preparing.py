@@ -15,8 +15,8 @@ from monai.utils import CommonKeys
 
 from segbundle.classes import IGNORE_INDEX
 from segbundle.metrics.measures import measure_classes
+from segbundle.transforms.before_network import grid_transforms, intensity_transform
 from segbundle.transforms.loading import LoadScand
-from segbundle.transforms.preprocessing import grid_transforms, intensity_transform
 
 _logger = logging.getLogger(__name__)
 _MAX_INDICES_PER_CLASS = 20_000

@@ -1,0 +1,285 @@
+"""What a GPU computes is what a CPU computes, from a loss to the commands; skipped where there is no GPU."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.networks.nets import UNet
+
+from commands import CONFIGS, TINY, run, segbundle
+from segbundle import losses
+from segbundle.inferers import ScoreSlabs, SlidingWindowInferer, slabs, sliding
+from segbundle.losses import counts
+from segbundle.patches import Augmentation, PatchLoader
+from segbundle.transforms.restoring import restore_labels
+from tiny import write_tiny_dataset
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+CPU = torch.device("cpu")
+CUDA = torch.device("cuda", 0)
+
+
+@pytest.fixture(autouse=True)
+def exact_convolutions(monkeypatch):
+    """Float32 as it is: cuDNN's default of TF32 has ten bits."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+def noise(*shape, seed=0):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def unet(classes=3, norm="batch"):
+    torch.manual_seed(0)
+    network = UNet(3, 1, classes, channels=(4, 8), strides=(2,), num_res_units=1, norm=norm)
+    with torch.no_grad():
+        network(noise(2, 1, 16, 16, 16))  # statistics for batch norms
+    return network.eval()
+
+
+# Losses
+
+
+@pytest.mark.parametrize("kind", ["GeneralizedDiceLoss", "DiceLoss", "DiceCELoss", "GeneralizedDiceCELoss"])
+@pytest.mark.parametrize("ignore_index", [None, 255])
+@pytest.mark.parametrize("partly", [False, True])
+def test_losses_and_gradients(kind, ignore_index, partly, monkeypatch):
+    monkeypatch.setattr(counts, "_GPU_CHUNK", 1000)  # several chunks
+    scores, labels = 4 * noise(2, 4, 9, 10, 11), (5 * noise(2, 1, 9, 10, 11, seed=1)).long().clamp(max=3)
+    if ignore_index is not None:
+        labels[noise(*labels.shape, seed=2) < 0.2] = ignore_index
+    annotated = torch.tensor([[True, True, False, True], [True, True, True, True]]) if partly else None
+    loss = getattr(losses, kind)(to_onehot_y=True, softmax=True, ignore_index=ignore_index)
+    values, gradients = [], []
+    for device in (CPU, CUDA):
+        input = scores.to(device, copy=True).requires_grad_()
+        value = loss(input, labels.to(device), annotated)
+        value.backward()
+        values.append(value.item())
+        gradients.append(input.grad.cpu())
+    assert values[0] == pytest.approx(values[1], rel=1e-6)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-9)
+
+
+def test_losses_of_bfloat16_scores_do_not_differ_from_run_to_run():
+    scores = noise(2, 5, 32, 32, 32).to(CUDA, torch.bfloat16)
+    labels = (5 * noise(2, 1, 32, 32, 32, seed=1)).long().to(CUDA)
+    loss = losses.DiceCELoss(to_onehot_y=True, softmax=True)
+    found = []
+    for _ in range(3):
+        input = scores.clone().requires_grad_()
+        loss(input, labels).backward()
+        assert input.grad.dtype is torch.bfloat16
+        found.append(input.grad)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+# Patches
+
+
+def prepared(count=5, shape=(20, 18, 16)):
+    """Cases as they are prepared, with the middle of each as class 1."""
+    label = torch.zeros(1, *shape, dtype=torch.uint8)
+    label[:, 5:15, 5:12, 4:10] = 1
+    indices = [torch.nonzero(label.flatten() == value).flatten().int() for value in range(2)]
+    known = {"label": label, "indices": indices, "annotated": torch.tensor([True, True]), "spacing": [1.0, 1.5, 2.0]}
+    return [{**known, "image": noise(1, *shape, seed=seed).half(), "case": f"case {seed}"} for seed in range(count)]
+
+
+def test_patches_are_those_of_a_cpu():
+    augmentation = Augmentation(flip_axes=[0, 2], rotation=30, scaling=0.3, intensity=True)
+    loaders = [PatchLoader(prepared(), (12, 10, 8), 2, augmentation, device=device) for device in (CPU, CUDA)]
+    differing = 0
+    for epoch in range(1, 13):
+        for step in range(3):
+            on_cpu, on_gpu = (loader.batch(epoch, step) for loader in loaders)
+            assert on_gpu["image"].device == on_gpu["label"].device == CUDA
+            assert on_cpu["case"] == on_gpu["case"]
+            agree = (on_cpu["label"] == on_gpu["label"].cpu()).float().mean()
+            assert agree > 0.999  # voxels halfway between two may be rounded either way
+            differing += not torch.allclose(on_cpu["image"], on_gpu["image"].cpu(), atol=1e-3)
+    assert differing < 12  # of 36: patches with noise, which a GPU draws otherwise
+
+
+def test_patches_made_ahead_are_those_of_their_place():
+    augmentation = Augmentation(flip_axes=[0], rotation=30, scaling=0.3)
+    loader = PatchLoader(prepared(9), (12, 10, 8), 2, augmentation, device=CUDA)
+    assert loader.read_ahead
+    busy = torch.rand(2000, 2000, device=CUDA)
+    for epoch in (1, 2):
+        for step, batch in enumerate(loader):
+            for _ in range(20):
+                busy = busy @ busy / 1000  # the network's stream is behind the loader's
+            again = loader.batch(epoch, step)
+            torch.testing.assert_close(batch["image"], again["image"], rtol=0, atol=1e-5)
+            assert torch.equal(batch["label"], again["label"])
+
+
+# Windows
+
+
+def scores_of(network, image, **kwargs):
+    inferer = SlidingWindowInferer((8, 8, 8), sw_batch_size=3, **{"precision": "fp32", **kwargs})
+    with torch.no_grad():
+        return inferer(image, network).cpu()
+
+
+@pytest.mark.parametrize("flip_axes", [(), (0, 2)])
+@pytest.mark.parametrize("backend", ["eager", "cudagraph", "compile"])
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+def test_scores_of_windows(norm, backend, flip_axes):
+    image, network = noise(1, 1, 19, 8, 13), unet(norm=norm)
+    expected = scores_of(network, image, flip_axes=flip_axes)
+    found = scores_of(copy.deepcopy(network).to(CUDA), image.to(CUDA), backend=backend, flip_axes=flip_axes)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "auto"])
+def test_scores_in_half_precision_are_close(precision):
+    image, network = noise(1, 1, 19, 8, 13), unet()
+    expected = scores_of(network, image)
+    found = scores_of(copy.deepcopy(network).to(CUDA), image, precision=precision)
+    assert found.dtype is torch.float32
+    assert (found - expected).abs().max() < 0.03 * expected.abs().max()
+
+
+@pytest.mark.parametrize("sums", ["cpu", "cuda"])
+@pytest.mark.parametrize("keep", [True, False])
+def test_volumes_and_sums_stay_where_there_is_room(keep, sums, monkeypatch):
+    """`keep`: whether the volume is on the GPU as a whole; else its windows are copied to it one by one."""
+    monkeypatch.setattr(sliding, "has_room", lambda *_: keep)
+    monkeypatch.setattr(slabs, "has_room", lambda *_: keep)
+    image, network = noise(1, 1, 30, 17, 12), unet()
+    found = scores_of(copy.deepcopy(network).to(CUDA), image, sw_device=CUDA, device=torch.device(sums))
+    torch.testing.assert_close(found, scores_of(network, image), rtol=1e-3, atol=1e-3)
+
+
+def test_a_gpu_that_is_nearly_full_takes_fewer_windows_at_a_time():
+    image, network = noise(1, 1, 96, 96, 96), unet(classes=16).to(CUDA)
+    inferer = SlidingWindowInferer((64, 64, 64), sw_batch_size=8, precision="fp32")
+    with torch.no_grad():
+        expected = inferer(image, network).cpu()
+    torch.cuda.empty_cache()
+    whole = torch.cuda.mem_get_info()[1]
+    torch.cuda.set_per_process_memory_fraction(300 * 2**20 / whole)  # eight windows take more
+    try:
+        narrow = SlidingWindowInferer((64, 64, 64), sw_batch_size=8, precision="fp32", device=CPU)
+        with torch.no_grad():
+            found = narrow(image, network).cpu()
+        assert narrow._most is not None
+        assert narrow._most < 8
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        torch.cuda.empty_cache()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+# Back on the scan's voxels
+
+SHEARED = np.eye(4)
+SHEARED[0, 1] = 0.1
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("matrix", [np.diag([0.7, 0.8, 0.9, 1]), np.eye(4), SHEARED])
+def test_restored_labels(matrix, classes):
+    scores = noise(classes, 12, 11, 10)
+    shape = (14, 12, 9)
+    expected = restore_labels(scores, matrix, shape)
+    found = restore_labels(scores.to(CUDA), matrix, shape)
+    assert found.device == CUDA
+    assert (found.cpu() == expected).float().mean() > 0.999  # ties may go either way
+    if matrix is not SHEARED:
+        parts = [(0, scores[:, :6].to(CUDA)), (5, scores[:, 5:].to(CUDA))]
+        assert torch.equal(restore_labels(ScoreSlabs((12, 11, 10), 0, iter(parts)), matrix, shape), found)
+
+
+# Commands
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return write_tiny_dataset(tmp_path_factory.mktemp("data") / "tiny", num_cases=6, num_test=2)
+
+
+def train(dataset, out, *words):
+    return segbundle("train", "--config", TINY, "--dataset_dir", dataset, "--output_dir", out, *words)
+
+
+@pytest.fixture(scope="module")
+def trained(dataset, tmp_path_factory):
+    out = tmp_path_factory.mktemp("trained") / "out"
+    done = train(dataset, out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+def test_a_training_learns(trained):
+    summary = json.loads((trained / "summary.json").read_text())
+    assert summary["mean_dice"] > 0.8
+    assert torch.load(trained / "model.pt", weights_only=True).popitem()[1].device == CPU
+
+
+@pytest.mark.parametrize("options", [[], ["--backend", "cudagraph"], ["--test_time_flips", "[0,1]"]])
+def test_label_maps_and_scores_are_those_of_a_cpu(dataset, trained, tmp_path, options):
+    maps, summaries = {}, {}
+    for device in ("cpu", "cuda"):
+        out = tmp_path / device
+        words = [word for word in options if device == "cuda" or word not in ("--backend", "cudagraph")]
+        given = ["--config", TINY, "--dataset_dir", dataset, "--data_list_key", "test", "--output_dir", out]
+        words += ["--ckpt_path", trained / "model.pt", "--device", device, "--precision", "fp32"]
+        done = segbundle("evaluate", *given, *words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        maps[device] = [np.asarray(nib.load(path).dataobj) for path in sorted(out.glob("*_seg.nii.gz"))]
+        summaries[device] = json.loads((out / "summary.json").read_text())
+        record = json.loads((out / "predictions.json").read_text())[0]
+        assert ("peak_gpu_memory_mb" in json.dumps(record)) == (device == "cuda")
+    assert len(maps["cpu"]) == 2
+    for one, other in zip(maps["cpu"], maps["cuda"], strict=True):
+        assert np.mean(one == other) > 0.998
+    assert summaries["cpu"]["mean_dice"] == pytest.approx(summaries["cuda"]["mean_dice"], abs=0.005)
+
+
+def test_a_training_goes_on_where_it_stopped(dataset, tmp_path):
+    """The last epochs' losses are those of an undisturbed training, but for a GPU's order of sums."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    short = ["--max_epochs", "8", "--val_interval", "4"]
+    assert train(dataset, whole, *short).returncode == 0
+    assert train(dataset, parts, "--max_epochs", "4", "--val_interval", "4").returncode == 0
+    done = train(dataset, parts, *short, "--resume")
+    assert done.returncode == 0, done.stdout + done.stderr
+    one, other = (torch.load(out / "last.pt", weights_only=False, map_location="cpu") for out in (whole, parts))
+    assert one.keys() == other.keys()
+    dice = [json.loads((out / "summary.json").read_text())["mean_dice"] for out in (whole, parts)]
+    assert dice[0] == pytest.approx(dice[1], abs=0.1)
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_and_names_the_cases(dataset, tmp_path):
+    done = train(dataset, tmp_path / "out", "--optimizer#lr", "1e30", "--max_gradient_norm", "null")
+    assert done.returncode == 1
+    assert "case_0" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_processes_train_together(dataset, tmp_path, processes):
+    """One by NCCL; two that share a GPU, which NCCL refuses, by gloo."""
+    out = tmp_path / "out"
+    files = f"['{CONFIGS / 'train.yaml'}','{CONFIGS / 'multi_gpu_train.yaml'}','{TINY}']"
+    if processes > torch.cuda.device_count() > 1:
+        pytest.skip("needs one GPU")
+    done = run(
+        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m",
+        "monai.bundle", "run", "--config_file", files, "--dataset_dir", dataset, "--output_dir", out,
+        "--max_epochs", "16",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not math.isnan(json.loads((out / "summary.json").read_text())["mean_dice"])

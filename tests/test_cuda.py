@@ -11,11 +11,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.networks.nets import UNet
+from monai.networks.nets import DynUNet, UNet
 
 from commands import CONFIGS, TINY, run, segbundle
 from segbundle import losses
-from segbundle.inferers import ScoreSlabs, SlidingWindowInferer, slabs, sliding
+from segbundle.engines import SegmentationTrainer, WeightAverage, trainer
+from segbundle.engines.graphs import StepGraphs, recorded_step
+from segbundle.inferers import PatchInferer, ScoreSlabs, SlidingWindowInferer, slabs, sliding
 from segbundle.losses import counts
 from segbundle.patches import Augmentation, PatchLoader
 from segbundle.transforms.restoring import restore_labels
@@ -123,6 +125,104 @@ def test_patches_made_ahead_are_those_of_their_place():
             assert torch.equal(batch["label"], again["label"])
 
 
+# A training's steps as graphs
+
+
+def small_network(norm="INSTANCE", dropout=None):
+    torch.manual_seed(0)
+    sizes = {"kernel_size": (3,) * 3, "strides": (1, 2, 2), "upsample_kernel_size": (2, 2), "filters": (4, 8, 8)}
+    return DynUNet(3, 1, 2, norm_name=norm, dropout=dropout, **sizes).to(CUDA).train()
+
+
+def trainer_of(network, loss, loader, max_epochs=3):
+    return SegmentationTrainer(
+        loss_function=loss, device=CUDA, max_epochs=max_epochs, train_data_loader=loader, network=network,
+        optimizer=torch.optim.SGD(network.parameters(), 0.05), inferer=PatchInferer("fp32"), decollate=False,
+        max_gradient_norm=12.0, average=WeightAverage(network),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["GeneralizedDiceLoss", "DiceLoss", "DiceCELoss", "GeneralizedDiceCELoss"])
+@pytest.mark.parametrize("more", [{}, {"weight": [1.0, 2.0]}, {"ignore_index": 255, "batch": True}])
+def test_a_recorded_step_has_the_loss_and_the_gradients_of_the_usual_one(kind, more):
+    network = small_network()
+    loss = getattr(losses, kind)(to_onehot_y=True, softmax=True, **more)
+    loader = PatchLoader(prepared(9), (16, 16, 16), 2, device=CUDA)
+    graphs = StepGraphs(network, PatchInferer("fp32"), loss, loader.batch(1, 0))
+    usual = copy.deepcopy(loss).to(CUDA)
+    for step in (1, 2, 3):
+        batch, found = loader.batch(1, step), []
+        for recorded in (True, False):
+            network.zero_grad()
+            scores = graphs.scores(batch["image"]) if recorded else PatchInferer("fp32")(batch["image"], network)
+            value = graphs.loss(scores, batch["label"]) if recorded else usual(scores, batch["label"])
+            assert value is not None
+            value.backward()
+            graphs.hand_over_gradients()
+            found.append([value.detach(), *(parameter.grad.clone() for parameter in network.parameters())])
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+    assert graphs.scores(batch["image"][:1]) is None
+    assert graphs.loss(scores, batch["label"]) is None  # of scores that are not the graph's
+
+
+@pytest.mark.parametrize("norm", ["INSTANCE", "BATCH"])
+def test_recording_leaves_no_trace(norm):
+    network = small_network(norm, dropout=0.2)
+    before = copy.deepcopy(network.state_dict())
+    torch.manual_seed(7)
+    random = torch.cuda.get_rng_state(), torch.get_rng_state()
+    loader = PatchLoader(prepared(), (16, 16, 16), 2, device=CUDA)
+    loss = losses.DiceLoss(to_onehot_y=True, softmax=True)
+    assert recorded_step(network, PatchInferer("fp32"), loss, loader.batch(1, 0)) is not None
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert torch.equal(torch.cuda.get_rng_state(), random[0])
+    assert torch.equal(torch.get_rng_state(), random[1])
+
+
+class Undecided(torch.nn.Module):
+    """Looks at what it computes, which a graph cannot."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv3d(1, 2, 1)
+
+    def forward(self, image):
+        scores = self.layer(image)
+        return scores if float(scores.mean()) > 0 else -scores
+
+
+def test_a_network_that_cannot_be_recorded_trains_as_ever(caplog):
+    caplog.set_level("INFO")
+    loader = PatchLoader(prepared(25), (16, 16, 16), 2, device=CUDA)
+    trainer = trainer_of(Undecided().to(CUDA), losses.DiceLoss(to_onehot_y=True, softmax=True), loader)
+    trainer.run()
+    assert trainer._graphs is None
+    assert math.isfinite(float(trainer.state.output["loss"]))
+    assert "cannot be recorded" in caplog.text
+
+
+@pytest.mark.parametrize("partly", [False, True])
+def test_a_training_of_graphs_is_the_usual_training(partly, monkeypatch):
+    ended = []
+    for recorded in (True, False):
+        if not recorded:
+            monkeypatch.setattr(trainer, "recorded_step", lambda *_: None)
+        cases = prepared(25)
+        if partly:
+            cases[3]["annotated"] = torch.tensor([True, False])
+        network = small_network()
+        loader = PatchLoader(cases, (16, 16, 16), 2, device=CUDA)
+        run = trainer_of(network, losses.DiceCELoss(to_onehot_y=True, softmax=True), loader)
+        run.run()
+        assert (run._graphs is not None) == recorded
+        ended.append([float(run.state.output["loss"]), *(value.clone() for value in network.state_dict().values())])
+    assert ended[0][0] == pytest.approx(ended[1][0], rel=1e-2)
+    for one, other in zip(ended[0][1:], ended[1][1:], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-3)
+
+
 # Windows
 
 
@@ -143,12 +243,13 @@ def test_scores_of_windows(norm, backend, flip_axes):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "auto"])
-def test_scores_in_half_precision_are_close(precision):
-    image, network = noise(1, 1, 19, 8, 13), unet()
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+def test_scores_in_half_precision_are_close(norm, precision):
+    image, network = noise(1, 1, 19, 8, 13), unet(norm=norm)
     expected = scores_of(network, image)
     found = scores_of(copy.deepcopy(network).to(CUDA), image, precision=precision)
     assert found.dtype is torch.float32
-    assert (found - expected).abs().max() < 0.03 * expected.abs().max()
+    assert (found - expected).abs().max() < 0.05 * expected.abs().max()
 
 
 @pytest.mark.parametrize("sums", ["cpu", "cuda"])
@@ -165,11 +266,13 @@ def test_volumes_and_sums_stay_where_there_is_room(keep, sums, monkeypatch):
 def test_a_gpu_that_is_nearly_full_takes_fewer_windows_at_a_time():
     image, network = noise(1, 1, 96, 96, 96), unet(classes=16).to(CUDA)
     inferer = SlidingWindowInferer((64, 64, 64), sw_batch_size=8, precision="fp32")
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
     with torch.no_grad():
         expected = inferer(image, network).cpu()
+    needed, whole = torch.cuda.max_memory_allocated(), torch.cuda.mem_get_info()[1]
     torch.cuda.empty_cache()
-    whole = torch.cuda.mem_get_info()[1]
-    torch.cuda.set_per_process_memory_fraction(300 * 2**20 / whole)  # eight windows take more
+    torch.cuda.set_per_process_memory_fraction(needed / 2 / whole)
     try:
         narrow = SlidingWindowInferer((64, 64, 64), sw_batch_size=8, precision="fp32", device=CPU)
         with torch.no_grad():

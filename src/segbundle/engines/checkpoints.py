@@ -363,7 +363,9 @@ class Checkpoints:
         if rank() > 0:
             return
         if self.evaluator.state.best_metric_epoch == engine.state.epoch:
-            _save_whole(self.output_dir / "model.pt", _without(_DEPTHS, self.average.network.state_dict()))
+            weights = _without(_DEPTHS, self.average.network.state_dict())
+            on_cpu = {name: value.cpu() for name, value in weights.items()}  # so that it can be read everywhere
+            _save_whole(self.output_dir / "model.pt", on_cpu)
             write_scores(self.output_dir, self.metric.cases, self.metric.class_names, epoch=engine.state.epoch)
         _save_whole(self.last, self._state(engine))
 

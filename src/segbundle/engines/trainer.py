@@ -7,14 +7,20 @@ import math
 from typing import Any
 
 import torch
+from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
+from monai.inferers import SimpleInferer
 from monai.utils import CommonKeys
 
 from segbundle.classes import IGNORE_INDEX
 from segbundle.engines.averaging import WeightAverage
+from segbundle.engines.graphs import StepGraphs, recorded_step
+from segbundle.engines.ranks import world_size
 from segbundle.errors import ConfigError, TrainingError
+from segbundle.losses.checks import CHECKED_CALLS_ON_GPU
 from segbundle.losses.deep_supervision import loss_over_depths
+from segbundle.patches import PatchLoader
 
 
 class SegmentationTrainer(SupervisedTrainer):
@@ -24,6 +30,9 @@ class SegmentationTrainer(SupervisedTrainer):
     voxels in `label` (value `IGNORE_INDEX`). Losses with an attribute `progress` get it before every step: 0 at the
     start of the training, 1 at its end. Of a network with deep supervision the scores of every depth are scored
     (`loss_over_depths`).
+
+    On a GPU, network and loss become graphs after the first epoch (`segbundle.engines.graphs`), if batches come from a
+    `PatchLoader` and no other process trains along. That epoch goes the usual way, in which losses look at the data.
 
     Args:
         loss_function: ours, or any loss of PyTorch or MONAI as long as everything was annotated.
@@ -45,7 +54,12 @@ class SegmentationTrainer(SupervisedTrainer):
         average: WeightAverage | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(loss_function=self._batch_loss, **kwargs)
+        self._usual_inferer: Any = kwargs.pop("inferer", None) or SimpleInferer()
+        kwargs.setdefault("optim_set_to_none", True)
+        super().__init__(loss_function=self._batch_loss, inferer=self._predict, **kwargs)
+        self._graphs: StepGraphs | None = None
+        self._steps = 0  # until graphs were tried
+        self.add_event_handler(Events.EPOCH_STARTED, self._record)
         self.max_gradient_norm = math.inf if max_gradient_norm is None else max_gradient_norm
         self.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._clip_gradient)
         if average is not None:
@@ -60,12 +74,31 @@ class SegmentationTrainer(SupervisedTrainer):
             steps = engine.state.max_epochs * engine.state.epoch_length
             self.plain_loss.progress = (engine.state.iteration - 1) / steps
         self._refuse_what_is_missing(batchdata)
+        self._steps += 1
         return super()._iteration(engine, batchdata)
+
+    def _record(self) -> None:
+        """Make graphs of the step once losses have looked at data; between epochs the loader's thread rests."""
+        loader = self.data_loader
+        if self._graphs is not None or self._steps < CHECKED_CALLS_ON_GPU or not isinstance(loader, PatchLoader):
+            return
+        self._steps = 0
+        if loader.device.type == "cuda" and world_size() == 1:
+            batch = loader.batch(self.state.epoch, 0)
+            self._graphs = recorded_step(self.network.train(), self._usual_inferer, self.plain_loss, batch)
+
+    def _predict(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        scores = None if self._graphs is None else self._graphs.scores(inputs)
+        return self._usual_inferer(inputs, network, *args, **kwargs) if scores is None else scores
 
     def _batch_loss(self, pred: torch.Tensor | list[torch.Tensor], label: torch.Tensor) -> torch.Tensor:
         """The loss of the batch that is being trained on."""
         batch: Any = self.state.batch
         more = {"annotated": batch["annotated"]} if self._knows_annotated and "annotated" in batch else {}
+        if self._graphs is not None and all(bool(annotated.all()) for annotated in more.values()):
+            value = self._graphs.loss(pred, label)
+            if value is not None:
+                return value
         try:
             return loss_over_depths(self.plain_loss, pred, label, **more)
         except ValueError as error:
@@ -73,6 +106,8 @@ class SegmentationTrainer(SupervisedTrainer):
             raise TrainingError(f"loss {type(self.plain_loss).__name__}, cases {cases}: {error}") from error
 
     def _clip_gradient(self) -> None:
+        if self._graphs is not None:
+            self._graphs.hand_over_gradients()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_gradient_norm)
         self.state.gradient_norm = norm
 

@@ -118,8 +118,8 @@ def _normalised(
     count, channels = x.shape[:2]
     if x.dtype is not torch.float32:
         # with parameters in float32, the statistics are float32, too
-        scale = torch.ones(channels) if weight is None else weight.float()
-        shift = torch.zeros(channels) if bias is None else bias.float()
+        scale = torch.ones(channels, device=x.device) if weight is None else weight.float()
+        shift = torch.zeros(channels, device=x.device) if bias is None else bias.float()
         return torch.native_group_norm(x, scale, shift, count, channels, x[0, 0].numel(), channels, eps)
     result, means, variances = torch.empty_like(x), [], []
     for index, sample in enumerate(x.split(1)):

@@ -126,8 +126,9 @@ def _rewrite(traced: torch.fx.GraphModule, fuse: bool) -> None:
             _remove(node, node.args[0])
     for node in _module_calls(traced, once=True):
         _absorb_batch_norm(traced, node)
-    for name in {str(node.target) for node in _module_calls(traced)}:
-        _replace(traced, name)
+    if all(parameter.device.type == "cpu" for parameter in traced.parameters()):
+        for name in {str(node.target) for node in _module_calls(traced)}:
+            _replace(traced, name)
     if fuse:
         _fuse(traced)
     traced.delete_all_unused_submodules()
@@ -172,23 +173,22 @@ def _absorb_batch_norm(traced: torch.fx.GraphModule, node: torch.fx.Node) -> Non
 
 
 def _replace(traced: torch.fx.GraphModule, name: str) -> None:
-    """Puts a faster module of ours in the place of one of PyTorch's, on CPUs."""
+    """Puts a module of ours, faster on CPUs, in the place of one of PyTorch's."""
     module = traced.get_submodule(name)
     if type(module) is torch.nn.ConvTranspose3d and _is_doubling(module):
         traced.set_submodule(name, DoublingConvolution(module))
-    elif type(module) is torch.nn.InstanceNorm3d and not module.track_running_stats and _on_cpu(module):
+    elif type(module) is torch.nn.InstanceNorm3d and not module.track_running_stats:
         traced.set_submodule(name, ChannelsLastInstanceNorm.of(module))
-
-
-def _on_cpu(module: torch.nn.Module) -> bool:
-    return all(parameter.device.type == "cpu" for parameter in module.parameters())
 
 
 def _is_doubling(module: torch.nn.ConvTranspose3d) -> bool:
     """Whether `DoublingConvolution` can stand for a transposed convolution, and is faster."""
     settings = (module.kernel_size, module.stride, module.padding, module.output_padding, module.dilation)
-    few = module.out_channels <= 2 and _on_cpu(module)
-    return few and module.groups == 1 and settings == ((3,) * 3, (2,) * 3, (1,) * 3, (1,) * 3, (1,) * 3)
+    return (
+        module.out_channels <= 2
+        and module.groups == 1
+        and settings == ((3,) * 3, (2,) * 3, (1,) * 3, (1,) * 3, (1,) * 3)
+    )
 
 
 def _fuse(traced: torch.fx.GraphModule) -> None:
@@ -218,7 +218,8 @@ def _can_fuse(module: torch.nn.Module | None) -> TypeGuard[torch.nn.Conv3d | tor
     if not isinstance(module, torch.nn.Conv3d | torch.nn.ConvTranspose3d):
         return False
     plain = module.padding_mode == "zeros" and not isinstance(module.padding, str)
-    return plain and module.weight[0, 0].numel() > 1 and module.weight.dtype is torch.float32 and _on_cpu(module)
+    weight = module.weight
+    return plain and weight[0, 0].numel() > 1 and weight.dtype is torch.float32 and weight.device.type == "cpu"
 
 
 def _activation(module: torch.nn.Module | None) -> Activation | None:

@@ -68,6 +68,11 @@ class _RegionCELoss(torch.nn.Module):
         """Voxels with this index count nowhere."""
         return self.region.ignore_index
 
+    @property
+    def follows_progress(self) -> bool:
+        """Whether the loss depends on `progress`."""
+        return isinstance(self.lambda_region, LinearRamp) or isinstance(self.lambda_ce, LinearRamp)
+
     def _cross_entropy(self, counts: SoftCounts, num_voxels: int) -> torch.Tensor:
         """The mean over all voxels, of all ranks where they may differ in what they divide by.
 

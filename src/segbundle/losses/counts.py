@@ -233,7 +233,7 @@ def _count(chunk: _Chunk, settings: _Settings) -> tuple[torch.Tensor, ...]:
         intersection = _overlap(probabilities, chunk.reference, settings).sum(dim=1)
         reference = (chunk.reference**2 if settings.squared_pred else chunk.reference).sum(dim=1)
     prediction = (probabilities**2 if settings.squared_pred else probabilities).sum(dim=1)
-    voxels = probabilities.new_tensor(num_voxels) if chunk.valid is None else chunk.valid.sum()
+    voxels = probabilities.new_full((), num_voxels) if chunk.valid is None else chunk.valid.sum()
     if settings.cross_entropy is None or logs is None:
         nothing = probabilities.new_zeros(())
         return intersection, prediction, reference, voxels, nothing, nothing
@@ -266,7 +266,7 @@ def _count_cross_entropy(chunk: _Chunk, logs: torch.Tensor, entropy: CrossEntrop
             loss = loss - (smooth if chunk.valid is None else smooth * chunk.valid).sum()
         return loss, weights.sum()
     wanted = _wanted(chunk, entropy, logs)
-    voxels = logs.new_tensor(logs.shape[1]) if chunk.valid is None else chunk.valid.sum()
+    voxels = logs.new_full((), logs.shape[1]) if chunk.valid is None else chunk.valid.sum()
     return -(wanted * logs).sum(), voxels
 
 

@@ -1,0 +1,180 @@
+"""A training step on a GPU as CUDA graphs: its kernels recorded once, and launched together at every step."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from monai.utils import CommonKeys
+
+import segbundle.losses
+from segbundle.inferers.memory import has_room
+from segbundle.losses.deep_supervision import loss_over_depths
+
+_logger = logging.getLogger(__name__)
+_TOLERANCE = 0.02
+"""By which part of the largest score what was recorded may differ, in bfloat16."""
+_TIMES_MEMORY = 3
+"""What steps, their recording and the graphs take together, in terms of a step's memory."""
+
+
+class StepGraphs:
+    """A network's forward and backward pass, and a loss's, launched as a whole.
+
+    A small patch keeps a GPU busy for less time than Python needs to launch a thousand kernels one by one. Graphs need
+    the same shapes and addresses at every step: batches of other shapes, and what the loss cannot do in a graph, go the
+    usual way.
+
+    Args:
+        network: on a CUDA device, in training mode.
+        inferer: passes patches through it.
+        loss: ours are recorded, too, for batches in which every class was annotated; others run as usual, as nothing
+            is known of what they do beside launching kernels.
+        batch: one like all others, on the device: `image` (B, C, X, Y, Z) and `label` (B, 1, X, Y, Z).
+
+    Raises:
+        RuntimeError: the network cannot be recorded, or the recording gives other scores.
+    """
+
+    def __init__(
+        self, network: torch.nn.Module, inferer: Callable[..., Any], loss: Any, batch: Mapping[str, torch.Tensor]
+    ) -> None:
+        image, label = batch[CommonKeys.IMAGE].clone(), batch[CommonKeys.LABEL].clone()
+        self.image_like, self.label_like = _like(image), _like(label)
+        with _Undisturbed(network, image.device):
+            torch.manual_seed(0)  # dropout
+            with torch.no_grad():
+                expected = inferer(image, network)
+            if not isinstance(expected, torch.Tensor):
+                raise RuntimeError("the network returns several tensors")
+            scoring = _Scoring(network, inferer)
+            self._weights = list(zip(network.parameters(), scoring.weights, strict=True))
+            self._network = _recorded(scoring, image)
+            torch.manual_seed(0)
+            found = self._network(image)
+            if not bool((found - expected).abs().max() <= _TOLERANCE * expected.abs().max()):
+                raise RuntimeError("the recorded network gives other scores")
+            self._scores = found.data_ptr()
+            self._loss = _recorded_loss(loss, found.detach().requires_grad_(), label)
+
+    def scores(self, image: torch.Tensor) -> torch.Tensor | None:
+        """The network's scores of patches, which the next call overwrites; None if they have another shape."""
+        if _like(image) != self.image_like:
+            return None
+        found: torch.Tensor = self._network(image)
+        return found
+
+    def loss(self, scores: Any, label: torch.Tensor) -> torch.Tensor | None:
+        """The loss of `scores`' result, if everything was annotated; None if it was not recorded for such a batch."""
+        if self._loss is None or not isinstance(scores, torch.Tensor) or scores.data_ptr() != self._scores:
+            return None
+        if _like(label) != self.label_like:
+            return None
+        value: torch.Tensor = self._loss(scores, label)
+        return value.clone()  # of memory that the next step overwrites
+
+    def hand_over_gradients(self) -> None:
+        """Give the network the gradients of the last backward pass, if scores came from the graph."""
+        for weight, recorded in self._weights:
+            if recorded.grad is not None:
+                weight.grad, recorded.grad = recorded.grad, None
+
+
+class _Scoring(torch.nn.Module):
+    """A network and what passes patches through it, as a module that takes nothing beside them.
+
+    Its weights lie where the network's do, but are others to autograd, which remembers in which stream a weight was
+    used first: recording happens in another one.
+    """
+
+    def __init__(self, network: torch.nn.Module, inferer: Callable[..., Any]) -> None:
+        super().__init__()
+        self._unregistered = network, inferer
+        self._names = [name for name, _ in network.named_parameters()]
+        self.weights = torch.nn.ParameterList(
+            torch.nn.Parameter(weight.detach(), weight.requires_grad) for weight in network.parameters()
+        )
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        network, inferer = self._unregistered
+        weights = dict(zip(self._names, self.weights, strict=True))
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            return torch.func.functional_call(network, weights, args, kwargs)
+
+        scores: torch.Tensor = inferer(image, run)
+        return scores
+
+
+def recorded_step(
+    network: torch.nn.Module, inferer: Callable[..., Any], loss: Any, batch: Mapping[str, torch.Tensor]
+) -> StepGraphs | None:
+    """`StepGraphs`; or None, with a line in the log, if this network cannot be recorded, or hardly fits into memory.
+
+    To be called after some steps, which tell how much memory they take, and while no other thread uses the GPU.
+    """
+    device = batch[CommonKeys.IMAGE].device
+    if not has_room(_TIMES_MEMORY * torch.cuda.max_memory_allocated(device), device):
+        return None  # and a step that takes so much keeps the GPU busy anyway
+    torch.cuda.empty_cache()  # the steps before have left theirs, and graphs have memory of their own
+    _expect_other_streams()
+    try:
+        return StepGraphs(network, inferer, loss, batch)
+    except Exception as error:  # whatever a network does that a graph cannot hold
+        torch.cuda.synchronize(device)
+        _logger.info(f"the training's kernels are launched one by one, as they cannot be recorded: {_in_short(error)}")
+        return None
+    finally:
+        torch.cuda.empty_cache()
+
+
+def _expect_other_streams() -> None:
+    """Not be warned that weights were first used in the stream of the recording: it is meant to be so."""
+    quiet = getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", None)  # from PyTorch 2.10 on
+    if quiet is not None:
+        quiet(False)
+
+
+def _recorded(module: Any, *arguments: torch.Tensor) -> Any:
+    return torch.cuda.make_graphed_callables(module, arguments, allow_unused_input=True)
+
+
+def _recorded_loss(loss: Any, scores: torch.Tensor, label: torch.Tensor) -> Any:
+    ours = type(loss).__module__.startswith(f"{segbundle.losses.__name__}.")
+    if not ours or getattr(loss, "follows_progress", False):
+        return None
+    own = copy.deepcopy(loss).to(label.device)  # its class weights, and without a trace in the other one
+    try:
+        return _recorded(lambda scores, label: loss_over_depths(own, scores, label), scores, label)
+    except Exception as error:
+        torch.cuda.synchronize(label.device)
+        _logger.info(f"the loss's kernels are launched one by one, as they cannot be recorded: {_in_short(error)}")
+        return None
+
+
+def _in_short(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _like(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return tuple(tensor.shape), tensor.dtype, tensor.device
+
+
+class _Undisturbed:
+    """Leaves a network's buffers, such as the statistics of batch norms, and random numbers as they were."""
+
+    def __init__(self, network: torch.nn.Module, device: torch.device) -> None:
+        self._buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+        self._random = torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+    def __enter__(self) -> None:
+        self._random.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._random.__exit__(*error)
+        with torch.no_grad():
+            for buffer, before in self._buffers:
+                buffer.copy_(before)

@@ -108,6 +108,7 @@ def main() -> None:
         os.chdir(folder)  # pages tell folders as they are given
         comparison = write_comparison(["runs/demo", "runs/mirrored"], Path(folder) / "comparison.html")
         take(driver, comparison.as_uri(), output / "comparison.png", 800)
+        take(driver, comparison.as_uri(), output / "comparison_pictures.png", 800, at="pictures")
         predictions = write_prediction_report(run / "predictions", Path(folder) / "predictions.html")
         take(driver, predictions.as_uri(), output / "predictions.png", 900)
         driver.set_window_size(WIDTH, 700)

@@ -250,9 +250,7 @@ def report(
             page = output / "report.html" if output.is_dir() else output.with_suffix(".html")
             raise OutputError(f"{output}: is no name of a page; give one, for instance {page}.")
         if len(runs) > 1:
-            if dataset_dir is not None:
-                raise ConfigError("--dataset_dir: a comparison shows no scans; leave it out.")
-            path = write_comparison(runs, output or Path("comparison.html"))
+            path = write_comparison(runs, output or Path("comparison.html"), dataset_dir)
         elif holds_scores(runs[0]):
             path = write_report(runs[0], output, dataset_dir)
         else:

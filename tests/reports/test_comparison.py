@@ -8,10 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import rankdata, wilcoxon
 
-from runs_by_hand import CASES, RIGHT, labels, write_evaluation
+from runs_by_hand import AFFINE, CASES, RIGHT, labels, write_evaluation
 from segbundle.errors import OutputError
 from segbundle.reports import read_run, write_comparison
+from segbundle.reports.changes import largest_changes, pictures_of_changes
 from segbundle.reports.comparison import DICE, MEAN, Pairing, paired, signed_rank_test
+from segbundle.reports.slices import CaseVolumes, changed_slices
+from tiny import write_nifti
 
 
 def shifted(by):
@@ -146,7 +149,12 @@ def test_the_page_names_what_only_one_run_has(runs, tmp_path):
     assert "Over the 4 cases" in text
     # (1 + 0.75 + 0.5 + 1) / 4 of the ball and 1 of the cube, without the case that only one has
     assert re.findall(r'<th scope="row">./run</th><td>(.*?)</td>', text) == ["0.9062", "0.9062"]
-    assert re.findall(r'<tr data-status="scored"><th scope="row">(.)</th><td>ball', text) == ["a", "b", "d", "c"]
+    assert re.findall(r'<tr data-status="scored"><th scope="row">(?:<a .*?>)?(.)(?:</a>)?</th><td>ball', text) == [
+        "a",
+        "b",
+        "d",
+        "c",
+    ]
 
 
 def test_a_class_that_only_one_run_can_score_has_no_pair(tmp_path):
@@ -210,3 +218,85 @@ def test_the_line_of_no_difference_is_in_the_picture(tmp_path):
 def test_a_run_without_its_file_is_told_to_be_unknown(tmp_path):
     runs = [write_evaluation(tmp_path / "a"), write_evaluation(tmp_path / "b", files=False)]
     assert "Nothing is known" in write_comparison(runs, tmp_path / "c.html").read_text(encoding="utf-8")
+
+
+def changes_of(runs, cases, classes=("ball", "cube")):
+    found = largest_changes(*map(read_run, runs), classes, cases)
+    return [(one.before.case, one.before.name, one.gain) for one in found]
+
+
+def test_the_case_that_lost_most_and_the_one_that_gained_most_of_each_class(runs):
+    everything = {"a", "b", "c", "d"}
+    assert changes_of(runs, everything) == [("c", "ball", 0.5), ("a", "ball", -0.25)]  # of a and b, equal, the first
+    assert changes_of(runs, {"d"}) == []
+    assert changes_of(reversed(runs), everything) == [("c", "ball", -0.5), ("a", "ball", 0.25)]
+
+
+def test_a_class_that_is_rightly_absent_and_then_invented_is_a_change(tmp_path):
+    without = labels((1, 2, 2))
+    runs = [
+        write_evaluation(tmp_path / "right", {"x": (without, without)}),
+        write_evaluation(tmp_path / "wrong", {"x": (RIGHT, without)}),
+    ]
+    assert changes_of(runs, {"x"}) == [("x", "cube", -1.0)]
+    text = write_comparison(runs, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<strong>became worse</strong>: x, cube, absent → Dice 0.000, false positive" in text
+
+
+def test_the_largest_changes_are_pictured_and_linked(runs, tmp_path):
+    text = write_comparison(runs, tmp_path / "page.html").read_text(encoding="utf-8")
+    shown = re.findall(
+        r'<figure id="change-\d" class="case"><figcaption><strong>(.*?)</strong>: (.*?)</figcaption>', text
+    )
+    assert shown == [("became better", "c, ball, Dice 0.500 → 1.000"), ("became worse", "a, ball, Dice 1.000 → 0.750")]
+    assert text.count('<svg class="slice"') == 6
+    assert text.count('<path class="other"') == 6
+    assert '<th scope="row"><a href="#change-0">c</a></th><td>ball</td>' in text
+    assert "have been moved" not in text
+
+
+def test_slices_show_where_the_predictions_differ():
+    """The first prediction has x 1 to 4, the other 2 to 5: they differ at x 1 and 5, and at all y and z of the cube."""
+    volumes = CaseVolumes(np.zeros((12, 16, 14), np.float32), RIGHT, shifted(0), np.ones((12, 16, 14), bool), np.eye(4))
+    titles = [re.search("<title>(.*?)</title>", picture)[1] for picture in changed_slices(volumes, 1, shifted(1) == 1)]
+    assert titles == ["axial, S 4.0 mm", "coronal, A 4.0 mm", "sagittal, R 5.0 mm"]
+    assert list(changed_slices(volumes, 1, shifted(0) == 1)) == []
+
+
+def test_runs_whose_classes_have_another_order_are_pictured_by_name(tmp_path):
+    """Class 1 of the second run is the cube: what it calls ball is its class 2."""
+    first = write_evaluation(tmp_path / "first", {"x": (shifted(0), RIGHT)})
+    other = write_evaluation(tmp_path / "other", {"x": (shifted(1), RIGHT)})
+    summary = json.loads((other / "summary.json").read_text())
+    summary["classes"] = {name: summary["classes"][name] for name in ("cube", "ball")}
+    (other / "summary.json").write_text(json.dumps(summary))
+    swapped = np.array([0, 2, 1], np.uint8)[shifted(1)]
+    write_nifti(other / "x_seg.nii.gz", swapped, AFFINE)
+    runs = [read_run(folder) for folder in (first, other)]
+    (found,) = pictures_of_changes(runs[0], {"other": runs[1]}, ["ball", "cube"], {"x"})["other"]
+    same = write_evaluation(tmp_path / "same", {"x": (shifted(1), RIGHT)})
+    (expected,) = pictures_of_changes(runs[0], {"other": read_run(same)}, ["ball", "cube"], {"x"})["other"]
+    assert found["slices"] == expected["slices"] != []
+
+
+def test_a_prediction_on_other_voxels_has_no_picture_but_a_reason(runs, tmp_path):
+    write_nifti(runs[1] / "c_seg.nii.gz", shifted(0), np.diag([1.0, 1.0, 1.0, 1.0]))
+    text = write_comparison(runs, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "c_seg.nii.gz: does not lie on the voxels of the other run" in text
+    assert text.count('<svg class="slice"') == 3
+
+
+def test_scans_that_were_moved_are_told_and_found(runs, tmp_path):
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for name in ("scans", "labels"):
+        (runs[0] / name).rename(moved / name)
+    page = tmp_path / "page.html"
+    text = write_comparison(runs, page).read_text(encoding="utf-8")
+    assert "have been moved</strong>, for instance " in text
+    assert '<svg class="slice"' not in text
+    text = write_comparison(runs, page, moved).read_text(encoding="utf-8")
+    assert "have been moved" not in text
+    assert text.count('<svg class="slice"') == 6
+    with pytest.raises(OutputError, match="holds no scans/"):
+        write_comparison(runs, page, tmp_path / "x")

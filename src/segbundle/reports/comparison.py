@@ -14,9 +14,10 @@ import numpy as np
 from segbundle.errors import OutputError
 from segbundle.files import written_whole
 from segbundle.reports.caveats import caveats, few
+from segbundle.reports.changes import pictures_of_changes
 from segbundle.reports.charts import Point, strip_plot
 from segbundle.reports.rendering import LABELS, as_yaml, number, render, signed
-from segbundle.reports.runs import Run, read_run
+from segbundle.reports.runs import Run, read_run, refuse_if_moved
 from segbundle.reports.scores import Row, bootstrap_interval, mean_dice
 
 
@@ -125,17 +126,21 @@ def signed_rank_test(differences: Sequence[float]) -> float | None:
     return float(min(1.0, 2 * min(ways[: positive + 1].sum(), ways[positive:].sum()) / ways.sum()))
 
 
-def write_comparison(folders: Sequence[str | Path], output: str | Path) -> Path:
+def write_comparison(folders: Sequence[str | Path], output: str | Path, dataset_dir: str | Path | None = None) -> Path:
     """Write a page that compares runs with the first of them.
 
     Args:
         folders: of two or more evaluations, cross-validations or trainings.
         output: the page to write.
+        dataset_dir: where the scans are now, if they were moved.
 
     Raises:
-        OutputError: a folder holds no scores, the runs have no class in common, no case, or the page cannot be written.
+        OutputError: a folder holds no scores, the runs have no class in common, no case, the scans are not where they
+            should be now, or the page cannot be written.
     """
-    runs = [read_run(folder) for folder in folders]
+    runs = [read_run(folder, dataset_dir) for folder in folders]
+    if dataset_dir is not None:
+        refuse_if_moved(runs[0].files, dataset_dir)
     names = _names(runs)
     first = runs[0]
     classes = [name for name in first.class_names if all(name in run.class_names for run in runs)]
@@ -145,6 +150,8 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path) -> Path:
     common = set.intersection(*cases)
     if not common:
         raise OutputError(f"{', '.join(map(str, folders))}: have no case in common, and cannot be compared.")
+    pictures = pictures_of_changes(first, dict(zip(names[1:], runs[1:], strict=True)), classes, common)
+    anchors = {(one["case"], one["name"]): one["anchor"] for shown in pictures.values() for one in reversed(shown)}
     others = [
         _compared(first, names[0], run, name, classes, common) for run, name in zip(runs[1:], names[1:], strict=True)
     ]
@@ -163,10 +170,12 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path) -> Path:
         ],
         settings=_settings(runs),
         known=[name for name, run in zip(names, runs, strict=True) if run.made_by],
+        pictures=pictures,
+        gone=next((gone for files in first.files.values() if (gone := files.gone)), None),
         other_references=_with_other_references(runs, classes, common),
         others=others,
         columns=_columns(names),
-        rows=_rows(runs, classes, common),
+        rows=_rows(runs, classes, common, anchors),
     )
     output = Path(output)
     with written_whole(output) as partial:
@@ -281,21 +290,23 @@ def _columns(names: Sequence[str]) -> list[dict[str, str | None]]:
     return [{"label": label, "sort": "ascending" if label == sorted_by else None} for label in labels]
 
 
-def _rows(runs: Sequence[Run], classes: Sequence[str], common: set[str]) -> list[dict[str, Any]]:
+def _rows(
+    runs: Sequence[Run], classes: Sequence[str], common: set[str], anchors: Mapping[tuple[str, str], str]
+) -> list[dict[str, Any]]:
     """What became worse comes first."""
     by_key = [{(row.case, row.name): row for row in run.rows} for run in runs]
     keys = [key for key in by_key[0] if key[0] in common and key[1] in classes and all(key in rows for rows in by_key)]
-    rows = [_row([rows[key] for rows in by_key]) for key in keys]
+    rows = [_row([rows[key] for rows in by_key], anchors.get(key)) for key in keys]
     return sorted(rows, key=lambda row: (row["worst"] is None, row["worst"] or 0.0, row["case"]))
 
 
-def _row(rows: Sequence[Row]) -> dict[str, Any]:
+def _row(rows: Sequence[Row], anchor: str | None) -> dict[str, Any]:
     dice = [row.dice for row in rows]
     changes = [None if value is None or dice[0] is None else value - dice[0] for value in dice[1:]]
     statuses = [LABELS[row.status] for row in rows]
     return {
         "case": rows[0].case,
-        "anchor": None,
+        "anchor": anchor,
         "name": rows[0].name,
         "status": " ".join({row.status.value: None for row in rows}),
         "label": " → ".join(statuses) if len(set(statuses)) > 1 else statuses[0],

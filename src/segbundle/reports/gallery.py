@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from segbundle.errors import SegbundleError, describe
-from segbundle.reports.rendering import LABELS, MOST_BYTES
+from segbundle.reports.rendering import LABELS, MOST_BYTES, progress
 from segbundle.reports.runs import Run, window_of
 from segbundle.reports.scores import Row
 from segbundle.reports.slices import CaseVolumes, worst_slices
@@ -79,7 +79,7 @@ def _drawn(run: Run, wanted: Iterable[Row]) -> tuple[dict[tuple[str, str], list[
         by_case.setdefault(row.case, []).append(row.name)
     drawn: dict[tuple[str, str], list[Markup]] = {}
     problems: dict[str, str] = {}
-    for case, names in _progress(by_case):
+    for case, names in progress(by_case.items(), "report"):
         try:
             volumes = CaseVolumes.read(run.files[case], window_of(run.made_by))
             for name in names:
@@ -88,9 +88,3 @@ def _drawn(run: Run, wanted: Iterable[Row]) -> tuple[dict[tuple[str, str], list[
             problems[case] = f"No picture: {describe(error)}"
             _logger.warning("report: %s", describe(error))
     return drawn, problems
-
-
-def _progress(wanted: dict[str, list[str]]) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(wanted.items(), desc="report", unit="case", leave=False, disable=None)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from segbundle.metrics import Status
 from segbundle.reports.colours import css
 
+_T = TypeVar("_T")
 _TEMPLATES = Path(__file__).parent / "templates"
 MOST_BYTES = 7e6
 """Of a page's pictures: with a hundred cases it stays below ten megabytes."""
@@ -35,6 +36,14 @@ def render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(
         style=style + Markup(css()), script=script, statuses=statuses, **values
     )
+
+
+def progress(items: Collection[_T], what: str) -> Iterable[_T]:
+    """A progress bar over cases, on terminals only."""
+    from tqdm import tqdm
+
+    bar: Iterable[_T] = tqdm(items, desc=what, unit="case", leave=False, disable=None)
+    return bar
 
 
 def as_yaml(values: Mapping[str, Any]) -> str:

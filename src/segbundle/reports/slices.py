@@ -80,6 +80,18 @@ class CaseVolumes:
         affine = nib.as_closest_canonical(_image(scan)).affine
         return cls(_canonical(scan), labels, _canonical(prediction), known, affine, window)
 
+    def read_another(self, path: str) -> np.ndarray:
+        """Another prediction of the case, as integers (X, Y, Z) in RAS orientation.
+
+        Raises:
+            DataError: it cannot be read, or does not lie on the case's voxels.
+        """
+        other = _read_labels(path)
+        labels, affine = _canonical(other), nib.as_closest_canonical(_image(other)).affine
+        if labels.shape != self.prediction.shape or not np.allclose(affine, self.affine, atol=1e-3):
+            raise DataError(f"{path}: does not lie on the voxels of the other run's prediction.")
+        return labels
+
 
 def _read_labels(path: str) -> Scan:
     """A label map as integers, also if a program has saved it as floating point."""
@@ -121,6 +133,30 @@ def worst_slices(volumes: CaseVolumes, index: int) -> Iterator[Markup]:
     places = [_middle_of_most(counted.sum(axis=_others(axis))) for axis in range(3)]
     for picked, spacing, title, letters in _planes(volumes, places, either):
         outlines = [("ref", reference[picked]), ("pred", prediction[picked])]
+        yield _picture(volumes.scan[picked], volumes.window, outlines, spacing, title, letters)
+
+
+def changed_slices(volumes: CaseVolumes, index: int, other: np.ndarray) -> Iterator[Markup]:
+    """For each plane the slice in which two predictions of a class differ in most voxels.
+
+    Contours are of the reference (class `ref`), the prediction (`pred`) and the other one (`other`).
+
+    Args:
+        volumes: the case.
+        index: of the class.
+        other: bool (X, Y, Z), where the other prediction has the class.
+
+    Yields:
+        as `worst_slices`; nothing if they differ nowhere.
+    """
+    reference = volumes.reference == index
+    before, after = ((one & volumes.known) for one in (volumes.prediction == index, other))
+    changed = before != after
+    if not changed.any():
+        return
+    places = [_middle_of_most(changed.sum(axis=_others(axis))) for axis in range(3)]
+    for picked, spacing, title, letters in _planes(volumes, places, reference | before | after):
+        outlines = [("ref", reference[picked]), ("pred", before[picked]), ("other", after[picked])]
         yield _picture(volumes.scan[picked], volumes.window, outlines, spacing, title, letters)
 
 

@@ -217,7 +217,7 @@ def test_a_training_of_graphs_is_the_usual_training(partly, monkeypatch):
         run = trainer_of(network, losses.DiceCELoss(to_onehot_y=True, softmax=True), loader)
         run.run()
         assert (run._graphs is not None) == recorded
-        ended.append([float(run.state.output["loss"]), *(value.clone() for value in network.state_dict().values())])
+        ended.append([run.state.output["loss"].item(), *(value.clone() for value in network.state_dict().values())])
     assert ended[0][0] == pytest.approx(ended[1][0], rel=1e-2)
     for one, other in zip(ended[0][1:], ended[1][1:], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-3)

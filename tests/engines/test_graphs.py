@@ -199,7 +199,7 @@ def test_a_training_of_graphs_is_the_usual_training(partly, monkeypatch):
             loss = graphs.StepGraphs.loss
             monkeypatch.setattr(StepGraphs, "loss", lambda *given, loss=loss: seen.append(1) or loss(*given))
         run.run()
-        ended.append([float(run.state.output["loss"]), *(value.clone() for value in network.state_dict().values())])
+        ended.append([run.state.output["loss"].item(), *(value.clone() for value in network.state_dict().values())])
     assert len(seen) == (24 if not partly else 22)
     assert ended[0][0] == pytest.approx(ended[1][0], rel=1e-4)
     for one, other in zip(ended[0][1:], ended[1][1:], strict=True):

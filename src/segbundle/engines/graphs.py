@@ -118,7 +118,8 @@ def recorded_step(
     """
     device = batch[CommonKeys.IMAGE].device
     if not has_room(_TIMES_MEMORY * torch.cuda.max_memory_allocated(device), device):
-        return None  # and a step that takes so much keeps the GPU busy anyway
+        _logger.info("the training's kernels are launched one by one: memory is short for recording them")
+        return None  # a step that takes so much keeps the GPU busy anyway
     torch.cuda.empty_cache()  # the steps before have left theirs, and graphs have memory of their own
     _expect_other_streams()
     try:

@@ -68,6 +68,8 @@ def make_graphed_callables(function, arguments, allow_unused_input):
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch):
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", make_graphed_callables)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda *_: None)
+    monkeypatch.setattr(graphs, "_refuse_what_waits", lambda *_: None)
 
 
 def network_of(norm=torch.nn.InstanceNorm3d, dropout=0.0):
@@ -145,6 +147,68 @@ def test_recording_leaves_no_trace():
     assert all(weight.grad is None for weight in network.parameters())
 
 
+def test_weights_that_moved_or_are_no_longer_trained_do_not_fit():
+    network = network_of()
+    recorded = StepGraphs(network, INFERER, losses.DiceLoss(to_onehot_y=True, softmax=True), batch_of())
+    assert recorded.fits(network)
+    network[0].bias.requires_grad_(False)
+    assert not recorded.fits(network)
+    network[0].bias.requires_grad_(True)
+    network[0].bias.data = network[0].bias.data.clone()
+    assert not recorded.fits(network)
+
+
+def test_hooks_would_not_be_called_so_that_a_network_with_some_is_refused():
+    network = network_of()
+    network[1].register_forward_hook(lambda *_: None)
+    with pytest.raises(RuntimeError, match="hooks"):
+        StepGraphs(network, INFERER, losses.DiceLoss(), batch_of())
+
+
+class OtherGradient(torch.autograd.Function):
+    """Halves the gradient from the second call on."""
+
+    calls = 0
+
+    @staticmethod
+    def forward(ctx, values):
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        OtherGradient.calls += 1
+        return gradient / (1 if OtherGradient.calls == 1 else 2)
+
+
+def test_a_recording_with_other_gradients_is_refused():
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Conv3d(1, 3, 1)
+
+        def forward(self, image):
+            return OtherGradient.apply(self.layer(image))
+
+    with pytest.raises(RuntimeError, match="gives other gradients"):
+        StepGraphs(Network(), INFERER, losses.DiceLoss(), batch_of())
+
+
+@pytest.mark.parametrize("reason", ["memory", "network", "nothing"])
+def test_what_cannot_be_recorded_is_told_in_a_line(reason, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    for name in ("max_memory_allocated", "empty_cache", "synchronize", "current_stream", "set_stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: 0)
+    monkeypatch.setattr(graphs, "has_room", lambda *_: reason != "memory")
+    network = network_of()
+    if reason == "network":
+        network.register_forward_hook(lambda *_: None)
+    found = graphs.recorded_step(network, INFERER, losses.DiceLoss(to_onehot_y=True, softmax=True), batch_of())
+    assert (found is not None) == (reason == "nothing")
+    told = {"memory": "memory is short", "network": "cannot be recorded: the network has hooks", "nothing": ""}[reason]
+    assert len(caplog.messages) == bool(told)
+    assert told in caplog.text
+
+
 def test_a_recording_that_is_wrong_is_refused():
     class Counting(torch.nn.Module):
         """Gives other scores every time."""
@@ -204,3 +268,17 @@ def test_a_training_of_graphs_is_the_usual_training(partly, monkeypatch):
     assert ended[0][0] == pytest.approx(ended[1][0], rel=1e-4)
     for one, other in zip(ended[0][1:], ended[1][1:], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("given", [{"accumulation_steps": 2}, {"amp": True}, {"epoch_length": 6}, {}])
+def test_a_training_is_recorded_once_if_at_all(given, monkeypatch):
+    asked = []
+    monkeypatch.setattr(trainer, "recorded_step", lambda *_: asked.append(1))
+    network = network_of()
+    cases = [case_of(seed) for seed in range(24)]
+    SegmentationTrainer(
+        loss_function=losses.DiceCELoss(to_onehot_y=True, softmax=True), device=torch.device("cpu"), max_epochs=5,
+        train_data_loader=OnGpu(cases, (8, 8, 8), 2), network=network, inferer=INFERER, decollate=False,
+        optimizer=torch.optim.SGD(network.parameters(), 0.05), **given,
+    ).run()  # fmt: skip
+    assert len(asked) == (not given)

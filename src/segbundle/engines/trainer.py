@@ -31,8 +31,10 @@ class SegmentationTrainer(SupervisedTrainer):
     start of the training, 1 at its end. Of a network with deep supervision the scores of every depth are scored
     (`loss_over_depths`).
 
-    On a GPU, network and loss become graphs after the first epoch (`segbundle.engines.graphs`), if batches come from a
-    `PatchLoader` and no other process trains along. That epoch goes the usual way, in which losses look at the data.
+    On a GPU, network and loss become graphs (`segbundle.engines.graphs`) at the first epoch that begins after ten steps
+    here, in which losses look at the data, if batches come from a `PatchLoader`, no other process trains along, and
+    neither `amp`, `compile` nor `accumulation_steps` is asked for. `state.output` then holds scores that the next step
+    overwrites. Gradients are set to None between steps, as PyTorch does by default and MONAI does not.
 
     Args:
         loss_function: ours, or any loss of PyTorch or MONAI as long as everything was annotated.
@@ -58,7 +60,7 @@ class SegmentationTrainer(SupervisedTrainer):
         kwargs.setdefault("optim_set_to_none", True)
         super().__init__(loss_function=self._batch_loss, inferer=self._predict, **kwargs)
         self._graphs: StepGraphs | None = None
-        self._steps = 0  # until graphs were tried
+        self._steps, self._tried = 0, False
         self.add_event_handler(Events.EPOCH_STARTED, self._record)
         self.max_gradient_norm = math.inf if max_gradient_norm is None else max_gradient_norm
         self.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._clip_gradient)
@@ -78,14 +80,21 @@ class SegmentationTrainer(SupervisedTrainer):
         return super()._iteration(engine, batchdata)
 
     def _record(self) -> None:
-        """Make graphs of the step once losses have looked at data; between epochs the loader's thread rests."""
-        loader = self.data_loader
-        if self._graphs is not None or self._steps < CHECKED_CALLS_ON_GPU or not isinstance(loader, PatchLoader):
+        """Make graphs of the step once losses have looked at data, and leave them when the network's weights change."""
+        if self._graphs is not None and not self._graphs.fits(self.network):
+            self._graphs = None
+        if self._tried or self._steps < CHECKED_CALLS_ON_GPU or not self._can_be_recorded():
             return
-        self._steps = 0
-        if loader.device.type == "cuda" and world_size() == 1:
-            batch = loader.batch(self.state.epoch, 0)
-            self._graphs = recorded_step(self.network.train(), self._usual_inferer, self.plain_loss, batch)
+        self._tried = True
+        batch = self.data_loader.batch(self.state.epoch, 0)
+        self._graphs = recorded_step(self.network.train(), self._usual_inferer, self.plain_loss, batch)
+
+    def _can_be_recorded(self) -> bool:
+        loader = self.data_loader
+        plain = not self.amp and not self.compile and self.accumulation_steps == 1 and world_size() == 1
+        if not plain or not isinstance(loader, PatchLoader) or loader.device.type != "cuda":
+            return False
+        return self.state.epoch_length == len(loader)  # between such epochs the loader's thread rests
 
     def _predict(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         scores = None if self._graphs is None else self._graphs.scores(inputs)

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import segbundle
+from runs_by_hand import RIGHT, labels, write_evaluation
 from segbundle.cli import app
 from segbundle.errors import ConfigError
 from segbundle.options import default_bundle, split_overrides
@@ -131,3 +132,16 @@ def test_a_report_replaces_nothing_but_pages(tmp_path, given, meant):
     assert result.exit_code == 1
     told = f"Error: {tmp_path / given}: is no name of a page; give one, for instance {tmp_path / meant}."
     assert told in result.stderr
+
+
+def test_a_comparison_finds_scans_that_were_moved(tmp_path):
+    cases = {"x": (RIGHT, RIGHT)}, {"x": (labels((2, 2, 2), (7, 9, 8)), RIGHT)}
+    runs = [write_evaluation(tmp_path / name, one) for name, one in zip(("one", "other"), cases, strict=True)]
+    (tmp_path / "one").rename(tmp_path / "moved")
+    runs[0], page = tmp_path / "moved", tmp_path / "page.html"
+    result = invoke("report", *runs, "--output", page, "--dataset_dir", tmp_path / "moved")
+    assert (result.exit_code, result.output) == (0, f"{page}\n")
+    assert page.read_text(encoding="utf-8").count('<svg class="slice"') == 3
+    result = invoke("report", *runs, "--output", page, "--dataset_dir", tmp_path)
+    assert result.exit_code == 1
+    assert f"Error: {tmp_path}: holds no " in result.stderr

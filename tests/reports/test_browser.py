@@ -108,11 +108,20 @@ def test_dark_and_light(browser, opened, tmp_path):
 
 def test_a_comparison_opens_as_well(browser, opened, tmp_path):
     one = write_evaluation(tmp_path / "one", {"a": (RIGHT, RIGHT), "b": (RIGHT, RIGHT)})
-    other = write_evaluation(tmp_path / "other", {"a": (RIGHT, RIGHT), "b": (labels((2, 2, 2)), RIGHT)})
+    long = "a_run_with_everything_that_somebody_tried_in_the_name_of_its_folder"
+    other = write_evaluation(tmp_path / long, {"a": (RIGHT, RIGHT), "b": (labels((2, 2, 2)), RIGHT)})
     path = write_comparison([one, other], tmp_path / "comparison.html")
     asked, complaints = opened(path)
     assert (complaints, asked) == ([], [path.as_uri()])
     assert names(browser)[:2] == [("b", "cube"), ("b", "ball")]
+    loaded = "return [...document.querySelectorAll('svg.slice image')].map(one => one.getBBox().width > 0)"
+    assert browser.execute_script(loaded) == [True] * 6
+    colours = (
+        "return ['ref', 'pred', 'other'].map(one => getComputedStyle(document.querySelector('path.' + one)).stroke)"
+    )
+    assert len(set(browser.execute_script(colours))) == 3
+    browser.set_window_size(360, 800)  # a phone
+    assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
 
 
 def test_predictions_open_as_well(browser, opened, tmp_path):

@@ -1,6 +1,8 @@
 import itertools
 import json
 import re
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from scipy.stats import rankdata, wilcoxon
 
 from runs_by_hand import AFFINE, CASES, RIGHT, labels, write_evaluation
 from segbundle.errors import OutputError
-from segbundle.reports import read_run, write_comparison
+from segbundle.reports import changes, read_run, write_comparison
 from segbundle.reports.changes import largest_changes, pictures_of_changes
 from segbundle.reports.comparison import DICE, MEAN, Pairing, paired, signed_rank_test
 from segbundle.reports.slices import CaseVolumes, changed_slices
@@ -246,12 +248,12 @@ def test_a_class_that_is_rightly_absent_and_then_invented_is_a_change(tmp_path):
 def test_the_largest_changes_are_pictured_and_linked(runs, tmp_path):
     text = write_comparison(runs, tmp_path / "page.html").read_text(encoding="utf-8")
     shown = re.findall(
-        r'<figure id="change-\d" class="case"><figcaption><strong>(.*?)</strong>: (.*?)</figcaption>', text
+        r'<figure id="change-0-\d" class="case"><figcaption><strong>(.*?)</strong>: (.*?)</figcaption>', text
     )
     assert shown == [("became better", "c, ball, Dice 0.500 → 1.000"), ("became worse", "a, ball, Dice 1.000 → 0.750")]
     assert text.count('<svg class="slice"') == 6
     assert text.count('<path class="other"') == 6
-    assert '<th scope="row"><a href="#change-0">c</a></th><td>ball</td>' in text
+    assert '<th scope="row"><a href="#change-0-0">c</a></th><td>ball</td>' in text
     assert "have been moved" not in text
 
 
@@ -273,16 +275,16 @@ def test_runs_whose_classes_have_another_order_are_pictured_by_name(tmp_path):
     swapped = np.array([0, 2, 1], np.uint8)[shifted(1)]
     write_nifti(other / "x_seg.nii.gz", swapped, AFFINE)
     runs = [read_run(folder) for folder in (first, other)]
-    (found,) = pictures_of_changes(runs[0], {"other": runs[1]}, ["ball", "cube"], {"x"})["other"]
+    (found,) = pictures_of_changes(runs[0], {"other": runs[1]}, ["ball", "cube"], {"x"})["other"].shown
     same = write_evaluation(tmp_path / "same", {"x": (shifted(1), RIGHT)})
-    (expected,) = pictures_of_changes(runs[0], {"other": read_run(same)}, ["ball", "cube"], {"x"})["other"]
+    (expected,) = pictures_of_changes(runs[0], {"other": read_run(same)}, ["ball", "cube"], {"x"})["other"].shown
     assert found["slices"] == expected["slices"] != []
 
 
 def test_a_prediction_on_other_voxels_has_no_picture_but_a_reason(runs, tmp_path):
     write_nifti(runs[1] / "c_seg.nii.gz", shifted(0), np.diag([1.0, 1.0, 1.0, 1.0]))
     text = write_comparison(runs, tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "c_seg.nii.gz: does not lie on the voxels of the other run" in text
+    assert "c_seg.nii.gz: does not lie on the voxels of the first run" in text
     assert text.count('<svg class="slice"') == 3
 
 
@@ -291,6 +293,7 @@ def test_scans_that_were_moved_are_told_and_found(runs, tmp_path):
     moved.mkdir()
     for name in ("scans", "labels"):
         (runs[0] / name).rename(moved / name)
+        shutil.rmtree(runs[1] / name)
     page = tmp_path / "page.html"
     text = write_comparison(runs, page).read_text(encoding="utf-8")
     assert "have been moved</strong>, for instance " in text
@@ -300,3 +303,88 @@ def test_scans_that_were_moved_are_told_and_found(runs, tmp_path):
     assert text.count('<svg class="slice"') == 6
     with pytest.raises(OutputError, match="holds no scans/"):
         write_comparison(runs, page, tmp_path / "x")
+
+
+def test_of_three_runs_each_has_its_own_pictures(runs, tmp_path):
+    """The ball of a is moved by 1 in the second and by 2 in the third run."""
+    third = {"a": (shifted(2), RIGHT), "b": (shifted(1), RIGHT), "c": (shifted(2), RIGHT), "d": (RIGHT, RIGHT)}
+    runs = [read_run(one) for one in (*runs, write_evaluation(tmp_path / "z" / "run", third))]
+    found = pictures_of_changes(runs[0], {"y": runs[1], "z": runs[2]}, ["ball"], {"a", "b"})
+    shown = {name: {one["case"]: one for one in each.shown} for name, each in found.items()}
+    assert {name: {case: one["scores"] for case, one in cases.items()} for name, cases in shown.items()} == {
+        "y": {"a": "Dice 1.000 → 0.750"}, "z": {"a": "Dice 1.000 → 0.500"},
+    }  # fmt: skip
+    outlines = [re.findall('class="other" d="(.*?)"', each["a"]["slices"][0])[0] for each in shown.values()]
+    assert outlines[0] != outlines[1]
+    text = write_comparison([run.folder for run in runs], tmp_path / "page.html").read_text(encoding="utf-8")
+    assert '<a href="#change-0-1">a</a></th><td>ball' in text  # the second run's, by which the table is sorted
+
+
+def test_contours_are_of_what_they_are_called():
+    """In the axial slice the reference has x 1 to 4, the prediction 2 to 5, and the other one 3 to 6, to the left."""
+    shape = (12, 16, 14)
+    volumes = CaseVolumes(np.zeros(shape, np.float32), shifted(0), shifted(1), np.ones(shape, bool), np.eye(4))
+    axial = next(changed_slices(volumes, 1, shifted(2) == 1))
+    columns = {}
+    for kind in ("ref", "pred", "other"):
+        path = re.search(f'class="{kind}" d="(.*?)"', axial)[1]
+        columns[kind] = min(float(x) for x in re.findall(r"[ML]([\d.]+) ", path))
+    assert columns["pred"] == columns["ref"] - 1
+    assert columns["other"] == columns["ref"] - 2
+
+
+def test_voxels_that_nobody_knows_are_no_change():
+    known = np.ones((12, 16, 14), bool)
+    known[:3] = False
+    volumes = CaseVolumes(np.zeros(known.shape, np.float32), RIGHT, shifted(0), known, np.eye(4))
+    (sagittal,) = [one for one in changed_slices(volumes, 1, shifted(1) == 1) if "sagittal" in one]
+    assert "R 5.0 mm" in sagittal  # x 1 differs as well, and is unknown
+
+
+def test_cases_with_other_references_are_not_pictured(tmp_path):
+    runs = [
+        write_evaluation(tmp_path / "first", {"x": (RIGHT, RIGHT), "y": (RIGHT, RIGHT)}),
+        write_evaluation(tmp_path / "other", {"x": (RIGHT, labels((1, 2, 2))), "y": (shifted(1), RIGHT)}),
+    ]
+    text = write_comparison(runs, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert re.findall(r"<strong>became .*?</strong>: (\w)", text) == ["y"]
+
+
+def test_changes_that_three_digits_do_not_show_are_none(runs):
+    first = read_run(runs[0])
+    row = first.rows_of("ball")[0]
+    almost = replace(first, rows=[replace(row, dice=row.dice - 0.0004)])
+    assert largest_changes(replace(first, rows=[row]), almost, ["ball"], {row.case}) == []
+
+
+def test_runs_without_files_say_why_there_are_no_pictures(runs, tmp_path):
+    (runs[1] / "run.json").unlink()
+    text = write_comparison(runs, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "2 of its largest changes cannot be shown, as nothing tells where their files are" in text
+    assert '<svg class="slice"' not in text
+
+
+def test_scans_of_either_run_will_do(runs, tmp_path):
+    (runs[0] / "scans").rename(tmp_path / "away")
+    text = write_comparison(runs, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert text.count('<svg class="slice"') == 6
+
+
+def test_what_there_is_no_room_for_is_told(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(changes, "room_for_pictures", lambda _: 7000)
+    text = write_comparison(runs, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert text.count('<svg class="slice"') == 3
+    assert "There is no room for 1 more" in text
+    assert "<strong>became better</strong>: c, ball" in text  # the largest
+
+
+def test_names_of_cases_and_runs_are_text(tmp_path):
+    name = """Mr "O'Neil" <script>alert(1)<"""
+    runs = [
+        write_evaluation(tmp_path / "<b>first", {name: (RIGHT, RIGHT)}),
+        write_evaluation(tmp_path / "<b>other", {name: (shifted(1), RIGHT)}),
+    ]
+    text = write_comparison(runs, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "became worse" in text
+    assert "<script>alert" not in text
+    assert "<b>" not in text

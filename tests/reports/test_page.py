@@ -8,13 +8,16 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from runs_by_hand import AFFINE, CASES, NAMES, RIGHT, labels, write_evaluation
 from segbundle.errors import OutputError
-from segbundle.reports import gallery, write_comparison, write_report
+from segbundle.metrics import score_case
+from segbundle.reports import CaseScores, gallery, write_comparison, write_report, write_scores
 from segbundle.reports.charts import Line, Point, bland_altman, curves, strip_plot
+from segbundle.reports.rendering import room_for_pictures
 
 
 def text_of(folder):
@@ -150,6 +153,18 @@ def test_a_hundred_cases_stay_below_ten_megabytes(tmp_path):
         cases[f"case_{number:03}"] = (pred, ref)
     path = write_report(write_evaluation(tmp_path, cases))
     assert path.stat().st_size < 10e6
+
+
+def test_a_hundred_cases_of_sixty_classes_leave_room_for_pictures(tmp_path):
+    rng, classes = np.random.default_rng(0), [f"structure number {index}" for index in range(60)]
+    label = torch.from_numpy(rng.integers(0, 61, (8, 8, 8), dtype=np.uint8))
+    values = score_case(label, label.roll(1, 0), 61, None, 255, (1.0, 1.0, 1.0), 1.0)
+    scores = [CaseScores(f"a case of a study {number:03}", values, 0.001) for number in range(100)]
+    write_scores(tmp_path, scores, ["background", *classes], [0.0] + [1.0] * 60)
+    size = write_report(tmp_path).stat().st_size
+    assert size + room_for_pictures(6000) < 10e6
+    assert room_for_pictures(100) == 7e6
+    assert room_for_pictures(10**6) == 1e6
 
 
 def test_of_thousands_of_values_only_those_far_from_the_others_are_dots():
@@ -354,7 +369,7 @@ def test_runs_of_earlier_versions_are_shown(tmp_path):
 def test_pictures_are_within_the_pages_budget_and_the_worst_come_first(tmp_path, monkeypatch):
     run = write_evaluation(tmp_path)
     whole = re.findall("<strong>(worst|median|best)</strong>", text_of(run))
-    monkeypatch.setattr(gallery, "MOST_BYTES", 20_000)
+    monkeypatch.setattr(gallery, "room_for_pictures", lambda _: 20_000)
     shown = re.findall("<strong>(worst|median|best)</strong>", text_of(run))
     assert shown.count("worst") == 2 <= len(shown) < len(whole) == 6
 

@@ -339,7 +339,7 @@ def test_pictures_have_a_scale_and_sides(tmp_path):
 
 def test_the_page_shows_as_many_scans_as_there_is_room_for_and_those_with_warnings_first(tmp_path, monkeypatch):
     folder = write_predictions(tmp_path, {"a": RIGHT, "b": RIGHT, "c": labels((1, 2, 2), (8, 9, 8))})
-    monkeypatch.setattr(prediction_page, "MOST_BYTES", 8000)
+    monkeypatch.setattr(prediction_page, "room_for_pictures", lambda _: 8000)
     text, _ = report(folder)
     shown = re.findall(r'class="case"><figcaption><strong>(.*?)</strong>', text)
     assert 0 < len(shown) < 3 and shown[0] == "c"

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from markupsafe import Markup
 
 from segbundle.errors import SegbundleError, describe
 from segbundle.metrics import Status
-from segbundle.reports.rendering import LABELS, MOST_BYTES, number, progress
-from segbundle.reports.runs import Run, window_of
+from segbundle.reports.rendering import LABELS, number, progress, room_for_pictures
+from segbundle.reports.runs import CaseFiles, Run, window_of
 from segbundle.reports.scores import Row
 from segbundle.reports.slices import CaseVolumes, changed_slices
 
 _logger = logging.getLogger(__name__)
 _MOST_PICTURED = 80
-"""Changes that are drawn in three planes."""
+"""Changes that are drawn in three planes, of all runs together."""
+_PROBLEMS = (SegbundleError, OSError, ValueError, MemoryError)
+_LEAST_GAIN = 0.0005
+"""In Dice: less is not seen in three digits."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,15 @@ class Change:
         return max(self.before.volume_ref_ml or 0.0, self.after.volume_ref_ml or 0.0)
 
 
+@dataclass
+class Pictures:
+    """What a page shows of a run's changes, the largest first, and how many it does not show, and why."""
+
+    shown: list[dict[str, Any]] = field(default_factory=list)
+    no_room: int = 0
+    unknown: int = 0
+
+
 def largest_changes(first: Run, other: Run, classes: Sequence[str], cases: Collection[str]) -> list[Change]:
     """For each class the case that lost most and the one that gained most, as far as there are such, the largest first.
 
@@ -57,7 +69,7 @@ def largest_changes(first: Run, other: Run, classes: Sequence[str], cases: Colle
         if changes:
             lost = min(changes, key=lambda change: (change.gain, -change.size))
             gained = max(changes, key=lambda change: (change.gain, change.size))
-            found += [lost] * (lost.gain < 0) + [gained] * (gained.gain > 0)
+            found += [lost] * (lost.gain <= -_LEAST_GAIN) + [gained] * (gained.gain >= _LEAST_GAIN)
     return sorted(found, key=lambda change: -abs(change.gain))
 
 
@@ -67,38 +79,38 @@ def _worth(row: Row) -> float | None:
 
 def pictures_of_changes(
     first: Run, others: Mapping[str, Run], classes: Sequence[str], cases: Collection[str]
-) -> dict[str, list[dict[str, Any]]]:
+) -> dict[str, Pictures]:
     """Slices of the largest changes of each other run, as far as there is room for them on a page.
 
     Args:
         first: what the others are compared with.
         others: runs by their names.
         classes: that all of them have.
-        cases: that all of them have.
-
-    Returns:
-        for each other run what the page shows, the largest change first; cases whose files are unknown or were moved
-        are left out.
+        cases: that all of them have, with the same reference.
     """
-    wanted = [
-        (name, change)
-        for name, run in others.items()
-        for change in largest_changes(first, run, classes, cases)
-        if _is_there(first, run, change.before.case)
-    ]
-    wanted.sort(key=lambda one: -abs(one[1].gain))
-    drawn = _drawn(first, others, wanted[:_MOST_PICTURED])
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in others}
-    left = MOST_BYTES
-    for place, (name, change) in enumerate(wanted[:_MOST_PICTURED]):
-        slices, problem = drawn[name, change.before.case, change.before.name]
-        left -= sum(map(len, slices))
-        if left >= 0:
-            found[name].append(
+    room = room_for_pictures(len(first.rows)) / len(others)
+    wanted: dict[str, list[Change]] = {}
+    found = {name: Pictures() for name in others}
+    for name, run in others.items():
+        changes = largest_changes(first, run, classes, cases)
+        known = [change for change in changes if _files(first, run, change.before.case) is not None]
+        wanted[name] = known[: _MOST_PICTURED // len(others)]
+        found[name].unknown = len(changes) - len(known)
+        found[name].no_room = len(known) - len(wanted[name])
+    drawn = _drawn(first, others, wanted)
+    for number_of_run, (name, changes) in enumerate(wanted.items()):
+        left = room
+        for place, change in enumerate(changes):
+            slices, problem = drawn[name, change.before.case, change.before.name]
+            left -= sum(map(len, slices))
+            if left < 0:
+                found[name].no_room += 1
+                continue
+            found[name].shown.append(
                 {
-                    "anchor": f"change-{place}", "case": change.before.case, "name": change.before.name,
-                    "words": "became better" if change.gain > 0 else "became worse",
-                    "scores": _in_words(change), "slices": slices, "problem": problem,
+                    "anchor": f"change-{number_of_run}-{place}", "case": change.before.case, "name": change.before.name,
+                    "words": "became better" if change.gain > 0 else "became worse", "scores": _in_words(change),
+                    "slices": slices, "problem": problem,
                 }
             )  # fmt: skip
     return found
@@ -115,28 +127,51 @@ def _told(row: Row) -> str:
     return ", ".join(filter(None, (value, status)))
 
 
-def _is_there(first: Run, other: Run, case: str) -> bool:
-    files = first.files.get(case)
-    return files is not None and files.gone is None and case in other.files
+def _files(first: Run, other: Run, case: str) -> CaseFiles | None:
+    """A case's prediction in the first run, with scan and reference from whichever run has them; None if none has."""
+    mine, theirs = first.files.get(case), other.files.get(case)
+    if mine is None or theirs is None:
+        return None
+    there = next((files for files in (mine, theirs) if files.gone is None), None)
+    return None if there is None else replace(there, prediction=mine.prediction)
 
 
 def _drawn(
-    first: Run, others: Mapping[str, Run], wanted: Sequence[tuple[str, Change]]
+    first: Run, others: Mapping[str, Run], wanted: Mapping[str, Sequence[Change]]
 ) -> dict[tuple[str, str, str], tuple[list[Markup], str | None]]:
-    """Slices by run, case and class, or why there are none; a case is read once for all that is shown of it."""
-    by_case: dict[str, list[tuple[str, str]]] = {}
-    for name, change in wanted:
-        by_case.setdefault(change.before.case, []).append((name, change.before.name))
+    """Slices by run, case and class, or why there are none; every label map is read once."""
+    by_case: dict[str, dict[str, list[str]]] = {}
+    for name, changes in wanted.items():
+        for change in changes:
+            by_case.setdefault(change.before.case, {}).setdefault(name, []).append(change.before.name)
     drawn: dict[tuple[str, str, str], tuple[list[Markup], str | None]] = {}
     for case, shown in progress(by_case.items(), "report"):
-        volumes: CaseVolumes | None = None
-        for name, each in shown:
-            try:
-                volumes = volumes or CaseVolumes.read(first.files[case], window_of(first.made_by))
-                other = volumes.read_another(others[name].files[case].prediction)
-                index = [run.class_names.index(each) + 1 for run in (first, others[name])]
-                drawn[name, case, each] = list(changed_slices(volumes, index[0], other == index[1])), None
-            except (SegbundleError, OSError, ValueError, MemoryError) as error:
-                drawn[name, case, each] = [], f"No picture: {describe(error)}"
-                _logger.warning("report: %s", describe(error))
+        for name, classes, slices in _of_case(first, others, case, shown):
+            drawn |= {(name, case, each): one for each, one in zip(classes, slices, strict=True)}
     return drawn
+
+
+def _of_case(
+    first: Run, others: Mapping[str, Run], case: str, shown: Mapping[str, Sequence[str]]
+) -> Iterator[tuple[str, Sequence[str], list[tuple[list[Markup], str | None]]]]:
+    """For each other run the classes to be shown, and of each its slices, or why there are none."""
+    files = next(found for name in shown if (found := _files(first, others[name], case)) is not None)
+    try:
+        volumes = CaseVolumes.read(files, window_of(first.made_by))
+    except _PROBLEMS as error:
+        for name, classes in shown.items():
+            yield name, classes, [_no_picture(error)] * len(classes)
+        return
+    for name, classes in shown.items():
+        try:
+            labels = volumes.read_another(others[name].files[case].prediction)
+        except _PROBLEMS as error:
+            yield name, classes, [_no_picture(error)] * len(classes)
+            continue
+        places = [[run.class_names.index(each) + 1 for run in (first, others[name])] for each in classes]
+        yield name, classes, [(list(changed_slices(volumes, a, labels == b)), None) for a, b in places]
+
+
+def _no_picture(error: Exception) -> tuple[list[Markup], str]:
+    _logger.warning("report: %s", describe(error))
+    return [], f"No picture: {describe(error)}"

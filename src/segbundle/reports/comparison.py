@@ -150,8 +150,15 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path, dataset_
     common = set.intersection(*cases)
     if not common:
         raise OutputError(f"{', '.join(map(str, folders))}: have no case in common, and cannot be compared.")
-    pictures = pictures_of_changes(first, dict(zip(names[1:], runs[1:], strict=True)), classes, common)
-    anchors = {(one["case"], one["name"]): one["anchor"] for shown in pictures.values() for one in reversed(shown)}
+    other_references = _with_other_references(runs, classes, common)
+    comparable = common.difference(other_references)
+    pictures = pictures_of_changes(first, dict(zip(names[1:], runs[1:], strict=True)), classes, comparable)
+    anchors = {  # those of the second run, by which the table is sorted, if it has any
+        (one["case"], one["name"]): one["anchor"]
+        for each in reversed(pictures.values())
+        for one in each.shown
+        if one["slices"]
+    }
     others = [
         _compared(first, names[0], run, name, classes, common) for run, name in zip(runs[1:], names[1:], strict=True)
     ]
@@ -170,9 +177,11 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path, dataset_
         ],
         settings=_settings(runs),
         known=[name for name, run in zip(names, runs, strict=True) if run.made_by],
-        pictures=pictures,
-        gone=next((gone for files in first.files.values() if (gone := files.gone)), None),
-        other_references=_with_other_references(runs, classes, common),
+        pictures=[(name, one) for name, one in pictures.items() if one.shown or one.unknown],
+        gone=next((gone for files in first.files.values() if (gone := files.gone)), None)
+        if any(one.unknown for one in pictures.values())
+        else None,
+        other_references=other_references,
         others=others,
         columns=_columns(names),
         rows=_rows(runs, classes, common, anchors),

@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from segbundle.errors import SegbundleError, describe
-from segbundle.reports.rendering import LABELS, MOST_BYTES, progress
+from segbundle.reports.rendering import LABELS, progress, room_for_pictures
 from segbundle.reports.runs import Run, window_of
 from segbundle.reports.scores import Row
 from segbundle.reports.slices import CaseVolumes, worst_slices
@@ -52,7 +52,7 @@ def gallery(run: Run) -> list[dict[str, Any]]:
     chosen = {name: _chosen(run.rows_of(name), first) for name in run.class_names}
     wanted = [row for row in _in_order(chosen, first) if row.case in run.files]
     drawn, problems = _drawn(run, wanted)
-    left, shown = MOST_BYTES, set()
+    left, shown = room_for_pictures(len(run.rows)), set()
     for row in wanted:
         left -= sum(map(len, drawn.get((row.case, row.name), ())))
         if left >= 0:

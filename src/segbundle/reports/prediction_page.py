@@ -20,7 +20,7 @@ from segbundle.reports.charts import Figure, Point, strip_plot
 from segbundle.reports.colours import style_of
 from segbundle.reports.expectations import Expectations, Warnings, of_all_scans, unchecked, warnings_of
 from segbundle.reports.measurements import measure, write_measurements
-from segbundle.reports.rendering import MOST_BYTES, as_yaml, number, render
+from segbundle.reports.rendering import as_yaml, number, render, room_for_pictures
 from segbundle.reports.runs import Predictions, about, read_predictions, refuse_if_moved, short_name, window_of
 from segbundle.reports.slices import CaseVolumes, overview_slices, where_to_look
 from segbundle.reports.structures import Structure, read_training_cases
@@ -170,7 +170,7 @@ def _drawn(given: Predictions, found: _Found) -> dict[str, list[Markup]]:
     by_scan, window = found.by_scan(), window_of(given.made_by)
     scans = {one.case for one in found.structures}
     pictures: dict[str, list[Markup]] = {}
-    left = MOST_BYTES
+    left = room_for_pictures(len(scans) * len(given.class_names))
 
     def draw(case: str) -> list[Markup]:
         volumes = CaseVolumes.read(given.files[case], window)

@@ -11,8 +11,8 @@ from segbundle.reports.colours import css
 
 _T = TypeVar("_T")
 _TEMPLATES = Path(__file__).parent / "templates"
-MOST_BYTES = 7e6
-"""Of a page's pictures: with a hundred cases it stays below ten megabytes."""
+_MOST_BYTES, _LEAST_BYTES, _OF_A_PAGE, _OF_A_ROW = 7e6, 1e6, 9.4e6, 600
+"""Of a page's pictures at most and at least, of a page with a hundred cases, and of all that it tells of a row."""
 LABELS = {
     Status.SCORED: "scored",
     Status.MISSED: "missed",
@@ -36,6 +36,15 @@ def render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(
         style=style + Markup(css()), script=script, statuses=statuses, **values
     )
+
+
+def room_for_pictures(num_rows: int) -> float:
+    """Bytes that a page's pictures may take, so that with a hundred cases it stays below ten megabytes.
+
+    Args:
+        num_rows: cases times classes, each with a row of the table and dots in the plots.
+    """
+    return min(max(_OF_A_PAGE - _OF_A_ROW * num_rows, _LEAST_BYTES), _MOST_BYTES)
 
 
 def progress(items: Collection[_T], what: str) -> Iterable[_T]:

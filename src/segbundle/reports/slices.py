@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 from markupsafe import Markup, escape
 
-from segbundle.data.scans import Scan, read_scan
+from segbundle.data.scans import Geometry, Scan, read_scan
 from segbundle.errors import DataError
 from segbundle.reports.colours import style_of
 from segbundle.reports.runs import CaseFiles
@@ -88,8 +88,10 @@ class CaseVolumes:
         """
         other = _read_labels(path)
         labels, affine = _canonical(other), nib.as_closest_canonical(_image(other)).affine
-        if labels.shape != self.prediction.shape or not np.allclose(affine, self.affine, atol=1e-3):
-            raise DataError(f"{path}: does not lie on the voxels of the other run's prediction.")
+        (x, y, z), mine = labels.shape, self.prediction.shape
+        difference = Geometry((x, y, z), affine).difference(Geometry((mine[0], mine[1], mine[2]), self.affine))
+        if difference:
+            raise DataError(f"{path}: does not lie on the voxels of the first run's prediction ({difference}).")
         return labels
 
 

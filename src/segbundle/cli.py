@@ -11,9 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from segbundle import __version__
+from segbundle.documents import read_yaml
 from segbundle.errors import ConfigError, OutputError, show_plain_errors
 from segbundle.files import written_whole
-from segbundle.options import default_bundle, read_yaml, refuse_missing_values, split_overrides
+from segbundle.options import default_bundle, refuse_missing_values, split_overrides
 from segbundle.running import plain_errors, run_workflow
 from segbundle.startup import fast_imports
 

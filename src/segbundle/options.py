@@ -52,25 +52,6 @@ def refuse_missing_values(overrides: Mapping[str, Any], defaults: Mapping[str, A
             raise ConfigError(f"--{key} needs a value; its default is {defaults[key]!r}.")
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The content of a task YAML.
-
-    Raises:
-        ConfigError: no such file, no valid YAML, or no keys in it.
-    """
-    import yaml
-
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file.")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is no valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: must hold keys and values, for instance `max_epochs: 100`.")
-    return content
-
-
 def _constant(value: Any) -> Any:
     """YAML's spelling of what Fire reads as words."""
     return (

@@ -9,8 +9,9 @@ from typing import Any
 
 import typer
 
+from segbundle.documents import read_yaml
 from segbundle.errors import ConfigError, SegbundleError, root_error
-from segbundle.options import default_bundle, read_yaml, refuse_missing_values, split_overrides
+from segbundle.options import default_bundle, refuse_missing_values, split_overrides
 from segbundle.startup import fast_imports
 
 

@@ -1,0 +1,209 @@
+"""Read JSON and YAML files of any origin: within limits, and checked against a schema."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Hashable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from segbundle.errors import ConfigError, DataError, SegbundleError
+
+T = TypeVar("T")
+MAX_YAML_BYTES = 1_000_000
+MAX_YAML_NODES = 100_000
+"""Keys, values and list entries of a YAML file after its aliases are expanded."""
+_FLOAT = re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$")
+_SHOWN_PROBLEMS = 3
+_SHOWN_CHARACTERS = 60
+
+
+def read_json(path: str | Path, schema: type[T] | Any = Any, error: type[SegbundleError] = DataError) -> T:
+    """Return the content of a JSON file, checked against a schema.
+
+    Args:
+        path: UTF-8, with or without a byte order mark.
+        schema: any type that pydantic validates: a model, a `TypedDict`, `list[str]`, ...
+        error: class of the exception to raise.
+
+    Returns:
+        The content, as `schema` has it.
+
+    Raises:
+        SegbundleError: of class `error`, if the file is missing, unreadable, no JSON, or does not fit the schema.
+            The message names the file, the place in it, and the value.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "sizes.json"
+        >>> _ = path.write_text('{"liver": 3}')
+        >>> read_json(path, dict[str, int])
+        {'liver': 3}
+    """
+    path = Path(path)
+    text = _read_text(path, error)
+    try:
+        content = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as problem:
+        raise error(f"{path}: is not valid JSON ({_one_line(problem)}). Correct it, or write it again.") from problem
+    return validate(content, schema, str(path), error)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Return the keys and values of a YAML file.
+
+    Only plain values are made, never Python objects. `1e-3` is a number, as in YAML 1.2.
+
+    Args:
+        path: UTF-8, at most 1 MB, and at most 100,000 nodes after its aliases are expanded.
+
+    Raises:
+        ConfigError: the file is missing, unreadable, too large, no YAML, or not a mapping.
+    """
+    import yaml
+
+    path = Path(path)
+    text = _read_text(path, ConfigError, MAX_YAML_BYTES)
+    try:
+        node = yaml.compose(text, _loader())
+        _refuse_expansion(path, node)
+        content = yaml.load(text, _loader())
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as problem:
+        if isinstance(problem, SegbundleError):
+            raise
+        raise ConfigError(f"{path}: is no valid YAML: {_one_line(problem)}") from problem
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: must hold keys and values, for instance `max_epochs: 100`.")
+    for key in content:
+        if not isinstance(key, str):
+            raise ConfigError(f"{path}: key {key!r} is not text. Put it in quotes.")
+    return content
+
+
+def validate(content: Any, schema: type[T] | Any, source: str, error: type[SegbundleError] = DataError) -> T:
+    """Return `content` as a schema has it.
+
+    Args:
+        content: plain values.
+        schema: see `read_json`.
+        source: names the origin of the content in messages, for instance a file's path.
+        error: class of the exception to raise.
+
+    Raises:
+        SegbundleError: of class `error`; the message lists the first three problems with their places and values.
+
+    Example:
+        >>> validate({"training": [{"image": 3}]}, dict[str, list[dict[str, str]]], "dataset.json")
+        Traceback (most recent call last):
+        ...
+        segbundle.errors.DataError: dataset.json: training[0].image is 3: input should be a valid string.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return cast(T, _adapter(cast(Hashable, schema)).validate_python(content))
+    except ValidationError as problem:
+        found = problem.errors(include_url=False)
+        shown = [_described_problem(one) for one in found[:_SHOWN_PROBLEMS]]
+        more = f" {len(found) - _SHOWN_PROBLEMS} more problems." if len(found) > _SHOWN_PROBLEMS else ""
+        raise error(f"{source}: {'; '.join(shown)}.{more}") from problem
+
+
+@lru_cache(maxsize=64)
+def _adapter(schema: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(schema)
+
+
+def _described_problem(problem: Mapping[str, Any]) -> str:
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
+    reason = str(problem["msg"]).removeprefix("Value error, ")
+    reason = reason[:1].lower() + reason[1:]
+    if problem["type"] == "missing":
+        return f"{place} is missing"
+    return f"{place or 'the content'} is {shortened(problem['input'])}: {reason.rstrip('.')}"
+
+
+def shortened(value: Any) -> str:
+    """Return the `repr` of a value, cut to the length of half a line of text.
+
+    Example:
+        >>> shortened([1, 2])
+        '[1, 2]'
+    """
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
+
+
+def _read_text(path: Path, error: type[SegbundleError], most_bytes: int | None = None) -> str:
+    if not path.is_file():
+        raise error(f"{path}: no such file.")
+    try:
+        size = path.stat().st_size
+        if most_bytes is not None and size > most_bytes:
+            raise error(f"{path}: has {size:,} bytes; {most_bytes:,} are the limit for such a file.")
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
+        raise error(
+            f"{path}: is not UTF-8 text (byte {problem.start} is 0x{problem.object[problem.start]:02x}). "
+            "Save it as UTF-8."
+        ) from problem
+    except OSError as problem:
+        raise error(f"{path}: cannot be read ({problem.strerror}).") from problem
+
+
+def _one_line(problem: BaseException) -> str:
+    if isinstance(problem, RecursionError):
+        return "it is nested too deeply"
+    return " ".join(str(problem).split())[:300]
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"it holds {name}, which JSON does not have")
+
+
+@lru_cache(maxsize=1)
+def _loader() -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """PyYAML's safe loader, which reads `1e-3` as a number and refuses a key given twice."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            seen = set()
+            for key_node, _ in node.value:
+                key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+                if key is not None and key != "<<" and key in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"key {key!r} is given twice", key_node.start_mark
+                    )
+                seen.add(key)
+            return super().construct_mapping(node, deep)
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+    return Loader
+
+
+def _refuse_expansion(path: Path, root: Any) -> None:
+    """Refuse YAML whose aliases would expand to more than the limit, or to themselves."""
+    sizes: dict[int, int] = {}
+    open_nodes: set[int] = set()
+
+    def size(node: Any) -> int:
+        known = sizes.get(id(node))
+        if known is not None:
+            return known
+        if id(node) in open_nodes:
+            raise ConfigError(f"{path}: an alias refers to itself.")
+        open_nodes.add(id(node))
+        parts = node.value if isinstance(node.value, list) else []
+        children = [child for part in parts for child in (part if isinstance(part, tuple) else (part,))]
+        sizes[id(node)] = total = 1 + sum(map(size, children))
+        open_nodes.discard(id(node))
+        return total
+
+    if root is not None and size(root) > MAX_YAML_NODES:
+        raise ConfigError(f"{path}: its aliases expand to {size(root):,} values; {MAX_YAML_NODES:,} are the limit.")

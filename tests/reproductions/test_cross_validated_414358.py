@@ -1,13 +1,11 @@
-"""The posted sums explain a loss of 1, whichever the weights in the posted range."""
+"""The posted loss on scores, and what it teaches a network."""
 
 import pytest
 import torch
-from monai.bundle import ConfigParser
 
 from commands import ROOT, segbundle
 from segbundle.losses import GeneralizedDiceLoss
 from segbundle.reproductions.cross_validated_414358 import (
-    Posted,
     _why_weights,
     gradient_on_scores,
     posted_loss,
@@ -15,61 +13,36 @@ from segbundle.reproductions.cross_validated_414358 import (
 )
 
 
-@pytest.fixture(scope="module")
-def posted():
-    values = ConfigParser.load_config_file(ROOT / "configs" / "reproductions" / "cross_validated_414358.yaml")
-    return Posted(values["numerators"], values["denominators"], values["smallest_weight"], values["largest_weight"])
-
-
-def test_the_posted_sums_give_the_number_of_voxels_and_the_absent_classes(posted):
-    assert posted.absent.nonzero()[:, 0].tolist() == [1, 5, 9, 12, 15, 19, 20]
-    assert float(posted.size[posted.absent].sum()) == 25005 + 3471 + 1951 + 5985 + 41497 + 66250 + 6498
-    assert float(posted.voxels) == 904083 / 2
-
-
-def test_the_loss_is_1_for_all_weights_in_the_posted_range(posted):
-    assert posted.smallest(posted.loss, posted.posted_range) > 0.9993
-    assert posted.smallest(posted.loss, posted.range) > 0.99999
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_no_weights_within_bounds_give_less_than_the_smallest_corner(posted, seed):
-    lowest, highest = posted.range
-    drawn = lowest + (highest - lowest) * torch.rand(21, generator=torch.Generator().manual_seed(seed)).double()
-    assert posted.smallest(posted.loss, posted.range) <= posted.loss(drawn) <= posted.largest(posted.loss, posted.range)
-
-
-def test_corners_are_the_extremes_of_a_case_worked_out_by_hand():
-    small = Posted([1, 4, 0], [8, 8, 1], 0.1, 1.0)
-    # best: class 1 at 1, class 0 at 0.1: 1 - 2 (0.1 + 4) / (0.8 + 8 + 1)
-    assert small.smallest(small.loss, small.posted_range) == pytest.approx(1 - 8.2 / 9.8)
-    # worst: the other way round: 1 - 2 (1 + 0.4) / (8 + 0.8 + 1)
-    assert small.largest(small.loss, small.posted_range) == pytest.approx(1 - 2.8 / 9.8)
-
-
-def test_ours_counts_the_classes_that_are_there_and_the_volume_given_to_the_others(posted):
-    there = ~posted.absent
-    mean = float((1 - 2 * posted.shared[there] / posted.size[there]).mean())
-    absent = 150657 / (904083 / 2)
-    assert posted.mean_of_classes(False) == pytest.approx(mean, abs=1e-6)
-    assert posted.mean_of_classes(True) == pytest.approx(mean + (1 - mean) * absent, abs=1e-6)
-
-
-def test_the_posted_loss_by_hand():
+@pytest.mark.parametrize("smooth", [1e-17, 1])
+def test_the_posted_loss_by_hand(smooth):
     scores = torch.zeros(1, 3, 4)  # p = 1 / 3
     labels = torch.tensor([[[0, 0, 0, 1]]])
     assert posted_weights(torch.tensor([3.0, 1.0, 0.0])).tolist() == pytest.approx([1 / 9, 1, 1])
-    above = 2 * (1 / 9 * 1 + 1 / 3)
+    above = 1 / 9 * 1 + 1 / 3
     below = 1 / 9 * (4 / 3 + 3) + (4 / 3 + 1) + 4 / 3
-    assert float(posted_loss(scores, labels)) == pytest.approx(1 - above / below, abs=1e-5)
+    value = float(posted_loss(scores, labels, smooth))
+    assert value == pytest.approx(1 - 2 * (above + smooth) / (below + smooth), abs=1e-5)
 
 
-def test_the_posted_gradient_is_far_smaller_than_ours():
+def test_background_alone_brings_the_posted_loss_below_0():
+    """Without probability for absent classes both sums are near 0, and the loss is 1 - 2 (0 + 1) / (0 + 1)."""
     labels = torch.zeros(1, 1, 400, dtype=torch.long)
     labels[..., :40] = 1
     scores = torch.zeros(1, 21, 400)
-    ours = GeneralizedDiceLoss(softmax=True, to_onehot_y=True)
-    assert gradient_on_scores(posted_loss, scores, labels)[0] < 0.01 * gradient_on_scores(ours, scores, labels)[0]
+    scores[:, 0] = 100
+    # background: n = 360, d = 760, w = 1 / 360²; class 1: n = 0, d = 40, w = 1 / 40²
+    value = 1 - 2 * (1 / 360 + 1) / (760 / 360**2 + 1 / 40 + 1)
+    assert float(posted_loss(scores, labels, 1)) == pytest.approx(value, abs=1e-5)
+    assert value < -0.9
+
+
+@pytest.mark.parametrize(("smooth", "fraction"), [(1e-17, 0.01), (1, 0.1)])
+def test_the_posted_gradient_is_far_smaller_than_ours(smooth, fraction):
+    labels = torch.zeros(1, 1, 400, dtype=torch.long)
+    labels[..., :40] = 1
+    scores = torch.zeros(1, 21, 400)
+    ours = gradient_on_scores(GeneralizedDiceLoss(softmax=True, to_onehot_y=True), scores, labels)[0]
+    assert gradient_on_scores(lambda *both: posted_loss(*both, smooth), scores, labels)[0] < fraction * ours
 
 
 def test_only_a_ratio_of_sums_needs_weights():
@@ -81,11 +54,17 @@ def test_only_a_ratio_of_sums_needs_weights():
     assert float(rows["mean Dice over classes"][0]) == pytest.approx(1 - (2 * 990 / 1990) / 2, abs=1e-4)
 
 
+def test_the_document_has_the_table_of_weights():
+    document = (ROOT / "docs" / "reproductions.md").read_text(encoding="utf-8")
+    assert _why_weights(1000000, 1000).markdown().partition("\n\n")[2] in document
+
+
 def test_the_command():
     run = segbundle(
         "reproduce", "cross_validated_414358", "--steps", 2, "--size", 16, "--radius", "[2,3]", "--num_test", 2,
         "--seeds", "[0]", "--example_voxels", 1000, "--example_structure", 10,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
-    assert "hold 150657 of V = 452042 voxels' probability" in run.stdout
+    assert "| as posted: 1 - 2 (sum w n + 1) / (sum w d + 1) | 312.326 | 150962.712 | 0.995849 |" in run.stdout
+    assert "have 150657 of V = 452042 voxels' probability" in run.stdout
     assert run.stdout.count("| `GeneralizedDiceCELoss` |") == 1

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, get_args
 
 import torch
+from torch.jit._trace import TracerWarning
 from torch.nn.modules.utils import _triple
 from torch.overrides import TorchFunctionMode
 
@@ -132,7 +133,7 @@ def _captured(run: Network, shape: tuple[int, ...], device: torch.device) -> Net
                 run(static)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others read and write scans meanwhile
             scores = run(static)
 
     def replay(windows: torch.Tensor) -> torch.Tensor:
@@ -147,10 +148,11 @@ def _converted(network: Network, dtype: torch.dtype, shape: tuple[int, ...], dev
     if device.type != "cpu":
         raise ValueError(f"backend 'openvino' runs on CPUs only, not on {device.type!r}: choose 'eager'.")
     openvino = _import_openvino()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer's, about other shapes: there will be none
-        # of a copy, because the conversion changes a network's mode and methods, and keeps its weights
-        model = openvino.convert_model(copy.deepcopy(network), example_input=torch.zeros(shape), input=[list(shape)])
+    # for good: `catch_warnings` would undo what other threads change meanwhile
+    warnings.filterwarnings("ignore", category=TracerWarning)  # about other shapes, of which there are none
+    warnings.filterwarnings("ignore", "`torch.jit.trace", DeprecationWarning)
+    # a copy, because the conversion changes a network's mode and methods, and keeps its weights
+    model = openvino.convert_model(copy.deepcopy(network), example_input=torch.zeros(shape), input=[list(shape)])
     if len(model.outputs) != 1:
         raise ValueError(f"backend 'openvino' needs a network with one output, got {len(model.outputs)}.")
     options = {

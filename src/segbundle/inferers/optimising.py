@@ -19,6 +19,7 @@ from segbundle.inferers.layers import (
     FusedLayer,
     FusedTransposed,
 )
+from segbundle.inferers.tracing import trace_network
 from segbundle.inferers.windows import small_window
 
 _NOTHING = (torch.nn.Identity, torch.nn.Dropout, torch.nn.Dropout2d, torch.nn.Dropout3d, torch.nn.AlphaDropout)
@@ -56,7 +57,7 @@ def optimised(network: torch.nn.Module, shape: Sequence[int], dtype: torch.dtype
     if network.training:
         return network
     try:
-        traced = torch.fx.GraphModule(network, _Tracer().trace(network))
+        traced = trace_network(network)
     except Exception:  # whatever a forward pass does that cannot be done with symbols
         return network
     _rewrite(traced, _fuses(dtype))
@@ -78,13 +79,6 @@ def normalises_by_window(network: Any) -> bool:
         isinstance(module, _OF_THE_WHOLE) and not getattr(module, "track_running_stats", False)
         for module in network.modules()
     )
-
-
-class _Tracer(torch.fx.Tracer):
-    """Looks into modules, but not into ours."""
-
-    def is_leaf_module(self, m: torch.nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, ChannelsLastInstanceNorm) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _fuses(dtype: torch.dtype | None) -> bool:

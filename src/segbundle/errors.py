@@ -6,6 +6,9 @@ import difflib
 import sys
 from collections.abc import Iterable
 from types import TracebackType
+from typing import TypeVar
+
+_E = TypeVar("_E", bound=BaseException)
 
 
 class SegbundleError(ValueError):
@@ -30,6 +33,10 @@ class OutputError(SegbundleError):
 
 class TrainingError(SegbundleError):
     """A training step that cannot be made: the loss refuses the batch."""
+
+
+class PredictionError(SegbundleError):
+    """A scan for which a network computes nothing that can be used."""
 
 
 class ScansFailedError(SegbundleError):
@@ -66,6 +73,14 @@ def root_error(error: BaseException) -> BaseException:
             return ConfigError(f"{str(link).splitlines()[0]}: {cause}")
         link = cause
     return error
+
+
+def find_cause(error: BaseException, kind: type[_E]) -> _E | None:
+    """Return the first error of a kind in a chain of wrapped errors; None if there is none."""
+    link: BaseException | None = error
+    while link is not None and not isinstance(link, kind):
+        link = link.__cause__ or link.__context__
+    return link
 
 
 def _is_about_arguments(error: BaseException | None) -> bool:

@@ -10,6 +10,14 @@ from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 
+from segbundle.errors import PredictionError, find_cause
+from segbundle.inferers import NonFiniteLogitsError, check_finite
+
+_ADVICE = (
+    "Look at the scan's intensities (segbundle check), check that the weights belong to this task, and if precision is "
+    "not fp32, try --precision fp32."
+)
+
 
 class SegmentationEvaluator(SupervisedEvaluator):
     """MONAI's evaluator for batches of one scan, in which the scores of all classes never exist as a whole.
@@ -20,6 +28,9 @@ class SegmentationEvaluator(SupervisedEvaluator):
 
     Args:
         as in `monai.engines.SupervisedEvaluator`; batches must hold one scan.
+
+    Raises:
+        PredictionError: on running, the network returned logits that are NaN or infinite for a scan.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -30,16 +41,29 @@ class SegmentationEvaluator(SupervisedEvaluator):
         image = item[CommonKeys.IMAGE]
         label = item.get(CommonKeys.LABEL)
         engine.state.batch = [item]
+        try:
+            pred = self._predict(engine, image, label)
+        except Exception as error:
+            problem = find_cause(error, NonFiniteLogitsError)
+            if problem is None:
+                raise
+            raise PredictionError(f"{item['case']}: {problem}. {_ADVICE}") from error
+        engine.state.predict_seconds = getattr(pred, "seconds", 0.0)
+        engine.state.window_size = getattr(pred, "roi", None)
+        return engine.state.output
+
+    def _predict(self, engine: SupervisedEvaluator, image: torch.Tensor, label: torch.Tensor | None) -> Any:
+        """Let the network and the postprocessing run, and return the logits."""
         with engine.mode(engine.network):
             if hasattr(engine.inferer, "slabs"):  # which moves to the GPU what has room there
                 pred = engine.inferer.slabs(image[None], engine.network)
             else:
                 with torch.autocast("cuda", enabled=engine.amp):
                     pred = engine.inferer(image[None].to(engine.state.device), engine.network)[0]
+                if isinstance(pred, torch.Tensor):
+                    check_finite(pred)
             output = {CommonKeys.IMAGE: image, CommonKeys.PRED: pred}
             engine.state.output = [output if label is None else {**output, CommonKeys.LABEL: label}]
             engine.fire_event(IterationEvents.FORWARD_COMPLETED)
             engine.fire_event(IterationEvents.MODEL_COMPLETED)
-        engine.state.predict_seconds = getattr(pred, "seconds", 0.0)
-        engine.state.window_size = getattr(pred, "roi", None)
-        return engine.state.output
+        return pred

@@ -19,6 +19,23 @@ _CERTAIN = 20.0
 """Score of the background where no window was computed: a probability of 1 - 2e-9 after softmax."""
 
 
+class NonFiniteLogitsError(ValueError):
+    """A network returned logits that are NaN or infinite."""
+
+
+def check_finite(logits: torch.Tensor) -> None:
+    """Refuse logits of which any is NaN or infinite.
+
+    Raises:
+        NonFiniteLogitsError: the message says how many.
+    """
+    if math.isfinite(float(logits.sum())):  # which one NaN or infinity spoils, and is quicker than a look at each
+        return
+    bad = logits.numel() - int(logits.isfinite().sum())
+    if bad:
+        raise NonFiniteLogitsError(f"{bad:,} of {logits.numel():,} logits are NaN or infinite")
+
+
 class ScoreSlabs:
     """Class scores of one volume that are computed while they are read, slab by slab along one axis.
 
@@ -161,13 +178,18 @@ class SlabBuffer:
             self._counts[tuple(at)].add_(self._weights)
 
     def finished(self, stop: int) -> Slab | None:
-        """The slices before `stop`, which no further window will change, cut to the volume; None if none is left."""
+        """The slices before `stop`, which no further window will change, cut to the volume; None if none is left.
+
+        Raises:
+            NonFiniteLogitsError: the logits of any window over these slices were NaN or infinite.
+        """
         self._finish_copying()
         assert self._sums is not None
         (before, _), *across = [self.plan.padding[axis] for axis in self._order]
         size, *sizes = [self.plan.shape[axis] for axis in self._order]
         count = stop - self._begin
         _normalise(self._sums[:, :count], self._counts[:count])
+        check_finite(self._sums[:, :count])
         first, last = max(self._begin, before), min(stop, before + size)
         if first >= last:
             return None

@@ -31,12 +31,21 @@ def is_scan_file(path: Path) -> bool:
 
 
 def is_dicom_file(path: Path) -> bool:
-    """Whether a file carries DICOM's mark, `DICM` after 128 bytes (PS3.10 of the standard)."""
+    """Whether a file carries DICOM's mark, `DICM` after 128 bytes (PS3.10), or begins with DICOM's first elements."""
     try:
         with path.open("rb") as file:
-            return len(file.read(128)) == 128 and file.read(4) == b"DICM"
+            head = file.read(132)
     except OSError:
         return False
+    return head[128:] == b"DICM" or _begins_with_elements(head)
+
+
+def _begins_with_elements(head: bytes) -> bool:
+    """Whether a file without that mark begins with an element of group 2 or 8, as old archives write them."""
+    if len(head) < 16 or head[:2] not in (b"\x02\x00", b"\x08\x00") or head[3] != 0:
+        return False
+    explicit = head[4:6].isalpha() and head[4:6].isupper()
+    return explicit or int.from_bytes(head[4:8], "little") <= 256
 
 
 def is_dicom_folder(path: Path) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,15 @@ from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
 from nibabel.fileholders import FileHolder
 
+from segbundle.data.dicom import dicom_geometry, is_dicom, read_dicom
+from segbundle.data.geometry import Geometry, Scan
 from segbundle.data.scan_files import is_nifti
 from segbundle.errors import DataError
 from segbundle.files import written_whole
 
+__all__ = ["Geometry", "Scan", "geometry_header", "read_geometry", "read_scan", "write_segmentation"]
+
 _UNIT_IN_MM = {"meter": 1000.0, "micron": 0.001}
-_POSITION = "0020|0032"  # DICOM's ImagePositionPatient
 _READ_ERRORS: tuple[Any, ...] = (
     OSError,
     EOFError,
@@ -36,56 +38,6 @@ _READ_ERRORS: tuple[Any, ...] = (
 )
 _CHUNK = 1 << 22
 """Voxels of a NIfTI file that are decompressed, scaled and converted at a time."""
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Where a scan's voxels lie.
-
-    Attributes:
-        shape: voxels along the three stored axes.
-        affine: (4, 4) float64, voxel index to millimetres in RAS+ world space.
-        channels: number of channels stored in the file.
-    """
-
-    shape: tuple[int, int, int]
-    affine: np.ndarray
-    channels: int = 1
-
-    @property
-    def spacing(self) -> tuple[float, float, float]:
-        """Distance in millimetres between neighbouring voxels along each stored axis."""
-        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return float(x), float(y), float(z)
-
-    @property
-    def corners(self) -> np.ndarray:
-        """World positions in mm of the eight corner voxels' centres, (8, 3)."""
-        grid = np.stack(np.meshgrid(*[(0, n - 1) for n in self.shape], indexing="ij"), axis=-1)
-        return np.asarray(nib.affines.apply_affine(self.affine, grid.reshape(8, 3)))
-
-    def difference(self, other: Geometry) -> str | None:
-        """In words, how another scan's grid differs from this one; None where voxels coincide.
-
-        Positions may differ by a tenth of the smallest spacing: headers are stored in single precision.
-        """
-        if self.shape != other.shape:
-            return f"shape {self.shape} against {other.shape}"
-        if not (np.isfinite(self.affine).all() and np.isfinite(other.affine).all()):
-            return "an affine that is not finite"
-        apart = float(np.linalg.norm(self.corners - other.corners, axis=1).max())
-        if apart > 0.1 * min(self.spacing):
-            return f"affines that put corner voxels up to {apart:.3g} mm apart"
-        return None
-
-
-@dataclass(frozen=True)
-class Scan:
-    """Voxels of a scan or a label map with their geometry: `array` is (C, X, Y, Z)."""
-
-    array: np.ndarray
-    geometry: Geometry
-    path: Path
 
 
 def read_scan(path: str | Path | Sequence[str | Path], dtype: Any = np.float32) -> Scan:
@@ -107,7 +59,12 @@ def read_scan(path: str | Path | Sequence[str | Path], dtype: Any = np.float32) 
         return _stack_channels([read_scan(one, dtype) for one in path])
     path = Path(path)
     try:
-        return _read_nifti(_existing(path), dtype) if is_nifti(path) else _read_itk(_existing(path), dtype)
+        if is_nifti(_existing(path)):
+            return _read_nifti(path, dtype)
+        if is_dicom(path):
+            array, geometry = read_dicom(path, dtype)
+            return Scan(array, geometry, path)
+        return _read_itk(path, dtype)
     except DataError:
         raise
     except _READ_ERRORS as error:
@@ -125,8 +82,8 @@ def read_geometry(path: str | Path) -> Geometry:
         if is_nifti(_existing(path)):
             image: Any = nib.load(path)
             return _nifti_geometry(path, image)
-        if path.is_dir():
-            return _read_itk(path, None).geometry
+        if is_dicom(path):
+            return dicom_geometry(path)
         return _itk_header_geometry(path)
     except DataError:
         raise
@@ -296,7 +253,7 @@ def _nifti_voxels(path: Path, stored: ArrayProxy, dtype: Any) -> np.ndarray:
 def _read_itk(path: Path, dtype: Any) -> Scan:
     import SimpleITK as sitk
 
-    image = _read_dicom_series(path) if path.is_dir() else sitk.ReadImage(str(path))
+    image = sitk.ReadImage(str(path))
     if "complex" in image.GetPixelIDTypeAsString():
         raise DataError(f"{path}: holds complex voxels; convert it to one real value per voxel.")
     geometry = _itk_geometry(path, image)
@@ -305,33 +262,6 @@ def _read_itk(path: Path, dtype: Any) -> Scan:
         array = np.moveaxis(array, -1, 0)
     spatial = array.reshape(geometry.channels, *reversed(geometry.shape)).transpose(0, 3, 2, 1)
     return Scan(spatial if dtype is None else spatial.astype(dtype, copy=False), geometry, path)
-
-
-def _read_dicom_series(folder: Path) -> Any:
-    import SimpleITK as sitk
-
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if len(series) != 1:
-        found = "no DICOM series" if not series else f"{len(series)} DICOM series"
-        raise DataError(f"{folder}: holds {found}; put exactly one series, or a NIfTI file, in a folder of its own.")
-    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(files)
-    reader.MetaDataDictionaryArrayUpdateOn()
-    image = reader.Execute()
-    _check_slices(folder, [reader.GetMetaData(index, _POSITION) for index in range(len(files))])
-    return image
-
-
-def _check_slices(folder: Path, positions: Sequence[str]) -> None:
-    """Refuse a series with missing or doubled slices, which would be read as another spacing."""
-    points = np.array([[float(part) for part in position.split("\\")] for position in positions])
-    steps = np.linalg.norm(np.diff(points, axis=0), axis=1)
-    if len(steps) and np.abs(steps - np.median(steps)).max() > 0.02 * np.median(steps) + 1e-3:
-        raise DataError(
-            f"{folder}: its slices are {steps.min():.3g} to {steps.max():.3g} mm apart; a slice is missing or doubled. "
-            "Export the series again."
-        )
 
 
 def _itk_header_geometry(path: Path) -> Geometry:

@@ -1,0 +1,218 @@
+"""DICOM series and multi-frame files: what a folder holds, and the volume of one series.
+
+A series is named by a path: that of its folder, or, where a folder holds several, that of the series' first file by
+name. Any other file of the series means the same. Headers are read by pydicom, and so are uncompressed voxels;
+compressed ones are decompressed by SimpleITK's GDCM.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segbundle.data.dicom_headers import DicomImage, read_image
+from segbundle.data.dicom_pixels import read_values
+from segbundle.data.geometry import Geometry
+from segbundle.data.scan_files import is_dicom_file
+from segbundle.data.stacks import arrange, orientations
+from segbundle.errors import DataError
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class Series:
+    """A DICOM series in a folder, or a file that holds a volume of its own.
+
+    Attributes:
+        path: names the series for `read_scan`: the folder if it holds one volume, or else the series' first file.
+        uid: SeriesInstanceUID.
+        description: SeriesDescription; may be empty.
+        modality: for instance `CT`.
+        files: sorted by name.
+        why: in words, what it is instead of a volume, such as `a localizer`; None for a volume. Whether the slices of
+            a volume are complete is found when it is read.
+    """
+
+    path: Path
+    uid: str
+    description: str
+    modality: str
+    files: tuple[Path, ...]
+    why: str | None = None
+
+
+@dataclass(frozen=True)
+class DicomFolder:
+    """What a folder holds, without its subfolders.
+
+    Attributes:
+        series: sorted by the names of their first files.
+        passed_over: files that are no images, counted by kind: a modality, `DICOMDIR`, `not DICOM`, or `unreadable`.
+    """
+
+    series: tuple[Series, ...]
+    passed_over: tuple[tuple[str, int], ...]
+
+    @property
+    def volumes(self) -> list[Series]:
+        """The series that are volumes."""
+        return [one for one in self.series if one.why is None]
+
+    def others(self) -> str | None:
+        """In one line, what was passed over: series that are no volume, and files that are no images."""
+        said = [f"{len(one.files)} of {one.why}" for one in self.series if one.why is not None]
+        said += [f"{count} {kind}" for kind, count in self.passed_over]
+        count = sum(len(one.files) for one in self.series if one.why is not None)
+        count += sum(number for _, number in self.passed_over)
+        return f"{count} file(s) passed over ({', '.join(said)})" if said else None
+
+
+def is_dicom(path: Path) -> bool:
+    """Tell whether a path means a DICOM series: a folder, or a DICOM file."""
+    return path.is_dir() or (path.is_file() and is_dicom_file(path))
+
+
+def list_series(folder: str | Path) -> list[Series]:
+    """Return the DICOM series in a folder: volumes, and others with what they are instead."""
+    return list(list_folder(folder).series)
+
+
+def list_folder(folder: str | Path) -> DicomFolder:
+    """Return the DICOM series in a folder and what else lies there; only headers are read.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    return _listed(Path(folder))[0]
+
+
+def series_files(path: str | Path) -> list[Path]:
+    """Return the files of the series that a path means.
+
+    Raises:
+        DataError: as `dicom_geometry`.
+    """
+    return [image.path for image in _images_of(Path(path))]
+
+
+def dicom_geometry(path: str | Path) -> Geometry:
+    """Return the geometry of the series that a path means, from its headers.
+
+    Raises:
+        DataError: no series or several, or slices that make no volume.
+    """
+    return _volume(Path(path))[2]
+
+
+def read_dicom(path: str | Path, dtype: Any) -> tuple[np.ndarray, Geometry]:
+    """Read the series that a path means, with every slice's own rescale slope and intercept.
+
+    Args:
+        path: a folder with one series, or any file of a series.
+        dtype: NumPy dtype of the result, or None for what the values need.
+
+    Returns:
+        the voxels (1, X, Y, Z), and where they lie.
+
+    Raises:
+        DataError: as `dicom_geometry`; damaged files.
+    """
+    images, order, geometry = _volume(Path(path))
+    return read_values(images, order, dtype).transpose(2, 1, 0)[None], geometry
+
+
+def _volume(path: Path) -> tuple[list[DicomImage], list[int], Geometry]:
+    """The images of a series, the order of their slices, and the geometry of the volume that they make."""
+    images = _images_of(path)
+    slices = [one for image in images for one in image.slices]
+    sizes = {(image.columns, image.rows) for image in images}
+    if len(sizes) > 1:
+        shown = " and ".join(f"{x} x {y}" for x, y in sorted(sizes)[:3])
+        raise DataError(f"{path}: its slices have different sizes, {shown}; a volume needs one.")
+    try:
+        order, affine = arrange(slices)
+    except DataError as error:
+        raise DataError(f"{path}: {error} Export the series again, or convert it to NIfTI.") from error
+    columns, rows = sizes.pop()
+    return images, order, Geometry((columns, rows, len(slices)), _LPS_TO_RAS @ affine)
+
+
+def _images_of(path: Path) -> list[DicomImage]:
+    """The images of the series that a path means."""
+    folder = path if path.is_dir() else path.parent
+    listing, images = _listed(folder)
+    if path.is_dir():
+        chosen = _the_volume(path, listing)
+    else:
+        name = folder / path.name
+        meant = [one for one in listing.series if name in one.files]
+        if not meant:
+            raise DataError(f"{path}: is not a DICOM image.")
+        chosen = meant[0]
+    if chosen.why is not None:
+        raise DataError(f"{path}: is not a volume but {chosen.why}.")
+    return [images[file] for file in chosen.files]
+
+
+def _the_volume(folder: Path, listing: DicomFolder) -> Series:
+    volumes = listing.volumes
+    if len(volumes) == 1:
+        return volumes[0]
+    if volumes:
+        shown = "; ".join(
+            f"{one.description or one.modality}, {len(one.files)} file(s): {one.path.name}" for one in volumes[:5]
+        )
+        more = "; ..." if len(volumes) > 5 else ""
+        raise DataError(
+            f"{folder}: holds {len(volumes)} DICOM series ({shown}{more}). Name the file of the one that is meant, or "
+            "put each in a folder of its own."
+        )
+    others = listing.others()
+    raise DataError(f"{folder}: holds no DICOM series{f' that is a volume: {others}' if others else ''}.")
+
+
+def _listed(folder: Path) -> tuple[DicomFolder, dict[Path, DicomImage]]:
+    """A folder's content; read again only when a file's name, size or date has changed."""
+    try:
+        entries = sorted((entry.name, entry.stat()) for entry in os.scandir(folder) if entry.is_file())
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error.strerror}).") from error
+    return _list(folder, tuple((name, found.st_size, found.st_mtime_ns) for name, found in entries))
+
+
+@lru_cache(maxsize=4)
+def _list(folder: Path, files: tuple[tuple[str, int, int], ...]) -> tuple[DicomFolder, dict[Path, DicomImage]]:
+    passed_over: Counter[str] = Counter()
+    groups: dict[tuple[str, str], list[DicomImage]] = {}
+    images: dict[Path, DicomImage] = {}
+    for name, *_ in files:
+        found = read_image(folder / name)
+        if isinstance(found, str):
+            passed_over[found] += 1
+            continue
+        images[found.path] = found
+        own = found.path.name if len(found.slices) > 1 else ""  # a multi-frame file is a volume of its own
+        groups.setdefault((found.series, own or found.why or ""), []).append(found)
+    series = [_series(group) for group in groups.values()]
+    if sum(one.why is None for one in series) == 1:
+        series = [one if one.why is not None else replace(one, path=folder) for one in series]
+    series.sort(key=lambda one: one.files[0])
+    return DicomFolder(tuple(series), tuple(sorted(passed_over.items()))), images
+
+
+def _series(images: Sequence[DicomImage]) -> Series:
+    first = images[0]
+    why, slices = first.why, [one for image in images for one in image.slices]
+    different = orientations(slices)
+    if why is None and different > 1:
+        why = f"{len(slices)} slices in {different} orientations, as localizers have them"
+    files = tuple(sorted(image.path for image in images))
+    return Series(files[0], first.series, first.description, first.modality, files, why)

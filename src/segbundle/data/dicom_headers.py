@@ -1,0 +1,234 @@
+"""A DICOM file's header: the slices that it holds, or what it is instead of slices of a volume."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from segbundle.data.scan_files import is_dicom_file
+from segbundle.data.stacks import Slice
+
+_TAGS = (
+    "SOPClassUID", "Modality", "SeriesDescription", "SeriesInstanceUID", "ImageType", "Rows", "Columns",
+    "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+    "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
+    "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+)  # fmt: skip
+_MOSAIC_CREATOR, _MOSAIC_SIZE = 0x00190010, 0x0019100A
+"""Where Siemens says how many slices an image holds side by side."""
+_DICOMDIR = "1.2.840.10008.1.3.10"
+_NO_SCANS = (
+    "RTSTRUCT",
+    "RTPLAN",
+    "RTDOSE",
+    "RTRECORD",
+    "SEG",
+    "SR",
+    "PR",
+    "KO",
+    "REG",
+    "FID",
+    "RWV",
+    "DOC",
+    "AU",
+    "ECG",
+)
+"""Modalities of files that belong to scans and are none."""
+_SCOUTS = ("LOCALIZER", "SCOUT")
+
+
+@dataclass(frozen=True)
+class DicomImage:
+    """One DICOM file with voxels.
+
+    Attributes:
+        path: the file.
+        series: SeriesInstanceUID.
+        description: SeriesDescription.
+        modality: for instance `CT`.
+        rows: number of rows.
+        columns: number of columns.
+        bits: allocated per voxel.
+        stored_bits: how many of them hold its value.
+        signed: whether stored values are signed.
+        syntax: transfer syntax UID.
+        pixels: position of the pixel data element in the file.
+        slices: its planes; empty where it has no place in space.
+        why: in words, what it is instead of slices of a volume; None if it is that.
+    """
+
+    path: Path
+    series: str
+    description: str
+    modality: str
+    rows: int
+    columns: int
+    bits: int
+    stored_bits: int
+    signed: bool
+    syntax: str
+    pixels: int
+    slices: tuple[Slice, ...]
+    why: str | None
+
+
+def read_image(path: Path) -> DicomImage | str:
+    """Read a file's header.
+
+    Returns:
+        the image, or what kind of file it is instead: a modality, `DICOMDIR`, `not DICOM`, or `unreadable`.
+    """
+    if path.name == "DICOMDIR":
+        return "DICOMDIR"
+    try:
+        with path.open("rb") as file:
+            if not is_dicom_file(path):
+                return "not DICOM"
+            return _image(path, file)
+    except Exception:  # pydicom raises many kinds for damaged headers
+        return "unreadable"
+
+
+def _image(path: Path, file: BinaryIO) -> DicomImage | str:
+    from pydicom import dcmread
+
+    tags: Any = [*_TAGS, _MOSAIC_CREATOR, _MOSAIC_SIZE]
+    header: Any = dcmread(file, stop_before_pixels=True, force=True, specific_tags=tags)
+    if str(header.get("SOPClassUID", "")) == _DICOMDIR:
+        return "DICOMDIR"
+    modality = str(header.get("Modality") or "")
+    if modality in _NO_SCANS or not (header.get("Rows") and header.get("Columns")):
+        return modality or "without an image"
+    bits = int(header.get("BitsAllocated") or 16)
+    why = _not_a_volume(header)
+    slices = () if why else _slices(path.name, header)
+    if not why and not slices:
+        why = f"{_kind(header)} without positions and orientation in space"
+    return DicomImage(
+        path,
+        str(header.get("SeriesInstanceUID") or ""),
+        str(header.get("SeriesDescription") or ""),
+        modality,
+        int(header.Rows),
+        int(header.Columns),
+        bits,
+        int(header.get("BitsStored") or bits),
+        bool(header.get("PixelRepresentation")),
+        _syntax(header),
+        file.tell(),
+        slices,
+        why,
+    )
+
+
+def _syntax(header: Any) -> str:
+    named = getattr(header.file_meta, "TransferSyntaxUID", None) if hasattr(header, "file_meta") else None
+    if named:
+        return str(named)
+    implicit, little = header.original_encoding
+    return "1.2.840.10008.1.2" if implicit else "1.2.840.10008.1.2.1" if little else "1.2.840.10008.1.2.2"
+
+
+def _kind(header: Any) -> str:
+    name = str(getattr(header.get("SOPClassUID"), "name", "") or header.get("Modality") or "image")
+    frames = _frames(header)
+    return f"{name} of {frames} frames" if frames > 1 else f"{name}"
+
+
+def _frames(header: Any) -> int:
+    return int(header.get("NumberOfFrames") or 1)
+
+
+def _not_a_volume(header: Any) -> str | None:
+    """What an image is by its header alone, if it cannot be slices of a volume."""
+    photometric = str(header.get("PhotometricInterpretation") or "MONOCHROME2").strip()
+    if int(header.get("SamplesPerPixel") or 1) != 1 or not photometric.startswith("MONOCHROME"):
+        return f"color images ({photometric})"
+    kinds = [str(kind).upper() for kind in _several(header.get("ImageType"))]
+    tiles = int(header.get(_MOSAIC_SIZE).value or 0) if _is_siemens(header) and _MOSAIC_SIZE in header else 0
+    if "MOSAIC" in kinds or tiles > 1:
+        count = f" ({tiles} slices side by side in one image)" if tiles > 1 else " (slices side by side in one image)"
+        return f"a Siemens mosaic{count}; convert it with dcm2niix"
+    if any(kind in _SCOUTS for kind in kinds):
+        return "a localizer"
+    if header.get("ModalityLUTSequence"):
+        return "images whose values go through a table (ModalityLUTSequence)"
+    if int(header.get("BitsAllocated") or 16) not in (8, 16, 32):
+        return f"images of {header.BitsAllocated} bits per voxel"
+    return None
+
+
+def _is_siemens(header: Any) -> bool:
+    return _MOSAIC_CREATOR in header and "SIEMENS" in str(header[_MOSAIC_CREATOR].value).upper()
+
+
+def _several(value: Any) -> Sequence[Any]:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _numbers(group: Any, name: str, count: int) -> tuple[float, ...] | None:
+    """A value of finite numbers, or None if it is missing or damaged."""
+    try:
+        value = group.get(name) if group is not None else None
+        found = () if value is None else tuple(float(one) for one in (value if count > 1 else (value,)))
+    except (TypeError, ValueError):
+        return None
+    return found if len(found) == count and all(map(math.isfinite, found)) else None
+
+
+def _number(group: Any, name: str, default: float | None = None) -> Any:
+    found = _numbers(group, name, 1)
+    return default if found is None else found[0]
+
+
+def _slices(name: str, header: Any) -> tuple[Slice, ...]:
+    """The planes of an image; none if one of them has no place in space."""
+    per_frame = header.get("PerFrameFunctionalGroupsSequence")
+    frames = _frames(header)
+    if not per_frame:
+        one = _slice(name, 0, *[header] * 4) if frames == 1 else None
+        return () if one is None else (one,)
+    shared = (header.get("SharedFunctionalGroupsSequence") or [None])[0]
+    found = []
+    for index, own in enumerate(per_frame[:frames]):
+        groups = [
+            _group(own, shared, f"{group}Sequence")
+            for group in ("PlanePosition", "PlaneOrientation", "PixelMeasures", "PixelValueTransformation")
+        ]
+        one = _slice(name, index, *groups)
+        if one is None:
+            return ()
+        found.append(one)
+    return tuple(found) if len(found) == frames else ()
+
+
+def _group(own: Any, shared: Any, name: str) -> Any:
+    for groups in (own, shared):
+        if groups is not None and groups.get(name):
+            return groups.get(name)[0]
+    return None
+
+
+def _slice(name: str, frame: int, position: Any, orientation: Any, measures: Any, values: Any) -> Slice | None:
+    where = _numbers(position, "ImagePositionPatient", 3)
+    axes = _numbers(orientation, "ImageOrientationPatient", 6)
+    spacing = _numbers(measures, "PixelSpacing", 2)
+    if where is None or axes is None or spacing is None:
+        return None
+    return Slice(
+        name,
+        frame,
+        where,
+        axes,
+        (spacing[1], spacing[0]),
+        _number(measures, "SliceThickness"),
+        _number(measures, "SpacingBetweenSlices"),
+        _number(values, "RescaleSlope", 1.0),
+        _number(values, "RescaleIntercept", 0.0),
+    )

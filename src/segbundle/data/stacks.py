@@ -1,0 +1,227 @@
+"""The volume that DICOM slices make: their order, and the affine that follows from their positions.
+
+Positions are in DICOM's LPS+ millimeters. The third axis is a straight line through all positions, so that slices
+that are displaced against each other (a tilted gantry) lie where they were acquired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from segbundle.errors import DataError
+
+_SAME_ANGLE = 2e-3
+"""Difference between the components of two directions up to which slices are parallel: headers round them."""
+_UNEVEN = 0.05
+"""Distance of a slice from the line through all positions that is accepted, as a fraction of the slice distance."""
+_NOISE = 0.7
+"""The same for rounded positions, as a fraction of the last decimal: half of it, and what the line's fit adds."""
+_SAME_THICKNESS = 0.1
+_DECIMALS = 4
+"""Positions with more decimals than this count as exact."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One image plane of a DICOM file, as its header describes it.
+
+    Attributes:
+        name: of the file, for messages.
+        frame: index of the plane within the file.
+        position: of the first voxel's center, (3,) mm.
+        orientation: direction of rows (along which columns are counted), then of columns, (6,).
+        spacing: distance in mm between columns (x), and between rows (y).
+        thickness: SliceThickness in mm, if the header has it.
+        distance: SpacingBetweenSlices in mm, if the header has it.
+        slope: by which stored values are multiplied.
+        intercept: what is added to them.
+    """
+
+    name: str
+    frame: int
+    position: tuple[float, ...]
+    orientation: tuple[float, ...]
+    spacing: tuple[float, float]
+    thickness: float | None = None
+    distance: float | None = None
+    slope: float = 1.0
+    intercept: float = 0.0
+
+
+def orientations(slices: Sequence[Slice]) -> int:
+    """Return the number of different orientations among slices."""
+    different: list[np.ndarray] = []
+    for orientation in {one.orientation for one in slices}:
+        axes = np.array(orientation)
+        if not any(np.abs(axes - other).max() <= _SAME_ANGLE for other in different):
+            different.append(axes)
+    return len(different)
+
+
+def arrange(slices: Sequence[Slice]) -> tuple[list[int], np.ndarray]:
+    """Order slices along their normal and compute the affine of the volume.
+
+    Returns:
+        the indices of the slices in the order of the third axis, and the (4, 4) affine from voxel indices (column,
+        row, slice) to LPS+ millimeters.
+
+    Raises:
+        DataError: slices that do not make one volume; the message says why, without a path.
+    """
+    row, column = _directions(slices[0])
+    different = orientations(slices)
+    if different > 1:
+        raise DataError(f"its slices have {different} orientations; a volume needs one.")
+    _check_in_plane(slices)
+    normal = np.cross(row, column)
+    positions = np.array([one.position for one in slices])
+    order = [int(index) for index in np.argsort(positions @ normal, kind="stable")]
+    ordered = [slices[index] for index in order]
+    origin, step = _line(ordered, positions[order], normal)
+    affine = np.eye(4)
+    affine[:3, 0] = row * slices[0].spacing[0]
+    affine[:3, 1] = column * slices[0].spacing[1]
+    affine[:3, 2] = step
+    affine[:3, 3] = origin
+    return order, affine
+
+
+def _directions(one: Slice) -> tuple[np.ndarray, np.ndarray]:
+    row, column = np.array(one.orientation[:3]), np.array(one.orientation[3:])
+    lengths = np.linalg.norm(row), np.linalg.norm(column)
+    if np.abs(np.array(lengths) - 1).max() > 0.01 or abs(row @ column) > 0.01:
+        shown = ", ".join(f"{value:g}" for value in one.orientation)
+        raise DataError(f"ImageOrientationPatient of {one.name} is ({shown}), not two perpendicular unit vectors.")
+    return row / lengths[0], column / lengths[1]
+
+
+def _check_in_plane(slices: Sequence[Slice]) -> None:
+    spacings = np.array([one.spacing for one in slices])
+    if not (np.isfinite(spacings).all() and spacings.min() > 0):
+        raise DataError(f"PixelSpacing is {spacings.min():g} mm; it must be positive.")
+    if (np.ptp(spacings, axis=0) > 1e-3 * spacings.min(axis=0)).any():
+        raise DataError(f"its slices have pixel spacings from {spacings.min():g} to {spacings.max():g} mm.")
+
+
+def _line(slices: Sequence[Slice], positions: np.ndarray, normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First position and step of the straight line through ordered positions."""
+    count = len(slices)
+    if count == 1:
+        size = slices[0].thickness or slices[0].distance
+        if not size:
+            raise DataError("it has one slice and no SliceThickness; the header needs one for the third voxel size.")
+        return positions[0], normal * size
+    _check_thickness(slices)
+    _check_doubled(slices, positions @ normal)
+    index = np.arange(count) - (count - 1) / 2
+    step = index @ positions / (index @ index)
+    center = positions.mean(axis=0)
+    off = np.abs(positions - center - index[:, None] * step).max(axis=0)
+    decimal = _last_decimal(positions)
+    distance = float(np.linalg.norm(step))
+    even = (off <= _UNEVEN * distance + 1e-3).all()
+    if not even and ((off > _NOISE * decimal + 1e-6).any() or not _is_rounding(slices, positions, distance)):
+        raise DataError(_unevenness(slices, positions))
+    if off.max() > 1e-3 and off.max() <= _NOISE * decimal:
+        return _rounded_line(slices, positions, step, decimal)
+    return center + index[0] * step, step
+
+
+def _last_decimal(positions: np.ndarray) -> float:
+    """The decimal to which all positions are rounded, in mm; 0 where they have more than `_DECIMALS`."""
+    for decimals in range(_DECIMALS + 1):
+        scaled = positions * 10**decimals
+        if np.abs(scaled - np.round(scaled)).max() < 1e-6:
+            return 10.0**-decimals
+    return 0.0
+
+
+def _headers_distances(slices: Sequence[Slice]) -> list[float]:
+    return [size for size in (slices[0].distance, slices[0].thickness) if size]
+
+
+def _is_rounding(slices: Sequence[Slice], positions: np.ndarray, distance: float) -> bool:
+    """Tell rounding from a missing slice where the header's decimals allow both.
+
+    Positions 0, 1 and 3 mm are those of slices 1.5 mm apart, rounded, or of slices 1 mm apart with one missing: then
+    the header's own slice distance or thickness decides.
+    """
+    gaps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
+    if gaps.max() < 1.6 * gaps.min():
+        return True
+    return any(abs(size - distance) < _UNEVEN * distance for size in _headers_distances(slices))
+
+
+def _rounded_line(
+    slices: Sequence[Slice], positions: np.ndarray, step: np.ndarray, decimal: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The line before its positions were rounded: with the header's slice distance, if that explains all of them."""
+    index = np.arange(len(slices))[:, None]
+    distance = float(np.linalg.norm(step))
+    for size in (*_headers_distances(slices), distance):
+        scaled = step * (size / distance)
+        rests = positions - index * scaled
+        if (np.ptp(rests, axis=0) <= decimal + 1e-6).all():
+            break
+    return (rests.min(axis=0) + rests.max(axis=0)) / 2, scaled
+
+
+def _check_thickness(slices: Sequence[Slice]) -> None:
+    sizes = [one.thickness for one in slices if one.thickness]
+    if sizes and max(sizes) > (1 + _SAME_THICKNESS) * min(sizes):
+        raise DataError(f"it mixes slices of {min(sizes):g} and {max(sizes):g} mm (SliceThickness).")
+
+
+def _check_doubled(slices: Sequence[Slice], heights: np.ndarray) -> None:
+    gaps = np.diff(heights)
+    apart = gaps[gaps > 1e-3]
+    same = gaps <= max(1e-3, 0.02 * float(np.median(apart)) if len(apart) else 0.0)
+    if not same.any():
+        return
+    counts = np.diff(np.flatnonzero(np.concatenate([[True], ~same, [True]])))
+    if len(counts) == 1:
+        raise DataError(f"all its {len(slices)} images lie in one plane; a volume needs one image per position.")
+    if (counts > 1).sum() * 2 >= len(counts):
+        each = f"{counts.max()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+        raise DataError(
+            f"it holds {counts.max()} volumes: {each} images at each of {len(counts)} positions, such as time points, "
+            "echoes or b-values."
+        )
+    first = int(np.flatnonzero(same)[0])
+    raise DataError(
+        f"{int((counts - 1).sum())} slice(s) are doubled: {_called(slices[first])} and {_called(slices[first + 1])} "
+        "have the same position."
+    )
+
+
+def _called(one: Slice) -> str:
+    return f"{one.name}, frame {one.frame + 1}," if one.frame else one.name
+
+
+def _unevenness(slices: Sequence[Slice], positions: np.ndarray) -> str:
+    """In words, why slices do not lie at even distances on a line."""
+    gaps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
+    apart = f"its slices are {gaps.min():.3g} to {gaps.max():.3g} mm apart"
+    usual = float(np.quantile(gaps, 0.25, method="lower"))
+    times = np.round(gaps / usual)
+    wide = np.flatnonzero(gaps > 1.5 * usual)
+    if not len(wide) or gaps.max() <= 1.2 * gaps.min():
+        return f"{apart} and do not lie on a straight line at even distances."
+    after = _called(slices[int(wide[0])])
+    if _longest_run(wide) >= 3:
+        changes = np.flatnonzero(np.abs(np.diff(gaps)) > 0.2 * usual)
+        return f"{apart} and change at {_called(slices[int(changes[0]) + 1])}; a volume needs one distance."
+    if np.abs(gaps - times * usual).max() <= 0.2 * usual:
+        missing = int((times - 1).sum())
+        said = "a slice is missing" if missing == 1 else f"{missing} slices are missing"
+        return f"{apart}; {said} after {after}."
+    return f"{apart}; a volume needs one distance."
+
+
+def _longest_run(indices: np.ndarray) -> int:
+    """The largest number of consecutive indices."""
+    runs = np.split(indices, np.flatnonzero(np.diff(indices) != 1) + 1)
+    return max(map(len, runs))

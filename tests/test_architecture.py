@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "segbundle"
 ORDER = [
-    "errors", "documents", "startup", "options", "classes", "files", "losses", "metrics", "inferers", "patches", "data",
-    "transforms", "reports", "viewer", "engines", "reproductions", "running", "cli",
+    "errors", "machine", "documents", "startup", "options", "classes", "files", "losses", "metrics", "inferers",
+    "patches", "data", "transforms", "reports", "viewer", "engines", "reproductions", "running", "cli",
 ]  # fmt: skip
 """From the ground up: a room may import those before it."""
 
@@ -57,4 +57,5 @@ def test_what_a_room_offers_is_not_called_like_one_of_its_modules(name):
 
 
 def test_losses_metrics_and_inferers_know_tensors_only():
-    assert imports_of("losses") == imports_of("metrics") == imports_of("inferers") == imports_of("patches") == set()
+    assert imports_of("losses") == imports_of("metrics") == imports_of("patches") == set()
+    assert imports_of("inferers") == {"machine"}  # how much memory is free

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from segbundle.data import Geometry, read_geometry, read_scan, scans, write_segmentation
+from segbundle.data import Geometry, nifti, read_geometry, read_scan, scans, write_segmentation
 from segbundle.data.scan_files import files_of, is_dicom_folder, stem
 from segbundle.errors import DataError, OutputError
 from tiny import write_nifti
@@ -93,7 +93,7 @@ def test_voxels_are_nibabels_bit_for_bit(tmp_path, monkeypatch, stored, scaling,
     image.header.set_slope_inter(*scaling)
     image.to_filename(tmp_path / f"a{suffix}")
     written = nib.load(tmp_path / f"a{suffix}").dataobj
-    monkeypatch.setattr(scans, "_CHUNK", 50)
+    monkeypatch.setattr(nifti, "_CHUNK", 50)
     for dtype in (None, np.float32):
         expected = np.moveaxis(np.asarray(written, dtype=dtype), -1, 0)
         found = read_scan(tmp_path / f"a{suffix}", dtype).array

@@ -663,16 +663,3 @@ def test_automatic_windows_are_as_many_as_were_counted(size, patch, monkeypatch)
     roi, overlap = choose_windows((size,) * 3, (patch,) * 3, (0.5,) * 3, Needs(100.0, 2), CPU)
     counted = math.prod(max(math.ceil((size - patch // 2) / (window - patch // 2)), 1) for window in roi)
     assert len(plan_windows((size,) * 3, roi, overlap)) == counted
-
-
-def test_a_containers_share_counts_without_files_kept_for_later(tmp_path, monkeypatch):
-    version1, version2 = (tuple(tmp_path / str(v) / name for name in ("limit", "used", "stat")) for v in (1, 2))
-    monkeypatch.setattr(memory, "_CONTROL_GROUPS", (version2, version1))
-    assert memory._left_in_container() == math.inf
-    for files, text in ((version1, "total_inactive_file 70"), (version2, "anon 10\ninactive_file 50")):
-        files[0].parent.mkdir()
-        for file, content in zip(files, ("1000", "900", text), strict=True):
-            file.write_text(content)
-        assert memory._left_in_container() == 100 + int(text.split()[-1])
-    version2[0].write_text("max\n")
-    assert memory._left_in_container() == math.inf

@@ -11,8 +11,16 @@ import numpy as np
 from segbundle.classes import Classes
 from segbundle.data.cases import Case, list_cases, load_cases, name_problems
 from segbundle.data.description import check_class_names, described_labels
+from segbundle.data.labels import read_labels
 from segbundle.data.scans import Scan, read_geometry, read_scan
 from segbundle.errors import ConfigError, DataError
+
+_RESAMPLE = "Resample the label map onto the image's grid with nearest neighbor."
+_ALIGN = (
+    "Look at both in a viewer first: if the label map was drawn on this image, copy the image's header to it; "
+    "otherwise resample it onto the image's grid with nearest neighbor."
+)
+"""What to do where the shapes are the same: resampling empties a label map whose header lost its origin."""
 
 
 def image_problems(scan: Scan, num_channels: int | None) -> Iterator[str]:
@@ -64,7 +72,7 @@ def pair_problems(image: Scan, label: Scan) -> Iterator[str]:
     if difference:
         yield (
             f"{label.path}: the label map and its image {image.path.name} differ in geometry: {difference}. "
-            "Resample the label map onto the image's grid."
+            f"{_ALIGN if image.geometry.shape == label.geometry.shape else _RESAMPLE}"
         )
 
 
@@ -120,7 +128,7 @@ def label_and_annotation_problems(
 
 def _read(path: Path | list[Path], found: list[str], labels: bool) -> Scan | None:
     try:
-        return read_scan(path, None) if labels else read_scan(path)
+        return read_labels(path) if labels else read_scan(path)
     except DataError as error:
         found.append(str(error))
         return None

@@ -94,13 +94,10 @@ def list_folder(folder: str | Path) -> DicomFolder:
     return _listed(Path(folder))[0]
 
 
-def series_files(path: str | Path) -> list[Path]:
-    """Return the files of the series that a path means.
-
-    Raises:
-        DataError: as `dicom_geometry`.
-    """
-    return [image.path for image in _images_of(Path(path))]
+def series_files(path: Path) -> list[Path]:
+    """Return the files of the series to which a DICOM file belongs; of another file, itself."""
+    listing, _ = _listed(path.parent)
+    return next((list(one.files) for one in listing.series if path.parent / path.name in one.files), [path])
 
 
 def dicom_geometry(path: str | Path) -> Geometry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from segbundle.data.dicom_headers import DicomImage
+from segbundle.data.reading import check_memory, last_line
 from segbundle.data.stacks import Slice
 from segbundle.errors import DataError
 
@@ -52,9 +54,10 @@ def read_values(images: Sequence[DicomImage], order: Sequence[int], dtype: Any) 
             raise DataError(f"{images[0].path.with_name(one.name)}: RescaleSlope is 0; all values would be the same.")
     place = np.empty(len(order), dtype=int)
     place[list(order)] = range(len(order))
-    result = np.empty(
-        (len(slices), images[0].rows, images[0].columns), _dtype(images, slices) if dtype is None else dtype
-    )
+    shape = (len(slices), images[0].rows, images[0].columns)
+    kind = np.dtype(_dtype(images, slices) if dtype is None else dtype)
+    check_memory(images[0].path, math.prod(shape) * kind.itemsize)
+    result = np.empty(shape, kind)
     first = 0
     for image in images:
         try:
@@ -62,17 +65,11 @@ def read_values(images: Sequence[DicomImage], order: Sequence[int], dtype: Any) 
         except DataError:
             raise
         except Exception as error:  # of pydicom, SimpleITK, or the file system
-            raise DataError(f"{image.path}: its voxels cannot be read ({first_line(error)}).") from error
+            raise DataError(f"{image.path}: its voxels cannot be read ({last_line(error)}).") from error
         for frame, one in enumerate(image.slices):
             _rescale(stored[frame], one, result[place[first + frame]])
         first += len(image.slices)
     return result
-
-
-def first_line(error: BaseException) -> str:
-    """Return the last line of an error's message, which names the cause, or its kind where it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__
 
 
 def _limits(image: DicomImage) -> tuple[int, int]:

@@ -7,7 +7,10 @@ import re
 from pathlib import Path
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
-SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
+_PAIRS = {".hdr": ".img", ".hdr.gz": ".img.gz"}
+"""Endings of NIfTI and Analyze headers, and of the files with their voxels."""
+_NIBABEL_SUFFIXES = (*NIFTI_SUFFIXES, *_PAIRS, ".mgz", ".mgh")
+SUFFIXES = (*_NIBABEL_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
 """File name endings that `read_scan` knows. A folder that holds DICOM files is a scan as well."""
 _HEADER_KEYS = {
     ".mhd": re.compile(r"ElementDataFile\s*=", re.IGNORECASE),
@@ -56,19 +59,32 @@ def is_dicom_folder(path: Path) -> bool:
 
 
 def files_of(path: str | Path) -> list[Path]:
-    """The files that hold a scan: one, a DICOM folder's, or a header (.mhd, .nhdr) and the data that it names."""
+    """The files that hold a scan: one, a DICOM series', or a header (.hdr, .mhd, .nhdr) and the data that it names."""
     path = Path(path)
     if path.is_dir():
         return sorted(file for file in path.iterdir() if file.is_file())
-    if path.suffix.lower() not in _HEADER_KEYS or not path.is_file():
-        return [path]
-    header = path.read_text(encoding="latin-1").splitlines()
-    key = _HEADER_KEYS[path.suffix.lower()]
-    found = [number for number, line in enumerate(header) if key.match(line)]
-    names = [key.sub("", header[number]).strip() for number in found]
+    if is_dicom_file(path):
+        from segbundle.data.dicom import series_files
+
+        return series_files(path)
+    return [path, *(file for file in data_files(path) if file.is_file())]
+
+
+def data_files(header: Path) -> list[Path]:
+    """The files with the voxels of a scan that a header of its own describes, whether they exist or not."""
+    for suffix, voxels in _PAIRS.items():
+        if header.name.lower().endswith(suffix):
+            start, ending = header.name[: -len(suffix)], header.name[-len(suffix) :]
+            return [header.with_name(start + (voxels.upper() if ending.isupper() else voxels))]
+    if header.suffix.lower() not in _HEADER_KEYS or not header.is_file():
+        return []
+    lines = header.read_text(encoding="latin-1").splitlines()
+    key = _HEADER_KEYS[header.suffix.lower()]
+    found = [number for number, line in enumerate(lines) if key.match(line)]
+    names = [key.sub("", lines[number]).strip() for number in found]
     if names and names[0].upper().startswith("LIST"):
-        names = [line.strip() for line in header[found[0] + 1 :]]
-    return [path, *(file for name in names if name for file in _named(path.parent, name) if file.is_file())]
+        names = [line.strip() for line in lines[found[0] + 1 :]]
+    return [file for name in names if name and name.upper() != "LOCAL" for file in _named(header.parent, name)]
 
 
 def _named(folder: Path, name: str) -> list[Path]:
@@ -78,5 +94,5 @@ def _named(folder: Path, name: str) -> list[Path]:
 
 
 def is_nifti(path: Path) -> bool:
-    """Whether a path is read by nibabel."""
-    return path.name.lower().endswith(NIFTI_SUFFIXES)
+    """Whether a path is read by nibabel; `.img` is the other half of a `.hdr`."""
+    return path.name.lower().endswith((*_NIBABEL_SUFFIXES, *_PAIRS.values()))

@@ -1,93 +1,78 @@
-"""Scan files in, label maps out: NIfTI through nibabel; NRRD, MHA and DICOM series through SimpleITK.
+"""Scan files in, label maps out, whatever the format.
 
 Arrays are always (C, X, Y, Z) with an affine that maps voxel indices to millimetres in RAS+ world space, as NIfTI
-and nibabel define it; SimpleITK's LPS+ and (Z, Y, X) stay inside this module.
+and nibabel define it.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from isal import igzip, isal_zlib
-from nibabel.arrayproxy import ArrayProxy
-from nibabel.filebasedimages import ImageFileError
+from isal import igzip
 from nibabel.fileholders import FileHolder
 
 from segbundle.data.dicom import dicom_geometry, is_dicom, read_dicom
 from segbundle.data.geometry import Geometry, Scan
+from segbundle.data.itk import itk_geometry, read_itk
+from segbundle.data.nifti import load_header, nifti_geometry, read_nifti
+from segbundle.data.reading import last_line
 from segbundle.data.scan_files import is_nifti
 from segbundle.errors import DataError
 from segbundle.files import written_whole
 
 __all__ = ["Geometry", "Scan", "geometry_header", "read_geometry", "read_scan", "write_segmentation"]
 
-_UNIT_IN_MM = {"meter": 1000.0, "micron": 0.001}
-_READ_ERRORS: tuple[Any, ...] = (
-    OSError,
-    EOFError,
-    zlib.error,
-    isal_zlib.error,
-    ImageFileError,
-    ValueError,
-    RuntimeError,
-)
-_CHUNK = 1 << 22
-"""Voxels of a NIfTI file that are decompressed, scaled and converted at a time."""
+_NOT_FREE = ("magic", "regular")
+"""Fields of text in a NIfTI header in which there is no place for a name of a patient."""
 
 
 def read_scan(path: str | Path | Sequence[str | Path], dtype: Any = np.float32) -> Scan:
     """Read a scan, with scale slope and intercept applied.
 
     Args:
-        path: a file, a folder holding one DICOM series, or a list of files with one channel each (nnU-Net's
-            `_0000`, `_0001`, ...), which must share their geometry.
+        path: a file, a folder holding one DICOM series, any file of a DICOM series, or a list of files with one
+            channel each (nnU-Net's `_0000`, `_0001`, ...), which must share their geometry.
         dtype: NumPy dtype of the result, or None to keep what the scaled values need (for label maps).
 
     Returns:
         the scan; its `array` is (C, X, Y, Z).
 
     Raises:
-        DataError: missing, truncated or unreadable file, complex or colour voxels, not a 3D volume, or channels
-            with different geometries.
+        DataError: missing, truncated or unreadable file, a header that cannot be true, complex or color voxels, not a
+            3D volume, channels with different geometries, or more voxels than fit into memory.
     """
     if not isinstance(path, (str, Path)):
         return _stack_channels([read_scan(one, dtype) for one in path])
     path = Path(path)
     try:
-        if is_nifti(_existing(path)):
-            return _read_nifti(path, dtype)
-        if is_dicom(path):
+        if is_dicom(_existing(path)):
             array, geometry = read_dicom(path, dtype)
             return Scan(array, geometry, path)
-        return _read_itk(path, dtype)
+        return read_nifti(path, dtype) if is_nifti(path) else read_itk(path, dtype)
     except DataError:
         raise
-    except _READ_ERRORS as error:
+    except Exception as error:  # whatever nibabel, SimpleITK, pydicom and NumPy raise
         raise _unreadable(path, error) from error
 
 
 def read_geometry(path: str | Path) -> Geometry:
-    """Shape and affine of a scan from its header alone, without reading voxels where the format allows.
+    """Shape and affine of a scan from its header alone.
 
     Raises:
         DataError: as `read_scan`.
     """
     path = Path(path)
     try:
-        if is_nifti(_existing(path)):
-            image: Any = nib.load(path)
-            return _nifti_geometry(path, image)
-        if is_dicom(path):
+        if is_dicom(_existing(path)):
             return dicom_geometry(path)
-        return _itk_header_geometry(path)
+        return nifti_geometry(path) if is_nifti(path) else itk_geometry(path)
     except DataError:
         raise
-    except _READ_ERRORS as error:
+    except Exception as error:
         raise _unreadable(path, error) from error
 
 
@@ -95,7 +80,8 @@ def write_segmentation(labels: np.ndarray, reference: str | Path, path: str | Pa
     """Write a label map as NIfTI on the grid of the scan it belongs to.
 
     For a NIfTI scan the header's geometry (dimensions, spacing, units, qform and sform with their codes) is kept
-    bit for bit. For the other formats both forms are set from the scan's geometry with code 1 (scanner), in mm.
+    bit for bit. For the other formats both forms are set from the scan's geometry with code 1 (scanner), in mm; of
+    scans with sheared axes, which a qform cannot describe, only the sform.
     The file appears whole or not at all, and the same labels give the same bytes.
 
     Args:
@@ -122,7 +108,8 @@ def write_segmentation(labels: np.ndarray, reference: str | Path, path: str | Pa
 def geometry_header(reference: str | Path, shape: Sequence[int], dtype: Any) -> Any:
     """A NIfTI header with a scan's geometry, for an image of its own on the scan's voxels.
 
-    That of a NIfTI scan is copied; what describes the scan's intensities is cleared, nothing else.
+    That of a NIfTI scan is copied; what describes the scan's intensities is cleared, and so is free text, which may
+    name the patient.
 
     Args:
         reference: the scan.
@@ -133,16 +120,7 @@ def geometry_header(reference: str | Path, shape: Sequence[int], dtype: Any) -> 
         DataError: as `read_scan`.
     """
     path = Path(reference)
-    if is_nifti(path):
-        image: Any = nib.load(path)
-        header = image.header.copy()
-    else:
-        geometry = read_geometry(path)
-        header = nib.Nifti1Header()
-        header.set_data_shape(geometry.shape)
-        header.set_qform(geometry.affine, code=1)
-        header.set_sform(geometry.affine, code=1)
-        header.set_xyzt_units("mm", "sec")
+    header = _nifti_header(path) or _header_of_geometry(read_geometry(path))
     if header.get_data_shape() != tuple(shape):  # setting it resets the spacing of axes beyond the third
         header.set_data_shape(shape)
     header.set_data_dtype(dtype)
@@ -150,6 +128,39 @@ def geometry_header(reference: str | Path, shape: Sequence[int], dtype: Any) -> 
     header["cal_min"] = header["cal_max"] = 0
     header.set_intent("none")
     header.extensions.clear()
+    for field, (kind, _) in header.template_dtype.fields.items():
+        if kind.kind == "S" and field not in _NOT_FREE:
+            header[field] = b""
+    return header
+
+
+def _nifti_header(path: Path) -> Any:
+    """A copy of a NIfTI scan's header, as one of a single file; None for other formats."""
+    if not is_nifti(path):
+        return None
+    header = load_header(path)
+    for single, kind in (
+        (nib.Nifti2Header, nib.nifti2.Nifti2PairHeader),
+        (nib.Nifti1Header, nib.nifti1.Nifti1PairHeader),
+    ):
+        if isinstance(header, (single, kind)):
+            return header.copy() if isinstance(header, single) else _as_single(header, single)
+    return None
+
+
+def _as_single(pair: Any, kind: Any) -> Any:
+    """A pair's header as that of a single file."""
+    header = kind(pair.binaryblock, endianness=pair.endianness, check=False)
+    header["magic"], header["vox_offset"] = kind().get("magic"), 0
+    return header
+
+
+def _header_of_geometry(geometry: Geometry) -> Any:
+    header = nib.Nifti1Header()
+    header.set_data_shape(geometry.shape)
+    header.set_qform(geometry.affine, code=0 if geometry.is_sheared else 1)
+    header.set_sform(geometry.affine, code=1)
+    header.set_xyzt_units("mm", "sec")
     return header
 
 
@@ -174,10 +185,13 @@ def _existing(path: Path) -> Path:
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
-    reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+    if isinstance(error, MemoryError):
+        return DataError(f"{path}: cannot be read: not enough memory ({last_line(error)}). Use a machine with more.")
+    if isinstance(error, PermissionError):
+        return DataError(f"{path}: cannot be read ({last_line(error)}). Give yourself the right to read it.")
     return DataError(
-        f"{path}: cannot be read ({reason}). The file may be truncated or of another format than its name says: "
-        "copy or convert it again."
+        f"{path}: cannot be read ({last_line(error)}). The file may be truncated or of another format than its name "
+        "says: copy or convert it again."
     )
 
 
@@ -192,100 +206,3 @@ def _stack_channels(scans: list[Scan]) -> Scan:
             )
     array = np.concatenate([scan.array for scan in scans])
     return Scan(array, Geometry(first.geometry.shape, first.geometry.affine, len(array)), first.path)
-
-
-def _volume_shape(path: Path, shape: Sequence[int]) -> tuple[tuple[int, int, int], int]:
-    """Split a stored shape into three spatial sizes and a number of channels."""
-    sizes = [int(size) for size in shape]
-    if len(sizes) == 2:  # one slice
-        sizes = [*sizes, 1]
-    if len(sizes) == 5 and sizes[3] == 1:  # ITK stores vectors behind a time axis of length one
-        sizes = [*sizes[:3], sizes[4]]
-    if len(sizes) == 3:
-        sizes = [*sizes, 1]
-    if len(sizes) != 4 or min(sizes) < 1:
-        raise DataError(f"{path}: has shape {tuple(shape)}; a 3D scan, or a 4D one with channels last, is needed.")
-    return (sizes[0], sizes[1], sizes[2]), sizes[3]
-
-
-def _nifti_geometry(path: Path, image: Any) -> Geometry:
-    sizes, channels = _volume_shape(path, image.shape)
-    affine = np.array(image.affine, dtype=np.float64)
-    affine[:3] *= _UNIT_IN_MM.get(image.header.get_xyzt_units()[0], 1.0)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise DataError(
-            f"{path}: its affine is singular or not finite, so voxels have no place in space. "
-            "Repair the header's sform and qform."
-        )
-    return Geometry(sizes, affine, channels)
-
-
-def _read_nifti(path: Path, dtype: Any) -> Scan:
-    image: Any = nib.load(path)
-    stored = image.get_data_dtype()
-    if stored.fields is not None or np.issubdtype(stored, np.complexfloating):
-        raise DataError(f"{path}: holds {stored} voxels (colour or complex); convert it to one real value per voxel.")
-    geometry = _nifti_geometry(path, image)
-    array = _nifti_voxels(path, image.dataobj, dtype).reshape((*geometry.shape, geometry.channels), order="F")
-    return Scan(np.moveaxis(array, -1, 0), geometry, path)
-
-
-def _nifti_voxels(path: Path, stored: ArrayProxy, dtype: Any) -> np.ndarray:
-    """All voxels in the file's order (n,): the values of `np.asarray(stored, dtype)`, three times faster if gzipped.
-
-    nibabel finds and scales the voxels; only decompression is ISA-L's. Going through the file in chunks, neither
-    its bytes nor its values in another precision are ever held for the whole scan.
-    """
-    count = int(np.prod(stored.shape))
-    with igzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
-        spec = ((count,), stored.dtype, stored.offset, stored.slope, stored.inter)
-        chunks = ArrayProxy(file, spec, mmap=False)
-        scaled = chunks[:1].dtype
-        array = np.empty(count, scaled if dtype is None else dtype)
-        for start in range(0, count, _CHUNK):
-            stop = min(start + _CHUNK, count)
-            # nibabel rounds twice on the way from 64-bit integers to float32, and so must we
-            array[start:stop] = chunks[start:stop].astype(np.promote_types(scaled, array.dtype), copy=False)
-        file.read(1)  # at the end of compressed data its checksum is compared
-    return array
-
-
-def _read_itk(path: Path, dtype: Any) -> Scan:
-    import SimpleITK as sitk
-
-    image = sitk.ReadImage(str(path))
-    if "complex" in image.GetPixelIDTypeAsString():
-        raise DataError(f"{path}: holds complex voxels; convert it to one real value per voxel.")
-    geometry = _itk_geometry(path, image)
-    array = sitk.GetArrayFromImage(image)  # (T?, Z, Y, X, C?)
-    if image.GetNumberOfComponentsPerPixel() > 1:
-        array = np.moveaxis(array, -1, 0)
-    spatial = array.reshape(geometry.channels, *reversed(geometry.shape)).transpose(0, 3, 2, 1)
-    return Scan(spatial if dtype is None else spatial.astype(dtype, copy=False), geometry, path)
-
-
-def _itk_header_geometry(path: Path) -> Geometry:
-    import SimpleITK as sitk
-
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    return _itk_geometry(path, reader)
-
-
-def _itk_geometry(path: Path, image: Any) -> Geometry:
-    """Geometry of anything with SimpleITK's GetSize, GetSpacing, GetDirection and GetOrigin."""
-    size = list(image.GetSize())
-    components = image.GetNumberOfComponents() if hasattr(image, "GetNumberOfComponents") else 1
-    if hasattr(image, "GetNumberOfComponentsPerPixel"):
-        components = image.GetNumberOfComponentsPerPixel()
-    dimension = len(size)
-    direction = np.asarray(image.GetDirection()).reshape(dimension, dimension)
-    matrix, origin = np.eye(4), np.zeros(3)
-    spatial = min(dimension, 3)
-    matrix[:spatial, :spatial] = (direction * np.asarray(image.GetSpacing()))[:spatial, :spatial]
-    origin[:spatial] = image.GetOrigin()[:spatial]
-    matrix[:3, 3] = origin
-    lps_to_ras = np.diag([-1.0, -1.0, 1.0, 1.0])
-    shape, channels = _volume_shape(path, [*size, components] if dimension == 3 else size)
-    return Geometry(shape, lps_to_ras @ matrix, channels)

@@ -8,26 +8,19 @@ import math
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch.overrides import TorchFunctionMode
 
 from segbundle.inferers.precision import Precision, autocast, computed_dtype
 from segbundle.inferers.windows import check_overlap, divisor, interval, slab_axis, small_window
+from segbundle.machine import available_memory
 
 _SHARE = 0.5
 """The part of the free memory that windows may take; the rest is for the scan, the sums, and for others."""
 _ENOUGH = 2**30
 """Bytes of windows beyond which a CPU is not faster with larger batches, but its memory is full sooner."""
-_CGROUP = Path("/sys/fs/cgroup")
-_CONTROL_GROUPS = (
-    tuple(_CGROUP / name for name in ("memory.max", "memory.current", "memory.stat")),
-    tuple(_CGROUP / "memory" / f"memory.{name}" for name in ("limit_in_bytes", "usage_in_bytes", "stat")),
-)
-"""Files with the limit of a container's memory, what is used, and of what kind: of version 2 and version 1."""
 _LARGEST_BATCH = {"cpu": 4, "cuda": 16}
 
 
@@ -36,23 +29,7 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(min(psutil.virtual_memory().available, _left_in_container()))
-
-
-def _left_in_container() -> float:
-    """Bytes left to this control group; without a limit, infinite. Files that are only kept for later do not count."""
-    for limit, used, spare in _CONTROL_GROUPS:
-        try:
-            text = limit.read_text(encoding="utf-8").strip()
-            taken = int(used.read_text(encoding="utf-8"))
-            kept = spare.read_text(encoding="utf-8")
-        except (OSError, ValueError):
-            continue
-        files = [
-            int(line.split()[1]) for line in kept.splitlines() if line.startswith(("inactive_file", "total_inact"))
-        ]
-        return math.inf if text == "max" else max(int(text) - taken + max(files, default=0), 0)
-    return math.inf
+    return available_memory()
 
 
 def has_room(num_bytes: float, device: torch.device) -> bool:

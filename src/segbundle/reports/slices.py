@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 from markupsafe import Markup, escape
 
+from segbundle.data.labels import read_labels
 from segbundle.data.scans import Geometry, Scan, read_scan
 from segbundle.errors import DataError
 from segbundle.reports.colours import style_of
@@ -97,13 +98,10 @@ class CaseVolumes:
 
 def _read_labels(path: str) -> Scan:
     """A label map as integers, also if a program has saved it as floating point."""
-    scan = read_scan(path, None)
-    if np.issubdtype(scan.array.dtype, np.integer):
-        return scan
-    labels = scan.array.astype(np.int32)
-    if not np.array_equal(labels, scan.array):
+    scan = read_labels(path)
+    if not np.issubdtype(scan.array.dtype, np.integer):
         raise DataError(f"{path}: holds fractions, and is no label map.")
-    return replace(scan, array=labels)
+    return scan
 
 
 def _image(scan: Scan) -> Any:

@@ -15,7 +15,8 @@ from monai.utils import CommonKeys
 from segbundle.classes import IGNORE_INDEX
 from segbundle.data.checks import image_problems, label_problems, pair_problems, unannotated_problems
 from segbundle.data.early import read_begun
-from segbundle.data.scans import Scan, read_scan
+from segbundle.data.labels import read_labels
+from segbundle.data.scans import Scan
 from segbundle.errors import DataError
 
 
@@ -48,7 +49,7 @@ class LoadScand(Transform):
             loaded["early_seconds"] = early_seconds
         problems = list(image_problems(image, self.num_channels))
         if self.label:
-            label = read_scan(loaded[CommonKeys.LABEL], dtype=None)
+            label = read_labels(loaded[CommonKeys.LABEL])
             ignore_label = loaded.pop("ignore_label", None)
             wrong = list(label_problems(label, self.class_names, ignore_label))
             annotated = loaded.get("annotated", [True] * len(self.class_names))

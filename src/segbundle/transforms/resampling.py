@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -14,9 +15,18 @@ from monai.data.utils import AFFINE_TOL, compute_shape_offset, zoom_affine
 from monai.transforms import MapTransform, Spacing
 from monai.utils import ensure_tuple_rep
 
+from segbundle.data.reading import check_memory
+from segbundle.errors import DataError
+
 _AXIS_LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
 _SLAB = 16
 """Slices of the new grid made at a time, so that what lies between scan and result stays small."""
+_THINNEST = 0.1
+"""Extent of a scan along an axis, in voxels of the grid, below which one of the two voxel sizes is wrong."""
+_LONGEST = 1e4
+"""Extent of a scan along an axis, in mm, above which its voxel size is wrong."""
+_MOST, _MULTIPLE = 10**9, 8
+"""Voxels of a grid beyond which it may not have so many times the voxels of the scan."""
 _WHOLE = 2e-7
 """Positions that are all this close to whole voxels, per voxel of the axis, are taken for them: so much is lost where
 affines are stored in single precision."""
@@ -64,7 +74,9 @@ def _to_grid(scan: MetaTensor, spacing: Sequence[float] | None, axcodes: str | N
     affine = np.asarray(scan.meta["affine"], dtype=np.float64)
     grid, shape = _reoriented(affine, tuple(scan.shape[1:]), axcodes)
     if spacing is not None:
+        own = grid, shape
         grid, shape = _respaced(grid, shape, spacing)
+        _check_size(scan, own, shape, spacing)
     to_scan = np.linalg.solve(affine, grid)
     axes = parallel_axes(to_scan, shape)
     if axes is None:
@@ -74,6 +86,34 @@ def _to_grid(scan: MetaTensor, spacing: Sequence[float] | None, axcodes: str | N
     values = scan.as_tensor().permute(0, *(1 + axis for axis in axes))
     resampled = resample(values, [np.round(at) if mode == "nearest" else at for at in positions])
     return MetaTensor(resampled, meta={**scan.meta, "affine": torch.from_numpy(grid)})
+
+
+def _check_size(
+    scan: MetaTensor, own: tuple[np.ndarray, tuple[int, ...]], shape: tuple[int, ...], spacing: Sequence[float]
+) -> None:
+    """Refuse a grid that shows that the scan's voxel size, or the network's, is wrong, or that memory cannot hold.
+
+    Args:
+        scan: what is resampled.
+        own: affine and shape of the scan, with the axes of the grid.
+        shape: of the grid.
+        spacing: of the grid.
+    """
+    path, voxels = scan.meta.get("filename_or_obj", "the scan"), math.prod(shape)
+    sizes = np.linalg.norm(own[0][:3, :3], axis=0)
+    extent = sizes * np.array(own[1])
+    collapsed = (extent < _THINNEST * np.array(spacing)) & (np.array(own[1]) > 1)
+    multiplied = voxels > _MOST and voxels > _MULTIPLE * math.prod(own[1])
+    if collapsed.any() or (extent > _LONGEST).any() or multiplied:
+        raise DataError(
+            f"{path}: its {_times(own[1])} voxels of {_times(sizes)} mm would become {voxels} voxel(s) of "
+            f"{_times(spacing)} mm ({_times(shape)}). Correct the voxel size in its header, or set another `spacing`."
+        )
+    check_memory(path, scan.element_size() * len(scan) * voxels, f"{_times(shape)} voxels on the network's grid")
+
+
+def _times(values: Sequence[float] | np.ndarray) -> str:
+    return " x ".join(f"{value:.6g}" for value in values)
 
 
 def _reoriented(affine: np.ndarray, shape: tuple[int, ...], axcodes: str | None) -> tuple[np.ndarray, tuple[int, ...]]:

@@ -10,6 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from segbundle.data.labels import read_labels
 from segbundle.data.scans import Scan, read_scan
 from segbundle.errors import DataError
 from segbundle.viewer.cases import ShownCase
@@ -59,7 +60,7 @@ def _is_for_browsers(path: str) -> bool:
 
 def _label_map(path: str, num_classes: int) -> bytes:
     """A label map as compressed NIfTI in mm; values that are no class, such as unknown voxels, become background."""
-    scan = read_scan(path, None)
+    scan = read_labels(path)
     return _as_nifti(_classes(scan, num_classes), scan)
 
 
@@ -68,7 +69,7 @@ def _error_map(case: ShownCase, num_classes: int) -> bytes:
 
     It is right where nothing is known: in unknown voxels, and about classes that nobody has looked for.
     """
-    reference, prediction = (read_scan(case.files[name], None) for name in ("reference", "prediction"))
+    reference, prediction = (read_labels(case.files[name]) for name in ("reference", "prediction"))
     difference = prediction.geometry.difference(reference.geometry)
     if difference:
         raise DataError(f"{prediction.path}: does not lie on the voxels of {reference.path} ({difference}).")

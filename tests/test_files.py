@@ -1,13 +1,16 @@
 import codecs
 import csv
 import json
+import os
 import subprocess
 import sys
 
 import pytest
+from filelock import FileLock
 
+from segbundle import files
 from segbundle.errors import OutputError
-from segbundle.files import keep_others_out, write_csv, write_json, written_whole
+from segbundle.files import keep_others_out, make_folder, remove_partial, write_csv, write_json, written_whole
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path):
@@ -21,8 +24,27 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path):
 
 
 def test_json_round_trip_makes_folders(tmp_path):
-    write_json(tmp_path / "a" / "b.json", {"name": "Größe"})
-    assert json.loads((tmp_path / "a" / "b.json").read_text(encoding="utf-8")) == {"name": "Größe"}
+    write_json(tmp_path / "a" / "b" / "c.json", {"name": "Größe"})
+    text = (tmp_path / "a" / "b" / "c.json").read_text(encoding="utf-8")
+    assert text == '{\n  "name": "Größe"\n}\n'
+    assert json.loads(text) == {"name": "Größe"}
+
+
+def test_the_content_is_on_the_disk_before_the_file_has_its_name(tmp_path, monkeypatch):
+    synced = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda number: (synced.append((tmp_path / "a").exists()), fsync(number)))
+    with written_whole(tmp_path / "a") as partial:
+        assert partial.name.startswith(f".partial-{os.getpid()}-")
+        partial.write_text("new")
+    assert synced == [False]
+
+
+def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path):
+    for name in (".partial-12-a.csv", "a.csv", "partial-12-a.csv"):
+        (tmp_path / name).touch()
+    remove_partial(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "partial-12-a.csv"]
 
 
 def test_json_refuses_what_json_does_not_have(tmp_path):
@@ -92,3 +114,52 @@ def test_a_folder_that_was_there_stays(tmp_path):
     script = f"from segbundle.files import keep_others_out, make_folder; make_folder({str(tmp_path)!r})"
     subprocess.run([sys.executable, "-c", script], check=True)
     assert tmp_path.is_dir()
+
+
+@pytest.fixture
+def at_exit(monkeypatch):
+    """What is registered to run at the end of the process, as calls."""
+    calls = []
+    monkeypatch.setattr(files.atexit, "register", lambda call, *args: calls.append(lambda: call(*args)))
+    monkeypatch.setattr(files, "_locks", [])
+    return calls
+
+
+@pytest.mark.parametrize(("left", "stays"), [([], False), ([".lock"], False), (["a"], True), ([".lock", "a"], True)])
+def test_a_made_folder_goes_if_only_a_lock_is_in_it(tmp_path, at_exit, left, stays):
+    folder = tmp_path / "a" / "b"
+    make_folder(folder)
+    assert folder.is_dir()
+    make_folder(folder)
+    (remove,) = at_exit
+    for name in left:
+        (folder / name).touch()
+    remove()
+    assert folder.exists() == stays
+    assert not stays or sorted(path.name for path in folder.iterdir()) == left
+
+
+def test_a_folder_of_others_is_not_removed(tmp_path, at_exit):
+    make_folder(tmp_path)
+    assert at_exit == []
+
+
+def test_two_makers_of_one_folder_do_not_fail(tmp_path, at_exit, monkeypatch):
+    (tmp_path / "new").mkdir()
+    known = iter([False])  # the other process makes the folder after this one has looked
+    is_dir = files.Path.is_dir
+    monkeypatch.setattr(files.Path, "is_dir", lambda path: next(known, is_dir(path)))
+    make_folder(tmp_path / "new")
+    assert len(at_exit) == 1
+
+
+def test_all_locks_are_given_back_at_the_end(tmp_path, at_exit):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        keep_others_out(tmp_path / name)
+    (release,) = at_exit
+    for name in ("a", "b"):
+        assert FileLock(tmp_path / name / ".lock", timeout=0, is_singleton=True).is_locked
+    release()
+    for name in ("a", "b"):
+        assert not FileLock(tmp_path / name / ".lock", timeout=0, is_singleton=True).is_locked

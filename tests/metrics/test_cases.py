@@ -90,3 +90,56 @@ def test_unknown_voxels_count_nowhere():
     assert score_case(ref, ref.fill_(255), 256, ignore_index=255)[1].status is Status.TRUE_ABSENT
     with pytest.raises(ValueError, match="the reference holds values from 0 to 254"):
         score_case(pred * 0, torch.tensor([0, 1, 1, 255, 254, 0]), 3, ignore_index=255)
+
+
+def in_volume(*rows):
+    """Labels in rows along the first axis of a volume, with a row of background between and around them."""
+    labels = torch.zeros(len(rows[0]), 2 * len(rows), 1, dtype=torch.uint8)
+    for index, row in enumerate(rows):
+        labels[:, 2 * index, 0] = torch.tensor(row)
+    return labels
+
+
+def test_surfaces_and_components_of_a_case_by_hand():
+    ref = in_volume([1, 1, 0, 2, 0, 0], [0, 0, 0, 0, 255, 255])
+    pred = in_volume([0, 1, 1, 0, 0, 2], [3, 3, 0, 1, 0, 3])
+    scores = score_case(pred, ref, 4, [True, True, True, False], 255, (1, 1, 1))
+    liver, lesion, unannotated = scores[1:]
+    assert (liver.components_ref, liver.components_pred) == (1, 2)
+    assert (lesion.components_ref, lesion.components_pred) == (1, 1)
+    assert (unannotated.components_ref, unannotated.components_pred) == (None, 1)  # another one where it is unknown
+    assert (lesion.hd95_mm, lesion.nsd) == (2.0, 0.5)  # within 1 mm: the corners between the two voxels
+    assert math.isnan(unannotated.nsd)
+    assert scores[0].components_ref == scores[0].components_pred == 0
+    assert score_case(pred, ref, 4, ignore_index=255)[1].components_ref is None
+    every = score_case(pred, pred, 4, spacing=(1, 1, 1))
+    assert [(score.components_ref, score.components_pred) for score in every] == [(0, 0), (2, 2), (1, 1), (2, 2)]
+
+
+def test_surfaces_have_a_tolerance_of_1_mm_without_another():
+    ref, pred = in_volume([1, 0, 0, 0]), in_volume([0, 0, 1, 0])
+    nsd = [score_case(pred, ref, 2, spacing=(size, 9, 9))[1].nsd for size in (0.5, 1, 1.01)]
+    assert nsd == [1.0, 0.5, 0.0]
+
+
+def test_counts_of_every_status():
+    ref = torch.tensor([1, 0, 3, 3, 0, 0])
+    pred = torch.tensor([0, 2, 3, 2, 0, 5])
+    scores = score_case(pred, ref, 6, [True, True, True, True, True, False])
+    assert [(score.voxels_ref, score.voxels_pred) for score in scores] == [
+        (3, 2),
+        (1, 0),
+        (0, 2),
+        (2, 1),
+        (0, 0),
+        (0, 1),
+    ]
+    assert [score.status.value for score in scores] == [
+        "scored", "missed", "false_positive", "scored", "true_absent", "unannotated",
+    ]  # fmt: skip
+    assert [score.dice for score in scores[1:4]] == [0, 0, 2 / 3]
+
+
+def test_a_reference_of_unknown_voxels_only():
+    ref, pred = torch.full((4,), 255), torch.tensor([0, 1, 1, 2])
+    assert {score.status for score in score_case(pred, ref, 3, ignore_index=255)} == {Status.TRUE_ABSENT}

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from segbundle.metrics.surfaces import SurfaceScore, surface_scores
+from segbundle.metrics.surfaces import SurfaceScore, _percentile, surface_scores
 
 
 def volume(*voxels, shape=(8, 5, 5), value=1):
@@ -117,3 +117,30 @@ def test_agrees_with_surface_distance(pred, ref, spacing, tolerance):
             nsd = surface_distance.compute_surface_dice_at_tolerance(theirs, tolerance)
             assert low - 1e-6 <= found[index].hd95_mm <= high + 1e-6
             assert found[index].nsd == pytest.approx(nsd, abs=1e-6)
+
+
+def test_the_percentile_of_a_hundred_equal_areas():
+    assert _percentile(np.arange(100.0)[::-1], np.ones(100)) == 94  # 95 of 100 are not further away
+    assert _percentile(np.array([0.0, 5.0]), np.array([95.0, 5.0])) == 0
+    assert _percentile(np.array([0.0, 5.0]), np.array([94.9, 5.1])) == 5
+    assert _percentile(np.array([3.0]), np.array([0.1])) == 3
+
+
+def test_a_tolerance_holds_up_to_rounding():
+    ref, pred = volume((3, 2, 2)), volume((4, 2, 2))
+    for tolerance, nsd in ((1 - 5e-7, 1.0), (1 - 2e-6, 0.5), (1, 1.0)):
+        assert score(pred, ref, tolerance=tolerance).nsd == nsd
+
+
+def test_a_class_number_may_be_missing_from_both():
+    labels = volume((3, 2, 2), value=3)
+    found = surface_scores(labels, labels, 4, (1, 1, 1), 0)
+    assert [is_nothing(one) for one in found] == [True, True, True, False]
+    assert found[3] == SurfaceScore(0.0, 1.0)
+
+
+def test_surfaces_in_several_threads_are_the_same():
+    rng = np.random.default_rng(0)
+    pred, ref = (torch.from_numpy(rng.integers(0, 4, (6, 5, 4)).astype(np.uint8)) for _ in range(2))
+    one, three = (surface_scores(pred, ref, 4, (1, 2, 3), 1.0, num_threads=number) for number in (1, 3))
+    assert one[1:] == three[1:]

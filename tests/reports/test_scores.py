@@ -1,13 +1,16 @@
 import csv
 import json
+import math
 
+import numpy as np
 import pandas
 import pytest
 import torch
 
 from segbundle.errors import OutputError
-from segbundle.metrics import score_case
+from segbundle.metrics import ClassScore, Status, score_case
 from segbundle.reports import CaseScores, print_summary, read_scores, summarize, write_scores
+from segbundle.reports.scores import Row, bootstrap_interval, mean_dice, metrics_rows, read_rows
 
 NAMES = ["background", "liver", "lesion"]
 
@@ -168,3 +171,115 @@ def test_scores_of_other_classes_and_none_at_all_are_refused(cases, tmp_path):
         read_scores(tmp_path, ["background", "spleen", "lesion"])
     with pytest.raises(OutputError, match="no such file"):
         read_scores(tmp_path / "nothing", NAMES)
+
+
+SPARSE = [
+    # liver scored and not annotated, lesion in one case only; the third class in none
+    ("a", [1, 1, 2, 0], [1, 0, 2, 2], [True, True, True]),
+    ("b", [1, 0, 0, 0], [1, 0, 0, 0], [True, False, True]),
+    ("c", [0, 0, 0, 0], [0, 0, 0, 0], [True, True, True]),
+    ("d", [1, 2, 2, 0], [1, 1, 0, 0], [True, True, True]),
+]
+
+
+def test_intervals_by_another_program():
+    """Cases are drawn with all of their classes, those without any score never; the mean is over classes first."""
+    summary = summarize([case(*one) for one in SPARSE], NAMES)
+    dice = np.array([[2 / 3, np.nan, 2 / 3], [2 / 3, np.nan, 0]])  # cases a, b and d; c has nothing to score
+    assert summary["mean_dice"] == pytest.approx((2 / 3 + 1 / 3) / 2)
+    dice = dice[:, [0, 2]]
+    means = []
+    for times in np.random.default_rng(0).multinomial(2, [0.5, 0.5], 2000):
+        means.append(np.nanmean((dice * times).sum(axis=1) / times.sum()))
+    assert summary["mean_dice_ci95"] == pytest.approx(np.percentile(means, [2.5, 97.5]).tolist())
+    drawn = np.random.default_rng(0).choice([2 / 3, 0], size=(2000, 2)).mean(axis=1)
+    assert summary["classes"]["lesion"]["dice_ci95"] == pytest.approx(np.percentile(drawn, [2.5, 97.5]).tolist())
+
+
+def test_an_interval_has_percentiles_of_many_means():
+    values = [0.0, 0.25, 0.5, 1.0, 0.75, 0.125]
+    means = np.random.default_rng(0).choice(values, size=(2000, 6)).mean(axis=1)
+    assert bootstrap_interval(values) == pytest.approx(np.percentile(means, [2.5, 97.5]).tolist())
+    assert bootstrap_interval([0.5]) == bootstrap_interval([]) == [None, None]
+    assert bootstrap_interval([0.5, 0.5]) == [0.5, 0.5]
+
+
+def test_classes_scored_in_different_cases_have_an_interval():
+    """A draw without any case that scores a class leaves the class out of that draw's mean."""
+    apart = [case("a", [1, 0], [1, 0], [True, True, False]), case("b", [2, 0], [2, 2], [True, False, True])]
+    draws = np.random.default_rng(0).multinomial(2, [0.5, 0.5], 2000)
+    means = [np.mean([dice for dice, count in zip((1, 2 / 3), times, strict=True) if count]) for times in draws]
+    assert summarize(apart, NAMES)["mean_dice_ci95"] == pytest.approx(np.percentile(means, [2.5, 97.5]).tolist())
+
+
+def test_a_row_of_the_table_by_hand(tmp_path):
+    score = ClassScore(Status.SCORED, 0.12345678, 10, 30, 1.23456, 0.87654321, 2, 0)
+    missed = ClassScore(Status.UNANNOTATED, math.nan, 10, 30, math.nan, math.nan, None, 4)
+    background = ClassScore(Status.SCORED, 1.0, 5, 5)
+    cases = [CaseScores("a", [background, score, missed], voxel_ml=0.123456789)]
+    assert [list(row.values()) for row in metrics_rows(cases, NAMES)] == [
+        ["a", "liver", "scored", "0.123457", "1.2346", "0.876543", "1.2345679", "3.7037037", "2", "0"],
+        ["a", "lesion", "unannotated", "", "", "", "", "3.7037037", "", "4"],
+    ]
+    with pytest.raises(ValueError, match="zip"):
+        metrics_rows(cases, NAMES[:2])
+    summary = write_scores(tmp_path / "new" / "folder", cases, NAMES, epoch=0)
+    assert summary["epoch"] == 0
+    assert json.loads((tmp_path / "new" / "folder" / "summary.json").read_text()) == summary
+    assert "epoch" not in write_scores(str(tmp_path), cases, NAMES)
+    assert read_rows(tmp_path / "metrics.csv") == [
+        Row("a", "liver", Status.SCORED, 0.123457, 1.2346, 0.876543, 1.2345679, 3.7037037, 2.0, 0.0),
+        Row("a", "lesion", Status.UNANNOTATED, None, None, None, None, 3.7037037, None, 4.0),
+    ]
+    (read,) = read_scores(str(tmp_path), NAMES)
+    assert (read.case, read.voxel_ml) == ("a", 1.0)
+    assert read.scores[1] == ClassScore(Status.SCORED, 0.123457, 1.2345679, 3.7037037, 1.2346, 0.876543, 2, 0)
+    nothing, unannotated = read.scores[0], read.scores[2]
+    assert (nothing.status, nothing.voxels_ref, nothing.voxels_pred) == (Status.UNANNOTATED, 0, 0)
+    assert math.isnan(nothing.dice)
+    assert (unannotated.status, unannotated.voxels_ref, unannotated.voxels_pred) == (Status.UNANNOTATED, 0, 3.7037037)
+    assert (unannotated.components_ref, unannotated.components_pred) == (None, 4)
+    assert all(math.isnan(value) for value in (unannotated.dice, unannotated.hd95_mm, unannotated.nsd))
+
+
+def test_the_mean_of_rows_is_that_of_the_summary(cases, tmp_path):
+    summary = write_scores(tmp_path, cases, NAMES)
+    rows = read_rows(tmp_path / "metrics.csv")
+    assert mean_dice(rows, NAMES[1:]) == pytest.approx(summary["mean_dice"], abs=1e-6)
+    assert mean_dice(rows, ["spleen"]) is None
+    assert mean_dice([], NAMES[1:]) is None
+
+
+def test_a_summary_has_tolerances_of_foreground_classes(cases):
+    classes = summarize(cases, NAMES, [0, 1, 2])["classes"]
+    assert [classes[name]["nsd_tolerance_mm"] for name in NAMES[1:]] == [1.0, 2.0]
+    assert isinstance(classes["liver"]["nsd_tolerance_mm"], float)
+    assert [row["nsd_tolerance_mm"] for row in summarize(cases, NAMES)["classes"].values()] == [None, None]
+
+
+def printed(capsys, monkeypatch, summary, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    print_summary(summary, "a title")
+    return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line.strip(" ─")]
+
+
+def test_the_printed_table_by_hand(cases, cases_with_surfaces, capsys, monkeypatch):
+    summary = summarize(cases, NAMES)
+    liver, lesion = ([f"{value:.3f}" for value in row["dice_ci95"]] for row in summary["classes"].values())
+    assert printed(capsys, monkeypatch, summary, 80) == [
+        "a title",
+        "class Dice 95 % interval scored missed false+ absent unann.",
+        f"liver 0.9167 {liver[0]}–{liver[1]} 4 0 0 0 0",
+        f"lesion 0.3333 {lesion[0]}–{lesion[1]} 1 0 1 1 1",
+        "mean 0.6250",
+        "mean without false+ 0.7917",
+    ]
+    surfaces = summarize(cases_with_surfaces[0], NAMES, cases_with_surfaces[1])
+    assert printed(capsys, monkeypatch, surfaces, 99)[1:4] == [
+        "class Dice HD95 mm NSD scored missed false+ absent unann.",
+        "liver 0.3333 1.00 0.500 2 1 0 0 0",
+        "lesion 0.0000 - 0.000 0 0 1 2 0",
+    ]
+    wide = printed(capsys, monkeypatch, surfaces, 100)
+    assert wide[1] == "class Dice 95 % interval HD95 mm NSD scored missed false+ absent unann."
+    assert wide[3] == "lesion 0.0000 - - 0.000 0 0 1 2 0"

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from segbundle import __version__
+from segbundle.audit import inspect_path, refuse_untrusted
 from segbundle.documents import read_yaml
 from segbundle.errors import ConfigError, OutputError, show_plain_errors
 from segbundle.files import written_whole
@@ -40,6 +41,10 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.", show_de
 MovedDataset = Annotated[
     Path | None, typer.Option("--dataset_dir", help="Where the scans are now.", show_default="where they were")
 ]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", help="Run configurations and bundles that the audit flags; they can run any code."),
+]
 _PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 
 
@@ -66,6 +71,7 @@ def train(
     output_dir: Annotated[Path, typer.Option("--output_dir", help="Where checkpoints, scores and TensorBoard go.")],
     config: Config = None,
     bundle: Bundle = None,
+    trust: Trust = False,
     device: Device = None,
     overrides: Overrides = None,
 ) -> None:
@@ -74,7 +80,7 @@ def train(
     Example: segbundle train --config configs/phantom.yaml --dataset_dir data_samples --output_dir runs/phantom
     """
     given = {"dataset_dir": dataset_dir, "output_dir": output_dir, "device": device}
-    run_workflow("train", bundle, config, given, words=overrides)
+    run_workflow("train", bundle, config, given, words=overrides, trust=trust)
 
 
 @app.command(context_settings=_PASS_ON)
@@ -86,6 +92,7 @@ def evaluate(
     ckpt_path: Checkpoint = None,
     config: Config = None,
     bundle: Bundle = None,
+    trust: Trust = False,
     device: Device = None,
     overrides: Overrides = None,
 ) -> None:
@@ -100,7 +107,7 @@ def evaluate(
         "ckpt_path": _one_or_several(ckpt_path),
         "device": device,
     }
-    run_workflow("evaluate", bundle, config, given, words=overrides)
+    run_workflow("evaluate", bundle, config, given, words=overrides, trust=trust)
 
 
 @app.command(context_settings=_PASS_ON)
@@ -109,6 +116,7 @@ def cross_validate(
     output_dir: Annotated[Path, typer.Option("--output_dir", help="Where the folds and the scores of all cases go.")],
     config: Config = None,
     bundle: Bundle = None,
+    trust: Trust = False,
     device: Device = None,
     overrides: Overrides = None,
 ) -> None:
@@ -137,7 +145,7 @@ def cross_validate(
         cross_validation.cross_validate(
             output_dir,
             task,
-            lambda name, keys: run_workflow(name, bundle, config, {**given, **keys}, words=words),
+            lambda name, keys: run_workflow(name, bundle, config, {**given, **keys}, words=words, trust=trust),
         )
 
 
@@ -147,6 +155,7 @@ def predict(
     ckpt_path: Checkpoint = None,
     config: Config = None,
     bundle: Bundle = None,
+    trust: Trust = False,
     device: Device = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Leave out scans that an earlier run into output_dir has finished.")
@@ -168,13 +177,14 @@ def predict(
         "resume": resume or None,
     }
     words = [word for word in scans or [] if not (resume and word == "true")]  # as `train --resume true` has it
-    run_workflow("inference", bundle, config, given, words=words, words_are="dataset_dir")
+    run_workflow("inference", bundle, config, given, words=words, words_are="dataset_dir", trust=trust)
 
 
 @app.command()
 def check(
     dataset: Annotated[Path, typer.Argument(help="Dataset: Decathlon, nnU-Net raw, or imagesTr/labelsTr.")],
     config: Annotated[list[Path] | None, typer.Option(help="Task YAML whose classes and channels must fit.")] = None,
+    trust: Trust = False,
 ) -> None:
     """Open every case of a dataset and print every problem at once; exit code 1 if there is any.
 
@@ -185,6 +195,7 @@ def check(
     from segbundle.data.checks import DatasetCheck
 
     with plain_errors():
+        refuse_untrusted(config or [], None, trust)
         classes = _task_classes(dataset, config or [])
         if config:
             with fast_imports():
@@ -208,6 +219,26 @@ def check(
         typer.echo(f"{name:{width}}  {tally.labelled:8}  {tally.absent:6}  {tally.unannotated:13}")
     if cases.partly_unknown:
         typer.echo(f"{cases.partly_unknown} cases have voxels of unknown class (ignore).")
+
+
+@app.command()
+def audit(
+    path: Annotated[Path, typer.Argument(help="A task YAML or JSON, a bundle's folder, or a zip file of one.")],
+) -> None:
+    """List what in somebody else's configuration or bundle could run code; exit code 1 if there is anything.
+
+    One line per finding: file, key, what is wrong, the value. Nothing of it is run. See docs/security.md.
+
+    Example: segbundle audit configs/phantom.yaml
+    """
+    with plain_errors():
+        found = inspect_path(path)
+    for finding in found:
+        typer.echo(finding)
+    if found:
+        typer.echo(f"{len(found)} finding(s). Whoever runs this with --trust lets it run any code.", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"{path}: nothing found that could run code.")
 
 
 @app.command()

@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from segbundle.audit import refuse_untrusted
 from segbundle.documents import read_yaml
 from segbundle.errors import ConfigError, SegbundleError, root_error
 from segbundle.options import default_bundle, refuse_missing_values, split_overrides
@@ -35,6 +36,7 @@ def run_workflow(
     given: dict[str, Any],
     words: list[str] | None,
     words_are: str | None = None,
+    trust: bool = False,
 ) -> None:
     """Run one of the bundle's workflows, as `python -m monai.bundle run` would.
 
@@ -44,6 +46,7 @@ def run_workflow(
         given: values of the command's own options; None where one was not given.
         words: the rest of the command line.
         words_are: the key that words which are no `--key value` pair belong to, if any do.
+        trust: whether to run a bundle and task YAMLs that the audit flags.
     """
     with plain_errors():
         plain, overrides = split_overrides(words or [])
@@ -55,6 +58,7 @@ def run_workflow(
             overrides[words_are] = plain
             if not given.get("resume"):
                 _begin_reading(plain[0])
+        refuse_untrusted(config or [], bundle, trust, overrides)
         configs = (bundle or default_bundle()) / "configs"
         files = [configs / f"{name}.yaml", *(config or [])]
         defaults, *_ = [read_yaml(path) for path in files]

@@ -1,0 +1,55 @@
+"""Zip files: refused by what they declare before anything of them is written."""
+
+from __future__ import annotations
+
+import stat
+import zipfile
+from collections.abc import Iterator
+from pathlib import PurePosixPath, PureWindowsPath
+
+from segbundle.audit.findings import WHOLE_FILE, Finding, excerpt_of
+
+_MAX_ENTRIES = 20_000
+_MAX_BYTES = 8_000_000_000
+_MAX_RATIO = 200
+_SMALL = 100_000_000
+"""Bytes below which no ratio of sizes is a bomb."""
+
+
+def archive_findings(archive: zipfile.ZipFile, name: str) -> Iterator[Finding]:
+    """Yield what of a zip file could leave the folder it is unpacked into, or fill the disk.
+
+    Args:
+        archive: the opened file.
+        name: for findings.
+    """
+    entries = archive.infolist()
+    size = sum(entry.file_size for entry in entries)
+    packed = sum(entry.compress_size for entry in entries)
+    if len(entries) > _MAX_ENTRIES:
+        yield Finding(name, WHOLE_FILE, f"has more than {_MAX_ENTRIES:,} entries", f"{len(entries):,}")
+    if size > _MAX_BYTES or (size > _SMALL and size > _MAX_RATIO * packed):
+        yield Finding(name, WHOLE_FILE, "would fill the disk when unpacked", f"{packed:,} bytes become {size:,}")
+    seen: set[str] = set()
+    for entry in entries:
+        problem = _entry_problem(entry)
+        folded = entry.filename.casefold()
+        if problem is None and folded in seen:
+            problem = "entry that is there twice"
+        seen.add(folded)
+        if problem is not None:
+            yield Finding(name, entry.filename, problem, excerpt_of(entry.orig_filename))
+
+
+def _entry_problem(entry: zipfile.ZipInfo) -> str | None:
+    path, windows = PurePosixPath(entry.filename), PureWindowsPath(entry.filename)
+    if path.is_absolute() or windows.drive or windows.root or "\\" in entry.filename:
+        return "entry with an absolute path or a backslash"
+    if ".." in path.parts or "\0" in entry.orig_filename:
+        return "entry that leaves the folder"
+    kind = stat.S_IFMT(entry.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        return "entry that is a link or a device"
+    if entry.flag_bits & 0x1:
+        return "entry that is encrypted"
+    return None

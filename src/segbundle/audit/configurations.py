@@ -1,0 +1,296 @@
+"""What in a configuration MONAI would evaluate, import or include, and what of it is not harmless."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segbundle.audit.arguments import argument_problem
+from segbundle.audit.expressions import (
+    callable_problem,
+    expression_problem,
+    import_problem,
+    imported,
+    references,
+)
+from segbundle.audit.findings import WHOLE_FILE, Finding, excerpt_of
+from segbundle.audit.names import MODULES
+from segbundle.audit.targets import target_problem
+from segbundle.documents import read_json, read_yaml
+from segbundle.errors import ConfigError
+
+SUFFIXES = (".json", ".yaml", ".yml")
+MAX_JSON_BYTES = 20_000_000
+_RELATIVE = re.compile(r"[@%](?:::)+")
+_MACRO_FILE = re.compile(r"(.*\.(?:json|yaml|yml))(?=::.*|$)", re.IGNORECASE)
+_HARMLESS_MODES = ("default", "callable")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A configuration that was read.
+
+    Args:
+        name: for findings.
+        content: plain values.
+        folder: where files that it includes must lie.
+        is_evaluated: whether MONAI evaluates its text; that of the command line stays text.
+    """
+
+    name: str
+    content: Any
+    folder: Path
+    is_evaluated: bool = True
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A value in a document.
+
+    Args:
+        keys: on the way to it, as MONAI splits them.
+        value: plain.
+        in_component: whether a mapping on the way has a `_target_`.
+    """
+
+    keys: tuple[str, ...]
+    value: Any
+    in_component: bool
+
+    @property
+    def name(self) -> str:
+        return "#".join(self.keys) or WHOLE_FILE
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all keys are plain names or positions, so that nothing comes of them within a reference."""
+        return all(re.fullmatch(r"\w+", key) for key in self.keys)
+
+    @property
+    def text(self) -> str | None:
+        """The value, which is text, with absolute references, as MONAI makes them; None if it cannot."""
+        text = _normalized(self.value)
+        for prefix in sorted(set(_RELATIVE.findall(text)), reverse=True):
+            levels = prefix.count("::")
+            if levels > len(self.keys):
+                return None
+            text = text.replace(prefix, prefix[0] + "".join(f"{key}::" for key in self.keys[:-levels]))
+        return text
+
+    @property
+    def argument(self) -> str:
+        """The last key that is no position in a list."""
+        return next((key for key in reversed(self.keys) if not key.isdigit()), "")
+
+
+def read_document(path: Path) -> Any:
+    """Return the content of a JSON or YAML file.
+
+    Raises:
+        ConfigError: it cannot be parsed, or is too large.
+    """
+    if path.suffix.lower() == ".json":
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ConfigError(f"{path}: has more than {MAX_JSON_BYTES:,} bytes, which is the limit for such a file.")
+        return read_json(path, error=ConfigError)
+    return read_yaml(path)
+
+
+def included_file(text: str) -> str | None:
+    """Return the path of the file that a macro includes, or None if it includes a part of its own configuration.
+
+    Args:
+        text: begins with `%`.
+
+    Example:
+        >>> included_file("%shared/networks.yaml::unet"), included_file("%train#handlers")
+        ('shared/networks.yaml', None)
+    """
+    found = _MACRO_FILE.findall(_normalized(text[1:]))
+    return found[0] if found else None
+
+
+def included_files(document: Document) -> Iterator[Path]:
+    """Yield the files that a configuration includes and that may be read: they exist and lie in its folder."""
+    for place in _places(document.content):
+        if isinstance(place.value, str) and place.value.startswith("%"):
+            path = included_file(place.text or "")
+            for file in _candidates(path, document.folder) if path else ():
+                if _lies_in(file, document.folder) and file.is_file():
+                    yield file
+
+
+def inspect_documents(documents: Iterable[Document]) -> Iterator[Finding]:
+    """Yield what is not harmless in configurations that are laid over each other or lie in one folder.
+
+    Args:
+        documents: all of them, since one may use what another defines.
+    """
+    documents = list(documents)
+    try:
+        shared = _Shared.of(documents)
+        for document in documents:
+            yield from _Inspection(document, shared).findings()
+    except RecursionError:
+        names = ", ".join(document.name for document in documents)
+        yield Finding(names, WHOLE_FILE, "is nested too deeply to be read", "")
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What configurations define for each other.
+
+    Args:
+        modules: names that expressions may use, and the dotted names that they stand for.
+        disputed: names that are given to two things.
+        sections: first keys that hold an import, whose values are modules.
+        definitions: everything that first keys stand for in one of the configurations.
+    """
+
+    modules: Mapping[str, str]
+    disputed: frozenset[str]
+    sections: frozenset[str]
+    definitions: Mapping[str, list[Any]]
+
+    @classmethod
+    def of(cls, documents: Iterable[Document]) -> _Shared:
+        modules, disputed, sections = dict(MODULES), set(), set()
+        definitions: dict[str, list[Any]] = {}
+        for document in documents:
+            for key, value in document.content.items() if isinstance(document.content, dict) else ():
+                first, *inner = _split(key, first=True)
+                definitions.setdefault(first, []).append(key if inner else value)
+            for place in _places(document.content):
+                if not isinstance(place.value, str) or not place.value.startswith("$"):
+                    continue
+                found = imported(_normalized(place.value)[1:])
+                if found is not None:
+                    alias, name = found
+                    if modules.setdefault(alias, name) != name:
+                        disputed.add(alias)
+                    sections.add(place.keys[0] if place.keys else "")
+        return cls(modules, frozenset(disputed), frozenset(sections), definitions)
+
+    def hold_module(self, reference: str) -> bool:
+        """Return whether an id refers to modules, or to everything."""
+        first = reference.partition("::")[0]
+        return first in self.sections or (first == "" and bool(self.sections))
+
+    def meanings(self, value: Any) -> list[Any]:
+        """Return all that a reference to a first key may stand for, or else the value itself."""
+        is_reference = isinstance(value, str) and re.fullmatch(r"@\w+", value)
+        return (self.definitions.get(value[1:]) if is_reference else None) or [value]
+
+
+class _Inspection:
+    """The walk through one document."""
+
+    def __init__(self, document: Document, shared: _Shared) -> None:
+        self.document = document
+        self.shared = shared
+
+    def findings(self) -> Iterator[Finding]:
+        for place in _places(self.document.content):
+            what = self._problem(place)
+            if what is not None:
+                yield Finding(self.document.name, place.name, what, excerpt_of(place.value))
+
+    def _problem(self, place: _Place) -> str | None:
+        if place.argument == "_target_":
+            return self._target_problem(place)
+        if place.argument == "_mode_" and place.value is not None:
+            harmless = isinstance(place.value, str) and place.value.strip().lower() in _HARMLESS_MODES
+            return None if harmless else "a _mode_ that is neither default nor callable; debug opens a debugger"
+        if place.argument == "_debug_" and place.value is not False:
+            return "opens a debugger"
+        if not isinstance(place.value, list):  # its entries are judged one by one
+            for value in self.shared.meanings(place.value):
+                problem = argument_problem(place.argument, value)
+                if problem is not None:
+                    return f"{place.argument} {problem}"
+        return self._text_problem(place) if isinstance(place.value, str) and self.document.is_evaluated else None
+
+    def _target_problem(self, place: _Place) -> str | None:
+        if not isinstance(place.value, str):
+            return "_target_ is no name"
+        if place.value[:1] in ("@", "%"):
+            return "_target_ is looked up when the configuration runs"
+        if not place.value.startswith("$"):
+            problem = target_problem(place.value)
+        elif place.text is None:
+            problem = "has a reference that leaves the configuration"
+        else:
+            problem = callable_problem(place.text[1:], self.shared.modules)
+        return f"_target_ {problem}" if problem else None
+
+    def _text_problem(self, place: _Place) -> str | None:
+        text = place.text
+        if text is None:
+            return "has a reference that leaves the configuration"
+        if any(self.shared.hold_module(reference) for reference in references(text)):
+            return "takes a module as a value"
+        if not text.startswith(("$", "%")):
+            return None
+        if not place.is_plain and (text.startswith("%") or text != _normalized(place.value)):
+            return "refers to something by the keys that it lies below, and one of them is no plain name"
+        if text.startswith("%"):
+            return self._macro_problem(text)
+        found = imported(text[1:])
+        if found is None:
+            problem = expression_problem(text[1:], self.shared.modules)
+        elif place.in_component:
+            problem = "gives a module to a component"
+        elif found[0] in self.shared.disputed:
+            problem = f"gives the name {found[0]}, which has another meaning elsewhere"
+        else:
+            problem = import_problem(*found)
+        return f"expression {problem}" if problem else None
+
+    def _macro_problem(self, text: str) -> str | None:
+        path = included_file(text)
+        ids = text[1:]
+        if path is not None:
+            files = _candidates(path, self.document.folder)
+            if not files:
+                return "includes a file that does not exist"
+            if not all(_lies_in(file, self.document.folder) for file in files):
+                return "includes a file outside of its folder"
+            ids = text.rpartition(path)[2].removeprefix("::")
+        return "takes a module as a value" if self.shared.hold_module(ids) else None
+
+
+def _candidates(path: str, folder: Path) -> list[Path]:
+    """Return the files that a macro may include: from the working directory, as MONAI has it, or from the folder."""
+    return [file for file in dict.fromkeys((Path(path), folder / path)) if file.exists() or file.is_symlink()]
+
+
+def _lies_in(file: Path, folder: Path) -> bool:
+    return file.resolve().is_relative_to(folder.resolve())
+
+
+def _normalized(text: str) -> str:
+    return text.replace("#", "::")
+
+
+def _places(content: Any, keys: tuple[str, ...] = (), in_component: bool = False) -> Iterator[_Place]:
+    """Yield every value of a configuration, and text keys that MONAI would evaluate were they values."""
+    yield _Place(keys, content, in_component)
+    if isinstance(content, Mapping):
+        in_component = in_component or "_target_" in content
+        for key, value in content.items():
+            inner = (*keys, *_split(key, first=not keys))
+            if isinstance(key, str) and key[:1] in ("$", "%"):
+                yield _Place(inner, key, in_component)
+            yield from _places(value, inner, in_component)
+    elif isinstance(content, (list, tuple, set, frozenset)):
+        for index, value in enumerate(content):
+            yield from _places(value, (*keys, str(index)), in_component)
+
+
+def _split(key: Any, first: bool) -> list[str]:
+    """Return a key as MONAI splits it; a first key may begin with `+`, and be added to what is there."""
+    text = str(key)
+    return _normalized(text.removeprefix("+") if first else text).split("::")

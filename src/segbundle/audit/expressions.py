@@ -1,0 +1,342 @@
+"""Whether an expression of a configuration is harmless, by its syntax tree.
+
+MONAI evaluates text that begins with `$`: references in it become values first, then Python runs it. What this module
+does not know to be harmless is a finding: every name must be one of `names`, a component that a `_target_` may name, or
+bound by the expression itself; attributes of values must be on a list.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import enum
+import inspect
+import re
+from collections.abc import Mapping
+from typing import NoReturn
+
+from segbundle.audit.arguments import takes_code_names
+from segbundle.audit.names import (
+    ATTRIBUTES,
+    BUILTINS,
+    ENVIRONMENT,
+    IMPORTS,
+    MODULES,
+    SWITCHBOARDS,
+    SWITCHES,
+)
+from segbundle.audit.targets import is_known_module, target_problem, walk
+
+_REFERENCE = re.compile(r"@(?:\w*)(?:::\w*)*")
+_REFERENCES = "__local_refs"  # what MONAI calls the values in an expression
+_MAX_LENGTH = 10_000
+_MAX_EXPONENT = 64
+_Scope = frozenset[str]
+
+
+class _HarmfulError(Exception):
+    """Ends the walk through an expression."""
+
+
+def references(text: str) -> list[str]:
+    """Return the ids that an expression, or text that is a reference as a whole, refers to, separated by `::`."""
+    found = _REFERENCE.findall(text)
+    return [one[1:] for one in found if text.startswith("$") or one == text]
+
+
+def imported(text: str) -> tuple[str, str] | None:
+    """Return alias and dotted name of what an expression imports, or None if it is no import.
+
+    Args:
+        text: after the `$`.
+
+    Example:
+        >>> imported("import os.path as p"), imported("from glob import glob"), imported("1 + 1")
+        (('p', 'os.path'), ('glob', 'glob.glob'), None)
+    """
+    if len(text) > _MAX_LENGTH or "import" not in text:
+        return None
+    try:
+        body = ast.parse(text).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    first = body[0] if body else None
+    if isinstance(first, ast.Import):
+        alias = first.names[0]
+        return alias.asname or alias.name, alias.name
+    if isinstance(first, ast.ImportFrom):
+        alias = first.names[0]
+        return alias.asname or alias.name, f"{'.' * first.level}{first.module or ''}.{alias.name}"
+    return None
+
+
+def import_problem(alias: str, name: str) -> str | None:
+    """Return why a configuration may not import a module, or something of one, under a name, or None."""
+    if "." not in alias and MODULES.get(alias, name) != name:
+        return f"gives the name {alias} to {name}"
+    if hasattr(builtins, alias) or alias.startswith("_") or alias == "*":
+        return f"gives the name {alias} to {name}"
+    if name in IMPORTS or is_known_module(name):
+        return None
+    walked = walk(name)
+    return f"imports {name}, which {walked.problem}" if walked.problem or walked.rest else None
+
+
+def expression_problem(text: str, modules: Mapping[str, str]) -> str | None:
+    """Return what in an expression is not harmless, or None.
+
+    Args:
+        text: after the `$`, with absolute references and `::` for `#`, as MONAI has it before it evaluates it.
+        modules: names that stand for modules, or for what was imported from one, and their dotted names.
+
+    Example:
+        >>> expression_problem("__import__('os').system('x')", {})
+        'uses the name __import__'
+        >>> expression_problem("@network.parameters()", {})
+    """
+    if len(text) > _MAX_LENGTH:
+        return f"has {len(text):,} characters, more than the audit reads"
+    for one in sorted(_REFERENCE.findall(text), key=len, reverse=True):
+        text = text.replace(one, f"{_REFERENCES}['{one[1:]}']")
+    try:
+        tree = ast.parse(text, mode="eval")
+        _Walk(modules).value(tree.body, frozenset())
+    except (SyntaxError, ValueError, MemoryError) as problem:
+        return f"cannot be parsed ({problem.msg if isinstance(problem, SyntaxError) else problem})"
+    except RecursionError:
+        return "is nested too deeply"
+    except _HarmfulError as problem:
+        return str(problem)
+    return None
+
+
+def callable_problem(text: str, modules: Mapping[str, str]) -> str | None:
+    """Return why an expression may not stand for a `_target_`, which MONAI calls with all other keys, or None.
+
+    Args:
+        text: see `expression_problem`.
+        modules: see `expression_problem`.
+    """
+    problem = expression_problem(text, modules)
+    if problem is not None:
+        return problem
+    name = _dotted(ast.parse(text, mode="eval").body, modules) if "@" not in text else None
+    if name is not None:
+        return f"names {name}, which {found}" if (found := target_problem(name)) else None
+    method = re.fullmatch(r"@\w+(?:::\w+)*\.(\w+)", text)
+    return None if method else "is made when the configuration runs"
+
+
+class _Walk:
+    """Visits the nodes of an expression; raises at the first that is not harmless."""
+
+    def __init__(self, modules: Mapping[str, str]) -> None:
+        self.modules = modules
+
+    def value(self, node: ast.expr, local: _Scope) -> None:
+        """Visit a node that becomes a value.
+
+        Args:
+            node: any expression.
+            local: names that the expression itself has bound here.
+        """
+        visit = getattr(self, f"_{type(node).__name__}", None)
+        if visit is None:
+            self._refuse(f"has a {type(node).__name__}, which the audit does not know")
+        visit(node, local)
+
+    def values(self, nodes: list[ast.expr], local: _Scope) -> None:
+        for node in nodes:
+            self.value(node, local)
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise _HarmfulError(what)
+
+    def _Constant(self, node: ast.Constant, local: _Scope) -> None:  # noqa: N802
+        pass
+
+    def _Name(self, node: ast.Name, local: _Scope) -> None:  # noqa: N802
+        if node.id in local:
+            return
+        if node.id in self.modules:
+            self._module_chain(node, local)
+        elif node.id not in BUILTINS:
+            self._refuse(f"uses the name {node.id}")
+
+    def _Attribute(self, node: ast.Attribute, local: _Scope) -> None:  # noqa: N802
+        root: ast.expr = node
+        while isinstance(root, ast.Attribute):
+            root = root.value
+        if isinstance(root, ast.Name) and root.id not in local and root.id in self.modules:
+            self._module_chain(node, local)
+            return
+        self._attribute(node.attr)
+        self.value(node.value, local)
+
+    def _attribute(self, name: str) -> None:
+        if name not in ATTRIBUTES:
+            self._refuse(f"reads the attribute {name}")
+
+    def _module_chain(self, node: ast.expr, local: _Scope) -> None:
+        name = _dotted(node, self.modules)
+        assert name is not None
+        walked = walk(name)
+        if walked.problem is not None:
+            self._refuse(f"uses {name}, which {walked.problem}")
+        if takes_code_names(walked.found):
+            self._refuse(f"uses {name}, whose arguments can name code")
+        rest = walked.rest
+        if inspect.isclass(walked.found) and issubclass(walked.found, enum.Enum):
+            rest = rest[1:] if rest and rest[0] in walked.found.__members__ else rest
+        for attribute in rest:
+            self._attribute(attribute)
+
+    def _Subscript(self, node: ast.Subscript, local: _Scope) -> None:  # noqa: N802
+        if isinstance(node.value, ast.Name) and node.value.id == _REFERENCES and _REFERENCES not in local:
+            if not isinstance(node.slice, ast.Constant):
+                self._refuse("uses all references as one value")
+            return
+        if _dotted(node.value, self.modules) == "os.environ" and not _is_bound(node.value, local):
+            if not (isinstance(node.slice, ast.Constant) and node.slice.value in ENVIRONMENT):
+                self._refuse("reads the environment")
+            return
+        self.values([node.value, node.slice], local)
+
+    def _Slice(self, node: ast.Slice, local: _Scope) -> None:  # noqa: N802
+        self.values([part for part in (node.lower, node.upper, node.step) if part is not None], local)
+
+    def _Call(self, node: ast.Call, local: _Scope) -> None:  # noqa: N802
+        arguments = [*node.args, *(keyword.value for keyword in node.keywords)]
+        name = None if _is_bound(node.func, local) else _dotted(node.func, self.modules)
+        if isinstance(node.func, ast.Name) and node.func.id == "setattr" and "setattr" not in local:
+            self._switch(node, local)
+            return
+        if name in ("os.environ.get", "os.getenv"):
+            if not (node.args and isinstance(node.args[0], ast.Constant) and node.args[0].value in ENVIRONMENT):
+                self._refuse("reads the environment")
+        elif name is None and isinstance(node.func, ast.Attribute) and node.func.attr == "replace":
+            starred = any(isinstance(argument, ast.Starred) for argument in node.args)
+            if starred or len(node.args) < 2:  # pathlib's takes one argument, and moves a file
+                self._refuse("calls replace with other arguments than that of text has")
+            self.value(node.func.value, local)
+        else:
+            self.value(node.func, local)
+        if name == "torch.distributed.init_process_group":
+            self._group(node)
+        self.values(arguments, local)
+
+    def _switch(self, node: ast.Call, local: _Scope) -> None:
+        """`setattr` of PyTorch's own switches."""
+        if len(node.args) == 3 and not node.keywords:
+            board, switch, value = node.args
+            allowed = isinstance(switch, ast.Constant) and switch.value in SWITCHES
+            if not _is_bound(board, local) and _dotted(board, self.modules) in SWITCHBOARDS and allowed:
+                self.value(value, local)
+                return
+        self._refuse("uses the name setattr")
+
+    def _group(self, node: ast.Call) -> None:
+        """The processes that torchrun started, not those that an address names."""
+        first = [ast.keyword("backend", argument) for argument in node.args[:1]]
+        for keyword in [*first, *node.keywords]:
+            plain = keyword.value.value if isinstance(keyword.value, ast.Constant) else None
+            if len(node.args) > 1 or keyword.arg not in ("backend", "init_method") or not plain:
+                self._refuse("calls torch.distributed.init_process_group with more than a backend")
+            if keyword.arg == "init_method" and plain != "env://":
+                self._refuse(f"connects to {plain!r}")
+
+    def _BinOp(self, node: ast.BinOp, local: _Scope) -> None:  # noqa: N802
+        if isinstance(node.op, (ast.Pow, ast.LShift)):
+            small = isinstance(node.right, ast.Constant) and isinstance(node.right.value, (int, float))
+            if not small or node.right.value > _MAX_EXPONENT or _has_power(node.left):  # type: ignore[attr-defined]
+                self._refuse(f"has a power above {_MAX_EXPONENT}")
+        self.values([node.left, node.right], local)
+
+    def _UnaryOp(self, node: ast.UnaryOp, local: _Scope) -> None:  # noqa: N802
+        self.value(node.operand, local)
+
+    def _BoolOp(self, node: ast.BoolOp, local: _Scope) -> None:  # noqa: N802
+        self.values(node.values, local)
+
+    def _Compare(self, node: ast.Compare, local: _Scope) -> None:  # noqa: N802
+        self.values([node.left, *node.comparators], local)
+
+    def _IfExp(self, node: ast.IfExp, local: _Scope) -> None:  # noqa: N802
+        self.values([node.test, node.body, node.orelse], local)
+
+    def _List(self, node: ast.List | ast.Tuple | ast.Set, local: _Scope) -> None:  # noqa: N802
+        self.values(node.elts, local)
+
+    _Tuple = _Set = _List
+
+    def _Starred(self, node: ast.Starred, local: _Scope) -> None:  # noqa: N802
+        self.value(node.value, local)
+
+    def _Dict(self, node: ast.Dict, local: _Scope) -> None:  # noqa: N802
+        self.values([*(key for key in node.keys if key is not None), *node.values], local)
+
+    def _JoinedStr(self, node: ast.JoinedStr, local: _Scope) -> None:  # noqa: N802
+        self.values(node.values, local)
+
+    def _FormattedValue(self, node: ast.FormattedValue, local: _Scope) -> None:  # noqa: N802
+        self.values([node.value, *([node.format_spec] if node.format_spec else [])], local)
+
+    def _Lambda(self, node: ast.Lambda, local: _Scope) -> None:  # noqa: N802
+        given = node.args
+        self.values([*given.defaults, *(default for default in given.kw_defaults if default is not None)], local)
+        named = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+        self.value(node.body, local | {self._bound(one.arg) for one in named if one is not None})
+
+    def _ListComp(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp, local: _Scope) -> None:  # noqa: N802
+        self.value(node.elt, self._comprehended(node.generators, local))
+
+    _SetComp = _GeneratorExp = _ListComp
+
+    def _DictComp(self, node: ast.DictComp, local: _Scope) -> None:  # noqa: N802
+        self.values([node.key, node.value], self._comprehended(node.generators, local))
+
+    def _comprehended(self, generators: list[ast.comprehension], local: _Scope) -> _Scope:
+        """Visit the loops of a comprehension; all its names are bound from the second loop's iterable on."""
+        self.value(generators[0].iter, local)
+        for generator in generators:
+            local |= self._assigned(generator.target)
+        for index, generator in enumerate(generators):
+            if generator.is_async:
+                self._refuse("waits for something")
+            self.values([*([generator.iter] if index else []), *generator.ifs], local)
+        return local
+
+    def _assigned(self, target: ast.expr) -> _Scope:
+        if isinstance(target, ast.Starred):
+            return self._assigned(target.value)
+        if isinstance(target, (ast.Tuple, ast.List)):
+            return frozenset().union(*map(self._assigned, target.elts))
+        if not isinstance(target, ast.Name):
+            self._refuse("changes a value")
+        return frozenset({self._bound(target.id)})
+
+    def _bound(self, name: str) -> str:
+        if name.startswith("__") and name != "__":
+            self._refuse(f"binds the name {name}")
+        return name
+
+
+def _dotted(node: ast.expr, modules: Mapping[str, str]) -> str | None:
+    """Return the full dotted name of a chain of attributes that begins with a module, or None."""
+    names: list[str] = []
+    while isinstance(node, ast.Attribute):
+        names.append(node.attr)
+        node = node.value
+    if not isinstance(node, ast.Name) or node.id not in modules:
+        return None
+    return ".".join([modules[node.id], *reversed(names)])
+
+
+def _is_bound(node: ast.expr, local: _Scope) -> bool:
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return isinstance(node, ast.Name) and node.id in local
+
+
+def _has_power(node: ast.expr) -> bool:
+    return any(isinstance(part, ast.BinOp) and isinstance(part.op, (ast.Pow, ast.LShift)) for part in ast.walk(node))

@@ -1,0 +1,158 @@
+"""The audit of a configuration, a bundle's folder or a zip file of one: every file by its kind."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from segbundle.audit import configurations
+from segbundle.audit.findings import WHOLE_FILE, Finding, excerpt_of
+from segbundle.errors import ConfigError
+
+_LOGGING_SUFFIXES = (".conf", ".ini", ".cfg")
+_MODULE_SUFFIXES = (".py", ".pyc", ".so", ".pyd")
+
+
+class Inspection:
+    """Collects what is wrong with files; configurations are judged together, since they share names.
+
+    Args:
+        is_unpacked: whether the files were in a zip file, and zip files among them are too many.
+    """
+
+    def __init__(self, is_unpacked: bool = False) -> None:
+        self._is_unpacked = is_unpacked
+        self._found: list[Finding] = []
+        self._documents: list[configurations.Document] = []
+        self._read: set[Path] = set()
+
+    def findings(self) -> list[Finding]:
+        """Return what was found in everything that was added."""
+        return [*self._found, *configurations.inspect_documents(self._documents)]
+
+    def add_document(self, document: configurations.Document) -> None:
+        """Add a configuration that was read, and the files that it includes."""
+        self._documents.append(document)
+        for path in configurations.included_files(document):
+            self._add_configuration(path, str(path), document.folder)
+
+    def add_folder(self, folder: Path, prefix: str = "") -> None:
+        """Add all files in a folder.
+
+        Args:
+            folder: of a bundle.
+            prefix: stands before the names of the files in it.
+        """
+        root = folder.resolve()
+        for path in _files_of(folder, self._found):
+            name = f"{prefix}{path.relative_to(folder)}"
+            if path.is_symlink():
+                target = path.resolve()
+                if not target.is_relative_to(root):
+                    self._report(name, WHOLE_FILE, "is a link that leaves the folder", str(path.readlink()))
+                    continue
+                if path.is_dir():
+                    continue
+            self._report_hidden_module(path, folder, name)
+            self.add_file(path, name, folder)
+
+    def add_file(self, path: Path, name: str, folder: Path) -> None:
+        """Add a file.
+
+        Args:
+            path: of the file.
+            name: for findings.
+            folder: where files that it includes must lie.
+        """
+        try:
+            if not stat.S_ISREG(path.stat().st_mode):
+                self._report(name, WHOLE_FILE, "is no regular file", "")
+            elif path.suffix.lower() in configurations.SUFFIXES:
+                self._add_configuration(path, name, folder)
+            elif path.suffix.lower() in _LOGGING_SUFFIXES:
+                from segbundle.audit.logging_files import inspect_logging_file
+
+                self._found += inspect_logging_file(path, name)
+            else:
+                self._add_data(path, name)
+        except OSError as problem:
+            self._report(name, WHOLE_FILE, "cannot be read", problem.strerror or str(problem))
+
+    def _add_configuration(self, path: Path, name: str, folder: Path) -> None:
+        if path.resolve() in self._read:
+            return
+        self._read.add(path.resolve())
+        try:
+            content = configurations.read_document(path)
+        except ConfigError as problem:
+            reason = str(problem).removeprefix(f"{path}: ")
+            self._report(name, WHOLE_FILE, "cannot be parsed", reason)
+            return
+        self.add_document(configurations.Document(name, content, folder))
+
+    def _add_data(self, path: Path, name: str) -> None:
+        from segbundle.audit import pickles
+
+        with path.open("rb") as stream:
+            head = stream.read(256)
+        if head.startswith(b"PK\x03\x04") and path.suffix.lower() not in pickles.SUFFIXES:
+            self._add_archive(path, name)
+        else:
+            self._found += pickles.inspect_data_file(path, name, head)
+
+    def _add_archive(self, path: Path, name: str) -> None:
+        import tempfile
+        import zipfile
+
+        from segbundle.audit import archives, pickles
+
+        try:
+            with zipfile.ZipFile(path) as archive:
+                if pickles.is_checkpoint(archive):
+                    self._found += pickles.inspect_data_file(path, name, b"PK\x03\x04")
+                    return
+                found = list(archives.archive_findings(archive, name))
+                if self._is_unpacked:
+                    found.append(Finding(name, WHOLE_FILE, "is a zip file within a zip file", ""))
+                if not found:
+                    with tempfile.TemporaryDirectory() as folder:
+                        archive.extractall(folder)
+                        inner = Inspection(is_unpacked=True)
+                        inner.add_folder(Path(folder), f"{name}/")
+                        found += inner.findings()
+                self._found += found
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError) as problem:
+            self._report(name, WHOLE_FILE, "cannot be read as a zip file", str(problem))
+
+    def _report_hidden_module(self, path: Path, folder: Path, name: str) -> None:
+        """Python imports what lies in the working directory first when it runs there as `python -m`."""
+        inside = path.relative_to(folder).parts
+        is_package = len(inside) == 2 and inside[1] == "__init__.py"
+        if len(inside) == 1 and path.suffix.lower() in _MODULE_SUFFIXES:
+            module = path.name.partition(".")[0]
+        elif is_package:
+            module = inside[0]
+        else:
+            return
+        if module in sys.stdlib_module_names or importlib.machinery.PathFinder.find_spec(module) is not None:
+            self._report(name, WHOLE_FILE, "takes the place of a module when Python runs in this folder", module)
+
+    def _report(self, name: str, key: str, what: str, value: str) -> None:
+        self._found.append(Finding(name, key, what, excerpt_of(value)))
+
+
+def _files_of(folder: Path, found: list[Finding]) -> Iterator[Path]:
+    """Yield the files in a folder, and the links to folders, which are not followed."""
+
+    def report(problem: OSError) -> None:
+        found.append(Finding(str(problem.filename), WHOLE_FILE, "cannot be read", problem.strerror or str(problem)))
+
+    for parent, folders, files in os.walk(folder, onerror=report):
+        folders.sort()
+        links = [name for name in folders if (Path(parent) / name).is_symlink()]
+        for name in sorted([*links, *files]):
+            yield Path(parent) / name

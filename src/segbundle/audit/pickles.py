@@ -1,0 +1,199 @@
+"""What pickles in checkpoints, arrays and other files would import; nothing is unpickled to find out."""
+
+from __future__ import annotations
+
+import io
+import pickletools
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from segbundle.audit.findings import WHOLE_FILE, Finding, excerpt_of
+from segbundle.startup import fast_imports
+
+SUFFIXES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".ts")
+_MAX_PICKLE_BYTES = 256_000_000
+_ARRAY = b"\x93NUMPY"
+_PICKLE = re.compile(rb"\x80[\x00-\x05]|\(*c[\w.]+\n[\w.]+\n")
+_TENSORS = re.compile(
+    r"collections\.OrderedDict"
+    r"|torch\._utils\._rebuild_(tensor|tensor_v2|tensor_v3|parameter|parameter_with_state|qtensor|sparse_tensor"
+    r"|nested_tensor|meta_tensor_no_storage)"
+    r"|torch\._tensor\._rebuild_from_type_v2|torch\.serialization\._get_layout"
+    r"|torch\.[A-Z][A-Za-z0-9]*Storage|torch\.storage\.(TypedStorage|UntypedStorage)"
+    r"|torch\.(Size|Tensor|device|bool|quint8|qint8|qint32|u?int\d+|b?float\d+|float8_\w+|complex\d+)"
+    r"|torch\.nn\.parameter\.Parameter"
+)
+_SCRIPTS = re.compile(r"__torch__\..*|torch\.jit\._pickle\.(build_\w+list|build_tensor_from_id|restore_type_tag)")
+_MARK = object()
+
+
+def is_pickle(head: bytes) -> bool:
+    """Return whether a file that begins with these bytes may be a pickle."""
+    return _PICKLE.match(head) is not None
+
+
+def inspect_data_file(path: Path, name: str, head: bytes) -> Iterator[Finding]:
+    """Yield what a checkpoint, a pickle or an array would import when it is loaded.
+
+    Args:
+        path: of the file.
+        name: for findings.
+        head: the first bytes of the file.
+    """
+    if head.startswith(b"PK\x03\x04"):
+        yield from _zip_findings(path, name)
+    elif head.startswith(_ARRAY):
+        with path.open("rb") as stream:
+            yield from _array_findings(stream, name, WHOLE_FILE)
+    elif is_pickle(head) or path.suffix.lower() in SUFFIXES:
+        yield from _plain_findings(path, name)
+
+
+def is_checkpoint(archive: zipfile.ZipFile) -> bool:
+    """Return whether a zip file is one of PyTorch's or NumPy's, and no bundle."""
+    names = archive.namelist()
+    return any(name.endswith("/data.pkl") for name in names) or all(name.endswith(".npy") for name in names)
+
+
+def _zip_findings(path: Path, name: str) -> Iterator[Finding]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            scripted = any(entry.endswith("/constants.pkl") for entry in names)
+            plain = not scripted and any(entry.endswith("/data.pkl") for entry in names)
+            found = [one for entry in archive.infolist() for one in _entry_findings(archive, entry, name, scripted)]
+    except (zipfile.BadZipFile, RuntimeError, OSError, ValueError, NotImplementedError) as problem:
+        yield Finding(name, WHOLE_FILE, "cannot be read as a zip file", excerpt_of(str(problem)))
+        return
+    yield from found
+    if plain and not found:
+        yield from _refused_by_torch(path, name)
+
+
+def _entry_findings(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str, scripted: bool) -> Iterator[Finding]:
+    suffix = Path(entry.filename).suffix.lower()
+    if suffix not in (".npy", ".pkl", ".pickle", ".debug_pkl"):
+        return
+    if entry.file_size > _MAX_PICKLE_BYTES and suffix != ".npy":
+        yield Finding(name, entry.filename, "pickle that is too large to read", f"{entry.file_size:,} bytes")
+        return
+    with archive.open(entry) as stream:
+        if suffix == ".npy":
+            yield from _array_findings(stream, name, entry.filename)
+        else:
+            yield from _pickle_findings(io.BytesIO(stream.read()), name, entry.filename, scripted, must_end=True)
+
+
+def _plain_findings(path: Path, name: str) -> Iterator[Finding]:
+    """Judge a file that is no zip: one pickle, or several as old versions of PyTorch wrote them."""
+    known = path.suffix.lower() in SUFFIXES
+    with path.open("rb") as stream:
+        if path.stat().st_size == 0:
+            yield Finding(name, WHOLE_FILE, "is empty", "")
+            return
+        first = True
+        while first or is_pickle(_peeked(stream)):
+            ends = first and known
+            found = list(_pickle_findings(stream, name, WHOLE_FILE, scripted=False, must_end=ends))
+            yield from found
+            if found:
+                return
+            first = False
+    if path.suffix.lower() in (".pt", ".pth", ".ckpt"):
+        yield from _refused_by_torch(path, name)
+
+
+def _pickle_findings(stream: IO[bytes], name: str, key: str, scripted: bool, must_end: bool) -> Iterator[Finding]:
+    names: set[str] = set()
+    problem = ""
+    try:
+        for one in _imports_of(stream):
+            names.add(one)
+    except Exception as error:  # pickletools raises whatever a malformed pickle makes it raise
+        problem = str(error) or type(error).__name__
+    unknown = sorted(one for one in names if not (_TENSORS.fullmatch(one) or (scripted and _SCRIPTS.fullmatch(one))))
+    if unknown:
+        yield Finding(
+            name, key, "pickle that is more than tensors: it imports what it names", excerpt_of(", ".join(unknown))
+        )
+    elif problem and must_end:
+        yield Finding(name, key, "cannot be read as a pickle", excerpt_of(problem))
+
+
+def _imports_of(stream: IO[bytes]) -> Iterator[str]:
+    """Yield the dotted names that a pickle imports, by following its stack without making anything."""
+    stack: list[Any] = []
+    memo: dict[int, Any] = {}
+    for opcode, argument, _ in pickletools.genops(stream):
+        code, place = opcode.name, argument if isinstance(argument, int) else 0
+        if code == "STACK_GLOBAL":
+            name, module = stack.pop(), stack.pop()
+            yield f"{module}.{name}" if isinstance(name, str) and isinstance(module, str) else "(computed)"
+            stack.append(None)
+        elif code in ("PUT", "BINPUT", "LONG_BINPUT"):
+            memo[place] = stack[-1]
+        elif code == "MEMOIZE":
+            memo[len(memo)] = stack[-1]
+        elif code in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(memo[place])
+        elif code == "DUP":
+            stack.append(stack[-1])
+        else:
+            if code in ("GLOBAL", "INST"):
+                yield str(argument).replace(" ", ".")
+            elif code.startswith("EXT"):
+                yield "(registered extension)"
+            _pop(stack, opcode)
+            for pushed in opcode.stack_after:
+                text = argument if isinstance(argument, str) and code not in ("GLOBAL", "INST", "PERSID") else None
+                stack.append(_MARK if pushed is pickletools.markobject else text)
+
+
+def _pop(stack: list[Any], opcode: pickletools.OpcodeInfo) -> None:
+    before = opcode.stack_before
+    if pickletools.markobject in before:
+        while stack.pop() is not _MARK:
+            pass
+        before = before[: before.index(pickletools.markobject)]
+    for _ in before:
+        stack.pop()
+
+
+def _array_findings(stream: IO[bytes], name: str, key: str) -> Iterator[Finding]:
+    from numpy.lib import format as arrays
+
+    try:
+        version = arrays.read_magic(stream)
+        read = arrays.read_array_header_1_0 if version == (1, 0) else arrays.read_array_header_2_0
+        _, _, dtype = read(stream)
+    except (ValueError, OSError, SyntaxError, RecursionError, MemoryError) as problem:
+        yield Finding(name, key, "cannot be read as an array", excerpt_of(str(problem)))
+        return
+    if dtype.hasobject:
+        yield Finding(name, key, "array of Python objects, which are pickled", excerpt_of(str(dtype)))
+
+
+def _refused_by_torch(path: Path, name: str) -> Iterator[Finding]:
+    """Judge a checkpoint by PyTorch's own reader, which makes tensors and plain values only."""
+    with fast_imports():
+        import torch
+
+    try:
+        is_zip = zipfile.is_zipfile(path)
+        if is_zip and (unsafe := torch.serialization.get_unsafe_globals_in_checkpoint(str(path))):
+            yield Finding(name, WHOLE_FILE, "checkpoint that is more than tensors", excerpt_of(", ".join(unsafe)))
+            return
+        torch.load(path, map_location="meta", weights_only=True, mmap=is_zip)
+    except Exception as problem:  # of any kind, for a file that anybody may have made
+        reason = str(problem).partition("\n")[0]
+        yield Finding(name, WHOLE_FILE, "cannot be read as a checkpoint of tensors", excerpt_of(reason))
+
+
+def _peeked(stream: IO[bytes]) -> bytes:
+    place = stream.tell()
+    head = stream.read(256)
+    stream.seek(place)
+    return head

@@ -1,0 +1,227 @@
+"""Which classes and functions a configuration may name: those of known modules of the four packages.
+
+A name is followed to the object that it stands for, since MONAI walks its attributes: `torch.optim.os.system` is no
+optimizer. For that, modules of monai, torch, ignite and segbundle are imported, and nothing else.
+"""
+
+from __future__ import annotations
+
+import enum
+import importlib
+import inspect
+import re
+import sys
+from functools import lru_cache
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any, NamedTuple
+
+from segbundle.audit.names import IMPORTS, NAMES, PASSED_THROUGH
+from segbundle.startup import fast_imports
+
+PACKAGES = ("monai", "torch", "ignite", "segbundle")
+OUTSIDE = "is outside monai, torch, ignite and segbundle"
+
+
+def _within(package: str, names: str) -> tuple[str, ...]:
+    return tuple(f"{package}.{name}" for name in names.split())
+
+
+_ROOMS = (
+    *_within("monai", "data engines handlers inferers losses metrics networks optimizers transforms"),
+    *_within("monai.apps", "deepedit deepgrow detection generation nuclick pathology reconstruction vista3d"),
+    *_within("torch", "amp cuda.amp optim utils.tensorboard.writer"),
+    *_within("torch.nn", "functional init modules parameter parallel.data_parallel parallel.distributed"),
+    *_within("torch.utils.data", "dataloader dataset distributed sampler"),
+    *_within("ignite", "engine handlers metrics"),
+)
+"""Modules, with those below them, whose classes and functions are harmless."""
+_EXCEPTIONS = (
+    *_within("monai.data", "torchscript_utils utils.pickle_operations"),  # load code or pickles
+    *_within("monai.handlers", "clearml_handlers mlflow_handler"),  # send data to a server
+    *_within("monai", "handlers.trt_handler networks.trt_compiler networks.layers.gmm"),  # compile and run
+    *_within("monai", "losses.perceptual"),  # runs code of torch.hub
+    *_within("monai.networks.utils", "convert_to_onnx convert_to_torchscript convert_to_trt save_state"),
+    *_within("monai.networks.utils", "look_up_named_module replace_modules replace_modules_temp set_named_module"),
+    *_within("monai.networks.utils", "simple_replace"),  # like those before: any attribute of any object
+    *_within("monai.networks.nets.flexible_unet", "FlexUNetEncoderRegister"),  # finds a class by its name
+    *_within("monai.transforms", "utils_create_transform_ims"),  # writes pictures
+    *_within("ignite.handlers", "clearml_logger comet_logger mlflow_logger neptune_logger polyaxon_logger"),
+    *_within("ignite.handlers", "fbresearch_logger visdom_logger wandb_logger"),
+    *_within("ignite.handlers.utils", "global_step_from_engine"),  # any attribute of any object
+)
+"""Modules, classes and functions of those modules that load code, run it, reach any attribute, or send data away."""
+_NAMED = (
+    *_within("monai.utils.misc", "ensure_tuple ensure_tuple_rep ensure_tuple_size fall_back_tuple first"),
+    *_within("monai.utils.misc", "issequenceiterable set_determinism"),
+    *_within("monai.auto3dseg.utils", "datafold_read"),
+)
+"""Functions outside of those modules."""
+_LEADING = frozenset(
+    name[:end] for name in (*_ROOMS, *_NAMED, "monai.utils.enums.") for end, char in enumerate(name) if char == "."
+)
+_OURS: dict[str, frozenset[str] | None] = {
+    "classes": frozenset({"num_classes"}),
+    "data": frozenset({"Case", "Geometry", "find_scans", "fold_names", "labelled_data", "load_cases", "read_scan"}),
+    **dict.fromkeys(("engines", "inferers", "losses", "metrics", "patches", "transforms")),  # all that they offer
+}
+_REPRODUCTION = re.compile(r"segbundle\.reproductions\.[a-z]\w*\.run")
+_DOTTED = re.compile(r"[A-Za-z]\w*(?:\.[A-Za-z]\w*)*", re.ASCII)
+
+
+class Walked(NamedTuple):
+    """How far a dotted name leads.
+
+    Args:
+        found: the class, function or value; None if nothing was imported to find it, or nothing was found.
+        rest: attributes of it.
+        problem: why the name may not be used.
+        listed: whether the name is one of `NAMES`.
+    """
+
+    found: Any
+    rest: list[str]
+    problem: str | None = None
+    listed: bool = False
+
+
+def target_problem(name: str) -> str | None:
+    """Return why a `_target_` may not be named, or None.
+
+    Args:
+        name: as the configuration has it: dotted, or the bare name of one of MONAI's components.
+
+    Example:
+        >>> target_problem("os.system")
+        'is outside monai, torch, ignite and segbundle'
+    """
+    if not _DOTTED.fullmatch(name):
+        return "is no plain dotted name"
+    if "." not in name:
+        return _bare_problem(name)
+    if name.partition(".")[0] not in PACKAGES:
+        return OUTSIDE
+    walked = walk(name)
+    if walked.problem is not None:
+        return walked.problem
+    if walked.rest:
+        return "is an attribute of a class"
+    if walked.listed and name.rpartition(".")[0] not in ("torch", "torch.cuda"):
+        return "is not known to be harmless with all arguments"
+    return None
+
+
+def is_known_module(name: str) -> bool:
+    """Return whether a dotted name is a module that leads to, or lies within, those of the lists above."""
+    known = name in _LEADING or any(_is_within(name, room) for room in _ROOMS)
+    return (
+        known
+        and not any(_is_within(name, exception) for exception in _EXCEPTIONS)
+        and (isinstance(found := _located(name), ModuleType) and found.__name__ == name)
+    )
+
+
+@lru_cache(maxsize=4096)
+def walk(name: str) -> Walked:
+    """Follow a dotted name from a module to the first class, function or value on its way.
+
+    Args:
+        name: begins with a module.
+    """
+    parts = name.split(".")
+    for end in range(1, len(parts) + 1):
+        prefix, rest = ".".join(parts[:end]), parts[end:]
+        if prefix in NAMES:
+            return Walked(None, rest, listed=True)
+        if not _DOTTED.fullmatch(prefix):
+            break
+        if _leads(prefix):
+            found = _located(prefix)
+            if found is None:
+                return Walked(None, [])  # MONAI finds nothing either, and says so
+            if not isinstance(found, ModuleType):
+                return Walked(found, rest, object_problem(found, prefix))
+            if found.__name__ != prefix:
+                return Walked(found, rest, f"is the module {found.__name__}")
+        elif prefix not in PASSED_THROUGH and prefix not in IMPORTS:
+            break
+    else:
+        return Walked(None, [], "is a module")
+    return Walked(None, [], "is not known to be harmless")
+
+
+def object_problem(found: Any, name: str = "") -> str | None:
+    """Return why a class, function or value of the four packages is not harmless, or None.
+
+    Args:
+        found: the object.
+        name: by which it was found.
+    """
+    if isinstance(found, (bool, int, float, str, enum.Enum)):
+        return None
+    if isinstance(found, BuiltinFunctionType) and name.startswith("torch.nn.functional."):
+        return None
+    if not inspect.isclass(found) and not isinstance(found, FunctionType):
+        return f"is a {type(found).__name__}, no class or function"
+    home = f"{found.__module__}.{found.__qualname__}"
+    if home.partition(".")[0] not in PACKAGES:
+        return f"is {home}, which {OUTSIDE}"
+    if any(_is_within(home, exception) for exception in _EXCEPTIONS):
+        return f"is {home}, which can load or run code, or write and send what it likes"
+    option = inspect.isclass(found) and issubclass(found, enum.Enum) and _is_within(home, "monai.utils")
+    known = option or home in _NAMED or any(_is_within(home, room) for room in _ROOMS) or _is_ours(found)
+    return None if known and not found.__qualname__.startswith("_") else f"is {home}, which is not known to be harmless"
+
+
+def _leads(name: str) -> bool:
+    """Return whether a dotted name may be looked up: it is, lies within, or leads to a module of the lists above."""
+    package, *rooms = name.split(".")
+    if package == "segbundle":
+        return not rooms or rooms[0] == "reproductions" or rooms[0] in _OURS
+    leading = name in _LEADING or name.rpartition(".")[0] in _LEADING
+    return leading or any(_is_within(name, room) for room in _ROOMS)
+
+
+def _located(name: str) -> Any:
+    """Find an object as MONAI does."""
+    import pydoc
+
+    with fast_imports():
+        try:
+            return pydoc.locate(name)
+        except pydoc.ErrorDuringImport:
+            return None
+
+
+@lru_cache(maxsize=4096)
+def _bare_problem(name: str) -> str | None:
+    """Judge all that MONAI may take a bare name for."""
+    with fast_imports():
+        importlib.import_module("monai.bundle")
+    candidates = [
+        found
+        for module in [known for known in sys.modules if known.startswith("monai")]
+        if (found := vars(sys.modules[module]).get(name)) is not None
+        and (inspect.isclass(found) or inspect.isfunction(found))
+        and found.__module__ == module
+    ]
+    if not candidates:
+        return f"is no component of MONAI, and {OUTSIDE.removeprefix('is ')}"
+    return next((problem for found in candidates if (problem := object_problem(found))), None)
+
+
+def _is_within(name: str, module: str) -> bool:
+    return name == module or name.startswith(f"{module}.")
+
+
+def _is_ours(found: Any) -> bool:
+    package, *rooms = found.__module__.split(".")
+    if package != "segbundle" or not rooms:
+        return False
+    if _REPRODUCTION.fullmatch(f"{found.__module__}.{found.__qualname__}"):
+        return True
+    if rooms[0] not in _OURS:
+        return False
+    room = sys.modules[f"segbundle.{rooms[0]}"]
+    names = _OURS[rooms[0]]
+    offered = room.__all__ if names is None else names
+    return found.__name__ in offered and getattr(room, found.__name__, None) is found

@@ -1,0 +1,27 @@
+"""All cases."""
+
+from __future__ import annotations
+
+from hostile import (
+    checkpoints,
+    command_line,
+    dataset_json,
+    file_system,
+    labels,
+    names,
+    run_folders,
+    scans_dicom,
+    scans_itk,
+    scans_nifti,
+    task_yaml,
+)
+from hostile.cases import Case, distinct
+
+_MODULES = (
+    scans_nifti, scans_itk, scans_dicom, labels, names, file_system, dataset_json, task_yaml, command_line, checkpoints,
+    run_folders,
+)  # fmt: skip
+
+
+def all_cases() -> list[Case]:
+    return distinct(case for module in _MODULES for case in module.cases())

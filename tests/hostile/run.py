@@ -1,0 +1,82 @@
+"""Run the bad inputs and print a table of what came of them.
+
+    PYTHONPATH=tests python -m hostile.run [--kind WORDS] [--every N] [--workers N] [--real N] [--json FILE] [--folder FOLDER]
+
+The exit code is 1 if anything is not right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from hostile.cases import ACCEPTED, PARTIAL, REFUSED
+from hostile.generate import all_cases
+from hostile.runner import Result, Runner, written
+
+_COLUMNS = ("traceback", "crashed", "hang", "executed")
+
+
+def table(results: Sequence[Result]) -> Iterator[str]:
+    """Counts by kind as a Markdown table."""
+    yield "| kind | cases | refused | partial | accepted | tracebacks | crashes | hangs | executions | files of others touched | not right |"
+    yield "|---|" + "---:|" * 10
+    kinds = [*dict.fromkeys(result.kind for result in results)]
+    for kind, some in [*((kind, [r for r in results if r.kind == kind]) for kind in kinds), ("**all**", [*results])]:
+        count = Counter(result.outcome for result in some)
+        touched = sum(any("files of others" in problem for problem in result.problems) for result in some)
+        wrong = sum(bool(result.problems) for result in some)
+        told = (count[key] for key in (REFUSED, PARTIAL, ACCEPTED, *_COLUMNS))
+        yield f"| {kind} | {len(some)} | {' | '.join(map(str, told))} | {touched} | {wrong} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kind", default="", help="only kinds that hold these words")
+    parser.add_argument("--name", default="", help="only cases whose name holds these words")
+    parser.add_argument("--every", type=int, default=1, help="only every so many")
+    parser.add_argument("--real", type=int, default=0, help="run so many, spread over all, as real commands instead")
+    parser.add_argument("--workers", type=int, default=1, help="processes that run cases side by side")
+    parser.add_argument("--json", type=Path, help="write all results here")
+    parser.add_argument("--folder", type=Path, help="where to run; folders of cases that are not right are kept there")
+    parser.add_argument("--count", action="store_true", help="count the cases and run none")
+    arguments = parser.parse_args()
+    cases = [case for case in all_cases() if arguments.kind in case.kind and arguments.name in case.name]
+    cases = cases[:: arguments.every]
+    if arguments.real:
+        cases = cases[:: max(1, len(cases) // arguments.real)][: arguments.real]
+    if arguments.count:
+        print("\n".join(f"{count:5} {kind}" for kind, count in Counter(case.kind for case in cases).items()))
+        print(f"{len(cases):5} cases")
+        return
+    results: list[Result] = []
+    touched: list[str] = []
+
+    def work(share: int) -> None:
+        runner = Runner(folder / str(share), keep=arguments.folder is not None)
+        for case in cases[share :: arguments.workers]:
+            result = runner.run(case, bool(arguments.real))
+            results.append(result)
+            for problem in result.problems:
+                print(f"{result.id.encode('utf-8', 'backslashreplace').decode()}: {problem}", flush=True)
+        touched.extend(runner.close())
+
+    with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(arguments.workers) as workers:
+        folder = arguments.folder or Path(temporary)
+        list(workers.map(work, range(arguments.workers)))
+    order = {case.id: number for number, case in enumerate(cases)}
+    results.sort(key=lambda result: order[result.id])
+    if arguments.json:
+        written(results, arguments.json)
+    print("\n".join([*touched, "", *table(results)]))
+    distinct = len({result.digest for result in results})
+    print(f"\n{distinct} distinct inputs, {sum(result.seconds for result in results):.0f} s")
+    raise SystemExit(bool(touched) or any(result.problems for result in results))
+
+
+if __name__ == "__main__":
+    main()

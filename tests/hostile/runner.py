@@ -1,0 +1,273 @@
+"""Runs cases, and tells what came of each: its outcome, and everything about it that is not right."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hostile.cases import ACCEPTED, CANARY, EITHER, PARTIAL, REFUSED, Case, Place
+from hostile.material import make_material
+
+ROOT = Path(__file__).parents[2]
+MOST_LINES, MOST_CHARACTERS = 5, 1000
+_SECONDS = re.compile(r"\b0x[0-9a-f]{6,}")
+
+
+@dataclass
+class Result:
+    """What came of a case.
+
+    Attributes:
+        outcome: refused, partial, accepted, traceback, crashed, hang, executed.
+        problems: everything that is not right, a sentence each.
+        digest: of the command line and the input, to tell distinct cases.
+    """
+
+    id: str
+    kind: str
+    expect: str
+    outcome: str
+    seconds: float
+    command: str
+    problems: list[str] = field(default_factory=list)
+    message: str = ""
+    digest: str = ""
+    reason: str = ""
+
+
+class Runner:
+    """Runs cases in forks of one process that has imported everything, or as real commands.
+
+    Args:
+        folder: where cases happen, a new one.
+        keep: leave the folders of cases that fail.
+    """
+
+    def __init__(self, folder: Path, keep: bool = False) -> None:
+        self.folder, self.keep, self._count = folder.resolve(), keep, 0
+        self.folder.mkdir(parents=True, exist_ok=True)
+        environment = {
+            **os.environ, "OMP_NUM_THREADS": "1", "HOME": str(self.folder), "MPLCONFIGDIR": str(self.folder / ".mpl"),
+            "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", str(ROOT / "src"))]),
+            "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "200",
+        }  # fmt: skip
+        self.environment = environment
+        self._worker = subprocess.Popen(
+            [sys.executable, "-W", "ignore::DeprecationWarning", "-m", "hostile.worker"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, encoding="utf-8",
+        )  # fmt: skip
+        self.material = make_material(self.folder / "material", self._run_well)
+        self._shared = self._stated(self.material.folder)
+        self._hashed = snapshot(self.material.folder)
+        self._bundle = self._stated(ROOT / "bundle")
+
+    def close(self) -> list[str]:
+        """End the process; what has become of the files that all cases share."""
+        assert self._worker.stdin is not None
+        self._worker.stdin.close()
+        self._worker.wait()
+        return changes(self._hashed, snapshot(self.material.folder), [], [])
+
+    def run(self, case: Case, real: bool = False) -> Result:
+        self._count += 1
+        folder = self.folder / f"{self._count:04d}"
+        place = Place(folder, self.material)
+        folder.mkdir()
+        words = [_text(word) for word in case.build(place)]
+        before = snapshot(folder)
+        answer = (self._really if real else self._forked)(words, folder)
+        after = snapshot(folder)
+        result = self._judged(case, place, words, answer, before, after)
+        if result.problems and self.keep:
+            (folder / ".case").write_text(f"{case.id}\n{result.command}\n", errors="backslashreplace")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+        return result
+
+    def _judged(
+        self,
+        case: Case,
+        place: Place,
+        words: list[str],
+        answer: dict[str, Any],
+        before: dict[str, str],
+        after: dict[str, str],
+    ) -> Result:
+        out, err = answer["out"], answer["err"]
+        told = out + err + _records(place.output)
+        problems: list[str] = []
+        canaries = [path for path in after if Path(path).name == CANARY and path not in before]
+        if answer["hang"]:
+            outcome = "hang"
+        elif canaries:
+            outcome = "executed"
+        elif "Traceback (most recent call last)" in told:
+            outcome = "traceback"
+        elif answer["code"] < 0 or answer["code"] > 2:
+            outcome = "crashed"
+        elif answer["code"] == 0:
+            outcome = ACCEPTED
+        else:
+            outcome = REFUSED
+        if (
+            outcome in (ACCEPTED, REFUSED)
+            and case.right is not None
+            and (outcome == ACCEPTED or case.expect == PARTIAL)
+        ):
+            try:
+                wrong = case.right(place)
+            except Exception as error:
+                wrong = f"the result cannot be judged: {type(error).__name__}: {error}"
+            if wrong is not None:
+                problems.append(f"wrong result: {wrong}")
+            elif outcome == REFUSED:
+                outcome = PARTIAL
+        wanted = {EITHER: (ACCEPTED, REFUSED)}.get(case.expect, (case.expect,))
+        if outcome not in wanted:
+            problems.insert(0, f"{outcome} instead of {case.expect}")
+        if outcome in (REFUSED, PARTIAL):
+            problems += self._about_messages(case, words, err, told)
+        problems += changes(before, after, [place.output], place.may_change, place.folder)
+        problems += [f"partial file left: {path}" for path in after if ".partial" in path and path not in before]
+        if self._stated(self.material.folder) != self._shared or self._stated(ROOT / "bundle") != self._bundle:
+            problems.append("files of others touched: shared ones")
+            self._shared, self._bundle = self._stated(self.material.folder), self._stated(ROOT / "bundle")
+        command = " ".join(words).replace(str(place.folder), ".").replace(str(self.material.folder), "MATERIAL")
+        made = sorted((os.path.relpath(path, place.folder), content) for path, content in before.items())
+        digest = hashlib.sha256((command + json.dumps(made)).encode("utf-8", "backslashreplace"))
+        message = (err.strip() or out.strip())[-700:].replace(str(place.folder), ".")
+        return Result(
+            case.id, case.kind, case.expect, outcome, round(answer["seconds"], 2), command, problems, message,
+            digest.hexdigest()[:16], case.reason,
+        )  # fmt: skip
+
+    def _about_messages(self, case: Case, words: list[str], err: str, told: str) -> list[str]:
+        problems = []
+        lines = [line for line in err.splitlines() if line.strip()]
+        if not lines:
+            problems.append("no message")
+        most = MOST_LINES if words[0] != "check" else 2 * MOST_LINES  # one for each problem, and their number
+        if len(lines) > most or len(err) > most * MOST_CHARACTERS // MOST_LINES:
+            problems.append(f"message of {len(lines)} lines and {len(err)} characters")
+        usage = "Usage:" in err
+        if words[0] != "check" and not usage and not any(line.startswith("Error: ") for line in lines):
+            problems.append("no line that begins with `Error: `")
+        if " object at 0x" in told or _SECONDS.search(told):
+            problems.append("the address of a Python object in a message")
+        for name in case.names:
+            if not any(one.lower() in told.lower() for one in name.split("|")):
+                problems.append(f"the message does not name {name!r}")
+        return problems
+
+    def _forked(self, words: list[str], folder: Path) -> dict[str, Any]:
+        out, err = folder.with_suffix(".out"), folder.with_suffix(".err")
+        asked = {"words": words, "folder": str(folder), "stdout": str(out), "stderr": str(err)}
+        for path in (out, err):
+            path.touch()
+        assert self._worker.stdin is not None and self._worker.stdout is not None
+        print(json.dumps(asked), file=self._worker.stdin, flush=True)
+        answer: dict[str, Any] = json.loads(self._worker.stdout.readline())
+        answer["out"], answer["err"] = (path.read_text(errors="backslashreplace") for path in (out, err))
+        for path in (out, err):
+            path.unlink()
+        return answer
+
+    def _really(self, words: list[str], folder: Path) -> dict[str, Any]:
+        """The command as a user runs it; starting takes seconds, so it may take twice as long."""
+        program, started = Path(sys.executable).parent / "segbundle", time.monotonic()
+        try:
+            done = subprocess.run(
+                [str(program), *words], cwd=folder, env=self.environment, capture_output=True, timeout=60, check=False,
+                stdin=subprocess.DEVNULL, encoding="utf-8", errors="backslashreplace",
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return {"code": None, "seconds": time.monotonic() - started, "hang": True, "out": "", "err": ""}
+        seconds = time.monotonic() - started
+        return {"code": done.returncode, "seconds": seconds, "hang": False, "out": done.stdout, "err": done.stderr}
+
+    def _run_well(self, words: Sequence[object], folder: Path) -> None:
+        answer = self._forked([_text(word) for word in words], folder)
+        assert answer["code"] == 0, answer
+
+    def _stated(self, folder: Path) -> dict[str, tuple[int, int]]:
+        found = {}
+        for place, folders, files in os.walk(folder):
+            if "__pycache__" in folders:
+                folders.remove("__pycache__")
+            for name in files:
+                status = os.lstat(os.path.join(place, name))
+                found[os.path.join(place, name)] = (status.st_size, status.st_mtime_ns)
+        return found
+
+
+def _text(word: object) -> str:
+    return os.fsdecode(word) if isinstance(word, (bytes, os.PathLike)) else str(word)
+
+
+def _records(output: Path) -> str:
+    try:
+        text = (output / "predictions.json").read_text(encoding="utf-8", errors="backslashreplace")
+        return "\n".join(str(record["error"]) for record in json.loads(text) if record["error"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    """Every file, link and folder below a folder, with a digest of its content."""
+    found: dict[str, str] = {}
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = os.path.join(place, name)
+            mode = os.lstat(path).st_mode
+            if stat.S_ISLNK(mode):
+                found[path] = f"link {os.readlink(path)}"
+            elif stat.S_ISDIR(mode):
+                found[path] = "folder"
+            elif stat.S_ISREG(mode):
+                with open(path, "rb") as file:
+                    found[path] = hashlib.sha256(file.read()).hexdigest()
+            else:
+                found[path] = "special"
+    return found
+
+
+def changes(
+    before: dict[str, str],
+    after: dict[str, str],
+    outputs: list[Path],
+    may_change: list[Path],
+    folder: Path | None = None,
+) -> list[str]:
+    """Files that were there and are not as they were, and new ones outside the outputs."""
+
+    def within(path: str, places: list[Path]) -> bool:
+        return any(path == str(place) or path.startswith(f"{place}{os.sep}") for place in places)
+
+    def shown(path: str) -> str:
+        return (path if folder is None else os.path.relpath(path, folder)).encode("utf-8", "backslashreplace").decode()
+
+    problems = []
+    for path, content in before.items():
+        if after.get(path) != content and not within(path, may_change):
+            what = "removed" if path not in after else "changed"
+            problems.append(f"files of others touched: {shown(path)} {what}")
+    for path in after:
+        if path not in before and not within(path, [*outputs, *may_change]) and Path(path).name != CANARY:
+            problems.append(f"file written outside the output folder: {shown(path)}")
+    return problems[:4]
+
+
+def written(results: Sequence[Result], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([asdict(result) for result in results], indent=1, ensure_ascii=True))

@@ -16,7 +16,7 @@ from segbundle.documents import read_yaml
 from segbundle.errors import ConfigError, OutputError, show_plain_errors
 from segbundle.files import written_whole
 from segbundle.options import default_bundle, refuse_missing_values, split_overrides
-from segbundle.running import plain_errors, run_workflow
+from segbundle.running import plain_errors, run_workflow, stop_on_signals, stopped_plainly
 from segbundle.startup import fast_imports
 
 app = typer.Typer(
@@ -340,7 +340,9 @@ def reproduce(
 def main() -> None:
     """Entry point of the `segbundle` command."""
     show_plain_errors()
-    app()
+    stop_on_signals()
+    with stopped_plainly():
+        app()
 
 
 def _one_or_several(paths: list[Path] | None) -> str | list[str] | None:

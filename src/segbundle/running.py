@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
+from types import FrameType
 from typing import Any
 
 import typer
@@ -15,13 +20,84 @@ from segbundle.errors import ConfigError, SegbundleError, root_error
 from segbundle.options import default_bundle, refuse_missing_values, split_overrides
 from segbundle.startup import fast_imports
 
+_GRACE = 10.0
+"""Seconds in which a command that is stopped finishes what it writes."""
+_stopped_by: list[int] = []
+"""Signals that have asked this process to end."""
+_told = False
+"""Whether the user knows that the command was stopped."""
+_GO_ON = {
+    "train": " Go on after the last finished epoch with --resume.",
+    "inference": " Go on with the scans that are left with --resume.",
+}
+
+
+def stop_on_signals() -> None:
+    """Let SIGTERM stop a command as Ctrl-C does: with one line and exit code 128 plus the signal's number.
+
+    During imports the process ends at once, as `pydoc`, which MONAI imports with, swallows the exception. So it does
+    after a second signal, or ten seconds.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # a shell lets programs in the background ignore Ctrl-C
+            signal.signal(number, _stop)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    if _stopped_by or _is_importing(frame):
+        _end(number)
+    _stopped_by.append(number)
+    timer = Timer(_GRACE, _end, [number])
+    timer.daemon = True
+    timer.start()
+    raise KeyboardInterrupt
+
+
+def _stopped(again: str = "") -> int:
+    """Say once that the command was stopped; the exit code."""
+    global _told
+    if not _told:
+        print(f"Stopped.{again}", file=sys.stderr, flush=True)
+    _told = True
+    return 128 + (_stopped_by or [signal.SIGINT])[0]
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _end(number: int) -> None:
+    _stopped()
+    os._exit(128 + number)
+
 
 @contextmanager
-def plain_errors() -> Iterator[None]:
-    """Turn the errors that users can mend into a message and exit code 1, without a traceback."""
+def stopped_plainly() -> Iterator[None]:
+    """Say so if a signal stops a command that has not begun its work; typer would end it without a word."""
     try:
         yield
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit):
+        if not _stopped_by:
+            raise
+        raise SystemExit(_stopped()) from None
+
+
+@contextmanager
+def plain_errors(again: str = "") -> Iterator[None]:
+    """Turn the errors that users can mend into a message and exit code 1, without a traceback.
+
+    Args:
+        again: what the message of a command that was stopped adds, for instance how to go on.
+    """
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        if not isinstance(error, typer.Exit) and (_stopped_by or isinstance(error, KeyboardInterrupt)):
+            raise typer.Exit(_stopped(again)) from None
         root = root_error(error)
         if isinstance(error, typer.Exit) or not isinstance(root, (SegbundleError, OSError)):
             raise
@@ -48,7 +124,7 @@ def run_workflow(
         words_are: the key that words which are no `--key value` pair belong to, if any do.
         trust: whether to run a bundle and task YAMLs that the audit flags.
     """
-    with plain_errors():
+    with plain_errors(_GO_ON.get(name, "")):
         plain, overrides = split_overrides(words or [])
         if plain and words_are is None:
             raise ConfigError(f"unexpected argument {plain[0]!r}; config keys are given as --key value.")
@@ -67,17 +143,9 @@ def run_workflow(
             key: str(value) if isinstance(value, Path) else value for key, value in given.items() if value is not None
         }
         workflow = _workflow(files, configs, {**chosen, **overrides})
-        try:
-            workflow.initialize()
-            workflow.run()
-            workflow.finalize()
-        except KeyboardInterrupt:
-            again = {
-                "train": " Go on after the last finished epoch with --resume.",
-                "inference": " Go on with the scans that are left with --resume.",
-            }
-            typer.echo(f"Stopped.{again.get(name, '')}", err=True)
-            raise typer.Exit(130) from None
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
 
 
 def _begin_reading(scan: str) -> None:

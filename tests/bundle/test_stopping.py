@@ -1,0 +1,60 @@
+"""A command that is asked to end: one line, exit code 128 plus the signal's number, and the rest later."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from commands import TINY, segbundle
+
+SEGBUNDLE = str(Path(sys.executable).parent / "segbundle")
+
+
+def stopped(number, after, *words):
+    """Send a signal to a command once a line of its output holds some words; exit code and messages."""
+    command = [SEGBUNDLE, *map(str, words)]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # jobs in the background ignore it
+    )
+    for line in process.stdout:
+        if after in line:
+            break
+    process.send_signal(number)
+    _, messages = process.communicate(timeout=60)
+    return process.returncode, messages
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_training_is_stopped_and_goes_on(number, dataset, trained, tmp_path):
+    out = tmp_path / "out"
+    words = ["train", "--config", TINY, "--dataset_dir", dataset, "--output_dir", out]
+    code, messages = stopped(number, "epoch", *words)
+    assert code == 128 + number
+    assert messages == "Stopped. Go on after the last finished epoch with --resume.\n"
+    assert [path.name for path in out.iterdir() if ".partial" in path.name] == []
+    done = segbundle(*words, "--resume")
+    assert done.returncode == 0, done.stderr
+    weights, undisturbed = (torch.load(folder / "model.pt", weights_only=True) for folder in (out, trained))
+    assert all(torch.equal(weights[name], undisturbed[name]) for name in undisturbed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_is_stopped_while_it_starts(number, dataset, tmp_path):
+    code = (
+        "import os, segbundle.cli, segbundle.running as running\n"
+        f"running.fast_imports = lambda: os.kill(os.getpid(), {number:d})\n"
+        "segbundle.cli.main()"
+    )
+    words = ["train", "--config", TINY, "--dataset_dir", dataset, "--output_dir", tmp_path / "out"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)], capture_output=True, encoding="utf-8", check=False
+    )
+    assert done.returncode == 128 + number
+    assert done.stderr.startswith("Stopped.") and done.stderr.count("\n") == 1

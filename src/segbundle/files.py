@@ -7,33 +7,47 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from segbundle.errors import OutputError
+from segbundle.outputs import names, owner_of
 
-_PARTIAL = ".partial-"
 _LOCK = ".lock"
 _locks: list[Any] = []
 """Held until the process ends."""
+_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?")
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+"""Beginnings of cells that spreadsheet programs compute, with the apostrophes that keep them from it."""
 
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` to write to; it takes `path`'s place when the block ends well.
 
+    In a claimed output folder (`segbundle.outputs`) the file is recorded, and files of others are not replaced. Links
+    are replaced, not followed.
+
     Raises:
-        OutputError: the folder or the file cannot be written.
+        OutputError: the folder or the file cannot be written, or the file is not segbundle's.
     """
     path = Path(path)
-    partial = path.with_name(f"{_PARTIAL}{os.getpid()}-{path.name}")
+    partial, owner = names.partial(path, os.getpid()), owner_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if owner is not None:
+            owner.refuse([path])
+        partial.unlink(missing_ok=True)
+        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield partial
         with partial.open("rb") as file:
             os.fsync(file.fileno())  # or a machine that stops may have the new name and not the new content
+        if owner is not None:
+            owner.refuse([path])
+            owner.record(path, partial)
         partial.replace(path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error}); check the folder and the free space.") from error
@@ -70,7 +84,10 @@ def keep_others_out(folder: str | Path) -> None:
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(Path(folder).resolve() / _LOCK, timeout=0, is_singleton=True)
+    place = Path(folder).resolve() / _LOCK
+    if place.is_symlink() or (place.exists() and (not place.is_file() or place.stat().st_size)):
+        raise OutputError(f"{place}: is not an empty file, as runs lock. Move it away, or choose another --output_dir.")
+    lock = FileLock(place, timeout=0, is_singleton=True)
     with suppress(OSError, NotImplementedError):  # some network file systems know no locks
         try:
             lock.acquire()
@@ -91,25 +108,64 @@ def _let_others_in() -> None:
 
 def remove_partial(folder: str | Path) -> None:
     """Remove what killed runs have left half written in a folder; no other run may be writing to it."""
-    for path in Path(folder).glob(f"{_PARTIAL}*"):
-        with suppress(OSError):
-            path.unlink()
+    for path in Path(folder).glob(".partial-*"):
+        if names.is_partial(path.name) and not path.is_dir():
+            with suppress(OSError):
+                path.unlink()
 
 
-def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Write a table for people and programs, whole or not at all: comma, UTF-8, RFC 4180.
 
-    With a byte order mark where there are other letters than ASCII's: Excel takes them for something else without it,
-    and pandas reads either.
+    A byte order mark is written where there are other letters than ASCII's: Excel needs it, and pandas reads either.
+    A cell that begins with `=`, `+`, `-`, `@`, a tab or a carriage return, and is no number, gets an apostrophe before
+    it: spreadsheet programs would compute it, quoted or not. `read_csv` removes the apostrophe.
 
     Raises:
         OutputError: the file cannot be written.
     """
     text = io.StringIO(newline="")
-    csv.writer(text).writerows([columns, *rows])
+    csv.writer(text).writerows([columns, *(map(_inert, row) for row in rows)])
     content = text.getvalue()
     with written_whole(path) as partial:
         partial.write_text(content, encoding="utf-8" if content.isascii() else "utf-8-sig", newline="")
+
+
+def read_csv(path: str | Path, columns: Collection[str]) -> list[dict[str, str]]:
+    """Return the rows of a table that `write_csv` wrote, by the names of its columns.
+
+    Args:
+        path: the file.
+        columns: names of the columns that the table must have.
+
+    Raises:
+        OutputError: the file is missing, cannot be read, lacks columns, or has rows of another length.
+    """
+    path = Path(path)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            header = next(reader, [])
+            if missing := [column for column in columns if column not in header]:
+                raise OutputError(f"{path}: has no column {missing[0]!r}. Write it again by the run that made it.")
+            rows = []
+            for row in filter(None, reader):
+                if len(row) != len(header):
+                    raise OutputError(
+                        f"{path}: line {reader.line_num} has {len(row)} cells, the header {len(header)}. Correct it."
+                    )
+                rows.append({name: _as_written(cell) for name, cell in zip(header, row, strict=True)})
+            return rows
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise OutputError(f"{path}: cannot be read as a table ({error}). Write it again.") from error
+
+
+def _inert(cell: str) -> str:
+    return f"'{cell}" if _FORMULA.match(cell) and not _NUMBER.fullmatch(cell) else cell
+
+
+def _as_written(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def write_json(path: str | Path, content: Any) -> None:

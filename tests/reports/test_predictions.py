@@ -398,10 +398,18 @@ def test_volumes_of_sheared_scans_are_those_of_their_voxels(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("predictions.json", "{}", r"predictions\.json: cannot be read \(it holds no JSON array\)"),
-        ("predictions.json", "[{}]", r"predictions\.json: cannot be read \(KeyError"),
+        (
+            "predictions.json",
+            "{}",
+            r"predictions\.json: cannot be read \(the content is \{\}: input should be a valid list\)",
+        ),
+        (
+            "predictions.json",
+            "[{}]",
+            r"predictions\.json: cannot be read \(\[0\]\.case is missing; \[0\]\.status is missing\)",
+        ),
         ("predictions.json", "[", r"predictions\.json: cannot be read .* predict or evaluate again"),
-        ("run.json", "[]", r"run\.json: cannot be read \(it holds no JSON object\)"),
+        ("run.json", "[]", r"run\.json: cannot be read \(the content is \[\]: input should be a valid dictionary"),
         ("run.json", '{"config": null}', r"run\.json: tells no class_names"),
     ],
 )

@@ -1,9 +1,10 @@
 """Scores and predictions as tables and pages, for people and programs."""
 
+from segbundle.outputs.names import RESULTS, RUN_FILE
 from segbundle.reports.comparison import write_comparison
 from segbundle.reports.page import write_report
 from segbundle.reports.prediction_page import write_prediction_report
-from segbundle.reports.runs import RESULTS, RUN_FILE, fold_folders, holds_scores, read_run, write_run
+from segbundle.reports.runs import fold_folders, holds_scores, read_run, write_run
 from segbundle.reports.scores import CaseScores, print_summary, read_rows, read_scores, summarize, write_scores
 from segbundle.reports.structures import Structure, training_cases_of, write_training_cases
 

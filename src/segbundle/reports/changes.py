@@ -11,8 +11,9 @@ from markupsafe import Markup
 
 from segbundle.errors import SegbundleError, describe
 from segbundle.metrics import Status
+from segbundle.reports.case_files import CaseFiles
 from segbundle.reports.rendering import LABELS, number, progress, room_for_pictures
-from segbundle.reports.runs import CaseFiles, Run, window_of
+from segbundle.reports.runs import Run, window_of
 from segbundle.reports.scores import Row
 from segbundle.reports.slices import CaseVolumes, changed_slices
 

@@ -13,11 +13,12 @@ import numpy as np
 
 from segbundle.errors import OutputError
 from segbundle.files import written_whole
+from segbundle.reports.case_files import refuse_if_moved
 from segbundle.reports.caveats import caveats, few
 from segbundle.reports.changes import pictures_of_changes
 from segbundle.reports.charts import Point, strip_plot
 from segbundle.reports.rendering import LABELS, as_yaml, number, render, signed
-from segbundle.reports.runs import Run, read_run, refuse_if_moved
+from segbundle.reports.runs import Run, read_run
 from segbundle.reports.scores import Row, bootstrap_interval, mean_dice
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -10,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from segbundle.errors import DataError
-from segbundle.files import write_csv
+from segbundle.errors import DataError, OutputError
+from segbundle.files import read_csv, write_csv
 from segbundle.metrics.measures import measure_classes
 from segbundle.reports.slices import CaseVolumes
 from segbundle.reports.structures import Structure, measured
@@ -80,14 +79,19 @@ def _told(words: Sequence[str]) -> tuple[str, str]:
 
 
 def read_warnings(path: Path) -> dict[str, str]:
-    """The warnings of every scan that has some, most of them first; none if there is no file."""
+    """Return the warnings of every scan that has some, most of them first; none if there is no file.
+
+    Raises:
+        OutputError: the file is damaged.
+    """
     if not path.is_file():
         return {}
     found: dict[str, list[str]] = {}
     counts: Counter[str] = Counter()
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        for line in csv.DictReader(file):
-            if line["warnings"]:
-                found.setdefault(line["case"], []).append(f"{line['class']} {line['warnings']}".strip())
-                counts[line["case"]] += int(line["num_warnings"])
+    for line in read_csv(path, ("case", "class", "num_warnings", "warnings")):
+        if line["warnings"]:
+            found.setdefault(line["case"], []).append(f"{line['class']} {line['warnings']}".strip())
+            if not line["num_warnings"].isdecimal():
+                raise OutputError(f"{path}: num_warnings of case {line['case']} is {line['num_warnings']!r}.")
+            counts[line["case"]] += int(line["num_warnings"])
     return {case: "; ".join(found[case]) for case in sorted(found, key=lambda case: (-counts[case], case))}

@@ -9,11 +9,12 @@ from typing import Any
 
 from segbundle.files import written_whole
 from segbundle.metrics import Status
+from segbundle.reports.case_files import refuse_if_moved
 from segbundle.reports.caveats import caveats, few
 from segbundle.reports.charts import Figure, Point, bland_altman, strip_plot
 from segbundle.reports.gallery import farthest, gallery, worst_first
 from segbundle.reports.rendering import LABELS, as_yaml, number, render
-from segbundle.reports.runs import Run, about, read_run, refuse_if_moved, short_name
+from segbundle.reports.runs import Run, about, read_run, short_name
 from segbundle.reports.scores import Row
 from segbundle.reports.trainings import drawn, read_curves, unfinished
 

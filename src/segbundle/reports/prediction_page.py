@@ -16,12 +16,13 @@ from tqdm import tqdm
 
 from segbundle.errors import SegbundleError, describe
 from segbundle.files import written_whole
+from segbundle.reports.case_files import refuse_if_moved
 from segbundle.reports.charts import Figure, Point, strip_plot
 from segbundle.reports.colours import style_of
 from segbundle.reports.expectations import Expectations, Warnings, of_all_scans, unchecked, warnings_of
 from segbundle.reports.measurements import measure, write_measurements
 from segbundle.reports.rendering import as_yaml, number, render, room_for_pictures
-from segbundle.reports.runs import Predictions, about, read_predictions, refuse_if_moved, short_name, window_of
+from segbundle.reports.runs import Predictions, about, read_predictions, short_name, window_of
 from segbundle.reports.slices import CaseVolumes, overview_slices, where_to_look
 from segbundle.reports.structures import Structure, read_training_cases
 

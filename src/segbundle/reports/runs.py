@@ -2,83 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
+from segbundle.documents import read_json, validate
 from segbundle.errors import OutputError
 from segbundle.files import write_json
-from segbundle.metrics import Status
+from segbundle.outputs import names
+from segbundle.reports.case_files import CaseFiles
+from segbundle.reports.journal import damage_named, journals, read_records
 from segbundle.reports.scores import Row, read_rows
 
-RUN_FILE = "run.json"
-TRAINING_CASES = "training_cases.csv"
-RESULTS = (RUN_FILE, "metrics.csv", "summary.json", "report.html", "measurements.csv")
-"""What tells of label maps, or was made of them, and is outdated when they are made anew."""
 _UNFINISHED = {
-    "task.json": "its training has not been validated",
-    "cross_validation.json": "its cross-validation has not ended",
+    names.TASK: "its training has not been validated",
+    names.CROSS_VALIDATION: "its cross-validation has not ended",
 }
 """Files that runs leave from their beginning, and what is the matter if they have left no scores."""
 _ABOUT_CASES = ("cases", "trained_on", "chosen_by")
-_OF_SUMMARY = ("cases", "mean_dice", "mean_dice_present", "classes")
-_OF_CLASS = ("dice_mean", "dice_ci95", *(f"n_{status.value}" for status in Status))
 _OF_SURFACES = {"hd95_mm_mean": None, "hd95_mm_ci95": [None, None], "nsd_mean": None, "nsd_ci95": [None, None]}
-"""What `summary.json` tells of all classes, of each, and of each whose surfaces were measured."""
-
-
-@dataclass(frozen=True)
-class CaseFiles:
-    """Where a case's files are.
-
-    Attributes:
-        image: the scan; a list of files if channels have one each.
-        reference: the label map, as it was annotated, if there is one.
-        prediction: the label map that was written.
-        ignore_label: value of unknown voxels in the reference, if it has any.
-    """
-
-    image: str | list[str]
-    reference: str | None
-    prediction: str
-    ignore_label: int | None = None
-
-    @property
-    def first_image(self) -> str:
-        """The scan, or its first channel."""
-        return self.image if isinstance(self.image, str) else self.image[0]
-
-    @property
-    def gone(self) -> str | None:
-        """The scan or the reference, if it is no longer there."""
-        given = [self.first_image, *([] if self.reference is None else [self.reference])]
-        return next((path for path in given if not Path(path).exists()), None)
-
-    def moved_to(self, dataset_dir: str | Path | None) -> CaseFiles:
-        """The same where the dataset is now: files whose folder and name are found in it are taken from there.
-
-        Of a scan without a reference, which it could be taken for, the name is enough.
-        """
-        if dataset_dir is None:
-            return self
-        folder, image, least = Path(dataset_dir), self.image, 1 if self.reference is None else 2
-        image = (
-            _found_in(folder, image, least)
-            if isinstance(image, str)
-            else [_found_in(folder, one, least) for one in image]
-        )
-        reference = None if self.reference is None else _found_in(folder, self.reference, least)
-        return replace(self, image=image, reference=reference)
-
-
-def _found_in(folder: Path, given: str, least: int) -> str:
-    """A path below a folder with the same end, of at least so many parts, or else the path that was given."""
-    parts = PurePath(given).parts
-    ends = [parts[-count:] for count in range(len(parts) - 1, least - 1, -1)]
-    return next((str(place) for end in ends if (place := folder.joinpath(*end)).exists()), given)
+"""What `summary.json` has of classes whose surfaces were measured."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +127,7 @@ def write_run(folder: str | Path, made_by: dict[str, Any], data: Sequence[dict[s
         }
         for entry in data
     }
-    write_json(folder / RUN_FILE, {**made_by, "cases": cases})
+    write_json(folder / names.RUN_FILE, {**made_by, "cases": cases})
 
 
 def _absolute(path: str | list[str]) -> str | list[str]:
@@ -198,20 +143,21 @@ def holds_scores(folder: str | Path) -> bool:
     folder = Path(folder)
     if not folder.is_dir():
         raise OutputError(f"{folder}: is no folder; give the output_dir of a run.")
-    if (folder / "metrics.csv").is_file():
+    if (folder / names.METRICS).is_file():
         return True
     for name, what in _UNFINISHED.items():
         if (folder / name).is_file():
             raise OutputError(f"{folder}: {what}, so that it holds no metrics.csv yet.")
-    if not (folder / "predictions.json").is_file():
+    if not (folder / names.PREDICTIONS).is_file() and not journals(folder):
         raise OutputError(
             f"{folder}: holds neither metrics.csv nor predictions.json; give the output_dir of `segbundle evaluate`, "
             "`cross-validate`, `train` or `predict`."
         )
-    if not (folder / RUN_FILE).is_file():
+    if not (folder / names.RUN_FILE).is_file():
+        done = sum(record["status"] == "ok" for record in read_records(folder))
         raise OutputError(
-            f"{folder}: holds no {RUN_FILE}, which is written when a run ends; go on with predict ... --resume, or "
-            "evaluate again."
+            f"{folder}: holds no {names.RUN_FILE}, which is written when a run ends; {done} scans are done so far. Go "
+            "on with predict ... --resume, or evaluate again."
         )
     if _made_by(folder).get("cases"):
         raise OutputError(f"{folder}: is an evaluation without metrics.csv; evaluate again.")
@@ -231,21 +177,22 @@ def read_predictions(folder: str | Path, dataset_dir: str | Path | None = None) 
     folder = Path(folder)
     if holds_scores(folder):
         raise OutputError(f"{folder}: holds scores, not predictions alone.")
-    records, made_by = _read_json(folder / "predictions.json", list, []), _made_by(folder)
-    try:
-        names = [str(name) for name in made_by["config"]["class_names"][1:]]
-    except (KeyError, TypeError) as error:
-        raise OutputError(f"{folder / RUN_FILE}: tells no class_names; predict again.") from error
-    try:
-        done = [record for record in records if record["status"] == "ok"]
-        files = {
-            one["case"]: CaseFiles(one["image"], None, str(folder / Path(one["prediction"]).name)).moved_to(dataset_dir)
-            for one in done
-        }
-        failed = {record["case"]: record["error"] for record in records if record["status"] == "failed"}
-    except (KeyError, TypeError) as error:
-        raise OutputError(f"{folder / 'predictions.json'}: cannot be read ({error!r}); predict again.") from error
-    return Predictions(folder, names, made_by, files, failed)
+    records, made_by = read_records(folder), _made_by(folder)
+    class_names = made_by["config"].get("class_names")
+    if not isinstance(class_names, list):
+        raise OutputError(f"{folder / names.RUN_FILE}: tells no class_names; predict again.")
+    files, failed = {}, _failed(records)
+    for record in records:
+        if record["status"] == "ok":
+            scan, written = record.get("image"), record.get("prediction")
+            if scan is None or written is None:
+                missing = "image" if scan is None else "prediction"
+                raise OutputError(
+                    f"{folder / names.PREDICTIONS}: case {record['case']!r} has no {missing}; predict again."
+                )
+            found = CaseFiles(scan, None, str(folder / Path(written).name))
+            files[record["case"]] = found.moved_to(dataset_dir)
+    return Predictions(folder, class_names[1:], made_by, files, failed)
 
 
 def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:
@@ -263,51 +210,39 @@ def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:
         raise OutputError(
             f"{folder}: holds predictions without scores; `segbundle evaluate` scores scans that have references."
         )
-    if not (folder / "summary.json").is_file():
+    if not (folder / names.SUMMARY).is_file():
         raise OutputError(f"{folder}: holds no summary.json; evaluate again.")
     parts = {int(one.name.removeprefix("fold_")): one / "evaluation" for one in fold_folders(folder)}
-    parts = {fold: part for fold, part in parts.items() if (part / "summary.json").is_file()}
+    parts = {fold: part for fold, part in parts.items() if (part / names.SUMMARY).is_file()}
     told = {part: _made_by(part) for part in (folder, *parts.values())}
-    records = [record for part in told for record in _read_json(part / "predictions.json", list, [])]
-    summary = _summary(folder)
-    try:
-        rows = read_rows(folder / "metrics.csv")
-        if others := {row.name for row in rows} - set(summary["classes"]):
-            raise ValueError(f"metrics.csv has the class {min(others)!r}, summary.json has not")
-        return Run(
-            folder,
-            rows,
-            summary,
-            {key: value for key, value in told[folder].items() if key not in _ABOUT_CASES},
-            {case: files for part, made in told.items() for case, files in _files(part, made, dataset_dir)},
-            {record["case"]: record["error"] for record in records if record["status"] == "failed"},
-            _trained_on([told[part] for part in parts.values()] or [told[folder]]),
-            frozenset(case for made in told.values() for case in made.get("chosen_by", [])),
-            {fold: _summary(part) for fold, part in parts.items()},
-            {case: fold for fold, part in parts.items() for case in told[part].get("cases", {})},
+    records = [record for part in told for record in read_records(part)]
+    summary, rows = _summary(folder), read_rows(folder / names.METRICS)
+    if others := {row.name for row in rows} - set(summary["classes"]):
+        raise OutputError(
+            f"{folder}: {names.METRICS} has the class {min(others)!r}, {names.SUMMARY} has not; evaluate again."
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise OutputError(f"{folder}: its scores cannot be read ({error!r}); evaluate again.") from error
+    return Run(
+        folder,
+        rows,
+        summary,
+        {key: value for key, value in told[folder].items() if key not in _ABOUT_CASES},
+        {case: files for part, made in told.items() for case, files in _files(part, made, dataset_dir)},
+        _failed(records),
+        _trained_on([told[part] for part in parts.values()] or [told[folder]]),
+        frozenset(case for made in told.values() for case in made.get("chosen_by", [])),
+        {fold: _summary(part) for fold, part in parts.items()},
+        {case: fold for fold, part in parts.items() for case in told[part].get("cases", {})},
+    )
 
 
-def refuse_if_moved(files: Mapping[str, CaseFiles], dataset_dir: str | Path | None, every: bool = False) -> None:
-    """Raise an error if scans or references are not where they should be, before a page is replaced by an emptier one.
-
-    Args:
-        files: of the cases.
-        dataset_dir: where they should be; None for where they were.
-        every: only if all of them are gone.
-
-    Raises:
-        OutputError: they are not there.
-    """
-    gone = [path for one in files.values() if (path := one.gone)]
-    if not gone or (every and len(gone) < len(files)):
-        return
-    if dataset_dir is None:
-        raise OutputError(f"{gone[0]}: is no longer there; tell where the scans are now with --dataset_dir.")
-    name = "/".join(PurePath(gone[0]).parts[-2:])
-    raise OutputError(f"{dataset_dir}: holds no {name}; give the folder that the scans of the run are in now.")
+def _failed(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Scans that failed, and why; those of one name together."""
+    found: dict[str, str] = {}
+    for record in records:
+        if record["status"] == "failed":
+            reason = record.get("error") or "no reason is known"
+            found[record["case"]] = f"{found[record['case']]} {reason}" if record["case"] in found else reason
+    return found
 
 
 def _trained_on(told: Sequence[dict[str, Any]]) -> frozenset[str] | None:
@@ -317,52 +252,54 @@ def _trained_on(told: Sequence[dict[str, Any]]) -> frozenset[str] | None:
 
 def _files(folder: Path, made_by: dict[str, Any], dataset_dir: str | Path | None) -> list[tuple[str, CaseFiles]]:
     return [
-        (case, CaseFiles(prediction=str(folder / f"{case}_seg.nii.gz"), **given).moved_to(dataset_dir))
+        (
+            case,
+            CaseFiles(
+                given["image"], given["reference"], str(names.label_map(folder, case)), given.get("ignore_label")
+            ).moved_to(dataset_dir),
+        )
         for case, given in made_by.get("cases", {}).items()
     ]
 
 
 def _summary(folder: Path) -> dict[str, Any]:
     """`summary.json`, with nothing where an earlier version did not measure surfaces."""
-    path = folder / "summary.json"
-    summary = _read_json(path, dict, {})
-    try:
-        found = {**summary, **{key: summary[key] for key in _OF_SUMMARY}}
-        classes = {
-            name: {**_OF_SURFACES, "nsd_tolerance_mm": None, **one, **{key: one[key] for key in _OF_CLASS}}
-            for name, one in summary["classes"].items()
-        }
-    except (KeyError, TypeError, AttributeError) as error:
-        raise OutputError(f"{path}: cannot be read ({error!r}); evaluate again.") from error
-    return {"mean_dice_ci95": [None, None], **found, "classes": classes}
+    from segbundle.reports.schemas import Summary
+
+    path = folder / names.SUMMARY
+    summary: dict[str, Any] = read_validated(path, Summary)
+    classes = {name: {**_OF_SURFACES, "nsd_tolerance_mm": None, **one} for name, one in summary["classes"].items()}
+    return {"mean_dice_ci95": [None, None], **summary, "classes": classes}
 
 
 def _made_by(folder: Path) -> dict[str, Any]:
     """`run.json`, with a configuration, or nothing at all."""
-    made_by: dict[str, Any] = _read_json(folder / RUN_FILE, dict, {})
+    from segbundle.reports.schemas import MadeBy
+
+    path = folder / names.RUN_FILE
+    made_by: dict[str, Any] = read_validated(path, MadeBy) if path.is_file() else {}
     return {**made_by, "config": made_by.get("config") or {}} if made_by else {}
 
 
-def _read_json(path: Path, kind: type, otherwise: Any) -> Any:
-    """What a file holds, if it is there."""
-    if not path.is_file():
-        return otherwise
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise OutputError(f"{path}: cannot be read ({error}); predict or evaluate again.") from error
-    if not isinstance(content, kind):
-        raise OutputError(f"{path}: cannot be read (it holds no JSON {_JSON[kind]}); predict or evaluate again.")
+def read_validated(path: Path, schema: Any) -> Any:
+    """Return the content of a run's JSON file as it is, if it fits a schema.
+
+    Raises:
+        OutputError: it cannot be read, or does not fit.
+    """
+    with damage_named(path):
+        content: Any = read_json(path, error=OutputError)
+        validate(content, schema, str(path), OutputError)
     return content
-
-
-_JSON: dict[type, str] = {dict: "object", list: "array"}
 
 
 def window_of(made_by: dict[str, Any]) -> tuple[float, float] | None:
     """The intensities that a task clips its scans to, which show what it is about; None if it does not, as with MR."""
-    intensity = made_by.get("config", {}).get("intensity") or {}
-    return (float(intensity["lower"]), float(intensity["upper"])) if "lower" in intensity else None
+    intensity = made_by.get("config", {}).get("intensity")
+    lower, upper = (intensity.get(key) if isinstance(intensity, dict) else None for key in ("lower", "upper"))
+    if not isinstance(lower, (int, float)) or not isinstance(upper, (int, float)):
+        return None
+    return float(lower), float(upper)
 
 
 def short_name(folder: Path) -> str:

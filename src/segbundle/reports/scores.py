@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import math
 from collections.abc import Sequence
@@ -13,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from segbundle.errors import OutputError
-from segbundle.files import write_csv, write_json
+from segbundle.files import read_csv, write_csv, write_json
 from segbundle.metrics import ClassScore, Status
+from segbundle.outputs import names
 
 COLUMNS = (
     "case",
@@ -191,23 +191,47 @@ def write_scores(
         OutputError: the folder cannot be written.
     """
     output_dir = Path(output_dir)
-    write_csv(output_dir / "metrics.csv", COLUMNS, [list(row.values()) for row in metrics_rows(cases, class_names)])
     summary = summarize(cases, class_names, nsd_tolerance_mm)
     if epoch is not None:
         summary["epoch"] = epoch
-    write_json(output_dir / "summary.json", summary)
+    try:
+        rows = [list(row.values()) for row in metrics_rows(cases, class_names)]
+        write_csv(output_dir / names.METRICS, COLUMNS, rows)
+    finally:  # one of the two is better than none
+        write_json(output_dir / names.SUMMARY, summary)
     return summary
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a `metrics.csv`."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        return [_read_row(line) for line in csv.DictReader(file)]
+    """Return the rows of a `metrics.csv`.
+
+    Raises:
+        OutputError: the file cannot be read, lacks columns, or holds other values than `write_scores` writes.
+    """
+    rows = []
+    for number, line in enumerate(read_csv(path, ("case", "class", "status", "dice")), 1):
+        try:
+            rows.append(_read_row(line))
+        except ValueError as error:
+            raise OutputError(f"{path}: row {number} cannot be read ({error}); evaluate again.") from error
+    return rows
 
 
 def _read_row(line: dict[str, str]) -> Row:
-    numbers = {key: float(line[key]) if line.get(key) else None for key in _NUMBERS}
+    numbers = {key: finite_number(line[key]) if line.get(key) else None for key in _NUMBERS}
     return Row(line["case"], line["class"], Status(line["status"]), **numbers)
+
+
+def finite_number(text: str) -> float:
+    """Return the number that a cell holds.
+
+    Raises:
+        ValueError: it holds none, or one that is not finite.
+    """
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a finite number")
+    return value
 
 
 def read_scores(output_dir: str | Path, class_names: Sequence[str]) -> list[CaseScores]:
@@ -218,7 +242,7 @@ def read_scores(output_dir: str | Path, class_names: Sequence[str]) -> list[Case
     Raises:
         OutputError: no such file, or one of other classes.
     """
-    path = Path(output_dir) / "metrics.csv"
+    path = Path(output_dir) / names.METRICS
     if not path.is_file():
         raise OutputError(f"{path}: no such file; the evaluation that writes it has not ended.")
     by_case: dict[str, list[ClassScore]] = {}

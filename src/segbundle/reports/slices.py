@@ -15,8 +15,8 @@ from markupsafe import Markup, escape
 from segbundle.data.labels import read_labels
 from segbundle.data.scans import Geometry, Scan, read_scan
 from segbundle.errors import DataError
+from segbundle.reports.case_files import CaseFiles
 from segbundle.reports.colours import style_of
-from segbundle.reports.runs import CaseFiles
 
 _MARGIN_MM = 12.0
 _LONGEST = 320  # pixels of a picture's side

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from segbundle.files import write_csv
-from segbundle.reports.runs import TRAINING_CASES, fold_folders
+from segbundle.errors import SegbundleError
+from segbundle.files import read_csv, write_csv
+from segbundle.outputs import folder_of, names
+from segbundle.reports.runs import fold_folders
+from segbundle.reports.scores import finite_number
 
 _COLUMNS = ("case", "class", "volume_ml", "touches_edge", "components", "mean_intensity")
 _logger = logging.getLogger(__name__)
@@ -43,11 +44,11 @@ def write_training_cases(folder: str | Path, structures: Sequence[Structure]) ->
     Raises:
         OutputError: it cannot be written.
     """
-    path = Path(folder) / TRAINING_CASES
+    path = Path(folder) / names.TRAINING_CASES
     if structures:
         write_csv(path, _COLUMNS, [(one.case, one.name, *measured(one)) for one in structures])
     else:
-        path.unlink(missing_ok=True)
+        folder_of(folder).remove([names.TRAINING_CASES])
 
 
 def measured(one: Structure) -> tuple[str, ...]:
@@ -70,14 +71,14 @@ def training_cases_of(ckpt_path: str | Path | Sequence[str | Path] | None) -> li
 
 def read_training_cases(folder: Path) -> list[Structure]:
     """What a folder's `training_cases.csv` tells; nothing if there is none, or one of another program."""
-    path = folder / TRAINING_CASES
+    path = folder / names.TRAINING_CASES
     if not path.is_file():
         return []
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return [_structure(line) for line in csv.DictReader(file)]
-    except (KeyError, ValueError, TypeError):
-        _logger.warning("%s: cannot be read, and is not looked at", path)
+        return [_structure(line) for line in read_csv(path, ("case", "class", "volume_ml", "touches_edge"))]
+    except ValueError as error:
+        reason = error if isinstance(error, SegbundleError) else f"{path}: {error}."
+        _logger.warning("%s It is not used.", reason)
         return []
 
 
@@ -86,15 +87,8 @@ def _structure(line: Mapping[str, str]) -> Structure:
     return Structure(
         line["case"],
         line["class"],
-        _number(line["volume_ml"]),
+        finite_number(line["volume_ml"]),
         line["touches_edge"] == "true",
         int(parts) if parts else None,
-        _number(mean) if mean else None,
+        finite_number(mean) if mean else None,
     )
-
-
-def _number(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} is no finite number")
-    return value

@@ -59,6 +59,6 @@ def unfinished(run: Run, trainings: Mapping[str, Curves]) -> str | None:
     """In words, how far a training has come that has not come to its end."""
     epochs = [place for scalars in trainings.values() for place, _ in scalars.get("train/loss", ())]
     planned = run.made_by.get("config", {}).get("max_epochs")
-    if not run.is_training or not epochs or not planned or max(epochs) >= planned:
+    if not run.is_training or not epochs or not isinstance(planned, (int, float)) or max(epochs) >= planned:
         return None
     return f"The training has come to epoch {max(epochs):.0f} of {planned}."

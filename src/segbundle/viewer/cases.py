@@ -9,8 +9,9 @@ from typing import Any
 
 from segbundle.metrics import Status
 from segbundle.reports import holds_scores, read_run
+from segbundle.reports.case_files import CaseFiles
 from segbundle.reports.measurements import read_warnings
-from segbundle.reports.runs import CaseFiles, Run, read_predictions
+from segbundle.reports.runs import Run, read_predictions
 from segbundle.reports.scores import Row
 
 

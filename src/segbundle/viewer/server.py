@@ -24,7 +24,7 @@ from segbundle.viewer.volumes import nifti_volume
 
 _logger = logging.getLogger(__name__)
 HOST = "127.0.0.1"
-_REPORT_SOURCES = ("predictions.json", *RESULTS, "*_seg.nii.gz", "fold_*/evaluation/*_seg.nii.gz")
+_REPORT_SOURCES = ("predictions*.json*", *RESULTS, "*_seg.nii.gz", "fold_*/evaluation/*_seg.nii.gz")
 _ERRORS = (
     {"name": "missed or wrong class", "colour": (255, 0, 255)},
     {"name": "predicted in the background", "colour": (0, 255, 0)},

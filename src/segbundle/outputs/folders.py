@@ -1,0 +1,253 @@
+"""The record of the files that segbundle wrote into an output folder, and refusing to replace any other file.
+
+Before a file takes its place, its name, size and date are appended to `.segbundle-files.jsonl` in the output folder. A
+file that no line describes was written or changed by somebody else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from segbundle.errors import OutputError
+from segbundle.hashing import add_ends, ends_tell_all, new_digest, shortened
+from segbundle.outputs.recognition import recognized
+
+RECORD = ".segbundle-files.jsonl"
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_NAMED = 3
+_MOST_LINES = 100
+"""Lines of a record beside those that are needed, before it is written anew."""
+_claimed: dict[Path, OutputFolder] = {}
+
+
+def claim(folder: str | Path) -> OutputFolder:
+    """Record from now on what this process writes into a folder, and refuse to replace other files there.
+
+    Raises:
+        OutputError: the record of earlier runs cannot be read.
+    """
+    resolved = Path(folder).resolve()
+    _claimed[resolved] = OutputFolder(resolved)
+    return _claimed[resolved]
+
+
+def owner_of(path: str | Path) -> OutputFolder | None:
+    """Return the claimed folder that a path lies in, the innermost of several; None outside of all."""
+    parent = Path(path).parent.resolve()
+    return next((_claimed[folder] for folder in (parent, *parent.parents) if folder in _claimed), None)
+
+
+def folder_of(folder: str | Path) -> OutputFolder:
+    """Return a claimed folder, or what is known of another one, without recording what is written there.
+
+    Raises:
+        OutputError: the record of earlier runs cannot be read.
+    """
+    resolved = Path(folder).resolve()
+    return _claimed.get(resolved) or OutputFolder(resolved)
+
+
+class OutputFolder:
+    """What is known of the files in a folder.
+
+    In a folder without a record, files of versions that kept none are recognized by their contents.
+
+    Args:
+        folder: resolved.
+
+    Raises:
+        OutputError: the record of earlier runs cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = threading.RLock()
+        self._known: dict[str, list[tuple[Any, ...]]] = {}
+        self._offset = 0
+        self._read()
+        self._has_record = self._offset > 0
+        self._earlier = [] if self._has_record else [(name, *_stamp(folder / name)) for name in recognized(folder)]
+        self._add(self._earlier)
+
+    @property
+    def record_path(self) -> Path:
+        """The file that lists what was written."""
+        return self.folder / RECORD
+
+    def record(self, path: Path, written: Path | None = None) -> None:
+        """Append a file to the record, before it takes its place.
+
+        Args:
+            path: its place.
+            written: the complete file, which will be renamed; None for a file that grows, or a folder.
+
+        Raises:
+            OSError: the record cannot be written.
+        """
+        entry = (self._name(path), *((None, None, None) if written is None else _stamp(written)))
+        with self._lock:
+            lines = [entry] if self._has_record else [*self._earlier, entry]
+            _append(self.record_path, lines)
+            self._has_record = True
+            self._add(lines)
+
+    def wrote(self, path: Path) -> bool:
+        """Return whether a file or a folder is there as segbundle wrote it."""
+        try:
+            found = os.lstat(path)
+        except OSError:
+            return False
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+            return False
+        with self._lock:
+            return self._describes(path, found) or (self._read() and self._describes(path, found))
+
+    def foreign(self, paths: Iterable[str | Path]) -> list[Path]:
+        """Return those of some paths that hold something segbundle did not write, or that was changed since."""
+        full = [self.folder / path for path in paths]
+        return [path for path in full if os.path.lexists(path) and not self.wrote(path)]
+
+    def refuse(self, paths: Iterable[str | Path], inputs: Iterable[str | Path] = ()) -> None:
+        """Refuse to write to paths that hold something segbundle did not write, or that are read as inputs.
+
+        Raises:
+            OutputError: naming the first ones.
+        """
+        paths = list(paths)
+        if foreign := self.foreign(paths):
+            raise OutputError(
+                f"{self.folder}: {_named(foreign)} not written by segbundle, or changed since, and would be "
+                "replaced. Choose another --output_dir, or move what is there away."
+            )
+        read = {os.path.realpath(path) for path in inputs}
+        if read and (both := [path for path in paths if os.path.realpath(self.folder / path) in read]):
+            raise OutputError(
+                f"{self.folder}: {_named([self.folder / path for path in both])} an input of this run, and would be "
+                "replaced. Choose another --output_dir."
+            )
+
+    def refuse_links(self, names: Iterable[str]) -> None:
+        """Refuse subfolders that are links or files.
+
+        Raises:
+            OutputError: naming the first ones.
+        """
+        wrong = [path for name in names if (path := self.folder / name).is_symlink() or path.is_file()]
+        if wrong:
+            raise OutputError(
+                f"{self.folder}: {_named(wrong)} not a folder but a link or a file. Move it away, or choose another "
+                "--output_dir."
+            )
+
+    def remove(self, paths: Iterable[str | Path]) -> None:
+        """Remove files that segbundle wrote; others stay.
+
+        Raises:
+            OSError: one cannot be removed.
+        """
+        for path in (self.folder / path for path in paths):
+            if self.wrote(path):
+                path.unlink(missing_ok=True)
+
+    def shorten(self) -> None:
+        """Write the record anew if most of it is outdated; no other process may write to the folder.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        with self._lock:
+            needed = {name: stamps for name, stamps in self._known.items() if os.path.lexists(self.folder / name)}
+            if not self._has_record or sum(map(len, self._known.values())) < _MOST_LINES + 2 * len(needed):
+                return
+            partial = self.record_path.with_name(f"{RECORD}.{os.getpid()}")
+            partial.unlink(missing_ok=True)
+            lines = [(name, *self._last_true(name)) for name in needed]
+            _append(partial, lines)
+            partial.replace(self.record_path)
+            self._known, self._offset = {}, 0
+            self._read()
+
+    def _last_true(self, name: str) -> tuple[Any, ...]:
+        """Return the newest description of a file that is true, or else the newest."""
+        now = _stamp(self.folder / name)
+        stamps = self._known[name]
+        return next((one for one in reversed(stamps) if one[:2] == now[:2]), stamps[-1])
+
+    def _name(self, path: Path) -> str:
+        return path.parent.resolve().joinpath(path.name).relative_to(self.folder).as_posix()
+
+    def _describes(self, path: Path, found: os.stat_result) -> bool:
+        known = self._known.get(self._name(path), ())
+        if any(size is None or (size, date) == (found.st_size, found.st_mtime_ns) for size, date, _ in known):
+            return True
+        ends = {end for size, _, end in known if size == found.st_size and end is not None}
+        return bool(ends) and _stamp(path)[2] in ends  # a copy, which has another date
+
+    def _add(self, lines: Iterable[Sequence[Any]]) -> None:
+        for name, *stamp in lines:
+            self._known.setdefault(name, []).append(tuple(stamp))
+
+    def _read(self) -> bool:
+        """Read what this and other processes have recorded since; return whether there was anything."""
+        try:
+            with os.fdopen(os.open(self.record_path, os.O_RDONLY | _NO_LINK), "rb") as file:
+                file.seek(self._offset)
+                content = file.read()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise OutputError(f"{self.record_path}: cannot be read ({error.strerror}). Move it away.") from error
+        content = content[: content.rfind(b"\n") + 1]  # the last line may be half written
+        lines = [entry for line in content.splitlines() if (entry := _parsed(line)) is not None]
+        if content and not lines and not self._offset:
+            raise OutputError(f"{self.record_path}: is not a record of written files. Move it away.")
+        self._offset += len(content)
+        self._add(lines)
+        return bool(lines)
+
+
+def _stamp(path: Path) -> tuple[int | None, int | None, str | None]:
+    """Return size and date of a file, and a hash where its ends tell all of its contents; nothing of a folder."""
+    if path.is_dir():
+        return None, None, None
+    found = os.lstat(path)
+    if not ends_tell_all(path, found.st_size):
+        return found.st_size, found.st_mtime_ns, None
+    digest = new_digest()
+    add_ends(digest, path)
+    return found.st_size, found.st_mtime_ns, shortened(digest)
+
+
+def _append(path: Path, lines: Sequence[Sequence[Any]]) -> None:
+    """Append lines to a record by one call, so that processes do not mix theirs."""
+    content = "".join(f"{json.dumps(line)}\n" for line in lines).encode()
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _NO_LINK, 0o666)
+    try:
+        size = os.fstat(file).st_size
+        if size and os.pread(file, 1, size - 1) != b"\n":  # the rest of a killed run's line
+            content = b"\n" + content
+        os.write(file, content)
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _parsed(line: bytes) -> list[Any] | None:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, list) and len(entry) == 4 and isinstance(entry[0], str) else None
+
+
+def _named(paths: Sequence[Path]) -> str:
+    """Return names and a verb, as in `a.csv and 2 more are`."""
+    names = ", ".join(path.name for path in paths[:_NAMED])
+    more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
+    return f"{names}{more} {'is' if len(paths) == 1 else 'are'}"

@@ -1,0 +1,55 @@
+"""Names of the files that runs write into their output folders."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+PREDICTIONS = "predictions.json"
+RUN_FILE = "run.json"
+METRICS = "metrics.csv"
+SUMMARY = "summary.json"
+REPORT = "report.html"
+MEASUREMENTS = "measurements.csv"
+TRAINING_CASES = "training_cases.csv"
+TASK = "task.json"
+MODEL, LAST = "model.pt", "last.pt"
+CROSS_VALIDATION = "cross_validation.json"
+MLFLOW_RUN = "mlflow_run_id"
+TENSORBOARD = "tensorboard"
+CACHE = "cache"
+RESULTS = (RUN_FILE, METRICS, SUMMARY, REPORT, MEASUREMENTS)
+"""Files made from label maps, outdated when the label maps are replaced."""
+TRAINING = (TASK, RUN_FILE, METRICS, SUMMARY, TRAINING_CASES, MODEL, LAST, MLFLOW_RUN)
+JOURNALS = "predictions*.jsonl"
+RANKS = "predictions.rank*.json"
+"""Records of the processes of a run by earlier versions."""
+PREPARED_CASE = re.compile(r"[0-9a-f]{32}\.pt")
+_PARTIAL = re.compile(
+    r"\.partial-\d+-(.*_seg\.nii\.gz|.*_prob\.nii|"
+    + "|".join(map(re.escape, (PREDICTIONS, CROSS_VALIDATION, *RESULTS, *TRAINING)))
+    + rf"|predictions\.rank\d+\.json|{PREPARED_CASE.pattern})",
+    re.DOTALL,
+)
+
+
+def label_map(folder: str | Path, case: str) -> Path:
+    """Return the path of a case's label map."""
+    return Path(folder) / f"{case}_seg.nii.gz"
+
+
+def probabilities(folder: str | Path, case: str) -> Path:
+    """Return the path of a case's class probabilities."""
+    return Path(folder) / f"{case}_prob.nii"
+
+
+def partial(path: Path, process: int) -> Path:
+    """Return the path under which a process writes a file before it is renamed."""
+    start = f".partial-{process}-"
+    name = path.name.encode("utf-8", "surrogateescape")[-(255 - len(start)) :]
+    return path.with_name(start + name.decode("utf-8", "surrogateescape"))
+
+
+def is_partial(name: str) -> bool:
+    """Return whether a name is that of a file which a killed run left half written."""
+    return _PARTIAL.fullmatch(name) is not None

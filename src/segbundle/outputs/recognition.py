@@ -1,0 +1,103 @@
+"""Recognizing by their contents what versions wrote that kept no record of their files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+from segbundle.documents import read_json
+from segbundle.errors import SegbundleError
+from segbundle.outputs import names
+
+_KEYS = {
+    names.RUN_FILE: {"command", "versions", "config"},
+    names.SUMMARY: {"cases", "mean_dice", "classes"},
+    names.TASK: {"class_names", "training_cases"},
+    names.CROSS_VALIDATION: {"class_names", "num_folds"},
+}
+_HEADERS = {
+    names.METRICS: b"case,class,status,dice",
+    names.MEASUREMENTS: b"case,class,status,volume_ml",
+    names.TRAINING_CASES: b"case,class,volume_ml",
+}
+_RUNS = (names.PREDICTIONS, names.RUN_FILE, names.TASK, names.CROSS_VALIDATION)
+_PAGE = b"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+"""In the head of our pages."""
+_HEAD = 4096
+
+
+def recognized(folder: Path) -> list[str]:
+    """Return names of the files in a folder that an earlier version of segbundle wrote.
+
+    Files other than pages are recognized only beside the records of a run.
+    """
+    if not folder.is_dir():
+        return []
+    found = [path.name for path in folder.glob("*.html") if _PAGE in _head(path)]
+    if not any(_is_ours(folder / name) for name in _RUNS):
+        return found + [name for name in (names.MEASUREMENTS,) if found and _is_ours(folder / name)]
+    found += [name for name in (*_KEYS, *_HEADERS, names.PREDICTIONS) if _is_ours(folder / name)]
+    found += [path.name for path in folder.glob(names.RANKS) if _is_ours(path)]
+    found += _label_maps(folder)
+    if names.TASK in found:
+        found += [name for name in (names.MODEL, names.LAST, names.MLFLOW_RUN) if _is_file(folder / name)]
+    if names.CROSS_VALIDATION in found and is_cache(folder / names.CACHE):
+        found.append(names.CACHE)
+    return found
+
+
+def is_cache(folder: Path) -> bool:
+    """Return whether a folder holds prepared cases, or what killed runs left of them, and nothing else."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    found = [path.name for path in folder.iterdir()]
+    return bool(found) and all(names.PREPARED_CASE.fullmatch(name) or names.is_partial(name) for name in found)
+
+
+def _label_maps(folder: Path) -> Iterator[str]:
+    """Yield label maps and probabilities that records list, and that are no newer than the records."""
+    files = [path for path in (folder / names.PREDICTIONS, *folder.glob(names.RANKS)) if _is_ours(path)]
+    newest = max((path.stat().st_mtime_ns for path in (*files, folder / names.RUN_FILE) if path.exists()), default=0)
+    for record in (record for path in files for record in _content(path)):
+        for key in ("prediction", "probabilities"):
+            path = folder / PurePath(str(record.get(key) or ".")).name
+            if _is_file(path) and path.lstat().st_mtime_ns <= newest:
+                yield path.name
+
+
+def _is_ours(path: Path) -> bool:
+    if not _is_file(path):
+        return False
+    if path.name in _HEADERS:
+        return _head(path).removeprefix(b"\xef\xbb\xbf").startswith(_HEADERS[path.name])
+    content, keys = _content(path), _KEYS.get(path.name)
+    return _is_records(content) if keys is None else isinstance(content, Mapping) and keys <= content.keys()
+
+
+def _is_records(content: Any) -> bool:
+    needed = {"case", "status"}
+    return isinstance(content, list) and all(isinstance(one, Mapping) and needed <= one.keys() for one in content)
+
+
+def _is_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def _content(path: Path) -> Any:
+    return _read_or_nothing(lambda: read_json(path))
+
+
+def _head(path: Path) -> bytes:
+    def read() -> bytes:
+        with path.open("rb") as file:
+            return file.read(_HEAD)
+
+    return (_read_or_nothing(read) if _is_file(path) else None) or b""
+
+
+def _read_or_nothing(read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except (SegbundleError, OSError):
+        return None

@@ -1,0 +1,96 @@
+"""Schemas of the JSON files of a run; other keys than theirs are allowed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from segbundle.metrics import Status
+
+Interval = Annotated[list[float | None], Field(min_length=2, max_length=2)]
+Files = str | Annotated[list[str], Field(min_length=1)]
+
+
+class _Plain(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+
+class Record(_Plain):
+    """A scan of a batch, in `predictions.json`."""
+
+    case: str
+    status: Literal["ok", "failed"]
+    image: str | None = None
+    prediction: str | None = None
+    probabilities: str | None = None
+    error: str | None = None
+
+
+class Case(_Plain):
+    """The files of a case, in `run.json`."""
+
+    image: Files
+    reference: str | None
+    ignore_label: int | None = None
+
+
+class Intensity(_Plain):
+    """How a task normalizes intensities."""
+
+    lower: float | str | None = None
+    upper: float | str | None = None
+
+
+class Config(_Plain):
+    """Those values of a configuration that reports show or compute with; trainings write references as text."""
+
+    class_names: Annotated[list[str], Field(min_length=1)] | str | None = None
+    ckpt_path: str | list[str] | None = None
+    dataset_dir: str | list[str] | None = None
+    intensity: Intensity | str | None = None
+    max_epochs: int | float | str | None = None
+    fold: Any = None
+    num_folds: Any = None
+
+
+class MadeBy(_Plain):
+    """`run.json`: what made a run, and the files of its cases."""
+
+    config: Config | None = None
+    cases: dict[str, Case] = {}
+    trained_on: list[str] | None = None
+    chosen_by: list[str] = []
+    versions: dict[str, str] = {}
+    date: str | None = None
+    device: str | None = None
+    data_fingerprint: str | None = None
+
+
+class _Class(_Plain):
+    dice_mean: float | None
+    dice_ci95: Interval
+    hd95_mm_mean: float | None = None
+    hd95_mm_ci95: Interval = [None, None]
+    nsd_mean: float | None = None
+    nsd_ci95: Interval = [None, None]
+    nsd_tolerance_mm: float | None = None
+    n_scored: int
+    n_missed: int
+    n_false_positive: int
+    n_true_absent: int
+    n_unannotated: int
+
+
+assert {f"n_{status.value}" for status in Status} <= _Class.model_fields.keys()
+
+
+class Summary(_Plain):
+    """`summary.json`: scores per class."""
+
+    cases: int
+    mean_dice: float | None
+    mean_dice_present: float | None
+    mean_dice_ci95: Interval = [None, None]
+    classes: dict[str, _Class]
+    epoch: int | None = None

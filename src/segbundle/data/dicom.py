@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from segbundle.data.dicom_headers import DicomImage, read_image
+from segbundle.data.dicom_headers import UNREADABLE, DicomImage, read_image
 from segbundle.data.dicom_pixels import read_values
 from segbundle.data.geometry import Geometry
 from segbundle.data.scan_files import is_dicom_file
@@ -56,10 +56,12 @@ class DicomFolder:
     Attributes:
         series: sorted by the names of their first files.
         passed_over: files that are no images, counted by kind: a modality, `DICOMDIR`, `not DICOM`, or `unreadable`.
+        unreadable: those that cannot be read.
     """
 
     series: tuple[Series, ...]
     passed_over: tuple[tuple[str, int], ...]
+    unreadable: tuple[Path, ...] = ()
 
     @property
     def volumes(self) -> list[Series]:
@@ -156,6 +158,11 @@ def _images_of(path: Path) -> list[DicomImage]:
         chosen = meant[0]
     if chosen.why is not None:
         raise DataError(f"{path}: is not a volume but {chosen.why}.")
+    if listing.unreadable:
+        raise DataError(
+            f"{folder}: {len(listing.unreadable)} of its files cannot be read, {listing.unreadable[0].name} for "
+            "instance; slices may be missing. Copy or export it again, or remove them."
+        )
     return [images[file] for file in chosen.files]
 
 
@@ -188,12 +195,14 @@ def _listed(folder: Path) -> tuple[DicomFolder, dict[Path, DicomImage]]:
 @lru_cache(maxsize=4)
 def _list(folder: Path, files: tuple[tuple[str, int, int], ...]) -> tuple[DicomFolder, dict[Path, DicomImage]]:
     passed_over: Counter[str] = Counter()
+    unreadable: list[Path] = []
     groups: dict[tuple[str, str], list[DicomImage]] = {}
     images: dict[Path, DicomImage] = {}
     for name, *_ in files:
         found = read_image(folder / name)
         if isinstance(found, str):
             passed_over[found] += 1
+            unreadable += [folder / name] if found == UNREADABLE else []
             continue
         images[found.path] = found
         own = found.path.name if len(found.slices) > 1 else ""  # a multi-frame file is a volume of its own
@@ -202,7 +211,7 @@ def _list(folder: Path, files: tuple[tuple[str, int, int], ...]) -> tuple[DicomF
     if sum(one.why is None for one in series) == 1:
         series = [one if one.why is not None else replace(one, path=folder) for one in series]
     series.sort(key=lambda one: one.files[0])
-    return DicomFolder(tuple(series), tuple(sorted(passed_over.items()))), images
+    return DicomFolder(tuple(series), tuple(sorted(passed_over.items())), tuple(unreadable)), images
 
 
 def _series(images: Sequence[DicomImage]) -> Series:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,7 +40,14 @@ _NO_SCANS = (
     "ECG",
 )
 """Modalities of files that belong to scans and are none."""
+DEFLATED = "1.2.840.10008.1.2.1.99"
+_SUFFIXES = (".dcm", ".dicom", ".ima")
+UNREADABLE = "unreadable"
+"""Kind of files that may be damaged slices."""
 _SCOUTS = ("LOCALIZER", "SCOUT")
+
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it does not name the file
+warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
 
 
 @dataclass(frozen=True)
@@ -87,10 +96,11 @@ def read_image(path: Path) -> DicomImage | str:
     try:
         with path.open("rb") as file:
             if not is_dicom_file(path):
-                return "not DICOM"
+                empty = not file.read(1) or path.suffix.lower() in _SUFFIXES
+                return UNREADABLE if empty else "not DICOM"
             return _image(path, file)
     except Exception:  # pydicom raises many kinds for damaged headers
-        return "unreadable"
+        return UNREADABLE
 
 
 def _image(path: Path, file: BinaryIO) -> DicomImage | str:
@@ -101,8 +111,12 @@ def _image(path: Path, file: BinaryIO) -> DicomImage | str:
     if str(header.get("SOPClassUID", "")) == _DICOMDIR:
         return "DICOMDIR"
     modality = str(header.get("Modality") or "")
-    if modality in _NO_SCANS or not (header.get("Rows") and header.get("Columns")):
-        return modality or "without an image"
+    if modality in _NO_SCANS:
+        return modality
+    pixels, syntax = file.tell(), _syntax(header)
+    ended = syntax != DEFLATED and not file.read(1)
+    if ended or not (header.get("Rows") and header.get("Columns")):
+        return _without_pixels(header, modality)
     bits = int(header.get("BitsAllocated") or 16)
     why = _not_a_volume(header)
     slices = () if why else _slices(path.name, header)
@@ -118,11 +132,19 @@ def _image(path: Path, file: BinaryIO) -> DicomImage | str:
         bits,
         int(header.get("BitsStored") or bits),
         bool(header.get("PixelRepresentation")),
-        _syntax(header),
-        file.tell(),
+        syntax,
+        pixels,
         slices,
         why,
     )
+
+
+def _without_pixels(header: Any, modality: str) -> str:
+    """What kind of file a header without voxels is: damaged, unless it says that it is no image."""
+    meta = getattr(header, "file_meta", None)
+    kind = header.get("SOPClassUID") or getattr(meta, "MediaStorageSOPClassUID", None)
+    name = str(getattr(kind, "name", ""))
+    return UNREADABLE if not modality or not name or "Image Storage" in name else modality
 
 
 def _syntax(header: Any) -> str:
@@ -204,7 +226,8 @@ def _slices(name: str, header: Any) -> tuple[Slice, ...]:
         one = _slice(name, index, *groups)
         if one is None:
             return ()
-        found.append(one)
+        content = _group(own, shared, "FrameContentSequence")
+        found.append(replace(one, stack=str(content.get("StackID") or "")) if content is not None else one)
     return tuple(found) if len(found) == frames else ()
 
 

@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from segbundle.data.dicom_headers import DicomImage
+from segbundle.data.dicom_headers import DEFLATED, DicomImage
 from segbundle.data.reading import check_memory, last_line
 from segbundle.data.stacks import Slice
 from segbundle.errors import DataError
 
 _IMPLICIT, _EXPLICIT, _BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
-_DEFLATED = "1.2.840.10008.1.2.1.99"
 _PIXEL_DATA = (0x7FE0, 0x0010)
 _KEPT = (
     "Rows",
@@ -82,7 +81,7 @@ def _dtype(images: Sequence[DicomImage], slices: Sequence[Slice]) -> Any:
     if any(one.slope % 1 or one.intercept % 1 for one in slices):
         return np.float32
     values = [limit * one.slope + one.intercept for image in images for one in image.slices for limit in _limits(image)]
-    for dtype in (np.uint8, np.int16, np.uint16, np.int32):
+    for dtype in (np.uint8, np.int16, np.uint16, np.int32, np.int64):
         if np.iinfo(dtype).min <= min(values) and max(values) <= np.iinfo(dtype).max:
             return dtype
     return np.float64
@@ -106,7 +105,7 @@ def _stored_values(image: DicomImage) -> np.ndarray:
     count = int(np.prod(shape))
     if image.syntax in (_IMPLICIT, _EXPLICIT, _BIG_ENDIAN):
         values = _native_values(image, np.dtype((">" if image.syntax == _BIG_ENDIAN else "<") + kind), count)
-    elif image.syntax == _DEFLATED:
+    elif image.syntax == DEFLATED:
         from pydicom import dcmread
 
         values = np.frombuffer(dcmread(image.path, force=True).PixelData, f"<{kind}")[:count]
@@ -117,7 +116,7 @@ def _stored_values(image: DicomImage) -> np.ndarray:
             f"{image.path}: holds {values.size} of {count} voxels; the file is truncated. Copy or export it again."
         )
     unused = image.bits - image.stored_bits
-    if unused > 0 and image.syntax in (_IMPLICIT, _EXPLICIT, _BIG_ENDIAN, _DEFLATED):  # they may hold overlays
+    if unused > 0 and image.syntax in (_IMPLICIT, _EXPLICIT, _BIG_ENDIAN, DEFLATED):  # they may hold overlays
         values = (values << unused) >> unused
     return values.reshape(shape)
 

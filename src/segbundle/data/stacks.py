@@ -38,6 +38,7 @@ class Slice:
         distance: SpacingBetweenSlices in mm, if the header has it.
         slope: by which stored values are multiplied.
         intercept: what is added to them.
+        stack: StackID of a multi-frame file.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Slice:
     distance: float | None = None
     slope: float = 1.0
     intercept: float = 0.0
+    stack: str = ""
 
 
 def orientations(slices: Sequence[Slice]) -> int:
@@ -75,6 +77,9 @@ def arrange(slices: Sequence[Slice]) -> tuple[list[int], np.ndarray]:
     different = orientations(slices)
     if different > 1:
         raise DataError(f"its slices have {different} orientations; a volume needs one.")
+    stacks = len({one.stack for one in slices})
+    if stacks > 1:
+        raise DataError(f"it holds {stacks} stacks of slices (StackID); a volume is one.")
     _check_in_plane(slices)
     normal = np.cross(row, column)
     positions = np.array([one.position for one in slices])
@@ -203,7 +208,8 @@ def _called(one: Slice) -> str:
 
 def _unevenness(slices: Sequence[Slice], positions: np.ndarray) -> str:
     """In words, why slices do not lie at even distances on a line."""
-    gaps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
+    along = positions[-1] - positions[0]
+    gaps = np.diff(positions, axis=0) @ (along / np.linalg.norm(along))
     apart = f"its slices are {gaps.min():.3g} to {gaps.max():.3g} mm apart"
     usual = float(np.quantile(gaps, 0.25, method="lower"))
     times = np.round(gaps / usual)

@@ -36,7 +36,7 @@ _ROOMS = (
 )
 """Modules, with those below them, whose classes and functions are harmless."""
 _EXCEPTIONS = (
-    *_within("monai.data", "torchscript_utils utils.pickle_operations"),  # load code or pickles
+    *_within("monai.data", "torchscript_utils"),  # loads code
     *_within("monai.handlers", "clearml_handlers mlflow_handler"),  # send data to a server
     *_within("monai", "handlers.trt_handler networks.trt_compiler networks.layers.gmm"),  # compile and run
     *_within("monai", "losses.perceptual"),  # runs code of torch.hub

@@ -1,0 +1,197 @@
+"""Crafted configurations are flagged, and nothing of them runs; those that people write are not."""
+
+import json
+
+import pytest
+import yaml
+from monai.bundle import ConfigParser
+
+from crafted import DOCUMENTS, EXPRESSIONS, IMPORTS, TARGETS, with_canary
+from segbundle.audit import inspect_path
+
+ALIASES = [f"$import {name}" for name in ("glob", "os", "sys", "pathlib", "functools", "ignite")]
+HARMLESS = [
+    "$@network.parameters()",
+    "$@train#trainer.run()",
+    "$@train::trainer.run()",
+    "$@validate#evaluator.run()",
+    "$None",
+    "$torch.device('cuda:0')",
+    "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
+    "$torch.device('cuda:' + os.environ['LOCAL_RANK'])",
+    "$torch.device(f'cuda:{dist.get_rank()}')",
+    "$list(sorted(glob.glob(@dataset_dir + '/*.nii.gz')))",
+    "$list(sorted(glob.glob(os.path.join(@dataset_dir, '*.nii.gz'))))[:10]",
+    "$@bundle_root + '/models'",
+    "$os.path.join(@bundle_root, 'models', 'model.pt')",
+    "$not os.path.exists(@ckpt_path)",
+    "$monai.data.decollate_batch",
+    "$monai.utils.set_determinism(seed=123)",
+    "$monai.handlers.from_engine(['pred', 'label'])",
+    "$monai.data.load_decathlon_datalist(@data_list, data_list_key='validation')",
+    "$monai.utils.CommonKeys.IMAGE",
+    "$ignite.engine.Events.ITERATION_COMPLETED",
+    "$setattr(torch.backends.cudnn, 'benchmark', True)",
+    "$@train#handlers[: -2 if dist.get_rank() > 0 else None]",
+    "$dist.is_initialized() or dist.init_process_group(backend='nccl')",
+    "$[{'image': i, 'label': l} for i, l in zip(@images[:-9], @labels[:-9])]",
+    "$[i.replace('img', 'lbl') for i in @images]",
+    "$lambda x: torch.where(x[[2]] > 0, 4, torch.where(x[[0]] > 0, 1, 0))",
+    "$lambda epoch: 0.95 ** 2 if epoch else 1.0",
+    "$lambda batchdata, *_, **__: (batchdata.to(@device), None, (), {})",
+    "$(np.float32, torch.float32, np.pi / 8)",
+    "$Path(@output_dir).mkdir(exist_ok=True)",
+    "$@trainer.logger.setLevel(logging.WARNING)",
+    "$[1,] * @channels",
+    "$monai.networks.nets.resnet.resnet50(spatial_dims=3, n_input_channels=1)",
+    "$functools.partial(torch.nn.functional.interpolate, scale_factor=2)",
+    "$map(lambda t: dict(image=monai.transforms.concatenate(t), label=t[1]), zip(*@datasets))",
+    "$'%s_%d' % (@name, 3)",
+]
+COMPONENTS = [
+    {"_target_": "torch.optim.lr_scheduler.LambdaLR", "optimizer": "@optimizer", "lr_lambda": "$lambda e: 1 / (1 + e)"},
+    {"_target_": "torch.optim.SGD", "params": "$@network.parameters()", "lr": 1e-3},
+    {"_target_": "DynUNet", "spatial_dims": 3},
+    {"_target_": "monai.networks.nets.UNet", "spatial_dims": 3, "_mode_": "callable"},
+    {"_target_": "monai.losses.dice.DiceLoss", "_disabled_": True},
+    {"_target_": "torch.device", "device": "cpu"},
+    {"_target_": "torch.nn.parallel.DistributedDataParallel", "module": "@network"},
+    {"_target_": "torch.utils.data.DataLoader", "dataset": "@dataset", "collate_fn": "$monai.data.list_data_collate"},
+    {"_target_": "torch.utils.tensorboard.SummaryWriter", "log_dir": "@output_dir"},
+    {"_target_": "ignite.metrics.Accuracy"},
+    {"_target_": "ignite.handlers.EarlyStopping", "patience": 3, "score_function": "$lambda e: e.state.output"},
+    {"_target_": "LoadImaged", "keys": "image", "reader": ["ITKReader", "@reader", "$monai.data.PILReader"]},
+    {"_target_": "SaveImaged", "keys": "pred", "writer": "NibabelWriter"},
+    {"_target_": "CheckpointLoader", "load_path": "@ckpt_path", "load_dict": {"model": "@network"}},
+    {"_target_": "PersistentDataset", "data": "@data", "cache_dir": "cache", "weights_only": True},
+    {"_target_": "monai.apps.vista3d.transforms.Relabeld", "keys": "label"},
+    {"_target_": "segbundle.losses.GeneralizedDiceCELoss", "to_onehot_y": True},
+    {"_target_": "$@network.forward_features"},
+]
+
+
+def inspected(tmp_path, content):
+    path = tmp_path / "task.json"
+    path.write_text(json.dumps(content))
+    return inspect_path(path)
+
+
+@pytest.fixture
+def canary(tmp_path):
+    path = tmp_path / "canary"
+    yield path
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("name", EXPRESSIONS)
+def test_expression_is_flagged(name, tmp_path, canary):
+    text = with_canary(EXPRESSIONS[name], canary)
+    (finding,) = inspected(tmp_path, {"imports": ALIASES, "spacing": text})
+    assert (finding.key, finding.excerpt[:60]) == ("spacing", text[:60])
+
+
+@pytest.mark.parametrize("name", IMPORTS)
+def test_import_is_flagged(name, tmp_path):
+    (finding,) = inspected(tmp_path, {"imports": [IMPORTS[name]]})
+    assert finding.key == "imports#0"
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_target_is_flagged(name, tmp_path, canary):
+    (finding,) = inspected(tmp_path, {"network": {"_target_": TARGETS[name], "x": f"touch {canary}"}})
+    assert finding.key == "network#_target_" and finding.what.startswith("_target_ ")
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_configuration_is_flagged(name, tmp_path, canary):
+    (tmp_path.parent / "outside.yaml").write_text("a: 1")
+    assert inspected(tmp_path, with_canary(DOCUMENTS[name], canary))
+
+
+@pytest.mark.parametrize("name", ["an import", "the operating system of torch", "a module by a lambda"])
+def test_what_is_flagged_would_have_run(name, tmp_path):
+    canary = tmp_path / "canary"
+    text = "$torch.os.system('touch CANARY')" if "lambda" in name else EXPRESSIONS[name]
+    ConfigParser({"x": with_canary(text, canary)}).get_parsed_content("x")
+    assert canary.exists()
+
+
+def test_a_key_becomes_part_of_an_expression_in_monai(tmp_path):
+    """The reason why relative references are refused below such keys."""
+    canary = tmp_path / "canary"
+    key = f"x or torch.os.system('touch {canary}') or @x"
+    parser = ConfigParser({"x": {"a": 0}, key: {"a": 1, "b": "$@#a"}})
+    parser.get_parsed_content(f"{key}::b")
+    assert canary.exists()
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_expression_is_harmless(text, tmp_path):
+    imports = [*ALIASES, "$import torch.distributed as dist", "$from pathlib import Path", "$import logging"]
+    assert inspected(tmp_path, {"imports": imports, "x": text}) == []
+
+
+@pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component["_target_"])
+def test_component_is_harmless(component, tmp_path):
+    component = {key: value for key, value in component.items() if value != "$@network.forward_features"}
+    assert inspected(tmp_path, {"x": component, "reader": {"_target_": "NibabelReader"}}) == []
+
+
+@pytest.mark.parametrize(
+    "content", [{"a": "%b"}, {"a": ["%#1", 3]}, {"a": "50%"}, {"a": "me@home.org"}, {"a": "costs $5"}, {"a b": "@c"}]
+)
+def test_text_that_is_no_expression_is_harmless(content, tmp_path):
+    assert inspected(tmp_path, content) == []
+
+
+def test_a_finding_is_one_line(tmp_path):
+    (finding,) = inspected(tmp_path, {"a\nb": {"_target_": "os.system\n\x1b[31m"}})
+    assert str(finding).splitlines() == [str(finding)]
+    assert str(finding).endswith("task.json: a\\nb#_target_: _target_ is no plain dotted name: os.system\\n\\x1b[31m")
+
+
+def test_an_included_file_is_inspected(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "more.yaml").write_text("a: {_target_: os.system}")
+    (finding,) = inspected(tmp_path, {"x": "%more.yaml::a"})
+    assert (finding.file, finding.key) == ("more.yaml", "a#_target_")
+
+
+def test_an_included_file_may_not_give_its_modules_away(tmp_path):
+    (tmp_path / "more.yaml").write_text("imports: [$import os]\na: 1")
+    assert inspected(tmp_path, {"x": "%more.yaml::a"}) == []
+    assert inspected(tmp_path, {"x": "%more.yaml::imports"})
+    assert inspected(tmp_path, {"x": "%more.yaml"})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: !!python/object/apply:os.system [touch CANARY]",
+        "a: 1\n---\nb: 2",
+        "a: [1",
+        "a: &a [x, x]\nb: &b [*a, *a, *a, *a]\n" + "".join(
+            f"c{n}: &c{n} [{', '.join([f'*c{n - 1}' if n else '*b'] * 9)}]\n" for n in range(7)
+        ),
+        "a: &a [*a]",
+        "[1, 2]",
+    ],
+    ids=["tag", "two documents", "broken", "bomb", "loop", "list"],
+)
+def test_a_yaml_that_cannot_be_read_is_a_finding(text, tmp_path, canary):
+    path = tmp_path / "task.yaml"
+    path.write_text(with_canary(text, canary))
+    (finding,) = inspect_path(path)
+    assert (finding.key, finding.what) == ("(file)", "cannot be parsed")
+
+
+def test_deep_json_is_a_finding(tmp_path):
+    path = tmp_path / "task.json"
+    path.write_text('{"a":' * 100_000 + "1" + "}" * 100_000)
+    assert len(inspect_path(path)) == 1
+
+
+def test_json_and_yaml_are_read_alike(tmp_path):
+    content = {"network": {"_target_": "os.system"}}
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(content))
+    assert inspect_path(tmp_path / "task.yaml")[0].key == inspected(tmp_path, content)[0].key

@@ -102,6 +102,8 @@ class Runner:
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Measure what the tests reach, then try every mutant."""
+        if session.testsfailed:
+            raise pytest.UsageError("the tests cannot be collected")
         for name in PRELOADED:
             importlib.import_module(name)
         config: Any = session.config
@@ -348,6 +350,7 @@ def main() -> None:
     parser.add_argument("--slowest", type=float, default=3)
     parser.add_argument("--seconds", type=float, default=20)
     options = parser.parse_args()
+    sys.path.remove(str(Path(__file__).parent))  # its modules are called like packages of the tests
     journal = Journal(options.journal)
     part, parts = map(int, options.shard.split("/"))
     groups: dict[tuple[str, ...], dict[str, list[Mutant]]] = defaultdict(dict)

@@ -157,7 +157,7 @@ class Runner:
         lines = [line for line in err.splitlines() if line.strip()]
         if not lines:
             problems.append("no message")
-        most = MOST_LINES if words[0] != "check" else 2 * MOST_LINES  # one for each problem, and their number
+        most = MOST_LINES if words[0] != "check" else max(MOST_LINES, len(lines))  # one for each problem
         if len(lines) > most or len(err) > most * MOST_CHARACTERS // MOST_LINES:
             problems.append(f"message of {len(lines)} lines and {len(err)} characters")
         usage = "Usage:" in err

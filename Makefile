@@ -1,8 +1,8 @@
-# setup: virtual environment; demo: train, evaluate, predict; test and lint: what CI runs
+# setup: virtual environment; demo: train, evaluate, predict; test and lint: what CI runs; hostile: all bad inputs
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint
+.PHONY: setup demo test hostile lint
 
 setup: .venv/installed
 
@@ -23,6 +23,11 @@ demo: setup
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q
+
+# thousands of bad inputs, half an hour on two cores
+hostile: setup
+	PYTHONPATH=tests $(BIN)/python -m hostile.run --workers 2 --json runs/hostile.json
+	PYTHONPATH=tests $(BIN)/python -m hostile.run --real 60
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hostile import (
     checkpoints,
     command_line,
+    crafted_bundles,
     dataset_json,
     file_system,
     labels,
@@ -18,7 +19,7 @@ from hostile import (
 from hostile.cases import Case, distinct
 
 _MODULES = (
-    scans_nifti, scans_itk, scans_dicom, labels, names, file_system, dataset_json, task_yaml, command_line, checkpoints,
+    scans_nifti, scans_itk, scans_dicom, labels, names, file_system, dataset_json, task_yaml, command_line, crafted_bundles, checkpoints,
     run_folders,
 )  # fmt: skip
 

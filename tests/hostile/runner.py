@@ -161,7 +161,7 @@ class Runner:
         if len(lines) > most or len(err) > most * MOST_CHARACTERS // MOST_LINES:
             problems.append(f"message of {len(lines)} lines and {len(err)} characters")
         usage = "Usage:" in err
-        if words[0] != "check" and not usage and not any(line.startswith("Error: ") for line in lines):
+        if words[0] not in ("check", "audit") and not usage and not any(line.startswith("Error: ") for line in lines):
             problems.append("no line that begins with `Error: `")
         if " object at 0x" in told or _SECONDS.search(told):
             problems.append("the address of a Python object in a message")

@@ -10,8 +10,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "segbundle"
 ORDER = [
-    "errors", "machine", "documents", "startup", "audit", "options", "classes", "files", "losses", "metrics", "inferers",
-    "patches", "data", "transforms", "reports", "viewer", "engines", "reproductions", "running", "cli",
+    "errors", "machine", "hashing", "terminal", "documents", "startup", "audit", "options", "classes", "outputs",
+    "files", "losses", "metrics", "inferers", "patches", "data", "transforms", "reports", "viewer", "engines",
+    "reproductions", "running", "cli",
 ]  # fmt: skip
 """From the ground up: a room may import those before it."""
 

@@ -16,8 +16,10 @@ from segbundle.documents import read_yaml
 from segbundle.errors import ConfigError, OutputError, show_plain_errors
 from segbundle.files import written_whole
 from segbundle.options import default_bundle, refuse_missing_values, split_overrides
+from segbundle.outputs import refuse_to_replace
 from segbundle.running import plain_errors, run_workflow, stop_on_signals, stopped_plainly
 from segbundle.startup import fast_imports
+from segbundle.terminal import counted
 
 app = typer.Typer(
     name="segbundle",
@@ -190,8 +192,6 @@ def check(
 
     Example: segbundle check data_samples
     """
-    from tqdm import tqdm
-
     from segbundle.data.checks import DatasetCheck
 
     with plain_errors():
@@ -202,7 +202,7 @@ def check(
                 from segbundle.engines.configuration import check_task
             check_task(config, default_bundle() / "configs")
         cases = DatasetCheck(dataset, *classes)
-        found = [(case, problems) for case, problems in tqdm(cases, desc="checking", unit="case", disable=None)]
+        found = [(case, problems) for case, problems in counted(cases, len(cases), "checking", "case")]
     messages = cases.problems + [message for _, problems in found for message in problems]
     for message in messages:
         typer.echo(message, err=True)
@@ -333,6 +333,7 @@ def reproduce(
         text = "\n\n".join([f"# {titles()[name]}", *(table.markdown() for table in tables)])
         typer.echo(text)
         if output is not None:
+            refuse_to_replace(output)
             with written_whole(output) as partial:
                 partial.write_text(f"{text}\n", encoding="utf-8")
 

@@ -39,14 +39,14 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if owner is not None:
-            owner.refuse([path])
+            owner.refuse_foreign([path.absolute()])
         partial.unlink(missing_ok=True)
         os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield partial
         with partial.open("rb") as file:
             os.fsync(file.fileno())  # or a machine that stops may have the new name and not the new content
         if owner is not None:
-            owner.refuse([path])
+            owner.refuse_foreign([path.absolute()])
             owner.record(path, partial)
         partial.replace(path)
     except OSError as error:

@@ -8,6 +8,8 @@ from monai.data import DataLoader
 from segbundle.data import find_scans
 from segbundle.engines import ScanDataset, ScanEvaluator, ScanRecords, report_failures
 from segbundle.errors import OutputError, ScansFailedError
+from segbundle.files import write_json
+from segbundle.outputs import claim
 from segbundle.reports import RESULTS
 from segbundle.transforms import SaveLabelsd, postprocessing, preprocessing
 from tiny import write_nifti
@@ -159,7 +161,7 @@ def test_resuming_sweeps_up_what_a_killed_run_left_half_written(tmp_path):
 
 def test_records_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "predictions.json").write_text("half a fi")
-    with pytest.raises(OutputError, match=r"predictions.json: is no list of records"):
+    with pytest.raises(OutputError, match=r"predictions.json: cannot be read \(is not valid JSON .* or move it away"):
         ScanRecords(tmp_path, resume=True).remaining([])
 
 
@@ -173,11 +175,12 @@ def test_a_file_that_cannot_be_written_fails_its_scan_only(tmp_path):
 
 def test_what_tells_of_earlier_label_maps_goes_when_the_first_is_made_anew(tmp_path):
     out = tmp_path / "out"
+    claim(out)
     for name in ("a", "b"):
         write_nifti(tmp_path / "scans" / f"{name}.nii.gz", torch.rand(5, 4, 3).numpy())
     run(tmp_path / "scans", out, Picky(), settings={"model": 1})
     for name in RESULTS:
-        (out / name).touch()
+        write_json(out / name, {})
     kept = run(tmp_path / "scans", out, Picky(), settings={"model": 1}, resume=True)
     assert kept.nothing_left and all((out / name).exists() for name in RESULTS)
     kept = run(tmp_path / "scans" / "a.nii.gz", out, Picky(), settings={"model": 2}, resume=True)

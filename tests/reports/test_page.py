@@ -340,7 +340,11 @@ def test_a_class_that_few_cases_have_has_rough_intervals_too(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("summary.json", '{"cases": 1, "mean_dice": 1, "classes": {}}', r"summary\.json: cannot be read \(mean_dice_present"),
+        (
+            "summary.json",
+            '{"cases": 1, "mean_dice": 1, "classes": {}}',
+            r"summary\.json: cannot be read \(mean_dice_present",
+        ),
         ("summary.json", "[]", r"summary\.json: cannot be read \(the content is \[\]: input should"),
         ("run.json", '{"cases": []}', r"run\.json: cannot be read \(cases is \[\]: input should"),
         ("metrics.csv", "case,class,status,dice\na,sphere,scored,1\n", "metrics.csv has the class 'sphere'"),

@@ -15,22 +15,24 @@ import monai.data
 import torch
 from monai.utils import CommonKeys
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 import segbundle
 from segbundle.data.scan_files import files_of
 from segbundle.engines.ranks import processes_here, rank, share_of_rank, wait_for_all
 from segbundle.errors import OutputError
 from segbundle.files import written_whole
+from segbundle.hashing import add_contents
 from segbundle.inferers.memory import free_memory
 from segbundle.reports import Structure
+from segbundle.terminal import counted
 
 _logger = logging.getLogger(__name__)
 _FORMAT = 4
 """Raised when what prepared cases hold changes, so that files of an earlier version are not read."""
+_FREE_LINES = 20
+"""Cases that are counted in the log however fast they are."""
 _SHARE = 0.5
 """The part of the free memory that cases may take."""
-_CHUNK = 2**22
 
 
 class CachedCases(monai.data.CacheDataset):
@@ -54,7 +56,7 @@ class CachedCases(monai.data.CacheDataset):
         room, kept = _SHARE * free_memory(torch.device("cpu")), []
         with ThreadPoolExecutor(self.num_workers) as pool:
             coming = {index: pool.submit(self._load_cache_item, index) for index in wanted[: self.num_workers]}
-            for index in tqdm(wanted, desc="loading cases", unit="case", disable=None):
+            for index in counted(wanted, len(wanted), "loading cases", "case", free_lines=_FREE_LINES):
                 kept.append(coming.pop(index).result())
                 room -= _size(kept[-1])
                 if room < 0:
@@ -108,14 +110,14 @@ class PreparedCases(Dataset[dict[str, Any]]):
         others = sorted(set(range(len(self.data))) - set(own))
         self._cases: dict[int, dict[str, Any] | Path] = {}
         with ThreadPoolExecutor(num_workers) as pool:
-            progress = tqdm(total=len(self.data), desc="preparing cases", unit="case", disable=True if rank() else None)
             for indices in (own, others):
-                for index, case in zip(indices, pool.map(self._prepared, indices), strict=True):
+                cases = zip(indices, pool.map(self._prepared, indices), strict=True)
+                for index, case in (
+                    cases if rank() else counted(cases, len(indices), "preparing cases", "case", free_lines=_FREE_LINES)
+                ):
                     self._cases[index] = case
-                    progress.update()
                 if self.cache_dir is not None:
                     wait_for_all()
-            progress.close()
         files = sum(isinstance(case, Path) for case in self._cases.values())
         if files:
             folder = self.cache_dir or self.spill_dir
@@ -163,7 +165,7 @@ class PreparedCases(Dataset[dict[str, Any]]):
         for files in (entry[CommonKeys.IMAGE], entry[CommonKeys.LABEL]):
             for file in [files] if isinstance(files, (str, Path)) else files:
                 for path in files_of(file):
-                    _hash_contents(path, key)
+                    add_contents(key, path)
         return folder / f"{key.hexdigest()}.pt"
 
     def _write(self, path: Path, case: dict[str, Any]) -> Path:
@@ -200,11 +202,3 @@ def _size(case: dict[Any, Any]) -> int:
     """Bytes of a case's tensors."""
     values = [one for value in case.values() for one in (value if isinstance(value, list) else [value])]
     return sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
-
-
-def _hash_contents(path: Path, key: Any) -> None:
-    """Add the contents of a file to a hash."""
-    key.update(str(path.stat().st_size).encode())
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            key.update(chunk)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from segbundle.documents import read_json
+from segbundle.engines.next_steps import after_folds
 from segbundle.engines.provenance import made_by, write_page
+from segbundle.engines.unwritten import UnwrittenFiles
 from segbundle.engines.values import KEYS, nsd_tolerances
+from segbundle.engines.workflow import prepare_output
 from segbundle.errors import ConfigError, OutputError
-from segbundle.files import write_json
-from segbundle.reports import RUN_FILE, print_summary, read_scores, write_run, write_scores
+from segbundle.files import remove_partial, write_json
+from segbundle.outputs import folder_of, names
+from segbundle.reports import print_summary, read_scores, summarize, write_run, write_scores
+from segbundle.terminal import say
 
 _FOLD = "fold_"
-_TASK = "cross_validation.json"
 _FREE = (
     "device",
     "num_workers",
@@ -54,32 +59,73 @@ def cross_validate(output_dir: str | Path, task: Mapping[str, Any], run: Run) ->
     if num_folds < 2:
         raise ConfigError(f"num_folds is {num_folds}; a cross-validation needs at least 2.")
     output_dir = Path(output_dir)
-    _keep_task(output_dir / _TASK, task)
-    own_cache = task["cache_dir"] is None
-    cache = {"cache_dir": str(output_dir / "cache")} if own_cache else {}
+    prepare_output(str(output_dir))
     folders = [output_dir / f"{_FOLD}{fold}" for fold in range(num_folds)]
+    own_cache = output_dir / names.CACHE if task["cache_dir"] is None else None
+    _refuse_files_of_others(output_dir, folders, own_cache)
+    _keep_task(output_dir / names.CROSS_VALIDATION, task)
+    cache = {} if own_cache is None else {"cache_dir": str(own_cache)}
     for fold, folder in enumerate(folders):
         scored = folder / "evaluation"
-        if (scored / "summary.json").exists():
+        if (scored / names.SUMMARY).exists():
+            say(f"fold {fold} of {num_folds} is done: {scored}")
             continue
-        resume = (folder / "last.pt").exists()
+        say(f"fold {fold} of {num_folds}: {folder}")
+        if own_cache is not None and not own_cache.exists():
+            folder_of(output_dir).record(own_cache)
+        resume = (folder / names.LAST).exists()
         run("train", {"output_dir": str(folder), "fold": fold, "resume": resume, **cache})
         run("evaluate", {"output_dir": str(scored), "fold": fold, "ckpt_path": str(folder / "model.pt")})
     cases = [case for folder in folders for case in read_scores(folder / "evaluation", class_names)]
     _refuse_cases_scored_twice(output_dir, cases)
     tolerances = nsd_tolerances(task.get("nsd_tolerance_mm"), class_names)
-    summary = write_scores(output_dir, cases, class_names, tolerances)
+    unwritten = UnwrittenFiles()
+    with unwritten.promised(f"{names.METRICS} or {names.SUMMARY}"):
+        write_scores(output_dir, cases, class_names, tolerances)
+    summary = summarize(cases, class_names, tolerances)
     print_summary(summary, f"{num_folds} folds, {len(cases)} cases, each by the model that has not seen it")
-    made = [folder / "evaluation" / RUN_FILE for folder in folders]
-    folds = [json.loads(path.read_text(encoding="utf-8")) for path in made if path.exists()]  # not those made before
+    made = [folder / "evaluation" / names.RUN_FILE for folder in folders]
+    folds = [_read(path) for path in made if path.exists()]  # not those made before
     config = {key: task[key] for key in (*KEYS, "network_def", "loss", "optimizer") if key in task and key != "fold"}
-    devices = ", ".join(dict.fromkeys(fold["device"] for fold in folds))
-    fingerprints = ", ".join(fold["data_fingerprint"] for fold in folds)
-    write_run(output_dir, {**made_by(config), "device": devices, "data_fingerprint": fingerprints}, [])
-    write_page(output_dir)
-    if own_cache:
-        shutil.rmtree(output_dir / "cache", ignore_errors=True)
+    devices = ", ".join(dict.fromkeys(str(fold.get("device", "")) for fold in folds))
+    fingerprints = ", ".join(str(fold.get("data_fingerprint", "")) for fold in folds)
+    with unwritten.promised(names.RUN_FILE):
+        write_run(output_dir, {**made_by(config), "device": devices, "data_fingerprint": fingerprints}, [])
+    with unwritten.promised(names.REPORT):
+        write_page(output_dir)
+    if own_cache is not None:
+        _remove_cache(own_cache)
+    say(f"models of {num_folds} folds and the scores of all cases: {output_dir}")
+    say(f"next: {after_folds(output_dir, output_dir)}")
+    unwritten.raise_error()
     return summary
+
+
+def _refuse_files_of_others(output_dir: Path, folders: Sequence[Path], own_cache: Path | None) -> None:
+    """Refuse to begin if files of others have the places of those that the run will write."""
+    own = (names.CROSS_VALIDATION, names.RUN_FILE, names.METRICS, names.SUMMARY, names.REPORT)
+    parts: list[tuple[Path, Sequence[str]]] = [(output_dir, own)]
+    for folder in folders:
+        parts += [(folder, names.TRAINING), (folder / "evaluation", (*names.RESULTS, names.PREDICTIONS))]
+    for place, files in parts:
+        folder_of(place).refuse_foreign(files)
+        folder_of(place).refuse_links([folder.name for folder in folders] if place == output_dir else ["evaluation"])
+    if own_cache is not None and folder_of(output_dir).foreign([own_cache]):
+        raise OutputError(
+            f"{own_cache}: was not made by segbundle, and would be removed at the end. Move it away, give another "
+            "--output_dir, or a --cache_dir to keep prepared cases in."
+        )
+
+
+def _remove_cache(folder: Path) -> None:
+    """Remove prepared cases, and the folder if it held nothing else."""
+    remove_partial(folder)
+    for path in folder.glob("*.pt"):
+        if names.PREPARED_CASE.fullmatch(path.name) and path.is_file():
+            with suppress(OSError):
+                path.unlink()
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _keep_task(path: Path, task: Mapping[str, Any]) -> None:
@@ -88,7 +134,7 @@ def _keep_task(path: Path, task: Mapping[str, Any]) -> None:
     if not path.exists() or not any(path.parent.glob(f"{_FOLD}*/last.pt")):  # nothing has come of it yet
         write_json(path, now)
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = _read(path)
     before.setdefault("nsd_tolerance_mm", now.get("nsd_tolerance_mm"))  # which earlier versions did not write down
     for key in sorted({*before, *now}):
         if before.get(key) != now.get(key):
@@ -96,6 +142,11 @@ def _keep_task(path: Path, task: Mapping[str, Any]) -> None:
                 f"{path.parent}: holds a cross-validation with {key} {before.get(key)}, now it is {now.get(key)}; "
                 "go on with what it began with, or choose another --output_dir."
             )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = read_json(path, dict[str, Any], OutputError)
+    return content
 
 
 def _refuse_cases_scored_twice(output_dir: Path, cases: list[Any]) -> None:

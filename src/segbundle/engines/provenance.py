@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
+import os
 import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -23,14 +24,15 @@ from segbundle.engines.checkpoints import cases_that_chose, cases_trained_on, ch
 from segbundle.engines.ranks import rank
 from segbundle.engines.values import KEYS
 from segbundle.engines.workflow import running_workflow
-from segbundle.errors import describe
-from segbundle.reports import RUN_FILE, training_cases_of, write_report, write_run, write_training_cases
+from segbundle.errors import OutputError, describe
+from segbundle.hashing import add_ends, new_digest, shortened
+from segbundle.outputs import names
+from segbundle.reports import training_cases_of, write_report, write_run, write_training_cases
 
 if TYPE_CHECKING:
     from segbundle.engines.records import ScanRecords
 
 _logger = logging.getLogger(__name__)
-_END = 2**18
 _COMPONENTS = ("network_def", "loss", "optimizer", "lr_scheduler")
 
 
@@ -59,12 +61,14 @@ def describe_run(output_dir: str, records: ScanRecords, device: torch.device | s
         config: the keys that decided what came of it, and their values.
     """
     records.collect()
-    if records.nothing_left and (Path(output_dir) / RUN_FILE).exists():  # which tells what made them
+    if records.nothing_left and (Path(output_dir) / names.RUN_FILE).exists():  # which tells what made them
         return
     if rank() == 0:
         data = [{"case": one["case"], "image": one["image"]} for one in records.all]
-        write_run(output_dir, {**made_by(config, device), "data_fingerprint": _fingerprint(data)}, [])
-        write_training_cases(output_dir, training_cases_of(config.get("ckpt_path")))
+        with records.unwritten.promised(names.RUN_FILE):
+            write_run(output_dir, {**made_by(config, device), "data_fingerprint": _fingerprint(data)}, [])
+        with records.unwritten.promised(names.TRAINING_CASES):
+            write_training_cases(output_dir, training_cases_of(config.get("ckpt_path")))
 
 
 def report_run(
@@ -81,24 +85,31 @@ def report_run(
         others: as in `describe_run`.
     """
     records.collect()
-    if rank() > 0 or not (Path(output_dir) / "summary.json").exists():
+    if rank() > 0:
         return
     seen = cases_trained_on(config.get("ckpt_path"))
     trained_on = None if seen is None else sorted({entry["case"] for entry in data} & seen)
     chosen_by = sorted({entry["case"] for entry in data} & cases_that_chose(config.get("ckpt_path")))
     known = {"trained_on": trained_on, "chosen_by": chosen_by}
     made = {**made_by(config, device), "data_fingerprint": _fingerprint(data), **known}
-    write_run(output_dir, made, data)
-    write_page(output_dir)
+    with records.unwritten.promised(names.RUN_FILE):
+        write_run(output_dir, made, [entry for entry in data if "error" not in entry])
+    if (Path(output_dir) / names.SUMMARY).exists():
+        with records.unwritten.promised(names.REPORT):
+            write_page(output_dir)
 
 
 def write_page(output_dir: str | Path) -> None:
-    """Write `report.html`. Scores are on the disk by then: an error is told in the log, and is no reason to fail."""
+    """Write `report.html`.
+
+    Raises:
+        OutputError: it cannot be written, for whatever reason; the message says how to write it later.
+    """
     try:
         _logger.info("report: %s", write_report(output_dir))
     except Exception as error:
-        _logger.error("no report: %s; once that is mended: segbundle report %s", describe(error), output_dir)
-        _logger.debug("report", exc_info=True)
+        reason = describe(error).rstrip(".")
+        raise OutputError(f"{reason}; once that is mended: segbundle report {shlex.quote(str(output_dir))}") from error
 
 
 def made_by(config: Mapping[str, Any], device: torch.device | str | None = None) -> dict[str, Any]:
@@ -143,8 +154,14 @@ def _name(device: torch.device) -> str:
 
 def _models(ckpt_path: str | list[str] | None) -> dict[str, str]:
     """A fingerprint of the weights that were loaded, or of each member of an ensemble, if they are files."""
-    prints = [_hexadecimal(_add_ends(path, hashlib.sha256())) for path in checkpoint_paths(ckpt_path) if path.is_file()]
+    prints = [_print_of(path) for path in checkpoint_paths(ckpt_path) if path.is_file()]
     return {"model_fingerprint": ", ".join(prints)} if prints else {}
+
+
+def _print_of(path: Path) -> str:
+    digest = new_digest()
+    add_ends(digest, path)
+    return shortened(digest)
 
 
 def _fingerprint(data: Sequence[dict[str, Any]]) -> str:
@@ -153,27 +170,13 @@ def _fingerprint(data: Sequence[dict[str, Any]]) -> str:
     Of a file its name, size, beginning and end count: the ends of gzip files and checkpoints hold checksums of their
     contents.
     """
-    digest = hashlib.sha256()
+    digest = new_digest()
     for entry in sorted(data, key=lambda entry: str(entry["case"])):
-        digest.update(str(entry["case"]).encode())
+        digest.update(os.fsencode(str(entry["case"])))
         for given in (entry["image"], entry.get("label", [])):
             for one in [given] if isinstance(given, str) else given:
-                for file in files_of(Path(one)):
-                    digest.update(f" {file.name} ".encode())
-                    _add_ends(file, digest)
-    return _hexadecimal(digest)
-
-
-def _add_ends(file: Path, digest: Any) -> Any:
-    if not file.is_file():
-        return digest
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        digest.update(str(size).encode() + stream.read(_END))
-        stream.seek(max(size - _END, 0))
-        digest.update(stream.read(_END))
-    return digest
-
-
-def _hexadecimal(digest: Any) -> str:
-    return str(digest.hexdigest()[:12])
+                with suppress(OSError):  # of a scan that failed
+                    for file in files_of(Path(one)):
+                        digest.update(b" " + os.fsencode(file.name) + b" ")
+                        add_ends(digest, file)
+    return shortened(digest)

@@ -2,59 +2,77 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
+import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from segbundle.data.scan_files import files_of
-from segbundle.engines.checkpoints import models_of_folds
 from segbundle.engines.ranks import rank, wait_for_all, world_size
-from segbundle.errors import OutputError
+from segbundle.engines.settings import WEIGHTS, configured, hash_settings
+from segbundle.engines.unwritten import UnwrittenFiles
 from segbundle.files import remove_partial, write_json
-from segbundle.reports import RESULTS
+from segbundle.hashing import new_digest, shortened
+from segbundle.outputs import folder_of, look_at, names
+from segbundle.reports.journal import Journal, journals, key_of, record_files, records_of
 
 _logger = logging.getLogger(__name__)
-_RANKS = "predictions.rank*.json"
+_Key = tuple[str, str]
 
 
 class ScanRecords:
-    """One record per scan in `<output_dir>/predictions.json`, written anew after every scan and sorted by case.
+    """One record per scan in `<output_dir>/predictions.json`, sorted by case.
 
-    Of several processes each has a share of the scans and a file of its own, until `collect` makes one of them; if one
-    process is lost, the others' records stay, and `resume` finds them.
+    While scans are computed, records are appended to `predictions.jsonl`. `predictions.json` is written at the end, and
+    when the number of records has doubled. Of several processes each has a share of the scans and a journal of its own,
+    until `collect` makes one file of them; if one process is lost, the others' records stay, and `resume` finds them.
 
     Args:
         output_dir: where `predictions.json` goes.
         resume: keep the records of scans that an earlier run finished with the same settings, so that
             `remaining` leaves those out. Without it, earlier records are replaced.
         settings: everything that decides what a scan's result is: the checkpoint's path, the network, spacing, ...
-            Stored with each record as a short hash; paths of files count by their content.
+            Stored with each record as a short hash, in which `weights` count by the contents of the files.
+        save_probabilities: whether scans get a file of class probabilities, too.
 
     Attributes:
+        begun: time when the run began, of a clock in seconds.
         nothing_left: whether an earlier run that is resumed has done everything, as `remaining` found.
+        unwritten: files of the run that could not be written.
     """
 
-    def __init__(self, output_dir: str | Path, resume: bool = False, settings: Mapping[str, Any] | None = None) -> None:
-        self.path = Path(output_dir) / "predictions.json"
-        self._own = self.path.with_name(f"predictions.rank{rank()}.json") if world_size() > 1 else self.path
+    def __init__(
+        self,
+        output_dir: str | Path,
+        resume: bool = False,
+        settings: Mapping[str, Any] | None = None,
+        save_probabilities: bool = False,
+    ) -> None:
+        self.path = Path(output_dir) / names.PREDICTIONS
         self.resume = resume
         self.settings = settings or {}
-        self._by_case: dict[str, dict[str, Any]] = {}
-        self._others: dict[str, dict[str, Any]] = {}  # of scans that an earlier run had to do, and this one has not
-        self._inputs: dict[str, str] = {}
-        self._everything: set[str] = set()
-        self._expected: set[str] = set()
+        self._configured = configured(self.settings, "records#settings")
         self._hash: str | None = None
-        self._changed = False
+        self.begun = time.monotonic()
         self.nothing_left = False
+        self.unwritten = UnwrittenFiles()
+        own = f"predictions.rank{rank()}.jsonl" if world_size() > 1 else "predictions.jsonl"
+        self._journal = Journal(self.path.with_name(own))
+        self._save_probabilities = save_probabilities
+        self._records: dict[_Key, dict[str, Any]] = {}
+        self._others: dict[_Key, dict[str, Any]] = {}  # of scans that an earlier run had to do, and this one has not
+        self._inputs: dict[_Key, str] = {}
+        self._everything: set[_Key] = set()
+        self._expected: set[_Key] = set()
+        self._changed = False
+        self._next_write = 1
 
     @property
     def all(self) -> list[dict[str, Any]]:
         """The records so far, sorted by case."""
-        return [self._by_case[case] for case in sorted(self._by_case)]
+        return [self._records[key] for key in sorted(self._records)]
 
     @property
     def failures(self) -> list[dict[str, Any]]:
@@ -64,14 +82,13 @@ class ScanRecords:
     @property
     def missing(self) -> list[str]:
         """Cases that were to be done and have no record, for instance because memory ran out while they were read."""
-        return sorted(self._expected - set(self._by_case))
+        return sorted(case for case, _ in self._expected - set(self._records))
 
     @property
     def settings_hash(self) -> str:
         """Twelve hexadecimal digits that change with the settings, also with a checkpoint's content."""
         if self._hash is None:
-            text = json.dumps(_described(self.settings), sort_keys=True)
-            self._hash = hashlib.sha256(text.encode()).hexdigest()[:12]
+            self._hash = hash_settings(self._configured, self.settings.get(WEIGHTS))
         return self._hash
 
     def add(self, record: Mapping[str, Any]) -> None:
@@ -81,112 +98,149 @@ class ScanRecords:
             OutputError: the file cannot be written.
         """
         if not self._changed:
-            for name in RESULTS:
-                self.path.with_name(name).unlink(missing_ok=True)  # what was made of the label maps that were there
+            folder_of(self.path.parent).remove(names.RESULTS)  # made of the label maps that were there
             self._changed = True
-        case = record["case"]
-        known = {"settings": self.settings_hash, "input": self._inputs.get(case)}
-        self._by_case[case] = {**record, **known}
-        self._write(self._own)
+        told = {key: readable(one) if isinstance(one, str) else one for key, one in record.items()}
+        key = key_of(told)
+        self._records[key] = {**told, "settings": self.settings_hash, "input": self._inputs.get(key)}
+        self._journal.append(self._records[key])
+        if world_size() == 1 and len(self._records) >= self._next_write:
+            self._write()
+            self._next_write = 2 * len(self._records)
 
-    def _write(self, path: Path) -> None:
-        records = self._others | self._by_case
-        write_json(path, [records[case] for case in sorted(records)])
+    def close(self) -> None:
+        """Put the records of this process into `predictions.json`, if it is alone and has added some.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        self._journal.close()
+        if world_size() == 1 and self._changed:
+            self._write()
+            self._remove_journals()
 
     def collect(self) -> None:
         """Wait for the other processes, and put the records of all of them into one file."""
+        self.close()
         wait_for_all()
         if world_size() > 1 and rank() == 0:
-            for path in self._files_of_ranks():
-                self._by_case |= _read(path)
+            for path in journals(self.path.parent):
+                self._records |= {key_of(record): record for record in records_of(path)}
             self._expected = self._everything
-            self._write(self.path)
-            for path in self._files_of_ranks():
-                path.unlink()
+            self._write()
+            self._remove_journals()
         wait_for_all()
-
-    def _files_of_ranks(self) -> list[Path]:
-        return sorted(self.path.parent.glob(_RANKS))
 
     def remaining(self, data: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The datalist entries that are still to be done, by this process: all, unless an earlier run is resumed.
 
         Raises:
-            OutputError: a file of the earlier run cannot be read.
+            OutputError: a file of the earlier run cannot be read; or one that this run would write is an input of it,
+                or not segbundle's.
         """
-        self._everything = {entry["case"] for entry in data}
-        self._inputs = {entry["case"]: _fingerprint(entry["image"]) for entry in data}
-        left = list(data)
+        keys = [_key(entry) for entry in data]
+        self._everything = set(keys)
+        self._inputs = {key: _fingerprint(entry["image"]) for key, entry in zip(keys, data, strict=True)}
         if self.resume:
-            files = [path for path in (self.path, *self._files_of_ranks()) if path.exists()]
-            earlier = {case: record for path in files for case, record in _read(path).items()}
-            asked = {case: record for case, record in earlier.items() if case in self._everything}
-            self._by_case = {case: record for case, record in asked.items() if self._is_done(record)}
-            changed = sum(record.get("settings") != self.settings_hash for record in asked.values())
-            if changed:
-                _logger.warning("%d scans were done with other settings or weights and are done again", changed)
-            left = [entry for entry in data if entry["case"] not in self._by_case]
+            self._read_earlier()
+        left = [entry for key, entry in zip(keys, data, strict=True) if key not in self._records]
+        self._refuse_to_replace(left)
+        if self.resume:
             self.nothing_left = not left
             _logger.info("resuming: %d of %d scans are done", len(data) - len(left), len(data))
-            if rank() == 0:
-                self._others = {case: record for case, record in earlier.items() if case not in self._everything}
         wait_for_all()  # all have read what is changed now
         if rank() == 0:
             self._begin()
         wait_for_all()
         share = left[rank() :: world_size()]
-        self._expected = {entry["case"] for entry in share} | set(self._by_case)
+        self._expected = {_key(entry) for entry in share} | set(self._records)
         return share
+
+    def _read_earlier(self) -> None:
+        cases = {case for case, _ in self._everything}
+        earlier = {key_of(one): one for path in record_files(self.path.parent) for one in records_of(path)}
+        asked = [record for record in earlier.values() if record["case"] in cases]
+        self._records = {key_of(record): record for record in asked if self._is_done(record)}
+        changed = sum(record.get("settings") != self.settings_hash for record in asked)
+        if changed:
+            _logger.warning("%d scans were done with other settings or weights and are done again", changed)
+        if rank() == 0:
+            self._others = {key: record for key, record in earlier.items() if record["case"] not in cases}
+
+    def _refuse_to_replace(self, left: Sequence[dict[str, Any]]) -> None:
+        """Refuse to begin if a file that this run will write holds something of others, or an input."""
+        folder, readable = look_at(self.path.parent), [entry for entry in left if "error" not in entry]
+        for path in record_files(folder.folder):
+            if not folder.wrote(path):
+                records_of(path)
+                folder.adopt(path)
+        written = [names.label_map("", entry["case"]) for entry in readable]
+        if self._save_probabilities:
+            written += [names.probabilities("", entry["case"]) for entry in readable]
+        if left:
+            written += [Path(name) for name in (names.PREDICTIONS, names.TRAINING_CASES, *names.RESULTS)]
+        if folder.is_claimed:
+            folder.refuse_foreign(written)
+        inputs = (path for entry in readable for key in ("image", "label") for path in _paths(entry.get(key, [])))
+        folder.refuse_inputs(written, inputs)
 
     def _begin(self) -> None:
         """Leave nothing of an earlier run that could pass for this one's."""
         remove_partial(self.path.parent)
-        if self.path.exists() or self._by_case:
-            self._write(self.path)
-        for path in self._files_of_ranks():
-            path.unlink()
+        if self.path.exists() or self._records:
+            self._write()
+        self._remove_journals()
+
+    def _write(self) -> None:
+        records = self._others | self._records
+        write_json(self.path, [records[key] for key in sorted(records)])
+
+    def _remove_journals(self) -> None:
+        folder = self.path.parent
+        for path in record_files(folder):
+            if path != self.path:
+                path.unlink()
 
     def _is_done(self, record: Mapping[str, Any]) -> bool:
         """Whether a scan was finished with these settings, and its files are those of then and its results there."""
-        if record.get("status") != "ok" or record.get("settings") != self.settings_hash:
+        if record["status"] != "ok" or record.get("settings") != self.settings_hash:
             return False
-        results = [record["prediction"] or "", *([record["probabilities"]] if record.get("probabilities") else [])]
-        return record.get("input") == self._inputs[record["case"]] and all(Path(path).is_file() for path in results)
+        results = [record.get("prediction") or "", *filter(None, [record.get("probabilities")])]
+        return record.get("input") == self._inputs.get(key_of(record)) and all(Path(one).is_file() for one in results)
+
+
+def source_of(image: str | Sequence[str]) -> str:
+    """Return the path of a scan in its record; of several channels that of the first."""
+    return readable(os.path.realpath(_paths(image)[0]))
+
+
+def _key(entry: Mapping[str, Any]) -> _Key:
+    return readable(str(entry["case"])), source_of(entry["image"])
+
+
+def _paths(given: str | Sequence[str]) -> list[str]:
+    return [given] if isinstance(given, str) else [str(one) for one in given]
+
+
+def readable(text: str) -> str:
+    r"""Return a name with bytes that are not UTF-8 as in `\udcff`, so that it can be written into files.
+
+    Example:
+        >>> print(readable(b"a\xff.nii".decode("utf-8", "surrogateescape")))
+        a\udcff.nii
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _fingerprint(image: str | Sequence[str]) -> str:
     """Twelve hexadecimal digits that change with the paths, sizes and dates of a scan's files."""
-    digest = hashlib.sha256()
-    for given in [image] if isinstance(image, str) else image:
-        for file in files_of(Path(given).resolve()):
-            known = file.stat() if file.exists() else None
-            digest.update(f"{file} {known and known.st_size} {known and known.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:12]
-
-
-def _read(path: Path) -> dict[str, dict[str, Any]]:
-    try:
-        return {record["case"]: record for record in json.loads(path.read_text(encoding="utf-8"))}
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise OutputError(f"{path}: is no list of records ({error}); move it away to start anew.") from error
-
-
-def _described(value: Any) -> Any:
-    """Something JSON can hold that is the same whenever the value means the same."""
-    if isinstance(value, Mapping):
-        return {str(key): _described(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_described(one) for one in value]
-    if isinstance(value, str) and Path(value).is_file():
-        return _digest(Path(value))
-    if isinstance(value, str) and (models := models_of_folds(Path(value))):
-        return [_digest(model) for model in models]
-    return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(2**20):
-            digest.update(part)
-    return digest.hexdigest()
+    digest = new_digest()
+    for given in _paths(image):
+        try:
+            files = files_of(os.path.realpath(given))
+            known = [file.stat() if file.exists() else None for file in files]
+        except (OSError, ValueError) as error:  # reading the scan will tell
+            files, known = [Path(f"{given} {error}")], [None]
+        for file, found in zip(files, known, strict=True):
+            digest.update(os.fsencode(f"{file} {found and found.st_size} {found and found.st_mtime_ns}\n"))
+    return shortened(digest)

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import monai.data
@@ -17,8 +17,9 @@ from tqdm import tqdm
 from segbundle.engines.evaluator import SegmentationEvaluator
 from segbundle.engines.peak_memory import PeakMemory
 from segbundle.engines.ranks import rank
-from segbundle.engines.records import ScanRecords
-from segbundle.errors import ScansFailedError, describe
+from segbundle.engines.records import ScanRecords, readable, source_of
+from segbundle.errors import OutputError, ScansFailedError, describe
+from segbundle.terminal import duration, is_terminal
 
 _logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class ScanDataset(monai.data.Dataset):
     """A MONAI dataset whose items that cannot be loaded come as `{"case", "image", "error"}` instead of raising.
 
     Args:
-        data: datalist entries with `case` and `image`.
+        data: datalist entries with `case` and `image`; one with `error` is not read, and fails with that text.
         transform: loads and preprocesses an entry.
         records: leaves out what an earlier run has done, if that is resumed; None for every entry.
     """
@@ -58,20 +59,18 @@ class ScanDataset(monai.data.Dataset):
         started = time.monotonic()
         entry = self.data[index]
         try:
-            item = super()._transform(index)
+            item = dict(entry) if "error" in entry else super()._transform(index)
         except Exception as error:
-            item = {"case": entry["case"], "error": describe(error)}
+            item = {"error": describe(error)}
+        if "error" in item:
+            item = {"case": entry["case"], "error": item["error"]}
         seconds = time.monotonic() - started + item.pop("early_seconds", 0.0)
-        return {**item, "source": _source(entry["image"]), "loading_seconds": seconds}
+        return {**item, "source": source_of(entry["image"]), "loading_seconds": seconds}
 
 
 def read_ahead(dataset: ScanDataset) -> None:
     """Begin to load the first scan while the workflow is still being set up."""
     dataset.read_ahead()
-
-
-def _source(image: str | list[str]) -> str:
-    return str(Path(image if isinstance(image, str) else image[0]).resolve())
 
 
 class ScanEvaluator(SegmentationEvaluator):
@@ -102,6 +101,7 @@ class ScanEvaluator(SegmentationEvaluator):
         self.saving = saving
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="writing")
         self._written: Future[None] | None = None
+        self._finished = 0
         self.add_event_handler(Events.EPOCH_COMPLETED, lambda: self._wait())  # before scores are reported
         self.add_event_handler(Events.COMPLETED | Events.EXCEPTION_RAISED, self._finish)
 
@@ -158,10 +158,20 @@ class ScanEvaluator(SegmentationEvaluator):
             discard = getattr(self.saving, "discard", None)
             if discard is not None:  # what an earlier run wrote would pass for this one's
                 discard(record["case"])
-            with tqdm.external_write_mode():
-                _logger.error("%s failed: %s", record["case"], record["error"])
+        self._tell(record, sum(stages.values()))
         times = {stage: round(seconds, 3) for stage, seconds in stages.items()}
         self.records.add({**record, "seconds": round(sum(stages.values()), 3), "stages": times, **peaks})
+
+    def _tell(self, record: dict[str, Any], seconds: float) -> None:
+        """Log what became of a scan: on a terminal, where a bar counts them, only if it failed."""
+        self._finished += 1
+        place = "" if is_terminal() else f"[{self._finished}/{len(self.data_loader)}] "
+        case = readable(record["case"])
+        with tqdm.external_write_mode():
+            if record["error"] is not None:
+                _logger.error("%s%s failed: %s", place, case, readable(record["error"]))
+            elif place:
+                _logger.info("%s%s: done in %s", place, case, duration(seconds))
 
     def _wait(self) -> None:
         """Until the last label map is written; raises if its record could not be."""
@@ -174,6 +184,8 @@ class ScanEvaluator(SegmentationEvaluator):
             self._wait()
         finally:
             self._writer.shutdown()
+            with nullcontext() if error is None else suppress(OutputError):  # the first error is the one to report
+                self.records.close()
         if error is not None:
             raise error
 
@@ -183,21 +195,30 @@ def _failed(record: dict[str, Any], error: str) -> dict[str, Any]:
 
 
 def report_failures(records: ScanRecords) -> None:
-    """Last step of a workflow over scans: say how it went, and fail if a scan failed; of several processes, the first.
+    """Report how a workflow over scans ended, as its last step; of several processes, the first.
 
     Raises:
         ScansFailedError: at least one scan failed; the others' results are on disk.
+        OutputError: a file of the run could not be written.
     """
     records.collect()
     if rank() > 0:
         return
     failed, total = records.failures, len(records.all)
+    seconds = time.monotonic() - records.begun
+    _logger.info(
+        "%d of %d scans done, %d failed, in %s; label maps: %s",
+        total - len(failed), len(records.missing) + total, len(failed), duration(seconds), records.path.parent,
+    )  # fmt: skip
+    unwritten = records.unwritten.message
     if records.missing:
         raise ScansFailedError(
             f"{len(records.missing)} scans were not reached ({', '.join(records.missing[:5])}), perhaps because memory "
-            "ran out while they were read; go on with --resume."
+            f"ran out while they were read; go on with --resume. {unwritten}".rstrip()
         )
     if failed:
-        names = ", ".join(record["case"] for record in failed[:5]) + (", ..." if len(failed) > 5 else "")
-        raise ScansFailedError(f"{len(failed)} of {total} scans failed ({names}); see {records.path}.")
-    _logger.info("%d scans done: %s", total, records.path.parent)
+        cases = ", ".join(record["case"] for record in failed[:5]) + (", ..." if len(failed) > 5 else "")
+        raise ScansFailedError(
+            f"{len(failed)} of {total} scans failed ({cases}); see {records.path}. {unwritten}".rstrip()
+        )
+    records.unwritten.raise_error()

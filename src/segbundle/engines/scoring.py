@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from segbundle.classes import IGNORE_INDEX, Classes
 from segbundle.engines.ranks import gathered, rank
 from segbundle.engines.values import nsd_tolerances
 from segbundle.metrics import score_case
+from segbundle.outputs import names
 from segbundle.reports import CaseScores, print_summary, summarize, write_scores
 
 _logger = logging.getLogger(__name__)
@@ -99,10 +101,13 @@ class ScoreReport:
         """Register with the evaluator."""
         engine.add_event_handler(Events.COMPLETED, self._write)
 
-    def _write(self) -> None:
+    def _write(self, engine: Engine) -> None:
         if rank() > 0:
             return
-        metric = self.metric
-        summary = write_scores(self.output_dir, metric.cases, metric.class_names, metric.nsd_tolerance_mm)
-        print_summary(summary, f"{summary['cases']} cases, Dice per class")
-        _logger.info("scores: %s/metrics.csv, %s/summary.json", self.output_dir, self.output_dir)
+        metric, records = self.metric, getattr(engine, "records", None)
+        summary: dict[str, Any] | None = None
+        with nullcontext() if records is None else records.unwritten.promised(f"{names.METRICS} or {names.SUMMARY}"):
+            summary = write_scores(self.output_dir, metric.cases, metric.class_names, metric.nsd_tolerance_mm)
+        print_summary(summary or metric.summary(), f"{len(metric.cases)} cases, Dice per class")
+        if summary is not None:
+            _logger.info("scores: %s/metrics.csv, %s/summary.json", self.output_dir, self.output_dir)

@@ -18,15 +18,21 @@ from torch.optim import Optimizer
 from torch.utils.data import DistributedSampler
 from tqdm import tqdm
 
+from segbundle.engines.next_steps import after_training
+from segbundle.engines.peak_memory import PeakMemory
 from segbundle.engines.ranks import averaged, gathered, rank
 from segbundle.engines.scoring import MeanDice
 from segbundle.engines.tracking import MLflowWriter
 from segbundle.errors import TrainingError
+from segbundle.outputs.names import MODEL
 from segbundle.patches import PatchLoader
 from segbundle.reports.pictures import compared
+from segbundle.terminal import LineLimit, duration, is_terminal
 
 _logger = logging.getLogger(__name__)
 _PICTURES = 3
+_FREE_LINES = 100
+"""Epochs whose lines are written however short they are."""
 _SETTLED = 10.0
 """Seconds of training after which its speed tells how long the rest will take."""
 _SHOWN = (CommonKeys.IMAGE, CommonKeys.LABEL, CommonKeys.PRED)
@@ -180,7 +186,9 @@ class EarlyStopping:
 
 
 class TrainingLog:
-    """Log lines: how long it will take, then one per validation; and TensorBoard.
+    """Log lines: how long it will take, one per validation, without a terminal also one per epoch; and TensorBoard.
+
+    The last lines say where the model is, its score, time and memory, and which commands come next.
 
     There go loss, learning rate and gradient norm per epoch, and Dice per class.
 
@@ -195,6 +203,7 @@ class TrainingLog:
         evaluator: the validation engine.
         metric: holds the scores of the last validation.
         mlflow_uri: where MLflow keeps its runs (`MLflowWriter`); None for TensorBoard alone.
+        fold: that is held out; None if there is none.
     """
 
     def __init__(
@@ -204,12 +213,15 @@ class TrainingLog:
         evaluator: Evaluator,
         metric: MeanDice,
         mlflow_uri: str | None = None,
+        fold: int | None = None,
     ) -> None:
         self.log_dir = Path(output_dir) / "tensorboard"
         self.optimizer = optimizer
         self.evaluator = evaluator
         self.metric = metric
         self.mlflow_uri = mlflow_uri
+        self.fold = fold
+        self.output_dir = Path(output_dir)
         self._writers: list[Any] = []
         self._losses: list[torch.Tensor] = []
         self._norms: list[torch.Tensor] = []
@@ -218,6 +230,8 @@ class TrainingLog:
         self._foretold = False
         self._rate = 0.0
         self._pictures: dict[str, Any] = {}
+        self._limit: LineLimit | None = None
+        self._memory: PeakMemory | None = None
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
@@ -232,6 +246,8 @@ class TrainingLog:
         from torch.utils.tensorboard import SummaryWriter
 
         self._started, self._began = time.monotonic(), engine.state.epoch
+        self._limit = None if is_terminal() else LineLimit(_FREE_LINES, self._started)
+        self._memory = PeakMemory(torch.device(engine.state.device))
         cases = len(engine.data_loader.dataset)
         held_out = sum(gathered([len(self.evaluator.data_loader.dataset)]))
         where = (engine.state.device, self.log_dir.parent)
@@ -262,13 +278,19 @@ class TrainingLog:
         if not self._writers:
             return
         self._add_scalars({"train/loss": loss, "train/learning_rate": self._rate, "train/gradient_norm": norm}, epoch)
+        now = time.monotonic()
+        minutes = (now - self._started) / 60
+        left = minutes * ((engine.state.max_epochs or epoch) - epoch) / (epoch - self._began)
+        done = f"epoch {epoch}/{engine.state.max_epochs}  {minutes:.1f} min, about {left:.1f} left  loss {loss:.4f}"
         if self.evaluator.state.epoch == epoch:
-            self._log_validation(engine, loss)
-        self._foretell(engine)
+            self._log_validation(epoch, done)
+        elif self._limit is not None and self._limit.passes(now):
+            _logger.info("%s", done)
+        self._foretell(engine, now)
 
-    def _foretell(self, engine: Engine) -> None:
+    def _foretell(self, engine: Engine, now: float) -> None:
         """Say once how long the training will take, which a log file without a progress bar does not show."""
-        seconds, left = time.monotonic() - self._started, (engine.state.max_epochs or 0) - engine.state.epoch
+        seconds, left = now - self._started, (engine.state.max_epochs or 0) - engine.state.epoch
         if self._foretold or seconds < _SETTLED or not left:
             return
         self._foretold = True
@@ -276,8 +298,8 @@ class TrainingLog:
         with tqdm.external_write_mode():
             _logger.info("%.1f s per epoch: about %.0f min for the %d that are left", each, each * left / 60, left)
 
-    def _log_validation(self, engine: Engine, loss: float) -> None:
-        epoch, summary = engine.state.epoch, self.metric.summary()
+    def _log_validation(self, epoch: int, done: str) -> None:
+        summary = self.metric.summary()
         dice = {name: row["dice_mean"] for name, row in summary["classes"].items()}
         scored = {f"validation/dice/{name}": value for name, value in dice.items() if value is not None}
         self._add_scalars({"validation/mean_dice": self.metric.compute(), **scored}, epoch)
@@ -286,16 +308,10 @@ class TrainingLog:
                 writer.add_image(f"validation/{case}", picture, epoch, dataformats="HWC")
         self._pictures = {}
         shown = ", ".join(f"{name} {'-' if value is None else f'{value:.3f}'}" for name, value in dice.items())
-        minutes = (time.monotonic() - self._started) / 60
-        left = minutes * ((engine.state.max_epochs or epoch) - epoch) / (epoch - self._began)
         with tqdm.external_write_mode():
             _logger.info(
-                "epoch %d/%d  %.1f min, about %.1f left  loss %.4f  mean Dice %.4f (%s)  best %.4f in epoch %d",
-                epoch,
-                engine.state.max_epochs,
-                minutes,
-                left,
-                loss,
+                "%s  mean Dice %.4f (%s)  best %.4f in epoch %d",
+                done,
                 self.metric.compute(),
                 shown,
                 self.evaluator.state.best_metric,
@@ -307,9 +323,25 @@ class TrainingLog:
             for writer in self._writers:
                 writer.add_scalar(name, value, epoch)
 
-    def _close(self) -> None:
+    def _close(self, engine: Engine) -> None:
         for writer in self._writers:
             writer.close()
+        model, state = self.output_dir / MODEL, self.evaluator.state
+        if not self._writers or not model.exists() or engine.state.epoch == self._began or self._memory is None:
+            return
+        peaks = self._memory.peaks()
+        on_gpu = f", {peaks['peak_gpu_memory_mb'] / 1000:.1f} GB on the GPU" if "peak_gpu_memory_mb" in peaks else ""
+        with tqdm.external_write_mode():
+            _logger.info(
+                "model: %s, mean Dice %.4f in epoch %d of %d",
+                model, state.best_metric, state.best_metric_epoch, engine.state.epoch,
+            )  # fmt: skip
+            _logger.info(
+                "training took %s; peak memory %.1f GB%s",
+                duration(time.monotonic() - self._started), peaks["peak_memory_mb"] / 1000, on_gpu,
+            )  # fmt: skip
+            for command in after_training(model, self.fold):
+                _logger.info("next: %s", command)
 
 
 def _of_the_first(engine: Engine, event: int) -> bool:

@@ -22,6 +22,7 @@ from segbundle.errors import ConfigError, OutputError, show_plain_errors
 from segbundle.files import keep_others_out, make_folder, remove_partial
 from segbundle.inferers import Precision, with_channels_last_norms
 from segbundle.inferers.memory import free_memory, training_bytes
+from segbundle.outputs import OutputFolder, claim, names
 
 _logger = logging.getLogger(__name__)
 
@@ -229,20 +230,29 @@ def prepare_training_output(output_dir: str, resume: bool = False) -> None:
     """Make the output folder of a training, and refuse to overwrite a run that it holds.
 
     Raises:
-        OutputError: the folder cannot be written, or holds a run and `resume` is false.
+        OutputError: the folder cannot be written, holds a run and `resume` is false, or holds files of others in the
+            places of a training's.
     """
     if rank() == 0:
         _make_writable(output_dir)
     wait_for_all()
-    held = [name for name in ("last.pt", "model.pt") if (Path(output_dir) / name).exists()]
+    held = [name for name in (names.LAST, names.MODEL) if (Path(output_dir) / name).exists()]
     if held and not resume:
         raise OutputError(
             f"{output_dir}: already holds a training run ({held[0]}). Continue it with --resume true, "
             "or choose another --output_dir."
         )
+    folder = _claim(output_dir)
+    if names.LAST in held and not folder.wrote(last := folder.folder / names.LAST) and not last.is_symlink():
+        folder.adopt(last)  # perhaps copied here: nothing is replaced before the training has resumed from it
+    folder.refuse_foreign(names.TRAINING)
+    folder.refuse_links([names.TENSORBOARD, names.CACHE])
+    workflow = running_workflow()
+    weights = None if workflow is None else workflow.parser.get("ckpt_path")
+    folder.refuse_inputs(names.TRAINING, [weights] if isinstance(weights, str) else [])
     if rank() == 0:
         remove_partial(output_dir)
-    if resume and "last.pt" not in held:
+    if resume and names.LAST not in held:
         _logger.warning("%s: holds no last.pt to resume from; starting from the beginning", output_dir)
 
 
@@ -252,11 +262,12 @@ def prepare_output(output_dir: str) -> None:
     Raises:
         OutputError: it cannot, or it holds a training, whose scores would be replaced.
     """
-    if any((Path(output_dir) / name).exists() for name in ("last.pt", "task.json")):
+    if any((Path(output_dir) / name).exists() for name in (names.LAST, names.TASK)):
         raise OutputError(f"{output_dir}: holds a training run; choose another --output_dir, for instance a subfolder.")
     if rank() == 0:
         _make_writable(output_dir)
     wait_for_all()
+    _claim(output_dir)
 
 
 def prepare_prediction_output(output_dir: str) -> None:
@@ -265,7 +276,7 @@ def prepare_prediction_output(output_dir: str) -> None:
     Raises:
         OutputError: as there; or it holds scores, which would be taken for those of the predictions.
     """
-    if (Path(output_dir) / "metrics.csv").exists():
+    if (Path(output_dir) / names.METRICS).exists():
         raise OutputError(
             f"{output_dir}: holds the scores of an evaluation; choose another --output_dir, for instance a subfolder."
         )
@@ -282,3 +293,11 @@ def _make_writable(output_dir: str) -> None:
             f"{output_dir}: cannot be written ({error.strerror}); choose another --output_dir."
         ) from error
     keep_others_out(output_dir)
+
+
+def _claim(output_dir: str) -> OutputFolder:
+    """Record from now on what is written into a folder, which this process or the first one has locked."""
+    if rank() == 0:
+        claim(output_dir).shorten()
+    wait_for_all()
+    return claim(output_dir)

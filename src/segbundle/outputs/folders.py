@@ -24,6 +24,7 @@ _NAMED = 3
 _MOST_LINES = 100
 """Lines of a record beside those that are needed, before it is written anew."""
 _claimed: dict[Path, OutputFolder] = {}
+_seen: dict[Path, OutputFolder] = {}
 
 
 def claim(folder: str | Path) -> OutputFolder:
@@ -37,10 +38,32 @@ def claim(folder: str | Path) -> OutputFolder:
     return _claimed[resolved]
 
 
+def refuse_to_replace(*paths: str | Path) -> None:
+    """Refuse to write files in places that hold something else than what segbundle wrote; record what is written.
+
+    Raises:
+        OutputError: naming the first ones.
+    """
+    for path in paths:
+        (owner_of(path) or claim(Path(path).parent)).refuse_foreign([Path(path).absolute()])
+
+
 def owner_of(path: str | Path) -> OutputFolder | None:
     """Return the claimed folder that a path lies in, the innermost of several; None outside of all."""
     parent = Path(path).parent.resolve()
     return next((_claimed[folder] for folder in (parent, *parent.parents) if folder in _claimed), None)
+
+
+def look_at(folder: str | Path) -> OutputFolder:
+    """Return what is known of a folder's files now, to be returned by `folder_of` from now on, if it is not claimed.
+
+    Raises:
+        OutputError: the record of earlier runs cannot be read.
+    """
+    resolved = Path(folder).resolve()
+    if resolved not in _claimed:
+        _seen[resolved] = OutputFolder(resolved)
+    return folder_of(resolved)
 
 
 def folder_of(folder: str | Path) -> OutputFolder:
@@ -50,7 +73,7 @@ def folder_of(folder: str | Path) -> OutputFolder:
         OutputError: the record of earlier runs cannot be read.
     """
     resolved = Path(folder).resolve()
-    return _claimed.get(resolved) or OutputFolder(resolved)
+    return _claimed.get(resolved) or _seen.get(resolved) or OutputFolder(resolved)
 
 
 class OutputFolder:
@@ -76,6 +99,11 @@ class OutputFolder:
         self._add(self._earlier)
 
     @property
+    def is_claimed(self) -> bool:
+        """Whether this process records what it writes into the folder."""
+        return _claimed.get(self.folder) is self
+
+    @property
     def record_path(self) -> Path:
         """The file that lists what was written."""
         return self.folder / RECORD
@@ -97,6 +125,17 @@ class OutputFolder:
             self._has_record = True
             self._add(lines)
 
+    def adopt(self, path: Path) -> None:
+        """Take a file for segbundle's own as it is now; it is recorded if the folder is claimed.
+
+        Raises:
+            OSError: the record cannot be written.
+        """
+        if self.is_claimed:
+            self.record(path, path)
+        else:
+            self._add([(self._name(path), *_stamp(path))])
+
     def wrote(self, path: Path) -> bool:
         """Return whether a file or a folder is there as segbundle wrote it."""
         try:
@@ -113,23 +152,30 @@ class OutputFolder:
         full = [self.folder / path for path in paths]
         return [path for path in full if os.path.lexists(path) and not self.wrote(path)]
 
-    def refuse(self, paths: Iterable[str | Path], inputs: Iterable[str | Path] = ()) -> None:
-        """Refuse to write to paths that hold something segbundle did not write, or that are read as inputs.
+    def refuse_foreign(self, paths: Iterable[str | Path]) -> None:
+        """Refuse to write to paths that hold something segbundle did not write, or that was changed since.
 
         Raises:
             OutputError: naming the first ones.
         """
-        paths = list(paths)
         if foreign := self.foreign(paths):
             raise OutputError(
-                f"{self.folder}: {_named(foreign)} not written by segbundle, or changed since, and would be "
-                "replaced. Choose another --output_dir, or move what is there away."
+                f"{self.folder}: {_named(foreign)} not written by segbundle, or changed since, and would be replaced. "
+                "Choose another --output_dir or --output, or move what is there away."
             )
+
+    def refuse_inputs(self, paths: Iterable[str | Path], inputs: Iterable[str | Path]) -> None:
+        """Refuse to write to paths that are read as inputs.
+
+        Raises:
+            OutputError: naming the first ones.
+        """
         read = {os.path.realpath(path) for path in inputs}
-        if read and (both := [path for path in paths if os.path.realpath(self.folder / path) in read]):
+        both = [path for path in (self.folder / path for path in paths) if os.path.realpath(path) in read]
+        if both:
             raise OutputError(
-                f"{self.folder}: {_named([self.folder / path for path in both])} an input of this run, and would be "
-                "replaced. Choose another --output_dir."
+                f"{self.folder}: {_named(both)} an input of this run, and would be replaced. Choose another "
+                "--output_dir."
             )
 
     def refuse_links(self, names: Iterable[str]) -> None:

@@ -21,14 +21,15 @@ CACHE = "cache"
 RESULTS = (RUN_FILE, METRICS, SUMMARY, REPORT, MEASUREMENTS)
 """Files made from label maps, outdated when the label maps are replaced."""
 TRAINING = (TASK, RUN_FILE, METRICS, SUMMARY, TRAINING_CASES, MODEL, LAST, MLFLOW_RUN)
-JOURNALS = "predictions*.jsonl"
-RANKS = "predictions.rank*.json"
-"""Records of the processes of a run by earlier versions."""
+JOURNAL = re.compile(r"predictions(\.rank\d+)?\.jsonl")
+"""Records of a process of a run that has not ended."""
+RANK = re.compile(r"predictions\.rank\d+\.json")
+"""The same of earlier versions."""
 PREPARED_CASE = re.compile(r"[0-9a-f]{32}\.pt")
 _PARTIAL = re.compile(
     r"\.partial-\d+-(.*_seg\.nii\.gz|.*_prob\.nii|"
     + "|".join(map(re.escape, (PREDICTIONS, CROSS_VALIDATION, *RESULTS, *TRAINING)))
-    + rf"|predictions\.rank\d+\.json|{PREPARED_CASE.pattern})",
+    + rf"|{RANK.pattern}|{PREPARED_CASE.pattern})",
     re.DOTALL,
 )
 

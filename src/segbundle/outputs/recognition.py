@@ -38,7 +38,7 @@ def recognized(folder: Path) -> list[str]:
     if not any(_is_ours(folder / name) for name in _RUNS):
         return found + [name for name in (names.MEASUREMENTS,) if found and _is_ours(folder / name)]
     found += [name for name in (*_KEYS, *_HEADERS, names.PREDICTIONS) if _is_ours(folder / name)]
-    found += [path.name for path in folder.glob(names.RANKS) if _is_ours(path)]
+    found += [path.name for path in _ranks(folder) if _is_ours(path)]
     found += _label_maps(folder)
     if names.TASK in found:
         found += [name for name in (names.MODEL, names.LAST, names.MLFLOW_RUN) if _is_file(folder / name)]
@@ -57,13 +57,17 @@ def is_cache(folder: Path) -> bool:
 
 def _label_maps(folder: Path) -> Iterator[str]:
     """Yield label maps and probabilities that records list, and that are no newer than the records."""
-    files = [path for path in (folder / names.PREDICTIONS, *folder.glob(names.RANKS)) if _is_ours(path)]
+    files = [path for path in (folder / names.PREDICTIONS, *_ranks(folder)) if _is_ours(path)]
     newest = max((path.stat().st_mtime_ns for path in (*files, folder / names.RUN_FILE) if path.exists()), default=0)
     for record in (record for path in files for record in _content(path)):
         for key in ("prediction", "probabilities"):
             path = folder / PurePath(str(record.get(key) or ".")).name
             if _is_file(path) and path.lstat().st_mtime_ns <= newest:
                 yield path.name
+
+
+def _ranks(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("predictions.rank*.json") if names.RANK.fullmatch(path.name)]
 
 
 def _is_ours(path: Path) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 
 from segbundle.errors import OutputError
 from segbundle.files import written_whole
+from segbundle.outputs import refuse_to_replace
 from segbundle.reports.case_files import refuse_if_moved
 from segbundle.reports.caveats import caveats, few
 from segbundle.reports.changes import pictures_of_changes
@@ -140,6 +141,7 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path, dataset_
             should be now, or the page cannot be written.
     """
     runs = [read_run(folder, dataset_dir) for folder in folders]
+    refuse_to_replace(output)
     if dataset_dir is not None:
         refuse_if_moved(runs[0].files, dataset_dir)
     names = _names(runs)

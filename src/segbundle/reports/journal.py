@@ -54,20 +54,22 @@ class Journal:
     def _opened(self) -> int:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if (owner := owner_of(self.path)) is not None:
-            owner.refuse([self.path])
+            owner.refuse_foreign([self.path.absolute()])
             owner.record(self.path)
         return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NO_LINK, 0o666)
 
 
 def record_files(folder: Path) -> list[Path]:
     """Return the files with a folder's records, the newest last: of a killed run, `predictions.json` and journals."""
-    whole = [path for path in (folder / names.PREDICTIONS, *sorted(folder.glob(names.RANKS))) if path.is_file()]
-    return whole + journals(folder)
+    found = sorted(folder.glob("predictions.*"))
+    whole = [path for path in found if path.name == names.PREDICTIONS or names.RANK.fullmatch(path.name)]
+    return [path for path in whole if path.is_file()] + journals(folder)
 
 
 def journals(folder: Path) -> list[Path]:
     """Return the journals of a killed run, or of one that is under way."""
-    return sorted(path for path in folder.glob(names.JOURNALS) if path.is_file())
+    found = sorted(folder.glob("predictions.*"))
+    return [path for path in found if names.JOURNAL.fullmatch(path.name) and path.is_file()]
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from segbundle.files import written_whole
 from segbundle.metrics import Status
+from segbundle.outputs import names, refuse_to_replace
 from segbundle.reports.case_files import refuse_if_moved
 from segbundle.reports.caveats import caveats, few
 from segbundle.reports.charts import Figure, Point, bland_altman, strip_plot
@@ -47,12 +48,13 @@ def write_report(folder: str | Path, output: str | Path | None = None, dataset_d
         where it is.
 
     Raises:
-        OutputError: the folder holds no scores, or cannot be written.
+        OutputError: the folder holds no scores, or cannot be written, or another program wrote the page.
     """
+    path = Path(folder) / names.REPORT if output is None else Path(output)
     run = read_run(folder, dataset_dir)
+    refuse_to_replace(path)
     if dataset_dir is not None:
         refuse_if_moved(run.files, dataset_dir)
-    path = Path(folder) / "report.html" if output is None else Path(output)
     text = _page(run)
     with written_whole(path) as partial:
         partial.write_text(text, encoding="utf-8")

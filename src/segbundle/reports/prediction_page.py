@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 from markupsafe import Markup
-from tqdm import tqdm
 
 from segbundle.errors import SegbundleError, describe
 from segbundle.files import written_whole
+from segbundle.outputs import names, refuse_to_replace
 from segbundle.reports.case_files import refuse_if_moved
 from segbundle.reports.charts import Figure, Point, strip_plot
 from segbundle.reports.colours import style_of
@@ -25,6 +25,7 @@ from segbundle.reports.rendering import as_yaml, number, render, room_for_pictur
 from segbundle.reports.runs import Predictions, about, read_predictions, short_name, window_of
 from segbundle.reports.slices import CaseVolumes, overview_slices, where_to_look
 from segbundle.reports.structures import Structure, read_training_cases
+from segbundle.terminal import counted
 
 _logger = logging.getLogger(__name__)
 _AT_ONCE = 2  # a scan of clinical size takes about a gigabyte
@@ -78,17 +79,18 @@ def write_prediction_report(
         where it is.
 
     Raises:
-        OutputError: the folder holds no predictions, or it cannot be written.
+        OutputError: the folder holds no predictions, or cannot be written, or another program wrote the files.
     """
+    path = Path(folder) / names.REPORT if output is None else Path(output)
+    measurements = path.with_name(names.MEASUREMENTS)
     given = read_predictions(folder, dataset_dir)
+    refuse_to_replace(path, measurements)
     refuse_if_moved(given.files, dataset_dir, every=True)
     found = _measured(given)
     comparable = window_of(given.made_by) is not None
     expected = Expectations(read_training_cases(given.folder), found.structures, given.class_names, comparable)
     found.warnings = {(one.case, one.name): warnings_of(one, expected.of(one)) for one in found.structures}
-    path = given.folder / "report.html" if output is None else Path(output)
     words = {key: warnings.words for key, warnings in found.warnings.items()}
-    measurements = path.parent / "measurements.csv"
     write_measurements(measurements, found.structures, words, found.notes, found.failed, given.class_names)
     text = _page(given, found, expected, _drawn(given, found))
     with written_whole(path) as partial:
@@ -198,7 +200,7 @@ def _each(work: Callable[[str], T], cases: Sequence[str], what: str) -> Iterator
     pool = ThreadPoolExecutor(_AT_ONCE)
     try:
         coming = [(case, pool.submit(work, case)) for case in cases]
-        for case, result in tqdm(coming, desc=what, unit="scan", leave=False, disable=None):
+        for case, result in counted(coming, len(coming), what, "scan", leave=False):
             try:
                 yield case, result.result()
             except (SegbundleError, OSError, ValueError, MemoryError) as error:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from segbundle.metrics import Status
 from segbundle.reports.colours import css
+from segbundle.terminal import counted
 
 _T = TypeVar("_T")
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -48,11 +49,8 @@ def room_for_pictures(num_rows: int) -> float:
 
 
 def progress(items: Collection[_T], what: str) -> Iterable[_T]:
-    """A progress bar over cases, on terminals only."""
-    from tqdm import tqdm
-
-    bar: Iterable[_T] = tqdm(items, desc=what, unit="case", leave=False, disable=None)
-    return bar
+    """Yield cases and show how many are done."""
+    return counted(items, len(items), what, "case", leave=False)
 
 
 def as_yaml(values: Mapping[str, Any]) -> str:

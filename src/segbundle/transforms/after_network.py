@@ -18,6 +18,7 @@ from segbundle.data.scan_files import stem
 from segbundle.data.scans import write_segmentation
 from segbundle.errors import ConfigError, suggestion
 from segbundle.inferers import ScoreSlabs
+from segbundle.outputs import folder_of, names
 from segbundle.transforms.restoring import restore_labels
 
 
@@ -81,7 +82,7 @@ class RestoreLabelsd(Transform):
         if self.probabilities_dir is None:
             labels = restore_labels(scores, to_grid, shape)
         else:
-            path = _probabilities_path(self.probabilities_dir, _case(restored))
+            path = names.probabilities(self.probabilities_dir, _case(restored))
             with ProbabilityFile(path, meta["filename_or_obj"]) as file:
                 labels = restore_labels(scores, to_grid, shape, file.array)
             restored["probabilities"] = str(path)
@@ -125,7 +126,7 @@ class SaveLabelsd(Transform):
     """Write `pred` (1, X, Y, Z) to `<output_dir>/<case>_seg.nii.gz` on the grid of the scan in `image`'s meta data.
 
     Without a `case` the file is named after the scan's. The path that was written is added as `prediction`.
-    `discard(case)` removes what an earlier run wrote for a case.
+    `discard(case)` removes what an earlier run wrote for a case, and nothing else.
     """
 
     def __init__(self, output_dir: str | Path) -> None:
@@ -133,25 +134,18 @@ class SaveLabelsd(Transform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         saved = dict(data)
-        path = self._path(_case(saved))
+        path = names.label_map(self.output_dir, _case(saved))
         labels = saved[CommonKeys.PRED].as_tensor()[0].cpu().numpy()
         write_segmentation(labels, saved[CommonKeys.IMAGE].meta["filename_or_obj"], path)
         if "probabilities" not in saved:  # those of an earlier run would pass for this one's
-            _probabilities_path(self.output_dir, _case(saved)).unlink(missing_ok=True)
+            folder_of(self.output_dir).remove([names.probabilities("", _case(saved))])
         saved["prediction"] = str(path)
         return saved
 
     def discard(self, case: str) -> None:
-        for path in (self._path(case), _probabilities_path(self.output_dir, case)):
-            with suppress(OSError):
-                path.unlink()
-
-    def _path(self, case: str) -> Path:
-        return self.output_dir / f"{case}_seg.nii.gz"
-
-
-def _probabilities_path(folder: str | Path, case: str) -> Path:
-    return Path(folder) / f"{case}_prob.nii"
+        """Remove the label map and the probabilities that an earlier run wrote for a case."""
+        with suppress(OSError):
+            folder_of(self.output_dir).remove([names.label_map("", case), names.probabilities("", case)])
 
 
 def _case(data: Mapping[Hashable, Any]) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from segbundle.errors import OutputError, describe
+from segbundle.outputs import folder_of, names
 from segbundle.reports import RESULTS, holds_scores, write_prediction_report, write_report
 from segbundle.reports.colours import COLOURS
 from segbundle.reports.runs import window_of
@@ -97,7 +98,8 @@ def _report(run: Path, dataset_dir: str | Path | None) -> tuple[Path, tempfile.T
     try:
         with tempfile.TemporaryFile(dir=run):  # or pictures are drawn for minutes before the folder refuses them
             pass
-    except OSError as error:
+        folder_of(run).refuse_foreign([names.REPORT] if holds_scores(run) else [names.REPORT, names.MEASUREMENTS])
+    except (OSError, OutputError) as error:
         temporary = tempfile.TemporaryDirectory(prefix="segbundle-")
         _logger.warning(
             "%s: cannot be written (%s); until the viewer ends, its report is in %s.", run, error, temporary.name

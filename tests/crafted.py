@@ -13,7 +13,7 @@ EXPRESSIONS = {
     "an import in a default": "$(lambda m=__import__('os'): m)().system('touch CANARY')",
     "eval": "$eval('1')",
     "eval in full width letters": "$ｅｖａｌ('1')",
-    "exec": "$exec('open(\"CANARY\", \"w\")')",
+    "exec": '$exec(\'open("CANARY", "w")\')',
     "compile": "$compile('1', 'x', 'eval')",
     "open": "$open('CANARY', 'w')",
     "getattr": "$getattr(@network, 'to')",

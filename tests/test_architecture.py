@@ -12,7 +12,7 @@ PACKAGE = ROOT / "src" / "segbundle"
 ORDER = [
     "errors", "machine", "hashing", "terminal", "documents", "startup", "audit", "options", "classes", "outputs",
     "files", "losses", "metrics", "inferers", "patches", "data", "transforms", "reports", "viewer", "engines",
-    "reproductions", "running", "cli",
+    "literals", "configs", "reproductions", "running", "cli",
 ]  # fmt: skip
 """From the ground up: a room may import those before it."""
 

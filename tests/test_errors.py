@@ -1,7 +1,11 @@
+import os
 import subprocess
 import sys
 
-from segbundle.errors import DataError, describe, root_error, suggestion
+import pytest
+from monai.bundle import ConfigParser
+
+from segbundle.errors import ConfigError, DataError, describe, root_error, show_error, suggestion
 
 
 def wrapped(error):
@@ -21,12 +25,13 @@ def test_the_error_a_user_can_mend_is_found_below_others():
 def test_other_errors_stay_what_they_are():
     error = wrapped(KeyError("x"))
     assert root_error(error) is error
-    assert describe(error) == "RuntimeError: applying transform"
+    assert describe(error) == "KeyError: 'x'"  # the first cause, not what it was wrapped in
 
 
-def program(lines):
+def program(lines, **more):
     code = "from segbundle.errors import *; show_plain_errors()\n" + lines
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    env = {**os.environ, **more}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env)
 
 
 def test_a_program_ends_with_the_message_alone():
@@ -34,11 +39,83 @@ def test_a_program_ends_with_the_message_alone():
     assert (done.returncode, done.stderr) == (1, "Error: a.nii: broken\n")
 
 
-def test_defects_keep_their_traceback():
-    done = program("1 / 0")
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("1 / 0", "ZeroDivisionError: division by zero (<string>, line 2)"),
+        ("raise MemoryError", "MemoryError (<string>, line 2)"),
+        ("def f(): f()\nf()", "RecursionError: maximum recursion depth exceeded (<string>, line 2)"),
+        ("b'\\xff'.decode()", "UnicodeDecodeError: 'utf-8' codec can't decode byte 0xff in position 0"),
+        ("try:\n  {}['a']\nexcept KeyError as e:\n  raise RuntimeError('x') from e", "KeyError: 'a'"),
+    ],
+)
+def test_a_program_ends_with_the_first_cause_of_a_defect(lines, message):
+    done = program(lines)
     assert done.returncode == 1
-    assert "Traceback" in done.stderr
-    assert "ZeroDivisionError" in done.stderr
+    assert done.stderr.startswith(f"Error: {message}") and done.stderr.count("\n") == 1
+    assert "SEGBUNDLE_TRACEBACK=1" in done.stderr
+
+
+def test_a_traceback_is_shown_on_request():
+    done = program("1 / 0", SEGBUNDLE_TRACEBACK="1")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and done.stderr.splitlines()[-1].startswith("Error: ZeroDivisionError")
+
+
+def test_an_interrupted_program_shows_no_traceback():
+    assert program("raise KeyboardInterrupt").stderr == "Stopped.\n"
+
+
+def test_errors_about_files_need_no_traceback(capsys):
+    show_error(FileNotFoundError(2, "No such file or directory", "a.txt"))
+    assert capsys.readouterr().err == "Error: [Errno 2] No such file or directory: 'a.txt'\n"
+
+
+def raise_error(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("config", "key", "message"),
+    [
+        (
+            {"a": {"_target_": "builtins.int", "x": 1}},
+            "a",
+            r"config key 'a' \(builtins.int\) cannot be made: TypeError",
+        ),
+        ({"a": {"_target_": "no.Thing"}}, "a", "config key 'a': Cannot locate class or function path: 'no.Thing'"),
+        ({"a": {"b": "$1 / 0"}}, "a", "config key 'a#b': its expression cannot be evaluated: ZeroDivisionError"),
+        ({"a": "$("}, "a", "config key 'a' cannot be read: SyntaxError"),
+        ({"a": "@b"}, "a", "config key 'a' cannot be read: the referring item `@b` is not defined"),
+        ({"a": "@b", "b": "@a"}, "a", "config key 'b' cannot be read: detected circular references"),
+        ({"a": "%b"}, "a", "configuration cannot be read: KeyError"),
+        ({"run": ["$1 / 0"]}, "run::0", "config key 'run#0': its expression cannot be evaluated"),
+    ],
+)
+def test_errors_of_a_configuration_name_the_key(config, key, message):
+    with pytest.raises(Exception) as caught:
+        ConfigParser(config).get_parsed_content(key)
+    root = root_error(caught.value)
+    assert isinstance(root, ConfigError)
+    with pytest.raises(ConfigError, match=message):
+        raise root
+
+
+def test_errors_while_a_workflow_runs_are_not_those_of_its_configuration():
+    work = {"_target_": "test_errors.raise_error", "_mode_": "callable", "error": MemoryError()}
+    with pytest.raises(RuntimeError) as caught:
+        ConfigParser({"work": work, "run": ["$@work()"]}).get_parsed_content("run::0")
+    assert root_error(caught.value) is caught.value
+    assert describe(caught.value) == "MemoryError"
+
+
+def test_long_messages_are_shortened_to_a_few_lines():
+    message = str(DataError("a.nii: " + "x" * 2000 + " Convert it."))
+    assert len(message) <= 500 and message.startswith("a.nii: x") and message.endswith("x Convert it.")
+    lines = str(DataError("\n".join(f"file {number}" for number in range(100)))).splitlines()
+    assert lines == ["file 0", "file 1", "file 2", "... and 97 lines more"]
+    known = [f"class_{number:03}" for number in range(118)]
+    assert suggestion("xyz", known).endswith("class_011 and 106 more.")
 
 
 def test_suggestion_lists_what_is_known_when_nothing_is_near():

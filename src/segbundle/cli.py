@@ -5,17 +5,20 @@ Only typer is imported at start-up, so that `--help` answers at once; MONAI take
 
 from __future__ import annotations
 
+import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from segbundle import __version__
 from segbundle.audit import inspect_path, refuse_untrusted
-from segbundle.documents import read_yaml
-from segbundle.errors import ConfigError, OutputError, show_plain_errors
+from segbundle.configs import read_config, workflow_file
+from segbundle.errors import ConfigError, OutputError, show_error
 from segbundle.files import written_whole
-from segbundle.options import default_bundle, refuse_missing_values, split_overrides
+from segbundle.options import default_bundle, join_switches, refuse_missing_values, split_overrides, switches_of
 from segbundle.outputs import refuse_to_replace
 from segbundle.running import plain_errors, run_workflow, stop_on_signals, stopped_plainly
 from segbundle.startup import fast_imports
@@ -50,6 +53,14 @@ Trust = Annotated[
 _PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 
 
+class _WithKeys(TyperCommand):
+    """A command that takes any config key: `--resume true` means `--resume`, and words after a `--` no option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        flags = {option for one in self.params if getattr(one, "is_flag", False) for option in one.opts}
+        return super().parse_args(ctx, join_switches(args, flags - {"--help"}))
+
+
 def _print_version(asked: bool) -> None:
     if asked:
         typer.echo(f"segbundle {__version__}")
@@ -65,7 +76,7 @@ def _common(
     """3D medical segmentation as a MONAI bundle: train, evaluate, predict."""
 
 
-@app.command(context_settings=_PASS_ON)
+@app.command(cls=_WithKeys, context_settings=_PASS_ON)
 def train(
     dataset_dir: Annotated[
         Path, typer.Option("--dataset_dir", help="Dataset: Decathlon, nnU-Net raw, or imagesTr/labelsTr.")
@@ -85,7 +96,7 @@ def train(
     run_workflow("train", bundle, config, given, words=overrides, trust=trust)
 
 
-@app.command(context_settings=_PASS_ON)
+@app.command(cls=_WithKeys, context_settings=_PASS_ON)
 def evaluate(
     dataset_dir: Annotated[Path, typer.Option("--dataset_dir", help="Dataset with label maps.")],
     output_dir: Annotated[
@@ -112,7 +123,7 @@ def evaluate(
     run_workflow("evaluate", bundle, config, given, words=overrides, trust=trust)
 
 
-@app.command(context_settings=_PASS_ON)
+@app.command(cls=_WithKeys, context_settings=_PASS_ON)
 def cross_validate(
     dataset_dir: Annotated[Path, typer.Option("--dataset_dir", help="Dataset with label maps.")],
     output_dir: Annotated[Path, typer.Option("--output_dir", help="Where the folds and the scores of all cases go.")],
@@ -135,10 +146,11 @@ def cross_validate(
     given = {"dataset_dir": dataset_dir, "device": device}
     words = list(overrides or [])
     with plain_errors():
-        task = read_yaml((bundle or default_bundle()) / "configs" / "train.yaml")
+        task = read_config(workflow_file((bundle or default_bundle()) / "configs", "train"))
+        switches = switches_of(task)
         for path in config or []:
-            task |= read_yaml(path)
-        own = split_overrides(words)[1]
+            task |= read_config(path)
+        own = split_overrides(words, switches)[1]
         refuse_missing_values(own, task)
         for key in ("fold", "resume", "ckpt_path"):
             if key in own:
@@ -151,7 +163,7 @@ def cross_validate(
         )
 
 
-@app.command(context_settings=_PASS_ON)
+@app.command(cls=_WithKeys, context_settings=_PASS_ON)
 def predict(
     output_dir: Annotated[Path, typer.Option("--output_dir", help="Where <scan>_seg.nii.gz and predictions.json go.")],
     ckpt_path: Checkpoint = None,
@@ -178,8 +190,7 @@ def predict(
         "device": device,
         "resume": resume or None,
     }
-    words = [word for word in scans or [] if not (resume and word == "true")]  # as `train --resume true` has it
-    run_workflow("inference", bundle, config, given, words=words, words_are="dataset_dir", trust=trust)
+    run_workflow("inference", bundle, config, given, words=scans, words_are="dataset_dir", trust=trust)
 
 
 @app.command()
@@ -196,11 +207,11 @@ def check(
 
     with plain_errors():
         refuse_untrusted(config or [], None, trust)
-        classes = _task_classes(dataset, config or [])
         if config:
             with fast_imports():
                 from segbundle.engines.configuration import check_task
             check_task(config, default_bundle() / "configs")
+        classes = _task_classes(dataset, config or [])
         cases = DatasetCheck(dataset, *classes)
         found = [(case, problems) for case, problems in counted(cases, len(cases), "checking", "case")]
     messages = cases.problems + [message for _, problems in found for message in problems]
@@ -340,10 +351,16 @@ def reproduce(
 
 def main() -> None:
     """Entry point of the `segbundle` command."""
-    show_plain_errors()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may be no text
     stop_on_signals()
-    with stopped_plainly():
-        app()
+    try:
+        with stopped_plainly():
+            app()
+    except Exception as error:
+        show_error(error)
+        sys.exit(1)
 
 
 def _one_or_several(paths: list[Path] | None) -> str | list[str] | None:
@@ -357,11 +374,13 @@ def _task_classes(dataset: Path, config: list[Path]) -> tuple[list[str], int | N
 
     task: dict[str, Any] = {}
     if config:  # what the task leaves out is the bundle's, but for the classes, which the dataset knows better
-        task = {**read_yaml(default_bundle() / "configs" / "train.yaml"), "class_names": None}
+        task = {**read_config(default_bundle() / "configs" / "train.yaml"), "class_names": None}
     for path in config:
-        task |= read_yaml(path)
+        task |= read_config(path)
     names = task.get("class_names") or described_labels(dataset).class_names
     if names is None:
         raise ConfigError(f"{dataset}: has no dataset.json that names the classes; give a task YAML by --config.")
+    if not isinstance(names, list):
+        raise ConfigError(f"class_names is {names!r}; a check needs the names themselves, in a list.")
     channels = task.get("network_def#in_channels", (task.get("network_def") or {}).get("in_channels"))
     return [str(name) for name in names], channels

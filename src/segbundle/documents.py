@@ -67,9 +67,10 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     text = _read_text(path, ConfigError, MAX_YAML_BYTES)
     try:
-        node = yaml.compose(text, _loader())
+        loader = _loader()(text)
+        node = loader.get_single_node()
         _refuse_expansion(path, node)
-        content = yaml.load(text, _loader())
+        content = None if node is None else loader.construct_document(node)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as problem:
         if isinstance(problem, SegbundleError):
             raise

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import difflib
+import os
+import re
 import sys
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
 _E = TypeVar("_E", bound=BaseException)
 
+_MOST_CHARACTERS, _MOST_LINES = 500, 4
+_MOST_KNOWN = 12
+
 
 class SegbundleError(ValueError):
-    """Base of every error that is caused by input (data, configuration, paths) and not by a defect."""
+    """Base of every error that is caused by input (data, configuration, paths) and not by a defect.
+
+    However long a message is made, it is shown as a few lines.
+    """
+
+    def __str__(self) -> str:
+        return _shortened(super().__str__())
 
 
 class DataError(SegbundleError):
@@ -43,35 +56,46 @@ class ScansFailedError(SegbundleError):
     """Some scans of a batch failed; the others were finished and their results are on disk."""
 
 
+_TRACEBACK = "SEGBUNDLE_TRACEBACK"
+"""Environment variable that adds the traceback to every error message."""
 _MONAI_INSTANTIATION = "Failed to instantiate component"
 _MONAI_LOCATION = "Cannot locate class or function path"
+_MONAI_EVALUATION = "Failed to evaluate"
+_MONAI_BUNDLE = ("monai", "bundle")
+_WORK = frozenset({"initialize", "run", "finalize"})
+"""Sections of a configuration whose expressions do the work, so that errors in them may have any cause."""
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """The end of an error message about an unknown word: the nearest known one, or all of them."""
-    known = list(known)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    """The end of an error message about an unknown word: the nearest known one, or the known ones."""
+    known = sorted(known)
+    near = difflib.get_close_matches(word[:_MOST_CHARACTERS], known, n=1, cutoff=0.6)
     if near:
         return f": did you mean {near[0]!r}?"
-    return f": the known ones are {', '.join(sorted(known))}."
+    more = f" and {len(known) - _MOST_KNOWN} more" if len(known) > _MOST_KNOWN else ""
+    return f": the known ones are {', '.join(known[:_MOST_KNOWN])}{more}."
 
 
 def root_error(error: BaseException) -> BaseException:
     """The `SegbundleError` at the bottom of a chain of wrapped errors, or `error` itself if there is none.
 
     MONAI wraps what a transform or a component raises in a `RuntimeError`; what the user has to read is below.
-    Arguments that a component of a configuration does not have, lacks, or refuses become a `ConfigError`.
+    Whatever is raised while a component is made from a configuration, or while MONAI reads it, becomes a
+    `ConfigError` that names the key and the first cause.
     """
-    link: BaseException | None = error
-    while link is not None:
+    for link in _chain(error):
         if isinstance(link, SegbundleError):
             return link
-        cause = link.__cause__ or link.__context__
-        if isinstance(link, ModuleNotFoundError) and str(link).startswith(_MONAI_LOCATION):
-            return ConfigError(f"{link} A _target_ is written in full, for instance segbundle.losses.DiceCELoss.")
-        if str(link).startswith(_MONAI_INSTANTIATION) and _is_about_arguments(cause):
-            return ConfigError(f"{str(link).splitlines()[0]}: {cause}")
-        link = cause
+    found = map(_configuration_error, reversed(list(_chain(error))))
+    return next((one for one in found if one is not None), error)
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """The error from which a chain of wrapped errors began."""
+    seen = {id(error)}
+    while error.__cause__ is not None and id(error.__cause__) not in seen:
+        error = error.__cause__
+        seen.add(id(error))
     return error
 
 
@@ -83,39 +107,92 @@ def find_cause(error: BaseException, kind: type[_E]) -> _E | None:
     return link
 
 
-def _is_about_arguments(error: BaseException | None) -> bool:
-    if isinstance(error, SegbundleError):
-        return False
-    return isinstance(error, ValueError) or (isinstance(error, TypeError) and "argument" in str(error))
-
-
 def describe(error: BaseException) -> str:
-    """One line for logs and for `predictions.json`: the message of the error that a user can mend."""
+    """One message for logs and for `predictions.json`: the error that a user can mend, or else the first cause."""
     root = root_error(error)
-    if isinstance(root, SegbundleError):
-        return str(root)
-    return f"{type(root).__name__}: {root}".strip()
+    return str(root) if isinstance(root, SegbundleError) else one_line(first_cause(error))
+
+
+def one_line(error: BaseException) -> str:
+    """Class and message of an error in one line; errors about values and files need no class."""
+    message = " ".join(str(error).split())
+    if message and isinstance(error, (ValueError, OSError)) and not isinstance(error, UnicodeError):
+        return _shortened(message)
+    return _shortened(f"{type(error).__name__}: {message}" if message else type(error).__name__)
+
+
+def show_error(error: BaseException) -> None:
+    """Print an error's message to stderr, and with the environment variable SEGBUNDLE_TRACEBACK its traceback, too."""
+    if os.environ.get(_TRACEBACK):
+        traceback.print_exception(type(error), error, error.__traceback__)
+    root = root_error(error)
+    cause = first_cause(error)
+    message = str(root) if isinstance(root, SegbundleError) else one_line(cause)
+    if not isinstance(root, SegbundleError) and not isinstance(cause, OSError):
+        message += f"{_place(cause)}. Run it again with {_TRACEBACK}=1 to see the traceback."
+    print(f"Error: {message}", file=sys.stderr)
 
 
 def show_plain_errors() -> None:
-    """End the program with the message alone, not a traceback, when a `SegbundleError` stops it.
+    """End the program with a message and no traceback, whatever stops it (see `show_error`).
 
-    Errors of any other kind keep their traceback, and the first cause is repeated below it, since MONAI wraps it in
-    several others. Call it from programs only: it sets `sys.excepthook`.
+    Call it from programs only: it sets `sys.excepthook`.
     """
 
-    def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        root = root_error(error)
-        if isinstance(root, SegbundleError):
-            print(f"Error: {root}", file=sys.stderr)
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            print("Stopped.", file=sys.stderr)
         else:
-            sys.__excepthook__(kind, error, traceback)
-            print(f"First cause: {_first_cause(error)!r}", file=sys.stderr)
+            show_error(error)
 
     sys.excepthook = hook
 
 
-def _first_cause(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or link.__context__
+
+
+def _configuration_error(error: BaseException) -> ConfigError | None:
+    """What is wrong with a configuration, if an error was raised while MONAI read it or made something of it."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    message, cause = str(error), one_line(first_cause(error)).rstrip(".")
+    keys = [frame.f_locals.get("id") for frame in frames if frame.f_code.co_name == "_resolve_one_item"]
+    key = str(keys[-1]).replace("::", "#") if keys else ""
+    named = f"config key {key!r}" if key else "configuration"
+    if message.startswith(_MONAI_LOCATION):
+        return ConfigError(f"{named}: {message} A _target_ is written in full: segbundle.losses.DiceCELoss.")
+    if message.startswith(_MONAI_INSTANTIATION):
+        component = re.search(r"'([^']*)'", message)
+        return ConfigError(f"{named} ({component[1] if component else '?'}) cannot be made: {cause}.")
+    if message.startswith(_MONAI_EVALUATION):
+        raised = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(first_cause(error).__traceback__)]
+        if key.partition("#")[0] in _WORK and raised[-1:] != ["<string>"]:  # but in what the expression calls
+            return None
+        return ConfigError(f"{named}: its expression cannot be evaluated: {cause}.")
+    folders = [Path(frame.f_code.co_filename).parts[-3:-1] for frame in frames]
+    if folders[-1:] == [_MONAI_BUNDLE] or (isinstance(error, SyntaxError) and _MONAI_BUNDLE in folders):
+        return ConfigError(f"{named} cannot be read: {one_line(error).rstrip('.')}.")
+    return None
+
+
+def _place(error: BaseException) -> str:
+    """Where an error was raised: the last line of this package, or else of any."""
+    places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    own = [place for place in places if "segbundle" in Path(place[0]).parts]
+    return f" ({Path((own or places)[-1][0]).name}, line {(own or places)[-1][1]})" if places else ""
+
+
+def _shortened(text: str) -> str:
+    """A text of a few lines at most; of a long one the beginning and the end, which says what to do."""
+    lines = text.splitlines()
+    if len(lines) > _MOST_LINES:
+        text = "\n".join([*lines[: _MOST_LINES - 1], f"... and {len(lines) - _MOST_LINES + 1} lines more"])
+    if len(text) > _MOST_CHARACTERS:
+        end = _MOST_CHARACTERS // 3
+        text = f"{text[: _MOST_CHARACTERS - end - 5]} ... {text[-end:]}"
+    return text

@@ -15,9 +15,9 @@ from typing import Any
 import typer
 
 from segbundle.audit import refuse_untrusted
-from segbundle.documents import read_yaml
-from segbundle.errors import ConfigError, SegbundleError, root_error
-from segbundle.options import default_bundle, refuse_missing_values, split_overrides
+from segbundle.configs import merged_config, read_config, workflow_file
+from segbundle.errors import ConfigError, show_error
+from segbundle.options import default_bundle, refuse_missing_values, split_overrides, switches_of
 from segbundle.startup import fast_imports
 
 _GRACE = 10.0
@@ -88,20 +88,19 @@ def stopped_plainly() -> Iterator[None]:
 
 @contextmanager
 def plain_errors(again: str = "") -> Iterator[None]:
-    """Turn the errors that users can mend into a message and exit code 1, without a traceback.
+    """Turn every error into a message and exit code 1, without a traceback (see `segbundle.errors.show_error`).
 
     Args:
         again: what the message of a command that was stopped adds, for instance how to go on.
     """
     try:
         yield
+    except (typer.Exit, BrokenPipeError):  # nobody reads the output any more, which typer ends quietly
+        raise
     except (Exception, KeyboardInterrupt) as error:
-        if not isinstance(error, typer.Exit) and (_stopped_by or isinstance(error, KeyboardInterrupt)):
+        if _stopped_by or isinstance(error, KeyboardInterrupt):
             raise typer.Exit(_stopped(again)) from None
-        root = root_error(error)
-        if isinstance(error, typer.Exit) or not isinstance(root, (SegbundleError, OSError)):
-            raise
-        typer.echo(f"Error: {root}", err=True)
+        show_error(error)
         raise typer.Exit(1) from None
 
 
@@ -125,7 +124,11 @@ def run_workflow(
         trust: whether to run a bundle and task YAMLs that the audit flags.
     """
     with plain_errors(_GO_ON.get(name, "")):
-        plain, overrides = split_overrides(words or [])
+        refuse_untrusted(config or [], bundle, trust)
+        configs = (bundle or default_bundle()) / "configs"
+        files = [workflow_file(configs, name), *(config or [])]
+        defaults, *_ = [read_config(path) for path in files]
+        plain, overrides = split_overrides(words or [], switches_of(defaults))
         if plain and words_are is None:
             raise ConfigError(f"unexpected argument {plain[0]!r}; config keys are given as --key value.")
         if words_are is not None and words_are not in overrides:
@@ -134,15 +137,9 @@ def run_workflow(
             overrides[words_are] = plain
             if not given.get("resume"):
                 _begin_reading(plain[0])
-        refuse_untrusted(config or [], bundle, trust, overrides)
-        configs = (bundle or default_bundle()) / "configs"
-        files = [configs / f"{name}.yaml", *(config or [])]
-        defaults, *_ = [read_yaml(path) for path in files]
+        refuse_untrusted([], None, trust, overrides)
         refuse_missing_values(overrides, defaults)
-        chosen = {
-            key: str(value) if isinstance(value, Path) else value for key, value in given.items() if value is not None
-        }
-        workflow = _workflow(files, configs, {**chosen, **overrides})
+        workflow = _workflow(files, configs, {**_chosen(given), **overrides})
         workflow.initialize()
         workflow.run()
         workflow.finalize()
@@ -155,8 +152,21 @@ def _begin_reading(scan: str) -> None:
     begin_reading(scan)
 
 
+def _chosen(given: dict[str, Any]) -> dict[str, Any]:
+    """The command's own options that were given, paths as text.
+
+    Raises:
+        ConfigError: an option without a value, which has taken the next option for it.
+    """
+    chosen = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
+    for key, value in chosen.items():
+        if isinstance(value, str) and value.startswith("--"):
+            raise ConfigError(f"--{key} needs a value, and is followed by {value}. A file of that name is ./{value}.")
+    return {key: value for key, value in chosen.items() if value is not None}
+
+
 def _workflow(files: list[Path], configs: Path, overrides: dict[str, Any]) -> Any:
-    """MONAI's workflow with the overrides laid over it; `monai.bundle run` would drop those that are None."""
+    """MONAI's workflow, with a configuration of these files and the command line's values, which are data."""
     import logging
     import warnings
 
@@ -166,10 +176,12 @@ def _workflow(files: list[Path], configs: Path, overrides: dict[str, Any]) -> An
         from monai.bundle import ConfigWorkflow, workflows
 
     workflows.logger.setLevel(logging.ERROR)  # it reports the files that it was given
-    return ConfigWorkflow(
-        config_file=[str(path) for path in files],
+    config = merged_config(files, overrides)
+    workflow = ConfigWorkflow(
+        config_file=str(files[0]),
         meta_file=str(configs / "metadata.json"),
         logging_file=str(configs / "logging.conf"),
         workflow_type="train" if files[0].stem == "train" else "infer",
-        **overrides,
     )
+    workflow.parser.set({**config, workflow.parser.meta_key: workflow.parser.get(workflow.parser.meta_key)})
+    return workflow

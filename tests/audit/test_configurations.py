@@ -170,9 +170,8 @@ def test_an_included_file_may_not_give_its_modules_away(tmp_path):
         "a: !!python/object/apply:os.system [touch CANARY]",
         "a: 1\n---\nb: 2",
         "a: [1",
-        "a: &a [x, x]\nb: &b [*a, *a, *a, *a]\n" + "".join(
-            f"c{n}: &c{n} [{', '.join([f'*c{n - 1}' if n else '*b'] * 9)}]\n" for n in range(7)
-        ),
+        "a: &a [x, x]\nb: &b [*a, *a, *a, *a]\n"
+        + "".join(f"c{n}: &c{n} [{', '.join([f'*c{n - 1}' if n else '*b'] * 9)}]\n" for n in range(7)),
         "a: &a [*a]",
         "[1, 2]",
     ],

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from segbundle.configs import read_config
 from segbundle.errors import ConfigError, suggestion
+from segbundle.literals import protect
 from segbundle.reproductions.tables import Table
 
 
@@ -40,10 +42,10 @@ def reproduce(name: str, overrides: Mapping[str, Any] | None = None) -> list[Tab
 
     if name not in titles():
         raise ConfigError(f"there is no reproduction {name!r}{suggestion(name, titles())}")
-    config = ConfigParser.load_config_file(_folder() / f"{name}.yaml")
+    config = read_config(_folder() / f"{name}.yaml")
     for key in overrides or {}:
         if key not in config or key.startswith("_"):
             raise ConfigError(f"reproduction {name!r} has no value {key!r}{suggestion(key, config)}")
-    parser = ConfigParser({"tables": {**config, **(overrides or {})}})
+    parser = ConfigParser({"tables": {**config, **protect(overrides or {})}})
     tables: list[Table] = parser.get_parsed_content("tables")
     return tables

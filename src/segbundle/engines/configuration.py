@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import inspect
-import pydoc
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ComponentLocator, ConfigParser
+from monai.bundle import ConfigParser
 
-from segbundle.engines.values import check_values
+from segbundle.configs import SUFFIXES, merged_config, read_config, texts
+from segbundle.documents import shortened
+from segbundle.engines.arguments import check_arguments
+from segbundle.engines.values import check_values, is_evaluated_later
 from segbundle.errors import ConfigError, suggestion
 
 _REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*(?:(?:#|::)\w+)*)")
 _MONAI_KEYS = frozenset({"_meta_", "save_execute_config"})
+_MAY_BE_NULL = frozenset({"inferer", "postprocessing", "saving"})
+"""Components that may be left out, in any section."""
+_VALUES = frozenset({"bundle_root", "ckpt_path", "device", "output_dir"})
+"""Keys whose defaults are components, and which may be plain values."""
 
 
 def bundle_configs(folder: Path) -> dict[str, Any]:
     """All workflows in a bundle's `configs` folder merged: the keys that a task YAML may set, with their defaults."""
     merged: dict[str, Any] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix in (".yaml", ".yml", ".json") and path.stem != "metadata":
-            for key, value in ConfigParser.load_config_file(path).items():
+        if path.suffix in SUFFIXES and path.stem != "metadata":
+            for key, value in read_config(path).items():
                 merged[key] = {**merged[key], **value} if _is_section(value) and key in merged else value
     return merged
 
@@ -38,9 +43,7 @@ def check_task(task: Sequence[Path], configs: Path) -> None:
     Raises:
         ConfigError: see `check_config`.
     """
-    parser = ConfigParser()
-    parser.read_config([str(path) for path in (configs / "train.yaml", *task)])
-    check_config(parser, bundle_configs(configs))
+    check_config(ConfigParser(merged_config([configs / "train.yaml", *task])), bundle_configs(configs))
 
 
 def check_config(parser: ConfigParser, known: dict[str, Any]) -> None:
@@ -53,7 +56,7 @@ def check_config(parser: ConfigParser, known: dict[str, Any]) -> None:
     Raises:
         ConfigError: see `check_config_keys`, `check_arguments` and `check_values`.
     """
-    config = parser.get()
+    config = {key: value for key, value in parser.get().items() if key != parser.meta_key}
     check_config_keys(config, known)
     check_values(config)
     changed = {key: value for key, value in config.items() if value != known.get(key)}
@@ -73,10 +76,10 @@ def check_config_keys(config: dict[str, Any], known: dict[str, Any]) -> None:
     Raises:
         ConfigError: naming the key and the nearest known one, or the component that lost its `_target_`.
     """
-    referred = {match.replace("::", "#") for text in _strings(config) for match in _REFERENCE.findall(text)}
+    referred = {match.replace("::", "#") for text in texts(config) for match in _REFERENCE.findall(text)}
     _check_keys(config, known, referred, "")
     for key, default in known.items():
-        if _is_section(default) and isinstance(config.get(key), dict):
+        if _is_section(default) and key in config:
             _check_keys(config[key], default, referred, f"{key}#")
 
 
@@ -88,6 +91,7 @@ def _check_keys(config: dict[str, Any], known: dict[str, Any], referred: set[str
                 continue
             raise ConfigError(f"config key {path!r} is read by no workflow{suggestion(key, known)}")
         default = known[key]
+        _check_kind(path, value, default)
         if isinstance(default, dict) and "_target_" in default and isinstance(value, dict) and "_target_" not in value:
             first = next(iter(value), "KEY")
             raise ConfigError(
@@ -96,40 +100,19 @@ def _check_keys(config: dict[str, Any], known: dict[str, Any], referred: set[str
             )
 
 
-def check_arguments(config: Any, locator: ComponentLocator, path: str = "") -> None:
-    """Refuse arguments that a component does not take, as far as its signature tells.
-
-    Args:
-        config: components, in any depth of mappings and lists.
-        locator: finds the components that MONAI knows by their bare names.
-        path: of `config`, for the message.
-
-    Raises:
-        ConfigError: naming the key, and the nearest argument that there is.
-    """
-    if isinstance(config, (list, tuple)):
-        config = dict(enumerate(config))
-    if not isinstance(config, dict):
+def _check_kind(path: str, value: Any, default: Any) -> None:
+    """Refuse anything but a component, a section or a list where the default is one."""
+    if isinstance(value, type(default)) or is_evaluated_later(value) or path in _VALUES:
         return
-    if isinstance(config.get("_target_"), str):
-        _check_component(config, locator, path)
-    for key, value in config.items():
-        check_arguments(value, locator, f"{path}#{key}" if path else str(key))
-
-
-def _check_component(component: dict[str, Any], locator: ComponentLocator, path: str) -> None:
-    name = component["_target_"]
-    module = locator.get_component_module_name(name)
-    try:
-        parameters = inspect.signature(pydoc.locate(f"{module}.{name}" if isinstance(module, str) else name)).parameters  # type: ignore[arg-type]
-    except (TypeError, ValueError, pydoc.ErrorDuringImport):  # not found, which MONAI tells, or it does not say
-        return
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    for key in component:
-        if not key.startswith("_") and key not in parameters:
-            short = name.rpartition(".")[2]
-            raise ConfigError(f"config key '{path}#{key}': {short} has no such argument{suggestion(key, parameters)}")
+    if isinstance(default, dict) and (_is_section(default) or "_target_" in default):
+        if value is None and path.rpartition("#")[2] in _MAY_BE_NULL:
+            return
+        needed = (
+            "a mapping of components" if _is_section(default) else "a component, that is a mapping with a _target_,"
+        )
+        raise ConfigError(f"config key {path!r} is {shortened(value)}; {needed} is needed.")
+    if isinstance(default, list) and any(isinstance(one, dict) for one in default):
+        raise ConfigError(f"config key {path!r} is {shortened(value)}; a list of components is needed.")
 
 
 def _is_section(default: Any) -> bool:
@@ -137,14 +120,3 @@ def _is_section(default: Any) -> bool:
     return (
         isinstance(default, dict) and "_target_" not in default and any(isinstance(v, dict) for v in default.values())
     )
-
-
-def _strings(config: Any) -> Iterator[str]:
-    if isinstance(config, str):
-        yield config
-    elif isinstance(config, dict):
-        for value in config.values():
-            yield from _strings(value)
-    elif isinstance(config, (list, tuple)):
-        for value in config:
-            yield from _strings(value)

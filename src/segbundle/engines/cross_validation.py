@@ -13,7 +13,7 @@ from segbundle.documents import read_json
 from segbundle.engines.next_steps import after_folds
 from segbundle.engines.provenance import made_by, write_page
 from segbundle.engines.unwritten import UnwrittenFiles
-from segbundle.engines.values import KEYS, nsd_tolerances
+from segbundle.engines.values import KEYS, check_values, nsd_tolerances
 from segbundle.engines.workflow import prepare_output
 from segbundle.errors import ConfigError, OutputError
 from segbundle.files import remove_partial, write_json
@@ -55,6 +55,7 @@ def cross_validate(output_dir: str | Path, task: Mapping[str, Any], run: Run) ->
         ConfigError: fewer than two folds.
         OutputError: an earlier call had another task, or a case is scored by several folds.
     """
+    check_values(task)
     num_folds, class_names = int(task["num_folds"]), [str(name) for name in task["class_names"]]
     if num_folds < 2:
         raise ConfigError(f"num_folds is {num_folds}; a cross-validation needs at least 2.")

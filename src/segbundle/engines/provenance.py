@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import math
 import os
 import platform
 import shlex
@@ -26,6 +26,7 @@ from segbundle.engines.values import KEYS
 from segbundle.engines.workflow import running_workflow
 from segbundle.errors import OutputError, describe
 from segbundle.hashing import add_ends, new_digest, shortened
+from segbundle.literals import restore
 from segbundle.outputs import names
 from segbundle.reports import training_cases_of, write_report, write_run, write_training_cases
 
@@ -46,7 +47,7 @@ def describe_training(output_dir: str, data: Sequence[dict[str, Any]], device: t
     """
     if rank() == 0:
         workflow = running_workflow()
-        config = {} if workflow is None else workflow.parser.get()
+        config = {} if workflow is None else restore(workflow.parser.get())
         values = {key: config[key] for key in ("dataset_dir", "ckpt_path", *KEYS, *_COMPONENTS) if key in config}
         write_run(output_dir, {**made_by(values, device), "data_fingerprint": _fingerprint(data)}, [])
 
@@ -115,7 +116,7 @@ def write_page(output_dir: str | Path) -> None:
 def made_by(config: Mapping[str, Any], device: torch.device | str | None = None) -> dict[str, Any]:
     """Command, date, versions, device where one is given, and configuration as JSON values."""
     workflow = running_workflow()
-    network = {} if workflow is None else {"network_def": workflow.parser.get("network_def")}
+    network = {} if workflow is None else {"network_def": restore(workflow.parser.get("network_def"))}
     values = {**config, **network}
     if (given := values.get("ckpt_path")) is not None:
         one = isinstance(given, (str, Path))
@@ -133,8 +134,18 @@ def made_by(config: Mapping[str, Any], device: torch.device | str | None = None)
         },
         **_models(values.get("ckpt_path")),
         **({} if device is None else {"device": _name(torch.device(device))}),
-        "config": json.loads(json.dumps(values, default=str)),
+        "config": _as_json(values),
     }
+
+
+def _as_json(value: Any) -> Any:
+    """A value as JSON has it; numbers that are not finite, and objects, are text."""
+    if isinstance(value, Mapping):
+        return {str(key): _as_json(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_json(one) for one in value]
+    finite = isinstance(value, float) and math.isfinite(value)
+    return value if finite or value is None or isinstance(value, (bool, int, str)) else str(value)
 
 
 def _command() -> str:

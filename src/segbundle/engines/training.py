@@ -258,8 +258,15 @@ class TrainingLog:
             if self.mlflow_uri is not None:
                 self._writers.append(MLflowWriter(self.mlflow_uri, self.log_dir.parent))
 
-    def _remember_rate(self) -> None:
-        self._rate = self.optimizer.param_groups[0]["lr"]  # the schedule changes it before the epoch is logged
+    def _remember_rate(self, engine: Engine) -> None:
+        rate = self.optimizer.param_groups[0]["lr"]  # the schedule changes it before the epoch is logged
+        if rate == 0 and self._rate > 0:
+            _logger.warning(
+                "epoch %d: the learning rate is 0, so nothing is learned; lr_scheduler ends before max_epochs, %s",
+                engine.state.epoch,
+                engine.state.max_epochs,
+            )
+        self._rate = rate
 
     def _remember_loss(self, engine: Engine) -> None:
         state: Any = engine.state

@@ -3,45 +3,88 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
+from segbundle.documents import shortened
 from segbundle.errors import ConfigError, suggestion
 from segbundle.inferers import Backend, Precision
+from segbundle.literals import restore
+from segbundle.options import NAME_LISTS, TEXT_KEYS
 
 _Test = Callable[[Any], bool]
+_MAY_BE_INFINITE = ("max_gradient_norm",)
+_EXPONENT = re.compile(r"([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))[eE]([-+]?)([0-9]+)")
 
 
-def check_values(config: Mapping[str, Any]) -> None:
-    """Refuse values of the bundle's own keys that mean nothing.
-
-    Values that only come to be when a configuration is evaluated (references, expressions, components) pass.
+def check_values(config: Mapping[str, Any], evaluated: bool = False) -> None:
+    """Refuse values of the bundle's own keys that mean nothing, and numbers anywhere that are none.
 
     Args:
-        config: a workflow's configuration; keys that are not there, and others than the bundle's, are not looked at.
+        config: a workflow's configuration; keys that are not there pass.
+        evaluated: whether references, expressions and components in it have been replaced by what they stand for.
+            Otherwise they pass.
 
     Raises:
         ConfigError: naming the key, its value, and what is needed; or see `nsd_tolerances`.
     """
-    for key, (test, needed) in _NEEDED.items():
-        value = config.get(key)
-        if key in config and not _is_evaluated_later(value) and not test(value):
-            raise ConfigError(f"{key} is {value!r}; {needed} is needed.")
+    for key, value in _leaves(restore(config), ""):
+        _check_number(key, value)
+    for key, (test, needed) in {**_PATHS, **_NEEDED}.items():
+        found, value = _find(config, key)
+        if found and (evaluated or not is_evaluated_later(value)) and not test(value):
+            raise ConfigError(f"{key} is {shortened(value)}; {needed} is needed.")
     tolerance, names = config.get("nsd_tolerance_mm"), config.get("class_names")
-    if isinstance(tolerance, Mapping) and not (_is_evaluated_later(tolerance) or _is_evaluated_later(names)):
+    if isinstance(tolerance, Mapping) and not (is_evaluated_later(tolerance) or is_evaluated_later(names)):
         nsd_tolerances(tolerance, [str(name) for name in names or ()])
 
 
-def _is_evaluated_later(value: Any) -> bool:
+def is_evaluated_later(value: Any) -> bool:
+    """Whether a value only comes to be when a configuration is evaluated."""
     if isinstance(value, dict):
-        return "_target_" in value or any(map(_is_evaluated_later, value.values()))
+        return "_target_" in value or any(map(is_evaluated_later, value.values()))
     if isinstance(value, (list, tuple)):
-        return any(map(_is_evaluated_later, value))
+        return any(map(is_evaluated_later, value))
     return isinstance(value, str) and value.startswith(("$", "@", "%"))
 
 
-def _whole(least: int = 1) -> _Test:
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least
+def _find(config: Mapping[str, Any], key: str) -> tuple[bool, Any]:
+    """Whether a configuration has a key, whose parts are separated by `#`, and its value."""
+    value: Any = config
+    for part in key.split("#"):
+        if not isinstance(value, Mapping) or part not in value:
+            return False, None
+        value = value[part]
+    return True, value
+
+
+def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Every value in a configuration that is no mapping and no list, with its key."""
+    if isinstance(value, (Mapping, list, tuple)):
+        for name, one in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _leaves(one, f"{key}#{name}" if key else str(name))
+    else:
+        yield key, value
+
+
+def _check_number(key: str, value: Any) -> None:
+    """Refuse NaN, infinity, numbers beyond 64 bits, and text that YAML 1.2 reads as a number and MONAI does not."""
+    names = key.split("#")
+    if isinstance(value, float) and not math.isfinite(value) and names[-1] not in _MAY_BE_INFINITE:
+        raise ConfigError(f"config key {key!r} is {value}; a finite number is needed.")
+    if isinstance(value, float) and math.isnan(value):
+        raise ConfigError(f"config key {key!r} is nan; a number is needed.")
+    if isinstance(value, int) and abs(value) >= 2**64:
+        raise ConfigError(f"config key {key!r} is {shortened(value)}; a number below 2^64 is needed.")
+    number = _EXPONENT.fullmatch(value) if isinstance(value, str) else None
+    if number and names[-1] not in TEXT_KEYS and not NAME_LISTS.intersection(names):
+        spelt = f"{number[1]}{'' if '.' in number[1] else '.0'}e{number[2] or '+'}{number[3]}"
+        raise ConfigError(f"config key {key!r} is the text {value!r}; write {spelt} where a number is meant.")
+
+
+def _whole(least: int = 1, most: float = math.inf) -> _Test:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def _number(least: float, below: float = math.inf) -> _Test:
@@ -49,7 +92,7 @@ def _number(least: float, below: float = math.inf) -> _Test:
 
 
 def _positive(value: Any) -> bool:
-    return value == math.inf or (_number(0)(value) and value > 0)
+    return _number(0)(value) and bool(value > 0)
 
 
 def _three(test: _Test) -> _Test:
@@ -68,6 +111,7 @@ def _either(*tests: _Test) -> _Test:
     return lambda value: any(test(value) for test in tests)
 
 
+_is_number = _number(-math.inf)
 _NULL, _AUTO = _one_of([None]), _one_of(["auto"])
 _SWITCH = _one_of([True, False, "true"])  # MONAI's command line takes true for a word
 _BOTH = "true or false (on MONAI's command line: True or False)"
@@ -80,21 +124,42 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_name(value: Any) -> bool:
-    return isinstance(value, (str, int))  # YAML takes a class called 1 for a number
+    return isinstance(value, (str, int)) and not isinstance(value, bool)  # YAML takes a class called 1 for a number
+
+
+def _is_orientation(value: Any) -> bool:
+    letters = list(value) if isinstance(value, (str, list, tuple)) else []
+    return len(letters) == 3 and all(any(letter in pair for letter in letters) for pair in ("LR", "PA", "IS"))
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)
 
 
 def _is_tolerances(value: Any) -> bool:
     return isinstance(value, Mapping) and all(map(_number(0), value.values()))
 
 
+_PATHS: dict[str, tuple[_Test, str]] = {
+    "bundle_root": (_is_text, "a path"),
+    "device": (_either(_is_text, _whole(0)), "cpu, cuda or cuda:N"),
+    "dataset_dir": (_either(_is_text, _some(_is_text)), "a path"),
+    "output_dir": (_is_text, "a path"),
+    "ckpt_path": (_either(_NULL, _is_text, _some(_is_text)), "a path, a list of paths, or null,"),
+}
 _NEEDED: dict[str, tuple[_Test, str]] = {
-    "class_names": (_some(_is_name), "a list of names, the background's first,"),
-    "axcodes": (_either(_NULL, _is_text, _three(_is_text)), "a word of three letters, for instance RAS,"),
+    "class_names": (_some(_is_name), "a list of names (in quotes: no, yes, on, off), the background's first,"),
+    "axcodes": (_either(_NULL, _is_orientation), "a word of three letters, for instance RAS,"),
     "spacing": (_either(_NULL, _three(_positive)), "three positive sizes in mm, for instance [1.0, 1.0, 1.0], or null"),
-    "intensity": (lambda value: isinstance(value, Mapping), "a method, for instance {method: zscore},"),
+    "intensity": (_is_mapping, "a method, for instance {method: zscore},"),
+    "intensity#method": (_is_text, "the name of a method, for instance zscore,"),
+    "intensity#lower": (_is_number, "a number"),
+    "intensity#upper": (_is_number, "a number"),
+    "intensity#mean": (_is_number, "a number"),
+    "intensity#std": (_positive, "a positive number"),
     "fold": (_either(_NULL, _whole(0)), "a whole number from 0, or null,"),
     "num_folds": (_whole(2), "a whole number from 2"),
-    "split_seed": (_whole(0), "a whole number from 0"),
+    "split_seed": (_whole(0, 2**32 - 1), "a whole number from 0 and below 2^32"),
     "seed": (_either(_NULL, _whole(0)), "a whole number from 0, or null,"),
     "data_list_key": (_is_text, "the name of a list in dataset.json, for instance training,"),
     "patch_size": (_three(_whole()), _SHAPE),
@@ -116,17 +181,21 @@ _NEEDED: dict[str, tuple[_Test, str]] = {
     "val_interval": (_whole(), "a positive whole number of epochs"),
     "patience": (_either(_NULL, _whole()), "a positive whole number of epochs, or null,"),
     "batch_size": (_whole(), "a positive whole number of patches"),
-    "num_workers": (_whole(0), "a whole number from 0"),
+    "num_workers": (_whole(0, 1024), "a whole number from 0 to 1024"),
     "cache_dir": (_either(_NULL, _is_text), "a folder, or null,"),
     "mlflow_uri": (_either(_NULL, _is_text), "an address, for instance sqlite:///mlflow.db, or null,"),
-    "augmentation": (
-        _either(_NULL, lambda value: isinstance(value, Mapping)),
-        "a mapping, for instance {rotation: 20.0},",
-    ),
+    "augmentation": (_either(_NULL, _is_mapping), "a mapping, for instance {rotation: 20.0},"),
+    "augmentation#flip_axes": (_some(_one_of([0, 1, 2])), "a list of axes, for instance [0],"),
+    "augmentation#rotation": (_either(_is_number, _three(_is_number)), "an angle in degrees, or one for each axis,"),
+    "augmentation#scaling": (_number(0), "a number from 0"),
+    "augmentation#intensity": (_one_of([True, False]), "true or false"),
+    "lr_scheduler#total_iters": (_whole(), "a positive whole number"),
+    "lr_scheduler#T_max": (_whole(), "a positive whole number"),
+    "lr_scheduler#step_size": (_whole(), "a positive whole number of epochs"),
     "ema_decay": (_either(_NULL, _number(0, 1)), "a number from 0 and less than 1, or null,"),
-    "max_gradient_norm": (_either(_NULL, _positive), "a positive number, or null,"),
+    "max_gradient_norm": (_either(_NULL, _one_of([math.inf]), _positive), "a positive number, or null,"),
 }
-KEYS = tuple(_NEEDED)
+KEYS = tuple(key for key in _NEEDED if "#" not in key)
 """The bundle's own keys whose values are checked."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import tempfile
@@ -12,19 +13,23 @@ from types import FrameType
 from typing import Any
 
 import torch
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.networks import eval_mode
 
 from segbundle.engines.configuration import bundle_configs, check_config
 from segbundle.engines.process import keep_freed_memory, settle_vector_math
 from segbundle.engines.ranks import processes_here, rank, refuse_lone_ranks, start_ranks, wait_for_all
-from segbundle.errors import ConfigError, OutputError, show_plain_errors
+from segbundle.engines.values import KEYS, check_values, is_evaluated_later
+from segbundle.errors import ConfigError, OutputError, first_cause, one_line, show_plain_errors
 from segbundle.files import keep_others_out, make_folder, remove_partial
 from segbundle.inferers import Precision, with_channels_last_norms
-from segbundle.inferers.memory import free_memory, training_bytes
+from segbundle.inferers.memory import free_memory, measured_needs, training_bytes
+from segbundle.literals import restore
 from segbundle.outputs import OutputFolder, claim, names
 
 _logger = logging.getLogger(__name__)
+_PLENTY = 4096
+"""Bytes per voxel of a patch that no usual network takes: where so many are free, its needs are not measured."""
 
 
 def start_workflow(ranks: bool = False) -> None:
@@ -46,7 +51,27 @@ def start_workflow(ranks: bool = False) -> None:
         show_plain_errors()
     workflow = running_workflow()
     if workflow is not None:
+        follow_trainer(workflow.parser)
         check_config(workflow.parser, bundle_configs(Path(workflow.config_root_path)))
+        check_values(_evaluated_values(workflow.parser), evaluated=True)
+
+
+def follow_trainer(parser: ConfigParser) -> None:
+    """Set `max_epochs` to the trainer's, if that alone was set, as MONAI's clients do.
+
+    The schedule of the learning rate refers to `max_epochs`, and must end when the training does.
+    """
+    epochs = restore(parser.get("train::trainer::max_epochs"))
+    if epochs is not None and not is_evaluated_later(epochs) and parser.get("max_epochs", epochs) != epochs:
+        parser["max_epochs"] = epochs
+        parser.parse(reset=True)
+
+
+def _evaluated_values(parser: ConfigParser) -> dict[str, Any]:
+    """The bundle's own keys, with what references and expressions in them stand for."""
+    config = {key: parser.get(key) for key in KEYS if key in parser}
+    resolved = parser.ref_resolver.get_resolved_content
+    return {key: resolved(key) if is_evaluated_later(value) else value for key, value in config.items()}
 
 
 def locate_bundle() -> str:
@@ -133,10 +158,36 @@ def check_network(
     Raises:
         ConfigError: the network cannot take such a patch, or does not return one score per class and voxel.
     """
+    _refuse_large_patches(network, device, num_channels, "patch_size", patch_size, len(class_names))
     if not _warmed_up(inferer, network, device, num_channels, (1, len(class_names), *patch_size)):
         _check_patch(network, device, num_channels, "patch_size", patch_size, class_names)
     if not isinstance(window_size, str) and window_size != patch_size:
+        _refuse_large_patches(network, device, num_channels, "window_size", window_size, len(class_names))
         _check_patch(network, device, num_channels, "window_size", window_size, class_names)
+
+
+def _refuse_large_patches(
+    network: torch.nn.Module,
+    device: torch.device | str,
+    num_channels: int,
+    key: str,
+    size: Sequence[int],
+    num_classes: int,
+) -> None:
+    """Refuse patches that do not fit into memory, before any is taken: by their voxels, then by the network's needs."""
+    voxels, free = math.prod(size), free_memory(torch.device(device))
+    needed = 4.0 * voxels * (num_channels + num_classes)
+    if needed <= free < voxels * _PLENTY:
+        try:
+            with eval_mode(network):
+                needed = measured_needs(network, num_channels, size).bytes_per_voxel * voxels / 2
+        except Exception:  # passing a patch will say why
+            return
+    if needed > free:
+        raise ConfigError(
+            f"{key} is {list(size)}: a patch of {voxels:,} voxels takes about {needed / 1e9:.3g} GB, {free / 1e9:.3g} "
+            f"GB are free. Choose a smaller {key}."
+        )
 
 
 def _warmed_up(
@@ -148,7 +199,7 @@ def _warmed_up(
     try:
         with eval_mode(network):
             scores = inferer.warm_up(network, num_channels, torch.device(device))
-    except (RuntimeError, ValueError):
+    except Exception:  # passing a patch will say why
         return False
     return scores is not None and tuple(scores.shape) == wanted
 
@@ -165,9 +216,10 @@ def _check_patch(
     try:
         with torch.no_grad():
             scores = network.eval()(torch.zeros(1, num_channels, *patch_size, device=device))
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:
+        cause = one_line(first_cause(error))
         raise ConfigError(
-            f"the network cannot take patches of {key} {list(patch_size)} ({error}). Each side must be divisible "
+            f"the network cannot take patches of {key} {list(patch_size)} ({cause}). Each side must be divisible "
             "by the product of the network's strides along it: 8 for the bundle's own."
         ) from error
     finally:

@@ -23,6 +23,8 @@ _SLAB = 16
 """Slices of the new grid made at a time, so that what lies between scan and result stays small."""
 _THINNEST = 0.1
 """Extent of a scan along an axis, in voxels of the grid, below which one of the two voxel sizes is wrong."""
+_SEVERAL = 16
+"""Voxels of a scan along an axis that must not become a single one."""
 _LONGEST = 1e4
 """Extent of a scan along an axis, in mm, above which its voxel size is wrong."""
 _MOST, _MULTIPLE = 10**9, 8
@@ -102,7 +104,8 @@ def _check_size(
     path, voxels = scan.meta.get("filename_or_obj", "the scan"), math.prod(shape)
     sizes = np.linalg.norm(own[0][:3, :3], axis=0)
     extent = sizes * np.array(own[1])
-    collapsed = (extent < _THINNEST * np.array(spacing)) & (np.array(own[1]) > 1)
+    many = np.array(own[1])
+    collapsed = (extent < _THINNEST * np.array(spacing)) & (many > 1) | (many >= _SEVERAL) & (np.array(shape) == 1)
     multiplied = voxels > _MOST and voxels > _MULTIPLE * math.prod(own[1])
     if collapsed.any() or (extent > _LONGEST).any() or multiplied:
         raise DataError(

@@ -119,7 +119,7 @@ def test_what_is_flagged_would_have_run(name, tmp_path):
 def test_a_key_becomes_part_of_an_expression_in_monai(tmp_path):
     """The reason why relative references are refused below such keys."""
     canary = tmp_path / "canary"
-    key = f"x or torch.os.system('touch {canary}') or @x"
+    key = f"x and torch.os.system('touch {canary}') or @x"
     parser = ConfigParser({"x": {"a": 0}, key: {"a": 1, "b": "$@#a"}})
     parser.get_parsed_content(f"{key}::b")
     assert canary.exists()

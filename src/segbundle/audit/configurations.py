@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from segbundle.audit.expressions import (
     references,
 )
 from segbundle.audit.findings import WHOLE_FILE, Finding, excerpt_of
-from segbundle.audit.names import MODULES
+from segbundle.audit.names import IMPORTS, MODULES
 from segbundle.audit.targets import target_problem
 from segbundle.documents import read_json, read_yaml
 from segbundle.errors import ConfigError
@@ -172,6 +173,8 @@ class _Shared:
                     if modules.setdefault(alias, name) != name:
                         disputed.add(alias)
                     sections.add(place.keys[0] if place.keys else "")
+        for name in IMPORTS:  # where nothing imports it, the expression fails, as MONAI's own template does
+            modules.setdefault(name, name)
         return cls(modules, frozenset(disputed), frozenset(sections), definitions)
 
     def hold_module(self, reference: str) -> bool:
@@ -264,11 +267,16 @@ class _Inspection:
 
 def _candidates(path: str, folder: Path) -> list[Path]:
     """Return the files that a macro may include: from the working directory, as MONAI has it, or from the folder."""
-    return [file for file in dict.fromkeys((Path(path), folder / path)) if file.exists() or file.is_symlink()]
+    return [file for file in dict.fromkeys((Path(path), folder / path)) if os.path.lexists(file)]
 
 
 def _lies_in(file: Path, folder: Path) -> bool:
-    return file.resolve().is_relative_to(folder.resolve())
+    return real_path(file).is_relative_to(real_path(folder))
+
+
+def real_path(path: Path) -> Path:
+    """Return a path without links; one that runs in circles stays as it is."""
+    return Path(os.path.realpath(path))
 
 
 def _normalized(text: str) -> str:

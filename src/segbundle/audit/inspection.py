@@ -28,7 +28,7 @@ class Inspection:
         self._is_unpacked = is_unpacked
         self._found: list[Finding] = []
         self._documents: list[configurations.Document] = []
-        self._read: set[Path] = set()
+        self._read: set[tuple[Path, str]] = set()
 
     def findings(self) -> list[Finding]:
         """Return what was found in everything that was added."""
@@ -47,12 +47,11 @@ class Inspection:
             folder: of a bundle.
             prefix: stands before the names of the files in it.
         """
-        root = folder.resolve()
+        root = configurations.real_path(folder)
         for path in _files_of(folder, self._found):
             name = f"{prefix}{path.relative_to(folder)}"
             if path.is_symlink():
-                target = path.resolve()
-                if not target.is_relative_to(root):
+                if not configurations.real_path(path).is_relative_to(root):
                     self._report(name, WHOLE_FILE, "is a link that leaves the folder", str(path.readlink()))
                     continue
                 if path.is_dir():
@@ -83,9 +82,10 @@ class Inspection:
             self._report(name, WHOLE_FILE, "cannot be read", problem.strerror or str(problem))
 
     def _add_configuration(self, path: Path, name: str, folder: Path) -> None:
-        if path.resolve() in self._read:
+        real = configurations.real_path(path)
+        if (real, path.suffix) in self._read:
             return
-        self._read.add(path.resolve())
+        self._read.add((real, path.suffix))
         try:
             content = configurations.read_document(path)
         except ConfigError as problem:

@@ -65,6 +65,7 @@ _OURS: dict[str, frozenset[str] | None] = {
     **dict.fromkeys(("engines", "inferers", "losses", "metrics", "patches", "transforms")),  # all that they offer
 }
 _REPRODUCTION = re.compile(r"segbundle\.reproductions\.[a-z]\w*\.run")
+_PLACEHOLDER = "???"  # of the template that MONAI's `init_bundle` writes; it names nothing
 _DOTTED = re.compile(r"[A-Za-z]\w*(?:\.[A-Za-z]\w*)*", re.ASCII)
 
 
@@ -94,6 +95,8 @@ def target_problem(name: str) -> str | None:
         >>> target_problem("os.system")
         'is outside monai, torch, ignite and segbundle'
     """
+    if name == _PLACEHOLDER:
+        return None
     if not _DOTTED.fullmatch(name):
         return "is no plain dotted name"
     if "." not in name:

@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from typer.testing import CliRunner, Result
+
+from segbundle.cli import app
+
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "bundle" / "configs"
 TINY = ROOT / "tests" / "bundle" / "tiny.yaml"
@@ -25,3 +29,8 @@ def monai_bundle(workflow: str, *words: object, cwd: Path | None = None) -> subp
 def segbundle(command: str, *words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """The `segbundle` command beside the Python that runs the tests."""
     return run(Path(sys.executable).parent / "segbundle", command, *words, cwd=cwd)
+
+
+def invoke(command: str, *words: object) -> Result:
+    """The same in the process of the tests, which takes a tenth of the time."""
+    return CliRunner().invoke(app, [command, *(str(word) for word in words)])

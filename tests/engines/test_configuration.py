@@ -6,7 +6,9 @@ import pytest
 from monai.bundle import ConfigParser
 
 from segbundle.engines.configuration import bundle_configs, check_config, check_task
+from segbundle.engines.values import check_values
 from segbundle.errors import ConfigError
+from segbundle.literals import protect
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "bundle" / "configs"
@@ -51,6 +53,26 @@ def test_the_bundles_keys_are_those_of_all_workflows():
         ({"nsd_tolerance_mm": {"anterior": 1.0, "posteror": 2.0}}, "no class 'posteror': did you mean 'posterior'"),
         ({"nsd_tolerance_mm": {"anterior": 1.0}}, "nsd_tolerance_mm: class 'posterior' has none"),
         ({"seed": -1}, "seed is -1; a whole number from 0, or null, is needed"),
+        ({"seed": 2**64}, "config key 'seed' is 18446744073709551616; a number below 2"),
+        ({"split_seed": 2**32}, "split_seed is 4294967296"),
+        ({"spacing": [1.0, 1.0, float("inf")]}, "config key 'spacing#2' is inf; a finite number is needed"),
+        ({"spacing": [1.0, "1e-1", 1.0]}, "config key 'spacing#1' is the text '1e-1'; write 1.0e-1 where"),
+        ({"ema_decay": "1E3"}, r"config key 'ema_decay' is the text '1E3'; write 1.0e\+3 where"),
+        ({"overlap": float("nan")}, "config key 'overlap' is nan"),
+        ({"max_gradient_norm": float("nan")}, "config key 'max_gradient_norm' is nan"),
+        ({"validate#dataset#cache_rate": float("nan")}, "config key 'validate#dataset#cache_rate' is nan"),
+        ({"class_names": ["background", True]}, "class_names is"),
+        ({"axcodes": "RRS"}, "axcodes is 'RRS'; a word of three letters"),
+        ({"augmentation#scaling": -1}, "augmentation#scaling is -1; a number from 0 is needed"),
+        ({"intensity#method": [1]}, r"intensity#method is \[1\]; the name of a method"),
+        ({"dataset_dir": 5}, "dataset_dir is 5; a path is needed"),
+        ({"ckpt_path": [5]}, "ckpt_path is"),
+        ({"device": [5]}, "device is"),
+        ({"num_workers": 10**6}, "num_workers is 1000000; a whole number from 0 to 1024"),
+        ({"loss": 5}, "config key 'loss' is 5; a component, that is a mapping with a _target_, is needed"),
+        ({"lr_scheduler": None}, "config key 'lr_scheduler' is None; a component"),
+        ({"train": []}, r"config key 'train' is \[\]; a mapping of components is needed"),
+        ({"train#handlers": {"a": 1}}, "config key 'train#handlers' is {'a': 1}; a list of components is needed"),
     ],
 )
 def test_what_no_run_can_come_of_is_refused(overlay, message):
@@ -67,7 +89,7 @@ def test_keys_of_other_workflows_and_keys_that_others_refer_to_pass(name):
     config |= {"max_epochs": "$1 + 2", "patch_size": [16, "@my_side", 16], "my_side": 16, "overlap": [0, 0.5, 0.25]}
     config |= {"spacing": None, "window_size": [16, 16, 32], "largest_component": ["anterior"], "seed": None}
     config |= {"my_rate": 0.1, "optimizer": {"_target_": "torch.optim.SGD", "lr": "@my_rate"}}
-    config |= {"axcodes": ["R", "A", "S"], "max_gradient_norm": float("inf")}
+    config |= {"axcodes": ["R", "A", "S"], "max_gradient_norm": float("inf"), "cache_dir": "1e5"}
     config |= {"nsd_tolerance_mm": {"anterior": "@my_rate", "posterior": 1.0}}
     if name == "train":
         config["validate"]["more_metrics"] = {"x": 1}
@@ -90,3 +112,16 @@ def test_a_component_of_another_library_may_take_anything():
     parser["train#trainer#amp_kwargs"] = {"enabled": False}  # of SegmentationTrainer, whose **kwargs are MONAI's
     parser["loss"] = {"_target_": "no.such.Loss", "x": 1}  # MONAI says so when it comes to it
     check_config(parser, bundle_configs(CONFIGS))
+
+
+def test_values_of_the_command_line_are_checked_when_they_are_evaluated():
+    parser = ConfigParser({**load("train"), **protect({"output_dir": "1e3$", "patch_size": "@x", "device": "$1"})})
+    check_config(parser, bundle_configs(CONFIGS))  # they stand for themselves, which only an evaluation shows
+    with pytest.raises(ConfigError, match="patch_size is '@x'"):
+        check_values({"patch_size": parser.get_parsed_content("patch_size")}, evaluated=True)
+
+
+def test_text_of_the_command_line_refers_to_nothing():
+    parser = ConfigParser({**load("train"), **protect({"output_dir": "@my_key", "my_key": 3})})
+    with pytest.raises(ConfigError, match="config key 'my_key' is read by no workflow"):
+        check_config(parser, bundle_configs(CONFIGS))

@@ -16,6 +16,7 @@ from segbundle.engines import (
 )
 from segbundle.engines.workflow import checked_device, locate_bundle
 from segbundle.errors import ConfigError, OutputError
+from segbundle.inferers.memory import measured_needs
 
 
 def test_devices_that_do_not_exist_are_named():
@@ -42,6 +43,30 @@ def test_a_network_that_cannot_do_the_task_is_found_out_at_once(patch_size, clas
         check_network(network, "cpu", 1, patch_size, class_names)
     check_network(network, "cpu", 1, [16, 16, 16], ["background", "a"])
     assert network.training
+
+
+def test_patches_that_do_not_fit_into_memory_are_not_tried(monkeypatch):
+    network = DynUNet(3, 1, 2, [3] * 4, [1, 2, 2, 2], [2, 2, 2], filters=[2, 2, 2, 2])
+    with pytest.raises(
+        ConfigError, match=r"patch_size is \[4096, 4096, 4096\]: a patch of 68,719,476,736 voxels takes"
+    ):
+        check_network(network, "cpu", 1, [4096] * 3, ["background", "a"])
+    each = measured_needs(network.eval(), 1, [32] * 3).bytes_per_voxel / 2
+    monkeypatch.setattr(workflow, "free_memory", lambda device: 32**3 * each)
+    check_network(network, "cpu", 1, [32] * 3, ["background", "a"])
+    with pytest.raises(
+        ConfigError, match=r"window_size is \[64, 32, 32\]: a patch of 65,536 voxels .* Choose a smaller"
+    ):
+        check_network(network, "cpu", 1, [32] * 3, ["background", "a"], [64, 32, 32])
+
+
+def test_a_network_may_fail_in_any_way():
+    class Odd(torch.nn.Module):
+        def forward(self, image):
+            return {}[int(image.sum())]
+
+    with pytest.raises(ConfigError, match=r"cannot take patches of patch_size \[8, 8, 8\] \(KeyError: 0\)"):
+        check_network(Odd(), "cpu", 1, [8, 8, 8], ["background", "a"])
 
 
 def test_a_library_user_keeps_the_excepthook():

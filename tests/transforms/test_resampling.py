@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from monai.data import MetaTensor
 from monai.transforms import Orientation, Spacing
 
+from segbundle.errors import DataError
 from segbundle.transforms import resampling
 from segbundle.transforms.resampling import ToGridd, interpolate, resample
 
@@ -206,3 +207,30 @@ def test_interpolation_at_whole_positions_only_picks():
     values = torch.tensor([3, 1, 2], dtype=torch.uint8)
     assert interpolate(values, np.array([0.0, 1, 2]), 0) is values
     assert interpolate(values, np.array([2.0, 0, 0, 1]), 0).tolist() == [2, 3, 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("own", "spacing", "message"),
+    [
+        (
+            1.0,
+            [1e-3, 1e-3, 1e-3],
+            r"20×18×16 voxels of 1×1×1 mm; at the spacing of 0.001×0.001×0.001 mm .* 4,845,863,051,0",
+        ),
+        (1.0, [1e-300, 1, 1], r"they would be 5.47e\+303, 2.19e\+295 GB"),
+        (1e9, [1, 1, 1], r"voxels of 1e\+09×1e\+09×1e\+09 mm; .* Correct the scan's voxel size"),
+        (1.0, [1, 1, 40], "axis 2 would be one voxel long"),
+        (1e-6, [1, 1, 1], "axis 0 would be one voxel long"),
+    ],
+)
+def test_grids_that_cannot_be_meant_are_refused(own, spacing, message):
+    with pytest.raises(DataError, match=message):
+        ToGridd("image", spacing)({"image": scan(noise((1, 20, 18, 16)), oriented("RAS", (own,) * 3))})
+
+
+def test_grids_are_as_large_as_memory_allows(monkeypatch):
+    image = scan(noise((1, 20, 18, 16)), oriented("RAS", (1.0,) * 3))
+    monkeypatch.setattr(resampling, "free_memory", lambda device: 4 * 39 * 35 * 31)
+    assert ToGridd("image", [0.5, 0.5, 0.5])({"image": image})["image"].shape == (1, 39, 35, 31)
+    with pytest.raises(DataError, match=r"would be 43,156,"):
+        ToGridd("image", [0.49, 0.5, 0.5])({"image": image})

@@ -1,0 +1,113 @@
+"""Values of a task YAML that no run can come of: one line that names the key, before anything is made."""
+
+import json
+
+import pytest
+
+from commands import TINY, invoke, monai_bundle
+
+BOMB = "\n".join(
+    ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+)
+
+
+@pytest.fixture
+def command(dataset, trained, tmp_path):
+    """Run a command with a task YAML laid over the tiny one."""
+
+    def runs(name, task):
+        path = tmp_path / "task.yaml"
+        path.write_text(task)
+        words = ["--config", TINY, "--config", path]
+        if name == "predict":
+            words += [dataset / "imagesTs", "--ckpt_path", trained / "model.pt"]
+        elif name == "check":
+            words += [dataset]
+        else:
+            words += ["--dataset_dir", dataset]
+        if name != "check":
+            words += ["--output_dir", tmp_path / "out"]
+        return invoke(name, *words)
+
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "message"),
+    [
+        ("train", "optimizer#lr: abc", "config key 'optimizer#lr' is 'abc'; a number or a Tensor is needed."),
+        ("train", "optimizer#lr: -1", "config key 'optimizer' (torch.optim.AdamW) cannot be made: Invalid learning"),
+        ("train", "optimizer#betas: [0.9]", "config key 'optimizer' (torch.optim.AdamW) cannot be made: IndexError"),
+        ("train", "optimizer#lr: '1e-3'", "config key 'optimizer#lr' is the text '1e-3'; write 1.0e-3"),
+        ("train", "optimizer#lr: .nan", "config key 'optimizer#lr' is nan; a finite number is needed."),
+        ("train", "intensity: {method: window, lower: -.inf, upper: 1}", "config key 'intensity#lower' is -inf"),
+        ("train", "intensity: {method: window, lower: x, upper: 1}", "intensity#lower is 'x'; a number is needed."),
+        ("train", "augmentation: {rotation: x}", "augmentation#rotation is 'x'; an angle in degrees"),
+        ("train", "augmentation: {rotations: 1}", "augmentation: unknown setting 'rotations': did you mean"),
+        ("train", "loss#lambda_dice: x", "config key 'loss' (segbundle.losses.DiceCELoss) cannot be made: TypeError"),
+        ("train", "loss: 5", "config key 'loss' is 5; a component, that is a mapping with a _target_, is needed."),
+        ("train", "loss: {_target_: builtins.dict}", "config key 'train#trainer' (segbundle.engines.Segmentation"),
+        ("train", "train: null", "config key 'train' is None; a mapping of components is needed."),
+        ("train", "train#handlers: {a: 1}", "config key 'train#handlers' is {'a': 1}; a list of components is needed"),
+        ("train", "train#trainer: null", "config key 'train#trainer' is None; a component"),
+        ("train", "lr_scheduler#power: [1]", "config key 'lr_scheduler#power' is [1]; a number is needed."),
+        ("train", "lr_scheduler#total_iters: 0", "lr_scheduler#total_iters is 0; a positive whole number is needed."),
+        ("train", "network_def#filters: [4, 8, 8, 16]", "has 4 entries and 'network_def#strides' 3; DynUNet needs 3"),
+        ("train", "network_def#strides: [0, 2, 2]", "the network cannot take patches of patch_size [16, 16, 16] ("),
+        (
+            "train",
+            "network_def: {_target_: os.getcwd}",
+            "config key 'network' (segbundle.engines.place_network) cannot",
+        ),
+        ("train", "spacing: $[1, 1, 0]", "spacing is [1, 1, 0]; three positive sizes in mm"),
+        ("train", "spacing: $1 / 0", "config key 'spacing': its expression cannot be evaluated: ZeroDivisionError"),
+        ("train", "spacing: '@nothing'", "config key 'spacing' cannot be read: the referring item `@nothing` is not"),
+        ("train", "spacing: '$['", "config key 'spacing' cannot be read: SyntaxError"),
+        ("train", "patch_size: [1000000, 1000000, 1000000]", "a patch of 1,000,000,000,000,000,000 voxels takes about"),
+        ("train", "window_size: [4096, 4096, 4096]", "window_size is [4096, 4096, 4096]: a patch of 68,719,476,736"),
+        ("train", "batch_size: 1000000000000", "batch_size 1000000000000 does not fit into memory"),
+        ("train", "spacing: [0.001, 0.001, 0.001]", "the scan has 20×18×16 voxels of 1×1×1 mm; at the spacing of"),
+        ("train", "seed: 1000000000000000000000000", "config key 'seed' is 1000000000000000000000000; a number below"),
+        ("train", "run: ['$1 / 0']", "config key 'run#0': its expression cannot be evaluated: ZeroDivisionError"),
+        ("train", BOMB, "task.yaml: its aliases expand to"),
+        ("predict", "patch_size: [100000, 100000, 100000]", "Choose a smaller patch_size."),
+        ("predict", "inferer#overlap: abc", "config key 'inferer#overlap' is 'abc'"),
+        ("predict", "records: null", "config key 'records' is None"),
+        ("evaluate", "nsd_tolerance_mm: {ball: .nan, cube: 1}", "config key 'nsd_tolerance_mm#ball' is nan"),
+        ("cross-validate", "num_folds: abc", "num_folds is 'abc'; a whole number from 2 is needed."),
+        ("cross-validate", "class_names: null", "class_names is None; a list of names"),
+        ("check", "class_names: 5", "class_names is 5; a list of names"),
+        ("check", "class_names: $list('ab')", "class_names is \"$list('ab')\"; a check needs the names themselves"),
+        ("check", "network_def: [1]", "config key 'network_def' is [1]; a component"),
+    ],
+)
+def test_it_is_refused_in_one_line(command, name, task, message):
+    done = command(name, task)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert done.exit_code == 1 and len(errors) == 1, done.stderr
+    assert message in errors[0] and len(errors[0]) < 520
+    assert "Traceback" not in done.stderr and "SEGBUNDLE_TRACEBACK" not in done.stderr
+
+
+def test_a_scan_whose_grid_does_not_fit_fails_alone(command, tmp_path):
+    assert command("predict", "spacing: [1000, 1000, 1000]").exit_code == 1
+    records = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [record["status"] for record in records] == ["failed", "failed"]
+    assert "axis 0 would be one voxel long" in records[0]["error"]
+
+
+def test_numbers_with_exponents_are_numbers(command, tmp_path):
+    task = "optimizer#lr: 2e-2\nmax_gradient_norm: .inf\nmax_epochs: 2\nval_interval: 2\n"
+    assert command("train", task).exit_code == 0
+    made = json.loads((tmp_path / "out" / "run.json").read_text())["config"]
+    assert (made["optimizer"]["lr"], made["max_gradient_norm"]) == (0.02, "inf")
+
+
+def test_monais_own_runner_says_how_to_write_them(dataset, tmp_path):
+    task = tmp_path / "task.yaml"
+    task.write_text("optimizer#lr: 2e-2\n")
+    words = ["--config_file", f"['{TINY.parents[2]}/bundle/configs/train.yaml','{TINY}','{task}']"]
+    done = monai_bundle("train", "--dataset_dir", dataset, "--output_dir", tmp_path / "out", *words)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "Error: config key 'optimizer#lr' is the text '2e-2'; write 2.0e-2 where a number is meant." in done.stderr

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from segbundle.documents import read_json
+from segbundle.documents import read_json, shortened
 from segbundle.engines.next_steps import after_folds
 from segbundle.engines.provenance import made_by, write_page
 from segbundle.engines.unwritten import UnwrittenFiles
@@ -30,8 +30,9 @@ _FREE = (
     "bundle_root",
     "dataset_dir",
     "output_dir",
+    *("train", "validate", "initialize", "run", "finalize"),
 )
-"""Keys that do not decide what comes of a fold, or may be another path to the same."""
+"""Keys that do not decide what comes of a fold, may be another path to the same, or are the bundle's own."""
 Run = Callable[[str, dict[str, Any]], None]
 
 
@@ -137,12 +138,17 @@ def _keep_task(path: Path, task: Mapping[str, Any]) -> None:
         return
     before = _read(path)
     before.setdefault("nsd_tolerance_mm", now.get("nsd_tolerance_mm"))  # which earlier versions did not write down
-    for key in sorted({*before, *now}):
+    for key in sorted({*before, *now}.difference(_FREE)):
         if before.get(key) != now.get(key):
             raise OutputError(
-                f"{path.parent}: holds a cross-validation with {key} {before.get(key)}, now it is {now.get(key)}; "
+                f"{path.parent}: holds a cross-validation with {key} {_words(before.get(key))}, now it is "
+                f"{_words(now.get(key))}; "
                 "go on with what it began with, or choose another --output_dir."
             )
+
+
+def _words(value: Any) -> str:
+    return value if isinstance(value, str) and len(value) < 60 else shortened(value)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from segbundle.engines.workflow import running_workflow
+
 _TASK = (
     *("config", "bundle", "device", "trust", "class_names", "axcodes", "spacing", "intensity", "patch_size"),
     *("window_size", "overlap", "sw_batch_size", "precision", "backend", "test_time_flips", "skip_air"),
@@ -17,15 +19,16 @@ _SPLIT = ("dataset_dir", "num_folds", "split_seed", "data_list_key", "nsd_tolera
 """The same of an evaluation, beside those."""
 
 
-def after_training(model: Path, fold: int | None) -> list[str]:
+def after_training(model: Path) -> list[str]:
     """Return commands that evaluate and use a model; none if a command goes on with the model by itself.
 
     Args:
         model: that was trained.
-        fold: that was held out; None if there was none.
     """
     program, *words = sys.argv
-    options, held_out = _options(words), [] if fold is None else ["--fold", str(fold)]
+    workflow = running_workflow()
+    fold = None if workflow is None else workflow.parser.get("fold")
+    options, held_out = _options(words), ["--fold", str(fold)] if isinstance(fold, int) else []
     kept = [*_chosen(options, (*_TASK, *_SPLIT)), *held_out]
     if words[:1] == ["train"]:
         return [

@@ -203,7 +203,6 @@ class TrainingLog:
         evaluator: the validation engine.
         metric: holds the scores of the last validation.
         mlflow_uri: where MLflow keeps its runs (`MLflowWriter`); None for TensorBoard alone.
-        fold: that is held out; None if there is none.
     """
 
     def __init__(
@@ -213,14 +212,12 @@ class TrainingLog:
         evaluator: Evaluator,
         metric: MeanDice,
         mlflow_uri: str | None = None,
-        fold: int | None = None,
     ) -> None:
         self.log_dir = Path(output_dir) / "tensorboard"
         self.optimizer = optimizer
         self.evaluator = evaluator
         self.metric = metric
         self.mlflow_uri = mlflow_uri
-        self.fold = fold
         self.output_dir = Path(output_dir)
         self._writers: list[Any] = []
         self._losses: list[torch.Tensor] = []
@@ -347,7 +344,7 @@ class TrainingLog:
                 "training took %s; peak memory %.1f GB%s",
                 duration(time.monotonic() - self._started), peaks["peak_memory_mb"] / 1000, on_gpu,
             )  # fmt: skip
-            for command in after_training(model, self.fold):
+            for command in after_training(model):
                 _logger.info("next: %s", command)
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from monai.data import MetaTensor
 from monai.transforms import Orientation, Spacing
 
+from segbundle.data import reading
 from segbundle.errors import DataError
 from segbundle.transforms import resampling
 from segbundle.transforms.resampling import ToGridd, interpolate, resample
@@ -210,27 +211,37 @@ def test_interpolation_at_whole_positions_only_picks():
 
 
 @pytest.mark.parametrize(
-    ("own", "spacing", "message"),
+    ("shape", "spacing", "message"),
     [
-        (
-            1.0,
-            [1e-3, 1e-3, 1e-3],
-            r"20×18×16 voxels of 1×1×1 mm; at the spacing of 0.001×0.001×0.001 mm .* 4,845,863,051,0",
-        ),
-        (1.0, [1e-300, 1, 1], r"they would be 5.47e\+303, 2.19e\+295 GB"),
-        (1e9, [1, 1, 1], r"voxels of 1e\+09×1e\+09×1e\+09 mm; .* Correct the scan's voxel size"),
-        (1.0, [1, 1, 40], "axis 2 would be one voxel long"),
-        (1e-6, [1, 1, 1], "axis 0 would be one voxel long"),
+        ((24, 22, 20), (1e-3, 1e-3, 1e-3), "24 x 22 x 20 voxels of 0.001 x 0.001 x 0.001 mm would become 1 voxel"),
+        ((24, 22, 20), (1, 1, 4e-3), "voxels of 1 x 1 x 0.004 mm would become 528 voxel"),
+        ((24, 22, 20), (100, 100, 100), r"would become 9190196301 voxel\(s\) of 1 x 1 x 1 mm \(2301 x 2101 x 1901\)"),
+        ((4, 4, 4), (1, 1, 5000), "would become 240016 voxel"),
     ],
 )
-def test_grids_that_cannot_be_meant_are_refused(own, spacing, message):
-    with pytest.raises(DataError, match=message):
-        ToGridd("image", spacing)({"image": scan(noise((1, 20, 18, 16)), oriented("RAS", (own,) * 3))})
+def test_a_grid_that_no_scan_can_need_is_refused_with_its_size(shape, spacing, message):
+    item = scan(np.zeros((1, *shape), np.float32), oriented("LPS", spacing))
+    with pytest.raises(DataError, match=f"a.nii: its .*{message}"):
+        ToGridd("image", [1.0, 1.0, 1.0])({"image": item})
 
 
-def test_grids_are_as_large_as_memory_allows(monkeypatch):
-    image = scan(noise((1, 20, 18, 16)), oriented("RAS", (1.0,) * 3))
-    monkeypatch.setattr(resampling, "free_memory", lambda device: 4 * 39 * 35 * 31)
-    assert ToGridd("image", [0.5, 0.5, 0.5])({"image": image})["image"].shape == (1, 39, 35, 31)
-    with pytest.raises(DataError, match=r"would be 43,156,"):
-        ToGridd("image", [0.49, 0.5, 0.5])({"image": image})
+@pytest.mark.parametrize("spacing", [(1e-300, 1, 1), (1, 1, 40)])
+def test_a_spacing_that_no_scan_can_need_is_refused(spacing):
+    item = scan(np.zeros((1, 20, 18, 16), np.float32), oriented("RAS", (1, 1, 1)))
+    with pytest.raises(DataError, match=r"a\.nii: its 20 x 18 x 16 voxels of 1 x 1 x 1 mm would become"):
+        ToGridd("image", spacing)({"image": item})
+
+
+def test_thin_scans_and_single_slices_are_resampled(monkeypatch):
+    for size, thickness in ((1, 0.05), (2, 0.5), (8, 0.3)):
+        item = scan(np.zeros((1, 9, 8, size), np.float32), oriented("RAS", (1, 1, thickness)))
+        assert ToGridd("image", [1.0, 1.0, 5.0])({"image": item})["image"].shape[3] == 1
+
+
+def test_a_grid_that_does_not_fit_into_memory_is_refused(monkeypatch):
+    item = scan(np.zeros((1, 100, 100, 10), np.float32), oriented("RAS", (1, 1, 10)))
+    monkeypatch.setattr(reading, "available_memory", lambda: 10**7)
+    monkeypatch.setattr(reading, "available_swap", lambda: 0)
+    monkeypatch.setattr(reading, "reusable_memory", lambda: 0)
+    with pytest.raises(DataError, match=r"199 x 199 x 181 voxels on the network's grid need 0\.0287 GB"):
+        ToGridd("image", [0.5, 0.5, 0.5])({"image": item})

@@ -14,7 +14,7 @@ from segbundle.data.reading import check_memory
 from segbundle.data.scan_files import data_files
 from segbundle.errors import DataError
 
-_COMPRESSED = re.compile(rb"CompressedData\s*=\s*True|encoding:\s*(?!raw)", re.IGNORECASE)
+_COMPRESSED = re.compile(rb"CompressedData\s*=\s*True|encoding:\s*(?!raw)\S", re.IGNORECASE)
 _GZIPPED = re.compile(rb"CompressedData\s*=\s*True|encoding:\s*gz", re.IGNORECASE)
 _MOST_COMPRESSED = 1032
 """Bytes that one byte of gzip can stand for."""

@@ -76,9 +76,8 @@ def _to_grid(scan: MetaTensor, spacing: Sequence[float] | None, axcodes: str | N
     affine = np.asarray(scan.meta["affine"], dtype=np.float64)
     grid, shape = _reoriented(affine, tuple(scan.shape[1:]), axcodes)
     if spacing is not None:
-        own = grid, shape
+        _check_size(scan, grid, shape, spacing)
         grid, shape = _respaced(grid, shape, spacing)
-        _check_size(scan, own, shape, spacing)
     to_scan = np.linalg.solve(affine, grid)
     axes = parallel_axes(to_scan, shape)
     if axes is None:
@@ -90,29 +89,27 @@ def _to_grid(scan: MetaTensor, spacing: Sequence[float] | None, axcodes: str | N
     return MetaTensor(resampled, meta={**scan.meta, "affine": torch.from_numpy(grid)})
 
 
-def _check_size(
-    scan: MetaTensor, own: tuple[np.ndarray, tuple[int, ...]], shape: tuple[int, ...], spacing: Sequence[float]
-) -> None:
+def _check_size(scan: MetaTensor, affine: np.ndarray, shape: tuple[int, ...], spacing: Sequence[float]) -> None:
     """Refuse a grid that shows that the scan's voxel size, or the network's, is wrong, or that memory cannot hold.
 
     Args:
         scan: what is resampled.
-        own: affine and shape of the scan, with the axes of the grid.
-        shape: of the grid.
+        affine, shape: of the scan, with the axes of the grid.
         spacing: of the grid.
     """
-    path, voxels = scan.meta.get("filename_or_obj", "the scan"), math.prod(shape)
-    sizes = np.linalg.norm(own[0][:3, :3], axis=0)
-    extent = sizes * np.array(own[1])
-    many = np.array(own[1])
-    collapsed = (extent < _THINNEST * np.array(spacing)) & (many > 1) | (many >= _SEVERAL) & (np.array(shape) == 1)
-    multiplied = voxels > _MOST and voxels > _MULTIPLE * math.prod(own[1])
-    if collapsed.any() or (extent > _LONGEST).any() or multiplied:
+    path, own = scan.meta.get("filename_or_obj", "the scan"), np.linalg.norm(affine[:3, :3], axis=0)
+    many, wanted = np.array(shape), np.array(spacing, dtype=np.float64)
+    with np.errstate(over="ignore"):
+        sizes = np.rint((many - 1) * own / wanted) + 1  # too many for integers, perhaps
+        voxels = float(np.prod(sizes))
+    collapsed = (own * many < _THINNEST * wanted) & (many > 1) | (many >= _SEVERAL) & (sizes == 1)
+    multiplied = voxels > _MOST and voxels > _MULTIPLE * math.prod(shape)
+    if collapsed.any() or (own * many > _LONGEST).any() or multiplied:
         raise DataError(
-            f"{path}: its {_times(own[1])} voxels of {_times(sizes)} mm would become {voxels} voxel(s) of "
-            f"{_times(spacing)} mm ({_times(shape)}). Correct the voxel size in its header, or set another `spacing`."
+            f"{path}: its {_times(shape)} voxels of {_times(own)} mm would become {voxels:.10g} voxel(s) of "
+            f"{_times(spacing)} mm ({_times(sizes)}). Correct the voxel size in its header, or set another `spacing`."
         )
-    check_memory(path, scan.element_size() * len(scan) * voxels, f"{_times(shape)} voxels on the network's grid")
+    check_memory(path, scan.element_size() * len(scan) * int(voxels), f"{_times(sizes)} voxels on the network's grid")
 
 
 def _times(values: Sequence[float] | np.ndarray) -> str:

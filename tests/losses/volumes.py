@@ -10,6 +10,10 @@ from segbundle.losses import DiceCELoss, DiceLoss, GeneralizedDiceCELoss, Genera
 REGION = [DiceLoss, GeneralizedDiceLoss]
 COMBINED = [DiceCELoss, GeneralizedDiceCELoss]
 ALL = [*REGION, *COMBINED]
+P = torch.tensor([[[0.5, 0.5], [0.5, 0.5]], [[0.75, 0.75], [0.25, 0.25]]])
+"""Probabilities of two samples, two classes and two voxels."""
+LABELS = torch.tensor([[[0, 1]], [[0, 0]]])
+"""Their class indices."""
 
 
 def one_hot(labels: torch.Tensor, num_classes: int) -> torch.Tensor:

@@ -45,7 +45,7 @@ SOURCES = ROOT / "src"
 TESTS = {
     "losses/*": [f"losses/test_{name}.py" for name in ("by_hand", "checks", "arguments", "values", "deep_supervision")],
     "metrics/*": ["metrics"],
-    "transforms/restoring.py": ["transforms/test_restoring.py", "transforms/test_postprocessing.py"],
+    "transforms/restoring.py": ["transforms/test_restoring_steps.py", "transforms/test_restoring.py"],
     "reports/scores.py": ["reports/test_scores.py"],
     "files.py": ["test_files.py"],
     "data/scan_files.py": ["data/test_scan_files.py", "data/test_scans.py"],

@@ -34,6 +34,7 @@ ENTROPY = {"lambda_ce": 1.0, "label_smoothing": 0.0}
 def test_arguments_have_these_defaults(loss, others):
     found = {name: one.default for name, one in inspect.signature(loss).parameters.items()}
     assert found == {**COMMON, **others}
+    assert loss().reduction == "mean"
 
 
 def test_every_argument_arrives():

@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--kind", default="", help="only kinds that hold these words")
     parser.add_argument("--name", default="", help="only cases whose name holds these words")
     parser.add_argument("--every", type=int, default=1, help="only every so many")
+    parser.add_argument("--start", type=int, default=0, help="from this one on")
     parser.add_argument("--real", type=int, default=0, help="run so many, spread over all, as real commands instead")
     parser.add_argument("--workers", type=int, default=1, help="processes that run cases side by side")
     parser.add_argument("--json", type=Path, help="write all results here")
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--count", action="store_true", help="count the cases and run none")
     arguments = parser.parse_args()
     cases = [case for case in all_cases() if arguments.kind in case.kind and arguments.name in case.name]
-    cases = cases[:: arguments.every]
+    cases = cases[arguments.start :: arguments.every]
     if arguments.real:
         cases = cases[:: max(1, len(cases) // arguments.real)][: arguments.real]
     if arguments.count:
@@ -63,6 +64,8 @@ def main() -> None:
             results.append(result)
             for problem in result.problems:
                 print(f"{result.id.encode('utf-8', 'backslashreplace').decode()}: {problem}", flush=True)
+            if arguments.json and len(results) % 50 == 0:
+                written(results, arguments.json)
         touched.extend(runner.close())
 
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(arguments.workers) as workers:

@@ -21,7 +21,7 @@ from hostile.material import make_material
 
 ROOT = Path(__file__).parents[2]
 MOST_LINES, MOST_CHARACTERS = 5, 1000
-_SECONDS = re.compile(r"\b0x[0-9a-f]{6,}")
+_ADDRESS = re.compile(r"\b0x[0-9a-f]{6,}")
 
 
 @dataclass
@@ -163,8 +163,8 @@ class Runner:
         usage = "Usage:" in err
         if words[0] not in ("check", "audit") and not usage and not any(line.startswith("Error: ") for line in lines):
             problems.append("no line that begins with `Error: `")
-        if " object at 0x" in told or _SECONDS.search(told):
-            problems.append("the address of a Python object in a message")
+        if " object at 0x" in told or _ADDRESS.search(told):
+            problems.append("a memory address in a message")
         for name in case.names:
             if not any(one.lower() in told.lower() for one in name.split("|")):
                 problems.append(f"the message does not name {name!r}")

@@ -1,3 +1,5 @@
+import math
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -5,9 +7,9 @@ import torch
 from monai.bundle import ConfigParser
 from monai.networks.nets import UNet
 
-from segbundle.engines import Checkpoints, load_weights
+from segbundle.engines import load_weights
 from segbundle.engines.checkpoints import cases_that_chose, cases_trained_on
-from segbundle.errors import CheckpointError, ConfigError
+from segbundle.errors import CheckpointError
 from segbundle.files import write_json
 from segbundle.reports import Structure, write_training_cases
 
@@ -83,12 +85,118 @@ def test_missing_and_damaged_files(tmp_path):
         load_weights(network(), tmp_path / "list.pt")
 
 
-def test_a_schedule_that_cannot_be_replayed_is_refused(tmp_path):
-    trained = network()
-    optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
-    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
-    with pytest.raises(ConfigError, match=r"^lr_scheduler: ReduceLROnPlateau .* use one that follows epochs"):
-        Checkpoints(str(tmp_path), trained, optimizer, schedule, None, None, None, {})
+def changed(name, change):
+    """A state dict with one entry changed."""
+    weights = network().state_dict()
+    return {**weights, name: change(weights[name])}
+
+
+WEIGHT, BIAS = "model.0.conv.weight", "model.0.conv.bias"
+
+
+def sparse_csr(weight):
+    return weight.flatten(1).to_sparse_csr()
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (lambda: changed(BIAS, lambda b: b * math.nan), rf"holds NaN or Inf in 1 of \d+ tensors \({BIAS}\)"),
+        (lambda: changed(BIAS, lambda b: b / 0), "holds NaN or Inf"),
+        (lambda: changed(BIAS, lambda b: b.double() * 1e300), "holds NaN or Inf"),
+        (lambda: {k: v * math.nan for k, v in network().state_dict().items()}, "and [0-9]+ more"),
+        (
+            lambda: changed(WEIGHT, lambda w: w.to(torch.complex64)),
+            "weight is complex64 in the file, floating point in",
+        ),
+        (lambda: changed(WEIGHT, lambda w: w.int()), "another type: model.0.conv.weight is integer in the file"),
+        (lambda: changed(WEIGHT, lambda w: w > 0), "weight is bool in the file"),
+        (lambda: changed(BIAS, lambda b: b.to(torch.float8_e4m3fn)), "bias is float8_e4m3fn in the file"),
+        (lambda: changed(BIAS, lambda b: torch.quantize_per_tensor(b, 0.1, 0, torch.qint8)), "bias is quantized in"),
+        (lambda: changed(BIAS, lambda b: b.to_sparse()), "bias is sparse_coo in the file"),
+        (lambda: changed(WEIGHT, sparse_csr), "weight is sparse_csr in the file"),
+        (lambda: changed(BIAS, lambda b: b.to("meta")), "bias is meta in the file"),
+        (lambda: changed(BIAS, lambda b: torch.zeros(1).expand(10**12)), r"bias is \(1000000000000,\) in the file"),
+        (lambda: changed(BIAS, lambda b: b.tolist()), rf"holds no state dict \({BIAS} is of type list\)"),
+        (lambda: {"model": {"model": network().state_dict()}}, r"holds no state dict \(model is a dict\)"),
+        (lambda: {"net": network().state_dict(), "epoch": 3}, r"no state dict \(net is a dict, epoch is of type int\)"),
+        (lambda: {1: torch.zeros(1)}, "holds no state dict: key 1 is not the name of a layer"),
+        (lambda: {("a", 1): torch.zeros(1)}, r"key \('a', 1\) is not the name of a layer"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Sparse", "ignore:.*quantize")
+def test_broken_weights_are_refused_and_nothing_is_loaded(tmp_path, weights, message):
+    torch.save(weights(), tmp_path / "broken.pt")
+    torch.save(network().state_dict(), tmp_path / "good.pt")
+    for paths in (tmp_path / "broken.pt", [tmp_path / "good.pt", tmp_path / "broken.pt"]):
+        with pytest.raises(CheckpointError, match=rf"^{tmp_path}/broken.pt: .*{message}") as error:
+            load_weights(fresh := network(), paths)
+        assert "\n" not in str(error.value) and len(str(error.value)) < 600
+        assert all(value.isfinite().all() for value in fresh.state_dict().values())
+
+
+def test_other_floats_than_the_networks_are_converted(tmp_path):
+    weights = {name: value.to(torch.bfloat16) for name, value in network().state_dict().items()}
+    torch.save(weights, tmp_path / "model.pt")
+    load_weights(fresh := network(), tmp_path / "model.pt")
+    assert all(torch.equal(value, weights[name].float()) for name, value in fresh.state_dict().items())
+
+
+def test_large_weights_whose_sum_is_not_a_float_are_loaded(tmp_path):
+    torch.save(changed(WEIGHT, lambda w: torch.full_like(w, 3e38)), tmp_path / "model.pt")
+    load_weights(network(), tmp_path / "model.pt")
+
+
+def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path):
+    torch.save({"model": torch.zeros(2_000_000)}, tmp_path / "model.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "model.pt") as stored,
+        zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for name in stored.namelist():
+            bomb.writestr(name, stored.read(name))
+    with pytest.raises(
+        CheckpointError, match=r"bomb\.pt: has [\d,]+ bytes and declares 8,\d+,\d+; .*Save it by torch\.save"
+    ):
+        load_weights(network(), tmp_path / "bomb.pt")
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("{", r"is not valid JSON"),
+        ("[1, 2]", r"is \[1, 2\]"),
+        ('{"class_names": 3}', r"class_names is 3"),
+        ('{"class_names": {"background": 0}}', r"class_names is \{'background': 0\}"),
+        ('{"class_names": ["background"], "training_cases": [1]}', r"training_cases\[0\] is 1"),
+        ("\xff", "is not UTF-8 text"),
+    ],
+)
+def test_a_damaged_task_beside_a_checkpoint_is_named(tmp_path, task, message):
+    torch.save(network().state_dict(), tmp_path / "model.pt")
+    (tmp_path / "task.json").write_bytes(task.encode("latin-1"))
+    with pytest.raises(CheckpointError, match=rf"^{tmp_path}/task\.json: .*{message}"):
+        load_weights(network(), tmp_path / "model.pt", ["background", "liver"])
+
+
+@pytest.mark.parametrize(
+    ("metadata", "warning"),
+    [
+        ("{", "not valid JSON"),
+        ('{"network_data_format": 3}', "network_data_format is 3"),
+        ('{"network_data_format": {"outputs": {"pred": {"channel_def": ["liver"]}}}}', "channel_def is"),
+        ('{"network_data_format": {"outputs": {"pred": {"channel_def": {"1": "liver"}}}}}', ""),
+        ('{"network_data_format": {}}', ""),
+        ("{}", ""),
+    ],
+)
+def test_a_bundles_metadata_that_names_no_classes(tmp_path, caplog, metadata, warning):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "metadata.json").write_text(metadata)
+    torch.save(network().state_dict(), tmp_path / "models" / "model.pt")
+    load_weights(network(), tmp_path / "models" / "model.pt", ["background", "liver"])
+    assert warning in caplog.text and bool(warning) == ("are not compared" in caplog.text)
 
 
 def test_what_a_training_tells_of_its_cases(tmp_path):

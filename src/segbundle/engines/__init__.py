@@ -3,7 +3,6 @@
 from segbundle.engines.averaging import WeightAverage, averaged_network
 from segbundle.engines.caching import CachedCases, PreparedCases
 from segbundle.engines.checkpoints import (
-    Checkpoints,
     ensemble_members,
     load_weights,
     warn_about_preprocessing,
@@ -15,6 +14,7 @@ from segbundle.engines.progress import ProgressBar
 from segbundle.engines.provenance import describe_run, describe_training, report_run
 from segbundle.engines.ranks import local_device, share_of_rank, shared_gradients, stop_ranks
 from segbundle.engines.records import ScanRecords
+from segbundle.engines.resuming import Checkpoints
 from segbundle.engines.scanning import ScanDataset, ScanEvaluator, read_ahead, report_failures
 from segbundle.engines.scoring import MeanDice, ScoreReport
 from segbundle.engines.tracking import check_mlflow

@@ -10,6 +10,7 @@ from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 
+from segbundle.engines.scoring import is_better
 from segbundle.errors import PredictionError, find_cause
 from segbundle.inferers import NonFiniteLogitsError, check_finite
 
@@ -27,14 +28,15 @@ class SegmentationEvaluator(SupervisedEvaluator):
     windows. Any other inferer of MONAI works as ever.
 
     Args:
-        as in `monai.engines.SupervisedEvaluator`; batches must hold one scan.
+        as in `monai.engines.SupervisedEvaluator`; batches must hold one scan, and `metric_cmp_fn` is by default
+            `segbundle.engines.scoring.is_better`.
 
     Raises:
         PredictionError: on running, the network returned logits that are NaN or infinite for a scan.
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs, decollate=False)
+        super().__init__(**{"metric_cmp_fn": is_better, **kwargs}, decollate=False)
 
     def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> Any:
         (item,) = decollate_batch(batchdata)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -20,6 +21,16 @@ from segbundle.outputs import names
 from segbundle.reports import CaseScores, print_summary, summarize, write_scores
 
 _logger = logging.getLogger(__name__)
+
+
+def is_better(current: float, best: float) -> bool:
+    """Whether the weights of a validation are kept instead of the best ones so far.
+
+    A higher score is better. Where scores say nothing (0 as before, or NaN) the newer weights are.
+    """
+    if math.isnan(current) or math.isnan(best):
+        return math.isnan(best) or best == 0
+    return current > best or current == best == 0
 
 
 class MeanDice(Metric):

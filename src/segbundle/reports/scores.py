@@ -179,6 +179,7 @@ def write_scores(
     class_names: Sequence[str],
     nsd_tolerance_mm: Sequence[float] | None = None,
     epoch: int | None = None,
+    model: str | None = None,
 ) -> dict[str, Any]:
     """Write `metrics.csv` and `summary.json` into a folder and return the summary.
 
@@ -186,6 +187,7 @@ def write_scores(
         output_dir: the folder.
         cases, class_names, nsd_tolerance_mm: as in `summarize`.
         epoch: of a training, that after which it was validated.
+        model: of a training, why its model was not chosen by these scores.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -194,6 +196,8 @@ def write_scores(
     summary = summarize(cases, class_names, nsd_tolerance_mm)
     if epoch is not None:
         summary["epoch"] = epoch
+    if model is not None:
+        summary["model"] = model
     try:
         rows = [list(row.values()) for row in metrics_rows(cases, class_names)]
         write_csv(output_dir / names.METRICS, COLUMNS, rows)

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 _E = TypeVar("_E", bound=BaseException)
 
-_MOST_CHARACTERS, _MOST_LINES = 500, 4
+_MOST_CHARACTERS, _MOST_LINES = 800, 4
 _MOST_KNOWN = 12
 
 

@@ -16,11 +16,11 @@ from typer.core import TyperCommand
 from segbundle import __version__
 from segbundle.audit import inspect_path, refuse_untrusted
 from segbundle.configs import read_config, workflow_file
-from segbundle.errors import ConfigError, OutputError, show_error
+from segbundle.errors import ConfigError, DataError, OutputError, show_error
 from segbundle.files import written_whole
 from segbundle.options import default_bundle, join_switches, refuse_missing_values, split_overrides, switches_of
 from segbundle.outputs import refuse_to_replace
-from segbundle.running import plain_errors, run_workflow, stop_on_signals, stopped_plainly
+from segbundle.running import plain_errors, run_workflow, shown_log, stop_on_signals, stopped_plainly
 from segbundle.startup import fast_imports
 from segbundle.terminal import counted
 
@@ -155,7 +155,7 @@ def cross_validate(
         for key in ("fold", "resume", "ckpt_path"):
             if key in own:
                 raise ConfigError(f"{key}: every fold has its own in a cross-validation; leave it out.")
-        task |= own
+        task |= {**own, "dataset_dir": str(dataset_dir)}
         cross_validation.cross_validate(
             output_dir,
             task,
@@ -203,9 +203,9 @@ def check(
 
     Example: segbundle check data_samples
     """
-    from segbundle.data.checks import DatasetCheck
+    from segbundle.data.dataset_check import DatasetCheck
 
-    with plain_errors():
+    with plain_errors(), shown_log():
         refuse_untrusted(config or [], None, trust)
         if config:
             with fast_imports():
@@ -230,6 +230,8 @@ def check(
         typer.echo(f"{name:{width}}  {tally.labelled:8}  {tally.absent:6}  {tally.unannotated:13}")
     if cases.partly_unknown:
         typer.echo(f"{cases.partly_unknown} cases have voxels of unknown class (ignore).")
+    for note in cases.notes:
+        typer.echo(f"Note: {note}")
 
 
 @app.command()
@@ -368,8 +370,11 @@ def _one_or_several(paths: list[Path] | None) -> str | list[str] | None:
     return names if len(names) > 1 else next(iter(names), None)
 
 
-def _task_classes(dataset: Path, config: list[Path]) -> tuple[list[str], int | None]:
-    """Class names and channels that the cases must fit: of the task YAMLs, or else those that the dataset describes."""
+def _task_classes(dataset: Path, config: list[Path]) -> tuple[list[str] | None, int | None]:
+    """Class names and channels that the cases must fit: of the task YAMLs, or else those that the dataset describes.
+
+    There are no names where a `dataset.json` cannot be used, which is reported with the other problems.
+    """
     from segbundle.data.description import described_labels
 
     task: dict[str, Any] = {}
@@ -377,10 +382,15 @@ def _task_classes(dataset: Path, config: list[Path]) -> tuple[list[str], int | N
         task = {**read_config(default_bundle() / "configs" / "train.yaml"), "class_names": None}
     for path in config:
         task |= read_config(path)
-    names = task.get("class_names") or described_labels(dataset).class_names
+    names = task.get("class_names")
     if names is None:
+        try:
+            names = described_labels(dataset).class_names
+        except DataError:
+            return None, None
+    if names is None and dataset.is_dir():
         raise ConfigError(f"{dataset}: has no dataset.json that names the classes; give a task YAML by --config.")
-    if not isinstance(names, list):
+    if not isinstance(names, (list, type(None))):
         raise ConfigError(f"class_names is {names!r}; a check needs the names themselves, in a list.")
     channels = task.get("network_def#in_channels", (task.get("network_def") or {}).get("in_channels"))
-    return [str(name) for name in names], channels
+    return None if names is None else [str(name) for name in names], channels

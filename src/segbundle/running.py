@@ -104,6 +104,25 @@ def plain_errors(again: str = "") -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
+@contextmanager
+def shown_log() -> Iterator[None]:
+    """Print what segbundle logs, for commands that run no workflow, whose configuration would say so."""
+    import logging
+    import sys
+
+    logger, handler = logging.getLogger("segbundle"), logging.StreamHandler(sys.stdout)
+    level, handled = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = handled
+
+
 def run_workflow(
     name: str,
     bundle: Path | None,

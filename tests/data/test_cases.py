@@ -2,7 +2,6 @@
 
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from segbundle.data import find_scans, fold_names, labelled_data, load_cases, read_scan
 from segbundle.data.description import described_labels
 from segbundle.errors import ConfigError, DataError
-from tiny import TINY_CLASSES, write_nifti, write_tiny_dataset
+from tiny import TINY_CLASSES, write_nifti
 
 VOXELS = np.zeros((2, 2, 2), np.uint8)
 
@@ -100,7 +99,7 @@ def test_missing_folder_empty_dataset_and_broken_json(tmp_path):
     with pytest.raises(DataError, match="has no case under 'training'"):
         load_cases(tmp_path)
     (tmp_path / "dataset.json").write_text("{")
-    with pytest.raises(DataError, match=r"dataset\.json: cannot be read as JSON"):
+    with pytest.raises(DataError, match=r"dataset\.json: is not valid JSON"):
         load_cases(tmp_path)
 
 
@@ -123,8 +122,7 @@ def test_two_cases_with_one_name(tmp_path):
     touch(tmp_path, "x/a.nii.gz", "y/a.nii.gz", "z/imagesTr/a.nii.gz", "z/imagesTr/a.nii", "z/labelsTr/a.nii.gz")
     with pytest.raises(DataError, match="two cases are named 'a'"):
         load_cases(tmp_path / "z")
-    with pytest.raises(DataError, match="two cases are named 'a'"):
-        find_scans([tmp_path / "x", tmp_path / "y"])
+    assert [scan["case"] for scan in find_scans([tmp_path / "x", tmp_path / "y"])] == ["x_a", "y_a"]
 
 
 def test_a_label_without_image_is_a_case_whose_image_is_missing(tmp_path):
@@ -162,7 +160,10 @@ def test_a_misspelt_list_is_not_replaced_by_another(tiny_dataset, tmp_path):
     ("content", "message"),
     [
         ({"training": None}, "has no case under 'training'"),
-        ({"training": [{"image": "a.nii", "annotated": "ball"}]}, "`annotated` must be a list"),
+        (
+            {"training": [{"image": "a.nii", "annotated": "ball"}]},
+            r"training\[0\]\.annotated is 'ball': input should be a valid list",
+        ),
         ({"training": [{"label": "a.nii"}]}, "has no `image`"),
     ],
 )
@@ -198,78 +199,6 @@ def test_impossible_folds(tiny_dataset, fold, num_folds):
         labelled_data(tiny_dataset, TINY_CLASSES, "validation", fold, num_folds)
 
 
-class TestFindScans:
-    def names(self, *args, **kwargs):
-        return [entry["case"] for entry in find_scans(*args, **kwargs)]
-
-    def test_file_folder_tree_and_list(self, tmp_path):
-        touch(tmp_path, "a.nii.gz", "deep/er/b.nii", "deep/c.nii.gz", ".hidden.nii.gz")
-        (tmp_path / "notes.txt").write_text("no scan")
-        assert self.names(tmp_path / "a.nii.gz") == ["a"]
-        assert self.names(str(tmp_path)) == ["a", "b", "c"]
-        assert self.names([tmp_path / "a.nii.gz", tmp_path / "deep"]) == ["a", "b", "c"]
-
-    def test_the_test_list_of_a_dataset(self, tmp_path):
-        assert self.names(write_tiny_dataset(tmp_path / "d", 2, 2)) == ["test_00", "test_01"]
-        assert self.names(write_tiny_dataset(tmp_path / "e", 2, 0)) == ["case_00", "case_01"]
-
-    def test_channels(self, tmp_path):
-        touch(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "b_0001.nii.gz")
-        assert self.names(tmp_path, num_channels=2) == ["a", "b"]
-        assert len(self.names(tmp_path, num_channels=1)) == 4
-
-    def test_an_incomplete_case_leaves_the_others_alone(self, tmp_path):
-        touch(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz")
-        a, b = find_scans(tmp_path, num_channels=2)
-        assert [Path(path).name for path in a["image"]] == ["a_0000.nii.gz", "a_0001.nii.gz"]
-        assert [Path(path).name for path in b["image"]] == ["b_0000.nii.gz", "b_0001.nii.gz"]
-        assert not Path(b["image"][1]).exists()
-
-    def test_one_channel_with_nnunets_ending(self, tmp_path):
-        touch(tmp_path, "a_0000.nii.gz", "b_0000.nii.gz")
-        assert self.names(tmp_path) == ["a", "b"]
-
-    def test_the_same_channel_twice(self, tmp_path):
-        touch(tmp_path, "a_0000.nii.gz", "a_0000.nii", "a_0001.nii.gz")
-        with pytest.raises(DataError, match=r"a_0000\.nii and .*a_0000\.nii\.gz: are the same channel"):
-            find_scans(tmp_path, num_channels=2)
-
-    def test_label_maps_written_beside_their_scans_are_no_scans(self, tmp_path):
-        touch(tmp_path, "a.nii.gz", "a_seg.nii.gz", "b_seg.nii.gz")
-        assert self.names(tmp_path) == ["a", "b_seg"]
-        (tmp_path / "predictions.json").write_text("[]")
-        assert self.names(tmp_path) == ["a"]
-
-    def test_a_single_dicom_slice_is_no_scan(self, tmp_path):
-        (tmp_path / "1.dcm").write_bytes(bytes(128) + b"DICM")
-        with pytest.raises(DataError, match=r"1\.dcm: is one slice of a DICOM series; name its folder"):
-            find_scans(tmp_path / "1.dcm")
-
-    def test_dicom_folders_are_named_after_their_way(self, tmp_path):
-        for folder in ("p1/CT", "p2/CT", "flat"):
-            (tmp_path / folder).mkdir(parents=True)
-            (tmp_path / folder / "1.dcm").write_bytes(bytes(128) + b"DICM")
-        (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
-        assert self.names(tmp_path) == ["flat", "p1_CT", "p2_CT"]
-        assert self.names(tmp_path / "p1" / "CT") == ["CT"]
-
-    def test_files_of_one_name_are_named_after_their_way(self, tmp_path):
-        touch(tmp_path, "p1/ct.nii.gz", "p2/ct.nii.gz", "p2/mr.nii.gz", "ct.nii.gz", "p3/t_0000.nii", "p4/t_0000.nii")
-        assert self.names(tmp_path) == ["ct", "mr", "p1_ct", "p2_ct", "p3_t", "p4_t"]
-        assert self.names(tmp_path / "p1") == ["ct"]
-
-    def test_names_that_stay_the_same(self, tmp_path):
-        touch(tmp_path, "ct.nii.gz", "ct.nii")
-        with pytest.raises(DataError, match="two cases are named 'ct'"):
-            find_scans(tmp_path)
-
-    def test_no_scan(self, tmp_path):
-        with pytest.raises(DataError, match="holds no scan"):
-            find_scans(tmp_path)
-        with pytest.raises(DataError, match="no such file or folder"):
-            find_scans(tmp_path / "x")
-
-
 @pytest.mark.parametrize(
     "labels",
     [
@@ -294,7 +223,7 @@ def test_without_one_there_is_none(tmp_path):
     ("entry", "message"),
     [
         ({"annoted": ["cube"]}, "has 'annoted': did you mean 'annotated'"),
-        ({"annotated": [1]}, "must be a list of class"),
+        ({"annotated": [1]}, r"training\[0\]\.annotated\[0\] is 1: input should be a valid string"),
     ],
 )
 def test_what_was_annotated_is_not_passed_over(tmp_path, entry, message):
@@ -302,9 +231,3 @@ def test_what_was_annotated_is_not_passed_over(tmp_path, entry, message):
     describe(tmp_path, training=[{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz", **entry}])
     with pytest.raises(DataError, match=message):
         labelled_data(tmp_path, TINY_CLASSES)
-
-
-def test_scans_are_found_in_a_dataset_whose_labels_cannot_be_trained_on(tmp_path):
-    touch(tmp_path, "imagesTs/a.nii.gz")
-    describe(tmp_path, labels={"background": 0, "whole": [1, 2]}, test=["imagesTs/a.nii.gz"])
-    assert [scan["case"] for scan in find_scans(tmp_path)] == ["a"]

@@ -5,7 +5,8 @@ import json
 import numpy as np
 
 from segbundle.data import read_scan
-from segbundle.data.checks import DatasetCheck, image_problems
+from segbundle.data.checks import image_problems
+from segbundle.data.dataset_check import DatasetCheck
 from tiny import TINY_CLASSES, write_nifti
 
 GOOD = np.zeros((4, 4, 4), np.uint8)

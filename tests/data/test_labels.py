@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from segbundle.data.cases import Case
-from segbundle.data.checks import examine_case, pair_problems
+from segbundle.data.checks import pair_problems
+from segbundle.data.dataset_check import examine_case
 from segbundle.data.labels import read_labels
 from segbundle.data.scans import read_scan
 from segbundle.transforms.loading import LoadScand

@@ -1,4 +1,4 @@
-"""Which files are scans, what a scan is called, and which files belong to one; nothing of their voxels is read."""
+"""File names of scans and label maps, and the files that belong to one; no voxels are read."""
 
 from __future__ import annotations
 
@@ -17,29 +17,64 @@ _HEADER_KEYS = {
     ".nhdr": re.compile(r"data ?file\s*:", re.IGNORECASE),
 }
 """After which a header names the files with its voxels."""
+_HEADER_BYTES = 1_000_000
+_SEGMENTATIONS = (".seg.nrrd", ".seg.nhdr")
+"""Endings of 3D Slicer's segmentations, which are label maps and never scans."""
+_DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
 
 
 def stem(path: str | Path) -> str:
     """File name without the ending of a scan format: `a/case.01.nii.gz` gives `case.01`."""
-    name = Path(path).name
+    name = (path if isinstance(path, Path) else Path(path)).name
     for suffix in SUFFIXES:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name
 
 
+def label_stem(path: str | Path) -> str:
+    """Return the name of the case that a label map belongs to: its `stem`, without 3D Slicer's `.seg`.
+
+    Example:
+        >>> label_stem("labelsTr/case.seg.nrrd")
+        'case'
+    """
+    name = stem(path)
+    return name[: -len(".seg")] if is_segmentation(str(path)) else name
+
+
+def is_segmentation(name: str) -> bool:
+    """Return whether a file name is that of a segmentation of 3D Slicer."""
+    return name.lower().endswith(_SEGMENTATIONS)
+
+
 def is_scan_file(path: Path) -> bool:
-    """Whether the name ends like a scan format that can be read; hidden files never do."""
+    """Return whether the name ends like a scan format that can be read; hidden files never do."""
     return not path.name.startswith(".") and path.name.lower().endswith(SUFFIXES)
 
 
+def may_be_slice(name: str) -> bool:
+    """Return whether a file name is one that DICOM files have: `.dcm`, no ending, or a UID."""
+    ending = Path(name).suffix.lower()
+    return ending in _DICOM_SUFFIXES or ending == "" or ending[1:].isdigit()
+
+
 def is_dicom_file(path: Path) -> bool:
-    """Whether a file carries DICOM's mark, `DICM` after 128 bytes (PS3.10), or begins with DICOM's first elements."""
+    """Return whether a file is DICOM; one that cannot be read is not."""
     try:
-        with path.open("rb") as file:
-            head = file.read(132)
+        return holds_dicom(path)
     except OSError:
         return False
+
+
+def holds_dicom(path: Path) -> bool:
+    """Return whether a file carries DICOM's mark, `DICM` after 128 bytes (PS3.10), or begins with its first elements.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(132)
     return head[128:] == b"DICM" or _begins_with_elements(head)
 
 
@@ -52,33 +87,41 @@ def _begins_with_elements(head: bytes) -> bool:
 
 
 def is_dicom_folder(path: Path) -> bool:
-    """Whether a folder directly holds DICOM images; the index file of an exported medium (DICOMDIR) is none."""
+    """Return whether a folder directly holds DICOM files; the index of an exported medium (DICOMDIR) is none."""
     if not path.is_dir():
         return False
-    return any(is_dicom_file(file) for file in sorted(path.iterdir()) if file.is_file() and file.name != "DICOMDIR")
+    files = (file for file in sorted(path.iterdir()) if file.is_file() and file.name != "DICOMDIR")
+    return any(is_dicom_file(file) for file in files)
 
 
 def files_of(path: str | Path) -> list[Path]:
-    """The files that hold a scan: one, a DICOM series', or a header (.hdr, .mhd, .nhdr) and the data that it names."""
-    path = Path(path)
-    if path.is_dir():
-        return sorted(file for file in path.iterdir() if file.is_file())
-    if is_dicom_file(path):
-        from segbundle.data.dicom import series_files
+    """Return the files of a scan: one, a DICOM series, or a header (.hdr, .mhd, .nhdr) and the data that it names.
 
-        return series_files(path)
-    return [path, *(file for file in data_files(path) if file.is_file())]
+    Of what cannot be read, that is the path itself.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            return sorted(file for file in path.iterdir() if file.is_file())
+        if is_dicom_file(path):
+            from segbundle.data.dicom import series_files
+
+            return series_files(path)
+        return [path, *(file for file in data_files(path) if file.is_file())]
+    except (OSError, ValueError):  # which a DataError is
+        return [path]
 
 
 def data_files(header: Path) -> list[Path]:
-    """The files with the voxels of a scan that a header of its own describes, whether they exist or not."""
+    """Return the files with the voxels of a scan that a header of its own describes, whether they exist or not."""
     for suffix, voxels in _PAIRS.items():
         if header.name.lower().endswith(suffix):
             start, ending = header.name[: -len(suffix)], header.name[-len(suffix) :]
             return [header.with_name(start + (voxels.upper() if ending.isupper() else voxels))]
     if header.suffix.lower() not in _HEADER_KEYS or not header.is_file():
         return []
-    lines = header.read_text(encoding="latin-1").splitlines()
+    with header.open(encoding="latin-1") as file:
+        lines = file.read(_HEADER_BYTES).splitlines()
     key = _HEADER_KEYS[header.suffix.lower()]
     found = [number for number, line in enumerate(lines) if key.match(line)]
     names = [key.sub("", lines[number]).strip() for number in found]
@@ -88,9 +131,15 @@ def data_files(header: Path) -> list[Path]:
 
 
 def _named(folder: Path, name: str) -> list[Path]:
-    """What a header calls `name`: a file, or numbered ones, as in `slice%03d.raw 1 40 1`."""
+    """Return the files that a header calls `name`: one, or numbered ones, as in `slice%03d.raw 1 40 1`."""
     start, numbered, _ = name.partition("%")
-    return sorted(folder.glob(f"{glob.escape(start)}*")) if numbered else [folder / name]
+    path = folder / start
+    if not numbered:
+        return [path]
+    try:
+        return sorted(path.parent.glob(f"{glob.escape(path.name)}*"))
+    except (OSError, ValueError):  # no folder, or a name that no file can have
+        return []
 
 
 def is_nifti(path: Path) -> bool:

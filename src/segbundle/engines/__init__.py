@@ -9,7 +9,7 @@ from segbundle.engines.checkpoints import (
     warn_about_training_cases,
 )
 from segbundle.engines.evaluator import SegmentationEvaluator
-from segbundle.engines.loading import monai_loader, patch_loader
+from segbundle.engines.loading import monai_loader, patch_loader, warn_about_missing_classes
 from segbundle.engines.progress import ProgressBar
 from segbundle.engines.provenance import describe_run, describe_training, report_run
 from segbundle.engines.ranks import local_device, share_of_rank, shared_gradients, stop_ranks
@@ -80,6 +80,7 @@ __all__ = [
     "start_workflow",
     "stop_ranks",
     "warn_about_flips",
+    "warn_about_missing_classes",
     "warn_about_preprocessing",
     "warn_about_training_cases",
 ]

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from segbundle.data.datalist import num_folds_of
 from segbundle.documents import read_json, shortened
 from segbundle.engines.next_steps import after_folds
 from segbundle.engines.provenance import made_by, write_page
@@ -46,18 +47,21 @@ def cross_validate(output_dir: str | Path, task: Mapping[str, Any], run: Run) ->
 
     Args:
         output_dir: where everything goes; where an earlier call was stopped, this one goes on.
-        task: the config keys of the training, without references resolved.
+        task: the config keys of the training, without references resolved; a dataset's own folds replace `num_folds`.
         run: runs the workflow of a name (`train`, `evaluate`) with these config keys over the task's.
 
     Returns:
         the content of `summary.json`.
 
     Raises:
-        ConfigError: fewer than two folds.
+        ConfigError: fewer than two folds, or other ones than the dataset defines.
+        DataError: by the dataset's folds a case would be scored several times.
         OutputError: an earlier call had another task, or a case is scored by several folds.
     """
     check_values(task)
-    num_folds, class_names = int(task["num_folds"]), [str(name) for name in task["class_names"]]
+    class_names = [str(name) for name in task["class_names"]]
+    num_folds = num_folds_of(task["dataset_dir"], int(task["num_folds"]), task.get("data_list_key", "training"))
+    task = {**task, "num_folds": num_folds}
     if num_folds < 2:
         raise ConfigError(f"num_folds is {num_folds}; a cross-validation needs at least 2.")
     output_dir = Path(output_dir)

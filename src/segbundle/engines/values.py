@@ -185,7 +185,7 @@ _NEEDED: dict[str, tuple[_Test, str]] = {
     "cache_dir": (_either(_NULL, _is_text), "a folder, or null,"),
     "mlflow_uri": (_either(_NULL, _is_text), "an address, for instance sqlite:///mlflow.db, or null,"),
     "augmentation": (_either(_NULL, _is_mapping), "a mapping, for instance {rotation: 20.0},"),
-    "augmentation#flip_axes": (_some(_one_of([0, 1, 2])), "a list of axes, for instance [0],"),
+    "augmentation#flip_axes": (_either(_AUTO, _some(_one_of([0, 1, 2]))), "auto, or a list of axes, for instance [0],"),
     "augmentation#rotation": (_either(_is_number, _three(_is_number)), "an angle in degrees, or one for each axis,"),
     "augmentation#scaling": (_number(0), "a number from 0"),
     "augmentation#intensity": (_one_of([True, False]), "true or false"),

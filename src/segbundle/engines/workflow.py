@@ -26,6 +26,7 @@ from segbundle.inferers import Precision, with_channels_last_norms
 from segbundle.inferers.memory import free_memory, measured_needs, training_bytes
 from segbundle.literals import restore
 from segbundle.outputs import OutputFolder, claim, names
+from segbundle.sides import chosen_flips, warn_about_sides
 
 _logger = logging.getLogger(__name__)
 _PLENTY = 4096
@@ -265,9 +266,20 @@ def check_batch(
     )
 
 
-def warn_about_flips(test_time_flips: Sequence[int], augmentation: Mapping[str, Any] | None) -> None:
-    """Say so if images are to be mirrored along an axis along which the training did not mirror any."""
-    trained = (augmentation or {}).get("flip_axes", (0,))
+def warn_about_flips(
+    test_time_flips: Sequence[int],
+    augmentation: Mapping[str, Any] | None,
+    class_names: Sequence[str] = (),
+    axcodes: str | Sequence[str] | None = "RAS",
+) -> None:
+    """Log a warning if images are to be mirrored along an axis that the training did not mirror, or must not.
+
+    Args:
+        test_time_flips: axes along which inference mirrors images.
+        augmentation: of the training; its `flip_axes` are compared.
+        class_names, axcodes: tell which axes exchange classes that differ by their side only.
+    """
+    trained = chosen_flips((augmentation or {}).get("flip_axes", "auto"), class_names, axcodes)
     unknown = sorted(set(test_time_flips) - set(trained))
     if unknown:
         _logger.warning(
@@ -276,6 +288,7 @@ def warn_about_flips(test_time_flips: Sequence[int], augmentation: Mapping[str, 
             ", ".join(map(str, unknown)),
             list(trained),
         )
+    warn_about_sides(test_time_flips, class_names, axcodes, "test_time_flips")
 
 
 def prepare_training_output(output_dir: str, resume: bool = False) -> None:

@@ -31,6 +31,7 @@ from monai.transforms import (
 from monai.utils import CommonKeys
 
 from segbundle.errors import ConfigError, suggestion
+from segbundle.sides import chosen_flips, warn_about_sides
 from segbundle.transforms.preparing import prepared_steps
 
 _KEYS = (CommonKeys.IMAGE, CommonKeys.LABEL)
@@ -75,6 +76,9 @@ def training_transforms(
     for name in options:
         if name not in (known := inspect.signature(random_transforms).parameters):
             raise ConfigError(f"augmentation: unknown setting {name!r}{suggestion(name, known)}")
+    flips = options.get("flip_axes", "auto")
+    options["flip_axes"] = chosen_flips(flips, class_names, axcodes)
+    warn_about_sides(flips, class_names, axcodes, "augmentation#flip_axes")
     random = [balanced_patches(class_names, patch_size), *random_transforms(**options)]
     final = [
         SelectItemsd(keys=(*_KEYS, "annotated", "case")),
@@ -101,7 +105,7 @@ def balanced_patches(class_names: Sequence[str], patch_size: Sequence[int]) -> T
 
 
 def random_transforms(
-    flip_axes: Sequence[int] = (0,), rotation: float | Sequence[float] = 20.0, scaling: float = 0.25
+    flip_axes: Sequence[int] | str = "auto", rotation: float | Sequence[float] = 20.0, scaling: float = 0.25
 ) -> list[Transform]:
     """Random deformations of image and label, then random degradations of the image.
 
@@ -109,7 +113,8 @@ def random_transforms(
 
     Args:
         flip_axes: spatial axes that may be mirrored, each with probability 1/2; leave out an axis along which
-            anatomy must be told apart, for instance 0 in RAS where left and right are different classes.
+            anatomy must be told apart, for instance 0 in RAS where left and right are different classes. `auto` is the
+            first axis.
         rotation: largest angle in degrees about each axis, or one per axis; `[0, 0, 30]` for thick slices, so
             that they are not rotated out of their plane.
         scaling: sizes change by up to this fraction.
@@ -137,7 +142,7 @@ def random_transforms(
             mode=_MODES,
             padding_mode="border",
         ),
-        *(RandFlipd(keys=_KEYS, prob=0.5, spatial_axis=axis) for axis in flip_axes),
+        *(RandFlipd(keys=_KEYS, prob=0.5, spatial_axis=axis) for axis in chosen_flips(flip_axes, (), None)),
         RandGaussianNoised(keys=image, prob=0.1, std=0.1),
         RandGaussianSmoothd(keys=image, prob=0.1, sigma_x=blur, sigma_y=blur, sigma_z=blur),
         RandScaleIntensityd(keys=image, prob=0.15, factors=0.25),

@@ -1,0 +1,93 @@
+"""Scans that are folders: the DICOM series in them, each a scan of its own."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from segbundle.data.case import Case, path_name
+from segbundle.data.folders import Tree, escaped, first_of
+from segbundle.data.scan_files import is_scan_file
+from segbundle.errors import DataError
+
+_NO_NAME = re.compile(r"[^\w.+-]+")
+_LONGEST_NAME = 40
+_KNOWN = ("not DICOM", "DICOMDIR")
+"""Kinds of files in a folder of DICOM files that have been counted by their endings."""
+
+
+def lost_scans(tree: Tree) -> list[Path]:
+    """Return the paths of a tree that cannot be opened and stand for scans of their own."""
+    return [lost.path for lost in tree.lost if lost.scan and not (lost.slice and lost.path.parent in tree.dicom)]
+
+
+def scans_in_folders(tree: Tree) -> list[Case]:
+    """Return the scans of a tree that are folders: DICOM series, and folders that cannot be opened.
+
+    What else the folders of DICOM files hold, such as localizers, is counted as left out. A series from whose folder a
+    file cannot be opened may lack a slice, which is a problem of the case.
+    """
+    cases = [Case(path_name(path, tree.root), (path,)) for path in lost_scans(tree) if not is_scan_file(path)]
+    for folder in tree.dicom:
+        lost = [lost.reason for lost in tree.lost if lost.slice and lost.path.parent == folder]
+        cases += series_in(folder, path_name(folder, tree.root), tuple(first_of(lost, most=3)), tree.left_out)
+    return cases
+
+
+def series_in(
+    folder: Path, name: str, problems: tuple[str, ...] = (), left_out: Counter[str] | None = None
+) -> list[Case]:
+    """Return the DICOM series of a folder that are volumes.
+
+    Args:
+        folder: it directly holds DICOM files.
+        name: of the scan; where there are several, each has its description, and if need be its first file, behind it.
+        problems: of every series.
+        left_out: to which all other files are added.
+    """
+    from segbundle.data.dicom import list_folder
+
+    try:
+        found = list_folder(folder)
+    except DataError as error:
+        return [Case(name, (folder,), problems=(*problems, str(error)))]
+    if left_out is not None:
+        left_out.update({f"{kind} (DICOM)": count for kind, count in found.passed_over if kind not in _KNOWN})
+        for one in found.series:
+            if one.why is not None:
+                left_out[f"of {one.why}"] += len(one.files)
+    damaged = dict(found.passed_over).get("unreadable", 0)
+    if damaged:
+        what = f"{escaped(folder)}: {damaged} of its DICOM files cannot be read and may be slices. Export it again."
+        problems = (*problems, what)
+    volumes = found.volumes
+    if len(volumes) == 1:
+        return [Case(name, (volumes[0].path,), problems=problems)]
+    words = [_NO_NAME.sub("_", one.description or one.modality)[:_LONGEST_NAME].strip("_.") for one in volumes]
+    return [
+        Case(
+            "_".join(filter(None, (name, word, one.path.stem if words.count(word) > 1 else ""))),
+            (one.path,),
+            problems=problems,
+        )
+        for one, word in zip(volumes, words, strict=True)
+    ]
+
+
+def series_of(file: Path) -> Case:
+    """Return the DICOM series that a file belongs to."""
+    from segbundle.data.dicom import list_folder
+
+    folder = file.parent
+    path = folder / file.name
+    try:
+        found = list_folder(folder)
+        meant = next((one for one in found.series if path in one.files), None)
+        if meant is None:
+            raise DataError(f"{escaped(file)}: is a DICOM file without an image. Name the folder of a series.")
+        if meant.why is not None:
+            raise DataError(f"{escaped(file)}: is not a volume but {meant.why}.")
+    except DataError as error:
+        return Case(file.name, (file,), problems=(str(error),))
+    return next(case for case in series_in(folder, path_name(folder, folder)) if case.image == (meant.path,))

@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -231,3 +232,151 @@ def test_what_was_annotated_is_not_passed_over(tmp_path, entry, message):
     describe(tmp_path, training=[{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz", **entry}])
     with pytest.raises(DataError, match=message):
         labelled_data(tmp_path, TINY_CLASSES)
+
+
+class TestWaysToWriteADataset:
+    def test_version_1_of_nnunet_lists_names_without_channels(self, tmp_path):
+        touch(tmp_path, *(f"imagesTr/a_{n:04d}.nii.gz" for n in range(2)), "labelsTr/a.nii.gz")
+        entry = {"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}
+        describe(tmp_path, modality={"0": "FLAIR", "1": "T1"}, training=[entry])
+        (case,) = load_cases(tmp_path)
+        assert (case.name, [path.name for path in case.image]) == ("a", ["a_0000.nii.gz", "a_0001.nii.gz"])
+        (tmp_path / "imagesTr" / "a_0001.nii.gz").unlink()
+        with pytest.raises(DataError, match=r"a_0001\.nii\.gz: no such file"):
+            labelled_data(tmp_path, TINY_CLASSES)
+
+    def test_version_2_of_nnunet_maps_names_to_files(self, tmp_path):
+        touch(tmp_path, "elsewhere/scan.nii.gz", "elsewhere/drawn.nii.gz")
+        mapping = {"x1": {"images": ["elsewhere/scan.nii.gz"], "label": "elsewhere/drawn.nii.gz"}}
+        describe(tmp_path, channel_names={"0": "CT"}, dataset=mapping)
+        (item,) = labelled_data(tmp_path, TINY_CLASSES)
+        assert item["case"] == "x1"
+        assert item["label"] == str(tmp_path / "elsewhere" / "drawn.nii.gz")
+        describe(tmp_path, dataset=mapping, training=["a.nii.gz"])
+        with pytest.raises(DataError, match="has both `training` and `dataset`"):
+            load_cases(tmp_path)
+
+    @pytest.mark.parametrize("name", ["../../evil", "a/b", "..", "", "a\0b"])
+    def test_names_that_are_no_file_names_are_refused(self, tmp_path, name):
+        touch(tmp_path, "i.nii.gz", "l.nii.gz")
+        describe(tmp_path, dataset={name: {"images": ["i.nii.gz"], "label": "l.nii.gz"}})
+        with pytest.raises(DataError, match="cannot be a case's name"):
+            labelled_data(tmp_path, TINY_CLASSES)
+
+    def test_byte_order_marks_and_separators_of_windows(self, tmp_path):
+        touch(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+        entry = {"image": ".\\imagesTr\\a.nii.gz", "label": "labelsTr\\a.nii.gz"}
+        (tmp_path / "dataset.json").write_bytes(b"\xef\xbb\xbf" + json.dumps({"training": [entry]}).encode())
+        (item,) = labelled_data(tmp_path, TINY_CLASSES)
+        assert (item["case"], item["image"]) == ("a", str(tmp_path / "imagesTr" / "a.nii.gz"))
+
+    def test_segmentations_of_slicer_belong_to_their_scans(self, tmp_path):
+        for name in ("imagesTr/a.nrrd", "labelsTr/a.seg.nrrd", "imagesTr/b.nrrd", "labelsTr/b.nrrd"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            sitk.WriteImage(sitk.GetImageFromArray(VOXELS), str(tmp_path / name))
+        a, b = load_cases(tmp_path)
+        assert (a.name, a.image[0].name, a.label.name) == ("a", "a.nrrd", "a.seg.nrrd")
+        assert (b.name, b.label.name) == ("b", "b.nrrd")
+        assert read_scan(a.label, dtype=None).array.shape == (1, 2, 2, 2)
+
+    def test_folders_of_patients(self, tmp_path):
+        touch(tmp_path, *(f"{kind}Tr/{p}/ct.nii.gz" for kind in ("images", "labels") for p in ("p1", "p2")))
+        cases = load_cases(tmp_path)
+        assert [case.name for case in cases] == ["p1_ct", "p2_ct"]
+        assert all(case.image[0].parent.name == case.label.parent.name for case in cases)
+
+    @pytest.mark.parametrize("key", ["trainings", "lables", "validaton"])
+    def test_misspelt_keys_are_named(self, tmp_path, key):
+        describe(tmp_path, **{key: []})
+        with pytest.raises(DataError, match=f"has '{key}': did you mean"):
+            load_cases(tmp_path)
+
+    def test_other_lists_of_cases_are_said(self, tmp_path, caplog):
+        touch(tmp_path, "imagesTr/a.nii.gz")
+        describe(tmp_path, holdout=[{"image": "b.nii.gz"}])
+        load_cases(tmp_path)
+        assert "its list 'holdout' is not used; the lists that are: training, validation" in caplog.text
+
+
+class TestNothingIsDropped:
+    def test_labels_that_cannot_be_opened(self, tmp_path):
+        touch(tmp_path, "imagesTr/a.nii.gz", "imagesTr/b.nii.gz", "imagesTr/c.nii.gz", "labelsTr/a.nii.gz")
+        (tmp_path / "labelsTr" / "b.nii.gz").symlink_to("nowhere")
+        os.mkfifo(tmp_path / "labelsTr" / "c.nii.gz")
+        with pytest.raises(DataError) as caught:
+            labelled_data(tmp_path, TINY_CLASSES)
+        first, second = str(caught.value).splitlines()
+        assert "labelsTr/b.nii.gz: is a link to nowhere, which does not exist" in first
+        assert "labelsTr/c.nii.gz: is a named pipe" in second
+
+    def test_missing_files_are_named_for_every_case_at_once(self, tmp_path):
+        touch(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+        names = ["a", *(f"gone_{n:02d}" for n in range(12))]
+        describe(tmp_path, training=[{"image": f"imagesTr/{n}.nii.gz", "label": "labelsTr/a.nii.gz"} for n in names])
+        with pytest.raises(DataError) as caught:
+            labelled_data(tmp_path, TINY_CLASSES, "training", fold=0)
+        lines = str(caught.value).splitlines()
+        assert [f"gone_{n:02d}.nii.gz: no such file" in line for n, line in enumerate(lines)] == [True] * 10 + [False]
+        assert lines[-1] == "2 more problems of this kind."
+
+    def test_scans_without_a_label_map_are_named(self, tmp_path, caplog):
+        touch(tmp_path, *(f"imagesTr/{n}.nii.gz" for n in "abc"), *(f"labelsTr/{n}.nii.gz" for n in "ab"))
+        assert len(labelled_data(tmp_path, TINY_CLASSES)) == 2
+        assert f"{tmp_path}: 1 of 3 cases have no label map and are not used: c" in caplog.text
+
+    def test_paths_elsewhere_are_allowed(self, tmp_path):
+        touch(tmp_path, "other/a.nii.gz", "other/l.nii.gz")
+        entry = {"image": str(tmp_path / "other" / "a.nii.gz"), "label": "../other/l.nii.gz"}
+        describe(tmp_path / "d", training=[entry])
+        assert labelled_data(tmp_path / "d", TINY_CLASSES)[0]["case"] == "a"
+
+    def test_five_thousand_cases_are_paired(self, tmp_path):
+        for kind in ("imagesTr", "labelsTr"):
+            (tmp_path / kind).mkdir()
+            for number in range(5000):
+                (tmp_path / kind / f"{number}.nii.gz").touch()
+        cases = load_cases(tmp_path)
+        assert len(cases) == 5000
+        assert all(case.image[0].name == case.label.name for case in cases)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"labels": ["background", "ball"]}, r"`labels` is \['background', 'ball'\]; it must give each class"),
+        ({"labels": 3}, "`labels` is 3; it must give each class one integer"),
+        ({"labels": {"background": 0, "ball": 1.5}}, r"labels\.ball is 1\.5"),
+        ({"labels": {"background": 0, "ball": True}}, r"labels\.ball is True"),
+        ({"labels": {"background": 0, "a": 1, "b": 1}}, "`labels` gives the value 1 to 'a', 'b'"),
+        ({"labels": {"0": "background", "1": ["ball"]}}, r"labels\.1 is \['ball'\]; a class's name is needed"),
+        ({"labels": {"0": "liver", "1": "background"}}, "`labels` gives the value 1 to the background"),
+        ({"training": "imagesTr"}, "training is 'imagesTr': input should be a valid list"),
+        ({"training": {"image": "a"}}, "training is {'image': 'a'}: input should be a valid list"),
+        ({"training": [7]}, r"training\[0\] is 7"),
+        ({"training": [{"image": 7}]}, r"training\[0\]\.image is 7: input should be a valid list"),
+        ({"training": [{"image": ["a", 7]}]}, r"training\[0\]\.image\[1\] is 7: input should be a valid string"),
+        ({"training": [{"image": "a", "label": ["l"]}]}, r"training\[0\]\.label is \['l'\]"),
+        ({"training": [{"image": "a", "lable": "l"}]}, r"training\[0\] has 'lable': did you mean 'label'"),
+        ({"training": [{"image": "a", "fold": "0"}]}, r"training\[0\]\.fold is '0'"),
+        ({"dataset": {"x": {"images": [1], "label": "l"}}}, r"dataset\.x\.images\[0\] is 1"),
+        ({"dataset": {"x": {"images": ["a"]}}}, r"dataset\.x\.label is missing"),
+        ({"channel_names": 2}, "channel_names is 2: input should be a valid list"),
+        ({"num_folds": "3"}, "num_folds is '3': input should be a valid integer"),
+    ],
+)
+def test_wrong_types_name_file_place_and_value(tmp_path, content, message):
+    describe(tmp_path, **content)
+    with pytest.raises(DataError, match=r"dataset\.json: " + message):
+        labelled_data(tmp_path, TINY_CLASSES)
+
+
+def test_nan_is_no_json(tmp_path):
+    (tmp_path / "dataset.json").write_text('{"labels": {"background": NaN}}')
+    with pytest.raises(DataError, match="it holds NaN, which JSON does not have"):
+        load_cases(tmp_path)
+
+
+def test_a_channel_may_be_named_by_a_word(tmp_path):
+    touch(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    describe(tmp_path, modality="CT")
+    assert len(load_cases(tmp_path)[0].image) == 1

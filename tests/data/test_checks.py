@@ -1,10 +1,11 @@
 """Everything that can be wrong with a case is found, and all of it at once."""
 
 import json
+import os
 
 import numpy as np
 
-from segbundle.data import read_scan
+from segbundle.data import dataset_check, read_scan
 from segbundle.data.checks import image_problems
 from segbundle.data.dataset_check import DatasetCheck
 from tiny import TINY_CLASSES, write_nifti
@@ -144,3 +145,81 @@ def test_classes_are_counted_by_what_is_known_of_them(tmp_path):
     counts = {name: (t.labelled, t.absent, t.unannotated) for name, t in check.tallies.items()}
     assert counts == {"ball": (1, 1, 1), "cube": (1, 2, 0)}
     assert check.partly_unknown == 1
+
+
+class TestACheckNeverStops:
+    def test_whatever_a_case_raises_is_its_own_problem(self, tmp_path, monkeypatch):
+        for name in ("a", "b", "c"):
+            write_case(tmp_path, name)
+        read = dataset_check.read_scan
+
+        def failing(path, *args):
+            if "imagesTr/b" in str(path):
+                raise MemoryError("cannot allocate\n  4 TB")
+            return read(path, *args)
+
+        monkeypatch.setattr(dataset_check, "read_scan", failing)
+        assert problems(tmp_path) == ["case b: cannot be checked (MemoryError: cannot allocate 4 TB)."]
+
+    def test_links_and_pipes_are_problems_and_are_not_opened(self, tmp_path):
+        write_case(tmp_path, "a")
+        for name in ("b", "c"):
+            write_nifti(tmp_path / "imagesTr" / f"{name}.nii.gz", GOOD)
+        (tmp_path / "labelsTr" / "b.nii.gz").symlink_to("nowhere")
+        os.mkfifo(tmp_path / "labelsTr" / "c.nii.gz")
+        first, second = problems(tmp_path)
+        assert "labelsTr/b.nii.gz: is a link to nowhere" in first
+        assert "labelsTr/c.nii.gz: is a named pipe" in second
+
+    def test_a_broken_description_leaves_the_folders(self, tmp_path):
+        write_case(tmp_path, "a", label=GOOD * 9)
+        (tmp_path / "dataset.json").write_text('{"labels": [')
+        found = problems(tmp_path)
+        assert "dataset.json: is not valid JSON" in found[0]
+        assert "a.nii.gz: holds label value(s) [9]" in found[1]
+        assert len(found) == 2
+
+    def test_a_wrong_entry_leaves_the_others(self, tmp_path):
+        write_case(tmp_path, "a", label=GOOD * 9)
+        entries = [7, {"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}, {"image": 8}]
+        (tmp_path / "dataset.json").write_text(json.dumps({"training": entries}))
+        found = problems(tmp_path)
+        assert [message.partition(": ")[2][:20] for message in found] == [
+            'training[0] is 7; {"',
+            "training[2].image is",
+            "holds label value(s)",
+        ]
+
+    def test_contradicting_folds_are_a_problem(self, tmp_path):
+        for name in ("a", "b"):
+            write_case(tmp_path, name)
+        entries = [{"image": f"imagesTr/{n}.nii.gz", "label": f"labelsTr/{n}.nii.gz"} for n in ("a", "b")]
+        entries[0]["fold"] = 0
+        (tmp_path / "dataset.json").write_text(json.dumps({"training": entries}))
+        (message,) = problems(tmp_path)
+        assert "1 of 2 labeled cases have no `fold` (b)" in message
+
+    def test_a_validation_list_is_opened_too(self, tmp_path):
+        for name, label in (("a", GOOD), ("b", GOOD * 9)):
+            write_case(tmp_path, name, label=label)
+        lists = {
+            key: [{"image": f"imagesTr/{n}.nii.gz", "label": f"labelsTr/{n}.nii.gz"}]
+            for key, n in (("training", "a"), ("validation", "b"))
+        }
+        (tmp_path / "dataset.json").write_text(json.dumps(lists))
+        (message,) = problems(tmp_path)
+        assert "b.nii.gz: holds label value(s) [9]" in message
+
+
+def test_notes_name_missing_classes_and_label_maps(tmp_path):
+    for name in ("a", "b"):
+        write_case(tmp_path, name)
+    write_nifti(tmp_path / "imagesTr" / "c.nii.gz", GOOD)
+    (tmp_path / "dataset.json").write_text(json.dumps({"numTraining": 4}))
+    check = DatasetCheck(tmp_path, TINY_CLASSES)
+    assert not check.problems + [message for _, found in check for message in found]
+    assert check.notes == [
+        f"{tmp_path}: 1 of 3 cases have no label map and are not used: c",
+        "dataset.json has numTraining 4, but 3 cases were found.",
+        "no training case holds cube: a network cannot learn a class from none.",
+    ]

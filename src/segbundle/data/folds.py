@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -132,7 +133,10 @@ def _read_splits(path: Path, names: set[str]) -> Iterable[tuple[frozenset[str], 
             raise DataError(f"{path}: fold {number} has no case to {'train on' if held_out else 'hold out'}.")
         left = sorted(names - training - held_out)
         if left:
-            log_once(f"{path}: fold {number} leaves out {len(left)} of {len(names)} labeled cases ({some(left)})")
+            log_once(
+                f"{path}: fold {number} leaves out {len(left)} of {len(names)} labeled cases ({some(left)})",
+                logging.WARNING,
+            )
         yield training, held_out
 
 
@@ -160,8 +164,9 @@ def choose_fold(
         return set(names) - held_out, held_out
     log_once(f"{folder}: held-out cases by {split.origin}, {len(split.folds)} fold(s)")
     if fold >= len(split.folds):
-        known = "fold 0 only" if len(split.folds) == 1 else f"folds 0 to {len(split.folds) - 1}"
-        raise ConfigError(f"fold is {fold}, but there is {known} by {split.origin}. Choose another, or --fold null.")
+        last = len(split.folds) - 1
+        known = f"folds by {split.origin} are 0 to {last}" if last else f"fold by {split.origin} is 0"
+        raise ConfigError(f"fold is {fold}, but the only {known}. Choose another, or --fold null.")
     trained_on, held = split.folds[fold]
     return set(trained_on), set(held)
 
@@ -181,7 +186,7 @@ def count_folds(folder: Path, split: Split | None, num_folds: int, described: in
     own = described if split is None else len(split.folds)
     if split is not None and described not in (None, own):
         raise ConfigError(
-            f"{folder}: dataset.json has num_folds {described}, but {split.origin} has {own}. Correct it."
+            f"{folder}: dataset.json has num_folds {described}, but there are {own} by {split.origin}. Correct it."
         )
     if own is None:
         return num_folds
@@ -199,7 +204,7 @@ def refuse_repeated_cases(split: Split) -> None:
         DataError: a case is held out by several folds, or there is one fold only.
     """
     if len(split.folds) < 2:
-        raise DataError(f"there is fold 0 only by {split.origin}. Use `segbundle train --fold 0`, or remove the list.")
+        raise DataError(f"the only fold by {split.origin} is 0. Use `segbundle train --fold 0`, or remove the list.")
     counts = Counter(name for _, held_out in split.folds for name in held_out)
     twice = sorted(name for name, count in counts.items() if count > 1)
     if twice:

@@ -184,6 +184,8 @@ DOCUMENTS = {
     "a reference out of the configuration": {"x": "$@####y"},
     "a file outside": {"x": "%/etc/hostname.yaml::a"},
     "a file above": {"x": "%../outside.yaml::a"},
+    "a very long macro": {"x": "%" + "a" * 300_000},
+    "a very long key": {"k" * 20_000: ["$@#0 + @#0"]},
     "a missing file": {"x": "%missing.json"},
 }
 

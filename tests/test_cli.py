@@ -14,7 +14,7 @@ from segbundle.cli import app
 from segbundle.errors import ConfigError
 from segbundle.options import default_bundle, split_overrides
 
-COMMANDS = ["train", "evaluate", "predict", "check", "samples", "report", "view", "reproduce"]
+COMMANDS = ["train", "evaluate", "predict", "check", "audit", "samples", "report", "view", "reproduce"]
 
 
 def invoke(*words):

@@ -146,6 +146,7 @@ def cross_validate(
     given = {"dataset_dir": dataset_dir, "device": device}
     words = list(overrides or [])
     with plain_errors():
+        refuse_untrusted(config or [], bundle, trust)
         task = read_config(workflow_file((bundle or default_bundle()) / "configs", "train"))
         switches = switches_of(task)
         for path in config or []:

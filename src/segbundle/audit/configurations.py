@@ -25,6 +25,7 @@ from segbundle.errors import ConfigError
 
 SUFFIXES = (".json", ".yaml", ".yml")
 MAX_JSON_BYTES = 20_000_000
+_MAX_LENGTH = 10_000
 _RELATIVE = re.compile(r"[@%](?:::)+")
 _MACRO_FILE = re.compile(r"(.*\.(?:json|yaml|yml))(?=::.*|$)", re.IGNORECASE)
 _HARMLESS_MODES = ("default", "callable")
@@ -72,8 +73,10 @@ class _Place:
 
     @property
     def text(self) -> str | None:
-        """The value, which is text, with absolute references, as MONAI makes them; None if it cannot."""
+        """The value, which is text, with absolute references, as MONAI makes them; None if that cannot be done."""
         text = _normalized(self.value)
+        if len(text) + len(self.name) > _MAX_LENGTH and text.startswith(("$", "@", "%")):
+            return None
         for prefix in sorted(set(_RELATIVE.findall(text)), reverse=True):
             levels = prefix.count("::")
             if levels > len(self.keys):
@@ -224,7 +227,7 @@ class _Inspection:
         if not place.value.startswith("$"):
             problem = target_problem(place.value)
         elif place.text is None:
-            problem = "has a reference that leaves the configuration"
+            problem = "has references that cannot be followed"
         else:
             problem = callable_problem(place.text[1:], self.shared.modules)
         return f"_target_ {problem}" if problem else None
@@ -232,7 +235,7 @@ class _Inspection:
     def _text_problem(self, place: _Place) -> str | None:
         text = place.text
         if text is None:
-            return "has a reference that leaves the configuration"
+            return "has references that cannot be followed"
         if any(self.shared.hold_module(reference) for reference in references(text)):
             return "takes a module as a value"
         if not text.startswith(("$", "%")):

@@ -99,7 +99,8 @@ class Inspection:
 
         with path.open("rb") as stream:
             head = stream.read(256)
-        if head.startswith(b"PK\x03\x04") and path.suffix.lower() not in pickles.SUFFIXES:
+        suffix = path.suffix.lower()
+        if suffix == ".zip" or (head.startswith(b"PK\x03\x04") and suffix not in pickles.SUFFIXES):
             self._add_archive(path, name)
         else:
             self._found += pickles.inspect_data_file(path, name, head)

@@ -64,9 +64,10 @@ def refuse_untrusted(
     found = inspection.findings()
     if not found:
         return
-    others = f" {len(found) - 1} more findings." if len(found) > 1 else ""
+    others = len(found) - 1
+    more = f" {others} more finding{'s' if others > 1 else ''}." if others else ""
     raise ConfigError(
-        f"{found[0]}.{others} It could run any code on this computer. `segbundle audit PATH` lists all findings; "
+        f"{found[0]}.{more} It could run any code on this computer. `segbundle audit PATH` lists all findings; "
         "add --trust to run it if you trust whoever made it."
     )
 

@@ -1,0 +1,137 @@
+"""What the commands do with configurations of others."""
+
+import shutil
+
+import pytest
+from typer.testing import CliRunner
+
+from commands import ROOT, TINY
+from documents import blocks
+from segbundle.audit import refuse_untrusted
+from segbundle.cli import app
+from segbundle.errors import ConfigError
+
+RUNS = {
+    "train": ("train", "--dataset_dir", "DATA", "--output_dir", "OUT"),
+    "evaluate": ("evaluate", "--dataset_dir", "DATA", "--output_dir", "OUT"),
+    "cross-validate": ("cross-validate", "--dataset_dir", "DATA", "--output_dir", "OUT"),
+    "predict": ("predict", "DATA", "--output_dir", "OUT"),
+    "check": ("check", "DATA"),
+}
+
+
+def invoke(*words):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture
+def evil(tmp_path):
+    """A task that creates a file when it is evaluated, and a component that does when it is made."""
+    path = tmp_path / "evil.yaml"
+    command = f"touch {tmp_path / 'canary'}"
+    path.write_text(f"spacing: $[torch.os.system('{command}')]\nloss: {{_target_: os.system, command: {command}}}\n")
+    yield path
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.fixture
+def command(tmp_path):
+    def words(name):
+        places = {"DATA": ROOT / "data_samples", "OUT": tmp_path / "out"}
+        return [places.get(word, word) for word in RUNS[name]]
+
+    return words
+
+
+def test_audit_lists_findings_and_fails(evil):
+    result = invoke("audit", evil)
+    assert result.exit_code == 1
+    first, second = result.stdout.splitlines()
+    assert first.startswith(f"{evil}: spacing: expression uses torch.os.system, which ")
+    assert second == f"{evil}: loss#_target_: _target_ is outside monai, torch, ignite and segbundle: os.system"
+    assert "2 finding(s)." in result.stderr
+
+
+def test_audit_says_that_a_file_is_clean():
+    result = invoke("audit", TINY)
+    assert (result.exit_code, result.stdout) == (0, f"{TINY}: nothing found that could run code.\n")
+
+
+def test_audit_of_nothing_is_an_error(tmp_path):
+    result = invoke("audit", tmp_path / "nothing")
+    assert result.exit_code == 1 and "no such file or folder" in result.stderr
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_command_refuses_an_untrusted_task(name, evil, command, tmp_path):
+    result = invoke(*command(name), "--config", evil)
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"Error: {evil}: spacing: expression uses torch.os.system")
+    assert "1 more finding." in line and "any code" in line and "--trust" in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if name != "check"])
+def test_a_command_refuses_an_untrusted_bundle(name, command, tmp_path):
+    bundle = shutil.copytree(ROOT / "bundle", tmp_path / "bundle", ignore=shutil.ignore_patterns("eval"))
+    refuse_untrusted([], bundle, trust=False)
+    with (bundle / "configs" / "logging.conf").open("a") as file:
+        file.write("[handler_more]\nclass=FileHandler\n")
+    result = invoke(*command(name), "--bundle", bundle)
+    assert result.exit_code == 1 and f"Error: {bundle}/configs/logging.conf: handler_more#class" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--loss", "{'_target_': 'os.system', 'command': 'true'}"),
+        ("--loss#_target_", "os.system"),
+        ("--train#preprocessing#reader", "os.system"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_components_of_the_command_line_are_inspected(words, command):
+    result = invoke(*command("train"), *words)
+    assert result.exit_code == 1 and "Error: command line: " in result.stderr
+
+
+def test_text_of_the_command_line_is_left_alone():
+    refuse_untrusted([], None, trust=False, values={"dataset_dir": ["$print(1).nii.gz", "%x.yaml"], "a#b": "$print(1)"})
+
+
+def test_trust_lets_everything_pass(tmp_path):
+    path = tmp_path / "task.yaml"
+    path.write_text("x: $print(1)")
+    refuse_untrusted([path], None, trust=True)
+    with pytest.raises(ConfigError, match="uses the name print"):
+        refuse_untrusted([path], None, trust=False)
+
+
+def test_a_broken_task_is_no_matter_of_trust(tmp_path):
+    path = tmp_path / "task.yaml"
+    path.write_text("x: [")
+    with pytest.raises(ConfigError, match="is no valid YAML"):
+        refuse_untrusted([path], None, trust=False)
+
+
+def test_tasks_of_the_documents_are_clean(tmp_path):
+    for document in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for number, text in enumerate(blocks(document, "yaml")):
+            path = tmp_path / f"{document.stem}_{number}.yaml"
+            path.write_text(text)
+            refuse_untrusted([path], None, trust=False)
+
+
+def test_plain_tasks_are_judged_without_importing_torch():
+    import subprocess
+    import sys
+
+    program = (
+        "import sys; from pathlib import Path; from segbundle.audit import refuse_untrusted\n"
+        f"refuse_untrusted([Path({str(TINY)!r})], None, trust=False)\n"
+        "print({'torch', 'monai', 'pydantic'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=True)
+    assert done.stdout == "set()\n"

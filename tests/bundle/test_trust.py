@@ -1,0 +1,27 @@
+"""Untrusted tasks by the real commands: nothing of them runs, unless it is asked for."""
+
+from commands import TINY, segbundle
+
+
+def test_an_untrusted_task_runs_only_if_trusted(dataset, trained, tmp_path):
+    canary = tmp_path / "canary"
+    evil = tmp_path / "evil.yaml"
+    evil.write_text(f"max_epochs: $1 + torch.os.system('touch {canary}')\n")
+    words = [
+        dataset / "imagesTs" / "test_00.nii.gz", "--config", TINY, "--config", evil,
+        "--ckpt_path", trained / "model.pt", "--output_dir", tmp_path / "out",
+    ]  # fmt: skip
+    done = segbundle("predict", *words)
+    assert done.returncode == 1 and "add --trust" in done.stderr
+    assert not canary.exists() and not (tmp_path / "out").exists()
+    assert segbundle("audit", evil).returncode == 1
+    assert not canary.exists()
+    evil.write_text(f"spacing: $[torch.os.system('touch {canary}') + s for s in (1.0, 1.0, 1.0)]\n")
+    done = segbundle("predict", *words, "--trust")
+    assert done.returncode == 0, done.stderr
+    assert canary.exists() and (tmp_path / "out" / "test_00_seg.nii.gz").exists()
+
+
+def test_a_trained_models_folder_is_clean(trained):
+    done = segbundle("audit", trained)
+    assert done.returncode == 0, done.stdout + done.stderr

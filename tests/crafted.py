@@ -89,9 +89,12 @@ IMPORTS = {
     "a function": "$from os import system",
     "a module of a package": "$from monai.utils.misc import os",
     "a function of a package": "$from monai.utils import optional_import",
+    "sys": "$import sys",
     "torch.hub": "$import torch.hub",
     "torch.utils.cpp_extension": "$import torch.utils.cpp_extension",
     "everything": "$from os import *",
+    "two modules": "$import os, glob",
+    "a module and more": "$import os; os.system('touch CANARY')",
     "something relative": "$from . import evil",
 }
 

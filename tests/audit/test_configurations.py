@@ -9,7 +9,7 @@ from monai.bundle import ConfigParser
 from crafted import DOCUMENTS, EXPRESSIONS, IMPORTS, TARGETS, with_canary
 from segbundle.audit import inspect_path
 
-ALIASES = [f"$import {name}" for name in ("glob", "os", "sys", "pathlib", "functools", "ignite")]
+ALIASES = [f"$import {name}" for name in ("glob", "os", "pathlib", "functools", "ignite")]
 HARMLESS = [
     "$@network.parameters()",
     "$@train#trainer.run()",

@@ -87,6 +87,12 @@ def test_metadata_is_evaluated_by_monai_and_inspected(bundle):
     assert (only_finding(bundle).file, only_finding(bundle).key) == ("configs/metadata.json", "task")
 
 
+def test_modules_of_the_metadata_are_no_values(bundle):
+    (bundle / "configs" / "metadata.json").write_text('{"task": "$import os"}')
+    (bundle / "configs" / "train.json").write_text('{"x": "$@_meta_#task.mkdir(1)"}')
+    assert only_finding(bundle).what == "takes a module as a value"
+
+
 def test_files_of_a_bundle_may_use_what_one_of_them_imports(bundle):
     (bundle / "configs" / "multi_gpu.json").write_text('{"rank": "$dist.get_rank()"}')
     assert only_finding(bundle).key == "rank"

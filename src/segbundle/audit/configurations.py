@@ -161,7 +161,9 @@ class _Shared:
 
     @classmethod
     def of(cls, documents: Iterable[Document]) -> _Shared:
-        modules, disputed, sections = dict(MODULES), set(), set()
+        modules = dict(MODULES)
+        disputed: set[str] = set()
+        sections: set[str] = set()
         definitions: dict[str, list[Any]] = {}
         for document in documents:
             for key, value in document.content.items() if isinstance(document.content, dict) else ():
@@ -175,7 +177,9 @@ class _Shared:
                     alias, name = found
                     if modules.setdefault(alias, name) != name:
                         disputed.add(alias)
-                    sections.add(place.keys[0] if place.keys else "")
+                    sections.update(place.keys[:1])
+                    if Path(document.name).stem == "metadata":
+                        sections.add("_meta_")  # where MONAI puts what is in that file
         for name in IMPORTS:  # where nothing imports it, the expression fails, as MONAI's own template does
             modules.setdefault(name, name)
         return cls(modules, frozenset(disputed), frozenset(sections), definitions)

@@ -61,13 +61,12 @@ def imported(text: str) -> tuple[str, str] | None:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     first = body[0] if body else None
-    if isinstance(first, ast.Import):
-        alias = first.names[0]
-        return alias.asname or alias.name, alias.name
-    if isinstance(first, ast.ImportFrom):
-        alias = first.names[0]
-        return alias.asname or alias.name, f"{'.' * first.level}{first.module or ''}.{alias.name}"
-    return None
+    if not isinstance(first, (ast.Import, ast.ImportFrom)):
+        return None
+    alias = first.names[0]
+    prefix = f"{'.' * first.level}{first.module or ''}." if isinstance(first, ast.ImportFrom) else ""
+    more = " and more" if len(body) > 1 or len(first.names) > 1 else ""  # which MONAI leaves out
+    return alias.asname or alias.name, f"{prefix}{alias.name}{more}"
 
 
 def import_problem(alias: str, name: str) -> str | None:

@@ -105,7 +105,7 @@ PASSED_THROUGH = frozenset(name.rpartition(".")[0] for name in NAMES) | {"torch.
 """Modules that stand before harmless names."""
 
 IMPORTS = _words(
-    "collections copy datetime functools glob itertools json logging math os os.path pathlib random re sys numpy torch "
+    "collections copy datetime functools glob itertools json logging math os os.path pathlib random re numpy torch "
     "monai ignite segbundle torch.distributed torch.multiprocessing torch.cuda torch.backends.cudnn torch.backends "
     "torch.utils torch.utils.data ignite.distributed"
 )

@@ -1,6 +1,7 @@
 """DICOM series: true places and values, each kind of series that is no volume by its name."""
 
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -260,6 +261,25 @@ def test_a_folder_is_read_again_when_its_files_change(tmp_path):
     assert read_geometry(tmp_path / "s").shape == (12, 10, 8)
     paths[-1].unlink()
     assert read_geometry(tmp_path / "s").shape == (12, 10, 7)
+
+
+def test_links_that_lead_nowhere_may_be_slices(tmp_path):
+    last = write_series(tmp_path / "s", voxels())[-1]
+    os.mkfifo(tmp_path / "s" / "pipe")
+    (tmp_path / "s" / "folder.dcm").mkdir()
+    np.testing.assert_array_equal(read_scan(tmp_path / "s").array[0], voxels())
+    assert list_folder(tmp_path / "s").others() == "1 file(s) passed over (1 not DICOM)"
+    last.unlink()
+    last.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"1 of its files cannot be read, IM007\.dcm"):
+        read_scan(tmp_path / "s")
+
+
+def test_dicom_files_called_like_voxels_of_a_pair(tmp_path):
+    for path in write_series(tmp_path / "s", voxels()):
+        path.rename(path.with_suffix(".img"))
+    for path in (tmp_path / "s", tmp_path / "s" / "IM000.img"):
+        np.testing.assert_array_equal(read_scan(path).array[0], voxels())
 
 
 def without_preamble(dataset, index):

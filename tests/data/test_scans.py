@@ -1,6 +1,7 @@
 """Reading and writing scan files: arrays are (C, X, Y, Z), affines are RAS+ mm, whatever the format."""
 
 import gzip
+import os
 
 import nibabel as nib
 import numpy as np
@@ -201,6 +202,13 @@ def test_missing_file(tmp_path):
     for path in (tmp_path / "no.nii.gz", tmp_path / "no.mha"):
         with pytest.raises(DataError, match=rf"{path.name}: no such file"):
             read_scan(path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    for name in ("a.nii.gz", "a.mha", "a"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(DataError, match=f"{name}: is a pipe or a device"):
+            read_scan(tmp_path / name)
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])

@@ -8,6 +8,7 @@ compressed ones are decompressed by SimpleITK's GDCM.
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from segbundle.data.scan_files import is_dicom_file
 from segbundle.data.stacks import arrange, orientations
 from segbundle.errors import DataError
 
+_DANGLING, _NO_FILE = -1, -2
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -186,10 +188,20 @@ def _the_volume(folder: Path, listing: DicomFolder) -> Series:
 def _listed(folder: Path) -> tuple[DicomFolder, dict[Path, DicomImage]]:
     """A folder's content; read again only when a file's name, size or date has changed."""
     try:
-        entries = sorted((entry.name, entry.stat()) for entry in os.scandir(folder) if entry.is_file())
+        with os.scandir(folder) as entries:
+            files = sorted(_state(entry) for entry in entries if not entry.is_dir())
     except OSError as error:
         raise DataError(f"{folder}: cannot be read ({error.strerror}).") from error
-    return _list(folder, tuple((name, found.st_size, found.st_mtime_ns) for name, found in entries))
+    return _list(folder, tuple(files))
+
+
+def _state(entry: os.DirEntry[str]) -> tuple[str, int, int]:
+    """Name, size and date of a file; sizes of links that lead nowhere, and of what is no file, are negative."""
+    try:
+        found = entry.stat()
+    except OSError:
+        return entry.name, _DANGLING, 0
+    return entry.name, found.st_size if stat.S_ISREG(found.st_mode) else _NO_FILE, found.st_mtime_ns
 
 
 @lru_cache(maxsize=4)
@@ -198,8 +210,8 @@ def _list(folder: Path, files: tuple[tuple[str, int, int], ...]) -> tuple[DicomF
     unreadable: list[Path] = []
     groups: dict[tuple[str, str], list[DicomImage]] = {}
     images: dict[Path, DicomImage] = {}
-    for name, *_ in files:
-        found = read_image(folder / name)
+    for name, size, _ in files:
+        found = read_image(folder / name) if size >= 0 else UNREADABLE if size == _DANGLING else "not DICOM"
         if isinstance(found, str):
             passed_over[found] += 1
             unreadable += [folder / name] if found == UNREADABLE else []

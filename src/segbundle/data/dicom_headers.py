@@ -40,6 +40,7 @@ _NO_SCANS = (
     "ECG",
 )
 """Modalities of files that belong to scans and are none."""
+IMPLICIT, EXPLICIT, BIG_ENDIAN = NATIVE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 _SUFFIXES = (".dcm", ".dicom", ".ima")
 UNREADABLE = "unreadable"
@@ -148,11 +149,12 @@ def _without_pixels(header: Any, modality: str) -> str:
 
 
 def _syntax(header: Any) -> str:
-    named = getattr(header.file_meta, "TransferSyntaxUID", None) if hasattr(header, "file_meta") else None
-    if named:
-        return str(named)
+    """The transfer syntax; of uncompressed voxels the one that the header was found to be written in."""
+    named = str(getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", None) or IMPLICIT)
+    if named not in NATIVE:
+        return named
     implicit, little = header.original_encoding
-    return "1.2.840.10008.1.2" if implicit else "1.2.840.10008.1.2.1" if little else "1.2.840.10008.1.2.2"
+    return IMPLICIT if implicit else EXPLICIT if little else BIG_ENDIAN
 
 
 def _kind(header: Any) -> str:

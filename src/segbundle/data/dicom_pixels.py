@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from segbundle.data.dicom_headers import DEFLATED, DicomImage
+from segbundle.data.dicom_headers import BIG_ENDIAN, DEFLATED, IMPLICIT, NATIVE, DicomImage
 from segbundle.data.reading import check_memory, last_line
 from segbundle.data.stacks import Slice
 from segbundle.errors import DataError
 
-_IMPLICIT, _EXPLICIT, _BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 _PIXEL_DATA = (0x7FE0, 0x0010)
 _KEPT = (
     "Rows",
@@ -103,8 +102,8 @@ def _stored_values(image: DicomImage) -> np.ndarray:
     shape = (len(image.slices), image.rows, image.columns)
     kind = f"{'i' if image.signed else 'u'}{image.bits // 8}"
     count = int(np.prod(shape))
-    if image.syntax in (_IMPLICIT, _EXPLICIT, _BIG_ENDIAN):
-        values = _native_values(image, np.dtype((">" if image.syntax == _BIG_ENDIAN else "<") + kind), count)
+    if image.syntax in NATIVE:
+        values = _native_values(image, np.dtype((">" if image.syntax == BIG_ENDIAN else "<") + kind), count)
     elif image.syntax == DEFLATED:
         from pydicom import dcmread
 
@@ -116,17 +115,17 @@ def _stored_values(image: DicomImage) -> np.ndarray:
             f"{image.path}: holds {values.size} of {count} voxels; the file is truncated. Copy or export it again."
         )
     unused = image.bits - image.stored_bits
-    if unused > 0 and image.syntax in (_IMPLICIT, _EXPLICIT, _BIG_ENDIAN, DEFLATED):  # they may hold overlays
+    if unused > 0 and image.syntax in (*NATIVE, DEFLATED):  # they may hold overlays
         values = (values << unused) >> unused
     return values.reshape(shape)
 
 
 def _native_values(image: DicomImage, dtype: np.dtype[Any], count: int) -> np.ndarray:
     """Uncompressed values, straight from where the header ended."""
-    order: Any = "big" if image.syntax == _BIG_ENDIAN else "little"
+    order: Any = "big" if image.syntax == BIG_ENDIAN else "little"
     with image.path.open("rb") as file:
         file.seek(image.pixels)
-        element = file.read(8 if image.syntax == _IMPLICIT else 12)
+        element = file.read(8 if image.syntax == IMPLICIT else 12)
         tag = tuple(int.from_bytes(element[start : start + 2], order) for start in (0, 2))
         if tag != _PIXEL_DATA:
             raise DataError(f"{image.path}: has no pixel data; the file is truncated. Copy or export it again.")

@@ -103,7 +103,7 @@ def _raw_header(path: Path) -> Any:
     """The header as it is stored; None for what is not NIfTI."""
     if path.name.lower().endswith((".mgz", ".mgh")):
         return None
-    with _open(_header_file(path)) as file:
+    with _open(header_file(path)) as file:
         block = file.read(nib.Nifti2Header.sizeof_hdr)
     kinds: tuple[Any, Any]
     if block[344:348] in _NIFTI1_MAGIC:
@@ -118,8 +118,8 @@ def _raw_header(path: Path) -> Any:
     return kind(block[: kind.sizeof_hdr], endianness=orders.get(block[:4]), check=False)
 
 
-def _header_file(path: Path) -> Path:
-    """The file of a pair that holds the header; any other file itself."""
+def header_file(path: Path) -> Path:
+    """Return the file of a pair that holds the header; of any other file itself."""
     for voxels, header in ((".img", ".hdr"), (".img.gz", ".hdr.gz"), (".IMG", ".HDR")):
         if path.name.endswith(voxels):
             return path.with_name(path.name[: -len(voxels)] + header)

@@ -18,7 +18,7 @@ from nibabel.fileholders import FileHolder
 from segbundle.data.dicom import dicom_geometry, is_dicom, read_dicom
 from segbundle.data.geometry import Geometry, Scan
 from segbundle.data.itk import itk_geometry, read_itk
-from segbundle.data.nifti import load_header, nifti_geometry, read_nifti
+from segbundle.data.nifti import header_file, load_header, nifti_geometry, read_nifti
 from segbundle.data.reading import last_line
 from segbundle.data.scan_files import is_nifti
 from segbundle.errors import DataError
@@ -49,10 +49,12 @@ def read_scan(path: str | Path | Sequence[str | Path], dtype: Any = np.float32) 
         return _stack_channels([read_scan(one, dtype) for one in path])
     path = Path(path)
     try:
-        if is_dicom(_existing(path)):
+        if _is_nibabels(_existing(path)):
+            return read_nifti(path, dtype)
+        if is_dicom(path):
             array, geometry = read_dicom(path, dtype)
             return Scan(array, geometry, path)
-        return read_nifti(path, dtype) if is_nifti(path) else read_itk(path, dtype)
+        return read_itk(path, dtype)
     except DataError:
         raise
     except Exception as error:  # whatever nibabel, SimpleITK, pydicom and NumPy raise
@@ -67,9 +69,9 @@ def read_geometry(path: str | Path) -> Geometry:
     """
     path = Path(path)
     try:
-        if is_dicom(_existing(path)):
-            return dicom_geometry(path)
-        return nifti_geometry(path) if is_nifti(path) else itk_geometry(path)
+        if _is_nibabels(_existing(path)):
+            return nifti_geometry(path)
+        return dicom_geometry(path) if is_dicom(path) else itk_geometry(path)
     except DataError:
         raise
     except Exception as error:
@@ -136,7 +138,7 @@ def geometry_header(reference: str | Path, shape: Sequence[int], dtype: Any) -> 
 
 def _nifti_header(path: Path) -> Any:
     """A copy of a NIfTI scan's header, as one of a single file; None for other formats."""
-    if not is_nifti(path):
+    if not _is_nibabels(path):
         return None
     header = load_header(path)
     for single, kind in (
@@ -178,9 +180,16 @@ def _save(image: Any, path: Path, compressed: bool) -> None:
             image.to_file_map({"image": FileHolder(fileobj=zipped)})
 
 
+def _is_nibabels(path: Path) -> bool:
+    """Whether nibabel reads a file; one called .img that has no header beside it may be DICOM."""
+    return is_nifti(path) and header_file(path).is_file()
+
+
 def _existing(path: Path) -> Path:
     if not path.exists():
         raise DataError(f"{path}: no such file. Check the path, and the entry in dataset.json if it comes from one.")
+    if not (path.is_file() or path.is_dir()):
+        raise DataError(f"{path}: is a pipe or a device, and no file.")
     return path
 
 

@@ -95,21 +95,23 @@ def check_geometry(path: str | Path, geometry: Geometry) -> Geometry:
     Raises:
         DataError: an affine that is not finite or singular, or sizes and positions that no scanner makes.
     """
-    affine = geometry.affine
-    shown = "; ".join(", ".join(f"{value:.6g}" for value in row) for row in affine[:3])
+    affine, spacing = geometry.affine, np.array(geometry.spacing)
     repair = "Repair the header, or convert the original again."
     if not np.isfinite(affine).all():
-        raise DataError(f"{path}: its affine is not finite ({shown}), so voxels have no place in space. {repair}")
-    spacing = np.array(geometry.spacing)
+        raise DataError(f"{path}: its affine is not finite ({_rows(affine)}): voxels have no place in space. {repair}")
     if spacing.min() == 0 or abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-6:
-        raise DataError(f"{path}: its affine is singular ({shown}), so voxels have no place in space. {repair}")
+        raise DataError(f"{path}: its affine is singular ({_rows(affine)}): voxels have no place in space. {repair}")
     if spacing.min() < _SPACINGS[0] or spacing.max() > _SPACINGS[1]:
         sizes = " x ".join(f"{value:.6g}" for value in spacing)
         raise DataError(f"{path}: its header says voxels of {sizes} mm, which cannot be. {repair}")
-    farthest = float(np.abs(geometry.corners).max())
+    farthest = float((np.abs(affine[:3, :3]) @ (np.array(geometry.shape) - 1) + np.abs(affine[:3, 3])).max())
     if farthest > _FARTHEST:
         raise DataError(f"{path}: its header puts voxels {farthest:.3g} mm from the origin, which cannot be. {repair}")
     return geometry
+
+
+def _rows(affine: np.ndarray) -> str:
+    return "; ".join(", ".join(f"{value:.6g}" for value in row) for row in affine[:3])
 
 
 def volume_shape(path: str | Path, shape: Sequence[int]) -> tuple[tuple[int, int, int], int]:

@@ -74,9 +74,10 @@ def _open(path: Path) -> Any:
 
 def _check_header(path: Path) -> None:
     """Refuse values in a NIfTI header that nibabel replaces without a word, such as a voxel size of 0."""
-    header = _raw_header(path)
-    if header is None:
+    found = _raw_header(path)
+    if found is None:
         return
+    header, earliest = found
     dimensions = [int(size) for size in header["dim"]]
     count = dimensions[0]
     if not 1 <= count <= 7:
@@ -84,7 +85,7 @@ def _check_header(path: Path) -> None:
     if min(dimensions[1 : count + 1]) < 1:
         raise DataError(f"{path}: its header has the shape {tuple(dimensions[1 : count + 1])}; sizes must be positive.")
     offset = float(header["vox_offset"])
-    if not (math.isfinite(offset) and (offset >= header.single_vox_offset or (offset == 0 and not header.is_single))):
+    if not (math.isfinite(offset) and offset >= earliest):
         raise DataError(f"{path}: vox_offset of its header is {offset:g}; voxels cannot begin there.")
     sizes = [float(size) for size in header["pixdim"][1 : 1 + min(count, 3)]]
     if int(header["sform_code"]) == 0 and not all(math.isfinite(size) and size != 0 for size in sizes):
@@ -99,23 +100,22 @@ def _check_header(path: Path) -> None:
         )
 
 
-def _raw_header(path: Path) -> Any:
-    """The header as it is stored; None for what is not NIfTI."""
+def _raw_header(path: Path) -> tuple[Any, int] | None:
+    """The header's fields as they are stored, and where voxels begin at the earliest; None for what is not NIfTI."""
     if path.name.lower().endswith((".mgz", ".mgh")):
         return None
     with _open(header_file(path)) as file:
         block = file.read(nib.Nifti2Header.sizeof_hdr)
-    kinds: tuple[Any, Any]
+    kind: Any = None
     if block[344:348] in _NIFTI1_MAGIC:
-        kinds = nib.Nifti1Header, nib.nifti1.Nifti1PairHeader
+        kind, single = nib.Nifti1Header, block[344:348] == _NIFTI1_MAGIC[0]
     elif block[4:8] in _NIFTI2_MAGIC and len(block) == nib.Nifti2Header.sizeof_hdr:
-        kinds = nib.Nifti2Header, nib.nifti2.Nifti2PairHeader
-    else:
+        kind, single = nib.Nifti2Header, block[4:8] == _NIFTI2_MAGIC[0]
+    if kind is None:
         return None
-    single = block[344:348] == _NIFTI1_MAGIC[0] or block[4:8] == _NIFTI2_MAGIC[0]
-    kind = kinds[0] if single else kinds[1]
-    orders = {kind.sizeof_hdr.to_bytes(4, "little"): "<", kind.sizeof_hdr.to_bytes(4, "big"): ">"}
-    return kind(block[: kind.sizeof_hdr], endianness=orders.get(block[:4]), check=False)
+    order = ">" if int.from_bytes(block[:4], "big") == kind.sizeof_hdr else "<"
+    fields = np.frombuffer(block, kind.template_dtype.newbyteorder(order), 1)[0]
+    return fields, kind.single_vox_offset if single else 0
 
 
 def header_file(path: Path) -> Path:

@@ -31,6 +31,7 @@ WITH_ABSENT = B + (1 - B) * ABSENT
         ({"absent": "smooth"}, (A + (B + 1) / 2) / 2),
         ({"absent": "smooth", "reduction": "sum"}, 2 * A + B + 1),
         ({"include_background": False}, (A + ABSENT) / 2),
+        ({"include_background": False, "reduction": "sum"}, A + ABSENT),
         ({"batch": True}, (1 - 4 / 5.5 + 1 - 1 / 2.5) / 2),
         ({"batch": True, "reduction": "sum"}, 1 - 4 / 5.5 + 1 - 1 / 2.5),
         ({"batch": True, "include_background": False}, 1 - 1 / 2.5),
@@ -197,6 +198,14 @@ def test_the_cross_entropy_follows_its_ramp():
     assert loss(P.log(), LABELS).item() == pytest.approx((A + WITH_ABSENT) / 2, abs=1e-4)
     loss.progress = 0.5
     assert loss(P.log(), LABELS).item() == pytest.approx((A + WITH_ABSENT) / 2 + (TWO + FOUR_THIRDS) / 2, abs=1e-4)
+
+
+def test_without_annotations_independent_classes_leave_the_background_out():
+    """A voxel of the background may belong to the class that nobody looked for, and sigmoid cannot add the two up."""
+    loss = DiceLoss(sigmoid=True, to_onehot_y=True, smooth_nr=0, smooth_dr=0)
+    scores = torch.zeros(2, 2, 2)
+    # both classes of A: 1 - 2 * 0.5 / (1 + 1); nothing of B
+    assert loss(scores, LABELS, torch.tensor([[True, True], [True, False]])).item() == pytest.approx(0.5 / 2)
 
 
 def regions(intersection, prediction, reference, voxels=4.0, counted=None, exclusive=True):

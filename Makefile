@@ -1,8 +1,9 @@
-# setup: virtual environment; demo: train, evaluate, predict; test and lint: what CI runs; hostile: all bad inputs
+# setup: virtual environment; demo: train, evaluate, predict; test and lint: what CI runs
+# hostile: all bad inputs; mutation: what the tests notice
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test hostile lint
+.PHONY: setup demo test hostile mutation lint
 
 setup: .venv/installed
 
@@ -33,3 +34,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# takes hours; what is known is kept, see docs/mutation.md
+mutation: setup
+	OMP_NUM_THREADS=1 nice $(BIN)/python benchmarks/mutation.py --journal runs/mutation/journal.jsonl

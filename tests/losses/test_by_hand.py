@@ -65,6 +65,12 @@ def test_dice_of_every_class(kwargs, expected):
     torch.testing.assert_close(values, torch.tensor(expected)[..., None])
 
 
+def test_a_single_class_is_never_left_out():
+    p, target = P[:, 1:], LABELS.float()
+    values = DiceLoss(include_background=False, reduction="none", smooth_nr=0, smooth_dr=0)(p, target)
+    torch.testing.assert_close(values, torch.tensor([[[0.5]], [[ABSENT]]]))
+
+
 @pytest.mark.parametrize(
     ("kwargs", "expected"),
     [

@@ -10,7 +10,15 @@ import torch
 import torch.distributed as dist
 
 from losses.volumes import ALL, LABELS, P
-from segbundle.losses import DiceCELoss, DiceLoss, GeneralizedDiceCELoss, GeneralizedDiceLoss, LinearRamp, checks
+from segbundle.losses import (
+    DiceCELoss,
+    DiceLoss,
+    GeneralizedDiceCELoss,
+    GeneralizedDiceLoss,
+    LinearRamp,
+    checks,
+    counts,
+)
 from segbundle.losses.deep_supervision import loss_over_depths
 from segbundle.losses.ranks import sum_over_ranks
 
@@ -106,6 +114,8 @@ def test_every_argument_arrives():
         (lambda: checks.finite(torch.zeros(2), torch.tensor([0, math.nan])), True),
         (lambda: LinearRamp(0, 0, 1), False),
         (lambda: LinearRamp(-0.1), True),
+        (lambda: LinearRamp(math.inf), True),
+        (lambda: LinearRamp(0, math.inf), True),
         (lambda: LinearRamp(until=1.01), True),
         (lambda: DiceCELoss(label_smoothing=1), False),
         (lambda: DiceCELoss(label_smoothing=-0.1), True),
@@ -169,6 +179,15 @@ def test_a_gpu_is_asked_for_its_data_ten_times(loss):
     fresh.trust_data()
     assert fresh._looks_at_data(gpu) is False
     assert fresh._looks_at_data(cpu) is True
+
+
+@pytest.mark.parametrize(("scores", "voxels"), [(6, [2, 2, 1]), (8, [2, 2, 1]), (9, [3, 2]), (1, [1] * 5), (99, [5])])
+def test_no_more_scores_than_a_chunk_are_counted_at_a_time(monkeypatch, scores, voxels):
+    monkeypatch.setattr(counts, "_CPU_CHUNK", scores)
+    monkeypatch.setattr(counts, "_GPU_CHUNK", 10**9)
+    settings = counts._Settings(False, None, False, False, None)
+    chunks = counts._chunks(torch.rand(1, 3, 5), torch.zeros(1, 1, 5), None, settings, 0)
+    assert [chunk.scores.shape for chunk in chunks] == [(3, count) for count in voxels]
 
 
 def test_a_ramp_by_hand():

@@ -10,7 +10,7 @@ import torch
 from segbundle.errors import OutputError
 from segbundle.metrics import ClassScore, Status, score_case
 from segbundle.reports import CaseScores, print_summary, read_scores, summarize, write_scores
-from segbundle.reports.scores import Row, bootstrap_interval, mean_dice, metrics_rows, read_rows
+from segbundle.reports.scores import COLUMNS, Row, bootstrap_interval, mean_dice, metrics_rows, read_rows
 
 NAMES = ["background", "liver", "lesion"]
 
@@ -221,6 +221,7 @@ def test_a_row_of_the_table_by_hand(tmp_path):
         ["a", "liver", "scored", "0.123457", "1.2346", "0.876543", "1.2345679", "3.7037037", "2", "0"],
         ["a", "lesion", "unannotated", "", "", "", "", "3.7037037", "", "4"],
     ]
+    assert [tuple(row) for row in metrics_rows(cases, NAMES)] == [COLUMNS] * 2
     with pytest.raises(ValueError, match="zip"):
         metrics_rows(cases, NAMES[:2])
     summary = write_scores(tmp_path / "new" / "folder", cases, NAMES, epoch=0)
@@ -283,3 +284,36 @@ def test_the_printed_table_by_hand(cases, cases_with_surfaces, capsys, monkeypat
     wide = printed(capsys, monkeypatch, surfaces, 100)
     assert wide[1] == "class Dice 95 % interval HD95 mm NSD scored missed false+ absent unann."
     assert wide[3] == "lesion 0.0000 - - 0.000 0 0 1 2 0"
+
+
+TABLE = """\
+2 cases
+
+ class              Dice 95 % interval scored missed false+ absent unann.
+ ────────────────────────────────────────────────────────────────────────
+ liver            0.5000   0.500–0.500      2      0      0      0      0
+ a_structure_with 0.5000   0.500–0.500      2      0      0      0      0
+ _a_long_name
+
+ mean             0.5000
+ mean without     0.5000
+ false+
+
+"""
+
+
+def test_the_printed_table_letter_by_letter(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "74")
+    score = ClassScore(Status.SCORED, 0.5, 1, 1)
+    names = ["background", "liver", "a_structure_with_a_long_name"]
+    cases = [CaseScores(name, [score] * 3, voxel_ml=1.0) for name in "ab"]
+    print_summary(summarize(cases, names), "2 cases")
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == TABLE.splitlines()
+
+
+def test_surfaces_are_printed_if_one_class_has_them(capsys, monkeypatch):
+    with_surface = ClassScore(Status.SCORED, 0.5, 1, 1, 2.0, 0.75, 1, 1)
+    without = ClassScore(Status.TRUE_ABSENT, math.nan, 0, 0)
+    for scores in ([with_surface, without], [without, with_surface]):
+        cases = [CaseScores("a", [without, *scores], voxel_ml=1.0)]
+        assert "HD95" in printed(capsys, monkeypatch, summarize(cases, NAMES), 80)[1]

@@ -69,6 +69,7 @@ class Death(BaseException):
     """What ends a thread without being an error, as `SystemExit` does."""
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("thread", ["reading", "writing"])
 def test_a_thread_that_dies_is_noticed(thread, tmp_path):
     evaluator, records = run(tmp_path, **{thread: Death("gone")})

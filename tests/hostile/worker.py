@@ -8,6 +8,7 @@ Reads one JSON line per command from standard input and answers with one each.
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib
 import json
 import os
@@ -43,6 +44,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
+    gc.freeze()  # or every fork copies the pages that a collection of garbage marks
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         asked = json.loads(line)

@@ -21,6 +21,8 @@ from hostile.material import make_material
 
 ROOT = Path(__file__).parents[2]
 MOST_LINES, MOST_CHARACTERS = 5, 1000
+OWN_LIST = ".segbundle-files.jsonl"
+"""In which a folder's runs list the files that they have written."""
 _ADDRESS = re.compile(r"\b0x[0-9a-f]{6,}")
 
 
@@ -259,11 +261,14 @@ def changes(
 
     problems = []
     for path, content in before.items():
+        if Path(path).name == OWN_LIST:
+            continue
         if after.get(path) != content and not within(path, may_change):
             what = "removed" if path not in after else "changed"
             problems.append(f"files of others touched: {shown(path)} {what}")
     for path in after:
-        if path not in before and not within(path, [*outputs, *may_change]) and Path(path).name != CANARY:
+        allowed = Path(path).name in (CANARY, OWN_LIST) or within(path, [*outputs, *may_change])
+        if path not in before and not allowed:
             problems.append(f"file written outside the output folder: {shown(path)}")
     return problems[:4]
 

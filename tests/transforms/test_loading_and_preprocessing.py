@@ -2,11 +2,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, NormalizeIntensityd
 
 from segbundle.data import labelled_data
 from segbundle.errors import ConfigError, DataError
 from segbundle.transforms import LoadScand, preprocessing
-from segbundle.transforms.before_network import intensity_transform
+from segbundle.transforms.before_network import intensity_transform, network_transforms
 from tiny import TINY_CLASSES, write_nifti
 
 
@@ -63,6 +65,72 @@ def test_zscore():
     result = normalised({"method": "zscore"}, [1, 2, 3, 4])
     assert result.mean() == pytest.approx(0, abs=1e-6)
     assert result.std(unbiased=False) == pytest.approx(1)
+
+
+def scan_values(*outliers, shape=(20, 22, 24), order="F", channels=1):
+    """A scan of values from 0 to 1000 whose first voxels are outliers, as memory of a file's order."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(500, 100, (channels, *shape)).clip(0, 1000).astype(np.float32)
+    values[-1].reshape(-1)[: len(outliers)] = outliers
+    return torch.from_numpy(np.asarray(values, order=order))
+
+
+def prepared(values, **more):
+    """What both a prediction and a training do after loading a scan."""
+    item = {"case": "scan_1", "image": MetaTensor(values.clone(), affine=torch.eye(4)), **more}
+    return Compose(network_transforms(["image"], {"method": "zscore"}, None))(item)["image"].as_tensor()
+
+
+@pytest.mark.parametrize(
+    "outliers", [[65535.0], [-32768.0], [1e30], [3e38] * 6, [-32768.0, 65535.0], [20000.0] * 32, [-32768.0] * 400]
+)
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_few_voxels_do_not_decide_the_zscore_of_the_others(caplog, outliers, order):
+    clean, spoiled = (prepared(scan_values(*some, order=order)) for some in ([], outliers))
+    others = (0, *np.unravel_index(range(len(outliers), 20 * 22 * 24), (20, 22, 24)))
+    assert (clean[others] - spoiled[others]).abs().mean() < 0.2  # not 0: they are clipped, and still count
+    assert spoiled.isfinite().all()
+    (message,) = caplog.messages
+    assert message.startswith("scan_1: ") and f"{len(outliers)} of 10560 voxels" in message
+    assert all(f"{value:g}" in message for value in set(outliers))
+
+
+@pytest.mark.parametrize("outliers", [[], [1000.0] * 40, [3000.0], [-2000.0] * 5])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_ordinary_scans_are_normalized_as_monai_does(caplog, outliers, channels):
+    values = scan_values(*outliers, channels=channels)
+    theirs = NormalizeIntensityd("image", channel_wise=True)({"image": values.clone()})["image"]
+    assert torch.equal(prepared(values), theirs)
+    assert caplog.messages == []
+
+
+def test_outliers_are_looked_for_channel_by_channel(caplog):
+    values = scan_values(1e30, channels=2)
+    result = prepared(values)
+    assert torch.equal(result[:1], prepared(values[:1]))
+    assert result.isfinite().all() and len(caplog.messages) == 1
+
+
+def test_outliers_are_clipped_before_a_finer_grid_spreads_them(caplog):
+    item = {"case": "a", "image": MetaTensor(scan_values(1e30), affine=torch.diag(torch.tensor([2.0, 2, 2, 1])))}
+    finer = Compose(network_transforms(["image"], {"method": "zscore"}, [1, 1, 1]))(item)["image"]
+    assert finer.shape == (1, 39, 43, 47) and finer.abs().max() < 30
+    assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -1234.567, 65535.0, 1e30])
+def test_constant_channels_give_no_nan(caplog, value):
+    values = torch.cat([torch.full((1, 20, 22, 24), value), scan_values()])
+    result = prepared(values)
+    assert result.isfinite().all() and result[0].unique().numel() == 1
+    assert caplog.messages == []
+
+
+def test_a_scan_that_is_almost_one_value_is_left_as_it_is(caplog):
+    values = torch.zeros(1, 20, 22, 24)
+    values[0, 5, 5, 5:9] = 1
+    assert prepared(values).max() > 50
+    assert caplog.messages == []
 
 
 def test_window_clips_then_scales_to_0_1():

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from monai.config import KeysCollection
-from monai.transforms import Compose, MapTransform, NormalizeIntensityd, Transform
+from monai.data import MetaTensor
+from monai.transforms import Compose, MapTransform, Transform
 from monai.utils import CommonKeys
 
 from segbundle.errors import ConfigError, suggestion
 from segbundle.transforms.loading import LoadScand
 from segbundle.transforms.resampling import ToGridd
 
+_logger = logging.getLogger(__name__)
+_SAMPLE = 100_000
+"""Voxels from which the range of a channel is estimated."""
+_FEWEST = 1_000
+"""Voxels of a channel for which there can be outliers."""
+_LEFT_OUT, _LEFT_OUT_AT_LEAST = 2e-4, 32
+"""Share and number of the highest and of the lowest values that do not count for the range."""
+_FILLING = 32767
+"""Size from which on a scan's lowest or highest value may fill what was not measured, and does not count either."""
+_FAR = 5.0
+"""Multiple of the range by which a value lies outside of it in scans that are clipped."""
 _INTENSITY_ARGUMENTS = {
     "zscore": (),
     "window": ("lower", "upper"),
@@ -44,7 +59,21 @@ def preprocessing(
         a transform of datalist entries: `image` becomes a float32 `MetaTensor` (C, X, Y, Z).
     """
     loading = LoadScand(class_names, num_channels, label)
-    return Compose([loading, *grid_transforms((CommonKeys.IMAGE,), spacing, axcodes), intensity_transform(intensity)])
+    return Compose([loading, *network_transforms((CommonKeys.IMAGE,), intensity, spacing, axcodes)])
+
+
+def network_transforms(
+    keys: Sequence[str], intensity: Mapping[str, Any], spacing: Sequence[float] | None, axcodes: str | None = "RAS"
+) -> list[Transform]:
+    """Return the steps from a loaded case to the network's grid and intensities.
+
+    Args:
+        keys: `image`, and `label` if the label map goes onto the grid, too.
+        intensity, spacing, axcodes: as in `preprocessing`.
+    """
+    normalization = intensity_transform(intensity)
+    clipping = [ClipOutliersd(CommonKeys.IMAGE)] if isinstance(normalization, ZScored) else []
+    return [*clipping, *grid_transforms(keys, spacing, axcodes), normalization]
 
 
 def grid_transforms(
@@ -65,7 +94,8 @@ def intensity_transform(intensity: Mapping[str, Any]) -> Transform:
 
     Args:
         intensity: one of
-            `{method: zscore}`: subtract the scan's mean, divide by its standard deviation, per channel (MR);
+            `{method: zscore}`: subtract the scan's mean, divide by its standard deviation, per channel (MR); a few
+            voxels far beyond all others do not count (`ClipOutliersd`);
             `{method: window, lower: a, upper: b}`: clip to [a, b], scale to [0, 1];
             `{method: ct, lower: a, upper: b, mean: m, std: s}`: clip to [a, b], subtract m, divide by s, with
             values of the training set's foreground (the CT rule of nnU-Net; Isensee et al. 2021).
@@ -81,12 +111,74 @@ def intensity_transform(intensity: Mapping[str, Any]) -> Transform:
     if set(values) != set(needed):
         raise ConfigError(f"intensity: method {method!r} takes {list(needed)}, got {sorted(values)}.")
     if method == "zscore":
-        return NormalizeIntensityd(keys=CommonKeys.IMAGE, channel_wise=True)
+        return ZScored(CommonKeys.IMAGE)
     lower, upper = float(values["lower"]), float(values["upper"])
     mean, std = (float(values["mean"]), float(values["std"])) if method == "ct" else (lower, upper - lower)
     if not lower < upper or std <= 0:
         raise ConfigError(f"intensity: needs lower < upper and std > 0, got {values}.")
     return ClipAndScaled(CommonKeys.IMAGE, lower, upper, mean, std)
+
+
+class ZScored(MapTransform):
+    """Subtract the mean of every channel and divide by its standard deviation, which counts as 1 if it is 0.
+
+    As MONAI's `NormalizeIntensityd(channel_wise=True)` does, but in place: whole scans are large.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        for key in self.key_iterator(data):
+            for channel in _plain(data[key]):
+                mean, std = channel.mean(), channel.std(unbiased=False)
+                channel.sub_(mean).div_(torch.where(std == 0, 1.0, std))
+        return dict(data)
+
+
+class ClipOutliersd(MapTransform):
+    """Clip voxels that lie far beyond all others, so that a few of them do not decide a scan's mean and deviation.
+
+    One voxel of 65535 (metal, a defect, padding) makes a z-score of everything else that a network cannot use. The
+    range of a channel is that of its values without the highest and lowest 0.02 %, estimated from every n-th voxel. If
+    a value lies outside of it by more than five times its size, the channel is clipped, in place, to three times the
+    range, and a warning says so. Other channels stay as they are. -32768, 65535 and the like may fill any part of a
+    scan; they become the end of the range itself.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        for key in self.key_iterator(data):
+            found = [words for channel in _plain(data[key]) if (words := _clip_outliers(channel))]
+            if found:
+                _logger.warning(
+                    "%s: %s. They are clipped, as they would spoil the z-score normalization.",
+                    data.get("case", "a scan"),
+                    " and ".join(found),
+                )
+        return dict(data)
+
+
+def _plain(image: torch.Tensor) -> torch.Tensor:
+    """Return the tensor in a `MetaTensor`, whose operations take longer."""
+    return image.as_tensor() if isinstance(image, MetaTensor) else image
+
+
+def _clip_outliers(channel: torch.Tensor) -> str:
+    """Clip the outliers of a channel (X, Y, Z) in place and return what they were; empty if there are none."""
+    values = channel.numpy().ravel(order="K")  # as they lie in memory: no copy
+    least, most = float(values.min()), float(values.max())
+    sample = values[:: max(len(values) // _SAMPLE, 1) | 1]
+    usual = sample[(sample != least) & (sample != most)] if max(-least, most) >= _FILLING else sample
+    if len(usual) < _FEWEST:
+        return ""
+    left_out = max(int(_LEFT_OUT * len(usual)), _LEFT_OUT_AT_LEAST)
+    low, high = (float(v) for v in np.partition(usual, (left_out, -1 - left_out))[[left_out, -1 - left_out]])
+    size = high - low
+    if size == 0 or (least >= low - _FAR * size and most <= high + _FAR * size):
+        return ""
+    count = int(((values < low - size) | (values > high + size)).sum())
+    if len(sample) - len(usual) > left_out:  # they fill a part of the scan
+        channel.masked_fill_(channel == min(least, low), low).masked_fill_(channel == max(most, high), high)
+    channel.clamp_(low - size, high + size)
+    extremes = " and ".join(f"{value:g}" for value in (least, most) if not low - size <= value <= high + size)
+    return f"{count} of {len(values)} voxels are far from the other values, {low:g} to {high:g} (up to {extremes})"
 
 
 class ClipAndScaled(MapTransform):

@@ -15,7 +15,7 @@ from monai.utils import CommonKeys
 
 from segbundle.classes import IGNORE_INDEX
 from segbundle.metrics.measures import measure_classes
-from segbundle.transforms.before_network import grid_transforms, intensity_transform
+from segbundle.transforms.before_network import network_transforms
 from segbundle.transforms.loading import LoadScand
 
 _logger = logging.getLogger(__name__)
@@ -85,8 +85,7 @@ def prepared_steps(
     """What a training does with every case once; see `PrepareCase`."""
     return [
         LoadScand(class_names, num_channels, label=True),
-        *grid_transforms((CommonKeys.IMAGE, CommonKeys.LABEL), spacing, axcodes),
-        intensity_transform(intensity),
+        *network_transforms((CommonKeys.IMAGE, CommonKeys.LABEL), intensity, spacing, axcodes),
         PadToPatchd(patch_size),
     ]
 

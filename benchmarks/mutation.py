@@ -31,7 +31,7 @@ import time
 import types
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +276,9 @@ def _renew(owner: Any, new: dict[str, Any], module: str, at_import: bool) -> Non
         if function and new_function:
             if new_function.__module__ == module:
                 _renew_function(owner, name, old, function, new_function)
+        elif at_import and is_dataclass(value) and is_dataclass(old):
+            for field in fields(value):
+                object.__setattr__(old, field.name, getattr(value, field.name))
         elif at_import and _is_plain(value) and (type(value), value) != (type(old), old):
             for other in [owner, *(part for part in list(sys.modules.values()) if vars(part).get(name) is old)]:
                 setattr(other, name, value)

@@ -94,6 +94,7 @@ class Thing(Base):
 @dataclasses.dataclass
 class Data:
     value: int = 4
+NOTHING = Data(6)
 @contextlib.contextmanager
 def opened():
     yield 5
@@ -112,6 +113,7 @@ def opened():
         ("self.size * 2", "self.size / 2", False, "thing.double", 1),
         ("return 3", "return None", False, "thing.three()", None),
         ("value: int = 4", "value: int = 5", True, "Data().value", 5),
+        ("Data(6)", "Data(7)", True, "nothing.value", 7),
         ("yield 5", "yield 6", False, "opened().__enter__()", 6),
     ],
 )
@@ -120,7 +122,11 @@ def test_code_is_replaced_in_what_others_have_imported(programs, old, new, at_im
     sys.modules[module.__name__], sys.modules["another"] = module, other
     exec(SOURCE, module.__dict__)
     other.LIMIT = module.LIMIT
-    names = {**{name: getattr(module, name) for name in ("call", "Thing", "Data", "opened")}, "thing": module.Thing()}
+    names = {
+        **{name: getattr(module, name) for name in ("call", "Thing", "Data", "opened")},
+        "thing": module.Thing(),
+        "nothing": module.NOTHING,
+    }
     assert old in SOURCE
     code = compile(SOURCE.replace(old, new, 1), "a", "exec")
     programs["mutation"].put_in_place(module, code, at_import)

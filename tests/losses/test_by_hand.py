@@ -69,6 +69,8 @@ def test_a_single_class_is_never_left_out():
     p, target = P[:, 1:], LABELS.float()
     values = DiceLoss(include_background=False, reduction="none", smooth_nr=0, smooth_dr=0)(p, target)
     torch.testing.assert_close(values, torch.tensor([[[0.5]], [[ABSENT]]]))
+    known = torch.tensor([[True], [False]])
+    assert DiceLoss(smooth_nr=0, smooth_dr=0)(p, target, known).item() == pytest.approx(0.5 / 2)
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,8 @@ def test_messages_say_what_to_do():
         (lambda: checks.shapes(torch.zeros(2, 3, 3), torch.zeros(1, 2, 3), False), r"for this input\.$"),
         (lambda: checks.shapes(torch.zeros(1, 2, 3), torch.zeros(1), False), r"for this input\.$"),
         (lambda: checks.shapes(torch.zeros(1, 2, 3), torch.zeros(1), True), r"for this input\.$"),
+        (lambda: checks.shapes(torch.zeros(1, 2, 3), torch.zeros(1, 2), True), r"It looks one-hot"),
+        (lambda: checks.shapes(torch.zeros(1, 2, 3), torch.zeros(1, 1), False), r"It looks like an index map"),
         (lambda: DiceCELoss(weight=[1.0, 2.0])(torch.zeros(3, 2), torch.zeros(3, 1)), r"input has shape \(3, 2\)"),
         (lambda: checks.one_of("a", 3, (1, "b")), r"a is 3, and must be one of 1, 'b'"),
     ):

@@ -102,7 +102,7 @@ def in_volume(*rows):
 
 def test_surfaces_and_components_of_a_case_by_hand():
     ref = in_volume([1, 1, 0, 2, 0, 0], [0, 0, 0, 0, 255, 255])
-    pred = in_volume([0, 1, 1, 0, 0, 2], [3, 3, 0, 1, 0, 3])
+    pred = in_volume([0, 1, 1, 0, 0, 2], [3, 3, 1, 0, 0, 3])
     scores = score_case(pred, ref, 4, [True, True, True, False], 255, (1, 1, 1))
     liver, lesion, unannotated = scores[1:]
     assert (liver.components_ref, liver.components_pred) == (1, 2)
@@ -143,3 +143,14 @@ def test_counts_of_every_status():
 def test_a_reference_of_unknown_voxels_only():
     ref, pred = torch.full((4,), 255), torch.tensor([0, 1, 1, 2])
     assert {score.status for score in score_case(pred, ref, 3, ignore_index=255)} == {Status.TRUE_ABSENT}
+
+
+def test_a_few_million_voxels_are_counted_at_a_time(monkeypatch):
+    sizes = []
+    bincount = torch.bincount
+    monkeypatch.setattr(
+        torch, "bincount", lambda values, **kwargs: sizes.append(len(values)) or bincount(values, **kwargs)
+    )
+    labels = torch.ones(2**22 + 3, dtype=torch.uint8)
+    assert per_class_dice(labels, labels, 2)[1] == 1
+    assert sizes == [2**22, 3]

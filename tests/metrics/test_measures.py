@@ -76,3 +76,10 @@ def test_axes_are_read_in_the_order_of_memory(monkeypatch, counted):
         counted.clear()
         measure_classes(np.ones((2, 3, 4), np.uint8, order), np.ones((2, 3, 4), np.uint8, order), 2, 1.0)
         assert set(counted) == {size}
+
+
+def test_a_few_million_voxels_are_counted_at_a_time(counted):
+    labels = np.zeros((5, 2**11, 2**9), np.uint8)
+    (found,) = measure_classes(labels, labels, 1, 1.0)
+    assert found.volume_ml == 5 * 2**20
+    assert sorted(set(counted)) == [2**20, 2**22]

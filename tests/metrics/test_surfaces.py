@@ -144,3 +144,45 @@ def test_surfaces_in_several_threads_are_the_same():
     pred, ref = (torch.from_numpy(rng.integers(0, 4, (6, 5, 4)).astype(np.uint8)) for _ in range(2))
     one, three = (surface_scores(pred, ref, 4, (1, 2, 3), 1.0, num_threads=number) for number in (1, 3))
     assert one[1:] == three[1:]
+
+
+def test_elements_that_touch_unknown_voxels_have_no_area():
+    ref, pred = volume((2, 2, 2)), volume((2, 2, 2), (3, 2, 2))
+    assert score(pred, ref, tolerance=0).nsd < 1
+    ref[4:] = 255  # the far side of the predicted voxel touches them
+    assert score(pred, ref, tolerance=0, ignore_index=255) == SurfaceScore(0.0, 1.0)
+    ref[:] = 255
+    ref[2, 2, 2] = 1
+    assert is_nothing(score(pred, ref, ignore_index=255))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("side", [slice(0, 2), slice(4, None)])
+def test_a_side_that_touches_unknown_voxels_has_no_area(axis, side):
+    """Both have voxel 2 or 3 along the axis, the prediction has the other one, too, beside the unknown voxels."""
+    ref, pred = torch.zeros(6, 6, 6, dtype=torch.uint8), torch.zeros(6, 6, 6, dtype=torch.uint8)
+    ref.movedim(axis, 0)[2 if side.start else 3, 2, 2] = 1
+    pred.movedim(axis, 0)[2:4, 2, 2] = 1
+    assert score(pred, ref, tolerance=0).nsd < 1
+    ref.movedim(axis, 0)[side] = 255
+    assert score(pred, ref, tolerance=0, ignore_index=255) == SurfaceScore(0.0, 1.0)
+
+
+def test_unknown_voxels_at_the_end_of_the_scan():
+    labels = torch.ones(2, 2, 2, dtype=torch.uint8)
+    assert score(labels, labels, tolerance=0, ignore_index=255) == SurfaceScore(0.0, 1.0)
+    assert is_nothing(score(labels, torch.full_like(labels, 255), ignore_index=255))
+    assert is_nothing(score(labels * 0, torch.full_like(labels, 255), ignore_index=255))
+    assert is_nothing(score(labels[:1] * 0, torch.full_like(labels[:1], 255), ignore_index=255))
+
+
+def test_the_inside_of_a_structure_is_not_its_surface():
+    ref, pred = torch.zeros(8, 8, 8, dtype=torch.uint8), torch.zeros(8, 8, 8, dtype=torch.uint8)
+    ref[2:6, 2:6, 2:6] = 1
+    pred[3, 3, 3] = 1
+    assert score(pred, ref, tolerance=0.5).nsd == 0
+
+
+def test_the_background_is_not_scored_between_parts_of_a_class():
+    labels = volume((1, 1, 1), (3, 3, 3))
+    assert is_nothing(surface_scores(labels, labels, 2, (1, 1, 1), 1.0)[0])

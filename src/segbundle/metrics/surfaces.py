@@ -114,12 +114,18 @@ class _LabelMaps:
         One voxel of nothing is around them: a surface closes where the scan ends.
         """
         boxes = [boxes[index - 1] for boxes in self._boxes if boxes[index - 1] is not None]
-        box = tuple(_union(sides) for sides in zip(*boxes, strict=True)) or (slice(0),) * 3
+        box = tuple(_union(sides) for sides in zip(*boxes, strict=True)) or (slice(0, 0),) * 3
         pred, ref = (np.pad(each[box] == index, 1) for each in (self.pred, self.ref))
         if self.ignore_index is None:
             return pred, ref, None
-        unknown = np.pad(self.ref[box] == self.ignore_index, 1)
+        unknown = self._unknown_around(box)
         return pred, ref | (pred & unknown), unknown
+
+    def _unknown_around(self, box: Sequence[slice]) -> np.ndarray:
+        """Return which voxels of a box, and of a layer around it, are unknown; beyond the scan none is."""
+        wide = tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in box)
+        beyond = [(side.start == 0, side.stop == size) for side, size in zip(box, self.ref.shape, strict=True)]
+        return np.pad(self.ref[wide] == self.ignore_index, np.array(beyond, int))
 
 
 def _union(sides: Sequence[slice]) -> slice:

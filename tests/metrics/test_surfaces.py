@@ -102,6 +102,12 @@ def test_contradictions_are_refused(shape, tolerance, message):
         score(torch.zeros(shape, dtype=torch.uint8), volume(), tolerance=tolerance)
 
 
+@pytest.mark.parametrize(("pred", "ref"), [((8, 5, 5), (8, 5, 4)), ((8, 5), (8, 5)), ((1, 8, 5, 5), (1, 8, 5, 5))])
+def test_only_volumes_of_one_shape_have_surfaces(pred, ref):
+    with pytest.raises(ValueError, match="must be volumes of one shape"):
+        score(torch.zeros(pred, dtype=torch.uint8), torch.zeros(ref, dtype=torch.uint8))
+
+
 label_maps = hnp.arrays(np.uint8, (5, 4, 6), elements=st.integers(0, 2))
 sizes = st.tuples(*[st.floats(0.3, 5)] * 3)
 

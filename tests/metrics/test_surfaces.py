@@ -174,6 +174,16 @@ def test_a_side_that_touches_unknown_voxels_has_no_area(axis, side):
     assert score(pred, ref, tolerance=0, ignore_index=255) == SurfaceScore(0.0, 1.0)
 
 
+@pytest.mark.parametrize("in_pred", [True, False])
+def test_a_surface_of_which_nothing_is_known_has_no_distance(in_pred):
+    """One of the two has voxel 6, all of whose neighbors are unknown, the other one has voxel 2."""
+    ref, pred = volume(shape=(10, 5, 5)), volume((6 if in_pred else 2, 2, 2), shape=(10, 5, 5))
+    ref[5:8, 1:4, 1:4] = 255
+    ref[6, 2, 2] = 0 if in_pred else 1
+    ref[2, 2, 2] = 1 if in_pred else 0
+    assert is_nothing(score(pred, ref, ignore_index=255))
+
+
 def test_unknown_voxels_at_the_end_of_the_scan():
     labels = torch.ones(2, 2, 2, dtype=torch.uint8)
     assert score(labels, labels, tolerance=0, ignore_index=255) == SurfaceScore(0.0, 1.0)

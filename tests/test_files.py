@@ -157,6 +157,7 @@ def test_all_locks_are_given_back_at_the_end(tmp_path, at_exit):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         keep_others_out(tmp_path / name)
+        assert len(at_exit) == 1
     (release,) = at_exit
     for name in ("a", "b"):
         assert FileLock(tmp_path / name / ".lock", timeout=0, is_singleton=True).is_locked

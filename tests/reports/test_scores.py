@@ -204,6 +204,17 @@ def test_an_interval_has_percentiles_of_many_means():
     assert bootstrap_interval([0.5, 0.5]) == [0.5, 0.5]
 
 
+def test_the_interval_of_the_mean_has_percentiles_of_many_draws():
+    values = np.array([0.91, 0.13, 0.57, 0.772, 0.3331, 0.0123])
+    background = ClassScore(Status.SCORED, 1.0, 1, 1)
+    cases = [CaseScores(str(dice), [background, ClassScore(Status.SCORED, dice, 1, 1)], 1.0) for dice in values]
+    means = np.random.default_rng(0).multinomial(6, [1 / 6] * 6, 2000) @ values / 6
+    expected = np.percentile(means, [2.5, 97.5]).tolist()
+    assert summarize(cases, NAMES[:2])["mean_dice_ci95"] == pytest.approx(expected, abs=1e-9)
+    one = [CaseScores("a", [background, cases[0].scores[1]], 1.0)]
+    assert summarize(one, NAMES[:2])["mean_dice_ci95"] == [None, None]
+
+
 def test_classes_scored_in_different_cases_have_an_interval():
     """A draw without any case that scores a class leaves the class out of that draw's mean."""
     apart = [case("a", [1, 0], [1, 0], [True, True, False]), case("b", [2, 0], [2, 2], [True, False, True])]

@@ -87,6 +87,7 @@ def test_a_single_class_is_never_left_out():
         ({"batch": True, "include_background": False}, 1 - 1 / 2.5),
         ({"weight": [2.0, 3.0]}, (A + B + (1 - B) * ABSENT) / 2),
         ({"weight": [4.0, 2.0]}, (A + B + (1 - B) * ABSENT / 2) / 2),
+        ({"weight": [0.0, 0.0]}, 0),
         # with sum w G = 1, w is 1/2 for either class of A and for class 0 of B
         ({"smooth_nr": 0.1, "smooth_dr": 0.2, "absent": "skip"}, (1 - 1.1 / 2.2 + 1 - 1.6 / 1.95) / 2),
     ],
@@ -130,6 +131,9 @@ ENTROPIES = [
     ({"reduction": "sum"}, 2 * TWO + 2 * FOUR_THIRDS),
     ({"weight": [1.0, 3.0]}, (4 * TWO + 2 * FOUR_THIRDS) / 6),
     ({"weight": 5.0}, (2 * TWO + 2 * FOUR_THIRDS) / 4),
+    ({"weight": [0.1, 0.3]}, (4 * TWO + 2 * FOUR_THIRDS) / 6),
+    ({"weight": [0.0, 0.0]}, 0),
+    ({"ignore_index": 2}, (2 * TWO + 2 * FOUR_THIRDS) / 4),  # the first number that is no class
     ({"weight": 5.0, "reduction": "sum"}, 5 * (2 * TWO + 2 * FOUR_THIRDS)),
     ({"weight": [1.0, 3.0], "batch": True}, (4 * TWO + 2 * FOUR_THIRDS) / 6),
     # 0.9 for the class of the voxel, 0.1 for the other

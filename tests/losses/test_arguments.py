@@ -41,7 +41,7 @@ def test_arguments_of_the_combined_ones(loss):
 
 
 def test_w_type():
-    with pytest.raises(ValueError, match="^w_type is 'cube'"):
+    with pytest.raises(ValueError, match=r"^w_type is 'cube'"):
         GeneralizedDiceLoss(w_type="cube")
 
 

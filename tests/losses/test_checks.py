@@ -227,6 +227,8 @@ def test_sums_over_two_processes_and_their_gradients(two_processes):
 def test_two_processes_with_the_same_batch_have_its_cross_entropy(two_processes, kwargs):
     loss = DiceCELoss(softmax=True, to_onehot_y=True, lambda_dice=0, **kwargs)
     both = loss(P.log().requires_grad_(), LABELS).item()
+    whole = DiceCELoss(softmax=True, to_onehot_y=True, lambda_dice=0, batch=True, reduction="sum")
+    assert whole(P.log().requires_grad_(), LABELS).item() == pytest.approx(2 * (2 * math.log(2) + 2 * math.log(4 / 3)))
     two_processes.undo()
     assert both == pytest.approx(loss(P.log(), LABELS).item())
 

@@ -59,9 +59,9 @@ def _keys() -> Iterator[Case]:
         "labels": {"null", "an empty mapping", "an empty list"},
         "training": {"null"},
         "test": {"null", "an empty list"},
-        "channel_names": {"null", "an empty mapping", "an empty list", "a mapping"},
-        "modality": {"null", "an empty mapping", "an empty list", "a mapping"},
-        "file_ending": {"null", "text", "empty text"},
+        "channel_names": {*_WRONG},  # nothing is taken from these where the lists name the files
+        "modality": {*_WRONG},
+        "file_ending": {*_WRONG},
     }
     ignored = ("name", "description", "licence", "tensorImageSize", "numTraining", "numTest", "reference", "release")
     for key, without in fine.items():

@@ -212,8 +212,8 @@ def _gone() -> Iterator[Case]:
             if run == "predicted" and name.startswith(("summary", "report.html")):
                 continue
             for command in ("report", "view"):
-                # the viewer shows the other volumes, and says in the page which one cannot be read
-                shown = command == "view" and (name.startswith("label maps") or name == "report.html a folder")
+                # a page without these pictures, or a viewer without these volumes, says which file cannot be read
+                shown = name.startswith("label maps") or (command == "view" and name == "report.html a folder")
                 yield Case(
                     "run's folder: files", f"{command} of {run}: {name}",
                     lambda p, c=command, r=run, ch=change: _command(p, c, r, ch), EITHER if shown else expect,

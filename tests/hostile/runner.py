@@ -23,6 +23,9 @@ ROOT = Path(__file__).parents[2]
 MOST_LINES, MOST_CHARACTERS = 5, 1000
 OWN_LIST = ".segbundle-files.jsonl"
 """In which a folder's runs list the files that they have written."""
+_PYTHON = re.compile(
+    r"\b(?:Type|Attribute|Key|Index|Name|Recursion|UnboundLocal|Assertion|ZeroDivision|UnicodeDecode)Error\b.*"
+)
 _ADDRESS = re.compile(r"\b0x[0-9a-f]{6,}")
 
 
@@ -114,7 +117,7 @@ class Runner:
             outcome = "hang"
         elif canaries:
             outcome = "executed"
-        elif "Traceback (most recent call last)" in told:
+        elif "Traceback (most recent call last)" in told or "SEGBUNDLE_TRACEBACK" in told:
             outcome = "traceback"
         elif answer["code"] < 0 or answer["code"] > 2:
             outcome = "crashed"
@@ -167,6 +170,8 @@ class Runner:
             problems.append("no line that begins with `Error: `")
         if " object at 0x" in told or _ADDRESS.search(told):
             problems.append("a memory address in a message")
+        if found := _PYTHON.search(told):
+            problems.append(f"a Python exception in a message: {found[0]}")
         for name in case.names:
             if not any(one.lower() in told.lower() for one in name.split("|")):
                 problems.append(f"the message does not name {name!r}")

@@ -94,6 +94,21 @@ def _meta_images() -> Iterator[Case]:
             )
             case = _case("MetaImage", f"{key} = {value}", {"x.mha": meta(**{key: value})}, "x.mha", expect)
             yield case if expect != EITHER or not geometry else Case(case.kind, case.name, case.build, expect)
+    long = "9" * 100_000  # ITK's reader overruns its buffers
+    for key in (
+        "NDims",
+        "DimSize",
+        "ElementType",
+        "ElementSpacing",
+        "TransformMatrix",
+        "Offset",
+        "ElementDataFile",
+        "HeaderSize",
+        "ElementNumberOfChannels",
+    ):
+        yield _case("MetaImage", f"{key} of 100,000 characters", {"x.mha": meta(**{key: long})}, "x.mha", REFUSED)
+    yield _case("MetaImage", "NDims = 1000000", {"x.mha": meta(NDims="1000000")}, "x.mha", REFUSED)
+    yield _case("MetaImage", "10,000 sizes", {"x.mha": meta(DimSize="9 " * 10_000)}, "x.mha", REFUSED)
     contents = {
         "empty": b"", "text": b"hello\n" * 9, "header only": meta(b""), "half": meta(RAW[: len(RAW) // 2]), "one byte short": meta(RAW[:-1]),
         "damaged zlib": meta(bytes(5) + zlib.compress(RAW)[5:], CompressedData="True"), "a NIfTI file": bytes(348), "zeros": bytes(900),
@@ -154,6 +169,22 @@ def _nrrds() -> Iterator[Case]:
     }  # fmt: skip
     for name, content in contents.items():
         yield _case("NRRD", name, {"x.nrrd": content}, "x.nrrd", REFUSED)
+    long = "9" * 100_000  # ITK's reader overruns its buffers
+    for key, value in {
+        "space": long, "kinds": "domain " * 10_000, "sizes": "9 " * 10_000, "space origin": f"({long},0,0)", "data file": long, "labels": f'"{long}"',
+        "type": long, "encoding": long, "endian": long, "space directions": f"({long},0,0) (0,1,0) (0,0,1)", "dimension": long, "spacings": f"{long} 1 1", "thicknesses": "1 " * 10_000, "units": f'"{long}"', "measurement frame": f"({long},0,0) (0,1,0) (0,0,1)",
+    }.items():  # fmt: skip
+        yield _case(
+            "NRRD", f"{key}: 100,000 characters", {"x.nrrd": nrrd(**{key.replace(" ", "_"): value})}, "x.nrrd", REFUSED
+        )
+    for encoding in ("ascii", "text", "txt", "hex"):
+        yield _case(
+            "NRRD",
+            f"voxels as {encoding} without a space",
+            {"x.nrrd": nrrd(b"9" * 100_000, encoding=encoding)},
+            "x.nrrd",
+            REFUSED,
+        )
     detached = {
         "data file missing": ({}, REFUSED), "data file short": ({"x.raw": RAW[:-2]}, REFUSED), "data file empty": ({"x.raw": b""}, REFUSED),
         "data file there": ({"x.raw": RAW}, ACCEPTED),

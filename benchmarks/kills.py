@@ -36,7 +36,6 @@ spacing: [3.0, 3.0, 3.0]
 patch_size: [24, 24, 24]
 num_folds: 2
 batch_size: 2
-num_workers: 0
 device: cpu
 network_def#kernel_size: [3, 3, 3]
 network_def#strides: [1, 2, 2]

@@ -79,7 +79,9 @@ def _paths() -> Iterator[Case]:
             return [option, value, *(["--no-browser"] if option == "view" else [])]
         if option == "check":
             return ["check", value]
-        return ["report", place.copied(place.material.evaluated, "out"), "--dataset_dir", value]
+        run = place.copied(place.material.evaluated, "out")
+        place.may_change.append(run / "report.html")
+        return ["report", run, "--dataset_dir", value]
 
     options = ("scan", "ckpt_path", "config", "dataset_dir", "bundle", "report", "view", "check", "moved")
     for index, (name, value) in enumerate(CODE.items()):

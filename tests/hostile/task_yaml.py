@@ -341,6 +341,15 @@ def _references() -> Iterator[Case]:
             return laid_over(lines + "\n")(place)
 
         yield Case("YAML reference", name, build, REFUSED, (told,))
+    yield Case(
+        "YAML value",
+        "num_workers is 0",
+        laid_over("num_workers: 0\n"),
+        ACCEPTED,
+        (),
+        None,
+        "nobody prepares cases beside the training",
+    )
     harmless = {
         "to another key": ("val_interval: '@max_epochs'", "references between keys are what MONAI's YAML is for"),
         "in a network's argument": ("network_def#in_channels: '@batch_size'", "the value is a number that fits"),

@@ -171,9 +171,11 @@ class TestWhatCannotBeOpened:
 
     def test_header_data_files_are_not_passed_over(self, tmp_path):
         (tmp_path / "a.mhd").write_text("NDims = 3\nElementDataFile = a.raw\n")
-        for name in ("a.raw", "b.raw"):
+        for name in ("a.raw", "b.raw", "c.hdr", "c.img", "d.img"):
             (tmp_path / name).write_bytes(bytes(200))
-        assert list_tree(tmp_path).left_out == {".raw": 1}
+        tree = list_tree(tmp_path)
+        assert [file.name for file in tree.files] == ["a.mhd", "c.hdr"]
+        assert tree.left_out == {".raw": 1, ".img": 1}
 
 
 class TestEachFolderOnce:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from segbundle.data.scan_files import SUFFIXES, files_of, holds_dicom, is_scan_file, may_be_slice, stem
+from segbundle.data.scan_files import SUFFIXES, data_files, holds_dicom, is_scan_file, may_be_slice, stem
 
 _logger = logging.getLogger(__name__)
 _SHOWN_ENDINGS = 6
@@ -114,9 +114,15 @@ def _list_files(tree: Tree, folder: Path, entries: list[os.DirEntry[str]], links
         (scans if is_scan_file(path) else others).append(path)
     tree.files += scans
     if others:
-        headers = [path for path in scans if path.suffix.lower() in (".mhd", ".nhdr")]
-        data = {file for header in headers for file in files_of(header)[1:]}
+        data = {file for path in scans for file in _data_of(path)}
         _list_others(tree, folder, [path for path in others if path not in data])
+
+
+def _data_of(path: Path) -> list[Path]:
+    try:
+        return data_files(path)
+    except OSError:
+        return []
 
 
 def _lost(path: Path, reason: str) -> Lost:

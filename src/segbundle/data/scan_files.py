@@ -60,9 +60,9 @@ def may_be_slice(name: str) -> bool:
 
 
 def is_dicom_file(path: Path) -> bool:
-    """Return whether a file is DICOM; one that cannot be read is not."""
+    """Return whether a file is DICOM; what is no regular file, such as a named pipe, or cannot be read is not."""
     try:
-        return holds_dicom(path)
+        return path.is_file() and holds_dicom(path)
     except OSError:
         return False
 

@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 
+import pandas
 import pytest
 from filelock import FileLock
 
 from segbundle import files
 from segbundle.errors import OutputError
-from segbundle.files import keep_others_out, make_folder, remove_partial, write_csv, write_json, written_whole
+from segbundle.files import keep_others_out, make_folder, read_csv, remove_partial, write_csv, write_json, written_whole
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path):
@@ -93,6 +94,57 @@ def test_tables_open_in_excel_and_are_read_by_programs(tmp_path):
         assert [row["case"] for row in csv.DictReader(file)] == names
     write_csv(tmp_path / "b.csv", ["case"], [("plain",)])
     assert (tmp_path / "b.csv").read_bytes() == b"case\r\nplain\r\n"
+
+
+def test_cells_that_spreadsheets_would_compute_are_text(tmp_path):
+    names = ["=1+1", "+a", "-b", "@c", "\t=d", "\r=e", "'=f", "''-g", "'h", "-", "x=1", '=HYPERLINK("a,b")']
+    write_csv(tmp_path / "a.csv", ["case", "change"], [(name, "-1.5e-3") for name in names])
+    with (tmp_path / "a.csv").open(newline="") as file:
+        cells = [cell for row in csv.reader(file) for cell in row]
+    assert not [cell for cell in cells if cell[:1] in "=+-@\t\r" and cell != "-1.5e-3"]
+    assert [row["case"] for row in read_csv(tmp_path / "a.csv", ["case", "change"])] == names
+    table = pandas.read_csv(tmp_path / "a.csv")
+    assert list(table["change"]) == [-0.0015] * len(names)
+    read_as_documented = table.replace(r"^'(?='*[=+\-@\t\r])", "", regex=True)
+    assert list(read_as_documented["case"]) == names
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"case,dice\na,1,2\n", "line 2 has 3 cells, the header 2"),
+        (b"case\na\n", "has no column 'dice'"),
+        (b"", "has no column 'case'"),
+        (b"case,dice\n\xff,1\n", "cannot be read as a table"),
+        (b'case,dice\n"' + b"x" * 200_000 + b'",1\n', "cannot be read as a table"),
+    ],
+)
+def test_tables_that_are_damaged_are_named(tmp_path, content, told):
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    with pytest.raises(OutputError, match=rf"a\.csv: {told}"):
+        read_csv(path, ["case", "dice"])
+    with pytest.raises(OutputError, match=r"b\.csv: cannot be read as a table"):
+        read_csv(tmp_path / "b.csv", ["case"])
+
+
+def test_a_file_that_is_no_lock_is_not_used_as_one(tmp_path):
+    (tmp_path / ".lock").write_text("mine")
+    with pytest.raises(OutputError, match=r"\.lock: is not an empty file"):
+        keep_others_out(tmp_path)
+    assert (tmp_path / ".lock").read_text() == "mine"
+
+
+def test_names_that_are_not_utf_8_can_be_written(tmp_path):
+    write_json(tmp_path / "a.json", {"case": "a\udcff"})
+    write_csv(tmp_path / "a.csv", ["case"], [("a\udcff",)])
+    assert read_csv(tmp_path / "a.csv", ["case"]) == [{"case": r"a\udcff"}]
+
+
+def test_a_name_may_be_as_long_as_file_systems_allow(tmp_path):
+    path = tmp_path / ("ü" * 125 + ".json")
+    write_json(path, 1)
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize(("what", "is_left"), [("pass", False), ("(folder / 'result').touch()", True)])

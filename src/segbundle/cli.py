@@ -17,7 +17,7 @@ from segbundle import __version__
 from segbundle.audit import inspect_path, refuse_untrusted
 from segbundle.configs import read_config, workflow_file
 from segbundle.errors import ConfigError, DataError, OutputError, show_error
-from segbundle.files import written_whole
+from segbundle.files import write_text
 from segbundle.options import default_bundle, join_switches, refuse_missing_values, split_overrides, switches_of
 from segbundle.outputs import refuse_to_replace
 from segbundle.running import plain_errors, run_workflow, shown_log, stop_on_signals, stopped_plainly
@@ -348,8 +348,7 @@ def reproduce(
         typer.echo(text)
         if output is not None:
             refuse_to_replace(output)
-            with written_whole(output) as partial:
-                partial.write_text(f"{text}\n", encoding="utf-8")
+            write_text(output, f"{text}\n")
 
 
 def main() -> None:

@@ -114,6 +114,16 @@ def remove_partial(folder: str | Path) -> None:
                 path.unlink()
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 whole or not at all; bytes of file names that are not UTF-8 are escaped.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    with written_whole(path) as partial:
+        partial.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
 def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Write a table for people and programs, whole or not at all: comma, UTF-8, RFC 4180.
 
@@ -127,8 +137,7 @@ def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[
     text = io.StringIO(newline="")
     csv.writer(text).writerows([columns, *(map(_inert, row) for row in rows)])
     content = text.getvalue()
-    with written_whole(path) as partial:
-        partial.write_text(content, encoding="utf-8" if content.isascii() else "utf-8-sig", newline="")
+    write_text(path, content if content.isascii() else f"\ufeff{content}")
 
 
 def read_csv(path: str | Path, columns: Collection[str]) -> list[dict[str, str]]:
@@ -175,6 +184,4 @@ def write_json(path: str | Path, content: Any) -> None:
         OutputError: the file cannot be written.
         ValueError: `content` holds NaN or infinity, which JSON does not have.
     """
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    with written_whole(path) as partial:
-        partial.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")  # names that are not UTF-8
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -63,7 +63,9 @@ def undisturbed(folder, trained, tmp_path_factory):
 def test_corrupt_scans_leave_a_record_that_says_why_and_the_others_their_masks(undisturbed, folder):
     masks, records = results(undisturbed)
     assert len(masks) == 18
-    assert len(list(undisturbed.iterdir())) == 22  # 18 label maps, the records, what made them, training cases, a lock
+    assert (
+        len(list(undisturbed.iterdir())) == 23
+    )  # 18 label maps, the records, what made them, training cases, what was written, a lock
     failed = {record["case"]: record for record in records if record["status"] == "failed"}
     assert set(failed) == {"scan_07", "scan_13"}
     for case, record in failed.items():
@@ -93,7 +95,7 @@ def test_killed_in_the_middle_and_resumed_gives_what_an_undisturbed_run_gives(
     assert "2 of 20 scans failed" in done.stderr
     assert "of 20 scans are done" in done.stdout
     assert results(out) == results(undisturbed)
-    assert len(list(out.iterdir())) == 22  # with a lock, but nothing half written
+    assert len(list(out.iterdir())) == 23  # with a lock, but nothing half written
     recorded = [name for name, written in done_before.items() if (out / name).stat().st_mtime_ns == written]
     assert len(recorded) >= after - 2
 
@@ -104,7 +106,7 @@ def test_mirrored_images_components_and_probabilities_on_request(folder, trained
     done = segbundle(*predict(scan, trained, tmp_path, *options, "--window_size", "auto", "--skip_air", "true"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {
-        ".lock",
+        ".lock", ".segbundle-files.jsonl",
         "scan_00_seg.nii.gz", "scan_00_prob.nii", "predictions.json", "run.json", "training_cases.csv",
     }  # fmt: skip
     image = nib.load(tmp_path / "scan_00_prob.nii")

@@ -143,7 +143,7 @@ def test_predictions_know_the_training_cases_and_stay_out_of_an_evaluations_fold
     assert copied == (trained / "training_cases.csv").read_text(encoding="utf-8-sig")
     assert len(copied.splitlines()) == 1 + 4 * 2
     made_by = (tmp_path / "out" / "run.json").read_bytes()
-    (tmp_path / "out" / "report.html").touch()
+    assert segbundle("report", tmp_path / "out").returncode == 0
     assert segbundle(*words, tmp_path / "out", "--resume").returncode == 0
     assert (tmp_path / "out" / "run.json").read_bytes() == made_by  # nothing was left to do
     assert (tmp_path / "out" / "report.html").exists()
@@ -171,7 +171,7 @@ def test_inference_over_a_folder_a_file_and_a_list(trained, dataset, tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     names = sorted(path.name for path in (tmp_path / "folder").iterdir())
-    others = [".lock", "predictions.json", "run.json", "training_cases.csv"]
+    others = [".lock", ".segbundle-files.jsonl", "predictions.json", "run.json", "training_cases.csv"]
     assert names == sorted([*others, *(f"case_{i:02d}_seg.nii.gz" for i in range(6))])
     done = segbundle(
         "predict", images / "case_01.nii.gz", dataset / "imagesTs", "--ckpt_path", trained / "model.pt",

@@ -1,12 +1,14 @@
 import json
+import logging
 import os
+import re
 
 import pytest
 import torch
 from monai.data import DataLoader
 
 from segbundle.data import find_scans
-from segbundle.engines import ScanDataset, ScanEvaluator, ScanRecords, report_failures
+from segbundle.engines import ScanDataset, ScanEvaluator, ScanRecords, provenance, records, report_failures, scanning
 from segbundle.errors import OutputError, ScansFailedError
 from segbundle.files import write_json
 from segbundle.outputs import claim
@@ -185,3 +187,104 @@ def test_what_tells_of_earlier_label_maps_goes_when_the_first_is_made_anew(tmp_p
     assert kept.nothing_left and all((out / name).exists() for name in RESULTS)
     kept = run(tmp_path / "scans" / "a.nii.gz", out, Picky(), settings={"model": 2}, resume=True)
     assert not kept.nothing_left and not any((out / name).exists() for name in RESULTS)
+
+
+def test_entries_with_an_error_fail_alone_and_are_not_read(tmp_path):
+    (good,) = find_scans(scans(tmp_path / "scans", "a"))
+    bad = {"case": "b\udcff", "image": str(tmp_path / "b\udcff.nii.gz"), "error": "b\udcff.nii.gz: is not in UTF-8."}
+    twice = [{"case": "c", "image": str(tmp_path / name), "error": "two scans are named 'c'."} for name in "xy"]
+    kept = ScanRecords(tmp_path / "out")
+    data = ScanDataset([bad, good, *twice], preprocessing({"method": "zscore"}, num_channels=1), kept)
+    ScanEvaluator(
+        records=kept,
+        saving=SaveLabelsd(tmp_path / "out"),
+        device=torch.device("cpu"),
+        val_data_loader=DataLoader(data, batch_size=1),
+        network=Picky(),
+        postprocessing=postprocessing(),
+    ).run()
+    records = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    told = [(one["case"], one["status"], one["error"]) for one in records]
+    assert told == [
+        ("a", "ok", None),
+        (r"b\udcff", "failed", r"b\udcff.nii.gz: is not in UTF-8."),
+        ("c", "failed", "two scans are named 'c'."),
+        ("c", "failed", "two scans are named 'c'."),
+    ]
+    with pytest.raises(ScansFailedError, match="3 of 4 scans failed"):
+        report_failures(kept)
+
+
+def test_records_are_written_whole_a_few_times_only(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(records, "write_json", lambda path, content: written.append(len(content)))
+    kept = ScanRecords(tmp_path)
+    for number in range(1000):
+        kept.add({"case": f"{number:04}", "image": "x", "status": "ok", "prediction": None})
+    assert written == [2**power for power in range(10)]
+    assert len((tmp_path / "predictions.jsonl").read_text().splitlines()) == 1000
+
+
+def test_a_killed_run_is_gone_on_with_from_its_journal(tmp_path):
+    folder, out = scans(tmp_path / "scans", "abc"), tmp_path / "out"
+    run(folder, out, Picky())
+    lines = [json.dumps(record) for record in json.loads((out / "predictions.json").read_text())]
+    (out / "predictions.json").unlink()
+    (out / "predictions.jsonl").write_text("\n".join([lines[0], lines[2], lines[1][:40]]))
+    again = Counting()
+    kept = run(folder, out, again, resume=True)
+    assert again.scans == 1 and [record["case"] for record in kept.all] == ["a", "b", "c"]
+    assert not (out / "predictions.jsonl").exists()
+
+
+def test_a_line_per_scan_where_there_is_no_terminal(tmp_path, caplog, monkeypatch):
+    caplog.set_level(logging.INFO, "segbundle")
+    for terminal in (False, True):
+        caplog.clear()
+        monkeypatch.setattr(scanning, "is_terminal", lambda terminal=terminal: terminal)
+        folder = scans(tmp_path / "scans", "a")
+        (folder / "b.nii.gz").write_text("broken")
+        run(folder, tmp_path / str(terminal), Picky())
+        told = [record.getMessage() for record in caplog.records]
+        assert bool([line for line in told if re.fullmatch(r"\[1/2\] a: done in \d+\.\d s", line)]) is not terminal
+        assert [line for line in told if line.startswith("b failed: " if terminal else "[2/2] b failed: ")]
+
+
+def test_an_input_is_never_the_output(tmp_path):
+    folder = scans(tmp_path, ["a", "a_seg"])
+    before = (folder / "a_seg.nii.gz").read_bytes()
+    given = [str(folder / "a.nii.gz"), str(folder / "a_seg.nii.gz")]
+    with pytest.raises(OutputError, match=r"a_seg\.nii\.gz is an input of this run"):
+        run(given, folder, Picky())
+    assert (folder / "a_seg.nii.gz").read_bytes() == before
+
+
+def test_what_others_wrote_is_not_replaced(tmp_path):
+    out = tmp_path / "out"
+    claim(out)
+    write_nifti(out / "a_seg.nii.gz", torch.ones(5, 4, 3).numpy())
+    for name in ("summary.json", "predictions.rank0.jsonl"):
+        (out / name).write_text("[1]")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    folder = scans(tmp_path / "scans", "ab")
+    with pytest.raises(OutputError, match=r"predictions\.rank0\.jsonl: cannot be read"):
+        run(folder, out, Picky())
+    (out / "predictions.rank0.jsonl").unlink()
+    with pytest.raises(OutputError, match=r"a_seg\.nii\.gz, summary\.json are not written by segbundle"):
+        run(folder, out, Picky())
+    before.pop("predictions.rank0.jsonl")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_files_that_were_not_written_fail_the_run_at_its_end(tmp_path, monkeypatch):
+    kept = run(scans(tmp_path / "scans", "a"), tmp_path / "out", Picky())
+    (tmp_path / "out" / "summary.json").touch()
+
+    def spoilt(folder):
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(provenance, "write_report", spoilt)
+    provenance.report_run(str(tmp_path / "out"), [], kept, "cpu", {})
+    assert (tmp_path / "out" / "run.json").exists()
+    with pytest.raises(OutputError, match=r"Not written: report\.html \(RuntimeError: no room; once that is mended: "):
+        report_failures(kept)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from segbundle.errors import OutputError
-from segbundle.files import written_whole
+from segbundle.files import write_text
 from segbundle.outputs import refuse_to_replace
 from segbundle.reports.case_files import refuse_if_moved
 from segbundle.reports.caveats import caveats, few
@@ -190,8 +190,7 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path, dataset_
         rows=_rows(runs, classes, common, anchors),
     )
     output = Path(output)
-    with written_whole(output) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_text(output, text)
     return output
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from segbundle.files import written_whole
+from segbundle.files import write_text
 from segbundle.metrics import Status
 from segbundle.outputs import names, refuse_to_replace
 from segbundle.reports.case_files import refuse_if_moved
@@ -56,8 +56,7 @@ def write_report(folder: str | Path, output: str | Path | None = None, dataset_d
     if dataset_dir is not None:
         refuse_if_moved(run.files, dataset_dir)
     text = _page(run)
-    with written_whole(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_text(path, text)
     return path
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from markupsafe import Markup
 
 from segbundle.errors import SegbundleError, describe
-from segbundle.files import written_whole
+from segbundle.files import write_text
 from segbundle.outputs import names, refuse_to_replace
 from segbundle.reports.case_files import refuse_if_moved
 from segbundle.reports.charts import Figure, Point, strip_plot
@@ -93,8 +93,7 @@ def write_prediction_report(
     words = {key: warnings.words for key, warnings in found.warnings.items()}
     write_measurements(measurements, found.structures, words, found.notes, found.failed, given.class_names)
     text = _page(given, found, expected, _drawn(given, found))
-    with written_whole(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_text(path, text)
     return path
 
 

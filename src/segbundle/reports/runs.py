@@ -178,7 +178,7 @@ def read_predictions(folder: str | Path, dataset_dir: str | Path | None = None) 
     if holds_scores(folder):
         raise OutputError(f"{folder}: holds scores, not predictions alone.")
     records, made_by = read_records(folder), _made_by(folder)
-    class_names = made_by["config"].get("class_names")
+    class_names = made_by.get("config", {}).get("class_names")
     if not isinstance(class_names, list):
         raise OutputError(f"{folder / names.RUN_FILE}: tells no class_names; predict again.")
     files, failed = {}, _failed(records)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +38,7 @@ class ShownCase:
     def of(cls, name: str, told: str, files: CaseFiles, unannotated: Sequence[int]) -> ShownCase:
         """A case of a run, with those of its files that are there."""
         given = {"scan": files.first_image, "reference": files.reference, "prediction": files.prediction}
-        there = {kind: path for kind, path in given.items() if path is not None and Path(path).exists()}
+        there = {kind: path for kind, path in given.items() if path is not None and os.path.exists(path)}  # noqa: PTH110
         return cls(name, told, there, files.ignore_label, unannotated)
 
     @property

@@ -40,6 +40,8 @@ def test_quotes_keep_commas_in_names():
     assert value("largest_component", "[1, liver]") == ["1", "liver"]
     assert value("largest_component", "true") is True
     assert value("class_names", "[]") == []
+    assert value("class_names", '["a" b, , c,]') == ['"a" b', "", "c"]
+    assert value("class_names", f"[a{' ' * 100_000}b]") == [f"a{' ' * 100_000}b"]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ _CONSTANTS: dict[str, bool | float | None] = {
 }
 _CONSTANTS |= {".inf": math.inf, "+.inf": math.inf, "-.inf": -math.inf}
 _QUOTED = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'")
-_NAME = re.compile(rf"\s*({_QUOTED.pattern}|[^,]*?)\s*(?:,|$)")
+_NAME = re.compile(rf"\s*({_QUOTED.pattern}|[^,]*)\s*(?:,|$)")
 
 
 def default_bundle() -> Path:
@@ -158,5 +158,5 @@ def _constant(value: Any) -> Any:
 
 def _names(text: str) -> list[str]:
     """The entries of a list of names, quoted or not, none of which is taken for a number or a constant."""
-    names = [match[1] for match in _NAME.finditer(text) if match[0]] if text.strip() else []
+    names = [match[1].strip() for match in _NAME.finditer(text) if match[0]] if text.strip() else []
     return [re.sub(r"\\(.)", r"\1", name[1:-1]) if _QUOTED.fullmatch(name) else name for name in names]

@@ -148,7 +148,7 @@ def run_workflow(
         files = [workflow_file(configs, name), *(config or [])]
         defaults, *_ = [read_config(path) for path in files]
         plain, overrides = split_overrides(words or [], switches_of(defaults))
-        if plain and words_are is None:
+        if plain and (words_are is None or words_are in overrides):
             raise ConfigError(f"unexpected argument {plain[0]!r}; config keys are given as --key value.")
         if words_are is not None and words_are not in overrides:
             if not plain:
@@ -178,9 +178,12 @@ def _chosen(given: dict[str, Any]) -> dict[str, Any]:
         ConfigError: an option without a value, which has taken the next option for it.
     """
     chosen = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
-    for key, value in chosen.items():
-        if isinstance(value, str) and value.startswith("--"):
-            raise ConfigError(f"--{key} needs a value, and is followed by {value}. A file of that name is ./{value}.")
+    for key, given_value in chosen.items():
+        for value in given_value if isinstance(given_value, list) else [given_value]:
+            if isinstance(value, str) and value.startswith("--"):
+                raise ConfigError(
+                    f"--{key} needs a value, and is followed by {value}. A file of that name is ./{value}."
+                )
     return {key: value for key, value in chosen.items() if value is not None}
 
 

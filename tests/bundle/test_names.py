@@ -112,7 +112,14 @@ def test_an_option_is_no_value_of_another(dataset, tmp_path):
     done = invoke("predict", dataset / "imagesTs", "--output_dir", "--resume")
     assert done.exit_code == 1
     assert "Error: --output_dir needs a value, and is followed by --resume." in done.stderr
-    assert list(tmp_path.iterdir()) == []
+    done = invoke("predict", dataset, "--output_dir", tmp_path / "out", "--ckpt_path", "a.pt", "--ckpt_path", "--x")
+    assert (done.exit_code, list(tmp_path.iterdir())) == (1, [])
+    assert "Error: --ckpt_path needs a value, and is followed by --x." in done.stderr
+
+
+def test_scans_are_given_in_one_place(dataset, tmp_path):
+    done = invoke("predict", "a.nii", "--dataset_dir", dataset, "--output_dir", tmp_path / "out")
+    assert done.exit_code == 1 and "unexpected argument 'a.nii'" in done.stderr
 
 
 def test_values_of_a_reproduction_are_not_evaluated():

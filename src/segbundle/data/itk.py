@@ -12,6 +12,7 @@ import numpy as np
 from segbundle.data.geometry import Geometry, Scan, check_geometry, volume_shape
 from segbundle.data.reading import check_memory
 from segbundle.data.scan_files import data_files
+from segbundle.data.text_headers import check_text_header, compressed_values
 from segbundle.errors import DataError
 
 _COMPRESSED = re.compile(rb"CompressedData\s*=\s*True|encoding:\s*(?!raw)\S", re.IGNORECASE)
@@ -51,10 +52,16 @@ def read_itk(path: Path, dtype: Any) -> Scan:
     _check_length(path, count, stored)
     wanted = 0 if dtype is None else np.dtype(dtype).itemsize
     check_memory(path, count * (stored + wanted))
-    image = reader.Execute()
-    array = sitk.GetArrayViewFromImage(image)  # (T?, Z, Y, X, C?)
-    array = array.astype(array.dtype if dtype is None else dtype)
-    if image.GetNumberOfComponentsPerPixel() > 1:
+    components = reader.GetNumberOfComponents()
+    values = compressed_values(path)
+    if values is None:
+        image = reader.Execute()
+        array = sitk.GetArrayViewFromImage(image)  # (T?, Z, Y, X, C?)
+        array = array.astype(array.dtype if dtype is None else dtype)
+    else:
+        array = values.reshape(*reversed(reader.GetSize()), *([components] if components > 1 else []))
+        array = array if dtype is None else array.astype(dtype, copy=False)
+    if components > 1:
         array = np.moveaxis(array, -1, 0)
     spatial = array.reshape(geometry.channels, *reversed(geometry.shape)).transpose(0, 3, 2, 1)
     return Scan(spatial, geometry, path)
@@ -64,9 +71,7 @@ def _reader(path: Path) -> Any:
     """A reader that knows the file's header."""
     import SimpleITK as sitk
 
-    for file in data_files(path):
-        if not file.is_file():
-            raise DataError(f"{path}: the file with its voxels, {file}, is missing. Copy it beside the header.")
+    check_text_header(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()

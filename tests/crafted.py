@@ -73,6 +73,11 @@ EXPRESSIONS = {
     "all references at once": "$__local_refs",
     "a reference that breaks out of text": "$'@a + torch.os.system() + @b'",
     "a power of powers": "$9**9**9",
+    "a very large number": "$list(range(10000000000))",
+    "a very long list": "$[0] * 1000 * 1000 * 1000",
+    "a very long text": "$'x' * 10**12",
+    "a shift": "$1 << 63",
+    "weights by hand": "$@network.load_state_dict({})",
     "a large power": "$2**100000",
     "no expression at all": "$import",
     "nothing": "$",
@@ -108,6 +113,7 @@ TARGETS = {
     "a leading dot": ".os.system",
     "a blank": " os.system",
     "a module of torch": "torch.os.system",
+    "a module that is not there": "torch.optim.os.system",
     "a module of a room": "torch.optim.lr_scheduler.types",
     "what a room has imported": "monai.transforms.io.array.optional_import",
     "a private name": "monai.bundle.workflows._apply_logging_file",
@@ -189,6 +195,7 @@ DOCUMENTS = {
     "a file above": {"x": "%../outside.yaml::a"},
     "a very long macro": {"x": "%" + "a" * 300_000},
     "a very long key": {"k" * 20_000: ["$@#0 + @#0"]},
+    "a path that is no configuration": {"x": "%/etc/passwd::x"},
     "a missing file": {"x": "%missing.json"},
 }
 

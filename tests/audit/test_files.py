@@ -246,7 +246,9 @@ def test_a_pipe_is_not_opened(bundle):
     assert only_finding(bundle).what == "is no regular file"
 
 
-@pytest.mark.parametrize("name", ["glob.py", "torch.py", "monai/__init__.py", "nibabel.py", "os.pyc"])
+@pytest.mark.parametrize(
+    "name", ["glob.py", "torch.py", "monai/__init__.py", "nibabel.py", "os.pyc", "sitecustomize.py"]
+)
 def test_a_module_that_takes_the_place_of_another_is_flagged(bundle, name):
     (bundle / "scripts").mkdir()
     (bundle / "scripts" / "__init__.py").write_text("")
@@ -282,6 +284,7 @@ def link_entry(name):
         [(link_entry("configs"), "/etc")],
         [("a.txt", "x"), ("A.txt", "y")],
         [("zeros", bytes(200_000_000))],
+        [(f"{number}.txt", "x") for number in range(5_001)],
         [("inner.zip", b"PK\x05\x06" + bytes(18)), ("other.zip", b"PK\x03\x04")],
         [("configs/train.yaml", "x: {_target_: os.system}")],
         [("configs/train.yaml", "x: '%../../../etc/passwd.yaml'")],

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 
 from segbundle.audit.findings import WHOLE_FILE, Finding, excerpt_of
 
-_MAX_ENTRIES = 20_000
+_MAX_ENTRIES = 5_000
 _MAX_BYTES = 8_000_000_000
 _MAX_RATIO = 200
 _SMALL = 100_000_000

@@ -13,11 +13,10 @@ from segbundle.audit.arguments import argument_problem
 from segbundle.audit.expressions import (
     callable_problem,
     expression_problem,
-    import_problem,
-    imported,
     references,
 )
 from segbundle.audit.findings import WHOLE_FILE, Finding, excerpt_of
+from segbundle.audit.imports import MAX_LENGTH, import_problem, imported
 from segbundle.audit.names import IMPORTS, MODULES
 from segbundle.audit.targets import target_problem
 from segbundle.documents import read_json, read_yaml
@@ -25,9 +24,9 @@ from segbundle.errors import ConfigError
 
 SUFFIXES = (".json", ".yaml", ".yml")
 MAX_JSON_BYTES = 20_000_000
-_MAX_LENGTH = 10_000
 _RELATIVE = re.compile(r"[@%](?:::)+")
 _MACRO_FILE = re.compile(r"(.*\.(?:json|yaml|yml))(?=::.*|$)", re.IGNORECASE)
+_ID = re.compile(r"[\w .+-]*(?:::[\w .+-]*)*")
 _HARMLESS_MODES = ("default", "callable")
 
 
@@ -75,7 +74,7 @@ class _Place:
     def text(self) -> str | None:
         """The value, which is text, with absolute references, as MONAI makes them; None if that cannot be done."""
         text = _normalized(self.value)
-        if len(text) + len(self.name) > _MAX_LENGTH and text.startswith(("$", "@", "%")):
+        if len(text) + len(self.name) > MAX_LENGTH and text.startswith(("$", "@", "%")):
             return None
         for prefix in sorted(set(_RELATIVE.findall(text)), reverse=True):
             levels = prefix.count("::")
@@ -269,6 +268,8 @@ class _Inspection:
             if not all(_lies_in(file, self.document.folder) for file in files):
                 return "includes a file outside of its folder"
             ids = text.rpartition(path)[2].removeprefix("::")
+        elif not _ID.fullmatch(ids):
+            return "includes something that is no part of the configuration"
         return "takes a module as a value" if self.shared.hold_module(ids) else None
 
 

@@ -8,7 +8,6 @@ bound by the expression itself; attributes of values must be on a list.
 from __future__ import annotations
 
 import ast
-import builtins
 import enum
 import inspect
 import re
@@ -16,21 +15,21 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 from segbundle.audit.arguments import takes_code_names
+from segbundle.audit.imports import MAX_LENGTH
 from segbundle.audit.names import (
     ATTRIBUTES,
     BUILTINS,
     ENVIRONMENT,
-    IMPORTS,
-    MODULES,
     SWITCHBOARDS,
     SWITCHES,
 )
-from segbundle.audit.targets import is_known_module, target_problem, walk
+from segbundle.audit.sizes import MAX_EXPONENT, has_power, has_sequence, size
+from segbundle.audit.targets import target_problem, walk
 
 _REFERENCE = re.compile(r"@(?:\w*)(?:::\w*)*")
 _REFERENCES = "__local_refs"  # what MONAI calls the values in an expression
-_MAX_LENGTH = 10_000
-_MAX_EXPONENT = 64
+_MAX_NUMBER = 2**32
+_MAX_LENGTH_MADE = 10_000_000
 _Scope = frozenset[str]
 
 
@@ -42,43 +41,6 @@ def references(text: str) -> list[str]:
     """Return the ids that an expression, or text that is a reference as a whole, refers to, separated by `::`."""
     found = _REFERENCE.findall(text)
     return [one[1:] for one in found if text.startswith("$") or one == text]
-
-
-def imported(text: str) -> tuple[str, str] | None:
-    """Return alias and dotted name of what an expression imports, or None if it is no import.
-
-    Args:
-        text: after the `$`.
-
-    Example:
-        >>> imported("import os.path as p"), imported("from glob import glob"), imported("1 + 1")
-        (('p', 'os.path'), ('glob', 'glob.glob'), None)
-    """
-    if len(text) > _MAX_LENGTH or "import" not in text:
-        return None
-    try:
-        body = ast.parse(text).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-    first = body[0] if body else None
-    if not isinstance(first, (ast.Import, ast.ImportFrom)):
-        return None
-    alias = first.names[0]
-    prefix = f"{'.' * first.level}{first.module or ''}." if isinstance(first, ast.ImportFrom) else ""
-    more = " and more" if len(body) > 1 or len(first.names) > 1 else ""  # which MONAI leaves out
-    return alias.asname or alias.name, f"{prefix}{alias.name}{more}"
-
-
-def import_problem(alias: str, name: str) -> str | None:
-    """Return why a configuration may not import a module, or something of one, under a name, or None."""
-    if "." not in alias and MODULES.get(alias, name) != name:
-        return f"gives the name {alias} to {name}"
-    if hasattr(builtins, alias) or alias.startswith("_") or alias == "*":
-        return f"gives the name {alias} to {name}"
-    if name in IMPORTS or is_known_module(name):
-        return None
-    walked = walk(name)
-    return f"imports {name}, which {walked.problem}" if walked.problem or walked.rest else None
 
 
 def expression_problem(text: str, modules: Mapping[str, str]) -> str | None:
@@ -93,7 +55,7 @@ def expression_problem(text: str, modules: Mapping[str, str]) -> str | None:
         'uses the name __import__'
         >>> expression_problem("@network.parameters()", {})
     """
-    if len(text) > _MAX_LENGTH:
+    if len(text) > MAX_LENGTH:
         return f"has {len(text):,} characters, more than the audit reads"
     for one in sorted(_REFERENCE.findall(text), key=len, reverse=True):
         text = text.replace(one, f"{_REFERENCES}['{one[1:]}']")
@@ -152,7 +114,8 @@ class _Walk:
         raise _HarmfulError(what)
 
     def _Constant(self, node: ast.Constant, local: _Scope) -> None:  # noqa: N802
-        pass
+        if isinstance(node.value, int) and node.value > _MAX_NUMBER:
+            self._refuse("has a very large number")
 
     def _Name(self, node: ast.Name, local: _Scope) -> None:  # noqa: N802
         if node.id in local:
@@ -247,8 +210,10 @@ class _Walk:
     def _BinOp(self, node: ast.BinOp, local: _Scope) -> None:  # noqa: N802
         if isinstance(node.op, (ast.Pow, ast.LShift)):
             small = isinstance(node.right, ast.Constant) and isinstance(node.right.value, (int, float))
-            if not small or node.right.value > _MAX_EXPONENT or _has_power(node.left):  # type: ignore[attr-defined]
-                self._refuse(f"has a power above {_MAX_EXPONENT}")
+            if not small or node.right.value > MAX_EXPONENT or has_power(node.left):  # type: ignore[attr-defined]
+                self._refuse(f"has a power above {MAX_EXPONENT}")
+        if size(node) > (_MAX_LENGTH_MADE if has_sequence(node) else _MAX_NUMBER):
+            self._refuse("makes something very large")
         self.values([node.left, node.right], local)
 
     def _UnaryOp(self, node: ast.UnaryOp, local: _Scope) -> None:  # noqa: N802
@@ -335,7 +300,3 @@ def _is_bound(node: ast.expr, local: _Scope) -> bool:
     while isinstance(node, ast.Attribute):
         node = node.value
     return isinstance(node, ast.Name) and node.id in local
-
-
-def _has_power(node: ast.expr) -> bool:
-    return any(isinstance(part, ast.BinOp) and isinstance(part.op, (ast.Pow, ast.LShift)) for part in ast.walk(node))

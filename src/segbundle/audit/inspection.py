@@ -14,6 +14,8 @@ from segbundle.audit.findings import WHOLE_FILE, Finding, excerpt_of
 from segbundle.errors import ConfigError
 
 _LOGGING_SUFFIXES = (".conf", ".ini", ".cfg")
+_STARTED = ("sitecustomize", "usercustomize")
+"""Modules that Python imports by itself when it starts, if there are any."""
 _MODULE_SUFFIXES = (".py", ".pyc", ".so", ".pyd")
 
 
@@ -139,7 +141,8 @@ class Inspection:
             module = inside[0]
         else:
             return
-        if module in sys.stdlib_module_names or importlib.machinery.PathFinder.find_spec(module) is not None:
+        known = module in sys.stdlib_module_names or module in _STARTED
+        if known or importlib.machinery.PathFinder.find_spec(module) is not None:
             self._report(name, WHOLE_FILE, "takes the place of a module when Python runs in this folder", module)
 
     def _report(self, name: str, key: str, what: str, value: str) -> None:

@@ -23,7 +23,7 @@ ATTRIBUTES = _words(
     # networks, engines, handlers, data sets
     "add_event_handler add_module amp apply batch batch_size buffers children cpu cuda data dataset dataloader detach "
     "device double dtype epoch epoch_length eval float half image item iteration key_metric_name label "
-    "load_old_state_dict load_state_dict logger long max_epochs max_iters meta metric_details metrics module modules "
+    "logger long max_epochs max_iters meta metric_details metrics module modules "
     "named_buffers named_children named_modules named_parameters network numpy optimizer output param_groups "
     "parameters pred requires_grad requires_grad_ run sampler setLevel set_atss_matcher set_box_selector_parameters "
     "set_epoch set_hard_negative_sampler set_random_state set_sliding_window_inferer set_target_keys set_timesteps "

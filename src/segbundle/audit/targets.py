@@ -140,7 +140,8 @@ def walk(name: str) -> Walked:
         if _leads(prefix):
             found = _located(prefix)
             if found is None:
-                return Walked(None, [])  # MONAI finds nothing either, and says so
+                # of a misspelt last part MONAI says that there is no such thing
+                return Walked(None, [], "leads nowhere" if rest else None)
             if not isinstance(found, ModuleType):
                 return Walked(found, rest, object_problem(found, prefix))
             if found.__name__ != prefix:

@@ -1,0 +1,49 @@
+"""What expressions import, and whether it is harmless."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+
+from segbundle.audit.names import IMPORTS, MODULES
+from segbundle.audit.targets import is_known_module, walk
+
+MAX_LENGTH = 10_000
+"""Characters of an expression that the audit reads."""
+
+
+def imported(text: str) -> tuple[str, str] | None:
+    """Return alias and dotted name of what an expression imports, or None if it is no import.
+
+    Args:
+        text: after the `$`.
+
+    Example:
+        >>> imported("import os.path as p"), imported("from glob import glob"), imported("1 + 1")
+        (('p', 'os.path'), ('glob', 'glob.glob'), None)
+    """
+    if len(text) > MAX_LENGTH or "import" not in text:
+        return None
+    try:
+        body = ast.parse(text).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    first = body[0] if body else None
+    if not isinstance(first, (ast.Import, ast.ImportFrom)):
+        return None
+    alias = first.names[0]
+    prefix = f"{'.' * first.level}{first.module or ''}." if isinstance(first, ast.ImportFrom) else ""
+    more = " and more" if len(body) > 1 or len(first.names) > 1 else ""  # which MONAI leaves out
+    return alias.asname or alias.name, f"{prefix}{alias.name}{more}"
+
+
+def import_problem(alias: str, name: str) -> str | None:
+    """Return why a configuration may not import a module, or something of one, under a name, or None."""
+    if "." not in alias and MODULES.get(alias, name) != name:
+        return f"gives the name {alias} to {name}"
+    if hasattr(builtins, alias) or alias.startswith("_") or alias == "*":
+        return f"gives the name {alias} to {name}"
+    if name in IMPORTS or is_known_module(name):
+        return None
+    walked = walk(name)
+    return f"imports {name}, which {walked.problem}" if walked.problem or walked.rest else None

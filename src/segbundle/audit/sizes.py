@@ -1,0 +1,38 @@
+"""How large the results of an expression's arithmetic are, as far as its constants tell."""
+
+from __future__ import annotations
+
+import ast
+
+MAX_EXPONENT = 64
+
+
+def has_power(node: ast.expr) -> bool:
+    """Return whether there is a power or a shift within an expression."""
+    return any(isinstance(part, ast.BinOp) and isinstance(part.op, (ast.Pow, ast.LShift)) for part in ast.walk(node))
+
+
+def size(node: ast.expr) -> int:
+    """Return the value of products, sums and powers of whole numbers and lengths, with 1 for what is not known."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, (int, str, bytes)):
+        return abs(node.value) if isinstance(node.value, int) else len(node.value)
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return len(node.elts)
+    if isinstance(node, ast.UnaryOp):
+        return size(node.operand)
+    if not isinstance(node, ast.BinOp):
+        return 1
+    left, right = size(node.left), size(node.right)
+    if isinstance(node.op, ast.Pow):
+        return int(left ** min(right, MAX_EXPONENT))
+    if isinstance(node.op, ast.LShift):
+        return left << min(right, MAX_EXPONENT)
+    return left * right if isinstance(node.op, ast.Mult) else left + right if isinstance(node.op, ast.Add) else left
+
+
+def has_sequence(node: ast.expr) -> bool:
+    """Return whether a product, sum or power has a list or text for an operand."""
+    if isinstance(node, ast.BinOp):
+        return has_sequence(node.left) or has_sequence(node.right)
+    text = isinstance(node, ast.Constant) and isinstance(node.value, (str, bytes))
+    return text or isinstance(node, (ast.List, ast.Tuple))

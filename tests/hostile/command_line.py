@@ -223,7 +223,7 @@ def _combinations() -> Iterator[Case]:
         "evaluate a list that is not there": (with_option("evaluate", "--data_list_key", "test"), "test"),
         "evaluate an unknown list": (with_option("evaluate", "--data_list_key", "tset"), "tset"),
         "evaluate without weights": (with_option("evaluate", "--ckpt_path", "none.pt"), "none.pt"),
-        "two channels of one": (with_option("predict", "--network_def#in_channels", "2"), "channel"),
+        "two channels of one": (with_option("predict", "--network_def#in_channels", "2"), "channel|in_channels|fit"),
         "mirrors along axis 5": (with_option("predict", "--test_time_flips", "[5]"), "test_time_flips"),
         "openvino on CUDA": (with_option("predict", "--backend", "openvino", "--device", "cuda"), "cuda|openvino"),
         "graphs on a CPU": (with_option("predict", "--backend", "cudagraph"), "cudagraph"),

@@ -34,6 +34,17 @@ def table(results: Sequence[Result]) -> Iterator[str]:
         yield f"| {kind} | {len(some)} | {' | '.join(map(str, told))} | {touched} | {wrong} |"
 
 
+def reasons(results: Sequence[Result]) -> Iterator[str]:
+    """What was accepted, by the reason why."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for result in results:
+        if result.outcome == ACCEPTED and result.reason:
+            groups.setdefault((result.kind, result.reason), []).append(result.id.removeprefix(f"{result.kind}/"))
+    for (kind, reason), names in groups.items():
+        shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+        yield f"- {kind}: {shown}: {reason}."
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kind", default="", help="only kinds that hold these words")
@@ -75,7 +86,9 @@ def main() -> None:
     results.sort(key=lambda result: order[result.id])
     if arguments.json:
         written(results, arguments.json)
-    print("\n".join([*touched, "", *table(results)]))
+    print(
+        "\n".join([*touched, "", *table(results), "", *reasons(results)]).encode("utf-8", "backslashreplace").decode()
+    )
     distinct = len({result.digest for result in results})
     print(f"\n{distinct} distinct inputs, {sum(result.seconds for result in results):.0f} s")
     raise SystemExit(bool(touched) or any(result.problems for result in results))

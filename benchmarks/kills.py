@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ class Stop:
 class Kills:
     """The commands on one dataset, and their undisturbed results."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, commands: Sequence[str]) -> None:
         self.folder = folder
         self.program = str(Path(sys.executable).parent / "segbundle")
         self.task, self.dataset = folder / "task.yaml", folder / "dataset"
@@ -80,7 +80,7 @@ class Kills:
             self._run(["samples", str(self.dataset), "--num_training", "6", "--num_test", "6"])
         times = folder / "undisturbed.json"
         self.seconds: dict[str, float] = json.loads(times.read_text()) if times.exists() else {}
-        for command in COMMANDS:
+        for command in dict.fromkeys(["train", *commands]):  # its model is used by the others
             if command not in self.seconds:
                 shutil.rmtree(self.whole(command), ignore_errors=True)
                 started = time.monotonic()
@@ -231,7 +231,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where everything goes; a run goes on there")
     parser.add_argument("--only", choices=COMMANDS, nargs="+", default=COMMANDS)
     arguments = parser.parse_args()
-    kills, journal = Kills(arguments.folder.resolve()), arguments.folder / "stops.jsonl"
+    kills = Kills(arguments.folder.resolve(), arguments.only)
+    journal = arguments.folder / "stops.jsonl"
     lines: list[dict[str, Any]] = (
         [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
     )

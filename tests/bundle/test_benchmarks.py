@@ -26,3 +26,7 @@ def test_the_commands_of_the_benchmarks(checkout: Path, hippocampus_like: Path, 
     lines = [line.replace("/path/to/ct_3mm.nii.gz", str(small_ct)) for line in lines]
     demo = "segbundle train --config configs/phantom.yaml --dataset_dir data_samples --output_dir runs/demo/training"
     run_all([demo, *lines], checkout)
+
+
+def test_many_and_long_scans(tmp_path: Path):
+    run_all([f"python {ROOT}/benchmarks/load.py --scans 5 --slices 4"], tmp_path)

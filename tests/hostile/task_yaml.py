@@ -449,5 +449,9 @@ def _unknown_keys() -> Iterator[Case]:
     ):  # fmt: skip
         quoted = key.replace('"', '\\"')
         yield Case(
-            "YAML key", repr(key), laid_over(f'"{quoted}": 3\n'), REFUSED, ("bad.yaml|" + (key.strip("# :") or "key"),)
+            "YAML key",
+            repr(key),
+            laid_over(f'"{quoted}": 3\n'),
+            REFUSED,
+            ("bad.yaml|" + (key.strip("# :").replace("::", "#") or "key"),),
         )

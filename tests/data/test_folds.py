@@ -164,6 +164,12 @@ class TestSplitsFinal:
         with pytest.raises(DataError, match=r"splits_final\.json: [^\n]+$"):
             chosen(tmp_path, "training", 0)
 
+    def test_a_broken_link_is_not_passed_over(self, tmp_path):
+        write_dataset(tmp_path)
+        (tmp_path / "splits_final.json").symlink_to("nowhere")
+        with pytest.raises(DataError, match=r"splits_final\.json: no such file"):
+            chosen(tmp_path, "training", 0)
+
     def test_a_case_held_out_twice_is_no_cross_validation(self, tmp_path):
         self.write(tmp_path, ("0123", "45"), ("0123", "45"))
         with pytest.raises(DataError, match=r"holds out 2 case\(s\) in several folds \(c4, c5\)"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -120,7 +121,7 @@ def channel_files(name: str, by_channel: dict[int, Path], num_channels: int) -> 
 
 def path_problems(paths: Iterable[Path]) -> tuple[str, ...]:
     """Return why files of a case cannot be opened, at most the first three."""
-    return tuple(first_of([problem for path in paths if (problem := path_problem(path))], most=3))
+    return tuple(first_of([problem for path in paths if (problem := path_problem(path))]))
 
 
 def with_problems(case: Case, good: set[Path], lost: Mapping[Path, str]) -> Case:
@@ -139,7 +140,7 @@ def with_problems(case: Case, good: set[Path], lost: Mapping[Path, str]) -> Case
 
 def path_name(path: Path, root: Path) -> str:
     """Return a name made of a path from a folder on: `p1_CT` for `p1/CT`; the folder's own for itself."""
-    return "_".join(path.relative_to(root).parts) or path.resolve().name
+    return "_".join(path.relative_to(root).parts) or Path(os.path.realpath(path)).name
 
 
 def named_apart(cases: list[Case], root: Path) -> list[Case]:

@@ -9,10 +9,12 @@ from typing import Any
 
 from segbundle.data.case import Case, name_problems
 from segbundle.data.description import FILE_NAME, LISTS, read_description
-from segbundle.data.folders import escaped, first_of, log_once
+from segbundle.data.folders import escaped, first_of, log_once, some
 from segbundle.data.listed import has_list, listed_cases, num_channels
 from segbundle.data.paired import paired_cases
 from segbundle.errors import ConfigError, DataError, suggestion
+
+_SHOWN_NAMES = 25
 
 
 def load_cases(dataset_dir: str | Path, data_list_key: str = "training") -> list[Case]:
@@ -68,13 +70,30 @@ def list_cases(
 
 
 def refuse(messages: list[str]) -> None:
-    """Refuse a dataset that has problems, with at most the first ten of them.
+    """Refuse a dataset that has problems, and show the first three of them.
 
     Raises:
         DataError: there is a message.
     """
     if messages:
         raise DataError("\n".join(first_of(messages)))
+
+
+def refuse_cases(cases: list[Case]) -> None:
+    """Refuse cases that have problems, and name all of them.
+
+    Raises:
+        DataError: a case has a problem.
+    """
+    bad = [case for case in cases if case.problems]
+    problems = [problem for case in bad for problem in case.problems]
+    if len(problems) > 3:
+        names = some([case.name for case in bad], _SHOWN_NAMES)
+        raise DataError(
+            f"{problems[0]}\n{len(bad)} of {len(cases)} cases cannot be used: {names}. "
+            "`segbundle check` prints every problem."
+        )
+    refuse(problems)
 
 
 def _log_unused_lists(folder: Path, description: Mapping[str, Any], data_list_key: str) -> None:

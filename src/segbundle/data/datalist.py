@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segbundle.data.case import Case, name_problems
-from segbundle.data.cases import load_cases, refuse
+from segbundle.data.cases import load_cases, refuse, refuse_cases
 from segbundle.data.description import check_class_names, described_labels, read_description
 from segbundle.data.folders import log_once, some
 from segbundle.data.folds import DEFAULT_NUM_FOLDS, Split, choose_fold, count_folds, given_split, refuse_repeated_cases
@@ -51,13 +51,13 @@ def labelled_data(
     listed, validation = _labeled(folder, data_list_key)
     cases = [*listed, *validation]
     if section != "validation":
-        refuse([problem for case in cases for problem in case.problems])
+        refuse_cases(cases)
     if section != "all" and fold is not None:
         split, num_folds = _split(folder, listed, validation, num_folds)
         training, held_out = choose_fold(folder, split, [case.name for case in cases], fold, num_folds, split_seed)
         chosen = held_out if section == "validation" else training
         cases = [case for case in cases if case.name in chosen]
-    refuse([problem for case in cases for problem in case.problems])
+    refuse_cases(cases)
     ignore_label = described_labels(folder).ignore_label
     unknown = {} if ignore_label is None else {"ignore_label": ignore_label}
     return [{**case.item(class_names), **unknown} for case in sorted(cases, key=lambda case: case.name)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,7 +68,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         DataError: the file is not valid JSON, or a key holds a value of a wrong type.
     """
     path = folder / FILE_NAME
-    if not path.exists() and not path.is_symlink():
+    if not os.path.lexists(path):
         return {}
     content: Any = read_json(path)
     if not isinstance(content, dict):
@@ -103,19 +104,19 @@ def _nearest(key: str, known: frozenset[str]) -> str | None:
     return next(iter(get_close_matches(key, known, n=1, cutoff=0.8)), None)
 
 
-def listed_case(path: Path, key: str, number: int, entry: Any) -> ListedCase:
+def listed_case(path: Path, key: str, number: int | str, entry: Any) -> ListedCase:
     """Return an entry of a list of cases, checked.
 
     Args:
         path: of the `dataset.json`.
         key: of the list.
-        number: of the entry in it.
+        number: of the entry in it, or its name.
         entry: `{"image": ..., "label": ..., "annotated": [...], "fold": 0}`, or a path.
 
     Raises:
         DataError: a value of a wrong type, no image, or a key that is nearly a known one.
     """
-    place = f"{path}: {key}[{number}]"
+    place = f"{path}: {key}[{number}]" if isinstance(number, int) else f"{path}: {key}.{escaped(number)}"
     if isinstance(entry, str):
         entry = {"image": entry}
     if not isinstance(entry, dict):
@@ -127,7 +128,8 @@ def listed_case(path: Path, key: str, number: int, entry: Any) -> ListedCase:
         entry["image"] = [entry["image"]]
     if not entry.get("image") or entry["image"] == [""]:
         raise DataError(f"{place} has no `image`: {shortened(entry)}.")
-    checked: ListedCase = validate({key: {number: entry}}, dict[str, dict[int, ListedCase]], str(path))[key][number]
+    schema = dict[str, dict[Any, ListedCase]]
+    checked: ListedCase = validate({key: {number: entry}}, schema, str(path))[key][number]
     return checked
 
 
@@ -135,11 +137,8 @@ def mapped_case(path: Path, name: str, entry: Any) -> ListedCase:
     """Return an entry of nnU-Net's `dataset` mapping as one of a list; see `listed_case`."""
     if isinstance(entry, dict) and isinstance(entry.get("images"), str):
         entry = {**entry, "images": [entry["images"]]}
-    schema = dict[str, dict[str, MappedCase]]
-    checked: MappedCase = validate({"dataset": {name: entry}}, schema, str(path))["dataset"][name]
-    if not checked["images"]:
-        raise DataError(f"{path}: dataset.{escaped(name)} has no `images`.")
-    return {"image": checked["images"], "label": checked["label"]}
+    validate({"dataset": {name: entry}}, dict[str, dict[str, MappedCase]], str(path))
+    return listed_case(path, "dataset", name, {**entry, "image": entry["images"]})
 
 
 class DescribedLabels(NamedTuple):

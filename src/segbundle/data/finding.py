@@ -78,7 +78,7 @@ def _scans_of(path: Path, num_channels: int, trees: list[Tree]) -> list[Case]:
     if problem is None:
         try:
             return _scans_in(path, num_channels, trees)
-        except DataError as error:
+        except (DataError, OSError) as error:
             problem = str(error)
     return [Case(stem(path), (path,), problems=(problem,))]
 

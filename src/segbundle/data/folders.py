@@ -230,15 +230,19 @@ def log_once(message: str, level: int = logging.INFO) -> None:
     _logger.log(level, "%s", message)
 
 
-def first_of(messages: Sequence[str], most: int = 10) -> list[str]:
+def first_of(messages: Sequence[str], most: int = 3) -> list[str]:
     """Return the first messages of a list, and how many there are besides.
 
     Example:
         >>> first_of(["a", "b", "c"], 1)
-        ['a', '2 more problems of this kind.']
+        ['a', '2 more problems of this kind; `segbundle check` prints those of a dataset.']
     """
     left = len(messages) - most
-    return [*messages[:most], f"{left} more problems of this kind."] if left > 0 else list(messages)
+    return (
+        [*messages[:most], f"{left} more problems of this kind; `segbundle check` prints those of a dataset."]
+        if left > 0
+        else list(messages)
+    )
 
 
 def escaped(text: str | Path) -> str:

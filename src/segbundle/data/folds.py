@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -82,12 +83,12 @@ def given_split(folder: Path, training: Sequence[Case], validation: Sequence[Cas
     found = {
         "the `fold` keys of dataset.json": any(case.fold is not None for case in (*training, *validation)),
         "the `validation` list of dataset.json": bool(validation),
-        SPLITS: path.exists(),
+        SPLITS: os.path.lexists(path),
     }
     given = [origin for origin, there in found.items() if there]
     if len(given) > 1:
         raise DataError(f"{folder}: {' and '.join(given)} both say which cases are held out. Remove one of them.")
-    if path.exists():
+    if given == [SPLITS]:
         return Split(SPLITS, tuple(_read_splits(path, {case.name for case in training})))
     if validation:
         held_out = frozenset(case.name for case in validation)

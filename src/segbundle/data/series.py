@@ -31,7 +31,7 @@ def scans_in_folders(tree: Tree) -> list[Case]:
     cases = [Case(path_name(path, tree.root), (path,)) for path in lost_scans(tree) if not is_scan_file(path)]
     for folder in tree.dicom:
         lost = [lost.reason for lost in tree.lost if lost.slice and lost.path.parent == folder]
-        cases += series_in(folder, path_name(folder, tree.root), tuple(first_of(lost, most=3)), tree.left_out)
+        cases += series_in(folder, path_name(folder, tree.root), tuple(first_of(lost)), tree.left_out)
     return cases
 
 

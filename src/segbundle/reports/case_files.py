@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
@@ -35,7 +34,7 @@ class CaseFiles:
     def gone(self) -> str | None:
         """The scan or the reference, if it is no longer there."""
         given = [self.first_image, *([] if self.reference is None else [self.reference])]
-        return next((path for path in given if not os.path.exists(path)), None)  # noqa: PTH110 - Path raises for names that are too long
+        return next((path for path in given if not is_there(path)), None)
 
     def moved_to(self, dataset_dir: str | Path | None) -> CaseFiles:
         """The same where the dataset is now: files whose folder and name are found in it are taken from there.
@@ -54,11 +53,19 @@ class CaseFiles:
         return replace(self, image=image, reference=reference)
 
 
+def is_there(path: str | Path) -> bool:
+    """Return whether a file or a folder exists; a path that no file system could hold does not."""
+    try:
+        return Path(path).exists()
+    except OSError:
+        return False
+
+
 def _found_in(folder: Path, given: str, least: int) -> str:
     """A path below a folder with the same end, of at least so many parts, or else the path that was given."""
     parts = PurePath(given).parts
     ends = [parts[-count:] for count in range(len(parts) - 1, least - 1, -1)]
-    return next((str(place) for end in ends if os.path.exists(place := folder.joinpath(*end))), given)  # noqa: PTH110
+    return next((str(place) for end in ends if is_there(place := folder.joinpath(*end))), given)
 
 
 def refuse_if_moved(files: Mapping[str, CaseFiles], dataset_dir: str | Path | None, every: bool = False) -> None:

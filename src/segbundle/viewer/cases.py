@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from segbundle.metrics import Status
 from segbundle.reports import holds_scores, read_run
-from segbundle.reports.case_files import CaseFiles
+from segbundle.reports.case_files import CaseFiles, is_there
 from segbundle.reports.measurements import read_warnings
 from segbundle.reports.runs import Run, read_predictions
 from segbundle.reports.scores import Row
@@ -38,7 +37,7 @@ class ShownCase:
     def of(cls, name: str, told: str, files: CaseFiles, unannotated: Sequence[int]) -> ShownCase:
         """A case of a run, with those of its files that are there."""
         given = {"scan": files.first_image, "reference": files.reference, "prediction": files.prediction}
-        there = {kind: path for kind, path in given.items() if path is not None and os.path.exists(path)}  # noqa: PTH110
+        there = {kind: path for kind, path in given.items() if path is not None and is_there(path)}
         return cls(name, told, there, files.ignore_label, unannotated)
 
     @property

@@ -187,8 +187,8 @@ class OutputFolder:
         wrong = [path for name in names if (path := self.folder / name).is_symlink() or path.is_file()]
         if wrong:
             raise OutputError(
-                f"{self.folder}: {_named(wrong)} not a folder but a link or a file. Move it away, or choose another "
-                "--output_dir."
+                f"{self.folder}: {_named(wrong)} not a folder but a link or a file. Choose another "
+                "--output_dir, or move it away."
             )
 
     def remove(self, paths: Iterable[str | Path]) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+from segbundle.credentials import without_credentials
+
 _E = TypeVar("_E", bound=BaseException)
 
 _MOST_CHARACTERS, _MOST_LINES = 800, 4
@@ -124,7 +126,8 @@ def one_line(error: BaseException) -> str:
 def show_error(error: BaseException) -> None:
     """Print an error's message to stderr, and with the environment variable SEGBUNDLE_TRACEBACK its traceback, too."""
     if os.environ.get(_TRACEBACK):
-        traceback.print_exception(type(error), error, error.__traceback__)
+        lines = traceback.format_exception(type(error), error, error.__traceback__)
+        print(without_credentials("".join(lines)), end="", file=sys.stderr)
     root = root_error(error)
     cause = first_cause(error)
     message = str(root) if isinstance(root, SegbundleError) else one_line(cause)
@@ -188,7 +191,8 @@ def _place(error: BaseException) -> str:
 
 
 def _shortened(text: str) -> str:
-    """A text of a few lines at most; of a long one the beginning and the end, which says what to do."""
+    """A text of a few lines at most, without secrets; of a long one beginning and end, which says what to do."""
+    text = str(without_credentials(text))
     lines = text.splitlines()
     if len(lines) > _MOST_LINES:
         text = "\n".join([*lines[: _MOST_LINES - 1], f"... and {len(lines) - _MOST_LINES + 1} lines more"])

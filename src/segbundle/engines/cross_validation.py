@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from segbundle.credentials import without_credentials
 from segbundle.data.datalist import num_folds_of
 from segbundle.documents import read_json, shortened
 from segbundle.engines.next_steps import after_folds
@@ -136,11 +137,12 @@ def _remove_cache(folder: Path) -> None:
 
 def _keep_task(path: Path, task: Mapping[str, Any]) -> None:
     """Write down what is cross-validated, or compare it with what was."""
-    now = json.loads(json.dumps({key: value for key, value in task.items() if key not in _FREE}, default=str))
+    kept = {key: value for key, value in task.items() if key not in _FREE}
+    now = without_credentials(json.loads(json.dumps(kept, default=str)))
     if not path.exists() or not any(path.parent.glob(f"{_FOLD}*/last.pt")):  # nothing has come of it yet
         write_json(path, now)
         return
-    before = _read(path)
+    before = without_credentials(_read(path))
     before.setdefault("nsd_tolerance_mm", now.get("nsd_tolerance_mm"))  # which earlier versions did not write down
     for key in sorted({*before, *now}.difference(_FREE)):
         if before.get(key) != now.get(key):

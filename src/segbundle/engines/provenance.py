@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 import segbundle
+from segbundle.credentials import without_credentials
 from segbundle.data.scan_files import files_of
 from segbundle.engines.checkpoints import cases_that_chose, cases_trained_on, checkpoint_paths
 from segbundle.engines.ranks import rank
@@ -114,7 +115,7 @@ def write_page(output_dir: str | Path) -> None:
 
 
 def made_by(config: Mapping[str, Any], device: torch.device | str | None = None) -> dict[str, Any]:
-    """Command, date, versions, device where one is given, and configuration as JSON values."""
+    """Command, date, versions, device where one is given, and configuration as JSON values; without credentials."""
     workflow = running_workflow()
     network = {} if workflow is None else {"network_def": restore(workflow.parser.get("network_def"))}
     values = {**config, **network}
@@ -134,7 +135,7 @@ def made_by(config: Mapping[str, Any], device: torch.device | str | None = None)
         },
         **_models(values.get("ckpt_path")),
         **({} if device is None else {"device": _name(torch.device(device))}),
-        "config": _as_json(values),
+        "config": without_credentials(_as_json(values)),
     }
 
 
@@ -153,7 +154,7 @@ def _command() -> str:
     program, *words = sys.argv
     if Path(program).name == "__main__.py":  # python -m something
         program, *words = sys.orig_argv
-    return shlex.join([Path(program).name, *words])
+    return shlex.join(without_credentials([Path(program).name, *words]))
 
 
 def _name(device: torch.device) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from segbundle.credentials import hide, without_credentials
 from segbundle.errors import ConfigError
 from segbundle.files import written_whole
 
@@ -18,8 +20,13 @@ _logger = logging.getLogger(__name__)
 _EXPERIMENT = "segbundle"
 _RUN_FILE = "mlflow_run_id"
 _KEPT = ("task.json", "training_cases.csv", "metrics.csv", "summary.json")
-_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-"""MLflow's own are minutes for every figure that a server does not take."""
+_ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # MLflow's own are minutes for every figure that a server does not take
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # with the password
+}
+_LOGGERS = ("", "mlflow", "alembic", "urllib3")
+"""Whose handlers may show the address of a server."""
 
 
 def check_mlflow(mlflow_uri: str | None) -> None:
@@ -49,6 +56,7 @@ class MLflowWriter:
 
     def __init__(self, mlflow_uri: str, output_dir: Path) -> None:
         self.output_dir = output_dir
+        self._uri = mlflow_uri
         self._lost = False
         known = output_dir / _RUN_FILE
         with _connected(mlflow_uri) as self._client:
@@ -86,27 +94,52 @@ class MLflowWriter:
 
     def _send(self, call: Callable[[], Any]) -> None:
         """Do without MLflow from the first thing on that it does not take."""
-        from mlflow import MlflowException
-
         if self._lost:
             return
         try:
             call()
-        except (MlflowException, OSError) as error:  # files of artifacts are written without MLflow's errors
+        except Exception as error:  # MLflow's, and those of files, databases and connections that it uses
             self._lost = True
-            _logger.warning("MLflow does not take figures (%s); the training goes on, TensorBoard has them", error)
+            reason = hide(str(error), self._uri)
+            _logger.warning("MLflow does not take figures (%s); the training goes on, TensorBoard has them", reason)
 
 
 @contextmanager
 def _connected(mlflow_uri: str) -> Iterator[Any]:
-    """MLflow's client; its errors become one that names the setting."""
-    for name, value in _PATIENCE.items():
+    """Yield MLflow's client; its errors become one that names the setting."""
+    for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
         import mlflow
     except ImportError as error:
         raise ConfigError("mlflow_uri: MLflow is not installed; pip install 'segbundle[mlflow]'.") from error
+    _hide_in_logs(mlflow_uri)
     try:
         yield mlflow.MlflowClient(mlflow_uri)
-    except mlflow.MlflowException as error:
-        raise ConfigError(f"mlflow_uri: {mlflow_uri} cannot be used: {error}") from error
+    except Exception as error:  # MLflow's, and those of files, databases and connections that it uses
+        shown, reason = without_credentials([mlflow_uri])[0], hide(str(error), mlflow_uri)
+        raise ConfigError(f"mlflow_uri: {shown} cannot be used: {reason}") from error
+
+
+class _HidingFilter(logging.Filter):
+    """Takes the secrets of an address out of log lines."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__()
+        self.address = address
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        hidden = hide(text, self.address)
+        if hidden != text:
+            record.msg, record.args = hidden, ()
+        if record.exc_info and not record.exc_text:
+            record.exc_text = hide("".join(traceback.format_exception(*record.exc_info)), self.address)
+        return True
+
+
+def _hide_in_logs(address: str) -> None:
+    """Keep the secrets of an address out of log lines of MLflow and of what it uses."""
+    for handler in [handler for name in _LOGGERS for handler in logging.getLogger(name).handlers]:
+        if not any(isinstance(one, _HidingFilter) and one.address == address for one in handler.filters):
+            handler.addFilter(_HidingFilter(address))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
+from segbundle.credentials import without_credentials
 from segbundle.documents import read_json, validate
 from segbundle.errors import OutputError
 from segbundle.files import write_json
@@ -278,7 +279,10 @@ def _made_by(folder: Path) -> dict[str, Any]:
 
     path = folder / names.RUN_FILE
     made_by: dict[str, Any] = read_validated(path, MadeBy) if path.is_file() else {}
-    return {**made_by, "config": made_by.get("config") or {}} if made_by else {}
+    if not made_by:
+        return {}
+    shown = {key: without_credentials(made_by[key]) for key in ("command",) if key in made_by}
+    return {**made_by, **shown, "config": without_credentials(made_by.get("config") or {})}
 
 
 def read_validated(path: Path, schema: Any) -> Any:

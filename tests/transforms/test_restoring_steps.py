@@ -213,6 +213,29 @@ def test_planes_are_interpolated_axis_by_axis():
     assert torch.equal(torch.stack(list(restoring._interpolated_planes(values, own)), dim=1), values)
 
 
+def test_an_axis_of_the_length_of_another_one_is_interpolated():
+    values = torch.arange(24.0).reshape(1, 2, 3, 4)
+    cells = [_Along.at(np.array(at), size) for at, size in (([0, 1.0], 2), ([1.0, 2], 3), ([0, 1.5], 4))]
+    planes = torch.stack([plane.clone() for plane in restoring._interpolated_planes(values, cells)])
+    assert planes[:, 0].tolist() == [[[x * 12 + y * 4 + z for z in (0, 1.5)] for y in (1, 2)] for x in (0, 1)]
+
+
+@pytest.mark.parametrize("name", ["finer", "sheared"])
+def test_one_plane_at_a_time_where_no_more_fit(monkeypatch, name):
+    sizes = []
+    interpolate, sample = restoring._interpolated_planes, torch.nn.functional.grid_sample
+    monkeypatch.setattr(restoring, "_VALUES", 1)
+    monkeypatch.setattr(restoring, "_MOSTLY_MIXED", -1)
+    monkeypatch.setattr(
+        restoring, "_interpolated_planes", lambda p, cells: sizes.append(len(cells[0])) or interpolate(p, cells)
+    )
+    monkeypatch.setattr(
+        torch.nn.functional, "grid_sample", lambda v, at, **kw: sizes.append(at.shape[1]) or sample(v, at, **kw)
+    )
+    restore_labels(scores_of(3), GRIDS[name], WANTED)
+    assert sizes == [1] * WANTED[0]
+
+
 def test_a_slab_that_does_not_fit_the_memory_of_the_cpu_is_an_error(monkeypatch):
     def out_of_memory(*_):
         raise torch.OutOfMemoryError("no memory")

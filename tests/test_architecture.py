@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "segbundle"
 ORDER = [
     "credentials", "errors", "machine", "hashing", "terminal", "documents", "startup", "audit", "options", "classes",
-    "outputs", "files", "losses", "metrics", "inferers", "patches", "data", "reports", "viewer", "literals", "configs",
-    "reproductions", "running", "sides", "transforms", "engines", "cli",
+    "outputs", "files", "losses", "metrics", "inferers", "patches", "data", "reports", "viewer", "literals",
+    "configs", "reproductions", "running", "sides", "transforms", "engines", "cli",
 ]  # fmt: skip
 """From the ground up: a room may import those before it."""
 

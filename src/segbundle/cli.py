@@ -43,8 +43,23 @@ Checkpoint = Annotated[
     typer.Option("--ckpt_path", help="Trained weights; several make an ensemble.", show_default="the bundle's"),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.", show_default="CUDA if present")]
+
+
+def _existing_folder(folder: Path | None) -> Path | None:
+    with plain_errors():
+        if folder is not None and not folder.is_dir():
+            raise DataError(f"{folder}: no such folder; give the dataset's folder as --dataset_dir.")
+    return folder
+
+
 MovedDataset = Annotated[
-    Path | None, typer.Option("--dataset_dir", help="Where the scans are now.", show_default="where they were")
+    Path | None,
+    typer.Option(
+        "--dataset_dir",
+        help="Where the scans are now.",
+        show_default="where they were",
+        callback=_existing_folder,
+    ),
 ]
 Trust = Annotated[
     bool,

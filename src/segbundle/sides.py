@@ -35,6 +35,7 @@ def side_pairs(class_names: Sequence[str]) -> list[tuple[str, str]]:
         >>> side_pairs(["background", "left kidney", "right kidney", "spleen"])
         [('left kidney', 'right kidney')]
     """
+    class_names = [str(name) for name in class_names]  # YAML has numbers for some
     readings = [_readings(name) for name in class_names]
     return [
         (name, class_names[other])

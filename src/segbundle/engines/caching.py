@@ -109,7 +109,7 @@ class PreparedCases(Dataset[dict[str, Any]]):
         own = share_of_rank(range(len(self.data)))
         others = sorted(set(range(len(self.data))) - set(own))
         self._cases: dict[int, dict[str, Any] | Path] = {}
-        with ThreadPoolExecutor(num_workers) as pool:
+        with ThreadPoolExecutor(max(num_workers, 1)) as pool:
             for indices in (own, others):
                 cases = zip(indices, pool.map(self._prepared, indices), strict=True)
                 for index, case in (

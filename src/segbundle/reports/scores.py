@@ -29,6 +29,7 @@ COLUMNS = (
     "components_pred",
 )
 _NUMBERS = ("dice", "hd95_mm", "nsd", "volume_ref_ml", "volume_pred_ml", "components_ref", "components_pred")
+_FRACTIONS = ("dice", "nsd")
 _BOOTSTRAP_RESAMPLES = 2000
 _WIDE = 100  # letters of a terminal that holds intervals beside the surfaces
 _COUNTED = (Status.SCORED, Status.MISSED, Status.FALSE_POSITIVE)
@@ -223,6 +224,9 @@ def read_rows(path: Path) -> list[Row]:
 
 def _read_row(line: dict[str, str]) -> Row:
     numbers = {key: finite_number(line[key]) if line.get(key) else None for key in _NUMBERS}
+    for key, value in numbers.items():
+        if value is not None and not 0 <= value <= (1 if key in _FRACTIONS else math.inf):
+            raise ValueError(f"{key} is {line[key]}, which cannot be")
     return Row(line["case"], line["class"], Status(line["status"]), **numbers)
 
 

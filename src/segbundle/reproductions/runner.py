@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from segbundle.configs import read_config
+from segbundle.documents import shortened
 from segbundle.errors import ConfigError, suggestion
 from segbundle.literals import protect
 from segbundle.reproductions.tables import Table
@@ -43,9 +45,27 @@ def reproduce(name: str, overrides: Mapping[str, Any] | None = None) -> list[Tab
     if name not in titles():
         raise ConfigError(f"there is no reproduction {name!r}{suggestion(name, titles())}")
     config = read_config(_folder() / f"{name}.yaml")
-    for key in overrides or {}:
+    overrides = overrides or {}
+    for key in overrides:
         if key not in config or key.startswith("_"):
             raise ConfigError(f"reproduction {name!r} has no value {key!r}{suggestion(key, config)}")
-    parser = ConfigParser({"tables": {**config, **protect(overrides or {})}})
+        if not _is_like(overrides[key], config[key]):
+            raise ConfigError(f"{key} is {shortened(overrides[key])}; a value like {config[key]!r} is needed.")
+    parser = ConfigParser({"tables": {**config, **protect(overrides)}})
     tables: list[Table] = parser.get_parsed_content("tables")
     return tables
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    """Return whether a value has the type and the sign of a default, in lists also the depth."""
+    if isinstance(default, list):
+        return (
+            isinstance(value, list)
+            and bool(value)
+            and all(any(_is_like(one, known) for known in default) for one in value)
+        )
+    if isinstance(default, (bool, str)) or default is None:
+        return type(value) is type(default)
+    if isinstance(value, bool) or not isinstance(value, int if isinstance(default, int) else (int, float)):
+        return False
+    return math.isfinite(value) and value >= 0 and (value > 0 or default == 0)

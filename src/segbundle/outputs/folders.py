@@ -19,7 +19,7 @@ from segbundle.hashing import add_ends, ends_tell_all, new_digest, shortened
 from segbundle.outputs.recognition import recognized
 
 RECORD = ".segbundle-files.jsonl"
-_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _NAMED = 3
 _MOST_LINES = 100
 """Lines of a record beside those that are needed, before it is written anew."""
@@ -242,7 +242,7 @@ class OutputFolder:
     def _read(self) -> bool:
         """Read what this and other processes have recorded since; return whether there was anything."""
         try:
-            with os.fdopen(os.open(self.record_path, os.O_RDONLY | _NO_LINK), "rb") as file:
+            with os.fdopen(os.open(self.record_path, os.O_RDONLY | _FLAGS), "rb") as file:
                 file.seek(self._offset)
                 content = file.read()
         except FileNotFoundError:
@@ -273,15 +273,13 @@ def _stamp(path: Path) -> tuple[int | None, int | None, str | None]:
 def _append(path: Path, lines: Sequence[Sequence[Any]]) -> None:
     """Append lines to a record by one call, so that processes do not mix theirs."""
     content = "".join(f"{json.dumps(line)}\n" for line in lines).encode()
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _NO_LINK, 0o666)
-    try:
-        size = os.fstat(file).st_size
-        if size and os.pread(file, 1, size - 1) != b"\n":  # the rest of a killed run's line
-            content = b"\n" + content
-        os.write(file, content)
-        os.fsync(file)
-    finally:
-        os.close(file)
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _FLAGS, 0o666), "r+b", buffering=0) as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":  # the rest of a killed run's line
+                content = b"\n" + content
+        file.write(content)
+        os.fsync(file.fileno())
 
 
 def _parsed(line: bytes) -> list[Any] | None:

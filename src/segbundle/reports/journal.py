@@ -13,7 +13,7 @@ from segbundle.documents import read_json, validate
 from segbundle.errors import OutputError
 from segbundle.outputs import names, owner_of
 
-_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
 class Journal:
@@ -56,7 +56,7 @@ class Journal:
         if (owner := owner_of(self.path)) is not None:
             owner.refuse_foreign([self.path.absolute()])
             owner.record(self.path)
-        return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NO_LINK, 0o666)
+        return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _FLAGS, 0o666)
 
 
 def record_files(folder: Path) -> list[Path]:

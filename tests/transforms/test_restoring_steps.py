@@ -186,6 +186,9 @@ def test_probabilities_are_computed_at_corners_of_mixed_cells_only():
     assert corners.probabilities[:, 0].tolist() == pytest.approx([1 / (1 + np.exp(-4)), 1 / (1 + np.exp(4))])
     assert corners.row.flatten()[1:3].tolist() == [0, 1]
     assert corners.most_probable(torch.tensor([1, 2]), cells).tolist() == [0, 1]
+    beside = torch.cat([scores, torch.zeros_like(scores)], dim=1)  # along an axis that needs no interpolation
+    cells = (_Along.at(np.array([0.0, 1.0]), 2), *cells[1:])
+    assert len(_Corners.of(beside, restoring._differ(beside.argmax(0), cells), cells).probabilities) == 2
 
 
 @pytest.mark.parametrize(("ones", "between", "everywhere"), [([1], 2, False), ([0, 2], 3, True)])
@@ -221,10 +224,12 @@ def test_an_axis_of_the_length_of_another_one_is_interpolated():
 
 
 @pytest.mark.parametrize("name", ["finer", "sheared"])
-def test_one_plane_at_a_time_where_no_more_fit(monkeypatch, name):
+@pytest.mark.parametrize(("values", "planes"), [(1, 1), (2 * 3 * 3 * 6, 2)])
+def test_no_more_planes_at_a_time_than_fit(monkeypatch, name, values, planes):
+    """Planes of 3 x 6 voxels in 3 classes; one where none fits."""
     sizes = []
     interpolate, sample = restoring._interpolated_planes, torch.nn.functional.grid_sample
-    monkeypatch.setattr(restoring, "_VALUES", 1)
+    monkeypatch.setattr(restoring, "_VALUES", values)
     monkeypatch.setattr(restoring, "_MOSTLY_MIXED", -1)
     monkeypatch.setattr(
         restoring, "_interpolated_planes", lambda p, cells: sizes.append(len(cells[0])) or interpolate(p, cells)
@@ -233,7 +238,7 @@ def test_one_plane_at_a_time_where_no_more_fit(monkeypatch, name):
         torch.nn.functional, "grid_sample", lambda v, at, **kw: sizes.append(at.shape[1]) or sample(v, at, **kw)
     )
     restore_labels(scores_of(3), GRIDS[name], WANTED)
-    assert sizes == [1] * WANTED[0]
+    assert sizes == [planes] * (WANTED[0] // planes)
 
 
 def test_a_slab_that_does_not_fit_the_memory_of_the_cpu_is_an_error(monkeypatch):

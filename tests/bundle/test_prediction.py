@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import nibabel as nib
@@ -82,10 +83,11 @@ def test_killed_in_the_middle_and_resumed_gives_what_an_undisturbed_run_gives(
     out = tmp_path / "out"
     words = [Path(sys.executable).parent / "segbundle", *predict(folder, trained, out)]
     process = subprocess.Popen([str(word) for word in words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    records, deadline = out / "predictions.json", time.monotonic() + 60
+    journal, deadline = out / "predictions.jsonl", time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
-        if records.exists() and len(json.loads(records.read_text())) >= after:
-            break
+        with suppress(FileNotFoundError):  # before the first scan and after the last
+            if journal.read_bytes().count(b"\n") >= after:
+                break
     process.send_signal(signal.SIGKILL)
     process.wait()
     done_before = {path.name: path.stat().st_mtime_ns for path in out.glob("scan_*_seg.nii.gz")}  # nothing half written

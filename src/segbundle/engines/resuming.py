@@ -194,9 +194,10 @@ class Checkpoints:
         try:
             refuse_broken({**self.network.state_dict(), **{f"average {name}": each for name, each in weights.items()}})
         except ValueError as error:
+            kept = "last.pt holds the epoch before. " if engine.state.epoch > 1 else "Nothing is saved yet. "
+            go_on = " and go on with --resume true." if engine.state.epoch > 1 else "."
             raise TrainingError(
-                f"after epoch {engine.state.epoch} the weights hold {error}; last.pt is of the epoch before. Lower "
-                "optimizer#lr, and go on with --resume true."
+                f"after epoch {engine.state.epoch} the weights hold {error}. {kept}Lower optimizer#lr{go_on}"
             ) from error
         if rank() > 0:
             return

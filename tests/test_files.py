@@ -42,10 +42,11 @@ def test_the_content_is_on_the_disk_before_the_file_has_its_name(tmp_path, monke
 
 
 def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path):
-    for name in (".partial-12-a.csv", "a.csv", "partial-12-a.csv"):
+    names = (".partial-12-a.csv", ".partial-12-metrics.csv", ".partial-7-a_seg.nii.gz", "partial-12-metrics.csv")
+    for name in names:
         (tmp_path / name).touch()
     remove_partial(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "partial-12-a.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".partial-12-a.csv", "partial-12-metrics.csv"]
 
 
 def test_json_refuses_what_json_does_not_have(tmp_path):

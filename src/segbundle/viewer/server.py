@@ -57,7 +57,9 @@ def serve(run: str | Path, port: int = 0, browser: bool = True, dataset_dir: str
             taken.
     """
     server = make_server(run, port, dataset_dir)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a temporary report goes then, too
+    for number in (signal.SIGINT, signal.SIGTERM):  # the normal end, at which a temporary report is removed
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     address = f"http://{HOST}:{server.server_port}/"
     print(f"{address}  (Ctrl-C ends it)", flush=True)
     if browser:

@@ -98,7 +98,10 @@ def test_the_folds_are_an_ensemble(done, tmp_path):
     assert (tmp_path / "test_00_seg.nii.gz").exists()
 
 
-@pytest.mark.parametrize(("options", "message"), [(["--fold", "1"], "fold"), (["--num_folds", "1"], "at least 2")])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--fold", "1"], "fold"), (["--num_folds", "1"], "num_folds is 1; a whole number from 2 is needed")],
+)
 def test_impossible_settings(options, message, done, tmp_path):
     result = cross_validate(done[0], tmp_path / "x", *options)
     assert result.returncode == 1 and message in result.stderr

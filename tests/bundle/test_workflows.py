@@ -36,11 +36,12 @@ def test_training_leaves_what_the_readme_promises(trained):
     assert any(path.name.startswith("events") for path in (trained / "tensorboard").iterdir())
 
 
-def test_the_log_is_one_readable_line_per_validation(trained):
-    lines = [line for line in (trained / "stdout.txt").read_text().splitlines() if " epoch " in line]
-    assert [line.split()[3] for line in lines] == ["16/60", "32/60", "48/60", "60/60"]
-    assert "mean Dice" in lines[0]
-    assert "ball" in lines[0]
+def test_the_log_has_one_line_per_epoch_and_validation(trained):
+    lines = [line for line in (trained / "stdout.txt").read_text().splitlines() if re.search(r" epoch \d+/60", line)]
+    assert list(dict.fromkeys(line.split()[3] for line in lines)) == [f"{epoch}/60" for epoch in range(1, 61)]
+    validations = [line for line in lines if "mean Dice" in line]
+    assert [line.split()[3] for line in validations] == ["16/60", "32/60", "48/60", "60/60"]
+    assert "ball" in validations[0]
 
 
 def test_evaluation_of_the_fold_gives_the_trainings_own_scores(trained, dataset, tmp_path):
@@ -107,7 +108,7 @@ def test_deep_supervision_is_one_option_and_leaves_prediction_alone(dataset, tmp
     assert done.returncode == 0, done.stdout + done.stderr
     done = segbundle("train", "--config", TINY, "--dataset_dir", dataset, "--output_dir", tmp_path / "run", *deep,
                      "--resume", "--max_epochs", "62", "--network_def#deep_supervision", "false")  # fmt: skip
-    assert "last.pt: does not fit the network: layers that the network does not have" in done.stderr
+    assert "last.pt (network): does not fit the network: layers that the network does not have" in done.stderr
 
 
 def test_the_dice_in_the_report_is_the_dice_you_get_by_hand(trained, dataset, tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from segbundle.documents import read_json, read_yaml
-from segbundle.errors import ConfigError, one_line
+from segbundle.errors import ConfigError
 from segbundle.literals import protect, protect_text
 
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -83,9 +83,7 @@ def _naming(name: str) -> Iterator[None]:
     try:
         yield
     except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
-        raise ConfigError(
-            f"{name} cannot be set: the configuration has nothing of that name to set it in ({one_line(error)})."
-        ) from error
+        raise ConfigError(f"{name} cannot be set: the configuration has nothing of that name to set it in.") from error
 
 
 def texts(config: Any) -> Iterator[str]:

@@ -135,9 +135,11 @@ def place_network(network: torch.nn.Module, device: torch.device | str) -> torch
     On a CPU, instance norms are exchanged for some that work in that layout.
 
     Raises:
-        ConfigError: the device does not exist.
+        ConfigError: the device does not exist, or it is no network.
     """
     device = checked_device(device)
+    if not isinstance(network, torch.nn.Module):
+        raise ConfigError(f"network_def makes a {type(network).__name__}; a torch.nn.Module is needed.")
     if device.type == "cpu":
         network = with_channels_last_norms(network)
     return network.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]

@@ -58,7 +58,7 @@ def command(dataset, trained, tmp_path):
         (
             "train",
             "network_def: {_target_: os.getcwd}",
-            "config key 'network' (segbundle.engines.place_network) cannot",
+            "network_def makes a str; a torch.nn.Module is needed",
         ),
         ("train", "spacing: $[1, 1, 0]", "spacing is [1, 1, 0]; three positive sizes in mm"),
         ("train", "spacing: $1 / 0", "config key 'spacing': its expression cannot be evaluated: ZeroDivisionError"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from commands import ROOT, monai_bundle
+from commands import ROOT, monai_bundle_really
 from tiny import write_tiny_dataset
 
 
@@ -21,7 +21,7 @@ def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Output folder of a training, run from a working directory that has nothing to do with it."""
     out = tmp_path_factory.mktemp("trained") / "out"
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    done = monai_bundle("train", "--dataset_dir", dataset, "--output_dir", out, cwd=elsewhere)
+    done = monai_bundle_really("train", "--dataset_dir", dataset, "--output_dir", out, cwd=elsewhere)
     assert done.returncode == 0, done.stdout + done.stderr
     assert list(elsewhere.iterdir()) == []
     (out / "stdout.txt").write_text(done.stdout)

@@ -16,10 +16,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fork_server import ROOT, ForkServer
 from hostile.cases import ACCEPTED, CANARY, EITHER, PARTIAL, REFUSED, Case, Place
 from hostile.material import make_material
 
-ROOT = Path(__file__).parents[2]
+LIMIT = 20.0
+"""Seconds that a command may take."""
 MOST_LINES, MOST_CHARACTERS = 5, 1000
 OWN_LIST = ".segbundle-files.jsonl"
 """In which a folder's runs list the files that they have written."""
@@ -64,14 +66,11 @@ class Runner:
         self.folder.mkdir(parents=True, exist_ok=True)
         environment = {
             **os.environ, "OMP_NUM_THREADS": "1", "HOME": str(self.folder), "MPLCONFIGDIR": str(self.folder / ".mpl"),
-            "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", str(ROOT / "src"))]),
+            "PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT / "src")),
             "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "200",
         }  # fmt: skip
         self.environment = environment
-        self._worker = subprocess.Popen(
-            [sys.executable, "-W", "ignore::DeprecationWarning", "-m", "hostile.worker"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, encoding="utf-8",
-        )  # fmt: skip
+        self._forks = ForkServer(environment, LIMIT)
         self.material = make_material(self.folder / "material", self._run_well)
         self._shared = self._stated(self.material.folder)
         self._hashed = snapshot(self.material.folder)
@@ -79,9 +78,7 @@ class Runner:
 
     def close(self) -> list[str]:
         """End the process; what has become of the files that all cases share."""
-        assert self._worker.stdin is not None
-        self._worker.stdin.close()
-        self._worker.wait()
+        self._forks.close()
         return changes(self._hashed, snapshot(self.material.folder), [], [])
 
     def run(self, case: Case, real: bool = False) -> Result:
@@ -91,7 +88,7 @@ class Runner:
         folder.mkdir()
         words = [_text(word) for word in case.build(place)]
         before = snapshot(folder)
-        answer = (self._really if real else self._forked)(words, folder)
+        answer = (self._really if real else self._forks.run)(words, folder)
         after = snapshot(folder)
         result = self._judged(case, place, words, answer, before, after)
         if result.problems and self.keep:
@@ -177,19 +174,6 @@ class Runner:
                 problems.append(f"the message does not name {name!r}")
         return problems
 
-    def _forked(self, words: list[str], folder: Path) -> dict[str, Any]:
-        out, err = folder.with_suffix(".out"), folder.with_suffix(".err")
-        asked = {"words": words, "folder": str(folder), "stdout": str(out), "stderr": str(err)}
-        for path in (out, err):
-            path.touch()
-        assert self._worker.stdin is not None and self._worker.stdout is not None
-        print(json.dumps(asked), file=self._worker.stdin, flush=True)
-        answer: dict[str, Any] = json.loads(self._worker.stdout.readline())
-        answer["out"], answer["err"] = (path.read_text(errors="backslashreplace") for path in (out, err))
-        for path in (out, err):
-            path.unlink()
-        return answer
-
     def _really(self, words: list[str], folder: Path) -> dict[str, Any]:
         """The command as a user runs it; starting takes seconds, so it may take twice as long."""
         program, started = Path(sys.executable).parent / "segbundle", time.monotonic()
@@ -204,7 +188,7 @@ class Runner:
         return {"code": done.returncode, "seconds": seconds, "hang": False, "out": done.stdout, "err": done.stderr}
 
     def _run_well(self, words: Sequence[object], folder: Path) -> None:
-        answer = self._forked([_text(word) for word in words], folder)
+        answer = self._forks.run([_text(word) for word in words], folder)
         assert answer["code"] == 0, answer
 
     def _stated(self, folder: Path) -> dict[str, tuple[int, int]]:

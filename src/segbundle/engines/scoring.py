@@ -37,7 +37,8 @@ class MeanDice(Metric):
     """Mean Dice over classes as `summary.json` defines it; keeps each case's scores in `cases`.
 
     Reads label maps `pred` and `label` (1, X, Y, Z) from the engine's output, and `case` and `annotated` from its
-    batch. Zero where no class of no case could be scored, so that engines can compare it.
+    batch, and adds a case's `scores` to its output. Zero where no class of no case could be scored, so that engines
+    can compare it.
 
     Args:
         class_names: the task's classes, the background first.
@@ -63,6 +64,7 @@ class MeanDice(Metric):
         outputs: Any = engine.state.output
         for item, output in zip(batch, outputs, strict=True):
             self.update({**item, **output})
+            output["scores"] = self.cases[-1]
 
     def update(self, output: dict[str, Any]) -> None:
         """Score one case."""

@@ -160,7 +160,8 @@ def cross_validate(
 
     given = {"dataset_dir": dataset_dir, "device": device}
     words = list(overrides or [])
-    with plain_errors():
+    again = " Run the same command to continue."
+    with plain_errors(again):
         refuse_untrusted(config or [], bundle, trust)
         task = read_config(workflow_file((bundle or default_bundle()) / "configs", "train"))
         switches = switches_of(task)
@@ -175,7 +176,9 @@ def cross_validate(
         cross_validation.cross_validate(
             output_dir,
             task,
-            lambda name, keys: run_workflow(name, bundle, config, {**given, **keys}, words=words, trust=trust),
+            lambda name, keys: run_workflow(
+                name, bundle, config, {**given, **keys}, words=words, trust=trust, again=again
+            ),
         )
 
 

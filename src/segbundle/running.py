@@ -28,6 +28,7 @@ _told = False
 """Whether the user knows that the command was stopped."""
 _GO_ON = {
     "train": " Go on after the last finished epoch with --resume.",
+    "evaluate": " Run the same command with --resume to score the remaining cases.",
     "inference": " Go on with the scans that are left with --resume.",
 }
 

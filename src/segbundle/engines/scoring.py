@@ -15,6 +15,7 @@ from monai.utils import CommonKeys
 
 from segbundle.classes import IGNORE_INDEX, Classes
 from segbundle.engines.ranks import gathered, rank
+from segbundle.engines.records import ScanRecords
 from segbundle.engines.values import nsd_tolerances
 from segbundle.metrics import score_case
 from segbundle.outputs import names
@@ -43,14 +44,21 @@ class MeanDice(Metric):
     Args:
         class_names: the task's classes, the background first.
         nsd_tolerance_mm: also measure surfaces and count components, with this tolerance (see `nsd_tolerances`).
+        records: of an evaluation; scores of the cases that an earlier run finished are counted, too.
 
     Raises:
         ConfigError: see `nsd_tolerances`.
     """
 
-    def __init__(self, class_names: Sequence[str], nsd_tolerance_mm: float | Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        nsd_tolerance_mm: float | Mapping[str, float] | None = None,
+        records: ScanRecords | None = None,
+    ) -> None:
         self.class_names = Classes(class_names).names
         self.nsd_tolerance_mm = nsd_tolerances(nsd_tolerance_mm, self.class_names)
+        self.records = records
         self.cases: list[CaseScores] = []
         super().__init__()
 
@@ -85,8 +93,10 @@ class MeanDice(Metric):
         self.cases.append(CaseScores(output["case"], scores, voxel_mm3 / 1000))
 
     def completed(self, engine: Engine, name: str) -> None:
-        """Put the cases of all processes together, and the mean into the engine's state."""
+        """Collect the cases of all processes and of an earlier run, and put the mean into the engine's state."""
         self.cases = gathered(self.cases)
+        if self.records is not None:
+            self.cases = sorted([*self.records.earlier_scores, *self.cases], key=lambda scored: scored.case)
         super().completed(engine, name)
 
     def compute(self) -> float:

@@ -65,6 +65,9 @@ Trust = Annotated[
     bool,
     typer.Option("--trust", help="Run configurations and bundles that the audit flags; they can run any code."),
 ]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Leave out scans that an earlier run into output_dir has finished.")
+]
 _PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 
 
@@ -122,6 +125,7 @@ def evaluate(
     bundle: Bundle = None,
     trust: Trust = False,
     device: Device = None,
+    resume: Resume = False,
     overrides: Overrides = None,
 ) -> None:
     """Predict labelled cases and score them, with Dice per class.
@@ -134,6 +138,7 @@ def evaluate(
         "output_dir": output_dir,
         "ckpt_path": _one_or_several(ckpt_path),
         "device": device,
+        "resume": resume or None,
     }
     run_workflow("evaluate", bundle, config, given, words=overrides, trust=trust)
 
@@ -160,7 +165,8 @@ def cross_validate(
 
     given = {"dataset_dir": dataset_dir, "device": device}
     words = list(overrides or [])
-    with plain_errors():
+    again = " Run the same command to continue."
+    with plain_errors(again):
         refuse_untrusted(config or [], bundle, trust)
         task = read_config(workflow_file((bundle or default_bundle()) / "configs", "train"))
         switches = switches_of(task)
@@ -175,7 +181,9 @@ def cross_validate(
         cross_validation.cross_validate(
             output_dir,
             task,
-            lambda name, keys: run_workflow(name, bundle, config, {**given, **keys}, words=words, trust=trust),
+            lambda name, keys: run_workflow(
+                name, bundle, config, {**given, **keys}, words=words, trust=trust, again=again
+            ),
         )
 
 
@@ -187,9 +195,7 @@ def predict(
     bundle: Bundle = None,
     trust: Trust = False,
     device: Device = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Leave out scans that an earlier run into output_dir has finished.")
-    ] = False,
+    resume: Resume = False,
     scans: Annotated[
         list[str] | None,
         typer.Argument(metavar="SCANS... [--KEY VALUE]...", help="Files, folders, DICOM folders; any config key."),

@@ -28,6 +28,7 @@ _told = False
 """Whether the user knows that the command was stopped."""
 _GO_ON = {
     "train": " Go on after the last finished epoch with --resume.",
+    "evaluate": " Run the same command with --resume to score the remaining cases.",
     "inference": " Go on with the scans that are left with --resume.",
 }
 
@@ -131,6 +132,7 @@ def run_workflow(
     words: list[str] | None,
     words_are: str | None = None,
     trust: bool = False,
+    again: str | None = None,
 ) -> None:
     """Run one of the bundle's workflows, as `python -m monai.bundle run` would.
 
@@ -141,8 +143,9 @@ def run_workflow(
         words: the rest of the command line.
         words_are: the key that words which are no `--key value` pair belong to, if any do.
         trust: whether to run a bundle and task YAMLs that the audit flags.
+        again: see `plain_errors`; by default how to resume the workflow.
     """
-    with plain_errors(_GO_ON.get(name, "")):
+    with plain_errors(_GO_ON.get(name, "") if again is None else again):
         refuse_untrusted(config or [], bundle, trust)
         configs = (bundle or default_bundle()) / "configs"
         files = [workflow_file(configs, name), *(config or [])]

@@ -33,6 +33,9 @@ def torchrun(workflow: str, *words: object, overlay: bool = True, task=(TINY,)) 
     return subprocess.run(list(map(str, command)), capture_output=True, encoding="utf-8", check=False, env=env)
 
 
+SCORES = ("metrics.csv", "summary.json")
+
+
 def weights(out):
     return torch.load(out / "last.pt", weights_only=True)
 
@@ -91,6 +94,17 @@ def test_an_evaluation_counts_every_case_once(dataset, tmp_path):
     one = monai_bundle("evaluate", *options, "--output_dir", tmp_path / "one")
     assert one.returncode == 0, one.stderr
     assert (tmp_path / "one/metrics.csv").read_text() == (tmp_path / "two/metrics.csv").read_text()
+    # as two processes leave it that were killed after three and after one of the cases
+    out, undisturbed = tmp_path / "two", {name: (tmp_path / "two" / name).read_bytes() for name in SCORES}
+    records = json.loads((out / "predictions.json").read_text())
+    for name, share in {"rank0": records[:6:2], "rank1": records[1:2]}.items():
+        (out / f"predictions.{name}.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in share))
+    for name in (*SCORES, "predictions.json"):
+        (out / name).unlink()
+    again = torchrun("evaluate", *options, "--output_dir", out, "--resume", "true")
+    assert again.returncode == 0, again.stderr
+    assert "4 of 7 scans are done" in again.stdout
+    assert {name: (out / name).read_bytes() for name in SCORES} == undisturbed
 
 
 def test_a_process_without_a_case_waits_for_the_scores_of_the_others(dataset, tmp_path):

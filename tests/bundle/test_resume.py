@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -162,3 +163,75 @@ def test_resuming_a_finished_run_says_so_and_changes_nothing(trained, dataset):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "nothing left to train" in done.stdout and "training on" not in done.stdout
     assert before == ((trained / "last.pt").read_bytes(), (trained / "model.pt").read_bytes())
+
+
+def evaluate(dataset, trained, out, *words):
+    task = ["--config", TINY, "--dataset_dir", dataset, "--ckpt_path", trained / "model.pt"]
+    return ["evaluate", *task, "--output_dir", out, *words]
+
+
+def evaluation(out):
+    """Return the bytes of the scores and label maps of an evaluation."""
+    files = [out / "metrics.csv", out / "summary.json", *out.glob("*_seg.nii.gz")]
+    return {path.name: path.read_bytes() for path in files}
+
+
+def table(done):
+    """Return the printed scores."""
+    return done.stdout[done.stdout.index("6 cases, Dice per class") :].partition("mean without false+")[0]
+
+
+@pytest.fixture(scope="module")
+def evaluated(dataset, trained, tmp_path_factory):
+    """The folder of an undisturbed evaluation, and its table."""
+    out = tmp_path_factory.mktemp("evaluated")
+    done = segbundle(*evaluate(dataset, trained, out))
+    assert done.returncode == 0, done.stderr
+    return out, table(done)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_stopped_evaluation_keeps_the_scored_cases(dataset, trained, evaluated, tmp_path, how):
+    out, (undisturbed, scores) = tmp_path / "out", evaluated
+    words = [Path(sys.executable).parent / "segbundle", *evaluate(dataset, trained, out)]
+    process = subprocess.Popen([str(word) for word in words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    journal, deadline = out / "predictions.jsonl", time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        with suppress(FileNotFoundError):  # before the first case
+            if journal.read_bytes().count(b"\n") >= 2:
+                break
+        time.sleep(0.001)
+    process.send_signal(how)
+    _, messages = process.communicate()
+    if how == signal.SIGTERM:
+        message = b"Stopped. Run the same command with --resume to score the remaining cases."
+        assert messages.splitlines()[-1] == message
+    assert not (out / "metrics.csv").exists()
+    recorded = [json.loads(line)["case"] for line in journal.read_text().split("\n")[:-1]]
+    before = {case: (out / f"{case}_seg.nii.gz").stat().st_mtime_ns for case in recorded}
+    assert 2 <= len(before) < 6
+    done = segbundle(*evaluate(dataset, trained, out, "--resume"))
+    assert done.returncode == 0, done.stderr
+    assert f"{len(before)} of 6 scans are done" in done.stdout
+    assert {case: (out / f"{case}_seg.nii.gz").stat().st_mtime_ns for case in before} == before
+    assert evaluation(out) == evaluation(undisturbed) and table(done) == scores
+    assert json.loads((out / "run.json").read_text())["cases"].keys() == {f"case_0{number}" for number in range(6)}
+    assert "6 cases" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_changed_references_and_tolerances_are_scored_again(dataset, trained, evaluated, tmp_path):
+    dataset, out = shutil.copytree(dataset, tmp_path / "data"), tmp_path / "out"
+    assert segbundle(*evaluate(dataset, trained, out)).returncode == 0
+    assert evaluation(out) == evaluation(evaluated[0])
+    for case in ("case_02", "case_03"):
+        shutil.copy(dataset / "labelsTr" / "case_04.nii.gz", dataset / "labelsTr" / f"{case}.nii.gz")
+    done = segbundle(*evaluate(dataset, trained, out, "--resume"))
+    assert done.returncode == 0, done.stderr
+    assert "2 scans, or their references, have changed and are done again" in done.stdout
+    assert "4 of 6 scans are done" in done.stdout
+    assert segbundle(*evaluate(dataset, trained, tmp_path / "fresh")).returncode == 0
+    assert evaluation(out) == evaluation(tmp_path / "fresh") != evaluation(evaluated[0])
+    done = segbundle(*evaluate(dataset, trained, out, "--resume", "--nsd_tolerance_mm", "0.5"))
+    assert done.returncode == 0, done.stderr
+    assert "6 scans were done with other settings or weights and are done again" in done.stdout
+    assert (out / "metrics.csv").read_bytes() != (tmp_path / "fresh" / "metrics.csv").read_bytes()

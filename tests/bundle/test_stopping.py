@@ -58,3 +58,10 @@ def test_a_command_is_stopped_while_it_starts(number, dataset, tmp_path):
     )
     assert done.returncode == 128 + number
     assert done.stderr.startswith("Stopped.") and done.stderr.count("\n") == 1
+
+
+def test_a_stopped_cross_validation_says_how_to_continue(dataset, tmp_path):
+    words = ["cross-validate", "--config", TINY, "--dataset_dir", dataset, "--output_dir", tmp_path / "out"]
+    code, messages = stopped(signal.SIGTERM, "epoch", *words)
+    assert code == 128 + signal.SIGTERM
+    assert messages.splitlines()[-1] == "Stopped. Run the same command to continue."

@@ -26,6 +26,7 @@ def cases() -> Iterator[Case]:
     yield from _rows()
     yield from _gone()
     yield from _resumed()
+    yield from _resumed_evaluation()
     yield from _cross_validation()
 
 
@@ -108,6 +109,7 @@ def _keys() -> Iterator[Case]:
             ("summary.json", ("cases",)), ("summary.json", ("mean_dice",)), ("summary.json", ("classes",)), ("summary.json", ("classes", "bright")), ("summary.json", ("classes", "bright", "dice_mean")), ("summary.json", ("classes", "bright", "dice_ci95")),
             ("run.json", ("cases",)), ("run.json", ("cases", "case_0")), ("run.json", ("cases", "case_0", "image")), ("run.json", ("cases", "case_0", "reference")), ("run.json", ("config",)), ("run.json", ("config", "class_names")), ("run.json", ("config", "ckpt_path")), ("run.json", ("command",)),
             ("run.json", ("trained_on",)), ("predictions.json", (0,)), ("predictions.json", (0, "case")), ("predictions.json", (0, "status")),
+            ("predictions.json", (0, "scores")), ("predictions.json", (0, "scores", "classes")), ("predictions.json", (0, "scores", "classes", 1, "dice")),
         ],
         "predicted": [
             ("run.json", ("config",)), ("run.json", ("config", "class_names")), ("run.json", ("config", "intensity")), ("predictions.json", (0,)), ("predictions.json", (0, "case")), ("predictions.json", (0, "image")), ("predictions.json", (0, "prediction")), ("predictions.json", (0, "status")),
@@ -116,6 +118,7 @@ def _keys() -> Iterator[Case]:
     fine = {
         ("run.json", ("config",)): {"null"}, ("run.json", ("cases",)): {"null"}, ("run.json", ("trained_on",)): {"null"}, ("run.json", ("command",)): {"text", "null"}, ("run.json", ("config", "ckpt_path")): {"text", "null", "a list"}, ("run.json", ("cases", "case_0", "image")): {"text"}, ("run.json", ("cases", "case_0", "reference")): {"text", "null"},
         ("summary.json", ("cases",)): {"a number"}, ("summary.json", ("mean_dice",)): {"null", "a number"}, ("summary.json", ("classes", "bright", "dice_mean")): {"null", "a number"}, ("predictions.json", (0, "case")): {"text"}, ("predictions.json", (0, "status")): {"text"}, ("predictions.json", (0, "image")): {"text"}, ("predictions.json", (0, "prediction")): {"text"},
+        ("predictions.json", (0, "scores")): {"null"},
         ("run.json", ("config", "intensity")): {"null", "a mapping", "text", "a number", "a list", "true"},
     }  # fmt: skip
     for run, found in places.items():
@@ -252,6 +255,30 @@ def _resumed() -> Iterator[Case]:
             yield Case(
                 "predictions.json resumed", f"{key} is {name}", lambda p, k=key, v=value: changed(p, k, v), EITHER, (),
                 right.good_scan_done,
+            )  # fmt: skip
+
+
+def _resumed_evaluation() -> Iterator[Case]:
+    """Evaluations that are resumed with damaged records: refused, or scored again."""
+
+    def build(place: Place, keys: tuple[Any, ...], value: Any) -> list[object]:
+        folder = place.copied(place.material.evaluated, "out")
+        place.may_change.append(folder)
+        _changed_json("predictions.json", _set(0, *keys, value=value))(folder)
+        return [*place.evaluate(), "--resume"]
+
+    def right(place: Place) -> str | None:
+        found, expected = ((folder / "metrics.csv").read_bytes() for folder in (place.output, place.material.evaluated))
+        return None if found == expected else "metrics.csv is not that of an undisturbed evaluation"
+
+    places: list[tuple[Any, ...]] = [
+        ("scores",), ("scores", "voxel_ml"), ("scores", "classes"), ("scores", "classes", 1), ("scores", "classes", 1, "status"), ("scores", "classes", 1, "dice"), ("settings",), ("input",),
+    ]  # fmt: skip
+    for keys in places:
+        for name, value in {**_VALUES, "missing": ...}.items():
+            yield Case(
+                "evaluation resumed", f"{'.'.join(map(str, keys))} is {name}",
+                lambda p, k=keys, v=value: build(p, k, v), EITHER, (), right,
             )  # fmt: skip
 
 

@@ -7,9 +7,19 @@ import pandas
 import pytest
 import torch
 
+from segbundle.documents import validate
 from segbundle.errors import OutputError
 from segbundle.metrics import ClassScore, Status, score_case
-from segbundle.reports import CaseScores, print_summary, read_scores, summarize, write_scores
+from segbundle.reports import (
+    CaseScores,
+    print_summary,
+    read_scores,
+    scores_from_json,
+    scores_to_json,
+    summarize,
+    write_scores,
+)
+from segbundle.reports.schemas import Scores
 from segbundle.reports.scores import COLUMNS, Row, bootstrap_interval, mean_dice, metrics_rows, read_rows
 
 NAMES = ["background", "liver", "lesion"]
@@ -40,6 +50,38 @@ def test_summary_by_hand(cases):
     assert summary["cases"] == 4
     counts = {key: value for key, value in lesion.items() if key.startswith("n_")}
     assert counts == {"n_scored": 1, "n_missed": 0, "n_false_positive": 1, "n_true_absent": 1, "n_unannotated": 1}
+
+
+def test_scores_in_a_record_are_read_back_exactly():
+    ball, cube = torch.zeros(2, 9, 9, 9, dtype=torch.long)
+    ball[2:6, 2:6, 2:5], cube[2:6, 3:7, 2:5] = 1, 1
+    spacing = (0.1, 0.7, 1 / 3)
+    scores = score_case(ball, cube, 3, [True, True, False], spacing=spacing, nsd_tolerance_mm=0.5)
+    case = CaseScores("a", scores, voxel_ml=0.1 * 0.7 / 3 / 1000)
+    content = json.loads(json.dumps(scores_to_json(case), allow_nan=False))
+    validate(content, Scores, "record", OutputError)
+    again = scores_from_json("a", content)
+    assert repr(again) == repr(case)  # NaN is not equal to itself
+    assert again.scores[1].hd95_mm > 0 and 0 < again.scores[1].nsd < 1
+    assert math.isnan(again.scores[2].dice) and again.scores[2].components_ref is None
+
+
+def test_a_missing_dice_in_a_record_is_refused():
+    content = scores_to_json(case("a", [1, 1, 2, 0], [1, 1, 2, 2]))
+    content["classes"][2]["dice"] = None
+    with pytest.raises(OutputError, match=r"classes\[2\] is .*: a class that is scored cannot have this Dice"):
+        validate(content, Scores, "record", OutputError)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("status", "good"), ("dice", 1.5), ("dice", "0.5"), ("hd95_mm", -1), ("nsd", 2), ("voxels_ref", None)],
+)
+def test_impossible_scores_in_a_record_are_refused(key, value):
+    content = scores_to_json(case("a", [1, 1, 2, 0], [1, 1, 2, 2]))
+    content["classes"][1][key] = value
+    with pytest.raises(OutputError, match=rf"record: classes\[1\]\.{key} is "):
+        validate(content, Scores, "record", OutputError)
 
 
 def test_interval_holds_the_mean_and_is_the_same_every_time(cases):

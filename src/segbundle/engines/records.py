@@ -16,6 +16,7 @@ from segbundle.engines.unwritten import UnwrittenFiles
 from segbundle.files import remove_partial, write_json
 from segbundle.hashing import new_digest, shortened
 from segbundle.outputs import folder_of, look_at, names
+from segbundle.reports import CaseScores, scores_from_json
 from segbundle.reports.journal import Journal, journals, key_of, record_files, records_of
 
 _logger = logging.getLogger(__name__)
@@ -36,8 +37,10 @@ class ScanRecords:
         settings: everything that decides what a scan's result is: the checkpoint's path, the network, spacing, ...
             Stored with each record as a short hash, in which `weights` count by the contents of the files.
         save_probabilities: whether scans get a file of class probabilities, too.
+        scored_classes: the classes of an evaluation, for which a finished scan has scores; empty for predictions.
 
     Attributes:
+        earlier_scores: scores of the scans that `remaining` left out.
         begun: time when the run began, of a clock in seconds.
         nothing_left: whether an earlier run that is resumed has done everything, as `remaining` found.
         unwritten: files of the run that could not be written.
@@ -49,6 +52,7 @@ class ScanRecords:
         resume: bool = False,
         settings: Mapping[str, Any] | None = None,
         save_probabilities: bool = False,
+        scored_classes: Sequence[str] = (),
     ) -> None:
         self.path = Path(output_dir) / names.PREDICTIONS
         self.resume = resume
@@ -57,10 +61,12 @@ class ScanRecords:
         self._hash: str | None = None
         self.begun = time.monotonic()
         self.nothing_left = False
+        self.earlier_scores: list[CaseScores] = []
         self.unwritten = UnwrittenFiles()
         own = f"predictions.rank{rank()}.jsonl" if world_size() > 1 else "predictions.jsonl"
         self._journal = Journal(self.path.with_name(own))
         self._save_probabilities = save_probabilities
+        self._scored_classes = scored_classes
         self._records: dict[_Key, dict[str, Any]] = {}
         self._others: dict[_Key, dict[str, Any]] = {}  # of scans that an earlier run had to do, and this one has not
         self._inputs: dict[_Key, str] = {}
@@ -140,7 +146,7 @@ class ScanRecords:
         """
         keys = [_key(entry) for entry in data]
         self._everything = set(keys)
-        self._inputs = {key: _fingerprint(entry["image"]) for key, entry in zip(keys, data, strict=True)}
+        self._inputs = {key: _fingerprint(entry) for key, entry in zip(keys, data, strict=True)}
         if self.resume:
             self._read_earlier()
         left = [entry for key, entry in zip(keys, data, strict=True) if key not in self._records]
@@ -161,11 +167,22 @@ class ScanRecords:
         earlier = {key_of(one): one for path in record_files(self.path.parent) for one in records_of(path)}
         asked = [record for record in earlier.values() if record["case"] in cases]
         self._records = {key_of(record): record for record in asked if self._is_done(record)}
-        changed = sum(record.get("settings") != self.settings_hash for record in asked)
+        self.earlier_scores = [
+            scores_from_json(record["case"], record["scores"])
+            for record in self._records.values()
+            if record.get("scores") is not None
+        ]
+        same = [record for record in asked if record.get("settings") == self.settings_hash]
+        if other := len(asked) - len(same):
+            _logger.warning("%d scans were done with other settings or weights and are done again", other)
+        changed = sum(record["status"] == "ok" and not self._has_same_input(record) for record in same)
         if changed:
-            _logger.warning("%d scans were done with other settings or weights and are done again", changed)
+            _logger.warning("%d scans, or their references, have changed and are done again", changed)
         if rank() == 0:
-            self._others = {key: record for key, record in earlier.items() if record["case"] not in cases}
+            others = {key: record for key, record in earlier.items() if record["case"] not in cases}
+            if self._scored_classes:  # the report of an evaluation lists every failure in its folder
+                others = {key: record for key, record in others.items() if record["status"] == "ok"}
+            self._others = others
 
     def _refuse_to_replace(self, left: Sequence[dict[str, Any]]) -> None:
         """Refuse to begin if a file that this run will write holds something of others, or an input."""
@@ -177,7 +194,7 @@ class ScanRecords:
         written = [names.label_map("", entry["case"]) for entry in readable]
         if self._save_probabilities:
             written += [names.probabilities("", entry["case"]) for entry in readable]
-        if left:
+        if left or self._scored_classes:  # an evaluation writes its scores also if no case is left
             written += [Path(name) for name in (names.PREDICTIONS, names.TRAINING_CASES, *names.RESULTS)]
         if folder.is_claimed:
             folder.refuse_foreign(written)
@@ -202,11 +219,17 @@ class ScanRecords:
                 path.unlink()
 
     def _is_done(self, record: Mapping[str, Any]) -> bool:
-        """Whether a scan was finished with these settings, and its files are those of then and its results there."""
+        """Return whether a scan was finished with these settings, its files are unchanged and its results are there."""
         if record["status"] != "ok" or record.get("settings") != self.settings_hash:
             return False
+        scores = (record.get("scores") or {"classes": []})["classes"]
+        if not self._has_same_input(record) or len(scores) != len(self._scored_classes):
+            return False
         results = [record.get("prediction") or "", *filter(None, [record.get("probabilities")])]
-        return record.get("input") == self._inputs.get(key_of(record)) and all(Path(one).is_file() for one in results)
+        return all(Path(one).is_file() for one in results)
+
+    def _has_same_input(self, record: Mapping[str, Any]) -> bool:
+        return record.get("input") == self._inputs.get(key_of(record))
 
 
 def source_of(image: str | Sequence[str]) -> str:
@@ -232,10 +255,16 @@ def readable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _fingerprint(image: str | Sequence[str]) -> str:
-    """Twelve hexadecimal digits that change with the paths, sizes and dates of a scan's files."""
+def _fingerprint(entry: Mapping[str, Any]) -> str:
+    """Return twelve hexadecimal digits that change with the files of a scan and with its reference, if it has one.
+
+    Of files, paths, sizes and dates count; of the reference also which classes are annotated, and the ignore label.
+    """
     digest = new_digest()
-    for given in _paths(image):
+    for key in ("annotated", "ignore_label"):
+        if key in entry:
+            digest.update(f"{key} {entry[key]}\n".encode())
+    for given in [*_paths(entry["image"]), *_paths(entry.get("label", []))]:
         try:
             files = files_of(os.path.realpath(given))
             known = [file.stat() if file.exists() else None for file in files]

@@ -19,6 +19,7 @@ from segbundle.engines.peak_memory import PeakMemory
 from segbundle.engines.ranks import rank
 from segbundle.engines.records import ScanRecords, readable, source_of
 from segbundle.errors import OutputError, ScansFailedError, describe
+from segbundle.reports import scores_to_json
 from segbundle.terminal import duration, is_terminal
 
 _logger = logging.getLogger(__name__)
@@ -76,8 +77,8 @@ def read_ahead(dataset: ScanDataset) -> None:
 class ScanEvaluator(SegmentationEvaluator):
     """An evaluator for scans that matter one by one: an error ends the scan it happens in, not the run.
 
-    A finished label map is written in the background while the next scan is computed; one at a time, so that memory
-    stays bounded. A scan's record (see `ScanRecords`) appears when its file is there:
+    A finished label map is written in the background while the next scan is computed, after metrics have scored it; one
+    at a time, so that memory stays bounded. A scan's record (see `ScanRecords`) appears when its file is there:
 
     - `case`, `image`, and `status`: `ok` or `failed`;
     - `prediction`, the file written, or null; `probabilities`, if they were asked for; `error`, null or a message;
@@ -86,7 +87,9 @@ class ScanEvaluator(SegmentationEvaluator):
     - `window_size`, voxels of the windows, which `auto` chooses by the free memory;
     - `peak_memory_mb`, the largest resident memory of the process while the scan was computed, and on a GPU
       `peak_gpu_memory_mb`;
-    - `settings`, a hash of what decides the result; `input`, one of the paths, sizes and dates of the scan's files.
+    - `scores` of every class, if a metric computes them;
+    - `settings`, a hash of what decides the result; `input`, one of the paths, sizes and dates of the scan's files, and
+      of what it is scored against.
 
     Args:
         records: where records go.
@@ -100,8 +103,10 @@ class ScanEvaluator(SegmentationEvaluator):
         self.records = records
         self.saving = saving
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="writing")
+        self._computed: tuple[dict[str, Any], dict[str, float], dict[str, float]] | None = None
         self._written: Future[None] | None = None
         self._finished = 0
+        self.add_event_handler(Events.ITERATION_COMPLETED, self._save)  # after metrics, which were attached before
         self.add_event_handler(Events.EPOCH_COMPLETED, lambda: self._wait())  # before scores are reported
         self.add_event_handler(Events.COMPLETED | Events.EXCEPTION_RAISED, self._finish)
 
@@ -134,13 +139,19 @@ class ScanEvaluator(SegmentationEvaluator):
             predicting = engine.state.predict_seconds
             stages = {"load": loading, "predict": predicting, "restore": spent - predicting}
             record["window_size"] = engine.state.window_size
-            item = {**engine.state.batch[0], **engine.state.output[0]}
+            self._computed = record, stages, memory.peaks()
             self._wait()
-            self._written = self._writer.submit(self._write, record, item, stages, memory.peaks())
         return engine.state.output
 
+    def _save(self, engine: Engine) -> None:
+        """Start to write the label map of the scan that was computed, if it did not fail."""
+        state: Any = engine.state
+        computed, self._computed = self._computed, None
+        if computed is not None:
+            self._written = self._writer.submit(self._write, {**state.batch[0], **state.output[0]}, *computed)
+
     def _write(
-        self, record: dict[str, Any], item: dict[Any, Any], stages: dict[str, float], peaks: dict[str, float]
+        self, item: dict[Any, Any], record: dict[str, Any], stages: dict[str, float], peaks: dict[str, float]
     ) -> None:
         """Write a scan's label map, then its record."""
         started = time.monotonic()
@@ -149,6 +160,8 @@ class ScanEvaluator(SegmentationEvaluator):
             record = {**record, "prediction": saved.get("prediction"), "error": None}
             if "probabilities" in saved:
                 record["probabilities"] = saved["probabilities"]
+            if "scores" in item:
+                record["scores"] = scores_to_json(item["scores"])
         except Exception as problem:
             record = _failed(record, describe(problem))
         self._record(record, {**stages, "write": time.monotonic() - started}, peaks)

@@ -15,6 +15,7 @@ from monai.utils import CommonKeys
 
 from segbundle.classes import IGNORE_INDEX, Classes
 from segbundle.engines.ranks import gathered, rank
+from segbundle.engines.records import ScanRecords
 from segbundle.engines.values import nsd_tolerances
 from segbundle.metrics import score_case
 from segbundle.outputs import names
@@ -37,19 +38,27 @@ class MeanDice(Metric):
     """Mean Dice over classes as `summary.json` defines it; keeps each case's scores in `cases`.
 
     Reads label maps `pred` and `label` (1, X, Y, Z) from the engine's output, and `case` and `annotated` from its
-    batch. Zero where no class of no case could be scored, so that engines can compare it.
+    batch, and adds a case's `scores` to its output. Zero where no class of no case could be scored, so that engines
+    can compare it.
 
     Args:
         class_names: the task's classes, the background first.
         nsd_tolerance_mm: also measure surfaces and count components, with this tolerance (see `nsd_tolerances`).
+        records: of an evaluation; scores of the cases that an earlier run finished are counted, too.
 
     Raises:
         ConfigError: see `nsd_tolerances`.
     """
 
-    def __init__(self, class_names: Sequence[str], nsd_tolerance_mm: float | Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        nsd_tolerance_mm: float | Mapping[str, float] | None = None,
+        records: ScanRecords | None = None,
+    ) -> None:
         self.class_names = Classes(class_names).names
         self.nsd_tolerance_mm = nsd_tolerances(nsd_tolerance_mm, self.class_names)
+        self.records = records
         self.cases: list[CaseScores] = []
         super().__init__()
 
@@ -63,6 +72,7 @@ class MeanDice(Metric):
         outputs: Any = engine.state.output
         for item, output in zip(batch, outputs, strict=True):
             self.update({**item, **output})
+            output["scores"] = self.cases[-1]
 
     def update(self, output: dict[str, Any]) -> None:
         """Score one case."""
@@ -83,8 +93,10 @@ class MeanDice(Metric):
         self.cases.append(CaseScores(output["case"], scores, voxel_mm3 / 1000))
 
     def completed(self, engine: Engine, name: str) -> None:
-        """Put the cases of all processes together, and the mean into the engine's state."""
+        """Collect the cases of all processes and of an earlier run, and put the mean into the engine's state."""
         self.cases = gathered(self.cases)
+        if self.records is not None:
+            self.cases = sorted([*self.records.earlier_scores, *self.cases], key=lambda scored: scored.case)
         super().completed(engine, name)
 
     def compute(self) -> float:

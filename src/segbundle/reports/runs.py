@@ -157,8 +157,8 @@ def holds_scores(folder: str | Path) -> bool:
     if not (folder / names.RUN_FILE).is_file():
         done = sum(record["status"] == "ok" for record in read_records(folder))
         raise OutputError(
-            f"{folder}: holds no {names.RUN_FILE}, which is written when a run ends; {done} scans are done so far. Go "
-            "on with predict ... --resume, or evaluate again."
+            f"{folder}: holds no {names.RUN_FILE}, which is written when a run ends; {done} scans are done so far. Run "
+            "the same predict or evaluate command with --resume."
         )
     if _made_by(folder).get("cases"):
         raise OutputError(f"{folder}: is an evaluation without metrics.csv; evaluate again.")

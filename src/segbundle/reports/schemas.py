@@ -4,16 +4,42 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import Self
 
 from segbundle.metrics import Status
 
+Amount = Annotated[float, Field(ge=0)]
 Interval = Annotated[list[float | None], Field(min_length=2, max_length=2)]
 Files = str | Annotated[list[str], Field(min_length=1)]
 
 
 class _Plain(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+
+class _ClassScores(_Plain):
+    status: Annotated[Status, Field(strict=False)]
+    dice: Annotated[float, Field(ge=0, le=1)] | None
+    voxels_ref: Amount
+    voxels_pred: Amount
+    hd95_mm: Amount | None
+    nsd: Annotated[float, Field(ge=0, le=1 + 1e-9)] | None  # a quotient of sums, which are rounded
+    components_ref: Annotated[int, Field(ge=0)] | None
+    components_pred: Annotated[int, Field(ge=0)] | None
+
+    @model_validator(mode="after")
+    def _refuse_other_dice(self) -> Self:
+        if (self.dice is None) != (self.status in (Status.TRUE_ABSENT, Status.UNANNOTATED)):
+            raise ValueError(f"a class that is {self.status.value} cannot have this Dice")
+        return self
+
+
+class Scores(_Plain):
+    """Scores of a case in its record, the background first."""
+
+    voxel_ml: Amount
+    classes: list[_ClassScores]
 
 
 class Record(_Plain):
@@ -25,6 +51,7 @@ class Record(_Plain):
     prediction: str | None = None
     probabilities: str | None = None
     error: str | None = None
+    scores: Scores | None = None
 
 
 class Case(_Plain):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ COLUMNS = (
 )
 _NUMBERS = ("dice", "hd95_mm", "nsd", "volume_ref_ml", "volume_pred_ml", "components_ref", "components_pred")
 _FRACTIONS = ("dice", "nsd")
+_OR_NAN = ("dice", "hd95_mm", "nsd")
 _BOOTSTRAP_RESAMPLES = 2000
 _WIDE = 100  # letters of a terminal that holds intervals beside the surfaces
 _COUNTED = (Status.SCORED, Status.MISSED, Status.FALSE_POSITIVE)
@@ -59,6 +60,32 @@ class CaseScores:
     case: str
     scores: Sequence[ClassScore]
     voxel_ml: float
+
+
+def scores_to_json(case: CaseScores) -> dict[str, Any]:
+    """Return the scores of a case for its record; NaN becomes null. `scores_from_json` returns the same numbers."""
+    return {"voxel_ml": case.voxel_ml, "classes": [_class_to_json(score) for score in case.scores]}
+
+
+def _class_to_json(score: ClassScore) -> dict[str, Any]:
+    numbers = {key: None if math.isnan(getattr(score, key)) else getattr(score, key) for key in _OR_NAN}
+    return {**asdict(score), **numbers, "status": score.status.value}
+
+
+def scores_from_json(case: str, content: Mapping[str, Any]) -> CaseScores:
+    """Return the scores of a case from its record.
+
+    Args:
+        case: name of the case.
+        content: as `scores_to_json` returns it.
+    """
+    return CaseScores(case, [_class_from_json(score) for score in content["classes"]], content["voxel_ml"])
+
+
+def _class_from_json(content: Mapping[str, Any]) -> ClassScore:
+    values = {field.name: content[field.name] for field in fields(ClassScore)}
+    numbers = {key: math.nan if values[key] is None else values[key] for key in _OR_NAN}
+    return ClassScore(**{**values, **numbers, "status": Status(values["status"])})
 
 
 def metrics_rows(cases: Sequence[CaseScores], class_names: Sequence[str]) -> list[dict[str, str]]:

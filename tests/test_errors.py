@@ -28,6 +28,11 @@ def test_other_errors_stay_what_they_are():
     assert describe(error) == "KeyError: 'x'"  # the first cause, not what it was wrapped in
 
 
+def test_messages_do_not_tell_where_an_object_lies_in_memory():
+    assert describe(RuntimeError("NrrdImageIO(0x7f139c00b3b0): no")) == "RuntimeError: NrrdImageIO: no"
+    assert describe(ValueError("<A object at 0x7f139c00b3b0> and 0x12")) == "<A object> and 0x12"
+
+
 def program(lines, **more):
     code = "from segbundle.errors import *; show_plain_errors()\n" + lines
     env = {**os.environ, **more}

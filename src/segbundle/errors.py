@@ -18,6 +18,8 @@ _E = TypeVar("_E", bound=BaseException)
 
 _MOST_CHARACTERS, _MOST_LINES = 800, 4
 _MOST_KNOWN = 12
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{6,}|\(0x[0-9a-fA-F]{6,}\)")
+"""Where an object lies in memory, which ITK's and Python's texts tell."""
 
 
 class SegbundleError(ValueError):
@@ -192,7 +194,7 @@ def _place(error: BaseException) -> str:
 
 def _shortened(text: str) -> str:
     """A text of a few lines at most, without secrets; of a long one beginning and end, which says what to do."""
-    text = str(without_credentials(text))
+    text = _ADDRESS.sub("", str(without_credentials(text)))
     lines = text.splitlines()
     if len(lines) > _MOST_LINES:
         text = "\n".join([*lines[: _MOST_LINES - 1], f"... and {len(lines) - _MOST_LINES + 1} lines more"])

@@ -249,6 +249,34 @@ class TestSeries:
             assert found(tmp_path) == {"study": ""}
         assert "4 files passed over: 3 of a localizer, 1 without an ending" in caplog.text
 
+    def test_what_is_no_volume_is_named(self, tmp_path, caplog):
+        write_series(tmp_path / "good")
+        write_series(tmp_path / "scout", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+        with caplog.at_level("INFO"):
+            assert found(tmp_path) == {"good": ""}
+        assert f"{tmp_path}: no volumes but a localizer: scout" in caplog.text
+
+    def test_slices_without_a_place_in_space_fail(self, tmp_path):
+        write_series(tmp_path / "good")
+        write_series(tmp_path / "bad", ImageOrientationPatient=None)
+        scans = found(tmp_path)
+        assert scans["good"] == ""
+        assert "bad" in scans["bad"]
+        assert "without positions and orientation in space. Export it again." in scans["bad"]
+
+    def test_pictures_without_a_place_in_space_are_left_out(self, tmp_path):
+        write_series(tmp_path / "good")
+        write_series(tmp_path / "picture", ImageOrientationPatient=None, ImageType=["DERIVED", "SECONDARY"])
+        assert found(tmp_path) == {"good": ""}
+
+    def test_a_folder_of_unreadable_slices_fails(self, tmp_path):
+        write_series(tmp_path / "good")
+        for path in write_series(tmp_path / "bad"):
+            path.write_bytes(path.read_bytes()[:600])
+        scans = found(tmp_path)
+        assert scans["good"] == ""
+        assert "3 of its DICOM files cannot be read" in scans["bad"]
+
     def test_a_series_that_may_lack_a_slice_fails(self, tmp_path):
         slices = write_series(tmp_path / "study", 4)
         write_series(tmp_path / "other")

@@ -55,8 +55,9 @@ def patched(path, voxels, offset, content, form="sform"):
         ("sform", 108, floats(0), "vox_offset of its header is 0"),
         ("sform", 108, floats(np.nan), "vox_offset of its header is nan"),
         ("sform", 108, floats(1e9), "a.nii has 772"),
+        ("qform", 80, floats(-1), "voxels of -1 x 1 x 1 mm"),
         ("sform", 112, floats(np.inf, 0), "scales values by inf and adds 0"),
-        ("sform", 112, floats(np.nan, 0), "scales values by nan and adds 0"),
+        ("sform", 112, floats(np.nan, 5), "scales values by nan and adds 5"),
         ("sform", 112, floats(1, np.nan), "scales values by 1 and adds nan"),
         ("sform", 112, floats(2, -np.inf), "scales values by 2 and adds -inf"),
         ("sform", 280, floats(0, 0, 0, 0), r"affine is singular \(0, 0, 0, 0; 0, 1, 0, 0"),
@@ -83,7 +84,14 @@ def test_a_header_that_cannot_be_true_is_refused(tmp_path, voxels, capfd, form, 
 
 
 @pytest.mark.parametrize(
-    ("offset", "content"), [(80, floats(0, 0, 0)), (112, floats(0, 5)), (112, floats(np.nan, np.nan)), (72, shorts(64))]
+    ("offset", "content"),
+    [
+        (80, floats(0, 0, 0)),
+        (112, floats(0, 5)),
+        (112, floats(np.nan, np.nan)),
+        (112, floats(np.nan, 0)),
+        (72, shorts(64)),
+    ],
 )
 def test_values_of_a_header_that_say_nothing_are_accepted(tmp_path, voxels, offset, content):
     """Sizes beside an sform; a slope of 0, or nibabel's own mark, for values that are not scaled."""

@@ -18,6 +18,10 @@ def test_every_scan_format_has_its_ending(tmp_path, suffix):
     assert is_nifti(tmp_path / f"a{suffix}") == (suffix in (".nii", ".nii.gz"))
 
 
+def test_both_halves_of_a_pair_have_the_name_of_the_scan():
+    assert {stem(f"a/x{ending}") for ending in (".hdr", ".img", ".HDR", ".IMG", ".img.gz")} == {"x"}
+
+
 def test_a_dicom_file_has_its_mark_after_128_bytes(tmp_path):
     path = tmp_path / "a"
     for content, expected in [(MARK, True), (MARK + b"more", True), (MARK[1:], False), (MARK[:-1], False)]:

@@ -96,6 +96,21 @@ def test_an_nrrd_header_is_refused(tmp_path, name, key, value, message):
         assert message in str(caught.value) and str(caught.value).startswith(f"{path}: ")
 
 
+@pytest.mark.parametrize(("name", "key"), [("a.mha", "ElementDataFile"), ("a.nrrd", "data file")])
+def test_a_header_that_names_itself_as_its_data_is_refused(tmp_path, name, key):
+    path = write(tmp_path, name)
+    with_field(path, key, f"./{name}")
+    with pytest.raises(DataError, match="is not a file that could hold its voxels"):
+        read_scan(path)
+
+
+@pytest.mark.parametrize("name", ["a.mha", "a.nrrd"])
+def test_endings_may_be_in_capitals(tmp_path, name):
+    path = write(tmp_path, name)
+    path = path.rename(path.with_suffix(path.suffix.upper()))
+    np.testing.assert_array_equal(read_scan(path, None).array[0], VALUES.transpose(2, 1, 0))
+
+
 def test_the_many_lines_of_a_segmentation_are_read(tmp_path):
     path = write(tmp_path, "a.seg.nrrd")
     entries = "".join(

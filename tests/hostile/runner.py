@@ -86,7 +86,10 @@ class Runner:
         folder = self.folder / f"{self._count:04d}"
         place = Place(folder, self.material)
         folder.mkdir()
-        words = [_text(word) for word in case.build(place)]
+        try:
+            words = [_text(word) for word in case.build(place)]
+        except Exception as error:  # a mistake here, which must not end a run of thousands of cases
+            return Result(case.id, case.kind, case.expect, "not made", 0.0, "", [f"the input cannot be made: {error}"])
         before = snapshot(folder)
         answer = (self._really if real else self._forks.run)(words, folder)
         after = snapshot(folder)

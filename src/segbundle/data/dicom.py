@@ -41,6 +41,7 @@ class Series:
         files: sorted by name.
         why: in words, what it is instead of a volume, such as `a localizer`; None for a volume. Whether the slices of
             a volume are complete is found when it is read.
+        damaged: whether it should be a volume, by its SOP class, although it is none.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class Series:
     modality: str
     files: tuple[Path, ...]
     why: str | None = None
+    damaged: bool = False
 
 
 @dataclass(frozen=True)
@@ -233,4 +235,4 @@ def _series(images: Sequence[DicomImage]) -> Series:
     if why is None and different > 1:
         why = f"{len(slices)} slices in {different} orientations, as localizers have them"
     files = tuple(sorted(image.path for image in images))
-    return Series(files[0], first.series, first.description, first.modality, files, why)
+    return Series(files[0], first.series, first.description, first.modality, files, why, first.damaged)

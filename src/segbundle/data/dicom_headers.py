@@ -46,6 +46,10 @@ _SUFFIXES = (".dcm", ".dicom", ".ima")
 UNREADABLE = "unreadable"
 """Kind of files that may be damaged slices."""
 _SCOUTS = ("LOCALIZER", "SCOUT")
+_CROSS_SECTIONAL = tuple(
+    f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("2", "2.1", "2.2", "4", "4.1", "4.4", "128", "128.1", "130")
+)
+"""SOP classes of CT, MR and PET images, single and multi-frame."""
 
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it does not name the file
 warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
@@ -69,6 +73,7 @@ class DicomImage:
         pixels: position of the pixel data element in the file.
         slices: its planes; empty where it has no place in space.
         why: in words, what it is instead of slices of a volume; None if it is that.
+        damaged: whether it should have been that, by its SOP class.
     """
 
     path: Path
@@ -84,6 +89,7 @@ class DicomImage:
     pixels: int
     slices: tuple[Slice, ...]
     why: str | None
+    damaged: bool = False
 
 
 def read_image(path: Path) -> DicomImage | str:
@@ -121,7 +127,8 @@ def _image(path: Path, file: BinaryIO) -> DicomImage | str:
     bits = int(header.get("BitsAllocated") or 16)
     why = _not_a_volume(header)
     slices = () if why else _slices(path.name, header)
-    if not why and not slices:
+    unplaced = not why and not slices
+    if unplaced:
         why = f"{_kind(header)} without positions and orientation in space"
     return DicomImage(
         path,
@@ -137,6 +144,7 @@ def _image(path: Path, file: BinaryIO) -> DicomImage | str:
         pixels,
         slices,
         why,
+        damaged=unplaced and _is_cross_sectional(header),
     )
 
 
@@ -161,6 +169,12 @@ def _kind(header: Any) -> str:
     name = str(getattr(header.get("SOPClassUID"), "name", "") or header.get("Modality") or "image")
     frames = _frames(header)
     return f"{name} of {frames} frames" if frames > 1 else f"{name}"
+
+
+def _is_cross_sectional(header: Any) -> bool:
+    """Return whether an image is an original slice by its SOP class, which must then have a place in space."""
+    kinds = [str(kind).upper() for kind in _several(header.get("ImageType"))]
+    return str(header.get("SOPClassUID") or "") in _CROSS_SECTIONAL and "DERIVED" not in kinds
 
 
 def _frames(header: Any) -> int:

@@ -6,7 +6,7 @@ import errno
 import logging
 import os
 import stat
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -56,6 +56,7 @@ class Tree:
         dicom: folders that directly hold DICOM files, sorted.
         lost: what cannot be opened, sorted.
         left_out: how many files there are besides, by kind.
+        no_volumes: names of DICOM series that are no volumes, by what they are instead.
     """
 
     root: Path
@@ -63,6 +64,7 @@ class Tree:
     dicom: list[Path] = field(default_factory=list)
     lost: list[Lost] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
+    no_volumes: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
 
 def list_tree(root: str | Path) -> Tree:
@@ -219,6 +221,8 @@ def log_left_out(trees: Iterable[Tree]) -> None:
         words = left_out_in_words(tree.left_out)
         if words:
             log_once(f"{escaped(tree.root)}: {words}")
+        for why, series in tree.no_volumes.items():
+            log_once(f"{escaped(tree.root)}: no volumes but {why}: {some(series)}")
         others = [lost.reason for lost in tree.lost if not lost.scan]
         for reason in first_of(others):
             log_once(reason, logging.WARNING)

@@ -12,7 +12,7 @@ import numpy as np
 from segbundle.data.geometry import Geometry, Scan, check_geometry, volume_shape
 from segbundle.data.reading import check_memory
 from segbundle.data.scan_files import data_files
-from segbundle.data.text_headers import check_text_header, compressed_values
+from segbundle.data.text_headers import METAIMAGE, NRRD, check_text_header, compressed_values
 from segbundle.errors import DataError
 
 _COMPRESSED = re.compile(rb"CompressedData\s*=\s*True|encoding:\s*(?!raw)\S", re.IGNORECASE)
@@ -21,6 +21,7 @@ _MOST_COMPRESSED = 1032
 """Bytes that one byte of gzip can stand for."""
 _HEADER = 1 << 16
 """Bytes of a file in which its header says how voxels are stored."""
+_FORMATS = {**dict.fromkeys(METAIMAGE, "MetaImageIO"), **dict.fromkeys(NRRD, "NrrdImageIO")}
 _BYTES = {"8": 1, "16": 2, "32": 4, "64": 8}
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -74,6 +75,8 @@ def _reader(path: Path) -> Any:
     check_text_header(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
+    if not path.suffix.islower():  # by which ITK would know the format
+        reader.SetImageIO(_FORMATS.get(path.suffix.lower(), ""))
     reader.ReadImageInformation()
     return reader
 

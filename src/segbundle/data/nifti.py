@@ -88,11 +88,11 @@ def _check_header(path: Path) -> None:
     if not (math.isfinite(offset) and offset >= earliest):
         raise DataError(f"{path}: vox_offset of its header is {offset:g}; voxels cannot begin there.")
     sizes = [float(size) for size in header["pixdim"][1 : 1 + min(count, 3)]]
-    if int(header["sform_code"]) == 0 and not all(math.isfinite(size) and size != 0 for size in sizes):
+    if int(header["sform_code"]) == 0 and not all(math.isfinite(size) and size > 0 for size in sizes):
         shown = " x ".join(f"{size:g}" for size in sizes)
         raise DataError(f"{path}: its header says voxels of {shown} mm (pixdim), which cannot be. Repair the header.")
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
-    unscaled = slope == 0 or (math.isnan(slope) and math.isnan(inter))  # the latter is nibabel's mark
+    unscaled = slope == 0 or (math.isnan(slope) and (math.isnan(inter) or inter == 0))  # NaN is nibabel's mark
     if not unscaled and not (math.isfinite(slope) and math.isfinite(inter)):
         raise DataError(
             f"{path}: its header scales values by {slope:g} and adds {inter:g} (scl_slope, scl_inter), which gives no "

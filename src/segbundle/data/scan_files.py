@@ -26,7 +26,7 @@ _DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
 def stem(path: str | Path) -> str:
     """File name without the ending of a scan format: `a/case.01.nii.gz` gives `case.01`."""
     name = (path if isinstance(path, Path) else Path(path)).name
-    for suffix in SUFFIXES:
+    for suffix in (*SUFFIXES, *_PAIRS.values()):
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name

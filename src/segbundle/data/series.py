@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from segbundle.data.case import Case, path_name
 from segbundle.data.folders import Tree, escaped, first_of
 from segbundle.data.scan_files import is_scan_file
 from segbundle.errors import DataError
+
+if TYPE_CHECKING:
+    from segbundle.data.dicom import Series
 
 _NO_NAME = re.compile(r"[^\w.+-]+")
 _LONGEST_NAME = 40
@@ -31,20 +35,18 @@ def scans_in_folders(tree: Tree) -> list[Case]:
     cases = [Case(path_name(path, tree.root), (path,)) for path in lost_scans(tree) if not is_scan_file(path)]
     for folder in tree.dicom:
         lost = [lost.reason for lost in tree.lost if lost.slice and lost.path.parent == folder]
-        cases += series_in(folder, path_name(folder, tree.root), tuple(first_of(lost)), tree.left_out)
+        cases += series_in(folder, path_name(folder, tree.root), tuple(first_of(lost)), tree)
     return cases
 
 
-def series_in(
-    folder: Path, name: str, problems: tuple[str, ...] = (), left_out: Counter[str] | None = None
-) -> list[Case]:
-    """Return the DICOM series of a folder that are volumes.
+def series_in(folder: Path, name: str, problems: tuple[str, ...] = (), tree: Tree | None = None) -> list[Case]:
+    """Return the DICOM series of a folder that are volumes, or should be.
 
     Args:
         folder: it directly holds DICOM files.
         name: of the scan; where there are several, each has its description, and if need be its first file, behind it.
         problems: of every series.
-        left_out: to which all other files are added.
+        tree: to which all other files and series are added as left out.
     """
     from segbundle.data.dicom import list_folder
 
@@ -52,27 +54,34 @@ def series_in(
         found = list_folder(folder)
     except DataError as error:
         return [Case(name, (folder,), problems=(*problems, str(error)))]
-    if left_out is not None:
-        left_out.update({f"{kind} (DICOM)": count for kind, count in found.passed_over if kind not in _KNOWN})
+    if tree is not None:
+        tree.left_out.update({f"{kind} (DICOM)": count for kind, count in found.passed_over if kind not in _KNOWN})
         for one in found.series:
-            if one.why is not None:
-                left_out[f"of {one.why}"] += len(one.files)
-    damaged = dict(found.passed_over).get("unreadable", 0)
-    if damaged:
-        what = f"{escaped(folder)}: {damaged} of its DICOM files cannot be read and may be slices. Export it again."
+            if one.why is not None and not one.damaged:
+                tree.no_volumes[one.why].append(path_name(folder, tree.root))
+                tree.left_out[f"of {one.why}"] += len(one.files)
+    unreadable = dict(found.passed_over).get("unreadable", 0)
+    if unreadable:
+        what = f"{escaped(folder)}: {unreadable} of its DICOM files cannot be read and may be slices. Export it again."
         problems = (*problems, what)
-    volumes = found.volumes
-    if len(volumes) == 1:
-        return [Case(name, (volumes[0].path,), problems=problems)]
-    words = [_NO_NAME.sub("_", one.description or one.modality)[:_LONGEST_NAME].strip("_.") for one in volumes]
+    scans = [one for one in found.series if one.why is None or one.damaged]
+    if not scans:
+        return [Case(name, (folder,), problems=problems)] if unreadable else []
+    names = [name] if len(scans) == 1 else _told_apart(name, scans)
     return [
-        Case(
-            "_".join(filter(None, (name, word, one.path.stem if words.count(word) > 1 else ""))),
-            (one.path,),
-            problems=problems,
-        )
-        for one, word in zip(volumes, words, strict=True)
+        Case(own, (one.path,), problems=(*problems, *_why_none(one))) for own, one in zip(names, scans, strict=True)
     ]
+
+
+def _told_apart(name: str, series: Sequence[Series]) -> list[str]:
+    """Return a name for each of several series of a folder: with its description, and if need be its first file."""
+    words = [_NO_NAME.sub("_", one.description or one.modality)[:_LONGEST_NAME].strip("_.") for one in series]
+    files = [one.path.stem if words.count(word) > 1 else "" for one, word in zip(series, words, strict=True)]
+    return ["_".join(filter(None, (name, *parts))) for parts in zip(words, files, strict=True)]
+
+
+def _why_none(series: Series) -> list[str]:
+    return [] if series.why is None else [f"{escaped(series.path)}: is no volume but {series.why}. Export it again."]
 
 
 def series_of(file: Path) -> Case:

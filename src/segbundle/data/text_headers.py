@@ -239,7 +239,7 @@ def _check_data_files(path: Path, named: str) -> None:
             raise DataError(
                 f"{path}: the file with its voxels, {file}, is missing. Copy it beside the header."
             ) from None
-        if not stat.S_ISREG(kind):
+        if not stat.S_ISREG(kind) or file.samefile(path):
             raise DataError(f"{path}: {file} is not a file that could hold its voxels. Correct the header.")
 
 

@@ -146,13 +146,10 @@ def zoo(scan: Path, weights: Path, num_classes: int, output_dir: Path, device: s
     return {**json.loads(stages.read_text()), "total": total, "peak_gb": max(gb for _, gb in memory)}
 
 
-def ours(
-    scan: Path, weights: Path, num_classes: int, output_dir: Path, device: str, options: list[str]
-) -> dict[str, float]:
-    """`segbundle predict` on the scan."""
-    task = output_dir.parent / f"task_{num_classes}.yaml"
+def write_task(num_classes: int, path: Path) -> None:
+    """Write a task with the preprocessing, windows and network of the Model Zoo's CT bundles."""
     names = ["background", *(f"class {index}" for index in range(1, num_classes))]
-    task.write_text(
+    path.write_text(
         f"""
 class_names: {names}
 spacing: [1.5, 1.5, 1.5]
@@ -162,6 +159,14 @@ network_def: {{_target_: UNet, spatial_dims: 3, in_channels: 1, out_channels: {n
   strides: {list(STRIDES)}, num_res_units: 2, norm: batch}}
 """
     )
+
+
+def ours(
+    scan: Path, weights: Path, num_classes: int, output_dir: Path, device: str, options: list[str]
+) -> dict[str, float]:
+    """`segbundle predict` on the scan."""
+    task = output_dir.parent / f"task_{num_classes}.yaml"
+    write_task(num_classes, task)
     command = [str(Path(sys.executable).parent / "segbundle"), "predict", str(scan), "--config", str(task)]
     command += ["--ckpt_path", str(weights), "--output_dir", str(output_dir), "--device", device, *options]
     total, memory = measured(command)

@@ -10,6 +10,7 @@ from monai.bundle import ConfigParser
 
 from segbundle.engines.configuration import bundle_configs, check_config
 from segbundle.engines.current_workflow import running_workflow
+from segbundle.engines.network_size import check_network_size
 from segbundle.engines.process import keep_freed_memory, settle_vector_math
 from segbundle.engines.ranks import refuse_lone_ranks, start_ranks
 from segbundle.engines.values import KEYS, check_values, is_evaluated_later
@@ -24,7 +25,7 @@ def start_workflow(ranks: bool = False) -> None:
         ranks: whether to connect to the other processes that `torchrun` has started.
 
     Raises:
-        ConfigError: see `check_config` and `refuse_lone_ranks`.
+        ConfigError: see `check_config`, `check_network_size` and `refuse_lone_ranks`.
     """
     keep_freed_memory()
     settle_vector_math()
@@ -38,7 +39,10 @@ def start_workflow(ranks: bool = False) -> None:
     if workflow is not None:
         follow_trainer(workflow.parser)
         check_config(workflow.parser, bundle_configs(Path(workflow.config_root_path)))
-        check_values(_evaluated_values(workflow.parser), evaluated=True)
+        values = _evaluated_values(workflow.parser)
+        check_values(values, evaluated=True)
+        if "patch_size" in values:
+            check_network_size(workflow.parser, values["patch_size"])
 
 
 def follow_trainer(parser: ConfigParser) -> None:

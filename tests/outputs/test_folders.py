@@ -99,8 +99,10 @@ def test_a_record_whose_last_line_is_half_written_is_read(tmp_path):
     claim(tmp_path)
     for name in ("a.json", "c.json", "b.json"):
         write_json(tmp_path / name, 2)
-    claim(tmp_path)
+    folder = claim(tmp_path)
+    assert folder.foreign([tmp_path / name for name in ("a.json", "b.json", "c.json")]) == []
     write_json(tmp_path / "c.json", 3)
+    assert (tmp_path / "c.json").read_text() == "3\n"
 
 
 def test_a_record_of_another_program_is_named(tmp_path):

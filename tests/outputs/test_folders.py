@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -108,6 +109,13 @@ def test_a_record_whose_last_line_is_half_written_is_read(tmp_path):
 def test_a_record_of_another_program_is_named(tmp_path):
     (tmp_path / RECORD).write_text("not ours\n")
     with pytest.raises(OutputError, match=r"segbundle-files\.jsonl: is not a record of written files"):
+        claim(tmp_path)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("nowhere")])
+def test_a_record_that_is_no_file_is_named(tmp_path, make):
+    make(tmp_path / RECORD)
+    with pytest.raises(OutputError, match=r"jsonl: (is not a file|cannot be read \(.*\))\. Move it away"):
         claim(tmp_path)
 
 

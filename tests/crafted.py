@@ -141,7 +141,7 @@ TARGETS = {
     "writing a scan": "segbundle.data.write_segmentation",
     "writing a file": "segbundle.files.written_whole",
     "reproductions": "segbundle.reproductions.runner.reproduce",
-    "a module of segbundle": "segbundle.engines.workflow.Path",
+    "a module of segbundle": "segbundle.engines.output_folders.Path",
     "a reference": "@name",
     "a macro": "%name",
     "an expression": "$'os.' + 'system'",

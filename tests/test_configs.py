@@ -5,7 +5,8 @@ import json
 import pytest
 from monai.bundle import ConfigParser
 
-from segbundle.configs import merged_config, read_config, texts, workflow_file
+from commands import ROOT
+from segbundle.configs import check_steps, merged_config, read_config, texts, workflow_file
 from segbundle.errors import ConfigError
 
 
@@ -42,14 +43,62 @@ def test_numbers_are_those_of_yaml_1_2(base):
         ("+a: 1", {}, r"over.yaml: key '\+a' cannot be set"),
         ("'': 1", {}, "over.yaml: key '' is no name"),
         ("f: 1", {"x#y": 1}, "--x#y cannot be set"),
-        ("run: 1", {}, "config key 'run' is 1; a list of components or expressions is needed"),
-        ("initialize: {a: 1}", {}, "config key 'initialize' is"),
+        ("run: 1", {}, "over.yaml: config key 'run' is 1; a list of components or expressions is needed"),
+        ("initialize: {a: 1}", {}, "over.yaml: config key 'initialize' is {'a': 1}; a list"),
+        ("f: 1", {"initialize": None}, "config key 'initialize' is None; a list"),
         ("f: '%nothing.yaml::a'", {}, "nothing.yaml: no such file"),
     ],
 )
 def test_what_cannot_be_laid_over_is_refused(base, tmp_path, text, overrides, message):
     with pytest.raises(ConfigError, match=message):
         merged_config([base, write(tmp_path / "over.yaml", text)], overrides)
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "inference"])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("initialize: []", "'initialize' removes or changes the step segbundle.engines.start_workflow"),
+        ("initialize: '@steps'\nsteps: []", "'initialize' removes or changes the step segbundle.engines.sta"),
+        ("initialize#0: null", "'initialize' removes or changes the step segbundle.engines.start_workflow"),
+        ("initialize#0#_disabled_: true", "'initialize' removes or changes the step segbundle.engines.start_workflow"),
+        ("initialize#0#_mode_: callable", "'initialize' removes or changes the step segbundle.engines.start_workflow"),
+        ("initialize#1#test_time_flips: []", "'initialize' removes or changes the step segbundle.engines.warn_about_f"),
+        ("run: []", r"'run' removes or changes the step \$@"),
+        ("run::0: $1", r"'run' removes or changes the step \$@"),
+        ("finalize: [{_target_: segbundle.engines.stop_ranks}, '$1']", "'finalize' removes or changes the step"),
+    ],
+)
+def test_the_bundles_steps_cannot_be_removed(tmp_path, name, text, message):
+    if name == "train" and text.startswith("finalize"):
+        text = "finalize: ['$1']"
+    files = [ROOT / "bundle" / "configs" / f"{name}.yaml", write(tmp_path / "mine.yaml", text)]
+    with pytest.raises(ConfigError, match=f"mine.yaml: config key {message}.*; to add steps, write \\+"):
+        check_steps(files)
+
+
+def test_the_command_line_cannot_remove_steps():
+    files = [ROOT / "bundle" / "configs" / "train.yaml"]
+    with pytest.raises(ConfigError, match="command line: config key 'initialize' removes or changes the step"):
+        check_steps(files, {"initialize": []})
+
+
+def test_steps_can_be_added(tmp_path):
+    own = ROOT / "bundle" / "configs" / "train.yaml"
+    over = write(tmp_path / "over.yaml", "+initialize: [$1]\n+run: [$2]\ninitialize#0#ranks: true")
+    check_steps([own, over])
+    assert merged_config([own, over])["initialize"] == [
+        {"_target_": "segbundle.engines.start_workflow", "ranks": True},
+        *read_config(own)["initialize"][1:],
+        "$1",
+    ]
+
+
+def test_other_bundles_have_their_own_steps(tmp_path):
+    other = write(tmp_path / "train.yaml", "initialize: [$1]\nrun: [$2]")
+    over = write(tmp_path / "over.yaml", "initialize: []\nrun: [$3]")
+    check_steps([other, over])
+    assert merged_config([other, over]) == {"initialize": [], "run": ["$3"]}
 
 
 def test_files_that_macros_name_are_read_within_limits(base, tmp_path):

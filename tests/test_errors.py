@@ -5,7 +5,7 @@ import sys
 import pytest
 from monai.bundle import ConfigParser
 
-from segbundle.errors import ConfigError, DataError, describe, root_error, show_error, suggestion
+from segbundle.errors import ConfigError, DataError, describe, one_line, root_error, show_error, suggestion
 
 
 def wrapped(error):
@@ -126,3 +126,11 @@ def test_long_messages_are_shortened_to_a_few_lines():
 def test_suggestion_lists_what_is_known_when_nothing_is_near():
     assert suggestion("xyz", ["b", "a"]) == ": the known ones are a, b."
     assert suggestion("max_epoch", ["min_size", "max_epochs"]) == ": did you mean 'max_epochs'?"
+
+
+def test_failed_allocations_are_shown_without_the_allocators_text():
+    text = (
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+        "allocate 108000000000 bytes. Error code 12 (Cannot allocate memory)"
+    )
+    assert one_line(RuntimeError(text)) == "out of memory: 108 GB more are needed"

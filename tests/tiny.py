@@ -30,6 +30,18 @@ def write_nifti(
     return path
 
 
+def write_empty_scans(folder: Path, *names: str) -> None:
+    """Write files of 2x2x2 zeros, which are scans or label maps."""
+    for name in names:
+        write_nifti(folder / name, np.zeros((2, 2, 2), np.uint8))
+
+
+def write_description(folder: Path, **content: Any) -> None:
+    """Write a `dataset.json`."""
+    folder.mkdir(exist_ok=True)
+    (folder / "dataset.json").write_text(json.dumps(content))
+
+
 def tiny_label(rng: np.random.Generator, shape: Sequence[int] = (20, 18, 16)) -> np.ndarray:
     """A ball and a cube, large enough to be learnt in a few steps."""
     centre = np.array(shape) / 2 + rng.uniform(-2, 2, 3)
@@ -62,5 +74,5 @@ def write_tiny_dataset(folder: Path, num_cases: int = 6, num_test: int = 0, seed
         "training": [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in names],
         "test": [{"image": f"./imagesTs/{n}.nii.gz", "label": f"./labelsTs/{n}.nii.gz"} for n in tests],
     }
-    (folder / "dataset.json").write_text(json.dumps(description))
+    write_description(folder, **description)
     return folder

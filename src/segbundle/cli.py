@@ -15,7 +15,7 @@ from typer.core import TyperCommand
 
 from segbundle import __version__
 from segbundle.audit import inspect_path, refuse_untrusted
-from segbundle.configs import read_config, workflow_file
+from segbundle.configs import check_steps, read_config, workflow_file
 from segbundle.errors import ConfigError, DataError, OutputError, show_error
 from segbundle.files import write_text
 from segbundle.options import default_bundle, join_switches, refuse_missing_values, split_overrides, switches_of
@@ -168,12 +168,14 @@ def cross_validate(
     again = " Run the same command to continue."
     with plain_errors(again):
         refuse_untrusted(config or [], bundle, trust)
-        task = read_config(workflow_file((bundle or default_bundle()) / "configs", "train"))
+        workflow = workflow_file((bundle or default_bundle()) / "configs", "train")
+        task = read_config(workflow)
         switches = switches_of(task)
         for path in config or []:
             task |= read_config(path)
         own = split_overrides(words, switches)[1]
         refuse_missing_values(own, task)
+        check_steps([workflow, *(config or [])], own)
         for key in ("fold", "resume", "ckpt_path"):
             if key in own:
                 raise ConfigError(f"{key}: every fold has its own in a cross-validation; leave it out.")

@@ -9,10 +9,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from segbundle.documents import read_json, read_yaml
+from segbundle.documents import read_json, read_yaml, shortened
 from segbundle.errors import ConfigError
 from segbundle.literals import protect, protect_text
 
+_STEPS = ("initialize", "run", "finalize")
+"""Keys of a workflow that list its steps."""
+_FIRST_STEP = "segbundle.engines.start_workflow"
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -64,6 +67,7 @@ def merged_config(files: Sequence[str | Path], overrides: Mapping[str, Any] | No
                 raise ConfigError(f"{path}: key {key!r} is no name.")
             with _naming(f"{path}: key {key!r}"):
                 merge_kv(parser, key, protect_text(value))
+        _check_step_lists(parser.get(), f"{path}: ")
     for text in texts(parser.get()):
         if text.startswith("%") and (path := ConfigParser.split_path_id(text[1:])[0]):
             read_config(path)
@@ -71,10 +75,58 @@ def merged_config(files: Sequence[str | Path], overrides: Mapping[str, Any] | No
         with _naming(f"--{key}"):
             parser[key] = protect(value)
     config: dict[str, Any] = parser.get()
-    for key in ("initialize", "run", "finalize"):
-        if key in config and not isinstance(config[key], (list, str)):
-            raise ConfigError(f"config key {key!r} is {config[key]!r}; a list of components or expressions is needed.")
+    _check_step_lists(config, "")
     return config
+
+
+def check_steps(files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None) -> None:
+    """Refuse a task that removes, replaces or changes steps of segbundle's own workflows, which check the run.
+
+    Workflows of other bundles, which do not begin with segbundle's first step, are not checked.
+
+    Args:
+        files: the workflow, and task files laid over it.
+        overrides: values of a command line.
+
+    Raises:
+        ConfigError: naming the first file, or the command line, and the step.
+    """
+    own = merged_config(files[:1])
+    first = next(iter(own.get("initialize") or []), None)
+    if not isinstance(first, dict) or first.get("_target_") != _FIRST_STEP:
+        return
+    for count in range(2, len(files) + 1):
+        _refuse_lost_step(own, merged_config(files[:count]), f"{files[count - 1]}: ")
+    _refuse_lost_step(own, merged_config(files, overrides), "command line: ")
+
+
+def _refuse_lost_step(own: Mapping[str, Any], config: Mapping[str, Any], source: str) -> None:
+    """Raise a `ConfigError` if a configuration lacks a step of a workflow or has the steps in another order."""
+    for key in _STEPS:
+        found = config.get(key)
+        steps = iter(found if isinstance(found, list) else [])
+        for step in own.get(key, []):
+            if not any(_is_kept(step, one) for one in steps):
+                name = step["_target_"] if isinstance(step, dict) else step
+                raise ConfigError(
+                    f"{source}config key {key!r} removes or changes the step {name}. Leave out {key}; to add steps, "
+                    f"write +{key}: [STEP]."
+                )
+
+
+def _is_kept(step: Any, found: Any) -> bool:
+    """Return whether a step is unchanged, apart from added arguments."""
+    if not isinstance(step, dict) or not isinstance(found, dict):
+        return bool(step == found)
+    added = found.keys() - step.keys()
+    return {**found, **step} == found and not any(key.startswith("_") for key in added)
+
+
+def _check_step_lists(config: Mapping[str, Any], source: str) -> None:
+    for key in _STEPS:
+        if key in config and not isinstance(config[key], (list, str)):
+            value = shortened(config[key])
+            raise ConfigError(f"{source}config key {key!r} is {value}; a list of components or expressions is needed.")
 
 
 @contextmanager

@@ -62,6 +62,7 @@ class ScansFailedError(SegbundleError):
 
 _TRACEBACK = "SEGBUNDLE_TRACEBACK"
 """Environment variable that adds the traceback to every error message."""
+_ALLOCATION = re.compile(r"DefaultCPUAllocator: .*tried to allocate (\d+) bytes")
 _MONAI_INSTANTIATION = "Failed to instantiate component"
 _MONAI_LOCATION = "Cannot locate class or function path"
 _MONAI_EVALUATION = "Failed to evaluate"
@@ -118,8 +119,10 @@ def describe(error: BaseException) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Class and message of an error in one line; errors about values and files need no class."""
+    """Return class and message of an error in one line; errors about values and files need no class."""
     message = " ".join(str(error).split())
+    if allocation := _ALLOCATION.search(message):
+        return f"out of memory: {int(allocation[1]) / 1e9:.3g} GB more are needed"
     if message and isinstance(error, (ValueError, OSError)) and not isinstance(error, UnicodeError):
         return _shortened(message)
     return _shortened(f"{type(error).__name__}: {message}" if message else type(error).__name__)

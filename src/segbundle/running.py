@@ -15,7 +15,7 @@ from typing import Any
 import typer
 
 from segbundle.audit import refuse_untrusted
-from segbundle.configs import merged_config, read_config, workflow_file
+from segbundle.configs import check_steps, merged_config, read_config, workflow_file
 from segbundle.errors import ConfigError, show_error
 from segbundle.options import default_bundle, refuse_missing_values, split_overrides, switches_of
 from segbundle.startup import fast_imports
@@ -201,6 +201,7 @@ def _workflow(files: list[Path], configs: Path, overrides: dict[str, Any]) -> An
         from monai.bundle import ConfigWorkflow, workflows
 
     workflows.logger.setLevel(logging.ERROR)  # it reports the files that it was given
+    check_steps(files, overrides)
     config = merged_config(files, overrides)
     workflow = ConfigWorkflow(
         config_file=str(files[0]),

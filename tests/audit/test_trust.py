@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from commands import ROOT, TINY
 from documents import blocks
-from segbundle.audit import refuse_untrusted
+from segbundle.audit import inspect_path, refuse_untrusted
 from segbundle.cli import app
 from segbundle.errors import ConfigError
 
@@ -98,13 +98,16 @@ def test_components_of_the_command_line_are_inspected(words, command):
 
 
 def test_text_of_the_command_line_is_left_alone():
-    refuse_untrusted([], None, trust=False, values={"dataset_dir": ["$print(1).nii.gz", "%x.yaml"], "a#b": "$print(1)"})
+    text = {"dataset_dir": ["$print(1).nii.gz", "%x.yaml"], "a#b": "$print(1)"}
+    assert refuse_untrusted([], None, trust=False, values=text) is None
+    with pytest.raises(ConfigError, match="command line: "):
+        refuse_untrusted([], None, trust=False, values={**text, "a#_target_": "os.system"})
 
 
 def test_trust_lets_everything_pass(tmp_path):
     path = tmp_path / "task.yaml"
     path.write_text("x: $print(1)")
-    refuse_untrusted([path], None, trust=True)
+    assert refuse_untrusted([path], None, trust=True) is None
     with pytest.raises(ConfigError, match="uses the name print"):
         refuse_untrusted([path], None, trust=False)
 
@@ -117,11 +120,15 @@ def test_a_broken_task_is_no_matter_of_trust(tmp_path):
 
 
 def test_tasks_of_the_documents_are_clean(tmp_path):
+    checked = []
     for document in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for number, text in enumerate(blocks(document, "yaml")):
             path = tmp_path / f"{document.stem}_{number}.yaml"
             path.write_text(text)
+            assert inspect_path(path) == []
             refuse_untrusted([path], None, trust=False)
+            checked.append(document.name)
+    assert "README.md" in checked
 
 
 def test_plain_tasks_are_judged_without_importing_torch():
@@ -129,7 +136,7 @@ def test_plain_tasks_are_judged_without_importing_torch():
     import sys
 
     program = (
-        "import sys; from pathlib import Path; from segbundle.audit import refuse_untrusted\n"
+        "import sys; from pathlib import Path; from segbundle.audit import inspect_path, refuse_untrusted\n"
         f"refuse_untrusted([Path({str(TINY)!r})], None, trust=False)\n"
         "print({'torch', 'monai', 'pydantic'} & set(sys.modules))"
     )

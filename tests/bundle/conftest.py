@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,19 @@ def few_test_scans(checkout: Path) -> Path:
             (samples / path).parent.mkdir(exist_ok=True)
             (samples / path).symlink_to((ROOT / "data_samples" / path).resolve())
     return checkout
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of 2 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    try:
+        mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        mounted = False
+    if not mounted:
+        pytest.skip("only root can mount file systems")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

@@ -2,11 +2,13 @@
 
 import csv
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from commands import segbundle
+from commands import invoke, segbundle
 from tiny import write_tiny_dataset
 
 TASK = Path(__file__).parent / "tiny.yaml"
@@ -57,6 +59,26 @@ def test_what_is_finished_is_not_done_again(done):
     assert result.returncode == 0, result.stderr
     assert "nothing left to train" in result.stdout
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.parametrize("name", ["run.json", "summary.json", "predictions.json"])
+@pytest.mark.parametrize(
+    "make",
+    [Path.mkdir, lambda path: path.symlink_to("nowhere"), lambda path: path.symlink_to(path.name), os.mkfifo],
+    ids=["folder", "broken link", "link to itself", "named pipe"],
+)
+def test_what_is_no_file_in_a_fold_is_named(done, tmp_path, name, make):
+    dataset, out = done
+    copied = shutil.copytree(out, tmp_path / "copied")
+    path = copied / "fold_0" / "evaluation" / name
+    path.unlink(missing_ok=True)
+    make(path)
+    words = ["--config", TASK, "--dataset_dir", dataset, "--output_dir", copied, "--num_folds", 2, "--max_epochs", 4]
+    result = invoke("cross-validate", *words)
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"Error: {path.parent}: {name} is not written by segbundle") and "move what is there" in line
+    assert os.path.lexists(path) and not path.is_file()
 
 
 @pytest.mark.parametrize(

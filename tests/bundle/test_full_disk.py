@@ -1,30 +1,11 @@
 """A disk that is full or cannot be written: a clear error, and the checkpoint there was."""
 
-import os
 import subprocess
 
-import pytest
 import torch
 
 from commands import TINY, segbundle
-
-ROOM = 2 * 2**20
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of its own, of 2 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(folder)]
-    try:
-        mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        mounted = False
-    if not mounted:
-        pytest.skip("file systems can be mounted by root only")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+from disks import fill
 
 
 def train(dataset, out, epochs, *options):
@@ -43,8 +24,7 @@ def test_a_full_disk(dataset, small_disk):
     done = train(dataset, out, 2)
     assert done.returncode == 0, done.stderr
     before = (out / "last.pt").read_bytes()
-    free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
-    (small_disk / "filler").write_bytes(bytes(free - len(before) // 2))
+    fill(small_disk, len(before) // 2)
     done = train(dataset, out, 4, "--resume", "true")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
@@ -59,7 +39,7 @@ def test_a_full_disk(dataset, small_disk):
 
 
 def test_a_full_disk_of_prepared_cases(dataset, small_disk, tmp_path):
-    (small_disk / "filler").write_bytes(bytes(ROOM - 2**14))
+    fill(small_disk, 2**14)
     done = train(dataset, tmp_path / "out", 2, "--cache_dir", small_disk / "cache")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

@@ -1,37 +1,11 @@
 """A full or read-only disk while scans are predicted, scored or reported: a clear error, and the rest later."""
 
 import json
-import os
 import shutil
 import subprocess
 
-import pytest
-
 from commands import TINY, segbundle
-
-ROOM = 2**20
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of its own, of 1 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(folder)]
-    try:
-        mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        mounted = False
-    if not mounted:
-        pytest.skip("file systems can be mounted by root only")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def fill(disk, left):
-    """Leave so many bytes of a disk free."""
-    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
-    (disk / "filler").write_bytes(bytes(max(0, free - left)))
+from disks import fill
 
 
 def assert_refused(done, disk):

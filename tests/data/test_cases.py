@@ -12,19 +12,9 @@ from hypothesis import strategies as st
 from segbundle.data import find_scans, fold_names, labelled_data, load_cases, read_scan
 from segbundle.data.description import described_labels
 from segbundle.errors import ConfigError, DataError
-from tiny import TINY_CLASSES, write_nifti
+from tiny import TINY_CLASSES, write_description, write_empty_scans
 
 VOXELS = np.zeros((2, 2, 2), np.uint8)
-
-
-def touch(folder, *names):
-    for name in names:
-        write_nifti(folder / name, VOXELS)
-
-
-def describe(folder, **content):
-    folder.mkdir(exist_ok=True)
-    (folder / "dataset.json").write_text(json.dumps(content))
 
 
 def test_decathlon(tiny_dataset):
@@ -36,7 +26,7 @@ def test_decathlon(tiny_dataset):
 
 
 def test_plain_folders(tmp_path):
-    touch(tmp_path, "imagesTr/a.nii.gz", "imagesTr/b.nii.gz", "labelsTr/a.nii.gz", "labelsTr/b.nii.gz")
+    write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "imagesTr/b.nii.gz", "labelsTr/a.nii.gz", "labelsTr/b.nii.gz")
     cases = load_cases(tmp_path)
     assert [(c.name, c.image[0].name, c.label.name) for c in cases] == [
         ("a", "a.nii.gz", "a.nii.gz"),
@@ -45,8 +35,10 @@ def test_plain_folders(tmp_path):
 
 
 def test_nnunet_raw(tmp_path):
-    describe(tmp_path, channel_names={"0": "T1", "1": "T2"}, labels={"background": 0, "liver": 1}, file_ending=".mha")
-    touch(tmp_path, "imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz", "labelsTr/a.nii.gz")
+    write_description(
+        tmp_path, channel_names={"0": "T1", "1": "T2"}, labels={"background": 0, "liver": 1}, file_ending=".mha"
+    )
+    write_empty_scans(tmp_path, "imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz", "labelsTr/a.nii.gz")
     (case,) = load_cases(tmp_path)
     assert case.name == "a"
     assert [path.name for path in case.image] == ["a_0000.nii.gz", "a_0001.nii.gz"]
@@ -56,21 +48,21 @@ def test_nnunet_raw(tmp_path):
 
 
 def test_four_digits_in_a_name_are_not_a_channel_when_the_label_has_them_too(tmp_path):
-    touch(tmp_path, "imagesTr/scan_0001.nii.gz", "labelsTr/scan_0001.nii.gz")
+    write_empty_scans(tmp_path, "imagesTr/scan_0001.nii.gz", "labelsTr/scan_0001.nii.gz")
     assert load_cases(tmp_path)[0].name == "scan_0001"
 
 
 def test_annotated_becomes_a_mask(tmp_path):
-    touch(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+    write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
     entry = {"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz", "annotated": ["cube"]}
-    describe(tmp_path, training=[entry])
+    write_description(tmp_path, training=[entry])
     assert labelled_data(tmp_path, TINY_CLASSES)[0]["annotated"] == [True, False, True]
 
 
 def test_a_class_that_does_not_exist_in_annotated_is_named_with_its_case(tmp_path):
-    touch(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+    write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
     entry = {"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz", "annotated": ["cub"]}
-    describe(tmp_path, training=[entry])
+    write_description(tmp_path, training=[entry])
     with pytest.raises(DataError, match=r"case a: .*'cub': did you mean 'cube'"):
         labelled_data(tmp_path, TINY_CLASSES)
 
@@ -86,7 +78,7 @@ def test_class_names_that_contradict_the_dataset_are_refused(tiny_dataset):
     [({"background": 0, "whole": [1, 2]}, "regions"), ({"0": "background", "2": "liver"}, "without a gap")],
 )
 def test_labels_that_are_no_class_indices_are_refused(tmp_path, labels, message):
-    describe(tmp_path, labels=labels)
+    write_description(tmp_path, labels=labels)
     with pytest.raises(DataError, match=message):
         described_labels(tmp_path)
 
@@ -96,7 +88,7 @@ def test_missing_folder_empty_dataset_and_broken_json(tmp_path):
         load_cases(tmp_path / "nowhere")
     with pytest.raises(DataError, match="has no case under 'training'"):
         load_cases(tmp_path)
-    describe(tmp_path, training=[])
+    write_description(tmp_path, training=[])
     with pytest.raises(DataError, match="has no case under 'training'"):
         load_cases(tmp_path)
     (tmp_path / "dataset.json").write_text("{")
@@ -105,7 +97,7 @@ def test_missing_folder_empty_dataset_and_broken_json(tmp_path):
 
 
 def test_unlabelled_cases_cannot_be_trained_on(tmp_path):
-    describe(tmp_path, training=["imagesTr/a.nii.gz"])
+    write_description(tmp_path, training=["imagesTr/a.nii.gz"])
     with pytest.raises(DataError, match="no case under 'training' has a label map"):
         labelled_data(tmp_path, TINY_CLASSES)
 
@@ -117,17 +109,21 @@ def test_a_name_that_is_no_text_is_told(tmp_path):
 
 
 def test_two_cases_with_one_name(tmp_path):
-    describe(tmp_path, training=[{"image": "x/a.nii.gz", "label": "l.nii"}, {"image": "y/a.nii.gz", "label": "m.nii"}])
+    write_description(
+        tmp_path, training=[{"image": "x/a.nii.gz", "label": "l.nii"}, {"image": "y/a.nii.gz", "label": "m.nii"}]
+    )
     with pytest.raises(DataError, match=r"two cases are named 'a'.*x/a\.nii\.gz.*y/a\.nii\.gz"):
         load_cases(tmp_path)
-    touch(tmp_path, "x/a.nii.gz", "y/a.nii.gz", "z/imagesTr/a.nii.gz", "z/imagesTr/a.nii", "z/labelsTr/a.nii.gz")
+    write_empty_scans(
+        tmp_path, "x/a.nii.gz", "y/a.nii.gz", "z/imagesTr/a.nii.gz", "z/imagesTr/a.nii", "z/labelsTr/a.nii.gz"
+    )
     with pytest.raises(DataError, match="two cases are named 'a'"):
         load_cases(tmp_path / "z")
     assert [scan["case"] for scan in find_scans([tmp_path / "x", tmp_path / "y"])] == ["x_a", "y_a"]
 
 
 def test_a_label_without_image_is_a_case_whose_image_is_missing(tmp_path):
-    touch(tmp_path, "imagesTr/a.nii.gz", "labelsTr/b.nii.gz")
+    write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/b.nii.gz")
     a, b = load_cases(tmp_path)
     assert (a.name, a.label) == ("a", None)
     assert b.image == (tmp_path / "imagesTr" / "b.nii.gz",)
@@ -135,7 +131,7 @@ def test_a_label_without_image_is_a_case_whose_image_is_missing(tmp_path):
 
 
 def test_a_missing_channel_keeps_its_place(tmp_path):
-    touch(tmp_path, "imagesTr/a_0001.nii.gz", "imagesTr/a_0002.nii.gz", "labelsTr/a.nii.gz")
+    write_empty_scans(tmp_path, "imagesTr/a_0001.nii.gz", "imagesTr/a_0002.nii.gz", "labelsTr/a.nii.gz")
     (case,) = load_cases(tmp_path)
     assert [path.name for path in case.image] == ["a_0000.nii.gz", "a_0001.nii.gz", "a_0002.nii.gz"]
     with pytest.raises(DataError, match=r"a_0000\.nii\.gz: no such file"):
@@ -143,8 +139,10 @@ def test_a_missing_channel_keeps_its_place(tmp_path):
 
 
 def test_unlabelled_nnunet_test_cases(tmp_path):
-    describe(tmp_path, channel_names={"0": "T1", "1": "T2"}, labels={"background": 0, "liver": 1}, file_ending=".mha")
-    touch(tmp_path, "imagesTs/b_0000.nii.gz", "imagesTs/b_0001.nii.gz")
+    write_description(
+        tmp_path, channel_names={"0": "T1", "1": "T2"}, labels={"background": 0, "liver": 1}, file_ending=".mha"
+    )
+    write_empty_scans(tmp_path, "imagesTs/b_0000.nii.gz", "imagesTs/b_0001.nii.gz")
     (case,) = load_cases(tmp_path, "test")
     assert (case.name, len(case.image)) == ("b", 2)
 
@@ -152,7 +150,7 @@ def test_unlabelled_nnunet_test_cases(tmp_path):
 def test_a_misspelt_list_is_not_replaced_by_another(tiny_dataset, tmp_path):
     with pytest.raises(ConfigError, match="no list 'tests': did you mean 'test'"):
         load_cases(tiny_dataset, "tests")
-    touch(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+    write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
     with pytest.raises(ConfigError, match="no list 'trainin': did you mean 'training'"):
         load_cases(tmp_path, "trainin")
 
@@ -169,7 +167,7 @@ def test_a_misspelt_list_is_not_replaced_by_another(tiny_dataset, tmp_path):
     ],
 )
 def test_malformed_entries(tmp_path, content, message):
-    describe(tmp_path, **content)
+    write_description(tmp_path, **content)
     with pytest.raises(DataError, match=message):
         load_cases(tmp_path)
 
@@ -208,15 +206,15 @@ def test_impossible_folds(tiny_dataset, fold, num_folds):
     ],
 )
 def test_a_label_called_ignore_is_no_class(tmp_path, labels):
-    touch(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
-    describe(tmp_path, labels=labels)
+    write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+    write_description(tmp_path, labels=labels)
     value = 3 if "ignore" in labels else 255
     assert described_labels(tmp_path) == (TINY_CLASSES, value)
     assert labelled_data(tmp_path, TINY_CLASSES)[0]["ignore_label"] == value
 
 
 def test_without_one_there_is_none(tmp_path):
-    touch(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+    write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
     assert "ignore_label" not in labelled_data(tmp_path, TINY_CLASSES)[0]
 
 
@@ -228,17 +226,17 @@ def test_without_one_there_is_none(tmp_path):
     ],
 )
 def test_what_was_annotated_is_not_passed_over(tmp_path, entry, message):
-    touch(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
-    describe(tmp_path, training=[{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz", **entry}])
+    write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+    write_description(tmp_path, training=[{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz", **entry}])
     with pytest.raises(DataError, match=message):
         labelled_data(tmp_path, TINY_CLASSES)
 
 
 class TestWaysToWriteADataset:
     def test_version_1_of_nnunet_lists_names_without_channels(self, tmp_path):
-        touch(tmp_path, *(f"imagesTr/a_{n:04d}.nii.gz" for n in range(2)), "labelsTr/a.nii.gz")
+        write_empty_scans(tmp_path, *(f"imagesTr/a_{n:04d}.nii.gz" for n in range(2)), "labelsTr/a.nii.gz")
         entry = {"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}
-        describe(tmp_path, modality={"0": "FLAIR", "1": "T1"}, training=[entry])
+        write_description(tmp_path, modality={"0": "FLAIR", "1": "T1"}, training=[entry])
         (case,) = load_cases(tmp_path)
         assert (case.name, [path.name for path in case.image]) == ("a", ["a_0000.nii.gz", "a_0001.nii.gz"])
         (tmp_path / "imagesTr" / "a_0001.nii.gz").unlink()
@@ -246,25 +244,25 @@ class TestWaysToWriteADataset:
             labelled_data(tmp_path, TINY_CLASSES)
 
     def test_version_2_of_nnunet_maps_names_to_files(self, tmp_path):
-        touch(tmp_path, "elsewhere/scan.nii.gz", "elsewhere/drawn.nii.gz")
+        write_empty_scans(tmp_path, "elsewhere/scan.nii.gz", "elsewhere/drawn.nii.gz")
         mapping = {"x1": {"images": ["elsewhere/scan.nii.gz"], "label": "elsewhere/drawn.nii.gz"}}
-        describe(tmp_path, channel_names={"0": "CT"}, dataset=mapping)
+        write_description(tmp_path, channel_names={"0": "CT"}, dataset=mapping)
         (item,) = labelled_data(tmp_path, TINY_CLASSES)
         assert item["case"] == "x1"
         assert item["label"] == str(tmp_path / "elsewhere" / "drawn.nii.gz")
-        describe(tmp_path, dataset=mapping, training=["a.nii.gz"])
+        write_description(tmp_path, dataset=mapping, training=["a.nii.gz"])
         with pytest.raises(DataError, match="has both `training` and `dataset`"):
             load_cases(tmp_path)
 
     @pytest.mark.parametrize("name", ["../../evil", "a/b", "..", "", "a\0b"])
     def test_names_that_are_no_file_names_are_refused(self, tmp_path, name):
-        touch(tmp_path, "i.nii.gz", "l.nii.gz")
-        describe(tmp_path, dataset={name: {"images": ["i.nii.gz"], "label": "l.nii.gz"}})
+        write_empty_scans(tmp_path, "i.nii.gz", "l.nii.gz")
+        write_description(tmp_path, dataset={name: {"images": ["i.nii.gz"], "label": "l.nii.gz"}})
         with pytest.raises(DataError, match="cannot be a case's name"):
             labelled_data(tmp_path, TINY_CLASSES)
 
     def test_byte_order_marks_and_separators_of_windows(self, tmp_path):
-        touch(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+        write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
         entry = {"image": ".\\imagesTr\\a.nii.gz", "label": "labelsTr\\a.nii.gz"}
         (tmp_path / "dataset.json").write_bytes(b"\xef\xbb\xbf" + json.dumps({"training": [entry]}).encode())
         (item,) = labelled_data(tmp_path, TINY_CLASSES)
@@ -280,27 +278,27 @@ class TestWaysToWriteADataset:
         assert read_scan(a.label, dtype=None).array.shape == (1, 2, 2, 2)
 
     def test_folders_of_patients(self, tmp_path):
-        touch(tmp_path, *(f"{kind}Tr/{p}/ct.nii.gz" for kind in ("images", "labels") for p in ("p1", "p2")))
+        write_empty_scans(tmp_path, *(f"{kind}Tr/{p}/ct.nii.gz" for kind in ("images", "labels") for p in ("p1", "p2")))
         cases = load_cases(tmp_path)
         assert [case.name for case in cases] == ["p1_ct", "p2_ct"]
         assert all(case.image[0].parent.name == case.label.parent.name for case in cases)
 
     @pytest.mark.parametrize("key", ["trainings", "lables", "validaton"])
     def test_misspelt_keys_are_named(self, tmp_path, key):
-        describe(tmp_path, **{key: []})
+        write_description(tmp_path, **{key: []})
         with pytest.raises(DataError, match=f"has '{key}': did you mean"):
             load_cases(tmp_path)
 
     def test_other_lists_of_cases_are_said(self, tmp_path, caplog):
-        touch(tmp_path, "imagesTr/a.nii.gz")
-        describe(tmp_path, holdout=[{"image": "b.nii.gz"}])
+        write_empty_scans(tmp_path, "imagesTr/a.nii.gz")
+        write_description(tmp_path, holdout=[{"image": "b.nii.gz"}])
         load_cases(tmp_path)
         assert "its list 'holdout' is not used; the lists that are: training, validation" in caplog.text
 
 
 class TestNothingIsDropped:
     def test_labels_that_cannot_be_opened(self, tmp_path):
-        touch(tmp_path, "imagesTr/a.nii.gz", "imagesTr/b.nii.gz", "imagesTr/c.nii.gz", "labelsTr/a.nii.gz")
+        write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "imagesTr/b.nii.gz", "imagesTr/c.nii.gz", "labelsTr/a.nii.gz")
         (tmp_path / "labelsTr" / "b.nii.gz").symlink_to("nowhere")
         os.mkfifo(tmp_path / "labelsTr" / "c.nii.gz")
         with pytest.raises(DataError) as caught:
@@ -310,7 +308,7 @@ class TestNothingIsDropped:
         assert "labelsTr/c.nii.gz: is a named pipe" in second
 
     def test_folders_that_cannot_be_opened(self, tmp_path):
-        touch(tmp_path, "imagesTr/a.nii.gz", "imagesTr/b.nii.gz", "labelsTr/a.nii.gz")
+        write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "imagesTr/b.nii.gz", "labelsTr/a.nii.gz")
         (tmp_path / "labelsTr" / "more").symlink_to("nowhere")
         with pytest.raises(DataError, match="labelsTr/more: is a link to nowhere"):
             labelled_data(tmp_path, TINY_CLASSES)
@@ -320,9 +318,11 @@ class TestNothingIsDropped:
         assert "imagesTr: is a link that leads back to itself" in case.problems[0]
 
     def test_missing_files_are_named_for_every_case_at_once(self, tmp_path):
-        touch(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+        write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
         names = ["a", *(f"gone_{n:02d}" for n in range(12))]
-        describe(tmp_path, training=[{"image": f"imagesTr/{n}.nii.gz", "label": "labelsTr/a.nii.gz"} for n in names])
+        write_description(
+            tmp_path, training=[{"image": f"imagesTr/{n}.nii.gz", "label": "labelsTr/a.nii.gz"} for n in names]
+        )
         with pytest.raises(DataError) as caught:
             labelled_data(tmp_path, TINY_CLASSES, "training", fold=0)
         first, second = str(caught.value).splitlines()
@@ -331,14 +331,14 @@ class TestNothingIsDropped:
         assert "gone_11. `segbundle check` prints every problem." in second
 
     def test_scans_without_a_label_map_are_named(self, tmp_path, caplog):
-        touch(tmp_path, *(f"imagesTr/{n}.nii.gz" for n in "abc"), *(f"labelsTr/{n}.nii.gz" for n in "ab"))
+        write_empty_scans(tmp_path, *(f"imagesTr/{n}.nii.gz" for n in "abc"), *(f"labelsTr/{n}.nii.gz" for n in "ab"))
         assert len(labelled_data(tmp_path, TINY_CLASSES)) == 2
         assert f"{tmp_path}: 1 of 3 cases have no label map and are not used: c" in caplog.text
 
     def test_paths_elsewhere_are_allowed(self, tmp_path):
-        touch(tmp_path, "other/a.nii.gz", "other/l.nii.gz")
+        write_empty_scans(tmp_path, "other/a.nii.gz", "other/l.nii.gz")
         entry = {"image": str(tmp_path / "other" / "a.nii.gz"), "label": "../other/l.nii.gz"}
-        describe(tmp_path / "d", training=[entry])
+        write_description(tmp_path / "d", training=[entry])
         assert labelled_data(tmp_path / "d", TINY_CLASSES)[0]["case"] == "a"
 
     def test_five_thousand_cases_are_paired(self, tmp_path):
@@ -376,7 +376,7 @@ class TestNothingIsDropped:
     ],
 )
 def test_wrong_types_name_file_place_and_value(tmp_path, content, message):
-    describe(tmp_path, **content)
+    write_description(tmp_path, **content)
     with pytest.raises(DataError, match=r"dataset\.json: " + message):
         labelled_data(tmp_path, TINY_CLASSES)
 
@@ -388,6 +388,6 @@ def test_nan_is_no_json(tmp_path):
 
 
 def test_a_channel_may_be_named_by_a_word(tmp_path):
-    touch(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
-    describe(tmp_path, modality="CT")
+    write_empty_scans(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    write_description(tmp_path, modality="CT")
     assert len(load_cases(tmp_path)[0].image) == 1

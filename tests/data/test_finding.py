@@ -4,26 +4,13 @@ import json
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from dicom_files import write_series
 from segbundle.data import find_scans, read_scan
 from segbundle.data.folders import list_tree
 from segbundle.errors import DataError
-from tiny import write_nifti, write_tiny_dataset
-
-VOXELS = np.zeros((2, 2, 2), np.uint8)
-
-
-def touch(folder, *names):
-    for name in names:
-        write_nifti(folder / name, VOXELS)
-
-
-def describe(folder, **content):
-    folder.mkdir(exist_ok=True)
-    (folder / "dataset.json").write_text(json.dumps(content))
+from tiny import write_description, write_empty_scans, write_tiny_dataset
 
 
 def found(*args, **kwargs):
@@ -36,7 +23,7 @@ class TestFindScans:
         return [entry["case"] for entry in find_scans(*args, **kwargs)]
 
     def test_file_folder_tree_and_list(self, tmp_path):
-        touch(tmp_path, "a.nii.gz", "deep/er/b.nii", "deep/c.nii.gz", ".hidden.nii.gz")
+        write_empty_scans(tmp_path, "a.nii.gz", "deep/er/b.nii", "deep/c.nii.gz", ".hidden.nii.gz")
         (tmp_path / "notes.txt").write_text("no scan")
         assert self.names(tmp_path / "a.nii.gz") == ["a"]
         assert self.names(str(tmp_path)) == ["a", "b", "c"]
@@ -47,28 +34,28 @@ class TestFindScans:
         assert self.names(write_tiny_dataset(tmp_path / "e", 2, 0)) == ["case_00", "case_01"]
 
     def test_channels(self, tmp_path):
-        touch(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "b_0001.nii.gz")
+        write_empty_scans(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "b_0001.nii.gz")
         assert self.names(tmp_path, num_channels=2) == ["a", "b"]
         assert len(self.names(tmp_path, num_channels=1)) == 4
 
     def test_an_incomplete_case_leaves_the_others_alone(self, tmp_path):
-        touch(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz")
+        write_empty_scans(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz")
         a, b = find_scans(tmp_path, num_channels=2)
         assert [Path(path).name for path in a["image"]] == ["a_0000.nii.gz", "a_0001.nii.gz"]
         assert [Path(path).name for path in b["image"]] == ["b_0000.nii.gz", "b_0001.nii.gz"]
         assert not Path(b["image"][1]).exists()
 
     def test_one_channel_with_nnunets_ending(self, tmp_path):
-        touch(tmp_path, "a_0000.nii.gz", "b_0000.nii.gz")
+        write_empty_scans(tmp_path, "a_0000.nii.gz", "b_0000.nii.gz")
         assert self.names(tmp_path) == ["a", "b"]
 
     def test_the_same_channel_twice(self, tmp_path):
-        touch(tmp_path, "a_0000.nii.gz", "a_0000.nii", "a_0001.nii.gz")
+        write_empty_scans(tmp_path, "a_0000.nii.gz", "a_0000.nii", "a_0001.nii.gz")
         with pytest.raises(DataError, match=r"a_0000\.nii and .*a_0000\.nii\.gz: are the same channel"):
             find_scans(tmp_path, num_channels=2)
 
     def test_label_maps_written_beside_their_scans_are_no_scans(self, tmp_path):
-        touch(tmp_path, "a.nii.gz", "a_seg.nii.gz", "b_seg.nii.gz")
+        write_empty_scans(tmp_path, "a.nii.gz", "a_seg.nii.gz", "b_seg.nii.gz")
         assert self.names(tmp_path) == ["a", "b_seg"]
         (tmp_path / "predictions.json").write_text("[]")
         assert self.names(tmp_path) == ["a"]
@@ -89,12 +76,14 @@ class TestFindScans:
         assert self.names(tmp_path / "p1" / "CT") == ["CT"]
 
     def test_files_of_one_name_are_named_after_their_way(self, tmp_path):
-        touch(tmp_path, "p1/ct.nii.gz", "p2/ct.nii.gz", "p2/mr.nii.gz", "ct.nii.gz", "p3/t_0000.nii", "p4/t_0000.nii")
+        write_empty_scans(
+            tmp_path, "p1/ct.nii.gz", "p2/ct.nii.gz", "p2/mr.nii.gz", "ct.nii.gz", "p3/t_0000.nii", "p4/t_0000.nii"
+        )
         assert self.names(tmp_path) == ["ct", "mr", "p1_ct", "p2_ct", "p3_t", "p4_t"]
         assert self.names(tmp_path / "p1") == ["ct"]
 
     def test_names_that_stay_the_same(self, tmp_path):
-        touch(tmp_path, "ct.nii.gz", "ct.nii")
+        write_empty_scans(tmp_path, "ct.nii.gz", "ct.nii")
         with pytest.raises(DataError, match="two cases are named 'ct'"):
             find_scans(tmp_path)
 
@@ -106,14 +95,14 @@ class TestFindScans:
 
 
 def test_scans_are_found_in_a_dataset_whose_labels_cannot_be_trained_on(tmp_path):
-    touch(tmp_path, "imagesTs/a.nii.gz")
-    describe(tmp_path, labels={"background": 0, "whole": [1, 2]}, test=["imagesTs/a.nii.gz"])
+    write_empty_scans(tmp_path, "imagesTs/a.nii.gz")
+    write_description(tmp_path, labels={"background": 0, "whole": [1, 2]}, test=["imagesTs/a.nii.gz"])
     assert [scan["case"] for scan in find_scans(tmp_path)] == ["a"]
 
 
 class TestWhatCannotBeOpened:
     def test_links_and_pipes_named_like_scans_fail_alone(self, tmp_path):
-        touch(tmp_path, "a.nii.gz")
+        write_empty_scans(tmp_path, "a.nii.gz")
         (tmp_path / "gone.nii.gz").symlink_to("nowhere.nii.gz")
         (tmp_path / "loop.nrrd").symlink_to("loop.nrrd")
         os.mkfifo(tmp_path / "pipe.nii")
@@ -125,12 +114,12 @@ class TestWhatCannotBeOpened:
         assert "pipe.nii: is a named pipe, not a file" in scans["pipe"]
 
     def test_a_broken_link_to_a_folder_may_have_been_a_scan(self, tmp_path):
-        touch(tmp_path, "a.nii.gz")
+        write_empty_scans(tmp_path, "a.nii.gz")
         (tmp_path / "patient_9").symlink_to("/nowhere/patient_9")
         assert "patient_9: is a link to /nowhere/patient_9" in found(tmp_path)["patient_9"]
 
     def test_others_are_named_and_counted(self, tmp_path, caplog):
-        touch(tmp_path, "a.nii.gz", ".hidden/b.nii.gz", "a_seg.nii.gz")
+        write_empty_scans(tmp_path, "a.nii.gz", ".hidden/b.nii.gz", "a_seg.nii.gz")
         for name in ("1.txt", "2.txt", "noending", "x.seg.nrrd", ".DS_Store", "3.1.2.840"):
             (tmp_path / name).write_text("no scan")
         os.mkfifo(tmp_path / "talk")
@@ -144,7 +133,7 @@ class TestWhatCannotBeOpened:
         assert "notes.txt: is a link to nowhere" in caplog.text
 
     def test_a_folder_that_cannot_be_listed_fails(self, tmp_path, monkeypatch):
-        touch(tmp_path, "a.nii.gz", "locked/b.nii.gz")
+        write_empty_scans(tmp_path, "a.nii.gz", "locked/b.nii.gz")
         scandir = os.scandir
 
         def refusing(path):
@@ -156,13 +145,13 @@ class TestWhatCannotBeOpened:
         assert "locked: cannot be opened (Permission denied)" in found(tmp_path)["locked"]
 
     def test_a_named_file_that_is_missing_fails_alone(self, tmp_path):
-        touch(tmp_path, "a.nii.gz")
+        write_empty_scans(tmp_path, "a.nii.gz")
         scans = found([tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"])
         assert scans["a"] == ""
         assert "b.nii.gz: no such file or folder" in scans["b"]
 
     def test_a_name_that_is_no_text_fails_alone(self, tmp_path):
-        touch(tmp_path, "a.nii.gz")
+        write_empty_scans(tmp_path, "a.nii.gz")
         (tmp_path / os.fsdecode(b"gr\xf6\xdfe.nii.gz")).touch()
         scans = {entry["case"]: entry for entry in find_scans(tmp_path)}
         assert list(scans) == ["a", "gr\\udcf6\\udcdfe"]
@@ -180,18 +169,18 @@ class TestWhatCannotBeOpened:
 
 class TestEachFolderOnce:
     def test_links_to_folders_above(self, tmp_path):
-        touch(tmp_path, "s/a.nii.gz")
+        write_empty_scans(tmp_path, "s/a.nii.gz")
         (tmp_path / "s" / "up").symlink_to("..")
         (tmp_path / "s" / "self").symlink_to(".")
         assert [entry["image"] for entry in find_scans(tmp_path)] == [str(tmp_path / "s" / "a.nii.gz")]
 
     def test_a_folder_is_found_by_its_own_path(self, tmp_path):
-        touch(tmp_path, "z/a.nii.gz")
+        write_empty_scans(tmp_path, "z/a.nii.gz")
         (tmp_path / "b").symlink_to("z")
         assert [entry["image"] for entry in find_scans(tmp_path)] == [str(tmp_path / "z" / "a.nii.gz")]
 
     def test_a_folder_elsewhere_is_followed(self, tmp_path):
-        touch(tmp_path, "archive/a.nii.gz")
+        write_empty_scans(tmp_path, "archive/a.nii.gz")
         (tmp_path / "in").mkdir()
         (tmp_path / "in" / "link").symlink_to("../archive")
         assert found(tmp_path / "in") == {"a": ""}
@@ -201,13 +190,13 @@ class TestEachFolderOnce:
             (tmp_path / f"d{level}").mkdir()
             for name in ("x", "y") if level < 39 else ():
                 (tmp_path / f"d{level}" / name).symlink_to(f"../d{level + 1}")
-        touch(tmp_path, "d39/a.nii.gz")
+        write_empty_scans(tmp_path, "d39/a.nii.gz")
         assert found(tmp_path) == {"a": ""}
 
 
 class TestNamesOfTheirOwn:
     def test_files_of_one_name_and_folder_fail_alone(self, tmp_path):
-        touch(tmp_path, "ct.nii.gz", "ct.nii", "b.nii.gz")
+        write_empty_scans(tmp_path, "ct.nii.gz", "ct.nii", "b.nii.gz")
         scans = found(tmp_path)
         assert list(scans) == ["b", "ct.nii", "ct.nii.gz"]
         assert scans["b"] == ""
@@ -215,16 +204,16 @@ class TestNamesOfTheirOwn:
         assert scans["ct.nii"] == scans["ct.nii.gz"]
 
     def test_folders_that_were_named_tell_them_apart(self, tmp_path):
-        touch(tmp_path, "x/t1/a.nii.gz", "y/t1/a.nii.gz", "x/b.nii.gz")
+        write_empty_scans(tmp_path, "x/t1/a.nii.gz", "y/t1/a.nii.gz", "x/b.nii.gz")
         assert list(found([tmp_path / "x", tmp_path / "y"])) == ["b", "x_t1_a", "y_t1_a"]
 
     def test_a_name_made_of_a_path_that_another_file_has(self, tmp_path):
-        touch(tmp_path, "p1/ct.nii.gz", "p2/ct.nii.gz", "p1_ct.nii.gz")
+        write_empty_scans(tmp_path, "p1/ct.nii.gz", "p2/ct.nii.gz", "p1_ct.nii.gz")
         assert len(found(tmp_path)) == 3
         assert not any(found(tmp_path).values())
 
     def test_a_scan_that_is_named_twice_is_one(self, tmp_path):
-        touch(tmp_path, "a.nii.gz")
+        write_empty_scans(tmp_path, "a.nii.gz")
         assert found([tmp_path, tmp_path / "a.nii.gz"]) == {"a": ""}
 
 
@@ -289,5 +278,5 @@ class TestSeries:
     def test_folders_and_files_beside_slices_are_searched(self, tmp_path):
         write_series(tmp_path / "study")
         write_series(tmp_path / "study" / "later")
-        touch(tmp_path, "study/converted.nii.gz")
+        write_empty_scans(tmp_path, "study/converted.nii.gz")
         assert list(found(tmp_path)) == ["converted", "study", "study_later"]

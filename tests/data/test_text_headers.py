@@ -34,6 +34,15 @@ def with_field(path, key, value):
     path.write_bytes(content[:start] + line + content[end:])
 
 
+def assert_refused(path, key, value, message):
+    """Check that a header with a changed field cannot be read, and that the error names the file and the field."""
+    with_field(path, key, value)
+    for reading in (read_scan, read_geometry):
+        with pytest.raises(DataError) as caught:
+            reading(path)
+        assert message in str(caught.value) and str(caught.value).startswith(f"{path}: ")
+
+
 @pytest.mark.parametrize("name", ["a.mha", "a.mhd"])
 @pytest.mark.parametrize(
     ("key", "value", "message"),
@@ -60,12 +69,7 @@ def with_field(path, key, value):
     ],
 )
 def test_a_metaimage_header_is_refused(tmp_path, name, key, value, message):
-    path = write(tmp_path, name)
-    with_field(path, key, value)
-    for reading in (read_scan, read_geometry):
-        with pytest.raises(DataError) as caught:
-            reading(path)
-        assert message in str(caught.value) and str(caught.value).startswith(f"{path}: ")
+    assert_refused(write(tmp_path, name), key, value, message)
 
 
 @pytest.mark.parametrize("name", ["a.nrrd", "a.nhdr"])
@@ -88,12 +92,7 @@ def test_a_metaimage_header_is_refused(tmp_path, name, key, value, message):
     ],
 )
 def test_an_nrrd_header_is_refused(tmp_path, name, key, value, message):
-    path = write(tmp_path, name)
-    with_field(path, key, value)
-    for reading in (read_scan, read_geometry):
-        with pytest.raises(DataError) as caught:
-            reading(path)
-        assert message in str(caught.value) and str(caught.value).startswith(f"{path}: ")
+    assert_refused(write(tmp_path, name), key, value, message)
 
 
 @pytest.mark.parametrize(("name", "key"), [("a.mha", "ElementDataFile"), ("a.nrrd", "data file")])

@@ -57,7 +57,9 @@ def test_arguments_of_another_kind_are_refused(change, message):
     ],
 )
 def test_arguments_that_may_be_meant_pass(change):
-    check(DYNUNET, **change)
+    assert check(DYNUNET, **change) is None
+    with pytest.raises(ConfigError, match="'net#spatial_dims' is 'x'"):  # the others are checked all the same
+        check(DYNUNET, **change, spatial_dims="x")
 
 
 def test_levels_of_other_networks_are_compared_as_well():
@@ -84,7 +86,15 @@ def test_components_of_any_library_are_checked(component, message):
         check(component)
 
 
-def test_components_whose_arguments_are_not_known_pass():
-    check({"_target_": "segbundle.engines.SegmentationTrainer", "amp_kwargs": {"enabled": False}})
-    check({"_target_": "builtins.dict", "x": "y"})
-    check({"_target_": "no.such.Thing", "x": 1})
+@pytest.mark.parametrize(
+    "component",
+    [
+        {"_target_": "segbundle.engines.SegmentationTrainer", "amp_kwargs": {"enabled": False}},
+        {"_target_": "builtins.dict", "x": "y"},
+        {"_target_": "no.such.Thing", "x": 1},
+    ],
+)
+def test_components_whose_arguments_are_not_known_pass(component):
+    assert check(component) is None
+    with pytest.raises(ConfigError, match="'net#inner#in_channels' is 'x'"):  # components in them are checked
+        check(component, inner={**DYNUNET, "in_channels": "x"})

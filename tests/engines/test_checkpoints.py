@@ -144,7 +144,8 @@ def test_other_floats_than_the_networks_are_converted(tmp_path):
 
 def test_large_weights_whose_sum_is_not_a_float_are_loaded(tmp_path):
     torch.save(changed(WEIGHT, lambda w: torch.full_like(w, 3e38)), tmp_path / "model.pt")
-    load_weights(network(), tmp_path / "model.pt")
+    load_weights(fresh := network(), tmp_path / "model.pt")
+    assert bool((fresh.state_dict()[WEIGHT] == 3e38).all())
 
 
 def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path):

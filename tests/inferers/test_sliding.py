@@ -626,6 +626,16 @@ def test_a_window_that_does_not_fit_by_itself_ends_with_the_error():
     assert seen == [5, 2, 1]  # of ten windows in two batches
 
 
+@pytest.mark.parametrize(("free_bytes", "most"), [(2**40, 34), (0, 1)])  # 34 of 100 windows in three batches
+def test_batches_on_a_cpu_fit_into_memory(free, free_bytes, most):
+    seen, image = [], noise(1, 1, 22, 22, 22)
+    ours, theirs = both((4, 4, 4), sw_batch_size=40)
+    expected = theirs(image, convolutions())
+    free(free_bytes)
+    assert_same(ours(image, limited(40, seen)), expected)
+    assert max(seen) == most
+
+
 # --- other backends ---------------------------------------------------------------------------------------------------
 
 

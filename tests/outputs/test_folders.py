@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -99,13 +100,22 @@ def test_a_record_whose_last_line_is_half_written_is_read(tmp_path):
     claim(tmp_path)
     for name in ("a.json", "c.json", "b.json"):
         write_json(tmp_path / name, 2)
-    claim(tmp_path)
+    folder = claim(tmp_path)
+    assert folder.foreign([tmp_path / name for name in ("a.json", "b.json", "c.json")]) == []
     write_json(tmp_path / "c.json", 3)
+    assert (tmp_path / "c.json").read_text() == "3\n"
 
 
 def test_a_record_of_another_program_is_named(tmp_path):
     (tmp_path / RECORD).write_text("not ours\n")
     with pytest.raises(OutputError, match=r"segbundle-files\.jsonl: is not a record of written files"):
+        claim(tmp_path)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("nowhere")])
+def test_a_record_that_is_no_file_is_named(tmp_path, make):
+    make(tmp_path / RECORD)
+    with pytest.raises(OutputError, match=r"jsonl: (is not a file|cannot be read \(.*\))\. Move it away"):
         claim(tmp_path)
 
 

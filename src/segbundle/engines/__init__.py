@@ -8,8 +8,13 @@ from segbundle.engines.checkpoints import (
     warn_about_preprocessing,
     warn_about_training_cases,
 )
+from segbundle.engines.current_workflow import in_bundle, locate_bundle
+from segbundle.engines.devices import pick_device, pick_num_workers, place_network
 from segbundle.engines.evaluator import SegmentationEvaluator
+from segbundle.engines.flips import warn_about_flips
 from segbundle.engines.loading import monai_loader, patch_loader, warn_about_missing_classes
+from segbundle.engines.network_checks import check_batch, check_network
+from segbundle.engines.output_folders import prepare_output, prepare_prediction_output, prepare_training_output
 from segbundle.engines.progress import ProgressBar
 from segbundle.engines.provenance import describe_run, describe_training, report_run
 from segbundle.engines.ranks import local_device, share_of_rank, shared_gradients, stop_ranks
@@ -17,23 +22,10 @@ from segbundle.engines.records import ScanRecords
 from segbundle.engines.resuming import Checkpoints
 from segbundle.engines.scanning import ScanDataset, ScanEvaluator, read_ahead, report_failures
 from segbundle.engines.scoring import MeanDice, ScoreReport
+from segbundle.engines.starting import start_workflow
 from segbundle.engines.tracking import check_mlflow
 from segbundle.engines.trainer import SegmentationTrainer
 from segbundle.engines.training import EarlyStopping, FinalValidation, SeedEpochs, StopAtNaN, TrainingLog
-from segbundle.engines.workflow import (
-    check_batch,
-    check_network,
-    in_bundle,
-    locate_bundle,
-    pick_device,
-    pick_num_workers,
-    place_network,
-    prepare_output,
-    prepare_prediction_output,
-    prepare_training_output,
-    start_workflow,
-    warn_about_flips,
-)
 
 __all__ = [
     "CachedCases",

@@ -13,10 +13,10 @@ from segbundle.credentials import without_credentials
 from segbundle.data.datalist import num_folds_of
 from segbundle.documents import read_json, shortened
 from segbundle.engines.next_steps import after_folds
+from segbundle.engines.output_folders import prepare_output
 from segbundle.engines.provenance import made_by, write_page
 from segbundle.engines.unwritten import UnwrittenFiles
 from segbundle.engines.values import KEYS, check_values, nsd_tolerances
-from segbundle.engines.workflow import prepare_output
 from segbundle.errors import ConfigError, OutputError
 from segbundle.files import remove_partial, write_json
 from segbundle.outputs import folder_of, names

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from segbundle.engines.workflow import running_workflow
+from segbundle.engines.current_workflow import running_workflow
 
 _TASK = (
     *("config", "bundle", "device", "trust", "class_names", "axcodes", "spacing", "intensity", "patch_size"),

@@ -22,9 +22,9 @@ import segbundle
 from segbundle.credentials import without_credentials
 from segbundle.data.scan_files import files_of
 from segbundle.engines.checkpoints import cases_that_chose, cases_trained_on, checkpoint_paths
+from segbundle.engines.current_workflow import running_workflow
 from segbundle.engines.ranks import rank
 from segbundle.engines.values import KEYS
-from segbundle.engines.workflow import running_workflow
 from segbundle.errors import OutputError, describe
 from segbundle.hashing import add_ends, new_digest, shortened
 from segbundle.literals import restore

@@ -11,7 +11,7 @@ from monai.bundle import ConfigParser
 from monai.bundle.reference_resolver import ReferenceResolver
 
 from segbundle.engines.checkpoints import checkpoint_paths
-from segbundle.engines.workflow import running_workflow
+from segbundle.engines.current_workflow import running_workflow
 from segbundle.hashing import hash_file, hash_values
 
 WEIGHTS = "weights"

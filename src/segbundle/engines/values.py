@@ -15,6 +15,8 @@ from segbundle.options import NAME_LISTS, TEXT_KEYS
 
 _Test = Callable[[Any], bool]
 _MAY_BE_INFINITE = ("max_gradient_norm",)
+_LARGEST_IN_NETWORK = 2**20
+"""Of whole numbers in `network_def`: channels, kernels, layers."""
 _EXPONENT = re.compile(r"([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))[eE]([-+]?)([0-9]+)")
 
 
@@ -77,6 +79,8 @@ def _check_number(key: str, value: Any) -> None:
         raise ConfigError(f"config key {key!r} is nan; a number is needed.")
     if isinstance(value, int) and abs(value) >= 2**64:
         raise ConfigError(f"config key {key!r} is {shortened(value)}; a number below 2^64 is needed.")
+    if isinstance(value, int) and names[0] == "network_def" and value > _LARGEST_IN_NETWORK:
+        raise ConfigError(f"config key {key!r} is {value}; a whole number up to {_LARGEST_IN_NETWORK} is needed.")
     number = _EXPONENT.fullmatch(value) if isinstance(value, str) else None
     if number and names[-1] not in TEXT_KEYS and not NAME_LISTS.intersection(names):
         spelt = f"{number[1]}{'' if '.' in number[1] else '.0'}e{number[2] or '+'}{number[3]}"
@@ -129,7 +133,9 @@ def _is_name(value: Any) -> bool:
 
 def _is_orientation(value: Any) -> bool:
     letters = list(value) if isinstance(value, (str, list, tuple)) else []
-    return len(letters) == 3 and all(any(letter in pair for letter in letters) for pair in ("LR", "PA", "IS"))
+    if len(letters) != 3 or not all(map(_is_text, letters)):
+        return False
+    return all(any(letter in pair for letter in letters) for pair in ("LR", "PA", "IS"))
 
 
 def _is_mapping(value: Any) -> bool:
@@ -165,7 +171,9 @@ _NEEDED: dict[str, tuple[_Test, str]] = {
     "patch_size": (_three(_whole()), _SHAPE),
     "window_size": (_either(_AUTO, _three(_whole())), f"auto, or {_SHAPE}"),
     "overlap": (_either(_number(0, 1), _three(_number(0, 1))), "a part of a window, at least 0 and less than 1,"),
-    "sw_batch_size": (_either(_AUTO, _whole()), "a positive whole number of windows, or auto,"),
+    "network_def#spatial_dims": (_one_of([3]), "3"),
+    "network_def#in_channels": (_whole(1, 4096), "a whole number of channels from 1 to 4096"),
+    "sw_batch_size": (_either(_AUTO, _whole(1, 1024)), "a whole number of windows from 1 to 1024, or auto,"),
     "precision": (_one_of(_PRECISIONS), f"one of {', '.join(_PRECISIONS)}"),
     "backend": (_one_of(_BACKENDS), f"one of {', '.join(_BACKENDS)}"),
     "test_time_flips": (_some(_one_of([0, 1, 2])), "a list of axes, for instance [0],"),

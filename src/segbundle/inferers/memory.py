@@ -144,6 +144,12 @@ def choose_batch(needs: Needs, roi: Sequence[int], device: torch.device) -> int:
     return int(min(max(budget // window, 1), _LARGEST_BATCH.get(device.type, 1)))
 
 
+def limit_batch(batch: int, needs: Needs, roi: Sequence[int]) -> int:
+    """Return `batch`, or as many windows as fit into the free memory of the CPU."""
+    most = _SHARE * free_memory(torch.device("cpu")) // (needs.bytes_per_voxel * math.prod(roi))
+    return int(min(batch, max(most, 1)))
+
+
 def choose_windows(
     shape: Sequence[int],
     patch_size: Sequence[int],

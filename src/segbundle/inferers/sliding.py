@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from segbundle.inferers.backends import Backend, prepare
 from segbundle.inferers.ensemble import members
-from segbundle.inferers.memory import Needs, choose_batch, choose_windows, has_room, measured_needs
+from segbundle.inferers.memory import Needs, choose_batch, choose_windows, has_room, limit_batch, measured_needs
 from segbundle.inferers.optimising import normalises_by_window, optimised
 from segbundle.inferers.precision import Precision, autocast, computed_dtype
 from segbundle.inferers.slabs import ScoreSlabs, Slab, SlabBuffer
@@ -26,6 +26,8 @@ Network = Callable[..., torch.Tensor]
 Member = tuple[str | None, Network]
 _AIR = 0.01
 """What lies this part of the volume's range above its lowest value counts as air."""
+_FEW = 16
+"""Windows at a time whose memory is not measured if their number is given."""
 _SHAPES = 4
 """Window shapes, per checkpoint, for which prepared networks are kept."""
 
@@ -50,7 +52,7 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         roi_size: voxels of a window, (X, Y, Z) or one number; `auto` takes the largest windows of at least `patch_size`
             that memory allows, with as many voxels of overlap as windows of `patch_size` would have, or just
             `patch_size` if the network normalises by what a window shows (`normalises_by_window`).
-        sw_batch_size: windows at a time, or `auto`; halved when the GPU's memory is exceeded.
+        sw_batch_size: windows at a time, or `auto`; fewer if they do not fit into memory.
         overlap, mode, sigma_scale, padding_mode, cval, sw_device, device, progress, and others: as in
             `monai.inferers.SlidingWindowInferer`; `device` holds the sums of the scores, by default where windows are
             computed, or the CPU if they do not fit there.
@@ -184,9 +186,12 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         self._said = True
 
     def _batch_size(self, network: Network, channels: int, plan: WindowPlan, device: torch.device) -> int:
-        if not self.automatic_batch:
+        if not self.automatic_batch and (device.type != "cpu" or self.sw_batch_size <= _FEW):
             return self.sw_batch_size
-        return choose_batch(self._needs_of(network, channels, plan.roi), plan.roi, device)
+        needs = self._needs_of(network, channels, plan.roi)
+        if self.automatic_batch:
+            return choose_batch(needs, plan.roi, device)
+        return limit_batch(self.sw_batch_size, needs, plan.roi)
 
     def _needs_of(self, network: Network, channels: int, roi: Sequence[int]) -> Needs:
         if self._needs is None or self._needs[:2] != (network, channels):

@@ -19,7 +19,8 @@ from segbundle.hashing import add_ends, ends_tell_all, new_digest, shortened
 from segbundle.outputs.recognition import recognized
 
 RECORD = ".segbundle-files.jsonl"
-_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+"""Links are not followed, and opening a named pipe does not wait."""
 _NAMED = 3
 _MOST_LINES = 100
 """Lines of a record beside those that are needed, before it is written anew."""
@@ -243,6 +244,8 @@ class OutputFolder:
         """Read what this and other processes have recorded since; return whether there was anything."""
         try:
             with os.fdopen(os.open(self.record_path, os.O_RDONLY | _FLAGS), "rb") as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise OutputError(f"{self.record_path}: is not a file. Move it away.")
                 file.seek(self._offset)
                 content = file.read()
         except FileNotFoundError:

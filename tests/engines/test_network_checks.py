@@ -1,29 +1,10 @@
-import sys
-
 import pytest
 import torch
 from monai.networks.nets import DynUNet
 
-from segbundle.engines import (
-    check_batch,
-    check_network,
-    pick_num_workers,
-    place_network,
-    prepare_output,
-    prepare_training_output,
-    start_workflow,
-    workflow,
-)
-from segbundle.engines.workflow import checked_device, locate_bundle
-from segbundle.errors import ConfigError, OutputError
+from segbundle.engines import check_batch, check_network, network_checks, place_network
+from segbundle.errors import ConfigError
 from segbundle.inferers.memory import measured_needs
-
-
-def test_devices_that_do_not_exist_are_named():
-    for device in ("gpu", "cuda:99"):
-        with pytest.raises(ConfigError, match=f"device '{device}' cannot be used here; choose from cpu"):
-            checked_device(device)
-    assert checked_device("cpu") == torch.device("cpu")
 
 
 @pytest.mark.parametrize(
@@ -52,7 +33,7 @@ def test_patches_that_do_not_fit_into_memory_are_not_tried(monkeypatch):
     ):
         check_network(network, "cpu", 1, [4096] * 3, ["background", "a"])
     each = measured_needs(network.eval(), 1, [32] * 3).bytes_per_voxel / 2
-    monkeypatch.setattr(workflow, "free_memory", lambda device: 32**3 * each)
+    monkeypatch.setattr(network_checks, "free_memory", lambda device: 32**3 * each)
     check_network(network, "cpu", 1, [32] * 3, ["background", "a"])
     with pytest.raises(
         ConfigError, match=r"window_size is \[64, 32, 32\]: a patch of 65,536 voxels .* Choose a smaller"
@@ -69,53 +50,13 @@ def test_a_network_may_fail_in_any_way():
         check_network(Odd(), "cpu", 1, [8, 8, 8], ["background", "a"])
 
 
-def test_a_library_user_keeps_the_excepthook():
-    before = sys.excepthook
-    start_workflow()
-    assert sys.excepthook is before
-
-
-def test_outside_a_workflow_the_bundle_is_the_working_directory(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert locate_bundle() == str(tmp_path)
-
-
-def test_output_folders_are_made_and_unwritable_ones_named(tmp_path):
-    prepare_output(str(tmp_path / "a" / "b"))
-    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == [".lock"]
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OutputError, match=r"file/x: cannot be written .* choose another --output_dir"):
-        prepare_output(str(tmp_path / "file" / "x"))
-
-
-def test_a_folder_with_a_run_is_refused_unless_resumed(tmp_path):
-    (tmp_path / "last.pt").write_bytes(b"")
-    with pytest.raises(OutputError, match="holds a training run; choose another"):
-        prepare_output(str(tmp_path))
-    with pytest.raises(OutputError, match=r"already holds a training run \(last\.pt\).*--resume true"):
-        prepare_training_output(str(tmp_path))
-    prepare_training_output(str(tmp_path), resume=True)
-    (tmp_path / "last.pt").rename(tmp_path / "task.json")  # somebody made room
-    with pytest.raises(OutputError, match="holds a training run; choose another"):
-        prepare_output(str(tmp_path))
-
-
-def test_resuming_where_nothing_is_starts_from_the_beginning_and_says_so(tmp_path, caplog):
-    prepare_training_output(str(tmp_path), resume=True)
-    assert "holds no last.pt to resume from" in caplog.text
-
-
-def test_worker_processes_help_a_gpu_only():
-    assert pick_num_workers("cpu") == 0
-
-
 def test_a_batch_that_does_not_fit_says_what_would(monkeypatch):
     network = DynUNet(3, 1, 3, (3, 3, 3), (1, 2, 2), (2, 2), filters=(4, 8, 16))
-    one = workflow.training_bytes(network, 1, (32, 32, 32), "fp32")
+    one = network_checks.training_bytes(network, 1, (32, 32, 32), "fp32")
     assert 32**3 * 4 * 4 * 4 < one < 32**3 * 4 * 4 * 100
-    twice = workflow.training_bytes(network, 1, (64, 32, 32), "fp32")
+    twice = network_checks.training_bytes(network, 1, (64, 32, 32), "fp32")
     assert twice == pytest.approx(2 * one, rel=0.01)
-    monkeypatch.setattr(workflow, "free_memory", lambda device: 5.5 * one)
+    monkeypatch.setattr(network_checks, "free_memory", lambda device: 5.5 * one)
     check_batch(network, "cpu", 1, (32, 32, 32), 5, "fp32")
     with pytest.raises(ConfigError, match=r"batch_size 6 does not fit .* batch_size 5 would"):
         check_batch(network, "cpu", 1, (32, 32, 32), 6, "fp32")

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "src" / "segbundle"
 ORDER = [
     "credentials", "errors", "machine", "hashing", "terminal", "documents", "startup", "audit", "options", "classes",
     "outputs", "files", "losses", "metrics", "inferers", "patches", "data", "reports", "viewer", "literals",
-    "configs", "reproductions", "running", "sides", "transforms", "engines", "cli",
+    "configs", "reproductions", "sides", "transforms", "engines", "running", "checking", "cli",
 ]  # fmt: skip
 """From the ground up: a room may import those before it."""
 

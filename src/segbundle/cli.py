@@ -14,15 +14,16 @@ import typer
 from typer.core import TyperCommand
 
 from segbundle import __version__
-from segbundle.audit import inspect_path, refuse_untrusted
-from segbundle.configs import check_steps, read_config, workflow_file
 from segbundle.errors import ConfigError, DataError, OutputError, show_error
-from segbundle.files import write_text
-from segbundle.options import default_bundle, join_switches, refuse_missing_values, split_overrides, switches_of
-from segbundle.outputs import refuse_to_replace
-from segbundle.running import plain_errors, run_workflow, shown_log, stop_on_signals, stopped_plainly
-from segbundle.startup import fast_imports
-from segbundle.terminal import counted
+from segbundle.options import join_switches, split_overrides
+from segbundle.running import (
+    plain_errors,
+    run_cross_validation,
+    run_workflow,
+    shown_log,
+    stop_on_signals,
+    stopped_plainly,
+)
 
 app = typer.Typer(
     name="segbundle",
@@ -160,33 +161,8 @@ def cross_validate(
     Example: segbundle cross-validate --config configs/phantom.yaml --dataset_dir data_samples
     --output_dir runs/phantom_cv
     """
-    with fast_imports():
-        from segbundle.engines import cross_validation
-
     given = {"dataset_dir": dataset_dir, "device": device}
-    words = list(overrides or [])
-    again = " Run the same command to continue."
-    with plain_errors(again):
-        refuse_untrusted(config or [], bundle, trust)
-        workflow = workflow_file((bundle or default_bundle()) / "configs", "train")
-        task = read_config(workflow)
-        switches = switches_of(task)
-        for path in config or []:
-            task |= read_config(path)
-        own = split_overrides(words, switches)[1]
-        refuse_missing_values(own, task)
-        check_steps([workflow, *(config or [])], own)
-        for key in ("fold", "resume", "ckpt_path"):
-            if key in own:
-                raise ConfigError(f"{key}: every fold has its own in a cross-validation; leave it out.")
-        task |= {**own, "dataset_dir": str(dataset_dir)}
-        cross_validation.cross_validate(
-            output_dir,
-            task,
-            lambda name, keys: run_workflow(
-                name, bundle, config, {**given, **keys}, words=words, trust=trust, again=again
-            ),
-        )
+    run_cross_validation(output_dir, bundle, config, given, words=overrides, trust=trust)
 
 
 @app.command(cls=_WithKeys, context_settings=_PASS_ON)
@@ -227,35 +203,12 @@ def check(
 
     Example: segbundle check data_samples
     """
-    from segbundle.data.dataset_check import DatasetCheck
+    from segbundle.checking import print_check
 
     with plain_errors(), shown_log():
-        refuse_untrusted(config or [], None, trust)
-        if config:
-            with fast_imports():
-                from segbundle.engines.configuration import check_task
-            check_task(config, default_bundle() / "configs")
-        classes = _task_classes(dataset, config or [])
-        cases = DatasetCheck(dataset, *classes)
-        found = [(case, problems) for case, problems in counted(cases, len(cases), "checking", "case")]
-    messages = cases.problems + [message for _, problems in found for message in problems]
-    for message in messages:
-        typer.echo(message, err=True)
-    if messages:
-        bad = sum(bool(problems) for _, problems in found)
-        typer.echo(f"{len(messages)} problem(s); {bad} of {len(cases)} cases cannot be used.", err=True)
+        usable = print_check(dataset, config or [], trust)
+    if not usable:
         raise typer.Exit(1)
-    unlabelled = sum(case.label is None for case, _ in found)
-    without = f" ({unlabelled} without a label map)" if unlabelled else ""
-    typer.echo(f"{len(cases)} cases{without}, no problem found. Classes: {', '.join(cases.class_names)}.")
-    width = max(map(len, cases.tallies))
-    typer.echo(f"{'':{width}}  labelled  absent  not annotated")
-    for name, tally in cases.tallies.items():
-        typer.echo(f"{name:{width}}  {tally.labelled:8}  {tally.absent:6}  {tally.unannotated:13}")
-    if cases.partly_unknown:
-        typer.echo(f"{cases.partly_unknown} cases have voxels of unknown class (ignore).")
-    for note in cases.notes:
-        typer.echo(f"Note: {note}")
 
 
 @app.command()
@@ -268,6 +221,8 @@ def audit(
 
     Example: segbundle audit configs/phantom.yaml
     """
+    from segbundle.audit import inspect_path
+
     with plain_errors():
         found = inspect_path(path)
     for finding in found:
@@ -357,6 +312,8 @@ def reproduce(
 
     Example: segbundle reproduce cross_validated_414358
     """
+    from segbundle.files import write_text
+    from segbundle.outputs import refuse_to_replace
     from segbundle.reproductions import reproduce, titles
 
     with plain_errors():
@@ -391,29 +348,3 @@ def main() -> None:
 def _one_or_several(paths: list[Path] | None) -> str | list[str] | None:
     names = [str(path) for path in paths or []]
     return names if len(names) > 1 else next(iter(names), None)
-
-
-def _task_classes(dataset: Path, config: list[Path]) -> tuple[list[str] | None, int | None]:
-    """Class names and channels that the cases must fit: of the task YAMLs, or else those that the dataset describes.
-
-    There are no names where a `dataset.json` cannot be used, which is reported with the other problems.
-    """
-    from segbundle.data.description import described_labels
-
-    task: dict[str, Any] = {}
-    if config:  # what the task leaves out is the bundle's, but for the classes, which the dataset knows better
-        task = {**read_config(default_bundle() / "configs" / "train.yaml"), "class_names": None}
-    for path in config:
-        task |= read_config(path)
-    names = task.get("class_names")
-    if names is None:
-        try:
-            names = described_labels(dataset).class_names
-        except DataError:
-            return None, None
-    if names is None and dataset.is_dir():
-        raise ConfigError(f"{dataset}: has no dataset.json that names the classes; give a task YAML by --config.")
-    if not isinstance(names, (list, type(None))):
-        raise ConfigError(f"class_names is {names!r}; a check needs the names themselves, in a list.")
-    channels = task.get("network_def#in_channels", (task.get("network_def") or {}).get("in_channels"))
-    return None if names is None else [str(name) for name in names], channels

@@ -14,8 +14,6 @@ from typing import Any
 
 import typer
 
-from segbundle.audit import refuse_untrusted
-from segbundle.configs import check_steps, merged_config, read_config, workflow_file
 from segbundle.errors import ConfigError, show_error
 from segbundle.options import default_bundle, refuse_missing_values, split_overrides, switches_of
 from segbundle.startup import fast_imports
@@ -145,6 +143,9 @@ def run_workflow(
         trust: whether to run a bundle and task YAMLs that the audit flags.
         again: see `plain_errors`; by default how to resume the workflow.
     """
+    from segbundle.audit import refuse_untrusted
+    from segbundle.configs import read_config, workflow_file
+
     with plain_errors(_GO_ON.get(name, "") if again is None else again):
         refuse_untrusted(config or [], bundle, trust)
         configs = (bundle or default_bundle()) / "configs"
@@ -165,6 +166,50 @@ def run_workflow(
         workflow.initialize()
         workflow.run()
         workflow.finalize()
+
+
+def run_cross_validation(
+    output_dir: Path,
+    bundle: Path | None,
+    config: list[Path] | None,
+    given: dict[str, Any],
+    words: list[str] | None,
+    trust: bool = False,
+) -> None:
+    """Train and score every fold, and put the scores together (see `segbundle.engines.cross_validation`).
+
+    Args:
+        output_dir: where folds and scores go.
+        bundle, config, given, words, trust: as of `run_workflow`.
+    """
+    from segbundle.audit import refuse_untrusted
+    from segbundle.configs import check_steps, read_config, workflow_file
+
+    with fast_imports():
+        from segbundle.engines import cross_validation
+
+    again = " Run the same command to continue."
+    with plain_errors(again):
+        refuse_untrusted(config or [], bundle, trust)
+        workflow = workflow_file((bundle or default_bundle()) / "configs", "train")
+        task = read_config(workflow)
+        switches = switches_of(task)
+        for path in config or []:
+            task |= read_config(path)
+        own = split_overrides(words or [], switches)[1]
+        refuse_missing_values(own, task)
+        check_steps([workflow, *(config or [])], own)
+        for key in ("fold", "resume", "ckpt_path"):
+            if key in own:
+                raise ConfigError(f"{key}: every fold has its own in a cross-validation; leave it out.")
+        task |= {**own, "dataset_dir": str(given["dataset_dir"])}
+        cross_validation.cross_validate(
+            output_dir,
+            task,
+            lambda name, keys: run_workflow(
+                name, bundle, config, {**given, **keys}, words=words, trust=trust, again=again
+            ),
+        )
 
 
 def _begin_reading(scan: str) -> None:
@@ -194,6 +239,8 @@ def _workflow(files: list[Path], configs: Path, overrides: dict[str, Any]) -> An
     """MONAI's workflow, with a configuration of these files and the command line's values, which are data."""
     import logging
     import warnings
+
+    from segbundle.configs import check_steps, merged_config
 
     for category in (FutureWarning, DeprecationWarning):
         warnings.simplefilter("ignore", category)

@@ -86,7 +86,17 @@ def raise_error(error):
         (
             {"a": {"_target_": "builtins.int", "x": 1}},
             "a",
-            r"config key 'a' \(builtins.int\) cannot be made: TypeError",
+            r"config key 'a' \(builtins.int\) cannot be made of x 1: 'x' is an invalid keyword argument for int\(\)",
+        ),
+        (
+            {"a": {"_target_": "torch.nn.Conv3d", "in_channels": 1}},
+            "a",
+            "cannot be made of in_channels 1: Conv3d missing 2 required positional arguments: 'out_channels' and",
+        ),
+        (
+            {"a": {"_target_": "torch.nn.Conv3d", "in_channel": 1}},
+            "a",
+            "cannot be made of in_channel 1: Conv3d has no argument 'in_channel'",
         ),
         ({"a": {"_target_": "no.Thing"}}, "a", "config key 'a': Cannot locate class or function path: 'no.Thing'"),
         ({"a": {"b": "$1 / 0"}}, "a", "config key 'a#b': its expression cannot be evaluated: ZeroDivisionError"),

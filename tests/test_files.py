@@ -12,6 +12,7 @@ from filelock import FileLock
 from segbundle import files
 from segbundle.errors import OutputError
 from segbundle.files import keep_others_out, make_folder, read_csv, remove_partial, write_csv, write_json, written_whole
+from segbundle.outputs import claim
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path):
@@ -45,8 +46,12 @@ def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path):
     names = (".partial-12-a.csv", ".partial-12-metrics.csv", ".partial-7-a_seg.nii.gz", "partial-12-metrics.csv")
     for name in names:
         (tmp_path / name).touch()
+    folder = claim(tmp_path)
+    folder.record_partial(12)
+    folder.record_partial(7)
     remove_partial(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".partial-12-a.csv", "partial-12-metrics.csv"]
+    left = sorted(path.name for path in tmp_path.iterdir() if path != folder.record_path)
+    assert left == [".partial-12-a.csv", "partial-12-metrics.csv"]
 
 
 def test_json_refuses_what_json_does_not_have(tmp_path):

@@ -320,6 +320,8 @@ def reproduce(
         if name is None:
             typer.echo("\n".join(f"{name}\n    {title}" for name, title in titles().items()))
             return
+        if output is not None:
+            refuse_to_replace(output)
         plain, values = split_overrides(overrides or [])
         if plain:
             raise ConfigError(f"unexpected argument {plain[0]!r}; values are given as --key value.")
@@ -327,15 +329,17 @@ def reproduce(
         text = "\n\n".join([f"# {titles()[name]}", *(table.markdown() for table in tables)])
         typer.echo(text)
         if output is not None:
-            refuse_to_replace(output)
             write_text(output, f"{text}\n")
 
 
 def main() -> None:
     """Entry point of the `segbundle` command."""
+    import logging
+
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files may be no text
+    logging.raiseExceptions = False  # a log that cannot be written, as on a full disk, is no reason for tracebacks
     stop_on_signals()
     try:
         with stopped_plainly():

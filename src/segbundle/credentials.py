@@ -42,6 +42,8 @@ def hide(text: str, address: str) -> str:
     Example:
         >>> hide("no user secret at host", "http://me:secret@host")
         'no user *** at host'
+        >>> hide("me:secret@host: no such scheme", "me:secret@host")
+        'me:***@host: no such scheme'
     """
     text = text.replace(address, _whole(address))
     for secret in sorted(_secrets(address), key=len, reverse=True):
@@ -66,7 +68,7 @@ def _whole(word: str) -> str:
 
 def _secrets(address: str) -> set[str]:
     """Return password and values of an address, as they are written, and as others write them."""
-    rest = address.partition("://")[2]
+    rest = address.partition("://")[2] or address  # perhaps without its scheme
     user, _, _ = rest.rpartition("@")
     _, _, options = rest.rpartition("@")[2].partition("?")
     found = {user.partition(":")[2], options.partition("#")[2]}

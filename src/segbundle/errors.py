@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import reprlib
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TypeVar
 
 from segbundle.credentials import without_credentials
@@ -17,9 +18,13 @@ from segbundle.credentials import without_credentials
 _E = TypeVar("_E", bound=BaseException)
 
 _MOST_CHARACTERS, _MOST_LINES = 800, 4
-_MOST_KNOWN = 12
+_MOST_KNOWN, _MOST_ARGUMENTS = 12, 6
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 40
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{6,}|\(0x[0-9a-fA-F]{6,}\)")
 """Where an object lies in memory, which ITK's and Python's texts tell."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Characters that a terminal would act on, for instance in the name of a file."""
 
 
 class SegbundleError(ValueError):
@@ -176,7 +181,8 @@ def _configuration_error(error: BaseException) -> ConfigError | None:
         return ConfigError(f"{named}: {message} A _target_ is written in full: segbundle.losses.DiceCELoss.")
     if message.startswith(_MONAI_INSTANTIATION):
         component = re.search(r"'([^']*)'", message)
-        return ConfigError(f"{named} ({component[1] if component else '?'}) cannot be made: {cause}.")
+        made = f"{named} ({component[1] if component else '?'}) cannot be made{_of_arguments(frames)}"
+        return ConfigError(f"{made}: {_about_arguments(cause)}.")
     if message.startswith(_MONAI_EVALUATION):
         raised = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(first_cause(error).__traceback__)]
         if key.partition("#")[0] in _WORK and raised[-1:] != ["<string>"]:  # but in what the expression calls
@@ -186,6 +192,22 @@ def _configuration_error(error: BaseException) -> ConfigError | None:
     if folders[-1:] == [_MONAI_BUNDLE] or (isinstance(error, SyntaxError) and _MONAI_BUNDLE in folders):
         return ConfigError(f"{named} cannot be read: {one_line(error).rstrip('.')}.")
     return None
+
+
+def _of_arguments(frames: Sequence[FrameType]) -> str:
+    """Return, in words, the plain values that a component was to be made of."""
+    makers = [frame for frame in frames if frame.f_code.co_name == "instantiate"]
+    given = makers[-1].f_locals.get("kwargs") if makers else None
+    plain = (str, int, float, list, tuple, type(None))
+    shown = [f"{key} {_SHORT.repr(value)}" for key, value in (given or {}).items() if isinstance(value, plain)]
+    return f" of {', '.join(shown[:_MOST_ARGUMENTS])}" if shown else ""
+
+
+def _about_arguments(cause: str) -> str:
+    """Return Python's words for wrong arguments without the names of its own functions and exceptions."""
+    cause = re.sub(r"^(TypeError|AttributeError|KeyError|IndexError): ", "", cause)
+    cause = re.sub(r"^(\w+\.)*(\w+)\.__init__\(\)", r"\2", cause)
+    return re.sub(r"got an unexpected keyword argument ('\w+')", r"has no argument \1", cause)
 
 
 def _place(error: BaseException) -> str:
@@ -198,6 +220,7 @@ def _place(error: BaseException) -> str:
 def _shortened(text: str) -> str:
     """A text of a few lines at most, without secrets; of a long one beginning and end, which says what to do."""
     text = _ADDRESS.sub("", str(without_credentials(text)))
+    text = _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
     lines = text.splitlines()
     if len(lines) > _MOST_LINES:
         text = "\n".join([*lines[: _MOST_LINES - 1], f"... and {len(lines) - _MOST_LINES + 1} lines more"])

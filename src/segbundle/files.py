@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from segbundle.errors import OutputError
-from segbundle.outputs import names, owner_of
+from segbundle.outputs import folder_of, names, owner_of, resolve
 
 _LOCK = ".lock"
 _locks: list[Any] = []
@@ -40,6 +40,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         if owner is not None:
             owner.refuse_foreign([path.absolute()])
+            owner.record_partial(os.getpid())
         partial.unlink(missing_ok=True)
         os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield partial
@@ -62,7 +63,7 @@ def make_folder(folder: str | Path) -> None:
     Raises:
         OSError: it cannot be made.
     """
-    folder = Path(folder).resolve()
+    folder = resolve(folder)
     if not folder.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         atexit.register(_remove_if_empty, folder)
@@ -84,7 +85,7 @@ def keep_others_out(folder: str | Path) -> None:
     """
     from filelock import FileLock, Timeout
 
-    place = Path(folder).resolve() / _LOCK
+    place = resolve(folder) / _LOCK
     if place.is_symlink() or (place.exists() and (not place.is_file() or place.stat().st_size)):
         raise OutputError(f"{place}: is not an empty file, as runs lock. Move it away, or choose another --output_dir.")
     lock = FileLock(place, timeout=0, is_singleton=True)
@@ -107,9 +108,14 @@ def _let_others_in() -> None:
 
 
 def remove_partial(folder: str | Path) -> None:
-    """Remove what killed runs have left half written in a folder; no other run may be writing to it."""
+    """Remove what killed runs have left half written in a folder, by its record; no other run may be writing to it.
+
+    Raises:
+        OutputError: see `segbundle.outputs.folder_of`.
+    """
+    known = owner_of(Path(folder) / names.RUN_FILE) or folder_of(folder)
     for path in Path(folder).glob(".partial-*"):
-        if names.is_partial(path.name) and not path.is_dir():
+        if known.left_partial(path):
             with suppress(OSError):
                 path.unlink()
 

@@ -24,6 +24,8 @@ _stopped_by: list[int] = []
 """Signals that have asked this process to end."""
 _told = False
 """Whether the user knows that the command was stopped."""
+_again = ""
+"""How to go on with the command that is running."""
 _GO_ON = {
     "train": " Go on after the last finished epoch with --resume.",
     "evaluate": " Run the same command with --resume to score the remaining cases.",
@@ -52,11 +54,11 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _stopped(again: str = "") -> int:
-    """Say once that the command was stopped; the exit code."""
+def _stopped() -> int:
+    """Say once that the command was stopped, and how to go on; the exit code."""
     global _told
     if not _told:
-        print(f"Stopped.{again}", file=sys.stderr, flush=True)
+        print(f"Stopped.{_again}", file=sys.stderr, flush=True)
     _told = True
     return 128 + (_stopped_by or [signal.SIGINT])[0]
 
@@ -92,13 +94,15 @@ def plain_errors(again: str = "") -> Iterator[None]:
     Args:
         again: what the message of a command that was stopped adds, for instance how to go on.
     """
+    global _again
+    _again = again or _again
     try:
         yield
     except (typer.Exit, BrokenPipeError):  # nobody reads the output any more, which typer ends quietly
         raise
     except (Exception, KeyboardInterrupt) as error:
         if _stopped_by or isinstance(error, KeyboardInterrupt):
-            raise typer.Exit(_stopped(again)) from None
+            raise typer.Exit(_stopped()) from None
         show_error(error)
         raise typer.Exit(1) from None
 

@@ -79,16 +79,17 @@ def test_a_training_leaves_files_of_others_alone(dataset, tmp_path):
 def test_a_users_cache_folder_stays(tmp_path):
     dataset, out = write_tiny_dataset(tmp_path / "tiny", num_cases=4), tmp_path / "out"
     (out / "cache").mkdir(parents=True)
-    (out / "cache" / "notes.txt").write_text("mine")
-    words = ["cross-validate", "--config", TINY, "--dataset_dir", dataset, "--output_dir", out]
+    own = f"{'0123456789abcdef' * 2}.pt"  # called as a prepared case
+    (out / "cache" / own).write_text("mine")
+    words = ["cross-validate", "--config", TINY, "--dataset_dir", dataset, "--output_dir", "out"]
     words += ["--num_folds", 2, "--max_epochs", 1]
-    done = segbundle(*words)
-    assert done.returncode == 1 and f"{out / 'cache'}: was not made by segbundle" in done.stderr
-    assert not (out / "fold_0").exists() and content(out / "cache") == {"notes.txt": b"mine"}
+    done = segbundle(*words, cwd=tmp_path)
+    assert done.returncode == 1 and "out/cache: was not made by segbundle" in done.stderr
+    assert not (out / "fold_0").exists() and content(out / "cache") == {own: b"mine"}
     (out / "cache").rename(tmp_path / "cache")
     (out / "fold_1" / "evaluation").mkdir(parents=True)
     (out / "fold_1" / "evaluation" / "summary.csv").write_text("mine")
-    done = segbundle(*words)
+    done = segbundle(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "fold 1 of 2: " in done.stdout and f"next: segbundle predict SCANS --config {TINY}" in done.stdout
     assert not (out / "cache").exists()

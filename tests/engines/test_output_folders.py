@@ -1,6 +1,7 @@
 import pytest
 
 from segbundle.engines import prepare_output, prepare_training_output
+from segbundle.engines.output_folders import prepare_prediction_output
 from segbundle.errors import OutputError
 
 
@@ -27,3 +28,17 @@ def test_a_folder_with_a_run_is_refused_unless_resumed(tmp_path):
 def test_resuming_where_nothing_is_starts_from_the_beginning_and_says_so(tmp_path, caplog):
     prepare_training_output(str(tmp_path), resume=True)
     assert "holds no last.pt to resume from" in caplog.text
+
+
+@pytest.mark.parametrize("prepare", [prepare_output, prepare_training_output, prepare_prediction_output])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("nowhere", "is a link to .*, which does not exist"), ("loop", "leads back to itself"), ("x" * 300, "too long")],
+)
+def test_a_path_that_is_no_folder_is_named(tmp_path, prepare, name, message):
+    (tmp_path / "nowhere").symlink_to(tmp_path / "other" / "folder")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OutputError, match=message) as error:
+        prepare(str(tmp_path / name))
+    assert str(error.value).startswith(str(tmp_path))
+    assert not (tmp_path / "other").exists()

@@ -11,7 +11,7 @@ from segbundle.data import find_scans
 from segbundle.engines import ScanDataset, ScanEvaluator, ScanRecords, provenance, records, report_failures, scanning
 from segbundle.errors import OutputError, ScansFailedError
 from segbundle.files import write_json
-from segbundle.outputs import claim
+from segbundle.outputs import OutputFolder, claim
 from segbundle.reports import RESULTS
 from segbundle.transforms import SaveLabelsd, postprocessing, preprocessing
 from tiny import write_nifti
@@ -157,8 +157,10 @@ def test_resuming_sweeps_up_what_a_killed_run_left_half_written(tmp_path):
     folder = scans(tmp_path / "scans", "a")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".partial-123-a_seg.nii.gz").write_bytes(b"half")
+    OutputFolder(tmp_path / "out").record_partial(123)
     run(folder, tmp_path / "out", Picky(), resume=True)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a_seg.nii.gz", "predictions.json"]
+    left = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert left == [".segbundle-files.jsonl", "a_seg.nii.gz", "predictions.json"]
 
 
 def test_records_that_cannot_be_read_are_named(tmp_path):

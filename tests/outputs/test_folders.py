@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,7 +49,7 @@ def test_a_file_that_appears_while_another_is_written_stays(tmp_path):
         partial.write_text("ours")
         (tmp_path / "a").write_text("mine")
     assert (tmp_path / "a").read_text() == "mine"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [RECORD, "a"]
 
 
 def test_a_relative_path_is_known_too(tmp_path, monkeypatch):
@@ -126,8 +128,8 @@ def test_a_record_stays_short(tmp_path):
     write_json(tmp_path / "b.json", 1)
     (tmp_path / "b.json").unlink()
     claim(tmp_path).shorten()
-    (line,) = (tmp_path / RECORD).read_text().splitlines()
-    assert json.loads(line)[0] == "a.json"
+    lines = (tmp_path / RECORD).read_text().splitlines()
+    assert [json.loads(line)[0] for line in lines] == [f".partial-{os.getpid()}-", "a.json"]
     write_json(tmp_path / "a.json", 0)
 
 
@@ -149,10 +151,29 @@ def test_the_first_of_many_files_are_named(tmp_path):
 def test_what_is_half_written_is_removed_and_nothing_else(tmp_path):
     ours = [".partial-12-a b_seg.nii.gz", ".partial-1-last.pt", ".partial-7-run.json", f".partial-3-{'a1' * 16}.pt"]
     mine = [".partial-notes.txt", ".partial-1-notes.txt", ".partial-x-last.pt", "partial-1-last.pt", ".partial-1-a.pt"]
+    mine.append(".partial-99-last.pt")  # of a process that has written nothing here
     for name in (*ours, *mine):
         (tmp_path / name).write_text("half")
+    folder = claim(tmp_path)
+    for process in (1, 3, 7, 12, 12):
+        folder.record_partial(process)
+    assert len((tmp_path / RECORD).read_text().splitlines()) == 4
     remove_partial(tmp_path)
-    assert sorted(content(tmp_path)) == sorted(mine)
+    assert sorted(content(tmp_path)) == sorted([*mine, RECORD])
+
+
+def test_what_a_killed_process_left_half_written_is_removed_by_the_next(tmp_path):
+    script = (
+        "import os, sys; from segbundle.outputs import claim; from segbundle.files import written_whole\n"
+        "claim(sys.argv[1])\n"
+        "with written_whole(f'{sys.argv[1]}/run.json') as partial:\n"
+        "    partial.write_text('half'); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", script, tmp_path], check=False)
+    assert any(name.startswith(".partial-") for name in content(tmp_path))
+    claim(tmp_path).shorten()
+    remove_partial(tmp_path)
+    assert list(content(tmp_path)) == [RECORD]
 
 
 def forget(folder):

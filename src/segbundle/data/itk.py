@@ -72,6 +72,8 @@ def _reader(path: Path) -> Any:
     """A reader that knows the file's header."""
     import SimpleITK as sitk
 
+    if path.suffix.lower() not in _FORMATS:  # ITK would try all of its readers, which write to stderr
+        raise DataError(f"{path}: is no NIfTI, NRRD, MetaImage, MGH or DICOM file. Convert it to NIfTI.")
     check_text_header(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))

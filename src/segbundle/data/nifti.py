@@ -63,7 +63,7 @@ def load_header(path: Path) -> Any:
 
 def _load(path: Path) -> Any:
     _check_header(path)
-    image: Any = nib.load(path)
+    image: Any = nib.load(path.absolute())  # or it would take ~ for the home folder
     _check_length(path, image)
     return image
 

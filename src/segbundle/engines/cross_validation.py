@@ -117,7 +117,7 @@ def _refuse_files_of_others(output_dir: Path, folders: Sequence[Path], own_cache
     for place, files in parts:
         folder_of(place).refuse_foreign(files)
         folder_of(place).refuse_links([folder.name for folder in folders] if place == output_dir else ["evaluation"])
-    if own_cache is not None and folder_of(output_dir).foreign([own_cache]):
+    if own_cache is not None and folder_of(output_dir).foreign([names.CACHE]):
         raise OutputError(
             f"{own_cache}: was not made by segbundle, and would be removed at the end. Move it away, give another "
             "--output_dir, or a --cache_dir to keep prepared cases in."
@@ -127,11 +127,8 @@ def _refuse_files_of_others(output_dir: Path, folders: Sequence[Path], own_cache
 def _remove_cache(folder: Path) -> None:
     """Remove prepared cases, and the folder if it held nothing else."""
     remove_partial(folder)
-    for path in folder.glob("*.pt"):
-        if names.PREPARED_CASE.fullmatch(path.name) and path.is_file():
-            with suppress(OSError):
-                path.unlink()
     with suppress(OSError):
+        folder_of(folder.parent).remove(list(folder.resolve().glob("*.pt")))
         folder.rmdir()
 
 

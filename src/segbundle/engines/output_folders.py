@@ -10,7 +10,7 @@ from segbundle.engines.current_workflow import running_workflow
 from segbundle.engines.ranks import rank, wait_for_all
 from segbundle.errors import OutputError
 from segbundle.files import keep_others_out, make_folder, remove_partial
-from segbundle.outputs import OutputFolder, claim, names
+from segbundle.outputs import OutputFolder, claim, names, resolve
 
 _logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def prepare_output(output_dir: str) -> None:
     Raises:
         OutputError: the folder cannot be written, or has a training run, whose scores would be replaced.
     """
-    if any((Path(output_dir) / name).exists() for name in (names.LAST, names.TASK)):
+    if any((resolve(output_dir) / name).exists() for name in (names.LAST, names.TASK)):
         raise OutputError(f"{output_dir}: holds a training run; choose another --output_dir, for instance a subfolder.")
     if rank() == 0:
         _make_writable(output_dir)
@@ -65,7 +65,7 @@ def prepare_prediction_output(output_dir: str) -> None:
     Raises:
         OutputError: see `prepare_output`; or the folder has scores, which would seem to belong to the predictions.
     """
-    if (Path(output_dir) / names.METRICS).exists():
+    if (resolve(output_dir) / names.METRICS).exists():
         raise OutputError(
             f"{output_dir}: holds the scores of an evaluation; choose another --output_dir, for instance a subfolder."
         )

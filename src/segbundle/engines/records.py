@@ -187,8 +187,12 @@ class ScanRecords:
     def _refuse_to_replace(self, left: Sequence[dict[str, Any]]) -> None:
         """Refuse to begin if a file that this run will write holds something of others, or an input."""
         folder, readable = look_at(self.path.parent), [entry for entry in left if "error" not in entry]
+        others = list[Path]()
         for path in record_files(folder.folder):
             if not folder.wrote(path):
+                if path.is_symlink() or (path.suffix == ".jsonl" and not records_of(path)):
+                    others.append(path)
+                    continue
                 records_of(path)
                 folder.adopt(path)
         written = [names.label_map("", entry["case"]) for entry in readable]
@@ -197,7 +201,7 @@ class ScanRecords:
         if left or self._scored_classes:  # an evaluation writes its scores also if no case is left
             written += [Path(name) for name in (names.PREDICTIONS, names.TRAINING_CASES, *names.RESULTS)]
         if folder.is_claimed:
-            folder.refuse_foreign(written)
+            folder.refuse_foreign([*others, *written])
         inputs = (path for entry in readable for key in ("image", "label") for path in _paths(entry.get(key, [])))
         folder.refuse_inputs(written, inputs)
 

@@ -14,6 +14,7 @@ from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
 from tqdm import tqdm
 
+from segbundle.data.folders import escaped
 from segbundle.engines.evaluator import SegmentationEvaluator
 from segbundle.engines.peak_memory import PeakMemory
 from segbundle.engines.ranks import rank
@@ -179,7 +180,7 @@ class ScanEvaluator(SegmentationEvaluator):
         """Log what became of a scan: on a terminal, where a bar counts them, only if it failed."""
         self._finished += 1
         place = "" if is_terminal() else f"[{self._finished}/{len(self.data_loader)}] "
-        case = readable(record["case"])
+        case = escaped(record["case"])
         with tqdm.external_write_mode():
             if record["error"] is not None:
                 _logger.error("%s%s failed: %s", place, case, readable(record["error"]))

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from segbundle.credentials import hide, without_credentials
+from segbundle.credentials import hide
 from segbundle.errors import ConfigError
 from segbundle.files import written_whole
 
@@ -117,7 +117,7 @@ def _connected(mlflow_uri: str) -> Iterator[Any]:
     try:
         yield mlflow.MlflowClient(mlflow_uri)
     except Exception as error:  # MLflow's, and those of files, databases and connections that it uses
-        shown, reason = without_credentials([mlflow_uri])[0], hide(str(error), mlflow_uri)
+        shown, reason = hide(mlflow_uri, mlflow_uri), hide(str(error), mlflow_uri)
         raise ConfigError(f"mlflow_uri: {shown} cannot be used: {reason}") from error
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
+from segbundle.classes import Classes
 from segbundle.documents import shortened
 from segbundle.errors import ConfigError, suggestion
 from segbundle.inferers import Backend, Precision
@@ -38,6 +39,8 @@ def check_values(config: Mapping[str, Any], evaluated: bool = False) -> None:
         if found and (evaluated or not is_evaluated_later(value)) and not test(value):
             raise ConfigError(f"{key} is {shortened(value)}; {needed} is needed.")
     tolerance, names = config.get("nsd_tolerance_mm"), config.get("class_names")
+    if isinstance(names, list) and not is_evaluated_later(names):
+        Classes(names)
     if isinstance(tolerance, Mapping) and not (is_evaluated_later(tolerance) or is_evaluated_later(names)):
         nsd_tolerances(tolerance, [str(name) for name in names or ()])
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from segbundle.errors import OutputError
 from segbundle.hashing import add_ends, ends_tell_all, new_digest, shortened
+from segbundle.outputs import names
 from segbundle.outputs.recognition import recognized
 
 RECORD = ".segbundle-files.jsonl"
@@ -28,13 +29,32 @@ _claimed: dict[Path, OutputFolder] = {}
 _seen: dict[Path, OutputFolder] = {}
 
 
+def resolve(folder: str | Path) -> Path:
+    """Return the absolute path of a folder, without links.
+
+    Raises:
+        OutputError: it is a link that leads to nothing or back to itself, or no path that can exist.
+    """
+    try:
+        resolved = Path(folder).resolve()
+        dangling = Path(folder).is_symlink() and not resolved.exists()
+    except RuntimeError as error:
+        raise OutputError(f"{folder}: is a link that leads back to itself. Choose another folder.") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{folder}: is no folder that can be made ({reason}). Choose another one.") from error
+    if dangling:
+        raise OutputError(f"{folder}: is a link to {resolved}, which does not exist. Make it, or choose another.")
+    return resolved
+
+
 def claim(folder: str | Path) -> OutputFolder:
     """Record from now on what this process writes into a folder, and refuse to replace other files there.
 
     Raises:
         OutputError: the record of earlier runs cannot be read.
     """
-    resolved = Path(folder).resolve()
+    resolved = resolve(folder)
     _claimed[resolved] = OutputFolder(resolved)
     return _claimed[resolved]
 
@@ -51,7 +71,7 @@ def refuse_to_replace(*paths: str | Path) -> None:
 
 def owner_of(path: str | Path) -> OutputFolder | None:
     """Return the claimed folder that a path lies in, the innermost of several; None outside of all."""
-    parent = Path(path).parent.resolve()
+    parent = resolve(Path(path).parent)
     return next((_claimed[folder] for folder in (parent, *parent.parents) if folder in _claimed), None)
 
 
@@ -61,7 +81,7 @@ def look_at(folder: str | Path) -> OutputFolder:
     Raises:
         OutputError: the record of earlier runs cannot be read.
     """
-    resolved = Path(folder).resolve()
+    resolved = resolve(folder)
     if resolved not in _claimed:
         _seen[resolved] = OutputFolder(resolved)
     return folder_of(resolved)
@@ -73,7 +93,7 @@ def folder_of(folder: str | Path) -> OutputFolder:
     Raises:
         OutputError: the record of earlier runs cannot be read.
     """
-    resolved = Path(folder).resolve()
+    resolved = resolve(folder)
     return _claimed.get(resolved) or _seen.get(resolved) or OutputFolder(resolved)
 
 
@@ -125,6 +145,21 @@ class OutputFolder:
             _append(self.record_path, lines)
             self._has_record = True
             self._add(lines)
+
+    def record_partial(self, process: int) -> None:
+        """Record, once, that a process writes files which it leaves half written if it is killed.
+
+        Raises:
+            OSError: the record cannot be written.
+        """
+        with self._lock:
+            if (start := names.partial_start(process)) not in self._known:
+                self.record(self.folder / start)
+
+    def left_partial(self, path: Path) -> bool:
+        """Return whether a file is one that a killed run left half written."""
+        found = names.partial_of(path.name)
+        return found is not None and found in self._known and not path.is_dir() and not path.is_symlink()
 
     def adopt(self, path: Path) -> None:
         """Take a file for segbundle's own as it is now; it is recorded if the folder is claimed.
@@ -209,7 +244,11 @@ class OutputFolder:
             OSError: it cannot be written.
         """
         with self._lock:
-            needed = {name: stamps for name, stamps in self._known.items() if os.path.lexists(self.folder / name)}
+            needed = {
+                name: stamps
+                for name, stamps in self._known.items()
+                if names.partial_of(name) or os.path.lexists(self.folder / name)
+            }
             if not self._has_record or sum(map(len, self._known.values())) < _MOST_LINES + 2 * len(needed):
                 return
             partial = self.record_path.with_name(f"{RECORD}.{os.getpid()}")
@@ -222,8 +261,10 @@ class OutputFolder:
 
     def _last_true(self, name: str) -> tuple[Any, ...]:
         """Return the newest description of a file that is true, or else the newest."""
-        now = _stamp(self.folder / name)
         stamps = self._known[name]
+        if names.partial_of(name):
+            return stamps[-1]
+        now = _stamp(self.folder / name)
         return next((one for one in reversed(stamps) if one[:2] == now[:2]), stamps[-1])
 
     def _name(self, path: Path) -> str:

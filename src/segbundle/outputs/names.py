@@ -27,11 +27,12 @@ RANK = re.compile(r"predictions\.rank\d+\.json")
 """The same of earlier versions."""
 PREPARED_CASE = re.compile(r"[0-9a-f]{32}\.pt")
 _PARTIAL = re.compile(
-    r"\.partial-\d+-(.*_seg\.nii\.gz|.*_prob\.nii|"
+    r"(\.partial-\d+-)(.*_seg\.nii\.gz|.*_prob\.nii|"
     + "|".join(map(re.escape, (PREDICTIONS, CROSS_VALIDATION, *RESULTS, *TRAINING)))
     + rf"|{RANK.pattern}|{PREPARED_CASE.pattern})",
     re.DOTALL,
 )
+_PARTIAL_START = re.compile(r"(\.partial-\d+-)")
 
 
 def label_map(folder: str | Path, case: str) -> Path:
@@ -46,9 +47,20 @@ def probabilities(folder: str | Path, case: str) -> Path:
 
 def partial(path: Path, process: int) -> Path:
     """Return the path under which a process writes a file before it is renamed."""
-    start = f".partial-{process}-"
+    start = partial_start(process)
     name = path.name.encode("utf-8", "surrogateescape")[-(255 - len(start)) :]
     return path.with_name(start + name.decode("utf-8", "surrogateescape"))
+
+
+def partial_start(process: int) -> str:
+    """Return how the names of files begin that a process has not written whole."""
+    return f".partial-{process}-"
+
+
+def partial_of(name: str) -> str | None:
+    """Return how the names of a process's half-written files begin, of one of them or of this beginning itself."""
+    found = _PARTIAL.fullmatch(name) or _PARTIAL_START.fullmatch(name)
+    return None if found is None else found[1]
 
 
 def is_partial(name: str) -> bool:

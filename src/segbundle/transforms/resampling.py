@@ -28,6 +28,7 @@ _SEVERAL = 16
 _LONGEST = 1e4
 """Extent of a scan along an axis, in mm, above which its voxel size is wrong."""
 _MOST, _MULTIPLE = 10**9, 8
+_MANY, _EXTREME = 10**8, 1000
 """Voxels of a grid beyond which it may not have so many times the voxels of the scan."""
 _WHOLE = 2e-7
 """Positions that are all this close to whole voxels, per voxel of the axis, are taken for them: so much is lost where
@@ -103,7 +104,8 @@ def _check_size(scan: MetaTensor, affine: np.ndarray, shape: tuple[int, ...], sp
         sizes = np.rint((many - 1) * own / wanted) + 1  # too many for integers, perhaps
         voxels = float(np.prod(sizes))
     collapsed = (own * many < _THINNEST * wanted) & (many > 1) | (many >= _SEVERAL) & (sizes == 1)
-    multiplied = voxels > _MOST and voxels > _MULTIPLE * math.prod(shape)
+    grown = voxels / math.prod(shape)
+    multiplied = (voxels > _MOST and grown > _MULTIPLE) or (voxels > _MANY and grown > _EXTREME)
     if collapsed.any() or (own * many > _LONGEST).any() or multiplied:
         raise DataError(
             f"{path}: its {_times(shape)} voxels of {_times(own)} mm would become {voxels:.10g} voxel(s) of "

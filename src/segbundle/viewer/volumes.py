@@ -54,7 +54,7 @@ def _is_for_browsers(path: str) -> bool:
     if not path.endswith(".nii.gz"):
         return False
     read_scan(path)  # of a damaged file, browsers would show a part
-    header: Any = nib.load(path).header
+    header: Any = nib.load(Path(path).absolute()).header
     return header.get_xyzt_units()[0] in _IN_MM and header.get_data_dtype() in _AS_IT_IS
 
 

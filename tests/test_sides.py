@@ -16,6 +16,14 @@ KIDNEYS = ["background", "left kidney", "right kidney"]
         ("KidneyLeft", "KidneyRight"), ("leftkidney", "rightkidney"), ("LV", "RV"), ("ctx-lh-insula", "ctx-rh-insula"),
         ("Kidney (L)", "Kidney (R)"), ("rib_left_1", "rib_right_1"), ("NIERE LINKS", "NIERE RECHTS"),
         ("rein gauche", "rein droit"), ("左肾", "右肾"), ("left", "right"), ("Lt. lobe", "Rt. lobe"),
+        ("2_kidney_left", "3_kidney_right"), ("kidney_left_1", "kidney_right_2"), ("left kidneys", "right kidney"),
+        ("kidney left", "kidney right side"), ("left-sided kidney", "right-sided kidney"), ("ren sin", "ren dex"),
+        ("ren_sin", "ren_dext"), ("kidney_sn", "kidney_dx"), ("rene sx", "rene dx"), ("riñón izq", "riñón der"),
+        ("linken Niere", "rechten Niere"), ("Ｌ腎", "Ｒ腎"), ("rim esquerdo", "rim direito"),
+        ("левая почка", "правая почка"), ("ЛЕВЫЙ", "ПРАВЫЙ"), ("vänster njure", "höger njure"),
+        ("VÄNSTER NJURE", "HÖGER NJURE"), ("venstre", "højre"), ("venstre nyre", "høyre nyre"),
+        ("lewa nerka", "prawa nerka"), ("sol böbrek", "sağ böbrek"), ("왼쪽 신장", "오른쪽신장"),
+        ("linker nier", "rechter nier"),
     ],
 )  # fmt: skip
 def test_pairs(left, right):
@@ -27,14 +35,21 @@ def test_pairs(left, right):
     [
         ["background", "liver", "spleen", "lung", "rectum"],
         ["background", "left kidney", "right lung"],
-        ["background", "rib_left_1", "rib_right_2"],
         ["background", "vertebrae_L1", "vertebrae_T1", "sacrum"],
         ["background", "anterior", "posterior"],
         ["background", "", "l"],
+        ["background", "abscess_left", "absces_right"],
+        ["background", "1", "2"],
     ],
 )
 def test_others_do_not_pair(names):
     assert side_pairs(names) == []
+
+
+def test_numbers_pair_where_they_agree():
+    ribs = ["rib_left_1", "rib_left_2", "rib_right_1", "rib_right_2", "4_lung_left", "5_lung_right"]
+    pairs = [("rib_left_1", "rib_right_1"), ("rib_left_2", "rib_right_2"), ("4_lung_left", "5_lung_right")]
+    assert side_pairs(ribs) == pairs
 
 
 def test_mirroring_is_left_out_where_it_exchanges_classes():

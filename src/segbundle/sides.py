@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import logging
 import re
+import unicodedata
 from collections.abc import Sequence
+from itertools import combinations
 
 from segbundle.errors import ConfigError
 
 _logger = logging.getLogger(__name__)
 _LEFT = (
-    "left", "l", "lt", "lft", "lh", "links", "linke", "linker", "linkes", "gauche", "izquierdo", "izquierda",
-    "sinistro", "sinistra", "sinister", "左", "左侧", "左側",
+    "left", "l", "lt", "lft", "lh", "links", "linke", "linker", "linkes", "linken", "gauche", "izquierdo", "izquierda",
+    "izq", "esquerdo", "esquerda", "sinistro", "sinistra", "sinister", "sin", "sn", "sx", "vänster", "vänstra",
+    "venstre", "lewy", "lewa", "lewe", "левый", "левая", "левое", "sol", "左", "左侧", "左側", "왼쪽",
 )  # fmt: skip
 _RIGHT = (
-    "right", "r", "rt", "rgt", "rh", "rechts", "rechte", "rechter", "rechtes", "droite", "droit", "derecho", "derecha",
-    "destro", "destra", "dexter", "右", "右侧", "右側",
+    "right", "r", "rt", "rgt", "rh", "rechts", "rechte", "rechter", "rechtes", "rechten", "droite", "droit", "derecho",
+    "derecha", "der", "direito", "direita", "destro", "destra", "dexter", "dex", "dext", "dx", "höger", "högra",
+    "højre", "høyre", "prawy", "prawa", "prawe", "правый", "правая", "правое", "sağ", "右", "右侧", "右側", "오른쪽",
 )  # fmt: skip
 _SIDES = dict.fromkeys(_LEFT, -1) | dict.fromkeys(_RIGHT, 1)
-_WORD = re.compile(r"[左右][侧側]?|[A-Z]+(?=[A-Z][a-z])|[A-Z]?[^\W\d_左右A-Z]+|[A-Z]+|\d+")
+_FILLERS = ("side", "sided")
+_WORD = re.compile(r"[左右][侧側]?|왼쪽|오른쪽|[A-Z]+(?=[A-Z][a-z])|[A-Z]?[^\W\d_左右A-Z]+|[A-Z]+|\d+")
+_PLURAL = re.compile(r"(?<=[a-z]{3})(?<!s)s$")
 _GLUED = re.compile(r"(left|right|l|r)(.+)"), re.compile(r"(.+?)(left|right|l|r)")
 """A side and a rest without anything between them, as in `leftkidney` and `RV`."""
+_END_NUMBERS = re.compile(r"^[\W_]*\d+[\W_]+|[\W_]+\d+[\W_]*$")
+"""Numbers that may only count the classes, as in `2_kidney_left` and `3_kidney_right`."""
 _DEFAULT_FLIPS = (0,)
 _SHOWN = 3
 
@@ -29,25 +37,38 @@ def side_pairs(class_names: Sequence[str]) -> list[tuple[str, str]]:
     """Return the pairs of classes whose names differ by their side only.
 
     Args:
-        class_names: in any spelling: `left_kidney`, `kidney_left`, `Lung-R`, `LKidney`, `ctx-lh-insula`, ...
+        class_names: in any spelling: `left_kidney`, `kidney_left`, `Lung-R`, `LKidney`, `ctx-lh-insula`, ... Numbers at
+            the ends of names need not agree where no other class agrees in them.
 
     Example:
         >>> side_pairs(["background", "left kidney", "right kidney", "spleen"])
         [('left kidney', 'right kidney')]
     """
     class_names = [str(name) for name in class_names]  # YAML has numbers for some
-    readings = [_readings(name) for name in class_names]
-    return [
-        (name, class_names[other])
-        for index, name in enumerate(class_names)
-        for other in range(index + 1, len(class_names))
-        if any((-side, rest) in readings[other] for side, rest in readings[index])
-    ]
+    pairs: list[tuple[int, int]] = []
+    for numbered in (True, False):
+        paired = {index for pair in pairs for index in pair}
+        readings = {i: _readings(name, numbered) for i, name in enumerate(class_names) if i not in paired}
+        pairs += [
+            (one, other)
+            for one, other in combinations(readings, 2)
+            if any((-side, rest) in readings[other] for side, rest in readings[one])
+        ]
+    return [(class_names[one], class_names[other]) for one, other in sorted(pairs)]
 
 
-def _readings(name: str) -> set[tuple[int, str]]:
-    """Every way to read a name as a side and a rest, in small letters."""
-    words = [word.lower() for word in _WORD.findall(name)]
+def _readings(name: str, numbered: bool) -> set[tuple[int, str]]:
+    """Return every way to read a name as a side and a rest, in small letters.
+
+    Args:
+        name: of a class.
+        numbered: whether numbers at the ends of the name belong to it.
+    """
+    name = unicodedata.normalize("NFKC", name)
+    if not numbered:
+        name = _END_NUMBERS.sub("", name)
+    words = [word.lower() for word in _WORD.findall(name.lower() if name.isupper() else name)]
+    words = [word if word in _SIDES else _PLURAL.sub("", word) for word in words if word not in _FILLERS]
     found = {
         (_SIDES[word], " ".join(sorted(words[:place] + words[place + 1 :])))
         for place, word in enumerate(words)

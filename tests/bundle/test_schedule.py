@@ -5,19 +5,33 @@ import json
 import pytest
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
+from monai.fl.client import MonaiAlgo
+from monai.fl.utils.exchange_object import ExchangeObject
 
 from commands import CONFIGS, TINY, invoke
 
 COSINE = {"_target_": "torch.optim.lr_scheduler.CosineAnnealingLR", "optimizer": "@optimizer", "T_max": "@max_epochs"}
+CHAINED = {
+    "_target_": "torch.optim.lr_scheduler.ChainedScheduler",
+    "schedulers": [
+        {"_target_": "torch.optim.lr_scheduler.PolynomialLR", "optimizer": "@optimizer", "total_iters": "@max_epochs"},
+        {"_target_": "torch.optim.lr_scheduler.ConstantLR", "optimizer": "@optimizer", "factor": 0.5,
+         "total_iters": "$@max_epochs + 1"},
+    ],
+}  # fmt: skip
 POLY = [0.02 * (1 - epoch / 4) ** 0.9 for epoch in (1, 2, 3, 4)]
+
+
+def workflow_of(dataset, output_dir, **overrides):
+    return ConfigWorkflow(
+        [str(CONFIGS / "train.yaml"), str(TINY)], str(CONFIGS / "metadata.json"), logging_file=False,
+        dataset_dir=str(dataset), output_dir=str(output_dir), val_interval=4, **overrides,
+    )  # fmt: skip
 
 
 def rates_of(dataset, output_dir, epochs=None, **overrides):
     """The learning rate after every epoch of a training as MONAI's clients run it."""
-    workflow = ConfigWorkflow(
-        [str(CONFIGS / "train.yaml"), str(TINY)], str(CONFIGS / "metadata.json"), logging_file=False,
-        dataset_dir=str(dataset), output_dir=str(output_dir), val_interval=4, **overrides,
-    )  # fmt: skip
+    workflow = workflow_of(dataset, output_dir, **overrides)
     if epochs is not None:
         workflow.max_epochs = epochs
     workflow.initialize()
@@ -45,6 +59,44 @@ def test_a_resumed_training_goes_on_with_its_schedule(dataset, tmp_path):
     rates_of(dataset, tmp_path, **{"train#trainer#max_epochs": 2})
     rates = rates_of(dataset, tmp_path, **{"train#trainer#max_epochs": 4, "resume": True})
     assert rates == pytest.approx(POLY[2:])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "factors"),
+    [
+        ({}, [1, 0.5**0.9, 0.5**0.9, 0.25**0.9, (1 / 3) ** 0.9, (1 / 6) ** 0.9]),  # 2, 4 and 6 epochs in all
+        ({"lr_scheduler": COSINE}, [1, 0.5, 0.5, 0.1464466, 0.25, 0.0669873]),
+        ({"lr_scheduler": CHAINED}, [0.5, 0.25, 0.25, 0.125, 0.5 / 3, 0.5 / 6]),
+    ],
+    ids=["polynomial", "cosine", "chained"],
+)
+def test_every_round_of_a_federated_client_learns(dataset, tmp_path, overrides, factors):
+    client = MonaiAlgo(
+        str(CONFIGS.parent), local_epochs=2, config_evaluate_filename=None, config_filters_filename=None,
+        train_workflow=workflow_of(dataset, tmp_path, run_name="client_1", **overrides),
+    )  # fmt: skip
+    client.initialize()
+    rates, changes = [], []
+    optimizer = client.trainer.optimizer
+    client.trainer.add_event_handler(Events.EPOCH_STARTED, lambda: rates.append(optimizer.param_groups[0]["lr"]))
+    weights = {name: value.clone() for name, value in client.trainer.network.state_dict().items()}
+    for _ in range(3):
+        client.train(ExchangeObject(weights=weights))
+        changes.append(sum(float(value.abs().sum()) for value in client.get_weights().weights.values()))
+        weights = {name: value.clone() for name, value in client.trainer.network.state_dict().items()}
+    assert rates == pytest.approx([0.02 * factor for factor in factors])
+    assert min(changes) > 1
+
+
+def test_a_lengthened_schedule_is_that_of_a_longer_training_to_the_bit(dataset, tmp_path):
+    workflow = workflow_of(dataset, tmp_path / "longer", max_epochs=2)
+    workflow.initialize()
+    trainer, rates = workflow.parser.get_parsed_content("train#trainer"), []  # made by the parser alone
+    groups = trainer.optimizer.param_groups
+    trainer.state.max_epochs = 4
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: rates.append(groups[0]["lr"]))
+    workflow.run()
+    assert rates == rates_of(dataset, tmp_path / "planned", max_epochs=4)
 
 
 def test_a_schedule_that_ends_early_is_reported(dataset, tmp_path):

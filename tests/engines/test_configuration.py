@@ -114,6 +114,12 @@ def test_a_component_of_another_library_may_take_anything():
     check_config(parser, bundle_configs(CONFIGS))
 
 
+@pytest.mark.parametrize("key", ["run_name", "tracking_uri", "experiment_name", "is_not_rank0", "save_execute_config"])
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+def test_keys_that_monai_adds_are_accepted(name, key):
+    check_config(ConfigParser({**load(name), key: "client_1"}), bundle_configs(CONFIGS))
+
+
 def test_values_of_the_command_line_are_checked_when_they_are_evaluated():
     parser = ConfigParser({**load("train"), **protect({"output_dir": "1e3$", "patch_size": "@x", "device": "$1"})})
     check_config(parser, bundle_configs(CONFIGS))  # they stand for themselves, which only an evaluation shows

@@ -123,3 +123,33 @@ def test_a_training_says_once_how_long_it_will_take(tmp_path, monkeypatch, caplo
     engine.run([0], max_epochs=32)
     told = [record.getMessage() for record in caplog.records if "per epoch" in record.getMessage()]
     assert told == ["6.0 s per epoch: about 3 min for the 30 that are left"]
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected"),
+    [
+        ([1.0] * 17 + [9e-4] * 3, ["epoch 20: the learning rate is 0.0009, so hardly anything is learned"]),
+        ([1.0] * 9 + [9e-4] * 5 + [0.0] * 6, [
+            "epoch 12: the learning rate is 0.0009, so hardly", "epoch 15: the learning rate is 0, so nothing",
+        ]),
+        ([1.0] * 18 + [9e-4] * 2, []),  # a tenth of 20 epochs
+        ([9e-4] * 2 + [1.0] * 16 + [9e-4] * 2, []),  # warmed up
+        ([1.0] * 10 + [1.1e-3] * 10, []),
+    ],
+)  # fmt: skip
+def test_a_learning_rate_that_is_practically_0_is_reported(tmp_path, caplog, rates, expected):
+    evaluator = Engine(lambda engine, batch: None)
+    evaluator.data_loader = SimpleNamespace(dataset=[])
+    engine = Engine(lambda engine, batch: {"loss": torch.zeros(())})
+    engine.data_loader, engine.state.device, engine.state.gradient_norm = evaluator.data_loader, "cpu", torch.zeros(())
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1.0)
+    optimizer.param_groups[0]["initial_lr"] = 1.0  # as a schedule sets it
+
+    @engine.on(Events.EPOCH_STARTED)
+    def follow_schedule():
+        optimizer.param_groups[0]["lr"] = rates[engine.state.epoch - 1]
+
+    training.TrainingLog(str(tmp_path), optimizer, evaluator, None).attach(engine)
+    engine.run([0], max_epochs=20)
+    assert len(caplog.messages) == len(expected)
+    assert all(message.startswith(start) for message, start in zip(caplog.messages, expected, strict=True))

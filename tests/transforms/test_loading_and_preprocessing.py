@@ -95,6 +95,43 @@ def test_a_few_voxels_do_not_decide_the_zscore_of_the_others(caplog, outliers, o
     assert all(f"{value:g}" in message for value in set(outliers))
 
 
+@pytest.mark.parametrize("share", [0.001, 0.003, 0.0045])
+@pytest.mark.parametrize(
+    ("lowest", "highest"), [(20000, 20000), (4095, 4095), (30000, 60000), (1e30, 1e30), (-9999, -9999)]
+)
+def test_many_outliers_beyond_a_gap_do_not_decide_the_zscore(caplog, share, lowest, highest):
+    shape = (40, 44, 24)
+    hot = np.linspace(lowest, highest, int(share * 40 * 44 * 24))
+    clean, spoiled = (prepared(scan_values(*some, shape=shape)) for some in ([], hot))
+    others = (0, *np.unravel_index(range(len(hot), 40 * 44 * 24), shape))
+    # clipped to 3 ranges of about 8 deviations, they are 12 off: the variance grows by at most 0.0045 * 12**2 = 0.65
+    assert 0.75 < (spoiled[others].std() / clean[others].std()).item() < 1
+    assert f"{len(hot)} of 42240 voxels are far" in caplog.text
+
+
+def test_a_broken_slice_does_not_decide_the_zscore(caplog):
+    clean = scan_values(shape=(20, 22, 240))
+    broken = clean.clone()
+    broken[..., 100] = 32000.0  # 440 of 105600 voxels: 0.42 %
+    ratio = prepared(broken)[..., :100].std() / prepared(clean)[..., :100].std()
+    assert 0.75 < ratio.item() < 1
+    assert "440 of 105600 voxels are far" in caplog.text
+
+
+def test_one_outlier_in_a_scan_of_few_voxels(caplog):
+    clean, spoiled = (prepared(scan_values(*some, shape=(9, 9, 9))) for some in ([], [65535.0]))
+    assert (clean - spoiled)[0].flatten()[1:].abs().mean() < 0.2
+    assert "1 of 729 voxels are far" in caplog.text
+
+
+def test_a_long_tail_without_a_gap_is_left_as_it_is(caplog):
+    values = torch.from_numpy(np.random.default_rng(0).exponential(1, (1, 40, 44, 24)).astype(np.float32))
+    values[0, 0, :, :10] = torch.linspace(10, 40, 440).reshape(44, 10)  # 1 %, as bright organs in PET
+    theirs = NormalizeIntensityd("image", channel_wise=True)({"image": values.clone()})["image"]
+    assert torch.equal(prepared(values), theirs)
+    assert caplog.messages == []
+
+
 @pytest.mark.parametrize("outliers", [[], [1000.0] * 40, [3000.0], [-2000.0] * 5])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_ordinary_scans_are_normalized_as_monai_does(caplog, outliers, channels):

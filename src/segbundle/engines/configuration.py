@@ -16,7 +16,10 @@ from segbundle.engines.values import check_values, is_evaluated_later
 from segbundle.errors import ConfigError, suggestion
 
 _REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*(?:(?:#|::)\w+)*)")
-_MONAI_KEYS = frozenset({"_meta_", "save_execute_config"})
+_MONAI_KEYS = frozenset(
+    {"_meta_", "experiment_name", "is_not_rank0", "run_name", "save_execute_config", "tracking_uri"}
+)
+"""Keys that MONAI adds: metadata, settings of its experiment tracking, and `run_name` of its federated clients."""
 _MAY_BE_NULL = frozenset({"inferer", "postprocessing", "saving"})
 """Components that may be left out, in any section."""
 _VALUES = frozenset({"bundle_root", "ckpt_path", "device", "output_dir"})

@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+Caller = TypeVar("Caller")
 
 
 def locate_bundle() -> str:
@@ -24,10 +27,20 @@ def locate_bundle() -> str:
 
 def running_workflow() -> ConfigWorkflow | None:
     """Return the `ConfigWorkflow` further up the call stack, or None outside a workflow."""
-    frame: FrameType | None = sys._getframe(1)
+    return _caller(ConfigWorkflow)
+
+
+def running_parser() -> ConfigParser | None:
+    """Return the parser that is evaluating a configuration further up the call stack, or None if there is none."""
+    return _caller(ConfigParser)
+
+
+def _caller(kind: type[Caller]) -> Caller | None:
+    """Return the nearest object of a class whose method is running."""
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         candidate = frame.f_locals.get("self")
-        if isinstance(candidate, ConfigWorkflow):
+        if isinstance(candidate, kind):
             return candidate
         frame = frame.f_back
     return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import reprlib
-import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
@@ -19,7 +18,9 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from segbundle.engines.averaging import WeightAverage
 from segbundle.engines.caching import PreparedCases
+from segbundle.engines.current_workflow import running_parser
 from segbundle.engines.ranks import rank
+from segbundle.engines.schedules import planned_epochs, rebuild_schedule, replay_schedule
 from segbundle.engines.scoring import MeanDice
 from segbundle.engines.weights import DEPTHS, put_weights, read_checkpoint, refuse_broken, some, without
 from segbundle.errors import CheckpointError, ConfigError, OutputError, TrainingError
@@ -53,7 +54,8 @@ class Checkpoints:
     `last.pt` at the end of every epoch; and at the start `task.json` (classes, fold, training cases) and
     `training_cases.csv` (their structures, which tell what to expect of a prediction). Files are replaced whole.
 
-    Attach it before every other handler: it restores a run first thing, and saves after all the others.
+    Attach it before every other handler: it restores a run first thing, and saves after all the others. The schedule
+    follows the trainer's `max_epochs`, which MONAI's federated clients raise before every round.
 
     Args:
         output_dir: where the files go.
@@ -95,6 +97,8 @@ class Checkpoints:
         self.task = task
         self.resume = resume
         self._reason: str | None = None
+        self._parser = running_parser()  # now: MONAI's clients run the trainer outside of the workflow
+        self._planned: int | None = None
 
     @property
     def last(self) -> Path:
@@ -107,8 +111,10 @@ class Checkpoints:
 
     def _start(self, engine: Trainer) -> None:
         self.task = {**self.task, _CASES: sorted(entry["case"] for entry in engine.data_loader.dataset.data)}
-        if self.resume and self.last.exists():
+        resumed = self.resume and self.last.exists() and engine.state.epoch == 0  # not between two runs of a trainer
+        if resumed:
             self._restore(engine)
+        self._follow_trainer(engine, resumed)
         if rank() == 0:
             write_json(self.output_dir / "task.json", self.task)
             if isinstance(engine.data_loader.dataset, PreparedCases):  # MONAI's transforms would draw patches instead
@@ -129,7 +135,6 @@ class Checkpoints:
         for network, key in ((self.network, "network"), (self.average.network, "average")):
             put_weights(network, state[key], f"{self.last} ({key})", complete=True)
         self._restore_optimizer(state["optimizer"])
-        self._replay_schedule(min(state["epoch"], engine.state.max_epochs or 0))
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
         self.evaluator.state.best_metric = state["best_metric"]
         self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
@@ -179,15 +184,22 @@ class Checkpoints:
         for group, values in zip(self.optimizer.param_groups, settings, strict=True):
             group.update(values)
 
-    def _replay_schedule(self, epochs: int) -> None:
-        """Bring the schedule to an epoch.
+    def _follow_trainer(self, engine: Engine, resumed: bool) -> None:
+        """Bring the schedule to the trainer's epoch, rebuilt if the trainer's `max_epochs` has changed.
 
-        The same settings give the same learning rate to the bit, and a longer `max_epochs` its own.
+        The learning rate is then that of a training planned for as many epochs from its beginning.
         """
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
-            for _ in range(epochs):
-                self.lr_scheduler.step()
+        epochs = engine.state.max_epochs or 0
+        changed = False
+        if self._parser is not None:
+            if self._planned is None:
+                self._planned = planned_epochs(self._parser)
+            changed = self._planned not in (None, epochs)
+            if changed:
+                rebuild_schedule(self.lr_scheduler, self.optimizer, self._parser, epochs)
+                self._planned = epochs
+        if changed or resumed:
+            replay_schedule(self.lr_scheduler, min(engine.state.epoch, epochs))
 
     def _save(self, engine: Engine) -> None:
         weights = self.average.network.state_dict()

@@ -35,6 +35,8 @@ _FREE_LINES = 100
 """Epochs whose lines are written however short they are."""
 _SETTLED = 10.0
 """Seconds of training after which its speed tells how long the rest will take."""
+_SLOW_RATE, _SLOW_EPOCHS = 1e-3, 0.1
+"""Fraction of the initial learning rate that is practically 0, and fraction of all epochs for which it may last."""
 _SHOWN = (CommonKeys.IMAGE, CommonKeys.LABEL, CommonKeys.PRED)
 
 
@@ -226,6 +228,8 @@ class TrainingLog:
         self._began = 0  # epochs that were done before
         self._foretold = False
         self._rate = 0.0
+        self._slow_epochs = 0
+        self._too_slow = False
         self._pictures: dict[str, Any] = {}
         self._limit: LineLimit | None = None
         self._memory: PeakMemory | None = None
@@ -256,14 +260,21 @@ class TrainingLog:
                 self._writers.append(MLflowWriter(self.mlflow_uri, self.log_dir.parent))
 
     def _remember_rate(self, engine: Engine) -> None:
-        rate = self.optimizer.param_groups[0]["lr"]  # the schedule changes it before the epoch is logged
-        if rate == 0 and self._rate > 0:
+        group = self.optimizer.param_groups[0]
+        rate = group["lr"]  # the schedule changes it before the epoch is logged
+        self._slow_epochs = self._slow_epochs + 1 if rate < _SLOW_RATE * group.get("initial_lr", rate) else 0
+        too_slow = self._slow_epochs > _SLOW_EPOCHS * (engine.state.max_epochs or 0)
+        if (rate == 0 and self._rate > 0) or (too_slow and not self._too_slow and rate > 0):
             _logger.warning(
-                "epoch %d: the learning rate is 0, so nothing is learned; lr_scheduler ends before max_epochs, %s",
+                "epoch %d: the learning rate is %.3g, so %s max_epochs, %s",
                 engine.state.epoch,
+                rate,
+                "hardly anything is learned; lr_scheduler does not fit"
+                if rate
+                else "nothing is learned; lr_scheduler ends before",
                 engine.state.max_epochs,
             )
-        self._rate = rate
+        self._rate, self._too_slow = rate, too_slow
 
     def _remember_loss(self, engine: Engine) -> None:
         state: Any = engine.state

@@ -20,10 +20,12 @@ from segbundle.transforms.resampling import ToGridd
 _logger = logging.getLogger(__name__)
 _SAMPLE = 100_000
 """Voxels from which the range of a channel is estimated."""
-_FEWEST = 1_000
-"""Voxels of a channel for which there can be outliers."""
-_LEFT_OUT, _LEFT_OUT_AT_LEAST = 2e-4, 32
-"""Share and number of the highest and of the lowest values that do not count for the range."""
+_LEFT_OUT, _LEFT_OUT_AT_LEAST, _LEFT_OUT_OF_FEW = 2e-4, 32, 0.032
+"""Fraction and number of the highest and of the lowest values that do not count for the range."""
+_TAIL = 5e-3
+"""Fraction of the highest and of the lowest values that do not count for the range if a gap precedes them."""
+_GAP = 2.0
+"""Size of that gap, as a multiple of the range of the values before it."""
 _FILLING = 32767
 """Size from which on a scan's lowest or highest value may fill what was not measured, and does not count either."""
 _FAR = 5.0
@@ -139,8 +141,9 @@ class ClipOutliersd(MapTransform):
     One voxel of 65535 (metal, a defect, padding) makes a z-score of everything else that a network cannot use. The
     range of a channel is that of its values without the highest and lowest 0.02 %, estimated from every n-th voxel. If
     a value lies outside of it by more than five times its size, the channel is clipped, in place, to three times the
-    range, and a warning says so. Other channels stay as they are. -32768, 65535 and the like may fill any part of a
-    scan; they become the end of the range itself.
+    range, and a warning says so. More voxels, up to 0.5 %, are left out if a gap of twice the range lies between them
+    and all others. Other channels stay as they are. -32768, 65535 and the like may fill any part of a scan; they become
+    the end of the range itself.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -166,19 +169,38 @@ def _clip_outliers(channel: torch.Tensor) -> str:
     least, most = float(values.min()), float(values.max())
     sample = values[:: max(len(values) // _SAMPLE, 1) | 1]
     usual = sample[(sample != least) & (sample != most)] if max(-least, most) >= _FILLING else sample
-    if len(usual) < _FEWEST:
+    if len(usual) == 0:
         return ""
-    left_out = max(int(_LEFT_OUT * len(usual)), _LEFT_OUT_AT_LEAST)
-    low, high = (float(v) for v in np.partition(usual, (left_out, -1 - left_out))[[left_out, -1 - left_out]])
+    few = max(int(_LEFT_OUT * len(usual)), min(_LEFT_OUT_AT_LEAST, int(_LEFT_OUT_OF_FEW * len(usual))))
+    many = max(int(_TAIL * len(usual)), few)
+    usual = np.partition(usual, (many, -1 - many)).astype(np.float64)
+    lower, upper = np.sort(-usual[: many + 1]), np.sort(usual[-1 - many :])
+    inner = upper[0] + lower[0]
+    (below, low_gap), (high, high_gap) = (_end_of_range(tail, inner, few) for tail in (lower, upper))
+    low = -below
     size = high - low
-    if size == 0 or (least >= low - _FAR * size and most <= high + _FAR * size):
+    far = least < low - _FAR * size or most > high + _FAR * size
+    if size == 0 or not (far or low_gap or high_gap):
         return ""
     count = int(((values < low - size) | (values > high + size)).sum())
-    if len(sample) - len(usual) > left_out:  # they fill a part of the scan
+    if len(sample) - len(usual) > few:  # they fill a part of the scan
         channel.masked_fill_(channel == min(least, low), low).masked_fill_(channel == max(most, high), high)
     channel.clamp_(low - size, high + size)
     extremes = " and ".join(f"{value:g}" for value in (least, most) if not low - size <= value <= high + size)
     return f"{count} of {len(values)} voxels are far from the other values, {low:g} to {high:g} (up to {extremes})"
+
+
+def _end_of_range(tail: np.ndarray, inner: float, few: int) -> tuple[float, bool]:
+    """Return the highest value that counts for the range, and whether a gap follows it.
+
+    Args:
+        tail: the highest values in ascending order.
+        inner: range of the values up to the first of them; if it is 0, all but some voxels have one value.
+        few: number of the highest values that never count.
+    """
+    tail = tail[: len(tail) - few]
+    gaps = np.flatnonzero(np.diff(tail) > _GAP * (tail[:-1] - tail[0] + inner))
+    return (float(tail[gaps[0]]), True) if inner > 0 and len(gaps) else (float(tail[-1]), False)
 
 
 class ClipAndScaled(MapTransform):

@@ -112,6 +112,36 @@ def test_rounded_positions_give_the_distance_before_rounding(tmp_path, distance,
     np.testing.assert_allclose(affine[:3, 3], [10, 20, 30], atol=0.5 * 10**-decimals)
 
 
+@pytest.mark.parametrize("missing", [[30], [20, 40], [6], [53]])
+@pytest.mark.parametrize("tags", [{}, {"SpacingBetweenSlices": 1}, {"SliceThickness": 1.25}])
+def test_a_missing_slice_of_whole_millimeters_is_no_rounding(tmp_path, missing, tags):
+    """Positions -100, -99, ..., -71, -69, ... are off a line of even distances by half a millimeter or less."""
+    heights = [-100 + k for k in range(60) if k not in missing]
+    positions = [(-10, -20, height) for height in heights]
+    edit = set_tags(**tags)
+    write_series(tmp_path / "s", voxels((3, 4, len(heights))), positions=positions, thickness=1, edit=edit)
+    said = "a slice is missing" if len(missing) == 1 else "2 slices are missing"
+    with pytest.raises(DataError, match=f"its slices are 1 to 2 mm apart; {said} after IM0{missing[0] - 1:02}.dcm"):
+        read_geometry(tmp_path / "s")
+
+
+def test_rounded_positions_of_two_stacks_are_refused(tmp_path):
+    """0, 2, ..., 38, 41, ...: a line of 2.03 mm explains them, but the slices are 2 mm apart."""
+    positions = [(-10, -20, 2 * k + (k >= 20)) for k in range(40)]
+    write_series(tmp_path / "s", voxels((3, 4, 40)), positions=positions)
+    with pytest.raises(DataError, match="its slices are 2 to 3 mm apart"):
+        read_geometry(tmp_path / "s")
+
+
+def test_rounded_positions_without_a_distance_in_the_header(tmp_path):
+    """0, 2.5, 5, ... to whole millimeters, 0, 2, 5, 8, 10, 12, ...; slices may be thicker than their distance."""
+    positions = [(-10, -20, round(2.5 * k)) for k in range(16)]
+    write_series(tmp_path / "s", voxels((3, 4, 16)), positions=positions, thickness=4)
+    affine = read_geometry(tmp_path / "s").affine
+    assert affine[2, 2] == pytest.approx(2.5, abs=0.02)
+    assert affine[2, 3] == pytest.approx(0, abs=0.25)
+
+
 def test_one_slice_is_as_thick_as_its_header_says(tmp_path):
     write_series(tmp_path / "s", voxels((5, 4, 1)), thickness=3.5)
     np.testing.assert_allclose(read_geometry(tmp_path / "s").affine[:3, 2], [0, 0, 3.5])

@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from pydicom import dcmread
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 from scipy.ndimage import map_coordinates
 
@@ -181,6 +184,47 @@ def test_series_that_make_no_volume_are_refused_by_name(tmp_path, arguments, mes
         read_scan(tmp_path / "s")
     assert str(tmp_path / "s") in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def raw_text(name, text):
+    """Write the text of a decimal string as it is, which pydicom would refuse."""
+
+    def edit(dataset, index):
+        if index == 1:
+            tag = Tag(tag_for_keyword(name))
+            value = text.encode() + b" " * (len(text) % 2)
+            dataset._dict[tag] = RawDataElement(tag, "DS", len(value), value, 0, False, True)
+
+    return edit
+
+
+@pytest.mark.parametrize("name", ["RescaleSlope", "RescaleIntercept"])
+@pytest.mark.parametrize("text", ["-1O24", "-1024,0", "", "nan", "inf", "abc", "1\\2", "1e300"])
+def test_a_damaged_rescale_is_refused_by_name(tmp_path, name, text):
+    write_series(tmp_path / "s", voxels((5, 4, 3)), intercept=-1024, edit=raw_text(name, text))
+    with pytest.raises(DataError, match=rf"s/IM001\.dcm: {name} is ") as error:
+        read_scan(tmp_path / "s")
+    assert f"{repr(text) if text else 'empty'}, not a finite number" in str(error.value)
+
+
+def test_a_header_without_rescale_has_its_stored_values(tmp_path):
+    def edit(dataset, index):
+        del dataset.RescaleSlope, dataset.RescaleIntercept
+
+    write_series(tmp_path / "s", voxels(), edit=edit)
+    np.testing.assert_array_equal(read_scan(tmp_path / "s").array[0], voxels())
+
+
+def test_a_slice_that_lacks_the_rescale_of_the_others(tmp_path):
+    def edit(dataset, index):
+        if index == 2:
+            del dataset.RescaleIntercept
+
+    write_series(tmp_path / "s", voxels(), intercept=-1024, edit=edit)
+    with pytest.raises(DataError, match=r"IM002\.dcm: it has no RescaleIntercept, but other slices"):
+        read_scan(tmp_path / "s")
+    write_series(tmp_path / "t", voxels(), intercept=0, edit=edit)
+    np.testing.assert_array_equal(read_scan(tmp_path / "t").array[0], voxels())
 
 
 def test_slices_of_different_sizes_are_refused(tmp_path):
@@ -417,6 +461,34 @@ def test_a_multi_frame_file_is_a_volume(tmp_path, syntax):
         np.testing.assert_allclose(scan.geometry.affine, LPS_TO_RAS @ lps_affine((0.8, 0.9, 2)))
     write_enhanced(tmp_path / "s" / "other.dcm", stored, sorted(positions), slopes)
     assert [one.path.name for one in list_series(tmp_path / "s")] == ["mf.dcm", "other.dcm"]
+
+
+def edit_enhanced(path, edit):
+    """A multi-frame file of the usual voxels, changed before it is read."""
+    write_enhanced(path, voxels(), [(-10, -20, 30 + 2 * k) for k in range(8)], [2] * 8)
+    dataset = dcmread(path)
+    edit(dataset)
+    dataset.save_as(path)
+    return path
+
+
+def test_a_rescale_of_a_whole_multi_frame_file(tmp_path):
+    def edit(dataset):
+        for frame in dataset.PerFrameFunctionalGroupsSequence:
+            del frame.PixelValueTransformationSequence
+        dataset.RescaleSlope, dataset.RescaleIntercept = 3, -1024
+
+    scan = read_scan(edit_enhanced(tmp_path / "mf.dcm", edit))
+    np.testing.assert_array_equal(scan.array[0], voxels() * 3.0 - 1024)
+
+
+def test_a_frame_that_lacks_the_rescale_of_the_others(tmp_path):
+    def edit(dataset):
+        del dataset.PerFrameFunctionalGroupsSequence[3].PixelValueTransformationSequence
+
+    path = edit_enhanced(tmp_path / "mf.dcm", edit)
+    with pytest.raises(DataError, match=r"mf\.dcm: frame 4 has no RescaleIntercept, but other slices"):
+        read_scan(path)
 
 
 def test_multi_frame_files_of_several_volumes_are_refused(tmp_path):

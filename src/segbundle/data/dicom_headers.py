@@ -43,6 +43,10 @@ _NO_SCANS = (
 IMPLICIT, EXPLICIT, BIG_ENDIAN = NATIVE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 _SUFFIXES = (".dcm", ".dicom", ".ima")
+_RESCALE = {"RescaleSlope": 1.0, "RescaleIntercept": 0.0}
+"""What slopes and intercepts are if the header has none."""
+_LARGEST_RESCALE = 1e25
+"""Slopes and intercepts beyond this are damaged: float32 could not hold the values."""
 UNREADABLE = "unreadable"
 """Kind of files that may be damaged slices."""
 _SCOUTS = ("LOCALIZER", "SCOUT")
@@ -220,9 +224,9 @@ def _numbers(group: Any, name: str, count: int) -> tuple[float, ...] | None:
     return found if len(found) == count and all(map(math.isfinite, found)) else None
 
 
-def _number(group: Any, name: str, default: float | None = None) -> Any:
+def _number(group: Any, name: str) -> float | None:
     found = _numbers(group, name, 1)
-    return default if found is None else found[0]
+    return None if found is None else found[0]
 
 
 def _slices(name: str, header: Any) -> tuple[Slice, ...]:
@@ -233,13 +237,15 @@ def _slices(name: str, header: Any) -> tuple[Slice, ...]:
         one = _slice(name, 0, *[header] * 4) if frames == 1 else None
         return () if one is None else (one,)
     shared = (header.get("SharedFunctionalGroupsSequence") or [None])[0]
+    values = [_group(own, shared, "PixelValueTransformationSequence") for own in per_frame[:frames]]
+    if not any(values):
+        values = [header] * len(values)
     found = []
     for index, own in enumerate(per_frame[:frames]):
-        groups = [
-            _group(own, shared, f"{group}Sequence")
-            for group in ("PlanePosition", "PlaneOrientation", "PixelMeasures", "PixelValueTransformation")
-        ]
-        one = _slice(name, index, *groups)
+        position, axes, measures = (
+            _group(own, shared, f"{group}Sequence") for group in ("PlanePosition", "PlaneOrientation", "PixelMeasures")
+        )
+        one = _slice(name, index, position, axes, measures, values[index])
         if one is None:
             return ()
         content = _group(own, shared, "FrameContentSequence")
@@ -268,6 +274,20 @@ def _slice(name: str, frame: int, position: Any, orientation: Any, measures: Any
         (spacing[1], spacing[0]),
         _number(measures, "SliceThickness"),
         _number(measures, "SpacingBetweenSlices"),
-        _number(values, "RescaleSlope", 1.0),
-        _number(values, "RescaleIntercept", 0.0),
+        *_rescale(values),
     )
+
+
+def _rescale(values: Any) -> tuple[float, float, tuple[str, ...], str | None]:
+    """Slope and intercept, which of them the header has, and in words what is damaged."""
+    present = tuple(name for name in _RESCALE if values is not None and name in values)
+    found, damaged = dict(_RESCALE), None
+    for name in present:
+        raw = values.get_item(name).value
+        text = (raw.decode("latin-1") if isinstance(raw, bytes) else str(raw or "")).strip()
+        number = _number(values, name)
+        if number is None or abs(number) > _LARGEST_RESCALE:
+            damaged = damaged or f"{name} is {repr(text[:40]) if text else 'empty'}, not a finite number"
+        else:
+            found[name] = number
+    return found["RescaleSlope"], found["RescaleIntercept"], present, damaged

@@ -40,6 +40,8 @@ class Slice:
         distance: SpacingBetweenSlices in mm, if the header has it.
         slope: by which stored values are multiplied.
         intercept: what is added to them.
+        rescaled: which of RescaleSlope and RescaleIntercept the header has.
+        damaged: in words, a value by which stored values cannot be rescaled; None if there is none.
         stack: StackID of a multi-frame file.
     """
 
@@ -52,6 +54,8 @@ class Slice:
     distance: float | None = None
     slope: float = 1.0
     intercept: float = 0.0
+    rescaled: tuple[str, ...] = ()
+    damaged: str | None = None
     stack: str = ""
 
 

@@ -14,6 +14,7 @@ import SimpleITK as sitk
 from pydicom import dcmread
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 from scipy.ndimage import map_coordinates
@@ -184,6 +185,50 @@ def test_series_that_make_no_volume_are_refused_by_name(tmp_path, arguments, mes
         read_scan(tmp_path / "s")
     assert str(tmp_path / "s") in str(error.value)
     assert "\n" not in str(error.value)
+
+
+VOLUMES = {
+    "EchoTime is 10, 90": ("EchoTime", (10, 90)),
+    "DiffusionBValue is 0, 1000": ("DiffusionBValue", (0, 1000)),
+    "EchoNumbers is 1, 2": ("EchoNumbers", (1, 2)),
+    "TemporalPositionIdentifier is 1, 2": ("TemporalPositionIdentifier", (1, 2)),
+    "ImageType is M, P": ("ImageType", (["ORIGINAL", "PRIMARY", "M"], ["ORIGINAL", "PRIMARY", "P"])),
+}
+
+
+@pytest.mark.parametrize("said", VOLUMES)
+def test_two_volumes_at_interleaved_positions_are_refused(tmp_path, said):
+    """0, 2, 4 and 6 mm in one, 1, 3, 5 and 7 mm in the other: together 8 slices at even distances."""
+    name, values = VOLUMES[said]
+
+    def edit(dataset, index):
+        setattr(dataset, name, values[index // 4])
+
+    write_series(tmp_path / "s", voxels(), positions=at(0, 2, 4, 6, 1, 3, 5, 7), thickness=2, edit=edit)
+    with pytest.raises(DataError, match=f"it holds 2 volumes: {said}"):
+        read_scan(tmp_path / "s")
+
+
+@pytest.mark.parametrize("name", ["EchoTime", "TemporalPositionIdentifier", "AcquisitionNumber", "TriggerTime"])
+def test_values_that_differ_within_one_volume(tmp_path, name):
+    """Echo times of 90.0 to 90.7 ms are the same; a value of every slice's own makes no volumes."""
+
+    def edit(dataset, index):
+        setattr(dataset, name, 90 + 0.1 * index if name == "EchoTime" else 1 + index)
+
+    write_series(tmp_path / "s", voxels(), edit=edit, kind=MR, modality="MR")
+    np.testing.assert_array_equal(read_scan(tmp_path / "s").array[0], voxels())
+
+
+def test_two_echoes_of_a_multi_frame_file_are_refused(tmp_path):
+    def edit(dataset):
+        for k, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+            echo = Dataset()
+            echo.EffectiveEchoTime = 10 if k % 2 else 90
+            frame.MREchoSequence = [echo]
+
+    with pytest.raises(DataError, match="it holds 2 volumes: EffectiveEchoTime is 10, 90"):
+        read_scan(edit_enhanced(tmp_path / "mf.dcm", edit))
 
 
 def raw_text(name, text):

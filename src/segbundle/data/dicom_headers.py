@@ -18,10 +18,20 @@ _TAGS = (
     "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
     "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "EchoTime", "EchoNumbers", "DiffusionBValue",
+    "TemporalPositionIdentifier",
 )  # fmt: skip
 _MOSAIC_CREATOR, _MOSAIC_SIZE = 0x00190010, 0x0019100A
 """Where Siemens says how many slices an image holds side by side."""
+_SETTINGS = ("EchoTime", "EchoNumbers", "DiffusionBValue", "TemporalPositionIdentifier")
+_FRAME_SETTINGS = (
+    ("MREchoSequence", "EffectiveEchoTime"),
+    ("MRDiffusionSequence", "DiffusionBValue"),
+    ("FrameContentSequence", "TemporalPositionIndex"),
+)
+"""What is the same for all slices of a volume, and differs between volumes acquired together: see `Slice`."""
+_COMPONENTS = ("M", "P", "R", "I", "MAGNITUDE", "PHASE", "REAL", "IMAGINARY", "WATER", "FAT", "IN_PHASE", "OUT_PHASE")
+"""Words of ImageType for volumes computed of the same signal."""
 _DICOMDIR = "1.2.840.10008.1.3.10"
 _NO_SCANS = (
     "RTSTRUCT",
@@ -235,7 +245,7 @@ def _slices(name: str, header: Any) -> tuple[Slice, ...]:
     frames = _frames(header)
     if not per_frame:
         one = _slice(name, 0, *[header] * 4) if frames == 1 else None
-        return () if one is None else (one,)
+        return () if one is None else (replace(one, settings=_settings(header)),)
     shared = (header.get("SharedFunctionalGroupsSequence") or [None])[0]
     values = [_group(own, shared, "PixelValueTransformationSequence") for own in per_frame[:frames]]
     if not any(values):
@@ -249,8 +259,22 @@ def _slices(name: str, header: Any) -> tuple[Slice, ...]:
         if one is None:
             return ()
         content = _group(own, shared, "FrameContentSequence")
-        found.append(replace(one, stack=str(content.get("StackID") or "")) if content is not None else one)
+        stack = "" if content is None else str(content.get("StackID") or "")
+        groups = [(_group(own, shared, group), setting) for group, setting in _FRAME_SETTINGS]
+        found.append(replace(one, stack=stack, settings=_numbers_of(groups)))
     return tuple(found) if len(found) == frames else ()
+
+
+def _settings(header: Any) -> tuple[tuple[str, float | str], ...]:
+    kinds = [str(kind).upper() for kind in _several(header.get("ImageType"))[2:]]
+    components = [("ImageType", kind) for kind in kinds if kind in _COMPONENTS][:1]
+    return (*_numbers_of([(header, name) for name in _SETTINGS]), *components)
+
+
+def _numbers_of(settings: Sequence[tuple[Any, str]]) -> tuple[tuple[str, float], ...]:
+    """Name and value of each setting that a header has."""
+    found = [(name, _number(group, name)) for group, name in settings]
+    return tuple((name, value) for name, value in found if value is not None)
 
 
 def _group(own: Any, shared: Any, name: str) -> Any:

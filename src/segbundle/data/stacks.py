@@ -22,6 +22,8 @@ _WIDE = 1.6
 _HEADER_ROUNDING = 0.005
 """Difference in mm between a distance and the header's, which may have two decimals."""
 _SAME_THICKNESS = 0.1
+_SAME_SETTING = 0.01
+"""Difference up to which two echo times or b-values are the same, as a fraction of the larger one."""
 _DECIMALS = 4
 """Positions with more decimals than this count as exact."""
 
@@ -43,6 +45,7 @@ class Slice:
         rescaled: which of RescaleSlope and RescaleIntercept the header has.
         damaged: in words, a value by which stored values cannot be rescaled; None if there is none.
         stack: StackID of a multi-frame file.
+        settings: name and value of what differs between volumes acquired together, such as EchoTime.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Slice:
     rescaled: tuple[str, ...] = ()
     damaged: str | None = None
     stack: str = ""
+    settings: tuple[tuple[str, float | str], ...] = ()
 
 
 def orientations(slices: Sequence[Slice]) -> int:
@@ -86,6 +90,7 @@ def arrange(slices: Sequence[Slice]) -> tuple[list[int], np.ndarray]:
     stacks = len({one.stack for one in slices})
     if stacks > 1:
         raise DataError(f"it holds {stacks} stacks of slices (StackID); a volume is one.")
+    _check_settings(slices)
     _check_in_plane(slices)
     normal = np.cross(row, column)
     positions = np.array([one.position for one in slices])
@@ -107,6 +112,28 @@ def _directions(one: Slice) -> tuple[np.ndarray, np.ndarray]:
         shown = ", ".join(f"{value:g}" for value in one.orientation)
         raise DataError(f"ImageOrientationPatient of {one.name} is ({shown}), not two perpendicular unit vectors.")
     return row / lengths[0], column / lengths[1]
+
+
+def _check_settings(slices: Sequence[Slice]) -> None:
+    """Refuse slices of several volumes, such as echoes; a value that nearly every slice has for itself is ignored."""
+    for name in sorted({name for one in slices for name, _ in one.settings}):
+        values = [dict(one.settings).get(name) for one in slices]
+        found = _different([value for value in values if value is not None])
+        if 1 < len(found) <= len(slices) / 2:
+            shown = ", ".join(f"{value:g}" if isinstance(value, float) else value for value in found[:4])
+            more = ", ..." if len(found) > 4 else ""
+            raise DataError(f"it holds {len(found)} volumes: {name} is {shown}{more}.")
+
+
+def _different(values: Sequence[float | str]) -> list[float | str]:
+    """Sorted values without those that are nearly the same as the one before."""
+    found: list[float | str] = sorted({value for value in values if isinstance(value, str)})
+    last = None
+    for value in sorted({value for value in values if isinstance(value, float)}):
+        if last is None or abs(value - last) > _SAME_SETTING * max(abs(value), abs(last)):
+            found.append(value)
+            last = value
+    return found
 
 
 def _check_in_plane(slices: Sequence[Slice]) -> None:

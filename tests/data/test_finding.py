@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from pydicom.uid import generate_uid
 
 from dicom_files import write_series
 from segbundle.data import find_scans, read_scan
@@ -252,6 +253,25 @@ class TestSeries:
         assert scans["good"] == ""
         assert "bad" in scans["bad"]
         assert "without positions and orientation in space. Export it again." in scans["bad"]
+
+    def test_a_volume_with_a_tilted_slice_fails(self, tmp_path):
+        write_series(tmp_path / "good")
+        uid = generate_uid()
+        write_series(tmp_path / "bad", 15, uid=uid)
+        tilted = [1, 0, 0, 0, 0.999, 0.0447]  # by 2.6 degrees
+        write_series(tmp_path / "bad", 1, "X", uid, ImageOrientationPatient=tilted)
+        scans = found(tmp_path)
+        assert scans["good"] == ""
+        assert "is no volume but 16 slices in 2 orientations (15 in one of them). Export it again." in scans["bad"]
+
+    @pytest.mark.parametrize(("count", "description"), [(5, ""), (9, "3-plane loc"), (9, "LOCALIZER")])
+    def test_a_localizer_by_its_orientations(self, tmp_path, count, description):
+        write_series(tmp_path / "good")
+        uid = generate_uid()
+        for prefix, axes in (("A", [1, 0, 0, 0, 1, 0]), ("B", [1, 0, 0, 0, 0, -1]), ("C", [0, 1, 0, 0, 0, -1])):
+            tags = {"ImageOrientationPatient": axes, "SeriesDescription": description}
+            write_series(tmp_path / "loc", count, prefix, uid, **tags)
+        assert found(tmp_path) == {"good": ""}
 
     def test_pictures_without_a_place_in_space_are_left_out(self, tmp_path):
         write_series(tmp_path / "good")

@@ -8,6 +8,7 @@ compressed ones are decompressed by SimpleITK's GDCM.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Sequence
@@ -26,6 +27,10 @@ from segbundle.data.stacks import arrange, orientations
 from segbundle.errors import DataError
 
 _DANGLING, _NO_FILE = -1, -2
+_LOCALIZER_SLICES = 5
+"""Slices of one orientation beyond which a series of several is a damaged volume rather than a localizer."""
+_LOCALIZER = re.compile(r"locali[sz]er|scout|survey|topogram|(\b|_)loc(\b|_)|3[ -]?plane", re.IGNORECASE)
+"""In the description of a series: a localizer."""
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -231,8 +236,10 @@ def _list(folder: Path, files: tuple[tuple[str, int, int], ...]) -> tuple[DicomF
 def _series(images: Sequence[DicomImage]) -> Series:
     first = images[0]
     why, slices = first.why, [one for image in images for one in image.slices]
-    different = orientations(slices)
-    if why is None and different > 1:
-        why = f"{len(slices)} slices in {different} orientations, as localizers have them"
+    counts, damaged = orientations(slices), first.damaged
+    if why is None and len(counts) > 1:
+        why = f"{len(slices)} slices in {len(counts)} orientations"
+        damaged = counts[0] > _LOCALIZER_SLICES and not _LOCALIZER.search(first.description)
+        why += f" ({counts[0]} in one of them)" if damaged else ", as localizers have them"
     files = tuple(sorted(image.path for image in images))
-    return Series(files[0], first.series, first.description, first.modality, files, why, first.damaged)
+    return Series(files[0], first.series, first.description, first.modality, files, why, damaged)

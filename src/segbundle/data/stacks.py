@@ -6,6 +6,7 @@ that are displaced against each other (a tilted gantry) lie where they were acqu
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,14 +64,19 @@ class Slice:
     settings: tuple[tuple[str, float | str], ...] = ()
 
 
-def orientations(slices: Sequence[Slice]) -> int:
-    """Return the number of different orientations among slices."""
+def orientations(slices: Sequence[Slice]) -> list[int]:
+    """Return how many slices have each orientation, the most frequent first."""
     different: list[np.ndarray] = []
-    for orientation in {one.orientation for one in slices}:
+    counts: list[int] = []
+    for orientation, count in Counter(one.orientation for one in slices).most_common():
         axes = np.array(orientation)
-        if not any(np.abs(axes - other).max() <= _SAME_ANGLE for other in different):
+        same = [index for index, other in enumerate(different) if np.abs(axes - other).max() <= _SAME_ANGLE]
+        if same:
+            counts[same[0]] += count
+        else:
             different.append(axes)
-    return len(different)
+            counts.append(count)
+    return sorted(counts, reverse=True)
 
 
 def arrange(slices: Sequence[Slice]) -> tuple[list[int], np.ndarray]:
@@ -84,7 +90,7 @@ def arrange(slices: Sequence[Slice]) -> tuple[list[int], np.ndarray]:
         DataError: slices that do not make one volume; the message says why, without a path.
     """
     row, column = _directions(slices[0])
-    different = orientations(slices)
+    different = len(orientations(slices))
     if different > 1:
         raise DataError(f"its slices have {different} orientations; a volume needs one.")
     stacks = len({one.stack for one in slices})

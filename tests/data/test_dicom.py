@@ -296,6 +296,11 @@ def as_mosaic_by_private_tag(dataset, index):
     block.add_new(0x0A, "US", 36)
 
 
+def as_mosaic_in_a_later_block(dataset, index):
+    dataset.private_block(0x0019, "OTHER", create=True).add_new(0x0A, "LO", "x")
+    as_mosaic_by_private_tag(dataset, index)
+
+
 def turned(dataset, index):
     dataset.ImageOrientationPatient = [[*AXIAL], [1, 0, 0, 0, 0, -1], [0, 1, 0, 0, 0, -1]][index]
 
@@ -310,6 +315,7 @@ KINDS = {
     "color images (PALETTE COLOR)": set_tags(PhotometricInterpretation="PALETTE COLOR"),
     "a Siemens mosaic (slices side by side": set_tags(ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]),
     "a Siemens mosaic (36 slices": as_mosaic_by_private_tag,
+    "a Siemens mosaic (36": as_mosaic_in_a_later_block,
     "a localizer": set_tags(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]),
     "3 slices in 3 orientations": turned,
     "Secondary Capture Image Storage without positions": without_place,
@@ -330,6 +336,19 @@ def test_what_is_no_volume_is_left_out_by_name(tmp_path, why):
     assert other.why.startswith(why)
     with pytest.raises(DataError, match="is not a volume but"):
         read_scan(other.path)
+
+
+@pytest.mark.parametrize("word", ["SCOUT", "TOPOGRAM", "SURVEY", "SCANOSCOPE", "CT_SOM5 TOP", "Localizer "])
+def test_a_localizer_by_the_words_of_its_image_type(tmp_path, word):
+    scout = set_tags(ImageType=["ORIGINAL", "PRIMARY", "AXIAL", word])
+    write_series(tmp_path / "s", voxels((5, 4, 1)), edit=scout)
+    (series,) = list_series(tmp_path / "s")
+    assert series.why == "a localizer"
+
+
+def test_words_that_only_contain_a_localizers(tmp_path):
+    write_series(tmp_path / "s", voxels(), edit=set_tags(ImageType=["ORIGINAL", "PRIMARY", "TOP VIEW", "STOP"]))
+    np.testing.assert_array_equal(read_scan(tmp_path / "s").array[0], voxels())
 
 
 def test_a_scout_within_a_series_is_not_part_of_its_volume(tmp_path):
@@ -460,6 +479,13 @@ def test_bits_beyond_the_stored_ones_are_no_part_of_a_value(tmp_path):
     stored = (values & 0x0FFF) | 0x7000
     write_series(tmp_path / "s", stored, edit=set_tags(BitsStored=12, HighBit=11))
     np.testing.assert_array_equal(read_scan(tmp_path / "s").array[0], values)
+
+
+@pytest.mark.parametrize(("stored", "high"), [(12, 15), (16, 11), (12, 12)])
+def test_values_that_do_not_begin_at_the_lowest_bit_are_refused(tmp_path, stored, high):
+    write_series(tmp_path / "s", voxels(), edit=set_tags(BitsStored=stored, HighBit=high))
+    with pytest.raises(DataError, match=rf"IM000\.dcm: HighBit is {high}, but BitsStored is {stored}"):
+        read_scan(tmp_path / "s")
 
 
 def test_label_values_keep_their_type(tmp_path):

@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,8 +22,8 @@ _TAGS = (
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "EchoTime", "EchoNumbers", "DiffusionBValue",
     "TemporalPositionIdentifier",
 )  # fmt: skip
-_MOSAIC_CREATOR, _MOSAIC_SIZE = 0x00190010, 0x0019100A
-"""Where Siemens says how many slices an image holds side by side."""
+_BLOCKS = {0x0019000A + (block << 8): 0x00190000 + block for block in range(0x10, 0x100)}
+"""Where an image says how many slices it holds side by side, if Siemens has that private block: the block's creator."""
 _SETTINGS = ("EchoTime", "EchoNumbers", "DiffusionBValue", "TemporalPositionIdentifier")
 _FRAME_SETTINGS = (
     ("MREchoSequence", "EffectiveEchoTime"),
@@ -59,7 +60,8 @@ _LARGEST_RESCALE = 1e25
 """Slopes and intercepts beyond this are damaged: float32 could not hold the values."""
 UNREADABLE = "unreadable"
 """Kind of files that may be damaged slices."""
-_SCOUTS = ("LOCALIZER", "SCOUT")
+_SCOUTS = ("LOCALIZER", "SCOUT", "TOPOGRAM", "SURVEY", "SCANOSCOPE", "TOP")
+"""Last words of a value of ImageType for localizers, such as `CT_SOM5 TOP`."""
 _CROSS_SECTIONAL = tuple(
     f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("2", "2.1", "2.2", "4", "4.1", "4.4", "128", "128.1", "130")
 )
@@ -82,6 +84,7 @@ class DicomImage:
         columns: number of columns.
         bits: allocated per voxel.
         stored_bits: how many of them hold its value.
+        high_bit: the highest of them.
         signed: whether stored values are signed.
         syntax: transfer syntax UID.
         pixels: position of the pixel data element in the file.
@@ -98,6 +101,7 @@ class DicomImage:
     columns: int
     bits: int
     stored_bits: int
+    high_bit: int
     signed: bool
     syntax: str
     pixels: int
@@ -124,11 +128,17 @@ def read_image(path: Path) -> DicomImage | str:
         return UNREADABLE
 
 
+@cache
+def _tags() -> list[Any]:
+    from pydicom.tag import Tag
+
+    return [*map(Tag, _TAGS), *map(Tag, _BLOCKS), *map(Tag, _BLOCKS.values())]
+
+
 def _image(path: Path, file: BinaryIO) -> DicomImage | str:
     from pydicom import dcmread
 
-    tags: Any = [*_TAGS, _MOSAIC_CREATOR, _MOSAIC_SIZE]
-    header: Any = dcmread(file, stop_before_pixels=True, force=True, specific_tags=tags)
+    header: Any = dcmread(file, stop_before_pixels=True, force=True, specific_tags=_tags())
     if str(header.get("SOPClassUID", "")) == _DICOMDIR:
         return "DICOMDIR"
     modality = str(header.get("Modality") or "")
@@ -139,6 +149,8 @@ def _image(path: Path, file: BinaryIO) -> DicomImage | str:
     if ended or not (header.get("Rows") and header.get("Columns")):
         return _without_pixels(header, modality)
     bits = int(header.get("BitsAllocated") or 16)
+    stored_bits = int(header.get("BitsStored") or bits)
+    high_bit = header.get("HighBit")
     why = _not_a_volume(header)
     slices = () if why else _slices(path.name, header)
     unplaced = not why and not slices
@@ -152,7 +164,8 @@ def _image(path: Path, file: BinaryIO) -> DicomImage | str:
         int(header.Rows),
         int(header.Columns),
         bits,
-        int(header.get("BitsStored") or bits),
+        stored_bits,
+        stored_bits - 1 if high_bit is None else int(high_bit),
         bool(header.get("PixelRepresentation")),
         syntax,
         pixels,
@@ -200,12 +213,12 @@ def _not_a_volume(header: Any) -> str | None:
     photometric = str(header.get("PhotometricInterpretation") or "MONOCHROME2").strip()
     if int(header.get("SamplesPerPixel") or 1) != 1 or not photometric.startswith("MONOCHROME"):
         return f"color images ({photometric})"
-    kinds = [str(kind).upper() for kind in _several(header.get("ImageType"))]
-    tiles = int(header.get(_MOSAIC_SIZE).value or 0) if _is_siemens(header) and _MOSAIC_SIZE in header else 0
+    kinds = [str(kind).upper().strip() for kind in _several(header.get("ImageType"))]
+    tiles = _mosaic_size(header)
     if "MOSAIC" in kinds or tiles > 1:
         count = f" ({tiles} slices side by side in one image)" if tiles > 1 else " (slices side by side in one image)"
         return f"a Siemens mosaic{count}; convert it with dcm2niix"
-    if any(kind in _SCOUTS for kind in kinds):
+    if any(kind.split()[-1:] == [scout] for kind in kinds for scout in _SCOUTS):
         return "a localizer"
     if header.get("ModalityLUTSequence"):
         return "images whose values go through a table (ModalityLUTSequence)"
@@ -214,8 +227,11 @@ def _not_a_volume(header: Any) -> str | None:
     return None
 
 
-def _is_siemens(header: Any) -> bool:
-    return _MOSAIC_CREATOR in header and "SIEMENS" in str(header[_MOSAIC_CREATOR].value).upper()
+def _mosaic_size(header: Any) -> int:
+    """How many slices a Siemens image holds side by side; 0 if it does not say."""
+    found = [tag for tag in list(header.keys()) if tag in _BLOCKS and _BLOCKS[tag] in header]
+    sizes = [int(header[tag].value or 0) for tag in found if "SIEMENS MR" in str(header[_BLOCKS[tag]].value).upper()]
+    return max(sizes, default=0)
 
 
 def _several(value: Any) -> Sequence[Any]:

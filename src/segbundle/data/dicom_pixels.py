@@ -119,6 +119,11 @@ def _stored_values(image: DicomImage) -> np.ndarray:
     shape = (len(image.slices), image.rows, image.columns)
     kind = f"{'i' if image.signed else 'u'}{image.bits // 8}"
     count = int(np.prod(shape))
+    if image.syntax in (*NATIVE, DEFLATED) and image.high_bit != image.stored_bits - 1:
+        raise DataError(
+            f"{image.path}: HighBit is {image.high_bit}, but BitsStored is {image.stored_bits}; HighBit must be "
+            f"{image.stored_bits - 1}. Export the series again."
+        )
     if image.syntax in NATIVE:
         values = _native_values(image, np.dtype((">" if image.syntax == BIG_ENDIAN else "<") + kind), count)
     elif image.syntax == DEFLATED:

@@ -119,6 +119,14 @@ class TestWhatCannotBeOpened:
         (tmp_path / "patient_9").symlink_to("/nowhere/patient_9")
         assert "patient_9: is a link to /nowhere/patient_9" in found(tmp_path)["patient_9"]
 
+    @pytest.mark.parametrize("name", ["patient.1", "2024.05.01"])
+    def test_a_broken_link_to_a_folder_with_a_dot(self, tmp_path, name):
+        write_series(tmp_path / "good")
+        (tmp_path / name).symlink_to(f"/nowhere/{name}")
+        scans = found(tmp_path)
+        assert scans["good"] == ""
+        assert f"{name}: is a link to /nowhere/{name}" in scans[name]
+
     def test_others_are_named_and_counted(self, tmp_path, caplog):
         write_empty_scans(tmp_path, "a.nii.gz", ".hidden/b.nii.gz", "a_seg.nii.gz")
         for name in ("1.txt", "2.txt", "noending", "x.seg.nrrd", ".DS_Store", "3.1.2.840"):
@@ -294,6 +302,23 @@ class TestSeries:
         scans = found(tmp_path)
         assert list(scans) == ["other", "study"]
         assert "IM003.dcm: is a link to nowhere.dcm" in scans["study"]
+
+    @pytest.mark.parametrize("name", ["IM{}.dcm", "1.2.840.{}", "CT.1.2.840.{}"])
+    @pytest.mark.parametrize("kind", ["link", "pipe"])
+    def test_a_folder_of_slices_that_cannot_be_opened_fails(self, tmp_path, name, kind):
+        write_series(tmp_path / "good")
+        (tmp_path / "bad").mkdir()
+        for index in range(5):
+            path = tmp_path / "bad" / name.format(index)
+            if kind == "pipe":
+                os.mkfifo(path)
+            else:
+                path.symlink_to("/nowhere/x")
+        scans = found(tmp_path)
+        assert list(scans) == ["bad", "good"]
+        assert scans["good"] == ""
+        said = "is a named pipe" if kind == "pipe" else "is a link to /nowhere/x, which does not exist"
+        assert f"{name.format(0)}: {said}" in scans["bad"]
 
     def test_folders_and_files_beside_slices_are_searched(self, tmp_path):
         write_series(tmp_path / "study")

@@ -59,6 +59,16 @@ def may_be_slice(name: str) -> bool:
     return ending in _DICOM_SUFFIXES or ending == "" or ending[1:].isdigit()
 
 
+def is_uid(name: str) -> bool:
+    """Return whether a name is a DICOM UID, with the modality before it or not.
+
+    Example:
+        >>> is_uid("MR.1.2.840.113619.2"), is_uid("patient.1"), is_uid("2024.05.01")
+        (True, False, False)
+    """
+    return re.fullmatch(r"([A-Z]{2}\.)?\d+(\.\d+){3,}", name) is not None
+
+
 def is_dicom_file(path: Path) -> bool:
     """Return whether a file is DICOM; what is no regular file, such as a named pipe, or cannot be read is not."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,10 +34,23 @@ def scans_in_folders(tree: Tree) -> list[Case]:
     file cannot be opened may lack a slice, which is a problem of the case.
     """
     cases = [Case(path_name(path, tree.root), (path,)) for path in lost_scans(tree) if not is_scan_file(path)]
+    cases += _lost_series(tree)
     for folder in tree.dicom:
         lost = [lost.reason for lost in tree.lost if lost.slice and lost.path.parent == folder]
         cases += series_in(folder, path_name(folder, tree.root), tuple(first_of(lost)), tree)
     return cases
+
+
+def _lost_series(tree: Tree) -> list[Case]:
+    """Return a case for each folder in which no file named like a DICOM slice can be opened."""
+    folders: defaultdict[Path, list[str]] = defaultdict(list)
+    for lost in tree.lost:
+        if lost.slice and not lost.scan and lost.path.suffix and lost.path.parent not in tree.dicom:
+            folders[lost.path.parent].append(lost.reason)
+    return [
+        Case(path_name(folder, tree.root), (folder,), problems=tuple(first_of(reasons)))
+        for folder, reasons in folders.items()
+    ]
 
 
 def series_in(folder: Path, name: str, problems: tuple[str, ...] = (), tree: Tree | None = None) -> list[Case]:

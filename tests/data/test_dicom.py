@@ -504,9 +504,35 @@ def test_a_truncated_file_is_named(tmp_path, suffix):
     path.unlink()
     for kept in range(0, len(content), 29):
         path.with_suffix(suffix).write_bytes(content[:kept])
-        if kept > 131 or kept == 0 or suffix:
+        if kept > 131 or suffix:
             with pytest.raises(DataError, match="IM007"):
                 read_scan(tmp_path / "s")
+
+
+def test_hidden_files_are_no_slices(tmp_path):
+    paths = write_series(tmp_path / "s", voxels())
+    for path in paths:
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7" + bytes(200))
+    (tmp_path / "s" / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    shutil.copy(paths[3], tmp_path / "s" / ".IM003.dcm")
+    np.testing.assert_array_equal(read_scan(tmp_path / "s").array[0], voxels())
+    assert list_folder(tmp_path / "s").others() is None
+    assert files_of(tmp_path / "s") == paths
+
+
+def test_an_empty_file_is_a_lost_slice_by_its_name(tmp_path):
+    paths = write_series(tmp_path / "s", voxels())
+    for name in ("empty", "notes.txt"):
+        (tmp_path / "s" / name).touch()
+    np.testing.assert_array_equal(read_scan(tmp_path / "s").array[0], voxels())
+    (tmp_path / "s" / "IM008.dcm").touch()
+    with pytest.raises(DataError, match=r"1 of its files cannot be read, IM008\.dcm"):
+        read_scan(tmp_path / "s")
+    (tmp_path / "s" / "IM008.dcm").unlink()
+    for path in paths:
+        path.rename(path.with_suffix(""))
+    with pytest.raises(DataError, match="1 of its files cannot be read, empty for instance"):
+        read_scan(tmp_path / "s")
 
 
 def test_a_compressed_file_that_is_damaged_is_named(tmp_path):

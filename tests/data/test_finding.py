@@ -262,6 +262,12 @@ class TestSeries:
         assert "bad" in scans["bad"]
         assert "without positions and orientation in space. Export it again." in scans["bad"]
 
+    def test_hidden_files_are_no_slices(self, tmp_path):
+        for path in write_series(tmp_path / "study"):
+            path.with_name(f"._{path.name}").write_bytes(bytes(200))
+        (tmp_path / "study" / "empty").touch()
+        assert found(tmp_path) == {"study": ""}
+
     def test_a_volume_with_a_tilted_slice_fails(self, tmp_path):
         write_series(tmp_path / "good")
         uid = generate_uid()

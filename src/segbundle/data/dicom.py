@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from segbundle.data.dicom_headers import UNREADABLE, DicomImage, read_image
+from segbundle.data.dicom_headers import EMPTY, UNREADABLE, DicomImage, read_image
 from segbundle.data.dicom_pixels import read_values
 from segbundle.data.geometry import Geometry
-from segbundle.data.scan_files import is_dicom_file
+from segbundle.data.scan_files import DICOM_SUFFIXES, is_dicom_file, may_be_slice
 from segbundle.data.stacks import arrange, orientations
 from segbundle.errors import DataError
 
@@ -193,10 +193,10 @@ def _the_volume(folder: Path, listing: DicomFolder) -> Series:
 
 
 def _listed(folder: Path) -> tuple[DicomFolder, dict[Path, DicomImage]]:
-    """A folder's content; read again only when a file's name, size or date has changed."""
+    """A folder's content without hidden files; read again only when a file's name, size or date has changed."""
     try:
         with os.scandir(folder) as entries:
-            files = sorted(_state(entry) for entry in entries if not entry.is_dir())
+            files = sorted(_state(entry) for entry in entries if not (entry.name.startswith(".") or entry.is_dir()))
     except OSError as error:
         raise DataError(f"{folder}: cannot be read ({error.strerror}).") from error
     return _list(folder, tuple(files))
@@ -217,8 +217,12 @@ def _list(folder: Path, files: tuple[tuple[str, int, int], ...]) -> tuple[DicomF
     unreadable: list[Path] = []
     groups: dict[tuple[str, str], list[DicomImage]] = {}
     images: dict[Path, DicomImage] = {}
+    empty: list[Path] = []
     for name, size, _ in files:
         found = read_image(folder / name) if size >= 0 else UNREADABLE if size == _DANGLING else "not DICOM"
+        if found == EMPTY:
+            empty.append(folder / name)
+            continue
         if isinstance(found, str):
             passed_over[found] += 1
             unreadable += [folder / name] if found == UNREADABLE else []
@@ -226,6 +230,10 @@ def _list(folder: Path, files: tuple[tuple[str, int, int], ...]) -> tuple[DicomF
         images[found.path] = found
         own = found.path.name if len(found.slices) > 1 else ""  # a multi-frame file is a volume of its own
         groups.setdefault((found.series, own or found.why or ""), []).append(found)
+    for path in empty:  # a slice whose copy failed, unless the slices are named otherwise
+        slice_lost = may_be_slice(path.name) and not any(image.suffix.lower() in DICOM_SUFFIXES for image in images)
+        passed_over[UNREADABLE if slice_lost else "not DICOM"] += 1
+        unreadable += [path] if slice_lost else []
     series = [_series(group) for group in groups.values()]
     if sum(one.why is None for one in series) == 1:
         series = [one if one.why is not None else replace(one, path=folder) for one in series]

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from segbundle.data.scan_files import is_dicom_file
+from segbundle.data.scan_files import DICOM_SUFFIXES, is_dicom_file
 from segbundle.data.stacks import Slice
 
 _TAGS = (
@@ -53,13 +53,14 @@ _NO_SCANS = (
 """Modalities of files that belong to scans and are none."""
 IMPLICIT, EXPLICIT, BIG_ENDIAN = NATIVE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
-_SUFFIXES = (".dcm", ".dicom", ".ima")
 _RESCALE = {"RescaleSlope": 1.0, "RescaleIntercept": 0.0}
 """What slopes and intercepts are if the header has none."""
 _LARGEST_RESCALE = 1e25
 """Slopes and intercepts beyond this are damaged: float32 could not hold the values."""
 UNREADABLE = "unreadable"
 """Kind of files that may be damaged slices."""
+EMPTY = "empty"
+"""Kind of files of no bytes whose names do not end like DICOM."""
 _SCOUTS = ("LOCALIZER", "SCOUT", "TOPOGRAM", "SURVEY", "SCANOSCOPE", "TOP")
 """Last words of a value of ImageType for localizers, such as `CT_SOM5 TOP`."""
 _CROSS_SECTIONAL = tuple(
@@ -114,15 +115,16 @@ def read_image(path: Path) -> DicomImage | str:
     """Read a file's header.
 
     Returns:
-        the image, or what kind of file it is instead: a modality, `DICOMDIR`, `not DICOM`, or `unreadable`.
+        the image, or what kind of file it is instead: a modality, `DICOMDIR`, `not DICOM`, `empty` or `unreadable`.
     """
     if path.name == "DICOMDIR":
         return "DICOMDIR"
     try:
         with path.open("rb") as file:
             if not is_dicom_file(path):
-                empty = not file.read(1) or path.suffix.lower() in _SUFFIXES
-                return UNREADABLE if empty else "not DICOM"
+                if path.suffix.lower() in DICOM_SUFFIXES:
+                    return UNREADABLE
+                return "not DICOM" if file.read(1) else EMPTY
             return _image(path, file)
     except Exception:  # pydicom raises many kinds for damaged headers
         return UNREADABLE

@@ -8,6 +8,7 @@ import pytest
 from pydicom.uid import generate_uid
 
 from dicom_files import write_series
+from dicoms import voxels, write_enhanced
 from segbundle.data import find_scans, read_scan
 from segbundle.data.folders import list_tree
 from segbundle.errors import DataError
@@ -261,6 +262,46 @@ class TestSeries:
         assert scans["good"] == ""
         assert "bad" in scans["bad"]
         assert "without positions and orientation in space. Export it again." in scans["bad"]
+
+    @pytest.mark.parametrize(("count", "part"), [(2, "halves"), (2, "turns"), (3, "turns")])
+    def test_parts_of_one_series_fail(self, tmp_path, count, part):
+        write_series(tmp_path / "good")
+        for index, path in enumerate(write_series(tmp_path / "all", 12)):
+            folder = path.parent / f"part{index % count if part == 'turns' else index // 6}"
+            folder.mkdir(exist_ok=True)
+            path.rename(folder / path.name)
+        scans = found(tmp_path)
+        assert scans.pop("good") == ""
+        assert list(scans) == [f"all_part{index}" for index in range(count)]
+        shown = " and ".join(str(tmp_path / "all" / f"part{index}") for index in range(count))
+        assert all(f"{shown} are parts of one DICOM series" in error for error in scans.values())
+
+    def test_parts_with_a_gap_are_warned_of(self, tmp_path, caplog):
+        """0 to 7 mm and 9 to 11 mm: slice 8 is missing, so no volume proves that they belong together."""
+        paths = write_series(tmp_path / "a", 12)
+        (tmp_path / "b").mkdir()
+        paths[8].unlink()
+        for path in paths[9:]:
+            path.rename(tmp_path / "b" / path.name)
+        assert found(tmp_path) == {"a": "", "b": ""}
+        assert f"{tmp_path / 'a'} and {tmp_path / 'b'} have the same SeriesInstanceUID" in caplog.text
+
+    def test_copies_of_a_series_are_scans(self, tmp_path, caplog):
+        uid = generate_uid()
+        write_series(tmp_path / "a", uid=uid)
+        write_series(tmp_path / "b", uid=uid)
+        assert found(tmp_path) == {"a": "", "b": ""}
+        assert "SeriesInstanceUID" not in caplog.text
+
+    def test_a_series_in_two_multi_frame_files_fails(self, tmp_path):
+        write_series(tmp_path / "good")
+        for part in range(2):
+            positions = [(-10, -20, 30 + 2 * k) for k in range(4 * part, 4 * part + 4)]
+            write_enhanced(tmp_path / "mf" / f"{part}.dcm", voxels((12, 10, 4)), positions, [1] * 4)
+        scans = found(tmp_path)
+        assert scans.pop("good") == ""
+        assert list(scans) == ["mf_CT_0", "mf_CT_1"]
+        assert all("are parts of one DICOM series" in error for error in scans.values())
 
     def test_hidden_files_are_no_slices(self, tmp_path):
         for path in write_series(tmp_path / "study"):

@@ -111,6 +111,27 @@ def series_files(path: Path) -> list[Path]:
     return next((list(one.files) for one in listing.series if path.parent / path.name in one.files), [path])
 
 
+def are_parts(paths: Sequence[Path]) -> tuple[bool, bool]:
+    """Compare series of one SeriesInstanceUID, from their headers.
+
+    Returns:
+        whether their slices together make one volume, and whether each lies at positions of its own, unlike copies.
+    """
+    try:
+        images = [image for path in paths for image in _images_of(path)]
+    except DataError:
+        return False, False
+    slices = [one for image in images for one in image.slices]
+    apart = len({tuple(round(value, 2) for value in one.position) for one in slices}) == len(slices)
+    if len({(image.columns, image.rows) for image in images}) > 1:
+        return False, apart
+    try:
+        arrange(slices)
+    except DataError:
+        return False, apart
+    return True, apart
+
+
 def dicom_geometry(path: str | Path) -> Geometry:
     """Return the geometry of the series that a path means, from its headers.
 

@@ -249,7 +249,7 @@ def test_a_damaged_rescale_is_refused_by_name(tmp_path, name, text):
     write_series(tmp_path / "s", voxels((5, 4, 3)), intercept=-1024, edit=raw_text(name, text))
     with pytest.raises(DataError, match=rf"s/IM001\.dcm: {name} is ") as error:
         read_scan(tmp_path / "s")
-    assert f"{repr(text) if text else 'empty'}, not a finite number" in str(error.value)
+    assert f"{repr(text) if text else 'empty'}, not a usable number" in str(error.value)
 
 
 def test_a_header_without_rescale_has_its_stored_values(tmp_path):

@@ -329,7 +329,7 @@ def _rescale(values: Any) -> tuple[float, float, tuple[str, ...], str | None]:
         text = (raw.decode("latin-1") if isinstance(raw, bytes) else str(raw or "")).strip()
         number = _number(values, name)
         if number is None or abs(number) > _LARGEST_RESCALE:
-            damaged = damaged or f"{name} is {repr(text[:40]) if text else 'empty'}, not a finite number"
+            damaged = damaged or f"{name} is {repr(text[:40]) if text else 'empty'}, not a usable number"
         else:
             found[name] = number
     return found["RescaleSlope"], found["RescaleIntercept"], present, damaged

@@ -66,7 +66,9 @@ def _check_parts(cases: list[Case], same: Sequence[int]) -> None:
         one_volume, apart = are_parts(paths)
         shown = " and ".join(map(escaped, paths))
         if one_volume:
-            what = f"{shown} are parts of one DICOM series. Put all its files into one folder, or convert it to NIfTI."
+            folders = {path if path.is_dir() else path.parent for path in paths}
+            remedy = "Put all its files into one folder, or convert" if len(folders) > 1 else "Convert"
+            what = f"{shown} are parts of one DICOM series. {remedy} it to NIfTI."
             for index in group:
                 if what not in cases[index].problems:
                     cases[index] = replace(cases[index], problems=(*cases[index].problems, what))

@@ -12,6 +12,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from pydicom import dcmread
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 from scipy.ndimage import map_coordinates
 
@@ -112,6 +116,36 @@ def test_rounded_positions_give_the_distance_before_rounding(tmp_path, distance,
     np.testing.assert_allclose(affine[:3, 3], [10, 20, 30], atol=0.5 * 10**-decimals)
 
 
+@pytest.mark.parametrize("missing", [[30], [20, 40], [6], [53]])
+@pytest.mark.parametrize("tags", [{}, {"SpacingBetweenSlices": 1}, {"SliceThickness": 1.25}])
+def test_a_missing_slice_of_whole_millimeters_is_no_rounding(tmp_path, missing, tags):
+    """Positions -100, -99, ..., -71, -69, ... are off a line of even distances by half a millimeter or less."""
+    heights = [-100 + k for k in range(60) if k not in missing]
+    positions = [(-10, -20, height) for height in heights]
+    edit = set_tags(**tags)
+    write_series(tmp_path / "s", voxels((3, 4, len(heights))), positions=positions, thickness=1, edit=edit)
+    said = "a slice is missing" if len(missing) == 1 else "2 slices are missing"
+    with pytest.raises(DataError, match=f"its slices are 1 to 2 mm apart; {said} after IM0{missing[0] - 1:02}.dcm"):
+        read_geometry(tmp_path / "s")
+
+
+def test_rounded_positions_of_two_stacks_are_refused(tmp_path):
+    """0, 2, ..., 38, 41, ...: a line of 2.03 mm explains them, but the slices are 2 mm apart."""
+    positions = [(-10, -20, 2 * k + (k >= 20)) for k in range(40)]
+    write_series(tmp_path / "s", voxels((3, 4, 40)), positions=positions)
+    with pytest.raises(DataError, match="its slices are 2 to 3 mm apart"):
+        read_geometry(tmp_path / "s")
+
+
+def test_rounded_positions_without_a_distance_in_the_header(tmp_path):
+    """0, 2.5, 5, ... to whole millimeters, 0, 2, 5, 8, 10, 12, ...; slices may be thicker than their distance."""
+    positions = [(-10, -20, round(2.5 * k)) for k in range(16)]
+    write_series(tmp_path / "s", voxels((3, 4, 16)), positions=positions, thickness=4)
+    affine = read_geometry(tmp_path / "s").affine
+    assert affine[2, 2] == pytest.approx(2.5, abs=0.02)
+    assert affine[2, 3] == pytest.approx(0, abs=0.25)
+
+
 def test_one_slice_is_as_thick_as_its_header_says(tmp_path):
     write_series(tmp_path / "s", voxels((5, 4, 1)), thickness=3.5)
     np.testing.assert_allclose(read_geometry(tmp_path / "s").affine[:3, 2], [0, 0, 3.5])
@@ -153,6 +187,91 @@ def test_series_that_make_no_volume_are_refused_by_name(tmp_path, arguments, mes
     assert "\n" not in str(error.value)
 
 
+VOLUMES = {
+    "EchoTime is 10, 90": ("EchoTime", (10, 90)),
+    "DiffusionBValue is 0, 1000": ("DiffusionBValue", (0, 1000)),
+    "EchoNumbers is 1, 2": ("EchoNumbers", (1, 2)),
+    "TemporalPositionIdentifier is 1, 2": ("TemporalPositionIdentifier", (1, 2)),
+    "ImageType is M, P": ("ImageType", (["ORIGINAL", "PRIMARY", "M"], ["ORIGINAL", "PRIMARY", "P"])),
+}
+
+
+@pytest.mark.parametrize("said", VOLUMES)
+def test_two_volumes_at_interleaved_positions_are_refused(tmp_path, said):
+    """0, 2, 4 and 6 mm in one, 1, 3, 5 and 7 mm in the other: together 8 slices at even distances."""
+    name, values = VOLUMES[said]
+
+    def edit(dataset, index):
+        setattr(dataset, name, values[index // 4])
+
+    write_series(tmp_path / "s", voxels(), positions=at(0, 2, 4, 6, 1, 3, 5, 7), thickness=2, edit=edit)
+    with pytest.raises(DataError, match=f"it holds 2 volumes: {said}"):
+        read_scan(tmp_path / "s")
+
+
+@pytest.mark.parametrize("name", ["EchoTime", "TemporalPositionIdentifier", "AcquisitionNumber", "TriggerTime"])
+def test_values_that_differ_within_one_volume(tmp_path, name):
+    """Echo times of 90.0 to 90.7 ms are the same; a value of every slice's own makes no volumes."""
+
+    def edit(dataset, index):
+        setattr(dataset, name, 90 + 0.1 * index if name == "EchoTime" else 1 + index)
+
+    write_series(tmp_path / "s", voxels(), edit=edit, kind=MR, modality="MR")
+    np.testing.assert_array_equal(read_scan(tmp_path / "s").array[0], voxels())
+
+
+def test_two_echoes_of_a_multi_frame_file_are_refused(tmp_path):
+    def edit(dataset):
+        for k, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+            echo = Dataset()
+            echo.EffectiveEchoTime = 10 if k % 2 else 90
+            frame.MREchoSequence = [echo]
+
+    with pytest.raises(DataError, match="it holds 2 volumes: EffectiveEchoTime is 10, 90"):
+        read_scan(edit_enhanced(tmp_path / "mf.dcm", edit))
+
+
+def raw_text(name, text):
+    """Write the text of a decimal string as it is, which pydicom would refuse."""
+
+    def edit(dataset, index):
+        if index == 1:
+            tag = Tag(tag_for_keyword(name))
+            value = text.encode() + b" " * (len(text) % 2)
+            dataset._dict[tag] = RawDataElement(tag, "DS", len(value), value, 0, False, True)
+
+    return edit
+
+
+@pytest.mark.parametrize("name", ["RescaleSlope", "RescaleIntercept"])
+@pytest.mark.parametrize("text", ["-1O24", "-1024,0", "", "nan", "inf", "abc", "1\\2", "1e300"])
+def test_a_damaged_rescale_is_refused_by_name(tmp_path, name, text):
+    write_series(tmp_path / "s", voxels((5, 4, 3)), intercept=-1024, edit=raw_text(name, text))
+    with pytest.raises(DataError, match=rf"s/IM001\.dcm: {name} is ") as error:
+        read_scan(tmp_path / "s")
+    assert f"{repr(text) if text else 'empty'}, not a usable number" in str(error.value)
+
+
+def test_a_header_without_rescale_has_its_stored_values(tmp_path):
+    def edit(dataset, index):
+        del dataset.RescaleSlope, dataset.RescaleIntercept
+
+    write_series(tmp_path / "s", voxels(), edit=edit)
+    np.testing.assert_array_equal(read_scan(tmp_path / "s").array[0], voxels())
+
+
+def test_a_slice_that_lacks_the_rescale_of_the_others(tmp_path):
+    def edit(dataset, index):
+        if index == 2:
+            del dataset.RescaleIntercept
+
+    write_series(tmp_path / "s", voxels(), intercept=-1024, edit=edit)
+    with pytest.raises(DataError, match=r"IM002\.dcm: it has no RescaleIntercept, but other slices"):
+        read_scan(tmp_path / "s")
+    write_series(tmp_path / "t", voxels(), intercept=0, edit=edit)
+    np.testing.assert_array_equal(read_scan(tmp_path / "t").array[0], voxels())
+
+
 def test_slices_of_different_sizes_are_refused(tmp_path):
     write_series(tmp_path / "s", voxels((5, 4, 3)))
     write_series(tmp_path / "s", voxels((6, 4, 1)), origin=(-10, -20, 36), prefix="X")
@@ -177,6 +296,11 @@ def as_mosaic_by_private_tag(dataset, index):
     block.add_new(0x0A, "US", 36)
 
 
+def as_mosaic_in_a_later_block(dataset, index):
+    dataset.private_block(0x0019, "OTHER", create=True).add_new(0x0A, "LO", "x")
+    as_mosaic_by_private_tag(dataset, index)
+
+
 def turned(dataset, index):
     dataset.ImageOrientationPatient = [[*AXIAL], [1, 0, 0, 0, 0, -1], [0, 1, 0, 0, 0, -1]][index]
 
@@ -191,6 +315,7 @@ KINDS = {
     "color images (PALETTE COLOR)": set_tags(PhotometricInterpretation="PALETTE COLOR"),
     "a Siemens mosaic (slices side by side": set_tags(ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]),
     "a Siemens mosaic (36 slices": as_mosaic_by_private_tag,
+    "a Siemens mosaic (36": as_mosaic_in_a_later_block,
     "a localizer": set_tags(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]),
     "3 slices in 3 orientations": turned,
     "Secondary Capture Image Storage without positions": without_place,
@@ -211,6 +336,19 @@ def test_what_is_no_volume_is_left_out_by_name(tmp_path, why):
     assert other.why.startswith(why)
     with pytest.raises(DataError, match="is not a volume but"):
         read_scan(other.path)
+
+
+@pytest.mark.parametrize("word", ["SCOUT", "TOPOGRAM", "SURVEY", "SCANOSCOPE", "CT_SOM5 TOP", "Localizer "])
+def test_a_localizer_by_the_words_of_its_image_type(tmp_path, word):
+    scout = set_tags(ImageType=["ORIGINAL", "PRIMARY", "AXIAL", word])
+    write_series(tmp_path / "s", voxels((5, 4, 1)), edit=scout)
+    (series,) = list_series(tmp_path / "s")
+    assert series.why == "a localizer"
+
+
+def test_words_that_only_contain_a_localizers(tmp_path):
+    write_series(tmp_path / "s", voxels(), edit=set_tags(ImageType=["ORIGINAL", "PRIMARY", "TOP VIEW", "STOP"]))
+    np.testing.assert_array_equal(read_scan(tmp_path / "s").array[0], voxels())
 
 
 def test_a_scout_within_a_series_is_not_part_of_its_volume(tmp_path):
@@ -343,6 +481,13 @@ def test_bits_beyond_the_stored_ones_are_no_part_of_a_value(tmp_path):
     np.testing.assert_array_equal(read_scan(tmp_path / "s").array[0], values)
 
 
+@pytest.mark.parametrize(("stored", "high"), [(12, 15), (16, 11), (12, 12)])
+def test_values_that_do_not_begin_at_the_lowest_bit_are_refused(tmp_path, stored, high):
+    write_series(tmp_path / "s", voxels(), edit=set_tags(BitsStored=stored, HighBit=high))
+    with pytest.raises(DataError, match=rf"IM000\.dcm: HighBit is {high}, but BitsStored is {stored}"):
+        read_scan(tmp_path / "s")
+
+
 def test_label_values_keep_their_type(tmp_path):
     labels = (voxels() % 3).astype(np.uint8)
     write_series(tmp_path / "s", labels)
@@ -359,9 +504,35 @@ def test_a_truncated_file_is_named(tmp_path, suffix):
     path.unlink()
     for kept in range(0, len(content), 29):
         path.with_suffix(suffix).write_bytes(content[:kept])
-        if kept > 131 or kept == 0 or suffix:
+        if kept > 131 or suffix:
             with pytest.raises(DataError, match="IM007"):
                 read_scan(tmp_path / "s")
+
+
+def test_hidden_files_are_no_slices(tmp_path):
+    paths = write_series(tmp_path / "s", voxels())
+    for path in paths:
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7" + bytes(200))
+    (tmp_path / "s" / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    shutil.copy(paths[3], tmp_path / "s" / ".IM003.dcm")
+    np.testing.assert_array_equal(read_scan(tmp_path / "s").array[0], voxels())
+    assert list_folder(tmp_path / "s").others() is None
+    assert files_of(tmp_path / "s") == paths
+
+
+def test_an_empty_file_is_a_lost_slice_by_its_name(tmp_path):
+    paths = write_series(tmp_path / "s", voxels())
+    for name in ("empty", "notes.txt"):
+        (tmp_path / "s" / name).touch()
+    np.testing.assert_array_equal(read_scan(tmp_path / "s").array[0], voxels())
+    (tmp_path / "s" / "IM008.dcm").touch()
+    with pytest.raises(DataError, match=r"1 of its files cannot be read, IM008\.dcm"):
+        read_scan(tmp_path / "s")
+    (tmp_path / "s" / "IM008.dcm").unlink()
+    for path in paths:
+        path.rename(path.with_suffix(""))
+    with pytest.raises(DataError, match="1 of its files cannot be read, empty for instance"):
+        read_scan(tmp_path / "s")
 
 
 def test_a_compressed_file_that_is_damaged_is_named(tmp_path):
@@ -387,6 +558,34 @@ def test_a_multi_frame_file_is_a_volume(tmp_path, syntax):
         np.testing.assert_allclose(scan.geometry.affine, LPS_TO_RAS @ lps_affine((0.8, 0.9, 2)))
     write_enhanced(tmp_path / "s" / "other.dcm", stored, sorted(positions), slopes)
     assert [one.path.name for one in list_series(tmp_path / "s")] == ["mf.dcm", "other.dcm"]
+
+
+def edit_enhanced(path, edit):
+    """A multi-frame file of the usual voxels, changed before it is read."""
+    write_enhanced(path, voxels(), [(-10, -20, 30 + 2 * k) for k in range(8)], [2] * 8)
+    dataset = dcmread(path)
+    edit(dataset)
+    dataset.save_as(path)
+    return path
+
+
+def test_a_rescale_of_a_whole_multi_frame_file(tmp_path):
+    def edit(dataset):
+        for frame in dataset.PerFrameFunctionalGroupsSequence:
+            del frame.PixelValueTransformationSequence
+        dataset.RescaleSlope, dataset.RescaleIntercept = 3, -1024
+
+    scan = read_scan(edit_enhanced(tmp_path / "mf.dcm", edit))
+    np.testing.assert_array_equal(scan.array[0], voxels() * 3.0 - 1024)
+
+
+def test_a_frame_that_lacks_the_rescale_of_the_others(tmp_path):
+    def edit(dataset):
+        del dataset.PerFrameFunctionalGroupsSequence[3].PixelValueTransformationSequence
+
+    path = edit_enhanced(tmp_path / "mf.dcm", edit)
+    with pytest.raises(DataError, match=r"mf\.dcm: frame 4 has no RescaleIntercept, but other slices"):
+        read_scan(path)
 
 
 def test_multi_frame_files_of_several_volumes_are_refused(tmp_path):

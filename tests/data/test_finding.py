@@ -5,8 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
+from pydicom.uid import generate_uid
 
 from dicom_files import write_series
+from dicoms import voxels, write_enhanced
 from segbundle.data import find_scans, read_scan
 from segbundle.data.folders import list_tree
 from segbundle.errors import DataError
@@ -117,6 +119,14 @@ class TestWhatCannotBeOpened:
         write_empty_scans(tmp_path, "a.nii.gz")
         (tmp_path / "patient_9").symlink_to("/nowhere/patient_9")
         assert "patient_9: is a link to /nowhere/patient_9" in found(tmp_path)["patient_9"]
+
+    @pytest.mark.parametrize("name", ["patient.1", "2024.05.01"])
+    def test_a_broken_link_to_a_folder_with_a_dot(self, tmp_path, name):
+        write_series(tmp_path / "good")
+        (tmp_path / name).symlink_to(f"/nowhere/{name}")
+        scans = found(tmp_path)
+        assert scans["good"] == ""
+        assert f"{name}: is a link to /nowhere/{name}" in scans[name]
 
     def test_others_are_named_and_counted(self, tmp_path, caplog):
         write_empty_scans(tmp_path, "a.nii.gz", ".hidden/b.nii.gz", "a_seg.nii.gz")
@@ -253,6 +263,71 @@ class TestSeries:
         assert "bad" in scans["bad"]
         assert "without positions and orientation in space. Export it again." in scans["bad"]
 
+    @pytest.mark.parametrize(("count", "part"), [(2, "halves"), (2, "turns"), (3, "turns")])
+    def test_parts_of_one_series_fail(self, tmp_path, count, part):
+        write_series(tmp_path / "good")
+        for index, path in enumerate(write_series(tmp_path / "all", 12)):
+            folder = path.parent / f"part{index % count if part == 'turns' else index // 6}"
+            folder.mkdir(exist_ok=True)
+            path.rename(folder / path.name)
+        scans = found(tmp_path)
+        assert scans.pop("good") == ""
+        assert list(scans) == [f"all_part{index}" for index in range(count)]
+        shown = " and ".join(str(tmp_path / "all" / f"part{index}") for index in range(count))
+        assert all(f"{shown} are parts of one DICOM series" in error for error in scans.values())
+
+    def test_parts_with_a_gap_are_warned_of(self, tmp_path, caplog):
+        """0 to 7 mm and 9 to 11 mm: slice 8 is missing, so no volume proves that they belong together."""
+        paths = write_series(tmp_path / "a", 12)
+        (tmp_path / "b").mkdir()
+        paths[8].unlink()
+        for path in paths[9:]:
+            path.rename(tmp_path / "b" / path.name)
+        assert found(tmp_path) == {"a": "", "b": ""}
+        assert f"{tmp_path / 'a'} and {tmp_path / 'b'} have the same SeriesInstanceUID" in caplog.text
+
+    def test_copies_of_a_series_are_scans(self, tmp_path, caplog):
+        uid = generate_uid()
+        write_series(tmp_path / "a", uid=uid)
+        write_series(tmp_path / "b", uid=uid)
+        assert found(tmp_path) == {"a": "", "b": ""}
+        assert "SeriesInstanceUID" not in caplog.text
+
+    def test_a_series_in_two_multi_frame_files_fails(self, tmp_path):
+        write_series(tmp_path / "good")
+        for part in range(2):
+            positions = [(-10, -20, 30 + 2 * k) for k in range(4 * part, 4 * part + 4)]
+            write_enhanced(tmp_path / "mf" / f"{part}.dcm", voxels((12, 10, 4)), positions, [1] * 4)
+        scans = found(tmp_path)
+        assert scans.pop("good") == ""
+        assert list(scans) == ["mf_CT_0", "mf_CT_1"]
+        assert all("are parts of one DICOM series" in error for error in scans.values())
+
+    def test_hidden_files_are_no_slices(self, tmp_path):
+        for path in write_series(tmp_path / "study"):
+            path.with_name(f"._{path.name}").write_bytes(bytes(200))
+        (tmp_path / "study" / "empty").touch()
+        assert found(tmp_path) == {"study": ""}
+
+    def test_a_volume_with_a_tilted_slice_fails(self, tmp_path):
+        write_series(tmp_path / "good")
+        uid = generate_uid()
+        write_series(tmp_path / "bad", 15, uid=uid)
+        tilted = [1, 0, 0, 0, 0.999, 0.0447]  # by 2.6 degrees
+        write_series(tmp_path / "bad", 1, "X", uid, ImageOrientationPatient=tilted)
+        scans = found(tmp_path)
+        assert scans["good"] == ""
+        assert "is no volume but 16 slices in 2 orientations (15 in one of them). Export it again." in scans["bad"]
+
+    @pytest.mark.parametrize(("count", "description"), [(5, ""), (9, "3-plane loc"), (9, "LOCALIZER")])
+    def test_a_localizer_by_its_orientations(self, tmp_path, count, description):
+        write_series(tmp_path / "good")
+        uid = generate_uid()
+        for prefix, axes in (("A", [1, 0, 0, 0, 1, 0]), ("B", [1, 0, 0, 0, 0, -1]), ("C", [0, 1, 0, 0, 0, -1])):
+            tags = {"ImageOrientationPatient": axes, "SeriesDescription": description}
+            write_series(tmp_path / "loc", count, prefix, uid, **tags)
+        assert found(tmp_path) == {"good": ""}
+
     def test_pictures_without_a_place_in_space_are_left_out(self, tmp_path):
         write_series(tmp_path / "good")
         write_series(tmp_path / "picture", ImageOrientationPatient=None, ImageType=["DERIVED", "SECONDARY"])
@@ -274,6 +349,23 @@ class TestSeries:
         scans = found(tmp_path)
         assert list(scans) == ["other", "study"]
         assert "IM003.dcm: is a link to nowhere.dcm" in scans["study"]
+
+    @pytest.mark.parametrize("name", ["IM{}.dcm", "1.2.840.{}", "CT.1.2.840.{}"])
+    @pytest.mark.parametrize("kind", ["link", "pipe"])
+    def test_a_folder_of_slices_that_cannot_be_opened_fails(self, tmp_path, name, kind):
+        write_series(tmp_path / "good")
+        (tmp_path / "bad").mkdir()
+        for index in range(5):
+            path = tmp_path / "bad" / name.format(index)
+            if kind == "pipe":
+                os.mkfifo(path)
+            else:
+                path.symlink_to("/nowhere/x")
+        scans = found(tmp_path)
+        assert list(scans) == ["bad", "good"]
+        assert scans["good"] == ""
+        said = "is a named pipe" if kind == "pipe" else "is a link to /nowhere/x, which does not exist"
+        assert f"{name.format(0)}: {said}" in scans["bad"]
 
     def test_folders_and_files_beside_slices_are_searched(self, tmp_path):
         write_series(tmp_path / "study")

@@ -8,6 +8,7 @@ compressed ones are decompressed by SimpleITK's GDCM.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Sequence
@@ -18,14 +19,18 @@ from typing import Any
 
 import numpy as np
 
-from segbundle.data.dicom_headers import UNREADABLE, DicomImage, read_image
+from segbundle.data.dicom_headers import EMPTY, UNREADABLE, DicomImage, read_image
 from segbundle.data.dicom_pixels import read_values
 from segbundle.data.geometry import Geometry
-from segbundle.data.scan_files import is_dicom_file
+from segbundle.data.scan_files import DICOM_SUFFIXES, is_dicom_file, may_be_slice
 from segbundle.data.stacks import arrange, orientations
 from segbundle.errors import DataError
 
 _DANGLING, _NO_FILE = -1, -2
+_LOCALIZER_SLICES = 5
+"""Slices of one orientation beyond which a series of several is a damaged volume rather than a localizer."""
+_LOCALIZER = re.compile(r"locali[sz]er|scout|survey|topogram|(\b|_)loc(\b|_)|3[ -]?plane", re.IGNORECASE)
+"""In the description of a series: a localizer."""
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -104,6 +109,27 @@ def series_files(path: Path) -> list[Path]:
     """Return the files of the series to which a DICOM file belongs; of another file, itself."""
     listing, _ = _listed(path.parent)
     return next((list(one.files) for one in listing.series if path.parent / path.name in one.files), [path])
+
+
+def are_parts(paths: Sequence[Path]) -> tuple[bool, bool]:
+    """Compare series of one SeriesInstanceUID, from their headers.
+
+    Returns:
+        whether their slices together make one volume, and whether each lies at positions of its own, unlike copies.
+    """
+    try:
+        images = [image for path in paths for image in _images_of(path)]
+    except DataError:
+        return False, False
+    slices = [one for image in images for one in image.slices]
+    apart = len({tuple(round(value, 2) for value in one.position) for one in slices}) == len(slices)
+    if len({(image.columns, image.rows) for image in images}) > 1:
+        return False, apart
+    try:
+        arrange(slices)
+    except DataError:
+        return False, apart
+    return True, apart
 
 
 def dicom_geometry(path: str | Path) -> Geometry:
@@ -188,10 +214,10 @@ def _the_volume(folder: Path, listing: DicomFolder) -> Series:
 
 
 def _listed(folder: Path) -> tuple[DicomFolder, dict[Path, DicomImage]]:
-    """A folder's content; read again only when a file's name, size or date has changed."""
+    """A folder's content without hidden files; read again only when a file's name, size or date has changed."""
     try:
         with os.scandir(folder) as entries:
-            files = sorted(_state(entry) for entry in entries if not entry.is_dir())
+            files = sorted(_state(entry) for entry in entries if not (entry.name.startswith(".") or entry.is_dir()))
     except OSError as error:
         raise DataError(f"{folder}: cannot be read ({error.strerror}).") from error
     return _list(folder, tuple(files))
@@ -212,8 +238,12 @@ def _list(folder: Path, files: tuple[tuple[str, int, int], ...]) -> tuple[DicomF
     unreadable: list[Path] = []
     groups: dict[tuple[str, str], list[DicomImage]] = {}
     images: dict[Path, DicomImage] = {}
+    empty: list[Path] = []
     for name, size, _ in files:
         found = read_image(folder / name) if size >= 0 else UNREADABLE if size == _DANGLING else "not DICOM"
+        if found == EMPTY:
+            empty.append(folder / name)
+            continue
         if isinstance(found, str):
             passed_over[found] += 1
             unreadable += [folder / name] if found == UNREADABLE else []
@@ -221,6 +251,10 @@ def _list(folder: Path, files: tuple[tuple[str, int, int], ...]) -> tuple[DicomF
         images[found.path] = found
         own = found.path.name if len(found.slices) > 1 else ""  # a multi-frame file is a volume of its own
         groups.setdefault((found.series, own or found.why or ""), []).append(found)
+    for path in empty:  # a slice whose copy failed, unless the slices are named otherwise
+        slice_lost = may_be_slice(path.name) and not any(image.suffix.lower() in DICOM_SUFFIXES for image in images)
+        passed_over[UNREADABLE if slice_lost else "not DICOM"] += 1
+        unreadable += [path] if slice_lost else []
     series = [_series(group) for group in groups.values()]
     if sum(one.why is None for one in series) == 1:
         series = [one if one.why is not None else replace(one, path=folder) for one in series]
@@ -231,8 +265,10 @@ def _list(folder: Path, files: tuple[tuple[str, int, int], ...]) -> tuple[DicomF
 def _series(images: Sequence[DicomImage]) -> Series:
     first = images[0]
     why, slices = first.why, [one for image in images for one in image.slices]
-    different = orientations(slices)
-    if why is None and different > 1:
-        why = f"{len(slices)} slices in {different} orientations, as localizers have them"
+    counts, damaged = orientations(slices), first.damaged
+    if why is None and len(counts) > 1:
+        why = f"{len(slices)} slices in {len(counts)} orientations"
+        damaged = counts[0] > _LOCALIZER_SLICES and not _LOCALIZER.search(first.description)
+        why += f" ({counts[0]} in one of them)" if damaged else ", as localizers have them"
     files = tuple(sorted(image.path for image in images))
-    return Series(files[0], first.series, first.description, first.modality, files, why, first.damaged)
+    return Series(files[0], first.series, first.description, first.modality, files, why, damaged)

@@ -7,10 +7,11 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from segbundle.data.scan_files import is_dicom_file
+from segbundle.data.scan_files import DICOM_SUFFIXES, is_dicom_file
 from segbundle.data.stacks import Slice
 
 _TAGS = (
@@ -18,10 +19,20 @@ _TAGS = (
     "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
     "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "EchoTime", "EchoNumbers", "DiffusionBValue",
+    "TemporalPositionIdentifier",
 )  # fmt: skip
-_MOSAIC_CREATOR, _MOSAIC_SIZE = 0x00190010, 0x0019100A
-"""Where Siemens says how many slices an image holds side by side."""
+_BLOCKS = {0x0019000A + (block << 8): 0x00190000 + block for block in range(0x10, 0x100)}
+"""Where an image says how many slices it holds side by side, if Siemens has that private block: the block's creator."""
+_SETTINGS = ("EchoTime", "EchoNumbers", "DiffusionBValue", "TemporalPositionIdentifier")
+_FRAME_SETTINGS = (
+    ("MREchoSequence", "EffectiveEchoTime"),
+    ("MRDiffusionSequence", "DiffusionBValue"),
+    ("FrameContentSequence", "TemporalPositionIndex"),
+)
+"""What is the same for all slices of a volume, and differs between volumes acquired together: see `Slice`."""
+_COMPONENTS = ("M", "P", "R", "I", "MAGNITUDE", "PHASE", "REAL", "IMAGINARY", "WATER", "FAT", "IN_PHASE", "OUT_PHASE")
+"""Words of ImageType for volumes computed of the same signal."""
 _DICOMDIR = "1.2.840.10008.1.3.10"
 _NO_SCANS = (
     "RTSTRUCT",
@@ -42,10 +53,16 @@ _NO_SCANS = (
 """Modalities of files that belong to scans and are none."""
 IMPLICIT, EXPLICIT, BIG_ENDIAN = NATIVE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
-_SUFFIXES = (".dcm", ".dicom", ".ima")
+_RESCALE = {"RescaleSlope": 1.0, "RescaleIntercept": 0.0}
+"""What slopes and intercepts are if the header has none."""
+_LARGEST_RESCALE = 1e25
+"""Slopes and intercepts beyond this are damaged: float32 could not hold the values."""
 UNREADABLE = "unreadable"
 """Kind of files that may be damaged slices."""
-_SCOUTS = ("LOCALIZER", "SCOUT")
+EMPTY = "empty"
+"""Kind of files of no bytes whose names do not end like DICOM."""
+_SCOUTS = ("LOCALIZER", "SCOUT", "TOPOGRAM", "SURVEY", "SCANOSCOPE", "TOP")
+"""Last words of a value of ImageType for localizers, such as `CT_SOM5 TOP`."""
 _CROSS_SECTIONAL = tuple(
     f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("2", "2.1", "2.2", "4", "4.1", "4.4", "128", "128.1", "130")
 )
@@ -68,6 +85,7 @@ class DicomImage:
         columns: number of columns.
         bits: allocated per voxel.
         stored_bits: how many of them hold its value.
+        high_bit: the highest of them.
         signed: whether stored values are signed.
         syntax: transfer syntax UID.
         pixels: position of the pixel data element in the file.
@@ -84,6 +102,7 @@ class DicomImage:
     columns: int
     bits: int
     stored_bits: int
+    high_bit: int
     signed: bool
     syntax: str
     pixels: int
@@ -96,25 +115,32 @@ def read_image(path: Path) -> DicomImage | str:
     """Read a file's header.
 
     Returns:
-        the image, or what kind of file it is instead: a modality, `DICOMDIR`, `not DICOM`, or `unreadable`.
+        the image, or what kind of file it is instead: a modality, `DICOMDIR`, `not DICOM`, `empty` or `unreadable`.
     """
     if path.name == "DICOMDIR":
         return "DICOMDIR"
     try:
         with path.open("rb") as file:
             if not is_dicom_file(path):
-                empty = not file.read(1) or path.suffix.lower() in _SUFFIXES
-                return UNREADABLE if empty else "not DICOM"
+                if path.suffix.lower() in DICOM_SUFFIXES:
+                    return UNREADABLE
+                return "not DICOM" if file.read(1) else EMPTY
             return _image(path, file)
     except Exception:  # pydicom raises many kinds for damaged headers
         return UNREADABLE
 
 
+@cache
+def _tags() -> list[Any]:
+    from pydicom.tag import Tag
+
+    return [*map(Tag, _TAGS), *map(Tag, _BLOCKS), *map(Tag, _BLOCKS.values())]
+
+
 def _image(path: Path, file: BinaryIO) -> DicomImage | str:
     from pydicom import dcmread
 
-    tags: Any = [*_TAGS, _MOSAIC_CREATOR, _MOSAIC_SIZE]
-    header: Any = dcmread(file, stop_before_pixels=True, force=True, specific_tags=tags)
+    header: Any = dcmread(file, stop_before_pixels=True, force=True, specific_tags=_tags())
     if str(header.get("SOPClassUID", "")) == _DICOMDIR:
         return "DICOMDIR"
     modality = str(header.get("Modality") or "")
@@ -125,6 +151,8 @@ def _image(path: Path, file: BinaryIO) -> DicomImage | str:
     if ended or not (header.get("Rows") and header.get("Columns")):
         return _without_pixels(header, modality)
     bits = int(header.get("BitsAllocated") or 16)
+    stored_bits = int(header.get("BitsStored") or bits)
+    high_bit = header.get("HighBit")
     why = _not_a_volume(header)
     slices = () if why else _slices(path.name, header)
     unplaced = not why and not slices
@@ -138,7 +166,8 @@ def _image(path: Path, file: BinaryIO) -> DicomImage | str:
         int(header.Rows),
         int(header.Columns),
         bits,
-        int(header.get("BitsStored") or bits),
+        stored_bits,
+        stored_bits - 1 if high_bit is None else int(high_bit),
         bool(header.get("PixelRepresentation")),
         syntax,
         pixels,
@@ -186,12 +215,12 @@ def _not_a_volume(header: Any) -> str | None:
     photometric = str(header.get("PhotometricInterpretation") or "MONOCHROME2").strip()
     if int(header.get("SamplesPerPixel") or 1) != 1 or not photometric.startswith("MONOCHROME"):
         return f"color images ({photometric})"
-    kinds = [str(kind).upper() for kind in _several(header.get("ImageType"))]
-    tiles = int(header.get(_MOSAIC_SIZE).value or 0) if _is_siemens(header) and _MOSAIC_SIZE in header else 0
+    kinds = [str(kind).upper().strip() for kind in _several(header.get("ImageType"))]
+    tiles = _mosaic_size(header)
     if "MOSAIC" in kinds or tiles > 1:
         count = f" ({tiles} slices side by side in one image)" if tiles > 1 else " (slices side by side in one image)"
         return f"a Siemens mosaic{count}; convert it with dcm2niix"
-    if any(kind in _SCOUTS for kind in kinds):
+    if any(kind.split()[-1:] == [scout] for kind in kinds for scout in _SCOUTS):
         return "a localizer"
     if header.get("ModalityLUTSequence"):
         return "images whose values go through a table (ModalityLUTSequence)"
@@ -200,8 +229,11 @@ def _not_a_volume(header: Any) -> str | None:
     return None
 
 
-def _is_siemens(header: Any) -> bool:
-    return _MOSAIC_CREATOR in header and "SIEMENS" in str(header[_MOSAIC_CREATOR].value).upper()
+def _mosaic_size(header: Any) -> int:
+    """How many slices a Siemens image holds side by side; 0 if it does not say."""
+    found = [tag for tag in list(header.keys()) if tag in _BLOCKS and _BLOCKS[tag] in header]
+    sizes = [int(header[tag].value or 0) for tag in found if "SIEMENS MR" in str(header[_BLOCKS[tag]].value).upper()]
+    return max(sizes, default=0)
 
 
 def _several(value: Any) -> Sequence[Any]:
@@ -220,9 +252,9 @@ def _numbers(group: Any, name: str, count: int) -> tuple[float, ...] | None:
     return found if len(found) == count and all(map(math.isfinite, found)) else None
 
 
-def _number(group: Any, name: str, default: float | None = None) -> Any:
+def _number(group: Any, name: str) -> float | None:
     found = _numbers(group, name, 1)
-    return default if found is None else found[0]
+    return None if found is None else found[0]
 
 
 def _slices(name: str, header: Any) -> tuple[Slice, ...]:
@@ -231,20 +263,36 @@ def _slices(name: str, header: Any) -> tuple[Slice, ...]:
     frames = _frames(header)
     if not per_frame:
         one = _slice(name, 0, *[header] * 4) if frames == 1 else None
-        return () if one is None else (one,)
+        return () if one is None else (replace(one, settings=_settings(header)),)
     shared = (header.get("SharedFunctionalGroupsSequence") or [None])[0]
+    values = [_group(own, shared, "PixelValueTransformationSequence") for own in per_frame[:frames]]
+    if not any(values):
+        values = [header] * len(values)
     found = []
     for index, own in enumerate(per_frame[:frames]):
-        groups = [
-            _group(own, shared, f"{group}Sequence")
-            for group in ("PlanePosition", "PlaneOrientation", "PixelMeasures", "PixelValueTransformation")
-        ]
-        one = _slice(name, index, *groups)
+        position, axes, measures = (
+            _group(own, shared, f"{group}Sequence") for group in ("PlanePosition", "PlaneOrientation", "PixelMeasures")
+        )
+        one = _slice(name, index, position, axes, measures, values[index])
         if one is None:
             return ()
         content = _group(own, shared, "FrameContentSequence")
-        found.append(replace(one, stack=str(content.get("StackID") or "")) if content is not None else one)
+        stack = "" if content is None else str(content.get("StackID") or "")
+        groups = [(_group(own, shared, group), setting) for group, setting in _FRAME_SETTINGS]
+        found.append(replace(one, stack=stack, settings=_numbers_of(groups)))
     return tuple(found) if len(found) == frames else ()
+
+
+def _settings(header: Any) -> tuple[tuple[str, float | str], ...]:
+    kinds = [str(kind).upper() for kind in _several(header.get("ImageType"))[2:]]
+    components = [("ImageType", kind) for kind in kinds if kind in _COMPONENTS][:1]
+    return (*_numbers_of([(header, name) for name in _SETTINGS]), *components)
+
+
+def _numbers_of(settings: Sequence[tuple[Any, str]]) -> tuple[tuple[str, float], ...]:
+    """Name and value of each setting that a header has."""
+    found = [(name, _number(group, name)) for group, name in settings]
+    return tuple((name, value) for name, value in found if value is not None)
 
 
 def _group(own: Any, shared: Any, name: str) -> Any:
@@ -268,6 +316,20 @@ def _slice(name: str, frame: int, position: Any, orientation: Any, measures: Any
         (spacing[1], spacing[0]),
         _number(measures, "SliceThickness"),
         _number(measures, "SpacingBetweenSlices"),
-        _number(values, "RescaleSlope", 1.0),
-        _number(values, "RescaleIntercept", 0.0),
+        *_rescale(values),
     )
+
+
+def _rescale(values: Any) -> tuple[float, float, tuple[str, ...], str | None]:
+    """Slope and intercept, which of them the header has, and in words what is damaged."""
+    present = tuple(name for name in _RESCALE if values is not None and name in values)
+    found, damaged = dict(_RESCALE), None
+    for name in present:
+        raw = values.get_item(name).value
+        text = (raw.decode("latin-1") if isinstance(raw, bytes) else str(raw or "")).strip()
+        number = _number(values, name)
+        if number is None or abs(number) > _LARGEST_RESCALE:
+            damaged = damaged or f"{name} is {repr(text[:40]) if text else 'empty'}, not a usable number"
+        else:
+            found[name] = number
+    return found["RescaleSlope"], found["RescaleIntercept"], present, damaged

@@ -44,12 +44,10 @@ def read_values(images: Sequence[DicomImage], order: Sequence[int], dtype: Any) 
         (slices, rows, columns).
 
     Raises:
-        DataError: a damaged file, or a slope that makes no values.
+        DataError: a damaged file; a slope or intercept that is damaged, or that some of the slices lack.
     """
     slices = [one for image in images for one in image.slices]
-    for one in slices:
-        if one.slope == 0:
-            raise DataError(f"{images[0].path.with_name(one.name)}: RescaleSlope is 0; all values would be the same.")
+    _check_rescale(images[0].path.parent, slices)
     place = np.empty(len(order), dtype=int)
     place[list(order)] = range(len(order))
     shape = (len(slices), images[0].rows, images[0].columns)
@@ -68,6 +66,25 @@ def read_values(images: Sequence[DicomImage], order: Sequence[int], dtype: Any) 
             _rescale(stored[frame], one, result[place[first + frame]])
         first += len(image.slices)
     return result
+
+
+def _check_rescale(folder: Path, slices: Sequence[Slice]) -> None:
+    for one in slices:
+        if one.damaged:
+            raise DataError(f"{folder / one.name}: {one.damaged}. Export the series again.")
+        if one.slope == 0:
+            raise DataError(f"{folder / one.name}: RescaleSlope is 0; all values would be the same.")
+    for name in sorted({name for one in slices for name in one.rescaled}):
+        without = [one for one in slices if name not in one.rescaled]
+        if without and any((one.slope, one.intercept) != (1, 0) for one in slices):
+            first = without[0]
+            place = (
+                f"frame {first.frame + 1}" if any(one.name == first.name for one in slices if one != first) else "it"
+            )
+            raise DataError(
+                f"{folder / first.name}: {place} has no {name}, but other slices of the volume have one. Export the "
+                "series again."
+            )
 
 
 def _limits(image: DicomImage) -> tuple[int, int]:
@@ -102,6 +119,11 @@ def _stored_values(image: DicomImage) -> np.ndarray:
     shape = (len(image.slices), image.rows, image.columns)
     kind = f"{'i' if image.signed else 'u'}{image.bits // 8}"
     count = int(np.prod(shape))
+    if image.syntax in (*NATIVE, DEFLATED) and image.high_bit != image.stored_bits - 1:
+        raise DataError(
+            f"{image.path}: HighBit is {image.high_bit}, but BitsStored is {image.stored_bits}; HighBit must be "
+            f"{image.stored_bits - 1}. Export the series again."
+        )
     if image.syntax in NATIVE:
         values = _native_values(image, np.dtype((">" if image.syntax == BIG_ENDIAN else "<") + kind), count)
     elif image.syntax == DEFLATED:

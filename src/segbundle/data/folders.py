@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from segbundle.data.scan_files import SUFFIXES, data_files, holds_dicom, is_scan_file, may_be_slice, stem
+from segbundle.data.scan_files import SUFFIXES, data_files, holds_dicom, is_scan_file, is_uid, may_be_slice, stem
 
 _logger = logging.getLogger(__name__)
 _SHOWN_ENDINGS = 6
@@ -128,13 +128,13 @@ def _data_of(path: Path) -> list[Path]:
 
 
 def _lost(path: Path, reason: str) -> Lost:
-    """A link or a special file, by its name: without an ending, a broken link may have led to a folder of scans."""
+    """A link or a special file, by its name: a broken link may have led to a folder of scans, such as `patient.1`."""
     try:
         path.stat()
-        broken = False
+        folder = False
     except OSError:
-        broken = not path.suffix
-    return Lost(path, reason, scan=is_scan_file(path) or broken, slice=may_be_slice(path.name))
+        folder = (not path.suffix or path.suffix[1:].isdigit()) and not is_uid(path.name)
+    return Lost(path, reason, scan=is_scan_file(path) or folder, slice=may_be_slice(path.name))
 
 
 def _list_others(tree: Tree, folder: Path, others: list[Path]) -> None:
@@ -148,8 +148,7 @@ def _list_others(tree: Tree, folder: Path, others: list[Path]) -> None:
             is_slice = holds_dicom(path)
         except OSError as error:
             reason = f"{escaped(path)}: {_in_words(error, path)}"
-            named = path.suffix.lower() in (".dcm", ".ima", ".dicom")
-            tree.lost.append(Lost(path, reason, scan=named, slice=may_be_slice(path.name)))
+            tree.lost.append(Lost(path, reason, scan=False, slice=may_be_slice(path.name)))
             continue
         slices += is_slice
         if not is_slice:

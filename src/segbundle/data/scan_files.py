@@ -20,7 +20,7 @@ _HEADER_KEYS = {
 _HEADER_BYTES = 1_000_000
 _SEGMENTATIONS = (".seg.nrrd", ".seg.nhdr")
 """Endings of 3D Slicer's segmentations, which are label maps and never scans."""
-_DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
+DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
 
 
 def stem(path: str | Path) -> str:
@@ -56,7 +56,17 @@ def is_scan_file(path: Path) -> bool:
 def may_be_slice(name: str) -> bool:
     """Return whether a file name is one that DICOM files have: `.dcm`, no ending, or a UID."""
     ending = Path(name).suffix.lower()
-    return ending in _DICOM_SUFFIXES or ending == "" or ending[1:].isdigit()
+    return ending in DICOM_SUFFIXES or ending == "" or ending[1:].isdigit()
+
+
+def is_uid(name: str) -> bool:
+    """Return whether a name is a DICOM UID, with the modality before it or not.
+
+    Example:
+        >>> is_uid("MR.1.2.840.113619.2"), is_uid("patient.1"), is_uid("2024.05.01")
+        (True, False, False)
+    """
+    return re.fullmatch(r"([A-Z]{2}\.)?\d+(\.\d+){3,}", name) is not None
 
 
 def is_dicom_file(path: Path) -> bool:
@@ -90,8 +100,12 @@ def is_dicom_folder(path: Path) -> bool:
     """Return whether a folder directly holds DICOM files; the index of an exported medium (DICOMDIR) is none."""
     if not path.is_dir():
         return False
-    files = (file for file in sorted(path.iterdir()) if file.is_file() and file.name != "DICOMDIR")
+    files = (file for file in _visible_files(path) if file.name != "DICOMDIR")
     return any(is_dicom_file(file) for file in files)
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if not file.name.startswith(".") and file.is_file())
 
 
 def files_of(path: str | Path) -> list[Path]:
@@ -102,7 +116,7 @@ def files_of(path: str | Path) -> list[Path]:
     path = Path(path)
     try:
         if path.is_dir():
-            return sorted(file for file in path.iterdir() if file.is_file())
+            return _visible_files(path)
         if is_dicom_file(path):
             from segbundle.data.dicom import series_files
 

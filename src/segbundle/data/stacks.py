@@ -6,6 +6,7 @@ that are displaced against each other (a tilted gantry) lie where they were acqu
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,9 +18,13 @@ _SAME_ANGLE = 2e-3
 """Difference between the components of two directions up to which slices are parallel: headers round them."""
 _UNEVEN = 0.05
 """Distance of a slice from the line through all positions that is accepted, as a fraction of the slice distance."""
-_NOISE = 0.7
-"""The same for rounded positions, as a fraction of the last decimal: half of it, and what the line's fit adds."""
+_WIDE = 1.6
+"""Ratio of the widest to the narrowest gap from which on a slice may be missing."""
+_HEADER_ROUNDING = 0.005
+"""Difference in mm between a distance and the header's, which may have two decimals."""
 _SAME_THICKNESS = 0.1
+_SAME_SETTING = 0.01
+"""Difference up to which two echo times or b-values are the same, as a fraction of the larger one."""
 _DECIMALS = 4
 """Positions with more decimals than this count as exact."""
 
@@ -38,7 +43,10 @@ class Slice:
         distance: SpacingBetweenSlices in mm, if the header has it.
         slope: by which stored values are multiplied.
         intercept: what is added to them.
+        rescaled: which of RescaleSlope and RescaleIntercept the header has.
+        damaged: in words, a value by which stored values cannot be rescaled; None if there is none.
         stack: StackID of a multi-frame file.
+        settings: name and value of what differs between volumes acquired together, such as EchoTime.
     """
 
     name: str
@@ -50,17 +58,25 @@ class Slice:
     distance: float | None = None
     slope: float = 1.0
     intercept: float = 0.0
+    rescaled: tuple[str, ...] = ()
+    damaged: str | None = None
     stack: str = ""
+    settings: tuple[tuple[str, float | str], ...] = ()
 
 
-def orientations(slices: Sequence[Slice]) -> int:
-    """Return the number of different orientations among slices."""
+def orientations(slices: Sequence[Slice]) -> list[int]:
+    """Return how many slices have each orientation, the most frequent first."""
     different: list[np.ndarray] = []
-    for orientation in {one.orientation for one in slices}:
+    counts: list[int] = []
+    for orientation, count in Counter(one.orientation for one in slices).most_common():
         axes = np.array(orientation)
-        if not any(np.abs(axes - other).max() <= _SAME_ANGLE for other in different):
+        same = [index for index, other in enumerate(different) if np.abs(axes - other).max() <= _SAME_ANGLE]
+        if same:
+            counts[same[0]] += count
+        else:
             different.append(axes)
-    return len(different)
+            counts.append(count)
+    return sorted(counts, reverse=True)
 
 
 def arrange(slices: Sequence[Slice]) -> tuple[list[int], np.ndarray]:
@@ -74,12 +90,13 @@ def arrange(slices: Sequence[Slice]) -> tuple[list[int], np.ndarray]:
         DataError: slices that do not make one volume; the message says why, without a path.
     """
     row, column = _directions(slices[0])
-    different = orientations(slices)
+    different = len(orientations(slices))
     if different > 1:
         raise DataError(f"its slices have {different} orientations; a volume needs one.")
     stacks = len({one.stack for one in slices})
     if stacks > 1:
         raise DataError(f"it holds {stacks} stacks of slices (StackID); a volume is one.")
+    _check_settings(slices)
     _check_in_plane(slices)
     normal = np.cross(row, column)
     positions = np.array([one.position for one in slices])
@@ -101,6 +118,28 @@ def _directions(one: Slice) -> tuple[np.ndarray, np.ndarray]:
         shown = ", ".join(f"{value:g}" for value in one.orientation)
         raise DataError(f"ImageOrientationPatient of {one.name} is ({shown}), not two perpendicular unit vectors.")
     return row / lengths[0], column / lengths[1]
+
+
+def _check_settings(slices: Sequence[Slice]) -> None:
+    """Refuse slices of several volumes, such as echoes; a value that nearly every slice has for itself is ignored."""
+    for name in sorted({name for one in slices for name, _ in one.settings}):
+        values = [dict(one.settings).get(name) for one in slices]
+        found = _different([value for value in values if value is not None])
+        if 1 < len(found) <= len(slices) / 2:
+            shown = ", ".join(f"{value:g}" if isinstance(value, float) else value for value in found[:4])
+            more = ", ..." if len(found) > 4 else ""
+            raise DataError(f"it holds {len(found)} volumes: {name} is {shown}{more}.")
+
+
+def _different(values: Sequence[float | str]) -> list[float | str]:
+    """Sorted values without those that are nearly the same as the one before."""
+    found: list[float | str] = sorted({value for value in values if isinstance(value, str)})
+    last = None
+    for value in sorted({value for value in values if isinstance(value, float)}):
+        if last is None or abs(value - last) > _SAME_SETTING * max(abs(value), abs(last)):
+            found.append(value)
+            last = value
+    return found
 
 
 def _check_in_plane(slices: Sequence[Slice]) -> None:
@@ -125,13 +164,11 @@ def _line(slices: Sequence[Slice], positions: np.ndarray, normal: np.ndarray) ->
     step = index @ positions / (index @ index)
     center = positions.mean(axis=0)
     off = np.abs(positions - center - index[:, None] * step).max(axis=0)
-    decimal = _last_decimal(positions)
-    distance = float(np.linalg.norm(step))
-    even = (off <= _UNEVEN * distance + 1e-3).all()
-    if not even and ((off > _NOISE * decimal + 1e-6).any() or not _is_rounding(slices, positions, distance)):
+    rounded = _rounded_line(slices, positions, normal, step) if off.max() > 1e-3 else None
+    if rounded is not None:
+        return rounded
+    if (off > _UNEVEN * float(np.linalg.norm(step)) + 1e-3).any():
         raise DataError(_unevenness(slices, positions))
-    if off.max() > 1e-3 and off.max() <= _NOISE * decimal:
-        return _rounded_line(slices, positions, step, decimal)
     return center + index[0] * step, step
 
 
@@ -148,30 +185,51 @@ def _headers_distances(slices: Sequence[Slice]) -> list[float]:
     return [size for size in (slices[0].distance, slices[0].thickness) if size]
 
 
-def _is_rounding(slices: Sequence[Slice], positions: np.ndarray, distance: float) -> bool:
-    """Tell rounding from a missing slice where the header's decimals allow both.
-
-    Positions 0, 1 and 3 mm are those of slices 1.5 mm apart, rounded, or of slices 1 mm apart with one missing: then
-    the header's own slice distance or thickness decides.
-    """
-    gaps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
-    if gaps.max() < 1.6 * gaps.min():
-        return True
-    return any(abs(size - distance) < _UNEVEN * distance for size in _headers_distances(slices))
-
-
 def _rounded_line(
-    slices: Sequence[Slice], positions: np.ndarray, step: np.ndarray, decimal: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """The line before its positions were rounded: with the header's slice distance, if that explains all of them."""
-    index = np.arange(len(slices))[:, None]
-    distance = float(np.linalg.norm(step))
-    for size in (*_headers_distances(slices), distance):
-        scaled = step * (size / distance)
-        rests = positions - index * scaled
-        if (np.ptp(rests, axis=0) <= decimal + 1e-6).all():
-            break
-    return (rests.min(axis=0) + rests.max(axis=0)) / 2, scaled
+    slices: Sequence[Slice], positions: np.ndarray, normal: np.ndarray, step: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """First position and step before positions were rounded to their last decimal; None if that explains too little.
+
+    Positions 0, 1 and 3 mm are those of slices 1.5 mm apart, rounded, or of slices 1 mm apart with one missing. So
+    one gap may be far wider than another only if the header has the slice distance that explains both. Of tilted
+    slices, headers have the distance along the normal or that along the line.
+    """
+    decimal = _last_decimal(positions)
+    low, high = _rounded_steps(positions, decimal)
+    if not decimal or (low > high).any():
+        return None
+    gaps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
+    wide = gaps.max() >= _WIDE * gaps.min()
+    contradicted = False
+    for size in _headers_distances(slices):
+        distances = sorted((float(np.linalg.norm(step)), float(step @ normal)), key=lambda one: abs(size - one))
+        near = abs(size - distances[0]) < _UNEVEN * distances[0]
+        for distance in distances if near or not wide else []:
+            scaled = np.clip(step * (size / distance), low, high)
+            if np.abs(scaled - step * (size / distance)).max() <= 0.005 * decimal:
+                return _first(positions, scaled), scaled
+        contradicted |= near and abs(size - distances[0]) > _HEADER_ROUNDING
+    if wide or contradicted:
+        return None
+    step = np.clip(step, low, high)
+    return _first(positions, step), step
+
+
+def _rounded_steps(positions: np.ndarray, decimal: float) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest step (3,) of lines from which no position is further than half of its last decimal."""
+    low, high = np.full(3, -np.inf), np.full(3, np.inf)
+    for lag in range(1, len(positions)):
+        apart = positions[lag:] - positions[:-lag]
+        slack = decimal * (0.99 if lag == 1 else 1) + 1e-6  # a whole decimal between neighbors is no rounding
+        low = np.maximum(low, (apart.max(axis=0) - slack) / lag)
+        high = np.minimum(high, (apart.min(axis=0) + slack) / lag)
+    return low, high
+
+
+def _first(positions: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """First position of the line with a step that is closest to all positions."""
+    rests = positions - np.arange(len(positions))[:, None] * step
+    return (rests.min(axis=0) + rests.max(axis=0)) / 2
 
 
 def _check_thickness(slices: Sequence[Slice]) -> None:

@@ -213,7 +213,7 @@ def _records(output: Path) -> str:
     try:
         text = (output / "predictions.json").read_text(encoding="utf-8", errors="backslashreplace")
         return "\n".join(str(record["error"]) for record in json.loads(text) if record["error"])
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return ""
 
 

@@ -1,5 +1,6 @@
 """Crafted configurations are flagged, and nothing of them runs; those that people write are not."""
 
+import contextlib
 import json
 
 import pytest
@@ -129,6 +130,32 @@ def test_a_key_becomes_part_of_an_expression_in_monai(tmp_path):
 def test_expression_is_harmless(text, tmp_path):
     imports = [*ALIASES, "$import torch.distributed as dist", "$from pathlib import Path", "$import logging"]
     assert inspected(tmp_path, {"imports": imports, "x": text}) == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"saver": {"_target_": "SaveImage", "output_dir": "out"}, "run": ["$@saver(@image[0])"], "image": [1]},
+        {"post": {"_target_": "Compose", "transforms": []}, "x": "$lambda x: @post(x)"},
+        {"train": {"post": {"_target_": "Compose"}}, "x": "$list(map(@train#post, @data))"},
+        {"f": "$lambda x: 2 * x", "x": "$@f(2)", "y": "$sorted([1, 2], key=@f)"},
+        {"a": "@f", "f": "$lambda x: 2 * x", "x": "$@a(2)"},
+        {"net": {"_target_": "UNet", "_mode_": "callable"}, "x": "$@net(spatial_dims=3)"},
+        {"x": "$list(map(str, [1])) + sorted(['a'], key=len) + list(filter(None, [0, 1]))"},
+        {"x": "$monai.transforms.Resize([1, 1, 1])(@image)", "y": "$@net.to('cpu')"},
+    ],
+)
+def test_calls_of_known_objects_are_harmless(content, tmp_path):
+    assert inspected(tmp_path, content) == []
+
+
+def test_a_callable_class_would_have_run_code(tmp_path):
+    canary = tmp_path / "canary"
+    call = f"$@a('os.system', True, None, False, False, None, '.', True, 'touch {canary}')"
+    content = {"a": {"_target_": "LoadImage", "_mode_": "callable"}, "x": call}
+    with contextlib.suppress(Exception):  # the result of the command is no reader
+        ConfigParser(content).get_parsed_content("x")
+    assert canary.exists()
 
 
 @pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component["_target_"])

@@ -11,7 +11,7 @@ import ast
 import enum
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 from segbundle.audit.arguments import takes_code_names
@@ -28,6 +28,7 @@ from segbundle.audit.targets import target_problem, walk
 
 _REFERENCE = re.compile(r"@(?:\w*)(?:::\w*)*")
 _REFERENCES = "__local_refs"  # what MONAI calls the values in an expression
+_FUNCTION_ARGUMENTS = frozenset({"func", "key", "default_factory"})
 _MAX_NUMBER = 2**32
 _MAX_LENGTH_MADE = 10_000_000
 _Scope = frozenset[str]
@@ -43,12 +44,19 @@ def references(text: str) -> list[str]:
     return [one[1:] for one in found if text.startswith("$") or one == text]
 
 
-def expression_problem(text: str, modules: Mapping[str, str]) -> str | None:
+def _is_unknown(_reference: str) -> bool:
+    return False
+
+
+def expression_problem(
+    text: str, modules: Mapping[str, str], may_be_called: Callable[[str], bool] = _is_unknown
+) -> str | None:
     """Return what in an expression is not harmless, or None.
 
     Args:
         text: after the `$`, with absolute references and `::` for `#`, as MONAI has it before it evaluates it.
         modules: names that stand for modules, or for what was imported from one, and their dotted names.
+        may_be_called: whether the value of an id is known to be harmless when it is called with any argument.
 
     Example:
         >>> expression_problem("__import__('os').system('x')", {})
@@ -61,7 +69,7 @@ def expression_problem(text: str, modules: Mapping[str, str]) -> str | None:
         text = text.replace(one, f"{_REFERENCES}['{one[1:]}']")
     try:
         tree = ast.parse(text, mode="eval")
-        _Walk(modules).value(tree.body, frozenset())
+        _Walk(modules, may_be_called).value(tree.body, frozenset())
     except (SyntaxError, ValueError, MemoryError) as problem:
         return f"cannot be parsed ({problem.msg if isinstance(problem, SyntaxError) else problem})"
     except RecursionError:
@@ -71,14 +79,15 @@ def expression_problem(text: str, modules: Mapping[str, str]) -> str | None:
     return None
 
 
-def callable_problem(text: str, modules: Mapping[str, str]) -> str | None:
+def callable_problem(text: str, modules: Mapping[str, str], may_be_called: Callable[[str], bool]) -> str | None:
     """Return why an expression may not stand for a `_target_`, which MONAI calls with all other keys, or None.
 
     Args:
         text: see `expression_problem`.
         modules: see `expression_problem`.
+        may_be_called: see `expression_problem`.
     """
-    problem = expression_problem(text, modules)
+    problem = expression_problem(text, modules, may_be_called)
     if problem is not None:
         return problem
     name = _dotted(ast.parse(text, mode="eval").body, modules) if "@" not in text else None
@@ -91,8 +100,9 @@ def callable_problem(text: str, modules: Mapping[str, str]) -> str | None:
 class _Walk:
     """Visits the nodes of an expression; raises at the first that is not harmless."""
 
-    def __init__(self, modules: Mapping[str, str]) -> None:
+    def __init__(self, modules: Mapping[str, str], may_be_called: Callable[[str], bool]) -> None:
         self.modules = modules
+        self.may_be_called = may_be_called
 
     def value(self, node: ast.expr, local: _Scope) -> None:
         """Visit a node that becomes a value.
@@ -170,6 +180,8 @@ class _Walk:
     def _Call(self, node: ast.Call, local: _Scope) -> None:  # noqa: N802
         arguments = [*node.args, *(keyword.value for keyword in node.keywords)]
         name = None if _is_bound(node.func, local) else _dotted(node.func, self.modules)
+        self._callee(node.func, local)
+        self._passed(node, name, local)
         if isinstance(node.func, ast.Name) and node.func.id == "setattr" and "setattr" not in local:
             self._switch(node, local)
             return
@@ -186,6 +198,30 @@ class _Walk:
         if name == "torch.distributed.init_process_group":
             self._group(node)
         self.values(arguments, local)
+
+    def _callee(self, node: ast.expr, local: _Scope) -> None:
+        """Refuse what is called if the syntax tree does not show what it is."""
+        if isinstance(node, (ast.Lambda, ast.Attribute)):
+            return
+        if isinstance(node, ast.Name) and node.id not in local:
+            return
+        if isinstance(node, ast.Call) and not _is_bound(node.func, local) and _dotted(node.func, self.modules):
+            return  # what a component or `functools.partial` makes
+        reference = _reference(node, local)
+        if reference is None:
+            self._refuse("calls something that the audit cannot follow")
+        if not self.may_be_called(reference):
+            self._refuse(f"calls @{reference.replace('::', '#')}, which is not known to be harmless with any argument")
+
+    def _passed(self, node: ast.Call, name: str | None, local: _Scope) -> None:
+        """Refuse functions that a call is given to call them, if the syntax tree does not show what they are."""
+        builtin = node.func.id if isinstance(node.func, ast.Name) and node.func.id not in local else None
+        given = [keyword.value for keyword in node.keywords if keyword.arg in _FUNCTION_ARGUMENTS]
+        if builtin in ("filter", "map") or name in ("functools.partial", "functools.reduce", "itertools.groupby"):
+            given += node.args[1:2] if name == "itertools.groupby" else node.args[:1]
+        for function in given:
+            if not isinstance(function, ast.Constant):
+                self._callee(function, local)
 
     def _switch(self, node: ast.Call, local: _Scope) -> None:
         """`setattr` of PyTorch's own switches."""
@@ -294,6 +330,13 @@ def _dotted(node: ast.expr, modules: Mapping[str, str]) -> str | None:
     if not isinstance(node, ast.Name) or node.id not in modules:
         return None
     return ".".join([modules[node.id], *reversed(names)])
+
+
+def _reference(node: ast.expr, local: _Scope) -> str | None:
+    """Return the id of a value of the configuration, or None."""
+    if not isinstance(node, ast.Subscript) or _REFERENCES in local or not isinstance(node.slice, ast.Constant):
+        return None
+    return str(node.slice.value) if isinstance(node.value, ast.Name) and node.value.id == _REFERENCES else None
 
 
 def _is_bound(node: ast.expr, local: _Scope) -> bool:

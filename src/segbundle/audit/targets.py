@@ -15,6 +15,7 @@ from functools import lru_cache
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
+from segbundle.audit.arguments import takes_code_names
 from segbundle.audit.names import IMPORTS, NAMES, PASSED_THROUGH
 from segbundle.startup import fast_imports
 
@@ -113,6 +114,23 @@ def target_problem(name: str) -> str | None:
     return None
 
 
+def callable_target_problem(name: str) -> str | None:
+    """Return why a `_target_` may not stand for itself, so that expressions call it with any argument, or None.
+
+    Args:
+        name: of a target that `target_problem` knows to be harmless.
+
+    Example:
+        >>> callable_target_problem("LoadImage")
+        'may not be callable, since its arguments can name code'
+        >>> callable_target_problem("monai.networks.nets.UNet")
+    """
+    found = [walk(name).found] if "." in name else _bare_candidates(name)
+    if any(takes_code_names(candidate) for candidate in found):
+        return "may not be callable, since its arguments can name code"
+    return None
+
+
 def is_known_module(name: str) -> bool:
     """Return whether a dotted name is a module that leads to, or lies within, those of the lists above."""
     known = name in _LEADING or any(_is_within(name, room) for room in _ROOMS)
@@ -197,17 +215,21 @@ def _located(name: str) -> Any:
 
 
 @lru_cache(maxsize=4096)
-def _bare_problem(name: str) -> str | None:
-    """Judge all that MONAI may take a bare name for."""
+def _bare_candidates(name: str) -> list[Any]:
+    """Return all that MONAI may take a bare name for."""
     with fast_imports():
         importlib.import_module("monai.bundle")
-    candidates = [
+    return [
         found
         for module in [known for known in sys.modules if known.startswith("monai")]
         if (found := vars(sys.modules[module]).get(name)) is not None
         and (inspect.isclass(found) or inspect.isfunction(found))
         and found.__module__ == module
     ]
+
+
+def _bare_problem(name: str) -> str | None:
+    candidates = _bare_candidates(name)
     if not candidates:
         return f"is no component of MONAI, and {OUTSIDE.removeprefix('is ')}"
     return next((problem for found in candidates if (problem := object_problem(found))), None)

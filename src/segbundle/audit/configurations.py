@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segbundle.audit.arguments import argument_problem, makes_object
+from segbundle.audit.arguments import argument_problem, holds_address, makes_object
 from segbundle.audit.expressions import (
     callable_problem,
     expression_problem,
@@ -18,7 +18,7 @@ from segbundle.audit.expressions import (
 from segbundle.audit.findings import WHOLE_FILE, Finding, excerpt_of
 from segbundle.audit.imports import MAX_LENGTH, import_problem, imported
 from segbundle.audit.names import IMPORTS, MODULES
-from segbundle.audit.targets import callable_target_problem, target_problem
+from segbundle.audit.targets import callable_target_problem, downloads_by_default, target_problem
 from segbundle.documents import read_json, read_yaml
 from segbundle.errors import ConfigError
 
@@ -155,6 +155,7 @@ class _Shared:
         sections: first keys that hold an import, whose values are modules.
         definitions: everything that first keys stand for in one of the configurations.
         values: everything that ids stand for, separated by `::`.
+        addresses: ids of metadata, where MONAI puts them, that hold an address.
     """
 
     modules: Mapping[str, str]
@@ -162,6 +163,7 @@ class _Shared:
     sections: frozenset[str]
     definitions: Mapping[str, list[Any]]
     values: Mapping[str, list[Any]]
+    addresses: frozenset[str]
 
     @classmethod
     def of(cls, documents: Iterable[Document]) -> _Shared:
@@ -170,12 +172,15 @@ class _Shared:
         sections: set[str] = set()
         definitions: dict[str, list[Any]] = {}
         values: dict[str, list[Any]] = {}
+        addresses: set[str] = set()
         for document in documents:
             for key, value in document.content.items() if isinstance(document.content, dict) else ():
                 first, *inner = _split(key, first=True)
                 definitions.setdefault(first, []).append(key if inner else value)
             for place in _places(document.content):
                 values.setdefault("::".join(place.keys), []).append(place.value)
+                if _quotes(document.name) and isinstance(place.value, str) and holds_address(place.value):
+                    addresses.add("::".join(("_meta_", *place.keys)))
                 if not isinstance(place.value, str) or not place.value.startswith("$"):
                     continue
                 found = imported(_normalized(place.value)[1:])
@@ -188,12 +193,17 @@ class _Shared:
                         sections.add("_meta_")  # where MONAI puts what is in that file
         for name in IMPORTS:  # where nothing imports it, the expression fails, as MONAI's own template does
             modules.setdefault(name, name)
-        return cls(modules, frozenset(disputed), frozenset(sections), definitions, values)
+        return cls(modules, frozenset(disputed), frozenset(sections), definitions, values, frozenset(addresses))
 
     def hold_module(self, reference: str) -> bool:
         """Return whether an id refers to modules, or to everything."""
         first = reference.partition("::")[0]
         return first in self.sections or (first == "" and bool(self.sections))
+
+    def hold_address(self, reference: str) -> bool:
+        """Return whether an id refers to metadata that holds an address."""
+        below = f"{reference}::" if reference else ""
+        return any(address == reference or address.startswith(below) for address in self.addresses)
 
     def may_be_called(self, reference: str, aliases: int = _MAX_ALIASES) -> bool:
         """Return whether all that an id refers to is an object, a lambda or a component that is known to be callable.
@@ -260,6 +270,8 @@ class _Inspection:
             problem = target_problem(place.value)
             if problem is None and (place.holder is None or _mode(place.holder.get("_mode_")) != "default"):
                 problem = callable_target_problem(place.value)
+            if problem is None and place.holder and downloads_by_default(place.value, list(map(str, place.holder))):
+                problem = "downloads weights unless pretrained is false"
         elif place.text is None:
             problem = "has references that cannot be followed"
         else:
@@ -272,6 +284,8 @@ class _Inspection:
             return "has references that cannot be followed"
         if any(self.shared.hold_module(reference) for reference in references(text)):
             return "takes a module as a value"
+        if self._names_server(place, text):
+            return "names a server"
         if not text.startswith(("$", "%")):
             return None
         if not place.is_plain and (text.startswith("%") or text != _normalized(place.value)):
@@ -289,6 +303,14 @@ class _Inspection:
             problem = import_problem(*found)
         return f"expression {problem}" if problem else None
 
+    def _names_server(self, place: _Place, text: str) -> bool:
+        if any(self.shared.hold_address(reference) for reference in references(text)):
+            return True
+        if text.startswith("%"):
+            path = included_file(text)
+            return self.shared.hold_address(text[1:]) if path is None else _quotes(path) and bool(self.shared.addresses)
+        return not _quotes(self.document.name) and "_desc_" not in place.keys and holds_address(text)
+
     def _macro_problem(self, text: str) -> str | None:
         path = included_file(text)
         ids = text[1:]
@@ -302,6 +324,11 @@ class _Inspection:
         elif not _ID.fullmatch(ids):
             return "includes something that is no part of the configuration"
         return "takes a module as a value" if self.shared.hold_module(ids) else None
+
+
+def _quotes(name: str) -> bool:
+    """Return whether a file quotes addresses that MONAI does not use: sources, papers, and where weights are."""
+    return Path(name).stem.lower() in ("metadata", "large_files")
 
 
 def _candidates(path: str, folder: Path) -> list[Path]:

@@ -12,9 +12,9 @@ import enum
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from segbundle.audit.arguments import takes_code_names
+from segbundle.audit.arguments import UNKNOWN, downloads, takes_code_names, takes_downloads
 from segbundle.audit.imports import MAX_LENGTH
 from segbundle.audit.names import (
     ATTRIBUTES,
@@ -131,7 +131,7 @@ class _Walk:
         if node.id in local:
             return
         if node.id in self.modules:
-            self._module_chain(node, local)
+            self._module_chain(node)
         elif node.id not in BUILTINS:
             self._refuse(f"uses the name {node.id}")
 
@@ -140,7 +140,7 @@ class _Walk:
         while isinstance(root, ast.Attribute):
             root = root.value
         if isinstance(root, ast.Name) and root.id not in local and root.id in self.modules:
-            self._module_chain(node, local)
+            self._module_chain(node)
             return
         self._attribute(node.attr)
         self.value(node.value, local)
@@ -149,14 +149,16 @@ class _Walk:
         if name not in ATTRIBUTES:
             self._refuse(f"reads the attribute {name}")
 
-    def _module_chain(self, node: ast.expr, local: _Scope) -> None:
+    def _module_chain(self, node: ast.expr, call: ast.Call | None = None) -> None:
         name = _dotted(node, self.modules)
         assert name is not None
         walked = walk(name)
         if walked.problem is not None:
             self._refuse(f"uses {name}, which {walked.problem}")
         if takes_code_names(walked.found):
-            self._refuse(f"uses {name}, whose arguments can name code")
+            self._refuse(f"uses {name}, whose arguments can name code or servers")
+        if takes_downloads(walked.found) and (call is None or _downloads(walked.found, call)):
+            self._refuse(f"uses {name}, which can download weights")
         rest = walked.rest
         if inspect.isclass(walked.found) and issubclass(walked.found, enum.Enum):
             rest = rest[1:] if rest and rest[0] in walked.found.__members__ else rest
@@ -193,6 +195,8 @@ class _Walk:
             if starred or len(node.args) < 2:  # pathlib's takes one argument, and moves a file
                 self._refuse("calls replace with other arguments than that of text has")
             self.value(node.func.value, local)
+        elif name is not None:
+            self._module_chain(node.func, node)
         else:
             self.value(node.func, local)
         if name == "torch.distributed.init_process_group":
@@ -330,6 +334,17 @@ def _dotted(node: ast.expr, modules: Mapping[str, str]) -> str | None:
     if not isinstance(node, ast.Name) or node.id not in modules:
         return None
     return ".".join([modules[node.id], *reversed(names)])
+
+
+def _downloads(found: Any, call: ast.Call) -> bool:
+    """Return whether a call may make a network that downloads weights."""
+    named = {word.arg: _constant(word.value) for word in call.keywords if word.arg is not None}
+    unpacked = len(named) < len(call.keywords) or any(isinstance(value, ast.Starred) for value in call.args)
+    return unpacked or downloads(found, [_constant(value) for value in call.args], named)
+
+
+def _constant(node: ast.expr) -> Any:
+    return node.value if isinstance(node, ast.Constant) else UNKNOWN
 
 
 def _reference(node: ast.expr, local: _Scope) -> str | None:

@@ -11,11 +11,12 @@ import importlib
 import inspect
 import re
 import sys
+from collections.abc import Collection
 from functools import lru_cache
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
-from segbundle.audit.arguments import takes_code_names
+from segbundle.audit.arguments import downloads, takes_code_names, takes_downloads
 from segbundle.audit.names import IMPORTS, NAMES, PASSED_THROUGH
 from segbundle.startup import fast_imports
 
@@ -41,6 +42,7 @@ _EXCEPTIONS = (
     *_within("monai.handlers", "clearml_handlers mlflow_handler"),  # send data to a server
     *_within("monai", "handlers.trt_handler networks.trt_compiler networks.layers.gmm"),  # compile and run
     *_within("monai", "losses.perceptual"),  # runs code of torch.hub
+    *_within("monai.networks.nets", "cell_sam_wrapper resnet.get_pretrained_resnet_medicalnet transchex"),  # download
     *_within("monai.networks.utils", "convert_to_onnx convert_to_torchscript convert_to_trt save_state"),
     *_within("monai.networks.utils", "look_up_named_module replace_modules replace_modules_temp set_named_module"),
     *_within("monai.networks.utils", "simple_replace"),  # like those before: any attribute of any object
@@ -122,13 +124,25 @@ def callable_target_problem(name: str) -> str | None:
 
     Example:
         >>> callable_target_problem("LoadImage")
-        'may not be callable, since its arguments can name code'
+        'may not be callable, since its arguments can name code or servers'
         >>> callable_target_problem("monai.networks.nets.UNet")
     """
-    found = [walk(name).found] if "." in name else _bare_candidates(name)
+    found = _candidates(name)
     if any(takes_code_names(candidate) for candidate in found):
-        return "may not be callable, since its arguments can name code"
+        return "may not be callable, since its arguments can name code or servers"
+    if any(takes_downloads(candidate) for candidate in found):
+        return "may not be callable, since its arguments can make it download weights"
     return None
+
+
+def downloads_by_default(name: str, given: Collection[str]) -> bool:
+    """Return whether a network downloads weights because an argument, whose default that is, is not given.
+
+    Args:
+        name: see `callable_target_problem`.
+        given: names of the arguments that are given, whose values are judged elsewhere.
+    """
+    return any(downloads(candidate, (), dict.fromkeys(given)) for candidate in _candidates(name))
 
 
 def is_known_module(name: str) -> bool:
@@ -212,6 +226,10 @@ def _located(name: str) -> Any:
             return pydoc.locate(name)
         except pydoc.ErrorDuringImport:
             return None
+
+
+def _candidates(name: str) -> list[Any]:
+    return [walk(name).found] if "." in name else _bare_candidates(name)
 
 
 @lru_cache(maxsize=4096)

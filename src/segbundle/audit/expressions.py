@@ -60,7 +60,7 @@ def expression_problem(
 
     Example:
         >>> expression_problem("__import__('os').system('x')", {})
-        'uses the name __import__'
+        'reads the attribute system'
         >>> expression_problem("@network.parameters()", {})
     """
     if len(text) > MAX_LENGTH:

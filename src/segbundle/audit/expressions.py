@@ -29,6 +29,11 @@ from segbundle.audit.targets import target_problem, walk
 _REFERENCE = re.compile(r"@(?:\w*)(?:::\w*)*")
 _REFERENCES = "__local_refs"  # what MONAI calls the values in an expression
 _FUNCTION_ARGUMENTS = frozenset({"func", "key", "default_factory"})
+_FUNCTION_PLACES = {
+    **dict.fromkeys(("filter", "map", "functools.partial", "functools.reduce", "collections.defaultdict"), 0),
+    **dict.fromkeys(("itertools.accumulate", "itertools.groupby"), 1),
+}
+"""By position, the functions that calls are given to call them."""
 _MAX_NUMBER = 2**32
 _MAX_LENGTH_MADE = 10_000_000
 _Scope = frozenset[str]
@@ -219,10 +224,13 @@ class _Walk:
 
     def _passed(self, node: ast.Call, name: str | None, local: _Scope) -> None:
         """Refuse functions that a call is given to call them, if the syntax tree does not show what they are."""
-        builtin = node.func.id if isinstance(node.func, ast.Name) and node.func.id not in local else None
+        if name is None and isinstance(node.func, ast.Name) and node.func.id not in local:
+            name = node.func.id
         given = [keyword.value for keyword in node.keywords if keyword.arg in _FUNCTION_ARGUMENTS]
-        if builtin in ("filter", "map") or name in ("functools.partial", "functools.reduce", "itertools.groupby"):
-            given += node.args[1:2] if name == "itertools.groupby" else node.args[:1]
+        if name in _FUNCTION_PLACES:
+            place = _FUNCTION_PLACES[name]
+            starred = [argument for argument in node.args[:place] if isinstance(argument, ast.Starred)]
+            given += [*starred, *node.args[place : place + 1]]
         for function in given:
             if not isinstance(function, ast.Constant):
                 self._callee(function, local)

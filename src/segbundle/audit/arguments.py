@@ -21,7 +21,7 @@ _DOWNLOADS = frozenset({"pretrained", "pretrained_backbone", "pretrained_url"})
 """With these, networks download weights."""
 _SERVERS = frozenset({"count_store", "kwargs_read_csv", "mlflow_uri", "store", "tracking_uri", "value_store"})
 """Classes with one of these arguments read from, or write to, whatever it or another one names, also servers."""
-_ADDRESSES = frozenset({"mlflow_uri", "src", "tracking_uri", "url"})
+_ADDRESSES = frozenset({"count_store", "mlflow_uri", "src", "store", "tracking_uri", "url", "value_store"})
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*):/(?=/)", re.IGNORECASE)
 _LOCAL = frozenset({"env", "file", "sqlite"})
 UNKNOWN = object()

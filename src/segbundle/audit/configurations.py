@@ -224,10 +224,20 @@ class _Shared:
             return isinstance(value.get("_target_"), str)  # which was judged with any argument
         return makes_object(value)
 
+    def _is_defined(self, reference: str) -> bool:
+        return _normalized(reference[1:]) in self.values
+
     def meanings(self, value: Any) -> list[Any]:
-        """Return all that a reference to a first key may stand for, or else the value itself."""
-        is_reference = isinstance(value, str) and re.fullmatch(r"@\w+", value)
-        return (self.definitions.get(value[1:]) if is_reference else None) or [value]
+        """Return all that a reference may stand for, also by way of other references, or else the value itself."""
+        meant, seen = [value], set()
+        for one in meant:
+            if isinstance(one, str) and re.fullmatch(r"@\w+(?:(?:#|::)\w+)*", one) and one not in seen:
+                seen.add(one)
+                reference = _normalized(one[1:])
+                meant += self.values.get(reference, [])
+                meant += self.definitions.get(reference, []) if reference not in self.values else []
+        found = [one for one in meant if not (isinstance(one, str) and one in seen and self._is_defined(one))]
+        return found or [value]
 
 
 class _Inspection:

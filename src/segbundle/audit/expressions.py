@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from segbundle.audit.arguments import UNKNOWN, downloads, takes_code_names, takes_downloads
+from segbundle.audit.arguments import UNKNOWN, downloads, holds_address, takes_code_names, takes_downloads
 from segbundle.audit.imports import MAX_LENGTH
 from segbundle.audit.names import (
     ATTRIBUTES,
@@ -131,6 +131,10 @@ class _Walk:
     def _Constant(self, node: ast.Constant, local: _Scope) -> None:  # noqa: N802
         if isinstance(node.value, int) and node.value > _MAX_NUMBER:
             self._refuse("has a very large number")
+        if isinstance(node.value, (str, bytes)):
+            text = node.value if isinstance(node.value, str) else node.value.decode("latin-1")
+            if holds_address(text):
+                self._refuse("names a server")
 
     def _Name(self, node: ast.Name, local: _Scope) -> None:  # noqa: N802
         if node.id in local:

@@ -1,5 +1,6 @@
 """Crafted configurations are flagged, and nothing of them runs; those that people write are not."""
 
+import contextlib
 import json
 
 import pytest
@@ -9,7 +10,7 @@ from monai.bundle import ConfigParser
 from crafted import DOCUMENTS, EXPRESSIONS, IMPORTS, TARGETS, with_canary
 from segbundle.audit import inspect_path
 
-ALIASES = [f"$import {name}" for name in ("glob", "os", "pathlib", "functools", "ignite")]
+ALIASES = [f"$import {name}" for name in ("glob", "os", "pathlib", "functools", "ignite", "segbundle")]
 HARMLESS = [
     "$@network.parameters()",
     "$@train#trainer.run()",
@@ -44,6 +45,10 @@ HARMLESS = [
     "$@trainer.logger.setLevel(logging.WARNING)",
     "$[1,] * @channels",
     "$monai.networks.nets.resnet.resnet50(spatial_dims=3, n_input_channels=1)",
+    "$monai.networks.nets.resnet50(pretrained=False, spatial_dims=3)",
+    "$monai.networks.nets.EfficientNetBN('efficientnet-b0', pretrained=False)",
+    "$monai.apps.detection.networks.retinanet_network.resnet_fpn_feature_extractor(@net, 3, False, [1, 2], None)",
+    "$(Path(@bundle_root) / 'models').parent.name",
     "$functools.partial(torch.nn.functional.interpolate, scale_factor=2)",
     "$map(lambda t: dict(image=monai.transforms.concatenate(t), label=t[1]), zip(*@datasets))",
     "$'%s_%d' % (@name, 3)",
@@ -65,6 +70,10 @@ COMPONENTS = [
     {"_target_": "CheckpointLoader", "load_path": "@ckpt_path", "load_dict": {"model": "@network"}},
     {"_target_": "PersistentDataset", "data": "@data", "cache_dir": "cache", "weights_only": True},
     {"_target_": "monai.apps.vista3d.transforms.Relabeld", "keys": "label"},
+    {"_target_": "EfficientNetBN", "model_name": "efficientnet-b0", "pretrained": False},
+    {"_target_": "SEResNet50", "spatial_dims": 3, "pretrained": "@no"},
+    {"_target_": "CSVDataset", "src": "@table"},
+    {"_target_": "DiceLoss", "_desc_": "see https://docs.monai.io"},
     {"_target_": "segbundle.losses.GeneralizedDiceCELoss", "to_onehot_y": True},
     {"_target_": "$@network.forward_features"},
 ]
@@ -131,10 +140,37 @@ def test_expression_is_harmless(text, tmp_path):
     assert inspected(tmp_path, {"imports": imports, "x": text}) == []
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"saver": {"_target_": "SaveImage", "output_dir": "out"}, "run": ["$@saver(@image[0])"], "image": [1]},
+        {"post": {"_target_": "Compose", "transforms": []}, "x": "$lambda x: @post(x)"},
+        {"train": {"post": {"_target_": "Compose"}}, "x": "$list(map(@train#post, @data))"},
+        {"f": "$lambda x: 2 * x", "x": "$@f(2)", "y": "$sorted([1, 2], key=@f)"},
+        {"a": "@f", "f": "$lambda x: 2 * x", "x": "$@a(2)"},
+        {"net": {"_target_": "UNet", "_mode_": "callable"}, "x": "$@net(spatial_dims=3)"},
+        {"x": "$list(map(str, [1])) + sorted(['a'], key=len) + list(filter(None, [0, 1]))"},
+        {"x": "$monai.transforms.Resize([1, 1, 1])(@image)", "y": "$@net.to('cpu')"},
+    ],
+)
+def test_calls_of_known_objects_are_harmless(content, tmp_path):
+    assert inspected(tmp_path, content) == []
+
+
+def test_a_callable_class_would_have_run_code(tmp_path):
+    canary = tmp_path / "canary"
+    call = f"$@a('os.system', True, None, False, False, None, '.', True, 'touch {canary}')"
+    content = {"a": {"_target_": "LoadImage", "_mode_": "callable"}, "x": call}
+    with contextlib.suppress(Exception):  # the result of the command is no reader
+        ConfigParser(content).get_parsed_content("x")
+    assert canary.exists()
+
+
 @pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component["_target_"])
 def test_component_is_harmless(component, tmp_path):
     component = {key: value for key, value in component.items() if value != "$@network.forward_features"}
-    assert inspected(tmp_path, {"x": component, "reader": {"_target_": "NibabelReader"}}) == []
+    defined = {"reader": {"_target_": "NibabelReader"}, "no": False, "table": "cases.csv"}
+    assert inspected(tmp_path, {"x": component, **defined}) == []
 
 
 @pytest.mark.parametrize(
@@ -142,6 +178,18 @@ def test_component_is_harmless(component, tmp_path):
 )
 def test_text_that_is_no_expression_is_harmless(content, tmp_path):
     assert inspected(tmp_path, content) == []
+
+
+@pytest.mark.parametrize("name", ["metadata.json", "large_files.json"])
+def test_addresses_that_a_bundle_quotes_are_harmless_until_they_are_used(name, tmp_path):
+    quoted = {"data": {"source": "https://server/x"}, "version": "1"}
+    (tmp_path / name).write_text(json.dumps(quoted))
+    for content in ({"x": "@_meta_#version"}, {"mlflow_uri": "sqlite:///mlflow.db"}, {"x": "file:///home"}):
+        (tmp_path / "train.json").write_text(json.dumps(content))
+        assert inspect_path(tmp_path) == []
+    for text in ("@_meta_#data#source", "@_meta_", "$str(@_meta_#data)", "%_meta_#data", f"%{name}::data", "%"):
+        (tmp_path / "train.json").write_text(json.dumps({"x": text}))
+        assert [finding.key for finding in inspect_path(tmp_path)] == ["x"]
 
 
 def test_a_finding_is_one_line(tmp_path):

@@ -162,6 +162,16 @@ def evil_pickles(path):
         "instance.pkl": b"(S'true'\niposix\nsystem\n.",
         "cut.pkl": pickle.dumps(payload)[:-1],
         "second.pkl": pickle.dumps({"x": 1}) + pickle.dumps(payload),
+        "after_values.bin": b"N0cposix\nsystem\n(S'true'\ntR.",
+        "scan.npy": b"N0cposix\nsystem\n(S'true'\ntR.",
+        "scans.npz": b"N0cposix\nsystem\n(S'true'\ntR.",
+        "without_end.bin": b"N0cposix\nsystem\n(S'true'\ntR",
+        "hexadecimal.bin": b"I0x10\n0cposix\nsystem\n(S'true'\ntR.",
+        "escaped.bin": b"]0S'\\x70osix'\nV\\u0073ystem\n\x93(S'true'\ntR.",
+        "instance.bin": b"N0(S'true'\niposix\nsystem\n.",
+        "object.dat": b"N0(cposix\nsystem\nS'true'\no.",
+        "registered.bin": b"N0\x82\x01.",
+        "framed.bin": b"N0\x95" + struct.pack("<Q", 0) + b"\x8c\x05posix\x8c\x06system\x93\x8c\x04true\x85R.",
         "model.npz": None,
         "array.npy": None,
         "scores": None,
@@ -181,7 +191,66 @@ def test_pickles_are_flagged_and_not_loaded(bundle, canary, name):
                 np.savez(file, x=np.zeros(2), y=values)
             else:
                 np.save(file, values, allow_pickle=True)
+    assert {finding.file for finding in inspect_path(bundle)} == {f"models/{name}"}
+
+
+@pytest.mark.parametrize("name", ["scan.npy", "scan.npz"])
+def test_an_array_without_its_first_bytes_is_flagged(bundle, name):
+    (bundle / "models" / name).write_bytes(b"no array" * 10)
     assert only_finding(bundle).file == f"models/{name}"
+
+
+@pytest.mark.parametrize("text", ["No class\n", "N0c1\n2\nR.", "Nclass\nliver\n", "I1\n.", "(lp0\n."])
+def test_text_that_imports_nothing_is_harmless(bundle, text):
+    (bundle / "models" / "labels.txt").write_text(text)
+    assert inspect_path(bundle) == []
+
+
+def damaged(content, how):
+    """Return a zip file with its first entry damaged in one of the ways in which reading fails."""
+    start = 30 + content[26] + content[28]
+    directory = content.index(b"PK\x01\x02")
+    changed = bytearray(content)
+    if how == "data":
+        changed[start : start + 8] = b"\xff" * 8
+    elif how == "encryption":
+        changed[6] |= 1
+        changed[directory + 8] |= 1
+    elif how == "method":
+        changed[8] = changed[directory + 10] = 99
+    elif how == "header":
+        changed[:4] = b"PK\x03\x00"
+    elif how == "place":
+        changed[directory + 42 : directory + 46] = struct.pack("<I", 2**31)
+    elif how == "extra":
+        changed[directory + 30] = 3
+    elif how == "end":
+        del changed[-10:]
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("how", ["data", "encryption", "method", "header", "place", "extra", "end"])
+@pytest.mark.parametrize("name", ["model.pt", "array.npz", "bundle.zip", "weights.bin"])
+def test_a_damaged_zip_file_is_a_finding_beside_the_others(bundle, name, how):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        entry = {"array.npz": "x.npy", "bundle.zip": "a.txt"}.get(name, "model/data.pkl")
+        archive.writestr(entry, pickle.dumps({"x": list(range(1000))}))
+        archive.writestr("model/version", "3")
+    (bundle / "models" / name).write_bytes(damaged(stream.getvalue(), how))
+    (bundle / "configs" / "train.json").write_text('{"x": {"_target_": "os.system"}}')
+    found = {finding.file.partition(".zip/")[0] for finding in inspect_path(bundle)}
+    assert "configs/train.json" in found
+    assert f"models/{name}" in found or (name, how) == ("weights.bin", "header")  # which is no zip file any more
+
+
+def test_a_damaged_entry_does_not_hide_the_others(bundle):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", pickle.dumps(list(range(1000))))
+        archive.writestr("a/more.pkl", pickle.dumps(Evil(Path("x"))))
+    (bundle / "models" / "model.pt").write_bytes(damaged(stream.getvalue(), "data"))
+    assert [finding.key for finding in inspect_path(bundle)] == ["a/data.pkl", "a/more.pkl"]
 
 
 def test_an_evil_pickle_beside_torchscript_is_flagged(bundle, canary):

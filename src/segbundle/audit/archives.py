@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import lzma
 import stat
+import struct
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePosixPath, PureWindowsPath
 
 from segbundle.audit.findings import WHOLE_FILE, Finding, excerpt_of
@@ -12,8 +15,32 @@ from segbundle.audit.findings import WHOLE_FILE, Finding, excerpt_of
 _MAX_ENTRIES = 5_000
 _MAX_BYTES = 8_000_000_000
 _MAX_RATIO = 200
+_DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError),
+    *(NotImplementedError, RuntimeError, ValueError, LookupError, OverflowError, MemoryError),
+)
+"""What reading a damaged, encrypted or unknown zip file raises."""
 _SMALL = 100_000_000
 """Bytes below which no ratio of sizes is a bomb."""
+
+
+def read_archive(
+    name: str, key: str, read: Callable[[], Iterable[Finding]], what: str = "cannot be read as a zip file"
+) -> list[Finding]:
+    """Return the findings of a zip file or one of its entries, or that it cannot be read.
+
+    Args:
+        name: of the file.
+        key: of the entry.
+        read: opens the file or the entry, and yields findings; those before it fails are kept.
+        what: the finding if it fails.
+    """
+    found: list[Finding] = []
+    try:
+        found.extend(read())
+    except _DAMAGED as problem:
+        found.append(Finding(name, key, what, excerpt_of(str(problem) or type(problem).__name__)))
+    return found
 
 
 def archive_findings(archive: zipfile.ZipFile, name: str) -> Iterator[Finding]:

@@ -1,8 +1,10 @@
-"""Arguments of harmless components that name code to run, or make them unpickle what they load."""
+"""Arguments of harmless components that name code to run, make them unpickle what they load, or name a server."""
 
 from __future__ import annotations
 
 import inspect
+import re
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +16,26 @@ _READERS = frozenset(
 """What `reader`, `writer` and `merger_cls` may name; MONAI calls whatever else they name."""
 _NAMING = frozenset({"merger_cls", "reader", "writer"})
 _CODE_ARGUMENTS = _NAMING | {"allow_pickle", "compile_kwargs", "pickle_module", "weights_only"}
+
+_DOWNLOADS = frozenset({"pretrained", "pretrained_backbone", "pretrained_url"})
+"""With these, networks download weights."""
+_SERVERS = frozenset({"count_store", "kwargs_read_csv", "mlflow_uri", "store", "tracking_uri", "value_store"})
+"""Classes with one of these arguments read from, or write to, whatever it or another one names, also servers."""
+_ADDRESSES = frozenset({"count_store", "mlflow_uri", "src", "store", "tracking_uri", "url", "value_store"})
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*):/(?=/)", re.IGNORECASE)
+_LOCAL = frozenset({"env", "file", "sqlite"})
+UNKNOWN = object()
+"""Stands for a value that is known only when the configuration runs."""
+
+
+def holds_address(text: str) -> bool:
+    """Return whether a text names something on another computer.
+
+    Example:
+        >>> holds_address("see http://server:5000"), holds_address("sqlite:///mlflow.db")
+        (True, False)
+    """
+    return any(scheme.lower() not in _LOCAL for scheme in _ADDRESS.findall(text))
 
 
 def argument_problem(name: str, value: Any) -> str | None:
@@ -28,7 +50,16 @@ def argument_problem(name: str, value: Any) -> str | None:
         "names code to run; known are MONAI's readers, writers and mergers"
         >>> argument_problem("reader", "ITKReader")
     """
-    if name not in _CODE_ARGUMENTS or value is None:
+    if value is None:
+        return None
+    if name in _DOWNLOADS:
+        return None if value is False else "makes networks download weights"
+    if name == "weights" and isinstance(value, str) and value[:1] not in ("$", "@"):
+        return "makes networks download weights"
+    if name in _ADDRESSES:
+        hidden = isinstance(value, str) and value.startswith(("$", "%", "databricks"))
+        return "may name a server" if hidden else None
+    if name not in _CODE_ARGUMENTS:
         return None
     if name in _NAMING:
         return None if _is_reader(value) else "names code to run; known are MONAI's readers, writers and mergers"
@@ -56,15 +87,44 @@ def _is_reader(value: Any) -> bool:
     return name.lower() in _READERS if "." not in name else False
 
 
-@lru_cache(maxsize=4096)
 def takes_code_names(component: Any) -> bool:
-    """Return whether a class or function takes an argument that names code, as `LoadImage` takes `reader`."""
+    """Return whether a class or function takes an argument that names code or servers, as `LoadImage` does."""
+    return not (_CODE_ARGUMENTS | _SERVERS).isdisjoint(_parameters(component))
+
+
+def takes_downloads(component: Any) -> bool:
+    """Return whether a class or function has an argument that makes it download weights."""
+    return not _DOWNLOADS.isdisjoint(_parameters(component))
+
+
+def downloads(component: Any, positional: Iterable[Any], named: Mapping[str, Any]) -> bool:
+    """Return whether a class or function may download weights when it is called.
+
+    Args:
+        component: the class or function.
+        positional: its arguments by position; `UNKNOWN` for those that the text does not tell.
+        named: its arguments by name.
+    """
+    known = _parameters(component)
+    given = {**known, **dict(zip(known, positional, strict=False)), **named}
+    names = _DOWNLOADS.intersection(known)
+    if names and "weights" in known:  # torchvision's
+        names |= {"weights"}
+    return any(given[name] not in (False, None) for name in names)
+
+
+@lru_cache(maxsize=4096)
+def _parameters(component: Any) -> dict[str, Any]:
+    """Return the arguments of a class, with those of its bases after them, or of a function, and their defaults."""
     bases = inspect.getmro(component) if inspect.isclass(component) else ()
     makers = [vars(base)["__init__"] for base in bases if "__init__" in vars(base)]
+    found: dict[str, Any] = {}
     for maker in makers or [component]:
         try:
-            if _CODE_ARGUMENTS.intersection(inspect.signature(maker).parameters):
-                return True
+            parameters = inspect.signature(maker).parameters
         except (TypeError, ValueError):  # built in; it does not say
             continue
-    return False
+        for name, parameter in parameters.items():
+            if not (makers and name == "self"):
+                found.setdefault(name, parameter.default)
+    return found

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segbundle.audit.arguments import argument_problem
+from segbundle.audit.arguments import argument_problem, holds_address, makes_object
 from segbundle.audit.expressions import (
     callable_problem,
     expression_problem,
@@ -18,7 +18,7 @@ from segbundle.audit.expressions import (
 from segbundle.audit.findings import WHOLE_FILE, Finding, excerpt_of
 from segbundle.audit.imports import MAX_LENGTH, import_problem, imported
 from segbundle.audit.names import IMPORTS, MODULES
-from segbundle.audit.targets import target_problem
+from segbundle.audit.targets import callable_target_problem, downloads_by_default, target_problem
 from segbundle.documents import read_json, read_yaml
 from segbundle.errors import ConfigError
 
@@ -27,7 +27,8 @@ MAX_JSON_BYTES = 20_000_000
 _RELATIVE = re.compile(r"[@%](?:::)+")
 _MACRO_FILE = re.compile(r"(.*\.(?:json|yaml|yml))(?=::.*|$)", re.IGNORECASE)
 _ID = re.compile(r"[\w .+-]*(?:::[\w .+-]*)*")
-_HARMLESS_MODES = ("default", "callable")
+_MODES = ("default", "callable")
+_MAX_ALIASES = 8
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,13 @@ class _Place:
         keys: on the way to it, as MONAI splits them.
         value: plain.
         in_component: whether a mapping on the way has a `_target_`.
+        holder: the mapping that has the value, or None if it may be merged into a mapping of another file.
     """
 
     keys: tuple[str, ...]
     value: Any
     in_component: bool
+    holder: Mapping[Any, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -151,12 +154,16 @@ class _Shared:
         disputed: names that are given to two things.
         sections: first keys that hold an import, whose values are modules.
         definitions: everything that first keys stand for in one of the configurations.
+        values: everything that ids stand for, separated by `::`.
+        addresses: ids of metadata, where MONAI puts them, that hold an address.
     """
 
     modules: Mapping[str, str]
     disputed: frozenset[str]
     sections: frozenset[str]
     definitions: Mapping[str, list[Any]]
+    values: Mapping[str, list[Any]]
+    addresses: frozenset[str]
 
     @classmethod
     def of(cls, documents: Iterable[Document]) -> _Shared:
@@ -164,11 +171,16 @@ class _Shared:
         disputed: set[str] = set()
         sections: set[str] = set()
         definitions: dict[str, list[Any]] = {}
+        values: dict[str, list[Any]] = {}
+        addresses: set[str] = set()
         for document in documents:
             for key, value in document.content.items() if isinstance(document.content, dict) else ():
                 first, *inner = _split(key, first=True)
                 definitions.setdefault(first, []).append(key if inner else value)
             for place in _places(document.content):
+                values.setdefault("::".join(place.keys), []).append(place.value)
+                if _quotes(document.name) and isinstance(place.value, str) and holds_address(place.value):
+                    addresses.add("::".join(("_meta_", *place.keys)))
                 if not isinstance(place.value, str) or not place.value.startswith("$"):
                     continue
                 found = imported(_normalized(place.value)[1:])
@@ -181,17 +193,51 @@ class _Shared:
                         sections.add("_meta_")  # where MONAI puts what is in that file
         for name in IMPORTS:  # where nothing imports it, the expression fails, as MONAI's own template does
             modules.setdefault(name, name)
-        return cls(modules, frozenset(disputed), frozenset(sections), definitions)
+        return cls(modules, frozenset(disputed), frozenset(sections), definitions, values, frozenset(addresses))
 
     def hold_module(self, reference: str) -> bool:
         """Return whether an id refers to modules, or to everything."""
         first = reference.partition("::")[0]
         return first in self.sections or (first == "" and bool(self.sections))
 
+    def hold_address(self, reference: str) -> bool:
+        """Return whether an id refers to metadata that holds an address."""
+        below = f"{reference}::" if reference else ""
+        return any(address == reference or address.startswith(below) for address in self.addresses)
+
+    def may_be_called(self, reference: str, aliases: int = _MAX_ALIASES) -> bool:
+        """Return whether all that an id refers to is an object, a lambda or a component that is known to be callable.
+
+        Args:
+            reference: the id, separated by `::`.
+            aliases: references that are followed at most.
+        """
+        values = self.values.get(reference, [])
+        return bool(values) and all(self._is_callable(value, aliases) for value in values)
+
+    def _is_callable(self, value: Any, aliases: int) -> bool:
+        if isinstance(value, str):
+            if re.fullmatch(r"@\w+(?:(?:#|::)\w+)*", value) and aliases > 0:
+                return self.may_be_called(_normalized(value[1:]), aliases - 1)
+            return value.startswith("$lambda ")
+        if isinstance(value, dict) and _mode(value.get("_mode_")) == "callable":
+            return isinstance(value.get("_target_"), str)  # which was judged with any argument
+        return makes_object(value)
+
+    def _is_defined(self, reference: str) -> bool:
+        return _normalized(reference[1:]) in self.values
+
     def meanings(self, value: Any) -> list[Any]:
-        """Return all that a reference to a first key may stand for, or else the value itself."""
-        is_reference = isinstance(value, str) and re.fullmatch(r"@\w+", value)
-        return (self.definitions.get(value[1:]) if is_reference else None) or [value]
+        """Return all that a reference may stand for, also by way of other references, or else the value itself."""
+        meant, seen = [value], set()
+        for one in meant:
+            if isinstance(one, str) and re.fullmatch(r"@\w+(?:(?:#|::)\w+)*", one) and one not in seen:
+                seen.add(one)
+                reference = _normalized(one[1:])
+                meant += self.values.get(reference, [])
+                meant += self.definitions.get(reference, []) if reference not in self.values else []
+        found = [one for one in meant if not (isinstance(one, str) and one in seen and self._is_defined(one))]
+        return found or [value]
 
 
 class _Inspection:
@@ -211,8 +257,11 @@ class _Inspection:
         if place.argument == "_target_":
             return self._target_problem(place)
         if place.argument == "_mode_" and place.value is not None:
-            harmless = isinstance(place.value, str) and place.value.strip().lower() in _HARMLESS_MODES
-            return None if harmless else "a _mode_ that is neither default nor callable; debug opens a debugger"
+            mode = _mode(place.value)
+            if mode not in _MODES:
+                return "a _mode_ that is neither default nor callable; debug opens a debugger"
+            known = mode == "default" or (place.holder is not None and "_target_" in place.holder)
+            return None if known else "makes something callable that is defined elsewhere"
         if place.argument == "_debug_" and place.value is not False:
             return "opens a debugger"
         if not isinstance(place.value, list):  # its entries are judged one by one
@@ -229,10 +278,14 @@ class _Inspection:
             return "_target_ is looked up when the configuration runs"
         if not place.value.startswith("$"):
             problem = target_problem(place.value)
+            if problem is None and (place.holder is None or _mode(place.holder.get("_mode_")) != "default"):
+                problem = callable_target_problem(place.value)
+            if problem is None and place.holder and downloads_by_default(place.value, list(map(str, place.holder))):
+                problem = "downloads weights unless pretrained is false"
         elif place.text is None:
             problem = "has references that cannot be followed"
         else:
-            problem = callable_problem(place.text[1:], self.shared.modules)
+            problem = callable_problem(place.text[1:], self.shared.modules, self.shared.may_be_called)
         return f"_target_ {problem}" if problem else None
 
     def _text_problem(self, place: _Place) -> str | None:
@@ -241,6 +294,8 @@ class _Inspection:
             return "has references that cannot be followed"
         if any(self.shared.hold_module(reference) for reference in references(text)):
             return "takes a module as a value"
+        if self._names_server(place, text):
+            return "names a server"
         if not text.startswith(("$", "%")):
             return None
         if not place.is_plain and (text.startswith("%") or text != _normalized(place.value)):
@@ -249,7 +304,7 @@ class _Inspection:
             return self._macro_problem(text)
         found = imported(text[1:])
         if found is None:
-            problem = expression_problem(text[1:], self.shared.modules)
+            problem = expression_problem(text[1:], self.shared.modules, self.shared.may_be_called)
         elif place.in_component:
             problem = "gives a module to a component"
         elif found[0] in self.shared.disputed:
@@ -257,6 +312,14 @@ class _Inspection:
         else:
             problem = import_problem(*found)
         return f"expression {problem}" if problem else None
+
+    def _names_server(self, place: _Place, text: str) -> bool:
+        if any(self.shared.hold_address(reference) for reference in references(text)):
+            return True
+        if text.startswith("%"):
+            path = included_file(text)
+            return self.shared.hold_address(text[1:]) if path is None else _quotes(path) and bool(self.shared.addresses)
+        return not _quotes(self.document.name) and "_desc_" not in place.keys and holds_address(text)
 
     def _macro_problem(self, text: str) -> str | None:
         path = included_file(text)
@@ -271,6 +334,11 @@ class _Inspection:
         elif not _ID.fullmatch(ids):
             return "includes something that is no part of the configuration"
         return "takes a module as a value" if self.shared.hold_module(ids) else None
+
+
+def _quotes(name: str) -> bool:
+    """Return whether a file quotes addresses that MONAI does not use: sources, papers, and where weights are."""
+    return Path(name).stem.lower() in ("metadata", "large_files")
 
 
 def _candidates(path: str, folder: Path) -> list[Path]:
@@ -291,19 +359,40 @@ def _normalized(text: str) -> str:
     return text.replace("#", "::")
 
 
-def _places(content: Any, keys: tuple[str, ...] = (), in_component: bool = False) -> Iterator[_Place]:
-    """Yield every value of a configuration, and text keys that MONAI would evaluate were they values."""
-    yield _Place(keys, content, in_component)
+def _mode(value: Any) -> str:
+    return "default" if value is None else value.strip().lower() if isinstance(value, str) else "unknown"
+
+
+def _places(
+    content: Any,
+    keys: tuple[str, ...] = (),
+    in_component: bool = False,
+    holder: Mapping[Any, Any] | None = None,
+    is_merged: bool = True,
+) -> Iterator[_Place]:
+    """Yield every value of a configuration, and text keys that MONAI would evaluate were they values.
+
+    Args:
+        content: the configuration, or a value within.
+        keys: on the way to it.
+        in_component: see `_Place`.
+        holder: see `_Place`.
+        is_merged: whether keys of `content` are merged with those of other files, as those of the first level are.
+    """
+    yield _Place(keys, content, in_component, holder)
     if isinstance(content, Mapping):
         in_component = in_component or "_target_" in content
         for key, value in content.items():
-            inner = (*keys, *_split(key, first=not keys))
+            added = _split(key, first=not keys)
+            inner = (*keys, *added)
             if isinstance(key, str) and key[:1] in ("$", "%"):
                 yield _Place(inner, key, in_component)
-            yield from _places(value, inner, in_component)
+            is_whole = len(added) == 1 and not is_merged
+            merged = not keys and str(key).startswith("+")
+            yield from _places(value, inner, in_component, content if is_whole else None, merged)
     elif isinstance(content, (list, tuple, set, frozenset)):
         for index, value in enumerate(content):
-            yield from _places(value, (*keys, str(index)), in_component)
+            yield from _places(value, (*keys, str(index)), in_component, None, False)
 
 
 def _split(key: Any, first: bool) -> list[str]:

@@ -11,10 +11,10 @@ import ast
 import enum
 import inspect
 import re
-from collections.abc import Mapping
-from typing import NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 
-from segbundle.audit.arguments import takes_code_names
+from segbundle.audit.arguments import UNKNOWN, downloads, holds_address, takes_code_names, takes_downloads
 from segbundle.audit.imports import MAX_LENGTH
 from segbundle.audit.names import (
     ATTRIBUTES,
@@ -28,6 +28,12 @@ from segbundle.audit.targets import target_problem, walk
 
 _REFERENCE = re.compile(r"@(?:\w*)(?:::\w*)*")
 _REFERENCES = "__local_refs"  # what MONAI calls the values in an expression
+_FUNCTION_ARGUMENTS = frozenset({"func", "key", "default_factory"})
+_FUNCTION_PLACES = {
+    **dict.fromkeys(("filter", "map", "functools.partial", "functools.reduce", "collections.defaultdict"), 0),
+    **dict.fromkeys(("itertools.accumulate", "itertools.groupby"), 1),
+}
+"""By position, the functions that calls are given to call them."""
 _MAX_NUMBER = 2**32
 _MAX_LENGTH_MADE = 10_000_000
 _Scope = frozenset[str]
@@ -43,16 +49,23 @@ def references(text: str) -> list[str]:
     return [one[1:] for one in found if text.startswith("$") or one == text]
 
 
-def expression_problem(text: str, modules: Mapping[str, str]) -> str | None:
+def _is_unknown(_reference: str) -> bool:
+    return False
+
+
+def expression_problem(
+    text: str, modules: Mapping[str, str], may_be_called: Callable[[str], bool] = _is_unknown
+) -> str | None:
     """Return what in an expression is not harmless, or None.
 
     Args:
         text: after the `$`, with absolute references and `::` for `#`, as MONAI has it before it evaluates it.
         modules: names that stand for modules, or for what was imported from one, and their dotted names.
+        may_be_called: whether the value of an id is known to be harmless when it is called with any argument.
 
     Example:
         >>> expression_problem("__import__('os').system('x')", {})
-        'uses the name __import__'
+        'reads the attribute system'
         >>> expression_problem("@network.parameters()", {})
     """
     if len(text) > MAX_LENGTH:
@@ -61,7 +74,7 @@ def expression_problem(text: str, modules: Mapping[str, str]) -> str | None:
         text = text.replace(one, f"{_REFERENCES}['{one[1:]}']")
     try:
         tree = ast.parse(text, mode="eval")
-        _Walk(modules).value(tree.body, frozenset())
+        _Walk(modules, may_be_called).value(tree.body, frozenset())
     except (SyntaxError, ValueError, MemoryError) as problem:
         return f"cannot be parsed ({problem.msg if isinstance(problem, SyntaxError) else problem})"
     except RecursionError:
@@ -71,14 +84,15 @@ def expression_problem(text: str, modules: Mapping[str, str]) -> str | None:
     return None
 
 
-def callable_problem(text: str, modules: Mapping[str, str]) -> str | None:
+def callable_problem(text: str, modules: Mapping[str, str], may_be_called: Callable[[str], bool]) -> str | None:
     """Return why an expression may not stand for a `_target_`, which MONAI calls with all other keys, or None.
 
     Args:
         text: see `expression_problem`.
         modules: see `expression_problem`.
+        may_be_called: see `expression_problem`.
     """
-    problem = expression_problem(text, modules)
+    problem = expression_problem(text, modules, may_be_called)
     if problem is not None:
         return problem
     name = _dotted(ast.parse(text, mode="eval").body, modules) if "@" not in text else None
@@ -91,8 +105,9 @@ def callable_problem(text: str, modules: Mapping[str, str]) -> str | None:
 class _Walk:
     """Visits the nodes of an expression; raises at the first that is not harmless."""
 
-    def __init__(self, modules: Mapping[str, str]) -> None:
+    def __init__(self, modules: Mapping[str, str], may_be_called: Callable[[str], bool]) -> None:
         self.modules = modules
+        self.may_be_called = may_be_called
 
     def value(self, node: ast.expr, local: _Scope) -> None:
         """Visit a node that becomes a value.
@@ -116,12 +131,16 @@ class _Walk:
     def _Constant(self, node: ast.Constant, local: _Scope) -> None:  # noqa: N802
         if isinstance(node.value, int) and node.value > _MAX_NUMBER:
             self._refuse("has a very large number")
+        if isinstance(node.value, (str, bytes)):
+            text = node.value if isinstance(node.value, str) else node.value.decode("latin-1")
+            if holds_address(text):
+                self._refuse("names a server")
 
     def _Name(self, node: ast.Name, local: _Scope) -> None:  # noqa: N802
         if node.id in local:
             return
         if node.id in self.modules:
-            self._module_chain(node, local)
+            self._module_chain(node)
         elif node.id not in BUILTINS:
             self._refuse(f"uses the name {node.id}")
 
@@ -130,7 +149,7 @@ class _Walk:
         while isinstance(root, ast.Attribute):
             root = root.value
         if isinstance(root, ast.Name) and root.id not in local and root.id in self.modules:
-            self._module_chain(node, local)
+            self._module_chain(node)
             return
         self._attribute(node.attr)
         self.value(node.value, local)
@@ -139,14 +158,16 @@ class _Walk:
         if name not in ATTRIBUTES:
             self._refuse(f"reads the attribute {name}")
 
-    def _module_chain(self, node: ast.expr, local: _Scope) -> None:
+    def _module_chain(self, node: ast.expr, call: ast.Call | None = None) -> None:
         name = _dotted(node, self.modules)
         assert name is not None
         walked = walk(name)
         if walked.problem is not None:
             self._refuse(f"uses {name}, which {walked.problem}")
         if takes_code_names(walked.found):
-            self._refuse(f"uses {name}, whose arguments can name code")
+            self._refuse(f"uses {name}, whose arguments can name code or servers")
+        if takes_downloads(walked.found) and (call is None or _downloads(walked.found, call)):
+            self._refuse(f"uses {name}, which can download weights")
         rest = walked.rest
         if inspect.isclass(walked.found) and issubclass(walked.found, enum.Enum):
             rest = rest[1:] if rest and rest[0] in walked.found.__members__ else rest
@@ -170,6 +191,8 @@ class _Walk:
     def _Call(self, node: ast.Call, local: _Scope) -> None:  # noqa: N802
         arguments = [*node.args, *(keyword.value for keyword in node.keywords)]
         name = None if _is_bound(node.func, local) else _dotted(node.func, self.modules)
+        self._callee(node.func, local)
+        self._passed(node, name, local)
         if isinstance(node.func, ast.Name) and node.func.id == "setattr" and "setattr" not in local:
             self._switch(node, local)
             return
@@ -181,11 +204,40 @@ class _Walk:
             if starred or len(node.args) < 2:  # pathlib's takes one argument, and moves a file
                 self._refuse("calls replace with other arguments than that of text has")
             self.value(node.func.value, local)
+        elif name is not None:
+            self._module_chain(node.func, node)
         else:
             self.value(node.func, local)
         if name == "torch.distributed.init_process_group":
             self._group(node)
         self.values(arguments, local)
+
+    def _callee(self, node: ast.expr, local: _Scope) -> None:
+        """Refuse what is called if the syntax tree does not show what it is."""
+        if isinstance(node, (ast.Lambda, ast.Attribute)):
+            return
+        if isinstance(node, ast.Name) and node.id not in local:
+            return
+        if isinstance(node, ast.Call) and not _is_bound(node.func, local) and _dotted(node.func, self.modules):
+            return  # what a component or `functools.partial` makes
+        reference = _reference(node, local)
+        if reference is None:
+            self._refuse("calls something that the audit cannot follow")
+        if not self.may_be_called(reference):
+            self._refuse(f"calls @{reference.replace('::', '#')}, which is not known to be harmless with any argument")
+
+    def _passed(self, node: ast.Call, name: str | None, local: _Scope) -> None:
+        """Refuse functions that a call is given to call them, if the syntax tree does not show what they are."""
+        if name is None and isinstance(node.func, ast.Name) and node.func.id not in local:
+            name = node.func.id
+        given = [keyword.value for keyword in node.keywords if keyword.arg in _FUNCTION_ARGUMENTS]
+        if name in _FUNCTION_PLACES:
+            place = _FUNCTION_PLACES[name]
+            starred = [argument for argument in node.args[:place] if isinstance(argument, ast.Starred)]
+            given += [*starred, *node.args[place : place + 1]]
+        for function in given:
+            if not isinstance(function, ast.Constant):
+                self._callee(function, local)
 
     def _switch(self, node: ast.Call, local: _Scope) -> None:
         """`setattr` of PyTorch's own switches."""
@@ -294,6 +346,24 @@ def _dotted(node: ast.expr, modules: Mapping[str, str]) -> str | None:
     if not isinstance(node, ast.Name) or node.id not in modules:
         return None
     return ".".join([modules[node.id], *reversed(names)])
+
+
+def _downloads(found: Any, call: ast.Call) -> bool:
+    """Return whether a call may make a network that downloads weights."""
+    named = {word.arg: _constant(word.value) for word in call.keywords if word.arg is not None}
+    unpacked = len(named) < len(call.keywords) or any(isinstance(value, ast.Starred) for value in call.args)
+    return unpacked or downloads(found, [_constant(value) for value in call.args], named)
+
+
+def _constant(node: ast.expr) -> Any:
+    return node.value if isinstance(node, ast.Constant) else UNKNOWN
+
+
+def _reference(node: ast.expr, local: _Scope) -> str | None:
+    """Return the id of a value of the configuration, or None."""
+    if not isinstance(node, ast.Subscript) or _REFERENCES in local or not isinstance(node.slice, ast.Constant):
+        return None
+    return str(node.slice.value) if isinstance(node.value, ast.Name) and node.value.id == _REFERENCES else None
 
 
 def _is_bound(node: ast.expr, local: _Scope) -> bool:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.machinery
 import os
 import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from segbundle.audit import configurations
 from segbundle.audit.findings import WHOLE_FILE, Finding, excerpt_of
 from segbundle.errors import ConfigError
+
+if TYPE_CHECKING:
+    import zipfile
 
 _LOGGING_SUFFIXES = (".conf", ".ini", ".cfg")
 _STARTED = ("sitecustomize", "usercustomize")
@@ -82,6 +87,8 @@ class Inspection:
                 self._add_data(path, name)
         except OSError as problem:
             self._report(name, WHOLE_FILE, "cannot be read", problem.strerror or str(problem))
+        except Exception as problem:  # a file that anybody may have made must not end the audit of the others
+            self._report(name, WHOLE_FILE, "cannot be read", str(problem) or type(problem).__name__)
 
     def _add_configuration(self, path: Path, name: str, folder: Path) -> None:
         real = configurations.real_path(path)
@@ -113,23 +120,27 @@ class Inspection:
 
         from segbundle.audit import archives, pickles
 
-        try:
+        def read() -> Iterator[Finding]:
             with zipfile.ZipFile(path) as archive:
                 if pickles.is_checkpoint(archive):
-                    self._found += pickles.inspect_data_file(path, name, b"PK\x03\x04")
+                    yield from pickles.inspect_data_file(path, name, b"PK\x03\x04")
                     return
                 found = list(archives.archive_findings(archive, name))
                 if self._is_unpacked:
                     found.append(Finding(name, WHOLE_FILE, "is a zip file within a zip file", ""))
-                if not found:
-                    with tempfile.TemporaryDirectory() as folder:
-                        archive.extractall(folder)
-                        inner = Inspection(is_unpacked=True)
-                        inner.add_folder(Path(folder), f"{name}/")
-                        found += inner.findings()
-                self._found += found
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError) as problem:
-            self._report(name, WHOLE_FILE, "cannot be read as a zip file", str(problem))
+                yield from found
+                if found:
+                    return
+                with tempfile.TemporaryDirectory() as folder:
+                    for entry in archive.infolist():
+                        yield from archives.read_archive(
+                            name, entry.filename, functools.partial(_unpack, archive, entry, folder)
+                        )
+                    inner = Inspection(is_unpacked=True)
+                    inner.add_folder(Path(folder), f"{name}/")
+                    yield from inner.findings()
+
+        self._found += archives.read_archive(name, WHOLE_FILE, read)
 
     def _report_hidden_module(self, path: Path, folder: Path, name: str) -> None:
         """Python imports what lies in the working directory first when it runs there as `python -m`."""
@@ -147,6 +158,11 @@ class Inspection:
 
     def _report(self, name: str, key: str, what: str, value: str) -> None:
         self._found.append(Finding(name, key, what, excerpt_of(value)))
+
+
+def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: str) -> Iterator[Finding]:
+    archive.extract(entry, folder)
+    yield from ()
 
 
 def _files_of(folder: Path, found: list[Finding]) -> Iterator[Path]:

@@ -38,7 +38,7 @@ ATTRIBUTES = _words(
     "startswith strip title union update upper values zfill",
     # paths and times
     "absolute anchor as_posix day exists glob hour is_absolute is_dir is_file isoformat iterdir joinpath minute mkdir "
-    "month name now parent parents parts read_text relative_to resolve rglob second stem strftime suffix suffixes "
+    "month name now parent parents parts relative_to resolve rglob second stem strftime suffix suffixes "
     "timestamp today with_name with_stem with_suffix year",
 )
 """Attributes of a value that an expression may read or call; those of modules are judged by their whole name."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import functools
 import io
 import pickletools
 import re
@@ -10,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from segbundle.audit.archives import read_archive
 from segbundle.audit.findings import WHOLE_FILE, Finding, excerpt_of
 from segbundle.startup import fast_imports
 
@@ -28,6 +31,12 @@ _TENSORS = re.compile(
 )
 _SCRIPTS = re.compile(r"__torch__\..*|torch\.jit\._pickle\.(build_\w+list|build_tensor_from_id|restore_type_tag)")
 _MARK = object()
+_MAX_UNKNOWN_BYTES = 64_000_000
+"""Of files that do not look like a pickle, what is read to find out whether they are one."""
+_OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
+_IMPORTED = re.compile(r"[^\W\d][\w.]* [^\W\d][\w.]*")
+_IMPORTING = frozenset({"GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"})
+_ENDING = frozenset({"BUILD", "INST", "NEWOBJ", "NEWOBJ_EX", "OBJ", "REDUCE", "STOP"})
 
 
 def is_pickle(head: bytes) -> bool:
@@ -45,10 +54,15 @@ def inspect_data_file(path: Path, name: str, head: bytes) -> Iterator[Finding]:
     """
     if head.startswith(b"PK\x03\x04"):
         yield from _zip_findings(path, name)
-    elif head.startswith(_ARRAY):
+        return
+    if head.startswith(_ARRAY) or path.suffix.lower() == ".npy":
         with path.open("rb") as stream:
             yield from _array_findings(stream, name, WHOLE_FILE)
-    elif is_pickle(head) or path.suffix.lower() in SUFFIXES:
+        if head.startswith(_ARRAY):
+            return
+    elif path.suffix.lower() == ".npz":
+        yield Finding(name, WHOLE_FILE, "cannot be read as a zip file of arrays", "")
+    if is_pickle(head) or path.suffix.lower() in SUFFIXES or _runs_as_pickle(path):
         yield from _plain_findings(path, name)
 
 
@@ -59,15 +73,19 @@ def is_checkpoint(archive: zipfile.ZipFile) -> bool:
 
 
 def _zip_findings(path: Path, name: str) -> Iterator[Finding]:
-    try:
+    plain = False
+
+    def read() -> Iterator[Finding]:
+        nonlocal plain
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             scripted = any(entry.endswith("/constants.pkl") for entry in names)
             plain = not scripted and any(entry.endswith("/data.pkl") for entry in names)
-            found = [one for entry in archive.infolist() for one in _entry_findings(archive, entry, name, scripted)]
-    except (zipfile.BadZipFile, RuntimeError, OSError, ValueError, NotImplementedError) as problem:
-        yield Finding(name, WHOLE_FILE, "cannot be read as a zip file", excerpt_of(str(problem)))
-        return
+            for entry in archive.infolist():
+                one = functools.partial(_entry_findings, archive, entry, name, scripted)
+                yield from read_archive(name, entry.filename, one, "cannot be read as an entry of a zip file")
+
+    found = read_archive(name, WHOLE_FILE, read)
     yield from found
     if plain and not found:
         yield from _refused_by_torch(path, name)
@@ -127,7 +145,7 @@ def _imports_of(stream: IO[bytes]) -> Iterator[str]:
     """Yield the dotted names that a pickle imports, by following its stack without making anything."""
     stack: list[Any] = []
     memo: dict[int, Any] = {}
-    for opcode, argument, _ in pickletools.genops(stream):
+    for opcode, argument in _opcodes(stream):
         code, place = opcode.name, argument if isinstance(argument, int) else 0
         if code == "STACK_GLOBAL":
             name, module = stack.pop(), stack.pop()
@@ -150,6 +168,55 @@ def _imports_of(stream: IO[bytes]) -> Iterator[str]:
             for pushed in opcode.stack_after:
                 text = argument if isinstance(argument, str) and code not in ("GLOBAL", "INST", "PERSID") else None
                 stack.append(_MARK if pushed is pickletools.markobject else text)
+
+
+def _opcodes(stream: IO[bytes]) -> Iterator[tuple[pickletools.OpcodeInfo, Any]]:
+    """Yield the opcodes of a pickle and their arguments.
+
+    Text lines are not parsed: `pickletools.genops` refuses some that Python's unpickler accepts, such as `I0x10`.
+    """
+    while True:
+        char = stream.read(1)
+        opcode = _OPCODES.get(char.decode("latin-1"))
+        if opcode is None:
+            raise ValueError(f"has no opcode {char!r}")
+        yield opcode, _argument(opcode, stream)
+        if opcode.name == "STOP":
+            return
+
+
+def _argument(opcode: pickletools.OpcodeInfo, stream: IO[bytes]) -> Any:
+    if opcode.arg is None:
+        return None
+    if opcode.arg.n != pickletools.UP_TO_NEWLINE:
+        return opcode.arg.reader(stream)
+    lines = [stream.readline() for _ in range(2 if opcode.name in ("GLOBAL", "INST") else 1)]
+    if not all(line.endswith(b"\n") for line in lines):
+        raise ValueError("ends within a line")
+    line = b" ".join(line.removesuffix(b"\n") for line in lines)
+    if opcode.name in ("GET", "PUT"):
+        return int(line)
+    if opcode.name == "UNICODE":
+        return codecs.decode(line, "raw-unicode-escape")
+    if opcode.name == "STRING":
+        return bytes(codecs.escape_decode(line.strip()[1:-1])[0]).decode("latin-1")
+    return line.decode("utf-8", "replace")
+
+
+def _runs_as_pickle(path: Path) -> bool:
+    """Return whether a file that looks like no pickle would import something as one, and use or return it."""
+    with path.open("rb") as stream:
+        imports = False
+        try:
+            for opcode, argument in _opcodes(io.BufferedReader(io.BytesIO(stream.read(_MAX_UNKNOWN_BYTES)))):
+                if opcode.name in ("GLOBAL", "INST") and not _IMPORTED.fullmatch(argument):
+                    return False  # of which Python can import nothing
+                imports = imports or opcode.name in _IMPORTING
+                if imports and opcode.name in _ENDING:
+                    return True
+        except Exception:  # whatever anybody's file makes the readers raise
+            return False
+    return False
 
 
 def _pop(stack: list[Any], opcode: pickletools.OpcodeInfo) -> None:

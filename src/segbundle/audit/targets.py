@@ -11,10 +11,12 @@ import importlib
 import inspect
 import re
 import sys
+from collections.abc import Collection
 from functools import lru_cache
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
+from segbundle.audit.arguments import downloads, takes_code_names, takes_downloads
 from segbundle.audit.names import IMPORTS, NAMES, PASSED_THROUGH
 from segbundle.startup import fast_imports
 
@@ -40,6 +42,7 @@ _EXCEPTIONS = (
     *_within("monai.handlers", "clearml_handlers mlflow_handler"),  # send data to a server
     *_within("monai", "handlers.trt_handler networks.trt_compiler networks.layers.gmm"),  # compile and run
     *_within("monai", "losses.perceptual"),  # runs code of torch.hub
+    *_within("monai.networks.nets", "cell_sam_wrapper resnet.get_pretrained_resnet_medicalnet transchex"),  # download
     *_within("monai.networks.utils", "convert_to_onnx convert_to_torchscript convert_to_trt save_state"),
     *_within("monai.networks.utils", "look_up_named_module replace_modules replace_modules_temp set_named_module"),
     *_within("monai.networks.utils", "simple_replace"),  # like those before: any attribute of any object
@@ -111,6 +114,35 @@ def target_problem(name: str) -> str | None:
     if walked.listed and name.rpartition(".")[0] not in ("torch", "torch.cuda"):
         return "is not known to be harmless with all arguments"
     return None
+
+
+def callable_target_problem(name: str) -> str | None:
+    """Return why a `_target_` may not stand for itself, so that expressions call it with any argument, or None.
+
+    Args:
+        name: of a target that `target_problem` knows to be harmless.
+
+    Example:
+        >>> callable_target_problem("LoadImage")
+        'may not be callable, since its arguments can name code or servers'
+        >>> callable_target_problem("monai.networks.nets.UNet")
+    """
+    found = _candidates(name)
+    if any(takes_code_names(candidate) for candidate in found):
+        return "may not be callable, since its arguments can name code or servers"
+    if any(takes_downloads(candidate) for candidate in found):
+        return "may not be callable, since its arguments can make it download weights"
+    return None
+
+
+def downloads_by_default(name: str, given: Collection[str]) -> bool:
+    """Return whether a network downloads weights because an argument, whose default that is, is not given.
+
+    Args:
+        name: see `callable_target_problem`.
+        given: names of the arguments that are given, whose values are judged elsewhere.
+    """
+    return any(downloads(candidate, (), dict.fromkeys(given)) for candidate in _candidates(name))
 
 
 def is_known_module(name: str) -> bool:
@@ -196,18 +228,26 @@ def _located(name: str) -> Any:
             return None
 
 
+def _candidates(name: str) -> list[Any]:
+    return [walk(name).found] if "." in name else _bare_candidates(name)
+
+
 @lru_cache(maxsize=4096)
-def _bare_problem(name: str) -> str | None:
-    """Judge all that MONAI may take a bare name for."""
+def _bare_candidates(name: str) -> list[Any]:
+    """Return all that MONAI may take a bare name for."""
     with fast_imports():
         importlib.import_module("monai.bundle")
-    candidates = [
+    return [
         found
         for module in [known for known in sys.modules if known.startswith("monai")]
         if (found := vars(sys.modules[module]).get(name)) is not None
         and (inspect.isclass(found) or inspect.isfunction(found))
         and found.__module__ == module
     ]
+
+
+def _bare_problem(name: str) -> str | None:
+    candidates = _bare_candidates(name)
     if not candidates:
         return f"is no component of MONAI, and {OUTSIDE.removeprefix('is ')}"
     return next((problem for found in candidates if (problem := object_problem(found))), None)

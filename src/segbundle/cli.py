@@ -236,7 +236,7 @@ def audit(
 @app.command()
 def samples(
     output_dir: Annotated[Path, typer.Argument(help="A new folder.")],
-    seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same files.")] = 0,
     num_training: Annotated[int, typer.Option("--num_training", min=1, help="Labelled training cases.")] = 16,
     num_test: Annotated[int, typer.Option("--num_test", min=0, help="Labelled test cases.")] = 6,
 ) -> None:

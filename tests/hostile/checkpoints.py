@@ -247,9 +247,9 @@ def _resumed() -> Iterator[Case]:
     contents: dict[str, bytes | Callable[[Place], bytes]] = {
         "empty": b"", "text": b"hello", "cut short": lambda p: (p.material.trained / "last.pt").read_bytes()[:-300], "code": saved(_Code()), "a state dict only": saved(state()), "a list": saved([1]), "a number": saved(3), "an empty mapping": saved({}),
         **{f"epoch {value!r}": last(epoch=value) for value in (None, -1, "x", 2.5, [1], ..., True)},
-        **{f"model {value!r}": last(model=value) for value in (None, 3, {}, [], ...)},
+        **{f"{key} {value!r}": last(**{key: value}) for key in ("network", "average") for value in (None, 3, {}, [], ...)},
         **{f"optimizer {value!r}": last(optimizer=value) for value in (None, 3, {}, [], ...)},
-        "model of NaN": lambda p: last(model={k: v * float("nan") for k, v in state().items()})(p),
+        **{f"{key} of NaN": lambda p, k=key: last(**{k: {n: v * float("nan") for n, v in state().items()}})(p) for key in ("network", "average")},
     }  # fmt: skip
     for name, content in contents.items():
         yield Case(

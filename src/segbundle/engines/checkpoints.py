@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -78,7 +79,7 @@ def _warn_if_unfinished(ckpt_path: str | Path | Sequence[str | Path] | None) -> 
 
 def models_of_folds(folder: Path) -> list[Path]:
     """The models of a cross-validation's folds; none if the folder is something else."""
-    return [path for place in fold_folders(folder) if (path := place / "model.pt").exists()]
+    return [path for place in fold_folders(folder) if os.path.lexists(path := place / "model.pt")]
 
 
 def load_weights(

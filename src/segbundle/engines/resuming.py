@@ -175,7 +175,7 @@ class Checkpoints:
                 if not _fits(value, parameter)
             ]
         except Exception as error:  # of many kinds, as its content can be anything
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
             raise CheckpointError(f"{self.last}: its optimizer differs from the configured one ({reason}).") from error
         if unfit:
             raise CheckpointError(

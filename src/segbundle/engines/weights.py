@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,7 +33,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         )
     try:
         _refuse_inflation(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about kinds of tensors that are refused
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except MemoryError as error:

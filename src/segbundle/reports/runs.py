@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -278,7 +279,7 @@ def _made_by(folder: Path) -> dict[str, Any]:
     from segbundle.reports.schemas import MadeBy
 
     path = folder / names.RUN_FILE
-    made_by: dict[str, Any] = read_validated(path, MadeBy) if path.is_file() else {}
+    made_by: dict[str, Any] = read_validated(path, MadeBy) if os.path.lexists(path) else {}
     if not made_by:
         return {}
     shown = {key: without_credentials(made_by[key]) for key in ("command",) if key in made_by}

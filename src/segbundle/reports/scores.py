@@ -240,12 +240,17 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         OutputError: the file cannot be read, lacks columns, or holds other values than `write_scores` writes.
     """
-    rows = []
+    rows, known = [], set[tuple[str, str]]()
     for number, line in enumerate(read_csv(path, ("case", "class", "status", "dice")), 1):
         try:
             rows.append(_read_row(line))
         except ValueError as error:
             raise OutputError(f"{path}: row {number} cannot be read ({error}); evaluate again.") from error
+        if (key := (rows[-1].case, rows[-1].name)) in known:
+            raise OutputError(
+                f"{path}: row {number} is the second of case {key[0]!r} and class {key[1]!r}; evaluate again."
+            )
+        known.add(key)
     return rows
 
 

@@ -214,6 +214,12 @@ def test_a_label_called_ignore_is_no_class(tmp_path, labels):
     assert labelled_data(tmp_path, TINY_CLASSES)[0]["ignore_label"] == value
 
 
+def test_label_values_with_a_gap_are_refused_by_the_key(tmp_path):
+    write_description(tmp_path, labels={"1": "ball", "2": "cube"})
+    with pytest.raises(DataError, match=r"dataset\.json: the values of `labels` are \[1, 2\], and must be 0, 1, 2"):
+        described_labels(tmp_path)
+
+
 def test_without_one_there_is_none(tmp_path):
     write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
     assert "ignore_label" not in labelled_data(tmp_path, TINY_CLASSES)[0]

@@ -199,8 +199,8 @@ def described_labels(folder: Path) -> DescribedLabels:
         del by_value[value]
     if len(ignored) > 1 or sorted(by_value) != list(range(len(by_value))):
         raise DataError(
-            f"{path}: label values are {shortened(sorted(by_value))}, and must be 0, 1, 2, ... without a gap, "
-            "apart from one called ignore."
+            f"{path}: the values of `labels` are {shortened(sorted(by_value))}, and must be 0, 1, 2, ... without a "
+            "gap, apart from one called ignore."
         )
     elsewhere = [value for value, name in by_value.items() if name.lower() == "background" and value > 0]
     if elsewhere:

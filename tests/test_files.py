@@ -103,7 +103,22 @@ def test_tables_open_in_excel_and_are_read_by_programs(tmp_path):
 
 
 def test_cells_that_spreadsheets_would_compute_are_text(tmp_path):
-    names = ["=1+1", "+a", "-b", "@c", "\t=d", "\r=e", "'=f", "''-g", "'h", "-", "x=1", '=HYPERLINK("a,b")']
+    names = [
+        "=1+1",
+        "+a",
+        "-b",
+        "@c",
+        "\t=d",
+        "\r=e",
+        "'=f",
+        "''-g",
+        "'h",
+        "-",
+        "+1",
+        "-2.5e3",
+        "x=1",
+        '=HYPERLINK("a,b")',
+    ]
     write_csv(tmp_path / "a.csv", ["case", "change"], [(name, "-1.5e-3") for name in names])
     with (tmp_path / "a.csv").open(newline="") as file:
         cells = [cell for row in csv.reader(file) for cell in row]

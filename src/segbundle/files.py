@@ -19,6 +19,8 @@ from segbundle.outputs import folder_of, names, owner_of, resolve
 _LOCK = ".lock"
 _locks: list[Any] = []
 """Held until the process ends."""
+_TEXT_COLUMNS = ("case", "class")
+"""Columns of tables whose cells are text, even if they look like numbers."""
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?")
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 """Beginnings of cells that spreadsheet programs compute, with the apostrophes that keep them from it."""
@@ -134,14 +136,15 @@ def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[
     """Write a table for people and programs, whole or not at all: comma, UTF-8, RFC 4180.
 
     A byte order mark is written where there are other letters than ASCII's: Excel needs it, and pandas reads either.
-    A cell that begins with `=`, `+`, `-`, `@`, a tab or a carriage return, and is no number, gets an apostrophe before
-    it: spreadsheet programs would compute it, quoted or not. `read_csv` removes the apostrophe.
+    A cell that begins with `=`, `+`, `-`, `@`, a tab or a carriage return gets an apostrophe before it: spreadsheet
+    programs would compute it, quoted or not. `read_csv` removes the apostrophe. Numbers stay numbers, except in the
+    columns `case` and `class`.
 
     Raises:
         OutputError: the file cannot be written.
     """
     text = io.StringIO(newline="")
-    csv.writer(text).writerows([columns, *(map(_inert, row) for row in rows)])
+    csv.writer(text).writerows([columns, *([_inert(*cell) for cell in zip(columns, row, strict=True)] for row in rows)])
     content = text.getvalue()
     write_text(path, content if content.isascii() else f"\ufeff{content}")
 
@@ -175,8 +178,9 @@ def read_csv(path: str | Path, columns: Collection[str]) -> list[dict[str, str]]
         raise OutputError(f"{path}: cannot be read as a table ({error}). Write it again.") from error
 
 
-def _inert(cell: str) -> str:
-    return f"'{cell}" if _FORMULA.match(cell) and not _NUMBER.fullmatch(cell) else cell
+def _inert(column: str, cell: str) -> str:
+    is_number = column not in _TEXT_COLUMNS and _NUMBER.fullmatch(cell)
+    return f"'{cell}" if _FORMULA.match(cell) and not is_number else cell
 
 
 def _as_written(cell: str) -> str:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segbundle.data import find_scans, fold_names, labelled_data, load_cases, read_scan
+from segbundle.data.dataset_check import DatasetCheck
 from segbundle.data.description import described_labels
 from segbundle.errors import ConfigError, DataError
 from tiny import TINY_CLASSES, write_description, write_empty_scans
@@ -213,6 +214,12 @@ def test_a_label_called_ignore_is_no_class(tmp_path, labels):
     assert labelled_data(tmp_path, TINY_CLASSES)[0]["ignore_label"] == value
 
 
+def test_label_values_with_a_gap_are_refused_by_the_key(tmp_path):
+    write_description(tmp_path, labels={"1": "ball", "2": "cube"})
+    with pytest.raises(DataError, match=r"dataset\.json: the values of `labels` are \[1, 2\], and must be 0, 1, 2"):
+        described_labels(tmp_path)
+
+
 def test_without_one_there_is_none(tmp_path):
     write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
     assert "ignore_label" not in labelled_data(tmp_path, TINY_CLASSES)[0]
@@ -230,6 +237,57 @@ def test_what_was_annotated_is_not_passed_over(tmp_path, entry, message):
     write_description(tmp_path, training=[{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz", **entry}])
     with pytest.raises(DataError, match=message):
         labelled_data(tmp_path, TINY_CLASSES)
+
+
+class TestFilesOfSeveralCases:
+    def write(self, folder, **changes):
+        """Cases a and b, the second one with other paths."""
+        write_empty_scans(folder, *(f"{kind}Tr/{name}.nii.gz" for kind in ("images", "labels") for name in "ab"))
+        entries = [{"image": f"imagesTr/{name}.nii.gz", "label": f"labelsTr/{name}.nii.gz"} for name in "ab"]
+        write_description(folder, training=[entries[0], {**entries[1], **changes}])
+        return folder
+
+    @pytest.mark.parametrize("path", ["labelsTr/a.nii.gz", "./imagesTr/../labelsTr/a.nii.gz", "link.nii.gz"])
+    def test_one_label_map_is_refused(self, tmp_path, path):
+        (tmp_path / "link.nii.gz").symlink_to("labelsTr/a.nii.gz")
+        self.write(tmp_path, label=path)
+        with pytest.raises(DataError, match=r"cases 'a' and 'b' have the same label map: .*a\.nii\.gz"):
+            labelled_data(tmp_path, TINY_CLASSES)
+        assert "have the same label map" in "".join(DatasetCheck(tmp_path, TINY_CLASSES).problems)
+
+    def test_one_image_is_refused(self, tmp_path):
+        (tmp_path / "c.nii.gz").symlink_to("imagesTr/a.nii.gz")
+        self.write(tmp_path, image="c.nii.gz")
+        with pytest.raises(DataError, match="cases 'a' and 'c' have the same image"):
+            labelled_data(tmp_path, TINY_CLASSES)
+
+    def test_one_label_map_in_two_lists_is_refused(self, tmp_path):
+        self.write(tmp_path)
+        entries = json.loads((tmp_path / "dataset.json").read_text())["training"]
+        write_description(tmp_path, training=entries[:1], validation=[{**entries[1], "label": entries[0]["label"]}])
+        with pytest.raises(DataError, match="have the same label map"):
+            labelled_data(tmp_path, TINY_CLASSES)
+
+
+def test_a_listed_image_without_label_that_is_missing_is_refused(tmp_path):
+    write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+    write_description(tmp_path, training=[{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}, "nowhere.nii"])
+    with pytest.raises(DataError, match=r"nowhere\.nii: no such file"):
+        labelled_data(tmp_path, TINY_CLASSES)
+
+
+@pytest.mark.parametrize("kind", ["images", "labels"])
+def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path, kind):
+    write_empty_scans(tmp_path, *(f"{part}Tr/{name}.nii" for part in ("images", "labels") for name in "ab"))
+    path = tmp_path / f"{kind}Tr" / "b.nii"
+    path.unlink()
+    path.mkdir()
+    (path / "notes.txt").write_text("moved")
+    with pytest.raises(DataError, match=rf"{kind}Tr/b\.nii: is a folder without a scan, not a file"):
+        labelled_data(tmp_path, TINY_CLASSES)
+    (path / "notes.txt").unlink()
+    write_empty_scans(tmp_path, f"{kind}Tr/b.nii/b.nii")  # as some archives are unpacked
+    assert [case["case"] for case in labelled_data(tmp_path, TINY_CLASSES)] == ["a", "b"]
 
 
 class TestWaysToWriteADataset:
@@ -318,10 +376,10 @@ class TestNothingIsDropped:
         assert "imagesTr: is a link that leads back to itself" in case.problems[0]
 
     def test_missing_files_are_named_for_every_case_at_once(self, tmp_path):
-        write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
         names = ["a", *(f"gone_{n:02d}" for n in range(12))]
+        write_empty_scans(tmp_path, "imagesTr/a.nii.gz", *(f"labelsTr/{n}.nii.gz" for n in names))
         write_description(
-            tmp_path, training=[{"image": f"imagesTr/{n}.nii.gz", "label": "labelsTr/a.nii.gz"} for n in names]
+            tmp_path, training=[{"image": f"imagesTr/{n}.nii.gz", "label": f"labelsTr/{n}.nii.gz"} for n in names]
         )
         with pytest.raises(DataError) as caught:
             labelled_data(tmp_path, TINY_CLASSES, "training", fold=0)

@@ -28,6 +28,12 @@ def test_a_good_dataset_has_none(tiny_dataset):
     assert problems(tiny_dataset) == []
 
 
+def test_of_many_unknown_label_values_the_first_are_shown(tmp_path):
+    write_case(tmp_path, "a", label=np.arange(64, dtype=np.uint8).reshape(4, 4, 4))
+    (message,) = problems(tmp_path)
+    assert "holds label value(s) [3, 4, 5, 6, 7, 8, 9, 10, 11, 12 and 51 more], but class_names" in message
+
+
 def test_every_kind_of_problem_in_one_run(tmp_path):
     shifted = np.eye(4)
     shifted[0, 3] = 3

@@ -69,6 +69,36 @@ def test_fold_keys_that_make_no_folds(tmp_path, folds, message):
     assert chosen(tmp_path, "training", None) == "012345"
 
 
+@pytest.mark.parametrize("key", ["Fold", "FOLD", "fold_id", "fold-id", "split", "cv_fold", "kfold"])
+def test_other_spellings_of_fold_are_refused(tmp_path, key):
+    entries = [{**entry(name), key: number % 2} for number, name in enumerate(NAMES)]
+    write_dataset(tmp_path, training=entries)
+    for fold in (0, None):
+        with pytest.raises(DataError, match=rf"training\[0\] has '{key}'.*: did you mean 'fold'"):
+            chosen(tmp_path, "training", fold)
+
+
+@pytest.mark.parametrize("key", ["n_folds", "numFolds", "Folds", "num-folds", "NUM_FOLDS", "splits", "n_splits"])
+def test_other_spellings_of_num_folds_are_refused(tmp_path, key):
+    write_dataset(tmp_path, **{key: 3})
+    with pytest.raises(DataError, match=rf"dataset\.json: has '{key}', which is not read: did you mean 'num_folds'"):
+        chosen(tmp_path, "training", 0)
+
+
+@pytest.mark.parametrize("name", ["splits_final.pkl", "Splits_Final.json", "splits.json", "splits-final.yaml"])
+def test_files_with_folds_that_are_not_read_are_refused(tmp_path, caplog, name):
+    write_dataset(tmp_path)
+    (tmp_path / name).write_text("[]")
+    for listing in (lambda: chosen(tmp_path, "training", 0), lambda: num_folds_of(tmp_path, 5)):
+        with pytest.raises(DataError, match=rf"{name}: is not read: did you mean splits_final\.json"):
+            listing()
+    assert chosen(tmp_path, "training", None) == "012345"
+    splits = [{"train": NAMES[:4], "val": NAMES[4:]}, {"train": NAMES[4:], "val": NAMES[:4]}]
+    (tmp_path / "splits_final.json").write_text(json.dumps(splits))
+    assert chosen(tmp_path, "validation", 0) == "45"
+    assert f"{name}: is not read; folds come from splits_final.json" in caplog.text
+
+
 def test_num_folds_of_the_dataset(tmp_path):
     write_dataset(tmp_path, num_folds=3)
     assert [len(chosen(tmp_path, "validation", fold)) for fold in range(3)] == [2, 2, 2]
@@ -143,6 +173,11 @@ class TestSplitsFinal:
         self.write(tmp_path, ("012", "45"), ("2345", "01"))
         assert chosen(tmp_path, "training", 0) == "012"
         assert "splits_final.json: fold 0 leaves out 1 of 6 labeled cases (c3)" in caplog.text
+
+    def test_cases_that_no_fold_holds_out_are_named(self, tmp_path, caplog):
+        self.write(tmp_path, ("0134", "25"), ("2345", "01"))
+        assert chosen(tmp_path, "validation", 0) == "25"
+        assert "no fold holds out 2 of 6 labeled cases (c3, c4), so that a cross-validation never" in caplog.text
 
     @pytest.mark.parametrize(
         ("folds", "message"),

@@ -1,5 +1,6 @@
 """Headers that cannot be true, damaged files, and the other formats that nibabel reads."""
 
+import gzip
 import struct
 
 import nibabel as nib
@@ -174,6 +175,48 @@ def test_analyze_files_are_read_with_a_warning(tmp_path, voxels, caplog):
     np.testing.assert_array_equal(scan.array[0], voxels)
     np.testing.assert_array_equal(scan.geometry.affine, nib.load(tmp_path / "a.img").affine)
     assert "a.hdr: Analyze files do not say what is left and right" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("offset", "content", "message"),
+    [
+        (40, shorts(0), r"dim\[0\] of its header is 0"),
+        (42, shorts(5, -6), r"shape \(5, -6, 7\); sizes must be positive"),
+        (80, floats(0), r"voxels of 0 x 1 x 1 mm \(pixdim\)"),
+        (80, floats(0, 0, 0), "voxels of 0 x 0 x 0 mm"),
+        (84, floats(-1), "voxels of 1 x -1 x 1 mm"),
+        (88, floats(np.inf), "voxels of 1 x 1 x inf mm"),
+        (108, floats(-4), "vox_offset of its header is -4"),
+        (112, floats(np.inf, 0), "scales values by inf and adds 0"),
+        (112, floats(2, np.nan), "scales values by 2 and adds nan"),
+    ],
+)
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_an_analyze_header_is_checked_like_niftis(tmp_path, voxels, order, offset, content, message):
+    header = nib.AnalyzeHeader(endianness=order)
+    header.set_data_dtype(np.int16)
+    nib.AnalyzeImage(voxels, np.eye(4), header).to_filename(tmp_path / "a.img")
+    read_scan(tmp_path / "a.hdr")
+    size = 2 if offset < 80 else 4
+    words = np.frombuffer(content, f"<i{size}").astype(f"{order}i{size}").tobytes()
+    raw = bytearray((tmp_path / "a.hdr").read_bytes())
+    raw[offset : offset + len(words)] = words
+    (tmp_path / "a.hdr").write_bytes(raw)
+    for path in (tmp_path / "a.hdr", tmp_path / "a.img"):
+        for read in (read_scan, read_geometry):
+            with pytest.raises(DataError, match=message) as error:
+                read(path)
+            assert str(error.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("suffix", [".mgh", ".mgz"])
+def test_a_freesurfer_header_without_geometry_is_refused(tmp_path, voxels, suffix):
+    image = nib.MGHImage(voxels, AFFINE)
+    image.header["goodRASFlag"] = 0
+    content = image.header.binaryblock + voxels.astype(">i2").tobytes(order="F")
+    (tmp_path / f"a{suffix}").write_bytes(content if suffix == ".mgh" else gzip.compress(content))
+    with pytest.raises(DataError, match=r"does not say where voxels lie \(goodRASFlag is 0\)"):
+        read_scan(tmp_path / f"a{suffix}")
 
 
 FREE_TEXT = {

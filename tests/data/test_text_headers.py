@@ -22,11 +22,11 @@ def write(folder, name, compressed=False):
 
 
 def with_field(path, key, value):
-    """Replace a field of a header, or add it before the last one."""
+    """Replace a field of a header, or add it before the last one; None removes it."""
     head, separator = (b" = ", b"ElementDataFile") if path.suffix in (".mha", ".mhd") else (b": ", b"encoding")
     content = path.read_bytes()
     start = content.find(key.encode() + head)
-    line = key.encode() + head + value.encode() + b"\n"
+    line = b"" if value is None else key.encode() + head + value.encode() + b"\n"
     if start < 0:
         start = end = content.find(separator)
     else:
@@ -61,6 +61,13 @@ def assert_refused(path, key, value, message):
         ("ElementNumberOfChannels", "1000000", "ElementNumberOfChannels is"),
         ("ElementSpacing", "1 1 nan", "ElementSpacing is '1 1 nan'"),
         ("ElementSpacing", "1 1", "ElementSpacing is '1 1'"),
+        ("ElementSpacing", "1 -2 1", "ElementSpacing is '1 -2 1'"),
+        ("ElementSpacing", "0 1 1", "ElementSpacing is '0 1 1'"),
+        ("ElementSpacing", None, "its header has no ElementSpacing or ElementSize: voxels have no size"),
+        ("DistanceUnits", "cm", "its header gives sizes in 'cm' (DistanceUnits), and millimeters are needed"),
+        ("ElementToIntensityFunctionSlope", "2", "ElementToIntensityFunctionSlope is '2', and values are read without"),
+        ("ElementToIntensityFunctionOffset", "-1024", "ElementToIntensityFunctionOffset is '-1024'"),
+        ("ElementToIntensityFunctionSlope", "nan", "ElementToIntensityFunctionSlope is 'nan', which cannot be"),
         ("Offset", "inf 0 0", "Offset is 'inf 0 0'"),
         ("TransformMatrix", "1 0 0 0 1 0 0 0", "TransformMatrix is"),
         ("BinaryData", "False", "written as text"),
@@ -86,6 +93,14 @@ def test_a_metaimage_header_is_refused(tmp_path, name, key, value, message):
         ("space origin", f"({LONG},0,0)", "a line that is none or too long"),
         ("space origin", "(inf,0,0)", "space origin is '(inf,0,0)', which is not finite"),
         ("space directions", "(1,0,0) (0,x,0) (0,0,1)", "space directions is"),
+        ("space directions", None, "its header has no `spacings` or `space directions`: voxels have no size"),
+        ("space directions", "none (0,1,0) (0,0,1)", "no direction for each spatial axis in `space directions`"),
+        ("space", "scanner-xyz", "its space is 'scanner-xyz', which does not say where left"),
+        ("space", "3D-right-handed", "its space is '3D-right-handed'"),
+        ("space", "left-posterior-superior-time", "its space is 'left-posterior-superior-time'"),
+        ("space units", '"mm" "cm" "mm"', "its header gives sizes in 'cm' (space units), and millimeters are needed"),
+        ("spaceunits", '"um" "um" "um"', "its header gives sizes in 'um' (space units)"),
+        ("units", '"cm" "cm" "cm"', "its header gives sizes in 'cm' (units)"),
         ("encoding", "ascii", "its encoding is 'ascii', which is not read. Save it as binary"),
         ("encoding", "hex", "its encoding is 'hex'"),
         ("byte skip", "-7", "byte skip is '-7'"),
@@ -93,6 +108,64 @@ def test_a_metaimage_header_is_refused(tmp_path, name, key, value, message):
 )
 def test_an_nrrd_header_is_refused(tmp_path, name, key, value, message):
     assert_refused(write(tmp_path, name), key, value, message)
+
+
+WITHOUT_SPACE = {"space": None, "space directions": None, "space origin": None}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"thicknesses": "1 1 2"}, "its header has no `spacings`"),
+        ({"axis mins": "0 0 0", "axis maxs": "4 5 6"}, "its header has no `spacings`"),
+        ({"spacings": "1 nan 2"}, "spacings is '1 nan 2', which cannot be"),
+        ({"spacings": "1 -1 2"}, "spacings is '1 -1 2'"),
+        ({"spacings": "1 2"}, "spacings is '1 2'"),
+        ({"space dimension": "3", "space directions": "(1,0,0) (0,1,0) (0,0,2)"}, "its space is ''"),
+    ],
+)
+def test_an_nrrd_header_without_sizes_or_space_is_refused(tmp_path, fields, message):
+    path = write(tmp_path, "a.nrrd")
+    *others, (key, value) = {**WITHOUT_SPACE, **fields}.items()
+    for other in others:
+        with_field(path, *other)
+    assert_refused(path, key, value, message)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "spacing"),
+    [
+        ("a.nrrd", {**WITHOUT_SPACE, "spacings": "1 2 4"}, (1, 2, 4)),
+        ("a.nrrd", {"space": "RAS", "space units": '"mm" "mm" ""'}, (1, 1, 1)),
+        ("a.nrrd", {"space": "Left-Anterior-Superior"}, (1, 1, 1)),
+        ("a.nrrd", {"space directions": None, "spacedirections": "(1,0,0) (0,2,0) (0,0,4)"}, (1, 2, 4)),
+        ("a.mha", {"ElementSpacing": None, "ElementSize": "1 2 4"}, (1, 2, 4)),
+        ("a.mha", {"ElementToIntensityFunctionSlope": "1.0", "ElementToIntensityFunctionOffset": "0"}, (1, 1, 1)),
+        ("a.mha", {"DistanceUnits": "mm"}, (1, 1, 1)),
+    ],
+)
+def test_sizes_may_be_written_in_several_ways(tmp_path, name, fields, spacing):
+    path = write(tmp_path, name)
+    for field in fields.items():
+        with_field(path, *field)
+    scan = read_scan(path, None)
+    np.testing.assert_array_equal(scan.array[0], VALUES.transpose(2, 1, 0))
+    assert scan.geometry.spacing == spacing
+
+
+@pytest.mark.parametrize("name", ["a.mha", "a.nrrd"])
+@pytest.mark.parametrize(
+    ("shape", "vectors", "expected"),
+    [((7, 6), False, (1, 6, 7, 1)), ((3, 7, 6, 5), False, (3, 5, 6, 7)), ((7, 6, 5, 3), True, (3, 5, 6, 7))],
+)
+def test_what_simpleitk_writes_is_read(tmp_path, name, shape, vectors, expected):
+    """A slice, several volumes and voxels of several channels: NRRD has no space of its own for the first two."""
+    image = sitk.GetImageFromArray(np.ones(shape, np.int16), isVector=vectors)
+    image.SetSpacing([1, 2, 4, 8][: image.GetDimension()])
+    sitk.WriteImage(image, str(tmp_path / name))
+    scan = read_scan(tmp_path / name)
+    assert scan.array.shape == expected
+    assert scan.geometry.spacing == ((1, 2, 1) if len(shape) == 2 else (1, 2, 4))
 
 
 @pytest.mark.parametrize(("name", "key"), [("a.mha", "ElementDataFile"), ("a.nrrd", "data file")])

@@ -73,6 +73,36 @@ def test_levels_of_other_networks_are_compared_as_well():
 
 
 @pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("SwinUNETR", {"depths": [2, 2, 2, 2, 2]}, "'net#depths' has 5 entries; SwinUNETR has 4 levels"),
+        ("SwinUNETR", {"depths": [2, 2, 2]}, "'net#depths' has 3 entries"),
+        ("SwinUNETR", {"num_heads": [3, 6, 12, 24, 48]}, "'net#num_heads' has 5 entries"),
+        ("AHNet", {"layers": [3, 4, 6, 3, 3]}, "'net#layers' has 5 entries; AHNet has 4 levels"),
+        ("MedNeXt", {"encoder_expansion_ratio": [2] * 5}, "ratio' has 5 entries and 'net#blocks_down' 4"),
+        ("MedNeXt", {"decoder_expansion_ratio": [2] * 2}, "ratio' has 2 entries and 'net#blocks_down' 4"),
+        ("MedNeXt", {"blocks_up": [2] * 3}, "'net#blocks_up' has 3 entries and 'net#blocks_down' 4"),
+    ],
+)
+def test_lists_that_a_network_would_not_use_are_refused(name, change, message):
+    with pytest.raises(ConfigError, match=message):
+        check({"_target_": name}, **change)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("SwinUNETR", {"in_channels": 1, "depths": [1, 2, 1, 2], "num_heads": "@heads"}),
+        ("AHNet", {"layers": [3, 4, 6, 3]}),
+        ("MedNeXt", {"encoder_expansion_ratio": 3, "blocks_down": [1, 2], "blocks_up": [2, 1]}),
+        ("MedNeXt", {"encoder_expansion_ratio": [3, 2], "blocks_down": [1, 2], "blocks_up": [2, 1]}),
+    ],
+)
+def test_lists_of_a_network_that_fit_pass(name, change):
+    assert check({"_target_": name}, **change) is None
+
+
+@pytest.mark.parametrize(
     ("component", "message"),
     [
         ({"_target_": "torch.optim.AdamW", "lr": "abc"}, "'net#lr' is 'abc'; a number or a Tensor is needed"),

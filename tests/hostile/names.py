@@ -233,7 +233,7 @@ def _classes() -> Iterator[Case]:
             "NaN",
         ):
             continue
-        code = text.startswith(("$", "@", "%"))
+        code = text.startswith(("$", "@", "%")) and name != "a formula by at"
 
         def build(place: Place, text: str = text) -> list[object]:
             data = place.dataset()
@@ -243,7 +243,7 @@ def _classes() -> Iterator[Case]:
             lines = TASK.replace("[background, bright]", json.dumps(["background", text]))
             return place.evaluate(data, config=place.file("task.yaml", lines))
 
-        # in a YAML file, a text that begins with $, @ or % is an expression, a reference or a macro
+        # in a YAML file, a text that begins with $ or % is an expression or a macro, and @ with a name a reference
         yield Case(
             "names of classes", name, build, REFUSED if code else EITHER, ("task.yaml|class_names|dataset.json",) if code else (),
             None if code else _class_scored(text),

@@ -155,7 +155,11 @@ def named_apart(cases: list[Case], root: Path) -> list[Case]:
 
 
 def name_problems(cases: Iterable[Case]) -> list[str]:
-    """Return a message for every name that no file can have, that is not UTF-8, or that several cases have."""
+    """Return messages about names of cases, and about files that several cases share.
+
+    These are names that no file can have, that are not UTF-8, or that several cases have.
+    """
+    cases = list(cases)
     by_name: defaultdict[str, list[Case]] = defaultdict(list)
     messages = []
     for case in cases:
@@ -171,4 +175,29 @@ def name_problems(cases: Iterable[Case]) -> list[str]:
             paths = (first.image[0], second.image[0]) if apart else (first.label, second.label)
             both = " and ".join(escaped(str(path)) for path in paths)
             messages.append(f"two cases are named {name!r}: {both}; rename one of the files.")
+    return messages + _shared_files(cases)
+
+
+def _shared_files(cases: Sequence[Case]) -> list[str]:
+    """A message for every scan and label map that cases of different names have in common, by path or by a link."""
+    users: defaultdict[tuple[str, str], dict[str, Path]] = defaultdict(dict)
+    for case in cases:
+        for kind, paths in (("image", case.image), ("label map", () if case.label is None else (case.label,))):
+            for path in paths:
+                users[kind, _real(path)].setdefault(case.name, path)
+    messages = []
+    for (kind, _), by_name in users.items():
+        if len(by_name) > 1:
+            (one, first), (other, second) = list(by_name.items())[:2]
+            where = escaped(first) if first == second else f"{escaped(first)} and {escaped(second)}"
+            messages.append(
+                f"cases {one!r} and {other!r} have the same {kind}: {where}. Give each its own, or remove one of them."
+            )
     return messages
+
+
+def _real(path: Path) -> str:
+    try:
+        return os.path.realpath(path)
+    except (OSError, ValueError):  # no file can have that name, which is a problem of its own
+        return str(path)

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from segbundle.data.folders import some
 from segbundle.data.scans import Scan
 
+_SHOWN_VALUES = 10
 _RESAMPLE = "Resample the label map onto the image's grid with nearest neighbor."
 _ALIGN = (
     "Look at both in a viewer first: if the label map was drawn on this image, copy the image's header to it; "
@@ -51,9 +53,9 @@ def label_problems(label: Scan, class_names: Sequence[str], ignore_label: int | 
     unknown = [int(v) for v in values if not 0 <= v < len(class_names) and v != ignore_label]
     if unknown:
         yield (
-            f"{label.path}: holds label value(s) {unknown}, but class_names has the {len(class_names)} classes "
-            f"{list(class_names)} (0 to {len(class_names) - 1}); add the class or correct the label map. If it marks "
-            'voxels whose class is unknown, call it "ignore" in the labels of dataset.json.'
+            f"{label.path}: holds label value(s) [{some(unknown, _SHOWN_VALUES)}], but class_names has the "
+            f"{len(class_names)} classes {list(class_names)} (0 to {len(class_names) - 1}); add the class or correct "
+            'the label map. If it marks voxels whose class is unknown, call it "ignore" in the labels of dataset.json.'
         )
     elif ignore_label is not None and values.tolist() == [ignore_label]:
         yield f"{label.path}: every voxel is marked as unknown (ignore, {ignore_label}); leave the case's label out."

@@ -90,6 +90,7 @@ def _labeled(folder: Path, key: str) -> tuple[list[Case], list[Case]]:
         raise DataError(f"{folder}: no case under {key!r} has a label map.")
     if validation and all(case.label is None for case in validation):
         raise DataError(f"{folder}: no case of the `validation` list has a label map. Add them, or remove the list.")
+    refuse_cases([case for case in (*cases, *validation) if case.label is None])
     if unlabeled:
         log_once(unlabeled_in_words(folder, unlabeled, len(cases) + len(validation)), logging.WARNING)
     return [case for case in cases if case.label], [case for case in validation if case.label]

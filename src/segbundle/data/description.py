@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +20,17 @@ from segbundle.errors import DataError
 
 FILE_NAME = "dataset.json"
 LISTS = ("training", "validation", "test", "testing")
+_SECTIONS_IN_FOLDS = ("training", "validation")
+_OTHER_FOLD_KEYS = frozenset(
+    ("fold", "folds", "foldid", "foldidx", "foldindex", "foldno", "foldnumber", "cvfold", "kfold", "split", "splits")
+)
+"""Keys of cases by which other programs name a case's fold, without their capitals and word separators."""
+_OTHER_NUM_FOLDS_KEYS = frozenset(
+    ("numfolds", "nfolds", "nfold", "numberoffolds", "kfolds", "cvfolds", "numsplits", "nsplits", *_OTHER_FOLD_KEYS)
+)
+"""The same for keys of the whole file."""
 _VALUE = re.compile(r"[0-9]{1,9}$")
+_NO_LETTER = re.compile(r"[\W_]+")
 _STRICT: Any = {"strict": True, "extra": "allow"}
 
 
@@ -80,6 +90,11 @@ def read_description(folder: Path) -> dict[str, Any]:
     description: dict[str, Any] = validate(content, _Description, str(path))
     for key, known in _misspelt(description, frozenset({*LISTS, "labels", "channel_names"})):
         raise DataError(f"{path}: has {key!r}: did you mean {known!r}?")
+    for key in other_spellings(content, _OTHER_NUM_FOLDS_KEYS, "num_folds"):
+        raise DataError(
+            f"{path}: has {key!r}, which is not read: did you mean 'num_folds'? Folds may also be given by a `fold` of "
+            "each case, or by nnU-Net's splits_final.json."
+        )
     return {key: value for key, value in description.items() if value is not None}
 
 
@@ -97,6 +112,17 @@ def _misspelt(content: Mapping[str, Any], known: frozenset[str]) -> Iterator[tup
         near = _nearest(key, missing)
         if near is not None:
             yield key, near
+
+
+def other_spellings(names: Iterable[str], meant: Collection[str], known: str) -> list[str]:
+    """Return the names that mean the same as a known name; the known name is none of them.
+
+    Args:
+        names: for instance keys of a mapping.
+        meant: what has the same meaning, in lower case, letters and digits only.
+        known: the name as it is read.
+    """
+    return sorted(name for name in names if name != known and _NO_LETTER.sub("", name.lower()) in meant)
 
 
 @lru_cache(maxsize=1000)
@@ -124,6 +150,8 @@ def listed_case(path: Path, key: str, number: int | str, entry: Any) -> ListedCa
     entry = dict(entry)
     for name, known in _misspelt(entry, _ENTRY_KEYS):
         raise DataError(f"{place} has {name!r}: did you mean {known!r}?")
+    for name in other_spellings(entry, _OTHER_FOLD_KEYS, "fold") if key in _SECTIONS_IN_FOLDS else ():
+        raise DataError(f"{place} has {name!r}, which is not read: did you mean 'fold', with the values 0, 1, 2, ...?")
     if isinstance(entry.get("image"), str):
         entry["image"] = [entry["image"]]
     if not entry.get("image") or entry["image"] == [""]:
@@ -171,8 +199,8 @@ def described_labels(folder: Path) -> DescribedLabels:
         del by_value[value]
     if len(ignored) > 1 or sorted(by_value) != list(range(len(by_value))):
         raise DataError(
-            f"{path}: label values are {shortened(sorted(by_value))}, and must be 0, 1, 2, ... without a gap, "
-            "apart from one called ignore."
+            f"{path}: the values of `labels` are {shortened(sorted(by_value))}, and must be 0, 1, 2, ... without a "
+            "gap, apart from one called ignore."
         )
     elsewhere = [value for value, name in by_value.items() if name.lower() == "background" and value > 0]
     if elsewhere:

@@ -25,6 +25,8 @@ _SPECIAL = {
     stat.S_IFBLK: "a device",
 }
 
+_NOT_A_SCAN = "is a folder without a scan, not a file. Replace it by the scan itself, or remove it."
+
 
 @dataclass(frozen=True)
 class Lost:
@@ -92,12 +94,20 @@ def list_tree(root: str | Path) -> Tree:
         plain = [entry for entry in entries if not entry.name.startswith(".")]
         if len(plain) < len(entries):
             tree.left_out["hidden"] += len(entries) - len(plain)
+        if folder != tree.root and is_scan_file(folder) and not any(_may_be_scan(entry) for entry in plain):
+            tree.lost.append(Lost(folder, f"{escaped(folder)}: {_NOT_A_SCAN}", scan=True))
+            continue
         folders += [folder / entry.name for entry in plain if entry.is_dir(follow_symlinks=False)]
         _list_files(tree, folder, [entry for entry in plain if not entry.is_dir(follow_symlinks=False)], links)
     tree.files.sort()
     tree.dicom.sort()
     tree.lost.sort(key=lambda lost: lost.path)
     return tree
+
+
+def _may_be_scan(entry: os.DirEntry[str]) -> bool:
+    """Whether what lies in a folder that is named like a scan may be the scan: programs unpack archives like that."""
+    return entry.is_dir() or is_scan_file(Path(entry.name)) or may_be_slice(entry.name)
 
 
 def _list_files(tree: Tree, folder: Path, entries: list[os.DirEntry[str]], links: list[Path]) -> None:

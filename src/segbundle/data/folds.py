@@ -13,13 +13,20 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from segbundle.data.case import Case
-from segbundle.data.folders import log_once, some
+from segbundle.data.description import other_spellings
+from segbundle.data.folders import escaped, log_once, some
 from segbundle.documents import read_json
 from segbundle.errors import ConfigError, DataError
 
 DEFAULT_NUM_FOLDS = 5
 """The bundle's `num_folds`, which a dataset's own folds replace; any other number must agree with them."""
 SPLITS = "splits_final.json"
+_SPLIT_FILES = frozenset(
+    f"{name}{ending}"
+    for name in ("splitsfinal", "splitfinal", "finalsplits", "splits", "split", "folds")
+    for ending in ("json", "pkl", "pickle", "yaml", "yml")
+)
+"""Files that name folds, as other programs call them; `splits_final.pkl` is that of nnU-Net's version 1."""
 
 
 class _Fold(TypedDict):
@@ -80,6 +87,7 @@ def given_split(folder: Path, training: Sequence[Case], validation: Sequence[Cas
         DataError: several of them, or one that contradicts itself or the cases.
     """
     path = folder / SPLITS
+    _refuse_other_files(folder)
     found = {
         "the `fold` keys of dataset.json": any(case.fold is not None for case in (*training, *validation)),
         "the `validation` list of dataset.json": bool(validation),
@@ -94,6 +102,19 @@ def given_split(folder: Path, training: Sequence[Case], validation: Sequence[Cas
         held_out = frozenset(case.name for case in validation)
         return Split(given[0], ((frozenset(case.name for case in training), held_out),))
     return Split(given[0], tuple(_folds_by_key(folder, training))) if given else None
+
+
+def _refuse_other_files(folder: Path) -> None:
+    """Refuse files with folds that are not read, unless the one that is read is there as well."""
+    present = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    for name in other_spellings(present, _SPLIT_FILES, SPLITS):
+        if os.path.lexists(folder / SPLITS):
+            log_once(f"{escaped(folder / name)}: is not read; folds come from {SPLITS}", logging.WARNING)
+        else:
+            raise DataError(
+                f"{escaped(folder / name)}: is not read: did you mean {SPLITS}? Write that file as nnU-Net's version 2 "
+                'does, [{"train": [names], "val": [names]}, ...], or move this one away.'
+            )
 
 
 def _folds_by_key(folder: Path, cases: Sequence[Case]) -> Iterable[tuple[frozenset[str], frozenset[str]]]:
@@ -119,6 +140,13 @@ def _read_splits(path: Path, names: set[str]) -> Iterable[tuple[frozenset[str], 
     folds: list[_Fold] = read_json(path, list[_Fold])
     if not folds:
         raise DataError(f"{path}: holds no fold. Remove it, or write one as nnU-Net does.")
+    never = sorted(names.difference(*(fold["val"] for fold in folds)))
+    if never and len(folds) > 1:
+        log_once(
+            f"{path}: no fold holds out {len(never)} of {len(names)} labeled cases ({some(never)}), so that a "
+            "cross-validation never scores them",
+            logging.WARNING,
+        )
     for number, fold in enumerate(folds):
         training, held_out = frozenset(fold["train"]), frozenset(fold["val"])
         unknown = sorted((training | held_out) - names)

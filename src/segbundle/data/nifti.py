@@ -24,6 +24,10 @@ _CHUNK = 1 << 22
 _MOST_COMPRESSED = 1032
 """Bytes that one byte of gzip can stand for."""
 _NIFTI1_MAGIC, _NIFTI2_MAGIC = (b"n+1\0", b"ni1\0"), (b"n+2\0", b"ni2\0")
+_ANALYZE = nib.Spm2AnalyzeHeader
+"""Analyze 7.5 with SPM's scale factors, as which nibabel reads every Analyze file."""
+_GOOD_RAS_FLAG = 28
+"""Where in an MGH header that flag begins."""
 
 
 def nifti_geometry(path: Path) -> Geometry:
@@ -73,7 +77,10 @@ def _open(path: Path) -> Any:
 
 
 def _check_header(path: Path) -> None:
-    """Refuse values in a NIfTI header that nibabel replaces without a word, such as a voxel size of 0."""
+    """Refuse values in a header that nibabel replaces without a word, such as a voxel size of 0."""
+    if path.name.lower().endswith((".mgz", ".mgh")):
+        _check_mgh(path)
+        return
     found = _raw_header(path)
     if found is None:
         return
@@ -88,7 +95,8 @@ def _check_header(path: Path) -> None:
     if not (math.isfinite(offset) and offset >= earliest):
         raise DataError(f"{path}: vox_offset of its header is {offset:g}; voxels cannot begin there.")
     sizes = [float(size) for size in header["pixdim"][1 : 1 + min(count, 3)]]
-    if int(header["sform_code"]) == 0 and not all(math.isfinite(size) and size > 0 for size in sizes):
+    has_sform = "sform_code" in header.dtype.names and int(header["sform_code"]) != 0  # Analyze has none
+    if not has_sform and not all(math.isfinite(size) and size > 0 for size in sizes):
         shown = " x ".join(f"{size:g}" for size in sizes)
         raise DataError(f"{path}: its header says voxels of {shown} mm (pixdim), which cannot be. Repair the header.")
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
@@ -101,9 +109,7 @@ def _check_header(path: Path) -> None:
 
 
 def _raw_header(path: Path) -> tuple[Any, int] | None:
-    """The header's fields as they are stored, and where voxels begin at the earliest; None for what is not NIfTI."""
-    if path.name.lower().endswith((".mgz", ".mgh")):
-        return None
+    """The fields of a NIfTI or Analyze header as they are stored, and where voxels begin at the earliest."""
     with _open(header_file(path)) as file:
         block = file.read(nib.Nifti2Header.sizeof_hdr)
     kind: Any = None
@@ -111,11 +117,23 @@ def _raw_header(path: Path) -> tuple[Any, int] | None:
         kind, single = nib.Nifti1Header, block[344:348] == _NIFTI1_MAGIC[0]
     elif block[4:8] in _NIFTI2_MAGIC and len(block) == nib.Nifti2Header.sizeof_hdr:
         kind, single = nib.Nifti2Header, block[4:8] == _NIFTI2_MAGIC[0]
-    if kind is None:
+    elif _ANALYZE.sizeof_hdr in (int.from_bytes(block[:4], "little"), int.from_bytes(block[:4], "big")):
+        kind, single = _ANALYZE, False
+    if kind is None or len(block) < kind.sizeof_hdr:
         return None
     order = ">" if int.from_bytes(block[:4], "big") == kind.sizeof_hdr else "<"
     fields = np.frombuffer(block, kind.template_dtype.newbyteorder(order), 1)[0]
     return fields, kind.single_vox_offset if single else 0
+
+
+def _check_mgh(path: Path) -> None:
+    """Refuse a header without a geometry, for which nibabel takes voxels of 1 mm in a coronal scan."""
+    with _open(path) as file:
+        flag = file.read(_GOOD_RAS_FLAG + 2)[_GOOD_RAS_FLAG:]
+    if len(flag) == 2 and int.from_bytes(flag, "big") == 0:
+        raise DataError(
+            f"{path}: its header does not say where voxels lie (goodRASFlag is 0). Convert the original again."
+        )
 
 
 def header_file(path: Path) -> Path:

@@ -1,12 +1,14 @@
 """Text headers of MetaImage and NRRD files, checked before ITK's readers see them.
 
 ITK's readers overwrite memory for some headers (a number of dimensions below 0 or far above 5, fields of many thousand
-characters), and give zeros for compressed voxels that cannot be decompressed.
+characters), and give zeros for compressed voxels that cannot be decompressed. They take 1 mm where a voxel size is
+missing, and ignore units and scale factors.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,6 +28,8 @@ _MAX_CUSTOM_LINE = 1 << 14
 _MAX_DIMENSIONS = 5
 _ENCODINGS = ("raw", "gz", "gzip", "bz2", "bzip2")
 _CHUNK = 1 << 22
+_VECTOR = re.compile(r"\([^)]*\)|\S+")
+_UNIT = re.compile(r'"([^"]*)"|([^\s"]+)')
 _TYPES = {
     **{
         f"MET_{name}": f"i{size}"
@@ -43,6 +47,20 @@ _TYPES = {
 _NUMBERS_OF_META = ("ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation")
 _MATRICES_OF_META = ("TransformMatrix", "Rotation", "Orientation")
 _NUMBERS_OF_NRRD = ("spacings", "thicknesses", "axis mins", "axis maxs", "space directions", "space origin")
+_JOINED_WORDS = {
+    key.replace(" ", ""): key
+    for key in (
+        *("axis mins", "axis maxs", "block size", "byte skip", "data file", "line skip", "measurement frame"),
+        *("old max", "old min", "sample units", "space dimension", "space directions", "space origin", "space units"),
+    )
+}
+"""Keys of NRRD that may also be written as one word."""
+_SPACES = ("left-posterior-superior", "lps", "right-anterior-superior", "ras", "left-anterior-superior", "las")
+"""Spaces of NRRD that ITK knows; it takes any other for left-posterior-superior."""
+_VOLUME_AXES = ("domain", "space", "time", "???", "unknown", "none")
+"""Kinds of NRRD's axes along which voxels lie; the others count channels."""
+_MILLIMETERS = ("mm", "millimeter", "millimeters", "millimetre", "millimetres", "")
+_OTHER_LENGTHS = ("m", "meter", "meters", "dm", "cm", "um", "µm", "micron", "microns", "micrometer", "nm", "in", "inch")
 
 
 def check_text_header(path: Path) -> None:
@@ -128,7 +146,26 @@ def _check_metaimage(path: Path) -> None:
         _check(path, fields, key, lambda words: len(words) == dimensions and _are_finite(words))
     for key in _MATRICES_OF_META:
         _check(path, fields, key, lambda words: len(words) == dimensions**2 and _are_finite(words))
+    _check_scale_of_metaimage(path, fields)
     _check_data_files(path, fields["ElementDataFile"])
+
+
+def _check_scale_of_metaimage(path: Path, fields: Mapping[str, str]) -> None:
+    """Refuse voxel sizes that are missing, not positive or in other units, and values that are still to be scaled."""
+    if "ElementSpacing" not in fields and "ElementSize" not in fields:
+        raise _without_sizes(path, "ElementSpacing or ElementSize")
+    for key in ("ElementSpacing", "ElementSize"):
+        _check(path, fields, key, lambda words: min(map(float, words[:3])) > 0)
+    units = fields.get("DistanceUnits", "")
+    if units.lower() not in (*_MILLIMETERS, "?"):
+        raise _in_other_units(path, "DistanceUnits", units)
+    for key, neutral in (("ElementToIntensityFunctionSlope", 1), ("ElementToIntensityFunctionOffset", 0)):
+        _check(path, fields, key, lambda words: len(words) == 1 and _are_finite(words))
+        if float(fields.get(key, neutral)) != neutral:
+            raise DataError(
+                f"{path}: {key} is {_shown(fields[key])}, and values are read without it. "
+                "Apply it to the voxels, and save them without that field."
+            )
 
 
 def _metaimage_fields(path: Path) -> tuple[dict[str, str], int]:
@@ -163,10 +200,45 @@ def _check_nrrd(path: Path) -> None:
         numbers = [word for word in words if word.lower() not in ("none", "nan")]  # nan: of an axis without a place
         if len(words) > _MAX_DIMENSIONS**2 or not _are_finite(numbers):
             raise _unreadable(path, f"{key} is {_shown(fields[key])}, which is not finite numbers")
+    _check_scale_of_nrrd(path, fields, dimensions)
     for key in ("line skip", "byte skip"):
-        _check(path, fields, key.replace(" ", ""), lambda words: len(words) == 1 and int(words[0]) >= -1)
         _check(path, fields, key, lambda words: len(words) == 1 and int(words[0]) >= -1)
-    _check_data_files(path, fields.get("data file", fields.get("datafile", "LOCAL")))
+    _check_data_files(path, fields.get("data file", "LOCAL"))
+
+
+def _check_scale_of_nrrd(path: Path, fields: Mapping[str, str], dimensions: int) -> None:
+    """Refuse voxel sizes that are missing or in other units, and spaces for which ITK takes another one."""
+    if "spacings" not in fields and "space directions" not in fields:
+        raise _without_sizes(path, "`spacings` or `space directions`")
+    kinds = [kind.lower() for kind in fields.get("kinds", "").split()] or ["???"] * dimensions
+    axes = [number for number, kind in enumerate(kinds[:dimensions]) if kind in _VOLUME_AXES][:3]
+    if "spacings" in fields:
+        _check(path, fields, "spacings", lambda words: len(words) == dimensions and _are_sizes(words, axes))
+    else:
+        vectors = _VECTOR.findall(fields["space directions"].lower())
+        if any(number < len(vectors) and vectors[number] == "none" for number in axes):
+            raise _without_sizes(path, "direction for each spatial axis in `space directions`")
+    space = fields.get("space", "left-posterior-superior" if fields.get("space dimension") != "3" else "")
+    if space.lower() not in _SPACES:
+        raise DataError(
+            f"{path}: its space is {_shown(space)}, which does not say where left, posterior and superior are. "
+            f"Use one of {', '.join(_SPACES[::2])}."
+        )
+    for unit in _words(fields.get("space units", "")):
+        if unit.lower() not in _MILLIMETERS:
+            raise _in_other_units(path, "space units", unit)
+    for unit in _words(fields.get("units", "")):
+        if unit.lower() in _OTHER_LENGTHS:
+            raise _in_other_units(path, "units", unit)
+
+
+def _are_sizes(words: list[str], axes: list[int]) -> bool:
+    return all(math.isfinite(float(words[number])) and float(words[number]) > 0 for number in axes)
+
+
+def _words(text: str) -> list[str]:
+    """Units of the axes, which stand in quotes."""
+    return [quoted or bare for quoted, bare in _UNIT.findall(text)]
 
 
 def _nrrd_fields(path: Path) -> dict[str, str]:
@@ -186,10 +258,11 @@ def _nrrd_fields(path: Path) -> dict[str, str]:
                 raise _unreadable(path, f"its header has a line that is none or too long: {_shown(text)}")
             if custom:
                 continue
-            if field.lower() in fields:
+            key = _JOINED_WORDS.get(field.lower(), field.lower())
+            if key in fields:
                 raise _unreadable(path, f"its header has {_shown(field)} twice")
-            fields[field.lower()] = value.strip()
-            if value.strip().upper().startswith("LIST") and field.lower() in ("data file", "datafile"):
+            fields[key] = value.strip()
+            if value.strip().upper().startswith("LIST") and key == "data file":
                 break
     return fields
 
@@ -250,6 +323,17 @@ def _shown(value: str | None) -> str:
 
 def _unreadable(path: Path, reason: str) -> DataError:
     return DataError(f"{path}: cannot be read ({reason}). {path.name} may be damaged: copy or convert it again.")
+
+
+def _without_sizes(path: Path, what: str) -> DataError:
+    return DataError(f"{path}: its header has no {what}: voxels have no size. Convert the original again.")
+
+
+def _in_other_units(path: Path, key: str, unit: str) -> DataError:
+    return DataError(
+        f"{path}: its header gives sizes in {_shown(unit)} ({key}), and millimeters are needed. "
+        "Convert the original again."
+    )
 
 
 def _refused(path: Path, what: str) -> DataError:

@@ -19,6 +19,7 @@ _LEVELS: dict[str, tuple[str, dict[str, int]]] = {
     "AttentionUnet": ("channels", {"strides": -1}),
     "AutoEncoder": ("channels", {"strides": 0}),
     "DynUNet": ("strides", {"kernel_size": 0, "filters": 0, "upsample_kernel_size": -1}),
+    "MedNeXt": ("blocks_down", {"encoder_expansion_ratio": 0, "blocks_up": 0, "decoder_expansion_ratio": 0}),
     "SegResNet": ("blocks_down", {"blocks_up": -1}),
     "SegResNetDS": ("blocks_down", {"blocks_up": -1}),
     "SegResNetVAE": ("blocks_down", {"blocks_up": -1}),
@@ -27,6 +28,11 @@ _LEVELS: dict[str, tuple[str, dict[str, int]]] = {
 }
 """MONAI's networks whose arguments have an entry per level: the one that gives the number of levels, and how many more
 entries the others have. Some networks ignore the last entries of a list that is too long."""
+_FIXED_LEVELS: dict[str, dict[str, int]] = {
+    "AHNet": {"layers": 4},
+    "SwinUNETR": {"depths": 4, "num_heads": 4, "hyena_stages": 4},
+}
+"""MONAI's networks with a fixed number of levels: how many entries their arguments have; more are ignored."""
 _ARRAYS = ("Tensor", "ndarray")
 _PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
@@ -78,6 +84,13 @@ def _check_component(component: dict[str, Any], locator: ComponentLocator, path:
 
 def _check_levels(component: Mapping[str, Any], parameters: Mapping[str, Any], name: str, path: str) -> None:
     """Refuse lists of a network that have another number of entries than it has levels."""
+    for key, needed in _FIXED_LEVELS.get(name, {}).items():
+        given = component.get(key)
+        if isinstance(given, (list, tuple)) and not is_evaluated_later(given) and len(given) != needed:
+            raise ConfigError(
+                f"config key '{path}#{key}' has {len(given)} entries; {name} has {needed} levels. "
+                "Add or remove entries."
+            )
     if name not in _LEVELS:
         return
     first, others = _LEVELS[name]

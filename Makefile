@@ -35,6 +35,6 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# takes hours; what is known is kept, see docs/mutation.md
+# takes hours; what is known is kept, see docs/reliability.md
 mutation: setup
 	OMP_NUM_THREADS=1 nice $(BIN)/python benchmarks/mutation.py --journal runs/mutation/journal.jsonl

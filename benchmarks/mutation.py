@@ -10,7 +10,7 @@ left out, and a mutant that has survived `--seconds` of tests counts as survived
 time than its tests did before (an endless loop) counts as timed out, which is as good as killed.
 
 Everything known is in the journal, so that a run can be stopped, resumed and divided (`--shard 1/2`); `--again` repeats
-the survivors after tests have been added. The table in docs/mutation.md is what is printed at the end.
+the survivors after tests have been added. The table in docs/reliability.md is what is printed at the end.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hypothesis import settings
 
 from tiny import write_tiny_dataset
 
+logging.raiseExceptions = False  # as in the command: handlers of earlier tests may write to what is closed
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+
+from commands import segbundle
 
 TRAINING = re.compile(
     r"segbundle (train|cross-validate)|configs/train\.yaml|benchmarks/(?!losses|inference|kill|many|metrics)"
@@ -34,7 +37,20 @@ def shell(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def run_all(lines: list[str], cwd: Path) -> None:
+def plain_command(line: str) -> list[str] | None:
+    """The words after `segbundle` of a line that is nothing but such a command."""
+    words = shlex.split(line)
+    return words[1:] if words[0] == "segbundle" and not re.search(r"[|&;<>$`*~]", line) else None
+
+
+def run_all(lines: list[str], cwd: Path, forked: bool = False) -> None:
+    """Run commands one after another.
+
+    Args:
+        lines: the commands.
+        cwd: where.
+        forked: without importing everything anew for each `segbundle` command.
+    """
     for line in lines:
         short = f"{line} --max_epochs 1 --val_interval 1" if TRAINING.search(line) else line
         short = short.replace("--seeds 0 1 2", "--seeds 0")
@@ -54,5 +70,6 @@ def run_all(lines: list[str], cwd: Path) -> None:
             short += " --shape 64 64 40 --classes 1 --rounds 1"
         if "benchmarks/inference_accuracy.py" in line:
             short += " --ways 'window_size auto'"  # bf16 takes minutes on CPUs without it
-        done = shell(short, cwd)
+        words = plain_command(short) if forked else None
+        done = shell(short, cwd) if words is None else segbundle(*words, cwd=cwd)
         assert done.returncode == 0, f"{short}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"

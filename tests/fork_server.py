@@ -170,7 +170,8 @@ def _be_the_command(asked: dict[str, Any]) -> None:
             os.dup2(os.open(path, flags, 0o644), number)
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        sys.argv = ["segbundle", *asked["words"]]
+        program = ["segbundle"] if asked["module"] is None else [sys.executable, "-m", asked["module"]]
+        sys.argv, sys.orig_argv = ["segbundle", *asked["words"]], [*program, *asked["words"]]
         signal.signal(signal.SIGINT, signal.default_int_handler)
         from segbundle.cli import main as command
 

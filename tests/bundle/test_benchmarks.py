@@ -24,8 +24,10 @@ def test_the_commands_of_the_benchmarks(checkout: Path, hippocampus_like: Path, 
     assert len(lines) >= 1
     lines = [line.replace("/path/to/Task04_Hippocampus", str(hippocampus_like)) for line in lines]
     lines = [line.replace("/path/to/ct_3mm.nii.gz", str(small_ct)) for line in lines]
+    first = {line.split()[1]: line for line in reversed(lines)}  # of commands that are nearly the same when cut short
+    lines = [line for line in lines if line.startswith("segbundle") or first[line.split()[1]] == line]
     demo = "segbundle train --config configs/phantom.yaml --dataset_dir data_samples --output_dir runs/demo/training"
-    run_all([demo, *lines], checkout)
+    run_all([demo, *lines], checkout, forked=True)
 
 
 def test_many_and_long_scans(tmp_path: Path):

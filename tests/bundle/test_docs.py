@@ -21,7 +21,7 @@ def test_make_demo(checkout: Path):
     recipe = shell("make --dry-run demo", ROOT).stdout
     lines = [line.removeprefix(".venv/bin/") for line in commands(recipe) if "segbundle" in line.split()[0]]
     assert [line.split()[1] for line in lines] == ["train", "evaluate", "predict"]
-    run_all(lines, checkout)
+    run_all(lines, checkout, forked=True)
     summary = json.loads((checkout / "runs" / "demo" / "summary.json").read_text())
     assert summary["cases"] == 6
     assert len(list((checkout / "runs" / "demo" / "predictions").glob("*_seg.nii.gz"))) == 6
@@ -35,7 +35,8 @@ def test_the_bundles_readme_in_the_bundles_folder(tmp_path: Path, hippocampus_li
     bundle = shutil.copytree(ROOT / "bundle", tmp_path / "bundle", ignore=shutil.ignore_patterns("eval"))
     document = ROOT / "bundle" / "docs" / "README.md"
     lines = [line for text in blocks(document, "bash") for line in commands(text)]
-    run_all([line.replace("/workspace/data/Task04_Hippocampus", str(hippocampus_like)) for line in lines], bundle)
+    lines = [line.replace("/workspace/data/Task04_Hippocampus", str(hippocampus_like)) for line in lines]
+    run_all(lines, bundle, forked=True)
     assert {path.name for path in (bundle / "eval").iterdir()} == {"train", "evaluate", "inference"}
     assert (bundle / "models" / "model.ts").exists()
 
@@ -47,7 +48,7 @@ def test_the_losses(checkout: Path):
     (checkout / "my_loss.yaml").write_text(task)
     train = "segbundle train --config configs/phantom.yaml --config my_loss.yaml --dataset_dir data_samples"
     lines = [line for text in blocks(document, "bash") for line in commands(text)]
-    run_all([*lines, f"{train} --output_dir runs/loss"], checkout)
+    run_all([*lines, f"{train} --output_dir runs/loss"], checkout, forked=True)
     assert len(list((checkout / "runs" / "figures").glob("*.svg"))) == 3
     (program,) = blocks(document, "python")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=False)
@@ -59,7 +60,7 @@ def test_the_reproductions(checkout: Path):
     lines = [line for text in blocks(document, "bash") for line in commands(text)]
     known = {path.stem for path in (ROOT / "configs" / "reproductions").glob("*.yaml")}
     assert {line.split()[2] for line in lines} == known
-    run_all(lines, checkout)
+    run_all(lines, checkout, forked=True)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

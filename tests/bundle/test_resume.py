@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from commands import TINY, segbundle
+from segbundle.outputs import OutputFolder
 from tiny import write_tiny_dataset
 
 EPOCHS = ["--max_epochs", "90", "--val_interval", "7"]
@@ -49,6 +50,7 @@ def test_a_killed_run_that_is_resumed_ends_with_the_weights_of_an_undisturbed_on
     epoch = start_and_stop(dataset, killed, after_epoch=9)
     assert 9 <= epoch < 90
     (killed / ".partial-1-last.pt").write_bytes(b"half of one")
+    OutputFolder(killed).record_partial(1)
     done = segbundle(*command(dataset, killed))
     assert done.returncode == 1
     assert "already holds a training run" in done.stderr

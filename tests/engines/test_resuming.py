@@ -184,7 +184,7 @@ def bomb():
         (["network", "bias"], torch.zeros(3), r" \(network\): does not fit the network: .*bias is \(3,\)"),
         (["average", "bias"], torch.tensor([0, math.nan]), r" \(average\): holds NaN or Inf in 1 of 2"),
         (["average"], {}, r" \(average\): .*layers missing in the file: weight, bias"),
-        (["optimizer"], {}, r"its optimizer differs from the configured one \(KeyError"),
+        (["optimizer"], {}, r"its optimizer differs from the configured one \('param_groups' is missing"),
         (["optimizer", "param_groups"], [], r"its optimizer differs from the configured one"),
         (["optimizer", "param_groups", 0, "params"], 3, r"its optimizer differs from the configured one"),
         (["optimizer", "state", 0, "exp_avg"], "x", r"configured one \(exp_avg fits no weight\)"),

@@ -168,7 +168,8 @@ def test_what_decides_a_score_makes_its_case_be_scored_again(dataset, tmp_path, 
     network = Network()
     evaluate(dataset, out, network=network, resume=True, **options)
     assert network.scans == scans
-    assert [record.getMessage() for record in caplog.records] == ([] if warning is None else [warning])
+    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert told == ([] if warning is None else [warning])
     evaluate(dataset, tmp_path / "fresh", **options)
     assert results(out) == results(tmp_path / "fresh")
 

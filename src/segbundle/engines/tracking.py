@@ -133,8 +133,11 @@ class _HidingFilter(logging.Filter):
         hidden = hide(text, self.address)
         if hidden != text:
             record.msg, record.args = hidden, ()
-        if record.exc_info and not record.exc_text:
-            record.exc_text = hide("".join(traceback.format_exception(*record.exc_info)), self.address)
+        if record.exc_info:
+            shown = record.exc_text or "".join(
+                traceback.format_exception(*record.exc_info)
+            )  # perhaps another handler's
+            record.exc_text = hide(shown, self.address)
         return True
 
 

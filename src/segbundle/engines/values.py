@@ -130,6 +130,10 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def _is_filled(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
 def _is_name(value: Any) -> bool:
     return isinstance(value, (str, int)) and not isinstance(value, bool)  # YAML takes a class called 1 for a number
 
@@ -194,10 +198,10 @@ _NEEDED: dict[str, tuple[_Test, str]] = {
     "batch_size": (_whole(), "a positive whole number of patches"),
     "num_workers": (_whole(0, 1024), "a whole number from 0 to 1024"),
     "cache_dir": (_either(_NULL, _is_text), "a folder, or null,"),
-    "mlflow_uri": (_either(_NULL, _is_text), "an address, for instance sqlite:///mlflow.db, or null,"),
+    "mlflow_uri": (_either(_NULL, _is_filled), "an address, for instance sqlite:///mlflow.db, or null,"),
     "augmentation": (_either(_NULL, _is_mapping), "a mapping, for instance {rotation: 20.0},"),
     "augmentation#flip_axes": (_either(_AUTO, _some(_one_of([0, 1, 2]))), "auto, or a list of axes, for instance [0],"),
-    "augmentation#rotation": (_either(_is_number, _three(_is_number)), "an angle in degrees, or one for each axis,"),
+    "augmentation#rotation": (_either(_number(0), _three(_number(0))), "an angle in degrees, or one for each axis,"),
     "augmentation#scaling": (_number(0), "a number from 0"),
     "augmentation#intensity": (_one_of([True, False]), "true or false"),
     "lr_scheduler#total_iters": (_whole(), "a positive whole number"),

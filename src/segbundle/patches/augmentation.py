@@ -70,6 +70,9 @@ class Augmentation:
             raise ValueError(f"flip_axes must be some of 0, 1 and 2, got {list(self.flip_axes)}.")
         if not isinstance(self.rotation, (int, float)) and len(self.rotation) != 3:
             raise ValueError(f"rotation must be one angle or three, got {list(self.rotation)}.")
+        angles = [self.rotation] if isinstance(self.rotation, (int, float)) else self.rotation
+        if not all(0 <= angle <= 180 for angle in angles):
+            raise ValueError(f"rotation must lie between 0 and 180 degrees, got {self.rotation}.")
         if not 0 <= self.scaling < 1:
             raise ValueError(f"scaling must be at least 0 and less than 1, got {self.scaling}.")
 

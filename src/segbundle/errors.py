@@ -22,7 +22,7 @@ _MOST_KNOWN, _MOST_ARGUMENTS = 12, 6
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 40
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{6,}|\(0x[0-9a-fA-F]{6,}\)")
-"""Where an object lies in memory, which ITK's and Python's texts tell."""
+"""Memory addresses of objects in messages of ITK and Python."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Characters that a terminal would act on, for instance in the name of a file."""
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from commands import ROOT
-from documents import blocks, commands, run_all
+from documents import blocks, commands, run_all, shell
 from tiny import write_nifti
 
 
@@ -31,4 +31,6 @@ def test_the_commands_of_the_benchmarks(checkout: Path, hippocampus_like: Path, 
 
 
 def test_many_and_long_scans(tmp_path: Path):
-    run_all([f"python {ROOT}/benchmarks/load.py --scans 5 --slices 4"], tmp_path)
+    done = shell(f"python {ROOT}/benchmarks/load.py --scans 5 --slices 4", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "\n| 4 | 1 | " in done.stdout  # slices and million voxels

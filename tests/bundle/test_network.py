@@ -152,3 +152,4 @@ def test_monais_own_command_sends_no_telemetry(guarded, server, dataset, tmp_pat
     words = ["-m", "monai.bundle", "run", "--config_file", files, "--dataset_dir", dataset, "--max_epochs", 1]
     uri = f"http://127.0.0.1:{server.server_port}"
     guarded(sys.executable, *words, "--output_dir", tmp_path / "out", "--mlflow_uri", uri)
+    assert (tmp_path / "out" / "last.pt").exists()

@@ -198,7 +198,7 @@ def _cases_of_datasets() -> Iterator[Case]:
                     return "the page holds the name as markup"
                 formulas = [case for case in found if case.startswith(("=", "+", "-", "@", "\t=", "\r"))]
                 if formulas:
-                    return f"metrics.csv holds {formulas[0]!r}, which a spreadsheet computes"
+                    return f"metrics.csv holds {formulas[0]!r}, and spreadsheets compute it"
                 plain = {case.lstrip("'") for case in found}
                 return (
                     None
@@ -255,7 +255,7 @@ def _class_scored(text: str) -> Callable[[Place], str | None]:
         with (place.output / "metrics.csv").open(encoding="utf-8-sig", newline="") as file:
             found = {row["class"] for row in csv.DictReader(file)}
         if any(name.startswith(("=", "+", "-", "@")) for name in found):
-            return f"metrics.csv holds {found}, which a spreadsheet computes"
+            return f"metrics.csv holds {found}, and spreadsheets compute it"
         return None if {name.lstrip("'").strip() for name in found} == {text.strip()} else f"metrics.csv names {found}"
 
     return judge

@@ -170,7 +170,9 @@ class Runner:
             problems.append("no line that begins with `Error: `")
         if " object at 0x" in told or _ADDRESS.search(told):
             problems.append("a memory address in a message")
-        if case.kind != "YAML reference" and (found := _PYTHON.search(told)):  # which tells what an expression raises
+        if case.kind != "YAML reference" and (
+            found := _PYTHON.search(told)
+        ):  # its message quotes the expression's error
             problems.append(f"a Python exception in a message: {found[0]}")
         for name in case.names:
             if not any(one.lower() in told.lower() for one in name.split("|")):

@@ -222,7 +222,7 @@ def cases() -> Iterator[Case]:
     for name, (damage, expect) in damages.items():
         yield Case(
             "DICOM", name, file_damage(damage), expect, ("series",) if expect == REFUSED else (),
-            done() if expect == ACCEPTED else None, "what is no slice is passed over" if expect == ACCEPTED else "",
+            done() if expect == ACCEPTED else None, "files that are not slices are ignored" if expect == ACCEPTED else "",
         )  # fmt: skip
     yield Case(
         "DICOM", "one slice given by its name",

@@ -308,7 +308,7 @@ def window_of(made_by: dict[str, Any]) -> tuple[float, float] | None:
 
 
 def short_name(folder: Path) -> str:
-    """The end of a folder's path, which tells people what it is."""
+    """Return the last parts of a folder's path, for display."""
     return "/".join(folder.resolve().parts[-2:])
 
 
@@ -330,5 +330,5 @@ def about(made_by: Mapping[str, Any]) -> list[str]:
 
 
 def _end(path: str) -> str:
-    """The end of a path, which tells people what it is."""
+    """Return the last parts of a path, for display."""
     return "/".join(PurePath(path).parts[-3:])

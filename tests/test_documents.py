@@ -56,6 +56,7 @@ def test_yaml_numbers_are_those_of_version_1_2(tmp_path):
         ("[" * 100_000, "nested too deeply"),
         ('{"a": "x"}', "a is 'x': input should be a valid integer"),
         ("[1]", "the content is [1]: input should be a valid dictionary"),
+        ('{"\\ud800": 1}', "surrogates not allowed"),
         (b"\xff\xfe{", "is not UTF-8 text"),
     ],
 )
@@ -64,6 +65,10 @@ def test_json_that_cannot_be_used_is_refused_in_one_line(content, reason, tmp_pa
     with pytest.raises(CheckpointError) as caught:
         read_json(path, dict[str, int], CheckpointError)
     assert str(caught.value).startswith(f"{path}: ") and reason in str(caught.value)
+
+
+def test_json_with_both_halves_of_a_character_is_read(tmp_path):
+    assert read_json(write(tmp_path / "a.json", '{"\\ud83e\\udec1": 1}'), dict[str, int]) == {"\U0001fac1": 1}
 
 
 def test_json_with_a_byte_order_mark_is_read(tmp_path):

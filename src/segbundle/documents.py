@@ -16,6 +16,8 @@ MAX_YAML_BYTES = 1_000_000
 MAX_YAML_NODES = 100_000
 """Keys, values and list entries of a YAML file after its aliases are expanded."""
 _FLOAT = re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$")
+_HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
+"""Half of a surrogate pair. Without the other half it cannot be encoded, so no file can be written with it."""
 _SHOWN_PROBLEMS = 3
 _SHOWN_CHARACTERS = 60
 
@@ -46,6 +48,8 @@ def read_json(path: str | Path, schema: type[T] | Any = Any, error: type[Segbund
     text = _read_text(path, error)
     try:
         content = json.loads(text, parse_constant=_refuse_constant)
+        if _HALF_CHARACTER.search(text):
+            json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as problem:
         raise error(f"{path}: is not valid JSON ({_one_line(problem)}). Correct it, or write it again.") from problem
     return validate(content, schema, str(path), error)
@@ -170,7 +174,7 @@ def _refuse_constant(name: str) -> float:
 def _loader() -> Any:
     import yaml
 
-    class Loader(yaml.SafeLoader):
+    class Loader(yaml.SafeLoader):  # the one in C crashes on deeply nested lists
         """PyYAML's safe loader, which reads `1e-3` as a number and refuses a key given twice."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -209,3 +210,9 @@ def test_without_the_records_of_a_run_only_pages_are_known(tmp_path):
     refuse_to_replace(tmp_path / "new.html")
     with pytest.raises(OutputError, match=r"metrics\.csv, page\.html are"):
         folder_of(tmp_path).refuse_foreign(["metrics.csv", "page.html"])
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
+    (tmp_path / "tables.md").mkdir()
+    with pytest.raises(OutputError, match=rf"{re.escape(str(tmp_path / 'tables.md'))}: is a folder"):
+        refuse_to_replace(tmp_path / "tables.md")

@@ -3,11 +3,13 @@
 import gzip
 import http.client
 import json
+import logging
 import os
 import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -303,6 +305,32 @@ def test_a_port_that_is_taken_and_a_folder_without_a_run(tmp_path):
             make_server(write_evaluation(tmp_path / "run"), taken.getsockname()[1])
     with pytest.raises(OutputError, match=r"predictions\.json"):
         make_server(tmp_path)
+
+
+def test_a_browser_that_hangs_up_leaves_no_traceback(tmp_path, capfd):
+    server = make_server(write_evaluation(tmp_path))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    for _ in range(10):
+        with socket.create_connection(server.server_address) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closes with a reset
+            connection.sendall(f"GET /report.html HTTP/1.0\r\nHost: 127.0.0.1:{server.server_port}\r\n\r\n".encode())
+    server.shutdown()
+    server.server_close()  # waits for its threads
+    assert capfd.readouterr().err == ""
+
+
+def test_a_request_that_fails_is_logged_in_one_line(tmp_path, capfd, caplog):
+    server = make_server(write_evaluation(tmp_path))
+    for error in (BrokenPipeError(32, "Broken pipe"), ValueError("no such case")):
+        try:
+            raise error
+        except (OSError, ValueError):
+            server.handle_error(None, None)
+    server.server_close()
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
+        "A request failed: no such case"
+    ]
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_what_niivue_contains_comes_with_its_licences():

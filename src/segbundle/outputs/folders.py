@@ -63,9 +63,11 @@ def refuse_to_replace(*paths: str | Path) -> None:
     """Refuse to write files in places that hold something else than what segbundle wrote; record what is written.
 
     Raises:
-        OutputError: naming the first ones.
+        OutputError: a path is a folder, or holds something else; naming the first ones.
     """
     for path in paths:
+        if Path(path).is_dir():
+            raise OutputError(f"{path}: is a folder, and a file would be written there. Choose another path.")
         (owner_of(path) or claim(Path(path).parent)).refuse_foreign([Path(path).absolute()])
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import signal
+import sys
 import tempfile
 import webbrowser
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -117,6 +117,12 @@ class _Server(ThreadingHTTPServer):
         self.temporary = temporary
         super().__init__((HOST, port), handler)
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Keep quiet about a browser that has hung up, and log what else goes wrong with a request."""
+        error = sys.exc_info()[1]
+        if error is not None and not isinstance(error, ConnectionError):
+            _logger.warning("A request failed: %s", describe(error))
+
     def server_close(self) -> None:
         """Free the port, and remove what was there for this server only."""
         super().server_close()
@@ -207,8 +213,7 @@ class _Handler(BaseHTTPRequestHandler):
         if policy is not None:
             self.send_header("Content-Security-Policy", policy)
         self.end_headers()
-        with suppress(ConnectionError):  # the reader has gone on to something else
-            self.wfile.write(content)
+        self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing of single requests."""

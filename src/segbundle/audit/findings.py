@@ -1,4 +1,4 @@
-"""What an audit reports."""
+"""Findings that an audit reports."""
 
 from __future__ import annotations
 

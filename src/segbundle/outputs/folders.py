@@ -128,7 +128,7 @@ class OutputFolder:
 
     @property
     def record_path(self) -> Path:
-        """The file that lists what was written."""
+        """Path of the record of written files."""
         return self.folder / RECORD
 
     def record(self, path: Path, written: Path | None = None) -> None:

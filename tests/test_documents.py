@@ -52,7 +52,7 @@ def test_yaml_numbers_are_those_of_version_1_2(tmp_path):
     ("content", "reason"),
     [
         ("{", "is not valid JSON"),
-        ('{"a": NaN}', "it holds NaN"),
+        ('{"a": NaN}', "it contains NaN"),
         ("[" * 100_000, "nested too deeply"),
         ('{"a": "x"}', "a is 'x': input should be a valid integer"),
         ("[1]", "the content is [1]: input should be a valid dictionary"),

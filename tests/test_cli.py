@@ -134,7 +134,7 @@ def test_the_version_is_told():
 def test_a_report_replaces_nothing_but_pages(tmp_path, given, meant):
     result = invoke("report", tmp_path, "--output", tmp_path / given)
     assert result.exit_code == 1
-    told = f"Error: {tmp_path / given}: is no name of a page; give one, for instance {tmp_path / meant}."
+    told = f"Error: {tmp_path / given}: is not an .html file. Use a name such as {tmp_path / meant}."
     assert told in result.stderr
 
 

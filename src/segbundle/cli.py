@@ -1,6 +1,6 @@
-"""The `segbundle` command, thin over the bundle's workflows.
+"""The `segbundle` command, a thin layer over the bundle's workflows.
 
-Only typer is imported at start-up, so that `--help` answers at once; MONAI takes seconds and comes with the work.
+Only typer is imported at start-up, so that `--help` is fast. MONAI takes seconds to import and is imported when needed.
 """
 
 from __future__ import annotations
@@ -38,10 +38,12 @@ Overrides = Annotated[
     typer.Argument(metavar="[--KEY VALUE]...", help="Any other config key, for instance --max_epochs 100."),
 ]
 Bundle = Annotated[Path | None, typer.Option(help="The bundle's folder.", show_default="the project's own")]
-Config = Annotated[list[Path] | None, typer.Option(help="Task YAML laid over the bundle's; may be repeated.")]
+Config = Annotated[
+    list[Path] | None, typer.Option(help="Task YAML that overrides the bundle's values; may be repeated.")
+]
 Checkpoint = Annotated[
     list[Path] | None,
-    typer.Option("--ckpt_path", help="Trained weights; several make an ensemble.", show_default="the bundle's"),
+    typer.Option("--ckpt_path", help="Trained weights; repeat for an ensemble.", show_default="the bundle's"),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.", show_default="CUDA if present")]
 
@@ -66,14 +68,12 @@ Trust = Annotated[
     bool,
     typer.Option("--trust", help="Run configurations and bundles that the audit flags; they can run any code."),
 ]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Leave out scans that an earlier run into output_dir has finished.")
-]
+Resume = Annotated[bool, typer.Option("--resume", help="Skip scans that an earlier run has finished in output_dir.")]
 _PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 
 
 class _WithKeys(TyperCommand):
-    """A command that takes any config key: `--resume true` means `--resume`, and words after a `--` no option."""
+    """A command that takes any config key; `--resume true` means `--resume`, and words after `--` are not options."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         flags = {option for one in self.params if getattr(one, "is_flag", False) for option in one.opts}
@@ -107,7 +107,7 @@ def train(
     device: Device = None,
     overrides: Overrides = None,
 ) -> None:
-    """Train on the labelled cases of a dataset, holding one fold out for validation.
+    """Train on the labeled cases of a dataset, with one fold held out for validation.
 
     Example: segbundle train --config configs/phantom.yaml --dataset_dir data_samples --output_dir runs/phantom
     """
@@ -129,7 +129,7 @@ def evaluate(
     resume: Resume = False,
     overrides: Overrides = None,
 ) -> None:
-    """Predict labelled cases and score them, with Dice per class.
+    """Predict labeled cases and score them, with Dice per class.
 
     Example: segbundle evaluate --config configs/phantom.yaml --dataset_dir data_samples
     --ckpt_path runs/phantom/model.pt --output_dir runs/phantom/evaluation --fold 0
@@ -154,9 +154,9 @@ def cross_validate(
     device: Device = None,
     overrides: Overrides = None,
 ) -> None:
-    """Train a model per fold and score every case by the one that has not seen it; go on where it was stopped.
+    """Train a model per fold and score every case with the model that has not seen it; resume a stopped run.
 
-    The models are an ensemble afterwards: segbundle predict SCANS --ckpt_path runs/phantom_cv --output_dir ...
+    To use the models as an ensemble: segbundle predict SCANS --ckpt_path runs/phantom_cv --output_dir ...
 
     Example: segbundle cross-validate --config configs/phantom.yaml --dataset_dir data_samples
     --output_dir runs/phantom_cv
@@ -199,7 +199,7 @@ def check(
     config: Annotated[list[Path] | None, typer.Option(help="Task YAML whose classes and channels must fit.")] = None,
     trust: Trust = False,
 ) -> None:
-    """Open every case of a dataset and print every problem at once; exit code 1 if there is any.
+    """Open every case of a dataset and print all problems at once; exit code 1 if there are any.
 
     Example: segbundle check data_samples
     """
@@ -215,9 +215,9 @@ def check(
 def audit(
     path: Annotated[Path, typer.Argument(help="A task YAML or JSON, a bundle's folder, or a zip file of one.")],
 ) -> None:
-    """List what in somebody else's configuration or bundle could run code; exit code 1 if there is anything.
+    """List what could run code in a configuration or bundle from someone else; exit code 1 if there are findings.
 
-    One line per finding: file, key, what is wrong, the value. Nothing of it is run. See docs/security.md.
+    One line per finding: file, key, what is wrong, value. Nothing in it is run. See docs/security.md.
 
     Example: segbundle audit configs/phantom.yaml
     """
@@ -228,7 +228,7 @@ def audit(
     for finding in found:
         typer.echo(finding)
     if found:
-        typer.echo(f"{len(found)} finding(s). Whoever runs this with --trust lets it run any code.", err=True)
+        typer.echo(f"{len(found)} finding(s). With --trust, it can run any code on this computer.", err=True)
         raise typer.Exit(1)
     typer.echo(f"{path}: nothing found that could run code.")
 
@@ -237,8 +237,8 @@ def audit(
 def samples(
     output_dir: Annotated[Path, typer.Argument(help="A new folder.")],
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same files.")] = 0,
-    num_training: Annotated[int, typer.Option("--num_training", min=1, help="Labelled training cases.")] = 16,
-    num_test: Annotated[int, typer.Option("--num_test", min=0, help="Labelled test cases.")] = 6,
+    num_training: Annotated[int, typer.Option("--num_training", min=1, help="Labeled training cases.")] = 16,
+    num_test: Annotated[int, typer.Option("--num_test", min=0, help="Labeled test cases.")] = 6,
 ) -> None:
     """Write a dataset of small synthetic scans to try things on.
 
@@ -257,12 +257,12 @@ def report(
     dataset_dir: MovedDataset = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="The page to write.", show_default="RUN/report.html, of several runs comparison.html"),
+        typer.Option(help="The page to write.", show_default="RUN/report.html; comparison.html for several runs"),
     ] = None,
 ) -> None:
     """Write a run's scores, or its predictions, as one HTML page, with the slices to look at first.
 
-    Several runs are compared case by case with the first one. Of predictions measurements.csv is written beside the
+    Several runs are compared case by case with the first one. For predictions, measurements.csv is written beside the
     page.
 
     Example: segbundle report runs/demo
@@ -272,7 +272,7 @@ def report(
     with plain_errors():
         if output is not None and (output.is_dir() or output.suffix.lower() not in (".html", ".htm")):
             page = output / "report.html" if output.is_dir() else output.with_suffix(".html")
-            raise OutputError(f"{output}: is no name of a page; give one, for instance {page}.")
+            raise OutputError(f"{output}: is not an .html file. Use a name such as {page}.")
         if len(runs) > 1:
             path = write_comparison(runs, output or Path("comparison.html"), dataset_dir)
         elif holds_scores(runs[0]):
@@ -285,11 +285,11 @@ def report(
 @app.command()
 def view(
     run: Annotated[Path, typer.Argument(help="Folder of an evaluation, a cross-validation or predictions.")],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the web server; 0 for any free one.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the web server; 0 for any free port.")] = 0,
     browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
     dataset_dir: MovedDataset = None,
 ) -> None:
-    """Show a run's scans, references and predictions in 3D in a browser, and its report, on this machine only.
+    """Show a run's report, and its scans, references and predictions in 3D, in a browser on this machine only.
 
     Example: segbundle view runs/demo
     """
@@ -301,14 +301,14 @@ def view(
 
 @app.command(context_settings=_PASS_ON)
 def reproduce(
-    name: Annotated[str | None, typer.Argument(help="Which one; without it their names are listed.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Name of the question; omit it to list all names.")] = None,
     output: Annotated[Path | None, typer.Option(help="Also write the tables to this Markdown file.")] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[--KEY VALUE]...", help="A value of its YAML, for instance --steps 100."),
+        typer.Argument(metavar="[--KEY VALUE]...", help="A value in its YAML, for instance --steps 100."),
     ] = None,
 ) -> None:
-    """Run a public question about a failing Dice loss as it was posted, and its answer; see docs/reproductions.md.
+    """Reproduce a public question about a failing Dice loss, and its answer; see docs/reproductions.md.
 
     Example: segbundle reproduce cross_validated_414358
     """
@@ -338,8 +338,8 @@ def main() -> None:
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names of files may be no text
-    logging.raiseExceptions = False  # a log that cannot be written, as on a full disk, is no reason for tracebacks
+            stream.reconfigure(errors="backslashreplace")  # file names may not be valid text
+    logging.raiseExceptions = False  # no tracebacks if the log cannot be written, for instance on a full disk
     stop_on_signals()
     try:
         with stopped_plainly():

@@ -34,7 +34,7 @@ def read_json(path: str | Path, schema: type[T] | Any = Any, error: type[Segbund
         The content, as `schema` has it.
 
     Raises:
-        SegbundleError: of class `error`, if the file is missing, unreadable, no JSON, or does not fit the schema.
+        SegbundleError: of class `error`, if the file is missing, unreadable, not JSON, or does not fit the schema.
             The message names the file, the place in it, and the value.
 
     Example:
@@ -58,13 +58,13 @@ def read_json(path: str | Path, schema: type[T] | Any = Any, error: type[Segbund
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Return the keys and values of a YAML file.
 
-    Only plain values are made, never Python objects. `1e-3` is a number, as in YAML 1.2.
+    The values are plain, never Python objects. `1e-3` is a number, as in YAML 1.2.
 
     Args:
         path: UTF-8, at most 1 MB, and at most 100,000 nodes after its aliases are expanded.
 
     Raises:
-        ConfigError: the file is missing, unreadable, too large, no YAML, or not a mapping.
+        ConfigError: the file is missing, unreadable, too large, not YAML, or not a mapping.
     """
     import yaml
 
@@ -78,9 +78,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as problem:
         if isinstance(problem, SegbundleError):
             raise
-        raise ConfigError(f"{path}: is no valid YAML: {_one_line(problem)}") from problem
+        raise ConfigError(f"{path}: is not valid YAML: {_one_line(problem)}") from problem
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: must hold keys and values, for instance `max_epochs: 100`.")
+        raise ConfigError(f"{path}: must contain keys and values, for instance `max_epochs: 100`.")
     for key in content:
         if not isinstance(key, str):
             raise ConfigError(f"{path}: key {key!r} is not text. Put it in quotes.")
@@ -93,7 +93,7 @@ def validate(content: Any, schema: type[T] | Any, source: str, error: type[Segbu
     Args:
         content: plain values.
         schema: see `read_json`.
-        source: names the origin of the content in messages, for instance a file's path.
+        source: origin of the content for messages, for instance a file's path.
         error: class of the exception to raise.
 
     Raises:
@@ -149,7 +149,7 @@ def _read_text(path: Path, error: type[SegbundleError], most_bytes: int | None =
     try:
         size = path.stat().st_size
         if most_bytes is not None and size > most_bytes:
-            raise error(f"{path}: has {size:,} bytes; {most_bytes:,} are the limit for such a file.")
+            raise error(f"{path}: has {size:,} bytes, more than the limit of {most_bytes:,}.")
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as problem:
         raise error(
@@ -167,7 +167,7 @@ def _one_line(problem: BaseException) -> str:
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"it holds {name}, which JSON does not have")
+    raise ValueError(f"it contains {name}, which JSON does not allow")
 
 
 @lru_cache(maxsize=1)
@@ -211,4 +211,4 @@ def _refuse_expansion(path: Path, root: Any) -> None:
         return total
 
     if root is not None and size(root) > MAX_YAML_NODES:
-        raise ConfigError(f"{path}: its aliases expand to {size(root):,} values; {MAX_YAML_NODES:,} are the limit.")
+        raise ConfigError(f"{path}: its aliases expand to {size(root):,} values, more than {MAX_YAML_NODES:,}.")

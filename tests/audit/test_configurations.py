@@ -195,7 +195,9 @@ def test_addresses_that_a_bundle_quotes_are_harmless_until_they_are_used(name, t
 def test_a_finding_is_one_line(tmp_path):
     (finding,) = inspected(tmp_path, {"a\nb": {"_target_": "os.system\n\x1b[31m"}})
     assert str(finding).splitlines() == [str(finding)]
-    assert str(finding).endswith("task.json: a\\nb#_target_: _target_ is no plain dotted name: os.system\\n\\x1b[31m")
+    assert str(finding).endswith(
+        "task.json: a\\nb#_target_: _target_ is not a plain dotted name: os.system\\n\\x1b[31m"
+    )
 
 
 def test_an_included_file_is_inspected(tmp_path, monkeypatch):

@@ -90,7 +90,7 @@ def test_metadata_is_evaluated_by_monai_and_inspected(bundle):
 def test_modules_of_the_metadata_are_no_values(bundle):
     (bundle / "configs" / "metadata.json").write_text('{"task": "$import os"}')
     (bundle / "configs" / "train.json").write_text('{"x": "$@_meta_#task.mkdir(1)"}')
-    assert only_finding(bundle).what == "takes a module as a value"
+    assert only_finding(bundle).what == "uses a module as a value"
 
 
 def test_files_of_a_bundle_may_use_what_one_of_them_imports(bundle):
@@ -312,7 +312,7 @@ def test_links_in_circles_and_to_nothing_end(bundle):
 
 def test_a_pipe_is_not_opened(bundle):
     os.mkfifo(bundle / "configs" / "train.json")
-    assert only_finding(bundle).what == "is no regular file"
+    assert only_finding(bundle).what == "is not a regular file"
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_trust_lets_everything_pass(tmp_path):
 def test_a_broken_task_is_no_matter_of_trust(tmp_path):
     path = tmp_path / "task.yaml"
     path.write_text("x: [")
-    with pytest.raises(ConfigError, match="is no valid YAML"):
+    with pytest.raises(ConfigError, match="is not valid YAML"):
         refuse_untrusted([path], None, trust=False)
 
 

@@ -45,7 +45,7 @@ def test_scans_that_cannot_be_opened_fail_and_the_rest_are_done(trained, dataset
     }  # fmt: skip
     assert "is a link to nowhere.nii.gz, which does not exist" in records["gone"]["error"]
     assert len(list((tmp_path / "out").glob("*_seg.nii.gz"))) == 2
-    assert "2 files passed over: " in done.stdout
+    assert "2 files skipped: " in done.stdout
 
 
 def test_fold_keys_decide_what_is_held_out(copy, tmp_path):

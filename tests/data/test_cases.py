@@ -441,7 +441,7 @@ def test_wrong_types_name_file_place_and_value(tmp_path, content, message):
 
 def test_nan_is_no_json(tmp_path):
     (tmp_path / "dataset.json").write_text('{"labels": {"background": NaN}}')
-    with pytest.raises(DataError, match="it holds NaN, which JSON does not have"):
+    with pytest.raises(DataError, match="it contains NaN, which JSON does not allow"):
         load_cases(tmp_path)
 
 

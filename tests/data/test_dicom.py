@@ -329,7 +329,7 @@ def test_what_is_no_volume_is_left_out_by_name(tmp_path, why):
     write_series(tmp_path / "s", voxels((5, 4, 3)), edit=KINDS[why], SeriesInstanceUID="1.2.9")
     with pytest.raises(DataError) as error:
         read_scan(tmp_path / "s")
-    assert f"holds no DICOM series that is a volume: 3 file(s) passed over (3 of {why}" in str(error.value)
+    assert f"contains no DICOM series that is a volume: 3 file(s) skipped (3 of {why}" in str(error.value)
     write_series(tmp_path / "s", voxels(), prefix="CT")
     np.testing.assert_array_equal(read_scan(tmp_path / "s").array[0], voxels())
     other = next(series for series in list_series(tmp_path / "s") if series.why is not None)
@@ -374,7 +374,7 @@ def test_files_that_are_no_images_are_passed_over_and_counted(tmp_path):
     np.testing.assert_array_equal(read_scan(tmp_path / "s").array[0], voxels())
     folder = list_folder(tmp_path / "s")
     assert [series.path for series in folder.volumes] == [tmp_path / "s"]
-    assert folder.others() == ("6 file(s) passed over (1 DICOMDIR, 1 PR, 1 RTSTRUCT, 1 SEG, 1 SR, 1 not DICOM)")
+    assert folder.others() == ("6 file(s) skipped (1 DICOMDIR, 1 PR, 1 RTSTRUCT, 1 SEG, 1 SR, 1 not DICOM)")
 
 
 def test_several_series_in_a_folder_are_named_by_their_files(tmp_path):
@@ -406,7 +406,7 @@ def test_links_that_lead_nowhere_may_be_slices(tmp_path):
     os.mkfifo(tmp_path / "s" / "pipe")
     (tmp_path / "s" / "folder.dcm").mkdir()
     np.testing.assert_array_equal(read_scan(tmp_path / "s").array[0], voxels())
-    assert list_folder(tmp_path / "s").others() == "1 file(s) passed over (1 not DICOM)"
+    assert list_folder(tmp_path / "s").others() == "1 file(s) skipped (1 not DICOM)"
     last.unlink()
     last.symlink_to(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"1 of its files cannot be read, IM007\.dcm"):
@@ -601,7 +601,7 @@ def test_multi_frame_files_of_several_volumes_are_refused(tmp_path):
 
 
 def test_an_empty_folder_and_a_file_that_is_no_dicom(tmp_path):
-    with pytest.raises(DataError, match="holds no DICOM series"):
+    with pytest.raises(DataError, match="contains no DICOM series"):
         read_scan(tmp_path)
     path = tmp_path / "a.dcm"
     header(path, CT, "SR").save_as(path)

@@ -136,7 +136,7 @@ class TestWhatCannotBeOpened:
         (tmp_path / "notes.txt").symlink_to("nowhere")
         with caplog.at_level("INFO"):
             assert found(tmp_path) == {"a": ""}
-        assert f"{tmp_path}: 8 files passed over: " in caplog.text
+        assert f"{tmp_path}: 8 files skipped: " in caplog.text
         for kind in ("2 .txt", "2 hidden", "2 without an ending", "1 predictions", "1 segmentations of 3D Slicer"):
             assert kind in caplog.text
         assert "talk: is a named pipe" in caplog.text
@@ -246,14 +246,14 @@ class TestSeries:
         (tmp_path / "study" / "LICENSE").write_text("x" * 500)
         with caplog.at_level("INFO"):
             assert found(tmp_path) == {"study": ""}
-        assert "4 files passed over: 3 of a localizer, 1 without an ending" in caplog.text
+        assert "4 files skipped: 3 of a localizer, 1 without an ending" in caplog.text
 
     def test_what_is_no_volume_is_named(self, tmp_path, caplog):
         write_series(tmp_path / "good")
         write_series(tmp_path / "scout", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
         with caplog.at_level("INFO"):
             assert found(tmp_path) == {"good": ""}
-        assert f"{tmp_path}: no volumes but a localizer: scout" in caplog.text
+        assert f"{tmp_path}: DICOM series that are not volumes but a localizer: scout" in caplog.text
 
     def test_slices_without_a_place_in_space_fail(self, tmp_path):
         write_series(tmp_path / "good")
@@ -317,7 +317,7 @@ class TestSeries:
         write_series(tmp_path / "bad", 1, "X", uid, ImageOrientationPatient=tilted)
         scans = found(tmp_path)
         assert scans["good"] == ""
-        assert "is no volume but 16 slices in 2 orientations (15 in one of them). Export it again." in scans["bad"]
+        assert "is not a volume but 16 slices in 2 orientations (15 in one of them). Export it again." in scans["bad"]
 
     @pytest.mark.parametrize(("count", "description"), [(5, ""), (9, "3-plane loc"), (9, "LOCALIZER")])
     def test_a_localizer_by_its_orientations(self, tmp_path, count, description):

@@ -118,7 +118,7 @@ def _contents() -> Iterator[Case]:
 
             yield Case(
                 "checkpoint", f"{command}: {name}", build, expect, ("bad.pt",) if expect == REFUSED else (),
-                right.good_scan_done if expect == ACCEPTED else None, "holds the network's weights",
+                right.good_scan_done if expect == ACCEPTED else None, "contains the network's weights",
             )  # fmt: skip
         if name in ("all NaN", "complex", "code as a value", "another shape"):
             yield Case(

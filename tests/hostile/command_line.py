@@ -105,7 +105,7 @@ def _paths() -> Iterator[Case]:
 
         yield Case(
             "command line: output_dir", name, into, ACCEPTED, (), right.good_scan_done,
-            "any name of a folder is only a name",
+            "folder names are plain text",
         )  # fmt: skip
 
 

@@ -194,9 +194,9 @@ def _clean() -> Iterator[Case]:
         ACCEPTED,
         (),
         None,
-        "holds nothing that could run code",
+        "contains nothing that could run code",
     )
-    yield Case("clean bundle", "ours, zipped", zipped, ACCEPTED, (), None, "holds nothing that could run code")
+    yield Case("clean bundle", "ours, zipped", zipped, ACCEPTED, (), None, "contains nothing that could run code")
     yield Case(
         "clean bundle",
         "a copy of ours, used",
@@ -204,7 +204,7 @@ def _clean() -> Iterator[Case]:
         ACCEPTED,
         (),
         None,
-        "holds nothing that could run code",
+        "contains nothing that could run code",
     )
     for path in sorted((ROOT / "configs").glob("*.yaml")):
         yield Case(
@@ -214,7 +214,7 @@ def _clean() -> Iterator[Case]:
             ACCEPTED,
             (),
             None,
-            "holds nothing that could run code",
+            "contains nothing that could run code",
         )
     harmless = {
         "parameters": "optimizer: {_target_: torch.optim.SGD, params: $@network.parameters(), lr: 0.1}", "a list": "patch_size: '$[16, 16, 16]'", "arithmetic": "max_epochs: '$2 * 1'", "a reference": "val_interval: '@max_epochs'", "a text with a dollar": "mlflow_uri: null # $open('x')",

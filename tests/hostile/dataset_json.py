@@ -76,7 +76,7 @@ def _keys() -> Iterator[Case]:
         for name in ("null", "a list of lists", "code"):
             yield Case(
                 "dataset.json", f"{key} is {name}", with_json(described(**{key: _WRONG[name]})), ACCEPTED, (), None,
-                "nothing is taken from this key",
+                "this key is not used",
             )  # fmt: skip
     for name, content in {
         "a list": [described()],

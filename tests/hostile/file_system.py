@@ -147,8 +147,8 @@ def _beside_good_ones() -> Iterator[Case]:
         return right.good_scan_done(place) or (None if found == ["good_seg.nii.gz"] else f"label maps are {found}")
 
     for name, build, reason in (
-        ("a link to the parent and to itself", loop, "each real folder is searched once"), ("eight links to itself", loops, "each real folder is searched once"), ("200 folders deep", deep, "an empty folder holds no scan"),
-        ("a scan and its folder linked again", doubled, "each real folder is searched once"), ("hidden files and folders", hidden, "what is hidden is no scan"),
+        ("a link to the parent and to itself", loop, "each real folder is searched once"), ("eight links to itself", loops, "each real folder is searched once"), ("200 folders deep", deep, "an empty folder contains no scan"),
+        ("a scan and its folder linked again", doubled, "each real folder is searched once"), ("hidden files and folders", hidden, "hidden files are not scans"),
     ):  # fmt: skip
         yield Case("batch", name, build, ACCEPTED, (), one, reason)
     yield Case(

@@ -61,7 +61,7 @@ def cases() -> Iterator[Case]:
         "all foreground": (MASK * 0 + 1, AFFINE, ACCEPTED),
     }
     reasons = {
-        "0.9999999 for 1": "single precision loses that much", "shifted by a thousandth": "headers are stored in single precision",
+        "0.9999999 for 1": "within the rounding error of single precision", "shifted by a thousandth": "headers are stored in single precision",
         "empty": "a class may be absent from a case", "all foreground": "a class may fill a crop",
     }  # fmt: skip
     for name, (array, affine, expect) in wrong.items():

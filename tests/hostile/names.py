@@ -58,7 +58,7 @@ def _scans() -> Iterator[Case]:
             yield Case(
                 "names of scans", f"{name}, {'in a folder' if ending == '.nii.gz' else 'given'}", build,
                 EITHER if special or len(stem) > 200 else ACCEPTED, (),
-                None if special or len(stem) > 100 else _labelled(stem), "any name that the disk takes is a name",
+                None if special or len(stem) > 100 else _labelled(stem), "every name that the file system allows is valid",
             )  # fmt: skip
 
         def relative(place: Place, stem: str = stem) -> list[object]:
@@ -84,7 +84,7 @@ def _scans() -> Iterator[Case]:
                 ACCEPTED,
                 (),
                 _labelled(stem),
-                "any name that the disk takes is a name",
+                "every name that the file system allows is valid",
             )
 
 
@@ -208,7 +208,7 @@ def _cases_of_datasets() -> Iterator[Case]:
 
             yield Case(
                 "names of cases", f"{command}: {name}", build, ACCEPTED, (), scored if command == "evaluate" else None,
-                "any name that the disk takes is a name",
+                "every name that the file system allows is valid",
             )  # fmt: skip
 
 
@@ -323,7 +323,7 @@ def _folders() -> Iterator[Case]:
             doubtful = what == "cache" and text in ("None", "true", "3", "['a', 'b']", "{'a': 1}")
             yield Case(
                 "names of folders", f"{what}: {name}", build, EITHER if doubtful else ACCEPTED, (), judge,
-                "any name that the disk takes is a name",
+                "every name that the file system allows is valid",
             )  # fmt: skip
     for name, word in {"a dash first": "-x", "two dashes first": "--x", "only a dash": "-"}.items():
 

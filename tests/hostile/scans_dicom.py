@@ -167,11 +167,11 @@ def cases() -> Iterator[Case]:
         "two series in turn": (lambda ds, k: setattr(ds, "SeriesInstanceUID", f"{UID}.9.{k % 2}"), EITHER, ""),
         "a series for each slice": (lambda ds, k: setattr(ds, "SeriesInstanceUID", f"{UID}.9.{k}"), EITHER, ""),
         "no series UID": (_set(SeriesInstanceUID=None), EITHER, ""),
-        "no instance numbers": (_set(InstanceNumber=None), ACCEPTED, "positions tell the order"),
-        "instance numbers backwards": (lambda ds, k: setattr(ds, "InstanceNumber", 16 - k), ACCEPTED, "positions tell the order"),
-        "one instance number": (_set(InstanceNumber=1), ACCEPTED, "positions tell the order"),
-        "no thickness": (_set(SliceThickness=None), ACCEPTED, "positions tell the distance"),
-        "another thickness": (_set(SliceThickness=9), ACCEPTED, "positions tell the distance"),
+        "no instance numbers": (_set(InstanceNumber=None), ACCEPTED, "positions define the order"),
+        "instance numbers backwards": (lambda ds, k: setattr(ds, "InstanceNumber", 16 - k), ACCEPTED, "positions define the order"),
+        "one instance number": (_set(InstanceNumber=1), ACCEPTED, "positions define the order"),
+        "no thickness": (_set(SliceThickness=None), ACCEPTED, "positions define the spacing"),
+        "another thickness": (_set(SliceThickness=9), ACCEPTED, "positions define the spacing"),
         "positions rounded to 0.1 mm": (_moved(lambda k: ORIGIN + np.round(k * STEP * 1.0, 1)), ACCEPTED, "rounding is no gap"),
         "no patient": (_set(PatientName=None, PatientID=None), ACCEPTED, "is anonymised"),
     }  # fmt: skip
@@ -263,4 +263,4 @@ def cases() -> Iterator[Case]:
         found = sorted(path.name for path in place.output.glob("*_seg.nii.gz"))
         return None if len(found) == 2 else f"label maps are {found}"
 
-    yield Case("DICOM", "two series in one folder", two, EITHER, (), each, "each series is a scan of its own")
+    yield Case("DICOM", "two series in one folder", two, EITHER, (), each, "each series is a separate scan")

@@ -84,9 +84,9 @@ _BY_QFORM: dict[str, list[object]] = {  # with sform_code 0, the affine is made 
     "quatern_b": [NAN, INF, 2.0], "quatern_c": [NAN, -2.0], "qoffset_x": [NAN, INF], "qoffset_z": [NAN],
 }  # fmt: skip
 _WHY = {
-    "bitpix": "says again what datatype says, and no reader looks at it",
-    "qform_code": "an unknown code makes a form count as not set; the other one holds",
-    "sform_code": "an unknown code makes a form count as not set; the other one holds",
+    "bitpix": "repeats datatype, and no reader uses it",
+    "qform_code": "a form with an unknown code counts as not set, so the other form applies",
+    "sform_code": "a form with an unknown code counts as not set, so the other form applies",
     "scl_slope": "0 and NaN mean that values are stored as they are",
     "srow_x3": "a scan may lie far from the origin",
 }
@@ -299,7 +299,7 @@ def _values() -> Iterator[Case]:
 
         yield Case(
             "values", name, build, expect, ("x.nii",) if expect == REFUSED else (), right.predicted(x=Path("x.nii")),
-            "no voxel is unknown, and values beyond the window count as its ends",
+            "no voxel is unknown, and values outside the window are clipped",
         )  # fmt: skip
 
         def scored(place: Place, change: Callable[[np.ndarray], np.ndarray] = change) -> list[object]:

@@ -352,7 +352,7 @@ def _references() -> Iterator[Case]:
     )
     harmless = {
         "to another key": ("val_interval: '@max_epochs'", "references between keys are what MONAI's YAML is for"),
-        "in a network's argument": ("network_def#in_channels: '@batch_size'", "the value is a number that fits"),
+        "in a network's argument": ("network_def#in_channels: '@batch_size'", "the value is a valid number"),
     }
     for name, (lines, reason) in harmless.items():
         yield Case("YAML reference", name, laid_over(lines + "\n"), ACCEPTED, (), None, reason)
@@ -404,10 +404,10 @@ def _files() -> Iterator[Case]:
     fine = {
         "a byte order mark": (b"\xef\xbb\xbfval_interval: 1\n", "UTF-8 with a mark is what Windows' editors write"),
         "Windows' line ends": (b"val_interval: 1\r\nbatch_size: 1\r\n", "either line end is YAML"),
-        "a number as 1e-3": (b"optimizer#lr: 1e-3\n", "a number in YAML 1.2, and what everybody means"),
+        "a number as 1e-3": (b"optimizer#lr: 1e-3\n", "a number in YAML 1.2"),
         "an anchor": (b"val_interval: &one 1\nbatch_size: *one\n", "aliases within limits are YAML"),
         "JSON in YAML": (b'{"val_interval": 1}\n', "JSON is YAML"),
-        "a document mark": (b"---\nval_interval: 1\n...\n", "one document with its marks"),
+        "a document mark": (b"---\nval_interval: 1\n...\n", "one document with its markers"),
     }
     for name, (raw, reason) in fine.items():
 

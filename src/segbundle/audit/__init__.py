@@ -1,4 +1,4 @@
-"""Say what in somebody else's configuration or bundle could run code, before anything of it is imported."""
+"""Find what could run code in a configuration or bundle from someone else, before anything in it is imported."""
 
 from segbundle.audit.findings import Finding
 from segbundle.audit.trust import inspect_path, refuse_untrusted

@@ -1,4 +1,4 @@
-"""Zip files: refused by what they declare before anything of them is written."""
+"""Zip files, inspected by what they declare before anything is extracted."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _SMALL = 100_000_000
 def read_archive(
     name: str, key: str, read: Callable[[], Iterable[Finding]], what: str = "cannot be read as a zip file"
 ) -> list[Finding]:
-    """Return the findings of a zip file or one of its entries, or that it cannot be read.
+    """Return the findings of a zip file or of one of its entries, or a finding that it cannot be read.
 
     Args:
         name: of the file.
         key: of the entry.
-        read: opens the file or the entry, and yields findings; those before it fails are kept.
-        what: the finding if it fails.
+        read: opens the file or the entry, and yields findings; findings before an error are kept.
+        what: the finding if there is an error.
     """
     found: list[Finding] = []
     try:
@@ -44,7 +44,7 @@ def read_archive(
 
 
 def archive_findings(archive: zipfile.ZipFile, name: str) -> Iterator[Finding]:
-    """Yield what of a zip file could leave the folder it is unpacked into, or fill the disk.
+    """Yield what in a zip file could leave the folder it is unpacked into, or fill the disk.
 
     Args:
         archive: the opened file.
@@ -62,7 +62,7 @@ def archive_findings(archive: zipfile.ZipFile, name: str) -> Iterator[Finding]:
         problem = _entry_problem(entry)
         folded = entry.filename.casefold()
         if problem is None and folded in seen:
-            problem = "entry that is there twice"
+            problem = "entry that occurs twice"
         seen.add(folded)
         if problem is not None:
             yield Finding(name, entry.filename, problem, excerpt_of(entry.orig_filename))

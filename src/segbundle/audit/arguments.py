@@ -13,14 +13,14 @@ _READERS = frozenset(
     {f"{name}{kind}" for name in _FORMATS for kind in ("reader", "writer")}
     | {"imagewriter", "avgmerger", "zarravgmerger", "cucim", "openslide", "tifffile"}
 )
-"""What `reader`, `writer` and `merger_cls` may name; MONAI calls whatever else they name."""
+"""Allowed names in `reader`, `writer` and `merger_cls`; MONAI calls anything else that they name."""
 _NAMING = frozenset({"merger_cls", "reader", "writer"})
 _CODE_ARGUMENTS = _NAMING | {"allow_pickle", "compile_kwargs", "pickle_module", "weights_only"}
 
 _DOWNLOADS = frozenset({"pretrained", "pretrained_backbone", "pretrained_url"})
 """With these, networks download weights."""
 _SERVERS = frozenset({"count_store", "kwargs_read_csv", "mlflow_uri", "store", "tracking_uri", "value_store"})
-"""Classes with one of these arguments read from, or write to, whatever it or another one names, also servers."""
+"""Classes with one of these arguments read from, or write to, any place that an argument names, including servers."""
 _ADDRESSES = frozenset({"count_store", "mlflow_uri", "src", "store", "tracking_uri", "url", "value_store"})
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*):/(?=/)", re.IGNORECASE)
 _LOCAL = frozenset({"env", "file", "sqlite"})
@@ -39,15 +39,15 @@ def holds_address(text: str) -> bool:
 
 
 def argument_problem(name: str, value: Any) -> str | None:
-    """Return why an argument may not have a value, or None.
+    """Return why a value is not allowed for an argument, or None.
 
     Args:
         name: of the argument.
-        value: as the configuration has it, or one of a list; a component is judged by its own `_target_`.
+        value: as in the configuration, or one value of a list; a component is judged by its own `_target_`.
 
     Example:
         >>> argument_problem("reader", "os.system")
-        "names code to run; known are MONAI's readers, writers and mergers"
+        "names code to run, and none of MONAI's readers, writers and mergers"
         >>> argument_problem("reader", "ITKReader")
     """
     if value is None:
@@ -62,16 +62,16 @@ def argument_problem(name: str, value: Any) -> str | None:
     if name not in _CODE_ARGUMENTS:
         return None
     if name in _NAMING:
-        return None if _is_reader(value) else "names code to run; known are MONAI's readers, writers and mergers"
+        return None if _is_reader(value) else "names code to run, and none of MONAI's readers, writers and mergers"
     if name == "compile_kwargs":
-        return None if value == {} else "chooses by which programs code is compiled"
+        return None if value == {} else "chooses the programs that compile code"
     if name == "pickle_module":
         return None if value == "pickle" else "names code that unpickles"
-    return None if value is (name == "weights_only") else "unpickles what is loaded"
+    return None if value is (name == "weights_only") else "unpickles the file that is loaded"
 
 
 def makes_object(component: Any) -> bool:
-    """Return whether a component is an instance of a class, and no text that a function returns."""
+    """Return whether a component is an instance of a class, rather than text that a function returns."""
     if not isinstance(component, dict) or "_mode_" in component:
         return False
     name = component.get("_target_")
@@ -102,7 +102,7 @@ def downloads(component: Any, positional: Iterable[Any], named: Mapping[str, Any
 
     Args:
         component: the class or function.
-        positional: its arguments by position; `UNKNOWN` for those that the text does not tell.
+        positional: its arguments by position; `UNKNOWN` for values that are not in the text.
         named: its arguments by name.
     """
     known = _parameters(component)
@@ -115,14 +115,14 @@ def downloads(component: Any, positional: Iterable[Any], named: Mapping[str, Any
 
 @lru_cache(maxsize=4096)
 def _parameters(component: Any) -> dict[str, Any]:
-    """Return the arguments of a class, with those of its bases after them, or of a function, and their defaults."""
+    """Return the arguments of a class, followed by those of its bases, or of a function, with their defaults."""
     bases = inspect.getmro(component) if inspect.isclass(component) else ()
     makers = [vars(base)["__init__"] for base in bases if "__init__" in vars(base)]
     found: dict[str, Any] = {}
     for maker in makers or [component]:
         try:
             parameters = inspect.signature(maker).parameters
-        except (TypeError, ValueError):  # built in; it does not say
+        except (TypeError, ValueError):  # built in, without a signature
             continue
         for name, parameter in parameters.items():
             if not (makers and name == "self"):

@@ -1,4 +1,4 @@
-"""What in a configuration MONAI would evaluate, import or include, and what of it is not harmless."""
+"""Find what MONAI would evaluate, import or include in a configuration, and what of this is not harmless."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Document:
         name: for findings.
         content: plain values.
         folder: where files that it includes must lie.
-        is_evaluated: whether MONAI evaluates its text; that of the command line stays text.
+        is_evaluated: whether MONAI evaluates its text; text from the command line is not evaluated.
     """
 
     name: str
@@ -53,9 +53,9 @@ class _Place:
     """A value in a document.
 
     Args:
-        keys: on the way to it, as MONAI splits them.
+        keys: path of keys to it, as MONAI splits them.
         value: plain.
-        in_component: whether a mapping on the way has a `_target_`.
+        in_component: whether a mapping on this path has a `_target_`.
         holder: the mapping that has the value, or None if it may be merged into a mapping of another file.
     """
 
@@ -70,12 +70,12 @@ class _Place:
 
     @property
     def is_plain(self) -> bool:
-        """Whether all keys are plain names or positions, so that nothing comes of them within a reference."""
+        """Whether all keys are plain names or positions, which change nothing when inserted into a reference."""
         return all(re.fullmatch(r"\w+", key) for key in self.keys)
 
     @property
     def text(self) -> str | None:
-        """The value, which is text, with absolute references, as MONAI makes them; None if that cannot be done."""
+        """The value, which is text, with references made absolute as in MONAI; None if that is impossible."""
         text = _normalized(self.value)
         if len(text) + len(self.name) > MAX_LENGTH and text.startswith(("$", "@", "%")):
             return None
@@ -88,7 +88,7 @@ class _Place:
 
     @property
     def argument(self) -> str:
-        """The last key that is no position in a list."""
+        """The last key that is not a position in a list."""
         return next((key for key in reversed(self.keys) if not key.isdigit()), "")
 
 
@@ -100,7 +100,7 @@ def read_document(path: Path) -> Any:
     """
     if path.suffix.lower() == ".json":
         if path.stat().st_size > MAX_JSON_BYTES:
-            raise ConfigError(f"{path}: has more than {MAX_JSON_BYTES:,} bytes, which is the limit for such a file.")
+            raise ConfigError(f"{path}: has more than {MAX_JSON_BYTES:,} bytes, the limit for a JSON file.")
         return read_json(path, error=ConfigError)
     return read_yaml(path)
 
@@ -120,7 +120,7 @@ def included_file(text: str) -> str | None:
 
 
 def included_files(document: Document) -> Iterator[Path]:
-    """Yield the files that a configuration includes and that may be read: they exist and lie in its folder."""
+    """Yield the files that a configuration includes, if they exist and are in its folder."""
     for place in _places(document.content):
         if isinstance(place.value, str) and place.value.startswith("%"):
             path = included_file(place.text or "")
@@ -130,10 +130,10 @@ def included_files(document: Document) -> Iterator[Path]:
 
 
 def inspect_documents(documents: Iterable[Document]) -> Iterator[Finding]:
-    """Yield what is not harmless in configurations that are laid over each other or lie in one folder.
+    """Yield what is not harmless in configurations that are merged or in one folder.
 
     Args:
-        documents: all of them, since one may use what another defines.
+        documents: all of them, since one may use what another one defines.
     """
     documents = list(documents)
     try:
@@ -151,11 +151,11 @@ class _Shared:
 
     Args:
         modules: names that expressions may use, and the dotted names that they stand for.
-        disputed: names that are given to two things.
-        sections: first keys that hold an import, whose values are modules.
-        definitions: everything that first keys stand for in one of the configurations.
-        values: everything that ids stand for, separated by `::`.
-        addresses: ids of metadata, where MONAI puts them, that hold an address.
+        disputed: names with two meanings.
+        sections: first keys that contain an import, whose values are modules.
+        definitions: all values of each first key in the configurations.
+        values: all values of each id; keys in ids are separated by `::`.
+        addresses: ids of metadata, where MONAI puts them, that contain an address.
     """
 
     modules: Mapping[str, str]
@@ -201,16 +201,16 @@ class _Shared:
         return first in self.sections or (first == "" and bool(self.sections))
 
     def hold_address(self, reference: str) -> bool:
-        """Return whether an id refers to metadata that holds an address."""
+        """Return whether an id refers to metadata that contains an address."""
         below = f"{reference}::" if reference else ""
         return any(address == reference or address.startswith(below) for address in self.addresses)
 
     def may_be_called(self, reference: str, aliases: int = _MAX_ALIASES) -> bool:
-        """Return whether all that an id refers to is an object, a lambda or a component that is known to be callable.
+        """Return whether an id refers only to objects, lambdas and components that are known to be callable.
 
         Args:
             reference: the id, separated by `::`.
-            aliases: references that are followed at most.
+            aliases: maximum number of references to follow.
         """
         values = self.values.get(reference, [])
         return bool(values) and all(self._is_callable(value, aliases) for value in values)
@@ -228,7 +228,7 @@ class _Shared:
         return _normalized(reference[1:]) in self.values
 
     def meanings(self, value: Any) -> list[Any]:
-        """Return all that a reference may stand for, also by way of other references, or else the value itself."""
+        """Return all values that a reference may stand for, directly or through others, or else the value itself."""
         meant, seen = [value], set()
         for one in meant:
             if isinstance(one, str) and re.fullmatch(r"@\w+(?:(?:#|::)\w+)*", one) and one not in seen:
@@ -261,7 +261,7 @@ class _Inspection:
             if mode not in _MODES:
                 return "a _mode_ that is neither default nor callable; debug opens a debugger"
             known = mode == "default" or (place.holder is not None and "_target_" in place.holder)
-            return None if known else "makes something callable that is defined elsewhere"
+            return None if known else "makes a component callable that is defined elsewhere"
         if place.argument == "_debug_" and place.value is not False:
             return "opens a debugger"
         if not isinstance(place.value, list):  # its entries are judged one by one
@@ -273,9 +273,9 @@ class _Inspection:
 
     def _target_problem(self, place: _Place) -> str | None:
         if not isinstance(place.value, str):
-            return "_target_ is no name"
+            return "_target_ is not text"
         if place.value[:1] in ("@", "%"):
-            return "_target_ is looked up when the configuration runs"
+            return "_target_ is known only when the configuration runs"
         if not place.value.startswith("$"):
             problem = target_problem(place.value)
             if problem is None and (place.holder is None or _mode(place.holder.get("_mode_")) != "default"):
@@ -293,22 +293,22 @@ class _Inspection:
         if text is None:
             return "has references that cannot be followed"
         if any(self.shared.hold_module(reference) for reference in references(text)):
-            return "takes a module as a value"
+            return "uses a module as a value"
         if self._names_server(place, text):
             return "names a server"
         if not text.startswith(("$", "%")):
             return None
         if not place.is_plain and (text.startswith("%") or text != _normalized(place.value)):
-            return "refers to something by the keys that it lies below, and one of them is no plain name"
+            return "has a reference through a key that is not a plain name"
         if text.startswith("%"):
             return self._macro_problem(text)
         found = imported(text[1:])
         if found is None:
             problem = expression_problem(text[1:], self.shared.modules, self.shared.may_be_called)
         elif place.in_component:
-            problem = "gives a module to a component"
+            problem = "passes a module to a component"
         elif found[0] in self.shared.disputed:
-            problem = f"gives the name {found[0]}, which has another meaning elsewhere"
+            problem = f"imports {found[0]}, a name with another meaning elsewhere"
         else:
             problem = import_problem(*found)
         return f"expression {problem}" if problem else None
@@ -329,20 +329,20 @@ class _Inspection:
             if not files:
                 return "includes a file that does not exist"
             if not all(_lies_in(file, self.document.folder) for file in files):
-                return "includes a file outside of its folder"
+                return "includes a file outside its folder"
             ids = text.rpartition(path)[2].removeprefix("::")
         elif not _ID.fullmatch(ids):
-            return "includes something that is no part of the configuration"
-        return "takes a module as a value" if self.shared.hold_module(ids) else None
+            return "includes something that is not part of the configuration"
+        return "uses a module as a value" if self.shared.hold_module(ids) else None
 
 
 def _quotes(name: str) -> bool:
-    """Return whether a file quotes addresses that MONAI does not use: sources, papers, and where weights are."""
+    """Return whether a file quotes addresses that MONAI does not use: sources, papers and locations of weights."""
     return Path(name).stem.lower() in ("metadata", "large_files")
 
 
 def _candidates(path: str, folder: Path) -> list[Path]:
-    """Return the files that a macro may include: from the working directory, as MONAI has it, or from the folder."""
+    """Return the files that a macro may include: from the working directory, as in MONAI, or from the folder."""
     return [file for file in dict.fromkeys((Path(path), folder / path)) if os.path.lexists(file)]
 
 
@@ -370,11 +370,11 @@ def _places(
     holder: Mapping[Any, Any] | None = None,
     is_merged: bool = True,
 ) -> Iterator[_Place]:
-    """Yield every value of a configuration, and text keys that MONAI would evaluate were they values.
+    """Yield every value of a configuration, and text keys that MONAI would evaluate if they were values.
 
     Args:
-        content: the configuration, or a value within.
-        keys: on the way to it.
+        content: the configuration, or a value within it.
+        keys: path of keys to it.
         in_component: see `_Place`.
         holder: see `_Place`.
         is_merged: whether keys of `content` are merged with those of other files, as those of the first level are.
@@ -396,6 +396,6 @@ def _places(
 
 
 def _split(key: Any, first: bool) -> list[str]:
-    """Return a key as MONAI splits it; a first key may begin with `+`, and be added to what is there."""
+    """Return a key as MONAI splits it; a first key may begin with `+`, which extends the existing value."""
     text = str(key)
     return _normalized(text.removeprefix("+") if first else text).split("::")

@@ -1,8 +1,8 @@
-"""Whether an expression of a configuration is harmless, by its syntax tree.
+"""Decide whether an expression in a configuration is harmless, from its syntax tree.
 
-MONAI evaluates text that begins with `$`: references in it become values first, then Python runs it. What this module
-does not know to be harmless is a finding: every name must be one of `names`, a component that a `_target_` may name, or
-bound by the expression itself; attributes of values must be on a list.
+MONAI evaluates text that begins with `$`: it replaces references by values, and then Python runs the text. Everything
+that is not known to be harmless is a finding: every name must be one of `names`, a component that a `_target_` may
+name, or bound by the expression itself; attributes of values must be on a list.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from segbundle.audit.sizes import MAX_EXPONENT, has_power, has_sequence, size
 from segbundle.audit.targets import target_problem, walk
 
 _REFERENCE = re.compile(r"@(?:\w*)(?:::\w*)*")
-_REFERENCES = "__local_refs"  # what MONAI calls the values in an expression
+_REFERENCES = "__local_refs"  # MONAI's name for the values in an expression
 _FUNCTION_ARGUMENTS = frozenset({"func", "key", "default_factory"})
 _FUNCTION_PLACES = {
     **dict.fromkeys(("filter", "map", "functools.partial", "functools.reduce", "collections.defaultdict"), 0),
     **dict.fromkeys(("itertools.accumulate", "itertools.groupby"), 1),
 }
-"""By position, the functions that calls are given to call them."""
+"""Positions of arguments that the called function calls in turn."""
 _MAX_NUMBER = 2**32
 _MAX_LENGTH_MADE = 10_000_000
 _Scope = frozenset[str]
@@ -44,7 +44,7 @@ class _HarmfulError(Exception):
 
 
 def references(text: str) -> list[str]:
-    """Return the ids that an expression, or text that is a reference as a whole, refers to, separated by `::`."""
+    """Return the ids that an expression, or text that is a single reference, refers to, separated by `::`."""
     found = _REFERENCE.findall(text)
     return [one[1:] for one in found if text.startswith("$") or one == text]
 
@@ -56,11 +56,11 @@ def _is_unknown(_reference: str) -> bool:
 def expression_problem(
     text: str, modules: Mapping[str, str], may_be_called: Callable[[str], bool] = _is_unknown
 ) -> str | None:
-    """Return what in an expression is not harmless, or None.
+    """Return what is not harmless in an expression, or None.
 
     Args:
-        text: after the `$`, with absolute references and `::` for `#`, as MONAI has it before it evaluates it.
-        modules: names that stand for modules, or for what was imported from one, and their dotted names.
+        text: after the `$`, with absolute references and `::` for `#`, as MONAI evaluates it.
+        modules: names of modules, or of what was imported from a module, and their dotted names.
         may_be_called: whether the value of an id is known to be harmless when it is called with any argument.
 
     Example:
@@ -103,7 +103,7 @@ def callable_problem(text: str, modules: Mapping[str, str], may_be_called: Calla
 
 
 class _Walk:
-    """Visits the nodes of an expression; raises at the first that is not harmless."""
+    """Visit the nodes of an expression, and raise an error at the first that is not harmless."""
 
     def __init__(self, modules: Mapping[str, str], may_be_called: Callable[[str], bool]) -> None:
         self.modules = modules
@@ -118,7 +118,7 @@ class _Walk:
         """
         visit = getattr(self, f"_{type(node).__name__}", None)
         if visit is None:
-            self._refuse(f"has a {type(node).__name__}, which the audit does not know")
+            self._refuse(f"has a {type(node).__name__}, which the audit does not support")
         visit(node, local)
 
     def values(self, nodes: list[ast.expr], local: _Scope) -> None:
@@ -202,7 +202,7 @@ class _Walk:
         elif name is None and isinstance(node.func, ast.Attribute) and node.func.attr == "replace":
             starred = any(isinstance(argument, ast.Starred) for argument in node.args)
             if starred or len(node.args) < 2:  # pathlib's takes one argument, and moves a file
-                self._refuse("calls replace with other arguments than that of text has")
+                self._refuse("calls replace with other arguments than text takes")
             self.value(node.func.value, local)
         elif name is not None:
             self._module_chain(node.func, node)
@@ -213,13 +213,13 @@ class _Walk:
         self.values(arguments, local)
 
     def _callee(self, node: ast.expr, local: _Scope) -> None:
-        """Refuse what is called if the syntax tree does not show what it is."""
+        """Refuse a called object that the syntax tree does not identify."""
         if isinstance(node, (ast.Lambda, ast.Attribute)):
             return
         if isinstance(node, ast.Name) and node.id not in local:
             return
         if isinstance(node, ast.Call) and not _is_bound(node.func, local) and _dotted(node.func, self.modules):
-            return  # what a component or `functools.partial` makes
+            return  # made by a component or by `functools.partial`
         reference = _reference(node, local)
         if reference is None:
             self._refuse("calls something that the audit cannot follow")
@@ -227,7 +227,7 @@ class _Walk:
             self._refuse(f"calls @{reference.replace('::', '#')}, which is not known to be harmless with any argument")
 
     def _passed(self, node: ast.Call, name: str | None, local: _Scope) -> None:
-        """Refuse functions that a call is given to call them, if the syntax tree does not show what they are."""
+        """Refuse functions that are passed to be called, if the syntax tree does not identify them."""
         if name is None and isinstance(node.func, ast.Name) and node.func.id not in local:
             name = node.func.id
         given = [keyword.value for keyword in node.keywords if keyword.arg in _FUNCTION_ARGUMENTS]
@@ -240,7 +240,7 @@ class _Walk:
                 self._callee(function, local)
 
     def _switch(self, node: ast.Call, local: _Scope) -> None:
-        """`setattr` of PyTorch's own switches."""
+        """Allow `setattr` for PyTorch's own switches only."""
         if len(node.args) == 3 and not node.keywords:
             board, switch, value = node.args
             allowed = isinstance(switch, ast.Constant) and switch.value in SWITCHES
@@ -250,7 +250,7 @@ class _Walk:
         self._refuse("uses the name setattr")
 
     def _group(self, node: ast.Call) -> None:
-        """The processes that torchrun started, not those that an address names."""
+        """Allow process groups that torchrun started, but not those at an address."""
         first = [ast.keyword("backend", argument) for argument in node.args[:1]]
         for keyword in [*first, *node.keywords]:
             plain = keyword.value.value if isinstance(keyword.value, ast.Constant) else None
@@ -312,7 +312,7 @@ class _Walk:
         self.values([node.key, node.value], self._comprehended(node.generators, local))
 
     def _comprehended(self, generators: list[ast.comprehension], local: _Scope) -> _Scope:
-        """Visit the loops of a comprehension; all its names are bound from the second loop's iterable on."""
+        """Visit the loops of a comprehension; the second loop's iterable and all later parts may use all its names."""
         self.value(generators[0].iter, local)
         for generator in generators:
             local |= self._assigned(generator.target)
@@ -349,7 +349,7 @@ def _dotted(node: ast.expr, modules: Mapping[str, str]) -> str | None:
 
 
 def _downloads(found: Any, call: ast.Call) -> bool:
-    """Return whether a call may make a network that downloads weights."""
+    """Return whether a call may create a network that downloads weights."""
     named = {word.arg: _constant(word.value) for word in call.keywords if word.arg is not None}
     unpacked = len(named) < len(call.keywords) or any(isinstance(value, ast.Starred) for value in call.args)
     return unpacked or downloads(found, [_constant(value) for value in call.args], named)

@@ -1,11 +1,11 @@
-"""What an audit reports."""
+"""Findings that an audit reports."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 WHOLE_FILE = "(file)"
-"""Stands for the key of a finding that is about the file itself."""
+"""Key of a finding about the file itself."""
 _SHOWN_CHARACTERS = 80
 
 
@@ -14,9 +14,9 @@ class Finding:
     """One place of a configuration or bundle that could run code, or cannot be judged.
 
     Args:
-        file: as the user named it, or within the audited folder.
-        key: of a configuration, joined with `#`; the entry of a checkpoint; or `WHOLE_FILE`.
-        what: is wrong with it.
+        file: path as given by the user, or relative to the audited folder.
+        key: key of a configuration, joined with `#`; entry of a checkpoint; or `WHOLE_FILE`.
+        what: the problem.
         excerpt: the value, shortened.
     """
 
@@ -30,7 +30,7 @@ class Finding:
 
 
 def excerpt_of(value: object) -> str:
-    """Return a value as it is shown beside a finding: text as it stands, everything else as its `repr`, shortened.
+    """Return a value as shown in a finding: text unchanged, everything else as its `repr`, shortened.
 
     Example:
         >>> excerpt_of("$1 + 1")
@@ -41,13 +41,13 @@ def excerpt_of(value: object) -> str:
 
 
 def one_line(text: str) -> str:
-    r"""Return text without line breaks, terminal codes and other characters that cannot be printed.
+    r"""Return text with escapes for line breaks, terminal codes and other characters that cannot be printed.
 
     Example:
         >>> one_line("two\nlines")
         'two\\nlines'
     """
     return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")  # lone surrogates, too
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")  # also for lone surrogates
         for char in text
     )

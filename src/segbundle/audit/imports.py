@@ -1,4 +1,4 @@
-"""What expressions import, and whether it is harmless."""
+"""Find what expressions import, and whether it is harmless."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_LENGTH = 10_000
 
 
 def imported(text: str) -> tuple[str, str] | None:
-    """Return alias and dotted name of what an expression imports, or None if it is no import.
+    """Return alias and dotted name of what an expression imports, or None if it is not an import.
 
     Args:
         text: after the `$`.
@@ -38,11 +38,11 @@ def imported(text: str) -> tuple[str, str] | None:
 
 
 def import_problem(alias: str, name: str) -> str | None:
-    """Return why a configuration may not import a module, or something of one, under a name, or None."""
+    """Return why a configuration may not import a module, or a part of a module, under a name, or None."""
     if "." not in alias and MODULES.get(alias, name) != name:
-        return f"gives the name {alias} to {name}"
+        return f"imports {name} as {alias}, a reserved name"
     if hasattr(builtins, alias) or alias.startswith("_") or alias == "*":
-        return f"gives the name {alias} to {name}"
+        return f"imports {name} as {alias}, a reserved name"
     if name in IMPORTS or is_known_module(name):
         return None
     walked = walk(name)

@@ -1,4 +1,4 @@
-"""The audit of a configuration, a bundle's folder or a zip file of one: every file by its kind."""
+"""Audit a configuration, a bundle's folder or a zip file: each file according to its kind."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 _LOGGING_SUFFIXES = (".conf", ".ini", ".cfg")
 _STARTED = ("sitecustomize", "usercustomize")
-"""Modules that Python imports by itself when it starts, if there are any."""
+"""Modules that Python imports when it starts, if they exist."""
 _MODULE_SUFFIXES = (".py", ".pyc", ".so", ".pyd")
 
 
 class Inspection:
-    """Collects what is wrong with files; configurations are judged together, since they share names.
+    """Collect the findings of files; configurations are judged together, since they share names.
 
     Args:
-        is_unpacked: whether the files were in a zip file, and zip files among them are too many.
+        is_unpacked: whether the files were in a zip file, so that zip files among them are findings.
     """
 
     def __init__(self, is_unpacked: bool = False) -> None:
@@ -38,7 +38,7 @@ class Inspection:
         self._read: set[tuple[Path, str]] = set()
 
     def findings(self) -> list[Finding]:
-        """Return what was found in everything that was added."""
+        """Return the findings of everything that was added."""
         return [*self._found, *configurations.inspect_documents(self._documents)]
 
     def add_document(self, document: configurations.Document) -> None:
@@ -52,7 +52,7 @@ class Inspection:
 
         Args:
             folder: of a bundle.
-            prefix: stands before the names of the files in it.
+            prefix: added before the names of the files in it.
         """
         root = configurations.real_path(folder)
         for path in _files_of(folder, self._found):
@@ -72,11 +72,11 @@ class Inspection:
         Args:
             path: of the file.
             name: for findings.
-            folder: where files that it includes must lie.
+            folder: folder that must contain the files that it includes.
         """
         try:
             if not stat.S_ISREG(path.stat().st_mode):
-                self._report(name, WHOLE_FILE, "is no regular file", "")
+                self._report(name, WHOLE_FILE, "is not a regular file", "")
             elif path.suffix.lower() in configurations.SUFFIXES:
                 self._add_configuration(path, name, folder)
             elif path.suffix.lower() in _LOGGING_SUFFIXES:
@@ -87,7 +87,7 @@ class Inspection:
                 self._add_data(path, name)
         except OSError as problem:
             self._report(name, WHOLE_FILE, "cannot be read", problem.strerror or str(problem))
-        except Exception as problem:  # a file that anybody may have made must not end the audit of the others
+        except Exception as problem:  # a crafted file must not stop the audit of the others
             self._report(name, WHOLE_FILE, "cannot be read", str(problem) or type(problem).__name__)
 
     def _add_configuration(self, path: Path, name: str, folder: Path) -> None:
@@ -143,7 +143,7 @@ class Inspection:
         self._found += archives.read_archive(name, WHOLE_FILE, read)
 
     def _report_hidden_module(self, path: Path, folder: Path, name: str) -> None:
-        """Python imports what lies in the working directory first when it runs there as `python -m`."""
+        """Report a module that Python would import first when it runs as `python -m` in this folder."""
         inside = path.relative_to(folder).parts
         is_package = len(inside) == 2 and inside[1] == "__init__.py"
         if len(inside) == 1 and path.suffix.lower() in _MODULE_SUFFIXES:
@@ -154,7 +154,7 @@ class Inspection:
             return
         known = module in sys.stdlib_module_names or module in _STARTED
         if known or importlib.machinery.PathFinder.find_spec(module) is not None:
-            self._report(name, WHOLE_FILE, "takes the place of a module when Python runs in this folder", module)
+            self._report(name, WHOLE_FILE, "replaces a module when Python runs in this folder", module)
 
     def _report(self, name: str, key: str, what: str, value: str) -> None:
         self._found.append(Finding(name, key, what, excerpt_of(value)))

@@ -1,4 +1,4 @@
-"""What in a logging configuration would run code: Python evaluates the classes and arguments of its handlers."""
+"""Find what would run code in a logging configuration: Python evaluates the classes and arguments of its handlers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STREAMS = frozenset({"sys.stdout", "sys.stderr"})
 
 
 def inspect_logging_file(path: Path, name: str) -> Iterator[Finding]:
-    """Yield what of a logging configuration is not harmless.
+    """Yield what is not harmless in a logging configuration.
 
     Args:
         path: of the file.

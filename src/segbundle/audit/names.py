@@ -1,4 +1,4 @@
-"""Names that an expression may use: Python's, NumPy's and PyTorch's functions that only compute or look."""
+"""Names that an expression may use: functions of Python, NumPy and PyTorch that only compute or read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def _within(module: str, *lines: str) -> frozenset[str]:
 
 
 MODULES = {"monai": "monai", "torch": "torch", "np": "numpy", "numpy": "numpy"}
-"""Names that MONAI gives every expression, and the modules that they stand for."""
+"""Names that MONAI defines in every expression, and the modules that they stand for."""
 
 BUILTINS = _words(
     "abs all any bool bytes complex dict divmod enumerate filter float frozenset int isinstance len list map max min "
@@ -41,7 +41,7 @@ ATTRIBUTES = _words(
     "month name now parent parents parts relative_to resolve rglob second stem strftime suffix suffixes "
     "timestamp today with_name with_stem with_suffix year",
 )
-"""Attributes of a value that an expression may read or call; those of modules are judged by their whole name."""
+"""Attributes of a value that an expression may read or call; attributes of modules are judged by their full name."""
 
 NAMES = (
     _within(
@@ -99,21 +99,21 @@ NAMES = (
     | _within("torch.backends.mps", "is_available is_built")
     | _within("ignite.distributed", "get_local_rank get_rank get_world_size")
 )
-"""Dotted names that an expression may use, besides the components that a `_target_` may name."""
+"""Dotted names that an expression may use, in addition to the components that a `_target_` may name."""
 
 PASSED_THROUGH = frozenset(name.rpartition(".")[0] for name in NAMES) | {"torch.backends"}
-"""Modules that stand before harmless names."""
+"""Modules that contain harmless names."""
 
 IMPORTS = _words(
     "collections copy datetime functools glob itertools json logging math os os.path pathlib random re numpy torch "
     "monai ignite segbundle torch.distributed torch.multiprocessing torch.cuda torch.backends.cudnn torch.backends "
     "torch.utils torch.utils.data ignite.distributed"
 )
-"""Modules that an expression may import; what it uses of them is judged by name."""
+"""Modules that an expression may import; each use of their contents is judged by name."""
 
 SWITCHES = frozenset({"allow_tf32", "benchmark", "deterministic", "enabled"})
 SWITCHBOARDS = frozenset({"torch.backends.cudnn", "torch.backends.cuda.matmul"})
-"""`setattr` may turn these switches of PyTorch's backends."""
+"""Modules of PyTorch whose `SWITCHES` may be set by `setattr`."""
 
 ENVIRONMENT = frozenset({"LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE"})
 """Variables that an expression may read: those that `torchrun` sets."""

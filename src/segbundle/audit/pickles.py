@@ -1,4 +1,4 @@
-"""What pickles in checkpoints, arrays and other files would import; nothing is unpickled to find out."""
+"""Find what pickles in checkpoints, arrays and other files would import, without unpickling anything."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _TENSORS = re.compile(
 _SCRIPTS = re.compile(r"__torch__\..*|torch\.jit\._pickle\.(build_\w+list|build_tensor_from_id|restore_type_tag)")
 _MARK = object()
 _MAX_UNKNOWN_BYTES = 64_000_000
-"""Of files that do not look like a pickle, what is read to find out whether they are one."""
+"""Bytes that are read to find out whether a file that does not look like a pickle is one."""
 _OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 _IMPORTED = re.compile(r"[^\W\d][\w.]* [^\W\d][\w.]*")
 _IMPORTING = frozenset({"GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"})
@@ -45,7 +45,7 @@ def is_pickle(head: bytes) -> bool:
 
 
 def inspect_data_file(path: Path, name: str, head: bytes) -> Iterator[Finding]:
-    """Yield what a checkpoint, a pickle or an array would import when it is loaded.
+    """Yield findings about what a checkpoint, a pickle or an array would import when it is loaded.
 
     Args:
         path: of the file.
@@ -67,7 +67,7 @@ def inspect_data_file(path: Path, name: str, head: bytes) -> Iterator[Finding]:
 
 
 def is_checkpoint(archive: zipfile.ZipFile) -> bool:
-    """Return whether a zip file is one of PyTorch's or NumPy's, and no bundle."""
+    """Return whether a zip file was written by PyTorch or NumPy, and is not a bundle."""
     names = archive.namelist()
     return any(name.endswith("/data.pkl") for name in names) or all(name.endswith(".npy") for name in names)
 
@@ -106,7 +106,7 @@ def _entry_findings(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str,
 
 
 def _plain_findings(path: Path, name: str) -> Iterator[Finding]:
-    """Judge a file that is no zip: one pickle, or several as old versions of PyTorch wrote them."""
+    """Judge a file that is not a zip file: one pickle, or several as old versions of PyTorch wrote them."""
     known = path.suffix.lower() in SUFFIXES
     with path.open("rb") as stream:
         if path.stat().st_size == 0:
@@ -130,19 +130,17 @@ def _pickle_findings(stream: IO[bytes], name: str, key: str, scripted: bool, mus
     try:
         for one in _imports_of(stream):
             names.add(one)
-    except Exception as error:  # pickletools raises whatever a malformed pickle makes it raise
+    except Exception as error:  # pickletools raises many kinds for malformed pickles
         problem = str(error) or type(error).__name__
     unknown = sorted(one for one in names if not (_TENSORS.fullmatch(one) or (scripted and _SCRIPTS.fullmatch(one))))
     if unknown:
-        yield Finding(
-            name, key, "pickle that is more than tensors: it imports what it names", excerpt_of(", ".join(unknown))
-        )
+        yield Finding(name, key, "pickle that imports more than tensors", excerpt_of(", ".join(unknown)))
     elif problem and must_end:
         yield Finding(name, key, "cannot be read as a pickle", excerpt_of(problem))
 
 
 def _imports_of(stream: IO[bytes]) -> Iterator[str]:
-    """Yield the dotted names that a pickle imports, by following its stack without making anything."""
+    """Yield the dotted names that a pickle imports, by following its stack without creating objects."""
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     for opcode, argument in _opcodes(stream):
@@ -204,17 +202,17 @@ def _argument(opcode: pickletools.OpcodeInfo, stream: IO[bytes]) -> Any:
 
 
 def _runs_as_pickle(path: Path) -> bool:
-    """Return whether a file that looks like no pickle would import something as one, and use or return it."""
+    """Return whether a file that does not look like a pickle would import something if it is loaded as a pickle."""
     with path.open("rb") as stream:
         imports = False
         try:
             for opcode, argument in _opcodes(io.BufferedReader(io.BytesIO(stream.read(_MAX_UNKNOWN_BYTES)))):
                 if opcode.name in ("GLOBAL", "INST") and not _IMPORTED.fullmatch(argument):
-                    return False  # of which Python can import nothing
+                    return False  # Python cannot import such a name
                 imports = imports or opcode.name in _IMPORTING
                 if imports and opcode.name in _ENDING:
                     return True
-        except Exception:  # whatever anybody's file makes the readers raise
+        except Exception:  # the readers raise many kinds for crafted files
             return False
     return False
 
@@ -244,17 +242,17 @@ def _array_findings(stream: IO[bytes], name: str, key: str) -> Iterator[Finding]
 
 
 def _refused_by_torch(path: Path, name: str) -> Iterator[Finding]:
-    """Judge a checkpoint by PyTorch's own reader, which makes tensors and plain values only."""
+    """Judge a checkpoint with PyTorch's own reader, which creates only tensors and plain values."""
     with fast_imports():
         import torch
 
     try:
         is_zip = zipfile.is_zipfile(path)
         if is_zip and (unsafe := torch.serialization.get_unsafe_globals_in_checkpoint(str(path))):
-            yield Finding(name, WHOLE_FILE, "checkpoint that is more than tensors", excerpt_of(", ".join(unsafe)))
+            yield Finding(name, WHOLE_FILE, "checkpoint that contains more than tensors", excerpt_of(", ".join(unsafe)))
             return
         torch.load(path, map_location="meta", weights_only=True, mmap=is_zip)
-    except Exception as problem:  # of any kind, for a file that anybody may have made
+    except Exception as problem:  # of any kind, for a crafted file
         reason = str(problem).partition("\n")[0]
         yield Finding(name, WHOLE_FILE, "cannot be read as a checkpoint of tensors", excerpt_of(reason))
 

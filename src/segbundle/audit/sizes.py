@@ -1,4 +1,4 @@
-"""How large the results of an expression's arithmetic are, as far as its constants tell."""
+"""Estimate how large the results of an expression's arithmetic are, from its constants."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ MAX_EXPONENT = 64
 
 
 def has_power(node: ast.expr) -> bool:
-    """Return whether there is a power or a shift within an expression."""
+    """Return whether an expression contains a power or a shift."""
     return any(isinstance(part, ast.BinOp) and isinstance(part.op, (ast.Pow, ast.LShift)) for part in ast.walk(node))
 
 
 def size(node: ast.expr) -> int:
-    """Return the value of products, sums and powers of whole numbers and lengths, with 1 for what is not known."""
+    """Return the value of products, sums and powers of whole numbers and lengths, with 1 for unknown values."""
     if isinstance(node, ast.Constant) and isinstance(node.value, (int, str, bytes)):
         return abs(node.value) if isinstance(node.value, int) else len(node.value)
     if isinstance(node, (ast.List, ast.Tuple)):
@@ -31,7 +31,7 @@ def size(node: ast.expr) -> int:
 
 
 def has_sequence(node: ast.expr) -> bool:
-    """Return whether a product, sum or power has a list or text for an operand."""
+    """Return whether an operand of a product, sum or power is a list or text."""
     if isinstance(node, ast.BinOp):
         return has_sequence(node.left) or has_sequence(node.right)
     text = isinstance(node, ast.Constant) and isinstance(node.value, (str, bytes))

@@ -1,7 +1,7 @@
-"""Which classes and functions a configuration may name: those of known modules of the four packages.
+"""Decide which classes and functions a configuration may name: those in known modules of the four packages.
 
-A name is followed to the object that it stands for, since MONAI walks its attributes: `torch.optim.os.system` is no
-optimizer. For that, modules of monai, torch, ignite and segbundle are imported, and nothing else.
+A name is followed to its object, since MONAI walks through attributes: `torch.optim.os.system` is not an optimizer. To
+follow names, modules of monai, torch, ignite and segbundle are imported, and nothing else.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _ROOMS = (
     *_within("torch.utils.data", "dataloader dataset distributed sampler"),
     *_within("ignite", "engine handlers metrics"),
 )
-"""Modules, with those below them, whose classes and functions are harmless."""
+"""Modules whose classes and functions, including those in their submodules, are harmless."""
 _EXCEPTIONS = (
     *_within("monai.data", "torchscript_utils"),  # loads code
     *_within("monai.handlers", "clearml_handlers mlflow_handler"),  # send data to a server
@@ -45,27 +45,27 @@ _EXCEPTIONS = (
     *_within("monai.networks.nets", "cell_sam_wrapper resnet.get_pretrained_resnet_medicalnet transchex"),  # download
     *_within("monai.networks.utils", "convert_to_onnx convert_to_torchscript convert_to_trt save_state"),
     *_within("monai.networks.utils", "look_up_named_module replace_modules replace_modules_temp set_named_module"),
-    *_within("monai.networks.utils", "simple_replace"),  # like those before: any attribute of any object
+    *_within("monai.networks.utils", "simple_replace"),  # like the line above: any attribute of any object
     *_within("monai.networks.nets.flexible_unet", "FlexUNetEncoderRegister"),  # finds a class by its name
     *_within("monai.transforms", "utils_create_transform_ims"),  # writes pictures
     *_within("ignite.handlers", "clearml_logger comet_logger mlflow_logger neptune_logger polyaxon_logger"),
     *_within("ignite.handlers", "fbresearch_logger visdom_logger wandb_logger"),
     *_within("ignite.handlers.utils", "global_step_from_engine"),  # any attribute of any object
 )
-"""Modules, classes and functions of those modules that load code, run it, reach any attribute, or send data away."""
+"""Exceptions in those modules that load or run code, reach any attribute, or send data to a server."""
 _NAMED = (
     *_within("monai.utils.misc", "ensure_tuple ensure_tuple_rep ensure_tuple_size fall_back_tuple first"),
     *_within("monai.utils.misc", "issequenceiterable set_determinism"),
     *_within("monai.auto3dseg.utils", "datafold_read"),
 )
-"""Functions outside of those modules."""
+"""Harmless functions outside those modules."""
 _LEADING = frozenset(
     name[:end] for name in (*_ROOMS, *_NAMED, "monai.utils.enums.") for end, char in enumerate(name) if char == "."
 )
 _OURS: dict[str, frozenset[str] | None] = {
     "classes": frozenset({"num_classes"}),
     "data": frozenset({"Case", "Geometry", "find_scans", "fold_names", "labelled_data", "load_cases", "read_scan"}),
-    **dict.fromkeys(("engines", "inferers", "losses", "metrics", "patches", "transforms")),  # all that they offer
+    **dict.fromkeys(("engines", "inferers", "losses", "metrics", "patches", "transforms")),  # all of `__all__`
 }
 _REPRODUCTION = re.compile(r"segbundle\.reproductions\.[a-z]\w*\.run")
 _PLACEHOLDER = "???"  # of the template that MONAI's `init_bundle` writes; it names nothing
@@ -73,11 +73,11 @@ _DOTTED = re.compile(r"[A-Za-z]\w*(?:\.[A-Za-z]\w*)*", re.ASCII)
 
 
 class Walked(NamedTuple):
-    """How far a dotted name leads.
+    """The result of following a dotted name.
 
     Args:
         found: the class, function or value; None if nothing was imported to find it, or nothing was found.
-        rest: attributes of it.
+        rest: names after it, which are its attributes.
         problem: why the name may not be used.
         listed: whether the name is one of `NAMES`.
     """
@@ -89,10 +89,10 @@ class Walked(NamedTuple):
 
 
 def target_problem(name: str) -> str | None:
-    """Return why a `_target_` may not be named, or None.
+    """Return why a name is not allowed as a `_target_`, or None.
 
     Args:
-        name: as the configuration has it: dotted, or the bare name of one of MONAI's components.
+        name: as in the configuration: dotted, or the bare name of one of MONAI's components.
 
     Example:
         >>> target_problem("os.system")
@@ -101,7 +101,7 @@ def target_problem(name: str) -> str | None:
     if name == _PLACEHOLDER:
         return None
     if not _DOTTED.fullmatch(name):
-        return "is no plain dotted name"
+        return "is not a plain dotted name"
     if "." not in name:
         return _bare_problem(name)
     if name.partition(".")[0] not in PACKAGES:
@@ -117,10 +117,10 @@ def target_problem(name: str) -> str | None:
 
 
 def callable_target_problem(name: str) -> str | None:
-    """Return why a `_target_` may not stand for itself, so that expressions call it with any argument, or None.
+    """Return why a `_target_` may not be callable, so that expressions could call it with any argument, or None.
 
     Args:
-        name: of a target that `target_problem` knows to be harmless.
+        name: of a target for which `target_problem` returns None.
 
     Example:
         >>> callable_target_problem("LoadImage")
@@ -136,17 +136,17 @@ def callable_target_problem(name: str) -> str | None:
 
 
 def downloads_by_default(name: str, given: Collection[str]) -> bool:
-    """Return whether a network downloads weights because an argument, whose default that is, is not given.
+    """Return whether a network downloads weights by default, and no argument prevents it.
 
     Args:
         name: see `callable_target_problem`.
-        given: names of the arguments that are given, whose values are judged elsewhere.
+        given: names of the given arguments, whose values are judged elsewhere.
     """
     return any(downloads(candidate, (), dict.fromkeys(given)) for candidate in _candidates(name))
 
 
 def is_known_module(name: str) -> bool:
-    """Return whether a dotted name is a module that leads to, or lies within, those of the lists above."""
+    """Return whether a dotted name is a module that contains, or is within, a module of the lists above."""
     known = name in _LEADING or any(_is_within(name, room) for room in _ROOMS)
     return (
         known
@@ -157,7 +157,7 @@ def is_known_module(name: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def walk(name: str) -> Walked:
-    """Follow a dotted name from a module to the first class, function or value on its way.
+    """Follow a dotted name from a module to the first class, function or value.
 
     Args:
         name: begins with a module.
@@ -172,8 +172,8 @@ def walk(name: str) -> Walked:
         if _leads(prefix):
             found = _located(prefix)
             if found is None:
-                # of a misspelt last part MONAI says that there is no such thing
-                return Walked(None, [], "leads nowhere" if rest else None)
+                # if only the last part is misspelled, MONAI reports that it does not exist
+                return Walked(None, [], "does not exist" if rest else None)
             if not isinstance(found, ModuleType):
                 return Walked(found, rest, object_problem(found, prefix))
             if found.__name__ != prefix:
@@ -190,26 +190,26 @@ def object_problem(found: Any, name: str = "") -> str | None:
 
     Args:
         found: the object.
-        name: by which it was found.
+        name: dotted name by which it was found.
     """
     if isinstance(found, (bool, int, float, str, enum.Enum)):
         return None
     if isinstance(found, BuiltinFunctionType) and name.startswith("torch.nn.functional."):
         return None
     if not inspect.isclass(found) and not isinstance(found, FunctionType):
-        return f"is a {type(found).__name__}, no class or function"
+        return f"is a {type(found).__name__}, not a class or function"
     home = f"{found.__module__}.{found.__qualname__}"
     if home.partition(".")[0] not in PACKAGES:
         return f"is {home}, which {OUTSIDE}"
     if any(_is_within(home, exception) for exception in _EXCEPTIONS):
-        return f"is {home}, which can load or run code, or write and send what it likes"
+        return f"is {home}, which can load or run code, or write or send any data"
     option = inspect.isclass(found) and issubclass(found, enum.Enum) and _is_within(home, "monai.utils")
     known = option or home in _NAMED or any(_is_within(home, room) for room in _ROOMS) or _is_ours(found)
     return None if known and not found.__qualname__.startswith("_") else f"is {home}, which is not known to be harmless"
 
 
 def _leads(name: str) -> bool:
-    """Return whether a dotted name may be looked up: it is, lies within, or leads to a module of the lists above."""
+    """Return whether a dotted name may be looked up: it is, contains, or is within a module of the lists above."""
     package, *rooms = name.split(".")
     if package == "segbundle":
         return not rooms or rooms[0] == "reproductions" or rooms[0] in _OURS
@@ -234,7 +234,7 @@ def _candidates(name: str) -> list[Any]:
 
 @lru_cache(maxsize=4096)
 def _bare_candidates(name: str) -> list[Any]:
-    """Return all that MONAI may take a bare name for."""
+    """Return all components of MONAI that a bare name may refer to."""
     with fast_imports():
         importlib.import_module("monai.bundle")
     return [
@@ -249,7 +249,7 @@ def _bare_candidates(name: str) -> list[Any]:
 def _bare_problem(name: str) -> str | None:
     candidates = _bare_candidates(name)
     if not candidates:
-        return f"is no component of MONAI, and {OUTSIDE.removeprefix('is ')}"
+        return f"is not a component of MONAI, and {OUTSIDE.removeprefix('is ')}"
     return next((problem for found in candidates if (problem := object_problem(found))), None)
 
 

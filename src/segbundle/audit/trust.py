@@ -1,4 +1,4 @@
-"""Configurations of others are refused before anything of them runs."""
+"""Refuse configurations that could run code, before anything in them runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from segbundle.errors import ConfigError
 def inspect_path(path: Path) -> list[Finding]:
     """Return everything in a task file, a bundle's folder or a zip file that could run code or cannot be judged.
 
-    Nothing of it is imported, evaluated or unpickled; modules of monai, torch, ignite and segbundle may be imported.
+    Nothing in it is imported, evaluated or unpickled; modules of monai, torch, ignite and segbundle may be imported.
 
     Args:
         path: of a YAML or JSON file, a folder or a zip file.
@@ -39,13 +39,14 @@ def refuse_untrusted(
     """Refuse task files, a bundle and values of a command line that could run code.
 
     Args:
-        configs: task files; one that is missing is left to whoever reads it next.
-        bundle: the folder of a bundle, or None for the project's own, which is known.
-        trust: whether to run them whatever they hold.
+        configs: task files; missing ones are skipped, and reported when they are read.
+        bundle: the folder of a bundle, or None for the project's own, which is not inspected.
+        trust: whether to run them without inspection.
         values: of the command line; only their components are judged, since their text is never evaluated.
 
     Raises:
-        ConfigError: naming the first finding and the number of the others; or a task file cannot be parsed.
+        ConfigError: there are findings; the message names the first one and the number of the others. Or a task file
+            cannot be parsed.
     """
     components = {key: value for key, value in (values or {}).items() if not _is_plain(key, value)}
     if trust or not (configs or bundle or components):
@@ -68,11 +69,11 @@ def refuse_untrusted(
     more = f" {others} more finding{'s' if others > 1 else ''}." if others else ""
     raise ConfigError(
         f"{found[0]}.{more} It could run any code on this computer. `segbundle audit PATH` lists all findings; "
-        "add --trust to run it if you trust whoever made it."
+        "add --trust to run it if you trust its author."
     )
 
 
 def _is_plain(key: str, value: Any) -> bool:
-    """Return whether a value of a command line is no component and no part of one."""
+    """Return whether a value of a command line is neither a component nor a part of one."""
     entries = value if isinstance(value, (list, tuple)) else [value]
     return "#" not in key and "::" not in key and not any(isinstance(one, (dict, list, tuple)) for one in entries)

@@ -1,8 +1,8 @@
-"""DICOM series and multi-frame files: what a folder holds, and the volume of one series.
+"""List the DICOM series and multi-frame files in a folder, and read the volume of one series.
 
-A series is named by a path: that of its folder, or, where a folder holds several, that of the series' first file by
-name. Any other file of the series means the same. Headers are read by pydicom, and so are uncompressed voxels;
-compressed ones are decompressed by SimpleITK's GDCM.
+A series is identified by a path: that of its folder or, if the folder contains several series, that of its first file
+by name. Any other file of the series identifies it as well. pydicom reads headers and uncompressed voxels; SimpleITK's
+GDCM decompresses compressed voxels.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from segbundle.errors import DataError
 
 _DANGLING, _NO_FILE = -1, -2
 _LOCALIZER_SLICES = 5
-"""Slices of one orientation beyond which a series of several is a damaged volume rather than a localizer."""
+"""With more slices of one orientation, a series of several orientations is a damaged volume, not a localizer."""
 _LOCALIZER = re.compile(r"locali[sz]er|scout|survey|topogram|(\b|_)loc(\b|_)|3[ -]?plane", re.IGNORECASE)
-"""In the description of a series: a localizer."""
+"""Descriptions of series that are localizers."""
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
 class Series:
-    """A DICOM series in a folder, or a file that holds a volume of its own.
+    """A DICOM series in a folder, or a file that contains a separate volume.
 
     Attributes:
-        path: names the series for `read_scan`: the folder if it holds one volume, or else the series' first file.
+        path: identifies the series for `read_scan`: the folder if it contains one volume, or else the first file.
         uid: SeriesInstanceUID.
         description: SeriesDescription; may be empty.
         modality: for instance `CT`.
         files: sorted by name.
-        why: in words, what it is instead of a volume, such as `a localizer`; None for a volume. Whether the slices of
-            a volume are complete is found when it is read.
-        damaged: whether it should be a volume, by its SOP class, although it is none.
+        why: what it is instead of a volume, such as `a localizer`; None for a volume. Missing slices of a volume are
+            found when it is read.
+        damaged: whether its SOP class is that of a volume, although it is not a volume.
     """
 
     path: Path
@@ -60,12 +60,12 @@ class Series:
 
 @dataclass(frozen=True)
 class DicomFolder:
-    """What a folder holds, without its subfolders.
+    """The content of a folder, without its subfolders.
 
     Attributes:
         series: sorted by the names of their first files.
-        passed_over: files that are no images, counted by kind: a modality, `DICOMDIR`, `not DICOM`, or `unreadable`.
-        unreadable: those that cannot be read.
+        passed_over: files that are not images, counted by kind: a modality, `DICOMDIR`, `not DICOM`, or `unreadable`.
+        unreadable: files that cannot be read.
     """
 
     series: tuple[Series, ...]
@@ -78,26 +78,26 @@ class DicomFolder:
         return [one for one in self.series if one.why is None]
 
     def others(self) -> str | None:
-        """In one line, what was passed over: series that are no volume, and files that are no images."""
+        """Return in one line what is skipped: series that are not volumes, and files that are not images."""
         said = [f"{len(one.files)} of {one.why}" for one in self.series if one.why is not None]
         said += [f"{count} {kind}" for kind, count in self.passed_over]
         count = sum(len(one.files) for one in self.series if one.why is not None)
         count += sum(number for _, number in self.passed_over)
-        return f"{count} file(s) passed over ({', '.join(said)})" if said else None
+        return f"{count} file(s) skipped ({', '.join(said)})" if said else None
 
 
 def is_dicom(path: Path) -> bool:
-    """Tell whether a path means a DICOM series: a folder, or a DICOM file."""
+    """Return whether a path may identify a DICOM series: a folder, or a DICOM file."""
     return path.is_dir() or (path.is_file() and is_dicom_file(path))
 
 
 def list_series(folder: str | Path) -> list[Series]:
-    """Return the DICOM series in a folder: volumes, and others with what they are instead."""
+    """Return the DICOM series in a folder: volumes, and other series with what they are instead."""
     return list(list_folder(folder).series)
 
 
 def list_folder(folder: str | Path) -> DicomFolder:
-    """Return the DICOM series in a folder and what else lies there; only headers are read.
+    """Return the DICOM series and the other files in a folder; only headers are read.
 
     Raises:
         DataError: the folder cannot be read.
@@ -106,7 +106,7 @@ def list_folder(folder: str | Path) -> DicomFolder:
 
 
 def series_files(path: Path) -> list[Path]:
-    """Return the files of the series to which a DICOM file belongs; of another file, itself."""
+    """Return the files of the series to which a DICOM file belongs, or the file itself if there is no series."""
     listing, _ = _listed(path.parent)
     return next((list(one.files) for one in listing.series if path.parent / path.name in one.files), [path])
 
@@ -115,7 +115,7 @@ def are_parts(paths: Sequence[Path]) -> tuple[bool, bool]:
     """Compare series of one SeriesInstanceUID, from their headers.
 
     Returns:
-        whether their slices together make one volume, and whether each lies at positions of its own, unlike copies.
+        whether their slices together form one volume, and whether all their positions differ, unlike those of copies.
     """
     try:
         images = [image for path in paths for image in _images_of(path)]
@@ -133,23 +133,23 @@ def are_parts(paths: Sequence[Path]) -> tuple[bool, bool]:
 
 
 def dicom_geometry(path: str | Path) -> Geometry:
-    """Return the geometry of the series that a path means, from its headers.
+    """Return the geometry of the series that a path identifies, from its headers.
 
     Raises:
-        DataError: no series or several, or slices that make no volume.
+        DataError: there is no series, or several, or the slices do not form a volume.
     """
     return _volume(Path(path))[2]
 
 
 def read_dicom(path: str | Path, dtype: Any) -> tuple[np.ndarray, Geometry]:
-    """Read the series that a path means, with every slice's own rescale slope and intercept.
+    """Read the series that a path identifies, with every slice's own rescale slope and intercept.
 
     Args:
         path: a folder with one series, or any file of a series.
-        dtype: NumPy dtype of the result, or None for what the values need.
+        dtype: NumPy dtype of the result, or None for the smallest that fits the values.
 
     Returns:
-        the voxels (1, X, Y, Z), and where they lie.
+        the voxels (1, X, Y, Z), and their geometry.
 
     Raises:
         DataError: as `dicom_geometry`; damaged files.
@@ -159,13 +159,13 @@ def read_dicom(path: str | Path, dtype: Any) -> tuple[np.ndarray, Geometry]:
 
 
 def _volume(path: Path) -> tuple[list[DicomImage], list[int], Geometry]:
-    """The images of a series, the order of their slices, and the geometry of the volume that they make."""
+    """Return the images of a series, the order of their slices, and the geometry of the volume that they form."""
     images = _images_of(path)
     slices = [one for image in images for one in image.slices]
     sizes = {(image.columns, image.rows) for image in images}
     if len(sizes) > 1:
         shown = " and ".join(f"{x} x {y}" for x, y in sorted(sizes)[:3])
-        raise DataError(f"{path}: its slices have different sizes, {shown}; a volume needs one.")
+        raise DataError(f"{path}: its slices have different sizes, {shown}; all slices must have the same size.")
     try:
         order, affine = arrange(slices)
     except DataError as error:
@@ -175,7 +175,7 @@ def _volume(path: Path) -> tuple[list[DicomImage], list[int], Geometry]:
 
 
 def _images_of(path: Path) -> list[DicomImage]:
-    """The images of the series that a path means."""
+    """Return the images of the series that a path identifies."""
     folder = path if path.is_dir() else path.parent
     listing, images = _listed(folder)
     if path.is_dir():
@@ -191,7 +191,7 @@ def _images_of(path: Path) -> list[DicomImage]:
     if listing.unreadable:
         raise DataError(
             f"{folder}: {len(listing.unreadable)} of its files cannot be read, {listing.unreadable[0].name} for "
-            "instance; slices may be missing. Copy or export it again, or remove them."
+            "instance; slices may be missing. Copy or export the series again, or remove these files."
         )
     return [images[file] for file in chosen.files]
 
@@ -206,15 +206,15 @@ def _the_volume(folder: Path, listing: DicomFolder) -> Series:
         )
         more = "; ..." if len(volumes) > 5 else ""
         raise DataError(
-            f"{folder}: holds {len(volumes)} DICOM series ({shown}{more}). Name the file of the one that is meant, or "
-            "put each in a folder of its own."
+            f"{folder}: contains {len(volumes)} DICOM series ({shown}{more}). Give a file of the series to read, or "
+            "put each series in a separate folder."
         )
     others = listing.others()
-    raise DataError(f"{folder}: holds no DICOM series{f' that is a volume: {others}' if others else ''}.")
+    raise DataError(f"{folder}: contains no DICOM series{f' that is a volume: {others}' if others else ''}.")
 
 
 def _listed(folder: Path) -> tuple[DicomFolder, dict[Path, DicomImage]]:
-    """A folder's content without hidden files; read again only when a file's name, size or date has changed."""
+    """Return a folder's content without hidden files, cached until a file's name, size or date changes."""
     try:
         with os.scandir(folder) as entries:
             files = sorted(_state(entry) for entry in entries if not (entry.name.startswith(".") or entry.is_dir()))
@@ -224,7 +224,7 @@ def _listed(folder: Path) -> tuple[DicomFolder, dict[Path, DicomImage]]:
 
 
 def _state(entry: os.DirEntry[str]) -> tuple[str, int, int]:
-    """Name, size and date of a file; sizes of links that lead nowhere, and of what is no file, are negative."""
+    """Return name, size and date of a file; the size of a broken link, or of anything but a file, is negative."""
     try:
         found = entry.stat()
     except OSError:
@@ -249,7 +249,7 @@ def _list(folder: Path, files: tuple[tuple[str, int, int], ...]) -> tuple[DicomF
             unreadable += [folder / name] if found == UNREADABLE else []
             continue
         images[found.path] = found
-        own = found.path.name if len(found.slices) > 1 else ""  # a multi-frame file is a volume of its own
+        own = found.path.name if len(found.slices) > 1 else ""  # a multi-frame file is a separate volume
         groups.setdefault((found.series, own or found.why or ""), []).append(found)
     for path in empty:  # a slice whose copy failed, unless the slices are named otherwise
         slice_lost = may_be_slice(path.name) and not any(image.suffix.lower() in DICOM_SUFFIXES for image in images)
@@ -269,6 +269,6 @@ def _series(images: Sequence[DicomImage]) -> Series:
     if why is None and len(counts) > 1:
         why = f"{len(slices)} slices in {len(counts)} orientations"
         damaged = counts[0] > _LOCALIZER_SLICES and not _LOCALIZER.search(first.description)
-        why += f" ({counts[0]} in one of them)" if damaged else ", as localizers have them"
+        why += f" ({counts[0]} in one of them)" if damaged else ", as in a localizer"
     files = tuple(sorted(image.path for image in images))
     return Series(files[0], first.series, first.description, first.modality, files, why, damaged)

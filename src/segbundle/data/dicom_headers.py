@@ -1,4 +1,4 @@
-"""A DICOM file's header: the slices that it holds, or what it is instead of slices of a volume."""
+"""Read a DICOM file's header: its slices, or what it is instead of slices of a volume."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _TAGS = (
     "TemporalPositionIdentifier",
 )  # fmt: skip
 _BLOCKS = {0x0019000A + (block << 8): 0x00190000 + block for block in range(0x10, 0x100)}
-"""Where an image says how many slices it holds side by side, if Siemens has that private block: the block's creator."""
+"""Tag with the number of slices in a mosaic, and the tag of its private block's creator, which must be Siemens."""
 _SETTINGS = ("EchoTime", "EchoNumbers", "DiffusionBValue", "TemporalPositionIdentifier")
 _FRAME_SETTINGS = (
     ("MREchoSequence", "EffectiveEchoTime"),
     ("MRDiffusionSequence", "DiffusionBValue"),
     ("FrameContentSequence", "TemporalPositionIndex"),
 )
-"""What is the same for all slices of a volume, and differs between volumes acquired together: see `Slice`."""
+"""Settings that are equal for all slices of a volume, and differ between volumes acquired together: see `Slice`."""
 _COMPONENTS = ("M", "P", "R", "I", "MAGNITUDE", "PHASE", "REAL", "IMAGINARY", "WATER", "FAT", "IN_PHASE", "OUT_PHASE")
-"""Words of ImageType for volumes computed of the same signal."""
+"""Words of ImageType for volumes computed from the same signal."""
 _DICOMDIR = "1.2.840.10008.1.3.10"
 _NO_SCANS = (
     "RTSTRUCT",
@@ -50,17 +50,17 @@ _NO_SCANS = (
     "AU",
     "ECG",
 )
-"""Modalities of files that belong to scans and are none."""
+"""Modalities of files that accompany scans but are not scans."""
 IMPLICIT, EXPLICIT, BIG_ENDIAN = NATIVE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 _RESCALE = {"RescaleSlope": 1.0, "RescaleIntercept": 0.0}
-"""What slopes and intercepts are if the header has none."""
+"""Slope and intercept if the header has none."""
 _LARGEST_RESCALE = 1e25
-"""Slopes and intercepts beyond this are damaged: float32 could not hold the values."""
+"""Larger slopes and intercepts are damaged: float32 cannot represent the values."""
 UNREADABLE = "unreadable"
 """Kind of files that may be damaged slices."""
 EMPTY = "empty"
-"""Kind of files of no bytes whose names do not end like DICOM."""
+"""Kind of empty files without a DICOM suffix."""
 _SCOUTS = ("LOCALIZER", "SCOUT", "TOPOGRAM", "SURVEY", "SCANOSCOPE", "TOP")
 """Last words of a value of ImageType for localizers, such as `CT_SOM5 TOP`."""
 _CROSS_SECTIONAL = tuple(
@@ -89,9 +89,9 @@ class DicomImage:
         signed: whether stored values are signed.
         syntax: transfer syntax UID.
         pixels: position of the pixel data element in the file.
-        slices: its planes; empty where it has no place in space.
-        why: in words, what it is instead of slices of a volume; None if it is that.
-        damaged: whether it should have been that, by its SOP class.
+        slices: its planes; empty if it has no position and orientation in space.
+        why: what it is instead of slices of a volume; None if it contains slices of a volume.
+        damaged: whether its SOP class is that of slices of a volume, although it contains none.
     """
 
     path: Path
@@ -178,7 +178,7 @@ def _image(path: Path, file: BinaryIO) -> DicomImage | str:
 
 
 def _without_pixels(header: Any, modality: str) -> str:
-    """What kind of file a header without voxels is: damaged, unless it says that it is no image."""
+    """Return the kind of a file without voxels: unreadable, unless its header is not that of an image."""
     meta = getattr(header, "file_meta", None)
     kind = header.get("SOPClassUID") or getattr(meta, "MediaStorageSOPClassUID", None)
     name = str(getattr(kind, "name", ""))
@@ -186,7 +186,7 @@ def _without_pixels(header: Any, modality: str) -> str:
 
 
 def _syntax(header: Any) -> str:
-    """The transfer syntax; of uncompressed voxels the one that the header was found to be written in."""
+    """Return the transfer syntax; for uncompressed voxels, that in which the header was actually written."""
     named = str(getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", None) or IMPLICIT)
     if named not in NATIVE:
         return named
@@ -201,7 +201,7 @@ def _kind(header: Any) -> str:
 
 
 def _is_cross_sectional(header: Any) -> bool:
-    """Return whether an image is an original slice by its SOP class, which must then have a place in space."""
+    """Return whether an image is an original slice by its SOP class, so that it must have a position in space."""
     kinds = [str(kind).upper() for kind in _several(header.get("ImageType"))]
     return str(header.get("SOPClassUID") or "") in _CROSS_SECTIONAL and "DERIVED" not in kinds
 
@@ -211,7 +211,7 @@ def _frames(header: Any) -> int:
 
 
 def _not_a_volume(header: Any) -> str | None:
-    """What an image is by its header alone, if it cannot be slices of a volume."""
+    """Return what an image is according to its header, or None if it may be slices of a volume."""
     photometric = str(header.get("PhotometricInterpretation") or "MONOCHROME2").strip()
     if int(header.get("SamplesPerPixel") or 1) != 1 or not photometric.startswith("MONOCHROME"):
         return f"color images ({photometric})"
@@ -223,14 +223,14 @@ def _not_a_volume(header: Any) -> str | None:
     if any(kind.split()[-1:] == [scout] for kind in kinds for scout in _SCOUTS):
         return "a localizer"
     if header.get("ModalityLUTSequence"):
-        return "images whose values go through a table (ModalityLUTSequence)"
+        return "images with a lookup table for values (ModalityLUTSequence)"
     if int(header.get("BitsAllocated") or 16) not in (8, 16, 32):
         return f"images of {header.BitsAllocated} bits per voxel"
     return None
 
 
 def _mosaic_size(header: Any) -> int:
-    """How many slices a Siemens image holds side by side; 0 if it does not say."""
+    """Return the number of slices in a Siemens mosaic; 0 if the header does not contain it."""
     found = [tag for tag in list(header.keys()) if tag in _BLOCKS and _BLOCKS[tag] in header]
     sizes = [int(header[tag].value or 0) for tag in found if "SIEMENS MR" in str(header[_BLOCKS[tag]].value).upper()]
     return max(sizes, default=0)
@@ -243,7 +243,7 @@ def _several(value: Any) -> Sequence[Any]:
 
 
 def _numbers(group: Any, name: str, count: int) -> tuple[float, ...] | None:
-    """A value of finite numbers, or None if it is missing or damaged."""
+    """Return a value of finite numbers, or None if it is missing or damaged."""
     try:
         value = group.get(name) if group is not None else None
         found = () if value is None else tuple(float(one) for one in (value if count > 1 else (value,)))
@@ -258,7 +258,7 @@ def _number(group: Any, name: str) -> float | None:
 
 
 def _slices(name: str, header: Any) -> tuple[Slice, ...]:
-    """The planes of an image; none if one of them has no place in space."""
+    """Return the planes of an image, or an empty tuple if any has no position and orientation in space."""
     per_frame = header.get("PerFrameFunctionalGroupsSequence")
     frames = _frames(header)
     if not per_frame:
@@ -290,7 +290,7 @@ def _settings(header: Any) -> tuple[tuple[str, float | str], ...]:
 
 
 def _numbers_of(settings: Sequence[tuple[Any, str]]) -> tuple[tuple[str, float], ...]:
-    """Name and value of each setting that a header has."""
+    """Return name and value of each setting that a header has."""
     found = [(name, _number(group, name)) for group, name in settings]
     return tuple((name, value) for name, value in found if value is not None)
 
@@ -321,7 +321,7 @@ def _slice(name: str, frame: int, position: Any, orientation: Any, measures: Any
 
 
 def _rescale(values: Any) -> tuple[float, float, tuple[str, ...], str | None]:
-    """Slope and intercept, which of them the header has, and in words what is damaged."""
+    """Return slope and intercept, the names of those in the header, and a description of what is damaged or None."""
     present = tuple(name for name in _RESCALE if values is not None and name in values)
     found, damaged = dict(_RESCALE), None
     for name in present:

@@ -1,4 +1,4 @@
-"""The voxels of DICOM images: stored values, multiplied and shifted as each slice's header says."""
+"""Read the voxels of DICOM images: stored values, with the rescale slope and intercept of each slice."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _KEPT = (
     "NumberOfFrames",
     "PixelData",
 )
-"""What GDCM needs to decompress; without the rest it neither rescales nor inverts values."""
+"""Elements that GDCM needs to decompress; without others it neither rescales nor inverts values."""
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _EXACT_IN_FLOAT32 = 2**24
 
@@ -37,14 +37,14 @@ def read_values(images: Sequence[DicomImage], order: Sequence[int], dtype: Any) 
     Args:
         images: its files.
         order: indices of their slices, all taken together, in the order of the result.
-        dtype: NumPy dtype of the result, or None for the smallest that holds the rescaled values: integers where
-            slopes and intercepts are, float32 otherwise.
+        dtype: NumPy dtype of the result, or None for the smallest that fits the rescaled values: integers if slopes
+            and intercepts are integers, float32 otherwise.
 
     Returns:
         (slices, rows, columns).
 
     Raises:
-        DataError: a damaged file; a slope or intercept that is damaged, or that some of the slices lack.
+        DataError: a file is damaged; a slope or intercept is damaged, or missing in some of the slices.
     """
     slices = [one for image in images for one in image.slices]
     _check_rescale(images[0].path.parent, slices)
@@ -73,7 +73,9 @@ def _check_rescale(folder: Path, slices: Sequence[Slice]) -> None:
         if one.damaged:
             raise DataError(f"{folder / one.name}: {one.damaged}. Export the series again.")
         if one.slope == 0:
-            raise DataError(f"{folder / one.name}: RescaleSlope is 0; all values would be the same.")
+            raise DataError(
+                f"{folder / one.name}: RescaleSlope is 0, so all values would be the same. Export the series again."
+            )
     for name in sorted({name for one in slices for name in one.rescaled}):
         without = [one for one in slices if name not in one.rescaled]
         if without and any((one.slope, one.intercept) != (1, 0) for one in slices):
@@ -115,7 +117,7 @@ def _rescale(stored: np.ndarray, one: Slice, result: np.ndarray) -> None:
 
 
 def _stored_values(image: DicomImage) -> np.ndarray:
-    """Stored values (frames, rows, columns) as integers."""
+    """Return the stored values (frames, rows, columns) as integers."""
     shape = (len(image.slices), image.rows, image.columns)
     kind = f"{'i' if image.signed else 'u'}{image.bits // 8}"
     count = int(np.prod(shape))
@@ -134,16 +136,16 @@ def _stored_values(image: DicomImage) -> np.ndarray:
         values = _decompressed(image)
     if values.size != count:
         raise DataError(
-            f"{image.path}: holds {values.size} of {count} voxels; the file is truncated. Copy or export it again."
+            f"{image.path}: contains {values.size} of {count} voxels; the file is truncated. Copy or export it again."
         )
     unused = image.bits - image.stored_bits
-    if unused > 0 and image.syntax in (*NATIVE, DEFLATED):  # they may hold overlays
+    if unused > 0 and image.syntax in (*NATIVE, DEFLATED):  # unused bits may contain overlays
         values = (values << unused) >> unused
     return values.reshape(shape)
 
 
 def _native_values(image: DicomImage, dtype: np.dtype[Any], count: int) -> np.ndarray:
-    """Uncompressed values, straight from where the header ended."""
+    """Return uncompressed values, read from the end of the header."""
     order: Any = "big" if image.syntax == BIG_ENDIAN else "little"
     with image.path.open("rb") as file:
         file.seek(image.pixels)

@@ -1,4 +1,4 @@
-"""List the scan files of a folder tree, and everything in it that is left out or cannot be opened."""
+"""List the scan files of a folder tree, and everything in it that is skipped or cannot be opened."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from segbundle.data.scan_files import SUFFIXES, data_files, holds_dicom, is_scan
 _logger = logging.getLogger(__name__)
 _SHOWN_ENDINGS = 6
 _RESULTS = ("seg", "prob")
-"""Last words of the names of label maps and probabilities that inference writes."""
+"""Suffixes of the names of label maps and probabilities that inference writes."""
 _SPECIAL = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -25,7 +25,7 @@ _SPECIAL = {
     stat.S_IFBLK: "a device",
 }
 
-_NOT_A_SCAN = "is a folder without a scan, not a file. Replace it by the scan itself, or remove it."
+_NOT_A_SCAN = "is a folder without a scan, not a file. Replace it with the scan itself, or remove it."
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Lost:
     Attributes:
         path: a file, a link, or a folder.
         reason: one sentence that begins with the path.
-        scan: whether the path stands for a scan, or may hold some: its name ends like a scan, or it is a folder.
-        slice: whether it may be one file of a DICOM series.
+        scan: whether the path may be a scan or contain scans: it has the suffix of a scan, or is a folder.
+        slice: whether it may be a file of a DICOM series.
     """
 
     path: Path
@@ -49,16 +49,16 @@ class Lost:
 class Tree:
     """The content of a folder and its subfolders.
 
-    Each real folder is listed once, by its own path rather than by a link to it. Hidden files and folders are left
-    out. Nothing but regular files is opened.
+    Each real folder is listed once, by its own path rather than by a link to it. Hidden files and folders are skipped.
+    Only regular files are opened.
 
     Attributes:
         root: the folder.
-        files: regular files whose names end like a scan, sorted.
-        dicom: folders that directly hold DICOM files, sorted.
-        lost: what cannot be opened, sorted.
-        left_out: how many files there are besides, by kind.
-        no_volumes: names of DICOM series that are no volumes, by what they are instead.
+        files: regular files with the suffix of a scan, sorted.
+        dicom: folders that directly contain DICOM files, sorted.
+        lost: paths that cannot be opened, sorted.
+        left_out: number of skipped files by kind.
+        no_volumes: names of DICOM series that are not volumes, by what they are instead.
     """
 
     root: Path
@@ -73,7 +73,7 @@ def list_tree(root: str | Path) -> Tree:
     """Return the content of a folder tree.
 
     Args:
-        root: the folder; if it cannot be opened, it is the one entry of `lost`.
+        root: the folder; if it cannot be opened, it is the only entry of `lost`.
     """
     tree = Tree(Path(root))
     seen: set[tuple[int, int]] = set()
@@ -106,12 +106,12 @@ def list_tree(root: str | Path) -> Tree:
 
 
 def _may_be_scan(entry: os.DirEntry[str]) -> bool:
-    """Whether what lies in a folder that is named like a scan may be the scan: programs unpack archives like that."""
+    """Return whether an entry of a folder named like a scan may be the scan, as some programs unpack archives."""
     return entry.is_dir() or is_scan_file(Path(entry.name)) or may_be_slice(entry.name)
 
 
 def _list_files(tree: Tree, folder: Path, entries: list[os.DirEntry[str]], links: list[Path]) -> None:
-    """Sort the entries of a folder that are no folders themselves into a tree."""
+    """Add the entries of a folder, except its subfolders, to a tree."""
     scans, others = list[Path](), list[Path]()
     for entry in entries:
         path = folder / entry.name
@@ -138,7 +138,7 @@ def _data_of(path: Path) -> list[Path]:
 
 
 def _lost(path: Path, reason: str) -> Lost:
-    """A link or a special file, by its name: a broken link may have led to a folder of scans, such as `patient.1`."""
+    """Classify a link or special file by its name: a broken `patient.1` may have led to a folder of scans."""
     try:
         path.stat()
         folder = False
@@ -148,7 +148,7 @@ def _lost(path: Path, reason: str) -> Lost:
 
 
 def _list_others(tree: Tree, folder: Path, others: list[Path]) -> None:
-    """Find DICOM files among those that no ending tells apart, and count the rest."""
+    """Find DICOM files among files without the suffix of a scan, and count the others."""
     slices = 0
     for path in others:
         if path.name == "DICOMDIR":
@@ -169,21 +169,21 @@ def _list_others(tree: Tree, folder: Path, others: list[Path]) -> None:
 
 
 def path_problem(path: Path) -> str | None:
-    """Return why a path cannot be opened, without opening it; None for a file and a folder."""
+    """Return why a path cannot be opened, without opening it; None for a file or a folder."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:
         return f"{escaped(path)}: {_in_words(error, path)}"
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         return None
-    kind = _SPECIAL.get(stat.S_IFMT(mode), "no regular file")
-    return f"{escaped(path)}: is {kind}, not a file. Replace it by the scan itself, or remove it."
+    kind = _SPECIAL.get(stat.S_IFMT(mode), "a special file")
+    return f"{escaped(path)}: is {kind}, not a file. Replace it with the scan itself, or remove it."
 
 
 def _in_words(error: OSError | ValueError, path: Path) -> str:
     code = getattr(error, "errno", None)
     if code == errno.ELOOP:
-        return "is a link that leads back to itself. Remove it, or let it point at a file."
+        return "is a link that leads back to itself. Remove it, or point it to a file."
     if code in (errno.ENOENT, errno.ENOTDIR) and path.is_symlink():
         target = escaped(path.readlink())
         return f"is a link to {target}, which does not exist. Restore the file, or remove the link."
@@ -193,7 +193,7 @@ def _in_words(error: OSError | ValueError, path: Path) -> str:
 
 
 def leave_out_results(tree: Tree) -> list[Path]:
-    """Return the scan files of a tree without those that inference wrote, which are counted as left out.
+    """Return the scan files of a tree without those that inference wrote, which are counted as skipped.
 
     These are `x_seg.nii.gz` and `x_prob.nii` beside `x.nii.gz`, or beside a `predictions.json`.
     """
@@ -210,28 +210,28 @@ def leave_out_results(tree: Tree) -> list[Path]:
 
 
 def left_out_in_words(left_out: Counter[str]) -> str:
-    """Return how many files of which kinds were passed over, or an empty string if there are none.
+    """Return how many files of which kinds were skipped, or an empty string if none were.
 
     Example:
         >>> left_out_in_words(Counter({".txt": 10, "hidden": 2}))
-        '12 files passed over: 10 .txt, 2 hidden'
+        '12 files skipped: 10 .txt, 2 hidden'
     """
     kinds = [f"{count} {escaped(kind)}" for kind, count in left_out.most_common()]
     if not kinds:
         return ""
     total = left_out.total()
     more = f", {len(kinds) - _SHOWN_ENDINGS} more kinds" if len(kinds) > _SHOWN_ENDINGS else ""
-    return f"{total} file{'s' * (total > 1)} passed over: {', '.join(kinds[:_SHOWN_ENDINGS])}{more}"
+    return f"{total} file{'s' * (total > 1)} skipped: {', '.join(kinds[:_SHOWN_ENDINGS])}{more}"
 
 
 def log_left_out(trees: Iterable[Tree]) -> None:
-    """Log what was passed over in folders, and what cannot be opened and is no scan: each line once per process."""
+    """Log what was skipped in folders, and files other than scans that cannot be opened; each line once per process."""
     for tree in trees:
         words = left_out_in_words(tree.left_out)
         if words:
             log_once(f"{escaped(tree.root)}: {words}")
         for why, series in tree.no_volumes.items():
-            log_once(f"{escaped(tree.root)}: no volumes but {why}: {some(series)}")
+            log_once(f"{escaped(tree.root)}: DICOM series that are not volumes but {why}: {some(series)}")
         others = [lost.reason for lost in tree.lost if not lost.scan]
         for reason in first_of(others):
             log_once(reason, logging.WARNING)
@@ -239,27 +239,27 @@ def log_left_out(trees: Iterable[Tree]) -> None:
 
 @lru_cache(maxsize=1000)
 def log_once(message: str, level: int = logging.INFO) -> None:
-    """Log a message, once per process: a training lists its dataset twice."""
+    """Log a message once per process, since a training lists its dataset twice."""
     _logger.log(level, "%s", message)
 
 
 def first_of(messages: Sequence[str], most: int = 3) -> list[str]:
-    """Return the first messages of a list, and how many there are besides.
+    """Return the first messages of a list, followed by the number of the others.
 
     Example:
         >>> first_of(["a", "b", "c"], 1)
-        ['a', '2 more problems of this kind; `segbundle check` prints those of a dataset.']
+        ['a', '2 more problems of this kind; `segbundle check` prints all problems of a dataset.']
     """
     left = len(messages) - most
     return (
-        [*messages[:most], f"{left} more problems of this kind; `segbundle check` prints those of a dataset."]
+        [*messages[:most], f"{left} more problems of this kind; `segbundle check` prints all problems of a dataset."]
         if left > 0
         else list(messages)
     )
 
 
 def escaped(text: str | Path) -> str:
-    r"""Return text with escapes for what does not print, such as line breaks and bytes that are not UTF-8.
+    r"""Return text with escapes for characters that cannot be printed, such as line breaks and bytes outside UTF-8.
 
     Example:
         >>> escaped("gr\udcf6sse.nii")
@@ -269,7 +269,7 @@ def escaped(text: str | Path) -> str:
 
 
 def some(names: Sequence[object], most: int = 5) -> str:
-    """Return the first names of a list as text, and how many there are besides.
+    """Return the first names of a list as text, with the number of the others.
 
     Example:
         >>> some(["a", "b", "c"], 2)

@@ -138,7 +138,7 @@ def _told_apart(name: str, series: Sequence[Series]) -> list[str]:
 
 
 def _why_none(series: Series) -> list[str]:
-    return [] if series.why is None else [f"{escaped(series.path)}: is no volume but {series.why}. Export it again."]
+    return [] if series.why is None else [f"{escaped(series.path)}: is not a volume but {series.why}. Export it again."]
 
 
 def series_of(file: Path) -> Case:

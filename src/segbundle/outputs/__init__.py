@@ -1,4 +1,4 @@
-"""Output folders: the names of their files, which of them segbundle wrote, and refusing to replace any other."""
+"""Output folders: names of their files, the record of files that segbundle wrote, and refusing to replace others."""
 
 from segbundle.outputs.folders import OutputFolder, claim, folder_of, look_at, owner_of, refuse_to_replace, resolve
 

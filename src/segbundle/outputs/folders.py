@@ -1,7 +1,7 @@
 """The record of the files that segbundle wrote into an output folder, and refusing to replace any other file.
 
-Before a file takes its place, its name, size and date are appended to `.segbundle-files.jsonl` in the output folder. A
-file that no line describes was written or changed by somebody else.
+Before a file is renamed to its final path, its name, size and date are appended to `.segbundle-files.jsonl` in the
+output folder. A file that no line describes was written or changed by someone else.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0) | getattr(os,
 """Links are not followed, and opening a named pipe does not wait."""
 _NAMED = 3
 _MOST_LINES = 100
-"""Lines of a record beside those that are needed, before it is written anew."""
+"""Outdated lines of a record before it is rewritten."""
 _claimed: dict[Path, OutputFolder] = {}
 _seen: dict[Path, OutputFolder] = {}
 
@@ -33,7 +33,7 @@ def resolve(folder: str | Path) -> Path:
     """Return the absolute path of a folder, without links.
 
     Raises:
-        OutputError: it is a link that leads to nothing or back to itself, or no path that can exist.
+        OutputError: it is a broken link, a link to itself, or not a valid path.
     """
     try:
         resolved = Path(folder).resolve()
@@ -42,14 +42,16 @@ def resolve(folder: str | Path) -> Path:
         raise OutputError(f"{folder}: is a link that leads back to itself. Choose another folder.") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{folder}: is no folder that can be made ({reason}). Choose another one.") from error
+        raise OutputError(f"{folder}: cannot be created ({reason}). Choose another folder.") from error
     if dangling:
-        raise OutputError(f"{folder}: is a link to {resolved}, which does not exist. Make it, or choose another.")
+        raise OutputError(
+            f"{folder}: is a link to {resolved}, which does not exist. Create it, or choose another folder."
+        )
     return resolved
 
 
 def claim(folder: str | Path) -> OutputFolder:
-    """Record from now on what this process writes into a folder, and refuse to replace other files there.
+    """Record what this process writes into a folder from now on, and refuse to replace other files there.
 
     Raises:
         OutputError: the record of earlier runs cannot be read.
@@ -60,10 +62,10 @@ def claim(folder: str | Path) -> OutputFolder:
 
 
 def refuse_to_replace(*paths: str | Path) -> None:
-    """Refuse to write files in places that hold something else than what segbundle wrote; record what is written.
+    """Refuse to write to paths that contain anything that segbundle did not write; record what is written.
 
     Raises:
-        OutputError: a path is a folder, or holds something else; naming the first ones.
+        OutputError: names the folder in the place of a file, or the first files that something else wrote.
     """
     for path in paths:
         if Path(path).is_dir():
@@ -72,13 +74,13 @@ def refuse_to_replace(*paths: str | Path) -> None:
 
 
 def owner_of(path: str | Path) -> OutputFolder | None:
-    """Return the claimed folder that a path lies in, the innermost of several; None outside of all."""
+    """Return the innermost claimed folder that contains a path, or None."""
     parent = resolve(Path(path).parent)
     return next((_claimed[folder] for folder in (parent, *parent.parents) if folder in _claimed), None)
 
 
 def look_at(folder: str | Path) -> OutputFolder:
-    """Return what is known of a folder's files now, to be returned by `folder_of` from now on, if it is not claimed.
+    """Return what is known about a folder's files, and make `folder_of` return it unless the folder is claimed.
 
     Raises:
         OutputError: the record of earlier runs cannot be read.
@@ -90,7 +92,7 @@ def look_at(folder: str | Path) -> OutputFolder:
 
 
 def folder_of(folder: str | Path) -> OutputFolder:
-    """Return a claimed folder, or what is known of another one, without recording what is written there.
+    """Return a claimed folder, or what is known about an unclaimed folder, whose new files are not recorded.
 
     Raises:
         OutputError: the record of earlier runs cannot be read.
@@ -100,12 +102,12 @@ def folder_of(folder: str | Path) -> OutputFolder:
 
 
 class OutputFolder:
-    """What is known of the files in a folder.
+    """The files that segbundle wrote into a folder.
 
-    In a folder without a record, files of versions that kept none are recognized by their contents.
+    In a folder without a record, files from versions that kept no record are recognized by their contents.
 
     Args:
-        folder: resolved.
+        folder: resolved path.
 
     Raises:
         OutputError: the record of earlier runs cannot be read.
@@ -128,14 +130,14 @@ class OutputFolder:
 
     @property
     def record_path(self) -> Path:
-        """The file that lists what was written."""
+        """Path of the record of written files."""
         return self.folder / RECORD
 
     def record(self, path: Path, written: Path | None = None) -> None:
-        """Append a file to the record, before it takes its place.
+        """Append a file to the record before it is renamed to its final path.
 
         Args:
-            path: its place.
+            path: its final path.
             written: the complete file, which will be renamed; None for a file that grows, or a folder.
 
         Raises:
@@ -149,7 +151,7 @@ class OutputFolder:
             self._add(lines)
 
     def record_partial(self, process: int) -> None:
-        """Record, once, that a process writes files which it leaves half written if it is killed.
+        """Record, once, that a process writes files that stay partial if it is killed.
 
         Raises:
             OSError: the record cannot be written.
@@ -159,12 +161,12 @@ class OutputFolder:
                 self.record(self.folder / start)
 
     def left_partial(self, path: Path) -> bool:
-        """Return whether a file is one that a killed run left half written."""
+        """Return whether a file is a partial file of a killed run."""
         found = names.partial_of(path.name)
         return found is not None and found in self._known and not path.is_dir() and not path.is_symlink()
 
     def adopt(self, path: Path) -> None:
-        """Take a file for segbundle's own as it is now; it is recorded if the folder is claimed.
+        """Treat the current version of a file as written by segbundle; record it if the folder is claimed.
 
         Raises:
             OSError: the record cannot be written.
@@ -175,7 +177,7 @@ class OutputFolder:
             self._add([(self._name(path), *_stamp(path))])
 
     def wrote(self, path: Path) -> bool:
-        """Return whether a file or a folder is there as segbundle wrote it."""
+        """Return whether a file or a folder exists as segbundle wrote it."""
         try:
             found = os.lstat(path)
         except OSError:
@@ -186,27 +188,27 @@ class OutputFolder:
             return self._describes(path, found) or (self._read() and self._describes(path, found))
 
     def foreign(self, paths: Iterable[str | Path]) -> list[Path]:
-        """Return those of some paths that hold something segbundle did not write, or that was changed since."""
+        """Return the paths that contain something that segbundle did not write, or that was changed since."""
         full = [self.folder / path for path in paths]
         return [path for path in full if os.path.lexists(path) and not self.wrote(path)]
 
     def refuse_foreign(self, paths: Iterable[str | Path]) -> None:
-        """Refuse to write to paths that hold something segbundle did not write, or that was changed since.
+        """Refuse to write to paths that contain something that segbundle did not write, or that was changed since.
 
         Raises:
-            OutputError: naming the first ones.
+            OutputError: names the first ones.
         """
         if foreign := self.foreign(paths):
             raise OutputError(
                 f"{self.folder}: {_named(foreign)} not written by segbundle, or changed since, and would be replaced. "
-                "Choose another --output_dir or --output, or move what is there away."
+                "Choose another --output_dir or --output, or move what is there."
             )
 
     def refuse_inputs(self, paths: Iterable[str | Path], inputs: Iterable[str | Path]) -> None:
         """Refuse to write to paths that are read as inputs.
 
         Raises:
-            OutputError: naming the first ones.
+            OutputError: names the first ones.
         """
         read = {os.path.realpath(path) for path in inputs}
         both = [path for path in (self.folder / path for path in paths) if os.path.realpath(path) in read]
@@ -220,7 +222,7 @@ class OutputFolder:
         """Refuse subfolders that are links or files.
 
         Raises:
-            OutputError: naming the first ones.
+            OutputError: names the first ones.
         """
         wrong = [path for name in names if (path := self.folder / name).is_symlink() or path.is_file()]
         if wrong:
@@ -230,7 +232,7 @@ class OutputFolder:
             )
 
     def remove(self, paths: Iterable[str | Path]) -> None:
-        """Remove files that segbundle wrote; others stay.
+        """Remove files that segbundle wrote, and keep all others.
 
         Raises:
             OSError: one cannot be removed.
@@ -240,10 +242,10 @@ class OutputFolder:
                 path.unlink(missing_ok=True)
 
     def shorten(self) -> None:
-        """Write the record anew if most of it is outdated; no other process may write to the folder.
+        """Rewrite the record if most of it is outdated; no other process may write to the folder.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the record cannot be written.
         """
         with self._lock:
             needed = {
@@ -262,7 +264,7 @@ class OutputFolder:
             self._read()
 
     def _last_true(self, name: str) -> tuple[Any, ...]:
-        """Return the newest description of a file that is true, or else the newest."""
+        """Return the newest description that matches a file, or else the newest one."""
         stamps = self._known[name]
         if names.partial_of(name):
             return stamps[-1]
@@ -284,7 +286,7 @@ class OutputFolder:
             self._known.setdefault(name, []).append(tuple(stamp))
 
     def _read(self) -> bool:
-        """Read what this and other processes have recorded since; return whether there was anything."""
+        """Read what this and other processes have recorded since the last call; return whether there was anything."""
         try:
             with os.fdopen(os.open(self.record_path, os.O_RDONLY | _FLAGS), "rb") as file:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -305,7 +307,7 @@ class OutputFolder:
 
 
 def _stamp(path: Path) -> tuple[int | None, int | None, str | None]:
-    """Return size and date of a file, and a hash where its ends tell all of its contents; nothing of a folder."""
+    """Return size and date of a file, and a hash if its ends cover all of its contents; only None for a folder."""
     if path.is_dir():
         return None, None, None
     found = os.lstat(path)
@@ -317,7 +319,7 @@ def _stamp(path: Path) -> tuple[int | None, int | None, str | None]:
 
 
 def _append(path: Path, lines: Sequence[Sequence[Any]]) -> None:
-    """Append lines to a record by one call, so that processes do not mix theirs."""
+    """Append lines to a record in one call, so that the lines of several processes do not mix."""
     content = "".join(f"{json.dumps(line)}\n" for line in lines).encode()
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _FLAGS, 0o666), "r+b", buffering=0) as file:
         if file.seek(0, os.SEEK_END):

@@ -22,9 +22,9 @@ RESULTS = (RUN_FILE, METRICS, SUMMARY, REPORT, MEASUREMENTS)
 """Files made from label maps, outdated when the label maps are replaced."""
 TRAINING = (TASK, RUN_FILE, METRICS, SUMMARY, TRAINING_CASES, MODEL, LAST, MLFLOW_RUN)
 JOURNAL = re.compile(r"predictions(\.rank\d+)?\.jsonl")
-"""Records of a process of a run that has not ended."""
+"""Records of one process while a run is in progress."""
 RANK = re.compile(r"predictions\.rank\d+\.json")
-"""The same of earlier versions."""
+"""Records of one process, as earlier versions wrote them."""
 PREPARED_CASE = re.compile(r"[0-9a-f]{32}\.pt")
 _PARTIAL = re.compile(
     r"(\.partial-\d+-)(.*_seg\.nii\.gz|.*_prob\.nii|"
@@ -53,16 +53,16 @@ def partial(path: Path, process: int) -> Path:
 
 
 def partial_start(process: int) -> str:
-    """Return how the names of files begin that a process has not written whole."""
+    """Return the prefix of the names of files that a process has not finished writing."""
     return f".partial-{process}-"
 
 
 def partial_of(name: str) -> str | None:
-    """Return how the names of a process's half-written files begin, of one of them or of this beginning itself."""
+    """Return the prefix of a process's partial files, given the name of such a file or the prefix itself."""
     found = _PARTIAL.fullmatch(name) or _PARTIAL_START.fullmatch(name)
     return None if found is None else found[1]
 
 
 def is_partial(name: str) -> bool:
-    """Return whether a name is that of a file which a killed run left half written."""
+    """Return whether a name is that of a partial file of a killed run."""
     return _PARTIAL.fullmatch(name) is not None

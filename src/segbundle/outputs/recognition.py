@@ -1,4 +1,4 @@
-"""Recognizing by their contents what versions wrote that kept no record of their files."""
+"""Recognize, by their contents, files from versions that kept no record of what they wrote."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HEADERS = {
 }
 _RUNS = (names.PREDICTIONS, names.RUN_FILE, names.TASK, names.CROSS_VALIDATION)
 _PAGE = b"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-"""In the head of our pages."""
+"""Part of the head of every page that segbundle writes."""
 _HEAD = 4096
 
 
@@ -48,7 +48,7 @@ def recognized(folder: Path) -> list[str]:
 
 
 def is_cache(folder: Path) -> bool:
-    """Return whether a folder holds prepared cases, or what killed runs left of them, and nothing else."""
+    """Return whether a folder contains only prepared cases and partial files of killed runs."""
     if folder.is_symlink() or not folder.is_dir():
         return False
     found = [path.name for path in folder.iterdir()]
@@ -56,7 +56,7 @@ def is_cache(folder: Path) -> bool:
 
 
 def _label_maps(folder: Path) -> Iterator[str]:
-    """Yield label maps and probabilities that records list, and that are no newer than the records."""
+    """Yield label maps and probabilities that are listed in records and are not newer than the records."""
     files = [path for path in (folder / names.PREDICTIONS, *_ranks(folder)) if _is_ours(path)]
     newest = max((path.stat().st_mtime_ns for path in (*files, folder / names.RUN_FILE) if path.exists()), default=0)
     for record in (record for path in files for record in _content(path)):

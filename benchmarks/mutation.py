@@ -43,13 +43,15 @@ from mutants import Mutant, mutants, mutated
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "src"
 TESTS = {
-    "losses/*": [f"losses/test_{name}.py" for name in ("by_hand", "checks", "arguments", "values", "deep_supervision")],
+    "losses/*": [
+        f"losses/test_{name}.py" for name in ("by_hand", "target_checks", "arguments", "values", "deep_supervision")
+    ],
     "metrics/*": ["metrics"],
     "transforms/restoring.py": ["transforms/test_restoring_steps.py", "transforms/test_restoring.py"],
-    "reports/scores.py": ["reports/test_scores.py"],
-    "files.py": ["test_files.py"],
-    "data/scan_files.py": ["data/test_scan_files.py", "data/test_scans.py"],
-    "data/cases.py": ["data/test_cases.py"],
+    "results/scores.py": ["results/test_scores.py"],
+    "files/atomic.py": ["files/test_atomic.py"],
+    "io/scan_files.py": ["io/test_scan_files.py", "io/test_scans.py"],
+    "datasets/cases.py": ["datasets/test_cases.py"],
 }
 """Which tests are to notice changes of which files."""
 PRELOADED = (

@@ -24,7 +24,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from segbundle.data import fold_names, load_cases
+from segbundle.datasets.cases import load_cases
+from segbundle.datasets.folds import fold_names
 from ten_minutes import train
 
 CLASSES = ("anterior", "posterior")

@@ -36,7 +36,7 @@ def zoo_batches(dataset_dir: Path, batch_size: int, everything: bool, workers: i
     import monai.transforms as mt
     from monai.data import CacheDataset, DataLoader
 
-    from segbundle.data import labelled_data
+    from segbundle.datasets.datalist import labelled_data
 
     keys, modes = ("image", "label"), ("bilinear", "nearest")
     fixed = [
@@ -107,12 +107,16 @@ def run_segbundle(arguments: argparse.Namespace, most: int | None = None, cache_
     """Our loader and trainer, on all training cases or the first ones, in memory or in files."""
     import torch
 
-    from segbundle.data import labelled_data
-    from segbundle.engines import PreparedCases, SegmentationTrainer, WeightAverage, patch_loader, place_network
-    from segbundle.engines.process import keep_freed_memory
-    from segbundle.inferers import PatchInferer
+    from segbundle.acceleration.process import keep_freed_memory
+    from segbundle.datasets.datalist import labelled_data
+    from segbundle.inference.patch_inferer import PatchInferer
     from segbundle.losses import DiceCELoss
+    from segbundle.training.caching import PreparedCases
+    from segbundle.training.patch_loading import patch_loader
+    from segbundle.training.trainer import SegmentationTrainer
+    from segbundle.training.weight_average import WeightAverage
     from segbundle.transforms import PrepareCase
+    from segbundle.workflow.devices import place_network
 
     keep_freed_memory()  # as every workflow does first
     fold = None if most else 0

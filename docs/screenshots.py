@@ -20,7 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from segbundle.reports import write_comparison, write_prediction_report, write_report
+from segbundle.report.comparison import write_comparison
+from segbundle.report.page import write_report
+from segbundle.report.prediction_page import write_prediction_report
 from segbundle.viewer import make_server
 
 WIDTH = 1280

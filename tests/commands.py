@@ -11,7 +11,7 @@ from pathlib import Path
 from typer.testing import CliRunner, Result
 
 from fork_server import ROOT, ForkServer
-from segbundle.cli import app
+from segbundle.cli.app import app
 
 CONFIGS = ROOT / "bundle" / "configs"
 TINY = ROOT / "tests" / "bundle" / "tiny.yaml"

@@ -34,10 +34,12 @@ _IMPORTS = (
     "nibabel", "SimpleITK", "scipy.ndimage", "scipy.stats", "tqdm", "yaml", "fire", "pydantic", "filelock", "psutil",
     "jinja2", "PIL.Image", "matplotlib", "contourpy", "torch.utils.tensorboard", "isal.igzip", "typer",
     "torch.fx", "torch.nn.utils.fusion", "monai.handlers", "monai.inferers",
-    "segbundle.cli", "segbundle.engines", "segbundle.engines.cross_validation", "segbundle.data",
-    "segbundle.data.checks", "segbundle.data.samples", "segbundle.transforms", "segbundle.inferers",
-    "segbundle.losses", "segbundle.metrics", "segbundle.patches", "segbundle.reports", "segbundle.viewer",
-    "segbundle.reproductions", "segbundle.reproductions.ignore_background", "segbundle.documents",
+    "segbundle.cli.app", "segbundle.cli.check", "segbundle.workflow.cross_validation", "segbundle.datasets.case_checks",
+    "segbundle.datasets.samples", "segbundle.reproductions.ignore_background", "segbundle.files.documents",
+    *(f"segbundle.{room}" for room in (
+        "acceleration", "audit", "checkpoints", "config", "datasets", "files", "inference", "io", "losses", "metrics",
+        "report", "reproductions", "results", "sampling", "training", "transforms", "viewer", "workflow",
+    )),
 )  # fmt: skip
 
 
@@ -94,8 +96,10 @@ class ForkServer:
 
 
 def main() -> None:
+    os.environ["EAGER_IMPORT"] = "1"  # packages import what they offer
     for name in _IMPORTS:
         importlib.import_module(name)
+    del os.environ["EAGER_IMPORT"]
     gc.freeze()  # or every fork copies the pages that a collection of garbage marks
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
@@ -173,7 +177,7 @@ def _be_the_command(asked: dict[str, Any]) -> None:
         program = ["segbundle"] if asked["module"] is None else [sys.executable, "-m", asked["module"]]
         sys.argv, sys.orig_argv = ["segbundle", *asked["words"]], [*program, *asked["words"]]
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        from segbundle.cli import main as command
+        from segbundle.cli.app import main as command
 
         try:
             if asked["module"] is None:

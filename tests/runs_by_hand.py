@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from segbundle.files import write_json
+from segbundle.files.atomic import write_json
 from segbundle.metrics import score_case
-from segbundle.reports import CaseScores, write_run, write_scores
+from segbundle.results.runs import write_run
+from segbundle.results.scores import CaseScores, write_scores
 from tiny import write_nifti
 
 NAMES = ["background", "ball", "cube"]

@@ -3,29 +3,46 @@
 import ast
 import importlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import segbundle.engines
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "segbundle"
 ORDER = [
-    "credentials", "errors", "machine", "hashing", "terminal", "documents", "startup", "audit", "options", "classes",
-    "outputs", "files", "losses", "metrics", "inferers", "patches", "data", "reports", "viewer", "literals",
-    "configs", "reproductions", "sides", "transforms", "engines", "running", "checking", "cli",
+    "credentials", "errors", "terminal", "classes", "files", "losses", "metrics", "config", "reproductions",
+    "distributed", "former_names", "hardware", "acceleration", "audit", "io", "datasets", "results", "checkpoints",
+    "inference", "transforms", "report", "viewer", "sampling", "training", "workflow", "cli",
 ]  # fmt: skip
 """From the ground up: a room may import those before it."""
+
+
+FORMER = {"data", "engines", "inferers", "patches"}
+"""Packages of earlier versions: one line each, see `former_names.py`."""
 
 
 def room(path):
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+ROOMS = {room(path) for path in PACKAGE.rglob("*.py")} - {"__init__"}
+
+
 def imported_rooms(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     names = [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module]
     names += [alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names]
-    return {name.split(".")[1] for name in names if name.startswith("segbundle.")} - {room(path)}
+    names += [
+        f"segbundle.{alias.name}"
+        for n in ast.walk(tree)
+        if isinstance(n, ast.ImportFrom) and n.module == "segbundle"
+        for alias in n.names
+    ]
+    return {name.split(".")[1] for name in names if name.startswith("segbundle.")} & ROOMS - {room(path)}
 
 
 def imports_of(name):
@@ -38,15 +55,15 @@ def test_a_room_imports_only_what_lies_below_it(name):
 
 
 def test_every_room_is_known():
-    assert {room(path) for path in PACKAGE.rglob("*.py")} - {"__init__"} == set(ORDER)
+    assert {room(path) for path in PACKAGE.rglob("*.py")} - {"__init__"} - FORMER == set(ORDER)
 
 
 def test_the_document_names_what_each_room_imports():
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `([a-z]+)(?:/|\.py)` \|.*\| ([^|]+) \|$", text, re.M)
+    rows = re.findall(r"^\| `([a-z_]+)(?:/|\.py)` \|.*\| ([^|]+) \|$", text, re.M)
     assert {name for name, _ in rows} == set(ORDER)
     for name, imports in rows:
-        assert set(re.findall(r"[a-z]+", imports)) - {"nothing"} == imports_of(name), name
+        assert set(re.findall(r"[a-z_]+", imports)) - {"nothing"} == imports_of(name), name
 
 
 @pytest.mark.parametrize("name", sorted({path.parent.name for path in PACKAGE.glob("*/__init__.py")}))
@@ -57,6 +74,33 @@ def test_what_a_room_offers_is_not_called_like_one_of_its_modules(name):
     assert not modules.intersection(offered)
 
 
-def test_losses_metrics_and_inferers_know_tensors_only():
-    assert imports_of("losses") == imports_of("metrics") == imports_of("patches") == set()
-    assert imports_of("inferers") == {"machine"}  # how much memory is free
+def test_losses_metrics_and_sampling_know_tensors_only():
+    assert imports_of("losses") == imports_of("metrics") == imports_of("sampling") == set()
+
+
+def test_inference_loads_no_pages_and_no_training():
+    loaded = "import segbundle.inference.sliding, segbundle.inference.scan_evaluator, sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    rooms = {name.split(".")[1] for name in done.stdout.split() if name.startswith("segbundle.")}
+    assert not rooms & {"report", "viewer", "training", "sampling", "workflow", "cli"}
+
+
+def test_components_of_earlier_versions_are_found():
+    former = {
+        "data": "find_scans",
+        "engines": "Checkpoints",
+        "inferers": "SlidingWindowInferer",
+        "patches": "PatchLoader",
+    }
+    assert set(former) == FORMER
+    for package, name in former.items():
+        assert getattr(importlib.import_module(f"segbundle.{package}"), name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'Unknown'"):
+        _ = segbundle.engines.Unknown
+
+
+def test_no_two_modules_have_the_same_name():
+    names = [
+        path.stem for path in PACKAGE.rglob("*.py") if path.stem != "__init__" and path.parent.name != "reproductions"
+    ]
+    assert sorted(names) == sorted(set(names))

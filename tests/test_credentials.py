@@ -70,7 +70,7 @@ def test_messages_and_tracebacks_show_no_credentials(monkeypatch):
 
 def test_log_lines_of_a_known_address_show_no_credentials():
     pytest.importorskip("mlflow")
-    from segbundle.engines.tracking import check_mlflow
+    from segbundle.training.tracking import check_mlflow
 
     stream, logger = io.StringIO(), logging.getLogger("urllib3.connectionpool")
     handler = logging.StreamHandler(stream)

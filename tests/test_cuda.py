@@ -15,11 +15,17 @@ from monai.networks.nets import DynUNet, UNet
 
 from commands import CONFIGS, TINY, run, segbundle
 from segbundle import losses
-from segbundle.engines import SegmentationTrainer, WeightAverage, trainer
-from segbundle.engines.graphs import StepGraphs, recorded_step
-from segbundle.inferers import PatchInferer, ScoreSlabs, SlidingWindowInferer, slabs, sliding
+from segbundle.acceleration.cuda_graphs import StepGraphs, recorded_step
+from segbundle.inference import slabs, sliding
+from segbundle.inference.patch_inferer import PatchInferer
+from segbundle.inference.slabs import ScoreSlabs
+from segbundle.inference.sliding import SlidingWindowInferer
 from segbundle.losses import counts
-from segbundle.patches import Augmentation, PatchLoader
+from segbundle.sampling.augmentation import Augmentation
+from segbundle.sampling.loader import PatchLoader
+from segbundle.training import trainer
+from segbundle.training.trainer import SegmentationTrainer
+from segbundle.training.weight_average import WeightAverage
 from segbundle.transforms.restoring import restore_labels
 from tiny import write_tiny_dataset
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from commands import ROOT, TINY
 from documents import blocks
 from segbundle.audit import inspect_path, refuse_untrusted
-from segbundle.cli import app
+from segbundle.cli.app import app
 from segbundle.errors import ConfigError
 
 RUNS = {

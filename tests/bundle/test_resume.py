@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from commands import TINY, segbundle
-from segbundle.outputs import OutputFolder
+from segbundle.files.output_folders import OutputFolder
 from tiny import write_tiny_dataset
 
 EPOCHS = ["--max_epochs", "90", "--val_interval", "7"]

@@ -48,9 +48,9 @@ def test_a_training_is_stopped_and_goes_on(number, dataset, trained, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_command_is_stopped_while_it_starts(number, dataset, tmp_path):
     code = (
-        "import os, segbundle.cli, segbundle.running as running\n"
+        "import os, segbundle.cli.app, segbundle.cli.running as running\n"
         f"running.fast_imports = lambda: os.kill(os.getpid(), {number:d})\n"
-        "segbundle.cli.main()"
+        "segbundle.cli.app.main()"
     )
     words = ["train", "--config", TINY, "--dataset_dir", dataset, "--output_dir", tmp_path / "out"]
     done = subprocess.run(

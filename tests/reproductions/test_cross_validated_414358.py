@@ -5,12 +5,7 @@ import torch
 
 from commands import ROOT, segbundle
 from segbundle.losses import GeneralizedDiceLoss
-from segbundle.reproductions.cross_validated_414358 import (
-    _why_weights,
-    gradient_on_scores,
-    posted_loss,
-    posted_weights,
-)
+from segbundle.reproductions.cross_validated_414358 import _why_weights, gradient_on_scores, posted_loss, posted_weights
 
 
 @pytest.mark.parametrize("smooth", [1e-17, 1])

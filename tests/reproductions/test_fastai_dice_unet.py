@@ -6,7 +6,7 @@ import torch
 from commands import segbundle
 from segbundle.losses import DiceLoss
 from segbundle.reproductions.fastai_dice_unet import Training, _losses, _states, vnet_gradient
-from segbundle.reproductions.training import Discs
+from segbundle.reproductions.small_training import Discs
 
 
 def test_the_derivative_in_the_paper_is_that_of_the_formula():

@@ -9,7 +9,7 @@ from commands import segbundle
 from segbundle.errors import ConfigError
 from segbundle.losses import GeneralizedDiceLoss
 from segbundle.reproductions.keras_generalized_dice import PostedLoss, run, scan_losses, score, weights
-from segbundle.reproductions.training import sure_scores
+from segbundle.reproductions.small_training import sure_scores
 
 VOLUMES = [1000, 200, 80, 20]
 

@@ -5,7 +5,7 @@ import torch
 
 from commands import segbundle
 from segbundle.losses import DiceLoss
-from segbundle.reproductions.training import class_sums, gradient_size
+from segbundle.reproductions.small_training import class_sums, gradient_size
 from segbundle.reproductions.wrong_generalized_dice import _vanishing, per_class, right, wrong
 
 

@@ -5,7 +5,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, NormalizeIntensityd
 
-from segbundle.data import labelled_data
+from segbundle.datasets.datalist import labelled_data
 from segbundle.errors import ConfigError, DataError
 from segbundle.transforms import LoadScand, preprocessing
 from segbundle.transforms.before_network import intensity_transform, network_transforms

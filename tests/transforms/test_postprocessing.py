@@ -7,10 +7,10 @@ import SimpleITK as sitk
 import torch
 from monai.data import MetaTensor
 
-from segbundle.data.probabilities import ProbabilityFile
-from segbundle.data.scans import read_geometry
 from segbundle.errors import ConfigError
-from segbundle.inferers import SlidingWindowInferer
+from segbundle.inference.sliding import SlidingWindowInferer
+from segbundle.io.probabilities import ProbabilityFile
+from segbundle.io.scans import read_geometry
 from segbundle.transforms import LargestComponentd, postprocessing, preprocessing
 from tiny import write_nifti
 

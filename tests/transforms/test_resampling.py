@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from monai.data import MetaTensor
 from monai.transforms import Orientation, Spacing
 
-from segbundle.data import reading
 from segbundle.errors import DataError
+from segbundle.io import reading
 from segbundle.transforms import resampling
 from segbundle.transforms.resampling import ToGridd, interpolate, resample
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from segbundle.inferers import ScoreSlabs, SlidingWindowInferer
+from segbundle.inference.slabs import ScoreSlabs
+from segbundle.inference.sliding import SlidingWindowInferer
 from segbundle.transforms import RestoreLabelsd, SaveLabelsd, preprocessing, restoring
 from segbundle.transforms.restoring import restore_labels
 from tiny import write_nifti

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from segbundle.inferers import ScoreSlabs
+from segbundle.inference.slabs import ScoreSlabs
 from segbundle.transforms import restoring
 from segbundle.transforms.restoring import _Along, _Corners, restore_labels
 

@@ -27,7 +27,7 @@ import SimpleITK as sitk
 from runs_by_hand import AFFINE, CASES, RIGHT, labels, write_evaluation, write_predictions
 from segbundle.errors import OutputError
 from segbundle.viewer import make_server
-from segbundle.viewer.cases import shown_cases
+from segbundle.viewer.shown_cases import shown_cases
 from tiny import write_nifti
 
 

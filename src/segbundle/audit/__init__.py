@@ -1,6 +1,5 @@
 """Find what could run code in a configuration or bundle from someone else, before anything in it is imported."""
 
-from segbundle.audit.findings import Finding
-from segbundle.audit.trust import inspect_path, refuse_untrusted
+import lazy_loader as lazy
 
-__all__ = ["Finding", "inspect_path", "refuse_untrusted"]
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -9,18 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segbundle.audit.arguments import argument_problem, holds_address, makes_object
-from segbundle.audit.expressions import (
-    callable_problem,
-    expression_problem,
-    references,
-)
+from segbundle.audit.allowed_names import IMPORTS, MODULES
+from segbundle.audit.call_arguments import argument_problem, holds_address, makes_object
+from segbundle.audit.expressions import callable_problem, expression_problem, references
 from segbundle.audit.findings import WHOLE_FILE, Finding, excerpt_of
 from segbundle.audit.imports import MAX_LENGTH, import_problem, imported
-from segbundle.audit.names import IMPORTS, MODULES
 from segbundle.audit.targets import callable_target_problem, downloads_by_default, target_problem
-from segbundle.documents import read_json, read_yaml
 from segbundle.errors import ConfigError
+from segbundle.files.documents import read_json, read_yaml
 
 SUFFIXES = (".json", ".yaml", ".yml")
 MAX_JSON_BYTES = 20_000_000

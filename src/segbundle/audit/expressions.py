@@ -14,15 +14,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from segbundle.audit.arguments import UNKNOWN, downloads, holds_address, takes_code_names, takes_downloads
+from segbundle.audit.allowed_names import ATTRIBUTES, BUILTINS, ENVIRONMENT, SWITCHBOARDS, SWITCHES
+from segbundle.audit.call_arguments import UNKNOWN, downloads, holds_address, takes_code_names, takes_downloads
 from segbundle.audit.imports import MAX_LENGTH
-from segbundle.audit.names import (
-    ATTRIBUTES,
-    BUILTINS,
-    ENVIRONMENT,
-    SWITCHBOARDS,
-    SWITCHES,
-)
 from segbundle.audit.sizes import MAX_EXPONENT, has_power, has_sequence, size
 from segbundle.audit.targets import target_problem, walk
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 
-from segbundle.audit.names import IMPORTS, MODULES
+from segbundle.audit.allowed_names import IMPORTS, MODULES
 from segbundle.audit.targets import is_known_module, walk
 
 MAX_LENGTH = 10_000

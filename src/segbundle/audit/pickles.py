@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from segbundle.acceleration.lazy_imports import fast_imports
 from segbundle.audit.archives import read_archive
 from segbundle.audit.findings import WHOLE_FILE, Finding, excerpt_of
-from segbundle.startup import fast_imports
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".ts")
 _MAX_PICKLE_BYTES = 256_000_000

@@ -16,9 +16,10 @@ from functools import lru_cache
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
-from segbundle.audit.arguments import downloads, takes_code_names, takes_downloads
-from segbundle.audit.names import IMPORTS, NAMES, PASSED_THROUGH
-from segbundle.startup import fast_imports
+from segbundle.acceleration.lazy_imports import fast_imports
+from segbundle.audit.allowed_names import IMPORTS, NAMES, PASSED_THROUGH
+from segbundle.audit.call_arguments import downloads, takes_code_names, takes_downloads
+from segbundle.former_names import ROOMS
 
 PACKAGES = ("monai", "torch", "ignite", "segbundle")
 OUTSIDE = "is outside monai, torch, ignite and segbundle"
@@ -64,8 +65,12 @@ _LEADING = frozenset(
 )
 _OURS: dict[str, frozenset[str] | None] = {
     "classes": frozenset({"num_classes"}),
-    "data": frozenset({"Case", "Geometry", "find_scans", "fold_names", "labelled_data", "load_cases", "read_scan"}),
-    **dict.fromkeys(("engines", "inferers", "losses", "metrics", "patches", "transforms")),  # all of `__all__`
+    "config": frozenset({"in_bundle", "locate_bundle"}),
+    "datasets": frozenset({"Case", "find_scans", "fold_names", "labelled_data", "load_cases"}),
+    "distributed": frozenset({"local_device", "share_of_rank", "shared_gradients", "stop_ranks"}),
+    "io": frozenset({"Geometry", "read_scan"}),
+    **dict.fromkeys(("acceleration", "checkpoints", "inference", "losses", "metrics", "sampling")),  # all of `__all__`
+    **dict.fromkeys(("training", "transforms", "workflow")),
 }
 _REPRODUCTION = re.compile(r"segbundle\.reproductions\.[a-z]\w*\.run")
 _PLACEHOLDER = "???"  # of the template that MONAI's `init_bundle` writes; it names nothing
@@ -212,7 +217,7 @@ def _leads(name: str) -> bool:
     """Return whether a dotted name may be looked up: it is, contains, or is within a module of the lists above."""
     package, *rooms = name.split(".")
     if package == "segbundle":
-        return not rooms or rooms[0] == "reproductions" or rooms[0] in _OURS
+        return not rooms or rooms[0] == "reproductions" or rooms[0] in _OURS or rooms[0] in ROOMS
     leading = name in _LEADING or name.rpartition(".")[0] in _LEADING
     return leading or any(_is_within(name, room) for room in _ROOMS)
 

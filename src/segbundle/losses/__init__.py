@@ -1,7 +1,5 @@
-"""Losses that stay right when classes are absent, were not annotated, or voxels are unknown."""
+"""Losses that stay right when classes are absent or unannotated, or voxels are unknown."""
 
-from segbundle.losses.combined import DiceCELoss, GeneralizedDiceCELoss
-from segbundle.losses.dice import DiceLoss, GeneralizedDiceLoss
-from segbundle.losses.ramp import LinearRamp
+import lazy_loader as lazy
 
-__all__ = ["DiceCELoss", "DiceLoss", "GeneralizedDiceCELoss", "GeneralizedDiceLoss", "LinearRamp"]
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

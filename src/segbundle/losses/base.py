@@ -9,9 +9,9 @@ from typing import Literal, get_args
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from segbundle.losses import checks
+from segbundle.losses import target_checks as checks
+from segbundle.losses.all_reduce import sum_over_ranks
 from segbundle.losses.counts import CrossEntropy, SoftCounts, soft_counts, working_dtype
-from segbundle.losses.ranks import sum_over_ranks
 from segbundle.losses.regions import Absent, Regions, add_absent
 
 Weights = Sequence[float] | float | torch.Tensor | None

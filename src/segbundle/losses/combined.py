@@ -7,12 +7,12 @@ from typing import Literal
 
 import torch
 
-from segbundle.losses import checks
+from segbundle.losses import target_checks as checks
+from segbundle.losses.all_reduce import sum_over_ranks
 from segbundle.losses.base import Weights
 from segbundle.losses.counts import CrossEntropy, SoftCounts
 from segbundle.losses.dice import DiceLoss, GeneralizedDiceLoss
 from segbundle.losses.ramp import LinearRamp
-from segbundle.losses.ranks import sum_over_ranks
 from segbundle.losses.regions import Absent
 
 

@@ -7,16 +7,9 @@ from typing import Literal
 
 import torch
 
-from segbundle.losses import checks
+from segbundle.losses import target_checks as checks
 from segbundle.losses.base import Reduction, RegionLoss, Weights
-from segbundle.losses.regions import (
-    Absent,
-    Regions,
-    absent_shares,
-    dice_terms,
-    generalized_dice,
-    mean_over_classes,
-)
+from segbundle.losses.regions import Absent, Regions, absent_shares, dice_terms, generalized_dice, mean_over_classes
 
 _POWERS = {"square": 2, "simple": 1, "uniform": 0}
 

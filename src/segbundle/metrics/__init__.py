@@ -1,6 +1,5 @@
-"""Per-class scores of one case. Knows tensors only."""
+"""Per-class scores of one case, from tensors."""
 
-from segbundle.metrics.cases import ClassScore, Status, per_class_dice, score_case
-from segbundle.metrics.surfaces import SurfaceScore, surface_scores
+import lazy_loader as lazy
 
-__all__ = ["ClassScore", "Status", "SurfaceScore", "per_class_dice", "score_case", "surface_scores"]
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -1,6 +1,5 @@
-"""Public questions about Dice losses that fail: each reproduced as it was posted, and answered with figures."""
+"""Public questions about failing Dice losses, reproduced as posted."""
 
-from segbundle.reproductions.runner import reproduce, titles
-from segbundle.reproductions.tables import Table
+import lazy_loader as lazy
 
-__all__ = ["Table", "reproduce", "titles"]
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -16,8 +16,7 @@ from monai.losses import GeneralizedDiceLoss as MonaiGeneralizedDiceLoss
 
 from segbundle.losses import DiceLoss, GeneralizedDiceCELoss, GeneralizedDiceLoss
 from segbundle.reproductions.posted_sums import PostedSums
-from segbundle.reproductions.tables import Table
-from segbundle.reproductions.training import (
+from segbundle.reproductions.small_training import (
     Discs,
     Loss,
     class_sums,
@@ -28,6 +27,7 @@ from segbundle.reproductions.training import (
     small_unet,
     train,
 )
+from segbundle.reproductions.tables import Table
 
 
 def run(

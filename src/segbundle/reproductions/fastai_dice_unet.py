@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from segbundle.losses import DiceCELoss, DiceLoss
-from segbundle.reproductions.tables import Table
-from segbundle.reproductions.training import (
+from segbundle.reproductions.small_training import (
     Discs,
     Loss,
     gradient_size,
@@ -23,6 +22,7 @@ from segbundle.reproductions.training import (
     small_unet,
     train,
 )
+from segbundle.reproductions.tables import Table
 
 
 def run(

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from segbundle.losses import DiceCELoss, DiceLoss, LinearRamp
+from segbundle.reproductions.small_training import Discs, Loss, mean_dice, predict, small_unet, sure_scores, train
 from segbundle.reproductions.tables import Table
-from segbundle.reproductions.training import Discs, Loss, mean_dice, predict, small_unet, sure_scores, train
 
 
 def run(

@@ -16,8 +16,8 @@ from monai.losses import GeneralizedDiceLoss as MonaiGeneralizedDiceLoss
 
 from segbundle.errors import ConfigError
 from segbundle.losses import GeneralizedDiceCELoss, GeneralizedDiceLoss
+from segbundle.reproductions.small_training import Loss, predict, small_unet, sure_scores, train
 from segbundle.reproductions.tables import Table
-from segbundle.reproductions.training import Loss, predict, small_unet, sure_scores, train
 
 NUM_DIGITS = 10
 

@@ -11,13 +11,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from segbundle.losses.regions import (
-    Regions,
-    add_absent,
-    dice_terms,
-    generalized_dice,
-    mean_over_classes,
-)
+from segbundle.losses.regions import Regions, add_absent, dice_terms, generalized_dice, mean_over_classes
 from segbundle.reproductions.tables import Table
 
 _SMOOTH = 1e-5

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from segbundle.configs import read_config
-from segbundle.documents import shortened
+from segbundle.config.literals import protect
+from segbundle.config.overlays import read_config
 from segbundle.errors import ConfigError, suggestion
-from segbundle.literals import protect
+from segbundle.files.documents import shortened
 from segbundle.reproductions.tables import Table
 
 

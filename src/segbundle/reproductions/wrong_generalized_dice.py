@@ -13,8 +13,7 @@ import torch
 
 from segbundle.losses import DiceLoss, GeneralizedDiceLoss
 from segbundle.reproductions.cross_validated_414358 import posted_weights
-from segbundle.reproductions.tables import Table
-from segbundle.reproductions.training import (
+from segbundle.reproductions.small_training import (
     Discs,
     Loss,
     class_sums,
@@ -26,6 +25,7 @@ from segbundle.reproductions.training import (
     small_unet,
     train,
 )
+from segbundle.reproductions.tables import Table
 
 Smoothed = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 

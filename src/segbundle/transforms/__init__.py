@@ -1,20 +1,5 @@
-"""Loading, preprocessing, augmentation, and the way back to a scan's own geometry."""
+"""Load a case, resample it to the network's grid, and restore labels to the scan's grid."""
 
-from segbundle.transforms.after_network import LargestComponentd, RestoreLabelsd, SaveLabelsd, postprocessing
-from segbundle.transforms.augmentation import training_transforms
-from segbundle.transforms.before_network import preprocessing
-from segbundle.transforms.loading import LoadScand
-from segbundle.transforms.preparing import PrepareCase
-from segbundle.transforms.restoring import restore_labels
+import lazy_loader as lazy
 
-__all__ = [
-    "LargestComponentd",
-    "LoadScand",
-    "PrepareCase",
-    "RestoreLabelsd",
-    "SaveLabelsd",
-    "postprocessing",
-    "preprocessing",
-    "restore_labels",
-    "training_transforms",
-]
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

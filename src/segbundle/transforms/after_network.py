@@ -13,12 +13,13 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Transform
 from monai.utils import CommonKeys
 
-from segbundle.data.probabilities import ProbabilityFile
-from segbundle.data.scan_files import stem
-from segbundle.data.scans import write_segmentation
 from segbundle.errors import ConfigError, suggestion
-from segbundle.inferers import ScoreSlabs
-from segbundle.outputs import folder_of, names
+from segbundle.files import run_files
+from segbundle.files.output_folders import folder_of
+from segbundle.inference.slabs import ScoreSlabs
+from segbundle.io.probabilities import ProbabilityFile
+from segbundle.io.scan_files import stem
+from segbundle.io.scans import write_segmentation
 from segbundle.transforms.restoring import restore_labels
 
 
@@ -82,7 +83,7 @@ class RestoreLabelsd(Transform):
         if self.probabilities_dir is None:
             labels = restore_labels(scores, to_grid, shape)
         else:
-            path = names.probabilities(self.probabilities_dir, _case(restored))
+            path = run_files.probabilities(self.probabilities_dir, _case(restored))
             with ProbabilityFile(path, meta["filename_or_obj"]) as file:
                 labels = restore_labels(scores, to_grid, shape, file.array)
             restored["probabilities"] = str(path)
@@ -134,18 +135,18 @@ class SaveLabelsd(Transform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         saved = dict(data)
-        path = names.label_map(self.output_dir, _case(saved))
+        path = run_files.label_map(self.output_dir, _case(saved))
         labels = saved[CommonKeys.PRED].as_tensor()[0].cpu().numpy()
         write_segmentation(labels, saved[CommonKeys.IMAGE].meta["filename_or_obj"], path)
         if "probabilities" not in saved:  # those of an earlier run would pass for this one's
-            folder_of(self.output_dir).remove([names.probabilities("", _case(saved))])
+            folder_of(self.output_dir).remove([run_files.probabilities("", _case(saved))])
         saved["prediction"] = str(path)
         return saved
 
     def discard(self, case: str) -> None:
         """Remove the label map and the probabilities that an earlier run wrote for a case."""
         with suppress(OSError):
-            folder_of(self.output_dir).remove([names.label_map("", case), names.probabilities("", case)])
+            folder_of(self.output_dir).remove([run_files.label_map("", case), run_files.probabilities("", case)])
 
 
 def _case(data: Mapping[Hashable, Any]) -> str:

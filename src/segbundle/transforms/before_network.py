@@ -14,7 +14,7 @@ from monai.transforms import Compose, MapTransform, Transform
 from monai.utils import CommonKeys
 
 from segbundle.errors import ConfigError, suggestion
-from segbundle.transforms.loading import LoadScand
+from segbundle.transforms.load_scan import LoadScand
 from segbundle.transforms.resampling import ToGridd
 
 _logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from monai.utils import CommonKeys
 from segbundle.classes import IGNORE_INDEX
 from segbundle.metrics.measures import measure_classes
 from segbundle.transforms.before_network import network_transforms
-from segbundle.transforms.loading import LoadScand
+from segbundle.transforms.load_scan import LoadScand
 
 _logger = logging.getLogger(__name__)
 _MAX_INDICES_PER_CLASS = 20_000

@@ -15,8 +15,8 @@ from monai.data.utils import AFFINE_TOL, compute_shape_offset, zoom_affine
 from monai.transforms import MapTransform, Spacing
 from monai.utils import ensure_tuple_rep
 
-from segbundle.data.reading import check_memory
 from segbundle.errors import DataError
+from segbundle.io.reading import check_memory
 
 _AXIS_LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
 _SLAB = 16

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from segbundle.inferers import ScoreSlabs
+from segbundle.inference.slabs import ScoreSlabs
 from segbundle.transforms.resampling import parallel_axes
 
 _VOXELS = 2**22

@@ -1,5 +1,5 @@
-"""Looking at scans, references and predictions in a browser, served from this machine to itself only."""
+"""Show scans, references and predictions in a browser, served to this machine only."""
 
-from segbundle.viewer.server import make_server, serve
+import lazy_loader as lazy
 
-__all__ = ["make_server", "serve"]
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from segbundle.errors import OutputError, describe
-from segbundle.outputs import folder_of, names
-from segbundle.reports import RESULTS, holds_scores, write_prediction_report, write_report
-from segbundle.reports.colours import COLOURS
-from segbundle.reports.runs import window_of
-from segbundle.viewer.cases import ShownCase, shown_cases, with_warnings
+from segbundle.files import run_files
+from segbundle.files.output_folders import folder_of
+from segbundle.files.run_files import RESULTS
+from segbundle.report.colors import COLOURS
+from segbundle.report.page import write_report
+from segbundle.report.prediction_page import write_prediction_report
+from segbundle.results.runs import holds_scores, window_of
+from segbundle.viewer.shown_cases import ShownCase, shown_cases, with_warnings
 from segbundle.viewer.volumes import nifti_volume
 
 _logger = logging.getLogger(__name__)
@@ -100,7 +103,9 @@ def _report(run: Path, dataset_dir: str | Path | None) -> tuple[Path, tempfile.T
     try:
         with tempfile.TemporaryFile(dir=run):  # or pictures are drawn for minutes before the folder refuses them
             pass
-        folder_of(run).refuse_foreign([names.REPORT] if holds_scores(run) else [names.REPORT, names.MEASUREMENTS])
+        folder_of(run).refuse_foreign(
+            [run_files.REPORT] if holds_scores(run) else [run_files.REPORT, run_files.MEASUREMENTS]
+        )
     except (OSError, OutputError) as error:
         temporary = tempfile.TemporaryDirectory(prefix="segbundle-")
         _logger.warning(

@@ -10,10 +10,10 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from segbundle.data.labels import read_labels
-from segbundle.data.scans import Scan, read_scan
 from segbundle.errors import DataError
-from segbundle.viewer.cases import ShownCase
+from segbundle.io.label_maps import read_labels
+from segbundle.io.scans import Scan, read_scan
+from segbundle.viewer.shown_cases import ShownCase
 
 _FAST = 1  # compression: it goes no further than this machine
 _IN_MM = ("mm", "unknown")

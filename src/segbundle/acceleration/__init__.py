@@ -1,0 +1,5 @@
+"""Faster computation than PyTorch's defaults: rewritten networks, CUDA graphs, process settings, lazy imports."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -1,0 +1,5 @@
+"""The `segbundle` command."""
+
+from segbundle.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,357 @@
+"""The `segbundle` command, a thin layer over the bundle's workflows.
+
+Only typer is imported at start-up, so that `--help` is fast. MONAI takes seconds to import and is imported when needed.
+"""
+
+from __future__ import annotations
+
+import sys
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from segbundle import __version__
+from segbundle.cli.running import (
+    plain_errors,
+    run_cross_validation,
+    run_workflow,
+    shown_log,
+    stop_on_signals,
+    stopped_plainly,
+)
+from segbundle.config.options import join_switches, split_overrides
+from segbundle.errors import ConfigError, DataError, OutputError, show_error
+
+app = typer.Typer(
+    name="segbundle",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[--KEY VALUE]...", help="Any other config key, for instance --max_epochs 100."),
+]
+Bundle = Annotated[Path | None, typer.Option(help="The bundle's folder.", show_default="the project's own")]
+Config = Annotated[
+    list[Path] | None, typer.Option(help="Task YAML that overrides the bundle's values; may be repeated.")
+]
+Checkpoint = Annotated[
+    list[Path] | None,
+    typer.Option("--ckpt_path", help="Trained weights; repeat for an ensemble.", show_default="the bundle's"),
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.", show_default="CUDA if present")]
+
+
+def _existing_folder(folder: Path | None) -> Path | None:
+    with plain_errors():
+        if folder is not None and not folder.is_dir():
+            raise DataError(f"{folder}: no such folder; give the dataset's folder as --dataset_dir.")
+    return folder
+
+
+MovedDataset = Annotated[
+    Path | None,
+    typer.Option(
+        "--dataset_dir",
+        help="Where the scans are now.",
+        show_default="where they were",
+        callback=_existing_folder,
+    ),
+]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", help="Run configurations and bundles that the audit flags; they can run any code."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Skip scans that an earlier run has finished in output_dir.")]
+_PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": True}
+
+
+class _WithKeys(TyperCommand):
+    """A command that takes any config key; `--resume true` means `--resume`, and words after `--` are not options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        flags = {option for one in self.params if getattr(one, "is_flag", False) for option in one.opts}
+        return super().parse_args(ctx, join_switches(args, flags - {"--help"}))
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"segbundle {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """3D medical segmentation as a MONAI bundle: train, evaluate, predict."""
+
+
+@app.command(cls=_WithKeys, context_settings=_PASS_ON)
+def train(
+    dataset_dir: Annotated[
+        Path, typer.Option("--dataset_dir", help="Dataset: Decathlon, nnU-Net raw, or imagesTr/labelsTr.")
+    ],
+    output_dir: Annotated[Path, typer.Option("--output_dir", help="Where checkpoints, scores and TensorBoard go.")],
+    config: Config = None,
+    bundle: Bundle = None,
+    trust: Trust = False,
+    device: Device = None,
+    overrides: Overrides = None,
+) -> None:
+    """Train on the labeled cases of a dataset, with one fold held out for validation.
+
+    Example: segbundle train --config configs/phantom.yaml --dataset_dir data_samples --output_dir runs/phantom
+    """
+    given = {"dataset_dir": dataset_dir, "output_dir": output_dir, "device": device}
+    run_workflow("train", bundle, config, given, words=overrides, trust=trust)
+
+
+@app.command(cls=_WithKeys, context_settings=_PASS_ON)
+def evaluate(
+    dataset_dir: Annotated[Path, typer.Option("--dataset_dir", help="Dataset with label maps.")],
+    output_dir: Annotated[
+        Path, typer.Option("--output_dir", help="Where label maps, metrics.csv, summary.json and report.html go.")
+    ],
+    ckpt_path: Checkpoint = None,
+    config: Config = None,
+    bundle: Bundle = None,
+    trust: Trust = False,
+    device: Device = None,
+    resume: Resume = False,
+    overrides: Overrides = None,
+) -> None:
+    """Predict labeled cases and score them, with Dice per class.
+
+    Example: segbundle evaluate --config configs/phantom.yaml --dataset_dir data_samples
+    --ckpt_path runs/phantom/model.pt --output_dir runs/phantom/evaluation --fold 0
+    """
+    given = {
+        "dataset_dir": dataset_dir,
+        "output_dir": output_dir,
+        "ckpt_path": _one_or_several(ckpt_path),
+        "device": device,
+        "resume": resume or None,
+    }
+    run_workflow("evaluate", bundle, config, given, words=overrides, trust=trust)
+
+
+@app.command(cls=_WithKeys, context_settings=_PASS_ON)
+def cross_validate(
+    dataset_dir: Annotated[Path, typer.Option("--dataset_dir", help="Dataset with label maps.")],
+    output_dir: Annotated[Path, typer.Option("--output_dir", help="Where the folds and the scores of all cases go.")],
+    config: Config = None,
+    bundle: Bundle = None,
+    trust: Trust = False,
+    device: Device = None,
+    overrides: Overrides = None,
+) -> None:
+    """Train a model per fold and score every case with the model that has not seen it; resume a stopped run.
+
+    To use the models as an ensemble: segbundle predict SCANS --ckpt_path runs/phantom_cv --output_dir ...
+
+    Example: segbundle cross-validate --config configs/phantom.yaml --dataset_dir data_samples
+    --output_dir runs/phantom_cv
+    """
+    given = {"dataset_dir": dataset_dir, "device": device}
+    run_cross_validation(output_dir, bundle, config, given, words=overrides, trust=trust)
+
+
+@app.command(cls=_WithKeys, context_settings=_PASS_ON)
+def predict(
+    output_dir: Annotated[Path, typer.Option("--output_dir", help="Where <scan>_seg.nii.gz and predictions.json go.")],
+    ckpt_path: Checkpoint = None,
+    config: Config = None,
+    bundle: Bundle = None,
+    trust: Trust = False,
+    device: Device = None,
+    resume: Resume = False,
+    scans: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SCANS... [--KEY VALUE]...", help="Files, folders, DICOM folders; any config key."),
+    ] = None,
+) -> None:
+    """Segment scans: one label map per scan, in the scan's own geometry.
+
+    Example: segbundle predict data_samples/imagesTs --config configs/phantom.yaml
+    --ckpt_path runs/phantom/model.pt --output_dir runs/phantom/predictions --window_size auto
+    """
+    given = {
+        "output_dir": output_dir,
+        "ckpt_path": _one_or_several(ckpt_path),
+        "device": device,
+        "resume": resume or None,
+    }
+    run_workflow("inference", bundle, config, given, words=scans, words_are="dataset_dir", trust=trust)
+
+
+@app.command()
+def check(
+    dataset: Annotated[Path, typer.Argument(help="Dataset: Decathlon, nnU-Net raw, or imagesTr/labelsTr.")],
+    config: Annotated[list[Path] | None, typer.Option(help="Task YAML whose classes and channels must fit.")] = None,
+    trust: Trust = False,
+) -> None:
+    """Open every case of a dataset and print all problems at once; exit code 1 if there are any.
+
+    Example: segbundle check data_samples
+    """
+    from segbundle.cli.check import print_check
+
+    with plain_errors(), shown_log():
+        usable = print_check(dataset, config or [], trust)
+    if not usable:
+        raise typer.Exit(1)
+
+
+@app.command()
+def audit(
+    path: Annotated[Path, typer.Argument(help="A task YAML or JSON, a bundle's folder, or a zip file of one.")],
+) -> None:
+    """List what could run code in a configuration or bundle from someone else; exit code 1 if there are findings.
+
+    One line per finding: file, key, what is wrong, value. Nothing in it is run. See docs/security.md.
+
+    Example: segbundle audit configs/phantom.yaml
+    """
+    from segbundle.audit import inspect_path
+
+    with plain_errors():
+        found = inspect_path(path)
+    for finding in found:
+        typer.echo(finding)
+    if found:
+        typer.echo(f"{len(found)} finding(s). With --trust, it can run any code on this computer.", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"{path}: nothing found that could run code.")
+
+
+@app.command()
+def samples(
+    output_dir: Annotated[Path, typer.Argument(help="A new folder.")],
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same files.")] = 0,
+    num_training: Annotated[int, typer.Option("--num_training", min=1, help="Labeled training cases.")] = 16,
+    num_test: Annotated[int, typer.Option("--num_test", min=0, help="Labeled test cases.")] = 6,
+) -> None:
+    """Write a dataset of small synthetic scans to try things on.
+
+    Example: segbundle samples /tmp/samples --seed 0
+    """
+    from segbundle.datasets.samples import write_samples
+
+    with plain_errors():
+        path = write_samples(output_dir, seed=seed, num_training=num_training, num_test=num_test)
+    typer.echo(f"{num_training} training and {num_test} test cases: {path}")
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of evaluations or trainings, or one of predictions.")],
+    dataset_dir: MovedDataset = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="The page to write.", show_default="RUN/report.html; comparison.html for several runs"),
+    ] = None,
+) -> None:
+    """Write a run's scores, or its predictions, as one HTML page, with the slices to look at first.
+
+    Several runs are compared case by case with the first one. For predictions, measurements.csv is written beside the
+    page.
+
+    Example: segbundle report runs/demo
+    """
+    from segbundle.report.comparison import write_comparison
+    from segbundle.report.page import write_report
+    from segbundle.report.prediction_page import write_prediction_report
+    from segbundle.results.runs import holds_scores
+
+    with plain_errors():
+        if output is not None and (output.is_dir() or output.suffix.lower() not in (".html", ".htm")):
+            page = output / "report.html" if output.is_dir() else output.with_suffix(".html")
+            raise OutputError(f"{output}: is not an .html file. Use a name such as {page}.")
+        if len(runs) > 1:
+            path = write_comparison(runs, output or Path("comparison.html"), dataset_dir)
+        elif holds_scores(runs[0]):
+            path = write_report(runs[0], output, dataset_dir)
+        else:
+            path = write_prediction_report(runs[0], output, dataset_dir)
+    typer.echo(path)
+
+
+@app.command()
+def view(
+    run: Annotated[Path, typer.Argument(help="Folder of an evaluation, a cross-validation or predictions.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the web server; 0 for any free port.")] = 0,
+    browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
+    dataset_dir: MovedDataset = None,
+) -> None:
+    """Show a run's report, and its scans, references and predictions in 3D, in a browser on this machine only.
+
+    Example: segbundle view runs/demo
+    """
+    from segbundle.viewer import serve
+
+    with plain_errors():
+        serve(run, port, browser, dataset_dir)
+
+
+@app.command(context_settings=_PASS_ON)
+def reproduce(
+    name: Annotated[str | None, typer.Argument(help="Name of the question; omit it to list all names.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Also write the tables to this Markdown file.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[--KEY VALUE]...", help="A value in its YAML, for instance --steps 100."),
+    ] = None,
+) -> None:
+    """Reproduce a public question about a failing Dice loss, and its answer; see docs/reproductions.md.
+
+    Example: segbundle reproduce cross_validated_414358
+    """
+    from segbundle.files.atomic import write_text
+    from segbundle.files.output_folders import refuse_to_replace
+    from segbundle.reproductions import reproduce, titles
+
+    with plain_errors():
+        if name is None:
+            typer.echo("\n".join(f"{name}\n    {title}" for name, title in titles().items()))
+            return
+        if output is not None:
+            refuse_to_replace(output)
+        plain, values = split_overrides(overrides or [])
+        if plain:
+            raise ConfigError(f"unexpected argument {plain[0]!r}; values are given as --key value.")
+        tables = reproduce(name, values)
+        text = "\n\n".join([f"# {titles()[name]}", *(table.markdown() for table in tables)])
+        typer.echo(text)
+        if output is not None:
+            write_text(output, f"{text}\n")
+
+
+def main() -> None:
+    """Entry point of the `segbundle` command."""
+    import logging
+
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names may not be valid text
+    logging.raiseExceptions = False  # no tracebacks if the log cannot be written, for instance on a full disk
+    stop_on_signals()
+    try:
+        with stopped_plainly():
+            app()
+    except Exception as error:
+        show_error(error)
+        sys.exit(1)
+
+
+def _one_or_several(paths: list[Path] | None) -> str | list[str] | None:
+    names = [str(path) for path in paths or []]
+    return names if len(names) > 1 else next(iter(names), None)

@@ -1,0 +1,169 @@
+"""Whether the components of a configuration take the arguments that it gives them."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import pydoc
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from monai.bundle import ComponentLocator
+
+from segbundle.config.values import is_evaluated_later
+from segbundle.errors import ConfigError, suggestion
+from segbundle.files.documents import shortened
+
+_LEVELS: dict[str, tuple[str, dict[str, int]]] = {
+    "AttentionUnet": ("channels", {"strides": -1}),
+    "AutoEncoder": ("channels", {"strides": 0}),
+    "DynUNet": ("strides", {"kernel_size": 0, "filters": 0, "upsample_kernel_size": -1}),
+    "MedNeXt": ("blocks_down", {"encoder_expansion_ratio": 0, "blocks_up": 0, "decoder_expansion_ratio": 0}),
+    "SegResNet": ("blocks_down", {"blocks_up": -1}),
+    "SegResNetDS": ("blocks_down", {"blocks_up": -1}),
+    "SegResNetVAE": ("blocks_down", {"blocks_up": -1}),
+    "UNet": ("channels", {"strides": -1}),
+    "VarAutoEncoder": ("channels", {"strides": 0}),
+}
+"""MONAI's networks whose arguments have an entry per level: the one that gives the number of levels, and how many more
+entries the others have. Some networks ignore the last entries of a list that is too long."""
+_FIXED_LEVELS: dict[str, dict[str, int]] = {
+    "AHNet": {"layers": 4},
+    "SwinUNETR": {"depths": 4, "num_heads": 4, "hyena_stages": 4},
+}
+"""MONAI's networks with a fixed number of levels: how many entries their arguments have; more are ignored."""
+_ARRAYS = ("Tensor", "ndarray")
+_PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def check_arguments(config: Any, locator: ComponentLocator, path: str = "") -> None:
+    """Refuse arguments that a component does not take, as far as its signature says.
+
+    Args:
+        config: components, in any depth of mappings and lists.
+        locator: finds the components that MONAI knows by their bare names.
+        path: of `config`, for the message.
+
+    Raises:
+        ConfigError: the component has no such argument (the message names the nearest one that it has), or takes
+            another kind of value; or lists with an entry per level differ in length.
+    """
+    if isinstance(config, (list, tuple)):
+        config = dict(enumerate(config))
+    if not isinstance(config, dict):
+        return
+    if isinstance(config.get("_target_"), str):
+        _check_component(config, locator, path)
+    for key, value in config.items():
+        check_arguments(value, locator, f"{path}#{key}" if path else str(key))
+
+
+def _check_component(component: dict[str, Any], locator: ComponentLocator, path: str) -> None:
+    name = component["_target_"]
+    module = locator.get_component_module_name(name)
+    try:
+        target: Any = pydoc.locate(f"{module}.{name}" if isinstance(module, str) else name)
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError, pydoc.ErrorDuringImport):  # not found, which MONAI reports, or it does not say
+        return
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    hints = _hints(target)
+    for key, value in component.items():
+        if key.startswith("_"):
+            continue
+        if key not in parameters and not takes_any:
+            short = name.rpartition(".")[2]
+            raise ConfigError(f"config key '{path}#{key}': {short} has no such argument{suggestion(key, parameters)}")
+        default = parameters[key].default if key in parameters else inspect.Parameter.empty
+        hint = hints.get(key, _kind(default))
+        if value != default and not is_evaluated_later(value) and not _fits(value, hint):
+            raise ConfigError(f"config key '{path}#{key}' is {shortened(value)}; {_in_words(hint)} is needed.")
+    _check_levels(component, parameters, target.__name__, path)
+
+
+def _check_levels(component: Mapping[str, Any], parameters: Mapping[str, Any], name: str, path: str) -> None:
+    """Refuse lists of a network that have another number of entries than it has levels."""
+    for key, needed in _FIXED_LEVELS.get(name, {}).items():
+        given = component.get(key)
+        if isinstance(given, (list, tuple)) and not is_evaluated_later(given) and len(given) != needed:
+            raise ConfigError(
+                f"config key '{path}#{key}' has {len(given)} entries; {name} has {needed} levels. "
+                "Add or remove entries."
+            )
+    if name not in _LEVELS:
+        return
+    first, others = _LEVELS[name]
+    lengths = {}
+    for key in (first, *others):
+        value = component.get(key, parameters[key].default)
+        if isinstance(value, (list, tuple)) and not is_evaluated_later(value):
+            lengths[key] = len(value)
+    for key, more in others.items():
+        if first in lengths and key in lengths and lengths[key] != lengths[first] + more:
+            raise ConfigError(
+                f"config key '{path}#{key}' has {lengths[key]} entries and '{path}#{first}' {lengths[first]}; "
+                f"{name} needs {lengths[first] + more} for {first} of that length. Add or remove entries."
+            )
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    """What a component's arguments are annotated with, those that a class hands to its bases included."""
+    if not isinstance(target, type):
+        return _own_hints(target)
+    found: dict[str, Any] = {}
+    for one in reversed(target.__mro__):
+        found |= _own_hints(vars(one).get("__init__"))
+    return found
+
+
+def _own_hints(function: Any) -> dict[str, Any]:
+    try:
+        return get_type_hints(function)
+    except Exception:  # annotations may name what is imported for type checkers only
+        return {}
+
+
+def _kind(default: Any) -> Any:
+    """What an argument without annotation takes, by its default: anything that is not a plain number."""
+    return float if type(default) in (int, float) else Any
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value may be meant for an argument; annotations other than those of plain values allow any."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, one) for one in inner)
+    if value is None:
+        return hint not in _PLAIN
+    if hint is type(None):
+        return False
+    kind = origin or hint
+    if kind is bool:
+        return isinstance(value, bool) or (isinstance(value, int) and value in (0, 1))
+    if kind in (int, float):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number and (kind is float or (math.isfinite(value) and value == int(value)))
+    if kind is str:
+        return isinstance(value, str)
+    if isinstance(kind, type) and issubclass(kind, Mapping):
+        return isinstance(value, Mapping)
+    if kind in (list, tuple, Sequence, Iterable):
+        entries = [one for one in inner if one is not ...] or [Any]
+        return isinstance(value, (list, tuple)) and all(any(_fits(e, one) for one in entries) for e in value)
+    return not (getattr(kind, "__name__", "") in _ARRAYS and isinstance(value, (str, Mapping)))
+
+
+def _in_words(hint: Any) -> str:
+    if get_origin(hint) in (Union, types.UnionType):
+        kinds = [_in_words(one) for one in get_args(hint) if one is not type(None)]
+        return " or ".join(dict.fromkeys(kinds))
+    kind = get_origin(hint) or hint
+    if kind in _PLAIN:
+        return _PLAIN[kind]
+    if isinstance(kind, type) and issubclass(kind, Mapping):
+        return "a mapping"
+    if kind in (list, tuple, Sequence, Iterable):
+        entries = [_in_words(one) for one in get_args(hint) if one is not ...]
+        return f"a list, each entry {' or '.join(dict.fromkeys(entries))}," if entries else "a list"
+    return f"a {getattr(kind, '__name__', kind)}"

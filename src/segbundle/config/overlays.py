@@ -1,0 +1,148 @@
+"""Configuration files, and what a command line lays over them, as one configuration for MONAI."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from segbundle.config.literals import protect, protect_text
+from segbundle.errors import ConfigError
+from segbundle.files.documents import read_json, read_yaml, shortened
+
+_STEPS = ("initialize", "run", "finalize")
+"""Keys of a workflow that list its steps."""
+_FIRST_STEPS = ("segbundle.workflow.start_workflow", "segbundle.engines.start_workflow")
+"""The first step of segbundle's workflows, by its present and its former name."""
+SUFFIXES = (".yaml", ".yml", ".json")
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Return the keys and values of a configuration file.
+
+    Args:
+        path: of a JSON file if its name ends in .json, else of a YAML file.
+
+    Raises:
+        ConfigError: see `read_yaml` and `read_json`.
+    """
+    path = Path(path)
+    known = path.stat() if path.is_file() else None
+    return copy.deepcopy(_read(path, known and (known.st_mtime_ns, known.st_size)))
+
+
+@lru_cache(maxsize=32)
+def _read(path: Path, version: tuple[int, int] | None) -> dict[str, Any]:
+    if path.suffix.lower() == ".json":
+        return read_json(path, dict[str, Any], ConfigError)
+    return read_yaml(path)
+
+
+def workflow_file(configs: Path, name: str) -> Path:
+    """Return the file of a bundle's workflow: `name` with the first suffix of `SUFFIXES` that exists."""
+    paths = [configs / f"{name}{suffix}" for suffix in SUFFIXES]
+    return next((path for path in paths if path.is_file()), paths[0])
+
+
+def merged_config(files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return one configuration from files and values laid over each other, by MONAI's rules.
+
+    Args:
+        files: later ones are laid over earlier ones. `#` and `::` in a key go one level down, `+` extends.
+        overrides: values of a command line, which are data: nothing of them is evaluated.
+
+    Raises:
+        ConfigError: a file that cannot be read (see `read_config`), one that a macro (`%FILE`) names included; or a
+            key below something that does not exist.
+    """
+    from monai.bundle import ConfigParser
+    from monai.bundle.utils import merge_kv
+
+    parser = ConfigParser(config={})
+    for path in files:
+        for key, value in read_config(path).items():
+            if not key.strip("+#:"):
+                raise ConfigError(f"{path}: key {key!r} is no name.")
+            with _naming(f"{path}: key {key!r}"):
+                merge_kv(parser, key, protect_text(value))
+        _check_step_lists(parser.get(), f"{path}: ")
+    for text in texts(parser.get()):
+        if text.startswith("%") and (path := ConfigParser.split_path_id(text[1:])[0]):
+            read_config(path)
+    for key, value in (overrides or {}).items():
+        with _naming(f"--{key}"):
+            parser[key] = protect(value)
+    config: dict[str, Any] = parser.get()
+    _check_step_lists(config, "")
+    return config
+
+
+def check_steps(files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None) -> None:
+    """Refuse a task that removes, replaces or changes steps of segbundle's own workflows, which check the run.
+
+    Workflows of other bundles, which do not begin with segbundle's first step, are not checked.
+
+    Args:
+        files: the workflow, and task files laid over it.
+        overrides: values of a command line.
+
+    Raises:
+        ConfigError: naming the first file, or the command line, and the step.
+    """
+    own = merged_config(files[:1])
+    first = next(iter(own.get("initialize") or []), None)
+    if not isinstance(first, dict) or first.get("_target_") not in _FIRST_STEPS:
+        return
+    for count in range(2, len(files) + 1):
+        _refuse_lost_step(own, merged_config(files[:count]), f"{files[count - 1]}: ")
+    _refuse_lost_step(own, merged_config(files, overrides), "command line: ")
+
+
+def _refuse_lost_step(own: Mapping[str, Any], config: Mapping[str, Any], source: str) -> None:
+    """Raise a `ConfigError` if a configuration lacks a step of a workflow or has the steps in another order."""
+    for key in _STEPS:
+        found = config.get(key)
+        steps = iter(found if isinstance(found, list) else [])
+        for step in own.get(key, []):
+            if not any(_is_kept(step, one) for one in steps):
+                name = step["_target_"] if isinstance(step, dict) else step
+                raise ConfigError(
+                    f"{source}config key {key!r} removes or changes the step {name}. Leave out {key}; to add steps, "
+                    f"write +{key}: [STEP]."
+                )
+
+
+def _is_kept(step: Any, found: Any) -> bool:
+    """Return whether a step is unchanged, apart from added arguments."""
+    if not isinstance(step, dict) or not isinstance(found, dict):
+        return bool(step == found)
+    added = found.keys() - step.keys()
+    return {**found, **step} == found and not any(key.startswith("_") for key in added)
+
+
+def _check_step_lists(config: Mapping[str, Any], source: str) -> None:
+    for key in _STEPS:
+        if key in config and not isinstance(config[key], (list, str)):
+            value = shortened(config[key])
+            raise ConfigError(f"{source}config key {key!r} is {value}; a list of components or expressions is needed.")
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Name the key in the errors that MONAI raises when it cannot set one."""
+    try:
+        yield
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+        raise ConfigError(f"{name} cannot be set: the configuration has nothing of that name to set it in.") from error
+
+
+def texts(config: Any) -> Iterator[str]:
+    """Yield every text in a configuration, keys left out."""
+    if isinstance(config, str):
+        yield config
+    elif isinstance(config, (dict, list, tuple)):
+        for value in config.values() if isinstance(config, dict) else config:
+            yield from texts(value)

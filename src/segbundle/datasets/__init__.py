@@ -1,0 +1,5 @@
+"""Cases of a dataset, their folds and checks, and synthetic scans."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

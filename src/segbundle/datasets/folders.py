@@ -1,0 +1,279 @@
+"""List the scan files of a folder tree, and everything in it that is skipped or cannot be opened."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from segbundle.io.scan_files import SUFFIXES, data_files, holds_dicom, is_scan_file, is_uid, may_be_slice, stem
+
+_logger = logging.getLogger(__name__)
+_SHOWN_ENDINGS = 6
+_RESULTS = ("seg", "prob")
+"""Suffixes of the names of label maps and probabilities that inference writes."""
+_SPECIAL = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+_NOT_A_SCAN = "is a folder without a scan, not a file. Replace it with the scan itself, or remove it."
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A path that cannot be opened.
+
+    Attributes:
+        path: a file, a link, or a folder.
+        reason: one sentence that begins with the path.
+        scan: whether the path may be a scan or contain scans: it has the suffix of a scan, or is a folder.
+        slice: whether it may be a file of a DICOM series.
+    """
+
+    path: Path
+    reason: str
+    scan: bool
+    slice: bool = False
+
+
+@dataclass
+class Tree:
+    """The content of a folder and its subfolders.
+
+    Each real folder is listed once, by its own path rather than by a link to it. Hidden files and folders are skipped.
+    Only regular files are opened.
+
+    Attributes:
+        root: the folder.
+        files: regular files with the suffix of a scan, sorted.
+        dicom: folders that directly contain DICOM files, sorted.
+        lost: paths that cannot be opened, sorted.
+        left_out: number of skipped files by kind.
+        no_volumes: names of DICOM series that are not volumes, by what they are instead.
+    """
+
+    root: Path
+    files: list[Path] = field(default_factory=list)
+    dicom: list[Path] = field(default_factory=list)
+    lost: list[Lost] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    no_volumes: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+
+def list_tree(root: str | Path) -> Tree:
+    """Return the content of a folder tree.
+
+    Args:
+        root: the folder; if it cannot be opened, it is the only entry of `lost`.
+    """
+    tree = Tree(Path(root))
+    seen: set[tuple[int, int]] = set()
+    folders, links = [tree.root], list[Path]()  # links last, so that a folder is found by its own path
+    while folders or links:
+        folder = folders.pop() if folders else links.pop(0)
+        try:
+            status = folder.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                tree.left_out["linked from elsewhere in the folder"] += 1
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError as error:
+            tree.lost.append(Lost(folder, f"{escaped(folder)}: {_in_words(error, folder)}", scan=True))
+            continue
+        plain = [entry for entry in entries if not entry.name.startswith(".")]
+        if len(plain) < len(entries):
+            tree.left_out["hidden"] += len(entries) - len(plain)
+        if folder != tree.root and is_scan_file(folder) and not any(_may_be_scan(entry) for entry in plain):
+            tree.lost.append(Lost(folder, f"{escaped(folder)}: {_NOT_A_SCAN}", scan=True))
+            continue
+        folders += [folder / entry.name for entry in plain if entry.is_dir(follow_symlinks=False)]
+        _list_files(tree, folder, [entry for entry in plain if not entry.is_dir(follow_symlinks=False)], links)
+    tree.files.sort()
+    tree.dicom.sort()
+    tree.lost.sort(key=lambda lost: lost.path)
+    return tree
+
+
+def _may_be_scan(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry of a folder named like a scan may be the scan, as some programs unpack archives."""
+    return entry.is_dir() or is_scan_file(Path(entry.name)) or may_be_slice(entry.name)
+
+
+def _list_files(tree: Tree, folder: Path, entries: list[os.DirEntry[str]], links: list[Path]) -> None:
+    """Add the entries of a folder, except its subfolders, to a tree."""
+    scans, others = list[Path](), list[Path]()
+    for entry in entries:
+        path = folder / entry.name
+        if entry.is_symlink() or not entry.is_file(follow_symlinks=False):
+            reason = path_problem(path)
+            if reason is not None:
+                tree.lost.append(_lost(path, reason))
+                continue
+            if path.is_dir():
+                links.append(path)
+                continue
+        (scans if is_scan_file(path) else others).append(path)
+    tree.files += scans
+    if others:
+        data = {file for path in scans for file in _data_of(path)}
+        _list_others(tree, folder, [path for path in others if path not in data])
+
+
+def _data_of(path: Path) -> list[Path]:
+    try:
+        return data_files(path)
+    except OSError:
+        return []
+
+
+def _lost(path: Path, reason: str) -> Lost:
+    """Classify a link or special file by its name: a broken `patient.1` may have led to a folder of scans."""
+    try:
+        path.stat()
+        folder = False
+    except OSError:
+        folder = (not path.suffix or path.suffix[1:].isdigit()) and not is_uid(path.name)
+    return Lost(path, reason, scan=is_scan_file(path) or folder, slice=may_be_slice(path.name))
+
+
+def _list_others(tree: Tree, folder: Path, others: list[Path]) -> None:
+    """Find DICOM files among files without the suffix of a scan, and count the others."""
+    slices = 0
+    for path in others:
+        if path.name == "DICOMDIR":
+            tree.left_out["DICOMDIR"] += 1
+            continue
+        try:
+            is_slice = holds_dicom(path)
+        except OSError as error:
+            reason = f"{escaped(path)}: {_in_words(error, path)}"
+            tree.lost.append(Lost(path, reason, scan=False, slice=may_be_slice(path.name)))
+            continue
+        slices += is_slice
+        if not is_slice:
+            ending = path.suffix.lower()
+            tree.left_out["without an ending" if ending[1:].isdigit() or not ending else ending] += 1
+    if slices:
+        tree.dicom.append(folder)
+
+
+def path_problem(path: Path) -> str | None:
+    """Return why a path cannot be opened, without opening it; None for a file or a folder."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        return f"{escaped(path)}: {_in_words(error, path)}"
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return None
+    kind = _SPECIAL.get(stat.S_IFMT(mode), "a special file")
+    return f"{escaped(path)}: is {kind}, not a file. Replace it with the scan itself, or remove it."
+
+
+def _in_words(error: OSError | ValueError, path: Path) -> str:
+    code = getattr(error, "errno", None)
+    if code == errno.ELOOP:
+        return "is a link that leads back to itself. Remove it, or point it to a file."
+    if code in (errno.ENOENT, errno.ENOTDIR) and path.is_symlink():
+        target = escaped(path.readlink())
+        return f"is a link to {target}, which does not exist. Restore the file, or remove the link."
+    if code in (errno.ENOENT, errno.ENOTDIR) or code is None:
+        return "no such file. Check the path, and the entry in dataset.json if it comes from one."
+    return f"cannot be opened ({os.strerror(code)}). Check its permissions, or remove it."
+
+
+def leave_out_results(tree: Tree) -> list[Path]:
+    """Return the scan files of a tree without those that inference wrote, which are counted as skipped.
+
+    These are `x_seg.nii.gz` and `x_prob.nii` beside `x.nii.gz`, or beside a `predictions.json`.
+    """
+    kept = []
+    for file in tree.files:
+        name, _, kind = stem(file).rpartition("_")
+        scans = (file.with_name(name + suffix) for suffix in SUFFIXES)
+        beside = kind in _RESULTS and (file.parent / "predictions.json").exists()
+        if beside or (kind in _RESULTS and any(scan.exists() for scan in scans)):
+            tree.left_out["predictions"] += 1
+        else:
+            kept.append(file)
+    return kept
+
+
+def left_out_in_words(left_out: Counter[str]) -> str:
+    """Return how many files of which kinds were skipped, or an empty string if none were.
+
+    Example:
+        >>> left_out_in_words(Counter({".txt": 10, "hidden": 2}))
+        '12 files skipped: 10 .txt, 2 hidden'
+    """
+    kinds = [f"{count} {escaped(kind)}" for kind, count in left_out.most_common()]
+    if not kinds:
+        return ""
+    total = left_out.total()
+    more = f", {len(kinds) - _SHOWN_ENDINGS} more kinds" if len(kinds) > _SHOWN_ENDINGS else ""
+    return f"{total} file{'s' * (total > 1)} skipped: {', '.join(kinds[:_SHOWN_ENDINGS])}{more}"
+
+
+def log_left_out(trees: Iterable[Tree]) -> None:
+    """Log what was skipped in folders, and files other than scans that cannot be opened; each line once per process."""
+    for tree in trees:
+        words = left_out_in_words(tree.left_out)
+        if words:
+            log_once(f"{escaped(tree.root)}: {words}")
+        for why, series in tree.no_volumes.items():
+            log_once(f"{escaped(tree.root)}: DICOM series that are not volumes but {why}: {some(series)}")
+        others = [lost.reason for lost in tree.lost if not lost.scan]
+        for reason in first_of(others):
+            log_once(reason, logging.WARNING)
+
+
+@lru_cache(maxsize=1000)
+def log_once(message: str, level: int = logging.INFO) -> None:
+    """Log a message once per process, since a training lists its dataset twice."""
+    _logger.log(level, "%s", message)
+
+
+def first_of(messages: Sequence[str], most: int = 3) -> list[str]:
+    """Return the first messages of a list, followed by the number of the others.
+
+    Example:
+        >>> first_of(["a", "b", "c"], 1)
+        ['a', '2 more problems of this kind; `segbundle check` prints all problems of a dataset.']
+    """
+    left = len(messages) - most
+    return (
+        [*messages[:most], f"{left} more problems of this kind; `segbundle check` prints all problems of a dataset."]
+        if left > 0
+        else list(messages)
+    )
+
+
+def escaped(text: str | Path) -> str:
+    r"""Return text with escapes for characters that cannot be printed, such as line breaks and bytes outside UTF-8.
+
+    Example:
+        >>> escaped("gr\udcf6sse.nii")
+        'gr\\udcf6sse.nii'
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text))
+
+
+def some(names: Sequence[object], most: int = 5) -> str:
+    """Return the first names of a list as text, with the number of the others.
+
+    Example:
+        >>> some(["a", "b", "c"], 2)
+        'a, b and 1 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(escaped(str(name)) for name in names[:most]) + more

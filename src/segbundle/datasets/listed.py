@@ -1,0 +1,99 @@
+"""Cases that a `dataset.json` lists: the Decathlon's, MONAI's and nnU-Net's ways to write them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from segbundle.datasets.case import CHANNEL, Case, channel_files, path_problems
+from segbundle.datasets.description import FILE_NAME, ListedCase, listed_case, mapped_case
+from segbundle.errors import DataError
+from segbundle.io.scan_files import label_stem, stem
+
+_ALIASES = {"test": "testing"}
+
+
+def has_list(description: Mapping[str, Any], key: str) -> bool:
+    """Return whether a `dataset.json` has a list of cases under a key, MONAI's `testing` being a `test` list."""
+    mapped = key == "training" and bool(description.get("dataset"))
+    return mapped or isinstance(description.get(key, description.get(_ALIASES.get(key, key))), list)
+
+
+def listed_cases(folder: Path, description: Mapping[str, Any], key: str) -> tuple[list[Case], list[str]]:
+    """Return the cases of a list in `dataset.json`, and a message for every entry that cannot be used.
+
+    Args:
+        folder: the dataset's.
+        description: the content of its `dataset.json`.
+        key: of the list, which `has_list`.
+
+    Raises:
+        DataError: `training` and `dataset` both list cases.
+    """
+    channels = num_channels(description)
+    cases: list[Case] = []
+    malformed: list[str] = []
+    for name, number, entry in _entries(folder, description, key):
+        try:
+            cases.append(_listed_case(folder, name, _checked(folder, key, name, number, entry), channels))
+        except DataError as error:
+            malformed.append(str(error))
+    return cases, malformed
+
+
+def num_channels(description: Mapping[str, Any]) -> int:
+    """Return the number of channels that a `dataset.json` names, 1 if it names none."""
+    return len(description.get("channel_names") or description.get("modality") or [None])
+
+
+def _entries(folder: Path, description: Mapping[str, Any], key: str) -> list[tuple[str | None, int, Any]]:
+    """The entries of a list in `dataset.json`, with their names where they have some, and their places."""
+    entries = description.get(key, description.get(_ALIASES.get(key, key))) or []
+    mapping = description.get("dataset", {}) if key == "training" else {}
+    if mapping and entries:
+        raise DataError(f"{folder / FILE_NAME}: has both `training` and `dataset`. Remove one of them.")
+    named = [(name, number, entry) for number, (name, entry) in enumerate(mapping.items())]
+    return named or [(None, number, entry) for number, entry in enumerate(entries)]
+
+
+def _checked(folder: Path, key: str, name: str | None, number: int, entry: Any) -> ListedCase:
+    path = folder / FILE_NAME
+    return listed_case(path, key, number, entry) if name is None else mapped_case(path, name, entry)
+
+
+def _listed_case(folder: Path, name: str | None, entry: ListedCase, channels: int) -> Case:
+    """A case from an entry of `dataset.json`."""
+    paths = tuple(_existing(folder, part) for part in entry["image"])
+    label = _existing(folder, label_name) if (label_name := entry.get("label")) else None
+    named = stem(paths[0]) if name is None else name
+    if len(paths) == 1 and not os.path.lexists(paths[0]):
+        paths = _channels_of(paths[0], channels)
+    match = CHANNEL.match(named)
+    if name is None and match and (len(paths) > 1 or (label is not None and label_stem(label) == match["case"])):
+        named = match["case"]
+    annotated = entry.get("annotated")
+    return Case(
+        named,
+        paths,
+        label,
+        None if annotated is None else tuple(annotated),
+        entry.get("fold"),
+        path_problems(paths if label is None else (*paths, label)),
+    )
+
+
+def _existing(folder: Path, written: str) -> Path:
+    """The path of an entry, whose separators may be those of Windows."""
+    path = folder / written
+    if "\\" in written and not os.path.lexists(path):
+        return folder / written.replace("\\", "/")
+    return path
+
+
+def _channels_of(path: Path, channels: int) -> tuple[Path, ...]:
+    """The files `case_0000`, ... that nnU-Net's version 1 lists as `case`; the path itself if there are none."""
+    name, ending = stem(path), path.name[len(stem(path)) :]
+    first = path.with_name(f"{name}_0000{ending}")
+    return channel_files(name, {0: first}, channels) if os.path.lexists(first) else (path,)

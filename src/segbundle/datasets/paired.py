@@ -1,0 +1,79 @@
+"""Cases of `imagesTr` and `labelsTr`: scans and label maps paired by their names."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from segbundle.datasets.case import (
+    Case,
+    case_of_channel,
+    group_channels,
+    join_channels,
+    named_apart,
+    path_name,
+    with_problems,
+)
+from segbundle.datasets.folders import Tree, list_tree, log_left_out
+from segbundle.datasets.series import lost_scans, scans_in_folders
+from segbundle.io.scan_files import is_scan_file, label_stem, stem
+
+
+def paired_cases(folder: Path, section: str, num_channels: int) -> list[Case]:
+    """Return the cases of `images<section>`, with their label maps in `labels<section>` where there are any.
+
+    The label maps' names tell which files are channels of one case.
+    """
+    images, labels = folder / f"images{section}", folder / f"labels{section}"
+    if not os.path.lexists(images):
+        return []
+    image_tree, label_tree = list_tree(images), list_tree(labels) if os.path.lexists(labels) else Tree(labels)
+    cases_by_label = _by_name(label_tree)
+    names = set(cases_by_label)
+    files = [*image_tree.files, *(lost for lost in lost_scans(image_tree) if is_scan_file(lost))]
+    whole, channels, others = list[Path](), list[Path](), list[Path]()
+    for file in files:
+        (whole if stem(file) in names else channels if case_of_channel(file) in names else others).append(file)
+    series = scans_in_folders(image_tree)
+    log_left_out((image_tree, label_tree))
+    several = [path for path in image_tree.dicom if path_name(path, images) in names]  # reading it will say so
+    series += [
+        Case(path_name(path, images), (path,))
+        for path in several
+        if path_name(path, images) not in {s.name for s in series}
+    ]
+    cases = [Case(stem(file), (file,)) for file in whole] + series
+    cases += join_channels(channels, num_channels) + group_channels(others, num_channels)
+    cases = _with_labels(named_apart(cases, images), cases_by_label, images)
+    cases += [Case(path_name(path, labels), (path,), path) for path in lost_scans(label_tree) if not is_scan_file(path)]
+    good = {*image_tree.files, *image_tree.dicom, *label_tree.files}
+    lost = {lost.path: lost.reason for tree in (image_tree, label_tree) for lost in tree.lost}
+    return [with_problems(case, good, lost) for case in cases]
+
+
+def _by_name(tree: Tree) -> dict[str, list[Path]]:
+    """Label maps by the case that they belong to; those of one name in several folders by their path."""
+    maps: defaultdict[str, list[Path]] = defaultdict(list)
+    files = [*tree.files, *filter(is_scan_file, lost_scans(tree))]
+    for case in named_apart([Case(label_stem(path), (path,)) for path in files], tree.root):
+        maps[case.name].append(case.image[0])
+    return maps
+
+
+def _without_scan(name: str, label: Path, images: Path) -> Case:
+    return Case(name, (images / f"{name}{label.name[len(stem(label)) :]}",))
+
+
+def _with_labels(cases: list[Case], labels: Mapping[str, list[Path]], images: Path) -> list[Case]:
+    """Every case once for each of its label maps, and one for each label map without a scan."""
+    by_name: defaultdict[str, list[Case]] = defaultdict(list)
+    for case in cases:
+        by_name[case.name].append(case)
+    found = [case for case in cases if case.name not in labels]
+    for name, paths in labels.items():
+        for path in paths:
+            found += [replace(case, label=path) for case in by_name[name] or [_without_scan(name, path, images)]]
+    return found

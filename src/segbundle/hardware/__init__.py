@@ -1,0 +1,1 @@
+"""Memory of the host, of its control groups, and of devices."""

@@ -1,0 +1,5 @@
+"""Segment scans one by one: sliding windows, records, scores."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

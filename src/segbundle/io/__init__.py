@@ -1,0 +1,5 @@
+"""Read scans and label maps of every format, and write label maps."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

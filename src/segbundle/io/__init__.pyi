@@ -1,0 +1,3 @@
+from .scans import Geometry, Scan, read_geometry, read_scan, write_segmentation
+
+__all__ = ["Geometry", "Scan", "read_geometry", "read_scan", "write_segmentation"]

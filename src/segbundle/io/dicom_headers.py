@@ -1,0 +1,335 @@
+"""Read a DICOM file's header: its slices, or what it is instead of slices of a volume."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from segbundle.io.scan_files import DICOM_SUFFIXES, is_dicom_file
+from segbundle.io.stacks import Slice
+
+_TAGS = (
+    "SOPClassUID", "Modality", "SeriesDescription", "SeriesInstanceUID", "ImageType", "Rows", "Columns",
+    "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+    "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
+    "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "EchoTime", "EchoNumbers", "DiffusionBValue",
+    "TemporalPositionIdentifier",
+)  # fmt: skip
+_BLOCKS = {0x0019000A + (block << 8): 0x00190000 + block for block in range(0x10, 0x100)}
+"""Tag with the number of slices in a mosaic, and the tag of its private block's creator, which must be Siemens."""
+_SETTINGS = ("EchoTime", "EchoNumbers", "DiffusionBValue", "TemporalPositionIdentifier")
+_FRAME_SETTINGS = (
+    ("MREchoSequence", "EffectiveEchoTime"),
+    ("MRDiffusionSequence", "DiffusionBValue"),
+    ("FrameContentSequence", "TemporalPositionIndex"),
+)
+"""Settings that are equal for all slices of a volume, and differ between volumes acquired together: see `Slice`."""
+_COMPONENTS = ("M", "P", "R", "I", "MAGNITUDE", "PHASE", "REAL", "IMAGINARY", "WATER", "FAT", "IN_PHASE", "OUT_PHASE")
+"""Words of ImageType for volumes computed from the same signal."""
+_DICOMDIR = "1.2.840.10008.1.3.10"
+_NO_SCANS = (
+    "RTSTRUCT",
+    "RTPLAN",
+    "RTDOSE",
+    "RTRECORD",
+    "SEG",
+    "SR",
+    "PR",
+    "KO",
+    "REG",
+    "FID",
+    "RWV",
+    "DOC",
+    "AU",
+    "ECG",
+)
+"""Modalities of files that accompany scans but are not scans."""
+IMPLICIT, EXPLICIT, BIG_ENDIAN = NATIVE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+_RESCALE = {"RescaleSlope": 1.0, "RescaleIntercept": 0.0}
+"""Slope and intercept if the header has none."""
+_LARGEST_RESCALE = 1e25
+"""Larger slopes and intercepts are damaged: float32 cannot represent the values."""
+UNREADABLE = "unreadable"
+"""Kind of files that may be damaged slices."""
+EMPTY = "empty"
+"""Kind of empty files without a DICOM suffix."""
+_SCOUTS = ("LOCALIZER", "SCOUT", "TOPOGRAM", "SURVEY", "SCANOSCOPE", "TOP")
+"""Last words of a value of ImageType for localizers, such as `CT_SOM5 TOP`."""
+_CROSS_SECTIONAL = tuple(
+    f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("2", "2.1", "2.2", "4", "4.1", "4.4", "128", "128.1", "130")
+)
+"""SOP classes of CT, MR and PET images, single and multi-frame."""
+
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it does not name the file
+warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
+
+
+@dataclass(frozen=True)
+class DicomImage:
+    """One DICOM file with voxels.
+
+    Attributes:
+        path: the file.
+        series: SeriesInstanceUID.
+        description: SeriesDescription.
+        modality: for instance `CT`.
+        rows: number of rows.
+        columns: number of columns.
+        bits: allocated per voxel.
+        stored_bits: how many of them hold its value.
+        high_bit: the highest of them.
+        signed: whether stored values are signed.
+        syntax: transfer syntax UID.
+        pixels: position of the pixel data element in the file.
+        slices: its planes; empty if it has no position and orientation in space.
+        why: what it is instead of slices of a volume; None if it contains slices of a volume.
+        damaged: whether its SOP class is that of slices of a volume, although it contains none.
+    """
+
+    path: Path
+    series: str
+    description: str
+    modality: str
+    rows: int
+    columns: int
+    bits: int
+    stored_bits: int
+    high_bit: int
+    signed: bool
+    syntax: str
+    pixels: int
+    slices: tuple[Slice, ...]
+    why: str | None
+    damaged: bool = False
+
+
+def read_image(path: Path) -> DicomImage | str:
+    """Read a file's header.
+
+    Returns:
+        the image, or what kind of file it is instead: a modality, `DICOMDIR`, `not DICOM`, `empty` or `unreadable`.
+    """
+    if path.name == "DICOMDIR":
+        return "DICOMDIR"
+    try:
+        with path.open("rb") as file:
+            if not is_dicom_file(path):
+                if path.suffix.lower() in DICOM_SUFFIXES:
+                    return UNREADABLE
+                return "not DICOM" if file.read(1) else EMPTY
+            return _image(path, file)
+    except Exception:  # pydicom raises many kinds for damaged headers
+        return UNREADABLE
+
+
+@cache
+def _tags() -> list[Any]:
+    from pydicom.tag import Tag
+
+    return [*map(Tag, _TAGS), *map(Tag, _BLOCKS), *map(Tag, _BLOCKS.values())]
+
+
+def _image(path: Path, file: BinaryIO) -> DicomImage | str:
+    from pydicom import dcmread
+
+    header: Any = dcmread(file, stop_before_pixels=True, force=True, specific_tags=_tags())
+    if str(header.get("SOPClassUID", "")) == _DICOMDIR:
+        return "DICOMDIR"
+    modality = str(header.get("Modality") or "")
+    if modality in _NO_SCANS:
+        return modality
+    pixels, syntax = file.tell(), _syntax(header)
+    ended = syntax != DEFLATED and not file.read(1)
+    if ended or not (header.get("Rows") and header.get("Columns")):
+        return _without_pixels(header, modality)
+    bits = int(header.get("BitsAllocated") or 16)
+    stored_bits = int(header.get("BitsStored") or bits)
+    high_bit = header.get("HighBit")
+    why = _not_a_volume(header)
+    slices = () if why else _slices(path.name, header)
+    unplaced = not why and not slices
+    if unplaced:
+        why = f"{_kind(header)} without positions and orientation in space"
+    return DicomImage(
+        path,
+        str(header.get("SeriesInstanceUID") or ""),
+        str(header.get("SeriesDescription") or ""),
+        modality,
+        int(header.Rows),
+        int(header.Columns),
+        bits,
+        stored_bits,
+        stored_bits - 1 if high_bit is None else int(high_bit),
+        bool(header.get("PixelRepresentation")),
+        syntax,
+        pixels,
+        slices,
+        why,
+        damaged=unplaced and _is_cross_sectional(header),
+    )
+
+
+def _without_pixels(header: Any, modality: str) -> str:
+    """Return the kind of a file without voxels: unreadable, unless its header is not that of an image."""
+    meta = getattr(header, "file_meta", None)
+    kind = header.get("SOPClassUID") or getattr(meta, "MediaStorageSOPClassUID", None)
+    name = str(getattr(kind, "name", ""))
+    return UNREADABLE if not modality or not name or "Image Storage" in name else modality
+
+
+def _syntax(header: Any) -> str:
+    """Return the transfer syntax; for uncompressed voxels, that in which the header was actually written."""
+    named = str(getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", None) or IMPLICIT)
+    if named not in NATIVE:
+        return named
+    implicit, little = header.original_encoding
+    return IMPLICIT if implicit else EXPLICIT if little else BIG_ENDIAN
+
+
+def _kind(header: Any) -> str:
+    name = str(getattr(header.get("SOPClassUID"), "name", "") or header.get("Modality") or "image")
+    frames = _frames(header)
+    return f"{name} of {frames} frames" if frames > 1 else f"{name}"
+
+
+def _is_cross_sectional(header: Any) -> bool:
+    """Return whether an image is an original slice by its SOP class, so that it must have a position in space."""
+    kinds = [str(kind).upper() for kind in _several(header.get("ImageType"))]
+    return str(header.get("SOPClassUID") or "") in _CROSS_SECTIONAL and "DERIVED" not in kinds
+
+
+def _frames(header: Any) -> int:
+    return int(header.get("NumberOfFrames") or 1)
+
+
+def _not_a_volume(header: Any) -> str | None:
+    """Return what an image is according to its header, or None if it may be slices of a volume."""
+    photometric = str(header.get("PhotometricInterpretation") or "MONOCHROME2").strip()
+    if int(header.get("SamplesPerPixel") or 1) != 1 or not photometric.startswith("MONOCHROME"):
+        return f"color images ({photometric})"
+    kinds = [str(kind).upper().strip() for kind in _several(header.get("ImageType"))]
+    tiles = _mosaic_size(header)
+    if "MOSAIC" in kinds or tiles > 1:
+        count = f" ({tiles} slices side by side in one image)" if tiles > 1 else " (slices side by side in one image)"
+        return f"a Siemens mosaic{count}; convert it with dcm2niix"
+    if any(kind.split()[-1:] == [scout] for kind in kinds for scout in _SCOUTS):
+        return "a localizer"
+    if header.get("ModalityLUTSequence"):
+        return "images with a lookup table for values (ModalityLUTSequence)"
+    if int(header.get("BitsAllocated") or 16) not in (8, 16, 32):
+        return f"images of {header.BitsAllocated} bits per voxel"
+    return None
+
+
+def _mosaic_size(header: Any) -> int:
+    """Return the number of slices in a Siemens mosaic; 0 if the header does not contain it."""
+    found = [tag for tag in list(header.keys()) if tag in _BLOCKS and _BLOCKS[tag] in header]
+    sizes = [int(header[tag].value or 0) for tag in found if "SIEMENS MR" in str(header[_BLOCKS[tag]].value).upper()]
+    return max(sizes, default=0)
+
+
+def _several(value: Any) -> Sequence[Any]:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _numbers(group: Any, name: str, count: int) -> tuple[float, ...] | None:
+    """Return a value of finite numbers, or None if it is missing or damaged."""
+    try:
+        value = group.get(name) if group is not None else None
+        found = () if value is None else tuple(float(one) for one in (value if count > 1 else (value,)))
+    except (TypeError, ValueError):
+        return None
+    return found if len(found) == count and all(map(math.isfinite, found)) else None
+
+
+def _number(group: Any, name: str) -> float | None:
+    found = _numbers(group, name, 1)
+    return None if found is None else found[0]
+
+
+def _slices(name: str, header: Any) -> tuple[Slice, ...]:
+    """Return the planes of an image, or an empty tuple if any has no position and orientation in space."""
+    per_frame = header.get("PerFrameFunctionalGroupsSequence")
+    frames = _frames(header)
+    if not per_frame:
+        one = _slice(name, 0, *[header] * 4) if frames == 1 else None
+        return () if one is None else (replace(one, settings=_settings(header)),)
+    shared = (header.get("SharedFunctionalGroupsSequence") or [None])[0]
+    values = [_group(own, shared, "PixelValueTransformationSequence") for own in per_frame[:frames]]
+    if not any(values):
+        values = [header] * len(values)
+    found = []
+    for index, own in enumerate(per_frame[:frames]):
+        position, axes, measures = (
+            _group(own, shared, f"{group}Sequence") for group in ("PlanePosition", "PlaneOrientation", "PixelMeasures")
+        )
+        one = _slice(name, index, position, axes, measures, values[index])
+        if one is None:
+            return ()
+        content = _group(own, shared, "FrameContentSequence")
+        stack = "" if content is None else str(content.get("StackID") or "")
+        groups = [(_group(own, shared, group), setting) for group, setting in _FRAME_SETTINGS]
+        found.append(replace(one, stack=stack, settings=_numbers_of(groups)))
+    return tuple(found) if len(found) == frames else ()
+
+
+def _settings(header: Any) -> tuple[tuple[str, float | str], ...]:
+    kinds = [str(kind).upper() for kind in _several(header.get("ImageType"))[2:]]
+    components = [("ImageType", kind) for kind in kinds if kind in _COMPONENTS][:1]
+    return (*_numbers_of([(header, name) for name in _SETTINGS]), *components)
+
+
+def _numbers_of(settings: Sequence[tuple[Any, str]]) -> tuple[tuple[str, float], ...]:
+    """Return name and value of each setting that a header has."""
+    found = [(name, _number(group, name)) for group, name in settings]
+    return tuple((name, value) for name, value in found if value is not None)
+
+
+def _group(own: Any, shared: Any, name: str) -> Any:
+    for groups in (own, shared):
+        if groups is not None and groups.get(name):
+            return groups.get(name)[0]
+    return None
+
+
+def _slice(name: str, frame: int, position: Any, orientation: Any, measures: Any, values: Any) -> Slice | None:
+    where = _numbers(position, "ImagePositionPatient", 3)
+    axes = _numbers(orientation, "ImageOrientationPatient", 6)
+    spacing = _numbers(measures, "PixelSpacing", 2)
+    if where is None or axes is None or spacing is None:
+        return None
+    return Slice(
+        name,
+        frame,
+        where,
+        axes,
+        (spacing[1], spacing[0]),
+        _number(measures, "SliceThickness"),
+        _number(measures, "SpacingBetweenSlices"),
+        *_rescale(values),
+    )
+
+
+def _rescale(values: Any) -> tuple[float, float, tuple[str, ...], str | None]:
+    """Return slope and intercept, the names of those in the header, and a description of what is damaged or None."""
+    present = tuple(name for name in _RESCALE if values is not None and name in values)
+    found, damaged = dict(_RESCALE), None
+    for name in present:
+        raw = values.get_item(name).value
+        text = (raw.decode("latin-1") if isinstance(raw, bytes) else str(raw or "")).strip()
+        number = _number(values, name)
+        if number is None or abs(number) > _LARGEST_RESCALE:
+            damaged = damaged or f"{name} is {repr(text[:40]) if text else 'empty'}, not a usable number"
+        else:
+            found[name] = number
+    return found["RescaleSlope"], found["RescaleIntercept"], present, damaged

@@ -1,0 +1,177 @@
+"""Read the voxels of DICOM images: stored values, with the rescale slope and intercept of each slice."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segbundle.errors import DataError
+from segbundle.io.dicom_headers import BIG_ENDIAN, DEFLATED, IMPLICIT, NATIVE, DicomImage
+from segbundle.io.reading import check_memory, last_line
+from segbundle.io.stacks import Slice
+
+_PIXEL_DATA = (0x7FE0, 0x0010)
+_KEPT = (
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "NumberOfFrames",
+    "PixelData",
+)
+"""Elements that GDCM needs to decompress; without others it neither rescales nor inverts values."""
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_EXACT_IN_FLOAT32 = 2**24
+
+
+def read_values(images: Sequence[DicomImage], order: Sequence[int], dtype: Any) -> np.ndarray:
+    """Read the slices of a volume.
+
+    Args:
+        images: its files.
+        order: indices of their slices, all taken together, in the order of the result.
+        dtype: NumPy dtype of the result, or None for the smallest that fits the rescaled values: integers if slopes
+            and intercepts are integers, float32 otherwise.
+
+    Returns:
+        (slices, rows, columns).
+
+    Raises:
+        DataError: a file is damaged; a slope or intercept is damaged, or missing in some of the slices.
+    """
+    slices = [one for image in images for one in image.slices]
+    _check_rescale(images[0].path.parent, slices)
+    place = np.empty(len(order), dtype=int)
+    place[list(order)] = range(len(order))
+    shape = (len(slices), images[0].rows, images[0].columns)
+    kind = np.dtype(_dtype(images, slices) if dtype is None else dtype)
+    check_memory(images[0].path, math.prod(shape) * kind.itemsize)
+    result = np.empty(shape, kind)
+    first = 0
+    for image in images:
+        try:
+            stored = _stored_values(image)
+        except DataError:
+            raise
+        except Exception as error:  # of pydicom, SimpleITK, or the file system
+            raise DataError(f"{image.path}: its voxels cannot be read ({last_line(error)}).") from error
+        for frame, one in enumerate(image.slices):
+            _rescale(stored[frame], one, result[place[first + frame]])
+        first += len(image.slices)
+    return result
+
+
+def _check_rescale(folder: Path, slices: Sequence[Slice]) -> None:
+    for one in slices:
+        if one.damaged:
+            raise DataError(f"{folder / one.name}: {one.damaged}. Export the series again.")
+        if one.slope == 0:
+            raise DataError(
+                f"{folder / one.name}: RescaleSlope is 0, so all values would be the same. Export the series again."
+            )
+    for name in sorted({name for one in slices for name in one.rescaled}):
+        without = [one for one in slices if name not in one.rescaled]
+        if without and any((one.slope, one.intercept) != (1, 0) for one in slices):
+            first = without[0]
+            place = (
+                f"frame {first.frame + 1}" if any(one.name == first.name for one in slices if one != first) else "it"
+            )
+            raise DataError(
+                f"{folder / first.name}: {place} has no {name}, but other slices of the volume have one. Export the "
+                "series again."
+            )
+
+
+def _limits(image: DicomImage) -> tuple[int, int]:
+    if image.signed:
+        return -(2 ** (image.stored_bits - 1)), 2 ** (image.stored_bits - 1) - 1
+    return 0, 2**image.stored_bits - 1
+
+
+def _dtype(images: Sequence[DicomImage], slices: Sequence[Slice]) -> Any:
+    if any(one.slope % 1 or one.intercept % 1 for one in slices):
+        return np.float32
+    values = [limit * one.slope + one.intercept for image in images for one in image.slices for limit in _limits(image)]
+    for dtype in (np.uint8, np.int16, np.uint16, np.int32, np.int64):
+        if np.iinfo(dtype).min <= min(values) and max(values) <= np.iinfo(dtype).max:
+            return dtype
+    return np.float64
+
+
+def _rescale(stored: np.ndarray, one: Slice, result: np.ndarray) -> None:
+    if one.slope == 1 and one.intercept == 0:
+        result[...] = stored
+        return
+    largest = float(np.iinfo(stored.dtype).max) * abs(one.slope) + abs(one.intercept)
+    exact = result.dtype == np.float32 and one.slope % 1 == one.intercept % 1 == 0 and largest < _EXACT_IN_FLOAT32
+    values = np.multiply(stored, one.slope, dtype=np.float32 if exact else np.float64)
+    values += one.intercept
+    result[...] = values
+
+
+def _stored_values(image: DicomImage) -> np.ndarray:
+    """Return the stored values (frames, rows, columns) as integers."""
+    shape = (len(image.slices), image.rows, image.columns)
+    kind = f"{'i' if image.signed else 'u'}{image.bits // 8}"
+    count = int(np.prod(shape))
+    if image.syntax in (*NATIVE, DEFLATED) and image.high_bit != image.stored_bits - 1:
+        raise DataError(
+            f"{image.path}: HighBit is {image.high_bit}, but BitsStored is {image.stored_bits}; HighBit must be "
+            f"{image.stored_bits - 1}. Export the series again."
+        )
+    if image.syntax in NATIVE:
+        values = _native_values(image, np.dtype((">" if image.syntax == BIG_ENDIAN else "<") + kind), count)
+    elif image.syntax == DEFLATED:
+        from pydicom import dcmread
+
+        values = np.frombuffer(dcmread(image.path, force=True).PixelData, f"<{kind}")[:count]
+    else:
+        values = _decompressed(image)
+    if values.size != count:
+        raise DataError(
+            f"{image.path}: contains {values.size} of {count} voxels; the file is truncated. Copy or export it again."
+        )
+    unused = image.bits - image.stored_bits
+    if unused > 0 and image.syntax in (*NATIVE, DEFLATED):  # unused bits may contain overlays
+        values = (values << unused) >> unused
+    return values.reshape(shape)
+
+
+def _native_values(image: DicomImage, dtype: np.dtype[Any], count: int) -> np.ndarray:
+    """Return uncompressed values, read from the end of the header."""
+    order: Any = "big" if image.syntax == BIG_ENDIAN else "little"
+    with image.path.open("rb") as file:
+        file.seek(image.pixels)
+        element = file.read(8 if image.syntax == IMPLICIT else 12)
+        tag = tuple(int.from_bytes(element[start : start + 2], order) for start in (0, 2))
+        if tag != _PIXEL_DATA:
+            raise DataError(f"{image.path}: has no pixel data; the file is truncated. Copy or export it again.")
+        length = int.from_bytes(element[-4:], order)
+        return np.fromfile(file, dtype, min(count, length // dtype.itemsize))
+
+
+def _decompressed(image: DicomImage) -> np.ndarray:
+    import SimpleITK as sitk
+    from pydicom import Dataset, dcmread
+    from pydicom.dataset import FileMetaDataset
+
+    whole: Any = dcmread(image.path)
+    plain: Any = Dataset()
+    for name in _KEPT:
+        if name in whole:
+            plain[name] = whole[name]
+    plain.SamplesPerPixel, plain.PhotometricInterpretation = 1, "MONOCHROME2"
+    plain.SOPClassUID, plain.SOPInstanceUID = _SECONDARY_CAPTURE, "1.2.3"
+    plain.file_meta = FileMetaDataset()
+    plain.file_meta.TransferSyntaxUID = image.syntax
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "image.dcm"
+        plain.save_as(copy, enforce_file_format=True)
+        return sitk.GetArrayFromImage(sitk.ReadImage(str(copy), imageIO="GDCMImageIO")).ravel()

@@ -1,0 +1,174 @@
+"""A run as one HTML page that needs nothing else: numbers, distributions, volumes, the slices to look at first."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from segbundle.files import run_files
+from segbundle.files.atomic import write_text
+from segbundle.files.output_folders import refuse_to_replace
+from segbundle.metrics import Status
+from segbundle.report.caveats import caveats, few
+from segbundle.report.charts import Figure, Point, bland_altman, strip_plot
+from segbundle.report.gallery import farthest, gallery, worst_first
+from segbundle.report.rendering import LABELS, as_yaml, number, render
+from segbundle.report.trainings import drawn, read_curves, unfinished
+from segbundle.results.case_files import refuse_if_moved
+from segbundle.results.runs import Run, about, read_run, short_name
+from segbundle.results.scores import Row
+
+_logger = logging.getLogger(__name__)
+_COLUMNS = (
+    ("dice", "Dice", 4),
+    ("hd95_mm", "HD95, mm", 2),
+    ("nsd", "NSD", 3),
+    ("volume_ref_ml", "reference, ml", 3),
+    ("volume_pred_ml", "prediction, ml", 3),
+    ("components_ref", "parts, ref.", 0),
+    ("components_pred", "parts, pred.", 0),
+)
+_STRIPS = (
+    ("dice", "Dice"),
+    ("hd95_mm", "95th percentile of the Hausdorff distance, mm"),
+    ("nsd", "normalized surface Dice"),
+)
+
+
+def write_report(folder: str | Path, output: str | Path | None = None, dataset_dir: str | Path | None = None) -> Path:
+    """Write the page of an evaluation, a cross-validation or a training.
+
+    Args:
+        folder: of the run.
+        output: the page to write; `report.html` in the folder if None.
+        dataset_dir: where the scans are now, if they were moved.
+
+    Returns:
+        where it is.
+
+    Raises:
+        OutputError: the folder holds no scores, or cannot be written, or another program wrote the page.
+    """
+    path = Path(folder) / run_files.REPORT if output is None else Path(output)
+    run = read_run(folder, dataset_dir)
+    refuse_to_replace(path)
+    if dataset_dir is not None:
+        refuse_if_moved(run.files, dataset_dir)
+    text = _page(run)
+    write_text(path, text)
+    return path
+
+
+def _page(run: Run) -> str:
+    cases = {row.case for row in run.rows}
+    pictures = gallery(run)
+    anchors = {
+        (case["case"], case["name"]): case["anchor"] for group in pictures for case in group["cases"] if case["slices"]
+    }
+    curves = read_curves(run)
+    volumes, trained = _volumes(run), drawn(curves)
+    sections = {
+        "summary": "Per class",
+        "distribution": "Distribution",
+        **({"volumes": "Volumes"} if volumes else {}),
+        **({"pictures": "Pictures"} if pictures else {}),
+        "cases": "Cases",
+        **({"training": "Training"} if trained else {}),
+        "made-by": "How it was made",
+    }
+    return render(
+        "report.html",
+        title=f"Scores: {short_name(run.folder)}",
+        summary=run.summary,
+        classes=run.summary["classes"],
+        surfaces=any(row.get("nsd_mean") is not None for row in run.summary["classes"].values()),
+        failed=run.failed,
+        about=about(run.made_by),
+        gone=next((gone for files in run.files.values() if (gone := files.gone)), None),
+        caveats=list(caveats(run, cases, run.class_names)),
+        few=few(_counts(run)),
+        first=_first(run, anchors),
+        folds=run.folds,
+        unfinished=unfinished(run, curves),
+        sections=sections.items(),
+        strips=_strips(run),
+        volumes=volumes,
+        columns=_columns(run),
+        rows=[_table_row(run, row, anchors.get((row.case, row.name))) for row in sorted(run.rows, key=worst_first)],
+        pictures=pictures,
+        curves=trained,
+        made_by={name: value for name, value in run.made_by.items() if name != "config"},
+        config=as_yaml(run.made_by.get("config", {})),
+    )
+
+
+def _counts(run: Run) -> list[int]:
+    """Of how many cases each class's Dice and HD95 are."""
+    return [
+        sum(getattr(row, key) is not None for row in run.rows_of(name))
+        for name in run.class_names
+        for key in ("dice", "hd95_mm")
+    ]
+
+
+def _first(run: Run, anchors: Mapping[tuple[str, str], str]) -> list[dict[str, Any]]:
+    """What to look at first: the worst Dice, and the farthest surfaces if they are in another place."""
+    scored = [row for row in run.rows if row.dice is not None]
+    if not scored:
+        return []
+    worst, apart = min(scored, key=worst_first), farthest(run)
+    status = "" if worst.status is Status.SCORED else f" ({LABELS[worst.status]})"
+    found = [(worst, f"Dice {number(worst.dice, 3)}{status}")]
+    if apart is not None and apart is not worst:
+        found.append((apart, f"HD95 {number(apart.hd95_mm, 1)} mm"))
+    return [
+        {"case": row.case, "name": row.name, "words": words, "anchor": anchors.get((row.case, row.name))}
+        for row, words in found
+    ]
+
+
+def _columns(run: Run) -> list[dict[str, str | None]]:
+    names = ["case", "class", "status", *(label for _, label, _ in _COLUMNS), *(["fold"] if run.folds else [])]
+    return [{"label": name, "sort": "ascending" if name == "Dice" else None} for name in names]
+
+
+def _table_row(run: Run, row: Row, anchor: str | None) -> dict[str, Any]:
+    numbers = [number(getattr(row, key), digits) for key, _, digits in _COLUMNS]
+    fold = [number(run.fold_of.get(row.case), 0)] if run.folds else []
+    seen = ", trained on" if run.trained_on and row.case in run.trained_on else ""
+    return {
+        "case": row.case,
+        "anchor": anchor,
+        "name": row.name,
+        "status": row.status.value,
+        "label": LABELS[row.status] + seen,
+        "numbers": [*numbers, *fold],
+    }
+
+
+def _strips(run: Run) -> list[Figure]:
+    found = []
+    for key, label in _STRIPS:
+        groups = {
+            name: [Point(row.case, value) for row in run.rows_of(name) if (value := getattr(row, key)) is not None]
+            for name in run.class_names
+        }
+        if any(groups.values()):
+            found.append(strip_plot(f"{label} of every case, per class", label, groups))
+    return found
+
+
+def _volumes(run: Run) -> list[dict[str, Any]]:
+    found = []
+    for name in run.class_names:
+        pairs = [(row.case, row.volume_pred_ml, row.volume_ref_ml) for row in run.rows_of(name) if row.dice is not None]
+        points = [
+            Point(case, pred - ref, (pred + ref) / 2)
+            for case, pred, ref in pairs
+            if pred is not None and ref is not None
+        ]
+        if points:
+            found.append({"name": name, "plot": bland_altman(f"Differences in volume of {name}", points)})
+    return found

@@ -1,0 +1,25 @@
+from .caching import CachedCases, PreparedCases
+from .handlers import EarlyStopping, FinalValidation, SeedEpochs, StopAtNaN, TrainingLog
+from .patch_loading import monai_loader, patch_loader, warn_about_missing_classes
+from .resuming import Checkpoints
+from .tracking import check_mlflow
+from .trainer import SegmentationTrainer
+from .weight_average import WeightAverage, averaged_network
+
+__all__ = [
+    "CachedCases",
+    "Checkpoints",
+    "EarlyStopping",
+    "FinalValidation",
+    "PreparedCases",
+    "SeedEpochs",
+    "SegmentationTrainer",
+    "StopAtNaN",
+    "TrainingLog",
+    "WeightAverage",
+    "averaged_network",
+    "check_mlflow",
+    "monai_loader",
+    "patch_loader",
+    "warn_about_missing_classes",
+]

@@ -1,0 +1,18 @@
+from .after_network import LargestComponentd, RestoreLabelsd, SaveLabelsd, postprocessing
+from .before_network import preprocessing
+from .load_scan import LoadScand
+from .monai_augmentation import training_transforms
+from .preparing import PrepareCase
+from .restoring import restore_labels
+
+__all__ = [
+    "LargestComponentd",
+    "LoadScand",
+    "PrepareCase",
+    "RestoreLabelsd",
+    "SaveLabelsd",
+    "postprocessing",
+    "preprocessing",
+    "restore_labels",
+    "training_transforms",
+]

@@ -1,0 +1,51 @@
+"""Devices, and networks placed on them."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from segbundle.acceleration.layers import with_channels_last_norms
+from segbundle.errors import ConfigError
+
+
+def pick_device() -> torch.device:
+    """Return the first CUDA device, or the CPU on machines without one."""
+    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+
+
+def pick_num_workers(device: torch.device | str) -> int:
+    """Return the number of processes that prepare batches: up to four for a GPU, none for a CPU."""
+    return min(4, os.cpu_count() or 1) if checked_device(device).type == "cuda" else 0
+
+
+def checked_device(device: torch.device | str) -> torch.device:
+    """Return a device that exists.
+
+    Raises:
+        ConfigError: the name is unknown, or this machine has no such device.
+    """
+    try:
+        checked = torch.device(device)
+        torch.empty(0, device=checked)
+    except (RuntimeError, AssertionError) as error:
+        present = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        raise ConfigError(f"device {str(device)!r} cannot be used here; choose from {', '.join(present)}.") from error
+    return checked
+
+
+def place_network(network: torch.nn.Module, device: torch.device | str) -> torch.nn.Module:
+    """Return a network on a device, in the memory layout in which its 3D convolutions are fastest.
+
+    On a CPU, instance norms are replaced by ones that compute in that layout.
+
+    Raises:
+        ConfigError: the device does not exist, or `network` is not a `torch.nn.Module`.
+    """
+    device = checked_device(device)
+    if not isinstance(network, torch.nn.Module):
+        raise ConfigError(f"network_def makes a {type(network).__name__}; a torch.nn.Module is needed.")
+    if device.type == "cpu":
+        network = with_channels_last_norms(network)
+    return network.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]

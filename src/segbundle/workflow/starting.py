@@ -1,0 +1,63 @@
+"""The first step of every workflow: prepare the process and refuse a configuration that cannot run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from segbundle.acceleration.process import keep_freed_memory, settle_vector_math
+from segbundle.config.current_workflow import running_workflow
+from segbundle.config.literals import restore
+from segbundle.config.validation import bundle_configs, check_config
+from segbundle.config.values import KEYS, check_values, is_evaluated_later
+from segbundle.distributed import refuse_lone_ranks, start_ranks
+from segbundle.errors import show_plain_errors
+from segbundle.workflow.network_size import check_network_size
+
+
+def start_workflow(ranks: bool = False) -> None:
+    """Prepare the process, refuse a configuration that cannot run, and print errors without a traceback.
+
+    Args:
+        ranks: whether to connect to the other processes that `torchrun` has started.
+
+    Raises:
+        ConfigError: see `check_config`, `check_network_size` and `refuse_lone_ranks`.
+    """
+    keep_freed_memory()
+    settle_vector_math()
+    if ranks:
+        start_ranks()
+    refuse_lone_ranks()
+    program = getattr(sys.modules["__main__"], "__spec__", None)
+    if program is not None and program.name == "monai.bundle.__main__":
+        show_plain_errors()
+    workflow = running_workflow()
+    if workflow is not None:
+        follow_trainer(workflow.parser)
+        check_config(workflow.parser, bundle_configs(Path(workflow.config_root_path)))
+        values = _evaluated_values(workflow.parser)
+        check_values(values, evaluated=True)
+        if "patch_size" in values:
+            check_network_size(workflow.parser, values["patch_size"])
+
+
+def follow_trainer(parser: ConfigParser) -> None:
+    """Set `max_epochs` to the trainer's if only the trainer's was set, as MONAI's clients do.
+
+    The learning rate schedule refers to `max_epochs` and must end with the training.
+    """
+    epochs = restore(parser.get("train::trainer::max_epochs"))
+    if epochs is not None and not is_evaluated_later(epochs) and parser.get("max_epochs", epochs) != epochs:
+        parser["max_epochs"] = epochs
+        parser.parse(reset=True)
+
+
+def _evaluated_values(parser: ConfigParser) -> dict[str, Any]:
+    """Return the bundle's own keys and their values, with references and expressions evaluated."""
+    config = {key: parser.get(key) for key in KEYS if key in parser}
+    resolved = parser.ref_resolver.get_resolved_content
+    return {key: resolved(key) if is_evaluated_later(value) else value for key, value in config.items()}

@@ -1,0 +1,25 @@
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from segbundle.workflow.starting import start_workflow
+
+
+class Calls(TorchDispatchMode):
+    """Remembers which operations were called, with how many numbers of which type."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if args and isinstance(args[0], torch.Tensor):
+            self.seen.add((func.overloadpacket.__name__, args[0].numel(), args[0].dtype))
+        return func(*args, **(kwargs or {}))
+
+
+def test_before_anything_else_a_workflow_calls_each_function_whose_first_call_must_not_be_made_by_several_threads():
+    with Calls() as calls:
+        start_workflow()
+    for name in ("exp", "log", "sqrt", "tanh", "erf", "sin"):
+        assert {(name, 1, torch.float32), (name, 1, torch.float64)} <= calls.seen
+    assert {numel for _, numel, _ in calls.seen} == {1}  # never enough for a second thread

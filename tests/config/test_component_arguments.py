@@ -1,0 +1,130 @@
+"""Arguments of components, checked against their signatures."""
+
+import pytest
+from monai.bundle import ComponentLocator
+
+from segbundle.config.component_arguments import check_arguments
+from segbundle.errors import ConfigError
+
+DYNUNET = {
+    "_target_": "DynUNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 2, "kernel_size": [3, 3, 3],
+    "strides": [1, 2, 2], "upsample_kernel_size": [2, 2], "filters": [4, 8, 8],
+}  # fmt: skip
+UNET = {"_target_": "monai.networks.nets.Unet", "spatial_dims": 3, "in_channels": 1, "out_channels": 2}
+
+
+def check(component, **changes):
+    check_arguments({"net": {**component, **changes}}, ComponentLocator())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"strides": "foo"}, "'net#strides' is 'foo'; a list"),
+        ({"filters": ["a", 8, 8]}, r"'net#filters' is \['a', 8, 8\]; a list, each entry a whole number"),
+        ({"filters": [4.5, 8, 8]}, "'net#filters' is"),
+        ({"filters": {"a": 1}}, "'net#filters' is"),
+        ({"in_channels": "1"}, "'net#in_channels' is '1'; a whole number is needed"),
+        ({"in_channels": True}, "'net#in_channels' is True"),
+        ({"in_channels": None}, "'net#in_channels' is None"),
+        ({"in_channels": [1]}, r"'net#in_channels' is \[1\]"),
+        ({"deep_supervision": "yes"}, "'net#deep_supervision' is 'yes'; true or false is needed"),
+        ({"norm_name": 5}, "'net#norm_name' is 5; a list or text is needed"),
+        ({"filter": [4]}, "'net#filter': DynUNet has no such argument: did you mean 'filters'"),
+        ({"filters": [4, 8, 8, 8]}, "'net#filters' has 4 entries and 'net#strides' 3; DynUNet needs 3"),
+        ({"filters": [4, 8]}, "'net#filters' has 2 entries"),
+        ({"upsample_kernel_size": [2, 2, 2]}, "'net#upsample_kernel_size' has 3 entries .* needs 2"),
+        ({"kernel_size": [3]}, "'net#kernel_size' has 1 entries"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(change, message):
+    with pytest.raises(ConfigError, match=message):
+        check(DYNUNET, **change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"in_channels": 2.0},
+        {"kernel_size": [[3, 3, 1], 3, [3, 3, 3]]},
+        {"norm_name": ["GROUP", {"num_groups": 2}]},
+        {"dropout": None},
+        {"filters": None},
+        {"filters": "$[4] * 3"},
+        {"strides": ["@a", 2, 2]},
+        {"deep_supervision": 1},
+        {"_desc_": 5},
+    ],
+)
+def test_arguments_that_may_be_meant_pass(change):
+    assert check(DYNUNET, **change) is None
+    with pytest.raises(ConfigError, match="'net#spatial_dims' is 'x'"):  # the others are checked all the same
+        check(DYNUNET, **change, spatial_dims="x")
+
+
+def test_levels_of_other_networks_are_compared_as_well():
+    check(UNET, channels=[4, 8], strides=[2])
+    with pytest.raises(ConfigError, match="'net#strides' has 2 entries and 'net#channels' 2; UNet needs 1"):
+        check(UNET, channels=[4, 8], strides=[2, 2])
+    with pytest.raises(ConfigError, match="'net#blocks_up' has 3 entries and 'net#blocks_down' 3"):
+        check({"_target_": "SegResNet"}, blocks_down=[1, 2, 2], blocks_up=[1, 1, 1])
+    with pytest.raises(ConfigError, match="'net#blocks_up' has 2 entries and 'net#blocks_down' 4"):
+        check({"_target_": "SegResNet"}, blocks_up=[1, 1])  # blocks_down has four by default
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("SwinUNETR", {"depths": [2, 2, 2, 2, 2]}, "'net#depths' has 5 entries; SwinUNETR has 4 levels"),
+        ("SwinUNETR", {"depths": [2, 2, 2]}, "'net#depths' has 3 entries"),
+        ("SwinUNETR", {"num_heads": [3, 6, 12, 24, 48]}, "'net#num_heads' has 5 entries"),
+        ("AHNet", {"layers": [3, 4, 6, 3, 3]}, "'net#layers' has 5 entries; AHNet has 4 levels"),
+        ("MedNeXt", {"encoder_expansion_ratio": [2] * 5}, "ratio' has 5 entries and 'net#blocks_down' 4"),
+        ("MedNeXt", {"decoder_expansion_ratio": [2] * 2}, "ratio' has 2 entries and 'net#blocks_down' 4"),
+        ("MedNeXt", {"blocks_up": [2] * 3}, "'net#blocks_up' has 3 entries and 'net#blocks_down' 4"),
+    ],
+)
+def test_lists_that_a_network_would_not_use_are_refused(name, change, message):
+    with pytest.raises(ConfigError, match=message):
+        check({"_target_": name}, **change)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("SwinUNETR", {"in_channels": 1, "depths": [1, 2, 1, 2], "num_heads": "@heads"}),
+        ("AHNet", {"layers": [3, 4, 6, 3]}),
+        ("MedNeXt", {"encoder_expansion_ratio": 3, "blocks_down": [1, 2], "blocks_up": [2, 1]}),
+        ("MedNeXt", {"encoder_expansion_ratio": [3, 2], "blocks_down": [1, 2], "blocks_up": [2, 1]}),
+    ],
+)
+def test_lists_of_a_network_that_fit_pass(name, change):
+    assert check({"_target_": name}, **change) is None
+
+
+@pytest.mark.parametrize(
+    ("component", "message"),
+    [
+        ({"_target_": "torch.optim.AdamW", "lr": "abc"}, "'net#lr' is 'abc'; a number or a Tensor is needed"),
+        ({"_target_": "torch.optim.lr_scheduler.PolynomialLR", "power": [1]}, r"'net#power' is \[1\]; a number"),
+        ({"_target_": "segbundle.training.SegmentationTrainer", "amp": "abc"}, "'net#amp' is 'abc'; true or false"),
+        ({"_target_": "segbundle.losses.DiceCELoss", "softmax": "maybe"}, "'net#softmax' is 'maybe'; true or false"),
+    ],
+)
+def test_components_of_any_library_are_checked(component, message):
+    with pytest.raises(ConfigError, match=message):
+        check(component)
+
+
+@pytest.mark.parametrize(
+    "component",
+    [
+        {"_target_": "segbundle.training.SegmentationTrainer", "amp_kwargs": {"enabled": False}},
+        {"_target_": "builtins.dict", "x": "y"},
+        {"_target_": "no.such.Thing", "x": 1},
+    ],
+)
+def test_components_whose_arguments_are_not_known_pass(component):
+    assert check(component) is None
+    with pytest.raises(ConfigError, match="'net#inner#in_channels' is 'x'"):  # components in them are checked
+        check(component, inner={**DYNUNET, "in_channels": "x"})

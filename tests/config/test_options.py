@@ -1,0 +1,106 @@
+"""What a command line says: which words are options, values and names, and of what kind a value is."""
+
+import math
+
+import pytest
+
+from segbundle.config.options import TEXT_KEYS, join_switches, split_overrides, switches_of
+from segbundle.errors import ConfigError
+
+ODD = ["$print(1)", "@output_dir", "%x.yaml::a", "a#b", "a::b", "a@b%c", "[x]", "{a: 1}", "null", "true", "1e3", "2024"]
+ODD += ["a b", "it's", '"', "line\nbreak", "\udcff\udcfe", "(1, 2)", "0x10", "-x", "=", ""]
+
+
+def value(key, text):
+    (found,) = split_overrides([f"--{key}={text}"])[1].values()
+    return found
+
+
+@pytest.mark.parametrize("text", ODD)
+@pytest.mark.parametrize("key", ["dataset_dir", "output_dir", "bundle_root", "data_list_key"])
+def test_values_of_paths_and_names_are_text(key, text):
+    assert value(key, text) == text
+    assert value(f"train#dataset#{key}", text) == text
+
+
+@pytest.mark.parametrize("key", sorted(TEXT_KEYS))
+def test_only_paths_that_may_be_left_out_can_be_null(key):
+    assert value(key, "null") == (None if key in ("cache_dir", "ckpt_path", "mlflow_uri") else "null")
+
+
+@pytest.mark.parametrize("name", [name for name in ODD if name and not set(name) & set("'\"\n=")])
+def test_names_of_classes_are_text(name):
+    bare = [name] if name not in ("(1, 2)",) else ["(1", "2)"]
+    assert value("class_names", f"[background, {name}]") == ["background", *bare]
+    assert value("class_names", f'["background", "{name}"]') == ["background", name]
+
+
+def test_quotes_keep_commas_in_names():
+    assert value("class_names", "['a, b', \"c\"]") == ["a, b", "c"]
+    assert value("largest_component", "[1, liver]") == ["1", "liver"]
+    assert value("largest_component", "true") is True
+    assert value("class_names", "[]") == []
+    assert value("class_names", '["a" b, , c,]') == ['"a" b', "", "c"]
+    assert value("class_names", f"[a{' ' * 100_000}b]") == [f"a{' ' * 100_000}b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning"),
+    [
+        ("1e-3", 1e-3),
+        ("(8, 8)", [8, 8]),
+        ("{a: null, b: [true, 1]}", {"a": None, "b": [True, 1]}),
+        (".inf", math.inf),
+        ("a#b", "a#b"),
+        ("[1, 2] # three", "[1, 2] # three"),
+        ("b'x'", "b'x'"),
+        ("{1, 2}", "{1, 2}"),
+        ("1j", "1j"),
+        ("{[1]: 2}", "{[1]: 2}"),
+        ("[" * 5000, "[" * 5000),
+        ("9" * 5000, "9" * 5000),
+    ],
+)
+def test_other_values_are_those_of_yaml(text, meaning):
+    assert value("x", text) == meaning
+
+
+def test_a_switch_takes_no_other_word():
+    words = ["--resume", "--skip_air", "true", "true", "--fast", "a.nii"]
+    plain, pairs = split_overrides(words, switches={"resume", "skip_air", "fast"})
+    assert plain == ["true", "a.nii"]
+    assert pairs == {"resume": True, "skip_air": True, "fast": True}
+    assert split_overrides(["--largest_component", "[liver]"], {"largest_component"})[1] == {
+        "largest_component": ["liver"]
+    }
+    assert switches_of({"resume": False, "seed": 0, "cache_dir": None}) == {"resume"}
+
+
+def test_words_after_two_dashes_are_no_options():
+    assert split_overrides(["a", "--x", "1", "--", "-b", "--c", "--"]) == (["a", "-b", "--c", "--"], {"x": 1})
+
+
+@pytest.mark.parametrize(
+    ("words", "joined"),
+    [
+        (["a", "--resume", "true", "--skip_air", "true"], ["a", "--resume", "--skip_air", "true"]),
+        (["--skip_air", "true", "--resume"], ["--skip_air", "true", "--resume"]),
+        (["--resume", "false", "a"], ["a"]),
+        (["--resume=True"], ["--resume"]),
+        (["--resume=false"], []),
+        (["--resume=x"], ["--resume=x"]),
+        (["--resume", "truely"], ["--resume", "truely"]),
+        (["a", "--", "--resume", "true"], ["a", "--", "--", "--resume", "true"]),
+    ],
+)
+def test_options_without_values_may_be_given_one(words, joined):
+    assert join_switches(words, {"--resume"}) == joined
+
+
+@pytest.mark.parametrize("word", ["--=x", "--#=x", "---", "-x"])
+def test_options_without_a_name_are_refused(word):
+    if word == "---":
+        assert split_overrides([word])[1] == {"-": True}  # refused as a key that no workflow reads
+        return
+    with pytest.raises(ConfigError, match="unknown option"):
+        split_overrides([word])

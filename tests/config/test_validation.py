@@ -1,0 +1,133 @@
+"""Which configurations are refused before anything runs."""
+
+from pathlib import Path
+
+import pytest
+from monai.bundle import ConfigParser
+
+from segbundle.config.literals import protect
+from segbundle.config.validation import bundle_configs, check_config, check_task
+from segbundle.config.values import check_values
+from segbundle.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "bundle" / "configs"
+
+
+def load(name):
+    return ConfigParser.load_config_file(CONFIGS / f"{name}.yaml")
+
+
+def test_the_bundles_keys_are_those_of_all_workflows():
+    keys = bundle_configs(CONFIGS)
+    assert {"max_epochs", "postprocessing", "dataset_dir", "initialize"} <= set(keys)
+    assert "changelog" not in keys  # of metadata.json
+
+
+@pytest.mark.parametrize(
+    ("overlay", "message"),
+    [
+        ({"max_epoch": 3}, "config key 'max_epoch' is read by no workflow: did you mean 'max_epochs'"),
+        ({"train#cach_rate": 1}, "config key 'train#cach_rate' is read by no workflow"),
+        ({"validate#postprocesing": 1}, "'validate#postprocesing' is read by no workflow: did you mean 'postproc"),
+        ({"optimizer": {"lr": 0.1}}, "config key 'optimizer' lost its _target_: .* write optimizer#lr: VALUE"),
+        ({"train#dataset": {"cache_rate": 0.1}}, "'train#dataset' lost its _target_"),
+        ({"optimizer#lrr": 0.1}, "config key 'optimizer#lrr': AdamW has no such argument: did you mean 'lr'"),
+        ({"network_def#filter": [4]}, "'network_def#filter': DynUNet has no such argument: did you mean 'filters'"),
+        ({"train#handlers#2#x": 1}, "'train#handlers#2#x': StopAtNaN has no such argument"),
+        ({"max_epochs": "abc"}, "max_epochs is 'abc'; a positive whole number is needed"),
+        ({"max_epochs": True}, "max_epochs is True; a positive whole number is needed"),
+        ({"patch_size": 48}, r"patch_size is 48; three positive whole numbers of voxels, for instance \[48, 48, 48\]"),
+        ({"patch_size": [16, 16]}, "patch_size is"),
+        ({"patch_size": [16, 16, 0]}, "patch_size is"),
+        ({"window_size": "large"}, "window_size is 'large'; auto, or three"),
+        ({"spacing": 2}, "spacing is 2; three positive sizes in mm"),
+        ({"spacing": [1.0, 1.0, 0.0]}, "spacing is"),
+        ({"intensity": "zscore"}, "intensity is 'zscore'; a method, for instance {method: zscore}, is needed"),
+        ({"overlap": 1.0}, "overlap is 1.0; a part of a window, at least 0 and less than 1, is needed"),
+        ({"precision": "fp12"}, "precision is 'fp12'; one of auto, bf16, fp16, fp32 is needed"),
+        ({"test_time_flips": 0}, r"test_time_flips is 0; a list of axes, for instance \[0\], is needed"),
+        ({"batch_size": 0}, "batch_size is 0; a positive whole number of patches is needed"),
+        ({"skip_air": "false"}, r"skip_air is 'false'; true or false \(on MONAI's command line: True or False\)"),
+        ({"resume": "yes"}, "resume is 'yes'; true or false .* is needed"),
+        ({"nsd_tolerance_mm": {"anterior": 1.0, "posteror": 2.0}}, "no class 'posteror': did you mean 'posterior'"),
+        ({"nsd_tolerance_mm": {"anterior": 1.0}}, "nsd_tolerance_mm: class 'posterior' has none"),
+        ({"seed": -1}, "seed is -1; a whole number from 0, or null, is needed"),
+        ({"seed": 2**64}, "config key 'seed' is 18446744073709551616; a number below 2"),
+        ({"split_seed": 2**32}, "split_seed is 4294967296"),
+        ({"spacing": [1.0, 1.0, float("inf")]}, "config key 'spacing#2' is inf; a finite number is needed"),
+        ({"spacing": [1.0, "1e-1", 1.0]}, "config key 'spacing#1' is the text '1e-1'; write 1.0e-1 where"),
+        ({"ema_decay": "1E3"}, r"config key 'ema_decay' is the text '1E3'; write 1.0e\+3 where"),
+        ({"overlap": float("nan")}, "config key 'overlap' is nan"),
+        ({"max_gradient_norm": float("nan")}, "config key 'max_gradient_norm' is nan"),
+        ({"validate#dataset#cache_rate": float("nan")}, "config key 'validate#dataset#cache_rate' is nan"),
+        ({"class_names": ["background", True]}, "class_names is"),
+        ({"axcodes": "RRS"}, "axcodes is 'RRS'; a word of three letters"),
+        ({"augmentation#scaling": -1}, "augmentation#scaling is -1; a number from 0 is needed"),
+        ({"intensity#method": [1]}, r"intensity#method is \[1\]; the name of a method"),
+        ({"dataset_dir": 5}, "dataset_dir is 5; a path is needed"),
+        ({"ckpt_path": [5]}, "ckpt_path is"),
+        ({"device": [5]}, "device is"),
+        ({"num_workers": 10**6}, "num_workers is 1000000; a whole number from 0 to 1024"),
+        ({"loss": 5}, "config key 'loss' is 5; a component, that is a mapping with a _target_, is needed"),
+        ({"lr_scheduler": None}, "config key 'lr_scheduler' is None; a component"),
+        ({"train": []}, r"config key 'train' is \[\]; a mapping of components is needed"),
+        ({"train#handlers": {"a": 1}}, "config key 'train#handlers' is {'a': 1}; a list of components is needed"),
+    ],
+)
+def test_what_no_run_can_come_of_is_refused(overlay, message):
+    parser = ConfigParser(load("train"))
+    for key, value in overlay.items():
+        parser[key] = value
+    with pytest.raises(ConfigError, match=message):
+        check_config(parser, bundle_configs(CONFIGS))
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "inference"])
+def test_keys_of_other_workflows_and_keys_that_others_refer_to_pass(name):
+    config = load(name)
+    config |= {"max_epochs": "$1 + 2", "patch_size": [16, "@my_side", 16], "my_side": 16, "overlap": [0, 0.5, 0.25]}
+    config |= {"spacing": None, "window_size": [16, 16, 32], "largest_component": ["anterior"], "seed": None}
+    config |= {"my_rate": 0.1, "optimizer": {"_target_": "torch.optim.SGD", "lr": "@my_rate"}}
+    config |= {"axcodes": ["R", "A", "S"], "max_gradient_norm": float("inf"), "cache_dir": "1e5"}
+    config |= {"nsd_tolerance_mm": {"anterior": "@my_rate", "posterior": 1.0}}
+    if name == "train":
+        config["validate"]["more_metrics"] = {"x": 1}
+        config["validate"]["evaluator"]["additional_metrics"] = "@validate#more_metrics"
+    check_config(ConfigParser(config), bundle_configs(CONFIGS))
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "inference"])
+def test_the_bundles_own_values_pass(name):
+    check_config(ConfigParser(load(name)), bundle_configs(CONFIGS))
+
+
+@pytest.mark.parametrize("task", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_projects_tasks_pass(task):
+    check_task([task], CONFIGS)
+
+
+def test_a_component_of_another_library_may_take_anything():
+    parser = ConfigParser(load("train"))
+    parser["train#trainer#amp_kwargs"] = {"enabled": False}  # of SegmentationTrainer, whose **kwargs are MONAI's
+    parser["loss"] = {"_target_": "no.such.Loss", "x": 1}  # MONAI says so when it comes to it
+    check_config(parser, bundle_configs(CONFIGS))
+
+
+@pytest.mark.parametrize("key", ["run_name", "tracking_uri", "experiment_name", "is_not_rank0", "save_execute_config"])
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+def test_keys_that_monai_adds_are_accepted(name, key):
+    check_config(ConfigParser({**load(name), key: "client_1"}), bundle_configs(CONFIGS))
+
+
+def test_values_of_the_command_line_are_checked_when_they_are_evaluated():
+    parser = ConfigParser({**load("train"), **protect({"output_dir": "1e3$", "patch_size": "@x", "device": "$1"})})
+    check_config(parser, bundle_configs(CONFIGS))  # they stand for themselves, which only an evaluation shows
+    with pytest.raises(ConfigError, match="patch_size is '@x'"):
+        check_values({"patch_size": parser.get_parsed_content("patch_size")}, evaluated=True)
+
+
+def test_text_of_the_command_line_refers_to_nothing():
+    parser = ConfigParser({**load("train"), **protect({"output_dir": "@my_key", "my_key": 3})})
+    with pytest.raises(ConfigError, match="config key 'my_key' is read by no workflow"):
+        check_config(parser, bundle_configs(CONFIGS))

@@ -1,0 +1,455 @@
+"""Which scans there are, from every layout a dataset may have."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from hypothesis import given
+from hypothesis import strategies as st
+
+from segbundle.datasets.cases import load_cases
+from segbundle.datasets.datalist import labelled_data
+from segbundle.datasets.dataset_check import DatasetCheck
+from segbundle.datasets.description import described_labels
+from segbundle.datasets.finding import find_scans
+from segbundle.datasets.folds import fold_names
+from segbundle.errors import ConfigError, DataError
+from segbundle.io.scans import read_scan
+from tiny import TINY_CLASSES, write_description, write_empty_scans
+
+VOXELS = np.zeros((2, 2, 2), np.uint8)
+
+
+def test_decathlon(tiny_dataset):
+    cases = load_cases(tiny_dataset)
+    assert [case.name for case in cases] == [f"case_{i:02d}" for i in range(6)]
+    assert cases[0].label == tiny_dataset / "labelsTr" / "case_00.nii.gz"
+    assert cases[0].annotated is None
+    assert described_labels(tiny_dataset).class_names == TINY_CLASSES
+
+
+def test_plain_folders(tmp_path):
+    write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "imagesTr/b.nii.gz", "labelsTr/a.nii.gz", "labelsTr/b.nii.gz")
+    cases = load_cases(tmp_path)
+    assert [(c.name, c.image[0].name, c.label.name) for c in cases] == [
+        ("a", "a.nii.gz", "a.nii.gz"),
+        ("b", "b.nii.gz", "b.nii.gz"),
+    ]
+
+
+def test_nnunet_raw(tmp_path):
+    write_description(
+        tmp_path, channel_names={"0": "T1", "1": "T2"}, labels={"background": 0, "liver": 1}, file_ending=".mha"
+    )
+    write_empty_scans(tmp_path, "imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz", "labelsTr/a.nii.gz")
+    (case,) = load_cases(tmp_path)
+    assert case.name == "a"
+    assert [path.name for path in case.image] == ["a_0000.nii.gz", "a_0001.nii.gz"]
+    assert described_labels(tmp_path).class_names == ["background", "liver"]
+    (item,) = labelled_data(tmp_path, ["background", "liver"])
+    assert len(item["image"]) == 2
+
+
+def test_four_digits_in_a_name_are_not_a_channel_when_the_label_has_them_too(tmp_path):
+    write_empty_scans(tmp_path, "imagesTr/scan_0001.nii.gz", "labelsTr/scan_0001.nii.gz")
+    assert load_cases(tmp_path)[0].name == "scan_0001"
+
+
+def test_annotated_becomes_a_mask(tmp_path):
+    write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+    entry = {"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz", "annotated": ["cube"]}
+    write_description(tmp_path, training=[entry])
+    assert labelled_data(tmp_path, TINY_CLASSES)[0]["annotated"] == [True, False, True]
+
+
+def test_a_class_that_does_not_exist_in_annotated_is_named_with_its_case(tmp_path):
+    write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+    entry = {"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz", "annotated": ["cub"]}
+    write_description(tmp_path, training=[entry])
+    with pytest.raises(DataError, match=r"case a: .*'cub': did you mean 'cube'"):
+        labelled_data(tmp_path, TINY_CLASSES)
+
+
+def test_class_names_that_contradict_the_dataset_are_refused(tiny_dataset):
+    with pytest.raises(DataError, match=r"dataset\.json: its labels are .*'ball'.* class_names"):
+        labelled_data(tiny_dataset, ["background", "cube", "ball"])
+    assert len(labelled_data(tiny_dataset, ["Background", "Ball", "Cube"])) == 6
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [({"background": 0, "whole": [1, 2]}, "regions"), ({"0": "background", "2": "liver"}, "without a gap")],
+)
+def test_labels_that_are_no_class_indices_are_refused(tmp_path, labels, message):
+    write_description(tmp_path, labels=labels)
+    with pytest.raises(DataError, match=message):
+        described_labels(tmp_path)
+
+
+def test_missing_folder_empty_dataset_and_broken_json(tmp_path):
+    with pytest.raises(DataError, match="no such folder; set dataset_dir"):
+        load_cases(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="has no case under 'training'"):
+        load_cases(tmp_path)
+    write_description(tmp_path, training=[])
+    with pytest.raises(DataError, match="has no case under 'training'"):
+        load_cases(tmp_path)
+    (tmp_path / "dataset.json").write_text("{")
+    with pytest.raises(DataError, match=r"dataset\.json: is not valid JSON"):
+        load_cases(tmp_path)
+
+
+def test_unlabelled_cases_cannot_be_trained_on(tmp_path):
+    write_description(tmp_path, training=["imagesTr/a.nii.gz"])
+    with pytest.raises(DataError, match="no case under 'training' has a label map"):
+        labelled_data(tmp_path, TINY_CLASSES)
+
+
+def test_a_name_that_is_no_text_is_told(tmp_path):
+    (tmp_path / os.fsdecode(b"gr\xf6\xdfe.nii.gz")).touch()
+    with pytest.raises(DataError, match=r"gr\\udcf6\\udcdfe\.nii\.gz: its name is not in UTF-8; rename it\."):
+        find_scans(tmp_path)
+
+
+def test_two_cases_with_one_name(tmp_path):
+    write_description(
+        tmp_path, training=[{"image": "x/a.nii.gz", "label": "l.nii"}, {"image": "y/a.nii.gz", "label": "m.nii"}]
+    )
+    with pytest.raises(DataError, match=r"two cases are named 'a'.*x/a\.nii\.gz.*y/a\.nii\.gz"):
+        load_cases(tmp_path)
+    write_empty_scans(
+        tmp_path, "x/a.nii.gz", "y/a.nii.gz", "z/imagesTr/a.nii.gz", "z/imagesTr/a.nii", "z/labelsTr/a.nii.gz"
+    )
+    with pytest.raises(DataError, match="two cases are named 'a'"):
+        load_cases(tmp_path / "z")
+    assert [scan["case"] for scan in find_scans([tmp_path / "x", tmp_path / "y"])] == ["x_a", "y_a"]
+
+
+def test_a_label_without_image_is_a_case_whose_image_is_missing(tmp_path):
+    write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/b.nii.gz")
+    a, b = load_cases(tmp_path)
+    assert (a.name, a.label) == ("a", None)
+    assert b.image == (tmp_path / "imagesTr" / "b.nii.gz",)
+    assert not b.image[0].exists()
+
+
+def test_a_missing_channel_keeps_its_place(tmp_path):
+    write_empty_scans(tmp_path, "imagesTr/a_0001.nii.gz", "imagesTr/a_0002.nii.gz", "labelsTr/a.nii.gz")
+    (case,) = load_cases(tmp_path)
+    assert [path.name for path in case.image] == ["a_0000.nii.gz", "a_0001.nii.gz", "a_0002.nii.gz"]
+    with pytest.raises(DataError, match=r"a_0000\.nii\.gz: no such file"):
+        read_scan(case.image)
+
+
+def test_unlabelled_nnunet_test_cases(tmp_path):
+    write_description(
+        tmp_path, channel_names={"0": "T1", "1": "T2"}, labels={"background": 0, "liver": 1}, file_ending=".mha"
+    )
+    write_empty_scans(tmp_path, "imagesTs/b_0000.nii.gz", "imagesTs/b_0001.nii.gz")
+    (case,) = load_cases(tmp_path, "test")
+    assert (case.name, len(case.image)) == ("b", 2)
+
+
+def test_a_misspelt_list_is_not_replaced_by_another(tiny_dataset, tmp_path):
+    with pytest.raises(ConfigError, match="no list 'tests': did you mean 'test'"):
+        load_cases(tiny_dataset, "tests")
+    write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+    with pytest.raises(ConfigError, match="no list 'trainin': did you mean 'training'"):
+        load_cases(tmp_path, "trainin")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"training": None}, "has no case under 'training'"),
+        (
+            {"training": [{"image": "a.nii", "annotated": "ball"}]},
+            r"training\[0\]\.annotated is 'ball': input should be a valid list",
+        ),
+        ({"training": [{"label": "a.nii"}]}, "has no `image`"),
+    ],
+)
+def test_malformed_entries(tmp_path, content, message):
+    write_description(tmp_path, **content)
+    with pytest.raises(DataError, match=message):
+        load_cases(tmp_path)
+
+
+def test_folds_hold_every_case_out_once(tiny_dataset):
+    def names(section, fold):
+        return [e["case"] for e in labelled_data(tiny_dataset, TINY_CLASSES, section, fold, num_folds=3, split_seed=1)]
+
+    held_out = [name for fold in range(3) for name in names("validation", fold)]
+    assert sorted(held_out) == [f"case_{i:02d}" for i in range(6)]
+    for fold in range(3):
+        assert set(names("training", fold)).isdisjoint(names("validation", fold))
+        assert len(names("training", fold)) == 4
+    assert names("training", None) == names("all", 0) == sorted(held_out)
+
+
+@given(st.sets(st.text(min_size=1, max_size=3), min_size=5, max_size=30), st.integers(2, 5), st.integers(0, 9))
+def test_folds_are_a_partition_of_almost_equal_parts(names, num_folds, seed):
+    folds = [fold_names(names, fold, num_folds, seed) for fold in range(num_folds)]
+    assert set().union(*folds) == names
+    assert sum(map(len, folds)) == len(names)
+    assert max(map(len, folds)) - min(map(len, folds)) <= 1
+
+
+@pytest.mark.parametrize(("fold", "num_folds"), [(5, 5), (-1, 5), (0, 1), (0, 7)])
+def test_impossible_folds(tiny_dataset, fold, num_folds):
+    with pytest.raises(ConfigError, match="fold"):
+        labelled_data(tiny_dataset, TINY_CLASSES, "validation", fold, num_folds)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"0": "background", "1": "ball", "2": "cube", "255": "ignore"},
+        {"background": 0, "ball": 1, "cube": 2, "ignore": 3},
+    ],
+)
+def test_a_label_called_ignore_is_no_class(tmp_path, labels):
+    write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+    write_description(tmp_path, labels=labels)
+    value = 3 if "ignore" in labels else 255
+    assert described_labels(tmp_path) == (TINY_CLASSES, value)
+    assert labelled_data(tmp_path, TINY_CLASSES)[0]["ignore_label"] == value
+
+
+def test_label_values_with_a_gap_are_refused_by_the_key(tmp_path):
+    write_description(tmp_path, labels={"1": "ball", "2": "cube"})
+    with pytest.raises(DataError, match=r"dataset\.json: the values of `labels` are \[1, 2\], and must be 0, 1, 2"):
+        described_labels(tmp_path)
+
+
+def test_without_one_there_is_none(tmp_path):
+    write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+    assert "ignore_label" not in labelled_data(tmp_path, TINY_CLASSES)[0]
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"annoted": ["cube"]}, "has 'annoted': did you mean 'annotated'"),
+        ({"annotated": [1]}, r"training\[0\]\.annotated\[0\] is 1: input should be a valid string"),
+    ],
+)
+def test_what_was_annotated_is_not_passed_over(tmp_path, entry, message):
+    write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+    write_description(tmp_path, training=[{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz", **entry}])
+    with pytest.raises(DataError, match=message):
+        labelled_data(tmp_path, TINY_CLASSES)
+
+
+class TestFilesOfSeveralCases:
+    def write(self, folder, **changes):
+        """Cases a and b, the second one with other paths."""
+        write_empty_scans(folder, *(f"{kind}Tr/{name}.nii.gz" for kind in ("images", "labels") for name in "ab"))
+        entries = [{"image": f"imagesTr/{name}.nii.gz", "label": f"labelsTr/{name}.nii.gz"} for name in "ab"]
+        write_description(folder, training=[entries[0], {**entries[1], **changes}])
+        return folder
+
+    @pytest.mark.parametrize("path", ["labelsTr/a.nii.gz", "./imagesTr/../labelsTr/a.nii.gz", "link.nii.gz"])
+    def test_one_label_map_is_refused(self, tmp_path, path):
+        (tmp_path / "link.nii.gz").symlink_to("labelsTr/a.nii.gz")
+        self.write(tmp_path, label=path)
+        with pytest.raises(DataError, match=r"cases 'a' and 'b' have the same label map: .*a\.nii\.gz"):
+            labelled_data(tmp_path, TINY_CLASSES)
+        assert "have the same label map" in "".join(DatasetCheck(tmp_path, TINY_CLASSES).problems)
+
+    def test_one_image_is_refused(self, tmp_path):
+        (tmp_path / "c.nii.gz").symlink_to("imagesTr/a.nii.gz")
+        self.write(tmp_path, image="c.nii.gz")
+        with pytest.raises(DataError, match="cases 'a' and 'c' have the same image"):
+            labelled_data(tmp_path, TINY_CLASSES)
+
+    def test_one_label_map_in_two_lists_is_refused(self, tmp_path):
+        self.write(tmp_path)
+        entries = json.loads((tmp_path / "dataset.json").read_text())["training"]
+        write_description(tmp_path, training=entries[:1], validation=[{**entries[1], "label": entries[0]["label"]}])
+        with pytest.raises(DataError, match="have the same label map"):
+            labelled_data(tmp_path, TINY_CLASSES)
+
+
+def test_a_listed_image_without_label_that_is_missing_is_refused(tmp_path):
+    write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+    write_description(tmp_path, training=[{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}, "nowhere.nii"])
+    with pytest.raises(DataError, match=r"nowhere\.nii: no such file"):
+        labelled_data(tmp_path, TINY_CLASSES)
+
+
+@pytest.mark.parametrize("kind", ["images", "labels"])
+def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path, kind):
+    write_empty_scans(tmp_path, *(f"{part}Tr/{name}.nii" for part in ("images", "labels") for name in "ab"))
+    path = tmp_path / f"{kind}Tr" / "b.nii"
+    path.unlink()
+    path.mkdir()
+    (path / "notes.txt").write_text("moved")
+    with pytest.raises(DataError, match=rf"{kind}Tr/b\.nii: is a folder without a scan, not a file"):
+        labelled_data(tmp_path, TINY_CLASSES)
+    (path / "notes.txt").unlink()
+    write_empty_scans(tmp_path, f"{kind}Tr/b.nii/b.nii")  # as some archives are unpacked
+    assert [case["case"] for case in labelled_data(tmp_path, TINY_CLASSES)] == ["a", "b"]
+
+
+class TestWaysToWriteADataset:
+    def test_version_1_of_nnunet_lists_names_without_channels(self, tmp_path):
+        write_empty_scans(tmp_path, *(f"imagesTr/a_{n:04d}.nii.gz" for n in range(2)), "labelsTr/a.nii.gz")
+        entry = {"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}
+        write_description(tmp_path, modality={"0": "FLAIR", "1": "T1"}, training=[entry])
+        (case,) = load_cases(tmp_path)
+        assert (case.name, [path.name for path in case.image]) == ("a", ["a_0000.nii.gz", "a_0001.nii.gz"])
+        (tmp_path / "imagesTr" / "a_0001.nii.gz").unlink()
+        with pytest.raises(DataError, match=r"a_0001\.nii\.gz: no such file"):
+            labelled_data(tmp_path, TINY_CLASSES)
+
+    def test_version_2_of_nnunet_maps_names_to_files(self, tmp_path):
+        write_empty_scans(tmp_path, "elsewhere/scan.nii.gz", "elsewhere/drawn.nii.gz")
+        mapping = {"x1": {"images": ["elsewhere/scan.nii.gz"], "label": "elsewhere/drawn.nii.gz"}}
+        write_description(tmp_path, channel_names={"0": "CT"}, dataset=mapping)
+        (item,) = labelled_data(tmp_path, TINY_CLASSES)
+        assert item["case"] == "x1"
+        assert item["label"] == str(tmp_path / "elsewhere" / "drawn.nii.gz")
+        write_description(tmp_path, dataset=mapping, training=["a.nii.gz"])
+        with pytest.raises(DataError, match="has both `training` and `dataset`"):
+            load_cases(tmp_path)
+
+    @pytest.mark.parametrize("name", ["../../evil", "a/b", "..", "", "a\0b"])
+    def test_names_that_are_no_file_names_are_refused(self, tmp_path, name):
+        write_empty_scans(tmp_path, "i.nii.gz", "l.nii.gz")
+        write_description(tmp_path, dataset={name: {"images": ["i.nii.gz"], "label": "l.nii.gz"}})
+        with pytest.raises(DataError, match="cannot be a case's name"):
+            labelled_data(tmp_path, TINY_CLASSES)
+
+    def test_byte_order_marks_and_separators_of_windows(self, tmp_path):
+        write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+        entry = {"image": ".\\imagesTr\\a.nii.gz", "label": "labelsTr\\a.nii.gz"}
+        (tmp_path / "dataset.json").write_bytes(b"\xef\xbb\xbf" + json.dumps({"training": [entry]}).encode())
+        (item,) = labelled_data(tmp_path, TINY_CLASSES)
+        assert (item["case"], item["image"]) == ("a", str(tmp_path / "imagesTr" / "a.nii.gz"))
+
+    def test_segmentations_of_slicer_belong_to_their_scans(self, tmp_path):
+        for name in ("imagesTr/a.nrrd", "labelsTr/a.seg.nrrd", "imagesTr/b.nrrd", "labelsTr/b.nrrd"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            sitk.WriteImage(sitk.GetImageFromArray(VOXELS), str(tmp_path / name))
+        a, b = load_cases(tmp_path)
+        assert (a.name, a.image[0].name, a.label.name) == ("a", "a.nrrd", "a.seg.nrrd")
+        assert (b.name, b.label.name) == ("b", "b.nrrd")
+        assert read_scan(a.label, dtype=None).array.shape == (1, 2, 2, 2)
+
+    def test_folders_of_patients(self, tmp_path):
+        write_empty_scans(tmp_path, *(f"{kind}Tr/{p}/ct.nii.gz" for kind in ("images", "labels") for p in ("p1", "p2")))
+        cases = load_cases(tmp_path)
+        assert [case.name for case in cases] == ["p1_ct", "p2_ct"]
+        assert all(case.image[0].parent.name == case.label.parent.name for case in cases)
+
+    @pytest.mark.parametrize("key", ["trainings", "lables", "validaton"])
+    def test_misspelt_keys_are_named(self, tmp_path, key):
+        write_description(tmp_path, **{key: []})
+        with pytest.raises(DataError, match=f"has '{key}': did you mean"):
+            load_cases(tmp_path)
+
+    def test_other_lists_of_cases_are_said(self, tmp_path, caplog):
+        write_empty_scans(tmp_path, "imagesTr/a.nii.gz")
+        write_description(tmp_path, holdout=[{"image": "b.nii.gz"}])
+        load_cases(tmp_path)
+        assert "its list 'holdout' is not used; the lists that are: training, validation" in caplog.text
+
+
+class TestNothingIsDropped:
+    def test_labels_that_cannot_be_opened(self, tmp_path):
+        write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "imagesTr/b.nii.gz", "imagesTr/c.nii.gz", "labelsTr/a.nii.gz")
+        (tmp_path / "labelsTr" / "b.nii.gz").symlink_to("nowhere")
+        os.mkfifo(tmp_path / "labelsTr" / "c.nii.gz")
+        with pytest.raises(DataError) as caught:
+            labelled_data(tmp_path, TINY_CLASSES)
+        first, second = str(caught.value).splitlines()
+        assert "labelsTr/b.nii.gz: is a link to nowhere, which does not exist" in first
+        assert "labelsTr/c.nii.gz: is a named pipe" in second
+
+    def test_folders_that_cannot_be_opened(self, tmp_path):
+        write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "imagesTr/b.nii.gz", "labelsTr/a.nii.gz")
+        (tmp_path / "labelsTr" / "more").symlink_to("nowhere")
+        with pytest.raises(DataError, match="labelsTr/more: is a link to nowhere"):
+            labelled_data(tmp_path, TINY_CLASSES)
+        (tmp_path / "d").mkdir()
+        (tmp_path / "d" / "imagesTr").symlink_to("imagesTr")
+        (case,) = load_cases(tmp_path / "d")
+        assert "imagesTr: is a link that leads back to itself" in case.problems[0]
+
+    def test_missing_files_are_named_for_every_case_at_once(self, tmp_path):
+        names = ["a", *(f"gone_{n:02d}" for n in range(12))]
+        write_empty_scans(tmp_path, "imagesTr/a.nii.gz", *(f"labelsTr/{n}.nii.gz" for n in names))
+        write_description(
+            tmp_path, training=[{"image": f"imagesTr/{n}.nii.gz", "label": f"labelsTr/{n}.nii.gz"} for n in names]
+        )
+        with pytest.raises(DataError) as caught:
+            labelled_data(tmp_path, TINY_CLASSES, "training", fold=0)
+        first, second = str(caught.value).splitlines()
+        assert "gone_00.nii.gz: no such file" in first
+        assert second.startswith("12 of 13 cases cannot be used: gone_00, gone_01, ")
+        assert "gone_11. `segbundle check` prints every problem." in second
+
+    def test_scans_without_a_label_map_are_named(self, tmp_path, caplog):
+        write_empty_scans(tmp_path, *(f"imagesTr/{n}.nii.gz" for n in "abc"), *(f"labelsTr/{n}.nii.gz" for n in "ab"))
+        assert len(labelled_data(tmp_path, TINY_CLASSES)) == 2
+        assert f"{tmp_path}: 1 of 3 cases have no label map and are not used: c" in caplog.text
+
+    def test_paths_elsewhere_are_allowed(self, tmp_path):
+        write_empty_scans(tmp_path, "other/a.nii.gz", "other/l.nii.gz")
+        entry = {"image": str(tmp_path / "other" / "a.nii.gz"), "label": "../other/l.nii.gz"}
+        write_description(tmp_path / "d", training=[entry])
+        assert labelled_data(tmp_path / "d", TINY_CLASSES)[0]["case"] == "a"
+
+    def test_five_thousand_cases_are_paired(self, tmp_path):
+        for kind in ("imagesTr", "labelsTr"):
+            (tmp_path / kind).mkdir()
+            for number in range(5000):
+                (tmp_path / kind / f"{number}.nii.gz").touch()
+        cases = load_cases(tmp_path)
+        assert len(cases) == 5000
+        assert all(case.image[0].name == case.label.name for case in cases)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"labels": ["background", "ball"]}, r"`labels` is \['background', 'ball'\]; it must give each class"),
+        ({"labels": 3}, "`labels` is 3; it must give each class one integer"),
+        ({"labels": {"background": 0, "ball": 1.5}}, r"labels\.ball is 1\.5"),
+        ({"labels": {"background": 0, "ball": True}}, r"labels\.ball is True"),
+        ({"labels": {"background": 0, "a": 1, "b": 1}}, "`labels` gives the value 1 to 'a', 'b'"),
+        ({"labels": {"0": "background", "1": ["ball"]}}, r"labels\.1 is \['ball'\]; a class's name is needed"),
+        ({"labels": {"0": "liver", "1": "background"}}, "`labels` gives the value 1 to the background"),
+        ({"training": "imagesTr"}, "training is 'imagesTr': input should be a valid list"),
+        ({"training": {"image": "a"}}, "training is {'image': 'a'}: input should be a valid list"),
+        ({"training": [7]}, r"training\[0\] is 7"),
+        ({"training": [{"image": 7}]}, r"training\[0\]\.image is 7: input should be a valid list"),
+        ({"training": [{"image": ["a", 7]}]}, r"training\[0\]\.image\[1\] is 7: input should be a valid string"),
+        ({"training": [{"image": "a", "label": ["l"]}]}, r"training\[0\]\.label is \['l'\]"),
+        ({"training": [{"image": "a", "lable": "l"}]}, r"training\[0\] has 'lable': did you mean 'label'"),
+        ({"training": [{"image": "a", "fold": "0"}]}, r"training\[0\]\.fold is '0'"),
+        ({"dataset": {"x": {"images": [1], "label": "l"}}}, r"dataset\.x\.images\[0\] is 1"),
+        ({"dataset": {"x": {"images": ["a"]}}}, r"dataset\.x\.label is missing"),
+        ({"channel_names": 2}, "channel_names is 2: input should be a valid list"),
+        ({"num_folds": "3"}, "num_folds is '3': input should be a valid integer"),
+    ],
+)
+def test_wrong_types_name_file_place_and_value(tmp_path, content, message):
+    write_description(tmp_path, **content)
+    with pytest.raises(DataError, match=r"dataset\.json: " + message):
+        labelled_data(tmp_path, TINY_CLASSES)
+
+
+def test_nan_is_no_json(tmp_path):
+    (tmp_path / "dataset.json").write_text('{"labels": {"background": NaN}}')
+    with pytest.raises(DataError, match="it contains NaN, which JSON does not allow"):
+        load_cases(tmp_path)
+
+
+def test_a_channel_may_be_named_by_a_word(tmp_path):
+    write_empty_scans(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    write_description(tmp_path, modality="CT")
+    assert len(load_cases(tmp_path)[0].image) == 1

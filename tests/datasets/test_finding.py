@@ -1,0 +1,375 @@
+"""Scans that a user means by files and folders."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from pydicom.uid import generate_uid
+
+from dicom_files import write_series
+from dicoms import voxels, write_enhanced
+from segbundle.datasets.finding import find_scans
+from segbundle.datasets.folders import list_tree
+from segbundle.errors import DataError
+from segbundle.io.scans import read_scan
+from tiny import write_description, write_empty_scans, write_tiny_dataset
+
+
+def found(*args, **kwargs):
+    """Errors by case; an empty text for scans that can be read."""
+    return {entry["case"]: entry.get("error", "") for entry in find_scans(*args, **kwargs)}
+
+
+class TestFindScans:
+    def names(self, *args, **kwargs):
+        return [entry["case"] for entry in find_scans(*args, **kwargs)]
+
+    def test_file_folder_tree_and_list(self, tmp_path):
+        write_empty_scans(tmp_path, "a.nii.gz", "deep/er/b.nii", "deep/c.nii.gz", ".hidden.nii.gz")
+        (tmp_path / "notes.txt").write_text("no scan")
+        assert self.names(tmp_path / "a.nii.gz") == ["a"]
+        assert self.names(str(tmp_path)) == ["a", "b", "c"]
+        assert self.names([tmp_path / "a.nii.gz", tmp_path / "deep"]) == ["a", "b", "c"]
+
+    def test_the_test_list_of_a_dataset(self, tmp_path):
+        assert self.names(write_tiny_dataset(tmp_path / "d", 2, 2)) == ["test_00", "test_01"]
+        assert self.names(write_tiny_dataset(tmp_path / "e", 2, 0)) == ["case_00", "case_01"]
+
+    def test_channels(self, tmp_path):
+        write_empty_scans(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "b_0001.nii.gz")
+        assert self.names(tmp_path, num_channels=2) == ["a", "b"]
+        assert len(self.names(tmp_path, num_channels=1)) == 4
+
+    def test_an_incomplete_case_leaves_the_others_alone(self, tmp_path):
+        write_empty_scans(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz")
+        a, b = find_scans(tmp_path, num_channels=2)
+        assert [Path(path).name for path in a["image"]] == ["a_0000.nii.gz", "a_0001.nii.gz"]
+        assert [Path(path).name for path in b["image"]] == ["b_0000.nii.gz", "b_0001.nii.gz"]
+        assert not Path(b["image"][1]).exists()
+
+    def test_one_channel_with_nnunets_ending(self, tmp_path):
+        write_empty_scans(tmp_path, "a_0000.nii.gz", "b_0000.nii.gz")
+        assert self.names(tmp_path) == ["a", "b"]
+
+    def test_the_same_channel_twice(self, tmp_path):
+        write_empty_scans(tmp_path, "a_0000.nii.gz", "a_0000.nii", "a_0001.nii.gz")
+        with pytest.raises(DataError, match=r"a_0000\.nii and .*a_0000\.nii\.gz: are the same channel"):
+            find_scans(tmp_path, num_channels=2)
+
+    def test_label_maps_written_beside_their_scans_are_no_scans(self, tmp_path):
+        write_empty_scans(tmp_path, "a.nii.gz", "a_seg.nii.gz", "b_seg.nii.gz")
+        assert self.names(tmp_path) == ["a", "b_seg"]
+        (tmp_path / "predictions.json").write_text("[]")
+        assert self.names(tmp_path) == ["a"]
+
+    def test_a_dicom_file_stands_for_its_series(self, tmp_path):
+        slices = write_series(tmp_path / "CT")
+        (entry,) = find_scans(slices)
+        assert entry == {"case": "CT", "image": str(tmp_path / "CT")}
+        (tmp_path / "1.dcm").write_bytes(bytes(128) + b"DICM")
+        with pytest.raises(DataError, match=r"1\.dcm: is a DICOM file without an image"):
+            find_scans(tmp_path / "1.dcm")
+
+    def test_dicom_folders_are_named_after_their_way(self, tmp_path):
+        for folder in ("p1/CT", "p2/CT", "flat"):
+            write_series(tmp_path / folder)
+        (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+        assert self.names(tmp_path) == ["flat", "p1_CT", "p2_CT"]
+        assert self.names(tmp_path / "p1" / "CT") == ["CT"]
+
+    def test_files_of_one_name_are_named_after_their_way(self, tmp_path):
+        write_empty_scans(
+            tmp_path, "p1/ct.nii.gz", "p2/ct.nii.gz", "p2/mr.nii.gz", "ct.nii.gz", "p3/t_0000.nii", "p4/t_0000.nii"
+        )
+        assert self.names(tmp_path) == ["ct", "mr", "p1_ct", "p2_ct", "p3_t", "p4_t"]
+        assert self.names(tmp_path / "p1") == ["ct"]
+
+    def test_names_that_stay_the_same(self, tmp_path):
+        write_empty_scans(tmp_path, "ct.nii.gz", "ct.nii")
+        with pytest.raises(DataError, match="two cases are named 'ct'"):
+            find_scans(tmp_path)
+
+    def test_no_scan(self, tmp_path):
+        with pytest.raises(DataError, match="holds no scan"):
+            find_scans(tmp_path)
+        with pytest.raises(DataError, match="no such file or folder"):
+            find_scans(tmp_path / "x")
+
+
+def test_scans_are_found_in_a_dataset_whose_labels_cannot_be_trained_on(tmp_path):
+    write_empty_scans(tmp_path, "imagesTs/a.nii.gz")
+    write_description(tmp_path, labels={"background": 0, "whole": [1, 2]}, test=["imagesTs/a.nii.gz"])
+    assert [scan["case"] for scan in find_scans(tmp_path)] == ["a"]
+
+
+class TestWhatCannotBeOpened:
+    def test_links_and_pipes_named_like_scans_fail_alone(self, tmp_path):
+        write_empty_scans(tmp_path, "a.nii.gz")
+        (tmp_path / "gone.nii.gz").symlink_to("nowhere.nii.gz")
+        (tmp_path / "loop.nrrd").symlink_to("loop.nrrd")
+        os.mkfifo(tmp_path / "pipe.nii")
+        scans = found(tmp_path)
+        assert list(scans) == ["a", "gone", "loop", "pipe"]
+        assert scans["a"] == ""
+        assert "gone.nii.gz: is a link to nowhere.nii.gz, which does not exist. Restore the file" in scans["gone"]
+        assert "loop.nrrd: is a link that leads back to itself" in scans["loop"]
+        assert "pipe.nii: is a named pipe, not a file" in scans["pipe"]
+
+    def test_a_broken_link_to_a_folder_may_have_been_a_scan(self, tmp_path):
+        write_empty_scans(tmp_path, "a.nii.gz")
+        (tmp_path / "patient_9").symlink_to("/nowhere/patient_9")
+        assert "patient_9: is a link to /nowhere/patient_9" in found(tmp_path)["patient_9"]
+
+    @pytest.mark.parametrize("name", ["patient.1", "2024.05.01"])
+    def test_a_broken_link_to_a_folder_with_a_dot(self, tmp_path, name):
+        write_series(tmp_path / "good")
+        (tmp_path / name).symlink_to(f"/nowhere/{name}")
+        scans = found(tmp_path)
+        assert scans["good"] == ""
+        assert f"{name}: is a link to /nowhere/{name}" in scans[name]
+
+    def test_others_are_named_and_counted(self, tmp_path, caplog):
+        write_empty_scans(tmp_path, "a.nii.gz", ".hidden/b.nii.gz", "a_seg.nii.gz")
+        for name in ("1.txt", "2.txt", "noending", "x.seg.nrrd", ".DS_Store", "3.1.2.840"):
+            (tmp_path / name).write_text("no scan")
+        os.mkfifo(tmp_path / "talk")
+        (tmp_path / "notes.txt").symlink_to("nowhere")
+        with caplog.at_level("INFO"):
+            assert found(tmp_path) == {"a": ""}
+        assert f"{tmp_path}: 8 files skipped: " in caplog.text
+        for kind in ("2 .txt", "2 hidden", "2 without an ending", "1 predictions", "1 segmentations of 3D Slicer"):
+            assert kind in caplog.text
+        assert "talk: is a named pipe" in caplog.text
+        assert "notes.txt: is a link to nowhere" in caplog.text
+
+    def test_a_folder_that_cannot_be_listed_fails(self, tmp_path, monkeypatch):
+        write_empty_scans(tmp_path, "a.nii.gz", "locked/b.nii.gz")
+        scandir = os.scandir
+
+        def refusing(path):
+            if Path(path).name == "locked":
+                raise PermissionError(13, "Permission denied")
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refusing)
+        assert "locked: cannot be opened (Permission denied)" in found(tmp_path)["locked"]
+
+    def test_a_named_file_that_is_missing_fails_alone(self, tmp_path):
+        write_empty_scans(tmp_path, "a.nii.gz")
+        scans = found([tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"])
+        assert scans["a"] == ""
+        assert "b.nii.gz: no such file or folder" in scans["b"]
+
+    def test_a_name_that_is_no_text_fails_alone(self, tmp_path):
+        write_empty_scans(tmp_path, "a.nii.gz")
+        (tmp_path / os.fsdecode(b"gr\xf6\xdfe.nii.gz")).touch()
+        scans = {entry["case"]: entry for entry in find_scans(tmp_path)}
+        assert list(scans) == ["a", "gr\\udcf6\\udcdfe"]
+        json.dumps(scans, ensure_ascii=False).encode()
+        assert "its name is not in UTF-8" in scans["gr\\udcf6\\udcdfe"]["error"]
+
+    def test_header_data_files_are_not_passed_over(self, tmp_path):
+        (tmp_path / "a.mhd").write_text("NDims = 3\nElementDataFile = a.raw\n")
+        for name in ("a.raw", "b.raw", "c.hdr", "c.img", "d.img"):
+            (tmp_path / name).write_bytes(bytes(200))
+        tree = list_tree(tmp_path)
+        assert [file.name for file in tree.files] == ["a.mhd", "c.hdr"]
+        assert tree.left_out == {".raw": 1, ".img": 1}
+
+
+class TestEachFolderOnce:
+    def test_links_to_folders_above(self, tmp_path):
+        write_empty_scans(tmp_path, "s/a.nii.gz")
+        (tmp_path / "s" / "up").symlink_to("..")
+        (tmp_path / "s" / "self").symlink_to(".")
+        assert [entry["image"] for entry in find_scans(tmp_path)] == [str(tmp_path / "s" / "a.nii.gz")]
+
+    def test_a_folder_is_found_by_its_own_path(self, tmp_path):
+        write_empty_scans(tmp_path, "z/a.nii.gz")
+        (tmp_path / "b").symlink_to("z")
+        assert [entry["image"] for entry in find_scans(tmp_path)] == [str(tmp_path / "z" / "a.nii.gz")]
+
+    def test_a_folder_elsewhere_is_followed(self, tmp_path):
+        write_empty_scans(tmp_path, "archive/a.nii.gz")
+        (tmp_path / "in").mkdir()
+        (tmp_path / "in" / "link").symlink_to("../archive")
+        assert found(tmp_path / "in") == {"a": ""}
+
+    def test_two_to_the_power_of_forty_paths(self, tmp_path):
+        for level in range(40):
+            (tmp_path / f"d{level}").mkdir()
+            for name in ("x", "y") if level < 39 else ():
+                (tmp_path / f"d{level}" / name).symlink_to(f"../d{level + 1}")
+        write_empty_scans(tmp_path, "d39/a.nii.gz")
+        assert found(tmp_path) == {"a": ""}
+
+
+class TestNamesOfTheirOwn:
+    def test_files_of_one_name_and_folder_fail_alone(self, tmp_path):
+        write_empty_scans(tmp_path, "ct.nii.gz", "ct.nii", "b.nii.gz")
+        scans = found(tmp_path)
+        assert list(scans) == ["b", "ct.nii", "ct.nii.gz"]
+        assert scans["b"] == ""
+        assert "two cases are named 'ct': " in scans["ct.nii"]
+        assert scans["ct.nii"] == scans["ct.nii.gz"]
+
+    def test_folders_that_were_named_tell_them_apart(self, tmp_path):
+        write_empty_scans(tmp_path, "x/t1/a.nii.gz", "y/t1/a.nii.gz", "x/b.nii.gz")
+        assert list(found([tmp_path / "x", tmp_path / "y"])) == ["b", "x_t1_a", "y_t1_a"]
+
+    def test_a_name_made_of_a_path_that_another_file_has(self, tmp_path):
+        write_empty_scans(tmp_path, "p1/ct.nii.gz", "p2/ct.nii.gz", "p1_ct.nii.gz")
+        assert len(found(tmp_path)) == 3
+        assert not any(found(tmp_path).values())
+
+    def test_a_scan_that_is_named_twice_is_one(self, tmp_path):
+        write_empty_scans(tmp_path, "a.nii.gz")
+        assert found([tmp_path, tmp_path / "a.nii.gz"]) == {"a": ""}
+
+
+class TestSeries:
+    def test_each_series_of_a_folder_is_a_scan(self, tmp_path):
+        write_series(tmp_path / "study", prefix="A", SeriesDescription="Thorax 5.0/B30f")
+        write_series(tmp_path / "study", prefix="B", SeriesDescription="Abdomen")
+        entries = find_scans(tmp_path)
+        assert [entry["case"] for entry in entries] == ["study_Abdomen", "study_Thorax_5.0_B30f"]
+        assert [read_scan(entry["image"]).array.shape for entry in entries] == [(1, 4, 3, 3)] * 2
+
+    def test_series_without_a_name_are_told_apart_by_files(self, tmp_path):
+        write_series(tmp_path / "study", prefix="A")
+        write_series(tmp_path / "study", prefix="B")
+        assert list(found(tmp_path)) == ["study_CT_A000", "study_CT_B000"]
+
+    def test_what_is_no_volume_is_counted(self, tmp_path, caplog):
+        write_series(tmp_path / "study")
+        write_series(tmp_path / "study", prefix="S", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+        (tmp_path / "study" / "LICENSE").write_text("x" * 500)
+        with caplog.at_level("INFO"):
+            assert found(tmp_path) == {"study": ""}
+        assert "4 files skipped: 3 of a localizer, 1 without an ending" in caplog.text
+
+    def test_what_is_no_volume_is_named(self, tmp_path, caplog):
+        write_series(tmp_path / "good")
+        write_series(tmp_path / "scout", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+        with caplog.at_level("INFO"):
+            assert found(tmp_path) == {"good": ""}
+        assert f"{tmp_path}: DICOM series that are not volumes but a localizer: scout" in caplog.text
+
+    def test_slices_without_a_place_in_space_fail(self, tmp_path):
+        write_series(tmp_path / "good")
+        write_series(tmp_path / "bad", ImageOrientationPatient=None)
+        scans = found(tmp_path)
+        assert scans["good"] == ""
+        assert "bad" in scans["bad"]
+        assert "without positions and orientation in space. Export it again." in scans["bad"]
+
+    @pytest.mark.parametrize(("count", "part"), [(2, "halves"), (2, "turns"), (3, "turns")])
+    def test_parts_of_one_series_fail(self, tmp_path, count, part):
+        write_series(tmp_path / "good")
+        for index, path in enumerate(write_series(tmp_path / "all", 12)):
+            folder = path.parent / f"part{index % count if part == 'turns' else index // 6}"
+            folder.mkdir(exist_ok=True)
+            path.rename(folder / path.name)
+        scans = found(tmp_path)
+        assert scans.pop("good") == ""
+        assert list(scans) == [f"all_part{index}" for index in range(count)]
+        shown = " and ".join(str(tmp_path / "all" / f"part{index}") for index in range(count))
+        assert all(f"{shown} are parts of one DICOM series" in error for error in scans.values())
+
+    def test_parts_with_a_gap_are_warned_of(self, tmp_path, caplog):
+        """0 to 7 mm and 9 to 11 mm: slice 8 is missing, so no volume proves that they belong together."""
+        paths = write_series(tmp_path / "a", 12)
+        (tmp_path / "b").mkdir()
+        paths[8].unlink()
+        for path in paths[9:]:
+            path.rename(tmp_path / "b" / path.name)
+        assert found(tmp_path) == {"a": "", "b": ""}
+        assert f"{tmp_path / 'a'} and {tmp_path / 'b'} have the same SeriesInstanceUID" in caplog.text
+
+    def test_copies_of_a_series_are_scans(self, tmp_path, caplog):
+        uid = generate_uid()
+        write_series(tmp_path / "a", uid=uid)
+        write_series(tmp_path / "b", uid=uid)
+        assert found(tmp_path) == {"a": "", "b": ""}
+        assert "SeriesInstanceUID" not in caplog.text
+
+    def test_a_series_in_two_multi_frame_files_fails(self, tmp_path):
+        write_series(tmp_path / "good")
+        for part in range(2):
+            positions = [(-10, -20, 30 + 2 * k) for k in range(4 * part, 4 * part + 4)]
+            write_enhanced(tmp_path / "mf" / f"{part}.dcm", voxels((12, 10, 4)), positions, [1] * 4)
+        scans = found(tmp_path)
+        assert scans.pop("good") == ""
+        assert list(scans) == ["mf_CT_0", "mf_CT_1"]
+        assert all("are parts of one DICOM series" in error for error in scans.values())
+
+    def test_hidden_files_are_no_slices(self, tmp_path):
+        for path in write_series(tmp_path / "study"):
+            path.with_name(f"._{path.name}").write_bytes(bytes(200))
+        (tmp_path / "study" / "empty").touch()
+        assert found(tmp_path) == {"study": ""}
+
+    def test_a_volume_with_a_tilted_slice_fails(self, tmp_path):
+        write_series(tmp_path / "good")
+        uid = generate_uid()
+        write_series(tmp_path / "bad", 15, uid=uid)
+        tilted = [1, 0, 0, 0, 0.999, 0.0447]  # by 2.6 degrees
+        write_series(tmp_path / "bad", 1, "X", uid, ImageOrientationPatient=tilted)
+        scans = found(tmp_path)
+        assert scans["good"] == ""
+        assert "is not a volume but 16 slices in 2 orientations (15 in one of them). Export it again." in scans["bad"]
+
+    @pytest.mark.parametrize(("count", "description"), [(5, ""), (9, "3-plane loc"), (9, "LOCALIZER")])
+    def test_a_localizer_by_its_orientations(self, tmp_path, count, description):
+        write_series(tmp_path / "good")
+        uid = generate_uid()
+        for prefix, axes in (("A", [1, 0, 0, 0, 1, 0]), ("B", [1, 0, 0, 0, 0, -1]), ("C", [0, 1, 0, 0, 0, -1])):
+            tags = {"ImageOrientationPatient": axes, "SeriesDescription": description}
+            write_series(tmp_path / "loc", count, prefix, uid, **tags)
+        assert found(tmp_path) == {"good": ""}
+
+    def test_pictures_without_a_place_in_space_are_left_out(self, tmp_path):
+        write_series(tmp_path / "good")
+        write_series(tmp_path / "picture", ImageOrientationPatient=None, ImageType=["DERIVED", "SECONDARY"])
+        assert found(tmp_path) == {"good": ""}
+
+    def test_a_folder_of_unreadable_slices_fails(self, tmp_path):
+        write_series(tmp_path / "good")
+        for path in write_series(tmp_path / "bad"):
+            path.write_bytes(path.read_bytes()[:600])
+        scans = found(tmp_path)
+        assert scans["good"] == ""
+        assert "3 of its DICOM files cannot be read" in scans["bad"]
+
+    def test_a_series_that_may_lack_a_slice_fails(self, tmp_path):
+        slices = write_series(tmp_path / "study", 4)
+        write_series(tmp_path / "other")
+        slices[3].unlink()
+        slices[3].symlink_to("nowhere.dcm")
+        scans = found(tmp_path)
+        assert list(scans) == ["other", "study"]
+        assert "IM003.dcm: is a link to nowhere.dcm" in scans["study"]
+
+    @pytest.mark.parametrize("name", ["IM{}.dcm", "1.2.840.{}", "CT.1.2.840.{}"])
+    @pytest.mark.parametrize("kind", ["link", "pipe"])
+    def test_a_folder_of_slices_that_cannot_be_opened_fails(self, tmp_path, name, kind):
+        write_series(tmp_path / "good")
+        (tmp_path / "bad").mkdir()
+        for index in range(5):
+            path = tmp_path / "bad" / name.format(index)
+            if kind == "pipe":
+                os.mkfifo(path)
+            else:
+                path.symlink_to("/nowhere/x")
+        scans = found(tmp_path)
+        assert list(scans) == ["bad", "good"]
+        assert scans["good"] == ""
+        said = "is a named pipe" if kind == "pipe" else "is a link to /nowhere/x, which does not exist"
+        assert f"{name.format(0)}: {said}" in scans["bad"]
+
+    def test_folders_and_files_beside_slices_are_searched(self, tmp_path):
+        write_series(tmp_path / "study")
+        write_series(tmp_path / "study" / "later")
+        write_empty_scans(tmp_path, "study/converted.nii.gz")
+        assert list(found(tmp_path)) == ["converted", "study", "study_later"]

@@ -1,0 +1,60 @@
+"""How much memory is left: of the machine, and of the control groups above this process."""
+
+import math
+
+import numpy as np
+import pytest
+
+from segbundle.hardware import host_memory as machine
+
+
+@pytest.fixture
+def groups(tmp_path, monkeypatch):
+    """Control groups below a folder; this process is in `a/b`."""
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    own = tmp_path / "own"
+    own.write_text("4:memory,cpu:/a/b\n0::/a/b\n")
+    monkeypatch.setattr(machine, "_OWN_GROUPS", own)
+    return tmp_path
+
+
+def write_group(folder, names, limit, used, kinds):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in zip(names, (limit, used, kinds), strict=True):
+        (folder / name).write_text(content)
+
+
+@pytest.mark.parametrize("inside", ["", "a", "a/b"])
+def test_the_share_of_every_group_counts_without_cached_files(groups, inside):
+    assert machine.left_in_groups() == math.inf
+    write_group(groups / inside, machine._VERSION_2, "1000\n", "900\n", "anon 10\ninactive_file 50\n")
+    assert machine.left_in_groups() == 150
+    write_group(groups / "memory" / inside, machine._VERSION_1, "1000", "950", "total_inactive_file 70")
+    assert machine.left_in_groups() == 120
+    write_group(groups / "memory" / inside, machine._VERSION_1, "1000", "1950", "total_inactive_file 70")
+    assert machine.left_in_groups() == 0
+    (groups / "memory" / inside / "memory.limit_in_bytes").unlink()
+    (groups / inside / "memory.max").write_text("max\n")
+    assert machine.left_in_groups() == math.inf
+
+
+def test_without_control_groups_the_machine_counts(groups, monkeypatch):
+    monkeypatch.setattr(machine, "_OWN_GROUPS", groups / "nothing")
+    assert machine.left_in_groups() == math.inf
+    assert 0 < machine.available_memory() < 1e15
+
+
+def test_swap_space_is_that_of_the_group(groups):
+    free = machine.available_swap()
+    assert free >= 0
+    (groups / "a").mkdir()
+    (groups / "a" / "memory.swap.max").write_text("0")
+    (groups / "a" / "memory.swap.current").write_text("0")
+    assert machine.available_swap() == 0
+
+
+def test_memory_that_was_freed_can_be_used_again():
+    assert machine.reusable_memory() >= 0
+    kept = [np.ones(1000) for _ in range(10_000)]
+    del kept[::2]
+    assert machine.reusable_memory() > 0

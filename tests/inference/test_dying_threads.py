@@ -1,0 +1,91 @@
+"""A thread that reads or writes scans dies: the scan fails, or the run says what it has not done. Nothing hangs."""
+
+import pytest
+import torch
+from monai.data import ThreadDataLoader
+
+from segbundle.datasets.finding import find_scans
+from segbundle.errors import ScansFailedError
+from segbundle.inference.scan_evaluator import ScanDataset, ScanEvaluator, report_failures
+from segbundle.inference.scan_records import ScanRecords
+from segbundle.transforms import SaveLabelsd, postprocessing, preprocessing
+from tiny import write_nifti
+
+
+class Dying:
+    """A transform that raises an error for one scan."""
+
+    def __init__(self, inner, case, error):
+        self.inner, self.case, self.error = inner, case, error
+
+    def __call__(self, entry):
+        if self.case in str(entry.get("case", "")):
+            raise self.error
+        return self.inner(entry)
+
+
+class Network(torch.nn.Module):
+    def forward(self, x):
+        return torch.cat([x, -x], dim=1)
+
+
+def run(folder, reading=None, writing=None):
+    for name in "abcd":
+        write_nifti(folder / "scans" / f"{name}.nii.gz", torch.rand(5, 4, 3).numpy())
+    out = folder / "out"
+    records, saving = ScanRecords(out), SaveLabelsd(out)
+    transform = preprocessing({"method": "zscore"}, num_channels=1)
+    if reading is not None:
+        transform = Dying(transform, "b", reading)
+    if writing is not None:
+        saving = Dying(saving, "b", writing)
+    dataset = ScanDataset(find_scans(folder / "scans"), transform, records)
+    evaluator = ScanEvaluator(
+        records=records,
+        saving=saving,
+        device=torch.device("cpu"),
+        val_data_loader=ThreadDataLoader(dataset, batch_size=1, num_workers=0),  # as in inference.yaml
+        network=Network(),
+        postprocessing=postprocessing(),
+    )
+    dataset.read_ahead()
+    return evaluator, records
+
+
+@pytest.mark.parametrize("thread", ["reading", "writing"])
+@pytest.mark.parametrize(
+    "error", [MemoryError("no room"), OSError("disk gone"), RecursionError("deep"), AssertionError()]
+)
+def test_a_scan_whose_thread_raises_fails_alone(thread, error, tmp_path):
+    evaluator, records = run(tmp_path, **{thread: error})
+    evaluator.run()
+    assert [(r["case"], r["status"]) for r in records.all] == [("a", "ok"), ("b", "failed"), ("c", "ok"), ("d", "ok")]
+    assert type(error).__name__ in records.all[1]["error"] or str(error) in records.all[1]["error"]
+    assert not (tmp_path / "out" / "b_seg.nii.gz").exists()
+    with pytest.raises(ScansFailedError, match="1 of 4 scans failed"):
+        report_failures(records)
+
+
+class Death(BaseException):
+    """What ends a thread without being an error, as `SystemExit` does."""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("thread", ["reading", "writing"])
+def test_a_thread_that_dies_is_noticed(thread, tmp_path):
+    evaluator, records = run(tmp_path, **{thread: Death("gone")})
+    with pytest.raises((ScansFailedError, Death)):
+        evaluator.run()
+        report_failures(records)
+    assert "b" not in [record["case"] for record in records.all if record["status"] == "ok"]
+    done = {record["case"] for record in records.all if record["status"] == "ok"}
+    assert done == {path.name[0] for path in (tmp_path / "out").glob("*_seg.nii.gz")}
+
+
+def test_scans_that_vanish_during_a_run_fail_alone(tmp_path):
+    evaluator, records = run(tmp_path)
+    (tmp_path / "scans" / "c.nii.gz").unlink()
+    evaluator.run()
+    assert [record["case"] for record in records.failures] == ["c"]
+    assert "c.nii.gz: no such file" in records.failures[0]["error"]
+    assert len(list((tmp_path / "out").glob("*_seg.nii.gz"))) == 3

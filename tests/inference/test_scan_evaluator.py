@@ -1,0 +1,296 @@
+import json
+import logging
+import os
+import re
+
+import pytest
+import torch
+from monai.data import DataLoader
+
+from segbundle.datasets.finding import find_scans
+from segbundle.errors import OutputError, ScansFailedError
+from segbundle.files.atomic import write_json
+from segbundle.files.output_folders import OutputFolder, claim
+from segbundle.files.run_files import RESULTS
+from segbundle.inference import scan_evaluator as scanning
+from segbundle.inference import scan_records as records
+from segbundle.inference.scan_evaluator import ScanDataset, ScanEvaluator, report_failures
+from segbundle.inference.scan_records import ScanRecords
+from segbundle.transforms import SaveLabelsd, postprocessing, preprocessing
+from segbundle.workflow import provenance
+from tiny import write_nifti
+
+
+def run(scans, out, network, num_workers=0, **records):
+    kept = ScanRecords(out, **records)
+    data = ScanDataset(find_scans(scans), preprocessing({"method": "zscore"}, num_channels=1), kept)
+    evaluator = ScanEvaluator(
+        records=kept,
+        saving=SaveLabelsd(out),
+        device=torch.device("cpu"),
+        val_data_loader=DataLoader(data, batch_size=1, num_workers=num_workers),
+        network=network,
+        postprocessing=postprocessing(),
+    )
+    evaluator.run()
+    return kept
+
+
+class Picky(torch.nn.Module):
+    """A network that cannot stand scans of six voxels."""
+
+    def forward(self, x):
+        if x.shape[2] == 6:
+            raise RuntimeError("out of memory")
+        return torch.cat([x, -x], dim=1)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_failing_scan_is_recorded_and_the_rest_go_on(tmp_path, num_workers):
+    for name, size in {"a": 5, "b": 6, "d": 7}.items():
+        write_nifti(tmp_path / "scans" / f"{name}.nii.gz", torch.rand(size, 4, 3).numpy())
+    (tmp_path / "scans" / "c.nii.gz").write_text("broken")
+    kept = run(tmp_path / "scans", tmp_path / "out", Picky(), num_workers)
+    records = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert records == kept.all
+    assert [(r["case"], r["status"]) for r in records] == [("a", "ok"), ("b", "failed"), ("c", "failed"), ("d", "ok")]
+    assert records[0]["prediction"] == str(tmp_path / "out" / "a_seg.nii.gz")
+    assert records[1]["error"] == "RuntimeError: out of memory"
+    assert "c.nii.gz: cannot be read" in records[2]["error"]
+    assert records[2]["image"] == str(tmp_path / "scans" / "c.nii.gz")
+    assert all(r["seconds"] >= 0 for r in records)
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == ["a_seg.nii.gz", "d_seg.nii.gz", "predictions.json"]
+    with pytest.raises(ScansFailedError, match=r"2 of 4 scans failed \(b, c\); see .*predictions\.json"):
+        report_failures(kept)
+
+
+def test_a_label_map_of_an_earlier_run_does_not_outlive_a_failure(tmp_path):
+    write_nifti(tmp_path / "scans" / "a.nii.gz", torch.rand(5, 4, 3).numpy())
+    run(tmp_path / "scans", tmp_path / "out", Picky())
+    (tmp_path / "scans" / "a.nii.gz").write_text("broken")
+    run(tmp_path / "scans", tmp_path / "out", Picky())
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.json"]
+
+
+def test_no_failure_no_error(tmp_path):
+    write_nifti(tmp_path / "a.nii.gz", torch.rand(5, 4, 3).numpy())
+    kept = run(tmp_path / "a.nii.gz", tmp_path / "out", Picky())
+    report_failures(kept)
+    assert kept.failures == []
+
+
+def test_a_record_tells_where_time_and_memory_went(tmp_path):
+    write_nifti(tmp_path / "a.nii.gz", torch.rand(5, 4, 3).numpy())
+    (record,) = run(tmp_path / "a.nii.gz", tmp_path / "out", Picky()).all
+    assert list(record["stages"]) == ["load", "predict", "restore", "write"]
+    assert record["seconds"] == pytest.approx(sum(record["stages"].values()), abs=0.01)
+    assert 50 < record["peak_memory_mb"] < 50_000
+
+
+def scans(folder, names):
+    for name in names:
+        write_nifti(folder / f"{name}.nii.gz", torch.rand(5, 4, 3).numpy())
+    return folder
+
+
+class Counting(Picky):
+    def __init__(self):
+        super().__init__()
+        self.scans = 0
+
+    def forward(self, x):
+        self.scans += 1
+        return super().forward(x)
+
+
+def test_resuming_does_what_is_left_and_keeps_the_records_of_the_rest(tmp_path):
+    run(scans(tmp_path / "scans", "ac"), tmp_path / "out", Picky())
+    scans(tmp_path / "scans", "b")
+    again = Counting()
+    kept = run(tmp_path / "scans", tmp_path / "out", again, resume=True)
+    assert again.scans == 1
+    assert [record["case"] for record in kept.all] == ["a", "b", "c"]
+    assert json.loads((tmp_path / "out" / "predictions.json").read_text()) == kept.all
+
+
+@pytest.mark.filterwarnings("error")
+def test_resuming_with_nothing_left_does_nothing_and_does_not_warn(tmp_path):
+    run(scans(tmp_path / "scans", "ab"), tmp_path / "out", Picky())
+    again = Counting()
+    kept = run(tmp_path / "scans", tmp_path / "out", again, resume=True)
+    assert again.scans == 0 and len(kept.all) == 2
+    report_failures(kept)
+
+
+@pytest.mark.parametrize("change", ["settings", "prediction lost", "scan newer", "checkpoint", "failed"])
+def test_resuming_does_again_what_would_come_out_differently(tmp_path, change):
+    weights = tmp_path / "model.pt"
+    weights.write_bytes(b"one")
+    settings = {"overlap": 0.5, "weights": str(weights)}
+    folder = scans(tmp_path / "scans", "ab")
+    run(folder, tmp_path / "out", Picky(), settings=settings)
+    done = 1
+    if change == "settings":
+        settings["overlap"], done = 0.25, 2
+    elif change == "prediction lost":
+        (tmp_path / "out" / "a_seg.nii.gz").unlink()
+    elif change == "scan newer":
+        late = (tmp_path / "out" / "a_seg.nii.gz").stat().st_mtime + 60
+        os.utime(folder / "a.nii.gz", (late, late))
+    elif change == "checkpoint":
+        weights.write_bytes(b"two")
+        done = 2
+    else:
+        path = tmp_path / "out" / "predictions.json"
+        path.write_text(path.read_text().replace('"status": "ok"', '"status": "failed"', 1))
+    again = Counting()
+    run(folder, tmp_path / "out", again, resume=True, settings=settings)
+    assert again.scans == done
+
+
+def test_without_resume_everything_is_done_again(tmp_path):
+    folder = scans(tmp_path / "scans", "ab")
+    run(folder, tmp_path / "out", Picky())
+    again = Counting()
+    run(folder, tmp_path / "out", again)
+    assert again.scans == 2
+
+
+def test_resuming_sweeps_up_what_a_killed_run_left_half_written(tmp_path):
+    folder = scans(tmp_path / "scans", "a")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".partial-123-a_seg.nii.gz").write_bytes(b"half")
+    OutputFolder(tmp_path / "out").record_partial(123)
+    run(folder, tmp_path / "out", Picky(), resume=True)
+    left = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert left == [".segbundle-files.jsonl", "a_seg.nii.gz", "predictions.json"]
+
+
+def test_records_that_cannot_be_read_are_named(tmp_path):
+    (tmp_path / "predictions.json").write_text("half a fi")
+    with pytest.raises(OutputError, match=r"predictions.json: cannot be read \(is not valid JSON .* or move it away"):
+        ScanRecords(tmp_path, resume=True).remaining([])
+
+
+def test_a_file_that_cannot_be_written_fails_its_scan_only(tmp_path):
+    folder = scans(tmp_path / "scans", "ab")
+    (tmp_path / "out" / "a_seg.nii.gz").mkdir(parents=True)
+    kept = run(folder, tmp_path / "out", Picky())
+    assert [record["status"] for record in kept.all] == ["failed", "ok"]
+    assert "a_seg.nii.gz: cannot be written" in kept.all[0]["error"]
+
+
+def test_what_tells_of_earlier_label_maps_goes_when_the_first_is_made_anew(tmp_path):
+    out = tmp_path / "out"
+    claim(out)
+    for name in ("a", "b"):
+        write_nifti(tmp_path / "scans" / f"{name}.nii.gz", torch.rand(5, 4, 3).numpy())
+    run(tmp_path / "scans", out, Picky(), settings={"model": 1})
+    for name in RESULTS:
+        write_json(out / name, {})
+    kept = run(tmp_path / "scans", out, Picky(), settings={"model": 1}, resume=True)
+    assert kept.nothing_left and all((out / name).exists() for name in RESULTS)
+    kept = run(tmp_path / "scans" / "a.nii.gz", out, Picky(), settings={"model": 2}, resume=True)
+    assert not kept.nothing_left and not any((out / name).exists() for name in RESULTS)
+
+
+def test_entries_with_an_error_fail_alone_and_are_not_read(tmp_path):
+    (good,) = find_scans(scans(tmp_path / "scans", "a"))
+    bad = {"case": "b\udcff", "image": str(tmp_path / "b\udcff.nii.gz"), "error": "b\udcff.nii.gz: is not in UTF-8."}
+    twice = [{"case": "c", "image": str(tmp_path / name), "error": "two scans are named 'c'."} for name in "xy"]
+    kept = ScanRecords(tmp_path / "out")
+    data = ScanDataset([bad, good, *twice], preprocessing({"method": "zscore"}, num_channels=1), kept)
+    ScanEvaluator(
+        records=kept,
+        saving=SaveLabelsd(tmp_path / "out"),
+        device=torch.device("cpu"),
+        val_data_loader=DataLoader(data, batch_size=1),
+        network=Picky(),
+        postprocessing=postprocessing(),
+    ).run()
+    records = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    told = [(one["case"], one["status"], one["error"]) for one in records]
+    assert told == [
+        ("a", "ok", None),
+        (r"b\udcff", "failed", r"b\udcff.nii.gz: is not in UTF-8."),
+        ("c", "failed", "two scans are named 'c'."),
+        ("c", "failed", "two scans are named 'c'."),
+    ]
+    with pytest.raises(ScansFailedError, match="3 of 4 scans failed"):
+        report_failures(kept)
+
+
+def test_records_are_written_whole_a_few_times_only(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(records, "write_json", lambda path, content: written.append(len(content)))
+    kept = ScanRecords(tmp_path)
+    for number in range(1000):
+        kept.add({"case": f"{number:04}", "image": "x", "status": "ok", "prediction": None})
+    assert written == [2**power for power in range(10)]
+    assert len((tmp_path / "predictions.jsonl").read_text().splitlines()) == 1000
+
+
+def test_a_killed_run_is_gone_on_with_from_its_journal(tmp_path):
+    folder, out = scans(tmp_path / "scans", "abc"), tmp_path / "out"
+    run(folder, out, Picky())
+    lines = [json.dumps(record) for record in json.loads((out / "predictions.json").read_text())]
+    (out / "predictions.json").unlink()
+    (out / "predictions.jsonl").write_text("\n".join([lines[0], lines[2], lines[1][:40]]))
+    again = Counting()
+    kept = run(folder, out, again, resume=True)
+    assert again.scans == 1 and [record["case"] for record in kept.all] == ["a", "b", "c"]
+    assert not (out / "predictions.jsonl").exists()
+
+
+def test_a_line_per_scan_where_there_is_no_terminal(tmp_path, caplog, monkeypatch):
+    caplog.set_level(logging.INFO, "segbundle")
+    for terminal in (False, True):
+        caplog.clear()
+        monkeypatch.setattr(scanning, "is_terminal", lambda terminal=terminal: terminal)
+        folder = scans(tmp_path / "scans", "a")
+        (folder / "b.nii.gz").write_text("broken")
+        run(folder, tmp_path / str(terminal), Picky())
+        told = [record.getMessage() for record in caplog.records]
+        assert bool([line for line in told if re.fullmatch(r"\[1/2\] a: done in \d+\.\d s", line)]) is not terminal
+        assert [line for line in told if line.startswith("b failed: " if terminal else "[2/2] b failed: ")]
+
+
+def test_an_input_is_never_the_output(tmp_path):
+    folder = scans(tmp_path, ["a", "a_seg"])
+    before = (folder / "a_seg.nii.gz").read_bytes()
+    given = [str(folder / "a.nii.gz"), str(folder / "a_seg.nii.gz")]
+    with pytest.raises(OutputError, match=r"a_seg\.nii\.gz is an input of this run"):
+        run(given, folder, Picky())
+    assert (folder / "a_seg.nii.gz").read_bytes() == before
+
+
+def test_what_others_wrote_is_not_replaced(tmp_path):
+    out = tmp_path / "out"
+    claim(out)
+    write_nifti(out / "a_seg.nii.gz", torch.ones(5, 4, 3).numpy())
+    for name in ("summary.json", "predictions.rank0.jsonl"):
+        (out / name).write_text("[1]")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    folder = scans(tmp_path / "scans", "ab")
+    with pytest.raises(OutputError, match=r"predictions\.rank0\.jsonl: cannot be read"):
+        run(folder, out, Picky())
+    (out / "predictions.rank0.jsonl").unlink()
+    with pytest.raises(OutputError, match=r"a_seg\.nii\.gz, summary\.json are not written by segbundle"):
+        run(folder, out, Picky())
+    before.pop("predictions.rank0.jsonl")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_files_that_were_not_written_fail_the_run_at_its_end(tmp_path, monkeypatch):
+    kept = run(scans(tmp_path / "scans", "a"), tmp_path / "out", Picky())
+    (tmp_path / "out" / "summary.json").touch()
+
+    def spoilt(folder):
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(provenance, "write_report", spoilt)
+    provenance.report_run(str(tmp_path / "out"), [], kept, "cpu", {})
+    assert (tmp_path / "out" / "run.json").exists()
+    with pytest.raises(OutputError, match=r"Not written: report\.html \(RuntimeError: no room; once that is mended: "):
+        report_failures(kept)

@@ -1,0 +1,64 @@
+"""Warnings before a training: classes that no case holds, and classes that mirroring exchanges."""
+
+import numpy as np
+import pytest
+
+from segbundle.datasets.datalist import labelled_data
+from segbundle.training.caching import CachedCases, PreparedCases
+from segbundle.training.patch_loading import patch_loader, warn_about_missing_classes
+from segbundle.transforms import PrepareCase, preprocessing
+from segbundle.workflow.flips import warn_about_flips
+from tiny import write_nifti
+
+CLASSES = ["background", "left", "right", "ghost"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """One case with the first class, one with the second."""
+    for index in (1, 2):
+        label = np.zeros((8, 8, 8), np.uint8)
+        label[2:4, 2:4, 2:4] = index
+        write_nifti(tmp_path / "imagesTr" / f"{index}.nii.gz", label.astype(np.float32))
+        write_nifti(tmp_path / "labelsTr" / f"{index}.nii.gz", label)
+    return tmp_path
+
+
+def prepared(folder):
+    return PreparedCases(labelled_data(folder, CLASSES), PrepareCase(CLASSES, (8, 8, 8), {"method": "zscore"}))
+
+
+def cached(folder, keep):
+    data = [entry for entry in labelled_data(folder, CLASSES) if entry["case"] in keep]
+    return CachedCases(data, preprocessing({"method": "zscore"}, class_names=CLASSES, label=True))
+
+
+def test_missing_classes_are_named_once(folder, caplog):
+    warn_about_missing_classes(CLASSES, prepared(folder), cached(folder, "1"))
+    assert [record.getMessage() for record in caplog.records if "holds" in record.getMessage()] == [
+        "no training case holds ghost: a network cannot learn a class from none",
+        "no validation case holds right, so the choice of the best epoch leaves it out",
+    ]
+
+
+def test_classes_that_every_list_holds_are_not_named(folder, caplog):
+    warn_about_missing_classes(CLASSES[:3], prepared(folder), cached(folder, "12"))
+    assert "holds" not in caplog.text
+
+
+def test_a_loader_does_not_mirror_left_and_right(folder, caplog):
+    cases = prepared(folder)
+    assert patch_loader(cases, (8, 8, 8), 1).augmentation.flip_axes == [0]
+    assert patch_loader(cases, (8, 8, 8), 1, class_names=CLASSES).augmentation.flip_axes == []
+    assert "augmentation#flip_axes: images are not mirrored along axis 0, which exchanges left / right" in caplog.text
+    chosen = patch_loader(cases, (8, 8, 8), 1, {"flip_axes": [0]}, class_names=CLASSES)
+    assert chosen.augmentation.flip_axes == [0]
+    assert "augmentation#flip_axes [0]: mirror images exchange classes" in caplog.text
+
+
+def test_flips_of_inference(caplog):
+    warn_about_flips([0], {"flip_axes": "auto"}, ["background", "liver"], "RAS")
+    assert caplog.text == ""
+    warn_about_flips([0], {"flip_axes": "auto"}, CLASSES, "RAS")
+    assert "the training mirrored no image along axis 0" in caplog.text
+    assert "test_time_flips [0]: mirror images exchange classes" in caplog.text

@@ -1,0 +1,67 @@
+"""MLflow's writer against a real MLflow database."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from segbundle.errors import ConfigError
+from segbundle.training.tracking import MLflowWriter, check_mlflow
+
+mlflow = pytest.importorskip("mlflow")
+
+
+def test_a_resumed_training_goes_on_with_its_run(tmp_path):
+    uri, out = f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "spleen"
+    out.mkdir()
+    (out / "summary.json").write_text('{"mean_dice": 0.5}')
+    client = mlflow.MlflowClient(uri)
+    client.create_experiment("segbundle", artifact_location=(tmp_path / "artifacts").as_uri())
+    for epoch in (1, 2):
+        writer = MLflowWriter(uri, out)
+        writer.add_scalar("train/loss", 1 / epoch, epoch)
+        writer.add_image("validation/case", np.zeros((8, 8, 3), np.uint8), epoch)
+        writer.close()
+    (run,) = client.search_runs([client.get_experiment_by_name("segbundle").experiment_id])
+    assert run.info.run_name == "spleen" and run.info.status == "FINISHED"
+    history = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [(figure.step, figure.value) for figure in history] == [(1, 1.0), (2, 0.5)]
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"summary.json", "images"}
+
+
+def test_a_run_that_the_server_does_not_know_is_an_error_that_names_the_setting(tmp_path):
+    (tmp_path / "mlflow_run_id").write_text("0" * 32)
+    with pytest.raises(ConfigError, match=r"^mlflow_uri: sqlite:.* cannot be used: .*0000"):
+        MLflowWriter(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path)
+
+
+def test_where_there_is_no_mlflow_is_found_before_cases_are_prepared(tmp_path):
+    check_mlflow(None)
+    check_mlflow(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    with pytest.raises(ConfigError, match=r"^mlflow_uri: nowhere://x cannot be used: "):
+        check_mlflow("nowhere://x")
+
+
+def test_a_training_goes_on_without_mlflow_and_says_so_once(tmp_path, caplog):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    writer = MLflowWriter(uri, tmp_path)
+    client = mlflow.MlflowClient(uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("segbundle").experiment_id])
+    client.delete_run(run.info.run_id)
+    writer.add_scalar("train/loss", 1.0, 1)
+    writer.add_scalar("train/loss", 0.5, 2)
+    client.restore_run(run.info.run_id)
+    writer.add_scalar("train/loss", 0.4, 3)  # too late
+    writer.close()
+    assert caplog.text.count("MLflow does not take figures") == 1
+    assert client.get_metric_history(run.info.run_id, "train/loss") == []
+
+
+def test_a_run_that_is_not_closed_has_failed(tmp_path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    code = "import sys, pathlib, segbundle.training.tracking as t; t.MLflowWriter(sys.argv[1], pathlib.Path('.'))"
+    subprocess.run([sys.executable, "-c", code, uri], check=True, cwd=tmp_path)
+    client = mlflow.MlflowClient(uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("segbundle").experiment_id])
+    assert run.info.status == "FAILED"

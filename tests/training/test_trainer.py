@@ -1,0 +1,186 @@
+"""What the loss is told beside the labels."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import monai.losses
+import pytest
+import torch
+from ignite.engine import Events
+
+from segbundle.errors import ConfigError, TrainingError, root_error
+from segbundle.inference.patch_inferer import PatchInferer
+from segbundle.losses import DiceCELoss, LinearRamp
+from segbundle.training.handlers import StopAtNaN
+from segbundle.training.trainer import SegmentationTrainer
+from segbundle.training.weight_average import WeightAverage, averaged_network
+
+
+def batches(annotated, label_value=1.0, count=1):
+    label = torch.zeros(2, 1, 4, 4, 4)
+    label[:, :, 1] = label_value
+    batch = {
+        "image": torch.rand(2, 1, 4, 4, 4),
+        "label": label,
+        "annotated": torch.tensor(annotated),
+        "case": ["a", "b"],
+    }
+    return [batch] * count
+
+
+def trainer_of(loss, data, max_epochs=1, **kwargs):
+    torch.manual_seed(0)
+    network = torch.nn.Conv3d(1, 3, 1)
+    return SegmentationTrainer(
+        loss_function=loss, device=torch.device("cpu"), max_epochs=max_epochs, train_data_loader=data,
+        network=network, optimizer=torch.optim.SGD(network.parameters(), 0.1), inferer=PatchInferer("fp32"),
+        decollate=False, **kwargs,
+    )  # fmt: skip
+
+
+def train(loss, data, max_epochs=1):
+    trainer = trainer_of(loss, data, max_epochs)
+    trainer.run()
+    return trainer.state.output["loss"]
+
+
+class NotingLoss(DiceCELoss):
+    """Remembers what the trainer says."""
+
+    def forward(self, input, target, annotated=None):
+        self.noted = [*getattr(self, "noted", []), (self.progress, annotated.tolist())]
+        return super().forward(input, target, annotated)
+
+
+ALL, PART = [[True] * 3] * 2, [[True] * 3, [True, True, False]]
+
+
+def test_the_loss_learns_what_was_annotated_and_how_far_the_training_is():
+    loss = NotingLoss(softmax=True, to_onehot_y=True, lambda_dice=LinearRamp())
+    train(loss, batches(PART, count=2), max_epochs=2)
+    assert loss.noted == [(progress, PART) for progress in (0, 0.25, 0.5, 0.75)]
+
+
+def test_any_loss_will_do_if_nothing_is_missing():
+    assert train(monai.losses.DiceCELoss(softmax=True, to_onehot_y=True), batches(ALL)) > 0
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (batches(PART), "case b: not every class was annotated, and loss DiceCELoss would learn those as background"),
+        (
+            batches(ALL, 255.0),
+            r"case a: holds voxels of unknown class \(ignore\), which loss DiceCELoss counts; use",
+        ),
+    ],
+)
+def test_a_loss_that_knows_label_maps_only_is_refused_what_is_missing(data, message):
+    with pytest.raises(ConfigError, match=message):
+        train(monai.losses.DiceCELoss(softmax=True, to_onehot_y=True), data)
+
+
+def test_a_loss_of_monai_that_ignores_the_index_may_have_it():
+    loss = monai.losses.DiceLoss(softmax=True, to_onehot_y=True, ignore_index=255)
+    data = batches(ALL, 255.0)
+    data[0]["label"][:, :, 2] = 1
+    assert 0 < train(loss, data) < 1
+
+
+def test_root_errors_are_plain():
+    with pytest.raises(ConfigError) as error:
+        train(monai.losses.DiceLoss(softmax=True, to_onehot_y=True), batches(PART))
+    assert root_error(error.value) is error.value
+
+
+def test_what_the_loss_refuses_is_told_with_the_batchs_cases():
+    loss = DiceCELoss(softmax=True, to_onehot_y=True, weight=[1.0, 2.0])
+    with pytest.raises(TrainingError, match="loss DiceCELoss, cases a, b: weight has 2 entries for 3 classes"):
+        train(loss, batches(ALL))
+    data = batches(ALL)
+    data[0]["image"] = torch.full_like(data[0]["image"], torch.nan)
+    with pytest.raises(TrainingError, match="cases a, b: input holds NaN"):
+        train(DiceCELoss(softmax=True, to_onehot_y=True), data)
+
+
+def test_our_loss_without_an_ignore_index_is_refused_unknown_voxels():
+    with pytest.raises(ConfigError, match="loss DiceCELoss counts; set loss#ignore_index: 255"):
+        train(DiceCELoss(softmax=True, to_onehot_y=True), batches(ALL, 255.0))
+    assert train(DiceCELoss(softmax=True, to_onehot_y=True, ignore_index=255), batches(ALL, 255.0)) > 0
+
+
+def plain_loss():
+    return DiceCELoss(softmax=True, to_onehot_y=True)
+
+
+@pytest.mark.parametrize("most", [None, 1e-3])
+def test_large_gradients_are_scaled_down(most):
+    trainer = trainer_of(plain_loss(), batches(ALL), max_gradient_norm=most)
+    before = [parameter.detach().clone() for parameter in trainer.network.parameters()]
+    trainer.run()
+    after = trainer.network.parameters()
+    step = torch.stack([(new - old).square().sum() for new, old in zip(after, before, strict=True)]).sum().sqrt()
+    norm = float(trainer.state.gradient_norm)
+    assert norm > 0.01
+    assert float(step) == pytest.approx(0.1 * (norm if most is None else most), rel=1e-3)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_loss_that_is_no_number_ends_the_training_with_the_names_of_the_cases(value):
+    bad = batches(ALL)[0]
+    bad = {**bad, "image": torch.full_like(bad["image"], value), "case": ["c", "d"]}
+    theirs = monai.losses.DiceCELoss(softmax=True, to_onehot_y=True)  # ours refuses such scores itself
+    trainer = trainer_of(theirs, [*batches(ALL), bad])
+    StopAtNaN().attach(trainer)
+    with pytest.raises(TrainingError, match=r"the loss is nan in step 2, cases c, d"):
+        trainer.run()
+    assert all(bool(parameter.isfinite().all()) for parameter in trainer.network.parameters())
+
+
+def test_a_gradient_that_is_no_number_in_the_last_step_ends_the_training_before_its_weights_are_saved():
+    class Spoilt(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * torch.nan
+
+    saved = []
+    trainer = trainer_of(lambda pred, label: Spoilt.apply(pred).square().mean(), batches(ALL))
+    StopAtNaN().attach(trainer)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: saved.append(1))
+    with pytest.raises(TrainingError, match=r"the gradient's norm is nan in step 1, cases .*; nothing is saved yet"):
+        trainer.run()
+    assert not saved
+
+
+def test_the_average_of_the_weights_by_hand():
+    trainer = trainer_of(plain_loss(), batches(ALL, count=3))
+    average = WeightAverage(trainer.network, 0.25)
+    seen = [trainer.network.bias.detach().clone()]
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: seen.append(trainer.network.bias.detach().clone()))
+    average.attach(trainer)
+    trainer.run()
+    expected = seen[0]
+    for kept, weights in zip((2 / 11, 0.25, 0.25), seen[1:], strict=True):  # (1 + 1) / (10 + 1) is less than 0.25
+        expected = kept * expected + (1 - kept) * weights
+    torch.testing.assert_close(average.network.bias, expected)
+    assert not average.network.bias.requires_grad
+
+
+def test_without_an_average_the_network_is_the_trained_one():
+    network = torch.nn.Conv3d(1, 1, 1)
+    assert averaged_network(WeightAverage(network, None)) is network
+    with pytest.raises(ValueError, match="decay"):
+        WeightAverage(network, 1.0)
+
+
+def test_statistics_of_batch_norms_are_copied():
+    network = torch.nn.BatchNorm3d(2)
+    average = WeightAverage(network, 0.9)
+    network.running_mean.fill_(3)
+    average._update(SimpleNamespace(state=SimpleNamespace(iteration=1)))
+    assert average.network.running_mean.tolist() == [3, 3]

@@ -39,3 +39,9 @@ def test_one_label_value_is_kept_for_unknown_voxels():
     assert len(Classes([f"class {index}" for index in range(IGNORE_INDEX)])) == 255
     with pytest.raises(ConfigError, match="holds 256 names"):
         Classes([f"class {index}" for index in range(256)])
+
+
+def test_names_longer_than_255_characters_are_refused():
+    Classes(["background", "a" * 255])
+    with pytest.raises(ConfigError, match="a name of 256 characters"):
+        Classes(["background", "a" * 256])

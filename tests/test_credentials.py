@@ -87,3 +87,8 @@ def test_log_lines_of_a_known_address_show_no_credentials():
         logging.getLogger().removeHandler(handler)
     assert stream.getvalue().count("***") >= 2 and "OSError: ***" in stream.getvalue()
     assert "OSError: hunter2" not in stream.getvalue() and "password=hunter2" not in stream.getvalue()
+
+
+@pytest.mark.parametrize("text", ["://" * 100_000, "a://" + "@" * 100_000, "://x?" * 50_000])
+def test_long_texts_are_searched_in_linear_time(text):
+    assert without_credentials(text)  # takes minutes if each address is searched to the end of the text

@@ -8,6 +8,8 @@ from segbundle.errors import ConfigError, suggestion
 
 IGNORE_INDEX = 255
 """The value in loaded label maps of voxels whose class is unknown, whatever number the dataset has for them."""
+_MAX_CHARACTERS = 255
+"""Of a class name."""
 
 
 class Classes:
@@ -18,7 +20,7 @@ class Classes:
             `["background", "liver", "spleen"]`.
 
     Raises:
-        ConfigError: fewer than two names, more than 255, or a name that appears twice.
+        ConfigError: fewer than two names, more than 255, a name of more than 255 characters, or one that appears twice.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -30,6 +32,12 @@ class Classes:
             )
         if len(self.names) > IGNORE_INDEX:
             raise ConfigError(f"class_names holds {len(self.names)} names; there can be {IGNORE_INDEX} at most.")
+        long = next((name for name in self.names if len(name) > _MAX_CHARACTERS), None)
+        if long is not None:
+            raise ConfigError(
+                f"class_names contains a name of {len(long):,} characters ({long[:20]}...); at most "
+                f"{_MAX_CHARACTERS} are possible."
+            )
         twice = sorted({name for name in self.names if self.names.count(name) > 1})
         if twice:
             raise ConfigError(f"class_names holds {twice[0]!r} twice: every class needs a name of its own.")

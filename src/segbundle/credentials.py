@@ -8,8 +8,8 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus
 
 _HIDDEN = "***"
-_USER = re.compile(r"(?<=://)[^\s'\"<>]*@")
-_QUERY = re.compile(r"(://[^\s'\"<>?#]*[?#])[^\s'\"<>]+")
+_WORD = re.compile(r"[^\s'\"<>]+")
+_QUERY = re.compile(r"[?#]")
 _SHORTEST = 3
 """Letters of a secret that is looked for outside of its address."""
 
@@ -54,7 +54,19 @@ def hide(text: str, address: str) -> str:
 def _without(text: str) -> str:
     if "://" not in text:
         return text
-    return _QUERY.sub(rf"\1{_HIDDEN}", _USER.sub(f"{_HIDDEN}@", text))
+    return _WORD.sub(lambda found: _without_in_word(found[0]), text)
+
+
+def _without_in_word(word: str) -> str:
+    """Return a word without secrets, in time that grows with its length only."""
+    scheme, separator, rest = word.partition("://")
+    if not separator:
+        return word
+    user, at, place = rest.rpartition("@")
+    query = _QUERY.search(place)
+    if query and query.end() < len(place):
+        place = f"{place[: query.end()]}{_HIDDEN}"
+    return f"{scheme}://{_HIDDEN if at else user}{at}{place}"
 
 
 def _whole(word: str) -> str:

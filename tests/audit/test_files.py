@@ -113,12 +113,13 @@ def test_files_of_a_bundle_may_use_what_one_of_them_imports(bundle):
         {"kwargs": "{'stream': print()}"},
         {"kwargs": "{**{}}"},
         {"args": "("},
+        {"defaults": "print() or {}"},
     ],
     ids=str,
 )
 def test_logging_that_runs_code_is_flagged(bundle, entries):
     logging_of(bundle, **entries)
-    assert only_finding(bundle).file == "configs/logging.conf"
+    assert {finding.file for finding in inspect_path(bundle)} == {"configs/logging.conf"}
 
 
 @pytest.mark.parametrize(
@@ -128,6 +129,13 @@ def test_logging_to_the_terminal_is_harmless(bundle, entries):
     entries = {key: value for key, value in entries.items() if value}
     logging_of(bundle, **entries)
     assert inspect_path(bundle) == []
+
+
+def test_keys_of_formatters_that_python_evaluates_are_flagged(bundle):
+    logging_of(bundle)
+    path = bundle / "configs" / "logging.conf"
+    path.write_text(path.read_text() + "\n[formatter_own]\nformat=%(message)s\ndefaults=print() or {}\n")
+    assert only_finding(bundle).key == "formatter_own#defaults"
 
 
 def test_formatters_and_broken_logging_are_flagged(bundle):
@@ -316,7 +324,19 @@ def test_a_pipe_is_not_opened(bundle):
 
 
 @pytest.mark.parametrize(
-    "name", ["glob.py", "torch.py", "monai/__init__.py", "nibabel.py", "os.pyc", "sitecustomize.py"]
+    "name",
+    [
+        "glob.py",
+        "torch.py",
+        "monai/__init__.py",
+        "nibabel.py",
+        "os.pyc",
+        "sitecustomize.py",
+        "not_installed.py",
+        "contourpy/__init__.pyc",
+        "namespace/module.py",
+        "package/__init__.cpython-311.so",
+    ],
 )
 def test_a_module_that_takes_the_place_of_another_is_flagged(bundle, name):
     (bundle / "scripts").mkdir()

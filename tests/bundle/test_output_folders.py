@@ -144,3 +144,16 @@ def test_commands_say_what_they_did_and_what_comes_next(predict, trained, datase
     assert predict_scans == (
         f"segbundle predict SCANS --config {TINY} {kept} --ckpt_path '{out}/model.pt' --output_dir '{out}/predictions'"
     )
+
+
+def test_records_that_others_wrote_or_changed_are_not_replaced(predict, tmp_path):
+    assert predict(tmp_path).returncode == 0
+    records = json.loads((tmp_path / "predictions.json").read_text())
+    mine = tmp_path / "predictions.jsonl"
+    mine.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    before = content(tmp_path)
+    refused(predict(tmp_path), "predictions.jsonl is not written by segbundle")
+    assert content(tmp_path) == before
+    mine.unlink()
+    (tmp_path / "predictions.json").write_text(json.dumps([record | {"my_note": "good"} for record in records]))
+    refused(predict(tmp_path), "predictions.json is not written by segbundle, or changed since")

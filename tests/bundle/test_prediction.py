@@ -145,3 +145,20 @@ def test_wrong_values_are_named(folder, trained, tmp_path):
         assert done.returncode == 1, words
         assert message in done.stderr, done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_prediction_without_weights_is_refused(folder, tmp_path):
+    task = tmp_path / "task.yaml"
+    task.write_text("ckpt_path: null\n")
+    done = segbundle("predict", folder, "--config", TINY, "--config", task, "--output_dir", tmp_path / "out")
+    assert done.returncode == 1
+    assert "ckpt_path is None: a prediction needs the weights of a trained network" in done.stderr
+
+
+def test_other_arguments_of_components_are_other_settings(folder, trained, tmp_path):
+    scan = next(folder.rglob("scan_00.nii.gz"))
+    assert segbundle(*predict(scan, trained, tmp_path)).returncode == 0
+    done = segbundle(*predict(scan, trained, tmp_path, "--resume", "--sw_batch_size", "2"))
+    assert "resuming: 1 of 1 scans are done" in done.stdout, done.stdout + done.stderr
+    done = segbundle(*predict(scan, trained, tmp_path, "--resume", "--inferer#overlap", "0.75"))
+    assert "1 scans were done with other settings" in done.stdout, done.stdout + done.stderr

@@ -1,6 +1,8 @@
 """Untrusted tasks by the real commands: nothing of them runs, unless it is asked for."""
 
-from commands import TINY, segbundle
+import shutil
+
+from commands import ROOT, TINY, segbundle
 
 
 def test_an_untrusted_task_runs_only_if_trusted(dataset, trained, tmp_path):
@@ -25,3 +27,23 @@ def test_an_untrusted_task_runs_only_if_trusted(dataset, trained, tmp_path):
 def test_a_trained_models_folder_is_clean(trained):
     done = segbundle("audit", trained)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_modules_beside_a_bundles_configs_are_not_imported(dataset, trained, tmp_path):
+    """MONAI puts a bundle's folder into `sys.path`, where packages then find modules that they import if they exist."""
+    bundle, canary = tmp_path / "bundle", tmp_path / "canary"
+    shutil.copytree(ROOT / "bundle", bundle)
+    (bundle / "scripts").mkdir()
+    code = f"from pathlib import Path\nPath({str(canary)!r}).touch()\n"
+    (bundle / "scripts" / "__init__.py").write_text(code)
+    task = tmp_path / "task.yaml"
+    task.write_text("+initialize: ['$import_module(\"scripts\")']\nimport_module: '$torch.importlib.import_module'\n")
+    words = [
+        "predict", dataset / "imagesTs" / "test_00.nii.gz", "--config", TINY, "--ckpt_path", trained / "model.pt",
+    ]  # fmt: skip
+    done = segbundle(*words, "--bundle", bundle, "--output_dir", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert not canary.exists()
+    (bundle / "not_installed.py").write_text(code)
+    done = segbundle(*words, "--bundle", bundle, "--output_dir", tmp_path / "out")
+    assert done.returncode == 1 and "not_installed.py" in done.stderr and not canary.exists()

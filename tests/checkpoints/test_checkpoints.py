@@ -30,6 +30,8 @@ def test_no_path_keeps_the_weights():
     fresh = network()
     before = {name: value.clone() for name, value in fresh.state_dict().items()}
     load_weights(fresh, None)
+    with pytest.raises(CheckpointError, match="ckpt_path is None: a prediction needs"):
+        load_weights(fresh, None, required=True)
     assert all(torch.equal(value, before[name]) for name, value in fresh.state_dict().items())
 
 

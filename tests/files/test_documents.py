@@ -87,3 +87,9 @@ def test_only_the_first_problems_are_listed_and_values_are_shortened():
     assert str(caught.value).count("input should be") == 3
     assert "7 more problems" in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+def test_yaml_with_too_many_values_is_refused_while_it_is_read(tmp_path):
+    path = write(tmp_path / "a.yaml", "a: [" + "b," * 200_000 + "]")
+    with pytest.raises(ConfigError, match=r"a\.yaml: contains more than 100,000 values"):
+        read_yaml(path)

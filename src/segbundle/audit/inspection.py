@@ -22,6 +22,7 @@ _LOGGING_SUFFIXES = (".conf", ".ini", ".cfg")
 _STARTED = ("sitecustomize", "usercustomize")
 """Modules that Python imports when it starts, if they exist."""
 _MODULE_SUFFIXES = (".py", ".pyc", ".so", ".pyd")
+_SCRIPTS = "scripts"
 
 
 class Inspection:
@@ -63,7 +64,7 @@ class Inspection:
                     continue
                 if path.is_dir():
                     continue
-            self._report_hidden_module(path, folder, name)
+            self._report_module(path, folder, name)
             self.add_file(path, name, folder)
 
     def add_file(self, path: Path, name: str, folder: Path) -> None:
@@ -142,19 +143,21 @@ class Inspection:
 
         self._found += archives.read_archive(name, WHOLE_FILE, read)
 
-    def _report_hidden_module(self, path: Path, folder: Path, name: str) -> None:
-        """Report a module that Python would import first when it runs as `python -m` in this folder."""
+    def _report_module(self, path: Path, folder: Path, name: str) -> None:
+        """Report a module that an import finds when `python -m` runs in this folder, or MONAI runs the bundle.
+
+        Even a module that nothing in the bundle names may be imported: packages try optional imports. No package tries
+        `scripts`, the folder for a bundle's code in the Model Zoo; naming something in it is a finding by itself.
+        """
         inside = path.relative_to(folder).parts
-        is_package = len(inside) == 2 and inside[1] == "__init__.py"
-        if len(inside) == 1 and path.suffix.lower() in _MODULE_SUFFIXES:
-            module = path.name.partition(".")[0]
-        elif is_package:
-            module = inside[0]
-        else:
+        if len(inside) > 2 or path.suffix.lower() not in _MODULE_SUFFIXES:
             return
+        module = inside[0].partition(".")[0]
         known = module in sys.stdlib_module_names or module in _STARTED
         if known or importlib.machinery.PathFinder.find_spec(module) is not None:
             self._report(name, WHOLE_FILE, "replaces a module when Python runs in this folder", module)
+        elif module != _SCRIPTS:
+            self._report(name, WHOLE_FILE, "can be imported when MONAI runs the bundle", module)
 
     def _report(self, name: str, key: str, what: str, value: str) -> None:
         self._found.append(Finding(name, key, what, excerpt_of(value)))

@@ -12,6 +12,13 @@ from segbundle.audit.findings import WHOLE_FILE, Finding, excerpt_of
 _MAX_BYTES = 1_000_000
 _HANDLERS = frozenset({"StreamHandler", "NullHandler", "logging.StreamHandler", "logging.NullHandler"})
 _FORMATTERS = frozenset({"logging.Formatter"})
+_KEYS = {
+    "handler": frozenset({"class", "level", "formatter", "args", "kwargs", "target"}),
+    "formatter": frozenset({"format", "datefmt", "style", "validate", "class"}),
+    "logger": frozenset({"level", "handlers", "qualname", "propagate", "channel", "parent"}),
+}
+"""Keys of each kind of section that Python reads without evaluating them, or that are inspected here. It evaluates
+`defaults` of a formatter since version 3.12."""
 _STREAMS = frozenset({"sys.stdout", "sys.stderr"})
 
 
@@ -39,6 +46,8 @@ def _entries(parser: configparser.ConfigParser) -> Iterator[tuple[str, str, str]
     for section in parser.sections():
         values = parser[section]
         kind = section.partition("_")[0]
+        for key in values.keys() - _KEYS.get(kind, frozenset({"keys"})):
+            yield f"{section}#{key}", "is not a key that is known to be harmless", values[key]
         if kind == "handler":
             maker = values.get("class", "StreamHandler")
             if maker not in _HANDLERS:

@@ -89,6 +89,7 @@ def load_weights(
     ckpt_path: str | Path | Sequence[str | Path] | None,
     class_names: Sequence[str] | None = None,
     resume: bool = False,
+    required: bool = False,
 ) -> None:
     """Load a checkpoint into a network; of the members of an ensemble each, to prove that all fit.
 
@@ -102,12 +103,18 @@ def load_weights(
         class_names: the task's classes; compared with those that the checkpoint was trained for, as far as
             `task.json` beside it, or the metadata of the bundle it lies in, tell.
         resume: the training goes on, and nothing may be missing.
+        required: whether None is refused, since the network is not trained afterwards.
 
     Raises:
         CheckpointError: no such file, unreadable, weights that do not fit the network or are not finite (see
-            `put_weights`), or trained for other classes.
+            `put_weights`), or trained for other classes; or None if weights are required.
     """
     paths = checkpoint_paths(ckpt_path)
+    if required and not paths:
+        raise CheckpointError(
+            f"ckpt_path is {ckpt_path}: a prediction needs the weights of a trained network. Give --ckpt_path, for "
+            "instance runs/training/model.pt."
+        )
     _warn_if_unfinished(ckpt_path)
     for path in paths:
         _load(network, path, class_names, plain=len(paths) > 1, resume=resume)

@@ -166,7 +166,7 @@ def run_workflow(
                 _begin_reading(plain[0])
         refuse_untrusted([], None, trust, overrides)
         refuse_missing_values(overrides, defaults)
-        workflow = _workflow(files, configs, {**_chosen(given), **overrides})
+        workflow = _workflow(files, configs, {**_chosen(given), **overrides}, trust)
         workflow.initialize()
         workflow.run()
         workflow.finalize()
@@ -239,8 +239,11 @@ def _chosen(given: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in chosen.items() if value is not None}
 
 
-def _workflow(files: list[Path], configs: Path, overrides: dict[str, Any]) -> Any:
-    """MONAI's workflow, with a configuration of these files and the command line's values, which are data."""
+def _workflow(files: list[Path], configs: Path, overrides: dict[str, Any], trust: bool) -> Any:
+    """Return MONAI's workflow for these files and the values of the command line, which are data.
+
+    Unless the bundle is trusted, its folder is not searched for Python modules.
+    """
     import logging
     import warnings
 
@@ -251,10 +254,16 @@ def _workflow(files: list[Path], configs: Path, overrides: dict[str, Any]) -> An
     with fast_imports():
         from monai.bundle import ConfigWorkflow, workflows
 
+    class AuditedWorkflow(ConfigWorkflow):  # type: ignore[misc]
+        """Workflow that runs without the bundle's folder in `sys.path`, where MONAI's `run` puts it."""
+
+        def run(self) -> Any:
+            return self._run_expr(id=self.run_id)
+
     workflows.logger.setLevel(logging.ERROR)  # it reports the files that it was given
     check_steps(files, overrides)
     config = merged_config(files, overrides)
-    workflow = ConfigWorkflow(
+    workflow = (ConfigWorkflow if trust else AuditedWorkflow)(
         config_file=str(files[0]),
         meta_file=str(configs / "metadata.json"),
         logging_file=str(configs / "logging.conf"),

@@ -17,6 +17,10 @@ _STEPS = ("initialize", "run", "finalize")
 """Keys of a workflow that list its steps."""
 _FIRST_STEPS = ("segbundle.workflow.start_workflow", "segbundle.engines.start_workflow")
 """The first step of segbundle's workflows, by its present and its former name."""
+_HANDLERS = ("handlers", "train#handlers")
+"""Keys of lists of handlers."""
+_WRITERS = ("Checkpoints", "TrainingLog", "ScoreReport")
+"""Handlers that write the files that a command promises."""
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -83,6 +87,8 @@ def merged_config(files: Sequence[str | Path], overrides: Mapping[str, Any] | No
 def check_steps(files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None) -> None:
     """Refuse a task that removes, replaces or changes steps of segbundle's own workflows, which check the run.
 
+    The same holds for handlers that write the files that a command promises; their arguments may change.
+
     Workflows of other bundles, which do not begin with segbundle's first step, are not checked.
 
     Args:
@@ -113,6 +119,22 @@ def _refuse_lost_step(own: Mapping[str, Any], config: Mapping[str, Any], source:
                     f"{source}config key {key!r} removes or changes the step {name}. Leave out {key}; to add steps, "
                     f"write +{key}: [STEP]."
                 )
+    for key in _HANDLERS:
+        kept = {step.get("_target_") for step in _listed(config, key) if isinstance(step, dict)}
+        for step in _listed(own, key):
+            if step["_target_"].rpartition(".")[2] in _WRITERS and step["_target_"] not in kept:
+                raise ConfigError(
+                    f"{source}config key {key!r} removes the handler {step['_target_']}, which writes results. To add "
+                    f"handlers, write +{key}: [HANDLER]."
+                )
+
+
+def _listed(config: Mapping[str, Any], key: str) -> list[Any]:
+    """Return the list at a key, whose parts are separated by `#`; empty if there is none."""
+    value: Any = config
+    for part in key.split("#"):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value if isinstance(value, list) else []
 
 
 def _is_kept(step: Any, found: Any) -> bool:

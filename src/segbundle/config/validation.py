@@ -20,7 +20,7 @@ _MONAI_KEYS = frozenset(
     {"_meta_", "experiment_name", "is_not_rank0", "run_name", "save_execute_config", "tracking_uri"}
 )
 """Keys that MONAI adds: metadata, settings of its experiment tracking, and `run_name` of its federated clients."""
-_MAY_BE_NULL = frozenset({"inferer", "postprocessing", "saving"})
+_MAY_BE_NULL = frozenset({"inferer", "postprocessing"})
 """Components that may be left out, in any section."""
 _VALUES = frozenset({"bundle_root", "ckpt_path", "device", "output_dir"})
 """Keys whose defaults are components, and which may be plain values."""

@@ -72,6 +72,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     text = _read_text(path, ConfigError, MAX_YAML_BYTES)
     try:
         loader = _loader()(text)
+        loader.source = path
         node = loader.get_single_node()
         _refuse_expansion(path, node)
         content = None if node is None else loader.construct_document(node)
@@ -175,7 +176,16 @@ def _loader() -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):  # the one in C crashes on deeply nested lists
-        """PyYAML's safe loader, which reads `1e-3` as a number and refuses a key given twice."""
+        """PyYAML's safe loader, which reads `1e-3` as a number, and refuses a key given twice and too many nodes."""
+
+        source: Path
+        num_nodes = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            self.num_nodes += 1
+            if self.num_nodes > MAX_YAML_NODES:
+                raise ConfigError(f"{self.source}: contains more than {MAX_YAML_NODES:,} values.")
+            return super().compose_node(parent, index)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             seen = set()

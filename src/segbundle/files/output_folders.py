@@ -25,6 +25,8 @@ _FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0) | getattr(os,
 _NAMED = 3
 _MOST_LINES = 100
 """Outdated lines of a record before it is rewritten."""
+_GONE = (-1, -1, None)
+"""Size, date and hash that describe no file."""
 _claimed: dict[Path, OutputFolder] = {}
 _seen: dict[Path, OutputFolder] = {}
 
@@ -124,6 +126,11 @@ class OutputFolder:
         self._add(self._earlier)
 
     @property
+    def has_record(self) -> bool:
+        """Whether what was written into the folder is on record."""
+        return self._has_record
+
+    @property
     def is_claimed(self) -> bool:
         """Whether this process records what it writes into the folder."""
         return _claimed.get(self.folder) is self
@@ -149,6 +156,17 @@ class OutputFolder:
             _append(self.record_path, lines)
             self._has_record = True
             self._add(lines)
+
+    def record_removal(self, path: Path) -> None:
+        """Record that a file that grew is gone, so that a later file of its name counts as foreign.
+
+        Raises:
+            OSError: the record cannot be written.
+        """
+        with self._lock:
+            line = (self._name(path), *_GONE)
+            _append(self.record_path, [line])
+            self._add([line])
 
     def record_partial(self, process: int) -> None:
         """Record, once, that a process writes files that stay partial if it is killed.
@@ -276,7 +294,9 @@ class OutputFolder:
 
     def _describes(self, path: Path, found: os.stat_result) -> bool:
         known = self._known.get(self._name(path), ())
-        if any(size is None or (size, date) == (found.st_size, found.st_mtime_ns) for size, date, _ in known):
+        if known and known[-1][0] is None:  # still growing, or a folder
+            return True
+        if any((size, date) == (found.st_size, found.st_mtime_ns) for size, date, _ in known):
             return True
         ends = {end for size, _, end in known if size == found.st_size and end is not None}
         return bool(ends) and _stamp(path)[2] in ends  # a copy, which has another date

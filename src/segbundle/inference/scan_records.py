@@ -191,7 +191,7 @@ class ScanRecords:
         others = list[Path]()
         for path in record_files(folder.folder):
             if not folder.wrote(path):
-                if path.is_symlink() or (path.suffix == ".jsonl" and not records_of(path)):
+                if folder.has_record or path.is_symlink() or (path.suffix == ".jsonl" and not records_of(path)):
                     others.append(path)
                     continue
                 records_of(path)
@@ -202,7 +202,7 @@ class ScanRecords:
         if left or self._scored_classes:  # an evaluation writes its scores also if no case is left
             written += [Path(name) for name in (run_files.PREDICTIONS, run_files.TRAINING_CASES, *run_files.RESULTS)]
         if folder.is_claimed:
-            folder.refuse_foreign([*others, *written])
+            folder.refuse_foreign(dict.fromkeys([*others, *(folder.folder / path for path in written)]))
         inputs = (path for entry in readable for key in ("image", "label") for path in _paths(entry.get(key, [])))
         folder.refuse_inputs(written, inputs)
 
@@ -218,10 +218,12 @@ class ScanRecords:
         write_json(self.path, [records[key] for key in sorted(records)])
 
     def _remove_journals(self) -> None:
-        folder = self.path.parent
-        for path in record_files(folder):
+        folder = folder_of(self.path.parent)
+        for path in record_files(folder.folder):
             if path != self.path:
                 path.unlink()
+                if folder.is_claimed:
+                    folder.record_removal(path)
 
     def _is_done(self, record: Mapping[str, Any]) -> bool:
         """Return whether a scan was finished with these settings, its files are unchanged and its results are there."""

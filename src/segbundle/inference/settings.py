@@ -14,12 +14,22 @@ from segbundle.checkpoints.loading import checkpoint_paths
 from segbundle.config.current_workflow import running_workflow
 from segbundle.files.hashing import hash_file, hash_values
 
+_COMPONENTS = ("network", "preprocessing", "inferer", "postprocessing", "saving", "evaluator")
+"""Components that decide the result of a scan."""
+_FREE = frozenset(
+    {"checkpoints", "dataset", "dataloader", "device", "output_dir", "records", "sw_batch_size", "val_data_loader"}
+)
+"""Their arguments that do not, or count by the contents of files. Handlers and metrics do not, either."""
+_REFERENCES = tuple(f"@{name}" for name in _COMPONENTS)
+"""References to components that are described by themselves."""
 WEIGHTS = "weights"
 """The setting that counts by the contents of files."""
 
 
 def configured(settings: Mapping[str, Any], config_id: str) -> dict[str, Any]:
     """Return settings as they are configured: a component by its `_target_` and arguments, a reference by its target.
+
+    The components of the running workflow that decide a result are added to the settings.
 
     Args:
         settings: by name; described as they are where no workflow is running.
@@ -28,8 +38,22 @@ def configured(settings: Mapping[str, Any], config_id: str) -> dict[str, Any]:
     workflow = running_workflow()
     given = None if workflow is None else workflow.parser.get(config_id)
     if workflow is not None and isinstance(given, Mapping) and given.keys() == settings.keys():
-        return {name: plain_values(workflow.parser, value) for name, value in given.items()}
+        parser = workflow.parser
+        components = {name: parser.get(name) for name in _COMPONENTS if name in parser}
+        decide = {name: plain_values(parser, _deciding(value)) for name, value in components.items()}
+        return {**{name: plain_values(parser, value) for name, value in given.items()}, "components": decide}
     return {name: _described(value) for name, value in settings.items()}
+
+
+def _deciding(component: Any) -> Any:
+    """Return a component without the arguments that do not decide a result."""
+    if not isinstance(component, Mapping):
+        return component
+    return {
+        key: value
+        for key, value in component.items()
+        if key not in _FREE and not key.endswith(("_handlers", "_metric")) and value not in _REFERENCES
+    }
 
 
 def hash_settings(values: Mapping[str, Any], weights: str | Sequence[str] | None) -> str:

@@ -101,7 +101,7 @@ def test_check_prints_every_problem_and_fails(tmp_path):
 
 def test_check_against_a_task(tmp_path):
     invoke("samples", tmp_path / "s", "--num_training", 2, "--num_test", 0)
-    configs = Path(__file__).parents[1] / "configs"
+    configs = Path(__file__).parents[2] / "configs"
     assert invoke("check", tmp_path / "s", "--config", configs / "phantom.yaml").exit_code == 0
     task = tmp_path / "task.yaml"
     task.write_text("class_names: [background, a, b, c, d]\n")

@@ -30,7 +30,7 @@ _NAME = re.compile(rf"\s*({_QUOTED.pattern}|[^,]*)\s*(?:,|$)")
 
 def default_bundle() -> Path:
     """The bundle that comes with the project, in a checkout or an installed package."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     installed = package / "_bundle"
     return installed if installed.is_dir() else package.parents[1] / "bundle"
 

@@ -1,4 +1,4 @@
-"""Cases, scan files, what can be wrong with them, and the project's own phantoms."""
+"""Datasets and scan files: cases, folds, image input and output, checks, and synthetic phantoms."""
 
 from segbundle.data.case import Case
 from segbundle.data.cases import load_cases

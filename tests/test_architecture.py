@@ -1,4 +1,4 @@
-"""Imports run one way, as docs/architecture.md draws it."""
+"""Import directions, as in docs/architecture.md."""
 
 import ast
 import importlib
@@ -18,7 +18,7 @@ ORDER = [
     "distributed", "former_names", "hardware", "acceleration", "audit", "io", "datasets", "results", "checkpoints",
     "inference", "transforms", "report", "viewer", "sampling", "training", "workflow", "cli",
 ]  # fmt: skip
-"""From the ground up: a room may import those before it."""
+"""Packages in import order; a package may only import earlier packages."""
 
 
 FORMER = {"data", "engines", "inferers", "patches"}
@@ -50,7 +50,7 @@ def imports_of(name):
 
 
 @pytest.mark.parametrize("name", ORDER)
-def test_a_room_imports_only_what_lies_below_it(name):
+def test_packages_import_only_lower_packages(name):
     assert imports_of(name) <= set(ORDER[: ORDER.index(name)])
 
 
@@ -58,7 +58,7 @@ def test_every_room_is_known():
     assert {room(path) for path in PACKAGE.rglob("*.py")} - {"__init__"} - FORMER == set(ORDER)
 
 
-def test_the_document_names_what_each_room_imports():
+def test_document_lists_imports_of_each_package():
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([a-z_]+)(?:/|\.py)` \|.*\| ([^|]+) \|$", text, re.M)
     assert {name for name, _ in rows} == set(ORDER)
@@ -67,8 +67,8 @@ def test_the_document_names_what_each_room_imports():
 
 
 @pytest.mark.parametrize("name", sorted({path.parent.name for path in PACKAGE.glob("*/__init__.py")}))
-def test_what_a_room_offers_is_not_called_like_one_of_its_modules(name):
-    """From Python 3.12 on, `_target_: segbundle.transforms.x` is the module of that name, if there is one."""
+def test_exports_are_not_named_like_modules(name):
+    """In Python 3.12 and later, `_target_: segbundle.transforms.x` resolves to a module of that name if it exists."""
     offered = getattr(importlib.import_module(f"segbundle.{name}"), "__all__", [])
     modules = {path.stem for path in (PACKAGE / name).glob("*.py")}
     assert not modules.intersection(offered)

@@ -11,7 +11,7 @@ def test_index_is_the_label_value():
     assert num_classes(NAMES) == 3
 
 
-def test_unknown_class_suggests_the_nearest():
+def test_unknown_class_suggests_closest_name():
     with pytest.raises(ConfigError, match="'splen': did you mean 'spleen'"):
         Classes(NAMES).index("splen")
 
@@ -30,14 +30,14 @@ def test_annotated_mask(annotated, mask):
 
 
 @pytest.mark.parametrize("names", [[], ["background"], ["background", "liver", "liver"]])
-def test_impossible_names_are_refused(names):
+def test_invalid_names_raise(names):
     with pytest.raises(ConfigError, match="class_names"):
         Classes(names)
 
 
-def test_one_label_value_is_kept_for_unknown_voxels():
+def test_one_label_value_is_reserved_for_unknown_voxels():
     assert len(Classes([f"class {index}" for index in range(IGNORE_INDEX)])) == 255
-    with pytest.raises(ConfigError, match="holds 256 names"):
+    with pytest.raises(ConfigError, match="has 256 names"):
         Classes([f"class {index}" for index in range(256)])
 
 

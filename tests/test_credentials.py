@@ -1,4 +1,4 @@
-"""Passwords and tokens in addresses, and texts that name the addresses."""
+"""Removal of passwords and tokens in addresses from text."""
 
 import io
 import logging
@@ -25,11 +25,11 @@ from segbundle.errors import ConfigError, describe, show_error
         ("'postgresql+psycopg2://me:hunter2@db/mlflow' failed", "'postgresql+psycopg2://***@db/mlflow' failed"),
     ],
 )
-def test_what_is_left_of_a_text(text, shown):
+def test_credentials_in_text(text, shown):
     assert without_credentials(text) == shown
 
 
-def test_values_of_a_configuration_are_whole_addresses():
+def test_credentials_in_configuration():
     config = {"a": ["http://me:my secret 'word'@host", 3], "b": {"c": "http://me:x y@host"}, "d": None, "e": 1.5}
     assert without_credentials(config) == {
         "a": ["http://***@host", 3],
@@ -50,7 +50,7 @@ def test_values_of_a_configuration_are_whole_addresses():
         "http://me:hunter%202@host/x?token=abc123",
     ],
 )
-def test_secrets_of_a_known_address_are_hidden_wherever_they_stand(text):
+def test_hide_secrets_of_known_address(text):
     shown = hide(text, "http://me:hunter%202@host/x?token=abc123")
     assert "hunter" not in shown and "abc123" not in shown and "***" in shown
 
@@ -68,7 +68,7 @@ def test_messages_and_tracebacks_show_no_credentials(monkeypatch):
     assert "http://me:" not in shown.getvalue()
 
 
-def test_log_lines_of_a_known_address_show_no_credentials():
+def test_log_lines_show_no_credentials():
     pytest.importorskip("mlflow")
     from segbundle.training.tracking import check_mlflow
 

@@ -18,17 +18,17 @@ def wrapped(error):
         return outer
 
 
-def test_the_error_a_user_can_mend_is_found_below_others():
+def test_segbundle_error_is_found_in_chain():
     assert describe(wrapped(DataError("a.nii: broken"))) == "a.nii: broken"
 
 
-def test_other_errors_stay_what_they_are():
+def test_other_errors_are_unchanged():
     error = wrapped(KeyError("x"))
     assert root_error(error) is error
-    assert describe(error) == "KeyError: 'x'"  # the first cause, not what it was wrapped in
+    assert describe(error) == "KeyError: 'x'"  # the first cause, not the wrapping error
 
 
-def test_messages_do_not_tell_where_an_object_lies_in_memory():
+def test_memory_addresses_are_removed():
     assert describe(RuntimeError("NrrdImageIO(0x7f139c00b3b0): no")) == "RuntimeError: NrrdImageIO: no"
     assert describe(ValueError("<A object at 0x7f139c00b3b0> and 0x12")) == "<A object> and 0x12"
 
@@ -39,7 +39,7 @@ def program(lines, **more):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env)
 
 
-def test_a_program_ends_with_the_message_alone():
+def test_program_ends_with_message_only():
     done = program("try:\n  raise DataError('a.nii: broken')\nexcept Exception as e:\n  raise RuntimeError('x') from e")
     assert (done.returncode, done.stderr) == (1, "Error: a.nii: broken\n")
 
@@ -54,24 +54,24 @@ def test_a_program_ends_with_the_message_alone():
         ("try:\n  {}['a']\nexcept KeyError as e:\n  raise RuntimeError('x') from e", "KeyError: 'a'"),
     ],
 )
-def test_a_program_ends_with_the_first_cause_of_a_defect(lines, message):
+def test_program_ends_with_first_cause(lines, message):
     done = program(lines)
     assert done.returncode == 1
     assert done.stderr.startswith(f"Error: {message}") and done.stderr.count("\n") == 1
     assert "SEGBUNDLE_TRACEBACK=1" in done.stderr
 
 
-def test_a_traceback_is_shown_on_request():
+def test_traceback_on_request():
     done = program("1 / 0", SEGBUNDLE_TRACEBACK="1")
     assert done.returncode == 1
     assert "Traceback" in done.stderr and done.stderr.splitlines()[-1].startswith("Error: ZeroDivisionError")
 
 
-def test_an_interrupted_program_shows_no_traceback():
+def test_keyboard_interrupt_has_no_traceback():
     assert program("raise KeyboardInterrupt").stderr == "Stopped.\n"
 
 
-def test_errors_about_files_need_no_traceback(capsys):
+def test_file_errors_have_no_traceback(capsys):
     show_error(FileNotFoundError(2, "No such file or directory", "a.txt"))
     assert capsys.readouterr().err == "Error: [Errno 2] No such file or directory: 'a.txt'\n"
 
@@ -86,17 +86,18 @@ def raise_error(error):
         (
             {"a": {"_target_": "builtins.int", "x": 1}},
             "a",
-            r"config key 'a' \(builtins.int\) cannot be made of x 1: 'x' is an invalid keyword argument for int\(\)",
+            r"config key 'a' \(builtins.int\) cannot be created with x=1: "
+            r"'x' is an invalid keyword argument for int\(\)",
         ),
         (
             {"a": {"_target_": "torch.nn.Conv3d", "in_channels": 1}},
             "a",
-            "cannot be made of in_channels 1: Conv3d missing 2 required positional arguments: 'out_channels' and",
+            "cannot be created with in_channels=1: Conv3d missing 2 required positional arguments: 'out_channels' and",
         ),
         (
             {"a": {"_target_": "torch.nn.Conv3d", "in_channel": 1}},
             "a",
-            "cannot be made of in_channel 1: Conv3d has no argument 'in_channel'",
+            "cannot be created with in_channel=1: Conv3d has no argument 'in_channel'",
         ),
         ({"a": {"_target_": "no.Thing"}}, "a", "config key 'a': Cannot locate class or function path: 'no.Thing'"),
         ({"a": {"b": "$1 / 0"}}, "a", "config key 'a#b': its expression cannot be evaluated: ZeroDivisionError"),
@@ -107,7 +108,7 @@ def raise_error(error):
         ({"run": ["$1 / 0"]}, "run::0", "config key 'run#0': its expression cannot be evaluated"),
     ],
 )
-def test_errors_of_a_configuration_name_the_key(config, key, message):
+def test_configuration_errors_name_the_key(config, key, message):
     with pytest.raises(Exception) as caught:
         ConfigParser(config).get_parsed_content(key)
     root = root_error(caught.value)
@@ -116,7 +117,7 @@ def test_errors_of_a_configuration_name_the_key(config, key, message):
         raise root
 
 
-def test_errors_while_a_workflow_runs_are_not_those_of_its_configuration():
+def test_workflow_errors_are_not_configuration_errors():
     work = {"_target_": "test_errors.raise_error", "_mode_": "callable", "error": MemoryError()}
     with pytest.raises(RuntimeError) as caught:
         ConfigParser({"work": work, "run": ["$@work()"]}).get_parsed_content("run::0")
@@ -124,23 +125,23 @@ def test_errors_while_a_workflow_runs_are_not_those_of_its_configuration():
     assert describe(caught.value) == "MemoryError"
 
 
-def test_long_messages_are_shortened_to_a_few_lines():
+def test_long_messages_are_shortened():
     message = str(DataError("a.nii: " + "x" * 2000 + " Convert it."))
     assert len(message) <= 800 and message.startswith("a.nii: x") and message.endswith("x Convert it.")
     lines = str(DataError("\n".join(f"file {number}" for number in range(100)))).splitlines()
-    assert lines == ["file 0", "file 1", "file 2", "... and 97 lines more"]
+    assert lines == ["file 0", "file 1", "file 2", "... and 97 more lines"]
     known = [f"class_{number:03}" for number in range(118)]
     assert suggestion("xyz", known).endswith("class_011 and 106 more.")
 
 
-def test_suggestion_lists_what_is_known_when_nothing_is_near():
-    assert suggestion("xyz", ["b", "a"]) == ": the known ones are a, b."
+def test_suggestion_without_close_match():
+    assert suggestion("xyz", ["b", "a"]) == ": expected one of a, b."
     assert suggestion("max_epoch", ["min_size", "max_epochs"]) == ": did you mean 'max_epochs'?"
 
 
-def test_failed_allocations_are_shown_without_the_allocators_text():
+def test_out_of_memory_message():
     text = (
         "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
         "allocate 108000000000 bytes. Error code 12 (Cannot allocate memory)"
     )
-    assert one_line(RuntimeError(text)) == "out of memory: 108 GB more are needed"
+    assert one_line(RuntimeError(text)) == "out of memory: another 108 GB are needed"

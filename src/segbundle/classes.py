@@ -1,4 +1,4 @@
-"""Names, indices and annotation state of the classes: the one place that knows them."""
+"""Names, indices and annotation masks of the classes."""
 
 from __future__ import annotations
 
@@ -7,64 +7,70 @@ from collections.abc import Iterable, Sequence
 from segbundle.errors import ConfigError, suggestion
 
 IGNORE_INDEX = 255
-"""The value in loaded label maps of voxels whose class is unknown, whatever number the dataset has for them."""
+"""Value of voxels of unknown class in loaded label maps, whatever value the dataset uses for them."""
 _MAX_CHARACTERS = 255
-"""Of a class name."""
+"""Maximum length of a class name."""
 
 
 class Classes:
-    """The classes of a task. The index of a class is its value in the label maps; index 0 is the background.
+    """Classes of a task. The index of a class is its value in the label maps; index 0 is the background.
 
     Args:
-        names: one name per class, `names[0]` being the background, for instance
-            `["background", "liver", "spleen"]`.
+        names: one name per class, background first, for instance `["background", "liver", "spleen"]`.
 
     Raises:
-        ConfigError: fewer than two names, more than 255, a name of more than 255 characters, or one that appears twice.
+        ConfigError: there are fewer than 2 or more than 255 names, or a name is duplicate or longer than 255 characters.
+
+    Example:
+        >>> classes = Classes(["background", "liver", "spleen"])
+        >>> len(classes), classes.index("spleen")
+        (3, 2)
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = [str(name) for name in names]
         if len(self.names) < 2:
             raise ConfigError(
-                f"class_names is {self.names}: it needs the background and at least one class, "
+                f"class_names is {self.names}: it must contain the background and at least one class, "
                 "for instance [background, liver]."
             )
         if len(self.names) > IGNORE_INDEX:
-            raise ConfigError(f"class_names holds {len(self.names)} names; there can be {IGNORE_INDEX} at most.")
+            raise ConfigError(f"class_names has {len(self.names)} names; the maximum is {IGNORE_INDEX}.")
         long = next((name for name in self.names if len(name) > _MAX_CHARACTERS), None)
         if long is not None:
             raise ConfigError(
-                f"class_names contains a name of {len(long):,} characters ({long[:20]}...); at most "
-                f"{_MAX_CHARACTERS} are possible."
+                f"class_names contains a name of {len(long):,} characters ({long[:20]}...); the maximum is "
+                f"{_MAX_CHARACTERS}."
             )
-        twice = sorted({name for name in self.names if self.names.count(name) > 1})
-        if twice:
-            raise ConfigError(f"class_names holds {twice[0]!r} twice: every class needs a name of its own.")
+        duplicates = sorted({name for name in self.names if self.names.count(name) > 1})
+        if duplicates:
+            raise ConfigError(f"class_names contains {duplicates[0]!r} twice; every class needs a different name.")
 
     def __len__(self) -> int:
         return len(self.names)
 
     def index(self, name: str) -> int:
-        """The label value of a class.
+        """Return the label value of a class.
+
+        Args:
+            name: name of a class.
 
         Raises:
-            ConfigError: no class has that name; the message suggests the nearest.
+            ConfigError: the class does not exist; the message suggests the closest name.
         """
         if name not in self.names:
-            raise ConfigError(f"there is no class {name!r}{suggestion(name, self.names)}")
+            raise ConfigError(f"unknown class {name!r}{suggestion(name, self.names)}")
         return self.names.index(name)
 
     def annotated_mask(self, annotated: Iterable[str] | None) -> list[bool]:
-        """Which classes somebody looked for in a case, as one bool per class.
+        """Return one bool per class: whether the class is annotated in a case.
 
         Args:
-            annotated: names of the annotated foreground classes, or None where all of them were. The background
-                needs no mention: it counts as annotated in every case, although it may then hide a class that
-                was not.
+            annotated: names of the annotated foreground classes; None if all classes are annotated. The background is
+                always annotated, although it may cover classes that are not.
 
         Raises:
-            ConfigError: a name that is not a class.
+            ConfigError: a class does not exist.
         """
         if annotated is None:
             return [True] * len(self)
@@ -75,5 +81,13 @@ class Classes:
 
 
 def num_classes(class_names: Sequence[str]) -> int:
-    """How many channels a network needs for these classes, the background included."""
+    """Return the number of channels that a network needs for these classes, including the background.
+
+    Args:
+        class_names: classes of the task, background first.
+
+    Example:
+        >>> num_classes(["background", "liver", "spleen"])
+        3
+    """
     return len(Classes(class_names))

@@ -1,4 +1,4 @@
-"""Keep passwords and tokens in addresses out of messages and files."""
+"""Removal of passwords and tokens in addresses from messages and files."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ _HIDDEN = "***"
 _WORD = re.compile(r"[^\s'\"<>]+")
 _QUERY = re.compile(r"[?#]")
 _SHORTEST = 3
-"""Letters of a secret that is looked for outside of its address."""
+"""Minimum number of characters of a secret that is searched outside its address."""
 
 
 def without_credentials(value: Any) -> Any:
-    """Return a text, or values that hold texts, with what may be secret in addresses replaced by `***`.
+    """Return a text, or values with texts, in which possible secrets of addresses are replaced by `***`.
 
-    Secret are user and password, and what follows `?` or `#`, as in `http://user:password@host/path?token=abc`.
+    Possible secrets are user, password, and everything after `?` or `#`, as in
+    `http://user:password@host/path?token=abc`.
+
+    Args:
+        value: text, or a mapping or list with texts; other values are returned unchanged.
 
     Example:
         >>> without_credentials("http://me:secret@host:5000/mlflow?token=abc cannot be used")
@@ -26,18 +30,23 @@ def without_credentials(value: Any) -> Any:
         {'mlflow_uri': 'http://***@host'}
     """
     if isinstance(value, str):
-        return _without(value)
+        return _redact_text(value)
     if isinstance(value, Mapping):
         return {
-            key: _whole(each) if isinstance(each, str) else without_credentials(each) for key, each in value.items()
+            key: _redact_value(each) if isinstance(each, str) else without_credentials(each)
+            for key, each in value.items()
         }
     if isinstance(value, (list, tuple)):
-        return [_whole(each) if isinstance(each, str) else without_credentials(each) for each in value]
+        return [_redact_value(each) if isinstance(each, str) else without_credentials(each) for each in value]
     return value
 
 
 def hide(text: str, address: str) -> str:
-    """Return a text without the secrets of an address, wherever they stand in it.
+    """Return a text without the secrets of an address, wherever they occur.
+
+    Args:
+        text: text with secrets.
+        address: address with credentials.
 
     Example:
         >>> hide("no user secret at host", "http://me:secret@host")
@@ -45,13 +54,13 @@ def hide(text: str, address: str) -> str:
         >>> hide("me:secret@host: no such scheme", "me:secret@host")
         'me:***@host: no such scheme'
     """
-    text = text.replace(address, _whole(address))
+    text = text.replace(address, _redact_value(address))
     for secret in sorted(_secrets(address), key=len, reverse=True):
         text = text.replace(secret, _HIDDEN)
-    return _without(text)
+    return _redact_text(text)
 
 
-def _without(text: str) -> str:
+def _redact_text(text: str) -> str:
     if "://" not in text:
         return text
     return _WORD.sub(lambda found: _without_in_word(found[0]), text)
@@ -69,22 +78,22 @@ def _without_in_word(word: str) -> str:
     return f"{scheme}://{_HIDDEN if at else user}{at}{place}"
 
 
-def _whole(word: str) -> str:
-    """Return a text without secrets which, if it holds an address, is nothing else: a password may have any letter."""
-    before, separator, rest = word.partition("://")
+def _redact_value(value: str) -> str:
+    """Return a value without secrets. An address is redacted up to the last `@`: passwords may have any character."""
+    before, separator, rest = value.partition("://")
     if not separator:
-        return word
+        return value
     _, at, place = rest.rpartition("@")
-    return _without(f"{before}://{_HIDDEN}@{place}") if at else _without(word)
+    return _redact_text(f"{before}://{_HIDDEN}@{place}") if at else _redact_text(value)
 
 
 def _secrets(address: str) -> set[str]:
-    """Return password and values of an address, as they are written, and as others write them."""
-    rest = address.partition("://")[2] or address  # perhaps without its scheme
+    """Return the password and the query values of an address, as written and in other encodings."""
+    rest = address.partition("://")[2] or address  # the scheme may be missing
     user, _, _ = rest.rpartition("@")
     _, _, options = rest.rpartition("@")[2].partition("?")
     found = {user.partition(":")[2], options.partition("#")[2]}
     found |= {value for _, value in parse_qsl(options.partition("#")[0])}
-    plain = {form(one) for one in found for form in (str, unquote, unquote_plus)}
-    forms = {form(one) for one in plain for form in (str, quote, quote_plus)}
-    return {one for one in forms if len(one) >= _SHORTEST}
+    plain = {form(secret) for secret in found for form in (str, unquote, unquote_plus)}
+    forms = {form(secret) for secret in plain for form in (str, quote, quote_plus)}
+    return {secret for secret in forms if len(secret) >= _SHORTEST}

@@ -1,4 +1,4 @@
-"""The errors a user can mend: each message names the file or key, what is wrong, and the fix."""
+"""Errors with a solution for the user. Each message names the file or key, the problem, and the fix."""
 
 from __future__ import annotations
 
@@ -22,15 +22,19 @@ _MOST_KNOWN, _MOST_ARGUMENTS = 12, 6
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 40
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{6,}|\(0x[0-9a-fA-F]{6,}\)")
-"""Memory addresses of objects in messages of ITK and Python."""
+"""Memory addresses in messages of ITK and Python."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""Characters that a terminal would act on, for instance in the name of a file."""
+"""Control characters, for instance in file names; a terminal would interpret them."""
 
 
 class SegbundleError(ValueError):
-    """Base of every error that is caused by input (data, configuration, paths) and not by a defect.
+    """Base class of errors caused by input (data, configuration, paths), not by a defect of the program.
 
-    However long a message is made, it is shown as a few lines.
+    A long message is shortened to a few lines.
+
+    Example:
+        >>> str(SegbundleError("ct.nii.gz: no such file."))
+        'ct.nii.gz: no such file.'
     """
 
     def __str__(self) -> str:
@@ -38,31 +42,80 @@ class SegbundleError(ValueError):
 
 
 class DataError(SegbundleError):
-    """A scan, a label map or a dataset that cannot be used as it is."""
+    """Error for a scan, a label map or a dataset that cannot be used.
+
+    Example:
+        >>> raise DataError("ct.nii.gz: no such file.")
+        Traceback (most recent call last):
+        ...
+        segbundle.errors.DataError: ct.nii.gz: no such file.
+    """
 
 
 class ConfigError(SegbundleError):
-    """A configuration key or value that no workflow can use."""
+    """Error for an invalid configuration key or value.
+
+    Example:
+        >>> raise ConfigError("max_epochs is 0; it must be at least 1.")
+        Traceback (most recent call last):
+        ...
+        segbundle.errors.ConfigError: max_epochs is 0; it must be at least 1.
+    """
 
 
 class CheckpointError(SegbundleError):
-    """A checkpoint that is missing, unreadable, or does not fit the network."""
+    """Error for a checkpoint that is missing, unreadable, or does not fit the network.
+
+    Example:
+        >>> raise CheckpointError("model.pt: no such file.")
+        Traceback (most recent call last):
+        ...
+        segbundle.errors.CheckpointError: model.pt: no such file.
+    """
 
 
 class OutputError(SegbundleError):
-    """An output folder that cannot be written, or already holds something that would be lost."""
+    """Error for an output folder that cannot be written, or with files that would be lost.
+
+    Example:
+        >>> raise OutputError("runs/1: cannot be written.")
+        Traceback (most recent call last):
+        ...
+        segbundle.errors.OutputError: runs/1: cannot be written.
+    """
 
 
 class TrainingError(SegbundleError):
-    """A training step that cannot be made: the loss refuses the batch."""
+    """Error for a training step that fails, for instance because the loss does not accept the batch.
+
+    Example:
+        >>> raise TrainingError("case a: the loss is NaN.")
+        Traceback (most recent call last):
+        ...
+        segbundle.errors.TrainingError: case a: the loss is NaN.
+    """
 
 
 class PredictionError(SegbundleError):
-    """A scan for which a network computes nothing that can be used."""
+    """Error for a scan with an unusable network output.
+
+    Example:
+        >>> raise PredictionError("case a: the logits are NaN.")
+        Traceback (most recent call last):
+        ...
+        segbundle.errors.PredictionError: case a: the logits are NaN.
+    """
 
 
 class ScansFailedError(SegbundleError):
-    """Some scans of a batch failed; the others were finished and their results are on disk."""
+    """Error for a batch in which some scans failed. The results of the other scans are complete and on disk.
+
+    Example:
+        >>> raise ScansFailedError("1 of 3 scans failed.")
+        Traceback (most recent call last):
+        ...
+        segbundle.errors.ScansFailedError: 1 of 3 scans failed.
+    """
 
 
 _TRACEBACK = "SEGBUNDLE_TRACEBACK"
@@ -72,36 +125,63 @@ _MONAI_INSTANTIATION = "Failed to instantiate component"
 _MONAI_LOCATION = "Cannot locate class or function path"
 _MONAI_EVALUATION = "Failed to evaluate"
 _MONAI_BUNDLE = ("monai", "bundle")
-_WORK = frozenset({"initialize", "run", "finalize"})
-"""Sections of a configuration whose expressions do the work, so that errors in them may have any cause."""
+_RUN_SECTIONS = frozenset({"initialize", "run", "finalize"})
+"""Sections of a configuration whose expressions run the workflow; their errors can have any cause."""
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """The end of an error message about an unknown word: the nearest known one, or the known ones."""
+    """Return the end of a message about an unknown word: the closest known word, or the known words.
+
+    Args:
+        word: unknown word.
+        known: valid words.
+
+    Example:
+        >>> suggestion("splen", ["liver", "spleen"]), suggestion("xyz", ["b", "a"])
+        (": did you mean 'spleen'?", ': expected one of a, b.')
+    """
     known = sorted(known)
     near = difflib.get_close_matches(word[:_MOST_CHARACTERS], known, n=1, cutoff=0.6)
     if near:
         return f": did you mean {near[0]!r}?"
     more = f" and {len(known) - _MOST_KNOWN} more" if len(known) > _MOST_KNOWN else ""
-    return f": the known ones are {', '.join(known[:_MOST_KNOWN])}{more}."
+    return f": expected one of {', '.join(known[:_MOST_KNOWN])}{more}."
 
 
 def root_error(error: BaseException) -> BaseException:
-    """The `SegbundleError` at the bottom of a chain of wrapped errors, or `error` itself if there is none.
+    """Return the `SegbundleError` in a chain of wrapped errors, or else `error` itself.
 
-    MONAI wraps what a transform or a component raises in a `RuntimeError`; what the user has to read is below.
-    Whatever is raised while a component is made from a configuration, or while MONAI reads it, becomes a
-    `ConfigError` that names the key and the first cause.
+    MONAI wraps errors of transforms and components in a `RuntimeError`. An error that is raised while MONAI reads a
+    configuration, or creates a component from it, becomes a `ConfigError` that names the key and the first cause.
+
+    Args:
+        error: exception.
+
+    Example:
+        >>> error = RuntimeError("applying transform")
+        >>> error.__cause__ = DataError("ct.nii.gz: no such file.")
+        >>> root_error(error)
+        DataError('ct.nii.gz: no such file.')
     """
     for link in _chain(error):
         if isinstance(link, SegbundleError):
             return link
     found = map(_configuration_error, reversed(list(_chain(error))))
-    return next((one for one in found if one is not None), error)
+    return next((converted for converted in found if converted is not None), error)
 
 
 def first_cause(error: BaseException) -> BaseException:
-    """The error from which a chain of wrapped errors began."""
+    """Return the first error in a chain of wrapped errors.
+
+    Args:
+        error: exception.
+
+    Example:
+        >>> error = RuntimeError("outer")
+        >>> error.__cause__ = KeyError("inner")
+        >>> first_cause(error)
+        KeyError('inner')
+    """
     seen = {id(error)}
     while error.__cause__ is not None and id(error.__cause__) not in seen:
         error = error.__cause__
@@ -110,7 +190,18 @@ def first_cause(error: BaseException) -> BaseException:
 
 
 def find_cause(error: BaseException, kind: type[_E]) -> _E | None:
-    """Return the first error of a kind in a chain of wrapped errors; None if there is none."""
+    """Return the first error of a class in a chain of wrapped errors, or None.
+
+    Args:
+        error: exception.
+        kind: class of the error.
+
+    Example:
+        >>> error = RuntimeError("outer")
+        >>> error.__cause__ = KeyError("inner")
+        >>> find_cause(error, KeyError)
+        KeyError('inner')
+    """
     link: BaseException | None = error
     while link is not None and not isinstance(link, kind):
         link = link.__cause__ or link.__context__
@@ -118,23 +209,46 @@ def find_cause(error: BaseException, kind: type[_E]) -> _E | None:
 
 
 def describe(error: BaseException) -> str:
-    """One message for logs and for `predictions.json`: the error that a user can mend, or else the first cause."""
+    """Return one message for logs and `predictions.json`: that of the `SegbundleError`, or else of the first cause.
+
+    Args:
+        error: exception.
+
+    Example:
+        >>> describe(DataError("ct.nii.gz: no such file."))
+        'ct.nii.gz: no such file.'
+    """
     root = root_error(error)
     return str(root) if isinstance(root, SegbundleError) else one_line(first_cause(error))
 
 
 def one_line(error: BaseException) -> str:
-    """Return class and message of an error in one line; errors about values and files need no class."""
+    """Return class and message of an error in one line; errors about values and files have no class.
+
+    Args:
+        error: exception.
+
+    Example:
+        >>> one_line(KeyError("a")), one_line(ValueError("a is 3"))
+        ("KeyError: 'a'", 'a is 3')
+    """
     message = " ".join(str(error).split())
     if allocation := _ALLOCATION.search(message):
-        return f"out of memory: {int(allocation[1]) / 1e9:.3g} GB more are needed"
+        return f"out of memory: another {int(allocation[1]) / 1e9:.3g} GB are needed"
     if message and isinstance(error, (ValueError, OSError)) and not isinstance(error, UnicodeError):
         return _shortened(message)
     return _shortened(f"{type(error).__name__}: {message}" if message else type(error).__name__)
 
 
 def show_error(error: BaseException) -> None:
-    """Print an error's message to stderr, and with the environment variable SEGBUNDLE_TRACEBACK its traceback, too."""
+    """Print the message of an error to stderr, with its traceback if SEGBUNDLE_TRACEBACK is set.
+
+    Args:
+        error: exception.
+
+    Example:
+        >>> show_error(DataError("ct.nii.gz: no such file."))  # prints "Error: ct.nii.gz: no such file."
+    """
     if os.environ.get(_TRACEBACK):
         lines = traceback.format_exception(type(error), error, error.__traceback__)
         print(without_credentials("".join(lines)), end="", file=sys.stderr)
@@ -142,14 +256,19 @@ def show_error(error: BaseException) -> None:
     cause = first_cause(error)
     message = str(root) if isinstance(root, SegbundleError) else one_line(cause)
     if not isinstance(root, SegbundleError) and not isinstance(cause, OSError):
-        message += f"{_place(cause)}. Run it again with {_TRACEBACK}=1 to see the traceback."
+        message += f"{_location(cause)}. Run it again with {_TRACEBACK}=1 to see the traceback."
     print(f"Error: {message}", file=sys.stderr)
 
 
 def show_plain_errors() -> None:
-    """End the program with a message and no traceback, whatever stops it (see `show_error`).
+    """Make the program end with a message instead of a traceback for any error (see `show_error`).
 
-    Call it from programs only: it sets `sys.excepthook`.
+    Call this function only in programs: it sets `sys.excepthook`.
+
+    Example:
+        >>> hook = sys.excepthook
+        >>> show_plain_errors()
+        >>> sys.excepthook = hook
     """
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -171,21 +290,23 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _configuration_error(error: BaseException) -> ConfigError | None:
-    """What is wrong with a configuration, if an error was raised while MONAI read it or made something of it."""
+    """Return a `ConfigError` if an error was raised while MONAI read a configuration or created its components."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     message, cause = str(error), one_line(first_cause(error)).rstrip(".")
     keys = [frame.f_locals.get("id") for frame in frames if frame.f_code.co_name == "_resolve_one_item"]
     key = str(keys[-1]).replace("::", "#") if keys else ""
     named = f"config key {key!r}" if key else "configuration"
     if message.startswith(_MONAI_LOCATION):
-        return ConfigError(f"{named}: {message} A _target_ is written in full: segbundle.losses.DiceCELoss.")
+        return ConfigError(
+            f"{named}: {message} Write the full path of a _target_, such as segbundle.losses.DiceCELoss."
+        )
     if message.startswith(_MONAI_INSTANTIATION):
         component = re.search(r"'([^']*)'", message)
-        made = f"{named} ({component[1] if component else '?'}) cannot be made{_of_arguments(frames)}"
-        return ConfigError(f"{made}: {_about_arguments(cause)}.")
+        failed = f"{named} ({component[1] if component else '?'}) cannot be created{_format_arguments(frames)}"
+        return ConfigError(f"{failed}: {_clean_cause(cause)}.")
     if message.startswith(_MONAI_EVALUATION):
         raised = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(first_cause(error).__traceback__)]
-        if key.partition("#")[0] in _WORK and raised[-1:] != ["<string>"]:  # but in what the expression calls
+        if key.partition("#")[0] in _RUN_SECTIONS and raised[-1:] != ["<string>"]:  # raised by a callee
             return None
         return ConfigError(f"{named}: its expression cannot be evaluated: {cause}.")
     folders = [Path(frame.f_code.co_filename).parts[-3:-1] for frame in frames]
@@ -194,36 +315,36 @@ def _configuration_error(error: BaseException) -> ConfigError | None:
     return None
 
 
-def _of_arguments(frames: Sequence[FrameType]) -> str:
-    """Return, in words, the plain values that a component was to be made of."""
+def _format_arguments(frames: Sequence[FrameType]) -> str:
+    """Return the plain arguments of a component as text."""
     makers = [frame for frame in frames if frame.f_code.co_name == "instantiate"]
     given = makers[-1].f_locals.get("kwargs") if makers else None
     plain = (str, int, float, list, tuple, type(None))
-    shown = [f"{key} {_SHORT.repr(value)}" for key, value in (given or {}).items() if isinstance(value, plain)]
-    return f" of {', '.join(shown[:_MOST_ARGUMENTS])}" if shown else ""
+    shown = [f"{key}={_SHORT.repr(value)}" for key, value in (given or {}).items() if isinstance(value, plain)]
+    return f" with {', '.join(shown[:_MOST_ARGUMENTS])}" if shown else ""
 
 
-def _about_arguments(cause: str) -> str:
-    """Return Python's words for wrong arguments without the names of its own functions and exceptions."""
+def _clean_cause(cause: str) -> str:
+    """Return Python's message about wrong arguments without the names of internal functions and exceptions."""
     cause = re.sub(r"^(TypeError|AttributeError|KeyError|IndexError): ", "", cause)
     cause = re.sub(r"^(\w+\.)*(\w+)\.__init__\(\)", r"\2", cause)
     return re.sub(r"got an unexpected keyword argument ('\w+')", r"has no argument \1", cause)
 
 
-def _place(error: BaseException) -> str:
-    """Where an error was raised: the last line of this package, or else of any."""
+def _location(error: BaseException) -> str:
+    """Return where an error was raised: the last line of this package, or else of any package."""
     places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     own = [place for place in places if "segbundle" in Path(place[0]).parts]
     return f" ({Path((own or places)[-1][0]).name}, line {(own or places)[-1][1]})" if places else ""
 
 
 def _shortened(text: str) -> str:
-    """A text of a few lines at most, without secrets; of a long one beginning and end, which says what to do."""
+    """Return text shortened to a few lines, without secrets. Long text keeps its beginning and its end (the advice)."""
     text = _ADDRESS.sub("", str(without_credentials(text)))
     text = _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
     lines = text.splitlines()
     if len(lines) > _MOST_LINES:
-        text = "\n".join([*lines[: _MOST_LINES - 1], f"... and {len(lines) - _MOST_LINES + 1} lines more"])
+        text = "\n".join([*lines[: _MOST_LINES - 1], f"... and {len(lines) - _MOST_LINES + 1} more lines"])
     if len(text) > _MOST_CHARACTERS:
         end = _MOST_CHARACTERS // 3
         text = f"{text[: _MOST_CHARACTERS - end - 5]} ... {text[-end:]}"

@@ -1,4 +1,4 @@
-"""Progress of long loops: a bar on a terminal, elsewhere lines in the log, and not too many of them."""
+"""Progress of long loops: a bar on a terminal, else occasional lines in the log."""
 
 from __future__ import annotations
 
@@ -13,12 +13,20 @@ _logger = logging.getLogger(__name__)
 
 
 def is_terminal() -> bool:
-    """Return whether progress bars can be seen."""
+    """Return whether stderr is a terminal that can show progress bars.
+
+    Example:
+        >>> is_terminal() in (True, False)
+        True
+    """
     return sys.stderr is not None and sys.stderr.isatty()
 
 
 def duration(seconds: float) -> str:
-    """Return a time for people.
+    """Return a duration as text with a suitable unit.
+
+    Args:
+        seconds: duration in seconds.
 
     Example:
         >>> duration(12.34), duration(300), duration(9000)
@@ -30,12 +38,17 @@ def duration(seconds: float) -> str:
 
 
 class LineLimit:
-    """A limit for lines of progress: the first ones pass, later ones at intervals.
+    """Rate limit of progress lines: the first lines pass, later lines at intervals.
 
     Args:
-        free: number of lines that pass at once.
-        begun: time in seconds when the loop began.
-        seconds: interval of the others.
+        free: number of lines without a limit.
+        begun: start time of the loop in seconds.
+        seconds: interval of later lines (default 10).
+
+    Example:
+        >>> limit = LineLimit(free=1, begun=0.0)
+        >>> limit.passes(1.0), limit.passes(2.0), limit.passes(12.0)
+        (True, False, True)
     """
 
     def __init__(self, free: int, begun: float, seconds: float = 10.0) -> None:
@@ -44,10 +57,10 @@ class LineLimit:
         self._seconds = seconds
 
     def passes(self, now: float) -> bool:
-        """Return whether a line may be written.
+        """Return whether a line may be written now.
 
         Args:
-            now: a time in seconds.
+            now: current time in seconds.
         """
         if self._free <= 0 and now - self._last < self._seconds:
             return False
@@ -58,15 +71,19 @@ class LineLimit:
 def counted(
     items: Iterable[_T], total: int, description: str, unit: str, leave: bool = True, free_lines: int = 0
 ) -> Iterator[_T]:
-    """Yield items and show how many are done.
+    """Yield items and show the progress.
 
     Args:
-        items: of the loop.
-        total: how many there are.
-        description: what is done with them.
-        unit: name of an item.
-        leave: whether the full bar stays on the terminal.
-        free_lines: without a terminal, number of lines before they get rare.
+        items: items of the loop.
+        total: number of items.
+        description: name of the loop, such as `checking`.
+        unit: name of an item, such as `case`.
+        leave: whether the finished bar stays on the terminal (default True).
+        free_lines: number of lines without a rate limit if there is no terminal (default 0).
+
+    Example:
+        >>> list(counted("ab", total=2, description="checking", unit="case"))
+        ['a', 'b']
     """
     from tqdm import tqdm
 
@@ -81,7 +98,14 @@ def counted(
 
 
 def say(line: str) -> None:
-    """Write a line to the log, or to stderr where nothing is logged."""
+    """Write a line to the log, or to stderr if the log is not active.
+
+    Args:
+        line: text.
+
+    Example:
+        >>> say("checking: 5 of 20")
+    """
     if _logger.isEnabledFor(logging.INFO):
         _logger.info("%s", line)
     else:

@@ -1,4 +1,4 @@
-"""Imports that wait: MONAI does without them until they are used, and then everything is there."""
+"""Deferred imports of packages that MONAI imports."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ def python(program):
     return done.stdout.split()
 
 
-def test_monai_starts_without_what_a_segmentation_does_not_need():
+def test_monai_import_skips_unneeded_packages():
     loaded = python("""
         import sys
         from segbundle.acceleration.lazy_imports import fast_imports
@@ -31,7 +31,7 @@ def test_monai_starts_without_what_a_segmentation_does_not_need():
     assert not {"scipy.signal", "matplotlib", "torch.distributed.optim"} & set(loaded)
 
 
-def test_what_was_put_off_works_when_it_is_used():
+def test_deferred_package_works_on_use():
     assert (
         python("""
         from segbundle.acceleration.lazy_imports import fast_imports
@@ -50,8 +50,8 @@ def test_what_was_put_off_works_when_it_is_used():
     )
 
 
-def test_nothing_is_an_instance_of_what_was_put_off():
-    """Checkpoints ask whether an optimizer is one of PyTorch's distributed ones."""
+def test_nothing_is_an_instance_of_a_stand_in():
+    """Checkpoints test whether an optimizer is a distributed optimizer of PyTorch."""
     assert python("""
         from segbundle.acceleration.lazy_imports import fast_imports
         with fast_imports():
@@ -66,7 +66,7 @@ def test_nothing_is_an_instance_of_what_was_put_off():
 
 
 @pytest.mark.parametrize("name", ["no_such_package", "no_such_package.inside"])
-def test_packages_that_are_not_there_are_missed_as_ever(name):
+def test_missing_packages_raise_import_error(name):
     assert python(f"""
         from segbundle.acceleration.lazy_imports import fast_imports
         with fast_imports(["no_such_package"]):
@@ -77,7 +77,7 @@ def test_packages_that_are_not_there_are_missed_as_ever(name):
     """) == ["no_such_package"]
 
 
-def test_packages_that_are_there_already_are_left_alone():
+def test_imported_packages_are_not_deferred():
     assert python("""
         import json
         from segbundle.acceleration.lazy_imports import fast_imports

@@ -57,7 +57,7 @@ def test_fold_keys_decide_what_is_held_out(copy, tmp_path):
     out = tmp_path / "out"
     done = segbundle("train", *SHORT, "--dataset_dir", copy, "--output_dir", out, "--fold", "1")
     assert done.returncode == 0, done.stderr
-    assert "held-out cases by the `fold` keys of dataset.json, 3 fold(s)" in done.stdout
+    assert "3 fold(s) from the `fold` keys of dataset.json" in done.stdout
     trained_on = json.loads((out / "task.json").read_text())["training_cases"]
     assert trained_on == ["case_01", "case_02", "case_04", "case_05"]
     done = segbundle(
@@ -84,7 +84,7 @@ def test_a_validation_list_is_validated_on(copy, tmp_path):
     assert "training on 4 cases, validating on 2" in done.stdout
     done = segbundle("cross-validate", *SHORT, "--dataset_dir", copy, "--output_dir", tmp_path / "cv")
     assert done.returncode == 1
-    assert "Error: the only fold by the `validation` list of dataset.json is 0" in done.stderr
+    assert "Error: the `validation` list of dataset.json defines only fold 0" in done.stderr
 
 
 def test_a_label_that_cannot_be_opened_stops_a_training(copy, tmp_path):
@@ -121,5 +121,5 @@ def test_one_labeled_case_needs_fold_null(copy, tmp_path):
     rewrite(copy, lambda description: description["training"].__delitem__(slice(1, None)))
     done = segbundle("train", *SHORT, "--dataset_dir", copy, "--output_dir", tmp_path / "out")
     assert done.returncode == 1
-    assert "there is only one labeled case" in done.stderr
+    assert "the dataset has only one labeled case" in done.stderr
     assert "Use --fold null" in done.stderr

@@ -37,7 +37,7 @@ def command(dataset, trained, tmp_path):
     ("name", "task", "message"),
     [
         ("train", "optimizer#lr: abc", "config key 'optimizer#lr' is 'abc'; a number or a Tensor is needed."),
-        ("train", "optimizer#lr: -1", "(torch.optim.AdamW) cannot be made of lr -1, weight_decay 0.01: Invalid"),
+        ("train", "optimizer#lr: -1", "(torch.optim.AdamW) cannot be created with lr=-1, weight_decay=0.01: Invalid"),
         ("train", "optimizer#betas: [0.9]", "betas [0.9]"),
         ("train", "optimizer#lr: '1e-3'", "config key 'optimizer#lr' is the text '1e-3'; write 1.0e-3"),
         ("train", "optimizer#lr: .nan", "config key 'optimizer#lr' is nan; a finite number is needed."),
@@ -47,7 +47,7 @@ def command(dataset, trained, tmp_path):
         ("train", "augmentation: {rotation: -1}", "augmentation#rotation is -1; an angle in degrees"),
         ("train", "mlflow_uri: ''", "mlflow_uri is ''; an address, for instance sqlite:///mlflow.db"),
         ("train", "augmentation: {rotations: 1}", "augmentation: unknown setting 'rotations': did you mean"),
-        ("train", "loss#lambda_dice: x", "config key 'loss' (segbundle.losses.DiceCELoss) cannot be made of "),
+        ("train", "loss#lambda_dice: x", "config key 'loss' (segbundle.losses.DiceCELoss) cannot be created with "),
         ("train", "loss: 5", "config key 'loss' is 5; a component, that is a mapping with a _target_, is needed."),
         ("train", "loss: {_target_: builtins.dict}", "config key 'train#trainer' (segbundle.training.Segmentation"),
         ("train", "train: null", "config key 'train' is None; a mapping of components is needed."),
@@ -121,7 +121,7 @@ def command(dataset, trained, tmp_path):
         ("cross-validate", "num_folds: abc", "num_folds is 'abc'; a whole number from 2 is needed."),
         ("cross-validate", "class_names: null", "class_names is None; a list of names"),
         ("check", "class_names: 5", "class_names is 5; a list of names"),
-        ("check", "class_names: $list('ab')", "class_names is \"$list('ab')\"; a check needs the names themselves"),
+        ("check", "class_names: $list('ab')", "class_names is \"$list('ab')\"; for a check it must be a list of names"),
         ("check", "network_def: [1]", "config key 'network_def' is [1]; a component"),
     ],
 )

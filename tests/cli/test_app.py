@@ -1,4 +1,4 @@
-"""The command line's own doings; what it runs is tested in tests/bundle."""
+"""Command line without workflows; tests/bundle tests the workflows."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ def test_help_shows_a_working_example(command):
     assert f"Example: segbundle {command}" in " ".join(result.output.split())
 
 
-def test_help_imports_nothing_heavy():
+def test_help_imports_no_large_packages():
     code = """
 import sys
 from segbundle.cli import main
@@ -41,53 +41,53 @@ finally:
     assert done.stdout.endswith("set()\n")
 
 
-def test_words_and_overrides_are_told_apart():
+def test_split_overrides():
     words = ["a.nii", "--overlap", "0.25", "b.nii", "--patch_size=[8, 8, 8]", "--resume", "--device", "cpu", "c.nii"]
     plain, pairs = split_overrides(words)
     assert plain == ["a.nii", "b.nii", "c.nii"]
     assert pairs == {"overlap": 0.25, "patch_size": [8, 8, 8], "resume": True, "device": "cpu"}
 
 
-def test_values_are_read_as_yaml_users_write_them():
+def test_values_are_parsed_like_yaml():
     _, pairs = split_overrides(["--fold", "null", "--resume", "true", "--seed", "3", "--name", "x"])
     assert pairs == {"fold": None, "resume": True, "seed": 3, "name": "x"}
 
 
 @pytest.mark.parametrize("word", ["--max_epochs", "--fold", "--patch_size=true"])
-def test_a_key_without_a_value_is_a_switch_or_refused(word, tmp_path):
+def test_key_without_value(word, tmp_path):
     result = invoke("train", "--dataset_dir", tmp_path, "--output_dir", tmp_path / "out", "--skip_air", word)
     key = word.partition("=")[0]
     assert result.exit_code == 1 and f"Error: {key} needs a value; its default is " in result.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_a_cross_validation_needs_its_values_as_well(tmp_path):
+def test_key_without_value_in_cross_validation(tmp_path):
     result = invoke("cross-validate", "--dataset_dir", tmp_path, "--output_dir", tmp_path / "out", "--num_folds")
     assert result.exit_code == 1 and "Error: --num_folds needs a value; its default is 5." in result.stderr
 
 
-def test_a_short_option_is_refused():
+def test_short_option_raises():
     with pytest.raises(ConfigError, match="unknown option '-x'"):
         split_overrides(["-x"])
 
 
-def test_the_projects_bundle_is_the_default():
+def test_default_bundle():
     assert (default_bundle() / "configs" / "train.yaml").is_file()
 
 
-def test_samples_then_check(tmp_path):
+def test_samples_pass_check(tmp_path):
     result = invoke("samples", tmp_path / "s", "--num_training", 4, "--num_test", 1)
     assert result.exit_code == 0, result.output
     result = invoke("check", tmp_path / "s")
     assert result.exit_code == 0, result.output
     assert "5 cases, no problem found. Classes: background, liver, kidney, vessel, lesion." in result.output
-    assert "vessel         3       1              1" in result.output
+    assert "vessel        3       1              1" in result.output
     result = invoke("samples", tmp_path / "s")
     assert result.exit_code == 1
     assert str(tmp_path / "s") in result.output
 
 
-def test_check_prints_every_problem_and_fails(tmp_path):
+def test_check_prints_every_problem(tmp_path):
     invoke("samples", tmp_path / "s", "--num_training", 4, "--num_test", 0)
     for name in ("phantom_001", "phantom_003"):
         path = tmp_path / "s" / "imagesTr" / f"{name}.nii.gz"
@@ -99,7 +99,7 @@ def test_check_prints_every_problem_and_fails(tmp_path):
     assert "2 problem(s); 2 of 4 cases cannot be used." in result.output
 
 
-def test_check_against_a_task(tmp_path):
+def test_check_with_task(tmp_path):
     invoke("samples", tmp_path / "s", "--num_training", 2, "--num_test", 0)
     configs = Path(__file__).parents[2] / "configs"
     assert invoke("check", tmp_path / "s", "--config", configs / "phantom.yaml").exit_code == 0
@@ -122,7 +122,7 @@ def test_predict_needs_scans(tmp_path):
     assert "name at least one scan" in result.output
 
 
-def test_the_version_is_told():
+def test_version():
     result = invoke("--version")
     assert result.exit_code == 0
     assert result.output == f"segbundle {segbundle.__version__}\n"
@@ -131,14 +131,14 @@ def test_the_version_is_told():
 @pytest.mark.parametrize(
     ("given", "meant"), [("", "report.html"), ("metrics.csv", "metrics.html"), ("new", "new.html")]
 )
-def test_a_report_replaces_nothing_but_pages(tmp_path, given, meant):
+def test_report_replaces_only_html_files(tmp_path, given, meant):
     result = invoke("report", tmp_path, "--output", tmp_path / given)
     assert result.exit_code == 1
     told = f"Error: {tmp_path / given}: is not an .html file. Use a name such as {tmp_path / meant}."
     assert told in result.stderr
 
 
-def test_a_comparison_finds_scans_that_were_moved(tmp_path):
+def test_comparison_finds_moved_scans(tmp_path):
     cases = {"x": (RIGHT, RIGHT)}, {"x": (labels((2, 2, 2), (7, 9, 8)), RIGHT)}
     runs = [write_evaluation(tmp_path / name, one) for name, one in zip(("one", "other"), cases, strict=True)]
     (tmp_path / "one").rename(tmp_path / "moved")

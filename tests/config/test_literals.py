@@ -1,4 +1,4 @@
-"""Text that MONAI's parser gives back as it was given."""
+"""Text that MONAI's parser returns unchanged."""
 
 import pytest
 from monai.bundle import ConfigParser
@@ -16,34 +16,34 @@ def parsed(value):
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_protected_text_passes_the_parser_unchanged(text):
+def test_protected_text_is_unchanged_by_parser(text):
     nested = {"one": [text, {"two": text}], f"key {text}": [text, 1, None, True, 0.5]}
     for value in (text, [text, [text]], {"a": text}, nested):
         assert parsed(protect(value)) == (value, [value])
         assert restore(protect(value)) == value
 
 
-def test_components_stay_components_and_their_arguments_text():
+def test_arguments_of_components_are_protected():
     value = protect({"_target_": "builtins.dict", "x": "$1 + 1", "y": (1, 2)})
     assert parsed(value)[0] == {"x": "$1 + 1", "y": [1, 2]}
 
 
-def test_a_target_with_special_characters_is_not_evaluated():
+def test_target_with_special_characters_is_not_evaluated():
     with pytest.raises(ModuleNotFoundError, match="print"):
         parsed(protect({"_target_": "$print(1)"}))
 
 
 @pytest.mark.parametrize("text", ["a#b", "http://host/#/x", "@home/x#1", "x @#b"])
-def test_text_of_a_yaml_keeps_its_number_signs(text):
+def test_number_signs_in_yaml_text_are_kept(text):
     assert parsed(protect_text([text]))[0] == [text]
 
 
 @pytest.mark.parametrize("text", ["$'a#b'", "@b", "@#x", "%b", "@optimizer#lr", "plain"])
-def test_expressions_and_references_of_a_yaml_stay_what_they_are(text):
+def test_yaml_expressions_and_references_are_unchanged(text):
     assert protect_text({"a": [text]}) == {"a": [text]}
 
 
 @pytest.mark.parametrize("content", ["xyz", "00", None, "5b" * 10_000])
-def test_anything_else_as_a_literal_is_refused(content):
+def test_invalid_literal_raises(content):
     with pytest.raises(ConfigError, match="Write the value itself"):
         literal(content)

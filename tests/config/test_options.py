@@ -1,4 +1,4 @@
-"""What a command line says: which words are options, values and names, and of what kind a value is."""
+"""Command-line options, and the types of their values."""
 
 import math
 
@@ -18,24 +18,24 @@ def value(key, text):
 
 @pytest.mark.parametrize("text", ODD)
 @pytest.mark.parametrize("key", ["dataset_dir", "output_dir", "bundle_root", "data_list_key"])
-def test_values_of_paths_and_names_are_text(key, text):
+def test_paths_and_names_are_text(key, text):
     assert value(key, text) == text
     assert value(f"train#dataset#{key}", text) == text
 
 
 @pytest.mark.parametrize("key", sorted(TEXT_KEYS))
-def test_only_paths_that_may_be_left_out_can_be_null(key):
+def test_only_optional_paths_can_be_null(key):
     assert value(key, "null") == (None if key in ("cache_dir", "ckpt_path", "mlflow_uri") else "null")
 
 
 @pytest.mark.parametrize("name", [name for name in ODD if name and not set(name) & set("'\"\n=")])
-def test_names_of_classes_are_text(name):
+def test_class_names_are_text(name):
     bare = [name] if name not in ("(1, 2)",) else ["(1", "2)"]
     assert value("class_names", f"[background, {name}]") == ["background", *bare]
     assert value("class_names", f'["background", "{name}"]') == ["background", name]
 
 
-def test_quotes_keep_commas_in_names():
+def test_quoted_names_may_contain_commas():
     assert value("class_names", "['a, b', \"c\"]") == ["a, b", "c"]
     assert value("largest_component", "[1, liver]") == ["1", "liver"]
     assert value("largest_component", "true") is True
@@ -61,11 +61,11 @@ def test_quotes_keep_commas_in_names():
         ("9" * 5000, "9" * 5000),
     ],
 )
-def test_other_values_are_those_of_yaml(text, meaning):
+def test_other_values_are_parsed_like_yaml(text, meaning):
     assert value("x", text) == meaning
 
 
-def test_a_switch_takes_no_other_word():
+def test_switch_takes_no_text_value():
     words = ["--resume", "--skip_air", "true", "true", "--fast", "a.nii"]
     plain, pairs = split_overrides(words, switches={"resume", "skip_air", "fast"})
     assert plain == ["true", "a.nii"]
@@ -76,7 +76,7 @@ def test_a_switch_takes_no_other_word():
     assert switches_of({"resume": False, "seed": 0, "cache_dir": None}) == {"resume"}
 
 
-def test_words_after_two_dashes_are_no_options():
+def test_words_after_two_dashes_are_plain():
     assert split_overrides(["a", "--x", "1", "--", "-b", "--c", "--"]) == (["a", "-b", "--c", "--"], {"x": 1})
 
 
@@ -93,14 +93,14 @@ def test_words_after_two_dashes_are_no_options():
         (["a", "--", "--resume", "true"], ["a", "--", "--", "--resume", "true"]),
     ],
 )
-def test_options_without_values_may_be_given_one(words, joined):
+def test_join_switches(words, joined):
     assert join_switches(words, {"--resume"}) == joined
 
 
 @pytest.mark.parametrize("word", ["--=x", "--#=x", "---", "-x"])
-def test_options_without_a_name_are_refused(word):
+def test_options_without_a_name_raise(word):
     if word == "---":
-        assert split_overrides([word])[1] == {"-": True}  # refused as a key that no workflow reads
+        assert split_overrides([word])[1] == {"-": True}  # rejected later as an unknown key
         return
     with pytest.raises(ConfigError, match="unknown option"):
         split_overrides([word])

@@ -1,4 +1,4 @@
-"""Configuration files and values of a command line, laid over each other."""
+"""Merging of configuration files and command-line values."""
 
 import json
 
@@ -21,7 +21,7 @@ def base(tmp_path):
     return write(tmp_path / "base.yaml", text)
 
 
-def test_later_files_and_the_command_line_win(base, tmp_path):
+def test_later_files_and_command_line_override(base, tmp_path):
     over = write(tmp_path / "over.json", json.dumps({"a#b": [3], "+e": [5]}))
     config = merged_config([base, over], {"a#c": "$1", "new": 4, "a::x": "@d"})
     assert config["e"] == [{"_target_": "builtins.list"}, 5]
@@ -30,7 +30,7 @@ def test_later_files_and_the_command_line_win(base, tmp_path):
     assert [parser.get_parsed_content(key) for key in ("d", "new", "name")] == [[3], 4, "x#1"]
 
 
-def test_numbers_are_those_of_yaml_1_2(base):
+def test_yaml_1_2_numbers(base):
     assert merged_config([base])["a"]["c"] == 1e-3
 
 
@@ -41,7 +41,7 @@ def test_numbers_are_those_of_yaml_1_2(base):
         ("e#7: 1", {}, "over.yaml: key 'e#7' cannot be set"),
         ("d#x: 1", {}, "over.yaml: key 'd#x' cannot be set"),
         ("+a: 1", {}, r"over.yaml: key '\+a' cannot be set"),
-        ("'': 1", {}, "over.yaml: key '' is no name"),
+        ("'': 1", {}, "over.yaml: key '' is not a valid name"),
         ("f: 1", {"x#y": 1}, "--x#y cannot be set"),
         ("run: 1", {}, "over.yaml: config key 'run' is 1; a list of components or expressions is needed"),
         ("initialize: {a: 1}", {}, "over.yaml: config key 'initialize' is {'a': 1}; a list"),
@@ -49,7 +49,7 @@ def test_numbers_are_those_of_yaml_1_2(base):
         ("f: '%nothing.yaml::a'", {}, "nothing.yaml: no such file"),
     ],
 )
-def test_what_cannot_be_laid_over_is_refused(base, tmp_path, text, overrides, message):
+def test_invalid_overrides_raise(base, tmp_path, text, overrides, message):
     with pytest.raises(ConfigError, match=message):
         merged_config([base, write(tmp_path / "over.yaml", text)], overrides)
 
@@ -72,7 +72,7 @@ def test_what_cannot_be_laid_over_is_refused(base, tmp_path, text, overrides, me
         ("finalize: [{_target_: segbundle.distributed.stop_ranks}, '$1']", "'finalize' removes or changes the step"),
     ],
 )
-def test_the_bundles_steps_cannot_be_removed(tmp_path, name, text, message):
+def test_task_cannot_remove_steps(tmp_path, name, text, message):
     if name == "train" and text.startswith("finalize"):
         text = "finalize: ['$1']"
     files = [ROOT / "bundle" / "configs" / f"{name}.yaml", write(tmp_path / "mine.yaml", text)]
@@ -80,7 +80,7 @@ def test_the_bundles_steps_cannot_be_removed(tmp_path, name, text, message):
         check_steps(files)
 
 
-def test_the_command_line_cannot_remove_steps():
+def test_command_line_cannot_remove_steps():
     files = [ROOT / "bundle" / "configs" / "train.yaml"]
     with pytest.raises(ConfigError, match="command line: config key 'initialize' removes or changes the step"):
         check_steps(files, {"initialize": []})
@@ -112,14 +112,14 @@ def test_steps_can_be_added(tmp_path):
     ]
 
 
-def test_other_bundles_have_their_own_steps(tmp_path):
+def test_steps_of_other_bundles_are_not_checked(tmp_path):
     other = write(tmp_path / "train.yaml", "initialize: [$1]\nrun: [$2]")
     over = write(tmp_path / "over.yaml", "initialize: []\nrun: [$3]")
     check_steps([other, over])
     assert merged_config([other, over]) == {"initialize": [], "run": ["$3"]}
 
 
-def test_files_that_macros_name_are_read_within_limits(base, tmp_path):
+def test_macro_files_are_limited(base, tmp_path):
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
     bomb = write(tmp_path / "bomb.yaml", "\n".join(lines))
@@ -128,18 +128,18 @@ def test_files_that_macros_name_are_read_within_limits(base, tmp_path):
         merged_config([base, over])
 
 
-def test_a_file_that_has_changed_is_read_again(tmp_path):
+def test_changed_file_is_reread(tmp_path):
     path = write(tmp_path / "a.yaml", "a: [1]")
     read_config(path)["a"].append(2)
     assert read_config(path) == {"a": [1]}
     assert read_config(write(path, "a: [1, 3]")) == {"a": [1, 3]}
 
 
-def test_workflows_may_be_json(tmp_path):
+def test_json_workflows(tmp_path):
     assert workflow_file(tmp_path, "train") == tmp_path / "train.yaml"
     write(tmp_path / "train.json", '{"a": 1}')
     assert read_config(workflow_file(tmp_path, "train")) == {"a": 1}
 
 
-def test_all_texts_are_found():
+def test_texts():
     assert list(texts({"a": ["x", {"b": "y"}], "c": 1, "d": ("z",)})) == ["x", "y", "z"]

@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a case is found, and all of it at once."""
+"""Checks report all problems of all cases."""
 
 import json
 import os
@@ -25,17 +25,17 @@ def write_case(folder, name, image=None, label=None, **label_kwargs):
     write_nifti(folder / "labelsTr" / f"{name}.nii.gz", GOOD if label is None else label, **label_kwargs)
 
 
-def test_a_good_dataset_has_none(tiny_dataset):
+def test_valid_dataset_has_no_problems(tiny_dataset):
     assert problems(tiny_dataset) == []
 
 
-def test_of_many_unknown_label_values_the_first_are_shown(tmp_path):
+def test_many_unknown_label_values_are_shortened(tmp_path):
     write_case(tmp_path, "a", label=np.arange(64, dtype=np.uint8).reshape(4, 4, 4))
     (message,) = problems(tmp_path)
-    assert "holds label value(s) [3, 4, 5, 6, 7, 8, 9, 10, 11, 12 and 51 more], but class_names" in message
+    assert "contains label value(s) [3, 4, 5, 6, 7, 8, 9, 10, 11, 12 and 51 more], but class_names" in message
 
 
-def test_every_kind_of_problem_in_one_run(tmp_path):
+def test_every_kind_of_problem_is_reported(tmp_path):
     shifted = np.eye(4)
     shifted[0, 3] = 3
     nan = np.ones((4, 4, 4), np.float32)
@@ -54,15 +54,15 @@ def test_every_kind_of_problem_in_one_run(tmp_path):
     write_case(tmp_path, "j_negative", label=-GOOD.astype(np.int16))
     found = problems(tmp_path)
     expected = [
-        ("b_nan.nii.gz: holds 2 NaN or Inf voxel(s)", "replace"),
-        ("c_value.nii.gz: holds label value(s) [7]", "add the class or correct"),
-        ("d_float.nii.gz: label values must be integers, found [0.5]", "nearest neighbour"),
+        ("b_nan.nii.gz: contains 2 NaN or Inf voxel(s)", "replace"),
+        ("c_value.nii.gz: contains label value(s) [7]", "add the class or correct"),
+        ("d_float.nii.gz: label values must be integers, found [0.5]", "nearest neighbor"),
         ("e_shape.nii.gz: the label map and its image e_shape.nii.gz differ in geometry: shape", "Resample"),
         ("f_affine.nii.gz: the label map and its image f_affine.nii.gz differ in geometry: affines", "3 mm apart"),
-        ("g_channels.nii.gz: has 2 channel(s), the network takes 1", "network_def#in_channels"),
+        ("g_channels.nii.gz: has 2 channel(s), but the network takes 1", "network_def#in_channels"),
         ("h_truncated.nii.gz: cannot be read", "truncated"),
-        ("i_label_channels.nii.gz: has 2 channels", "one, holding class indices"),
-        ("j_negative.nii.gz: holds label value(s) [-1]", "class_names"),
+        ("i_label_channels.nii.gz: has 2 channels", "one channel with class indices"),
+        ("j_negative.nii.gz: contains label value(s) [-1]", "class_names"),
     ]
     assert len(found) == len(expected), found
     for message, (what, fix) in zip(found, expected, strict=True):
@@ -70,13 +70,13 @@ def test_every_kind_of_problem_in_one_run(tmp_path):
         assert fix in message
 
 
-def test_several_problems_of_one_case_are_all_told(tmp_path):
+def test_all_problems_of_one_case_are_reported(tmp_path):
     write_case(tmp_path, "a", image=np.full((4, 4, 5), np.nan, np.float32), label=GOOD * 9)
     found = problems(tmp_path, num_channels=3)
     assert len(found) == 4
 
 
-def test_a_missing_file_is_a_problem_of_its_case(tmp_path):
+def test_missing_file(tmp_path):
     write_case(tmp_path, "a")
     entries = [{"image": f"imagesTr/{n}.nii.gz", "label": f"labelsTr/{n}.nii.gz"} for n in ("a", "b")]
     (tmp_path / "dataset.json").write_text(json.dumps({"training": entries}))
@@ -85,15 +85,15 @@ def test_a_missing_file_is_a_problem_of_its_case(tmp_path):
     assert all("b.nii.gz: no such file" in message for message in found)
 
 
-def test_a_class_labelled_though_not_annotated(tmp_path):
+def test_labeled_class_that_is_not_annotated(tmp_path):
     write_case(tmp_path, "a")
     entry = {"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz", "annotated": ["cube"]}
     (tmp_path / "dataset.json").write_text(json.dumps({"training": [entry]}))
     (message,) = problems(tmp_path)
-    assert "holds class 'ball' (1), which the case's `annotated` list leaves out" in message
+    assert "contains class 'ball' (1), but the `annotated` list of the case does not" in message
 
 
-def test_problems_of_the_dataset_as_a_whole_do_not_hide_those_of_cases(tmp_path):
+def test_dataset_and_case_problems_are_both_reported(tmp_path):
     write_case(tmp_path, "a", label=GOOD * 9)
     write_case(tmp_path, "c")
     (tmp_path / "imagesTr" / "c.nii").write_bytes(b"")
@@ -104,33 +104,33 @@ def test_problems_of_the_dataset_as_a_whole_do_not_hide_those_of_cases(tmp_path)
     for part in (
         "its labels are",
         "two cases are named 'c'",
-        "a.nii.gz: holds label value(s) [9]",
+        "a.nii.gz: contains label value(s) [9]",
         "b.nii.gz: no such file",
         "d.nii.gz: no such file",
     ):
         assert part in found
 
 
-def test_test_cases_and_unlabelled_ones_are_opened_too(tmp_path):
+def test_test_and_unlabeled_cases_are_opened(tmp_path):
     write_case(tmp_path, "a")
     for path in ("imagesTr/unlabelled.nii.gz", "imagesTs/test.nii.gz"):
         write_nifti(tmp_path / path, np.full((3, 3, 3), np.nan, np.float32))
     found = problems(tmp_path)
     assert len(found) == 2
-    assert all("holds 27 NaN" in message for message in found)
+    assert all("contains 27 NaN" in message for message in found)
 
 
-def test_values_whose_sum_is_too_large_for_float32_are_finite(tmp_path):
+def test_finite_values_with_overflowing_sum(tmp_path):
     image = read_scan(write_nifti(tmp_path / "a.nii", np.full((3, 3, 3), 3e38, np.float32)))
     assert list(image_problems(image, 1)) == []
     image.array[0, 0, 0, :2] = np.inf, -np.inf
-    assert "holds 2 NaN or Inf" in next(image_problems(image, 1))
+    assert "contains 2 NaN or Inf" in next(image_problems(image, 1))
 
 
-def test_unknown_voxels_are_no_problem_once_they_are_named(tmp_path):
+def test_ignore_label(tmp_path):
     write_case(tmp_path, "a", label=np.where(GOOD == 1, 1, 9).astype(np.uint8))
     (message,) = problems(tmp_path)
-    assert 'call it "ignore" in the labels of dataset.json' in message
+    assert 'name it "ignore" in the labels of dataset.json' in message
     labels = {"0": "background", "1": "ball", "2": "cube", "9": "ignore"}
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}))
     assert problems(tmp_path) == []
@@ -139,7 +139,7 @@ def test_unknown_voxels_are_no_problem_once_they_are_named(tmp_path):
     assert "b.nii.gz: every voxel is marked as unknown (ignore, 9)" in message
 
 
-def test_classes_are_counted_by_what_is_known_of_them(tmp_path):
+def test_class_tallies(tmp_path):
     for name, label in (("a", GOOD), ("b", GOOD * 2), ("c", np.where(GOOD == 1, 9, 0).astype(np.uint8))):
         write_case(tmp_path, name, label=label)
     write_case(tmp_path, "d_bad", label=GOOD * 7)
@@ -149,13 +149,13 @@ def test_classes_are_counted_by_what_is_known_of_them(tmp_path):
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels, "training": entries}))
     check = DatasetCheck(tmp_path, TINY_CLASSES)
     assert [bool(found) for _, found in check] == [False, False, False, True]
-    counts = {name: (t.labelled, t.absent, t.unannotated) for name, t in check.tallies.items()}
+    counts = {name: (t.labeled, t.absent, t.unannotated) for name, t in check.tallies.items()}
     assert counts == {"ball": (1, 1, 1), "cube": (1, 2, 0)}
     assert check.partly_unknown == 1
 
 
-class TestACheckNeverStops:
-    def test_whatever_a_case_raises_is_its_own_problem(self, tmp_path, monkeypatch):
+class TestCheckContinuesAfterErrors:
+    def test_unexpected_error_is_a_case_problem(self, tmp_path, monkeypatch):
         for name in ("a", "b", "c"):
             write_case(tmp_path, name)
         read = dataset_check.read_scan
@@ -168,7 +168,7 @@ class TestACheckNeverStops:
         monkeypatch.setattr(dataset_check, "read_scan", failing)
         assert problems(tmp_path) == ["case b: cannot be checked (MemoryError: cannot allocate 4 TB)."]
 
-    def test_links_and_pipes_are_problems_and_are_not_opened(self, tmp_path):
+    def test_broken_links_and_pipes_are_not_opened(self, tmp_path):
         write_case(tmp_path, "a")
         for name in ("b", "c"):
             write_nifti(tmp_path / "imagesTr" / f"{name}.nii.gz", GOOD)
@@ -178,26 +178,26 @@ class TestACheckNeverStops:
         assert "labelsTr/b.nii.gz: is a link to nowhere" in first
         assert "labelsTr/c.nii.gz: is a named pipe" in second
 
-    def test_a_broken_description_leaves_the_folders(self, tmp_path):
+    def test_invalid_dataset_json_falls_back_to_folders(self, tmp_path):
         write_case(tmp_path, "a", label=GOOD * 9)
         (tmp_path / "dataset.json").write_text('{"labels": [')
         found = problems(tmp_path)
         assert "dataset.json: is not valid JSON" in found[0]
-        assert "a.nii.gz: holds label value(s) [9]" in found[1]
+        assert "a.nii.gz: contains label value(s) [9]" in found[1]
         assert len(found) == 2
 
-    def test_a_wrong_entry_leaves_the_others(self, tmp_path):
+    def test_invalid_entry_does_not_affect_others(self, tmp_path):
         write_case(tmp_path, "a", label=GOOD * 9)
         entries = [7, {"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}, {"image": 8}]
         (tmp_path / "dataset.json").write_text(json.dumps({"training": entries}))
         found = problems(tmp_path)
         assert [message.partition(": ")[2][:20] for message in found] == [
-            'training[0] is 7; {"',
+            "training[0] is 7; it",
             "training[2].image is",
-            "holds label value(s)",
+            "contains label value",
         ]
 
-    def test_contradicting_folds_are_a_problem(self, tmp_path):
+    def test_incomplete_fold_keys(self, tmp_path):
         for name in ("a", "b"):
             write_case(tmp_path, name)
         entries = [{"image": f"imagesTr/{n}.nii.gz", "label": f"labelsTr/{n}.nii.gz"} for n in ("a", "b")]
@@ -206,7 +206,7 @@ class TestACheckNeverStops:
         (message,) = problems(tmp_path)
         assert "1 of 2 labeled cases have no `fold` (b)" in message
 
-    def test_a_validation_list_is_opened_too(self, tmp_path):
+    def test_validation_list_is_opened(self, tmp_path):
         for name, label in (("a", GOOD), ("b", GOOD * 9)):
             write_case(tmp_path, name, label=label)
         lists = {
@@ -215,7 +215,7 @@ class TestACheckNeverStops:
         }
         (tmp_path / "dataset.json").write_text(json.dumps(lists))
         (message,) = problems(tmp_path)
-        assert "b.nii.gz: holds label value(s) [9]" in message
+        assert "b.nii.gz: contains label value(s) [9]" in message
 
 
 def test_notes_name_missing_classes_and_label_maps(tmp_path):
@@ -228,5 +228,5 @@ def test_notes_name_missing_classes_and_label_maps(tmp_path):
     assert check.notes == [
         f"{tmp_path}: 1 of 3 cases have no label map and are not used: c",
         "dataset.json has numTraining 4, but 3 cases were found.",
-        "no training case holds cube: a network cannot learn a class from none.",
+        "no training case contains cube; a network needs examples of every class.",
     ]

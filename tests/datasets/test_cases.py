@@ -1,4 +1,4 @@
-"""Which scans there are, from every layout a dataset may have."""
+"""Cases of a dataset in each supported layout."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def test_nnunet_raw(tmp_path):
     assert len(item["image"]) == 2
 
 
-def test_four_digits_in_a_name_are_not_a_channel_when_the_label_has_them_too(tmp_path):
+def test_four_digits_in_label_names_are_not_channels(tmp_path):
     write_empty_scans(tmp_path, "imagesTr/scan_0001.nii.gz", "labelsTr/scan_0001.nii.gz")
     assert load_cases(tmp_path)[0].name == "scan_0001"
 
@@ -64,7 +64,7 @@ def test_annotated_becomes_a_mask(tmp_path):
     assert labelled_data(tmp_path, TINY_CLASSES)[0]["annotated"] == [True, False, True]
 
 
-def test_a_class_that_does_not_exist_in_annotated_is_named_with_its_case(tmp_path):
+def test_unknown_class_in_annotated_names_the_case(tmp_path):
     write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
     entry = {"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz", "annotated": ["cub"]}
     write_description(tmp_path, training=[entry])
@@ -72,7 +72,7 @@ def test_a_class_that_does_not_exist_in_annotated_is_named_with_its_case(tmp_pat
         labelled_data(tmp_path, TINY_CLASSES)
 
 
-def test_class_names_that_contradict_the_dataset_are_refused(tiny_dataset):
+def test_contradictory_class_names_raise(tiny_dataset):
     with pytest.raises(DataError, match=r"dataset\.json: its labels are .*'ball'.* class_names"):
         labelled_data(tiny_dataset, ["background", "cube", "ball"])
     assert len(labelled_data(tiny_dataset, ["Background", "Ball", "Cube"])) == 6
@@ -82,13 +82,13 @@ def test_class_names_that_contradict_the_dataset_are_refused(tiny_dataset):
     ("labels", "message"),
     [({"background": 0, "whole": [1, 2]}, "regions"), ({"0": "background", "2": "liver"}, "without a gap")],
 )
-def test_labels_that_are_no_class_indices_are_refused(tmp_path, labels, message):
+def test_invalid_labels_raise(tmp_path, labels, message):
     write_description(tmp_path, labels=labels)
     with pytest.raises(DataError, match=message):
         described_labels(tmp_path)
 
 
-def test_missing_folder_empty_dataset_and_broken_json(tmp_path):
+def test_missing_folder_empty_dataset_and_invalid_json(tmp_path):
     with pytest.raises(DataError, match="no such folder; set dataset_dir"):
         load_cases(tmp_path / "nowhere")
     with pytest.raises(DataError, match="has no case under 'training'"):
@@ -101,19 +101,19 @@ def test_missing_folder_empty_dataset_and_broken_json(tmp_path):
         load_cases(tmp_path)
 
 
-def test_unlabelled_cases_cannot_be_trained_on(tmp_path):
+def test_dataset_without_label_maps_raises(tmp_path):
     write_description(tmp_path, training=["imagesTr/a.nii.gz"])
     with pytest.raises(DataError, match="no case under 'training' has a label map"):
         labelled_data(tmp_path, TINY_CLASSES)
 
 
-def test_a_name_that_is_no_text_is_told(tmp_path):
+def test_non_utf8_name_raises(tmp_path):
     (tmp_path / os.fsdecode(b"gr\xf6\xdfe.nii.gz")).touch()
     with pytest.raises(DataError, match=r"gr\\udcf6\\udcdfe\.nii\.gz: its name is not in UTF-8; rename it\."):
         find_scans(tmp_path)
 
 
-def test_two_cases_with_one_name(tmp_path):
+def test_duplicate_names_raise(tmp_path):
     write_description(
         tmp_path, training=[{"image": "x/a.nii.gz", "label": "l.nii"}, {"image": "y/a.nii.gz", "label": "m.nii"}]
     )
@@ -127,7 +127,7 @@ def test_two_cases_with_one_name(tmp_path):
     assert [scan["case"] for scan in find_scans([tmp_path / "x", tmp_path / "y"])] == ["x_a", "y_a"]
 
 
-def test_a_label_without_image_is_a_case_whose_image_is_missing(tmp_path):
+def test_label_map_without_image_is_a_case(tmp_path):
     write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/b.nii.gz")
     a, b = load_cases(tmp_path)
     assert (a.name, a.label) == ("a", None)
@@ -135,7 +135,7 @@ def test_a_label_without_image_is_a_case_whose_image_is_missing(tmp_path):
     assert not b.image[0].exists()
 
 
-def test_a_missing_channel_keeps_its_place(tmp_path):
+def test_missing_channel_keeps_its_place(tmp_path):
     write_empty_scans(tmp_path, "imagesTr/a_0001.nii.gz", "imagesTr/a_0002.nii.gz", "labelsTr/a.nii.gz")
     (case,) = load_cases(tmp_path)
     assert [path.name for path in case.image] == ["a_0000.nii.gz", "a_0001.nii.gz", "a_0002.nii.gz"]
@@ -143,7 +143,7 @@ def test_a_missing_channel_keeps_its_place(tmp_path):
         read_scan(case.image)
 
 
-def test_unlabelled_nnunet_test_cases(tmp_path):
+def test_unlabeled_nnunet_test_cases(tmp_path):
     write_description(
         tmp_path, channel_names={"0": "T1", "1": "T2"}, labels={"background": 0, "liver": 1}, file_ending=".mha"
     )
@@ -152,7 +152,7 @@ def test_unlabelled_nnunet_test_cases(tmp_path):
     assert (case.name, len(case.image)) == ("b", 2)
 
 
-def test_a_misspelt_list_is_not_replaced_by_another(tiny_dataset, tmp_path):
+def test_misspelled_list_raises(tiny_dataset, tmp_path):
     with pytest.raises(ConfigError, match="no list 'tests': did you mean 'test'"):
         load_cases(tiny_dataset, "tests")
     write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
@@ -171,13 +171,13 @@ def test_a_misspelt_list_is_not_replaced_by_another(tiny_dataset, tmp_path):
         ({"training": [{"label": "a.nii"}]}, "has no `image`"),
     ],
 )
-def test_malformed_entries(tmp_path, content, message):
+def test_invalid_entries_raise(tmp_path, content, message):
     write_description(tmp_path, **content)
     with pytest.raises(DataError, match=message):
         load_cases(tmp_path)
 
 
-def test_folds_hold_every_case_out_once(tiny_dataset):
+def test_every_case_is_held_out_once(tiny_dataset):
     def names(section, fold):
         return [e["case"] for e in labelled_data(tiny_dataset, TINY_CLASSES, section, fold, num_folds=3, split_seed=1)]
 
@@ -190,7 +190,7 @@ def test_folds_hold_every_case_out_once(tiny_dataset):
 
 
 @given(st.sets(st.text(min_size=1, max_size=3), min_size=5, max_size=30), st.integers(2, 5), st.integers(0, 9))
-def test_folds_are_a_partition_of_almost_equal_parts(names, num_folds, seed):
+def test_folds_are_a_balanced_partition(names, num_folds, seed):
     folds = [fold_names(names, fold, num_folds, seed) for fold in range(num_folds)]
     assert set().union(*folds) == names
     assert sum(map(len, folds)) == len(names)
@@ -198,7 +198,7 @@ def test_folds_are_a_partition_of_almost_equal_parts(names, num_folds, seed):
 
 
 @pytest.mark.parametrize(("fold", "num_folds"), [(5, 5), (-1, 5), (0, 1), (0, 7)])
-def test_impossible_folds(tiny_dataset, fold, num_folds):
+def test_invalid_folds_raise(tiny_dataset, fold, num_folds):
     with pytest.raises(ConfigError, match="fold"):
         labelled_data(tiny_dataset, TINY_CLASSES, "validation", fold, num_folds)
 
@@ -210,7 +210,7 @@ def test_impossible_folds(tiny_dataset, fold, num_folds):
         {"background": 0, "ball": 1, "cube": 2, "ignore": 3},
     ],
 )
-def test_a_label_called_ignore_is_no_class(tmp_path, labels):
+def test_ignore_label_is_not_a_class(tmp_path, labels):
     write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
     write_description(tmp_path, labels=labels)
     value = 3 if "ignore" in labels else 255
@@ -218,13 +218,13 @@ def test_a_label_called_ignore_is_no_class(tmp_path, labels):
     assert labelled_data(tmp_path, TINY_CLASSES)[0]["ignore_label"] == value
 
 
-def test_label_values_with_a_gap_are_refused_by_the_key(tmp_path):
+def test_label_values_with_a_gap_raise(tmp_path):
     write_description(tmp_path, labels={"1": "ball", "2": "cube"})
-    with pytest.raises(DataError, match=r"dataset\.json: the values of `labels` are \[1, 2\], and must be 0, 1, 2"):
+    with pytest.raises(DataError, match=r"dataset\.json: the values of `labels` are \[1, 2\], but must be 0, 1, 2"):
         described_labels(tmp_path)
 
 
-def test_without_one_there_is_none(tmp_path):
+def test_dataset_without_ignore_label(tmp_path):
     write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
     assert "ignore_label" not in labelled_data(tmp_path, TINY_CLASSES)[0]
 
@@ -232,40 +232,40 @@ def test_without_one_there_is_none(tmp_path):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"annoted": ["cube"]}, "has 'annoted': did you mean 'annotated'"),
+        ({"annoted": ["cube"]}, "has the unknown key 'annoted': did you mean 'annotated'"),
         ({"annotated": [1]}, r"training\[0\]\.annotated\[0\] is 1: input should be a valid string"),
     ],
 )
-def test_what_was_annotated_is_not_passed_over(tmp_path, entry, message):
+def test_misspelled_annotated_raises(tmp_path, entry, message):
     write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
     write_description(tmp_path, training=[{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz", **entry}])
     with pytest.raises(DataError, match=message):
         labelled_data(tmp_path, TINY_CLASSES)
 
 
-class TestFilesOfSeveralCases:
+class TestFilesSharedByCases:
     def write(self, folder, **changes):
-        """Cases a and b, the second one with other paths."""
+        """Cases a and b; `changes` replaces paths of case b."""
         write_empty_scans(folder, *(f"{kind}Tr/{name}.nii.gz" for kind in ("images", "labels") for name in "ab"))
         entries = [{"image": f"imagesTr/{name}.nii.gz", "label": f"labelsTr/{name}.nii.gz"} for name in "ab"]
         write_description(folder, training=[entries[0], {**entries[1], **changes}])
         return folder
 
     @pytest.mark.parametrize("path", ["labelsTr/a.nii.gz", "./imagesTr/../labelsTr/a.nii.gz", "link.nii.gz"])
-    def test_one_label_map_is_refused(self, tmp_path, path):
+    def test_shared_label_map_raises(self, tmp_path, path):
         (tmp_path / "link.nii.gz").symlink_to("labelsTr/a.nii.gz")
         self.write(tmp_path, label=path)
         with pytest.raises(DataError, match=r"cases 'a' and 'b' have the same label map: .*a\.nii\.gz"):
             labelled_data(tmp_path, TINY_CLASSES)
         assert "have the same label map" in "".join(DatasetCheck(tmp_path, TINY_CLASSES).problems)
 
-    def test_one_image_is_refused(self, tmp_path):
+    def test_shared_image_raises(self, tmp_path):
         (tmp_path / "c.nii.gz").symlink_to("imagesTr/a.nii.gz")
         self.write(tmp_path, image="c.nii.gz")
         with pytest.raises(DataError, match="cases 'a' and 'c' have the same image"):
             labelled_data(tmp_path, TINY_CLASSES)
 
-    def test_one_label_map_in_two_lists_is_refused(self, tmp_path):
+    def test_label_map_shared_between_lists_raises(self, tmp_path):
         self.write(tmp_path)
         entries = json.loads((tmp_path / "dataset.json").read_text())["training"]
         write_description(tmp_path, training=entries[:1], validation=[{**entries[1], "label": entries[0]["label"]}])
@@ -273,7 +273,7 @@ class TestFilesOfSeveralCases:
             labelled_data(tmp_path, TINY_CLASSES)
 
 
-def test_a_listed_image_without_label_that_is_missing_is_refused(tmp_path):
+def test_missing_image_without_label_raises(tmp_path):
     write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
     write_description(tmp_path, training=[{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}, "nowhere.nii"])
     with pytest.raises(DataError, match=r"nowhere\.nii: no such file"):
@@ -281,7 +281,7 @@ def test_a_listed_image_without_label_that_is_missing_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["images", "labels"])
-def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path, kind):
+def test_folder_instead_of_file_raises(tmp_path, kind):
     write_empty_scans(tmp_path, *(f"{part}Tr/{name}.nii" for part in ("images", "labels") for name in "ab"))
     path = tmp_path / f"{kind}Tr" / "b.nii"
     path.unlink()
@@ -290,12 +290,12 @@ def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path, kind):
     with pytest.raises(DataError, match=rf"{kind}Tr/b\.nii: is a folder without a scan, not a file"):
         labelled_data(tmp_path, TINY_CLASSES)
     (path / "notes.txt").unlink()
-    write_empty_scans(tmp_path, f"{kind}Tr/b.nii/b.nii")  # as some archives are unpacked
+    write_empty_scans(tmp_path, f"{kind}Tr/b.nii/b.nii")  # some programs unpack archives like this
     assert [case["case"] for case in labelled_data(tmp_path, TINY_CLASSES)] == ["a", "b"]
 
 
-class TestWaysToWriteADataset:
-    def test_version_1_of_nnunet_lists_names_without_channels(self, tmp_path):
+class TestDatasetLayouts:
+    def test_nnunet_v1_list(self, tmp_path):
         write_empty_scans(tmp_path, *(f"imagesTr/a_{n:04d}.nii.gz" for n in range(2)), "labelsTr/a.nii.gz")
         entry = {"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}
         write_description(tmp_path, modality={"0": "FLAIR", "1": "T1"}, training=[entry])
@@ -305,7 +305,7 @@ class TestWaysToWriteADataset:
         with pytest.raises(DataError, match=r"a_0001\.nii\.gz: no such file"):
             labelled_data(tmp_path, TINY_CLASSES)
 
-    def test_version_2_of_nnunet_maps_names_to_files(self, tmp_path):
+    def test_nnunet_v2_mapping(self, tmp_path):
         write_empty_scans(tmp_path, "elsewhere/scan.nii.gz", "elsewhere/drawn.nii.gz")
         mapping = {"x1": {"images": ["elsewhere/scan.nii.gz"], "label": "elsewhere/drawn.nii.gz"}}
         write_description(tmp_path, channel_names={"0": "CT"}, dataset=mapping)
@@ -317,20 +317,20 @@ class TestWaysToWriteADataset:
             load_cases(tmp_path)
 
     @pytest.mark.parametrize("name", ["../../evil", "a/b", "..", "", "a\0b"])
-    def test_names_that_are_no_file_names_are_refused(self, tmp_path, name):
+    def test_invalid_case_names_raise(self, tmp_path, name):
         write_empty_scans(tmp_path, "i.nii.gz", "l.nii.gz")
         write_description(tmp_path, dataset={name: {"images": ["i.nii.gz"], "label": "l.nii.gz"}})
-        with pytest.raises(DataError, match="cannot be a case's name"):
+        with pytest.raises(DataError, match="cannot be a case name, because it is not a valid file name"):
             labelled_data(tmp_path, TINY_CLASSES)
 
-    def test_byte_order_marks_and_separators_of_windows(self, tmp_path):
+    def test_byte_order_mark_and_windows_separators(self, tmp_path):
         write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
         entry = {"image": ".\\imagesTr\\a.nii.gz", "label": "labelsTr\\a.nii.gz"}
         (tmp_path / "dataset.json").write_bytes(b"\xef\xbb\xbf" + json.dumps({"training": [entry]}).encode())
         (item,) = labelled_data(tmp_path, TINY_CLASSES)
         assert (item["case"], item["image"]) == ("a", str(tmp_path / "imagesTr" / "a.nii.gz"))
 
-    def test_segmentations_of_slicer_belong_to_their_scans(self, tmp_path):
+    def test_slicer_segmentations_are_paired(self, tmp_path):
         for name in ("imagesTr/a.nrrd", "labelsTr/a.seg.nrrd", "imagesTr/b.nrrd", "labelsTr/b.nrrd"):
             (tmp_path / name).parent.mkdir(exist_ok=True)
             sitk.WriteImage(sitk.GetImageFromArray(VOXELS), str(tmp_path / name))
@@ -339,27 +339,27 @@ class TestWaysToWriteADataset:
         assert (b.name, b.label.name) == ("b", "b.nrrd")
         assert read_scan(a.label, dtype=None).array.shape == (1, 2, 2, 2)
 
-    def test_folders_of_patients(self, tmp_path):
+    def test_patient_folders(self, tmp_path):
         write_empty_scans(tmp_path, *(f"{kind}Tr/{p}/ct.nii.gz" for kind in ("images", "labels") for p in ("p1", "p2")))
         cases = load_cases(tmp_path)
         assert [case.name for case in cases] == ["p1_ct", "p2_ct"]
         assert all(case.image[0].parent.name == case.label.parent.name for case in cases)
 
     @pytest.mark.parametrize("key", ["trainings", "lables", "validaton"])
-    def test_misspelt_keys_are_named(self, tmp_path, key):
+    def test_misspelled_keys_raise(self, tmp_path, key):
         write_description(tmp_path, **{key: []})
-        with pytest.raises(DataError, match=f"has '{key}': did you mean"):
+        with pytest.raises(DataError, match=f"unknown key '{key}': did you mean"):
             load_cases(tmp_path)
 
-    def test_other_lists_of_cases_are_said(self, tmp_path, caplog):
+    def test_unused_lists_are_logged(self, tmp_path, caplog):
         write_empty_scans(tmp_path, "imagesTr/a.nii.gz")
         write_description(tmp_path, holdout=[{"image": "b.nii.gz"}])
         load_cases(tmp_path)
-        assert "its list 'holdout' is not used; the lists that are: training, validation" in caplog.text
+        assert "list 'holdout' is not used; supported lists are training, validation" in caplog.text
 
 
-class TestNothingIsDropped:
-    def test_labels_that_cannot_be_opened(self, tmp_path):
+class TestUnusableFilesAreReported:
+    def test_broken_links_to_labels(self, tmp_path):
         write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "imagesTr/b.nii.gz", "imagesTr/c.nii.gz", "labelsTr/a.nii.gz")
         (tmp_path / "labelsTr" / "b.nii.gz").symlink_to("nowhere")
         os.mkfifo(tmp_path / "labelsTr" / "c.nii.gz")
@@ -369,7 +369,7 @@ class TestNothingIsDropped:
         assert "labelsTr/b.nii.gz: is a link to nowhere, which does not exist" in first
         assert "labelsTr/c.nii.gz: is a named pipe" in second
 
-    def test_folders_that_cannot_be_opened(self, tmp_path):
+    def test_broken_links_to_folders(self, tmp_path):
         write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "imagesTr/b.nii.gz", "labelsTr/a.nii.gz")
         (tmp_path / "labelsTr" / "more").symlink_to("nowhere")
         with pytest.raises(DataError, match="labelsTr/more: is a link to nowhere"):
@@ -377,9 +377,9 @@ class TestNothingIsDropped:
         (tmp_path / "d").mkdir()
         (tmp_path / "d" / "imagesTr").symlink_to("imagesTr")
         (case,) = load_cases(tmp_path / "d")
-        assert "imagesTr: is a link that leads back to itself" in case.problems[0]
+        assert "imagesTr: is a symbolic link that forms a loop" in case.problems[0]
 
-    def test_missing_files_are_named_for_every_case_at_once(self, tmp_path):
+    def test_all_cases_with_missing_files_are_named(self, tmp_path):
         names = ["a", *(f"gone_{n:02d}" for n in range(12))]
         write_empty_scans(tmp_path, "imagesTr/a.nii.gz", *(f"labelsTr/{n}.nii.gz" for n in names))
         write_description(
@@ -392,18 +392,18 @@ class TestNothingIsDropped:
         assert second.startswith("12 of 13 cases cannot be used: gone_00, gone_01, ")
         assert "gone_11. `segbundle check` prints every problem." in second
 
-    def test_scans_without_a_label_map_are_named(self, tmp_path, caplog):
+    def test_unlabeled_cases_are_logged(self, tmp_path, caplog):
         write_empty_scans(tmp_path, *(f"imagesTr/{n}.nii.gz" for n in "abc"), *(f"labelsTr/{n}.nii.gz" for n in "ab"))
         assert len(labelled_data(tmp_path, TINY_CLASSES)) == 2
         assert f"{tmp_path}: 1 of 3 cases have no label map and are not used: c" in caplog.text
 
-    def test_paths_elsewhere_are_allowed(self, tmp_path):
+    def test_paths_outside_the_dataset(self, tmp_path):
         write_empty_scans(tmp_path, "other/a.nii.gz", "other/l.nii.gz")
         entry = {"image": str(tmp_path / "other" / "a.nii.gz"), "label": "../other/l.nii.gz"}
         write_description(tmp_path / "d", training=[entry])
         assert labelled_data(tmp_path / "d", TINY_CLASSES)[0]["case"] == "a"
 
-    def test_five_thousand_cases_are_paired(self, tmp_path):
+    def test_pairing_of_five_thousand_cases(self, tmp_path):
         for kind in ("imagesTr", "labelsTr"):
             (tmp_path / kind).mkdir()
             for number in range(5000):
@@ -421,15 +421,18 @@ class TestNothingIsDropped:
         ({"labels": {"background": 0, "ball": 1.5}}, r"labels\.ball is 1\.5"),
         ({"labels": {"background": 0, "ball": True}}, r"labels\.ball is True"),
         ({"labels": {"background": 0, "a": 1, "b": 1}}, "`labels` gives the value 1 to 'a', 'b'"),
-        ({"labels": {"0": "background", "1": ["ball"]}}, r"labels\.1 is \['ball'\]; a class's name is needed"),
-        ({"labels": {"0": "liver", "1": "background"}}, "`labels` gives the value 1 to the background"),
+        ({"labels": {"0": "background", "1": ["ball"]}}, r"labels\.1 is \['ball'\]; it must be the name of a class"),
+        ({"labels": {"0": "liver", "1": "background"}}, "`labels` gives the background the value 1; it must be 0"),
         ({"training": "imagesTr"}, "training is 'imagesTr': input should be a valid list"),
         ({"training": {"image": "a"}}, "training is {'image': 'a'}: input should be a valid list"),
         ({"training": [7]}, r"training\[0\] is 7"),
         ({"training": [{"image": 7}]}, r"training\[0\]\.image is 7: input should be a valid list"),
         ({"training": [{"image": ["a", 7]}]}, r"training\[0\]\.image\[1\] is 7: input should be a valid string"),
         ({"training": [{"image": "a", "label": ["l"]}]}, r"training\[0\]\.label is \['l'\]"),
-        ({"training": [{"image": "a", "lable": "l"}]}, r"training\[0\] has 'lable': did you mean 'label'"),
+        (
+            {"training": [{"image": "a", "lable": "l"}]},
+            r"training\[0\] has the unknown key 'lable': did you mean 'label'",
+        ),
         ({"training": [{"image": "a", "fold": "0"}]}, r"training\[0\]\.fold is '0'"),
         ({"dataset": {"x": {"images": [1], "label": "l"}}}, r"dataset\.x\.images\[0\] is 1"),
         ({"dataset": {"x": {"images": ["a"]}}}, r"dataset\.x\.label is missing"),
@@ -437,19 +440,19 @@ class TestNothingIsDropped:
         ({"num_folds": "3"}, "num_folds is '3': input should be a valid integer"),
     ],
 )
-def test_wrong_types_name_file_place_and_value(tmp_path, content, message):
+def test_wrong_types_raise_with_place_and_value(tmp_path, content, message):
     write_description(tmp_path, **content)
     with pytest.raises(DataError, match=r"dataset\.json: " + message):
         labelled_data(tmp_path, TINY_CLASSES)
 
 
-def test_nan_is_no_json(tmp_path):
+def test_nan_in_json_raises(tmp_path):
     (tmp_path / "dataset.json").write_text('{"labels": {"background": NaN}}')
     with pytest.raises(DataError, match="it contains NaN, which JSON does not allow"):
         load_cases(tmp_path)
 
 
-def test_a_channel_may_be_named_by_a_word(tmp_path):
+def test_channel_name_may_be_a_string(tmp_path):
     write_empty_scans(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
     write_description(tmp_path, modality="CT")
     assert len(load_cases(tmp_path)[0].image) == 1

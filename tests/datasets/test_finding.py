@@ -1,4 +1,4 @@
-"""Scans that a user means by files and folders."""
+"""Search of files and folders for scans."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from tiny import write_description, write_empty_scans, write_tiny_dataset
 
 
 def found(*args, **kwargs):
-    """Errors by case; an empty text for scans that can be read."""
+    """Return the error of each case; empty for readable scans."""
     return {entry["case"]: entry.get("error", "") for entry in find_scans(*args, **kwargs)}
 
 
@@ -32,7 +32,7 @@ class TestFindScans:
         assert self.names(str(tmp_path)) == ["a", "b", "c"]
         assert self.names([tmp_path / "a.nii.gz", tmp_path / "deep"]) == ["a", "b", "c"]
 
-    def test_the_test_list_of_a_dataset(self, tmp_path):
+    def test_test_list_of_dataset(self, tmp_path):
         assert self.names(write_tiny_dataset(tmp_path / "d", 2, 2)) == ["test_00", "test_01"]
         assert self.names(write_tiny_dataset(tmp_path / "e", 2, 0)) == ["case_00", "case_01"]
 
@@ -41,29 +41,29 @@ class TestFindScans:
         assert self.names(tmp_path, num_channels=2) == ["a", "b"]
         assert len(self.names(tmp_path, num_channels=1)) == 4
 
-    def test_an_incomplete_case_leaves_the_others_alone(self, tmp_path):
+    def test_incomplete_case_does_not_affect_others(self, tmp_path):
         write_empty_scans(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz")
         a, b = find_scans(tmp_path, num_channels=2)
         assert [Path(path).name for path in a["image"]] == ["a_0000.nii.gz", "a_0001.nii.gz"]
         assert [Path(path).name for path in b["image"]] == ["b_0000.nii.gz", "b_0001.nii.gz"]
         assert not Path(b["image"][1]).exists()
 
-    def test_one_channel_with_nnunets_ending(self, tmp_path):
+    def test_single_channel_with_nnunet_suffix(self, tmp_path):
         write_empty_scans(tmp_path, "a_0000.nii.gz", "b_0000.nii.gz")
         assert self.names(tmp_path) == ["a", "b"]
 
-    def test_the_same_channel_twice(self, tmp_path):
+    def test_duplicate_channel(self, tmp_path):
         write_empty_scans(tmp_path, "a_0000.nii.gz", "a_0000.nii", "a_0001.nii.gz")
         with pytest.raises(DataError, match=r"a_0000\.nii and .*a_0000\.nii\.gz: are the same channel"):
             find_scans(tmp_path, num_channels=2)
 
-    def test_label_maps_written_beside_their_scans_are_no_scans(self, tmp_path):
+    def test_results_of_inference_are_skipped(self, tmp_path):
         write_empty_scans(tmp_path, "a.nii.gz", "a_seg.nii.gz", "b_seg.nii.gz")
         assert self.names(tmp_path) == ["a", "b_seg"]
         (tmp_path / "predictions.json").write_text("[]")
         assert self.names(tmp_path) == ["a"]
 
-    def test_a_dicom_file_stands_for_its_series(self, tmp_path):
+    def test_dicom_file_identifies_its_series(self, tmp_path):
         slices = write_series(tmp_path / "CT")
         (entry,) = find_scans(slices)
         assert entry == {"case": "CT", "image": str(tmp_path / "CT")}
@@ -71,40 +71,40 @@ class TestFindScans:
         with pytest.raises(DataError, match=r"1\.dcm: is a DICOM file without an image"):
             find_scans(tmp_path / "1.dcm")
 
-    def test_dicom_folders_are_named_after_their_way(self, tmp_path):
+    def test_dicom_folders_are_named_after_their_paths(self, tmp_path):
         for folder in ("p1/CT", "p2/CT", "flat"):
             write_series(tmp_path / folder)
         (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
         assert self.names(tmp_path) == ["flat", "p1_CT", "p2_CT"]
         assert self.names(tmp_path / "p1" / "CT") == ["CT"]
 
-    def test_files_of_one_name_are_named_after_their_way(self, tmp_path):
+    def test_duplicate_names_are_extended_by_paths(self, tmp_path):
         write_empty_scans(
             tmp_path, "p1/ct.nii.gz", "p2/ct.nii.gz", "p2/mr.nii.gz", "ct.nii.gz", "p3/t_0000.nii", "p4/t_0000.nii"
         )
         assert self.names(tmp_path) == ["ct", "mr", "p1_ct", "p2_ct", "p3_t", "p4_t"]
         assert self.names(tmp_path / "p1") == ["ct"]
 
-    def test_names_that_stay_the_same(self, tmp_path):
+    def test_names_that_cannot_be_made_unique(self, tmp_path):
         write_empty_scans(tmp_path, "ct.nii.gz", "ct.nii")
         with pytest.raises(DataError, match="two cases are named 'ct'"):
             find_scans(tmp_path)
 
-    def test_no_scan(self, tmp_path):
-        with pytest.raises(DataError, match="holds no scan"):
+    def test_folder_without_scans_raises(self, tmp_path):
+        with pytest.raises(DataError, match="contains no scan"):
             find_scans(tmp_path)
         with pytest.raises(DataError, match="no such file or folder"):
             find_scans(tmp_path / "x")
 
 
-def test_scans_are_found_in_a_dataset_whose_labels_cannot_be_trained_on(tmp_path):
+def test_unusable_labels_do_not_prevent_inference(tmp_path):
     write_empty_scans(tmp_path, "imagesTs/a.nii.gz")
     write_description(tmp_path, labels={"background": 0, "whole": [1, 2]}, test=["imagesTs/a.nii.gz"])
     assert [scan["case"] for scan in find_scans(tmp_path)] == ["a"]
 
 
-class TestWhatCannotBeOpened:
-    def test_links_and_pipes_named_like_scans_fail_alone(self, tmp_path):
+class TestUnreadablePaths:
+    def test_broken_links_and_pipes_fail_alone(self, tmp_path):
         write_empty_scans(tmp_path, "a.nii.gz")
         (tmp_path / "gone.nii.gz").symlink_to("nowhere.nii.gz")
         (tmp_path / "loop.nrrd").symlink_to("loop.nrrd")
@@ -113,23 +113,23 @@ class TestWhatCannotBeOpened:
         assert list(scans) == ["a", "gone", "loop", "pipe"]
         assert scans["a"] == ""
         assert "gone.nii.gz: is a link to nowhere.nii.gz, which does not exist. Restore the file" in scans["gone"]
-        assert "loop.nrrd: is a link that leads back to itself" in scans["loop"]
+        assert "loop.nrrd: is a symbolic link that forms a loop" in scans["loop"]
         assert "pipe.nii: is a named pipe, not a file" in scans["pipe"]
 
-    def test_a_broken_link_to_a_folder_may_have_been_a_scan(self, tmp_path):
+    def test_broken_link_to_folder_fails(self, tmp_path):
         write_empty_scans(tmp_path, "a.nii.gz")
         (tmp_path / "patient_9").symlink_to("/nowhere/patient_9")
         assert "patient_9: is a link to /nowhere/patient_9" in found(tmp_path)["patient_9"]
 
     @pytest.mark.parametrize("name", ["patient.1", "2024.05.01"])
-    def test_a_broken_link_to_a_folder_with_a_dot(self, tmp_path, name):
+    def test_broken_link_to_folder_with_dot_fails(self, tmp_path, name):
         write_series(tmp_path / "good")
         (tmp_path / name).symlink_to(f"/nowhere/{name}")
         scans = found(tmp_path)
         assert scans["good"] == ""
         assert f"{name}: is a link to /nowhere/{name}" in scans[name]
 
-    def test_others_are_named_and_counted(self, tmp_path, caplog):
+    def test_skipped_files_are_logged(self, tmp_path, caplog):
         write_empty_scans(tmp_path, "a.nii.gz", ".hidden/b.nii.gz", "a_seg.nii.gz")
         for name in ("1.txt", "2.txt", "noending", "x.seg.nrrd", ".DS_Store", "3.1.2.840"):
             (tmp_path / name).write_text("no scan")
@@ -143,7 +143,7 @@ class TestWhatCannotBeOpened:
         assert "talk: is a named pipe" in caplog.text
         assert "notes.txt: is a link to nowhere" in caplog.text
 
-    def test_a_folder_that_cannot_be_listed_fails(self, tmp_path, monkeypatch):
+    def test_unreadable_folder_fails(self, tmp_path, monkeypatch):
         write_empty_scans(tmp_path, "a.nii.gz", "locked/b.nii.gz")
         scandir = os.scandir
 
@@ -155,13 +155,13 @@ class TestWhatCannotBeOpened:
         monkeypatch.setattr(os, "scandir", refusing)
         assert "locked: cannot be opened (Permission denied)" in found(tmp_path)["locked"]
 
-    def test_a_named_file_that_is_missing_fails_alone(self, tmp_path):
+    def test_missing_file_fails_alone(self, tmp_path):
         write_empty_scans(tmp_path, "a.nii.gz")
         scans = found([tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"])
         assert scans["a"] == ""
         assert "b.nii.gz: no such file or folder" in scans["b"]
 
-    def test_a_name_that_is_no_text_fails_alone(self, tmp_path):
+    def test_non_utf8_name_fails_alone(self, tmp_path):
         write_empty_scans(tmp_path, "a.nii.gz")
         (tmp_path / os.fsdecode(b"gr\xf6\xdfe.nii.gz")).touch()
         scans = {entry["case"]: entry for entry in find_scans(tmp_path)}
@@ -169,7 +169,7 @@ class TestWhatCannotBeOpened:
         json.dumps(scans, ensure_ascii=False).encode()
         assert "its name is not in UTF-8" in scans["gr\\udcf6\\udcdfe"]["error"]
 
-    def test_header_data_files_are_not_passed_over(self, tmp_path):
+    def test_voxel_files_of_headers_are_not_skipped(self, tmp_path):
         (tmp_path / "a.mhd").write_text("NDims = 3\nElementDataFile = a.raw\n")
         for name in ("a.raw", "b.raw", "c.hdr", "c.img", "d.img"):
             (tmp_path / name).write_bytes(bytes(200))
@@ -178,25 +178,25 @@ class TestWhatCannotBeOpened:
         assert tree.left_out == {".raw": 1, ".img": 1}
 
 
-class TestEachFolderOnce:
-    def test_links_to_folders_above(self, tmp_path):
+class TestFoldersAreListedOnce:
+    def test_links_to_parent_folders(self, tmp_path):
         write_empty_scans(tmp_path, "s/a.nii.gz")
         (tmp_path / "s" / "up").symlink_to("..")
         (tmp_path / "s" / "self").symlink_to(".")
         assert [entry["image"] for entry in find_scans(tmp_path)] == [str(tmp_path / "s" / "a.nii.gz")]
 
-    def test_a_folder_is_found_by_its_own_path(self, tmp_path):
+    def test_folder_is_found_by_real_path(self, tmp_path):
         write_empty_scans(tmp_path, "z/a.nii.gz")
         (tmp_path / "b").symlink_to("z")
         assert [entry["image"] for entry in find_scans(tmp_path)] == [str(tmp_path / "z" / "a.nii.gz")]
 
-    def test_a_folder_elsewhere_is_followed(self, tmp_path):
+    def test_link_to_other_folder_is_followed(self, tmp_path):
         write_empty_scans(tmp_path, "archive/a.nii.gz")
         (tmp_path / "in").mkdir()
         (tmp_path / "in" / "link").symlink_to("../archive")
         assert found(tmp_path / "in") == {"a": ""}
 
-    def test_two_to_the_power_of_forty_paths(self, tmp_path):
+    def test_nested_links_are_listed_once(self, tmp_path):
         for level in range(40):
             (tmp_path / f"d{level}").mkdir()
             for name in ("x", "y") if level < 39 else ():
@@ -205,8 +205,8 @@ class TestEachFolderOnce:
         assert found(tmp_path) == {"a": ""}
 
 
-class TestNamesOfTheirOwn:
-    def test_files_of_one_name_and_folder_fail_alone(self, tmp_path):
+class TestUniqueNames:
+    def test_same_name_in_one_folder_fails_alone(self, tmp_path):
         write_empty_scans(tmp_path, "ct.nii.gz", "ct.nii", "b.nii.gz")
         scans = found(tmp_path)
         assert list(scans) == ["b", "ct.nii", "ct.nii.gz"]
@@ -214,34 +214,34 @@ class TestNamesOfTheirOwn:
         assert "two cases are named 'ct': " in scans["ct.nii"]
         assert scans["ct.nii"] == scans["ct.nii.gz"]
 
-    def test_folders_that_were_named_tell_them_apart(self, tmp_path):
+    def test_given_folders_make_names_unique(self, tmp_path):
         write_empty_scans(tmp_path, "x/t1/a.nii.gz", "y/t1/a.nii.gz", "x/b.nii.gz")
         assert list(found([tmp_path / "x", tmp_path / "y"])) == ["b", "x_t1_a", "y_t1_a"]
 
-    def test_a_name_made_of_a_path_that_another_file_has(self, tmp_path):
+    def test_name_from_path_may_be_taken(self, tmp_path):
         write_empty_scans(tmp_path, "p1/ct.nii.gz", "p2/ct.nii.gz", "p1_ct.nii.gz")
         assert len(found(tmp_path)) == 3
         assert not any(found(tmp_path).values())
 
-    def test_a_scan_that_is_named_twice_is_one(self, tmp_path):
+    def test_scan_given_twice_is_one_case(self, tmp_path):
         write_empty_scans(tmp_path, "a.nii.gz")
         assert found([tmp_path, tmp_path / "a.nii.gz"]) == {"a": ""}
 
 
 class TestSeries:
-    def test_each_series_of_a_folder_is_a_scan(self, tmp_path):
+    def test_each_series_of_a_folder_is_a_case(self, tmp_path):
         write_series(tmp_path / "study", prefix="A", SeriesDescription="Thorax 5.0/B30f")
         write_series(tmp_path / "study", prefix="B", SeriesDescription="Abdomen")
         entries = find_scans(tmp_path)
         assert [entry["case"] for entry in entries] == ["study_Abdomen", "study_Thorax_5.0_B30f"]
         assert [read_scan(entry["image"]).array.shape for entry in entries] == [(1, 4, 3, 3)] * 2
 
-    def test_series_without_a_name_are_told_apart_by_files(self, tmp_path):
+    def test_series_without_description_are_named_by_files(self, tmp_path):
         write_series(tmp_path / "study", prefix="A")
         write_series(tmp_path / "study", prefix="B")
         assert list(found(tmp_path)) == ["study_CT_A000", "study_CT_B000"]
 
-    def test_what_is_no_volume_is_counted(self, tmp_path, caplog):
+    def test_skipped_series_are_counted(self, tmp_path, caplog):
         write_series(tmp_path / "study")
         write_series(tmp_path / "study", prefix="S", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
         (tmp_path / "study" / "LICENSE").write_text("x" * 500)
@@ -249,14 +249,14 @@ class TestSeries:
             assert found(tmp_path) == {"study": ""}
         assert "4 files skipped: 3 of a localizer, 1 without an ending" in caplog.text
 
-    def test_what_is_no_volume_is_named(self, tmp_path, caplog):
+    def test_skipped_series_are_named(self, tmp_path, caplog):
         write_series(tmp_path / "good")
         write_series(tmp_path / "scout", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
         with caplog.at_level("INFO"):
             assert found(tmp_path) == {"good": ""}
         assert f"{tmp_path}: DICOM series that are not volumes but a localizer: scout" in caplog.text
 
-    def test_slices_without_a_place_in_space_fail(self, tmp_path):
+    def test_slices_without_position_fail(self, tmp_path):
         write_series(tmp_path / "good")
         write_series(tmp_path / "bad", ImageOrientationPatient=None)
         scans = found(tmp_path)
@@ -265,7 +265,7 @@ class TestSeries:
         assert "without positions and orientation in space. Export it again." in scans["bad"]
 
     @pytest.mark.parametrize(("count", "part"), [(2, "halves"), (2, "turns"), (3, "turns")])
-    def test_parts_of_one_series_fail(self, tmp_path, count, part):
+    def test_parts_of_one_series_in_several_folders_fail(self, tmp_path, count, part):
         write_series(tmp_path / "good")
         for index, path in enumerate(write_series(tmp_path / "all", 12)):
             folder = path.parent / f"part{index % count if part == 'turns' else index // 6}"
@@ -277,8 +277,8 @@ class TestSeries:
         shown = " and ".join(str(tmp_path / "all" / f"part{index}") for index in range(count))
         assert all(f"{shown} are parts of one DICOM series" in error for error in scans.values())
 
-    def test_parts_with_a_gap_are_warned_of(self, tmp_path, caplog):
-        """0 to 7 mm and 9 to 11 mm: slice 8 is missing, so no volume proves that they belong together."""
+    def test_parts_with_a_gap_warn(self, tmp_path, caplog):
+        """0 to 7 mm and 9 to 11 mm: slice 8 is missing, so the parts do not form one volume."""
         paths = write_series(tmp_path / "a", 12)
         (tmp_path / "b").mkdir()
         paths[8].unlink()
@@ -287,14 +287,14 @@ class TestSeries:
         assert found(tmp_path) == {"a": "", "b": ""}
         assert f"{tmp_path / 'a'} and {tmp_path / 'b'} have the same SeriesInstanceUID" in caplog.text
 
-    def test_copies_of_a_series_are_scans(self, tmp_path, caplog):
+    def test_copies_of_a_series_are_cases(self, tmp_path, caplog):
         uid = generate_uid()
         write_series(tmp_path / "a", uid=uid)
         write_series(tmp_path / "b", uid=uid)
         assert found(tmp_path) == {"a": "", "b": ""}
         assert "SeriesInstanceUID" not in caplog.text
 
-    def test_a_series_in_two_multi_frame_files_fails(self, tmp_path):
+    def test_series_in_two_multi_frame_files_fails(self, tmp_path):
         write_series(tmp_path / "good")
         for part in range(2):
             positions = [(-10, -20, 30 + 2 * k) for k in range(4 * part, 4 * part + 4)]
@@ -304,24 +304,24 @@ class TestSeries:
         assert list(scans) == ["mf_CT_0", "mf_CT_1"]
         assert all("are parts of one DICOM series" in error for error in scans.values())
 
-    def test_hidden_files_are_no_slices(self, tmp_path):
+    def test_hidden_files_are_not_slices(self, tmp_path):
         for path in write_series(tmp_path / "study"):
             path.with_name(f"._{path.name}").write_bytes(bytes(200))
         (tmp_path / "study" / "empty").touch()
         assert found(tmp_path) == {"study": ""}
 
-    def test_a_volume_with_a_tilted_slice_fails(self, tmp_path):
+    def test_volume_with_tilted_slice_fails(self, tmp_path):
         write_series(tmp_path / "good")
         uid = generate_uid()
         write_series(tmp_path / "bad", 15, uid=uid)
-        tilted = [1, 0, 0, 0, 0.999, 0.0447]  # by 2.6 degrees
+        tilted = [1, 0, 0, 0, 0.999, 0.0447]  # tilted by 2.6 degrees
         write_series(tmp_path / "bad", 1, "X", uid, ImageOrientationPatient=tilted)
         scans = found(tmp_path)
         assert scans["good"] == ""
         assert "is not a volume but 16 slices in 2 orientations (15 in one of them). Export it again." in scans["bad"]
 
     @pytest.mark.parametrize(("count", "description"), [(5, ""), (9, "3-plane loc"), (9, "LOCALIZER")])
-    def test_a_localizer_by_its_orientations(self, tmp_path, count, description):
+    def test_localizer_by_orientations(self, tmp_path, count, description):
         write_series(tmp_path / "good")
         uid = generate_uid()
         for prefix, axes in (("A", [1, 0, 0, 0, 1, 0]), ("B", [1, 0, 0, 0, 0, -1]), ("C", [0, 1, 0, 0, 0, -1])):
@@ -329,12 +329,12 @@ class TestSeries:
             write_series(tmp_path / "loc", count, prefix, uid, **tags)
         assert found(tmp_path) == {"good": ""}
 
-    def test_pictures_without_a_place_in_space_are_left_out(self, tmp_path):
+    def test_images_without_position_are_skipped(self, tmp_path):
         write_series(tmp_path / "good")
         write_series(tmp_path / "picture", ImageOrientationPatient=None, ImageType=["DERIVED", "SECONDARY"])
         assert found(tmp_path) == {"good": ""}
 
-    def test_a_folder_of_unreadable_slices_fails(self, tmp_path):
+    def test_folder_of_unreadable_slices_fails(self, tmp_path):
         write_series(tmp_path / "good")
         for path in write_series(tmp_path / "bad"):
             path.write_bytes(path.read_bytes()[:600])
@@ -342,7 +342,7 @@ class TestSeries:
         assert scans["good"] == ""
         assert "3 of its DICOM files cannot be read" in scans["bad"]
 
-    def test_a_series_that_may_lack_a_slice_fails(self, tmp_path):
+    def test_series_that_may_lack_a_slice_fails(self, tmp_path):
         slices = write_series(tmp_path / "study", 4)
         write_series(tmp_path / "other")
         slices[3].unlink()
@@ -353,7 +353,7 @@ class TestSeries:
 
     @pytest.mark.parametrize("name", ["IM{}.dcm", "1.2.840.{}", "CT.1.2.840.{}"])
     @pytest.mark.parametrize("kind", ["link", "pipe"])
-    def test_a_folder_of_slices_that_cannot_be_opened_fails(self, tmp_path, name, kind):
+    def test_folder_of_broken_links_fails(self, tmp_path, name, kind):
         write_series(tmp_path / "good")
         (tmp_path / "bad").mkdir()
         for index in range(5):
@@ -368,7 +368,7 @@ class TestSeries:
         said = "is a named pipe" if kind == "pipe" else "is a link to /nowhere/x, which does not exist"
         assert f"{name.format(0)}: {said}" in scans["bad"]
 
-    def test_folders_and_files_beside_slices_are_searched(self, tmp_path):
+    def test_files_next_to_slices_are_found(self, tmp_path):
         write_series(tmp_path / "study")
         write_series(tmp_path / "study" / "later")
         write_empty_scans(tmp_path, "study/converted.nii.gz")

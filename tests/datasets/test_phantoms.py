@@ -1,4 +1,4 @@
-"""Behaviour of the synthetic samples: what is on disk, what is where in the body, what is left out."""
+"""Synthetic samples: files, anatomy, and missing classes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ NO_ORGANS = 2
 NO_VESSEL_ANNOTATION = (1, 6, 13)
 
 Case = tuple[nib.Nifti1Image, nib.Nifti1Image]
-"""Image and label."""
+"""Image and label map of a case."""
 
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the default dataset, written once; tests only read it."""
+    """Folder of the default dataset, written once and not changed by tests."""
     return write_samples(tmp_path_factory.mktemp("phantoms")).parent
 
 
@@ -38,7 +38,7 @@ def dataset(samples: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def cases(samples: Path, dataset: dict[str, Any]) -> list[Case]:
-    """Every case, training then test."""
+    """All cases, training before test."""
     read = nib.Nifti1Image.from_filename
     entries = dataset["training"] + dataset["test"]
     return [(read(samples / entry["image"]), read(samples / entry["label"])) for entry in entries]
@@ -49,7 +49,7 @@ def label_values(label: nib.Nifti1Image) -> NDArray[Any]:
 
 
 def centroid(label: NDArray[Any], affine: NDArray[Any], value: int) -> NDArray[Any]:
-    """World position of a class, mm."""
+    """Return the world coordinates of the centroid of a class in mm."""
     return np.asarray(nib.affines.apply_affine(affine, np.argwhere(label == value).mean(axis=0)))
 
 
@@ -59,7 +59,7 @@ def checksums(folder: Path) -> dict[str, str]:
 
 
 def vessel_contrast(image: NDArray[Any], vessel: NDArray[np.bool_]) -> float:
-    """How much brighter the vessel is than what surrounds it, relative to the mean brightness there."""
+    """Return the contrast of the vessel to its surroundings, relative to the mean brightness."""
     around = ndimage.binary_dilation(vessel, iterations=4) & ~ndimage.binary_dilation(vessel)
     return float(image[vessel].mean() / image[around].mean() - 1)
 
@@ -67,7 +67,7 @@ def vessel_contrast(image: NDArray[Any], vessel: NDArray[np.bool_]) -> float:
 # Files
 
 
-def test_layout_is_that_of_the_decathlon(samples: Path, dataset: dict[str, Any]) -> None:
+def test_decathlon_layout(samples: Path, dataset: dict[str, Any]) -> None:
     assert (dataset["numTraining"], dataset["numTest"]) == (len(dataset["training"]), len(dataset["test"]))
     assert (dataset["numTraining"], dataset["numTest"]) == (16, 6)
     assert dataset["tensorImageSize"] == "3D"
@@ -89,7 +89,7 @@ def test_layout_is_that_of_the_decathlon(samples: Path, dataset: dict[str, Any])
     assert {path.relative_to(samples).as_posix() for path in samples.rglob("*.nii.gz")} == listed
 
 
-def test_is_small(samples: Path) -> None:
+def test_dataset_is_small(samples: Path) -> None:
     assert sum(path.stat().st_size for path in samples.rglob("*") if path.is_file()) < 3.2e6
 
 
@@ -117,7 +117,7 @@ def test_grids_and_headers_vary(cases: list[Case]) -> None:
     assert {(proxy.slope, proxy.inter) for proxy in proxies} == {(1.0, 0.0), (0.5, -50.0)}
 
 
-def test_a_qform_agrees_with_the_sform(cases: list[Case]) -> None:
+def test_qform_equals_sform(cases: list[Case]) -> None:
     for image, label in cases:
         for file in (image, label):
             if file.header["qform_code"]:
@@ -125,7 +125,7 @@ def test_a_qform_agrees_with_the_sform(cases: list[Case]) -> None:
 
 
 @pytest.mark.parametrize("index", [0, 5])
-def test_stored_values_are_those_of_the_phantom(cases: list[Case], index: int) -> None:
+def test_stored_values_equal_phantom(cases: list[Case], index: int) -> None:
     """Case 5 is stored with a slope and an intercept."""
     phantom = make_case(seed=0, index=index)
     np.testing.assert_allclose(cases[index][0].get_fdata(), phantom.image, atol=0.51)
@@ -139,14 +139,14 @@ def test_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     assert checksums(tmp_path / "once") == checksums(tmp_path / "again")
 
 
-def test_files_carry_neither_time_nor_name(samples: Path) -> None:
+def test_gzip_headers_have_no_time_or_name(samples: Path) -> None:
     for path in samples.rglob("*.nii.gz"):
         header = path.read_bytes()[:10]
         assert header[3] == 0, "gzip flags: no file name"
         assert header[4:8] == b"\0\0\0\0", "gzip time"
 
 
-def test_first_cases_do_not_depend_on_how_many_follow(samples: Path, tmp_path: Path) -> None:
+def test_first_cases_do_not_depend_on_num_training(samples: Path, tmp_path: Path) -> None:
     write_samples(tmp_path / "few", num_training=6, num_test=0)
     few, many = checksums(tmp_path / "few"), checksums(samples)
     assert len(few) == 13
@@ -159,7 +159,7 @@ def test_another_seed_gives_other_bodies(samples: Path, tmp_path: Path) -> None:
     assert checksums(tmp_path / "other")[name] != checksums(samples)[name]
 
 
-def test_refuses_a_folder_that_is_not_empty(tmp_path: Path) -> None:
+def test_non_empty_folder_raises(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match=rf"{tmp_path.name} is not empty: choose a new folder"):
         write_samples(tmp_path)
@@ -167,7 +167,7 @@ def test_refuses_a_folder_that_is_not_empty(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("num_training", "num_test"), [(0, 1), (1, -1)])
-def test_refuses_impossible_numbers_of_cases(tmp_path: Path, num_training: int, num_test: int) -> None:
+def test_invalid_number_of_cases_raises(tmp_path: Path, num_training: int, num_test: int) -> None:
     with pytest.raises(ValueError, match="num_training is"):
         write_samples(tmp_path / "out", num_training=num_training, num_test=num_test)
     assert not (tmp_path / "out").exists()
@@ -176,7 +176,7 @@ def test_refuses_impossible_numbers_of_cases(tmp_path: Path, num_training: int, 
 # Classes
 
 
-def test_lesion_is_absent_from_a_third(cases: list[Case]) -> None:
+def test_lesion_is_absent_in_a_third_of_cases(cases: list[Case]) -> None:
     absent = [not (label_values(label) == LESION).any() for _, label in cases]
     assert sum(absent[:16]) == 5
     assert sum(absent[16:]) == 2
@@ -190,7 +190,7 @@ def test_every_other_class_is_present(cases: list[Case]) -> None:
             assert VESSEL in present or index in NO_VESSEL_ANNOTATION
 
 
-def test_lesion_is_a_small_blob_at_the_liver(cases: list[Case]) -> None:
+def test_lesion_is_small_and_in_the_liver(cases: list[Case]) -> None:
     for _, label in cases:
         lesion = label_values(label) == LESION
         if lesion.any():
@@ -209,7 +209,7 @@ def test_organs_keep_their_physical_size(cases: list[Case]) -> None:
                 assert low < (label_values(label) == value).sum() * voxel < high, "ml"
 
 
-def test_unannotated_vessel_is_in_the_image_only(samples: Path, dataset: dict[str, Any], cases: list[Case]) -> None:
+def test_unannotated_vessel_is_only_in_the_image(samples: Path, dataset: dict[str, Any], cases: list[Case]) -> None:
     gaps = [index for index, entry in enumerate(dataset["training"]) if "annotated" in entry]
     assert tuple(gaps) == NO_VESSEL_ANNOTATION
     for index in gaps:
@@ -224,11 +224,11 @@ def test_unannotated_vessel_is_in_the_image_only(samples: Path, dataset: dict[st
         assert vessel_contrast(image, vessel) > 0.08
 
 
-def test_test_cases_are_annotated_in_full(dataset: dict[str, Any]) -> None:
+def test_test_cases_are_fully_annotated(dataset: dict[str, Any]) -> None:
     assert all(set(entry) == {"image", "label"} for entry in dataset["test"])
 
 
-def test_one_training_case_is_a_body_without_organs(dataset: dict[str, Any], cases: list[Case]) -> None:
+def test_one_training_case_has_no_organs(dataset: dict[str, Any], cases: list[Case]) -> None:
     empty = [index for index, (_, label) in enumerate(cases) if not label_values(label).any()]
     assert empty == [NO_ORGANS]
     assert "annotated" not in dataset["training"][NO_ORGANS]
@@ -240,7 +240,7 @@ def test_one_training_case_is_a_body_without_organs(dataset: dict[str, Any], cas
 # Anatomy
 
 
-def test_organs_lie_the_same_way_round_in_every_case(
+def test_organs_have_the_same_arrangement_in_every_case(
     cases: list[Case],
 ) -> None:
     for index, (_, label) in enumerate(cases):
@@ -249,13 +249,13 @@ def test_organs_lie_the_same_way_round_in_every_case(
         canonical = nib.as_closest_canonical(label)
         values = label_values(canonical)
         liver, kidneys = (centroid(values, canonical.affine, value) for value in (LIVER, KIDNEY))
-        # In RAS+ space x grows to the patient's right, y to the front and z to the head.
+        # In RAS+ space, x increases to the right, y to the front and z to the head.
         assert liver[0] > kidneys[0] + 5
         assert liver[1] > kidneys[1] + 5
         assert liver[2] > kidneys[2] + 15
 
 
-def test_the_kidneys_are_two_and_either_side_of_the_midline() -> None:
+def test_kidneys_are_on_both_sides_of_the_midline() -> None:
     phantom = make_phantom(np.random.default_rng(5))
     parts, count = ndimage.label(phantom.label == KIDNEY)
     assert count == 2
@@ -269,7 +269,7 @@ def canonical_label(phantom: Phantom) -> NDArray[Any]:
 
 
 @pytest.mark.parametrize("axis_codes", ["LPS", "PIR", "ILP"])
-def test_orientation_changes_the_storage_and_not_the_body(axis_codes: str) -> None:
+def test_orientation_does_not_change_the_body(axis_codes: str) -> None:
     upright = make_phantom(np.random.default_rng(3), shape=(32, 32, 32))
     turned = make_phantom(np.random.default_rng(3), shape=(32, 32, 32), axis_codes=axis_codes)
     assert "".join(nib.aff2axcodes(turned.affine)) == axis_codes
@@ -277,7 +277,7 @@ def test_orientation_changes_the_storage_and_not_the_body(axis_codes: str) -> No
     assert (canonical_label(turned) != canonical_label(upright)).mean() < 1e-3
 
 
-def test_tilt_turns_the_grid_and_not_the_body() -> None:
+def test_tilt_does_not_change_the_body() -> None:
     upright = make_phantom(np.random.default_rng(3))
     tilted = make_phantom(np.random.default_rng(3), tilt=8.0)
     assert np.abs(nib.affines.obliquity(tilted.affine)).max() > np.deg2rad(3)
@@ -286,8 +286,8 @@ def test_tilt_turns_the_grid_and_not_the_body() -> None:
         assert np.linalg.norm(distance) < 1.0, "mm"
 
 
-def test_brightness_alone_does_not_tell_the_classes_apart() -> None:
-    """A range of brightness that holds most of a class holds more voxels of other kinds."""
+def test_brightness_alone_does_not_separate_classes() -> None:
+    """A brightness range with most voxels of a class has more voxels of other structures."""
     phantom = make_phantom(np.random.default_rng(0))
     for value in (LIVER, KIDNEY, VESSEL, LESION):
         inside = phantom.label == value
@@ -299,7 +299,7 @@ def test_brightness_alone_does_not_tell_the_classes_apart() -> None:
 # One phantom
 
 
-def test_phantom_has_the_promised_types() -> None:
+def test_phantom_types() -> None:
     phantom = make_phantom(np.random.default_rng(0), shape=(20, 16, 18))
     assert phantom.image.shape == phantom.label.shape == (20, 16, 18)
     assert (str(phantom.image.dtype), str(phantom.label.dtype)) == ("float32", "uint8")
@@ -309,7 +309,7 @@ def test_phantom_has_the_promised_types() -> None:
     assert set(np.unique(phantom.label)) == set(range(len(CLASS_NAMES)))
 
 
-def test_leaving_out_a_class_leaves_the_rest_alone() -> None:
+def test_dropping_a_class_does_not_change_others() -> None:
     whole = make_phantom(np.random.default_rng(0))
     without = make_phantom(np.random.default_rng(0), present=("liver", "kidney", "vessel"))
     lesion = whole.label == LESION
@@ -327,10 +327,10 @@ def test_leaving_out_a_class_leaves_the_rest_alone() -> None:
         ({"axis_codes": "RAP"}, "axis_codes is 'RAP'"),
         ({"axis_codes": "RAX"}, "axis_codes is 'RAX'"),
         ({"axis_codes": "RA"}, "axis_codes is 'RA'"),
-        ({"present": ("spleen",)}, "no class 'spleen'"),
-        ({"annotated": ("background",)}, "no class 'background'"),
+        ({"present": ("spleen",)}, "unknown class 'spleen'"),
+        ({"annotated": ("background",)}, "unknown class 'background'"),
     ],
 )
-def test_refuses_impossible_arguments(arguments: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_raise(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_phantom(np.random.default_rng(0), **arguments)

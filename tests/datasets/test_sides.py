@@ -1,4 +1,4 @@
-"""Classes that differ by their side only are found in every spelling, and mirroring is kept from them."""
+"""Left and right classes in various spellings, and mirroring without exchanging them."""
 
 import pytest
 
@@ -42,17 +42,17 @@ def test_pairs(left, right):
         ["background", "1", "2"],
     ],
 )
-def test_others_do_not_pair(names):
+def test_other_names_do_not_pair(names):
     assert side_pairs(names) == []
 
 
-def test_numbers_pair_where_they_agree():
+def test_equal_numbers_pair():
     ribs = ["rib_left_1", "rib_left_2", "rib_right_1", "rib_right_2", "4_lung_left", "5_lung_right"]
     pairs = [("rib_left_1", "rib_right_1"), ("rib_left_2", "rib_right_2"), ("4_lung_left", "5_lung_right")]
     assert side_pairs(ribs) == pairs
 
 
-def test_mirroring_is_left_out_where_it_exchanges_classes():
+def test_chosen_flips():
     assert chosen_flips("auto", ["background", "liver"], "RAS") == [0]
     assert chosen_flips("auto", KIDNEYS, "RAS") == chosen_flips("auto", KIDNEYS, "LPS") == []
     assert chosen_flips("auto", KIDNEYS, ("S", "A", "R")) == [0]
@@ -61,18 +61,20 @@ def test_mirroring_is_left_out_where_it_exchanges_classes():
 
 
 @pytest.mark.parametrize("wrong", ["none", 0, [3], ["0"], {"0": 1}])
-def test_values_that_are_no_axes(wrong):
-    with pytest.raises(ConfigError, match="auto, or some of 0, 1 and 2, is needed"):
+def test_invalid_flip_axes_raise(wrong):
+    with pytest.raises(ConfigError, match="it must be auto or a list of the axes 0, 1 and 2"):
         chosen_flips(wrong, KIDNEYS, "RAS")
 
 
 def test_warnings(caplog):
     warn_about_sides("auto", KIDNEYS, "RAS", "flip_axes")
-    assert "flip_axes: images are not mirrored along axis 0, which exchanges left kidney / right kidney" in caplog.text
+    assert (
+        "flip_axes: images are not mirrored along axis 0, to avoid exchanging left kidney / right kidney" in caplog.text
+    )
     caplog.clear()
     warn_about_sides([0, 2], KIDNEYS, "RAS", "flip_axes")
-    assert "flip_axes [0, 2]: mirror images exchange classes" in caplog.text
-    assert "leave out axis 0" in caplog.text
+    assert "flip_axes [0, 2]: mirroring exchanges classes" in caplog.text
+    assert "remove axis 0" in caplog.text
     caplog.clear()
     for flips, names, axcodes in (("auto", ["background", "a"], "RAS"), ([1], KIDNEYS, "RAS"), ([0], KIDNEYS, "SAR")):
         warn_about_sides(flips, names, axcodes, "flip_axes")

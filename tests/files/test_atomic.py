@@ -23,7 +23,7 @@ from segbundle.files.atomic import (
 from segbundle.files.output_folders import claim
 
 
-def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path):
+def test_failed_write_keeps_old_file(tmp_path):
     path = tmp_path / "result.txt"
     path.write_text("old")
     with pytest.raises(KeyboardInterrupt), written_whole(path) as partial:
@@ -33,14 +33,14 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_json_round_trip_makes_folders(tmp_path):
+def test_json_round_trip_creates_folders(tmp_path):
     write_json(tmp_path / "a" / "b" / "c.json", {"name": "Größe"})
     text = (tmp_path / "a" / "b" / "c.json").read_text(encoding="utf-8")
     assert text == '{\n  "name": "Größe"\n}\n'
     assert json.loads(text) == {"name": "Größe"}
 
 
-def test_the_content_is_on_the_disk_before_the_file_has_its_name(tmp_path, monkeypatch):
+def test_content_is_synced_before_rename(tmp_path, monkeypatch):
     synced = []
     fsync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda number: (synced.append((tmp_path / "a").exists()), fsync(number)))
@@ -50,7 +50,7 @@ def test_the_content_is_on_the_disk_before_the_file_has_its_name(tmp_path, monke
     assert synced == [False]
 
 
-def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path):
+def test_only_partial_files_are_removed(tmp_path):
     names = (".partial-12-a.csv", ".partial-12-metrics.csv", ".partial-7-a_seg.nii.gz", "partial-12-metrics.csv")
     for name in names:
         (tmp_path / name).touch()
@@ -62,13 +62,13 @@ def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path):
     assert left == [".partial-12-a.csv", "partial-12-metrics.csv"]
 
 
-def test_json_refuses_what_json_does_not_have(tmp_path):
+def test_nan_in_json_raises(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "x.json", float("nan"))
     assert not (tmp_path / "x.json").exists()
 
 
-def test_a_path_that_cannot_be_written_is_named(tmp_path):
+def test_unwritable_path_raises(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match=r"file.x\.json: cannot be written"):
         write_json(tmp_path / "file" / "x.json", {})
@@ -83,7 +83,7 @@ input()
 """
 
 
-def test_a_folder_is_kept_from_other_processes_until_this_one_ends(tmp_path):
+def test_folder_is_locked_until_process_ends(tmp_path):
     first = subprocess.Popen([sys.executable, "-c", LOCKING, str(tmp_path)], stdin=-1, stdout=-1, text=True)
     try:
         assert first.stdout.readline() == "in\n"
@@ -93,16 +93,16 @@ def test_a_folder_is_kept_from_other_processes_until_this_one_ends(tmp_path):
         first.kill()
         first.communicate()
     keep_others_out(tmp_path)
-    keep_others_out(tmp_path)  # a notebook may begin again
+    keep_others_out(tmp_path)  # a notebook may lock the folder again
     second = subprocess.run([sys.executable, "-c", LOCKING, str(tmp_path)], input="", capture_output=True, text=True)
     assert "another run is writing to it" in second.stderr
 
 
-def test_tables_open_in_excel_and_are_read_by_programs(tmp_path):
+def test_tables_are_readable_by_excel_and_pandas(tmp_path):
     names = ["plain", 'with "quotes", a comma', "größe 図"]
     write_csv(tmp_path / "a.csv", ["case", "dice"], [(name, "0.5") for name in names])
     content = (tmp_path / "a.csv").read_bytes()
-    assert content.startswith(codecs.BOM_UTF8)  # or Excel shows grÃ¶ÃŸe
+    assert content.startswith(codecs.BOM_UTF8)  # without it, Excel shows grÃ¶ÃŸe
     assert content.count(b"\r\n") == 4
     with (tmp_path / "a.csv").open(newline="", encoding="utf-8-sig") as file:
         assert [row["case"] for row in csv.DictReader(file)] == names
@@ -110,7 +110,7 @@ def test_tables_open_in_excel_and_are_read_by_programs(tmp_path):
     assert (tmp_path / "b.csv").read_bytes() == b"case\r\nplain\r\n"
 
 
-def test_cells_that_spreadsheets_would_compute_are_text(tmp_path):
+def test_formulas_are_escaped(tmp_path):
     names = [
         "=1+1",
         "+a",
@@ -141,14 +141,14 @@ def test_cells_that_spreadsheets_would_compute_are_text(tmp_path):
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"case,dice\na,1,2\n", "line 2 has 3 cells, the header 2"),
+        (b"case,dice\na,1,2\n", "line 2 has 3 cells, but the header has 2"),
         (b"case\na\n", "has no column 'dice'"),
         (b"", "has no column 'case'"),
         (b"case,dice\n\xff,1\n", "cannot be read as a table"),
         (b'case,dice\n"' + b"x" * 200_000 + b'",1\n', "cannot be read as a table"),
     ],
 )
-def test_tables_that_are_damaged_are_named(tmp_path, content, told):
+def test_damaged_tables_raise(tmp_path, content, told):
     path = tmp_path / "a.csv"
     path.write_bytes(content)
     with pytest.raises(OutputError, match=rf"a\.csv: {told}"):
@@ -157,27 +157,27 @@ def test_tables_that_are_damaged_are_named(tmp_path, content, told):
         read_csv(tmp_path / "b.csv", ["case"])
 
 
-def test_a_file_that_is_no_lock_is_not_used_as_one(tmp_path):
+def test_other_file_named_like_lock_raises(tmp_path):
     (tmp_path / ".lock").write_text("mine")
-    with pytest.raises(OutputError, match=r"\.lock: is not an empty file"):
+    with pytest.raises(OutputError, match=r"\.lock: is not an empty lock file"):
         keep_others_out(tmp_path)
     assert (tmp_path / ".lock").read_text() == "mine"
 
 
-def test_names_that_are_not_utf_8_can_be_written(tmp_path):
+def test_non_utf8_names_are_escaped(tmp_path):
     write_json(tmp_path / "a.json", {"case": "a\udcff"})
     write_csv(tmp_path / "a.csv", ["case"], [("a\udcff",)])
     assert read_csv(tmp_path / "a.csv", ["case"]) == [{"case": r"a\udcff"}]
 
 
-def test_a_name_may_be_as_long_as_file_systems_allow(tmp_path):
+def test_names_of_maximum_length(tmp_path):
     path = tmp_path / ("ü" * 125 + ".json")
     write_json(path, 1)
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize(("what", "is_left"), [("pass", False), ("(folder / 'result').touch()", True)])
-def test_a_folder_that_was_made_and_left_empty_is_gone_at_the_end(tmp_path, what, is_left):
+def test_created_empty_folder_is_removed_at_exit(tmp_path, what, is_left):
     script = f"""
 from pathlib import Path
 from segbundle.files.atomic import keep_others_out, make_folder
@@ -191,15 +191,15 @@ assert folder.is_dir()
     assert (tmp_path / "new").is_dir() == is_left
 
 
-def test_a_folder_that_was_there_stays(tmp_path):
-    script = f"from segbundle.files.atomic import keep_others_out, make_folder; make_folder({str(tmp_path)!r})"
+def test_existing_folder_is_kept(tmp_path):
+    script = f"from segbundle.files import keep_others_out, make_folder; make_folder({str(tmp_path)!r})"
     subprocess.run([sys.executable, "-c", script], check=True)
     assert tmp_path.is_dir()
 
 
 @pytest.fixture
 def at_exit(monkeypatch):
-    """What is registered to run at the end of the process, as calls."""
+    """Record the functions registered with atexit."""
     calls = []
     monkeypatch.setattr(files.atexit, "register", lambda call, *args: calls.append(lambda: call(*args)))
     monkeypatch.setattr(files, "_locks", [])
@@ -207,7 +207,7 @@ def at_exit(monkeypatch):
 
 
 @pytest.mark.parametrize(("left", "stays"), [([], False), ([".lock"], False), (["a"], True), ([".lock", "a"], True)])
-def test_a_made_folder_goes_if_only_a_lock_is_in_it(tmp_path, at_exit, left, stays):
+def test_created_folder_with_only_a_lock_is_removed(tmp_path, at_exit, left, stays):
     folder = tmp_path / "a" / "b"
     make_folder(folder)
     assert folder.is_dir()
@@ -220,21 +220,21 @@ def test_a_made_folder_goes_if_only_a_lock_is_in_it(tmp_path, at_exit, left, sta
     assert not stays or sorted(path.name for path in folder.iterdir()) == left
 
 
-def test_a_folder_of_others_is_not_removed(tmp_path, at_exit):
+def test_folder_of_other_process_is_kept(tmp_path, at_exit):
     make_folder(tmp_path)
     assert at_exit == []
 
 
-def test_two_makers_of_one_folder_do_not_fail(tmp_path, at_exit, monkeypatch):
+def test_concurrent_creation_of_folder(tmp_path, at_exit, monkeypatch):
     (tmp_path / "new").mkdir()
-    known = iter([False])  # the other process makes the folder after this one has looked
+    known = iter([False])  # the other process creates the folder after the check
     is_dir = files.Path.is_dir
     monkeypatch.setattr(files.Path, "is_dir", lambda path: next(known, is_dir(path)))
     make_folder(tmp_path / "new")
     assert len(at_exit) == 1
 
 
-def test_all_locks_are_given_back_at_the_end(tmp_path, at_exit):
+def test_all_locks_are_released_at_exit(tmp_path, at_exit):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         keep_others_out(tmp_path / name)

@@ -1,4 +1,4 @@
-"""JSON and YAML of any origin: read, or refused in one line that names the file."""
+"""JSON and YAML files: valid files, and one-line errors that name the file."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def write(path, content):
         ("a: x\n" + "#" * MAX_YAML_BYTES, "more than the limit of 1,000,000"),
     ],
 )
-def test_yaml_that_cannot_be_used_is_refused_in_one_line(content, reason, tmp_path):
+def test_invalid_yaml_raises_in_one_line(content, reason, tmp_path):
     path = write(tmp_path / "task.yaml", content)
     with pytest.raises(ConfigError) as caught:
         read_yaml(path)
@@ -42,7 +42,7 @@ def test_yaml_that_cannot_be_used_is_refused_in_one_line(content, reason, tmp_pa
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
-def test_yaml_numbers_are_those_of_version_1_2(tmp_path):
+def test_yaml_1_2_numbers(tmp_path):
     path = write(tmp_path / "task.yaml", "\ufefflr: 1e-3\nsizes: [1E5, .5e3, 12e, e5]\nbase: &b {x: 1}\ncopy: *b")
     content = read_yaml(path)
     assert content == {"lr": 1e-3, "sizes": [1e5, 5e2, "12e", "e5"], "base": {"x": 1}, "copy": {"x": 1}}
@@ -60,28 +60,28 @@ def test_yaml_numbers_are_those_of_version_1_2(tmp_path):
         (b"\xff\xfe{", "is not UTF-8 text"),
     ],
 )
-def test_json_that_cannot_be_used_is_refused_in_one_line(content, reason, tmp_path):
+def test_invalid_json_raises_in_one_line(content, reason, tmp_path):
     path = write(tmp_path / "task.json", content)
     with pytest.raises(CheckpointError) as caught:
         read_json(path, dict[str, int], CheckpointError)
     assert str(caught.value).startswith(f"{path}: ") and reason in str(caught.value)
 
 
-def test_json_with_both_halves_of_a_character_is_read(tmp_path):
+def test_json_with_surrogate_pair(tmp_path):
     assert read_json(write(tmp_path / "a.json", '{"\\ud83e\\udec1": 1}'), dict[str, int]) == {"\U0001fac1": 1}
 
 
-def test_json_with_a_byte_order_mark_is_read(tmp_path):
+def test_json_with_byte_order_mark(tmp_path):
     assert read_json(write(tmp_path / "a.json", '\ufeff{"a": 1}'), dict[str, int]) == {"a": 1}
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_missing_file_raises(tmp_path):
     for read in (read_json, read_yaml):
         with pytest.raises((DataError, ConfigError), match=r"nothing: no such file"):
             read(tmp_path / "nothing")
 
 
-def test_only_the_first_problems_are_listed_and_values_are_shortened():
+def test_long_lists_of_problems_are_shortened():
     with pytest.raises(DataError) as caught:
         validate(["x" * 500] * 10, list[int], "list.json")
     assert str(caught.value).count("input should be") == 3

@@ -1,4 +1,4 @@
-"""How much memory is left: of the machine, and of the control groups above this process."""
+"""Memory available on the machine and in the control groups of this process."""
 
 import math
 
@@ -10,7 +10,7 @@ from segbundle.hardware import host_memory as machine
 
 @pytest.fixture
 def groups(tmp_path, monkeypatch):
-    """Control groups below a folder; this process is in `a/b`."""
+    """Write control groups to a folder; this process is in `a/b`."""
     monkeypatch.setattr(machine, "_CGROUP", tmp_path)
     own = tmp_path / "own"
     own.write_text("4:memory,cpu:/a/b\n0::/a/b\n")
@@ -25,7 +25,7 @@ def write_group(folder, names, limit, used, kinds):
 
 
 @pytest.mark.parametrize("inside", ["", "a", "a/b"])
-def test_the_share_of_every_group_counts_without_cached_files(groups, inside):
+def test_group_memory_excludes_page_cache(groups, inside):
     assert machine.left_in_groups() == math.inf
     write_group(groups / inside, machine._VERSION_2, "1000\n", "900\n", "anon 10\ninactive_file 50\n")
     assert machine.left_in_groups() == 150
@@ -38,13 +38,13 @@ def test_the_share_of_every_group_counts_without_cached_files(groups, inside):
     assert machine.left_in_groups() == math.inf
 
 
-def test_without_control_groups_the_machine_counts(groups, monkeypatch):
+def test_machine_memory_without_control_groups(groups, monkeypatch):
     monkeypatch.setattr(machine, "_OWN_GROUPS", groups / "nothing")
     assert machine.left_in_groups() == math.inf
     assert 0 < machine.available_memory() < 1e15
 
 
-def test_swap_space_is_that_of_the_group(groups):
+def test_swap_space_of_group(groups):
     free = machine.available_swap()
     assert free >= 0
     (groups / "a").mkdir()
@@ -53,7 +53,7 @@ def test_swap_space_is_that_of_the_group(groups):
     assert machine.available_swap() == 0
 
 
-def test_memory_that_was_freed_can_be_used_again():
+def test_freed_memory_is_reusable():
     assert machine.reusable_memory() >= 0
     kept = [np.ones(1000) for _ in range(10_000)]
     del kept[::2]

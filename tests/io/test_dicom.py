@@ -1,4 +1,4 @@
-"""DICOM series: true places and values, each kind of series that is no volume by its name."""
+"""DICOM series: geometry, voxel values, and errors for series that are not volumes."""
 
 import math
 import os
@@ -50,7 +50,7 @@ def expected_affine(arguments):
 
 
 @pytest.mark.parametrize("name", SERIES)
-def test_slices_lie_where_their_positions_say(tmp_path, name):
+def test_affine_follows_slice_positions(tmp_path, name):
     stored, arguments = voxels(), SERIES[name]
     write_series(tmp_path / "s", stored, **arguments)
     scan = read_scan(tmp_path / "s")
@@ -62,7 +62,7 @@ def test_slices_lie_where_their_positions_say(tmp_path, name):
 
 
 def converted(folder, out):
-    """dcm2niix's volumes of a folder."""
+    """Convert a folder with dcm2niix and return the volumes."""
     binary = str(DCM2NIIX) if DCM2NIIX.exists() else shutil.which("dcm2niix")
     if binary is None:
         pytest.skip("dcm2niix is not installed")
@@ -72,7 +72,7 @@ def converted(folder, out):
 
 
 @pytest.mark.parametrize("name", sorted(set(SERIES) - {"tilted", "tilted_back"}))
-def test_dcm2niix_gives_the_same_voxels_and_corners(tmp_path, name):
+def test_same_voxels_and_corners_as_dcm2niix(tmp_path, name):
     write_series(tmp_path / "s", voxels(), **SERIES[name])
     scan, image = read_scan(tmp_path / "s"), converted(tmp_path / "s", tmp_path / "out")["out"]
     ours, theirs = np.array(scan.geometry.shape), np.asarray(image.dataobj)
@@ -83,8 +83,8 @@ def test_dcm2niix_gives_the_same_voxels_and_corners(tmp_path, name):
     np.testing.assert_allclose(theirs[tuple(found.T)], scan.array[0].ravel(), atol=1e-3)
 
 
-def test_dcm2niix_straightens_a_tilted_series_to_the_same_places(tmp_path):
-    """It shears the slices into an orthogonal volume by linear interpolation, rounded to integers."""
+def test_tilted_series_agrees_with_dcm2niix(tmp_path):
+    """dcm2niix resamples slices to an orthogonal volume with linear interpolation, and rounds to integers."""
     write_series(tmp_path / "s", voxels((32, 32, 8)), **SERIES["tilted"])
     scan, image = read_scan(tmp_path / "s"), converted(tmp_path / "s", tmp_path / "out")["out_Tilt_1"]
     to_scan = np.linalg.inv(scan.geometry.affine) @ image.affine
@@ -96,8 +96,8 @@ def test_dcm2niix_straightens_a_tilted_series_to_the_same_places(tmp_path):
     assert np.abs(ours - np.asarray(image.dataobj))[inside].max() < 1
 
 
-def test_a_label_map_of_a_tilted_scan_keeps_the_shear(tmp_path):
-    """A qform cannot describe it, and programs that prefer one would straighten the volume."""
+def test_label_map_of_tilted_scan_is_sheared(tmp_path):
+    """A qform cannot describe shear; programs that prefer the qform would straighten the volume."""
     write_series(tmp_path / "s", voxels(), **SERIES["tilted"])
     write_segmentation(np.ones((12, 10, 8), np.uint8), tmp_path / "s", tmp_path / "seg.nii.gz")
     written = nib.load(tmp_path / "seg.nii.gz")
@@ -108,7 +108,7 @@ def test_a_label_map_of_a_tilted_scan_keeps_the_shear(tmp_path):
 
 @pytest.mark.parametrize(("distance", "decimals"), [(0.625, 1), (1.25, 1), (1.25, 0), (2.5, 0), (0.75, 1), (3.3333, 2)])
 @pytest.mark.parametrize("count", [16, 50])
-def test_rounded_positions_give_the_distance_before_rounding(tmp_path, distance, decimals, count):
+def test_rounded_positions_recover_slice_distance(tmp_path, distance, decimals, count):
     positions = [("-10", "-20", f"{30 + distance * k:.{decimals}f}") for k in range(count)]
     write_series(tmp_path / "s", voxels((3, 4, count)), (1, 1, distance), positions=positions)
     affine = read_geometry(tmp_path / "s").affine
@@ -118,8 +118,8 @@ def test_rounded_positions_give_the_distance_before_rounding(tmp_path, distance,
 
 @pytest.mark.parametrize("missing", [[30], [20, 40], [6], [53]])
 @pytest.mark.parametrize("tags", [{}, {"SpacingBetweenSlices": 1}, {"SliceThickness": 1.25}])
-def test_a_missing_slice_of_whole_millimeters_is_no_rounding(tmp_path, missing, tags):
-    """Positions -100, -99, ..., -71, -69, ... are off a line of even distances by half a millimeter or less."""
+def test_missing_slice_is_not_rounding(tmp_path, missing, tags):
+    """Positions -100, -99, ..., -71, -69, ... differ from evenly spaced positions by at most 0.5 mm."""
     heights = [-100 + k for k in range(60) if k not in missing]
     positions = [(-10, -20, height) for height in heights]
     edit = set_tags(**tags)
@@ -129,16 +129,16 @@ def test_a_missing_slice_of_whole_millimeters_is_no_rounding(tmp_path, missing, 
         read_geometry(tmp_path / "s")
 
 
-def test_rounded_positions_of_two_stacks_are_refused(tmp_path):
-    """0, 2, ..., 38, 41, ...: a line of 2.03 mm explains them, but the slices are 2 mm apart."""
+def test_two_stacks_are_not_rounding(tmp_path):
+    """0, 2, ..., 38, 41, ...: consistent with rounded steps of 2.03 mm, but the slices are 2 mm apart."""
     positions = [(-10, -20, 2 * k + (k >= 20)) for k in range(40)]
     write_series(tmp_path / "s", voxels((3, 4, 40)), positions=positions)
     with pytest.raises(DataError, match="its slices are 2 to 3 mm apart"):
         read_geometry(tmp_path / "s")
 
 
-def test_rounded_positions_without_a_distance_in_the_header(tmp_path):
-    """0, 2.5, 5, ... to whole millimeters, 0, 2, 5, 8, 10, 12, ...; slices may be thicker than their distance."""
+def test_rounded_positions_without_header_distance(tmp_path):
+    """0, 2.5, 5, ... rounded to 0, 2, 5, 8, 10, 12, ...; slices may be thicker than their distance."""
     positions = [(-10, -20, round(2.5 * k)) for k in range(16)]
     write_series(tmp_path / "s", voxels((3, 4, 16)), positions=positions, thickness=4)
     affine = read_geometry(tmp_path / "s").affine
@@ -146,7 +146,7 @@ def test_rounded_positions_without_a_distance_in_the_header(tmp_path):
     assert affine[2, 3] == pytest.approx(0, abs=0.25)
 
 
-def test_one_slice_is_as_thick_as_its_header_says(tmp_path):
+def test_single_slice_uses_slice_thickness(tmp_path):
     write_series(tmp_path / "s", voxels((5, 4, 1)), thickness=3.5)
     np.testing.assert_allclose(read_geometry(tmp_path / "s").affine[:3, 2], [0, 0, 3.5])
     write_series(tmp_path / "t", voxels((5, 4, 1)), edit=lambda dataset, _: delattr(dataset, "SliceThickness"))
@@ -164,20 +164,20 @@ def at(*heights):
         ({"positions": at(0, 2, 4, 8, 10, 12)}, "its slices are 2 to 4 mm apart; a slice is missing after IM002.dcm"),
         ({"positions": at(0, 2, 4, 10, 12, 14)}, "2 slices are missing after IM002.dcm"),
         ({"positions": at(0, 1, 3), "thickness": 1}, "a slice is missing after IM001.dcm"),
-        ({"positions": at(0, 2, 4, 4, 6, 8)}, r"1 slice\(s\) are doubled: IM002.dcm and IM003.dcm have the same"),
-        ({"positions": at(*[0, 2, 4] * 2)}, "it holds 2 volumes: 2 images at each of 3 positions"),
-        ({"positions": at(0, 2, 4, 0, 2)}, "it holds 2 volumes: 1 to 2 images at each of 3 positions"),
-        ({"positions": at(*[1] * 5)}, "all its 5 images lie in one plane"),
+        ({"positions": at(0, 2, 4, 4, 6, 8)}, r"1 slice\(s\) are duplicate: IM002.dcm and IM003.dcm have the same"),
+        ({"positions": at(*[0, 2, 4] * 2)}, "it contains 2 volumes: 2 images at each of 3 positions"),
+        ({"positions": at(0, 2, 4, 0, 2)}, "it contains 2 volumes: 1 to 2 images at each of 3 positions"),
+        ({"positions": at(*[1] * 5)}, "all its 5 images are in one plane"),
         ({"positions": at(0, 5, 10, 15, 17.5, 20, 22.5)}, "2.5 to 5 mm apart and change at IM003.dcm"),
         ({"positions": at(0, 2, 4.5, 8, 12)}, "its slices are 2 to 4 mm apart"),
-        ({"positions": [(0, 0, 0), (0, 0, 2), (3, 0, 4), (0, 0, 6)]}, "do not lie on a straight line"),
+        ({"positions": [(0, 0, 0), (0, 0, 2), (3, 0, 4), (0, 0, 6)]}, "are not evenly spaced on a straight line"),
         ({"positions": at(0, 2, 4), "thickness": [2, 2, 4]}, r"it mixes slices of 2 and 4 mm \(SliceThickness\)"),
         ({"positions": at(0, 2), "iop": (1, 0, 0, 1, 0, 0)}, "not two perpendicular unit vectors"),
         ({"positions": at(0, 2), "spacing": (1, 0, 2)}, "PixelSpacing is 0 mm"),
         ({"positions": at(0, 2), "slopes": (1, 0)}, "IM001.dcm: RescaleSlope is 0"),
     ],
 )
-def test_series_that_make_no_volume_are_refused_by_name(tmp_path, arguments, message):
+def test_invalid_series_raise_with_reason(tmp_path, arguments, message):
     count = len(arguments["positions"])
     series = {"slopes": None, **arguments}
     write_series(tmp_path / "s", voxels((5, 4, count)), **series)
@@ -197,21 +197,21 @@ VOLUMES = {
 
 
 @pytest.mark.parametrize("said", VOLUMES)
-def test_two_volumes_at_interleaved_positions_are_refused(tmp_path, said):
-    """0, 2, 4 and 6 mm in one, 1, 3, 5 and 7 mm in the other: together 8 slices at even distances."""
+def test_interleaved_volumes_raise(tmp_path, said):
+    """Volumes at 0, 2, 4, 6 mm and at 1, 3, 5, 7 mm: together 8 evenly spaced slices."""
     name, values = VOLUMES[said]
 
     def edit(dataset, index):
         setattr(dataset, name, values[index // 4])
 
     write_series(tmp_path / "s", voxels(), positions=at(0, 2, 4, 6, 1, 3, 5, 7), thickness=2, edit=edit)
-    with pytest.raises(DataError, match=f"it holds 2 volumes: {said}"):
+    with pytest.raises(DataError, match=f"it contains 2 volumes: {said}"):
         read_scan(tmp_path / "s")
 
 
 @pytest.mark.parametrize("name", ["EchoTime", "TemporalPositionIdentifier", "AcquisitionNumber", "TriggerTime"])
-def test_values_that_differ_within_one_volume(tmp_path, name):
-    """Echo times of 90.0 to 90.7 ms are the same; a value of every slice's own makes no volumes."""
+def test_settings_that_vary_within_one_volume(tmp_path, name):
+    """Echo times of 90.0 to 90.7 ms count as equal; values that differ for every slice do not separate volumes."""
 
     def edit(dataset, index):
         setattr(dataset, name, 90 + 0.1 * index if name == "EchoTime" else 1 + index)
@@ -220,19 +220,19 @@ def test_values_that_differ_within_one_volume(tmp_path, name):
     np.testing.assert_array_equal(read_scan(tmp_path / "s").array[0], voxels())
 
 
-def test_two_echoes_of_a_multi_frame_file_are_refused(tmp_path):
+def test_multi_frame_file_with_two_echoes_raises(tmp_path):
     def edit(dataset):
         for k, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
             echo = Dataset()
             echo.EffectiveEchoTime = 10 if k % 2 else 90
             frame.MREchoSequence = [echo]
 
-    with pytest.raises(DataError, match="it holds 2 volumes: EffectiveEchoTime is 10, 90"):
+    with pytest.raises(DataError, match="it contains 2 volumes: EffectiveEchoTime is 10, 90"):
         read_scan(edit_enhanced(tmp_path / "mf.dcm", edit))
 
 
 def raw_text(name, text):
-    """Write the text of a decimal string as it is, which pydicom would refuse."""
+    """Write a decimal string unchanged, even if pydicom would reject it."""
 
     def edit(dataset, index):
         if index == 1:
@@ -245,14 +245,14 @@ def raw_text(name, text):
 
 @pytest.mark.parametrize("name", ["RescaleSlope", "RescaleIntercept"])
 @pytest.mark.parametrize("text", ["-1O24", "-1024,0", "", "nan", "inf", "abc", "1\\2", "1e300"])
-def test_a_damaged_rescale_is_refused_by_name(tmp_path, name, text):
+def test_damaged_rescale_raises_with_tag(tmp_path, name, text):
     write_series(tmp_path / "s", voxels((5, 4, 3)), intercept=-1024, edit=raw_text(name, text))
     with pytest.raises(DataError, match=rf"s/IM001\.dcm: {name} is ") as error:
         read_scan(tmp_path / "s")
     assert f"{repr(text) if text else 'empty'}, not a usable number" in str(error.value)
 
 
-def test_a_header_without_rescale_has_its_stored_values(tmp_path):
+def test_header_without_rescale(tmp_path):
     def edit(dataset, index):
         del dataset.RescaleSlope, dataset.RescaleIntercept
 
@@ -260,7 +260,7 @@ def test_a_header_without_rescale_has_its_stored_values(tmp_path):
     np.testing.assert_array_equal(read_scan(tmp_path / "s").array[0], voxels())
 
 
-def test_a_slice_that_lacks_the_rescale_of_the_others(tmp_path):
+def test_slice_without_rescale_of_other_slices(tmp_path):
     def edit(dataset, index):
         if index == 2:
             del dataset.RescaleIntercept
@@ -272,7 +272,7 @@ def test_a_slice_that_lacks_the_rescale_of_the_others(tmp_path):
     np.testing.assert_array_equal(read_scan(tmp_path / "t").array[0], voxels())
 
 
-def test_slices_of_different_sizes_are_refused(tmp_path):
+def test_slices_of_different_sizes_raise(tmp_path):
     write_series(tmp_path / "s", voxels((5, 4, 3)))
     write_series(tmp_path / "s", voxels((6, 4, 1)), origin=(-10, -20, 36), prefix="X")
     with pytest.raises(DataError, match="different sizes, 5 x 4 and 6 x 4"):
@@ -325,7 +325,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("why", KINDS)
-def test_what_is_no_volume_is_left_out_by_name(tmp_path, why):
+def test_other_images_are_skipped_with_reason(tmp_path, why):
     write_series(tmp_path / "s", voxels((5, 4, 3)), edit=KINDS[why], SeriesInstanceUID="1.2.9")
     with pytest.raises(DataError) as error:
         read_scan(tmp_path / "s")
@@ -339,19 +339,19 @@ def test_what_is_no_volume_is_left_out_by_name(tmp_path, why):
 
 
 @pytest.mark.parametrize("word", ["SCOUT", "TOPOGRAM", "SURVEY", "SCANOSCOPE", "CT_SOM5 TOP", "Localizer "])
-def test_a_localizer_by_the_words_of_its_image_type(tmp_path, word):
+def test_localizer_by_image_type(tmp_path, word):
     scout = set_tags(ImageType=["ORIGINAL", "PRIMARY", "AXIAL", word])
     write_series(tmp_path / "s", voxels((5, 4, 1)), edit=scout)
     (series,) = list_series(tmp_path / "s")
     assert series.why == "a localizer"
 
 
-def test_words_that_only_contain_a_localizers(tmp_path):
+def test_image_type_words_that_contain_localizer_words(tmp_path):
     write_series(tmp_path / "s", voxels(), edit=set_tags(ImageType=["ORIGINAL", "PRIMARY", "TOP VIEW", "STOP"]))
     np.testing.assert_array_equal(read_scan(tmp_path / "s").array[0], voxels())
 
 
-def test_a_scout_within_a_series_is_not_part_of_its_volume(tmp_path):
+def test_scout_in_series_is_not_in_volume(tmp_path):
     write_series(tmp_path / "s", voxels())
     scout = set_tags(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
     write_series(tmp_path / "s", voxels((40, 50, 1)), iop=(1, 0, 0, 0, 0, -1), prefix="SCOUT", edit=scout)
@@ -362,7 +362,7 @@ def write_other(path, modality, **tags):
     header(path, "1.2.840.10008.5.1.4.1.1.88.33", modality, SeriesInstanceUID="1.9", **tags).save_as(path)
 
 
-def test_files_that_are_no_images_are_passed_over_and_counted(tmp_path):
+def test_other_files_are_skipped_and_counted(tmp_path):
     write_series(tmp_path / "s", voxels())
     for modality in ("RTSTRUCT", "SR", "PR"):
         write_other(tmp_path / "s" / modality, modality)
@@ -377,7 +377,7 @@ def test_files_that_are_no_images_are_passed_over_and_counted(tmp_path):
     assert folder.others() == ("6 file(s) skipped (1 DICOMDIR, 1 PR, 1 RTSTRUCT, 1 SEG, 1 SR, 1 not DICOM)")
 
 
-def test_several_series_in_a_folder_are_named_by_their_files(tmp_path):
+def test_several_series_are_identified_by_files(tmp_path):
     first, second = voxels(seed=1), voxels((6, 5, 4), seed=2)
     write_series(tmp_path, first, SeriesInstanceUID="1.1", SeriesDescription="thick")
     write_series(tmp_path, second, SeriesInstanceUID="1.2", prefix="B", SeriesDescription="thin")
@@ -394,14 +394,14 @@ def test_several_series_in_a_folder_are_named_by_their_files(tmp_path):
         read_scan(tmp_path)
 
 
-def test_a_folder_is_read_again_when_its_files_change(tmp_path):
+def test_folder_cache_is_invalidated_by_changes(tmp_path):
     paths = write_series(tmp_path / "s", voxels())
     assert read_geometry(tmp_path / "s").shape == (12, 10, 8)
     paths[-1].unlink()
     assert read_geometry(tmp_path / "s").shape == (12, 10, 7)
 
 
-def test_links_that_lead_nowhere_may_be_slices(tmp_path):
+def test_broken_links_may_be_slices(tmp_path):
     last = write_series(tmp_path / "s", voxels())[-1]
     os.mkfifo(tmp_path / "s" / "pipe")
     (tmp_path / "s" / "folder.dcm").mkdir()
@@ -413,7 +413,7 @@ def test_links_that_lead_nowhere_may_be_slices(tmp_path):
         read_scan(tmp_path / "s")
 
 
-def test_dicom_files_called_like_voxels_of_a_pair(tmp_path):
+def test_dicom_file_with_img_suffix(tmp_path):
     for path in write_series(tmp_path / "s", voxels()):
         path.rename(path.with_suffix(".img"))
     for path in (tmp_path / "s", tmp_path / "s" / "IM000.img"):
@@ -435,7 +435,7 @@ def test_files_without_preamble(tmp_path):
 @pytest.mark.parametrize("slopes", [None, [0.5 + 0.013 * k for k in range(8)]])
 @pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.int8, np.uint8, np.int32])
 @pytest.mark.parametrize("syntax", ["explicit", "implicit", "deflated", "RLE", "JPEG 2000"])
-def test_stored_values_of_every_kind_and_syntax(tmp_path, dtype, slopes, syntax):
+def test_dtypes_and_transfer_syntaxes(tmp_path, dtype, slopes, syntax):
     if (syntax == "JPEG 2000" and np.dtype(dtype).itemsize != 2) or (dtype == np.int32 and syntax == "RLE"):
         pytest.skip("nothing here writes it")
     stored = voxels().astype(dtype)
@@ -459,7 +459,7 @@ def test_stored_values_of_every_kind_and_syntax(tmp_path, dtype, slopes, syntax)
 
 
 def compress_by_gdcm(path):
-    """Replace a file's voxels by their JPEG 2000 code; the header stays."""
+    """Compress the voxels of a file with JPEG 2000 and keep the header."""
     dataset = dcmread(path)
     image = sitk.GetImageFromArray(dataset.pixel_array)
     packed = path.with_name("packed")
@@ -473,8 +473,8 @@ def compress_by_gdcm(path):
     dataset.save_as(path)
 
 
-def test_bits_beyond_the_stored_ones_are_no_part_of_a_value(tmp_path):
-    """Old scanners keep overlays there."""
+def test_unused_bits_are_masked(tmp_path):
+    """Old scanners store overlays in these bits."""
     values = np.random.default_rng(0).integers(-2048, 2048, (5, 4, 3)).astype(np.int16)
     stored = (values & 0x0FFF) | 0x7000
     write_series(tmp_path / "s", stored, edit=set_tags(BitsStored=12, HighBit=11))
@@ -482,13 +482,13 @@ def test_bits_beyond_the_stored_ones_are_no_part_of_a_value(tmp_path):
 
 
 @pytest.mark.parametrize(("stored", "high"), [(12, 15), (16, 11), (12, 12)])
-def test_values_that_do_not_begin_at_the_lowest_bit_are_refused(tmp_path, stored, high):
+def test_unsupported_high_bit_raises(tmp_path, stored, high):
     write_series(tmp_path / "s", voxels(), edit=set_tags(BitsStored=stored, HighBit=high))
     with pytest.raises(DataError, match=rf"IM000\.dcm: HighBit is {high}, but BitsStored is {stored}"):
         read_scan(tmp_path / "s")
 
 
-def test_label_values_keep_their_type(tmp_path):
+def test_label_values_keep_dtype(tmp_path):
     labels = (voxels() % 3).astype(np.uint8)
     write_series(tmp_path / "s", labels)
     found = read_scan(tmp_path / "s", None).array
@@ -497,8 +497,8 @@ def test_label_values_keep_their_type(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".dcm", ""])
-def test_a_truncated_file_is_named(tmp_path, suffix):
-    """Wherever it ends; it would be the last slice, which no gap tells of."""
+def test_truncated_file_is_named(tmp_path, suffix):
+    """Truncated at any length. The last slice leaves no gap if it is dropped."""
     path = write_series(tmp_path / "s", voxels())[-1]
     content = path.read_bytes()
     path.unlink()
@@ -509,7 +509,7 @@ def test_a_truncated_file_is_named(tmp_path, suffix):
                 read_scan(tmp_path / "s")
 
 
-def test_hidden_files_are_no_slices(tmp_path):
+def test_hidden_files_are_skipped(tmp_path):
     paths = write_series(tmp_path / "s", voxels())
     for path in paths:
         path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7" + bytes(200))
@@ -520,7 +520,7 @@ def test_hidden_files_are_no_slices(tmp_path):
     assert files_of(tmp_path / "s") == paths
 
 
-def test_an_empty_file_is_a_lost_slice_by_its_name(tmp_path):
+def test_empty_file_named_like_slice_is_lost(tmp_path):
     paths = write_series(tmp_path / "s", voxels())
     for name in ("empty", "notes.txt"):
         (tmp_path / "s" / name).touch()
@@ -535,7 +535,7 @@ def test_an_empty_file_is_a_lost_slice_by_its_name(tmp_path):
         read_scan(tmp_path / "s")
 
 
-def test_a_compressed_file_that_is_damaged_is_named(tmp_path):
+def test_damaged_compressed_file_is_named(tmp_path):
     def edit(dataset, index):
         dataset.compress(RLELossless, generate_instance_uid=False)
 
@@ -546,8 +546,8 @@ def test_a_compressed_file_that_is_damaged_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("syntax", [None, RLELossless])
-def test_a_multi_frame_file_is_a_volume(tmp_path, syntax):
-    """Frames are stored out of order, each with its own slope."""
+def test_multi_frame_file(tmp_path, syntax):
+    """Frames are stored out of order, each with a different slope."""
     stored, order = voxels(), [3, 1, 2, 0, 7, 6, 5, 4]
     positions = [(-10, -20, 30 + 2 * k) for k in order]
     slopes = [1 + 0.25 * k for k in order]
@@ -561,7 +561,7 @@ def test_a_multi_frame_file_is_a_volume(tmp_path, syntax):
 
 
 def edit_enhanced(path, edit):
-    """A multi-frame file of the usual voxels, changed before it is read."""
+    """Write a multi-frame file of the default voxels, changed by `edit`."""
     write_enhanced(path, voxels(), [(-10, -20, 30 + 2 * k) for k in range(8)], [2] * 8)
     dataset = dcmread(path)
     edit(dataset)
@@ -569,7 +569,7 @@ def edit_enhanced(path, edit):
     return path
 
 
-def test_a_rescale_of_a_whole_multi_frame_file(tmp_path):
+def test_shared_rescale_of_multi_frame_file(tmp_path):
     def edit(dataset):
         for frame in dataset.PerFrameFunctionalGroupsSequence:
             del frame.PixelValueTransformationSequence
@@ -579,7 +579,7 @@ def test_a_rescale_of_a_whole_multi_frame_file(tmp_path):
     np.testing.assert_array_equal(scan.array[0], voxels() * 3.0 - 1024)
 
 
-def test_a_frame_that_lacks_the_rescale_of_the_others(tmp_path):
+def test_frame_without_rescale_of_other_frames(tmp_path):
     def edit(dataset):
         del dataset.PerFrameFunctionalGroupsSequence[3].PixelValueTransformationSequence
 
@@ -588,10 +588,10 @@ def test_a_frame_that_lacks_the_rescale_of_the_others(tmp_path):
         read_scan(path)
 
 
-def test_multi_frame_files_of_several_volumes_are_refused(tmp_path):
+def test_multi_frame_file_of_several_volumes_raises(tmp_path):
     positions = [(-10, -20, 30 + 2 * (k % 4)) for k in range(8)]
     write_enhanced(tmp_path / "a" / "mf.dcm", voxels(), positions, [1] * 8)
-    with pytest.raises(DataError, match="it holds 2 volumes: 2 images at each of 4 positions"):
+    with pytest.raises(DataError, match="it contains 2 volumes: 2 images at each of 4 positions"):
         read_scan(tmp_path / "a")
     stacks = ["1"] * 4 + ["2"] * 4
     positions = [(-10, -20, 30 + 2 * k) for k in range(8)]
@@ -600,7 +600,7 @@ def test_multi_frame_files_of_several_volumes_are_refused(tmp_path):
         read_scan(tmp_path / "b")
 
 
-def test_an_empty_folder_and_a_file_that_is_no_dicom(tmp_path):
+def test_empty_folder_and_other_file_raise(tmp_path):
     with pytest.raises(DataError, match="contains no DICOM series"):
         read_scan(tmp_path)
     path = tmp_path / "a.dcm"

@@ -1,4 +1,4 @@
-"""Files that SimpleITK reads, whose voxels lie in a file of their own or are fewer than they should be."""
+"""NRRD and MetaImage files: separate voxel files, truncated files, and invalid headers."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def write(path, compressed=False):
 
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("suffix", [".mhd", ".nhdr", ".mha", ".nrrd"])
-def test_compressed_or_not(tmp_path, suffix, compressed):
+def test_compressed_and_uncompressed(tmp_path, suffix, compressed):
     values = write(tmp_path / f"a{suffix}", compressed)
     np.testing.assert_array_equal(read_scan(tmp_path / f"a{suffix}").array[0], values)
     found = read_scan(tmp_path / f"a{suffix}", None).array
@@ -25,7 +25,7 @@ def test_compressed_or_not(tmp_path, suffix, compressed):
 
 
 @pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
-def test_the_file_with_the_voxels_is_named(tmp_path, suffix):
+def test_voxel_file_is_named(tmp_path, suffix):
     write(tmp_path / f"a{suffix}")
     (tmp_path / "a.raw").write_bytes((tmp_path / "a.raw").read_bytes()[:-1])
     with pytest.raises(DataError, match=r"says 210 voxels, 420 bytes; a\.raw has 419\). a\.raw may be truncated"):
@@ -36,7 +36,7 @@ def test_the_file_with_the_voxels_is_named(tmp_path, suffix):
             reading(tmp_path / f"a{suffix}")
 
 
-def test_a_damaged_compressed_file_is_named(tmp_path):
+def test_damaged_compressed_file_is_named(tmp_path):
     write(tmp_path / "a.mhd", compressed=True)
     (tmp_path / "a.zraw").write_bytes((tmp_path / "a.zraw").read_bytes()[:100])
     with pytest.raises(DataError, match=r"a\.mhd: cannot be read") as error:
@@ -50,13 +50,17 @@ def test_a_damaged_compressed_file_is_named(tmp_path):
         ("DimSize = 5 6 7", "DimSize = 50000 50000 50000", "its header says 125000000000000 voxels"),
         ("DimSize = 5 6 7", "DimSize = 5 0 7", "cannot be|cannot be read|has shape"),
         ("ElementSpacing = 1 1 1", "ElementSpacing = 1 0 1", "cannot be read|affine is singular"),
-        ("ElementSpacing = 1 1 1", "ElementSpacing = 1 1e9 1", r"voxels of 1 x 1e\+09 x 1 mm, which cannot be"),
+        (
+            "ElementSpacing = 1 1 1",
+            "ElementSpacing = 1 1e9 1",
+            r"voxel size of 1 x 1e\+09 x 1 mm, which is not plausible",
+        ),
         ("ElementSpacing = 1 1 1", "ElementSpacing = 1 nan 1", "cannot be read|affine is (not finite|singular)"),
-        ("Offset = 0 0 0", "Offset = 0 1e20 0", r"puts voxels 1e\+20 mm from the origin"),
+        ("Offset = 0 0 0", "Offset = 0 1e20 0", r"places voxels 1e\+20 mm from the origin"),
         ("MET_SHORT", "MET_NOTHING", "cannot be read|its header says"),
     ],
 )
-def test_a_header_that_cannot_be_true_is_refused(tmp_path, old, new, message):
+def test_invalid_header_raises(tmp_path, old, new, message):
     write(tmp_path / "a.mhd")
     text = (tmp_path / "a.mhd").read_text()
     assert old in text

@@ -1,4 +1,4 @@
-"""Label maps stored as floating point: rounded where that is certain, refused where it is not."""
+"""Label maps stored as floating point: values near integers are rounded, other values raise."""
 
 import nibabel as nib
 import numpy as np
@@ -39,7 +39,7 @@ def test_scaled_labels_are_integers(tmp_path, labels, dtype, slope):
 
 
 @pytest.mark.parametrize("factor", [0.9999999, 1.0000001, 0.9996, 1.0004])
-def test_values_near_integers_are_rounded_not_cut_off(tmp_path, labels, factor):
+def test_values_near_integers_are_rounded(tmp_path, labels, factor):
     path = write_nifti(tmp_path / "a.nii", (labels * np.float32(factor)).astype(np.float32))
     image = write_nifti(tmp_path / "i.nii", labels.astype(np.float32))
     loaded = LoadScand(CLASSES, 1, label=True)({"image": str(image), "label": str(path)})
@@ -49,17 +49,19 @@ def test_values_near_integers_are_rounded_not_cut_off(tmp_path, labels, factor):
 
 
 @pytest.mark.parametrize("spoilt", [0.5, 0.99, 1.002, np.nan, np.inf, 3e9])
-def test_other_values_are_refused(tmp_path, labels, spoilt):
+def test_non_integer_labels_raise(tmp_path, labels, spoilt):
     array = labels.astype(np.float32)
     array[2, 3, 4] = spoilt
     image, path = write_nifti(tmp_path / "i.nii", labels), write_nifti(tmp_path / "a.nii", array)
     problems, _ = examine_case(Case("a", (image,), path), CLASSES, 1, None)
     assert len(problems) == 1
-    assert "a.nii: label values must be integers" in problems[0] or "holds label value(s) [3000000000]" in problems[0]
+    assert (
+        "a.nii: label values must be integers" in problems[0] or "contains label value(s) [3000000000]" in problems[0]
+    )
 
 
-def test_labels_on_other_voxels_are_refused_with_both_ways_out(tmp_path, labels):
-    """Where the shapes are the same, the header may be wrong, and resampling would empty the label map."""
+def test_geometry_mismatch_message_advises_both_fixes(tmp_path, labels):
+    """For equal shapes, the header may be wrong, and resampling would empty the label map."""
     image = read_scan(write_nifti(tmp_path / "i.nii", labels, np.diag([-0.8, -0.8, 2.5, 1])))
     lost = read_scan(write_nifti(tmp_path / "lost.nii", labels))
     (message,) = pair_problems(image, lost)

@@ -1,4 +1,4 @@
-"""Headers that cannot be true, damaged files, and the other formats that nibabel reads."""
+"""NIfTI, Analyze and MGH files: invalid headers and damaged files."""
 
 import gzip
 import struct
@@ -31,7 +31,7 @@ def shorts(*values):
 
 
 def patched(path, voxels, offset, content, form="sform"):
-    """A NIfTI file with other bytes in its header; its voxels lie by `form`."""
+    """Write a NIfTI file with changed header bytes; `form` is the form that defines its geometry."""
     image = nib.Nifti1Image(voxels, np.eye(4))
     image.set_sform(np.eye(4), int(form == "sform"))
     image.set_qform(np.eye(4), int(form == "qform"))
@@ -57,26 +57,26 @@ def patched(path, voxels, offset, content, form="sform"):
         ("sform", 108, floats(0), "vox_offset of its header is 0"),
         ("sform", 108, floats(np.nan), "vox_offset of its header is nan"),
         ("sform", 108, floats(1e9), "a.nii has 772"),
-        ("qform", 80, floats(-1), "voxels of -1 x 1 x 1 mm"),
+        ("qform", 80, floats(-1), "voxel size of -1 x 1 x 1 mm"),
         ("sform", 112, floats(np.inf, 0), "scales values by inf and adds 0"),
         ("sform", 112, floats(np.nan, 5), "scales values by nan and adds 5"),
         ("sform", 112, floats(1, np.nan), "scales values by 1 and adds nan"),
         ("sform", 112, floats(2, -np.inf), "scales values by 2 and adds -inf"),
         ("sform", 280, floats(0, 0, 0, 0), r"affine is singular \(0, 0, 0, 0; 0, 1, 0, 0"),
         ("sform", 280, floats(np.nan), "affine is not finite"),
-        ("sform", 280, floats(1e-7), "voxels of 1e-07 x 1 x 1 mm, which cannot be"),
-        ("sform", 280, floats(1e8), "voxels of 1e[+]08 x 1 x 1 mm, which cannot be"),
-        ("sform", 292, floats(1e20), "1e[+]20 mm from the origin, which cannot be"),
-        ("qform", 80, floats(0, 1, 1), r"voxels of 0 x 1 x 1 mm \(pixdim\), which cannot be"),
-        ("qform", 80, floats(1, np.nan, 1), r"voxels of 1 x nan x 1 mm \(pixdim\)"),
-        ("qform", 80, floats(1, 1, np.inf), r"voxels of 1 x 1 x inf mm \(pixdim\)"),
-        ("neither", 80, floats(0, 0, 0), r"voxels of 0 x 0 x 0 mm \(pixdim\)"),
+        ("sform", 280, floats(1e-7), "voxel size of 1e-07 x 1 x 1 mm, which is not plausible"),
+        ("sform", 280, floats(1e8), "voxel size of 1e[+]08 x 1 x 1 mm, which is not plausible"),
+        ("sform", 292, floats(1e20), "1e[+]20 mm from the origin, which is not plausible"),
+        ("qform", 80, floats(0, 1, 1), r"voxel size of 0 x 1 x 1 mm \(pixdim\); it must be positive"),
+        ("qform", 80, floats(1, np.nan, 1), r"voxel size of 1 x nan x 1 mm \(pixdim\)"),
+        ("qform", 80, floats(1, 1, np.inf), r"voxel size of 1 x 1 x inf mm \(pixdim\)"),
+        ("neither", 80, floats(0, 0, 0), r"voxel size of 0 x 0 x 0 mm \(pixdim\)"),
         ("qform", 256, floats(np.nan), "affine is not finite"),
         ("qform", 256, floats(2), "w2 should be positive"),
         ("qform", 268, floats(np.inf), "affine is not finite"),
     ],
 )
-def test_a_header_that_cannot_be_true_is_refused(tmp_path, voxels, capfd, form, offset, content, message):
+def test_invalid_header_raises(tmp_path, voxels, capfd, form, offset, content, message):
     path = patched(tmp_path / "a.nii", voxels, offset, content, form)
     with pytest.raises(DataError, match=message) as error:
         read_scan(path)
@@ -95,27 +95,27 @@ def test_a_header_that_cannot_be_true_is_refused(tmp_path, voxels, capfd, form, 
         (72, shorts(64)),
     ],
 )
-def test_values_of_a_header_that_say_nothing_are_accepted(tmp_path, voxels, offset, content):
-    """Sizes beside an sform; a slope of 0, or nibabel's own mark, for values that are not scaled."""
+def test_unused_header_values_are_accepted(tmp_path, voxels, offset, content):
+    """Voxel sizes with an sform; a slope of 0 or NaN (as nibabel writes) for unscaled values."""
     path = patched(tmp_path / "a.nii", voxels, offset, content)
     np.testing.assert_array_equal(read_scan(path).array[0], voxels)
     np.testing.assert_array_equal(read_geometry(path).affine, np.eye(4))
 
 
-def test_a_compressed_file_may_not_claim_more_than_gzip_can_hold(tmp_path, voxels, monkeypatch):
+def test_size_beyond_gzip_compression_ratio_raises(tmp_path, voxels, monkeypatch):
     path = write_nifti(tmp_path / "a.nii.gz", np.zeros((400, 400, 50), np.int16))
     assert read_scan(path).array.shape == (1, 400, 400, 50)
     patched(tmp_path / "b.nii", voxels, 42, shorts(2000, 2000, 2000))
     nib.openers.Opener(tmp_path / "b.nii.gz", "wb").write((tmp_path / "b.nii").read_bytes())
     monkeypatch.setattr(np, "empty", lambda *args: pytest.fail("memory was taken"))
-    with pytest.raises(DataError, match=r"2000 x 2000 x 2000 voxels, 16000000352 bytes; .* compressed ones"):
+    with pytest.raises(DataError, match=r"2000 x 2000 x 2000 voxels, 16000000352 bytes; .* compressed bytes"):
         read_scan(tmp_path / "b.nii.gz")
 
 
 @pytest.mark.parametrize(
     "error", [MemoryError("1 EB"), KeyError("x"), ZeroDivisionError(), RecursionError("a\nb"), TypeError()]
 )
-def test_whatever_reading_raises_names_file_and_cause(tmp_path, voxels, monkeypatch, error):
+def test_read_errors_name_file_and_cause(tmp_path, voxels, monkeypatch, error):
     path = write_nifti(tmp_path / "a.nii", voxels)
 
     def fail(*args):
@@ -129,12 +129,14 @@ def test_whatever_reading_raises_names_file_and_cause(tmp_path, voxels, monkeypa
     assert ("not enough memory" in str(found.value)) == isinstance(error, MemoryError)
 
 
-def test_a_scan_that_does_not_fit_into_memory_is_refused_first(tmp_path, monkeypatch):
+def test_scan_larger_than_memory_raises(tmp_path, monkeypatch):
     path = write_nifti(tmp_path / "a.nii.gz", np.zeros((256, 256, 100), np.uint8))
     monkeypatch.setattr(reading, "reusable_memory", lambda: 10**6)
     monkeypatch.setattr(reading, "available_swap", lambda: 0)
     monkeypatch.setattr(reading, "available_memory", lambda: 26 * 10**6)
-    with pytest.raises(DataError, match=r"a\.nii\.gz: its voxels need 0\.0262 GB of memory, 0\.025 GB are free"):
+    with pytest.raises(
+        DataError, match=r"a\.nii\.gz: its voxels need 0\.0262 GB of memory, but only 0\.025 GB are free"
+    ):
         monkeypatch.setattr(reading, "available_memory", lambda: 24 * 10**6)
         read_scan(path)
     monkeypatch.setattr(reading, "available_memory", lambda: 26 * 10**6)
@@ -145,7 +147,7 @@ def test_a_scan_that_does_not_fit_into_memory_is_refused_first(tmp_path, monkeyp
     ("kind", "suffix"),
     [(nib.Nifti1Pair, ".img"), (nib.Nifti2Pair, ".img"), (nib.MGHImage, ".mgz"), (nib.MGHImage, ".mgh")],
 )
-def test_pairs_and_freesurfers_files(tmp_path, voxels, kind, suffix):
+def test_pairs_and_mgh_files(tmp_path, voxels, kind, suffix):
     kind(voxels, AFFINE).to_filename(tmp_path / f"a{suffix}")
     paths = [tmp_path / "a.hdr", tmp_path / "a.img"] if suffix == ".img" else [tmp_path / f"a{suffix}"]
     for path in paths:
@@ -162,20 +164,20 @@ def test_pairs_and_freesurfers_files(tmp_path, voxels, kind, suffix):
     assert type(written).__name__ == ("Nifti2Image" if kind is nib.Nifti2Pair else "Nifti1Image")
 
 
-def test_a_pair_without_its_voxels_is_named(tmp_path, voxels):
+def test_pair_without_voxel_file_raises(tmp_path, voxels):
     nib.Nifti1Pair(voxels, AFFINE).to_filename(tmp_path / "a.img")
     (tmp_path / "a.img").unlink()
     with pytest.raises(DataError, match=r"a\.hdr: cannot be read .*a\.img"):
         read_scan(tmp_path / "a.hdr")
 
 
-def test_analyze_files_are_read_with_a_warning(tmp_path, voxels, caplog):
+def test_analyze_files_warn(tmp_path, voxels, caplog):
     nib.Spm99AnalyzeImage(voxels, np.diag([-2, 2, 3, 1])).to_filename(tmp_path / "a.img")
     (tmp_path / "a.mat").unlink()
     scan = read_scan(tmp_path / "a.hdr")
     np.testing.assert_array_equal(scan.array[0], voxels)
     np.testing.assert_array_equal(scan.geometry.affine, nib.load(tmp_path / "a.img").affine)
-    assert "a.hdr: Analyze files do not say what is left and right" in caplog.text
+    assert "a.hdr: Analyze files do not define left and right" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -183,17 +185,17 @@ def test_analyze_files_are_read_with_a_warning(tmp_path, voxels, caplog):
     [
         (40, shorts(0), r"dim\[0\] of its header is 0"),
         (42, shorts(5, -6), r"shape \(5, -6, 7\); sizes must be positive"),
-        (80, floats(0), r"voxels of 0 x 1 x 1 mm \(pixdim\)"),
-        (80, floats(0, 0, 0), "voxels of 0 x 0 x 0 mm"),
-        (84, floats(-1), "voxels of 1 x -1 x 1 mm"),
-        (88, floats(np.inf), "voxels of 1 x 1 x inf mm"),
+        (80, floats(0), r"voxel size of 0 x 1 x 1 mm \(pixdim\)"),
+        (80, floats(0, 0, 0), "voxel size of 0 x 0 x 0 mm"),
+        (84, floats(-1), "voxel size of 1 x -1 x 1 mm"),
+        (88, floats(np.inf), "voxel size of 1 x 1 x inf mm"),
         (108, floats(-4), "vox_offset of its header is -4"),
         (112, floats(np.inf, 0), "scales values by inf and adds 0"),
         (112, floats(2, np.nan), "scales values by 2 and adds nan"),
     ],
 )
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_an_analyze_header_is_checked_like_niftis(tmp_path, voxels, order, offset, content, message):
+def test_invalid_analyze_header_raises(tmp_path, voxels, order, offset, content, message):
     header = nib.AnalyzeHeader(endianness=order)
     header.set_data_dtype(np.int16)
     nib.AnalyzeImage(voxels, np.eye(4), header).to_filename(tmp_path / "a.img")
@@ -211,12 +213,12 @@ def test_an_analyze_header_is_checked_like_niftis(tmp_path, voxels, order, offse
 
 
 @pytest.mark.parametrize("suffix", [".mgh", ".mgz"])
-def test_a_freesurfer_header_without_geometry_is_refused(tmp_path, voxels, suffix):
+def test_mgh_header_without_geometry_raises(tmp_path, voxels, suffix):
     image = nib.MGHImage(voxels, AFFINE)
     image.header["goodRASFlag"] = 0
     content = image.header.binaryblock + voxels.astype(">i2").tobytes(order="F")
     (tmp_path / f"a{suffix}").write_bytes(content if suffix == ".mgh" else gzip.compress(content))
-    with pytest.raises(DataError, match=r"does not say where voxels lie \(goodRASFlag is 0\)"):
+    with pytest.raises(DataError, match=r"does not define the position of voxels \(goodRASFlag is 0\)"):
         read_scan(tmp_path / f"a{suffix}")
 
 
@@ -230,7 +232,7 @@ FREE_TEXT = {
 
 
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image, nib.Nifti1Pair])
-def test_free_text_of_the_scan_is_not_in_what_is_written(tmp_path, voxels, kind):
+def test_free_text_is_not_copied(tmp_path, voxels, kind):
     image = kind(voxels, AFFINE)
     for field, text in FREE_TEXT.items():
         if field in image.header:
@@ -256,8 +258,8 @@ def rotated(degrees, axis=0):
 
 
 @pytest.mark.parametrize("tilt", [0, 0.01, 0.05, 0.1, 0.2, 5])
-def test_a_rotation_that_a_qform_loses_is_no_difference(tmp_path, tilt):
-    """Near half a turn, single precision leaves 0.08 degrees; corners of this MR move by up to a voxel, 0.4 mm."""
+def test_qform_rounding_is_not_a_difference(tmp_path, tilt):
+    """Near 180 degrees, single precision has errors of 0.08 degrees; corners of this MR move by up to 0.4 mm."""
     turn = rotated(180 + tilt, 2) @ rotated(0.07) @ rotated(tilt / 2, 1)
     exact = nib.affines.from_matvec(turn @ np.diag([0.39, 0.39, 0.625]), [100, 90, -40])
     header = nib.Nifti1Header()

@@ -13,7 +13,7 @@ def scan(tmp_path):
     return path
 
 
-def test_a_scan_that_was_begun_is_read_once_and_from_the_file_the_next_time(scan):
+def test_background_result_is_used_once(scan):
     begin_reading(scan)
     first, seconds = read_begun(str(scan))
     assert first.array.ravel().tolist() == list(range(24))
@@ -23,21 +23,21 @@ def test_a_scan_that_was_begun_is_read_once_and_from_the_file_the_next_time(scan
     assert none == 0
 
 
-def test_an_error_comes_when_the_scan_is_asked_for(scan):
+def test_background_error_is_raised_on_request(scan):
     scan.write_bytes(scan.read_bytes()[:40])
     begin_reading(scan)
     with pytest.raises(DataError, match=r"scan\.nii\.gz: cannot be read"):
         read_begun(scan)
 
 
-def test_what_is_no_nifti_file_is_left_for_later(tmp_path):
+def test_other_formats_are_not_read_in_background(tmp_path):
     begin_reading(tmp_path)
     begin_reading(tmp_path / "missing.nii.gz")
     with pytest.raises(DataError, match="no such file"):
         read_begun(tmp_path / "missing.nii.gz")
 
 
-def test_channels_in_files_of_their_own(scan):
+def test_channels_in_separate_files(scan):
     begin_reading(scan)
     both, _ = read_begun([scan, scan])
     assert both.array.shape == (2, 2, 3, 4)

@@ -1,4 +1,4 @@
-"""Which names and contents make a file a scan, and which files belong to it."""
+"""Names and contents of scan files, and the files of a scan."""
 
 import pytest
 
@@ -8,7 +8,7 @@ MARK = bytes(128) + b"DICM"
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd"])
-def test_every_scan_format_has_its_ending(tmp_path, suffix):
+def test_supported_suffixes(tmp_path, suffix):
     for ending in (suffix, suffix.upper()):
         assert is_scan_file(tmp_path / f"case.01{ending}")
         assert not is_scan_file(tmp_path / f".case{ending}")
@@ -18,11 +18,11 @@ def test_every_scan_format_has_its_ending(tmp_path, suffix):
     assert is_nifti(tmp_path / f"a{suffix}") == (suffix in (".nii", ".nii.gz"))
 
 
-def test_both_halves_of_a_pair_have_the_name_of_the_scan():
+def test_stem_of_header_voxel_pairs():
     assert {stem(f"a/x{ending}") for ending in (".hdr", ".img", ".HDR", ".IMG", ".img.gz")} == {"x"}
 
 
-def test_a_dicom_file_has_its_mark_after_128_bytes(tmp_path):
+def test_dicom_prefix(tmp_path):
     path = tmp_path / "a"
     for content, expected in [(MARK, True), (MARK + b"more", True), (MARK[1:], False), (MARK[:-1], False)]:
         path.write_bytes(content)
@@ -32,7 +32,7 @@ def test_a_dicom_file_has_its_mark_after_128_bytes(tmp_path):
     assert is_dicom_file(tmp_path / "missing") is False
 
 
-def test_a_dicom_folder_directly_holds_an_image(tmp_path):
+def test_dicom_folder_directly_contains_an_image(tmp_path):
     (tmp_path / "DICOMDIR").write_bytes(MARK)
     (tmp_path / "notes.txt").write_text("none")
     (tmp_path / "folder").mkdir()
@@ -56,7 +56,7 @@ def test_a_dicom_folder_directly_holds_an_image(tmp_path):
         ("NDims = 3", []),
     ],
 )
-def test_a_header_names_the_files_with_its_voxels(tmp_path, header, files):
+def test_voxel_files_of_metaimage_header(tmp_path, header, files):
     for name in ("a.raw", "b.raw", "b2.raw", "c.raw"):
         (tmp_path / name).touch()
     path = tmp_path / "scan.MHD"
@@ -65,7 +65,7 @@ def test_a_header_names_the_files_with_its_voxels(tmp_path, header, files):
     assert files_of(str(path)) == files_of(path)
 
 
-def test_a_nrrd_header_names_its_file_in_two_spellings(tmp_path):
+def test_voxel_files_of_nrrd_header(tmp_path):
     (tmp_path / "a.raw").touch()
     for line in ("data file: a.raw", "datafile:a.raw", "DATA FILE : a.raw"):
         path = tmp_path / "scan.nhdr"
@@ -73,7 +73,7 @@ def test_a_nrrd_header_names_its_file_in_two_spellings(tmp_path):
         assert files_of(path) == [path, tmp_path / "a.raw"]
 
 
-def test_a_file_without_a_header_of_its_own_is_alone(tmp_path):
+def test_file_without_separate_header(tmp_path):
     path = tmp_path / "scan.txt"
     path.write_text("ElementDataFile = a.raw")
     (tmp_path / "a.raw").touch()

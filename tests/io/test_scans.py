@@ -1,4 +1,4 @@
-"""Reading and writing scan files: arrays are (C, X, Y, Z), affines are RAS+ mm, whatever the format."""
+"""Input and output of scans in all formats: arrays (C, X, Y, Z), affines in RAS+ mm."""
 
 import gzip
 import os
@@ -25,7 +25,7 @@ def voxels():
 
 
 def itk_twin(path, array, affine):
-    """The same volume written by SimpleITK: LPS+ and (Z, Y, X), from a RAS+ affine and (X, Y, Z)."""
+    """Write a volume with SimpleITK: convert a RAS+ affine and (X, Y, Z) to LPS+ and (Z, Y, X)."""
     lps = np.diag([-1, -1, 1, 1]) @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     image = sitk.GetImageFromArray(array.T)
@@ -36,7 +36,7 @@ def itk_twin(path, array, affine):
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha", ".mhd"])
-def test_every_format_gives_the_same_scan(tmp_path, voxels, suffix):
+def test_all_formats_give_the_same_scan(tmp_path, voxels, suffix):
     path = tmp_path / f"scan{suffix}"
     itk_twin(path, voxels, OBLIQUE)
     scan = read_scan(path)
@@ -49,7 +49,7 @@ def test_every_format_gives_the_same_scan(tmp_path, voxels, suffix):
     np.testing.assert_allclose(header.affine, scan.geometry.affine, atol=1e-9)
 
 
-def test_the_files_of_a_scan(tmp_path, voxels):
+def test_files_of(tmp_path, voxels):
     for suffix, data in {".nii": [], ".mha": [], ".nrrd": [], ".mhd": ["a.raw"], ".nhdr": ["a.raw"]}.items():
         folder = tmp_path / suffix
         folder.mkdir()
@@ -71,7 +71,7 @@ def test_scale_slope_and_intercept_are_applied(tmp_path, voxels):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.float32, np.float64, np.uint16])
-def test_every_dtype(tmp_path, dtype):
+def test_dtypes(tmp_path, dtype):
     array = np.arange(60).reshape(3, 4, 5).astype(dtype)
     np.testing.assert_array_equal(read_scan(write_nifti(tmp_path / "a.nii", array)).array[0], array)
 
@@ -83,11 +83,11 @@ STORED = ["u1", "i1", "<i2", ">i2", "<u2", "<i4", ">u4", "<i8", ">u8", "<f4", ">
 @pytest.mark.parametrize("scaling", [(None, None), (1, -1024), (0.3, 0), (1e-3, 7)])
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
-def test_voxels_are_nibabels_bit_for_bit(tmp_path, monkeypatch, stored, scaling, kind, suffix):
+def test_voxels_equal_nibabel(tmp_path, monkeypatch, stored, scaling, kind, suffix):
     stored = np.dtype(stored)
     array = np.random.default_rng(0).integers(0, 255, (5, 4, 3, 2)).astype(stored)
     if stored.itemsize == 8 and stored.kind != "f":
-        array = array * stored.type(2**47 + 2**23 + 1)  # neither float64 nor float32 holds all of these
+        array = array * stored.type(2**47 + 2**23 + 1)  # float64 and float32 cannot represent all of these values
     header = kind.header_class(endianness="big" if stored.str[0] == ">" else "little")
     header.set_data_dtype(stored)
     header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"voxels start later"))
@@ -103,19 +103,19 @@ def test_voxels_are_nibabels_bit_for_bit(tmp_path, monkeypatch, stored, scaling,
         np.testing.assert_array_equal(found, expected)
 
 
-def test_gzip_files_of_several_members(tmp_path, voxels):
-    """As bgzip and pigz write them."""
+def test_gzip_with_several_members(tmp_path, voxels):
+    """bgzip and pigz write such files."""
     content = write_nifti(tmp_path / "a.nii", voxels).read_bytes()
     parts = [content[start : start + 150] for start in range(0, len(content), 150)]
     (tmp_path / "a.nii.gz").write_bytes(b"".join(map(gzip.compress, parts)))
     np.testing.assert_array_equal(read_scan(tmp_path / "a.nii.gz").array[0], voxels)
 
 
-def test_voxels_stay_in_the_files_order(tmp_path, voxels):
+def test_memory_order_is_that_of_the_file(tmp_path, voxels):
     assert read_scan(write_nifti(tmp_path / "a.nii.gz", voxels)).array[0].flags.f_contiguous
 
 
-def test_four_dimensional_images_have_their_channels_first(tmp_path):
+def test_4d_images_are_channel_first(tmp_path):
     array = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5).astype(np.float32)
     scan = read_scan(write_nifti(tmp_path / "a.nii.gz", array))
     assert scan.array.shape == (5, 2, 3, 4)
@@ -131,7 +131,7 @@ def test_one_file_per_channel(tmp_path, voxels):
     np.testing.assert_array_equal(scan.array[1] - scan.array[0], 1)
 
 
-def test_channels_on_different_grids_are_refused(tmp_path, voxels):
+def test_channels_on_different_grids_raise(tmp_path, voxels):
     paths = [write_nifti(tmp_path / "a_0000.nii", voxels), write_nifti(tmp_path / "a_0001.nii", voxels[1:])]
     with pytest.raises(DataError, match=r"a_0001\.nii: its geometry differs .* a_0000\.nii: shape \(5, 6, 7\)"):
         read_scan(paths)
@@ -142,7 +142,7 @@ def test_a_single_slice_is_one_voxel_thick(tmp_path):
 
 
 def write_dicom_series(folder, voxels, series="1.2.3", first=1):
-    """CT slices of 2x3 mm in plane, 4 mm apart, as a scanner would store them."""
+    """Write CT slices like a scanner: 2 x 3 mm in plane, 4 mm apart."""
     folder.mkdir(exist_ok=True)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
@@ -177,14 +177,14 @@ def test_a_dicom_series(tmp_path, voxels):
     assert read_geometry(tmp_path / "series").shape == (5, 6, 7)
 
 
-def test_two_dicom_series_in_a_folder_are_refused(tmp_path, voxels):
+def test_two_dicom_series_in_a_folder_raise(tmp_path, voxels):
     write_dicom_series(tmp_path / "s", voxels)
     write_dicom_series(tmp_path / "s", voxels, series="1.2.4", first=20)
     with pytest.raises(DataError, match="2 DICOM series"):
         read_scan(tmp_path / "s")
 
 
-def test_a_dicom_series_with_a_missing_slice_is_refused(tmp_path, voxels):
+def test_dicom_series_with_missing_slice_raises(tmp_path, voxels):
     write_dicom_series(tmp_path / "s", voxels)
     (tmp_path / "s" / "003.dcm").unlink()
     with pytest.raises(DataError, match="its slices are 4 to 8 mm apart; a slice is missing"):
@@ -192,7 +192,7 @@ def test_a_dicom_series_with_a_missing_slice_is_refused(tmp_path, voxels):
 
 
 @pytest.mark.parametrize(("unit", "mm"), [("meter", 1000), ("micron", 0.001), ("mm", 1), ("unknown", 1)])
-def test_units_become_millimetres(tmp_path, voxels, unit, mm):
+def test_units_are_converted_to_millimeters(tmp_path, voxels, unit, mm):
     image = nib.Nifti1Image(voxels, np.diag([2, 2, 2, 1]))
     image.header.set_xyzt_units(unit)
     nib.save(image, tmp_path / "a.nii")
@@ -205,7 +205,7 @@ def test_missing_file(tmp_path):
             read_scan(path)
 
 
-def test_a_pipe_is_not_waited_for(tmp_path):
+def test_pipe_raises(tmp_path):
     for name in ("a.nii.gz", "a.mha", "a"):
         os.mkfifo(tmp_path / name)
         with pytest.raises(DataError, match=f"{name}: is a pipe or a device"):
@@ -222,14 +222,14 @@ def test_truncated_file(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("kept", [0, 5, 200, 400, -20, -9, -1])
-def test_gzip_files_that_end_anywhere(tmp_path, voxels, kept):
+def test_truncated_gzip_raises(tmp_path, voxels, kept):
     path = write_nifti(tmp_path / "a.nii.gz", voxels)
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(DataError, match=r"a\.nii\.gz: cannot be read"):
         read_scan(path)
 
 
-def test_an_uncompressed_file_that_is_cut_off(tmp_path, voxels):
+def test_truncated_uncompressed_file_raises(tmp_path, voxels):
     path = write_nifti(tmp_path / "a.nii", voxels)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(DataError, match=r"a\.nii: cannot be read"):
@@ -237,8 +237,8 @@ def test_an_uncompressed_file_that_is_cut_off(tmp_path, voxels):
 
 
 @pytest.mark.parametrize("position", [200, -100, -6])
-def test_a_damaged_gzip_file(tmp_path, voxels, position):
-    """The last of these is the checksum, which nibabel does not reach."""
+def test_damaged_gzip_raises(tmp_path, voxels, position):
+    """The last bytes are the checksum; nibabel does not read it."""
     path = write_nifti(tmp_path / "a.nii.gz", voxels)
     content = bytearray(path.read_bytes())
     content[position] ^= 0xFF
@@ -248,28 +248,28 @@ def test_a_damaged_gzip_file(tmp_path, voxels, position):
 
 
 @pytest.mark.parametrize("name", ["a.nii.gz", "a.nii", "a.mha"])
-def test_a_file_of_another_kind(tmp_path, name):
+def test_wrong_suffix_raises(tmp_path, name):
     (tmp_path / name).write_text("not a scan")
     with pytest.raises(DataError, match=rf"{name}: cannot be read"):
         read_scan(tmp_path / name)
 
 
-def test_complex_voxels_are_refused(tmp_path):
+def test_complex_voxels_raise(tmp_path):
     path = write_nifti(tmp_path / "a.nii", np.ones((2, 2, 2), np.complex64))
-    with pytest.raises(DataError, match=r"a\.nii: holds complex64 voxels"):
+    with pytest.raises(DataError, match=r"a\.nii: contains complex64 voxels"):
         read_scan(path)
     sitk.WriteImage(sitk.GetImageFromArray(np.ones((2, 2, 2), np.complex64)), str(tmp_path / "a.nrrd"))
-    with pytest.raises(DataError, match=r"a\.nrrd: holds complex voxels"):
+    with pytest.raises(DataError, match=r"a\.nrrd: contains complex voxels"):
         read_scan(tmp_path / "a.nrrd")
 
 
-def test_five_dimensional_images_are_refused(tmp_path):
+def test_5d_images_raise(tmp_path):
     path = write_nifti(tmp_path / "a.nii", np.ones((2, 2, 2, 2, 2), np.int16))
     with pytest.raises(DataError, match="a 3D scan"):
         read_scan(path)
 
 
-def test_a_singular_affine_is_refused(tmp_path):
+def test_singular_affine_raises(tmp_path):
     image = nib.Nifti1Image(np.ones((2, 2, 2), np.int16), None)
     image.header.set_sform(np.zeros((4, 4)), code=1)
     nib.save(image, tmp_path / "a.nii")
@@ -278,7 +278,7 @@ def test_a_singular_affine_is_refused(tmp_path):
 
 
 def raw_geometry(path):
-    """Every header field that places voxels in space, bit for bit."""
+    """Return all header fields that define the geometry."""
     header = nib.load(path).header
     fields = ["pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "xyzt_units"]
     fields += ["qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"]
@@ -286,7 +286,7 @@ def raw_geometry(path):
 
 
 @pytest.mark.parametrize(("qcode", "scode"), [(1, 1), (0, 2), (3, 0), (0, 0), (1, 4)])
-def test_label_map_keeps_the_scans_geometry_bit_for_bit(tmp_path, voxels, qcode, scode):
+def test_label_map_keeps_header_geometry(tmp_path, voxels, qcode, scode):
     image = nib.Nifti1Image(voxels, OBLIQUE)
     image.header.set_qform(OBLIQUE, code=qcode)
     image.header.set_sform(OBLIQUE, code=scode)
@@ -306,7 +306,7 @@ def test_label_map_keeps_the_scans_geometry_bit_for_bit(tmp_path, voxels, qcode,
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
 @pytest.mark.parametrize("arrange", [np.ascontiguousarray, np.asfortranarray, lambda a: a[::-1].copy()[::-1]])
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64, bool])
-def test_files_hold_what_nibabel_would_write(tmp_path, voxels, kind, suffix, arrange, dtype):
+def test_written_file_equals_nibabel(tmp_path, voxels, kind, suffix, arrange, dtype):
     image = kind(voxels, OBLIQUE)
     image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"of the scan"))
     image.to_filename(tmp_path / "scan.nii")
@@ -321,14 +321,14 @@ def test_files_hold_what_nibabel_would_write(tmp_path, voxels, kind, suffix, arr
     assert path.read_bytes() == written
 
 
-def test_label_map_of_a_multichannel_scan_is_three_dimensional(tmp_path, voxels):
+def test_label_map_of_multichannel_scan_is_3d(tmp_path, voxels):
     path = write_nifti(tmp_path / "scan.nii.gz", np.stack([voxels, voxels], axis=-1), OBLIQUE)
     write_segmentation(np.ones((5, 6, 7), int), path, tmp_path / "seg.nii.gz")
     assert nib.load(tmp_path / "seg.nii.gz").shape == (5, 6, 7)
     np.testing.assert_array_equal(nib.load(tmp_path / "seg.nii.gz").affine, nib.load(path).affine)
 
 
-def test_label_map_of_another_format_lies_where_the_scan_lies(tmp_path, voxels):
+def test_label_map_of_other_format_keeps_geometry(tmp_path, voxels):
     itk_twin(tmp_path / "scan.mha", voxels, OBLIQUE)
     write_segmentation(np.ones((5, 6, 7), int), tmp_path / "scan.mha", tmp_path / "seg.nii.gz")
     written = nib.load(tmp_path / "seg.nii.gz")
@@ -337,26 +337,26 @@ def test_label_map_of_another_format_lies_where_the_scan_lies(tmp_path, voxels):
     assert written.header.get_xyzt_units()[0] == "mm"
 
 
-def test_more_than_256_classes_need_two_bytes(tmp_path, voxels):
+def test_more_than_256_classes_use_int16(tmp_path, voxels):
     path = write_nifti(tmp_path / "scan.nii", voxels)
     write_segmentation(np.full((5, 6, 7), 300), path, tmp_path / "seg.nii")
     assert nib.load(tmp_path / "seg.nii").get_data_dtype() == np.int16
 
 
-def test_label_map_of_another_shape_is_refused(tmp_path, voxels):
+def test_label_map_of_other_shape_raises(tmp_path, voxels):
     path = write_nifti(tmp_path / "scan.nii", voxels)
-    with pytest.raises(DataError, match=r"the scan is \(5, 6, 7\), its label map \(5, 6, 6\)"):
+    with pytest.raises(DataError, match=r"the scan has shape \(5, 6, 7\), but its label map \(5, 6, 6\)"):
         write_segmentation(np.ones((5, 6, 6), int), path, tmp_path / "seg.nii")
 
 
-def test_an_output_that_cannot_be_written_is_named(tmp_path, voxels):
+def test_unwritable_output_raises(tmp_path, voxels):
     path = write_nifti(tmp_path / "scan.nii", voxels)
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match=r"seg\.nii: cannot be written"):
         write_segmentation(np.ones((5, 6, 7), int), path, tmp_path / "file" / "seg.nii")
 
 
-def test_geometries_may_differ_by_rounding_only():
+def test_geometry_difference_ignores_rounding():
     one = Geometry((10, 10, 10), np.eye(4))
     rounded, shifted = np.eye(4), np.eye(4)
     rounded[0, 0], shifted[0, 3] = 1 + 1e-5, 0.5

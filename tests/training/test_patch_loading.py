@@ -50,10 +50,12 @@ def test_a_loader_does_not_mirror_left_and_right(folder, caplog):
     cases = prepared(folder)
     assert patch_loader(cases, (8, 8, 8), 1).augmentation.flip_axes == [0]
     assert patch_loader(cases, (8, 8, 8), 1, class_names=CLASSES).augmentation.flip_axes == []
-    assert "augmentation#flip_axes: images are not mirrored along axis 0, which exchanges left / right" in caplog.text
+    assert (
+        "augmentation#flip_axes: images are not mirrored along axis 0, to avoid exchanging left / right" in caplog.text
+    )
     chosen = patch_loader(cases, (8, 8, 8), 1, {"flip_axes": [0]}, class_names=CLASSES)
     assert chosen.augmentation.flip_axes == [0]
-    assert "augmentation#flip_axes [0]: mirror images exchange classes" in caplog.text
+    assert "augmentation#flip_axes [0]: mirroring exchanges classes" in caplog.text
 
 
 def test_flips_of_inference(caplog):
@@ -61,4 +63,4 @@ def test_flips_of_inference(caplog):
     assert caplog.text == ""
     warn_about_flips([0], {"flip_axes": "auto"}, CLASSES, "RAS")
     assert "the training mirrored no image along axis 0" in caplog.text
-    assert "test_time_flips [0]: mirror images exchange classes" in caplog.text
+    assert "test_time_flips [0]: mirroring exchanges classes" in caplog.text

@@ -1,7 +1,7 @@
-"""Starting fast: what MONAI imports for parts of it that are not used is imported when they are.
+"""Faster program start: imports of MONAI that segbundle does not need are deferred until first use.
 
-`import monai` brings SciPy's signal processing, matplotlib, PyTorch's distributed optimizers and more along. Together
-that is half of the time that a command takes before it begins to work.
+`import monai` also imports SciPy's signal processing, matplotlib, PyTorch's distributed optimizers and more. Together
+these take half of the time before a command begins to work.
 """
 
 from __future__ import annotations
@@ -28,14 +28,22 @@ _DEFERRED = (
 
 @contextmanager
 def fast_imports(deferred: Sequence[str] = _DEFERRED) -> Iterator[None]:
-    """Within the block, imports of some packages that are installed take no time; they happen at first use.
+    """Defer imports of some installed packages within the block until their first use.
 
-    What is imported from them are stand-ins that import the package when they are called or asked for an attribute;
-    nothing is an instance of one while its package has not been imported. They cannot be subclassed. After the block
-    the packages are imported as ever. Garbage is not collected within: imports make objects that stay.
+    Within the block, imported names are stand-ins. A stand-in imports the real package when it is called or when an
+    attribute is accessed. No object is an instance of a stand-in before its package is imported, and stand-ins cannot
+    be subclassed. After the block, imports work normally. Garbage collection is off within the block, because imports
+    create permanent objects.
 
     Args:
-        deferred: names of the packages; one that is imported already, or not installed, is left alone.
+        deferred: names of the packages; packages that are already imported or not installed are ignored.
+
+    Example:
+        >>> with fast_imports(["wave"]):
+        ...     import wave
+        ...     deferred = type(wave).__name__
+        >>> deferred
+        '_DeferredModule'
     """
     finder = _Finder([name for name in deferred if name not in sys.modules])
     sys.meta_path.insert(0, finder)
@@ -52,7 +60,7 @@ def fast_imports(deferred: Sequence[str] = _DEFERRED) -> Iterator[None]:
 
 
 def _forget(name: str, module: ModuleType) -> None:
-    """Let the next import of a module find the real one."""
+    """Remove a module, so that the next import finds the real module."""
     del sys.modules[name]
     parent, _, last = name.rpartition(".")
     if parent in sys.modules and sys.modules[parent].__dict__.get(last) is module:
@@ -60,7 +68,7 @@ def _forget(name: str, module: ModuleType) -> None:
 
 
 class _DeferredModule(ModuleType):
-    """Stands in for a module; its names are stand-ins, too, until the real module is there."""
+    """Stand-in for a module. Its names are stand-ins until the real module is imported."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -71,30 +79,30 @@ class _DeferredModule(ModuleType):
 
 
 class _Deferred:
-    """Stands in for something that a module defines."""
+    """Stand-in for an object that a module defines."""
 
     def __init__(self, module: str, name: str) -> None:
         self._module = module
         self._name = name
 
-    def _real(self) -> Any:
+    def _resolve(self) -> Any:
         return getattr(importlib.import_module(self._module), self._name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._real()(*args, **kwargs)
+        return self._resolve()(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return getattr(self._real(), name)
+        return getattr(self._resolve(), name)
 
     def __instancecheck__(self, instance: object) -> bool:
         loaded = sys.modules.get(self._module)
-        return loaded is not None and not isinstance(loaded, _DeferredModule) and isinstance(instance, self._real())
+        return loaded is not None and not isinstance(loaded, _DeferredModule) and isinstance(instance, self._resolve())
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds stand-ins for some packages and everything in them."""
+    """Finder and loader of stand-ins for packages and their submodules."""
 
     def __init__(self, deferred: Sequence[str]) -> None:
         self.deferred = tuple(deferred)
@@ -109,8 +117,8 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
         module = _DeferredModule(spec.name)
-        module.__file__ = spec.origin  # without one it would count as a namespace package
+        module.__file__ = spec.origin  # a module without a file counts as a namespace package
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """There is nothing to execute yet."""
+        """Do nothing, because the real module is not imported yet."""

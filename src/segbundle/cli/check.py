@@ -1,4 +1,4 @@
-"""The check of a dataset: every case opened, every problem printed at once."""
+"""Command `check`: opens every case of a dataset and prints all problems."""
 
 from __future__ import annotations
 
@@ -18,19 +18,29 @@ from segbundle.terminal import counted
 
 
 def print_check(dataset: Path, config: Sequence[Path] = (), trust: bool = False) -> bool:
-    """Print what a dataset holds, or every problem of it on stderr.
+    """Print a summary of a dataset, or every problem of it to stderr.
 
     Args:
-        dataset: its folder or `dataset.json`.
-        config: task YAMLs whose classes and channels the cases must fit.
-        trust: whether to read task YAMLs that the audit flags.
+        dataset: folder of the dataset, or its `dataset.json`.
+        config: task YAMLs whose classes and channels the cases must match (default none).
+        trust: whether to use task YAMLs that the audit flags (default False).
 
     Returns:
         whether every case can be used.
 
     Raises:
-        ConfigError: a task YAML that no workflow can use, or one that the audit flags.
-        DataError: there is no such dataset.
+        ConfigError: a task YAML is invalid, or the audit flags it.
+        DataError: the dataset does not exist.
+
+    Example:
+        >>> import contextlib, io, tempfile
+        >>> from segbundle.data.samples import write_samples
+        >>> output = io.StringIO()
+        >>> with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(output):
+        ...     path = write_samples(folder, num_training=1, num_test=0)
+        ...     valid = print_check(path.parent)
+        >>> valid, output.getvalue().splitlines()[0]
+        (True, '1 cases, no problem found. Classes: background, liver, kidney, vessel, lesion.')
     """
     refuse_untrusted(config, None, trust)
     if config:
@@ -45,13 +55,13 @@ def print_check(dataset: Path, config: Sequence[Path] = (), trust: bool = False)
         messages.append(f"{len(messages)} problem(s); {bad} of {len(cases)} cases cannot be used.")
         print("\n".join(messages), file=sys.stderr)
         return False
-    unlabelled = sum(case.label is None for case, _ in found)
-    without = f" ({unlabelled} without a label map)" if unlabelled else ""
+    unlabeled = sum(case.label is None for case, _ in found)
+    without = f" ({unlabeled} without a label map)" if unlabeled else ""
     print(f"{len(cases)} cases{without}, no problem found. Classes: {', '.join(cases.class_names)}.")
     width = max(map(len, cases.tallies))
-    print(f"{'':{width}}  labelled  absent  not annotated")
+    print(f"{'':{width}}  labeled  absent  not annotated")
     for name, tally in cases.tallies.items():
-        print(f"{name:{width}}  {tally.labelled:8}  {tally.absent:6}  {tally.unannotated:13}")
+        print(f"{name:{width}}  {tally.labeled:7}  {tally.absent:6}  {tally.unannotated:13}")
     if cases.partly_unknown:
         print(f"{cases.partly_unknown} cases have voxels of unknown class (ignore).")
     for note in cases.notes:
@@ -60,12 +70,13 @@ def print_check(dataset: Path, config: Sequence[Path] = (), trust: bool = False)
 
 
 def _task_classes(dataset: Path, config: Sequence[Path]) -> tuple[list[str] | None, int | None]:
-    """Class names and channels that the cases must fit: of the task YAMLs, or else those that the dataset describes.
+    """Return the class names and the number of channels that the cases must match.
 
-    There are no names where a `dataset.json` cannot be used, which is reported with the other problems.
+    They come from the task YAMLs, or else from the dataset. The names are None if `dataset.json` is invalid, because
+    this is reported with the other problems.
     """
     task: dict[str, Any] = {}
-    if config:  # what the task leaves out is the bundle's, but for the classes, which the dataset knows better
+    if config:  # defaults come from the bundle, but class names from the dataset
         task = {**read_config(default_bundle() / "configs" / "train.yaml"), "class_names": None}
     for path in config:
         task |= read_config(path)
@@ -76,8 +87,8 @@ def _task_classes(dataset: Path, config: Sequence[Path]) -> tuple[list[str] | No
         except DataError:
             return None, None
     if names is None and dataset.is_dir():
-        raise ConfigError(f"{dataset}: has no dataset.json that names the classes; give a task YAML by --config.")
+        raise ConfigError(f"{dataset}: has no dataset.json with class names. Pass a task YAML with --config.")
     if not isinstance(names, (list, type(None))):
-        raise ConfigError(f"class_names is {names!r}; a check needs the names themselves, in a list.")
+        raise ConfigError(f"class_names is {names!r}; for a check it must be a list of names.")
     channels = task.get("network_def#in_channels", (task.get("network_def") or {}).get("in_channels"))
     return None if names is None else [str(name) for name in names], channels

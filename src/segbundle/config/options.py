@@ -1,4 +1,4 @@
-"""What a command line says, as values; nothing heavy is imported for it."""
+"""Values of a command line. This module imports no large packages."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from segbundle.errors import ConfigError
 
 _NULLABLE = frozenset({"cache_dir", "ckpt_path", "mlflow_uri"})
 TEXT_KEYS = frozenset({*_NULLABLE, "bundle_root", "data_list_key", "dataset_dir", "output_dir"})
-"""Keys whose values are text, however much they look like numbers: folders, files, addresses, names."""
+"""Keys whose values are always text (folders, files, addresses, names), even if they look like numbers."""
 NAME_LISTS = frozenset({"class_names", "largest_component"})
-"""Keys whose values may be lists of names."""
+"""Keys whose values can be lists of names."""
 _CONSTANTS: dict[str, bool | float | None] = {
     "true": True,
     "false": False,
@@ -29,23 +29,35 @@ _NAME = re.compile(rf"\s*({_QUOTED.pattern}|[^,]*)\s*(?:,|$)")
 
 
 def default_bundle() -> Path:
-    """The bundle that comes with the project, in a checkout or an installed package."""
+    """Return the folder of the project's bundle, in a checkout or an installed package.
+
+    Example:
+        >>> (default_bundle() / "configs" / "train.yaml").is_file()
+        True
+    """
     package = Path(__file__).parents[1]
     installed = package / "_bundle"
     return installed if installed.is_dir() else package.parents[1] / "bundle"
 
 
 def split_overrides(words: list[str], switches: Collection[str] = ()) -> tuple[list[str], dict[str, Any]]:
-    """Tell plain words from `--key value` pairs; a key without a value is true.
+    """Split a command line into plain words and `--key value` pairs. A key without a value is True.
 
-    Values are read as Fire reads them, those of `TEXT_KEYS` as they are. Words after a `--` are plain.
+    Values are parsed like those of Fire; values of `TEXT_KEYS` are text. Words after a `--` are plain.
 
     Args:
-        words: of the command line.
-        switches: keys that are true or false, and so take no other word for their value.
+        words: words of the command line.
+        switches: boolean keys, which take a following word as value only if it is not text.
+
+    Returns:
+        plain words, and values by key.
 
     Raises:
-        ConfigError: an option with a single dash, which no config key is, or without a name.
+        ConfigError: an option has a single dash or no name.
+
+    Example:
+        >>> split_overrides(["train", "--max_epochs", "3", "--resume"])
+        (['train'], {'max_epochs': 3, 'resume': True})
     """
     plain: list[str] = []
     pairs: dict[str, Any] = {}
@@ -57,7 +69,7 @@ def split_overrides(words: list[str], switches: Collection[str] = ()) -> tuple[l
         if word.startswith("--"):
             key, equals, text = word[2:].partition("=")
             if not key.strip("#:"):
-                raise ConfigError(f"unknown option {word!r}; config keys are given as --key value.")
+                raise ConfigError(f"unknown option {word!r}; pass config keys as --key value.")
             if equals:
                 pairs[key] = _value(key, text)
                 continue
@@ -68,25 +80,37 @@ def split_overrides(words: list[str], switches: Collection[str] = ()) -> tuple[l
                     pairs[key] = value
                     rest.pop(0)
         elif word.startswith("-") and len(word) > 1:
-            raise ConfigError(f"unknown option {word!r}; config keys are given as --key value, other words after --.")
+            raise ConfigError(f"unknown option {word!r}; pass config keys as --key value, and other words after --.")
         else:
             plain.append(word)
     return plain, pairs
 
 
 def switches_of(defaults: Mapping[str, Any]) -> set[str]:
-    """Return the keys that are true or false."""
+    """Return the boolean keys of a configuration.
+
+    Args:
+        defaults: default values by key.
+
+    Example:
+        >>> switches_of({"amp": True, "max_epochs": 3})
+        {'amp'}
+    """
     return {key for key, value in defaults.items() if isinstance(value, bool)}
 
 
 def join_switches(words: list[str], names: Collection[str]) -> list[str]:
-    """Return a command line in which options without a value have none: `--resume true` becomes `--resume`.
+    """Return a command line without the values of boolean options: `--resume true` becomes `--resume`.
 
-    Words after a `--` stay as they are, and so does the `--`, which the command line's parser would remove.
+    Words after a `--` are not changed. The `--` is kept, because the command-line parser would remove it.
 
     Args:
-        words: of the command line.
-        names: of the options that take no value, for instance `--resume`.
+        words: words of the command line.
+        names: names of the boolean options, for instance `--resume`.
+
+    Example:
+        >>> join_switches(["--resume", "true", "--fold", "1"], {"--resume"})
+        ['--resume', '--fold', '1']
     """
     end = words.index("--") if "--" in words else len(words)
     joined: list[str] = []
@@ -104,10 +128,17 @@ def join_switches(words: list[str], names: Collection[str]) -> list[str]:
 
 
 def refuse_missing_values(overrides: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Refuse keys that were given without a value, or as true, and are no switches.
+    """Raise an error if a key that is not boolean has no value or the value True.
+
+    Args:
+        overrides: values by key, from a command line.
+        defaults: default values by key.
 
     Raises:
-        ConfigError: such a key.
+        ConfigError: a value is missing.
+
+    Example:
+        >>> refuse_missing_values({"fold": 1}, {"fold": 0})
     """
     for key, value in overrides.items():
         if value is True and key in defaults and not isinstance(defaults[key], bool):
@@ -115,15 +146,15 @@ def refuse_missing_values(overrides: Mapping[str, Any], defaults: Mapping[str, A
 
 
 def _value(key: str, text: str) -> Any:
-    """The value of a key, as its text on the command line says."""
+    """Return the value of a key, parsed from its text on the command line."""
     name = re.split("#|::", key)[-1]
     if name in TEXT_KEYS:
         return None if name in _NULLABLE and text.lower() in ("null", "none") else text
     if name in NAME_LISTS and text.strip().startswith("[") and text.strip().endswith("]"):
         return _names(text.strip()[1:-1])
-    if "#" in _QUOTED.sub("", text):  # where Fire takes the rest for a comment
+    if "#" in _QUOTED.sub("", text):  # Fire would treat the rest as a comment
         return text
-    return _constant(_parsed(text))
+    return _convert_constants(_parsed(text))
 
 
 def _parsed(text: str) -> Any:
@@ -139,7 +170,7 @@ def _parsed(text: str) -> Any:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether YAML has such a value: no bytes, sets or complex numbers."""
+    """Return whether YAML supports a value; it has no bytes, sets or complex numbers."""
     if isinstance(value, dict):
         return all(map(_is_plain, [*value, *value.values()]))
     if isinstance(value, (list, tuple)):
@@ -147,16 +178,16 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
 
 
-def _constant(value: Any) -> Any:
-    """YAML's spelling of what Fire reads as words, and lists for its tuples."""
+def _convert_constants(value: Any) -> Any:
+    """Return a value with YAML constants converted from words, and tuples converted to lists."""
     if isinstance(value, dict):
-        return {key: _constant(one) for key, one in value.items()}
+        return {key: _convert_constants(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_constant(one) for one in value]
+        return [_convert_constants(item) for item in value]
     return _CONSTANTS.get(value, value) if isinstance(value, str) else value
 
 
 def _names(text: str) -> list[str]:
-    """The entries of a list of names, quoted or not, none of which is taken for a number or a constant."""
+    """Return the entries of a list of names, quoted or not, all as text."""
     names = [match[1].strip() for match in _NAME.finditer(text) if match[0]] if text.strip() else []
     return [re.sub(r"\\(.)", r"\1", name[1:-1]) if _QUOTED.fullmatch(name) else name for name in names]

@@ -1,4 +1,4 @@
-"""Configuration files, and what a command line lays over them, as one configuration for MONAI."""
+"""Configuration files and command-line values, merged to one configuration for MONAI."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from segbundle.errors import ConfigError
 from segbundle.files.documents import read_json, read_yaml, shortened
 
 _STEPS = ("initialize", "run", "finalize")
-"""Keys of a workflow that list its steps."""
+"""Keys of a workflow with lists of steps."""
 _FIRST_STEPS = ("segbundle.workflow.start_workflow", "segbundle.engines.start_workflow")
-"""The first step of segbundle's workflows, by its present and its former name."""
+"""First step of segbundle's workflows, by its present and its former name."""
 _HANDLERS = ("handlers", "train#handlers")
-"""Keys of lists of handlers."""
+"""Keys with lists of handlers."""
 _WRITERS = ("Checkpoints", "TrainingLog", "ScoreReport")
 """Handlers that write the files that a command promises."""
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -28,10 +28,18 @@ def read_config(path: str | Path) -> dict[str, Any]:
     """Return the keys and values of a configuration file.
 
     Args:
-        path: of a JSON file if its name ends in .json, else of a YAML file.
+        path: JSON file if its suffix is `.json`, else YAML file.
 
     Raises:
         ConfigError: see `read_yaml` and `read_json`.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "task.yaml"
+        ...     _ = path.write_text("max_epochs: 3")
+        ...     read_config(path)
+        {'max_epochs': 3}
     """
     path = Path(path)
     known = path.stat() if path.is_file() else None
@@ -46,21 +54,39 @@ def _read(path: Path, version: tuple[int, int] | None) -> dict[str, Any]:
 
 
 def workflow_file(configs: Path, name: str) -> Path:
-    """Return the file of a bundle's workflow: `name` with the first suffix of `SUFFIXES` that exists."""
+    """Return the file of a workflow in a bundle: `name` with the first suffix of `SUFFIXES` that exists.
+
+    Args:
+        configs: folder `configs` of a bundle.
+        name: name of the workflow, such as `train`.
+
+    Example:
+        >>> workflow_file(Path("bundle/configs"), "train").name
+        'train.yaml'
+    """
     paths = [configs / f"{name}{suffix}" for suffix in SUFFIXES]
     return next((path for path in paths if path.is_file()), paths[0])
 
 
 def merged_config(files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return one configuration from files and values laid over each other, by MONAI's rules.
+    """Return one configuration, merged from files and command-line values by MONAI's rules.
 
     Args:
-        files: later ones are laid over earlier ones. `#` and `::` in a key go one level down, `+` extends.
-        overrides: values of a command line, which are data: nothing of them is evaluated.
+        files: configuration files; later files override earlier ones. In a key, `#` and `::` go one level down, and `+`
+            extends.
+        overrides: values of a command line. These are data and are not evaluated.
 
     Raises:
-        ConfigError: a file that cannot be read (see `read_config`), one that a macro (`%FILE`) names included; or a
-            key below something that does not exist.
+        ConfigError: a file, or a file named by a macro (`%FILE`), cannot be read (see `read_config`); or a key
+            does not match the configuration.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "task.yaml"
+        ...     _ = path.write_text("max_epochs: 3")
+        ...     merged_config([path], {"fold": 1})
+        {'max_epochs': 3, 'fold': 1}
     """
     from monai.bundle import ConfigParser
     from monai.bundle.utils import merge_kv
@@ -69,15 +95,15 @@ def merged_config(files: Sequence[str | Path], overrides: Mapping[str, Any] | No
     for path in files:
         for key, value in read_config(path).items():
             if not key.strip("+#:"):
-                raise ConfigError(f"{path}: key {key!r} is no name.")
-            with _naming(f"{path}: key {key!r}"):
+                raise ConfigError(f"{path}: key {key!r} is not a valid name. Rename or remove it.")
+            with _name_key_in_errors(f"{path}: key {key!r}"):
                 merge_kv(parser, key, protect_text(value))
         _check_step_lists(parser.get(), f"{path}: ")
     for text in texts(parser.get()):
         if text.startswith("%") and (path := ConfigParser.split_path_id(text[1:])[0]):
             read_config(path)
     for key, value in (overrides or {}).items():
-        with _naming(f"--{key}"):
+        with _name_key_in_errors(f"--{key}"):
             parser[key] = protect(value)
     config: dict[str, Any] = parser.get()
     _check_step_lists(config, "")
@@ -85,35 +111,42 @@ def merged_config(files: Sequence[str | Path], overrides: Mapping[str, Any] | No
 
 
 def check_steps(files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None) -> None:
-    """Refuse a task that removes, replaces or changes steps of segbundle's own workflows, which check the run.
+    """Raise an error if a task removes, replaces or changes steps of segbundle's workflows, which check the run.
 
     The same holds for handlers that write the files that a command promises; their arguments may change.
 
-    Workflows of other bundles, which do not begin with segbundle's first step, are not checked.
+    Workflows that do not begin with segbundle's first step belong to other bundles and are not checked.
 
     Args:
-        files: the workflow, and task files laid over it.
+        files: the workflow, followed by the task files.
         overrides: values of a command line.
 
     Raises:
-        ConfigError: naming the first file, or the command line, and the step.
+        ConfigError: a step is missing or changed. The message names the first such file, or the command line.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "train.yaml"
+        ...     _ = path.write_text("initialize: ['$print(1)']")
+        ...     check_steps([path])
     """
-    own = merged_config(files[:1])
-    first = next(iter(own.get("initialize") or []), None)
+    workflow = merged_config(files[:1])
+    first = next(iter(workflow.get("initialize") or []), None)
     if not isinstance(first, dict) or first.get("_target_") not in _FIRST_STEPS:
         return
     for count in range(2, len(files) + 1):
-        _refuse_lost_step(own, merged_config(files[:count]), f"{files[count - 1]}: ")
-    _refuse_lost_step(own, merged_config(files, overrides), "command line: ")
+        _check_steps_kept(workflow, merged_config(files[:count]), f"{files[count - 1]}: ")
+    _check_steps_kept(workflow, merged_config(files, overrides), "command line: ")
 
 
-def _refuse_lost_step(own: Mapping[str, Any], config: Mapping[str, Any], source: str) -> None:
-    """Raise a `ConfigError` if a configuration lacks a step of a workflow or has the steps in another order."""
+def _check_steps_kept(workflow: Mapping[str, Any], config: Mapping[str, Any], source: str) -> None:
+    """Raise a `ConfigError` if a configuration lacks a step of a workflow, or has its steps in another order."""
     for key in _STEPS:
         found = config.get(key)
         steps = iter(found if isinstance(found, list) else [])
-        for step in own.get(key, []):
-            if not any(_is_kept(step, one) for one in steps):
+        for step in workflow.get(key, []):
+            if not any(_is_kept(step, candidate) for candidate in steps):
                 name = step["_target_"] if isinstance(step, dict) else step
                 raise ConfigError(
                     f"{source}config key {key!r} removes or changes the step {name}. Leave out {key}; to add steps, "
@@ -121,7 +154,7 @@ def _refuse_lost_step(own: Mapping[str, Any], config: Mapping[str, Any], source:
                 )
     for key in _HANDLERS:
         kept = {step.get("_target_") for step in _listed(config, key) if isinstance(step, dict)}
-        for step in _listed(own, key):
+        for step in _listed(workflow, key):
             if step["_target_"].rpartition(".")[2] in _WRITERS and step["_target_"] not in kept:
                 raise ConfigError(
                     f"{source}config key {key!r} removes the handler {step['_target_']}, which writes results. To add "
@@ -138,7 +171,7 @@ def _listed(config: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def _is_kept(step: Any, found: Any) -> bool:
-    """Return whether a step is unchanged, apart from added arguments."""
+    """Return whether a step is unchanged, except for added arguments."""
     if not isinstance(step, dict) or not isinstance(found, dict):
         return bool(step == found)
     added = found.keys() - step.keys()
@@ -153,16 +186,24 @@ def _check_step_lists(config: Mapping[str, Any], source: str) -> None:
 
 
 @contextmanager
-def _naming(name: str) -> Iterator[None]:
-    """Name the key in the errors that MONAI raises when it cannot set one."""
+def _name_key_in_errors(name: str) -> Iterator[None]:
+    """Name the key in errors that MONAI raises when it cannot set a value."""
     try:
         yield
     except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
-        raise ConfigError(f"{name} cannot be set: the configuration has nothing of that name to set it in.") from error
+        raise ConfigError(f"{name} cannot be set: it does not match the existing configuration. Correct it.") from error
 
 
 def texts(config: Any) -> Iterator[str]:
-    """Yield every text in a configuration, keys left out."""
+    """Yield every text value in a configuration, without its keys.
+
+    Args:
+        config: configuration or a part of it.
+
+    Example:
+        >>> list(texts({"a": ["b", 1], "c": "d"}))
+        ['b', 'd']
+    """
     if isinstance(config, str):
         yield config
     elif isinstance(config, (dict, list, tuple)):

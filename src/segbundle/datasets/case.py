@@ -1,4 +1,4 @@
-"""A scan with its label map, and the channel files that make one scan."""
+"""A case of a dataset, and the grouping of channel files into cases."""
 
 from __future__ import annotations
 
@@ -16,20 +16,25 @@ from segbundle.errors import ConfigError, DataError
 from segbundle.io.scan_files import SUFFIXES, stem
 
 CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})$", re.DOTALL)
-"""nnU-Net's names of channel files, without their ending."""
+"""nnU-Net's name of a channel file, without its suffix."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One scan and what is known about it.
+    """A scan with its label map and annotation state.
 
     Attributes:
-        name: unique in its dataset; the file name without its ending.
+        name: unique name in the dataset; the file name without its suffix.
         image: one file (or DICOM folder), or one file per channel.
-        label: the label map's file, or None.
-        annotated: names of the annotated classes; None means all of them.
-        fold: which fold holds the case out, where the dataset says so.
-        problems: why its files cannot be used, as far as that is known without opening them.
+        label: file of the label map, or None.
+        annotated: names of the annotated classes; None if all classes are annotated.
+        fold: validation fold of the case, or None if the dataset does not define folds.
+        problems: reasons why the files cannot be used, as far as known without opening them.
+
+    Example:
+        >>> case = Case("liver_01", (Path("imagesTr/liver_01.nii.gz"),))
+        >>> case.item(["background", "liver"])
+        {'case': 'liver_01', 'image': 'imagesTr/liver_01.nii.gz'}
     """
 
     name: str
@@ -42,7 +47,15 @@ class Case:
     def item(self, class_names: Sequence[str]) -> dict[str, Any]:
         """Return the case as an entry of a MONAI datalist.
 
-        It has `case` and `image`, with a label map `label` and `annotated`, and with problems `error`.
+        Args:
+            class_names: classes of the task, background first.
+
+        Returns:
+            dict with `case` and `image`; with `label` and `annotated` (one bool per class) if the case has a label map;
+            with `error` if the case has problems.
+
+        Raises:
+            DataError: `annotated` contains an unknown class.
         """
         image = [str(path) for path in self.image]
         entry: dict[str, Any] = {"case": self.name, "image": image[0] if len(image) == 1 else image}
@@ -62,22 +75,54 @@ def _annotated_mask(case: Case, class_names: Sequence[str]) -> list[bool]:
 
 
 def name_problem(name: str) -> str | None:
-    """Return why a case cannot have a name, which becomes part of file names; None if it can."""
+    """Return why a name cannot be used for a case, or None if it can.
+
+    The name of a case becomes part of file names.
+
+    Args:
+        name: name of a case.
+
+    Example:
+        >>> name_problem("liver_01") is None
+        True
+        >>> name_problem("a/b")
+        "'a/b' cannot be a case name, because it is not a valid file name"
+    """
     if name in ("", ".", "..") or "/" in name or "\0" in name:
-        return f"{escaped(name)!r} cannot be a case's name, as it is no file name"
+        return f"{escaped(name)!r} cannot be a case name, because it is not a valid file name"
     if name.encode("utf-8", "replace").decode() != name:
         return "its name is not in UTF-8; rename it"
     return None
 
 
 def case_of_channel(file: Path) -> str | None:
-    """Return `case` for a file called `case_0000.nii.gz`, and None for other names."""
+    """Return the case name of a channel file, or None if the file is not named like a channel.
+
+    Args:
+        file: path of an image.
+
+    Example:
+        >>> case_of_channel(Path("liver_01_0000.nii.gz"))
+        'liver_01'
+    """
     match = CHANNEL.match(stem(file))
     return match["case"] if match is not None else None
 
 
 def group_channels(files: Iterable[Path], num_channels: int) -> list[Case]:
-    """Return cases from files without label maps: the number of channels decides whether four digits are a channel."""
+    """Group image files without label maps into cases.
+
+    With several channels, files that end in four digits are channels. With one channel, they are channels if every file
+    of the folder ends in `_0000`.
+
+    Args:
+        files: paths of images.
+        num_channels: number of channels that the network takes.
+
+    Example:
+        >>> [case.name for case in group_channels([Path("a_0000.nii"), Path("b_0000.nii")], num_channels=1)]
+        ['a', 'b']
+    """
     by_folder: defaultdict[Path, list[Path]] = defaultdict(list)
     for file in files:
         by_folder[file.parent].append(file)
@@ -92,27 +137,50 @@ def group_channels(files: Iterable[Path], num_channels: int) -> list[Case]:
 
 
 def join_channels(files: Iterable[Path], num_channels: int) -> list[Case]:
-    """Return cases from channel files `case_0000`, `case_0001`, ... of one folder each.
+    """Join the channel files `case_0000`, `case_0001`, ... of each folder into cases.
 
-    A missing channel gets its place all the same, so that the case's problems name the file.
+    A missing channel keeps its place, so that the problems of the case name the missing file.
+
+    Args:
+        files: paths of channel files.
+        num_channels: number of channels that the network takes.
+
+    Example:
+        >>> (case,) = join_channels([Path("a_0001.nii"), Path("a_0000.nii")], num_channels=2)
+        >>> case.name, [path.name for path in case.image]
+        ('a', ['a_0000.nii', 'a_0001.nii'])
     """
     found: defaultdict[tuple[Path, str], dict[int, Path]] = defaultdict(dict)
-    twice: dict[tuple[Path, str], str] = {}
+    duplicates: dict[tuple[Path, str], str] = {}
     for file in files:
         key, channel = (file.parent, case_of_channel(file) or ""), int(stem(file)[-4:])
         if channel in found[key]:
             both = f"{escaped(found[key][channel])} and {escaped(file)}"
-            twice[key] = f"{both}: are the same channel of one case; remove one of them."
+            duplicates[key] = f"{both}: are the same channel of one case; remove one of them."
         else:
             found[key][channel] = file
     return [
-        Case(key[1], channel_files(key[1], by_channel, num_channels), problems=(twice[key],) if key in twice else ())
+        Case(
+            key[1],
+            channel_files(key[1], by_channel, num_channels),
+            problems=(duplicates[key],) if key in duplicates else (),
+        )
         for key, by_channel in found.items()
     ]
 
 
 def channel_files(name: str, by_channel: dict[int, Path], num_channels: int) -> tuple[Path, ...]:
-    """Return the files of channels 0, 1, ... of a case: those found, and the names that missing ones would have."""
+    """Return the files of channels 0, 1, ... of a case, with the expected path of each missing file.
+
+    Args:
+        name: name of the case.
+        by_channel: existing files by channel; at least one.
+        num_channels: number of channels that the network takes.
+
+    Example:
+        >>> [path.name for path in channel_files("a", {1: Path("a_0001.nii")}, num_channels=2)]
+        ['a_0000.nii', 'a_0001.nii']
+    """
     example = next(iter(by_channel.values()))
     suffix = example.name[len(name) + len("_0000") :]
     count = max(num_channels, max(by_channel) + 1)
@@ -120,7 +188,15 @@ def channel_files(name: str, by_channel: dict[int, Path], num_channels: int) -> 
 
 
 def path_problems(paths: Iterable[Path]) -> tuple[str, ...]:
-    """Return why files of a case cannot be opened, at most the first three."""
+    """Return why files of a case cannot be opened, with at most three messages in full.
+
+    Args:
+        paths: files or folders.
+
+    Example:
+        >>> path_problems([Path("/nowhere/a.nii")])[0][:32]
+        '/nowhere/a.nii: no such file. Ch'
+    """
     return tuple(first_of([problem for path in paths if (problem := path_problem(path))]))
 
 
@@ -128,9 +204,14 @@ def with_problems(case: Case, good: set[Path], lost: Mapping[Path, str]) -> Case
     """Return a case with a problem for each of its files that cannot be opened.
 
     Args:
-        case: as found.
-        good: paths that are known to be files or folders.
-        lost: why others cannot be opened.
+        case: case with or without problems.
+        good: paths known to be files or folders.
+        lost: for each path known to be unusable, the reason.
+
+    Example:
+        >>> case = Case("a", (Path("a.nii"),))
+        >>> with_problems(case, set(), {Path("a.nii"): "a.nii: is a named pipe."}).problems
+        ('a.nii: is a named pipe.',)
     """
     paths = dict.fromkeys([*case.image, *([] if case.label is None else [case.label])])
     known = [lost[path] for path in paths if path in lost]
@@ -139,12 +220,31 @@ def with_problems(case: Case, good: set[Path], lost: Mapping[Path, str]) -> Case
 
 
 def path_name(path: Path, root: Path) -> str:
-    """Return a name made of a path from a folder on: `p1_CT` for `p1/CT`; the folder's own for itself."""
+    """Return a name made of the path relative to a folder.
+
+    Args:
+        path: path below `root`, or `root` itself, whose own name is then returned.
+        root: folder.
+
+    Example:
+        >>> path_name(Path("data/p1/CT"), Path("data"))
+        'p1_CT'
+    """
     return "_".join(path.relative_to(root).parts) or Path(os.path.realpath(path)).name
 
 
 def named_apart(cases: list[Case], root: Path) -> list[Case]:
-    """Name files of one name in different folders, as in `patient_1/ct.nii.gz`, after their paths from the root."""
+    """Rename files that have the same name in different folders, such as `patient_1/ct.nii.gz`, after their paths.
+
+    Args:
+        cases: cases of one folder tree.
+        root: the folder.
+
+    Example:
+        >>> cases = [Case("ct", (Path("data/p1/ct.nii"),)), Case("ct", (Path("data/p2/ct.nii"),))]
+        >>> [case.name for case in named_apart(cases, Path("data"))]
+        ['p1_ct', 'p2_ct']
+    """
     count = Counter(case.name for case in cases)
     return [
         replace(case, name="_".join((*case.image[0].parent.relative_to(root).parts, case.name)))
@@ -155,9 +255,16 @@ def named_apart(cases: list[Case], root: Path) -> list[Case]:
 
 
 def name_problems(cases: Iterable[Case]) -> list[str]:
-    """Return messages about names of cases, and about files that several cases share.
+    """Return messages about invalid or duplicate names of cases, and about files shared by several cases.
 
-    These are names that no file can have, that are not UTF-8, or that several cases have.
+    Names are invalid if they cannot be file names or are not UTF-8.
+
+    Args:
+        cases: all cases of a dataset.
+
+    Example:
+        >>> name_problems([Case("a", (Path("x/a.nii"),)), Case("a", (Path("y/a.nii"),))])
+        ["two cases are named 'a': x/a.nii and y/a.nii; rename one of the files."]
     """
     cases = list(cases)
     by_name: defaultdict[str, list[Case]] = defaultdict(list)
@@ -179,25 +286,26 @@ def name_problems(cases: Iterable[Case]) -> list[str]:
 
 
 def _shared_files(cases: Sequence[Case]) -> list[str]:
-    """A message for every scan and label map that cases of different names have in common, by path or by a link."""
+    """Return a message for each scan or label map that several cases use, directly or by a link."""
     users: defaultdict[tuple[str, str], dict[str, Path]] = defaultdict(dict)
     for case in cases:
         for kind, paths in (("image", case.image), ("label map", () if case.label is None else (case.label,))):
             for path in paths:
-                users[kind, _real(path)].setdefault(case.name, path)
+                users[kind, _resolved(path)].setdefault(case.name, path)
     messages = []
     for (kind, _), by_name in users.items():
         if len(by_name) > 1:
             (one, first), (other, second) = list(by_name.items())[:2]
             where = escaped(first) if first == second else f"{escaped(first)} and {escaped(second)}"
             messages.append(
-                f"cases {one!r} and {other!r} have the same {kind}: {where}. Give each its own, or remove one of them."
+                f"cases {one!r} and {other!r} have the same {kind}: {where}. "
+                "Give each case a separate file, or remove one of them."
             )
     return messages
 
 
-def _real(path: Path) -> str:
+def _resolved(path: Path) -> str:
     try:
         return os.path.realpath(path)
-    except (OSError, ValueError):  # no file can have that name, which is a problem of its own
+    except (OSError, ValueError):  # an invalid name is reported separately
         return str(path)

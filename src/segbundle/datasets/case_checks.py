@@ -1,4 +1,4 @@
-"""What can be wrong with a case, found in one reading and told all at once."""
+"""Checks of a single case: voxel values, label values, geometry and annotations."""
 
 from __future__ import annotations
 
@@ -15,54 +15,91 @@ _ALIGN = (
     "Look at both in a viewer first: if the label map was drawn on this image, copy the image's header to it; "
     "otherwise resample it onto the image's grid with nearest neighbor."
 )
-"""What to do where the shapes are the same: resampling empties a label map whose header lost its origin."""
+"""Advice for equal shapes: resampling would empty a label map whose header lost its origin."""
 
 
 def image_problems(scan: Scan, num_channels: int | None) -> Iterator[str]:
-    """Problems of a scan's voxels: NaN or Inf, and another number of channels than the network takes."""
+    """Yield problems of an image: NaN or Inf voxels, or a wrong number of channels.
+
+    Args:
+        scan: image (C, X, Y, Z).
+        num_channels: number of channels that the network takes; None to accept any number.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from segbundle.data import Geometry
+        >>> scan = Scan(np.full((1, 2, 2, 1), np.nan, np.float32), Geometry((2, 2, 1), np.eye(4)), Path("ct.nii"))
+        >>> list(image_problems(scan, num_channels=1))
+        ["ct.nii: contains 4 NaN or Inf voxel(s); replace them, for instance by the scan's minimum."]
+    """
     if num_channels is not None and len(scan.array) != num_channels:
         yield (
-            f"{scan.path}: has {len(scan.array)} channel(s), the network takes {num_channels}; "
-            "set network_def#in_channels, or correct the case's list of channel files."
+            f"{scan.path}: has {len(scan.array)} channel(s), but the network takes {num_channels}; "
+            "set network_def#in_channels, or correct the list of channel files of the case."
         )
     bad = _not_finite(scan.array)
     if bad:
-        yield f"{scan.path}: holds {bad} NaN or Inf voxel(s); replace them, for instance by the scan's minimum."
+        yield f"{scan.path}: contains {bad} NaN or Inf voxel(s); replace them, for instance by the scan's minimum."
 
 
 def _not_finite(array: np.ndarray) -> int:
     with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(array.sum()):  # one NaN or Inf spoils the sum, which is quicker than looking at every voxel
+        if np.isfinite(array.sum()):  # NaN and Inf propagate to the sum; a sum is faster than a test of each voxel
             return 0
     return int(array.size - np.isfinite(array).sum())
 
 
 def label_problems(label: Scan, class_names: Sequence[str], ignore_label: int | None = None) -> Iterator[str]:
-    """Problems of a label map: several channels, values that are not integers or no class, or nothing known at all."""
+    """Yield problems of a label map: several channels, invalid label values, or only unknown voxels.
+
+    Args:
+        label: label map (1, X, Y, Z).
+        class_names: classes of the task, background first.
+        ignore_label: value of voxels whose class is unknown; None (default) if the dataset has no such value.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from segbundle.data import Geometry
+        >>> label = Scan(np.zeros((2, 3, 2, 1), np.uint8), Geometry((3, 2, 1), np.eye(4)), Path("seg.nii"))
+        >>> list(label_problems(label, ["background", "liver"]))
+        ['seg.nii: has 2 channels; a label map needs one channel with class indices.']
+    """
     if len(label.array) != 1:
-        yield f"{label.path}: has {len(label.array)} channels; a label map needs one, holding class indices."
+        yield f"{label.path}: has {len(label.array)} channels; a label map needs one channel with class indices."
         return
     values = np.unique(label.array)
     if not np.isfinite(values).all() or (values != np.round(values)).any():
         shown = [float(v) for v in values if not np.isfinite(v) or v != np.round(v)][:3]
         yield (
             f"{label.path}: label values must be integers, found {shown}; it may have been resampled with "
-            "linear interpolation: use nearest neighbour."
+            "linear interpolation: use nearest neighbor."
         )
         return
     unknown = [int(v) for v in values if not 0 <= v < len(class_names) and v != ignore_label]
     if unknown:
         yield (
-            f"{label.path}: holds label value(s) [{some(unknown, _SHOWN_VALUES)}], but class_names has the "
+            f"{label.path}: contains label value(s) [{some(unknown, _SHOWN_VALUES)}], but class_names has the "
             f"{len(class_names)} classes {list(class_names)} (0 to {len(class_names) - 1}); add the class or correct "
-            'the label map. If it marks voxels whose class is unknown, call it "ignore" in the labels of dataset.json.'
+            'the label map. If the value marks voxels of unknown class, name it "ignore" in the labels of dataset.json.'
         )
     elif ignore_label is not None and values.tolist() == [ignore_label]:
-        yield f"{label.path}: every voxel is marked as unknown (ignore, {ignore_label}); leave the case's label out."
+        yield f"{label.path}: every voxel is marked as unknown (ignore, {ignore_label}); remove this label map."
 
 
 def pair_problems(image: Scan, label: Scan) -> Iterator[str]:
-    """Problems between a scan and its label map: shapes or affines that differ."""
+    """Yield a problem if an image and its label map differ in shape or affine.
+
+    Args:
+        image: image (C, X, Y, Z).
+        label: label map (1, X, Y, Z).
+
+    Example:
+        >>> from pathlib import Path
+        >>> from segbundle.data import Geometry
+        >>> image = Scan(np.zeros((1, 3, 2, 1)), Geometry((3, 2, 1), np.eye(4)), Path("ct.nii"))
+        >>> list(pair_problems(image, image))
+        []
+    """
     difference = image.geometry.difference(label.geometry)
     if difference:
         yield (
@@ -72,13 +109,26 @@ def pair_problems(image: Scan, label: Scan) -> Iterator[str]:
 
 
 def unannotated_problems(label: Scan, annotated: Sequence[bool], class_names: Sequence[str]) -> Iterator[str]:
-    """A class that is labelled although the case's `annotated` says that nobody looked for it."""
+    """Yield a problem for each class that is present in a label map but not annotated in the case.
+
+    Args:
+        label: label map (1, X, Y, Z) of class indices.
+        annotated: one bool per class.
+        class_names: classes of the task, background first.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from segbundle.data import Geometry
+        >>> label = Scan(np.ones((1, 3, 2, 1), np.uint8), Geometry((3, 2, 1), np.eye(4)), Path("seg.nii"))
+        >>> len(list(unannotated_problems(label, [True, False], ["background", "liver"])))
+        1
+    """
     if all(annotated):
         return
     present = {int(v) for v in np.unique(label.array)}
-    for index, (name, looked_for) in enumerate(zip(class_names, annotated, strict=True)):
-        if not looked_for and index in present:
+    for index, (name, is_annotated) in enumerate(zip(class_names, annotated, strict=True)):
+        if not is_annotated and index in present:
             yield (
-                f"{label.path}: holds class {name!r} ({index}), which the case's `annotated` list leaves out; "
-                "add it to the list or clear those voxels."
+                f"{label.path}: contains class {name!r} ({index}), but the `annotated` list of the case does not; "
+                "add the class to the list, or clear those voxels."
             )

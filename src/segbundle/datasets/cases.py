@@ -1,4 +1,4 @@
-"""The cases of a dataset: from a Decathlon `dataset.json`, from nnU-Net's raw layout, or from plain folders."""
+"""Cases of a dataset, from a Decathlon `dataset.json`, nnU-Net's raw layout, or plain folders."""
 
 from __future__ import annotations
 
@@ -21,13 +21,25 @@ def load_cases(dataset_dir: str | Path, data_list_key: str = "training") -> list
     """Return every case of one section of a dataset, sorted by name.
 
     Args:
-        dataset_dir: a folder with a Decathlon `dataset.json`, in nnU-Net's raw layout (a `dataset.json` without
-            lists, `case_0000.nii.gz` channels, or its `dataset` mapping), or just with `imagesTr` and `labelsTr`.
-        data_list_key: `training` (imagesTr) or `test` (imagesTs), or another list's key in `dataset.json`.
+        dataset_dir: a folder with a Decathlon `dataset.json`; in nnU-Net's raw layout (`dataset.json` without lists and
+            `case_0000.nii.gz` channels, or with a `dataset` mapping); or with only `imagesTr` and `labelsTr`.
+        data_list_key: `training` (default, imagesTr), `test` (imagesTs), or the key of another list in `dataset.json`.
+
+    Returns:
+        the cases. Missing files are listed in the `problems` of each case.
 
     Raises:
-        DataError: no such folder, a `dataset.json` that cannot be used, no case at all, or two cases of one name.
-        ConfigError: a `data_list_key` that the dataset does not have.
+        DataError: the folder does not exist, `dataset.json` is invalid, there are no cases, or two cases have the same
+            name.
+        ConfigError: the dataset does not have `data_list_key`.
+
+    Example:
+        >>> import json, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     content = {"training": [{"image": "a.nii.gz", "label": "a_seg.nii.gz"}]}
+        ...     _ = (Path(folder) / "dataset.json").write_text(json.dumps(content))
+        ...     [case.name for case in load_cases(folder)]
+        ['a']
     """
     cases, malformed = list_cases(dataset_dir, data_list_key)
     if not cases and not malformed:
@@ -42,14 +54,26 @@ def load_cases(dataset_dir: str | Path, data_list_key: str = "training") -> list
 def list_cases(
     dataset_dir: str | Path, data_list_key: str, description: Mapping[str, Any] | None = None
 ) -> tuple[list[Case], list[str]]:
-    """Return the cases of one section of a dataset, sorted by name, and problems of its list.
+    """Return the cases of one section of a dataset, and the problems of its list.
 
     Args:
-        dataset_dir, data_list_key: as in `load_cases`; the list may be empty and names may appear twice.
-        description: the content of its `dataset.json`, if that is known.
+        dataset_dir: see `load_cases`.
+        data_list_key: see `load_cases`; the list may be empty, and names may be duplicate.
+        description: content of `dataset.json`; None (default) to read the file.
+
+    Returns:
+        the cases, sorted by name, and one message per invalid entry.
 
     Raises:
-        DataError, ConfigError: as `load_cases`.
+        DataError: see `load_cases`.
+        ConfigError: see `load_cases`.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     cases, problems = list_cases(folder, "training", {"training": ["a.nii.gz", 7]})
+        >>> [case.name for case in cases], len(problems)
+        (['a'], 1)
     """
     folder = Path(dataset_dir)
     if not folder.is_dir():
@@ -70,20 +94,32 @@ def list_cases(
 
 
 def refuse(messages: list[str]) -> None:
-    """Refuse a dataset that has problems, and show the first three of them.
+    """Raise an error with the first three messages of a list that is not empty.
+
+    Args:
+        messages: problems of a dataset.
 
     Raises:
-        DataError: there is a message.
+        DataError: `messages` is not empty.
+
+    Example:
+        >>> refuse([])
     """
     if messages:
         raise DataError("\n".join(first_of(messages)))
 
 
 def refuse_cases(cases: list[Case]) -> None:
-    """Refuse cases that have problems, and name all of them.
+    """Raise an error that names all cases with problems.
+
+    Args:
+        cases: cases of a dataset.
 
     Raises:
         DataError: a case has a problem.
+
+    Example:
+        >>> refuse_cases([Case("a", (Path("a.nii"),))])
     """
     bad = [case for case in cases if case.problems]
     problems = [problem for case in bad for problem in case.problems]
@@ -101,6 +137,6 @@ def _log_unused_lists(folder: Path, description: Mapping[str, Any], data_list_ke
         is_list = isinstance(value, list) and value and isinstance(value[0], dict) and "image" in value[0]
         if is_list and key not in (*LISTS, data_list_key):
             log_once(
-                f"{folder / FILE_NAME}: its list {key!r} is not used; the lists that are: {', '.join(LISTS)}",
+                f"{folder / FILE_NAME}: list {key!r} is not used; supported lists are {', '.join(LISTS)}",
                 logging.WARNING,
             )

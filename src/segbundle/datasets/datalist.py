@@ -1,4 +1,4 @@
-"""MONAI datalists of labeled cases, whole or by folds."""
+"""MONAI datalists of labeled cases, for all cases or by fold."""
 
 from __future__ import annotations
 
@@ -31,25 +31,38 @@ def labelled_data(
     split_seed: int = 0,
     data_list_key: str = "training",
 ) -> list[dict[str, Any]]:
-    """Return a MONAI datalist of the labeled cases to train on, to validate on, or to evaluate.
+    """Return a MONAI datalist of the labeled cases for training, validation or evaluation.
 
     Args:
-        dataset_dir: as in `load_cases`.
-        class_names: the task's classes, the background first.
-        section: `training` for all cases outside `fold`, `validation` for those of `fold`, `all` for both.
-        fold: which fold is held out, in [0, num_folds); None puts every case into both sections.
-        num_folds: number of folds. The dataset's own folds come first: see `given_split` in `segbundle.datasets.folds`.
-        split_seed: decides a random split. The same cases and seed give the same split everywhere.
-        data_list_key: which list of the dataset, `training` or `test`.
+        dataset_dir: see `load_cases`.
+        class_names: classes of the task, background first.
+        section: `training` for all cases outside the validation fold, `validation` for the cases of the validation
+            fold, `all` (default) for both.
+        fold: validation fold, in [0, num_folds); None (default) puts every case into both sections.
+        num_folds: number of folds (default 5). Folds that the dataset defines take precedence: see `given_split` in
+            `segbundle.datasets.folds`.
+        split_seed: seed of the random split (default 0). The same cases and seed give the same split everywhere.
+        data_list_key: list of the dataset, `training` (default) or `test`.
 
     Returns:
-        entries with `case`, `image`, `label` and `annotated` (one bool per class), and `ignore_label` where the
-        dataset has one, sorted by name.
+        entries with `case`, `image`, `label` and `annotated` (one bool per class), sorted by name; with `ignore_label`
+        if the dataset has one.
 
     Raises:
-        DataError: no labeled case, files that are missing, folds that contradict each other, or names in `annotated` or
-            `dataset.json` that are no classes of the task.
-        ConfigError: an impossible fold.
+        DataError: there are no labeled cases, files are missing, folds contradict each other, or `annotated` or
+            `dataset.json` contain names that are not classes of the task.
+        ConfigError: the fold does not exist.
+
+    Example:
+        >>> import json, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("image.nii", "label.nii"):
+        ...         (Path(folder) / name).touch()
+        ...     content = {"training": [{"image": "image.nii", "label": "label.nii"}]}
+        ...     _ = (Path(folder) / "dataset.json").write_text(json.dumps(content))
+        ...     (entry,) = labelled_data(folder, ["background", "liver"])
+        >>> entry["case"], entry["annotated"]
+        ('image', [True, True])
     """
     if section not in ("training", "validation", "all"):
         raise ConfigError(f"section is {section!r}{suggestion(section, ('training', 'validation', 'all'))}")
@@ -71,14 +84,26 @@ def labelled_data(
 
 
 def num_folds_of(dataset_dir: str | Path, num_folds: int, data_list_key: str = "training") -> int:
-    """Return the number of folds of a cross-validation: those that a dataset defines, or else the task's.
+    """Return the number of folds of a cross-validation: the dataset's, or else the task's.
 
     Args:
-        dataset_dir, num_folds, data_list_key: as in `labelled_data`.
+        dataset_dir: see `load_cases`.
+        num_folds: number of folds of the task.
+        data_list_key: see `labelled_data`.
 
     Raises:
-        DataError: by the dataset's folds a case would be scored several times, or others as `labelled_data`.
+        DataError: the folds of the dataset would score a case several times; or see `labelled_data`.
         ConfigError: `num_folds` contradicts the dataset.
+
+    Example:
+        >>> import json, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("a.nii", "a_seg.nii", "b.nii", "b_seg.nii"):
+        ...         (Path(folder) / name).touch()
+        ...     cases = [{"image": f"{n}.nii", "label": f"{n}_seg.nii", "fold": i} for i, n in enumerate("ab")]
+        ...     _ = (Path(folder) / "dataset.json").write_text(json.dumps({"training": cases}))
+        ...     num_folds_of(folder, num_folds=5)
+        2
     """
     folder = Path(dataset_dir)
     split, count = _split(folder, *_labeled(folder, data_list_key), num_folds)
@@ -88,7 +113,7 @@ def num_folds_of(dataset_dir: str | Path, num_folds: int, data_list_key: str = "
 
 
 def _labeled(folder: Path, key: str) -> tuple[list[Case], list[Case]]:
-    """The labeled cases of a list, and those of the `validation` list where the training list is asked for."""
+    """Return the labeled cases of a list and, for the training list, those of the `validation` list."""
     cases = load_cases(folder, key)
     validation = load_cases(folder, "validation") if key == "training" and has_validation(folder) else []
     refuse(name_problems([*cases, *validation]))
@@ -104,16 +129,36 @@ def _labeled(folder: Path, key: str) -> tuple[list[Case], list[Case]]:
 
 
 def has_validation(folder: Path) -> bool:
-    """Return whether a `dataset.json` has a `validation` list that is not empty."""
+    """Return whether `dataset.json` has a `validation` list with entries.
+
+    Args:
+        folder: folder of the dataset.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     has_validation(Path(folder))
+        False
+    """
     return bool(read_description(folder).get("validation"))
 
 
 def unlabeled_in_words(folder: Path, names: Sequence[str], total: int) -> str:
-    """Return a line that names the cases without a label map."""
+    """Return a one-line summary of the cases without a label map.
+
+    Args:
+        folder: folder of the dataset.
+        names: names of the cases without a label map.
+        total: number of all cases.
+
+    Example:
+        >>> unlabeled_in_words(Path("data"), ["c"], 3)
+        'data: 1 of 3 cases have no label map and are not used: c'
+    """
     return f"{folder}: {len(names)} of {total} cases have no label map and are not used: {some(names)}"
 
 
 def _split(folder: Path, cases: Sequence[Case], validation: Sequence[Case], num_folds: int) -> tuple[Split | None, int]:
-    """The folds that a dataset defines, and the number of folds."""
+    """Return the folds that the dataset defines, and the number of folds."""
     split = given_split(folder, cases, validation)
     return split, count_folds(folder, split, num_folds, read_description(folder).get("num_folds"))

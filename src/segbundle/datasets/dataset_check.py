@@ -1,4 +1,4 @@
-"""A dataset checked as a whole: every case is opened, and every problem is listed."""
+"""Check of a whole dataset: every case is opened, and every problem is listed."""
 
 from __future__ import annotations
 
@@ -20,14 +20,24 @@ from segbundle.errors import ConfigError, DataError, SegbundleError, describe
 from segbundle.io.label_maps import read_labels
 from segbundle.io.scans import Scan, read_geometry, read_scan
 
-_LONGEST = 600
+_MAX_CHARACTERS = 600
 
 
 @dataclass
 class ClassTally:
-    """Numbers of label maps in which a class is labeled, absent, and not annotated."""
+    """Number of label maps in which a class is labeled, absent, or not annotated.
 
-    labelled: int = 0
+    Attributes:
+        labeled: number of label maps that contain the class.
+        absent: number of label maps in which the class is annotated but absent.
+        unannotated: number of label maps in which the class is not annotated.
+
+    Example:
+        >>> ClassTally(labeled=2)
+        ClassTally(labeled=2, absent=0, unannotated=0)
+    """
+
+    labeled: int = 0
     absent: int = 0
     unannotated: int = 0
 
@@ -35,9 +45,22 @@ class ClassTally:
 def examine_case(
     case: Case, class_names: Sequence[str], num_channels: int | None, ignore_label: int | None
 ) -> tuple[list[str], set[int]]:
-    """Return every problem of one case, after reading its files, and the values in its label map.
+    """Read the files of a case and return every problem, with the values in its label map.
 
-    Files of a case with known problems are not opened: a named pipe would never end.
+    The files of a case with known problems are not opened, because a named pipe would block forever.
+
+    Args:
+        case: case to check.
+        class_names: classes of the task, background first.
+        num_channels: number of channels that the network takes; None to accept any number.
+        ignore_label: value of voxels whose class is unknown; None if the dataset has no such value.
+
+    Returns:
+        messages, and the set of label values.
+
+    Example:
+        >>> examine_case(Case("a", (Path("a.nii"),), problems=("a.nii: no such file.",)), ["background"], 1, None)
+        (['a.nii: no such file.'], set())
     """
     if case.problems:
         return list(case.problems), set()
@@ -56,7 +79,21 @@ def examine_case(
 def label_and_annotation_problems(
     case: Case, label: Scan, class_names: Sequence[str], ignore_label: int | None
 ) -> list[str]:
-    """Return problems of a label map, and between it and the case's `annotated` list."""
+    """Return problems of a label map, and contradictions between it and the `annotated` list of the case.
+
+    Args:
+        case: case of the label map.
+        label: label map (1, X, Y, Z).
+        class_names: classes of the task, background first.
+        ignore_label: value of voxels whose class is unknown; None if the dataset has no such value.
+
+    Example:
+        >>> from segbundle.data import Geometry
+        >>> case = Case("a", (Path("a.nii"),), Path("seg.nii"))
+        >>> label = Scan(np.ones((1, 2, 2, 2), np.uint8), Geometry((2, 2, 2), np.eye(4)), Path("seg.nii"))
+        >>> label_and_annotation_problems(case, label, ["background", "liver"], None)
+        []
+    """
     found = list(label_problems(label, class_names, ignore_label))
     try:
         annotated = Classes(class_names).annotated_mask(case.annotated)
@@ -74,22 +111,39 @@ def _read(path: Path | list[Path], found: list[str], labels: bool) -> Scan | Non
 
 
 class DatasetCheck:
-    """Opens every case of a dataset, labeled or not, in its training, validation and test list.
+    """Iterable that opens every case of a dataset, and yields each case with its problems.
+
+    It covers labeled and unlabeled cases of the training, validation and test lists.
 
     Args:
-        dataset_dir: as in `load_cases`.
-        class_names: the task's classes, the background first; None if nothing says what they are.
-        num_channels: how many channels the network takes; None takes the first readable case's as the rule.
+        dataset_dir: see `load_cases`.
+        class_names: classes of the task, background first; None if they are unknown.
+        num_channels: number of channels that the network takes; None (default) to use that of the first readable case.
 
     Attributes:
-        cases: what will be opened.
-        problems: those of the dataset as a whole: a `dataset.json` that cannot be used, contradicting class names or
-            folds, two cases of one name.
-        tallies: after iterating, one per foreground class, of the labeled cases without problems.
-        partly_unknown: after iterating, how many of those have unknown voxels.
+        cases: cases that will be opened.
+        problems: problems of the dataset as a whole: an invalid `dataset.json`, contradictory class names or folds, or
+            duplicate names.
+        tallies: counts per foreground class over the labeled cases without problems; complete after iteration.
+        partly_unknown: number of these cases that have unknown voxels; complete after iteration.
 
     Raises:
-        DataError: there is no case to open.
+        DataError: there are no cases.
+
+    Example:
+        >>> import tempfile
+        >>> import nibabel as nib
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for kind in ("images", "labels"):
+        ...         path = Path(folder) / f"{kind}Tr" / "a.nii"
+        ...         path.parent.mkdir()
+        ...         nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.eye(4)), path)
+        ...     check = DatasetCheck(folder, ["background", "liver"])
+        ...     for case, problems in check:
+        ...         print(case.name, problems)
+        a []
+        >>> check.tallies["liver"].labeled
+        1
     """
 
     def __init__(
@@ -103,14 +157,14 @@ class DatasetCheck:
         self.problems: list[str] = []
         self.ignore_label: int | None = None
         self._learned: set[int] = set()
-        description = self._described(class_names)
+        description = self._read_description(class_names)
         announced = description.get("numTraining")
         self._announced = announced if isinstance(announced, int) else None
         training, validation, test = (self._listed(key, description) for key in ("training", "validation", "test"))
         self._training = [*training, *validation]
         self.cases = [*self._training, *test]
         if not self._training and not self.problems:
-            load_cases(dataset_dir)  # its message says what a dataset needs
+            load_cases(dataset_dir)  # raises an error that explains the layout of a dataset
         self.problems += [message for cases in (self._training, test) for message in name_problems(cases)]
         try:
             split = given_split(self.folder, *([case for case in c if case.label] for c in (training, validation)))
@@ -118,8 +172,8 @@ class DatasetCheck:
         except SegbundleError as error:
             self.problems.append(str(error))
 
-    def _described(self, class_names: Sequence[str] | None) -> dict[str, Any]:
-        """The content of `dataset.json`, or nothing where it cannot be used: then folders say what cases there are."""
+    def _read_description(self, class_names: Sequence[str] | None) -> dict[str, Any]:
+        """Return the content of `dataset.json`, or an empty dict if it is invalid and cases come from folders."""
         description: dict[str, Any] = {}
         try:
             description = read_description(self.folder)
@@ -144,30 +198,30 @@ class DatasetCheck:
 
     @property
     def notes(self) -> list[str]:
-        """After iterating: what is no problem, and yet worth knowing before a training."""
+        """Return remarks that are not problems but matter for training; call it after iteration."""
         unlabeled = [case.name for case in self._training if case.label is None]
         notes = [unlabeled_in_words(self.folder, unlabeled, len(self._training))] if unlabeled else []
         if self._announced not in (None, len(self._training)):
             notes.append(f"dataset.json has numTraining {self._announced}, but {len(self._training)} cases were found.")
         unseen = [name for index, name in enumerate(self.class_names) if index > 0 and index not in self._learned]
         if unseen:
-            notes.append(f"no training case holds {', '.join(unseen)}: a network cannot learn a class from none.")
+            notes.append(f"no training case contains {', '.join(unseen)}; a network needs examples of every class.")
         return notes
 
     def __len__(self) -> int:
         return len(self.cases)
 
     def __iter__(self) -> Iterator[tuple[Case, list[str]]]:
-        """Each case with its problems, one line each, after opening it."""
+        """Open each case, and yield it with its problems, one line each."""
         for number, case in enumerate(self.cases):
             try:
                 problems, values = self._examine(case)
                 if case.label is not None and not problems:
                     self._count(case, values)
                     self._learned |= values if number < len(self._training) else set()
-            except Exception as error:  # whatever a damaged file raises is this case's problem, and no other's
+            except Exception as error:  # a damaged file can raise anything; other cases are still checked
                 problems = [f"case {case.name}: cannot be checked ({describe(error)})."]
-            yield case, [" ".join(problem.split())[:_LONGEST] for problem in problems]
+            yield case, [" ".join(problem.split())[:_MAX_CHARACTERS] for problem in problems]
 
     def _examine(self, case: Case) -> tuple[list[str], set[int]]:
         if self.num_channels is None and not case.problems:
@@ -180,7 +234,7 @@ class DatasetCheck:
         for index, name in enumerate(self.class_names):
             if index > 0:
                 tally = self.tallies[name]
-                tally.labelled += index in values
+                tally.labeled += index in values
                 tally.absent += mask[index] and index not in values
                 tally.unannotated += not mask[index]
 

@@ -1,4 +1,4 @@
-"""A dataset's `dataset.json`: its lists of cases, its label values and their names."""
+"""Content of `dataset.json`: lists of cases, label values and class names."""
 
 from __future__ import annotations
 
@@ -24,18 +24,23 @@ _SECTIONS_IN_FOLDS = ("training", "validation")
 _OTHER_FOLD_KEYS = frozenset(
     ("fold", "folds", "foldid", "foldidx", "foldindex", "foldno", "foldnumber", "cvfold", "kfold", "split", "splits")
 )
-"""Keys of cases by which other programs name a case's fold, without their capitals and word separators."""
+"""Keys of other programs for the fold of a case, in lower case and without separators."""
 _OTHER_NUM_FOLDS_KEYS = frozenset(
     ("numfolds", "nfolds", "nfold", "numberoffolds", "kfolds", "cvfolds", "numsplits", "nsplits", *_OTHER_FOLD_KEYS)
 )
-"""The same for keys of the whole file."""
+"""Keys of other programs for the number of folds, in the same form."""
 _VALUE = re.compile(r"[0-9]{1,9}$")
 _NO_LETTER = re.compile(r"[\W_]+")
 _STRICT: Any = {"strict": True, "extra": "allow"}
 
 
 class ListedCase(TypedDict, total=False):
-    """An entry of a list of cases; a path alone stands for its `image`."""
+    """Entry of a list of cases. A path alone stands for its `image`.
+
+    Example:
+        >>> ListedCase(image=["imagesTr/a.nii.gz"], label="labelsTr/a.nii.gz", fold=0)["fold"]
+        0
+    """
 
     __pydantic_config__ = _STRICT  # type: ignore[misc]
     image: list[str]
@@ -48,7 +53,12 @@ _ENTRY_KEYS = frozenset(ListedCase.__annotations__)
 
 
 class MappedCase(TypedDict):
-    """An entry of nnU-Net's `dataset` mapping, whose key is the case's name."""
+    """Entry of nnU-Net's `dataset` mapping. The key of the entry is the name of the case.
+
+    Example:
+        >>> MappedCase(images=["imagesTr/a_0000.nii.gz"], label=None)["label"] is None
+        True
+    """
 
     __pydantic_config__ = _STRICT  # type: ignore[misc]
     images: list[str]
@@ -56,7 +66,7 @@ class MappedCase(TypedDict):
 
 
 class _Description(TypedDict, total=False):
-    """The keys of `dataset.json` that are used; entries of lists are checked one by one."""
+    """Keys of `dataset.json` that are used. Entries of lists are checked one by one."""
 
     __pydantic_config__ = _STRICT  # type: ignore[misc]
     training: list[Any] | None
@@ -70,43 +80,53 @@ class _Description(TypedDict, total=False):
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """Return the content of a dataset's `dataset.json`, or an empty dict where there is none.
+    """Return the content of `dataset.json`, or an empty dict if the file does not exist.
 
-    `channel_names` and `modality` come as lists.
+    `channel_names` and `modality` are returned as lists.
+
+    Args:
+        folder: folder of the dataset.
 
     Raises:
-        DataError: the file is not valid JSON, or a key holds a value of a wrong type.
+        DataError: the file is not valid JSON, or a value has a wrong type.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = (Path(folder) / FILE_NAME).write_text('{"modality": {"0": "CT"}}')
+        ...     read_description(Path(folder))["modality"]
+        ['CT']
     """
     path = folder / FILE_NAME
     if not os.path.lexists(path):
         return {}
     content: Any = read_json(path)
     if not isinstance(content, dict):
-        raise DataError(f"{path}: must hold a JSON object with keys such as `labels`, found {shortened(content)}.")
+        raise DataError(f"{path}: must contain a JSON object with keys such as `labels`, found {shortened(content)}.")
     for key in ("channel_names", "modality"):
         content[key] = _as_list(content.get(key))
     if isinstance(content.get("dataset"), str):  # a name, as some programs write
         del content["dataset"]
     description: dict[str, Any] = validate(content, _Description, str(path))
-    for key, known in _misspelt(description, frozenset({*LISTS, "labels", "channel_names"})):
-        raise DataError(f"{path}: has {key!r}: did you mean {known!r}?")
+    for key, known in _misspelled(description, frozenset({*LISTS, "labels", "channel_names"})):
+        raise DataError(f"{path}: unknown key {key!r}: did you mean {known!r}?")
     for key in other_spellings(content, _OTHER_NUM_FOLDS_KEYS, "num_folds"):
         raise DataError(
-            f"{path}: has {key!r}, which is not read: did you mean 'num_folds'? Folds may also be given by a `fold` of "
-            "each case, or by nnU-Net's splits_final.json."
+            f"{path}: unknown key {key!r}: did you mean 'num_folds'? Folds can also be set by a `fold` key of each "
+            "case, or by nnU-Net's splits_final.json."
         )
     return {key: value for key, value in description.items() if value is not None}
 
 
 def _as_list(value: Any) -> Any:
-    """nnU-Net and the Decathlon number channels as keys of a mapping; one channel may be a word."""
+    """Return channel names as a list: nnU-Net and the Decathlon use a mapping, or a string for one channel."""
     if isinstance(value, Mapping):
         return list(value.values())
     return [value] if isinstance(value, str) else value
 
 
-def _misspelt(content: Mapping[str, Any], known: frozenset[str]) -> Iterator[tuple[str, str]]:
-    """Keys that are nearly one of the known ones that are missing."""
+def _misspelled(content: Mapping[str, Any], known: frozenset[str]) -> Iterator[tuple[str, str]]:
+    """Yield keys that closely match a missing known key, with that key."""
     missing = known.difference(content)
     for key in content.keys() - known:
         near = _nearest(key, missing)
@@ -115,12 +135,16 @@ def _misspelt(content: Mapping[str, Any], known: frozenset[str]) -> Iterator[tup
 
 
 def other_spellings(names: Iterable[str], meant: Collection[str], known: str) -> list[str]:
-    """Return the names that mean the same as a known name; the known name is none of them.
+    """Return the names that are other spellings of a known name.
 
     Args:
-        names: for instance keys of a mapping.
-        meant: what has the same meaning, in lower case, letters and digits only.
-        known: the name as it is read.
+        names: for instance the keys of a mapping.
+        meant: other spellings, in lower case, with letters and digits only.
+        known: the supported name, which is never returned.
+
+    Example:
+        >>> other_spellings(["Fold-ID", "fold", "image"], {"foldid"}, "fold")
+        ['Fold-ID']
     """
     return sorted(name for name in names if name != known and _NO_LETTER.sub("", name.lower()) in meant)
 
@@ -131,27 +155,31 @@ def _nearest(key: str, known: frozenset[str]) -> str | None:
 
 
 def listed_case(path: Path, key: str, number: int | str, entry: Any) -> ListedCase:
-    """Return an entry of a list of cases, checked.
+    """Return a validated entry of a list of cases.
 
     Args:
-        path: of the `dataset.json`.
-        key: of the list.
-        number: of the entry in it, or its name.
+        path: path of `dataset.json`.
+        key: key of the list.
+        number: index or name of the entry.
         entry: `{"image": ..., "label": ..., "annotated": [...], "fold": 0}`, or a path.
 
     Raises:
-        DataError: a value of a wrong type, no image, or a key that is nearly a known one.
+        DataError: a value has a wrong type, `image` is missing, or a key is misspelled.
+
+    Example:
+        >>> listed_case(Path("dataset.json"), "training", 0, "imagesTr/a.nii.gz")
+        {'image': ['imagesTr/a.nii.gz']}
     """
     place = f"{path}: {key}[{number}]" if isinstance(number, int) else f"{path}: {key}.{escaped(number)}"
     if isinstance(entry, str):
         entry = {"image": entry}
     if not isinstance(entry, dict):
-        raise DataError(f'{place} is {shortened(entry)}; {{"image": path, "label": path}} or a path is needed.')
+        raise DataError(f'{place} is {shortened(entry)}; it must be {{"image": path, "label": path}} or a path.')
     entry = dict(entry)
-    for name, known in _misspelt(entry, _ENTRY_KEYS):
-        raise DataError(f"{place} has {name!r}: did you mean {known!r}?")
+    for name, known in _misspelled(entry, _ENTRY_KEYS):
+        raise DataError(f"{place} has the unknown key {name!r}: did you mean {known!r}?")
     for name in other_spellings(entry, _OTHER_FOLD_KEYS, "fold") if key in _SECTIONS_IN_FOLDS else ():
-        raise DataError(f"{place} has {name!r}, which is not read: did you mean 'fold', with the values 0, 1, 2, ...?")
+        raise DataError(f"{place} has the unknown key {name!r}: did you mean 'fold', with the values 0, 1, 2, ...?")
     if isinstance(entry.get("image"), str):
         entry["image"] = [entry["image"]]
     if not entry.get("image") or entry["image"] == [""]:
@@ -162,7 +190,20 @@ def listed_case(path: Path, key: str, number: int | str, entry: Any) -> ListedCa
 
 
 def mapped_case(path: Path, name: str, entry: Any) -> ListedCase:
-    """Return an entry of nnU-Net's `dataset` mapping as one of a list; see `listed_case`."""
+    """Return a validated entry of nnU-Net's `dataset` mapping in the form of `listed_case`.
+
+    Args:
+        path: path of `dataset.json`.
+        name: key of the entry.
+        entry: `{"images": [...], "label": ...}`.
+
+    Raises:
+        DataError: see `listed_case`.
+
+    Example:
+        >>> mapped_case(Path("dataset.json"), "a", {"images": "a_0000.nii.gz", "label": None})["image"]
+        ['a_0000.nii.gz']
+    """
     if isinstance(entry, dict) and isinstance(entry.get("images"), str):
         entry = {**entry, "images": [entry["images"]]}
     validate({"dataset": {name: entry}}, dict[str, dict[str, MappedCase]], str(path))
@@ -170,19 +211,39 @@ def mapped_case(path: Path, name: str, entry: Any) -> ListedCase:
 
 
 class DescribedLabels(NamedTuple):
-    """Class names by value, or None where `dataset.json` has none, and the value of unknown voxels."""
+    """Class names and ignore label of `dataset.json`.
+
+    Attributes:
+        class_names: names in the order of the label values, or None (default) if the file does not have them.
+        ignore_label: value of voxels whose class is unknown, or None (default).
+
+    Example:
+        >>> DescribedLabels(["background", "liver"]).ignore_label is None
+        True
+    """
 
     class_names: list[str] | None = None
     ignore_label: int | None = None
 
 
 def described_labels(folder: Path) -> DescribedLabels:
-    """Return class names by label value, and the label called `ignore`, as `dataset.json` has them.
+    """Return the class names and the ignore label of a dataset.
 
-    Understands Decathlon's `{"0": "background", "1": "liver"}` and nnU-Net's `{"background": 0, "liver": 1}`.
+    Both layouts are supported: `{"0": "background", "1": "liver"}` of the Decathlon and `{"background": 0, "liver": 1}`
+    of nnU-Net. The label named `ignore` marks unknown voxels.
+
+    Args:
+        folder: folder of the dataset.
 
     Raises:
-        DataError: values that are not 0, 1, 2, ... (nnU-Net's region-based labels among them), or given twice.
+        DataError: label values are not 0, 1, 2, ..., are duplicate, or are region-based labels of nnU-Net.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = (Path(folder) / FILE_NAME).write_text('{"labels": {"background": 0, "liver": 1, "ignore": 2}}')
+        ...     described_labels(Path(folder))
+        DescribedLabels(class_names=['background', 'liver'], ignore_label=2)
     """
     labels = read_description(folder).get("labels")
     if labels is None or labels == {}:
@@ -190,21 +251,23 @@ def described_labels(folder: Path) -> DescribedLabels:
     path = folder / FILE_NAME
     names = _names_by_value(path, labels)
     by_value = dict(names)
-    twice = [value for value, count in Counter(value for value, _ in names).items() if count > 1]
-    if twice:
-        same = ", ".join(repr(name) for value, name in names if value == twice[0])
-        raise DataError(f"{path}: `labels` gives the value {twice[0]} to {same}; give every class a value of its own.")
+    duplicates = [value for value, count in Counter(value for value, _ in names).items() if count > 1]
+    if duplicates:
+        same = ", ".join(repr(name) for value, name in names if value == duplicates[0])
+        raise DataError(
+            f"{path}: `labels` gives the value {duplicates[0]} to {same}; give every class a different value."
+        )
     ignored = [value for value, name in by_value.items() if name.lower() == "ignore"]
     for value in ignored:
         del by_value[value]
     if len(ignored) > 1 or sorted(by_value) != list(range(len(by_value))):
         raise DataError(
-            f"{path}: the values of `labels` are {shortened(sorted(by_value))}, and must be 0, 1, 2, ... without a "
-            "gap, apart from one called ignore."
+            f"{path}: the values of `labels` are {shortened(sorted(by_value))}, but must be 0, 1, 2, ... without a "
+            "gap. Only the label named ignore may have another value."
         )
     elsewhere = [value for value, name in by_value.items() if name.lower() == "background" and value > 0]
     if elsewhere:
-        raise DataError(f"{path}: `labels` gives the value {elsewhere[0]} to the background, which must have 0.")
+        raise DataError(f"{path}: `labels` gives the background the value {elsewhere[0]}; it must be 0.")
     return DescribedLabels([by_value[value] for value in range(len(by_value))], ignored[0] if ignored else None)
 
 
@@ -227,20 +290,30 @@ def _names_by_value(path: Path, labels: Any) -> list[tuple[int, str]]:
                 f"{path}: labels.{escaped(str(name))} is {shortened(value)}; `labels` must give each class one integer."
             )
         if not isinstance(name, (str, int)) or isinstance(name, bool) or escaped(str(name)) != str(name) or name == "":
-            raise DataError(f"{path}: labels.{value} is {shortened(name)}; a class's name is needed.")
+            raise DataError(f"{path}: labels.{value} is {shortened(name)}; it must be the name of a class.")
     return [(int(value), str(name)) for value, name in pairs]
 
 
 def check_class_names(dataset_dir: str | Path, class_names: Sequence[str]) -> None:
-    """Refuse a task whose `class_names` contradict the dataset's own, upper and lower case aside.
+    """Check that the `class_names` of a task match those of the dataset, ignoring case.
+
+    Args:
+        dataset_dir: folder of the dataset.
+        class_names: classes of the task, background first.
 
     Raises:
-        DataError: another number of classes, or another name at some label value.
+        DataError: the number of classes or a name differs.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = (Path(folder) / FILE_NAME).write_text('{"labels": {"0": "background", "1": "liver"}}')
+        ...     check_class_names(folder, ["background", "Liver"])
     """
     described, names = described_labels(Path(dataset_dir)).class_names, Classes(class_names).names
     if described is None or [n.lower() for n in described] == [n.lower() for n in names]:
         return
     raise DataError(
-        f"{Path(dataset_dir) / FILE_NAME}: its labels are {described}, the task's class_names are {names}; "
-        "correct whichever is wrong."
+        f"{Path(dataset_dir) / FILE_NAME}: its labels are {described}, but the task's class_names are {names}. "
+        "Correct one of them."
     )

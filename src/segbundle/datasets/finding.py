@@ -1,4 +1,4 @@
-"""Find the scans that a user means by files and folders, each under a name of its own."""
+"""Search of files and folders for scans, each with a unique name."""
 
 from __future__ import annotations
 
@@ -30,35 +30,43 @@ _FORMATS = ".nii, .nii.gz, .nrrd, .mha, .mhd or DICOM"
 
 
 def find_scans(scans: str | Path | Sequence[str | Path], num_channels: int = 1) -> list[dict[str, Any]]:
-    """Return a MONAI datalist of scans to run inference on.
+    """Return a MONAI datalist of scans for inference.
 
-    A scan that cannot be opened, or whose name another one has, gets an `error`; the others are not affected.
+    A scan that cannot be opened, or whose name is not unique, gets an `error`. Other scans are not affected.
 
     Args:
-        scans: a scan file; a folder, which is searched with its subfolders; a dataset's folder (its `test` list, or
-            `imagesTs`, or else every training image); or a list of any of these. A folder of DICOM files is one scan,
-            named after its path, as are files that share their name with another. Each real folder is searched once.
-            Hidden files and label maps that inference wrote are left out: `x_seg.nii.gz` or `x_prob.nii` beside
-            `x.nii.gz` or beside a `predictions.json`.
-        num_channels: with more than one, files `case_0000`, `case_0001`, ... are the channels of one case; with
-            one, the ending `_0000` is dropped where every file of a folder has it.
+        scans: one of these, or a list of them. A scan file. A folder, searched with its subfolders; each real folder is
+            searched once. The folder of a dataset, for its `test` list, `imagesTs`, or else all training images. A
+            folder of DICOM files is one scan, named after its path. Files with the same name are also named after their
+            paths. Hidden files are skipped, and so are label maps written by inference: `x_seg.nii.gz` or `x_prob.nii`
+            next to `x.nii.gz` or to a `predictions.json`.
+        num_channels: number of channels of the network (default 1). With several, the files `case_0000`, `case_0001`,
+            ... are the channels of one case. With one, the suffix `_0000` is dropped if every file of a folder has it.
 
     Returns:
-        entries with `case` and `image`, and `error` where there is one, sorted by name.
+        entries with `case` and `image`, sorted by name; with `error` if the scan cannot be used.
 
     Raises:
-        DataError: no scan was found, or none that can be opened.
+        DataError: no scans were found, or none of them can be opened.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("a.nii.gz", "b.mha", "notes.txt"):
+        ...         (Path(folder) / name).touch()
+        ...     [entry["case"] for entry in find_scans(folder)]
+        ['a', 'b']
     """
     paths = [Path(scans)] if isinstance(scans, (str, Path)) else [Path(path) for path in scans]
     trees: list[Tree] = []
     cases = [case for path in paths for case in _scans_of(path, num_channels, trees)]
     log_left_out(trees)
     if len(paths) > 1:
-        cases = _each_once(cases)
-    cases = tell_apart([_with_text_name(case) for case in cases])
+        cases = _without_duplicates(cases)
+    cases = tell_apart([_with_printable_name(case) for case in cases])
     if not cases:
         others = left_out_in_words(sum((tree.left_out for tree in trees), Counter()))
-        raise DataError(f"{', '.join(map(escaped, paths))}: holds no scan ({_FORMATS}){others and '; '}{others}.")
+        raise DataError(f"{', '.join(map(escaped, paths))}: contains no scan ({_FORMATS}){others and '; '}{others}.")
     if all(case.problems for case in cases):
         refuse(list(dict.fromkeys(problem for case in cases for problem in case.problems)))
     return [Case(case.name, case.image, problems=case.problems).item([]) for case in sorted(cases, key=_by_name)]
@@ -69,7 +77,7 @@ def _by_name(case: Case) -> str:
 
 
 def _scans_of(path: Path, num_channels: int, trees: list[Tree]) -> list[Case]:
-    """The scans that one path given by a user means; the folder that was searched is added to `trees`."""
+    """Return the scans of one given path; a searched folder is added to `trees`."""
     if not os.path.lexists(path):
         return [Case(stem(path), (path,), problems=(f"{escaped(path)}: no such file or folder.",))]
     problem = path_problem(path)
@@ -98,13 +106,13 @@ def _scans_in(folder: Path, num_channels: int, trees: list[Tree]) -> list[Case]:
     if len(files) < len(kept):
         tree.left_out["segmentations of 3D Slicer"] += len(kept) - len(files)
     found = group_channels([*files, *filter(is_scan_file, lost_scans(tree))], num_channels)
-    lost = {one.path: one.reason for one in tree.lost}
+    lost = {lost.path: lost.reason for lost in tree.lost}
     good = {*files, *tree.dicom}
     return [with_problems(case, good, lost) for case in named_apart(found + scans_in_folders(tree), root)]
 
 
-def _with_text_name(case: Case) -> Case:
-    """A case whose name or path no result can hold fails, under a name that it can."""
+def _with_printable_name(case: Case) -> Case:
+    """Return a case with a printable name; the case fails if its name or path is not valid text."""
     texts = [(str(path).replace(os.sep, "_"), path) for path in case.image] + [(case.name, case.image[0])]
     problem = next((f"{escaped(path)}: {why}." for text, path in texts if (why := name_problem(text))), None)
     if problem is None:
@@ -113,25 +121,33 @@ def _with_text_name(case: Case) -> Case:
     return replace(case, name=escaped(case.name), image=image, problems=(*case.problems, problem))
 
 
-def _each_once(cases: list[Case]) -> list[Case]:
-    """Of a scan that several of the given paths contain, one."""
-    return list({(_own_name(case), *map(os.path.realpath, case.image)): case for case in reversed(cases)}.values())[
+def _without_duplicates(cases: list[Case]) -> list[Case]:
+    """Return the cases without duplicates of a scan that several of the given paths contain."""
+    return list({(_base_name(case), *map(os.path.realpath, case.image)): case for case in reversed(cases)}.values())[
         ::-1
     ]
 
 
-def _own_name(case: Case) -> str:
-    """A case's name without the folders before it."""
+def _base_name(case: Case) -> str:
+    """Return the name of a case without the folders in front of it."""
     path = case.image[0]
     whole = stem(path)
     return whole if case.name.endswith(whole) else case_of_channel(path) or whole
 
 
 def tell_apart(cases: Sequence[Case]) -> list[Case]:
-    """Give every case a name of its own.
+    """Return the cases with unique names.
 
-    Cases of one name get as many of their folders' names in front of it as it takes. Those of one folder, such as
-    `a.nii` and `a.nii.gz`, cannot be told apart and get a problem instead.
+    Cases with the same name are prefixed with the names of their folders, as many as needed. Cases in the same folder,
+    such as `a.nii` and `a.nii.gz`, get a problem instead.
+
+    Args:
+        cases: cases with any names.
+
+    Example:
+        >>> cases = [Case("ct", (Path("/data/p1/ct.nii"),)), Case("ct", (Path("/data/p2/ct.nii"),))]
+        >>> [case.name for case in tell_apart(cases)]
+        ['p1_ct', 'p2_ct']
     """
     groups: defaultdict[str, list[Case]] = defaultdict(list)
     for case in cases:
@@ -144,16 +160,18 @@ def tell_apart(cases: Sequence[Case]) -> list[Case]:
             for case in same:
                 by_folder[_folder(case)].append(case)
             named = _named_by_folders([cases[0] for cases in by_folder.values() if len(cases) == 1], taken)
-            named += [case for cases in by_folder.values() if len(cases) > 1 for case in _clashing(cases, taken)]
+            named += [
+                case for cases in by_folder.values() if len(cases) > 1 for case in _with_name_problem(cases, taken)
+            ]
             taken |= {case.name for case in named}
             found += named
     return found
 
 
 def _folder(case: Case) -> tuple[str, ...]:
-    """The names of the folders that a case's files are in, and its own in them."""
+    """Return the names of the folders of a case, followed by its name in the innermost folder."""
     parent = Path(os.path.realpath(case.image[0].parent))
-    return (*parent.parts[1:], _own_name(case))
+    return (*parent.parts[1:], _base_name(case))
 
 
 def _named_by_folders(cases: list[Case], taken: set[str]) -> list[Case]:
@@ -163,11 +181,11 @@ def _named_by_folders(cases: list[Case], taken: set[str]) -> list[Case]:
         names = ["_".join(part[-depth:]) for part in parts]
         if len(set(names)) == len(names) and taken.isdisjoint(names):
             return [replace(case, name=name) for case, name in zip(cases, names, strict=True)]
-    return _clashing(cases, taken) if cases else []
+    return _with_name_problem(cases, taken) if cases else []
 
 
-def _clashing(cases: Sequence[Case], taken: set[str]) -> list[Case]:
-    """Cases that cannot be told apart, under the names of their files."""
+def _with_name_problem(cases: Sequence[Case], taken: set[str]) -> list[Case]:
+    """Return cases of one folder with the same name, named after their files and with a problem each."""
     first, second = escaped(cases[0].image[0]), escaped(cases[-1].image[0])
     problem = f"two cases are named {cases[0].name!r}: {first} and {second}; rename one of them."
     named = []

@@ -1,4 +1,4 @@
-"""List the scan files of a folder tree, and everything in it that is skipped or cannot be opened."""
+"""Content of a folder tree: scan files, skipped files, and paths that cannot be opened."""
 
 from __future__ import annotations
 
@@ -30,13 +30,17 @@ _NOT_A_SCAN = "is a folder without a scan, not a file. Replace it with the scan 
 
 @dataclass(frozen=True)
 class Lost:
-    """A path that cannot be opened.
+    """Path that cannot be opened.
 
     Attributes:
         path: a file, a link, or a folder.
         reason: one sentence that begins with the path.
         scan: whether the path may be a scan or contain scans: it has the suffix of a scan, or is a folder.
-        slice: whether it may be a file of a DICOM series.
+        slice: whether the path may be a file of a DICOM series (default False).
+
+    Example:
+        >>> Lost(Path("a.nii"), "a.nii: no such file.", scan=True).slice
+        False
     """
 
     path: Path
@@ -47,7 +51,7 @@ class Lost:
 
 @dataclass
 class Tree:
-    """The content of a folder and its subfolders.
+    """Content of a folder and its subfolders.
 
     Each real folder is listed once, by its own path rather than by a link to it. Hidden files and folders are skipped.
     Only regular files are opened.
@@ -58,7 +62,11 @@ class Tree:
         dicom: folders that directly contain DICOM files, sorted.
         lost: paths that cannot be opened, sorted.
         left_out: number of skipped files by kind.
-        no_volumes: names of DICOM series that are not volumes, by what they are instead.
+        no_volumes: names of DICOM series that are not volumes, by kind.
+
+    Example:
+        >>> Tree(Path("data")).files
+        []
     """
 
     root: Path
@@ -74,10 +82,19 @@ def list_tree(root: str | Path) -> Tree:
 
     Args:
         root: the folder; if it cannot be opened, it is the only entry of `lost`.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("ct.nii.gz", "notes.txt"):
+        ...         (Path(folder) / name).touch()
+        ...     tree = list_tree(folder)
+        >>> [path.name for path in tree.files], dict(tree.left_out)
+        (['ct.nii.gz'], {'.txt': 1})
     """
     tree = Tree(Path(root))
     seen: set[tuple[int, int]] = set()
-    folders, links = [tree.root], list[Path]()  # links last, so that a folder is found by its own path
+    folders, links = [tree.root], list[Path]()  # links last, so that a folder is found by its real path
     while folders or links:
         folder = folders.pop() if folders else links.pop(0)
         try:
@@ -89,7 +106,7 @@ def list_tree(root: str | Path) -> Tree:
             with os.scandir(folder) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
         except OSError as error:
-            tree.lost.append(Lost(folder, f"{escaped(folder)}: {_in_words(error, folder)}", scan=True))
+            tree.lost.append(Lost(folder, f"{escaped(folder)}: {_describe_error(error, folder)}", scan=True))
             continue
         plain = [entry for entry in entries if not entry.name.startswith(".")]
         if len(plain) < len(entries):
@@ -106,12 +123,12 @@ def list_tree(root: str | Path) -> Tree:
 
 
 def _may_be_scan(entry: os.DirEntry[str]) -> bool:
-    """Return whether an entry of a folder named like a scan may be the scan, as some programs unpack archives."""
+    """Return whether an entry of a folder named like a scan may be the scan: some programs unpack archives this way."""
     return entry.is_dir() or is_scan_file(Path(entry.name)) or may_be_slice(entry.name)
 
 
 def _list_files(tree: Tree, folder: Path, entries: list[os.DirEntry[str]], links: list[Path]) -> None:
-    """Add the entries of a folder, except its subfolders, to a tree."""
+    """Add the files and links of a folder to a tree."""
     scans, others = list[Path](), list[Path]()
     for entry in entries:
         path = folder / entry.name
@@ -138,7 +155,7 @@ def _data_of(path: Path) -> list[Path]:
 
 
 def _lost(path: Path, reason: str) -> Lost:
-    """Classify a link or special file by its name: a broken `patient.1` may have led to a folder of scans."""
+    """Return a `Lost` for a link or special file, classified by name: a broken `patient.1` may be a folder of scans."""
     try:
         path.stat()
         folder = False
@@ -148,7 +165,7 @@ def _lost(path: Path, reason: str) -> Lost:
 
 
 def _list_others(tree: Tree, folder: Path, others: list[Path]) -> None:
-    """Find DICOM files among files without the suffix of a scan, and count the others."""
+    """Find DICOM files among files without the suffix of a scan, and count the other files."""
     slices = 0
     for path in others:
         if path.name == "DICOMDIR":
@@ -157,7 +174,7 @@ def _list_others(tree: Tree, folder: Path, others: list[Path]) -> None:
         try:
             is_slice = holds_dicom(path)
         except OSError as error:
-            reason = f"{escaped(path)}: {_in_words(error, path)}"
+            reason = f"{escaped(path)}: {_describe_error(error, path)}"
             tree.lost.append(Lost(path, reason, scan=False, slice=may_be_slice(path.name)))
             continue
         slices += is_slice
@@ -169,33 +186,52 @@ def _list_others(tree: Tree, folder: Path, others: list[Path]) -> None:
 
 
 def path_problem(path: Path) -> str | None:
-    """Return why a path cannot be opened, without opening it; None for a file or a folder."""
+    """Return why a path cannot be opened, or None for a file or folder. The path is not opened.
+
+    Args:
+        path: file, folder, link or special file.
+
+    Example:
+        >>> path_problem(Path("/nowhere/a.nii"))
+        '/nowhere/a.nii: no such file. Check the path, or its entry in dataset.json.'
+    """
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:
-        return f"{escaped(path)}: {_in_words(error, path)}"
+        return f"{escaped(path)}: {_describe_error(error, path)}"
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         return None
     kind = _SPECIAL.get(stat.S_IFMT(mode), "a special file")
     return f"{escaped(path)}: is {kind}, not a file. Replace it with the scan itself, or remove it."
 
 
-def _in_words(error: OSError | ValueError, path: Path) -> str:
+def _describe_error(error: OSError | ValueError, path: Path) -> str:
     code = getattr(error, "errno", None)
     if code == errno.ELOOP:
-        return "is a link that leads back to itself. Remove it, or point it to a file."
+        return "is a symbolic link that forms a loop. Remove it, or link to a file."
     if code in (errno.ENOENT, errno.ENOTDIR) and path.is_symlink():
         target = escaped(path.readlink())
         return f"is a link to {target}, which does not exist. Restore the file, or remove the link."
     if code in (errno.ENOENT, errno.ENOTDIR) or code is None:
-        return "no such file. Check the path, and the entry in dataset.json if it comes from one."
+        return "no such file. Check the path, or its entry in dataset.json."
     return f"cannot be opened ({os.strerror(code)}). Check its permissions, or remove it."
 
 
 def leave_out_results(tree: Tree) -> list[Path]:
-    """Return the scan files of a tree without those that inference wrote, which are counted as skipped.
+    """Return the scan files of a tree without those written by inference; these are counted as skipped.
 
-    These are `x_seg.nii.gz` and `x_prob.nii` beside `x.nii.gz`, or beside a `predictions.json`.
+    Files written by inference are `x_seg.nii.gz` and `x_prob.nii` next to `x.nii.gz` or to a `predictions.json`.
+
+    Args:
+        tree: content of a folder tree; its `left_out` is updated.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("x.nii.gz", "x_seg.nii.gz"):
+        ...         (Path(folder) / name).touch()
+        ...     [path.name for path in leave_out_results(list_tree(folder))]
+        ['x.nii.gz']
     """
     kept = []
     for file in tree.files:
@@ -210,7 +246,10 @@ def leave_out_results(tree: Tree) -> list[Path]:
 
 
 def left_out_in_words(left_out: Counter[str]) -> str:
-    """Return how many files of which kinds were skipped, or an empty string if none were.
+    """Return the number of skipped files by kind as text; empty without skipped files.
+
+    Args:
+        left_out: number of skipped files by kind.
 
     Example:
         >>> left_out_in_words(Counter({".txt": 10, "hidden": 2}))
@@ -225,7 +264,16 @@ def left_out_in_words(left_out: Counter[str]) -> str:
 
 
 def log_left_out(trees: Iterable[Tree]) -> None:
-    """Log what was skipped in folders, and files other than scans that cannot be opened; each line once per process."""
+    """Log the skipped files of folder trees, and files other than scans that cannot be opened.
+
+    Each line is logged once per process.
+
+    Args:
+        trees: contents of folder trees.
+
+    Example:
+        >>> log_left_out([Tree(Path("data"))])
+    """
     for tree in trees:
         words = left_out_in_words(tree.left_out)
         if words:
@@ -239,12 +287,24 @@ def log_left_out(trees: Iterable[Tree]) -> None:
 
 @lru_cache(maxsize=1000)
 def log_once(message: str, level: int = logging.INFO) -> None:
-    """Log a message once per process, since a training lists its dataset twice."""
+    """Log a message once per process; datasets are listed twice during training.
+
+    Args:
+        message: text.
+        level: logging level (default INFO).
+
+    Example:
+        >>> log_once("12 files skipped")
+    """
     _logger.log(level, "%s", message)
 
 
 def first_of(messages: Sequence[str], most: int = 3) -> list[str]:
-    """Return the first messages of a list, followed by the number of the others.
+    """Return the first messages of a list, followed by the number of other messages.
+
+    Args:
+        messages: problems.
+        most: number of messages to return (default 3).
 
     Example:
         >>> first_of(["a", "b", "c"], 1)
@@ -259,7 +319,10 @@ def first_of(messages: Sequence[str], most: int = 3) -> list[str]:
 
 
 def escaped(text: str | Path) -> str:
-    r"""Return text with escapes for characters that cannot be printed, such as line breaks and bytes outside UTF-8.
+    r"""Return text with escapes for unprintable characters, such as line breaks and bytes outside UTF-8.
+
+    Args:
+        text: text or path.
 
     Example:
         >>> escaped("gr\udcf6sse.nii")
@@ -269,7 +332,11 @@ def escaped(text: str | Path) -> str:
 
 
 def some(names: Sequence[object], most: int = 5) -> str:
-    """Return the first names of a list as text, with the number of the others.
+    """Return the first names of a list as text, with the number of other names.
+
+    Args:
+        names: any objects.
+        most: number of names to show (default 5).
 
     Example:
         >>> some(["a", "b", "c"], 2)

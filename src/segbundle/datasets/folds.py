@@ -1,4 +1,4 @@
-"""Folds: which cases are held out, at random or as the dataset says."""
+"""Folds of a cross-validation: a random split, or the folds that a dataset defines."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from segbundle.errors import ConfigError, DataError
 from segbundle.files.documents import read_json
 
 DEFAULT_NUM_FOLDS = 5
-"""The bundle's `num_folds`, which a dataset's own folds replace; any other number must agree with them."""
+"""Default `num_folds` of the bundle. The dataset's folds replace it; any other value must match them."""
 SPLITS = "splits_final.json"
 _SPLIT_FILES = frozenset(
     f"{name}{ending}"
     for name in ("splitsfinal", "splitfinal", "finalsplits", "splits", "split", "folds")
     for ending in ("json", "pkl", "pickle", "yaml", "yml")
 )
-"""Files that name folds, as other programs call them; `splits_final.pkl` is that of nnU-Net's version 1."""
+"""Files with folds of other programs, in lower case; nnU-Net v1 writes `splits_final.pkl`."""
 
 
 class _Fold(TypedDict):
@@ -36,11 +36,16 @@ class _Fold(TypedDict):
 
 @dataclass(frozen=True)
 class Split:
-    """Folds that a dataset defines itself.
+    """Folds that a dataset defines.
 
     Attributes:
-        origin: where they are written, for messages.
-        folds: per fold the names of the cases that it trains on and of those that it holds out.
+        origin: source of the folds, for messages.
+        folds: for each fold, the names of the training cases and of the held-out cases.
+
+    Example:
+        >>> split = Split("splits_final.json", ((frozenset({"a"}), frozenset({"b"})),))
+        >>> len(split.folds)
+        1
     """
 
     origin: str
@@ -48,43 +53,59 @@ class Split:
 
 
 def fold_names(names: Iterable[str], fold: int, num_folds: int, split_seed: int = 0) -> set[str]:
-    """Return the names of the cases that one fold of a random split holds out.
+    """Return the names of the held-out cases of one fold of a random split.
 
-    Names are sorted and shuffled by `split_seed`, then dealt out in turn, so fold sizes differ by one at most and every
-    case is held out exactly once.
+    Names are sorted, shuffled and distributed in turn. Fold sizes differ by at most one, and every case is held out
+    once.
+
+    Args:
+        names: names of all labeled cases.
+        fold: validation fold, in [0, num_folds).
+        num_folds: number of folds.
+        split_seed: seed of the random split (default 0).
 
     Raises:
-        ConfigError: `fold` is outside [0, num_folds), or there are more folds than cases.
+        ConfigError: the fold does not exist, or there are more folds than cases.
+
+    Example:
+        >>> sorted(fold_names(["a", "b", "c", "d"], fold=0, num_folds=2))
+        ['b', 'c']
     """
     ordered = sorted(names)
     if not 0 <= fold < num_folds:
-        raise ConfigError(f"fold is {fold}, and must lie in [0, num_folds) with num_folds {num_folds}.")
+        raise ConfigError(f"fold is {fold}; it must be in [0, num_folds) with num_folds {num_folds}.")
     if len(ordered) < 2:
         raise ConfigError(
-            f"fold is {fold}, but there is only one labeled case, and none would be left to train on. "
-            "Use --fold null, which trains and validates on it."
+            f"fold is {fold}, but the dataset has only one labeled case, so no case would be left for training. "
+            "Use --fold null to train and validate on this case."
         )
     if not 2 <= num_folds <= len(ordered):
         raise ConfigError(
-            f"num_folds is {num_folds}, and must lie between 2 and the number of labeled cases, {len(ordered)}. "
-            "Or use --fold null, which trains on every case."
+            f"num_folds is {num_folds}; it must be between 2 and the number of labeled cases, {len(ordered)}. "
+            "Use --fold null to train on every case."
         )
     order = np.random.RandomState(split_seed).permutation(len(ordered))
     return {ordered[index] for index in order[fold::num_folds]}
 
 
 def given_split(folder: Path, training: Sequence[Case], validation: Sequence[Case]) -> Split | None:
-    """Return the folds that a dataset defines, or None if it leaves them to chance.
+    """Return the folds that a dataset defines, or None for a random split.
 
-    These are the `fold` keys of its training list (as in MONAI), its `validation` list, or nnU-Net's
-    `splits_final.json` in its folder.
+    A dataset defines folds by `fold` keys in its training list (as in MONAI), by a `validation` list, or by nnU-Net's
+    `splits_final.json`.
 
     Args:
-        folder: the dataset's.
-        training, validation: the labeled cases of the two lists.
+        folder: folder of the dataset.
+        training: labeled cases of the training list.
+        validation: labeled cases of the `validation` list.
 
     Raises:
-        DataError: several of them, or one that contradicts itself or the cases.
+        DataError: the dataset defines folds in several ways, or the folds contradict each other or the cases.
+
+    Example:
+        >>> cases = [Case("a", (Path("a.nii"),), fold=0), Case("b", (Path("b.nii"),), fold=1)]
+        >>> given_split(Path("/nowhere"), cases, []).folds[0]
+        (frozenset({'b'}), frozenset({'a'}))
     """
     path = folder / SPLITS
     _refuse_other_files(folder)
@@ -93,9 +114,9 @@ def given_split(folder: Path, training: Sequence[Case], validation: Sequence[Cas
         "the `validation` list of dataset.json": bool(validation),
         SPLITS: os.path.lexists(path),
     }
-    given = [origin for origin, there in found.items() if there]
+    given = [origin for origin, present in found.items() if present]
     if len(given) > 1:
-        raise DataError(f"{folder}: {' and '.join(given)} both say which cases are held out. Remove one of them.")
+        raise DataError(f"{folder}: {' and '.join(given)} both define folds. Remove one of them.")
     if given == [SPLITS]:
         return Split(SPLITS, tuple(_read_splits(path, {case.name for case in training})))
     if validation:
@@ -105,15 +126,15 @@ def given_split(folder: Path, training: Sequence[Case], validation: Sequence[Cas
 
 
 def _refuse_other_files(folder: Path) -> None:
-    """Refuse files with folds that are not read, unless the one that is read is there as well."""
+    """Raise an error if the dataset has folds in an unsupported file and no `splits_final.json`."""
     present = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     for name in other_spellings(present, _SPLIT_FILES, SPLITS):
         if os.path.lexists(folder / SPLITS):
-            log_once(f"{escaped(folder / name)}: is not read; folds come from {SPLITS}", logging.WARNING)
+            log_once(f"{escaped(folder / name)}: is not used; folds come from {SPLITS}", logging.WARNING)
         else:
             raise DataError(
-                f"{escaped(folder / name)}: is not read: did you mean {SPLITS}? Write that file as nnU-Net's version 2 "
-                'does, [{"train": [names], "val": [names]}, ...], or move this one away.'
+                f"{escaped(folder / name)}: is not used: did you mean {SPLITS}? Convert it to the format of nnU-Net "
+                'v2, [{"train": [names], "val": [names]}, ...], or move it away.'
             )
 
 
@@ -122,13 +143,13 @@ def _folds_by_key(folder: Path, cases: Sequence[Case]) -> Iterable[tuple[frozens
     if without:
         raise DataError(
             f"{folder / 'dataset.json'}: {len(without)} of {len(cases)} labeled cases have no `fold` "
-            f"({some(without)}), the others have one. Give every case its fold."
+            f"({some(without)}), but the others have one. Add `fold` to every case."
         )
     numbers = sorted({case.fold for case in cases if case.fold is not None})
     if numbers != list(range(len(numbers))) or len(numbers) < 2:
         raise DataError(
             f"{folder / 'dataset.json'}: the `fold` keys are {some(numbers)}; they must be 0, 1, 2, ... without a gap, "
-            "and at least two."
+            "for at least two folds."
         )
     names = frozenset(case.name for case in cases)
     for number in numbers:
@@ -139,11 +160,11 @@ def _folds_by_key(folder: Path, cases: Sequence[Case]) -> Iterable[tuple[frozens
 def _read_splits(path: Path, names: set[str]) -> Iterable[tuple[frozenset[str], frozenset[str]]]:
     folds: list[_Fold] = read_json(path, list[_Fold])
     if not folds:
-        raise DataError(f"{path}: holds no fold. Remove it, or write one as nnU-Net does.")
+        raise DataError(f"{path}: contains no folds. Remove the file, or write folds as nnU-Net does.")
     never = sorted(names.difference(*(fold["val"] for fold in folds)))
     if never and len(folds) > 1:
         log_once(
-            f"{path}: no fold holds out {len(never)} of {len(names)} labeled cases ({some(never)}), so that a "
+            f"{path}: {len(never)} of {len(names)} labeled cases ({some(never)}) are in no validation fold, so a "
             "cross-validation never scores them",
             logging.WARNING,
         )
@@ -152,18 +173,18 @@ def _read_splits(path: Path, names: set[str]) -> Iterable[tuple[frozenset[str], 
         unknown = sorted((training | held_out) - names)
         if unknown:
             raise DataError(
-                f"{path}: fold {number} names {len(unknown)} case(s) that the dataset does not have, with a label map "
+                f"{path}: fold {number} names {len(unknown)} case(s) that are not labeled cases of the dataset "
                 f"({some(unknown)}). Correct the names, or remove the file."
             )
         both = sorted(training & held_out)
         if both:
-            raise DataError(f"{path}: fold {number} both trains on and holds out {some(both)}. Correct it.")
+            raise DataError(f"{path}: fold {number} has {some(both)} in both `train` and `val`. Correct it.")
         if not training or not held_out:
-            raise DataError(f"{path}: fold {number} has no case to {'train on' if held_out else 'hold out'}.")
+            raise DataError(f"{path}: fold {number} has no cases in `{'train' if held_out else 'val'}`. Add cases.")
         left = sorted(names - training - held_out)
         if left:
             log_once(
-                f"{path}: fold {number} leaves out {len(left)} of {len(names)} labeled cases ({some(left)})",
+                f"{path}: fold {number} does not use {len(left)} of {len(names)} labeled cases ({some(left)})",
                 logging.WARNING,
             )
         yield training, held_out
@@ -177,64 +198,90 @@ def choose_fold(
     num_folds: int,
     split_seed: int = 0,
 ) -> tuple[set[str], set[str]]:
-    """Return the names of the cases that a fold trains on and of those that it holds out.
+    """Return the names of the training cases and of the held-out cases of a fold.
 
     Args:
-        folder: the dataset's, for messages.
-        split: the dataset's own folds; None for a random split.
-        names: all labeled cases.
-        fold, num_folds, split_seed: as in `fold_names`.
+        folder: folder of the dataset, for messages.
+        split: folds that the dataset defines; None for a random split.
+        names: names of all labeled cases.
+        fold: validation fold.
+        num_folds: number of folds; used for a random split.
+        split_seed: seed of the random split (default 0).
 
     Raises:
-        ConfigError: there is no such fold, or `num_folds` contradicts the dataset.
+        ConfigError: the fold does not exist, or see `fold_names`.
+
+    Example:
+        >>> split = Split("splits_final.json", ((frozenset({"a"}), frozenset({"b"})),))
+        >>> choose_fold(Path("data"), split, ["a", "b"], fold=0, num_folds=5)
+        ({'a'}, {'b'})
     """
     if split is None:
         held_out = fold_names(names, fold, num_folds, split_seed)
         return set(names) - held_out, held_out
-    log_once(f"{folder}: held-out cases by {split.origin}, {len(split.folds)} fold(s)")
+    log_once(f"{folder}: {len(split.folds)} fold(s) from {split.origin}")
     if fold >= len(split.folds):
         last = len(split.folds) - 1
-        known = f"folds by {split.origin} are 0 to {last}" if last else f"fold by {split.origin} is 0"
-        raise ConfigError(f"fold is {fold}, but the only {known}. Choose another, or --fold null.")
-    trained_on, held = split.folds[fold]
-    return set(trained_on), set(held)
+        known = f"folds from {split.origin} are 0 to {last}" if last else f"only fold from {split.origin} is 0"
+        raise ConfigError(f"fold is {fold}, but the {known}. Choose another fold, or use --fold null.")
+    training, validation = split.folds[fold]
+    return set(training), set(validation)
 
 
 def count_folds(folder: Path, split: Split | None, num_folds: int, described: int | None) -> int:
-    """Return the number of folds: the dataset's own, else the task's.
+    """Return the number of folds: the dataset's, or else the task's.
 
     Args:
-        folder: the dataset's, for messages.
-        split: the dataset's own folds; None for a random split.
-        num_folds: of the task; `DEFAULT_NUM_FOLDS` counts as not chosen.
-        described: `num_folds` in dataset.json, if it is there.
+        folder: folder of the dataset, for messages.
+        split: folds that the dataset defines; None for a random split.
+        num_folds: number of folds of the task; `DEFAULT_NUM_FOLDS` counts as not set.
+        described: `num_folds` in `dataset.json`; None if it is not set.
 
     Raises:
-        ConfigError: two of them disagree.
+        ConfigError: two of the numbers differ.
+
+    Example:
+        >>> count_folds(Path("data"), None, num_folds=5, described=3)
+        3
     """
-    own = described if split is None else len(split.folds)
-    if split is not None and described not in (None, own):
+    count = described if split is None else len(split.folds)
+    if split is not None and described not in (None, count):
         raise ConfigError(
-            f"{folder}: dataset.json has num_folds {described}, but there are {own} by {split.origin}. Correct it."
+            f"{folder}: dataset.json has num_folds {described}, but {count} fold(s) come from {split.origin}. "
+            "Correct one of them."
         )
-    if own is None:
+    if count is None:
         return num_folds
-    if split is None and own < 2:
-        raise ConfigError(f"{folder / 'dataset.json'}: num_folds is {own}; a whole number from 2 is needed.")
-    if num_folds not in (own, DEFAULT_NUM_FOLDS) and own > 1:
-        raise ConfigError(f"num_folds is {num_folds}, but the dataset {folder} has {own} folds. Use --num_folds {own}.")
-    return own
+    if split is None and count < 2:
+        raise ConfigError(f"{folder / 'dataset.json'}: num_folds is {count}; it must be at least 2.")
+    if num_folds not in (count, DEFAULT_NUM_FOLDS) and count > 1:
+        raise ConfigError(
+            f"num_folds is {num_folds}, but the dataset {folder} has {count} folds. Use --num_folds {count}."
+        )
+    return count
 
 
 def refuse_repeated_cases(split: Split) -> None:
-    """Refuse folds by which a cross-validation would score a case several times.
+    """Raise an error if a cross-validation would score a case several times.
+
+    Args:
+        split: folds that a dataset defines.
 
     Raises:
-        DataError: a case is held out by several folds, or there is one fold only.
+        DataError: a case is held out in several folds, or there is only one fold.
+
+    Example:
+        >>> a, b = frozenset({"a"}), frozenset({"b"})
+        >>> refuse_repeated_cases(Split("splits_final.json", ((a, b), (b, a))))
     """
     if len(split.folds) < 2:
-        raise DataError(f"the only fold by {split.origin} is 0. Use `segbundle train --fold 0`, or remove the list.")
+        raise DataError(
+            f"{split.origin} defines only fold 0, but a cross-validation needs several folds. "
+            "Use `segbundle train --fold 0`, or remove the list."
+        )
     counts = Counter(name for _, held_out in split.folds for name in held_out)
-    twice = sorted(name for name, count in counts.items() if count > 1)
-    if twice:
-        raise DataError(f"{split.origin} holds out {len(twice)} case(s) in several folds ({some(twice)}). Correct it.")
+    repeated = sorted(name for name, count in counts.items() if count > 1)
+    if repeated:
+        raise DataError(
+            f"{split.origin} has {len(repeated)} case(s) in several validation folds ({some(repeated)}). Correct it."
+        )

@@ -1,4 +1,4 @@
-"""Cases that a `dataset.json` lists: the Decathlon's, MONAI's and nnU-Net's ways to write them."""
+"""Cases listed in `dataset.json`, in the formats of the Decathlon, MONAI and nnU-Net."""
 
 from __future__ import annotations
 
@@ -16,21 +16,35 @@ _ALIASES = {"test": "testing"}
 
 
 def has_list(description: Mapping[str, Any], key: str) -> bool:
-    """Return whether a `dataset.json` has a list of cases under a key, MONAI's `testing` being a `test` list."""
+    """Return whether `dataset.json` has a list of cases. The key `testing` of MONAI counts as `test`.
+
+    Args:
+        description: content of `dataset.json`.
+        key: key of the list.
+
+    Example:
+        >>> has_list({"testing": []}, "test")
+        True
+    """
     mapped = key == "training" and bool(description.get("dataset"))
     return mapped or isinstance(description.get(key, description.get(_ALIASES.get(key, key))), list)
 
 
 def listed_cases(folder: Path, description: Mapping[str, Any], key: str) -> tuple[list[Case], list[str]]:
-    """Return the cases of a list in `dataset.json`, and a message for every entry that cannot be used.
+    """Return the cases of a list in `dataset.json`, and a message for each invalid entry.
 
     Args:
-        folder: the dataset's.
-        description: the content of its `dataset.json`.
-        key: of the list, which `has_list`.
+        folder: folder of the dataset.
+        description: content of `dataset.json`.
+        key: key of an existing list (see `has_list`).
 
     Raises:
-        DataError: `training` and `dataset` both list cases.
+        DataError: both `training` and `dataset` list cases.
+
+    Example:
+        >>> cases, problems = listed_cases(Path("data"), {"training": ["a.nii", 7]}, "training")
+        >>> [case.name for case in cases], problems[0][:38]
+        (['a'], 'data/dataset.json: training[1] is 7; i')
     """
     channels = num_channels(description)
     cases: list[Case] = []
@@ -44,12 +58,20 @@ def listed_cases(folder: Path, description: Mapping[str, Any], key: str) -> tupl
 
 
 def num_channels(description: Mapping[str, Any]) -> int:
-    """Return the number of channels that a `dataset.json` names, 1 if it names none."""
+    """Return the number of channels named in `dataset.json`; 1 if it does not name channels.
+
+    Args:
+        description: content of `dataset.json`.
+
+    Example:
+        >>> num_channels({"channel_names": ["T1", "T2"]}), num_channels({})
+        (2, 1)
+    """
     return len(description.get("channel_names") or description.get("modality") or [None])
 
 
 def _entries(folder: Path, description: Mapping[str, Any], key: str) -> list[tuple[str | None, int, Any]]:
-    """The entries of a list in `dataset.json`, with their names where they have some, and their places."""
+    """Return the entries of a list in `dataset.json`, each with its name (or None) and index."""
     entries = description.get(key, description.get(_ALIASES.get(key, key))) or []
     mapping = description.get("dataset", {}) if key == "training" else {}
     if mapping and entries:
@@ -64,18 +86,18 @@ def _checked(folder: Path, key: str, name: str | None, number: int, entry: Any) 
 
 
 def _listed_case(folder: Path, name: str | None, entry: ListedCase, channels: int) -> Case:
-    """A case from an entry of `dataset.json`."""
-    paths = tuple(_existing(folder, part) for part in entry["image"])
-    label = _existing(folder, label_name) if (label_name := entry.get("label")) else None
-    named = stem(paths[0]) if name is None else name
+    """Return the case of an entry of `dataset.json`."""
+    paths = tuple(_resolve_path(folder, part) for part in entry["image"])
+    label = _resolve_path(folder, label_name) if (label_name := entry.get("label")) else None
+    case_name = stem(paths[0]) if name is None else name
     if len(paths) == 1 and not os.path.lexists(paths[0]):
         paths = _channels_of(paths[0], channels)
-    match = CHANNEL.match(named)
+    match = CHANNEL.match(case_name)
     if name is None and match and (len(paths) > 1 or (label is not None and label_stem(label) == match["case"])):
-        named = match["case"]
+        case_name = match["case"]
     annotated = entry.get("annotated")
     return Case(
-        named,
+        case_name,
         paths,
         label,
         None if annotated is None else tuple(annotated),
@@ -84,8 +106,8 @@ def _listed_case(folder: Path, name: str | None, entry: ListedCase, channels: in
     )
 
 
-def _existing(folder: Path, written: str) -> Path:
-    """The path of an entry, whose separators may be those of Windows."""
+def _resolve_path(folder: Path, written: str) -> Path:
+    """Return the path of an entry; backslashes are replaced if the path does not exist as written."""
     path = folder / written
     if "\\" in written and not os.path.lexists(path):
         return folder / written.replace("\\", "/")
@@ -93,7 +115,7 @@ def _existing(folder: Path, written: str) -> Path:
 
 
 def _channels_of(path: Path, channels: int) -> tuple[Path, ...]:
-    """The files `case_0000`, ... that nnU-Net's version 1 lists as `case`; the path itself if there are none."""
+    """Return the files `case_0000`, ... that nnU-Net v1 lists as `case`, or only the path if they do not exist."""
     name, ending = stem(path), path.name[len(stem(path)) :]
     first = path.with_name(f"{name}_0000{ending}")
     return channel_files(name, {0: first}, channels) if os.path.lexists(first) else (path,)

@@ -1,4 +1,4 @@
-"""Cases of `imagesTr` and `labelsTr`: scans and label maps paired by their names."""
+"""Cases of `imagesTr` and `labelsTr`: images and label maps are paired by their names."""
 
 from __future__ import annotations
 
@@ -23,9 +23,25 @@ from segbundle.io.scan_files import is_scan_file, label_stem, stem
 
 
 def paired_cases(folder: Path, section: str, num_channels: int) -> list[Case]:
-    """Return the cases of `images<section>`, with their label maps in `labels<section>` where there are any.
+    """Return the cases of `images<section>`, with their label maps in `labels<section>` if these exist.
 
-    The label maps' names tell which files are channels of one case.
+    The names of the label maps determine which files are channels of one case.
+
+    Args:
+        folder: folder of the dataset.
+        section: `Tr` or `Ts`.
+        num_channels: number of channels of the dataset.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for kind in ("images", "labels"):
+        ...         path = Path(folder) / f"{kind}Tr" / "a.nii.gz"
+        ...         path.parent.mkdir()
+        ...         path.touch()
+        ...     (case,) = paired_cases(Path(folder), "Tr", num_channels=1)
+        >>> case.name, case.label.parent.name
+        ('a', 'labelsTr')
     """
     images, labels = folder / f"images{section}", folder / f"labels{section}"
     if not os.path.lexists(images):
@@ -39,7 +55,7 @@ def paired_cases(folder: Path, section: str, num_channels: int) -> list[Case]:
         (whole if stem(file) in names else channels if case_of_channel(file) in names else others).append(file)
     series = scans_in_folders(image_tree)
     log_left_out((image_tree, label_tree))
-    several = [path for path in image_tree.dicom if path_name(path, images) in names]  # reading it will say so
+    several = [path for path in image_tree.dicom if path_name(path, images) in names]  # reading it raises the error
     series += [
         Case(path_name(path, images), (path,))
         for path in several
@@ -55,7 +71,7 @@ def paired_cases(folder: Path, section: str, num_channels: int) -> list[Case]:
 
 
 def _by_name(tree: Tree) -> dict[str, list[Path]]:
-    """Label maps by the case that they belong to; those of one name in several folders by their path."""
+    """Return label maps by case; label maps with the same name in several folders, by path."""
     maps: defaultdict[str, list[Path]] = defaultdict(list)
     files = [*tree.files, *filter(is_scan_file, lost_scans(tree))]
     for case in named_apart([Case(label_stem(path), (path,)) for path in files], tree.root):
@@ -68,7 +84,7 @@ def _without_scan(name: str, label: Path, images: Path) -> Case:
 
 
 def _with_labels(cases: list[Case], labels: Mapping[str, list[Path]], images: Path) -> list[Case]:
-    """Every case once for each of its label maps, and one for each label map without a scan."""
+    """Return each case once per label map, and a case for each label map without an image."""
     by_name: defaultdict[str, list[Case]] = defaultdict(list)
     for case in cases:
         by_name[case.name].append(case)

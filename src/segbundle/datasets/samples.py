@@ -1,4 +1,4 @@
-"""A dataset of phantoms in files: sample data that needs no patient and no download."""
+"""Dataset of phantoms: sample data without patients and downloads."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from segbundle.datasets.phantoms import CLASS_NAMES, FOREGROUND, Phantom, make_phantom, world_axes
 
-# The lists have lengths without a common factor with each other or with the period of three of the missing
-# lesions: no orientation goes with one spacing only, or only with healthy livers.
+# The lengths of the lists have no common factor with each other or with the period of three of the missing lesions.
+# So no orientation occurs with only one spacing, or only with healthy livers.
 _ORIENTATIONS = ("RAS", "LPS", "LAS", "PIR", "RSA", "ILP", "RPI")
 _RAS_SHAPES = ((50, 42, 46), (57, 47, 34), (40, 50, 48), (58, 48, 32), (46, 38, 56))
 _NO_ORGANS = 2
@@ -23,16 +23,21 @@ _NO_VESSEL_ANNOTATION = (1, 6, 13)
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is decided about a case by its number alone.
+    """Properties of a sample case that depend only on its number.
 
     Attributes:
-        shape: voxels along the three stored axes.
-        axis_codes: where the stored axes point to, such as "RAS" or "PIR".
+        shape: number of voxels along the three stored axes.
+        axis_codes: directions of the stored axes, such as `RAS` or `PIR`.
         tilt: rotation of the grid against the world axes, in degrees.
-        present: foreground classes that the body has.
-        annotated: foreground classes that the label map tells about.
-        slope, inter: stored numbers n mean n * slope + inter.
-        with_qform: whether the file has a qform beside the sform.
+        present: foreground classes in the body.
+        annotated: foreground classes in the label map.
+        slope: scale factor; a stored number n means n * slope + inter.
+        inter: intercept.
+        with_qform: whether the file has a qform in addition to the sform.
+
+    Example:
+        >>> recipe(1).axis_codes, recipe(2).present
+        ('LPS', ())
     """
 
     shape: tuple[int, ...]
@@ -48,25 +53,32 @@ class Recipe:
 def write_samples(output_dir: str | Path, seed: int = 0, num_training: int = 16, num_test: int = 6) -> Path:
     """Write a dataset of phantoms in the layout of the Medical Segmentation Decathlon.
 
-    Images are int16 and labels uint8, both (X, Y, Z), with a spacing of about 1.5 to 3 mm. The same seed
-    gives the same bytes; the first training cases do not depend on how many follow. Test cases are annotated
-    in full; a training case that is not has a list `annotated` of the classes that are.
+    Images are int16 and label maps uint8, both (X, Y, Z), with a spacing of about 1.5 to 3 mm. The same seed gives the
+    same bytes; the first training cases do not depend on the number of cases. Test cases are fully annotated. A
+    training case that is not fully annotated has a list `annotated` of its annotated classes.
 
     Args:
-        output_dir: folder to write; it may exist if it is empty.
-        seed: whole number from 0 up; another seed gives other bodies with the same orientations and gaps.
-        num_training: number of training cases, at least 1.
-        num_test: number of test cases, which are numbered after the training cases.
+        output_dir: folder to write; it must not exist or be empty.
+        seed: integer of at least 0 (default 0). Another seed gives other bodies with the same orientations and gaps.
+        num_training: number of training cases, at least 1 (default 16).
+        num_test: number of test cases (default 6), numbered after the training cases.
 
     Returns:
-        Path of `dataset.json`.
+        path of `dataset.json`.
 
     Raises:
         FileExistsError: `output_dir` is a file, or a folder that is not empty.
-        ValueError: a number of cases that is too small.
+        ValueError: a number of cases is too small.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = write_samples(folder, num_training=1, num_test=0)
+        ...     len(json.loads(path.read_text())["training"])
+        1
     """
     if num_training < 1 or num_test < 0:
-        raise ValueError(f"num_training is {num_training} and num_test {num_test}: they need to be at least 1 and 0.")
+        raise ValueError(f"num_training is {num_training} and num_test {num_test}; they must be at least 1 and 0.")
     folder = _empty_folder(Path(output_dir))
     numbers = range(num_training + num_test)
     training = [_write_case(folder, seed, n, training=True) for n in numbers[:num_training]]
@@ -78,11 +90,15 @@ def write_samples(output_dir: str | Path, seed: int = 0, num_training: int = 16,
 
 
 def recipe(index: int, training: bool = True) -> Recipe:
-    """The fixed choices for a case: its grid, how it is stored, and which classes it has and tells about.
+    """Return the properties of a sample case that depend only on its number.
 
     Args:
-        index: number of the case, from 0 up.
-        training: whether it is a training case; a test case always has organs and all of its annotations.
+        index: number of the case, from 0.
+        training: whether it is a training case (default True); test cases have all organs and annotations.
+
+    Example:
+        >>> recipe(0).shape, recipe(5).slope
+        ((50, 42, 46), 0.5)
     """
     axis_codes = _ORIENTATIONS[index % len(_ORIENTATIONS)]
     ras_shape = _RAS_SHAPES[index % len(_RAS_SHAPES)]
@@ -104,46 +120,50 @@ def recipe(index: int, training: bool = True) -> Recipe:
 
 
 def make_case(seed: int, index: int, training: bool = True) -> Phantom:
-    """The phantom that `write_samples` stores as a case, before its rounding to whole numbers.
+    """Return the phantom of a sample case, before `write_samples` rounds its values to integers.
 
     Args:
-        seed: as for `write_samples`.
-        index: number of the case, from 0 up.
-        training: whether it is a training case; the same number as a test case is annotated in full.
+        seed: see `write_samples`.
+        index: number of the case, from 0.
+        training: whether it is a training case (default True); a test case with the same number is fully annotated.
+
+    Example:
+        >>> make_case(seed=0, index=0).image.shape
+        (50, 42, 46)
     """
-    choices = recipe(index, training)
+    case_recipe = recipe(index, training)
     return make_phantom(
         np.random.default_rng([seed, index]),
-        choices.shape,
-        choices.axis_codes,
-        choices.tilt,
-        choices.present,
-        choices.annotated,
+        case_recipe.shape,
+        case_recipe.axis_codes,
+        case_recipe.tilt,
+        case_recipe.present,
+        case_recipe.annotated,
     )
 
 
 def _empty_folder(folder: Path) -> Path:
     if folder.is_dir() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty: choose a new folder for the samples, or remove what is in it.")
+        raise FileExistsError(f"{folder} is not empty: choose a new folder for the samples, or remove its content.")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def _write_case(folder: Path, seed: int, index: int, training: bool) -> dict[str, Any]:
-    """Write the image and the label map of a case; the result is its entry in `dataset.json`."""
-    phantom, choices = make_case(seed, index, training), recipe(index, training)
+    """Write the image and the label map of a case, and return its entry in `dataset.json`."""
+    phantom, case_recipe = make_case(seed, index, training), recipe(index, training)
     split, name = "Tr" if training else "Ts", f"phantom_{index:03d}.nii.gz"
-    stored = np.rint((phantom.image - choices.inter) / choices.slope).astype(np.int16)
-    image = _nifti(stored, phantom.affine, choices.with_qform)
-    # nibabel then stores the numbers as they are, and applies slope and intercept on reading.
-    image.header.set_slope_inter(choices.slope, choices.inter)
-    label = _nifti(phantom.label, phantom.affine, choices.with_qform)
+    stored = np.rint((phantom.image - case_recipe.inter) / case_recipe.slope).astype(np.int16)
+    image = _nifti(stored, phantom.affine, case_recipe.with_qform)
+    # nibabel stores the numbers unchanged, and applies slope and intercept when the file is read.
+    image.header.set_slope_inter(case_recipe.slope, case_recipe.inter)
+    label = _nifti(phantom.label, phantom.affine, case_recipe.with_qform)
     entry: dict[str, Any] = {}
     for kind, file in (("image", image), ("label", label)):
         entry[kind] = f"./{kind}s{split}/{name}"
         path = folder / entry[kind]
         path.parent.mkdir(exist_ok=True)
-        # nibabel leaves the time and the file name out of the gzip header: equal content, equal bytes.
+        # nibabel does not write time and file name to the gzip header, so equal content gives equal bytes.
         file.to_filename(path)
     if phantom.annotated != FOREGROUND:
         entry["annotated"] = list(phantom.annotated)

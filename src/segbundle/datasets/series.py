@@ -1,4 +1,4 @@
-"""Scans that are folders: the DICOM series in them, each a scan of its own."""
+"""DICOM series in the folders of a tree, each as a separate case."""
 
 from __future__ import annotations
 
@@ -22,22 +22,37 @@ if TYPE_CHECKING:
 _NO_NAME = re.compile(r"[^\w.+-]+")
 _LONGEST_NAME = 40
 _MOST_PARTS = 20
-"""Series of one UID up to which all of them together are tried as one volume."""
+"""Maximum number of series with the same UID that are tested as one volume."""
 _KNOWN = ("not DICOM", "DICOMDIR")
-"""Kinds of files in a folder of DICOM files that have been counted by their endings."""
+"""Kinds of files in a folder of DICOM files that are already counted by suffix."""
 
 
 def lost_scans(tree: Tree) -> list[Path]:
-    """Return the paths of a tree that cannot be opened and stand for scans of their own."""
+    """Return the paths of a tree that cannot be opened and count as separate scans.
+
+    Args:
+        tree: content of a folder tree.
+
+    Example:
+        >>> from segbundle.data.folders import Lost
+        >>> lost_scans(Tree(Path("data"), lost=[Lost(Path("data/a.nii"), "is a named pipe", scan=True)]))
+        [PosixPath('data/a.nii')]
+    """
     return [lost.path for lost in tree.lost if lost.scan and not (lost.slice and lost.path.parent in tree.dicom)]
 
 
 def scans_in_folders(tree: Tree) -> list[Case]:
     """Return the scans of a tree that are folders: DICOM series, and folders that cannot be opened.
 
-    What else the folders of DICOM files hold, such as localizers, is counted as left out. A series from whose folder a
-    file cannot be opened may lack a slice, which is a problem of the case. So is a part of a series whose other parts
-    lie elsewhere.
+    Other files in folders of DICOM files, such as localizers, are counted as skipped. A case has a problem if a file of
+    its folder cannot be opened, because it may be a slice, or if other parts of its series are in other folders.
+
+    Args:
+        tree: content of a folder tree; its `left_out` is updated.
+
+    Example:
+        >>> scans_in_folders(Tree(Path("data")))
+        []
     """
     cases = [Case(path_name(path, tree.root), (path,)) for path in lost_scans(tree) if not is_scan_file(path)]
     cases += _lost_series(tree)
@@ -55,7 +70,7 @@ def scans_in_folders(tree: Tree) -> list[Case]:
 
 
 def _check_parts(cases: list[Case], same: Sequence[int]) -> None:
-    """Add a problem to cases of one SeriesInstanceUID that together make one volume; warn if they may."""
+    """Add a problem to cases with the same SeriesInstanceUID that together form one volume; warn if they may."""
     from segbundle.io.dicom import are_parts
 
     groups = [list(pair) for pair in pairwise(same)]
@@ -63,21 +78,21 @@ def _check_parts(cases: list[Case], same: Sequence[int]) -> None:
         groups.append(list(same))
     for group in groups:
         paths = [cases[index].image[0] for index in group]
-        one_volume, apart = are_parts(paths)
+        one_volume, distinct = are_parts(paths)
         shown = " and ".join(map(escaped, paths))
         if one_volume:
             folders = {path if path.is_dir() else path.parent for path in paths}
             remedy = "Put all its files into one folder, or convert" if len(folders) > 1 else "Convert"
-            what = f"{shown} are parts of one DICOM series. {remedy} it to NIfTI."
+            problem = f"{shown} are parts of one DICOM series. {remedy} it to NIfTI."
             for index in group:
-                if what not in cases[index].problems:
-                    cases[index] = replace(cases[index], problems=(*cases[index].problems, what))
-        elif apart and len(group) == 2:
+                if problem not in cases[index].problems:
+                    cases[index] = replace(cases[index], problems=(*cases[index].problems, problem))
+        elif distinct and len(group) == 2:
             log_once(f"{shown} have the same SeriesInstanceUID and may be parts of one series.", logging.WARNING)
 
 
 def _lost_series(tree: Tree) -> list[Case]:
-    """Return a case for each folder in which no file named like a DICOM slice can be opened."""
+    """Return a case for each folder in which all files named like DICOM slices cannot be opened."""
     folders: defaultdict[Path, list[str]] = defaultdict(list)
     for lost in tree.lost:
         if lost.slice and not lost.scan and lost.path.suffix and lost.path.parent not in tree.dicom:
@@ -89,13 +104,25 @@ def _lost_series(tree: Tree) -> list[Case]:
 
 
 def series_in(folder: Path, name: str, problems: tuple[str, ...] = (), tree: Tree | None = None) -> list[Case]:
-    """Return the DICOM series of a folder that are volumes, or should be.
+    """Return the DICOM series of a folder that are volumes, or should be volumes.
 
     Args:
-        folder: it directly holds DICOM files.
-        name: of the scan; where there are several, each has its description, and if need be its first file, behind it.
-        problems: of every series.
-        tree: to which all other files and series are added as left out.
+        folder: folder that directly contains DICOM files.
+        name: name of the case. If there are several series, each name also has the description of the series and, if
+            needed, its first file.
+        problems: problems of all series (default none).
+        tree: tree to which skipped files and series are added; None (default) to ignore them.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> import SimpleITK as sitk
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     image = sitk.GetImageFromArray(np.zeros((2, 3, 4), np.int16))
+        ...     image.SetMetaData("0008|0060", "CT")
+        ...     sitk.WriteImage(image, f"{folder}/ct.dcm")
+        ...     [case.name for case in series_in(Path(folder), "patient_1")]
+        ['patient_1']
     """
     return [case for case, _ in _series_in(folder, name, problems, tree)]
 
@@ -103,7 +130,7 @@ def series_in(folder: Path, name: str, problems: tuple[str, ...] = (), tree: Tre
 def _series_in(
     folder: Path, name: str, problems: tuple[str, ...], tree: Tree | None
 ) -> list[tuple[Case, Series | None]]:
-    """Return cases as `series_in`, each with its series if there is one."""
+    """Return the cases of `series_in`, each with its series or None."""
     from segbundle.io.dicom import list_folder
 
     try:
@@ -112,48 +139,66 @@ def _series_in(
         return [(Case(name, (folder,), problems=(*problems, str(error))), None)]
     if tree is not None:
         tree.left_out.update({f"{kind} (DICOM)": count for kind, count in found.passed_over if kind not in _KNOWN})
-        for one in found.series:
-            if one.why is not None and not one.damaged:
-                tree.no_volumes[one.why].append(path_name(folder, tree.root))
-                tree.left_out[f"of {one.why}"] += len(one.files)
+        for series in found.series:
+            if series.why is not None and not series.damaged:
+                tree.no_volumes[series.why].append(path_name(folder, tree.root))
+                tree.left_out[f"of {series.why}"] += len(series.files)
     unreadable = dict(found.passed_over).get("unreadable", 0)
     if unreadable:
-        what = f"{escaped(folder)}: {unreadable} of its DICOM files cannot be read and may be slices. Export it again."
-        problems = (*problems, what)
-    scans = [one for one in found.series if one.why is None or one.damaged]
+        problem = (
+            f"{escaped(folder)}: {unreadable} of its DICOM files cannot be read and may be slices. Export it again."
+        )
+        problems = (*problems, problem)
+    scans = [series for series in found.series if series.why is None or series.damaged]
     if not scans:
         return [(Case(name, (folder,), problems=problems), None)] if unreadable else []
-    names = [name] if len(scans) == 1 else _told_apart(name, scans)
+    names = [name] if len(scans) == 1 else _unique_names(name, scans)
     return [
-        (Case(own, (one.path,), problems=(*problems, *_why_none(one))), one)
-        for own, one in zip(names, scans, strict=True)
+        (Case(case_name, (series.path,), problems=(*problems, *_volume_problems(series))), series)
+        for case_name, series in zip(names, scans, strict=True)
     ]
 
 
-def _told_apart(name: str, series: Sequence[Series]) -> list[str]:
-    """Return a name for each of several series of a folder: with its description, and if need be its first file."""
-    words = [_NO_NAME.sub("_", one.description or one.modality)[:_LONGEST_NAME].strip("_.") for one in series]
-    files = [one.path.stem if words.count(word) > 1 else "" for one, word in zip(series, words, strict=True)]
+def _unique_names(name: str, series: Sequence[Series]) -> list[str]:
+    """Return a name for each series of a folder: with its description and, if needed, its first file."""
+    words = [_NO_NAME.sub("_", entry.description or entry.modality)[:_LONGEST_NAME].strip("_.") for entry in series]
+    files = [entry.path.stem if words.count(word) > 1 else "" for entry, word in zip(series, words, strict=True)]
     return ["_".join(filter(None, (name, *parts))) for parts in zip(words, files, strict=True)]
 
 
-def _why_none(series: Series) -> list[str]:
+def _volume_problems(series: Series) -> list[str]:
     return [] if series.why is None else [f"{escaped(series.path)}: is not a volume but {series.why}. Export it again."]
 
 
 def series_of(file: Path) -> Case:
-    """Return the DICOM series that a file belongs to."""
+    """Return the DICOM series of a file as a case.
+
+    Args:
+        file: DICOM file.
+
+    Returns:
+        the case; it has a problem if the file is not part of a volume.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "IM0001"
+        ...     _ = path.write_bytes(bytes(128) + b"DICM")
+        ...     case = series_of(path)
+        >>> case.name, len(case.problems)
+        ('IM0001', 1)
+    """
     from segbundle.io.dicom import list_folder
 
     folder = file.parent
     path = folder / file.name
     try:
         found = list_folder(folder)
-        meant = next((one for one in found.series if path in one.files), None)
-        if meant is None:
-            raise DataError(f"{escaped(file)}: is a DICOM file without an image. Name the folder of a series.")
-        if meant.why is not None:
-            raise DataError(f"{escaped(file)}: is not a volume but {meant.why}.")
+        match = next((series for series in found.series if path in series.files), None)
+        if match is None:
+            raise DataError(f"{escaped(file)}: is a DICOM file without an image. Pass the folder of a series.")
+        if match.why is not None:
+            raise DataError(f"{escaped(file)}: is not a volume but {match.why}.")
     except DataError as error:
         return Case(file.name, (file,), problems=(str(error),))
-    return next(case for case in series_in(folder, path_name(folder, folder)) if case.image == (meant.path,))
+    return next(case for case in series_in(folder, path_name(folder, folder)) if case.image == (match.path,))

@@ -1,4 +1,4 @@
-"""Classes that differ by their side only, and the axes along which a mirror image exchanges them."""
+"""Left and right classes, and the axes along which mirroring exchanges them."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ _FILLERS = ("side", "sided")
 _WORD = re.compile(r"[左右][侧側]?|왼쪽|오른쪽|[A-Z]+(?=[A-Z][a-z])|[A-Z]?[^\W\d_左右A-Z]+|[A-Z]+|\d+")
 _PLURAL = re.compile(r"(?<=[a-z]{3})(?<!s)s$")
 _GLUED = re.compile(r"(left|right|l|r)(.+)"), re.compile(r"(.+?)(left|right|l|r)")
-"""A side and a rest without anything between them, as in `leftkidney` and `RV`."""
+"""Names with a side and no separator, such as `leftkidney` and `RV`."""
 _END_NUMBERS = re.compile(r"^[\W_]*\d+[\W_]+|[\W_]+\d+[\W_]*$")
-"""Numbers that may only count the classes, as in `2_kidney_left` and `3_kidney_right`."""
+"""Numbers that may only enumerate the classes, as in `2_kidney_left` and `3_kidney_right`."""
 _DEFAULT_FLIPS = (0,)
 _SHOWN = 3
 
 
 def side_pairs(class_names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the pairs of classes whose names differ by their side only.
+    """Return the pairs of classes whose names differ only by side.
 
     Args:
-        class_names: in any spelling: `left_kidney`, `kidney_left`, `Lung-R`, `LKidney`, `ctx-lh-insula`, ... Numbers at
-            the ends of names need not agree where no other class agrees in them.
+        class_names: names in any spelling: `left_kidney`, `kidney_left`, `Lung-R`, `LKidney`, `ctx-lh-insula`, ...
+            Pairs with equal numbers at the ends of names come first; other numbers may differ.
 
     Example:
         >>> side_pairs(["background", "left kidney", "right kidney", "spleen"])
         [('left kidney', 'right kidney')]
     """
-    class_names = [str(name) for name in class_names]  # YAML has numbers for some
+    class_names = [str(name) for name in class_names]  # YAML reads some names as numbers
     pairs: list[tuple[int, int]] = []
     for numbered in (True, False):
         paired = {index for pair in pairs for index in pair}
@@ -58,11 +58,11 @@ def side_pairs(class_names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _readings(name: str, numbered: bool) -> set[tuple[int, str]]:
-    """Return every way to read a name as a side and a rest, in small letters.
+    """Return every way to split a name into a side (-1 or 1) and the rest, in lower case.
 
     Args:
-        name: of a class.
-        numbered: whether numbers at the ends of the name belong to it.
+        name: name of a class.
+        numbered: whether numbers at the ends are part of the name.
     """
     name = unicodedata.normalize("NFKC", name)
     if not numbered:
@@ -84,11 +84,16 @@ def _readings(name: str, numbered: bool) -> set[tuple[int, str]]:
 
 
 def exchanging_axes(class_names: Sequence[str], axcodes: str | Sequence[str] | None) -> set[int]:
-    """Return the axes along which a mirror image exchanges classes that differ by their side only.
+    """Return the axes along which mirroring exchanges classes that differ only by side.
 
     Args:
         class_names: see `side_pairs`.
-        axcodes: orientation of the network's grid; None for each scan's own, in which any axis may be left-right.
+        axcodes: orientation of the network's grid; None for the orientation of each scan, where any axis may be
+            left-right.
+
+    Example:
+        >>> exchanging_axes(["background", "left kidney", "right kidney"], "RAS")
+        {0}
     """
     if not side_pairs(class_names):
         return set()
@@ -98,30 +103,44 @@ def exchanging_axes(class_names: Sequence[str], axcodes: str | Sequence[str] | N
 def chosen_flips(
     flip_axes: Sequence[int] | str, class_names: Sequence[str], axcodes: str | Sequence[str] | None
 ) -> list[int]:
-    """Return the axes along which a training mirrors its images.
+    """Return the axes along which training mirrors images.
 
     Args:
-        flip_axes: the axes, or `auto`: the first axis, unless that exchanges classes.
-        class_names, axcodes: see `exchanging_axes`.
+        flip_axes: the axes, or `auto` for the first axis unless mirroring it exchanges classes.
+        class_names: see `side_pairs`.
+        axcodes: see `exchanging_axes`.
 
     Raises:
-        ConfigError: neither `auto` nor a list of axes.
+        ConfigError: `flip_axes` is neither `auto` nor a list of axes.
+
+    Example:
+        >>> chosen_flips("auto", ["background", "left kidney", "right kidney"], "RAS")
+        []
+        >>> chosen_flips("auto", ["background", "liver"], "RAS")
+        [0]
     """
     if isinstance(flip_axes, (list, tuple)) and all(axis in (0, 1, 2) for axis in flip_axes):
         return list(flip_axes)
     if flip_axes != "auto":
-        raise ConfigError(f"augmentation: flip_axes is {flip_axes!r}; auto, or some of 0, 1 and 2, is needed.")
+        raise ConfigError(
+            f"augmentation: flip_axes is {flip_axes!r}; it must be auto or a list of the axes 0, 1 and 2."
+        )
     return sorted(set(_DEFAULT_FLIPS) - exchanging_axes(class_names, axcodes))
 
 
 def warn_about_sides(
     flip_axes: Sequence[int] | str, class_names: Sequence[str], axcodes: str | Sequence[str] | None, key: str
 ) -> None:
-    """Log a warning if mirroring exchanges classes that differ by their side only, or is left out because it would.
+    """Log a warning if mirroring exchanges classes that differ only by side, or is disabled for this reason.
 
     Args:
-        flip_axes, class_names, axcodes: see `chosen_flips`.
+        flip_axes: see `chosen_flips`.
+        class_names: see `side_pairs`.
+        axcodes: see `exchanging_axes`.
         key: config key of `flip_axes`.
+
+    Example:
+        >>> warn_about_sides([1], ["background", "left kidney", "right kidney"], "RAS", "augmentation#flip_axes")
     """
     exchanging = exchanging_axes(class_names, axcodes)
     pairs = [f"{left} / {right}" for left, right in side_pairs(class_names)]
@@ -129,11 +148,13 @@ def warn_about_sides(
     if flip_axes == "auto":
         left_out = sorted(exchanging.intersection(_DEFAULT_FLIPS))
         if left_out:
-            _logger.warning("%s: images are not mirrored along axis %d, which exchanges %s", key, left_out[0], shown)
+            _logger.warning(
+                "%s: images are not mirrored along axis %d, to avoid exchanging %s", key, left_out[0], shown
+            )
     elif exchanging.intersection(flip_axes):
         _logger.warning(
-            "%s %s: mirror images exchange classes that differ by their side only (%s), which a network cannot tell "
-            "apart then; leave out axis %s",
+            "%s %s: mirroring exchanges classes that differ only by side (%s), so the network cannot distinguish them; "
+            "remove axis %s",
             key,
             list(flip_axes),
             shown,

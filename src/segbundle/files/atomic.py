@@ -1,4 +1,4 @@
-"""Writing files so that a killed run leaves no half of one."""
+"""Atomic file output, folder locks, and tables: a killed run never leaves an incomplete file."""
 
 from __future__ import annotations
 
@@ -19,23 +19,35 @@ from segbundle.files.output_folders import folder_of, owner_of, resolve
 
 _LOCK = ".lock"
 _locks: list[Any] = []
-"""Held until the process ends."""
+"""Locks that are released when the process ends."""
 _TEXT_COLUMNS = ("case", "class")
-"""Columns of tables whose cells are text, even if they look like numbers."""
+"""Columns of tables that contain text, even if a cell looks like a number."""
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?")
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
-"""Beginnings of cells that spreadsheet programs compute, with the apostrophes that keep them from it."""
+"""Start of cells that spreadsheet programs would evaluate, after any apostrophes that prevent it."""
 
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` to write to; it takes `path`'s place when the block ends well.
+    """Yield a temporary path in the folder of `path` that replaces `path` when the block ends without an error.
 
-    In a claimed output folder (`files/output_folders.py`) the file is recorded, and files of others are not replaced.
-    Links are replaced, not followed.
+    In a claimed output folder (`segbundle.outputs`), the file is recorded, and files that segbundle did not write are
+    not replaced. Links are replaced, not followed.
+
+    Args:
+        path: output path; missing folders are created.
 
     Raises:
-        OutputError: the folder or the file cannot be written, or the file is not segbundle's.
+        OutputError: the folder or the file cannot be written, or segbundle did not write the existing file.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "scores.txt"
+        ...     with written_whole(path) as partial:
+        ...         _ = partial.write_text("0.9")
+        ...     path.read_text()
+        '0.9'
     """
     path = Path(path)
     partial, owner = run_files.partial(path, os.getpid()), owner_of(path)
@@ -48,7 +60,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield partial
         with partial.open("rb") as file:
-            os.fsync(file.fileno())  # or a machine that stops may have the new name and not the new content
+            os.fsync(file.fileno())  # else a power failure may leave the new name without the new content
         if owner is not None:
             owner.refuse_foreign([path.absolute()])
             owner.record(path, partial)
@@ -61,10 +73,18 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 
 
 def make_folder(folder: str | Path) -> None:
-    """Make a folder; if this process has then written nothing into it, it is gone when it ends.
+    """Create a folder, and remove it at exit if this process has not written to it.
+
+    Args:
+        folder: folder; an existing folder is not changed.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the folder cannot be created.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     make_folder(folder)
     """
     folder = resolve(folder)
     if not folder.is_dir():
@@ -73,7 +93,7 @@ def make_folder(folder: str | Path) -> None:
 
 
 def _remove_if_empty(folder: Path) -> None:
-    """Remove a folder that holds nothing but a lock."""
+    """Remove a folder that is empty except for a lock."""
     with suppress(OSError):
         if all(path.name == _LOCK for path in folder.iterdir()):
             (folder / _LOCK).unlink(missing_ok=True)
@@ -81,18 +101,28 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def keep_others_out(folder: str | Path) -> None:
-    """Let no other process call this for the same folder until this one has ended.
+    """Lock a folder until this process ends.
+
+    Args:
+        folder: existing folder.
 
     Raises:
-        OutputError: another process has done so and is still running.
+        OutputError: another running process has locked the folder.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     keep_others_out(folder)
+        ...     [path.name for path in Path(folder).iterdir()]
+        ['.lock']
     """
     from filelock import FileLock, Timeout
 
     place = resolve(folder) / _LOCK
     if place.is_symlink() or (place.exists() and (not place.is_file() or place.stat().st_size)):
-        raise OutputError(f"{place}: is not an empty file, as runs lock. Move it away, or choose another --output_dir.")
+        raise OutputError(f"{place}: is not an empty lock file. Move it away, or choose another --output_dir.")
     lock = FileLock(place, timeout=0, is_singleton=True)
-    with suppress(OSError, NotImplementedError):  # some network file systems know no locks
+    with suppress(OSError, NotImplementedError):  # some network file systems do not support locks
         try:
             lock.acquire()
         except Timeout as error:
@@ -100,65 +130,107 @@ def keep_others_out(folder: str | Path) -> None:
                 f"{folder}: another run is writing to it; wait until it has ended, or choose another --output_dir."
             ) from error
     if not _locks:
-        atexit.register(_let_others_in)
+        atexit.register(_release_locks)
     _locks.append(lock)
 
 
-def _let_others_in() -> None:
-    """Give the locks back while Python is still whole: filelock complains if they are left to its end."""
+def _release_locks() -> None:
+    """Release all locks before Python shuts down, because filelock warns about open locks."""
     while _locks:
         _locks.pop().release()
 
 
 def remove_partial(folder: str | Path) -> None:
-    """Remove what killed runs have left half written in a folder, by its record; no other run may be writing to it.
+    """Remove incomplete files of killed runs from a folder, according to its record.
+
+    No other run may be writing to the folder.
+
+    Args:
+        folder: output folder.
 
     Raises:
-        OutputError: see `segbundle.files.folder_of`.
+        OutputError: see `segbundle.outputs.folder_of`.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     remove_partial(folder)
     """
-    known = owner_of(Path(folder) / run_files.RUN_FILE) or folder_of(folder)
+    owner = owner_of(Path(folder) / names.RUN_FILE) or folder_of(folder)
     for path in Path(folder).glob(".partial-*"):
-        if known.left_partial(path):
+        if owner.left_partial(path):
             with suppress(OSError):
                 path.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 whole or not at all; bytes of file names that are not UTF-8 are escaped.
+    """Write UTF-8 text atomically. Bytes of file names that are not UTF-8 are escaped.
+
+    Args:
+        path: output path.
+        text: content.
 
     Raises:
         OutputError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_text(f"{folder}/notes.txt", "done")
+        ...     Path(folder, "notes.txt").read_text()
+        'done'
     """
     with written_whole(path) as partial:
         partial.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write a table for people and programs, whole or not at all: comma, UTF-8, RFC 4180.
+    r"""Write a CSV table atomically (comma, UTF-8, RFC 4180).
 
-    A byte order mark is written where there are other letters than ASCII's: Excel needs it, and pandas reads either.
-    A cell that begins with `=`, `+`, `-`, `@`, a tab or a carriage return gets an apostrophe before it: spreadsheet
-    programs would compute it, quoted or not. `read_csv` removes the apostrophe. Numbers stay numbers, except in the
-    columns `case` and `class`.
+    A byte order mark is written if the table contains non-ASCII letters: Excel needs it, and pandas reads both. A cell
+    that begins with `=`, `+`, `-`, `@`, a tab or a carriage return is prefixed with an apostrophe, because spreadsheet
+    programs would evaluate it even in quotes. `read_csv` removes the apostrophe. Numbers are not prefixed, except in
+    the columns `case` and `class`.
+
+    Args:
+        path: output path.
+        columns: names of the columns.
+        rows: cells of each row, as text.
 
     Raises:
         OutputError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_csv(f"{folder}/metrics.csv", ["case", "dice"], [["a", "0.9"]])
+        ...     Path(folder, "metrics.csv").read_text()
+        'case,dice\na,0.9\n'
     """
     text = io.StringIO(newline="")
-    csv.writer(text).writerows([columns, *([_inert(*cell) for cell in zip(columns, row, strict=True)] for row in rows)])
+    csv.writer(text).writerows(
+        [columns, *([_escape_cell(*cell) for cell in zip(columns, row, strict=True)] for row in rows)]
+    )
     content = text.getvalue()
     write_text(path, content if content.isascii() else f"\ufeff{content}")
 
 
 def read_csv(path: str | Path, columns: Collection[str]) -> list[dict[str, str]]:
-    """Return the rows of a table that `write_csv` wrote, by the names of its columns.
+    """Return the rows of a table written by `write_csv`, as dicts by column name.
 
     Args:
-        path: the file.
-        columns: names of the columns that the table must have.
+        path: path of the table.
+        columns: names of required columns.
 
     Raises:
-        OutputError: the file is missing, cannot be read, lacks columns, or has rows of another length.
+        OutputError: the file is missing or cannot be read, or columns or cells are missing.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_csv(f"{folder}/metrics.csv", ["case", "dice"], [["a", "0.9"]])
+        ...     read_csv(f"{folder}/metrics.csv", ["dice"])
+        [{'case': 'a', 'dice': '0.9'}]
     """
     path = Path(path)
     try:
@@ -166,33 +238,45 @@ def read_csv(path: str | Path, columns: Collection[str]) -> list[dict[str, str]]
             reader = csv.reader(file)
             header = next(reader, [])
             if missing := [column for column in columns if column not in header]:
-                raise OutputError(f"{path}: has no column {missing[0]!r}. Write it again by the run that made it.")
+                raise OutputError(f"{path}: has no column {missing[0]!r}. Repeat the run that wrote it.")
             rows = []
             for row in filter(None, reader):
                 if len(row) != len(header):
                     raise OutputError(
-                        f"{path}: line {reader.line_num} has {len(row)} cells, the header {len(header)}. Correct it."
+                        f"{path}: line {reader.line_num} has {len(row)} cells, but the header has {len(header)}. "
+                        "Correct the line."
                     )
-                rows.append({name: _as_written(cell) for name, cell in zip(header, row, strict=True)})
+                rows.append({name: _unescape_cell(cell) for name, cell in zip(header, row, strict=True)})
             return rows
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise OutputError(f"{path}: cannot be read as a table ({error}). Write it again.") from error
+        raise OutputError(f"{path}: cannot be read as a table ({error}). Repeat the run that wrote it.") from error
 
 
-def _inert(column: str, cell: str) -> str:
+def _escape_cell(column: str, cell: str) -> str:
     is_number = column not in _TEXT_COLUMNS and _NUMBER.fullmatch(cell)
     return f"'{cell}" if _FORMULA.match(cell) and not is_number else cell
 
 
-def _as_written(cell: str) -> str:
+def _unescape_cell(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write JSON for people and programs: indented, UTF-8, whole or not at all.
+    """Write indented UTF-8 JSON atomically.
+
+    Args:
+        path: output path.
+        content: JSON values.
 
     Raises:
         OutputError: the file cannot be written.
-        ValueError: `content` holds NaN or infinity, which JSON does not have.
+        ValueError: `content` contains NaN or infinity, which are not JSON values.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_json(f"{folder}/summary.json", {"dice": 0.9})
+        ...     json.loads(Path(folder, "summary.json").read_text())
+        {'dice': 0.9}
     """
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -1,4 +1,4 @@
-"""Read JSON and YAML files of any origin: within limits, and checked against a schema."""
+"""JSON and YAML files from untrusted sources, read within limits and validated with a schema."""
 
 from __future__ import annotations
 
@@ -14,34 +14,35 @@ from segbundle.errors import ConfigError, DataError, SegbundleError
 T = TypeVar("T")
 MAX_YAML_BYTES = 1_000_000
 MAX_YAML_NODES = 100_000
-"""Keys, values and list entries of a YAML file after its aliases are expanded."""
+"""Maximum number of keys, values and list entries of a YAML file after alias expansion."""
 _FLOAT = re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$")
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
-"""Half of a surrogate pair. Without the other half it cannot be encoded, so no file can be written with it."""
+"""Half of a surrogate pair. A string with a single half cannot be encoded or written to a file."""
 _SHOWN_PROBLEMS = 3
 _SHOWN_CHARACTERS = 60
 
 
 def read_json(path: str | Path, schema: type[T] | Any = Any, error: type[SegbundleError] = DataError) -> T:
-    """Return the content of a JSON file, checked against a schema.
+    """Return the content of a JSON file, validated with a schema.
 
     Args:
-        path: UTF-8, with or without a byte order mark.
-        schema: any type that pydantic validates: a model, a `TypedDict`, `list[str]`, ...
-        error: class of the exception to raise.
+        path: UTF-8 file, with or without a byte order mark.
+        schema: any type that pydantic validates: a model, a `TypedDict`, `list[str]`, ... (default any value).
+        error: class of the exception to raise (default `DataError`).
 
     Returns:
-        The content, as `schema` has it.
+        content in the types of `schema`.
 
     Raises:
-        SegbundleError: of class `error`, if the file is missing, unreadable, not JSON, or does not fit the schema.
-            The message names the file, the place in it, and the value.
+        SegbundleError: of class `error`; the file is missing, unreadable, not JSON, or does not match the schema. The
+            message names the file, the place in it, and the value.
 
     Example:
-        >>> import tempfile, pathlib
-        >>> path = pathlib.Path(tempfile.mkdtemp()) / "sizes.json"
-        >>> _ = path.write_text('{"liver": 3}')
-        >>> read_json(path, dict[str, int])
+        >>> import pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder) / "sizes.json"
+        ...     _ = path.write_text('{"liver": 3}')
+        ...     read_json(path, dict[str, int])
         {'liver': 3}
     """
     path = Path(path)
@@ -58,13 +59,21 @@ def read_json(path: str | Path, schema: type[T] | Any = Any, error: type[Segbund
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Return the keys and values of a YAML file.
 
-    The values are plain, never Python objects. `1e-3` is a number, as in YAML 1.2.
+    Values are plain, never Python objects. `1e-3` is a number, as in YAML 1.2.
 
     Args:
-        path: UTF-8, at most 1 MB, and at most 100,000 nodes after its aliases are expanded.
+        path: UTF-8 file of at most 1 MB and, after alias expansion, at most 100,000 nodes.
 
     Raises:
         ConfigError: the file is missing, unreadable, too large, not YAML, or not a mapping.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder) / "task.yaml"
+        ...     _ = path.write_text("learning_rate: 1e-3")
+        ...     read_yaml(path)
+        {'learning_rate': 0.001}
     """
     import yaml
 
@@ -74,7 +83,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         loader = _loader()(text)
         loader.source = path
         node = loader.get_single_node()
-        _refuse_expansion(path, node)
+        _check_expansion(path, node)
         content = None if node is None else loader.construct_document(node)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as problem:
         if isinstance(problem, SegbundleError):
@@ -89,13 +98,13 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def validate(content: Any, schema: type[T] | Any, source: str, error: type[SegbundleError] = DataError) -> T:
-    """Return `content` as a schema has it.
+    """Return `content` converted to the types of a schema.
 
     Args:
         content: plain values.
         schema: see `read_json`.
-        source: origin of the content for messages, for instance a file's path.
-        error: class of the exception to raise.
+        source: origin of the content for messages, for instance the path of a file.
+        error: class of the exception to raise (default `DataError`).
 
     Raises:
         SegbundleError: of class `error`; the message lists the first three problems with their places and values.
@@ -112,7 +121,7 @@ def validate(content: Any, schema: type[T] | Any, source: str, error: type[Segbu
         return cast(T, _adapter(cast(Hashable, schema)).validate_python(content))
     except ValidationError as problem:
         found = problem.errors(include_url=False)
-        shown = [_described_problem(one) for one in found[:_SHOWN_PROBLEMS]]
+        shown = [_described_problem(entry) for entry in found[:_SHOWN_PROBLEMS]]
         more = f" {len(found) - _SHOWN_PROBLEMS} more problems." if len(found) > _SHOWN_PROBLEMS else ""
         raise error(f"{source}: {'; '.join(shown)}.{more}") from problem
 
@@ -134,7 +143,10 @@ def _described_problem(problem: Mapping[str, Any]) -> str:
 
 
 def shortened(value: Any) -> str:
-    """Return the `repr` of a value, cut to the length of half a line of text.
+    """Return the `repr` of a value, cut to 60 characters.
+
+    Args:
+        value: any object.
 
     Example:
         >>> shortened([1, 2])
@@ -175,8 +187,8 @@ def _refuse_constant(name: str) -> float:
 def _loader() -> Any:
     import yaml
 
-    class Loader(yaml.SafeLoader):  # the one in C crashes on deeply nested lists
-        """PyYAML's safe loader, which reads `1e-3` as a number, and refuses a key given twice and too many nodes."""
+    class Loader(yaml.SafeLoader):  # the C loader crashes on deeply nested lists
+        """PyYAML's safe loader, with `1e-3` as a number and errors for duplicate keys and too many nodes."""
 
         source: Path
         num_nodes = 0
@@ -202,8 +214,8 @@ def _loader() -> Any:
     return Loader
 
 
-def _refuse_expansion(path: Path, root: Any) -> None:
-    """Refuse YAML whose aliases would expand to more than the limit, or to themselves."""
+def _check_expansion(path: Path, root: Any) -> None:
+    """Raise an error for YAML whose aliases refer to themselves or expand to too many nodes."""
     sizes: dict[int, int] = {}
     open_nodes: set[int] = set()
 

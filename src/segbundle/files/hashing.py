@@ -1,4 +1,4 @@
-"""Hashes of values and files, by which results and inputs are recognized."""
+"""Hashes of values and files that identify inputs and results."""
 
 from __future__ import annotations
 
@@ -13,17 +13,33 @@ _DIGITS = 12
 
 
 def new_digest() -> Any:
-    """Return an empty SHA-256 digest, to be passed to the functions below."""
+    """Return an empty SHA-256 digest for the functions below.
+
+    Example:
+        >>> new_digest().name
+        'sha256'
+    """
     return hashlib.sha256()
 
 
 def shortened(digest: Any) -> str:
-    """Return the first twelve hexadecimal digits of a digest."""
+    """Return the first 12 hexadecimal digits of a digest.
+
+    Args:
+        digest: SHA-256 digest.
+
+    Example:
+        >>> shortened(new_digest())
+        'e3b0c44298fc'
+    """
     return str(digest.hexdigest()[:_DIGITS])
 
 
 def hash_values(values: Any) -> str:
-    """Return twelve hexadecimal digits that change with JSON values, and not with the order of keys.
+    """Return 12 hexadecimal digits that identify JSON values. The order of keys does not matter.
+
+    Args:
+        values: JSON values; NaN and infinity are allowed.
 
     Example:
         >>> hash_values({"a": 1, "b": 2}) == hash_values({"b": 2, "a": 1})
@@ -35,10 +51,21 @@ def hash_values(values: Any) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """Return twelve hexadecimal digits that change with the contents of a file.
+    """Return 12 hexadecimal digits that identify the content of a file.
+
+    Args:
+        path: path of the file.
 
     Raises:
         OSError: the file cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "a.txt"
+        ...     _ = path.write_text("a")
+        ...     len(hash_file(path))
+        12
     """
     digest = new_digest()
     add_contents(digest, path)
@@ -46,10 +73,24 @@ def hash_file(path: Path) -> str:
 
 
 def add_contents(digest: Any, path: Path) -> None:
-    """Add size and contents of a file to a digest.
+    """Add the size and the content of a file to a digest.
+
+    Args:
+        digest: SHA-256 digest; it is updated.
+        path: path of the file.
 
     Raises:
         OSError: the file cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> digest = new_digest()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "a.txt"
+        ...     _ = path.write_text("a")
+        ...     add_contents(digest, path)
+        ...     shortened(digest) == hash_file(path)
+        True
     """
     digest.update(str(path.stat().st_size).encode())
     with path.open("rb") as stream:
@@ -58,12 +99,23 @@ def add_contents(digest: Any, path: Path) -> None:
 
 
 def add_ends(digest: Any, path: Path) -> None:
-    """Add size, first and last 256 KB of a file to a digest; nothing for a missing file.
+    """Add the size, the first 256 KiB and the last 256 KiB of a file to a digest; ignore a missing file.
 
-    This is fast for files of any size. The ends of gzip files and checkpoints hold checksums of their contents.
+    This is fast for files of any size. The last bytes of gzip files and checkpoints contain checksums of the whole
+    file.
+
+    Args:
+        digest: SHA-256 digest; it is updated.
+        path: path of the file.
 
     Raises:
         OSError: the file cannot be read.
+
+    Example:
+        >>> digest = new_digest()
+        >>> add_ends(digest, Path("/nowhere/model.pt"))
+        >>> shortened(digest) == shortened(new_digest())
+        True
     """
     if not path.is_file():
         return
@@ -75,5 +127,14 @@ def add_ends(digest: Any, path: Path) -> None:
 
 
 def ends_tell_all(path: Path, size: int) -> bool:
-    """Return whether `add_ends` covers all of the contents of a file: directly, or by a checksum."""
+    """Return whether `add_ends` covers the whole content of a file, directly or by a checksum.
+
+    Args:
+        path: path of the file.
+        size: size of the file in bytes.
+
+    Example:
+        >>> ends_tell_all(Path("ct.nii.gz"), 10**9), ends_tell_all(Path("ct.nii"), 10**9)
+        (True, False)
+    """
     return size <= 2 * _END or path.name.lower().endswith((".gz", ".pt"))

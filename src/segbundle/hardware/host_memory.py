@@ -1,4 +1,4 @@
-"""How much memory this process may still take, on the machine and in its control groups."""
+"""Memory available to this process, on the machine and in its control groups."""
 
 from __future__ import annotations
 
@@ -14,48 +14,67 @@ _CGROUP = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
 _VERSION_2 = ("memory.max", "memory.current", "memory.stat")
 _VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat")
-"""Files with a group's limit, what is used, and of what kind."""
+"""Files with the limit, the usage, and the kinds of usage of a control group."""
 _SWAP_LIMIT, _SWAP_USED = "memory.swap.max", "memory.swap.current"
 _CACHED = ("inactive_file", "total_inact")
-"""What `memory.stat` calls files that are only kept for later."""
+"""Keys of the page cache in `memory.stat`."""
 
 
 class _AllocatorState(ctypes.Structure):
     """glibc's `struct mallinfo2`."""
 
-    _fields_ = [(name, ctypes.c_size_t) for name in (*"abcdefgh", "fordblks", "keepcost")]  # only one is of interest
+    _fields_ = [(name, ctypes.c_size_t) for name in (*"abcdefgh", "fordblks", "keepcost")]  # only `fordblks` is used
 
 
 def available_memory() -> int:
-    """Return the bytes that can still be taken: of the machine and, in a container, of its share."""
+    """Return the number of bytes that this process can allocate, limited by the machine and by its control groups.
+
+    Example:
+        >>> available_memory() > 0
+        True
+    """
     return int(min(psutil.virtual_memory().available, left_in_groups()))
 
 
 def available_swap() -> int:
-    """Return the bytes of swap space that are free, for this process."""
+    """Return the number of free bytes of swap space for this process.
+
+    Example:
+        >>> available_swap() >= 0
+        True
+    """
     allowed = (_swap_left(folder) for folder, names in _groups() if names == _VERSION_2)
     return int(min(psutil.swap_memory().free, *allowed))
 
 
 def reusable_memory() -> int:
-    """Return the bytes that the C library holds for this process and has not given out; 0 where it does not tell."""
-    tell = getattr(ctypes.CDLL(None), "mallinfo2", None) if sys.platform.startswith("linux") else None
-    if tell is None:
+    """Return the number of free bytes that the C library has reserved for this process; 0 if unknown.
+
+    Example:
+        >>> reusable_memory() >= 0
+        True
+    """
+    mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None) if sys.platform.startswith("linux") else None
+    if mallinfo is None:
         return 0
-    tell.restype = _AllocatorState
-    return int(tell().fordblks)
+    mallinfo.restype = _AllocatorState
+    return int(mallinfo().fordblks)
 
 
 def left_in_groups() -> float:
-    """Return the bytes left to this process's control groups; infinity without a limit.
+    """Return the number of bytes left in the control groups of this process; infinity without a limit.
 
-    Every group above the process's own counts. Files that are only kept for later do not.
+    All parent groups count. The page cache does not count as used.
+
+    Example:
+        >>> left_in_groups() > 0
+        True
     """
-    return min((_left(folder, names) for folder, names in _groups()), default=math.inf)
+    return min((_memory_left(folder, names) for folder, names in _groups()), default=math.inf)
 
 
 def _groups() -> Iterator[tuple[Path, tuple[str, str, str]]]:
-    """The folders of this process's groups, up to the root, which in a container is the container's own."""
+    """Yield the folders of this process's control groups up to the root (in a container, its root)."""
     try:
         lines = _OWN_GROUPS.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -73,7 +92,7 @@ def _groups() -> Iterator[tuple[Path, tuple[str, str, str]]]:
             yield root.joinpath(*parts[:depth]), names
 
 
-def _left(folder: Path, names: tuple[str, str, str]) -> float:
+def _memory_left(folder: Path, names: tuple[str, str, str]) -> float:
     limit, used, kinds = (folder / name for name in names)
     try:
         text = limit.read_text(encoding="utf-8").strip()

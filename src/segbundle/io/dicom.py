@@ -1,8 +1,8 @@
-"""List the DICOM series and multi-frame files in a folder, and read the volume of one series.
+"""DICOM folders: list their series and multi-frame files, and read the volume of one series.
 
-A series is identified by a path: that of its folder or, if the folder contains several series, that of its first file
-by name. Any other file of the series identifies it as well. pydicom reads headers and uncompressed voxels; SimpleITK's
-GDCM decompresses compressed voxels.
+A series is identified by a path. This is the path of its folder or, if the folder contains several series, the path of
+its first file by name. Any other file of the series identifies it as well. pydicom reads headers and uncompressed
+voxels; SimpleITK's GDCM decompresses compressed voxels.
 """
 
 from __future__ import annotations
@@ -26,27 +26,33 @@ from segbundle.io.geometry import Geometry
 from segbundle.io.scan_files import DICOM_SUFFIXES, is_dicom_file, may_be_slice
 from segbundle.io.stacks import arrange, orientations
 
-_DANGLING, _NO_FILE = -1, -2
+_BROKEN_LINK, _NOT_A_FILE = -1, -2
 _LOCALIZER_SLICES = 5
-"""With more slices of one orientation, a series of several orientations is a damaged volume, not a localizer."""
+"""Maximum number of slices per orientation in a localizer; with more, the series is a damaged volume."""
 _LOCALIZER = re.compile(r"locali[sz]er|scout|survey|topogram|(\b|_)loc(\b|_)|3[ -]?plane", re.IGNORECASE)
-"""Descriptions of series that are localizers."""
+"""Series descriptions of localizers."""
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
 class Series:
-    """A DICOM series in a folder, or a file that contains a separate volume.
+    """DICOM series in a folder, or a multi-frame file with a separate volume.
 
     Attributes:
-        path: identifies the series for `read_scan`: the folder if it contains one volume, or else the first file.
+        path: path that identifies the series for `read_scan`: the folder if it contains one volume, else the first
+            file.
         uid: SeriesInstanceUID.
         description: SeriesDescription; may be empty.
         modality: for instance `CT`.
         files: sorted by name.
-        why: what it is instead of a volume, such as `a localizer`; None for a volume. Missing slices of a volume are
-            found when it is read.
-        damaged: whether its SOP class is that of a volume, although it is not a volume.
+        why: kind of the series if it is not a volume, such as `a localizer`; None (default) for a volume. Missing
+            slices are reported when the volume is read.
+        damaged: True if the series is not a volume although its SOP class is that of one (default False).
+
+    Example:
+        >>> series = Series(Path("ct"), "1.2.3", "thorax", "CT", (Path("ct/1.dcm"), Path("ct/2.dcm")))
+        >>> series.why is None, len(series.files)
+        (True, 2)
     """
 
     path: Path
@@ -60,12 +66,17 @@ class Series:
 
 @dataclass(frozen=True)
 class DicomFolder:
-    """The content of a folder, without its subfolders.
+    """DICOM content of a folder, without its subfolders.
 
     Attributes:
         series: sorted by the names of their first files.
-        passed_over: files that are not images, counted by kind: a modality, `DICOMDIR`, `not DICOM`, or `unreadable`.
+        passed_over: number of files that are not images, by kind: a modality, `DICOMDIR`, `not DICOM`, or `unreadable`.
         unreadable: files that cannot be read.
+
+    Example:
+        >>> folder = DicomFolder((), (("not DICOM", 2),))
+        >>> folder.others()
+        '2 file(s) skipped (2 not DICOM)'
     """
 
     series: tuple[Series, ...]
@@ -74,55 +85,116 @@ class DicomFolder:
 
     @property
     def volumes(self) -> list[Series]:
-        """The series that are volumes."""
-        return [one for one in self.series if one.why is None]
+        """Return the series that are volumes."""
+        return [series for series in self.series if series.why is None]
 
     def others(self) -> str | None:
-        """Return in one line what is skipped: series that are not volumes, and files that are not images."""
-        said = [f"{len(one.files)} of {one.why}" for one in self.series if one.why is not None]
-        said += [f"{count} {kind}" for kind, count in self.passed_over]
-        count = sum(len(one.files) for one in self.series if one.why is not None)
+        """Return a one-line summary of the skipped files; None without skipped files."""
+        parts = [f"{len(series.files)} of {series.why}" for series in self.series if series.why is not None]
+        parts += [f"{count} {kind}" for kind, count in self.passed_over]
+        count = sum(len(series.files) for series in self.series if series.why is not None)
         count += sum(number for _, number in self.passed_over)
-        return f"{count} file(s) skipped ({', '.join(said)})" if said else None
+        return f"{count} file(s) skipped ({', '.join(parts)})" if parts else None
 
 
 def is_dicom(path: Path) -> bool:
-    """Return whether a path may identify a DICOM series: a folder, or a DICOM file."""
+    """Return whether a path may identify a DICOM series: a folder, or a DICOM file.
+
+    Args:
+        path: file or folder.
+
+    Example:
+        >>> is_dicom(Path("/nowhere/a.dcm"))
+        False
+    """
     return path.is_dir() or (path.is_file() and is_dicom_file(path))
 
 
 def list_series(folder: str | Path) -> list[Series]:
-    """Return the DICOM series in a folder: volumes, and other series with what they are instead."""
+    """Return the DICOM series in a folder, including those that are not volumes.
+
+    Args:
+        folder: folder; its subfolders are not searched.
+
+    Raises:
+        DataError: the folder cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> import SimpleITK as sitk
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     image = sitk.GetImageFromArray(np.zeros((2, 3, 4), np.int16))
+        ...     image.SetMetaData("0008|0060", "CT")
+        ...     sitk.WriteImage(image, f"{folder}/ct.dcm")
+        ...     [series.modality for series in list_series(folder)]
+        ['CT']
+    """
     return list(list_folder(folder).series)
 
 
 def list_folder(folder: str | Path) -> DicomFolder:
-    """Return the DICOM series and the other files in a folder; only headers are read.
+    """Return the DICOM series and the skipped files of a folder. Only headers are read.
+
+    Args:
+        folder: folder; its subfolders are not searched.
 
     Raises:
         DataError: the folder cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = (Path(folder) / "notes.txt").write_text("a file that is not DICOM")
+        ...     list_folder(folder).passed_over
+        (('not DICOM', 1),)
     """
     return _listed(Path(folder))[0]
 
 
 def series_files(path: Path) -> list[Path]:
-    """Return the files of the series to which a DICOM file belongs, or the file itself if there is no series."""
+    """Return the files of the series that contains a DICOM file, or only the file if it is not in a series.
+
+    Args:
+        path: DICOM file.
+
+    Raises:
+        DataError: the folder cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "a.dcm"
+        ...     path.touch()
+        ...     [file.name for file in series_files(path)]
+        ['a.dcm']
+    """
     listing, _ = _listed(path.parent)
-    return next((list(one.files) for one in listing.series if path.parent / path.name in one.files), [path])
+    return next((list(series.files) for series in listing.series if path.parent / path.name in series.files), [path])
 
 
 def are_parts(paths: Sequence[Path]) -> tuple[bool, bool]:
-    """Compare series of one SeriesInstanceUID, from their headers.
+    """Return whether the slices of several series form one volume, and whether all their positions differ.
+
+    Positions of parts of one volume differ; those of copies do not. Only headers are read.
+
+    Args:
+        paths: paths that identify series with the same SeriesInstanceUID.
 
     Returns:
-        whether their slices together form one volume, and whether all their positions differ, unlike those of copies.
+        tuple of two bools: one volume; distinct positions. Both are False if a series is not a volume.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     are_parts([Path(folder)])
+        (False, False)
     """
     try:
         images = [image for path in paths for image in _images_of(path)]
     except DataError:
         return False, False
-    slices = [one for image in images for one in image.slices]
-    apart = len({tuple(round(value, 2) for value in one.position) for one in slices}) == len(slices)
+    slices = [plane for image in images for plane in image.slices]
+    apart = len({tuple(round(value, 2) for value in plane.position) for plane in slices}) == len(slices)
     if len({(image.columns, image.rows) for image in images}) > 1:
         return False, apart
     try:
@@ -133,35 +205,59 @@ def are_parts(paths: Sequence[Path]) -> tuple[bool, bool]:
 
 
 def dicom_geometry(path: str | Path) -> Geometry:
-    """Return the geometry of the series that a path identifies, from its headers.
+    """Return the geometry of a DICOM series. Only headers are read.
+
+    Args:
+        path: folder with one series, or any file of a series.
 
     Raises:
-        DataError: there is no series, or several, or the slices do not form a volume.
+        DataError: there is no series or more than one, or the slices do not form a volume.
+
+    Example:
+        >>> import tempfile
+        >>> import SimpleITK as sitk
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     image = sitk.GetImageFromArray(np.zeros((2, 3, 4), np.int16))
+        ...     image.SetMetaData("0008|0060", "CT")
+        ...     sitk.WriteImage(image, f"{folder}/ct.dcm")
+        ...     dicom_geometry(folder).shape
+        (4, 3, 2)
     """
     return _volume(Path(path))[2]
 
 
 def read_dicom(path: str | Path, dtype: Any) -> tuple[np.ndarray, Geometry]:
-    """Read the series that a path identifies, with every slice's own rescale slope and intercept.
+    """Read the volume of a DICOM series, with the rescale slope and intercept of each slice applied.
 
     Args:
-        path: a folder with one series, or any file of a series.
-        dtype: NumPy dtype of the result, or None for the smallest that fits the values.
+        path: folder with one series, or any file of a series.
+        dtype: NumPy dtype of the result; None for the smallest dtype that fits the values.
 
     Returns:
-        the voxels (1, X, Y, Z), and their geometry.
+        array (1, X, Y, Z) and geometry.
 
     Raises:
-        DataError: as `dicom_geometry`; damaged files.
+        DataError: see `dicom_geometry`; or a file is damaged.
+
+    Example:
+        >>> import tempfile
+        >>> import SimpleITK as sitk
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     image = sitk.GetImageFromArray(np.zeros((2, 3, 4), np.int16))
+        ...     image.SetMetaData("0008|0060", "CT")
+        ...     sitk.WriteImage(image, f"{folder}/ct.dcm")
+        ...     array, geometry = read_dicom(folder, np.float32)
+        >>> array.shape, array.dtype
+        ((1, 4, 3, 2), dtype('float32'))
     """
     images, order, geometry = _volume(Path(path))
     return read_values(images, order, dtype).transpose(2, 1, 0)[None], geometry
 
 
 def _volume(path: Path) -> tuple[list[DicomImage], list[int], Geometry]:
-    """Return the images of a series, the order of their slices, and the geometry of the volume that they form."""
+    """Return the images of a series, the order of its slices, and the geometry of the volume."""
     images = _images_of(path)
-    slices = [one for image in images for one in image.slices]
+    slices = [plane for image in images for plane in image.slices]
     sizes = {(image.columns, image.rows) for image in images}
     if len(sizes) > 1:
         shown = " and ".join(f"{x} x {y}" for x, y in sorted(sizes)[:3])
@@ -179,42 +275,43 @@ def _images_of(path: Path) -> list[DicomImage]:
     folder = path if path.is_dir() else path.parent
     listing, images = _listed(folder)
     if path.is_dir():
-        chosen = _the_volume(path, listing)
+        chosen = _only_volume(path, listing)
     else:
         name = folder / path.name
-        meant = [one for one in listing.series if name in one.files]
-        if not meant:
+        matches = [series for series in listing.series if name in series.files]
+        if not matches:
             raise DataError(f"{path}: is not a DICOM image.")
-        chosen = meant[0]
+        chosen = matches[0]
     if chosen.why is not None:
         raise DataError(f"{path}: is not a volume but {chosen.why}.")
     if listing.unreadable:
         raise DataError(
             f"{folder}: {len(listing.unreadable)} of its files cannot be read, {listing.unreadable[0].name} for "
-            "instance; slices may be missing. Copy or export the series again, or remove these files."
+            "instance, so slices may be missing. Copy or export the series again, or remove these files."
         )
     return [images[file] for file in chosen.files]
 
 
-def _the_volume(folder: Path, listing: DicomFolder) -> Series:
+def _only_volume(folder: Path, listing: DicomFolder) -> Series:
     volumes = listing.volumes
     if len(volumes) == 1:
         return volumes[0]
     if volumes:
         shown = "; ".join(
-            f"{one.description or one.modality}, {len(one.files)} file(s): {one.path.name}" for one in volumes[:5]
+            f"{series.description or series.modality}, {len(series.files)} file(s): {series.path.name}"
+            for series in volumes[:5]
         )
         more = "; ..." if len(volumes) > 5 else ""
         raise DataError(
-            f"{folder}: contains {len(volumes)} DICOM series ({shown}{more}). Give a file of the series to read, or "
-            "put each series in a separate folder."
+            f"{folder}: contains {len(volumes)} DICOM series ({shown}{more}). Pass a file of one series, or put each "
+            "series in a separate folder."
         )
     others = listing.others()
     raise DataError(f"{folder}: contains no DICOM series{f' that is a volume: {others}' if others else ''}.")
 
 
 def _listed(folder: Path) -> tuple[DicomFolder, dict[Path, DicomImage]]:
-    """Return a folder's content without hidden files, cached until a file's name, size or date changes."""
+    """Return the content of a folder without hidden files, cached until the name, size or date of a file changes."""
     try:
         with os.scandir(folder) as entries:
             files = sorted(_state(entry) for entry in entries if not (entry.name.startswith(".") or entry.is_dir()))
@@ -224,12 +321,12 @@ def _listed(folder: Path) -> tuple[DicomFolder, dict[Path, DicomImage]]:
 
 
 def _state(entry: os.DirEntry[str]) -> tuple[str, int, int]:
-    """Return name, size and date of a file; the size of a broken link, or of anything but a file, is negative."""
+    """Return name, size and date of a file; the size is negative for broken links and special files."""
     try:
         found = entry.stat()
     except OSError:
-        return entry.name, _DANGLING, 0
-    return entry.name, found.st_size if stat.S_ISREG(found.st_mode) else _NO_FILE, found.st_mtime_ns
+        return entry.name, _BROKEN_LINK, 0
+    return entry.name, found.st_size if stat.S_ISREG(found.st_mode) else _NOT_A_FILE, found.st_mtime_ns
 
 
 @lru_cache(maxsize=4)
@@ -240,7 +337,7 @@ def _list(folder: Path, files: tuple[tuple[str, int, int], ...]) -> tuple[DicomF
     images: dict[Path, DicomImage] = {}
     empty: list[Path] = []
     for name, size, _ in files:
-        found = read_image(folder / name) if size >= 0 else UNREADABLE if size == _DANGLING else "not DICOM"
+        found = read_image(folder / name) if size >= 0 else UNREADABLE if size == _BROKEN_LINK else "not DICOM"
         if found == EMPTY:
             empty.append(folder / name)
             continue
@@ -249,22 +346,22 @@ def _list(folder: Path, files: tuple[tuple[str, int, int], ...]) -> tuple[DicomF
             unreadable += [folder / name] if found == UNREADABLE else []
             continue
         images[found.path] = found
-        own = found.path.name if len(found.slices) > 1 else ""  # a multi-frame file is a separate volume
-        groups.setdefault((found.series, own or found.why or ""), []).append(found)
-    for path in empty:  # a slice whose copy failed, unless the slices are named otherwise
-        slice_lost = may_be_slice(path.name) and not any(image.suffix.lower() in DICOM_SUFFIXES for image in images)
-        passed_over[UNREADABLE if slice_lost else "not DICOM"] += 1
-        unreadable += [path] if slice_lost else []
+        file_name = found.path.name if len(found.slices) > 1 else ""  # a multi-frame file is a separate volume
+        groups.setdefault((found.series, file_name or found.why or ""), []).append(found)
+    for path in empty:  # empty files are lost slices, unless slices have other names
+        is_lost_slice = may_be_slice(path.name) and not any(image.suffix.lower() in DICOM_SUFFIXES for image in images)
+        passed_over[UNREADABLE if is_lost_slice else "not DICOM"] += 1
+        unreadable += [path] if is_lost_slice else []
     series = [_series(group) for group in groups.values()]
-    if sum(one.why is None for one in series) == 1:
-        series = [one if one.why is not None else replace(one, path=folder) for one in series]
-    series.sort(key=lambda one: one.files[0])
+    if sum(entry.why is None for entry in series) == 1:
+        series = [entry if entry.why is not None else replace(entry, path=folder) for entry in series]
+    series.sort(key=lambda entry: entry.files[0])
     return DicomFolder(tuple(series), tuple(sorted(passed_over.items())), tuple(unreadable)), images
 
 
 def _series(images: Sequence[DicomImage]) -> Series:
     first = images[0]
-    why, slices = first.why, [one for image in images for one in image.slices]
+    why, slices = first.why, [plane for image in images for plane in image.slices]
     counts, damaged = orientations(slices), first.damaged
     if why is None and len(counts) > 1:
         why = f"{len(slices)} slices in {len(counts)} orientations"

@@ -1,4 +1,4 @@
-"""Read a DICOM file's header: its slices, or what it is instead of slices of a volume."""
+"""DICOM headers: read the slices of a file, or determine what kind of file it is."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _TAGS = (
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "EchoTime", "EchoNumbers", "DiffusionBValue",
     "TemporalPositionIdentifier",
 )  # fmt: skip
-_BLOCKS = {0x0019000A + (block << 8): 0x00190000 + block for block in range(0x10, 0x100)}
-"""Tag with the number of slices in a mosaic, and the tag of its private block's creator, which must be Siemens."""
+_MOSAIC_TAGS = {0x0019000A + (block << 8): 0x00190000 + block for block in range(0x10, 0x100)}
+"""Tags of the number of slices in a mosaic, with the tag of the private block's creator (must be Siemens)."""
 _SETTINGS = ("EchoTime", "EchoNumbers", "DiffusionBValue", "TemporalPositionIdentifier")
 _FRAME_SETTINGS = (
     ("MREchoSequence", "EffectiveEchoTime"),
     ("MRDiffusionSequence", "DiffusionBValue"),
     ("FrameContentSequence", "TemporalPositionIndex"),
 )
-"""Settings that are equal for all slices of a volume, and differ between volumes acquired together: see `Slice`."""
+"""Settings that distinguish volumes acquired together; equal for all slices of a volume. See `Slice`."""
 _COMPONENTS = ("M", "P", "R", "I", "MAGNITUDE", "PHASE", "REAL", "IMAGINARY", "WATER", "FAT", "IN_PHASE", "OUT_PHASE")
-"""Words of ImageType for volumes computed from the same signal."""
+"""Values of ImageType for volumes computed from the same signal."""
 _DICOMDIR = "1.2.840.10008.1.3.10"
-_NO_SCANS = (
+_OTHER_MODALITIES = (
     "RTSTRUCT",
     "RTPLAN",
     "RTDOSE",
@@ -50,48 +50,54 @@ _NO_SCANS = (
     "AU",
     "ECG",
 )
-"""Modalities of files that accompany scans but are not scans."""
+"""Modalities of objects that are not scans."""
 IMPLICIT, EXPLICIT, BIG_ENDIAN = NATIVE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 _RESCALE = {"RescaleSlope": 1.0, "RescaleIntercept": 0.0}
-"""Slope and intercept if the header has none."""
+"""Default slope and intercept."""
 _LARGEST_RESCALE = 1e25
-"""Larger slopes and intercepts are damaged: float32 cannot represent the values."""
+"""Maximum slope and intercept; larger values would overflow float32."""
 UNREADABLE = "unreadable"
-"""Kind of files that may be damaged slices."""
+"""Kind of a file that may be a damaged slice."""
 EMPTY = "empty"
-"""Kind of empty files without a DICOM suffix."""
+"""Kind of an empty file without a DICOM suffix."""
 _SCOUTS = ("LOCALIZER", "SCOUT", "TOPOGRAM", "SURVEY", "SCANOSCOPE", "TOP")
-"""Last words of a value of ImageType for localizers, such as `CT_SOM5 TOP`."""
+"""Last words of ImageType values of localizers, such as `CT_SOM5 TOP`."""
 _CROSS_SECTIONAL = tuple(
     f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("2", "2.1", "2.2", "4", "4.1", "4.4", "128", "128.1", "130")
 )
 """SOP classes of CT, MR and PET images, single and multi-frame."""
 
-logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it does not name the file
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its messages do not name the file
 warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
 
 
 @dataclass(frozen=True)
 class DicomImage:
-    """One DICOM file with voxels.
+    """DICOM file with voxels.
 
     Attributes:
-        path: the file.
+        path: path of the file.
         series: SeriesInstanceUID.
         description: SeriesDescription.
         modality: for instance `CT`.
         rows: number of rows.
         columns: number of columns.
-        bits: allocated per voxel.
-        stored_bits: how many of them hold its value.
-        high_bit: the highest of them.
+        bits: BitsAllocated.
+        stored_bits: BitsStored.
+        high_bit: HighBit.
         signed: whether stored values are signed.
         syntax: transfer syntax UID.
-        pixels: position of the pixel data element in the file.
-        slices: its planes; empty if it has no position and orientation in space.
-        why: what it is instead of slices of a volume; None if it contains slices of a volume.
-        damaged: whether its SOP class is that of slices of a volume, although it contains none.
+        pixels: position of the pixel data element in the file, in bytes.
+        slices: planes of the image; empty if the image has no position and orientation.
+        why: kind of the image if it is not part of a volume; None if it is.
+        damaged: True if the image is not part of a volume although its SOP class is that of slices (default False).
+
+    Example:
+        >>> path = Path("1.dcm")
+        >>> image = DicomImage(path, "1.2.3", "", "CT", 3, 4, 16, 12, 11, False, EXPLICIT, 900, (), "a localizer")
+        >>> image.damaged
+        False
     """
 
     path: Path
@@ -112,10 +118,21 @@ class DicomImage:
 
 
 def read_image(path: Path) -> DicomImage | str:
-    """Read a file's header.
+    """Read the header of a file.
+
+    Args:
+        path: path of the file.
 
     Returns:
-        the image, or what kind of file it is instead: a modality, `DICOMDIR`, `not DICOM`, `empty` or `unreadable`.
+        the image; or, for other files, their kind: a modality, `DICOMDIR`, `not DICOM`, `empty` or `unreadable`.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "notes.txt"
+        ...     _ = path.write_text("a file that is not DICOM")
+        ...     read_image(path)
+        'not DICOM'
     """
     if path.name == "DICOMDIR":
         return "DICOMDIR"
@@ -126,7 +143,7 @@ def read_image(path: Path) -> DicomImage | str:
                     return UNREADABLE
                 return "not DICOM" if file.read(1) else EMPTY
             return _image(path, file)
-    except Exception:  # pydicom raises many kinds for damaged headers
+    except Exception:  # pydicom raises various exceptions for damaged headers
         return UNREADABLE
 
 
@@ -134,7 +151,7 @@ def read_image(path: Path) -> DicomImage | str:
 def _tags() -> list[Any]:
     from pydicom.tag import Tag
 
-    return [*map(Tag, _TAGS), *map(Tag, _BLOCKS), *map(Tag, _BLOCKS.values())]
+    return [*map(Tag, _TAGS), *map(Tag, _MOSAIC_TAGS), *map(Tag, _MOSAIC_TAGS.values())]
 
 
 def _image(path: Path, file: BinaryIO) -> DicomImage | str:
@@ -144,7 +161,7 @@ def _image(path: Path, file: BinaryIO) -> DicomImage | str:
     if str(header.get("SOPClassUID", "")) == _DICOMDIR:
         return "DICOMDIR"
     modality = str(header.get("Modality") or "")
-    if modality in _NO_SCANS:
+    if modality in _OTHER_MODALITIES:
         return modality
     pixels, syntax = file.tell(), _syntax(header)
     ended = syntax != DEFLATED and not file.read(1)
@@ -178,7 +195,7 @@ def _image(path: Path, file: BinaryIO) -> DicomImage | str:
 
 
 def _without_pixels(header: Any, modality: str) -> str:
-    """Return the kind of a file without voxels: unreadable, unless its header is not that of an image."""
+    """Return the kind of a file without voxels: its modality, or unreadable if its header is that of an image."""
     meta = getattr(header, "file_meta", None)
     kind = header.get("SOPClassUID") or getattr(meta, "MediaStorageSOPClassUID", None)
     name = str(getattr(kind, "name", ""))
@@ -186,7 +203,7 @@ def _without_pixels(header: Any, modality: str) -> str:
 
 
 def _syntax(header: Any) -> str:
-    """Return the transfer syntax; for uncompressed voxels, that in which the header was actually written."""
+    """Return the transfer syntax; for uncompressed voxels, the syntax in which the header was actually written."""
     named = str(getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", None) or IMPLICIT)
     if named not in NATIVE:
         return named
@@ -201,7 +218,7 @@ def _kind(header: Any) -> str:
 
 
 def _is_cross_sectional(header: Any) -> bool:
-    """Return whether an image is an original slice by its SOP class, so that it must have a position in space."""
+    """Return whether an image is an original slice according to its SOP class, and thus needs a position."""
     kinds = [str(kind).upper() for kind in _several(header.get("ImageType"))]
     return str(header.get("SOPClassUID") or "") in _CROSS_SECTIONAL and "DERIVED" not in kinds
 
@@ -211,7 +228,7 @@ def _frames(header: Any) -> int:
 
 
 def _not_a_volume(header: Any) -> str | None:
-    """Return what an image is according to its header, or None if it may be slices of a volume."""
+    """Return the kind of an image that is not part of a volume according to its header, or None."""
     photometric = str(header.get("PhotometricInterpretation") or "MONOCHROME2").strip()
     if int(header.get("SamplesPerPixel") or 1) != 1 or not photometric.startswith("MONOCHROME"):
         return f"color images ({photometric})"
@@ -230,9 +247,11 @@ def _not_a_volume(header: Any) -> str | None:
 
 
 def _mosaic_size(header: Any) -> int:
-    """Return the number of slices in a Siemens mosaic; 0 if the header does not contain it."""
-    found = [tag for tag in list(header.keys()) if tag in _BLOCKS and _BLOCKS[tag] in header]
-    sizes = [int(header[tag].value or 0) for tag in found if "SIEMENS MR" in str(header[_BLOCKS[tag]].value).upper()]
+    """Return the number of slices in a Siemens mosaic; 0 if unknown."""
+    found = [tag for tag in list(header.keys()) if tag in _MOSAIC_TAGS and _MOSAIC_TAGS[tag] in header]
+    sizes = [
+        int(header[tag].value or 0) for tag in found if "SIEMENS MR" in str(header[_MOSAIC_TAGS[tag]].value).upper()
+    ]
     return max(sizes, default=0)
 
 
@@ -246,7 +265,7 @@ def _numbers(group: Any, name: str, count: int) -> tuple[float, ...] | None:
     """Return a value of finite numbers, or None if it is missing or damaged."""
     try:
         value = group.get(name) if group is not None else None
-        found = () if value is None else tuple(float(one) for one in (value if count > 1 else (value,)))
+        found = () if value is None else tuple(float(number) for number in (value if count > 1 else (value,)))
     except (TypeError, ValueError):
         return None
     return found if len(found) == count and all(map(math.isfinite, found)) else None
@@ -258,28 +277,29 @@ def _number(group: Any, name: str) -> float | None:
 
 
 def _slices(name: str, header: Any) -> tuple[Slice, ...]:
-    """Return the planes of an image, or an empty tuple if any has no position and orientation in space."""
+    """Return the planes of an image, or an empty tuple if a plane has no position and orientation."""
     per_frame = header.get("PerFrameFunctionalGroupsSequence")
     frames = _frames(header)
     if not per_frame:
-        one = _slice(name, 0, *[header] * 4) if frames == 1 else None
-        return () if one is None else (replace(one, settings=_settings(header)),)
+        plane = _slice(name, 0, *[header] * 4) if frames == 1 else None
+        return () if plane is None else (replace(plane, settings=_settings(header)),)
     shared = (header.get("SharedFunctionalGroupsSequence") or [None])[0]
-    values = [_group(own, shared, "PixelValueTransformationSequence") for own in per_frame[:frames]]
+    values = [_group(frame_group, shared, "PixelValueTransformationSequence") for frame_group in per_frame[:frames]]
     if not any(values):
         values = [header] * len(values)
     found = []
-    for index, own in enumerate(per_frame[:frames]):
+    for index, frame_group in enumerate(per_frame[:frames]):
         position, axes, measures = (
-            _group(own, shared, f"{group}Sequence") for group in ("PlanePosition", "PlaneOrientation", "PixelMeasures")
+            _group(frame_group, shared, f"{group}Sequence")
+            for group in ("PlanePosition", "PlaneOrientation", "PixelMeasures")
         )
-        one = _slice(name, index, position, axes, measures, values[index])
-        if one is None:
+        plane = _slice(name, index, position, axes, measures, values[index])
+        if plane is None:
             return ()
-        content = _group(own, shared, "FrameContentSequence")
+        content = _group(frame_group, shared, "FrameContentSequence")
         stack = "" if content is None else str(content.get("StackID") or "")
-        groups = [(_group(own, shared, group), setting) for group, setting in _FRAME_SETTINGS]
-        found.append(replace(one, stack=stack, settings=_numbers_of(groups)))
+        groups = [(_group(frame_group, shared, group), setting) for group, setting in _FRAME_SETTINGS]
+        found.append(replace(plane, stack=stack, settings=_numbers_of(groups)))
     return tuple(found) if len(found) == frames else ()
 
 
@@ -290,13 +310,13 @@ def _settings(header: Any) -> tuple[tuple[str, float | str], ...]:
 
 
 def _numbers_of(settings: Sequence[tuple[Any, str]]) -> tuple[tuple[str, float], ...]:
-    """Return name and value of each setting that a header has."""
+    """Return name and value of each setting in a header."""
     found = [(name, _number(group, name)) for group, name in settings]
     return tuple((name, value) for name, value in found if value is not None)
 
 
-def _group(own: Any, shared: Any, name: str) -> Any:
-    for groups in (own, shared):
+def _group(frame_group: Any, shared: Any, name: str) -> Any:
+    for groups in (frame_group, shared):
         if groups is not None and groups.get(name):
             return groups.get(name)[0]
     return None
@@ -321,7 +341,7 @@ def _slice(name: str, frame: int, position: Any, orientation: Any, measures: Any
 
 
 def _rescale(values: Any) -> tuple[float, float, tuple[str, ...], str | None]:
-    """Return slope and intercept, the names of those in the header, and a description of what is damaged or None."""
+    """Return slope, intercept, the names of those in the header, and a description of the damaged one or None."""
     present = tuple(name for name in _RESCALE if values is not None and name in values)
     found, damaged = dict(_RESCALE), None
     for name in present:

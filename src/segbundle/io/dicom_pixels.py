@@ -1,4 +1,4 @@
-"""Read the voxels of DICOM images: stored values, with the rescale slope and intercept of each slice."""
+"""Voxels of DICOM images: stored values, and the rescale slope and intercept of each slice."""
 
 from __future__ import annotations
 
@@ -26,27 +26,39 @@ _KEPT = (
     "NumberOfFrames",
     "PixelData",
 )
-"""Elements that GDCM needs to decompress; without others it neither rescales nor inverts values."""
+"""Elements that GDCM needs to decompress; without any others, it neither rescales nor inverts values."""
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _EXACT_IN_FLOAT32 = 2**24
 
 
 def read_values(images: Sequence[DicomImage], order: Sequence[int], dtype: Any) -> np.ndarray:
-    """Read the slices of a volume.
+    """Read the voxels of a volume.
 
     Args:
-        images: its files.
-        order: indices of their slices, all taken together, in the order of the result.
-        dtype: NumPy dtype of the result, or None for the smallest that fits the rescaled values: integers if slopes
-            and intercepts are integers, float32 otherwise.
+        images: files of the volume.
+        order: indices into the slices of all files, in the order of the result.
+        dtype: NumPy dtype of the result; None for the smallest dtype that fits the rescaled values (integer if slopes
+            and intercepts are integers, else float32).
 
     Returns:
-        (slices, rows, columns).
+        array (slices, rows, columns).
 
     Raises:
-        DataError: a file is damaged; a slope or intercept is damaged, or missing in some of the slices.
+        DataError: a file is damaged; or a slope or intercept is damaged, or missing in some of the slices.
+
+    Example:
+        >>> import tempfile
+        >>> import SimpleITK as sitk
+        >>> from segbundle.data.dicom_headers import read_image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     image = sitk.GetImageFromArray(np.ones((2, 3, 4), np.int16))
+        ...     image.SetMetaData("0008|0060", "CT")
+        ...     sitk.WriteImage(image, f"{folder}/ct.dcm")
+        ...     values = read_values([read_image(Path(folder) / "ct.dcm")], [0, 1], np.int16)
+        >>> values.shape, int(values.sum())
+        ((2, 3, 4), 24)
     """
-    slices = [one for image in images for one in image.slices]
+    slices = [plane for image in images for plane in image.slices]
     _check_rescale(images[0].path.parent, slices)
     place = np.empty(len(order), dtype=int)
     place[list(order)] = range(len(order))
@@ -60,28 +72,30 @@ def read_values(images: Sequence[DicomImage], order: Sequence[int], dtype: Any) 
             stored = _stored_values(image)
         except DataError:
             raise
-        except Exception as error:  # of pydicom, SimpleITK, or the file system
+        except Exception as error:  # from pydicom, SimpleITK, or the file system
             raise DataError(f"{image.path}: its voxels cannot be read ({last_line(error)}).") from error
-        for frame, one in enumerate(image.slices):
-            _rescale(stored[frame], one, result[place[first + frame]])
+        for frame, plane in enumerate(image.slices):
+            _rescale(stored[frame], plane, result[place[first + frame]])
         first += len(image.slices)
     return result
 
 
 def _check_rescale(folder: Path, slices: Sequence[Slice]) -> None:
-    for one in slices:
-        if one.damaged:
-            raise DataError(f"{folder / one.name}: {one.damaged}. Export the series again.")
-        if one.slope == 0:
+    for plane in slices:
+        if plane.damaged:
+            raise DataError(f"{folder / plane.name}: {plane.damaged}. Export the series again.")
+        if plane.slope == 0:
             raise DataError(
-                f"{folder / one.name}: RescaleSlope is 0, so all values would be the same. Export the series again."
+                f"{folder / plane.name}: RescaleSlope is 0, so all voxels would be equal. Export the series again."
             )
-    for name in sorted({name for one in slices for name in one.rescaled}):
-        without = [one for one in slices if name not in one.rescaled]
-        if without and any((one.slope, one.intercept) != (1, 0) for one in slices):
+    for name in sorted({name for plane in slices for name in plane.rescaled}):
+        without = [plane for plane in slices if name not in plane.rescaled]
+        if without and any((plane.slope, plane.intercept) != (1, 0) for plane in slices):
             first = without[0]
             place = (
-                f"frame {first.frame + 1}" if any(one.name == first.name for one in slices if one != first) else "it"
+                f"frame {first.frame + 1}"
+                if any(plane.name == first.name for plane in slices if plane != first)
+                else "it"
             )
             raise DataError(
                 f"{folder / first.name}: {place} has no {name}, but other slices of the volume have one. Export the "
@@ -96,23 +110,25 @@ def _limits(image: DicomImage) -> tuple[int, int]:
 
 
 def _dtype(images: Sequence[DicomImage], slices: Sequence[Slice]) -> Any:
-    if any(one.slope % 1 or one.intercept % 1 for one in slices):
+    if any(plane.slope % 1 or plane.intercept % 1 for plane in slices):
         return np.float32
-    values = [limit * one.slope + one.intercept for image in images for one in image.slices for limit in _limits(image)]
+    values = [
+        limit * plane.slope + plane.intercept for image in images for plane in image.slices for limit in _limits(image)
+    ]
     for dtype in (np.uint8, np.int16, np.uint16, np.int32, np.int64):
         if np.iinfo(dtype).min <= min(values) and max(values) <= np.iinfo(dtype).max:
             return dtype
     return np.float64
 
 
-def _rescale(stored: np.ndarray, one: Slice, result: np.ndarray) -> None:
-    if one.slope == 1 and one.intercept == 0:
+def _rescale(stored: np.ndarray, plane: Slice, result: np.ndarray) -> None:
+    if plane.slope == 1 and plane.intercept == 0:
         result[...] = stored
         return
-    largest = float(np.iinfo(stored.dtype).max) * abs(one.slope) + abs(one.intercept)
-    exact = result.dtype == np.float32 and one.slope % 1 == one.intercept % 1 == 0 and largest < _EXACT_IN_FLOAT32
-    values = np.multiply(stored, one.slope, dtype=np.float32 if exact else np.float64)
-    values += one.intercept
+    largest = float(np.iinfo(stored.dtype).max) * abs(plane.slope) + abs(plane.intercept)
+    exact = result.dtype == np.float32 and plane.slope % 1 == plane.intercept % 1 == 0 and largest < _EXACT_IN_FLOAT32
+    values = np.multiply(stored, plane.slope, dtype=np.float32 if exact else np.float64)
+    values += plane.intercept
     result[...] = values
 
 

@@ -1,4 +1,4 @@
-"""Where a scan's voxels lie, whether that can be true, and whether two scans share their grid."""
+"""Geometry of a scan: shape, affine, plausibility, and comparison of grids."""
 
 from __future__ import annotations
 
@@ -12,26 +12,31 @@ import numpy as np
 from segbundle.errors import DataError
 
 _SPACINGS = (1e-4, 1e4)
-"""Distances in mm between voxels, beyond which a header is not believed: a tenth of a micron, ten meters."""
+"""Minimum and maximum plausible voxel spacing in mm: a tenth of a micron, ten meters."""
 _FARTHEST = 1e6
-"""Distance in mm of a corner from the world's origin beyond which a header is not believed."""
+"""Maximum plausible distance in mm of a corner voxel from the origin."""
 _QUATERNION_ANGLE = 2**-9.5
-"""Angle in radians that a rotation can lose in a NIfTI qform, 0.08 degrees.
+"""Maximum rounding error of a rotation in a NIfTI qform, in radians (0.08 degrees).
 
-The form stores b, c and d of a unit quaternion in single precision; a is the root of 1 - (b*b + c*c + d*d). The sum is
-off by up to 2**-23, and readers take a*a below 3 * 2**-23 for 0, so a is off by up to 2**-10.5, and the angle by
-twice as much.
+A qform stores b, c and d of a unit quaternion in single precision; a is the root of 1 - (b*b + c*c + d*d). The error of
+the sum is up to 2**-23, and readers replace a*a below 3 * 2**-23 by 0. So the error of a is up to 2**-10.5, and the
+error of the angle is twice as large.
 """
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where a scan's voxels lie.
+    """Geometry of a scan.
 
     Attributes:
-        shape: voxels along the three stored axes.
-        affine: (4, 4) float64, voxel index to millimetres in RAS+ world space.
-        channels: number of channels stored in the file.
+        shape: number of voxels along the three stored axes.
+        affine: (4, 4) float64, maps voxel indices to RAS+ world coordinates in millimeters.
+        channels: number of channels in the file (default 1).
+
+    Example:
+        >>> geometry = Geometry((64, 64, 32), np.diag([1.0, 1.0, 2.5, 1.0]))
+        >>> geometry.spacing
+        (1.0, 1.0, 2.5)
     """
 
     shape: tuple[int, int, int]
@@ -40,49 +45,63 @@ class Geometry:
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """Distance in millimetres between neighbouring voxels along each stored axis."""
+        """Return the distance in millimeters between neighboring voxels along each stored axis."""
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(x), float(y), float(z)
 
     @property
     def is_sheared(self) -> bool:
-        """Whether axes are not perpendicular, by more than headers round: by a hundredth of a millimeter at an end."""
+        """Return whether axes are not perpendicular, by more than 0.01 mm at the far corner (more than rounding)."""
         directions = self.affine[:3, :3] / np.array(self.spacing)
         off = np.abs(directions.T @ directions - np.eye(3))
         return bool((off * np.array(self.spacing) * (np.array(self.shape) - 1)).max() > 0.01)
 
     @property
     def corners(self) -> np.ndarray:
-        """World positions in mm of the eight corner voxels' centres, (8, 3)."""
+        """Return the world coordinates in mm of the centers of the eight corner voxels, (8, 3)."""
         grid = np.stack(np.meshgrid(*[(0, n - 1) for n in self.shape], indexing="ij"), axis=-1)
         return np.asarray(nib.affines.apply_affine(self.affine, grid.reshape(8, 3)))
 
     def difference(self, other: Geometry) -> str | None:
-        """In words, how another scan's grid differs from this one; None where voxels coincide.
+        """Return how the grid of another scan differs from this grid as text, or None if the voxels coincide.
 
-        Positions may differ by a tenth of the smallest spacing: headers are stored in single precision. Two grids with
-        the same first voxel and spacing may also be rotated by as much as a qform loses.
+        Positions may differ by a tenth of the smallest spacing, because headers are stored in single precision. Two
+        grids with the same first voxel and spacing may also differ by the rounding error of a rotation in a qform.
+
+        Args:
+            other: geometry of another scan.
         """
         if self.shape != other.shape:
             return f"shape {self.shape} against {other.shape}"
         if not (np.isfinite(self.affine).all() and np.isfinite(other.affine).all()):
             return "an affine that is not finite"
-        apart = float(np.linalg.norm(self.corners - other.corners, axis=1).max())
-        if apart > 0.1 * min(self.spacing) and not self._is_rotated_by_rounding(other):
-            return f"affines that put corner voxels up to {apart:.3g} mm apart"
+        distance = float(np.linalg.norm(self.corners - other.corners, axis=1).max())
+        if distance > 0.1 * min(self.spacing) and not self._is_rotated_by_rounding(other):
+            return f"affines that put corner voxels up to {distance:.3g} mm apart"
         return None
 
     def _is_rotated_by_rounding(self, other: Geometry) -> bool:
-        mine, others = (one.affine[:3, :3] / np.array(one.spacing) for one in (self, other))
-        angles = np.linalg.norm(mine - others, axis=0)
-        first = float(np.linalg.norm(self.affine[:3, 3] - other.affine[:3, 3]))
+        rotation, other_rotation = (grid.affine[:3, :3] / np.array(grid.spacing) for grid in (self, other))
+        angles = np.linalg.norm(rotation - other_rotation, axis=0)
+        origin_distance = float(np.linalg.norm(self.affine[:3, 3] - other.affine[:3, 3]))
         same_size = np.allclose(self.spacing, other.spacing, rtol=1e-5)
-        return same_size and first <= 0.01 * min(self.spacing) and bool((angles <= _QUATERNION_ANGLE).all())
+        return same_size and origin_distance <= 0.01 * min(self.spacing) and bool((angles <= _QUATERNION_ANGLE).all())
 
 
 @dataclass(frozen=True)
 class Scan:
-    """Voxels of a scan or a label map with their geometry: `array` is (C, X, Y, Z)."""
+    """Scan or label map with its geometry.
+
+    Attributes:
+        array: voxels (C, X, Y, Z).
+        geometry: shape and affine.
+        path: path of the file or folder.
+
+    Example:
+        >>> scan = Scan(np.zeros((1, 4, 3, 2)), Geometry((4, 3, 2), np.eye(4)), Path("ct.nii.gz"))
+        >>> scan.array.shape
+        (1, 4, 3, 2)
+    """
 
     array: np.ndarray
     geometry: Geometry
@@ -90,23 +109,34 @@ class Scan:
 
 
 def check_geometry(path: str | Path, geometry: Geometry) -> Geometry:
-    """Return a scan's geometry if voxels can lie as its header says.
+    """Return the geometry of a scan if it is plausible.
+
+    Args:
+        path: path of the scan, for messages.
+        geometry: geometry in the header.
 
     Raises:
-        DataError: an affine that is not finite or singular, or sizes and positions that no scanner makes.
+        DataError: the affine is not finite or is singular, or sizes or positions are not plausible.
+
+    Example:
+        >>> geometry = Geometry((4, 3, 2), np.eye(4))
+        >>> check_geometry("ct.nii.gz", geometry) is geometry
+        True
     """
     affine, spacing = geometry.affine, np.array(geometry.spacing)
     repair = "Repair the header, or convert the original again."
     if not np.isfinite(affine).all():
-        raise DataError(f"{path}: its affine is not finite ({_rows(affine)}): voxels have no place in space. {repair}")
+        raise DataError(f"{path}: its affine is not finite ({_rows(affine)}), so voxels have no position. {repair}")
     if spacing.min() == 0 or abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-6:
-        raise DataError(f"{path}: its affine is singular ({_rows(affine)}): voxels have no place in space. {repair}")
+        raise DataError(f"{path}: its affine is singular ({_rows(affine)}), so voxels have no position. {repair}")
     if spacing.min() < _SPACINGS[0] or spacing.max() > _SPACINGS[1]:
         sizes = " x ".join(f"{value:.6g}" for value in spacing)
-        raise DataError(f"{path}: its header says voxels of {sizes} mm, which cannot be. {repair}")
+        raise DataError(f"{path}: its header gives a voxel size of {sizes} mm, which is not plausible. {repair}")
     farthest = float((np.abs(affine[:3, :3]) @ (np.array(geometry.shape) - 1) + np.abs(affine[:3, 3])).max())
     if farthest > _FARTHEST:
-        raise DataError(f"{path}: its header puts voxels {farthest:.3g} mm from the origin, which cannot be. {repair}")
+        raise DataError(
+            f"{path}: its header places voxels {farthest:.3g} mm from the origin, which is not plausible. {repair}"
+        )
     return geometry
 
 
@@ -115,10 +145,18 @@ def _rows(affine: np.ndarray) -> str:
 
 
 def volume_shape(path: str | Path, shape: Sequence[int]) -> tuple[tuple[int, int, int], int]:
-    """Return the three spatial sizes and the number of channels of a stored shape.
+    """Return the spatial shape and the number of channels of a stored shape.
+
+    Args:
+        path: path of the scan, for messages.
+        shape: stored shape, channels last.
 
     Raises:
-        DataError: another number of dimensions, or an empty one.
+        DataError: the number of dimensions is not supported, or a dimension is empty.
+
+    Example:
+        >>> volume_shape("ct.nii.gz", (64, 64, 32)), volume_shape("mr.nii.gz", (64, 64, 32, 4))
+        (((64, 64, 32), 1), ((64, 64, 32), 4))
     """
     sizes = [int(size) for size in shape]
     if len(sizes) == 2:  # one slice
@@ -128,5 +166,5 @@ def volume_shape(path: str | Path, shape: Sequence[int]) -> tuple[tuple[int, int
     if len(sizes) == 3:
         sizes = [*sizes, 1]
     if len(sizes) != 4 or min(sizes) < 1:
-        raise DataError(f"{path}: has shape {tuple(shape)}; a 3D scan, or a 4D one with channels last, is needed.")
+        raise DataError(f"{path}: has shape {tuple(shape)}; it must be a 3D scan, or a 4D scan with channels last.")
     return (sizes[0], sizes[1], sizes[2]), sizes[3]

@@ -1,4 +1,4 @@
-"""Reading what SimpleITK reads: NRRD, MetaImage and others; its LPS+ and (Z, Y, X) stay in this module."""
+"""NRRD and MetaImage files, read with SimpleITK. Its LPS+ coordinates and (Z, Y, X) arrays are converted here."""
 
 from __future__ import annotations
 
@@ -17,36 +17,64 @@ from segbundle.io.text_headers import METAIMAGE, NRRD, check_text_header, compre
 
 _COMPRESSED = re.compile(rb"CompressedData\s*=\s*True|encoding:\s*(?!raw)\S", re.IGNORECASE)
 _GZIPPED = re.compile(rb"CompressedData\s*=\s*True|encoding:\s*gz", re.IGNORECASE)
-_MOST_COMPRESSED = 1032
-"""Bytes that one byte of gzip can stand for."""
+_MAX_COMPRESSION_RATIO = 1032
+"""Maximum compression ratio of gzip."""
 _HEADER = 1 << 16
-"""Bytes of a file in which its header says how voxels are stored."""
+"""Number of bytes at the start of a file that contain the encoding of its voxels."""
 _FORMATS = {**dict.fromkeys(METAIMAGE, "MetaImageIO"), **dict.fromkeys(NRRD, "NrrdImageIO")}
 _BYTES = {"8": 1, "16": 2, "32": 4, "64": 8}
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def itk_geometry(path: Path) -> Geometry:
-    """Return the geometry of a file, from its header.
+    """Return the geometry of an NRRD or MetaImage file. Only the header is read.
+
+    Args:
+        path: path of the file.
 
     Raises:
-        DataError: a header that cannot be true, missing data files; SimpleITK raises other errors.
+        DataError: the header is invalid, or data files are missing. SimpleITK raises other errors.
+
+    Example:
+        >>> import tempfile
+        >>> import SimpleITK as sitk
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "ct.nrrd"
+        ...     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 3, 4), np.int16)), str(path))
+        ...     itk_geometry(path).shape
+        (4, 3, 2)
     """
     return _geometry(path, _reader(path))
 
 
 def read_itk(path: Path, dtype: Any) -> Scan:
-    """Read a file.
+    """Read an NRRD or MetaImage file.
+
+    Args:
+        path: path of the file.
+        dtype: NumPy dtype of the result; None to keep the stored dtype.
+
+    Returns:
+        scan with an array (C, X, Y, Z).
 
     Raises:
-        DataError: as `itk_geometry`; complex voxels, or fewer than the header says.
+        DataError: see `itk_geometry`; or voxels are complex or missing.
+
+    Example:
+        >>> import tempfile
+        >>> import SimpleITK as sitk
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "ct.nrrd"
+        ...     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 3, 4), np.int16)), str(path))
+        ...     read_itk(path, np.float32).array.shape
+        (1, 4, 3, 2)
     """
     import SimpleITK as sitk
 
     reader = _reader(path)
     kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
     if "complex" in kind:
-        raise DataError(f"{path}: holds complex voxels; convert it to one real value per voxel.")
+        raise DataError(f"{path}: contains complex voxels; convert them to one real value per voxel.")
     geometry = _geometry(path, reader)
     stored = next((size for bits, size in _BYTES.items() if f"{bits}-bit" in kind), 1)
     count = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
@@ -69,34 +97,34 @@ def read_itk(path: Path, dtype: Any) -> Scan:
 
 
 def _reader(path: Path) -> Any:
-    """A reader that knows the file's header."""
+    """Return a SimpleITK reader that has read the header of a file."""
     import SimpleITK as sitk
 
-    if path.suffix.lower() not in _FORMATS:  # ITK would try all of its readers, which write to stderr
-        raise DataError(f"{path}: is no NIfTI, NRRD, MetaImage, MGH or DICOM file. Convert it to NIfTI.")
+    if path.suffix.lower() not in _FORMATS:  # ITK would try all readers, and these write to stderr
+        raise DataError(f"{path}: is not a NIfTI, NRRD, MetaImage, MGH or DICOM file. Convert it to NIfTI.")
     check_text_header(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    if not path.suffix.islower():  # by which ITK would know the format
+    if not path.suffix.islower():  # ITK determines the format by lower-case suffixes
         reader.SetImageIO(_FORMATS.get(path.suffix.lower(), ""))
     reader.ReadImageInformation()
     return reader
 
 
 def _check_length(path: Path, count: int, stored: int) -> None:
-    """Refuse files that are shorter than their header says, before memory is taken for their voxels."""
+    """Raise an error if a file is shorter than its header says, before memory is allocated."""
     with path.open("rb") as file:
         header = file.read(_HEADER)
     files = data_files(path) or [path]
-    held = sum(file.stat().st_size for file in files)
+    size = sum(file.stat().st_size for file in files)
     factor: float = 1
     if _COMPRESSED.search(header):
-        factor = _MOST_COMPRESSED if _GZIPPED.search(header) else math.inf
+        factor = _MAX_COMPRESSION_RATIO if _GZIPPED.search(header) else math.inf
     known = path.suffix.lower() in (".mha", ".mhd", ".nrrd", ".nhdr")
-    if known and count * stored > held * factor:
+    if known and count * stored > size * factor:
         named = path.name if files == [path] else ", ".join(file.name for file in files[:3])
         raise DataError(
-            f"{path}: cannot be read (its header says {count} voxels, {count * stored} bytes; {named} has {held}). "
+            f"{path}: cannot be read (its header says {count} voxels, {count * stored} bytes; {named} has {size}). "
             f"{named} may be truncated: copy or convert it again."
         )
 

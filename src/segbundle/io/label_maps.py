@@ -1,4 +1,4 @@
-"""Label maps as integers, also where a program has stored them as floating point."""
+"""Label maps as integers, including label maps stored as floating point."""
 
 from __future__ import annotations
 
@@ -12,28 +12,52 @@ from segbundle.io.geometry import Scan
 from segbundle.io.scans import read_scan
 
 _ROUNDING = 1e-3
-"""Distance from an integer up to which a value counts as that integer: scale factors lose some."""
+"""Tolerance for integers; scale factors cause rounding errors."""
 
 
 def read_labels(path: str | Path | Sequence[str | Path]) -> Scan:
-    """Read a label map; values within 0.001 of integers become those integers.
+    """Read a label map and round values within 0.001 of integers.
+
+    Args:
+        path: see `read_scan`.
 
     Returns:
-        the label map, with an integer array if all its values are integers, or else as it is stored.
+        scan with an integer array (C, X, Y, Z), or with the stored values if some are not integers.
 
     Raises:
-        DataError: as `read_scan`.
+        DataError: see `read_scan`.
+
+    Example:
+        >>> import tempfile
+        >>> import nibabel as nib
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "seg.nii.gz"
+        ...     nib.save(nib.Nifti1Image(np.ones((4, 3, 2), np.float32), np.eye(4)), path)
+        ...     read_labels(path).array.dtype
+        dtype('int32')
     """
     return round_labels(read_scan(path, None))
 
 
 def round_labels(label: Scan) -> Scan:
-    """Return a label map with integers if all its values are within 0.001 of integers, or else unchanged."""
+    """Return a label map with an integer array, or the unchanged label map if some values are not integers.
+
+    Values within 0.001 of an integer are rounded.
+
+    Args:
+        label: label map (C, X, Y, Z) of any dtype.
+
+    Example:
+        >>> from segbundle.data import Geometry
+        >>> label = Scan(np.full((1, 2, 1, 1), 0.9999), Geometry((2, 1, 1), np.eye(4)), Path("seg.nii"))
+        >>> round_labels(label).array.ravel()
+        array([1, 1], dtype=int32)
+    """
     values = label.array
     if np.issubdtype(values.dtype, np.integer):
         return label
     with np.errstate(invalid="ignore", over="ignore"):
         rounded = np.rint(values).astype(np.int32)
-        if not (np.abs(values - rounded) <= _ROUNDING).all():  # false for NaN and for what int32 cannot hold
+        if not (np.abs(values - rounded) <= _ROUNDING).all():  # False for NaN and values outside int32
             return label
     return replace(label, array=rounded)

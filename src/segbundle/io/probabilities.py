@@ -1,4 +1,4 @@
-"""Class probabilities on a scan's voxels, written while they are computed."""
+"""Probability maps on the grid of a scan, written while they are computed."""
 
 from __future__ import annotations
 
@@ -12,18 +12,30 @@ from segbundle.files.atomic import written_whole
 from segbundle.io.scans import geometry_header, read_geometry
 
 SCALE = 1 / 65535
-"""What a stored integer has to be multiplied with; the header says so."""
+"""Scale factor of stored integers, as in the header."""
 
 
 class ProbabilityFile:
-    """A 4D NIfTI file (X, Y, Z, num_classes) of 16-bit integers with a scale factor, mapped into memory.
+    """Memory-mapped 4D NIfTI file (X, Y, Z, num_classes) of class probabilities.
 
-    NIfTI has no 16-bit floating point; these integers are as small and, near 1, more exact. The file is not compressed,
-    so that it can be filled in any order, and appears when the block ends well.
+    Probabilities are stored as 16-bit integers with a scale factor. NIfTI has no 16-bit floating point; the integers
+    have the same size and are more precise near 1. The file is not compressed, so it can be filled in any order. It
+    appears when the `with` block ends without an error.
 
     Args:
-        path: where to write, ending in `.nii`.
-        reference: the scan whose geometry the header takes.
+        path: output path, with the suffix `.nii`.
+        reference: scan whose geometry is written to the header.
+
+    Example:
+        >>> import tempfile
+        >>> import nibabel as nib
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     nib.save(nib.Nifti1Image(np.zeros((4, 3, 2), np.int16), np.eye(4)), f"{folder}/ct.nii")
+        ...     with ProbabilityFile(f"{folder}/ct_prob.nii", f"{folder}/ct.nii") as file:
+        ...         file.array(num_classes=2)[1] = 65535
+        ...     probabilities = nib.load(f"{folder}/ct_prob.nii").get_fdata()
+        >>> probabilities.shape, round(float(probabilities[..., 1].max()), 6)
+        ((4, 3, 2, 2), 1.0)
     """
 
     def __init__(self, path: str | Path, reference: str | Path) -> None:
@@ -37,7 +49,7 @@ class ProbabilityFile:
         return self
 
     def array(self, num_classes: int) -> np.ndarray:
-        """The file's content to be filled, uint16 (num_classes, X, Y, Z): probabilities times 65535."""
+        """Return the writable content of the file, uint16 (num_classes, X, Y, Z): probabilities times 65535."""
         shape = (*read_geometry(self.reference).shape, num_classes)
         header = geometry_header(self.reference, shape, np.uint16)
         header.set_slope_inter(SCALE, 0)

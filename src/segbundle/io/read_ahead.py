@@ -1,4 +1,4 @@
-"""Reading a scan before it is asked for: while a program is still importing what will use it."""
+"""Background reading of scans, while a program is still importing other modules."""
 
 from __future__ import annotations
 
@@ -12,19 +12,25 @@ from segbundle.io.scan_files import is_nifti
 from segbundle.io.scans import Scan, read_scan
 
 _Timed = tuple[Scan, float]
-_begun: dict[Path, Future[_Timed]] = {}
+_pending: dict[Path, Future[_Timed]] = {}
 
 
 def begin_reading(path: str | Path) -> None:
-    """Begin to read a NIfTI file in the background; what is no such file is left for later.
+    """Start to read a NIfTI file in a background thread.
 
-    The other formats are read by a library that would not survive the program's end in the middle of its work.
+    Other files are ignored, because their libraries may crash if the program ends while they read.
+
+    Args:
+        path: path of the file.
+
+    Example:
+        >>> begin_reading("/nowhere/ct.nii.gz")
     """
     path = Path(path)
     if not is_nifti(path) or not path.is_file():
         return
     scan: Future[_Timed] = Future()
-    _begun[path] = scan
+    _pending[path] = scan
     Thread(target=_read, args=(path, scan), name="reading early", daemon=True).start()
 
 
@@ -37,13 +43,28 @@ def _read(path: Path, scan: Future[_Timed]) -> None:
 
 
 def read_begun(path: str | Path | Sequence[str | Path]) -> _Timed:
-    """As `read_scan` with its defaults, or what comes of reading that was begun, the first time it is asked for.
+    """Return a scan: the result of `begin_reading` on the first call, else a scan read now.
+
+    Args:
+        path: see `read_scan`.
 
     Returns:
-        the scan, and the seconds that reading it took in the background.
+        scan (float32), and the seconds that the background thread took to read it; 0 if it was read now.
 
     Raises:
-        DataError: as `read_scan`.
+        DataError: see `read_scan`.
+
+    Example:
+        >>> import tempfile
+        >>> import nibabel as nib
+        >>> import numpy as np
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "ct.nii.gz"
+        ...     nib.save(nib.Nifti1Image(np.zeros((4, 3, 2), np.int16), np.eye(4)), path)
+        ...     begin_reading(path)
+        ...     scan, seconds = read_begun(path)
+        >>> scan.array.shape
+        (1, 4, 3, 2)
     """
-    begun = _begun.pop(Path(path), None) if isinstance(path, (str, Path)) else None
+    begun = _pending.pop(Path(path), None) if isinstance(path, (str, Path)) else None
     return (read_scan(path), 0.0) if begun is None else begun.result()

@@ -1,4 +1,4 @@
-"""What reading has in common in all formats: whether a scan fits into memory, and what an error says."""
+"""Helpers of all readers: a memory check, and short error messages."""
 
 from __future__ import annotations
 
@@ -8,31 +8,44 @@ from segbundle.errors import DataError
 from segbundle.hardware.host_memory import available_memory, available_swap, reusable_memory
 
 _SMALL = 1 << 24
-"""Bytes that are not worth asking for."""
+"""Number of bytes below which memory is not checked."""
 
 
 def check_memory(path: str | Path, needed: float, what: str = "its voxels") -> None:
-    """Refuse what would certainly not fit: beyond its control group's limit, the kernel kills a process unasked.
+    """Raise an error if data certainly does not fit into memory.
+
+    Beyond the limit of its control group, the kernel kills a process without a message.
 
     Args:
-        path: the scan, for the message.
-        needed: bytes that will be taken at the least.
-        what: for the message, what takes them.
+        path: path of the scan, for the message.
+        needed: minimum number of bytes.
+        what: name of the data, for the message (default `its voxels`).
 
     Raises:
-        DataError: `needed` is more than there is, swap space included.
+        DataError: `needed` exceeds the free memory, including swap space.
+
+    Example:
+        >>> check_memory("ct.nii.gz", 1e6)
     """
     if needed < _SMALL:
         return
     free = available_memory() + available_swap() + reusable_memory()
     if needed > free:
         raise DataError(
-            f"{path}: {what} need {needed / 1e9:.3g} GB of memory, {free / 1e9:.3g} GB are free. Use a machine or "
-            "container with more memory, or crop or downsample the scan."
+            f"{path}: {what} need {needed / 1e9:.3g} GB of memory, but only {free / 1e9:.3g} GB are free. "
+            "Use a machine or container with more memory, or crop or downsample the scan."
         )
 
 
 def last_line(error: BaseException) -> str:
-    """Return the last line of an error's message, which names the cause, or its kind where it has none."""
+    r"""Return the last line of an error message (usually the cause), or the exception class for an empty message.
+
+    Args:
+        error: exception.
+
+    Example:
+        >>> last_line(ValueError("cannot read:\nbad header")), last_line(MemoryError())
+        ('bad header', 'MemoryError')
+    """
     lines = str(error).strip().splitlines()
     return lines[-1] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""File names of scans and label maps, and the files that belong to one; no voxels are read."""
+"""File names of scans and label maps, and the files that form a scan. No voxels are read."""
 
 from __future__ import annotations
 
@@ -8,23 +8,31 @@ from pathlib import Path
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 _PAIRS = {".hdr": ".img", ".hdr.gz": ".img.gz"}
-"""Endings of NIfTI and Analyze headers, and of the files with their voxels."""
+"""Suffixes of NIfTI and Analyze headers, and of their voxel files."""
 _NIBABEL_SUFFIXES = (*NIFTI_SUFFIXES, *_PAIRS, ".mgz", ".mgh")
 SUFFIXES = (*_NIBABEL_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
-"""File name endings that `read_scan` knows. A folder that holds DICOM files is a scan as well."""
+"""File name suffixes that `read_scan` supports. A folder with DICOM files is a scan as well."""
 _HEADER_KEYS = {
     ".mhd": re.compile(r"ElementDataFile\s*=", re.IGNORECASE),
     ".nhdr": re.compile(r"data ?file\s*:", re.IGNORECASE),
 }
-"""After which a header names the files with its voxels."""
+"""Keys of headers that name the voxel files."""
 _HEADER_BYTES = 1_000_000
 _SEGMENTATIONS = (".seg.nrrd", ".seg.nhdr")
-"""Endings of 3D Slicer's segmentations, which are label maps and never scans."""
+"""Suffixes of 3D Slicer segmentations. These are label maps, not images."""
 DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
 
 
 def stem(path: str | Path) -> str:
-    """File name without the ending of a scan format: `a/case.01.nii.gz` gives `case.01`."""
+    """Return the file name without the suffix of a scan format.
+
+    Args:
+        path: path or name of a file.
+
+    Example:
+        >>> stem("a/case.01.nii.gz")
+        'case.01'
+    """
     name = (path if isinstance(path, Path) else Path(path)).name
     for suffix in (*SUFFIXES, *_PAIRS.values()):
         if name.lower().endswith(suffix):
@@ -33,7 +41,10 @@ def stem(path: str | Path) -> str:
 
 
 def label_stem(path: str | Path) -> str:
-    """Return the name of the case that a label map belongs to: its `stem`, without 3D Slicer's `.seg`.
+    """Return the case name of a label map: its `stem`, without the `.seg` of 3D Slicer.
+
+    Args:
+        path: path or name of a label map.
 
     Example:
         >>> label_stem("labelsTr/case.seg.nrrd")
@@ -44,23 +55,50 @@ def label_stem(path: str | Path) -> str:
 
 
 def is_segmentation(name: str) -> bool:
-    """Return whether a file name is that of a segmentation of 3D Slicer."""
+    """Return whether a file has the suffix of a 3D Slicer segmentation.
+
+    Args:
+        name: name of a file.
+
+    Example:
+        >>> is_segmentation("case.seg.nrrd"), is_segmentation("case.nrrd")
+        (True, False)
+    """
     return name.lower().endswith(_SEGMENTATIONS)
 
 
 def is_scan_file(path: Path) -> bool:
-    """Return whether the name ends like a scan format that can be read; hidden files never do."""
+    """Return whether a file has the suffix of a supported scan format. Hidden files are not scans.
+
+    Args:
+        path: path of a file.
+
+    Example:
+        >>> is_scan_file(Path("ct.nii.gz")), is_scan_file(Path("notes.txt"))
+        (True, False)
+    """
     return not path.name.startswith(".") and path.name.lower().endswith(SUFFIXES)
 
 
 def may_be_slice(name: str) -> bool:
-    """Return whether a file name is one that DICOM files have: `.dcm`, no ending, or a UID."""
+    """Return whether a file name is typical of DICOM files: `.dcm`, no suffix, or a UID.
+
+    Args:
+        name: name of a file.
+
+    Example:
+        >>> may_be_slice("IM0001"), may_be_slice("notes.txt")
+        (True, False)
+    """
     ending = Path(name).suffix.lower()
     return ending in DICOM_SUFFIXES or ending == "" or ending[1:].isdigit()
 
 
 def is_uid(name: str) -> bool:
-    """Return whether a name is a DICOM UID, with the modality before it or not.
+    """Return whether a name is a DICOM UID, with or without a modality in front of it.
+
+    Args:
+        name: name of a file or folder.
 
     Example:
         >>> is_uid("MR.1.2.840.113619.2"), is_uid("patient.1"), is_uid("2024.05.01")
@@ -70,7 +108,15 @@ def is_uid(name: str) -> bool:
 
 
 def is_dicom_file(path: Path) -> bool:
-    """Return whether a file is DICOM; what is no regular file, such as a named pipe, or cannot be read is not."""
+    """Return whether a file is DICOM. Special files and unreadable files are not.
+
+    Args:
+        path: path of a file.
+
+    Example:
+        >>> is_dicom_file(Path("/nowhere/IM0001.dcm"))
+        False
+    """
     try:
         return path.is_file() and holds_dicom(path)
     except OSError:
@@ -78,10 +124,21 @@ def is_dicom_file(path: Path) -> bool:
 
 
 def holds_dicom(path: Path) -> bool:
-    """Return whether a file carries DICOM's mark, `DICM` after 128 bytes (PS3.10), or begins with its first elements.
+    """Return whether a file has the `DICM` prefix after 128 bytes (PS3.10) or begins with DICOM elements.
+
+    Args:
+        path: path of a file.
 
     Raises:
         OSError: the file cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "IM0001"
+        ...     _ = path.write_bytes(bytes(128) + b"DICM")
+        ...     holds_dicom(path)
+        True
     """
     with path.open("rb") as file:
         head = file.read(132)
@@ -89,7 +146,7 @@ def holds_dicom(path: Path) -> bool:
 
 
 def _begins_with_elements(head: bytes) -> bool:
-    """Whether a file without that mark begins with an element of group 2 or 8, as old archives write them."""
+    """Return whether a file without prefix begins with an element of group 2 or 8, as in old archives."""
     if len(head) < 16 or head[:2] not in (b"\x02\x00", b"\x08\x00") or head[3] != 0:
         return False
     explicit = head[4:6].isalpha() and head[4:6].isupper()
@@ -97,7 +154,21 @@ def _begins_with_elements(head: bytes) -> bool:
 
 
 def is_dicom_folder(path: Path) -> bool:
-    """Return whether a folder directly holds DICOM files; the index of an exported medium (DICOMDIR) is none."""
+    """Return whether a folder directly contains DICOM files. The index of a medium (DICOMDIR) does not count.
+
+    Args:
+        path: folder.
+
+    Raises:
+        OSError: the folder cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = (Path(folder) / "IM0001").write_bytes(bytes(128) + b"DICM")
+        ...     is_dicom_folder(Path(folder))
+        True
+    """
     if not path.is_dir():
         return False
     files = (file for file in _visible_files(path) if file.name != "DICOMDIR")
@@ -109,9 +180,18 @@ def _visible_files(folder: Path) -> list[Path]:
 
 
 def files_of(path: str | Path) -> list[Path]:
-    """Return the files of a scan: one, a DICOM series, or a header (.hdr, .mhd, .nhdr) and the data that it names.
+    """Return the files of a scan: a file, a DICOM series, or a header (.hdr, .mhd, .nhdr) and its voxel files.
 
-    Of what cannot be read, that is the path itself.
+    Args:
+        path: path of a scan; if it cannot be read, it is the only result.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("mr.hdr", "mr.img"):
+        ...         (Path(folder) / name).touch()
+        ...     [path.name for path in files_of(f"{folder}/mr.hdr")]
+        ['mr.hdr', 'mr.img']
     """
     path = Path(path)
     try:
@@ -122,12 +202,23 @@ def files_of(path: str | Path) -> list[Path]:
 
             return series_files(path)
         return [path, *(file for file in data_files(path) if file.is_file())]
-    except (OSError, ValueError):  # which a DataError is
+    except (OSError, ValueError):  # DataError is a ValueError
         return [path]
 
 
 def data_files(header: Path) -> list[Path]:
-    """Return the files with the voxels of a scan that a header of its own describes, whether they exist or not."""
+    """Return the voxel files of a separate header, whether they exist or not; empty for other files.
+
+    Args:
+        header: path of a file.
+
+    Raises:
+        OSError: the header cannot be read.
+
+    Example:
+        >>> data_files(Path("mr.hdr")), data_files(Path("ct.nii.gz"))
+        ([PosixPath('mr.img')], [])
+    """
     for suffix, voxels in _PAIRS.items():
         if header.name.lower().endswith(suffix):
             start, ending = header.name[: -len(suffix)], header.name[-len(suffix) :]
@@ -145,17 +236,25 @@ def data_files(header: Path) -> list[Path]:
 
 
 def _named(folder: Path, name: str) -> list[Path]:
-    """Return the files that a header calls `name`: one, or numbered ones, as in `slice%03d.raw 1 40 1`."""
+    """Return the files that a header calls `name`: one file, or numbered files as in `slice%03d.raw 1 40 1`."""
     start, numbered, _ = name.partition("%")
     path = folder / start
     if not numbered:
         return [path]
     try:
         return sorted(path.parent.glob(f"{glob.escape(path.name)}*"))
-    except (OSError, ValueError):  # no folder, or a name that no file can have
+    except (OSError, ValueError):  # the folder does not exist, or the name is invalid
         return []
 
 
 def is_nifti(path: Path) -> bool:
-    """Whether a path is read by nibabel; `.img` is the other half of a `.hdr`."""
+    """Return whether nibabel reads a file: NIfTI, Analyze and MGH, including the `.img` of a `.hdr`.
+
+    Args:
+        path: path of a file.
+
+    Example:
+        >>> is_nifti(Path("ct.nii.gz")), is_nifti(Path("ct.nrrd"))
+        (True, False)
+    """
     return path.name.lower().endswith((*_NIBABEL_SUFFIXES, *_PAIRS.values()))

@@ -1,7 +1,6 @@
-"""Scan files in, label maps out, whatever the format.
+"""Input and output of scans and label maps in all supported formats.
 
-Arrays are always (C, X, Y, Z) with an affine that maps voxel indices to millimetres in RAS+ world space, as NIfTI
-and nibabel define it.
+Arrays are always (C, X, Y, Z). Affines map voxel indices to RAS+ world coordinates in millimeters, as in nibabel.
 """
 
 from __future__ import annotations
@@ -26,30 +25,39 @@ from segbundle.io.scan_files import is_nifti
 
 __all__ = ["Geometry", "Scan", "geometry_header", "read_geometry", "read_scan", "write_segmentation"]
 
-_NOT_FREE = ("magic", "regular")
-"""Fields of text in a NIfTI header in which there is no place for a name of a patient."""
+_FIXED_TEXT_FIELDS = ("magic", "regular")
+"""Text fields of a NIfTI header that cannot contain the name of a patient."""
 
 
 def read_scan(path: str | Path | Sequence[str | Path], dtype: Any = np.float32) -> Scan:
     """Read a scan, with scale slope and intercept applied.
 
     Args:
-        path: a file, a folder holding one DICOM series, any file of a DICOM series, or a list of files with one
-            channel each (nnU-Net's `_0000`, `_0001`, ...), which must share their geometry.
-        dtype: NumPy dtype of the result, or None to keep what the scaled values need (for label maps).
+        path: a file, a folder with one DICOM series, any file of a DICOM series, or a list of files with one channel
+            each (nnU-Net's `_0000`, `_0001`, ...) and the same geometry.
+        dtype: NumPy dtype of the result (default float32); None for the dtype of the scaled values, as for label maps.
 
     Returns:
-        the scan; its `array` is (C, X, Y, Z).
+        scan with an array (C, X, Y, Z).
 
     Raises:
-        DataError: missing, truncated or unreadable file, a header that cannot be true, complex or color voxels, not a
-            3D volume, channels with different geometries, or more voxels than fit into memory.
+        DataError: the file is missing, truncated, unreadable or not a 3D scan; the header is not plausible; voxels are
+            complex or color values; channels have different geometries; or the voxels do not fit into memory.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "ct.nii.gz"
+        ...     nib.save(nib.Nifti1Image(np.zeros((4, 3, 2), np.int16), np.eye(4)), path)
+        ...     scan = read_scan(path)
+        >>> scan.array.shape, scan.array.dtype, scan.geometry.spacing
+        ((1, 4, 3, 2), dtype('float32'), (1.0, 1.0, 1.0))
     """
     if not isinstance(path, (str, Path)):
-        return _stack_channels([read_scan(one, dtype) for one in path])
+        return _stack_channels([read_scan(channel, dtype) for channel in path])
     path = Path(path)
     try:
-        if _is_nibabels(_existing(path)):
+        if _is_read_by_nibabel(_check_exists(path)):
             return read_nifti(path, dtype)
         if is_dicom(path):
             array, geometry = read_dicom(path, dtype)
@@ -57,19 +65,30 @@ def read_scan(path: str | Path | Sequence[str | Path], dtype: Any = np.float32) 
         return read_itk(path, dtype)
     except DataError:
         raise
-    except Exception as error:  # whatever nibabel, SimpleITK, pydicom and NumPy raise
+    except Exception as error:  # nibabel, SimpleITK, pydicom and NumPy raise various exceptions
         raise _unreadable(path, error) from error
 
 
 def read_geometry(path: str | Path) -> Geometry:
-    """Shape and affine of a scan from its header alone.
+    """Return shape and affine of a scan. Only the header is read.
+
+    Args:
+        path: a file, a folder with one DICOM series, or any file of a DICOM series.
 
     Raises:
-        DataError: as `read_scan`.
+        DataError: see `read_scan`.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "ct.nii.gz"
+        ...     nib.save(nib.Nifti1Image(np.zeros((4, 3, 2), np.int16), np.eye(4)), path)
+        ...     read_geometry(path).shape
+        (4, 3, 2)
     """
     path = Path(path)
     try:
-        if _is_nibabels(_existing(path)):
+        if _is_read_by_nibabel(_check_exists(path)):
             return nifti_geometry(path)
         return dicom_geometry(path) if is_dicom(path) else itk_geometry(path)
     except DataError:
@@ -79,28 +98,36 @@ def read_geometry(path: str | Path) -> Geometry:
 
 
 def write_segmentation(labels: np.ndarray, reference: str | Path, path: str | Path) -> None:
-    """Write a label map as NIfTI on the grid of the scan it belongs to.
+    """Write a label map as NIfTI on the grid of its scan.
 
-    For a NIfTI scan the header's geometry (dimensions, spacing, units, qform and sform with their codes) is kept
-    bit for bit. For the other formats both forms are set from the scan's geometry with code 1 (scanner), in mm; of
-    scans with sheared axes, which a qform cannot describe, only the sform.
-    The file appears whole or not at all, and the same labels give the same bytes.
+    For a NIfTI scan, the geometry of the header (dimensions, spacing, units, qform and sform with their codes) is
+    copied bit for bit. For other formats, qform and sform are set in mm with code 1 (scanner); a qform cannot describe
+    sheared axes, so only the sform is set for these. The file is written atomically, and the same labels give the same
+    bytes.
 
     Args:
-        labels: (X, Y, Z) integer class indices on the scan's stored axes; uint8 in Fortran order, as NIfTI stores
-            them, are written fastest.
-        reference: the scan.
-        path: where to write, ending in `.nii.gz` or `.nii`.
+        labels: (X, Y, Z) integer class indices on the stored axes of the scan. uint8 in Fortran order is fastest.
+        reference: path of the scan.
+        path: output path, with the suffix `.nii.gz` or `.nii`.
 
     Raises:
-        DataError: `labels` has another shape than the scan.
+        DataError: the shapes of `labels` and the scan differ.
         OutputError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     scan, segmentation = f"{folder}/ct.nii.gz", f"{folder}/ct_seg.nii.gz"
+        ...     nib.save(nib.Nifti1Image(np.zeros((4, 3, 2), np.int16), np.eye(4)), scan)
+        ...     write_segmentation(np.ones((4, 3, 2), np.uint8), scan, segmentation)
+        ...     nib.load(segmentation).get_data_dtype()
+        dtype('uint8')
     """
     path, reference = Path(path), Path(reference)
     labels = labels.astype(_label_dtype(labels), copy=False)
     geometry = read_geometry(reference)
     if labels.shape != geometry.shape:
-        raise DataError(f"{reference}: the scan is {geometry.shape}, its label map {labels.shape}.")
+        raise DataError(f"{reference}: the scan has shape {geometry.shape}, but its label map {labels.shape}.")
     header = geometry_header(reference, geometry.shape, labels.dtype)
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     with written_whole(path) as partial:
@@ -108,18 +135,26 @@ def write_segmentation(labels: np.ndarray, reference: str | Path, path: str | Pa
 
 
 def geometry_header(reference: str | Path, shape: Sequence[int], dtype: Any) -> Any:
-    """A NIfTI header with a scan's geometry, for an image of its own on the scan's voxels.
+    """Return a NIfTI header with the geometry of a scan, for a new image on the same grid.
 
-    That of a NIfTI scan is copied; what describes the scan's intensities is cleared, and so is free text, which may
-    name the patient.
+    The header of a NIfTI scan is copied. Fields about intensities are cleared, and so is free text, because it may
+    contain the name of the patient.
 
     Args:
-        reference: the scan.
-        shape: of the image, whose first three sizes are the scan's.
-        dtype: of the image.
+        reference: path of the scan.
+        shape: shape of the new image; the first three sizes are those of the scan.
+        dtype: NumPy dtype of the new image.
 
     Raises:
-        DataError: as `read_scan`.
+        DataError: see `read_scan`.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "ct.nii.gz"
+        ...     nib.save(nib.Nifti1Image(np.zeros((4, 3, 2), np.int16), np.eye(4)), path)
+        ...     geometry_header(path, (4, 3, 2), np.uint8).get_data_dtype()
+        dtype('uint8')
     """
     path = Path(reference)
     header = _nifti_header(path) or _header_of_geometry(read_geometry(path))
@@ -131,14 +166,14 @@ def geometry_header(reference: str | Path, shape: Sequence[int], dtype: Any) -> 
     header.set_intent("none")
     header.extensions.clear()
     for field, (kind, _) in header.template_dtype.fields.items():
-        if kind.kind == "S" and field not in _NOT_FREE:
+        if kind.kind == "S" and field not in _FIXED_TEXT_FIELDS:
             header[field] = b""
     return header
 
 
 def _nifti_header(path: Path) -> Any:
-    """A copy of a NIfTI scan's header, as one of a single file; None for other formats."""
-    if not _is_nibabels(path):
+    """Return a copy of the header of a NIfTI scan in single-file form; None for other formats."""
+    if not _is_read_by_nibabel(path):
         return None
     header = load_header(path)
     for single, kind in (
@@ -151,7 +186,7 @@ def _nifti_header(path: Path) -> Any:
 
 
 def _as_single(pair: Any, kind: Any) -> Any:
-    """A pair's header as that of a single file."""
+    """Return the header of a pair as that of a single file."""
     header = kind(pair.binaryblock, endianness=pair.endianness, check=False)
     header["magic"], header["vox_offset"] = kind().get("magic"), 0
     return header
@@ -171,7 +206,7 @@ def _label_dtype(labels: np.ndarray) -> Any:
 
 
 def _save(image: Any, path: Path, compressed: bool) -> None:
-    """What `nib.save` does, with ISA-L instead of zlib: four times faster, and no larger for label maps."""
+    """Save an image like `nib.save`, with ISA-L instead of zlib: four times faster, and not larger for label maps."""
     with path.open("wb") as file:
         if not compressed:
             image.to_file_map({"image": FileHolder(fileobj=file)})
@@ -180,27 +215,29 @@ def _save(image: Any, path: Path, compressed: bool) -> None:
             image.to_file_map({"image": FileHolder(fileobj=zipped)})
 
 
-def _is_nibabels(path: Path) -> bool:
-    """Whether nibabel reads a file; one called .img that has no header beside it may be DICOM."""
+def _is_read_by_nibabel(path: Path) -> bool:
+    """Return whether nibabel reads a file; an `.img` file without a header may be DICOM."""
     return is_nifti(path) and header_file(path).is_file()
 
 
-def _existing(path: Path) -> Path:
+def _check_exists(path: Path) -> Path:
     if not path.exists():
-        raise DataError(f"{path}: no such file. Check the path, and the entry in dataset.json if it comes from one.")
+        raise DataError(f"{path}: no such file. Check the path, or its entry in dataset.json.")
     if not (path.is_file() or path.is_dir()):
-        raise DataError(f"{path}: is a pipe or a device, and no file.")
+        raise DataError(f"{path}: is a pipe or a device, not a file. Pass a regular file.")
     return path
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
     if isinstance(error, MemoryError):
-        return DataError(f"{path}: cannot be read: not enough memory ({last_line(error)}). Use a machine with more.")
+        return DataError(
+            f"{path}: cannot be read: not enough memory ({last_line(error)}). Use a machine with more memory."
+        )
     if isinstance(error, PermissionError):
-        return DataError(f"{path}: cannot be read ({last_line(error)}). Give yourself the right to read it.")
+        return DataError(f"{path}: cannot be read ({last_line(error)}). Grant read permission.")
     return DataError(
-        f"{path}: cannot be read ({last_line(error)}). The file may be truncated or of another format than its name "
-        "says: copy or convert it again."
+        f"{path}: cannot be read ({last_line(error)}). The file may be truncated, or its suffix may not match its "
+        "format: copy or convert it again."
     )
 
 
@@ -211,7 +248,7 @@ def _stack_channels(scans: list[Scan]) -> Scan:
         if difference:
             raise DataError(
                 f"{other.path}: its geometry differs from that of {first.path.name}: {difference}. "
-                "Channels of one case must be resampled to one grid."
+                "Resample all channels of a case to the same grid."
             )
     array = np.concatenate([scan.array for scan in scans])
     return Scan(array, Geometry(first.geometry.shape, first.geometry.affine, len(array)), first.path)

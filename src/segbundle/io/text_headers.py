@@ -1,8 +1,8 @@
-"""Text headers of MetaImage and NRRD files, checked before ITK's readers see them.
+"""Checks of MetaImage and NRRD text headers before ITK reads them.
 
-ITK's readers overwrite memory for some headers (a number of dimensions below 0 or far above 5, fields of many thousand
-characters), and give zeros for compressed voxels that cannot be decompressed. They take 1 mm where a voxel size is
-missing, and ignore units and scale factors.
+ITK's readers overwrite memory for some invalid headers (fewer than 0 or far more than 5 dimensions, fields of many
+thousand characters), and return zeros for compressed voxels that cannot be decompressed. They assume 1 mm for missing
+voxel sizes, and ignore units and scale factors.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from segbundle.io.scan_files import data_files
 
 METAIMAGE, NRRD = (".mha", ".mhd"), (".nrrd", ".nhdr")
 _MAX_HEADER = 1 << 22
-"""Bytes of a header; segmentations of 3D Slicer describe every segment in several lines."""
+"""Maximum size of a header in bytes; 3D Slicer writes several lines per segment."""
 _MAX_LINE = 1024
 _MAX_CUSTOM_LINE = 1 << 14
-"""Characters of a comment, or of a line of NRRD that begins with a key of the writer's choice."""
+"""Maximum number of characters of a comment, or of an NRRD line with a custom key."""
 _MAX_DIMENSIONS = 5
 _ENCODINGS = ("raw", "gz", "gzip", "bz2", "bzip2")
 _CHUNK = 1 << 22
@@ -43,7 +43,7 @@ _TYPES = {
     "MET_FLOAT": "f4",
     "MET_DOUBLE": "f8",
 }
-"""Types of values; ITK stores MET_LONG in four bytes."""
+"""NumPy types of MetaImage types; ITK stores MET_LONG in four bytes."""
 _NUMBERS_OF_META = ("ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation")
 _MATRICES_OF_META = ("TransformMatrix", "Rotation", "Orientation")
 _NUMBERS_OF_NRRD = ("spacings", "thicknesses", "axis mins", "axis maxs", "space directions", "space origin")
@@ -54,21 +54,35 @@ _JOINED_WORDS = {
         *("old max", "old min", "sample units", "space dimension", "space directions", "space origin", "space units"),
     )
 }
-"""Keys of NRRD that may also be written as one word."""
+"""NRRD keys that may also be written as one word."""
 _SPACES = ("left-posterior-superior", "lps", "right-anterior-superior", "ras", "left-anterior-superior", "las")
-"""Spaces of NRRD that ITK knows; it takes any other for left-posterior-superior."""
+"""NRRD spaces that ITK supports; it treats any other as left-posterior-superior."""
 _VOLUME_AXES = ("domain", "space", "time", "???", "unknown", "none")
-"""Kinds of NRRD's axes along which voxels lie; the others count channels."""
+"""NRRD kinds of spatial axes; other axes are channels."""
 _MILLIMETERS = ("mm", "millimeter", "millimeters", "millimetre", "millimetres", "")
 _OTHER_LENGTHS = ("m", "meter", "meters", "dm", "cm", "um", "µm", "micron", "microns", "micrometer", "nm", "in", "inch")
 
 
 def check_text_header(path: Path) -> None:
-    """Refuse a MetaImage or NRRD file whose header ITK's readers must not see; other files pass.
+    r"""Check the header of a MetaImage or NRRD file; other files pass.
+
+    Args:
+        path: path of the file.
 
     Raises:
-        DataError: naming the field and its value, or the data file.
+        DataError: the header is invalid. The message names the field and its value, or the voxel file.
         OSError: the file cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "ct.nrrd"
+        ...     _ = path.write_text("NRRD0004\ndimension: 99\n")
+        ...     try:
+        ...         check_text_header(path)
+        ...     except DataError as error:
+        ...         print(str(error).partition("ct.nrrd: ")[2])
+        cannot be read (dimension is '99', an invalid value). ct.nrrd may be damaged: copy or convert it again.
     """
     suffix = path.suffix.lower()
     if suffix in METAIMAGE:
@@ -78,11 +92,27 @@ def check_text_header(path: Path) -> None:
 
 
 def compressed_values(path: Path) -> np.ndarray | None:
-    """Return the values of a MetaImage file whose voxels are compressed, in the file's order; None for other files.
+    """Return the decompressed voxels of a MetaImage file in the order of the file; None for other files.
+
+    Args:
+        path: path of the file.
+
+    Returns:
+        1D array of the stored type, or None.
 
     Raises:
-        DataError: damaged voxels, or fewer or more than the header says.
+        DataError: voxels are damaged, or their number differs from the header.
         OSError: a file cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> import SimpleITK as sitk
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "ct.mha"
+        ...     sitk.WriteImage(sitk.GetImageFromArray(np.ones((2, 3, 4), np.int16)), str(path), useCompression=True)
+        ...     values = compressed_values(path)
+        >>> values.shape, int(values.sum())
+        ((24,), 24)
     """
     if path.suffix.lower() not in METAIMAGE:
         return None
@@ -104,15 +134,17 @@ def compressed_values(path: Path) -> np.ndarray | None:
 
 
 def _decompress(path: Path, source: Path, offset: int, target: np.ndarray) -> int:
-    """Fill `target` with the decompressed bytes of a file from a position on; return how many there are, or one more.
+    """Decompress a file from a byte offset into `target`, and return the number of bytes.
+
+    If the bytes do not fit into `target`, its length plus 1 is returned.
 
     Raises:
-        DataError: damaged or truncated voxels.
+        DataError: voxels are damaged or truncated.
     """
     from isal import isal_zlib
 
     damaged: Any = isal_zlib.error
-    stream = isal_zlib.decompressobj(wbits=47)  # zlib or gzip: MetaImage has either
+    stream = isal_zlib.decompressobj(wbits=47)  # zlib or gzip: MetaImage uses either
     found = 0
     try:
         with source.open("rb") as file:
@@ -137,39 +169,41 @@ def _check_metaimage(path: Path) -> None:
     dimensions = _dimensions(path, fields, "NDims")
     _check_sizes(path, fields, "DimSize", dimensions)
     if fields.get("ElementType") not in _TYPES:
-        raise _unreadable(path, f"ElementType is {_shown(fields.get('ElementType'))}, which is not known")
+        raise _unreadable(path, f"ElementType is {_shown(fields.get('ElementType'))}, an unknown type")
     if not _is_true(fields.get("BinaryData", "True")):
-        raise _refused(path, "its voxels are written as text (BinaryData is False)")
-    _check(path, fields, "ElementNumberOfChannels", lambda words: len(words) == 1 and 1 <= int(words[0]) <= 10_000)
-    _check(path, fields, "HeaderSize", lambda words: len(words) == 1 and int(words[0]) >= -1)
+        raise _unsupported(path, "its voxels are written as text (BinaryData is False)")
+    _check_field(
+        path, fields, "ElementNumberOfChannels", lambda words: len(words) == 1 and 1 <= int(words[0]) <= 10_000
+    )
+    _check_field(path, fields, "HeaderSize", lambda words: len(words) == 1 and int(words[0]) >= -1)
     for key in _NUMBERS_OF_META:
-        _check(path, fields, key, lambda words: len(words) == dimensions and _are_finite(words))
+        _check_field(path, fields, key, lambda words: len(words) == dimensions and _are_finite(words))
     for key in _MATRICES_OF_META:
-        _check(path, fields, key, lambda words: len(words) == dimensions**2 and _are_finite(words))
+        _check_field(path, fields, key, lambda words: len(words) == dimensions**2 and _are_finite(words))
     _check_scale_of_metaimage(path, fields)
     _check_data_files(path, fields["ElementDataFile"])
 
 
 def _check_scale_of_metaimage(path: Path, fields: Mapping[str, str]) -> None:
-    """Refuse voxel sizes that are missing, not positive or in other units, and values that are still to be scaled."""
+    """Raise an error if voxel sizes are missing, not positive or in other units, or if values are scaled."""
     if "ElementSpacing" not in fields and "ElementSize" not in fields:
-        raise _without_sizes(path, "ElementSpacing or ElementSize")
+        raise _sizes_missing(path, "ElementSpacing or ElementSize")
     for key in ("ElementSpacing", "ElementSize"):
-        _check(path, fields, key, lambda words: min(map(float, words[:3])) > 0)
+        _check_field(path, fields, key, lambda words: min(map(float, words[:3])) > 0)
     units = fields.get("DistanceUnits", "")
     if units.lower() not in (*_MILLIMETERS, "?"):
-        raise _in_other_units(path, "DistanceUnits", units)
+        raise _wrong_units(path, "DistanceUnits", units)
     for key, neutral in (("ElementToIntensityFunctionSlope", 1), ("ElementToIntensityFunctionOffset", 0)):
-        _check(path, fields, key, lambda words: len(words) == 1 and _are_finite(words))
+        _check_field(path, fields, key, lambda words: len(words) == 1 and _are_finite(words))
         if float(fields.get(key, neutral)) != neutral:
             raise DataError(
-                f"{path}: {key} is {_shown(fields[key])}, and values are read without it. "
-                "Apply it to the voxels, and save them without that field."
+                f"{path}: {key} is {_shown(fields[key])}, but scale factors are not supported. "
+                "Apply it to the voxels, and save the file without this field."
             )
 
 
 def _metaimage_fields(path: Path) -> tuple[dict[str, str], int]:
-    """Return the fields of a header, and where it ends: with the field `ElementDataFile`."""
+    """Return the fields of a header, and its length in bytes; the last field is `ElementDataFile`."""
     fields: dict[str, str] = {}
     with path.open("rb") as file:
         while line := file.readline(_MAX_CUSTOM_LINE + 1):
@@ -179,7 +213,7 @@ def _metaimage_fields(path: Path) -> tuple[dict[str, str], int]:
                 continue
             most = _MAX_CUSTOM_LINE if key == "Comment" else _MAX_LINE
             if not equals or len(line) > most or file.tell() > _MAX_HEADER:
-                raise _unreadable(path, f"its header has a line that is none or too long: {_shown(key or value)}")
+                raise _unreadable(path, f"its header has an invalid or too long line: {_shown(key or value)}")
             if key in fields:
                 raise _unreadable(path, f"its header has {_shown(key)} twice")
             fields[key] = value
@@ -194,42 +228,42 @@ def _check_nrrd(path: Path) -> None:
     _check_sizes(path, fields, "sizes", dimensions)
     encoding = fields.get("encoding", "").lower()
     if encoding not in _ENCODINGS:
-        raise _refused(path, f"its encoding is {_shown(encoding)}")
+        raise _unsupported(path, f"its encoding is {_shown(encoding)}")
     for key in _NUMBERS_OF_NRRD:
         words = fields.get(key, "").replace("(", " ").replace(")", " ").replace(",", " ").split()
-        numbers = [word for word in words if word.lower() not in ("none", "nan")]  # nan: of an axis without a place
+        numbers = [word for word in words if word.lower() not in ("none", "nan")]  # NaN: a non-spatial axis
         if len(words) > _MAX_DIMENSIONS**2 or not _are_finite(numbers):
-            raise _unreadable(path, f"{key} is {_shown(fields[key])}, which is not finite numbers")
+            raise _unreadable(path, f"{key} is {_shown(fields[key])}; it must be finite numbers")
     _check_scale_of_nrrd(path, fields, dimensions)
     for key in ("line skip", "byte skip"):
-        _check(path, fields, key, lambda words: len(words) == 1 and int(words[0]) >= -1)
+        _check_field(path, fields, key, lambda words: len(words) == 1 and int(words[0]) >= -1)
     _check_data_files(path, fields.get("data file", "LOCAL"))
 
 
 def _check_scale_of_nrrd(path: Path, fields: Mapping[str, str], dimensions: int) -> None:
-    """Refuse voxel sizes that are missing or in other units, and spaces for which ITK takes another one."""
+    """Raise an error if voxel sizes are missing or in other units, or if ITK would misinterpret the space."""
     if "spacings" not in fields and "space directions" not in fields:
-        raise _without_sizes(path, "`spacings` or `space directions`")
+        raise _sizes_missing(path, "`spacings` or `space directions`")
     kinds = [kind.lower() for kind in fields.get("kinds", "").split()] or ["???"] * dimensions
     axes = [number for number, kind in enumerate(kinds[:dimensions]) if kind in _VOLUME_AXES][:3]
     if "spacings" in fields:
-        _check(path, fields, "spacings", lambda words: len(words) == dimensions and _are_sizes(words, axes))
+        _check_field(path, fields, "spacings", lambda words: len(words) == dimensions and _are_sizes(words, axes))
     else:
         vectors = _VECTOR.findall(fields["space directions"].lower())
         if any(number < len(vectors) and vectors[number] == "none" for number in axes):
-            raise _without_sizes(path, "direction for each spatial axis in `space directions`")
+            raise _sizes_missing(path, "direction for each spatial axis in `space directions`")
     space = fields.get("space", "left-posterior-superior" if fields.get("space dimension") != "3" else "")
     if space.lower() not in _SPACES:
         raise DataError(
-            f"{path}: its space is {_shown(space)}, which does not say where left, posterior and superior are. "
+            f"{path}: its space is {_shown(space)}, which does not define anatomical directions. "
             f"Use one of {', '.join(_SPACES[::2])}."
         )
     for unit in _words(fields.get("space units", "")):
         if unit.lower() not in _MILLIMETERS:
-            raise _in_other_units(path, "space units", unit)
+            raise _wrong_units(path, "space units", unit)
     for unit in _words(fields.get("units", "")):
         if unit.lower() in _OTHER_LENGTHS:
-            raise _in_other_units(path, "units", unit)
+            raise _wrong_units(path, "units", unit)
 
 
 def _are_sizes(words: list[str], axes: list[int]) -> bool:
@@ -237,16 +271,16 @@ def _are_sizes(words: list[str], axes: list[int]) -> bool:
 
 
 def _words(text: str) -> list[str]:
-    """Units of the axes, which stand in quotes."""
+    """Return the units of the axes without quotes."""
     return [quoted or bare for quoted, bare in _UNIT.findall(text)]
 
 
 def _nrrd_fields(path: Path) -> dict[str, str]:
-    """Return the fields of a header, which ends with an empty line or the file."""
+    """Return the fields of a header. It ends with an empty line or with the file."""
     fields: dict[str, str] = {}
     with path.open("rb") as file:
         if not file.readline(_MAX_LINE).startswith(b"NRRD000"):
-            raise _unreadable(path, "it does not begin like an NRRD file")
+            raise _unreadable(path, "it does not begin with NRRD000")
         while line := file.readline(_MAX_CUSTOM_LINE + 1):
             text = line.decode("latin-1").rstrip("\r\n")
             if not text:
@@ -255,7 +289,7 @@ def _nrrd_fields(path: Path) -> dict[str, str]:
             custom = text.startswith("#") or value.startswith("=")
             too_long = len(text) > (_MAX_CUSTOM_LINE if custom else _MAX_LINE) or file.tell() > _MAX_HEADER
             if too_long or not (colon or custom):
-                raise _unreadable(path, f"its header has a line that is none or too long: {_shown(text)}")
+                raise _unreadable(path, f"its header has an invalid or too long line: {_shown(text)}")
             if custom:
                 continue
             key = _JOINED_WORDS.get(field.lower(), field.lower())
@@ -268,26 +302,28 @@ def _nrrd_fields(path: Path) -> dict[str, str]:
 
 
 def _dimensions(path: Path, fields: Mapping[str, str], key: str) -> int:
-    _check(path, fields, key, lambda words: len(words) == 1 and 1 <= int(words[0]) <= _MAX_DIMENSIONS, needed=True)
+    _check_field(
+        path, fields, key, lambda words: len(words) == 1 and 1 <= int(words[0]) <= _MAX_DIMENSIONS, required=True
+    )
     return int(fields[key])
 
 
 def _check_sizes(path: Path, fields: Mapping[str, str], key: str, dimensions: int) -> None:
-    _check(path, fields, key, lambda words: len(words) == dimensions and min(map(int, words)) > 0, needed=True)
+    _check_field(path, fields, key, lambda words: len(words) == dimensions and min(map(int, words)) > 0, required=True)
 
 
-def _check(
-    path: Path, fields: Mapping[str, str], key: str, accepts: Callable[[list[str]], bool], needed: bool = False
+def _check_field(
+    path: Path, fields: Mapping[str, str], key: str, accepts: Callable[[list[str]], bool], required: bool = False
 ) -> None:
-    """Refuse a field whose words are not accepted, or are no numbers; one that is missing if it is needed."""
-    if key not in fields and not needed:
+    """Raise an error if the words of a field are not accepted or not numbers, or if a required field is missing."""
+    if key not in fields and not required:
         return
     try:
         accepted = accepts(fields.get(key, "").split())
     except ValueError:
         accepted = False
     if not accepted:
-        raise _unreadable(path, f"{key} is {_shown(fields.get(key))}, which cannot be")
+        raise _unreadable(path, f"{key} is {_shown(fields.get(key))}, an invalid value")
 
 
 def _are_finite(words: list[str]) -> bool:
@@ -298,22 +334,22 @@ def _are_finite(words: list[str]) -> bool:
 
 
 def _check_data_files(path: Path, named: str) -> None:
-    """Refuse voxels in anything but regular files: a pipe would never end.
+    """Raise an error if voxel files are missing or not regular files: a pipe would block forever.
 
     Args:
-        path: of the header.
-        named: what the header calls the file with the voxels; `LOCAL` is the header's own.
+        path: path of the header.
+        named: name of the voxel file in the header; `LOCAL` for the header itself.
     """
-    own = [] if named.upper() == "LOCAL" else [path.parent / named]
-    for file in data_files(path) or own:
+    named_file = [] if named.upper() == "LOCAL" else [path.parent / named]
+    for file in data_files(path) or named_file:
         try:
             kind = file.stat().st_mode
         except (OSError, ValueError):
             raise DataError(
-                f"{path}: the file with its voxels, {file}, is missing. Copy it beside the header."
+                f"{path}: the file with its voxels, {file}, is missing. Copy it to the folder of the header."
             ) from None
         if not stat.S_ISREG(kind) or file.samefile(path):
-            raise DataError(f"{path}: {file} is not a file that could hold its voxels. Correct the header.")
+            raise DataError(f"{path}: {file} cannot contain its voxels. Correct the name in the header.")
 
 
 def _shown(value: str | None) -> str:
@@ -325,16 +361,15 @@ def _unreadable(path: Path, reason: str) -> DataError:
     return DataError(f"{path}: cannot be read ({reason}). {path.name} may be damaged: copy or convert it again.")
 
 
-def _without_sizes(path: Path, what: str) -> DataError:
-    return DataError(f"{path}: its header has no {what}: voxels have no size. Convert the original again.")
+def _sizes_missing(path: Path, what: str) -> DataError:
+    return DataError(f"{path}: its header has no {what}, so the voxel size is unknown. Convert the original again.")
 
 
-def _in_other_units(path: Path, key: str, unit: str) -> DataError:
+def _wrong_units(path: Path, key: str, unit: str) -> DataError:
     return DataError(
-        f"{path}: its header gives sizes in {_shown(unit)} ({key}), and millimeters are needed. "
-        "Convert the original again."
+        f"{path}: its header gives sizes in {_shown(unit)} ({key}) instead of millimeters. Convert the original again."
     )
 
 
-def _refused(path: Path, what: str) -> DataError:
-    return DataError(f"{path}: {what}, which is not read. Save it as binary, raw or gzip, for instance by 3D Slicer.")
+def _unsupported(path: Path, what: str) -> DataError:
+    return DataError(f"{path}: {what}, which is not supported. Save it as raw or gzip, for instance with 3D Slicer.")

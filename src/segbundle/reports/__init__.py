@@ -1,4 +1,4 @@
-"""Scores and predictions as tables and pages, for people and programs."""
+"""Reports of runs: tables (CSV, JSON) and self-contained HTML pages."""
 
 from segbundle.outputs.names import RESULTS, RUN_FILE
 from segbundle.reports.comparison import write_comparison

@@ -1,4 +1,4 @@
-"""Looking at scans, references and predictions in a browser, served from this machine to itself only."""
+"""Viewer of scans, references and predictions in a browser, served to this machine only."""
 
 from segbundle.viewer.server import make_server, serve
 

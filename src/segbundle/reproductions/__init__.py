@@ -1,4 +1,4 @@
-"""Public questions about Dice losses that fail: each reproduced as it was posted, and answered with figures."""
+"""Reproductions of public questions about Dice losses that do not train, each with an explanation and a solution."""
 
 from segbundle.reproductions.runner import reproduce, titles
 from segbundle.reproductions.tables import Table

@@ -213,7 +213,7 @@ def test_all_foreground_classes_are_listed(tmp_path):
 def test_training_cases_are_marked(tmp_path):
     text = text_of(write_evaluation(tmp_path / "some", trained_on=["perfect", "shifted"]))
     # in the other cases, the ball is right, and the cube is missed or a false positive
-    words = "trained on 2 of these 4 cases; their scores are too optimistic. The mean Dice of the other 2 is"
+    words = "trained on 2 of these 4 cases; their scores are too optimistic. The mean Dice of the other 2 cases is"
     assert f"{words} 0.5000." in text
     assert {row[0]: row[2] for row in rows_of(text) if row[1] == "ball"} == {
         "perfect": "scored, training case", "shifted": "scored, training case",

@@ -437,8 +437,10 @@ def test_warnings_about_the_whole_batch(tmp_path):
 def test_many_scans_without_warnings_are_collapsed(tmp_path):
     scans = {f"scan {index:02}": RIGHT for index in range(11)} | {"odd": labels((1, 2, 2), (8, 9, 8))}
     text, _ = report(write_predictions(tmp_path, scans))
-    assert "<details><summary>11 without warnings</summary>" in text
-    places = [text.index(words) for words in (">odd</strong>: cube touches", "11 without warnings", "<strong>scan 00<")]
+    assert "<details><summary>11 scans without warnings</summary>" in text
+    places = [
+        text.index(words) for words in (">odd</strong>: cube touches", "11 scans without warnings", "<strong>scan 00<")
+    ]
     assert places == sorted(places)
 
 

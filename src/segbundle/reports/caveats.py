@@ -39,7 +39,8 @@ def caveats(run: Run, cases: Collection[str], class_names: Sequence[str]) -> Ite
     elif seen := run.trained_on & set(cases):
         rest = mean_dice([row for row in run.rows if row.case in cases and row.case not in seen], class_names)
         num_others = len(set(cases) - seen)
-        mean = f" The mean Dice of the other {num_others} is {rest:.4f}." if rest is not None else ""
+        others = "1 case" if num_others == 1 else f"{num_others} cases"
+        mean = f" The mean Dice of the other {others} is {rest:.4f}." if rest is not None else ""
         which = "all of these cases" if num_others == 0 else f"{len(seen)} of these {len(cases)} cases"
         yield f"Judging by case names, the model was trained on {which}; their scores are too optimistic.{mean}"
     if selected_on := (run.chosen_by - (run.trained_on or set())) & set(cases):

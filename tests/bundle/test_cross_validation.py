@@ -46,7 +46,7 @@ def test_every_case_is_scored_once_by_a_model_that_has_not_seen_it(done):
     text = (out / "report.html").read_text(encoding="utf-8")
     shown = text.count("</strong>: case_")  # worst, median and best of two classes, and, if it is another, the farthest
     assert shown in (6, 7) and text.count('<svg class="slice"') == 3 * shown  # in three planes
-    assert "The Dice of each fold&#39;s model on that fold&#39;s cases chose its epoch" in text
+    assert "The epoch of each fold&#39;s model was selected by its Dice on the cases of that fold." in text
     assert "fold 0" in text and "fold 1" in text  # the curves of both trainings
 
 

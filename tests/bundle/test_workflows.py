@@ -71,7 +71,7 @@ def test_an_evaluation_ends_in_a_page_that_tells_what_made_it(trained, dataset, 
     assert len(made_by["cases"]) == 2
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert text.count('<svg class="slice"') == 2 * 2 * 3  # two cases of two classes in three planes
-    assert "mean Dice of the validation over epochs" in text  # the training's curves, found beside its model
+    assert "validation mean Dice over epochs" in text  # the curves of the training, found in the folder of the model
     assert made_by["data_fingerprint"] in text
     done = segbundle("report", tmp_path, trained, "--output", tmp_path / "comparison.html")
     assert done.returncode == 0, done.stderr
@@ -81,10 +81,10 @@ def test_an_evaluation_ends_in_a_page_that_tells_what_made_it(trained, dataset, 
     assert done.returncode == 0, done.stderr
     done = segbundle("report", tmp_path / "predictions")
     assert done.returncode == 0, done.stderr
-    assert "2 scans were predicted" in (tmp_path / "predictions" / "report.html").read_text(encoding="utf-8")
+    assert "2 scans predicted" in (tmp_path / "predictions" / "report.html").read_text(encoding="utf-8")
     done = segbundle("report", dataset)
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
-    assert "holds neither metrics.csv nor predictions.json; give the output_dir" in done.stderr
+    assert "contains neither metrics.csv nor predictions.json. Give the output_dir" in done.stderr
 
 
 def test_deep_supervision_is_one_option_and_leaves_prediction_alone(dataset, tmp_path):
@@ -123,7 +123,7 @@ def test_the_dice_in_the_report_is_the_dice_you_get_by_hand(trained, dataset, tm
     assert len(made_by["chosen_by"]) == 2  # which the training had held out
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "trained on 4 of these 6 cases" in text
-    assert "The Dice of the model on 2 of these 6 cases chose its epoch" in text
+    assert "The epoch of the model was selected by its Dice on 2 of these 6 cases" in text
     summary, rows = scores(tmp_path)
     assert summary["cases"] == 6  # without a fold, every labelled case
     assert len(rows) == 12

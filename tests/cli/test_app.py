@@ -148,4 +148,4 @@ def test_comparison_finds_moved_scans(tmp_path):
     assert page.read_text(encoding="utf-8").count('<svg class="slice"') == 3
     result = invoke("report", *runs, "--output", page, "--dataset_dir", tmp_path)
     assert result.exit_code == 1
-    assert f"Error: {tmp_path}: holds no " in result.stderr
+    assert f"Error: {tmp_path} does not contain " in result.stderr

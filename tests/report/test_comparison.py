@@ -54,14 +54,14 @@ def test_pairs_by_hand(runs):
     assert cube.p_value is None  # nothing differs
 
 
-def test_the_mean_of_the_classes_is_taken_case_by_case(runs):
+def test_mean_over_classes_is_computed_per_case(runs):
     mean = pairings(runs, {"a", "b"})[MEAN, "dice"]
     assert mean.pairs == {"a": (1.0, 0.875), "b": (0.875, 0.75)}  # of the cube it is 1
     assert mean.difference == -0.125
     assert (MEAN, "dice") not in pairings(runs, {"a", "b"}, ["ball"])
 
 
-def test_of_five_pairs_p_cannot_be_small_and_of_six_it_can():
+def test_p_can_fall_below_5_percent_from_six_pairs():
     def pairing(count):
         values = {str(place): 0.1 * (place + 1) for place in range(count)}
         return Pairing.of("ball", DICE, dict.fromkeys(values, 0.0), values)
@@ -70,7 +70,7 @@ def test_of_five_pairs_p_cannot_be_small_and_of_six_it_can():
     assert (pairing(6).p_value, pairing(6).is_too_small) == (0.03125, False)
 
 
-def test_what_the_runs_differ_in_is_told(runs, tmp_path):
+def test_settings_that_differ_are_listed(runs, tmp_path):
     made_by = json.loads((runs[1] / "run.json").read_text())
     made_by["config"] = {"fold": 0, "network_def": {"filters": [8, 16]}}
     (runs[1] / "run.json").write_text(json.dumps(made_by))
@@ -87,7 +87,7 @@ def test_smaller_distances_are_better(runs):
 
 
 @given(st.lists(st.integers(-6, 6), min_size=1, max_size=10))
-def test_the_signed_rank_test_counts_all_signs(differences):
+def test_signed_rank_test_matches_enumeration(differences):
     p_value = signed_rank_test(differences)
     counted = np.array([one for one in differences if one != 0])
     if len(counted) == 0:
@@ -99,7 +99,7 @@ def test_the_signed_rank_test_counts_all_signs(differences):
     assert p_value == pytest.approx(min(1, 2 * min((sums <= positive).mean(), (sums >= positive).mean())))
 
 
-def test_the_signed_rank_test_without_ties_is_that_of_scipy():
+def test_signed_rank_test_without_ties_matches_scipy():
     rng = np.random.default_rng(0)
     for size in (1, 5, 20, 50):
         differences = rng.normal(0.3, 1, size)
@@ -108,7 +108,7 @@ def test_the_signed_rank_test_without_ties_is_that_of_scipy():
     assert signed_rank_test(many) == pytest.approx(wilcoxon(many, method="exact").pvalue, rel=0.05)
 
 
-def test_three_runs_are_compared_on_the_cases_that_all_have(tmp_path):
+def test_three_runs_are_compared_on_common_cases(tmp_path):
     shapes = {"a": (shifted(0), RIGHT), "b": (shifted(1), RIGHT), "c": (shifted(2), RIGHT)}
     runs = [
         write_evaluation(tmp_path / name, {case: shapes[case] for case in cases})
@@ -117,19 +117,16 @@ def test_three_runs_are_compared_on_the_cases_that_all_have(tmp_path):
     text = write_comparison(runs, tmp_path / "comparison.html").read_text(encoding="utf-8")
     assert "Over the 2 cases" in text
     assert set(re.findall(r'<th scope="row">ball</th><td>(.*?)</td><td>(\d)</td>', text)) == {
-        ("Dice", "2"), ("HD95, mm", "2"), ("NSD", "2"),
+        ("Dice", "2"), ("HD95 (mm)", "2"), ("NSD", "2"),
     }  # fmt: skip
 
 
-def test_other_references_and_classes_are_told(runs, tmp_path):
+def test_different_references_and_classes_are_reported(runs, tmp_path):
     small = labels((1, 2, 2), (7, 9, 8))
     small[1] = 0
     other = write_evaluation(tmp_path / "other", {"a": (shifted(0), small), "b": (shifted(1), RIGHT)})
     text = write_comparison([runs[0], other], tmp_path / "comparison.html").read_text(encoding="utf-8")
-    assert (
-        "The references of 1 case differs between the runs</strong>, so that their scores cannot be compared: a<"
-        in text
-    )
+    assert "The references of 1 case differ between the runs</strong>, so the scores are not comparable: a<" in text
     renamed = (other / "metrics.csv").read_text(encoding="utf-8-sig").replace("cube", "box")
     (other / "metrics.csv").write_text(renamed)
     (other / "summary.json").write_text((other / "summary.json").read_text().replace("cube", "box"))
@@ -138,14 +135,14 @@ def test_other_references_and_classes_are_told(runs, tmp_path):
     assert "only in other: box" in text
 
 
-def test_runs_without_a_pair_have_tables_without_a_plot(tmp_path):
+def test_runs_without_pairs_have_no_plot(tmp_path):
     nothing = labels()
     runs = [write_evaluation(tmp_path / name, {"a": (nothing, nothing)}) for name in ("one", "two")]
     text = write_comparison(runs, tmp_path / "comparison.html").read_text(encoding="utf-8")
-    assert "No class of no case has a score in both." in text
+    assert "No class could be scored in both runs." in text
 
 
-def test_the_page_names_what_only_one_run_has(runs, tmp_path):
+def test_unshared_cases_are_listed(runs, tmp_path):
     text = write_comparison(runs, tmp_path / "comparison.html").read_text(encoding="utf-8")
     assert "only in x/run: only here" in text
     assert "only in y/run: only there" in text
@@ -160,7 +157,7 @@ def test_the_page_names_what_only_one_run_has(runs, tmp_path):
     ]
 
 
-def test_a_class_that_only_one_run_can_score_has_no_pair(tmp_path):
+def test_class_scored_in_one_run_has_no_pair(tmp_path):
     nowhere = labels((1, 2, 2))
     runs = [
         write_evaluation(tmp_path / "a", {"case": CASES["invented"]}),
@@ -172,42 +169,42 @@ def test_a_class_that_only_one_run_can_score_has_no_pair(tmp_path):
     assert 'data-status="false_positive true_absent"' in text  # found by either filter
 
 
-def test_a_row_that_one_run_lacks_is_left_out(runs, tmp_path):
+def test_row_missing_in_one_run_is_skipped(runs, tmp_path):
     lines = (runs[1] / "metrics.csv").read_text().splitlines()
     (runs[1] / "metrics.csv").write_text("\n".join(line for line in lines if not line.startswith("a,cube")))
     text = write_comparison(runs, tmp_path / "comparison.html").read_text(encoding="utf-8")
     assert text.count("<tr data-status") == 7
 
 
-def test_what_cannot_be_compared_is_refused(tmp_path):
+def test_runs_that_cannot_be_compared_raise(tmp_path):
     one = write_evaluation(tmp_path / "one", {"a": (RIGHT, RIGHT)})
     other = write_evaluation(tmp_path / "other", {"b": (RIGHT, RIGHT)})
     with pytest.raises(OutputError, match="no case in common"):
         write_comparison([one, other], tmp_path / "comparison.html")
     with pytest.raises(OutputError, match="cannot be compared with itself"):
         write_comparison([one, one], tmp_path / "comparison.html")
-    with pytest.raises(OutputError, match="nothing: is no folder"):
+    with pytest.raises(OutputError, match="nothing is not a folder"):
         write_comparison([one, tmp_path / "nothing"], tmp_path / "comparison.html")
 
 
-def test_what_is_better_and_p_agree_about_rounding():
+def test_better_worse_and_p_use_the_same_rounding():
     pairing = Pairing.of("ball", DICE, {"a": 0.1, "b": 0.5}, {"a": 0.1 + 1e-9, "b": 0.5})
     assert (pairing.better, pairing.worse, pairing.p_value) == (0, 0, None)
 
 
-def test_three_statuses_are_told_in_their_order(tmp_path):
+def test_statuses_of_three_runs_are_listed_in_order(tmp_path):
     runs = [write_evaluation(tmp_path / name, {"case": CASES[what]}) for name, what in
             (("a", "perfect"), ("b", "missed"), ("c", "perfect"))]  # fmt: skip
     assert "scored → missed → scored" in write_comparison(runs, tmp_path / "c.html").read_text(encoding="utf-8")
 
 
-def test_a_run_that_is_given_twice_is_named(tmp_path):
+def test_duplicate_run_error_names_the_run(tmp_path):
     runs = [write_evaluation(tmp_path / name) for name in ("a", "b")]
-    with pytest.raises(OutputError, match=r"b: a run cannot be compared with itself"):
+    with pytest.raises(OutputError, match=r"b was given twice: a run cannot be compared with itself"):
         write_comparison([*runs, runs[1]], tmp_path / "c.html")
 
 
-def test_the_line_of_no_difference_is_in_the_picture(tmp_path):
+def test_zero_line_is_inside_the_chart(tmp_path):
     better = dict.fromkeys("abc", (RIGHT, RIGHT))
     runs = [
         write_evaluation(tmp_path / "worse", {name: (shifted(2), RIGHT) for name in better}),
@@ -218,9 +215,11 @@ def test_the_line_of_no_difference_is_in_the_picture(tmp_path):
     assert 0 < place < 480
 
 
-def test_a_run_without_its_file_is_told_to_be_unknown(tmp_path):
+def test_run_without_run_json_has_unknown_provenance(tmp_path):
     runs = [write_evaluation(tmp_path / "a"), write_evaluation(tmp_path / "b", files=False)]
-    assert "Nothing is known" in write_comparison(runs, tmp_path / "c.html").read_text(encoding="utf-8")
+    assert "Unknown: the folder has no run.json." in write_comparison(runs, tmp_path / "c.html").read_text(
+        encoding="utf-8"
+    )
 
 
 def changes_of(runs, cases, classes=("ball", "cube")):
@@ -228,14 +227,14 @@ def changes_of(runs, cases, classes=("ball", "cube")):
     return [(one.before.case, one.before.name, one.gain) for one in found]
 
 
-def test_the_case_that_lost_most_and_the_one_that_gained_most_of_each_class(runs):
+def test_largest_loss_and_gain_of_each_class(runs):
     everything = {"a", "b", "c", "d"}
     assert changes_of(runs, everything) == [("c", "ball", 0.5), ("a", "ball", -0.25)]  # of a and b, equal, the first
     assert changes_of(runs, {"d"}) == []
     assert changes_of(reversed(runs), everything) == [("c", "ball", -0.5), ("a", "ball", 0.25)]
 
 
-def test_a_class_that_is_rightly_absent_and_then_invented_is_a_change(tmp_path):
+def test_new_false_positive_is_a_change(tmp_path):
     without = labels((1, 2, 2))
     runs = [
         write_evaluation(tmp_path / "right", {"x": (without, without)}),
@@ -243,22 +242,22 @@ def test_a_class_that_is_rightly_absent_and_then_invented_is_a_change(tmp_path):
     ]
     assert changes_of(runs, {"x"}) == [("x", "cube", -1.0)]
     text = write_comparison(runs, tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "<strong>became worse</strong>: x, cube, absent → Dice 0.000, false positive" in text
+    assert "<strong>worsened</strong>: x, cube, absent → Dice 0.000, false positive" in text
 
 
-def test_the_largest_changes_are_pictured_and_linked(runs, tmp_path):
+def test_largest_changes_have_slices_and_links(runs, tmp_path):
     text = write_comparison(runs, tmp_path / "page.html").read_text(encoding="utf-8")
     shown = re.findall(
         r'<figure id="change-0-\d" class="case"><figcaption><strong>(.*?)</strong>: (.*?)</figcaption>', text
     )
-    assert shown == [("became better", "c, ball, Dice 0.500 → 1.000"), ("became worse", "a, ball, Dice 1.000 → 0.750")]
+    assert shown == [("improved", "c, ball, Dice 0.500 → 1.000"), ("worsened", "a, ball, Dice 1.000 → 0.750")]
     assert text.count('<svg class="slice"') == 6
     assert text.count('<path class="other"') == 6
     assert '<th scope="row"><a href="#change-0-0">c</a></th><td>ball</td>' in text
     assert "have been moved" not in text
 
 
-def test_slices_show_where_the_predictions_differ():
+def test_slices_show_where_predictions_differ():
     """The first prediction has x 1 to 4, the other 2 to 5: they differ at x 1 and 5, and at all y and z of the cube."""
     volumes = CaseVolumes(np.zeros((12, 16, 14), np.float32), RIGHT, shifted(0), np.ones((12, 16, 14), bool), np.eye(4))
     titles = [re.search("<title>(.*?)</title>", picture)[1] for picture in changed_slices(volumes, 1, shifted(1) == 1)]
@@ -266,7 +265,7 @@ def test_slices_show_where_the_predictions_differ():
     assert list(changed_slices(volumes, 1, shifted(0) == 1)) == []
 
 
-def test_runs_whose_classes_have_another_order_are_pictured_by_name(tmp_path):
+def test_runs_with_different_class_order_are_matched_by_name(tmp_path):
     """Class 1 of the second run is the cube: what it calls ball is its class 2."""
     first = write_evaluation(tmp_path / "first", {"x": (shifted(0), RIGHT)})
     other = write_evaluation(tmp_path / "other", {"x": (shifted(1), RIGHT)})
@@ -282,14 +281,14 @@ def test_runs_whose_classes_have_another_order_are_pictured_by_name(tmp_path):
     assert found["slices"] == expected["slices"] != []
 
 
-def test_a_prediction_on_other_voxels_has_no_picture_but_a_reason(runs, tmp_path):
+def test_prediction_on_another_grid_has_an_error_message(runs, tmp_path):
     write_nifti(runs[1] / "c_seg.nii.gz", shifted(0), np.diag([1.0, 1.0, 1.0, 1.0]))
     text = write_comparison(runs, tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "c_seg.nii.gz: does not lie on the voxels of the first run" in text
+    assert "c_seg.nii.gz and the prediction of the first run are on different grids" in text
     assert text.count('<svg class="slice"') == 3
 
 
-def test_scans_that_were_moved_are_told_and_found(runs, tmp_path):
+def test_moved_scans_are_reported_and_found(runs, tmp_path):
     moved = tmp_path / "moved"
     moved.mkdir()
     for name in ("scans", "labels"):
@@ -302,11 +301,11 @@ def test_scans_that_were_moved_are_told_and_found(runs, tmp_path):
     text = write_comparison(runs, page, moved).read_text(encoding="utf-8")
     assert "have been moved" not in text
     assert text.count('<svg class="slice"') == 6
-    with pytest.raises(OutputError, match="holds no scans/"):
+    with pytest.raises(OutputError, match="does not contain scans/"):
         write_comparison(runs, page, tmp_path / "x")
 
 
-def test_of_three_runs_each_has_its_own_pictures(runs, tmp_path):
+def test_each_of_three_runs_has_its_own_slices(runs, tmp_path):
     """The ball of a is moved by 1 in the second and by 2 in the third run."""
     third = {"a": (shifted(2), RIGHT), "b": (shifted(1), RIGHT), "c": (shifted(2), RIGHT), "d": (RIGHT, RIGHT)}
     runs = [read_run(one) for one in (*runs, write_evaluation(tmp_path / "z" / "run", third))]
@@ -321,7 +320,7 @@ def test_of_three_runs_each_has_its_own_pictures(runs, tmp_path):
     assert '<a href="#change-0-1">a</a></th><td>ball' in text  # the second run's, by which the table is sorted
 
 
-def test_contours_are_of_what_they_are_called():
+def test_contours_have_the_right_css_classes():
     """In the axial slice the reference has x 1 to 4, the prediction 2 to 5, and the other one 3 to 6, to the left."""
     shape = (12, 16, 14)
     volumes = CaseVolumes(np.zeros(shape, np.float32), shifted(0), shifted(1), np.ones(shape, bool), np.eye(4))
@@ -334,7 +333,7 @@ def test_contours_are_of_what_they_are_called():
     assert columns["other"] == columns["ref"] - 2
 
 
-def test_voxels_that_nobody_knows_are_no_change():
+def test_unknown_voxels_are_not_a_change():
     known = np.ones((12, 16, 14), bool)
     known[:3] = False
     volumes = CaseVolumes(np.zeros(known.shape, np.float32), RIGHT, shifted(0), known, np.eye(4))
@@ -342,50 +341,50 @@ def test_voxels_that_nobody_knows_are_no_change():
     assert "R 5.0 mm" in sagittal  # x 1 differs as well, and is unknown
 
 
-def test_cases_with_other_references_are_not_pictured(tmp_path):
+def test_cases_with_different_references_have_no_slices(tmp_path):
     runs = [
         write_evaluation(tmp_path / "first", {"x": (RIGHT, RIGHT), "y": (RIGHT, RIGHT)}),
         write_evaluation(tmp_path / "other", {"x": (RIGHT, labels((1, 2, 2))), "y": (shifted(1), RIGHT)}),
     ]
     text = write_comparison(runs, tmp_path / "page.html").read_text(encoding="utf-8")
-    assert re.findall(r"<strong>became .*?</strong>: (\w)", text) == ["y"]
+    assert re.findall(r"<strong>(?:improved|worsened)</strong>: (\w)", text) == ["y"]
 
 
-def test_changes_that_three_digits_do_not_show_are_none(runs):
+def test_changes_below_three_digits_are_ignored(runs):
     first = read_run(runs[0])
     row = first.rows_of("ball")[0]
     almost = replace(first, rows=[replace(row, dice=row.dice - 0.0004)])
     assert largest_changes(replace(first, rows=[row]), almost, ["ball"], {row.case}) == []
 
 
-def test_runs_without_files_say_why_there_are_no_pictures(runs, tmp_path):
+def test_runs_without_files_explain_missing_slices(runs, tmp_path):
     (runs[1] / "run.json").unlink()
     text = write_comparison(runs, tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "2 of its largest changes cannot be shown, as nothing tells where their files are" in text
+    assert "Not shown, because the files are unknown or were moved: 2 of the largest changes." in text
     assert '<svg class="slice"' not in text
 
 
-def test_scans_of_either_run_will_do(runs, tmp_path):
+def test_scans_of_either_run_are_used(runs, tmp_path):
     (runs[0] / "scans").rename(tmp_path / "away")
     text = write_comparison(runs, tmp_path / "page.html").read_text(encoding="utf-8")
     assert text.count('<svg class="slice"') == 6
 
 
-def test_what_there_is_no_room_for_is_told(runs, tmp_path, monkeypatch):
+def test_changes_beyond_the_budget_are_counted(runs, tmp_path, monkeypatch):
     monkeypatch.setattr(changes, "room_for_pictures", lambda _: 7000)
     text = write_comparison(runs, tmp_path / "page.html").read_text(encoding="utf-8")
     assert text.count('<svg class="slice"') == 3
-    assert "There is no room for 1 more" in text
-    assert "<strong>became better</strong>: c, ball" in text  # the largest
+    assert "Not shown, to limit the size of the page: 1 smaller change." in text
+    assert "<strong>improved</strong>: c, ball" in text  # the largest
 
 
-def test_names_of_cases_and_runs_are_text(tmp_path):
+def test_names_of_cases_and_runs_are_escaped(tmp_path):
     name = """Mr "O'Neil" <script>alert(1)<"""
     runs = [
         write_evaluation(tmp_path / "<b>first", {name: (RIGHT, RIGHT)}),
         write_evaluation(tmp_path / "<b>other", {name: (shifted(1), RIGHT)}),
     ]
     text = write_comparison(runs, tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "became worse" in text
+    assert "<strong>worsened</strong>" in text
     assert "<script>alert" not in text
     assert "<b>" not in text

@@ -33,7 +33,7 @@ def rows_of(text):
     return [[re.sub("<.*?>", "", cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", row)] for row in rows]
 
 
-def test_the_worst_case_comes_first_and_every_status_is_told(tmp_path):
+def test_table_lists_every_status_worst_case_first(tmp_path):
     annotated = {"perfect": [True, True, False]}
     rows = rows_of(text_of(write_evaluation(tmp_path, annotated=annotated)))
     # ball and cube of 64 voxels; the ball shifted by one of four layers of 2 mm
@@ -49,14 +49,14 @@ def test_the_worst_case_comes_first_and_every_status_is_told(tmp_path):
     ]
 
 
-def test_nothing_is_loaded_from_anywhere(tmp_path):
+def test_page_has_no_external_resources(tmp_path):
     text = text_of(write_evaluation(tmp_path))
     addresses = re.findall(r'(?:src|href)="([^"]*)"', text) + re.findall(r"url\((.*?)\)", text)
     assert all(address.startswith(("#", "data:")) for address in addresses)
     assert "://" not in text
 
 
-def test_slices_show_where_it_is_wrong(tmp_path):
+def test_slices_show_the_errors(tmp_path):
     text = text_of(write_evaluation(tmp_path))
     worst = text[text.index("<h3>ball</h3>", text.index('id="pictures"')) :]
     worst = worst[: worst.index("</div></figure>")].replace("<figcaption><strong>", "<strong>")
@@ -68,7 +68,7 @@ def test_slices_show_where_it_is_wrong(tmp_path):
     assert worst.count('class="pred" d="M') == 3
 
 
-def test_names_are_shown_as_they_are_whatever_is_in_them(tmp_path):
+def test_names_are_escaped(tmp_path):
     name = """Mr "O'Neil" <script>alert(1)</script> größe 図"""
     text = text_of(write_evaluation(tmp_path, {name.replace("/", "∕"): (RIGHT, RIGHT)}))
     assert "<script>alert" not in text
@@ -76,16 +76,16 @@ def test_names_are_shown_as_they_are_whatever_is_in_them(tmp_path):
     assert "größe 図" in text
 
 
-def test_a_reference_on_other_voxels_is_told_and_the_rest_is_there(tmp_path):
+def test_reference_on_another_grid_is_reported(tmp_path):
     moved = AFFINE.copy()
     moved[0, 3] = 7
     text = text_of(write_evaluation(tmp_path, affine_ref=moved))
-    assert "does not lie on the voxels of" in text
+    assert "are on different grids" in text
     assert "affines that put corner voxels up to 7 mm apart" in text
     assert len(rows_of(text)) == 8
 
 
-def test_unknown_voxels_are_not_drawn_as_wrong(tmp_path):
+def test_unknown_voxels_are_not_drawn_as_errors(tmp_path):
     ref = RIGHT.copy()
     ref[8:] = 255  # most of the cube
     text = text_of(write_evaluation(tmp_path, {"a": (labels((1, 2, 2), (7, 9, 8)), ref)}))
@@ -94,21 +94,21 @@ def test_unknown_voxels_are_not_drawn_as_wrong(tmp_path):
     assert "Dice 1.000" in cube
 
 
-def test_a_folder_of_scores_alone_has_tables_and_no_pictures(tmp_path):
+def test_scores_without_files_have_no_slices(tmp_path):
     text = text_of(write_evaluation(tmp_path, files=False))
     assert 'id="pictures"' not in text
-    assert "Nothing is known" in text
+    assert "Unknown: the folder has no run.json." in text
     assert len(rows_of(text)) == 8
 
 
-def test_cases_that_failed_are_told(tmp_path):
+def test_failed_cases_are_listed(tmp_path):
     write_evaluation(tmp_path)
     record = {"case": "broken", "status": "failed", "error": "broken.nii.gz: cannot be read"}
     (tmp_path / "predictions.json").write_text(json.dumps([record]))
     assert "broken: broken.nii.gz: cannot be read" in text_of(tmp_path)
 
 
-def test_two_cases_are_the_worst_and_the_best(tmp_path):
+def test_two_cases_are_worst_and_best(tmp_path):
     text = text_of(write_evaluation(tmp_path, {name: CASES[name] for name in ("perfect", "shifted")}))
     assert re.findall("<strong>(.*?)</strong>: (.*?),", text[text.index('id="pictures"') :])[:2] == [
         ("worst", "shifted"),
@@ -116,7 +116,7 @@ def test_two_cases_are_the_worst_and_the_best(tmp_path):
     ]
 
 
-def test_ragged_predictions_and_many_classes_stay_small(tmp_path):
+def test_ragged_contours_stay_small(tmp_path):
     rng = np.random.default_rng(0)
     ref = np.zeros((200, 200, 4), np.uint8)
     ref[5:195, 5:195, 1:3] = 1
@@ -125,19 +125,19 @@ def test_ragged_predictions_and_many_classes_stay_small(tmp_path):
     assert path.stat().st_size < 500_000
 
 
-def test_one_case_and_nothing_to_score(tmp_path):
+def test_case_without_scores(tmp_path):
     nothing = labels()
     text = text_of(write_evaluation(tmp_path, {"empty": (nothing, nothing)}))
-    assert "No class of no case could be scored (1 cases)" in text
+    assert "No class could be scored (1 case)" in text
     assert [row[2] for row in rows_of(text)] == ["absent", "absent"]
 
 
-def test_a_folder_without_scores_is_refused(tmp_path):
-    with pytest.raises(OutputError, match=r"holds neither metrics\.csv nor predictions\.json; give the output_dir"):
+def test_folder_without_scores_raises(tmp_path):
+    with pytest.raises(OutputError, match=r"contains neither metrics\.csv nor predictions\.json\. Give the output_dir"):
         write_report(tmp_path)
     write_evaluation(tmp_path, files=False)
     (tmp_path / "summary.json").write_text("{}")
-    with pytest.raises(OutputError, match=r"summary\.json: cannot be read .* evaluate again"):
+    with pytest.raises(OutputError, match=r"summary\.json: cannot be read .*\. Predict or evaluate again"):
         write_report(tmp_path)
     shutil.copy(write_evaluation(tmp_path / "whole", files=False) / "summary.json", tmp_path)
     (tmp_path / "metrics.csv").write_text("case,class\na,ball\n")
@@ -145,7 +145,7 @@ def test_a_folder_without_scores_is_refused(tmp_path):
         write_report(tmp_path)
 
 
-def test_a_hundred_cases_stay_below_ten_megabytes(tmp_path):
+def test_100_cases_stay_below_10_mb(tmp_path):
     shape, rng = (128, 128, 96), np.random.default_rng(0)
     cases = {}
     for number in range(100):
@@ -158,7 +158,7 @@ def test_a_hundred_cases_stay_below_ten_megabytes(tmp_path):
     assert path.stat().st_size < 10e6
 
 
-def test_a_hundred_cases_of_sixty_classes_leave_room_for_pictures(tmp_path):
+def test_100_cases_with_60_classes_leave_room_for_slices(tmp_path):
     rng, classes = np.random.default_rng(0), [f"structure number {index}" for index in range(60)]
     label = torch.from_numpy(rng.integers(0, 61, (8, 8, 8), dtype=np.uint8))
     values = score_case(label, label.roll(1, 0), 61, None, 255, (1.0, 1.0, 1.0), 1.0)
@@ -170,15 +170,15 @@ def test_a_hundred_cases_of_sixty_classes_leave_room_for_pictures(tmp_path):
     assert room_for_pictures(10**6) == 1e6
 
 
-def test_of_thousands_of_values_only_those_far_from_the_others_are_dots():
+def test_strip_plot_of_many_values_draws_outliers_only():
     values = [Point(f"case {number}", 0.5 + number / 10000) for number in range(1000)]  # quartiles 0.525 and 0.575
     groups = {f"class {index}": [*values, Point("far <below>", 0.4), Point("just inside", 0.46)] for index in range(7)}
     plot = strip_plot("Dice", "Dice", groups)
     assert plot.svg.count("<circle") == plot.svg.count("far &lt;below&gt;: 0.4<") == 7
-    assert "A dot is a case more than 1.5 interquartile ranges beyond the others" in plot.caption
+    assert "Each dot is a case more than 1.5 interquartile ranges beyond the quartiles" in plot.caption
     few = strip_plot("Dice", "Dice", {"class": values})
     assert few.svg.count("<circle") == 1000
-    assert few.caption.startswith("A dot is a case; boxes")
+    assert few.caption.startswith("Each dot is a case; boxes")
 
 
 def test_limits_of_agreement_by_hand():
@@ -191,15 +191,15 @@ def test_limits_of_agreement_by_hand():
     assert 'class="limit"' not in two.svg
 
 
-def test_long_names_are_shortened_and_differences_have_a_zero():
+def test_strip_plot_shortens_names_and_draws_zero_line():
     plot = strip_plot("Dice", "Dice", {"x" * 150: [Point("a", 0.1), Point("b", -0.1)]}, differences=True)
     assert "x" * 31 + "…" in plot.svg and "x" * 40 not in plot.svg
     assert plot.svg.count('class="limit"') == 1
 
 
-def test_what_to_look_at_first_is_the_largest_of_what_has_no_overlap(tmp_path):
+def test_largest_structure_without_overlap_is_reviewed_first(tmp_path):
     speck = labels((1, 2, 2))
-    speck[10, 14, 12] = 2  # one voxel of the other class, that nobody has drawn
+    speck[10, 14, 12] = 2  # one false positive voxel of the other class
     cases = {"a speck": (speck, labels((1, 2, 2))), "b missed": (labels((1, 2, 2)), RIGHT)}
     assert "Look first at <a href" in (text := text_of(write_evaluation(tmp_path / "run", cases)))
     assert re.search(r">b missed</a>: cube, Dice 0.000", text)
@@ -207,33 +207,36 @@ def test_what_to_look_at_first_is_the_largest_of_what_has_no_overlap(tmp_path):
     assert "Look first at b missed: cube, Dice 0.000 (missed)" in text_of(tmp_path / "run")
 
 
-def test_classes_are_counted_from_the_first_after_the_background(tmp_path):
+def test_all_foreground_classes_are_listed(tmp_path):
     assert set(CASES) == {"perfect", "shifted", "missed", "invented"}
     text = text_of(write_evaluation(tmp_path))
     assert [name for name in NAMES[1:] if f'<th scope="row">{name}</th>' in text] == NAMES[1:]
 
 
-def test_cases_that_were_trained_on_are_told(tmp_path):
+def test_training_cases_are_marked(tmp_path):
     text = text_of(write_evaluation(tmp_path / "some", trained_on=["perfect", "shifted"]))
-    # of the others the ball is right, and the cube missed and invented
-    words = "trained on 2 of these 4 cases, and they look better than new ones; the mean Dice of the other 2 is"
+    # in the other cases, the ball is right, and the cube is missed or a false positive
+    words = "trained on 2 of these 4 cases; their scores are too optimistic. The mean Dice of the other 2 cases is"
     assert f"{words} 0.5000." in text
     assert {row[0]: row[2] for row in rows_of(text) if row[1] == "ball"} == {
-        "perfect": "scored, trained on", "shifted": "scored, trained on", "missed": "scored", "invented": "scored",
+        "perfect": "scored, training case", "shifted": "scored, training case",
+        "missed": "scored", "invented": "scored",
     }  # fmt: skip
     text = text_of(write_evaluation(tmp_path / "all", trained_on=list(CASES)))
-    assert "trained on all of these cases, and they look better than new ones." in text
+    assert "trained on all of these cases; their scores are too optimistic.<" in text
     assert "trained on" not in text_of(write_evaluation(tmp_path / "none"))
-    assert "is not known" in text_of(write_evaluation(tmp_path / "unknown", trained_on=None))
+    assert "It is unknown whether the model was trained on" in text_of(
+        write_evaluation(tmp_path / "unknown", trained_on=None)
+    )
 
 
-def test_a_comparison_tells_what_each_model_was_trained_on(tmp_path):
+def test_comparison_warns_about_training_cases(tmp_path):
     runs = [write_evaluation(tmp_path / "a"), write_evaluation(tmp_path / "b", trained_on=["perfect"])]
     text = write_comparison(runs, tmp_path / "comparison.html").read_text(encoding="utf-8")
-    assert "<strong>b:</strong> By their names, the model was trained on 1 of these 4 cases" in text
+    assert "<strong>b:</strong> Judging by case names, the model was trained on 1 of these 4 cases" in text
 
 
-def test_a_training_tells_that_its_scores_chose_its_epoch_and_how_far_it_has_come(tmp_path):
+def test_training_page_has_epoch_caveat_and_progress(tmp_path):
     write_evaluation(tmp_path, config={"max_epochs": 40})
     summary = json.loads((tmp_path / "summary.json").read_text())
     (tmp_path / "summary.json").write_text(json.dumps({**summary, "epoch": 20}))
@@ -242,34 +245,34 @@ def test_a_training_tells_that_its_scores_chose_its_epoch_and_how_far_it_has_com
         for epoch in range(1, 31):
             writer.add_scalar("train/loss", 1 / epoch, epoch)
     text = text_of(tmp_path)
-    assert "validation scores after epoch 20, the best of its validations" in text
-    assert "The training has come to epoch 30 of 40." in text
+    assert "validation scores after epoch 20, the best of all epochs validated" in text
+    assert "The training has reached epoch 30 of 40." in text
 
 
 @pytest.mark.parametrize(
     ("chosen_by", "told"),
     [
-        (list(CASES), "The Dice of the model on these cases chose its epoch"),
-        (["perfect", "another"], "The Dice of the model on 1 of these 4 cases chose its epoch"),
+        (list(CASES), "The epoch of the model was selected by its Dice on these cases"),
+        (["perfect", "another"], "The epoch of the model was selected by its Dice on 1 of these 4 cases"),
         ([], ""),
     ],
 )
-def test_cases_that_chose_the_epoch_are_told(tmp_path, chosen_by, told):
+def test_cases_that_selected_the_epoch_are_reported(tmp_path, chosen_by, told):
     run = write_evaluation(tmp_path)
     made_by = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**made_by, "chosen_by": chosen_by}))
     text = text_of(run)
-    assert told in text and ("chose its epoch" in text) == bool(told)
+    assert told in text and ("was selected by its Dice" in text) == bool(told)
 
 
-def test_a_cross_validation_tells_its_folds(tmp_path):
+def test_cross_validation_page_lists_folds(tmp_path):
     every = dict(CASES)
     for fold in range(2):
         cases = {name: every[name] for name in list(every)[2 * fold : 2 * fold + 2]}
         write_evaluation(tmp_path / f"fold_{fold}" / "evaluation", cases)
     write_evaluation(tmp_path, every, files=False)
     text = text_of(tmp_path)
-    assert "each case was scored by the model that has not seen it" in text
+    assert "each case was scored by the model of the fold that held it out" in text
     folds = re.findall(r"<tr>.*?</tr>", text[text.index("<h3>Folds</h3>") : text.index("</section>")])[-2:]
     # fold 0: the ball 1 and 0.75; fold 1: the cube missed and invented
     assert [re.findall(r">([\d.]+)<", row) for row in folds] == [
@@ -284,24 +287,24 @@ def test_a_cross_validation_tells_its_folds(tmp_path):
     }
 
 
-def test_few_cases_are_told_to_be_few(tmp_path):
-    assert "Intervals and limits of agreement of fewer than ten cases are rough" in text_of(
+def test_fewer_than_ten_cases_cause_a_warning(tmp_path):
+    assert "Intervals and limits of agreement from fewer than ten cases are rough" in text_of(
         write_evaluation(tmp_path / "few")
     )
     many = {f"case {index}": (RIGHT, RIGHT) for index in range(10)}
     assert "are rough" not in text_of(write_evaluation(tmp_path / "many", many))
 
 
-def test_the_farthest_surfaces_are_a_second_thing_to_look_at(tmp_path):
+def test_largest_hd95_is_reviewed_second(tmp_path):
     far = labels((1, 2, 2), (7, 9, 8))
     far[1:4, 12:15, 10:13] = 1  # Dice 128/155
     text = text_of(write_evaluation(tmp_path, {**CASES, "far": (far, RIGHT)}))
-    looked_at = r"Look first at <a [^>]*>invented</a>: cube, .*; at <a href=\"#([^\"]*)\">far</a>: ball, HD95 \d+"
+    looked_at = r"Look first at <a [^>]*>invented</a>: cube, .*; then at <a href=\"#([^\"]*)\">far</a>: ball, HD95 \d+"
     anchor = re.search(looked_at, text)[1]
-    assert f'<figure id="{anchor}" class="case"><figcaption><strong>surfaces farthest apart</strong>: far' in text
+    assert f'<figure id="{anchor}" class="case"><figcaption><strong>largest surface distance</strong>: far' in text
 
 
-def test_scans_that_a_task_clips_are_shown_in_that_window(tmp_path):
+def test_slices_use_the_intensity_window_of_the_task(tmp_path):
     # all intensities are from 0 to 100
     dark, usual = (
         {"intensity": {"method": "window", "lower": 1000, "upper": 2000}},
@@ -315,7 +318,7 @@ def test_scans_that_a_task_clips_are_shown_in_that_window(tmp_path):
     assert pictures[1].getextrema()[1] > 200
 
 
-def test_a_dataset_that_was_moved_is_found_where_it_is_now(tmp_path):
+def test_moved_dataset_is_found_with_dataset_dir(tmp_path):
     run = write_evaluation(tmp_path / "run")
     for folder in ("scans", "labels"):
         shutil.move(run / folder, tmp_path / "new" / folder)
@@ -325,7 +328,7 @@ def test_a_dataset_that_was_moved_is_found_where_it_is_now(tmp_path):
     assert "have been moved" not in text and text.count('<svg class="slice"') == 18
 
 
-def test_curves_of_a_training_that_was_moved_with_its_evaluation_are_shown(tmp_path):
+def test_training_curves_are_found_after_a_move(tmp_path):
     run = write_evaluation(tmp_path / "mine" / "evaluation", config={"ckpt_path": "/elsewhere/mine/model.pt"})
     with SummaryWriter(str(tmp_path / "mine" / "tensorboard")) as writer:
         writer.add_scalar("train/loss", 1.0, 1)
@@ -334,7 +337,7 @@ def test_curves_of_a_training_that_was_moved_with_its_evaluation_are_shown(tmp_p
     assert 'id="training"' not in text_of(other)
 
 
-def test_a_class_that_few_cases_have_has_rough_intervals_too(tmp_path):
+def test_class_in_fewer_than_ten_cases_causes_a_warning(tmp_path):
     looked_for = {f"case {index}": [True, True, index < 2] for index in range(12)}
     text = text_of(write_evaluation(tmp_path, dict.fromkeys(looked_for, (RIGHT, RIGHT)), annotated=looked_for))
     assert "fewer than ten cases are rough" in text
@@ -353,14 +356,14 @@ def test_a_class_that_few_cases_have_has_rough_intervals_too(tmp_path):
         ("metrics.csv", "case,class,status,dice\na,sphere,scored,1\n", "metrics.csv has the class 'sphere'"),
     ],
 )
-def test_files_that_are_spoilt_are_named(tmp_path, name, content, told):
+def test_damaged_file_error_names_the_file(tmp_path, name, content, told):
     write_evaluation(tmp_path)
     (tmp_path / name).write_text(content)
     with pytest.raises(OutputError, match=told):
         write_report(tmp_path)
 
 
-def test_runs_of_earlier_versions_are_shown(tmp_path):
+def test_runs_of_earlier_versions_are_read(tmp_path):
     write_evaluation(tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())
     del summary["mean_dice_ci95"]
@@ -369,11 +372,11 @@ def test_runs_of_earlier_versions_are_shown(tmp_path):
         for name, one in summary["classes"].items()
     }
     (tmp_path / "summary.json").write_text(json.dumps(summary))
-    (tmp_path / "fold_2").mkdir()  # where somebody has begun something
-    assert "HD95, mm</th>" not in text_of(tmp_path)
+    (tmp_path / "fold_2").mkdir()  # an unfinished fold
+    assert "HD95 (mm)</th>" not in text_of(tmp_path)
 
 
-def test_pictures_are_within_the_pages_budget_and_the_worst_come_first(tmp_path, monkeypatch):
+def test_slices_of_worst_cases_come_first_within_budget(tmp_path, monkeypatch):
     run = write_evaluation(tmp_path)
     whole = re.findall("<strong>(worst|median|best)</strong>", text_of(run))
     monkeypatch.setattr(gallery, "room_for_pictures", lambda _: 20_000)
@@ -381,7 +384,7 @@ def test_pictures_are_within_the_pages_budget_and_the_worst_come_first(tmp_path,
     assert shown.count("worst") == 2 <= len(shown) < len(whole) == 6
 
 
-def test_lines_of_one_class_look_alike_in_every_fold_and_so_do_very_many():
+def test_curves_of_a_class_share_a_style_over_folds():
     few = curves(
         "Dice", [Line(key, f"{fold} {key}", [(1, 0.1), (2, 0.2)]) for fold in "ab" for key in ("ball", "cube")]
     )
@@ -397,7 +400,7 @@ def test_equal_scores_have_no_interval(tmp_path):
     assert "1.0000</td><td>–</td>" in text and "95 % interval 1" not in text
 
 
-def test_a_page_tells_what_it_is_of(tmp_path):
+def test_page_describes_data_fold_and_model(tmp_path):
     config = {"dataset_dir": "data", "fold": 1, "num_folds": 5, "ckpt_path": "/some/where/runs/one/model.pt"}
     text = text_of(write_evaluation(tmp_path, config=config))
     assert "Data: data · Held out: fold 1 of 5 · Model: runs/one/model.pt" in text

@@ -1,4 +1,4 @@
-"""The report in a real browser; skipped where there is none."""
+"""Reports in a real browser; skipped without Chromium."""
 
 import json
 
@@ -23,7 +23,7 @@ def browser():
 
 @pytest.fixture
 def opened(browser, tmp_path):
-    """Opens a page and tells which addresses it asked for and what it complained about."""
+    """Return a function that opens a page and returns its requests and console messages."""
 
     def open_page(path):
         browser.get_log("performance")
@@ -53,7 +53,7 @@ def click(browser, label):
     button.send_keys("\n")  # as from the keyboard
 
 
-def test_the_page_opens_from_the_disk_without_complaint_or_request(browser, opened, tmp_path):
+def test_page_opens_from_disk_without_errors_or_requests(browser, opened, tmp_path):
     uid = "1.2.840.113619.2.55.3.604688119.971.1268746042.467.4444444444444444"
     path = write_report(write_evaluation(tmp_path, {**CASES, uid: (labels(), RIGHT)}))
     asked, complaints = opened(path)
@@ -67,7 +67,7 @@ def test_the_page_opens_from_the_disk_without_complaint_or_request(browser, open
         assert browser.execute_script(wide)
 
 
-def test_the_table_is_sorted_and_filtered(browser, opened, tmp_path):
+def test_table_sorting_and_filtering(browser, opened, tmp_path):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import Select
 
@@ -90,7 +90,7 @@ def test_the_table_is_sorted_and_filtered(browser, opened, tmp_path):
     assert browser.find_element(By.ID, "shown").text == "2 of 8 rows"
 
 
-def test_names_run_nothing(browser, opened, tmp_path):
+def test_names_are_not_executed(browser, opened, tmp_path):
     name = "<img src=x onerror=document.title='hit'> \"quoted\" 'name'"
     _, complaints = opened(write_report(write_evaluation(tmp_path, {name: (RIGHT, RIGHT)})))
     assert complaints == []
@@ -98,19 +98,19 @@ def test_names_run_nothing(browser, opened, tmp_path):
     assert {case for case, _ in names(browser)} == {name}
 
 
-def test_dark_and_light(browser, opened, tmp_path):
-    path, colours = write_report(write_evaluation(tmp_path)), {}
+def test_dark_and_light_color_scheme(browser, opened, tmp_path):
+    path, colors = write_report(write_evaluation(tmp_path)), {}
     for scheme in ("light", "dark"):
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
         opened(path)
-        colours[scheme] = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
-    assert colours == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 24, 31)"}
+        colors[scheme] = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert colors == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 24, 31)"}
 
 
-def test_a_comparison_opens_as_well(browser, opened, tmp_path):
+def test_comparison_page_opens(browser, opened, tmp_path):
     one = write_evaluation(tmp_path / "one", {"a": (RIGHT, RIGHT), "b": (RIGHT, RIGHT)})
-    long = "a_run_with_everything_that_somebody_tried_in_the_name_of_its_folder"
+    long = "a_run_with_every_setting_of_the_experiment_in_the_name_of_its_folder"
     other = write_evaluation(tmp_path / long, {"a": (RIGHT, RIGHT), "b": (labels((2, 2, 2)), RIGHT)})
     path = write_comparison([one, other], tmp_path / "comparison.html")
     asked, complaints = opened(path)
@@ -118,15 +118,15 @@ def test_a_comparison_opens_as_well(browser, opened, tmp_path):
     assert names(browser)[:2] == [("b", "cube"), ("b", "ball")]
     loaded = "return [...document.querySelectorAll('svg.slice image')].map(one => one.getBBox().width > 0)"
     assert browser.execute_script(loaded) == [True] * 6
-    colours = (
+    colors = (
         "return ['ref', 'pred', 'other'].map(one => getComputedStyle(document.querySelector('path.' + one)).stroke)"
     )
-    assert len(set(browser.execute_script(colours))) == 3
+    assert len(set(browser.execute_script(colors))) == 3
     browser.set_window_size(360, 800)  # a phone
     assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
 
 
-def test_predictions_open_as_well(browser, opened, tmp_path):
+def test_prediction_page_opens(browser, opened, tmp_path):
     path = write_prediction_report(write_predictions(tmp_path, {"a": RIGHT, "b": labels((2, 2, 2), (8, 9, 8))}))
     asked, complaints = opened(path)
     assert (complaints, asked) == ([], [path.as_uri()])

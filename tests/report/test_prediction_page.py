@@ -1,4 +1,4 @@
-"""Predictions without references: what is measured, and what is warned of."""
+"""Predictions without references: measurements and warnings."""
 
 import csv
 import json
@@ -33,7 +33,7 @@ def test_measurements_by_hand(tmp_path):
         "status": "measured", "volume_ml": "0.13", "touches_edge": "false", "components": "2",
         "mean_intensity": "100.0000", "num_warnings": "0", "warnings": "", "error": "",
     }  # fmt: skip
-    edge = "touches the scan's edge, and may be cut off"
+    edge = "touches the edge of the scan and may be cut off"
     assert rows["two parts", "cube"] == {
         "status": "measured", "volume_ml": "0.128", "touches_edge": "true", "components": "1",
         "mean_intensity": "200.0000", "num_warnings": "1", "warnings": edge, "error": "",
@@ -42,8 +42,8 @@ def test_measurements_by_hand(tmp_path):
         "status": "measured", "volume_ml": "0", "touches_edge": "false", "components": "0",
         "mean_intensity": "", "num_warnings": "0", "warnings": "", "error": "",
     }  # fmt: skip
-    assert "2 scans were predicted, 1 with something unusual." in text
-    assert '<strong><a href="#scan-0">two parts</a></strong>: cube touches the scan&#39;s edge' in text
+    assert "2 scans predicted. 1 scan has warnings." in text
+    assert '<strong><a href="#scan-0">two parts</a></strong>: cube touches the edge of the scan' in text
     assert text.count('<svg class="slice"') == 6
 
 
@@ -63,7 +63,7 @@ def expected_of(volumes):
     return Expected.of(cases, "training cases", intensities=True)
 
 
-def test_far_out_by_hand():
+def test_outlier_limits_by_hand():
     # logarithms to base 2 of the volumes: 0, 1, ..., 12: quartiles 3 and 9, so that more than 18 beyond is far out
     expected = expected_of([2.0**power for power in range(13)])
     assert (expected.volume_ml.low, expected.volume_ml.high) == pytest.approx((2.0**-15, 2.0**27))
@@ -73,17 +73,17 @@ def test_far_out_by_hand():
         return warnings_of(Structure("a", "ball", volume), expected).unusual
 
     assert found(2.0**26) == found(2.0**-14) == []
-    assert found(2.0**28) == ["has 268435456 ml, more than in any of the 13 training cases (1 to 4096 ml)"]
-    assert found(2.0**-16) == ["has 1.53e-05 ml, less than in any of the 13 training cases (1 to 4096 ml)"]
-    assert found(0.0) == ["is missing, and is in 100% of the 13 training cases"]
+    assert found(2.0**28) == ["has a volume of 268435456 ml, above all of the 13 training cases (1 to 4096 ml)"]
+    assert found(2.0**-16) == ["has a volume of 1.53e-05 ml, below all of the 13 training cases (1 to 4096 ml)"]
+    assert found(0.0) == ["is missing, but present in 100% of the 13 training cases"]
     alike = expected_of([12.3] * 11 + [40.0])
     assert (alike.volume_ml.low, alike.volume_ml.high) == pytest.approx((6.15, 24.6))  # at least half, or twice
     assert found(24.6, alike) == []  # twice as large is not more than twice as large
-    assert found(30.0, alike) == ["has 30 ml, more than in all but 1 of the 12 training cases (12.3 to 40 ml)"]
+    assert found(30.0, alike) == ["has a volume of 30 ml, above all but 1 of the 12 training cases (12.3 to 40 ml)"]
     rare = expected_of([0.0] * 9 + [1.0, 2.0, 3.0])  # too few volumes for quartiles
     assert (rare.present, rare.volume_ml.low, rare.volume_ml.high) == pytest.approx((0.25, 0.5, 6))
     assert found(0.0, rare) == []
-    assert found(0.4, rare) == ["has 0.4 ml, less than in any of the 3 training cases that have it (1 to 3 ml)"]
+    assert found(0.4, rare) == ["has a volume of 0.4 ml, below all of the 3 training cases that have it (1 to 3 ml)"]
     assert expected_of([0.0] * 12).volume_ml is None
 
 
@@ -96,7 +96,7 @@ def expected_from(training=(), found=(), intensities=True):
 
 
 @pytest.mark.parametrize("usual", range(1, 30))
-def test_more_than_three_times_as_many_parts_and_half_as_many(usual):
+def test_outlier_limits_of_component_counts(usual):
     expected = expected_from(of_every_case(components=usual))
 
     def warned(parts):
@@ -104,14 +104,14 @@ def test_more_than_three_times_as_many_parts_and_half_as_many(usual):
         return warnings_of(one, expected.of(one)).words
 
     assert warned(3 * usual) == warned(usual // 2 + 1) == []
-    assert warned(3 * usual + 1) == [f"has {3 * usual + 1} parts, more than in any of the 12 training cases ({usual})"]
-    if usual >= 2:  # of two kidneys one
-        words = f"has {usual // 2} part{'s' * (usual > 3)}, less than in any of the 12 training cases ({usual})"
+    assert warned(3 * usual + 1) == [f"has {3 * usual + 1} components, above all of the 12 training cases ({usual})"]
+    if usual >= 2:  # one of two kidneys
+        words = f"has {usual // 2} component{'s' * (usual > 3)}, below all of the 12 training cases ({usual})"
         assert warned(usual // 2) == [words]
 
 
 @pytest.mark.parametrize(("mean", "warned"), [(40.0, False), (63.0, False), (-13.0, True), (1063.0, True)])
-def test_intensities_are_compared_where_they_can_be(mean, warned):
+def test_intensity_outliers_by_hand(mean, warned):
     # 40, 42, ..., 62: the quartiles are 45.5 and 56.5, the range 22: far out is below 12.5 and above 89.5
     cases = [Structure(f"case {index}", "ball", 1.0, mean_intensity=40.0 + 2 * index) for index in range(12)]
     one = Structure("a", "ball", 1.0, mean_intensity=mean)
@@ -121,13 +121,13 @@ def test_intensities_are_compared_where_they_can_be(mean, warned):
     assert warnings_of(one, expected_from(cases, intensities=False).of(one)).words == []
 
 
-def test_a_scan_is_compared_with_the_others_and_not_with_itself():
+def test_scan_is_compared_with_other_scans_only():
     found = [Structure(f"scan {index}", "ball", 1.0 + 0.01 * index) for index in range(12)] + [
         Structure("a", "ball", 9)
     ]
     expected = expected_from(found=found)
     assert warnings_of(found[-1], expected.of(found[-1])).words == [
-        "has 9 ml, more than in any of the 12 other scans (1 to 1.11 ml)"
+        "has a volume of 9 ml, above all of the 12 other scans (1 to 1.11 ml)"
     ]
     assert warnings_of(found[0], expected.of(found[0])).words == []
     few = expected_from(found=found[3:])  # nine others
@@ -135,37 +135,37 @@ def test_a_scan_is_compared_with_the_others_and_not_with_itself():
     assert expected_from(found=found[2:]).of_class("ball") is not None
 
 
-def test_a_class_that_no_other_case_has_is_told():
+def test_class_absent_from_all_training_cases_is_reported():
     expected = expected_from([Structure(f"case {index}", "ball", 0.0) for index in range(12)])
     one = Structure("a", "ball", 1.0)
-    assert warnings_of(one, expected.of(one)).words == ["is there, and is in none of the 12 training cases"]
+    assert warnings_of(one, expected.of(one)).words == ["is present, but in none of the 12 training cases"]
 
 
-def test_half_of_the_scans_are_not_most_of_them():
+def test_batch_warning_needs_more_than_half_of_the_scans():
     usual = expected_from([Structure(f"case {index}", "ball", 1.0) for index in range(12)]).of_training
     volumes = [1.0, 1.0, 1.0, 1.5, 1.5, 1.5]
     assert list(of_all_scans([Structure(str(place), "ball", one) for place, one in enumerate(volumes)], usual)) == []
     volumes[0] = 1.5
     told = list(of_all_scans([Structure(str(place), "ball", one) for place, one in enumerate(volumes)], usual))
-    median = "their median is 1.5 ml, there 1 ml"
-    assert told == [f"4 of the 6 volumes of ball are larger than in any of the 12 training cases ({median})."]
+    median = "median 1.5 ml; training cases 1 ml"
+    assert told == [f"4 of 6 volumes of ball are above all of the 12 training cases ({median})."]
 
 
 @pytest.mark.parametrize(("touching", "warned"), [(1, True), (2, False)])
-def test_one_in_ten_at_the_edge_is_seldom(touching, warned):
+def test_edge_warning_up_to_ten_percent_of_training_cases(touching, warned):
     cases = [Structure(f"case {index}", "ball", 1.0, index < touching) for index in range(10)]
     one = Structure("a", "ball", 1.0, True)
     assert warnings_of(one, expected_from(cases).of(one)).at_edge is warned
 
 
-def test_what_could_not_be_compared_is_told():
+def test_skipped_checks_are_listed():
     whole = Structure("a", "ball", 1.0, components=1, mean_intensity=3.0)
     for cases, intensities, words in (
         ([whole] * 12, True, []),
-        ([whole] * 12, False, ["Intensities were not compared: where a task clips none"]),
-        ([replace(whole, components=None)] * 12, True, ["In how many parts they are was not checked of ball"]),
-        ([replace(whole, mean_intensity=None)] * 12, True, ["Intensities were not compared of ball"]),
-        ([whole] * 9, True, ["Whether they are missing, how large they are and in how many parts was not checked"]),
+        ([whole] * 12, False, ["Intensities were not compared: without clipping to a window"]),
+        ([replace(whole, components=None)] * 12, True, ["Components were not checked for ball"]),
+        ([replace(whole, mean_intensity=None)] * 12, True, ["Intensities were not compared for ball"]),
+        ([whole] * 9, True, ["Presence, volume and components were not checked for ball"]),
     ):
         expected = expected_from(cases, intensities=intensities)
         told = list(unchecked({"ball": expected.of_class("ball")}, intensities))
@@ -178,7 +178,7 @@ def predictions(folder, scans, model):
     return folder
 
 
-def test_what_is_expected_comes_from_the_training_cases(tmp_path):
+def test_expected_values_come_from_training_cases(tmp_path):
     huge = labels((1, 2, 2), (7, 9, 8))
     huge[2:9, 2:10, 2:10] = 1
     scans = {"huge ball": huge, "no cube": labels((1, 2, 2))}
@@ -186,19 +186,19 @@ def test_what_is_expected_comes_from_the_training_cases(tmp_path):
     text, rows = report(predictions(tmp_path / "predictions", scans, model))
     source = "the 12 training cases"
     found = rows["huge ball", "ball"]["warnings"]
-    assert found == f"has 0.928 ml, more than in any of {source} (0.128 ml)"
-    assert rows["no cube", "cube"]["warnings"] == f"is missing, and is in 100% of {source}"
+    assert found == f"has a volume of 0.928 ml, above all of {source} (0.128 ml)"
+    assert rows["no cube", "cube"]["warnings"] == f"is missing, but present in 100% of {source}"
     assert rows["no cube", "ball"]["warnings"] == ""
     assert source in text
     assert "<td>0.128 to 0.128</td><td>0.064</td><td>0.256</td>" in text
     assert "ball, training" in text  # a row of dots
-    assert "Most of this is unlike" not in text  # two of four structures
+    assert "Most predictions deviate" not in text  # two of four structures
     text, _ = report(predictions(tmp_path / "worse", {"huge ball": huge, "nothing": labels()}, model))
-    assert "Most of this is unlike" in text  # three of them
+    assert "Most predictions deviate" in text  # three of four structures
 
 
 @pytest.mark.parametrize(("touching", "warned"), [(1, True), (2, False)])
-def test_what_usually_touches_the_edge_is_no_reason_to_warn(tmp_path, touching, warned):
+def test_no_edge_warning_if_training_cases_touch_the_edge(tmp_path, touching, warned):
     model = training(tmp_path / "training", [0.128] * 12, touching)
     at_edge = {"a": labels((1, 2, 2), (8, 9, 8))}
     _, rows = report(predictions(tmp_path / "predictions", at_edge, model))
@@ -206,14 +206,14 @@ def test_what_usually_touches_the_edge_is_no_reason_to_warn(tmp_path, touching, 
     assert bool(rows["a", "cube"]["warnings"]) is warned
 
 
-def test_members_of_an_ensemble_know_each_case_once(tmp_path):
+def test_training_cases_of_an_ensemble_have_no_duplicates(tmp_path):
     models = [training(tmp_path / "folds" / f"fold_{fold}", [0.128] * 12) for fold in range(2)]
     for given in (models, [str(model) for model in models], tmp_path / "folds", str(tmp_path / "folds")):
         assert len(training_cases_of(given)) == 24
     assert training_cases_of(None) == training_cases_of(tmp_path / "nothing" / "model.pt") == []
 
 
-def test_scans_that_failed_or_are_gone_are_told(tmp_path):
+def test_failed_and_missing_scans_are_listed(tmp_path):
     write_predictions(tmp_path, {"there": RIGHT, "gone": RIGHT})
     (tmp_path / "scans" / "gone.nii.gz").unlink()
     records = json.loads((tmp_path / "predictions.json").read_text())
@@ -224,12 +224,12 @@ def test_scans_that_failed_or_are_gone_are_told(tmp_path):
     assert (broken["status"], broken["error"], broken["volume_ml"]) == ("failed", "cannot be read", "")
     assert {scan for scan, _ in rows} == {"there", "gone", "broken"}
     assert "broken: cannot be read" in text
-    assert "gone: no measurement: " in text
+    assert "gone: not measured: " in text
 
 
-def test_nothing_found_at_all(tmp_path):
+def test_prediction_without_foreground(tmp_path):
     text, rows = report(write_predictions(tmp_path, {"empty": labels()}))
-    assert "(nothing was found)" in text and text.count('<svg class="slice"') == 3
+    assert "(no foreground predicted)" in text and text.count('<svg class="slice"') == 3
     assert [rows["empty", name]["volume_ml"] for name in NAMES[1:]] == ["0", "0"]
 
 
@@ -239,22 +239,22 @@ def test_names_are_escaped(tmp_path):
     assert ("<script>alert(1)<∕script>", "ball") in rows
 
 
-def test_a_folder_without_predictions_is_refused(tmp_path):
-    with pytest.raises(OutputError, match=r"holds neither metrics\.csv nor predictions\.json; give the"):
+def test_folder_without_predictions_raises(tmp_path):
+    with pytest.raises(OutputError, match=r"contains neither metrics\.csv nor predictions\.json\. Give the"):
         write_prediction_report(tmp_path)
 
 
-def test_too_few_training_cases_are_no_reason_to_be_silent(tmp_path):
+def test_too_few_training_cases_fall_back_to_other_scans(tmp_path):
     model = training(tmp_path / "training", [0.128] * 8)
     scans = {f"scan {index}": RIGHT for index in range(12)} | {"no cube": labels((1, 2, 2))}
     _, rows = report(predictions(tmp_path / "predictions", scans, model))
-    assert rows["no cube", "cube"]["warnings"] == "is missing, and is in 100% of the 12 other scans"
+    assert rows["no cube", "cube"]["warnings"] == "is missing, but present in 100% of the 12 other scans"
 
 
-def test_scans_that_are_all_cut_off_are_all_warned_of(tmp_path):
+def test_edge_warning_if_all_scans_are_cut_off(tmp_path):
     scans = {f"scan {index}": labels((1, 2, 2), (8, 9, 8)) for index in range(12)}
     _, rows = report(write_predictions(tmp_path, scans))
-    assert all("touches the scan's edge" in rows[scan, "cube"]["warnings"] for scan in scans)
+    assert all("touches the edge of the scan" in rows[scan, "cube"]["warnings"] for scan in scans)
 
 
 @pytest.mark.parametrize(
@@ -265,18 +265,19 @@ def test_scans_that_are_all_cut_off_are_all_warned_of(tmp_path):
         "case,class,volume_ml,touches_edge\na,ball,inf,true\n",
     ],
 )
-def test_a_file_of_another_program_beside_the_model_is_left_alone(tmp_path, text):
+def test_foreign_training_cases_csv_is_ignored(tmp_path, text):
     write_predictions(tmp_path, {"a": RIGHT})
     (tmp_path / "training_cases.csv").write_text(text)
     page, _ = report(tmp_path)
     assert "too few cases" in page
-    assert "how large they are and in how many parts was not checked of ball, cube" in page
+    assert "Presence, volume and components were not checked for ball, cube" in page
 
 
 @pytest.mark.parametrize(
-    ("spoilt", "problem"), [(9, "its label map holds 9"), (-1, "its label map holds -1"), (0.5, "holds fractions")]
+    ("spoilt", "problem"),
+    [(9, "the label map contains 9"), (-1, "the label map contains -1"), (0.5, "it contains fractions")],
 )
-def test_a_label_map_that_is_none_is_told_and_the_others_are_measured(tmp_path, spoilt, problem):
+def test_invalid_label_map_fails_one_scan_only(tmp_path, spoilt, problem):
     write_predictions(tmp_path, {"fine": RIGHT, "spoilt": RIGHT, "as floats": RIGHT})
     write_nifti(tmp_path / "as floats_seg.nii.gz", RIGHT.astype(np.float32), AFFINE)
     array = RIGHT.astype(np.float32 if spoilt == 0.5 else np.int16)
@@ -284,10 +285,10 @@ def test_a_label_map_that_is_none_is_told_and_the_others_are_measured(tmp_path, 
     write_nifti(tmp_path / "spoilt_seg.nii.gz", array, AFFINE)
     text, rows = report(tmp_path)
     assert {scan for (scan, _), row in rows.items() if row["volume_ml"]} == {"fine", "as floats"}
-    assert "spoilt: no measurement: " in text and problem in text
+    assert "spoilt: not measured: " in text and problem in text
 
 
-def test_intensities_that_are_none_are_left_out(tmp_path):
+def test_mean_intensity_skips_nan(tmp_path):
     write_predictions(tmp_path, {"a": RIGHT})
     scan = np.full(RIGHT.shape, 3.0, np.float32)
     scan[1:4] = np.nan
@@ -296,13 +297,13 @@ def test_intensities_that_are_none_are_left_out(tmp_path):
     assert rows["a", "ball"]["mean_intensity"] == "3.0000"
 
 
-def test_a_page_elsewhere_has_its_measurements_beside_it(tmp_path):
+def test_measurements_are_written_next_to_the_page(tmp_path):
     folder = write_predictions(tmp_path / "run", {"a": RIGHT})
     write_prediction_report(folder, tmp_path / "page.html")
     assert (tmp_path / "measurements.csv").exists() and not (folder / "measurements.csv").exists()
 
 
-def test_the_slice_with_most_classes_is_shown(tmp_path):
+def test_slice_with_most_classes_is_shown(tmp_path):
     found = np.zeros((12, 16, 14), np.uint8)
     found[1:-1, 1:-1, 3] = 1  # most of a layer is one class
     found[4, 4, 8], found[6, 6, 8] = 1, 2  # little of two
@@ -310,7 +311,7 @@ def test_the_slice_with_most_classes_is_shown(tmp_path):
     assert "axial, S 8.0 mm" in text
 
 
-def test_the_slices_show_what_is_warned_of(tmp_path):
+def test_slices_show_structures_with_warnings(tmp_path):
     found = np.zeros((12, 16, 14), np.uint8)
     found[2:8, 2:8, 6] = 1
     found[9:, 3, 3] = 2  # reaches the edge to the right, at 11 of 2 mm
@@ -324,42 +325,43 @@ def test_the_slices_show_what_is_warned_of(tmp_path):
 
 
 @pytest.mark.parametrize(("value", "told"), [(3.0, "has the same value everywhere"), (np.nan, "has no finite value")])
-def test_a_scan_without_anything_in_it_is_told(tmp_path, value, told):
+def test_constant_scan_is_reported(tmp_path, value, told):
     write_predictions(tmp_path, {"a": RIGHT})
     write_nifti(tmp_path / "scans" / "a.nii.gz", np.full(RIGHT.shape, value, np.float32), AFFINE)
     text, rows = report(tmp_path)
     assert rows["a", ""]["warnings"] == f"the scan {told}"
     assert rows["a", "ball"]["warnings"] == ""
-    assert "1 scan was predicted, 1 with something unusual." in text
+    assert "1 scan predicted. 1 scan has warnings." in text
 
 
-def test_pictures_have_a_scale_and_sides(tmp_path):
+def test_slices_have_scale_bar_and_orientation_labels(tmp_path):
     text, _ = report(write_predictions(tmp_path, {"a": RIGHT}))
     assert text.count(">5 mm</text>") == 3  # of 14 to 24 mm
     assert all(f">{letter}</text>" in text for letter in "RLAPSI")
 
 
-def test_the_page_shows_as_many_scans_as_there_is_room_for_and_those_with_warnings_first(tmp_path, monkeypatch):
+def test_scans_with_warnings_come_first_within_budget(tmp_path, monkeypatch):
     folder = write_predictions(tmp_path, {"a": RIGHT, "b": RIGHT, "c": labels((1, 2, 2), (8, 9, 8))})
     monkeypatch.setattr(prediction_page, "room_for_pictures", lambda _: 8000)
     text, _ = report(folder)
     shown = re.findall(r'class="case"><figcaption><strong>(.*?)</strong>', text)
     assert 0 < len(shown) < 3 and shown[0] == "c"
-    assert f"{3 - len(shown)} more scans, without warnings or with fewer, are not shown" in text
+    more = "1 more scan" if len(shown) == 2 else "2 more scans"
+    assert f"{more} with fewer or no warnings not shown" in text
 
 
-def test_an_evaluation_without_scores_and_an_unfinished_training_are_no_predictions(tmp_path):
+def test_unfinished_runs_are_not_predictions(tmp_path):
     folder = write_evaluation(tmp_path / "evaluation")
     write_json(folder / "predictions.json", [])
     (folder / "metrics.csv").unlink()
-    with pytest.raises(OutputError, match=r"is an evaluation without metrics\.csv; evaluate again"):
+    with pytest.raises(OutputError, match=r"is an evaluation without metrics\.csv\. Evaluate again"):
         holds_scores(folder)
     (tmp_path / "task.json").write_text("{}")
-    with pytest.raises(OutputError, match=r"its training has not been validated, so that it holds no metrics\.csv yet"):
+    with pytest.raises(OutputError, match=r"has no metrics\.csv yet: the training has not been validated"):
         holds_scores(tmp_path)
 
 
-def test_more_classes_than_there_are_styles_are_all_drawn(tmp_path):
+def test_more_classes_than_styles_are_drawn(tmp_path):
     found = np.zeros((64, 64, 9), np.uint8)
     for index in range(30):
         x, y = 2 + 10 * (index % 6), 2 + 10 * (index // 6)
@@ -373,7 +375,7 @@ def test_more_classes_than_there_are_styles_are_all_drawn(tmp_path):
     assert axial[: axial.index("</svg>")].count('<path class="k') == 30
 
 
-def test_the_slices_show_what_differs_from_the_other_scans(tmp_path):
+def test_slices_show_deviations_from_other_scans(tmp_path):
     """Without training cases it is known only when all scans are measured."""
     usual = np.zeros((12, 16, 14), np.uint8)
     usual[2:6, 2:6, 2:4] = 1
@@ -381,13 +383,13 @@ def test_the_slices_show_what_differs_from_the_other_scans(tmp_path):
     odd = usual.copy()
     odd[7:11, 7:12, 10:13] = 2
     text, rows = report(write_predictions(tmp_path, {**{f"scan {index}": usual for index in range(12)}, "odd": odd}))
-    assert "more than in any of the 12 other scans" in rows["odd", "cube"]["warnings"]
+    assert "above all of the 12 other scans" in rows["odd", "cube"]["warnings"]
     first = text[text.index('<figure id="scan-0"') :]
     places = re.findall("<title>(.*? mm)</title>", first)[:3]
     assert places == ["axial, S 11.0 mm", "coronal, A 8.0 mm", "sagittal, R 16.0 mm"]  # one voxel of it is at 8, 8, 5
 
 
-def test_volumes_of_sheared_scans_are_those_of_their_voxels(tmp_path):
+def test_volume_of_sheared_scan(tmp_path):
     write_predictions(tmp_path, {"a": RIGHT})
     tilted = AFFINE.copy()
     tilted[1, 2] = 1.0  # of a tilted gantry: a voxel keeps its 2 mm³
@@ -410,50 +412,55 @@ def test_volumes_of_sheared_scans_are_those_of_their_voxels(tmp_path):
             "[{}]",
             r"predictions\.json: cannot be read \(\[0\]\.case is missing; \[0\]\.status is missing\)",
         ),
-        ("predictions.json", "[", r"predictions\.json: cannot be read .* predict or evaluate again"),
+        ("predictions.json", "[", r"predictions\.json: cannot be read .*\. Predict or evaluate again"),
         ("run.json", "[]", r"run\.json: cannot be read \(the content is \[\]: input should be a valid dictionary"),
-        ("run.json", '{"config": null}', r"run\.json: tells no class_names"),
+        ("run.json", '{"config": null}', r"run\.json has no class_names"),
     ],
 )
-def test_files_that_are_spoilt_are_named(tmp_path, name, content, told):
+def test_damaged_file_error_names_the_file(tmp_path, name, content, told):
     write_predictions(tmp_path, {"a": RIGHT})
     (tmp_path / name).write_text(content)
     with pytest.raises(OutputError, match=told):
         write_prediction_report(tmp_path)
 
 
-def test_what_all_scans_have_in_common_is_told(tmp_path):
+def test_warnings_about_the_whole_batch(tmp_path):
     """Each may pass, and yet together they are not as in training."""
     model = training(tmp_path / "training", [0.07] * 12)  # cubes are 0.128 ml, less than twice as much
     scans = {f"scan {index}": labels(None, (7, 9, 8)) for index in range(5)}
     text, rows = report(predictions(tmp_path / "predictions", scans, model))
     assert {row["warnings"] for (_, name), row in rows.items() if name == "cube"} == {""}
-    told = "5 of the 5 volumes of cube are larger than in any of the 12 training cases"
-    assert f"{told} (their median is 0.128 ml, there 0.07 ml)." in text
-    assert "ball is missing in 5 of 5 scans, and is in 100% of the 12 training cases." in text
+    told = "5 of 5 volumes of cube are above all of the 12 training cases"
+    assert f"{told} (median 0.128 ml; training cases 0.07 ml)." in text
+    assert "ball is missing in 5 of 5 scans, but present in 100% of the 12 training cases." in text
+    assert "5 scans predicted. 5 scans have warnings; the batch as a whole looks unusual (see below)." in text
 
 
-def test_scans_without_warnings_are_folded_away_if_they_are_many(tmp_path):
+def test_many_scans_without_warnings_are_collapsed(tmp_path):
     scans = {f"scan {index:02}": RIGHT for index in range(11)} | {"odd": labels((1, 2, 2), (8, 9, 8))}
     text, _ = report(write_predictions(tmp_path, scans))
-    assert "<details><summary>11 without warnings</summary>" in text
-    places = [text.index(words) for words in (">odd</strong>: cube touches", "11 without warnings", "<strong>scan 00<")]
+    assert "<details><summary>11 scans without warnings</summary>" in text
+    places = [
+        text.index(words) for words in (">odd</strong>: cube touches", "11 scans without warnings", "<strong>scan 00<")
+    ]
     assert places == sorted(places)
 
 
-def test_scans_that_were_moved_are_no_reason_to_replace_a_page_by_an_empty_one(tmp_path):
+def test_page_is_kept_if_all_scans_were_moved(tmp_path):
     run = write_predictions(tmp_path / "run", {"a": RIGHT, "b": RIGHT})
     page, _ = report(run)
     (run / "scans").rename(tmp_path / "moved")
-    with pytest.raises(OutputError, match=r"scans/a\.nii\.gz: is no longer there; tell where the scans are now"):
+    with pytest.raises(
+        OutputError, match=r"scans/a\.nii\.gz does not exist\. Give the folder of the scans with --dataset_dir"
+    ):
         report(run)
-    with pytest.raises(OutputError, match=r"nowhere: holds no scans/a\.nii\.gz; give the folder"):
+    with pytest.raises(OutputError, match=r"nowhere does not contain scans/a\.nii\.gz\. Give the folder"):
         write_prediction_report(run, dataset_dir=tmp_path / "nowhere")
     assert (run / "report.html").read_text(encoding="utf-8") == page
     assert write_prediction_report(run, dataset_dir=tmp_path / "moved").read_text(encoding="utf-8") == page
 
 
-def test_a_scan_that_cannot_be_drawn_is_told(tmp_path, monkeypatch):
+def test_drawing_errors_are_listed(tmp_path, monkeypatch):
     folder = write_predictions(tmp_path, {"a": RIGHT, "b": RIGHT})
 
     def spoilt(volumes, *_):
@@ -462,4 +469,4 @@ def test_a_scan_that_cannot_be_drawn_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(prediction_page, "overview_slices", spoilt)
     text, rows = report(folder)
     assert "a cannot be drawn: " in text and "b cannot be drawn: " in text
-    assert "more scans" not in text and rows["a", "ball"]["status"] == "measured"
+    assert "not shown" not in text and rows["a", "ball"]["status"] == "measured"

@@ -1,4 +1,4 @@
-"""The posted loss on scores, and what it teaches a network."""
+"""The posted loss on logits, and trainings with it."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from segbundle.reproductions.cross_validated_414358 import _why_weights, gradien
 
 
 @pytest.mark.parametrize("smooth", [1e-17, 1])
-def test_the_posted_loss_by_hand(smooth):
+def test_posted_loss_by_hand(smooth):
     scores = torch.zeros(1, 3, 4)  # p = 1 / 3
     labels = torch.tensor([[[0, 0, 0, 1]]])
     assert posted_weights(torch.tensor([3.0, 1.0, 0.0])).tolist() == pytest.approx([1 / 9, 1, 1])
@@ -19,7 +19,7 @@ def test_the_posted_loss_by_hand(smooth):
     assert value == pytest.approx(1 - 2 * (above + smooth) / (below + smooth), abs=1e-5)
 
 
-def test_background_alone_brings_the_posted_loss_below_0():
+def test_background_prediction_has_a_negative_posted_loss():
     """Without probability for absent classes both sums are near 0, and the loss is 1 - 2 (0 + 1) / (0 + 1)."""
     labels = torch.zeros(1, 1, 400, dtype=torch.long)
     labels[..., :40] = 1
@@ -32,7 +32,7 @@ def test_background_alone_brings_the_posted_loss_below_0():
 
 
 @pytest.mark.parametrize(("smooth", "fraction"), [(1e-17, 0.01), (1, 0.1)])
-def test_the_posted_gradient_is_far_smaller_than_ours(smooth, fraction):
+def test_posted_gradient_is_much_smaller_than_ours(smooth, fraction):
     labels = torch.zeros(1, 1, 400, dtype=torch.long)
     labels[..., :40] = 1
     scores = torch.zeros(1, 21, 400)
@@ -49,17 +49,17 @@ def test_only_a_ratio_of_sums_needs_weights():
     assert float(rows["mean Dice over classes"][0]) == pytest.approx(1 - (2 * 990 / 1990) / 2, abs=1e-4)
 
 
-def test_the_document_has_the_table_of_weights():
+def test_docs_have_the_table_of_weights():
     document = (ROOT / "docs" / "reproductions.md").read_text(encoding="utf-8")
     assert _why_weights(1000000, 1000).markdown().partition("\n\n")[2] in document
 
 
-def test_the_command():
+def test_command():
     run = segbundle(
         "reproduce", "cross_validated_414358", "--steps", 2, "--size", 16, "--radius", "[2,3]", "--num_test", 2,
         "--seeds", "[0]", "--example_voxels", 1000, "--example_structure", 10,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert "| as posted: 1 - 2 (sum w n + 1) / (sum w d + 1) | 312.326 | 150962.712 | 0.995849 |" in run.stdout
-    assert "have 150657 of V = 452042 voxels' probability" in run.stdout
+    assert "have a total probability of 150657 in V = 452042 voxels" in run.stdout
     assert run.stdout.count("| `GeneralizedDiceCELoss` |") == 1

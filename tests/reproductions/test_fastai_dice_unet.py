@@ -1,4 +1,4 @@
-"""Dice's gradient dies where a network is sure of one class; cross entropy's does not."""
+"""The gradient of Dice vanishes where a network is confident; that of cross entropy does not."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from segbundle.reproductions.fastai_dice_unet import Training, _losses, _states,
 from segbundle.reproductions.small_training import Discs
 
 
-def test_the_derivative_in_the_paper_is_that_of_the_formula():
+def test_vnet_gradient_matches_autograd():
     generator = torch.Generator().manual_seed(0)
     reference = (torch.rand(50, generator=generator) < 0.2).double()
     probability = torch.rand(50, generator=generator, dtype=torch.float64).requires_grad_()
@@ -27,15 +27,15 @@ def test_gradients_at_p_one_half_by_hand():
 
 
 @pytest.mark.parametrize("row", [1, 2, 3, 4])
-def test_dice_loses_its_gradient_where_a_network_is_sure(row):
+def test_dice_gradient_vanishes_for_confident_predictions(row):
     rows = _states(1000, 0.05, [5, 20]).rows
-    sure, dice, entropy, both = rows[row][0], *(float(value) for value in rows[row][1:])
+    state, dice, entropy, both = rows[row][0], *(float(value) for value in rows[row][1:])
     assert dice < entropy
-    assert dice < 1e-6 or "20" not in sure
+    assert dice < 1e-6 or "20" not in state
     assert both > 0.9 * entropy
 
 
-def test_dice_stays_blank_at_a_learning_rate_that_cross_entropy_bears():
+def test_dice_stays_blank_where_dice_ce_trains():
     data = Discs(32, (2, 5), 1, torch.ones(1, 1), 0.7)
     training = Training(data, [8, 16, 32], 8, 80, [80], num_test=16, blank=0.001)
     losses = _losses()
@@ -45,7 +45,7 @@ def test_dice_stays_blank_at_a_learning_rate_that_cross_entropy_bears():
     assert min(both) > 0.5
 
 
-def test_the_command():
+def test_command():
     run = segbundle(
         "reproduce", "fastai_dice_unet", "--steps", 2, "--learning_rates", "[0.01]", "--seeds", "[0]",
         "--num_test", 4, "--state_voxels", 1000,

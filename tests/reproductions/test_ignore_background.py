@@ -1,4 +1,4 @@
-"""Figures of the question about leaving the background out, worked out by hand, and the command."""
+"""Metrics and losses without background by hand, and the command."""
 
 import math
 
@@ -21,7 +21,7 @@ def tables():
     return by_hand(VOXELS, 0.97, WEIGHT)
 
 
-def test_all_background_and_doubled_structures_have_the_same_accuracy(tables):
+def test_accuracy_equal_for_background_and_doubled_structures(tables):
     metrics = cells(tables[0])
     assert metrics["right"] == [1] * 6
     accuracy, background, with_it, without_it, ignoring, ratio = metrics["all background"]
@@ -35,14 +35,14 @@ def test_all_background_and_doubled_structures_have_the_same_accuracy(tables):
     assert with_it == pytest.approx((background + 2) / 4, abs=1e-3)
 
 
-def test_a_metric_that_ignores_background_voxels_sees_no_false_positive(tables):
+def test_ignoring_background_voxels_hides_false_positives(tables):
     accuracy, background, _, without_it, ignoring, ratio = cells(tables[0])["no background"]
     assert (accuracy, background, ignoring) == (0.105, 0, 1)
     assert without_it == pytest.approx((1 + 1 + 2 * 44 / (2 * 44 + 895)) / 3, abs=5e-4)
     assert ratio == pytest.approx(1000 / 105, abs=1e-3)
 
 
-def test_only_ignoring_the_voxels_makes_the_loss_blind_to_false_positives(tables):
+def test_only_ignore_index_hides_false_positives_from_the_loss(tables):
     values = {name: dict(zip(tables[1].columns[1:], row, strict=True)) for name, row in cells(tables[1]).items()}
     ignored = values["cross entropy, background voxels ignored"]
     assert ignored["right"] == ignored["no background"] == ignored["structures twice as large"]
@@ -54,7 +54,7 @@ def test_only_ignoring_the_voxels_makes_the_loss_blind_to_false_positives(tables
     assert plain["all background"] == plain["structures twice as large"]
 
 
-def test_the_blend_is_weighted_cross_entropy_at_first_and_grows_by_alpha_times_dice():
+def test_blend_starts_as_cross_entropy_and_adds_alpha_dice():
     labels = torch.arange(4).repeat_interleave(torch.tensor(VOXELS))[None, None]
     scores = torch.randn(1, 4, 1000, generator=torch.Generator().manual_seed(0))
     (loss,) = (make() for make in blend(WEIGHT, alpha=2.0).values())
@@ -70,13 +70,13 @@ def test_the_blend_is_weighted_cross_entropy_at_first_and_grows_by_alpha_times_d
     torch.testing.assert_close(loss(scores, labels), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_scores_are_as_sure_as_they_should_be():
+def test_sure_scores_have_the_given_probability():
     predicted = torch.tensor([[[0, 2]]])
     expected = torch.tensor([[[0.9, 0.05], [0.05, 0.05], [0.05, 0.9]]])
     torch.testing.assert_close(sure_scores(predicted, 3, 0.9).softmax(dim=1), expected)
 
 
-def test_a_picture_without_any_prediction_has_no_foreground():
+def test_metrics_of_an_empty_prediction():
     labels = torch.tensor([[[0, 0, 0, 1]]])
     assert figures(torch.zeros_like(labels), labels) == pytest.approx([0.75, 6 / 7, 3 / 7, 0, 0, 0])
 
@@ -91,14 +91,14 @@ def trainings():
     return {row[0]: [float(cell.split()[0]) for cell in row[1:]] for row in tables[2].rows}
 
 
-def test_without_background_voxels_everything_becomes_a_structure(trainings):
+def test_ignore_index_predicts_foreground_everywhere(trainings):
     accuracy, _, _, dice, ignoring, ratio, _ = trainings["cross entropy, background voxels ignored"]
     assert ratio > 5
     assert accuracy < 0.4
     assert dice < 0.5 < ignoring
 
 
-def test_weighted_cross_entropy_makes_structures_too_large_and_our_default_does_not(trainings):
+def test_weighted_cross_entropy_oversegments_ours_does_not(trainings):
     weighted = trainings["weighted cross entropy"]
     ours = trainings["Dice without background + cross entropy (ours)"]
     assert weighted[5] > 1.15
@@ -106,7 +106,7 @@ def test_weighted_cross_entropy_makes_structures_too_large_and_our_default_does_
     assert ours[0] > weighted[0]
 
 
-def test_the_command_prints_three_tables():
+def test_command_prints_three_tables():
     done = segbundle("reproduce", "ignore_background", "--steps", 2, "--test_pictures", 2, "--seeds", "[0]")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n| ---") == 3

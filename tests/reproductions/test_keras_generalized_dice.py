@@ -14,7 +14,7 @@ from segbundle.reproductions.small_training import sure_scores
 VOLUMES = [1000, 200, 80, 20]
 
 
-def test_the_weight_of_an_absent_class_is_one_over_epsilon():
+def test_weight_of_an_absent_class_is_1_over_epsilon():
     rows = {row[1]: row[2:] for row in weights([100000, 20000], 1e-5).rows}
     assert rows["100000"][:3] == ["1.0e-10", "1.0e+05", "1.0e-10"]
     assert rows["0"] == ["1.0e+05", "1.0e+05", "2.5e-09", "none"]
@@ -23,21 +23,21 @@ def test_the_weight_of_an_absent_class_is_one_over_epsilon():
     assert float(rows["20000"][3]) == pytest.approx(scale / 20000**2, rel=0.05)
 
 
-def test_in_the_graph_the_posted_loss_is_the_share_that_is_not_right():
+def test_posted_graph_loss_is_the_fraction_of_errors():
     labels = torch.arange(4).repeat_interleave(torch.tensor(VOLUMES))[None, None]
     scores = torch.randn(1, 4, 1300, generator=torch.Generator().manual_seed(0))
     of_the_right_class = scores.softmax(dim=1).gather(1, labels)
     torch.testing.assert_close(PostedLoss(1e-5, counted=False)(scores, labels), 1 - of_the_right_class.mean())
 
 
-def test_with_all_classes_present_weights_of_any_size_do_no_harm():
+def test_small_weights_are_harmless_with_all_classes_present():
     labels = torch.arange(4).repeat_interleave(torch.tensor(VOLUMES))[None, None]
     scores = torch.randn(1, 4, 1300, generator=torch.Generator().manual_seed(0))
     ours = GeneralizedDiceLoss(to_onehot_y=True, softmax=True, smooth_nr=0, smooth_dr=0)
     torch.testing.assert_close(PostedLoss(1e-9, counted=True)(scores, labels), ours(scores, labels))
 
 
-def test_one_absent_class_drowns_the_others():
+def test_absent_class_dominates_the_others():
     labels = torch.arange(4).repeat_interleave(torch.tensor(VOLUMES))[None, None]
     posted, ours = PostedLoss(1e-5, counted=True), GeneralizedDiceLoss(to_onehot_y=True, softmax=True)
     right, nothing = sure_scores(labels, 5, 0.97), sure_scores(torch.zeros_like(labels), 5, 0.97)
@@ -48,7 +48,7 @@ def test_one_absent_class_drowns_the_others():
     assert float(ours(nothing, labels)) - float(ours(right, labels)) > 0.5
 
 
-def test_smoothing_credits_nothing_found_in_a_large_scan_with_monai_and_not_with_ours():
+def test_smoothing_lowers_loss_of_large_scan_in_monai_only():
     table = scan_losses([100000, 20000, 8000, 3072], [1], 0.97, 1e-5)
     nothing = {row[1]: float(row[2]) for row in table.rows}
     pulls = {row[1]: float(row[7]) for row in table.rows}
@@ -63,7 +63,7 @@ def test_smoothing_credits_nothing_found_in_a_large_scan_with_monai_and_not_with
     assert pulls["posted, volumes counted"] < 1e-9 < 1e-2 < pulls["GeneralizedDiceLoss (ours)"]
 
 
-def test_a_digit_that_is_never_predicted_counts_as_zero():
+def test_digit_never_predicted_has_dice_0():
     labels = torch.zeros(3, 1, 2, 2, dtype=torch.long)
     labels[0, 0, 0], labels[1, 0, 0], labels[2, 0, 0] = 1, 1, 2
     predicted = torch.zeros_like(labels)
@@ -75,7 +75,7 @@ def test_a_digit_that_is_never_predicted_counts_as_zero():
     assert found.background == 9 / 12
 
 
-def test_sklearn_missing_is_explained(monkeypatch):
+def test_missing_scikit_learn_raises(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(ConfigError, match=r"pip install segbundle\[reproductions\]"):
         tiny(steps=1)
@@ -88,7 +88,7 @@ def tiny(steps):
     )  # fmt: skip
 
 
-def test_absent_digits_keep_the_posted_loss_at_one_and_ours_learns():
+def test_posted_loss_stays_at_1_while_ours_learns():
     rows = {row[0]: row[1:] for row in tiny(steps=150)[3].rows}
     posted, ours = rows["posted, volumes counted"], rows["GeneralizedDiceCELoss (ours)"]
     assert float(posted[5]) > 0.999
@@ -97,7 +97,7 @@ def test_absent_digits_keep_the_posted_loss_at_one_and_ours_learns():
     assert float(ours[2].split()[0]) > float(posted[2].split()[0]) + 0.2
 
 
-def test_the_command_prints_four_tables():
+def test_command_prints_four_tables():
     words = ["--steps", 1, "--seeds", "[0]", "--test_images", 20, "--enlarge", "[1]", "--volumes", "[100,20,8,4]"]
     done = segbundle("reproduce", "keras_generalized_dice", *words)
     assert done.returncode == 0, done.stderr

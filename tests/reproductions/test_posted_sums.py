@@ -1,4 +1,4 @@
-"""The posted weights and sums of 21 classes: the loss they give, which classes make it, and that they do not fit."""
+"""The posted weights and sums of 21 classes: their loss, the dominant classes, and the contradictions."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def small():
     return PostedSums([0.25, 1, 1], [2, 3, 0], [4, 8, 2], smooth=1)
 
 
-def test_the_numbers_are_the_posted_ones(posted):
+def test_numbers_match_the_post(posted):
     assert len(posted.weight) == len(posted.shared) == len(posted.size) == 21
     of_one = [3, 4, 9, 10, 12, 19]
     assert (posted.weight == 1).nonzero()[:, 0].tolist() == of_one
@@ -28,14 +28,14 @@ def test_the_numbers_are_the_posted_ones(posted):
     assert float(posted.voxels) == pytest.approx(904083.99 / 2, abs=0.01)
 
 
-def test_the_posted_loss_of_a_case_by_hand(small):
+def test_posted_loss_by_hand(small):
     assert small.loss(small.weight) == pytest.approx(1 - 2 * 4.5 / 12)
     assert small.loss(small.weight, smooth=0) == pytest.approx(1 - 7 / 11)
     # before the sum: 1 - 2 * 1.5 / 2, 1 - 2 * 4 / 9, 1 - 2 / 3
     assert small.mean_of_posted_quotients(small.weight) == pytest.approx((-0.5 + 1 / 9 + 1 / 3) / 3)
 
 
-def test_the_posted_loss_by_its_six_classes(posted):
+def test_six_classes_dominate_the_posted_loss(posted):
     # w = 1: n of classes 3, 10, 4 (9, 12, 19 have 0), and d of all six; the others add 0.280 and 15.045
     above = 78.8478 + 233.183 + 0.0150554
     below = 66548.234 + 6653.863 + 1951.0701 + 3559.3235 + 5984.786 + 66250.39
@@ -47,7 +47,7 @@ def test_the_posted_loss_by_its_six_classes(posted):
     assert rows["the same, only the other classes"][2] == "0.840484"  # 1 - 2 * 1.27975 / 16.0449
 
 
-def test_what_each_class_adds(posted):
+def test_contribution_of_each_class(posted):
     rows = posted.per_class().rows
     assert rows[3][:6] == ["3", "1", "78.8478", "66548.234", "78.8", "25.245 %"]  # 78.8478 / 312.326
     assert rows[19][6:8] == ["66250", "43.885 %"]  # 66250.39 / 150962.712
@@ -70,11 +70,11 @@ def test_what_each_class_adds(posted):
         (1 / 16, 3, 4, "–"),
     ],
 )
-def test_why_a_weight_does_not_fit_its_sums(weight, shared, size, reason):
+def test_contradiction_between_weight_and_sums(weight, shared, size, reason):
     assert PostedSums([weight], [shared], [size], smooth=1).contradiction(0) == reason
 
 
-def test_weights_and_sums_are_of_two_batches(posted):
+def test_weights_and_sums_come_from_two_batches(posted):
     above_0 = [index for index in range(21) if posted.weight[index] == 1 and posted.shared[index] > 0]
     assert above_0 == [3, 4, 10]
     said = [posted.contradiction(index) for index in range(21)]
@@ -88,11 +88,12 @@ def test_weights_and_sums_are_of_two_batches(posted):
     assert posted.batches().rows[1][1:] == ["3, 4, 9, 10, 12, 19 (w = 1)", "1, 5, 9, 12, 15, 19, 20 (n = 0)"]
 
 
-def test_weights_of_the_same_batch_would_give_a_loss_of_1(posted):
+def test_weights_of_the_same_batch_give_a_loss_of_1(posted):
     assert posted.absent.nonzero()[:, 0].tolist() == [1, 5, 9, 12, 15, 19, 20]
     absent = 25004.557 + 3470.502 + 1951.0701 + 5984.786 + 41497.473 + 66250.39 + 6497.735
     assert float(posted.size[posted.absent].sum()) == pytest.approx(absent)
-    assert "7 classes with n = 0 have 150657 of V = 452042 voxels' probability" in posted.losses_if_one_batch().title
+    title = posted.losses_if_one_batch().title
+    assert "7 classes with n = 0 have a total probability of 150657 in V = 452042 voxels" in title
     # at best 2 (1 + sum of 1 / n, n at least 1) / absent, at worst 2 / (absent + d of classes 4, 7 and 11)
     assert 1 - 2 * 3 / absent < posted.smallest(posted.loss_if_one_batch, posted.bounds) < 1 - 2 / absent
     worst = 1 - 2 / (absent + 6653.863 + 164206.19 + 7248.4717)
@@ -107,7 +108,7 @@ def test_no_weights_within_bounds_beat_the_best_corner(posted, seed):
     assert posted.smallest(loss, posted.bounds) <= loss(drawn) <= posted.largest(loss, posted.bounds)
 
 
-def test_corners_are_the_extremes_of_a_case_by_hand():
+def test_extremes_are_at_corners_by_hand():
     small = PostedSums([1, 1, 1], [1, 4, 0], [8, 8, 1], smooth=0)
     bounds = torch.full((3,), 0.1).double(), torch.ones(3).double()
     # best: class 1 at 1, class 0 at 0.1: 1 - 2 (0.1 + 4) / (0.8 + 8 + 1)
@@ -116,7 +117,7 @@ def test_corners_are_the_extremes_of_a_case_by_hand():
     assert small.largest(small.loss_if_one_batch, bounds) == pytest.approx(1 - 2.8 / 9.8)
 
 
-def test_ours_has_the_classes_there_and_the_others_volume(posted):
+def test_dice_loss_has_present_classes_and_absent_volume(posted):
     there = ~posted.absent
     mean = float((1 - 2 * posted.shared[there] / posted.size[there]).mean())
     absent = 150656.5131 / (904083.9903 / 2)
@@ -124,7 +125,7 @@ def test_ours_has_the_classes_there_and_the_others_volume(posted):
     assert posted.mean_of_classes(True) == pytest.approx(mean + (1 - mean) * absent, abs=1e-6)
 
 
-def test_the_document_has_these_tables(posted):
+def test_docs_have_these_tables(posted):
     document = (ROOT / "docs" / "reproductions.md").read_text(encoding="utf-8")
     for table in (posted.per_class(), posted.losses(), posted.batches(), posted.losses_if_one_batch()):
         assert table.markdown().partition("\n\n")[2] in document

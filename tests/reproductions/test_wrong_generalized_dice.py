@@ -1,4 +1,4 @@
-"""A parenthesis in the wrong place, and a sum instead of a mean."""
+"""A misplaced parenthesis, and a sum instead of a mean."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def test_values_by_hand(shared, size, value):
     assert float(wrong(shared, size) - right(shared, size)) == pytest.approx(-1 / (float(size) + 1), abs=1e-6)
 
 
-def test_a_class_stays_between_minus_1_and_1():
+def test_value_of_a_class_is_between_minus_1_and_1():
     generator = torch.Generator().manual_seed(0)
     size = 10 ** (8 * torch.rand(1000, generator=generator, dtype=torch.float64) - 4)
     values = wrong(size / 2 * torch.rand(1000, generator=generator, dtype=torch.float64) ** 4, size)
@@ -34,12 +34,12 @@ def batch():
     return scores, labels
 
 
-def test_a_sum_has_the_gradient_of_the_mean_times_the_number_of_classes():
+def test_sum_multiplies_the_gradient_by_the_number_of_classes():
     size = [gradient_size(per_class(wrong, total=total), *batch()) for total in (True, False)]
     assert size[0] == pytest.approx(5 * size[1], rel=1e-5)
 
 
-def test_the_right_formula_is_monais_and_that_of_absent_smooth():
+def test_right_formula_equals_dice_loss_with_absent_smooth():
     loss = DiceLoss(softmax=True, to_onehot_y=True, batch=True, smooth_nr=1, smooth_dr=1, absent="smooth")
     torch.testing.assert_close(per_class(right)(*batch()), loss(*batch()))
 
@@ -49,14 +49,14 @@ def test_class_sums_by_hand():
     assert (shared.tolist(), size.tolist(), volume.tolist()) == ([1.5, 0.5], [5, 3], [3, 1])
 
 
-def test_the_gradient_vanishes_with_the_size_of_a_structure():
+def test_gradient_vanishes_for_large_structures():
     for row in _vanishing([10, 1000], 9).rows:
         # d: structure P = 5 V, G = V; background P = 5 V, G = 9 V, weights 1 / V² and 1 / (9 V)²
         assert float(row[1]) == pytest.approx((6 + 14 / 81) / float(row[0]), rel=0.05)
         assert float(row[3]) < 2 * float(row[1])
 
 
-def test_the_command():
+def test_command():
     run = segbundle(
         "reproduce", "wrong_generalized_dice", "--steps", 2, "--learning_rates", "[0.3]", "--seeds", "[0]",
         "--size", 16, "--radius", "[2,3]", "--num_test", 2,

@@ -41,7 +41,7 @@ def cases():
         case("a", [1, 1, 2, 0], [1, 1, 2, 2]),  # liver 1, lesion 2*1/(1+2) = 2/3
         case("b", [1, 0, 2, 0], [1, 1, 0, 0]),  # liver 2/3, lesion predicted only: 0
         case("c", [1, 1, 0, 0], [1, 1, 0, 0]),  # liver 1, lesion in neither
-        case("d", [1, 1, 2, 0], [1, 1, 0, 0], [True, True, False]),  # liver 1, lesion not looked for
+        case("d", [1, 1, 2, 0], [1, 1, 0, 0], [True, True, False]),  # liver 1, lesion not annotated
     ]
 
 
@@ -57,7 +57,7 @@ def test_summary_by_hand(cases):
     assert counts == {"n_scored": 1, "n_missed": 0, "n_false_positive": 1, "n_true_absent": 1, "n_unannotated": 1}
 
 
-def test_scores_in_a_record_are_read_back_exactly():
+def test_scores_to_json_round_trip():
     ball, cube = torch.zeros(2, 9, 9, 9, dtype=torch.long)
     ball[2:6, 2:6, 2:5], cube[2:6, 3:7, 2:5] = 1, 1
     spacing = (0.1, 0.7, 1 / 3)
@@ -71,10 +71,10 @@ def test_scores_in_a_record_are_read_back_exactly():
     assert math.isnan(again.scores[2].dice) and again.scores[2].components_ref is None
 
 
-def test_a_missing_dice_in_a_record_is_refused():
+def test_missing_dice_in_a_record_raises():
     content = scores_to_json(case("a", [1, 1, 2, 0], [1, 1, 2, 2]))
     content["classes"][2]["dice"] = None
-    with pytest.raises(OutputError, match=r"classes\[2\] is .*: a class that is scored cannot have this Dice"):
+    with pytest.raises(OutputError, match=r"classes\[2\] is .*: a class with status scored cannot have this Dice"):
         validate(content, Scores, "record", OutputError)
 
 
@@ -82,20 +82,20 @@ def test_a_missing_dice_in_a_record_is_refused():
     ("key", "value"),
     [("status", "good"), ("dice", 1.5), ("dice", "0.5"), ("hd95_mm", -1), ("nsd", 2), ("voxels_ref", None)],
 )
-def test_impossible_scores_in_a_record_are_refused(key, value):
+def test_invalid_scores_in_a_record_raise(key, value):
     content = scores_to_json(case("a", [1, 1, 2, 0], [1, 1, 2, 2]))
     content["classes"][1][key] = value
     with pytest.raises(OutputError, match=rf"record: classes\[1\]\.{key} is "):
         validate(content, Scores, "record", OutputError)
 
 
-def test_interval_holds_the_mean_and_is_the_same_every_time(cases):
+def test_interval_contains_the_mean_and_is_deterministic(cases):
     low, high = summarize(cases, NAMES)["classes"]["liver"]["dice_ci95"]
     assert 2 / 3 <= low < 11 / 12 < high <= 1
     assert [low, high] == summarize(cases, NAMES)["classes"]["liver"]["dice_ci95"]
 
 
-def test_the_interval_of_the_mean_draws_cases_with_all_of_their_classes():
+def test_mean_interval_resamples_cases_with_all_classes():
     same = [case(name, [1, 2, 2, 0], [1, 2, 2, 2]) for name in "abc"]  # liver 1, lesion 0.8
     assert summarize(same, NAMES)["mean_dice_ci95"] == pytest.approx([0.9, 0.9])
     # classes that make up for each other in every case leave the mean as it is, whatever is drawn
@@ -105,7 +105,7 @@ def test_the_interval_of_the_mean_draws_cases_with_all_of_their_classes():
     assert summarize(same[:1], NAMES)["mean_dice_ci95"] == [None, None]
 
 
-def test_nothing_to_score_is_null_not_nan():
+def test_summary_without_scores_has_null_not_nan():
     summary = summarize([case("c", [0, 0], [0, 0])], NAMES)
     assert summary["mean_dice"] is None
     assert summary["classes"]["liver"]["dice_mean"] is None
@@ -113,7 +113,7 @@ def test_nothing_to_score_is_null_not_nan():
     assert summarize([], NAMES)["cases"] == 0
 
 
-def test_files(cases, tmp_path):
+def test_metrics_csv_and_summary_json(cases, tmp_path):
     summary = write_scores(tmp_path, cases, NAMES)
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
@@ -141,7 +141,7 @@ def test_files(cases, tmp_path):
     assert by_key["a", "liver"]["volume_ref_ml"] == "1"
 
 
-def test_pandas_reads_it_and_finds_the_same_means(tmp_path):
+def test_pandas_reads_metrics_csv(tmp_path):
     told = [case("001", [1, 2, 2, 0], [1, 1, 2, 0]), case("Größe", [1, 1, 0, 0], [1, 1, 2, 0])]
     summary = write_scores(tmp_path, told, NAMES)
     table = pandas.read_csv(tmp_path / "metrics.csv", dtype={"case": str})
@@ -187,14 +187,14 @@ def test_surfaces_and_components_by_hand(cases_with_surfaces, tmp_path):
     assert (tmp_path / "again" / "metrics.csv").read_bytes() == (tmp_path / "metrics.csv").read_bytes()
 
 
-def test_a_table_with_surfaces_fits_a_terminal(cases_with_surfaces, capsys):
+def test_printed_table_with_surfaces_fits_80_columns(cases_with_surfaces, capsys):
     print_summary(summarize(*cases_with_surfaces[:1], NAMES, cases_with_surfaces[1]), "3 cases")
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert next(line for line in lines if "liver" in line).split()[:4] == ["liver", "0.3333", "1.00", "0.500"]
 
 
-def test_table_has_a_row_per_class(cases, capsys):
+def test_printed_table_has_a_row_per_class(cases, capsys):
     print_summary(summarize(cases, NAMES), "4 cases")
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
@@ -202,7 +202,7 @@ def test_table_has_a_row_per_class(cases, capsys):
     assert liver.split()[1] == "0.9167"
 
 
-def test_what_was_written_is_read(cases, tmp_path):
+def test_read_scores_round_trip(cases, tmp_path):
     summary = write_scores(tmp_path / "one", cases, NAMES)
     read = read_scores(tmp_path / "one", NAMES)
     again = write_scores(tmp_path / "two", read, NAMES)
@@ -212,11 +212,11 @@ def test_what_was_written_is_read(cases, tmp_path):
     assert again["mean_dice_present"] == pytest.approx(summary["mean_dice_present"], abs=1e-6)
 
 
-def test_scores_of_other_classes_and_none_at_all_are_refused(cases, tmp_path):
+def test_read_scores_with_other_classes_or_no_file_raises(cases, tmp_path):
     write_scores(tmp_path, cases, NAMES)
-    with pytest.raises(OutputError, match="'liver' where 'spleen'"):
+    with pytest.raises(OutputError, match="class 'liver' instead of 'spleen'"):
         read_scores(tmp_path, ["background", "spleen", "lesion"])
-    with pytest.raises(OutputError, match="no such file"):
+    with pytest.raises(OutputError, match=r"metrics\.csv does not exist"):
         read_scores(tmp_path / "nothing", NAMES)
 
 
@@ -229,7 +229,7 @@ SPARSE = [
 ]
 
 
-def test_intervals_by_another_program():
+def test_intervals_match_an_independent_computation():
     """Cases are drawn with all of their classes, those without any score never; the mean is over classes first."""
     summary = summarize([case(*one) for one in SPARSE], NAMES)
     dice = np.array([[2 / 3, np.nan, 2 / 3], [2 / 3, np.nan, 0]])  # cases a, b and d; c has nothing to score
@@ -243,7 +243,7 @@ def test_intervals_by_another_program():
     assert summary["classes"]["lesion"]["dice_ci95"] == pytest.approx(np.percentile(drawn, [2.5, 97.5]).tolist())
 
 
-def test_an_interval_has_percentiles_of_many_means():
+def test_bootstrap_interval_matches_numpy():
     values = [0.0, 0.25, 0.5, 1.0, 0.75, 0.125]
     means = np.random.default_rng(0).choice(values, size=(2000, 6)).mean(axis=1)
     assert bootstrap_interval(values) == pytest.approx(np.percentile(means, [2.5, 97.5]).tolist())
@@ -251,7 +251,7 @@ def test_an_interval_has_percentiles_of_many_means():
     assert bootstrap_interval([0.5, 0.5]) == [0.5, 0.5]
 
 
-def test_the_interval_of_the_mean_has_percentiles_of_many_draws():
+def test_mean_interval_matches_numpy():
     values = np.array([0.91, 0.13, 0.57, 0.772, 0.3331, 0.0123])
     background = ClassScore(Status.SCORED, 1.0, 1, 1)
     cases = [CaseScores(str(dice), [background, ClassScore(Status.SCORED, dice, 1, 1)], 1.0) for dice in values]
@@ -262,7 +262,7 @@ def test_the_interval_of_the_mean_has_percentiles_of_many_draws():
     assert summarize(one, NAMES[:2])["mean_dice_ci95"] == [None, None]
 
 
-def test_classes_scored_in_different_cases_have_an_interval():
+def test_interval_of_classes_scored_in_different_cases():
     """A draw without any case that scores a class leaves the class out of that draw's mean."""
     apart = [case("a", [1, 0], [1, 0], [True, True, False]), case("b", [2, 0], [2, 2], [True, False, True])]
     draws = np.random.default_rng(0).multinomial(2, [0.5, 0.5], 2000)
@@ -270,7 +270,7 @@ def test_classes_scored_in_different_cases_have_an_interval():
     assert summarize(apart, NAMES)["mean_dice_ci95"] == pytest.approx(np.percentile(means, [2.5, 97.5]).tolist())
 
 
-def test_a_row_of_the_table_by_hand(tmp_path):
+def test_metrics_rows_by_hand(tmp_path):
     score = ClassScore(Status.SCORED, 0.12345678, 10, 30, 1.23456, 0.87654321, 2, 0)
     missed = ClassScore(Status.UNANNOTATED, math.nan, 10, 30, math.nan, math.nan, None, 4)
     background = ClassScore(Status.SCORED, 1.0, 5, 5)
@@ -301,7 +301,7 @@ def test_a_row_of_the_table_by_hand(tmp_path):
     assert all(math.isnan(value) for value in (unannotated.dice, unannotated.hd95_mm, unannotated.nsd))
 
 
-def test_the_mean_of_rows_is_that_of_the_summary(cases, tmp_path):
+def test_mean_dice_of_rows_equals_summary(cases, tmp_path):
     summary = write_scores(tmp_path, cases, NAMES)
     rows = read_rows(tmp_path / "metrics.csv")
     assert mean_dice(rows, NAMES[1:]) == pytest.approx(summary["mean_dice"], abs=1e-6)
@@ -309,7 +309,7 @@ def test_the_mean_of_rows_is_that_of_the_summary(cases, tmp_path):
     assert mean_dice([], NAMES[1:]) is None
 
 
-def test_a_summary_has_tolerances_of_foreground_classes(cases):
+def test_summary_has_tolerances_of_foreground_classes(cases):
     classes = summarize(cases, NAMES, [0, 1, 2])["classes"]
     assert [classes[name]["nsd_tolerance_mm"] for name in NAMES[1:]] == [1.0, 2.0]
     assert isinstance(classes["liver"]["nsd_tolerance_mm"], float)
@@ -322,7 +322,7 @@ def printed(capsys, monkeypatch, summary, width):
     return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line.strip(" ─")]
 
 
-def test_the_printed_table_by_hand(cases, cases_with_surfaces, capsys, monkeypatch):
+def test_printed_table_by_hand(cases, cases_with_surfaces, capsys, monkeypatch):
     summary = summarize(cases, NAMES)
     liver, lesion = ([f"{value:.3f}" for value in row["dice_ci95"]] for row in summary["classes"].values())
     assert printed(capsys, monkeypatch, summary, 80) == [
@@ -360,7 +360,7 @@ TABLE = """\
 """
 
 
-def test_the_printed_table_letter_by_letter(capsys, monkeypatch):
+def test_printed_table_exact_layout(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "74")
     score = ClassScore(Status.SCORED, 0.5, 1, 1)
     names = ["background", "liver", "a_structure_with_a_long_name"]
@@ -369,7 +369,7 @@ def test_the_printed_table_letter_by_letter(capsys, monkeypatch):
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == TABLE.splitlines()
 
 
-def test_surfaces_are_printed_if_one_class_has_them(capsys, monkeypatch):
+def test_surface_columns_are_printed_if_any_class_has_them(capsys, monkeypatch):
     with_surface = ClassScore(Status.SCORED, 0.5, 1, 1, 2.0, 0.75, 1, 1)
     without = ClassScore(Status.TRUE_ABSENT, math.nan, 0, 0)
     for scores in ([with_surface, without], [without, with_surface]):

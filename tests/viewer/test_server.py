@@ -1,4 +1,4 @@
-"""What the viewer's server answers, and what it does not."""
+"""Responses of the viewer's server."""
 
 import gzip
 import http.client
@@ -33,7 +33,7 @@ from tiny import write_nifti
 
 @pytest.fixture
 def ask(request):
-    """Starts a run's server and returns a function that asks it: (status, content, headers)."""
+    """Return a function that serves a run and returns a function for requests: (status, content, headers)."""
 
     def started(run):
         server = make_server(run)
@@ -59,7 +59,7 @@ def volume(content):
     return nib.Nifti1Image.from_bytes(gzip.decompress(content))
 
 
-def test_cases_come_worst_first_with_their_dice(ask, tmp_path):
+def test_cases_are_sorted_by_dice_worst_first(ask, tmp_path):
     get = ask(write_evaluation(tmp_path))
     found = json.loads(get("/cases.json")[1])
     assert [case["case"] for case in found["cases"]] == ["invented", "missed", "shifted", "perfect"]
@@ -68,7 +68,7 @@ def test_cases_come_worst_first_with_their_dice(ask, tmp_path):
     assert found["cases"][0]["volumes"] == ["scan", "reference", "prediction", "errors"]
 
 
-def test_volumes_are_those_of_the_case(ask, tmp_path):
+def test_volumes_match_the_files(ask, tmp_path):
     get = ask(write_evaluation(tmp_path))
     status, content, _ = get("/volumes/2/prediction.nii.gz")
     assert status == 200
@@ -79,7 +79,7 @@ def test_volumes_are_those_of_the_case(ask, tmp_path):
     assert get("/volumes/2/scan.nii.gz")[1] == (tmp_path / "scans" / "shifted.nii.gz").read_bytes()
 
 
-def test_unknown_voxels_are_no_class_there(ask, tmp_path):
+def test_unknown_voxels_become_background(ask, tmp_path):
     ref = RIGHT.copy()
     ref[9:] = 255
     get = ask(write_evaluation(tmp_path, {"a": (RIGHT, ref)}))
@@ -87,7 +87,7 @@ def test_unknown_voxels_are_no_class_there(ask, tmp_path):
     np.testing.assert_array_equal(found, np.where(ref == 255, 0, ref))
 
 
-def test_the_report_is_made_if_there_is_none(ask, tmp_path):
+def test_missing_report_is_written(ask, tmp_path):
     get = ask(write_evaluation(tmp_path))
     assert b"invented" in get("/report.html")[1]
     assert (tmp_path / "report.html").exists()
@@ -104,20 +104,20 @@ def test_the_report_is_made_if_there_is_none(ask, tmp_path):
         "/metrics.csv", "/run.json", "/volumes/0/scan.nii.gz/..", "/report.html/", "",
     ],
 )  # fmt: skip
-def test_nothing_else_is_answered(ask, tmp_path, path):
+def test_other_addresses_are_not_found(ask, tmp_path, path):
     get = ask(write_evaluation(tmp_path))
     assert get(path or "/?/../x")[0] == (404 if path else 200)
 
 
-def test_other_names_are_refused(ask, tmp_path):
-    """A page elsewhere whose name is made to lead here (DNS rebinding) gets nothing."""
+def test_other_host_names_are_forbidden(ask, tmp_path):
+    """A page on another host whose name resolves to 127.0.0.1 (DNS rebinding) is rejected."""
     get = ask(write_evaluation(tmp_path))
     assert get("/cases.json", host="evil.example")[0] == 403
     assert get("/cases.json", host="127.0.0.1:1")[0] == 403
     assert get("/cases.json")[2]["Cross-Origin-Resource-Policy"] == "same-origin"
 
 
-def test_other_formats_become_nifti(ask, tmp_path):
+def test_other_formats_are_converted_to_nifti(ask, tmp_path):
     write_predictions(tmp_path, {"a": labels((1, 2, 2))})
     array = np.arange(12 * 16 * 14, dtype=np.int16).reshape(14, 16, 12)  # Z, Y, X as SimpleITK has it
     sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / "scan.nrrd"))
@@ -130,7 +130,7 @@ def test_other_formats_become_nifti(ask, tmp_path):
     assert json.loads(get("/cases.json")[1])["cases"][0]["volumes"] == ["scan", "prediction"]
 
 
-def test_files_that_are_gone_or_broken_are_told(ask, tmp_path, capfd):
+def test_missing_and_damaged_files_are_reported(ask, tmp_path, capfd):
     write_evaluation(tmp_path)
     get = ask(tmp_path)
     (tmp_path / "invented_seg.nii.gz").write_bytes(b"no longer a label map")
@@ -141,7 +141,7 @@ def test_files_that_are_gone_or_broken_are_told(ask, tmp_path, capfd):
     (tmp_path / "scans" / "missed.nii.gz").unlink()
     found = json.loads(ask(tmp_path)("/cases.json")[1])["cases"][1]
     assert found["volumes"] == ["reference", "prediction", "errors"]
-    assert found["problem"].startswith("The scan is not where it was; if the dataset was moved")
+    assert found["problem"].startswith("The scan does not exist. If the dataset was moved")
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -171,7 +171,7 @@ def complex_voxels(path):
 
 
 @pytest.mark.parametrize("damage", [no_nifti, truncated, unknown_unit, float128, complex_voxels, Path.unlink])
-def test_a_damaged_scan_is_told_by_its_name(ask, tmp_path, damage, capfd):
+def test_damaged_scan_error_names_the_file(ask, tmp_path, damage, capfd):
     get = ask(write_evaluation(tmp_path))
     damage(tmp_path / "scans" / "missed.nii.gz")
     status, content, _ = get("/volumes/1/scan.nii.gz")
@@ -182,7 +182,7 @@ def test_a_damaged_scan_is_told_by_its_name(ask, tmp_path, damage, capfd):
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.int32, np.int8])
-def test_types_that_browsers_cannot_read_are_converted(ask, tmp_path, dtype):
+def test_voxel_types_unsupported_by_browsers_are_converted(ask, tmp_path, dtype):
     get = ask(write_evaluation(tmp_path))
     array = np.arange(RIGHT.size).reshape(RIGHT.shape) % 100
     image = nib.Nifti1Image(array.astype(dtype), AFFINE, dtype=dtype)
@@ -194,13 +194,13 @@ def test_types_that_browsers_cannot_read_are_converted(ask, tmp_path, dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.float32, np.float64])
-def test_types_that_browsers_can_read_are_sent_as_they_are(ask, tmp_path, dtype):
+def test_voxel_types_supported_by_browsers_are_unchanged(ask, tmp_path, dtype):
     get = ask(write_evaluation(tmp_path))
     path = write_nifti(tmp_path / "scans" / "missed.nii.gz", RIGHT.astype(dtype), AFFINE)
     assert get("/volumes/1/scan.nii.gz")[1] == path.read_bytes()
 
 
-def test_errors_are_what_was_missed_and_what_was_invented(ask, tmp_path):
+def test_error_map_marks_missed_and_false_positive_voxels(ask, tmp_path):
     right = np.array([[[0, 0, 1, 1, 1, 2, 255, 255]]], np.uint8)
     found = np.array([[[0, 2, 1, 0, 2, 2, 0, 1]]], np.uint8)
     wrong = np.array([[[0, 2, 0, 1, 1, 0, 0, 0]]], np.uint8)
@@ -212,7 +212,7 @@ def test_errors_are_what_was_missed_and_what_was_invented(ask, tmp_path):
     assert words == ["missed or wrong class", "predicted in the background"]
 
 
-def test_a_class_that_nobody_has_looked_for_is_no_error(ask, tmp_path):
+def test_unannotated_class_is_not_an_error(ask, tmp_path):
     found, right = labels((1, 2, 2), (7, 9, 8)), labels((2, 2, 2))
     annotated = {"a": np.array([True, True, False])}
     get = ask(write_evaluation(tmp_path, {"a": (found, right), "b": (found, right)}, annotated))
@@ -222,15 +222,15 @@ def test_a_class_that_nobody_has_looked_for_is_no_error(ask, tmp_path):
         assert [(errors == value).sum() for value in (1, 2)] == [16, 16 + invented_cube]
 
 
-def test_label_maps_on_different_voxels_have_no_errors_to_show(ask, tmp_path):
+def test_label_maps_on_different_grids_have_no_error_map(ask, tmp_path):
     get = ask(write_evaluation(tmp_path, {"a": CASES["shifted"]}, affine_ref=np.diag([1.0, 1.0, 1.0, 1.0])))
     status, content, _ = get("/volumes/0/errors.nii.gz")
     assert status == 500
-    assert b"does not lie on the voxels of" in content
+    assert b"are on different grids" in content
     assert get("/volumes/0/reference.nii.gz")[0] == 200
 
 
-def test_a_report_older_than_its_run_is_made_anew(ask, tmp_path):
+def test_report_older_than_its_run_is_updated(ask, tmp_path):
     write_evaluation(tmp_path)
     report = tmp_path / "report.html"
     report.write_text("as it was")
@@ -244,7 +244,7 @@ def test_a_report_older_than_its_run_is_made_anew(ask, tmp_path):
         os.utime(report)
 
 
-def test_a_report_older_than_its_predictions_is_made_anew(ask, tmp_path):
+def test_report_older_than_its_predictions_is_updated(ask, tmp_path):
     write_predictions(tmp_path, {"a": RIGHT})
     (tmp_path / "report.html").write_text("as it was")
     os.utime(tmp_path / "report.html", (1, 1))
@@ -253,7 +253,7 @@ def test_a_report_older_than_its_predictions_is_made_anew(ask, tmp_path):
 
 @contextmanager
 def viewing(run, *program, **variables):
-    """The real command, as (its address, its process)."""
+    """Run the real command and yield its address and its process."""
     command = [*program, str(Path(sys.executable).parent / "segbundle"), "view", str(run), "--no-browser"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=os.environ | variables, **pipes) as process:
@@ -263,7 +263,7 @@ def viewing(run, *program, **variables):
             process.kill()
 
 
-def test_a_folder_that_cannot_be_written_has_its_report_elsewhere(tmp_path):
+def test_read_only_folder_has_a_temporary_report(tmp_path):
     mortal = []
     if os.geteuid() == 0:  # root may write anywhere, unless that is taken from it
         if not shutil.which("setpriv"):
@@ -288,7 +288,7 @@ def test_a_folder_that_cannot_be_written_has_its_report_elsewhere(tmp_path):
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_serves_until_it_is_interrupted(tmp_path, how):
+def test_command_serves_until_interrupted(tmp_path, how):
     with viewing(write_evaluation(tmp_path)) as (address, process):
         with urllib.request.urlopen(f"{address}cases.json") as answer:
             assert len(json.load(answer)["cases"]) == 4
@@ -297,7 +297,7 @@ def test_the_command_serves_until_it_is_interrupted(tmp_path, how):
     assert (process.returncode, complaints) == (0, "")
 
 
-def test_a_port_that_is_taken_and_a_folder_without_a_run(tmp_path):
+def test_port_in_use_and_folder_without_run_raise(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -307,7 +307,7 @@ def test_a_port_that_is_taken_and_a_folder_without_a_run(tmp_path):
         make_server(tmp_path)
 
 
-def test_a_browser_that_hangs_up_leaves_no_traceback(tmp_path, capfd):
+def test_closed_connection_leaves_no_traceback(tmp_path, capfd):
     server = make_server(write_evaluation(tmp_path))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     for _ in range(10):
@@ -319,7 +319,7 @@ def test_a_browser_that_hangs_up_leaves_no_traceback(tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_a_request_that_fails_is_logged_in_one_line(tmp_path, capfd, caplog):
+def test_failed_request_is_logged_in_one_line(tmp_path, capfd, caplog):
     server = make_server(write_evaluation(tmp_path))
     for error in (BrokenPipeError(32, "Broken pipe"), ValueError("no such case")):
         try:
@@ -333,7 +333,7 @@ def test_a_request_that_fails_is_logged_in_one_line(tmp_path, capfd, caplog):
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_what_niivue_contains_comes_with_its_licences():
+def test_niivue_components_come_with_their_licenses():
     folder = files("segbundle.viewer") / "static" / "niivue"
     text, script = ((folder / name).read_text("utf-8") for name in ("THIRD_PARTY_LICENSES", "niivue.umd.js"))
     heads = re.findall(r"^={100}\n(.+), (.+)\n={100}\n", text, re.MULTILINE)
@@ -345,18 +345,18 @@ def test_what_niivue_contains_comes_with_its_licences():
     assert len(re.findall(r"Permission is hereby granted|Redistribution and use|Permission to use", text)) >= 15
 
 
-def test_a_run_whose_cases_are_nowhere_is_refused(tmp_path):
-    """A training's folder, for instance, has scores of its validation and no files of cases."""
+def test_run_without_known_files_raises(tmp_path):
+    """For instance a training, which has validation scores but no files of cases."""
     run = write_evaluation(tmp_path / "run", files=False)
-    with pytest.raises(OutputError, match="give the output_dir of `segbundle evaluate`"):
+    with pytest.raises(OutputError, match="Give the output_dir of `segbundle evaluate`"):
         make_server(run)
     assert not (run / "report.html").exists()
     predictions = write_predictions(tmp_path / "predictions", {})
-    with pytest.raises(OutputError, match="does not tell where files of cases are"):
+    with pytest.raises(OutputError, match="does not list the files of its cases"):
         make_server(predictions)
 
 
-def test_a_dataset_that_was_moved_is_found_where_it_is_now(tmp_path):
+def test_moved_dataset_is_found_with_dataset_dir(tmp_path):
     write_predictions(tmp_path / "run", {"a": RIGHT})
     shutil.move(tmp_path / "run" / "scans", tmp_path / "new" / "scans")
     found = str(tmp_path / "new" / "scans" / "a.nii.gz")
@@ -365,11 +365,11 @@ def test_a_dataset_that_was_moved_is_found_where_it_is_now(tmp_path):
     assert "scan" not in shown_cases(tmp_path / "run", tmp_path / "nowhere")[0][0].files
 
 
-def test_predictions_with_warnings_come_first_and_tell_them(ask, tmp_path):
+def test_predictions_with_warnings_come_first(ask, tmp_path):
     scans = {"a": RIGHT, "b": labels((1, 2, 2), (8, 9, 8)), "c": RIGHT}  # the cube of b ends in the last layer
     found = json.loads(ask(write_predictions(tmp_path, scans))("/cases.json")[1])["cases"]
     assert [case["case"] for case in found] == ["b", "a", "c"]
-    assert found[0]["label"] == "b (cube touches the scan's edge, and may be cut off)"
+    assert found[0]["label"] == "b (cube touches the edge of the scan and may be cut off)"
     assert found[1]["told"] == ""
     write_nifti(tmp_path / "scans" / "c.nii.gz", np.zeros(RIGHT.shape, np.float32), AFFINE)
     (tmp_path / "report.html").unlink()

@@ -1,4 +1,4 @@
-"""The viewer in a real browser, which draws with WebGL; skipped where there is none."""
+"""The viewer in a real browser with WebGL; skipped without Chromium."""
 
 import io
 import json
@@ -47,14 +47,14 @@ def picture(browser):
     return np.asarray(Image.open(io.BytesIO(shot)).convert("RGB")).astype(int)
 
 
-def coloured(pixels):
-    """How many pixels are no shade of grey."""
+def colored(pixels):
+    """Return the number of pixels that are not gray."""
     return int((pixels.max(axis=2) - pixels.min(axis=2) > 30).sum())
 
 
-def like(pixels, colour):
-    """How many pixels have nearly a colour."""
-    return int((np.abs(pixels - colour).max(axis=2) < 60).sum())
+def like(pixels, color):
+    """Return the number of pixels close to a color."""
+    return int((np.abs(pixels - color).max(axis=2) < 60).sum())
 
 
 def choose(browser, control, value):
@@ -63,23 +63,23 @@ def choose(browser, control, value):
     time.sleep(0.5)
 
 
-def test_a_scan_and_its_label_maps_are_drawn(browser):
+def test_scan_and_label_maps_are_drawn(browser):
     wait_until_loaded(browser)
     names = browser.execute_script("return window.viewer.volumes.map(volume => volume.name)")
     assert names == VOLUMES
     pixels = picture(browser)
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50  # not blank
-    assert coloured(pixels) > 500
+    assert colored(pixels) > 500
     for layer in ("reference", "prediction", "errors"):
         choose(browser, layer, 0)
-    assert coloured(picture(browser)) < coloured(pixels) / 10  # what was coloured were the label maps
+    assert colored(picture(browser)) < colored(pixels) / 10  # the colors were those of the label maps
     choose(browser, "prediction", 1)
-    assert coloured(picture(browser)) > 500
+    assert colored(picture(browser)) > 500
     for layer in ("reference", "prediction"):
         choose(browser, layer, 0.5)
 
 
-def test_outlines_are_drawn_around_what_is_visible(browser):
+def test_outlines_are_drawn_for_visible_layers(browser):
     choose(browser, "reference", 0.2)
     before = picture(browser)
     browser.find_element("id", "outline").click()
@@ -87,7 +87,7 @@ def test_outlines_are_drawn_around_what_is_visible(browser):
     assert np.abs(picture(browser) - before).mean() > 0.1
     for layer in ("reference", "prediction"):
         choose(browser, layer, 0)
-    assert coloured(picture(browser)) < coloured(before) / 10
+    assert colored(picture(browser)) < colored(before) / 10
     browser.find_element("id", "outline").click()
     for layer in ("reference", "prediction"):
         choose(browser, layer, 0.5)
@@ -102,7 +102,7 @@ def select(browser, number):
     wait_until_loaded(browser)
 
 
-def test_another_case_and_another_view(browser):
+def test_case_and_view_can_be_changed(browser):
     select(browser, 2)
     assert browser.find_element("id", "told-of").text == "Dice: ball 0.750, cube 1.000"
     assert browser.current_url.endswith("#shifted")
@@ -111,7 +111,7 @@ def test_another_case_and_another_view(browser):
     assert np.abs(picture(browser) - before).mean() > 1
 
 
-def test_a_case_opens_where_most_of_it_is_wrong_and_as_in_the_report(browser):
+def test_case_opens_at_most_errors_in_radiological_view(browser):
     browser.refresh()
     select(browser, 2)
     # the ball is in layers 1 to 4 along x, predicted in 2 to 5: wrong are layers 1 and 5, of 2 mm; of two the second
@@ -122,17 +122,17 @@ def test_a_case_opens_where_most_of_it_is_wrong_and_as_in_the_report(browser):
     assert browser.execute_script(sides) == [True, True]
 
 
-def test_the_report_leads_to_the_viewer_where_it_is_served_by_it(browser):
+def test_report_links_to_the_viewer(browser):
     browser.find_element("link text", "Report").click()
     link = browser.find_element("css selector", "#table a.view")
-    assert link.get_attribute("aria-label") == "look at invented in 3D"
+    assert link.get_attribute("aria-label") == "view invented in 3D"
     link.click()
     wait_until_loaded(browser)
     assert browser.find_element("id", "told").text == ""
     assert browser.execute_script("return document.getElementById('case').selectedIndex") == 0
 
 
-def test_errors_are_what_one_sees_first(browser):
+def test_errors_are_drawn_on_top(browser):
     browser.refresh()  # with every control as it is at first
     select(browser, 2)
     assert float(browser.find_element("id", "errors").get_attribute("value")) > 0.5
@@ -146,7 +146,7 @@ def test_errors_are_what_one_sees_first(browser):
     assert like(without, MISSED) == like(without, INVENTED) == 0
 
 
-def test_a_choice_while_another_case_is_loading(browser):
+def test_selection_while_another_case_is_loading(browser):
     script = """const one = document.getElementById('case');
         for (const place of [0, 1, 3]) { one.value = place; one.dispatchEvent(new Event('change')); }"""
     browser.execute_script(script)
@@ -156,7 +156,7 @@ def test_a_choice_while_another_case_is_loading(browser):
     assert names == VOLUMES
 
 
-def test_nothing_is_asked_of_anybody_else_and_nothing_is_wrong(browser):
+def test_no_external_requests_and_no_browser_errors(browser):
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
     inside = ("http://127.0.0.1:", "data:", "blob:", *CHROMIUMS_OWN)
@@ -171,20 +171,20 @@ def test_predictions_without_references_have_no_errors(browser, tmp_path):
         for layer in ("reference", "errors"):
             assert not browser.find_element("id", layer).is_enabled()
         assert not browser.find_element("id", "wrong").is_displayed()
-        assert coloured(picture(browser)) > 500
+        assert colored(picture(browser)) > 500
 
 
-def test_what_has_no_errors_to_show_is_shown_without(browser, tmp_path):
+def test_volumes_are_shown_if_the_error_map_fails(browser, tmp_path):
     with served(write_evaluation(tmp_path, {"a": CASES["shifted"]}, affine_ref=np.eye(4))) as address:
         browser.get(address)
         wait_until_loaded(browser)
-        assert browser.find_element("id", "told").text.startswith("Errors cannot be shown: ")
+        assert browser.find_element("id", "told").text.startswith("Errors cannot be displayed: ")
         assert browser.execute_script("return viewer.volumes.map(volume => volume.name)") == VOLUMES[:3]
         assert browser.find_element("id", "reference").is_enabled()
         assert not browser.find_element("id", "errors").is_enabled()
 
 
-def test_a_damaged_file_is_told_on_the_page(browser, run):
+def test_damaged_file_is_reported_on_the_page(browser, run):
     (run / "scans" / "invented.nii.gz").write_bytes(b"no longer a scan")
     with served(run) as address:
         browser.get(address)
@@ -193,5 +193,5 @@ def test_a_damaged_file_is_told_on_the_page(browser, run):
             assert time.monotonic() < ends
             time.sleep(0.1)
         told = browser.find_element("id", "told").text
-        assert "invented cannot be shown" in told
+        assert "invented cannot be displayed" in told
         assert "invented.nii.gz" in told

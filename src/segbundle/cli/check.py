@@ -34,7 +34,7 @@ def print_check(dataset: Path, config: Sequence[Path] = (), trust: bool = False)
 
     Example:
         >>> import contextlib, io, tempfile
-        >>> from segbundle.data.samples import write_samples
+        >>> from segbundle.datasets.samples import write_samples
         >>> output = io.StringIO()
         >>> with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(output):
         ...     path = write_samples(folder, num_training=1, num_test=0)

@@ -72,7 +72,7 @@ def protect_text(value: Any) -> Any:
 
     Example:
         >>> protect_text("case#1")["_target_"], protect_text("@network#conv")
-        ('segbundle.literals.literal', '@network#conv')
+        ('segbundle.config.literals.literal', '@network#conv')
     """
     if isinstance(value, str):
         return _wrap(value) if "#" in value and not _EXPRESSION.fullmatch(value) else value

@@ -27,7 +27,7 @@ def image_problems(scan: Scan, num_channels: int | None) -> Iterator[str]:
 
     Example:
         >>> from pathlib import Path
-        >>> from segbundle.data import Geometry
+        >>> from segbundle.io.scans import Geometry
         >>> scan = Scan(np.full((1, 2, 2, 1), np.nan, np.float32), Geometry((2, 2, 1), np.eye(4)), Path("ct.nii"))
         >>> list(image_problems(scan, num_channels=1))
         ["ct.nii: contains 4 NaN or Inf voxel(s); replace them, for instance by the scan's minimum."]
@@ -59,7 +59,7 @@ def label_problems(label: Scan, class_names: Sequence[str], ignore_label: int | 
 
     Example:
         >>> from pathlib import Path
-        >>> from segbundle.data import Geometry
+        >>> from segbundle.io.scans import Geometry
         >>> label = Scan(np.zeros((2, 3, 2, 1), np.uint8), Geometry((3, 2, 1), np.eye(4)), Path("seg.nii"))
         >>> list(label_problems(label, ["background", "liver"]))
         ['seg.nii: has 2 channels; a label map needs one channel with class indices.']
@@ -95,7 +95,7 @@ def pair_problems(image: Scan, label: Scan) -> Iterator[str]:
 
     Example:
         >>> from pathlib import Path
-        >>> from segbundle.data import Geometry
+        >>> from segbundle.io.scans import Geometry
         >>> image = Scan(np.zeros((1, 3, 2, 1)), Geometry((3, 2, 1), np.eye(4)), Path("ct.nii"))
         >>> list(pair_problems(image, image))
         []
@@ -118,7 +118,7 @@ def unannotated_problems(label: Scan, annotated: Sequence[bool], class_names: Se
 
     Example:
         >>> from pathlib import Path
-        >>> from segbundle.data import Geometry
+        >>> from segbundle.io.scans import Geometry
         >>> label = Scan(np.ones((1, 3, 2, 1), np.uint8), Geometry((3, 2, 1), np.eye(4)), Path("seg.nii"))
         >>> len(list(unannotated_problems(label, [True, False], ["background", "liver"])))
         1

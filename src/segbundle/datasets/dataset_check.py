@@ -88,7 +88,7 @@ def label_and_annotation_problems(
         ignore_label: value of voxels whose class is unknown; None if the dataset has no such value.
 
     Example:
-        >>> from segbundle.data import Geometry
+        >>> from segbundle.io.scans import Geometry
         >>> case = Case("a", (Path("a.nii"),), Path("seg.nii"))
         >>> label = Scan(np.ones((1, 2, 2, 2), np.uint8), Geometry((2, 2, 2), np.eye(4)), Path("seg.nii"))
         >>> label_and_annotation_problems(case, label, ["background", "liver"], None)

@@ -34,7 +34,7 @@ def lost_scans(tree: Tree) -> list[Path]:
         tree: content of a folder tree.
 
     Example:
-        >>> from segbundle.data.folders import Lost
+        >>> from segbundle.datasets.folders import Lost
         >>> lost_scans(Tree(Path("data"), lost=[Lost(Path("data/a.nii"), "is a named pipe", scan=True)]))
         [PosixPath('data/a.nii')]
     """

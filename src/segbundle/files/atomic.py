@@ -31,7 +31,7 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 def written_whole(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path` that replaces `path` when the block ends without an error.
 
-    In a claimed output folder (`segbundle.outputs`), the file is recorded, and files that segbundle did not write are
+    In a claimed output folder (`files/output_folders.py`), the file is recorded, and files that segbundle did not write are
     not replaced. Links are replaced, not followed.
 
     Args:
@@ -149,14 +149,14 @@ def remove_partial(folder: str | Path) -> None:
         folder: output folder.
 
     Raises:
-        OutputError: see `segbundle.outputs.folder_of`.
+        OutputError: see `segbundle.files.folder_of`.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     remove_partial(folder)
     """
-    owner = owner_of(Path(folder) / names.RUN_FILE) or folder_of(folder)
+    owner = owner_of(Path(folder) / run_files.RUN_FILE) or folder_of(folder)
     for path in Path(folder).glob(".partial-*"):
         if owner.left_partial(path):
             with suppress(OSError):

@@ -49,7 +49,7 @@ def read_values(images: Sequence[DicomImage], order: Sequence[int], dtype: Any) 
     Example:
         >>> import tempfile
         >>> import SimpleITK as sitk
-        >>> from segbundle.data.dicom_headers import read_image
+        >>> from segbundle.io.dicom_headers import read_image
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     image = sitk.GetImageFromArray(np.ones((2, 3, 4), np.int16))
         ...     image.SetMetaData("0008|0060", "CT")

@@ -48,7 +48,7 @@ def round_labels(label: Scan) -> Scan:
         label: label map (C, X, Y, Z) of any dtype.
 
     Example:
-        >>> from segbundle.data import Geometry
+        >>> from segbundle.io.scans import Geometry
         >>> label = Scan(np.full((1, 2, 1, 1), 0.9999), Geometry((2, 1, 1), np.eye(4)), Path("seg.nii"))
         >>> round_labels(label).array.ravel()
         array([1, 1], dtype=int32)

@@ -1,4 +1,4 @@
-"""What a reader of scores must know before believing them."""
+"""Reasons why the scores of a run may look better than scores on new cases."""
 
 from __future__ import annotations
 
@@ -11,42 +11,62 @@ _FEW = 10
 
 
 def caveats(run: Run, cases: Collection[str], class_names: Sequence[str]) -> Iterator[str]:
-    """What could make a run's scores look better than they are, in sentences.
+    """Yield sentences about what could make the scores of a run optimistic.
 
     Args:
-        run: whose scores are shown.
-        cases: those of its cases that are.
-        class_names: those of its classes that are.
+        run: Run whose scores are shown.
+        cases: Names of the cases that are shown.
+        class_names: Names of the classes that are shown.
+
+    Yields:
+        Complete sentences; none if nothing is known against the scores.
+
+    Example:
+        >>> from pathlib import Path
+        >>> run = Run(Path("run"), [], {"classes": {}}, {"command": "segbundle evaluate"}, {}, {}, trained_on=None)
+        >>> list(caveats(run, ["case_1"], ["liver"]))
+        ['It is unknown whether the model was trained on some of these cases.']
     """
     if run.is_training:
         after = f" after epoch {run.summary['epoch']}" if "epoch" in run.summary else ""
         yield (
-            f"These are the training's own validation scores{after}, the best of its validations: "
-            "those of new cases tend to be lower."
+            f"These are the training's own validation scores{after}, the best of all epochs validated. "
+            "Scores on new cases tend to be lower."
         )
     elif run.trained_on is None:
         if run.made_by and not run.folds:
-            yield "Whether the model was trained on some of these cases is not known."
+            yield "It is unknown whether the model was trained on some of these cases."
     elif seen := run.trained_on & set(cases):
         rest = mean_dice([row for row in run.rows if row.case in cases and row.case not in seen], class_names)
-        others = len(set(cases) - seen)
-        mean = f"; the mean Dice of the other {others} is {rest:.4f}" if rest is not None else ""
-        which = "all of these cases" if others == 0 else f"{len(seen)} of these {len(cases)} cases"
-        yield f"By their names, the model was trained on {which}, and they look better than new ones{mean}."
-    if chose := (run.chosen_by - (run.trained_on or set())) & set(cases):
-        which = "these cases" if len(chose) == len(set(cases)) else f"{len(chose)} of these {len(cases)} cases"
-        models = "of each fold's model on that fold's cases" if run.folds else f"of the model on {which}"
-        yield f"The Dice {models} chose its epoch: that of new cases tends to be lower."
+        num_others = len(set(cases) - seen)
+        others = "1 case" if num_others == 1 else f"{num_others} cases"
+        mean = f" The mean Dice of the other {others} is {rest:.4f}." if rest is not None else ""
+        which = "all of these cases" if num_others == 0 else f"{len(seen)} of these {len(cases)} cases"
+        yield f"Judging by case names, the model was trained on {which}; their scores are too optimistic.{mean}"
+    if selected_on := (run.chosen_by - (run.trained_on or set())) & set(cases):
+        some = f"{len(selected_on)} of these {len(cases)} cases"
+        which = "these cases" if len(selected_on) == len(set(cases)) else some
+        model, on = ("each fold's model", "the cases of that fold") if run.folds else ("the model", which)
+        yield f"The epoch of {model} was selected by its Dice on {on}. Dice on new cases tends to be lower."
 
 
 def few(counts: Collection[int], what: str = "cases") -> str | None:
-    """A caution about intervals of few values, in a sentence.
+    """Return a warning that intervals from few values are rough, or None.
 
     Args:
-        counts: of the values that each interval is of.
-        what: the values are.
+        counts: Number of values behind each interval.
+        what: Plural noun for the values.
+
+    Returns:
+        A sentence if any interval comes from two to nine values, else None.
+
+    Example:
+        >>> few([5, 20])
+        'Intervals and limits of agreement from fewer than ten cases are rough and usually too narrow.'
+        >>> few([20, 30]) is None
+        True
     """
     if not any(1 < count < _FEW for count in counts):
         return None
     limits = " and limits of agreement" if what == "cases" else ""
-    return f"Intervals{limits} of fewer than ten {what} are rough, and mostly too narrow."
+    return f"Intervals{limits} from fewer than ten {what} are rough and usually too narrow."

@@ -1,4 +1,4 @@
-"""What changed most from one run to another: of every class the cases that became worse and better, in three planes."""
+"""Largest changes between two runs: the most worsened and most improved case of every class, in three planes."""
 
 from __future__ import annotations
 
@@ -18,20 +18,26 @@ from segbundle.results.runs import Run, window_of
 from segbundle.results.scores import Row
 
 _logger = logging.getLogger(__name__)
-_MOST_PICTURED = 80
-"""Changes that are drawn in three planes, of all runs together."""
-_PROBLEMS = (SegbundleError, OSError, ValueError, MemoryError)
-_LEAST_GAIN = 0.0005
-"""In Dice: less is not seen in three digits."""
+_MAX_CHANGES = 80
+"""Upper limit of the changes that are drawn, over all runs."""
+_FILE_ERRORS = (SegbundleError, OSError, ValueError, MemoryError)
+_MIN_GAIN = 0.0005
+"""Smallest change in Dice that three digits show."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """A class of a case in two runs.
+    """Change of one class in one case between two runs.
 
     Attributes:
-        before, after: its rows.
-        gain: in Dice, where a class that is rightly absent counts as 1.
+        before: Row of the first run.
+        after: Row of the other run.
+        gain: Difference in Dice; a true negative counts as Dice 1.
+
+    Example:
+        >>> row = Row("case_1", "liver", Status.SCORED, 0.8, None, None, 12.0, 11.0, None, None)
+        >>> Change(row, replace(row, dice=0.9, volume_ref_ml=12.5), gain=0.1).size
+        12.5
     """
 
     before: Row
@@ -40,13 +46,23 @@ class Change:
 
     @property
     def size(self) -> float:
-        """Volume in the reference in ml, as far as it is known."""
+        """Return the reference volume in ml; 0 if unknown."""
         return max(self.before.volume_ref_ml or 0.0, self.after.volume_ref_ml or 0.0)
 
 
 @dataclass
 class Pictures:
-    """What a page shows of a run's changes, the largest first, and how many it does not show, and why."""
+    """Changes shown on a page, and the numbers of changes that are not shown.
+
+    Attributes:
+        shown: Values for the template, the largest change first.
+        no_room: Number of changes beyond the size budget of the page.
+        unknown: Number of changes of cases whose files are unknown or moved.
+
+    Example:
+        >>> Pictures().no_room
+        0
+    """
 
     shown: list[dict[str, Any]] = field(default_factory=list)
     no_room: int = 0
@@ -54,125 +70,149 @@ class Pictures:
 
 
 def largest_changes(first: Run, other: Run, classes: Sequence[str], cases: Collection[str]) -> list[Change]:
-    """For each class the case that lost most and the one that gained most, as far as there are such, the largest first.
+    """Return for each class the case with the largest loss and the case with the largest gain in Dice.
 
-    Of equal changes that of the larger structure counts.
+    Args:
+        first: Baseline run.
+        other: Run that is compared with it.
+        classes: Classes to compare.
+        cases: Cases to compare.
+
+    Returns:
+        Changes of at least 0.0005, the largest first. Of equal changes, the one of the larger structure is returned.
+
+    Example:
+        >>> from pathlib import Path
+        >>> row = Row("case_1", "liver", Status.SCORED, 0.8, None, None, 12.0, 11.0, None, None)
+        >>> first, other = (Run(Path("run"), [each], {}, {}, {}, {}) for each in (row, replace(row, dice=0.5)))
+        >>> [round(change.gain, 6) for change in largest_changes(first, other, ["liver"], ["case_1"])]
+        [-0.3]
     """
-    theirs = {(row.case, row.name): row for row in other.rows}
+    other_rows = {(row.case, row.name): row for row in other.rows}
     found = []
     for name in classes:
         changes = [
-            Change(row, after, then - now)
+            Change(row, after, dice_after - dice_before)
             for row in first.rows_of(name)
-            if row.case in cases and (after := theirs.get((row.case, name))) is not None
-            if (now := _worth(row)) is not None and (then := _worth(after)) is not None
+            if row.case in cases and (after := other_rows.get((row.case, name))) is not None
+            if (dice_before := _dice_or_absent(row)) is not None and (dice_after := _dice_or_absent(after)) is not None
         ]
         if changes:
-            lost = min(changes, key=lambda change: (change.gain, -change.size))
-            gained = max(changes, key=lambda change: (change.gain, change.size))
-            found += [lost] * (lost.gain <= -_LEAST_GAIN) + [gained] * (gained.gain >= _LEAST_GAIN)
+            loss = min(changes, key=lambda change: (change.gain, -change.size))
+            gain = max(changes, key=lambda change: (change.gain, change.size))
+            found += [loss] * (loss.gain <= -_MIN_GAIN) + [gain] * (gain.gain >= _MIN_GAIN)
     return sorted(found, key=lambda change: -abs(change.gain))
 
 
-def _worth(row: Row) -> float | None:
+def _dice_or_absent(row: Row) -> float | None:
+    """Return the Dice of a row; 1 for a true negative."""
     return 1.0 if row.status is Status.TRUE_ABSENT else row.dice
 
 
 def pictures_of_changes(
     first: Run, others: Mapping[str, Run], classes: Sequence[str], cases: Collection[str]
 ) -> dict[str, Pictures]:
-    """Slices of the largest changes of each other run, as far as there is room for them on a page.
+    """Return slices of the largest changes of each run, within the size budget of a page.
 
     Args:
-        first: what the others are compared with.
-        others: runs by their names.
-        classes: that all of them have.
-        cases: that all of them have, with the same reference.
+        first: Baseline run.
+        others: Runs that are compared with it, by name.
+        classes: Classes that all runs have.
+        cases: Cases that all runs have, with the same reference.
+
+    Returns:
+        Slices by name of the run.
+
+    Example:
+        >>> from pathlib import Path
+        >>> run = Run(Path("run"), [], {}, {}, {}, {})
+        >>> pictures_of_changes(run, {"other": run}, ["liver"], [])
+        {'other': Pictures(shown=[], no_room=0, unknown=0)}
     """
-    room = room_for_pictures(len(first.rows)) / len(others)
+    byte_budget = room_for_pictures(len(first.rows)) / len(others)
     wanted: dict[str, list[Change]] = {}
     found = {name: Pictures() for name in others}
     for name, run in others.items():
         changes = largest_changes(first, run, classes, cases)
-        known = [change for change in changes if _files(first, run, change.before.case) is not None]
-        wanted[name] = known[: _MOST_PICTURED // len(others)]
+        known = [change for change in changes if _find_files(first, run, change.before.case) is not None]
+        wanted[name] = known[: _MAX_CHANGES // len(others)]
         found[name].unknown = len(changes) - len(known)
         found[name].no_room = len(known) - len(wanted[name])
-    drawn = _drawn(first, others, wanted)
-    for number_of_run, (name, changes) in enumerate(wanted.items()):
-        left = room
+    drawn = _draw(first, others, wanted)
+    for run_number, (name, changes) in enumerate(wanted.items()):
+        bytes_left = byte_budget
         for place, change in enumerate(changes):
             slices, problem = drawn[name, change.before.case, change.before.name]
-            left -= sum(map(len, slices))
-            if left < 0:
+            bytes_left -= sum(map(len, slices))
+            if bytes_left < 0:
                 found[name].no_room += 1
                 continue
             found[name].shown.append(
                 {
-                    "anchor": f"change-{number_of_run}-{place}", "case": change.before.case, "name": change.before.name,
-                    "words": "became better" if change.gain > 0 else "became worse", "scores": _in_words(change),
+                    "anchor": f"change-{run_number}-{place}", "case": change.before.case, "name": change.before.name,
+                    "direction": "improved" if change.gain > 0 else "worsened", "scores": _format_scores(change),
                     "slices": slices, "problem": problem,
                 }
             )  # fmt: skip
     return found
 
 
-def _in_words(change: Change) -> str:
-    before, after = _told(change.before), _told(change.after)
+def _format_scores(change: Change) -> str:
+    before, after = _format_row(change.before), _format_row(change.after)
     return f"{before} → {after.removeprefix('Dice ') if before.startswith('Dice ') else after}"
 
 
-def _told(row: Row) -> str:
+def _format_row(row: Row) -> str:
     value = "" if row.dice is None else f"Dice {number(row.dice, 3)}"
     status = "" if row.status is Status.SCORED else LABELS[row.status]
     return ", ".join(filter(None, (value, status)))
 
 
-def _files(first: Run, other: Run, case: str) -> CaseFiles | None:
-    """A case's prediction in the first run, with scan and reference from whichever run has them; None if none has."""
-    mine, theirs = first.files.get(case), other.files.get(case)
-    if mine is None or theirs is None:
+def _find_files(first: Run, other: Run, case: str) -> CaseFiles | None:
+    """Return the prediction of the first run with scan and reference of either run, or None if they are missing."""
+    in_first, in_other = first.files.get(case), other.files.get(case)
+    if in_first is None or in_other is None:
         return None
-    there = next((files for files in (mine, theirs) if files.gone is None), None)
-    return None if there is None else replace(there, prediction=mine.prediction)
+    existing = next((files for files in (in_first, in_other) if files.gone is None), None)
+    return None if existing is None else replace(existing, prediction=in_first.prediction)
 
 
-def _drawn(
+def _draw(
     first: Run, others: Mapping[str, Run], wanted: Mapping[str, Sequence[Change]]
 ) -> dict[tuple[str, str, str], tuple[list[Markup], str | None]]:
-    """Slices by run, case and class, or why there are none; every label map is read once."""
+    """Return slices or an error message by (run, case, class). Each label map is read once."""
     by_case: dict[str, dict[str, list[str]]] = {}
     for name, changes in wanted.items():
         for change in changes:
             by_case.setdefault(change.before.case, {}).setdefault(name, []).append(change.before.name)
     drawn: dict[tuple[str, str, str], tuple[list[Markup], str | None]] = {}
     for case, shown in progress(by_case.items(), "report"):
-        for name, classes, slices in _of_case(first, others, case, shown):
-            drawn |= {(name, case, each): one for each, one in zip(classes, slices, strict=True)}
+        for name, classes, results in _draw_case(first, others, case, shown):
+            drawn |= {(name, case, each): result for each, result in zip(classes, results, strict=True)}
     return drawn
 
 
-def _of_case(
+def _draw_case(
     first: Run, others: Mapping[str, Run], case: str, shown: Mapping[str, Sequence[str]]
 ) -> Iterator[tuple[str, Sequence[str], list[tuple[list[Markup], str | None]]]]:
-    """For each other run the classes to be shown, and of each its slices, or why there are none."""
-    files = next(found for name in shown if (found := _files(first, others[name], case)) is not None)
+    """Yield for each run the classes to show, and slices or an error message per class."""
+    files = next(found for name in shown if (found := _find_files(first, others[name], case)) is not None)
     try:
         volumes = CaseVolumes.read(files, window_of(first.made_by))
-    except _PROBLEMS as error:
+    except _FILE_ERRORS as error:
         for name, classes in shown.items():
-            yield name, classes, [_no_picture(error)] * len(classes)
+            yield name, classes, [_no_slices(error)] * len(classes)
         return
     for name, classes in shown.items():
         try:
             labels = volumes.read_another(others[name].files[case].prediction)
-        except _PROBLEMS as error:
-            yield name, classes, [_no_picture(error)] * len(classes)
+        except _FILE_ERRORS as error:
+            yield name, classes, [_no_slices(error)] * len(classes)
             continue
-        places = [[run.class_names.index(each) + 1 for run in (first, others[name])] for each in classes]
-        yield name, classes, [(list(changed_slices(volumes, a, labels == b)), None) for a, b in places]
+        indices = [[run.class_names.index(each) + 1 for run in (first, others[name])] for each in classes]
+        yield name, classes, [(list(changed_slices(volumes, a, labels == b)), None) for a, b in indices]
 
 
-def _no_picture(error: Exception) -> tuple[list[Markup], str]:
+def _no_slices(error: Exception) -> tuple[list[Markup], str]:
     _logger.warning("report: %s", describe(error))
-    return [], f"No picture: {describe(error)}"
+    return [], f"No slices: {describe(error)}"

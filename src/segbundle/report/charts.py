@@ -1,4 +1,4 @@
-"""Charts of a report as SVG, whose colours and fonts are the page's."""
+"""Charts as SVG that take colors and fonts from the page."""
 
 from __future__ import annotations
 
@@ -9,22 +9,32 @@ from dataclasses import dataclass, field
 import numpy as np
 from markupsafe import Markup, escape
 
-_GOLDEN = 0.618034
-_MOST_DOTS = 6000
-_WHISKERS = 1.5
+_GOLDEN_RATIO = 0.618034
+_MAX_DOTS = 6000
+_WHISKER_IQRS = 1.5
 _FEW_DECADES = 3
-_SCALE = 1.3
-"""How much larger than they are drawn charts may become where there is room."""
-_MOST_STYLES = 21
-_LONGEST_NAME = 32
-_ENOUGH_FOR_LIMITS = 3
-_FONT = 7.0
-"""Width of a letter at the page's size of labels, about."""
+_MAX_SCALE = 1.3
+"""Largest magnification of a chart on a wide screen."""
+_MAX_STYLES = 21
+_MAX_NAME_LENGTH = 32
+_MIN_POINTS_FOR_LIMITS = 3
+_LETTER_WIDTH = 7.0
+"""Approximate width of a letter in axis labels."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A value with the case that it belongs to."""
+    """Value of a case.
+
+    Attributes:
+        case: Name of the case.
+        value: Value to plot.
+        at: Position on the second axis, if the chart has one.
+
+    Example:
+        >>> Point("case_1", 0.9).value
+        0.9
+    """
 
     case: str
     value: float
@@ -33,7 +43,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart, and what it shows in words."""
+    """Chart with its caption.
+
+    Example:
+        >>> Figure(Markup("<svg></svg>"), "An empty chart.").caption
+        'An empty chart.'
+    """
 
     svg: Markup
     caption: str
@@ -41,7 +56,17 @@ class Figure:
 
 @dataclass(frozen=True)
 class Line:
-    """Values over epochs, as (epoch, value), what they are called, and what lines of one style have in common."""
+    """Curve over epochs.
+
+    Attributes:
+        key: Legend entry; curves with the same key have the same color and dash pattern.
+        title: Tooltip.
+        values: Pairs of (epoch, value).
+
+    Example:
+        >>> Line("liver", "fold 0 liver", [(1, 0.5), (2, 0.7)]).key
+        'liver'
+    """
 
     key: str
     title: str
@@ -50,7 +75,7 @@ class Line:
 
 @dataclass
 class _Drawing:
-    """An SVG in the making, with a plot area that maps values to places."""
+    """SVG under construction, with a plot area that maps values to coordinates."""
 
     width: float
     height: float
@@ -60,33 +85,33 @@ class _Drawing:
     bottom: float
     x_range: tuple[float, float] = (0.0, 1.0)
     y_range: tuple[float, float] = (0.0, 1.0)
-    logarithmic: bool = False  # to the right; x_range then holds logarithms to base 10
+    logarithmic: bool = False  # x axis; x_range is then in decades
     parts: list[str] = field(default_factory=list)
 
     def x(self, value: float) -> float:
-        """Where a value lies to the right."""
+        """Return the x coordinate of a value."""
         low, high = self.x_range
         value = math.log10(value) if self.logarithmic else value
         return self.left + (value - low) / (high - low) * (self.width - self.left - self.right)
 
     def y(self, value: float) -> float:
-        """Where a value lies downwards."""
+        """Return the y coordinate of a value."""
         low, high = self.y_range
         return self.height - self.bottom - (value - low) / (high - low) * (self.height - self.top - self.bottom)
 
     def line(self, x1: float, y1: float, x2: float, y2: float, kind: str) -> None:
         self.parts.append(f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>')
 
-    def text(self, x: float, y: float, words: str, anchor: str = "middle") -> None:
-        self.parts.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>')
+    def text(self, x: float, y: float, content: str, anchor: str = "middle") -> None:
+        self.parts.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(content)}</text>')
 
-    def dot(self, x: float, y: float, words: str, kind: str = "dot") -> None:
+    def dot(self, x: float, y: float, tooltip: str, kind: str = "dot") -> None:
         self.parts.append(
-            f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{escape(words)}</title></circle>'
+            f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{escape(tooltip)}</title></circle>'
         )
 
     def x_axis(self, label: str) -> None:
-        """Ticks, a grid and a label below the plot."""
+        """Draw grid, tick labels and axis label below the plot."""
         below = self.height - self.bottom
         for tick in _ticks(*self.x_range) if not self.logarithmic else _logarithmic_ticks(*self.x_range):
             self.line(self.x(tick), self.top, self.x(tick), below, "grid")
@@ -94,15 +119,15 @@ class _Drawing:
         self.text((self.left + self.width - self.right) / 2, self.height - 4, label)
 
     def y_axis(self, label: str) -> None:
-        """Ticks, a grid and a label to the left of the plot."""
+        """Draw grid, tick labels and axis label at the left of the plot."""
         for tick in _ticks(*self.y_range):
             self.line(self.left, self.y(tick), self.width - self.right, self.y(tick), "grid")
             self.text(self.left - 5, self.y(tick) + 4, _short(tick), "end")
         self.text(self.left, self.top - 6, label, "start")
 
     def svg(self, title: str) -> Markup:
-        """The whole drawing."""
-        box = f'viewBox="0 0 {self.width:.0f} {self.height:.0f}" style="max-width:{_SCALE * self.width:.0f}px"'
+        """Return the finished SVG."""
+        box = f'viewBox="0 0 {self.width:.0f} {self.height:.0f}" style="max-width:{_MAX_SCALE * self.width:.0f}px"'
         head = f'<svg {box} role="img">'
         return Markup(f"{head}<title>{escape(title)}</title>{''.join(self.parts)}</svg>")
 
@@ -115,31 +140,36 @@ def strip_plot(
     differences: bool = False,
     logarithmic: bool = False,
 ) -> Figure:
-    """A row per group, under its name: every value as a dot, the quartiles as a box, the median as a line across it.
+    """Return a strip plot with one row per group: values as dots, quartiles as a box, the median as a line.
 
-    Of thousands of values only those more than 1.5 interquartile ranges beyond the quartiles are drawn, as dots beyond
-    the whiskers of a box plot (Tukey, Exploratory Data Analysis, 1977).
+    For more than 6000 values, it becomes a box plot: only values more than 1.5 interquartile ranges beyond the
+    quartiles are drawn (Tukey, Exploratory Data Analysis, 1977).
 
     Args:
-        title: for those who cannot see it.
-        label: of the axis of values.
-        groups: values by name; at least one.
-        one: what a value stands for.
-        differences: draw a line at 0.
-        logarithmic: whether the axis of values, all positive then, is.
+        title: Description for screen readers.
+        label: Label of the axis of values.
+        groups: Values by name of the group; at least one value.
+        one: Singular noun for a value, for the caption.
+        differences: Draw a line at 0.
+        logarithmic: Use a logarithmic axis; all values must be positive.
+
+    Example:
+        >>> plot = strip_plot("Dice per class", "Dice", {"liver": [Point("case_1", 0.9), Point("case_2", 0.8)]})
+        >>> plot.caption
+        'Each dot is a case; boxes show quartiles and medians.'
     """
     row, values = 42.0, [point.value for points in groups.values() for point in points]
-    names = [_shortened(name, _LONGEST_NAME) for name in groups]
+    names = [_shorten(name, _MAX_NAME_LENGTH) for name in groups]
     ends = [math.log10(end) if logarithmic else end for end in (min(values), max(values))]
     ends = [min(ends[0], 0.0), max(ends[1], 0.0)] if differences else ends
     drawing = _Drawing(
         480, row * len(groups) + 44, left=12, right=12, top=6, bottom=38,
-        x_range=_widened(ends[0], ends[1]), logarithmic=logarithmic,
+        x_range=_with_margin(ends[0], ends[1]), logarithmic=logarithmic,
     )  # fmt: skip
     drawing.x_axis(label)
     if differences:
         drawing.line(drawing.x(0), drawing.top, drawing.x(0), drawing.height - drawing.bottom, "limit")
-    every_dot = len(values) <= _MOST_DOTS
+    all_dots = len(values) <= _MAX_DOTS
     for index, (name, points) in enumerate(zip(names, groups.values(), strict=True)):
         middle = drawing.top + row * (index + 1) - 14
         drawing.text(0, middle - 16, name if points else f"{name}: none", "start")
@@ -151,90 +181,101 @@ def strip_plot(
             f'width="{drawing.x(third) - drawing.x(first):.1f}" height="20"/>'
         )
         drawing.line(drawing.x(median), middle - 12, drawing.x(median), middle + 12, "median")
-        if not every_dot:
-            reach = _WHISKERS * (third - first)
+        if not all_dots:
+            reach = _WHISKER_IQRS * (third - first)
             inside = [point.value for point in points if first - reach <= point.value <= third + reach]
             for start, end in ((min(inside), first), (third, max(inside))):
                 drawing.line(drawing.x(start), middle, drawing.x(end), middle, "whisker")
             points = [point for point in points if not first - reach <= point.value <= third + reach]
-        for place, point in enumerate(points):
-            off = 16 * ((place * _GOLDEN) % 1 - 0.5)
-            drawing.dot(drawing.x(point.value), middle + off, f"{point.case}: {point.value:.4g}")
-    beyond = "" if every_dot else " more than 1.5 interquartile ranges beyond the others"
-    return Figure(drawing.svg(title), f"A dot is a {one}{beyond}; boxes are quartiles, lines in them medians.")
+        for number, point in enumerate(points):
+            jitter = 16 * ((number * _GOLDEN_RATIO) % 1 - 0.5)
+            drawing.dot(drawing.x(point.value), middle + jitter, f"{point.case}: {point.value:.4g}")
+    outliers = "" if all_dots else " more than 1.5 interquartile ranges beyond the quartiles"
+    return Figure(drawing.svg(title), f"Each dot is a {one}{outliers}; boxes show quartiles and medians.")
 
 
 def bland_altman(title: str, points: Sequence[Point]) -> Figure:
-    """Differences of two measurements over their mean (Bland & Altman, Lancet 1986).
+    """Return a Bland-Altman plot: differences of two measurements over their mean (Lancet 1986).
 
-    With three cases or more, the 95 % limits of agreement are drawn as well: mean ± 1.96 standard deviations.
+    With three or more points, the 95 % limits of agreement (mean ± 1.96 standard deviations) are drawn.
 
     Args:
-        title: for those who cannot see it.
-        points: `at` is the mean, `value` the difference, in ml; at least one.
+        title: Description for screen readers.
+        points: At least one; `at` is the mean in ml, `value` the difference in ml.
+
+    Example:
+        >>> bland_altman("Volumes", [Point("a", 1.0, 10.0), Point("b", 2.0, 10.0), Point("c", 3.0, 10.0)]).caption
+        'Mean difference 2 ml, limits of agreement 0.04 to 3.96 ml, 3 cases.'
     """
     values = np.array([point.value for point in points])
     bias = float(values.mean())
     limits: tuple[float, ...] = ()
-    if len(values) >= _ENOUGH_FOR_LIMITS:
+    if len(values) >= _MIN_POINTS_FOR_LIMITS:
         spread = 1.96 * float(values.std(ddof=1))
         limits = (bias - spread, bias + spread)
-    places = [point.at for point in points]
-    y_range = _widened(min([*limits, *values, 0.0]), max([*limits, *values, 0.0]))
+    means = [point.at for point in points]
+    y_range = _with_margin(min([*limits, *values, 0.0]), max([*limits, *values, 0.0]))
     drawing = _Drawing(
-        340, 240, left=_room_for_ticks(y_range), right=12, top=24, bottom=38,
-        x_range=_widened(min(places), max(places)), y_range=y_range,
+        340, 240, left=_tick_label_width(y_range), right=12, top=24, bottom=38,
+        x_range=_with_margin(min(means), max(means)), y_range=y_range,
     )  # fmt: skip
-    drawing.x_axis("mean of prediction and reference, ml")
-    drawing.y_axis("prediction − reference, ml")
+    drawing.x_axis("mean of prediction and reference (ml)")
+    drawing.y_axis("prediction − reference (ml)")
     for value, kind in ((0.0, "zero"), (bias, "median"), *((limit, "limit") for limit in limits)):
         drawing.line(drawing.left, drawing.y(value), drawing.width - drawing.right, drawing.y(value), kind)
     for point in points:
         drawing.dot(drawing.x(point.at), drawing.y(point.value), f"{point.case}: {point.value:+.4g} ml")
-    words = f"Mean difference {_short(_rounded(bias))} ml"
+    caption = f"Mean difference {_short(_to_three_digits(bias))} ml"
     if limits:
-        words += f", limits of agreement {' to '.join(_short(_rounded(limit)) for limit in limits)} ml"
-    return Figure(drawing.svg(title), f"{words}, {len(points)} {'case' if len(points) == 1 else 'cases'}.")
+        caption += f", limits of agreement {' to '.join(_short(_to_three_digits(limit)) for limit in limits)} ml"
+    return Figure(drawing.svg(title), f"{caption}, {len(points)} {'case' if len(points) == 1 else 'cases'}.")
 
 
 def curves(label: str, lines: Sequence[Line]) -> Markup:
-    """Values over epochs; lines of different keys differ in dashes as well as in colour.
+    """Return a chart of curves over epochs; each key has its own color and dash pattern.
 
-    An empty key is not shown. So many that colours and dashes repeat are not shown either, and their lines look alike.
+    Args:
+        label: Label of the y axis.
+        lines: Curves with at least one value each. An empty key has no legend entry. With more than 21 keys, the legend
+            is omitted and all curves have the same style.
+
+    Example:
+        >>> "<title>loss over epochs</title>" in curves("loss", [Line("", "", [(1, 0.9), (2, 0.5)])])
+        True
     """
     keys = list(dict.fromkeys(line.key for line in lines))
-    keys = keys if len(keys) <= _MOST_STYLES else [""]
+    keys = keys if len(keys) <= _MAX_STYLES else [""]
     shown = [key for key in keys if key]
     xs = [x for line in lines for x, _ in line.values]
     ys = [y for line in lines for _, y in line.values]
-    y_range = _widened(min(ys), max(ys))
+    y_range = _with_margin(min(ys), max(ys))
     drawing = _Drawing(
-        340, 240 + 16 * len(shown), left=_room_for_ticks(y_range), right=12, top=24, bottom=38 + 16 * len(shown),
-        x_range=_widened(min(xs), max(xs)), y_range=y_range,
+        340, 240 + 16 * len(shown), left=_tick_label_width(y_range), right=12, top=24, bottom=38 + 16 * len(shown),
+        x_range=_with_margin(min(xs), max(xs)), y_range=y_range,
     )  # fmt: skip
     drawing.y_axis(label)
     below = drawing.height - drawing.bottom
     for tick in _ticks(*drawing.x_range):
         drawing.text(drawing.x(tick), below + 14, _short(tick))
     drawing.text((drawing.left + drawing.width - drawing.right) / 2, below + 28, "epoch")
-    styles = {key: f"c{place % 7} d{place % 3}" for place, key in enumerate(keys)}
+    styles = {key: f"c{number % 7} d{number % 3}" for number, key in enumerate(keys)}
     for line in lines:
-        places = " ".join(f"{drawing.x(x):.1f},{drawing.y(y):.1f}" for x, y in line.values)
-        style, told = styles.get(line.key, ""), f"<title>{escape(line.title or label)}</title>"
-        drawing.parts.append(f'<polyline class="curve {style}" points="{places}">{told}</polyline>')
+        coordinates = " ".join(f"{drawing.x(x):.1f},{drawing.y(y):.1f}" for x, y in line.values)
+        style, tooltip = styles.get(line.key, ""), f"<title>{escape(line.title or label)}</title>"
+        drawing.parts.append(f'<polyline class="curve {style}" points="{coordinates}">{tooltip}</polyline>')
         if len(line.values) == 1:
             drawing.dot(drawing.x(line.values[0][0]), drawing.y(line.values[0][1]), line.title, f"dot {style}")
-    for place, key in enumerate(shown):
-        low = below + 44 + 16 * place
-        drawing.parts.append(f'<path class="curve {styles[key]}" d="M{drawing.left:.1f} {low - 4:.1f}h28"/>')
-        drawing.text(drawing.left + 34, low, key, "start")
+    for number, key in enumerate(shown):
+        baseline = below + 44 + 16 * number
+        drawing.parts.append(f'<path class="curve {styles[key]}" d="M{drawing.left:.1f} {baseline - 4:.1f}h28"/>')
+        drawing.text(drawing.left + 34, baseline, key, "start")
     return drawing.svg(f"{label} over epochs")
 
 
-def _widened(low: float, high: float) -> tuple[float, float]:
-    """A range with some room at both ends, never empty."""
-    room = 0.04 * (high - low) or 0.5 * abs(high) or 0.5
-    return low - room, high + room
+def _with_margin(low: float, high: float) -> tuple[float, float]:
+    """Return a range with a margin at both ends; it is never empty."""
+    margin = 0.04 * (high - low) or 0.5 * abs(high) or 0.5
+    return low - margin, high + margin
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -244,25 +285,23 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _logarithmic_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten, with twice and five times them if these are few."""
+    """Return the powers of ten in a range, or 1, 2 and 5 times the powers if the range is short."""
     decades = range(math.floor(low), math.ceil(high) + 1)
     steps = (1, 2, 5) if high - low < _FEW_DECADES else (1,)
     ticks = [step * 10.0**decade for decade in decades for step in steps]
     return [tick for tick in ticks if low <= math.log10(tick) <= high]
 
 
-def _room_for_ticks(y_range: tuple[float, float]) -> float:
-    """Width of the labels of an axis at the left."""
-    return 12 + _FONT * max((len(_short(tick)) for tick in _ticks(*y_range)), default=0)
+def _tick_label_width(y_range: tuple[float, float]) -> float:
+    return 12 + _LETTER_WIDTH * max((len(_short(tick)) for tick in _ticks(*y_range)), default=0)
 
 
-def _rounded(value: float) -> float:
-    """With three digits that tell something."""
+def _to_three_digits(value: float) -> float:
     return float(f"{value:.3g}")
 
 
-def _shortened(name: str, most: int) -> str:
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+def _shorten(name: str, max_length: int) -> str:
+    return name if len(name) <= max_length else f"{name[: max_length - 1]}…"
 
 
 def _short(value: float) -> str:

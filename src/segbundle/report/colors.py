@@ -1,17 +1,33 @@
-"""The colour of each class, the same in pages, in the viewer and in TensorBoard."""
+"""Colors of the classes, the same in pages, in the viewer and in TensorBoard."""
 
 from __future__ import annotations
 
-COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
-"""Of the classes from the first one after the background on, in turns; told apart by colour-blind eyes (Wong 2011)."""
-_DASHES = 3
+COLORS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
+"""RGB of the foreground classes, repeated cyclically; safe for color-blind readers (Wong, Nature Methods 2011)."""
+_NUM_DASH_PATTERNS = 3
 
 
 def style_of(index: int) -> str:
-    """CSS classes of colour and dashes, for class `index` from 1 on: 21 of them before they repeat."""
-    return f"k{(index - 1) % len(COLOURS)} d{(index - 1) // len(COLOURS) % _DASHES}"
+    """Return the CSS classes that draw a class: a color and a dash pattern, 21 combinations before they repeat.
+
+    Args:
+        index: Label value of the class, from 1.
+
+    Returns:
+        Two CSS classes, separated by a space.
+
+    Example:
+        >>> style_of(1), style_of(8)
+        ('k0 d0', 'k0 d1')
+    """
+    return f"k{(index - 1) % len(COLORS)} d{(index - 1) // len(COLORS) % _NUM_DASH_PATTERNS}"
 
 
 def css() -> str:
-    """The rules of the colours that `style_of` names."""
-    return "".join(f".k{index}{{stroke:rgb{colour}}}".replace(" ", "") for index, colour in enumerate(COLOURS))
+    """Return the CSS rules of the colors that `style_of` names.
+
+    Example:
+        >>> css()[:25]
+        '.k0{stroke:rgb(230,159,0)'
+    """
+    return "".join(f".k{index}{{stroke:rgb{color}}}".replace(" ", "") for index, color in enumerate(COLORS))

@@ -1,4 +1,4 @@
-"""Several runs on the same cases, side by side."""
+"""Paired comparison of runs on the same cases, and its HTML page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,18 @@ from segbundle.results.scores import Row, bootstrap_interval, mean_dice
 
 @dataclass(frozen=True)
 class Measure:
-    """What is compared: a column of `metrics.csv`, what people call it, and with how many digits."""
+    """Metric to compare.
+
+    Attributes:
+        key: Column of `metrics.csv`.
+        label: Name on the page.
+        digits: Number of decimals on the page.
+        larger_is_better: False for distances.
+
+    Example:
+        >>> Measure("hd95_mm", "HD95 (mm)", 3, larger_is_better=False).label
+        'HD95 (mm)'
+    """
 
     key: str
     label: str
@@ -34,29 +45,34 @@ class Measure:
 
 
 DICE = Measure("dice", "Dice", 4)
-MEAN = "mean of a case's classes"
-_OTHER_MEASURES = (Measure("hd95_mm", "HD95, mm", 3, larger_is_better=False), Measure("nsd", "NSD", 4))
-_OWN = ("command", "working_directory", "date")
-_SMALL_P = 0.05
-_EXACT = 50  # pairs; with more, Wilcoxon's statistic is as good as normally distributed
-_DIGITS = 6  # of what metrics.csv holds: beyond, differences are rounding
+MEAN = "mean over the classes of a case"
+_SURFACE_MEASURES = (Measure("hd95_mm", "HD95 (mm)", 3, larger_is_better=False), Measure("nsd", "NSD", 4))
+_ALWAYS_DIFFERENT = ("command", "working_directory", "date")
+_SIGNIFICANCE_LEVEL = 0.05
+_MAX_EXACT_PAIRS = 50  # beyond that, the normal approximation of Wilcoxon's statistic is accurate
+_DIGITS = 6  # precision of metrics.csv
 
 
 Values = Mapping[str, float | None]
-"""Of cases, by their names."""
+"""Value of a metric by case."""
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """One class, or the mean over classes, in two runs, over the cases that both could score.
+    """Paired comparison of a metric of one class between two runs, over the cases that have a value in both.
 
     Attributes:
-        name: of the class, or what else is compared.
-        measure: of what is compared.
-        pairs: its value in the first run and in the other one, by case.
-        difference: mean of other - first, None without a pair.
-        ci95: its bootstrap interval over cases.
-        p_value: see `signed_rank_test`.
+        name: Name of the class, or `MEAN`.
+        measure: Metric that is compared.
+        pairs: Values of the first and the other run, by case.
+        difference: Mean of other - first; None without pairs.
+        ci95: Bootstrap interval of the mean difference.
+        p_value: Two-sided p of Wilcoxon's signed-rank test, see `signed_rank_test`.
+
+    Example:
+        >>> pairing = Pairing.of("liver", DICE, {"a": 0.8, "b": 0.9, "c": None}, {"a": 0.9, "b": 0.9, "c": 0.5})
+        >>> pairing.pairs, pairing.difference, pairing.better
+        ({'a': (0.8, 0.9), 'b': (0.9, 0.9)}, 0.05, 1)
     """
 
     name: str
@@ -68,11 +84,18 @@ class Pairing:
 
     @classmethod
     def of(cls, name: str, measure: Measure, mine: Values, theirs: Values) -> Pairing:
-        """Compare values of two runs, by case, as far as both have one."""
+        """Return the comparison of the values of two runs.
+
+        Args:
+            name: Name of the class, or `MEAN`.
+            measure: Metric that is compared.
+            mine: Values of the first run; None if a case has no value.
+            theirs: Values of the other run.
+        """
         pairs = {
-            case: (value, their)
+            case: (value, other)
             for case, value in mine.items()
-            if value is not None and (their := theirs.get(case)) is not None
+            if value is not None and (other := theirs.get(case)) is not None
         }
         differences = [round(b - a, _DIGITS) for a, b in pairs.values()]
         mean = math.fsum(differences) / len(differences) if differences else None
@@ -80,13 +103,13 @@ class Pairing:
 
     @property
     def better(self) -> int:
-        """In how many cases the other run is better."""
-        return sum(one > 0 for one in self._gains)
+        """Return the number of cases in which the other run is better."""
+        return sum(gain > 0 for gain in self._gains)
 
     @property
     def worse(self) -> int:
-        """In how many cases the first run is."""
-        return sum(one < 0 for one in self._gains)
+        """Return the number of cases in which the other run is worse."""
+        return sum(gain < 0 for gain in self._gains)
 
     @property
     def _gains(self) -> list[float]:
@@ -95,94 +118,115 @@ class Pairing:
 
     @property
     def is_too_small(self) -> bool:
-        """Whether there are so few pairs that p cannot be small, whatever they are."""
-        return self.p_value is not None and 2 * 0.5 ** (self.better + self.worse) > _SMALL_P
+        """Return whether there are too few pairs for p to fall below 0.05."""
+        return self.p_value is not None and 2 * 0.5 ** (self.better + self.worse) > _SIGNIFICANCE_LEVEL
 
 
 def signed_rank_test(differences: Sequence[float]) -> float | None:
-    """Two-sided p of Wilcoxon's signed-rank test (Biometrics Bulletin 1945).
+    """Return the two-sided p-value of Wilcoxon's signed-rank test (Biometrics Bulletin 1945).
 
-    Zeros are left out, and equal absolute values share the mean of their ranks. With up to 50 differences the
-    distribution of the statistic is counted out, whatever is tied (SciPy's exact test has no ties), beyond that it is
-    approximated by a normal one.
+    Zeros are dropped, and ties get their mean rank. The test is exact for up to 50 nonzero differences, with or without
+    ties (SciPy's exact test does not support ties), and uses the normal approximation for more.
 
     Args:
-        differences: of pairs.
+        differences: Paired differences.
 
     Returns:
-        p; None if all differences are 0.
+        p-value; None if all differences are 0.
+
+    Example:
+        >>> signed_rank_test([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+        0.03125
     """
     from scipy.stats import rankdata, wilcoxon
 
-    given = np.array([one for one in differences if one != 0])
-    if len(given) == 0:
+    nonzero = np.array([difference for difference in differences if difference != 0])
+    if len(nonzero) == 0:
         return None
-    if len(given) > _EXACT:
-        return float(wilcoxon(given, method="asymptotic").pvalue)
-    ranks = (2 * rankdata(np.abs(given))).astype(int)  # twice, as shared ranks may be halves
-    ways = np.zeros(ranks.sum() + 1)
-    ways[0] = 1
-    for rank in ranks:  # every one may count or not
-        ways[rank:] = ways[rank:] + ways[:-rank]
-    positive = ranks[given > 0].sum()
-    return float(min(1.0, 2 * min(ways[: positive + 1].sum(), ways[positive:].sum()) / ways.sum()))
+    if len(nonzero) > _MAX_EXACT_PAIRS:
+        return float(wilcoxon(nonzero, method="asymptotic").pvalue)
+    ranks = (2 * rankdata(np.abs(nonzero))).astype(int)  # doubled, because mean ranks may be multiples of 0.5
+    counts = np.zeros(ranks.sum() + 1)  # number of sign combinations for each rank sum
+    counts[0] = 1
+    for rank in ranks:
+        counts[rank:] = counts[rank:] + counts[:-rank]
+    positive = ranks[nonzero > 0].sum()
+    return float(min(1.0, 2 * min(counts[: positive + 1].sum(), counts[positive:].sum()) / counts.sum()))
 
 
 def write_comparison(folders: Sequence[str | Path], output: str | Path, dataset_dir: str | Path | None = None) -> Path:
-    """Write a page that compares runs with the first of them.
+    """Write an HTML page that compares runs with the first of them.
 
     Args:
-        folders: of two or more evaluations, cross-validations or trainings.
-        output: the page to write.
-        dataset_dir: where the scans are now, if they were moved.
+        folders: Folders of two or more evaluations, cross-validations or trainings; the first is the baseline.
+        output: File to write.
+        dataset_dir: New folder of the scans, if they were moved.
+
+    Returns:
+        Path of the page.
 
     Raises:
-        OutputError: a folder holds no scores, the runs have no class in common, no case, the scans are not where they
-            should be now, or the page cannot be written.
+        OutputError: A folder contains no scores, the runs share no class or no case, the scans are missing in
+            `dataset_dir`, or the page cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from segbundle.metrics import ClassScore, Status
+        >>> from segbundle.results.scores import CaseScores, write_scores
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     runs = [Path(folder) / name for name in ("baseline", "deeper")]
+        ...     for run, dice in zip(runs, (0.8, 0.9)):
+        ...         scores = [ClassScore(Status.SCORED, 0.99, 900, 900), ClassScore(Status.SCORED, dice, 90, 110)]
+        ...         _ = write_scores(run, [CaseScores("case_1", scores, 0.001)], ["background", "liver"])
+        ...     page = write_comparison(runs, Path(folder) / "comparison.html")
+        ...     "<td>+0.1000</td>" in page.read_text("utf-8")
+        True
     """
     runs = [read_run(folder, dataset_dir) for folder in folders]
     refuse_to_replace(output)
     if dataset_dir is not None:
         refuse_if_moved(runs[0].files, dataset_dir)
-    names = _names(runs)
+    names = _distinct_names(runs)
     first = runs[0]
     classes = [name for name in first.class_names if all(name in run.class_names for run in runs)]
     if not classes:
-        raise OutputError(f"{', '.join(map(str, folders))}: have no class in common, and cannot be compared.")
+        raise OutputError(f"{', '.join(map(str, folders))} cannot be compared: they have no class in common.")
     cases = [{row.case for row in run.rows} for run in runs]
     common = set.intersection(*cases)
     if not common:
-        raise OutputError(f"{', '.join(map(str, folders))}: have no case in common, and cannot be compared.")
-    other_references = _with_other_references(runs, classes, common)
+        raise OutputError(f"{', '.join(map(str, folders))} cannot be compared: they have no case in common.")
+    other_references = _cases_with_different_references(runs, classes, common)
     comparable = common.difference(other_references)
     pictures = pictures_of_changes(first, dict(zip(names[1:], runs[1:], strict=True)), classes, comparable)
-    anchors = {  # those of the second run, by which the table is sorted, if it has any
-        (one["case"], one["name"]): one["anchor"]
+    anchors = {  # the second run takes precedence, because the table is sorted by it
+        (change["case"], change["name"]): change["anchor"]
         for each in reversed(pictures.values())
-        for one in each.shown
-        if one["slices"]
+        for change in each.shown
+        if change["slices"]
     }
     others = [
-        _compared(first, names[0], run, name, classes, common) for run, name in zip(runs[1:], names[1:], strict=True)
+        _compare(first, names[0], run, name, classes, common) for run, name in zip(runs[1:], names[1:], strict=True)
     ]
     text = render(
         "comparison.html",
-        title=f"{' and '.join(names)} compared",
+        title=f"Comparison of {' and '.join(names)}",
         runs=[_means(name, run, classes, common) for name, run in zip(names, runs, strict=True)],
         num_common=len(common),
         few=few([len(pairing.pairs) for other in others for pairing in other["pairings"]], "pairs"),
-        lonely={name: sorted(own - common) for name, own in zip(names, cases, strict=True) if own - common},
+        unshared_cases={
+            name: sorted(found - common) for name, found in zip(names, cases, strict=True) if found - common
+        },
         classes=classes,
-        left_out=[
+        unshared_classes=[
             (name, missing)
             for name, run in zip(names, runs, strict=True)
             if (missing := [each for each in run.class_names if each not in classes])
         ],
         settings=_settings(runs),
         known=[name for name, run in zip(names, runs, strict=True) if run.made_by],
-        pictures=[(name, one) for name, one in pictures.items() if one.shown or one.unknown],
+        pictures=[(name, each) for name, each in pictures.items() if each.shown or each.unknown],
         gone=next((gone for files in first.files.values() if (gone := files.gone)), None)
-        if any(one.unknown for one in pictures.values())
+        if any(each.unknown for each in pictures.values())
         else None,
         other_references=other_references,
         others=others,
@@ -195,7 +239,7 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path, dataset_
 
 
 def _means(name: str, run: Run, classes: Sequence[str], common: set[str]) -> dict[str, Any]:
-    """A run's Dice over the cases that all runs have, as `summary.json` has it over its own."""
+    """Return the mean Dice of a run over the shared cases, and its provenance, for the template."""
     rows = [row for row in run.rows if row.case in common]
     return {
         "name": name,
@@ -208,33 +252,48 @@ def _means(name: str, run: Run, classes: Sequence[str], common: set[str]) -> dic
     }
 
 
-def _names(runs: Sequence[Run]) -> list[str]:
-    """As much of the ends of the folders' paths as tells them apart."""
+def _distinct_names(runs: Sequence[Run]) -> list[str]:
+    """Return the shortest path endings that distinguish the folders."""
     parts = [run.folder.resolve().parts for run in runs]
     for count in range(1, max(map(len, parts)) + 1):
         names = ["/".join(each[-count:]) for each in parts]
         if len(set(names)) == len(names):
             return names
-    twice = next(run.folder for run, each in zip(runs, parts, strict=True) if parts.count(each) > 1)
-    raise OutputError(f"{twice}: a run cannot be compared with itself.")
+    duplicate = next(run.folder for run, each in zip(runs, parts, strict=True) if parts.count(each) > 1)
+    raise OutputError(f"{duplicate} was given twice: a run cannot be compared with itself.")
 
 
 def paired(first: Run, other: Run, classes: Sequence[str], cases: Collection[str]) -> list[Pairing]:
-    """Dice, HD95 and NSD of each class in two runs, and of several classes before that the Dice of a case's mean."""
-    measures = (DICE, *_OTHER_MEASURES)
+    """Return the paired comparisons of Dice, HD95 and NSD of each class between two runs.
+
+    Args:
+        first: Baseline run.
+        other: Run that is compared with it.
+        classes: Classes to compare.
+        cases: Cases to compare.
+
+    Returns:
+        One `Pairing` per class and metric. For several classes, the mean Dice over the classes of a case comes first.
+
+    Example:
+        >>> run = Run(Path("run"), [], {"classes": {}}, {}, {}, {})
+        >>> [pairing.measure.label for pairing in paired(run, run, ["liver"], [])]
+        ['Dice', 'HD95 (mm)', 'NSD']
+    """
+    measures = (DICE, *_SURFACE_MEASURES)
     found = [
         Pairing.of(each, measure, *(_values(run, each, cases, measure) for run in (first, other)))
         for each in classes
         for measure in measures
     ]
     if len(classes) > 1:
-        dice = [one.pairs for one in found if one.measure is DICE]
-        mine, theirs = (_mean_of_classes(dice, place) for place in (0, 1))
+        dice = [pairing.pairs for pairing in found if pairing.measure is DICE]
+        mine, theirs = (_mean_over_classes(dice, run_number) for run_number in (0, 1))
         found.insert(0, Pairing.of(MEAN, DICE, mine, theirs))
     return found
 
 
-def _compared(
+def _compare(
     first: Run, first_name: str, other: Run, name: str, classes: Sequence[str], cases: Collection[str]
 ) -> dict[str, Any]:
     pairings = [pairing for pairing in paired(first, other, classes, cases) if pairing.pairs]
@@ -244,7 +303,7 @@ def _compared(
         if pairing.measure is DICE
     }
     label = f"Dice of {name} − Dice of {first_name}"
-    strip = strip_plot(f"{label}, per class", label, points, differences=True) if points else None
+    strip = strip_plot(f"{label} per class", label, points, differences=True) if points else None
     return {"name": name, "pairings": pairings, "strip": strip}
 
 
@@ -252,36 +311,40 @@ def _values(run: Run, name: str, cases: Collection[str], measure: Measure) -> Va
     return {row.case: getattr(row, measure.key) for row in run.rows_of(name) if row.case in cases}
 
 
-def _mean_of_classes(by_class: Sequence[Mapping[str, tuple[float, float]]], place: int) -> Values:
-    """Of each case the mean over the classes that both runs could score in it, in one of the two."""
+def _mean_over_classes(by_class: Sequence[Mapping[str, tuple[float, float]]], run_number: int) -> Values:
+    """Return by case the mean over the classes with a value in both runs, for the first (0) or the other run (1)."""
     found: dict[str, list[float]] = {}
     for pairs in by_class:
-        for case, both in pairs.items():
-            found.setdefault(case, []).append(both[place])
+        for case, pair in pairs.items():
+            found.setdefault(case, []).append(pair[run_number])
     return {case: math.fsum(values) / len(values) for case, values in found.items()}
 
 
 def _settings(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    """What the runs' configurations, versions, devices and data differ in, and its value in each, in words."""
-    told = [_flat({key: value for key, value in run.made_by.items() if key not in _OWN}) for run in runs]
-    keys = sorted({key for one in told for key in one})
-    values = [(key, [one.get(key, "–") for one in told]) for key in keys]
+    """Return the keys of configuration, versions, device and data that differ, with the value of each run."""
+    flat = [
+        _flatten({key: value for key, value in run.made_by.items() if key not in _ALWAYS_DIFFERENT}) for run in runs
+    ]
+    keys = sorted({key for each in flat for key in each})
+    values = [(key, [each.get(key, "–") for each in flat]) for key in keys]
     return [(key.removeprefix("config#"), each) for key, each in values if len(set(each)) > 1]
 
 
-def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, str]:
-    """Nested values by keys as the command line has them, `network_def#filters`."""
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return nested values as text with keys such as `network_def#filters`."""
     found: dict[str, str] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{above}{key}#")
+            found |= _flatten(value, f"{prefix}{key}#")
         else:
-            found[f"{above}{key}"] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            found[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return found
 
 
-def _with_other_references(runs: Sequence[Run], classes: Collection[str], common: Collection[str]) -> list[str]:
-    """Cases in which a class has another volume in the reference of one run than in that of another."""
+def _cases_with_different_references(
+    runs: Sequence[Run], classes: Collection[str], common: Collection[str]
+) -> list[str]:
+    """Return the cases in which the reference volume of a class differs between runs."""
     volumes: dict[tuple[str, str], list[float]] = {}
     for row in (row for run in runs for row in run.rows if row.case in common and row.name in classes):
         if row.volume_ref_ml is not None:
@@ -294,7 +357,7 @@ def _columns(names: Sequence[str]) -> list[dict[str, str | None]]:
         "case",
         "class",
         "status",
-        *(f"Dice, {name}" for name in names),
+        *(f"Dice of {name}" for name in names),
         *(f"{name} − {names[0]}" for name in names[1:]),
     ]
     sorted_by = f"{names[1]} − {names[0]}"
@@ -304,11 +367,11 @@ def _columns(names: Sequence[str]) -> list[dict[str, str | None]]:
 def _rows(
     runs: Sequence[Run], classes: Sequence[str], common: set[str], anchors: Mapping[tuple[str, str], str]
 ) -> list[dict[str, Any]]:
-    """What became worse comes first."""
+    """Return the rows of the table of cases, the largest loss first."""
     by_key = [{(row.case, row.name): row for row in run.rows} for run in runs]
     keys = [key for key in by_key[0] if key[0] in common and key[1] in classes and all(key in rows for rows in by_key)]
     rows = [_row([rows[key] for rows in by_key], anchors.get(key)) for key in keys]
-    return sorted(rows, key=lambda row: (row["worst"] is None, row["worst"] or 0.0, row["case"]))
+    return sorted(rows, key=lambda row: (row["change"] is None, row["change"] or 0.0, row["case"]))
 
 
 def _row(rows: Sequence[Row], anchor: str | None) -> dict[str, Any]:
@@ -322,5 +385,5 @@ def _row(rows: Sequence[Row], anchor: str | None) -> dict[str, Any]:
         "status": " ".join({row.status.value: None for row in rows}),
         "label": " → ".join(statuses) if len(set(statuses)) > 1 else statuses[0],
         "numbers": [*(number(value, 4) for value in dice), *(signed(value, 4) for value in changes)],
-        "worst": changes[0],
+        "change": changes[0],
     }

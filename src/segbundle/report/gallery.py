@@ -1,4 +1,4 @@
-"""The cases of every class that one should look at, in three planes."""
+"""Slices of the worst, median and best case of every class, for the page of a run."""
 
 from __future__ import annotations
 
@@ -15,50 +15,85 @@ from segbundle.results.runs import Run, window_of
 from segbundle.results.scores import Row
 
 _logger = logging.getLogger(__name__)
-_MOST_PICTURED = 120
-"""Cases of classes that are drawn in three planes."""
+_MAX_ROWS = 120
+"""Upper limit of (case, class) pairs that are drawn in three planes."""
 
 
 def worst_first(row: Row) -> tuple[bool, float, float, str, str]:
-    """Of those without any overlap the one with the largest volume comes first."""
-    largest = max(row.volume_ref_ml or 0.0, row.volume_pred_ml or 0.0)
-    return row.dice is None, row.dice or 0.0, -largest, row.case, row.name
+    """Return a sort key: lowest Dice first, then largest volume, then names; rows without Dice last.
+
+    Args:
+        row: Row of `metrics.csv`.
+
+    Example:
+        >>> from segbundle.metrics import Status
+        >>> small = Row("a", "liver", Status.MISSED, 0.0, None, 0.0, 1.0, 0.0, 1, 0)
+        >>> large = Row("b", "liver", Status.MISSED, 0.0, None, 0.0, 9.0, 0.0, 1, 0)
+        >>> [row.case for row in sorted([small, large], key=worst_first)]
+        ['b', 'a']
+    """
+    volume = max(row.volume_ref_ml or 0.0, row.volume_pred_ml or 0.0)
+    return row.dice is None, row.dice or 0.0, -volume, row.case, row.name
 
 
 def farthest(run: Run) -> Row | None:
-    """Where the surfaces lie farthest apart, if anywhere; of several places that with the worst Dice."""
+    """Return the row with the largest HD95 (ties: the worst Dice), or None if no HD95 is above 0.
+
+    Args:
+        run: Run whose rows are searched.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from segbundle.metrics import Status
+        >>> near = Row("a", "liver", Status.SCORED, 0.9, 2.0, 0.9, 1.0, 1.0, 1, 1)
+        >>> far = Row("b", "liver", Status.SCORED, 0.9, 7.0, 0.9, 1.0, 1.0, 1, 1)
+        >>> farthest(Run(Path("run"), [near, far], {"classes": {"liver": {}}}, {}, {}, {})).case
+        'b'
+    """
     apart = [row for row in run.rows if row.hd95_mm]
     return min(apart, key=lambda row: (-(row.hd95_mm or 0.0), *worst_first(row))) if apart else None
 
 
-def _chosen(rows: Iterable[Row], also: Row | None) -> list[tuple[str, Row]]:
-    """The worst, the median and the best case of a class, as far as there are so many, and another one."""
+def _ranked(rows: Iterable[Row], largest_hd95: Row | None) -> list[tuple[str, Row]]:
+    """Return the worst, median and best row of a class with these names, and the row with the largest HD95."""
     rows = sorted((row for row in rows if row.dice is not None), key=worst_first)
-    places = {place: "surfaces farthest apart" for place, row in enumerate(rows) if row is also}
-    places |= {(len(rows) - 1) // 2: "median", len(rows) - 1: "best", 0: "worst"} if rows else {}
-    return [("only" if len(rows) == 1 else rank, rows[place]) for place, rank in sorted(places.items())]
+    ranks = {index: "largest surface distance" for index, row in enumerate(rows) if row is largest_hd95}
+    ranks |= {(len(rows) - 1) // 2: "median", len(rows) - 1: "best", 0: "worst"} if rows else {}
+    return [("only" if len(rows) == 1 else rank, rows[index]) for index, rank in sorted(ranks.items())]
 
 
-def _in_order(chosen: dict[str, list[tuple[str, Row]]], before: Row | None) -> list[Row]:
-    """What to show if there is not room for all: a first one, the worst of each class, the second worst, and so on."""
-    ranked = [(place, row) for rows in chosen.values() for place, (_, row) in enumerate(rows)]
-    ranked.sort(key=lambda one: (one[1] is not before, one[0], worst_first(one[1])))
-    return [row for _, row in ranked[:_MOST_PICTURED]]
+def _by_priority(ranked: dict[str, list[tuple[str, Row]]], first: Row | None) -> list[Row]:
+    """Return rows in the order in which they get space: `first`, the worst of each class, the next of each class."""
+    rows = [(rank, row) for pairs in ranked.values() for rank, (_, row) in enumerate(pairs)]
+    rows.sort(key=lambda pair: (pair[1] is not first, pair[0], worst_first(pair[1])))
+    return [row for _, row in rows[:_MAX_ROWS]]
 
 
 def gallery(run: Run) -> list[dict[str, Any]]:
-    """Slices of the worst, the median and the best case of every class, as far as there is room for them on a page."""
+    """Return slices of the worst, median and best case of every class, within the size budget of a page.
+
+    Args:
+        run: Run with known files.
+
+    Returns:
+        One dictionary per class that has slices, with `name` and `cases`; empty if no files are known.
+
+    Example:
+        >>> from pathlib import Path
+        >>> gallery(Run(Path("run"), [], {"classes": {"liver": {}}}, {}, {}, {}))
+        []
+    """
     first = farthest(run)
-    chosen = {name: _chosen(run.rows_of(name), first) for name in run.class_names}
-    wanted = [row for row in _in_order(chosen, first) if row.case in run.files]
-    drawn, problems = _drawn(run, wanted)
-    left, shown = room_for_pictures(len(run.rows)), set()
+    ranked = {name: _ranked(run.rows_of(name), first) for name in run.class_names}
+    wanted = [row for row in _by_priority(ranked, first) if row.case in run.files]
+    drawn, problems = _draw(run, wanted)
+    bytes_left, shown = room_for_pictures(len(run.rows)), set()
     for row in wanted:
-        left -= sum(map(len, drawn.get((row.case, row.name), ())))
-        if left >= 0:
+        bytes_left -= sum(map(len, drawn.get((row.case, row.name), ())))
+        if bytes_left >= 0:
             shown.add((row.case, row.name))
-    found = []
-    for index, (name, rows) in enumerate(chosen.items()):
+    groups = []
+    for index, (name, rows) in enumerate(ranked.items()):
         cases = [
             {
                 "anchor": f"picture-{index}-{place}", "rank": rank, "case": row.case, "name": name, "dice": row.dice,
@@ -68,12 +103,12 @@ def gallery(run: Run) -> list[dict[str, Any]]:
             for place, (rank, row) in enumerate(rows) if (row.case, name) in shown
         ]  # fmt: skip
         if cases:
-            found.append({"name": name, "cases": cases})
-    return found
+            groups.append({"name": name, "cases": cases})
+    return groups
 
 
-def _drawn(run: Run, wanted: Iterable[Row]) -> tuple[dict[tuple[str, str], list[Markup]], dict[str, str]]:
-    """Slices by case and class, and why those of a case cannot be drawn; it is read once for all of its classes."""
+def _draw(run: Run, wanted: Iterable[Row]) -> tuple[dict[tuple[str, str], list[Markup]], dict[str, str]]:
+    """Return slices by (case, class), and errors by case. Each case is read once for all of its classes."""
     by_case: dict[str, list[str]] = {}
     for row in wanted:
         by_case.setdefault(row.case, []).append(row.name)
@@ -85,6 +120,6 @@ def _drawn(run: Run, wanted: Iterable[Row]) -> tuple[dict[tuple[str, str], list[
             for name in names:
                 drawn[case, name] = list(worst_slices(volumes, run.class_names.index(name) + 1))
         except (SegbundleError, OSError, ValueError, MemoryError) as error:
-            problems[case] = f"No picture: {describe(error)}"
+            problems[case] = f"No slices: {describe(error)}"
             _logger.warning("report: %s", describe(error))
     return drawn, problems

@@ -1,4 +1,4 @@
-"""What can be measured of a prediction without a reference: volumes, parts, intensities."""
+"""Measurements of predictions without references: volumes, connected components, intensities."""
 
 from __future__ import annotations
 
@@ -20,25 +20,34 @@ _COLUMNS = ("case", "class", "status", *_MEASURED, "num_warnings", "warnings", "
 
 
 def measure(case: str, volumes: CaseVolumes, class_names: Sequence[str]) -> list[Structure]:
-    """Measure every class of a scan.
+    """Return volume, components, edge contact and mean intensity of every foreground class in a prediction.
 
     Args:
-        case: its name.
-        volumes: scan and prediction.
-        class_names: without the background.
+        case: Name of the scan.
+        volumes: Scan and prediction.
+        class_names: Foreground classes, in the order of their label values.
 
     Raises:
-        DataError: the prediction holds other labels than those of the classes.
+        DataError: The prediction contains a label value that is not a class.
+
+    Example:
+        >>> label = np.zeros((4, 4, 4), np.uint8)
+        >>> label[1:3, 1:3, 1:3] = 1
+        >>> volumes = CaseVolumes(np.full((4, 4, 4), 50.0), label, label, label >= 0, np.diag([10, 10, 10, 1]))
+        >>> found = measure("case_1", volumes, ["liver"])[0]
+        >>> round(found.volume_ml, 6), found.components, found.mean_intensity
+        (8.0, 1, 50.0)
     """
     num_classes = len(class_names) + 1
     lowest, highest = int(volumes.prediction.min()), int(volumes.prediction.max())
     if lowest < 0 or highest >= num_classes:
         raise DataError(
-            f"{case}: its label map holds {lowest if lowest < 0 else highest}, the classes are 0 to {num_classes - 1}."
+            f"{case}: the label map contains {lowest if lowest < 0 else highest}; the classes are 0 to "
+            f"{num_classes - 1}."
         )
     voxel_ml = float(abs(np.linalg.det(volumes.affine[:3, :3]))) / 1000
     found = measure_classes(volumes.scan, volumes.prediction, num_classes, voxel_ml)
-    return [Structure(case, name, **asdict(one)) for name, one in zip(class_names, found[1:], strict=True)]
+    return [Structure(case, name, **asdict(each)) for name, each in zip(class_names, found[1:], strict=True)]
 
 
 def write_measurements(
@@ -49,40 +58,63 @@ def write_measurements(
     failed: Mapping[str, str],
     class_names: Sequence[str],
 ) -> None:
-    """Write one row per scan and class as CSV, sorted by scan, and one without a class for notes of the scan itself.
+    """Write `measurements.csv`: one row per scan and class, sorted by scan.
+
+    Problems of a scan itself are in a row without a class.
 
     Args:
-        path: the file.
-        structures: what was measured.
-        warnings: in words, by scan and class.
-        notes: what is the matter with a scan itself, by scan.
-        failed: scans that were not measured, and why.
-        class_names: without the background.
+        path: File to write.
+        structures: Measurements.
+        warnings: Warnings by (scan, class).
+        notes: Problems of a scan itself, by scan.
+        failed: Error messages by scan, for scans without measurements.
+        class_names: Foreground classes.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: The file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path, warnings = Path(folder) / "measurements.csv", {("a", "liver"): ["is small"]}
+        ...     write_measurements(path, [Structure("a", "liver", 1.5)], warnings, {}, {}, ["liver"])
+        ...     read_warnings(path)
+        {'a': 'liver is small'}
     """
     unknown = [""] * len(_MEASURED)
     rows: list[tuple[str, ...]] = []
     for one in structures:
-        rows.append(
-            (one.case, one.name, "measured", *measured(one), *_told(warnings.get((one.case, one.name), ())), "")
-        )
-    rows += [(case, "", "measured", *unknown, *_told(words), "") for case, words in notes.items()]
-    rows += [(case, name, "failed", *unknown, *_told(()), why) for case, why in failed.items() for name in class_names]
+        cells = _warning_cells(warnings.get((one.case, one.name), ()))
+        rows.append((one.case, one.name, "measured", *measured(one), *cells, ""))
+    rows += [(case, "", "measured", *unknown, *_warning_cells(texts), "") for case, texts in notes.items()]
+    rows += [
+        (case, name, "failed", *unknown, *_warning_cells(()), error)
+        for case, error in failed.items()
+        for name in class_names
+    ]
     rows.sort(key=lambda row: row[0])
     write_csv(path, _COLUMNS, rows)
 
 
-def _told(words: Sequence[str]) -> tuple[str, str]:
-    return str(len(words)), "; ".join(words)
+def _warning_cells(texts: Sequence[str]) -> tuple[str, str]:
+    return str(len(texts)), "; ".join(texts)
 
 
 def read_warnings(path: Path) -> dict[str, str]:
-    """Return the warnings of every scan that has some, most of them first; none if there is no file.
+    """Return the warnings in `measurements.csv` by scan, the scan with most warnings first.
+
+    Args:
+        path: The file; it may be missing.
+
+    Returns:
+        Warnings of each scan, joined by semicolons; empty without a file.
 
     Raises:
-        OutputError: the file is damaged.
+        OutputError: The file is damaged.
+
+    Example:
+        >>> read_warnings(Path("missing.csv"))
+        {}
     """
     if not path.is_file():
         return {}

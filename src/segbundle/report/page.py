@@ -1,4 +1,4 @@
-"""A run as one HTML page that needs nothing else: numbers, distributions, volumes, the slices to look at first."""
+"""HTML page of a run with scores: tables, distributions, volumes, and the slices with the largest errors."""
 
 from __future__ import annotations
 
@@ -23,33 +23,44 @@ from segbundle.results.scores import Row
 _logger = logging.getLogger(__name__)
 _COLUMNS = (
     ("dice", "Dice", 4),
-    ("hd95_mm", "HD95, mm", 2),
+    ("hd95_mm", "HD95 (mm)", 2),
     ("nsd", "NSD", 3),
-    ("volume_ref_ml", "reference, ml", 3),
-    ("volume_pred_ml", "prediction, ml", 3),
-    ("components_ref", "parts, ref.", 0),
-    ("components_pred", "parts, pred.", 0),
+    ("volume_ref_ml", "reference (ml)", 3),
+    ("volume_pred_ml", "prediction (ml)", 3),
+    ("components_ref", "components, reference", 0),
+    ("components_pred", "components, prediction", 0),
 )
 _STRIPS = (
     ("dice", "Dice"),
-    ("hd95_mm", "95th percentile of the Hausdorff distance, mm"),
+    ("hd95_mm", "95th percentile of the Hausdorff distance (mm)"),
     ("nsd", "normalized surface Dice"),
 )
 
 
 def write_report(folder: str | Path, output: str | Path | None = None, dataset_dir: str | Path | None = None) -> Path:
-    """Write the page of an evaluation, a cross-validation or a training.
+    """Write the HTML page of an evaluation, a cross-validation or a training.
 
     Args:
-        folder: of the run.
-        output: the page to write; `report.html` in the folder if None.
-        dataset_dir: where the scans are now, if they were moved.
+        folder: Folder of the run.
+        output: File to write; None for `report.html` in the folder.
+        dataset_dir: New folder of the scans, if they were moved.
 
     Returns:
-        where it is.
+        Path of the page.
 
     Raises:
-        OutputError: the folder holds no scores, or cannot be written, or another program wrote the page.
+        OutputError: The folder contains no scores or is not writable, or the page was not written by segbundle.
+
+    Example:
+        >>> import tempfile
+        >>> from segbundle.metrics import ClassScore
+        >>> from segbundle.results.scores import CaseScores, write_scores
+        >>> scores = [ClassScore(Status.SCORED, 0.99, 900, 900), ClassScore(Status.SCORED, 0.8, 90, 110)]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = write_scores(folder, [CaseScores("case_1", scores, 0.001)], ["background", "liver"])
+        ...     page = write_report(folder)
+        ...     "Mean Dice <strong>0.8000</strong>" in page.read_text("utf-8")
+        True
     """
     path = Path(folder) / run_files.REPORT if output is None else Path(output)
     run = read_run(folder, dataset_dir)
@@ -73,10 +84,10 @@ def _page(run: Run) -> str:
         "summary": "Per class",
         "distribution": "Distribution",
         **({"volumes": "Volumes"} if volumes else {}),
-        **({"pictures": "Pictures"} if pictures else {}),
+        **({"pictures": "Slices"} if pictures else {}),
         "cases": "Cases",
         **({"training": "Training"} if trained else {}),
-        "made-by": "How it was made",
+        "made-by": "Provenance",
     }
     return render(
         "report.html",
@@ -88,8 +99,8 @@ def _page(run: Run) -> str:
         about=about(run.made_by),
         gone=next((gone for files in run.files.values() if (gone := files.gone)), None),
         caveats=list(caveats(run, cases, run.class_names)),
-        few=few(_counts(run)),
-        first=_first(run, anchors),
+        few=few(_num_values(run)),
+        first=_cases_to_review(run, anchors),
         folds=run.folds,
         unfinished=unfinished(run, curves),
         sections=sections.items(),
@@ -104,8 +115,8 @@ def _page(run: Run) -> str:
     )
 
 
-def _counts(run: Run) -> list[int]:
-    """Of how many cases each class's Dice and HD95 are."""
+def _num_values(run: Run) -> list[int]:
+    """Return the number of values behind the mean Dice and the mean HD95 of each class."""
     return [
         sum(getattr(row, key) is not None for row in run.rows_of(name))
         for name in run.class_names
@@ -113,19 +124,19 @@ def _counts(run: Run) -> list[int]:
     ]
 
 
-def _first(run: Run, anchors: Mapping[tuple[str, str], str]) -> list[dict[str, Any]]:
-    """What to look at first: the worst Dice, and the farthest surfaces if they are in another place."""
+def _cases_to_review(run: Run, anchors: Mapping[tuple[str, str], str]) -> list[dict[str, Any]]:
+    """Return the case with the worst Dice, and the case with the largest HD95 if it is a different row."""
     scored = [row for row in run.rows if row.dice is not None]
     if not scored:
         return []
-    worst, apart = min(scored, key=worst_first), farthest(run)
+    worst, largest_hd95 = min(scored, key=worst_first), farthest(run)
     status = "" if worst.status is Status.SCORED else f" ({LABELS[worst.status]})"
     found = [(worst, f"Dice {number(worst.dice, 3)}{status}")]
-    if apart is not None and apart is not worst:
-        found.append((apart, f"HD95 {number(apart.hd95_mm, 1)} mm"))
+    if largest_hd95 is not None and largest_hd95 is not worst:
+        found.append((largest_hd95, f"HD95 {number(largest_hd95.hd95_mm, 1)} mm"))
     return [
-        {"case": row.case, "name": row.name, "words": words, "anchor": anchors.get((row.case, row.name))}
-        for row, words in found
+        {"case": row.case, "name": row.name, "score": score, "anchor": anchors.get((row.case, row.name))}
+        for row, score in found
     ]
 
 
@@ -137,7 +148,7 @@ def _columns(run: Run) -> list[dict[str, str | None]]:
 def _table_row(run: Run, row: Row, anchor: str | None) -> dict[str, Any]:
     numbers = [number(getattr(row, key), digits) for key, _, digits in _COLUMNS]
     fold = [number(run.fold_of.get(row.case), 0)] if run.folds else []
-    seen = ", trained on" if run.trained_on and row.case in run.trained_on else ""
+    seen = ", training case" if run.trained_on and row.case in run.trained_on else ""
     return {
         "case": row.case,
         "anchor": anchor,
@@ -156,7 +167,7 @@ def _strips(run: Run) -> list[Figure]:
             for name in run.class_names
         }
         if any(groups.values()):
-            found.append(strip_plot(f"{label} of every case, per class", label, groups))
+            found.append(strip_plot(f"{label} of every case per class", label, groups))
     return found
 
 
@@ -170,5 +181,5 @@ def _volumes(run: Run) -> list[dict[str, Any]]:
             if pred is not None and ref is not None
         ]
         if points:
-            found.append({"name": name, "plot": bland_altman(f"Differences in volume of {name}", points)})
+            found.append({"name": name, "plot": bland_altman(f"Volume differences of {name}", points)})
     return found

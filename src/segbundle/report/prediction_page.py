@@ -1,4 +1,4 @@
-"""Predictions without references as one page: volumes, what looks wrong, and every scan in three planes."""
+"""HTML page of predictions without references: volumes, warnings, and slices of the scans."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from segbundle.results.structures import Structure, read_training_cases
 from segbundle.terminal import counted
 
 _logger = logging.getLogger(__name__)
-_AT_ONCE = 2  # a scan of clinical size takes about a gigabyte
-_COLUMNS = ("case", "class", "warning", "volume, ml", "parts", "mean intensity")
-_MOST_UNUSUAL = 0.5
+_NUM_THREADS = 2  # a scan of clinical size uses about 1 GB of memory
+_COLUMNS = ("case", "class", "warnings", "volume (ml)", "components", "mean intensity")
+_MAX_UNUSUAL_FRACTION = 0.5
 T = TypeVar("T")
 
 
 @dataclass
-class _Found:
-    """What was measured in the scans, and what of it is worth a look.
+class _Measured:
+    """Measurements of all scans, and warnings about them.
 
     Attributes:
-        structures: of all scans.
-        notes: what is the matter with a scan itself.
-        failed: scans that were not measured, and why.
-        warnings: of each scan and class.
-        undrawn: scans that cannot be drawn, and why.
+        structures: Measurements of all scans.
+        notes: Problems of a scan itself, by scan.
+        failed: Error messages by scan, for scans without measurements.
+        warnings: Warnings by (scan, class).
+        undrawn: Error messages by scan, for scans without slices.
     """
 
     structures: list[Structure] = field(default_factory=list)
@@ -54,11 +54,11 @@ class _Found:
     undrawn: dict[str, str] = field(default_factory=dict)
 
     def words(self, one: Structure) -> list[str]:
-        """Everything that is worth a look at a structure."""
+        """Return all warnings about a structure, including those about its scan."""
         return [*self.warnings[one.case, one.name].words, *self.notes.get(one.case, [])]
 
     def by_scan(self) -> dict[str, list[str]]:
-        """Everything that is worth a look in a scan, of those in which something is."""
+        """Return all warnings by scan, the scan with most warnings first; scans without warnings are omitted."""
         found = {scan: list(notes) for scan, notes in self.notes.items()}
         for (scan, name), warnings in self.warnings.items():
             if warnings.words:
@@ -69,39 +69,55 @@ class _Found:
 def write_prediction_report(
     folder: str | Path, output: str | Path | None = None, dataset_dir: str | Path | None = None
 ) -> Path:
-    """Write the page of a folder of predictions, and `measurements.csv`.
+    """Write the HTML page of a folder of predictions, and `measurements.csv`.
 
     Args:
-        folder: what `segbundle predict` wrote.
-        output: the page to write, with `measurements.csv` beside it; `report.html` in the folder if None.
-        dataset_dir: where the scans are now, if they were moved.
+        folder: Output folder of `segbundle predict`.
+        output: Page to write, with `measurements.csv` in the same folder; None for `report.html` in `folder`.
+        dataset_dir: New folder of the scans, if they were moved.
 
     Returns:
-        where it is.
+        Path of the page.
 
     Raises:
-        OutputError: the folder holds no predictions, or cannot be written, or another program wrote the files.
+        OutputError: The folder contains no predictions or is not writable, or the files were not written by segbundle.
+
+    Example:
+        >>> import tempfile
+        >>> import nibabel as nib
+        >>> from segbundle.files import write_json
+        >>> from segbundle.results.runs import write_run
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name, dtype in (("a.nii.gz", np.float32), ("a_seg.nii.gz", np.uint8)):
+        ...         nib.save(nib.Nifti1Image(np.ones((4, 4, 4), dtype), np.eye(4)), f"{folder}/{name}")
+        ...     record = {"case": "a", "status": "ok", "image": f"{folder}/a.nii.gz", "prediction": "a_seg.nii.gz"}
+        ...     write_json(Path(folder) / "predictions.json", [record])
+        ...     write_run(folder, {"config": {"class_names": ["background", "liver"]}}, [])
+        ...     write_prediction_report(folder).name
+        'report.html'
     """
     path = Path(folder) / run_files.REPORT if output is None else Path(output)
     measurements = path.with_name(run_files.MEASUREMENTS)
     given = read_predictions(folder, dataset_dir)
     refuse_to_replace(path, measurements)
     refuse_if_moved(given.files, dataset_dir, every=True)
-    found = _measured(given)
+    found = _measure_scans(given)
     comparable = window_of(given.made_by) is not None
     expected = Expectations(read_training_cases(given.folder), found.structures, given.class_names, comparable)
     found.warnings = {(one.case, one.name): warnings_of(one, expected.of(one)) for one in found.structures}
     words = {key: warnings.words for key, warnings in found.warnings.items()}
     write_measurements(measurements, found.structures, words, found.notes, found.failed, given.class_names)
-    text = _page(given, found, expected, _drawn(given, found))
+    text = _page(given, found, expected, _draw_scans(given, found))
     write_text(path, text)
     return path
 
 
-def _page(given: Predictions, found: _Found, expected: Expectations, pictures: Mapping[str, Sequence[Markup]]) -> str:
+def _page(
+    given: Predictions, found: _Measured, expected: Expectations, pictures: Mapping[str, Sequence[Markup]]
+) -> str:
     names, by_scan = given.class_names, found.by_scan()
-    anchors = {scan: f"scan-{place}" for place, scan in enumerate(pictures)}
-    filled = {one.case for one in found.structures if one.volume_ml > 0}
+    anchors = {scan: f"scan-{number}" for number, scan in enumerate(pictures)}
+    with_foreground = {one.case for one in found.structures if one.volume_ml > 0}
     return render(
         "prediction.html",
         title=f"Predictions: {short_name(given.folder)}",
@@ -111,7 +127,7 @@ def _page(given: Predictions, found: _Found, expected: Expectations, pictures: M
         about=about(given.made_by),
         of_all=list(of_all_scans(found.structures, expected.of_training)),
         warnings=by_scan,
-        unlike_training=_is_unlike_training(found, expected),
+        unlike_training=_differs_from_training(found, expected),
         classes=[{"name": name, "style": style_of(index)} for index, name in enumerate(names, 1)],
         summaries=list(_summaries(found.structures, expected, names)),
         strip=_strip(found.structures, expected, names),
@@ -126,7 +142,7 @@ def _page(given: Predictions, found: _Found, expected: Expectations, pictures: M
                 "anchor": anchors[scan],
                 "slices": slices,
                 "warnings": by_scan.get(scan, []),
-                "found": scan in filled,
+                "found": scan in with_foreground,
             }
             for scan, slices in pictures.items()
         ],
@@ -140,16 +156,16 @@ def _page(given: Predictions, found: _Found, expected: Expectations, pictures: M
     )
 
 
-def _measured(given: Predictions) -> _Found:
-    found = _Found(failed=dict(given.failed))
+def _measure_scans(given: Predictions) -> _Measured:
+    found = _Measured(failed=dict(given.failed))
 
-    def look(case: str) -> tuple[list[Structure], list[str]]:
+    def measure_scan(case: str) -> tuple[list[Structure], list[str]]:
         volumes = CaseVolumes.read(given.files[case])
-        return measure(case, volumes, given.class_names), list(_notes(volumes.scan))
+        return measure(case, volumes, given.class_names), list(_problems_of_scan(volumes.scan))
 
-    for case, result in _each(look, list(given.files), "measuring"):
+    for case, result in _map(measure_scan, list(given.files), "measuring"):
         if isinstance(result, Exception):
-            found.failed[case] = f"no measurement: {describe(result)}"
+            found.failed[case] = f"not measured: {describe(result)}"
             _logger.warning("report: %s", describe(result))
             continue
         structures, notes = result
@@ -159,8 +175,8 @@ def _measured(given: Predictions) -> _Found:
     return found
 
 
-def _notes(scan: np.ndarray) -> Iterator[str]:
-    """What is the matter with a scan, whatever was found in it."""
+def _problems_of_scan(scan: np.ndarray) -> Iterator[str]:
+    """Yield problems of a scan itself, independent of the prediction."""
     known = scan if np.isfinite(scan.min()) and np.isfinite(scan.max()) else scan[np.isfinite(scan)]
     if known.size == 0:
         yield "the scan has no finite value"
@@ -168,52 +184,52 @@ def _notes(scan: np.ndarray) -> Iterator[str]:
         yield "the scan has the same value everywhere"
 
 
-def _drawn(given: Predictions, found: _Found) -> dict[str, list[Markup]]:
-    """Slices of the scans, most warnings first, as many as there is room for on the page."""
+def _draw_scans(given: Predictions, found: _Measured) -> dict[str, list[Markup]]:
+    """Return slices of the scans within the size budget of the page, the scans with most warnings first."""
     by_scan, window = found.by_scan(), window_of(given.made_by)
     scans = {one.case for one in found.structures}
     pictures: dict[str, list[Markup]] = {}
-    left = room_for_pictures(len(scans) * len(given.class_names))
+    bytes_left = room_for_pictures(len(scans) * len(given.class_names))
 
     def draw(case: str) -> list[Markup]:
         volumes = CaseVolumes.read(given.files[case], window)
-        warned = [(place, found.warnings[case, name]) for place, name in enumerate(given.class_names, 1)]
-        unusual = [place for place, one in warned if one.unusual]
-        at_edge = [place for place, one in warned if one.at_edge]
+        warnings = [(index, found.warnings[case, name]) for index, name in enumerate(given.class_names, 1)]
+        unusual = [index for index, each in warnings if each.unusual]
+        at_edge = [index for index, each in warnings if each.at_edge]
         focus = where_to_look(volumes.prediction, unusual, at_edge)
         return list(overview_slices(volumes, len(given.class_names) + 1, focus))
 
-    for case, slices in _each(draw, sorted(scans, key=lambda case: (-len(by_scan.get(case, [])), case)), "drawing"):
+    for case, slices in _map(draw, sorted(scans, key=lambda case: (-len(by_scan.get(case, [])), case)), "drawing"):
         if isinstance(slices, Exception):
             found.undrawn[case] = describe(slices)
             _logger.warning("report: %s", describe(slices))
             continue
-        left -= sum(map(len, slices))
-        if left < 0:
+        bytes_left -= sum(map(len, slices))
+        if bytes_left < 0:
             break
         pictures[case] = slices
     return pictures
 
 
-def _each(work: Callable[[str], T], cases: Sequence[str], what: str) -> Iterator[tuple[str, T | Exception]]:
-    """Do something with each case, in order, two at a time; give what came of it, or the error."""
-    pool = ThreadPoolExecutor(_AT_ONCE)
+def _map(work: Callable[[str], T], cases: Sequence[str], what: str) -> Iterator[tuple[str, T | Exception]]:
+    """Apply a function to all cases in a thread pool; yield results or errors in the order of the cases."""
+    pool = ThreadPoolExecutor(_NUM_THREADS)
     try:
-        coming = [(case, pool.submit(work, case)) for case in cases]
-        for case, result in counted(coming, len(coming), what, "scan", leave=False):
+        futures = [(case, pool.submit(work, case)) for case in cases]
+        for case, future in counted(futures, len(futures), what, "scan", leave=False):
             try:
-                yield case, result.result()
+                yield case, future.result()
             except (SegbundleError, OSError, ValueError, MemoryError) as error:
                 yield case, error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _is_unlike_training(found: _Found, expected: Expectations) -> bool:
-    """Whether most of what was found, or not found, is something that the training's cases do not have."""
+def _differs_from_training(found: _Measured, expected: Expectations) -> bool:
+    """Return whether most structures deviate from the training cases."""
     checked = [one for one in found.structures if one.name in expected.of_training]
     unusual = [one for one in checked if found.warnings[one.case, one.name].unusual]
-    return len(unusual) > _MOST_UNUSUAL * len(checked)
+    return len(unusual) > _MAX_UNUSUAL_FRACTION * len(checked)
 
 
 def _summaries(
@@ -238,20 +254,20 @@ def _summaries(
 
 
 def _strip(found: Sequence[Structure], expected: Expectations, class_names: Sequence[str]) -> Figure | None:
-    """Volumes of the scans, and under each class those of the training's cases."""
+    """Return the strip plot of the volumes, with the training cases below the scans of each class."""
     groups: dict[str, Sequence[Point]] = {}
     for name in class_names:
-        own = [Point(one.case, one.volume_ml) for one in found if one.name == name and one.volume_ml > 0]
+        points = [Point(one.case, one.volume_ml) for one in found if one.name == name and one.volume_ml > 0]
         usual = expected.of_training.get(name)
         spread = None if usual is None else usual.volume_ml
-        if own or spread:
-            groups[name] = own
+        if points or spread:
+            groups[name] = points
         if spread is not None:
-            groups[f"{name}, training"] = [Point("a training case", value) for value in spread.values]
+            groups[f"{name}, training"] = [Point("training case", value) for value in spread.values]
     if not groups:
         return None
     return strip_plot(
-        "Volumes of every scan, per class", "volume, ml (logarithmic)", groups, one="scan, or a training case",
+        "Volumes of every scan per class", "volume (ml, logarithmic)", groups, one="scan or a training case",
         logarithmic=True,
     )  # fmt: skip
 

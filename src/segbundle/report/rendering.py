@@ -1,4 +1,4 @@
-"""From values to a page that needs no other file: templates, style and script in one, everything else escaped."""
+"""Rendering of self-contained HTML pages: templates with inlined CSS and JavaScript, and formatting of numbers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from segbundle.terminal import counted
 
 _T = TypeVar("_T")
 _TEMPLATES = Path(__file__).parent / "templates"
-_MOST_BYTES, _LEAST_BYTES, _OF_A_PAGE, _OF_A_ROW = 7e6, 1e6, 9.4e6, 600
-"""Of a page's pictures at most and at least, of a page with a hundred cases, and of all that it tells of a row."""
+_PAGE_BYTES, _BYTES_PER_ROW = 9.4e6, 600
+"""Target size of a page, and the size of all text and dots of one table row."""
+_MIN_PICTURE_BYTES, _MAX_PICTURE_BYTES = 1e6, 7e6
 LABELS = {
     Status.SCORED: "scored",
     Status.MISSED: "missed",
@@ -21,11 +22,20 @@ LABELS = {
     Status.TRUE_ABSENT: "absent",
     Status.UNANNOTATED: "not annotated",
 }
-"""What readers call a status."""
+"""Status as shown on pages."""
 
 
 def render(template: str, **values: Any) -> str:
-    """A page from one of our templates."""
+    """Return an HTML page from a template, with CSS and JavaScript inlined and all values escaped.
+
+    Args:
+        template: File name in `templates/`.
+        values: Variables of the template.
+
+    Example:
+        >>> "<title>a &amp; b</title>" in render("base.html", title="a & b")
+        True
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -40,59 +50,115 @@ def render(template: str, **values: Any) -> str:
 
 
 def room_for_pictures(num_rows: int) -> float:
-    """Bytes that a page's pictures may take, so that with a hundred cases it stays below ten megabytes.
+    """Return the byte budget for the slices of a page, which keeps pages of 100 cases below 10 MB.
 
     Args:
-        num_rows: cases times classes, each with a row of the table and dots in the plots.
+        num_rows: Rows of the table of cases (cases times classes).
+
+    Returns:
+        Bytes, from 1e6 to 7e6.
+
+    Example:
+        >>> room_for_pictures(100), room_for_pictures(10**6)
+        (7000000.0, 1000000.0)
     """
-    return min(max(_OF_A_PAGE - _OF_A_ROW * num_rows, _LEAST_BYTES), _MOST_BYTES)
+    return min(max(_PAGE_BYTES - _BYTES_PER_ROW * num_rows, _MIN_PICTURE_BYTES), _MAX_PICTURE_BYTES)
 
 
 def progress(items: Collection[_T], what: str) -> Iterable[_T]:
-    """Yield cases and show how many are done."""
+    """Yield items and show a progress bar on a terminal.
+
+    Args:
+        items: One item per case.
+        what: Label of the progress bar.
+
+    Example:
+        >>> list(progress(["case_1", "case_2"], "report"))
+        ['case_1', 'case_2']
+    """
     return counted(items, len(items), what, "case", leave=False)
 
 
 def as_yaml(values: Mapping[str, Any]) -> str:
-    """A configuration as people would write it."""
+    """Return a configuration as YAML text in block style.
+
+    Example:
+        >>> print(as_yaml({"spacing": [1.0, 1.0, 3.0]}), end="")
+        spacing: [1.0, 1.0, 3.0]
+    """
     import yaml
 
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
 
 
 def number(value: float | None, digits: int) -> str:
-    """A number for people, or a dash."""
+    """Return a number with a fixed number of decimals and a typographic minus, or a dash for None.
+
+    Example:
+        >>> number(-0.125, 2), number(None, 2)
+        ('−0.12', '–')
+    """
     if value is None:
         return "–"
-    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")  # + 0.0: of −0.0 the sign goes
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")  # + 0.0 turns −0.0 into 0.0
 
 
 def signed(value: float | None, digits: int) -> str:
-    """A difference for people, with its sign, or a dash."""
-    words = number(value, digits)
-    return f"+{words}" if value is not None and round(value, digits) > 0 else words
+    """Return a difference with its sign, or a dash for None.
+
+    Example:
+        >>> signed(0.5, 2), signed(0.0, 2)
+        ('+0.50', '0.00')
+    """
+    text = number(value, digits)
+    return f"+{text}" if value is not None and round(value, digits) > 0 else text
 
 
 def interval(values: Sequence[float | None], digits: int) -> str:
-    """A range for people, or a dash."""
+    """Return a range such as "0.1 to 0.2", or a dash if its first value is None.
+
+    Example:
+        >>> interval([0.1, 0.2], 1)
+        '0.1 to 0.2'
+    """
     return "–" if values[0] is None else " to ".join(number(value, digits) for value in values)
 
 
 def bootstrap(values: Sequence[float | None], digits: int) -> str:
-    """An interval for people; a dash also where all values were the same, of which resampling tells nothing."""
+    """Return a bootstrap interval, or a dash if it is unknown or has no width (all values were equal).
+
+    Example:
+        >>> bootstrap([0.8, 0.9], 2), bootstrap([1.0, 1.0], 2)
+        ('0.80 to 0.90', '–')
+    """
     return "–" if values[0] == values[1] else interval(values, digits)
 
 
 def signed_bootstrap(values: Sequence[float | None], digits: int) -> str:
-    """The same of differences."""
+    """Return a bootstrap interval of differences with signs, or a dash as in `bootstrap`.
+
+    Example:
+        >>> signed_bootstrap([-0.1, 0.2], 1)
+        '−0.1 to +0.2'
+    """
     return "–" if values[0] == values[1] else " to ".join(signed(value, digits) for value in values)
 
 
 def p_value(value: float | None) -> str:
-    """A probability with four digits, as far as they tell something, or a dash."""
+    """Return a p-value with four decimals, "< 0.0001" below that, or a dash for None.
+
+    Example:
+        >>> p_value(0.03125), p_value(1e-6)
+        ('0.0312', '< 0.0001')
+    """
     return "< 0.0001" if value is not None and value < 0.0001 else number(value, 4)
 
 
 def plain(value: float | None) -> str:
-    """A number with as many digits as it has, or a dash."""
+    """Return a number without trailing zeros, or a dash for None.
+
+    Example:
+        >>> plain(1.0), plain(2.5)
+        ('1', '2.5')
+    """
     return "–" if value is None else f"{value:g}"

@@ -1,4 +1,4 @@
-"""The slices of a scan that show best what is wrong with a prediction, as SVG with contours."""
+"""Slices of a scan that show the errors of a prediction, as SVG with contours."""
 
 from __future__ import annotations
 
@@ -19,27 +19,37 @@ from segbundle.report.colors import style_of
 from segbundle.results.case_files import CaseFiles
 
 _MARGIN_MM = 12.0
-_LONGEST = 320  # pixels of a picture's side
-_QUALITY = 75
-_MOST_CORNERS = 1500  # of an outline
+_MAX_PIXELS = 320  # along the longer side of a slice
+_JPEG_QUALITY = 75
+_MAX_CONTOUR_POINTS = 1500
 _BARS_MM = (1, 2, 5, 10, 20, 50, 100)
-_WHOLE = (0.5, 99.5)  # percentiles of a slice that are black and white
+_PERCENTILES = (0.5, 99.5)  # of a slice, shown as black and white
 _AXES = ("RL", "AP", "SI")
 _PLANES = (
     ("axial", 2, ("R", "L", "A", "P")),
     ("coronal", 1, ("R", "L", "S", "I")),
     ("sagittal", 0, ("A", "P", "S", "I")),
 )
-"""Name, the axis across it in RAS, and what is to the left, to the right, on top and at the bottom of the picture: as
-radiologists look at it."""
+"""Name, normal axis in RAS, and the labels of the left, right, top and bottom side (radiological convention)."""
 
 
 @dataclass(frozen=True)
 class CaseVolumes:
-    """A case in RAS orientation: scan (X, Y, Z) float32, label maps of the same shape, and the affine (4, 4) in mm.
+    """Volumes of a case in RAS orientation.
 
-    Without a reference, `reference` is background, and all of it is known. `window` is which intensities are black and
-    white in pictures; None for those of the slice that is shown.
+    Attributes:
+        scan: First channel (X, Y, Z), float32.
+        reference: Label map of the same shape; background everywhere if the case has no reference.
+        prediction: Label map of the same shape.
+        known: Boolean mask of the voxels whose class is known.
+        affine: Matrix (4, 4) from voxels to mm.
+        window: Intensities shown as black and white; None scales each slice by its percentiles.
+
+    Example:
+        >>> label = np.zeros((8, 8, 8), np.uint8)
+        >>> volumes = CaseVolumes(np.zeros((8, 8, 8)), label, label, label == 0, np.diag([2.0, 1.0, 1.0, 1.0]))
+        >>> volumes.spacing.tolist()
+        [2.0, 1.0, 1.0]
     """
 
     scan: np.ndarray
@@ -51,19 +61,27 @@ class CaseVolumes:
 
     @property
     def spacing(self) -> np.ndarray:
-        """Size of a voxel in mm along each axis."""
+        """Return the voxel size in mm along each axis."""
         return np.asarray(np.linalg.norm(self.affine[:3, :3], axis=0))
 
     @classmethod
     def read(cls, files: CaseFiles, window: Sequence[float] | None = None) -> CaseVolumes:
-        """Read a case's files.
+        """Read the files of a case and reorient them to RAS.
 
         Args:
-            files: where they are.
-            window: intensities that are black and white in its pictures.
+            files: Files of the case.
+            window: Intensities shown as black and white.
 
         Raises:
-            DataError: one cannot be read, they do not lie on the same voxels, or a label map holds fractions.
+            DataError: A file cannot be read, the files are on different grids, or a label map contains fractions.
+
+        Example:
+            >>> import tempfile
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     for name, dtype in (("a.nii.gz", np.float32), ("a_seg.nii.gz", np.uint8)):
+            ...         nib.save(nib.Nifti1Image(np.ones((4, 4, 4), dtype), np.eye(4)), f"{folder}/{name}")
+            ...     CaseVolumes.read(CaseFiles(f"{folder}/a.nii.gz", None, f"{folder}/a_seg.nii.gz")).scan.shape
+            (4, 4, 4)
         """
         image = files.first_image
         scan, prediction = read_scan(image), _read_labels(files.prediction)
@@ -71,36 +89,42 @@ class CaseVolumes:
         for path, other in ((files.reference, reference), (image, scan)):
             difference = prediction.geometry.difference(other.geometry)
             if difference:
-                raise DataError(f"{files.prediction}: does not lie on the voxels of {path} ({difference}).")
-        labels = _canonical(reference)
+                raise DataError(f"{files.prediction} and {path} are on different grids ({difference}).")
+        labels = _to_ras(reference)
         if files.reference is None:
-            labels = np.broadcast_to(np.uint8(0), labels.shape)  # takes no memory
+            labels = np.broadcast_to(np.uint8(0), labels.shape)  # uses no memory
         known = np.broadcast_to(np.True_, labels.shape)
         if files.ignore_label is not None:
             known = labels != files.ignore_label
         affine = nib.as_closest_canonical(_image(scan)).affine
-        return cls(_canonical(scan), labels, _canonical(prediction), known, affine, window)
+        return cls(_to_ras(scan), labels, _to_ras(prediction), known, affine, window)
 
     def read_another(self, path: str) -> np.ndarray:
-        """Another prediction of the case, as integers (X, Y, Z) in RAS orientation.
+        """Return another prediction of the same case.
+
+        Args:
+            path: Label map.
+
+        Returns:
+            Integers (X, Y, Z) in RAS orientation.
 
         Raises:
-            DataError: it cannot be read, or does not lie on the case's voxels.
+            DataError: The file cannot be read or is on a different grid.
         """
         other = _read_labels(path)
-        labels, affine = _canonical(other), nib.as_closest_canonical(_image(other)).affine
+        labels, affine = _to_ras(other), nib.as_closest_canonical(_image(other)).affine
         (x, y, z), mine = labels.shape, self.prediction.shape
         difference = Geometry((x, y, z), affine).difference(Geometry((mine[0], mine[1], mine[2]), self.affine))
         if difference:
-            raise DataError(f"{path}: does not lie on the voxels of the first run's prediction ({difference}).")
+            raise DataError(f"{path} and the prediction of the first run are on different grids ({difference}).")
         return labels
 
 
 def _read_labels(path: str) -> Scan:
-    """A label map as integers, also if a program has saved it as floating point."""
+    """Return a label map as integers; integers that were saved as floating point are converted."""
     scan = read_labels(path)
     if not np.issubdtype(scan.array.dtype, np.integer):
-        raise DataError(f"{path}: holds fractions, and is no label map.")
+        raise DataError(f"{path} is not a label map: it contains fractions.")
     return scan
 
 
@@ -108,131 +132,169 @@ def _image(scan: Scan) -> Any:
     return nib.Nifti1Image(scan.array[0], scan.geometry.affine, dtype=scan.array.dtype)
 
 
-def _canonical(scan: Scan) -> np.ndarray:
+def _to_ras(scan: Scan) -> np.ndarray:
     return np.asarray(nib.as_closest_canonical(_image(scan)).dataobj)
 
 
 def worst_slices(volumes: CaseVolumes, index: int) -> Iterator[Markup]:
-    """For each plane the slice with most voxels of a class that are wrong; of a perfect prediction the largest one.
+    """Yield for each plane the slice with the most errors of a class, or with most of the class if it is perfect.
 
-    Contours are of the reference (class `ref`) and the prediction (`pred`); what is drawn reaches a little beyond the
-    whole structure, not just the slice.
+    The contours of reference and prediction have the CSS classes `ref` and `pred`. Slices are cropped to the class in
+    the whole volume, with a margin.
 
     Args:
-        volumes: the case.
-        index: of the class.
+        volumes: Volumes of the case.
+        index: Label value of the class.
 
     Yields:
-        a picture as SVG, in mm, and in words which slice it is: of a patient who lies straight, the position in mm.
+        SVG figure in mm with the position of the slice as caption; nothing if the class is absent from both.
+
+    Example:
+        >>> label = np.zeros((8, 8, 8), np.uint8)
+        >>> label[2:5, 2:5, 2:5] = 1
+        >>> volumes = CaseVolumes(np.zeros((8, 8, 8)), label, label, label >= 0, np.eye(4))
+        >>> next(worst_slices(volumes, 1)).startswith('<figure class="plane">')
+        True
     """
     reference, prediction = volumes.reference == index, (volumes.prediction == index) & volumes.known
-    either, wrong = reference | prediction, reference != prediction
-    if not either.any():
+    union, errors = reference | prediction, reference != prediction
+    if not union.any():
         return
-    counted = wrong if wrong.any() else either
-    places = [_middle_of_most(counted.sum(axis=_others(axis))) for axis in range(3)]
-    for picked, spacing, title, letters in _planes(volumes, places, either):
+    counted = errors if errors.any() else union
+    positions = [_argmax(counted.sum(axis=_other_axes(axis))) for axis in range(3)]
+    for picked, spacing, title, letters in _planes(volumes, positions, union):
         outlines = [("ref", reference[picked]), ("pred", prediction[picked])]
-        yield _picture(volumes.scan[picked], volumes.window, outlines, spacing, title, letters)
+        yield _draw(volumes.scan[picked], volumes.window, outlines, spacing, title, letters)
 
 
 def changed_slices(volumes: CaseVolumes, index: int, other: np.ndarray) -> Iterator[Markup]:
-    """For each plane the slice in which two predictions of a class differ in most voxels.
+    """Yield for each plane the slice in which two predictions of a class differ most.
 
-    Contours are of the reference (class `ref`), the prediction (`pred`) and the other one (`other`).
+    The contours of reference, first and second prediction have the CSS classes `ref`, `pred` and `other`.
 
     Args:
-        volumes: the case.
-        index: of the class.
-        other: bool (X, Y, Z), where the other prediction has the class.
+        volumes: Volumes of the case, with the first prediction.
+        index: Label value of the class.
+        other: Mask (X, Y, Z) of the class in the second prediction.
 
     Yields:
-        as `worst_slices`; nothing if they differ nowhere.
+        SVG figures as in `worst_slices`; nothing if the predictions are equal.
+
+    Example:
+        >>> label = np.zeros((8, 8, 8), np.uint8)
+        >>> label[2:5, 2:5, 2:5] = 1
+        >>> volumes = CaseVolumes(np.zeros((8, 8, 8)), label, label, label >= 0, np.eye(4))
+        >>> len(list(changed_slices(volumes, 1, np.roll(label, 1, axis=0) == 1)))
+        3
     """
     reference = volumes.reference == index
-    before, after = ((one & volumes.known) for one in (volumes.prediction == index, other))
+    before, after = ((mask & volumes.known) for mask in (volumes.prediction == index, other))
     changed = before != after
     if not changed.any():
         return
-    places = [_middle_of_most(changed.sum(axis=_others(axis))) for axis in range(3)]
-    for picked, spacing, title, letters in _planes(volumes, places, reference | before | after):
+    positions = [_argmax(changed.sum(axis=_other_axes(axis))) for axis in range(3)]
+    for picked, spacing, title, letters in _planes(volumes, positions, reference | before | after):
         outlines = [("ref", reference[picked]), ("pred", before[picked]), ("other", after[picked])]
-        yield _picture(volumes.scan[picked], volumes.window, outlines, spacing, title, letters)
+        yield _draw(volumes.scan[picked], volumes.window, outlines, spacing, title, letters)
 
 
 def overview_slices(volumes: CaseVolumes, num_classes: int, focus: np.ndarray | None = None) -> Iterator[Markup]:
-    """For each plane the slice with most classes, of those with most voxels, or the one with most of what matters.
+    """Yield for each plane the slice of a prediction with most of a mask, or else with the most classes.
+
+    Of slices with the same number of classes, the one with the most foreground is shown. An empty prediction is shown
+    in the central slices.
 
     Args:
-        volumes: the case; its prediction is shown. Of one without any class the slices in the middle are.
-        num_classes: the background included.
-        focus: bool (X, Y, Z), what the slices should show.
+        volumes: Volumes of the case.
+        num_classes: Number of classes, including background.
+        focus: Mask (X, Y, Z) of the voxels to show, if any.
 
     Yields:
-        a picture as SVG, in mm; the outline of class i has the CSS classes that `style_of(i)` names.
+        SVG figures in mm; the contour of class i has the CSS classes `style_of(i)`.
+
+    Example:
+        >>> label = np.zeros((8, 8, 8), np.uint8)
+        >>> volumes = CaseVolumes(np.zeros((8, 8, 8)), label, label, label >= 0, np.eye(4))
+        >>> len(list(overview_slices(volumes, 2)))
+        3
     """
     shown = volumes.prediction > 0
     if not shown.any():
-        shown, places = np.ones_like(shown), [size // 2 for size in shown.shape]
+        shown, positions = np.ones_like(shown), [size // 2 for size in shown.shape]
     elif focus is not None and focus.any():
-        places = [_middle_of_most(focus.sum(axis=_others(axis))) for axis in range(3)]
+        positions = [_argmax(focus.sum(axis=_other_axes(axis))) for axis in range(3)]
     else:
-        places = [_fullest(volumes.prediction, axis, num_classes) for axis in range(3)]
-    for picked, spacing, title, letters in _planes(volumes, places, shown):
+        positions = [_slice_with_most_classes(volumes.prediction, axis, num_classes) for axis in range(3)]
+    for picked, spacing, title, letters in _planes(volumes, positions, shown):
         labels = volumes.prediction[picked]
         outlines = [(style_of(index), labels == index) for index in range(1, num_classes) if (labels == index).any()]
-        yield _picture(volumes.scan[picked], volumes.window, outlines, spacing, title, letters)
+        yield _draw(volumes.scan[picked], volumes.window, outlines, spacing, title, letters)
 
 
 def where_to_look(labels: np.ndarray, classes: Collection[int], at_edge: Collection[int]) -> np.ndarray:
-    """Some classes of a label map, and of others what touches the edge of the scan, as a mask (X, Y, Z)."""
+    """Return the mask of the voxels that warnings refer to.
+
+    Args:
+        labels: Label map (X, Y, Z).
+        classes: Label values to include completely.
+        at_edge: Label values to include in the outermost voxels of the scan only.
+
+    Returns:
+        Boolean mask (X, Y, Z).
+
+    Example:
+        >>> int(where_to_look(np.ones((4, 4, 4), np.uint8), [], [1]).sum())  # 64 voxels, 8 of them inside
+        56
+    """
     edge = np.ones(labels.shape, bool)
     edge[1:-1, 1:-1, 1:-1] = False
     return np.isin(labels, list(classes)) | (edge & np.isin(labels, list(at_edge)))
 
 
-def _middle_of_most(counts: np.ndarray) -> int:
-    """The place of the largest count; of several the one in the middle."""
-    places = np.flatnonzero(counts == counts.max())
-    return int(places[len(places) // 2])
+def _argmax(counts: np.ndarray) -> int:
+    """Return the position of the maximum; of several maxima, the middle one."""
+    positions = np.flatnonzero(counts == counts.max())
+    return int(positions[len(positions) // 2])
 
 
-def _fullest(labels: np.ndarray, axis: int, num_classes: int) -> int:
-    """The slice across an axis with most classes; of several that with most voxels of them."""
+def _slice_with_most_classes(labels: np.ndarray, axis: int, num_classes: int) -> int:
+    """Return the position of the slice with the most classes; of several, the one with the most foreground."""
     slices = np.moveaxis(labels, axis, 0)
-    counts = [np.bincount(one.ravel(), minlength=num_classes)[1:] for one in slices]
-    return max(range(len(counts)), key=lambda place: ((counts[place] > 0).sum(), counts[place].sum()))
+    counts = [np.bincount(each.ravel(), minlength=num_classes)[1:] for each in slices]
+    return max(range(len(counts)), key=lambda position: ((counts[position] > 0).sum(), counts[position].sum()))
 
 
-def _others(axis: int) -> tuple[int, ...]:
+def _other_axes(axis: int) -> tuple[int, ...]:
     return tuple(other for other in range(3) if other != axis)
 
 
 def _planes(
-    volumes: CaseVolumes, places: Sequence[int], shown: np.ndarray
+    volumes: CaseVolumes, positions: Sequence[int], shown: np.ndarray
 ) -> Iterator[tuple[Any, np.ndarray, str, Any]]:
-    """For each plane the slice at a place along the axis across it, as far as what is to be shown reaches.
+    """Yield for each plane the slice at a position, cropped to a mask with a margin.
 
     Yields:
-        the index of the slice in the volumes, its spacing in mm, its name, and what is on its four sides.
+        Index of the slice in the volumes, its spacing in mm, its title, and the labels of its four sides.
     """
-    box = [_extent(shown, axis, volumes.spacing[axis]) for axis in range(3)]
-    for name, across, letters in _PLANES:
-        picked = tuple(places[across] if axis == across else box[axis] for axis in range(3))
-        middle = [places[across] if axis == across else (box[axis].start + box[axis].stop - 1) / 2 for axis in range(3)]
-        position = (volumes.affine @ [*middle, 1.0])[across]
-        title = f"{name}, {_AXES[across][int(position < 0)]} {abs(position):.1f} mm"
-        yield picked, volumes.spacing[list(_others(across))], title, letters
+    box = [_crop(shown, axis, volumes.spacing[axis]) for axis in range(3)]
+    for name, normal, letters in _PLANES:
+        picked = tuple(positions[normal] if axis == normal else box[axis] for axis in range(3))
+        center = [
+            positions[normal] if axis == normal else (box[axis].start + box[axis].stop - 1) / 2 for axis in range(3)
+        ]
+        position_mm = (volumes.affine @ [*center, 1.0])[normal]
+        title = f"{name}, {_AXES[normal][int(position_mm < 0)]} {abs(position_mm):.1f} mm"
+        yield picked, volumes.spacing[list(_other_axes(normal))], title, letters
 
 
-def _extent(mask: np.ndarray, axis: int, spacing: float) -> slice:
-    """Where a mask begins and ends along an axis, with some room."""
-    places = np.flatnonzero(mask.any(axis=_others(axis)))
-    room = int(np.ceil(max(_MARGIN_MM / spacing, 0.25 * (places[-1] - places[0]))))
-    return slice(max(int(places[0]) - room, 0), min(int(places[-1]) + room + 1, mask.shape[axis]))
+def _crop(mask: np.ndarray, axis: int, spacing: float) -> slice:
+    """Return the extent of a mask along an axis, with a margin."""
+    positions = np.flatnonzero(mask.any(axis=_other_axes(axis)))
+    margin = int(np.ceil(max(_MARGIN_MM / spacing, 0.25 * (positions[-1] - positions[0]))))
+    return slice(max(int(positions[0]) - margin, 0), min(int(positions[-1]) + margin + 1, mask.shape[axis]))
 
 
-def _picture(
+def _draw(
     scan: np.ndarray,
     window: Sequence[float] | None,
     outlines: Sequence[tuple[str, np.ndarray]],
@@ -242,17 +304,17 @@ def _picture(
 ) -> Markup:
     width, height = np.array(scan.shape) * spacing
     left, right, top, bottom = letters
-    middle_x, middle_y, size = width / 2, height / 2, max(width, height) / 14
-    words = (
-        (left, size * 0.6, middle_y), (right, width - size * 0.6, middle_y),
-        (top, middle_x, size), (bottom, middle_x, height - size * 0.3),
+    center_x, center_y, size = width / 2, height / 2, max(width, height) / 14
+    sides = (
+        (left, size * 0.6, center_y), (right, width - size * 0.6, center_y),
+        (top, center_x, size), (bottom, center_x, height - size * 0.3),
     )  # fmt: skip
     style = f'class="side" style="font-size:{size:.2f}px" text-anchor="middle"'
     parts = [
         '<figure class="plane">'
         f'<svg class="slice" viewBox="0 0 {width:.2f} {height:.2f}" role="img"><title>{escape(title)}</title>',
         f'<image href="{_jpeg(scan, window)}" width="{width:.2f}" height="{height:.2f}" preserveAspectRatio="none"/>',
-        *(f'<text {style} x="{x:.2f}" y="{y:.2f}">{letter}</text>' for letter, x, y in words),
+        *(f'<text {style} x="{x:.2f}" y="{y:.2f}">{letter}</text>' for letter, x, y in sides),
         *(f'<path class="{kind}" d="{_contour(mask, spacing)}"/>' for kind, mask in outlines),
         _scale_bar(width, height, size),
         f"</svg><figcaption>{escape(title)}</figcaption></figure>",
@@ -261,8 +323,8 @@ def _picture(
 
 
 def _scale_bar(width: float, height: float, size: float) -> str:
-    """A bar of a round length at the lower left, at most a third of the picture wide, with its length in mm."""
-    length = max([one for one in _BARS_MM if one <= width / 3], default=_BARS_MM[0])
+    """Return a scale bar at the lower left, at most a third of the slice wide, labeled with its length in mm."""
+    length = max([bar for bar in _BARS_MM if bar <= width / 3], default=_BARS_MM[0])
     left, below = size * 0.4, height - size * 0.4
     return (
         f'<path class="bar" d="M{left:.2f} {below:.2f}h{length:g}"/>'
@@ -272,32 +334,35 @@ def _scale_bar(width: float, height: float, size: float) -> str:
 
 
 def _jpeg(scan: np.ndarray, window: Sequence[float] | None) -> str:
-    """A slice whose axes go to the left and upwards, as a data address."""
+    """Return a slice as a data URL with a JPEG; the first axis points left, the second up."""
     from PIL import Image
 
     known = scan[np.isfinite(scan)]
-    low, high = window if window is not None else np.percentile(known, _WHOLE) if known.size else (0.0, 1.0)
-    grey = np.clip((np.nan_to_num(scan, nan=low) - low) / max(float(high - low), 1e-6) * 255, 0, 255).astype(np.uint8)
-    picture = Image.fromarray(np.ascontiguousarray(grey[::-1, ::-1].T))
-    picture.thumbnail((_LONGEST, _LONGEST))
+    low, high = window if window is not None else np.percentile(known, _PERCENTILES) if known.size else (0.0, 1.0)
+    gray = np.clip((np.nan_to_num(scan, nan=low) - low) / max(float(high - low), 1e-6) * 255, 0, 255).astype(np.uint8)
+    picture = Image.fromarray(np.ascontiguousarray(gray[::-1, ::-1].T))
+    picture.thumbnail((_MAX_PIXELS, _MAX_PIXELS))
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=_QUALITY)
+    picture.save(file, "JPEG", quality=_JPEG_QUALITY)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _contour(mask: np.ndarray, spacing: np.ndarray) -> str:
-    """The outline of a mask in mm, with the orientation of `_jpeg`; of a very ragged one, that of every other pixel."""
+    """Return the contour of a mask as an SVG path in mm, oriented as in `_jpeg`.
+
+    Masks with very long contours are subsampled by 2.
+    """
     from contourpy import contour_generator
 
     padded = np.pad(mask[::-1, ::-1], 1).astype(np.float32)
-    lines = [_straightened(np.asarray(line)) for line in contour_generator(z=padded.T).lines(0.5)]
-    if sum(map(len, lines)) > _MOST_CORNERS and min(mask.shape) > 2:
+    lines = [_without_collinear_points(np.asarray(line)) for line in contour_generator(z=padded.T).lines(0.5)]
+    if sum(map(len, lines)) > _MAX_CONTOUR_POINTS and min(mask.shape) > 2:
         return _contour(mask[::2, ::2], 2 * spacing)
     return "".join("M" + "L".join(f"{x:.4g} {y:.4g}" for x, y in (line - 0.5) * spacing) + "Z" for line in lines)
 
 
-def _straightened(line: np.ndarray) -> np.ndarray:
-    """A closed line (N, 2) without the points between others on a straight line."""
+def _without_collinear_points(line: np.ndarray) -> np.ndarray:
+    """Return a closed polygon (N, 2) without points on straight edges."""
     line = line[:-1]
     before, after = line - np.roll(line, 1, axis=0), np.roll(line, -1, axis=0) - line
     return np.asarray(line[np.abs(before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]) > 1e-6])

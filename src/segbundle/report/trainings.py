@@ -1,4 +1,4 @@
-"""The curves of the trainings that made a run's models."""
+"""Training curves of the models behind a run."""
 
 from __future__ import annotations
 
@@ -11,22 +11,33 @@ from segbundle.report.charts import Line, curves
 from segbundle.results.runs import Run
 
 Curves = dict[str, list[tuple[float, float]]]
-"""Values of a training by their names, as (epoch, value)."""
-_CURVES = (
+"""TensorBoard scalars of one training by tag, as (epoch, value)."""
+_CHARTS = (
     ("train/loss", "loss"),
-    ("validation/mean_dice", "mean Dice of the validation"),
-    ("validation/dice/", "Dice of the validation, per class"),
+    ("validation/mean_dice", "validation mean Dice"),
+    ("validation/dice/", "validation Dice per class"),
     ("train/learning_rate", "learning rate"),
 )
+"""Tag or prefix of tags, and the label of the chart."""
 
 
 def read_curves(run: Run) -> dict[str, Curves]:
-    """The curves of a run's trainings, by the names of their folds."""
-    return {name: _scalars(folder) for name, folder in run.trainings.items()}
+    """Return the TensorBoard scalars of a run's trainings, by fold.
+
+    Args:
+        run: Evaluation, cross-validation or training.
+
+    Returns:
+        Scalars by name of the fold; a single training has the name "". Empty if no event files are found.
+
+    Example:
+        >>> read_curves(Run(Path("run"), [], {"classes": {}}, {}, {}, {}))
+        {}
+    """
+    return {name: _read_scalars(folder) for name, folder in run.trainings.items()}
 
 
-def _scalars(folder: Path) -> Curves:
-    """Every scalar that TensorBoard has of a training."""
+def _read_scalars(folder: Path) -> Curves:
     from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
         SCALARS,
         EventAccumulator,
@@ -38,12 +49,22 @@ def _scalars(folder: Path) -> Curves:
 
 
 def drawn(trainings: Mapping[str, Curves]) -> list[Markup]:
-    """A chart for the loss, the validation's Dice and the learning rate, as far as there are curves of them.
+    """Return SVG charts of loss, validation Dice and learning rate.
 
-    Lines of the folds have a colour each, those of classes the same in every fold.
+    Each fold has its own color; in the chart per class, a class has the same color in every fold.
+
+    Args:
+        trainings: As `read_curves` returns them.
+
+    Returns:
+        One SVG per chart that has values.
+
+    Example:
+        >>> len(drawn({"": {"train/loss": [(1, 0.9), (2, 0.5)]}}))
+        1
     """
-    found = []
-    for prefix, label in _CURVES:
+    charts = []
+    for prefix, label in _CHARTS:
         lines = [
             Line(tag.removeprefix(prefix) or name, " ".join(filter(None, (name, tag.removeprefix(prefix)))), values)
             for name, scalars in trainings.items()
@@ -51,14 +72,27 @@ def drawn(trainings: Mapping[str, Curves]) -> list[Markup]:
             if tag.startswith(prefix) and values
         ]
         if lines:
-            found.append(curves(label, lines))
-    return found
+            charts.append(curves(label, lines))
+    return charts
 
 
 def unfinished(run: Run, trainings: Mapping[str, Curves]) -> str | None:
-    """In words, how far a training has come that has not come to its end."""
-    epochs = [place for scalars in trainings.values() for place, _ in scalars.get("train/loss", ())]
+    """Return a sentence about the progress of a training that has not reached its last epoch, else None.
+
+    Args:
+        run: Run that is shown.
+        trainings: As `read_curves` returns them.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = (Path(folder) / "task.json").write_text("{}")  # a training's folder
+        ...     run = Run(Path(folder), [], {"classes": {}}, {"config": {"max_epochs": 40}}, {}, {})
+        ...     unfinished(run, {"": {"train/loss": [(30, 0.2)]}})
+        'The training has reached epoch 30 of 40.'
+    """
+    epochs = [epoch for scalars in trainings.values() for epoch, _ in scalars.get("train/loss", ())]
     planned = run.made_by.get("config", {}).get("max_epochs")
     if not run.is_training or not epochs or not isinstance(planned, (int, float)) or max(epochs) >= planned:
         return None
-    return f"The training has come to epoch {max(epochs):.0f} of {planned}."
+    return f"The training has reached epoch {max(epochs):.0f} of {planned}."

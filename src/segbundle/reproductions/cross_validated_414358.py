@@ -1,8 +1,8 @@
 """Cross Validated 414358: a generalized Dice loss of 21 classes that stays at 1.
 
-The loss is 1 - 2 (sum w n + 1) / (sum w d + 1) over all classes, n the sum of p g, d the sum of p + g, w = 1 /
-(sum of g)² (Sudre et al. 2017, DLMIA). For a class that is absent from the batch, the infinite w was clipped to just
-below 1. The same code with a smoothing of 1e-17 is in keras-team/keras issue 10890.
+The loss is 1 - 2 (sum w n + 1) / (sum w d + 1) over all classes, where n is the sum of p g, d the sum of p + g, and
+w = 1 / (sum of g)² (Sudre et al. 2017, DLMIA). The infinite weight of an absent class is clipped to just below 1. The
+same code with a smoothing of 1e-17 is in keras-team/keras issue 10890.
 """
 
 from __future__ import annotations
@@ -52,18 +52,23 @@ def run(
     example_voxels: int,
     example_structure: int,
 ) -> list[Table]:
-    """All tables; the arguments are explained in the YAML."""
+    """Return all tables. The arguments are explained in `configs/reproductions/cross_validated_414358.yaml`.
+
+    Example:
+        >>> from segbundle.reproductions import reproduce
+        >>> tables = reproduce("cross_validated_414358", {"steps": 2})  # doctest: +SKIP
+    """
     posted = PostedSums(weights, numerators, denominators, smooth)
     data = Discs(size, (radius[0], radius[1]), discs, colours(num_classes, channels, seed=0), noise)
     rows = [
         _trained(name, loss, data, widths, batch_size, learning_rate, steps, early_step, num_test, seeds)
         for name, loss in _losses(smooth, other_smooth).items()
     ]
-    title = f"Training on {discs} of {num_classes - 1} classes per picture, mean over {len(seeds)} seeds (range)"
+    title = f"Training with {discs} of {num_classes - 1} classes per image, mean of {len(seeds)} seeds (range)"
     columns = [
-        "loss", "at the start", f"after {min(early_step, steps)} steps", f"after {steps} steps",
-        "gradient at the start", "its part on absent classes", "Dice of the classes there",
-        "the same without background",
+        "loss", "initial loss", f"after {min(early_step, steps)} steps", f"after {steps} steps",
+        "initial gradient", "fraction on absent classes", "Dice of present classes",
+        "the same, without background",
     ]  # fmt: skip
     return [
         posted.per_class(),
@@ -76,19 +81,48 @@ def run(
 
 
 def posted_weights(volume: torch.Tensor) -> torch.Tensor:
-    """1 / volume², clipped as in the posted code: just below 1 for a class without voxels."""
+    """Return 1 / volume², clipped as in the posted code to just below 1 for absent classes.
+
+    Args:
+        volume: Number of voxels per class.
+
+    Example:
+        >>> posted_weights(torch.tensor([10.0, 0.0])).round(decimals=4).tolist()  # doctest: +ELLIPSIS
+        [0.0099..., 1.0]
+    """
     return (1 / volume**2).clamp(1e-17, 1 - 1e-7)
 
 
 def posted_loss(scores: torch.Tensor, labels: torch.Tensor, smooth: float) -> torch.Tensor:
-    """Return the posted loss: sums over classes and voxels first, smoothing in both, then the division."""
+    """Return the posted loss, which sums over classes and voxels before it divides.
+
+    Args:
+        scores: Logits (B, C, *spatial).
+        labels: Class indices (B, 1, *spatial).
+        smooth: Constant that is added to numerator and denominator.
+
+    Example:
+        >>> labels = torch.tensor([[[0, 0, 0, 1]]])
+        >>> float(posted_loss(torch.zeros(1, 2, 4), labels, smooth=0.0)) > 0
+        True
+    """
     shared, size, volume = class_sums(scores, labels)
     weight = posted_weights(volume)
     return 1 - 2 * ((weight * shared).sum() + smooth) / ((weight * size).sum() + smooth)
 
 
 def gradient_on_scores(loss: Loss, scores: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
-    """Sum of the absolute gradient with respect to the scores, and the absent classes' part of it."""
+    """Return the sum of the absolute gradient with respect to the logits, and the fraction of absent classes.
+
+    Args:
+        loss: Loss function.
+        scores: Logits (B, C, *spatial).
+        labels: Class indices (B, 1, *spatial).
+
+    Example:
+        >>> gradient_on_scores(lambda logits, labels: logits.sum(), torch.zeros(1, 2, 4), torch.ones(1, 1, 4).long())
+        (8.0, 0.5)
+    """
     scores = scores.detach().requires_grad_()
     gradient = torch.autograd.grad(loss(scores, labels), scores)[0]
     per_class = gradient.abs().sum([0, *range(2, gradient.ndim)])
@@ -131,21 +165,21 @@ def _trained(
         early = values[min(early_step, steps) - 1]
         dice = mean_dice(guess, labels), mean_dice(guess, labels, with_background=False)
         runs.append((values[0], early, values[-1], *gradient, *dice))
-    start, early_values, end, size, part, dice_all, dice_structures = zip(*runs, strict=True)
+    initial, early_values, final, size, fraction, dice_all, dice_structures = zip(*runs, strict=True)
     return [
         name,
-        f"{fmean(start):.4f}",
+        f"{fmean(initial):.4f}",
         mean_and_range(early_values, 4),
-        mean_and_range(end),
+        mean_and_range(final),
         f"{fmean(size):.2g}",
-        f"{100 * fmean(part):.0f} %",
+        f"{100 * fmean(fraction):.0f} %",
         mean_and_range(dice_all),
         mean_and_range(dice_structures),
     ]
 
 
 def _why_weights(voxels: int, structure: int) -> Table:
-    """What losses say to errors of the same number of voxels: only the ratio of sums without weights hardly cares."""
+    """Return the table of losses for errors of the same size; only the unweighted ratio of sums barely changes."""
     labels = torch.zeros(1, 1, voxels)
     labels[..., :structure] = 1
     right = torch.cat([1 - labels, labels], dim=1)
@@ -163,4 +197,4 @@ def _why_weights(voxels: int, structure: int) -> Table:
         [name, *(f"{float(loss(guess, labels)):.4f}" for guess in (missed, doubled))] for name, loss in losses.items()
     ]
     title = f"Why weights: two classes, {voxels} voxels, a structure of {structure}"
-    return Table(title, ["loss", "structure missed entirely", "structure found, as many voxels too much"], rows)
+    return Table(title, ["loss", "structure missed entirely", "structure found, as many false positives"], rows)

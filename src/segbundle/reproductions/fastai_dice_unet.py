@@ -1,6 +1,6 @@
 """fast.ai forum, "Issues with DiceLoss UNET": a Dice loss that gives blank predictions, or only foreground.
 
-The answer there points at the derivative in Milletari et al. 2016 ("V-Net"), for D = 2 sum p g / (sum p² + sum g²):
+The posted answer refers to the derivative in Milletari et al. 2016 ("V-Net") of D = 2 sum p g / (sum p² + sum g²):
 dD/dp_j = 2 [g_j (sum p² + sum g²) - 2 p_j sum p g] / (sum p² + sum g²)².
 """
 
@@ -43,7 +43,12 @@ def run(
     structures: Sequence[int],
     structure_probability: float,
 ) -> list[Table]:
-    """All tables; the arguments are explained in the YAML."""
+    """Return all tables. The arguments are explained in `configs/reproductions/fastai_dice_unet.yaml`.
+
+    Example:
+        >>> from segbundle.reproductions import reproduce
+        >>> tables = reproduce("fastai_dice_unet", {"steps": 2})  # doctest: +SKIP
+    """
     data = Discs(size, (radius[0], radius[1]), 1, torch.ones(1, 1), noise)
     training = Training(
         data, widths, batch_size, steps, [*(c for c in checkpoints if c < steps), steps], num_test, blank
@@ -53,9 +58,9 @@ def run(
         for name, loss in _losses().items()
         for rate in learning_rates
     }
-    share = float((training.test(0)[1] > 0).float().mean())
+    foreground = float((training.test(0)[1] > 0).float().mean())
     return [
-        _summary(runs, len(seeds) * len(learning_rates), share),
+        _summary(runs, len(seeds) * len(learning_rates), foreground),
         _per_rate(runs, training.checkpoints),
         _states(state_voxels, state_foreground, state_logits),
         _small_structures(state_voxels, structures, structure_probability),
@@ -64,7 +69,16 @@ def run(
 
 @dataclass(frozen=True)
 class Run:
-    """A training: what it predicted at each checkpoint (B: background only, F: foreground only, or mixed), and Dice."""
+    """Result of one training.
+
+    Attributes:
+        states: Prediction at each checkpoint: "B" (background only), "F" (foreground only) or "mixed".
+        dice: Foreground Dice after the last step.
+
+    Example:
+        >>> Run(["B", "mixed"], 0.8).states[-1]
+        'mixed'
+    """
 
     states: Sequence[str]
     dice: float
@@ -72,7 +86,22 @@ class Run:
 
 @dataclass(frozen=True)
 class Training:
-    """How every run is trained; a prediction with less than `blank` of a class has none of it."""
+    """Training settings shared by all runs.
+
+    Attributes:
+        data: Generator of images.
+        widths: Channels of each U-Net level.
+        batch_size: Images per step.
+        steps: Steps per run.
+        checkpoints: Steps after which predictions are classified.
+        num_test: Number of test images.
+        blank: Fraction of pixels below which a class counts as not predicted.
+
+    Example:
+        >>> training = Training(Discs(16, (2, 4), 1, torch.ones(1, 1), 0.1), [4, 8], 2, 2, [2], 3, 0.001)
+        >>> training.test(seed=0)[0].shape
+        torch.Size([3, 1, 16, 16])
+    """
 
     data: Discs
     widths: Sequence[int]
@@ -83,30 +112,48 @@ class Training:
     blank: float
 
     def test(self, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pictures that were not trained on."""
+        """Return test images and class indices."""
         return self.data.draw(self.num_test, torch.Generator().manual_seed(1000 + seed))
 
     def run(self, loss: Loss, learning_rate: float, seed: int) -> Run:
-        """Train a U-Net without normalization; with it, no loss gave blank predictions in a trial."""
+        """Train a U-Net and return the result.
+
+        The network has no normalization. With batch normalization, no loss gave blank predictions.
+
+        Args:
+            loss: Loss function.
+            learning_rate: Learning rate of Adam.
+            seed: Seed of weights and images.
+        """
         pictures, labels = self.test(seed)
         network = small_unet(1, 2, self.widths, seed, norm=None)
         states: list[str] = []
 
-        def look(step: int) -> None:
+        def after_step(step: int) -> None:
             if step in self.checkpoints:
                 states.append(self._state(predict(network, pictures)))
 
         optimizer = torch.optim.Adam(network.parameters(), learning_rate)
-        train(network, self.data.batches(self.batch_size, seed), loss, optimizer, self.steps, look)
+        train(network, self.data.batches(self.batch_size, seed), loss, optimizer, self.steps, after_step)
         return Run(states, mean_dice(predict(network, pictures), labels, with_background=False))
 
     def _state(self, predicted: torch.Tensor) -> str:
-        share = float((predicted > 0).float().mean())
-        return "B" if share < self.blank else "F" if share > 1 - self.blank else "mixed"
+        fraction = float((predicted > 0).float().mean())
+        return "B" if fraction < self.blank else "F" if fraction > 1 - self.blank else "mixed"
 
 
 def vnet_gradient(probability: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """dD/dp as above."""
+    """Return dD/dp of V-Net's Dice, the formula at the top of this module.
+
+    Args:
+        probability: Foreground probability per voxel.
+        reference: 0 or 1 per voxel, same shape.
+
+    Example:
+        >>> gradient = vnet_gradient(torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.0]))
+        >>> [round(value, 4) for value in gradient.tolist()]
+        [0.8889, -0.4444]
+    """
     both = (probability**2).sum() + (reference**2).sum()
     return 2 * (reference * both - 2 * probability * (probability * reference).sum()) / both**2
 
@@ -123,24 +170,24 @@ def _losses() -> dict[str, Loss]:
     }
 
 
-def _summary(runs: dict[tuple[str, float], list[Run]], total: int, share: float) -> Table:
+def _summary(runs: dict[tuple[str, float], list[Run]], total: int, foreground: float) -> Table:
     rows = []
     for name in dict.fromkeys(name for name, _ in runs):
-        mine = [run for (other, _), found in runs.items() if other == name for run in found]
+        of_loss = [run for (other, _), found in runs.items() if other == name for run in found]
         rows.append(
             [
                 name,
-                *(str(sum(state in run.states for run in mine)) for state in "BF"),
-                *(str(sum(run.states[-1] == state for run in mine)) for state in "BF"),
-                str(sum(run.dice < 0.1 for run in mine)),
-                mean_and_range([run.dice for run in mine]),
+                *(str(sum(state in run.states for run in of_loss)) for state in "BF"),
+                *(str(sum(run.states[-1] == state for run in of_loss)) for state in "BF"),
+                str(sum(run.dice < 0.1 for run in of_loss)),
+                mean_and_range([run.dice for run in of_loss]),
             ]
         )
     columns = [
         "loss", "background only, at a checkpoint", "foreground only, at a checkpoint", "background only at the end",
         "foreground only at the end", "Dice below 0.1 at the end", "Dice at the end (range)",
     ]  # fmt: skip
-    return Table(f"{total} runs per loss; {100 * share:.1f} % of the pixels are foreground", columns, rows)
+    return Table(f"{total} runs per loss; {100 * foreground:.1f} % of the pixels are foreground", columns, rows)
 
 
 def _per_rate(runs: dict[tuple[str, float], list[Run]], checkpoints: Sequence[int]) -> Table:
@@ -155,7 +202,7 @@ def _per_rate(runs: dict[tuple[str, float], list[Run]], checkpoints: Sequence[in
     ]
     columns = ["loss", "learning rate", *(f"step {step}" for step in checkpoints), "Dice at the end (range)"]
     count = len(next(iter(runs.values())))
-    return Table(f"Of {count} runs each, how many predicted background only (B) or foreground only (F)", columns, rows)
+    return Table(f"Number of runs (of {count}) with background only (B) or foreground only (F)", columns, rows)
 
 
 def _counts(states: Sequence[str]) -> str:
@@ -163,19 +210,19 @@ def _counts(states: Sequence[str]) -> str:
 
 
 def _states(voxels: int, foreground: float, logits: Sequence[float]) -> Table:
-    """Gradients where all voxels have the same score: Dice's holds a factor p (1 - p), cross entropy's does not."""
+    """Return the table of gradients for equal logits in all voxels; only Dice has a factor p (1 - p)."""
     labels = torch.zeros(1, 1, voxels, dtype=torch.float64)
     labels[..., : round(foreground * voxels)] = 1
     dice, both = DiceLoss(sigmoid=True, squared_pred=True), DiceCELoss(sigmoid=True, squared_pred=True)
     losses: list[Loss] = [dice, torch.nn.BCEWithLogitsLoss(), both]
-    states = [(0.0, "p = 0.5"), *((-k, f"background, score -{k:g}") for k in logits)]
-    states += [(k, f"foreground, score {k:g}") for k in logits]
+    states = [(0.0, "p = 0.5"), *((-k, f"background, logit -{k:g}") for k in logits)]
+    states += [(k, f"foreground, logit {k:g}") for k in logits]
     rows = [
         [name, *(f"{gradient_size(loss, torch.full_like(labels, score), labels):.1e}" for loss in losses)]
         for score, name in states
     ]
-    title = f"Norm of the gradient with respect to the scores, {voxels} voxels, {100 * foreground:g} % foreground"
-    return Table(title, ["prediction, everywhere", "V-Net's Dice", "cross entropy", "`DiceCELoss`"], rows)
+    title = f"Norm of the gradient with respect to the logits, {voxels} voxels, {100 * foreground:g} % foreground"
+    return Table(title, ["prediction, all voxels", "V-Net's Dice", "cross entropy", "`DiceCELoss`"], rows)
 
 
 def _small_structures(voxels: int, structures: Sequence[int], probability: float) -> Table:
@@ -186,7 +233,5 @@ def _small_structures(voxels: int, structures: Sequence[int], probability: float
         largest = float(vnet_gradient(torch.full_like(reference, probability), reference).abs().max())
         entropy = 1 / (probability * voxels)
         rows.append([str(structure), f"{largest:.1e}", f"{entropy:.1e}"])
-    title = (
-        f"Largest derivative with respect to the probability of one of {voxels} voxels, p = {probability:g} everywhere"
-    )
+    title = f"Largest derivative with respect to the probability of a voxel, {voxels} voxels with p = {probability:g}"
     return Table(title, ["voxels of the structure", "V-Net's Dice", "cross entropy"], rows)

@@ -1,4 +1,4 @@
-"""Four classes, mostly background: what leaving the background out of the loss and of the metric does.
+"""Four classes, mostly background: the effect of excluding background from the loss and from the metric.
 
 The question: https://discuss.pytorch.org/t/segmentation-loss-and-metrics-help-ignore-background/177519
 """
@@ -34,25 +34,36 @@ def run(
     test_seed: int,
     seeds: Sequence[int],
 ) -> list[Table]:
-    """Metrics and losses of four predictions that can be checked by hand, then trainings.
+    """Return metrics and losses of four predictions that can be checked by hand, and the results of trainings.
 
     Args:
-        voxels: of each class in the scan of the first two tables, the background's first.
-        sure: the probability that a prediction gives to the class it chooses, the rest shared evenly.
-        class_weights: of the cross entropy, as posted.
-        alpha: what the factor of the Dice loss grows to, from 0.
-        size, radius, colours, noise: of the pictures, see `Discs`; one colour per structure.
-        widths, learning_rate, batch_size, steps: of the network and its training.
-        early: the part of a training after which the predicted foreground is measured a first time.
-        test_pictures, test_seed: the pictures, seen in no training, that the figures are measured on.
-        seeds: a training each.
+        voxels: Voxels per class in the scan of the first two tables, background first.
+        sure: Probability of the predicted class; the other classes share the rest evenly.
+        class_weights: Weights of the cross entropy, as posted.
+        alpha: Final factor of the Dice loss, which grows from 0.
+        size: Side of an image in pixels.
+        radius: Smallest and largest radius of a disc in pixels.
+        colours: Intensity of each structure.
+        noise: Standard deviation of the noise.
+        widths: Channels of each U-Net level.
+        learning_rate: Learning rate of Adam.
+        batch_size: Images per step.
+        steps: Steps per training.
+        early: Fraction of the steps after which the predicted foreground is measured for the first time.
+        test_pictures: Number of test images.
+        test_seed: Seed of the test images.
+        seeds: Seeds, one per training.
+
+    Example:
+        >>> from segbundle.reproductions import reproduce
+        >>> tables = reproduce("ignore_background", {"steps": 2})  # doctest: +SKIP
     """
     weight = torch.tensor(class_weights, dtype=torch.float32)
     pictures = Discs(size, (radius[0], radius[1]), len(colours), torch.tensor(colours)[:, None], noise)
     test = pictures.draw(test_pictures, torch.Generator().manual_seed(test_seed))
 
     def trained(make: Callable[[], Loss], seed: int) -> tuple[float, list[float]]:
-        """The predicted foreground early in the training, and all figures at its end."""
+        """Return the foreground ratio early in the training, and all metrics at the end."""
         loss, network = make(), small_unet(1, len(weight), widths, seed)
         ratios = []
 
@@ -74,7 +85,7 @@ def run(
         means[3] += f" ({min(dice):.3f} to {max(dice):.3f})"
         rows.append([name, *means, f"{mean(ratio for ratio, _ in results):.2f}"])
     columns = ["loss", *METRICS, f"foreground ratio after {early:.0%} of the steps"]
-    title = f"After {steps} steps, mean over {len(seeds)} trainings (lowest to highest), {test_pictures} test pictures."
+    title = f"After {steps} steps, mean of {len(seeds)} trainings (range), {test_pictures} test images."
     return [*by_hand(voxels, sure, weight), Table(title, columns, rows)]
 
 
@@ -83,16 +94,25 @@ METRICS = (
     "Dice, background",
     "Dice, mean with background",
     "Dice, mean without background",
-    "the same, background voxels ignored",
+    "Dice, background voxels ignored",
     "foreground ratio",
 )
 
 
 def figures(predicted: torch.Tensor, labels: torch.Tensor) -> list[float]:
-    """The numbers that `METRICS` names, for predicted and reference class indices (B, 1, *spatial).
+    """Return the metrics that `METRICS` lists.
 
-    The last but one leaves out the voxels that the reference calls background, as `ignore_index=0` does; the
-    foreground ratio is the predicted foreground / the reference's.
+    "Background voxels ignored" excludes voxels with background in the reference, as `ignore_index=0` does. The
+    foreground ratio is predicted foreground / reference foreground.
+
+    Args:
+        predicted: Predicted class indices (B, 1, *spatial).
+        labels: Reference class indices (B, 1, *spatial).
+
+    Example:
+        >>> labels = torch.tensor([[[0, 0, 1, 2]]])
+        >>> figures(labels, labels)
+        [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     """
     ignoring = torch.where(labels == 0, 0, predicted)
     return [
@@ -106,7 +126,16 @@ def figures(predicted: torch.Tensor, labels: torch.Tensor) -> list[float]:
 
 
 def losses(weight: torch.Tensor) -> dict[str, Callable[[], Loss]]:
-    """What the question and its answer consider, and our choice; each called gives a loss of scores and indices."""
+    """Return factories of the losses in the question and its answer, and of our choice.
+
+    Args:
+        weight: Class weights of the cross entropy.
+
+    Example:
+        >>> loss = losses(torch.ones(2))["cross entropy"]()
+        >>> round(float(loss(torch.zeros(1, 2, 4), torch.zeros(1, 1, 4).long())), 4)
+        0.6931
+    """
 
     def cross_entropy(weight: torch.Tensor | None = None, ignore_index: int = -100) -> Loss:
         return lambda scores, labels: F.cross_entropy(scores, labels[:, 0], weight, ignore_index=ignore_index)
@@ -125,10 +154,18 @@ def losses(weight: torch.Tensor) -> dict[str, Callable[[], Loss]]:
 
 
 def blend(weight: torch.Tensor, alpha: float) -> dict[str, Callable[[], Loss]]:
-    """Weighted cross entropy + alpha x Dice loss, alpha growing from 0.
+    """Return the factory of weighted cross entropy + alpha x Dice loss, with alpha growing from 0.
 
-    The weights are scaled to a mean of 1 over the structures. That changes nothing in the cross entropy, whose mean is
-    weighted, and keeps the Dice loss, which takes the same weights, within [0, 1].
+    The weights are scaled to a mean of 1 over the structures. The cross entropy is a weighted mean and does not change;
+    the Dice loss uses the same weights and stays within [0, 1].
+
+    Args:
+        weight: Class weights.
+        alpha: Final factor of the Dice loss.
+
+    Example:
+        >>> list(blend(torch.tensor([1.0, 2.0]), alpha=1.0))
+        ['weighted cross entropy + Dice x 0 to 1 (ours)']
     """
     scaled = weight / weight[1:].mean()
 
@@ -141,7 +178,17 @@ def blend(weight: torch.Tensor, alpha: float) -> dict[str, Callable[[], Loss]]:
 
 
 def by_hand(voxels: Sequence[int], sure: float, weight: torch.Tensor) -> list[Table]:
-    """Metrics and losses of four predictions for a scan that is a row of voxels."""
+    """Return the tables of metrics and losses of four predictions for a scan that is a row of voxels.
+
+    Args:
+        voxels: Voxels per class, background first.
+        sure: Probability of the predicted class.
+        weight: Class weights of the cross entropy.
+
+    Example:
+        >>> by_hand([90, 10], 0.97, torch.ones(2))[0].rows[1][:2]
+        ['all background', '0.900']
+    """
     labels = torch.arange(len(voxels)).repeat_interleave(torch.tensor(voxels))[None, None]
     predictions = _predictions(labels, voxels)
     metrics = [
@@ -152,13 +199,13 @@ def by_hand(voxels: Sequence[int], sure: float, weight: torch.Tensor) -> list[Ta
         scores = [sure_scores(predicted, len(voxels), sure) for predicted in predictions.values()]
         values.append([name, *(f"{float(make()(score, labels)):.3f}" for score in scores)])
     return [
-        Table(f"What metrics say of a scan with {list(voxels)} voxels per class.", ["prediction", *METRICS], metrics),
-        Table(f"What losses say of the same, each prediction {sure:.0%} sure.", ["loss", *predictions], values),
+        Table(f"Metrics of a scan with {list(voxels)} voxels per class.", ["prediction", *METRICS], metrics),
+        Table(f"Losses of the same scan; predicted class with p = {sure:g}.", ["loss", *predictions], values),
     ]
 
 
 def _predictions(labels: torch.Tensor, voxels: Sequence[int]) -> dict[str, torch.Tensor]:
-    """Class indices; what the structures take too much, they take from the background, which comes first."""
+    """Return predictions by name. False positives replace background voxels, which come first."""
     doubled, start = labels.clone(), 0
     for index, count in enumerate(voxels[1:], start=1):
         doubled[..., start : start + count] = index

@@ -1,7 +1,7 @@
-"""A generalized Dice loss that finds the background only: its weights, and what classes that are absent do to them.
+"""A generalized Dice loss that predicts background only: its weights, and the effect of absent classes on them.
 
-The question: https://github.com/keras-team/keras/issues/9395, also on Stack Overflow as "Generalized dice loss for
-multi-class segmentation: keras implementation".
+The question: https://github.com/keras-team/keras/issues/9395, also on Stack Overflow ("Generalized dice loss for
+multi-class segmentation: keras implementation").
 """
 
 from __future__ import annotations
@@ -23,22 +23,26 @@ NUM_DIGITS = 10
 
 
 class PostedLoss:
-    """1 - 2 sum w I / sum w (P + G), w = 1 / (V² + epsilon), as posted.
+    """Posted loss: 1 - 2 sum w I / sum w (P + G), with w = 1 / (V² + epsilon).
 
-    I, P and G are the sums of p g, p and g over all voxels of a batch, V is the volume in the reference.
+    I, P and G are the sums of p g, p and g over all voxels of a batch. V is the reference volume.
 
     Args:
-        epsilon: as above.
-        counted: whether V is the volume. The code as posted compares a symbolic tensor by ==; in TensorFlow 1 that is
-            one False, so that every V is 0, and all weights are 1 / epsilon.
-        alone: take every image as a batch of its own, as memory demands of 3D scans, and average.
+        epsilon: Constant in the weights.
+        counted: Whether V is the volume. The posted code compares a symbolic tensor with ==, which in TensorFlow 1 is a
+            single False. Every V is then 0, and all weights are 1 / epsilon.
+        alone: Compute the loss per image and average, as is usual for 3D scans.
+
+    Example:
+        >>> PostedLoss(0.5, counted=False).weights(torch.tensor([10.0, 20.0])).tolist()
+        [2.0, 2.0]
     """
 
     def __init__(self, epsilon: float, counted: bool, alone: bool = False) -> None:
         self.epsilon, self.counted, self.alone = epsilon, counted, alone
 
     def weights(self, volumes: torch.Tensor) -> torch.Tensor:
-        """One per class."""
+        """Return the weight of each class."""
         return 1 / ((volumes if self.counted else torch.zeros_like(volumes)) ** 2 + self.epsilon)
 
     def __call__(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -51,7 +55,16 @@ class PostedLoss:
 
 
 def losses(epsilon: float) -> dict[str, Loss]:
-    """The losses compared: of scores (B, C, *spatial) and class indices (B, 1, *spatial)."""
+    """Return the losses to compare, by name.
+
+    Args:
+        epsilon: Constant in the posted weights.
+
+    Example:
+        >>> loss = losses(1e-5)["cross entropy"]
+        >>> round(float(loss(torch.zeros(1, 2, 4), torch.zeros(1, 1, 4).long())), 4)
+        0.6931
+    """
     return {
         "posted, in the graph: equal weights": PostedLoss(epsilon, counted=False),
         "posted, volumes counted": PostedLoss(epsilon, counted=True),
@@ -80,29 +93,38 @@ def run(
     learned: float,
     seeds: Sequence[int],
 ) -> list[Table]:
-    """The weights and losses of a 3D scan in numbers, then trainings on digits.
+    """Return weights and losses of a 3D scan, and the results of trainings on images of digits.
 
     Args:
-        volumes: voxels per class of the scan, the background's first.
-        enlarge: factors along every axis by which the scan is also looked at.
-        sure: the probability that a prediction gives to the class it chooses, the rest shared evenly.
-        epsilon: of the posted weights.
-        digit_size, size: voxels along a side of a digit and of the image that it lies in, anywhere.
-        threshold: brightness, of at most 1, above which a voxel belongs to the digit.
-        widths, learning_rate, batch_size, steps: of the network and its training.
-        test_images: how many images are held out.
-        learned: a digit is learned if its mean Dice on held-out images is above this.
-        seeds: a training each, with a split and places of its own.
+        volumes: Voxels per class of the scan, background first.
+        enlarge: Factors along every axis that the scan is enlarged by.
+        sure: Probability of the predicted class; the other classes share the rest evenly.
+        epsilon: Constant in the posted weights.
+        digit_size: Side of a digit in pixels.
+        size: Side of an image in pixels; the digit has a random position.
+        threshold: Brightness (0 to 1) above which a pixel belongs to the digit.
+        widths: Channels of each U-Net level.
+        learning_rate: Learning rate of Adam.
+        batch_size: Images per step.
+        steps: Steps per training.
+        test_images: Number of held-out images.
+        learned: Mean Dice on held-out images above which a digit counts as learned.
+        seeds: Seeds, one per training; each has a different split and different positions.
 
     Raises:
         ConfigError: scikit-learn is not installed.
+
+    Example:
+        >>> from segbundle.reproductions import reproduce
+        >>> tables = reproduce("keras_generalized_dice", {"steps": 2})  # doctest: +SKIP
     """
     splits = {seed: _digits(digit_size, size, threshold, seed) for seed in seeds}
 
     def trained(loss: Loss, seed: int) -> Score:
         network, digits = small_unet(1, NUM_DIGITS + 1, widths, seed), splits[seed]
         optimizer = torch.optim.Adam(network.parameters(), learning_rate)
-        last = train(network, digits.batches(slice(test_images, None), batch_size, seed), loss, optimizer, steps)[-1]
+        train_batches = digits.batches(slice(test_images, None), batch_size, seed)
+        last = train(network, train_batches, loss, optimizer, steps)[-1]
         images, labels = digits.images[:test_images], digits.labels[:test_images]
         return score(predict(network, images), labels, learned, last)
 
@@ -111,11 +133,11 @@ def run(
     foreground = float((held_out > 0).float().mean())
     title = (
         f"Digits, {steps} steps of {batch_size} images; {len(seeds)} trainings, {test_images} held-out images each, "
-        f"{1 - foreground:.1%} background. Counts of each training; means of all (lowest to highest)."
+        f"{1 - foreground:.1%} background. Counts per training; means over all trainings (range)."
     )
     columns = [
         "loss", f"digits learned (Dice > {learned:g})", "digits never predicted", "mean Dice of the ten",
-        "the same, all images pooled", "predicted background", "last loss",
+        "mean Dice, all images pooled", "predicted background", "last loss",
     ]  # fmt: skip
     digit = round(foreground * size**2)
     return [
@@ -128,15 +150,19 @@ def run(
 
 @dataclass(frozen=True)
 class Score:
-    """Of one training, on held-out images.
+    """Metrics of one training on held-out images.
 
     Attributes:
-        learned: digits whose Dice, the mean over the images that show them, is above the limit.
-        never: digits that no voxel of any image was predicted to be.
-        dice: mean of these Dice over the ten digits.
-        pooled: mean over the ten of the Dice of all images as one, in which false positives anywhere count.
-        background: part of all voxels.
-        last: the loss of the last step.
+        learned: Number of digits whose mean Dice over the images with the digit is above the limit.
+        never: Number of digits that are predicted in no pixel.
+        dice: Mean of these Dice over the ten digits.
+        pooled: Mean Dice over the ten digits, computed over all images together, including false positives.
+        background: Fraction of pixels predicted as background.
+        last: Loss of the last step.
+
+    Example:
+        >>> Score(learned=10, never=0, dice=0.86, pooled=0.82, background=0.87, last=0.11).learned
+        10
     """
 
     learned: int
@@ -148,7 +174,19 @@ class Score:
 
 
 def score(predicted: torch.Tensor, labels: torch.Tensor, limit: float, last: float) -> Score:
-    """Score predicted and reference class indices (B, 1, H, W); a digit that is never predicted has Dice 0."""
+    """Return the metrics of predictions of digits.
+
+    Args:
+        predicted: Predicted class indices (B, 1, H, W).
+        labels: Reference class indices (B, 1, H, W).
+        limit: Mean Dice above which a digit counts as learned.
+        last: Loss of the last step.
+
+    Example:
+        >>> labels = torch.arange(11).reshape(1, 1, 1, 11)
+        >>> score(labels, labels, limit=0.5, last=0.0).learned
+        10
+    """
     per_image, pooled, never = [], [], 0
     for digit in range(1, NUM_DIGITS + 1):
         guess, truth = (predicted == digit).flatten(1), (labels == digit).flatten(1)
@@ -181,13 +219,23 @@ def _summary(results: Sequence[Score]) -> list[str]:
 
 @dataclass(frozen=True)
 class Digits:
-    """Images (N, 1, size, size) with values in [0, 1], and their class indices: 0, and 1 + the digit shown."""
+    """Images of digits with their references.
+
+    Attributes:
+        images: Images (N, 1, size, size) with values in [0, 1].
+        labels: Class indices of the same shape: 0 for background, 1 + digit for the digit.
+
+    Example:
+        >>> digits = Digits(torch.zeros(5, 1, 8, 8), torch.zeros(5, 1, 8, 8).long())
+        >>> next(digits.batches(slice(None), 2, seed=0))[0].shape
+        torch.Size([2, 1, 8, 8])
+    """
 
     images: torch.Tensor
     labels: torch.Tensor
 
     def batches(self, part: slice, batch_size: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Images of a part, drawn without end."""
+        """Yield random batches of a subset of the images indefinitely."""
         images, labels = self.images[part], self.labels[part]
         generator = torch.Generator().manual_seed(seed)
         while True:
@@ -196,12 +244,12 @@ class Digits:
 
 
 def _digits(digit_size: int, size: int, threshold: float, seed: int) -> Digits:
-    """scikit-learn's 1797 handwritten digits, enlarged, each somewhere in an image, in an order of the seed's."""
+    """Return scikit-learn's 1797 handwritten digits, enlarged, at random positions and in random order."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise ConfigError(
-            "this reproduction needs scikit-learn's digits: pip install segbundle[reproductions]"
+            "scikit-learn is not installed. Install it with: pip install segbundle[reproductions]"
         ) from error
     data = load_digits()
     small = torch.as_tensor(data.images, dtype=torch.float32)[:, None] / 16
@@ -217,7 +265,16 @@ def _digits(digit_size: int, size: int, threshold: float, seed: int) -> Digits:
 
 
 def weights(volumes: Sequence[int], epsilon: float) -> Table:
-    """Every class's weight by each formula, and in the last row that of a class that is absent."""
+    """Return the table of the weight of each class by each formula, with an absent class in the last row.
+
+    Args:
+        volumes: Voxels per class, background first.
+        epsilon: Constant in the posted weights.
+
+    Example:
+        >>> weights([100000, 20000], 1e-5).rows[0][:3]
+        ['0', '100000', '1.0e-10']
+    """
     voxels = torch.tensor([*volumes, 0], dtype=torch.float64)
     present = voxels > 0
     counted, in_graph = (PostedLoss(epsilon, counted).weights(voxels).tolist() for counted in (True, False))
@@ -238,25 +295,36 @@ def weights(volumes: Sequence[int], epsilon: float) -> Table:
 
 
 def scan_losses(volumes: Sequence[int], enlarge: Sequence[int], sure: float, epsilon: float) -> Table:
-    """What each loss says if nothing was found and if all was, and how much its gradient pulls from the former."""
+    """Return the table of losses for predictions of background only and for perfect predictions.
+
+    Args:
+        volumes: Voxels per class, background first.
+        enlarge: Factors along every axis that the scan is enlarged by.
+        sure: Probability of the predicted class.
+        epsilon: Constant in the posted weights.
+
+    Example:
+        >>> scan_losses([90, 10], [1], 0.97, 1e-5).columns[:3]
+        ['voxels', 'loss', 'loss, all background']
+    """
     rows = []
     for factor in enlarge:
         counts = torch.tensor(volumes) * factor**3
         labels = torch.arange(len(volumes)).repeat_interleave(counts)[None, None]
         for name, loss in losses(epsilon).items():
             if "batch=True" in name or "one by one" in name:
-                continue  # a single scan is a batch
+                continue  # equal for a single scan
             cells = []
             for num_classes in (len(volumes), len(volumes) + 1):  # the last one is absent
                 nothing = sure_scores(torch.zeros_like(labels), num_classes, sure).requires_grad_()
                 value = loss(nothing, labels)
                 value.backward()
                 right = float(loss(sure_scores(labels, num_classes, sure), labels))
-                pull = 0.0 if nothing.grad is None else float(nothing.grad.abs().sum())
-                cells += [f"{value.item():.4f}", f"{right:.4f}", f"{pull:.1e}"]
+                gradient = 0.0 if nothing.grad is None else float(nothing.grad.abs().sum())
+                cells += [f"{value.item():.4f}", f"{right:.4f}", f"{gradient:.1e}"]
             rows.append([f"{int(counts.sum())}", name, *cells])
     columns = ["voxels", "loss"]
-    for also in ("", ", a class absent"):
-        columns += [f"all background{also}", f"all right{also}", f"gradient at all background{also}"]
-    title = f"Losses of the scan, each prediction {sure:.0%} sure; gradient: the sum of its absolute values."
+    for suffix in ("", ", one class absent"):
+        columns += [f"loss, all background{suffix}", f"loss, perfect{suffix}", f"gradient, all background{suffix}"]
+    title = f"Losses of the scan; predicted class with p = {sure:g}; gradient: sum of absolute values."
     return Table(title, columns, rows)

@@ -1,8 +1,9 @@
-"""The weights and sums that Cross Validated 414358 posted for 21 classes, and the losses that follow from them.
+"""Weights and sums per class from Cross Validated 414358, and the losses computed from them.
 
-w, n and d of a class are its weight, its sum of p g and its sum of p + g (p the softmax's probability, g the one-hot
-reference). The posted code (also in keras-team/keras issue 10890) adds up w n and w d over all classes and divides
-then: 1 - 2 (sum w n + 1) / (sum w d + 1), with w = 1 / (sum of g)² and 1 instead of infinity for an absent class.
+For each class, w is the weight, n the sum of p g and d the sum of p + g, where p is the softmax probability and g the
+one-hot reference. The posted code (also in keras-team/keras issue 10890) sums w n and w d over all classes before it
+divides: 1 - 2 (sum w n + 1) / (sum w d + 1). The weight is w = 1 / (sum of g)², and 1 instead of infinity for an absent
+class.
 """
 
 from __future__ import annotations
@@ -19,11 +20,22 @@ Bounds = tuple[torch.Tensor, torch.Tensor]
 
 
 class PostedSums:
-    """Losses of sums that were posted per class, with the weights posted beside them or with any that fit the sums.
+    """Losses computed from posted sums per class, with the posted weights or with all weights that fit the sums.
 
-    All probabilities of a voxel sum to 1, as do its references: the d of a batch sum to two times its voxels. A softmax
-    is nowhere 0, so n = 0 means that the class has no voxel in the batch of the sums. As n <= volume <= d, a weight
-    1 / volume² of that batch lies between 1 / d² and 1 / n², and is at most 1.
+    The probabilities of a voxel sum to 1, and so do its references. The sum of d over the classes is therefore twice
+    the number of voxels. A softmax is never 0, so n = 0 means that the class is absent from the batch of the sums.
+    Because n <= volume <= d, a weight 1 / volume² of that batch is between 1 / d² and 1 / n², and at most 1.
+
+    Args:
+        weights: Weight w per class.
+        numerators: Sum n per class.
+        denominators: Sum d per class.
+        smooth: Constant that is added to numerator and denominator.
+
+    Example:
+        >>> sums = PostedSums([1.0, 0.25], [0.0, 2.0], [1.0, 4.0], smooth=1.0)
+        >>> sums.loss(sums.weight)
+        0.0
     """
 
     def __init__(
@@ -39,27 +51,36 @@ class PostedSums:
         self.bounds = self.size**-2.0, torch.where(self.absent, 1.0, self.shared.clamp(min=1)) ** -2.0
 
     def loss(self, weight: torch.Tensor, smooth: float | None = None) -> float:
-        """Return the posted formula's value for these weights."""
+        """Return the value of the posted formula.
+
+        Args:
+            weight: Weight per class.
+            smooth: Smoothing constant; None for the posted value.
+        """
         smooth = self.smooth if smooth is None else smooth
         return float(1 - 2 * ((weight * self.shared).sum() + smooth) / ((weight * self.size).sum() + smooth))
 
     def mean_of_posted_quotients(self, weight: torch.Tensor) -> float:
-        """Return the mean over classes of 1 - 2 (w n + 1) / (w d + 1), the formula with its division before the sum."""
+        """Return the mean over classes of 1 - 2 (w n + 1) / (w d + 1), which divides before it sums."""
         return float((1 - 2 * (weight * self.shared + self.smooth) / (weight * self.size + self.smooth)).mean())
 
     def loss_if_one_batch(self, weight: torch.Tensor) -> float:
-        """Return the posted formula's value with weights within `bounds`, and 1 for the classes without a voxel."""
+        """Return the value of the posted formula for weights within `bounds`; absent classes have a weight of 1."""
         return self.loss(torch.where(self.absent, 1.0, weight))
 
     def generalized(self, weight: torch.Tensor) -> float:
-        """Return the value of this package's `GeneralizedDiceLoss` for the same sums and weights within `bounds`."""
+        """Return the value of segbundle's `GeneralizedDiceLoss` for the same sums and weights within `bounds`."""
         regions = self._regions(weight**-0.5)
         ones = torch.ones_like(self.size)
         loss = generalized_dice(regions, ones, 2, regions.present, _SMOOTH, _SMOOTH)
         return float(add_absent(loss, torch.ones_like(loss), regions, ones))
 
     def mean_of_classes(self, with_absent_term: bool) -> float:
-        """Return the value of this package's `DiceLoss` for the same sums. It needs no volumes."""
+        """Return the value of segbundle's `DiceLoss` for the same sums.
+
+        Args:
+            with_absent_term: Whether absent classes contribute.
+        """
         regions, ones = self._regions(self.shared), torch.ones_like(self.size)
         loss = mean_over_classes(dice_terms(regions, _SMOOTH, _SMOOTH), ones, regions.present)
         if with_absent_term:
@@ -67,21 +88,24 @@ class PostedSums:
         return float(loss)
 
     def smallest(self, loss: Callable[[torch.Tensor], float], bounds: Bounds) -> float:
-        """Return the smallest value of a loss for any weights within bounds.
+        """Return the smallest value of a loss over all weights within bounds.
 
-        A quotient of sums is smallest at a corner, where the classes with the best n / d have their largest weight and
+        The minimum of a ratio of sums is at a corner of the bounds: classes with large n / d have their largest weight,
         the others their smallest.
         """
         return min(self._corners(loss, bounds, best_first=True))
 
     def largest(self, loss: Callable[[torch.Tensor], float], bounds: Bounds) -> float:
-        """Return the largest value of a loss for any weights within bounds."""
+        """Return the largest value of a loss over all weights within bounds."""
         return max(self._corners(loss, bounds, best_first=False))
 
     def contradiction(self, index: int) -> str:
-        """Return why a class's weight and sums cannot be of one batch, or a dash.
+        """Return the reason why weight and sums of a class cannot come from the same batch, or a dash.
 
-        A weight of 1 is that of an absent class or of a single voxel, any other that of a class of 1 / √w voxels.
+        A weight of 1 means an absent class or a single voxel; any other weight means 1 / √w voxels.
+
+        Args:
+            index: Index of the class.
         """
         shared, size, volume = float(self.shared[index]), float(self.size[index]), float(self.volume[index])
         if shared == 0:
@@ -95,7 +119,7 @@ class PostedSums:
         return f"{volume:.0f} voxels, but d < {volume:.0f}" if size < volume * (1 - 1e-5) else "–"
 
     def per_class(self) -> Table:
-        """Return the table of what each class adds to the two sums of the posted formula."""
+        """Return the table of the contribution of each class to the two sums of the posted formula."""
         above, below = self.weight * self.shared, self.weight * self.size
         rows = [
             [
@@ -113,12 +137,12 @@ class PostedSums:
         ]
         columns = [
             "class", "w (posted)", "n (posted)", "d (posted)", "w n", "fraction of sum w n", "w d",
-            "fraction of sum w d", "why w and n, d are not of one batch",
+            "fraction of sum w d", "contradiction between w and n, d",
         ]  # fmt: skip
         return Table("The posted numbers, class by class: w weight, n sum of p g, d sum of p + g", columns, rows)
 
     def losses(self) -> Table:
-        """Return the table of the posted formula's values, and of how much the classes with a weight of 1 matter."""
+        """Return the table of values of the posted formula, with and without the classes of weight 1."""
         ones = torch.ones_like(self.weight)
         of_one = self.weight == 1
         s = f"{self.smooth:g}"
@@ -146,26 +170,26 @@ class PostedSums:
         return Table("Losses of the posted numbers", ["loss", "sum w n", "sum w d", "value"], rows)
 
     def losses_if_one_batch(self) -> Table:
-        """Return the table of losses of the sums alone, for every weight that their own batch could have had."""
+        """Return the table of losses of the sums alone, over all weights that fit them."""
         absent = float(self.size[self.absent].sum())
         rows = [
             ["as posted", *self._range(self.loss_if_one_batch)],
-            ["mean Dice loss of the classes there", *[f"{self.mean_of_classes(False):.6f}"] * 2],
+            ["mean Dice loss of present classes", *[f"{self.mean_of_classes(False):.6f}"] * 2],
             ["`DiceLoss`", *[f"{self.mean_of_classes(True):.6f}"] * 2],
             ["`GeneralizedDiceLoss`", *self._range(self.generalized)],
         ]
         title = (
-            f"The posted sums alone: {int(self.absent.sum())} classes with n = 0 have {absent:.0f} of "
-            f"V = {float(self.voxels):.0f} voxels' probability; the weights are any that n <= volume <= d allows"
+            f"The posted sums alone: {int(self.absent.sum())} classes with n = 0 have a total probability of "
+            f"{absent:.0f} in V = {float(self.voxels):.0f} voxels; all weights with n <= volume <= d"
         )
         return Table(title, ["loss", "smallest value", "largest value"], rows)
 
     def batches(self) -> Table:
         """Return the table that compares the batch of the weights with the batch of the sums."""
-        there = self.weight < 1
+        present = self.weight < 1
         rows = [
-            ["voxels", f"{self.volume[there].sum():.0f} (sum of 1 / √w)", f"{self.voxels:.0f} (sum of d / 2)"],
-            ["absent classes", _indices(~there) + " (w = 1)", _indices(self.absent) + " (n = 0)"],
+            ["voxels", f"{self.volume[present].sum():.0f} (sum of 1 / √w)", f"{self.voxels:.0f} (sum of d / 2)"],
+            ["absent classes", _indices(~present) + " (w = 1)", _indices(self.absent) + " (n = 0)"],
         ]
         return Table("Two batches", ["", "by the posted weights", "by the posted sums"], rows)
 

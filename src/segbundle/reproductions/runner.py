@@ -1,4 +1,4 @@
-"""Running a reproduction by its name: values from `configs/reproductions/NAME.yaml`, logic from its module."""
+"""Runner of reproductions: values come from `configs/reproductions/NAME.yaml`, code from the module of that name."""
 
 from __future__ import annotations
 
@@ -14,37 +14,46 @@ from segbundle.files.documents import shortened
 from segbundle.reproductions.tables import Table
 
 
-def _folder() -> Path:
-    """Where the YAMLs are, in a checkout or an installed package."""
+def _config_folder() -> Path:
+    """Return the folder of the YAML files, in a checkout or an installed package."""
     package = Path(__file__).parents[1]
     installed = package / "_reproductions"
     return installed if installed.is_dir() else package.parents[1] / "configs" / "reproductions"
 
 
 def titles() -> dict[str, str]:
-    """Every reproduction there is, with what it is about, the first line of its YAML."""
-    files = sorted(_folder().glob("*.yaml"))
+    """Return the titles of all reproductions by name; a title is the first line of the YAML file.
+
+    Example:
+        >>> "fastai_dice_unet" in titles()
+        True
+    """
+    files = sorted(_config_folder().glob("*.yaml"))
     return {path.stem: path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for path in files}
 
 
 def reproduce(name: str, overrides: Mapping[str, Any] | None = None) -> list[Table]:
-    """Run one reproduction.
+    """Run a reproduction and return its tables.
 
     Args:
-        name: one of `titles()`.
-        overrides: values that replace those of its YAML, for instance fewer steps.
+        name: One of `titles()`.
+        overrides: Values that replace those of the YAML file, for instance fewer steps.
 
     Returns:
-        its tables, in the order in which they tell the story.
+        Tables in the order of the documentation.
 
     Raises:
-        ConfigError: there is no reproduction of that name, or it has no value that an override names.
+        ConfigError: The reproduction does not exist, or an override has an unknown key or an invalid value.
+
+    Example:
+        >>> tables = reproduce("cross_validated_414358", {"steps": 2})  # doctest: +SKIP
+        >>> print(tables[0].markdown())  # doctest: +SKIP
     """
     from monai.bundle import ConfigParser
 
     if name not in titles():
-        raise ConfigError(f"there is no reproduction {name!r}{suggestion(name, titles())}")
-    config = read_config(_folder() / f"{name}.yaml")
+        raise ConfigError(f"reproduction {name!r} does not exist{suggestion(name, titles())}")
+    config = read_config(_config_folder() / f"{name}.yaml")
     overrides = overrides or {}
     for key in overrides:
         if key not in config or key.startswith("_"):
@@ -57,7 +66,7 @@ def reproduce(name: str, overrides: Mapping[str, Any] | None = None) -> list[Tab
 
 
 def _is_like(value: Any, default: Any) -> bool:
-    """Return whether a value has the type and the sign of a default, in lists also the depth."""
+    """Return whether a value has the type, the sign and, for lists, the nesting of a default."""
     if isinstance(default, list):
         return (
             isinstance(value, list)

@@ -1,4 +1,4 @@
-"""What the reproductions that train share: pictures of discs, a small U-Net, a training loop, and hard Dice."""
+"""Shared code of the reproductions: images of discs, a small U-Net, a training loop, and hard Dice."""
 
 from __future__ import annotations
 
@@ -11,18 +11,24 @@ import torch.nn.functional as F  # noqa: N812
 from monai.networks.nets import UNet
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Function of logits (B, C, *spatial) and class indices (B, 1, *spatial)."""
 
 
 @dataclass(frozen=True)
 class Discs:
-    """Square pictures with discs on a background of 0: every class has a colour of its own, and there is noise.
+    """Generator of noisy square images with discs on a background of 0; each class has its own color.
 
     Attributes:
-        size: voxels along a side.
-        radius: smallest and largest radius of a disc.
-        discs: discs per picture, each of another class (class 0 is the background).
-        colours: (C - 1, channels), one per class.
-        noise: standard deviation of what is added to every voxel.
+        size: Side of an image in pixels.
+        radius: Smallest and largest radius of a disc in pixels.
+        discs: Number of discs per image, each of a different class.
+        colours: Colors (C - 1, channels) of the foreground classes.
+        noise: Standard deviation of the noise.
+
+    Example:
+        >>> images, labels = Discs(16, (2, 4), 1, torch.ones(1, 1), 0.1).draw(3, torch.Generator().manual_seed(0))
+        >>> images.shape, labels.shape
+        (torch.Size([3, 1, 16, 16]), torch.Size([3, 1, 16, 16]))
     """
 
     size: int
@@ -32,14 +38,14 @@ class Discs:
     noise: float
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pictures (count, channels, size, size), and their class indices (count, 1, size, size)."""
+        """Return images (count, channels, size, size) and class indices (count, 1, size, size)."""
         labels = torch.stack([self._labels(generator) for _ in range(count)])
         palette = torch.cat([torch.zeros_like(self.colours[:1]), self.colours])
         pictures = palette[labels].movedim(-1, 1)
         return pictures + self.noise * torch.randn(pictures.shape, generator=generator), labels[:, None]
 
     def batches(self, batch_size: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """New pictures without end."""
+        """Yield new images and class indices indefinitely."""
         generator = torch.Generator().manual_seed(seed)
         while True:
             yield self.draw(batch_size, generator)
@@ -56,7 +62,17 @@ class Discs:
 
 
 def colours(num_classes: int, channels: int, seed: int) -> torch.Tensor:
-    """A random direction of length 1 for every class but the background, (num_classes - 1, channels)."""
+    """Return random unit vectors (num_classes - 1, channels) as colors of the foreground classes.
+
+    Args:
+        num_classes: Number of classes, including background.
+        channels: Channels of an image.
+        seed: Seed of the random generator.
+
+    Example:
+        >>> colours(4, 6, seed=0).norm(dim=1).round(decimals=4).tolist()
+        [1.0, 1.0, 1.0]
+    """
     drawn = torch.randn(num_classes - 1, channels, generator=torch.Generator().manual_seed(seed))
     return drawn / drawn.norm(dim=1, keepdim=True)
 
@@ -64,7 +80,19 @@ def colours(num_classes: int, channels: int, seed: int) -> torch.Tensor:
 def small_unet(
     in_channels: int, out_channels: int, widths: Iterable[int], seed: int, norm: str | None = "batch"
 ) -> UNet:
-    """A 2D U-Net with batch normalization, initialized from a seed."""
+    """Return a 2D U-Net that is initialized from a seed.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Number of classes, including background.
+        widths: Channels of each level.
+        seed: Seed of the initial weights.
+        norm: Normalization layer; None for no normalization.
+
+    Example:
+        >>> small_unet(1, 2, [4, 8], seed=0)(torch.zeros(1, 1, 8, 8)).shape
+        torch.Size([1, 2, 8, 8])
+    """
     widths = tuple(widths)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -79,7 +107,23 @@ def train(
     steps: int,
     after_step: Callable[[int], None] | None = None,
 ) -> list[float]:
-    """Train, and return the loss of every step; `after_step` gets the number of steps done."""
+    """Train a network and return the loss of every step.
+
+    Args:
+        network: Network to train in place.
+        batches: Batches of images and class indices.
+        loss: Loss function.
+        optimizer: Optimizer of the network.
+        steps: Number of steps.
+        after_step: Called after each step with the number of finished steps.
+
+    Example:
+        >>> data, network = Discs(16, (2, 4), 1, torch.ones(1, 1), 0.1), small_unet(1, 2, [4, 8], seed=0)
+        >>> optimizer = torch.optim.SGD(network.parameters(), 0.1)
+        >>> loss = lambda logits, labels: F.cross_entropy(logits, labels[:, 0])
+        >>> len(train(network, data.batches(2, seed=0), loss, optimizer, steps=2))
+        2
+    """
     values = []
     for step, (pictures, labels) in enumerate(islice(batches, steps), start=1):
         network.train()
@@ -94,7 +138,20 @@ def train(
 
 
 def class_sums(scores: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Per class over the whole batch, after a softmax: sum of p g, of p + g, and of g, (C,) each."""
+    """Return the sums of p g, p + g and g per class over a batch, where p is the softmax and g the reference.
+
+    Args:
+        scores: Logits (B, C, *spatial).
+        labels: Class indices (B, 1, *spatial).
+
+    Returns:
+        Three tensors (C,).
+
+    Example:
+        >>> shared, size, volume = class_sums(torch.zeros(1, 2, 4), torch.tensor([[[0, 0, 0, 1]]]))
+        >>> shared.tolist(), size.tolist(), volume.tolist()
+        ([1.5, 0.5], [5.0, 3.0], [3.0, 1.0])
+    """
     probabilities = scores.softmax(dim=1)
     reference = torch.zeros_like(probabilities).scatter_(1, labels, 1.0)
     over = [0, *range(2, scores.ndim)]
@@ -103,13 +160,32 @@ def class_sums(scores: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor
 
 
 def gradient_size(loss: Loss, scores: torch.Tensor, labels: torch.Tensor) -> float:
-    """Euclidean norm of the gradient with respect to the scores."""
+    """Return the Euclidean norm of the gradient of a loss with respect to the logits.
+
+    Args:
+        loss: Loss function.
+        scores: Logits (B, C, *spatial).
+        labels: Class indices (B, 1, *spatial).
+
+    Example:
+        >>> gradient_size(lambda logits, labels: logits.sum(), torch.zeros(1, 1, 4), torch.zeros(1, 1, 4))
+        2.0
+    """
     scores = scores.detach().requires_grad_()
     return float(torch.autograd.grad(loss(scores, labels), scores)[0].norm())
 
 
 def predict(network: torch.nn.Module, pictures: torch.Tensor) -> torch.Tensor:
-    """Class indices (B, 1, *spatial) with the largest score."""
+    """Return the predicted class indices (B, 1, *spatial).
+
+    Args:
+        network: Network in any mode; it is switched to evaluation.
+        pictures: Images (B, channels, *spatial).
+
+    Example:
+        >>> predict(torch.nn.Identity(), torch.tensor([[[0.0, 1.0], [1.0, 0.0]]])).tolist()
+        [[[1, 0]]]
+    """
     network.eval()
     with torch.no_grad():
         scores: torch.Tensor = network(pictures)
@@ -117,7 +193,17 @@ def predict(network: torch.nn.Module, pictures: torch.Tensor) -> torch.Tensor:
 
 
 def mean_dice(predicted: torch.Tensor, labels: torch.Tensor, with_background: bool = True) -> float:
-    """Hard Dice, the mean over all pictures and the classes that are there in each."""
+    """Return the mean hard Dice over all images and the classes present in each reference.
+
+    Args:
+        predicted: Predicted class indices (B, 1, *spatial).
+        labels: Reference class indices (B, 1, *spatial).
+        with_background: Whether to include class 0.
+
+    Example:
+        >>> mean_dice(torch.tensor([[[0, 1, 1]]]), torch.tensor([[[0, 0, 1]]]), with_background=False)
+        0.6666666666666666
+    """
     found = [
         2 * float(((guess == index) & (label == index)).sum()) / float((guess == index).sum() + (label == index).sum())
         for guess, label in zip(predicted, labels, strict=True)
@@ -128,12 +214,35 @@ def mean_dice(predicted: torch.Tensor, labels: torch.Tensor, with_background: bo
 
 
 def mean_and_range(values: Sequence[float], digits: int = 2) -> str:
-    """`mean (smallest – largest)`."""
+    """Return the mean and the range of values as text.
+
+    Args:
+        values: Values to summarize.
+        digits: Number of decimals.
+
+    Example:
+        >>> mean_and_range([0.5, 1.0])
+        '0.75 (0.50 – 1.00)'
+    """
     mean = sum(values) / len(values)
     return f"{mean:.{digits}f} ({min(values):.{digits}f} – {max(values):.{digits}f})"
 
 
 def sure_scores(predicted: torch.Tensor, num_classes: int, sure: float) -> torch.Tensor:
-    """Scores (B, C, *spatial) for class indices (B, 1, *spatial): log probabilities, `sure` for the predicted class."""
+    """Return logits for predicted class indices: log probabilities, with the same confidence in every voxel.
+
+    Args:
+        predicted: Class indices (B, 1, *spatial).
+        num_classes: Number of classes, including background.
+        sure: Probability of the predicted class; the other classes share the rest evenly.
+
+    Returns:
+        Logits (B, C, *spatial).
+
+    Example:
+        >>> probabilities = sure_scores(torch.tensor([[[0]]]), 3, 0.9).softmax(dim=1)
+        >>> [round(value, 4) for value in probabilities.flatten().tolist()]
+        [0.9, 0.05, 0.05]
+    """
     chosen = F.one_hot(predicted[:, 0], num_classes).movedim(-1, 1).bool()
     return torch.where(chosen, sure, (1 - sure) / (num_classes - 1)).log()

@@ -1,4 +1,4 @@
-"""What a reproduction shows."""
+"""Tables that reproductions return."""
 
 from __future__ import annotations
 
@@ -8,13 +8,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a title; every cell is text already, so that its author decides on digits and units."""
+    """Table of formatted text.
+
+    Attributes:
+        title: Title of the table.
+        columns: Headings.
+        rows: Cells with their final digits and units.
+
+    Example:
+        >>> print(Table("Losses", ["loss", "Dice"], [["DiceLoss", "0.93"]]).markdown())
+        Losses
+        <BLANKLINE>
+        | loss | Dice |
+        | --- | --- |
+        | DiceLoss | 0.93 |
+    """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
 
     def markdown(self) -> str:
-        """The table as Markdown, its title as a paragraph above."""
+        """Return the table as Markdown, with its title as a paragraph above."""
         lines = [self.columns, ["---"] * len(self.columns), *self.rows]
         return f"{self.title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,8 +1,8 @@
 """The question "What is wrong with my (generalized) dice loss implementation": 1 - 2 (n + 1) / (d + 1), summed.
 
-n is a class's sum of w p g, d its sum of w (p + g). The smoothed Dice loss is 1 - (2 n + 1) / (d + 1); with the
-parenthesis in the wrong place it is that minus 1 / (d + 1). Summing the classes' losses instead of averaging them
-multiplies value and gradient by their number.
+For each class, n is the sum of w p g, and d the sum of w (p + g). The smoothed Dice loss is 1 - (2 n + 1) / (d + 1).
+The misplaced parenthesis subtracts 1 / (d + 1). Summing over the classes instead of averaging multiplies loss and
+gradient by the number of classes.
 """
 
 from __future__ import annotations
@@ -48,15 +48,20 @@ def run(
     structures: Sequence[int],
     background_factor: int,
 ) -> list[Table]:
-    """All tables; the arguments are explained in the YAML."""
+    """Return all tables. The arguments are explained in `configs/reproductions/wrong_generalized_dice.yaml`.
+
+    Example:
+        >>> from segbundle.reproductions import reproduce
+        >>> tables = reproduce("wrong_generalized_dice", {"steps": 2})  # doctest: +SKIP
+    """
     data = Discs(size, (radius[0], radius[1]), discs, colours(num_classes, channels, seed=0), noise)
-    start = {name: _at_the_start(loss, data, widths, batch_size) for name, loss in _losses().items()}
-    unit = start["right, mean of the classes"][1]
+    initial = {name: _initial_values(loss, data, widths, batch_size) for name, loss in _losses().items()}
+    unit = initial["right, mean of the classes"][1]
     rows = [
         [
             name,
-            f"{start[name][0]:.4f}",
-            f"{start[name][1] / unit:.2g}",
+            f"{initial[name][0]:.4f}",
+            f"{initial[name][1] / unit:.2g}",
             *(
                 mean_and_range([_dice(loss, data, widths, batch_size, rate, steps, num_test, s) for s in seeds])
                 for rate in learning_rates
@@ -65,10 +70,10 @@ def run(
         for name, loss in _losses().items()
     ]
     title = (
-        f"Training on {discs} of {num_classes - 1} classes per picture, {steps} steps of plain SGD: Dice of the "
-        f"classes there, mean over {len(seeds)} seeds (range)"
+        f"Training with {discs} of {num_classes - 1} classes per image, {steps} steps of plain SGD: Dice of present "
+        f"classes, mean of {len(seeds)} seeds (range)"
     )
-    columns = ["loss", "value at the start", "gradient at the start", *(f"rate {rate:g}" for rate in learning_rates)]
+    columns = ["loss", "initial loss", "initial gradient", *(f"rate {rate:g}" for rate in learning_rates)]
     return [
         _values(numerators, denominators, num_classes),
         _vanishing(structures, background_factor),
@@ -77,17 +82,46 @@ def run(
 
 
 def wrong(shared: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
-    """1 - 2 (n + 1) / (d + 1)."""
+    """Return the posted formula, 1 - 2 (n + 1) / (d + 1).
+
+    Args:
+        shared: Sum n.
+        size: Sum d.
+
+    Example:
+        >>> float(wrong(torch.tensor(0.0), torch.tensor(0.0)))
+        -1.0
+    """
     return 1 - 2 * (shared + 1) / (size + 1)
 
 
 def right(shared: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
-    """1 - (2 n + 1) / (d + 1)."""
+    """Return the correct formula, 1 - (2 n + 1) / (d + 1).
+
+    Args:
+        shared: Sum n.
+        size: Sum d.
+
+    Example:
+        >>> float(right(torch.tensor(0.0), torch.tensor(0.0)))
+        0.0
+    """
     return 1 - (2 * shared + 1) / (size + 1)
 
 
 def per_class(formula: Smoothed, weighted: bool = False, total: bool = False) -> Loss:
-    """The mean or the total of the formula over classes, with w = 1 or the clipped 1 / volume²."""
+    """Return a loss that applies a formula to each class and combines the classes.
+
+    Args:
+        formula: Function of n and d.
+        weighted: Whether w is the clipped 1 / volume² instead of 1.
+        total: Whether to sum over the classes instead of averaging.
+
+    Example:
+        >>> loss = per_class(right)
+        >>> float(loss(torch.tensor([[[9.0, -9.0], [-9.0, 9.0]]]), torch.tensor([[[0, 1]]]))) < 1e-4
+        True
+    """
 
     def loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         shared, size, volume = class_sums(scores, labels)
@@ -99,7 +133,16 @@ def per_class(formula: Smoothed, weighted: bool = False, total: bool = False) ->
 
 
 def one_ratio(formula: Smoothed) -> Loss:
-    """The formula of the sums over the classes that are there, w = 1 / volume²: the generalized Dice loss."""
+    """Return a loss that applies a formula to the sums over all present classes, with w = 1 / volume².
+
+    Args:
+        formula: Function of n and d.
+
+    Example:
+        >>> loss = one_ratio(right)
+        >>> float(loss(torch.tensor([[[9.0, -9.0], [-9.0, 9.0]]]), torch.tensor([[[0, 1]]]))) < 1e-4
+        True
+    """
 
     def loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         shared, size, volume = class_sums(scores, labels)
@@ -117,8 +160,8 @@ def _losses() -> dict[str, Loss]:
         "right, sum of the classes": per_class(right, total=True),
         "wrong, w = 1 / volume² in each class, mean": per_class(wrong, weighted=True),
         "right, w = 1 / volume² in each class, mean": per_class(right, weighted=True),
-        "wrong, generalized, classes there only": one_ratio(wrong),
-        "right, generalized, classes there only": one_ratio(right),
+        "wrong, generalized, present classes only": one_ratio(wrong),
+        "right, generalized, present classes only": one_ratio(right),
         "`DiceLoss`": DiceLoss(softmax=True, to_onehot_y=True, batch=True),
         "`GeneralizedDiceLoss`": GeneralizedDiceLoss(softmax=True, to_onehot_y=True, batch=True),
     }
@@ -133,15 +176,15 @@ def _values(numerators: Sequence[float], denominators: Sequence[float], num_clas
         rows.append([f"{shared:g}", f"{size:g}", dice, *(f"{value:.4f}" for value in values), *in_all])
     columns = [
         "n", "d", "Dice", "1 - 2 (n + 1) / (d + 1)", "1 - (2 n + 1) / (d + 1)",
-        f"the first, sum of {num_classes} such classes", "the second, likewise",
+        f"the first, sum of {num_classes} such classes", f"the second, sum of {num_classes} such classes",
     ]  # fmt: skip
     return Table(
-        "Values of one class; perfect is n = d / 2, and n = d = 0 for a class that is not there", columns, rows
+        "Values for one class; perfect predictions have n = d / 2, or n = d = 0 if the class is absent", columns, rows
     )
 
 
 def _vanishing(structures: Sequence[int], background_factor: int) -> Table:
-    """With w = 1 / volume² the sums are small, and the 1 in the denominator takes the gradient away."""
+    """Return the table of gradients for w = 1 / volume², which the 1 in the denominator makes vanish."""
     rows = []
     for structure in structures:
         labels = torch.zeros(1, 1, structure * (1 + background_factor), dtype=torch.long)
@@ -153,14 +196,14 @@ def _vanishing(structures: Sequence[int], background_factor: int) -> Table:
         rows.append([str(structure), f"{(posted_weights(volume) * size).sum():.1e}", *(f"{g:.1e}" for g in gradients)])
     title = (
         f"Generalized Dice of a structure and {background_factor} times as much background, p = 0.5 everywhere: norm "
-        "of the gradient as a part of that of `GeneralizedDiceLoss`"
+        "of the gradient as a fraction of that of `GeneralizedDiceLoss`"
     )
     columns = ["voxels of the structure", "d", "1 - 2 (n + 1) / (d + 1)", "1 - (2 n + 1) / (d + 1)"]
     return Table(title, columns, rows)
 
 
-def _at_the_start(loss: Loss, data: Discs, widths: Sequence[int], batch_size: int) -> tuple[float, float]:
-    """Value, and the norm of the gradient with respect to the scores."""
+def _initial_values(loss: Loss, data: Discs, widths: Sequence[int], batch_size: int) -> tuple[float, float]:
+    """Return loss and gradient norm of an untrained network."""
     pictures, labels = next(data.batches(batch_size, seed=0))
     scores = _network(data, widths, seed=0)(pictures)
     return float(loss(scores, labels).detach()), gradient_size(loss, scores, labels)

@@ -1,4 +1,4 @@
-"""Where the files of a run's cases are."""
+"""Paths of the files of a case."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from segbundle.errors import OutputError
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """Where a case's files are.
+    """Paths of scan, reference and prediction of a case.
 
     Attributes:
-        image: the scan; a list of files if channels have one each.
-        reference: the label map, as it was annotated, if there is one.
-        prediction: the label map that was written.
-        ignore_label: value of unknown voxels in the reference, if it has any.
+        image: Scan, or one file per channel.
+        reference: Annotated label map, if there is one.
+        prediction: Predicted label map.
+        ignore_label: Value of unknown voxels in the reference, if any.
+
+    Example:
+        >>> files = CaseFiles(["ct.nii.gz", "pet.nii.gz"], None, "case_1_seg.nii.gz")
+        >>> files.first_image
+        'ct.nii.gz'
     """
 
     image: str | list[str]
@@ -27,62 +32,80 @@ class CaseFiles:
 
     @property
     def first_image(self) -> str:
-        """The scan, or its first channel."""
+        """Return the scan, or the file of its first channel."""
         return self.image if isinstance(self.image, str) else self.image[0]
 
     @property
     def gone(self) -> str | None:
-        """The scan or the reference, if it is no longer there."""
+        """Return the path of a missing scan or reference, or None if both exist."""
         given = [self.first_image, *([] if self.reference is None else [self.reference])]
         return next((path for path in given if not is_there(path)), None)
 
     def moved_to(self, dataset_dir: str | Path | None) -> CaseFiles:
-        """The same where the dataset is now: files whose folder and name are found in it are taken from there.
+        """Return the files with paths below another dataset folder, where such files exist.
 
-        Of a scan without a reference, which it could be taken for, the name is enough.
+        A file is found by the last parts of its path: folder and name, or the name alone if the case has no reference
+        (with a reference, scan and label map may have the same name).
+
+        Args:
+            dataset_dir: New folder of the dataset; None changes nothing.
+
+        Example:
+            >>> CaseFiles("old/imagesTr/a.nii.gz", None, "a_seg.nii.gz").moved_to(None).image
+            'old/imagesTr/a.nii.gz'
         """
         if dataset_dir is None:
             return self
-        folder, image, least = Path(dataset_dir), self.image, 1 if self.reference is None else 2
+        folder, image, min_parts = Path(dataset_dir), self.image, 1 if self.reference is None else 2
         image = (
-            _found_in(folder, image, least)
+            _find_in(folder, image, min_parts)
             if isinstance(image, str)
-            else [_found_in(folder, one, least) for one in image]
+            else [_find_in(folder, path, min_parts) for path in image]
         )
-        reference = None if self.reference is None else _found_in(folder, self.reference, least)
+        reference = None if self.reference is None else _find_in(folder, self.reference, min_parts)
         return replace(self, image=image, reference=reference)
 
 
 def is_there(path: str | Path) -> bool:
-    """Return whether a file or a folder exists; a path that no file system could hold does not."""
+    """Return whether a file or folder exists; False for a path that the file system cannot represent.
+
+    Example:
+        >>> is_there("."), is_there("x" * 10_000)
+        (True, False)
+    """
     try:
         return Path(path).exists()
     except OSError:
         return False
 
 
-def _found_in(folder: Path, given: str, least: int) -> str:
-    """A path below a folder with the same end, of at least so many parts, or else the path that was given."""
+def _find_in(folder: Path, given: str, min_parts: int) -> str:
+    """Return the file in a folder that shares the longest path ending (at least `min_parts`), else the given path."""
     parts = PurePath(given).parts
-    ends = [parts[-count:] for count in range(len(parts) - 1, least - 1, -1)]
-    return next((str(place) for end in ends if is_there(place := folder.joinpath(*end))), given)
+    endings = [parts[-count:] for count in range(len(parts) - 1, min_parts - 1, -1)]
+    return next((str(path) for ending in endings if is_there(path := folder.joinpath(*ending))), given)
 
 
 def refuse_if_moved(files: Mapping[str, CaseFiles], dataset_dir: str | Path | None, every: bool = False) -> None:
-    """Raise an error if scans or references are not where they should be, before a page is replaced by an emptier one.
+    """Raise an error if scans or references are missing, so that a page is not replaced by a page without slices.
 
     Args:
-        files: of the cases.
-        dataset_dir: where they should be; None for where they were.
-        every: only if all of them are gone.
+        files: Files by case.
+        dataset_dir: Folder that the user gave; None if the recorded paths are used.
+        every: Raise only if the files of all cases are missing.
 
     Raises:
-        OutputError: they are not there.
+        OutputError: Files are missing.
+
+    Example:
+        >>> refuse_if_moved({"a": CaseFiles("gone/a.nii.gz", None, "a_seg.nii.gz")}, None)
+        Traceback (most recent call last):
+        segbundle.errors.OutputError: gone/a.nii.gz does not exist. Give the folder of the scans with --dataset_dir.
     """
-    gone = [path for one in files.values() if (path := one.gone)]
-    if not gone or (every and len(gone) < len(files)):
+    missing = [path for case in files.values() if (path := case.gone)]
+    if not missing or (every and len(missing) < len(files)):
         return
     if dataset_dir is None:
-        raise OutputError(f"{gone[0]}: is no longer there; tell where the scans are now with --dataset_dir.")
-    name = "/".join(PurePath(gone[0]).parts[-2:])
-    raise OutputError(f"{dataset_dir}: holds no {name}; give the folder that the scans of the run are in now.")
+        raise OutputError(f"{missing[0]} does not exist. Give the folder of the scans with --dataset_dir.")
+    name = "/".join(PurePath(missing[0]).parts[-2:])
+    raise OutputError(f"{dataset_dir} does not contain {name}. Give the folder that the scans of the run are in now.")

@@ -1,4 +1,4 @@
-"""What a training's cases let expect of a scan, and what of a prediction is then worth a look."""
+"""Expected measurements of each class, and warnings about predictions that deviate from them."""
 
 from __future__ import annotations
 
@@ -11,25 +11,32 @@ import numpy as np
 
 from segbundle.results.structures import Structure
 
-_USUAL = 0.9
-_SELDOM = 0.1
-_ENOUGH = 10
-_SEVERAL = 5
-_FAR_OUT = 3.0
-_LEAST_VOLUME = 2.0
-_LEAST_PARTS = 3.0
-"""How many times larger, or more, than the quartile something is at least before it is far out."""
+_USUALLY_PRESENT = 0.9
+_RARELY_AT_EDGE = 0.1
+"""Fractions of the reference cases."""
+_MIN_CASES = 10
+_MIN_SCANS = 5
+_NUM_IQRS = 3.0
+_MIN_VOLUME_RATIO = 2.0
+_MIN_COMPONENTS_RATIO = 3.0
+"""Smallest ratio of an outlier to the nearest quartile."""
 _ROUNDING = 1e-9
-EDGE = "touches the scan's edge, and may be cut off"
+EDGE = "touches the edge of the scan and may be cut off"
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How a value is spread over other cases, and beyond what it is far out.
+    """Distribution of a measurement over reference cases, with outlier limits.
 
     Attributes:
-        values: in ascending order.
-        low, high: the limits.
+        values: Measurements in ascending order.
+        low: Lower outlier limit.
+        high: Upper outlier limit.
+
+    Example:
+        >>> spread = Spread.of([10.0, 11.0, 12.0], least=2.0)
+        >>> round(spread.low, 6), round(spread.high, 6)
+        (5.0, 24.0)
     """
 
     values: Sequence[float]
@@ -38,61 +45,87 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float], least: float | None = None) -> Spread | None:
-        """From values of other cases; None without any.
+        """Return the distribution of values, or None if there are no values.
 
-        Far out is more than three interquartile ranges beyond the quartiles (Tukey, Exploratory Data Analysis, 1977),
-        and at least a least distance. With fewer than ten values, which have no quartiles to speak of, it is more than
-        that distance beyond the smallest and the largest.
+        The limits are three interquartile ranges beyond the quartiles (Tukey, Exploratory Data Analysis, 1977), and at
+        least a minimum distance. For fewer than ten values, the limits are that distance beyond the smallest and the
+        largest value.
 
         Args:
-            values: positive, if `least` is given.
-            least: take logarithms, as values are skewed, and this factor as the least distance; None for the values as
-                they are, and their whole range as that distance.
+            values: Measurements; positive if `least` is given.
+            least: Compute on logarithms, with this ratio as the minimum distance. None: compute on the values, with
+                their range as the minimum distance.
+
+        Example:
+            >>> Spread.of([]) is None
+            True
         """
         ordered = sorted(values)
         if not ordered:
             return None
         scaled = np.asarray(ordered) if least is None else np.log(ordered)
-        many = len(ordered) >= _ENOUGH
-        first, third = np.percentile(scaled, [25, 75]) if many else (scaled[0], scaled[-1])
-        smallest_reach = scaled[-1] - scaled[0] if least is None else np.log(least)
-        reach = max(_FAR_OUT * (third - first), smallest_reach) if many else smallest_reach
-        limits = np.array([first - reach, third + reach])
+        enough = len(ordered) >= _MIN_CASES
+        first, third = np.percentile(scaled, [25, 75]) if enough else (scaled[0], scaled[-1])
+        min_distance = scaled[-1] - scaled[0] if least is None else np.log(least)
+        distance = max(_NUM_IQRS * (third - first), min_distance) if enough else min_distance
+        limits = np.array([first - distance, third + distance])
         low, high = limits if least is None else np.exp(limits)
         return cls(ordered, float(low), float(high))
 
     def is_far_out(self, value: float) -> bool:
-        """Whether a value is beyond a limit."""
+        """Return whether a value is an outlier."""
         return value < self.low - _ROUNDING * abs(self.low) or value > self.high + _ROUNDING * abs(self.high)
 
     def compared(self, value: float, what: str, unit: str = "") -> str:
-        """In words, how a value that is far out compares: "more than in any of the 12 training cases (1 to 3 ml)"."""
+        """Return how an outlier compares with the reference cases.
+
+        Args:
+            value: The outlier.
+            what: Description of the reference cases.
+            unit: Unit with a leading space.
+
+        Example:
+            >>> Spread.of([1.0, 3.0], least=2.0).compared(9.0, "the 2 training cases", " ml")
+            'above all of the 2 training cases (1 to 3 ml)'
+        """
         above = value > self.high
-        as_far = sum(other >= value if above else other <= value for other in self.values)
-        which = f"all but {as_far}" if as_far else "any"
-        return f"{'more' if above else 'less'} than in {which} of {what} ({self.ends}{unit})"
+        exceptions = sum(other >= value if above else other <= value for other in self.values)
+        which = f"all but {exceptions}" if exceptions else "all"
+        return f"{'above' if above else 'below'} {which} of {what} ({self.ends}{unit})"
 
     @property
     def ends(self) -> str:
-        """The smallest and the largest, in words."""
+        """Return the range as text, such as "1 to 3"."""
         return " to ".join(dict.fromkeys(map(in_short, (self.values[0], self.values[-1]))))
 
 
 def in_short(value: float) -> str:
-    """A number with three digits that tell something, or all of those before the point."""
+    """Return a number with three significant digits, or without decimals from 1000.
+
+    Example:
+        >>> in_short(0.12345), in_short(123456.7)
+        ('0.123', '123457')
+    """
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What other cases let expect of a class.
+    """Expected measurements of a class, from reference cases.
 
     Attributes:
-        what: what the cases are.
-        num_cases: in how many of them somebody or something looked for it.
-        num_present: in how many of these it is.
-        at_edge: in which part of those that have it, it touches the edge.
-        volume_ml, components, mean_intensity: of those that have it; None where nothing is known.
+        what: Plural noun for the reference cases.
+        num_cases: Number of reference cases in which the class was annotated or predicted.
+        num_present: Number of these in which the class is present.
+        at_edge: Fraction of the cases with the class in which it touches the edge.
+        volume_ml: Distribution of the volume in ml; None if unknown.
+        components: Distribution of the number of connected components; None if unknown.
+        mean_intensity: Distribution of the mean intensity; None if unknown.
+
+    Example:
+        >>> cases = [Structure(f"case_{i}", "liver", 1400.0 + i) for i in range(12)]
+        >>> Expected.of(cases, "training cases", intensities=True).cases
+        'the 12 training cases'
     """
 
     what: str
@@ -105,52 +138,64 @@ class Expected:
 
     @classmethod
     def of(cls, structures: Sequence[Structure], what: str, intensities: bool) -> Expected | None:
-        """From the same class in several cases; None if they are fewer than ten.
+        """Return the expected measurements of a class, or None for fewer than ten reference cases.
 
         Args:
-            structures: the class in each of them.
-            what: what the cases are.
-            intensities: whether those of different scans can be compared; ten of them are needed.
+            structures: Measurements of the class, one per reference case.
+            what: Plural noun for the reference cases.
+            intensities: Whether intensities are comparable between scans; at least ten are needed.
+
+        Example:
+            >>> Expected.of([], "training cases", intensities=True) is None
+            True
         """
-        if len(structures) < _ENOUGH:
+        if len(structures) < _MIN_CASES:
             return None
-        there = [one for one in structures if one.volume_ml > 0]
-        parts = Spread.of([float(one.components) for one in there if one.components], _LEAST_PARTS)
-        means = [one.mean_intensity for one in there if one.mean_intensity is not None]
+        present = [one for one in structures if one.volume_ml > 0]
+        components = Spread.of([float(one.components) for one in present if one.components], _MIN_COMPONENTS_RATIO)
+        if components is not None:  # at most half of the smallest number is an outlier
+            components = replace(components, low=math.floor(components.values[0] / 2) + 0.5)
+        means = [one.mean_intensity for one in present if one.mean_intensity is not None]
         return cls(
             what,
             len(structures),
-            len(there),
-            sum(one.touches_edge for one in there) / max(len(there), 1),
-            Spread.of([one.volume_ml for one in there], _LEAST_VOLUME),
-            None if parts is None else replace(parts, low=math.floor(parts.values[0] / 2) + 0.5),  # half of the fewest
-            Spread.of(means) if intensities and len(means) >= _ENOUGH else None,
+            len(present),
+            sum(one.touches_edge for one in present) / max(len(present), 1),
+            Spread.of([one.volume_ml for one in present], _MIN_VOLUME_RATIO),
+            components,
+            Spread.of(means) if intensities and len(means) >= _MIN_CASES else None,
         )
 
     @property
     def present(self) -> float:
-        """In which part of the cases the class is."""
+        """Return the fraction of the reference cases with the class."""
         return self.num_present / self.num_cases
 
     @property
     def cases(self) -> str:
-        """The cases, in words."""
+        """Return a description of the reference cases."""
         return f"the {self.num_cases} {self.what}"
 
     @property
     def those_with_it(self) -> str:
-        """The cases that have the class, in words."""
+        """Return a description of the reference cases with the class."""
         return self.cases if self.num_present == self.num_cases else f"the {self.num_present} {self.what} that have it"
 
 
 class Expectations:
-    """What to expect of each class: from ten training cases or more, or else from the other scans that were predicted.
+    """Expected measurements of all classes, from the training cases or, if fewer than ten, from the other scans.
 
     Args:
-        training: classes of the cases that the model was trained on; may be empty.
-        found: those of the predictions.
-        class_names: without the background.
-        intensities: whether those of different scans can be compared, as in CT and not in MR.
+        training: Measurements of the training cases; may be empty.
+        found: Measurements of the predictions.
+        class_names: Foreground classes.
+        intensities: Whether intensities are comparable between scans, as in CT but not in MR.
+
+    Example:
+        >>> training = [Structure(f"case_{i}", "liver", 1400.0 + i) for i in range(12)]
+        >>> expected = Expectations(training, [], ["liver"])
+        >>> expected.of_class("liver").present
+        1.0
     """
 
     def __init__(
@@ -167,27 +212,39 @@ class Expectations:
         self.of_training = {name: one for name, one in usual.items() if one is not None}
 
     def of_class(self, name: str) -> Expected | None:
-        """What the training's cases, or else all of the predictions, let expect of a class."""
-        own = self._found[name]
-        usual = Expected.of(own, "scans themselves", self._intensities) if len(own) > _ENOUGH else None
+        """Return the expected measurements of a class from the training cases, or else from all predictions.
+
+        Args:
+            name: Name of the class.
+        """
+        scans = self._found[name]
+        usual = Expected.of(scans, "predicted scans", self._intensities) if len(scans) > _MIN_CASES else None
         return self.of_training.get(name) or usual
 
     def of(self, one: Structure) -> Expected | None:
-        """What the training's cases, or else the other predictions, let expect of a class in a scan."""
+        """Return the expected measurements for a prediction from the training cases, or else from the other scans.
+
+        Args:
+            one: Class in a predicted scan.
+        """
         if one.name in self.of_training:
             return self.of_training[one.name]
         others = [each for each in self._found[one.name] if each.case != one.case]
         usual = Expected.of(others, "other scans", self._intensities)
-        return None if usual is None else replace(usual, at_edge=0.0)  # all of the predictions may be cut off
+        return None if usual is None else replace(usual, at_edge=0.0)  # all scans of a batch may be cut off
 
 
 @dataclass(frozen=True)
 class Warnings:
-    """What of a structure somebody should look at.
+    """Warnings about one class in one predicted scan.
 
     Attributes:
-        unusual: in what it differs from other cases, in words.
-        at_edge: whether it touches the scan's edge, and does not usually.
+        unusual: Deviations from the reference cases.
+        at_edge: Whether the class touches the edge of the scan and rarely does so in the reference cases.
+
+    Example:
+        >>> Warnings(at_edge=True).words
+        ['touches the edge of the scan and may be cut off']
     """
 
     unusual: Sequence[str] = field(default_factory=list)
@@ -195,79 +252,103 @@ class Warnings:
 
     @property
     def words(self) -> list[str]:
-        """All of it."""
+        """Return all warnings as text."""
         return [*self.unusual, *([EDGE] if self.at_edge else [])]
 
 
 def warnings_of(found: Structure, usual: Expected | None) -> Warnings:
-    """What somebody should look at in a prediction, given what is expected of the class."""
-    at_edge = found.touches_edge and (usual is None or usual.at_edge <= _SELDOM)
-    return Warnings([] if usual is None else list(_unusual(found, usual)), at_edge)
+    """Return the warnings about a class in a predicted scan.
+
+    Args:
+        found: Measurements of the class.
+        usual: Expected measurements; None checks the edge only.
+
+    Example:
+        >>> cases = [Structure(f"case_{i}", "liver", 1400.0 + i) for i in range(12)]
+        >>> usual = Expected.of(cases, "training cases", intensities=True)
+        >>> warnings_of(Structure("scan", "liver", 90.0), usual).words
+        ['has a volume of 90 ml, below all of the 12 training cases (1400 to 1411 ml)']
+    """
+    at_edge = found.touches_edge and (usual is None or usual.at_edge <= _RARELY_AT_EDGE)
+    return Warnings([] if usual is None else list(_deviations(found, usual)), at_edge)
 
 
-def _unusual(found: Structure, usual: Expected) -> Iterator[str]:
+def _deviations(found: Structure, usual: Expected) -> Iterator[str]:
     if found.volume_ml == 0:
-        if usual.present >= _USUAL:
-            yield f"is missing, and is in {usual.present:.0%} of {usual.cases}"
+        if usual.present >= _USUALLY_PRESENT:
+            yield f"is missing, but present in {usual.present:.0%} of {usual.cases}"
         return
     if usual.num_present == 0:
-        yield f"is there, and is in none of {usual.cases}"
+        yield f"is present, but in none of {usual.cases}"
     values = (
-        (found.volume_ml, usual.volume_ml, "{} ml", " ml"),
-        (found.components, usual.components, "{} part" if found.components == 1 else "{} parts", ""),
+        (found.volume_ml, usual.volume_ml, "a volume of {} ml", " ml"),
+        (found.components, usual.components, "{} component" if found.components == 1 else "{} components", ""),
         (found.mean_intensity, usual.mean_intensity, "a mean intensity of {}", ""),
     )
-    for value, spread, what, unit in values:
+    for value, spread, template, unit in values:
         if value is not None and spread is not None and spread.is_far_out(value):
-            words = spread.compared(value, usual.those_with_it, unit)
-            yield f"has {what.format(in_short(value))}, {words}"
+            comparison = spread.compared(value, usual.those_with_it, unit)
+            yield f"has {template.format(in_short(value))}, {comparison}"
 
 
 def of_all_scans(found: Sequence[Structure], of_training: Mapping[str, Expected]) -> Iterator[str]:
-    """What of all predictions together is not as in the training's cases, though single ones may pass, in sentences.
+    """Yield warnings about a batch as a whole, for deviations from the training cases that most scans share.
 
     Args:
-        found: every class of every scan.
-        of_training: what to expect of each class.
+        found: Measurements of all classes in all scans.
+        of_training: Expected measurements by class.
+
+    Yields:
+        Complete sentences; none for fewer than five scans.
+
+    Example:
+        >>> cases = [Structure(f"case_{i}", "liver", 1400.0 + i) for i in range(12)]
+        >>> usual = {"liver": Expected.of(cases, "training cases", intensities=True)}
+        >>> list(of_all_scans([Structure(f"scan_{i}", "liver", 0.0) for i in range(5)], usual))
+        ['liver is missing in 5 of 5 scans, but present in 100% of the 12 training cases.']
     """
     for name, usual in of_training.items():
-        own = [one for one in found if one.name == name]
-        volumes = sorted(one.volume_ml for one in own if one.volume_ml > 0)
-        if len(own) < _SEVERAL:
+        scans = [one for one in found if one.name == name]
+        volumes = sorted(one.volume_ml for one in scans if one.volume_ml > 0)
+        if len(scans) < _MIN_SCANS:
             continue
-        if usual.present >= _USUAL and len(volumes) < len(own) / 2:
-            missing = f"is missing in {len(own) - len(volumes)} of {len(own)} scans"
-            yield f"{name} {missing}, and is in {usual.present:.0%} of {usual.cases}."
-        if usual.volume_ml is None or len(volumes) < _SEVERAL:
+        if usual.present >= _USUALLY_PRESENT and len(volumes) < len(scans) / 2:
+            missing = f"is missing in {len(scans) - len(volumes)} of {len(scans)} scans"
+            yield f"{name} {missing}, but present in {usual.present:.0%} of {usual.cases}."
+        if usual.volume_ml is None or len(volumes) < _MIN_SCANS:
             continue
-        least, most = usual.volume_ml.values[0], usual.volume_ml.values[-1]
-        larger, smaller = sum(one > most for one in volumes), sum(one < least for one in volumes)
-        for beyond, count in (("larger", larger), ("smaller", smaller)):
+        smallest, largest = usual.volume_ml.values[0], usual.volume_ml.values[-1]
+        num_above, num_below = sum(one > largest for one in volumes), sum(one < smallest for one in volumes)
+        for direction, count in (("above", num_above), ("below", num_below)):
             if count > len(volumes) / 2:
-                median = f"their median is {in_short(statistics.median(volumes))} ml, there {usual.volume_ml.ends} ml"
-                which = f"{count} of the {len(volumes)} volumes of {name}"
-                yield f"{which} are {beyond} than in any of {usual.those_with_it} ({median})."
+                median = f"median {in_short(statistics.median(volumes))} ml; training cases {usual.volume_ml.ends} ml"
+                which = f"{count} of {len(volumes)} volumes of {name}"
+                yield f"{which} are {direction} all of {usual.those_with_it} ({median})."
 
 
 def unchecked(expected: Mapping[str, Expected | None], intensities: bool) -> Iterator[str]:
-    """What could not be compared with other cases, in sentences.
+    """Yield sentences about checks that were not possible.
 
     Args:
-        expected: of each class.
-        intensities: as in `Expectations`.
+        expected: Expected measurements by class; None if unknown.
+        intensities: Whether intensities are comparable between scans.
+
+    Example:
+        >>> list(unchecked({}, intensities=False))
+        ['Intensities were not compared: without clipping to a window (as in MR), they have no common scale.']
     """
-    nothing = [name for name, usual in expected.items() if usual is None]
-    if nothing:
+    unknown = [name for name, usual in expected.items() if usual is None]
+    if unknown:
         yield (
-            f"Whether they are missing, how large they are and in how many parts was not checked of "
-            f"{', '.join(nothing)}: there are fewer than ten training cases, and fewer than ten other scans."
+            f"Presence, volume and components were not checked for {', '.join(unknown)}: fewer than ten training cases "
+            "and fewer than ten other scans."
         )
-    parts = [name for name, usual in expected.items() if usual and usual.volume_ml and usual.components is None]
-    if parts:
-        yield f"In how many parts they are was not checked of {', '.join(parts)}: training_cases.csv does not tell."
+    uncounted = [name for name, usual in expected.items() if usual and usual.volume_ml and usual.components is None]
+    if uncounted:
+        yield f"Components were not checked for {', '.join(uncounted)}: training_cases.csv does not list them."
     if not intensities:
-        yield "Intensities were not compared: where a task clips none, as in MR, they have no common scale."
+        yield "Intensities were not compared: without clipping to a window (as in MR), they have no common scale."
         return
     means = [name for name, usual in expected.items() if usual and usual.volume_ml and usual.mean_intensity is None]
     if means:
-        yield f"Intensities were not compared of {', '.join(means)}: fewer than ten are known."
+        yield f"Intensities were not compared for {', '.join(means)}: fewer than ten reference cases have them."

@@ -1,4 +1,4 @@
-"""The records of a batch: `predictions.json`, and the journals in which runs append them one by one."""
+"""Records of the scans of a batch: `predictions.json`, and the journals that runs append records to."""
 
 from __future__ import annotations
 
@@ -18,10 +18,19 @@ _FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
 class Journal:
-    """A file that gets a line of JSON for every record: one of a killed run is complete but for its last line.
+    """Append-only JSON Lines file of records. After a killed run, at most the last line is incomplete.
 
     Args:
-        path: ending in `.jsonl`.
+        path: File that ends in `.jsonl`; it is created with the first record.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     journal = Journal(Path(folder) / "predictions.jsonl")
+        ...     journal.append({"case": "case_1", "status": "ok"})
+        ...     journal.close()
+        ...     [record["case"] for record in read_records(Path(folder))]
+        ['case_1']
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,15 +38,18 @@ class Journal:
         self._file: int | None = None
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Append a record.
+        """Append a record and flush it to disk.
+
+        Args:
+            record: Values that JSON can represent.
 
         Raises:
-            OutputError: the file cannot be written, or is not segbundle's.
+            OutputError: The file cannot be written, or was not written by segbundle.
         """
         line = f"{json.dumps(record, ensure_ascii=False, allow_nan=False)}\n".encode()
         try:
             if self._file is None:
-                self._file = self._opened()
+                self._file = self._open()
             while line:
                 line = line[os.write(self._file, line) :]
             os.fsync(self._file)
@@ -47,12 +59,12 @@ class Journal:
             ) from error
 
     def close(self) -> None:
-        """Close the file, if a record was appended."""
+        """Close the file if it is open."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
 
-    def _opened(self) -> int:
+    def _open(self) -> int:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if (owner := owner_of(self.path)) is not None:
             owner.refuse_foreign([self.path.absolute()])
@@ -61,38 +73,83 @@ class Journal:
 
 
 def record_files(folder: Path) -> list[Path]:
-    """Return the files with a folder's records, the newest last: of a killed run, `predictions.json` and journals."""
+    """Return the files with records in a folder, the newest last.
+
+    Args:
+        folder: Output folder of predict or evaluate.
+
+    Returns:
+        `predictions.json`, and after a killed run also its journals.
+
+    Example:
+        >>> record_files(Path("missing"))
+        []
+    """
     found = sorted(folder.glob("predictions.*"))
     whole = [path for path in found if path.name == run_files.PREDICTIONS or run_files.RANK.fullmatch(path.name)]
     return [path for path in whole if path.is_file()] + journals(folder)
 
 
 def journals(folder: Path) -> list[Path]:
-    """Return the journals of a killed run, or of one that is under way."""
+    """Return the journals of a run that was killed or is still running.
+
+    Args:
+        folder: Output folder of predict or evaluate.
+
+    Example:
+        >>> journals(Path("missing"))
+        []
+    """
     found = sorted(folder.glob("predictions.*"))
     return [path for path in found if run_files.JOURNAL.fullmatch(path.name) and path.is_file()]
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """Return a folder's records, the newest of each scan, sorted by case; none where there are no files.
+    """Return the records of a folder sorted by case, the newest record of each scan.
+
+    Args:
+        folder: Output folder of predict or evaluate.
+
+    Returns:
+        Records as dictionaries; empty if the folder has no files with records.
 
     Raises:
-        OutputError: a file of records is damaged.
+        OutputError: A file is damaged.
+
+    Example:
+        >>> read_records(Path("missing"))
+        []
     """
     found = {key_of(record): record for path in record_files(folder) for record in records_of(path)}
     return [found[key] for key in sorted(found)]
 
 
 def key_of(record: Mapping[str, Any]) -> tuple[str, str]:
-    """Return what tells records apart: the case, and the scan where several have one name."""
+    """Return the key of a record: case and scan, because several scans may have the same name.
+
+    Example:
+        >>> key_of({"case": "case_1", "image": "a/case_1.nii.gz"})
+        ('case_1', 'a/case_1.nii.gz')
+    """
     return record["case"], record.get("image") or ""
 
 
 def records_of(path: Path) -> list[dict[str, Any]]:
     """Return the records in one file.
 
+    Args:
+        path: JSON file, or journal that ends in `.jsonl`.
+
     Raises:
-        OutputError: it is damaged.
+        OutputError: The file is damaged.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "predictions.json"
+        ...     _ = path.write_text('[{"case": "case_1", "status": "ok"}]')
+        ...     records_of(path)
+        [{'case': 'case_1', 'status': 'ok'}]
     """
     from segbundle.results.schemas import Record
 
@@ -104,16 +161,25 @@ def records_of(path: Path) -> list[dict[str, Any]]:
 
 @contextmanager
 def damage_named(path: Path) -> Iterator[None]:
-    """Raise an error about a file of a run with what to do about it.
+    """Extend an `OutputError` of the block with advice about the damaged file.
+
+    Args:
+        path: File of a run that the block reads.
 
     Raises:
-        OutputError: the block raised one.
+        OutputError: The block raised an `OutputError`.
+
+    Example:
+        >>> with damage_named(Path("run.json")):  # doctest: +ELLIPSIS
+        ...     raise OutputError("run.json: not valid JSON")
+        Traceback (most recent call last):
+        segbundle.errors.OutputError: run.json: cannot be read (not valid JSON). Predict or evaluate again, ...
     """
     try:
         yield
     except OutputError as error:
         reason = str(error).removeprefix(f"{path}: ").rstrip(".")
-        raise OutputError(f"{path}: cannot be read ({reason}); predict or evaluate again, or move it away.") from error
+        raise OutputError(f"{path}: cannot be read ({reason}). Predict or evaluate again, or move it away.") from error
 
 
 def _lines(path: Path) -> Iterator[Any]:
@@ -126,6 +192,6 @@ def _lines(path: Path) -> Iterator[Any]:
             if line:
                 yield json.loads(line)
         except (ValueError, RecursionError) as error:
-            if number == len(lines):  # half written when the run was killed
+            if number == len(lines):  # incomplete because the run was killed
                 return
             raise OutputError(f"{path}: line {number} is not valid JSON.") from error

@@ -1,4 +1,4 @@
-"""What a run's folder tells: its scores, what made it, and where the scans of its cases are."""
+"""Runs read back from their folders: scores, provenance, and the files of the cases."""
 
 from __future__ import annotations
 
@@ -19,25 +19,29 @@ from segbundle.results.journal import damage_named, journals, read_records
 from segbundle.results.scores import Row, read_rows
 
 _UNFINISHED = {
-    run_files.TASK: "its training has not been validated",
-    run_files.CROSS_VALIDATION: "its cross-validation has not ended",
+    run_files.TASK: "the training has not been validated",
+    run_files.CROSS_VALIDATION: "the cross-validation has not finished",
 }
-"""Files that runs leave from their beginning, and what is the matter if they have left no scores."""
-_ABOUT_CASES = ("cases", "trained_on", "chosen_by")
-_OF_SURFACES = {"hd95_mm_mean": None, "hd95_mm_ci95": [None, None], "nsd_mean": None, "nsd_ci95": [None, None]}
-"""What `summary.json` has of classes whose surfaces were measured."""
+"""Files that a run writes when it starts, and the reason for missing scores if they exist."""
+_CASE_KEYS = ("cases", "trained_on", "chosen_by")
+_NO_SURFACES = {"hd95_mm_mean": None, "hd95_mm_ci95": [None, None], "nsd_mean": None, "nsd_ci95": [None, None]}
+"""Defaults for classes of `summary.json` without surface metrics."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions without references, and what is known about them.
+    """Folder of predictions without references.
 
     Attributes:
-        folder: where they are.
-        class_names: without the background.
-        made_by: `run.json`: command, versions, configuration.
-        files: of the scans that were predicted.
-        failed: scans that were not, with the reason.
+        folder: Folder of the predictions.
+        class_names: Foreground classes, in the order of their label values.
+        made_by: Content of `run.json` (command, versions, configuration).
+        files: Files by case, for all scans that were predicted.
+        failed: Error messages by case, for all scans that failed.
+
+    Example:
+        >>> Predictions(Path("predictions"), ["liver"], {}, {}, {"case_2": "cannot be read"}).failed
+        {'case_2': 'cannot be read'}
     """
 
     folder: Path
@@ -49,19 +53,24 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Run:
-    """A run's scores, in the order of `metrics.csv`, and what is known about it.
+    """Evaluation, cross-validation or training with scores.
 
     Attributes:
-        folder: where it is.
-        rows: a row for each case and class.
-        summary: `summary.json`.
-        made_by: `run.json`: command, versions, configuration; empty if there is none.
-        files: of the cases, as far as known.
-        failed: cases without scores, with the reason.
-        trained_on: those of its cases that its models were trained on; None if nobody knows.
-        chosen_by: those of its cases whose Dice chose the epoch of a model.
-        folds: of a cross-validation, what `summary.json` of each fold tells, by the number of the fold.
-        fold_of: of a cross-validation, the fold that held a case out.
+        folder: Folder of the run.
+        rows: Rows of `metrics.csv`, one per case and class.
+        summary: Content of `summary.json`.
+        made_by: Content of `run.json` (command, versions, configuration); empty if the file is missing.
+        files: Files by case, where known.
+        failed: Error messages by case, for cases without scores.
+        trained_on: Names of the training cases of the models; None if unknown.
+        chosen_by: Names of the cases whose Dice selected the epoch of a model.
+        folds: For a cross-validation, `summary.json` of each fold by number.
+        fold_of: For a cross-validation, the fold that held out each case.
+
+    Example:
+        >>> run = Run(Path("run"), [], {"classes": {"liver": {}, "lesion": {}}}, {}, {}, {})
+        >>> run.class_names
+        ['liver', 'lesion']
     """
 
     folder: Path
@@ -77,48 +86,70 @@ class Run:
 
     @property
     def is_training(self) -> bool:
-        """Whether the scores are those of a training's own validation."""
+        """Return whether the scores come from the validation of a training."""
         return (self.folder / "task.json").is_file()
 
     @property
     def class_names(self) -> list[str]:
-        """Without the background, with the index of a class less by one."""
+        """Return the foreground classes; the label value of a class is its index plus 1."""
         return list(self.summary["classes"])
 
     def rows_of(self, name: str) -> list[Row]:
-        """The rows of one class."""
+        """Return the rows of one class."""
         return [row for row in self.rows if row.name == name]
 
     @property
     def trainings(self) -> dict[str, Path]:
-        """Folders of the trainings that made the models, by the names of their folds, as far as they have curves."""
-        weights = self.made_by.get("config", {}).get("ckpt_path")
-        near = [self.folder]
-        if isinstance(weights, str):
-            training, above = Path(weights).parent, self.folder.resolve().parent
-            near += [training, *([above] if above.name == training.name else [])]  # both may have been moved
-        folds = {place.name.replace("_", " "): place for place in fold_folders(self.folder)}
+        """Return the folders of the trainings with TensorBoard events, by fold; a single training has the name ""."""
+        ckpt_path = self.made_by.get("config", {}).get("ckpt_path")
+        candidates = [self.folder]
+        if isinstance(ckpt_path, str):
+            training, parent = Path(ckpt_path).parent, self.folder.resolve().parent
+            candidates += [training, *([parent] if parent.name == training.name else [])]  # both may have been moved
+        folds = {path.name.replace("_", " "): path for path in fold_folders(self.folder)}
         if folds:
-            return {name: place for name, place in folds.items() if (place / "tensorboard").is_dir()}
-        return dict([("", place) for place in near if (place / "tensorboard").is_dir()][:1])
+            return {name: path for name, path in folds.items() if (path / "tensorboard").is_dir()}
+        return dict([("", path) for path in candidates if (path / "tensorboard").is_dir()][:1])
 
 
 def fold_folders(folder: Path) -> list[Path]:
-    """The folders of a cross-validation's folds, in their order; none if the folder is something else."""
+    """Return the folders `fold_0`, `fold_1`, ... of a cross-validation, by number.
+
+    Args:
+        folder: Output folder of a cross-validation.
+
+    Returns:
+        Folders of the folds; empty if the folder is not that of a cross-validation.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for fold in (10, 2):
+        ...         (Path(folder) / f"fold_{fold}").mkdir()
+        ...     [path.name for path in fold_folders(Path(folder))]
+        ['fold_2', 'fold_10']
+    """
     found = {int(match[1]): path for path in folder.glob("fold_*") if (match := re.fullmatch(r"fold_(\d+)", path.name))}
     return [found[fold] for fold in sorted(found)]
 
 
 def write_run(folder: str | Path, made_by: dict[str, Any], data: Sequence[dict[str, Any]]) -> None:
-    """Write `run.json`: what made a run, and the files of its cases.
+    """Write `run.json`, the provenance of a run and the files of its cases.
 
     Args:
-        folder: of the run.
-        made_by: command, versions, configuration.
-        data: datalist entries with `case`, `image` and `label`.
+        folder: Folder of the run.
+        made_by: Command, versions and configuration.
+        data: Datalist entries with `case`, `image` and `label`.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: The file cannot be written.
+
+    Example:
+        >>> import json, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_run(folder, {"command": "segbundle ..."}, [{"case": "a", "image": "a.nii", "label": "b.nii"}])
+        ...     list(json.loads((Path(folder) / "run.json").read_text())["cases"])
+        ['a']
     """
     folder = Path(folder)
     cases = {
@@ -133,126 +164,154 @@ def write_run(folder: str | Path, made_by: dict[str, Any], data: Sequence[dict[s
 
 
 def _absolute(path: str | list[str]) -> str | list[str]:
-    return str(Path(path).resolve()) if isinstance(path, str) else [str(Path(one).resolve()) for one in path]
+    return str(Path(path).resolve()) if isinstance(path, str) else [str(Path(each).resolve()) for each in path]
 
 
 def holds_scores(folder: str | Path) -> bool:
-    """Whether a folder is that of an evaluation, a cross-validation or a training, and not one of predictions.
+    """Return True for an evaluation, a cross-validation or a training, False for predictions without references.
+
+    Args:
+        folder: Folder of a run.
 
     Raises:
-        OutputError: it is neither, or what it is has not ended.
+        OutputError: The folder is neither, or the run has not finished.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = (Path(folder) / "metrics.csv").write_text("case,class,status,dice")
+        ...     holds_scores(folder)
+        True
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise OutputError(f"{folder}: is no folder; give the output_dir of a run.")
+        raise OutputError(f"{folder} is not a folder. Give the output_dir of a run.")
     if (folder / run_files.METRICS).is_file():
         return True
-    for name, what in _UNFINISHED.items():
+    for name, reason in _UNFINISHED.items():
         if (folder / name).is_file():
-            raise OutputError(f"{folder}: {what}, so that it holds no metrics.csv yet.")
+            raise OutputError(f"{folder} has no metrics.csv yet: {reason}.")
     if not (folder / run_files.PREDICTIONS).is_file() and not journals(folder):
         raise OutputError(
-            f"{folder}: holds neither metrics.csv nor predictions.json; give the output_dir of `segbundle evaluate`, "
+            f"{folder} contains neither metrics.csv nor predictions.json. Give the output_dir of `segbundle evaluate`, "
             "`cross-validate`, `train` or `predict`."
         )
     if not (folder / run_files.RUN_FILE).is_file():
         done = sum(record["status"] == "ok" for record in read_records(folder))
         raise OutputError(
-            f"{folder}: holds no {run_files.RUN_FILE}, which is written when a run ends; {done} scans are done so far. "
-            "Run the same predict or evaluate command with --resume."
+            f"{folder} has no {run_files.RUN_FILE}: the run has not finished (scans done: {done}). Run the same predict "
+            "or evaluate command with --resume."
         )
-    if _made_by(folder).get("cases"):
-        raise OutputError(f"{folder}: is an evaluation without metrics.csv; evaluate again.")
+    if _read_made_by(folder).get("cases"):
+        raise OutputError(f"{folder} is an evaluation without metrics.csv. Evaluate again.")
     return False
 
 
 def read_predictions(folder: str | Path, dataset_dir: str | Path | None = None) -> Predictions:
-    """Everything that a folder tells of predictions without references.
+    """Return the content of a folder of predictions without references.
 
     Args:
-        folder: where they are; it may have been moved.
-        dataset_dir: where the scans are now, if they were moved.
+        folder: Folder of the predictions; it may have been moved.
+        dataset_dir: New folder of the scans, if they were moved.
 
     Raises:
-        OutputError: it holds something else, or what it holds cannot be read.
+        OutputError: The folder contains something else, or its files cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_run(folder, {"config": {"class_names": ["background", "liver"]}}, [])
+        ...     record = {"case": "a", "status": "ok", "image": "a.nii.gz", "prediction": "a_seg.nii.gz"}
+        ...     write_json(Path(folder) / "predictions.json", [record])
+        ...     read_predictions(folder).class_names
+        ['liver']
     """
     folder = Path(folder)
     if holds_scores(folder):
-        raise OutputError(f"{folder}: holds scores, not predictions alone.")
-    records, made_by = read_records(folder), _made_by(folder)
+        raise OutputError(f"{folder} contains scores; a folder of `segbundle predict` is needed.")
+    records, made_by = read_records(folder), _read_made_by(folder)
     class_names = made_by.get("config", {}).get("class_names")
     if not isinstance(class_names, list):
-        raise OutputError(f"{folder / run_files.RUN_FILE}: tells no class_names; predict again.")
-    files, failed = {}, _failed(records)
+        raise OutputError(f"{folder / run_files.RUN_FILE} has no class_names. Predict again.")
+    files, failed = {}, _failed_cases(records)
     for record in records:
         if record["status"] == "ok":
-            scan, written = record.get("image"), record.get("prediction")
-            if scan is None or written is None:
+            scan, prediction = record.get("image"), record.get("prediction")
+            if scan is None or prediction is None:
                 missing = "image" if scan is None else "prediction"
                 raise OutputError(
-                    f"{folder / run_files.PREDICTIONS}: case {record['case']!r} has no {missing}; predict again."
+                    f"{folder / run_files.PREDICTIONS}: case {record['case']!r} has no {missing}. Predict again."
                 )
-            found = CaseFiles(scan, None, str(folder / Path(written).name))
+            found = CaseFiles(scan, None, str(folder / Path(prediction).name))
             files[record["case"]] = found.moved_to(dataset_dir)
     return Predictions(folder, class_names[1:], made_by, files, failed)
 
 
 def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:
-    """Everything that a folder tells of an evaluation, a cross-validation or a training.
+    """Return the content of the folder of an evaluation, a cross-validation or a training.
 
     Args:
-        folder: of the run.
-        dataset_dir: where the scans are now, if they were moved.
+        folder: Folder of the run.
+        dataset_dir: New folder of the scans, if they were moved.
 
     Raises:
-        OutputError: it holds no scores, or they cannot be read.
+        OutputError: The folder contains no scores, or its files cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> from segbundle.results.scores import write_scores
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = write_scores(folder, [], ["background", "liver"])
+        ...     read_run(folder).class_names
+        ['liver']
     """
     folder = Path(folder)
     if not holds_scores(folder):
         raise OutputError(
-            f"{folder}: holds predictions without scores; `segbundle evaluate` scores scans that have references."
+            f"{folder} contains predictions without scores. Use `segbundle evaluate` for scans with references."
         )
     if not (folder / run_files.SUMMARY).is_file():
-        raise OutputError(f"{folder}: holds no summary.json; evaluate again.")
-    parts = {int(one.name.removeprefix("fold_")): one / "evaluation" for one in fold_folders(folder)}
-    parts = {fold: part for fold, part in parts.items() if (part / run_files.SUMMARY).is_file()}
-    told = {part: _made_by(part) for part in (folder, *parts.values())}
-    records = [record for part in told for record in read_records(part)]
-    summary, rows = _summary(folder), read_rows(folder / run_files.METRICS)
+        raise OutputError(f"{folder} has no summary.json. Evaluate again.")
+    folds = {int(path.name.removeprefix("fold_")): path / "evaluation" for path in fold_folders(folder)}
+    folds = {fold: path for fold, path in folds.items() if (path / run_files.SUMMARY).is_file()}
+    made_by = {path: _read_made_by(path) for path in (folder, *folds.values())}
+    records = [record for path in made_by for record in read_records(path)]
+    summary, rows = _read_summary(folder), read_rows(folder / run_files.METRICS)
     if others := {row.name for row in rows} - set(summary["classes"]):
         raise OutputError(
-            f"{folder}: {run_files.METRICS} has the class {min(others)!r}, {run_files.SUMMARY} has not; evaluate again."
+            f"{folder}: {run_files.METRICS} has the class {min(others)!r}, but {run_files.SUMMARY} does not. Evaluate "
+            "again."
         )
     return Run(
         folder,
         rows,
         summary,
-        {key: value for key, value in told[folder].items() if key not in _ABOUT_CASES},
-        {case: files for part, made in told.items() for case, files in _files(part, made, dataset_dir)},
-        _failed(records),
-        _trained_on([told[part] for part in parts.values()] or [told[folder]]),
-        frozenset(case for made in told.values() for case in made.get("chosen_by", [])),
-        {fold: _summary(part) for fold, part in parts.items()},
-        {case: fold for fold, part in parts.items() for case in told[part].get("cases", {})},
+        {key: value for key, value in made_by[folder].items() if key not in _CASE_KEYS},
+        {case: files for path, made in made_by.items() for case, files in _case_files(path, made, dataset_dir)},
+        _failed_cases(records),
+        _trained_on([made_by[path] for path in folds.values()] or [made_by[folder]]),
+        frozenset(case for made in made_by.values() for case in made.get("chosen_by", [])),
+        {fold: _read_summary(path) for fold, path in folds.items()},
+        {case: fold for fold, path in folds.items() for case in made_by[path].get("cases", {})},
     )
 
 
-def _failed(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Scans that failed, and why; those of one name together."""
+def _failed_cases(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return error messages by case; the messages of scans with the same name are joined."""
     found: dict[str, str] = {}
     for record in records:
         if record["status"] == "failed":
-            reason = record.get("error") or "no reason is known"
+            reason = record.get("error") or "unknown error"
             found[record["case"]] = f"{found[record['case']]} {reason}" if record["case"] in found else reason
     return found
 
 
-def _trained_on(told: Sequence[dict[str, Any]]) -> frozenset[str] | None:
-    known = [made.get("trained_on") for made in told]
+def _trained_on(made_by: Sequence[dict[str, Any]]) -> frozenset[str] | None:
+    known = [made.get("trained_on") for made in made_by]
     return None if None in known else frozenset(case for cases in known for case in cases or ())
 
 
-def _files(folder: Path, made_by: dict[str, Any], dataset_dir: str | Path | None) -> list[tuple[str, CaseFiles]]:
+def _case_files(folder: Path, made_by: dict[str, Any], dataset_dir: str | Path | None) -> list[tuple[str, CaseFiles]]:
     return [
         (
             case,
@@ -264,18 +323,18 @@ def _files(folder: Path, made_by: dict[str, Any], dataset_dir: str | Path | None
     ]
 
 
-def _summary(folder: Path) -> dict[str, Any]:
-    """`summary.json`, with nothing where an earlier version did not measure surfaces."""
+def _read_summary(folder: Path) -> dict[str, Any]:
+    """Return `summary.json`, with empty surface metrics in files of earlier versions."""
     from segbundle.results.schemas import Summary
 
     path = folder / run_files.SUMMARY
     summary: dict[str, Any] = read_validated(path, Summary)
-    classes = {name: {**_OF_SURFACES, "nsd_tolerance_mm": None, **one} for name, one in summary["classes"].items()}
+    classes = {name: {**_NO_SURFACES, "nsd_tolerance_mm": None, **row} for name, row in summary["classes"].items()}
     return {"mean_dice_ci95": [None, None], **summary, "classes": classes}
 
 
-def _made_by(folder: Path) -> dict[str, Any]:
-    """`run.json`, with a configuration, or nothing at all."""
+def _read_made_by(folder: Path) -> dict[str, Any]:
+    """Return `run.json` without credentials, with a configuration; empty if the file is missing."""
     from segbundle.results.schemas import MadeBy
 
     path = folder / run_files.RUN_FILE
@@ -287,10 +346,22 @@ def _made_by(folder: Path) -> dict[str, Any]:
 
 
 def read_validated(path: Path, schema: Any) -> Any:
-    """Return the content of a run's JSON file as it is, if it fits a schema.
+    """Return the content of a JSON file of a run after validating it.
+
+    Args:
+        path: JSON file.
+        schema: Pydantic model or type; the content is returned as it is in the file.
 
     Raises:
-        OutputError: it cannot be read, or does not fit.
+        OutputError: The file cannot be read or does not match the schema.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "numbers.json"
+        ...     _ = path.write_text("[1, 2]")
+        ...     read_validated(path, list[int])
+        [1, 2]
     """
     with damage_named(path):
         content: Any = read_json(path, error=OutputError)
@@ -299,7 +370,17 @@ def read_validated(path: Path, schema: Any) -> Any:
 
 
 def window_of(made_by: dict[str, Any]) -> tuple[float, float] | None:
-    """The intensities that a task clips its scans to, which show what it is about; None if it does not, as with MR."""
+    """Return the intensity window (lower, upper) that a task clips scans to, or None if it does not clip them.
+
+    Args:
+        made_by: Content of `run.json`.
+
+    Example:
+        >>> window_of({"config": {"intensity": {"method": "window", "lower": -100, "upper": 250}}})
+        (-100.0, 250.0)
+        >>> window_of({"config": {"intensity": {"method": "zscore"}}}) is None
+        True
+    """
     intensity = made_by.get("config", {}).get("intensity")
     lower, upper = (intensity.get(key) if isinstance(intensity, dict) else None for key in ("lower", "upper"))
     if not isinstance(lower, (int, float)) or not isinstance(upper, (int, float)):
@@ -308,27 +389,39 @@ def window_of(made_by: dict[str, Any]) -> tuple[float, float] | None:
 
 
 def short_name(folder: Path) -> str:
-    """Return the last parts of a folder's path, for display."""
+    """Return the last two parts of the path of a folder, for display.
+
+    Example:
+        >>> short_name(Path("/data/runs/liver"))
+        'runs/liver'
+    """
     return "/".join(folder.resolve().parts[-2:])
 
 
 def about(made_by: Mapping[str, Any]) -> list[str]:
-    """What a run is of, in a few words each: its data, the model, the day."""
+    """Return short descriptions of a run: data, validation fold, model and date, where known.
+
+    Args:
+        made_by: Content of `run.json`.
+
+    Example:
+        >>> about({"config": {"dataset_dir": "data", "fold": 1, "num_folds": 5}})
+        ['Data: data', 'Held out: fold 1 of 5']
+    """
     config = made_by.get("config", {})
     fold = config.get("fold")
-    found = [
+    values = [
         ("Data", config.get("dataset_dir")),
         ("Held out", None if fold is None else f"fold {fold} of {config.get('num_folds')}"),
         ("Model", config.get("ckpt_path")),
         ("Date", str(made_by.get("date", ""))[:10]),
     ]
     return [
-        f"{what}: {', '.join(_end(each) for each in (one if isinstance(one, list) else [one]))}"
-        for what, one in found
-        if one
+        f"{label}: {', '.join(_short_path(path) for path in (value if isinstance(value, list) else [value]))}"
+        for label, value in values
+        if value
     ]
 
 
-def _end(path: str) -> str:
-    """Return the last parts of a path, for display."""
+def _short_path(path: str) -> str:
     return "/".join(PurePath(path).parts[-3:])

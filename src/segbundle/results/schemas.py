@@ -1,4 +1,4 @@
-"""Schemas of the JSON files of a run; other keys than theirs are allowed."""
+"""Pydantic schemas of the JSON files of a run. Additional keys are allowed."""
 
 from __future__ import annotations
 
@@ -14,36 +14,46 @@ Interval = Annotated[list[float | None], Field(min_length=2, max_length=2)]
 Files = str | Annotated[list[str], Field(min_length=1)]
 
 
-class _Plain(BaseModel):
+class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
 
-class _ClassScores(_Plain):
+class _ClassScores(_Strict):
     status: Annotated[Status, Field(strict=False)]
     dice: Annotated[float, Field(ge=0, le=1)] | None
     voxels_ref: Amount
     voxels_pred: Amount
     hd95_mm: Amount | None
-    nsd: Annotated[float, Field(ge=0, le=1 + 1e-9)] | None  # a quotient of sums, which are rounded
+    nsd: Annotated[float, Field(ge=0, le=1 + 1e-9)] | None  # a quotient of sums with rounding errors
     components_ref: Annotated[int, Field(ge=0)] | None
     components_pred: Annotated[int, Field(ge=0)] | None
 
     @model_validator(mode="after")
-    def _refuse_other_dice(self) -> Self:
+    def _check_dice(self) -> Self:
         if (self.dice is None) != (self.status in (Status.TRUE_ABSENT, Status.UNANNOTATED)):
-            raise ValueError(f"a class that is {self.status.value} cannot have this Dice")
+            raise ValueError(f"a class with status {self.status.value} cannot have this Dice")
         return self
 
 
-class Scores(_Plain):
-    """Scores of a case in its record, the background first."""
+class Scores(_Strict):
+    """Scores of a case in its record, background first.
+
+    Example:
+        >>> Scores(voxel_ml=0.001, classes=[]).classes
+        []
+    """
 
     voxel_ml: Amount
     classes: list[_ClassScores]
 
 
-class Record(_Plain):
-    """A scan of a batch, in `predictions.json`."""
+class Record(_Strict):
+    """Record of one scan in `predictions.json`.
+
+    Example:
+        >>> Record(case="case_1", status="failed", error="case_1.nii.gz: cannot be read").status
+        'failed'
+    """
 
     case: str
     status: Literal["ok", "failed"]
@@ -54,23 +64,38 @@ class Record(_Plain):
     scores: Scores | None = None
 
 
-class Case(_Plain):
-    """The files of a case, in `run.json`."""
+class Case(_Strict):
+    """Files of a case in `run.json`.
+
+    Example:
+        >>> Case(image="a.nii.gz", reference=None).ignore_label is None
+        True
+    """
 
     image: Files
     reference: str | None
     ignore_label: int | None = None
 
 
-class Intensity(_Plain):
-    """How a task normalizes intensities."""
+class Intensity(_Strict):
+    """Intensity normalization of a task.
+
+    Example:
+        >>> Intensity(lower=-100.0, upper=250.0).upper
+        250.0
+    """
 
     lower: float | str | None = None
     upper: float | str | None = None
 
 
-class Config(_Plain):
-    """Those values of a configuration that reports show or compute with; trainings write references as text."""
+class Config(_Strict):
+    """Values of a configuration that reports use. In trainings, they may be unresolved references (text).
+
+    Example:
+        >>> Config(class_names=["background", "liver"], fold=0).class_names
+        ['background', 'liver']
+    """
 
     class_names: Annotated[list[str], Field(min_length=1)] | str | None = None
     ckpt_path: str | list[str] | None = None
@@ -81,8 +106,13 @@ class Config(_Plain):
     num_folds: Any = None
 
 
-class MadeBy(_Plain):
-    """`run.json`: what made a run, and the files of its cases."""
+class MadeBy(_Strict):
+    """Provenance of a run and the files of its cases, as in `run.json`.
+
+    Example:
+        >>> MadeBy(date="2026-01-31").cases
+        {}
+    """
 
     config: Config | None = None
     cases: dict[str, Case] = {}
@@ -94,7 +124,7 @@ class MadeBy(_Plain):
     data_fingerprint: str | None = None
 
 
-class _Class(_Plain):
+class _Class(_Strict):
     dice_mean: float | None
     dice_ci95: Interval
     hd95_mm_mean: float | None = None
@@ -112,8 +142,13 @@ class _Class(_Plain):
 assert {f"n_{status.value}" for status in Status} <= _Class.model_fields.keys()
 
 
-class Summary(_Plain):
-    """`summary.json`: scores per class."""
+class Summary(_Strict):
+    """Scores per class, as in `summary.json`.
+
+    Example:
+        >>> Summary(cases=0, mean_dice=None, mean_dice_present=None, classes={}).mean_dice_ci95
+        [None, None]
+    """
 
     cases: int
     mean_dice: float | None

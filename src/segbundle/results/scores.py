@@ -1,4 +1,4 @@
-"""From the scores of single cases to `metrics.csv`, `summary.json` and the table on the terminal."""
+"""Scores of cases: `metrics.csv`, `summary.json`, and the table on the terminal."""
 
 from __future__ import annotations
 
@@ -30,16 +30,21 @@ COLUMNS = (
 )
 _NUMBERS = ("dice", "hd95_mm", "nsd", "volume_ref_ml", "volume_pred_ml", "components_ref", "components_pred")
 _FRACTIONS = ("dice", "nsd")
-_OR_NAN = ("dice", "hd95_mm", "nsd")
+_MAYBE_NAN = ("dice", "hd95_mm", "nsd")
 _BOOTSTRAP_RESAMPLES = 2000
-_WIDE = 100  # letters of a terminal that holds intervals beside the surfaces
+_WIDE = 100  # terminal columns that intervals and surface metrics need
 _COUNTED = (Status.SCORED, Status.MISSED, Status.FALSE_POSITIVE)
 _PRESENT = (Status.SCORED, Status.MISSED)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of `metrics.csv`; what is empty there is None."""
+    """Row of `metrics.csv`; empty cells are None.
+
+    Example:
+        >>> Row("case_1", "liver", Status.MISSED, 0.0, None, 0.0, 12.5, 0.0, 1, 0).status.value
+        'missed'
+    """
 
     case: str
     name: str
@@ -55,7 +60,18 @@ class Row:
 
 @dataclass(frozen=True)
 class CaseScores:
-    """Scores of every class of one case, the background first; `voxel_ml` is the volume of one voxel in ml."""
+    """Scores of one case.
+
+    Attributes:
+        case: Name of the case.
+        scores: Scores per class, background first.
+        voxel_ml: Volume of a voxel in ml.
+
+    Example:
+        >>> scores = [ClassScore(Status.SCORED, 0.99, 900, 900), ClassScore(Status.SCORED, 0.8, 90, 110)]
+        >>> CaseScores("case_1", scores, voxel_ml=0.001).scores[1].dice
+        0.8
+    """
 
     case: str
     scores: Sequence[ClassScore]
@@ -63,33 +79,59 @@ class CaseScores:
 
 
 def scores_to_json(case: CaseScores) -> dict[str, Any]:
-    """Return the scores of a case for its record; NaN becomes null. `scores_from_json` returns the same numbers."""
+    """Return the scores of a case as JSON values; NaN becomes null. `scores_from_json` restores them exactly.
+
+    Args:
+        case: Scores of the case.
+
+    Example:
+        >>> scores_to_json(CaseScores("case_1", [], voxel_ml=0.001))
+        {'voxel_ml': 0.001, 'classes': []}
+    """
     return {"voxel_ml": case.voxel_ml, "classes": [_class_to_json(score) for score in case.scores]}
 
 
 def _class_to_json(score: ClassScore) -> dict[str, Any]:
-    numbers = {key: None if math.isnan(getattr(score, key)) else getattr(score, key) for key in _OR_NAN}
+    numbers = {key: None if math.isnan(getattr(score, key)) else getattr(score, key) for key in _MAYBE_NAN}
     return {**asdict(score), **numbers, "status": score.status.value}
 
 
 def scores_from_json(case: str, content: Mapping[str, Any]) -> CaseScores:
-    """Return the scores of a case from its record.
+    """Return the scores of a case from JSON values.
 
     Args:
-        case: name of the case.
-        content: as `scores_to_json` returns it.
+        case: Name of the case.
+        content: As `scores_to_json` returns it.
+
+    Example:
+        >>> scores_from_json("case_1", {"voxel_ml": 0.001, "classes": []})
+        CaseScores(case='case_1', scores=[], voxel_ml=0.001)
     """
     return CaseScores(case, [_class_from_json(score) for score in content["classes"]], content["voxel_ml"])
 
 
 def _class_from_json(content: Mapping[str, Any]) -> ClassScore:
     values = {field.name: content[field.name] for field in fields(ClassScore)}
-    numbers = {key: math.nan if values[key] is None else values[key] for key in _OR_NAN}
+    numbers = {key: math.nan if values[key] is None else values[key] for key in _MAYBE_NAN}
     return ClassScore(**{**values, **numbers, "status": Status(values["status"])})
 
 
 def metrics_rows(cases: Sequence[CaseScores], class_names: Sequence[str]) -> list[dict[str, str]]:
-    """One row per case and foreground class, with `COLUMNS` as keys; what cannot be scored is empty."""
+    """Return the rows of `metrics.csv` as text, one per case and foreground class.
+
+    Args:
+        cases: Scores of the cases.
+        class_names: Names of the classes, background first.
+
+    Returns:
+        Dictionaries with `COLUMNS` as keys; values that cannot be computed are empty.
+
+    Example:
+        >>> scores = [ClassScore(Status.SCORED, 0.99, 900, 900), ClassScore(Status.SCORED, 0.8, 90, 110)]
+        >>> rows = metrics_rows([CaseScores("case_1", scores, 0.001)], ["background", "liver"])
+        >>> rows[0]["dice"], rows[0]["volume_ref_ml"]
+        ('0.800000', '0.09')
+    """
     return [
         _row(case, name, score) for case in cases for name, score in zip(class_names[1:], case.scores[1:], strict=True)
     ]
@@ -118,20 +160,31 @@ def _csv_number(value: float, digits: int) -> str:
 def summarize(
     cases: Sequence[CaseScores], class_names: Sequence[str], nsd_tolerance_mm: Sequence[float] | None = None
 ) -> dict[str, Any]:
-    """The content of `summary.json`.
+    """Return the content of `summary.json`.
 
-    `mean_dice` is the mean over foreground classes of the mean over cases, a false positive counting as 0, as
-    nnU-Net reports it; `mean_dice_present` leaves false positives out. A class that no case could score is left
-    out of both and has `dice_mean` null. `dice_ci95` is the percentile bootstrap interval over cases (Efron 1979,
-    2000 resamples, fixed seed), null with fewer than two, `mean_dice_ci95` that of `mean_dice`, for which a case is
-    drawn with all of its classes. `hd95_mm_mean` is over the cases that have the class in both
-    (elsewhere there is no distance), `nsd_mean` over the same as `dice_mean`; each has its interval, and the latter its
-    tolerance. All three are null where surfaces were not looked at.
+    - `mean_dice`: mean over foreground classes of the mean over cases. False positives count as 0, as in nnU-Net.
+    - `mean_dice_present`: the same without false positives. Both skip classes that were scored in no case; `dice_mean`
+      of such a class is None.
+    - `dice_ci95`: 95 % percentile bootstrap interval over cases (Efron 1979; 2000 resamples, fixed seed), [None, None]
+      for fewer than two cases.
+    - `mean_dice_ci95`: interval of `mean_dice`; a case is resampled with all of its classes.
+    - `hd95_mm_mean`: mean over the cases with the class in reference and prediction.
+    - `nsd_mean`: mean over the same cases as `dice_mean`.
+
+    HD95 and NSD have intervals as well; all surface metrics are None if they were not computed.
 
     Args:
-        cases: the scores.
-        class_names: the background first.
-        nsd_tolerance_mm: what the NSD was computed with, one per class, the background's included.
+        cases: Scores of the cases.
+        class_names: Names of the classes, background first.
+        nsd_tolerance_mm: Tolerance of the NSD per class in mm, background first; None if surfaces were not measured.
+
+    Example:
+        >>> background = ClassScore(Status.SCORED, 0.99, 900, 900)
+        >>> liver = [ClassScore(Status.SCORED, 0.8, 90, 110), ClassScore(Status.FALSE_POSITIVE, 0.0, 0, 10)]
+        >>> cases = [CaseScores(f"case_{i}", [background, score], 0.001) for i, score in enumerate(liver)]
+        >>> summary = summarize(cases, ["background", "liver"])
+        >>> summary["mean_dice"], summary["mean_dice_present"]
+        (0.4, 0.8)
     """
     tolerances = nsd_tolerance_mm[1:] if nsd_tolerance_mm is not None else [None] * (len(class_names) - 1)
     by_class = {name: [case.scores[index] for case in cases] for index, name in enumerate(class_names) if index > 0}
@@ -171,13 +224,34 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def mean_dice(rows: Sequence[Row], class_names: Sequence[str]) -> float | None:
-    """`mean_dice` of some rows of a `metrics.csv`, as `summarize` defines it; None if nothing is scored."""
+    """Return the mean Dice of rows of `metrics.csv`, defined as in `summarize`; None if no row has a Dice.
+
+    Args:
+        rows: Rows of one run.
+        class_names: Foreground classes to average over.
+
+    Example:
+        >>> rows = [Row(case, "liver", Status.SCORED, dice, *[None] * 6) for case, dice in (("a", 0.5), ("b", 1.0))]
+        >>> mean_dice(rows, ["liver"])
+        0.75
+    """
     by_class = [[row.dice for row in rows if row.name == name] for name in class_names]
     return _mean([_mean(dice) for dice in by_class])
 
 
 def bootstrap_interval(values: Sequence[float]) -> list[float | None]:
-    """The 95 % percentile bootstrap interval of a mean (Efron 1979); nulls for fewer than two values."""
+    """Return the 95 % percentile bootstrap interval of a mean (Efron 1979; 2000 resamples, fixed seed).
+
+    Args:
+        values: One value per case.
+
+    Returns:
+        Lower and upper limit; [None, None] for fewer than two values.
+
+    Example:
+        >>> bootstrap_interval([0.5, 0.5]), bootstrap_interval([0.5])
+        ([0.5, 0.5], [None, None])
+    """
     if len(values) < 2:
         return [None, None]
     rng = np.random.default_rng(0)
@@ -187,7 +261,7 @@ def bootstrap_interval(values: Sequence[float]) -> list[float | None]:
 
 
 def _interval_of_mean(by_class: Sequence[Sequence[ClassScore]]) -> list[float | None]:
-    """The bootstrap interval of the mean over classes of the means over cases; nulls for fewer than two cases."""
+    """Return the bootstrap interval of the mean over classes of the means over cases, as in `bootstrap_interval`."""
     dice = np.array([[s.dice if s.status in _COUNTED else math.nan for s in scores] for scores in by_class])
     dice = dice[:, ~np.isnan(dice).all(axis=0)] if dice.size else dice
     if dice.size == 0 or dice.shape[1] < 2:
@@ -209,16 +283,28 @@ def write_scores(
     epoch: int | None = None,
     model: str | None = None,
 ) -> dict[str, Any]:
-    """Write `metrics.csv` and `summary.json` into a folder and return the summary.
+    """Write `metrics.csv` and `summary.json`, and return the summary.
 
     Args:
-        output_dir: the folder.
-        cases, class_names, nsd_tolerance_mm: as in `summarize`.
-        epoch: of a training, that after which it was validated.
-        model: of a training, why its model was not chosen by these scores.
+        output_dir: Folder to write to.
+        cases: Scores of the cases.
+        class_names: Names of the classes, background first.
+        nsd_tolerance_mm: Tolerance of the NSD per class in mm, background first.
+        epoch: Epoch of the validation, for a training.
+        model: Reason why these scores did not select the model, for a training.
+
+    Returns:
+        Content of `summary.json`, see `summarize`.
 
     Raises:
-        OutputError: the folder cannot be written.
+        OutputError: The folder is not writable.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     summary = write_scores(folder, [], ["background", "liver"])
+        ...     sorted(path.name for path in Path(folder).iterdir())
+        ['metrics.csv', 'summary.json']
     """
     output_dir = Path(output_dir)
     summary = summarize(cases, class_names, nsd_tolerance_mm)
@@ -229,26 +315,37 @@ def write_scores(
     try:
         rows = [list(row.values()) for row in metrics_rows(cases, class_names)]
         write_csv(output_dir / run_files.METRICS, COLUMNS, rows)
-    finally:  # one of the two is better than none
+    finally:  # write the summary even if the table fails
         write_json(output_dir / run_files.SUMMARY, summary)
     return summary
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Return the rows of a `metrics.csv`.
+    """Return the rows of `metrics.csv`.
+
+    Args:
+        path: The file.
 
     Raises:
-        OutputError: the file cannot be read, lacks columns, or holds other values than `write_scores` writes.
+        OutputError: The file cannot be read, lacks columns, or has invalid values or duplicate rows.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "metrics.csv"
+        ...     _ = path.write_text("case,class,status,dice\\ncase_1,liver,scored,0.8")
+        ...     read_rows(path)[0].dice
+        0.8
     """
     rows, known = [], set[tuple[str, str]]()
     for number, line in enumerate(read_csv(path, ("case", "class", "status", "dice")), 1):
         try:
             rows.append(_read_row(line))
         except ValueError as error:
-            raise OutputError(f"{path}: row {number} cannot be read ({error}); evaluate again.") from error
+            raise OutputError(f"{path}: row {number} cannot be read ({error}). Evaluate again.") from error
         if (key := (rows[-1].case, rows[-1].name)) in known:
             raise OutputError(
-                f"{path}: row {number} is the second of case {key[0]!r} and class {key[1]!r}; evaluate again."
+                f"{path}: row {number} is a duplicate of case {key[0]!r}, class {key[1]!r}. Evaluate again."
             )
         known.add(key)
     return rows
@@ -258,15 +355,25 @@ def _read_row(line: dict[str, str]) -> Row:
     numbers = {key: finite_number(line[key]) if line.get(key) else None for key in _NUMBERS}
     for key, value in numbers.items():
         if value is not None and not 0 <= value <= (1 if key in _FRACTIONS else math.inf):
-            raise ValueError(f"{key} is {line[key]}, which cannot be")
+            raise ValueError(f"{key} is {line[key]}, which is out of range")
     return Row(line["case"], line["class"], Status(line["status"]), **numbers)
 
 
 def finite_number(text: str) -> float:
-    """Return the number that a cell holds.
+    """Return the number in a CSV cell.
+
+    Args:
+        text: Content of the cell.
 
     Raises:
-        ValueError: it holds none, or one that is not finite.
+        ValueError: The text is not a finite number.
+
+    Example:
+        >>> finite_number("2.5")
+        2.5
+        >>> finite_number("nan")
+        Traceback (most recent call last):
+        ValueError: nan is not a finite number
     """
     value = float(text)
     if not math.isfinite(value):
@@ -275,30 +382,52 @@ def finite_number(text: str) -> float:
 
 
 def read_scores(output_dir: str | Path, class_names: Sequence[str]) -> list[CaseScores]:
-    """The scores that `write_scores` has written into a folder's `metrics.csv`, as far as it holds them.
+    """Return the scores in `metrics.csv` of a folder.
 
-    Volumes are in ml there, and so are these: a voxel counts as 1 ml. Nothing is known of the background.
+    The file has volumes in ml and no scores of the background. The returned scores therefore have `voxel_ml` 1, and
+    their background is not annotated.
+
+    Args:
+        output_dir: Folder that `write_scores` wrote to.
+        class_names: Names of the classes, background first.
 
     Raises:
-        OutputError: no such file, or one of other classes.
+        OutputError: The file is missing or has other classes.
+
+    Example:
+        >>> import tempfile
+        >>> scores = [ClassScore(Status.SCORED, 0.99, 900, 900), ClassScore(Status.SCORED, 0.8, 90, 110)]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = write_scores(folder, [CaseScores("case_1", scores, 0.001)], ["background", "liver"])
+        ...     read_scores(folder, ["background", "liver"])[0].scores[1].voxels_ref
+        0.09
     """
     path = Path(output_dir) / run_files.METRICS
     if not path.is_file():
-        raise OutputError(f"{path}: no such file; the evaluation that writes it has not ended.")
+        raise OutputError(f"{path} does not exist: the evaluation has not finished.")
     by_case: dict[str, list[ClassScore]] = {}
-    for row, name in zip(read_rows(path), itertools.cycle(class_names[1:])):  # as often as there are cases
+    for row, name in zip(read_rows(path), itertools.cycle(class_names[1:])):  # the classes repeat for every case
         if row.name != name:
-            raise OutputError(f"{path}: holds scores of class {row.name!r} where {name!r} was expected.")
+            raise OutputError(f"{path} has class {row.name!r} instead of {name!r}. Evaluate again with these classes.")
         scores = by_case.setdefault(row.case, [ClassScore(Status.UNANNOTATED, math.nan, 0, 0)])
         dice, hd95_mm, nsd = (math.nan if value is None else value for value in (row.dice, row.hd95_mm, row.nsd))
-        parts = (None if value is None else int(value) for value in (row.components_ref, row.components_pred))
+        components = (None if value is None else int(value) for value in (row.components_ref, row.components_pred))
         volumes = (row.volume_ref_ml or 0.0, row.volume_pred_ml or 0.0)
-        scores.append(ClassScore(row.status, dice, *volumes, hd95_mm, nsd, *parts))
+        scores.append(ClassScore(row.status, dice, *volumes, hd95_mm, nsd, *components))
     return [CaseScores(case, scores, voxel_ml=1.0) for case, scores in by_case.items()]
 
 
 def print_summary(summary: dict[str, Any], title: str) -> None:
-    """Print one row per class, then the mean, as a table."""
+    """Print a table with one row per class and the mean.
+
+    Args:
+        summary: As `summarize` returns it.
+        title: Line above the table.
+
+    Example:
+        >>> print_summary(summarize([], ["background", "liver"]), "0 cases")  # doctest: +ELLIPSIS
+        0 cases...
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -313,8 +442,8 @@ def print_summary(summary: dict[str, Any], title: str) -> None:
         table.add_column(column, justify="right", no_wrap=True)
     for name, row in summary["classes"].items():
         interval = [_interval(row["dice_ci95"])] if intervals else []
-        apart = [_number(row["hd95_mm_mean"], 2), _number(row["nsd_mean"], 3)] if surfaces else []
-        table.add_row(name, _number(row["dice_mean"]), *interval, *apart, *_counts(row))
+        distances = [_number(row["hd95_mm_mean"], 2), _number(row["nsd_mean"], 3)] if surfaces else []
+        table.add_row(name, _number(row["dice_mean"]), *interval, *distances, *_counts(row))
     table.add_section()
     table.add_row("mean", _number(summary["mean_dice"]))
     table.add_row("mean without false+", _number(summary["mean_dice_present"]))

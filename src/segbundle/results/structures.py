@@ -1,4 +1,4 @@
-"""What was measured of single classes in single scans, and the file in which a training keeps it."""
+"""Measurements of one class in one scan, and the file `training_cases.csv` that a training stores them in."""
 
 from __future__ import annotations
 
@@ -20,15 +20,19 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Structure:
-    """One class in one scan.
+    """Measurements of one class in one scan.
 
     Attributes:
-        case: the scan's name.
-        name: of the class.
-        volume_ml: 0 if it is not there.
-        touches_edge: whether it reaches the first or last voxels of the scan along an axis.
-        components: connected parts; None where nobody has counted them.
-        mean_intensity: of the scan's first channel in it, in the scan's own units; None where there is none.
+        case: Name of the scan.
+        name: Name of the class.
+        volume_ml: Volume in ml; 0 if the class is absent.
+        touches_edge: Whether the class reaches the first or last voxel of the scan along an axis.
+        components: Number of connected components; None if not counted.
+        mean_intensity: Mean of the first channel within the class, in the units of the scan; None if unknown.
+
+    Example:
+        >>> Structure("case_1", "liver", 1450.0).touches_edge
+        False
     """
 
     case: str
@@ -40,38 +44,83 @@ class Structure:
 
 
 def write_training_cases(folder: str | Path, structures: Sequence[Structure]) -> None:
-    """Write `training_cases.csv`: one row per training case and class that was annotated in it; no file without any.
+    """Write `training_cases.csv`: one row per training case and annotated class.
+
+    Args:
+        folder: Output folder of a training or a prediction.
+        structures: Measurements; if empty, an existing file is removed.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: The file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_training_cases(folder, [Structure("case_1", "liver", 1450.0)])
+        ...     print((Path(folder) / "training_cases.csv").read_text("utf-8-sig"))
+        case,class,volume_ml,touches_edge,components,mean_intensity
+        case_1,liver,1450,false,,
+        <BLANKLINE>
     """
     path = Path(folder) / run_files.TRAINING_CASES
     if structures:
-        write_csv(path, _COLUMNS, [(one.case, one.name, *measured(one)) for one in structures])
+        write_csv(path, _COLUMNS, [(each.case, each.name, *measured(each)) for each in structures])
     else:
         folder_of(folder).remove([run_files.TRAINING_CASES])
 
 
 def measured(one: Structure) -> tuple[str, ...]:
-    """What was measured of a structure as cells of a CSV file, from its volume on; what is not known is empty."""
-    parts = "" if one.components is None else str(one.components)
+    """Return the measurements of a structure as CSV cells; unknown values are empty.
+
+    Args:
+        one: Structure to format.
+
+    Returns:
+        Cells of `volume_ml`, `touches_edge`, `components` and `mean_intensity`.
+
+    Example:
+        >>> measured(Structure("case_1", "liver", 1450.0, components=2))
+        ('1450', 'false', '2', '')
+    """
+    components = "" if one.components is None else str(one.components)
     mean = "" if one.mean_intensity is None else f"{one.mean_intensity:.4f}"
-    return f"{one.volume_ml:.8g}", str(one.touches_edge).lower(), parts, mean
+    return f"{one.volume_ml:.8g}", str(one.touches_edge).lower(), components, mean
 
 
 def training_cases_of(ckpt_path: str | Path | Sequence[str | Path] | None) -> list[Structure]:
-    """What `training_cases.csv` beside a model tells, or those beside all members of an ensemble; each case once.
+    """Return the training cases of a model or an ensemble, without duplicates.
 
     Args:
-        ckpt_path: a model, several of them, or the folder of a cross-validation.
+        ckpt_path: Model, list of models, or folder of a cross-validation. `training_cases.csv` is read from the
+            folder of each model.
+
+    Returns:
+        One `Structure` per case and class; empty if the files are missing.
+
+    Example:
+        >>> training_cases_of("missing/model.pt")
+        []
     """
     paths = [ckpt_path] if isinstance(ckpt_path, (str, Path)) else ckpt_path or []
-    folders = [place for path in map(Path, paths) for place in (fold_folders(path) if path.is_dir() else [path.parent])]
-    return list({(one.case, one.name): one for folder in folders for one in read_training_cases(folder)}.values())
+    folders = [
+        folder for path in map(Path, paths) for folder in (fold_folders(path) if path.is_dir() else [path.parent])
+    ]
+    return list({(each.case, each.name): each for folder in folders for each in read_training_cases(folder)}.values())
 
 
 def read_training_cases(folder: Path) -> list[Structure]:
-    """What a folder's `training_cases.csv` tells; nothing if there is none, or one of another program."""
+    """Return the rows of `training_cases.csv` in a folder.
+
+    Args:
+        folder: Folder of a model or of predictions.
+
+    Returns:
+        One `Structure` per row; empty, with a warning in the log, if the file is not one of segbundle's.
+
+    Example:
+        >>> read_training_cases(Path("missing"))
+        []
+    """
     path = folder / run_files.TRAINING_CASES
     if not path.is_file():
         return []
@@ -79,17 +128,17 @@ def read_training_cases(folder: Path) -> list[Structure]:
         return [_structure(line) for line in read_csv(path, ("case", "class", "volume_ml", "touches_edge"))]
     except ValueError as error:
         reason = error if isinstance(error, SegbundleError) else f"{path}: {error}."
-        _logger.warning("%s It is not used.", reason)
+        _logger.warning("%s The file is ignored.", reason)
         return []
 
 
 def _structure(line: Mapping[str, str]) -> Structure:
-    parts, mean = line.get("components"), line.get("mean_intensity")  # which earlier versions did not write down
+    components, mean = line.get("components"), line.get("mean_intensity")  # missing in files of earlier versions
     return Structure(
         line["case"],
         line["class"],
         finite_number(line["volume_ml"]),
         line["touches_edge"] == "true",
-        int(parts) if parts else None,
+        int(components) if components else None,
         finite_number(mean) if mean else None,
     )

@@ -1,4 +1,4 @@
-"""Which cases of a run can be shown."""
+"""Cases of a run that the viewer can show."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ from segbundle.results.scores import Row
 
 @dataclass(frozen=True)
 class ShownCase:
-    """A case that can be shown.
+    """Case that the viewer can show.
 
     Attributes:
-        name: of the case.
-        told: what is said of it: its Dice, or its warnings.
-        files: its volumes by name, as far as they are there.
-        ignore_label: value of unknown voxels in the reference, if it has any.
-        unannotated: indices of the classes that nobody has looked for in it.
+        name: Name of the case.
+        told: Dice per class, or warnings.
+        files: Existing files by volume: `scan`, `reference`, `prediction`.
+        ignore_label: Value of unknown voxels in the reference, if any.
+        unannotated: Label values of the classes that were not annotated in the case.
+
+    Example:
+        >>> ShownCase("case_1", "", {"reference": "a.nii.gz", "prediction": "b.nii.gz"}, None, []).volumes
+        ['reference', 'prediction', 'errors']
     """
 
     name: str
@@ -34,31 +38,46 @@ class ShownCase:
 
     @classmethod
     def of(cls, name: str, told: str, files: CaseFiles, unannotated: Sequence[int]) -> ShownCase:
-        """A case of a run, with those of its files that are there."""
+        """Return a case with those of its files that exist.
+
+        Args:
+            name: Name of the case.
+            told: Dice per class, or warnings.
+            files: Files of the case.
+            unannotated: Label values of the classes that were not annotated.
+        """
         given = {"scan": files.first_image, "reference": files.reference, "prediction": files.prediction}
-        there = {kind: path for kind, path in given.items() if path is not None and is_there(path)}
-        return cls(name, told, there, files.ignore_label, unannotated)
+        existing = {kind: path for kind, path in given.items() if path is not None and is_there(path)}
+        return cls(name, told, existing, files.ignore_label, unannotated)
 
     @property
     def volumes(self) -> list[str]:
-        """Names of what can be shown."""
+        """Return the names of the volumes, including the error map if it can be computed."""
         return [*self.files, *(["errors"] if {"reference", "prediction"} <= self.files.keys() else [])]
 
 
 def shown_cases(
     folder: str | Path, dataset_dir: str | Path | None = None
 ) -> tuple[list[ShownCase], list[str], dict[str, Any]]:
-    """The cases of an evaluation, worst first, or of predictions, as far as their files are known.
+    """Return the cases of a run whose files are known; for an evaluation, the worst first.
 
     Args:
-        folder: of the run.
-        dataset_dir: where the scans are now, if they were moved.
+        folder: Folder of the run.
+        dataset_dir: New folder of the scans, if they were moved.
 
     Returns:
-        the cases; the names of the classes without the background; and `run.json`.
+        Cases, names of the foreground classes, and content of `run.json`.
 
     Raises:
-        OutputError: as `read_run` or `read_predictions`.
+        OutputError: The folder is not that of a run, or its files cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> from segbundle.results.scores import write_scores
+        >>> with tempfile.TemporaryDirectory() as run:
+        ...     _ = write_scores(run, [], ["background", "liver"])
+        ...     shown_cases(run)
+        ([], ['liver'], {})
     """
     if holds_scores(folder):
         run = read_run(folder, dataset_dir)
@@ -68,21 +87,30 @@ def shown_cases(
 
 
 def with_warnings(cases: Sequence[ShownCase], measurements: Path) -> list[ShownCase]:
-    """Cases of predictions with their warnings, which `measurements.csv` tells; those with most of them first."""
+    """Return cases with the warnings in `measurements.csv`, the case with most warnings first.
+
+    Args:
+        cases: Cases of predictions.
+        measurements: Path of `measurements.csv`; it may be missing.
+
+    Example:
+        >>> case = ShownCase("case_1", "", {}, None, [])
+        >>> with_warnings([case], Path("missing.csv")) == [case]
+        True
+    """
     warnings = read_warnings(measurements)
-    order = {case: place for place, case in enumerate(warnings)}
-    told = [replace(case, told=warnings.get(case.name, "")) for case in cases]
-    return sorted(told, key=lambda case: order.get(case.name, len(order)))
+    order = {case: number for number, case in enumerate(warnings)}
+    annotated = [replace(case, told=warnings.get(case.name, "")) for case in cases]
+    return sorted(annotated, key=lambda case: order.get(case.name, len(order)))
 
 
 def _scored(run: Run) -> Iterator[ShownCase]:
     rows: dict[str, list[Row]] = {case: [] for case in run.files}
     for row in run.rows:
         rows.get(row.case, []).append(row)
-    index = {name: place for place, name in enumerate(run.class_names, 1)}
-    dice = {case: [(one.dice, one.name) for one in found if one.dice is not None] for case, found in rows.items()}
+    index_of = {name: index for index, name in enumerate(run.class_names, 1)}
+    dice = {case: [(row.dice, row.name) for row in found if row.dice is not None] for case, found in rows.items()}
     for case in sorted(rows, key=lambda case: (min(dice[case], default=(2.0, "")), case)):
-        words = ", ".join(f"{name} {value:.3f}" for value, name in dice[case])
-        words = f"Dice: {words}" if words else ""
-        unannotated = [index[row.name] for row in rows[case] if row.status is Status.UNANNOTATED]
-        yield ShownCase.of(case, words, run.files[case], unannotated)
+        values = ", ".join(f"{name} {value:.3f}" for value, name in dice[case])
+        unannotated = [index_of[row.name] for row in rows[case] if row.status is Status.UNANNOTATED]
+        yield ShownCase.of(case, f"Dice: {values}" if values else "", run.files[case], unannotated)

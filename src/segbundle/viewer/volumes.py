@@ -1,4 +1,4 @@
-"""A case's volumes as browsers read them: the scan, its label maps, and where they differ."""
+"""Volumes of a case as NIfTI that browsers can read: scan, label maps and error map."""
 
 from __future__ import annotations
 
@@ -15,24 +15,33 @@ from segbundle.io.label_maps import read_labels
 from segbundle.io.scans import Scan, read_scan
 from segbundle.viewer.shown_cases import ShownCase
 
-_FAST = 1  # compression: it goes no further than this machine
+_FAST = 1  # compression level, as the data do not leave this machine
 _IN_MM = ("mm", "unknown")
-_FOR_BROWSERS = (np.uint8, np.int16, np.uint16, np.float32)
-_AS_IT_IS = (*_FOR_BROWSERS, np.float64)
-"""Of scans that NiiVue reads as they are stored; of 32-bit integers it drops the last voxel, others it cannot read."""
-_MISSED, _INVENTED = np.uint8(1), np.uint8(2)
+_BROWSER_TYPES = (np.uint8, np.int16, np.uint16, np.float32)
+_UNCHANGED_TYPES = (*_BROWSER_TYPES, np.float64)
+"""Voxel types that NiiVue reads correctly. It drops the last voxel of 32-bit integers and cannot read other types."""
+_MISSED, _FALSE_POSITIVE = np.uint8(1), np.uint8(2)
 
 
 def nifti_volume(case: ShownCase, name: str, num_classes: int) -> bytes:
-    """One of a case's `volumes` as compressed NIfTI in mm.
+    """Return a volume of a case as gzipped NIfTI in mm.
 
     Args:
-        case: whose volume it is.
-        name: one of `case.volumes`.
-        num_classes: without the background.
+        case: Case of the run.
+        name: One of `case.volumes`.
+        num_classes: Number of foreground classes.
 
     Raises:
-        DataError: as `read_scan`; or, of errors, prediction and reference do not lie on the same voxels.
+        DataError: A file cannot be read, or prediction and reference are on different grids (error map).
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = f"{folder}/a_seg.nii.gz"
+        ...     nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.eye(4)), path)
+        ...     content = nifti_volume(ShownCase("a", "", {"prediction": path}, None, []), "prediction", 1)
+        ...     nib.Nifti1Image.from_bytes(gzip.decompress(content)).shape
+        (4, 4, 4)
     """
     if name == "scan":
         return _scan(case.files[name])
@@ -42,53 +51,53 @@ def nifti_volume(case: ShownCase, name: str, num_classes: int) -> bytes:
 
 
 def _scan(path: str) -> bytes:
-    """The first channel of a scan as compressed NIfTI in mm, of a type that browsers read; the file, if it is that."""
-    if _is_for_browsers(path):
+    """Return the first channel of a scan as gzipped NIfTI in mm; the file itself if browsers can read it."""
+    if _is_browser_readable(path):
         return Path(path).read_bytes()
     scan = read_scan(path, None)
     array = scan.array[0]
-    return _as_nifti(array if array.dtype in _FOR_BROWSERS else array.astype(np.float32), scan)
+    return _to_nifti(array if array.dtype in _BROWSER_TYPES else array.astype(np.float32), scan)
 
 
-def _is_for_browsers(path: str) -> bool:
+def _is_browser_readable(path: str) -> bool:
     if not path.endswith(".nii.gz"):
         return False
-    read_scan(path)  # of a damaged file, browsers would show a part
+    read_scan(path)  # raises an error for a damaged file, which browsers would show incompletely
     header: Any = nib.load(Path(path).absolute()).header
-    return header.get_xyzt_units()[0] in _IN_MM and header.get_data_dtype() in _AS_IT_IS
+    return header.get_xyzt_units()[0] in _IN_MM and header.get_data_dtype() in _UNCHANGED_TYPES
 
 
 def _label_map(path: str, num_classes: int) -> bytes:
-    """A label map as compressed NIfTI in mm; values that are no class, such as unknown voxels, become background."""
+    """Return a label map as gzipped NIfTI in mm; values that are not classes (unknown voxels) become background."""
     scan = read_labels(path)
-    return _as_nifti(_classes(scan, num_classes), scan)
+    return _to_nifti(_class_map(scan, num_classes), scan)
 
 
 def _error_map(case: ShownCase, num_classes: int) -> bytes:
-    """Where a prediction is wrong: 1 where a class was missed or taken for another, 2 where one was invented.
+    """Return the error map: 1 for missed or confused classes, 2 for false positives in the background.
 
-    It is right where nothing is known: in unknown voxels, and about classes that nobody has looked for.
+    Unknown voxels and classes that were not annotated count as correct.
     """
     reference, prediction = (read_labels(case.files[name]) for name in ("reference", "prediction"))
     difference = prediction.geometry.difference(reference.geometry)
     if difference:
-        raise DataError(f"{prediction.path}: does not lie on the voxels of {reference.path} ({difference}).")
-    given = reference.array[0]
-    known = (given >= 0) & (given <= num_classes)
+        raise DataError(f"{prediction.path} and {reference.path} are on different grids ({difference}).")
+    values = reference.array[0]
+    known = (values >= 0) & (values <= num_classes)
     if case.ignore_label is not None:
-        known &= given != case.ignore_label
-    right, found = (_classes(scan, num_classes, case.unannotated) for scan in (reference, prediction))
-    wrong = known & (right != found)
-    return _as_nifti(wrong * np.where(right > 0, _MISSED, _INVENTED), prediction)
+        known &= values != case.ignore_label
+    ref, pred = (_class_map(scan, num_classes, case.unannotated) for scan in (reference, prediction))
+    errors = known & (ref != pred)
+    return _to_nifti(errors * np.where(ref > 0, _MISSED, _FALSE_POSITIVE), prediction)
 
 
-def _classes(scan: Scan, num_classes: int, unannotated: Sequence[int] = ()) -> np.ndarray:
-    """A label map (X, Y, Z) of uint8, with background where there is no class, or one that nobody has looked for."""
+def _class_map(scan: Scan, num_classes: int, unannotated: Sequence[int] = ()) -> np.ndarray:
+    """Return a label map (X, Y, Z) as uint8; unannotated classes and other values become background."""
     labels = scan.array[0]
     labels = np.where((labels >= 0) & (labels <= num_classes), labels, 0).astype(np.uint8)
     return np.where(np.isin(labels, unannotated), 0, labels) if unannotated else labels
 
 
-def _as_nifti(array: np.ndarray, scan: Scan) -> bytes:
-    """Voxels of a scan as compressed NIfTI, whose header says no more than where they are."""
+def _to_nifti(array: np.ndarray, scan: Scan) -> bytes:
+    """Return voxels as gzipped NIfTI; its header has the affine of the scan and no other information."""
     return gzip.compress(nib.Nifti1Image(array, scan.geometry.affine).to_bytes(), _FAST)

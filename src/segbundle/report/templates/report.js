@@ -15,7 +15,7 @@
       const [a, b] = [one.cells[column], other.cells[column]];
       if (isText) return direction * names.compare(a.textContent, b.textContent);
       const [x, y] = [a, b].map((cell) => Number(cell.textContent.replace("−", "-")));
-      if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y); // dashes stay last
+      if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y); // dashes are always last
       return direction * (x - y);
     };
   }
@@ -29,12 +29,12 @@
   }));
 
   function filter() {
-    const part = find.value.toLocaleLowerCase();
+    const query = find.value.toLocaleLowerCase();
     let count = 0;
     for (const row of rows) {
-      const [name, ofIt] = [row.cells[0].textContent, row.cells[1].textContent];
-      const visible = name.toLocaleLowerCase().includes(part)
-        && (!ofClass.value || ofIt === ofClass.value)
+      const [name, className] = [row.cells[0].textContent, row.cells[1].textContent];
+      const visible = name.toLocaleLowerCase().includes(query)
+        && (!ofClass.value || className === ofClass.value)
         && (!ofStatus.value || row.dataset.status.split(" ").includes(ofStatus.value));
       row.hidden = !visible;
       count += visible;
@@ -48,22 +48,22 @@
       const name = row.cells[0].textContent;
       link.href = `/#${encodeURIComponent(name)}`;
       link.className = "view";
-      link.setAttribute("aria-label", `look at ${name} in 3D`);
+      link.setAttribute("aria-label", `view ${name} in 3D`);
       row.cells[0].append(link);
     }
   }
 
-  // The configuration is printed also if it is folded away.
+  // Print the configuration even if it is collapsed.
   addEventListener("beforeprint", () => {
-    document.querySelectorAll("details.config").forEach((one) => { one.open = true; });
+    document.querySelectorAll("details.config").forEach((details) => { details.open = true; });
   });
 
-  // A link to what is folded away unfolds it.
+  // Expand a collapsed section when a link leads into it.
   document.addEventListener("click", (event) => {
     const address = event.target.closest("a")?.getAttribute("href") ?? "";
     if (address.length < 2 || !address.startsWith("#")) return;
-    const folded = document.getElementById(address.slice(1))?.closest("details");
-    if (folded) folded.open = true;
+    const collapsed = document.getElementById(address.slice(1))?.closest("details");
+    if (collapsed) collapsed.open = true;
   });
 
   for (const control of [find, ofClass, ofStatus]) {

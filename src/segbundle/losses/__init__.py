@@ -1,4 +1,4 @@
-"""Losses that stay right when classes are absent, were not annotated, or voxels are unknown."""
+"""Dice losses that handle absent classes, unannotated classes and unknown voxels."""
 
 from segbundle.losses.combined import DiceCELoss, GeneralizedDiceCELoss
 from segbundle.losses.dice import DiceLoss, GeneralizedDiceLoss

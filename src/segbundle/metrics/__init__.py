@@ -1,4 +1,4 @@
-"""Per-class scores of one case. Knows tensors only."""
+"""Per-class scores of a case. Works on tensors only, without file access."""
 
 from segbundle.metrics.cases import ClassScore, Status, per_class_dice, score_case
 from segbundle.metrics.surfaces import SurfaceScore, surface_scores

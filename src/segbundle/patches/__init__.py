@@ -1,4 +1,4 @@
-"""What a training sees of its cases: patches, deformed and degraded at random, as batches on the training's device."""
+"""Random patches for training: cropping and augmentation on the training device, in batches."""
 
 from segbundle.patches.augmentation import Augmentation, Change
 from segbundle.patches.cutting import cut

@@ -1,4 +1,4 @@
-"""Loading, preprocessing, augmentation, and the way back to a scan's own geometry."""
+"""Loading, preprocessing, augmentation, and restoring predictions to the geometry of the scan."""
 
 from segbundle.transforms.after_network import LargestComponentd, RestoreLabelsd, SaveLabelsd, postprocessing
 from segbundle.transforms.augmentation import training_transforms

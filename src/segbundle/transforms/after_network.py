@@ -63,7 +63,7 @@ def postprocessing(
 
 
 class RestoreLabelsd(Transform):
-    """Convert `pred`, logits on the network's grid, to a label map on the scan's grid.
+    """Conversion of `pred` from logits on the network's grid to a label map on the scan's grid.
 
     `pred` (num_classes, X', Y', Z'), a tensor or `ScoreSlabs`, becomes a uint8 or int16 `MetaTensor` (1, X, Y, Z) with
     the affine of the scan. The metadata `affine`, `original_affine` and `spatial_shape` of `image` define both grids.
@@ -108,7 +108,7 @@ class RestoreLabelsd(Transform):
 
 
 class LargestComponentd(Transform):
-    """Keep the largest connected component of some classes in `pred` (1, X, Y, Z); other components become background.
+    """Largest-component filter for some classes in `pred` (1, X, Y, Z); other components become background.
 
     Voxels are connected over faces, the default of `scipy.ndimage.label`. If several components are largest, the first
     is kept.
@@ -146,7 +146,7 @@ class LargestComponentd(Transform):
 
 
 class SaveLabelsd(Transform):
-    """Write `pred` (1, X, Y, Z) to `<output_dir>/<case>_seg.nii.gz` in the geometry of the scan file.
+    """Writer of `pred` (1, X, Y, Z) to `<output_dir>/<case>_seg.nii.gz` in the geometry of the scan file.
 
     The scan file is taken from the metadata of `image`. Without `case`, the output is named after the scan file. The
     path of the written file is added as `prediction`.

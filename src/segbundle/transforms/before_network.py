@@ -121,11 +121,17 @@ def grid_transforms(
 def intensity_transform(intensity: Mapping[str, Any]) -> Transform:
     """Return the transform that normalizes the intensities of an image.
 
+    - `{method: zscore}`: subtract the mean of the scan and divide by its standard deviation, per channel (MR). Outliers
+      must be clipped before, see `ClipOutliersd`.
+    - `{method: window, lower: a, upper: b}`: clip to [a, b] and scale to [0, 1].
+    - `{method: ct, lower: a, upper: b, mean: m, std: s}`: clip to [a, b], subtract m and divide by s. Use values of the
+      training set's foreground (the CT scheme of nnU-Net; Isensee et al. 2021).
+
     Args:
-        intensity: one of `{method: zscore}`: subtract the mean of the scan and divide by its standard deviation, per
-            channel (MR). Outliers are clipped before, see `ClipOutliersd`; `{method: window, lower: a, upper: b}`: clip
-            to [a, b], scale to [0, 1]; `{method: ct, lower: a, upper: b, mean: m, std: s}`: clip to [a, b], subtract m,
-            divide by s, with values of the training set's foreground (the CT scheme of nnU-Net; Isensee et al. 2021).
+        intensity: method and its values.
+
+    Returns:
+        A transform of dicts with `image` (C, X, Y, Z).
 
     Raises:
         ConfigError: if the method is unknown, or values are missing, unexpected or contradictory.
@@ -152,7 +158,7 @@ def intensity_transform(intensity: Mapping[str, Any]) -> Transform:
 
 
 class ZScored(MapTransform):
-    """Subtract the mean of every channel and divide by its standard deviation (by 1 if it is 0).
+    """Z-score normalization of every channel; a standard deviation of 0 is replaced by 1.
 
     Equivalent to MONAI's `NormalizeIntensityd(channel_wise=True)`, but in place to save memory.
 
@@ -170,7 +176,7 @@ class ZScored(MapTransform):
 
 
 class ClipOutliersd(MapTransform):
-    """Clip outliers, so that a few voxels do not dominate the mean and standard deviation of a scan.
+    """Outlier clipping, so that a few voxels do not dominate the mean and standard deviation of a scan.
 
     A single voxel of 65535 (metal, a defect, padding) makes the z-score useless for all others. The range of a channel
     excludes the highest and the lowest 0.02% of the values, estimated from every n-th voxel. A value is an outlier if
@@ -243,7 +249,7 @@ def _end_of_range(tail: np.ndarray, inner: float, few: int) -> tuple[float, bool
 
 
 class ClipAndScaled(MapTransform):
-    """Clip to [lower, upper], subtract `mean` and divide by `std`, in place to save memory.
+    """Clipping to [lower, upper] and scaling: subtracts `mean` and divides by `std`, in place to save memory.
 
     Args:
         keys: items to transform, floating point.

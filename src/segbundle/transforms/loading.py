@@ -21,7 +21,7 @@ from segbundle.errors import DataError
 
 
 class LoadScand(Transform):
-    """Load and check the image of a case, and optionally its label map.
+    """Loader of the image of a case, and optionally of its label map, with checks.
 
     The image becomes a float32 `MetaTensor` (C, X, Y, Z). The label map becomes a uint8 `MetaTensor` (1, X, Y, Z) with
     `IGNORE_INDEX` for unknown voxels, and `annotated` a bool tensor (num_classes,). As in MONAI, the metadata contains

@@ -24,7 +24,7 @@ _MAX_INDICES_PER_CLASS = 20_000
 
 
 class PrepareCase(Transform):
-    """Prepare a training case: from files to tensors on the network's grid, ready for patch extraction.
+    """Preparation of a training case: from files to tensors on the network's grid, ready for patch extraction.
 
     A call with a datalist entry returns a dict: `image` float16 (C, X, Y, Z), `label` uint8 (1, X, Y, Z), `indices`
     int32 (for every class, up to 20,000 voxel indices into the flattened label map), `annotated` bool (num_classes,),
@@ -134,7 +134,7 @@ def class_indices(label: torch.Tensor, num_classes: int) -> list[torch.Tensor]:
 
 
 class PadToPatchd(Transform):
-    """Pad `image` and `label` (C, X, Y, Z) on both sides to at least the size of a patch.
+    """Symmetric padding of `image` and `label` (C, X, Y, Z) to at least the size of a patch.
 
     The image is padded with 0. The label map is padded with background, or with unknown voxels if it contains any. The
     first time, a warning is logged.

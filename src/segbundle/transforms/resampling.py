@@ -35,7 +35,7 @@ _INTEGER_TOLERANCE = 2e-7
 
 
 class ToGridd(MapTransform):
-    """Reorient and resample like MONAI's `Orientationd` followed by `Spacingd` with `padding_mode="border"`.
+    """Reorientation and resampling like MONAI's `Orientationd` followed by `Spacingd` with `padding_mode="border"`.
 
     Shape and affine are the same, and values agree to float32 precision. Since neither transform rotates, axes are
     interpolated one after another, slab by slab. This is much faster than 3D sampling and needs no copy of the scan.

@@ -1,4 +1,4 @@
-"""Passing patches and whole scans through a network. Knows nothing of files."""
+"""Inference on patches and whole scans, without file access."""
 
 from segbundle.inferers.backends import Backend, prepare
 from segbundle.inferers.layers import with_channels_last_norms

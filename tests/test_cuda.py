@@ -283,8 +283,8 @@ def test_a_gpu_that_is_nearly_full_takes_fewer_windows_at_a_time():
         narrow = SlidingWindowInferer((64, 64, 64), sw_batch_size=8, precision="fp32", device=CPU)
         with torch.no_grad():
             found = narrow(image, network).cpu()
-        assert narrow._most is not None
-        assert narrow._most < 8
+        assert narrow._max_batch is not None
+        assert narrow._max_batch < 8
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
         torch.cuda.empty_cache()

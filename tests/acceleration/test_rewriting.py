@@ -218,7 +218,7 @@ def test_instance_norm_of_channels_last_memory_is_exact(affine, shape):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("affine", [True, False])
-def test_instance_norm_of_channels_last_memory_trains_as_pytorchs(affine, dtype):
+def test_channels_last_instance_norm_trains_like_pytorch(affine, dtype):
     torch.manual_seed(0)
     with torch.inference_mode(False), torch.enable_grad():
         norm = torch.nn.InstanceNorm3d(6, affine=affine)
@@ -251,7 +251,7 @@ def test_exchanged_norms_share_weights_and_leave_the_description():
     assert {name: value.data_ptr() for name, value in after.items()} == {n: v.data_ptr() for n, v in before.items()}
 
 
-def test_instance_norm_with_statistics_of_the_training_is_left_alone():
+def test_instance_norm_with_running_stats_is_not_replaced():
     norm = torch.nn.Sequential(torch.nn.InstanceNorm3d(1, track_running_stats=True)).eval()
     norm[0].running_mean.fill_(0.5)
     assert_equal(optimised(norm, windows().shape, torch.float32)(windows()), norm(windows()))

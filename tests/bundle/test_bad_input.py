@@ -42,8 +42,8 @@ def test_a_typo_in_a_key_suggests_the_nearest(dataset, tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "what"),
     [
-        ("loss#absent", "maybe", "absent is 'maybe', and must be one of 'volume', 'skip', 'smooth'"),
-        ("loss#smooth_dr", "-1", "smooth_dr is -1, and must be finite and not negative"),
+        ("loss#absent", "maybe", "absent is 'maybe', but must be one of 'volume', 'skip', 'smooth'"),
+        ("loss#smooth_dr", "-1", "smooth_dr is -1, but must be finite and not negative"),
         ("loss#weight", "[1,2]", "weight has 2 entries for 3 classes"),
     ],
 )

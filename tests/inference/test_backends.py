@@ -101,7 +101,7 @@ def test_conversion_is_silent_and_leaves_the_network_alone(capfd):
     torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
 
 
-def test_openvino_is_imported_only_when_used_and_reports_to_nobody():
+def test_openvino_import_is_lazy_and_without_telemetry():
     pytest.importorskip("openvino")
     code = (
         "import sys, torch; from segbundle.inference import prepare; assert 'openvino' not in sys.modules;"

@@ -21,19 +21,19 @@ SCORES, LABELS = random_case(0)
         ({"other_act": "relu"}, "other_act must be callable"),
         ({"smooth_nr": -1}, "smooth_nr is -1"),
         ({"smooth_dr": math.nan}, "smooth_dr is nan"),
-        ({"absent": "ignore"}, "absent is 'ignore', and must be one of 'volume', 'skip', 'smooth'"),
+        ({"absent": "ignore"}, "absent is 'ignore', but must be one of 'volume', 'skip', 'smooth'"),
         ({"reduction": "average"}, "reduction is 'average'"),
         ({"weight": [1, -1, 1, 1]}, "weight is"),
         ({"weight": [[1, 1, 1, 1]]}, "weight has shape"),
     ],
 )
-def test_arguments_that_cannot_be(loss, kwargs, message):
+def test_invalid_arguments_raise(loss, kwargs, message):
     with pytest.raises(ValueError, match=message):
         loss(**kwargs)
 
 
 @pytest.mark.parametrize("loss", COMBINED)
-def test_arguments_of_the_combined_ones(loss):
+def test_invalid_arguments_of_combined_losses_raise(loss):
     name = "lambda_dice" if loss is DiceCELoss else "lambda_gdl"
     for kwargs in ({name: -1.0}, {"lambda_ce": -0.5}, {"label_smoothing": 1.5}, {"reduction": "none"}):
         with pytest.raises(ValueError, match=next(iter(kwargs))):
@@ -49,18 +49,21 @@ def test_w_type():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s, t: (s, torch.where(t == 3, 4, t)), r"target holds \[4.0\]; class indices must lie in \[0, 3\]"),
-        (lambda s, t: (s, t - 1), r"target holds \[-1.0\]"),
-        (lambda s, t: (s, t.float() / 0), "target holds"),
+        (
+            lambda s, t: (s, torch.where(t == 3, 4, t)),
+            r"target contains \[4.0\], but class indices must be in \[0, 3\]",
+        ),
+        (lambda s, t: (s, t - 1), r"target contains \[-1.0\]"),
+        (lambda s, t: (s, t.float() / 0), "target contains"),
         (lambda s, t: (s, t[:, :, :2]), "target has shape"),
-        (lambda s, t: (s, t.expand(-1, 4, -1, -1, -1)), "leave to_onehot_y out"),
-        (lambda s, t: (s.masked_fill(torch.rand(s.shape) < 0.01, math.nan), t), "input holds NaN"),
-        (lambda s, t: (s.masked_fill(torch.rand(s.shape) < 0.01, math.inf), t), "input holds NaN or Inf"),
+        (lambda s, t: (s, t.expand(-1, 4, -1, -1, -1)), "set to_onehot_y=False"),
+        (lambda s, t: (s.masked_fill(torch.rand(s.shape) < 0.01, math.nan), t), "input contains NaN"),
+        (lambda s, t: (s.masked_fill(torch.rand(s.shape) < 0.01, math.inf), t), "input contains NaN or Inf"),
         (lambda s, t: (s.long(), t), "input has dtype torch.int64"),
         (lambda s, t: (s[0, 0, 0], t[0, 0, 0]), "input has shape"),
     ],
 )
-def test_batches_that_cannot_be(loss, change, message):
+def test_invalid_batches_raise(loss, change, message):
     torch.manual_seed(0)
     with pytest.raises(ValueError, match=message):
         loss(softmax=True, to_onehot_y=True)(*change(SCORES, LABELS))
@@ -76,12 +79,12 @@ def test_an_index_map_without_to_onehot_y(loss):
 @pytest.mark.parametrize(
     ("annotated", "message"),
     [
-        (torch.ones(2, 3, dtype=torch.bool), r"annotated has shape \(2, 3\), and must have \(B, C\) = \(2, 4\)"),
+        (torch.ones(2, 3, dtype=torch.bool), r"annotated has shape \(2, 3\), but must have \(B, C\) = \(2, 4\)"),
         (torch.ones(4, dtype=torch.bool), "annotated has shape"),
         (torch.tensor([[False, True, True, True]] * 2), "annotated is False for the background"),
     ],
 )
-def test_annotated_that_cannot_be(loss, annotated, message):
+def test_invalid_annotated_raises(loss, annotated, message):
     with pytest.raises(ValueError, match=message):
         loss(softmax=True, to_onehot_y=True)(SCORES, LABELS, annotated)
 
@@ -147,15 +150,15 @@ def test_a_loss_moves_and_is_saved_without_its_weights():
 @pytest.mark.parametrize(
     ("input", "target", "kwargs", "message"),
     [
-        (SCORES, LABELS, {"to_onehot_y": True}, "which are no probabilities: set softmax=True"),
+        (SCORES, LABELS, {"to_onehot_y": True}, r"but probabilities are in \[0, 1\]\. Set softmax=True"),
         (SCORES[:, :1], LABELS.clamp(max=1).float(), {"softmax": True}, "sigmoid=True for a single class"),
-        (SCORES, SCORES, {"softmax": True}, "target holds values from -"),
-        (SCORES, SCORES.softmax(1) * math.nan, {"softmax": True}, "target holds values from nan"),
-        (SCORES[:, :1], LABELS.float(), {"sigmoid": True}, "target holds values from 0 to 3"),
-        (SCORES, LABELS + 0.5, {"softmax": True, "to_onehot_y": True}, "target holds"),
+        (SCORES, SCORES, {"softmax": True}, "target contains values from -"),
+        (SCORES, SCORES.softmax(1) * math.nan, {"softmax": True}, "target contains values from nan"),
+        (SCORES[:, :1], LABELS.float(), {"sigmoid": True}, "target contains values from 0 to 3"),
+        (SCORES, LABELS + 0.5, {"softmax": True, "to_onehot_y": True}, "target contains"),
     ],
 )
-def test_data_that_cannot_be(loss, input, target, kwargs, message):
+def test_invalid_values_raise(loss, input, target, kwargs, message):
     with pytest.raises(ValueError, match=message):
         loss(**kwargs)(input, target)
 
@@ -169,7 +172,7 @@ def test_overlapping_probabilities_cannot_be_added_up():
 
 
 def test_annotated_is_bool():
-    with pytest.raises(ValueError, match=r"annotated has dtype torch.float32, and must be bool"):
+    with pytest.raises(ValueError, match=r"annotated has dtype torch.float32, but must be bool"):
         DiceLoss(softmax=True, to_onehot_y=True)(SCORES, LABELS, torch.ones(2, 4))
 
 

@@ -212,7 +212,7 @@ def test_the_cross_entropy_follows_its_ramp():
     assert loss(P.log(), LABELS).item() == pytest.approx((A + WITH_ABSENT) / 2 + (TWO + FOUR_THIRDS) / 2, abs=1e-4)
 
 
-def test_without_annotations_independent_classes_leave_the_background_out():
+def test_sigmoid_excludes_background_of_unannotated_classes():
     """A voxel of the background may belong to the class that nobody looked for, and sigmoid cannot add the two up."""
     loss = DiceLoss(sigmoid=True, to_onehot_y=True, smooth_nr=0, smooth_dr=0)
     scores = torch.zeros(2, 2, 2)
@@ -298,7 +298,7 @@ def test_gradients_for_soft_references(softmax, soft_label, squared_pred):
     assert torch.autograd.gradcheck(lambda given: loss(given, target), (scores,))
 
 
-def test_the_gradient_where_prediction_and_soft_reference_are_equal():
+def test_gradient_where_prediction_equals_soft_reference():
     """The sum of min(p, g) has two slopes there, 1 and 0: the gradient is the mean of both."""
     p = torch.tensor([[[0.5], [0.5]]], dtype=torch.float64, requires_grad=True)
     loss = DiceLoss(soft_label=True, smooth_nr=0, smooth_dr=0)

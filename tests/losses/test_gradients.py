@@ -85,7 +85,7 @@ def test_always_finite(loss, levels, labels, batch, include_background, absent, 
 @pytest.mark.parametrize("include_background", [True, False])
 @settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), amount=st.floats(0.01, 1), extra=st.floats(0.01, 1))
-def test_more_false_positive_in_an_absent_class_never_lowers_the_loss(loss, include_background, seed, amount, extra):
+def test_absent_class_false_positives_never_lower_the_loss(loss, include_background, seed, amount, extra):
     scores, labels = random_case(seed, num_classes=3)
     labels = labels.clamp(max=1)
     p = scores.softmax(dim=1)
@@ -119,7 +119,7 @@ def test_gradient_descent_removes_an_absent_class(loss, include_background, batc
 
 @pytest.mark.parametrize("loss", ALL)
 @pytest.mark.parametrize("kwargs", [{}, {"batch": True}, {"include_background": False}, {"label_smoothing": 0.1}])
-def test_nothing_moves_between_background_and_an_unannotated_class(loss, kwargs):
+def test_no_gradient_between_background_and_unannotated_class(loss, kwargs):
     if "label_smoothing" in kwargs and loss in REGION:
         pytest.skip("only cross entropy has label smoothing")
     scores, labels = random_case(2)
@@ -183,7 +183,7 @@ def test_a_case_in_which_nothing_was_annotated_teaches_nothing():
         assert leaf.grad.abs().max() < 1e-8
 
 
-def test_with_sigmoid_unannotated_classes_and_the_background_are_left_out():
+def test_sigmoid_excludes_background_and_unannotated_classes():
     scores, labels = random_case(5)
     annotated = torch.tensor([[True, True, False, True]] * 2)
     leaf = scores.clone().requires_grad_()

@@ -123,7 +123,7 @@ def test_every_argument_arrives():
         (lambda: DiceCELoss(label_smoothing=-0.1), True),
     ],
 )  # fmt: skip
-def test_what_is_refused_begins_right_behind_what_is_not(check, refused):
+def test_checks_at_their_boundaries(check, refused):
     if refused:
         with pytest.raises(ValueError):  # the messages have a test of their own
             check()
@@ -135,7 +135,7 @@ def test_messages_say_what_to_do():
     for check, message in (
         (
             lambda: checks.class_indices(torch.tensor([7, 5, 6, 8]), 3, None),
-            r"\[5.0, 6.0, 7.0\]; .*\[0, 2\]; ignore_in",
+            r"\[5.0, 6.0, 7.0\], .*\[0, 2\]\. Set ignore_in",
         ),
         (lambda: checks.class_indices(torch.tensor([7]), 3, 255), r"or be 255"),
         (
@@ -153,7 +153,7 @@ def test_messages_say_what_to_do():
         (lambda: checks.shapes(torch.zeros(1, 2, 3), torch.zeros(1, 2), True), r"It looks one-hot"),
         (lambda: checks.shapes(torch.zeros(1, 2, 3), torch.zeros(1, 1), False), r"It looks like an index map"),
         (lambda: DiceCELoss(weight=[1.0, 2.0])(torch.zeros(3, 2), torch.zeros(3, 1)), r"input has shape \(3, 2\)"),
-        (lambda: checks.one_of("a", 3, (1, "b")), r"a is 3, and must be one of 1, 'b'"),
+        (lambda: checks.one_of("a", 3, (1, "b")), r"a is 3, but must be one of 1, 'b'"),
     ):
         with pytest.raises(ValueError, match=message):
             check()
@@ -173,16 +173,16 @@ def test_checks_return_what_was_asked_for():
 
 
 @pytest.mark.parametrize("loss", ALL)
-def test_a_gpu_is_asked_for_its_data_ten_times(loss):
+def test_values_are_checked_in_ten_batches_on_gpu(loss):
     function = loss(softmax=True)
     region = getattr(function, "region", function)
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
-    assert [region._looks_at_data(gpu) for _ in range(12)] == [True] * 10 + [False] * 2
-    assert region._looks_at_data(cpu) is True
+    assert [region._validates(gpu) for _ in range(12)] == [True] * 10 + [False] * 2
+    assert region._validates(cpu) is True
     fresh = DiceLoss(softmax=True)
     fresh.trust_data()
-    assert fresh._looks_at_data(gpu) is False
-    assert fresh._looks_at_data(cpu) is True
+    assert fresh._validates(gpu) is False
+    assert fresh._validates(cpu) is True
 
 
 @pytest.mark.parametrize(("scores", "voxels"), [(6, [2, 2, 1]), (8, [2, 2, 1]), (9, [3, 2]), (1, [1] * 5), (99, [5])])
@@ -191,7 +191,7 @@ def test_no_more_scores_than_a_chunk_are_counted_at_a_time(monkeypatch, scores, 
     monkeypatch.setattr(counts, "_GPU_CHUNK", 10**9)
     settings = counts._Settings(False, None, False, False, None)
     chunks = counts._chunks(torch.rand(1, 3, 5), torch.zeros(1, 1, 5), None, settings, 0)
-    assert [chunk.scores.shape for chunk in chunks] == [(3, count) for count in voxels]
+    assert [chunk.inputs.shape for chunk in chunks] == [(3, count) for count in voxels]
 
 
 def test_a_ramp_by_hand():
@@ -226,7 +226,7 @@ def test_sums_over_two_processes_and_their_gradients(two_processes):
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"batch": True}, {"weight": [1.0, 3.0]}, {"reduction": "sum"}])
-def test_two_processes_with_the_same_batch_have_its_cross_entropy(two_processes, kwargs):
+def test_same_batch_on_two_ranks_gives_same_cross_entropy(two_processes, kwargs):
     loss = DiceCELoss(softmax=True, to_onehot_y=True, lambda_dice=0, **kwargs)
     both = loss(P.log().requires_grad_(), LABELS).item()
     whole = DiceCELoss(softmax=True, to_onehot_y=True, lambda_dice=0, batch=True, reduction="sum")

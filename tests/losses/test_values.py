@@ -127,7 +127,7 @@ def test_probabilities_that_sum_to_more_than_one_stay_bounded():
 
 @pytest.mark.parametrize("loss", ALL)
 @pytest.mark.parametrize("kwargs", SETTINGS)
-def test_always_absent_classes_with_no_probability_change_nothing(loss, kwargs):
+def test_absent_classes_with_zero_probability_change_nothing(loss, kwargs):
     scores, labels = random_case(1, num_classes=3)
     labels[0] = labels[0].clamp(max=1)
     more = torch.cat([scores, torch.full_like(scores, -1e4)], dim=1)
@@ -339,7 +339,7 @@ def test_numpy_textbook_is_the_textbook():
 @pytest.mark.parametrize("loss", REGION)
 @pytest.mark.parametrize("weight", [[1.0, 1.0, 10.0], [0.25, 1.0, 7.0], [3.0, 1.0, 0.0], 10.0])
 @pytest.mark.parametrize("include_background", [True, False])
-def test_weights_never_make_false_positives_in_an_absent_class_pay(loss, weight, include_background):
+def test_weights_never_reward_absent_class_false_positives(loss, weight, include_background):
     if isinstance(weight, list) and not include_background:
         weight = weight[1:]
     function = loss(to_onehot_y=True, weight=weight, include_background=include_background)
@@ -400,7 +400,7 @@ def test_a_single_class_that_nobody_looked_for_teaches_nothing():
 
 
 @pytest.mark.parametrize("loss", COMBINED)
-def test_a_batch_is_the_mean_of_its_cases_however_much_of_them_is_known(loss):
+def test_batch_loss_is_mean_of_cases_with_ignored_voxels(loss):
     scores, labels = random_case(14)
     labels[0, :, 1:] = 255
     function = loss(softmax=True, to_onehot_y=True, ignore_index=255)

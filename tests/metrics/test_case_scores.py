@@ -52,8 +52,8 @@ def test_uint8_and_shape_are_taken_as_they_come():
     ("pred", "ref", "annotated", "message"),
     [
         ([0, 1], [0, 1, 1], None, "same shape"),
-        ([0, 3], [0, 1], None, "the prediction holds values from 0 to 3"),
-        ([0, 1], [-1, 1], None, "the reference holds values from -1 to 1"),
+        ([0, 3], [0, 1], None, "the prediction contains values from 0 to 3"),
+        ([0, 1], [-1, 1], None, "the reference contains values from -1 to 1"),
         ([0, 1], [0, 1], [True], "annotated has 1 entries for 3 classes"),
     ],
 )
@@ -88,7 +88,7 @@ def test_unknown_voxels_count_nowhere():
     assert [(score.voxels_ref, score.voxels_pred) for score in scores] == [(2, 2), (2, 1), (0, 1)]
     assert per_class_dice(pred, ref, 3, ignore_index=255)[1] == pytest.approx(2 / 3)
     assert score_case(ref, ref.fill_(255), 256, ignore_index=255)[1].status is Status.TRUE_ABSENT
-    with pytest.raises(ValueError, match="the reference holds values from 0 to 254"):
+    with pytest.raises(ValueError, match="the reference contains values from 0 to 254"):
         score_case(pred * 0, torch.tensor([0, 1, 1, 255, 254, 0]), 3, ignore_index=255)
 
 

@@ -95,7 +95,8 @@ def test_a_tolerance_for_each_class():
 
 
 @pytest.mark.parametrize(
-    ("shape", "tolerance", "message"), [((8, 5), 1.0, "volumes of one shape"), ((8, 5, 5), [1.0], "1 and annotated 2")]
+    ("shape", "tolerance", "message"),
+    [((8, 5), 1.0, "volumes of the same shape"), ((8, 5, 5), [1.0], "1 and annotated 2")],
 )
 def test_contradictions_are_refused(shape, tolerance, message):
     with pytest.raises(ValueError, match=message):
@@ -104,7 +105,7 @@ def test_contradictions_are_refused(shape, tolerance, message):
 
 @pytest.mark.parametrize(("pred", "ref"), [((8, 5, 5), (8, 5, 4)), ((8, 5), (8, 5)), ((1, 8, 5, 5), (1, 8, 5, 5))])
 def test_only_volumes_of_one_shape_have_surfaces(pred, ref):
-    with pytest.raises(ValueError, match="must be volumes of one shape"):
+    with pytest.raises(ValueError, match="must be 3D volumes of the same shape"):
         score(torch.zeros(pred, dtype=torch.uint8), torch.zeros(ref, dtype=torch.uint8))
 
 

@@ -253,7 +253,7 @@ def test_a_batch():
     assert batch["annotated"].tolist() == [[True, True, False]] * 2
 
 
-def test_every_case_gives_one_patch_per_epoch_and_batches_are_full():
+def test_epoch_has_one_patch_per_case_in_full_batches():
     for _ in range(3):
         names = [name for batch in loader() for name in batch["case"]]
         assert len(names) == 6 and set(names[:5]) == {f"case {i}" for i in range(5)} and names[5] == names[0]
@@ -275,7 +275,7 @@ def test_epochs_and_seeds_differ():
         assert not torch.equal(one["image"], two["image"])
 
 
-def test_two_ranks_give_what_one_process_with_twice_the_batch_gives():
+def test_two_ranks_match_one_process_with_twice_the_batch_size():
     whole = loader(6, 4)
     parts = [loader(6, 2, rank=rank, world_size=2) for rank in range(2)]
     assert len(whole) == len(parts[0]) == len(parts[1])

@@ -100,7 +100,7 @@ def test_what_the_loss_refuses_is_told_with_the_batchs_cases():
         train(loss, batches(ALL))
     data = batches(ALL)
     data[0]["image"] = torch.full_like(data[0]["image"], torch.nan)
-    with pytest.raises(TrainingError, match="cases a, b: input holds NaN"):
+    with pytest.raises(TrainingError, match="cases a, b: input contains NaN"):
         train(DiceCELoss(softmax=True, to_onehot_y=True), data)
 
 

@@ -106,7 +106,7 @@ def test_many_outliers_beyond_a_gap_do_not_decide_the_zscore(caplog, share, lowe
     others = (0, *np.unravel_index(range(len(hot), 40 * 44 * 24), shape))
     # clipped to 3 ranges of about 8 deviations, they are 12 off: the variance grows by at most 0.0045 * 12**2 = 0.65
     assert 0.75 < (spoiled[others].std() / clean[others].std()).item() < 1
-    assert f"{len(hot)} of 42240 voxels are far" in caplog.text
+    assert f"{len(hot)} of 42240 voxels are outliers" in caplog.text
 
 
 def test_a_broken_slice_does_not_decide_the_zscore(caplog):
@@ -115,13 +115,13 @@ def test_a_broken_slice_does_not_decide_the_zscore(caplog):
     broken[..., 100] = 32000.0  # 440 of 105600 voxels: 0.42 %
     ratio = prepared(broken)[..., :100].std() / prepared(clean)[..., :100].std()
     assert 0.75 < ratio.item() < 1
-    assert "440 of 105600 voxels are far" in caplog.text
+    assert "440 of 105600 voxels are outliers" in caplog.text
 
 
 def test_one_outlier_in_a_scan_of_few_voxels(caplog):
     clean, spoiled = (prepared(scan_values(*some, shape=(9, 9, 9))) for some in ([], [65535.0]))
     assert (clean - spoiled)[0].flatten()[1:].abs().mean() < 0.2
-    assert "1 of 729 voxels are far" in caplog.text
+    assert "1 of 729 voxels are outliers" in caplog.text
 
 
 def test_a_long_tail_without_a_gap_is_left_as_it_is(caplog):
@@ -195,7 +195,7 @@ def test_wrong_intensity_is_refused(intensity, message):
         intensity_transform(intensity)
 
 
-def test_unknown_voxels_get_one_value_whatever_the_dataset_calls_them(tmp_path):
+def test_ignore_label_becomes_ignore_index(tmp_path):
     entry = {
         "case": "a",
         "image": str(write_nifti(tmp_path / "image.nii", np.zeros((2, 1, 3), np.float32))),

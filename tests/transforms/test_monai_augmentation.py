@@ -72,7 +72,7 @@ def test_augmentation_leaves_cached_cases_alone(tiny_dataset):
         torch.testing.assert_close(old["label"], new["label"], rtol=0, atol=0)
 
 
-def test_the_same_seed_gives_the_same_patch_and_another_seed_another(tiny_dataset):
+def test_patches_depend_on_the_seed_only(tiny_dataset):
     entry = labelled_data(tiny_dataset, TINY_CLASSES)[0]
     one, two, three = (transforms().set_random_state(seed)(entry)[0]["image"] for seed in (1, 1, 2))
     assert torch.equal(one, two)
@@ -133,7 +133,7 @@ def test_no_label_is_made_up_for_voxels_that_nobody_knows(tmp_path, patch):
         assert set(item["label"].unique().tolist()) <= {2, 255}
 
 
-def test_a_small_scan_without_unknown_voxels_is_padded_with_background(tmp_path):
+def test_small_scan_without_unknown_voxels_pads_with_background(tmp_path):
     image = write_nifti(tmp_path / "i.nii", np.ones((6, 6, 6), np.float32))
     label = write_nifti(tmp_path / "l.nii", np.ones((6, 6, 6), np.uint8))
     entry = {"case": "a", "image": str(image), "label": str(label), "annotated": [True] * 3}

@@ -139,7 +139,7 @@ def test_parts_connect_from_slice_to_slice():
 # --- files of probabilities -------------------------------------------------------------------------------------------
 
 
-def test_a_probability_file_holds_integers_with_a_scale_on_the_scans_voxels(scan, tmp_path):
+def test_probability_file_has_scaled_integers_on_the_scan_grid(scan, tmp_path):
     path = tmp_path / "out" / "patient_prob.nii"
     with ProbabilityFile(path, scan) as file:
         array = file.array(2)

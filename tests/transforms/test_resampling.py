@@ -82,7 +82,7 @@ def test_any_scan(codes, angles, own, spacing, shape, contiguous):
     assert_as_monai(noise(shape), oriented(codes, own, angles), spacing, contiguous=contiguous)
 
 
-def test_positions_that_are_almost_whole_are_interpolated_all_the_same():
+def test_nearly_whole_positions_are_still_interpolated():
     values = torch.tensor([0.0, 1e6]).reshape(1, 2, 1, 1)
     found = resampling.resample(values, [np.array([0.0, 1 - 5e-5]), np.zeros(1), np.zeros(1)])
     torch.testing.assert_close(found.flatten(), torch.tensor([0.0, 1e6 - 50]), rtol=0, atol=0.1)
@@ -115,7 +115,7 @@ def test_middles_between_voxels():
     assert item.affine.diagonal().tolist() == [0.5, 1, 1, 1]
 
 
-def test_a_coarser_grid_takes_values_where_its_voxels_lie_without_smoothing():
+def test_downsampling_does_not_smooth():
     values = torch.tensor([0.0, 10, 20, 70, 40, 50]).reshape(1, 1, 6, 1)
     item = ToGridd("image", (1, 2.5, 1))({"image": scan(values, np.eye(4))})["image"]
     assert item.flatten().tolist() == [0, 45, 50]

@@ -107,7 +107,7 @@ def test_thick_blocks_come_back_through_another_spacing(tmp_path_factory, codes,
         ((30, 30, 1), (1, 1, 5), "RAS"),
     ],
 )
-def test_a_smooth_organ_survives_the_round_trip_through_another_spacing(tmp_path, shape, spacing, codes):
+def test_smooth_organ_survives_round_trip_through_other_spacing(tmp_path, shape, spacing, codes):
     grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
     middle = (np.array(shape) - 1) / 2
     radius = 0.35 * min(n * s for n, s in zip(shape, spacing, strict=True) if n > 1)
@@ -212,9 +212,7 @@ def tilted(angle):
     thickness=st.integers(1, 6),
     at_a_time=st.sampled_from([1, 100, 2**26]),
 )
-def test_probabilities_are_interpolated_and_labels_are_the_same_with_them(
-    to_grid, num_classes, seed, axis, thickness, at_a_time
-):
+def test_saving_probabilities_does_not_change_labels(to_grid, num_classes, seed, axis, thickness, at_a_time):
     scores = smooth_scores(num_classes, seed)
     expected = by_hand(scores.double().softmax(dim=0).numpy(), to_grid, (5, 4, 6))
     with pytest.MonkeyPatch.context() as patcher:
@@ -243,7 +241,7 @@ def test_long_volumes_are_restored_in_slabs_without_seams():
     assert torch.equal(labels.long(), scores.argmax(0))
 
 
-def test_grids_that_are_not_parallel_are_sampled_in_all_directions():
+def test_sheared_grids_are_sampled_in_all_directions():
     scores = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 7, 6, 5))).float()
     to_grid = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.3, 0.1) * 0.9, [1, 0.5, 0.2])
     expected = by_hand(scores.softmax(dim=0).double().numpy(), to_grid, (20, 5, 4))
@@ -286,7 +284,7 @@ def test_saving_writes_a_file_named_after_the_case(tmp_path):
     np.testing.assert_array_equal(np.asarray(written.dataobj), saved["pred"][0].numpy())
 
 
-def test_slabs_that_are_too_much_for_a_gpu_are_restored_on_the_cpu(monkeypatch):
+def test_slabs_too_large_for_the_gpu_are_restored_on_the_cpu(monkeypatch):
     scores = smooth_scores(3, 0)
     expected = restore_labels(scores, np.diag([0.7, 0.8, 0.9, 1]), (5, 4, 6))
     restore, on_cpu = restoring._restore_slab, []

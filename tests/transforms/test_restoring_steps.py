@@ -176,7 +176,7 @@ def test_cells_between_different_labels():
     assert lower.tolist() == [[[0, 1]]]
 
 
-def test_probabilities_are_computed_at_corners_of_mixed_cells_only():
+def test_probabilities_only_at_corners_of_mixed_cells():
     scores = torch.tensor([[4.0, 4, 0, 0, 0], [0, 0, 4, 4, 4]]).reshape(2, 1, 1, 5)
     cells = (_Along.at(np.array([0.0]), 1), _Along.at(np.array([0.0]), 1), _Along.at(np.array([0.5, 1.25, 1.75]), 5))
     mixed = restoring._differ(scores.argmax(0), cells)
@@ -241,7 +241,7 @@ def test_no_more_planes_at_a_time_than_fit(monkeypatch, name, values, planes):
     assert sizes == [planes] * (WANTED[0] // planes)
 
 
-def test_a_slab_that_does_not_fit_the_memory_of_the_cpu_is_an_error(monkeypatch):
+def test_slab_too_large_for_cpu_memory_raises(monkeypatch):
     def out_of_memory(*_):
         raise torch.OutOfMemoryError("no memory")
 

@@ -1,4 +1,4 @@
-"""Layers that compute what PyTorch's do, faster, in channels-last memory on CPUs."""
+"""Faster CPU versions of PyTorch layers for channels-last memory."""
 
 from __future__ import annotations
 
@@ -8,28 +8,37 @@ from typing import Any
 
 import torch
 
-_WORTH_PACKING = 2**16
-"""Weights of a convolution from which bringing them into oneDNN's order at every call takes time."""
+_MIN_PACKED_WEIGHTS = 2**16
+"""Number of weights of a convolution above which reordering them in every oneDNN call takes time."""
 _BLOCK = 2**18
-"""Values whose mean and variance are taken at a time, so that they stay in the cache."""
+"""Values per block of mean and variance, so that a block fits into the cache."""
 _PARTS = 64
-"""Parts of a block that are summed by themselves, on all cores."""
+"""Parts of a block that are summed separately, on all cores."""
 
 Activation = tuple[str, list[float]]
-"""oneDNN's name of an activation and its arguments."""
+"""Name of an activation in oneDNN, and its arguments."""
 
 
 class DoublingConvolution(torch.nn.Module):
-    """ConvTranspose3d(kernel 3, stride 2, padding 1, output_padding 1) as a convolution to eight times the channels.
+    """ConvTranspose3d(kernel 3, stride 2, padding 1, output_padding 1) as a convolution with eight times the channels.
 
-    Along an axis, voxel 2i of the result is w[1] x[i], and voxel 2i + 1 is w[2] x[i] + w[0] x[i + 1]. So each of the
-    eight parities is a convolution of its own with a kernel of two voxels, and their results interleave.
+    Along an axis, output voxel 2i is w[1] x[i], and output voxel 2i + 1 is w[2] x[i] + w[0] x[i + 1]. Each of the eight
+    parities is therefore a convolution with a kernel of two voxels, and the results are interleaved.
+
+    Args:
+        transposed: layer to replace; not modified.
+
+    Example:
+        >>> transposed = torch.nn.ConvTranspose3d(2, 1, 3, stride=2, padding=1, output_padding=1)
+        >>> x = torch.rand(1, 2, 3, 3, 3)
+        >>> torch.allclose(DoublingConvolution(transposed)(x), transposed(x), atol=1e-5)
+        True
     """
 
     def __init__(self, transposed: torch.nn.ConvTranspose3d) -> None:
         super().__init__()
         old = transposed.weight.detach()  # (in, out, 3, 3, 3)
-        taps = (((0, 1),), ((0, 2), (1, 0)))  # per parity: places in the new kernel and in the old
+        taps = (((0, 1),), ((0, 2), (1, 0)))  # for each parity: indices in the new kernel and in the old kernel
         weight = old.new_zeros(2, 2, 2, old.shape[1], old.shape[0], 2, 2, 2)
         for parity in itertools.product((0, 1), repeat=3):
             for pairs in itertools.product(*(taps[axis] for axis in parity)):
@@ -42,54 +51,59 @@ class DoublingConvolution(torch.nn.Module):
             self.parities.bias = torch.nn.Parameter(transposed.bias.detach().repeat(8), requires_grad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """From (B, in, X, Y, Z) to (B, out, 2X, 2Y, 2Z), in channels-last memory."""
-        inner = self.parities(x)[:, :, 1:, 1:, 1:]  # a voxel was added on both sides, and is needed behind only
+        """Upsample (B, in, X, Y, Z) to (B, out, 2X, 2Y, 2Z), in channels-last memory."""
+        inner = self.parities(x)[:, :, 1:, 1:, 1:]  # padding is on both sides, but needed at the end only
         split = inner.permute(0, 2, 3, 4, 1).unflatten(4, (2, 2, 2, self.out_channels))
         interleaved = split.permute(0, 1, 4, 2, 5, 3, 6, 7)  # B, X, 2, Y, 2, Z, 2, out
         return interleaved.flatten(5, 6).flatten(3, 4).flatten(1, 2).permute(0, 4, 1, 2, 3)
 
 
 class ChannelsLastInstanceNorm(torch.nn.InstanceNorm3d):
-    """InstanceNorm3d for channels-last memory on CPUs, which PyTorch (2.13) copies into the other format and back.
+    """InstanceNorm3d for channels-last memory on CPUs, without the copies to contiguous memory of PyTorch (2.13).
 
-    PyTorch's batch norm for this format is no way out in float32: it sums up all voxels in single precision, one after
-    the other, and is off by 4e-4 standard deviations for 96³ voxels. Its group norm is as good as bfloat16 allows, but
-    its gradient is ten times slower than batch norm's.
+    Batch norm supports this memory format, but in float32 it sums all voxels sequentially in single precision; the
+    error is 4e-4 standard deviations for 96³ voxels. Group norm is accurate enough for bfloat16, but its gradient is
+    ten times slower than that of batch norm.
+
+    Example:
+        >>> x = torch.rand(1, 2, 4, 4, 4)
+        >>> torch.allclose(ChannelsLastInstanceNorm(2)(x), torch.nn.InstanceNorm3d(2)(x), atol=1e-5)
+        True
     """
 
     @classmethod
     def of(cls, norm: torch.nn.InstanceNorm3d) -> ChannelsLastInstanceNorm:
-        """The same norm with the same parameters."""
+        """Return an equivalent layer that shares the parameters of `norm`."""
         new = cls(norm.num_features, norm.eps, affine=False)
         new.momentum, new.affine, new.weight, new.bias = norm.momentum, norm.affine, norm.weight, norm.bias
         return new.train(norm.training)
 
     def _get_name(self) -> str:
-        return "InstanceNorm3d"  # a network is described as it was configured
+        return "InstanceNorm3d"  # print the network as configured
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """From (B, C, X, Y, Z) to the same shape.
+        """Normalize (B, C, X, Y, Z) per sample and channel.
 
         Raises:
-            ValueError: one voxel alone, of which nothing would be left.
+            ValueError: if the input has a single voxel.
         """
         if math.prod(x.shape[2:]) == 1:
-            raise ValueError(f"Expected more than 1 spatial element to normalise, got input of size {tuple(x.shape)}")
+            raise ValueError(f"Expected more than 1 spatial element to normalize, got input of size {tuple(x.shape)}")
         x = x.contiguous(memory_format=torch.channels_last_3d)
         if torch.is_grad_enabled() and (x.requires_grad or (self.weight is not None and self.weight.requires_grad)):
             result: torch.Tensor = _InstanceNorm.apply(x, self.weight, self.bias, self.eps)
             return result
-        return _normalised(x, self.weight, self.bias, self.eps)[0]
+        return _normalize(x, self.weight, self.bias, self.eps)[0]
 
 
 class _InstanceNorm(torch.autograd.Function):
-    """Instance norm of channels-last memory with its gradient, that of a batch norm of every sample by itself."""
+    """Instance norm for channels-last memory; the gradient is that of batch norm on each sample."""
 
     @staticmethod
     def forward(
         ctx: Any, x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float
     ) -> torch.Tensor:
-        result, means, scales = _normalised(x, weight, bias, eps)
+        result, means, scales = _normalize(x, weight, bias, eps)
         ctx.save_for_backward(x, weight, means, scales)
         ctx.eps = eps
         return result
@@ -111,13 +125,13 @@ class _InstanceNorm(torch.autograd.Function):
         return of_x, of_weight, of_bias, None
 
 
-def _normalised(
+def _normalize(
     x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The normalised samples (B, C, X, Y, Z), and their means and inverse standard deviations (B, C) in float32."""
+    """Return the normalized samples (B, C, X, Y, Z), their means and inverse standard deviations (B, C) in float32."""
     count, channels = x.shape[:2]
     if x.dtype is not torch.float32:
-        # with parameters in float32, the statistics are float32, too
+        # parameters in float32 make the statistics float32
         scale = torch.ones(channels, device=x.device) if weight is None else weight.float()
         shift = torch.zeros(channels, device=x.device) if bias is None else bias.float()
         return torch.native_group_norm(x, scale, shift, count, channels, x[0, 0].numel(), channels, eps)
@@ -131,7 +145,19 @@ def _normalised(
 
 
 def with_channels_last_norms(network: torch.nn.Module) -> torch.nn.Module:
-    """Puts `ChannelsLastInstanceNorm` in the place of instance norms of a network, which keeps its parameters."""
+    """Replace the instance norms of a network by `ChannelsLastInstanceNorm` in place; the parameters are shared.
+
+    Args:
+        network: network to modify.
+
+    Returns:
+        The same network.
+
+    Example:
+        >>> network = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 3), torch.nn.InstanceNorm3d(2))
+        >>> type(with_channels_last_norms(network)[1]).__name__
+        'ChannelsLastInstanceNorm'
+    """
     for name, module in list(network.named_modules()):
         if name and type(module) is torch.nn.InstanceNorm3d and not module.track_running_stats:
             network.set_submodule(name, ChannelsLastInstanceNorm.of(module))
@@ -139,7 +165,7 @@ def with_channels_last_norms(network: torch.nn.Module) -> torch.nn.Module:
 
 
 def _mean_and_variance(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of each column of (n, C), in float32 with sums that are as good as float64's: two tensors (C,)."""
+    """Return mean and variance of each column of (n, C), (C,) each, in float32 with the accuracy of float64 sums."""
     count, channels = values.shape
     rows = max(_BLOCK // (channels * _PARTS), 1) * _PARTS
     whole = count - count % rows
@@ -150,23 +176,30 @@ def _mean_and_variance(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 
 
 def _column_sums(block: torch.Tensor) -> Any:
-    """Sums (C,) in float64 of (parts, n, C), which PyTorch takes pairwise within a part."""
+    """Return the sums (C,) in float64 of (parts, n, C); PyTorch uses pairwise summation within a part."""
     return block.sum(1, dtype=torch.float32).sum(0, dtype=torch.float64)
 
 
 class FusedLayer(torch.nn.Module):
-    """A convolution and an activation after it, in one call of oneDNN: float32 or bfloat16 on CPUs, channels-last.
+    """Base class of a convolution fused with an activation, in a single oneDNN call.
 
-    For a single window PyTorch (2.13) would prefer kernels that are several times slower (`use_mkldnn` in
-    aten/src/ATen/native/Convolution.cpp). The functions are those that `torch.compile` uses.
+    For float32 or bfloat16 on CPUs, in channels-last memory. For a single window, PyTorch (2.13) would select kernels
+    that are several times slower (`use_mkldnn` in aten/src/ATen/native/Convolution.cpp). The operators are those that
+    `torch.compile` uses.
 
     Args:
-        layer: what to compute; it stays as it is.
-        activation: what to compute of its results.
+        layer: convolution; not modified.
+        activation: activation to apply to its output.
+
+    Example:
+        >>> layer = FusedConvolution(torch.nn.Conv3d(1, 6, 3), ("relu", []))
+        >>> layer.pad_output_channels(2)
+        >>> isinstance(layer, FusedLayer), layer.out_channels
+        (True, 8)
     """
 
     dims: tuple[int, int]
-    """Which dimensions of the weights are those of the channels that come and that go."""
+    """Dimensions of the weights for input and output channels."""
 
     def __init__(self, layer: torch.nn.Conv3d | torch.nn.ConvTranspose3d, activation: Activation) -> None:
         super().__init__()
@@ -177,40 +210,50 @@ class FusedLayer(torch.nn.Module):
         self.activation = activation
 
     def compute_in(self, dtype: torch.dtype) -> None:
-        """Multiply numbers of this format, and return them, whatever comes; sums are float32."""
+        """Convert the weights, so that inputs, products and outputs have this dtype; sums are in float32."""
         self.weight = torch.nn.Parameter(self.weight.detach().to(dtype), requires_grad=False)
         self.bias = None if self.bias is None else torch.nn.Parameter(self.bias.detach().to(dtype), requires_grad=False)
 
-    def take_more(self, channels: int) -> None:
-        """Take so many more channels than before, without using them."""
+    def pad_input_channels(self, channels: int) -> None:
+        """Add unused input channels."""
         self.weight = _with_zeros(self.weight, channels, self.dims[0])
 
-    def give_more(self, channels: int) -> None:
-        """Return so many more channels than before; they are zero."""
+    def pad_output_channels(self, channels: int) -> None:
+        """Add output channels that are always zero."""
         self.weight = _with_zeros(self.weight, channels, self.dims[1])
         self.bias = None if self.bias is None else _with_zeros(self.bias, channels, 0)
         self.out_channels += channels
 
 
 def _with_zeros(weight: torch.Tensor, channels: int, dim: int) -> torch.nn.Parameter:
-    """Weights or a bias with so many more channels along a dimension."""
+    """Return weights or a bias, padded with zeros along a dimension."""
     shape = list(weight.shape)
     shape[dim] = channels
     return torch.nn.Parameter(torch.cat([weight.detach(), weight.new_zeros(shape)], dim), requires_grad=False)
 
 
 class FusedConvolution(FusedLayer):
-    """Conv3d, and an activation or a sum after it."""
+    """Conv3d fused with an activation or a sum.
+
+    Example:
+        >>> convolution = torch.nn.Conv3d(1, 2, 3)
+        >>> x = torch.rand(1, 1, 4, 4, 4)
+        >>> torch.allclose(FusedConvolution(convolution, ("relu", []))(x), convolution(x).relu(), atol=1e-5)
+        True
+    """
 
     dims = (1, 0)
     _packed: tuple[tuple[torch.Size, torch.dtype], torch.Tensor] | None = None
 
     def forward(self, x: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
-        """From (B, in, X, Y, Z) to (B, out, X', Y', Z'); with `other` (same shape), added to it, in its memory."""
+        """Convolve (B, in, X, Y, Z) to (B, out, X', Y', Z').
+
+        The result is added to `other` (same shape) in place, if given.
+        """
         x = x.to(self.weight.dtype)
         key = x.shape, x.dtype
-        if self._packed is None or self._packed[0] != key:  # packed for another shape, it would be unpacked first
-            self._packed = key, self._ordered_weight(x)
+        if self._packed is None or self._packed[0] != key:  # weights packed for another shape would be unpacked first
+            self._packed = key, self._packed_weight(x)
         settings = (self._packed[1], self.bias, self.padding, self.stride, self.dilation, self.groups)
         name, values = self.activation
         if other is None:
@@ -219,8 +262,8 @@ class FusedConvolution(FusedLayer):
             return torch.ops.mkldnn._convolution_pointwise(x, *settings, "none", [], "") + other
         return torch.ops.mkldnn._convolution_pointwise_.binary(other, x, *settings, "add", 1.0, None, [], None)
 
-    def _ordered_weight(self, x: torch.Tensor) -> torch.Tensor:
-        if self.weight.numel() < _WORTH_PACKING:
+    def _packed_weight(self, x: torch.Tensor) -> torch.Tensor:
+        if self.weight.numel() < _MIN_PACKED_WEIGHTS:
             return self.weight.detach().contiguous(memory_format=torch.channels_last_3d)
         order = torch.ops.mkldnn._reorder_convolution_weight
         return order(self.weight.detach(), self.padding, self.stride, self.dilation, self.groups, list(x.shape))
@@ -231,7 +274,14 @@ class FusedConvolution(FusedLayer):
 
 
 class FusedTransposed(FusedLayer):
-    """ConvTranspose3d, and an activation after it."""
+    """ConvTranspose3d fused with an activation.
+
+    Example:
+        >>> transposed = torch.nn.ConvTranspose3d(1, 2, 2, stride=2)
+        >>> x = torch.rand(1, 1, 4, 4, 4)
+        >>> torch.allclose(FusedTransposed(transposed, ("relu", []))(x), transposed(x).relu(), atol=1e-5)
+        True
+    """
 
     dims = (0, 1)
 
@@ -240,7 +290,7 @@ class FusedTransposed(FusedLayer):
         self.output_padding = list(layer.output_padding)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """From (B, in, X, Y, Z) to (B, out, X', Y', Z')."""
+        """Upsample (B, in, X, Y, Z) to (B, out, X', Y', Z')."""
         x = x.to(self.weight.dtype)
         weight = self.weight.contiguous(memory_format=torch.channels_last_3d)
         sizes = (self.padding, self.output_padding, self.stride, self.dilation)

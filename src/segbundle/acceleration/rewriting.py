@@ -1,4 +1,4 @@
-"""Rewriting a network for inference, so that it computes the same with less."""
+"""Optimization of networks for inference: equivalent networks with less computation."""
 
 from __future__ import annotations
 
@@ -22,46 +22,52 @@ from segbundle.acceleration.layers import (
 from segbundle.acceleration.tracing import trace_network
 from segbundle.acceleration.trial_window import small_window
 
-_NOTHING = (torch.nn.Identity, torch.nn.Dropout, torch.nn.Dropout2d, torch.nn.Dropout3d, torch.nn.AlphaDropout)
-"""What does nothing in evaluation mode."""
-_OF_THE_WHOLE = (
+_NO_OPS = (torch.nn.Identity, torch.nn.Dropout, torch.nn.Dropout2d, torch.nn.Dropout3d, torch.nn.AlphaDropout)
+"""Layers without effect in evaluation mode."""
+_WINDOW_STATISTICS = (
     torch.nn.InstanceNorm3d,
     torch.nn.GroupNorm,
     torch.nn.AdaptiveAvgPool3d,
     torch.nn.AdaptiveMaxPool3d,
 )
+"""Layers whose output depends on statistics of the whole window."""
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 _TOLERANCE = 0.01
-"""By which part of the largest score a rewritten network may differ; TF32 on GPUs accounts for a tenth of it."""
-_VECTOR = 8
-"""Channels that a vector unit holds in float32 (AVX2; AVX-512 twice as many)."""
+"""Maximum deviation of an optimized network, relative to the largest logit; TF32 on GPUs accounts for a tenth of it."""
+_VECTOR_WIDTH = 8
+"""Channels in a vector register in float32 (AVX2; AVX-512 has twice as many)."""
 
 
 def optimised(network: torch.nn.Module, shape: Sequence[int], dtype: torch.dtype | None = None) -> torch.nn.Module:
-    """An equivalent network that computes less: for inference only.
+    """Return an equivalent network that is faster; for inference only.
 
-    Batch norm becomes part of the convolution before it. On CPUs, transposed convolutions to one or two channels
-    become ordinary ones, which keep vector units busier; and instance norm works on channels-last memory as it is. In
-    float32 and bfloat16 there, what follows a convolution, an activation or a sum, is computed with it, by oneDNN.
+    Batch norm is folded into the preceding convolution. On CPUs, transposed convolutions with one or two output
+    channels become ordinary convolutions to use vector units better, and instance norm runs in channels-last
+    memory. In float32 and bfloat16 on CPUs, oneDNN fuses a convolution with the activation or sum that follows.
 
     Args:
-        network: in evaluation mode; it stays as it is. Hooks on it and on what disappears are not called any more.
-        shape: (B, C, X, Y, Z) of windows that it takes.
-        dtype: what convolutions are computed in; None if it is not known, or if something else than PyTorch's own
-            kernels is to compute them.
+        network: network in evaluation mode; not modified. Hooks on the network and on folded layers are no longer
+            called.
+        shape: (B, C, X, Y, Z) of windows that the network accepts.
+        dtype: dtype of convolutions; None if unknown, or if they do not run in PyTorch's own kernels.
 
     Returns:
-        A network that shares all weights but the changed ones with `network`, or `network` itself if it is in training
-        mode, or `torch.fx` cannot follow its forward pass, or what came of it gives other scores for noise.
+        A network that shares all unchanged weights with `network`. `network` itself if it is in training mode, if
+        `torch.fx` cannot trace its forward pass, or if the optimized network has different logits for random input.
+
+    Example:
+        >>> network = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 3), torch.nn.BatchNorm3d(2)).eval()
+        >>> [type(layer).__name__ for layer in optimised(network, (1, 1, 8, 8, 8)).children()]
+        ['Conv3d']
     """
     if network.training:
         return network
     try:
         traced = trace_network(network)
-    except Exception:  # whatever a forward pass does that cannot be done with symbols
+    except Exception:  # any error of a forward pass that cannot be traced
         return network
-    _rewrite(traced, _fuses(dtype))
-    if not _agree(traced, network, shape):
+    _rewrite(traced, _supports_fusion(dtype))
+    if not _outputs_agree(traced, network, shape):
         return network
     for module in traced.modules():
         if isinstance(module, FusedLayer) and dtype is not None:
@@ -69,29 +75,36 @@ def optimised(network: torch.nn.Module, shape: Sequence[int], dtype: torch.dtype
     return traced
 
 
-def normalises_by_window(network: Any) -> bool:
-    """Whether a network has layers that look at a window as a whole, so that its size changes every voxel's score.
+def normalizes_by_window(network: Any) -> bool:
+    """Return whether the size of a window changes the logits of all its voxels.
 
-    Those are instance norms without statistics of the training, group norms, and poolings to a fixed size. Nothing is
-    known of what is no module.
+    This is the case for layers that use statistics of the whole window: instance norm without running statistics, group
+    norm, and adaptive pooling. False for a callable that is not a module.
+
+    Args:
+        network: network to inspect.
+
+    Example:
+        >>> normalizes_by_window(torch.nn.InstanceNorm3d(2)), normalizes_by_window(torch.nn.BatchNorm3d(2))
+        (True, False)
     """
     return isinstance(network, torch.nn.Module) and any(
-        isinstance(module, _OF_THE_WHOLE) and not getattr(module, "track_running_stats", False)
+        isinstance(module, _WINDOW_STATISTICS) and not getattr(module, "track_running_stats", False)
         for module in network.modules()
     )
 
 
-def _fuses(dtype: torch.dtype | None) -> bool:
-    """Whether oneDNN's convolutions compute in this format here."""
+def _supports_fusion(dtype: torch.dtype | None) -> bool:
+    """Return whether oneDNN convolutions support this dtype on this machine."""
     if dtype is torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return dtype is torch.float32 and torch.backends.mkldnn.is_available()
 
 
-def _agree(first: torch.nn.Module, second: torch.nn.Module, shape: Sequence[int]) -> bool:
-    """Whether two networks give the same scores: `torch.fx` takes one side of some branches without a word.
+def _outputs_agree(first: torch.nn.Module, second: torch.nn.Module, shape: Sequence[int]) -> bool:
+    """Return whether two networks have the same logits, as `torch.fx` silently follows a single side of some branches.
 
-    In float32, for a small window if they take it, else for one of the given shape.
+    Compared in float32 on a small window if the network accepts it, otherwise on a window of the given shape.
     """
     parameter = next(second.parameters(), torch.empty(0))
     noise = torch.rand((1, *shape[1:]), generator=torch.Generator().manual_seed(0)).to(parameter.device)
@@ -108,21 +121,21 @@ def _agree(first: torch.nn.Module, second: torch.nn.Module, shape: Sequence[int]
                 return False
         if not isinstance(expected, torch.Tensor) or not isinstance(found, torch.Tensor):
             return False
-        same = found.shape == expected.shape
-        return same and bool((found - expected).abs().max() <= _TOLERANCE * expected.abs().max())
+        equal_shape = found.shape == expected.shape
+        return equal_shape and bool((found - expected).abs().max() <= _TOLERANCE * expected.abs().max())
     return False
 
 
 def _rewrite(traced: torch.fx.GraphModule, fuse: bool) -> None:
-    traced.graph.eliminate_dead_code()  # depths of deep supervision
+    traced.graph.eliminate_dead_code()  # outputs of deep supervision
     for node in _module_calls(traced):
-        if isinstance(_called(traced, node), _NOTHING):
+        if isinstance(_called_module(traced, node), _NO_OPS):
             _remove(node, node.args[0])
     for node in _module_calls(traced, once=True):
-        _absorb_batch_norm(traced, node)
+        _fold_batch_norm(traced, node)
     if all(parameter.device.type == "cpu" for parameter in traced.parameters()):
         for name in {str(node.target) for node in _module_calls(traced)}:
-            _replace(traced, name)
+            _replace_module(traced, name)
     if fuse:
         _fuse(traced)
     traced.delete_all_unused_submodules()
@@ -130,21 +143,21 @@ def _rewrite(traced: torch.fx.GraphModule, fuse: bool) -> None:
 
 
 def _module_calls(traced: torch.fx.GraphModule, once: bool = False) -> Iterator[torch.fx.Node]:
-    """The nodes that call a module, or those whose module is called nowhere else."""
+    """Return the nodes that call a module, or with `once`, only those whose module is called once."""
     nodes = [node for node in traced.graph.nodes if node.op == "call_module"]
     targets = [node.target for node in nodes]
     return (node for node in nodes if not once or targets.count(node.target) == 1)
 
 
-def _called(traced: torch.fx.GraphModule, node: Any) -> torch.nn.Module | None:
-    """The module that a node calls; None if it is no node or does something else."""
+def _called_module(traced: torch.fx.GraphModule, node: Any) -> torch.nn.Module | None:
+    """Return the module that a node calls, or None."""
     if not isinstance(node, torch.fx.Node) or node.op != "call_module":
         return None
     return traced.get_submodule(str(node.target))
 
 
 def _only_user(node: torch.fx.Node) -> torch.fx.Node | None:
-    """The node that uses a node's result, if it is one only."""
+    """Return the only node that uses the result of a node, or None."""
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
@@ -153,10 +166,10 @@ def _remove(node: torch.fx.Node, instead: Any) -> None:
     node.graph.erase_node(node)
 
 
-def _absorb_batch_norm(traced: torch.fx.GraphModule, node: torch.fx.Node) -> None:
-    """Folds the batch norm that is all that uses a convolution's result into the convolution called at `node`."""
-    convolution, user = _called(traced, node), _only_user(node)
-    norm = _called(traced, user)
+def _fold_batch_norm(traced: torch.fx.GraphModule, node: torch.fx.Node) -> None:
+    """Fold a batch norm into the convolution called at `node`, if nothing else uses the output of the convolution."""
+    convolution, user = _called_module(traced, node), _only_user(node)
+    norm = _called_module(traced, user)
     if user is None or not isinstance(convolution, torch.nn.Conv3d | torch.nn.ConvTranspose3d):
         return
     if not isinstance(norm, torch.nn.BatchNorm3d) or norm.training or norm.running_mean is None:
@@ -166,8 +179,8 @@ def _absorb_batch_norm(traced: torch.fx.GraphModule, node: torch.fx.Node) -> Non
     _remove(user, node)
 
 
-def _replace(traced: torch.fx.GraphModule, name: str) -> None:
-    """Puts a module of ours, faster on CPUs, in the place of one of PyTorch's."""
+def _replace_module(traced: torch.fx.GraphModule, name: str) -> None:
+    """Replace a layer of PyTorch by an equivalent layer that is faster on CPUs."""
     module = traced.get_submodule(name)
     if type(module) is torch.nn.ConvTranspose3d and _is_doubling(module):
         traced.set_submodule(name, DoublingConvolution(module))
@@ -176,7 +189,7 @@ def _replace(traced: torch.fx.GraphModule, name: str) -> None:
 
 
 def _is_doubling(module: torch.nn.ConvTranspose3d) -> bool:
-    """Whether `DoublingConvolution` can stand for a transposed convolution, and is faster."""
+    """Return whether `DoublingConvolution` can replace a transposed convolution and is faster."""
     settings = (module.kernel_size, module.stride, module.padding, module.output_padding, module.dilation)
     return (
         module.out_channels <= 2
@@ -186,15 +199,15 @@ def _is_doubling(module: torch.nn.ConvTranspose3d) -> bool:
 
 
 def _fuse(traced: torch.fx.GraphModule) -> None:
-    """Lets oneDNN compute convolutions, each with the activation or the sum that follows."""
+    """Run convolutions in oneDNN, each fused with the activation or sum that follows."""
     for node in _module_calls(traced, once=True):
-        _absorb_own_input(traced, node)
+        _fold_residual(traced, node)
     for node in _module_calls(traced, once=True):
-        convolution = _called(traced, node)
+        convolution = _called_module(traced, node)
         if not _can_fuse(convolution):
             continue
         user = _only_user(node)
-        activation = _activation(_called(traced, user))
+        activation = _activation(_called_module(traced, user))
         if user is not None and activation is not None:
             _remove(user, node)
         transposed = isinstance(convolution, torch.nn.ConvTranspose3d)
@@ -202,13 +215,13 @@ def _fuse(traced: torch.fx.GraphModule) -> None:
         traced.set_submodule(str(node.target), kind(convolution, activation or ("none", [])))
     for node in list(traced.graph.nodes):
         if node.op == "call_function" and node.target in _ADDITIONS and len(node.args) == 2 and not node.kwargs:
-            _absorb_sum(traced, node)
+            _fuse_sum(traced, node)
     for node in _module_calls(traced, once=True):
-        _fill_vectors(traced, node)
+        _pad_channels(traced, node)
 
 
 def _can_fuse(module: torch.nn.Module | None) -> TypeGuard[torch.nn.Conv3d | torch.nn.ConvTranspose3d]:
-    """Whether oneDNN's convolutions can stand for a module. Kernels of one voxel are matrix products: no gain."""
+    """Return whether oneDNN can run a convolution. Kernels with one voxel are matrix products, without gain."""
     if not isinstance(module, torch.nn.Conv3d | torch.nn.ConvTranspose3d):
         return False
     plain = module.padding_mode == "zeros" and not isinstance(module.padding, str)
@@ -217,7 +230,7 @@ def _can_fuse(module: torch.nn.Module | None) -> TypeGuard[torch.nn.Conv3d | tor
 
 
 def _activation(module: torch.nn.Module | None) -> Activation | None:
-    """An activation in oneDNN's terms; None for anything else."""
+    """Return an activation in oneDNN's format, or None for other modules."""
     if type(module) is torch.nn.ReLU:
         return "relu", []
     if type(module) is torch.nn.LeakyReLU:
@@ -227,9 +240,9 @@ def _activation(module: torch.nn.Module | None) -> Activation | None:
     return None
 
 
-def _absorb_own_input(traced: torch.fx.GraphModule, node: torch.fx.Node) -> None:
-    """Makes `convolution(x) + x` a convolution whose kernel has a one in the middle."""
-    convolution, addition = _called(traced, node), _only_user(node)
+def _fold_residual(traced: torch.fx.GraphModule, node: torch.fx.Node) -> None:
+    """Replace `convolution(x) + x` by a convolution with 1 added to the center of its kernel."""
+    convolution, addition = _called_module(traced, node), _only_user(node)
     if not _can_fuse(convolution) or not isinstance(convolution, torch.nn.Conv3d) or not _keeps_shape(convolution):
         return
     if addition is None or addition.target not in _ADDITIONS or addition.kwargs:
@@ -251,10 +264,10 @@ def _keeps_shape(convolution: torch.nn.Conv3d) -> bool:
     return odd and same_channels and convolution.stride == (1, 1, 1) and convolution.padding == half
 
 
-def _absorb_sum(traced: torch.fx.GraphModule, addition: torch.fx.Node) -> None:
-    """Lets a convolution add its result to another one's, if nothing else needs either of them."""
+def _fuse_sum(traced: torch.fx.GraphModule, addition: torch.fx.Node) -> None:
+    """Make a convolution add its output to that of another convolution in place, if nothing else uses either."""
     for node, other in itertools.permutations(addition.args):
-        convolution, first = _called(traced, node), _called(traced, other)
+        convolution, first = _called_module(traced, node), _called_module(traced, other)
         if not isinstance(convolution, FusedConvolution) or convolution.activation[0] != "none":
             continue
         if not isinstance(first, FusedConvolution) or first.out_channels != convolution.out_channels:
@@ -269,23 +282,23 @@ def _absorb_sum(traced: torch.fx.GraphModule, addition: torch.fx.Node) -> None:
         return
 
 
-def _fill_vectors(traced: torch.fx.GraphModule, node: torch.fx.Node) -> None:
-    """Gives a convolution more channels, always zero, if it is faster with a multiple of what a vector unit holds."""
-    module = _called(traced, node)
+def _pad_channels(traced: torch.fx.GraphModule, node: torch.fx.Node) -> None:
+    """Pad a convolution with zero output channels to a multiple of the vector width, if this is faster."""
+    module = _called_module(traced, node)
     if not isinstance(module, FusedLayer) or module.groups > 1 or len(node.args) > 1:
         return
-    missing = -module.out_channels % _VECTOR
+    missing = -module.out_channels % _VECTOR_WIDTH
     if not missing or missing > module.out_channels // 3:
         return
-    if any(user.op == "call_module" and len(user.args) > 1 for user in node.users):  # a sum in this one's memory
+    if any(user.op == "call_module" and len(user.args) > 1 for user in node.users):  # a sum in place
         return
-    following = [_called(traced, user) for user in node.users]
-    fused = [one for one in following if isinstance(one, FusedLayer) and one.groups == 1]
+    following = [_called_module(traced, user) for user in node.users]
+    fused = [layer for layer in following if isinstance(layer, FusedLayer) and layer.groups == 1]
     if fused and len(fused) == len(following):
-        for one in fused:
-            one.take_more(missing)
+        for layer in fused:
+            layer.pad_input_channels(missing)
     else:
         with traced.graph.inserting_after(node):
             wanted = traced.graph.call_function(torch.narrow, (node, 1, 0, module.out_channels))
         node.replace_all_uses_with(wanted, lambda user: user is not wanted)
-    module.give_more(missing)
+    module.pad_output_channels(missing)

@@ -1,4 +1,4 @@
-"""Record the forward pass of a network as a graph without changing anything that other threads use."""
+"""Thread-safe tracing of a network's forward pass."""
 
 from __future__ import annotations
 
@@ -16,18 +16,23 @@ _SCRIPTED = torch.jit.ScriptModule
 
 
 def trace_network(network: torch.nn.Module) -> torch.fx.GraphModule:
-    """Return the forward pass of a network as a graph of the network's own modules.
+    """Return the forward pass of a network as a graph of its modules.
 
-    `torch.fx.symbolic_trace` exchanges `torch.nn.Module.__call__` and functions of `math` for the whole process until
-    it ends, so modules that other threads call meanwhile fail. Here a copy of the network is traced, which shares all
-    tensors, and only the classes of the copy's modules record calls. Functions that are registered with `torch.fx.wrap`
-    are therefore looked into.
+    `torch.fx.symbolic_trace` patches `torch.nn.Module.__call__` and functions of `math` for the whole process while it
+    runs, so that modules in other threads fail. This function traces a copy that shares all tensors, and only the
+    classes of the copied modules record calls. As a side effect, it also traces into functions registered with
+    `torch.fx.wrap`.
 
     Args:
-        network: stays as it is. Its modules become those of the graph, but for the ones that are looked into.
+        network: network to trace; not modified. The graph uses its modules, except those that are traced into.
 
     Raises:
-        Exception: of any kind, if the forward pass cannot be followed with symbols instead of tensors.
+        Exception: of any type, if the forward pass cannot be traced.
+
+    Example:
+        >>> traced = trace_network(torch.nn.Sequential(torch.nn.Conv3d(1, 2, 3), torch.nn.ReLU()))
+        >>> [node.op for node in traced.graph.nodes]
+        ['placeholder', 'call_module', 'call_module', 'output']
     """
     tracer = _Tracer()
     graph = tracer.trace(network)
@@ -37,10 +42,10 @@ def trace_network(network: torch.nn.Module) -> torch.fx.GraphModule:
 
 
 class _Tracer(torch.fx.Tracer):
-    """Tracer that records the calls of one copy of a network, and looks into all modules but PyTorch's and ours.
+    """Tracer that records the calls of a copy of a network; modules of PyTorch and of this package are leaves.
 
     Attributes:
-        constants: tensors that the graph needs and the network does not have, by name.
+        constants: tensors by name that the graph needs and the network does not have.
     """
 
     constants: dict[str, Any]
@@ -51,9 +56,9 @@ class _Tracer(torch.fx.Tracer):
     def trace(
         self, root: torch.nn.Module | Callable[..., Any], concrete_args: dict[str, Any] | None = None
     ) -> torch.fx.Graph:
-        """As in `torch.fx.Tracer`, for modules."""
+        """Trace a module; see `torch.fx.Tracer`."""
         if not isinstance(root, torch.nn.Module):
-            raise TypeError(f"a module is needed, got {type(root).__name__}.")
+            raise TypeError(f"root must be a torch.nn.Module, got {type(root).__name__}.")
         self.root = _shared_copy(root, {})
         own = set(self.root.__dict__)
         self.root_module_name = type(root).__name__
@@ -73,7 +78,7 @@ class _Tracer(torch.fx.Tracer):
         return self.graph
 
     def _record_calls(self) -> None:
-        """Give every module of the copy a class of its own that reports calls and parameters to this tracer."""
+        """Give every module of the copy a separate class that reports calls and parameters to this tracer."""
         tracer, proxies = self, dict[str, Proxy]()
         classes: dict[type, type] = {}
 
@@ -97,7 +102,7 @@ class _Tracer(torch.fx.Tracer):
 
 
 def _shared_copy(value: Any, copies: dict[int, Any]) -> Any:
-    """Return a copy of a network's modules, and of the lists and dicts that hold them, which shares all the rest."""
+    """Return a copy of a network's modules, and of the lists and dicts that contain them; everything else is shared."""
     if id(value) in copies:
         return copies[id(value)]
     if isinstance(value, torch.nn.Module):

@@ -31,8 +31,8 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 def written_whole(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path` that replaces `path` when the block ends without an error.
 
-    In a claimed output folder (`files/output_folders.py`), the file is recorded, and files that segbundle did not write are
-    not replaced. Links are replaced, not followed.
+    In a claimed output folder (`files/output_folders.py`), the file is recorded, and files that segbundle did not write
+    are not replaced. Links are replaced, not followed.
 
     Args:
         path: output path; missing folders are created.

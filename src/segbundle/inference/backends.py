@@ -1,4 +1,4 @@
-"""Running a network on windows of one fixed shape: as it is, compiled, captured or converted."""
+"""Backends that run a network on windows of a fixed shape: eager, compiled, CUDA graph or OpenVINO."""
 
 from __future__ import annotations
 
@@ -26,51 +26,59 @@ _OPENVINO_NAMES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: 
 def prepare(
     network: Network, backend: Backend, precision: Precision, shape: tuple[int, ...], device: torch.device
 ) -> Network:
-    """A function that runs `network` on windows of one shape.
+    """Return a function that runs a network on windows of a fixed shape.
 
-    Call it, like this function, under `torch.inference_mode()` or `torch.no_grad()`. Prepare again after the weights
-    have changed: `openvino` takes a copy, and `cudagraph` reads them where they were.
+    Call this function and the returned function under `torch.inference_mode()` or `torch.no_grad()`. Prepare again
+    after the weights change: `openvino` copies them, and `cudagraph` reads them from their previous memory.
 
     Args:
-        network: in evaluation mode and on `device`.
-        backend: `eager`, PyTorch as usual; `compile`, `torch.compile`; `cudagraph`, captured once and replayed, on CUDA
-            only; or `openvino`, converted for OpenVINO, on CPUs only.
+        network: network in evaluation mode on `device`.
+        backend: `eager` (plain PyTorch), `compile` (`torch.compile`), `cudagraph` (captured once and replayed, CUDA
+            only) or `openvino` (converted, CPU only).
         precision: see `segbundle.inference.precision.autocast`.
-        shape: (B, C, *roi), that of every batch of windows; `eager` and `compile` take others, too.
-        device: where the network runs.
+        shape: (B, C, *roi) of every batch of windows; `eager` and `compile` accept other shapes as well.
+        device: device of the network.
 
     Returns:
-        A function from windows (B, C, *roi), float32 in any memory format, to scores (B, num_classes, *roi) in float32,
-        float16 or bfloat16. The scores of `cudagraph` and `openvino` lie where the next call writes its own.
+        A function from windows (B, C, *roi), float32 in any memory format, to logits (B, num_classes, *roi) in float32,
+        float16 or bfloat16. With `cudagraph` and `openvino`, the next call overwrites the logits.
 
     Raises:
-        ValueError: an unknown backend or precision, or a backend that does not run on `device` or with `network`.
-        ImportError: OpenVINO is not installed.
+        ValueError: if backend or precision are unknown, or the backend does not support `device` or `network`.
+        ImportError: if OpenVINO is not installed.
+
+    Example:
+        >>> network = torch.nn.Conv3d(1, 2, 3, padding=1).eval()
+        >>> with torch.inference_mode():
+        ...     run = prepare(network, "eager", "fp32", (1, 1, 8, 8, 8), torch.device("cpu"))
+        ...     logits = run(torch.zeros(1, 1, 8, 8, 8))
+        >>> logits.shape
+        torch.Size([1, 2, 8, 8, 8])
     """
     if backend not in get_args(Backend):
-        raise ValueError(f"backend is {backend!r}, and must be 'eager', 'compile', 'cudagraph' or 'openvino'.")
+        raise ValueError(f"backend is {backend!r}, but must be 'eager', 'compile', 'cudagraph' or 'openvino'.")
     if backend == "openvino":
-        return _converted(network, computed_dtype(device, precision), shape, device)
+        return _convert(network, computed_dtype(device, precision), shape, device)
     if backend == "compile":
-        return _eager(torch.compile(network, dynamic=False), precision, device)
+        return _wrap_eager(torch.compile(network, dynamic=False), precision, device)
     if backend == "cudagraph":
-        return _captured(_eager(network, precision, device), shape, device)
-    one_window = (
+        return _capture(_wrap_eager(network, precision, device), shape, device)
+    single_window = (
         torch.backends.mkldnn.is_available()
         and shape[0] == 1
         and device.type == "cpu"
         and computed_dtype(device, precision) is torch.float32
     )
-    return _eager(network, precision, device, _OneDnnConvolutions if one_window else nullcontext)
+    return _wrap_eager(network, precision, device, _OneDnnConvolutions if single_window else nullcontext)
 
 
-def _eager(
+def _wrap_eager(
     network: Network,
     precision: Precision,
     device: torch.device,
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Network:
-    autocast(device, precision)  # refuses an unknown precision now rather than at the first window
+    autocast(device, precision)  # raises an error for an unknown precision before the first window
 
     def run(windows: torch.Tensor) -> torch.Tensor:
         with autocast(device, precision), context():
@@ -80,9 +88,9 @@ def _eager(
 
 
 def _channels_last(windows: torch.Tensor) -> torch.Tensor:
-    """Windows (B, C, *roi) in channels-last memory, also by their strides.
+    """Return windows (B, C, *roi) with the memory layout and strides of channels-last.
 
-    With one channel both formats are the same memory. PyTorch then keeps the strides of the other, and the whole
+    With a single channel, both formats have the same layout. PyTorch then keeps contiguous strides, and the whole
     network would follow them.
     """
     if windows.dim() != 5:
@@ -93,10 +101,10 @@ def _channels_last(windows: torch.Tensor) -> torch.Tensor:
 
 
 class _OneDnnConvolutions(TorchFunctionMode):
-    """A context in which 3D convolutions in float32 run in oneDNN.
+    """Context in which 3D convolutions in float32 run in oneDNN.
 
-    For a single window with few channels or few voxels PyTorch (2.13) prefers its own kernel, which is several times
-    slower (`use_mkldnn` in aten/src/ATen/native/Convolution.cpp).
+    For a single window with few channels or few voxels, PyTorch (2.13) selects its native kernel, which is several
+    times slower (`use_mkldnn` in aten/src/ATen/native/Convolution.cpp).
     """
 
     def __torch_function__(
@@ -114,44 +122,44 @@ def _onednn_conv3d(
     dilation: Any = 1,
     groups: int = 1,
 ) -> torch.Tensor:
-    """`torch.conv3d`, without its choice between kernels."""
-    # by name ("same") it is the caller's to resolve, and kernels of one voxel are matrix products
+    """Compute `torch.conv3d` in oneDNN where it supports the arguments."""
+    # oneDNN does not accept padding by name ("same"); kernels with one voxel are matrix products
     if isinstance(padding, str) or input.dtype is not torch.float32 or weight[0, 0].numel() == 1:
         return torch.conv3d(input, weight, bias, stride, padding, dilation, groups)
     return torch.mkldnn_convolution(input, weight, bias, _triple(padding), _triple(stride), _triple(dilation), groups)
 
 
-def _captured(run: Network, shape: tuple[int, ...], device: torch.device) -> Network:
+def _capture(run: Network, shape: tuple[int, ...], device: torch.device) -> Network:
     if device.type != "cuda":
-        raise ValueError(f"backend 'cudagraph' runs on CUDA devices only, not on {device.type!r}: choose 'eager'.")
+        raise ValueError(f"backend 'cudagraph' runs on CUDA devices only, not on {device.type!r}. Choose 'eager'.")
     with torch.cuda.device(device):
         static = _channels_last(torch.zeros(shape, device=device))
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # libraries choose kernels and take workspaces, which must not be captured
+        with torch.cuda.stream(side):  # kernel selection and workspaces must not be captured
             for _ in range(_WARM_UP_RUNS):
                 run(static)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others read and write scans meanwhile
-            scores = run(static)
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads read and write scans
+            logits = run(static)
 
     def replay(windows: torch.Tensor) -> torch.Tensor:
         static.copy_(windows)
         graph.replay()
-        return scores
+        return logits
 
     return replay
 
 
-def _converted(network: Network, dtype: torch.dtype, shape: tuple[int, ...], device: torch.device) -> Network:
+def _convert(network: Network, dtype: torch.dtype, shape: tuple[int, ...], device: torch.device) -> Network:
     if device.type != "cpu":
-        raise ValueError(f"backend 'openvino' runs on CPUs only, not on {device.type!r}: choose 'eager'.")
+        raise ValueError(f"backend 'openvino' runs on CPUs only, not on {device.type!r}. Choose 'eager'.")
     openvino = _import_openvino()
-    # for good: `catch_warnings` would undo what other threads change meanwhile
-    warnings.filterwarnings("ignore", category=TracerWarning)  # about other shapes, of which there are none
+    # permanent: `catch_warnings` would revert concurrent changes of other threads
+    warnings.filterwarnings("ignore", category=TracerWarning)  # about other shapes, but the shape is fixed
     warnings.filterwarnings("ignore", "`torch.jit.trace", DeprecationWarning)
-    # a copy, because the conversion changes a network's mode and methods, and keeps its weights
+    # copy: the conversion changes mode and methods of the network, and keeps its weights
     model = openvino.convert_model(copy.deepcopy(network), example_input=torch.zeros(shape), input=[list(shape)])
     if len(model.outputs) != 1:
         raise ValueError(f"backend 'openvino' needs a network with one output, got {len(model.outputs)}.")
@@ -163,17 +171,19 @@ def _converted(network: Network, dtype: torch.dtype, shape: tuple[int, ...], dev
     compiled = openvino.compile_model(model, "CPU", options)
 
     def run(windows: torch.Tensor) -> torch.Tensor:
-        scores = compiled([windows.contiguous().numpy()], share_inputs=True, share_outputs=True)
-        return torch.from_numpy(scores[0])
+        logits = compiled([windows.contiguous().numpy()], share_inputs=True, share_outputs=True)
+        return torch.from_numpy(logits[0])
 
     return run
 
 
 def _import_openvino() -> Any:
-    # importing OpenVINO and converting with it each report to Google Analytics; it does without the reporting package
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # None: importing it fails
+    # OpenVINO reports imports and conversions to Google Analytics, unless the telemetry package cannot be imported
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # None makes the import fail
     try:
         import openvino
     except ImportError as error:
-        raise ImportError("backend 'openvino' needs OpenVINO: pip install \"segbundle[openvino]\"") from error
+        raise ImportError(
+            "backend 'openvino' needs OpenVINO. Install it: pip install \"segbundle[openvino]\""
+        ) from error
     return openvino

@@ -1,4 +1,4 @@
-"""Several checkpoints of one network, one after the other."""
+"""Ensembles: several checkpoints of a network, loaded one at a time."""
 
 from __future__ import annotations
 
@@ -11,16 +11,24 @@ import torch
 def members(
     network: Callable[..., torch.Tensor], checkpoints: Sequence[str]
 ) -> Iterator[tuple[str | None, Callable[..., torch.Tensor]]]:
-    """The network with the weights of each checkpoint in turn; as it is if there are none.
+    """Yield the network with the weights of each checkpoint in turn.
 
-    Files are mapped into memory, so that beside the network's own no weights are held.
+    Checkpoints are memory-mapped, so that only the network's own weights are in memory.
 
     Args:
         network: a `torch.nn.Module`; any callable if there are no checkpoints.
-        checkpoints: files with plain state dicts.
+        checkpoints: files with plain state dicts; if empty, the network is yielded once with its current weights.
 
     Yields:
-        the checkpoint (None if there are none) and the network, always the same object.
+        The checkpoint (None without checkpoints) and the network, always the same object.
+
+    Raises:
+        ValueError: if checkpoints are given for a network that is not a module.
+
+    Example:
+        >>> network = torch.nn.Conv3d(1, 2, 3)
+        >>> [(checkpoint, member is network) for checkpoint, member in members(network, [])]
+        [(None, True)]
     """
     if not checkpoints:
         yield None, network
@@ -29,5 +37,5 @@ def members(
         raise ValueError("checkpoints need a torch.nn.Module to load them into.")
     for path in checkpoints:
         weights: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        network.load_state_dict(weights, strict=False)  # without what only a training with deep supervision needs
+        network.load_state_dict(weights, strict=False)  # without layers that only deep supervision needs
         yield path, network

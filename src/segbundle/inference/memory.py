@@ -1,4 +1,4 @@
-"""How much memory there is, how much a network needs, and the windows and batches that follow from it."""
+"""Memory of devices and networks, and the window and batch sizes that fit."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from segbundle.hardware.device_memory import USABLE_FRACTION
 from segbundle.inference.precision import autocast, computed_dtype
 from segbundle.inference.windows import check_overlap, interval, slab_axis
 
-_ENOUGH = 2**30
-"""Bytes of windows beyond which a CPU is not faster with larger batches, but its memory is full sooner."""
+_MAX_CPU_BYTES = 2**30
+"""Memory of windows, in bytes, above which larger batches do not speed up a CPU."""
 _LARGEST_BATCH = {"cpu": 4, "cuda": 16}
 
 
 class _PeakMeter(TorchFunctionMode):
-    """Sums up the storages of the tensors that PyTorch's functions return, for as long as they live."""
+    """Context that tracks the total size of live tensors that PyTorch functions return."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,10 +36,10 @@ class _PeakMeter(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if isinstance(result, torch.Tensor):
-            self._count(result.untyped_storage())
+            self._record(result.untyped_storage())
         return result
 
-    def _count(self, storage: torch.UntypedStorage) -> None:
+    def _record(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
         if key in self._known:
             return
@@ -55,12 +55,15 @@ class _PeakMeter(TorchFunctionMode):
 
 @dataclass(frozen=True)
 class Needs:
-    """The memory that a network's windows take.
+    """Memory footprint of a network's windows.
 
     Attributes:
-        bytes_per_voxel: that the network holds at once per voxel of a window while it computes one in float32, scores
-            included.
-        num_classes: channels of the scores.
+        bytes_per_voxel: peak memory of the network per voxel of a window in float32, including the logits.
+        num_classes: number of channels of the logits.
+
+    Example:
+        >>> Needs(bytes_per_voxel=400.0, num_classes=3).num_classes
+        3
     """
 
     bytes_per_voxel: float
@@ -68,74 +71,113 @@ class Needs:
 
 
 def measured_needs(network: Callable[..., torch.Tensor], channels: int, patch_size: Sequence[int]) -> Needs:
-    """What a network needs, found by passing a small empty window through it.
+    """Measure the memory footprint of a network with a forward pass of a small window of zeros.
 
-    What convolutions need besides is not seen, so twice as much is assumed.
+    The result is doubled, since workspaces of convolutions cannot be measured.
+
+    Args:
+        network: network to measure.
+        channels: number of input channels.
+        patch_size: (X, Y, Z) of training patches; used as the window size if the network rejects smaller windows.
+
+    Example:
+        >>> measured_needs(torch.nn.Conv3d(1, 2, 3, padding=1), channels=1, patch_size=(32, 32, 32)).num_classes
+        2
     """
     parameter = next(network.parameters(), None) if isinstance(network, torch.nn.Module) else None
     device = None if parameter is None else parameter.device
     try:
-        return _measured(network, channels, small_window(patch_size), device)
-    except (RuntimeError, ValueError):  # it takes patches of one size only, as networks with position embeddings do
-        return _measured(network, channels, patch_size, device)
+        return _measure(network, channels, small_window(patch_size), device)
+    except (RuntimeError, ValueError):  # networks with position embeddings accept a single size only
+        return _measure(network, channels, patch_size, device)
 
 
-def _measured(
+def _measure(
     network: Callable[..., torch.Tensor], channels: int, size: Sequence[int], device: torch.device | None
 ) -> Needs:
     window = torch.zeros(1, channels, *size, device=device)
     with torch.no_grad(), _PeakMeter() as meter:
-        scores = network(window)
-    peak = max(meter.peak, window.nbytes)  # nothing is seen of what TorchScript computes
-    return Needs(2 * peak / math.prod(size), scores.shape[1] if isinstance(scores, torch.Tensor) else 1)
+        logits = network(window)
+    peak = max(meter.peak, window.nbytes)  # tensors inside TorchScript are not tracked
+    return Needs(2 * peak / math.prod(size), logits.shape[1] if isinstance(logits, torch.Tensor) else 1)
 
 
 def training_bytes(network: torch.nn.Module, channels: int, patch_size: Sequence[int], precision: Precision) -> float:
-    """About how many bytes a training step takes for each patch (C, *patch_size).
+    """Estimate the memory of a training step in bytes per patch (C, *patch_size).
 
-    Found by passing small patches through and adding up what is kept for the gradients. On CPUs the gradients
-    themselves, and what oneDNN needs besides, were measured to take as much again in bfloat16, and half in float32.
+    The tensors saved for the backward pass are measured on small patches. On CPUs, gradients and oneDNN workspaces add
+    about 120% in bfloat16 and 60% in float32 (measured).
+
+    Args:
+        network: network to measure; not modified.
+        channels: number of input channels.
+        patch_size: (X, Y, Z).
+        precision: see `segbundle.inference.precision.autocast`.
+
+    Example:
+        >>> training_bytes(torch.nn.Conv3d(1, 2, 3, padding=1), 1, (32, 32, 32), "fp32") > 0
+        True
     """
-    network = copy.deepcopy(network)  # passing patches changes the statistics of batch norms, and what a network keeps
+    network = copy.deepcopy(network)  # a forward pass changes batch norm statistics and cached tensors
     device = next(network.parameters()).device
-    besides = 1.0 if device.type != "cpu" else 1.6 if computed_dtype(device, precision) is torch.float32 else 2.2
+    overhead = 1.0 if device.type != "cpu" else 1.6 if computed_dtype(device, precision) is torch.float32 else 2.2
     size = small_window(patch_size)
-    one, two = (_kept_for_gradients(network, (count, channels, *size), precision) for count in (1, 2))
-    return besides * (two - one) * math.prod(patch_size) / math.prod(size)  # without what does not grow with the batch
+    one, two = (_saved_bytes(network, (count, channels, *size), precision) for count in (1, 2))
+    return overhead * (two - one) * math.prod(patch_size) / math.prod(size)  # growth per patch
 
 
-def _kept_for_gradients(network: torch.nn.Module, shape: Sequence[int], precision: Precision) -> int:
-    """Bytes that are kept when so many patches pass through a network and a softmax."""
+def _saved_bytes(network: torch.nn.Module, shape: Sequence[int], precision: Precision) -> int:
+    """Return the bytes saved for the backward pass of a network and a softmax, for a batch of the given shape."""
     device = next(network.parameters()).device
-    kept: dict[int, int] = {}
+    saved: dict[int, int] = {}
 
-    def note(tensor: torch.Tensor) -> torch.Tensor:
+    def record(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     window = torch.zeros(tuple(shape), device=device)
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
         with autocast(device, precision):
-            scores = network(window)
-        depths = [scores] if isinstance(scores, torch.Tensor) else scores
-        scores = [each.float().log_softmax(dim=1) for each in depths if isinstance(each, torch.Tensor)]
-    return sum(kept.values())
+            logits = network(window)
+        depths = [logits] if isinstance(logits, torch.Tensor) else logits
+        logits = [each.float().log_softmax(dim=1) for each in depths if isinstance(each, torch.Tensor)]
+    return sum(saved.values())
 
 
 def choose_batch(needs: Needs, roi: Sequence[int], device: torch.device) -> int:
-    """Windows at a time: as many as the free memory allows and the device gains from."""
+    """Return the number of windows per batch that fits into free memory and is fast on the device.
+
+    Args:
+        needs: memory footprint of the network.
+        roi: (X, Y, Z) of a window.
+        device: device of the network.
+
+    Example:
+        >>> choose_batch(Needs(bytes_per_voxel=100.0, num_classes=2), (8, 8, 8), torch.device("cpu"))
+        4
+    """
     window = needs.bytes_per_voxel * math.prod(roi)
     budget = USABLE_FRACTION * device_memory.free_memory(device)
     if device.type == "cpu":
-        budget = min(budget, _ENOUGH)
+        budget = min(budget, _MAX_CPU_BYTES)
     return int(min(max(budget // window, 1), _LARGEST_BATCH.get(device.type, 1)))
 
 
 def limit_batch(batch: int, needs: Needs, roi: Sequence[int]) -> int:
-    """Return `batch`, or as many windows as fit into the free memory of the CPU."""
-    most = USABLE_FRACTION * device_memory.free_memory(torch.device("cpu")) // (needs.bytes_per_voxel * math.prod(roi))
-    return int(min(batch, max(most, 1)))
+    """Return `batch`, or fewer windows if they do not fit into the free memory of the CPU.
+
+    Args:
+        batch: requested number of windows.
+        needs: memory footprint of the network.
+        roi: (X, Y, Z) of a window.
+
+    Example:
+        >>> limit_batch(2, Needs(bytes_per_voxel=100.0, num_classes=2), (8, 8, 8))
+        2
+    """
+    limit = USABLE_FRACTION * device_memory.free_memory(torch.device("cpu")) // (needs.bytes_per_voxel * math.prod(roi))
+    return int(min(batch, max(limit, 1)))
 
 
 def choose_windows(
@@ -145,32 +187,37 @@ def choose_windows(
     needs: Needs,
     device: torch.device,
 ) -> tuple[list[int], list[float]]:
-    """The windows that cover a volume with the fewest voxels computed, and their overlap.
+    """Return the window size and overlap that cover a volume with the fewest computed voxels.
 
-    Candidates have the size of a patch or more, in steps that keep every side divisible by what a patch's is (the
-    largest power of two up to 32), and overlap by as many voxels as patches would.
+    Candidates are at least as large as a patch. Their sides keep the divisibility of the patch (by the largest power of
+    two, up to 32), and they overlap by as many voxels as patches do.
 
     Args:
         shape: (X, Y, Z) of the volume.
-        patch_size: (X, Y, Z) of the patches that the network was trained with.
-        overlap: of patches, as fractions.
-        needs: what the network needs.
-        device: where windows are computed, and their sums held.
+        patch_size: (X, Y, Z) of the training patches.
+        overlap: overlap of patches along each axis, as a fraction.
+        needs: memory footprint of the network.
+        device: device of the network and of the summed logits.
 
     Returns:
-        the window's size (X, Y, Z) and its overlap along each axis, as fractions.
+        Window size (X, Y, Z), and overlap along each axis as a fraction.
 
     Raises:
-        ValueError: an overlap outside [0, 1).
+        ValueError: if an overlap is outside [0, 1).
+
+    Example:
+        >>> needs = Needs(bytes_per_voxel=100.0, num_classes=2)
+        >>> choose_windows((16, 16, 16), (8, 8, 8), (0.5, 0.5, 0.5), needs, torch.device("cpu"))
+        ([16, 16, 16], [0.25, 0.25, 0.25])
     """
     check_overlap(overlap)
-    most = USABLE_FRACTION * device_memory.free_memory(device)
+    limit = USABLE_FRACTION * device_memory.free_memory(device)
     best, best_cost = list(patch_size), math.inf
     margins = [size - interval(size, fraction) for size, fraction in zip(patch_size, overlap, strict=True)]
-    for roi in itertools.product(*map(_sizes, shape, patch_size, margins)):
+    for roi in itertools.product(*map(_window_sizes, shape, patch_size, margins)):
         cost = math.prod(roi)
         needed = needs.bytes_per_voxel * cost + _slab_bytes(shape, roi, needs.num_classes)
-        if needed > most and list(roi) != list(patch_size):
+        if needed > limit and list(roi) != list(patch_size):
             continue
         for size, window, margin in zip(shape, roi, margins, strict=True):
             cost *= max(math.ceil((size - margin) / (window - margin)), 1)
@@ -180,20 +227,20 @@ def choose_windows(
 
 
 def _as_fraction(margin: int, window: int) -> float:
-    """An overlap that `interval` makes so many voxels of again, although it cuts fractions off."""
+    """Return an overlap that `interval` converts back to `margin` voxels, despite truncation."""
     exact = margin / window
     return exact if interval(window, exact) == window - margin else (margin - 0.5) / window
 
 
 def _slab_bytes(shape: Sequence[int], roi: Sequence[int], num_classes: int) -> int:
-    """What the sums of the scores take (`segbundle.inference.slabs`) for such a volume and such windows."""
+    """Return the memory of the summed logits (`segbundle.inference.slabs`)."""
     sizes = [max(size, window) for size, window in zip(shape, roi, strict=True)]
     axis = slab_axis(shape, roi)
     return 4 * num_classes * math.prod(sizes) // sizes[axis] * min(roi[axis] + 1, sizes[axis])
 
 
-def _sizes(size: int, patch: int, margin: int) -> list[int]:
-    """Sides of windows to choose from: for every number of windows along an axis the smallest that are enough."""
+def _window_sizes(size: int, patch: int, margin: int) -> list[int]:
+    """Return candidate sides of windows: the smallest side for every number of windows along an axis."""
     step, sizes = divisor(patch), {patch}
     for count in range(1, math.ceil(max(size - margin, 1) / (patch - margin)) + 1):
         missing = max(math.ceil((size - margin) / count) + margin - patch, 0)

@@ -1,4 +1,4 @@
-"""Patches through the network in training."""
+"""Forward pass on patches in training."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from segbundle.inference.precision import autocast
 
 
 class PatchInferer(monai.inferers.Inferer):
-    """Forward pass of a training step: the whole batch at once, in the device's best precision.
+    """Inferer for training steps: a single forward pass of the whole batch, in mixed precision where it is faster.
 
     Args:
-        precision: see `segbundle.inference.precision.autocast`.
+        precision: see `segbundle.inference.precision.autocast`. Default: `auto`.
+
+    Example:
+        >>> PatchInferer(precision="fp32")(torch.zeros(2, 1, 8, 8, 8), torch.nn.Conv3d(1, 3, 1)).shape
+        torch.Size([2, 3, 8, 8, 8])
     """
 
     def __init__(self, precision: Precision = "auto") -> None:
@@ -27,11 +31,12 @@ class PatchInferer(monai.inferers.Inferer):
     def __call__(
         self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> torch.Tensor | list[torch.Tensor]:
-        """Scores (B, num_classes, *spatial) in float32, whatever the network computed in.
+        """Return logits (B, num_classes, *spatial) in float32, whatever the precision of the network.
 
-        Of a network with deep supervision, what it returns: the scores of every depth, stacked or in a list.
+        With deep supervision, the logits of every resolution are returned, stacked or as a list like the network's
+        output.
         """
         inputs = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         with autocast(inputs.device, self.precision):
-            scores = network(inputs, *args, **kwargs)
-        return scores.float() if isinstance(scores, torch.Tensor) else [each.float() for each in scores]
+            logits = network(inputs, *args, **kwargs)
+        return logits.float() if isinstance(logits, torch.Tensor) else [each.float() for each in logits]

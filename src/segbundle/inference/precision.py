@@ -1,6 +1,6 @@
-"""Which number format the network computes in, on CPU and GPU alike.
+"""Precision of the network on CPU and GPU.
 
-MONAI's engines enter `torch.autocast("cuda")` only, so precision lives here, around the network, and works on both.
+MONAI's engines enter `torch.autocast("cuda")` only. The context here wraps the network and supports both devices.
 """
 
 from __future__ import annotations
@@ -15,10 +15,17 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 pays on a device: on CPUs with AMX, and NVIDIA GPUs from Ampere on.
+    """Return whether bfloat16 is faster than float32: on CPUs with AMX, and on NVIDIA GPUs since Ampere.
 
-    AVX-512 BF16 alone is not enough: training is no faster with it than in float32, and oneDNN's gradients of 3D
-    convolutions are wrong where a volume is two voxels deep (torch 2.13).
+    AVX-512 BF16 alone is not enough. It does not speed up training, and oneDNN's gradients of 3D convolutions are wrong
+    for volumes that are two voxels deep (torch 2.13).
+
+    Args:
+        device: device of the network.
+
+    Example:
+        >>> has_fast_bf16(torch.device("meta"))
+        False
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -28,19 +35,24 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def computed_dtype(device: torch.device, precision: Precision = "auto") -> torch.dtype:
-    """The number format of convolutions on `device`: bfloat16, float16 or float32.
+    """Return the dtype of convolutions on a device: bfloat16, float16 or float32.
 
     Args:
-        device: where the network runs.
-        precision: `bf16`, `fp16`, `fp32`, or `auto`: bf16 where it pays (`has_fast_bf16`), fp16 on other NVIDIA GPUs,
-            else fp32. Where gradients are computed `auto` is never fp16, in which small gradients vanish.
+        device: device of the network.
+        precision: `bf16`, `fp16`, `fp32` or `auto`. `auto` is bf16 where it is faster (`has_fast_bf16`), fp16 on other
+            NVIDIA GPUs, otherwise fp32. With gradients enabled, `auto` is never fp16, because small gradients would
+            underflow.
 
     Raises:
-        ValueError: an unknown precision.
+        ValueError: if the precision is unknown.
+
+    Example:
+        >>> computed_dtype(torch.device("cpu"), "bf16")
+        torch.bfloat16
     """
     if precision != "auto":
         if precision not in _DTYPES:
-            raise ValueError(f"precision is {precision!r}, and must be 'auto', 'bf16', 'fp16' or 'fp32'.")
+            raise ValueError(f"precision is {precision!r}, but must be 'auto', 'bf16', 'fp16' or 'fp32'.")
         return _DTYPES[precision]
     if has_fast_bf16(device):
         return torch.bfloat16
@@ -48,14 +60,19 @@ def computed_dtype(device: torch.device, precision: Precision = "auto") -> torch
 
 
 def autocast(device: torch.device, precision: Precision = "auto") -> AbstractContextManager[None]:
-    """A context in which convolutions on `device` run in what `computed_dtype` says. Weights and sums stay float32.
+    """Return a context in which convolutions run in `computed_dtype`. Weights and sums stay in float32.
 
     Args:
-        device: where the network runs.
-        precision: see `computed_dtype`.
+        device: device of the network.
+        precision: see `computed_dtype`. Default: `auto`.
 
     Raises:
-        ValueError: an unknown precision.
+        ValueError: if the precision is unknown.
+
+    Example:
+        >>> with autocast(torch.device("cpu"), "bf16"):
+        ...     torch.nn.Conv3d(1, 1, 1)(torch.zeros(1, 1, 2, 2, 2)).dtype
+        torch.bfloat16
     """
     dtype = computed_dtype(device, precision)
     if dtype is torch.float32:

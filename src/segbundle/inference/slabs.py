@@ -1,4 +1,4 @@
-"""Scores of a volume slab by slab: overlapping windows are summed in a buffer that moves along one axis."""
+"""Logits of a volume, slab by slab: overlapping windows are summed in a buffer that moves along one axis."""
 
 from __future__ import annotations
 
@@ -14,22 +14,37 @@ from segbundle.inference.windows import Place, WindowPlan
 
 Slab = tuple[int, torch.Tensor]
 _MANY_CLASSES = 8
-"""From so many on, adding windows is faster where a voxel's classes lie side by side, if they do in the windows."""
-_CERTAIN = 20.0
-"""Score of the background where no window was computed: a probability of 1 - 2e-9 after softmax."""
+"""Number of classes from which channels-last sums are faster, if the windows are channels-last."""
+_BACKGROUND_LOGIT = 20.0
+"""Logit of the background where no window was computed: a probability of 1 - 2e-9 after softmax."""
 
 
 class NonFiniteLogitsError(ValueError):
-    """A network returned logits that are NaN or infinite."""
+    """Error for logits that are NaN or infinite.
+
+    Example:
+        >>> issubclass(NonFiniteLogitsError, ValueError)
+        True
+    """
 
 
 def check_finite(logits: torch.Tensor) -> None:
-    """Refuse logits of which any is NaN or infinite.
+    """Raise an error if any of the logits is NaN or infinite.
+
+    Args:
+        logits: any shape.
 
     Raises:
-        NonFiniteLogitsError: the message says how many.
+        NonFiniteLogitsError: with the number of such logits.
+
+    Example:
+        >>> check_finite(torch.zeros(2, 3))
+        >>> check_finite(torch.tensor([1.0, float("nan")]))
+        Traceback (most recent call last):
+        ...
+        segbundle.inference.slabs.NonFiniteLogitsError: 1 of 2 logits are NaN or infinite
     """
-    if math.isfinite(float(logits.sum())):  # which one NaN or infinity spoils, and is quicker than a look at each
+    if math.isfinite(float(logits.sum())):  # NaN or infinity changes the sum; checking all values is slower
         return
     bad = logits.numel() - int(logits.isfinite().sum())
     if bad:
@@ -37,17 +52,28 @@ def check_finite(logits: torch.Tensor) -> None:
 
 
 class ScoreSlabs:
-    """Class scores of one volume that are computed while they are read, slab by slab along one axis.
+    """Iterator over the logits of a volume, computed on demand in slabs along one axis.
 
-    Iterate once. Each item is `(start, scores)`: float32 scores (num_classes, X, Y, Z) whose size along `axis` is that
-    of the slab, which begins at index `start`. A slab begins with the last slice of the one before, so that there is no
-    gap to interpolate over. Its memory is used again for the next: take what you need before you go on.
+    Iterate only once. Items are `(start, logits)`: float32 logits (num_classes, X, Y, Z) of a slab that begins at index
+    `start` along `axis`. Each slab begins with the last slice of the previous slab, so that interpolation has no gaps.
+    The next slab reuses the memory, so copy the values that you need later.
+
+    Args:
+        shape: (X, Y, Z) of the volume.
+        axis: axis along which the slabs are ordered.
+        slabs: the items to iterate over.
+        roi: (X, Y, Z) of the windows; None if unknown.
 
     Attributes:
         shape: (X, Y, Z) of the volume.
-        axis: the axis along which the slabs follow each other.
-        roi: (X, Y, Z) of the windows that the scores come from; None if that is not known.
-        seconds: how long computing has taken so far, without what was done between the slabs.
+        axis: axis along which the slabs are ordered.
+        roi: (X, Y, Z) of the windows; None if unknown.
+        seconds: computing time so far, without the time between slabs.
+
+    Example:
+        >>> slabs = [(0, torch.zeros(3, 2, 5, 5)), (1, torch.ones(3, 3, 5, 5))]
+        >>> ScoreSlabs((4, 5, 5), axis=0, slabs=iter(slabs)).whole().shape
+        torch.Size([3, 4, 5, 5])
     """
 
     def __init__(
@@ -70,28 +96,41 @@ class ScoreSlabs:
             self.seconds += time.monotonic() - started
 
     def whole(self, device: torch.device | str | None = None) -> torch.Tensor:
-        """All slabs put together: scores (num_classes, X, Y, Z)."""
-        scores: torch.Tensor | None = None
+        """Return the logits of the whole volume, (num_classes, X, Y, Z).
+
+        Args:
+            device: device of the result. Default: device of the slabs.
+        """
+        logits: torch.Tensor | None = None
         for start, slab in self:
-            if scores is None:
-                scores = torch.empty((len(slab), *self.shape), dtype=slab.dtype, device=device or slab.device)
-            scores.narrow(1 + self.axis, start, slab.shape[1 + self.axis]).copy_(slab)
-        assert scores is not None  # a volume has a voxel, and so a window
-        return scores
+            if logits is None:
+                logits = torch.empty((len(slab), *self.shape), dtype=slab.dtype, device=device or slab.device)
+            logits.narrow(1 + self.axis, start, slab.shape[1 + self.axis]).copy_(slab)
+        assert logits is not None  # a volume has at least one voxel, and therefore one window
+        return logits
 
 
 class SlabBuffer:
-    """Weighted sums of window scores, over as many slices as the windows of one group span.
+    """Weighted sums of window logits, for as many slices as the windows of a group span.
 
-    Inside, the axis along which slabs follow each other comes first. The buffer holds classes x slices x
-    cross-section, whatever the volume's extent along that axis.
+    Internally, the slab axis comes first. The size of the buffer is classes x slices x cross-section, independent of
+    the extent of the volume along that axis.
 
     Args:
-        plan: where the windows lie.
-        weights: of a window's voxels, (X, Y, Z), on the device where windows are computed.
-        thickness: the largest number of slices that the windows of one group span.
-        device: where the sums are kept; None for where the windows are computed if they fit there, else the CPU. On
-            the CPU, windows from a GPU are added while the next ones are computed.
+        plan: positions of the windows.
+        weights: weights of a window's voxels, (X, Y, Z), on the device of the network.
+        thickness: maximum number of slices that the windows of a group span.
+        device: device of the sums. None selects the device of the network if the sums fit there, otherwise the CPU. On
+            the CPU, windows from a GPU are added while the next windows are computed.
+
+    Example:
+        >>> from segbundle.inference.windows import plan_windows
+        >>> plan = plan_windows((4, 4, 4), (4, 4, 4), (0.0, 0.0, 0.0))
+        >>> buffer = SlabBuffer(plan, torch.ones(4, 4, 4), thickness=4, device=None)
+        >>> buffer.add(torch.ones(1, 2, 4, 4, 4), [(0, 0, 0)])
+        >>> start, slab = buffer.finished(stop=4)
+        >>> start, slab.shape
+        (0, torch.Size([2, 4, 4, 4]))
     """
 
     def __init__(self, plan: WindowPlan, weights: torch.Tensor, thickness: int, device: torch.device | None) -> None:
@@ -100,14 +139,14 @@ class SlabBuffer:
         self._order = (plan.axis, *(axis for axis in range(3) if axis != plan.axis))
         self._roi = [plan.roi[axis] for axis in self._order]
         self._weights = weights.permute(self._order).contiguous()
-        self._thickness = thickness + 1  # one more slice for the last one of the slab before
+        self._thickness = thickness + 1  # one more slice, for the last slice of the previous slab
         self._sums: torch.Tensor | None = None
         self._counts = torch.zeros(0)
-        self._begin = 0  # slice of the padded volume at which the buffer begins
+        self._begin = 0  # first slice of the buffer in the padded volume
         self._copied: tuple[torch.Tensor, Any, list[Place]] | None = None
 
     def move_to(self, first: int) -> None:
-        """Make room for windows from slice `first` on; earlier ones are forgotten, but for the last."""
+        """Move the buffer to windows that start at slice `first`, and keep the last of the previous slices."""
         begin = max(first - 1, 0)
         if self._sums is not None:
             _shift(self._sums, 1, begin - self._begin)
@@ -119,41 +158,45 @@ class SlabBuffer:
         """Whether no window was added yet."""
         return self._sums is None
 
-    def add(self, scores: torch.Tensor, places: Sequence[Place]) -> None:
-        """Add the scores (B, num_classes, X, Y, Z) of windows at these places."""
+    def add(self, logits: torch.Tensor, places: Sequence[Place]) -> None:
+        """Add the logits (B, num_classes, X, Y, Z) of windows at these positions."""
         if self._sums is None:
-            self._allocate(scores)
+            self._allocate(logits)
         assert self._sums is not None
-        if scores.device == self._sums.device:
-            self._accumulate(scores, places)
+        if logits.device == self._sums.device:
+            self._accumulate(logits, places)
             return
-        host = torch.empty(scores.shape, dtype=scores.dtype, pin_memory=scores.is_cuda)
-        host.copy_(scores, non_blocking=True)
-        copied = torch.cuda.Event() if scores.is_cuda else None
+        host = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=logits.is_cuda)
+        host.copy_(logits, non_blocking=True)
+        copied = torch.cuda.Event() if logits.is_cuda else None
         if copied is not None:
-            copied.record(torch.cuda.current_stream(scores.device))
+            copied.record(torch.cuda.current_stream(logits.device))
         self._finish_copying()
         self._copied = (host, copied, list(places))
 
-    def _allocate(self, scores: torch.Tensor) -> None:
+    def _allocate(self, logits: torch.Tensor) -> None:
         size = (self._thickness, *(self.plan.padded[axis] for axis in self._order[1:]))
-        num_bytes = 4 * scores.shape[1] * math.prod(size)
-        device = self._device or (scores.device if has_room(num_bytes, scores.device) else torch.device("cpu"))
+        num_bytes = 4 * logits.shape[1] * math.prod(size)
+        device = self._device or (logits.device if has_room(num_bytes, logits.device) else torch.device("cpu"))
         self._counts, self._weights = torch.zeros(size, device=device), self._weights.to(device)
-        if scores.stride(1) == 1 and scores.shape[1] >= _MANY_CLASSES:  # as the network's output lies in memory
-            self._sums = torch.zeros((*size, scores.shape[1]), device=device).permute(3, 0, 1, 2)
+        if logits.stride(1) == 1 and logits.shape[1] >= _MANY_CLASSES:  # same memory layout as the network's output
+            self._sums = torch.zeros((*size, logits.shape[1]), device=device).permute(3, 0, 1, 2)
         else:
-            self._sums = torch.zeros((scores.shape[1], *size), device=device)
+            self._sums = torch.zeros((logits.shape[1], *size), device=device)
 
-    def leave(self, device: torch.device) -> bool:
-        """Move the sums from a device that has no room left to the CPU; False if they are not there."""
+    def move_to_cpu(self, device: torch.device) -> bool:
+        """Move the sums from a device without free memory to the CPU.
+
+        Returns:
+            Whether the sums were moved; False if they are not on this device, or it is the CPU.
+        """
         if self._sums is None or self._sums.device != device or device.type == "cpu":
             return False
         self._sums, self._counts, self._weights = self._sums.cpu(), self._counts.cpu(), self._weights.cpu()
         return True
 
     def clear(self) -> None:
-        """Forget the scores that were added."""
+        """Reset all sums to zero."""
         self._finish_copying()
         assert self._sums is not None
         self._sums.zero_()
@@ -166,10 +209,10 @@ class SlabBuffer:
                 copied.synchronize()
             self._accumulate(host, places)
 
-    def _accumulate(self, scores: torch.Tensor, places: Sequence[Place]) -> None:
+    def _accumulate(self, logits: torch.Tensor, places: Sequence[Place]) -> None:
         assert self._sums is not None
-        scores = scores.to(self._sums.device).float().permute(0, 1, *(2 + axis for axis in self._order))
-        for window, place in zip(scores, places, strict=True):
+        logits = logits.to(self._sums.device).float().permute(0, 1, *(2 + axis for axis in self._order))
+        for window, place in zip(logits, places, strict=True):
             along, *across = (place[axis] for axis in self._order)
             starts = (along - self._begin, *across)
             at = [slice(start, start + size) for start, size in zip(starts, self._roi, strict=True)]
@@ -178,17 +221,20 @@ class SlabBuffer:
             self._counts[tuple(at)].add_(self._weights)
 
     def finished(self, stop: int) -> Slab | None:
-        """The slices before `stop`, which no further window will change, cut to the volume; None if none is left.
+        """Return the finished slices, those before `stop`, cropped to the volume.
+
+        Returns:
+            The slab, or None if it is empty.
 
         Raises:
-            NonFiniteLogitsError: the logits of any window over these slices were NaN or infinite.
+            NonFiniteLogitsError: if logits of a window in these slices are NaN or infinite.
         """
         self._finish_copying()
         assert self._sums is not None
         (before, _), *across = [self.plan.padding[axis] for axis in self._order]
         size, *sizes = [self.plan.shape[axis] for axis in self._order]
         count = stop - self._begin
-        _normalise(self._sums[:, :count], self._counts[:count])
+        _normalize(self._sums[:, :count], self._counts[:count])
         check_finite(self._sums[:, :count])
         first, last = max(self._begin, before), min(stop, before + size)
         if first >= last:
@@ -202,18 +248,18 @@ class SlabBuffer:
         return first - before, slab.permute(0, *back)
 
 
-def _normalise(sums: torch.Tensor, counts: torch.Tensor) -> None:
-    """Divide sums by counts in place, set the counts to 1, and call background what no window covered."""
+def _normalize(sums: torch.Tensor, counts: torch.Tensor) -> None:
+    """Divide sums by counts in place and set the counts to 1. Voxels that no window covers become background."""
     untouched = counts == 0
     if bool(untouched.any()):
         counts[untouched] = 1
-        sums[0].masked_fill_(untouched, _CERTAIN)
+        sums[0].masked_fill_(untouched, _BACKGROUND_LOGIT)
     sums.div_(counts)
     counts.fill_(1)
 
 
 def _shift(buffer: torch.Tensor, dim: int, by: int) -> None:
-    """Move a buffer's content towards its beginning along a dimension, slice by slice, with zeros behind it."""
+    """Move the content of a buffer towards its beginning along a dimension, and fill the end with zeros."""
     size = buffer.shape[dim]
     kept = max(size - by, 0)
     for index in range(kept):

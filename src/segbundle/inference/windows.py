@@ -1,4 +1,4 @@
-"""Where windows lie over a volume, in which order they are visited, and how much each voxel of one counts."""
+"""Position, order and weights of sliding windows."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ Place = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """Windows of one size that cover a volume, visited step by step along one axis.
+    """Sliding windows of a fixed size that cover a volume, visited along one axis.
 
     Attributes:
         shape: (X, Y, Z) of the volume.
         roi: (X, Y, Z) of a window; the volume is padded to at least this size.
         starts: first voxels of the windows along each axis of the padded volume.
-        axis: the axis along which the windows are visited, from its beginning to its end.
+        axis: axis along which the windows are visited, in ascending order.
+
+    Example:
+        >>> plan = WindowPlan((6, 4, 3), (4, 4, 4), ([0, 2], [0], [0]), axis=0)
+        >>> len(plan), plan.padded, plan.padding
+        (2, (6, 4, 4), [(0, 0), (0, 0), (0, 1)])
     """
 
     shape: tuple[int, int, int]
@@ -31,7 +36,7 @@ class WindowPlan:
 
     @property
     def padding(self) -> list[tuple[int, int]]:
-        """Voxels added before and behind the volume along each axis, so that it holds a window."""
+        """Voxels added before and after the volume along each axis, so that it contains at least one window."""
         missing = [max(window - size, 0) for size, window in zip(self.shape, self.roi, strict=True)]
         return [(voxels // 2, voxels - voxels // 2) for voxels in missing]
 
@@ -46,9 +51,15 @@ class WindowPlan:
         return len(self.starts[0]) * len(self.starts[1]) * len(self.starts[2])
 
     def groups(self, at_least: int) -> Iterator[list[Place]]:
-        """Windows that belong together: those of one step along the axis, or of several, to fill a batch.
+        """Yield groups of windows: all windows at one position along the axis, or at several, to fill a batch.
 
-        All windows of a group start before those of the next along `axis`.
+        All windows of a group start before those of the next group along `axis`.
+
+        Args:
+            at_least: minimum number of windows per group, except the last.
+
+        Yields:
+            First voxels of the windows.
         """
         steps = self.starts[self.axis]
         others = [self.starts[other] for other in range(3) if other != self.axis]
@@ -67,16 +78,20 @@ class WindowPlan:
 def plan_windows(
     shape: Sequence[int], roi: Sequence[int], overlap: Sequence[float], axis: int | None = None
 ) -> WindowPlan:
-    """The windows that `monai.inferers.sliding_window_inference` would use, in another order.
+    """Return the windows of `monai.inferers.sliding_window_inference`, in a different order.
 
     Args:
         shape: (X, Y, Z) of the volume.
         roi: (X, Y, Z) of a window.
-        overlap: of neighbouring windows along each axis, as a fraction of the window in [0, 1).
-        axis: along which windows are visited; None for the one with the smallest cross-section.
+        overlap: overlap of adjacent windows along each axis, as a fraction of the window in [0, 1).
+        axis: axis along which windows are visited; None for the axis with the smallest cross-section.
 
     Raises:
-        ValueError: an overlap outside [0, 1).
+        ValueError: if an overlap is outside [0, 1).
+
+    Example:
+        >>> plan_windows((6, 4, 4), (4, 4, 4), (0.5, 0.5, 0.5)).starts
+        ([0, 2], [0], [0])
     """
     check_overlap(overlap)
     starts = [_starts(max(size, window), window, o) for size, window, o in zip(shape, roi, overlap, strict=True)]
@@ -87,18 +102,46 @@ def plan_windows(
 
 
 def slab_axis(shape: Sequence[int], roi: Sequence[int]) -> int:
-    """The axis along which visiting the windows needs least memory for the sums of their scores."""
+    """Return the axis along which the summed logits need the least memory.
+
+    Args:
+        shape: (X, Y, Z) of the volume.
+        roi: (X, Y, Z) of a window.
+
+    Example:
+        >>> slab_axis((16, 64, 16), (16, 16, 16))
+        1
+    """
     return max(range(3), key=lambda axis: max(shape[axis], roi[axis]) / roi[axis])
 
 
 def check_overlap(overlap: Sequence[float]) -> None:
-    """Raises ValueError for an overlap outside [0, 1)."""
+    """Raise an error if an overlap is outside [0, 1).
+
+    Args:
+        overlap: overlap of adjacent windows along each axis, as a fraction of the window.
+
+    Raises:
+        ValueError: if an overlap is out of range.
+
+    Example:
+        >>> check_overlap((0.5, 0.5, 0.0))
+    """
     if any(not 0 <= fraction < 1 for fraction in overlap):
-        raise ValueError(f"overlap must lie in [0, 1), got {tuple(overlap)}.")
+        raise ValueError(f"overlap must be in [0, 1), got {tuple(overlap)}.")
 
 
 def interval(window: int, overlap: float) -> int:
-    """Voxels from the beginning of one window to that of the next."""
+    """Return the distance between the starts of adjacent windows in voxels, at least 1.
+
+    Args:
+        window: size of a window along an axis, in voxels.
+        overlap: overlap as a fraction of the window.
+
+    Example:
+        >>> interval(64, 0.25)
+        48
+    """
     return max(int(window * (1 - overlap)), 1)
 
 
@@ -110,5 +153,16 @@ def _starts(size: int, window: int, overlap: float) -> list[int]:
 def importance(
     roi: Sequence[int], mode: str, sigma_scale: float | Sequence[float], device: torch.device
 ) -> torch.Tensor:
-    """Weight of each voxel of a window (X, Y, Z), float32: 1, or a Gaussian about the middle, as MONAI's."""
+    """Return the weight of every voxel of a window, float32 (X, Y, Z), as in MONAI.
+
+    Args:
+        roi: (X, Y, Z) of a window.
+        mode: `constant` for 1, or `gaussian` for a Gaussian about the center.
+        sigma_scale: standard deviation relative to the window.
+        device: device of the result.
+
+    Example:
+        >>> importance((2, 2, 2), "constant", 0.125, torch.device("cpu")).unique()
+        tensor([1.])
+    """
     return compute_importance_map(tuple(roi), mode=mode, sigma_scale=sigma_scale, device=device, dtype=torch.float32)

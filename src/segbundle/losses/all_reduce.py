@@ -1,4 +1,4 @@
-"""Sums over the processes of a distributed training."""
+"""Sums over the ranks of a distributed training."""
 
 from __future__ import annotations
 
@@ -9,13 +9,21 @@ import torch.distributed as dist
 
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
-    """The sum of a tensor over all ranks, the same on each, with gradients.
+    """Return the sum of a tensor over all ranks, with gradients.
 
-    The gradients of all ranks are summed on the way back. DistributedDataParallel then averages those of the weights,
-    which leaves the gradient of the one loss of the whole batch.
+    The backward pass sums the gradients of all ranks. DistributedDataParallel then averages the gradients of the
+    weights. Together they give the gradient of a single loss over the whole batch.
 
-    Without a process group, and where no gradients are recorded, the tensor as it is: a validation that runs on one
-    rank only does not wait for the others.
+    Args:
+        values: any shape; the same shape on every rank.
+
+    Returns:
+        The sum, the same on every rank. `values` itself without a process group, or where gradients are disabled, so
+        that validation on a single rank does not wait for the others.
+
+    Example:
+        >>> sum_over_ranks(torch.tensor([1.0, 2.0]))  # no process group
+        tensor([1., 2.])
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 and torch.is_grad_enabled()):
         return values

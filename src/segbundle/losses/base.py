@@ -1,4 +1,4 @@
-"""What Dice and generalized Dice share: from a batch to the sums of its regions, and from those to one number."""
+"""Base class of the Dice losses: from a batch to the sums of its regions, and from the sums to a scalar."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ Reduction = Literal["mean", "sum", "none"]
 
 
 class RegionLoss(torch.nn.Module, ABC):
-    """What the region losses share: arguments, checks, counting, and the reduction to one number."""
+    """Base class of the region losses: arguments, validation, counting and reduction.
+
+    Subclasses implement the loss over classes. See `segbundle.losses.DiceLoss` for the arguments.
+
+    Example:
+        >>> from segbundle.losses import DiceLoss, GeneralizedDiceLoss
+        >>> issubclass(DiceLoss, RegionLoss), issubclass(GeneralizedDiceLoss, RegionLoss)
+        (True, True)
+    """
 
     squared_pred = False
 
@@ -61,19 +69,20 @@ class RegionLoss(torch.nn.Module, ABC):
         self._checks_left = checks.CHECKED_CALLS_ON_GPU
 
     def forward(self, input: torch.Tensor, target: torch.Tensor, annotated: torch.Tensor | None = None) -> torch.Tensor:
-        """The loss of a batch.
+        """Compute the loss of a batch.
 
         Args:
-            input: (B, C, *spatial) floating point: scores with `softmax` or `sigmoid`, otherwise probabilities.
+            input: (B, C, *spatial) floating point: logits with `softmax` or `sigmoid`, otherwise probabilities.
             target: (B, 1, *spatial) class indices with `to_onehot_y`, or (B, C, *spatial) one-hot.
-            annotated: (B, C) bool, False where nobody looked for the class in that sample; None for everywhere.
+            annotated: (B, C) bool, False for classes that were not annotated in a sample. Default: all classes
+                annotated.
 
         Returns:
-            a number in float32 (float64 for float64 input); with `reduction="none"` see the class.
+            A scalar in float32 (float64 for float64 input). See the class for `reduction="none"`.
 
         Raises:
-            ValueError: shapes that do not fit, a class index out of range, a background marked unannotated, NaN in
-                the input. Those that have to look at the data do so, on a GPU, in the first batches only.
+            ValueError: if shapes do not match, a class index is out of range, the background is marked as unannotated,
+                or the input contains NaN. On a GPU, values are checked in the first batches only.
         """
         counts, counted = self.count(input, target, annotated)
         value = self.reduce(counts, counted)
@@ -86,20 +95,33 @@ class RegionLoss(torch.nn.Module, ABC):
         annotated: torch.Tensor | None,
         cross_entropy: CrossEntropy | None = None,
     ) -> tuple[SoftCounts, torch.Tensor]:
-        """The sums that the loss is made of, with a cross entropy if asked for, and which classes count, (B, C)."""
+        """Compute the sums from which the loss is computed.
+
+        Args:
+            input: as in `forward`.
+            target: as in `forward`.
+            annotated: as in `forward`.
+            cross_entropy: settings of a cross entropy to compute in the same pass, or None.
+
+        Returns:
+            The sums, and a bool mask (B, C) of the classes that count.
+
+        Raises:
+            ValueError: as in `forward`.
+        """
         num_classes = input.shape[1] if input.ndim > 1 else 0
         index_map = self.to_onehot_y and num_classes > 1
         checks.shapes(input, target, index_map)
-        looking = self._looks_at_data(input.device)
-        if looking and index_map:
+        validate = self._validates(input.device)
+        if validate and index_map:
             checks.class_indices(target, num_classes, self.ignore_index)
-        if looking and not index_map:
+        if validate and not index_map:
             checks.one_hot(target, self.ignore_index)
         annotated = checks.annotated(annotated, len(input), num_classes)
         merged = None if annotated is None else [(~row).nonzero()[:, 0].tolist() for row in annotated]
         with_softmax = self.softmax and num_classes > 1
         probabilities = self._activate(input)
-        if looking and not (with_softmax or self.sigmoid or self.other_act):
+        if validate and not (with_softmax or self.sigmoid or self.other_act):
             checks.probabilities(probabilities, sum_to_one=merged is not None)
         counts = soft_counts(
             probabilities,
@@ -113,49 +135,49 @@ class RegionLoss(torch.nn.Module, ABC):
         )
         if cross_entropy is not None and not with_softmax:
             counts = self._add_cross_entropy(counts, input, target, annotated, merged, cross_entropy)
-        if looking:
+        if validate:
             checks.finite(counts.prediction, counts.cross_entropy)
         return counts, self._counted(annotated, counts)
 
     def reduce(self, counts: SoftCounts, counted: torch.Tensor) -> torch.Tensor:
-        """The loss from its sums, as `count` returns them."""
+        """Compute the loss from the sums and the mask that `count` returns."""
         sums = self._over_batch(counts, counted) if self.batch else (*counts[:4], counted)
-        intersection, prediction, reference, voxels, taken_in = sums
+        intersection, prediction, reference, voxels, counted = sums
         exclusive = self._exclusive(counted.shape[1])
-        regions = Regions(intersection, prediction, reference, voxels, taken_in, exclusive)
+        regions = Regions(intersection, prediction, reference, voxels, counted, exclusive)
         weight = self._weights(regions)
-        taking = regions.counted if self.absent == "smooth" else regions.present
+        included = regions.counted if self.absent == "smooth" else regions.present
         if self.reduction == "none":
-            values = self._unreduced(regions, weight, taking)
+            values = self._unreduced(regions, weight, included)
             return values[0] if self.batch else values
-        loss = self._per_region(regions, weight, taking)
-        return loss.mean() if self.reduction == "mean" else (loss * self._num_terms(taking)).sum()
+        loss = self._per_region(regions, weight, included)
+        return loss.mean() if self.reduction == "mean" else (loss * self._count_terms(included)).sum()
 
-    def _per_region(self, regions: Regions, weight: torch.Tensor, taking: torch.Tensor) -> torch.Tensor:
-        """Loss of every sample, or of the batch as one, (R,)."""
-        loss, largest = self._over_classes(regions, weight, taking)
+    def _per_region(self, regions: Regions, weight: torch.Tensor, included: torch.Tensor) -> torch.Tensor:
+        """Return the loss of every sample, or of the whole batch, (R,)."""
+        loss, largest = self._over_classes(regions, weight, included)
         return add_absent(loss, largest, regions, self._absent_weight(weight)) if self.absent == "volume" else loss
 
     def _absent_weight(self, weight: torch.Tensor) -> torch.Tensor:
-        """Factors (C,) of what is given to absent classes."""
+        """Return the weights (C,) of the penalty for absent classes."""
         return weight
 
     @abstractmethod
     def _over_classes(
-        self, regions: Regions, weight: torch.Tensor, taking: torch.Tensor
+        self, regions: Regions, weight: torch.Tensor, included: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss over the classes taken, and the largest that it can be, (R,) each."""
+        """Return the loss over the included classes and its upper bound, (R,) each."""
 
     @abstractmethod
-    def _num_terms(self, taking: torch.Tensor) -> torch.Tensor:
-        """How many terms `reduction="sum"` adds up, (R,)."""
+    def _count_terms(self, included: torch.Tensor) -> torch.Tensor:
+        """Return the number of terms that `reduction="sum"` adds up, (R,)."""
 
     @abstractmethod
-    def _unreduced(self, regions: Regions, weight: torch.Tensor, taking: torch.Tensor) -> torch.Tensor:
-        """Losses before any reduction: (R, C), or (R, 1) for a loss of all classes at once."""
+    def _unreduced(self, regions: Regions, weight: torch.Tensor, included: torch.Tensor) -> torch.Tensor:
+        """Return the losses before reduction: (R, C), or (R, 1) for a loss without separate terms per class."""
 
     def _exclusive(self, num_classes: int) -> bool:
-        """Whether a voxel has one class only, so that probabilities can be added up: not with independent channels."""
+        """Return whether each voxel has exactly one class, so that probabilities can be added up."""
         return num_classes > 1 and not self.sigmoid and self.other_act is None
 
     def _activate(self, input: torch.Tensor) -> torch.Tensor:
@@ -164,10 +186,10 @@ class RegionLoss(torch.nn.Module, ABC):
         return input if self.other_act is None else self.other_act(input)
 
     def trust_data(self) -> None:
-        """From now on look at no more batches on a GPU, which would have to wait."""
+        """Stop checking the values of batches on a GPU, where each check synchronizes."""
         self._checks_left = 0
 
-    def _looks_at_data(self, device: torch.device) -> bool:
+    def _validates(self, device: torch.device) -> bool:
         if device.type == "cpu":
             return True
         self._checks_left -= 1
@@ -182,7 +204,7 @@ class RegionLoss(torch.nn.Module, ABC):
         merged: Sequence[Sequence[int]] | None,
         cross_entropy: CrossEntropy,
     ) -> SoftCounts:
-        """A cross entropy of other scores than those that the region loss looks at: of one class, or with sigmoid."""
+        """Add a cross entropy that needs a pass over other values: for a single class, or with sigmoid."""
         if input.shape[1] == 1:
             sums = _binary_cross_entropy(input, target, annotated, self.ignore_index, cross_entropy.weight)
             return counts._replace(cross_entropy=sums[0], cross_entropy_weight=sums[1], voxels=sums[1])
@@ -196,14 +218,14 @@ class RegionLoss(torch.nn.Module, ABC):
         num_classes = counted.shape[1]
         if annotated is not None:
             counted &= annotated.to(counted.device)
-            if num_classes > 1 and not self._exclusive(num_classes):  # nothing to merge: leave the background out too
+            if num_classes > 1 and not self._exclusive(num_classes):  # cannot merge: exclude the background as well
                 counted[:, 0] &= annotated.all(dim=1).to(counted.device)
         if not self.include_background and num_classes > 1:
             counted[:, 0] = False
         return counted
 
     def _over_batch(self, counts: SoftCounts, counted: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The sums of the samples of all ranks as one region; a class is counted if it is in any of them."""
+        """Sum the samples of all ranks into one region; a class is counted if it is counted in any of them."""
         num_classes = counted.shape[1]
         sums = [(part * counted).sum(dim=0) for part in counts[:3]]
         voxels = (counts.voxels * counted.any(dim=1)).sum()[None]
@@ -212,7 +234,7 @@ class RegionLoss(torch.nn.Module, ABC):
         return *(part[None] for part in parts[:3]), parts[3], parts[4][None] > 0
 
     def _weights(self, regions: Regions) -> torch.Tensor:
-        """Class weights (C,) for the counted sums; the background's is 0 where it is left out."""
+        """Return the class weights (C,); 0 for the background if it is excluded."""
         weight, num_classes = self.class_weight, regions.counted.shape[1]
         if weight is None or num_classes == 1:
             return torch.ones_like(regions.prediction[0])
@@ -221,8 +243,8 @@ class RegionLoss(torch.nn.Module, ABC):
             return weight.expand(num_classes)
         with_background = num_classes - (0 if self.include_background else 1)
         if len(weight) != with_background:
-            left_out = "" if self.include_background else ", the background left out,"
-            raise ValueError(f"weight has {len(weight)} entries; {with_background} classes{left_out} need one each.")
+            excluded = "" if self.include_background else " without the background"
+            raise ValueError(f"weight has {len(weight)} entries for {with_background} classes{excluded}.")
         return weight if self.include_background else F.pad(weight, (1, 0))
 
 
@@ -233,11 +255,11 @@ def _binary_cross_entropy(
     ignore_index: int | None,
     weight: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sums per sample of the cross entropy of a single class, and of the voxels in it, (B,) each."""
-    scores = input.flatten(1).to(working_dtype(input))
-    wanted = target.flatten(1).to(scores)
-    counts = torch.ones_like(wanted) if ignore_index is None else (wanted != ignore_index).to(wanted)
+    """Return the summed cross entropy of a single class and the number of its voxels, (B,) each."""
+    logits = input.flatten(1).to(working_dtype(input))
+    reference = target.flatten(1).to(logits)
+    counts = torch.ones_like(reference) if ignore_index is None else (reference != ignore_index).to(reference)
     if annotated is not None:
         counts = counts * annotated.to(counts)
-    entropy = F.binary_cross_entropy_with_logits(scores, wanted * counts, pos_weight=weight, reduction="none")
+    entropy = F.binary_cross_entropy_with_logits(logits, reference * counts, pos_weight=weight, reduction="none")
     return (entropy * counts).sum(dim=1), counts.sum(dim=1)

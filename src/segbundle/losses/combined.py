@@ -1,4 +1,4 @@
-"""A region loss and a cross entropy as one loss, from one pass over the batch."""
+"""Region loss plus cross entropy, from a single pass over the batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from segbundle.losses.regions import Absent
 
 
 class _RegionCELoss(torch.nn.Module):
-    """lambda_region x region loss + lambda_ce x cross entropy."""
+    """Weighted sum of a region loss and cross entropy: lambda_region x region loss + lambda_ce x cross entropy."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class _RegionCELoss(torch.nn.Module):
         super().__init__()
         checks.one_of("reduction", reduction, ("mean", "sum"))
         if not 0 <= label_smoothing <= 1:
-            raise ValueError(f"label_smoothing is {label_smoothing}, and must lie in [0, 1].")
+            raise ValueError(f"label_smoothing is {label_smoothing}, but must be in [0, 1].")
         self.region = region
         self.reduction = reduction
         self.lambda_region = lambda_region
@@ -42,20 +42,22 @@ class _RegionCELoss(torch.nn.Module):
         self.register_buffer("class_weight", checks.weights(weight), persistent=False)
 
     def forward(self, input: torch.Tensor, target: torch.Tensor, annotated: torch.Tensor | None = None) -> torch.Tensor:
-        """The loss of a batch.
+        """Compute the loss of a batch.
 
         Args:
-            input: (B, C, *spatial) floating point, scores before any activation.
+            input: (B, C, *spatial) floating point, logits.
             target: (B, 1, *spatial) class indices with `to_onehot_y`, or (B, C, *spatial) one-hot.
-            annotated: (B, C) bool, False where nobody looked for the class in that sample; None for everywhere.
+            annotated: (B, C) bool, False for classes that were not annotated in a sample. Default: all classes
+                annotated.
 
         Returns:
-            a number in float32 (float64 for float64 input).
+            A scalar in float32 (float64 for float64 input).
 
         Raises:
-            ValueError: as the region loss; also a `weight` of the wrong length, or a ramp without `progress`.
+            ValueError: as in the region loss; also if `weight` has the wrong length, or a ramp is used without
+                `progress`.
         """
-        lambda_region, lambda_ce = self._now(self.lambda_region), self._now(self.lambda_ce)
+        lambda_region, lambda_ce = self._current_value(self.lambda_region), self._current_value(self.lambda_ce)
         entropy = CrossEntropy(self._weights(input), self.label_smoothing) if lambda_ce > 0 else None
         counts, counted = self.region.count(input, target, annotated, entropy)
         loss = lambda_region * self.region.reduce(counts, counted)
@@ -65,7 +67,7 @@ class _RegionCELoss(torch.nn.Module):
 
     @property
     def ignore_index(self) -> int | None:
-        """Voxels with this index count nowhere."""
+        """Index of voxels that are excluded from the loss, or None."""
         return self.region.ignore_index
 
     @property
@@ -74,10 +76,10 @@ class _RegionCELoss(torch.nn.Module):
         return isinstance(self.lambda_region, LinearRamp) or isinstance(self.lambda_ce, LinearRamp)
 
     def _cross_entropy(self, counts: SoftCounts, num_voxels: int) -> torch.Tensor:
-        """The mean over all voxels, of all ranks where they may differ in what they divide by.
+        """Return the mean over all voxels, over all ranks if their denominators may differ.
 
-        Samples count alike however many of their voxels are ignored, one with nothing known as 0; with `batch` it is
-        voxels that count alike.
+        All samples have the same weight, even if many of their voxels are ignored. A sample without known voxels counts
+        as 0. With `batch`, all voxels have the same weight instead.
         """
         entropy, weight = counts.cross_entropy, counts.cross_entropy_weight
         if self.reduction == "mean" and not self.region.batch:
@@ -89,25 +91,25 @@ class _RegionCELoss(torch.nn.Module):
             sums = sum_over_ranks(sums)
         return sums[0] if self.reduction == "sum" else sums[0] / torch.where(sums[1] > 0, sums[1], 1.0)
 
-    def _now(self, value: float | LinearRamp) -> float:
+    def _current_value(self, value: float | LinearRamp) -> float:
         if not isinstance(value, LinearRamp):
             return value
         if self.progress is None:
             raise ValueError(
-                f"{value} needs the loss's `progress`: set it from 0 to 1 while training goes on; "
-                "the bundle's trainer does."
+                f"{value} needs the loss's `progress`. Set it to the completed fraction of the training, from 0 to 1, "
+                "or use the bundle's trainer."
             )
         return value(self.progress)
 
     def _weights(self, input: torch.Tensor) -> torch.Tensor | None:
-        """Class weights (C,) for the cross entropy."""
+        """Return the class weights (C,) for cross entropy."""
         weight, num_classes = self.class_weight, input.shape[1] if input.ndim > 1 else 0
         if weight is None or weight.ndim == 0:
             return None if weight is None else weight.expand(num_classes)
         if len(weight) != num_classes:
             raise ValueError(
-                f"weight has {len(weight)} entries for {num_classes} classes; with cross entropy the background "
-                "always needs one, also where include_background is false."
+                f"weight has {len(weight)} entries for {num_classes} classes. Cross entropy needs one for every class, "
+                "including the background, even if include_background is false."
             )
         return weight
 
@@ -118,25 +120,33 @@ def _region_weights(weight: Weights, include_background: bool) -> torch.Tensor |
 
 
 class DiceCELoss(_RegionCELoss):
-    """lambda_dice x `DiceLoss` + lambda_ce x cross entropy.
+    """Dice loss plus cross entropy: lambda_dice x `DiceLoss` + lambda_ce x cross entropy.
 
-    The cross entropy is the mean over all voxels of - log p of their class, as PyTorch's; in a sample in which classes
-    were not annotated, the p of a background voxel is the sum of the background's and theirs.
+    Cross entropy is the mean of -log p over all voxels, as in PyTorch, where p is the probability of the voxel's class.
+    In a sample with unannotated classes, p of a background voxel is the sum of the probabilities of the background and
+    of those classes.
 
     Args:
-        weight: one factor per class, the background's included, for the cross entropy, whose mean is then, for index
-            maps, the weighted one, as in PyTorch, and for Dice, where, as in MONAI, nothing divides by them: weights
-            around 40 make the Dice term 40 times as large. Scale them to a mean of 1.
-        lambda_dice, lambda_ce: factors of the two; numbers, or a `LinearRamp` that follows the training.
-        label_smoothing: in [0, 1], for the cross entropy.
+        weight: one factor per class, including the background. Cross entropy over class indices becomes the weighted
+            mean, as in PyTorch. The Dice term is not divided by the weights, as in MONAI: weights around 40 make it 40
+            times as large. Scale the weights to a mean of 1.
+        lambda_dice, lambda_ce: factors of the two terms; numbers, or a `LinearRamp` over the training. Default: 1.0.
+        label_smoothing: of the cross entropy, in [0, 1]. Default: 0.0.
         reduction: `mean` or `sum` (of the cross entropy over voxels).
-        others: as in `DiceLoss`. The activation is for Dice; the cross entropy takes scores before any.
+        others: as in `DiceLoss`. The activation applies to Dice only; cross entropy uses the logits.
 
     Attributes:
-        progress: the part of the training that is over, set by the trainer; only ramps need it.
+        progress: completed fraction of the training, set by the trainer; only ramps need it.
 
     Raises:
-        ValueError: arguments that contradict each other or are out of range.
+        ValueError: if arguments contradict each other or are out of range.
+
+    Example:
+        >>> loss = DiceCELoss(softmax=True, to_onehot_y=True, ignore_index=255)
+        >>> logits = torch.tensor([[[[20.0, -20.0, 0.0]], [[-20.0, 20.0, 0.0]]]])  # (1, 2, 1, 3)
+        >>> target = torch.tensor([[[[0, 1, 255]]]])  # the last voxel is unknown
+        >>> round(loss(logits, target).item(), 4)
+        0.0
     """
 
     def __init__(
@@ -180,19 +190,26 @@ class DiceCELoss(_RegionCELoss):
 
 
 class GeneralizedDiceCELoss(_RegionCELoss):
-    """lambda_gdl x `GeneralizedDiceLoss` + lambda_ce x cross entropy.
+    """Generalized Dice loss plus cross entropy: lambda_gdl x `GeneralizedDiceLoss` + lambda_ce x cross entropy.
 
     Args:
         w_type: as in `GeneralizedDiceLoss`.
         weight, lambda_ce, label_smoothing: as in `DiceCELoss`.
-        lambda_gdl: factor of the generalized Dice loss; a number, or a `LinearRamp`.
+        lambda_gdl: factor of the generalized Dice loss; a number or a `LinearRamp`. Default: 1.0.
         others: as in `DiceLoss`.
 
     Attributes:
-        progress: the part of the training that is over, set by the trainer; only ramps need it.
+        progress: completed fraction of the training, set by the trainer; only ramps need it.
 
     Raises:
-        ValueError: arguments that contradict each other or are out of range.
+        ValueError: if arguments contradict each other or are out of range.
+
+    Example:
+        >>> loss = GeneralizedDiceCELoss(softmax=True, to_onehot_y=True, ignore_index=255)
+        >>> logits = torch.tensor([[[[20.0, -20.0, 0.0]], [[-20.0, 20.0, 0.0]]]])  # (1, 2, 1, 3)
+        >>> target = torch.tensor([[[[0, 1, 255]]]])  # the last voxel is unknown
+        >>> round(loss(logits, target).item(), 4)
+        0.0
     """
 
     def __init__(

@@ -1,9 +1,8 @@
-"""One pass over a batch for everything that a region loss and a cross entropy need.
+"""All sums that a region loss and cross entropy need, from one pass over a batch.
 
-Region losses look at a volume through three sums per class: how much of it the network and the reference share, how
-much the network gives away, how much the reference holds. Here they are taken chunk by chunk, with the softmax, the
-cross entropy and their gradients, so that beside the scores and their gradient nothing of the size of classes times
-voxels exists: no one-hot copy, no stored probabilities.
+A region loss needs three sums per class: the intersection, the prediction and the reference. They are computed chunk by
+chunk, together with softmax, cross entropy and their gradients. Apart from the logits and their gradient, no tensor of
+the size classes x voxels is allocated: no one-hot target and no stored probabilities.
 """
 
 from __future__ import annotations
@@ -16,33 +15,52 @@ import torch
 from torch.autograd.function import once_differentiable
 
 _CPU_CHUNK = 2**20
-"""Scores handled at a time on a CPU: few enough for its cache, enough to keep several threads busy."""
+"""Values per chunk on a CPU: small enough for its cache, large enough to keep several threads busy."""
 _GPU_CHUNK = 2**24
-"""Scores handled at a time on a GPU: enough to fill it, little beside a network's own memory."""
-_NEVER = -1e30
-"""The score of a class that has been merged into the background: its probability is exactly 0."""
+"""Values per chunk on a GPU: large enough to keep it busy, small compared with the memory of a network."""
+_MIN_LOGIT = -1e30
+"""Logit of a class that was merged into the background: its probability is exactly 0."""
 
 
 class SoftCounts(NamedTuple):
-    """Sums over the voxels that are not ignored. p is a probability, g the reference, 1 or 0; C classes, B samples."""
+    """Sums over the voxels that are not ignored, for B samples and C classes.
+
+    p is a probability, and g is the reference, 1 or 0.
+
+    Example:
+        >>> counts = soft_counts(torch.tensor([[[0.75, 0.5], [0.25, 0.5]]]), torch.tensor([[[0, 1]]]), softmax=False)
+        >>> counts.intersection.tolist(), counts.prediction.tolist(), counts.reference.tolist()
+        ([[0.75, 0.5]], [[1.25, 0.75]], [[1.0, 1.0]])
+    """
 
     intersection: torch.Tensor
     """(B, C): sum of p g."""
     prediction: torch.Tensor
-    """(B, C): sum of p, or of its square."""
+    """(B, C): sum of p, or of p²."""
     reference: torch.Tensor
-    """(B, C): sum of g, or of its square; no gradient."""
+    """(B, C): sum of g, or of g²; no gradient."""
     voxels: torch.Tensor
-    """(B,): how many voxels; no gradient."""
+    """(B,): number of voxels; no gradient."""
     cross_entropy: torch.Tensor
-    """(B,): sum of - weight log p over the voxels' classes; 0 where none was asked for."""
+    """(B,): sum of -weight log p over voxels, for the class of each voxel; 0 if not requested."""
     cross_entropy_weight: torch.Tensor
-    """(B,): what a mean of that sum divides by; no gradient."""
+    """(B,): denominator of the mean cross entropy; no gradient."""
 
 
 @dataclass(frozen=True)
 class CrossEntropy:
-    """The cross entropy to take along: class weights (C,) or None for ones, and label smoothing in [0, 1]."""
+    """Settings of the cross entropy to compute in the same pass.
+
+    Args:
+        weight: class weights (C,), or None for equal weights.
+        label_smoothing: in [0, 1]. Default: 0.0.
+
+    Example:
+        >>> logits, target = torch.zeros(1, 2, 4), torch.zeros(1, 1, 4)
+        >>> counts = soft_counts(logits, target, softmax=True, cross_entropy=CrossEntropy())
+        >>> round((counts.cross_entropy / counts.cross_entropy_weight).item(), 4)  # log 2
+        0.6931
+    """
 
     weight: torch.Tensor | None = None
     label_smoothing: float = 0.0
@@ -59,20 +77,29 @@ def soft_counts(
     soft_label: bool = False,
     cross_entropy: CrossEntropy | None = None,
 ) -> SoftCounts:
-    """Count, in float32 (float64 for float64 input), with gradients to `input`.
+    """Compute the per-class sums of a batch, with gradients to `input`.
 
     Args:
-        input: (B, C, *spatial) floating point: scores before softmax, or probabilities.
+        input: (B, C, *spatial) floating point: logits before softmax, or probabilities.
         target: (B, 1, *spatial) class indices of any dtype if C > 1, or (B, C, *spatial) one-hot or soft.
-        softmax: whether `input` are scores. The cross entropy needs them.
-        merged: per sample the classes that its background may hide, those that nobody annotated. Their probability
-            is added to the background's, and the sums of their own are 0 (marginal probabilities; Shi et al. 2021,
-            Medical Image Analysis 70, 101979).
-        ignore_index: voxels with this index are left out. With one-hot targets: voxels of that channel, or, where
-            there is no such channel, voxels that are zero in all of them.
+        softmax: whether `input` contains logits. Cross entropy needs them.
+        merged: for every sample, the unannotated classes, whose voxels are part of the background. Their probability is
+            added to the background, and their sums are 0 (marginal probabilities; Shi et al. 2021, Medical Image
+            Analysis 70, 101979). Default: none.
+        ignore_index: voxels with this index are excluded. In one-hot targets these are the voxels of that channel or,
+            if there is no such channel, the voxels that are 0 in all channels.
         squared_pred: sum p² and g² in `prediction` and `reference`.
-        soft_label: with a soft target, the intersection is the sum of min(p, g), so that p = g is a perfect match.
-        cross_entropy: take this cross entropy along.
+        soft_label: for a soft target, compute the intersection as the sum of min(p, g), so that p = g is a perfect
+            match.
+        cross_entropy: cross entropy to compute in the same pass, or None.
+
+    Returns:
+        Sums in float32 (float64 for float64 input).
+
+    Example:
+        >>> input = torch.tensor([[[0.5, 0.5], [0.5, 0.5]]])
+        >>> soft_counts(input, torch.tensor([[[0, 255]]]), softmax=False, ignore_index=255).voxels
+        tensor([1.])
     """
     settings = _Settings(softmax, ignore_index, squared_pred, soft_label, cross_entropy)
     return SoftCounts(*_CountingPass.apply(input, target, merged, settings))
@@ -88,10 +115,10 @@ class _Settings:
 
 
 class _CountingPass(torch.autograd.Function):
-    """The pass forward, and the one back that turns six gradients per sample into one per score.
+    """Forward pass, and a backward pass that maps the gradients of the sums to the gradient of the input.
 
-    Both walk through the same chunks; the second computes the probabilities again, which takes less time than
-    keeping them, and no memory.
+    Both iterate over the same chunks. The backward pass recomputes the probabilities, as this is faster than storing
+    them and needs no memory.
     """
 
     @staticmethod
@@ -130,7 +157,7 @@ class _CountingPass(torch.autograd.Function):
 
 
 class _Upstream(NamedTuple):
-    """Gradients of the loss with respect to one sample's sums: (C,), (C,) and a number."""
+    """Gradients of the loss with respect to the sums of one sample: (C,), (C,) and a scalar."""
 
     intersection: torch.Tensor
     prediction: torch.Tensor
@@ -139,15 +166,15 @@ class _Upstream(NamedTuple):
 
 @dataclass
 class _Chunk:
-    """Some voxels of one sample, with merged classes already merged: n voxels, C classes."""
+    """Chunk of n voxels of one sample, with unannotated classes already merged into the background."""
 
     where: slice
-    scores: torch.Tensor  # (C, n) before softmax, or probabilities
-    labels: torch.Tensor | None  # (n,) int64, or
-    reference: torch.Tensor | None  # (C, n)
-    valid: torch.Tensor | None  # (n,) bool, None if all are
+    inputs: torch.Tensor  # (C, n), logits or probabilities
+    labels: torch.Tensor | None  # (n,) int64, for class indices
+    reference: torch.Tensor | None  # (C, n), for one-hot and soft targets
+    valid: torch.Tensor | None  # (n,) bool, False for ignored voxels; None if all are valid
     members: torch.Tensor | None  # the background and the classes merged into it
-    shares: torch.Tensor | None  # (members, n): how the merged score depends on each of theirs
+    shares: torch.Tensor | None  # (members, n): derivative of the merged value for each member
 
 
 def _chunks(
@@ -157,14 +184,14 @@ def _chunks(
     settings: _Settings,
     sample: int,
 ) -> Iterator[_Chunk]:
-    scores, reference = input[sample].flatten(1), target[sample].flatten(1)
-    num_classes, num_voxels = scores.shape
-    hidden = list(merged[sample]) if merged is not None else []
-    members = torch.tensor([0, *hidden], device=input.device) if hidden else None
+    flat_input, reference = input[sample].flatten(1), target[sample].flatten(1)
+    num_classes, num_voxels = flat_input.shape
+    absorbed = list(merged[sample]) if merged is not None else []
+    members = torch.tensor([0, *absorbed], device=input.device) if absorbed else None
     size = max(1, (_CPU_CHUNK if input.device.type == "cpu" else _GPU_CHUNK) // num_classes)
     for start in range(0, num_voxels, size):
         where = slice(start, min(start + size, num_voxels))
-        values = scores[:, where].to(working_dtype(input))
+        values = flat_input[:, where].to(working_dtype(input))
         labels = dense = shares = None
         if len(reference) == num_classes:
             dense, valid = _dense_reference(reference[:, where].to(values.dtype), settings.ignore_index)
@@ -173,15 +200,15 @@ def _chunks(
         if members is not None:
             values, shares = _merge(values, members, settings.softmax)
             if labels is not None:
-                labels = _merge_labels(labels, hidden)
+                labels = _merge_labels(labels, absorbed)
             if dense is not None:
                 dense = _merge(dense, members, softmax=False)[0]
         yield _Chunk(where, values, labels, dense, valid, members, shares)
 
 
 def _labels(labels: torch.Tensor, ignore_index: int | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Class indices with ignored voxels as background, and which are not ignored."""
-    labels = labels.long()  # first: an ignore_index may not fit the labels' own type
+    """Return class indices with ignored voxels set to background, and the mask of valid voxels."""
+    labels = labels.long()  # before the comparison: ignore_index may not fit the dtype of the labels
     if ignore_index is None:
         return labels, None
     valid = labels != ignore_index
@@ -189,7 +216,7 @@ def _labels(labels: torch.Tensor, ignore_index: int | None) -> tuple[torch.Tenso
 
 
 def _dense_reference(reference: torch.Tensor, ignore_index: int | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """A one-hot or soft reference that is 0 in ignored voxels, and which are not ignored."""
+    """Return the reference (one-hot or soft) with ignored voxels set to 0, and the mask of valid voxels."""
     if ignore_index is None:
         return reference, None
     if len(reference) == 1:
@@ -202,32 +229,32 @@ def _dense_reference(reference: torch.Tensor, ignore_index: int | None) -> tuple
 
 
 def _merge(values: torch.Tensor, members: torch.Tensor, softmax: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Put the sum of the members' probabilities into the background's place; also the sum's derivatives."""
+    """Replace the background by the sum of the members' probabilities; return the derivatives of the sum as well."""
     part = values[members]
     merged = values.clone()
-    merged[members[1:]] = _NEVER if softmax else 0.0
+    merged[members[1:]] = _MIN_LOGIT if softmax else 0.0
     merged[0] = part.logsumexp(dim=0) if softmax else part.sum(dim=0)
     return merged, part.softmax(dim=0) if softmax else torch.ones_like(part)
 
 
-def _merge_labels(labels: torch.Tensor, hidden: Sequence[int]) -> torch.Tensor:
-    for index in hidden:
+def _merge_labels(labels: torch.Tensor, absorbed: Sequence[int]) -> torch.Tensor:
+    for index in absorbed:
         labels = torch.where(labels == index, 0, labels)
     return labels
 
 
 def _count(chunk: _Chunk, settings: _Settings) -> tuple[torch.Tensor, ...]:
-    """The chunk's part of each of the sums in `SoftCounts`, in their order."""
-    logs = chunk.scores.log_softmax(dim=0) if settings.softmax else None
-    probabilities = chunk.scores if logs is None else logs.exp()
+    """Return the contribution of a chunk to each sum in `SoftCounts`, in the same order."""
+    logs = chunk.inputs.log_softmax(dim=0) if settings.softmax else None
+    probabilities = chunk.inputs if logs is None else logs.exp()
     if chunk.valid is not None:
         probabilities = probabilities * chunk.valid
     num_classes, num_voxels = probabilities.shape
     if chunk.labels is not None:
-        hit = probabilities.gather(0, chunk.labels[None])[0]
-        intersection = _sums_by_label(hit, chunk.labels, num_classes)
-        there = torch.ones_like(hit) if chunk.valid is None else chunk.valid.to(hit.dtype)
-        reference = _sums_by_label(there, chunk.labels, num_classes)
+        at_label = probabilities.gather(0, chunk.labels[None])[0]
+        intersection = _sums_by_label(at_label, chunk.labels, num_classes)
+        counted = torch.ones_like(at_label) if chunk.valid is None else chunk.valid.to(at_label.dtype)
+        reference = _sums_by_label(counted, chunk.labels, num_classes)
     else:
         assert chunk.reference is not None
         intersection = _overlap(probabilities, chunk.reference, settings).sum(dim=1)
@@ -248,10 +275,10 @@ def _overlap(probabilities: torch.Tensor, reference: torch.Tensor, settings: _Se
 
 
 def _sums_by_label(values: torch.Tensor, labels: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """Sum of the values (n,) per label, (num_classes,)."""
+    """Return the sum of the values (n,) per label, (num_classes,)."""
     if values.device.type == "cpu":
         return torch.bincount(labels, weights=values.double(), minlength=num_classes)
-    # Atomic additions to a few places are slow on a GPU, and differ from run to run.
+    # Atomic additions to few addresses are slow on a GPU and not deterministic.
     classes = torch.arange(num_classes, device=labels.device)[:, None]
     return torch.where(labels == classes, values, 0).sum(dim=1)
 
@@ -260,18 +287,18 @@ def _count_cross_entropy(chunk: _Chunk, logs: torch.Tensor, entropy: CrossEntrop
     if chunk.labels is not None:
         per_voxel, weights = _label_weights(chunk, entropy, logs)
         loss = -(logs.gather(0, chunk.labels[None])[0] * per_voxel).sum()
-        spread = _smoothing(chunk, entropy, logs)
-        if spread is not None:
-            smooth = spread @ logs
+        smoothing = _smoothing(chunk, entropy, logs)
+        if smoothing is not None:
+            smooth = smoothing @ logs
             loss = loss - (smooth if chunk.valid is None else smooth * chunk.valid).sum()
         return loss, weights.sum()
-    wanted = _wanted(chunk, entropy, logs)
+    target_weights = _target_weights(chunk, entropy, logs)
     voxels = logs.new_full((), logs.shape[1]) if chunk.valid is None else chunk.valid.sum()
-    return -(wanted * logs).sum(), voxels
+    return -(target_weights * logs).sum(), voxels
 
 
 def _label_weights(chunk: _Chunk, entropy: CrossEntropy, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Per voxel: what multiplies - log p of its class, and what the mean divides by (n,)."""
+    """Return the weight of -log p and the weight in the denominator of the mean for every voxel, (n,) each."""
     assert chunk.labels is not None
     ones = torch.ones_like(chunk.labels, dtype=like.dtype)
     weights = ones if entropy.weight is None else entropy.weight.to(like)[chunk.labels]
@@ -281,7 +308,7 @@ def _label_weights(chunk: _Chunk, entropy: CrossEntropy, like: torch.Tensor) -> 
 
 
 def _smoothing(chunk: _Chunk, entropy: CrossEntropy, like: torch.Tensor) -> torch.Tensor | None:
-    """What label smoothing gives every class in every voxel, (C,); it goes to the classes that are left."""
+    """Return the weight that label smoothing gives to every class, (C,); merged classes have 0."""
     if entropy.label_smoothing == 0:
         return None
     share = like.new_ones(len(like)) if entropy.weight is None else entropy.weight.to(like).clone()
@@ -292,21 +319,21 @@ def _smoothing(chunk: _Chunk, entropy: CrossEntropy, like: torch.Tensor) -> torc
     return share * (entropy.label_smoothing / left)
 
 
-def _wanted(chunk: _Chunk, entropy: CrossEntropy, like: torch.Tensor) -> torch.Tensor:
-    """What multiplies - log p in every voxel and class if the reference is dense, (C, n)."""
+def _target_weights(chunk: _Chunk, entropy: CrossEntropy, like: torch.Tensor) -> torch.Tensor:
+    """Return the weight of -log p for every class and voxel if the reference is one-hot or soft, (C, n)."""
     assert chunk.reference is not None
-    wanted = chunk.reference * (1 - entropy.label_smoothing)
+    target_weights = chunk.reference * (1 - entropy.label_smoothing)
     if entropy.weight is not None:
-        wanted = wanted * entropy.weight.to(like)[:, None]
-    spread = _smoothing(chunk, entropy, like)
-    if spread is not None:
-        wanted = wanted + spread[:, None]
-    return wanted if chunk.valid is None else wanted * chunk.valid
+        target_weights = target_weights * entropy.weight.to(like)[:, None]
+    smoothing = _smoothing(chunk, entropy, like)
+    if smoothing is not None:
+        target_weights = target_weights + smoothing[:, None]
+    return target_weights if chunk.valid is None else target_weights * chunk.valid
 
 
 def _gradient(chunk: _Chunk, upstream: _Upstream, settings: _Settings) -> torch.Tensor:
-    """Gradient with respect to the scores or probabilities of a chunk, (C, n)."""
-    probabilities = chunk.scores.softmax(dim=0) if settings.softmax else chunk.scores
+    """Return the gradient with respect to the logits or probabilities of a chunk, (C, n)."""
+    probabilities = chunk.inputs.softmax(dim=0) if settings.softmax else chunk.inputs
     step = _label_gradient if chunk.labels is not None else _dense_gradient
     gradient = step(chunk, probabilities, upstream, settings)
     if chunk.valid is not None:
@@ -319,61 +346,68 @@ def _gradient(chunk: _Chunk, upstream: _Upstream, settings: _Settings) -> torch.
 def _label_gradient(
     chunk: _Chunk, probabilities: torch.Tensor, upstream: _Upstream, settings: _Settings
 ) -> torch.Tensor:
-    """As `_gradient`, for index maps.
+    """Return the gradient for class indices; see `_gradient`.
 
-    With h the gradient with respect to the probabilities, the one with respect to the scores is p (h - sum of p h)
-    for the region's sums, and w (p - g) for the cross entropy. h is the same for all voxels but for the class that
-    each belongs to, which is put in afterwards.
+    Let h be the gradient with respect to the probabilities. The gradient with respect to the logits is p (h - sum of p
+    h) for the region sums, and w (p - g) for cross entropy. h is the same for all voxels except at the voxel's own
+    class, where it is added afterwards.
     """
     assert chunk.labels is not None
     labels = chunk.labels[None]
-    along = upstream.prediction[:, None]
-    at_label = upstream.intersection[chunk.labels]
+    per_class = upstream.prediction[:, None]
+    at_class = upstream.intersection[chunk.labels]
     if not settings.softmax:
-        gradient = along * 2 * probabilities if settings.squared_pred else along.expand_as(probabilities).clone()
-        return gradient.scatter_add_(0, labels, at_label[None])
-    at_label = at_label * probabilities.gather(0, labels)[0]
+        gradient = (
+            per_class * 2 * probabilities if settings.squared_pred else per_class.expand_as(probabilities).clone()
+        )
+        return gradient.scatter_add_(0, labels, at_class[None])
+    at_class = at_class * probabilities.gather(0, labels)[0]
     if settings.squared_pred:
-        along = along * 2 * probabilities
-        mean = (along * probabilities).sum(dim=0) + at_label
+        per_class = per_class * 2 * probabilities
+        mean = (per_class * probabilities).sum(dim=0) + at_class
     else:
-        mean = upstream.prediction @ probabilities + at_label
+        mean = upstream.prediction @ probabilities + at_class
     if settings.cross_entropy is None:
-        return ((along - mean) * probabilities).scatter_add_(0, labels, at_label[None])
+        return ((per_class - mean) * probabilities).scatter_add_(0, labels, at_class[None])
     weights = _label_weights(chunk, settings.cross_entropy, probabilities)[0] * upstream.cross_entropy
-    spread = _smoothing(chunk, settings.cross_entropy, probabilities)
-    whole = weights if spread is None else weights + spread.sum() * upstream.cross_entropy
-    gradient = torch.sub(along, mean - whole).mul_(probabilities)
-    gradient.scatter_add_(0, labels, (at_label - weights)[None])
-    return gradient if spread is None else gradient - (spread * upstream.cross_entropy)[:, None]
+    smoothing = _smoothing(chunk, settings.cross_entropy, probabilities)
+    whole = weights if smoothing is None else weights + smoothing.sum() * upstream.cross_entropy
+    gradient = torch.sub(per_class, mean - whole).mul_(probabilities)
+    gradient.scatter_add_(0, labels, (at_class - weights)[None])
+    return gradient if smoothing is None else gradient - (smoothing * upstream.cross_entropy)[:, None]
 
 
 def _dense_gradient(
     chunk: _Chunk, probabilities: torch.Tensor, upstream: _Upstream, settings: _Settings
 ) -> torch.Tensor:
-    """As `_gradient`, for one-hot and soft references."""
+    """Return the gradient for one-hot and soft references; see `_gradient`."""
     assert chunk.reference is not None
     overlap = chunk.reference
     if settings.soft_label and not settings.squared_pred:
         below, equal = probabilities < chunk.reference, probabilities == chunk.reference
         overlap = below.to(probabilities.dtype) + 0.5 * equal
-    along = upstream.prediction[:, None]
-    along = along * 2 * probabilities if settings.squared_pred else along
-    along = along + upstream.intersection[:, None] * overlap
+    per_class = upstream.prediction[:, None]
+    per_class = per_class * 2 * probabilities if settings.squared_pred else per_class
+    per_class = per_class + upstream.intersection[:, None] * overlap
     if not settings.softmax:
-        return along
-    gradient = probabilities * (along - (along * probabilities).sum(dim=0))
+        return per_class
+    gradient = probabilities * (per_class - (per_class * probabilities).sum(dim=0))
     if settings.cross_entropy is not None:
-        wanted = _wanted(chunk, settings.cross_entropy, probabilities)
-        gradient = gradient + upstream.cross_entropy * (probabilities * wanted.sum(dim=0) - wanted)
+        target_weights = _target_weights(chunk, settings.cross_entropy, probabilities)
+        gradient = gradient + upstream.cross_entropy * (probabilities * target_weights.sum(dim=0) - target_weights)
     return gradient
 
 
 def working_dtype(input: torch.Tensor) -> torch.dtype:
-    """float32, or float64 for float64 input."""
+    """Return the dtype of sums: float32, or float64 for float64 input.
+
+    Example:
+        >>> working_dtype(torch.zeros(1, dtype=torch.bfloat16))
+        torch.float32
+    """
     return torch.promote_types(input.dtype, torch.float32)
 
 
 def _total_dtype(device: torch.device) -> torch.dtype:
-    """Chunks are summed in double precision where the device has it: millions of voxels add up exactly."""
+    """Return float64 where the device supports it, so that sums over millions of voxels are exact."""
     return torch.float32 if device.type == "mps" else torch.float64

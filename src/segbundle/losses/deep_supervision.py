@@ -1,4 +1,7 @@
-"""A loss at several depths of a network: Lee et al., Deeply-Supervised Nets, AISTATS 2015 (arXiv:1409.5185)."""
+"""Deep supervision: a loss at several resolutions of a network.
+
+Lee et al., Deeply-Supervised Nets, AISTATS 2015 (arXiv:1409.5185).
+"""
 
 from __future__ import annotations
 
@@ -9,41 +12,57 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 
-def depths_of(scores: torch.Tensor | Sequence[torch.Tensor], target: torch.Tensor) -> list[torch.Tensor]:
-    """The scores of every depth, the finest first.
+def depths_of(logits: torch.Tensor | Sequence[torch.Tensor], target: torch.Tensor) -> list[torch.Tensor]:
+    """Return the logits of every supervised resolution as a list, the finest first.
 
     Args:
-        scores: of one depth, (B, C, *spatial); of several stacked, (B, depths, C, *spatial), as MONAI's `DynUNet`
-            gives them in training; or a sequence of tensors of decreasing size, as its `SegResNetDS` does.
-        target: (B, 1 or C, *spatial) of the finest.
+        logits: one of three forms. Single output: (B, C, *spatial). Stacked outputs: (B, depths, C,
+            *spatial), as MONAI's `DynUNet` returns in training. Sequence of tensors of decreasing size, as
+            `SegResNetDS` returns.
+        target: (B, 1 or C, *spatial) at full resolution.
+
+    Returns:
+        One tensor (B, C, *spatial) per resolution.
+
+    Example:
+        >>> target = torch.zeros(1, 1, 8, 8, 8)
+        >>> len(depths_of(torch.zeros(1, 2, 8, 8, 8), target)), len(depths_of(torch.zeros(1, 3, 2, 8, 8, 8), target))
+        (1, 3)
     """
-    if not isinstance(scores, torch.Tensor):
-        return list(scores)
-    return list(scores.unbind(dim=1)) if scores.ndim == target.ndim + 1 else [scores]
+    if not isinstance(logits, torch.Tensor):
+        return list(logits)
+    return list(logits.unbind(dim=1)) if logits.ndim == target.ndim + 1 else [logits]
 
 
 def loss_over_depths(
     loss: Callable[..., torch.Tensor],
-    scores: torch.Tensor | Sequence[torch.Tensor],
+    logits: torch.Tensor | Sequence[torch.Tensor],
     target: torch.Tensor,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """The weighted mean of a loss at every depth; of one depth, the loss itself.
+    """Compute the weighted mean of a loss over all supervised resolutions.
 
-    Each depth counts half as much as the next finer one and the weights add up to 1, as in nnU-Net. Where scores are
-    smaller than the target, every n-th voxel of the target (the nearest one) is looked at, so that unknown voxels stay
-    unknown and no classes are mixed.
+    Each resolution has half the weight of the next finer one, and the weights sum to 1, as in nnU-Net. The target is
+    downsampled by nearest neighbor to the size of the logits. Unknown voxels therefore stay unknown, and classes are
+    not mixed.
 
     Args:
-        loss: called as `loss(scores, target, **kwargs)`.
-        scores: see `depths_of`.
-        target: (B, 1, *spatial) indices or (B, C, *spatial) one-hot.
-        kwargs: for every call.
+        loss: called as `loss(logits, target, **kwargs)`.
+        logits: see `depths_of`.
+        target: (B, 1, *spatial) class indices or (B, C, *spatial) one-hot.
+        kwargs: passed to every call of `loss`.
 
     Returns:
-        a number.
+        A scalar tensor. With a single resolution, this is the loss itself.
+
+    Example:
+        >>> from segbundle.losses import DiceLoss
+        >>> logits = [torch.zeros(1, 2, 4, 4, 4), torch.zeros(1, 2, 2, 2, 2)]
+        >>> target = torch.zeros(1, 1, 4, 4, 4)
+        >>> loss_over_depths(DiceLoss(softmax=True, to_onehot_y=True), logits, target).shape
+        torch.Size([])
     """
-    depths = depths_of(scores, target)
+    depths = depths_of(logits, target)
     weights = [0.5**depth for depth in range(len(depths))]
     losses = [loss(each, _resized(target, each.shape[2:]), **kwargs) for each in depths]
     return torch.stack([weight * value for weight, value in zip(weights, losses, strict=True)]).sum() / sum(weights)

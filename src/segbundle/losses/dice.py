@@ -1,4 +1,4 @@
-"""Dice and generalized Dice: MONAI's arguments, and what is missing kept apart."""
+"""Dice and generalized Dice loss with MONAI's arguments and separate handling of missing classes."""
 
 from __future__ import annotations
 
@@ -15,35 +15,43 @@ _POWERS = {"square": 2, "simple": 1, "uniform": 0}
 
 
 class DiceLoss(RegionLoss):
-    """Mean Dice loss over the classes that are there, plus what the network gives to those that are not.
+    """Mean Dice loss over present classes, plus a penalty for predicting absent classes.
 
-    Per sample (or per batch): 1 - (2 I + smooth_nr) / (P + G + smooth_dr) for every class in the reference, with the
-    sums I of p g, P of p and G of g over all voxels (Milletari et al. 2016, "V-Net", squares them: `squared_pred`).
-    Their mean D becomes D + (1 - D) A, where A is the part of the volume given to absent classes, the sum of P / V over
-    them. It is in [0, 1] and does not change with the volume's size, nor with classes that are absent and predicted
-    nowhere.
+    The loss of a class in a sample (or in a batch) is 1 - (2 I + smooth_nr) / (P + G + smooth_dr). Here I is the sum of
+    p g over all voxels, P the sum of p and G the sum of g, for probabilities p and reference g. (Milletari et al. 2016,
+    "V-Net", use squares: `squared_pred`.) The mean D over present classes becomes D + (1 - D) A, where A is the
+    fraction of the volume predicted as absent classes, the sum of their P / V. The result is in [0, 1]. It depends
+    neither on the size of the volume nor on absent classes with zero probability.
 
     Args:
-        include_background: whether class 0 has a term of its own.
-        to_onehot_y: whether the target is an index map. No one-hot copy of it is made.
-        sigmoid, softmax, other_act: how `input` becomes probabilities, at most one of them.
+        include_background: whether class 0 has a term.
+        to_onehot_y: whether the target contains class indices. It is not expanded to one-hot in memory.
+        sigmoid, softmax, other_act: activation that turns `input` into probabilities; at most one of them.
         squared_pred: sum squares in P and G.
-        jaccard: the Jaccard index instead of Dice.
-        reduction: `mean` over samples; `sum` over samples and the classes that are there; `none` for a value per
-            sample and class (B, C, 1, ...), C without a background that is left out: an absent class has its part of
-            the volume, an unannotated one 0.
-        smooth_nr, smooth_dr: added above and below the fraction.
-        batch: take the whole batch as one sample, under DistributedDataParallel that of all ranks.
-        weight: one factor per class, or for all; without the background's if that is left out. As in MONAI, nothing
-            divides by them: the loss is then at most the largest weight.
+        jaccard: compute the Jaccard index instead of Dice.
+        reduction: `mean` averages over samples. `sum` sums over samples and present classes. `none` returns one value
+            per sample and class, (B, C, 1, ...), without the background if it is excluded; an absent class has its
+            fraction of the volume, an unannotated class 0.
+        smooth_nr: added to the numerator.
+        smooth_dr: added to the denominator.
+        batch: treat the batch as one sample; under DistributedDataParallel the batches of all ranks.
+        weight: a factor for all classes, or a sequence with one factor per class, without the background if it is
+            excluded. As in MONAI, the loss is not divided by the weights, so its maximum is the largest weight.
         soft_label: for targets between 0 and 1: I sums min(p, g), so that p = g is a perfect match.
-        absent: how a class that was annotated and is not there counts. `volume`: as above. `skip`: not at all.
-            `smooth`: like any other, with I = G = 0, which is about 1 for whatever is predicted; MONAI's way.
-        ignore_index: voxels with this index count nowhere. In one-hot targets these are the voxels of that channel, or,
-            where there is no such channel, those that are 0 in all channels.
+        absent: treatment of annotated classes that are absent. `volume`: as above. `skip`: ignore them. `smooth`: like
+            any other class, with I = G = 0. The loss is then about 1 for any prediction, as in MONAI.
+        ignore_index: voxels with this index are excluded. In one-hot targets these are the voxels of that channel or,
+            if there is no such channel, the voxels that are 0 in all channels.
 
     Raises:
-        ValueError: arguments that contradict each other or are out of range.
+        ValueError: if arguments contradict each other or are out of range.
+
+    Example:
+        >>> logits = torch.tensor([[[[20.0, -20.0]], [[-20.0, 20.0]], [[-20.0, -20.0]]]])  # (1, 3, 1, 2)
+        >>> target = torch.tensor([[[[0, 1]]]])  # class 2 is absent
+        >>> loss = DiceLoss(softmax=True, to_onehot_y=True)
+        >>> round(loss(logits, target).item(), 4)
+        0.0
     """
 
     def __init__(
@@ -75,37 +83,45 @@ class DiceLoss(RegionLoss):
         return dice_terms(regions, self.smooth_nr, self.smooth_dr, self.jaccard)
 
     def _over_classes(
-        self, regions: Regions, weight: torch.Tensor, taking: torch.Tensor
+        self, regions: Regions, weight: torch.Tensor, included: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         terms = self._terms(regions)
-        return mean_over_classes(terms, weight, taking), mean_over_classes(torch.ones_like(terms), weight, taking)
+        return mean_over_classes(terms, weight, included), mean_over_classes(torch.ones_like(terms), weight, included)
 
-    def _num_terms(self, taking: torch.Tensor) -> torch.Tensor:
-        return taking.sum(dim=1).clamp(min=1)
+    def _count_terms(self, included: torch.Tensor) -> torch.Tensor:
+        return included.sum(dim=1).clamp(min=1)
 
-    def _unreduced(self, regions: Regions, weight: torch.Tensor, taking: torch.Tensor) -> torch.Tensor:
-        values = self._terms(regions) * weight * taking
+    def _unreduced(self, regions: Regions, weight: torch.Tensor, included: torch.Tensor) -> torch.Tensor:
+        values = self._terms(regions) * weight * included
         if self.absent == "volume":
             values = values + absent_shares(regions) * weight
         return values if self.include_background or values.shape[1] == 1 else values[:, 1:]
 
 
 class GeneralizedDiceLoss(RegionLoss):
-    """Generalized Dice over the classes that are there, plus what the network gives to those that are not.
+    """Generalized Dice loss over present classes, plus a penalty for predicting absent classes.
 
-    Per sample (or per batch): D = 1 - (2 sum w I + smooth_nr) / (sum w (P + G) + smooth_dr) over the classes in the
-    reference, w = 1 / G² scaled so that sum w G = 1 (Sudre et al. 2017, DLMIA), and D + (1 - D) A as in `DiceLoss`.
-    An absent class has no 1 / G² that could drown the others.
+    The loss of a sample (or of a batch) is D = 1 - (2 sum w I + smooth_nr) / (sum w (P + G) + smooth_dr) over the
+    classes in the reference. The class weights are w = 1 / G², scaled so that sum w G = 1 (Sudre et al. 2017, DLMIA).
+    The result is D + (1 - D) A as in `DiceLoss`. Absent classes have no 1 / G² that could dominate the others.
 
     Args:
         w_type: `square`, `simple` or `uniform`: w = 1 / G², 1 / G or 1.
-        weight: further factors of w; see `DiceLoss`.
-        absent: see `DiceLoss`; with `smooth` an absent class has the largest of the others' weights, as in MONAI.
-        reduction: `mean` or `sum` over samples, or `none` for one value each, (B, 1, 1, ...).
+        weight: additional factors of w; see `DiceLoss`.
+        absent: see `DiceLoss`. With `smooth`, an absent class has the largest weight among the present classes, as in
+            MONAI.
+        reduction: `mean` or `sum` over samples, or `none` for one value per sample, (B, 1, 1, ...).
         others: as in `DiceLoss`.
 
     Raises:
-        ValueError: arguments that contradict each other or are out of range.
+        ValueError: if arguments contradict each other or are out of range.
+
+    Example:
+        >>> logits = torch.tensor([[[[20.0, -20.0]], [[-20.0, 20.0]], [[-20.0, -20.0]]]])  # (1, 3, 1, 2)
+        >>> target = torch.tensor([[[[0, 1]]]])  # class 2 is absent
+        >>> loss = GeneralizedDiceLoss(softmax=True, to_onehot_y=True)
+        >>> round(loss(logits, target).item(), 4)
+        0.0
     """
 
     def __init__(
@@ -132,17 +148,17 @@ class GeneralizedDiceLoss(RegionLoss):
         self.w_type = checks.one_of("w_type", w_type, tuple(_POWERS))
 
     def _over_classes(
-        self, regions: Regions, weight: torch.Tensor, taking: torch.Tensor
+        self, regions: Regions, weight: torch.Tensor, included: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         power = _POWERS[self.w_type]
-        loss = generalized_dice(regions, weight, power, taking, self.smooth_nr, self.smooth_dr)
+        loss = generalized_dice(regions, weight, power, included, self.smooth_nr, self.smooth_dr)
         return loss, torch.ones_like(loss)
 
-    def _num_terms(self, taking: torch.Tensor) -> torch.Tensor:
-        return torch.ones_like(taking[:, 0])
+    def _count_terms(self, included: torch.Tensor) -> torch.Tensor:
+        return torch.ones_like(included[:, 0])
 
-    def _unreduced(self, regions: Regions, weight: torch.Tensor, taking: torch.Tensor) -> torch.Tensor:
-        return self._per_region(regions, weight, taking)[:, None]
+    def _unreduced(self, regions: Regions, weight: torch.Tensor, included: torch.Tensor) -> torch.Tensor:
+        return self._per_region(regions, weight, included)[:, None]
 
     def _absent_weight(self, weight: torch.Tensor) -> torch.Tensor:
-        return weight / weight.amax().clamp(min=1e-30)  # factors of w matter only relative to each other
+        return weight / weight.amax().clamp(min=1e-30)  # only the ratios of the factors matter

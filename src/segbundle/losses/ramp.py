@@ -1,4 +1,4 @@
-"""Weights that change while a training goes on."""
+"""Loss weights that change during training."""
 
 from __future__ import annotations
 
@@ -6,25 +6,33 @@ import math
 
 
 class LinearRamp:
-    """From `start` at the beginning of a training to `end`, which is reached after the part `until` of it.
+    """Linear ramp of a loss weight over the course of training.
+
+    The value goes from `start` to `end` and stays there once the fraction `until` of the training is over.
 
     Args:
-        start, end: values, not negative.
-        until: in (0, 1].
+        start: value at the beginning, 0 or more.
+        end: value from `until` to the end, 0 or more.
+        until: fraction of the training at which `end` is reached, in (0, 1].
 
     Raises:
-        ValueError: a value out of its range.
+        ValueError: if a value is out of range.
+
+    Example:
+        >>> ramp = LinearRamp(start=0.0, end=1.0, until=0.5)
+        >>> ramp(0.0), ramp(0.25), ramp(1.0)
+        (0.0, 0.5, 1.0)
     """
 
     def __init__(self, start: float = 0.0, end: float = 1.0, until: float = 1.0) -> None:
         if not (0 <= start < math.inf and 0 <= end < math.inf):
             raise ValueError(f"start and end must be finite and not negative, got {start} and {end}.")
         if not 0 < until <= 1:
-            raise ValueError(f"until must lie in (0, 1], a part of the training, got {until}.")
+            raise ValueError(f"until must be a fraction of the training in (0, 1], got {until}.")
         self.start, self.end, self.until = float(start), float(end), float(until)
 
     def __call__(self, progress: float) -> float:
-        """The value when the part `progress`, in [0, 1], of the training is over."""
+        """Return the value at `progress`, the completed fraction of the training, in [0, 1]."""
         return self.start + (self.end - self.start) * min(max(progress / self.until, 0.0), 1.0)
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""From soft counts to the value of a region loss, and what a class adds that is not there. Small tensors only."""
+"""From soft counts to the value of a region loss, and the penalty for absent classes. Small tensors only."""
 
 from __future__ import annotations
 
@@ -8,18 +8,24 @@ from typing import Literal
 import torch
 
 Absent = Literal["volume", "skip", "smooth"]
-"""How a class counts that was looked for and is not there; see `absent_term` and docs/losses.md."""
+"""How a loss treats annotated classes that are absent from the reference; see `absent_term` and docs/losses.md."""
 
 
 @dataclass(frozen=True)
 class Regions:
-    """The sums of one or more regions that a loss compares: samples, or the whole batch as one.
+    """Per-class sums of the regions that a loss compares: one region per sample, or one for the whole batch.
 
     Attributes:
         intersection, prediction, reference: (R, C), see `segbundle.losses.counts.SoftCounts`.
-        voxels: (R,), the volume that the absent classes' predictions are measured against.
-        counted: (R, C) bool; False for classes that nobody annotated, and for a background that is left out.
-        exclusive: whether a voxel belongs to one class only, so that the probabilities sum to at most 1.
+        voxels: (R,), number of voxels; the denominator for absent classes.
+        counted: (R, C) bool; False for unannotated classes, and for the background if it is excluded.
+        exclusive: whether each voxel has exactly one class, so that probabilities sum to at most 1. Default: True.
+
+    Example:
+        >>> row = torch.tensor([[4.0, 0.0]])
+        >>> regions = Regions(row, row, row, torch.tensor([4.0]), torch.tensor([[True, True]]))
+        >>> regions.present.tolist(), regions.absent.tolist()
+        ([[True, False]], [[False, True]])
     """
 
     intersection: torch.Tensor
@@ -31,42 +37,86 @@ class Regions:
 
     @property
     def present(self) -> torch.Tensor:
-        """(R, C) bool: in the reference."""
+        """(R, C) bool: counted classes that occur in the reference."""
         return self.counted & (self.reference > 0)
 
     @property
     def absent(self) -> torch.Tensor:
-        """(R, C) bool: looked for, and not in the reference."""
+        """(R, C) bool: counted classes that do not occur in the reference."""
         return self.counted & (self.reference <= 0)
 
 
 def dice_terms(regions: Regions, smooth_nr: float, smooth_dr: float, jaccard: bool = False) -> torch.Tensor:
-    """1 - (2 I + smooth_nr) / (P + G + smooth_dr), (R, C), or with 2 (P + G - I) below for the Jaccard index.
+    """Compute 1 - (2 I + smooth_nr) / (P + G + smooth_dr) for every class.
 
-    I, P and G are intersection, prediction and reference (Milletari et al. 2016, "V-Net"; the sums are not squared
-    unless they were counted so). 0 where a class has neither.
+    I, P and G are intersection, prediction and reference (Milletari et al. 2016, "V-Net"). The sums are of squares only
+    if they were counted that way.
+
+    Args:
+        regions: sums of R regions and C classes.
+        smooth_nr: added to the numerator.
+        smooth_dr: added to the denominator.
+        jaccard: use the denominator 2 (P + G - I) of the Jaccard index. Default: False.
+
+    Returns:
+        (R, C); 0 where the denominator is 0.
+
+    Example:
+        >>> sums = torch.tensor([[1.0]]), torch.tensor([[2.0]]), torch.tensor([[2.0]])
+        >>> dice_terms(Regions(*sums, torch.tensor([4.0]), torch.tensor([[True]])), 0.0, 0.0)
+        tensor([[0.5000]])
     """
     size = regions.prediction + regions.reference
-    below = 2 * (size - regions.intersection) if jaccard else size
-    return 1 - _divide(2 * regions.intersection + smooth_nr, below + smooth_dr, otherwise=1.0)
+    denominator = 2 * (size - regions.intersection) if jaccard else size
+    return 1 - _divide(2 * regions.intersection + smooth_nr, denominator + smooth_dr, otherwise=1.0)
 
 
-def mean_over_classes(terms: torch.Tensor, weight: torch.Tensor, taking: torch.Tensor) -> torch.Tensor:
-    """Mean of weight x term over the classes that are taken, (R,); 0 where there are none."""
-    return _divide((terms * weight * taking).sum(dim=1), taking.sum(dim=1).to(terms), otherwise=0.0)
+def mean_over_classes(terms: torch.Tensor, weight: torch.Tensor, included: torch.Tensor) -> torch.Tensor:
+    """Compute the mean of weight x term over the included classes.
+
+    Args:
+        terms: (R, C).
+        weight: (C,).
+        included: (R, C) bool.
+
+    Returns:
+        (R,); 0 for regions without included classes.
+
+    Example:
+        >>> mean_over_classes(torch.tensor([[0.2, 0.4]]), torch.ones(2), torch.tensor([[False, True]]))
+        tensor([0.4000])
+    """
+    return _divide((terms * weight * included).sum(dim=1), included.sum(dim=1).to(terms), otherwise=0.0)
 
 
 def generalized_dice(
-    regions: Regions, weight: torch.Tensor, power: int, taking: torch.Tensor, smooth_nr: float, smooth_dr: float
+    regions: Regions, weight: torch.Tensor, power: int, included: torch.Tensor, smooth_nr: float, smooth_dr: float
 ) -> torch.Tensor:
-    """1 - (2 sum w I + smooth_nr) / (sum w (P + G) + smooth_dr), (R,), with w = weight / G^power (Sudre et al. 2017).
+    """Compute 1 - (2 sum w I + smooth_nr) / (sum w (P + G) + smooth_dr) with w = weight / G^power (Sudre et al. 2017).
 
-    The weights are scaled so that sum w G = 1, which changes nothing but the smoothing: it does not grow or shrink
-    with the volume. A class that is taken although it is absent gets the largest of the others' weights.
+    The class weights are scaled so that sum w G = 1. As a result, the effect of smoothing does not depend on the size
+    of the volume. An absent class that is included has the largest weight among the present classes.
+
+    Args:
+        regions: sums of R regions and C classes.
+        weight: (C,), additional factors.
+        power: exponent of G: 2, 1 or 0.
+        included: (R, C) bool, classes to include.
+        smooth_nr: added to the numerator.
+        smooth_dr: added to the denominator.
+
+    Returns:
+        (R,).
+
+    Example:
+        >>> row, included = torch.tensor([[2.0, 6.0]]), torch.tensor([[True, True]])
+        >>> regions = Regions(row / 2, row, row, torch.tensor([8.0]), included)
+        >>> generalized_dice(regions, torch.ones(2), 2, included, 0.0, 0.0)
+        tensor([0.5000])
     """
     scale = torch.where(regions.present, regions.reference, 1.0) ** -power
     largest = torch.where(regions.present, scale, 0).amax(dim=1, keepdim=True)
-    scale = torch.where(regions.present, scale, largest) * weight * taking
+    scale = torch.where(regions.present, scale, largest) * weight * included
     scale = _divide(scale, (scale * regions.reference).sum(dim=1, keepdim=True), otherwise=0.0)
     both = (scale * regions.intersection).sum(dim=1)
     size = (scale * (regions.prediction + regions.reference)).sum(dim=1)
@@ -74,15 +124,37 @@ def generalized_dice(
 
 
 def absent_shares(regions: Regions) -> torch.Tensor:
-    """The part of the volume that the network gives to each class that is not there, P / V, (R, C), 0 for others."""
+    """Compute P / V, the fraction of the volume predicted as each absent class.
+
+    Returns:
+        (R, C); 0 for classes that are not absent.
+
+    Example:
+        >>> prediction, reference = torch.tensor([[6.0, 2.0]]), torch.tensor([[8.0, 0.0]])
+        >>> absent_shares(Regions(prediction, prediction, reference, torch.tensor([8.0]), torch.tensor([[True, True]])))
+        tensor([[0.0000, 0.2500]])
+    """
     return _divide(regions.prediction, regions.voxels[:, None], otherwise=0.0) * regions.absent
 
 
 def absent_term(regions: Regions, weight: torch.Tensor) -> torch.Tensor:
-    """The part of the volume that the network gives to classes that are not there, (R,), in [0, 1] for weights of 1.
+    """Compute the fraction of the volume predicted as absent classes, the sum of weight x P / V.
 
-    The sum of weight x P / V over them. Where classes may overlap (sigmoid), the part that at least one of them takes
-    if they were independent: 1 - product of (1 - weight x P / V), scaled to the largest weight.
+    Where classes may overlap (sigmoid), this is the fraction predicted as at least one absent class if predictions were
+    independent: 1 - product of (1 - weight x P / V), scaled to the largest weight.
+
+    Args:
+        regions: sums of R regions and C classes.
+        weight: (C,).
+
+    Returns:
+        (R,), in [0, 1] for weights of 1.
+
+    Example:
+        >>> prediction, reference = torch.tensor([[6.0, 2.0]]), torch.tensor([[8.0, 0.0]])
+        >>> regions = Regions(prediction, prediction, reference, torch.tensor([8.0]), torch.tensor([[True, True]]))
+        >>> absent_term(regions, torch.ones(2))
+        tensor([0.2500])
     """
     shares = absent_shares(regions)
     if regions.exclusive:
@@ -93,18 +165,30 @@ def absent_term(regions: Regions, weight: torch.Tensor) -> torch.Tensor:
 
 
 def add_absent(loss: torch.Tensor, largest: torch.Tensor, regions: Regions, weight: torch.Tensor) -> torch.Tensor:
-    """loss + (1 - loss / largest) x `absent_term`, (R,): two independent ways to fail, which never exceed `largest`.
+    """Add the penalty for absent classes: loss + (1 - loss / largest) x `absent_term`.
+
+    The two errors are combined as independent events, so that the sum never exceeds `largest`.
 
     Args:
-        loss: over the classes that are there, in [0, largest].
-        largest: 1, or the mean of the class weights; raised to the largest weight of an absent class.
-        regions, weight: see `absent_term`.
+        loss: (R,), loss over the present classes, in [0, largest].
+        largest: (R,), 1 or the mean of the class weights; raised to the largest weight of an absent class.
+        regions: sums of R regions and C classes.
+        weight: (C,), weights of the absent classes.
+
+    Returns:
+        (R,).
+
+    Example:
+        >>> prediction, reference = torch.tensor([[6.0, 2.0]]), torch.tensor([[8.0, 0.0]])
+        >>> regions = Regions(prediction, prediction, reference, torch.tensor([8.0]), torch.tensor([[True, True]]))
+        >>> add_absent(torch.tensor([0.5]), torch.tensor([1.0]), regions, torch.ones(2))
+        tensor([0.6250])
     """
     largest = torch.maximum(largest, (weight * regions.absent).amax(dim=1))
     return loss + (1 - _divide(loss, largest, otherwise=0.0)) * absent_term(regions, weight)
 
 
-def _divide(above: torch.Tensor, below: torch.Tensor, otherwise: float) -> torch.Tensor:
-    """A quotient that is `otherwise`, without a gradient, where its denominator is 0."""
-    defined = below > 0
-    return torch.where(defined, above / torch.where(defined, below, 1.0), otherwise)
+def _divide(numerator: torch.Tensor, denominator: torch.Tensor, otherwise: float) -> torch.Tensor:
+    """Divide, with the value `otherwise` and no gradient where the denominator is 0."""
+    defined = denominator > 0
+    return torch.where(defined, numerator / torch.where(defined, denominator, 1.0), otherwise)

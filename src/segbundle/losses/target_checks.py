@@ -1,4 +1,4 @@
-"""Refusing arguments and batches that would make a loss silently wrong. Every message names the argument."""
+"""Validation of arguments and batches that would silently give a wrong loss. Every message names the argument."""
 
 from __future__ import annotations
 
@@ -11,71 +11,149 @@ import torch
 from segbundle.losses.ramp import LinearRamp
 
 CHECKED_CALLS_ON_GPU = 10
-"""Looking at data makes a GPU wait, so its batches are looked at this many times; on a CPU always."""
+"""Number of batches whose values are checked on a GPU, where checks synchronize. On a CPU all batches are checked."""
 
-_T = TypeVar("_T")
+_Value = TypeVar("_Value")
 
 
 def one_activation(sigmoid: bool, softmax: bool, other_act: Any) -> None:
-    """At most one activation, and one that can be called."""
+    """Raise an error unless at most one activation is given and it is callable.
+
+    Raises:
+        ValueError: if several activations are given, or `other_act` is not callable.
+
+    Example:
+        >>> one_activation(sigmoid=False, softmax=True, other_act=None)
+    """
     if other_act is not None and not callable(other_act):
         raise ValueError(f"other_act must be callable or None, got a {type(other_act).__name__}.")
     if sum((sigmoid, softmax, other_act is not None)) > 1:
-        raise ValueError("sigmoid, softmax and other_act exclude each other: choose one of them.")
+        raise ValueError("sigmoid, softmax and other_act exclude each other. Choose one of them.")
 
 
-def one_of(name: str, value: _T, known: Sequence[Any]) -> _T:
-    """A value that is among the known ones."""
+def one_of(name: str, value: _Value, known: Sequence[Any]) -> _Value:
+    """Return a value if it is one of the known values.
+
+    Args:
+        name: name of the argument, for the message.
+        value: value to check.
+        known: accepted values.
+
+    Raises:
+        ValueError: if the value is not accepted.
+
+    Example:
+        >>> one_of("reduction", "mean", ("mean", "sum"))
+        'mean'
+    """
     if value not in known:
-        raise ValueError(f"{name} is {value!r}, and must be one of {', '.join(map(repr, known))}.")
+        raise ValueError(f"{name} is {value!r}, but must be one of {', '.join(map(repr, known))}.")
     return value
 
 
 def not_negative(**values: float) -> None:
-    """Numbers of zero or more."""
+    """Raise an error if a number is negative or not finite.
+
+    Args:
+        values: numbers by the name of their argument.
+
+    Raises:
+        ValueError: if a number is negative, infinite or NaN.
+
+    Example:
+        >>> not_negative(smooth_nr=1e-5, smooth_dr=0.0)
+    """
     for name, value in values.items():
         if not (value >= 0 and math.isfinite(value)):
-            raise ValueError(f"{name} is {value}, and must be finite and not negative.")
+            raise ValueError(f"{name} is {value}, but must be finite and not negative.")
 
 
 def factors(**values: float | LinearRamp) -> None:
-    """Factors of the parts of a loss: ramps, or numbers of zero or more."""
+    """Raise an error if the factor of a loss term is neither a ramp nor a finite number of 0 or more.
+
+    Args:
+        values: factors by the name of their argument.
+
+    Raises:
+        ValueError: if a number is negative, infinite or NaN.
+
+    Example:
+        >>> factors(lambda_dice=LinearRamp(), lambda_ce=1.0)
+    """
     not_negative(**{name: value for name, value in values.items() if not isinstance(value, LinearRamp)})
 
 
 def weights(weight: Sequence[float] | float | torch.Tensor | None) -> torch.Tensor | None:
-    """Class weights as a float tensor: one number for all classes, or one for each; none negative."""
+    """Return class weights as a float32 tensor without gradient.
+
+    Args:
+        weight: a number for all classes, or a sequence with one number per class; None for no weights.
+
+    Returns:
+        A scalar or a tensor (C,), or None.
+
+    Raises:
+        ValueError: if a weight is negative or not finite, or the shape is neither () nor (C,).
+
+    Example:
+        >>> weights([1, 2.5])
+        tensor([1.0000, 2.5000])
+    """
     if weight is None:
         return None
     tensor = torch.as_tensor(weight, dtype=torch.float32).detach().clone()
     if tensor.ndim > 1:
-        raise ValueError(f"weight has shape {tuple(tensor.shape)}; a number, or one per class, is needed.")
+        raise ValueError(f"weight has shape {tuple(tensor.shape)}, but must be a number or have one entry per class.")
     if not bool(((tensor >= 0) & tensor.isfinite()).all()):
-        raise ValueError(f"weight is {tensor.tolist()}; every entry must be finite and not negative.")
+        raise ValueError(f"weight is {tensor.tolist()}, but every entry must be finite and not negative.")
     return tensor
 
 
 def shapes(input: torch.Tensor, target: torch.Tensor, index_map: bool) -> None:
-    """Input (B, C, *spatial) and target (B, 1 or C, *spatial)."""
+    """Raise an error unless input and target have matching shapes.
+
+    Args:
+        input: (B, C, *spatial) floating point.
+        target: (B, 1, *spatial) or (B, C, *spatial).
+        index_map: whether the target must have a single channel of class indices.
+
+    Raises:
+        ValueError: if shapes do not match, or the input is not floating point.
+
+    Example:
+        >>> shapes(torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4), index_map=True)
+    """
     if input.ndim < 3:
-        raise ValueError(f"input has shape {tuple(input.shape)}; (B, C, *spatial) is needed.")
+        raise ValueError(f"input has shape {tuple(input.shape)}, but must have (B, C, *spatial).")
     if not input.is_floating_point():
-        raise ValueError(f"input has dtype {input.dtype}; scores or probabilities in floating point are needed.")
+        raise ValueError(f"input has dtype {input.dtype}, but logits or probabilities must be floating point.")
     wanted = (len(input), 1 if index_map else input.shape[1], *input.shape[2:])
     if tuple(target.shape) != wanted:
         hint = ""
         if index_map and target.ndim > 1 and target.shape[1] == input.shape[1]:
-            hint = " It looks one-hot: leave to_onehot_y out."
+            hint = " It looks one-hot: set to_onehot_y=False."
         elif not index_map and target.ndim > 1 and target.shape[1] == 1:
             hint = " It looks like an index map: set to_onehot_y=True."
-        raise ValueError(f"target has shape {tuple(target.shape)}, and must have {wanted} for this input.{hint}")
+        raise ValueError(f"target has shape {tuple(target.shape)}, but must have {wanted} for this input.{hint}")
 
 
 def class_indices(target: torch.Tensor, num_classes: int, ignore_index: int | None) -> None:
-    """Indices in [0, num_classes), apart from the ignored one."""
+    """Raise an error if class indices are outside [0, num_classes).
+
+    Args:
+        target: class indices of any shape and dtype.
+        num_classes: number of classes, including the background.
+        ignore_index: index that is accepted as well, or None.
+
+    Raises:
+        ValueError: if an index is out of range or not an integer; the message lists up to three of them.
+
+    Example:
+        >>> class_indices(torch.tensor([0, 2, 255]), num_classes=3, ignore_index=255)
+    """
     if target.numel() == 0:
         return
-    values = target if target.is_floating_point() else target.long()  # num_classes may not fit the target's own type
+    values = target if target.is_floating_point() else target.long()  # num_classes may not fit the target's dtype
     lowest, highest = (float(value) for value in values.aminmax())
     integral = not target.is_floating_point() or bool((values == values.round()).all())
     if lowest >= 0 and highest < num_classes and integral:
@@ -85,59 +163,111 @@ def class_indices(target: torch.Tensor, num_classes: int, ignore_index: int | No
         wrong &= values != ignore_index
     if bool(wrong.any()):
         found = sorted({float(value) for value in values[wrong].unique()[:3]})
-        hint = "ignore_index leaves voxels of unknown class out" if ignore_index is None else f"or be {ignore_index}"
-        raise ValueError(f"target holds {found}; class indices must lie in [0, {num_classes - 1}]; {hint}.")
+        hint = ". Set ignore_index to exclude unknown voxels" if ignore_index is None else f" or be {ignore_index}"
+        raise ValueError(f"target contains {found}, but class indices must be in [0, {num_classes - 1}]{hint}.")
 
 
 def one_hot(target: torch.Tensor, ignore_index: int | None) -> None:
-    """Values in [0, 1], apart from the ignored one where there is a single channel."""
+    """Raise an error if values of a target, one-hot or soft, are outside [0, 1].
+
+    Args:
+        target: (B, C, *spatial).
+        ignore_index: value that is accepted as well if C is 1, or None.
+
+    Raises:
+        ValueError: if a value is out of range.
+
+    Example:
+        >>> one_hot(torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), ignore_index=None)
+    """
     values = target
     if target.shape[1] == 1 and ignore_index is not None:
         values = target[target.to(torch.float32) != ignore_index]
     lowest, highest = (float(value) for value in values.aminmax()) if values.numel() else (0.0, 0.0)
     if not (lowest >= 0 and highest <= 1):
-        raise ValueError(f"target holds values from {lowest:g} to {highest:g}; one-hot or soft ones lie in [0, 1].")
+        raise ValueError(
+            f"target contains values from {lowest:g} to {highest:g}, but one-hot and soft targets are in [0, 1]."
+        )
 
 
 def probabilities(input: torch.Tensor, sum_to_one: bool) -> None:
-    """Values in [0, 1] where no activation makes them so; with merged classes their sum must not exceed 1 either."""
+    """Raise an error if the values of an input without activation are not probabilities.
+
+    Args:
+        input: (B, C, *spatial).
+        sum_to_one: whether the sum over classes must not exceed 1, as needed to merge classes.
+
+    Raises:
+        ValueError: if values are outside [0, 1], or their sum exceeds 1.
+
+    Example:
+        >>> probabilities(torch.tensor([[[0.25], [0.75]]]), sum_to_one=True)
+    """
     if input.numel() == 0:
         return
     rounding = 1 + input.shape[1] * torch.finfo(input.dtype).eps
     lowest, highest = (float(value) for value in input.detach().aminmax())
     if lowest < 0 or highest > rounding:
         raise ValueError(
-            f"input holds values from {lowest:g} to {highest:g}, which are no probabilities: set softmax=True, or "
-            "sigmoid=True for a single class or classes that overlap."
+            f"input contains values from {lowest:g} to {highest:g}, but probabilities are in [0, 1]. Set softmax=True, "
+            "or sigmoid=True for a single class or overlapping classes."
         )
     if sum_to_one and input.shape[1] > 1 and float(input.detach().float().sum(dim=1).max()) > rounding + 1e-4:
         raise ValueError(
-            "input holds probabilities that sum to more than 1 over the classes; with unannotated classes they "
-            "are added up: set softmax=True, or sigmoid=True for classes that overlap."
+            "input contains probabilities that sum to more than 1 over the classes, but unannotated classes need a sum "
+            "of at most 1. Set softmax=True, or sigmoid=True for overlapping classes."
         )
 
 
 def annotated(annotated: torch.Tensor | None, batch_size: int, num_classes: int) -> torch.Tensor | None:
-    """`annotated` as a bool tensor on the CPU, or None if everything was annotated."""
+    """Return the annotation mask as a bool tensor on the CPU.
+
+    Args:
+        annotated: (B, C) bool, or None if all classes are annotated.
+        batch_size: B.
+        num_classes: C.
+
+    Returns:
+        (B, C) bool, or None if all classes are annotated.
+
+    Raises:
+        ValueError: if the shape or dtype is wrong, or the background is marked as unannotated.
+
+    Example:
+        >>> annotated([[True, False]], batch_size=1, num_classes=2)
+        tensor([[ True, False]])
+        >>> annotated([[True, True]], batch_size=1, num_classes=2) is None
+        True
+    """
     if annotated is None:
         return None
     annotated = torch.as_tensor(annotated)
     if tuple(annotated.shape) != (batch_size, num_classes):
         raise ValueError(
-            f"annotated has shape {tuple(annotated.shape)}, and must have (B, C) = {(batch_size, num_classes)}."
+            f"annotated has shape {tuple(annotated.shape)}, but must have (B, C) = {(batch_size, num_classes)}."
         )
     if annotated.dtype != torch.bool:
-        raise ValueError(f"annotated has dtype {annotated.dtype}, and must be bool.")
+        raise ValueError(f"annotated has dtype {annotated.dtype}, but must be bool.")
     annotated = annotated.detach().cpu()
     if num_classes > 1 and not bool(annotated[:, 0].all()):
         raise ValueError(
-            "annotated is False for the background (class 0) of a sample: leave out the classes that nobody "
-            "looked for, and voxels that nobody looked at by ignore_index."
+            "annotated is False for the background (class 0) of a sample. Mark only unannotated classes, and use "
+            "ignore_index for unknown voxels."
         )
     return None if bool(annotated.all()) else annotated
 
 
 def finite(*sums: torch.Tensor) -> None:
-    """No NaN or Inf in what was counted, which there is as soon as one score is."""
+    """Raise an error if the sums of a batch contain NaN or Inf. A single NaN or Inf in the input is enough.
+
+    Args:
+        sums: tensors of any shape.
+
+    Raises:
+        ValueError: if a value is NaN or infinite.
+
+    Example:
+        >>> finite(torch.tensor([1.0, 2.0]))
+    """
     if not all(bool(values.isfinite().all()) for values in sums):
-        raise ValueError("input holds NaN or Inf; lower the learning rate, or look at the batch's images.")
+        raise ValueError("input contains NaN or Inf. Lower the learning rate, or check the images of this batch.")

@@ -1,4 +1,4 @@
-"""The scores of a case per class, and what a class's absence means for them."""
+"""Per-class scores of a case, with explicit handling of absent and unannotated classes."""
 
 from __future__ import annotations
 
@@ -15,30 +15,42 @@ from segbundle.metrics.surfaces import surface_scores
 
 
 class Status(str, enum.Enum):
-    """How one class of one case can be scored."""
+    """Status of a class in a case: whether and how it can be scored.
+
+    Example:
+        >>> Status("missed") is Status.MISSED
+        True
+    """
 
     SCORED = "scored"
-    """In the reference and predicted: Dice between 0 and 1."""
+    """In the reference and in the prediction: Dice is between 0 and 1."""
     MISSED = "missed"
-    """In the reference, not predicted: Dice 0."""
+    """In the reference only: Dice is 0."""
     FALSE_POSITIVE = "false_positive"
-    """Predicted, not in the reference: Dice 0."""
+    """In the prediction only: Dice is 0."""
     TRUE_ABSENT = "true_absent"
-    """In neither: there is nothing to score."""
+    """In neither reference nor prediction: not scored."""
     UNANNOTATED = "unannotated"
-    """Nobody looked for it in the reference: it cannot be scored."""
+    """Not annotated in the reference: not scored."""
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """The score of one class in one case.
+    """Scores of one class in one case.
 
     Attributes:
-        status: whether and how it can be scored.
-        dice: NaN if there is nothing to score.
-        voxels_ref, voxels_pred: of whole volumes.
-        hd95_mm, nsd: see `segbundle.metrics.surfaces.SurfaceScore`; NaN too if surfaces were not looked at.
-        components_ref, components_pred: connected parts; None if nobody looked for the class, or counted them.
+        status: whether and how the class can be scored.
+        dice: Dice score in [0, 1]; NaN if the class is not scored.
+        voxels_ref: number of voxels in the reference.
+        voxels_pred: number of voxels in the prediction.
+        hd95_mm: see `segbundle.metrics.surfaces.SurfaceScore`; NaN if not computed.
+        nsd: see `segbundle.metrics.surfaces.SurfaceScore`; NaN if not computed.
+        components_ref: number of connected components in the reference; None if not annotated or not computed.
+        components_pred: number of connected components in the prediction; None if not computed.
+
+    Example:
+        >>> ClassScore(Status.MISSED, dice=0.0, voxels_ref=10, voxels_pred=0).status.value
+        'missed'
     """
 
     status: Status
@@ -60,24 +72,30 @@ def score_case(
     spacing: Sequence[float] | None = None,
     nsd_tolerance_mm: float | Sequence[float] = 1.0,
 ) -> list[ClassScore]:
-    """Status, Dice and voxel counts of every class of one case, and with a spacing its surfaces and components.
+    """Compute status, Dice and voxel counts of every class in a case, with optional surface scores and components.
 
-    Dice is 2 |P ∩ R| / (|P| + |R|) (Dice 1945; Sørensen 1948) over the voxels P predicted and R labelled.
+    Dice is 2 |P ∩ R| / (|P| + |R|) (Dice 1945; Sørensen 1948) for predicted voxels P and reference voxels R.
 
     Args:
-        pred: predicted class indices, any shape (with a spacing: X, Y, Z), integer dtype.
+        pred: predicted class indices, integer dtype; any shape, or (X, Y, Z) with `spacing`.
         ref: reference class indices, same shape.
-        num_classes: number of classes, the background included.
-        annotated: one bool per class; False where nobody looked for the class in this case. Default: all True.
-        ignore_index: voxels with this value in the reference are unknown: they count nowhere, not in volumes either.
-        spacing: distance of neighbouring voxels in mm along each axis; None for Dice and voxel counts alone.
-        nsd_tolerance_mm: within which surfaces count as equal; one per class if it is a sequence.
+        num_classes: number of classes, including the background.
+        annotated: one bool per class, False if the class was not annotated in this case. Default: all True.
+        ignore_index: value of unknown voxels in the reference; they are excluded from all counts. Default: None.
+        spacing: voxel size in mm along each axis; None computes Dice and voxel counts only,
+            without surface scores and components.
+        nsd_tolerance_mm: tolerance of the surface Dice in mm; a number, or one per class. Default: 1.0.
 
     Returns:
-        one `ClassScore` per class, the background first, whose surfaces and components are not looked at.
+        One `ClassScore` per class. The background comes first and has no surface scores and components.
 
     Raises:
-        ValueError: shapes differ, values out of range, or `annotated` has another length than `num_classes`.
+        ValueError: if shapes differ, values are out of range, or `annotated` does not have `num_classes` entries.
+
+    Example:
+        >>> pred, ref = torch.tensor([0, 1, 1, 0]), torch.tensor([0, 1, 0, 2])
+        >>> [(score.status.value, round(score.dice, 2)) for score in score_case(pred, ref, num_classes=3)]
+        [('scored', 0.5), ('scored', 0.67), ('missed', 0.0)]
     """
     annotated = [True] * num_classes if annotated is None else [bool(a) for a in annotated]
     if len(annotated) != num_classes:
@@ -94,15 +112,15 @@ def score_case(
             score,
             hd95_mm=surface.hd95_mm,
             nsd=surface.nsd,
-            components_ref=parts_ref if score.status is not Status.UNANNOTATED else None,
-            components_pred=parts_pred,
+            components_ref=num_ref if score.status is not Status.UNANNOTATED else None,
+            components_pred=num_pred,
         )
-        for score, surface, (parts_ref, parts_pred) in zip(scores, surfaces, components, strict=True)
+        for score, surface, (num_ref, num_pred) in zip(scores, surfaces, components, strict=True)
     ]
 
 
-def _class_score(both: int, in_pred: int, in_ref: int, looked_for: bool) -> ClassScore:
-    if not looked_for:
+def _class_score(both: int, in_pred: int, in_ref: int, is_annotated: bool) -> ClassScore:
+    if not is_annotated:
         return ClassScore(Status.UNANNOTATED, math.nan, in_ref, in_pred)
     if in_pred == 0 and in_ref == 0:
         return ClassScore(Status.TRUE_ABSENT, math.nan, 0, 0)
@@ -120,21 +138,25 @@ def per_class_dice(
     annotated: Sequence[bool] | None = None,
     ignore_index: int | None = None,
 ) -> torch.Tensor:
-    """Dice of every class of one case.
+    """Compute the Dice score of every class in a case.
 
     Args:
         pred: predicted class indices, any shape, integer dtype.
         ref: reference class indices, same shape.
-        num_classes: number of classes, the background included.
-        annotated: one bool per class; False where nobody looked for the class. Default: all True.
-        ignore_index: voxels with this value in the reference are not counted.
+        num_classes: number of classes, including the background.
+        annotated: one bool per class, False if the class was not annotated. Default: all True.
+        ignore_index: value of unknown voxels in the reference; they are excluded. Default: None.
 
     Returns:
-        float64 tensor (num_classes,): NaN where there is nothing to score (in neither, or not annotated), 0 where
-        the class is in one of the two only.
+        float64 tensor (num_classes,). NaN if a class is not scored: it is in neither of the two, or not annotated. 0 if
+        it is in only one of the two.
 
     Raises:
         ValueError: as in `score_case`.
+
+    Example:
+        >>> per_class_dice(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 1, 1, 2]), num_classes=4)
+        tensor([0.6667, 1.0000, 0.0000,    nan], dtype=torch.float64)
     """
     scores = score_case(pred, ref, num_classes, annotated, ignore_index)
     return torch.tensor([score.dice for score in scores], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""In how many parts each class comes."""
+"""Number of connected components per class."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import torch
 
 
 def count_components(labels: torch.Tensor, num_classes: int) -> list[int]:
-    """How many connected parts each class has; voxels are connected over faces.
+    """Count the connected components of every class; voxels are connected over faces.
 
     Args:
-        labels: class indices (X, Y, Z), integer dtype; values beyond the classes belong to none.
-        num_classes: number of classes, the background included.
+        labels: class indices (X, Y, Z), integer dtype; values of `num_classes` and above are ignored.
+        num_classes: number of classes, including the background.
 
     Returns:
-        one number per class; the background's is 0.
+        One number per class; 0 for the background.
+
+    Example:
+        >>> count_components(torch.tensor([[[1, 0, 1], [2, 2, 0]]]), num_classes=3)
+        [0, 2, 1]
     """
     from scipy.ndimage import find_objects, label
 

@@ -1,4 +1,4 @@
-"""What can be measured of every class in a scan: its volume, its parts, how bright the scan is in it."""
+"""Measurements of every class in a scan: volume, connected components, mean intensity."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ import torch
 
 from segbundle.metrics.components import count_components
 
-_CHUNK = 2**22  # voxels counted at a time
+_CHUNK = 2**22
+"""Voxels per chunk."""
 
 
 @dataclass(frozen=True)
 class ClassMeasures:
-    """One class in one scan.
+    """Measurements of one class in one scan.
 
     Attributes:
-        volume_ml: 0 if it is not there.
-        touches_edge: whether it holds some of the scan's first or last voxels along an axis.
-        components: parts connected over faces.
-        mean_intensity: of the scan in the class, in the scan's units, without voxels that are not finite; None if there
-            is none.
+        volume_ml: volume in ml; 0 if the class is absent.
+        touches_edge: whether the class has voxels in the first or last slice along an axis.
+        components: number of connected components (face connectivity).
+        mean_intensity: mean of the scan over the finite voxels of the class, in the scan's units; None if it has no
+            such voxel.
+
+    Example:
+        >>> ClassMeasures(volume_ml=1.5, touches_edge=False, components=1, mean_intensity=40.0).volume_ml
+        1.5
     """
 
     volume_ml: float
@@ -31,29 +36,37 @@ class ClassMeasures:
 
 
 def measure_classes(scan: np.ndarray, labels: np.ndarray, num_classes: int, voxel_ml: float) -> list[ClassMeasures]:
-    """Measure every class of a scan, the background included (whose parts are not counted).
+    """Measure every class of a scan.
 
     Args:
         scan: (X, Y, Z), any real dtype.
-        labels: class indices of the same shape, integer dtype, no negative ones; those from `num_classes` on are left
-            out.
-        num_classes: number of classes, the background included.
+        labels: class indices, same shape, integer dtype, not negative; values of `num_classes` and above are ignored.
+        num_classes: number of classes, including the background.
         voxel_ml: volume of a voxel in ml.
+
+    Returns:
+        One `ClassMeasures` per class, including the background, whose components are not counted.
+
+    Example:
+        >>> scan, labels = np.array([[[10.0, 20.0, 40.0]]]), np.array([[[0, 1, 1]]])
+        >>> measures = measure_classes(scan, labels, num_classes=2, voxel_ml=0.5)
+        >>> measures[1].volume_ml, measures[1].components, measures[1].mean_intensity
+        (1.0, 1, 30.0)
     """
-    if labels.flags.f_contiguous:  # axes count alike, and so their order may be that in memory
+    if labels.flags.f_contiguous:  # the order of axes does not matter: use the order in memory
         scan, labels = scan.T, labels.T
     known, sums = np.zeros(num_classes), np.zeros(num_classes)
     voxels = np.zeros(num_classes, np.int64)
-    thick = max(_CHUNK // max(scan[0].size, 1), 1)
-    for start in range(0, len(scan), thick):
-        found, values = (volume[start : start + thick].ravel() for volume in (labels, scan))
+    thickness = max(_CHUNK // max(scan[0].size, 1), 1)
+    for start in range(0, len(scan), thickness):
+        found, values = (volume[start : start + thickness].ravel() for volume in (labels, scan))
         voxels += np.bincount(found, minlength=num_classes)[:num_classes]
         finite = np.isfinite(values)
         if not finite.all():
             found, values = found[finite], values[finite]
         known += np.bincount(found, minlength=num_classes)[:num_classes]
         sums += np.bincount(found, values, minlength=num_classes)[:num_classes]
-    faces = [labels.take(place, axis) for axis in range(labels.ndim) for place in (0, -1)]
+    faces = [labels.take(index_at_end, axis) for axis in range(labels.ndim) for index_at_end in (0, -1)]
     at_edge = set(np.unique(np.concatenate([face.ravel() for face in faces])).tolist())
     parts = count_components(torch.from_numpy(np.ascontiguousarray(labels)), num_classes)
     return [

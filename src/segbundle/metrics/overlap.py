@@ -1,31 +1,36 @@
-"""Voxels that prediction and reference hold per class, alone and together."""
+"""Voxel counts of prediction, reference and intersection per class."""
 
 from __future__ import annotations
 
 import torch
 
-_CHUNK = 2**22  # voxels counted at a time
+_CHUNK = 2**22
+"""Voxels per chunk."""
 
 
 def overlap_counts(
     pred: torch.Tensor, ref: torch.Tensor, num_classes: int, ignore_index: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Voxels per class that both, the prediction, and the reference hold.
+    """Count the voxels of intersection, prediction and reference for every class.
 
-    One pass over the volume whatever the number of classes, a few million voxels at a time: no copy of the volume is
-    made, neither one-hot nor in a wider type.
+    A single pass in chunks of a few million voxels, for any number of classes. The volume is not copied, neither to
+    one-hot nor to a wider dtype.
 
     Args:
         pred: predicted class indices, any shape, integer dtype, values in [0, num_classes).
         ref: reference class indices, same shape and range.
-        num_classes: number of classes, the background included.
-        ignore_index: voxels with this value in the reference are not counted, whatever was predicted there.
+        num_classes: number of classes, including the background.
+        ignore_index: value of unknown voxels in the reference; they are excluded. Default: None.
 
     Returns:
-        three int64 tensors (num_classes,): intersection, prediction, reference.
+        Three int64 tensors (num_classes,): intersection, prediction, reference.
 
     Raises:
-        ValueError: the shapes differ, or a value is outside [0, num_classes).
+        ValueError: if shapes differ, or a value is outside [0, num_classes).
+
+    Example:
+        >>> overlap_counts(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]), num_classes=2)
+        (tensor([1, 1]), tensor([1, 2]), tensor([2, 1]))
     """
     if pred.shape != ref.shape:
         raise ValueError(f"prediction {tuple(pred.shape)} and reference {tuple(ref.shape)} must have the same shape.")
@@ -44,6 +49,6 @@ def overlap_counts(
 def _check_range(name: str, values: torch.Tensor, num_classes: int) -> None:
     if values.numel() == 0:
         return
-    lowest, highest = int(values.min()), int(values.max())  # as numbers: 256 does not fit the values' own type
+    lowest, highest = int(values.min()), int(values.max())  # as Python integers: 256 may not fit the dtype
     if lowest < 0 or highest >= num_classes:
-        raise ValueError(f"the {name} holds values from {lowest} to {highest}, outside [0, {num_classes - 1}].")
+        raise ValueError(f"the {name} contains values from {lowest} to {highest}, outside [0, {num_classes - 1}].")

@@ -1,4 +1,4 @@
-"""How far the surfaces of prediction and reference lie apart, per class, in mm."""
+"""Surface scores per class: 95th percentile Hausdorff distance (HD95) and normalized surface Dice (NSD)."""
 
 from __future__ import annotations
 
@@ -11,26 +11,30 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-_MOST_THREADS = 4
+_MAX_THREADS = 4
 _PERCENT = 95
 _ROUNDING_MM = 1e-6
-"""A tolerance is often a multiple of the spacing, and then many distances are just as long."""
+"""Added to tolerances, since a tolerance is often a multiple of the spacing and equals many distances."""
 
 
 @dataclass(frozen=True)
 class SurfaceScore:
-    """Surface measures of one class in one case; NaN where there is nothing to score.
+    """Surface scores of one class in one case.
 
     Attributes:
-        hd95_mm: 95th percentile of the Hausdorff distance. NaN also if one of the two surfaces is missing.
-        nsd: normalized surface Dice, in [0, 1]; 0 if one of the two surfaces is missing.
+        hd95_mm: 95th percentile of the Hausdorff distance in mm. NaN unless both surfaces exist.
+        nsd: normalized surface Dice in [0, 1]. 0 if only one of the surfaces exists, NaN if neither does.
+
+    Example:
+        >>> SurfaceScore(hd95_mm=2.0, nsd=0.9).hd95_mm
+        2.0
     """
 
     hd95_mm: float
     nsd: float
 
 
-NOTHING = SurfaceScore(math.nan, math.nan)
+NOT_SCORED = SurfaceScore(math.nan, math.nan)
 ONE_MISSING = SurfaceScore(math.nan, 0.0)
 
 
@@ -44,62 +48,68 @@ def surface_scores(
     ignore_index: int | None = None,
     num_threads: int | None = None,
 ) -> list[SurfaceScore]:
-    """HD95 and NSD of every class of one case.
+    """Compute HD95 and NSD of every class in a case.
 
-    As in DeepMind's surface-distance: a surface goes through the eight-voxel cubes that hold both inside and outside,
-    each with the area that marching cubes gives it, and what lies beyond the scan is outside. The distance of a surface
-    element is that to the nearest element of the other surface.
+    Surfaces are defined as in DeepMind's surface-distance. A surface consists of the cubes of eight voxels that are
+    partly inside and partly outside the class. The area of each element is that of marching cubes, and voxels beyond
+    the scan are outside. The distance of an element is the distance to the nearest element of the other surface.
 
-    - HD95 (Huttenlocher et al., IEEE TPAMI 1993, with the 95th percentile): for each surface, the distance within which
-      95 % of its area lies; the larger of the two.
-    - NSD at a tolerance (Nikolov et al., arXiv:1809.04430): the part of the area of both surfaces that lies within the
-      tolerance of the other one.
+    - HD95 (Huttenlocher et al., IEEE TPAMI 1993, with the 95th percentile): for each surface, the distance that 95% of
+      its area does not exceed; the larger of the two.
+    - NSD at a tolerance (Nikolov et al., arXiv:1809.04430): the fraction of the area of both surfaces within the
+      tolerance of the other surface.
 
-    Unknown voxels take the class predicted there, and elements that touch one count in no area: what nobody labelled
-    is neither right nor wrong.
+    Unknown voxels take the predicted class, and elements that touch an unknown voxel have no area. Unlabeled voxels are
+    therefore neither right nor wrong.
 
     Args:
         pred: predicted class indices (X, Y, Z), integer dtype.
         ref: reference class indices, same shape.
-        num_classes: number of classes, the background included.
-        spacing: distance of neighbouring voxels in mm along each axis.
-        tolerance_mm: one for all classes, or one per class, the background's included.
-        annotated: one bool per class; False where nobody looked for the class in this case. Default: all True.
-        ignore_index: value of unknown voxels in the reference.
-        num_threads: classes computed at a time; default: as many as PyTorch uses, but no more than four, as each takes
+        num_classes: number of classes, including the background.
+        spacing: voxel size in mm along each axis.
+        tolerance_mm: tolerance of NSD in mm; a number, or one per class, including the background.
+        annotated: one bool per class, False if the class was not annotated in this case. Default: all True.
+        ignore_index: value of unknown voxels in the reference. Default: None.
+        num_threads: number of classes computed in parallel. Default: as many as PyTorch threads, at most 4 to limit
             memory.
 
     Returns:
-        one `SurfaceScore` per class. The background is not scored.
+        One `SurfaceScore` per class. The background is not scored.
 
     Raises:
-        ValueError: shapes differ or are not three-dimensional, or the tolerances are not one per class.
+        ValueError: if shapes differ or are not three-dimensional, or the tolerances do not match the classes.
+
+    Example:
+        >>> labels = torch.zeros(5, 5, 5, dtype=torch.long)
+        >>> labels[1:4, 1:4, 1:4] = 1
+        >>> surface_scores(labels, labels, num_classes=2, spacing=(1.0, 1.0, 1.0), tolerance_mm=1.0)[1]
+        SurfaceScore(hd95_mm=0.0, nsd=1.0)
     """
     if pred.shape != ref.shape or pred.ndim != 3:
         raise ValueError(
-            f"prediction {tuple(pred.shape)} and reference {tuple(ref.shape)} must be volumes of one shape."
+            f"prediction {tuple(pred.shape)} and reference {tuple(ref.shape)} must be 3D volumes of the same shape."
         )
     tolerances = [tolerance_mm] * num_classes if isinstance(tolerance_mm, (int, float)) else list(tolerance_mm)
-    looked_for = [True] * num_classes if annotated is None else list(annotated)
-    if not num_classes == len(tolerances) == len(looked_for):
+    is_annotated = [True] * num_classes if annotated is None else list(annotated)
+    if not num_classes == len(tolerances) == len(is_annotated):
         raise ValueError(
-            f"tolerance_mm has {len(tolerances)} and annotated {len(looked_for)} entries for {num_classes} classes."
+            f"tolerance_mm has {len(tolerances)} and annotated {len(is_annotated)} entries for {num_classes} classes."
         )
     maps = _LabelMaps(pred.cpu().numpy(), ref.cpu().numpy(), ignore_index, num_classes)
     spacing = [float(size) for size in spacing]
     areas = _areas(spacing)
 
     def score(index: int) -> SurfaceScore:
-        if index == 0 or not looked_for[index]:
-            return NOTHING
+        if index == 0 or not is_annotated[index]:
+            return NOT_SCORED
         return _score(maps, index, spacing, areas, tolerances[index])
 
-    with ThreadPoolExecutor(num_threads or min(torch.get_num_threads(), _MOST_THREADS)) as pool:
+    with ThreadPoolExecutor(num_threads or min(torch.get_num_threads(), _MAX_THREADS)) as pool:
         return list(pool.map(score, range(num_classes)))
 
 
 class _LabelMaps:
-    """Prediction and reference, and where in them each class is."""
+    """Prediction and reference, with the bounding box of each class."""
 
     def __init__(self, pred: np.ndarray, ref: np.ndarray, ignore_index: int | None, num_classes: int) -> None:
         from scipy.ndimage import find_objects
@@ -109,9 +119,9 @@ class _LabelMaps:
         self._boxes = [find_objects(each, num_classes - 1) for each in (pred, ref)]
 
     def cropped(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Masks of a class in prediction and reference, and of unknown voxels if there can be any.
+        """Return masks of a class in prediction and reference, and of unknown voxels (None without `ignore_index`).
 
-        One voxel of nothing is around them: a surface closes where the scan ends.
+        The masks are padded by one voxel, so that surfaces are closed at the edge of the scan.
         """
         boxes = [boxes[index - 1] for boxes in self._boxes if boxes[index - 1] is not None]
         box = tuple(_union(sides) for sides in zip(*boxes, strict=True)) or (slice(0, 0),) * 3
@@ -122,10 +132,10 @@ class _LabelMaps:
         return pred, ref | (pred & unknown), unknown
 
     def _unknown_around(self, box: Sequence[slice]) -> np.ndarray:
-        """Return which voxels of a box, and of a layer around it, are unknown; beyond the scan none is."""
-        wide = tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in box)
-        beyond = [(side.start == 0, side.stop == size) for side, size in zip(box, self.ref.shape, strict=True)]
-        return np.pad(self.ref[wide] == self.ignore_index, np.array(beyond, int))
+        """Return the mask of unknown voxels in a box and a margin of one voxel; False beyond the edge of the scan."""
+        wider = tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in box)
+        outside = [(side.start == 0, side.stop == size) for side, size in zip(box, self.ref.shape, strict=True)]
+        return np.pad(self.ref[wider] == self.ignore_index, np.array(outside, int))
 
 
 def _union(sides: Sequence[slice]) -> slice:
@@ -136,64 +146,70 @@ def _score(maps: _LabelMaps, index: int, spacing: Sequence[float], areas: np.nda
     pred, ref, unknown = maps.cropped(index)
     known = [bool((mask if unknown is None else mask & ~unknown).any()) for mask in (pred, ref)]
     if not all(known):
-        return ONE_MISSING if any(known) else NOTHING
+        return ONE_MISSING if any(known) else NOT_SCORED
     of_pred, of_ref = (_Surface.of(mask, unknown, areas) for mask in (pred, ref))
     total = of_pred.area.sum() + of_ref.area.sum()
-    if not of_pred.area.any() or not of_ref.area.any():  # each of its elements touches unknown voxels
-        return NOTHING
+    if not of_pred.area.any() or not of_ref.area.any():  # all of its elements touch unknown voxels
+        return NOT_SCORED
     to_ref, to_pred = of_pred.distances(of_ref, spacing), of_ref.distances(of_pred, spacing)
-    most = tolerance + _ROUNDING_MM
-    within = of_pred.area[to_ref <= most].sum() + of_ref.area[to_pred <= most].sum()
+    limit = tolerance + _ROUNDING_MM
+    within = of_pred.area[to_ref <= limit].sum() + of_ref.area[to_pred <= limit].sum()
     hd95 = max(_percentile(to_ref, of_pred.area), _percentile(to_pred, of_ref.area))
     return SurfaceScore(hd95, float(within / total))
 
 
 @dataclass(frozen=True)
 class _Surface:
-    """The elements of a surface: the cubes (X, Y, Z) that hold one, their places (N, 3) and the area in each (N,)."""
+    """Elements of a surface.
+
+    Attributes:
+        cubes: (X, Y, Z) bool, the cubes that contain an element.
+        positions: (N, 3), indices of these cubes.
+        area: (N,), area of each element in mm².
+    """
 
     cubes: np.ndarray
-    places: np.ndarray
+    positions: np.ndarray
     area: np.ndarray
 
     @classmethod
     def of(cls, mask: np.ndarray, unknown: np.ndarray | None, areas: np.ndarray) -> _Surface:
-        """The surface of a mask; elements that touch unknown voxels have no area."""
+        """Return the surface of a mask; elements that touch unknown voxels have no area."""
         code = sum(corner.view(np.uint8) << bit for bit, corner in enumerate(reversed(_corners(mask))))
         cubes = (code != 0) & (code != 255)
-        places = np.argwhere(cubes)
+        positions = np.argwhere(cubes)
         area = areas[code[cubes]]
         if unknown is not None:
             area[np.logical_or.reduce([corner[cubes] for corner in _corners(unknown)])] = 0
-        return cls(cubes, places, area)
+        return cls(cubes, positions, area)
 
     def distances(self, other: _Surface, spacing: Sequence[float]) -> np.ndarray:
-        """Distance in mm of every element to the nearest one of another surface, (N,)."""
+        """Return the distance in mm of every element to the nearest element of another surface, (N,)."""
         from scipy.spatial import KDTree
 
-        distances = np.zeros(len(self.places))
-        apart = ~other.cubes[tuple(self.places.T)]
+        distances = np.zeros(len(self.positions))
+        apart = ~other.cubes[tuple(self.positions.T)]
         if apart.any():
-            tree = KDTree(other.places * spacing, leafsize=32)
-            distances[apart] = tree.query(self.places[apart] * spacing)[0]
+            tree = KDTree(other.positions * spacing, leafsize=32)
+            distances[apart] = tree.query(self.positions[apart] * spacing)[0]
         return distances
 
 
 def _corners(mask: np.ndarray) -> list[np.ndarray]:
-    """The eight corners of every cube of eight voxels, the last axis changing first."""
+    """Return the eight corners of every cube of eight voxels; the last axis changes fastest."""
     sides = (slice(None, -1), slice(1, None))
     return [mask[x, y, z] for x, y, z in itertools.product(sides, repeat=3)]
 
 
 def _areas(spacing: Sequence[float]) -> np.ndarray:
-    """Area in mm² within a cube for each of the 256 ways in which its corners can be inside or outside."""
+    """Return the area in mm² inside a cube for each of the 256 combinations of inside and outside corners."""
     from monai.metrics.utils import create_table_neighbour_code_to_surface_area
 
     return np.asarray(create_table_neighbour_code_to_surface_area(spacing)[0], dtype=np.float64)
 
 
 def _percentile(distances: np.ndarray, area: np.ndarray) -> float:
-    """The distance within which 95 % of the area lies."""
+    """Return the distance that 95% of the area does not exceed."""
     order = np.argsort(distances)
-    parts = np.cumsum(area[order]) / area.sum()
-    return float(distances[order][min(int(np.searchsorted(parts, _PERCENT / 100)), len(order) - 1)])
+    fractions = np.cumsum(area[order]) / area.sum()
+    return float(distances[order][min(int(np.searchsorted(fractions, _PERCENT / 100)), len(order) - 1)])

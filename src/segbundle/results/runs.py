@@ -199,8 +199,8 @@ def holds_scores(folder: str | Path) -> bool:
     if not (folder / run_files.RUN_FILE).is_file():
         done = sum(record["status"] == "ok" for record in read_records(folder))
         raise OutputError(
-            f"{folder} has no {run_files.RUN_FILE}: the run has not finished (scans done: {done}). Run the same predict "
-            "or evaluate command with --resume."
+            f"{folder} has no {run_files.RUN_FILE}: the run has not finished (scans done: {done}). Run the same "
+            "predict or evaluate command with --resume."
         )
     if _read_made_by(folder).get("cases"):
         raise OutputError(f"{folder} is an evaluation without metrics.csv. Evaluate again.")

@@ -1,6 +1,6 @@
-"""Random changes of patches, drawn in one place: as values, which `cutting` and `degrading` then apply.
+"""Random parameters of patch augmentation, applied later by `cutting` and `degrading`.
 
-Families and probabilities are those of nnU-Net (Isensee et al. 2021, supplementary note 4; version 2's defaults).
+Transforms and probabilities are those of nnU-Net (Isensee et al. 2021, supplementary note 4; defaults of version 2).
 """
 
 from __future__ import annotations
@@ -14,17 +14,21 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Change:
-    """What happens to one patch; the defaults change nothing.
+    """Augmentation parameters of one patch; the defaults change nothing.
 
-    Lists have a value per channel of the image, 0 or 1 where that channel stays as it is.
+    Lists have a value per image channel. 0 (`blur`) or 1 (other lists) leaves a channel unchanged.
+
+    Example:
+        >>> Change(flips=(0,)).deforms, Change(scale=1.2).deforms
+        (False, True)
     """
 
     angles: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """Rotation about each axis, in radians: first about the last one."""
+    """Rotation about each axis in radians; the last axis is applied first."""
     scale: float = 1.0
-    """How much larger things become."""
+    """Magnification of the content."""
     flips: tuple[int, ...] = ()
-    """Axes along which the patch is mirrored."""
+    """Axes to mirror."""
     noise: float = 0.0
     """Standard deviation of Gaussian noise."""
     noise_seed: int = 0
@@ -33,31 +37,40 @@ class Change:
     brightness: list[float] = field(default_factory=list)
     """Factor of all values."""
     contrast: list[float] = field(default_factory=list)
-    """Factor of the distances to the mean."""
+    """Factor of the differences from the mean."""
     zoom: list[float] = field(default_factory=list)
-    """Size of a smaller grid, relative to the patch's, through which the image passes."""
+    """Size of the low-resolution grid, relative to the patch."""
     inverted_gamma: list[float] = field(default_factory=list)
-    """Exponent of the negative image's values, between their smallest and largest."""
+    """Exponent applied to the inverted image, normalized to [0, 1]."""
     gamma: list[float] = field(default_factory=list)
-    """Exponent of the image's values, between their smallest and largest."""
+    """Exponent applied to the image, normalized to [0, 1]."""
 
     @property
     def deforms(self) -> bool:
-        """Whether voxels lie elsewhere than before, mirroring left out."""
+        """Whether the patch is rotated or scaled."""
         return self.scale != 1 or any(self.angles)
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How patches may change.
+    """Distribution of random augmentation parameters.
 
     Args:
-        flip_axes: axes that may be mirrored, each with probability 1/2; leave out an axis along which anatomy must be
-            told apart, for instance 0 in RAS where left and right are different classes.
-        rotation: largest angle in degrees about each axis, or one per axis; `[0, 0, 30]` for thick slices, so that
-            they are not rotated out of their plane.
-        scaling: sizes change by up to this fraction.
-        intensity: whether the image's values change too: noise, blur, brightness, contrast, low resolution, gamma.
+        flip_axes: axes to mirror, each with probability 1/2. Exclude an axis along which sides differ, for instance
+            axis 0 in RAS orientation if left and right are different classes. Default: (0,).
+        rotation: maximum angle in degrees; a number, or one per axis. Use `[0, 0, 30]` for thick slices, so that they
+            are not rotated out of their plane. Default: 20.0.
+        scaling: maximum relative change of size. Default: 0.25.
+        intensity: whether to augment intensities: noise, blur, brightness, contrast, low resolution, gamma. Default:
+            True.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+        >>> augmentation = Augmentation(flip_axes=(), rotation=0, scaling=0, intensity=False)
+        >>> augmentation.draw(np.random.default_rng(0), channels=1) == Change()
+        True
     """
 
     flip_axes: Sequence[int] = (0,)
@@ -67,17 +80,22 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if not set(self.flip_axes) <= {0, 1, 2}:
-            raise ValueError(f"flip_axes must be some of 0, 1 and 2, got {list(self.flip_axes)}.")
+            raise ValueError(f"flip_axes must be a subset of [0, 1, 2], got {list(self.flip_axes)}.")
         if not isinstance(self.rotation, (int, float)) and len(self.rotation) != 3:
             raise ValueError(f"rotation must be one angle or three, got {list(self.rotation)}.")
         angles = [self.rotation] if isinstance(self.rotation, (int, float)) else self.rotation
         if not all(0 <= angle <= 180 for angle in angles):
-            raise ValueError(f"rotation must lie between 0 and 180 degrees, got {self.rotation}.")
+            raise ValueError(f"rotation must be between 0 and 180 degrees, got {self.rotation}.")
         if not 0 <= self.scaling < 1:
             raise ValueError(f"scaling must be at least 0 and less than 1, got {self.scaling}.")
 
     def draw(self, rng: np.random.Generator, channels: int) -> Change:
-        """A change of one patch with so many channels."""
+        """Draw the parameters of one patch.
+
+        Args:
+            rng: random generator.
+            channels: number of image channels.
+        """
         largest = [self.rotation] * 3 if isinstance(self.rotation, (int, float)) else self.rotation
         x, y, z = (math.radians(rng.uniform(-angle, angle)) for angle in largest)
         angles = (x, y, z) if rng.random() < 0.2 else (0.0, 0.0, 0.0)
@@ -86,10 +104,10 @@ class Augmentation:
         if not self.intensity:
             return Change(angles, scale, flips)
 
-        def per_channel(probability: float, low: float, high: float, nothing: float, each: float = 1) -> list[float]:
+        def per_channel(probability: float, low: float, high: float, identity: float, each: float = 1) -> list[float]:
             if rng.random() >= probability:
                 return []
-            return [_factor(rng, low, high) if rng.random() < each else nothing for _ in range(channels)]
+            return [_factor(rng, low, high) if rng.random() < each else identity for _ in range(channels)]
 
         return Change(
             angles,
@@ -107,7 +125,7 @@ class Augmentation:
 
 
 def _factor(rng: np.random.Generator, low: float, high: float) -> float:
-    """A factor between two; where they lie on both sides of 1, as often below as above."""
+    """Draw a factor between two limits; if they are on both sides of 1, half of the factors are below 1."""
     if low < 1 < high and rng.random() < 0.5:
         return float(rng.uniform(low, 1))
     return float(rng.uniform(max(low, 1), high)) if low < 1 < high else float(rng.uniform(low, high))

@@ -1,4 +1,4 @@
-"""Patches out of a case: where they lie, and cutting and deforming them in one interpolation."""
+"""Patch extraction: random patch positions, and cropping and deformation in a single interpolation."""
 
 from __future__ import annotations
 
@@ -11,51 +11,65 @@ import torch
 
 from segbundle.sampling.augmentation import Change
 
-_INFINITESIMAL = 1e-6
+_EPSILON = 1e-6
 
 
 def draw_start(
     rng: np.random.Generator, indices: Sequence[torch.Tensor], shape: Sequence[int], patch_size: Sequence[int]
 ) -> tuple[int, ...]:
-    """Where a patch begins whose centre lies in a class drawn uniformly from those that the case holds.
+    """Draw the first voxel of a patch whose center is in a class drawn uniformly from the classes of the case.
 
-    A rare class is thus seen as often as a large one, the background as often as any class.
+    Rare classes are sampled as often as large classes and the background.
 
     Args:
-        rng: the source of chance.
-        indices: of every class, places of voxels in the flattened volume.
-        shape: (X, Y, Z) of the volume, not smaller than the patch anywhere.
+        rng: random generator.
+        indices: for every class, voxel indices into the flattened volume.
+        shape: (X, Y, Z) of the volume, at least the size of the patch.
         patch_size: (X, Y, Z) of the patch.
 
     Returns:
-        The first voxel of a patch that lies wholly in the volume.
+        Index of the first voxel, such that the patch is inside the volume.
+
+    Example:
+        >>> draw_start(np.random.default_rng(0), [torch.tensor([63])], shape=(4, 4, 4), patch_size=(2, 2, 2))
+        (2, 2, 2)
     """
-    present = [places for places in indices if len(places)]
+    present = [positions for positions in indices if len(positions)]
     if present:
-        places = present[rng.integers(len(present))]
-        centre = np.unravel_index(int(places[int(rng.integers(len(places)))]), tuple(shape))
-    else:  # nothing but voxels of unknown class
-        centre = tuple(rng.integers(size) for size in shape)
+        positions = present[rng.integers(len(present))]
+        center = np.unravel_index(int(positions[int(rng.integers(len(positions)))]), tuple(shape))
+    else:  # all voxels are unknown
+        center = tuple(rng.integers(size) for size in shape)
     return tuple(
-        min(max(int(c) - size // 2, 0), whole - size) for c, size, whole in zip(centre, patch_size, shape, strict=True)
+        min(max(int(c) - size // 2, 0), whole - size) for c, size, whole in zip(center, patch_size, shape, strict=True)
     )
 
 
 def cut(
     case: Mapping[str, Any], start: Sequence[int], patch_size: Sequence[int], change: Change, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A patch, rotated and scaled about its centre and then mirrored; the image linearly, labels by nearest neighbour.
+    """Return a patch that is rotated and scaled about its center and then mirrored.
+
+    The image is interpolated linearly, labels by nearest neighbor. Beyond the edge of the volume, the border is
+    repeated, in the image and in the label map.
 
     Args:
-        case: `image` (C, X, Y, Z) and `label` (1, X, Y, Z), of any dtype; `spacing` (3,) in mm, within which angles
-            are kept.
-        start: the patch's first voxel, were it not deformed.
+        case: `image` (C, X, Y, Z) and `label` (1, X, Y, Z), of any dtype; `spacing` (3,) in mm, so that angles are
+            correct for anisotropic voxels.
+        start: first voxel of the patch before deformation.
         patch_size: (X, Y, Z).
-        change: only its deformation is applied.
-        device: of the result. What lies beyond the border is the border repeated, in the label map as in the image.
+        change: augmentation parameters; only the deformation is applied.
+        device: device of the result.
 
     Returns:
-        image float32 (C, *patch_size) and label uint8 (1, *patch_size).
+        Image float32 (C, *patch_size) and label uint8 (1, *patch_size).
+
+    Example:
+        >>> volume = torch.arange(8).reshape(1, 2, 2, 2)
+        >>> case = {"image": volume, "label": volume.to(torch.uint8), "spacing": (1.0, 1.0, 1.0)}
+        >>> image, label = cut(case, (0, 0, 0), (1, 1, 2), Change(flips=(2,)), torch.device("cpu"))
+        >>> image.flatten().tolist()
+        [1.0, 0.0]
     """
     image, label = case["image"], case["label"]
     if not change.deforms:
@@ -64,12 +78,12 @@ def cut(
     else:
         matrix = _to_source(change, case["spacing"])
         half = (np.asarray(patch_size) - 1) / 2
-        centre = np.asarray(start) + half
-        reach = np.abs(matrix) @ half + _INFINITESIMAL
+        center = np.asarray(start) + half
+        reach = np.abs(matrix) @ half + _EPSILON
         shape = np.asarray(image.shape[1:])
-        low = np.clip(np.floor(centre - reach), 0, shape - 1).astype(int)
-        high = np.clip(np.ceil(centre + reach), 0, shape - 1).astype(int) + 1
-        grid = _grid(matrix, centre - low, high - low, patch_size, device)
+        low = np.clip(np.floor(center - reach), 0, shape - 1).astype(int)
+        high = np.clip(np.ceil(center + reach), 0, shape - 1).astype(int) + 1
+        grid = _grid(matrix, center - low, high - low, patch_size, device)
         at = (slice(None), *(slice(int(a), int(b)) for a, b in zip(low, high, strict=True)))
         patches = (
             _sampled(image[at].to(device).float(), grid, "bilinear"),
@@ -80,41 +94,41 @@ def cut(
 
 
 def _to_source(change: Change, spacing: Sequence[float]) -> np.ndarray:
-    """The matrix (3, 3) from a voxel's offset to the patch's centre to the offset at which its value lies."""
+    """Return the matrix (3, 3) from offsets in the patch, relative to its center, to offsets in the volume."""
     mm = np.diag(np.asarray(spacing, float))
     rotation = np.eye(3)
     for axis, angle in enumerate(change.angles):
-        one = np.eye(3)
+        about_axis = np.eye(3)
         i, j = [other for other in range(3) if other != axis]
-        one[i, i] = one[j, j] = math.cos(angle)
-        one[i, j], one[j, i] = -math.sin(angle), math.sin(angle)
-        rotation = rotation @ one
+        about_axis[i, i] = about_axis[j, j] = math.cos(angle)
+        about_axis[i, j], about_axis[j, i] = -math.sin(angle), math.sin(angle)
+        rotation = rotation @ about_axis
     return np.linalg.inv(mm) @ rotation.T @ mm / change.scale
 
 
 def _grid(
-    matrix: np.ndarray, centre: np.ndarray, block: np.ndarray, patch_size: Sequence[int], device: torch.device
+    matrix: np.ndarray, center: np.ndarray, block: np.ndarray, patch_size: Sequence[int], device: torch.device
 ) -> torch.Tensor:
-    """Where the voxels of a patch lie in a block, in the coordinates of `grid_sample`: (1, X, Y, Z, 3).
+    """Return the sampling grid of a patch in a block for `grid_sample`, (1, X, Y, Z, 3).
 
     Args:
-        matrix: from offsets in the patch to offsets in the block.
-        centre: of the patch, in voxels of the block.
-        block: its size, (X, Y, Z).
-        patch_size: (X, Y, Z).
-        device: of the result.
+        matrix: (3, 3), from offsets in the patch to offsets in the block.
+        center: center of the patch, in voxels of the block.
+        block: (X, Y, Z) of the block.
+        patch_size: (X, Y, Z) of the patch.
+        device: device of the result.
     """
-    unit = 2 / np.maximum(block - 1, 1)  # a voxel of the block
-    grid = torch.tensor(np.where(block > 1, unit * centre - 1, 0.0)[::-1].copy(), dtype=torch.float32).to(device)
+    unit = 2 / np.maximum(block - 1, 1)  # size of a voxel of the block
+    grid = torch.tensor(np.where(block > 1, unit * center - 1, 0.0)[::-1].copy(), dtype=torch.float32).to(device)
     for axis, size in enumerate(patch_size):
         offsets = np.arange(size) - (size - 1) / 2
-        places = (offsets[:, None] * (unit * matrix[:, axis]))[:, ::-1]  # PyTorch counts axes from the last
+        positions = (offsets[:, None] * (unit * matrix[:, axis]))[:, ::-1]  # PyTorch expects the last axis first
         shape = [1, 1, 1, 3]
         shape[axis] = size
-        grid = grid + torch.tensor(places.copy(), dtype=torch.float32).view(shape).to(device)
+        grid = grid + torch.tensor(positions.copy(), dtype=torch.float32).view(shape).to(device)
     return grid[None]
 
 
 def _sampled(block: torch.Tensor, grid: torch.Tensor, mode: str) -> torch.Tensor:
-    """Values (C, *patch_size) of a block (C, X, Y, Z) at the places of a grid."""
+    """Return the values (C, *patch_size) of a block (C, X, Y, Z) at the positions of a grid."""
     return torch.nn.functional.grid_sample(block[None], grid, mode, padding_mode="border", align_corners=True)[0]

@@ -1,4 +1,4 @@
-"""Degrading the image of a patch as a worse scanner would, with values that were drawn before."""
+"""Intensity augmentation of a patch with given parameters."""
 
 from __future__ import annotations
 
@@ -13,9 +13,18 @@ _ZERO = 1e-7
 
 
 def degrade(image: torch.Tensor, change: Change) -> torch.Tensor:
-    """The image (C, X, Y, Z), float32, after a change's noise, blur, brightness, contrast, low resolution and gamma.
+    """Apply noise, blur, brightness, contrast, low resolution and gamma to an image.
 
-    It is not changed itself.
+    Args:
+        image: (C, X, Y, Z), float32; not modified.
+        change: augmentation parameters; the deformation is not applied.
+
+    Returns:
+        (C, X, Y, Z), float32; `image` itself if nothing changes.
+
+    Example:
+        >>> degrade(torch.ones(1, 2, 2, 2), Change(brightness=[1.5])).unique()
+        tensor([1.5000])
     """
     if change.noise:
         generator = torch.Generator(image.device).manual_seed(change.noise_seed)
@@ -31,20 +40,31 @@ def degrade(image: torch.Tensor, change: Change) -> torch.Tensor:
 def _each(
     image: torch.Tensor,
     values: Sequence[float],
-    nothing: float,
+    identity: float,
     function: Callable[[torch.Tensor, float], torch.Tensor],
 ) -> torch.Tensor:
-    """Apply a function to every channel that has a value."""
-    if not values or all(value == nothing for value in values):
+    """Apply a function to every channel whose value is not `identity`."""
+    if not values or all(value == identity for value in values):
         return image
     channels = zip(image, values, strict=True)
-    return torch.stack([channel if value == nothing else function(channel, value) for channel, value in channels])
+    return torch.stack([channel if value == identity else function(channel, value) for channel, value in channels])
 
 
 def blurred(channel: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Convolved (X, Y, Z) with a Gaussian of so many voxels, cut off at 3 sigma; borders are repeated."""
+    """Return a channel after Gaussian smoothing.
+
+    The kernel is truncated at 3 sigma, and the border is repeated.
+
+    Args:
+        channel: (X, Y, Z), floating point.
+        sigma: standard deviation in voxels.
+
+    Example:
+        >>> blurred(torch.full((2, 2, 2), 3.0), sigma=0.5).round().unique()
+        tensor([3.])
+    """
     radius = math.ceil(3 * sigma)
-    taps = [math.exp(-0.5 * (place / sigma) ** 2) for place in range(-radius, radius + 1)]
+    taps = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(-radius, radius + 1)]
     taps = [tap / sum(taps) for tap in taps]
     for axis in range(3):
         pad = [0] * 6
@@ -58,14 +78,32 @@ def blurred(channel: torch.Tensor, sigma: float) -> torch.Tensor:
 
 
 def with_contrast(channel: torch.Tensor, factor: float) -> torch.Tensor:
-    """Distances to the mean times a factor, without leaving the range there was."""
+    """Return a channel with scaled differences from the mean, clipped to the original range.
+
+    Args:
+        channel: (X, Y, Z), floating point.
+        factor: factor of the differences.
+
+    Example:
+        >>> with_contrast(torch.tensor([0.0, 1.0, 2.0]), factor=0.5)
+        tensor([0.5000, 1.0000, 1.5000])
+    """
     mean = channel.mean()
     low, high = channel.aminmax()
     return ((channel - mean) * factor + mean).clamp_(low, high)
 
 
 def at_low_resolution(channel: torch.Tensor, zoom: float) -> torch.Tensor:
-    """Taken on a grid that is smaller by a factor, by nearest neighbour, and brought back by interpolation."""
+    """Return a channel after nearest-neighbor downsampling and linear upsampling.
+
+    Args:
+        channel: (X, Y, Z), floating point.
+        zoom: size of the small grid relative to the channel, in (0, 1].
+
+    Example:
+        >>> at_low_resolution(torch.rand(4, 4, 4), zoom=0.5).shape
+        torch.Size([4, 4, 4])
+    """
     size = [max(round(extent * zoom), 1) for extent in channel.shape]
     small = torch.nn.functional.interpolate(channel[None, None], size=size, mode="nearest-exact")
     back = torch.nn.functional.interpolate(small, size=list(channel.shape), mode="trilinear", align_corners=False)
@@ -73,7 +111,19 @@ def at_low_resolution(channel: torch.Tensor, zoom: float) -> torch.Tensor:
 
 
 def with_gamma(channel: torch.Tensor, gamma: float) -> torch.Tensor:
-    """Values between their smallest (0) and largest (1) to the power of gamma; mean and standard deviation stay."""
+    """Return a channel after gamma correction that preserves its mean and standard deviation.
+
+    The exponent applies to values normalized to [0, 1].
+
+    Args:
+        channel: (X, Y, Z), floating point.
+        gamma: exponent.
+
+    Example:
+        >>> channel = torch.tensor([0.0, 0.25, 1.0])
+        >>> torch.allclose(with_gamma(channel, gamma=2.0).mean(), channel.mean())
+        True
+    """
     low, high = channel.aminmax()
     mean, std = channel.mean(), channel.std()
     changed = ((channel - low) / (high - low).clamp_min(_ZERO)).pow_(gamma) * (high - low) + low

@@ -1,4 +1,4 @@
-"""Batches of random patches, each a function of the seed, the epoch and its place in it."""
+"""Batches of random patches, reproducible from seed, epoch and position in the epoch."""
 
 from __future__ import annotations
 
@@ -15,28 +15,41 @@ from segbundle.sampling.degradation import degrade
 
 
 class PatchLoader:
-    """Batches of patches from prepared cases, cut and augmented on the training's device.
+    """Data loader of random patches, cropped and augmented on the training device.
 
-    In an epoch every case gives one patch, in random order; the last batch is filled up with further patches of the
-    first cases. What a patch shows depends on nothing but `seed`, the epoch, and the patch's place in it: not on the
-    batch size, the device's number of ranks, or what came before. `batch(epoch, step)` gives any of them again.
+    Every epoch has one patch per case, in random order. The last batch is completed with more patches of the first
+    cases. A patch depends only on `seed`, the epoch, and its position in the epoch, not on the batch size, the number
+    of ranks, or earlier batches. `batch(epoch, step)` returns any batch again.
+
+    Iteration yields dicts with `image` float32 (B, C, *patch_size) and `label` uint8 (B, 1, *patch_size) on `device`,
+    `annotated` bool (B, num_classes) on the CPU, and `case`, a list of names.
 
     Args:
-        dataset: prepared cases: dicts with `image` (C, X, Y, Z) in floating point, `label` (1, X, Y, Z) uint8,
-            `indices` (per class, where it lies in the flattened label map), `annotated` bool (num_classes,),
-            `spacing` (3,) in mm and `case`, a name.
-        patch_size: (X, Y, Z), not larger than any case.
-        batch_size: patches per batch (and rank).
-        augmentation: how patches change; None for not at all.
-        seed: decides order, patches and augmentation; None for others in every run.
-        device: where batches are made.
-        rank, world_size: which of several processes this is; together they give what one of `world_size` times the
-            batch size would.
-        read_ahead: whether a thread makes the next batch while one is used; None for doing so beside a GPU, as on a CPU
-            it would take the cores that the network keeps busy.
+        dataset: prepared cases: dicts with `image` (C, X, Y, Z) floating point, `label` (1, X, Y, Z) uint8, `indices`
+            (for every class, voxel indices into the flattened label map), `annotated` bool (num_classes,), `spacing`
+            (3,) in mm, and `case`, a name.
+        patch_size: (X, Y, Z), at most the size of the smallest case.
+        batch_size: patches per batch and rank. Default: 2.
+        augmentation: random augmentation; None disables it.
+        seed: seed of order, positions and augmentation; None for a different seed in every run. Default: 0.
+        device: device on which batches are created.
+        rank: rank of this process. Default: 0.
+        world_size: number of processes. All ranks together load the same batches as one process with `world_size` times
+            the batch size. Default: 1.
+        read_ahead: whether a thread prefetches the next batch. None prefetches on a GPU only, as on a CPU the thread
+            would compete with the network for cores.
 
-    Iterating gives dicts: `image` float32 (B, C, *patch_size) and `label` uint8 (B, 1, *patch_size), on `device`;
-    `annotated` bool (B, num_classes), which losses look at, on the CPU; and `case`, a list of names.
+    Raises:
+        ValueError: if `batch_size` is less than 1.
+
+    Example:
+        >>> case = {
+        ...     "image": torch.zeros(1, 4, 4, 4), "label": torch.zeros(1, 4, 4, 4, dtype=torch.uint8), "case": "a",
+        ...     "indices": [torch.arange(64)], "annotated": torch.tensor([True]), "spacing": (1.0, 1.0, 1.0),
+        ... }
+        >>> for batch in PatchLoader([case], patch_size=(2, 2, 2), batch_size=2):
+        ...     print(batch["image"].shape, batch["case"])
+        torch.Size([2, 1, 2, 2, 2]) ['a', 'a']
     """
 
     def __init__(
@@ -57,7 +70,7 @@ class PatchLoader:
         self.patch_size = tuple(patch_size)
         self.batch_size = batch_size
         self.augmentation = augmentation
-        self.seed = torch.initial_seed() % 2**63 if seed is None else seed  # of several processes: must be the same
+        self.seed = torch.initial_seed() % 2**63 if seed is None else seed  # must be the same on all ranks
         self.device = torch.device(device)
         self.rank, self.world_size = rank, world_size
         self.read_ahead = self.device.type != "cpu" if read_ahead is None else read_ahead
@@ -68,7 +81,7 @@ class PatchLoader:
         return -(-len(self.dataset) // (self.batch_size * self.world_size))
 
     def set_epoch(self, epoch: int) -> None:
-        """Which epoch the next iteration is of, from 1 on; by itself it is always the next one."""
+        """Set the epoch of the next iteration, starting from 1. Without a call, epochs are consecutive."""
         self.epoch = epoch - 1
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -78,48 +91,48 @@ class PatchLoader:
             yield from (self.batch(epoch, step) for step in range(len(self)))
             return
         with ThreadPoolExecutor(1) as thread:
-            coming = thread.submit(self._made_aside, epoch, 0)
+            pending = thread.submit(self._load_ahead, epoch, 0)
             for step in range(1, len(self) + 1):
-                ready, made = coming.result()
+                ready, event = pending.result()
                 if step < len(self):
-                    coming = thread.submit(self._made_aside, epoch, step)
-                if made is not None:
-                    self._take_over(ready, made)
+                    pending = thread.submit(self._load_ahead, epoch, step)
+                if event is not None:
+                    self._synchronize(ready, event)
                 yield ready
 
-    def _made_aside(self, epoch: int, step: int) -> tuple[dict[str, Any], torch.cuda.Event | None]:
-        """A batch, on a GPU made in a stream of its own, so that nothing waits for the network's; and when it is."""
+    def _load_ahead(self, epoch: int, step: int) -> tuple[dict[str, Any], torch.cuda.Event | None]:
+        """Return a batch and the event that marks its completion; on a GPU, load it in a separate stream."""
         if self._stream is None:
             return self.batch(epoch, step), None
         with torch.cuda.stream(self._stream):
             return self.batch(epoch, step), self._stream.record_event()
 
-    def _take_over(self, batch: dict[str, Any], made: torch.cuda.Event) -> None:
-        """Let the network's stream wait for a batch, and keep its memory until that is done with it."""
+    def _synchronize(self, batch: dict[str, Any], event: torch.cuda.Event) -> None:
+        """Make the network's stream wait for a batch, and keep the memory of the batch until then."""
         stream = torch.cuda.current_stream(self.device)
-        stream.wait_event(made)
+        stream.wait_event(event)
         for value in batch.values():
             if isinstance(value, torch.Tensor) and value.is_cuda:
                 value.record_stream(stream)
 
     def batch(self, epoch: int, step: int) -> dict[str, Any]:
-        """The batch of a step (from 0 on) of an epoch."""
+        """Return the batch of a step of an epoch. Steps start from 0, epochs from 1."""
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
         first = (step * self.world_size + self.rank) * self.batch_size
         with torch.no_grad():
             patches = [
-                self._patch(self.dataset[int(order[place % len(order)])], epoch, place)
-                for place in range(first, first + self.batch_size)
+                self._patch(self.dataset[int(order[position % len(order)])], epoch, position)
+                for position in range(first, first + self.batch_size)
             ]
             batch: dict[str, Any] = {
                 key: torch.stack([patch[key] for patch in patches]) for key in ("image", "label", "annotated")
             }
         return {**batch, "case": [patch["case"] for patch in patches]}
 
-    def _patch(self, case: Mapping[str, Any], epoch: int, place: int) -> dict[str, Any]:
-        rng = np.random.default_rng([self.seed, epoch, place])
+    def _patch(self, case: Mapping[str, Any], epoch: int, position: int) -> dict[str, Any]:
+        rng = np.random.default_rng([self.seed, epoch, position])
         start = draw_start(rng, case["indices"], case["image"].shape[1:], self.patch_size)
-        change = (self.augmentation or _NONE).draw(rng, len(case["image"]))
+        change = (self.augmentation or _NO_AUGMENTATION).draw(rng, len(case["image"]))
         image, label = cut(case, start, self.patch_size, change, self.device)
         return {
             "image": degrade(image, change),
@@ -129,4 +142,4 @@ class PatchLoader:
         }
 
 
-_NONE = Augmentation(flip_axes=(), rotation=0, scaling=0, intensity=False)
+_NO_AUGMENTATION = Augmentation(flip_axes=(), rotation=0, scaling=0, intensity=False)

@@ -1,4 +1,4 @@
-"""What happens to a scan's class scores: labels on its own voxels, cleaned if asked for, and into a file."""
+"""Postprocessing of logits: labels on the scan's grid, optional largest components, and saving."""
 
 from __future__ import annotations
 
@@ -29,19 +29,28 @@ def postprocessing(
     save_probabilities: bool = False,
     output_dir: str | Path | None = None,
 ) -> Compose:
-    """From class scores to labels in the scan's geometry.
+    """Return the transform from logits to labels in the geometry of the scan.
 
     Args:
-        class_names: the task's classes, the background first; `largest_component` needs them.
-        largest_component: keep only the largest connected part of every class but the background, or of those named.
-        save_probabilities: write `<case>_prob.nii` meanwhile, see `RestoreLabelsd`.
-        output_dir: where to.
+        class_names: class names of the task, the background first; needed by `largest_component`.
+        largest_component: keep only the largest connected component of the named classes; True applies to every class
+            except the background. Default: False.
+        save_probabilities: write `<case>_prob.nii`, see `RestoreLabelsd`. Default: False.
+        output_dir: folder for probabilities.
+
+    Returns:
+        A transform of dicts with `image` and `pred`.
 
     Raises:
-        ConfigError: `largest_component` names a class that there is not, or probabilities have nowhere to go.
+        ConfigError: if `largest_component` names an unknown class, or `output_dir` is missing.
+
+    Example:
+        >>> steps = postprocessing(["background", "liver"], largest_component=["liver"])
+        >>> [type(step).__name__ for step in steps.transforms]
+        ['RestoreLabelsd', 'LargestComponentd']
     """
     if save_probabilities and output_dir is None:
-        raise ConfigError("save_probabilities needs an output_dir to write them to.")
+        raise ConfigError("save_probabilities needs an output_dir.")
     steps: list[Transform] = [RestoreLabelsd(output_dir if save_probabilities else None)]
     if largest_component:
         if not class_names:
@@ -55,16 +64,24 @@ def postprocessing(
 
 
 class RestoreLabelsd(Transform):
-    """Replace `pred`, the network's scores on its grid, by a label map on the scan's own voxels.
+    """Conversion of `pred` from logits on the network's grid to a label map on the scan's grid.
 
     `pred` (num_classes, X', Y', Z'), a tensor or `ScoreSlabs`, becomes a uint8 or int16 `MetaTensor` (1, X, Y, Z) with
-    the scan's affine; `image` gives the two geometries by its meta data `affine`, `original_affine`, `spatial_shape`.
-    See `segbundle.transforms.restoring` for how.
+    the affine of the scan. The metadata `affine`, `original_affine` and `spatial_shape` of `image` define both grids.
+    See `segbundle.transforms.restoring` for the method.
 
     Args:
-        probabilities_dir: folder for `<case>_prob.nii`, the classes' probabilities on the scan's voxels as 16-bit
-            integers with a scale factor (NIfTI has no 16-bit floating point), written while they are computed; None
-            writes none. Its path is added as `probabilities`.
+        probabilities_dir: folder for `<case>_prob.nii`, the class probabilities on the scan's grid as 16-bit integers
+            with a scale factor (NIfTI has no 16-bit floating point). The file is written slab by slab, and its path is
+            added as `probabilities`. None saves no probabilities.
+
+    Example:
+        >>> affine = torch.eye(4, dtype=torch.float64)
+        >>> meta = {"affine": affine, "original_affine": affine, "spatial_shape": (1, 1, 2)}
+        >>> image = MetaTensor(torch.zeros(1, 1, 1, 2), meta=meta)
+        >>> logits = torch.tensor([[[[1.0, 0.0]]], [[[0.0, 1.0]]]])
+        >>> RestoreLabelsd()({"image": image, "pred": logits})["pred"].flatten().tolist()
+        [0, 1]
     """
 
     def __init__(self, probabilities_dir: str | Path | None = None) -> None:
@@ -74,30 +91,36 @@ class RestoreLabelsd(Transform):
         restored = dict(data)
         meta = restored[CommonKeys.IMAGE].meta
         native = np.asarray(meta["original_affine"], dtype=np.float64)
-        scores = restored[CommonKeys.PRED]
-        if not isinstance(scores, ScoreSlabs):
-            scores = torch.as_tensor(scores)
-            scores = scores.as_tensor() if isinstance(scores, MetaTensor) else scores
+        logits = restored[CommonKeys.PRED]
+        if not isinstance(logits, ScoreSlabs):
+            logits = torch.as_tensor(logits)
+            logits = logits.as_tensor() if isinstance(logits, MetaTensor) else logits
         to_grid = np.linalg.inv(np.asarray(meta["affine"], dtype=np.float64)) @ native
         shape = tuple(int(size) for size in meta["spatial_shape"])
         if self.probabilities_dir is None:
-            labels = restore_labels(scores, to_grid, shape)
+            labels = restore_labels(logits, to_grid, shape)
         else:
             path = run_files.probabilities(self.probabilities_dir, _case(restored))
             with ProbabilityFile(path, meta["filename_or_obj"]) as file:
-                labels = restore_labels(scores, to_grid, shape, file.array)
+                labels = restore_labels(logits, to_grid, shape, file.array)
             restored["probabilities"] = str(path)
         restored[CommonKeys.PRED] = MetaTensor(labels[None], meta={**meta, "affine": torch.from_numpy(native)})
         return restored
 
 
 class LargestComponentd(Transform):
-    """Keep the largest connected part of some classes in `pred` (1, X, Y, Z); the others become background.
+    """Largest-component filter for some classes in `pred` (1, X, Y, Z); other components become background.
 
-    Parts are connected over faces, as `scipy.ndimage.label` has it by default; of parts of one size the first is kept.
+    Voxels are connected over faces, the default of `scipy.ndimage.label`. If several components are largest, the first
+    is kept.
 
     Args:
-        classes: the classes' indices.
+        classes: class indices.
+
+    Example:
+        >>> pred = MetaTensor(torch.tensor([[[[1, 1, 0, 1]]]]))
+        >>> LargestComponentd([1])({"pred": pred})["pred"].flatten().tolist()
+        [1, 1, 0, 0]
     """
 
     def __init__(self, classes: Sequence[int]) -> None:
@@ -115,19 +138,26 @@ class LargestComponentd(Transform):
             if box is None:
                 continue
             inside = labels[box]
-            parts, count = ndimage.label(inside == index)
+            components, count = ndimage.label(inside == index)
             if count > 1:
-                sizes = np.bincount(parts.reshape(-1))[1:]
-                inside[(parts > 0) & (parts != 1 + sizes.argmax())] = 0
+                sizes = np.bincount(components.reshape(-1))[1:]
+                inside[(components > 0) & (components != 1 + sizes.argmax())] = 0
         cleaned[CommonKeys.PRED] = MetaTensor(torch.from_numpy(labels)[None].to(pred.device), meta=pred.meta)
         return cleaned
 
 
 class SaveLabelsd(Transform):
-    """Write `pred` (1, X, Y, Z) to `<output_dir>/<case>_seg.nii.gz` on the grid of the scan in `image`'s meta data.
+    """Writer of `pred` (1, X, Y, Z) to `<output_dir>/<case>_seg.nii.gz` in the geometry of the scan file.
 
-    Without a `case` the file is named after the scan's. The path that was written is added as `prediction`.
-    `discard(case)` removes what an earlier run wrote for a case, and nothing else.
+    The scan file is taken from the metadata of `image`. Without `case`, the output is named after the scan file. The
+    path of the written file is added as `prediction`.
+
+    Args:
+        output_dir: folder for label maps.
+
+    Example:
+        >>> SaveLabelsd("predictions").output_dir.name
+        'predictions'
     """
 
     def __init__(self, output_dir: str | Path) -> None:
@@ -138,13 +168,13 @@ class SaveLabelsd(Transform):
         path = run_files.label_map(self.output_dir, _case(saved))
         labels = saved[CommonKeys.PRED].as_tensor()[0].cpu().numpy()
         write_segmentation(labels, saved[CommonKeys.IMAGE].meta["filename_or_obj"], path)
-        if "probabilities" not in saved:  # those of an earlier run would pass for this one's
+        if "probabilities" not in saved:  # remove outdated probabilities of an earlier run
             folder_of(self.output_dir).remove([run_files.probabilities("", _case(saved))])
         saved["prediction"] = str(path)
         return saved
 
     def discard(self, case: str) -> None:
-        """Remove the label map and the probabilities that an earlier run wrote for a case."""
+        """Remove the label map and the probabilities of a case from an earlier run, and nothing else."""
         with suppress(OSError):
             folder_of(self.output_dir).remove([run_files.label_map("", case), run_files.probabilities("", case)])
 

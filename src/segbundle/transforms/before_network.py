@@ -1,4 +1,4 @@
-"""Bring every scan onto the network's grid: orientation, spacing, intensity."""
+"""Preprocessing of scans: orientation, spacing and intensity of the network's grid."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from segbundle.transforms.resampling import ToGridd
 
 _logger = logging.getLogger(__name__)
 _SAMPLE = 100_000
-"""Voxels from which the range of a channel is estimated."""
-_LEFT_OUT, _LEFT_OUT_AT_LEAST, _LEFT_OUT_OF_FEW = 2e-4, 32, 0.032
-"""Fraction and number of the highest and of the lowest values that do not count for the range."""
+"""Approximate number of voxels from which the range of a channel is estimated."""
+_EXCLUDED, _EXCLUDED_MIN, _EXCLUDED_OF_FEW = 2e-4, 32, 0.032
+"""Values excluded from the range at either end: fraction, minimum number, and maximum fraction in small scans."""
 _TAIL = 5e-3
-"""Fraction of the highest and of the lowest values that do not count for the range if a gap precedes them."""
+"""Fraction of values excluded from the range at either end if a gap precedes them."""
 _GAP = 2.0
-"""Size of that gap, as a multiple of the range of the values before it."""
-_FILLING = 32767
-"""Size from which on a scan's lowest or highest value may fill what was not measured, and does not count either."""
-_FAR = 5.0
-"""Multiple of the range by which a value lies outside of it in scans that are clipped."""
+"""Minimum size of that gap, relative to the range of the values before it."""
+_FILL_VALUE = 32767
+"""Absolute value from which the minimum or maximum of a scan may be a fill value and is excluded from the range."""
+_OUTLIER_DISTANCE = 5.0
+"""Distance of an outlier from the range, relative to the size of the range."""
 _INTENSITY_ARGUMENTS = {
     "zscore": (),
     "window": ("lower", "upper"),
@@ -45,20 +45,29 @@ def preprocessing(
     num_channels: int | None = None,
     label: bool = False,
 ) -> Compose:
-    """Load a case and bring its image onto the network's grid; used by validation, evaluation and inference.
+    """Return the transform that loads a case and resamples its image to the network's grid.
 
-    A label map, if asked for, is loaded but left on the scan's own grid, where predictions are scored.
+    Validation, evaluation and inference use it. The label map, if requested, is loaded but stays on the scan's grid,
+    where predictions are scored.
 
     Args:
         intensity: see `intensity_transform`.
-        spacing: voxel size in mm along the axes of `axcodes`; None keeps each scan's own.
-        axcodes: orientation of the network's grid, for instance `RAS`.
-        class_names: the task's classes, to check label maps against.
-        num_channels: how many channels the network takes; None skips that check.
-        label: whether to load the label map too.
+        spacing: voxel size in mm along the axes of `axcodes`; None keeps the voxel size of each scan.
+        axcodes: orientation of the network's grid. Default: `RAS`.
+        class_names: class names of the task, used to check label maps.
+        num_channels: number of input channels of the network; None skips the check.
+        label: whether to load the label map. Default: False.
 
     Returns:
-        a transform of datalist entries: `image` becomes a float32 `MetaTensor` (C, X, Y, Z).
+        A transform of datalist entries. `image` becomes a float32 `MetaTensor` (C, X, Y, Z).
+
+    Raises:
+        ConfigError: if a setting is invalid.
+
+    Example:
+        >>> steps = preprocessing({"method": "zscore"}, spacing=(1.0, 1.0, 1.0)).transforms
+        >>> [type(step).__name__ for step in steps]
+        ['LoadScand', 'ClipOutliersd', 'ToGridd', 'ZScored']
     """
     loading = LoadScand(class_names, num_channels, label)
     return Compose([loading, *network_transforms((CommonKeys.IMAGE,), intensity, spacing, axcodes)])
@@ -67,11 +76,16 @@ def preprocessing(
 def network_transforms(
     keys: Sequence[str], intensity: Mapping[str, Any], spacing: Sequence[float] | None, axcodes: str | None = "RAS"
 ) -> list[Transform]:
-    """Return the steps from a loaded case to the network's grid and intensities.
+    """Return the transforms from a loaded case to the grid and intensities of the network.
 
     Args:
-        keys: `image`, and `label` if the label map goes onto the grid, too.
+        keys: `image`, and `label` if the label map is resampled as well.
         intensity, spacing, axcodes: as in `preprocessing`.
+
+    Example:
+        >>> steps = network_transforms(["image"], {"method": "window", "lower": 0, "upper": 100}, None)
+        >>> [type(step).__name__ for step in steps]
+        ['ToGridd', 'ClipAndScaled']
     """
     normalization = intensity_transform(intensity)
     clipping = [ClipOutliersd(CommonKeys.IMAGE)] if isinstance(normalization, ZScored) else []
@@ -81,29 +95,51 @@ def network_transforms(
 def grid_transforms(
     keys: Sequence[str], spacing: Sequence[float] | None, axcodes: str | None = "RAS"
 ) -> list[Transform]:
-    """Reorientation and resampling: images linearly, label maps by nearest neighbour.
+    """Return the transforms that reorient and resample: images linearly, label maps by nearest neighbor.
 
-    Only flips, permutations and rescalings of the stored axes, never a rotation: an oblique scan stays oblique,
-    so that predictions come back to its voxels exactly (see `segbundle.transforms.restoring`).
+    Axes are flipped, permuted and rescaled, but never rotated. Oblique scans stay oblique, so that predictions can be
+    restored to their voxels exactly (see `segbundle.transforms.restoring`).
+
+    Args:
+        keys: `image`, and `label` if the label map is resampled as well.
+        spacing: voxel size in mm along the axes of `axcodes`; None keeps the voxel size of each scan.
+        axcodes: orientation of the network's grid; None keeps the orientation of each scan. Default: `RAS`.
+
+    Raises:
+        ConfigError: if `spacing` is not three positive sizes.
+
+    Example:
+        >>> (transform,) = grid_transforms(["image", "label"], spacing=(1.0, 1.0, 2.0))
+        >>> transform.mode
+        ('bilinear', 'nearest')
     """
     if spacing is not None and (len(spacing) != 3 or min(spacing) <= 0):
-        raise ConfigError(f"spacing is {spacing}; three positive sizes in mm are needed, or null.")
+        raise ConfigError(f"spacing is {spacing}, but must be three positive sizes in mm, or null.")
     return [ToGridd(keys, spacing, axcodes, ["nearest" if key == CommonKeys.LABEL else "bilinear" for key in keys])]
 
 
 def intensity_transform(intensity: Mapping[str, Any]) -> Transform:
-    """Normalisation of the image's values.
+    """Return the transform that normalizes the intensities of an image.
+
+    - `{method: zscore}`: subtract the mean of the scan and divide by its standard deviation, per channel (MR). Outliers
+      must be clipped before, see `ClipOutliersd`.
+    - `{method: window, lower: a, upper: b}`: clip to [a, b] and scale to [0, 1].
+    - `{method: ct, lower: a, upper: b, mean: m, std: s}`: clip to [a, b], subtract m and divide by s. Use values of the
+      training set's foreground (the CT scheme of nnU-Net; Isensee et al. 2021).
 
     Args:
-        intensity: one of
-            `{method: zscore}`: subtract the scan's mean, divide by its standard deviation, per channel (MR); a few
-            voxels far beyond all others do not count (`ClipOutliersd`);
-            `{method: window, lower: a, upper: b}`: clip to [a, b], scale to [0, 1];
-            `{method: ct, lower: a, upper: b, mean: m, std: s}`: clip to [a, b], subtract m, divide by s, with
-            values of the training set's foreground (the CT rule of nnU-Net; Isensee et al. 2021).
+        intensity: method and its values.
+
+    Returns:
+        A transform of dicts with `image` (C, X, Y, Z).
 
     Raises:
-        ConfigError: an unknown method, or values that are missing, superfluous or contradictory.
+        ConfigError: if the method is unknown, or values are missing, unexpected or contradictory.
+
+    Example:
+        >>> transform = intensity_transform({"method": "window", "lower": -100, "upper": 100})
+        >>> transform({"image": torch.tensor([-200.0, 0.0, 100.0])})["image"]
+        tensor([0.0000, 0.5000, 1.0000])
     """
     values = dict(intensity)
     method = values.pop("method", None)
@@ -117,14 +153,18 @@ def intensity_transform(intensity: Mapping[str, Any]) -> Transform:
     lower, upper = float(values["lower"]), float(values["upper"])
     mean, std = (float(values["mean"]), float(values["std"])) if method == "ct" else (lower, upper - lower)
     if not lower < upper or std <= 0:
-        raise ConfigError(f"intensity: needs lower < upper and std > 0, got {values}.")
+        raise ConfigError(f"intensity: lower < upper and std > 0 are required, got {values}.")
     return ClipAndScaled(CommonKeys.IMAGE, lower, upper, mean, std)
 
 
 class ZScored(MapTransform):
-    """Subtract the mean of every channel and divide by its standard deviation, which counts as 1 if it is 0.
+    """Z-score normalization of every channel; a standard deviation of 0 is replaced by 1.
 
-    As MONAI's `NormalizeIntensityd(channel_wise=True)` does, but in place: whole scans are large.
+    Equivalent to MONAI's `NormalizeIntensityd(channel_wise=True)`, but in place to save memory.
+
+    Example:
+        >>> ZScored("image")({"image": torch.tensor([[0.0, 2.0]])})["image"]
+        tensor([[-1.,  1.]])
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -136,22 +176,27 @@ class ZScored(MapTransform):
 
 
 class ClipOutliersd(MapTransform):
-    """Clip voxels that lie far beyond all others, so that a few of them do not decide a scan's mean and deviation.
+    """Outlier clipping, so that a few voxels do not dominate the mean and standard deviation of a scan.
 
-    One voxel of 65535 (metal, a defect, padding) makes a z-score of everything else that a network cannot use. The
-    range of a channel is that of its values without the highest and lowest 0.02 %, estimated from every n-th voxel. If
-    a value lies outside of it by more than five times its size, the channel is clipped, in place, to three times the
-    range, and a warning says so. More voxels, up to 0.5 %, are left out if a gap of twice the range lies between them
-    and all others. Other channels stay as they are. -32768, 65535 and the like may fill any part of a scan; they become
-    the end of the range itself.
+    A single voxel of 65535 (metal, a defect, padding) makes the z-score useless for all others. The range of a channel
+    excludes the highest and the lowest 0.02% of the values, estimated from every n-th voxel. A value is an outlier if
+    its distance from the range is more than five times the size of the range. A channel with outliers is clipped in
+    place to three times the range, with a warning; other channels stay unchanged. Up to 0.5% of the values are
+    excluded if a gap of twice the range separates them from all others. Fill values such as -32768 and 65535, which may
+    fill a large fraction of a scan, are set to the limits of the range.
+
+    Example:
+        >>> data = ClipOutliersd("image")({"image": torch.arange(1000.0).reshape(1, 10, 10, 10), "case": "a"})
+        >>> data["image"].max()  # no outliers
+        tensor(999.)
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         for key in self.key_iterator(data):
-            found = [words for channel in _plain(data[key]) if (words := _clip_outliers(channel))]
+            found = [message for channel in _plain(data[key]) if (message := _clip_outliers(channel))]
             if found:
                 _logger.warning(
-                    "%s: %s. They are clipped, as they would spoil the z-score normalization.",
+                    "%s: %s. Outliers are clipped, because they would dominate the z-score normalization.",
                     data.get("case", "a scan"),
                     " and ".join(found),
                 )
@@ -159,44 +204,44 @@ class ClipOutliersd(MapTransform):
 
 
 def _plain(image: torch.Tensor) -> torch.Tensor:
-    """Return the tensor in a `MetaTensor`, whose operations take longer."""
+    """Return the plain tensor of a `MetaTensor`, as operations on it are faster."""
     return image.as_tensor() if isinstance(image, MetaTensor) else image
 
 
 def _clip_outliers(channel: torch.Tensor) -> str:
-    """Clip the outliers of a channel (X, Y, Z) in place and return what they were; empty if there are none."""
-    values = channel.numpy().ravel(order="K")  # as they lie in memory: no copy
-    least, most = float(values.min()), float(values.max())
+    """Clip the outliers of a channel (X, Y, Z) in place and return a description; empty without outliers."""
+    values = channel.numpy().ravel(order="K")  # in memory order, without a copy
+    minimum, maximum = float(values.min()), float(values.max())
     sample = values[:: max(len(values) // _SAMPLE, 1) | 1]
-    usual = sample[(sample != least) & (sample != most)] if max(-least, most) >= _FILLING else sample
-    if len(usual) == 0:
+    typical = sample[(sample != minimum) & (sample != maximum)] if max(-minimum, maximum) >= _FILL_VALUE else sample
+    if len(typical) == 0:
         return ""
-    few = max(int(_LEFT_OUT * len(usual)), min(_LEFT_OUT_AT_LEAST, int(_LEFT_OUT_OF_FEW * len(usual))))
-    many = max(int(_TAIL * len(usual)), few)
-    usual = np.partition(usual, (many, -1 - many)).astype(np.float64)
-    lower, upper = np.sort(-usual[: many + 1]), np.sort(usual[-1 - many :])
+    few = max(int(_EXCLUDED * len(typical)), min(_EXCLUDED_MIN, int(_EXCLUDED_OF_FEW * len(typical))))
+    many = max(int(_TAIL * len(typical)), few)
+    typical = np.partition(typical, (many, -1 - many)).astype(np.float64)
+    lower, upper = np.sort(-typical[: many + 1]), np.sort(typical[-1 - many :])
     inner = upper[0] + lower[0]
     (below, low_gap), (high, high_gap) = (_end_of_range(tail, inner, few) for tail in (lower, upper))
     low = -below
     size = high - low
-    far = least < low - _FAR * size or most > high + _FAR * size
+    far = minimum < low - _OUTLIER_DISTANCE * size or maximum > high + _OUTLIER_DISTANCE * size
     if size == 0 or not (far or low_gap or high_gap):
         return ""
     count = int(((values < low - size) | (values > high + size)).sum())
-    if len(sample) - len(usual) > few:  # they fill a part of the scan
-        channel.masked_fill_(channel == min(least, low), low).masked_fill_(channel == max(most, high), high)
+    if len(sample) - len(typical) > few:  # fill values
+        channel.masked_fill_(channel == min(minimum, low), low).masked_fill_(channel == max(maximum, high), high)
     channel.clamp_(low - size, high + size)
-    extremes = " and ".join(f"{value:g}" for value in (least, most) if not low - size <= value <= high + size)
-    return f"{count} of {len(values)} voxels are far from the other values, {low:g} to {high:g} (up to {extremes})"
+    extremes = " and ".join(f"{value:g}" for value in (minimum, maximum) if not low - size <= value <= high + size)
+    return f"{count} of {len(values)} voxels are outliers ({extremes}); the other values range from {low:g} to {high:g}"
 
 
 def _end_of_range(tail: np.ndarray, inner: float, few: int) -> tuple[float, bool]:
-    """Return the highest value that counts for the range, and whether a gap follows it.
+    """Return the upper limit of the range, and whether a gap follows it.
 
     Args:
         tail: the highest values in ascending order.
-        inner: range of the values up to the first of them; if it is 0, all but some voxels have one value.
-        few: number of the highest values that never count.
+        inner: range of the values up to the first value of `tail`; 0 if nearly all voxels have the same value.
+        few: number of highest values that are always excluded.
     """
     tail = tail[: len(tail) - few]
     gaps = np.flatnonzero(np.diff(tail) > _GAP * (tail[:-1] - tail[0] + inner))
@@ -204,7 +249,19 @@ def _end_of_range(tail: np.ndarray, inner: float, few: int) -> tuple[float, bool
 
 
 class ClipAndScaled(MapTransform):
-    """Clip to [lower, upper], subtract `mean`, divide by `std`; floating point, in place: whole scans are large."""
+    """Clipping to [lower, upper] and scaling: subtracts `mean` and divides by `std`, in place to save memory.
+
+    Args:
+        keys: items to transform, floating point.
+        lower: lower limit.
+        upper: upper limit.
+        mean: value to subtract.
+        std: value to divide by.
+
+    Example:
+        >>> ClipAndScaled("image", 0, 10, mean=5, std=5)({"image": torch.tensor([-3.0, 5.0, 10.0])})["image"]
+        tensor([-1.,  0.,  1.])
+    """
 
     def __init__(self, keys: KeysCollection, lower: float, upper: float, mean: float, std: float) -> None:
         super().__init__(keys)

@@ -1,4 +1,4 @@
-"""From the paths of a datalist entry to tensors, refusing what would silently spoil a training."""
+"""Loading of datalist entries as tensors, with checks for errors that would silently spoil a training."""
 
 from __future__ import annotations
 
@@ -21,20 +21,28 @@ from segbundle.io.scans import Scan
 
 
 class LoadScand(Transform):
-    """Read a case's image, and its label map if it is asked for, and check both.
+    """Loader of the image of a case, and optionally of its label map, with checks.
 
-    The image becomes a float32 `MetaTensor` (C, X, Y, Z), the label map a uint8 one (1, X, Y, Z) whose unknown voxels
-    hold `IGNORE_INDEX`, and `annotated` a bool tensor (num_classes,). The meta data hold `affine`, `original_affine`
-    (both (4, 4), mm, RAS+ world), `spatial_shape` and `filename_or_obj`, as MONAI's own loader gives them.
-    If the image was read before it was asked for (`segbundle.io.read_ahead`), `early_seconds` is how long that took.
+    The image becomes a float32 `MetaTensor` (C, X, Y, Z). The label map becomes a uint8 `MetaTensor` (1, X, Y, Z) with
+    `IGNORE_INDEX` for unknown voxels, and `annotated` a bool tensor (num_classes,). As in MONAI, the metadata contains
+    `affine` and `original_affine`, both (4, 4) in mm in RAS+ world coordinates, `spatial_shape` and `filename_or_obj`.
+    If the image was prefetched (`segbundle.io.read_ahead`), `early_seconds` is the time this took.
 
     Args:
-        class_names: the task's classes; label values are checked against them.
-        num_channels: how many channels the network takes; None skips that check.
-        label: whether to load the label map too.
+        class_names: class names of the task, used to check label values.
+        num_channels: number of input channels of the network; None skips the check.
+        label: whether to load the label map. Default: False.
 
     Raises:
-        DataError: on calling, with everything that is wrong with the case's files (`datasets/case_checks.py`).
+        DataError: when called, with all problems of the case's files (see `segbundle.datasets.case_checks`).
+
+    Example:
+        >>> import tempfile
+        >>> import nibabel as nib
+        >>> path = f"{tempfile.mkdtemp()}/scan.nii"
+        >>> nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), np.eye(4)), path)
+        >>> LoadScand()({"image": path})["image"].shape
+        torch.Size([1, 4, 5, 6])
     """
 
     def __init__(self, class_names: Sequence[str] = (), num_channels: int | None = None, label: bool = False) -> None:
@@ -78,5 +86,5 @@ def _meta_tensor(scan: Scan, dtype: Any) -> MetaTensor:
         "spatial_shape": torch.tensor(scan.geometry.shape),
         "filename_or_obj": str(scan.path),
     }
-    array = np.asarray(scan.array, dtype=dtype)  # axes stay in the file's order in memory: turning them costs a copy
+    array = np.asarray(scan.array, dtype=dtype)  # keep the memory order of the file: reordering would copy
     return MetaTensor(torch.from_numpy(array), meta={**meta, "affine": affine})

@@ -1,7 +1,7 @@
-"""What a training sees of its cases: balanced patches, deformed and degraded at random.
+"""Training transforms: class-balanced random patches with deformation and intensity augmentation.
 
-The families and roughly the probabilities are nnU-Net's (Isensee et al. 2021, supplementary note 4), made of
-MONAI's transforms.
+They are made of MONAI transforms. Types and approximate probabilities follow nnU-Net (Isensee et al. 2021,
+supplementary note 4).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _KEYS = (CommonKeys.IMAGE, CommonKeys.LABEL)
 _MODES = ("bilinear", "nearest")
 _INDICES = f"{CommonKeys.LABEL}_cls_indices"
 _MAX_INDICES_PER_CLASS = 20_000
-"""Patch centres remembered per case and class: plenty to sample from, and 117 classes still fit in memory."""
+"""Maximum number of patch centers stored per case and class: enough to sample from, and 117 classes fit in memory."""
 
 
 def training_transforms(
@@ -50,18 +50,28 @@ def training_transforms(
     num_channels: int | None = None,
     augmentation: Mapping[str, Any] | None = None,
 ) -> Compose:
-    """From a case's files to random patches: what is the same every time first, so that it can be cached.
+    """Return the transform from the files of a case to a random patch.
+
+    Deterministic steps come first, so that they can be cached.
 
     Args:
-        class_names: the task's classes, the background first.
-        patch_size: voxels of a patch along the three axes.
-        intensity, spacing, axcodes, num_channels: as in `segbundle.transforms.preprocessing`; the label map goes
-            onto the network's grid as well.
+        class_names: class names of the task, the background first.
+        patch_size: (X, Y, Z) in voxels.
+        intensity, spacing, axcodes, num_channels: as in `segbundle.transforms.preprocessing`. The label map is
+            resampled to the network's grid as well.
         augmentation: arguments of `random_transforms`; None for its defaults.
 
     Returns:
-        a transform of datalist entries into a list with one dict: `image` float32 (C, *patch_size), `label`
-        (1, *patch_size) and `annotated` bool (num_classes,), plain tensors.
+        A transform from datalist entries to a list of one dict: `image` float32 (C, *patch_size), `label` (1,
+        *patch_size) and `annotated` bool (num_classes,), plain tensors, and `case`.
+
+    Raises:
+        ConfigError: if a setting is unknown or invalid.
+
+    Example:
+        >>> steps = training_transforms(["background", "liver"], (32, 32, 32), {"method": "zscore"}).transforms
+        >>> type(steps[0]).__name__, type(steps[-1]).__name__
+        ('LoadScand', 'EnsureTyped')
     """
     fixed: list[Transform] = [
         *prepared_steps(class_names, patch_size, intensity, spacing, axcodes, num_channels),
@@ -88,10 +98,18 @@ def training_transforms(
 
 
 def balanced_patches(class_names: Sequence[str], patch_size: Sequence[int]) -> Transform:
-    """One random patch per call, its centre in a class drawn uniformly from those that the case holds.
+    """Return a transform that crops a random, class-balanced patch.
 
-    A rare class is thus seen as often as a large one, the background as often as any class, and a case that is
-    all background gives a patch of background.
+    The class of the center is drawn uniformly from the classes of the case. Rare classes are sampled as often as large
+    classes and the background. A case with background only gives a patch of background.
+
+    Args:
+        class_names: class names of the task, the background first.
+        patch_size: (X, Y, Z) in voxels.
+
+    Example:
+        >>> type(balanced_patches(["background", "liver"], (32, 32, 32))).__name__
+        'RandCropByLabelClassesd'
     """
     return RandCropByLabelClassesd(
         keys=_KEYS,
@@ -107,20 +125,23 @@ def balanced_patches(class_names: Sequence[str], patch_size: Sequence[int]) -> T
 def random_transforms(
     flip_axes: Sequence[int] | str = "auto", rotation: float | Sequence[float] = 20.0, scaling: float = 0.25
 ) -> list[Transform]:
-    """Random deformations of image and label, then random degradations of the image.
+    """Return random deformations of image and label map, followed by random intensity transforms of the image.
 
-    What a deformation takes from beyond the border is the border repeated, in the label map as in the image.
+    Beyond the edge of the volume, the border is repeated, in the image and in the label map.
 
     Args:
-        flip_axes: spatial axes that may be mirrored, each with probability 1/2; leave out an axis along which
-            anatomy must be told apart, for instance 0 in RAS where left and right are different classes. `auto` is the
-            first axis.
-        rotation: largest angle in degrees about each axis, or one per axis; `[0, 0, 30]` for thick slices, so
-            that they are not rotated out of their plane.
-        scaling: sizes change by up to this fraction.
+        flip_axes: axes to mirror, each with probability 1/2. Exclude an axis along which sides differ, for instance
+            axis 0 in RAS orientation if left and right are different classes. `auto` is the first axis.
+        rotation: maximum angle in degrees; a number, or one per axis. Use `[0, 0, 30]` for thick slices, so that they
+            are not rotated out of their plane. Default: 20.0.
+        scaling: maximum relative change of size. Default: 0.25.
 
     Returns:
-        transforms of dicts with `image` (C, X, Y, Z) and `label` (1, X, Y, Z).
+        Transforms of dicts with `image` (C, X, Y, Z) and `label` (1, X, Y, Z).
+
+    Example:
+        >>> [type(transform).__name__ for transform in random_transforms(flip_axes=(0,))][:3]
+        ['RandAffined', 'RandGridDistortiond', 'RandFlipd']
     """
     degrees = [float(rotation)] * 3 if isinstance(rotation, (int, float)) else [float(r) for r in rotation]
     image = CommonKeys.IMAGE

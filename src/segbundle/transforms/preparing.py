@@ -1,4 +1,4 @@
-"""A training case as it is before anything random happens to it."""
+"""Deterministic preparation of training cases, before random transforms."""
 
 from __future__ import annotations
 
@@ -20,22 +20,27 @@ from segbundle.transforms.load_scan import LoadScand
 
 _logger = logging.getLogger(__name__)
 _MAX_INDICES_PER_CLASS = 20_000
-"""Places remembered per case and class: plenty to sample from, and 117 classes still fit in memory."""
+"""Maximum number of voxel indices stored per case and class: enough to sample from, and 117 classes fit in memory."""
 
 
 class PrepareCase(Transform):
-    """From a case's files to tensors on the network's grid, ready for patches to be cut out of them.
+    """Preparation of a training case: from files to tensors on the network's grid, ready for patch extraction.
+
+    A call with a datalist entry returns a dict: `image` float16 (C, X, Y, Z), `label` uint8 (1, X, Y, Z), `indices`
+    int32 (for every class, up to 20,000 voxel indices into the flattened label map), `annotated` bool (num_classes,),
+    `measures` (`segbundle.metrics.measures.ClassMeasures` of every class as dicts, measured before resampling),
+    `spacing` (mm, of the grid) and `case`.
 
     Args:
-        class_names: the task's classes, the background first.
+        class_names: class names of the task, the background first.
         patch_size: (X, Y, Z); smaller cases are padded to it.
-        intensity, spacing, axcodes, num_channels: as in `segbundle.transforms.preprocessing`; the label map goes onto
-            the network's grid as well.
+        intensity, spacing, axcodes, num_channels: as in `segbundle.transforms.preprocessing`. The label map is
+            resampled to the network's grid as well.
 
-    Calling it with a datalist entry gives a dict: `image` float16 (C, X, Y, Z), `label` uint8 (1, X, Y, Z), `indices`
-    (per class up to 20,000 places of it in the flattened label map, int32), `annotated` bool (num_classes,),
-    `measures` (`segbundle.metrics.measures.ClassMeasures` of every class as a dict, of the files as they were read),
-    `spacing` (mm, of the grid) and `case`.
+    Example:
+        >>> prepare = PrepareCase(["background", "liver"], (32, 32, 32), {"method": "zscore"})
+        >>> prepare.settings["axcodes"]
+        'RAS'
     """
 
     def __init__(
@@ -64,7 +69,7 @@ class PrepareCase(Transform):
         prepared: Any = self._prepare(loaded)
         image, label = prepared[CommonKeys.IMAGE], prepared[CommonKeys.LABEL].as_tensor().to(torch.uint8)
         return {
-            "image": image.as_tensor().half().contiguous(),  # plain strings, which files of tensors may hold
+            "image": image.as_tensor().half().contiguous(),  # without metadata
             "label": label.contiguous(),
             "indices": class_indices(label, len(self.settings["class_names"])),
             "annotated": prepared["annotated"],
@@ -82,7 +87,13 @@ def prepared_steps(
     axcodes: str,
     num_channels: int | None,
 ) -> list[Transform]:
-    """What a training does with every case once; see `PrepareCase`."""
+    """Return the transforms of `PrepareCase`, from loading to padding; see there for the arguments.
+
+    Example:
+        >>> steps = prepared_steps(["background", "liver"], (32, 32, 32), {"method": "zscore"}, None, "RAS", None)
+        >>> type(steps[0]).__name__, type(steps[-1]).__name__
+        ('LoadScand', 'PadToPatchd')
+    """
     return [
         LoadScand(class_names, num_channels, label=True),
         *network_transforms((CommonKeys.IMAGE, CommonKeys.LABEL), intensity, spacing, axcodes),
@@ -91,44 +102,68 @@ def prepared_steps(
 
 
 def _measures(image: MetaTensor, label: MetaTensor, num_classes: int) -> list[dict[str, Any]]:
-    """Of every class what there is to measure, in the first channel of an image, as plain values."""
+    """Return the measurements of every class as dicts; intensities are those of the first channel."""
     voxel_ml = float(torch.linalg.det(label.affine[:3, :3]).abs()) / 1000
     volumes = image.as_tensor()[0].numpy(), label.as_tensor()[0].numpy()
     return [asdict(one) for one in measure_classes(*volumes, num_classes, voxel_ml)]
 
 
 def class_indices(label: torch.Tensor, num_classes: int) -> list[torch.Tensor]:
-    """Per class, where it lies in a flattened label map: int32, evenly chosen from all places if they are many."""
+    """Return the voxel indices of every class in a flattened label map, an evenly spaced subset of at most 20,000.
+
+    Args:
+        label: class indices, any shape, integer dtype.
+        num_classes: number of classes, including the background.
+
+    Returns:
+        One int32 tensor (n,) per class.
+
+    Example:
+        >>> class_indices(torch.tensor([[0, 1], [1, 0]]), num_classes=3)
+        [tensor([0, 3], dtype=torch.int32), tensor([1, 2], dtype=torch.int32), tensor([], dtype=torch.int32)]
+    """
     flat = label.numpy().ravel()
     counts = np.bincount(flat, minlength=num_classes)
     found = []
     for index in range(num_classes):
-        places = np.flatnonzero(flat == index) if counts[index] else np.zeros(0, int)
-        if len(places) > _MAX_INDICES_PER_CLASS:
-            places = places[np.linspace(0, len(places) - 1, _MAX_INDICES_PER_CLASS).astype(int)]
-        found.append(torch.from_numpy(places.astype(np.int32)))
+        positions = np.flatnonzero(flat == index) if counts[index] else np.zeros(0, int)
+        if len(positions) > _MAX_INDICES_PER_CLASS:
+            positions = positions[np.linspace(0, len(positions) - 1, _MAX_INDICES_PER_CLASS).astype(int)]
+        found.append(torch.from_numpy(positions.astype(np.int32)))
     return found
 
 
 class PadToPatchd(Transform):
-    """Pad `image` and `label` (C, X, Y, Z) to at least the size of a patch, equally on both sides.
+    """Symmetric padding of `image` and `label` (C, X, Y, Z) to at least the size of a patch.
 
-    The image is padded with 0; the label map with background, or, if it has unknown voxels, with more of them: where
-    not everything is known, nothing is known outside. That it happens is said once.
+    The image is padded with 0. The label map is padded with background, or with unknown voxels if it contains any. The
+    first time, a warning is logged.
+
+    Args:
+        patch_size: (X, Y, Z).
+
+    Example:
+        >>> data = {"image": MetaTensor(torch.ones(1, 4, 4, 4)), "label": MetaTensor(torch.ones(1, 4, 4, 4))}
+        >>> PadToPatchd((4, 4, 4))(data)["image"].shape
+        torch.Size([1, 4, 4, 4])
     """
 
     def __init__(self, patch_size: Sequence[int]) -> None:
         self.patch_size = list(patch_size)
         self.pad = SpatialPad(patch_size)
-        self._said = False
+        self._warned = False
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         padded = dict(data)
         label = padded[CommonKeys.LABEL]
-        if not self._said and any(size < wanted for size, wanted in zip(label.shape[1:], self.patch_size, strict=True)):
-            self._said = True
+        if not self._warned and any(
+            size < wanted for size, wanted in zip(label.shape[1:], self.patch_size, strict=True)
+        ):
+            self._warned = True
             where, shape = data.get("case", "a case"), "×".join(map(str, label.shape[1:]))
-            _logger.warning("%s has %s voxels, less than patch_size somewhere: such cases are padded", where, shape)
+            _logger.warning(
+                "%s has %s voxels, fewer than patch_size along an axis. Such cases are padded.", where, shape
+            )
         outside = IGNORE_INDEX if bool((label == IGNORE_INDEX).any()) else 0
         padded[CommonKeys.IMAGE] = self.pad(padded[CommonKeys.IMAGE])
         padded[CommonKeys.LABEL] = self.pad(label, value=outside)

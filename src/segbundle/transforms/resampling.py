@@ -1,4 +1,4 @@
-"""Onto the network's grid: the axes of a scan are flipped, permuted and rescaled, each by itself."""
+"""Resampling to the network's grid: axes are flipped, permuted and rescaled independently."""
 
 from __future__ import annotations
 
@@ -20,38 +20,47 @@ from segbundle.io.reading import check_memory
 
 _AXIS_LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
 _SLAB = 16
-"""Slices of the new grid made at a time, so that what lies between scan and result stays small."""
-_THINNEST = 0.1
-"""Extent of a scan along an axis, in voxels of the grid, below which one of the two voxel sizes is wrong."""
-_SEVERAL = 16
-"""Voxels of a scan along an axis that must not become a single one."""
-_LONGEST = 1e4
-"""Extent of a scan along an axis, in mm, above which its voxel size is wrong."""
-_MOST, _MULTIPLE = 10**9, 8
-_MANY, _EXTREME = 10**8, 1000
-"""Voxels of a grid beyond which it may not have so many times the voxels of the scan."""
-_WHOLE = 2e-7
-"""Positions that are all this close to whole voxels, per voxel of the axis, are taken for them: so much is lost where
-affines are stored in single precision."""
+"""Slices of the new grid computed at a time, to limit the memory footprint of intermediate results."""
+_MIN_EXTENT = 0.1
+"""Minimum extent of a scan along an axis, in voxels of the grid. A smaller value means a wrong voxel size."""
+_MAX_COLLAPSED = 16
+"""Number of voxels along an axis from which the result must not be a single voxel."""
+_MAX_EXTENT_MM = 1e4
+"""Maximum extent of a scan along an axis, in mm. A larger value means a wrong voxel size."""
+_LARGE_GRID, _LARGE_FACTOR = 10**9, 8
+_MEDIUM_GRID, _MEDIUM_FACTOR = 10**8, 1000
+"""Grids with more voxels than this must not exceed the number of voxels of the scan by more than this factor."""
+_INTEGER_TOLERANCE = 2e-7
+"""Tolerance for integer positions, per voxel of the axis: the rounding error of affines in single precision."""
 
 
 class ToGridd(MapTransform):
-    """Reorient and resample as MONAI's `Orientationd` and then `Spacingd` with `padding_mode="border"` do.
+    """Reorientation and resampling like MONAI's `Orientationd` followed by `Spacingd` with `padding_mode="border"`.
 
-    Shape, affine and values are theirs, the values to the precision of float32. As neither of the two rotates, axes are
-    interpolated one after another and slab by slab, which is much faster than sampling in all directions and makes no
-    copy of the scan. Only scans with sheared axes, which `Spacingd` straightens, are left to it.
+    Shape and affine are the same, and values agree to float32 precision. Since neither transform rotates, axes are
+    interpolated one after another, slab by slab. This is much faster than 3D sampling and needs no copy of the scan.
+    Scans with sheared axes, which `Spacingd` straightens, are resampled by MONAI.
 
-    Each item, a `MetaTensor` (C, X, Y, Z) with `affine` (4, 4) in its meta data, becomes one of the same dtype with
-    the grid's `affine`; all other meta data, `original_affine` and `spatial_shape` among them, still describe the scan.
-    Where no voxel is needed but in another place, none is copied, except for flips.
+    Each item, a `MetaTensor` (C, X, Y, Z) with `affine` (4, 4) in its metadata, becomes a `MetaTensor` of the same
+    dtype with the affine of the grid. Other metadata, such as `original_affine` and `spatial_shape`, still describes
+    the scan. Without interpolation, data is copied only for flips.
 
     Args:
-        keys: items to work on.
-        spacing: distance in mm of the grid's voxels along each of its axes; None keeps each scan's. Axes within
-            0.001 mm of it are left as they are.
-        axcodes: orientation of the grid, for instance `RAS`; None keeps each scan's.
-        mode: `bilinear` for images (floating point) or `nearest` for label maps; one for all keys, or one for each.
+        keys: items to transform.
+        spacing: voxel size in mm along each axis of the grid; None keeps the voxel size of each scan. Axes within 0.001
+            mm of it are not resampled.
+        axcodes: orientation of the grid; None keeps the orientation of each scan. Default: `RAS`.
+        mode: `bilinear` for images (floating point) or `nearest` for label maps; one for all keys, or a sequence with
+            one entry per key.
+
+    Raises:
+        DataError: when called, if the voxel size of a scan, or `spacing`, is obviously wrong, or memory is
+            insufficient.
+
+    Example:
+        >>> scan = MetaTensor(torch.zeros(1, 4, 4, 4), meta={"affine": torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0]))})
+        >>> ToGridd("image", spacing=(1.0, 1.0, 1.0))({"image": scan})["image"].shape
+        torch.Size([1, 7, 7, 7])
     """
 
     def __init__(
@@ -91,25 +100,25 @@ def _to_grid(scan: MetaTensor, spacing: Sequence[float] | None, axcodes: str | N
 
 
 def _check_size(scan: MetaTensor, affine: np.ndarray, shape: tuple[int, ...], spacing: Sequence[float]) -> None:
-    """Refuse a grid that shows that the scan's voxel size, or the network's, is wrong, or that memory cannot hold.
+    """Raise an error if the grid shows that a voxel size is wrong, or does not fit into memory.
 
     Args:
-        scan: what is resampled.
+        scan: scan to resample.
         affine, shape: of the scan, with the axes of the grid.
-        spacing: of the grid.
+        spacing: voxel size of the grid in mm.
     """
     path, own = scan.meta.get("filename_or_obj", "the scan"), np.linalg.norm(affine[:3, :3], axis=0)
-    many, wanted = np.array(shape), np.array(spacing, dtype=np.float64)
+    counts, target = np.array(shape), np.array(spacing, dtype=np.float64)
     with np.errstate(over="ignore"):
-        sizes = np.rint((many - 1) * own / wanted) + 1  # too many for integers, perhaps
+        sizes = np.rint((counts - 1) * own / target) + 1  # may exceed the range of integers
         voxels = float(np.prod(sizes))
-    collapsed = (own * many < _THINNEST * wanted) & (many > 1) | (many >= _SEVERAL) & (sizes == 1)
+    collapsed = (own * counts < _MIN_EXTENT * target) & (counts > 1) | (counts >= _MAX_COLLAPSED) & (sizes == 1)
     grown = voxels / math.prod(shape)
-    multiplied = (voxels > _MOST and grown > _MULTIPLE) or (voxels > _MANY and grown > _EXTREME)
-    if collapsed.any() or (own * many > _LONGEST).any() or multiplied:
+    multiplied = (voxels > _LARGE_GRID and grown > _LARGE_FACTOR) or (voxels > _MEDIUM_GRID and grown > _MEDIUM_FACTOR)
+    if collapsed.any() or (own * counts > _MAX_EXTENT_MM).any() or multiplied:
         raise DataError(
             f"{path}: its {_times(shape)} voxels of {_times(own)} mm would become {voxels:.10g} voxel(s) of "
-            f"{_times(spacing)} mm ({_times(sizes)}). Correct the voxel size in its header, or set another `spacing`."
+            f"{_times(spacing)} mm ({_times(sizes)}). Correct the voxel size in its header, or change `spacing`."
         )
     check_memory(path, scan.element_size() * len(scan) * int(voxels), f"{_times(sizes)} voxels on the network's grid")
 
@@ -119,11 +128,11 @@ def _times(values: Sequence[float] | np.ndarray) -> str:
 
 
 def _reoriented(affine: np.ndarray, shape: tuple[int, ...], axcodes: str | None) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Affine and shape after flips and permutations of axes, so that they run as `axcodes` say."""
+    """Return affine and shape after the flips and permutations that lead to `axcodes`."""
     if axcodes is None:
         return affine, shape
-    wanted = nib.orientations.axcodes2ornt(axcodes, labels=_AXIS_LABELS)
-    change = nib.orientations.ornt_transform(nib.orientations.io_orientation(affine), wanted)
+    target = nib.orientations.axcodes2ornt(axcodes, labels=_AXIS_LABELS)
+    change = nib.orientations.ornt_transform(nib.orientations.io_orientation(affine), target)
     order = [int(axis) for axis in np.argsort(change[:, 0])]
     return affine @ nib.orientations.inv_ornt_aff(change, shape), tuple(shape[axis] for axis in order)
 
@@ -131,7 +140,7 @@ def _reoriented(affine: np.ndarray, shape: tuple[int, ...], axcodes: str | None)
 def _respaced(
     affine: np.ndarray, shape: tuple[int, ...], spacing: Sequence[float]
 ) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Affine and shape of MONAI's `Spacing`: first voxels stay where they are, axes become orthogonal."""
+    """Return affine and shape of MONAI's `Spacing`: the first voxel stays in place, and axes become orthogonal."""
     own = np.linalg.norm(affine[:3, :3], axis=0)
     kept = np.abs(own - spacing) <= AFFINE_TOL
     grid = zoom_affine(affine, np.where(kept, own, spacing), diagonal=False)
@@ -143,13 +152,20 @@ def _respaced(
 
 
 def parallel_axes(to_scan: np.ndarray, shape: Sequence[int]) -> list[int] | None:
-    """Along which axis of one grid each axis of another runs; None if they are not parallel.
+    """Return the axis of one grid to which each axis of another grid is parallel.
 
-    They count as parallel if, over the whole extent of the other grid, no voxel is off by a hundredth of one.
+    Axes count as parallel if no voxel of the other grid deviates by more than 0.01 voxels.
 
     Args:
-        to_scan: (4, 4), maps voxel indices of the other grid to those of the one.
-        shape: voxels of the other grid along its three axes.
+        to_scan: (4, 4), maps voxel indices of the other grid to voxel indices of the first grid.
+        shape: (X, Y, Z) of the other grid.
+
+    Returns:
+        One axis of the first grid per axis of the other grid; None if the grids are not parallel.
+
+    Example:
+        >>> parallel_axes(np.eye(4)[[1, 0, 2, 3]], shape=(10, 10, 10))
+        [1, 0, 2]
     """
     matrix = to_scan[:3, :3]
     axes = [int(axis) for axis in np.abs(matrix).argmax(axis=0)]
@@ -161,21 +177,26 @@ def parallel_axes(to_scan: np.ndarray, shape: Sequence[int]) -> list[int] | None
 
 
 def resample(values: torch.Tensor, positions: Sequence[np.ndarray]) -> torch.Tensor:
-    """Linear interpolation on a grid with parallel axes; outside, the border's values.
+    """Interpolate a volume linearly on a grid with parallel axes. Beyond the edge, the border is repeated.
 
     Args:
-        values: (C, X, Y, Z) floating point, or any dtype where all positions are whole; any strides.
-        positions: for each of the three axes, where along it the slices of the new grid lie, in voxels.
+        values: (C, X, Y, Z) with any strides; floating point, or any dtype if all positions are integers.
+        positions: for each axis, the positions of the slices of the new grid, in voxels.
 
     Returns:
-        (C, X', Y', Z'), contiguous; `values` itself if nothing changes, a flipped copy if axes are only flipped.
+        (C, X', Y', Z'), contiguous. If nothing changes, `values` itself; if axes are only flipped, a flipped copy.
+
+    Example:
+        >>> values = torch.tensor([[[[0.0, 10.0]]]])
+        >>> resample(values, [np.array([0.0]), np.array([0.0]), np.array([0.0, 0.5, 1.0])]).flatten()
+        tensor([ 0.,  5., 10.])
     """
     positions = [np.clip(at, 0, size - 1) for at, size in zip(positions, values.shape[1:], strict=True)]
-    steps = [_whole_axis(at, size) for at, size in zip(positions, values.shape[1:], strict=True)]
+    steps = [_axis_direction(at, size) for at, size in zip(positions, values.shape[1:], strict=True)]
     if None not in steps:
         flipped = [dim for dim, step in enumerate(steps, start=1) if step == -1]
         return values.flip(flipped) if flipped else values
-    # from here on axes are in the order of memory, whatever the scan's is: slabs and rows then lie in one piece
+    # use the order of axes in memory, so that slabs and rows are contiguous
     order = sorted(range(3), key=lambda axis: -values.stride(1 + axis))
     values = values.permute(0, *(1 + axis for axis in order))
     positions = [positions[axis] for axis in order]
@@ -192,30 +213,34 @@ def resample(values: torch.Tensor, positions: Sequence[np.ndarray]) -> torch.Ten
     return result
 
 
-def _whole_axis(at: np.ndarray, size: int) -> int | None:
-    """1 if positions are all voxels of an axis in their order, -1 if in the reverse one, else None."""
+def _axis_direction(at: np.ndarray, size: int) -> int | None:
+    """Return 1 if positions are all voxels of an axis in order, -1 if in reverse order, None otherwise."""
     if len(at) != size:
         return None
-    if np.abs(at - np.arange(size)).max() < _WHOLE * size:
+    if np.abs(at - np.arange(size)).max() < _INTEGER_TOLERANCE * size:
         return 1
-    return -1 if np.abs(at[::-1] - np.arange(size)).max() < _WHOLE * size else None
+    return -1 if np.abs(at[::-1] - np.arange(size)).max() < _INTEGER_TOLERANCE * size else None
 
 
 def interpolate(values: torch.Tensor, at: np.ndarray, dim: int) -> torch.Tensor:
-    """Linear interpolation of a tensor along one dimension.
+    """Interpolate a tensor linearly along one dimension.
 
     Args:
-        values: any shape; floating point, or any dtype where all positions are whole.
-        at: (n,) fractional indices between 0 and the dimension's size - 1.
+        values: any shape; floating point, or any dtype if all positions are integers.
+        at: (n,), positions between 0 and the size of the dimension - 1, in voxels.
         dim: the dimension.
 
     Returns:
-        a tensor with n entries along `dim`; `values` itself where `at` are its own voxels in their order.
+        A tensor of size n along `dim`; `values` itself if `at` contains its voxels in order.
+
+    Example:
+        >>> interpolate(torch.tensor([0.0, 10.0]), np.array([0.25, 0.75]), dim=0)
+        tensor([2.5000, 7.5000])
     """
-    if _whole_axis(at, values.shape[dim]) == 1:
+    if _axis_direction(at, values.shape[dim]) == 1:
         return values
     nearest = np.round(at)
-    if np.abs(at - nearest).max() < _WHOLE * values.shape[dim]:
+    if np.abs(at - nearest).max() < _INTEGER_TOLERANCE * values.shape[dim]:
         return _take(values, nearest, dim)
     lower = np.floor(at)
     upper = np.minimum(lower + 1, values.shape[dim] - 1)
@@ -225,6 +250,6 @@ def interpolate(values: torch.Tensor, at: np.ndarray, dim: int) -> torch.Tensor:
 
 
 def _take(values: torch.Tensor, index: np.ndarray, dim: int) -> torch.Tensor:
-    if values.is_cpu:  # torch copies along the last dimension voxel by voxel, ten times slower
+    if values.is_cpu:  # ten times faster than torch along the last dimension
         return torch.from_numpy(values.numpy().take(index.astype(np.int64), axis=dim))
     return values.index_select(dim, torch.from_numpy(index).long().to(values.device))

@@ -1,4 +1,4 @@
-"""From class scores on the network's grid to labels on the scan's own voxels."""
+"""Restoring of predictions: from logits on the network's grid to labels on the scan's grid."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from segbundle.transforms.resampling import parallel_axes
 _VOXELS = 2**22
 """Voxels of the scan restored at a time."""
 _VALUES = 2**26
-"""Interpolated probabilities, voxels times classes, held at a time."""
+"""Interpolated probabilities (voxels x classes) in memory at a time."""
 _MIXED = 2**18
-"""Voxels between different labels interpolated at a time."""
+"""Voxels near class boundaries interpolated at a time."""
 _MOSTLY_MIXED = 0.2
-"""Above this part of voxels between different labels, interpolating all of them is cheaper than picking them out."""
+"""Fraction of voxels near class boundaries above which interpolating all voxels is faster than selecting them."""
 
 
 def restore_labels(
@@ -28,27 +28,31 @@ def restore_labels(
     shape: Sequence[int],
     probabilities: Callable[[int], np.ndarray] | None = None,
 ) -> torch.Tensor:
-    """The most probable class at every voxel of another grid.
+    """Return the most probable class at every voxel of another grid.
 
-    Softmax, linear interpolation of every class's probability, and the class with the largest. Most of that work is not
-    needed for the same result:
+    The result is that of softmax, linear interpolation of every class probability, and argmax. It is computed faster:
 
-    - Between grids with parallel axes, interpolation goes along one axis after another, slab by slab.
-    - Of two classes the sign of the difference of their probabilities decides: one volume instead of two.
-    - Of more, where one class is the largest at all corners of the cell around a voxel, interpolation cannot make
-      another one larger. Only voxels between different labels need the probabilities.
+    - Between grids with parallel axes, axes are interpolated one after another, slab by slab.
+    - With two classes, the sign of the difference of their probabilities decides: one volume instead of two.
+    - With more classes, a class that is the largest at all corners of a cell is the largest inside it. Only voxels near
+      class boundaries need interpolated probabilities.
 
     Args:
-        scores: (num_classes, X', Y', Z') floating point, before softmax, on the network's grid; or the same in
-            slabs, of which one at a time is held.
-        to_grid: (4, 4), maps voxel indices of the wanted grid to those of the network's.
-        shape: (X, Y, Z) of the wanted grid.
-        probabilities: gives, for a number of classes, a uint16 array (num_classes, X, Y, Z), for instance mapped to a
-            file, that is filled with the probabilities times 65535; None if they are not wanted.
+        scores: logits before softmax, (num_classes, X', Y', Z') floating point, on the network's grid; or `ScoreSlabs`,
+            of which one slab at a time is in memory.
+        to_grid: (4, 4), maps voxel indices of the target grid to voxel indices of the network's grid.
+        shape: (X, Y, Z) of the target grid.
+        probabilities: function that returns, for a number of classes, a uint16 array (num_classes, X, Y, Z) to fill
+            with probabilities times 65535, for instance a memory-mapped file. None skips them.
 
     Returns:
-        class indices (X, Y, Z), uint8 up to 256 classes, int16 above, on the scores' device. Voxels beyond the
-        network's grid get the class at its border.
+        Class indices (X, Y, Z) on the device of the logits: uint8 for up to 256 classes, otherwise int16. Voxels beyond
+        the network's grid have the class at its border.
+
+    Example:
+        >>> logits = torch.tensor([[[[1.0, 0.0]]], [[[0.0, 2.0]]]])  # (2, 1, 1, 2)
+        >>> restore_labels(logits, np.diag([1, 1, 0.5, 1]), shape=(1, 1, 3)).flatten().tolist()
+        [0, 1, 1]
     """
     axes = parallel_axes(to_grid, shape)
     if axes is None:
@@ -58,36 +62,36 @@ def restore_labels(
     if not isinstance(scores, ScoreSlabs):
         scores = ScoreSlabs(size, 0, iter([(0, scores)]))
     order = (scores.axis, *(axis for axis in range(3) if axis != scores.axis))
-    wanted = [axes.index(axis) for axis in order]  # which wanted axis runs along each of the network's
+    targets = [axes.index(axis) for axis in order]  # target axis that is parallel to each axis of the network's grid
     along = [
         _Along.at(to_grid[axis, 3] + to_grid[axis, k] * np.arange(shape[k]), size[axis])
-        for axis, k in zip(order, wanted, strict=True)
+        for axis, k in zip(order, targets, strict=True)
     ]
     labels: torch.Tensor | None = None
     for start, slab in scores:
         slab = slab.permute(0, *(1 + axis for axis in order))
         if labels is None:
             stored = torch.empty(tuple(reversed(shape)), dtype=_index_dtype(len(slab)), device=slab.device)
-            labels = stored.permute(2, 1, 0)  # the first axis fastest, as NIfTI files have it
+            labels = stored.permute(2, 1, 0)  # the first axis changes fastest, as in NIfTI files
             filled = None if probabilities is None else probabilities(len(slab))
-            volume = None if filled is None else filled.transpose(0, *(1 + k for k in wanted))
+            volume = None if filled is None else filled.transpose(0, *(1 + k for k in targets))
         try:
-            _restore_slab(start, slab, along, labels.permute(wanted), volume)
+            _restore_slab(start, slab, along, labels.permute(targets), volume)
         except torch.OutOfMemoryError:  # of the GPU
             if slab.is_cpu:
                 raise
             torch.cuda.empty_cache()
-            _restore_slab(start, slab.cpu(), along, labels.permute(wanted), volume)
-    assert labels is not None  # a volume has a slab
+            _restore_slab(start, slab.cpu(), along, labels.permute(targets), volume)
+    assert labels is not None  # a volume has at least one slab
     return labels
 
 
 def _restore_slab(
     start: int, slab: torch.Tensor, along: Sequence[_Along], labels: torch.Tensor, probabilities: np.ndarray | None
 ) -> None:
-    """Fill the planes of labels, and of probabilities (num_classes, ...) times 65535, for which a slab is enough.
+    """Fill the planes of labels, and of probabilities (num_classes, ...) times 65535, that depend only on this slab.
 
-    All of them have the axis along which slabs follow each other first.
+    The slab axis comes first in all arrays.
     """
     cells = [one.to(slab.device) for one in along]
     for planes, first, local in _ready_planes(cells[0], start, slab, cells[1:], probabilities is not None):
@@ -95,7 +99,8 @@ def _restore_slab(
         if probabilities is None:
             labels[planes].copy_(_most_probable(part, (local, *cells[1:])))
             continue
-        stored = np.empty((len(slab), len(local), *labels.shape[1:]), dtype=np.uint16)  # mapped files want large parts
+        # write large blocks: small writes to a memory-mapped file are slow
+        stored = np.empty((len(slab), len(local), *labels.shape[1:]), dtype=np.uint16)
         for index, values in enumerate(_interpolated_planes(part.float().softmax(dim=0), (local, *cells[1:]))):
             labels[planes.start + index] = values.max(dim=0).indices
             stored[:, index] = (values * 65535).round_().to(torch.int32).cpu().numpy()
@@ -104,12 +109,12 @@ def _restore_slab(
 
 @dataclass(frozen=True)
 class _Along:
-    """For the voxels along one axis of the wanted grid: the indices on the network's grid between which they lie.
+    """Neighbors on the network's grid of all voxels along one axis of the target grid.
 
     Attributes:
-        lower, upper: int64 (n,), equal where a voxel lies on the network's own.
-        weight: float32 (n,), of `upper`.
-        aligned: whether every voxel lies on one of the network's, so that there is nothing to interpolate.
+        lower, upper: int64 (n,), neighboring indices; equal for voxels of the network's grid.
+        weight: float32 (n,), weight of `upper`.
+        aligned: whether all voxels are voxels of the network's grid, so that no interpolation is needed.
     """
 
     lower: torch.Tensor
@@ -119,7 +124,7 @@ class _Along:
 
     @classmethod
     def at(cls, positions: np.ndarray, size: int) -> _Along:
-        """From positions in voxels of the network's grid; those outside are moved to its border."""
+        """Return the neighbors of positions on the network's grid; positions outside are moved to its border."""
         positions = np.clip(positions, 0, size - 1)
         nearest = np.round(positions)
         positions = np.where(np.abs(positions - nearest) < 1e-4, nearest, positions)
@@ -129,23 +134,23 @@ class _Along:
         return cls(torch.from_numpy(lower).long(), torch.from_numpy(upper).long(), weight, bool((lower == upper).all()))
 
     def part(self, chosen: slice, first: int) -> _Along:
-        """Some of the voxels, with indices that count from `first`."""
+        """Return a subset of the voxels, with indices relative to `first`."""
         return _Along(self.lower[chosen] - first, self.upper[chosen] - first, self.weight[chosen], self.aligned)
 
     def to(self, device: torch.device) -> _Along:
-        """The same on another device."""
+        """Return a copy on another device."""
         return _Along(self.lower.to(device), self.upper.to(device), self.weight.to(device), self.aligned)
 
     def aligned_with(self, size: int) -> bool:
-        """Whether the voxels are the network's own, all of them and in order."""
+        """Return whether the voxels are all voxels of the network's grid in order."""
         return self.aligned and len(self) == size and bool((self.lower.diff() == 1).all())
 
     def triples(self) -> list[tuple[int, int, float]]:
-        """`lower`, `upper` and `weight` of each voxel as numbers."""
+        """Return `lower`, `upper` and `weight` of each voxel as numbers."""
         return list(zip(self.lower.tolist(), self.upper.tolist(), self.weight.tolist(), strict=True))
 
     def matrix(self, size: int) -> torch.Tensor:
-        """The weights as a matrix (size, n), each column with one or two that are not zero."""
+        """Return the weights as a matrix (size, n) with one or two nonzero entries per column."""
         weights = torch.zeros((size, len(self)), device=self.weight.device)
         voxels = torch.arange(len(self), device=self.weight.device)
         weights[self.lower, voxels] = 1 - self.weight
@@ -159,91 +164,91 @@ class _Along:
 def _ready_planes(
     along: _Along, start: int, slab: torch.Tensor, across: Sequence[_Along], dense: bool
 ) -> Iterator[tuple[slice, int, _Along]]:
-    """Planes of the wanted grid that a slab is enough for, a few at a time.
+    """Yield the planes of the target grid that depend only on this slab, a few at a time.
 
-    Slabs begin with the last slice of the one before, so a plane belongs to the slab that holds its upper neighbour
+    Slabs begin with the last slice of the previous slab. A plane belongs to the slab that contains its upper neighbor
     first.
 
     Yields:
-        the planes, the slab's slice at which what they need begins, and where they lie, counted from there.
+        The planes, the first slice of the slab that they need, and their neighbors relative to that slice.
     """
-    begin = start if start == 0 else start + 1  # upper neighbours before this were in the slab before
+    begin = start if start == 0 else start + 1  # earlier upper neighbors belong to the previous slab
     ready = (along.upper >= begin) & (along.upper < start + slab.shape[1])
     planes = ready.nonzero().squeeze(1).tolist()
     if not planes:
         return
     area = len(across[0]) * len(across[1])
     values = area * (len(slab) if dense else 1)
-    most = max(min(_VOXELS // area, _VALUES // values), 1)
-    for index in range(planes[0], planes[-1] + 1, most):
-        chosen = slice(index, min(index + most, planes[-1] + 1))
+    limit = max(min(_VOXELS // area, _VALUES // values), 1)
+    for index in range(planes[0], planes[-1] + 1, limit):
+        chosen = slice(index, min(index + limit, planes[-1] + 1))
         first = int(along.lower[chosen].min())
         yield chosen, first - start, along.part(chosen, first)
 
 
-def _most_probable(scores: torch.Tensor, cells: Sequence[_Along]) -> torch.Tensor:
-    """Class indices (n0, n1, n2) from scores (num_classes, d, Y, Z) and where the wanted voxels lie between them."""
+def _most_probable(logits: torch.Tensor, cells: Sequence[_Along]) -> torch.Tensor:
+    """Return class indices (n0, n1, n2) from logits (num_classes, d, Y, Z) and the neighbors of the target voxels."""
     aligned = all(along.aligned for along in cells)
-    if len(scores) == 2 and not aligned:
-        difference = torch.tanh((scores[1] - scores[0]).float() / 2)  # of the two probabilities
+    if len(logits) == 2 and not aligned:
+        difference = torch.tanh((logits[1] - logits[0]).float() / 2)  # of both probabilities
         return torch.stack([plane[0] > 0 for plane in _interpolated_planes(difference[None], cells)])
-    largest = scores.max(dim=0).indices.to(_index_dtype(len(scores)))  # several times faster than argmax on CPU
+    largest = logits.max(dim=0).indices.to(_index_dtype(len(logits)))  # several times faster than argmax on CPU
     if aligned:
         return _at_lower_corner(largest, cells)
     mixed = _differ(largest, cells)
-    between = _at_lower_corner(mixed, cells).flatten().nonzero().squeeze(1)
-    if len(between) > _MOSTLY_MIXED * math.prod(map(len, cells)):
-        return _most_probable_everywhere(scores, cells)
+    ambiguous = _at_lower_corner(mixed, cells).flatten().nonzero().squeeze(1)
+    if len(ambiguous) > _MOSTLY_MIXED * math.prod(map(len, cells)):
+        return _most_probable_everywhere(logits, cells)
     labels = _at_lower_corner(largest, cells)
     flat = labels.view(-1)
-    corners = _Corners.of(scores, mixed, cells)
-    for some in between.split(_MIXED):
+    corners = _Corners.of(logits, mixed, cells)
+    for some in ambiguous.split(_MIXED):
         flat[some] = corners.most_probable(some, cells).to(labels.dtype)
     return labels
 
 
-def _most_probable_everywhere(scores: torch.Tensor, cells: Sequence[_Along]) -> torch.Tensor:
-    """As `_most_probable`, by interpolating every class at every voxel, a few planes at a time."""
-    most = max(_VALUES // (len(scores) * len(cells[1]) * len(cells[2])), 1)
+def _most_probable_everywhere(logits: torch.Tensor, cells: Sequence[_Along]) -> torch.Tensor:
+    """Return class indices by interpolating every class at every voxel; see `_most_probable`."""
+    limit = max(_VALUES // (len(logits) * len(cells[1]) * len(cells[2])), 1)
     labels = []
-    for index in range(0, len(cells[0]), most):
-        chosen = slice(index, index + most)
+    for index in range(0, len(cells[0]), limit):
+        chosen = slice(index, index + limit)
         first = int(cells[0].lower[chosen].min())
         local = cells[0].part(chosen, first)
-        part = scores.narrow(1, first, int(local.upper.max()) + 1).float().softmax(dim=0)
+        part = logits.narrow(1, first, int(local.upper.max()) + 1).float().softmax(dim=0)
         planes = _interpolated_planes(part, (local, *cells[1:]))
-        labels += [plane.max(dim=0).indices.to(_index_dtype(len(scores))) for plane in planes]
+        labels += [plane.max(dim=0).indices.to(_index_dtype(len(logits))) for plane in planes]
     return torch.stack(labels)
 
 
 @dataclass(frozen=True)
 class _Corners:
-    """Probabilities at the corners of the cells whose corners have different labels.
+    """Probabilities at the corners of mixed cells, that is of cells whose corners have different labels.
 
     Attributes:
         probabilities: (n, num_classes).
-        row: int64 (d, Y, Z), the row of each corner's probabilities.
+        row: int64 (d, Y, Z), row of `probabilities` for each corner.
     """
 
     probabilities: torch.Tensor
     row: torch.Tensor
 
     @classmethod
-    def of(cls, scores: torch.Tensor, mixed: torch.Tensor, cells: Sequence[_Along]) -> _Corners:
-        """From scores (num_classes, d, Y, Z) and the cells that are mixed (d, Y, Z), named by their lower corner."""
+    def of(cls, logits: torch.Tensor, mixed: torch.Tensor, cells: Sequence[_Along]) -> _Corners:
+        """Return the corners from logits (num_classes, d, Y, Z) and a mask (d, Y, Z) of mixed cells by lower corner."""
         needed = mixed.clone()
         for dim, along in enumerate(cells):
             if not along.aligned and needed.shape[dim] > 1:
-                behind = needed.narrow(dim, 0, needed.shape[dim] - 1).clone()
-                needed.narrow(dim, 1, needed.shape[dim] - 1).logical_or_(behind)
+                previous = needed.narrow(dim, 0, needed.shape[dim] - 1).clone()
+                needed.narrow(dim, 1, needed.shape[dim] - 1).logical_or_(previous)
         chosen = needed.flatten().nonzero().squeeze(1)
-        probabilities = scores.reshape(len(scores), -1).index_select(1, chosen).float().softmax(dim=0)
+        probabilities = logits.reshape(len(logits), -1).index_select(1, chosen).float().softmax(dim=0)
         row = torch.zeros(needed.numel(), dtype=torch.long, device=needed.device)
         row[chosen] = torch.arange(len(chosen), device=needed.device)
         return cls(probabilities.t().contiguous(), row.reshape(needed.shape))
 
     def most_probable(self, voxels: torch.Tensor, cells: Sequence[_Along]) -> torch.Tensor:
-        """Class indices at some voxels (n,) of the wanted grid, given by their flat index."""
+        """Return the class indices at voxels (n,) of the target grid, given by flat index."""
         places = torch.unravel_index(voxels, tuple(len(along) for along in cells))
         rows = torch.zeros((len(voxels), 1), dtype=torch.long, device=voxels.device)
         weights = torch.ones((len(voxels), 1), device=voxels.device)
@@ -261,7 +266,7 @@ class _Corners:
 
 
 def _differ(largest: torch.Tensor, cells: Sequence[_Along]) -> torch.Tensor:
-    """Which cells (d, Y, Z), named by their lower corner, have corners with different labels."""
+    """Return the mask (d, Y, Z) of mixed cells, indexed by lower corner."""
     low = high = largest
     for dim, along in enumerate(cells):
         if along.aligned or largest.shape[dim] == 1:
@@ -275,9 +280,9 @@ def _differ(largest: torch.Tensor, cells: Sequence[_Along]) -> torch.Tensor:
 
 
 def _at_lower_corner(values: torch.Tensor, cells: Sequence[_Along]) -> torch.Tensor:
-    """Values (d, Y, Z) of the cells in which the wanted voxels (n0, n1, n2) lie, as a new tensor.
+    """Return the values (d, Y, Z) of the cells that contain the target voxels, as a new tensor (n0, n1, n2).
 
-    The last axis goes first: single values are picked while there are few, whole rows and planes afterwards.
+    The last axis is indexed first: single values while there are few of them, then whole rows and planes.
     """
     for dim in (2, 1, 0):
         values = values.index_select(dim, cells[dim].lower)
@@ -285,13 +290,13 @@ def _at_lower_corner(values: torch.Tensor, cells: Sequence[_Along]) -> torch.Ten
 
 
 def _interpolated_planes(values: torch.Tensor, cells: Sequence[_Along]) -> Iterator[torch.Tensor]:
-    """Linear interpolation of values (K, d, Y, Z) along one axis after another.
+    """Interpolate values (K, d, Y, Z) linearly along one axis after another.
 
-    A product with a matrix of weights for the last axis, whole rows and planes for the others: picking single values
-    is what takes time. Every plane is used again for the next, so that it stays in the cache.
+    The last axis uses a product with a matrix of weights, and the others use whole rows and planes, because gathering
+    single values is slow. The same plane is reused, so that it stays in the cache.
 
     Yields:
-        planes (K, n1, n2), one for each of the n0.
+        Planes (K, n1, n2), one for each of the n0. The next plane may overwrite it.
     """
     planes, rows, columns = cells
     values = values if columns.aligned_with(values.shape[3]) else values @ columns.matrix(values.shape[3])
@@ -318,20 +323,20 @@ def _restore_sheared(
     shape: Sequence[int],
     probabilities: Callable[[int], np.ndarray] | None,
 ) -> torch.Tensor:
-    """Labels (X, Y, Z) by trilinear interpolation of probabilities (num_classes, X', Y', Z') at arbitrary positions."""
+    """Return labels (X, Y, Z) from probabilities (num_classes, X', Y', Z') by trilinear interpolation."""
     labels = torch.empty(tuple(shape), dtype=_index_dtype(len(given)), device=given.device)
     filled = None if probabilities is None else probabilities(len(given))
     size = torch.tensor(given.shape[1:], device=given.device)
-    most = max(_VALUES // (len(given) * shape[1] * shape[2]), 1)
-    for start in range(0, shape[0], most):
-        planes = slice(start, min(start + most, shape[0]))
+    limit = max(_VALUES // (len(given) * shape[1] * shape[2]), 1)
+    for start in range(0, shape[0], limit):
+        planes = slice(start, min(start + limit, shape[0]))
         index = np.stack(
             np.meshgrid(np.arange(planes.start, planes.stop), *map(np.arange, shape[1:]), indexing="ij"), -1
         )
         at = torch.from_numpy(index @ to_grid[:3, :3].T + to_grid[:3, 3]).float().to(given.device)
-        normalised = 2 * at / (size - 1).clamp(min=1) - 1  # grid_sample counts from -1 to 1, and in the order z, y, x
+        normalized = 2 * at / (size - 1).clamp(min=1) - 1  # grid_sample expects [-1, 1] and the order z, y, x
         values = torch.nn.functional.grid_sample(
-            given[None], normalised.flip(-1)[None], padding_mode="border", align_corners=True
+            given[None], normalized.flip(-1)[None], padding_mode="border", align_corners=True
         )[0]
         labels[planes] = values.max(dim=0).indices.to(labels.dtype)
         if filled is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, get_args
 
 from segbundle.classes import Classes
@@ -149,6 +150,11 @@ def _is_mapping(value: Any) -> bool:
     return isinstance(value, Mapping)
 
 
+def _is_increasing(value: Any) -> bool:
+    """Whether a value is a list of positive whole numbers, each larger than the one before."""
+    return _some(_whole())(value) and all(one < other for one, other in pairwise(value))
+
+
 def _is_tolerances(value: Any) -> bool:
     return isinstance(value, Mapping) and all(map(_number(0), value.values()))
 
@@ -207,6 +213,7 @@ _NEEDED: dict[str, tuple[_Test, str]] = {
     "lr_scheduler#total_iters": (_whole(), "a positive whole number"),
     "lr_scheduler#T_max": (_whole(), "a positive whole number"),
     "lr_scheduler#step_size": (_whole(), "a positive whole number of epochs"),
+    "lr_scheduler#milestones": (_is_increasing, "a list of increasing epochs, for instance [20, 30],"),
     "ema_decay": (_either(_NULL, _number(0, 1)), "a number from 0 and less than 1, or null,"),
     "max_gradient_norm": (_either(_NULL, _one_of([math.inf]), _positive), "a positive number, or null,"),
 }

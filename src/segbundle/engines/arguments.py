@@ -19,10 +19,16 @@ _AUTO_ENCODER = {"channels": {"strides": 0}, "inter_channels": {"inter_dilations
 _LEVELS: dict[str, dict[str, dict[str, int]]] = {
     "AttentionUnet": {"channels": {"strides": -1}},
     "AutoEncoder": _AUTO_ENCODER,
-    **dict.fromkeys(("Classifier", "Critic", "Discriminator", "Generator", "Regressor"), {"channels": {"strides": 0}}),
+    **{
+        name: {"channels": {"strides": 0}}
+        for name in ("Classifier", "Critic", "Discriminator", "Generator", "Regressor")
+    },
     "DynUNet": {"strides": {"kernel_size": 0, "filters": 0, "upsample_kernel_size": -1}},
     "MedNeXt": {"blocks_down": {"encoder_expansion_ratio": 0, "blocks_up": 0, "decoder_expansion_ratio": 0}},
-    **dict.fromkeys(("SegResNet", "SegResNetDS", "SegResNetDS2", "SegResNetVAE"), {"blocks_down": {"blocks_up": -1}}),
+    **{
+        name: {"blocks_down": {"blocks_up": -1}}
+        for name in ("SegResNet", "SegResNetDS", "SegResNetDS2", "SegResNetVAE")
+    },
     "UNet": {"channels": {"strides": -1}},
     "VarAutoEncoder": _AUTO_ENCODER,
 }

@@ -36,7 +36,7 @@ def check_values(config: Mapping[str, Any], evaluated: bool = False) -> None:
     for key, value in _leaves(restore(config), ""):
         _check_number(key, value)
     for key, (test, needed) in {**_PATHS, **_NEEDED}.items():
-        found, value = _find(config, key)
+        found, value = find(config, key)
         if found and (evaluated or not is_evaluated_later(value)) and not test(value):
             raise ConfigError(f"{key} is {shortened(value)}; {needed} is needed.")
     tolerance, names = config.get("nsd_tolerance_mm"), config.get("class_names")
@@ -55,7 +55,7 @@ def is_evaluated_later(value: Any) -> bool:
     return isinstance(value, str) and value.startswith(("$", "@", "%"))
 
 
-def _find(config: Mapping[str, Any], key: str) -> tuple[bool, Any]:
+def find(config: Mapping[str, Any], key: str) -> tuple[bool, Any]:
     """Whether a configuration has a key, whose parts are separated by `#`, and its value."""
     value: Any = config
     for part in key.split("#"):
@@ -219,6 +219,28 @@ _NEEDED: dict[str, tuple[_Test, str]] = {
 }
 KEYS = tuple(key for key in _NEEDED if "#" not in key)
 """The bundle's own keys whose values are checked."""
+
+
+def is_own_key(key: str) -> bool:
+    """Return whether a key is one of those whose values are checked."""
+    return key in _PATHS or key in _NEEDED
+
+
+def check_as(key: str, path: str, value: Any, shown: Any) -> None:
+    """Refuse a value of an argument that refers to one of the bundle's own keys by default.
+
+    Args:
+        key: of the bundle.
+        path: of the argument.
+        value: what stands in place of the reference; what is evaluated later passes.
+        shown: the value for the message.
+
+    Raises:
+        ConfigError: naming the argument, its value, and what is needed.
+    """
+    test, needed = _PATHS[key] if key in _PATHS else _NEEDED[key]
+    if not is_evaluated_later(value) and not test(value):
+        raise ConfigError(f"config key {path!r} is {shortened(shown)}; {needed} is needed.")
 
 
 def nsd_tolerances(value: float | Mapping[str, float] | None, class_names: Sequence[str]) -> list[float] | None:

@@ -21,6 +21,7 @@ from segbundle.engines.ranks import local_device, share_of_rank, shared_gradient
 from segbundle.engines.records import ScanRecords
 from segbundle.engines.resuming import Checkpoints
 from segbundle.engines.scanning import ScanDataset, ScanEvaluator, read_ahead, report_failures
+from segbundle.engines.schedules import check_schedule
 from segbundle.engines.scoring import MeanDice, ScoreReport
 from segbundle.engines.starting import start_workflow
 from segbundle.engines.tracking import check_mlflow
@@ -49,6 +50,7 @@ __all__ = [
     "check_batch",
     "check_mlflow",
     "check_network",
+    "check_schedule",
     "describe_run",
     "describe_training",
     "ensemble_members",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from segbundle.data.scan_files import DICOM_SUFFIXES, is_dicom_file
 from segbundle.data.stacks import Slice
 
 _TAGS = (
-    "SOPClassUID", "Modality", "SeriesDescription", "SeriesInstanceUID", "ImageType", "Rows", "Columns",
+    "SOPClassUID", "Modality", "ProtocolName", "SeriesDescription", "SeriesInstanceUID", "ImageType", "Rows", "Columns",
     "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
     "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
@@ -63,6 +64,12 @@ EMPTY = "empty"
 """Kind of empty files without a DICOM suffix."""
 _SCOUTS = ("LOCALIZER", "SCOUT", "TOPOGRAM", "SURVEY", "SCANOSCOPE", "TOP")
 """Last words of a value of ImageType for localizers, such as `CT_SOM5 TOP`."""
+_LOCALIZER = re.compile(
+    r"lo[ck]ali[sz](er|ador|ateur|ator|zatore)|scout|survey|surview|topogram|scanogra|scanoscop|(3|three|tri)[ -]?plan"
+    r"|(?<![a-z])(locs?|topo|scano|pilot)(?![a-z])",
+    re.IGNORECASE,
+)
+"""Names of series that are localizers."""
 _CROSS_SECTIONAL = tuple(
     f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("2", "2.1", "2.2", "4", "4.1", "4.4", "128", "128.1", "130")
 )
@@ -91,6 +98,7 @@ class DicomImage:
         pixels: position of the pixel data element in the file.
         slices: its planes; empty if it has no position and orientation in space.
         why: what it is instead of slices of a volume; None if it contains slices of a volume.
+        localizer: whether its SeriesDescription, or ProtocolName if it has none, is the name of a localizer.
         damaged: whether its SOP class is that of slices of a volume, although it contains none.
     """
 
@@ -108,6 +116,7 @@ class DicomImage:
     pixels: int
     slices: tuple[Slice, ...]
     why: str | None
+    localizer: bool = False
     damaged: bool = False
 
 
@@ -173,6 +182,8 @@ def _image(path: Path, file: BinaryIO) -> DicomImage | str:
         pixels,
         slices,
         why,
+        localizer=_LOCALIZER.search(str(header.get("SeriesDescription") or header.get("ProtocolName") or ""))
+        is not None,
         damaged=unplaced and _is_cross_sectional(header),
     )
 

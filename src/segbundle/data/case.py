@@ -184,7 +184,7 @@ def _shared_files(cases: Sequence[Case]) -> list[str]:
     for case in cases:
         for kind, paths in (("image", case.image), ("label map", () if case.label is None else (case.label,))):
             for path in paths:
-                users[kind, _real(path)].setdefault(case.name, path)
+                users[kind, real_path(path)].setdefault(case.name, path)
     messages = []
     for (kind, _), by_name in users.items():
         if len(by_name) > 1:
@@ -196,8 +196,9 @@ def _shared_files(cases: Sequence[Case]) -> list[str]:
     return messages
 
 
-def _real(path: Path) -> str:
+def real_path(path: Path) -> str:
+    """Return a path without links, or the path itself if no file can have that name."""
     try:
         return os.path.realpath(path)
-    except (OSError, ValueError):  # no file can have that name, which is a problem of its own
+    except (OSError, ValueError):
         return str(path)

@@ -12,6 +12,7 @@ from segbundle.data.cases import load_cases, refuse, refuse_cases
 from segbundle.data.description import check_class_names, described_labels, read_description
 from segbundle.data.folders import log_once, some
 from segbundle.data.folds import DEFAULT_NUM_FOLDS, Split, choose_fold, count_folds, given_split, refuse_repeated_cases
+from segbundle.data.listed import unlisted_in_words
 from segbundle.errors import ConfigError, DataError, suggestion
 
 
@@ -91,6 +92,9 @@ def _labeled(folder: Path, key: str) -> tuple[list[Case], list[Case]]:
     if validation and all(case.label is None for case in validation):
         raise DataError(f"{folder}: no case of the `validation` list has a label map. Add them, or remove the list.")
     refuse_cases([case for case in (*cases, *validation) if case.label is None])
+    unlisted = unlisted_in_words(folder, read_description(folder)) if key == "training" else None
+    if unlisted:
+        log_once(unlisted, logging.WARNING)
     if unlabeled:
         log_once(unlabeled_in_words(folder, unlabeled, len(cases) + len(validation)), logging.WARNING)
     return [case for case in cases if case.label], [case for case in validation if case.label]

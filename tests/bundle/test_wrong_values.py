@@ -93,7 +93,7 @@ def command(dataset, trained, tmp_path):
         (
             "train",
             "+initialize: ['$1 / 0']",
-            "config key 'initialize#10': its expression cannot be evaluated: ZeroDivisionError",
+            "config key 'initialize#11': its expression cannot be evaluated: ZeroDivisionError",
         ),
         (
             "train",

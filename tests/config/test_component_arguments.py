@@ -82,6 +82,15 @@ def test_levels_of_other_networks_are_compared_as_well():
         ("MedNeXt", {"encoder_expansion_ratio": [2] * 5}, "ratio' has 5 entries and 'net#blocks_down' 4"),
         ("MedNeXt", {"decoder_expansion_ratio": [2] * 2}, "ratio' has 2 entries and 'net#blocks_down' 4"),
         ("MedNeXt", {"blocks_up": [2] * 3}, "'net#blocks_up' has 3 entries and 'net#blocks_down' 4"),
+        ("AutoEncoder", {"inter_channels": [8] * 3, "inter_dilations": [1]}, "dilations' has 1 entries .* needs 3"),
+        ("VarAutoEncoder", {"inter_channels": [8], "inter_dilations": [1, 2]}, "dilations' has 2 entries .* needs 1"),
+        ("Generator", {"channels": [8, 4], "strides": [2]}, "'net#strides' has 1 entries"),
+        (
+            "FlexibleUNet",
+            {"decoder_channels": [8] * 6},
+            "'net#decoder_channels' has 6 entries; FlexibleUNet has 4 or 5",
+        ),
+        ("ResNet", {"layers": [1] * 5}, "'net#layers' has 5 entries; ResNet has 4 levels"),
     ],
 )
 def test_lists_that_a_network_would_not_use_are_refused(name, change, message):
@@ -94,6 +103,8 @@ def test_lists_that_a_network_would_not_use_are_refused(name, change, message):
     [
         ("SwinUNETR", {"in_channels": 1, "depths": [1, 2, 1, 2], "num_heads": "@heads"}),
         ("AHNet", {"layers": [3, 4, 6, 3]}),
+        ("AutoEncoder", {"inter_channels": [8, 8], "inter_dilations": [1, 2]}),
+        ("AutoEncoder", {"inter_channels": [8, 8]}),
         ("MedNeXt", {"encoder_expansion_ratio": 3, "blocks_down": [1, 2], "blocks_up": [2, 1]}),
         ("MedNeXt", {"encoder_expansion_ratio": [3, 2], "blocks_down": [1, 2], "blocks_up": [2, 1]}),
     ],

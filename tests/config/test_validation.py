@@ -1,11 +1,13 @@
 """Which configurations are refused before anything runs."""
 
+import re
 from pathlib import Path
 
 import pytest
 from monai.bundle import ConfigParser
 
 from segbundle.config.literals import protect
+from segbundle.config.references import check_references
 from segbundle.config.validation import bundle_configs, check_config, check_task
 from segbundle.config.values import check_values
 from segbundle.errors import ConfigError
@@ -69,6 +71,9 @@ def test_the_bundles_keys_are_those_of_all_workflows():
         ({"ckpt_path": [5]}, "ckpt_path is"),
         ({"device": [5]}, "device is"),
         ({"num_workers": 10**6}, "num_workers is 1000000; a whole number from 0 to 1024"),
+        ({"lr_scheduler#milestones": [2, 2]}, r"milestones is \[2, 2\]; a list of increasing epochs"),
+        ({"lr_scheduler#milestones": [-1]}, r"milestones is \[-1\]; a list of increasing epochs"),
+        ({"lr_scheduler#milestones": 3}, "milestones is 3; a list of increasing epochs"),
         ({"loss": 5}, "config key 'loss' is 5; a component, that is a mapping with a _target_, is needed"),
         ({"lr_scheduler": None}, "config key 'lr_scheduler' is None; a component"),
         ({"train": []}, r"config key 'train' is \[\]; a mapping of components is needed"),
@@ -81,6 +86,51 @@ def test_what_no_run_can_come_of_is_refused(overlay, message):
         parser[key] = value
     with pytest.raises(ConfigError, match=message):
         check_config(parser, bundle_configs(CONFIGS))
+
+
+@pytest.mark.parametrize(
+    ("workflow", "key", "value", "message"),
+    [
+        ("train", "train#handlers#1#loader", "x", "is 'x'; a component, that is a mapping with a _target_, is needed"),
+        ("train", "train#trainer#optimizer", {"a": 1}, "is {'a': 1}; a component"),
+        ("train", "validate#dataloader#dataset", 0.5, "is 0.5; a component"),
+        ("train", "train#trainer#optimizer", "@batch_size", "is '@batch_size'; a component"),
+        ("evaluate", "evaluator#records", -1, "is -1; a component"),
+        ("inference", "evaluator#network", True, "is True; a component"),
+        ("train", "train#inferer#precision", 0.5, "is 0.5; one of auto, bf16, fp16, fp32 is needed"),
+        ("train", "train#handlers#6#interval", "@device", "is '@device'; a positive whole number of epochs is needed"),
+        ("train", "train#handlers#6#interval", "@network", "is '@network'; a positive whole number of epochs"),
+        ("train", "train#trainer#max_epochs", "@overlap", "is '@overlap'; a positive whole number is needed"),
+        ("evaluate", "inferer#overlap", 2.0, "is 2.0; a part of a window"),
+    ],
+)
+def test_what_replaces_a_reference_is_of_its_kind(workflow, key, value, message):
+    parser = ConfigParser(load(workflow))
+    parser[key] = value
+    with pytest.raises(ConfigError, match=re.escape(f"config key '{key}' {message}")):
+        check_config(parser, bundle_configs(CONFIGS))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("train#handlers#1#loader", {"_target_": "my.Loader"}),
+        ("train#handlers#1#loader", "@validate#dataloader"),
+        ("train#handlers#1#loader", "$@train#dataloader"),
+        ("train#handlers#6", {"_target_": "ProgressBar", "interval": "x"}),
+        ("train#handlers#6#interval", 3),
+        ("train#handlers#6#interval", "@max_epochs"),
+        ("train#dataset#cache_dir", "@output_dir"),
+        ("train#trainer#average", None),
+        ("validate#inferer#roi_size", "auto"),
+        ("device", "cpu"),
+        ("window_size", "auto"),
+    ],
+)
+def test_what_may_replace_a_reference(key, value):
+    config = ConfigParser(load("train"))
+    config[key] = value
+    assert check_references(config.get(), bundle_configs(CONFIGS)) is None
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate", "inference"])

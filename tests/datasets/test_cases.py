@@ -9,6 +9,7 @@ import SimpleITK as sitk
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dicoms import add_pixels, header, voxels, write_series
 from segbundle.datasets.cases import load_cases
 from segbundle.datasets.datalist import labelled_data
 from segbundle.datasets.dataset_check import DatasetCheck
@@ -16,6 +17,7 @@ from segbundle.datasets.description import described_labels
 from segbundle.datasets.finding import find_scans
 from segbundle.datasets.folds import fold_names
 from segbundle.errors import ConfigError, DataError
+from segbundle.io.label_maps import read_labels
 from segbundle.io.scans import read_scan
 from tiny import TINY_CLASSES, write_description, write_empty_scans
 
@@ -397,7 +399,37 @@ class TestUnusableFilesAreReported:
         assert len(labelled_data(tmp_path, TINY_CLASSES)) == 2
         assert f"{tmp_path}: 1 of 3 cases have no label map and are not used: c" in caplog.text
 
-    def test_paths_outside_the_dataset(self, tmp_path):
+    def test_label_maps_may_be_dicom_series(self, tmp_path):
+        write_series(tmp_path / "imagesTr" / "a", voxels())
+        write_series(tmp_path / "labelsTr" / "a", (voxels() > 0).astype(np.int16))
+        (case,) = load_cases(tmp_path)
+        assert case.label == tmp_path / "labelsTr" / "a"
+        np.testing.assert_array_equal(read_labels(case.label).array[0], voxels() > 0)
+        ((_, problems),) = DatasetCheck(tmp_path, ["background", "a"])
+        assert not problems
+
+    def test_dicom_folders_that_are_no_label_map_are_named(self, tmp_path):
+        write_series(tmp_path / "imagesTr" / "a", voxels())
+        (tmp_path / "labelsTr" / "a").mkdir(parents=True)
+        segmentation = header(tmp_path / "labelsTr" / "a" / "seg.dcm", modality="SEG")
+        add_pixels(segmentation, np.zeros((2, 3), np.uint8))
+        segmentation.save_as(tmp_path / "labelsTr" / "a" / "seg.dcm")
+        ((_, problems),) = DatasetCheck(tmp_path, ["background", "a"])
+        assert f"{tmp_path / 'labelsTr' / 'a'}: contains no DICOM series that is a volume" in problems[0]
+
+    def test_cases_that_are_not_listed_are_named(self, tmp_path, caplog):
+        write_empty_scans(tmp_path, *(f"{kind}Tr/{n}.nii.gz" for kind in ("images", "labels") for n in "abcd"))
+        write_empty_scans(tmp_path, "imagesTr/unlabeled.nii.gz", "imagesTr/e_0000.nii.gz", "labelsTr/e.nii.gz")
+        listed = {n: {"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in "abcd"}
+        write_description(tmp_path, training=[listed["a"]], validation=[listed["b"]])
+        words = f"{tmp_path / 'dataset.json'}: does not list 3 cases of imagesTr and labelsTr, not used: c, d, e"
+        labelled_data(tmp_path, TINY_CLASSES)
+        assert words in caplog.text
+        assert words in DatasetCheck(tmp_path, TINY_CLASSES).notes
+        write_description(tmp_path, training=list(listed.values())[:3], test=[listed["d"], "./imagesTr/e_0000.nii.gz"])
+        assert not any("does not list" in note for note in DatasetCheck(tmp_path, TINY_CLASSES).notes)
+
+    def test_paths_elsewhere_are_allowed(self, tmp_path):
         write_empty_scans(tmp_path, "other/a.nii.gz", "other/l.nii.gz")
         entry = {"image": str(tmp_path / "other" / "a.nii.gz"), "label": "../other/l.nii.gz"}
         write_description(tmp_path / "d", training=[entry])

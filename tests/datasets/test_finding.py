@@ -175,7 +175,22 @@ class TestUnreadablePaths:
             (tmp_path / name).write_bytes(bytes(200))
         tree = list_tree(tmp_path)
         assert [file.name for file in tree.files] == ["a.mhd", "c.hdr"]
-        assert tree.left_out == {".raw": 1, ".img": 1}
+        assert tree.left_out == {".raw": 1}
+        assert [lost.path.name for lost in tree.lost] == ["d.img"]
+
+    @pytest.mark.parametrize(("name", "header"), [("p.img", "p.hdr"), ("p.IMG", "p.HDR"), ("p.img.gz", "p.hdr.gz")])
+    def test_voxels_without_their_header_fail_by_name(self, tmp_path, name, header):
+        write_empty_scans(tmp_path, "a.nii.gz")
+        (tmp_path / name).write_bytes(bytes(200))
+        a, other = find_scans(tmp_path)
+        assert "error" not in a
+        assert other["error"] == f"{tmp_path / name}: its header {header} is missing. Restore it, or remove the file."
+
+    def test_slices_may_be_named_like_voxels(self, tmp_path):
+        for path in write_series(tmp_path / "s"):
+            path.rename(path.with_suffix(".img"))
+        (entry,) = find_scans(tmp_path)
+        assert "error" not in entry
 
 
 class TestFoldersAreListedOnce:

@@ -346,7 +346,39 @@ def test_localizer_by_image_type(tmp_path, word):
     assert series.why == "a localizer"
 
 
-def test_image_type_words_that_contain_localizer_words(tmp_path):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Topogram 0.6 T20s", "Scout", "SCOUT_VIEW", "localizer", "Localiser BH", "3_loc_tra", "LOC", "Surview",
+        "Scanogram", "survey SENSE", "3-plane", "Three Plane Loc", "Topo Thorax", "Lokalisator",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("tag", ["SeriesDescription", "ProtocolName"])
+def test_a_localizer_without_image_type_by_its_name(tmp_path, name, tag):
+    write_series(tmp_path / "s", voxels((5, 4, 3)), prefix="A", SeriesInstanceUID="1.2.9", **{tag: name})
+    (series,) = list_series(tmp_path / "s")
+    assert series.why == "a localizer"
+    assert not series.damaged
+    write_series(tmp_path / "s", voxels())
+    np.testing.assert_array_equal(read_scan(tmp_path / "s").array[0], voxels())
+
+
+@pytest.mark.parametrize(
+    ("slices", "tags"),
+    [
+        (6, {"SeriesDescription": "Localizer"}),  # a volume, whatever its name
+        (3, {"SeriesDescription": "T2 localized spectroscopy"}),
+        (3, {"SeriesDescription": "t1 block"}),
+        (3, {"SeriesDescription": "t1 tra", "ProtocolName": "Scout and thorax"}),  # named after the whole protocol
+        (3, {}),
+    ],
+)
+def test_series_that_are_no_localizers_by_name(tmp_path, slices, tags):
+    write_series(tmp_path / "s", voxels((5, 4, slices)), **tags)
+    np.testing.assert_array_equal(read_scan(tmp_path / "s").array[0], voxels((5, 4, slices)))
+
+
+def test_words_that_only_contain_a_localizers(tmp_path):
     write_series(tmp_path / "s", voxels(), edit=set_tags(ImageType=["ORIGINAL", "PRIMARY", "TOP VIEW", "STOP"]))
     np.testing.assert_array_equal(read_scan(tmp_path / "s").array[0], voxels())
 

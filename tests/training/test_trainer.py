@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import monai.losses
@@ -102,6 +103,70 @@ def test_what_the_loss_refuses_is_told_with_the_batchs_cases():
     data[0]["image"] = torch.full_like(data[0]["image"], torch.nan)
     with pytest.raises(TrainingError, match="cases a, b: input contains NaN"):
         train(DiceCELoss(softmax=True, to_onehot_y=True), data)
+
+
+class Failing(torch.nn.Module):
+    """A loss that raises an error, or returns a value."""
+
+    def __init__(self, result):
+        super().__init__()
+        self.result = result
+
+    def forward(self, input, target):
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (
+            Failing(IndexError("dim 7")),
+            "loss Failing, cases a, b: IndexError: dim 7. Check `loss`, or use one of segbu",
+        ),
+        (Failing(ValueError("shapes differ")), "loss Failing, cases a, b: shapes differ. Check `loss`"),
+        (Failing(None), "loss Failing, cases a, b: TypeError: unsupported operand"),
+        (Failing(torch.ones(())), "gradient of the loss Failing, cases a, b: RuntimeError: element 0 of tensors does"),
+        (torch.nn.TripletMarginLoss(), "loss TripletMarginLoss, cases a, b: TypeError: "),
+        (torch.nn.MSELoss(), "loss MSELoss, cases a, b: UserWarning: Using a target size (torch.Size([2, 1, 4, 4, 4])"),
+        (torch.nn.L1Loss(), "loss L1Loss, cases a, b: UserWarning: Using a target size"),
+        (monai.losses.MaskedLoss(torch.nn.MSELoss), "loss MaskedLoss, cases a, b: UserWarning: Using a target size"),
+    ],
+)
+def test_a_loss_that_fails_is_named(loss, message):
+    with pytest.raises(TrainingError, match=re.escape(message)):
+        train(loss, batches(ALL))
+
+
+def test_labels_of_the_scores_shape_are_no_broadcast():
+    data = batches(ALL)
+    data[0]["label"] = torch.zeros(2, 3, 4, 4, 4)
+    assert train(torch.nn.MSELoss(), data) > 0
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (torch.optim.LBFGS, "optimizer LBFGS, cases a, b: TypeError: .* missing 1 .* 'closure'. Check `optimizer`"),
+        (torch.optim.SparseAdam, "optimizer SparseAdam, cases a, b: RuntimeError: SparseAdam does not support dense"),
+    ],
+)
+def test_an_optimizer_that_cannot_step_is_named(optimizer, message):
+    trainer = trainer_of(plain_loss(), batches(ALL))
+    trainer.optimizer = optimizer(list(trainer.network.parameters()), lr=0.1)
+    with pytest.raises(TrainingError, match=message):
+        trainer.run()
+
+
+def test_a_network_that_cannot_be_trained_is_named():
+    trainer = trainer_of(plain_loss(), batches(ALL))
+    trainer.network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool3d(1), torch.nn.InstanceNorm3d(1))
+    with pytest.raises(
+        TrainingError,
+        match=r"network Sequential, cases a, b: Expected more than 1 .*\. Check network_def, patch_size and",
+    ):
+        trainer.run()
 
 
 def test_our_loss_without_an_ignore_index_is_refused_unknown_voxels():

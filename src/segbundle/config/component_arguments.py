@@ -15,24 +15,33 @@ from segbundle.config.values import is_evaluated_later
 from segbundle.errors import ConfigError, suggestion
 from segbundle.files.documents import shortened
 
-_LEVELS: dict[str, tuple[str, dict[str, int]]] = {
-    "AttentionUnet": ("channels", {"strides": -1}),
-    "AutoEncoder": ("channels", {"strides": 0}),
-    "DynUNet": ("strides", {"kernel_size": 0, "filters": 0, "upsample_kernel_size": -1}),
-    "MedNeXt": ("blocks_down", {"encoder_expansion_ratio": 0, "blocks_up": 0, "decoder_expansion_ratio": 0}),
-    "SegResNet": ("blocks_down", {"blocks_up": -1}),
-    "SegResNetDS": ("blocks_down", {"blocks_up": -1}),
-    "SegResNetVAE": ("blocks_down", {"blocks_up": -1}),
-    "UNet": ("channels", {"strides": -1}),
-    "VarAutoEncoder": ("channels", {"strides": 0}),
+_AUTO_ENCODER = {"channels": {"strides": 0}, "inter_channels": {"inter_dilations": 0}}
+_LEVELS: dict[str, dict[str, dict[str, int]]] = {
+    "AttentionUnet": {"channels": {"strides": -1}},
+    "AutoEncoder": _AUTO_ENCODER,
+    **{
+        name: {"channels": {"strides": 0}}
+        for name in ("Classifier", "Critic", "Discriminator", "Generator", "Regressor")
+    },
+    "DynUNet": {"strides": {"kernel_size": 0, "filters": 0, "upsample_kernel_size": -1}},
+    "MedNeXt": {"blocks_down": {"encoder_expansion_ratio": 0, "blocks_up": 0, "decoder_expansion_ratio": 0}},
+    **{
+        name: {"blocks_down": {"blocks_up": -1}}
+        for name in ("SegResNet", "SegResNetDS", "SegResNetDS2", "SegResNetVAE")
+    },
+    "UNet": {"channels": {"strides": -1}},
+    "VarAutoEncoder": _AUTO_ENCODER,
 }
-"""MONAI's networks whose arguments have an entry per level: the one that gives the number of levels, and how many more
-entries the others have. Some networks ignore the last entries of a list that is too long."""
-_FIXED_LEVELS: dict[str, dict[str, int]] = {
-    "AHNet": {"layers": 4},
-    "SwinUNETR": {"depths": 4, "num_heads": 4, "hyena_stages": 4},
+"""Arguments of MONAI's networks that have an entry per level: each gives the number of levels to others, with how many
+more entries those have. Some networks ignore the last entries of a list that is too long."""
+_FIXED_LEVELS: dict[str, dict[str, tuple[int, ...]]] = {
+    "AHNet": {"layers": (4,)},
+    "FlexibleUNet": {"decoder_channels": (4, 5)},
+    "ResNet": {"layers": (4,), "block_inplanes": (4,)},
+    "SENet": {"layers": (4,)},
+    "SwinUNETR": {"depths": (4,), "num_heads": (4,), "hyena_stages": (4,)},
 }
-"""MONAI's networks with a fixed number of levels: how many entries their arguments have; more are ignored."""
+"""MONAI's networks with a fixed number of levels: how many entries their arguments may have; more are ignored."""
 _ARRAYS = ("Tensor", "ndarray")
 _PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
@@ -79,32 +88,32 @@ def _check_component(component: dict[str, Any], locator: ComponentLocator, path:
         hint = hints.get(key, _kind(default))
         if value != default and not is_evaluated_later(value) and not _fits(value, hint):
             raise ConfigError(f"config key '{path}#{key}' is {shortened(value)}; {_in_words(hint)} is needed.")
-    _check_levels(component, parameters, target.__name__, path)
+    if target.__module__.startswith("monai."):
+        _check_levels(component, parameters, target.__name__, path)
 
 
 def _check_levels(component: Mapping[str, Any], parameters: Mapping[str, Any], name: str, path: str) -> None:
     """Refuse lists of a network that have another number of entries than it has levels."""
-    for key, needed in _FIXED_LEVELS.get(name, {}).items():
-        given = component.get(key)
-        if isinstance(given, (list, tuple)) and not is_evaluated_later(given) and len(given) != needed:
+    for key, allowed in _FIXED_LEVELS.get(name, {}).items():
+        given = _length(component.get(key))
+        if given is not None and given not in allowed:
             raise ConfigError(
-                f"config key '{path}#{key}' has {len(given)} entries; {name} has {needed} levels. "
+                f"config key '{path}#{key}' has {given} entries; {name} has {' or '.join(map(str, allowed))} levels. "
                 "Add or remove entries."
             )
-    if name not in _LEVELS:
-        return
-    first, others = _LEVELS[name]
-    lengths = {}
-    for key in (first, *others):
-        value = component.get(key, parameters[key].default)
-        if isinstance(value, (list, tuple)) and not is_evaluated_later(value):
-            lengths[key] = len(value)
-    for key, more in others.items():
-        if first in lengths and key in lengths and lengths[key] != lengths[first] + more:
-            raise ConfigError(
-                f"config key '{path}#{key}' has {lengths[key]} entries and '{path}#{first}' {lengths[first]}; "
-                f"{name} needs {lengths[first] + more} for {first} of that length. Add or remove entries."
-            )
+    for first, others in _LEVELS.get(name, {}).items():
+        levels, *lengths = (_length(component.get(key, parameters[key].default)) for key in (first, *others))
+        for (key, more), length in zip(others.items(), lengths, strict=True):
+            if levels is not None and length is not None and length != levels + more:
+                raise ConfigError(
+                    f"config key '{path}#{key}' has {length} entries and '{path}#{first}' {levels}; "
+                    f"{name} needs {levels + more} for {first} of that length. Add or remove entries."
+                )
+
+
+def _length(value: Any) -> int | None:
+    """Return the number of entries of a list; None for other values and for those that are evaluated later."""
+    return len(value) if isinstance(value, (list, tuple)) and not is_evaluated_later(value) else None
 
 
 def _hints(target: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from monai.bundle import ConfigParser
 
 from segbundle.config.component_arguments import check_arguments
 from segbundle.config.overlays import SUFFIXES, merged_config, read_config, texts
+from segbundle.config.references import check_references
 from segbundle.config.values import check_values, is_evaluated_later
 from segbundle.errors import ConfigError, suggestion
 from segbundle.files.documents import shortened
@@ -57,13 +58,14 @@ def check_config(parser: ConfigParser, known: dict[str, Any]) -> None:
         known: the bundle's own keys with their defaults, see `bundle_configs`.
 
     Raises:
-        ConfigError: see `check_config_keys`, `check_arguments` and `check_values`.
+        ConfigError: see `check_config_keys`, `check_arguments`, `check_references` and `check_values`.
     """
     config = {key: value for key, value in parser.get().items() if key != parser.meta_key}
     check_config_keys(config, known)
     check_values(config)
     changed = {key: value for key, value in config.items() if value != known.get(key)}
     check_arguments(changed, parser.locator)
+    check_references(config, known)
 
 
 def check_config_keys(config: dict[str, Any], known: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, get_args
 
 from segbundle.classes import Classes
@@ -35,7 +36,7 @@ def check_values(config: Mapping[str, Any], evaluated: bool = False) -> None:
     for key, value in _leaves(restore(config), ""):
         _check_number(key, value)
     for key, (test, needed) in {**_PATHS, **_NEEDED}.items():
-        found, value = _find(config, key)
+        found, value = find(config, key)
         if found and (evaluated or not is_evaluated_later(value)) and not test(value):
             raise ConfigError(f"{key} is {shortened(value)}; {needed} is needed.")
     tolerance, names = config.get("nsd_tolerance_mm"), config.get("class_names")
@@ -54,7 +55,7 @@ def is_evaluated_later(value: Any) -> bool:
     return isinstance(value, str) and value.startswith(("$", "@", "%"))
 
 
-def _find(config: Mapping[str, Any], key: str) -> tuple[bool, Any]:
+def find(config: Mapping[str, Any], key: str) -> tuple[bool, Any]:
     """Whether a configuration has a key, whose parts are separated by `#`, and its value."""
     value: Any = config
     for part in key.split("#"):
@@ -149,6 +150,11 @@ def _is_mapping(value: Any) -> bool:
     return isinstance(value, Mapping)
 
 
+def _is_increasing(value: Any) -> bool:
+    """Whether a value is a list of positive whole numbers, each larger than the one before."""
+    return _some(_whole())(value) and all(one < other for one, other in pairwise(value))
+
+
 def _is_tolerances(value: Any) -> bool:
     return isinstance(value, Mapping) and all(map(_number(0), value.values()))
 
@@ -207,11 +213,34 @@ _NEEDED: dict[str, tuple[_Test, str]] = {
     "lr_scheduler#total_iters": (_whole(), "a positive whole number"),
     "lr_scheduler#T_max": (_whole(), "a positive whole number"),
     "lr_scheduler#step_size": (_whole(), "a positive whole number of epochs"),
+    "lr_scheduler#milestones": (_is_increasing, "a list of increasing epochs, for instance [20, 30],"),
     "ema_decay": (_either(_NULL, _number(0, 1)), "a number from 0 and less than 1, or null,"),
     "max_gradient_norm": (_either(_NULL, _one_of([math.inf]), _positive), "a positive number, or null,"),
 }
 KEYS = tuple(key for key in _NEEDED if "#" not in key)
 """The bundle's own keys whose values are checked."""
+
+
+def is_own_key(key: str) -> bool:
+    """Return whether a key is one of those whose values are checked."""
+    return key in _PATHS or key in _NEEDED
+
+
+def check_as(key: str, path: str, value: Any, shown: Any) -> None:
+    """Refuse a value of an argument that refers to one of the bundle's own keys by default.
+
+    Args:
+        key: of the bundle.
+        path: of the argument.
+        value: what stands in place of the reference; what is evaluated later passes.
+        shown: the value for the message.
+
+    Raises:
+        ConfigError: naming the argument, its value, and what is needed.
+    """
+    test, needed = _PATHS[key] if key in _PATHS else _NEEDED[key]
+    if not is_evaluated_later(value) and not test(value):
+        raise ConfigError(f"config key {path!r} is {shortened(shown)}; {needed} is needed.")
 
 
 def nsd_tolerances(value: float | Mapping[str, float] | None, class_names: Sequence[str]) -> list[float] | None:

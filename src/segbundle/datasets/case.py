@@ -291,7 +291,7 @@ def _shared_files(cases: Sequence[Case]) -> list[str]:
     for case in cases:
         for kind, paths in (("image", case.image), ("label map", () if case.label is None else (case.label,))):
             for path in paths:
-                users[kind, _resolved(path)].setdefault(case.name, path)
+                users[kind, real_path(path)].setdefault(case.name, path)
     messages = []
     for (kind, _), by_name in users.items():
         if len(by_name) > 1:
@@ -304,8 +304,9 @@ def _shared_files(cases: Sequence[Case]) -> list[str]:
     return messages
 
 
-def _resolved(path: Path) -> str:
+def real_path(path: Path) -> str:
+    """Return a path without links, or the path itself if no file can have that name."""
     try:
         return os.path.realpath(path)
-    except (OSError, ValueError):  # an invalid name is reported separately
+    except (OSError, ValueError):
         return str(path)

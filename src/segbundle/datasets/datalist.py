@@ -19,6 +19,7 @@ from segbundle.datasets.folds import (
     given_split,
     refuse_repeated_cases,
 )
+from segbundle.datasets.listed import unlisted_in_words
 from segbundle.errors import ConfigError, DataError, suggestion
 
 
@@ -123,6 +124,9 @@ def _labeled(folder: Path, key: str) -> tuple[list[Case], list[Case]]:
     if validation and all(case.label is None for case in validation):
         raise DataError(f"{folder}: no case of the `validation` list has a label map. Add them, or remove the list.")
     refuse_cases([case for case in (*cases, *validation) if case.label is None])
+    unlisted = unlisted_in_words(folder, read_description(folder)) if key == "training" else None
+    if unlisted:
+        log_once(unlisted, logging.WARNING)
     if unlabeled:
         log_once(unlabeled_in_words(folder, unlabeled, len(cases) + len(validation)), logging.WARNING)
     return [case for case in cases if case.label], [case for case in validation if case.label]

@@ -16,6 +16,7 @@ from segbundle.datasets.cases import list_cases, load_cases
 from segbundle.datasets.datalist import unlabeled_in_words
 from segbundle.datasets.description import check_class_names, described_labels, read_description
 from segbundle.datasets.folds import DEFAULT_NUM_FOLDS, count_folds, given_split
+from segbundle.datasets.listed import unlisted_in_words
 from segbundle.errors import ConfigError, DataError, SegbundleError, describe
 from segbundle.io.label_maps import read_labels
 from segbundle.io.scans import Scan, read_geometry, read_scan
@@ -160,6 +161,7 @@ class DatasetCheck:
         description = self._read_description(class_names)
         announced = description.get("numTraining")
         self._announced = announced if isinstance(announced, int) else None
+        self._unlisted = self._find_unlisted(description)
         training, validation, test = (self._listed(key, description) for key in ("training", "validation", "test"))
         self._training = [*training, *validation]
         self.cases = [*self._training, *test]
@@ -184,6 +186,12 @@ class DatasetCheck:
             self.problems.append(str(error))
         return description
 
+    def _find_unlisted(self, description: dict[str, Any]) -> str | None:
+        try:
+            return unlisted_in_words(self.folder, description)
+        except DataError:  # lists that cannot be used are a problem of their own
+            return None
+
     def _listed(self, key: str, description: dict[str, Any]) -> list[Case]:
         if key == "validation" and not description.get(key):
             return []
@@ -201,6 +209,8 @@ class DatasetCheck:
         """Return remarks that are not problems but matter for training; call it after iteration."""
         unlabeled = [case.name for case in self._training if case.label is None]
         notes = [unlabeled_in_words(self.folder, unlabeled, len(self._training))] if unlabeled else []
+        if self._unlisted:
+            notes.append(self._unlisted)
         if self._announced not in (None, len(self._training)):
             notes.append(f"dataset.json has numTraining {self._announced}, but {len(self._training)} cases were found.")
         unseen = [name for index, name in enumerate(self.class_names) if index > 0 and index not in self._learned]

@@ -12,7 +12,16 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from segbundle.io.scan_files import SUFFIXES, data_files, holds_dicom, is_scan_file, is_uid, may_be_slice, stem
+from segbundle.io.scan_files import (
+    SUFFIXES,
+    data_files,
+    holds_dicom,
+    is_scan_file,
+    is_uid,
+    may_be_slice,
+    missing_header,
+    stem,
+)
 
 _logger = logging.getLogger(__name__)
 _SHOWN_ENDINGS = 6
@@ -165,7 +174,7 @@ def _lost(path: Path, reason: str) -> Lost:
 
 
 def _list_others(tree: Tree, folder: Path, others: list[Path]) -> None:
-    """Find DICOM files among files without the suffix of a scan, and count the other files."""
+    """Find DICOM files, and voxels without a header, among files without the suffix of a scan; count the others."""
     slices = 0
     for path in others:
         if path.name == "DICOMDIR":
@@ -178,7 +187,11 @@ def _list_others(tree: Tree, folder: Path, others: list[Path]) -> None:
             tree.lost.append(Lost(path, reason, scan=False, slice=may_be_slice(path.name)))
             continue
         slices += is_slice
-        if not is_slice:
+        header = None if is_slice else missing_header(path)
+        if header is not None:
+            reason = f"{escaped(path)}: its header {escaped(header.name)} is missing. Restore it, or remove the file."
+            tree.lost.append(Lost(path, reason, scan=True))
+        elif not is_slice:
             ending = path.suffix.lower()
             tree.left_out["without an ending" if ending[1:].isdigit() or not ending else ending] += 1
     if slices:

@@ -7,8 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from segbundle.datasets.case import CHANNEL, Case, channel_files, path_problems
+from segbundle.datasets.case import (
+    CHANNEL,
+    Case,
+    case_of_channel,
+    channel_files,
+    path_name,
+    path_problems,
+    real_path,
+)
 from segbundle.datasets.description import FILE_NAME, ListedCase, listed_case, mapped_case
+from segbundle.datasets.folders import list_tree, some
 from segbundle.errors import DataError
 from segbundle.io.scan_files import label_stem, stem
 
@@ -55,6 +64,27 @@ def listed_cases(folder: Path, description: Mapping[str, Any], key: str) -> tupl
         except DataError as error:
             malformed.append(str(error))
     return cases, malformed
+
+
+def unlisted_in_words(folder: Path, description: Mapping[str, Any]) -> str | None:
+    """Return a line that names the cases of `imagesTr` and `labelsTr` that no list of `dataset.json` has, if any."""
+    images, labels = folder / "imagesTr", folder / "labelsTr"
+    if not has_list(description, "training") or not (images.is_dir() and labels.is_dir()):
+        return None
+    used = {real_path(path) for case in _all_listed(folder, description) for path in case.image}
+    tree, labeled = list_tree(images), {label_stem(path) for path in list_tree(labels).files}
+    found = {case: path for path in tree.files for case in (stem(path), case_of_channel(path)) if case in labeled}
+    found |= {path_name(path, images): path for path in tree.dicom if path_name(path, images) in labeled}
+    unlisted = sorted(case for case, path in found.items() if real_path(path) not in used)
+    if not unlisted:
+        return None
+    count = f"{len(unlisted)} case{'s' * (len(unlisted) > 1)}"
+    return f"{folder / FILE_NAME}: does not list {count} of imagesTr and labelsTr, not used: {some(unlisted)}"
+
+
+def _all_listed(folder: Path, description: Mapping[str, Any]) -> list[Case]:
+    keys = ["training", *(key for key, value in description.items() if key != "training" and isinstance(value, list))]
+    return [case for key in keys for case in listed_cases(folder, description, key)[0]]
 
 
 def num_channels(description: Mapping[str, Any]) -> int:

@@ -25,7 +25,8 @@ from segbundle.io.scan_files import is_scan_file, label_stem, stem
 def paired_cases(folder: Path, section: str, num_channels: int) -> list[Case]:
     """Return the cases of `images<section>`, with their label maps in `labels<section>` if these exist.
 
-    The names of the label maps determine which files are channels of one case.
+    The names of the label maps determine which files are channels of one case. A label map may be a folder with a DICOM
+    series.
 
     Args:
         folder: folder of the dataset.
@@ -65,7 +66,7 @@ def paired_cases(folder: Path, section: str, num_channels: int) -> list[Case]:
     cases += join_channels(channels, num_channels) + group_channels(others, num_channels)
     cases = _with_labels(named_apart(cases, images), cases_by_label, images)
     cases += [Case(path_name(path, labels), (path,), path) for path in lost_scans(label_tree) if not is_scan_file(path)]
-    good = {*image_tree.files, *image_tree.dicom, *label_tree.files}
+    good = {path for tree in (image_tree, label_tree) for path in (*tree.files, *tree.dicom)}
     lost = {lost.path: lost.reason for tree in (image_tree, label_tree) for lost in tree.lost}
     return [with_problems(case, good, lost) for case in cases]
 
@@ -76,6 +77,8 @@ def _by_name(tree: Tree) -> dict[str, list[Path]]:
     files = [*tree.files, *filter(is_scan_file, lost_scans(tree))]
     for case in named_apart([Case(label_stem(path), (path,)) for path in files], tree.root):
         maps[case.name].append(case.image[0])
+    for folder in tree.dicom:
+        maps[path_name(folder, tree.root)].append(folder)
     return maps
 
 

@@ -5,30 +5,66 @@ from __future__ import annotations
 import logging
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import combinations
 
 from segbundle.errors import ConfigError
 
 _logger = logging.getLogger(__name__)
-_LEFT = (
-    "left", "l", "lt", "lft", "lh", "links", "linke", "linker", "linkes", "linken", "gauche", "izquierdo", "izquierda",
-    "izq", "esquerdo", "esquerda", "sinistro", "sinistra", "sinister", "sin", "sn", "sx", "vänster", "vänstra",
-    "venstre", "lewy", "lewa", "lewe", "левый", "левая", "левое", "sol", "左", "左侧", "左側", "왼쪽",
+_LANGUAGES = (
+    ("l|lt|lft|lh|left", "r|rt|rgt|rh|right"),  # English
+    ("os|oi|og", "od"),  # eyes
+    ("link(s|e[rnms]?)|li|lks?", "recht(s|e[rnms]?)|re"),  # German, Dutch
+    ("gauches?|gche?", "droite?s?|dte?"),  # French
+    ("izq|izquierd[oa]s?|izq?d[oa]s?|esquerr[ea]", "der|derech[oa]s?|dr?ch[oa]s?|drch|dret[ao]?"),  # Spanish, Catalan
+    ("esq|esquerd[oa]s?", "dir|dto|dta|direit[oa]s?"),  # Portuguese
+    ("sin|sn|sx|sinist(er|r[a-z]*)?", "dex|dx|dext(er|r[a-z]*)?|destr[oaie]|dest"),  # Latin, Italian
+    ("stang(a|ul|i|ii)?", "drept|dreapta|drepte|dreptul"),  # Romanian
+    ("vanst(er|ra|ert)|venstre|vstr?", "hog(er|ra|ert)|h(ø|o|oe)[jy](re|er)|hger"),  # Swedish, Danish, Norwegian
+    ("vas|vasen|vasem[a-z]+|vasak[a-z]*", "oik|oikea[a-z]*|oikeis[a-z]+|parem[a-z]*"),  # Finnish, Estonian
+    ("(li?je|le|la)v(a|e|eho|ej|em|emu|i|o|og|om|ou|u|y|ych|ym|ymi)|lew(a|e|ego|ej|y|ych|ym)",
+     "pra[vw](a|e|eho|ego|ej|em|emu|i|o|ou|u|y|ych|ym|ymi)|desn(a|e|i|o|og|om|u)"),  # Czech, Polish, Croatian
+    ("л|л(е|и|і|ије)в[а-яіє]{0,3}", "п|пр|прав[а-яіє]{0,3}|десн[а-я]{1,3}"),  # Russian, Ukrainian, Serbian
+    ("kair[a-z]+|kreis[a-z]+", "desin[a-z]+|lab(a|as|ais|o)"),  # Lithuanian, Latvian
+    ("αρ|αριστερ[α-ω]+", "δε|δεξ[α-ω]+"),  # Greek
+    ("bal", "jobb"),  # Hungarian
+    ("sol", "sag"),  # Turkish
+    ("(ال)?(يسر[ىيا]|ايسر|يسار)|چپ", "(ال)?(يمن[ىيا]|ايمن|يمين)|راست"),  # Arabic, Persian
+    ("שמאל[א-ת]{0,2}", "ימין|ימני[א-ת]{0,2}"),  # Hebrew
+    ("kiri|trai", "kanan|phai"),  # Indonesian, Vietnamese
+    ("左[侧側]?|왼쪽", "右[侧側]?|오른쪽"),  # Chinese, Japanese, Korean
 )  # fmt: skip
-_RIGHT = (
-    "right", "r", "rt", "rgt", "rh", "rechts", "rechte", "rechter", "rechtes", "rechten", "droite", "droit", "derecho",
-    "derecha", "der", "direito", "direita", "destro", "destra", "dexter", "dex", "dext", "dx", "höger", "högra",
-    "højre", "høyre", "prawy", "prawa", "prawe", "правый", "правая", "правое", "sağ", "右", "右侧", "右側", "오른쪽",
+"""Words for left and right, in small letters and without diacritics, by language: a pair is of one language."""
+_LAST_LETTERS = (("g", "d"), ("v", "h"), ("i", "d"))
+"""French, Danish and Swedish, and Spanish, for the last word of a name: left and right."""
+_COMPOUNDS = (
+    ("left", "right"), ("linker", "rechter"), ("linke", "rechte"), ("links", "rechts"), ("vanster", "hoger"),
+    ("venstre", "højre"), ("venstre", "høyre"),
 )  # fmt: skip
-_SIDES = dict.fromkeys(_LEFT, -1) | dict.fromkeys(_RIGHT, 1)
+"""Left and right at an end of a longer word, as in `kidneyleft` and `linkerlong`."""
+_LEAST_REST = 3
+_GLUED = re.compile(r"(l|r)(.+)"), re.compile(r"(.+?)(l|r)")
+"""A side and a rest without anything between them, as in `RV`."""
+_SIDES = [(re.compile(left), re.compile(right)) for left, right in _LANGUAGES]
 _FILLERS = ("side", "sided")
 _WORD = re.compile(r"[左右][侧側]?|왼쪽|오른쪽|[A-Z]+(?=[A-Z][a-z])|[A-Z]?[^\W\d_左右A-Z]+|[A-Z]+|\d+")
+_SPACES = re.compile(r"[\W_]+")
 _PLURAL = re.compile(r"(?<=[a-z]{3})(?<!s)s$")
-_GLUED = re.compile(r"(left|right|l|r)(.+)"), re.compile(r"(.+?)(left|right|l|r)")
-"""Names with a side and no separator, such as `leftkidney` and `RV`."""
+_DIACRITICS = re.compile("[\u0300-\u036f\u0591-\u05c7\u064b-\u0655]")
 _END_NUMBERS = re.compile(r"^[\W_]*\d+[\W_]+|[\W_]+\d+[\W_]*$")
-"""Numbers that may only enumerate the classes, as in `2_kidney_left` and `3_kidney_right`."""
+"""Numbers that may only count the classes, as in `2_kidney_left` and `3_kidney_right`."""
+_SHORT_WORD = re.compile(r"[^\W\d_]{1,2}")
+_NO_SIDES = {
+    "ca", "cb", "cc", "ce", "cm", "co", "cp", "cs", "ct", "cz", "de", "di", "du", "ed", "ee", "el", "en", "es",
+    "et", "ex", "fa", "fl", "gd", "gm", "gp", "he", "hg", "hi", "hs", "ic", "in", "la", "lc", "le", "lg", "lo",
+    "lv", "mr", "mt", "nc", "ne", "no", "of", "on", "pd", "pe", "pt", "pz", "sd", "se", "st", "su", "sw", "tc",
+    "te", "tz", "un", "up", "us", "va", "vd", "vi", "wm", "wt",
+}  # fmt: skip
+"""Words of two letters for tissues, sequences, phases and zones, and articles."""
+_OPPOSITES = {"ap", "cd", "cl", "cs", "ct", "dv", "ei", "io", "is", "iu", "lm", "ls", "lt", "lu", "nt", "dp"}
+"""Letters in alphabetical order of what is not left and right, such as anterior and posterior."""
 _DEFAULT_FLIPS = (0,)
 _SHOWN = 3
 
@@ -48,39 +84,111 @@ def side_pairs(class_names: Sequence[str]) -> list[tuple[str, str]]:
     pairs: list[tuple[int, int]] = []
     for numbered in (True, False):
         paired = {index for pair in pairs for index in pair}
-        readings = {i: _readings(name, numbered) for i, name in enumerate(class_names) if i not in paired}
+        plain = {i: _plain(name, numbered) for i, name in enumerate(class_names) if i not in paired}
+        lettered = Counter(tuple(words[:-1]) for words in map(_words, plain.values()) if words and len(words[-1]) == 1)
+        readings = {i: _readings(name, lettered) for i, name in plain.items()}
         pairs += [
             (one, other)
             for one, other in combinations(readings, 2)
-            if any((-side, rest) in readings[other] for side, rest in readings[one])
+            if any((language, -side, rest) in readings[other] for language, side, rest in readings[one])
         ]
     return [(class_names[one], class_names[other]) for one, other in sorted(pairs)]
 
 
-def _readings(name: str, numbered: bool) -> set[tuple[int, str]]:
-    """Return every way to split a name into a side (-1 or 1) and the rest, in lower case.
+def _plain(name: str, numbered: bool) -> str:
+    """Return a name without diacritics and, unless it is `numbered`, without numbers at its ends."""
+    name = unicodedata.normalize("NFKC", _DIACRITICS.sub("", unicodedata.normalize("NFKD", name)))
+    return name if numbered else _END_NUMBERS.sub("", name)
+
+
+def _words(plain: str) -> list[str]:
+    """Return the words of a name in small letters, in the singular."""
+    words = [word.lower() for word in _WORD.findall(plain.lower() if plain.isupper() else plain)]
+    return [word if _sides(word) else _PLURAL.sub("", word) for word in words if word not in _FILLERS]
+
+
+@lru_cache(maxsize=10_000)
+def _sides(word: str) -> list[tuple[int, int]]:
+    """Return the languages in which a word is a side, each with -1 for left and 1 for right."""
+    return [
+        (language, side)
+        for language, patterns in enumerate(_SIDES)
+        for side, pattern in zip((-1, 1), patterns, strict=True)
+        if pattern.fullmatch(word)
+    ]
+
+
+def _readings(plain: str, lettered: Mapping[tuple[str, ...], int]) -> set[tuple[int, int, str]]:
+    """Return every way to read a name as a language, a side and a rest.
 
     Args:
-        name: name of a class.
-        numbered: whether numbers at the ends are part of the name.
+        plain: see `_plain`.
+        lettered: how many names end in a single letter, by the words before it. More than two letters are no sides.
     """
-    name = unicodedata.normalize("NFKC", name)
-    if not numbered:
-        name = _END_NUMBERS.sub("", name)
-    words = [word.lower() for word in _WORD.findall(name.lower() if name.isupper() else name)]
-    words = [word if word in _SIDES else _PLURAL.sub("", word) for word in words if word not in _FILLERS]
-    found = {
-        (_SIDES[word], " ".join(sorted(words[:place] + words[place + 1 :])))
-        for place, word in enumerate(words)
-        if word in _SIDES
-    }
-    if found:
-        return found
-    first, last = (pattern.fullmatch(name.lower()) for pattern in _GLUED)
+    words = _words(plain)
+    found = set()
+    for place, word in enumerate(words):
+        before, after = words[:place], words[place + 1 :]
+        rest = " ".join(sorted(before + after))
+        found |= {(language, side, rest) for language, side in _sides(word)}
+        found |= {
+            (language, side, " ".join(sorted([*before, part, *after]))) for language, side, part in _compound(word)
+        }
+        if before and not after and lettered.get(tuple(before)) == 2:
+            found |= {(-2 - i, 2 * pair.index(word) - 1, rest) for i, pair in enumerate(_LAST_LETTERS) if word in pair}
+    return found or _glued(plain.lower())
+
+
+def _compound(word: str) -> Iterator[tuple[int, int, str]]:
+    """Yield every way to read a word as a language, a side and the other part of the word."""
+    for language, pair in enumerate(_COMPOUNDS, start=len(_LANGUAGES)):
+        for side, name in zip((-1, 1), pair, strict=True):
+            if len(word) - len(name) >= _LEAST_REST:
+                if word.startswith(name):
+                    yield language, side, word[len(name) :]
+                if word.endswith(name):
+                    yield language, side, word[: -len(name)]
+
+
+def _glued(name: str) -> set[tuple[int, int, str]]:
+    first, last = (pattern.fullmatch(name) for pattern in _GLUED)
     return {
-        *([(_SIDES[first[1]], first[2])] if first else []),
-        *([(_SIDES[last[2]], last[1])] if last else []),
+        *([(-1, 1 if first[1] == "r" else -1, first[2])] if first else []),
+        *([(-1, 1 if last[2] == "r" else -1, last[1])] if last else []),
     }
+
+
+def possible_pairs(class_names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the pairs of classes that may differ by their side only, in words that are not known as sides.
+
+    These names differ in one word of one or two letters, which no third name has other letters in place of. Words that
+    are known to mean something else do not count.
+
+    Args:
+        class_names: see `side_pairs`.
+
+    Example:
+        >>> possible_pairs(["background", "nerka L", "nerka P", "lesion A", "lesion B"])
+        [('nerka L', 'nerka P')]
+    """
+    class_names = [str(name) for name in class_names]
+    known = {name for pair in side_pairs(class_names) for name in pair}
+    groups: defaultdict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
+    for name in class_names:
+        words = _SPACES.split(_plain(name, numbered=True).lower())
+        for place, word in enumerate(words):
+            if len(words) > 1 and _SHORT_WORD.fullmatch(word):
+                others = (*words[:place], "", *words[place + 1 :])
+                groups[others][word] = name
+    pairs = [(tuple(names.values()), sorted(names)) for names in groups.values() if len(names) == 2]
+    return [(one, other) for (one, other), words in pairs if not known & {one, other} and _may_be_sides(*words)]
+
+
+def _may_be_sides(one: str, other: str) -> bool:
+    """Return whether two short words, in alphabetical order, may be left and right."""
+    if len(one) != len(other) or {one, other} & _NO_SIDES or one + other in _OPPOSITES:
+        return False
+    return len(one) == 2 or (ord(other) - ord(one) > 1 and not {one, other} <= set("ivx"))
 
 
 def exchanging_axes(class_names: Sequence[str], axcodes: str | Sequence[str] | None) -> set[int]:
@@ -95,9 +203,7 @@ def exchanging_axes(class_names: Sequence[str], axcodes: str | Sequence[str] | N
         >>> exchanging_axes(["background", "left kidney", "right kidney"], "RAS")
         {0}
     """
-    if not side_pairs(class_names):
-        return set()
-    return {0, 1, 2} if axcodes is None else {axis for axis, code in enumerate(axcodes) if code.upper() in "LR"}
+    return _side_axes(axcodes) if side_pairs(class_names) else set()
 
 
 def chosen_flips(
@@ -133,6 +239,8 @@ def warn_about_sides(
 ) -> None:
     """Log a warning if mirroring exchanges classes that differ only by side, or is disabled for this reason.
 
+    Another warning names classes that mirroring may exchange, see `possible_pairs`.
+
     Args:
         flip_axes: see `chosen_flips`.
         class_names: see `side_pairs`.
@@ -143,8 +251,7 @@ def warn_about_sides(
         >>> warn_about_sides([1], ["background", "left kidney", "right kidney"], "RAS", "augmentation#flip_axes")
     """
     exchanging = exchanging_axes(class_names, axcodes)
-    pairs = [f"{left} / {right}" for left, right in side_pairs(class_names)]
-    shown = ", ".join(pairs[:_SHOWN]) + (f" and {len(pairs) - _SHOWN} more pairs" if len(pairs) > _SHOWN else "")
+    shown = _shown(side_pairs(class_names))
     if flip_axes == "auto":
         left_out = sorted(exchanging.intersection(_DEFAULT_FLIPS))
         if left_out:
@@ -160,3 +267,22 @@ def warn_about_sides(
             shown,
             ", ".join(map(str, sorted(exchanging.intersection(flip_axes)))),
         )
+    mirrored = _side_axes(axcodes).intersection(chosen_flips(flip_axes, class_names, axcodes))
+    possible = possible_pairs(class_names) if mirrored else []
+    if possible:
+        _logger.warning(
+            "class_names: %s differ in one short word; if these are left and right, set %s without axis %s",
+            _shown(possible),
+            key,
+            ", ".join(map(str, sorted(mirrored))),
+        )
+
+
+def _side_axes(axcodes: str | Sequence[str] | None) -> set[int]:
+    """Return the axes that may be left-right."""
+    return {0, 1, 2} if axcodes is None else {axis for axis, code in enumerate(axcodes) if code.upper() in "LR"}
+
+
+def _shown(pairs: Sequence[tuple[str, str]]) -> str:
+    more = f" and {len(pairs) - _SHOWN} more pairs" if len(pairs) > _SHOWN else ""
+    return ", ".join(f"{left} / {right}" for left, right in pairs[:_SHOWN]) + more

@@ -8,7 +8,6 @@ voxels; SimpleITK's GDCM decompresses compressed voxels.
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections import Counter
 from collections.abc import Sequence
@@ -28,9 +27,7 @@ from segbundle.io.stacks import arrange, orientations
 
 _BROKEN_LINK, _NOT_A_FILE = -1, -2
 _LOCALIZER_SLICES = 5
-"""Maximum number of slices per orientation in a localizer; with more, the series is a damaged volume."""
-_LOCALIZER = re.compile(r"locali[sz]er|scout|survey|topogram|(\b|_)loc(\b|_)|3[ -]?plane", re.IGNORECASE)
-"""Series descriptions of localizers."""
+"""Maximum number of slices per orientation in a localizer; with more, the series is a volume, possibly damaged."""
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -365,7 +362,9 @@ def _series(images: Sequence[DicomImage]) -> Series:
     counts, damaged = orientations(slices), first.damaged
     if why is None and len(counts) > 1:
         why = f"{len(slices)} slices in {len(counts)} orientations"
-        damaged = counts[0] > _LOCALIZER_SLICES and not _LOCALIZER.search(first.description)
+        damaged = counts[0] > _LOCALIZER_SLICES and not first.localizer
         why += f" ({counts[0]} in one of them)" if damaged else ", as in a localizer"
+    elif why is None and first.localizer and len(slices) <= _LOCALIZER_SLICES:
+        why = "a localizer"
     files = tuple(sorted(image.path for image in images))
     return Series(files[0], first.series, first.description, first.modality, files, why, damaged)

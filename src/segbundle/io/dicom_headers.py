@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from segbundle.io.scan_files import DICOM_SUFFIXES, is_dicom_file
 from segbundle.io.stacks import Slice
 
 _TAGS = (
-    "SOPClassUID", "Modality", "SeriesDescription", "SeriesInstanceUID", "ImageType", "Rows", "Columns",
+    "SOPClassUID", "Modality", "ProtocolName", "SeriesDescription", "SeriesInstanceUID", "ImageType", "Rows", "Columns",
     "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
     "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
@@ -63,6 +64,12 @@ EMPTY = "empty"
 """Kind of an empty file without a DICOM suffix."""
 _SCOUTS = ("LOCALIZER", "SCOUT", "TOPOGRAM", "SURVEY", "SCANOSCOPE", "TOP")
 """Last words of ImageType values of localizers, such as `CT_SOM5 TOP`."""
+_LOCALIZER = re.compile(
+    r"lo[ck]ali[sz](er|ador|ateur|ator|zatore)|scout|survey|surview|topogram|scanogra|scanoscop|(3|three|tri)[ -]?plan"
+    r"|(?<![a-z])(locs?|topo|scano|pilot)(?![a-z])",
+    re.IGNORECASE,
+)
+"""Series descriptions of localizers."""
 _CROSS_SECTIONAL = tuple(
     f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("2", "2.1", "2.2", "4", "4.1", "4.4", "128", "128.1", "130")
 )
@@ -91,6 +98,7 @@ class DicomImage:
         pixels: position of the pixel data element in the file, in bytes.
         slices: planes of the image; empty if the image has no position and orientation.
         why: kind of the image if it is not part of a volume; None if it is.
+        localizer: True if its SeriesDescription, or ProtocolName if it has none, is the name of a localizer.
         damaged: True if the image is not part of a volume although its SOP class is that of slices (default False).
 
     Example:
@@ -114,6 +122,7 @@ class DicomImage:
     pixels: int
     slices: tuple[Slice, ...]
     why: str | None
+    localizer: bool = False
     damaged: bool = False
 
 
@@ -190,6 +199,8 @@ def _image(path: Path, file: BinaryIO) -> DicomImage | str:
         pixels,
         slices,
         why,
+        localizer=_LOCALIZER.search(str(header.get("SeriesDescription") or header.get("ProtocolName") or ""))
+        is not None,
         damaged=unplaced and _is_cross_sectional(header),
     )
 

@@ -235,6 +235,16 @@ def data_files(header: Path) -> list[Path]:
     return [file for name in names if name and name.upper() != "LOCAL" for file in _named(header.parent, name)]
 
 
+def missing_header(path: Path) -> Path | None:
+    """Return the header that a file of voxels named `x.img` needs, if that does not exist."""
+    for suffix, voxels in _PAIRS.items():
+        if path.name.lower().endswith(voxels):
+            start, ending = path.name[: -len(voxels)], path.name[-len(voxels) :]
+            header = path.with_name(start + (suffix.upper() if ending.isupper() else suffix))
+            return None if header.exists() else header
+    return None
+
+
 def _named(folder: Path, name: str) -> list[Path]:
     """Return the files that a header calls `name`: one file, or numbered files as in `slice%03d.raw 1 40 1`."""
     start, numbered, _ = name.partition("%")

@@ -2,6 +2,7 @@ from .caching import CachedCases, PreparedCases
 from .handlers import EarlyStopping, FinalValidation, SeedEpochs, StopAtNaN, TrainingLog
 from .patch_loading import monai_loader, patch_loader, warn_about_missing_classes
 from .resuming import Checkpoints
+from .schedules import check_schedule
 from .tracking import check_mlflow
 from .trainer import SegmentationTrainer
 from .weight_average import WeightAverage, averaged_network
@@ -19,6 +20,7 @@ __all__ = [
     "WeightAverage",
     "averaged_network",
     "check_mlflow",
+    "check_schedule",
     "monai_loader",
     "patch_loader",
     "warn_about_missing_classes",

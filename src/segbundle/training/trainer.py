@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,11 +19,21 @@ from monai.utils import CommonKeys
 from segbundle.acceleration.cuda_graphs import StepGraphs, recorded_step
 from segbundle.classes import IGNORE_INDEX
 from segbundle.distributed import world_size
-from segbundle.errors import ConfigError, TrainingError
+from segbundle.errors import ConfigError, SegbundleError, TrainingError, first_cause, one_line
 from segbundle.losses.deep_supervision import loss_over_depths
 from segbundle.losses.target_checks import CHECKED_CALLS_ON_GPU
 from segbundle.sampling.loader import PatchLoader
 from segbundle.training.weight_average import WeightAverage
+
+_BROADCAST = "Using a target size"
+"""PyTorch's warning about a loss that broadcasts the labels to the shape of the scores."""
+_REMEDIES = {
+    "network": "Check network_def, patch_size and batch_size.",
+    "loss": "Check `loss`, or use one of segbundle.losses: segbundle.losses.DiceCELoss.",
+    "gradient of the loss": "Check `loss` and `network_def`.",
+    "optimizer": "Check `optimizer`, or use one that needs no closure and takes dense gradients: torch.optim.AdamW.",
+}
+"""Stages of a step, by what fails in them."""
 
 
 class SegmentationTrainer(SupervisedTrainer):
@@ -46,7 +59,7 @@ class SegmentationTrainer(SupervisedTrainer):
     Raises:
         ConfigError: in training, a batch with unannotated classes or unknown voxels and a loss that cannot leave
             them out.
-        TrainingError: the loss refuses a batch with a ValueError; the message names the batch's cases.
+        TrainingError: network, loss or optimizer fail; the message names them, the batch's cases and the first cause.
     """
 
     def __init__(
@@ -60,7 +73,7 @@ class SegmentationTrainer(SupervisedTrainer):
         kwargs.setdefault("optim_set_to_none", True)
         super().__init__(loss_function=self._batch_loss, inferer=self._predict, **kwargs)
         self._graphs: StepGraphs | None = None
-        self._steps, self._tried = 0, False
+        self._steps, self._tried, self._stage = 0, False, "network"
         self.add_event_handler(Events.EPOCH_STARTED, self._record)
         self.max_gradient_norm = math.inf if max_gradient_norm is None else max_gradient_norm
         self.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._clip_gradient)
@@ -77,7 +90,23 @@ class SegmentationTrainer(SupervisedTrainer):
             self.plain_loss.progress = (engine.state.iteration - 1) / steps
         self._refuse_what_is_missing(batchdata)
         self._steps += 1
-        return super()._iteration(engine, batchdata)
+        self._stage = "network"
+        try:
+            return super()._iteration(engine, batchdata)
+        except SegbundleError:
+            raise
+        except Exception as error:
+            raise TrainingError(self._in_words(error, batchdata)) from error
+
+    def _in_words(self, error: Exception, batch: Mapping[str, Any]) -> str:
+        """Return which stage of a step failed, for which cases, why, and what to do."""
+        makers = {"network": self.network, "optimizer": self.optimizer}
+        maker = makers.get(self._stage, self.plain_loss)
+        where = f"{self._stage} {type(maker).__name__}, cases {', '.join(batch.get('case', ()))}"
+        cause = one_line(first_cause(error))
+        if isinstance(error, ValueError) and type(maker).__module__.startswith("segbundle."):
+            return f"{where}: {cause}"
+        return f"{where}: {cause.rstrip('.')}. {_REMEDIES[self._stage]}"
 
     def _record(self) -> None:
         """Make graphs of the step once losses have looked at data, and leave them when the network's weights change."""
@@ -101,24 +130,25 @@ class SegmentationTrainer(SupervisedTrainer):
         return self._usual_inferer(inputs, network, *args, **kwargs) if scores is None else scores
 
     def _batch_loss(self, pred: torch.Tensor | list[torch.Tensor], label: torch.Tensor) -> torch.Tensor:
-        """The loss of the batch that is being trained on."""
+        """Return the loss of the batch that is being trained on."""
+        self._stage = "loss"
         batch: Any = self.state.batch
         more = {"annotated": batch["annotated"]} if self._knows_annotated and "annotated" in batch else {}
         if self._graphs is not None and all(bool(annotated.all()) for annotated in more.values()):
             value = self._graphs.loss(pred, label)
             if value is not None:
                 return value
-        try:
-            return loss_over_depths(self.plain_loss, pred, label, **more)
-        except ValueError as error:
-            cases = ", ".join(batch.get("case", ()))
-            raise TrainingError(f"loss {type(self.plain_loss).__name__}, cases {cases}: {error}") from error
+        with _refused_broadcast() if self._steps == 1 else nullcontext():
+            value = loss_over_depths(self.plain_loss, pred, label, **more)
+        self._stage = "gradient of the loss"
+        return value
 
     def _clip_gradient(self) -> None:
         if self._graphs is not None:
             self._graphs.hand_over_gradients()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_gradient_norm)
         self.state.gradient_norm = norm
+        self._stage = "optimizer"
 
     def _refuse_what_is_missing(self, batchdata: dict[str, Any]) -> None:
         annotated, loss = batchdata.get("annotated"), type(self.plain_loss).__name__
@@ -139,3 +169,11 @@ class SegmentationTrainer(SupervisedTrainer):
                 else "use one of segbundle.losses, for instance loss#_target_: segbundle.losses.DiceCELoss."
             )
             raise ConfigError(f"case {case}: holds voxels of unknown class (ignore), which loss {loss} counts; {fix}")
+
+
+@contextmanager
+def _refused_broadcast() -> Iterator[None]:
+    """Raise PyTorch's warning that a loss broadcasts; filters of warnings cost time, so only the first step has it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=_BROADCAST)
+        yield

@@ -49,7 +49,7 @@ def assert_equal(ours, theirs, relative=1e-5):
 @pytest.mark.parametrize("make", [unet, dynunet])
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("backend", ["eager", "openvino"])
-def test_float32_scores_equal_the_networks(backend, batch, make):
+def test_float32_backends_equal_the_network(backend, batch, make):
     if backend == "openvino":
         pytest.importorskip("openvino")
     network, first, second = make(), windows(batch), 2 * windows(batch)
@@ -61,7 +61,7 @@ def test_float32_scores_equal_the_networks(backend, batch, make):
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize(("precision", "relative"), [("fp32", 1e-5), ("bf16", 0.05)])
-def test_compiled_scores_equal_the_networks(precision, relative):
+def test_compiled_network_equals_the_network(precision, relative):
     network = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 3), torch.nn.LeakyReLU())
     run = prepare(network, "compile", precision, (2, 1, 16, 8, 12), CPU)
     assert_equal(run(windows()), network(windows()), relative)
@@ -69,7 +69,7 @@ def test_compiled_scores_equal_the_networks(precision, relative):
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("backend", ["eager", "openvino"])
-def test_short_numbers_are_close(backend, precision):
+def test_half_precision_is_close_to_float32(backend, precision):
     if backend == "openvino":
         pytest.importorskip("openvino")
     network, image = unet(), windows()
@@ -77,19 +77,19 @@ def test_short_numbers_are_close(backend, precision):
 
 
 @pytest.mark.parametrize("settings", [{"padding": "same"}, {"padding": (1, 0, 2)}, {"stride": 2}, {"groups": 2}])
-def test_any_convolution_passes_as_a_single_window(settings):
+def test_convolutions_accept_a_single_window(settings):
     convolution, image = torch.nn.Conv3d(2, 4, 3, **settings), windows(1, 2)
     assert_equal(prepare(convolution, "eager", "fp32", tuple(image.shape), CPU)(image), convolution(image))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_network_sees_channels_last(channels):
+def test_network_receives_channels_last_memory(channels):
     seen = prepare(lambda x: x, "eager", "fp32", (2, channels, 16, 8, 12), CPU)(windows(2, channels))
     assert seen.stride(1) == 1
     assert torch.equal(seen, windows(2, channels))
 
 
-def test_conversion_is_silent_and_leaves_the_network_alone(capfd):
+def test_conversion_is_silent_and_keeps_the_network(capfd):
     pytest.importorskip("openvino")
     network = dynunet().train()
     before = copy.deepcopy(network.state_dict())
@@ -111,7 +111,7 @@ def test_openvino_import_is_lazy_and_without_telemetry():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_without_openvino_the_message_says_how_to_install_it(monkeypatch):
+def test_error_without_openvino_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ImportError, match=r'pip install "segbundle\[openvino\]"'):
         prepare(unet(), "openvino", "fp32", (1, 1, 16, 8, 12), CPU)
@@ -129,14 +129,14 @@ def test_unknown_precision_is_refused_before_the_first_window(backend):
 
 
 @pytest.mark.parametrize(("backend", "device"), [("cudagraph", "cpu"), ("openvino", "cuda")])
-def test_backends_refuse_devices_that_they_do_not_run_on(backend, device):
+def test_backends_refuse_unsupported_devices(backend, device):
     with pytest.raises(ValueError, match=f"not on '{device}'"):
         prepare(unet(), backend, "fp32", (1, 1, 16, 8, 12), torch.device(device))
 
 
 @CUDA
 @pytest.mark.parametrize(("precision", "relative"), [("fp32", 1e-2), ("auto", 0.05)])
-def test_a_captured_network_computes_every_batch_anew(precision, relative):
+def test_captured_network_recomputes_every_batch(precision, relative):
     network = unet().cuda()
     run = prepare(network, "cudagraph", precision, (2, 1, 16, 8, 12), torch.device("cuda"))
     for factor in (1, 2):

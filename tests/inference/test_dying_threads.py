@@ -56,7 +56,7 @@ def run(folder, reading=None, writing=None):
 @pytest.mark.parametrize(
     "error", [MemoryError("no room"), OSError("disk gone"), RecursionError("deep"), AssertionError()]
 )
-def test_a_scan_whose_thread_raises_fails_alone(thread, error, tmp_path):
+def test_error_in_a_thread_fails_its_scan_only(thread, error, tmp_path):
     evaluator, records = run(tmp_path, **{thread: error})
     evaluator.run()
     assert [(r["case"], r["status"]) for r in records.all] == [("a", "ok"), ("b", "failed"), ("c", "ok"), ("d", "ok")]
@@ -72,7 +72,7 @@ class Death(BaseException):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("thread", ["reading", "writing"])
-def test_a_thread_that_dies_is_noticed(thread, tmp_path):
+def test_dead_thread_is_noticed(thread, tmp_path):
     evaluator, records = run(tmp_path, **{thread: Death("gone")})
     with pytest.raises((ScansFailedError, Death)):
         evaluator.run()
@@ -82,7 +82,7 @@ def test_a_thread_that_dies_is_noticed(thread, tmp_path):
     assert done == {path.name[0] for path in (tmp_path / "out").glob("*_seg.nii.gz")}
 
 
-def test_scans_that_vanish_during_a_run_fail_alone(tmp_path):
+def test_scan_removed_during_a_run_fails_alone(tmp_path):
     evaluator, records = run(tmp_path)
     (tmp_path / "scans" / "c.nii.gz").unlink()
     evaluator.run()

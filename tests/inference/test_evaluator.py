@@ -43,7 +43,7 @@ def parts(scans, out, inferer):
 
 
 @pytest.mark.parametrize("inferer", [SlidingWindowInferer(4, precision="fp32"), SimpleInferer()])
-def test_such_a_scan_fails_and_the_others_are_predicted(tmp_path, inferer):
+def test_scan_with_non_finite_logits_fails_alone(tmp_path, inferer):
     records, options = parts(scans(tmp_path / "scans"), tmp_path / "out", inferer)
     ScanEvaluator(records=records, saving=SaveLabelsd(tmp_path / "out"), **options).run()
     assert [(one["case"], one["status"]) for one in records.all] == [("a", "ok"), ("b", "failed"), ("c", "ok")]
@@ -53,7 +53,7 @@ def test_such_a_scan_fails_and_the_others_are_predicted(tmp_path, inferer):
     assert not (tmp_path / "out" / "b_seg.nii.gz").exists()
 
 
-def test_in_a_training_it_ends_the_validation_with_the_case(tmp_path):
+def test_non_finite_logits_end_a_validation(tmp_path):
     _, options = parts(scans(tmp_path / "scans"), tmp_path / "out", SlidingWindowInferer(4, precision="fp32"))
     with pytest.raises(PredictionError, match=r"^b: [\d,]+ of [\d,]+ logits are NaN or infinite"):
         SegmentationEvaluator(**options).run()

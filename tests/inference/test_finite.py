@@ -41,7 +41,7 @@ def volume(*place, shape=(20, 9, 13)):
 @pytest.mark.parametrize("class_index", [0, 1])
 @pytest.mark.parametrize("value", NOT_FINITE)
 @pytest.mark.parametrize("place", [(0, 0, 0), (10, 4, 6), (19, 8, 12)])
-def test_one_voxel_of_one_window_is_enough(place, value, class_index):
+def test_single_non_finite_voxel_raises(place, value, class_index):
     inferer, network = SlidingWindowInferer(8, 3, precision="fp32"), Spoiling(value, class_index)
     with pytest.raises(NonFiniteLogitsError, match=r"^\d+ of [\d,]+ logits are NaN or infinite$"):
         inferer(volume(*place), network)
@@ -49,7 +49,7 @@ def test_one_voxel_of_one_window_is_enough(place, value, class_index):
 
 
 @pytest.mark.parametrize("options", [{"flip_axes": (0, 2)}, {"skip_air": True}, {"overlap": 0}, {"mode": "constant"}])
-def test_no_option_hides_them(options):
+def test_non_finite_logits_raise_with_all_options(options):
     inferer = SlidingWindowInferer(8, 2, **{"overlap": 0.5, "precision": "fp32", **options})
     with pytest.raises(NonFiniteLogitsError):
         inferer(volume(15, 5, 5), Spoiling(math.nan))
@@ -57,7 +57,7 @@ def test_no_option_hides_them(options):
 
 
 @pytest.mark.parametrize("value", NOT_FINITE)
-def test_one_member_of_an_ensemble_is_enough(tmp_path, value):
+def test_non_finite_logits_of_one_ensemble_member_raise(tmp_path, value):
     network = torch.nn.Conv3d(1, 2, 1)
     for name, bias in {"good": 0.0, "bad": value}.items():
         weights = {"weight": torch.ones(2, 1, 1, 1, 1), "bias": torch.tensor([0.0, bias])}
@@ -69,7 +69,7 @@ def test_one_member_of_an_ensemble_is_enough(tmp_path, value):
 
 @pytest.mark.parametrize("backend", ["openvino", "compile"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_no_backend_hides_them(backend, value):
+def test_non_finite_logits_raise_with_all_backends(backend, value):
     if backend == "openvino":
         pytest.importorskip("openvino")
     network = torch.nn.Conv3d(1, 2, 1).eval()
@@ -79,7 +79,7 @@ def test_no_backend_hides_them(backend, value):
         SlidingWindowInferer(8, 1, precision="fp32", backend=backend)(volume(), network)
 
 
-def test_large_logits_whose_sum_is_not_a_float_are_finite():
+def test_large_logits_with_infinite_sum_are_finite():
     network = torch.nn.Conv3d(1, 2, 1).eval()
     network.weight.fill_(0)
     network.bias.fill_(1e37)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 
-def test_openvino_and_compilation_in_a_process_of_their_own():
+def test_openvino_and_compile_in_separate_process():
     if importlib.util.find_spec("openvino") is None:  # importing it here would bring its threads
         pytest.skip("needs openvino")
     folder = Path(__file__).parent

@@ -28,7 +28,7 @@ class Spy(torch.nn.Module):
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
-def test_precision_is_that_of_the_network_only(precision, dtype):
+def test_precision_applies_to_the_network_only(precision, dtype):
     spy = Spy()
     scores = PatchInferer(precision)(torch.rand(1, 1, 6, 5, 4), spy)
     assert spy.dtype is dtype

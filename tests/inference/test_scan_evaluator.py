@@ -46,7 +46,7 @@ class Picky(torch.nn.Module):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_failing_scan_is_recorded_and_the_rest_go_on(tmp_path, num_workers):
+def test_failed_scan_is_recorded_and_others_are_predicted(tmp_path, num_workers):
     for name, size in {"a": 5, "b": 6, "d": 7}.items():
         write_nifti(tmp_path / "scans" / f"{name}.nii.gz", torch.rand(size, 4, 3).numpy())
     (tmp_path / "scans" / "c.nii.gz").write_text("broken")
@@ -65,7 +65,7 @@ def test_a_failing_scan_is_recorded_and_the_rest_go_on(tmp_path, num_workers):
         report_failures(kept)
 
 
-def test_a_label_map_of_an_earlier_run_does_not_outlive_a_failure(tmp_path):
+def test_failed_scan_loses_label_map_of_earlier_run(tmp_path):
     write_nifti(tmp_path / "scans" / "a.nii.gz", torch.rand(5, 4, 3).numpy())
     run(tmp_path / "scans", tmp_path / "out", Picky())
     (tmp_path / "scans" / "a.nii.gz").write_text("broken")
@@ -73,14 +73,14 @@ def test_a_label_map_of_an_earlier_run_does_not_outlive_a_failure(tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.json"]
 
 
-def test_no_failure_no_error(tmp_path):
+def test_run_without_failures_raises_nothing(tmp_path):
     write_nifti(tmp_path / "a.nii.gz", torch.rand(5, 4, 3).numpy())
     kept = run(tmp_path / "a.nii.gz", tmp_path / "out", Picky())
     report_failures(kept)
     assert kept.failures == []
 
 
-def test_a_record_tells_where_time_and_memory_went(tmp_path):
+def test_record_contains_times_and_peak_memory(tmp_path):
     write_nifti(tmp_path / "a.nii.gz", torch.rand(5, 4, 3).numpy())
     (record,) = run(tmp_path / "a.nii.gz", tmp_path / "out", Picky()).all
     assert list(record["stages"]) == ["load", "predict", "restore", "write"]
@@ -104,7 +104,7 @@ class Counting(Picky):
         return super().forward(x)
 
 
-def test_resuming_does_what_is_left_and_keeps_the_records_of_the_rest(tmp_path):
+def test_resume_predicts_remaining_scans_and_keeps_records(tmp_path):
     run(scans(tmp_path / "scans", "ac"), tmp_path / "out", Picky())
     scans(tmp_path / "scans", "b")
     again = Counting()
@@ -115,7 +115,7 @@ def test_resuming_does_what_is_left_and_keeps_the_records_of_the_rest(tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
-def test_resuming_with_nothing_left_does_nothing_and_does_not_warn(tmp_path):
+def test_resume_of_complete_run_predicts_nothing(tmp_path):
     run(scans(tmp_path / "scans", "ab"), tmp_path / "out", Picky())
     again = Counting()
     kept = run(tmp_path / "scans", tmp_path / "out", again, resume=True)
@@ -124,7 +124,7 @@ def test_resuming_with_nothing_left_does_nothing_and_does_not_warn(tmp_path):
 
 
 @pytest.mark.parametrize("change", ["settings", "prediction lost", "scan newer", "checkpoint", "failed"])
-def test_resuming_does_again_what_would_come_out_differently(tmp_path, change):
+def test_resume_repeats_scans_with_changed_settings_or_inputs(tmp_path, change):
     weights = tmp_path / "model.pt"
     weights.write_bytes(b"one")
     settings = {"overlap": 0.5, "weights": str(weights)}
@@ -149,7 +149,7 @@ def test_resuming_does_again_what_would_come_out_differently(tmp_path, change):
     assert again.scans == done
 
 
-def test_without_resume_everything_is_done_again(tmp_path):
+def test_without_resume_every_scan_is_predicted_again(tmp_path):
     folder = scans(tmp_path / "scans", "ab")
     run(folder, tmp_path / "out", Picky())
     again = Counting()
@@ -157,7 +157,7 @@ def test_without_resume_everything_is_done_again(tmp_path):
     assert again.scans == 2
 
 
-def test_resuming_sweeps_up_what_a_killed_run_left_half_written(tmp_path):
+def test_resume_removes_partial_files_of_killed_run(tmp_path):
     folder = scans(tmp_path / "scans", "a")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".partial-123-a_seg.nii.gz").write_bytes(b"half")
@@ -167,13 +167,13 @@ def test_resuming_sweeps_up_what_a_killed_run_left_half_written(tmp_path):
     assert left == [".segbundle-files.jsonl", "a_seg.nii.gz", "predictions.json"]
 
 
-def test_records_that_cannot_be_read_are_named(tmp_path):
+def test_error_names_unreadable_records(tmp_path):
     (tmp_path / "predictions.json").write_text("half a fi")
     with pytest.raises(OutputError, match=r"predictions.json: cannot be read \(is not valid JSON .* or move it away"):
         ScanRecords(tmp_path, resume=True).remaining([])
 
 
-def test_a_file_that_cannot_be_written_fails_its_scan_only(tmp_path):
+def test_unwritable_file_fails_its_scan_only(tmp_path):
     folder = scans(tmp_path / "scans", "ab")
     (tmp_path / "out" / "a_seg.nii.gz").mkdir(parents=True)
     kept = run(folder, tmp_path / "out", Picky())
@@ -181,7 +181,7 @@ def test_a_file_that_cannot_be_written_fails_its_scan_only(tmp_path):
     assert "a_seg.nii.gz: cannot be written" in kept.all[0]["error"]
 
 
-def test_what_tells_of_earlier_label_maps_goes_when_the_first_is_made_anew(tmp_path):
+def test_results_are_removed_when_label_maps_are_replaced(tmp_path):
     out = tmp_path / "out"
     claim(out)
     for name in ("a", "b"):
@@ -195,7 +195,7 @@ def test_what_tells_of_earlier_label_maps_goes_when_the_first_is_made_anew(tmp_p
     assert not kept.nothing_left and not any((out / name).exists() for name in RESULTS)
 
 
-def test_entries_with_an_error_fail_alone_and_are_not_read(tmp_path):
+def test_entries_with_an_error_fail_without_being_read(tmp_path):
     (good,) = find_scans(scans(tmp_path / "scans", "a"))
     bad = {"case": "b\udcff", "image": str(tmp_path / "b\udcff.nii.gz"), "error": "b\udcff.nii.gz: is not in UTF-8."}
     twice = [{"case": "c", "image": str(tmp_path / name), "error": "two scans are named 'c'."} for name in "xy"]
@@ -221,7 +221,7 @@ def test_entries_with_an_error_fail_alone_and_are_not_read(tmp_path):
         report_failures(kept)
 
 
-def test_records_are_written_whole_a_few_times_only(tmp_path, monkeypatch):
+def test_predictions_json_is_written_rarely(tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr(records, "write_json", lambda path, content: written.append(len(content)))
     kept = ScanRecords(tmp_path)
@@ -231,7 +231,7 @@ def test_records_are_written_whole_a_few_times_only(tmp_path, monkeypatch):
     assert len((tmp_path / "predictions.jsonl").read_text().splitlines()) == 1000
 
 
-def test_a_killed_run_is_gone_on_with_from_its_journal(tmp_path):
+def test_killed_run_is_resumed_from_its_journal(tmp_path):
     folder, out = scans(tmp_path / "scans", "abc"), tmp_path / "out"
     run(folder, out, Picky())
     lines = [json.dumps(record) for record in json.loads((out / "predictions.json").read_text())]
@@ -243,7 +243,7 @@ def test_a_killed_run_is_gone_on_with_from_its_journal(tmp_path):
     assert not (out / "predictions.jsonl").exists()
 
 
-def test_a_line_per_scan_where_there_is_no_terminal(tmp_path, caplog, monkeypatch):
+def test_log_without_terminal_has_a_line_per_scan(tmp_path, caplog, monkeypatch):
     caplog.set_level(logging.INFO, "segbundle")
     for terminal in (False, True):
         caplog.clear()
@@ -256,7 +256,7 @@ def test_a_line_per_scan_where_there_is_no_terminal(tmp_path, caplog, monkeypatc
         assert [line for line in told if line.startswith("b failed: " if terminal else "[2/2] b failed: ")]
 
 
-def test_an_input_is_never_the_output(tmp_path):
+def test_output_never_replaces_an_input(tmp_path):
     folder = scans(tmp_path, ["a", "a_seg"])
     before = (folder / "a_seg.nii.gz").read_bytes()
     given = [str(folder / "a.nii.gz"), str(folder / "a_seg.nii.gz")]
@@ -265,7 +265,7 @@ def test_an_input_is_never_the_output(tmp_path):
     assert (folder / "a_seg.nii.gz").read_bytes() == before
 
 
-def test_what_others_wrote_is_not_replaced(tmp_path):
+def test_foreign_files_are_not_replaced(tmp_path):
     out = tmp_path / "out"
     claim(out)
     write_nifti(out / "a_seg.nii.gz", torch.ones(5, 4, 3).numpy())
@@ -282,7 +282,7 @@ def test_what_others_wrote_is_not_replaced(tmp_path):
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
-def test_files_that_were_not_written_fail_the_run_at_its_end(tmp_path, monkeypatch):
+def test_unwritten_files_fail_the_run_at_its_end(tmp_path, monkeypatch):
     kept = run(scans(tmp_path / "scans", "a"), tmp_path / "out", Picky())
     (tmp_path / "out" / "summary.json").touch()
 

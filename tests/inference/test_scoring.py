@@ -86,7 +86,7 @@ def stop_after(out, cases):
     (out / "predictions.jsonl").write_text("".join(f"{json.dumps(records[case])}\n" for case in cases))
 
 
-def test_a_record_holds_the_scores_of_its_case(dataset, tmp_path):
+def test_record_contains_scores_of_its_case(dataset, tmp_path):
     first, *_ = evaluate(dataset, tmp_path / "out").all
     bright = first["scores"]["classes"][1]
     row = read_rows(tmp_path / "out" / "metrics.csv")[0]
@@ -99,7 +99,7 @@ def test_a_record_holds_the_scores_of_its_case(dataset, tmp_path):
 
 
 @pytest.mark.parametrize("done", ["b", "da", "abcd"])
-def test_a_resumed_evaluation_has_the_results_of_an_undisturbed_one(dataset, tmp_path, capsys, done):
+def test_resumed_evaluation_equals_uninterrupted_evaluation(dataset, tmp_path, capsys, done):
     out, network = tmp_path / "out", Network()
     records = evaluate(dataset, out).all
     undisturbed, table = results(out), capsys.readouterr().out
@@ -112,7 +112,7 @@ def test_a_resumed_evaluation_has_the_results_of_an_undisturbed_one(dataset, tmp
     assert [record["scores"] for record in again.all] == [record["scores"] for record in records]
 
 
-def test_a_finished_evaluation_writes_its_scores_again(dataset, tmp_path):
+def test_resume_of_complete_evaluation_writes_scores_again(dataset, tmp_path):
     out, network = tmp_path / "out", Network()
     evaluate(dataset, out)
     undisturbed = results(out)
@@ -130,8 +130,8 @@ def test_without_resume_every_case_is_scored_again(dataset, tmp_path):
     assert network.scans == 4
 
 
-OTHER_SETTINGS = "4 scans were done with other settings or weights and are done again"
-OTHER_FILES = "1 scans, or their references, have changed and are done again"
+OTHER_SETTINGS = "4 scans had other settings or weights and are processed again"
+OTHER_FILES = "1 scans or references have changed; these scans are processed again"
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ OTHER_FILES = "1 scans, or their references, have changed and are done again"
         ("label map lost", 1, None),
     ],
 )
-def test_what_decides_a_score_makes_its_case_be_scored_again(dataset, tmp_path, caplog, change, scans, warning):
+def test_changed_settings_or_inputs_score_a_case_again(dataset, tmp_path, caplog, change, scans, warning):
     out, options = tmp_path / "out", {}
     evaluate(dataset, out)
     records = json.loads((out / "predictions.json").read_text())
@@ -177,7 +177,7 @@ def test_what_decides_a_score_makes_its_case_be_scored_again(dataset, tmp_path, 
     assert results(out) == results(tmp_path / "fresh")
 
 
-def test_other_cases_keep_their_scores_and_failures_are_forgotten(dataset, tmp_path):
+def test_other_cases_keep_scores_and_lose_failures(dataset, tmp_path):
     out, network = tmp_path / "out", Network()
     (dataset / "imagesTr" / "b.nii.gz").write_text("broken")
     with pytest.raises(ScansFailedError, match="1 of 3 scans failed"):
@@ -189,7 +189,7 @@ def test_other_cases_keep_their_scores_and_failures_are_forgotten(dataset, tmp_p
     assert [(record["case"], record["status"]) for record in records] == [("a", "ok"), ("c", "ok"), ("d", "ok")]
 
 
-def test_earlier_cases_are_counted_once_by_several_processes(dataset, tmp_path, monkeypatch):
+def test_earlier_cases_are_counted_once_by_two_ranks(dataset, tmp_path, monkeypatch):
     records = evaluate(dataset, tmp_path / "out")
     records = ScanRecords(tmp_path / "out", True, records.settings, scored_classes=NAMES)
     assert records.remaining(labelled_data(dataset, NAMES)) == []

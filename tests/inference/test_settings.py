@@ -15,7 +15,7 @@ CONFIG = {
 }
 
 
-def test_references_and_components_count_by_their_configuration():
+def test_references_are_replaced_by_configured_values():
     parser = ConfigParser(CONFIG)
     found = plain_values(parser, CONFIG["settings"])
     names = ["background", "ball"]
@@ -27,7 +27,7 @@ def test_references_and_components_count_by_their_configuration():
     assert found["loop"] == ["$@loop + @names#1", {"loop": "loop", "names::1": "ball"}]
 
 
-def test_a_hash_changes_with_values_and_contents_of_weights_only(tmp_path):
+def test_hash_depends_on_values_and_contents_of_weights(tmp_path):
     weights = tmp_path / "model.pt"
     weights.write_bytes(b"one")
     one = hash_settings({"a": 1, "b": [2]}, str(weights))
@@ -40,7 +40,7 @@ def test_a_hash_changes_with_values_and_contents_of_weights_only(tmp_path):
     assert one != hash_settings({"a": 1, "b": [3]}, str(weights))
 
 
-def test_settings_without_a_workflow_are_described_without_repr():
+def test_settings_without_workflow_are_described_without_repr():
     class Layer(torch.nn.Linear):
         def __repr__(self):
             raise AssertionError
@@ -50,7 +50,7 @@ def test_settings_without_a_workflow_are_described_without_repr():
 
 
 @pytest.mark.parametrize("given", ["ball", "config.yaml", "."])
-def test_names_of_files_that_exist_are_names(given, tmp_path, monkeypatch):
+def test_names_of_existing_files_stay_names(given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = configured({"name": given}, "x")
     (tmp_path / "ball").touch()

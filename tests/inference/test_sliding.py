@@ -80,7 +80,7 @@ def three(strategy):
     volumes=st.integers(1, 2),
     axis=st.sampled_from([None, 0, 1, 2]),
 )
-def test_scores_equal_monais(shape, roi, overlap, mode, sw_batch_size, padding, channels, volumes, axis):
+def test_scores_equal_monai(shape, roi, overlap, mode, sw_batch_size, padding, channels, volumes, axis):
     windows = roi if isinstance(roi, tuple) else (roi,) * 3
     assume(padding[0] != "reflect" or all(window - size < size for window, size in zip(windows, shape, strict=True)))
     kwargs = dict(zip(("padding_mode", "cval"), padding, strict=True))
@@ -91,18 +91,18 @@ def test_scores_equal_monais(shape, roi, overlap, mode, sw_batch_size, padding, 
     assert_same(ours.slabs(image[:1], network, axis).whole(), expected[0])
 
 
-def test_a_window_as_large_as_the_volume_along_some_axes():
+def test_window_spans_the_volume_along_some_axes():
     """Numbers that are not positive stand for the volume's size, as in MONAI's."""
     ours, theirs = both((-1, 6, 0))
     assert_same(ours(noise(1, 1, 9, 11, 8), convolutions()), theirs(noise(1, 1, 9, 11, 8), convolutions()))
 
 
-def test_an_encoder_and_decoder_with_batch_norm_equals_monais():
+def test_unet_with_batch_norm_equals_monai():
     ours, theirs = both((8, 8, 8), sw_batch_size=3)
     assert_same(ours(noise(1, 1, 13, 20, 9), unet()), theirs(noise(1, 1, 13, 20, 9), unet()))
 
 
-def test_a_meta_tensor_comes_back_as_one():
+def test_meta_tensor_gives_meta_tensor():
     affine = torch.diag(torch.tensor([1.0, 2, 3, 1]))
     image = MetaTensor(noise(1, 1, 9, 8, 5), affine=affine)
     ours, theirs = both((4, 4, 4))
@@ -112,7 +112,7 @@ def test_a_meta_tensor_comes_back_as_one():
     assert_same(scores.as_tensor(), expected.as_tensor())
 
 
-def test_a_plain_tensor_stays_one_that_can_be_computed_with():
+def test_plain_tensor_gives_plain_tensor():
     ours, _ = both((4, 4, 4))
     scores = ours(noise(1, 1, 9, 8, 5), convolutions())
     assert type(scores) is torch.Tensor
@@ -125,7 +125,7 @@ def test_two_dimensional_images_pass():
     assert_same(ours(noise(2, 1, 9, 7), network), theirs(noise(2, 1, 9, 7), network))
 
 
-def test_a_network_that_wants_to_know_where_its_windows_are():
+def test_network_receives_window_positions():
     def network(windows, places):
         return windows + torch.tensor([float(place[2].start) for place in places]).reshape(-1, 1, 1, 1, 1)
 
@@ -133,7 +133,7 @@ def test_a_network_that_wants_to_know_where_its_windows_are():
     assert_same(ours(noise(1, 1, 9, 8, 5), network), theirs(noise(1, 1, 9, 8, 5), network))
 
 
-def test_a_network_with_a_condition_and_further_arguments():
+def test_network_with_condition_and_further_arguments():
     def network(windows, factor, condition):
         return factor * windows + condition
 
@@ -167,7 +167,7 @@ def test_slabs_refuse_other_outputs():
 
 
 @pytest.mark.parametrize("options", [{"flip_axes": [0]}, {"skip_air": True}, {"checkpoints": ["a.pt"]}])
-def test_options_beyond_monai_are_never_ignored_silently(options):
+def test_unsupported_options_raise(options):
     ours = SlidingWindowInferer((4, 4), **options)
     with pytest.raises(ValueError, match="for 3D volumes"):
         ours(noise(1, 1, 8, 8), torch.nn.Conv2d(1, 2, 1))
@@ -230,7 +230,7 @@ def test_slabs_cover_the_volume_and_overlap_by_one_slice(shape, roi, overlap, sw
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_memory_does_not_grow_with_the_volumes_length(axis):
+def test_memory_is_independent_of_volume_length(axis):
     ours, _ = both((4, 4, 4), overlap=0.5, sw_batch_size=1)
     for length in (12, 100):
         shape = [6, 6, 6]
@@ -240,12 +240,12 @@ def test_memory_does_not_grow_with_the_volumes_length(axis):
             assert slab.untyped_storage().nbytes() == 3 * 4 * (4 + 1) * 6 * 6
 
 
-def test_the_axis_is_by_default_the_one_that_needs_least_memory():
+def test_default_axis_needs_least_memory():
     ours, _ = both((4, 4, 4))
     assert ours.slabs(noise(1, 1, 9, 30, 10), convolutions()).axis == 1
 
 
-def test_nothing_is_computed_before_slabs_are_read():
+def test_network_runs_only_when_slabs_are_read():
     calls = []
     ours, _ = both((4, 4, 4))
     slabs = ours.slabs(noise(1, 1, 9, 4, 4), lambda x: calls.append(len(x)) or x)
@@ -255,20 +255,20 @@ def test_nothing_is_computed_before_slabs_are_read():
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 8, 8, 8), (1, 8, 8, 8)])
-def test_slabs_are_of_one_volume(shape):
+def test_slabs_need_a_single_volume(shape):
     with pytest.raises(ValueError, match="must be one volume"):
         SlidingWindowInferer((4, 4, 4)).slabs(noise(*shape), convolutions())
 
 
 @pytest.mark.parametrize("overlap", [1.0, -0.1, (0.5, 0.5, 1.2)])
 @pytest.mark.parametrize("roi_size", [(4, 4, 4), "auto"])
-def test_impossible_overlaps_are_refused(roi_size, overlap):
+def test_invalid_overlaps_are_refused(roi_size, overlap):
     inferer = SlidingWindowInferer(roi_size, overlap=overlap, patch_size=(4, 4, 4))
     with pytest.raises(ValueError, match="overlap must be in"):
         inferer(noise(1, 1, 8, 8, 8), convolutions())
 
 
-def test_windows_lie_where_they_are_worked_out_by_hand():
+def test_window_positions_by_hand():
     plan = plan_windows((10, 3, 8), (4, 4, 4), (0.5, 0.5, 0))
     assert plan.starts == ([0, 2, 4, 6], [0], [0, 4])
     assert plan.padding == [(0, 0), (0, 1), (0, 0)]
@@ -283,7 +283,7 @@ def test_windows_lie_where_they_are_worked_out_by_hand():
     ]
 
 
-def test_a_last_window_that_would_leave_the_volume_is_moved_back():
+def test_last_window_is_moved_back_into_the_volume():
     assert plan_windows((9, 4, 5), (4, 4, 4), (0.5, 0.5, 0.25)).starts == ([0, 2, 4, 5], [0], [0, 1])
 
 
@@ -291,7 +291,7 @@ def test_a_last_window_that_would_leave_the_volume_is_moved_back():
 
 
 @pytest.mark.parametrize("axes", [(0,), (2,), (0, 1), (1, 2), (0, 1, 2)])
-def test_flips_average_the_scores_of_all_mirrored_volumes(axes):
+def test_flips_average_scores_of_mirrored_volumes(axes):
     image, network = noise(1, 1, 6, 8, 4), convolutions()
     mirrored = [[]]
     for axis in axes:
@@ -320,7 +320,7 @@ def always_second_class(seen):
 
 
 @pytest.mark.parametrize("corner", [(0, 0, 0), (4, 4, 4), (0, 4, 0)])
-def test_windows_of_air_are_background_and_not_computed(corner):
+def test_air_windows_are_background_and_skipped(corner):
     """Of eight windows one holds something; if it comes late, one of air tells how many classes there are."""
     place = tuple(slice(start, start + 4) for start in corner)
     image, seen = torch.full((1, 1, 8, 8, 8), -1000.0), []
@@ -334,7 +334,7 @@ def test_windows_of_air_are_background_and_not_computed(corner):
     assert scores[0, 0][expected == 0].min() >= 20  # certain
 
 
-def test_windows_that_are_not_air_have_the_same_scores():
+def test_skipping_air_keeps_scores_of_other_windows():
     image, network = torch.zeros(1, 1, 20, 8, 8), convolutions()
     image[:, :, 9:] = noise(1, 1, 11, 8, 8)
     ours, theirs = both((4, 4, 4), {"skip_air": True})
@@ -344,7 +344,7 @@ def test_windows_that_are_not_air_have_the_same_scores():
 
 
 @pytest.mark.parametrize("value", [0.0, -1024.0])
-def test_a_volume_of_pure_air_is_background(value):
+def test_volume_of_air_is_background(value):
     seen = []
     image = torch.full((1, 2, 9, 8, 3), value)
     scores = SlidingWindowInferer((4, 4, 4), skip_air=True, precision="fp32")(image, always_second_class(seen))
@@ -353,7 +353,7 @@ def test_a_volume_of_pure_air_is_background(value):
     assert len(seen) == 1
 
 
-def test_a_window_counts_as_air_only_if_all_channels_do():
+def test_window_is_air_only_if_all_channels_are():
     image = torch.zeros(1, 2, 8, 4, 4)
     image[0, 0, :4] = noise(4, 4, 4)
     image[0, 1, 4:] = noise(4, 4, 4)
@@ -367,7 +367,7 @@ def test_a_window_counts_as_air_only_if_all_channels_do():
 
 @pytest.mark.parametrize("norm", ["batch", "instance"])
 @pytest.mark.parametrize("backend", ["eager", "openvino"])
-def test_several_checkpoints_give_the_mean_of_their_scores(tmp_path, backend, norm):
+def test_ensemble_averages_scores_of_checkpoints(tmp_path, backend, norm):
     if backend == "openvino":
         pytest.importorskip("openvino")
     image, network = noise(1, 1, 13, 8, 9), unet(norm)
@@ -384,7 +384,7 @@ def test_several_checkpoints_give_the_mean_of_their_scores(tmp_path, backend, no
         assert_same(ours(image, network), torch.stack(expected).mean(0), tolerance)
 
 
-def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+def test_checkpoint_of_another_network_is_refused(tmp_path):
     torch.save(convolutions(classes=2).state_dict(), tmp_path / "other.pt")
     ours, _ = both((4, 4, 4), {"checkpoints": [str(tmp_path / "other.pt")]})
     with pytest.raises(RuntimeError, match="size mismatch"):
@@ -397,7 +397,7 @@ def test_checkpoints_need_a_module():
 
 
 @pytest.mark.parametrize("backend", ["eager", "openvino"])
-def test_after_an_update_in_training_the_new_weights_are_used(backend):
+def test_weights_updated_in_training_are_used(backend):
     if backend == "openvino":
         pytest.importorskip("openvino")
     image, network = noise(1, 1, 13, 8, 9), unet()
@@ -422,7 +422,7 @@ def test_weights_changed_through_data_are_used():
     assert_same(ours(image, network), theirs(image, network), 1e-4)
 
 
-def test_what_was_warmed_up_is_used_by_the_first_volume(monkeypatch):
+def test_warmed_up_network_is_used_by_the_first_volume(monkeypatch):
     prepared = []
     monkeypatch.setattr(sliding, "prepare", lambda *args: prepared.append(args) or prepare(*args))
     inferer = SlidingWindowInferer((8, 8, 8), 1)
@@ -432,7 +432,7 @@ def test_what_was_warmed_up_is_used_by_the_first_volume(monkeypatch):
     assert len(prepared) == 1
 
 
-def test_a_network_in_training_mode_normalises_by_its_batches():
+def test_network_in_training_mode_normalizes_by_batch():
     image, network = noise(1, 1, 8, 8, 8), unet()
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm3d):
@@ -442,7 +442,7 @@ def test_a_network_in_training_mode_normalises_by_its_batches():
         assert_same(ours(image, network.train(mode)), theirs(image, network))
 
 
-def test_weights_of_the_past_are_not_kept():
+def test_outdated_weights_are_not_cached():
     image, network = noise(1, 1, 8, 8, 8), unet()
     ours, _ = both((8, 8, 8))
     for _ in range(5):
@@ -454,7 +454,7 @@ def test_weights_of_the_past_are_not_kept():
 # --- windows and batches that suit the memory -------------------------------------------------------------------------
 
 
-def test_automatic_windows_need_the_patch_size():
+def test_auto_windows_need_patch_size():
     with pytest.raises(ValueError, match="needs patch_size"):
         SlidingWindowInferer("auto")
 
@@ -479,7 +479,7 @@ def free(monkeypatch):
     return lambda num_bytes: monkeypatch.setattr(device_memory, "free_memory", lambda device: num_bytes)
 
 
-def test_a_small_volume_is_one_window():
+def test_small_volume_is_a_single_window():
     sizes = []
 
     def network(windows):
@@ -537,7 +537,7 @@ def test_auto_windows_and_batches_cover_the_volume(shape, free_bytes):
     assert_same(scores, network(image))
 
 
-def test_the_sums_of_many_classes_leave_less_for_windows(free):
+def test_many_classes_leave_less_memory_for_windows(free):
     free(2**20)  # half of it for windows and sums
     shape, patch = (64, 16, 16), (16, 16, 16)
     assert choose_windows(shape, patch, (0.5,) * 3, Needs(16, 1), CPU)[0] == [64, 16, 16]  # 256 + 64 KiB
@@ -545,7 +545,7 @@ def test_the_sums_of_many_classes_leave_less_for_windows(free):
     assert choose_windows(shape, patch, (0.5,) * 3, Needs(16, 99), CPU)[0] == [16, 16, 16]
 
 
-def test_windows_of_odd_patches_are_found_at_once(free):
+def test_windows_of_odd_patches_are_found_quickly(free):
     free(10**9)
     assert len(_window_sizes(512, 75, 37)) < 20
     assert choose_windows((512, 512, 700), (75, 75, 75), (0.5,) * 3, Needs(100, 2), CPU)[0] >= [75, 75, 75]
@@ -582,13 +582,13 @@ def test_measured_memory_is_twice_the_peak_of_live_tensors(network, expected):
     assert measured_needs(network, 1, (16, 8, 40)).bytes_per_voxel == 2 * expected
 
 
-def test_room_is_half_of_what_is_free(free):
+def test_has_room_for_half_of_free_memory(free):
     free(100)
     assert device_memory.has_room(50, CPU)
     assert not device_memory.has_room(51, CPU)
 
 
-def test_the_machine_has_memory():
+def test_free_memory_is_positive():
     assert device_memory.free_memory(CPU) > 0
 
 
@@ -609,7 +609,7 @@ def limited(most, seen):
 
 
 @pytest.mark.parametrize("most", [1, 2, 3])
-def test_too_large_batches_are_divided_and_stay_so(most):
+def test_batches_out_of_memory_are_halved_permanently(most):
     seen, image = [], noise(1, 1, 12, 12, 6)
     ours, theirs = both((4, 4, 4), sw_batch_size=8)
     network, expected = limited(most, seen), theirs(image, convolutions())
@@ -643,7 +643,7 @@ def test_batches_on_a_cpu_fit_into_memory(free, free_bytes, most):
 
 @pytest.mark.parametrize("flip_axes", [(), (0, 2)])
 @pytest.mark.parametrize("sw_batch_size", [1, 4])
-def test_openvino_equals_eager_also_in_a_partial_last_batch(sw_batch_size, flip_axes):
+def test_openvino_equals_eager_in_partial_last_batch(sw_batch_size, flip_axes):
     pytest.importorskip("openvino")
     image, network = noise(1, 1, 19, 8, 13), unet()  # 4 x 1 x 3 windows, and a few more along the first axis
     eager, openvino = (
@@ -670,7 +670,7 @@ def test_unknown_backends_are_refused():
 
 
 @pytest.mark.parametrize(("size", "patch"), [(320, 80), (152, 80), (200, 96), (97, 40)])
-def test_automatic_windows_are_as_many_as_were_counted(size, patch, monkeypatch):
+def test_auto_windows_match_their_count(size, patch, monkeypatch):
     monkeypatch.setattr(device_memory, "free_memory", lambda device: 12e9)
     roi, overlap = choose_windows((size,) * 3, (patch,) * 3, (0.5,) * 3, Needs(100.0, 2), CPU)
     counted = math.prod(max(math.ceil((size - patch // 2) / (window - patch // 2)), 1) for window in roi)

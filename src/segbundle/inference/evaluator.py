@@ -1,4 +1,4 @@
-"""One scan at a time through the network, its scores handed on slab by slab."""
+"""Evaluator that predicts one scan at a time, slab by slab."""
 
 from __future__ import annotations
 
@@ -21,18 +21,29 @@ _ADVICE = (
 
 
 class SegmentationEvaluator(SupervisedEvaluator):
-    """MONAI's evaluator for batches of one scan, in which the scores of all classes never exist as a whole.
+    """Supervised evaluator for batches of one scan that never stores the logits of all classes for the whole volume.
 
-    If the inferer can (`segbundle.inference.SlidingWindowInferer`), `pred` is a `ScoreSlabs` until postprocessing reads
-    it, and the network runs while it does; `state.predict_seconds` tells for how long, and `state.window_size` in which
-    windows. Any other inferer of MONAI works as ever.
+    With `segbundle.inference.SlidingWindowInferer`, `pred` is a `ScoreSlabs`: the network runs while postprocessing
+    iterates over the slabs. Afterwards, `state.predict_seconds` is the computing time of the network, and
+    `state.window_size` is the (X, Y, Z) size of its windows. With other inferers of MONAI, `pred` is a tensor,
+    `state.predict_seconds` is 0, and `state.window_size` is None.
 
     Args:
-        as in `monai.engines.SupervisedEvaluator`; batches must hold one scan, and `metric_cmp_fn` is by default
-            `segbundle.inference.scoring.is_better`.
+        others: as in `monai.engines.SupervisedEvaluator`. Batches must contain one scan. The default of
+            `metric_cmp_fn` is `segbundle.inference.scoring.is_better`.
 
     Raises:
-        PredictionError: on running, the network returned logits that are NaN or infinite for a scan.
+        PredictionError: in `run`, if the network returns logits that are NaN or infinite.
+
+    Example:
+        >>> from monai.data import DataLoader
+        >>> scan = {"case": "a", "image": torch.ones(1, 4, 4, 4)}
+        >>> evaluator = SegmentationEvaluator(
+        ...     device=torch.device("cpu"), val_data_loader=DataLoader([scan]), network=torch.nn.Conv3d(1, 3, 1)
+        ... )
+        >>> evaluator.run()
+        >>> evaluator.state.output[0]["pred"].shape
+        torch.Size([3, 4, 4, 4])
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -55,9 +66,9 @@ class SegmentationEvaluator(SupervisedEvaluator):
         return engine.state.output
 
     def _predict(self, engine: SupervisedEvaluator, image: torch.Tensor, label: torch.Tensor | None) -> Any:
-        """Let the network and the postprocessing run, and return the logits."""
+        """Run the network and the postprocessing, and return the logits as the inferer returned them."""
         with engine.mode(engine.network):
-            if hasattr(engine.inferer, "slabs"):  # which moves to the GPU what has room there
+            if hasattr(engine.inferer, "slabs"):  # the inferer moves data to the GPU if it fits
                 pred = engine.inferer.slabs(image[None], engine.network)
             else:
                 with torch.autocast("cuda", enabled=engine.amp):

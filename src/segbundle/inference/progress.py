@@ -1,4 +1,4 @@
-"""One progress bar per long loop."""
+"""Progress bars of engines."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ from segbundle.distributed import rank
 
 
 class ProgressBar:
-    """Shows how far an engine is, on a terminal only: logs stay free of it.
+    """Progress bar of an engine, shown on terminals only, so that log files do not contain it.
 
     Args:
-        description: what stands before the bar.
-        unit: what is counted.
-        leave: whether the full bar stays when the loop is over.
+        description: text before the bar.
+        unit: unit of an iteration. Default: `scan`.
+        leave: whether the bar stays on the terminal when the engine has finished. Default: True.
+
+    Example:
+        >>> engine = Engine(lambda engine, batch: batch)
+        >>> ProgressBar("predicting", leave=False).attach(engine)
+        >>> engine.run([1, 2]).iteration
+        2
     """
 
     def __init__(self, description: str, unit: str = "scan", leave: bool = True) -> None:
@@ -26,7 +32,7 @@ class ProgressBar:
         self._bar: tqdm[NoReturn] | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Register with a trainer, whose epochs share one bar, or with an evaluator."""
+        """Register with a trainer or an evaluator. The epochs of a trainer share one bar."""
         engine.add_event_handler(Events.STARTED, self._open)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
         engine.add_event_handler(Events.COMPLETED | Events.EXCEPTION_RAISED, self._close)

@@ -1,4 +1,4 @@
-"""Scans through the network one by one, while the next is read and the last is written; one that fails is recorded."""
+"""Evaluator for batches of scans: reads, predicts and writes in parallel, and records failures instead of stopping."""
 
 from __future__ import annotations
 
@@ -27,12 +27,19 @@ _logger = logging.getLogger(__name__)
 
 
 class ScanDataset(monai.data.Dataset):
-    """A MONAI dataset whose items that cannot be loaded come as `{"case", "image", "error"}` instead of raising.
+    """MONAI dataset of scans that returns an item with the key `error` for a scan that cannot be loaded.
+
+    Every item also has `source` (the path of the scan) and `loading_seconds`.
 
     Args:
-        data: datalist entries with `case` and `image`; one with `error` is not read, and fails with that text.
-        transform: loads and preprocesses an entry.
-        records: leaves out what an earlier run has done, if that is resumed; None for every entry.
+        data: datalist entries with `case` and `image`. An entry with `error` is not read and fails with that message.
+        transform: loads and preprocesses an entry; None returns entries unchanged.
+        records: if given, scans that a resumed run has finished are left out (see `ScanRecords.remaining`).
+
+    Example:
+        >>> item = ScanDataset([{"case": "a", "image": "a.nii.gz", "error": "a.nii.gz: no such file."}])[0]
+        >>> item["case"], item["error"]
+        ('a', 'a.nii.gz: no such file.')
     """
 
     def __init__(
@@ -45,7 +52,7 @@ class ScanDataset(monai.data.Dataset):
         self._first: Future[Any] | None = None
 
     def read_ahead(self) -> None:
-        """Begin to load the first scan in the background."""
+        """Start to load the first scan in a background thread."""
         if len(self.data):
             reader = ThreadPoolExecutor(1, thread_name_prefix="reading")
             self._first = reader.submit(self._load, 0)
@@ -71,32 +78,54 @@ class ScanDataset(monai.data.Dataset):
 
 
 def read_ahead(dataset: ScanDataset) -> None:
-    """Begin to load the first scan while the workflow is still being set up."""
+    """Start to load the first scan of a dataset in a background thread, while the workflow is still being set up.
+
+    Args:
+        dataset: dataset whose first item is prefetched.
+
+    Example:
+        >>> dataset = ScanDataset([{"case": "a", "image": "a.nii.gz", "error": "a.nii.gz: no such file."}])
+        >>> read_ahead(dataset)
+        >>> dataset[0]["case"]
+        'a'
+    """
     dataset.read_ahead()
 
 
 class ScanEvaluator(SegmentationEvaluator):
-    """An evaluator for scans that matter one by one: an error ends the scan it happens in, not the run.
+    """Evaluator for a batch of scans that records a failed scan and continues with the next.
 
-    A finished label map is written in the background while the next scan is computed, after metrics have scored it; one
-    at a time, so that memory stays bounded. A scan's record (see `ScanRecords`) appears when its file is there:
+    A background thread writes the label map of a scan, after metrics have scored it, while the next scan is predicted.
+    Only one label map is written at a time, so memory is bounded. The record of a scan (see `ScanRecords`) is added
+    when its files have been written. It contains:
 
-    - `case`, `image`, and `status`: `ok` or `failed`;
-    - `prediction`, the file written, or null; `probabilities`, if they were asked for; `error`, null or a message;
-    - `seconds` of work on it, without waiting; `stages`: how many of them `load`, `predict`, `restore` and `write`
-      took;
-    - `window_size`, voxels of the windows, which `auto` chooses by the free memory;
-    - `peak_memory_mb`, the largest resident memory of the process while the scan was computed, and on a GPU
-      `peak_gpu_memory_mb`;
+    - `case`, `image`; `status`: `ok` or `failed`; `error`: a message, or null;
+    - `prediction`: path of the label map, or null; `probabilities`: path of the probabilities, if they are saved;
+    - `seconds`: working time, without waiting; `stages`: the seconds of `load`, `predict`, `restore` and `write`;
+    - `window_size`: size of the windows in voxels, which depends on the free memory if it is `auto`;
+    - `peak_memory_mb`: maximum resident memory of the process during prediction; on a GPU also `peak_gpu_memory_mb`;
     - `scores` of every class, if a metric computes them;
-    - `settings`, a hash of what decides the result; `input`, one of the paths, sizes and dates of the scan's files, and
-      of what it is scored against.
+    - `settings`: hash of everything that affects the result; `input`: hash of the paths, sizes and dates of the files
+      of the scan and of its reference.
 
     Args:
-        records: where records go.
-        saving: a transform of dicts that writes `pred` and adds the file's path as `prediction`; None writes nothing.
-            If it has a method `discard(case)`, that removes what it wrote for a case before.
+        records: records to add to.
+        saving: dictionary transform that writes `pred` and adds the path of the file as `prediction`; None writes
+            nothing. If it has a method `discard(case)`, this is called for failed cases to remove files of earlier
+            runs.
         others: as in `SegmentationEvaluator`.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from monai.data import DataLoader
+        >>> data = ScanDataset([{"case": "a", "image": "a.nii.gz", "error": "a.nii.gz: no such file."}])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     records = ScanRecords(folder)
+        ...     ScanEvaluator(
+        ...         records, device=torch.device("cpu"), val_data_loader=DataLoader(data), network=torch.nn.Identity()
+        ...     ).run()
+        >>> [(record["case"], record["status"]) for record in records.all]
+        [('a', 'failed')]
     """
 
     def __init__(self, records: ScanRecords, saving: Callable[..., Any] | None = None, **kwargs: Any) -> None:
@@ -107,12 +136,15 @@ class ScanEvaluator(SegmentationEvaluator):
         self._computed: tuple[dict[str, Any], dict[str, float], dict[str, float]] | None = None
         self._written: Future[None] | None = None
         self._finished = 0
-        self.add_event_handler(Events.ITERATION_COMPLETED, self._save)  # after metrics, which were attached before
+        self.add_event_handler(Events.ITERATION_COMPLETED, self._save)  # runs after the metrics, attached earlier
         self.add_event_handler(Events.EPOCH_COMPLETED, lambda: self._wait())  # before scores are reported
         self.add_event_handler(Events.COMPLETED | Events.EXCEPTION_RAISED, self._finish)
 
     def run(self, global_epoch: int = 1) -> None:
-        """Predict every scan that is left; none may be, and yet the other processes' scores are waited for."""
+        """Predict all remaining scans.
+
+        Without remaining scans, only the final events are fired, so that the ranks still gather their scores.
+        """
         if len(self.data_loader):
             super().run(global_epoch)
             return
@@ -132,7 +164,7 @@ class ScanEvaluator(SegmentationEvaluator):
                 _logger.debug("%s", record["case"], exc_info=True)
         spent = time.monotonic() - started
         if error is not None:
-            engine.state.batch, engine.state.output = [], []  # nothing for metrics to see
+            engine.state.batch, engine.state.output = [], []  # metrics skip a failed scan
             stages = {"load": loading, "predict": spent}
             self._wait()
             self._record(_failed(record, error), stages, memory.peaks())
@@ -145,7 +177,7 @@ class ScanEvaluator(SegmentationEvaluator):
         return engine.state.output
 
     def _save(self, engine: Engine) -> None:
-        """Start to write the label map of the scan that was computed, if it did not fail."""
+        """Start to write the label map of the predicted scan, unless the scan failed."""
         state: Any = engine.state
         computed, self._computed = self._computed, None
         if computed is not None:
@@ -154,7 +186,7 @@ class ScanEvaluator(SegmentationEvaluator):
     def _write(
         self, item: dict[Any, Any], record: dict[str, Any], stages: dict[str, float], peaks: dict[str, float]
     ) -> None:
-        """Write a scan's label map, then its record."""
+        """Write the label map of a scan, then add its record."""
         started = time.monotonic()
         try:
             saved = item if self.saving is None else self.saving(item)
@@ -170,25 +202,25 @@ class ScanEvaluator(SegmentationEvaluator):
     def _record(self, record: dict[str, Any], stages: dict[str, float], peaks: dict[str, float]) -> None:
         if record["error"] is not None:
             discard = getattr(self.saving, "discard", None)
-            if discard is not None:  # what an earlier run wrote would pass for this one's
+            if discard is not None:  # a label map of an earlier run would be mistaken for one of this run
                 discard(record["case"])
-        self._tell(record, sum(stages.values()))
+        self._log(record, sum(stages.values()))
         times = {stage: round(seconds, 3) for stage, seconds in stages.items()}
         self.records.add({**record, "seconds": round(sum(stages.values()), 3), "stages": times, **peaks})
 
-    def _tell(self, record: dict[str, Any], seconds: float) -> None:
-        """Log what became of a scan: on a terminal, where a bar counts them, only if it failed."""
+    def _log(self, record: dict[str, Any], seconds: float) -> None:
+        """Log the result of a scan. On a terminal, log failures only, because the progress bar counts the scans."""
         self._finished += 1
-        place = "" if is_terminal() else f"[{self._finished}/{len(self.data_loader)}] "
+        count = "" if is_terminal() else f"[{self._finished}/{len(self.data_loader)}] "
         case = escaped(record["case"])
         with tqdm.external_write_mode():
             if record["error"] is not None:
-                _logger.error("%s%s failed: %s", place, case, readable(record["error"]))
-            elif place:
-                _logger.info("%s%s: done in %s", place, case, duration(seconds))
+                _logger.error("%s%s failed: %s", count, case, readable(record["error"]))
+            elif count:
+                _logger.info("%s%s: done in %s", count, case, duration(seconds))
 
     def _wait(self) -> None:
-        """Until the last label map is written; raises if its record could not be."""
+        """Wait until the previous label map is written, and raise the error if its record could not be written."""
         written, self._written = self._written, None
         if written is not None:
             written.result()
@@ -198,7 +230,7 @@ class ScanEvaluator(SegmentationEvaluator):
             self._wait()
         finally:
             self._writer.shutdown()
-            with nullcontext() if error is None else suppress(OutputError):  # the first error is the one to report
+            with nullcontext() if error is None else suppress(OutputError):  # report only the first error
                 self.records.close()
         if error is not None:
             raise error
@@ -209,17 +241,29 @@ def _failed(record: dict[str, Any], error: str) -> dict[str, Any]:
 
 
 def report_failures(records: ScanRecords) -> None:
-    """Report how a workflow over scans ended, as its last step; of several processes, the first.
+    """Log the number of finished and failed scans, and raise an error if any scan failed.
+
+    This is the last step of a workflow. All ranks must call it; only rank 0 reports.
+
+    Args:
+        records: records of the run.
 
     Raises:
-        ScansFailedError: at least one scan failed; the others' results are on disk.
+        ScansFailedError: at least one scan failed or was not processed. The results of the other scans are on disk.
         OutputError: a file of the run could not be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     records = ScanRecords(folder)
+        ...     records.add({"case": "a", "image": "a.nii.gz", "status": "ok", "prediction": f"{folder}/a_seg.nii.gz"})
+        ...     report_failures(records)
     """
     records.collect()
     if rank() > 0:
         return
     failed, total = records.failures, len(records.all)
-    seconds = time.monotonic() - records.begun
+    seconds = time.monotonic() - records.start_time
     _logger.info(
         "%d of %d scans done, %d failed, in %s; label maps: %s",
         total - len(failed), len(records.missing) + total, len(failed), duration(seconds), records.path.parent,
@@ -227,8 +271,8 @@ def report_failures(records: ScanRecords) -> None:
     unwritten = records.unwritten.message
     if records.missing:
         raise ScansFailedError(
-            f"{len(records.missing)} scans were not reached ({', '.join(records.missing[:5])}), perhaps because memory "
-            f"ran out while they were read; go on with --resume. {unwritten}".rstrip()
+            f"{len(records.missing)} scans were not processed ({', '.join(records.missing[:5])}), perhaps because "
+            f"reading them ran out of memory. Continue with --resume. {unwritten}".rstrip()
         )
     if failed:
         cases = ", ".join(record["case"] for record in failed[:5]) + (", ..." if len(failed) > 5 else "")

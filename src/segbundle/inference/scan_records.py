@@ -1,4 +1,4 @@
-"""What became of each scan of a batch: `predictions.json`, and going on after an interruption."""
+"""Records of the scans of a batch in `predictions.json`, and resuming of interrupted runs."""
 
 from __future__ import annotations
 
@@ -25,26 +25,37 @@ _Key = tuple[str, str]
 
 
 class ScanRecords:
-    """One record per scan in `<output_dir>/predictions.json`, sorted by case.
+    """Records of scans in `<output_dir>/predictions.json`, one per scan, sorted by case.
 
-    While scans are computed, records are appended to `predictions.jsonl`. `predictions.json` is written at the end, and
-    when the number of records has doubled. Of several processes each has a share of the scans and a journal of its own,
-    until `collect` makes one file of them; if one process is lost, the others' records stay, and `resume` finds them.
+    During a run, records are appended to the journal `predictions.jsonl`. `predictions.json` is written at the end, and
+    each time the number of records has doubled. With several processes, each rank has a shard of the scans and its own
+    journal, and `collect` merges the journals. If a process is killed, the journals remain, and the next run with
+    `resume` reads them.
 
     Args:
-        output_dir: where `predictions.json` goes.
-        resume: keep the records of scans that an earlier run finished with the same settings, so that
-            `remaining` leaves those out. Without it, earlier records are replaced.
-        settings: everything that decides what a scan's result is: the checkpoint's path, the network, spacing, ...
-            Stored with each record as a short hash, in which `weights` count by the contents of the files.
-        save_probabilities: whether scans get a file of class probabilities, too.
-        scored_classes: the classes of an evaluation, for which a finished scan has scores; empty for predictions.
+        output_dir: output folder.
+        resume: whether to keep the records of scans that an earlier run finished with the same settings, so that
+            `remaining` leaves them out. If False (default), earlier records are replaced.
+        settings: everything that affects the result of a scan, such as checkpoints, network and spacing. A hash of it
+            is stored in each record, with `weights` hashed by the contents of the files. Default: empty.
+        save_probabilities: whether class probabilities are saved as well. Default: False.
+        scored_classes: class names of an evaluation; a finished scan must have a score for each. Empty (default) for
+            predictions.
 
     Attributes:
         earlier_scores: scores of the scans that `remaining` left out.
-        begun: time when the run began, of a clock in seconds.
-        nothing_left: whether an earlier run that is resumed has done everything, as `remaining` found.
+        start_time: start of the run on the clock of `time.monotonic`, in seconds.
+        nothing_left: whether the resumed run was complete, set by `remaining`.
         unwritten: files of the run that could not be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     records = ScanRecords(folder)
+        ...     records.add({"case": "a", "image": "a.nii.gz", "status": "failed", "prediction": None})
+        ...     records.close()
+        ...     records.path.name, [record["case"] for record in records.failures]
+        ('predictions.json', ['a'])
     """
 
     def __init__(
@@ -60,7 +71,7 @@ class ScanRecords:
         self.settings = settings or {}
         self._configured = configured(self.settings, "records#settings")
         self._hash: str | None = None
-        self.begun = time.monotonic()
+        self.start_time = time.monotonic()
         self.nothing_left = False
         self.earlier_scores: list[CaseScores] = []
         self.unwritten = UnwrittenFiles()
@@ -69,7 +80,7 @@ class ScanRecords:
         self._save_probabilities = save_probabilities
         self._scored_classes = scored_classes
         self._records: dict[_Key, dict[str, Any]] = {}
-        self._others: dict[_Key, dict[str, Any]] = {}  # of scans that an earlier run had to do, and this one has not
+        self._others: dict[_Key, dict[str, Any]] = {}  # records of an earlier run for scans that this run was not given
         self._inputs: dict[_Key, str] = {}
         self._everything: set[_Key] = set()
         self._expected: set[_Key] = set()
@@ -78,7 +89,7 @@ class ScanRecords:
 
     @property
     def all(self) -> list[dict[str, Any]]:
-        """The records so far, sorted by case."""
+        """Records so far, sorted by case."""
         return [self._records[key] for key in sorted(self._records)]
 
     @property
@@ -88,38 +99,41 @@ class ScanRecords:
 
     @property
     def missing(self) -> list[str]:
-        """Cases that were to be done and have no record, for instance because memory ran out while they were read."""
+        """Sorted names of cases that have no record, for instance because reading them ran out of memory."""
         return sorted(case for case, _ in self._expected - set(self._records))
 
     @property
     def settings_hash(self) -> str:
-        """Twelve hexadecimal digits that change with the settings, also with a checkpoint's content."""
+        """Hash of the settings and of the contents of checkpoints, 12 hexadecimal digits."""
         if self._hash is None:
             self._hash = hash_settings(self._configured, self.settings.get(WEIGHTS))
         return self._hash
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Put down what became of a scan.
+        """Add the record of a scan, and append it to the journal.
+
+        Args:
+            record: JSON values with at least `case`, `image` and `status`; see `ScanEvaluator`.
 
         Raises:
-            OutputError: the file cannot be written.
+            OutputError: the journal cannot be written.
         """
         if not self._changed:
-            folder_of(self.path.parent).remove(run_files.RESULTS)  # made of the label maps that were there
+            folder_of(self.path.parent).remove(run_files.RESULTS)  # computed from label maps that are being replaced
             self._changed = True
-        told = {key: readable(one) if isinstance(one, str) else one for key, one in record.items()}
-        key = key_of(told)
-        self._records[key] = {**told, "settings": self.settings_hash, "input": self._inputs.get(key)}
+        escaped = {name: readable(value) if isinstance(value, str) else value for name, value in record.items()}
+        key = key_of(escaped)
+        self._records[key] = {**escaped, "settings": self.settings_hash, "input": self._inputs.get(key)}
         self._journal.append(self._records[key])
         if world_size() == 1 and len(self._records) >= self._next_write:
             self._write()
             self._next_write = 2 * len(self._records)
 
     def close(self) -> None:
-        """Put the records of this process into `predictions.json`, if it is alone and has added some.
+        """Close the journal. A single process also writes `predictions.json` if it has added records.
 
         Raises:
-            OutputError: the file cannot be written.
+            OutputError: `predictions.json` cannot be written.
         """
         self._journal.close()
         if world_size() == 1 and self._changed:
@@ -127,7 +141,11 @@ class ScanRecords:
             self._remove_journals()
 
     def collect(self) -> None:
-        """Wait for the other processes, and put the records of all of them into one file."""
+        """Wait for all ranks, and merge their records into `predictions.json`.
+
+        Raises:
+            OutputError: `predictions.json` cannot be written, or a journal cannot be read.
+        """
         self.close()
         wait_for_all()
         if world_size() > 1 and rank() == 0:
@@ -139,11 +157,16 @@ class ScanRecords:
         wait_for_all()
 
     def remaining(self, data: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The datalist entries that are still to be done, by this process: all, unless an earlier run is resumed.
+        """Return this rank's shard of the scans that still have to be processed.
+
+        With `resume`, scans with a valid record are left out.
+
+        Args:
+            data: datalist entries of all scans, with `case`, `image` and, for an evaluation, `label`.
 
         Raises:
-            OutputError: a file of the earlier run cannot be read; or one that this run would write is an input of it,
-                or not segbundle's.
+            OutputError: a record of the earlier run cannot be read, or the run would replace an input or a file that
+                segbundle did not write.
         """
         keys = [_key(entry) for entry in data]
         self._everything = set(keys)
@@ -155,9 +178,9 @@ class ScanRecords:
         if self.resume:
             self.nothing_left = not left
             _logger.info("resuming: %d of %d scans are done", len(data) - len(left), len(data))
-        wait_for_all()  # all have read what is changed now
+        wait_for_all()  # all ranks must have read the records before rank 0 changes them
         if rank() == 0:
-            self._begin()
+            self._clean_up()
         wait_for_all()
         share = left[rank() :: world_size()]
         self._expected = {_key(entry) for entry in share} | set(self._records)
@@ -165,20 +188,20 @@ class ScanRecords:
 
     def _read_earlier(self) -> None:
         cases = {case for case, _ in self._everything}
-        earlier = {key_of(one): one for path in record_files(self.path.parent) for one in records_of(path)}
-        asked = [record for record in earlier.values() if record["case"] in cases]
-        self._records = {key_of(record): record for record in asked if self._is_done(record)}
+        earlier = {key_of(record): record for path in record_files(self.path.parent) for record in records_of(path)}
+        requested = [record for record in earlier.values() if record["case"] in cases]
+        self._records = {key_of(record): record for record in requested if self._is_done(record)}
         self.earlier_scores = [
             scores_from_json(record["case"], record["scores"])
             for record in self._records.values()
             if record.get("scores") is not None
         ]
-        same = [record for record in asked if record.get("settings") == self.settings_hash]
-        if other := len(asked) - len(same):
-            _logger.warning("%d scans were done with other settings or weights and are done again", other)
+        same = [record for record in requested if record.get("settings") == self.settings_hash]
+        if different := len(requested) - len(same):
+            _logger.warning("%d scans had other settings or weights and are processed again", different)
         changed = sum(record["status"] == "ok" and not self._has_same_input(record) for record in same)
         if changed:
-            _logger.warning("%d scans, or their references, have changed and are done again", changed)
+            _logger.warning("%d scans or references have changed; these scans are processed again", changed)
         if rank() == 0:
             others = {key: record for key, record in earlier.items() if record["case"] not in cases}
             if self._scored_classes:  # the report of an evaluation lists every failure in its folder
@@ -186,7 +209,7 @@ class ScanRecords:
             self._others = others
 
     def _refuse_to_replace(self, left: Sequence[dict[str, Any]]) -> None:
-        """Refuse to begin if a file that this run will write holds something of others, or an input."""
+        """Raise an error if this run would replace an input or a file that segbundle did not write."""
         folder, readable = look_at(self.path.parent), [entry for entry in left if "error" not in entry]
         others = list[Path]()
         for path in record_files(folder.folder):
@@ -199,15 +222,15 @@ class ScanRecords:
         written = [run_files.label_map("", entry["case"]) for entry in readable]
         if self._save_probabilities:
             written += [run_files.probabilities("", entry["case"]) for entry in readable]
-        if left or self._scored_classes:  # an evaluation writes its scores also if no case is left
+        if left or self._scored_classes:  # an evaluation always writes its scores, even without remaining cases
             written += [Path(name) for name in (run_files.PREDICTIONS, run_files.TRAINING_CASES, *run_files.RESULTS)]
         if folder.is_claimed:
             folder.refuse_foreign(dict.fromkeys([*others, *(folder.folder / path for path in written)]))
         inputs = (path for entry in readable for key in ("image", "label") for path in _paths(entry.get(key, [])))
         folder.refuse_inputs(written, inputs)
 
-    def _begin(self) -> None:
-        """Leave nothing of an earlier run that could pass for this one's."""
+    def _clean_up(self) -> None:
+        """Remove partial files and journals of earlier runs, and keep only valid records."""
         remove_partial(self.path.parent)
         if self.path.exists() or self._records:
             self._write()
@@ -226,21 +249,29 @@ class ScanRecords:
                     folder.record_removal(path)
 
     def _is_done(self, record: Mapping[str, Any]) -> bool:
-        """Return whether a scan was finished with these settings, its files are unchanged and its results are there."""
+        """Return whether a scan was finished with the same settings and inputs, and its results still exist."""
         if record["status"] != "ok" or record.get("settings") != self.settings_hash:
             return False
         scores = (record.get("scores") or {"classes": []})["classes"]
         if not self._has_same_input(record) or len(scores) != len(self._scored_classes):
             return False
         results = [record.get("prediction") or "", *filter(None, [record.get("probabilities")])]
-        return all(Path(one).is_file() for one in results)
+        return all(Path(result).is_file() for result in results)
 
     def _has_same_input(self, record: Mapping[str, Any]) -> bool:
         return record.get("input") == self._inputs.get(key_of(record))
 
 
 def source_of(image: str | Sequence[str]) -> str:
-    """Return the path of a scan in its record; of several channels that of the first."""
+    """Return the path that identifies a scan in its record: the real path of its file, or of its first channel.
+
+    Args:
+        image: path of the scan, or one path per channel.
+
+    Example:
+        >>> source_of(["/nowhere/ct_0000.nii.gz", "/nowhere/ct_0001.nii.gz"])
+        '/nowhere/ct_0000.nii.gz'
+    """
     return readable(os.path.realpath(_paths(image)[0]))
 
 
@@ -249,11 +280,14 @@ def _key(entry: Mapping[str, Any]) -> _Key:
 
 
 def _paths(given: str | Sequence[str]) -> list[str]:
-    return [given] if isinstance(given, str) else [str(one) for one in given]
+    return [given] if isinstance(given, str) else [str(path) for path in given]
 
 
 def readable(text: str) -> str:
-    r"""Return a name with bytes that are not UTF-8 as in `\udcff`, so that it can be written into files.
+    r"""Return text with bytes that are not UTF-8 written as escapes such as `\udcff`, so that it can be encoded.
+
+    Args:
+        text: text with surrogate escapes, for instance a file name.
 
     Example:
         >>> print(readable(b"a\xff.nii".decode("utf-8", "surrogateescape")))
@@ -263,9 +297,9 @@ def readable(text: str) -> str:
 
 
 def _fingerprint(entry: Mapping[str, Any]) -> str:
-    """Return twelve hexadecimal digits that change with the files of a scan and with its reference, if it has one.
+    """Return 12 hexadecimal digits that identify the files of a scan and of its reference, if there is a reference.
 
-    Of files, paths, sizes and dates count; of the reference also which classes are annotated, and the ignore label.
+    The hash covers paths, sizes and dates, as well as the annotated classes and the ignore label of the reference.
     """
     digest = new_digest()
     for key in ("annotated", "ignore_label"):
@@ -275,7 +309,7 @@ def _fingerprint(entry: Mapping[str, Any]) -> str:
         try:
             files = files_of(os.path.realpath(given))
             known = [file.stat() if file.exists() else None for file in files]
-        except (OSError, ValueError) as error:  # reading the scan will tell
+        except (OSError, ValueError) as error:  # the same error is reported when the scan is read
             files, known = [Path(f"{given} {error}")], [None]
         for file, found in zip(files, known, strict=True):
             digest.update(os.fsencode(f"{file} {found and found.st_size} {found and found.st_mtime_ns}\n"))

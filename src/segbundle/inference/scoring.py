@@ -1,4 +1,4 @@
-"""Scores per class of the cases that pass an evaluator, in each scan's own geometry."""
+"""Metric and handler that score an evaluator's predictions per class, on the voxels of the original scans."""
 
 from __future__ import annotations
 
@@ -25,9 +25,17 @@ _logger = logging.getLogger(__name__)
 
 
 def is_better(current: float, best: float) -> bool:
-    """Whether the weights of a validation are kept instead of the best ones so far.
+    """Return whether a validation score is better than the best so far, so that its weights are kept.
 
-    A higher score is better. Where scores say nothing (0 as before, or NaN) the newer weights are.
+    The newer weights are also kept if the best score is NaN, or if both scores are 0.
+
+    Args:
+        current: score of this validation.
+        best: best score so far.
+
+    Example:
+        >>> is_better(0.8, 0.7), is_better(0.7, 0.7), is_better(0.0, 0.0)
+        (True, False, True)
     """
     if math.isnan(current) or math.isnan(best):
         return math.isnan(best) or best == 0
@@ -35,19 +43,31 @@ def is_better(current: float, best: float) -> bool:
 
 
 class MeanDice(Metric):
-    """Mean Dice over classes as `summary.json` defines it; keeps each case's scores in `cases`.
+    """Ignite metric: mean Dice over classes, as defined in `summary.json`.
 
-    Reads label maps `pred` and `label` (1, X, Y, Z) from the engine's output, and `case` and `annotated` from its
-    batch, and adds a case's `scores` to its output. Zero where no class of no case could be scored, so that engines
-    can compare it.
+    The metric reads the label maps `pred` and `label` (1, X, Y, Z) from the output of the engine, and `case` and
+    `annotated` from its batch. It adds `scores` to the output of each case. The mean is 0 if no class could be scored,
+    so that engines can compare it.
 
     Args:
-        class_names: the task's classes, the background first.
-        nsd_tolerance_mm: also measure surfaces and count components, with this tolerance (see `nsd_tolerances`).
-        records: of an evaluation; scores of the cases that an earlier run finished are counted, too.
+        class_names: names of the classes, background first.
+        nsd_tolerance_mm: tolerance of the normalized surface distance in mm, for all classes or by name (see
+            `nsd_tolerances`); connected components are counted as well. None (default) measures neither.
+        records: records of the evaluation; scores of cases that an earlier run finished are included. Default: None.
+
+    Attributes:
+        cases: scores of each case.
 
     Raises:
         ConfigError: see `nsd_tolerances`.
+
+    Example:
+        >>> from monai.data import MetaTensor
+        >>> label = MetaTensor(torch.ones(1, 4, 4, 4, dtype=torch.uint8), affine=torch.eye(4))
+        >>> metric = MeanDice(["background", "liver"])
+        >>> metric.update({"case": "a", "pred": label, "label": label, "annotated": torch.tensor([True, True])})
+        >>> metric.compute()
+        1.0
     """
 
     def __init__(
@@ -63,11 +83,11 @@ class MeanDice(Metric):
         super().__init__()
 
     def reset(self) -> None:
-        """Forget the cases of an earlier run."""
+        """Remove all cases."""
         self.cases = []
 
     def iteration_completed(self, engine: Engine) -> None:
-        """Score the cases that the engine has just predicted."""
+        """Score the cases of the current iteration."""
         batch: Any = engine.state.batch
         outputs: Any = engine.state.output
         for item, output in zip(batch, outputs, strict=True):
@@ -75,7 +95,11 @@ class MeanDice(Metric):
             output["scores"] = self.cases[-1]
 
     def update(self, output: dict[str, Any]) -> None:
-        """Score one case."""
+        """Score a case.
+
+        Args:
+            output: values of the case: `case`, `pred`, `label` and `annotated`.
+        """
         pred, label = output[CommonKeys.PRED], output[CommonKeys.LABEL]
         axes = torch.as_tensor(label.affine)[:3, :3].double()
         voxel_mm3 = abs(float(torch.linalg.det(axes)))
@@ -93,27 +117,37 @@ class MeanDice(Metric):
         self.cases.append(CaseScores(output["case"], scores, voxel_mm3 / 1000))
 
     def completed(self, engine: Engine, name: str) -> None:
-        """Collect the cases of all processes and of an earlier run, and put the mean into the engine's state."""
+        """Gather the cases of all ranks and of an earlier run, and add the mean Dice to the metrics of the engine."""
         self.cases = gathered(self.cases)
         if self.records is not None:
             self.cases = sorted([*self.records.earlier_scores, *self.cases], key=lambda scored: scored.case)
         super().completed(engine, name)
 
     def compute(self) -> float:
-        """The mean Dice over the cases so far."""
+        """Return the mean Dice of the cases so far."""
         return self.summary()["mean_dice"] or 0.0
 
     def summary(self) -> dict[str, Any]:
-        """The content of `summary.json` for the cases so far."""
+        """Return the content of `summary.json` for the cases so far."""
         return summarize(self.cases, self.class_names, self.nsd_tolerance_mm)
 
 
 class ScoreReport:
-    """When an evaluation ends, writes `metrics.csv` and `summary.json` and prints a table with a row per class.
+    """Handler that writes `metrics.csv` and `summary.json` after an evaluation, and prints a table of the classes.
 
     Args:
-        output_dir: where the files go.
-        metric: holds the scores.
+        output_dir: output folder.
+        metric: metric with the scores.
+
+    Example:
+        >>> import contextlib, io, os, tempfile
+        >>> engine = Engine(lambda engine, batch: None)
+        >>> with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        ...     ScoreReport(folder, MeanDice(["background", "liver"])).attach(engine)
+        ...     _ = engine.run([0])
+        ...     written = sorted(os.listdir(folder))
+        >>> written
+        ['metrics.csv', 'summary.json']
     """
 
     def __init__(self, output_dir: str, metric: MeanDice) -> None:

@@ -1,4 +1,4 @@
-"""The plain values behind a part of a running workflow's configuration, by which results are recognized."""
+"""Settings of a running workflow as plain values, and their hash, which identifies results."""
 
 from __future__ import annotations
 
@@ -15,38 +15,48 @@ from segbundle.config.current_workflow import running_workflow
 from segbundle.files.hashing import hash_file, hash_values
 
 _COMPONENTS = ("network", "preprocessing", "inferer", "postprocessing", "saving", "evaluator")
-"""Components that decide the result of a scan."""
+"""Components that affect the result of a scan."""
 _FREE = frozenset(
     {"checkpoints", "dataset", "dataloader", "device", "output_dir", "records", "sw_batch_size", "val_data_loader"}
 )
-"""Their arguments that do not, or count by the contents of files. Handlers and metrics do not, either."""
+"""Arguments of these components that do not affect the result, or are hashed by the contents of files. Handlers and
+metrics do not affect it either."""
 _REFERENCES = tuple(f"@{name}" for name in _COMPONENTS)
-"""References to components that are described by themselves."""
+"""References to components that the description lists separately."""
 WEIGHTS = "weights"
-"""The setting that counts by the contents of files."""
+"""Setting that is hashed by the contents of its files."""
 
 
 def configured(settings: Mapping[str, Any], config_id: str) -> dict[str, Any]:
-    """Return settings as they are configured: a component by its `_target_` and arguments, a reference by its target.
+    """Return settings as plain values, taken from the configuration of the running workflow.
 
-    The components of the running workflow that decide a result are added to the settings.
+    A component is described by its `_target_` and its arguments, a reference by the value that it refers to. All
+    components that affect a result are added under the key `components`. Without a running workflow, the given values
+    are described instead, and no components are added.
 
     Args:
-        settings: by name; described as they are where no workflow is running.
-        config_id: place of the settings in the configuration of the running workflow, such as `records#settings`.
+        settings: values by name.
+        config_id: ID of the settings in the configuration, such as `records#settings`.
+
+    Returns:
+        JSON values by name.
+
+    Example:
+        >>> configured({"overlap": 0.5, "network": torch.nn.Conv3d(1, 2, 1)}, "records#settings")["overlap"]
+        0.5
     """
     workflow = running_workflow()
     given = None if workflow is None else workflow.parser.get(config_id)
     if workflow is not None and isinstance(given, Mapping) and given.keys() == settings.keys():
         parser = workflow.parser
         components = {name: parser.get(name) for name in _COMPONENTS if name in parser}
-        decide = {name: plain_values(parser, _deciding(value)) for name, value in components.items()}
-        return {**{name: plain_values(parser, value) for name, value in given.items()}, "components": decide}
+        relevant = {name: plain_values(parser, _relevant(value)) for name, value in components.items()}
+        return {**{name: plain_values(parser, value) for name, value in given.items()}, "components": relevant}
     return {name: _described(value) for name, value in settings.items()}
 
 
-def _deciding(component: Any) -> Any:
-    """Return a component without the arguments that do not decide a result."""
+def _relevant(component: Any) -> Any:
+    """Return a component without the arguments that do not affect a result."""
     if not isinstance(component, Mapping):
         return component
     return {
@@ -57,11 +67,15 @@ def _deciding(component: Any) -> Any:
 
 
 def hash_settings(values: Mapping[str, Any], weights: str | Sequence[str] | None) -> str:
-    """Return twelve hexadecimal digits that change with settings and with the contents of checkpoints.
+    """Return 12 hexadecimal digits that identify settings and the contents of checkpoints.
 
     Args:
-        values: as `configured` returns them.
-        weights: checkpoints, or the folder of a cross-validation.
+        values: settings, as returned by `configured`.
+        weights: paths of checkpoints, or the folder of a cross-validation; None without checkpoints.
+
+    Example:
+        >>> hash_settings({"overlap": 0.5}, None) == hash_settings({"overlap": 0.25}, None)
+        False
     """
     paths = checkpoint_paths(weights)
     contents = [hash_file(path) if path.is_file() else str(path) for path in paths]
@@ -69,19 +83,27 @@ def hash_settings(values: Mapping[str, Any], weights: str | Sequence[str] | None
 
 
 def plain_values(parser: ConfigParser, value: Any, within: Sequence[str] = ()) -> Any:
-    """Return a value of a configuration with what it refers to in place of references.
+    """Return a value of a configuration with its references replaced by the values that they refer to.
 
-    Expressions stay as they are written, with the values that they refer to beside them.
+    An expression is not evaluated. It becomes a list of its text and the values that it refers to.
 
     Args:
-        parser: of the configuration.
-        value: as configured.
-        within: references that are being followed.
+        parser: parser of the configuration.
+        value: value as written in the configuration.
+        within: IDs of the references that are being followed, to stop at cycles. Default: none.
+
+    Returns:
+        JSON values.
+
+    Example:
+        >>> parser = ConfigParser({"size": [3, 3], "kernel": "@size#0", "names": "$len(@size)"})
+        >>> plain_values(parser, "@kernel"), plain_values(parser, "@names")
+        (3, ['$len(@size)', {'size': [3, 3]}])
     """
     if isinstance(value, Mapping):
-        return {str(key): plain_values(parser, one, within) for key, one in value.items()}
+        return {str(key): plain_values(parser, inner, within) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain_values(parser, one, within) for one in value]
+        return [plain_values(parser, inner, within) for inner in value]
     if not isinstance(value, str) or not value.startswith(("@", "$")):
         return _described(value)
     found = {}
@@ -92,11 +114,11 @@ def plain_values(parser: ConfigParser, value: Any, within: Sequence[str] = ()) -
 
 
 def _described(value: Any) -> Any:
-    """Return something JSON can hold that is the same whenever a value means the same."""
+    """Return JSON values that describe a value, equal for values with the same meaning."""
     if isinstance(value, Mapping):
-        return {str(key): _described(one) for key, one in value.items()}
+        return {str(key): _described(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_described(one) for one in value]
+        return [_described(inner) for inner in value]
     if isinstance(value, (str, int, float, bool, type(None))):
         return value
     if isinstance(value, Path):

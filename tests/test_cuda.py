@@ -15,7 +15,7 @@ from monai.networks.nets import DynUNet, UNet
 
 from commands import CONFIGS, TINY, run, segbundle
 from segbundle import losses
-from segbundle.acceleration.cuda_graphs import StepGraphs, recorded_step
+from segbundle.acceleration.cuda_graphs import StepGraphs, capture_step
 from segbundle.inference import slabs, sliding
 from segbundle.inference.patch_inferer import PatchInferer
 from segbundle.inference.slabs import ScoreSlabs
@@ -150,7 +150,7 @@ def trainer_of(network, loss, loader, max_epochs=3):
 
 @pytest.mark.parametrize("kind", ["GeneralizedDiceLoss", "DiceLoss", "DiceCELoss", "GeneralizedDiceCELoss"])
 @pytest.mark.parametrize("more", [{}, {"weight": [1.0, 2.0]}, {"ignore_index": 255, "batch": True}])
-def test_a_recorded_step_has_the_loss_and_the_gradients_of_the_usual_one(kind, more):
+def test_captured_step_equals_eager_step(kind, more):
     network = small_network()
     loss = getattr(losses, kind)(to_onehot_y=True, softmax=True, **more)
     loader = PatchLoader(prepared(9), (16, 16, 16), 2, device=CUDA)
@@ -160,27 +160,27 @@ def test_a_recorded_step_has_the_loss_and_the_gradients_of_the_usual_one(kind, m
         batch, found = loader.batch(1, step), []
         for recorded in (True, False):
             network.zero_grad()
-            scores = graphs.scores(batch["image"]) if recorded else PatchInferer("fp32")(batch["image"], network)
+            scores = graphs.logits(batch["image"]) if recorded else PatchInferer("fp32")(batch["image"], network)
             value = graphs.loss(scores, batch["label"]) if recorded else usual(scores, batch["label"])
             assert value is not None
             value.backward()
-            graphs.hand_over_gradients()
+            graphs.copy_gradients()
             found.append([value.detach(), *(parameter.grad.clone() for parameter in network.parameters())])
         for one, other in zip(*found, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
-    assert graphs.scores(batch["image"][:1]) is None
+    assert graphs.logits(batch["image"][:1]) is None
     assert graphs.loss(scores, batch["label"]) is None  # of scores that are not the graph's
 
 
 @pytest.mark.parametrize("norm", ["INSTANCE", "BATCH"])
-def test_recording_leaves_no_trace(norm):
+def test_capture_preserves_network_and_random_state(norm):
     network = small_network(norm, dropout=0.2)
     before = copy.deepcopy(network.state_dict())
     torch.manual_seed(7)
     random = torch.cuda.get_rng_state(), torch.get_rng_state()
     loader = PatchLoader(prepared(), (16, 16, 16), 2, device=CUDA)
     loss = losses.DiceLoss(to_onehot_y=True, softmax=True)
-    assert recorded_step(network, PatchInferer("fp32"), loss, loader.batch(1, 0)) is not None
+    assert capture_step(network, PatchInferer("fp32"), loss, loader.batch(1, 0)) is not None
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name]), name
     assert torch.equal(torch.cuda.get_rng_state(), random[0])
@@ -199,22 +199,22 @@ class Undecided(torch.nn.Module):
         return scores if float(scores.mean()) > 0 else -scores
 
 
-def test_a_network_that_cannot_be_recorded_trains_as_ever(caplog):
+def test_network_that_cannot_be_captured_trains_eagerly(caplog):
     caplog.set_level("INFO")
     loader = PatchLoader(prepared(25), (16, 16, 16), 2, device=CUDA)
     trainer = trainer_of(Undecided().to(CUDA), losses.DiceLoss(to_onehot_y=True, softmax=True), loader)
     trainer.run()
     assert trainer._graphs is None
     assert math.isfinite(float(trainer.state.output["loss"]))
-    assert "cannot be recorded" in caplog.text
+    assert "cannot be captured" in caplog.text
 
 
 @pytest.mark.parametrize("partly", [False, True])
-def test_a_training_of_graphs_is_the_usual_training(partly, monkeypatch):
+def test_training_with_graphs_equals_eager_training(partly, monkeypatch):
     ended = []
     for recorded in (True, False):
         if not recorded:
-            monkeypatch.setattr(trainer, "recorded_step", lambda *_: None)
+            monkeypatch.setattr(trainer, "capture_step", lambda *_: None)
         cases = prepared(25)
         if partly:
             cases[3]["annotated"] = torch.tensor([True, False])

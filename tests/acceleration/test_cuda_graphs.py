@@ -72,7 +72,7 @@ def make_graphed_callables(function, arguments, allow_unused_input):
 def stand_in(monkeypatch):
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", make_graphed_callables)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda *_: None)
-    monkeypatch.setattr(graphs, "_refuse_what_waits", lambda *_: None)
+    monkeypatch.setattr(graphs, "_refuse_synchronization", lambda *_: None)
 
 
 def network_of(norm=torch.nn.InstanceNorm3d, dropout=0.0):
@@ -94,15 +94,15 @@ def gradients(network):
 
 @pytest.mark.parametrize("more", [{}, {"weight": [1.0, 2.0, 3.0]}, {"ignore_index": 255, "batch": True}])
 @pytest.mark.parametrize("norm", [torch.nn.InstanceNorm3d, torch.nn.BatchNorm3d])
-def test_a_recorded_step_has_the_loss_and_the_gradients_of_the_usual_one(norm, more):
+def test_captured_step_equals_eager_step(norm, more):
     network, loss = network_of(norm), losses.DiceCELoss(to_onehot_y=True, softmax=True, **more)
     recorded = StepGraphs(network, INFERER, loss, batch_of())
     for seed in (1, 2):
         batch = batch_of(seed)
-        scores = recorded.scores(batch["image"])
+        scores = recorded.logits(batch["image"])
         value = recorded.loss(scores, batch["label"])
         value.backward()
-        recorded.hand_over_gradients()
+        recorded.copy_gradients()
         found, of_found = value.item(), gradients(network)
         network.zero_grad()
         expected = loss(network(batch["image"]), batch["label"])
@@ -112,11 +112,11 @@ def test_a_recorded_step_has_the_loss_and_the_gradients_of_the_usual_one(norm, m
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
-def test_other_shapes_and_other_scores_go_the_usual_way():
+def test_other_shapes_and_other_logits_return_none():
     network, loss = network_of(), losses.DiceLoss(to_onehot_y=True, softmax=True)
     recorded, other = StepGraphs(network, INFERER, loss, batch_of()), batch_of(size=10)
-    assert recorded.scores(other["image"]) is None
-    scores = recorded.scores(batch_of()["image"])
+    assert recorded.logits(other["image"]) is None
+    scores = recorded.logits(batch_of()["image"])
     assert recorded.loss(network(batch_of()["image"]), batch_of()["label"]) is None
     assert recorded.loss(scores, batch_of()["label"].float()) is None
     assert recorded.loss([scores], batch_of()["label"]) is None
@@ -133,12 +133,12 @@ class OwnLoss(losses.DiceLoss):
         losses.DiceCELoss(softmax=True, to_onehot_y=True, lambda_ce=LinearRamp()),
     ],
 )
-def test_losses_that_may_change_are_not_recorded(loss):
+def test_losses_that_may_change_are_not_captured(loss):
     recorded, batch = StepGraphs(network_of(), INFERER, loss, batch_of()), batch_of(1)
-    assert recorded.loss(recorded.scores(batch["image"]), batch["label"]) is None
+    assert recorded.loss(recorded.logits(batch["image"]), batch["label"]) is None
 
 
-def test_recording_leaves_no_trace():
+def test_capture_preserves_network_and_random_state():
     network, loss = network_of(torch.nn.BatchNorm3d, dropout=0.3), losses.DiceLoss(to_onehot_y=True, softmax=True)
     before = copy.deepcopy(network.state_dict())
     torch.manual_seed(7)
@@ -150,7 +150,7 @@ def test_recording_leaves_no_trace():
     assert all(weight.grad is None for weight in network.parameters())
 
 
-def test_weights_that_moved_or_are_no_longer_trained_do_not_fit():
+def test_moved_or_frozen_weights_do_not_fit():
     network = network_of()
     recorded = StepGraphs(network, INFERER, losses.DiceLoss(to_onehot_y=True, softmax=True), batch_of())
     assert recorded.fits(network)
@@ -161,7 +161,7 @@ def test_weights_that_moved_or_are_no_longer_trained_do_not_fit():
     assert not recorded.fits(network)
 
 
-def test_hooks_would_not_be_called_so_that_a_network_with_some_is_refused():
+def test_network_with_hooks_is_refused():
     network = network_of()
     network[1].register_forward_hook(lambda *_: None)
     with pytest.raises(RuntimeError, match="hooks"):
@@ -183,7 +183,7 @@ class OtherGradient(torch.autograd.Function):
         return gradient / (1 if OtherGradient.calls == 1 else 2)
 
 
-def test_a_recording_with_other_gradients_is_refused():
+def test_capture_with_different_gradients_is_refused():
     class Network(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -192,12 +192,12 @@ def test_a_recording_with_other_gradients_is_refused():
         def forward(self, image):
             return OtherGradient.apply(self.layer(image))
 
-    with pytest.raises(RuntimeError, match="gives other gradients"):
+    with pytest.raises(RuntimeError, match="captured network has different gradients"):
         StepGraphs(Network(), INFERER, losses.DiceLoss(), batch_of())
 
 
 @pytest.mark.parametrize("reason", ["memory", "network", "nothing"])
-def test_what_cannot_be_recorded_is_told_in_a_line(reason, monkeypatch, caplog):
+def test_failed_capture_is_logged_in_one_line(reason, monkeypatch, caplog):
     caplog.set_level("INFO")
     for name in ("max_memory_allocated", "empty_cache", "synchronize", "current_stream", "set_stream"):
         monkeypatch.setattr(torch.cuda, name, lambda *_: 0)
@@ -205,14 +205,14 @@ def test_what_cannot_be_recorded_is_told_in_a_line(reason, monkeypatch, caplog):
     network = network_of()
     if reason == "network":
         network.register_forward_hook(lambda *_: None)
-    found = graphs.recorded_step(network, INFERER, losses.DiceLoss(to_onehot_y=True, softmax=True), batch_of())
+    found = graphs.capture_step(network, INFERER, losses.DiceLoss(to_onehot_y=True, softmax=True), batch_of())
     assert (found is not None) == (reason == "nothing")
-    told = {"memory": "memory is short", "network": "cannot be recorded: the network has hooks", "nothing": ""}[reason]
+    told = {"memory": "too little free", "network": "cannot be captured: the network has hooks", "nothing": ""}[reason]
     assert len(caplog.messages) == bool(told)
     assert told in caplog.text
 
 
-def test_a_recording_that_is_wrong_is_refused():
+def test_capture_with_different_logits_is_refused():
     class Counting(torch.nn.Module):
         """Gives other scores every time."""
 
@@ -224,7 +224,7 @@ def test_a_recording_that_is_wrong_is_refused():
             self.calls += 1
             return self.layer(image) * self.calls
 
-    with pytest.raises(RuntimeError, match="gives other scores"):
+    with pytest.raises(RuntimeError, match="captured network has different logits"):
         StepGraphs(Counting(), INFERER, losses.DiceLoss(to_onehot_y=True, softmax=True), batch_of())
 
 
@@ -249,12 +249,12 @@ def case_of(seed, annotated=(True, True, True)):
 
 
 @pytest.mark.parametrize("partly", [False, True])
-def test_a_training_of_graphs_is_the_usual_training(partly, monkeypatch):
+def test_training_with_graphs_equals_eager_training(partly, monkeypatch):
     """From the second epoch on; a batch in which something was not annotated has the usual loss."""
     ended, seen = [], []
     for recorded in (True, False):
         make = (lambda *given: StepGraphs(*given)) if recorded else (lambda *_: None)
-        monkeypatch.setattr(trainer, "recorded_step", make)
+        monkeypatch.setattr(trainer, "capture_step", make)
         cases = [case_of(seed, (True, True, seed != 3 or not partly)) for seed in range(24)]
         network = network_of()
         run = SegmentationTrainer(
@@ -274,9 +274,9 @@ def test_a_training_of_graphs_is_the_usual_training(partly, monkeypatch):
 
 
 @pytest.mark.parametrize("given", [{"accumulation_steps": 2}, {"amp": True}, {"epoch_length": 6}, {}])
-def test_a_training_is_recorded_once_if_at_all(given, monkeypatch):
+def test_training_is_captured_at_most_once(given, monkeypatch):
     asked = []
-    monkeypatch.setattr(trainer, "recorded_step", lambda *_: asked.append(1))
+    monkeypatch.setattr(trainer, "capture_step", lambda *_: asked.append(1))
     network = network_of()
     cases = [case_of(seed) for seed in range(24)]
     SegmentationTrainer(

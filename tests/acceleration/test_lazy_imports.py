@@ -50,7 +50,7 @@ def test_deferred_package_works_on_use():
     )
 
 
-def test_nothing_is_an_instance_of_a_stand_in():
+def test_no_object_is_an_instance_of_a_stand_in():
     """Checkpoints test whether an optimizer is a distributed optimizer of PyTorch."""
     assert python("""
         from segbundle.acceleration.lazy_imports import fast_imports

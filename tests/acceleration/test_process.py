@@ -17,7 +17,7 @@ class Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_before_anything_else_a_workflow_calls_each_function_whose_first_call_must_not_be_made_by_several_threads():
+def test_workflow_starts_with_single_threaded_mkl_calls():
     with Calls() as calls:
         start_workflow()
     for name in ("exp", "log", "sqrt", "tanh", "erf", "sin"):

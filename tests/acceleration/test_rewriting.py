@@ -75,7 +75,7 @@ def kinds(network):
 @pytest.mark.parametrize("dtype", [None, torch.float32])
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_an_optimised_network_is_equivalent(name, batch, dtype):
+def test_rewritten_network_is_equivalent(name, batch, dtype):
     network, image = made(name), windows(batch)
     before = copy.deepcopy(network.state_dict())
     run = prepare(optimised(network, image.shape, dtype), "eager", "fp32", tuple(image.shape), CPU)
@@ -86,7 +86,7 @@ def test_an_optimised_network_is_equivalent(name, batch, dtype):
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_short_numbers_are_as_close_as_without(name, precision):
+def test_half_precision_is_as_close_as_without_rewriting(name, precision):
     network, image = made(name), windows()
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
     plain, quick = (
@@ -97,7 +97,7 @@ def test_short_numbers_are_as_close_as_without(name, precision):
 
 
 @pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="a CPU without bfloat16")
-def test_bfloat16_is_fused_as_float32_is():
+def test_bfloat16_layers_are_fused_like_float32():
     for dtype in (torch.float32, torch.bfloat16):
         network = optimised(made("two residual units"), (1, 1, 16, 16, 32), dtype)
         fused = [module for module in network.modules() if isinstance(module, FusedLayer)]
@@ -105,19 +105,19 @@ def test_bfloat16_is_fused_as_float32_is():
         assert torch.nn.PReLU not in kinds(network)
 
 
-def test_depths_that_only_a_training_scores_are_not_computed():
+def test_deep_supervision_heads_are_removed():
     network = made("DynUNet with deep supervision")
     assert not any("supervision" in name for name, _ in optimised(network, windows().shape).named_modules())
 
 
 @pytest.mark.parametrize("name", ["one residual unit", "two residual units", "ReLU, no residual units"])
-def test_the_unet_of_the_model_zoo_is_convolutions_alone(name):
+def test_model_zoo_unet_becomes_convolutions_only(name):
     known = kinds(optimised(made(name), (1, 1, 16, 16, 32), torch.float32))
     gone = {torch.nn.BatchNorm3d, torch.nn.Dropout, torch.nn.Identity, torch.nn.ReLU, torch.nn.ConvTranspose3d}
     assert not known & gone
 
 
-def test_copies_of_the_memory_are_as_good_as_the_original():
+def test_channels_last_copies_give_equal_results():
     image = windows().to(memory_format=torch.channels_last_3d)
     network = made("two residual units")
     assert_equal(optimised(network, image.shape, torch.float32)(image), network(image))
@@ -161,7 +161,7 @@ class Sums(torch.nn.Module):
 
 @pytest.mark.parametrize("channels", [1, 4, 6, 12])
 @pytest.mark.parametrize("dtype", [None, torch.float32])
-def test_sums_are_kept_where_a_result_is_needed_again(dtype, channels):
+def test_sums_are_not_fused_if_a_result_is_reused(dtype, channels):
     network = Sums(channels).eval()
     before = windows()
     assert_equal(optimised(network, before.shape, dtype)(before), network(before))
@@ -189,13 +189,13 @@ class OwnInput(torch.nn.Module):
         {"kernel_size": 1},
     ],
 )
-def test_adding_the_input_to_its_convolution(settings):
+def test_convolution_plus_its_input_is_equivalent(settings):
     network, image = OwnInput(**settings).eval(), windows(1, 3)
     assert_equal(optimised(network, image.shape, torch.float32)(image), network(image))
 
 
 @pytest.mark.parametrize("channels", [5, 6, 7, 11, 12, 14, 30])
-def test_channels_that_fill_vectors_are_not_seen(channels):
+def test_padded_channels_do_not_change_results(channels):
     layers = [torch.nn.ConvTranspose3d(2, channels, 3, 2, 1, 1), torch.nn.PReLU()]
     layers += [torch.nn.Conv3d(channels, channels, 3), torch.nn.Conv3d(channels, channels, 3, 2)]
     network, image = torch.nn.Sequential(*layers).eval(), windows(1, 2)
@@ -204,7 +204,7 @@ def test_channels_that_fill_vectors_are_not_seen(channels):
 
 @pytest.mark.parametrize("shape", [(2, 3, 16, 16, 32), (1, 1, 1, 5, 7), (1, 40, 30, 31, 29), (1, 4, 96, 96, 96)])
 @pytest.mark.parametrize("affine", [False, True])
-def test_instance_norm_of_channels_last_memory_is_exact(affine, shape):
+def test_channels_last_instance_norm_is_exact(affine, shape):
     norm = torch.nn.Sequential(torch.nn.InstanceNorm3d(shape[1], affine=affine)).eval()
     if affine:
         torch.nn.init.normal_(norm[0].weight)
@@ -238,7 +238,7 @@ def test_channels_last_instance_norm_trains_like_pytorch(affine, dtype):
             assert (ours.float() - theirs).abs().max() <= precision * theirs.abs().max()
 
 
-def test_exchanged_norms_share_weights_and_leave_the_description():
+def test_replaced_norms_share_weights_and_keep_the_repr():
     network = made("residual DynUNet")
     before, text = network.state_dict(), repr(network)
     image = windows()
@@ -257,7 +257,7 @@ def test_instance_norm_with_running_stats_is_not_replaced():
     assert_equal(optimised(norm, windows().shape, torch.float32)(windows()), norm(windows()))
 
 
-def test_convolutions_that_are_used_twice_keep_their_batch_norms():
+def test_convolutions_used_twice_keep_their_batch_norms():
     network = SharedConvolution().eval()
     assert_equal(optimised(network, windows().shape, torch.float32)(windows()), network(windows()))
 
@@ -275,7 +275,7 @@ class Choosing(torch.nn.Module):
 
 
 @pytest.mark.parametrize("network", [Branching().eval(), Choosing().eval(), made("DynUNet").train()])
-def test_what_cannot_be_optimised_is_returned_as_it_is(network):
+def test_networks_that_cannot_be_rewritten_are_unchanged(network):
     assert optimised(network, windows().shape) is network
 
 
@@ -291,7 +291,7 @@ class OfOneSize(torch.nn.Module):
         return self.dropout(x) + self.positions
 
 
-def test_networks_that_take_windows_of_one_size_only():
+def test_networks_with_fixed_window_size():
     network, image = OfOneSize().eval(), windows()
     faster = optimised(network, image.shape)
     assert faster is not network

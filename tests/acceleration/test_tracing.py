@@ -36,7 +36,7 @@ def straightened():
     return ToGridd("image", [1, 1, 1], None)({"image": scan})["image"]
 
 
-def test_other_threads_use_modules_while_one_is_traced():
+def test_other_threads_run_modules_during_tracing():
     expected = straightened()
     reached, go_on = Event(), Event()
     network = Halting(reached, go_on).eval()
@@ -54,7 +54,7 @@ def test_other_threads_use_modules_while_one_is_traced():
         assert torch.equal(graph.result(60)(image), network(image))
 
 
-def test_a_graph_has_the_networks_own_modules():
+def test_graph_has_the_modules_of_the_network():
     network = DynUNet(3, 1, 2, (3, 3, 3), (1, 2, 2), (2, 2), filters=(4, 8, 8), norm_name="INSTANCE").eval()
     before = {name: type(module) for name, module in network.named_modules()}
     graph = trace_network(network)
@@ -81,7 +81,7 @@ class WithParts(torch.nn.Module):
         return self.listed[0](self.alias(image)) * self.scale + self.offset + self.constant + torch.ones(1)
 
 
-def test_parameters_buffers_and_constants_are_in_the_graph():
+def test_graph_has_parameters_buffers_and_constants():
     network = WithParts().eval()
     names = set(vars(network))
     graph, image = trace_network(network), torch.rand(1, 1, 2, 2, 2)
@@ -93,7 +93,7 @@ def test_parameters_buffers_and_constants_are_in_the_graph():
     assert torch.equal(graph(image), network(image))
 
 
-def test_what_looks_at_values_cannot_be_traced():
+def test_value_dependent_networks_cannot_be_traced():
     class Choosing(torch.nn.Module):
         def forward(self, image):
             return image if image.sum() > 0 else -image

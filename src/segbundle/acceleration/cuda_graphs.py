@@ -1,4 +1,4 @@
-"""A training step on a GPU as CUDA graphs: its kernels recorded once, and launched together at every step."""
+"""Training steps on a GPU as CUDA graphs: kernels are captured once and replayed together in every step."""
 
 from __future__ import annotations
 
@@ -17,83 +17,106 @@ from segbundle.losses.deep_supervision import loss_over_depths
 
 _logger = logging.getLogger(__name__)
 _TOLERANCE = 0.02
-"""By which part scores and gradients of the recording may differ from the network's, in bfloat16."""
-_TIMES_MEMORY = 3
-"""What steps, their recording and the graphs take together, in terms of a step's memory; half of the free memory is
-left to others."""
+"""Relative tolerance between captured and eager outputs and gradients; suitable for bfloat16."""
+_MEMORY_FACTOR = 3
+"""Peak memory of the warm-up, the capture and the graphs, in multiples of the peak memory of a training step."""
 
 
 class StepGraphs:
-    """A network's forward and backward pass, and a loss's, launched as a whole.
+    """CUDA graphs of the forward and backward pass of a network and a loss.
 
-    A small patch keeps a GPU busy for less time than Python needs to launch a thousand kernels one by one. Graphs need
-    the same shapes and addresses at every step: batches of other shapes, and what the loss cannot do in a graph, go the
-    usual way. What Python decides, such as settings of the loss, stays as it was when it was recorded.
+    With small patches, a GPU executes the thousand kernels of a step faster than Python can launch them one by one. A
+    graph replays them together. It needs the same shapes and memory addresses in every step. `logits` and `loss`
+    return None for batches that do not match, and the caller then runs the network or the loss eagerly. Values that
+    Python computes, such as settings of the loss, are constants of the graph.
 
     Args:
-        network: on a CUDA device, in training mode.
-        inferer: passes patches through it.
-        loss: ours are recorded, too, for batches in which every class was annotated, and trust that these hold what
-            they should; others run as usual, as nothing is known of what they do beside launching kernels.
-        batch: one like all others, on the device: `image` (B, C, X, Y, Z) and `label` (B, 1, X, Y, Z).
+        network: network on a CUDA device, in training mode.
+        inferer: callable that passes patches (B, C, X, Y, Z) through the network, such as
+            `segbundle.inference.PatchInferer`.
+        loss: loss function. Only losses of `segbundle.losses` are captured, for batches in which all classes were
+            annotated, and without checks of their inputs. Other losses run eagerly, because capturing them could skip
+            work other than launching kernels.
+        batch: a typical batch on the device, with `image` (B, C, X, Y, Z) and `label` (B, 1, X, Y, Z).
 
     Raises:
-        RuntimeError: the network cannot be recorded, or the recording gives other scores or gradients.
+        RuntimeError: the network cannot be captured, or the graph returns different logits or gradients.
+
+    Example:
+        >>> graphs = StepGraphs(network, PatchInferer("bf16"), loss, batch)  # doctest: +SKIP
+        >>> logits = graphs.logits(batch["image"])  # doctest: +SKIP
+        >>> graphs.loss(logits, batch["label"]).backward()  # doctest: +SKIP
+        >>> graphs.copy_gradients()  # doctest: +SKIP
     """
 
     def __init__(
         self, network: torch.nn.Module, inferer: Callable[..., Any], loss: Any, batch: Mapping[str, torch.Tensor]
     ) -> None:
         image, label = batch[CommonKeys.IMAGE].clone(), batch[CommonKeys.LABEL].clone()
-        self.image_like, self.label_like = _like(image), _like(label)
+        self._image_signature, self._label_signature = _signature(image), _signature(label)
         if any(hooks for module in network.modules() for hooks in _hooks(module)):
-            raise RuntimeError("the network has hooks, which would not be called")
-        self._before = _places(network)
-        scoring = _Scoring(network, inferer)
-        self._weights = list(zip(network.parameters(), scoring.weights, strict=True))
-        with _Undisturbed(network, image.device):
-            expected = _scores_and_gradients(lambda image: inferer(image, network), network.parameters(), image)
-            self._network = _recorded(scoring, image)
-            found = _scores_and_gradients(self._network, scoring.weights, image)
-            for what, one, other in zip(("scores", "gradients"), found, expected, strict=True):
-                if not bool((one - other).norm() <= _TOLERANCE * other.norm()):
-                    raise RuntimeError(f"the recorded network gives other {what}")
-            scores = self._network(image).detach()
-            self._scores = scores.data_ptr()
-            self._loss = _recorded_loss(loss, scores.requires_grad_(), label)
+            raise RuntimeError("the network has hooks, which a graph does not call")
+        self._addresses = _weight_addresses(network)
+        functional = _FunctionalNetwork(network, inferer)
+        self._weights = list(zip(network.parameters(), functional.weights, strict=True))
+        with _PreservedState(network, image.device):
+            expected = _logits_and_gradients(lambda image: inferer(image, network), network.parameters(), image)
+            self._network = _captured(functional, image)
+            found = _logits_and_gradients(self._network, functional.weights, image)
+            for name, captured, eager in zip(("logits", "gradients"), found, expected, strict=True):
+                if not bool((captured - eager).norm() <= _TOLERANCE * eager.norm()):
+                    raise RuntimeError(f"the captured network has different {name}")
+            logits = self._network(image).detach()
+            self._logits_address = logits.data_ptr()
+            self._loss = _captured_loss(loss, logits.requires_grad_(), label)
 
     def fits(self, network: torch.nn.Module) -> bool:
-        """Whether the network's weights are where they were, and those that are trained are the same ones."""
-        return _places(network) == self._before
+        """Return whether the weights have the same memory addresses and `requires_grad` as during the capture.
 
-    def scores(self, image: torch.Tensor) -> torch.Tensor | None:
-        """The network's scores of patches, which the next call overwrites; None if they have another shape."""
-        if _like(image) != self.image_like:
+        Args:
+            network: the captured network.
+        """
+        return _weight_addresses(network) == self._addresses
+
+    def logits(self, image: torch.Tensor) -> torch.Tensor | None:
+        """Return the logits of a batch of patches, or None if its shape, dtype or device does not match.
+
+        The next call overwrites the returned tensor.
+
+        Args:
+            image: (B, C, X, Y, Z) patches.
+        """
+        if _signature(image) != self._image_signature:
             return None
-        found: torch.Tensor = self._network(image)
-        return found
+        logits: torch.Tensor = self._network(image)
+        return logits
 
-    def loss(self, scores: Any, label: torch.Tensor) -> torch.Tensor | None:
-        """The loss of `scores`' result, if everything was annotated; None if it was not recorded for such a batch."""
-        if self._loss is None or not isinstance(scores, torch.Tensor) or scores.data_ptr() != self._scores:
+    def loss(self, logits: Any, label: torch.Tensor) -> torch.Tensor | None:
+        """Return the loss of fully annotated patches, or None if no graph was captured for such a batch.
+
+        Args:
+            logits: the tensor that `logits` returned; any other value gives None.
+            label: (B, 1, X, Y, Z) class indices.
+        """
+        if self._loss is None or not isinstance(logits, torch.Tensor) or logits.data_ptr() != self._logits_address:
             return None
-        if _like(label) != self.label_like:
+        if _signature(label) != self._label_signature:
             return None
-        value: torch.Tensor = self._loss(scores, label)
-        return value.clone()  # of memory that the next step overwrites
+        value: torch.Tensor = self._loss(logits, label)
+        return value.clone()  # the next step overwrites the memory
 
-    def hand_over_gradients(self) -> None:
-        """Give the network the gradients of the last backward pass, if scores came from the graph."""
-        for weight, recorded in self._weights:
-            if recorded.grad is not None:
-                weight.grad, recorded.grad = recorded.grad, None
+    def copy_gradients(self) -> None:
+        """Move the gradients of the last backward pass to the weights of the network, if `logits` was used."""
+        for weight, captured in self._weights:
+            if captured.grad is not None:
+                weight.grad, captured.grad = captured.grad, None
 
 
-class _Scoring(torch.nn.Module):
-    """A network and what passes patches through it, as a module that takes nothing beside them.
+class _FunctionalNetwork(torch.nn.Module):
+    """Module that applies an inferer to a network, with weights that share the memory of the network's weights.
 
-    Its weights lie where the network's do, but are others to autograd, which remembers in which stream a weight was
-    used first: recording happens in another one.
+    The weights are separate leaf tensors, because autograd remembers the stream in which a leaf was first used, and
+    capturing uses a different stream.
     """
 
     def __init__(self, network: torch.nn.Module, inferer: Callable[..., Any]) -> None:
@@ -111,124 +134,138 @@ class _Scoring(torch.nn.Module):
         def run(*args: Any, **kwargs: Any) -> Any:
             return torch.func.functional_call(network, weights, args, kwargs)
 
-        scores: torch.Tensor = inferer(image, run)
-        return scores
+        logits: torch.Tensor = inferer(image, run)
+        return logits
 
 
 def _hooks(module: torch.nn.Module) -> tuple[Any, ...]:
     return module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
 
 
-def _places(network: torch.nn.Module) -> list[tuple[int, bool]]:
+def _weight_addresses(network: torch.nn.Module) -> list[tuple[int, bool]]:
     return [(weight.data_ptr(), weight.requires_grad) for weight in network.parameters()]
 
 
-def _scores_and_gradients(
+def _logits_and_gradients(
     run: Callable[[torch.Tensor], Any], weights: Iterable[torch.Tensor], image: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores of patches, and the gradients of the sum of their squares with respect to all weights, in one row."""
-    torch.manual_seed(0)  # dropout
-    scores = run(image)
-    if not isinstance(scores, torch.Tensor):
+    """Return the logits, and the gradients of their sum of squares with respect to all weights as a 1D tensor."""
+    torch.manual_seed(0)  # for dropout
+    logits = run(image)
+    if not isinstance(logits, torch.Tensor):
         raise RuntimeError("the network returns several tensors")
     trained = [weight for weight in weights if weight.requires_grad]
-    found = torch.autograd.grad(scores, trained, 2 * scores.detach(), allow_unused=True)
-    gradients = [torch.zeros_like(weight) if one is None else one for one, weight in zip(found, trained, strict=True)]
-    return scores.detach().clone(), torch.cat([one.float().flatten() for one in gradients])
+    found = torch.autograd.grad(logits, trained, 2 * logits.detach(), allow_unused=True)
+    gradients = [
+        torch.zeros_like(weight) if gradient is None else gradient
+        for gradient, weight in zip(found, trained, strict=True)
+    ]
+    return logits.detach().clone(), torch.cat([gradient.float().flatten() for gradient in gradients])
 
 
-def recorded_step(
+def capture_step(
     network: torch.nn.Module, inferer: Callable[..., Any], loss: Any, batch: Mapping[str, torch.Tensor]
 ) -> StepGraphs | None:
-    """`StepGraphs`; or None, with a line in the log, if this network cannot be recorded, or hardly fits into memory.
+    """Capture a training step as CUDA graphs; log the reason and return None if that is not possible.
 
-    To be called after some steps, which tell how much memory they take, and while no other thread uses the GPU.
+    Call this after some steps, whose peak memory predicts whether the graphs fit, and while no other thread uses the
+    GPU.
+
+    Args:
+        network: see `StepGraphs`.
+        inferer: see `StepGraphs`.
+        loss: see `StepGraphs`.
+        batch: see `StepGraphs`.
+
+    Example:
+        >>> graphs = capture_step(network, PatchInferer("bf16"), loss, batch)  # doctest: +SKIP
     """
     device = batch[CommonKeys.IMAGE].device
     stream = torch.cuda.current_stream(device)
-    if not has_room(_TIMES_MEMORY * torch.cuda.max_memory_allocated(device), device):
-        _logger.info("the training's kernels are launched one by one: memory is short for recording them")
-        return None  # a step that takes so much keeps the GPU busy anyway
-    torch.cuda.empty_cache()  # the steps before have left theirs, and graphs have memory of their own
-    _expect_other_streams()
+    if not has_room(_MEMORY_FACTOR * torch.cuda.max_memory_allocated(device), device):
+        _logger.info("the training step runs without CUDA graphs: too little free GPU memory to capture them")
+        return None  # a step that needs this much memory keeps the GPU busy without graphs
+    torch.cuda.empty_cache()  # graphs do not reuse the cached memory of earlier steps
+    _silence_stream_warning()
     try:
         return StepGraphs(network, inferer, loss, batch)
-    except Exception as error:  # whatever a network does that a graph cannot hold
-        torch.cuda.set_stream(stream)  # an interrupted recording stays in its own
+    except Exception as error:  # networks fail in many ways during a capture
+        torch.cuda.set_stream(stream)  # a failed capture leaves its own stream current
         torch.cuda.synchronize(device)
-        _logger.info(f"the training's kernels are launched one by one, as they cannot be recorded: {_in_short(error)}")
+        _logger.info(f"the training step runs without CUDA graphs; it cannot be captured: {_first_cause(error)}")
         return None
     finally:
         torch.cuda.empty_cache()
 
 
-def _expect_other_streams() -> None:
-    """Not be warned that weights were first used in the stream of the recording: it is meant to be so."""
-    quiet = getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", None)  # from PyTorch 2.10 on
-    if quiet is not None:
-        quiet(False)
+def _silence_stream_warning() -> None:
+    """Turn off PyTorch's warning that weights were first used in another stream, which is intended here."""
+    switch = getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", None)  # PyTorch 2.10 or later
+    if switch is not None:
+        switch(False)
 
 
-def _recorded(function: Any, *arguments: torch.Tensor) -> Any:
-    """A function, or a module with its weights, as graphs.
+def _captured(function: Any, *arguments: torch.Tensor) -> Any:
+    """Return a function, or a module with its weights, as CUDA graphs.
 
     Raises:
-        RuntimeError: it cannot be.
+        RuntimeError: it cannot be captured.
     """
-    _refuse_what_waits(function, arguments)
+    _refuse_synchronization(function, arguments)
     return torch.cuda.make_graphed_callables(function, arguments, allow_unused_input=True)
 
 
-def _refuse_what_waits(function: Any, arguments: Sequence[torch.Tensor]) -> None:
-    """Raise an error if a function waits for the GPU: a recording that fails half way leaves traces.
+def _refuse_synchronization(function: Any, arguments: Sequence[torch.Tensor]) -> None:
+    """Raise an error if a function synchronizes with the GPU, before a failed capture leaves an inconsistent state.
 
-    Not in the default stream, which autograd would remember for the recording.
+    The function runs in a side stream, because autograd would remember the default stream.
     """
     weights = list(function.parameters()) if isinstance(function, torch.nn.Module) else []
-    wanted = [tensor for tensor in (*arguments, *weights) if tensor.requires_grad]
-    before, now = torch.cuda.get_sync_debug_mode(), torch.cuda.current_stream()
-    aside = torch.cuda.Stream()
-    aside.wait_stream(now)
+    inputs = [tensor for tensor in (*arguments, *weights) if tensor.requires_grad]
+    mode, current = torch.cuda.get_sync_debug_mode(), torch.cuda.current_stream()
+    side = torch.cuda.Stream()
+    side.wait_stream(current)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        with torch.cuda.stream(aside):
+        with torch.cuda.stream(side):
             result = function(*arguments)
-            torch.autograd.grad(result, wanted, torch.ones_like(result), allow_unused=True)
+            torch.autograd.grad(result, inputs, torch.ones_like(result), allow_unused=True)
     finally:
-        torch.cuda.set_sync_debug_mode(before)
-        now.wait_stream(aside)
+        torch.cuda.set_sync_debug_mode(mode)
+        current.wait_stream(side)
 
 
-def _recorded_loss(loss: Any, scores: torch.Tensor, label: torch.Tensor) -> Any:
+def _captured_loss(loss: Any, logits: torch.Tensor, label: torch.Tensor) -> Any:
     stream = torch.cuda.current_stream(label.device)
     ours = type(loss).__module__.startswith(f"{segbundle.losses.__name__}.")
     if not ours or getattr(loss, "follows_progress", False):
         return None
-    own = copy.deepcopy(loss).to(label.device)  # its class weights, and without a trace in the other one
+    own = copy.deepcopy(loss).to(label.device)  # with class weights on the device; the original is not changed
     for module in own.modules():
         if isinstance(module, RegionLoss):
             module.trust_data()
     try:
-        return _recorded(lambda scores, label: loss_over_depths(own, scores, label), scores, label)
+        return _captured(lambda logits, label: loss_over_depths(own, logits, label), logits, label)
     except Exception as error:
         torch.cuda.set_stream(stream)
         torch.cuda.synchronize(label.device)
-        _logger.info(f"the loss's kernels are launched one by one, as they cannot be recorded: {_in_short(error)}")
+        _logger.info(f"the loss runs without CUDA graphs; it cannot be captured: {_first_cause(error)}")
         return None
 
 
-def _in_short(error: BaseException) -> str:
-    while error.__context__ is not None:  # what went wrong first tells more
+def _first_cause(error: BaseException) -> str:
+    """Return the first line of the error that occurred first, which is the most informative."""
+    while error.__context__ is not None:
         error = error.__context__
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def _like(tensor: torch.Tensor) -> tuple[Any, ...]:
+def _signature(tensor: torch.Tensor) -> tuple[Any, ...]:
     return tuple(tensor.shape), tensor.dtype, tensor.device
 
 
-class _Undisturbed:
-    """Leaves a network's buffers, such as the statistics of batch norms, and random numbers as they were."""
+class _PreservedState:
+    """Context that restores a network's buffers, such as batch norm statistics, and the random number generators."""
 
     def __init__(self, network: torch.nn.Module, device: torch.device) -> None:
         self._buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]

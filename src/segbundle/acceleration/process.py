@@ -1,4 +1,4 @@
-"""What a process does before it computes on a CPU: how it keeps memory, and that it computes the same every time."""
+"""Process-wide settings for computing on CPUs: reuse of freed memory, and reproducible results of MKL."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ _MKL_FUNCTIONS = (
     *("acos", "asin", "atan", "cos", "erf", "erfc", "erfinv", "exp"),
     *("log", "log10", "log2", "sin", "sqrt", "tan", "tanh", "trunc"),
 )
-"""Those that PyTorch (2.13) leaves to MKL's vector library: aten/src/ATen/cpu/vml.h."""
+"""Functions that PyTorch (2.13) computes with MKL's vector library: aten/src/ATen/cpu/vml.h."""
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep the memory that tensors on the CPU free, for the next ones, instead of returning it.
+    """Make glibc reuse the memory of freed CPU tensors instead of returning it to the system.
 
-    By default glibc asks the system anew for every tensor above 32 MB, and the system then clears every page on first
-    use: more than a third of the time that windows of 96³ voxels and 14 classes take. What was once taken is given back
-    when the program ends. Other C libraries are left alone.
+    By default, glibc requests the memory of every tensor above 32 MB from the system, which clears each page on first
+    use. This takes more than a third of the time of windows of 96³ voxels with 14 classes. With this setting, the
+    process keeps its memory until it ends. Other C libraries are not changed.
+
+    Example:
+        >>> keep_freed_memory()
     """
     if not sys.platform.startswith("linux"):
         return
@@ -30,12 +33,15 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def settle_vector_math() -> None:
-    """Call every function of MKL's vector library once, with one number, so that it is as exact at its next call.
+def warm_up_mkl() -> None:
+    """Call every function of MKL's vector library once, with a single number, so that later results are reproducible.
 
-    The library decides at a function's first call how it is computed. If several threads make that call together, one
-    of them may compute its part less exactly, that once (https://github.com/pytorch/pytorch/issues/188792): one in
-    twelve trainings began with another loss.
+    The library selects the implementation of a function at its first call. If several threads make this call at the
+    same time, one of them may compute less exactly (https://github.com/pytorch/pytorch/issues/188792). Without this
+    warm-up, one in twelve trainings started with a different loss.
+
+    Example:
+        >>> warm_up_mkl()
     """
     for dtype in (torch.float32, torch.float64):
         number = torch.full((1,), 0.5, dtype=dtype)

@@ -16,7 +16,7 @@ from monai.engines.utils import IterationEvents
 from monai.inferers import SimpleInferer
 from monai.utils import CommonKeys
 
-from segbundle.acceleration.cuda_graphs import StepGraphs, recorded_step
+from segbundle.acceleration.cuda_graphs import StepGraphs, capture_step
 from segbundle.classes import IGNORE_INDEX
 from segbundle.distributed import world_size
 from segbundle.errors import ConfigError, SegbundleError, TrainingError, first_cause, one_line
@@ -74,7 +74,7 @@ class SegmentationTrainer(SupervisedTrainer):
         super().__init__(loss_function=self._batch_loss, inferer=self._predict, **kwargs)
         self._graphs: StepGraphs | None = None
         self._steps, self._tried, self._stage = 0, False, "network"
-        self.add_event_handler(Events.EPOCH_STARTED, self._record)
+        self.add_event_handler(Events.EPOCH_STARTED, self._capture)
         self.max_gradient_norm = math.inf if max_gradient_norm is None else max_gradient_norm
         self.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._clip_gradient)
         if average is not None:
@@ -108,26 +108,26 @@ class SegmentationTrainer(SupervisedTrainer):
             return f"{where}: {cause}"
         return f"{where}: {cause.rstrip('.')}. {_REMEDIES[self._stage]}"
 
-    def _record(self) -> None:
-        """Make graphs of the step once losses have looked at data, and leave them when the network's weights change."""
+    def _capture(self) -> None:
+        """Capture the step as CUDA graphs after the losses have checked data; drop the graphs if weights have moved."""
         if self._graphs is not None and not self._graphs.fits(self.network):
             self._graphs = None
-        if self._tried or self._steps < CHECKED_CALLS_ON_GPU or not self._can_be_recorded():
+        if self._tried or self._steps < CHECKED_CALLS_ON_GPU or not self._can_be_captured():
             return
         self._tried = True
         batch = self.data_loader.batch(self.state.epoch, 0)
-        self._graphs = recorded_step(self.network.train(), self._usual_inferer, self.plain_loss, batch)
+        self._graphs = capture_step(self.network.train(), self._usual_inferer, self.plain_loss, batch)
 
-    def _can_be_recorded(self) -> bool:
+    def _can_be_captured(self) -> bool:
         loader = self.data_loader
         plain = not self.amp and not self.compile and self.accumulation_steps == 1 and world_size() == 1
         if not plain or not isinstance(loader, PatchLoader) or loader.device.type != "cuda":
             return False
-        return self.state.epoch_length == len(loader)  # between such epochs the loader's thread rests
+        return self.state.epoch_length == len(loader)  # then the loader's thread is idle between epochs
 
     def _predict(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-        scores = None if self._graphs is None else self._graphs.scores(inputs)
-        return self._usual_inferer(inputs, network, *args, **kwargs) if scores is None else scores
+        logits = None if self._graphs is None else self._graphs.logits(inputs)
+        return self._usual_inferer(inputs, network, *args, **kwargs) if logits is None else logits
 
     def _batch_loss(self, pred: torch.Tensor | list[torch.Tensor], label: torch.Tensor) -> torch.Tensor:
         """Return the loss of the batch that is being trained on."""
@@ -145,7 +145,7 @@ class SegmentationTrainer(SupervisedTrainer):
 
     def _clip_gradient(self) -> None:
         if self._graphs is not None:
-            self._graphs.hand_over_gradients()
+            self._graphs.copy_gradients()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_gradient_norm)
         self.state.gradient_norm = norm
         self._stage = "optimizer"

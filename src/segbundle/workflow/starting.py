@@ -8,7 +8,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from segbundle.acceleration.process import keep_freed_memory, settle_vector_math
+from segbundle.acceleration.process import keep_freed_memory, warm_up_mkl
 from segbundle.config.current_workflow import running_workflow
 from segbundle.config.literals import restore
 from segbundle.config.validation import bundle_configs, check_config
@@ -28,7 +28,7 @@ def start_workflow(ranks: bool = False) -> None:
         ConfigError: see `check_config`, `check_network_size` and `refuse_lone_ranks`.
     """
     keep_freed_memory()
-    settle_vector_math()
+    warm_up_mkl()
     if ranks:
         start_ranks()
     refuse_lone_ranks()

@@ -108,7 +108,7 @@ def test_import_is_flagged(name, tmp_path):
 @pytest.mark.parametrize("name", TARGETS)
 def test_target_is_flagged(name, tmp_path, canary):
     (finding,) = inspected(tmp_path, {"network": {"_target_": TARGETS[name], "x": f"touch {canary}"}})
-    assert finding.key == "network#_target_" and finding.what.startswith("_target_ ")
+    assert finding.key == "network#_target_" and finding.problem.startswith("_target_ ")
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
@@ -118,14 +118,14 @@ def test_configuration_is_flagged(name, tmp_path, canary):
 
 
 @pytest.mark.parametrize("name", ["an import", "the operating system of torch", "a module by a lambda"])
-def test_what_is_flagged_would_have_run(name, tmp_path):
+def test_flagged_code_would_have_run(name, tmp_path):
     canary = tmp_path / "canary"
     text = "$torch.os.system('touch CANARY')" if "lambda" in name else EXPRESSIONS[name]
     ConfigParser({"x": with_canary(text, canary)}).get_parsed_content("x")
     assert canary.exists()
 
 
-def test_a_key_becomes_part_of_an_expression_in_monai(tmp_path):
+def test_monai_inserts_keys_into_expressions(tmp_path):
     """The reason why relative references are refused below such keys."""
     canary = tmp_path / "canary"
     key = f"x and torch.os.system('touch {canary}') or @x"
@@ -157,7 +157,7 @@ def test_calls_of_known_objects_are_harmless(content, tmp_path):
     assert inspected(tmp_path, content) == []
 
 
-def test_a_callable_class_would_have_run_code(tmp_path):
+def test_flagged_callable_class_would_run_code(tmp_path):
     canary = tmp_path / "canary"
     call = f"$@a('os.system', True, None, False, False, None, '.', True, 'touch {canary}')"
     content = {"a": {"_target_": "LoadImage", "_mode_": "callable"}, "x": call}
@@ -176,12 +176,12 @@ def test_component_is_harmless(component, tmp_path):
 @pytest.mark.parametrize(
     "content", [{"a": "%b"}, {"a": ["%#1", 3]}, {"a": "50%"}, {"a": "me@home.org"}, {"a": "costs $5"}, {"a b": "@c"}]
 )
-def test_text_that_is_no_expression_is_harmless(content, tmp_path):
+def test_plain_text_is_harmless(content, tmp_path):
     assert inspected(tmp_path, content) == []
 
 
 @pytest.mark.parametrize("name", ["metadata.json", "large_files.json"])
-def test_addresses_that_a_bundle_quotes_are_harmless_until_they_are_used(name, tmp_path):
+def test_addresses_in_metadata_are_harmless_unless_used(name, tmp_path):
     quoted = {"data": {"source": "https://server/x"}, "version": "1"}
     (tmp_path / name).write_text(json.dumps(quoted))
     for content in ({"x": "@_meta_#version"}, {"mlflow_uri": "sqlite:///mlflow.db"}, {"x": "file:///home"}):
@@ -207,7 +207,7 @@ def test_an_included_file_is_inspected(tmp_path, monkeypatch):
     assert (finding.file, finding.key) == ("more.yaml", "a#_target_")
 
 
-def test_an_included_file_may_not_give_its_modules_away(tmp_path):
+def test_modules_of_included_files_are_not_values(tmp_path):
     (tmp_path / "more.yaml").write_text("imports: [$import os]\na: 1")
     assert inspected(tmp_path, {"x": "%more.yaml::a"}) == []
     assert inspected(tmp_path, {"x": "%more.yaml::imports"})
@@ -227,11 +227,11 @@ def test_an_included_file_may_not_give_its_modules_away(tmp_path):
     ],
     ids=["tag", "two documents", "broken", "bomb", "loop", "list"],
 )
-def test_a_yaml_that_cannot_be_read_is_a_finding(text, tmp_path, canary):
+def test_unreadable_yaml_is_a_finding(text, tmp_path, canary):
     path = tmp_path / "task.yaml"
     path.write_text(with_canary(text, canary))
     (finding,) = inspect_path(path)
-    assert (finding.key, finding.what) == ("(file)", "cannot be parsed")
+    assert (finding.key, finding.problem) == ("(file)", "cannot be parsed")
 
 
 def test_deep_json_is_a_finding(tmp_path):

@@ -63,11 +63,11 @@ def test_a_missing_path_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("path", [ROOT / "bundle", *sorted((ROOT / "configs").rglob("*.yaml"))], ids=lambda p: p.stem)
-def test_the_projects_own_files_are_clean(path):
+def test_files_of_this_project_have_no_findings(path):
     assert inspect_path(path) == []
 
 
-def test_a_bundle_of_monais_template_is_clean(tmp_path):
+def test_template_of_monai_has_no_findings(tmp_path):
     torch.save(torch.nn.Conv3d(1, 1, 1).state_dict(), tmp_path / "model.pt")
     done = subprocess.run(
         [sys.executable, "-m", "monai.bundle", "init_bundle", tmp_path / "new", tmp_path / "model.pt"],
@@ -82,18 +82,18 @@ def test_a_bundle_of_monais_template_is_clean(tmp_path):
     assert inspect_path(tmp_path / "packed.zip") == []
 
 
-def test_metadata_is_evaluated_by_monai_and_inspected(bundle):
+def test_metadata_is_inspected_like_a_configuration(bundle):
     (bundle / "configs" / "metadata.json").write_text('{"task": "$import evil", "network": "5 $"}')
     assert (only_finding(bundle).file, only_finding(bundle).key) == ("configs/metadata.json", "task")
 
 
-def test_modules_of_the_metadata_are_no_values(bundle):
+def test_modules_of_metadata_are_not_values(bundle):
     (bundle / "configs" / "metadata.json").write_text('{"task": "$import os"}')
     (bundle / "configs" / "train.json").write_text('{"x": "$@_meta_#task.mkdir(1)"}')
-    assert only_finding(bundle).what == "uses a module as a value"
+    assert only_finding(bundle).problem == "uses a module as a value"
 
 
-def test_files_of_a_bundle_may_use_what_one_of_them_imports(bundle):
+def test_files_of_a_bundle_share_imports(bundle):
     (bundle / "configs" / "multi_gpu.json").write_text('{"rank": "$dist.get_rank()"}')
     assert only_finding(bundle).key == "rank"
     (bundle / "configs" / "train.yaml").write_text("imports: [$import torch.distributed as dist]")
@@ -131,7 +131,7 @@ def test_logging_to_the_terminal_is_harmless(bundle, entries):
     assert inspect_path(bundle) == []
 
 
-def test_keys_of_formatters_that_python_evaluates_are_flagged(bundle):
+def test_evaluated_keys_of_formatters_are_flagged(bundle):
     logging_of(bundle)
     path = bundle / "configs" / "logging.conf"
     path.write_text(path.read_text() + "\n[formatter_own]\nformat=%(message)s\ndefaults=print() or {}\n")
@@ -143,7 +143,7 @@ def test_formatters_and_broken_logging_are_flagged(bundle):
     path.write_text("[formatter_plain]\nclass=evil.Formatter\n")
     assert only_finding(bundle).key == "formatter_plain#class"
     path.write_text("no section")
-    assert only_finding(bundle).what == "cannot be parsed"
+    assert only_finding(bundle).problem == "cannot be parsed"
 
 
 def evil_pickles(path):
@@ -203,13 +203,13 @@ def test_pickles_are_flagged_and_not_loaded(bundle, canary, name):
 
 
 @pytest.mark.parametrize("name", ["scan.npy", "scan.npz"])
-def test_an_array_without_its_first_bytes_is_flagged(bundle, name):
+def test_array_without_magic_bytes_is_flagged(bundle, name):
     (bundle / "models" / name).write_bytes(b"no array" * 10)
     assert only_finding(bundle).file == f"models/{name}"
 
 
 @pytest.mark.parametrize("text", ["No class\n", "N0c1\n2\nR.", "Nclass\nliver\n", "I1\n.", "(lp0\n."])
-def test_text_that_imports_nothing_is_harmless(bundle, text):
+def test_text_files_without_imports_are_harmless(bundle, text):
     (bundle / "models" / "labels.txt").write_text(text)
     assert inspect_path(bundle) == []
 
@@ -239,7 +239,7 @@ def damaged(content, how):
 
 @pytest.mark.parametrize("how", ["data", "encryption", "method", "header", "place", "extra", "end"])
 @pytest.mark.parametrize("name", ["model.pt", "array.npz", "bundle.zip", "weights.bin"])
-def test_a_damaged_zip_file_is_a_finding_beside_the_others(bundle, name, how):
+def test_damaged_zip_file_does_not_hide_other_findings(bundle, name, how):
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         entry = {"array.npz": "x.npy", "bundle.zip": "a.txt"}.get(name, "model/data.pkl")
@@ -252,7 +252,7 @@ def test_a_damaged_zip_file_is_a_finding_beside_the_others(bundle, name, how):
     assert f"models/{name}" in found or (name, how) == ("weights.bin", "header")  # which is no zip file any more
 
 
-def test_a_damaged_entry_does_not_hide_the_others(bundle):
+def test_damaged_entry_does_not_hide_other_findings(bundle):
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/data.pkl", pickle.dumps(list(range(1000))))
@@ -261,7 +261,7 @@ def test_a_damaged_entry_does_not_hide_the_others(bundle):
     assert [finding.key for finding in inspect_path(bundle)] == ["a/data.pkl", "a/more.pkl"]
 
 
-def test_an_evil_pickle_beside_torchscript_is_flagged(bundle, canary):
+def test_evil_pickle_in_torchscript_is_flagged(bundle, canary):
     path = bundle / "models" / "model.ts"
     torch.jit.script(torch.nn.Conv3d(1, 1, 1)).save(path)
     with zipfile.ZipFile(path, "a") as archive:
@@ -270,7 +270,7 @@ def test_an_evil_pickle_beside_torchscript_is_flagged(bundle, canary):
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"PK\x03\x04" + bytes(100), b"\x80\x02", bytes(20)])
-def test_a_checkpoint_that_cannot_be_read_is_a_finding(bundle, content):
+def test_unreadable_checkpoint_is_a_finding(bundle, content):
     (bundle / "models" / "model.pt").write_bytes(content)
     assert only_finding(bundle).file == "models/model.pt"
 
@@ -305,13 +305,13 @@ def test_links_may_not_leave_the_folder(bundle, tmp_path):
         link.unlink()
 
 
-def test_a_link_is_judged_by_its_own_name(bundle):
+def test_link_is_inspected_by_its_own_suffix(bundle):
     (bundle / "notes.txt").write_text("x: {_target_: os.system}")
     (bundle / "configs" / "train.yaml").symlink_to("../notes.txt")
     assert only_finding(bundle).file == "configs/train.yaml"
 
 
-def test_links_in_circles_and_to_nothing_end(bundle):
+def test_circular_and_broken_links_are_findings(bundle):
     (bundle / "loop").symlink_to(".")
     (bundle / "self").symlink_to("self")
     (bundle / "gone").symlink_to("nothing")
@@ -320,7 +320,7 @@ def test_links_in_circles_and_to_nothing_end(bundle):
 
 def test_a_pipe_is_not_opened(bundle):
     os.mkfifo(bundle / "configs" / "train.json")
-    assert only_finding(bundle).what == "is not a regular file"
+    assert only_finding(bundle).problem == "is not a regular file"
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ def test_a_pipe_is_not_opened(bundle):
         "package/__init__.cpython-311.so",
     ],
 )
-def test_a_module_that_takes_the_place_of_another_is_flagged(bundle, name):
+def test_module_that_replaces_another_is_flagged(bundle, name):
     (bundle / "scripts").mkdir()
     (bundle / "scripts" / "__init__.py").write_text("")
     (bundle / "scripts" / "glob.py").write_text("")
@@ -381,7 +381,7 @@ def link_entry(name):
     ],
     ids=lambda entries: str(getattr(entries[0][0], "filename", entries[0][0])),
 )
-def test_zip_files_are_flagged_and_leave_nothing_behind(tmp_path, monkeypatch, entries):
+def test_zip_files_are_flagged_without_leaving_files(tmp_path, monkeypatch, entries):
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     path = packed(tmp_path, entries)
@@ -389,14 +389,14 @@ def test_zip_files_are_flagged_and_leave_nothing_behind(tmp_path, monkeypatch, e
     assert sorted(tmp_path.rglob("*")) == [path, tmp_path / "temporary"]
 
 
-def test_a_zip_file_that_declares_too_little_is_flagged(tmp_path):
+def test_zip_file_with_wrong_sizes_is_flagged(tmp_path):
     path = packed(tmp_path, [("zeros.txt", bytes(1000))])
     content = path.read_bytes()
     path.write_bytes(content.replace(struct.pack("<I", 1000), struct.pack("<I", 10)))
-    assert only_finding(path).what == "cannot be read as a zip file"
+    assert only_finding(path).problem == "cannot be read as a zip file"
 
 
-def test_a_good_zip_file_is_harmless(tmp_path):
+def test_clean_zip_file_has_no_findings(tmp_path):
     model = io.BytesIO()
     torch.save({"x": torch.zeros(2)}, model)
     entries = [("b/configs/train.yaml", "x: $torch.device('cpu')"), ("b/models/model.pt", model.getvalue())]

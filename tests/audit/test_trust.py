@@ -52,7 +52,7 @@ def test_audit_lists_findings_and_fails(evil):
     assert "2 finding(s)." in result.stderr
 
 
-def test_audit_says_that_a_file_is_clean():
+def test_audit_of_clean_file_succeeds():
     result = invoke("audit", TINY)
     assert (result.exit_code, result.stdout) == (0, f"{TINY}: nothing found that could run code.\n")
 
@@ -92,19 +92,19 @@ def test_a_command_refuses_an_untrusted_bundle(name, command, tmp_path):
     ],
     ids=lambda words: words[0],
 )
-def test_components_of_the_command_line_are_inspected(words, command):
+def test_command_line_components_are_inspected(words, command):
     result = invoke(*command("train"), *words)
     assert result.exit_code == 1 and "Error: command line: " in result.stderr
 
 
-def test_text_of_the_command_line_is_left_alone():
+def test_command_line_text_is_not_inspected():
     text = {"dataset_dir": ["$print(1).nii.gz", "%x.yaml"], "a#b": "$print(1)"}
     assert refuse_untrusted([], None, trust=False, values=text) is None
     with pytest.raises(ConfigError, match="command line: "):
         refuse_untrusted([], None, trust=False, values={**text, "a#_target_": "os.system"})
 
 
-def test_trust_lets_everything_pass(tmp_path):
+def test_trust_skips_the_inspection(tmp_path):
     path = tmp_path / "task.yaml"
     path.write_text("x: $print(1)")
     assert refuse_untrusted([path], None, trust=True) is None
@@ -112,14 +112,14 @@ def test_trust_lets_everything_pass(tmp_path):
         refuse_untrusted([path], None, trust=False)
 
 
-def test_a_broken_task_is_no_matter_of_trust(tmp_path):
+def test_broken_task_is_reported_as_invalid_yaml(tmp_path):
     path = tmp_path / "task.yaml"
     path.write_text("x: [")
     with pytest.raises(ConfigError, match="is not valid YAML"):
         refuse_untrusted([path], None, trust=False)
 
 
-def test_tasks_of_the_documents_are_clean(tmp_path):
+def test_tasks_in_the_documentation_have_no_findings(tmp_path):
     checked = []
     for document in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for number, text in enumerate(blocks(document, "yaml")):
@@ -131,7 +131,7 @@ def test_tasks_of_the_documents_are_clean(tmp_path):
     assert "README.md" in checked
 
 
-def test_plain_tasks_are_judged_without_importing_torch():
+def test_plain_tasks_are_inspected_without_importing_torch():
     import subprocess
     import sys
 

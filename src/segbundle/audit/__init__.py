@@ -1,4 +1,4 @@
-"""Find what could run code in a configuration or bundle from someone else, before anything in it is imported."""
+"""Inspection of configurations and bundles from other people for code, before anything in them is imported."""
 
 import lazy_loader as lazy
 

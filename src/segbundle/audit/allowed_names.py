@@ -12,7 +12,7 @@ def _within(module: str, *lines: str) -> frozenset[str]:
 
 
 MODULES = {"monai": "monai", "torch": "torch", "np": "numpy", "numpy": "numpy"}
-"""Names that MONAI defines in every expression, and the modules that they stand for."""
+"""Names that MONAI defines in every expression, and the modules that they refer to."""
 
 BUILTINS = _words(
     "abs all any bool bytes complex dict divmod enumerate filter float frozenset int isinstance len list map max min "
@@ -20,7 +20,7 @@ BUILTINS = _words(
 )
 
 ATTRIBUTES = _words(
-    # networks, engines, handlers, data sets
+    # networks, engines, handlers, datasets
     "add_event_handler add_module amp apply batch batch_size buffers children cpu cuda data dataset dataloader detach "
     "device double dtype epoch epoch_length eval float half image item iteration key_metric_name label "
     "logger long max_epochs max_iters meta metric_details metrics module modules "
@@ -41,7 +41,7 @@ ATTRIBUTES = _words(
     "month name now parent parents parts relative_to resolve rglob second stem strftime suffix suffixes "
     "timestamp today with_name with_stem with_suffix year",
 )
-"""Attributes of a value that an expression may read or call; attributes of modules are judged by their full name."""
+"""Attributes of a value that an expression may read or call. Attributes of modules are checked by their full name."""
 
 NAMES = (
     _within(
@@ -109,11 +109,11 @@ IMPORTS = _words(
     "monai ignite segbundle torch.distributed torch.multiprocessing torch.cuda torch.backends.cudnn torch.backends "
     "torch.utils torch.utils.data ignite.distributed"
 )
-"""Modules that an expression may import; each use of their contents is judged by name."""
+"""Modules that an expression may import. Each use of their contents is checked by its full name."""
 
 SWITCHES = frozenset({"allow_tf32", "benchmark", "deterministic", "enabled"})
 SWITCHBOARDS = frozenset({"torch.backends.cudnn", "torch.backends.cuda.matmul"})
-"""Modules of PyTorch whose `SWITCHES` may be set by `setattr`."""
+"""Modules of PyTorch whose attributes in `SWITCHES` may be set by `setattr`."""
 
 ENVIRONMENT = frozenset({"LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE"})
-"""Variables that an expression may read: those that `torchrun` sets."""
+"""Environment variables that an expression may read, set by `torchrun`."""

@@ -1,4 +1,4 @@
-"""Zip files, inspected by what they declare before anything is extracted."""
+"""Inspection of zip files by their table of contents, before any entry is extracted."""
 
 from __future__ import annotations
 
@@ -19,36 +19,49 @@ _DAMAGED = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError),
     *(NotImplementedError, RuntimeError, ValueError, LookupError, OverflowError, MemoryError),
 )
-"""What reading a damaged, encrypted or unknown zip file raises."""
+"""Exceptions raised for damaged, encrypted or unsupported zip files."""
 _SMALL = 100_000_000
-"""Bytes below which no ratio of sizes is a bomb."""
+"""Extracted size in bytes up to which any compression ratio is accepted."""
 
 
 def read_archive(
-    name: str, key: str, read: Callable[[], Iterable[Finding]], what: str = "cannot be read as a zip file"
+    name: str, key: str, read: Callable[[], Iterable[Finding]], problem: str = "cannot be read as a zip file"
 ) -> list[Finding]:
-    """Return the findings of a zip file or of one of its entries, or a finding that it cannot be read.
+    """Return the findings of a zip file or of one of its entries, with an additional finding if reading fails.
 
     Args:
-        name: of the file.
-        key: of the entry.
-        read: opens the file or the entry, and yields findings; findings before an error are kept.
-        what: the finding if there is an error.
+        name: name of the file.
+        key: name of the entry, or `WHOLE_FILE`.
+        read: function that opens the file or the entry and yields findings. Findings before an error are kept.
+        problem: description of the finding for an error.
+
+    Example:
+        >>> def read():
+        ...     raise zipfile.BadZipFile("File is not a zip file")
+        >>> print(*read_archive("bundle.zip", WHOLE_FILE, read))
+        bundle.zip: (file): cannot be read as a zip file: File is not a zip file
     """
     found: list[Finding] = []
     try:
         found.extend(read())
-    except _DAMAGED as problem:
-        found.append(Finding(name, key, what, excerpt_of(str(problem) or type(problem).__name__)))
+    except _DAMAGED as error:
+        found.append(Finding(name, key, problem, excerpt_of(str(error) or type(error).__name__)))
     return found
 
 
 def archive_findings(archive: zipfile.ZipFile, name: str) -> Iterator[Finding]:
-    """Yield what in a zip file could leave the folder it is unpacked into, or fill the disk.
+    """Yield a finding for each entry that would leave the target folder, and for archives that would fill the disk.
 
     Args:
-        archive: the opened file.
-        name: for findings.
+        archive: opened zip file.
+        name: file name in findings.
+
+    Example:
+        >>> import io
+        >>> archive = zipfile.ZipFile(io.BytesIO(), "w")
+        >>> archive.writestr("../evil.py", "")
+        >>> [finding.problem for finding in archive_findings(archive, "bundle.zip")]
+        ['entry that leaves the folder']
     """
     entries = archive.infolist()
     size = sum(entry.file_size for entry in entries)

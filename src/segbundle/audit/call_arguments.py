@@ -1,4 +1,4 @@
-"""Arguments of harmless components that name code to run, make them unpickle what they load, or name a server."""
+"""Dangerous arguments of otherwise harmless components: names of code, unpickling, downloads and servers."""
 
 from __future__ import annotations
 
@@ -13,41 +13,44 @@ _READERS = frozenset(
     {f"{name}{kind}" for name in _FORMATS for kind in ("reader", "writer")}
     | {"imagewriter", "avgmerger", "zarravgmerger", "cucim", "openslide", "tifffile"}
 )
-"""Allowed names in `reader`, `writer` and `merger_cls`; MONAI calls anything else that they name."""
+"""Allowed names in `reader`, `writer` and `merger_cls`. MONAI imports and calls any other name."""
 _NAMING = frozenset({"merger_cls", "reader", "writer"})
 _CODE_ARGUMENTS = _NAMING | {"allow_pickle", "compile_kwargs", "pickle_module", "weights_only"}
 
 _DOWNLOADS = frozenset({"pretrained", "pretrained_backbone", "pretrained_url"})
-"""With these, networks download weights."""
+"""Arguments that make networks download weights."""
 _SERVERS = frozenset({"count_store", "kwargs_read_csv", "mlflow_uri", "store", "tracking_uri", "value_store"})
-"""Classes with one of these arguments read from, or write to, any place that an argument names, including servers."""
+"""Arguments that name a location to read from or write to, including servers."""
 _ADDRESSES = frozenset({"count_store", "mlflow_uri", "src", "store", "tracking_uri", "url", "value_store"})
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*):/(?=/)", re.IGNORECASE)
 _LOCAL = frozenset({"env", "file", "sqlite"})
 UNKNOWN = object()
-"""Stands for a value that is known only when the configuration runs."""
+"""Placeholder for a value that is known only when the configuration runs."""
 
 
-def holds_address(text: str) -> bool:
-    """Return whether a text names something on another computer.
+def has_address(text: str) -> bool:
+    """Return whether text contains an address on another computer.
+
+    Args:
+        text: any text.
 
     Example:
-        >>> holds_address("see http://server:5000"), holds_address("sqlite:///mlflow.db")
+        >>> has_address("see http://server:5000"), has_address("sqlite:///mlflow.db")
         (True, False)
     """
     return any(scheme.lower() not in _LOCAL for scheme in _ADDRESS.findall(text))
 
 
 def argument_problem(name: str, value: Any) -> str | None:
-    """Return why a value is not allowed for an argument, or None.
+    """Return why a value is not allowed for an argument, or None if it is allowed.
 
     Args:
-        name: of the argument.
-        value: as in the configuration, or one value of a list; a component is judged by its own `_target_`.
+        name: name of the argument.
+        value: value in the configuration, or an item of a list. A component is inspected separately, by its `_target_`.
 
     Example:
         >>> argument_problem("reader", "os.system")
-        "names code to run, and none of MONAI's readers, writers and mergers"
+        "names code other than MONAI's readers, writers and mergers"
         >>> argument_problem("reader", "ITKReader")
     """
     if value is None:
@@ -62,7 +65,7 @@ def argument_problem(name: str, value: Any) -> str | None:
     if name not in _CODE_ARGUMENTS:
         return None
     if name in _NAMING:
-        return None if _is_reader(value) else "names code to run, and none of MONAI's readers, writers and mergers"
+        return None if _is_reader(value) else "names code other than MONAI's readers, writers and mergers"
     if name == "compile_kwargs":
         return None if value == {} else "chooses the programs that compile code"
     if name == "pickle_module":
@@ -71,7 +74,15 @@ def argument_problem(name: str, value: Any) -> str | None:
 
 
 def makes_object(component: Any) -> bool:
-    """Return whether a component is an instance of a class, rather than text that a function returns."""
+    """Return whether a component is an instance of a class, rather than a value that a function returns.
+
+    Args:
+        component: value of a configuration.
+
+    Example:
+        >>> makes_object({"_target_": "ITKReader"}), makes_object({"_target_": "os.getenv"})
+        (True, False)
+    """
     if not isinstance(component, dict) or "_mode_" in component:
         return False
     name = component.get("_target_")
@@ -88,12 +99,28 @@ def _is_reader(value: Any) -> bool:
 
 
 def takes_code_names(component: Any) -> bool:
-    """Return whether a class or function takes an argument that names code or servers, as `LoadImage` does."""
+    """Return whether a class or function has an argument that names code or servers, such as `LoadImage`.
+
+    Args:
+        component: class or function.
+
+    Example:
+        >>> takes_code_names(lambda reader: None), takes_code_names(lambda image: None)
+        (True, False)
+    """
     return not (_CODE_ARGUMENTS | _SERVERS).isdisjoint(_parameters(component))
 
 
 def takes_downloads(component: Any) -> bool:
-    """Return whether a class or function has an argument that makes it download weights."""
+    """Return whether a class or function has an argument that makes it download weights.
+
+    Args:
+        component: class or function.
+
+    Example:
+        >>> takes_downloads(lambda pretrained=False: None), takes_downloads(lambda image: None)
+        (True, False)
+    """
     return not _DOWNLOADS.isdisjoint(_parameters(component))
 
 
@@ -101,21 +128,21 @@ def downloads(component: Any, positional: Iterable[Any], named: Mapping[str, Any
     """Return whether a class or function may download weights when it is called.
 
     Args:
-        component: the class or function.
-        positional: its arguments by position; `UNKNOWN` for values that are not in the text.
-        named: its arguments by name.
+        component: class or function.
+        positional: positional arguments; `UNKNOWN` for values that are not in the text.
+        named: keyword arguments.
     """
     known = _parameters(component)
     given = {**known, **dict(zip(known, positional, strict=False)), **named}
     names = _DOWNLOADS.intersection(known)
-    if names and "weights" in known:  # torchvision's
+    if names and "weights" in known:  # argument of torchvision's networks
         names |= {"weights"}
     return any(given[name] not in (False, None) for name in names)
 
 
 @lru_cache(maxsize=4096)
 def _parameters(component: Any) -> dict[str, Any]:
-    """Return the arguments of a class, followed by those of its bases, or of a function, with their defaults."""
+    """Return the arguments and defaults of a function, or of a class followed by those of its base classes."""
     bases = inspect.getmro(component) if inspect.isclass(component) else ()
     makers = [vars(base)["__init__"] for base in bases if "__init__" in vars(base)]
     found: dict[str, Any] = {}

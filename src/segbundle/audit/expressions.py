@@ -1,8 +1,8 @@
-"""Decide whether an expression in a configuration is harmless, from its syntax tree.
+"""Inspection of expressions by their syntax tree.
 
-MONAI evaluates text that begins with `$`: it replaces references by values, and then Python runs the text. Everything
-that is not known to be harmless is a finding: every name must be one of `names`, a component that a `_target_` may
-name, or bound by the expression itself; attributes of values must be on a list.
+MONAI evaluates text that begins with `$`: it replaces references with values, and then runs the text as Python. Every
+expression that is not known to be harmless is a finding. Names must be in `allowed_names`, be allowed as a `_target_`,
+or be bound by the expression. Attributes of values must be in `allowed_names`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from segbundle.audit.allowed_names import ATTRIBUTES, BUILTINS, ENVIRONMENT, SWITCHBOARDS, SWITCHES
-from segbundle.audit.call_arguments import UNKNOWN, downloads, holds_address, takes_code_names, takes_downloads
+from segbundle.audit.call_arguments import UNKNOWN, downloads, has_address, takes_code_names, takes_downloads
 from segbundle.audit.imports import MAX_LENGTH
 from segbundle.audit.sizes import MAX_EXPONENT, has_power, has_sequence, size
 from segbundle.audit.targets import target_problem, walk
@@ -27,20 +27,28 @@ _FUNCTION_PLACES = {
     **dict.fromkeys(("filter", "map", "functools.partial", "functools.reduce", "collections.defaultdict"), 0),
     **dict.fromkeys(("itertools.accumulate", "itertools.groupby"), 1),
 }
-"""Positions of arguments that the called function calls in turn."""
+"""Positions of arguments that the called function itself calls."""
 _MAX_NUMBER = 2**32
 _MAX_LENGTH_MADE = 10_000_000
 _Scope = frozenset[str]
 
 
 class _HarmfulError(Exception):
-    """Ends the walk through an expression."""
+    """Error for the first node of an expression that is not harmless."""
 
 
 def references(text: str) -> list[str]:
-    """Return the ids that an expression, or text that is a single reference, refers to, separated by `::`."""
+    """Return the IDs, with keys separated by `::`, that an expression or a single reference refers to.
+
+    Args:
+        text: any text of a configuration.
+
+    Example:
+        >>> references("$@train::lr * @scale"), references("@scale"), references("mail@scale")
+        (['train::lr', 'scale'], ['scale'], [])
+    """
     found = _REFERENCE.findall(text)
-    return [one[1:] for one in found if text.startswith("$") or one == text]
+    return [reference[1:] for reference in found if text.startswith("$") or reference == text]
 
 
 def _is_unknown(_reference: str) -> bool:
@@ -50,12 +58,13 @@ def _is_unknown(_reference: str) -> bool:
 def expression_problem(
     text: str, modules: Mapping[str, str], may_be_called: Callable[[str], bool] = _is_unknown
 ) -> str | None:
-    """Return what is not harmless in an expression, or None.
+    """Return why an expression is not known to be harmless, or None if it is harmless.
 
     Args:
-        text: after the `$`, with absolute references and `::` for `#`, as MONAI evaluates it.
-        modules: names of modules, or of what was imported from a module, and their dotted names.
-        may_be_called: whether the value of an id is known to be harmless when it is called with any argument.
+        text: expression without the `$`, with absolute references and `::` instead of `#`, as MONAI evaluates it.
+        modules: names of modules and imported objects, and their dotted names.
+        may_be_called: function that returns whether the value of an ID is harmless when it is called with any
+            arguments. Default: always False.
 
     Example:
         >>> expression_problem("__import__('os').system('x')", {})
@@ -63,9 +72,9 @@ def expression_problem(
         >>> expression_problem("@network.parameters()", {})
     """
     if len(text) > MAX_LENGTH:
-        return f"has {len(text):,} characters, more than the audit reads"
-    for one in sorted(_REFERENCE.findall(text), key=len, reverse=True):
-        text = text.replace(one, f"{_REFERENCES}['{one[1:]}']")
+        return f"has {len(text):,} characters; the audit reads at most {MAX_LENGTH:,}"
+    for reference in sorted(_REFERENCE.findall(text), key=len, reverse=True):
+        text = text.replace(reference, f"{_REFERENCES}['{reference[1:]}']")
     try:
         tree = ast.parse(text, mode="eval")
         _Walk(modules, may_be_called).value(tree.body, frozenset())
@@ -79,12 +88,17 @@ def expression_problem(
 
 
 def callable_problem(text: str, modules: Mapping[str, str], may_be_called: Callable[[str], bool]) -> str | None:
-    """Return why an expression may not stand for a `_target_`, which MONAI calls with all other keys, or None.
+    """Return why an expression is not allowed as a `_target_`, or None. MONAI calls it with all other keys.
 
     Args:
         text: see `expression_problem`.
         modules: see `expression_problem`.
         may_be_called: see `expression_problem`.
+
+    Example:
+        >>> callable_problem("@network.parameters", {}, lambda reference: False)
+        >>> callable_problem("@functions[0]", {}, lambda reference: False)
+        'is known only when the configuration runs'
     """
     problem = expression_problem(text, modules, may_be_called)
     if problem is not None:
@@ -93,11 +107,11 @@ def callable_problem(text: str, modules: Mapping[str, str], may_be_called: Calla
     if name is not None:
         return f"names {name}, which {found}" if (found := target_problem(name)) else None
     method = re.fullmatch(r"@\w+(?:::\w+)*\.(\w+)", text)
-    return None if method else "is made when the configuration runs"
+    return None if method else "is known only when the configuration runs"
 
 
 class _Walk:
-    """Visit the nodes of an expression, and raise an error at the first that is not harmless."""
+    """Visitor of the nodes of an expression that raises an error at the first node that is not harmless."""
 
     def __init__(self, modules: Mapping[str, str], may_be_called: Callable[[str], bool]) -> None:
         self.modules = modules
@@ -108,11 +122,11 @@ class _Walk:
 
         Args:
             node: any expression.
-            local: names that the expression itself has bound here.
+            local: names that the expression has bound at this node.
         """
         visit = getattr(self, f"_{type(node).__name__}", None)
         if visit is None:
-            self._refuse(f"has a {type(node).__name__}, which the audit does not support")
+            self._refuse(f"has an unsupported {type(node).__name__}")
         visit(node, local)
 
     def values(self, nodes: list[ast.expr], local: _Scope) -> None:
@@ -127,7 +141,7 @@ class _Walk:
             self._refuse("has a very large number")
         if isinstance(node.value, (str, bytes)):
             text = node.value if isinstance(node.value, str) else node.value.decode("latin-1")
-            if holds_address(text):
+            if has_address(text):
                 self._refuse("names a server")
 
     def _Name(self, node: ast.Name, local: _Scope) -> None:  # noqa: N802
@@ -161,7 +175,7 @@ class _Walk:
         if takes_code_names(walked.found):
             self._refuse(f"uses {name}, whose arguments can name code or servers")
         if takes_downloads(walked.found) and (call is None or _downloads(walked.found, call)):
-            self._refuse(f"uses {name}, which can download weights")
+            self._refuse(f"uses {name}, whose arguments can make it download weights")
         rest = walked.rest
         if inspect.isclass(walked.found) and issubclass(walked.found, enum.Enum):
             rest = rest[1:] if rest and rest[0] in walked.found.__members__ else rest
@@ -196,7 +210,7 @@ class _Walk:
         elif name is None and isinstance(node.func, ast.Attribute) and node.func.attr == "replace":
             starred = any(isinstance(argument, ast.Starred) for argument in node.args)
             if starred or len(node.args) < 2:  # pathlib's takes one argument, and moves a file
-                self._refuse("calls replace with other arguments than text takes")
+                self._refuse("calls replace with arguments that str.replace does not accept")
             self.value(node.func.value, local)
         elif name is not None:
             self._module_chain(node.func, node)
@@ -213,15 +227,15 @@ class _Walk:
         if isinstance(node, ast.Name) and node.id not in local:
             return
         if isinstance(node, ast.Call) and not _is_bound(node.func, local) and _dotted(node.func, self.modules):
-            return  # made by a component or by `functools.partial`
+            return  # the result of a component or of `functools.partial`
         reference = _reference(node, local)
         if reference is None:
-            self._refuse("calls something that the audit cannot follow")
+            self._refuse("calls a value that the audit cannot identify")
         if not self.may_be_called(reference):
-            self._refuse(f"calls @{reference.replace('::', '#')}, which is not known to be harmless with any argument")
+            self._refuse(f"calls @{reference.replace('::', '#')}, not known to be harmless with any arguments")
 
     def _passed(self, node: ast.Call, name: str | None, local: _Scope) -> None:
-        """Refuse functions that are passed to be called, if the syntax tree does not identify them."""
+        """Refuse functions passed as arguments to be called, if the syntax tree does not identify them."""
         if name is None and isinstance(node.func, ast.Name) and node.func.id not in local:
             name = node.func.id
         given = [keyword.value for keyword in node.keywords if keyword.arg in _FUNCTION_ARGUMENTS]
@@ -234,7 +248,7 @@ class _Walk:
                 self._callee(function, local)
 
     def _switch(self, node: ast.Call, local: _Scope) -> None:
-        """Allow `setattr` for PyTorch's own switches only."""
+        """Allow `setattr` only for the switches of PyTorch."""
         if len(node.args) == 3 and not node.keywords:
             board, switch, value = node.args
             allowed = isinstance(switch, ast.Constant) and switch.value in SWITCHES
@@ -244,7 +258,7 @@ class _Walk:
         self._refuse("uses the name setattr")
 
     def _group(self, node: ast.Call) -> None:
-        """Allow process groups that torchrun started, but not those at an address."""
+        """Allow process groups of torchrun, but not those at an address."""
         first = [ast.keyword("backend", argument) for argument in node.args[:1]]
         for keyword in [*first, *node.keywords]:
             plain = keyword.value.value if isinstance(keyword.value, ast.Constant) else None
@@ -259,7 +273,7 @@ class _Walk:
             if not small or node.right.value > MAX_EXPONENT or has_power(node.left):  # type: ignore[attr-defined]
                 self._refuse(f"has a power above {MAX_EXPONENT}")
         if size(node) > (_MAX_LENGTH_MADE if has_sequence(node) else _MAX_NUMBER):
-            self._refuse("makes something very large")
+            self._refuse("has a very large result")
         self.values([node.left, node.right], local)
 
     def _UnaryOp(self, node: ast.UnaryOp, local: _Scope) -> None:  # noqa: N802
@@ -295,7 +309,7 @@ class _Walk:
         given = node.args
         self.values([*given.defaults, *(default for default in given.kw_defaults if default is not None)], local)
         named = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
-        self.value(node.body, local | {self._bound(one.arg) for one in named if one is not None})
+        self.value(node.body, local | {self._bound(each.arg) for each in named if each is not None})
 
     def _ListComp(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp, local: _Scope) -> None:  # noqa: N802
         self.value(node.elt, self._comprehended(node.generators, local))
@@ -306,13 +320,16 @@ class _Walk:
         self.values([node.key, node.value], self._comprehended(node.generators, local))
 
     def _comprehended(self, generators: list[ast.comprehension], local: _Scope) -> _Scope:
-        """Visit the loops of a comprehension; the second loop's iterable and all later parts may use all its names."""
+        """Visit the loops of a comprehension, and return the bound names.
+
+        Later loops and all conditions may use the names of every loop, as if all names were bound from the start.
+        """
         self.value(generators[0].iter, local)
         for generator in generators:
             local |= self._assigned(generator.target)
         for index, generator in enumerate(generators):
             if generator.is_async:
-                self._refuse("waits for something")
+                self._refuse("is asynchronous")
             self.values([*([generator.iter] if index else []), *generator.ifs], local)
         return local
 
@@ -332,7 +349,7 @@ class _Walk:
 
 
 def _dotted(node: ast.expr, modules: Mapping[str, str]) -> str | None:
-    """Return the full dotted name of a chain of attributes that begins with a module, or None."""
+    """Return the full dotted name of a chain of attributes that begins with a module, or else None."""
     names: list[str] = []
     while isinstance(node, ast.Attribute):
         names.append(node.attr)
@@ -354,7 +371,7 @@ def _constant(node: ast.expr) -> Any:
 
 
 def _reference(node: ast.expr, local: _Scope) -> str | None:
-    """Return the id of a value of the configuration, or None."""
+    """Return the ID if a node is a reference to a value of the configuration, or else None."""
     if not isinstance(node, ast.Subscript) or _REFERENCES in local or not isinstance(node.slice, ast.Constant):
         return None
     return str(node.slice.value) if isinstance(node.value, ast.Name) and node.value.id == _REFERENCES else None

@@ -11,26 +11,33 @@ _SHOWN_CHARACTERS = 80
 
 @dataclass(frozen=True)
 class Finding:
-    """One place of a configuration or bundle that could run code, or cannot be judged.
+    """Location in a configuration or bundle that could run code or cannot be inspected.
 
     Args:
         file: path as given by the user, or relative to the audited folder.
         key: key of a configuration, joined with `#`; entry of a checkpoint; or `WHOLE_FILE`.
-        what: the problem.
+        problem: description of the problem.
         excerpt: the value, shortened.
+
+    Example:
+        >>> print(Finding("task.yaml", "loss#_target_", "_target_ is not text", "3"))
+        task.yaml: loss#_target_: _target_ is not text: 3
     """
 
     file: str
     key: str
-    what: str
+    problem: str
     excerpt: str
 
     def __str__(self) -> str:
-        return f"{one_line(self.file)}: {one_line(self.key)}: {one_line(self.what)}: {one_line(self.excerpt)}"
+        return f"{one_line(self.file)}: {one_line(self.key)}: {one_line(self.problem)}: {one_line(self.excerpt)}"
 
 
 def excerpt_of(value: object) -> str:
     """Return a value as shown in a finding: text unchanged, everything else as its `repr`, shortened.
+
+    Args:
+        value: any object.
 
     Example:
         >>> excerpt_of("$1 + 1")
@@ -43,11 +50,14 @@ def excerpt_of(value: object) -> str:
 def one_line(text: str) -> str:
     r"""Return text with escapes for line breaks, terminal codes and other characters that cannot be printed.
 
+    Args:
+        text: any text.
+
     Example:
         >>> one_line("two\nlines")
         'two\\nlines'
     """
     return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")  # also for lone surrogates
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")  # works for lone surrogates
         for char in text
     )

@@ -1,4 +1,4 @@
-"""Find what expressions import, and whether it is harmless."""
+"""Imports in expressions, and whether they are harmless."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from segbundle.audit.allowed_names import IMPORTS, MODULES
 from segbundle.audit.targets import is_known_module, walk
 
 MAX_LENGTH = 10_000
-"""Characters of an expression that the audit reads."""
+"""Maximum number of characters of an expression; longer expressions are findings."""
 
 
 def imported(text: str) -> tuple[str, str] | None:
-    """Return alias and dotted name of what an expression imports, or None if it is not an import.
+    """Return the alias and the dotted name that an expression imports, or None if it is not an import.
 
     Args:
-        text: after the `$`.
+        text: expression without the `$`.
 
     Example:
         >>> imported("import os.path as p"), imported("from glob import glob"), imported("1 + 1")
@@ -33,12 +33,22 @@ def imported(text: str) -> tuple[str, str] | None:
         return None
     alias = first.names[0]
     prefix = f"{'.' * first.level}{first.module or ''}." if isinstance(first, ast.ImportFrom) else ""
-    more = " and more" if len(body) > 1 or len(first.names) > 1 else ""  # which MONAI leaves out
+    more = " and more" if len(body) > 1 or len(first.names) > 1 else ""  # MONAI ignores further imports
     return alias.asname or alias.name, f"{prefix}{alias.name}{more}"
 
 
 def import_problem(alias: str, name: str) -> str | None:
-    """Return why a configuration may not import a module, or a part of a module, under a name, or None."""
+    """Return why a configuration may not import a module or an object under a name, or None if it may.
+
+    Args:
+        alias: name in the configuration.
+        name: dotted name of the module or object.
+
+    Example:
+        >>> import_problem("glob", "glob")
+        >>> import_problem("sub", "subprocess")
+        'imports subprocess, which is not known to be harmless'
+    """
     if "." not in alias and MODULES.get(alias, name) != name:
         return f"imports {name} as {alias}, a reserved name"
     if hasattr(builtins, alias) or alias.startswith("_") or alias == "*":

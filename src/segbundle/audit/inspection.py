@@ -1,4 +1,4 @@
-"""Audit a configuration, a bundle's folder or a zip file: each file according to its kind."""
+"""Inspection of configurations, bundle folders and zip files, with the inspector for each type of file."""
 
 from __future__ import annotations
 
@@ -20,16 +20,22 @@ if TYPE_CHECKING:
 
 _LOGGING_SUFFIXES = (".conf", ".ini", ".cfg")
 _STARTED = ("sitecustomize", "usercustomize")
-"""Modules that Python imports when it starts, if they exist."""
+"""Modules that Python imports at startup if they exist."""
 _MODULE_SUFFIXES = (".py", ".pyc", ".so", ".pyd")
 _SCRIPTS = "scripts"
 
 
 class Inspection:
-    """Collect the findings of files; configurations are judged together, since they share names.
+    """Collection of files to inspect. Configurations are inspected together, because they share names.
 
     Args:
-        is_unpacked: whether the files were in a zip file, so that zip files among them are findings.
+        is_unpacked: whether the files come from a zip file; a zip file among them is then a finding. Default: False.
+
+    Example:
+        >>> inspection = Inspection()
+        >>> inspection.add_document(configurations.Document("task.yaml", {"x": "$open(@file)"}, Path()))
+        >>> print(*inspection.findings())
+        task.yaml: x: expression uses the name open: $open(@file)
     """
 
     def __init__(self, is_unpacked: bool = False) -> None:
@@ -39,11 +45,15 @@ class Inspection:
         self._read: set[tuple[Path, str]] = set()
 
     def findings(self) -> list[Finding]:
-        """Return the findings of everything that was added."""
+        """Return the findings of all added files."""
         return [*self._found, *configurations.inspect_documents(self._documents)]
 
     def add_document(self, document: configurations.Document) -> None:
-        """Add a configuration that was read, and the files that it includes."""
+        """Add a configuration and the files that it includes.
+
+        Args:
+            document: configuration that was read.
+        """
         self._documents.append(document)
         for path in configurations.included_files(document):
             self._add_configuration(path, str(path), document.folder)
@@ -52,8 +62,8 @@ class Inspection:
         """Add all files in a folder.
 
         Args:
-            folder: of a bundle.
-            prefix: added before the names of the files in it.
+            folder: folder of a bundle.
+            prefix: prefix of file names in findings.
         """
         root = configurations.real_path(folder)
         for path in _files_of(folder, self._found):
@@ -71,9 +81,9 @@ class Inspection:
         """Add a file.
 
         Args:
-            path: of the file.
-            name: for findings.
-            folder: folder that must contain the files that it includes.
+            path: path of the file.
+            name: file name in findings.
+            folder: folder that must contain all included files.
         """
         try:
             if not stat.S_ISREG(path.stat().st_mode):
@@ -88,7 +98,7 @@ class Inspection:
                 self._add_data(path, name)
         except OSError as problem:
             self._report(name, WHOLE_FILE, "cannot be read", problem.strerror or str(problem))
-        except Exception as problem:  # a crafted file must not stop the audit of the others
+        except Exception as problem:  # a crafted file must not stop the audit of other files
             self._report(name, WHOLE_FILE, "cannot be read", str(problem) or type(problem).__name__)
 
     def _add_configuration(self, path: Path, name: str, folder: Path) -> None:
@@ -144,10 +154,11 @@ class Inspection:
         self._found += archives.read_archive(name, WHOLE_FILE, read)
 
     def _report_module(self, path: Path, folder: Path, name: str) -> None:
-        """Report a module that an import finds when `python -m` runs in this folder, or MONAI runs the bundle.
+        """Report a module that Python could import when `python -m` runs in this folder, or when MONAI runs the bundle.
 
-        Even a module that nothing in the bundle names may be imported: packages try optional imports. No package tries
-        `scripts`, the folder for a bundle's code in the Model Zoo; naming something in it is a finding by itself.
+        Packages try optional imports, so a module may be imported even if the bundle does not name it. The exception is
+        `scripts`, the folder for a bundle's code in the Model Zoo: no package tries to import it, and a configuration
+        that names it is a finding anyway.
         """
         inside = path.relative_to(folder).parts
         if len(inside) > 2 or path.suffix.lower() not in _MODULE_SUFFIXES:
@@ -159,8 +170,8 @@ class Inspection:
         elif module != _SCRIPTS:
             self._report(name, WHOLE_FILE, "can be imported when MONAI runs the bundle", module)
 
-    def _report(self, name: str, key: str, what: str, value: str) -> None:
-        self._found.append(Finding(name, key, what, excerpt_of(value)))
+    def _report(self, name: str, key: str, problem: str, value: str) -> None:
+        self._found.append(Finding(name, key, problem, excerpt_of(value)))
 
 
 def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: str) -> Iterator[Finding]:
@@ -169,7 +180,7 @@ def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: str) -> It
 
 
 def _files_of(folder: Path, found: list[Finding]) -> Iterator[Path]:
-    """Yield the files in a folder, and the links to folders, which are not followed."""
+    """Yield the files in a folder and the links to folders. Links are not followed."""
 
     def report(problem: OSError) -> None:
         found.append(Finding(str(problem.filename), WHOLE_FILE, "cannot be read", problem.strerror or str(problem)))

@@ -1,4 +1,4 @@
-"""Find what would run code in a logging configuration: Python evaluates the classes and arguments of its handlers."""
+"""Inspection of logging configurations. Python evaluates the classes and arguments of their handlers."""
 
 from __future__ import annotations
 
@@ -17,17 +17,25 @@ _KEYS = {
     "formatter": frozenset({"format", "datefmt", "style", "validate", "class"}),
     "logger": frozenset({"level", "handlers", "qualname", "propagate", "channel", "parent"}),
 }
-"""Keys of each kind of section that Python reads without evaluating them, or that are inspected here. It evaluates
-`defaults` of a formatter since version 3.12."""
+"""Allowed keys of each kind of section: Python does not evaluate them, or they are inspected below. The key `defaults`
+of a formatter is not allowed, because Python 3.12 and later evaluate it."""
 _STREAMS = frozenset({"sys.stdout", "sys.stderr"})
 
 
 def inspect_logging_file(path: Path, name: str) -> Iterator[Finding]:
-    """Yield what is not harmless in a logging configuration.
+    """Yield a finding for each key of a logging configuration that is not known to be harmless.
 
     Args:
-        path: of the file.
-        name: for findings.
+        path: path of the file.
+        name: file name in findings.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "logging.conf"
+        ...     _ = path.write_text("[handler_x]\\nclass=evil.Handler")
+        ...     print(*inspect_logging_file(path, "logging.conf"))
+        logging.conf: handler_x#class: class that is neither StreamHandler nor NullHandler: evil.Handler
     """
     parser = configparser.ConfigParser()
     try:
@@ -35,11 +43,11 @@ def inspect_logging_file(path: Path, name: str) -> Iterator[Finding]:
             raise ValueError(f"it has more than {_MAX_BYTES:,} bytes")
         parser.read_string(path.read_text(encoding="utf-8"))
         found = list(_entries(parser))
-    except (configparser.Error, ValueError, OSError) as problem:
-        yield Finding(name, WHOLE_FILE, "cannot be parsed", excerpt_of(str(problem)))
+    except (configparser.Error, ValueError, OSError) as error:
+        yield Finding(name, WHOLE_FILE, "cannot be parsed", excerpt_of(str(error)))
         return
-    for key, what, value in found:
-        yield Finding(name, key, what, excerpt_of(value))
+    for key, problem, value in found:
+        yield Finding(name, key, problem, excerpt_of(value))
 
 
 def _entries(parser: configparser.ConfigParser) -> Iterator[tuple[str, str, str]]:
@@ -56,7 +64,7 @@ def _entries(parser: configparser.ConfigParser) -> Iterator[tuple[str, str, str]
                 if key in values and not _is_literal(values[key]):
                     yield f"{section}#{key}", "evaluates more than literals, sys.stdout and sys.stderr", values[key]
         elif kind == "formatter" and values.get("class", "logging.Formatter") not in _FORMATTERS:
-            yield f"{section}#class", "class of a formatter, which is imported", values["class"]
+            yield f"{section}#class", "formatter class other than logging.Formatter", values["class"]
 
 
 def _is_literal(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Find what pickles in checkpoints, arrays and other files would import, without unpickling anything."""
+"""Inspection of checkpoints, arrays and other pickles for imports, without unpickling."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _TENSORS = re.compile(
 _SCRIPTS = re.compile(r"__torch__\..*|torch\.jit\._pickle\.(build_\w+list|build_tensor_from_id|restore_type_tag)")
 _MARK = object()
 _MAX_UNKNOWN_BYTES = 64_000_000
-"""Bytes that are read to find out whether a file that does not look like a pickle is one."""
+"""Maximum number of bytes read from a file of unknown type to check whether it is a pickle."""
 _OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 _IMPORTED = re.compile(r"[^\W\d][\w.]* [^\W\d][\w.]*")
 _IMPORTING = frozenset({"GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"})
@@ -40,17 +40,34 @@ _ENDING = frozenset({"BUILD", "INST", "NEWOBJ", "NEWOBJ_EX", "OBJ", "REDUCE", "S
 
 
 def is_pickle(head: bytes) -> bool:
-    """Return whether a file that begins with these bytes may be a pickle."""
+    """Return whether a file that begins with these bytes may be a pickle.
+
+    Args:
+        head: first bytes of the file.
+
+    Example:
+        >>> import pickle
+        >>> is_pickle(pickle.dumps([1])), is_pickle(b"text")
+        (True, False)
+    """
     return _PICKLE.match(head) is not None
 
 
 def inspect_data_file(path: Path, name: str, head: bytes) -> Iterator[Finding]:
-    """Yield findings about what a checkpoint, a pickle or an array would import when it is loaded.
+    """Yield a finding for each part of a checkpoint, pickle or array that would import code when it is loaded.
 
     Args:
-        path: of the file.
-        name: for findings.
-        head: the first bytes of the file.
+        path: path of the file.
+        name: file name in findings.
+        head: first bytes of the file.
+
+    Example:
+        >>> import pickle, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "data.pkl"
+        ...     _ = path.write_bytes(pickle.dumps(print))
+        ...     print(*inspect_data_file(path, "data.pkl", path.read_bytes()[:256]))
+        data.pkl: (file): pickle that imports more than tensors: builtins.print
     """
     if head.startswith(b"PK\x03\x04"):
         yield from _zip_findings(path, name)
@@ -67,7 +84,17 @@ def inspect_data_file(path: Path, name: str, head: bytes) -> Iterator[Finding]:
 
 
 def is_checkpoint(archive: zipfile.ZipFile) -> bool:
-    """Return whether a zip file was written by PyTorch or NumPy, and is not a bundle."""
+    """Return whether a zip file is a checkpoint of PyTorch or an archive of NumPy, rather than a bundle.
+
+    Args:
+        archive: opened zip file.
+
+    Example:
+        >>> archive = zipfile.ZipFile(io.BytesIO(), "w")
+        >>> archive.writestr("model/data.pkl", b"")
+        >>> is_checkpoint(archive)
+        True
+    """
     names = archive.namelist()
     return any(name.endswith("/data.pkl") for name in names) or all(name.endswith(".npy") for name in names)
 
@@ -82,8 +109,8 @@ def _zip_findings(path: Path, name: str) -> Iterator[Finding]:
             scripted = any(entry.endswith("/constants.pkl") for entry in names)
             plain = not scripted and any(entry.endswith("/data.pkl") for entry in names)
             for entry in archive.infolist():
-                one = functools.partial(_entry_findings, archive, entry, name, scripted)
-                yield from read_archive(name, entry.filename, one, "cannot be read as an entry of a zip file")
+                inspect_entry = functools.partial(_entry_findings, archive, entry, name, scripted)
+                yield from read_archive(name, entry.filename, inspect_entry, "cannot be read as an entry of a zip file")
 
     found = read_archive(name, WHOLE_FILE, read)
     yield from found
@@ -106,7 +133,7 @@ def _entry_findings(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str,
 
 
 def _plain_findings(path: Path, name: str) -> Iterator[Finding]:
-    """Judge a file that is not a zip file: one pickle, or several as old versions of PyTorch wrote them."""
+    """Yield the findings of a file that is not a zip file: a pickle, or several pickles as in old PyTorch versions."""
     known = path.suffix.lower() in SUFFIXES
     with path.open("rb") as stream:
         if path.stat().st_size == 0:
@@ -128,11 +155,15 @@ def _pickle_findings(stream: IO[bytes], name: str, key: str, scripted: bool, mus
     names: set[str] = set()
     problem = ""
     try:
-        for one in _imports_of(stream):
-            names.add(one)
-    except Exception as error:  # pickletools raises many kinds for malformed pickles
+        for imported in _imports_of(stream):
+            names.add(imported)
+    except Exception as error:  # pickletools raises various exceptions for malformed pickles
         problem = str(error) or type(error).__name__
-    unknown = sorted(one for one in names if not (_TENSORS.fullmatch(one) or (scripted and _SCRIPTS.fullmatch(one))))
+    unknown = sorted(
+        imported
+        for imported in names
+        if not (_TENSORS.fullmatch(imported) or (scripted and _SCRIPTS.fullmatch(imported)))
+    )
     if unknown:
         yield Finding(name, key, "pickle that imports more than tensors", excerpt_of(", ".join(unknown)))
     elif problem and must_end:
@@ -140,7 +171,7 @@ def _pickle_findings(stream: IO[bytes], name: str, key: str, scripted: bool, mus
 
 
 def _imports_of(stream: IO[bytes]) -> Iterator[str]:
-    """Yield the dotted names that a pickle imports, by following its stack without creating objects."""
+    """Yield the dotted names that a pickle imports, by simulating its stack without creating objects."""
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     for opcode, argument in _opcodes(stream):
@@ -202,7 +233,7 @@ def _argument(opcode: pickletools.OpcodeInfo, stream: IO[bytes]) -> Any:
 
 
 def _runs_as_pickle(path: Path) -> bool:
-    """Return whether a file that does not look like a pickle would import something if it is loaded as a pickle."""
+    """Return whether a file that does not look like a pickle would import names if it were loaded as a pickle."""
     with path.open("rb") as stream:
         imports = False
         try:
@@ -212,7 +243,7 @@ def _runs_as_pickle(path: Path) -> bool:
                 imports = imports or opcode.name in _IMPORTING
                 if imports and opcode.name in _ENDING:
                     return True
-        except Exception:  # the readers raise many kinds for crafted files
+        except Exception:  # crafted files cause various exceptions
             return False
     return False
 
@@ -238,11 +269,11 @@ def _array_findings(stream: IO[bytes], name: str, key: str) -> Iterator[Finding]
         yield Finding(name, key, "cannot be read as an array", excerpt_of(str(problem)))
         return
     if dtype.hasobject:
-        yield Finding(name, key, "array of Python objects, which are pickled", excerpt_of(str(dtype)))
+        yield Finding(name, key, "array of pickled Python objects", excerpt_of(str(dtype)))
 
 
 def _refused_by_torch(path: Path, name: str) -> Iterator[Finding]:
-    """Judge a checkpoint with PyTorch's own reader, which creates only tensors and plain values."""
+    """Yield a finding if PyTorch cannot read a checkpoint with `weights_only=True`."""
     with fast_imports():
         import torch
 
@@ -252,7 +283,7 @@ def _refused_by_torch(path: Path, name: str) -> Iterator[Finding]:
             yield Finding(name, WHOLE_FILE, "checkpoint that contains more than tensors", excerpt_of(", ".join(unsafe)))
             return
         torch.load(path, map_location="meta", weights_only=True, mmap=is_zip)
-    except Exception as problem:  # of any kind, for a crafted file
+    except Exception as problem:  # crafted files cause various exceptions
         reason = str(problem).partition("\n")[0]
         yield Finding(name, WHOLE_FILE, "cannot be read as a checkpoint of tensors", excerpt_of(reason))
 

@@ -1,4 +1,4 @@
-"""Estimate how large the results of an expression's arithmetic are, from its constants."""
+"""Size of the results of an expression's arithmetic, estimated from its constants."""
 
 from __future__ import annotations
 
@@ -8,12 +8,28 @@ MAX_EXPONENT = 64
 
 
 def has_power(node: ast.expr) -> bool:
-    """Return whether an expression contains a power or a shift."""
+    """Return whether an expression contains a power or a shift.
+
+    Args:
+        node: syntax tree of the expression.
+
+    Example:
+        >>> has_power(ast.parse("2 ** 3 + 1", mode="eval").body)
+        True
+    """
     return any(isinstance(part, ast.BinOp) and isinstance(part.op, (ast.Pow, ast.LShift)) for part in ast.walk(node))
 
 
 def size(node: ast.expr) -> int:
-    """Return the value of products, sums and powers of whole numbers and lengths, with 1 for unknown values."""
+    """Return the value of products, sums and powers of integers and sequence lengths, with 1 for unknown values.
+
+    Args:
+        node: syntax tree of the expression.
+
+    Example:
+        >>> size(ast.parse("[0] * 1000 * n", mode="eval").body)
+        1000
+    """
     if isinstance(node, ast.Constant) and isinstance(node.value, (int, str, bytes)):
         return abs(node.value) if isinstance(node.value, int) else len(node.value)
     if isinstance(node, (ast.List, ast.Tuple)):
@@ -31,7 +47,15 @@ def size(node: ast.expr) -> int:
 
 
 def has_sequence(node: ast.expr) -> bool:
-    """Return whether an operand of a product, sum or power is a list or text."""
+    """Return whether an operand of a product, sum or power is a list or text.
+
+    Args:
+        node: syntax tree of the expression.
+
+    Example:
+        >>> has_sequence(ast.parse("[0] * 1000", mode="eval").body)
+        True
+    """
     if isinstance(node, ast.BinOp):
         return has_sequence(node.left) or has_sequence(node.right)
     text = isinstance(node, ast.Constant) and isinstance(node.value, (str, bytes))

@@ -1,7 +1,7 @@
-"""Decide which classes and functions a configuration may name: those in known modules of the four packages.
+"""Classes and functions that a configuration may name: those in known modules of monai, torch, ignite and segbundle.
 
-A name is followed to its object, since MONAI walks through attributes: `torch.optim.os.system` is not an optimizer. To
-follow names, modules of monai, torch, ignite and segbundle are imported, and nothing else.
+A dotted name is resolved to its object, because MONAI follows attributes: `torch.optim.os.system` is not an optimizer.
+To resolve names, only modules of these four packages are imported.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _ROOMS = (
     *_within("torch.utils.data", "dataloader dataset distributed sampler"),
     *_within("ignite", "engine handlers metrics"),
 )
-"""Modules whose classes and functions, including those in their submodules, are harmless."""
+"""Modules whose classes and functions, including those of submodules, are harmless."""
 _EXCEPTIONS = (
     *_within("monai.data", "torchscript_utils"),  # loads code
     *_within("monai.handlers", "clearml_handlers mlflow_handler"),  # send data to a server
     *_within("monai", "handlers.trt_handler networks.trt_compiler networks.layers.gmm"),  # compile and run
-    *_within("monai", "losses.perceptual"),  # runs code of torch.hub
+    *_within("monai", "losses.perceptual"),  # runs code from torch.hub
     *_within("monai.networks.nets", "cell_sam_wrapper resnet.get_pretrained_resnet_medicalnet transchex"),  # download
     *_within("monai.networks.utils", "convert_to_onnx convert_to_torchscript convert_to_trt save_state"),
     *_within("monai.networks.utils", "look_up_named_module replace_modules replace_modules_temp set_named_module"),
@@ -53,13 +53,13 @@ _EXCEPTIONS = (
     *_within("ignite.handlers", "fbresearch_logger visdom_logger wandb_logger"),
     *_within("ignite.handlers.utils", "global_step_from_engine"),  # any attribute of any object
 )
-"""Exceptions in those modules that load or run code, reach any attribute, or send data to a server."""
+"""Exceptions within these modules: they load or run code, access any attribute, or send data to a server."""
 _NAMED = (
     *_within("monai.utils.misc", "ensure_tuple ensure_tuple_rep ensure_tuple_size fall_back_tuple first"),
     *_within("monai.utils.misc", "issequenceiterable set_determinism"),
     *_within("monai.auto3dseg.utils", "datafold_read"),
 )
-"""Harmless functions outside those modules."""
+"""Harmless functions outside these modules."""
 _LEADING = frozenset(
     name[:end] for name in (*_ROOMS, *_NAMED, "monai.utils.enums.") for end, char in enumerate(name) if char == "."
 )
@@ -73,18 +73,22 @@ _OURS: dict[str, frozenset[str] | None] = {
     **dict.fromkeys(("training", "transforms", "workflow")),
 }
 _REPRODUCTION = re.compile(r"segbundle\.reproductions\.[a-z]\w*\.run")
-_PLACEHOLDER = "???"  # of the template that MONAI's `init_bundle` writes; it names nothing
+_PLACEHOLDER = "???"  # in the template of MONAI's `init_bundle`
 _DOTTED = re.compile(r"[A-Za-z]\w*(?:\.[A-Za-z]\w*)*", re.ASCII)
 
 
 class Walked(NamedTuple):
-    """The result of following a dotted name.
+    """Result of resolving a dotted name.
 
     Args:
-        found: the class, function or value; None if nothing was imported to find it, or nothing was found.
-        rest: names after it, which are its attributes.
-        problem: why the name may not be used.
-        listed: whether the name is one of `NAMES`.
+        found: class, function or value; None if it was not looked up or does not exist.
+        rest: remaining names, attributes of `found`.
+        problem: why the name may not be used; None (default) if it may.
+        listed: whether the name is in `NAMES`. Default: False.
+
+    Example:
+        >>> Walked(None, [], "does not exist").problem
+        'does not exist'
     """
 
     found: Any
@@ -94,10 +98,10 @@ class Walked(NamedTuple):
 
 
 def target_problem(name: str) -> str | None:
-    """Return why a name is not allowed as a `_target_`, or None.
+    """Return why a name is not allowed as a `_target_`, or None if it is allowed.
 
     Args:
-        name: as in the configuration: dotted, or the bare name of one of MONAI's components.
+        name: name in the configuration: a dotted name, or the bare name of a component of MONAI.
 
     Example:
         >>> target_problem("os.system")
@@ -117,15 +121,15 @@ def target_problem(name: str) -> str | None:
     if walked.rest:
         return "is an attribute of a class"
     if walked.listed and name.rpartition(".")[0] not in ("torch", "torch.cuda"):
-        return "is not known to be harmless with all arguments"
+        return "is not known to be harmless with any arguments"
     return None
 
 
 def callable_target_problem(name: str) -> str | None:
-    """Return why a `_target_` may not be callable, so that expressions could call it with any argument, or None.
+    """Return why a `_target_` may not have `_mode_: callable`, or None. Expressions can call it with any arguments.
 
     Args:
-        name: of a target for which `target_problem` returns None.
+        name: name of a target for which `target_problem` returns None.
 
     Example:
         >>> callable_target_problem("LoadImage")
@@ -141,17 +145,29 @@ def callable_target_problem(name: str) -> str | None:
 
 
 def downloads_by_default(name: str, given: Collection[str]) -> bool:
-    """Return whether a network downloads weights by default, and no argument prevents it.
+    """Return whether a network downloads weights by default and no argument prevents it.
 
     Args:
         name: see `callable_target_problem`.
-        given: names of the given arguments, whose values are judged elsewhere.
+        given: names of the given arguments; their values are checked by `argument_problem`.
+
+    Example:
+        >>> downloads_by_default("monai.networks.nets.UNet", [])
+        False
     """
     return any(downloads(candidate, (), dict.fromkeys(given)) for candidate in _candidates(name))
 
 
 def is_known_module(name: str) -> bool:
-    """Return whether a dotted name is a module that contains, or is within, a module of the lists above."""
+    """Return whether a dotted name is a module that contains, or is within, a module of the lists above.
+
+    Args:
+        name: dotted name.
+
+    Example:
+        >>> is_known_module("monai.transforms"), is_known_module("monai.bundle")
+        (True, False)
+    """
     known = name in _LEADING or any(_is_within(name, room) for room in _ROOMS)
     return (
         known
@@ -162,10 +178,14 @@ def is_known_module(name: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def walk(name: str) -> Walked:
-    """Follow a dotted name from a module to the first class, function or value.
+    """Resolve a dotted name to the first class, function or value.
 
     Args:
-        name: begins with a module.
+        name: dotted name that begins with a module.
+
+    Example:
+        >>> walk("monai.losses.DiceLoss.forward").rest
+        ['forward']
     """
     parts = name.split(".")
     for end in range(1, len(parts) + 1):
@@ -177,7 +197,7 @@ def walk(name: str) -> Walked:
         if _leads(prefix):
             found = _located(prefix)
             if found is None:
-                # if only the last part is misspelled, MONAI reports that it does not exist
+                # if only the last name is misspelled, MONAI itself reports that it does not exist
                 return Walked(None, [], "does not exist" if rest else None)
             if not isinstance(found, ModuleType):
                 return Walked(found, rest, object_problem(found, prefix))
@@ -191,11 +211,15 @@ def walk(name: str) -> Walked:
 
 
 def object_problem(found: Any, name: str = "") -> str | None:
-    """Return why a class, function or value of the four packages is not harmless, or None.
+    """Return why a class, function or value of the four packages is not harmless, or None if it is.
 
     Args:
-        found: the object.
-        name: dotted name by which it was found.
+        found: object.
+        name: dotted name that was resolved to the object. Default: unknown.
+
+    Example:
+        >>> object_problem(range)
+        'is builtins.range (outside monai, torch, ignite and segbundle)'
     """
     if isinstance(found, (bool, int, float, str, enum.Enum)):
         return None
@@ -205,16 +229,16 @@ def object_problem(found: Any, name: str = "") -> str | None:
         return f"is a {type(found).__name__}, not a class or function"
     home = f"{found.__module__}.{found.__qualname__}"
     if home.partition(".")[0] not in PACKAGES:
-        return f"is {home}, which {OUTSIDE}"
+        return f"is {home} ({OUTSIDE.removeprefix('is ')})"
     if any(_is_within(home, exception) for exception in _EXCEPTIONS):
-        return f"is {home}, which can load or run code, or write or send any data"
+        return f"is {home} (can run code or send data)"
     option = inspect.isclass(found) and issubclass(found, enum.Enum) and _is_within(home, "monai.utils")
     known = option or home in _NAMED or any(_is_within(home, room) for room in _ROOMS) or _is_ours(found)
-    return None if known and not found.__qualname__.startswith("_") else f"is {home}, which is not known to be harmless"
+    return None if known and not found.__qualname__.startswith("_") else f"is {home} (not known to be harmless)"
 
 
 def _leads(name: str) -> bool:
-    """Return whether a dotted name may be looked up: it is, contains, or is within a module of the lists above."""
+    """Return whether a dotted name may be imported: it is, contains, or is within a module of the lists above."""
     package, *rooms = name.split(".")
     if package == "segbundle":
         return not rooms or rooms[0] == "reproductions" or rooms[0] in _OURS or rooms[0] in ROOMS
@@ -223,7 +247,7 @@ def _leads(name: str) -> bool:
 
 
 def _located(name: str) -> Any:
-    """Find an object as MONAI does."""
+    """Return the object that MONAI would find under a dotted name, or None."""
     import pydoc
 
     with fast_imports():
@@ -239,7 +263,7 @@ def _candidates(name: str) -> list[Any]:
 
 @lru_cache(maxsize=4096)
 def _bare_candidates(name: str) -> list[Any]:
-    """Return all components of MONAI that a bare name may refer to."""
+    """Return all components of MONAI that a bare name can refer to."""
     with fast_imports():
         importlib.import_module("monai.bundle")
     return [

@@ -11,15 +11,24 @@ from segbundle.errors import ConfigError
 
 
 def inspect_path(path: Path) -> list[Finding]:
-    """Return everything in a task file, a bundle's folder or a zip file that could run code or cannot be judged.
+    """Return the findings of a task file, a bundle's folder or a zip file: values and files that could run code.
 
-    Nothing in it is imported, evaluated or unpickled; modules of monai, torch, ignite and segbundle may be imported.
+    Code of the bundle is never imported, evaluated or unpickled. Only modules of monai, torch, ignite and segbundle may
+    be imported.
 
     Args:
-        path: of a YAML or JSON file, a folder or a zip file.
+        path: path of a YAML or JSON file, a folder or a zip file.
 
     Raises:
-        ConfigError: there is no such file or folder.
+        ConfigError: the file or folder does not exist.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "task.json"
+        ...     _ = path.write_text('{"x": "$open(@file)"}')
+        ...     [(finding.key, finding.problem) for finding in inspect_path(path)]
+        [('x', 'expression uses the name open')]
     """
     from segbundle.audit.inspection import Inspection
 
@@ -36,17 +45,20 @@ def inspect_path(path: Path) -> list[Finding]:
 def refuse_untrusted(
     configs: Sequence[Path], bundle: Path | None, trust: bool, values: Mapping[str, Any] | None = None
 ) -> None:
-    """Refuse task files, a bundle and values of a command line that could run code.
+    """Raise an error if task files, a bundle or values of the command line could run code.
 
     Args:
-        configs: task files; missing ones are skipped, and reported when they are read.
-        bundle: the folder of a bundle, or None for the project's own, which is not inspected.
-        trust: whether to run them without inspection.
-        values: of the command line; only their components are judged, since their text is never evaluated.
+        configs: task files. Missing files are skipped here and reported when they are read.
+        bundle: folder of a bundle; None for segbundle's bundle, which needs no inspection.
+        trust: whether to skip the inspection.
+        values: values of the command line. Only components are inspected, because text is not evaluated.
 
     Raises:
-        ConfigError: there are findings; the message names the first one and the number of the others. Or a task file
-            cannot be parsed.
+        ConfigError: the inspection has findings, or a task file cannot be parsed. The message contains the first
+            finding and the number of further findings.
+
+    Example:
+        >>> refuse_untrusted([], None, trust=False, values={"max_epochs": 3})
     """
     components = {key: value for key, value in (values or {}).items() if not _is_plain(key, value)}
     if trust or not (configs or bundle or components):
@@ -68,12 +80,12 @@ def refuse_untrusted(
     others = len(found) - 1
     more = f" {others} more finding{'s' if others > 1 else ''}." if others else ""
     raise ConfigError(
-        f"{found[0]}.{more} It could run any code on this computer. `segbundle audit PATH` lists all findings; "
-        "add --trust to run it if you trust its author."
+        f"{found[0]}.{more} It could run any code on this computer. List all findings with `segbundle audit PATH`. "
+        "If you trust the author, add --trust to run it."
     )
 
 
 def _is_plain(key: str, value: Any) -> bool:
-    """Return whether a value of a command line is neither a component nor a part of one."""
+    """Return whether a value of the command line is neither a component nor part of a component."""
     entries = value if isinstance(value, (list, tuple)) else [value]
-    return "#" not in key and "::" not in key and not any(isinstance(one, (dict, list, tuple)) for one in entries)
+    return "#" not in key and "::" not in key and not any(isinstance(entry, (dict, list, tuple)) for entry in entries)

@@ -184,7 +184,7 @@ TARGETS = {
     "the bundle's own code": "scripts.networks.Net",
     "a package that is not there": "no.such.package",
     "writing a scan": "segbundle.io.write_segmentation",
-    "writing a file": "segbundle.files.atomic.written_whole",
+    "writing a file": "segbundle.files.atomic.atomic_write",
     "reproductions": "segbundle.reproductions.runner.reproduce",
     "a module of segbundle": "segbundle.workflow.outputs.Path",
     "a reference": "@name",

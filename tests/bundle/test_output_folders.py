@@ -30,7 +30,7 @@ def test_files_drawn_by_hand_are_named_before_work_starts(predict, tmp_path):
         (tmp_path / name).write_text("mine")
     before = content(tmp_path)
     done = predict(tmp_path)
-    refused(done, "test_00_seg.nii.gz, summary.json, report.html are not written by segbundle")
+    refused(done, "test_00_seg.nii.gz, summary.json, report.html were not written by segbundle")
     assert "done in" not in done.stdout
     assert {name: held for name, held in content(tmp_path).items() if name != ".lock"} == before
 
@@ -40,7 +40,7 @@ def test_a_corrected_label_map_is_neither_replaced_nor_in_the_way(predict, tmp_p
     corrected = tmp_path / "test_00_seg.nii.gz"
     corrected.write_bytes(corrected.read_bytes() + b"corrected")
     before = content(tmp_path)
-    refused(predict(tmp_path), "test_00_seg.nii.gz is not written by segbundle, or changed since")
+    refused(predict(tmp_path), "test_00_seg.nii.gz was not written by segbundle, or changed since")
     assert content(tmp_path) == before
     (tmp_path / "test_01_seg.nii.gz").unlink()
     done = predict(tmp_path, "--resume")
@@ -101,7 +101,7 @@ def test_pages_and_measurements_of_others_are_not_replaced(predict, trained, tmp
     for name in ("report.html", "measurements.csv", "comparison.html"):
         (tmp_path / "out" / name).write_text("mine")
     before = content(tmp_path / "out")
-    refused(segbundle("report", tmp_path / "out"), "report.html is not written by segbundle")
+    refused(segbundle("report", tmp_path / "out"), "report.html was not written by segbundle")
     refused(segbundle("report", tmp_path / "out", "--output", tmp_path / "out" / "a.html"), "measurements.csv is not")
     refused(segbundle("report", trained, trained.parent / "out", "--output", tmp_path / "out" / "comparison.html"), "")
     assert content(tmp_path / "out") == before
@@ -121,7 +121,7 @@ def test_what_an_earlier_version_left_is_known(predict, tmp_path):
     (tmp_path / ".segbundle-files.jsonl").unlink()
     late = (tmp_path / "run.json").stat().st_mtime_ns + 10**9
     os.utime(tmp_path / "test_01_seg.nii.gz", ns=(late, late))
-    refused(predict(tmp_path), "test_01_seg.nii.gz is not written by segbundle, or changed since")
+    refused(predict(tmp_path), "test_01_seg.nii.gz was not written by segbundle, or changed since")
 
 
 def test_commands_say_what_they_did_and_what_comes_next(predict, trained, dataset, tmp_path):
@@ -152,8 +152,8 @@ def test_records_that_others_wrote_or_changed_are_not_replaced(predict, tmp_path
     mine = tmp_path / "predictions.jsonl"
     mine.write_text("".join(f"{json.dumps(record)}\n" for record in records))
     before = content(tmp_path)
-    refused(predict(tmp_path), "predictions.jsonl is not written by segbundle")
+    refused(predict(tmp_path), "predictions.jsonl was not written by segbundle")
     assert content(tmp_path) == before
     mine.unlink()
     (tmp_path / "predictions.json").write_text(json.dumps([record | {"my_note": "good"} for record in records]))
-    refused(predict(tmp_path), "predictions.json is not written by segbundle, or changed since")
+    refused(predict(tmp_path), "predictions.json was not written by segbundle, or changed since")

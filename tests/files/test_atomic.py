@@ -12,13 +12,13 @@ from filelock import FileLock
 from segbundle.errors import OutputError
 from segbundle.files import atomic as files
 from segbundle.files.atomic import (
-    keep_others_out,
+    atomic_write,
+    lock_folder,
     make_folder,
     read_csv,
     remove_partial,
     write_csv,
     write_json,
-    written_whole,
 )
 from segbundle.files.output_folders import claim
 
@@ -26,7 +26,7 @@ from segbundle.files.output_folders import claim
 def test_failed_write_keeps_old_file(tmp_path):
     path = tmp_path / "result.txt"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), written_whole(path) as partial:
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as partial:
         partial.write_text("half of the n")
         raise KeyboardInterrupt
     assert path.read_text() == "old"
@@ -44,7 +44,7 @@ def test_content_is_synced_before_rename(tmp_path, monkeypatch):
     synced = []
     fsync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda number: (synced.append((tmp_path / "a").exists()), fsync(number)))
-    with written_whole(tmp_path / "a") as partial:
+    with atomic_write(tmp_path / "a") as partial:
         assert partial.name.startswith(f".partial-{os.getpid()}-")
         partial.write_text("new")
     assert synced == [False]
@@ -76,8 +76,8 @@ def test_unwritable_path_raises(tmp_path):
 
 LOCKING = """
 import sys
-from segbundle.files.atomic import keep_others_out
-keep_others_out(sys.argv[1])
+from segbundle.files.atomic import lock_folder
+lock_folder(sys.argv[1])
 print("in", flush=True)
 input()
 """
@@ -88,12 +88,12 @@ def test_folder_is_locked_until_process_ends(tmp_path):
     try:
         assert first.stdout.readline() == "in\n"
         with pytest.raises(OutputError, match="another run is writing to it"):
-            keep_others_out(tmp_path)
+            lock_folder(tmp_path)
     finally:
         first.kill()
         first.communicate()
-    keep_others_out(tmp_path)
-    keep_others_out(tmp_path)  # a notebook may lock the folder again
+    lock_folder(tmp_path)
+    lock_folder(tmp_path)  # a notebook may lock the folder again
     second = subprocess.run([sys.executable, "-c", LOCKING, str(tmp_path)], input="", capture_output=True, text=True)
     assert "another run is writing to it" in second.stderr
 
@@ -160,7 +160,7 @@ def test_damaged_tables_raise(tmp_path, content, told):
 def test_other_file_named_like_lock_raises(tmp_path):
     (tmp_path / ".lock").write_text("mine")
     with pytest.raises(OutputError, match=r"\.lock: is not an empty lock file"):
-        keep_others_out(tmp_path)
+        lock_folder(tmp_path)
     assert (tmp_path / ".lock").read_text() == "mine"
 
 
@@ -180,10 +180,10 @@ def test_names_of_maximum_length(tmp_path):
 def test_created_empty_folder_is_removed_at_exit(tmp_path, what, is_left):
     script = f"""
 from pathlib import Path
-from segbundle.files.atomic import keep_others_out, make_folder
+from segbundle.files.atomic import lock_folder, make_folder
 folder = Path({str(tmp_path / "new")!r})
 make_folder(folder)
-keep_others_out(folder)
+lock_folder(folder)
 {what}
 assert folder.is_dir()
 """
@@ -192,7 +192,7 @@ assert folder.is_dir()
 
 
 def test_existing_folder_is_kept(tmp_path):
-    script = f"from segbundle.files import keep_others_out, make_folder; make_folder({str(tmp_path)!r})"
+    script = f"from segbundle.files import lock_folder, make_folder; make_folder({str(tmp_path)!r})"
     subprocess.run([sys.executable, "-c", script], check=True)
     assert tmp_path.is_dir()
 
@@ -237,7 +237,7 @@ def test_concurrent_creation_of_folder(tmp_path, at_exit, monkeypatch):
 def test_all_locks_are_released_at_exit(tmp_path, at_exit):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        keep_others_out(tmp_path / name)
+        lock_folder(tmp_path / name)
         assert len(at_exit) == 1
     (release,) = at_exit
     for name in ("a", "b"):

@@ -12,7 +12,7 @@ import pytest
 
 from runs_by_hand import RIGHT, labels, write_evaluation, write_predictions
 from segbundle.errors import OutputError
-from segbundle.files.atomic import remove_partial, write_json, written_whole
+from segbundle.files.atomic import atomic_write, remove_partial, write_json
 from segbundle.files.output_folders import RECORD, claim, folder_of, refuse_to_replace
 from tiny import write_nifti
 
@@ -32,27 +32,27 @@ def test_own_files_are_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("changed", [False, True])
-def test_files_of_others_are_not_replaced(tmp_path, changed):
+def test_other_files_are_not_replaced(tmp_path, changed):
     claim(tmp_path)
     if changed:
         write_json(tmp_path / "a.json", 1)
     (tmp_path / "a.json").write_text("mine")
     before = content(tmp_path)
-    with pytest.raises(OutputError, match=r"a\.json is not written by segbundle, or changed since, .* move what is"):
+    with pytest.raises(OutputError, match=r"a\.json was not written by segbundle, or changed since, .* move existing"):
         write_json(tmp_path / "a.json", 2)
     assert content(tmp_path) == before
 
 
-def test_a_file_that_appears_while_another_is_written_stays(tmp_path):
+def test_file_created_during_a_write_is_not_replaced(tmp_path):
     claim(tmp_path)
-    with pytest.raises(OutputError, match="not written by segbundle"), written_whole(tmp_path / "a") as partial:
+    with pytest.raises(OutputError, match="not written by segbundle"), atomic_write(tmp_path / "a") as partial:
         partial.write_text("ours")
         (tmp_path / "a").write_text("mine")
     assert (tmp_path / "a").read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == [RECORD, "a"]
 
 
-def test_a_relative_path_is_known_too(tmp_path, monkeypatch):
+def test_relative_paths_are_recognized(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     claim("out")
     write_json("out/a.json", 1)
@@ -62,7 +62,7 @@ def test_a_relative_path_is_known_too(tmp_path, monkeypatch):
         write_json("out/b.json", 2)
 
 
-def test_links_are_files_of_others_and_not_followed(tmp_path):
+def test_links_are_foreign_and_not_followed(tmp_path):
     outside = tmp_path / "outside.json"
     outside.write_text("mine")
     (tmp_path / "out").mkdir()
@@ -83,7 +83,7 @@ def test_only_own_files_are_removed(tmp_path):
     assert sorted(content(tmp_path)) == [RECORD, "mine.json"]
 
 
-def test_a_copied_folder_is_still_known(tmp_path):
+def test_copied_folder_is_recognized(tmp_path):
     claim(tmp_path / "out")
     write_json(tmp_path / "out" / "a.json", 1)
     copied = tmp_path / "copied"
@@ -93,7 +93,7 @@ def test_a_copied_folder_is_still_known(tmp_path):
     assert (copied / "a.json").read_text() == "2\n"
 
 
-def test_a_record_whose_last_line_is_half_written_is_read(tmp_path):
+def test_record_with_incomplete_last_line_is_read(tmp_path):
     claim(tmp_path)
     for name in ("a.json", "b.json"):
         write_json(tmp_path / name, 1)
@@ -108,14 +108,14 @@ def test_a_record_whose_last_line_is_half_written_is_read(tmp_path):
     assert (tmp_path / "c.json").read_text() == "3\n"
 
 
-def test_a_record_of_another_program_is_named(tmp_path):
+def test_record_of_another_program_raises(tmp_path):
     (tmp_path / RECORD).write_text("not ours\n")
     with pytest.raises(OutputError, match=r"segbundle-files\.jsonl: is not a record of written files"):
         claim(tmp_path)
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("nowhere")])
-def test_a_record_that_is_no_file_is_named(tmp_path, make):
+def test_record_that_is_not_a_file_raises(tmp_path, make):
     make(tmp_path / RECORD)
     with pytest.raises(OutputError, match=r"jsonl: (is not a file|cannot be read \(.*\))\. Move it away"):
         claim(tmp_path)
@@ -141,14 +141,14 @@ def test_inputs_are_not_replaced(tmp_path):
     folder.refuse_inputs(["b_seg.nii.gz"], [tmp_path / "a_seg.nii.gz"])
 
 
-def test_the_first_of_many_files_are_named(tmp_path):
+def test_error_names_the_first_files(tmp_path):
     for number in range(5):
         (tmp_path / f"{number}.json").touch()
-    with pytest.raises(OutputError, match=r"0\.json, 1\.json, 2\.json and 2 more are not written by segbundle"):
+    with pytest.raises(OutputError, match=r"0\.json, 1\.json, 2\.json and 2 more were not written by segbundle"):
         claim(tmp_path).refuse_foreign(f"{number}.json" for number in range(6))
 
 
-def test_what_is_half_written_is_removed_and_nothing_else(tmp_path):
+def test_only_recorded_partial_files_are_removed(tmp_path):
     ours = [".partial-12-a b_seg.nii.gz", ".partial-1-last.pt", ".partial-7-run.json", f".partial-3-{'a1' * 16}.pt"]
     mine = [".partial-notes.txt", ".partial-1-notes.txt", ".partial-x-last.pt", "partial-1-last.pt", ".partial-1-a.pt"]
     mine.append(".partial-99-last.pt")  # of a process that has written nothing here
@@ -162,13 +162,13 @@ def test_what_is_half_written_is_removed_and_nothing_else(tmp_path):
     assert sorted(content(tmp_path)) == sorted([*mine, RECORD])
 
 
-def test_what_a_killed_process_left_half_written_is_removed_by_the_next(tmp_path):
+def test_partial_file_of_killed_process_is_removed(tmp_path):
     script = (
         "import os, sys\n"
-        "from segbundle.files.atomic import written_whole\n"
+        "from segbundle.files.atomic import atomic_write\n"
         "from segbundle.files.output_folders import claim\n"
         "claim(sys.argv[1])\n"
-        "with written_whole(f'{sys.argv[1]}/run.json') as partial:\n"
+        "with atomic_write(f'{sys.argv[1]}/run.json') as partial:\n"
         "    partial.write_text('half'); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", script, tmp_path], check=False)
@@ -184,7 +184,7 @@ def forget(folder):
     return folder
 
 
-def test_files_of_earlier_versions_are_known_by_their_contents(tmp_path):
+def test_files_of_earlier_versions_are_recognized(tmp_path):
     evaluation = forget(write_evaluation(tmp_path / "evaluation", {"a": (RIGHT, RIGHT)}))
     made_by = json.loads((evaluation / "run.json").read_text())
     (evaluation / "run.json").write_text(json.dumps({**made_by, "versions": {}}))
@@ -194,7 +194,7 @@ def test_files_of_earlier_versions_are_known_by_their_contents(tmp_path):
     assert folder_of(predictions).foreign(["predictions.json", "a_seg.nii.gz", "b_seg.nii.gz"]) == []
 
 
-def test_what_looks_otherwise_beside_them_is_not(tmp_path):
+def test_files_with_other_contents_are_not_recognized(tmp_path):
     folder = forget(write_predictions(tmp_path, {"a": RIGHT}))
     late = (folder / "run.json").stat().st_mtime_ns + 10**9
     os.utime(folder / "a_seg.nii.gz", ns=(late, late))  # corrected by hand
@@ -205,7 +205,7 @@ def test_what_looks_otherwise_beside_them_is_not(tmp_path):
     assert [path.name for path in folder_of(folder).foreign(files)] == files
 
 
-def test_without_the_records_of_a_run_only_pages_are_known(tmp_path):
+def test_without_records_only_pages_are_recognized(tmp_path):
     (tmp_path / "metrics.csv").write_text("case,class,status,dice\n")
     (tmp_path / "page.html").write_text("<meta content=\"default-src 'none'; img-src data:\">")
     refuse_to_replace(tmp_path / "new.html")
@@ -213,7 +213,7 @@ def test_without_the_records_of_a_run_only_pages_are_known(tmp_path):
         folder_of(tmp_path).refuse_foreign(["metrics.csv", "page.html"])
 
 
-def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
+def test_folder_in_place_of_a_file_raises(tmp_path):
     (tmp_path / "tables.md").mkdir()
     with pytest.raises(OutputError, match=rf"{re.escape(str(tmp_path / 'tables.md'))}: is a folder"):
         refuse_to_replace(tmp_path / "tables.md")

@@ -276,7 +276,7 @@ def test_foreign_files_are_not_replaced(tmp_path):
     with pytest.raises(OutputError, match=r"predictions\.rank0\.jsonl: cannot be read"):
         run(folder, out, Picky())
     (out / "predictions.rank0.jsonl").unlink()
-    with pytest.raises(OutputError, match=r"a_seg\.nii\.gz, summary\.json are not written by segbundle"):
+    with pytest.raises(OutputError, match=r"a_seg\.nii\.gz, summary\.json were not written by segbundle"):
         run(folder, out, Picky())
     before.pop("predictions.rank0.jsonl")
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before

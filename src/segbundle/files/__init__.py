@@ -1,4 +1,4 @@
-"""Write files atomically, read documents within limits, and record what a run wrote."""
+"""Atomic writing of files, reading of documents within limits, and records of written files."""
 
 import lazy_loader as lazy
 

@@ -28,11 +28,11 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 @contextmanager
-def written_whole(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path` that replaces `path` when the block ends without an error.
 
-    In a claimed output folder (`files/output_folders.py`), the file is recorded, and files that segbundle did not write
-    are not replaced. Links are replaced, not followed.
+    In a claimed output folder (see `segbundle.files.claim`), the file is recorded, and files that segbundle did not
+    write are not replaced. Links are replaced, not followed.
 
     Args:
         path: output path; missing folders are created.
@@ -44,7 +44,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / "scores.txt"
-        ...     with written_whole(path) as partial:
+        ...     with atomic_write(path) as partial:
         ...         _ = partial.write_text("0.9")
         ...     path.read_text()
         '0.9'
@@ -60,7 +60,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield partial
         with partial.open("rb") as file:
-            os.fsync(file.fileno())  # else a power failure may leave the new name without the new content
+            os.fsync(file.fileno())  # without it, a power failure may leave the new name without the new content
         if owner is not None:
             owner.refuse_foreign([path.absolute()])
             owner.record(path, partial)
@@ -100,7 +100,7 @@ def _remove_if_empty(folder: Path) -> None:
             folder.rmdir()
 
 
-def keep_others_out(folder: str | Path) -> None:
+def lock_folder(folder: str | Path) -> None:
     """Lock a folder until this process ends.
 
     Args:
@@ -112,22 +112,22 @@ def keep_others_out(folder: str | Path) -> None:
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     keep_others_out(folder)
+        ...     lock_folder(folder)
         ...     [path.name for path in Path(folder).iterdir()]
         ['.lock']
     """
     from filelock import FileLock, Timeout
 
-    place = resolve(folder) / _LOCK
-    if place.is_symlink() or (place.exists() and (not place.is_file() or place.stat().st_size)):
-        raise OutputError(f"{place}: is not an empty lock file. Move it away, or choose another --output_dir.")
-    lock = FileLock(place, timeout=0, is_singleton=True)
+    path = resolve(folder) / _LOCK
+    if path.is_symlink() or (path.exists() and (not path.is_file() or path.stat().st_size)):
+        raise OutputError(f"{path}: is not an empty lock file. Move it away, or choose another --output_dir.")
+    lock = FileLock(path, timeout=0, is_singleton=True)
     with suppress(OSError, NotImplementedError):  # some network file systems do not support locks
         try:
             lock.acquire()
         except Timeout as error:
             raise OutputError(
-                f"{folder}: another run is writing to it; wait until it has ended, or choose another --output_dir."
+                f"{folder}: another run is writing to it. Wait until it has ended, or choose another --output_dir."
             ) from error
     if not _locks:
         atexit.register(_release_locks)
@@ -141,15 +141,15 @@ def _release_locks() -> None:
 
 
 def remove_partial(folder: str | Path) -> None:
-    """Remove incomplete files of killed runs from a folder, according to its record.
+    """Remove the partial files of killed runs that the record of a folder lists.
 
-    No other run may be writing to the folder.
+    Call this only while no other run writes to the folder.
 
     Args:
         folder: output folder.
 
     Raises:
-        OutputError: see `segbundle.files.folder_of`.
+        OutputError: the record of the folder cannot be read.
 
     Example:
         >>> import tempfile
@@ -158,7 +158,7 @@ def remove_partial(folder: str | Path) -> None:
     """
     owner = owner_of(Path(folder) / run_files.RUN_FILE) or folder_of(folder)
     for path in Path(folder).glob(".partial-*"):
-        if owner.left_partial(path):
+        if owner.is_recorded_partial(path):
             with suppress(OSError):
                 path.unlink()
 
@@ -180,7 +180,7 @@ def write_text(path: str | Path, text: str) -> None:
         ...     Path(folder, "notes.txt").read_text()
         'done'
     """
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 

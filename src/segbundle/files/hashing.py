@@ -126,7 +126,7 @@ def add_ends(digest: Any, path: Path) -> None:
         digest.update(stream.read(_END))
 
 
-def ends_tell_all(path: Path, size: int) -> bool:
+def ends_identify_file(path: Path, size: int) -> bool:
     """Return whether `add_ends` covers the whole content of a file, directly or by a checksum.
 
     Args:
@@ -134,7 +134,7 @@ def ends_tell_all(path: Path, size: int) -> bool:
         size: size of the file in bytes.
 
     Example:
-        >>> ends_tell_all(Path("ct.nii.gz"), 10**9), ends_tell_all(Path("ct.nii"), 10**9)
+        >>> ends_identify_file(Path("ct.nii.gz"), 10**9), ends_identify_file(Path("ct.nii"), 10**9)
         (True, False)
     """
     return size <= 2 * _END or path.name.lower().endswith((".gz", ".pt"))

@@ -1,7 +1,7 @@
-"""The record of the files that segbundle wrote into an output folder, and refusing to replace any other file.
+"""Records of the files that segbundle wrote into output folders; other files are never replaced.
 
 Before a file is renamed to its final path, its name, size and date are appended to `.segbundle-files.jsonl` in the
-output folder. A file that no line describes was written or changed by someone else.
+output folder. A file without a matching line is foreign: another program wrote or changed it.
 """
 
 from __future__ import annotations
@@ -16,26 +16,34 @@ from typing import Any
 
 from segbundle.errors import OutputError
 from segbundle.files import run_files
-from segbundle.files.hashing import add_ends, ends_tell_all, new_digest, shortened
+from segbundle.files.hashing import add_ends, ends_identify_file, new_digest, shortened
 from segbundle.files.recognition import recognized
 
 RECORD = ".segbundle-files.jsonl"
 _FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
 """Links are not followed, and opening a named pipe does not wait."""
-_NAMED = 3
-_MOST_LINES = 100
-"""Outdated lines of a record before it is rewritten."""
-_GONE = (-1, -1, None)
-"""Size, date and hash that describe no file."""
+_MAX_NAMES = 3
+"""Maximum number of file names in an error message."""
+_MAX_OUTDATED_LINES = 100
+"""Number of outdated lines above which a record is rewritten."""
+_REMOVED = (-1, -1, None)
+"""Size, date and hash of a removed file; no file matches them."""
 _claimed: dict[Path, OutputFolder] = {}
-_seen: dict[Path, OutputFolder] = {}
+_opened: dict[Path, OutputFolder] = {}
 
 
 def resolve(folder: str | Path) -> Path:
-    """Return the absolute path of a folder, without links.
+    """Return the absolute path of a folder with links resolved.
+
+    Args:
+        folder: path of a folder, which need not exist.
 
     Raises:
-        OutputError: it is a broken link, a link to itself, or not a valid path.
+        OutputError: the path is a broken link, a link to itself, or not valid.
+
+    Example:
+        >>> resolve("/nowhere/../runs").as_posix()
+        '/runs'
     """
     try:
         resolved = Path(folder).resolve()
@@ -53,10 +61,19 @@ def resolve(folder: str | Path) -> Path:
 
 
 def claim(folder: str | Path) -> OutputFolder:
-    """Record what this process writes into a folder from now on, and refuse to replace other files there.
+    """Record all files that this process writes into a folder from now on, and refuse to replace other files there.
+
+    Args:
+        folder: output folder.
 
     Raises:
         OutputError: the record of earlier runs cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     claim(folder).is_claimed
+        True
     """
     resolved = resolve(folder)
     _claimed[resolved] = OutputFolder(resolved)
@@ -64,55 +81,92 @@ def claim(folder: str | Path) -> OutputFolder:
 
 
 def refuse_to_replace(*paths: str | Path) -> None:
-    """Refuse to write to paths that contain anything that segbundle did not write; record what is written.
+    """Raise an error if segbundle did not write the files at some paths, and claim the folders of the paths.
+
+    Args:
+        paths: paths of files to be written.
 
     Raises:
-        OutputError: names the folder in the place of a file, or the first files that something else wrote.
+        OutputError: a path is a folder or a foreign file. The message names the path.
+
+    Example:
+        >>> refuse_to_replace("/nowhere/report.html")
     """
     for path in paths:
         if Path(path).is_dir():
-            raise OutputError(f"{path}: is a folder, and a file would be written there. Choose another path.")
+            raise OutputError(f"{path}: is a folder, not a file. Choose another path for the output file.")
         (owner_of(path) or claim(Path(path).parent)).refuse_foreign([Path(path).absolute()])
 
 
 def owner_of(path: str | Path) -> OutputFolder | None:
-    """Return the innermost claimed folder that contains a path, or None."""
+    """Return the innermost claimed folder that contains a path, or None if no claimed folder contains it.
+
+    Args:
+        path: path of a file.
+
+    Example:
+        >>> owner_of("/nowhere/else/run.json") is None
+        True
+    """
     parent = resolve(Path(path).parent)
     return next((_claimed[folder] for folder in (parent, *parent.parents) if folder in _claimed), None)
 
 
-def look_at(folder: str | Path) -> OutputFolder:
-    """Return what is known about a folder's files, and make `folder_of` return it unless the folder is claimed.
+def open_folder(folder: str | Path) -> OutputFolder:
+    """Read the record of a folder, and keep it for later calls of `folder_of`. A claimed folder is returned unchanged.
+
+    Args:
+        folder: output folder.
 
     Raises:
         OutputError: the record of earlier runs cannot be read.
+
+    Example:
+        >>> folder = open_folder("/nowhere/opened")
+        >>> folder_of("/nowhere/opened") is folder
+        True
     """
     resolved = resolve(folder)
     if resolved not in _claimed:
-        _seen[resolved] = OutputFolder(resolved)
+        _opened[resolved] = OutputFolder(resolved)
     return folder_of(resolved)
 
 
 def folder_of(folder: str | Path) -> OutputFolder:
-    """Return a claimed folder, or what is known about an unclaimed folder, whose new files are not recorded.
+    """Return an output folder with its record. New files are recorded only if the folder is claimed.
+
+    Args:
+        folder: output folder.
 
     Raises:
         OutputError: the record of earlier runs cannot be read.
+
+    Example:
+        >>> folder_of("/nowhere").is_claimed
+        False
     """
     resolved = resolve(folder)
-    return _claimed.get(resolved) or _seen.get(resolved) or OutputFolder(resolved)
+    return _claimed.get(resolved) or _opened.get(resolved) or OutputFolder(resolved)
 
 
 class OutputFolder:
-    """The files that segbundle wrote into a folder.
+    """Output folder with the record of the files that segbundle wrote into it.
 
-    In a folder without a record, files from versions that kept no record are recognized by their contents.
+    Earlier versions kept no record. In folders without a record, their files are recognized by their contents.
 
     Args:
         folder: resolved path.
 
     Raises:
         OutputError: the record of earlier runs cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as path:
+        ...     folder = claim(path)
+        ...     _ = (folder.folder / "notes.txt").write_text("mine")
+        ...     [foreign.name for foreign in folder.foreign(["notes.txt", "run.json"])]
+        ['notes.txt']
     """
 
     def __init__(self, folder: Path) -> None:
@@ -127,12 +181,12 @@ class OutputFolder:
 
     @property
     def has_record(self) -> bool:
-        """Whether what was written into the folder is on record."""
+        """Whether the folder has a record of written files."""
         return self._has_record
 
     @property
     def is_claimed(self) -> bool:
-        """Whether this process records what it writes into the folder."""
+        """Whether this process records the files that it writes into the folder."""
         return _claimed.get(self.folder) is self
 
     @property
@@ -144,8 +198,8 @@ class OutputFolder:
         """Append a file to the record before it is renamed to its final path.
 
         Args:
-            path: its final path.
-            written: the complete file, which will be renamed; None for a file that grows, or a folder.
+            path: final path.
+            written: path of the complete file before it is renamed; None for a folder or a growing file.
 
         Raises:
             OSError: the record cannot be written.
@@ -158,18 +212,24 @@ class OutputFolder:
             self._add(lines)
 
     def record_removal(self, path: Path) -> None:
-        """Record that a file that grew is gone, so that a later file of its name counts as foreign.
+        """Record the removal of a growing file, so that a later file with its name is foreign.
+
+        Args:
+            path: path of the removed file.
 
         Raises:
             OSError: the record cannot be written.
         """
         with self._lock:
-            line = (self._name(path), *_GONE)
+            line = (self._name(path), *_REMOVED)
             _append(self.record_path, [line])
             self._add([line])
 
     def record_partial(self, process: int) -> None:
-        """Record, once, that a process writes files that stay partial if it is killed.
+        """Record that a process writes partial files, so that they can be removed if it is killed.
+
+        Args:
+            process: ID of the process.
 
         Raises:
             OSError: the record cannot be written.
@@ -178,13 +238,20 @@ class OutputFolder:
             if (start := run_files.partial_start(process)) not in self._known:
                 self.record(self.folder / start)
 
-    def left_partial(self, path: Path) -> bool:
-        """Return whether a file is a partial file of a killed run."""
+    def is_recorded_partial(self, path: Path) -> bool:
+        """Return whether a file is a partial file of a recorded process.
+
+        Args:
+            path: path of the file.
+        """
         found = run_files.partial_of(path.name)
         return found is not None and found in self._known and not path.is_dir() and not path.is_symlink()
 
     def adopt(self, path: Path) -> None:
-        """Treat the current version of a file as written by segbundle; record it if the folder is claimed.
+        """Treat the current version of a file as written by segbundle, and record it if the folder is claimed.
+
+        Args:
+            path: path of the file.
 
         Raises:
             OSError: the record cannot be written.
@@ -195,7 +262,11 @@ class OutputFolder:
             self._add([(self._name(path), *_stamp(path))])
 
     def wrote(self, path: Path) -> bool:
-        """Return whether a file or a folder exists as segbundle wrote it."""
+        """Return whether segbundle wrote a file or folder that exists and has not changed since.
+
+        Args:
+            path: path of the file or folder.
+        """
         try:
             found = os.lstat(path)
         except OSError:
@@ -203,64 +274,83 @@ class OutputFolder:
         if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
             return False
         with self._lock:
-            return self._describes(path, found) or (self._read() and self._describes(path, found))
+            return self._matches(path, found) or (self._read() and self._matches(path, found))
 
     def foreign(self, paths: Iterable[str | Path]) -> list[Path]:
-        """Return the paths that contain something that segbundle did not write, or that was changed since."""
+        """Return the paths of existing files that segbundle did not write, or that were changed since.
+
+        Args:
+            paths: absolute paths, or paths relative to the folder.
+        """
         full = [self.folder / path for path in paths]
         return [path for path in full if os.path.lexists(path) and not self.wrote(path)]
 
     def refuse_foreign(self, paths: Iterable[str | Path]) -> None:
-        """Refuse to write to paths that contain something that segbundle did not write, or that was changed since.
+        """Raise an error if segbundle did not write the files at some paths, or if they were changed since.
+
+        Args:
+            paths: absolute paths, or paths relative to the folder.
 
         Raises:
-            OutputError: names the first ones.
+            OutputError: with the names of the first three files.
         """
         if foreign := self.foreign(paths):
             raise OutputError(
-                f"{self.folder}: {_named(foreign)} not written by segbundle, or changed since, and would be replaced. "
-                "Choose another --output_dir or --output, or move what is there."
+                f"{self.folder}: {_with_verb(foreign, 'was', 'were')} not written by segbundle, or changed since, and "
+                "would be replaced. Choose another --output_dir or --output, or move existing files away."
             )
 
     def refuse_inputs(self, paths: Iterable[str | Path], inputs: Iterable[str | Path]) -> None:
-        """Refuse to write to paths that are read as inputs.
+        """Raise an error if an output path is also an input.
+
+        Args:
+            paths: output paths, absolute or relative to the folder.
+            inputs: paths of inputs.
 
         Raises:
-            OutputError: names the first ones.
+            OutputError: with the names of the first three files.
         """
         read = {os.path.realpath(path) for path in inputs}
         both = [path for path in (self.folder / path for path in paths) if os.path.realpath(path) in read]
         if both:
             raise OutputError(
-                f"{self.folder}: {_named(both)} an input of this run, and would be replaced. Choose another "
-                "--output_dir."
+                f"{self.folder}: {_with_verb(both, 'is', 'are')} an input of this run, and would be replaced. "
+                "Choose another --output_dir."
             )
 
     def refuse_links(self, names: Iterable[str]) -> None:
-        """Refuse subfolders that are links or files.
+        """Raise an error if a subfolder is a link or a file.
+
+        Args:
+            names: names of subfolders.
 
         Raises:
-            OutputError: names the first ones.
+            OutputError: with the names of the first three.
         """
         wrong = [path for name in names if (path := self.folder / name).is_symlink() or path.is_file()]
         if wrong:
             raise OutputError(
-                f"{self.folder}: {_named(wrong)} not a folder but a link or a file. Choose another "
+                f"{self.folder}: {_with_verb(wrong, 'is', 'are')} not a folder but a link or a file. Choose another "
                 "--output_dir, or move it away."
             )
 
     def remove(self, paths: Iterable[str | Path]) -> None:
-        """Remove files that segbundle wrote, and keep all others.
+        """Remove files that segbundle wrote, and keep all other files.
+
+        Args:
+            paths: absolute paths, or paths relative to the folder.
 
         Raises:
-            OSError: one cannot be removed.
+            OSError: a file cannot be removed.
         """
         for path in (self.folder / path for path in paths):
             if self.wrote(path):
                 path.unlink(missing_ok=True)
 
     def shorten(self) -> None:
-        """Rewrite the record if most of it is outdated; no other process may write to the folder.
+        """Rewrite the record without its outdated lines if most lines are outdated.
+
+        Call this only while no other process writes to the folder.
 
         Raises:
             OSError: the record cannot be written.
@@ -271,42 +361,42 @@ class OutputFolder:
                 for name, stamps in self._known.items()
                 if run_files.partial_of(name) or os.path.lexists(self.folder / name)
             }
-            if not self._has_record or sum(map(len, self._known.values())) < _MOST_LINES + 2 * len(needed):
+            if not self._has_record or sum(map(len, self._known.values())) < _MAX_OUTDATED_LINES + 2 * len(needed):
                 return
             partial = self.record_path.with_name(f"{RECORD}.{os.getpid()}")
             partial.unlink(missing_ok=True)
-            lines = [(name, *self._last_true(name)) for name in needed]
+            lines = [(name, *self._last_match(name)) for name in needed]
             _append(partial, lines)
             partial.replace(self.record_path)
             self._known, self._offset = {}, 0
             self._read()
 
-    def _last_true(self, name: str) -> tuple[Any, ...]:
-        """Return the newest description that matches a file, or else the newest one."""
+    def _last_match(self, name: str) -> tuple[Any, ...]:
+        """Return the newest line that matches a file, or else the newest line."""
         stamps = self._known[name]
         if run_files.partial_of(name):
             return stamps[-1]
         now = _stamp(self.folder / name)
-        return next((one for one in reversed(stamps) if one[:2] == now[:2]), stamps[-1])
+        return next((stamp for stamp in reversed(stamps) if stamp[:2] == now[:2]), stamps[-1])
 
     def _name(self, path: Path) -> str:
         return path.parent.resolve().joinpath(path.name).relative_to(self.folder).as_posix()
 
-    def _describes(self, path: Path, found: os.stat_result) -> bool:
+    def _matches(self, path: Path, found: os.stat_result) -> bool:
         known = self._known.get(self._name(path), ())
-        if known and known[-1][0] is None:  # still growing, or a folder
+        if known and known[-1][0] is None:  # a growing file or a folder
             return True
         if any((size, date) == (found.st_size, found.st_mtime_ns) for size, date, _ in known):
             return True
         ends = {end for size, _, end in known if size == found.st_size and end is not None}
-        return bool(ends) and _stamp(path)[2] in ends  # a copy, which has another date
+        return bool(ends) and _stamp(path)[2] in ends  # a copy has the same content but a different date
 
     def _add(self, lines: Iterable[Sequence[Any]]) -> None:
         for name, *stamp in lines:
             self._known.setdefault(name, []).append(tuple(stamp))
 
     def _read(self) -> bool:
-        """Read what this and other processes have recorded since the last call; return whether there was anything."""
+        """Read new lines of the record, written by this or other processes; return whether new lines were found."""
         try:
             with os.fdopen(os.open(self.record_path, os.O_RDONLY | _FLAGS), "rb") as file:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -317,7 +407,7 @@ class OutputFolder:
             return False
         except OSError as error:
             raise OutputError(f"{self.record_path}: cannot be read ({error.strerror}). Move it away.") from error
-        content = content[: content.rfind(b"\n") + 1]  # the last line may be half written
+        content = content[: content.rfind(b"\n") + 1]  # the last line may be incomplete
         lines = [entry for line in content.splitlines() if (entry := _parsed(line)) is not None]
         if content and not lines and not self._offset:
             raise OutputError(f"{self.record_path}: is not a record of written files. Move it away.")
@@ -327,11 +417,13 @@ class OutputFolder:
 
 
 def _stamp(path: Path) -> tuple[int | None, int | None, str | None]:
-    """Return size and date of a file, and a hash if its ends cover all of its contents; only None for a folder."""
+    """Return size, date and hash of a file. The hash is None if the ends do not identify the file; for a folder, all
+    values are None.
+    """
     if path.is_dir():
         return None, None, None
     found = os.lstat(path)
-    if not ends_tell_all(path, found.st_size):
+    if not ends_identify_file(path, found.st_size):
         return found.st_size, found.st_mtime_ns, None
     digest = new_digest()
     add_ends(digest, path)
@@ -344,7 +436,7 @@ def _append(path: Path, lines: Sequence[Sequence[Any]]) -> None:
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _FLAGS, 0o666), "r+b", buffering=0) as file:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":  # the rest of a killed run's line
+            if file.read(1) != b"\n":  # an incomplete line of a killed run
                 content = b"\n" + content
         file.write(content)
         os.fsync(file.fileno())
@@ -358,8 +450,8 @@ def _parsed(line: bytes) -> list[Any] | None:
     return entry if isinstance(entry, list) and len(entry) == 4 and isinstance(entry[0], str) else None
 
 
-def _named(paths: Sequence[Path]) -> str:
-    """Return names and a verb, as in `a.csv and 2 more are`."""
-    names = ", ".join(path.name for path in paths[:_NAMED])
-    more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
-    return f"{names}{more} {'is' if len(paths) == 1 else 'are'}"
+def _with_verb(paths: Sequence[Path], singular: str, plural: str) -> str:
+    """Return names and a verb, such as `a.csv, b.csv, c.csv and 2 more are`."""
+    names = ", ".join(path.name for path in paths[:_MAX_NAMES])
+    more = f" and {len(paths) - _MAX_NAMES} more" if len(paths) > _MAX_NAMES else ""
+    return f"{names}{more} {singular if len(paths) == 1 else plural}"

@@ -1,4 +1,4 @@
-"""Recognize, by their contents, files from versions that kept no record of what they wrote."""
+"""Recognition of files from earlier versions by their contents, for folders without a record of written files."""
 
 from __future__ import annotations
 
@@ -23,14 +23,21 @@ _HEADERS = {
 }
 _RUNS = (run_files.PREDICTIONS, run_files.RUN_FILE, run_files.TASK, run_files.CROSS_VALIDATION)
 _PAGE = b"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-"""Part of the head of every page that segbundle writes."""
+"""Bytes near the start of every page that segbundle writes."""
 _HEAD = 4096
 
 
 def recognized(folder: Path) -> list[str]:
-    """Return names of the files in a folder that an earlier version of segbundle wrote.
+    """Return the names of the files in a folder that an earlier version of segbundle wrote.
 
-    Files other than pages are recognized only beside the records of a run.
+    Files other than pages are recognized only in folders with the records of a run.
+
+    Args:
+        folder: output folder.
+
+    Example:
+        >>> recognized(Path("/nowhere"))
+        []
     """
     if not folder.is_dir():
         return []
@@ -48,7 +55,15 @@ def recognized(folder: Path) -> list[str]:
 
 
 def is_cache(folder: Path) -> bool:
-    """Return whether a folder contains only prepared cases and partial files of killed runs."""
+    """Return whether a folder contains only prepared cases and partial files of killed runs.
+
+    Args:
+        folder: any path.
+
+    Example:
+        >>> is_cache(Path("/nowhere"))
+        False
+    """
     if folder.is_symlink() or not folder.is_dir():
         return False
     found = [path.name for path in folder.iterdir()]
@@ -83,7 +98,7 @@ def _is_ours(path: Path) -> bool:
 
 def _is_records(content: Any) -> bool:
     needed = {"case", "status"}
-    return isinstance(content, list) and all(isinstance(one, Mapping) and needed <= one.keys() for one in content)
+    return isinstance(content, list) and all(isinstance(each, Mapping) and needed <= each.keys() for each in content)
 
 
 def _is_file(path: Path) -> bool:
@@ -91,7 +106,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _content(path: Path) -> Any:
-    return _read_or_nothing(lambda: read_json(path))
+    return _read_or_none(lambda: read_json(path))
 
 
 def _head(path: Path) -> bytes:
@@ -99,10 +114,10 @@ def _head(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(_HEAD)
 
-    return (_read_or_nothing(read) if _is_file(path) else None) or b""
+    return (_read_or_none(read) if _is_file(path) else None) or b""
 
 
-def _read_or_nothing(read: Callable[[], Any]) -> Any:
+def _read_or_none(read: Callable[[], Any]) -> Any:
     try:
         return read()
     except (SegbundleError, OSError):

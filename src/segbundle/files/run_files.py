@@ -19,12 +19,12 @@ MLFLOW_RUN = "mlflow_run_id"
 TENSORBOARD = "tensorboard"
 CACHE = "cache"
 RESULTS = (RUN_FILE, METRICS, SUMMARY, REPORT, MEASUREMENTS)
-"""Files made from label maps, outdated when the label maps are replaced."""
+"""Files computed from label maps; outdated when the label maps are replaced."""
 TRAINING = (TASK, RUN_FILE, METRICS, SUMMARY, TRAINING_CASES, MODEL, LAST, MLFLOW_RUN)
 JOURNAL = re.compile(r"predictions(\.rank\d+)?\.jsonl")
 """Records of one process while a run is in progress."""
 RANK = re.compile(r"predictions\.rank\d+\.json")
-"""Records of one process, as earlier versions wrote them."""
+"""Records of one process, as written by earlier versions."""
 PREPARED_CASE = re.compile(r"[0-9a-f]{32}\.pt")
 _PARTIAL = re.compile(
     r"(\.partial-\d+-)(.*_seg\.nii\.gz|.*_prob\.nii|"
@@ -36,33 +36,87 @@ _PARTIAL_START = re.compile(r"(\.partial-\d+-)")
 
 
 def label_map(folder: str | Path, case: str) -> Path:
-    """Return the path of a case's label map."""
+    """Return the path of a case's label map.
+
+    Args:
+        folder: output folder.
+        case: name of the case.
+
+    Example:
+        >>> label_map("runs/out", "ct").name
+        'ct_seg.nii.gz'
+    """
     return Path(folder) / f"{case}_seg.nii.gz"
 
 
 def probabilities(folder: str | Path, case: str) -> Path:
-    """Return the path of a case's class probabilities."""
+    """Return the path of a case's class probabilities.
+
+    Args:
+        folder: output folder.
+        case: name of the case.
+
+    Example:
+        >>> probabilities("runs/out", "ct").name
+        'ct_prob.nii'
+    """
     return Path(folder) / f"{case}_prob.nii"
 
 
 def partial(path: Path, process: int) -> Path:
-    """Return the path under which a process writes a file before it is renamed."""
+    """Return the temporary path under which a process writes a file before it is renamed.
+
+    Args:
+        path: final path.
+        process: ID of the process.
+
+    Example:
+        >>> partial(Path("runs/run.json"), 7).name
+        '.partial-7-run.json'
+    """
     start = partial_start(process)
     name = path.name.encode("utf-8", "surrogateescape")[-(255 - len(start)) :]
     return path.with_name(start + name.decode("utf-8", "surrogateescape"))
 
 
 def partial_start(process: int) -> str:
-    """Return the prefix of the names of files that a process has not finished writing."""
+    """Return the prefix of the names of a process's partial files.
+
+    Args:
+        process: ID of the process.
+
+    Example:
+        >>> partial_start(7)
+        '.partial-7-'
+    """
     return f".partial-{process}-"
 
 
 def partial_of(name: str) -> str | None:
-    """Return the prefix of a process's partial files, given the name of such a file or the prefix itself."""
+    """Return the prefix of a process's partial files, given the name of such a file or the prefix itself.
+
+    Args:
+        name: any file name.
+
+    Returns:
+        Prefix; None for other names.
+
+    Example:
+        >>> partial_of(".partial-7-run.json"), partial_of("run.json")
+        ('.partial-7-', None)
+    """
     found = _PARTIAL.fullmatch(name) or _PARTIAL_START.fullmatch(name)
     return None if found is None else found[1]
 
 
 def is_partial(name: str) -> bool:
-    """Return whether a name is that of a partial file of a killed run."""
+    """Return whether a name is that of a partial file.
+
+    Args:
+        name: any file name.
+
+    Example:
+        >>> is_partial(".partial-7-run.json"), is_partial("run.json")
+        (True, False)
+    """
     return _PARTIAL.fullmatch(name) is not None

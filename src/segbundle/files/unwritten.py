@@ -1,4 +1,4 @@
-"""Files that a run promised and could not write: the rest of the run is done, and then it fails."""
+"""Deferred errors of files that could not be written: the run continues and fails at its end."""
 
 from __future__ import annotations
 
@@ -12,17 +12,25 @@ _logger = logging.getLogger(__name__)
 
 
 class UnwrittenFiles:
-    """Collects files that could not be written, and why."""
+    """Collection of files that could not be written, with the reasons.
+
+    Example:
+        >>> unwritten = UnwrittenFiles()
+        >>> with unwritten.defer_error("report.html"):
+        ...     raise OSError("disk full")
+        >>> unwritten.message
+        'Not written: report.html (disk full).'
+    """
 
     def __init__(self) -> None:
         self._files: list[str] = []
 
     @contextmanager
-    def promised(self, name: str) -> Iterator[None]:
-        """Remember an error of the block instead of raising it.
+    def defer_error(self, name: str) -> Iterator[None]:
+        """Log and store an error of the block instead of raising it.
 
         Args:
-            name: of the file that the block writes.
+            name: name of the file that the block writes.
         """
         try:
             yield
@@ -33,14 +41,14 @@ class UnwrittenFiles:
 
     @property
     def message(self) -> str:
-        """The end of an error message that names the files; empty if there are none."""
+        """Error message with the names of the files; empty if all files were written."""
         return f"Not written: {'; '.join(self._files)}." if self._files else ""
 
     def raise_error(self) -> None:
-        """Raise an error if there are files that could not be written.
+        """Raise an error if any file could not be written.
 
         Raises:
-            OutputError: naming them.
+            OutputError: with the names of the files and the reasons.
         """
         if self._files:
             raise OutputError(self.message)

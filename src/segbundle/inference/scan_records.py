@@ -13,7 +13,7 @@ from segbundle.distributed import rank, wait_for_all, world_size
 from segbundle.files import run_files
 from segbundle.files.atomic import remove_partial, write_json
 from segbundle.files.hashing import new_digest, shortened
-from segbundle.files.output_folders import folder_of, look_at
+from segbundle.files.output_folders import folder_of, open_folder
 from segbundle.files.unwritten import UnwrittenFiles
 from segbundle.inference.settings import WEIGHTS, configured, hash_settings
 from segbundle.io.scan_files import files_of
@@ -210,7 +210,7 @@ class ScanRecords:
 
     def _refuse_to_replace(self, left: Sequence[dict[str, Any]]) -> None:
         """Raise an error if this run would replace an input or a file that segbundle did not write."""
-        folder, readable = look_at(self.path.parent), [entry for entry in left if "error" not in entry]
+        folder, readable = open_folder(self.path.parent), [entry for entry in left if "error" not in entry]
         others = list[Path]()
         for path in record_files(folder.folder):
             if not folder.wrote(path):

@@ -166,7 +166,7 @@ class ScoreReport:
         with (
             nullcontext()
             if records is None
-            else records.unwritten.promised(f"{run_files.METRICS} or {run_files.SUMMARY}")
+            else records.unwritten.defer_error(f"{run_files.METRICS} or {run_files.SUMMARY}")
         ):
             summary = write_scores(self.output_dir, metric.cases, metric.class_names, metric.nsd_tolerance_mm)
         print_summary(summary or metric.summary(), f"{len(metric.cases)} cases, Dice per class")

@@ -8,7 +8,7 @@ from types import TracebackType
 
 import numpy as np
 
-from segbundle.files.atomic import written_whole
+from segbundle.files.atomic import atomic_write
 from segbundle.io.scans import geometry_header, read_geometry
 
 SCALE = 1 / 65535
@@ -45,7 +45,7 @@ class ProbabilityFile:
         self._array: np.memmap | None = None
 
     def __enter__(self) -> ProbabilityFile:
-        self._partial = self._stack.enter_context(written_whole(self.path))
+        self._partial = self._stack.enter_context(atomic_write(self.path))
         return self
 
     def array(self, num_classes: int) -> np.ndarray:

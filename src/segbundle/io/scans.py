@@ -15,7 +15,7 @@ from isal import igzip
 from nibabel.fileholders import FileHolder
 
 from segbundle.errors import DataError
-from segbundle.files.atomic import written_whole
+from segbundle.files.atomic import atomic_write
 from segbundle.io.dicom import dicom_geometry, is_dicom, read_dicom
 from segbundle.io.geometry import Geometry, Scan
 from segbundle.io.itk import itk_geometry, read_itk
@@ -130,7 +130,7 @@ def write_segmentation(labels: np.ndarray, reference: str | Path, path: str | Pa
         raise DataError(f"{reference}: the scan has shape {geometry.shape}, but its label map {labels.shape}.")
     header = geometry_header(reference, geometry.shape, labels.dtype)
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         _save(kind(labels, None, header), partial, compressed=path.name.lower().endswith(".gz"))
 
 

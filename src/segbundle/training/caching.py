@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 import segbundle
 from segbundle.distributed import processes_here, rank, share_of_rank, wait_for_all
 from segbundle.errors import OutputError
-from segbundle.files.atomic import written_whole
+from segbundle.files.atomic import atomic_write
 from segbundle.files.hashing import add_contents
 from segbundle.hardware.device_memory import free_memory
 from segbundle.io.scan_files import files_of
@@ -170,7 +170,7 @@ class PreparedCases(Dataset[dict[str, Any]]):
 
     def _write(self, path: Path, case: dict[str, Any]) -> Path:
         try:
-            with written_whole(path) as partial:
+            with atomic_write(path) as partial:
                 torch.save(case, partial)
         except RuntimeError as error:  # torch's own writer reports a full disk this way
             raise OutputError(

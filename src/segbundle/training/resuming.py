@@ -20,7 +20,7 @@ from segbundle.checkpoints.weights import DEPTHS, put_weights, read_checkpoint, 
 from segbundle.config.current_workflow import running_parser
 from segbundle.distributed import rank
 from segbundle.errors import CheckpointError, ConfigError, OutputError, TrainingError
-from segbundle.files.atomic import write_json, written_whole
+from segbundle.files.atomic import atomic_write, write_json
 from segbundle.inference.scoring import MeanDice
 from segbundle.results.scores import write_scores
 from segbundle.results.structures import write_training_cases
@@ -270,7 +270,7 @@ def _fits(value: Any, parameter: torch.Tensor) -> bool:
 
 
 def _save_whole(path: Path, content: Any) -> None:
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         try:
             torch.save(content, partial)
         except RuntimeError as error:  # torch's own writer reports a full disk this way

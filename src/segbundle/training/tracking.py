@@ -14,7 +14,7 @@ from typing import Any
 
 from segbundle.credentials import hide
 from segbundle.errors import ConfigError
-from segbundle.files.atomic import written_whole
+from segbundle.files.atomic import atomic_write
 
 _logger = logging.getLogger(__name__)
 _EXPERIMENT = "segbundle"
@@ -69,7 +69,7 @@ class MLflowWriter:
             number = found.experiment_id if found else self._client.create_experiment(_EXPERIMENT)
             self._run = self._client.create_run(number, run_name=output_dir.name).info.run_id
             self._client.log_param(self._run, "output_dir", str(output_dir))
-        with written_whole(known) as partial:
+        with atomic_write(known) as partial:
             partial.write_text(self._run, encoding="utf-8")
         atexit.register(self._fail)
 

@@ -89,7 +89,7 @@ def cross_validate(output_dir: str | Path, task: Mapping[str, Any], run: Run) ->
     _refuse_cases_scored_twice(output_dir, cases)
     tolerances = nsd_tolerances(task.get("nsd_tolerance_mm"), class_names)
     unwritten = UnwrittenFiles()
-    with unwritten.promised(f"{run_files.METRICS} or {run_files.SUMMARY}"):
+    with unwritten.defer_error(f"{run_files.METRICS} or {run_files.SUMMARY}"):
         write_scores(output_dir, cases, class_names, tolerances)
     summary = summarize(cases, class_names, tolerances)
     print_summary(summary, f"{num_folds} folds, {len(cases)} cases, each by the model that has not seen it")
@@ -98,9 +98,9 @@ def cross_validate(output_dir: str | Path, task: Mapping[str, Any], run: Run) ->
     config = {key: task[key] for key in (*KEYS, "network_def", "loss", "optimizer") if key in task and key != "fold"}
     devices = ", ".join(dict.fromkeys(str(fold.get("device", "")) for fold in folds))
     fingerprints = ", ".join(str(fold.get("data_fingerprint", "")) for fold in folds)
-    with unwritten.promised(run_files.RUN_FILE):
+    with unwritten.defer_error(run_files.RUN_FILE):
         write_run(output_dir, {**made_by(config), "device": devices, "data_fingerprint": fingerprints}, [])
-    with unwritten.promised(run_files.REPORT):
+    with unwritten.defer_error(run_files.REPORT):
         write_page(output_dir)
     if own_cache is not None:
         _remove_cache(own_cache)

@@ -10,7 +10,7 @@ from segbundle.config.current_workflow import running_workflow
 from segbundle.distributed import rank, wait_for_all
 from segbundle.errors import OutputError
 from segbundle.files import run_files
-from segbundle.files.atomic import keep_others_out, make_folder, remove_partial
+from segbundle.files.atomic import lock_folder, make_folder, remove_partial
 from segbundle.files.output_folders import OutputFolder, claim, resolve
 
 _logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def _make_writable(output_dir: str) -> None:
         raise OutputError(
             f"{output_dir}: cannot be written ({error.strerror}); choose another --output_dir."
         ) from error
-    keep_others_out(output_dir)
+    lock_folder(output_dir)
 
 
 def _claim(output_dir: str) -> OutputFolder:

@@ -69,9 +69,9 @@ def describe_run(output_dir: str, records: ScanRecords, device: torch.device | s
         return
     if rank() == 0:
         data = [{"case": one["case"], "image": one["image"]} for one in records.all]
-        with records.unwritten.promised(run_files.RUN_FILE):
+        with records.unwritten.defer_error(run_files.RUN_FILE):
             write_run(output_dir, {**made_by(config, device), "data_fingerprint": _fingerprint(data)}, [])
-        with records.unwritten.promised(run_files.TRAINING_CASES):
+        with records.unwritten.defer_error(run_files.TRAINING_CASES):
             write_training_cases(output_dir, training_cases_of(config.get("ckpt_path")))
 
 
@@ -96,10 +96,10 @@ def report_run(
     chosen_by = sorted({entry["case"] for entry in data} & cases_that_chose(config.get("ckpt_path")))
     known = {"trained_on": trained_on, "chosen_by": chosen_by}
     made = {**made_by(config, device), "data_fingerprint": _fingerprint(data), **known}
-    with records.unwritten.promised(run_files.RUN_FILE):
+    with records.unwritten.defer_error(run_files.RUN_FILE):
         write_run(output_dir, made, [entry for entry in data if "error" not in entry])
     if (Path(output_dir) / run_files.SUMMARY).exists():
-        with records.unwritten.promised(run_files.REPORT):
+        with records.unwritten.defer_error(run_files.REPORT):
             write_page(output_dir)
 
 

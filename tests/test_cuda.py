@@ -371,7 +371,7 @@ def test_a_training_goes_on_where_it_stopped(dataset, tmp_path):
     assert dice[0] == pytest.approx(dice[1], abs=0.1)
 
 
-def test_a_loss_that_is_not_finite_ends_the_training_and_names_the_cases(dataset, tmp_path):
+def test_non_finite_loss_ends_training_and_names_cases(dataset, tmp_path):
     done = train(dataset, tmp_path / "out", "--optimizer#lr", "1e30", "--max_gradient_norm", "null")
     assert done.returncode == 1
     assert "case_0" in done.stderr

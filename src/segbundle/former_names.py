@@ -1,35 +1,35 @@
-"""Former packages, which task files and bundles written for earlier versions refer to."""
+"""Package names of earlier versions, for older task files and bundles that refer to them."""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
 
-ROOMS = {
+CURRENT_PACKAGES = {
     "data": ("io", "datasets"),
     "engines": ("workflow", "config", "checkpoints", "training", "inference", "distributed"),
     "inferers": ("inference", "acceleration", "config.choices"),
     "patches": ("sampling",),
 }
-"""Former package → where its components are now."""
+"""Former package → packages that contain its components today."""
 
 
 def find_component(package: str, name: str) -> Any:
-    """Return a component of a former package.
+    """Return a component by the name of its former package.
 
     Args:
-        package: a key of `ROOMS`.
-        name: of the component.
+        package: key of `CURRENT_PACKAGES`.
+        name: name of the component.
 
     Raises:
-        AttributeError: none of the rooms has it.
+        AttributeError: no package contains the component.
 
     Example:
         >>> find_component("inferers", "PatchInferer").__name__
         'PatchInferer'
     """
-    for room in ROOMS[package]:
-        module = importlib.import_module(f"segbundle.{room}")
+    for current in CURRENT_PACKAGES[package]:
+        module = importlib.import_module(f"segbundle.{current}")
         if hasattr(module, name):
             return getattr(module, name)
     raise AttributeError(f"module 'segbundle.{package}' has no attribute {name!r}")

@@ -48,7 +48,7 @@ def noise(*shape, seed=0):
 # Where patches lie
 
 
-def test_every_class_is_the_centre_of_patches_equally_often():
+def test_classes_are_patch_centers_equally_often():
     label = torch.zeros(30, 30, 30, dtype=torch.uint8)
     label[5:25, 5:25, 5:25] = 1
     label[15, 15, 15] = 2  # one voxel of 27 000
@@ -59,16 +59,16 @@ def test_every_class_is_the_centre_of_patches_equally_often():
 
 
 @given(st.tuples(*[st.integers(1, 6)] * 3), st.tuples(*[st.integers(0, 4)] * 3), st.integers(0, 9))
-def test_patches_lie_in_the_volume_and_hold_their_centre(patch, more, seed):
+def test_patches_are_inside_the_volume_and_contain_their_center(patch, more, seed):
     shape = tuple(size + extra for size, extra in zip(patch, more, strict=True))
     place = np.random.default_rng(seed).integers(math.prod(shape))
     start = draw_start(np.random.default_rng(seed), [torch.tensor([]), torch.tensor([place])], shape, patch)
-    for first, size, whole, centre in zip(start, patch, shape, np.unravel_index(place, shape), strict=True):
+    for first, size, whole, center in zip(start, patch, shape, np.unravel_index(place, shape), strict=True):
         assert 0 <= first <= whole - size
-        assert first <= centre < first + size
+        assert first <= center < first + size
 
 
-def test_a_case_that_nobody_knows_anything_of_gives_patches():
+def test_case_without_annotation_gives_patches():
     start = draw_start(np.random.default_rng(0), [torch.tensor([])] * 3, (9, 8, 7), (3, 3, 3))
     assert all(0 <= first <= size - 3 for first, size in zip(start, (9, 8, 7), strict=True))
 
@@ -76,7 +76,7 @@ def test_a_case_that_nobody_knows_anything_of_gives_patches():
 # Cutting and deforming
 
 
-def test_without_a_change_a_patch_is_a_copy():
+def test_patch_without_change_is_a_copy():
     image, label = noise(10, 9, 8), torch.ones(10, 9, 8, dtype=torch.uint8)
     for dtype in (torch.float16, torch.float32):
         case = case_of(image, label)
@@ -98,7 +98,7 @@ def test_mirroring(flips):
 
 @pytest.mark.parametrize("axis", range(3))
 @pytest.mark.parametrize("sign", [1, -1])
-def test_a_quarter_turn_is_numpys(axis, sign):
+def test_quarter_turn_equals_numpy(axis, sign):
     image = noise(7, 7, 7)
     label = (image * 3).byte()
     angles = tuple(sign * QUARTER if other == axis else 0.0 for other in range(3))
@@ -108,12 +108,12 @@ def test_a_quarter_turn_is_numpys(axis, sign):
     assert torch.equal(mask[0], torch.rot90(label, sign, plane))
 
 
-def test_scaling_magnifies_about_the_centre():
+def test_scaling_magnifies_about_the_center():
     patch, _ = cut(case_of(ramp((21, 21, 21), 1)), (5, 5, 5), (11, 11, 11), Change(scale=2.0), CPU)
     torch.testing.assert_close(patch[0], ramp((11, 11, 11), 1) / 2 + 7.5, rtol=0, atol=1e-3)
 
 
-def test_beyond_the_border_the_border_is_repeated():
+def test_border_is_repeated_outside_the_volume():
     label = torch.zeros(9, 9, 9, dtype=torch.uint8)
     label[0] = 2
     patch, mask = cut(case_of(ramp((9, 9, 9), 0), label), (0, 0, 0), (9, 9, 9), Change(scale=0.5), CPU)
@@ -122,20 +122,20 @@ def test_beyond_the_border_the_border_is_repeated():
     assert (mask[0, :, 4, 4] == 2).tolist() == (expected < 0.5).tolist()
 
 
-def test_angles_are_kept_in_millimetres():
+def test_angles_are_preserved_in_millimeters():
     # voxels of 1 x 2 mm: after a quarter turn, a step along the first axis is half a voxel of the second
     patch, _ = cut(case_of(ramp((9, 9, 9), 1), spacing=(1, 2, 1)), (0, 0, 0), (9, 9, 9), Change((0, 0, QUARTER)), CPU)
     steps = patch[0].diff(dim=0).abs()
     torch.testing.assert_close(steps, torch.full_like(steps, 0.5), rtol=0, atol=1e-3)
 
 
-def test_one_slice_is_turned_within_its_plane():
+def test_single_slice_is_rotated_within_its_plane():
     image = noise(7, 7, 1)
     patch, _ = cut(case_of(image), (0, 0, 0), (7, 7, 1), Change(angles=(0, 0, QUARTER)), CPU)
     torch.testing.assert_close(patch[0], torch.rot90(image, 1, (0, 1)), rtol=0, atol=2e-3)
 
 
-def test_labels_stay_labels():
+def test_deformed_labels_stay_labels():
     label = (noise(12, 12, 12, seed=1) * 3).byte()
     _, mask = cut(case_of(noise(12, 12, 12), label), (2, 2, 2), (8, 8, 8), Change((0.3, -0.2, 0.5), 1.1), CPU)
     assert mask.dtype == torch.uint8 and set(mask.unique().tolist()) <= {0, 1, 2}
@@ -144,21 +144,21 @@ def test_labels_stay_labels():
 # Degrading
 
 
-def test_without_a_change_nothing_happens():
+def test_degrade_without_change_returns_the_image():
     image = noise(2, 4, 4, 4)
     assert degrade(image, Change()) is image
     ones = [1.0, 1.0]
     assert degrade(image, Change(blur=[0, 0], brightness=ones, contrast=ones, zoom=ones, gamma=ones)) is image
 
 
-def test_the_given_image_is_left_alone():
+def test_input_image_is_not_modified():
     image = noise(1, 8, 8, 8)
     before = image.clone()
     degrade(image, Change(noise=0.1, blur=[0.7], brightness=[1.2], contrast=[0.8], zoom=[0.6], gamma=[1.3]))
     assert torch.equal(image, before)
 
 
-def test_blur_is_scipys():
+def test_blur_equals_scipy():
     from scipy.ndimage import gaussian_filter
 
     image = noise(9, 10, 11)
@@ -166,7 +166,7 @@ def test_blur_is_scipys():
     torch.testing.assert_close(blurred(image, 0.8), torch.from_numpy(expected), rtol=0, atol=1e-6)
 
 
-def test_noise_has_the_spread_that_was_drawn_and_its_own_seed():
+def test_noise_has_drawn_standard_deviation_and_seed():
     image = torch.zeros(1, 40, 40, 40)
     one, same, other = (degrade(image, Change(noise=0.3, noise_seed=seed)) for seed in (1, 1, 2))
     assert torch.equal(one, same) and not torch.equal(one, other)
@@ -179,7 +179,7 @@ def test_contrast_stays_in_range():
     assert with_contrast(channel, 1.5).flatten().tolist() == [0.0, 0.0, 1.5, 9.0]  # -1.5 and 12 were cut off
 
 
-def test_low_resolution_keeps_what_does_not_vary():
+def test_low_resolution_keeps_constant_images():
     assert torch.equal(at_low_resolution(torch.full((5, 6, 7), 3.0), 0.5), torch.full((5, 6, 7), 3.0))
     stripes = torch.arange(8.0).remainder(2).view(8, 1, 1).expand(8, 8, 8)
     assert float(at_low_resolution(stripes, 0.5).std()) < 0.1 < float(stripes.std())
@@ -196,7 +196,7 @@ def test_gamma_keeps_mean_and_spread_and_order(gamma):
 
 
 @pytest.mark.parametrize("value", [0.0, 5.0])
-def test_a_constant_image_survives_everything(value):
+def test_constant_image_is_unchanged(value):
     image = torch.full((1, 8, 8, 8), value)
     changed = degrade(image, Change(contrast=[1.2], inverted_gamma=[0.7], gamma=[1.4], zoom=[0.5], blur=[1.0]))
     torch.testing.assert_close(changed, image)
@@ -205,7 +205,7 @@ def test_a_constant_image_survives_everything(value):
 # Drawing
 
 
-def test_changes_are_as_frequent_as_they_should_be():
+def test_changes_have_the_configured_probabilities():
     rng = np.random.default_rng(0)
     changes = [Augmentation(flip_axes=(0, 2)).draw(rng, 1) for _ in range(2000)]
     expected = {"noise": 0.1, "blur": 0.1, "brightness": 0.15, "contrast": 0.15, "zoom": 0.125, "gamma": 0.3}
@@ -221,7 +221,7 @@ def test_changes_are_as_frequent_as_they_should_be():
 
 
 @pytest.mark.parametrize("wrong", [{"flip_axes": [3]}, {"rotation": [1, 2]}, {"scaling": -0.1}, {"scaling": 1}])
-def test_impossible_settings_are_refused(wrong):
+def test_invalid_settings_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Augmentation(**wrong)
 
@@ -260,7 +260,7 @@ def test_epoch_has_one_patch_per_case_in_full_batches():
 
 
 @pytest.mark.parametrize("read_ahead", [True, False])
-def test_any_batch_can_be_made_again(read_ahead):
+def test_batches_are_reproducible(read_ahead):
     one = loader(read_ahead=read_ahead)
     for epoch in (1, 2):
         for step, batch in enumerate(one):
@@ -285,7 +285,7 @@ def test_two_ranks_match_one_process_with_twice_the_batch_size():
         assert_same_batch(whole.batch(1, step), {**together, "case": one["case"] + two["case"]})
 
 
-def test_no_seed_gives_other_patches_in_every_process():
+def test_without_seed_patches_differ_between_processes():
     torch.manual_seed(1)
     one = loader(seed=None).batch(1, 0)
     torch.manual_seed(2)
@@ -293,14 +293,14 @@ def test_no_seed_gives_other_patches_in_every_process():
 
 
 @pytest.mark.parametrize("read_ahead", [True, False])
-def test_errors_arrive_from_a_thread_or_without(read_ahead):
+def test_errors_are_raised_with_and_without_thread(read_ahead):
     broken = loader(read_ahead=read_ahead)
     del broken.dataset[0]["image"]
     with pytest.raises(KeyError, match="image"):
         list(broken)
 
 
-def test_cases_are_left_alone():
+def test_cases_are_not_modified():
     one = loader()
     before = [case["image"].clone() for case in one.dataset]
     for _ in range(5):
@@ -308,6 +308,6 @@ def test_cases_are_left_alone():
     assert all(torch.equal(case["image"], old) for case, old in zip(one.dataset, before, strict=True))
 
 
-def test_a_batch_of_no_patches_is_refused():
+def test_batch_size_of_zero_is_refused():
     with pytest.raises(ValueError, match="batch_size"):
         loader(batch_size=0)

@@ -46,7 +46,7 @@ def test_a_case_of_one_class_alone_gives_patches(tmp_path, value):
         assert patch["label"][0, 6, 6, 6] == value
 
 
-def test_every_class_is_the_centre_of_patches_equally_often():
+def test_classes_are_patch_centers_equally_often():
     label = torch.zeros(1, 30, 30, 30)
     label[0, 5:25, 5:25, 5:25] = 1
     label[0, 15, 15, 15] = 2  # one voxel of 27 000

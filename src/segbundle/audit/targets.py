@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from segbundle.acceleration.lazy_imports import fast_imports
 from segbundle.audit.allowed_names import IMPORTS, NAMES, PASSED_THROUGH
 from segbundle.audit.call_arguments import downloads, takes_code_names, takes_downloads
-from segbundle.former_names import ROOMS
+from segbundle.former_names import CURRENT_PACKAGES
 
 PACKAGES = ("monai", "torch", "ignite", "segbundle")
 OUTSIDE = "is outside monai, torch, ignite and segbundle"
@@ -29,7 +29,7 @@ def _within(package: str, names: str) -> tuple[str, ...]:
     return tuple(f"{package}.{name}" for name in names.split())
 
 
-_ROOMS = (
+_HARMLESS_MODULES = (
     *_within("monai", "data engines handlers inferers losses metrics networks optimizers transforms"),
     *_within("monai.apps", "deepedit deepgrow detection generation nuclick pathology reconstruction vista3d"),
     *_within("torch", "amp cuda.amp optim utils.tensorboard.writer"),
@@ -54,16 +54,19 @@ _EXCEPTIONS = (
     *_within("ignite.handlers.utils", "global_step_from_engine"),  # any attribute of any object
 )
 """Exceptions within these modules: they load or run code, access any attribute, or send data to a server."""
-_NAMED = (
+_HARMLESS_FUNCTIONS = (
     *_within("monai.utils.misc", "ensure_tuple ensure_tuple_rep ensure_tuple_size fall_back_tuple first"),
     *_within("monai.utils.misc", "issequenceiterable set_determinism"),
     *_within("monai.auto3dseg.utils", "datafold_read"),
 )
 """Harmless functions outside these modules."""
-_LEADING = frozenset(
-    name[:end] for name in (*_ROOMS, *_NAMED, "monai.utils.enums.") for end, char in enumerate(name) if char == "."
+_PARENT_MODULES = frozenset(
+    name[:end]
+    for name in (*_HARMLESS_MODULES, *_HARMLESS_FUNCTIONS, "monai.utils.enums.")
+    for end, char in enumerate(name)
+    if char == "."
 )
-_OURS: dict[str, frozenset[str] | None] = {
+_OWN_COMPONENTS: dict[str, frozenset[str] | None] = {
     "classes": frozenset({"num_classes"}),
     "config": frozenset({"in_bundle", "locate_bundle"}),
     "datasets": frozenset({"Case", "find_scans", "fold_names", "labelled_data", "load_cases"}),
@@ -168,11 +171,11 @@ def is_known_module(name: str) -> bool:
         >>> is_known_module("monai.transforms"), is_known_module("monai.bundle")
         (True, False)
     """
-    known = name in _LEADING or any(_is_within(name, room) for room in _ROOMS)
+    known = name in _PARENT_MODULES or any(_is_within(name, room) for room in _HARMLESS_MODULES)
     return (
         known
         and not any(_is_within(name, exception) for exception in _EXCEPTIONS)
-        and (isinstance(found := _located(name), ModuleType) and found.__name__ == name)
+        and (isinstance(found := _locate(name), ModuleType) and found.__name__ == name)
     )
 
 
@@ -194,8 +197,8 @@ def walk(name: str) -> Walked:
             return Walked(None, rest, listed=True)
         if not _DOTTED.fullmatch(prefix):
             break
-        if _leads(prefix):
-            found = _located(prefix)
+        if _is_importable(prefix):
+            found = _locate(prefix)
             if found is None:
                 # if only the last name is misspelled, MONAI itself reports that it does not exist
                 return Walked(None, [], "does not exist" if rest else None)
@@ -233,20 +236,25 @@ def object_problem(found: Any, name: str = "") -> str | None:
     if any(_is_within(home, exception) for exception in _EXCEPTIONS):
         return f"is {home} (can run code or send data)"
     option = inspect.isclass(found) and issubclass(found, enum.Enum) and _is_within(home, "monai.utils")
-    known = option or home in _NAMED or any(_is_within(home, room) for room in _ROOMS) or _is_ours(found)
+    known = (
+        option
+        or home in _HARMLESS_FUNCTIONS
+        or any(_is_within(home, room) for room in _HARMLESS_MODULES)
+        or _is_own(found)
+    )
     return None if known and not found.__qualname__.startswith("_") else f"is {home} (not known to be harmless)"
 
 
-def _leads(name: str) -> bool:
+def _is_importable(name: str) -> bool:
     """Return whether a dotted name may be imported: it is, contains, or is within a module of the lists above."""
     package, *rooms = name.split(".")
     if package == "segbundle":
-        return not rooms or rooms[0] == "reproductions" or rooms[0] in _OURS or rooms[0] in ROOMS
-    leading = name in _LEADING or name.rpartition(".")[0] in _LEADING
-    return leading or any(_is_within(name, room) for room in _ROOMS)
+        return not rooms or rooms[0] == "reproductions" or rooms[0] in _OWN_COMPONENTS or rooms[0] in CURRENT_PACKAGES
+    leading = name in _PARENT_MODULES or name.rpartition(".")[0] in _PARENT_MODULES
+    return leading or any(_is_within(name, room) for room in _HARMLESS_MODULES)
 
 
-def _located(name: str) -> Any:
+def _locate(name: str) -> Any:
     """Return the object that MONAI would find under a dotted name, or None."""
     import pydoc
 
@@ -286,15 +294,15 @@ def _is_within(name: str, module: str) -> bool:
     return name == module or name.startswith(f"{module}.")
 
 
-def _is_ours(found: Any) -> bool:
+def _is_own(found: Any) -> bool:
     package, *rooms = found.__module__.split(".")
     if package != "segbundle" or not rooms:
         return False
     if _REPRODUCTION.fullmatch(f"{found.__module__}.{found.__qualname__}"):
         return True
-    if rooms[0] not in _OURS:
+    if rooms[0] not in _OWN_COMPONENTS:
         return False
     room = sys.modules[f"segbundle.{rooms[0]}"]
-    names = _OURS[rooms[0]]
+    names = _OWN_COMPONENTS[rooms[0]]
     offered = room.__all__ if names is None else names
     return found.__name__ in offered and getattr(room, found.__name__, None) is found

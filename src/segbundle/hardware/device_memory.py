@@ -7,11 +7,21 @@ import torch
 from segbundle.hardware.host_memory import available_memory
 
 USABLE_FRACTION = 0.5
-"""Fraction of the free memory that windows may take; the rest is for the scan, the sums, and other processes."""
+"""Fraction of the free memory that windows may use; the rest is for the scan, the sums and other processes."""
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the bytes that can still be allocated on a device; on a CPU, within the limits of its control groups."""
+    """Return the number of bytes that can be allocated on a device.
+
+    On a CPU, the limits of the control groups apply. On a GPU, PyTorch's unused cached memory counts as free.
+
+    Args:
+        device: CPU or CUDA device.
+
+    Example:
+        >>> free_memory(torch.device("cpu")) > 0
+        True
+    """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -19,7 +29,11 @@ def free_memory(device: torch.device) -> int:
 
 
 def has_room(num_bytes: float, device: torch.device) -> bool:
-    """Return whether an allocation leaves half of a device's free memory to others.
+    """Return whether an allocation needs at most half of the free memory of a device.
+
+    Args:
+        num_bytes: size of the allocation in bytes.
+        device: CPU or CUDA device.
 
     Example:
         >>> has_room(1, torch.device("cpu"))

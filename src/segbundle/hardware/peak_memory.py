@@ -1,4 +1,4 @@
-"""The most memory that was in use since a moment."""
+"""Peak memory of a process and of a GPU."""
 
 from __future__ import annotations
 
@@ -10,10 +10,16 @@ import torch
 
 
 class PeakMemory:
-    """Measures from when it is made; on Linux, where the kernel's mark can be set back, else from the program's start.
+    """Meter of the peak memory since its creation.
+
+    Resetting the peak requires Linux. On other systems, the peak is that since the start of the process.
 
     Args:
-        device: if it is a GPU, its memory is measured as well.
+        device: device of the network; the memory of a GPU is measured as well.
+
+    Example:
+        >>> PeakMemory(torch.device("cpu")).peaks()["peak_memory_mb"] > 0
+        True
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -24,7 +30,11 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(device)
 
     def peaks(self) -> dict[str, float]:
-        """`peak_memory_mb`, resident memory of this process, and on a GPU `peak_gpu_memory_mb`, in 10^6 bytes."""
+        """Return the peaks in units of 10^6 bytes.
+
+        Returns:
+            `peak_memory_mb`, the resident memory of this process; on a GPU also `peak_gpu_memory_mb`.
+        """
         peaks = {"peak_memory_mb": round(_resident_peak() / 1e6, 1)}
         if self.device.type == "cuda":
             peaks["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated(self.device) / 1e6, 1)
@@ -36,7 +46,7 @@ def _resident_peak() -> int:
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    import resource  # not on Windows, where there is no /proc either
+    import resource  # for macOS; not available on Windows
 
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used if sys.platform == "darwin" else used * 1024

@@ -1,6 +1,6 @@
-"""What is around the graphs of a training step, with a stand-in that computes where a GPU would replay.
+"""CUDA graphs of training steps, with a stand-in that computes where a GPU would replay.
 
-What only a GPU can show is in test_cuda.py.
+Tests that need a GPU are in test_cuda.py.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ INFERER = PatchInferer("fp32")
 
 
 class Replay(torch.autograd.Function):
-    """Computes forward and backward anew from the places where inputs and weights lay when it was recorded."""
+    """Function that recomputes forward and backward from the memory of the captured inputs and weights."""
 
     @staticmethod
     def forward(ctx, recording, *inputs):
@@ -123,7 +123,7 @@ def test_other_shapes_and_other_logits_return_none():
 
 
 class OwnLoss(losses.DiceLoss):
-    """May do anything."""
+    """Loss outside segbundle, which may run any code."""
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_network_with_hooks_is_refused():
 
 
 class OtherGradient(torch.autograd.Function):
-    """Halves the gradient from the second call on."""
+    """Identity whose gradient is halved after the first call."""
 
     calls = 0
 
@@ -214,7 +214,7 @@ def test_failed_capture_is_logged_in_one_line(reason, monkeypatch, caplog):
 
 def test_capture_with_different_logits_is_refused():
     class Counting(torch.nn.Module):
-        """Gives other scores every time."""
+        """Network with different logits at every call."""
 
         def __init__(self):
             super().__init__()
@@ -229,7 +229,7 @@ def test_capture_with_different_logits_is_refused():
 
 
 class OnGpu(PatchLoader):
-    """Says that it is on a GPU, and makes its batches on the CPU."""
+    """Loader on the CPU that claims to be on a GPU."""
 
     device = property(lambda self: torch.device("cuda"), lambda self, _: None)
 
@@ -250,7 +250,7 @@ def case_of(seed, annotated=(True, True, True)):
 
 @pytest.mark.parametrize("partly", [False, True])
 def test_training_with_graphs_equals_eager_training(partly, monkeypatch):
-    """From the second epoch on; a batch in which something was not annotated has the usual loss."""
+    """Graphs are used after the first epoch. Batches with unannotated classes have the eager loss."""
     ended, seen = [], []
     for recorded in (True, False):
         make = (lambda *given: StepGraphs(*given)) if recorded else (lambda *_: None)

@@ -5,7 +5,7 @@ from segbundle.workflow.starting import start_workflow
 
 
 class Calls(TorchDispatchMode):
-    """Remembers which operations were called, with how many numbers of which type."""
+    """Mode that records called operations, with the number and dtype of their elements."""
 
     def __init__(self):
         super().__init__()
@@ -22,4 +22,4 @@ def test_workflow_starts_with_single_threaded_mkl_calls():
         start_workflow()
     for name in ("exp", "log", "sqrt", "tanh", "erf", "sin"):
         assert {(name, 1, torch.float32), (name, 1, torch.float64)} <= calls.seen
-    assert {numel for _, numel, _ in calls.seen} == {1}  # never enough for a second thread
+    assert {numel for _, numel, _ in calls.seen} == {1}  # too few for a second thread

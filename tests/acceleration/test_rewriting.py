@@ -40,7 +40,7 @@ NETWORKS = {
 
 
 def made(name):
-    """A network whose every parameter and statistic matters."""
+    """Return a network whose output depends on every parameter and statistic."""
     torch.manual_seed(0)
     network = NETWORKS[name]().eval()
     for module in network.modules():
@@ -93,7 +93,7 @@ def test_half_precision_is_as_close_as_without_rewriting(name, precision):
         (prepare(one, "eager", precision, tuple(image.shape), CPU)(image).float() - network(image)).abs().mean()
         for one in (network, optimised(network, image.shape, dtype))
     )
-    assert quick <= 2 * plain  # the weights that are rounded are not the same ones
+    assert quick <= 2 * plain  # different weights are rounded
 
 
 @pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="a CPU without bfloat16")
@@ -124,7 +124,7 @@ def test_channels_last_copies_give_equal_results():
 
 
 class SharedConvolution(torch.nn.Module):
-    """One convolution before two batch norms, and a result that is used twice."""
+    """Network with a convolution before two batch norms, and a result that is used twice."""
 
     def __init__(self):
         super().__init__()
@@ -141,7 +141,7 @@ class SharedConvolution(torch.nn.Module):
 
 
 class Sums(torch.nn.Module):
-    """Convolutions whose results are added, in ways of which only some can be computed at once."""
+    """Network with sums of convolutions, of which only some can be fused."""
 
     def __init__(self, channels):
         super().__init__()
@@ -152,9 +152,9 @@ class Sums(torch.nn.Module):
         self.activation = torch.nn.LeakyReLU(0.2)
 
     def forward(self, x):
-        together = self.first(x) + self.activation(self.second(x))  # one of them into the other
+        together = self.first(x) + self.activation(self.second(x))  # can be fused
         reused = self.third(x)
-        once = reused + self.narrow(x)  # which is broadcast
+        once = reused + self.narrow(x)  # with broadcasting
         smaller = torch.add(self.smaller(x), reused[:, :, 1:-1, 1:-1, 1:-1], alpha=2)
         return self.strided(together) + once + torch.nn.functional.pad(smaller, (1,) * 6) + reused
 
@@ -268,7 +268,7 @@ class Branching(torch.nn.Module):
 
 
 class Choosing(torch.nn.Module):
-    """Takes another way for what `torch.fx` passes through it than for tensors."""
+    """Network that handles proxies of `torch.fx` differently from tensors."""
 
     def forward(self, x):
         return 2 * x if torch.jit.isinstance(x, torch.Tensor) else x
@@ -280,7 +280,7 @@ def test_networks_that_cannot_be_rewritten_are_unchanged(network):
 
 
 class OfOneSize(torch.nn.Module):
-    """As networks with an embedding of positions are."""
+    """Network for a single window size, such as networks with position embeddings."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Graphs of a network, made while other threads use modules of their own."""
+"""Tracing of networks while other threads run other modules."""
 
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +16,7 @@ SHEARED = torch.tensor([[1.0, 0, 0.2, 0], [0, 1.5, 0, 0], [0, 0, 2, 0], [0, 0, 0
 
 
 class Halting(torch.nn.Module):
-    """Stops in the middle of being traced, until it is let go on."""
+    """Network that pauses in the middle of tracing."""
 
     def __init__(self, reached, go_on):
         super().__init__()
@@ -48,7 +48,7 @@ def test_other_threads_run_modules_during_tracing():
             assert (torch.nn.Module.__call__, torch.nn.Module.__getattr__, math.sqrt) == functions
             assert torch.equal(straightened(), expected)
             image = torch.ones(1, 1, 2, 2, 2)
-            assert torch.equal(network(image), 2 * network.convolution(image))  # the very network that is traced
+            assert torch.equal(network(image), 2 * network.convolution(image))  # the network being traced
         finally:
             go_on.set()
         assert torch.equal(graph.result(60)(image), network(image))
@@ -66,7 +66,7 @@ def test_graph_has_the_modules_of_the_network():
 
 
 class WithParts(torch.nn.Module):
-    """Calls a module by another name, one in a list, and holds a parameter, a buffer and a constant."""
+    """Network with an aliased module, a module in a list, a parameter, a buffer and a constant."""
 
     def __init__(self):
         super().__init__()

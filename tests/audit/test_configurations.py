@@ -1,4 +1,4 @@
-"""Crafted configurations are flagged, and nothing of them runs; those that people write are not."""
+"""Crafted configurations are flagged without running; ordinary configurations have no findings."""
 
 import contextlib
 import json
@@ -126,7 +126,7 @@ def test_flagged_code_would_have_run(name, tmp_path):
 
 
 def test_monai_inserts_keys_into_expressions(tmp_path):
-    """The reason why relative references are refused below such keys."""
+    """Relative references below such keys are refused for this reason."""
     canary = tmp_path / "canary"
     key = f"x and torch.os.system('touch {canary}') or @x"
     parser = ConfigParser({"x": {"a": 0}, key: {"a": 1, "b": "$@#a"}})
@@ -161,7 +161,7 @@ def test_flagged_callable_class_would_run_code(tmp_path):
     canary = tmp_path / "canary"
     call = f"$@a('os.system', True, None, False, False, None, '.', True, 'touch {canary}')"
     content = {"a": {"_target_": "LoadImage", "_mode_": "callable"}, "x": call}
-    with contextlib.suppress(Exception):  # the result of the command is no reader
+    with contextlib.suppress(Exception):  # the result of the command is not a reader
         ConfigParser(content).get_parsed_content("x")
     assert canary.exists()
 

@@ -1,4 +1,4 @@
-"""Bundles as folders and zip files: every kind of file that could run code, and those that cannot."""
+"""Bundles as folders and zip files, with dangerous and harmless files of every type."""
 
 import io
 import os
@@ -21,7 +21,7 @@ from segbundle.errors import ConfigError
 
 
 class Evil:
-    """Creates a file when it is unpickled."""
+    """Object that creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -215,7 +215,7 @@ def test_text_files_without_imports_are_harmless(bundle, text):
 
 
 def damaged(content, how):
-    """Return a zip file with its first entry damaged in one of the ways in which reading fails."""
+    """Return a zip file whose first entry is damaged in a given way."""
     start = 30 + content[26] + content[28]
     directory = content.index(b"PK\x01\x02")
     changed = bytearray(content)
@@ -249,7 +249,7 @@ def test_damaged_zip_file_does_not_hide_other_findings(bundle, name, how):
     (bundle / "configs" / "train.json").write_text('{"x": {"_target_": "os.system"}}')
     found = {finding.file.partition(".zip/")[0] for finding in inspect_path(bundle)}
     assert "configs/train.json" in found
-    assert f"models/{name}" in found or (name, how) == ("weights.bin", "header")  # which is no zip file any more
+    assert f"models/{name}" in found or (name, how) == ("weights.bin", "header")  # no longer a zip file
 
 
 def test_damaged_entry_does_not_hide_other_findings(bundle):

@@ -1,4 +1,4 @@
-"""What the commands do with configurations of others."""
+"""Commands with untrusted configurations."""
 
 import shutil
 
@@ -26,7 +26,7 @@ def invoke(*words):
 
 @pytest.fixture
 def evil(tmp_path):
-    """A task that creates a file when it is evaluated, and a component that does when it is made."""
+    """Return a task that creates a file when it is evaluated, with a component that does so when it is created."""
     path = tmp_path / "evil.yaml"
     command = f"touch {tmp_path / 'canary'}"
     path.write_text(f"spacing: $[torch.os.system('{command}')]\nloss: {{_target_: os.system, command: {command}}}\n")

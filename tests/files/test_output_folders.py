@@ -1,4 +1,4 @@
-"""What segbundle wrote into a folder is known; anything else is neither replaced nor removed."""
+"""Records of written files; other files are neither replaced nor removed."""
 
 import json
 import os
@@ -151,7 +151,7 @@ def test_error_names_the_first_files(tmp_path):
 def test_only_recorded_partial_files_are_removed(tmp_path):
     ours = [".partial-12-a b_seg.nii.gz", ".partial-1-last.pt", ".partial-7-run.json", f".partial-3-{'a1' * 16}.pt"]
     mine = [".partial-notes.txt", ".partial-1-notes.txt", ".partial-x-last.pt", "partial-1-last.pt", ".partial-1-a.pt"]
-    mine.append(".partial-99-last.pt")  # of a process that has written nothing here
+    mine.append(".partial-99-last.pt")  # of a process without a record here
     for name in (*ours, *mine):
         (tmp_path / name).write_text("half")
     folder = claim(tmp_path)
@@ -179,7 +179,7 @@ def test_partial_file_of_killed_process_is_removed(tmp_path):
 
 
 def forget(folder):
-    """As an earlier version left a folder."""
+    """Remove the record of a folder, as in earlier versions, and return the folder."""
     (folder / RECORD).unlink(missing_ok=True)
     return folder
 

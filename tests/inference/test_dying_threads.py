@@ -1,4 +1,4 @@
-"""A thread that reads or writes scans dies: the scan fails, or the run says what it has not done. Nothing hangs."""
+"""Threads that die while reading or writing scans: the scan fails or is reported as missing, and nothing hangs."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from tiny import write_nifti
 
 
 class Dying:
-    """A transform that raises an error for one scan."""
+    """Transform that raises an error for one scan."""
 
     def __init__(self, inner, case, error):
         self.inner, self.case, self.error = inner, case, error
@@ -67,7 +67,7 @@ def test_error_in_a_thread_fails_its_scan_only(thread, error, tmp_path):
 
 
 class Death(BaseException):
-    """What ends a thread without being an error, as `SystemExit` does."""
+    """Exception that ends a thread without being an error, such as `SystemExit`."""
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -16,7 +16,7 @@ from tiny import write_nifti
 
 
 class Overflowing(torch.nn.Module):
-    """Two classes by sign, infinite for a scan with a value above 100."""
+    """Network of two classes by sign; infinite for scans with a value above 100."""
 
     def forward(self, image):
         factor = torch.where(image > 100, torch.inf, 1.0)
@@ -32,7 +32,7 @@ def scans(folder):
 def parts(scans, out, inferer):
     records = ScanRecords(out)
     data = ScanDataset(find_scans(scans), preprocessing({"method": "window", "lower": 0, "upper": 1}), records)
-    data.transform.transforms = data.transform.transforms[:-1]  # intensities as they are
+    data.transform.transforms = data.transform.transforms[:-1]  # without intensity normalization
     return records, {
         "device": torch.device("cpu"),
         "val_data_loader": DataLoader(data, batch_size=1),

@@ -1,4 +1,4 @@
-"""Logits that are NaN or infinite are an error, wherever in a volume they are."""
+"""Errors for logits that are NaN or infinite anywhere in a volume."""
 
 import math
 
@@ -18,7 +18,7 @@ def no_gradients():
 
 
 class Spoiling(torch.nn.Module):
-    """Two classes by sign; the logit of one class is spoiled where the image is 7."""
+    """Network of two classes by sign; the logit of one class is not finite where the image is 7."""
 
     def __init__(self, value, class_index=1):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The tests that use OpenVINO or `torch.compile`, in a process of their own: see tests/conftest.py."""
+"""Tests of OpenVINO and `torch.compile`, in a separate process (see tests/conftest.py)."""
 
 import importlib.util
 import os
@@ -10,7 +10,7 @@ import pytest
 
 
 def test_openvino_and_compile_in_separate_process():
-    if importlib.util.find_spec("openvino") is None:  # importing it here would bring its threads
+    if importlib.util.find_spec("openvino") is None:  # importing it here would start its threads
         pytest.skip("needs openvino")
     folder = Path(__file__).parent
     done = subprocess.run(

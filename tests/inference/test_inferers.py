@@ -14,7 +14,7 @@ def network():
 
 
 class Spy(torch.nn.Module):
-    """A convolution that remembers in which precision it ran."""
+    """Convolution that records the precision in which it runs."""
 
     def __init__(self):
         super().__init__()

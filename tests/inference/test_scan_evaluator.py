@@ -37,7 +37,7 @@ def run(scans, out, network, num_workers=0, **records):
 
 
 class Picky(torch.nn.Module):
-    """A network that cannot stand scans of six voxels."""
+    """Network that fails for scans of size 6."""
 
     def forward(self, x):
         if x.shape[2] == 6:

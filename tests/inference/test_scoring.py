@@ -1,4 +1,4 @@
-"""Scores of labeled cases, and of those that an earlier run has scored."""
+"""Scores of labeled cases, including cases that an earlier run has scored."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ RESULTS = ("metrics.csv", "summary.json")
 
 
 class Network(torch.nn.Module):
-    """Three classes by thresholds, the last of which no voxel reaches; counts scans."""
+    """Network of three classes by thresholds that counts scans. No voxel has the last class."""
 
     def __init__(self):
         super().__init__()
@@ -77,7 +77,7 @@ def results(out):
 
 
 def stop_after(out, cases):
-    """Leave of a finished evaluation what one has written that was killed after these cases."""
+    """Reduce a finished evaluation to the files of a run that was killed after these cases."""
     records = {record["case"]: record for record in json.loads((out / "predictions.json").read_text())}
     for case in records.keys() - set(cases):
         (out / f"{case}_seg.nii.gz").unlink()
@@ -166,7 +166,7 @@ def test_changed_settings_or_inputs_score_a_case_again(dataset, tmp_path, caplog
     else:
         (out / "b_seg.nii.gz").unlink()
     (out / "predictions.json").write_text(json.dumps(records))
-    (out / ".segbundle-files.jsonl").unlink()  # which does not list the records as they are now
+    (out / ".segbundle-files.jsonl").unlink()  # it does not list the changed records
     caplog.set_level(logging.WARNING, "segbundle")
     network = Network()
     evaluate(dataset, out, network=network, resume=True, **options)

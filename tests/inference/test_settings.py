@@ -1,4 +1,4 @@
-"""What decides the result of a scan, as it is configured."""
+"""Configured settings that affect the result of a scan."""
 
 import pytest
 import torch

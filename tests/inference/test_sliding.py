@@ -1,4 +1,4 @@
-"""Sliding windows: MONAI's scores, slab by slab, and what comes on top of them."""
+"""Sliding windows: equality with MONAI, slabs, and additional options."""
 
 import math
 
@@ -29,14 +29,14 @@ def no_gradients():
 
 
 def convolutions(channels=1, classes=3):
-    """A network that is not symmetrical in any direction and sees one voxel beyond each."""
+    """Return a network that is asymmetric along every axis, with a receptive field of 3 voxels."""
     torch.manual_seed(0)
     layers = torch.nn.Conv3d(channels, 4, 3, padding=1), torch.nn.LeakyReLU(), torch.nn.Conv3d(4, classes, 1)
     return torch.nn.Sequential(*layers).eval()
 
 
 def unet(norm="batch", seed=0):
-    """A network whose batch norms have seen data."""
+    """Return a network with non-default batch norm statistics."""
     torch.manual_seed(seed)
     network = UNet(3, 1, 2, channels=(4, 8), strides=(2,), num_res_units=1, norm=norm).eval()
     for module in network.modules():
@@ -51,7 +51,7 @@ def noise(*shape, seed=0):
 
 
 def both(roi, own=None, **kwargs):
-    """Our inferer in float32, with arguments of its own, and MONAI's."""
+    """Return our inferer in float32, with additional arguments, and MONAI's inferer."""
     kwargs = {"sw_batch_size": 2, "overlap": 0.5, "mode": "gaussian", **kwargs}
     ours = SlidingWindowInferer(roi, precision="fp32", **(own or {}), **kwargs)
     return ours, monai.inferers.SlidingWindowInferer(roi, **kwargs)
@@ -92,7 +92,7 @@ def test_scores_equal_monai(shape, roi, overlap, mode, sw_batch_size, padding, c
 
 
 def test_window_spans_the_volume_along_some_axes():
-    """Numbers that are not positive stand for the volume's size, as in MONAI's."""
+    """Sizes that are not positive mean the size of the volume, as in MONAI."""
     ours, theirs = both((-1, 6, 0))
     assert_same(ours(noise(1, 1, 9, 11, 8), convolutions()), theirs(noise(1, 1, 9, 11, 8), convolutions()))
 
@@ -236,7 +236,7 @@ def test_memory_is_independent_of_volume_length(axis):
         shape = [6, 6, 6]
         shape[axis] = length
         for _, slab in ours.slabs(noise(1, 1, *shape), convolutions(), axis):
-            # 3 classes in float32, a window's 4 slices and the one before
+            # 3 classes in float32, the 4 slices of a window and the slice before
             assert slab.untyped_storage().nbytes() == 3 * 4 * (4 + 1) * 6 * 6
 
 
@@ -321,7 +321,7 @@ def always_second_class(seen):
 
 @pytest.mark.parametrize("corner", [(0, 0, 0), (4, 4, 4), (0, 4, 0)])
 def test_air_windows_are_background_and_skipped(corner):
-    """Of eight windows one holds something; if it comes late, one of air tells how many classes there are."""
+    """One of eight windows contains an object. If it is not the first, an air window gives the number of classes."""
     place = tuple(slice(start, start + 4) for start in corner)
     image, seen = torch.full((1, 1, 8, 8, 8), -1000.0), []
     image[(0, 0, *place)] += 2000 * noise(4, 4, 4)
@@ -331,7 +331,7 @@ def test_air_windows_are_background_and_skipped(corner):
     scores = SlidingWindowInferer((4, 4, 4), 1, 0.0, skip_air=True, precision="fp32")(image, always_second_class(seen))
     assert torch.equal(scores[0].argmax(0), expected)
     assert len(seen) == (1 if corner[0] == 0 else 2)
-    assert scores[0, 0][expected == 0].min() >= 20  # certain
+    assert scores[0, 0][expected == 0].min() >= 20  # logit of certain background
 
 
 def test_skipping_air_keeps_scores_of_other_windows():
@@ -339,7 +339,7 @@ def test_skipping_air_keeps_scores_of_other_windows():
     image[:, :, 9:] = noise(1, 1, 11, 8, 8)
     ours, theirs = both((4, 4, 4), {"skip_air": True})
     difference = (ours(image, network) - theirs(image, network)).abs()[0].amax(dim=(0, 2, 3))
-    assert difference[10:].max() < 1e-5  # windows begin at 0, 2, ..., 16; those at 4 and before hold air only
+    assert difference[10:].max() < 1e-5  # windows begin at 0, 2, ..., 16; those up to 4 contain only air
     assert difference[:6].max() > 1
 
 
@@ -380,7 +380,7 @@ def test_ensemble_averages_scores_of_checkpoints(tmp_path, backend, norm):
         expected.append(theirs(image, member))
     ours, _ = both((8, 8, 8), {"checkpoints": paths, "backend": backend})
     tolerance = 1e-5 if backend == "eager" else 1e-4
-    for _ in range(2):  # nothing of the first volume may be left for the second
+    for _ in range(2):  # the second volume must not depend on the first
         assert_same(ours(image, network), torch.stack(expected).mean(0), tolerance)
 
 
@@ -475,7 +475,7 @@ def test_auto_windows_keep_patch_size_for_window_normalization(norm, expected, c
 
 @pytest.fixture
 def free(monkeypatch):
-    """Sets how many bytes are free; windows may take half of them."""
+    """Set the number of free bytes; windows may use half of them."""
     return lambda num_bytes: monkeypatch.setattr(device_memory, "free_memory", lambda device: num_bytes)
 
 
@@ -489,7 +489,7 @@ def test_small_volume_is_a_single_window():
     inferer = SlidingWindowInferer("auto", "auto", patch_size=(8, 8, 8), precision="fp32")
     image = noise(1, 1, 14, 16, 13)
     assert_same(inferer(image, network), image)
-    assert sizes[1:] == [(1, 1, 16, 16, 16)]  # after the one that tells how much memory the network needs
+    assert sizes[1:] == [(1, 1, 16, 16, 16)]  # after the window that measures the memory footprint
 
 
 @pytest.mark.parametrize(
@@ -499,7 +499,7 @@ def test_small_volume_is_a_single_window():
         (2 * 4095, [8, 16, 16], [0.5, 0.25, 0.25]),  # 3 windows of 8 x 16 x 16
         (2 * 1024, [8, 8, 16], [0.5, 0.5, 0.25]),
         (2 * 1023, [8, 8, 8], [0.5, 0.5, 0.5]),
-        (0, [8, 8, 8], [0.5, 0.5, 0.5]),  # there is nothing smaller
+        (0, [8, 8, 8], [0.5, 0.5, 0.5]),  # the minimum
     ],
 )
 def test_windows_are_as_large_as_memory_allows(free, free_bytes, roi, overlap):
@@ -524,7 +524,7 @@ def test_windows_keep_overlap_and_divisibility_of_patches(shape, patch, overlap,
     for axis in range(3):
         assert roi[axis] >= patch[axis]
         assert roi[axis] % divisor(patch[axis]) == 0
-        assert 0 <= voxels[axis] - wanted[axis] <= 1  # one more by rounding
+        assert 0 <= voxels[axis] - wanted[axis] <= 1  # rounding may add one
 
 
 @settings(max_examples=20)
@@ -596,7 +596,7 @@ def test_free_memory_is_positive():
 
 
 def limited(most, seen):
-    """A convolution that runs out of memory for more than some windows at a time."""
+    """Return a convolution that runs out of memory for batches of more than `most` windows."""
     convolution = convolutions()
 
     def network(windows):
@@ -625,7 +625,7 @@ def test_single_window_out_of_memory_raises():
     ours, _ = both((4, 4, 4), sw_batch_size=8)
     with pytest.raises(torch.OutOfMemoryError, match="1 windows"):
         ours(noise(1, 1, 12, 12, 6), limited(0, seen))
-    assert seen == [5, 2, 1]  # of ten windows in two batches
+    assert seen == [5, 2, 1]  # ten windows in two batches
 
 
 @pytest.mark.parametrize(("free_bytes", "most"), [(2**40, 34), (0, 1)])  # 34 of 100 windows in three batches

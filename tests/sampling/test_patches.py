@@ -1,4 +1,4 @@
-"""Patches of hand-made volumes, whose answers are known."""
+"""Patches of synthetic volumes with known results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUARTER = math.pi / 2
 
 
 def case_of(image, label=None, spacing=(1.0, 1.0, 1.0), name="a"):
-    """A prepared case of an image (X, Y, Z)."""
+    """Return a prepared case of an image (X, Y, Z)."""
     label = torch.zeros(image.shape, dtype=torch.uint8) if label is None else label
     indices = [torch.nonzero(label.flatten() == value).flatten().int() for value in range(3)]
     return {
@@ -35,7 +35,7 @@ def case_of(image, label=None, spacing=(1.0, 1.0, 1.0), name="a"):
 
 
 def ramp(shape, axis):
-    """Values that rise by 1 per voxel along an axis."""
+    """Return values that increase by 1 per voxel along an axis."""
     view = [1, 1, 1]
     view[axis] = shape[axis]
     return torch.arange(shape[axis], dtype=torch.float32).view(view).expand(shape).clone()
@@ -45,7 +45,7 @@ def noise(*shape, seed=0):
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
-# Where patches lie
+# Position of patches
 
 
 def test_classes_are_patch_centers_equally_often():
@@ -73,7 +73,7 @@ def test_case_without_annotation_gives_patches():
     assert all(0 <= first <= size - 3 for first, size in zip(start, (9, 8, 7), strict=True))
 
 
-# Cutting and deforming
+# Cropping and deformation
 
 
 def test_patch_without_change_is_a_copy():
@@ -141,7 +141,7 @@ def test_deformed_labels_stay_labels():
     assert mask.dtype == torch.uint8 and set(mask.unique().tolist()) <= {0, 1, 2}
 
 
-# Degrading
+# Intensity augmentation
 
 
 def test_degrade_without_change_returns_the_image():
@@ -202,7 +202,7 @@ def test_constant_image_is_unchanged(value):
     torch.testing.assert_close(changed, image)
 
 
-# Drawing
+# Random parameters
 
 
 def test_changes_have_the_configured_probabilities():

@@ -232,7 +232,7 @@ class _Walk:
         if reference is None:
             self._refuse("calls a value that the audit cannot identify")
         if not self.may_be_called(reference):
-            self._refuse(f"calls @{reference.replace('::', '#')}, not known to be harmless with any arguments")
+            self._refuse(f"calls @{reference.replace('::', '#')}, not known to be harmless for all arguments")
 
     def _passed(self, node: ast.Call, name: str | None, local: _Scope) -> None:
         """Refuse functions passed as arguments to be called, if the syntax tree does not identify them."""

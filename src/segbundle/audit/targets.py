@@ -124,7 +124,7 @@ def target_problem(name: str) -> str | None:
     if walked.rest:
         return "is an attribute of a class"
     if walked.listed and name.rpartition(".")[0] not in ("torch", "torch.cuda"):
-        return "is not known to be harmless with any arguments"
+        return "is not known to be harmless for all arguments"
     return None
 
 

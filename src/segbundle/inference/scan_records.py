@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segbundle.distributed import rank, wait_for_all, world_size
+from segbundle.distributed import barrier, rank, world_size
 from segbundle.files import run_files
 from segbundle.files.atomic import remove_partial, write_json
 from segbundle.files.hashing import new_digest, shortened
@@ -129,14 +129,14 @@ class ScanRecords:
     def collect(self) -> None:
         """Wait for the other processes, and put the records of all of them into one file."""
         self.close()
-        wait_for_all()
+        barrier()
         if world_size() > 1 and rank() == 0:
             for path in journals(self.path.parent):
                 self._records |= {key_of(record): record for record in records_of(path)}
             self._expected = self._everything
             self._write()
             self._remove_journals()
-        wait_for_all()
+        barrier()
 
     def remaining(self, data: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The datalist entries that are still to be done, by this process: all, unless an earlier run is resumed.
@@ -155,10 +155,10 @@ class ScanRecords:
         if self.resume:
             self.nothing_left = not left
             _logger.info("resuming: %d of %d scans are done", len(data) - len(left), len(data))
-        wait_for_all()  # all have read what is changed now
+        barrier()  # all have read what is changed now
         if rank() == 0:
             self._begin()
-        wait_for_all()
+        barrier()
         share = left[rank() :: world_size()]
         self._expected = {_key(entry) for entry in share} | set(self._records)
         return share

@@ -15,7 +15,7 @@ from monai.utils import CommonKeys
 
 from segbundle.classes import IGNORE_INDEX, Classes
 from segbundle.config.values import nsd_tolerances
-from segbundle.distributed import gathered, rank
+from segbundle.distributed import all_gather, rank
 from segbundle.files import run_files
 from segbundle.inference.scan_records import ScanRecords
 from segbundle.metrics import score_case
@@ -94,7 +94,7 @@ class MeanDice(Metric):
 
     def completed(self, engine: Engine, name: str) -> None:
         """Collect the cases of all processes and of an earlier run, and put the mean into the engine's state."""
-        self.cases = gathered(self.cases)
+        self.cases = all_gather(self.cases)
         if self.records is not None:
             self.cases = sorted([*self.records.earlier_scores, *self.cases], key=lambda scored: scored.case)
         super().completed(engine, name)

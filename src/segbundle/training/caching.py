@@ -17,7 +17,7 @@ from monai.utils import CommonKeys
 from torch.utils.data import Dataset
 
 import segbundle
-from segbundle.distributed import processes_here, rank, share_of_rank, wait_for_all
+from segbundle.distributed import barrier, local_world_size, rank, share_of_rank
 from segbundle.errors import OutputError
 from segbundle.files.atomic import written_whole
 from segbundle.files.hashing import add_contents
@@ -104,7 +104,7 @@ class PreparedCases(Dataset[dict[str, Any]]):
         self.spill_dir = None if output_dir is None else Path(output_dir) / "cache"
         self._spilled = self.spill_dir if self.spill_dir is not None and self.spill_dir.is_dir() else None  # earlier
         self._lock = threading.Lock()
-        self._room = _SHARE * free_memory(torch.device("cpu")) / processes_here()
+        self._room = _SHARE * free_memory(torch.device("cpu")) / local_world_size()
         self._written = 0
         own = share_of_rank(range(len(self.data)))
         others = sorted(set(range(len(self.data))) - set(own))
@@ -117,7 +117,7 @@ class PreparedCases(Dataset[dict[str, Any]]):
                 ):
                     self._cases[index] = case
                 if self.cache_dir is not None:
-                    wait_for_all()
+                    barrier()
         files = sum(isinstance(case, Path) for case in self._cases.values())
         if files:
             folder = self.cache_dir or self.spill_dir

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DistributedSampler
 from tqdm import tqdm
 
-from segbundle.distributed import averaged, gathered, rank
+from segbundle.distributed import all_gather, mean_over_ranks, rank
 from segbundle.errors import TrainingError
 from segbundle.files.run_files import MODEL
 from segbundle.hardware.peak_memory import PeakMemory
@@ -250,7 +250,7 @@ class TrainingLog:
         self._limit = None if is_terminal() else LineLimit(_FREE_LINES, self._started)
         self._memory = PeakMemory(torch.device(engine.state.device))
         cases = len(engine.data_loader.dataset)
-        held_out = sum(gathered([len(self.evaluator.data_loader.dataset)]))
+        held_out = sum(all_gather([len(self.evaluator.data_loader.dataset)]))
         where = (engine.state.device, self.log_dir.parent)
         if engine.state.epoch < (engine.state.max_epochs or 0):
             _logger.info("training on %d cases, validating on %d, on %s: %s", cases, held_out, *where)
@@ -288,7 +288,7 @@ class TrainingLog:
 
     def _log(self, engine: Engine) -> None:
         epoch = engine.state.epoch
-        loss, norm = averaged(torch.stack(self._losses).mean()), float(torch.stack(self._norms).mean())
+        loss, norm = mean_over_ranks(torch.stack(self._losses).mean()), float(torch.stack(self._norms).mean())
         self._losses, self._norms = [], []
         if not self._writers:
             return

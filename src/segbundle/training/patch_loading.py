@@ -15,7 +15,7 @@ from torch.utils.data import DistributedSampler
 
 from segbundle.datasets.folders import some
 from segbundle.datasets.sides import chosen_flips, warn_about_sides
-from segbundle.distributed import gathered, of_the_first, rank, world_size
+from segbundle.distributed import all_gather, broadcast, rank, world_size
 from segbundle.errors import ConfigError, suggestion
 from segbundle.sampling.augmentation import Augmentation
 from segbundle.sampling.loader import PatchLoader
@@ -103,7 +103,7 @@ def _classes_in(dataset: Any, num_classes: int) -> set[int]:
         flat = np.asarray(case[CommonKeys.LABEL]).ravel(order="K")
         for start in range(0, flat.size, _CHUNK):
             found.update(np.flatnonzero(np.bincount(flat[start : start + _CHUNK])).tolist())
-    return set(gathered(sorted(found)))
+    return set(all_gather(sorted(found)))
 
 
 def _places(indices: Sequence[torch.Tensor]) -> list[int]:
@@ -112,4 +112,4 @@ def _places(indices: Sequence[torch.Tensor]) -> list[int]:
 
 def _agreed(seed: int | None) -> int:
     """A seed, or without one, a random one that all processes have."""
-    return of_the_first(torch.initial_seed() % 2**63) if seed is None else seed
+    return broadcast(torch.initial_seed() % 2**63) if seed is None else seed

@@ -10,7 +10,7 @@ import torch
 from monai.networks import eval_mode
 
 from segbundle.config.choices import Precision
-from segbundle.distributed import processes_here
+from segbundle.distributed import local_world_size
 from segbundle.errors import ConfigError, first_cause, one_line
 from segbundle.hardware.device_memory import free_memory
 from segbundle.inference.memory import measured_needs, training_bytes
@@ -132,7 +132,7 @@ def check_batch(
         each = training_bytes(network, num_channels, patch_size, precision)
     except (RuntimeError, ValueError):  # the network takes patches of one size only, so nothing is known
         return
-    free = free_memory(torch.device(device)) // (processes_here() if torch.device(device).type == "cpu" else 1)
+    free = free_memory(torch.device(device)) // (local_world_size() if torch.device(device).type == "cpu" else 1)
     if each * batch_size <= free:
         return
     fitting = int(free // each)

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from segbundle.config.overlays import texts
 from segbundle.config.values import is_evaluated_later
-from segbundle.distributed import processes_here
+from segbundle.distributed import local_world_size
 from segbundle.errors import ConfigError, find_cause
 from segbundle.hardware.device_memory import free_memory
 
@@ -44,7 +44,7 @@ def check_network_size(parser: ConfigParser, patch_size: Sequence[int]) -> None:
     if not isinstance(definition, Mapping) or "_target_" not in definition or _needs_components(parser, definition):
         return
     copies = _COPIES_IN_TRAINING if "train" in parser else _COPIES
-    free = free_memory(torch.device("cpu")) // processes_here()
+    free = free_memory(torch.device("cpu")) // local_world_size()
     try:
         with torch.random.fork_rng(devices=[]), _OnMeta(), _limited_weights(free, copies), catch_warnings():
             simplefilter("ignore")

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from segbundle.config.current_workflow import running_workflow
-from segbundle.distributed import rank, wait_for_all
+from segbundle.distributed import barrier, rank
 from segbundle.errors import OutputError
 from segbundle.files import run_files
 from segbundle.files.atomic import keep_others_out, make_folder, remove_partial
@@ -25,7 +25,7 @@ def prepare_training_output(output_dir: str, resume: bool = False) -> None:
     """
     if rank() == 0:
         _make_writable(output_dir)
-    wait_for_all()
+    barrier()
     held = [name for name in (run_files.LAST, run_files.MODEL) if (Path(output_dir) / name).exists()]
     if held and not resume:
         raise OutputError(
@@ -56,7 +56,7 @@ def prepare_output(output_dir: str) -> None:
         raise OutputError(f"{output_dir}: holds a training run; choose another --output_dir, for instance a subfolder.")
     if rank() == 0:
         _make_writable(output_dir)
-    wait_for_all()
+    barrier()
     _claim(output_dir)
 
 
@@ -89,5 +89,5 @@ def _claim(output_dir: str) -> OutputFolder:
     """Start the record of written files in a folder that the first process has locked, and return the folder."""
     if rank() == 0:
         claim(output_dir).shorten()
-    wait_for_all()
+    barrier()
     return claim(output_dir)

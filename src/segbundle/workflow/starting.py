@@ -13,7 +13,7 @@ from segbundle.config.current_workflow import running_workflow
 from segbundle.config.literals import restore
 from segbundle.config.validation import bundle_configs, check_config
 from segbundle.config.values import KEYS, check_values, is_evaluated_later
-from segbundle.distributed import refuse_lone_ranks, start_ranks
+from segbundle.distributed import require_process_group, start_ranks
 from segbundle.errors import show_plain_errors
 from segbundle.workflow.network_size import check_network_size
 
@@ -25,13 +25,13 @@ def start_workflow(ranks: bool = False) -> None:
         ranks: whether to connect to the other processes that `torchrun` has started.
 
     Raises:
-        ConfigError: see `check_config`, `check_network_size` and `refuse_lone_ranks`.
+        ConfigError: see `check_config`, `check_network_size` and `require_process_group`.
     """
     keep_freed_memory()
     settle_vector_math()
     if ranks:
         start_ranks()
-    refuse_lone_ranks()
+    require_process_group()
     program = getattr(sys.modules["__main__"], "__spec__", None)
     if program is not None and program.name == "monai.bundle.__main__":
         show_plain_errors()

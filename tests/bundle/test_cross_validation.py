@@ -57,7 +57,7 @@ def test_what_is_finished_is_not_done_again(done):
     (out / "fold_0/evaluation/run.json").unlink()  # as an earlier version left it
     result = cross_validate(dataset, out)
     assert result.returncode == 0, result.stderr
-    assert "nothing left to train" in result.stdout
+    assert "training is already complete" in result.stdout
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
@@ -107,7 +107,7 @@ def test_an_unfinished_ensemble_is_told_and_other_folders_are_none(done, tmp_pat
         "predict", scan, "--config", TASK, "--ckpt_path", tmp_path / "cv", "--output_dir", tmp_path / "p"
     )
     assert result.returncode == 0, result.stderr
-    assert "the cross-validation has not ended; its 1 models so far are used" in result.stdout + result.stderr
+    assert "the cross-validation is not finished. Number of models used: 1." in result.stdout + result.stderr
 
 
 def test_the_folds_are_an_ensemble(done, tmp_path):

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import segbundle
-from segbundle.checkpoints.loading import cases_that_chose, cases_trained_on, checkpoint_paths
+from segbundle.checkpoints.loading import cases_trained_on, cases_validated_on, checkpoint_paths
 from segbundle.config.current_workflow import running_workflow
 from segbundle.config.literals import restore
 from segbundle.config.values import KEYS
@@ -93,7 +93,7 @@ def report_run(
         return
     seen = cases_trained_on(config.get("ckpt_path"))
     trained_on = None if seen is None else sorted({entry["case"] for entry in data} & seen)
-    chosen_by = sorted({entry["case"] for entry in data} & cases_that_chose(config.get("ckpt_path")))
+    chosen_by = sorted({entry["case"] for entry in data} & cases_validated_on(config.get("ckpt_path")))
     known = {"trained_on": trained_on, "chosen_by": chosen_by}
     made = {**made_by(config, device), "data_fingerprint": _fingerprint(data), **known}
     with records.unwritten.promised(run_files.RUN_FILE):

@@ -141,9 +141,7 @@ class Checkpoints:
 
     def _start(self, engine: Trainer) -> None:
         self.task = {**self.task, _CASES: sorted(entry["case"] for entry in engine.data_loader.dataset.data)}
-        resumed = (
-            self.resume and self.last.exists() and engine.state.epoch == 0
-        )  # not between two runs of the same trainer
+        resumed = self.resume and self.last.exists() and engine.state.epoch == 0  # not between two runs of a trainer
         if resumed:
             self._restore(engine)
         self._follow_trainer(engine, resumed)

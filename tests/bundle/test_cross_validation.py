@@ -84,9 +84,9 @@ def test_what_is_no_file_in_a_fold_is_named(done, tmp_path, name, make):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--num_folds", "3"], "num_folds 2, now it is 3"),
-        (["--optimizer#lr", "0.1"], "now it is 0.1"),
-        (["--nsd_tolerance_mm", "5"], "nsd_tolerance_mm 1.0, now it is 5"),
+        (["--num_folds", "3"], "num_folds 2, but num_folds is now 3"),
+        (["--optimizer#lr", "0.1"], "but optimizer#lr is now 0.1"),
+        (["--nsd_tolerance_mm", "5"], "nsd_tolerance_mm 1.0, but nsd_tolerance_mm is now 5"),
     ],
 )
 def test_folds_of_another_task_are_not_mixed_in(done, options, message):

@@ -53,7 +53,7 @@ def test_a_killed_run_that_is_resumed_ends_with_the_weights_of_an_undisturbed_on
     OutputFolder(killed).record_partial(1)
     done = segbundle(*command(dataset, killed))
     assert done.returncode == 1
-    assert "already holds a training run" in done.stderr
+    assert "already contains a training run" in done.stderr
     done = segbundle(*command(dataset, killed), "--resume", "true")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "resumed from" in done.stdout

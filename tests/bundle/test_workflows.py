@@ -153,7 +153,7 @@ def test_predictions_know_the_training_cases_and_stay_out_of_an_evaluations_fold
     (tmp_path / "out" / "metrics.csv").write_text("")
     done = segbundle(*words, tmp_path / "out")
     assert done.returncode == 1
-    assert f"{tmp_path / 'out'}: holds the scores of an evaluation; choose another --output_dir" in done.stderr
+    assert f"{tmp_path / 'out'}: contains scores of an evaluation. Choose another --output_dir" in done.stderr
 
 
 def test_evaluation_of_the_test_list(trained, dataset, tmp_path):
@@ -268,7 +268,7 @@ def test_scores_of_a_training_are_not_overwritten_by_an_evaluation(trained, data
         "--output_dir", trained,
     )  # fmt: skip
     assert done.returncode == 1
-    assert "holds a training run; choose another --output_dir" in done.stderr
+    assert "contains a training run. Choose another --output_dir" in done.stderr
 
 
 def test_monais_transforms_and_loader_train_as_well(dataset, tmp_path):

@@ -62,5 +62,5 @@ def test_test_time_flips_without_training_flips_warn(caplog):
     warn_about_flips([0], {"flip_axes": "auto"}, ["background", "liver"], "RAS")
     assert caplog.text == ""
     warn_about_flips([0], {"flip_axes": "auto"}, CLASSES, "RAS")
-    assert "the training mirrored no image along axis 0" in caplog.text
+    assert "the training did not mirror images along axis 0" in caplog.text
     assert "test_time_flips [0]: mirroring exchanges classes" in caplog.text

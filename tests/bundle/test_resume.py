@@ -67,7 +67,10 @@ def test_a_killed_run_that_is_resumed_ends_with_the_weights_of_an_undisturbed_on
 def test_ctrl_c_says_how_to_go_on(dataset, tmp_path):
     out = tmp_path / "out"
     start_and_stop(dataset, out, after_epoch=2, how=signal.SIGINT)
-    assert "Stopped. Go on after the last finished epoch with --resume." in (tmp_path / "stderr").read_text()
+    assert (
+        "Stopped. Run the same command with --resume to continue after the last finished epoch."
+        in (tmp_path / "stderr").read_text()
+    )
 
 
 def scalars(out, tag):

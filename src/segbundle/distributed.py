@@ -1,4 +1,4 @@
-"""Several processes that train or evaluate together, one per device, as `torchrun` starts them."""
+"""Process group of workflows that `torchrun` starts on several ranks, one per device."""
 
 from __future__ import annotations
 
@@ -16,119 +16,198 @@ import torch.distributed as dist
 from segbundle.errors import ConfigError
 
 _T = TypeVar("_T")
-_PATIENCE = datetime.timedelta(days=7)
-_sharing: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
+_TIMEOUT = datetime.timedelta(days=7)
+_ddp_networks: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
 
 
 def world_size() -> int:
-    """How many processes work together; 1 where nobody started several."""
+    """Return the number of ranks; 1 without a process group.
+
+    Example:
+        >>> world_size()  # no process group
+        1
+    """
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this is, from 0 on."""
+    """Return the rank of this process; 0 without a process group.
+
+    Example:
+        >>> rank()  # no process group
+        0
+    """
     return dist.get_rank() if world_size() > 1 else 0
 
 
-def processes_here() -> int:
-    """How many of them share this machine."""
+def local_world_size() -> int:
+    """Return the number of ranks on this machine; 1 without a process group.
+
+    Example:
+        >>> local_world_size()  # no process group
+        1
+    """
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if world_size() > 1 else 1
 
 
 def start_ranks() -> None:
-    """Meet the other processes that `torchrun` has started: by NCCL on GPUs, one for each, and by Gloo on CPUs.
+    """Start the process group of the ranks that `torchrun` has started. Without `torchrun`, nothing happens.
 
-    They wait for each other as long as it takes: scans take more or less time, and a lost process ends the others.
-    All but the first say nothing but warnings from here on. Nothing happens if the process is alone.
+    The backend is NCCL if every rank has a GPU, else Gloo. Collectives time out after 7 days only, because scans may
+    take very different times, and `torchrun` ends the other ranks if one fails. Ranks above 0 log only warnings and
+    errors.
+
+    Example:
+        >>> start_ranks()  # not started by torchrun
+        >>> world_size()
+        1
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         return
     on_gpu = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if on_gpu:
         torch.cuda.set_device(local_device())
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=_PATIENCE)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=_TIMEOUT)
     if rank() > 0:
         logging.getLogger().setLevel(logging.WARNING)
         logging.disable(logging.INFO)
 
 
-def refuse_lone_ranks() -> None:
-    """End a workflow that `torchrun` has started several times without the configuration for it.
+def require_process_group() -> None:
+    """Raise an error if `torchrun` has started several ranks, but the configuration does not connect them.
 
     Raises:
-        ConfigError: there are several processes, and they have not met.
+        ConfigError: several ranks run without a process group.
+
+    Example:
+        >>> require_process_group()  # not started by torchrun
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and world_size() == 1:
         raise ConfigError(
-            "torchrun has started several processes, each of which would do all of the work: "
-            "add multi_gpu_train.yaml, multi_gpu_evaluate.yaml or multi_gpu_inference.yaml to --config_file."
+            "torchrun has started several processes, but each of them would do all the work. "
+            "Add multi_gpu_train.yaml, multi_gpu_evaluate.yaml or multi_gpu_inference.yaml to --config_file."
         )
 
 
 def stop_ranks() -> None:
-    """Part from the other processes; networks that share gradients are of no use afterwards.
+    """Destroy the process group. Networks of `shared_gradients` cannot be used afterwards.
 
-    Whatever holds on to the group keeps its threads alive, and one of them that still frees a tensor while Python exits
-    aborts the process. So the networks let go of it first, and its threads have ended when this returns.
+    The threads of a process group live as long as any object refers to it. If such a thread frees a tensor while Python
+    exits, the process aborts. The networks are therefore cleared first, and the threads have ended when this returns.
+
+    Example:
+        >>> stop_ranks()  # no process group
     """
     if dist.is_available() and dist.is_initialized():
-        for network in list(_sharing):
+        for network in list(_ddp_networks):
             vars(network).clear()
         gc.collect()
         dist.destroy_process_group()
 
 
 def local_device() -> torch.device:
-    """The device of this process: the GPU of its number on this machine, or the CPU."""
+    """Return the device of this rank: the GPU with its local rank as index, or the CPU without GPUs.
+
+    Example:
+        >>> local_device().type in ("cpu", "cuda")
+        True
+    """
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device(f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}")
 
 
 def shared_gradients(network: torch.nn.Module) -> torch.nn.Module:
-    """The network for a training step: gradients are averaged over the processes (DistributedDataParallel)."""
+    """Return a network whose gradients are averaged over the ranks (DistributedDataParallel).
+
+    Args:
+        network: on the device of this rank.
+
+    Returns:
+        the wrapped network; `network` itself without a process group.
+
+    Example:
+        >>> network = torch.nn.Linear(2, 1)
+        >>> shared_gradients(network) is network  # no process group
+        True
+    """
     if world_size() == 1:
         return network
     shared = torch.nn.parallel.DistributedDataParallel(network)
-    _sharing.add(shared)
+    _ddp_networks.add(shared)
     return shared
 
 
 def share_of_rank(data: Sequence[_T]) -> list[_T]:
-    """Every n-th entry, from the one with this process's number on: none twice, none left out.
+    """Return the shard of this rank: every n-th entry, for n ranks, starting with the rank as index.
+
+    Args:
+        data: the same on every rank.
 
     Raises:
-        ConfigError: there are fewer entries than processes.
+        ConfigError: the number of entries is less than the number of ranks.
+
+    Example:
+        >>> share_of_rank(["a", "b", "c"])  # no process group
+        ['a', 'b', 'c']
     """
     if len(data) < world_size():
-        raise ConfigError(f"{len(data)} cases cannot be shared by {world_size()} processes; start fewer.")
+        raise ConfigError(f"{len(data)} cases cannot be shared by {world_size()} processes. Start fewer processes.")
     return list(data[rank() :: world_size()])
 
 
-def gathered(share: Sequence[_T]) -> list[_T]:
-    """The entries of all processes in their order before `share_of_rank`, the same in each."""
+def all_gather(shard: Sequence[_T]) -> list[_T]:
+    """Return the entries of all ranks on every rank, in their order before `share_of_rank`.
+
+    Args:
+        shard: entries of this rank.
+
+    Example:
+        >>> all_gather(["a", "b", "c"])  # no process group
+        ['a', 'b', 'c']
+    """
     if world_size() == 1:
-        return list(share)
-    shares: list[Any] = [None] * world_size()
-    dist.all_gather_object(shares, list(share))
-    most = max(map(len, shares))
-    return [one[index] for index in range(most) for one in shares if index < len(one)]
+        return list(shard)
+    shards: list[Any] = [None] * world_size()
+    dist.all_gather_object(shards, list(shard))
+    most = max(map(len, shards))
+    return [entries[index] for index in range(most) for entries in shards if index < len(entries)]
 
 
-def of_the_first(value: _T) -> _T:
-    """What the first process has, in all of them."""
-    return gathered([value])[0]
+def broadcast(value: _T) -> _T:
+    """Return the value of rank 0 on every rank.
+
+    Args:
+        value: any object that can be pickled.
+
+    Example:
+        >>> broadcast(3)  # no process group
+        3
+    """
+    return all_gather([value])[0]
 
 
-def averaged(value: torch.Tensor) -> float:
-    """The mean of a number over the processes."""
+def mean_over_ranks(value: torch.Tensor) -> float:
+    """Return the mean of a scalar over the ranks.
+
+    Args:
+        value: scalar tensor on the device of this rank.
+
+    Example:
+        >>> mean_over_ranks(torch.tensor(2.5))  # no process group
+        2.5
+    """
     total = value.detach().clone().float()
     if world_size() > 1:
         dist.all_reduce(total)
     return float(total) / world_size()
 
 
-def wait_for_all() -> None:
-    """Go on when every process has come here."""
+def barrier() -> None:
+    """Wait until every rank has reached this call.
+
+    Example:
+        >>> barrier()  # no process group
+    """
     if world_size() > 1:
         dist.barrier()

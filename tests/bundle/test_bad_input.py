@@ -74,7 +74,7 @@ def test_a_checkpoint_of_another_network_names_the_layers(trained, dataset, tmp_
         "evaluate", "--dataset_dir", dataset, "--ckpt_path", trained / "model.pt", "--output_dir", tmp_path,
         "--network_def#filters", "[8,16,16]",
     )  # fmt: skip
-    assert_plain_error(done, "model.pt: does not fit the network: layers of another shape: ", "(4, 1, 3, 3, 3)")
+    assert_plain_error(done, "model.pt: does not fit the network: layers with another shape: ", "(4, 1, 3, 3, 3)")
 
 
 def test_a_scan_that_fails_is_reported_and_the_rest_are_done(trained, copy, tmp_path):

@@ -57,7 +57,7 @@ def test_what_is_finished_is_not_done_again(done):
     (out / "fold_0/evaluation/run.json").unlink()  # as an earlier version left it
     result = cross_validate(dataset, out)
     assert result.returncode == 0, result.stderr
-    assert "nothing left to train" in result.stdout
+    assert "training is already complete" in result.stdout
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
@@ -84,9 +84,9 @@ def test_what_is_no_file_in_a_fold_is_named(done, tmp_path, name, make):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--num_folds", "3"], "num_folds 2, now it is 3"),
-        (["--optimizer#lr", "0.1"], "now it is 0.1"),
-        (["--nsd_tolerance_mm", "5"], "nsd_tolerance_mm 1.0, now it is 5"),
+        (["--num_folds", "3"], "num_folds 2, but num_folds is now 3"),
+        (["--optimizer#lr", "0.1"], "but optimizer#lr is now 0.1"),
+        (["--nsd_tolerance_mm", "5"], "nsd_tolerance_mm 1.0, but nsd_tolerance_mm is now 5"),
     ],
 )
 def test_folds_of_another_task_are_not_mixed_in(done, options, message):
@@ -107,7 +107,7 @@ def test_an_unfinished_ensemble_is_told_and_other_folders_are_none(done, tmp_pat
         "predict", scan, "--config", TASK, "--ckpt_path", tmp_path / "cv", "--output_dir", tmp_path / "p"
     )
     assert result.returncode == 0, result.stderr
-    assert "the cross-validation has not ended; its 1 models so far are used" in result.stdout + result.stderr
+    assert "the cross-validation is not finished. Number of models used: 1." in result.stdout + result.stderr
 
 
 def test_the_folds_are_an_ensemble(done, tmp_path):

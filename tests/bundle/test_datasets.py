@@ -110,11 +110,11 @@ def test_missing_classes_are_named_before_a_training(copy, tmp_path):
     rewrite(copy, lambda description: description["labels"].update({"3": "ghost"}))
     done = segbundle("train", *SHORT, *words, "--dataset_dir", copy, "--output_dir", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    warning = done.stdout.index("no training case holds ghost: a network cannot learn a class from none")
+    warning = done.stdout.index("no training case contains ghost; a network needs examples of every class")
     assert warning < done.stdout.index("training on 4 cases")
     done = segbundle("check", copy)
     assert done.returncode == 0, done.stderr
-    assert "Note: no training case holds ghost" in done.stdout
+    assert "Note: no training case contains ghost" in done.stdout
 
 
 def test_one_labeled_case_needs_fold_null(copy, tmp_path):

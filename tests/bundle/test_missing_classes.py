@@ -64,7 +64,7 @@ def test_a_loss_that_cannot_leave_them_out_is_refused(tmp_path: Path, tell: bool
     assert done.returncode == 1
     what = "not every class was annotated" if tell else "voxels of unknown class"
     assert what in done.stderr
-    assert "use one of segbundle.losses" in done.stderr
+    assert "Use a loss of segbundle.losses" in done.stderr
     assert "Traceback" not in done.stderr
 
 

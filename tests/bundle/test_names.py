@@ -116,10 +116,10 @@ def test_values_of_keys_are_not_evaluated(dataset, tmp_path, words, message):
 def test_an_option_is_no_value_of_another(dataset, tmp_path):
     done = invoke("predict", dataset / "imagesTs", "--output_dir", "--resume")
     assert done.exit_code == 1
-    assert "Error: --output_dir needs a value, and is followed by --resume." in done.stderr
+    assert "Error: --output_dir needs a value, but is followed by --resume." in done.stderr
     done = invoke("predict", dataset, "--output_dir", tmp_path / "out", "--ckpt_path", "a.pt", "--ckpt_path", "--x")
     assert (done.exit_code, list(tmp_path.iterdir())) == (1, [])
-    assert "Error: --ckpt_path needs a value, and is followed by --x." in done.stderr
+    assert "Error: --ckpt_path needs a value, but is followed by --x." in done.stderr
 
 
 def test_scans_are_given_in_one_place(dataset, tmp_path):

@@ -84,7 +84,7 @@ def test_a_users_cache_folder_stays(tmp_path):
     words = ["cross-validate", "--config", TINY, "--dataset_dir", dataset, "--output_dir", "out"]
     words += ["--num_folds", 2, "--max_epochs", 1]
     done = segbundle(*words, cwd=tmp_path)
-    assert done.returncode == 1 and "out/cache: was not made by segbundle" in done.stderr
+    assert done.returncode == 1 and "out/cache: was not written by segbundle" in done.stderr
     assert not (out / "fold_0").exists() and content(out / "cache") == {own: b"mine"}
     (out / "cache").rename(tmp_path / "cache")
     (out / "fold_1" / "evaluation").mkdir(parents=True)

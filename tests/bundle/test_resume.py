@@ -53,7 +53,7 @@ def test_a_killed_run_that_is_resumed_ends_with_the_weights_of_an_undisturbed_on
     OutputFolder(killed).record_partial(1)
     done = segbundle(*command(dataset, killed))
     assert done.returncode == 1
-    assert "already holds a training run" in done.stderr
+    assert "already contains a training run" in done.stderr
     done = segbundle(*command(dataset, killed), "--resume", "true")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "resumed from" in done.stdout
@@ -67,7 +67,10 @@ def test_a_killed_run_that_is_resumed_ends_with_the_weights_of_an_undisturbed_on
 def test_ctrl_c_says_how_to_go_on(dataset, tmp_path):
     out = tmp_path / "out"
     start_and_stop(dataset, out, after_epoch=2, how=signal.SIGINT)
-    assert "Stopped. Go on after the last finished epoch with --resume." in (tmp_path / "stderr").read_text()
+    assert (
+        "Stopped. Run the same command with --resume to continue after the last finished epoch."
+        in (tmp_path / "stderr").read_text()
+    )
 
 
 def scalars(out, tag):
@@ -115,7 +118,7 @@ def test_other_training_cases_cannot_be_resumed_as_folds_depend_on_all_of_them(t
     (dataset / "dataset.json").write_text(json.dumps({**description, "training": [*description["training"], entry]}))
     done = segbundle(*words, 2, "--resume", "true")
     assert done.returncode == 1
-    assert "last.pt: the cases to train on have changed" in done.stderr and "with case_0" in done.stderr
+    assert "last.pt: the training cases have changed" in done.stderr and "with case_0" in done.stderr
     assert (out / "task.json").read_text() == task
 
 
@@ -138,7 +141,7 @@ def test_another_fold_cannot_be_resumed(trained, dataset):
         "train", "--config", TINY, "--dataset_dir", dataset, "--output_dir", trained, "--resume", "true", "--fold", "1"
     )
     assert done.returncode == 1
-    assert "last.pt: was trained with fold 0, now it is 1" in done.stderr
+    assert "last.pt: was trained with fold 0, but fold is now 1" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -163,7 +166,7 @@ def test_resuming_a_finished_run_says_so_and_changes_nothing(trained, dataset):
         "train", "--config", TINY, "--dataset_dir", dataset, "--output_dir", trained, "--resume", "true"
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "nothing left to train" in done.stdout and "training on" not in done.stdout
+    assert "training is already complete" in done.stdout and "training on" not in done.stdout
     assert before == ((trained / "last.pt").read_bytes(), (trained / "model.pt").read_bytes())
 
 

@@ -103,4 +103,9 @@ def test_a_schedule_that_ends_early_is_reported(dataset, tmp_path):
     words = ["--config", TINY, "--dataset_dir", dataset, "--output_dir", tmp_path / "out", "--max_epochs", 4]
     done = invoke("train", *words, "--val_interval", 4, "--lr_scheduler#total_iters", 2)
     assert done.exit_code == 0
-    assert done.stdout.count("epoch 3: the learning rate is 0, so nothing is learned; lr_scheduler ends before") == 1
+    assert (
+        done.stdout.count(
+            "epoch 3: the learning rate is 0, so that the network does not learn; lr_scheduler ends before"
+        )
+        == 1
+    )

@@ -37,7 +37,7 @@ def test_a_training_is_stopped_and_goes_on(number, dataset, trained, tmp_path):
     words = ["train", "--config", TINY, "--dataset_dir", dataset, "--output_dir", out]
     code, messages = stopped(number, "epoch", *words)
     assert code == 128 + number
-    assert messages == "Stopped. Go on after the last finished epoch with --resume.\n"
+    assert messages == "Stopped. Run the same command with --resume to continue after the last finished epoch.\n"
     assert [path.name for path in out.iterdir() if ".partial" in path.name] == []
     done = segbundle(*words, "--resume")
     assert done.returncode == 0, done.stderr

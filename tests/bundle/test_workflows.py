@@ -54,7 +54,7 @@ def test_evaluation_of_the_fold_gives_the_trainings_own_scores(trained, dataset,
     measured = ("hd95_mm", "nsd", "components_ref", "components_pred")  # a training leaves them to the evaluation
     assert all(row[key] for row in rows for key in measured)
     assert trained_rows == [row | dict.fromkeys(measured, "") for row in rows]
-    assert "trained on by" not in done.stdout
+    assert "have the names of training cases" not in done.stdout
     row = next(line for line in done.stdout.splitlines() if line.split()[:1] == ["ball"])
     assert row.split()[1] == f"{scores(tmp_path)[0]['classes']['ball']['dice_mean']:.4f}"
 
@@ -117,7 +117,7 @@ def test_the_dice_in_the_report_is_the_dice_you_get_by_hand(trained, dataset, tm
         "--config", TINY,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "4 of these 6 cases were, by their names, trained on" in done.stdout
+    assert "4 of the 6 cases have the names of training cases of" in done.stdout
     made_by = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
     assert made_by["trained_on"] == json.loads((trained / "task.json").read_text())["training_cases"]
     assert len(made_by["chosen_by"]) == 2  # which the training had held out
@@ -153,7 +153,7 @@ def test_predictions_know_the_training_cases_and_stay_out_of_an_evaluations_fold
     (tmp_path / "out" / "metrics.csv").write_text("")
     done = segbundle(*words, tmp_path / "out")
     assert done.returncode == 1
-    assert f"{tmp_path / 'out'}: holds the scores of an evaluation; choose another --output_dir" in done.stderr
+    assert f"{tmp_path / 'out'}: contains scores of an evaluation. Choose another --output_dir" in done.stderr
 
 
 def test_evaluation_of_the_test_list(trained, dataset, tmp_path):
@@ -268,7 +268,7 @@ def test_scores_of_a_training_are_not_overwritten_by_an_evaluation(trained, data
         "--output_dir", trained,
     )  # fmt: skip
     assert done.returncode == 1
-    assert "holds a training run; choose another --output_dir" in done.stderr
+    assert "contains a training run. Choose another --output_dir" in done.stderr
 
 
 def test_monais_transforms_and_loader_train_as_well(dataset, tmp_path):
@@ -284,4 +284,4 @@ def test_a_second_training_finds_the_prepared_cases_of_the_first(dataset, tmp_pa
     for fold, new in ((0, 4), (1, 2)):
         done = segbundle("train", *words, "--output_dir", tmp_path / f"fold_{fold}", "--fold", fold)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert f"prepared cases: 4 in {tmp_path / 'cache'}, {new} of them new" in done.stdout
+        assert f"prepared cases: 4 files in {tmp_path / 'cache'}, {new} of them new" in done.stdout

@@ -56,11 +56,11 @@ def command(dataset, trained, tmp_path):
         ("train", "lr_scheduler#power: [1]", "config key 'lr_scheduler#power' is [1]; a number is needed."),
         ("train", "lr_scheduler#total_iters: 0", "lr_scheduler#total_iters is 0; a positive whole number is needed."),
         ("train", "network_def#filters: [4, 8, 8, 16]", "has 4 entries and 'network_def#strides' 3; DynUNet needs 3"),
-        ("train", "network_def#strides: [0, 2, 2]", "the network cannot take patches of patch_size [16, 16, 16] ("),
+        ("train", "network_def#strides: [0, 2, 2]", "the network fails for patches of patch_size [16, 16, 16] ("),
         (
             "train",
             "network_def: {_target_: os.getcwd}",
-            "network_def makes a str; a torch.nn.Module is needed",
+            "network_def creates a str; a torch.nn.Module is needed",
         ),
         ("train", "spacing: $[1, 1, 0]", "spacing is [1, 1, 0]; three positive sizes in mm"),
         ("train", "spacing: $1 / 0", "config key 'spacing': its expression cannot be evaluated: ZeroDivisionError"),

@@ -54,14 +54,14 @@ def test_values_are_parsed_like_yaml():
 
 
 @pytest.mark.parametrize("word", ["--max_epochs", "--fold", "--patch_size=true"])
-def test_key_without_value(word, tmp_path):
+def test_key_without_value_raises(word, tmp_path):
     result = invoke("train", "--dataset_dir", tmp_path, "--output_dir", tmp_path / "out", "--skip_air", word)
     key = word.partition("=")[0]
     assert result.exit_code == 1 and f"Error: {key} needs a value; its default is " in result.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_key_without_value_in_cross_validation(tmp_path):
+def test_key_without_value_raises_in_cross_validation(tmp_path):
     result = invoke("cross-validate", "--dataset_dir", tmp_path, "--output_dir", tmp_path / "out", "--num_folds")
     assert result.exit_code == 1 and "Error: --num_folds needs a value; its default is 5." in result.stderr
 
@@ -119,7 +119,7 @@ def test_check_with_task(tmp_path):
 def test_predict_needs_scans(tmp_path):
     result = invoke("predict", "--output_dir", tmp_path)
     assert result.exit_code == 1
-    assert "name at least one scan" in result.output
+    assert "no scans given. Pass at least one scan" in result.output
 
 
 def test_version():
@@ -129,18 +129,18 @@ def test_version():
 
 
 @pytest.mark.parametrize(
-    ("given", "meant"), [("", "report.html"), ("metrics.csv", "metrics.html"), ("new", "new.html")]
+    ("given", "suggested"), [("", "report.html"), ("metrics.csv", "metrics.html"), ("new", "new.html")]
 )
-def test_report_replaces_only_html_files(tmp_path, given, meant):
+def test_report_replaces_only_html_files(tmp_path, given, suggested):
     result = invoke("report", tmp_path, "--output", tmp_path / given)
     assert result.exit_code == 1
-    told = f"Error: {tmp_path / given}: is not an .html file. Use a name such as {tmp_path / meant}."
-    assert told in result.stderr
+    message = f"Error: {tmp_path / given}: is not an .html file. Use a name such as {tmp_path / suggested}."
+    assert message in result.stderr
 
 
 def test_comparison_finds_moved_scans(tmp_path):
     cases = {"x": (RIGHT, RIGHT)}, {"x": (labels((2, 2, 2), (7, 9, 8)), RIGHT)}
-    runs = [write_evaluation(tmp_path / name, one) for name, one in zip(("one", "other"), cases, strict=True)]
+    runs = [write_evaluation(tmp_path / name, case) for name, case in zip(("one", "other"), cases, strict=True)]
     (tmp_path / "one").rename(tmp_path / "moved")
     runs[0], page = tmp_path / "moved", tmp_path / "page.html"
     result = invoke("report", *runs, "--output", page, "--dataset_dir", tmp_path / "moved")

@@ -292,5 +292,7 @@ def test_unwritten_files_fail_the_run_at_its_end(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "write_report", spoilt)
     provenance.report_run(str(tmp_path / "out"), [], kept, "cpu", {})
     assert (tmp_path / "out" / "run.json").exists()
-    with pytest.raises(OutputError, match=r"Not written: report\.html \(RuntimeError: no room; once that is mended: "):
+    with pytest.raises(
+        OutputError, match=r"Not written: report\.html \(RuntimeError: no room; when this is fixed, run: "
+    ):
         report_failures(kept)

@@ -1,4 +1,4 @@
-"""Prepared cases: in memory, spilled, or in a folder that further runs read."""
+"""Cached cases: in memory, in the output folder, or in a folder for several runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tiny import TINY_CLASSES, write_nifti
 
 
 class Counting(PrepareCase):
-    """Counts how many cases it prepared."""
+    """Preparation that counts its calls."""
 
     def __init__(self, **kwargs):
         super().__init__(TINY_CLASSES, (8, 8, 8), **{"intensity": {"method": "zscore"}, **kwargs})
@@ -36,29 +36,29 @@ def data_of(dataset_dir):
     return labelled_data(dataset_dir, TINY_CLASSES)
 
 
-def assert_same_cases(one, two):
-    assert len(one) == len(two)
-    for first, second in ((one[index], two[index]) for index in range(len(one))):
+def assert_same_cases(cases, others):
+    assert len(cases) == len(others)
+    for first, second in ((cases[index], others[index]) for index in range(len(cases))):
         assert first.keys() == second.keys()
         assert (first["case"], first["spacing"]) == (second["case"], second["spacing"])
         for key in ("image", "label", "annotated"):
             assert torch.equal(first[key], second[key]) and first[key].dtype == second[key].dtype
         assert first["measures"] == second["measures"]
-        for places, others in zip(first["indices"], second["indices"], strict=True):
-            assert torch.equal(places, others)
+        for voxels, other in zip(first["indices"], second["indices"], strict=True):
+            assert torch.equal(voxels, other)
 
 
-def test_a_prepared_case(tiny_dataset):
+def test_prepared_case(tiny_dataset):
     case = Counting(spacing=(2, 1, 1))(data_of(tiny_dataset)[0])
     assert case["image"].shape == case["label"].shape == (1, 10, 18, 16)
     assert (case["image"].dtype, case["label"].dtype) == (torch.float16, torch.uint8)
     assert case["spacing"] == [2, 1, 1] and case["case"] == "case_00"
     flat = case["label"].flatten()
-    for value, places in enumerate(case["indices"]):
-        assert torch.equal(places, torch.nonzero(flat == value).flatten().int())
+    for value, voxels in enumerate(case["indices"]):
+        assert torch.equal(voxels, torch.nonzero(flat == value).flatten().int())
 
 
-def test_structures_are_those_of_the_label_map_as_it_was_annotated(tmp_path):
+def test_structures_are_measured_in_the_original_label_map(tmp_path):
     folder = tmp_path / "data"
     label = np.zeros((6, 6, 5), np.uint8)
     label[2:4, 2:4, 2:4] = 1  # 8 voxels of 6 mm³, inside
@@ -86,12 +86,12 @@ def test_structures_are_those_of_the_label_map_as_it_was_annotated(tmp_path):
     ]
 
 
-def test_files_and_memory_hold_the_same(tiny_dataset, tmp_path):
+def test_cases_in_files_and_in_memory_are_equal(tiny_dataset, tmp_path):
     data, transform = data_of(tiny_dataset), Counting()
     assert_same_cases(PreparedCases(data, transform), PreparedCases(data, transform, tmp_path / "cache"))
 
 
-def test_a_second_run_prepares_nothing(tiny_dataset, tmp_path):
+def test_second_run_reuses_prepared_cases(tiny_dataset, tmp_path):
     data = data_of(tiny_dataset)
     first, again = Counting(), Counting()
     PreparedCases(data[:4], first, tmp_path)
@@ -102,7 +102,7 @@ def test_a_second_run_prepares_nothing(tiny_dataset, tmp_path):
 @pytest.mark.parametrize(
     "change", [{"spacing": (2, 2, 2)}, {"axcodes": "LPS"}, {"intensity": {"method": "window", "lower": 0, "upper": 9}}]
 )
-def test_other_settings_never_read_a_stale_file(change, tiny_dataset, tmp_path):
+def test_other_settings_do_not_reuse_files(change, tiny_dataset, tmp_path):
     data, changed = data_of(tiny_dataset), Counting(**change)
     PreparedCases(data, Counting(), tmp_path)
     cached = PreparedCases(data, changed, tmp_path)
@@ -110,7 +110,7 @@ def test_other_settings_never_read_a_stale_file(change, tiny_dataset, tmp_path):
     assert_same_cases(cached, PreparedCases(data, Counting(**change)))
 
 
-def test_a_file_whose_content_changed_is_prepared_again_even_with_its_old_date(tiny_dataset, tmp_path):
+def test_changed_content_with_same_date_is_prepared_again(tiny_dataset, tmp_path):
     data = data_of(tiny_dataset)
     PreparedCases(data, Counting(), tmp_path)
     path, other = (Path(entry["label"]) for entry in data[:2])
@@ -123,7 +123,7 @@ def test_a_file_whose_content_changed_is_prepared_again_even_with_its_old_date(t
     assert_same_cases(cached, PreparedCases(data, Counting()))
 
 
-def test_the_voxels_of_a_header_belong_to_the_key(tiny_dataset, tmp_path):
+def test_cache_key_includes_voxel_file_of_a_header(tiny_dataset, tmp_path):
     data = data_of(tiny_dataset)[:1]
     header = tmp_path / "case.mhd"
     sitk.WriteImage(sitk.ReadImage(data[0]["image"]), str(header))
@@ -136,7 +136,7 @@ def test_the_voxels_of_a_header_belong_to_the_key(tiny_dataset, tmp_path):
     assert again.calls == 1
 
 
-def test_what_was_annotated_belongs_to_the_key(tiny_dataset, tmp_path):
+def test_cache_key_includes_annotated_classes(tiny_dataset, tmp_path):
     data = data_of(tiny_dataset)[:1]
     PreparedCases(data, Counting(), tmp_path)
     (label,) = [data[0]["label"]]
@@ -147,7 +147,7 @@ def test_what_was_annotated_belongs_to_the_key(tiny_dataset, tmp_path):
 
 
 @pytest.mark.parametrize("kept", [0, 20, 2000])
-def test_a_damaged_file_is_made_anew(kept, tiny_dataset, tmp_path, caplog):
+def test_damaged_file_is_prepared_again(kept, tiny_dataset, tmp_path, caplog):
     data = data_of(tiny_dataset)[:1]
     PreparedCases(data, Counting(), tmp_path)
     (file,) = tmp_path.glob("*.pt")
@@ -157,19 +157,19 @@ def test_a_damaged_file_is_made_anew(kept, tiny_dataset, tmp_path, caplog):
     assert again.calls == 1 and str(file) in caplog.text
 
 
-def test_what_does_not_fit_into_memory_is_written(tiny_dataset, tmp_path, monkeypatch):
+def test_cases_that_do_not_fit_into_memory_are_written(tiny_dataset, tmp_path, monkeypatch):
     data = data_of(tiny_dataset)
     size = caching._size(Counting()(data[0]))
     monkeypatch.setattr(caching, "free_memory", lambda device: 2 * 3.5 * size)
     cases = PreparedCases(data, Counting(), output_dir=tmp_path)
     assert len(list((tmp_path / "cache").glob("*.pt"))) == len(data) - 3
     assert_same_cases(cases, PreparedCases(data, Counting(), tmp_path / "elsewhere"))
-    again = Counting()  # as when resuming
+    again = Counting()  # resumed
     assert_same_cases(cases, PreparedCases(data, again, output_dir=tmp_path))
     assert again.calls == 3
 
 
-def test_a_bad_case_is_named(tiny_dataset, tmp_path):
+def test_error_names_the_invalid_case(tiny_dataset, tmp_path):
     data = data_of(tiny_dataset)
     Path(data[2]["image"]).write_bytes(b"nothing")
     for cache_dir in (None, tmp_path):
@@ -177,13 +177,13 @@ def test_a_bad_case_is_named(tiny_dataset, tmp_path):
             PreparedCases(data, Counting(), cache_dir)
 
 
-def test_a_folder_that_cannot_be_written_is_named(tiny_dataset, tmp_path):
+def test_error_names_the_unwritable_folder(tiny_dataset, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=str(tmp_path / "file")):
         PreparedCases(data_of(tiny_dataset), Counting(), tmp_path / "file" / "cache")
 
 
-def test_monais_cache_stops_where_memory_does(tiny_dataset, monkeypatch):
+def test_monai_cache_is_limited_by_memory(tiny_dataset, monkeypatch):
     data, transform = data_of(tiny_dataset), Counting()
     size = caching._size(transform(data[0]))
     monkeypatch.setattr(caching, "free_memory", lambda device: 2 * 3.5 * size)

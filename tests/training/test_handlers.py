@@ -22,20 +22,24 @@ def cached(dataset_dir):
     return CachedCases(labelled_data(dataset_dir, TINY_CLASSES), transform, copy_cache=False)
 
 
-def monais(dataset_dir, seed, num_workers=0):
+def monai_loader(dataset_dir, seed, num_workers=0):
     return DataLoader(cached(dataset_dir), batch_size=4, shuffle=True, num_workers=num_workers)
 
 
-def ours(dataset_dir, seed):
+def patches(dataset_dir, seed):
     transform = PrepareCase(TINY_CLASSES, (12, 12, 12), {"method": "zscore"})
     return patch_loader(PreparedCases(labelled_data(dataset_dir, TINY_CLASSES), transform), (12, 12, 12), 4, seed=seed)
 
 
-LOADERS = {"ours": ours, "MONAI's": monais, "MONAI's, with processes": functools.partial(monais, num_workers=2)}
+LOADERS = {
+    "PatchLoader": patches,
+    "MONAI": monai_loader,
+    "MONAI with workers": functools.partial(monai_loader, num_workers=2),
+}
 
 
 def batches_of_epochs(loader, epochs, start=0, seed=0):
-    """What a trainer sees in each epoch, from `start` on as after resuming."""
+    """Return the images of each epoch, starting after epoch `start` as in a resumed training."""
     seen = {}
     engine = Engine(lambda engine, batch: seen.setdefault(engine.state.epoch, []).append(batch["image"]))
     SeedEpochs(seed, loader).attach(engine)
@@ -45,7 +49,7 @@ def batches_of_epochs(loader, epochs, start=0, seed=0):
 
 
 @pytest.mark.parametrize("name", LOADERS)
-def test_an_epoch_depends_on_seed_and_number_only(tiny_dataset, name):
+def test_epoch_depends_only_on_seed_and_number(tiny_dataset, name):
     make = LOADERS[name]
     whole = batches_of_epochs(make(tiny_dataset, 0), 3)
     resumed = batches_of_epochs(make(tiny_dataset, 0), 3, start=1)
@@ -55,21 +59,21 @@ def test_an_epoch_depends_on_seed_and_number_only(tiny_dataset, name):
     assert not torch.equal(batches_of_epochs(make(tiny_dataset, 1), 1, seed=1)[1], whole[1])
 
 
-def test_a_trainer_sees_the_batches_of_its_epoch(tiny_dataset):
-    loader = ours(tiny_dataset, 0)
+def test_trainer_gets_the_batches_of_its_epoch(tiny_dataset):
+    loader = patches(tiny_dataset, 0)
     seen = batches_of_epochs(loader, 2)
     for epoch in (1, 2):
         assert torch.equal(seen[epoch], torch.cat([loader.batch(epoch, step)["image"] for step in range(len(loader))]))
 
 
-def test_settings_of_the_augmentation_are_checked(tiny_dataset):
+def test_augmentation_settings_are_validated(tiny_dataset):
     with pytest.raises(ConfigError, match="'rotation'"):
         patch_loader([], (8, 8, 8), 2, {"rotations": 3})
     with pytest.raises(ConfigError, match="augmentation: scaling"):
         patch_loader([], (8, 8, 8), 2, {"scaling": 3})
 
 
-def test_caching_stops_at_a_bad_case_with_its_name(tiny_dataset):
+def test_caching_error_names_the_invalid_case(tiny_dataset):
     write_nifti(tiny_dataset / "imagesTr" / "case_04.nii.gz", torch.full((20, 18, 16), torch.nan).numpy())
     with pytest.raises(RuntimeError) as error:
         cached(tiny_dataset)
@@ -78,7 +82,7 @@ def test_caching_stops_at_a_bad_case_with_its_name(tiny_dataset):
 
 
 @pytest.mark.parametrize(("epochs", "interval", "expected"), [(10, 5, []), (11, 5, [11]), (3, 5, [3])])
-def test_the_last_epoch_is_validated_if_the_interval_leaves_it_out(epochs, interval, expected):
+def test_last_epoch_is_always_validated(epochs, interval, expected):
     validated = []
     validator = SimpleNamespace(run=validated.append)
     engine = Engine(lambda engine, batch: None)
@@ -88,7 +92,7 @@ def test_the_last_epoch_is_validated_if_the_interval_leaves_it_out(epochs, inter
 
 
 @pytest.mark.parametrize(("patience", "last"), [(None, 9), (3, 5), (4, 5), (5, 7), (100, 9)])
-def test_a_training_ends_when_nothing_gets_better(patience, last):
+def test_early_stopping(patience, last):
     validator = SimpleNamespace(state=SimpleNamespace(epoch=0, best_metric_epoch=-1))
     engine = Engine(lambda engine, batch: None)
 
@@ -100,13 +104,13 @@ def test_a_training_ends_when_nothing_gets_better(patience, last):
     seen = []
     engine.add_event_handler(Events.EPOCH_COMPLETED, validate)
     EarlyStopping(validator, patience).attach(engine)
-    engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: seen.append(engine.state.epoch))  # as saving comes last
+    engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: seen.append(engine.state.epoch))  # saving is last
     engine.run([0], max_epochs=9)
     assert seen[-1] == last
 
 
-def test_a_training_says_once_how_long_it_will_take(tmp_path, monkeypatch, caplog):
-    clock = iter(range(0, 1000, 6))  # seconds: asked at the start and after every epoch
+def test_remaining_time_is_logged_once(tmp_path, monkeypatch, caplog):
+    clock = iter(range(0, 1000, 6))  # seconds: at the start and after every epoch
     monkeypatch.setattr(training.time, "monotonic", lambda: next(clock))
     caplog.set_level(logging.INFO)
     evaluator = Engine(lambda engine, batch: None)
@@ -116,29 +120,30 @@ def test_a_training_says_once_how_long_it_will_take(tmp_path, monkeypatch, caplo
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1)
     training.TrainingLog(str(tmp_path), optimizer, evaluator, None).attach(engine)
     engine.run([0], max_epochs=32)
-    told = [record.getMessage() for record in caplog.records if "per epoch" in record.getMessage()]
-    assert told == ["6.0 s per epoch: about 3 min for the 30 that are left"]
+    logged = [record.getMessage() for record in caplog.records if "per epoch" in record.getMessage()]
+    assert logged == ["6.0 s per epoch: about 3 min for the remaining 30 epochs"]
 
 
 @pytest.mark.parametrize(
     ("rates", "expected"),
     [
-        ([1.0] * 17 + [9e-4] * 3, ["epoch 20: the learning rate is 0.0009, so hardly anything is learned"]),
+        ([1.0] * 17 + [9e-4] * 3, ["epoch 20: the learning rate is 0.0009, so that the network hardly learns; lr"]),
         ([1.0] * 9 + [9e-4] * 5 + [0.0] * 6, [
-            "epoch 12: the learning rate is 0.0009, so hardly", "epoch 15: the learning rate is 0, so nothing",
+            "epoch 12: the learning rate is 0.0009, so that the network hardly learns; lr",
+            "epoch 15: the learning rate is 0, so that the network does not learn; lr",
         ]),
-        ([1.0] * 18 + [9e-4] * 2, []),  # a tenth of 20 epochs
-        ([9e-4] * 2 + [1.0] * 16 + [9e-4] * 2, []),  # warmed up
+        ([1.0] * 18 + [9e-4] * 2, []),  # 10% of 20 epochs
+        ([9e-4] * 2 + [1.0] * 16 + [9e-4] * 2, []),  # warm-up
         ([1.0] * 10 + [1.1e-3] * 10, []),
     ],
 )  # fmt: skip
-def test_a_learning_rate_that_is_practically_0_is_reported(tmp_path, caplog, rates, expected):
+def test_learning_rate_near_0_warns(tmp_path, caplog, rates, expected):
     evaluator = Engine(lambda engine, batch: None)
     evaluator.data_loader = SimpleNamespace(dataset=[])
     engine = Engine(lambda engine, batch: {"loss": torch.zeros(())})
     engine.data_loader, engine.state.device, engine.state.gradient_norm = evaluator.data_loader, "cpu", torch.zeros(())
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1.0)
-    optimizer.param_groups[0]["initial_lr"] = 1.0  # as a schedule sets it
+    optimizer.param_groups[0]["initial_lr"] = 1.0  # set by schedules
 
     @engine.on(Events.EPOCH_STARTED)
     def follow_schedule():
@@ -146,6 +151,6 @@ def test_a_learning_rate_that_is_practically_0_is_reported(tmp_path, caplog, rat
 
     training.TrainingLog(str(tmp_path), optimizer, evaluator, None).attach(engine)
     engine.run([0], max_epochs=20)
-    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert len(told) == len(expected)
-    assert all(message.startswith(start) for message, start in zip(told, expected, strict=True))
+    logged = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(logged) == len(expected)
+    assert all(message.startswith(start) for message, start in zip(logged, expected, strict=True))

@@ -1,4 +1,4 @@
-"""Warnings before a training: classes that no case holds, and classes that mirroring exchanges."""
+"""Warnings before a training: missing classes, and mirroring that exchanges classes."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ CLASSES = ["background", "left", "right", "ghost"]
 
 @pytest.fixture
 def folder(tmp_path):
-    """One case with the first class, one with the second."""
+    """Dataset with two cases: one with the first class, the other with the second."""
     for index in (1, 2):
         label = np.zeros((8, 8, 8), np.uint8)
         label[2:4, 2:4, 2:4] = index
@@ -33,20 +33,20 @@ def cached(folder, keep):
     return CachedCases(data, preprocessing({"method": "zscore"}, class_names=CLASSES, label=True))
 
 
-def test_missing_classes_are_named_once(folder, caplog):
+def test_missing_classes_warn_once(folder, caplog):
     warn_about_missing_classes(CLASSES, prepared(folder), cached(folder, "1"))
-    assert [record.getMessage() for record in caplog.records if "holds" in record.getMessage()] == [
-        "no training case holds ghost: a network cannot learn a class from none",
-        "no validation case holds right, so the choice of the best epoch leaves it out",
+    assert [record.getMessage() for record in caplog.records if "contains" in record.getMessage()] == [
+        "no training case contains ghost; a network needs examples of every class",
+        "no validation case contains right, so the best epoch is selected without it",
     ]
 
 
-def test_classes_that_every_list_holds_are_not_named(folder, caplog):
+def test_present_classes_do_not_warn(folder, caplog):
     warn_about_missing_classes(CLASSES[:3], prepared(folder), cached(folder, "12"))
-    assert "holds" not in caplog.text
+    assert "contains" not in caplog.text
 
 
-def test_a_loader_does_not_mirror_left_and_right(folder, caplog):
+def test_loader_does_not_mirror_left_and_right(folder, caplog):
     cases = prepared(folder)
     assert patch_loader(cases, (8, 8, 8), 1).augmentation.flip_axes == [0]
     assert patch_loader(cases, (8, 8, 8), 1, class_names=CLASSES).augmentation.flip_axes == []
@@ -58,9 +58,9 @@ def test_a_loader_does_not_mirror_left_and_right(folder, caplog):
     assert "augmentation#flip_axes [0]: mirroring exchanges classes" in caplog.text
 
 
-def test_flips_of_inference(caplog):
+def test_test_time_flips_without_training_flips_warn(caplog):
     warn_about_flips([0], {"flip_axes": "auto"}, ["background", "liver"], "RAS")
     assert caplog.text == ""
     warn_about_flips([0], {"flip_axes": "auto"}, CLASSES, "RAS")
-    assert "the training mirrored no image along axis 0" in caplog.text
+    assert "the training did not mirror images along axis 0" in caplog.text
     assert "test_time_flips [0]: mirroring exchanges classes" in caplog.text

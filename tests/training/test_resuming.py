@@ -1,4 +1,4 @@
-"""A training kept on disk: which weights are the model, and what a run goes on from."""
+"""Checkpoints of a training: the saved model and the state for resuming."""
 
 import copy
 import json
@@ -20,23 +20,25 @@ from segbundle.training.weight_average import WeightAverage
 NAMES = ["background", "ball"]
 
 
-def test_a_schedule_that_cannot_be_replayed_is_refused(tmp_path):
+def test_schedule_that_depends_on_validations_raises(tmp_path):
     trained = torch.nn.Conv3d(1, 2, 1)
     optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
-    with pytest.raises(ConfigError, match=r"^lr_scheduler: ReduceLROnPlateau .* use one that follows epochs"):
+    with pytest.raises(
+        ConfigError, match=r"^lr_scheduler: ReduceLROnPlateau .* Use a schedule that depends on epochs only"
+    ):
         Checkpoints(str(tmp_path), trained, optimizer, schedule, None, None, None, {})
 
 
 class GivenDice(MeanDice):
-    """Scores that a test gives."""
+    """Metric with scores that a test sets."""
 
     def iteration_completed(self, engine):
         self.cases.append(CaseScores("a", self.now, 1.0))
 
 
 class Training:
-    """A training of a convolution, with its checkpoints, epoch by epoch."""
+    """Training of a convolution with checkpoints, run epoch by epoch."""
 
     def __init__(self, folder, resume=False, max_epochs=9):
         torch.manual_seed(0)
@@ -63,7 +65,7 @@ class Training:
         self.checkpoints._start(self.engine)
 
     def epoch(self, ref=None, pred=None):
-        """Step, and validate on a case of four voxels if there is a reference."""
+        """Run a step, and validate on a case of four voxels if a reference is given."""
         self.engine.state.epoch += 1
         self.optimizer.zero_grad()
         self.network(torch.ones(1, 1, 1, 1, 1)).sum().backward()
@@ -79,8 +81,8 @@ class Training:
         return {name: value.clone() for name, value in self.network.state_dict().items()}
 
 
-def equal(one, two):
-    return all(torch.equal(one[name], two[name]) for name in one)
+def equal(weights, others):
+    return all(torch.equal(weights[name], others[name]) for name in weights)
 
 
 ABSENT, PRESENT = [0, 0, 0, 0], [0, 0, 1, 1]
@@ -90,7 +92,7 @@ ABSENT, PRESENT = [0, 0, 0, 0], [0, 0, 1, 1]
     ("validations", "kept", "reason"),
     [
         ([(ABSENT, ABSENT)] * 3, 2, "no held-out case holds a class"),
-        ([(ABSENT, PRESENT)] * 3, 2, "no held-out case holds a class"),  # false positives alone
+        ([(ABSENT, PRESENT)] * 3, 2, "no held-out case holds a class"),  # only false positives
         ([(PRESENT, ABSENT)] * 3, 2, "mean Dice is 0 so far"),
         ([(ABSENT, PRESENT), (ABSENT, ABSENT), (ABSENT, PRESENT)], 2, "no held-out case holds a class"),
         ([(PRESENT, ABSENT), (PRESENT, PRESENT), (PRESENT, ABSENT)], 1, None),
@@ -98,7 +100,7 @@ ABSENT, PRESENT = [0, 0, 0, 0], [0, 0, 1, 1]
         ([(PRESENT, [0, 0, 0, 1]), (PRESENT, PRESENT)], 1, None),
     ],
 )
-def test_which_validation_is_the_model(tmp_path, caplog, validations, kept, reason):
+def test_model_is_from_the_best_meaningful_validation(tmp_path, caplog, validations, kept, reason):
     training, weights = Training(tmp_path), []
     for ref, pred in validations:
         training.epoch(ref, pred)
@@ -108,7 +110,7 @@ def test_which_validation_is_the_model(tmp_path, caplog, validations, kept, reas
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["epoch"] == kept + 1
     assert summary.get("model") == (reason and f"weights of the newest validation: {reason}")
-    assert reason is None or f"{reason}: model.pt holds the weights of the newest validation." in caplog.text
+    assert reason is None or f"{reason}: model.pt contains the weights of the newest validation." in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -126,24 +128,24 @@ def test_which_validation_is_the_model(tmp_path, caplog, validations, kept, reas
         (math.nan, -0.5, False),
     ],
 )
-def test_which_score_is_better(current, best, kept):
+def test_comparison_of_scores(current, best, kept):
     assert is_better(current, best) is kept
 
 
-def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+def test_non_finite_weights_are_not_saved(tmp_path):
     training = Training(tmp_path)
     training.epoch(PRESENT, PRESENT)
     before = {name: (tmp_path / name).read_bytes() for name in ("last.pt", "model.pt")}
     with torch.no_grad():
         training.network.bias[1] = math.inf
     with pytest.raises(
-        TrainingError, match=r"^after epoch 2 the weights hold NaN or Inf in 2 of 4 tensors \(bias, aver"
+        TrainingError, match=r"^after epoch 2, the weights contain NaN or Inf in 2 of 4 tensors \(bias, aver"
     ):
         training.epoch(PRESENT, PRESENT)
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
 
 
-def test_a_resumed_run_has_all_it_had(tmp_path):
+def test_resumed_run_has_the_complete_state(tmp_path):
     first = Training(tmp_path)
     first.epoch(PRESENT, [0, 0, 0, 1])
     first.epoch()
@@ -175,26 +177,26 @@ def bomb():
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (["epoch"], "3", r"is no resumable run \(epoch is '3', not a number\)"),
-        (["epoch"], -1, r"is no resumable run \(epoch is -1\)"),
+        (["epoch"], "3", r"cannot be resumed \(epoch is '3', not a number\)"),
+        (["epoch"], -1, r"cannot be resumed \(epoch is -1\)"),
         (["epoch"], True, r"epoch is True"),
         (["best_metric"], None, r"best_metric is None"),
         (["network"], [1], r"network is \[1\], not a dict"),
         (["task"], "liver", r"task is 'liver', not a dict"),
-        (["task", "training_cases"], 3, r"was trained with training_cases 3, now it is \['a'\]"),
+        (["task", "training_cases"], 3, r"was trained with training_cases 3, but training_cases is now \['a'\]"),
         (["task", "class_names"], bomb(), r"was trained with class_names \[\["),
         (["network", "bias"], torch.zeros(3), r" \(network\): does not fit the network: .*bias is \(3,\)"),
-        (["average", "bias"], torch.tensor([0, math.nan]), r" \(average\): holds NaN or Inf in 1 of 2"),
+        (["average", "bias"], torch.tensor([0, math.nan]), r" \(average\): contains NaN or Inf in 1 of 2"),
         (["average"], {}, r" \(average\): .*layers missing in the file: weight, bias"),
         (["optimizer"], {}, r"its optimizer differs from the configured one \('param_groups' is missing"),
         (["optimizer", "param_groups"], [], r"its optimizer differs from the configured one"),
         (["optimizer", "param_groups", 0, "params"], 3, r"its optimizer differs from the configured one"),
-        (["optimizer", "state", 0, "exp_avg"], "x", r"configured one \(exp_avg fits no weight\)"),
-        (["optimizer", "state", 1, "exp_avg"], torch.zeros(1).expand(10**12), r"exp_avg fits no weight"),
+        (["optimizer", "state", 0, "exp_avg"], "x", r"configured one \(exp_avg does not fit the weights\)"),
+        (["optimizer", "state", 1, "exp_avg"], torch.zeros(1).expand(10**12), r"exp_avg does not fit the weights"),
         (["optimizer", "state"], 3, r"its optimizer differs from the configured one"),
     ],
 )
-def test_a_damaged_last_checkpoint_is_an_error_of_one_line(tmp_path, path, value, message):
+def test_damaged_checkpoint_error_has_one_line(tmp_path, path, value, message):
     Training(tmp_path).epoch(PRESENT, PRESENT)
     state = torch.load(tmp_path / "last.pt", weights_only=True)
     torch.save(damaged(state, path, value), tmp_path / "last.pt")
@@ -203,7 +205,7 @@ def test_a_damaged_last_checkpoint_is_an_error_of_one_line(tmp_path, path, value
     assert "\n" not in str(error.value) and len(str(error.value)) < 2000
 
 
-def test_an_epoch_beyond_the_schedule_is_not_replayed_for_ever(tmp_path):
+def test_epoch_beyond_max_epochs_is_not_replayed(tmp_path):
     Training(tmp_path).epoch(PRESENT, PRESENT)
     state = torch.load(tmp_path / "last.pt", weights_only=True)
     torch.save({**state, "epoch": 10**15}, tmp_path / "last.pt")
@@ -211,9 +213,9 @@ def test_an_epoch_beyond_the_schedule_is_not_replayed_for_ever(tmp_path):
 
 
 @pytest.mark.parametrize("content", [{}, {"network": {}}, [1], "text", 3.0, None])
-def test_what_is_no_run_at_all(tmp_path, content):
+def test_other_checkpoints_cannot_be_resumed(tmp_path, content):
     torch.save(content, tmp_path / "last.pt")
     with pytest.raises(
-        CheckpointError, match=r"last\.pt: (is no resumable run \(.*missing\)|holds a \w+; a state dict)"
+        CheckpointError, match=r"last\.pt: (cannot be resumed \(.*missing\)|contains a \w+ instead of a state dict)"
     ):
         Training(tmp_path, resume=True)

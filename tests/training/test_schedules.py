@@ -1,4 +1,4 @@
-"""Schedules of the learning rate are tried before the training."""
+"""Checks of learning rate schedules before the training."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def optimizer():
         ("LambdaLR", {"lr_lambda": lambda epoch: [1, 1, "x"][epoch]}, r"LambdaLR fails after epoch 2 of 4 \(TypeE"),
     ],
 )
-def test_schedules_that_fail_in_the_training_are_refused(name, arguments, message):
+def test_schedules_that_fail_during_training_raise(name, arguments, message):
     with pytest.raises(ConfigError, match=message):
         check_schedule(getattr(schedules, name)(optimizer(), **arguments), 4)
 
@@ -44,7 +44,7 @@ def test_schedules_that_fail_in_the_training_are_refused(name, arguments, messag
         ("ReduceLROnPlateau", {}),
     ],
 )
-def test_a_schedule_that_works_stays_as_it_is(name, arguments):
+def test_valid_schedule_is_not_changed(name, arguments):
     schedule = getattr(schedules, name)(optimizer(), **arguments)
     before = [group["lr"] for group in schedule.optimizer.param_groups]
     step = schedule.last_epoch
@@ -53,7 +53,7 @@ def test_a_schedule_that_works_stays_as_it_is(name, arguments):
     assert schedule.last_epoch == step
 
 
-def test_combined_schedules_are_tried():
+def test_combined_schedules_are_checked():
     group = optimizer()
     parts = [schedules.ConstantLR(group, total_iters=2), schedules.ExponentialLR(group, gamma=1e300)]
     with pytest.raises(ConfigError, match="SequentialLR: the learning rate is inf"):
@@ -61,5 +61,5 @@ def test_combined_schedules_are_tried():
     assert check_schedule(schedules.ChainedScheduler(parts[:1]), 3) is None
 
 
-def test_objects_that_are_no_schedules_are_not_tried():
+def test_other_objects_are_not_checked():
     assert check_schedule(object(), 4) is None

@@ -1,4 +1,4 @@
-"""MLflow's writer against a real MLflow database."""
+"""MLflow writer with a real MLflow database."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from segbundle.training.tracking import MLflowWriter, check_mlflow
 mlflow = pytest.importorskip("mlflow")
 
 
-def test_a_resumed_training_goes_on_with_its_run(tmp_path):
+def test_resumed_training_continues_its_run(tmp_path):
     uri, out = f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "spleen"
     out.mkdir()
     (out / "summary.json").write_text('{"mean_dice": 0.5}')
@@ -26,24 +26,24 @@ def test_a_resumed_training_goes_on_with_its_run(tmp_path):
     (run,) = client.search_runs([client.get_experiment_by_name("segbundle").experiment_id])
     assert run.info.run_name == "spleen" and run.info.status == "FINISHED"
     history = client.get_metric_history(run.info.run_id, "train/loss")
-    assert [(figure.step, figure.value) for figure in history] == [(1, 1.0), (2, 0.5)]
+    assert [(metric.step, metric.value) for metric in history] == [(1, 1.0), (2, 0.5)]
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"summary.json", "images"}
 
 
-def test_a_run_that_the_server_does_not_know_is_an_error_that_names_the_setting(tmp_path):
+def test_unknown_run_error_names_the_config_key(tmp_path):
     (tmp_path / "mlflow_run_id").write_text("0" * 32)
     with pytest.raises(ConfigError, match=r"^mlflow_uri: sqlite:.* cannot be used: .*0000"):
         MLflowWriter(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path)
 
 
-def test_where_there_is_no_mlflow_is_found_before_cases_are_prepared(tmp_path):
+def test_unreachable_server_raises(tmp_path):
     check_mlflow(None)
     check_mlflow(f"sqlite:///{tmp_path / 'mlflow.db'}")
     with pytest.raises(ConfigError, match=r"^mlflow_uri: nowhere://x cannot be used: "):
         check_mlflow("nowhere://x")
 
 
-def test_a_training_goes_on_without_mlflow_and_says_so_once(tmp_path, caplog):
+def test_training_continues_without_mlflow_and_warns_once(tmp_path, caplog):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     writer = MLflowWriter(uri, tmp_path)
     client = mlflow.MlflowClient(uri)
@@ -54,11 +54,11 @@ def test_a_training_goes_on_without_mlflow_and_says_so_once(tmp_path, caplog):
     client.restore_run(run.info.run_id)
     writer.add_scalar("train/loss", 0.4, 3)  # too late
     writer.close()
-    assert caplog.text.count("MLflow does not take figures") == 1
+    assert caplog.text.count("MLflow logging failed") == 1
     assert client.get_metric_history(run.info.run_id, "train/loss") == []
 
 
-def test_a_run_that_is_not_closed_has_failed(tmp_path):
+def test_unclosed_run_has_failed(tmp_path):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     code = "import sys, pathlib, segbundle.training.tracking as t; t.MLflowWriter(sys.argv[1], pathlib.Path('.'))"
     subprocess.run([sys.executable, "-c", code, uri], check=True, cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""What the loss is told beside the labels."""
+"""Trainer: inputs of the loss, error messages, gradient clipping and weight averaging."""
 
 from __future__ import annotations
 
@@ -46,56 +46,56 @@ def train(loss, data, max_epochs=1):
     return trainer.state.output["loss"]
 
 
-class NotingLoss(DiceCELoss):
-    """Remembers what the trainer says."""
+class RecordingLoss(DiceCELoss):
+    """Loss that records its progress and annotation masks."""
 
     def forward(self, input, target, annotated=None):
-        self.noted = [*getattr(self, "noted", []), (self.progress, annotated.tolist())]
+        self.recorded = [*getattr(self, "recorded", []), (self.progress, annotated.tolist())]
         return super().forward(input, target, annotated)
 
 
 ALL, PART = [[True] * 3] * 2, [[True] * 3, [True, True, False]]
 
 
-def test_the_loss_learns_what_was_annotated_and_how_far_the_training_is():
-    loss = NotingLoss(softmax=True, to_onehot_y=True, lambda_dice=LinearRamp())
+def test_loss_gets_annotation_masks_and_progress():
+    loss = RecordingLoss(softmax=True, to_onehot_y=True, lambda_dice=LinearRamp())
     train(loss, batches(PART, count=2), max_epochs=2)
-    assert loss.noted == [(progress, PART) for progress in (0, 0.25, 0.5, 0.75)]
+    assert loss.recorded == [(progress, PART) for progress in (0, 0.25, 0.5, 0.75)]
 
 
-def test_any_loss_will_do_if_nothing_is_missing():
+def test_any_loss_works_with_complete_annotations():
     assert train(monai.losses.DiceCELoss(softmax=True, to_onehot_y=True), batches(ALL)) > 0
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (batches(PART), "case b: not every class was annotated, and loss DiceCELoss would learn those as background"),
+        (batches(PART), "case b: not every class was annotated, but loss DiceCELoss treats such classes as background"),
         (
             batches(ALL, 255.0),
-            r"case a: holds voxels of unknown class \(ignore\), which loss DiceCELoss counts; use",
+            r"case a: has voxels of unknown class \(ignore\), but loss DiceCELoss does not exclude them\. Use",
         ),
     ],
 )
-def test_a_loss_that_knows_label_maps_only_is_refused_what_is_missing(data, message):
+def test_loss_without_masks_raises_with_partial_annotations(data, message):
     with pytest.raises(ConfigError, match=message):
         train(monai.losses.DiceCELoss(softmax=True, to_onehot_y=True), data)
 
 
-def test_a_loss_of_monai_that_ignores_the_index_may_have_it():
+def test_monai_loss_with_ignore_index_gets_unknown_voxels():
     loss = monai.losses.DiceLoss(softmax=True, to_onehot_y=True, ignore_index=255)
     data = batches(ALL, 255.0)
     data[0]["label"][:, :, 2] = 1
     assert 0 < train(loss, data) < 1
 
 
-def test_root_errors_are_plain():
+def test_config_error_is_not_wrapped():
     with pytest.raises(ConfigError) as error:
         train(monai.losses.DiceLoss(softmax=True, to_onehot_y=True), batches(PART))
     assert root_error(error.value) is error.value
 
 
-def test_what_the_loss_refuses_is_told_with_the_batchs_cases():
+def test_loss_error_names_the_cases_of_the_batch():
     loss = DiceCELoss(softmax=True, to_onehot_y=True, weight=[1.0, 2.0])
     with pytest.raises(TrainingError, match="loss DiceCELoss, cases a, b: weight has 2 entries for 3 classes"):
         train(loss, batches(ALL))
@@ -106,7 +106,7 @@ def test_what_the_loss_refuses_is_told_with_the_batchs_cases():
 
 
 class Failing(torch.nn.Module):
-    """A loss that raises an error, or returns a value."""
+    """Loss that raises an error, or returns a value."""
 
     def __init__(self, result):
         super().__init__()
@@ -123,7 +123,7 @@ class Failing(torch.nn.Module):
     [
         (
             Failing(IndexError("dim 7")),
-            "loss Failing, cases a, b: IndexError: dim 7. Check `loss`, or use one of segbu",
+            "loss Failing, cases a, b: IndexError: dim 7. Check `loss`, or use a loss of s",
         ),
         (Failing(ValueError("shapes differ")), "loss Failing, cases a, b: shapes differ. Check `loss`"),
         (Failing(None), "loss Failing, cases a, b: TypeError: unsupported operand"),
@@ -134,12 +134,12 @@ class Failing(torch.nn.Module):
         (monai.losses.MaskedLoss(torch.nn.MSELoss), "loss MaskedLoss, cases a, b: UserWarning: Using a target size"),
     ],
 )
-def test_a_loss_that_fails_is_named(loss, message):
+def test_error_names_the_failing_loss(loss, message):
     with pytest.raises(TrainingError, match=re.escape(message)):
         train(loss, batches(ALL))
 
 
-def test_labels_of_the_scores_shape_are_no_broadcast():
+def test_labels_with_the_shape_of_the_logits_are_valid():
     data = batches(ALL)
     data[0]["label"] = torch.zeros(2, 3, 4, 4, 4)
     assert train(torch.nn.MSELoss(), data) > 0
@@ -152,14 +152,14 @@ def test_labels_of_the_scores_shape_are_no_broadcast():
         (torch.optim.SparseAdam, "optimizer SparseAdam, cases a, b: RuntimeError: SparseAdam does not support dense"),
     ],
 )
-def test_an_optimizer_that_cannot_step_is_named(optimizer, message):
+def test_error_names_the_failing_optimizer(optimizer, message):
     trainer = trainer_of(plain_loss(), batches(ALL))
     trainer.optimizer = optimizer(list(trainer.network.parameters()), lr=0.1)
     with pytest.raises(TrainingError, match=message):
         trainer.run()
 
 
-def test_a_network_that_cannot_be_trained_is_named():
+def test_error_names_the_failing_network():
     trainer = trainer_of(plain_loss(), batches(ALL))
     trainer.network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool3d(1), torch.nn.InstanceNorm3d(1))
     with pytest.raises(
@@ -169,8 +169,8 @@ def test_a_network_that_cannot_be_trained_is_named():
         trainer.run()
 
 
-def test_our_loss_without_an_ignore_index_is_refused_unknown_voxels():
-    with pytest.raises(ConfigError, match="loss DiceCELoss counts; set loss#ignore_index: 255"):
+def test_loss_without_ignore_index_raises_with_unknown_voxels():
+    with pytest.raises(ConfigError, match=r"loss DiceCELoss does not exclude them\. Set loss#ignore_index: 255"):
         train(DiceCELoss(softmax=True, to_onehot_y=True), batches(ALL, 255.0))
     assert train(DiceCELoss(softmax=True, to_onehot_y=True, ignore_index=255), batches(ALL, 255.0)) > 0
 
@@ -179,32 +179,32 @@ def plain_loss():
     return DiceCELoss(softmax=True, to_onehot_y=True)
 
 
-@pytest.mark.parametrize("most", [None, 1e-3])
-def test_large_gradients_are_scaled_down(most):
-    trainer = trainer_of(plain_loss(), batches(ALL), max_gradient_norm=most)
+@pytest.mark.parametrize("max_norm", [None, 1e-3])
+def test_gradient_clipping(max_norm):
+    trainer = trainer_of(plain_loss(), batches(ALL), max_gradient_norm=max_norm)
     before = [parameter.detach().clone() for parameter in trainer.network.parameters()]
     trainer.run()
     after = trainer.network.parameters()
     step = torch.stack([(new - old).square().sum() for new, old in zip(after, before, strict=True)]).sum().sqrt()
     norm = float(trainer.state.gradient_norm)
     assert norm > 0.01
-    assert float(step) == pytest.approx(0.1 * (norm if most is None else most), rel=1e-3)
+    assert float(step) == pytest.approx(0.1 * (norm if max_norm is None else max_norm), rel=1e-3)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_a_loss_that_is_no_number_ends_the_training_with_the_names_of_the_cases(value):
+def test_nan_loss_stops_the_training_and_names_the_cases(value):
     bad = batches(ALL)[0]
     bad = {**bad, "image": torch.full_like(bad["image"], value), "case": ["c", "d"]}
-    theirs = monai.losses.DiceCELoss(softmax=True, to_onehot_y=True)  # ours refuses such scores itself
-    trainer = trainer_of(theirs, [*batches(ALL), bad])
+    loss = monai.losses.DiceCELoss(softmax=True, to_onehot_y=True)  # segbundle.losses raise an error themselves
+    trainer = trainer_of(loss, [*batches(ALL), bad])
     StopAtNaN().attach(trainer)
     with pytest.raises(TrainingError, match=r"the loss is nan in step 2, cases c, d"):
         trainer.run()
     assert all(bool(parameter.isfinite().all()) for parameter in trainer.network.parameters())
 
 
-def test_a_gradient_that_is_no_number_in_the_last_step_ends_the_training_before_its_weights_are_saved():
-    class Spoilt(torch.autograd.Function):
+def test_nan_gradient_in_the_last_step_stops_before_saving():
+    class NanGradient(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x):
             return x.clone()
@@ -214,15 +214,15 @@ def test_a_gradient_that_is_no_number_in_the_last_step_ends_the_training_before_
             return gradient * torch.nan
 
     saved = []
-    trainer = trainer_of(lambda pred, label: Spoilt.apply(pred).square().mean(), batches(ALL))
+    trainer = trainer_of(lambda pred, label: NanGradient.apply(pred).square().mean(), batches(ALL))
     StopAtNaN().attach(trainer)
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: saved.append(1))
-    with pytest.raises(TrainingError, match=r"the gradient's norm is nan in step 1, cases .*; nothing is saved yet"):
+    with pytest.raises(TrainingError, match=r"the gradient norm is nan in step 1, cases .*\. Nothing is saved yet"):
         trainer.run()
     assert not saved
 
 
-def test_the_average_of_the_weights_by_hand():
+def test_weight_average_by_hand():
     trainer = trainer_of(plain_loss(), batches(ALL, count=3))
     average = WeightAverage(trainer.network, 0.25)
     seen = [trainer.network.bias.detach().clone()]
@@ -230,20 +230,20 @@ def test_the_average_of_the_weights_by_hand():
     average.attach(trainer)
     trainer.run()
     expected = seen[0]
-    for kept, weights in zip((2 / 11, 0.25, 0.25), seen[1:], strict=True):  # (1 + 1) / (10 + 1) is less than 0.25
-        expected = kept * expected + (1 - kept) * weights
+    for decay, weights in zip((2 / 11, 0.25, 0.25), seen[1:], strict=True):  # (1 + 1) / (10 + 1) is less than 0.25
+        expected = decay * expected + (1 - decay) * weights
     torch.testing.assert_close(average.network.bias, expected)
     assert not average.network.bias.requires_grad
 
 
-def test_without_an_average_the_network_is_the_trained_one():
+def test_without_decay_the_network_is_not_averaged():
     network = torch.nn.Conv3d(1, 1, 1)
     assert averaged_network(WeightAverage(network, None)) is network
     with pytest.raises(ValueError, match="decay"):
         WeightAverage(network, 1.0)
 
 
-def test_statistics_of_batch_norms_are_copied():
+def test_batch_norm_statistics_are_copied():
     network = torch.nn.BatchNorm3d(2)
     average = WeightAverage(network, 0.9)
     network.running_mean.fill_(3)

@@ -1,4 +1,4 @@
-"""Networks whose weights or kernels are too large are refused before they are built."""
+"""Checks of the size of weights and kernels before a network is built."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def num_bytes(network):
     [
         (
             UNET | {"channels": [10**6, 10**6]},
-            r"its weights take at least [\d,.]+ GB and a run 2 times as much; .* GB are",
+            r"its weights take at least [\d,.]+ GB, and a run takes 2 times as much, but only .* GB are",
         ),
         (UNET | {"in_channels": 10**12}, "its weights take at least"),
         (SWIN, "its weights take at least"),
@@ -44,24 +44,24 @@ def num_bytes(network):
         ),
     ],
 )
-def test_a_network_that_is_too_large_is_refused(network_def, message):
+def test_large_networks_raise(network_def, message):
     with pytest.raises(ConfigError, match=f"network_def.* ?{message}"):
         check_network_size(parser(network_def), PATCH)
 
 
-def test_the_weights_of_a_training_are_counted_four_times(monkeypatch):
+def test_training_takes_four_times_the_weights(monkeypatch):
     config = parser(UNET)
     needed = 4 * num_bytes(config.get_parsed_content("network_def"))
     training = parser(UNET, train={})
     monkeypatch.setattr(network_size, "free_memory", lambda device: needed)
     check_network_size(training, PATCH)
     monkeypatch.setattr(network_size, "free_memory", lambda device: needed - 1)
-    with pytest.raises(ConfigError, match="a run 4 times as much"):
+    with pytest.raises(ConfigError, match="a run takes 4 times as much"):
         check_network_size(training, PATCH)
     check_network_size(config, PATCH)
 
 
-def test_the_check_changes_neither_network_nor_random_numbers():
+def test_check_changes_neither_network_nor_random_state():
     config = parser(UNET)
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
@@ -74,14 +74,14 @@ def test_the_check_changes_neither_network_nor_random_numbers():
     assert all(map(torch.equal, network.parameters(), again.parameters()))
 
 
-def test_other_components_are_not_made_for_the_check(tmp_path):
+def test_check_does_not_create_other_components(tmp_path):
     made = tmp_path / "made"
     check_network_size(parser(UNET | {"in_channels": "@channels"}, channels=f"$open('{made}', 'w')"), PATCH)
     check_network_size(parser(f"$open('{made}', 'w')"), PATCH)
     assert not made.exists()
 
 
-def test_what_cannot_be_built_is_left_to_the_run():
+def test_invalid_networks_raise_during_the_run_only():
     config = parser(UNET | {"channels": [4, -8]})
     assert check_network_size(config, PATCH) is None
     with pytest.raises(RuntimeError, match="UNet"):

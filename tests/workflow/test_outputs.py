@@ -4,7 +4,7 @@ from segbundle.errors import OutputError
 from segbundle.workflow.outputs import prepare_output, prepare_prediction_output, prepare_training_output
 
 
-def test_output_folders_are_made_and_unwritable_ones_named(tmp_path):
+def test_output_folders_are_created_or_raise(tmp_path):
     prepare_output(str(tmp_path / "a" / "b"))
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == [".lock"]
     (tmp_path / "file").write_text("in the way")
@@ -12,21 +12,21 @@ def test_output_folders_are_made_and_unwritable_ones_named(tmp_path):
         prepare_output(str(tmp_path / "file" / "x"))
 
 
-def test_a_folder_with_a_run_is_refused_unless_resumed(tmp_path):
+def test_folder_with_a_run_raises_unless_resumed(tmp_path):
     (tmp_path / "last.pt").write_bytes(b"")
-    with pytest.raises(OutputError, match="holds a training run; choose another"):
+    with pytest.raises(OutputError, match=r"contains a training run\. Choose another"):
         prepare_output(str(tmp_path))
-    with pytest.raises(OutputError, match=r"already holds a training run \(last\.pt\).*--resume true"):
+    with pytest.raises(OutputError, match=r"already contains a training run \(last\.pt\).*--resume true"):
         prepare_training_output(str(tmp_path))
     prepare_training_output(str(tmp_path), resume=True)
-    (tmp_path / "last.pt").rename(tmp_path / "task.json")  # somebody made room
-    with pytest.raises(OutputError, match="holds a training run; choose another"):
+    (tmp_path / "last.pt").rename(tmp_path / "task.json")  # renamed by a user
+    with pytest.raises(OutputError, match=r"contains a training run\. Choose another"):
         prepare_output(str(tmp_path))
 
 
-def test_resuming_where_nothing_is_starts_from_the_beginning_and_says_so(tmp_path, caplog):
+def test_resuming_without_a_run_warns(tmp_path, caplog):
     prepare_training_output(str(tmp_path), resume=True)
-    assert "holds no last.pt to resume from" in caplog.text
+    assert "contains no last.pt to resume from" in caplog.text
 
 
 @pytest.mark.parametrize("prepare", [prepare_output, prepare_training_output, prepare_prediction_output])
@@ -34,7 +34,7 @@ def test_resuming_where_nothing_is_starts_from_the_beginning_and_says_so(tmp_pat
     ("name", "message"),
     [("nowhere", "is a link to .*, which does not exist"), ("loop", "leads back to itself"), ("x" * 300, "too long")],
 )
-def test_a_path_that_is_no_folder_is_named(tmp_path, prepare, name, message):
+def test_invalid_paths_raise(tmp_path, prepare, name, message):
     (tmp_path / "nowhere").symlink_to(tmp_path / "other" / "folder")
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(OutputError, match=message) as error:

@@ -1,4 +1,4 @@
-"""What a run says of itself."""
+"""Provenance of runs: fingerprints and command line."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from segbundle.workflow.provenance import made_by
 from tiny import TINY_CLASSES
 
 
-def test_the_fingerprint_changes_with_the_contents_of_a_file(tiny_dataset):
+def test_fingerprint_depends_on_file_content(tiny_dataset):
     data = labelled_data(tiny_dataset, TINY_CLASSES)
     before = provenance._fingerprint(data)
     assert before == provenance._fingerprint(list(reversed(data)))
     label = Path(data[0]["label"])
     size = label.stat().st_size
     content = bytearray(label.read_bytes())
-    content[-5] ^= 1  # of the checksum
+    content[-5] ^= 1  # in the checksum
     label.write_bytes(content)
     assert label.stat().st_size == size
     assert provenance._fingerprint(data) != before
 
 
-def test_models_have_a_fingerprint_each(tmp_path):
+def test_each_model_has_a_fingerprint(tmp_path):
     for name in ("fold_0", "fold_1"):
         (tmp_path / name).mkdir()
         torch.save({"weight": torch.ones(3)}, tmp_path / name / "model.pt")
@@ -45,7 +45,7 @@ def test_models_have_a_fingerprint_each(tmp_path):
 
 
 @pytest.mark.parametrize("as_module", [True, False])
-def test_the_command_can_be_run_again(tmp_path, as_module):
+def test_command_can_be_run_again(tmp_path, as_module):
     program = tmp_path / "tool" / "__main__.py"
     program.parent.mkdir()
     program.write_text("import json; from segbundle.workflow.provenance import made_by; print(json.dumps(made_by({})))")

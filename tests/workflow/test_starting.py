@@ -3,7 +3,7 @@ import sys
 from segbundle.workflow.starting import start_workflow
 
 
-def test_a_library_user_keeps_the_excepthook():
+def test_start_workflow_keeps_the_excepthook_of_libraries():
     before = sys.excepthook
     start_workflow()
     assert sys.excepthook is before

@@ -1,4 +1,4 @@
-"""Read weights from files and load them into a network."""
+"""Read trained weights from checkpoints and load them into a network."""
 
 import lazy_loader as lazy
 

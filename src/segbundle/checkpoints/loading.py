@@ -1,4 +1,4 @@
-"""Trained weights for a workflow, and what the files beside them tell of their training."""
+"""Loading of trained weights, and the files of the training that are saved next to them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from typing_extensions import TypedDict
 
-from segbundle.checkpoints.weights import put_weights, read_checkpoint
+from segbundle.checkpoints.weights import load_state_dict, read_checkpoint
 from segbundle.errors import CheckpointError
 from segbundle.files.documents import read_json
 from segbundle.results.runs import fold_folders
@@ -23,11 +23,11 @@ from segbundle.results.structures import training_cases_of
 
 _logger = logging.getLogger(__name__)
 _WRAPPERS = ("model", "network", "state_dict")
-"""Under which key other programs (and our own last.pt) keep the weights, where the file is not the weights alone."""
+"""Keys of the state dict in checkpoints that contain more than weights, such as `last.pt`."""
 
 
 class _Task(TypedDict, total=False):
-    """What is known of a `task.json`; further keys are kept."""
+    """Validated keys of a `task.json`. Other keys are kept."""
 
     __pydantic_config__ = {"extra": "allow"}  # type: ignore[misc]  # noqa: RUF012
 
@@ -48,40 +48,65 @@ class _Format(TypedDict, total=False):
 
 
 class _Metadata(TypedDict, total=False):
-    """The part of a bundle's `metadata.json` that names the classes."""
+    """The class names in the `metadata.json` of a bundle."""
 
     network_data_format: _Format
 
 
 def ensemble_members(ckpt_path: str | Path | Sequence[str | Path] | None) -> list[str]:
-    """The checkpoints of an ensemble, for an inferer that loads them in turn; none if there is only one."""
+    """Return the checkpoints of an ensemble, for an inferer that loads them one after another.
+
+    Args:
+        ckpt_path: as in `load_weights`.
+
+    Returns:
+        paths of the members; empty for a single checkpoint.
+
+    Example:
+        >>> ensemble_members(["fold_0/model.pt", "fold_1/model.pt"]), ensemble_members("model.pt")
+        (['fold_0/model.pt', 'fold_1/model.pt'], [])
+    """
     paths = checkpoint_paths(ckpt_path)
     return [str(path) for path in paths] if len(paths) > 1 else []
 
 
 def checkpoint_paths(ckpt_path: str | Path | Sequence[str | Path] | None) -> list[Path]:
-    """The files of a checkpoint, of the members of an ensemble, or of the models of a cross-validation."""
-    return [path for one in _given(ckpt_path) for path in models_of_folds(one) or [one]]
+    """Return the path of a checkpoint, or the paths of an ensemble or of the models of a cross-validation.
+
+    Args:
+        ckpt_path: as in `load_weights`.
+
+    Example:
+        >>> checkpoint_paths("model.pt"), checkpoint_paths(None)
+        ([PosixPath('model.pt')], [])
+    """
+    return [path for given in _as_paths(ckpt_path) for path in fold_models(given) or [given]]
 
 
-def _given(ckpt_path: str | Path | Sequence[str | Path] | None) -> list[Path]:
+def _as_paths(ckpt_path: str | Path | Sequence[str | Path] | None) -> list[Path]:
     if ckpt_path is None:
         return []
     return [Path(ckpt_path)] if isinstance(ckpt_path, (str, Path)) else [Path(path) for path in ckpt_path]
 
 
 def _warn_if_unfinished(ckpt_path: str | Path | Sequence[str | Path] | None) -> None:
-    for folder in _given(ckpt_path):
-        models = models_of_folds(folder)
+    for folder in _as_paths(ckpt_path):
+        models = fold_models(folder)
         if models and not (folder / "summary.json").exists():
-            _logger.warning(
-                "%s: the cross-validation has not ended; its %d models so far are used", folder, len(models)
-            )
+            _logger.warning("%s: the cross-validation is not finished. Number of models used: %d.", folder, len(models))
 
 
-def models_of_folds(folder: Path) -> list[Path]:
-    """The models of a cross-validation's folds; none if the folder is something else."""
-    return [path for place in fold_folders(folder) if os.path.lexists(path := place / "model.pt")]
+def fold_models(folder: Path) -> list[Path]:
+    """Return the models of the folds of a cross-validation; empty for any other folder or file.
+
+    Args:
+        folder: output folder of a cross-validation.
+
+    Example:
+        >>> fold_models(Path("/nowhere"))
+        []
+    """
+    return [path for fold in fold_folders(folder) if os.path.lexists(path := fold / "model.pt")]
 
 
 def load_weights(
@@ -91,23 +116,32 @@ def load_weights(
     resume: bool = False,
     required: bool = False,
 ) -> None:
-    """Load a checkpoint into a network; of the members of an ensemble each, to prove that all fit.
+    """Load a checkpoint into a network. The members of an ensemble are all loaded, to check that each of them fits.
 
-    What only a training with deep supervision uses may be missing, in the file or in the network.
+    The layers of deep supervision may be missing in the file or in the network.
 
     Args:
         network: on any device.
-        ckpt_path: a plain state dict (`model.pt`), a dict that holds one under `model`, `network` or `state_dict`,
-            or None to keep the network's weights as they are; for an ensemble, a list of plain state dicts, or the
-            folder of a cross-validation.
-        class_names: the task's classes; compared with those that the checkpoint was trained for, as far as
-            `task.json` beside it, or the metadata of the bundle it lies in, tell.
-        resume: the training goes on, and nothing may be missing.
-        required: whether None is refused, since the network is not trained afterwards.
+        ckpt_path: checkpoint with a state dict (`model.pt`), or with a dict that contains one under `model`, `network`
+            or `state_dict`. For an ensemble, a list of checkpoints with state dicts, or the output folder of a
+            cross-validation. None keeps the weights of the network.
+        class_names: classes of the task, compared with those that the checkpoint was trained for. These are read from
+            `task.json` next to the checkpoint or from the metadata of its bundle. Default: not compared.
+        resume: whether the layers of deep supervision are required, as for resuming a training (default False).
+        required: whether None is an error, as for inference (default False).
 
     Raises:
-        CheckpointError: no such file, unreadable, weights that do not fit the network or are not finite (see
-            `put_weights`), or trained for other classes; or None if weights are required.
+        CheckpointError: the file does not exist or cannot be read, its weights do not fit the network or are not finite
+            (see `load_state_dict`), or it was trained for other classes. Also if `ckpt_path` is None and `required`.
+
+    Example:
+        >>> import tempfile
+        >>> trained, network = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save(trained.state_dict(), f"{folder}/model.pt")
+        ...     load_weights(network, f"{folder}/model.pt")
+        >>> torch.equal(network.weight, trained.weight)
+        True
     """
     paths = checkpoint_paths(ckpt_path)
     if required and not paths:
@@ -125,26 +159,26 @@ def _load(
 ) -> None:
     weights = read_checkpoint(ckpt_path)
     if class_names is not None:
-        _refuse_other_classes(ckpt_path, list(class_names))
+        _check_classes(ckpt_path, list(class_names))
     for key in _WRAPPERS:
         if isinstance(weights.get(key), Mapping) and not plain:
             weights = dict(weights[key])
             break
-    put_weights(network, weights, str(ckpt_path), complete=resume)
+    load_state_dict(network, weights, str(ckpt_path), complete=resume)
     _logger.info("weights: %s", ckpt_path)
 
 
-def _refuse_other_classes(ckpt_path: Path, class_names: list[str]) -> None:
+def _check_classes(ckpt_path: Path, class_names: list[str]) -> None:
     trained_for = _class_names_of(ckpt_path)
     if trained_for is not None and trained_for != class_names:
         raise CheckpointError(
-            f"{ckpt_path}: was trained for the classes {trained_for}, the task's class_names are {class_names}; "
-            "give the task YAML it was trained with (--config), or another ckpt_path."
+            f"{ckpt_path}: was trained for the classes {trained_for}, but class_names is {class_names}. "
+            "Use the task YAML that it was trained with (--config), or another ckpt_path."
         )
 
 
 def _class_names_of(ckpt_path: Path) -> list[Any] | None:
-    """Return which classes a checkpoint was trained for, if a file beside it says so."""
+    """Return the classes that a checkpoint was trained for; None if no file next to it lists them."""
     task = read_task(ckpt_path)
     if "class_names" in task:
         return list(task["class_names"])
@@ -156,17 +190,27 @@ def _class_names_of(ckpt_path: Path) -> list[Any] | None:
         channels = content["network_data_format"]["outputs"]["pred"]["channel_def"]
         return [channels[str(index)] for index in range(len(channels))]
     except CheckpointError as error:
-        _logger.warning("the classes of %s are not compared with the task's: %s", ckpt_path, error)
-    except KeyError:  # of another program's bundle
-        _logger.debug("%s names no classes", metadata)
+        _logger.warning("the classes of %s are not compared with class_names: %s", ckpt_path, error)
+    except KeyError:  # in the bundle of another program
+        _logger.debug("%s lists no class names", metadata)
     return None
 
 
 def read_task(ckpt_path: str | Path) -> dict[str, Any]:
-    """Return what a training wrote into `task.json` beside its checkpoints: classes, fold, and its training cases.
+    """Return the content of `task.json` next to a checkpoint: classes, fold, preprocessing and training cases.
+
+    Args:
+        ckpt_path: path of the checkpoint.
+
+    Returns:
+        the content; empty if the file does not exist.
 
     Raises:
         CheckpointError: the file is damaged.
+
+    Example:
+        >>> read_task("/nowhere/model.pt")
+        {}
     """
     path = Path(ckpt_path).parent / "task.json"
     if not path.is_file():
@@ -176,9 +220,22 @@ def read_task(ckpt_path: str | Path) -> dict[str, Any]:
 
 
 def cases_trained_on(ckpt_path: str | Path | Sequence[str | Path] | None) -> set[str] | None:
-    """Names of the cases that a checkpoint, or a member of an ensemble, was trained on, as files beside it tell.
+    """Return the names of the training cases of a checkpoint, or of all members of an ensemble.
 
-    None if no file tells for one of them.
+    They are read from `task.json` and `training_cases.csv` next to the checkpoint.
+
+    Args:
+        ckpt_path: as in `load_weights`.
+
+    Returns:
+        the names; None if they are unknown for the checkpoint or for any member.
+
+    Raises:
+        CheckpointError: `task.json` is damaged.
+
+    Example:
+        >>> cases_trained_on("/nowhere/model.pt") is None
+        True
     """
     found = [
         {*read_task(path).get("training_cases", ()), *(one.case for one in training_cases_of(path))}
@@ -187,10 +244,20 @@ def cases_trained_on(ckpt_path: str | Path | Sequence[str | Path] | None) -> set
     return set[str]().union(*found) if found and all(found) else None
 
 
-def cases_that_chose(ckpt_path: str | Path | Sequence[str | Path] | None) -> set[str]:
-    """Names of the cases whose Dice chose the epoch of a checkpoint, or of a member of an ensemble.
+def cases_validated_on(ckpt_path: str | Path | Sequence[str | Path] | None) -> set[str]:
+    """Return the names of the validation cases whose Dice selected the epoch of a checkpoint, or of ensemble members.
 
-    That is, those of the `metrics.csv` that a training keeps beside its best weights; another program's tells nothing.
+    They are read from the `metrics.csv` of the training next to the checkpoint. Files of other programs are ignored.
+
+    Args:
+        ckpt_path: as in `load_weights`.
+
+    Raises:
+        CheckpointError: `task.json` is damaged.
+
+    Example:
+        >>> cases_validated_on("/nowhere/model.pt")
+        set()
     """
     found: set[str] = set()
     for path in checkpoint_paths(ckpt_path):
@@ -203,37 +270,56 @@ def cases_that_chose(ckpt_path: str | Path | Sequence[str | Path] | None) -> set
 def warn_about_training_cases(
     data: Sequence[dict[str, Any]], ckpt_path: str | Path | Sequence[str | Path] | None
 ) -> None:
-    """Say so if cases that are to be scored were used to train the checkpoint, or a member of the ensemble."""
+    """Log a warning if an evaluation includes training cases of the checkpoint, or of a member of the ensemble.
+
+    Args:
+        data: datalist entries of the cases to score; only `case`, the name, is used.
+        ckpt_path: as in `load_weights`.
+
+    Raises:
+        CheckpointError: `task.json` is damaged.
+
+    Example:
+        >>> warn_about_training_cases([{"case": "a"}], "/nowhere/model.pt")  # unknown: no warning
+    """
     seen = cases_trained_on(ckpt_path) or ()
     known = [entry["case"] for entry in data if entry["case"] in seen]
     if known:
         _logger.warning(
-            "%d of these %d cases were, by their names, trained on by %s, and will look better than new ones%s",
+            "%d of the %d cases have the names of training cases of %s. "
+            "Their scores overestimate the performance on new cases.%s",
             len(known),
             len(data),
             ckpt_path,
-            "; --fold scores only the cases that were held out" if len(known) < len(data) else "",
+            " Use --fold to score only the held-out cases." if len(known) < len(data) else "",
         )
 
 
 def warn_about_preprocessing(
     ckpt_path: str | Path | Sequence[str | Path] | None, preprocessing: Mapping[str, Any]
 ) -> None:
-    """Say so if scans are to be preprocessed otherwise than in the training of a checkpoint.
+    """Log a warning if the preprocessing differs from that of the training of a checkpoint.
 
     Args:
-        ckpt_path: as in `load_weights`; what `task.json` beside it tells is compared.
+        ckpt_path: as in `load_weights`. Its preprocessing is read from `task.json` next to it.
         preprocessing: config keys, such as `spacing` and `intensity`, and their values.
+
+    Raises:
+        CheckpointError: `task.json` is damaged.
+
+    Example:
+        >>> warn_about_preprocessing("/nowhere/model.pt", {"spacing": [1.0, 1.0, 1.0]})  # unknown: no warning
     """
     for path in checkpoint_paths(ckpt_path):
         task = read_task(path)
         for key, value in preprocessing.items():
             if key in task and task[key] != json.loads(json.dumps(value)):
                 _logger.warning(
-                    "%s: was trained with %s %s, now it is %s, with which it will hardly work; "
-                    "give the task YAML that it was trained with (--config)",
+                    "%s: was trained with %s %s, but %s is now %s. Predictions will be poor. "
+                    "Use the task YAML that it was trained with (--config).",
                     path,
                     key,
                     task[key],
+                    key,
                     value,
                 )

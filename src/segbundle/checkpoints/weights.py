@@ -1,4 +1,4 @@
-"""State dicts: reading them from files, and whether they are what a network needs."""
+"""State dicts: reading from checkpoint files, validation, and loading into networks."""
 
 from __future__ import annotations
 
@@ -13,44 +13,58 @@ import torch
 from segbundle.errors import CheckpointError
 
 DEPTHS = frozenset({"deep_supervision_heads", "super_head"})
-"""Modules of MONAI's `DynUNet` with deep supervision that only a training uses, and TorchScript cannot do."""
+"""Modules of MONAI's `DynUNet` for deep supervision. Only training uses them, and TorchScript does not support them."""
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _SLACK = 2**20
-"""Bytes that the records of a checkpoint may declare beyond the size of the file."""
+"""Bytes by which the declared size of a checkpoint's records may exceed the size of the file."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Return the dict in a checkpoint file, on the CPU. Only tensors and plain values are unpickled.
+    """Return the dict in a checkpoint file, with tensors on the CPU.
+
+    Only tensors and plain values are unpickled, so that a file cannot run code.
+
+    Args:
+        path: path of the file.
 
     Raises:
-        CheckpointError: no such file, or it cannot be read.
+        CheckpointError: the file does not exist, cannot be read, or does not contain a dict.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save({"weight": torch.ones(3)}, f"{folder}/model.pt")
+        ...     read_checkpoint(f"{folder}/model.pt")
+        {'weight': tensor([1., 1., 1.])}
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(
-            f"{path}: no such checkpoint; set ckpt_path to a trained model, for instance OUTPUT_DIR/model.pt."
+            f"{path}: no such checkpoint. Set ckpt_path to a trained model, for instance OUTPUT_DIR/model.pt."
         )
     try:
-        _refuse_inflation(path)
+        _check_declared_size(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about kinds of tensors that are refused
+            warnings.simplefilter("ignore")  # about types of tensors that are rejected later
             content = torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except MemoryError as error:
-        raise CheckpointError(f"{path}: does not fit into memory; is it a checkpoint of this task?") from error
-    except Exception as error:  # torch raises many kinds for damaged files
         raise CheckpointError(
-            f"{path}: cannot be read as a PyTorch checkpoint; it is damaged, or holds more than tensors."
+            f"{path}: does not fit into memory. Check that it is a checkpoint of this task."
+        ) from error
+    except Exception as error:  # torch raises many types of errors for damaged files
+        raise CheckpointError(
+            f"{path}: cannot be read as a PyTorch checkpoint. It is damaged, or contains objects other than tensors."
         ) from error
     if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}; a state dict is needed.")
+        raise CheckpointError(f"{path}: contains a {type(content).__name__} instead of a state dict.")
     return dict(content)
 
 
-def _refuse_inflation(path: Path) -> None:
-    """Refuse an archive whose records are larger than the file. `torch.save` stores them as they are."""
+def _check_declared_size(path: Path) -> None:
+    """Raise an error if the records of an archive are larger than the file. `torch.save` does not compress them."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
@@ -58,37 +72,43 @@ def _refuse_inflation(path: Path) -> None:
     size = path.stat().st_size
     if declared > size + _SLACK:
         raise CheckpointError(
-            f"{path}: has {size:,} bytes and declares {declared:,}; it is damaged or compressed. Save it by torch.save."
+            f"{path}: has {size:,} bytes but declares {declared:,}. It is damaged or compressed. "
+            "Save it with torch.save."
         )
 
 
-def put_weights(network: torch.nn.Module, weights: Mapping[str, Any], source: str, complete: bool = False) -> None:
-    """Load a state dict into a network.
+def load_state_dict(network: torch.nn.Module, weights: Mapping[str, Any], source: str, complete: bool = False) -> None:
+    """Load a state dict into a network, after validation. In case of an error, the network is not changed.
 
     Args:
         network: on any device.
-        weights: the state dict.
-        source: names the origin of the state dict in messages.
-        complete: whether layers that only a training with deep supervision uses must be there, too.
+        weights: the state dict. Floating point tensors are converted to the dtype of the network.
+        source: origin of the state dict, for messages.
+        complete: whether the layers of deep supervision are required (default False).
 
     Raises:
-        CheckpointError: entries that are no tensors; layers that are missing, unknown, of another shape or another
-            type; values that are NaN or infinite. The message names the first ones. The network is as it was.
+        CheckpointError: entries are not tensors; layers are missing, unknown, or have another shape or type; values are
+            NaN or infinite. The message lists the first problems.
+
+    Example:
+        >>> network = torch.nn.Linear(2, 1)
+        >>> load_state_dict(network, {"weight": torch.ones(1, 2), "bias": torch.zeros(1)}, "model.pt")
+        >>> network.weight.tolist()
+        [[1.0, 1.0]]
     """
-    _refuse_other_entries(weights, source)
+    _check_entries(weights, source)
     expected = network.state_dict()
-    problems = _misfits(expected, weights, frozenset() if complete else DEPTHS)
+    problems = _mismatches(expected, weights, frozenset() if complete else DEPTHS)
     if problems:
         raise CheckpointError(
             f"{source}: does not fit the network: {'; '.join(problems)}. "
             "Use the network_def and class_names that it was trained with."
         )
     try:
-        refuse_broken({name: weights[name].to(value.dtype) for name, value in expected.items() if name in weights})
+        check_finite({name: weights[name].to(value.dtype) for name, value in expected.items() if name in weights})
     except ValueError as error:
         raise CheckpointError(
-            f"{source}: holds {error}. The training that wrote it went wrong, or the file is damaged; "
-            "use another checkpoint."
+            f"{source}: contains {error}. The training diverged, or the file is damaged. Use another checkpoint."
         ) from error
     try:
         network.load_state_dict(weights, strict=False)
@@ -97,15 +117,21 @@ def put_weights(network: torch.nn.Module, weights: Mapping[str, Any], source: st
         raise CheckpointError(f"{source}: cannot be loaded into the network ({reason}).") from error
 
 
-def refuse_broken(weights: Mapping[str, torch.Tensor]) -> None:
-    """Refuse weights that are NaN or infinite.
+def check_finite(weights: Mapping[str, torch.Tensor]) -> None:
+    """Raise an error if weights are NaN or infinite.
+
+    Args:
+        weights: the state dict.
 
     Raises:
-        ValueError: naming the first ones.
+        ValueError: the message names the first tensors with such values.
+
+    Example:
+        >>> check_finite({"weight": torch.ones(3)})
     """
     broken = [name for name, value in weights.items() if not _is_finite(value)]
     if broken:
-        raise ValueError(f"NaN or Inf in {len(broken)} of {len(weights)} tensors ({some(broken)})")
+        raise ValueError(f"NaN or Inf in {len(broken)} of {len(weights)} tensors ({first_names(broken)})")
 
 
 def _is_finite(value: torch.Tensor) -> bool:
@@ -114,49 +140,52 @@ def _is_finite(value: torch.Tensor) -> bool:
     return bool(value.sum().isfinite()) or bool(value.isfinite().all())  # a sum may overflow
 
 
-def _refuse_other_entries(weights: Mapping[str, Any], source: str) -> None:
-    """Refuse what is no state dict."""
+def _check_entries(weights: Mapping[str, Any], source: str) -> None:
+    """Raise an error if a dict is not a state dict."""
     unnamed = [key for key in weights if not isinstance(key, str)]
     if unnamed:
         raise CheckpointError(
-            f"{source}: holds no state dict: key {unnamed[0]!r:.60} is not the name of a layer. "
-            "Save network.state_dict(), or a dict with it as 'model'."
+            f"{source}: is not a state dict: key {unnamed[0]!r:.60} is not a layer name. "
+            "Save network.state_dict(), or a dict that contains it under the key 'model'."
         )
-    others = [f"{name} is {_type(value)}" for name, value in weights.items() if not isinstance(value, torch.Tensor)]
+    others = [f"{name} is {_type_of(value)}" for name, value in weights.items() if not isinstance(value, torch.Tensor)]
     if others:
         raise CheckpointError(
-            f"{source}: holds no state dict ({some(others)}); save network.state_dict(), or a dict with it as 'model'."
+            f"{source}: is not a state dict ({first_names(others)}). "
+            "Save network.state_dict(), or a dict that contains it under the key 'model'."
         )
 
 
-def _type(value: Any) -> str:
+def _type_of(value: Any) -> str:
     return "a dict" if isinstance(value, Mapping) else f"of type {type(value).__name__}"
 
 
-def _misfits(expected: Mapping[str, Any], found: Mapping[str, Any], optional: frozenset[str]) -> list[str]:
-    """Return what is wrong with the layers that were found, group by group."""
+def _mismatches(expected: Mapping[str, Any], found: Mapping[str, Any], optional: frozenset[str]) -> list[str]:
+    """Return one message per type of mismatch between the layers of a network and of a checkpoint."""
     both = [name for name in expected if name in found]
-    types = {name: (_kind(found[name]), _kind(expected[name])) for name in both}
+    types = {name: (_tensor_type(found[name]), _tensor_type(expected[name])) for name in both}
     shapes = [
         f"{name} is {tuple(found[name].shape)} in the file, {tuple(expected[name].shape)} in the network"
         for name in both
         if types[name][0] == types[name][1] and found[name].shape != expected[name].shape
     ]
     groups = {
-        "layers of another shape": shapes,
-        "layers of another type": [
+        "layers with another shape": shapes,
+        "layers with another type": [
             f"{name} is {one} in the file, {other} in the network"
             for name, (one, other) in types.items()
             if one != other
         ],
-        "layers missing in the file": [name for name in without(optional, expected) if name not in found],
-        "layers that the network does not have": [name for name in without(optional, found) if name not in expected],
+        "layers missing in the file": [name for name in without_modules(expected, optional) if name not in found],
+        "layers that the network does not have": [
+            name for name in without_modules(found, optional) if name not in expected
+        ],
     }
-    return [f"{what}: {some(names)}" for what, names in groups.items() if names]
+    return [f"{group}: {first_names(names)}" for group, names in groups.items() if names]
 
 
-def _kind(tensor: torch.Tensor) -> str:
-    """Return the type of a tensor's values, and of its memory where that is unusual; all usual floats are one type."""
+def _tensor_type(tensor: torch.Tensor) -> str:
+    """Return the dtype of a tensor, or its layout if that is not dense. Common floating point dtypes are one type."""
     for name in ("nested", "quantized", "meta"):
         if getattr(tensor, f"is_{name}"):
             return name
@@ -169,12 +198,30 @@ def _kind(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def without(modules: frozenset[str], weights: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the weights that are not of modules of these names."""
+def without_modules(weights: Mapping[str, Any], modules: frozenset[str]) -> dict[str, Any]:
+    """Return the entries of a state dict that do not belong to certain modules.
+
+    Args:
+        weights: the state dict.
+        modules: names of modules at any level.
+
+    Example:
+        >>> list(without_modules({"net.conv.weight": 1, "net.super_head.bias": 2}, DEPTHS))
+        ['net.conv.weight']
+    """
     return {name: value for name, value in weights.items() if modules.isdisjoint(name.split("."))}
 
 
-def some(names: Sequence[str], most: int = 4) -> str:
-    """Return the first names, and how many more there are."""
+def first_names(names: Sequence[str], most: int = 4) -> str:
+    """Return the first names of a list as text, with the number of other names.
+
+    Args:
+        names: any names.
+        most: number of names to show (default 4).
+
+    Example:
+        >>> first_names(["a", "b", "c"], 2)
+        'a, b and 1 more'
+    """
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

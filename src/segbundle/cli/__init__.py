@@ -1,4 +1,4 @@
-"""The `segbundle` command."""
+"""Command line interface: the `segbundle` command."""
 
 from segbundle.cli.app import main
 

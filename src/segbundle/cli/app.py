@@ -1,4 +1,4 @@
-"""The `segbundle` command, a thin layer over the bundle's workflows.
+"""Commands of `segbundle`, a thin layer over the bundle's workflows.
 
 Only typer is imported at start-up, so that `--help` is fast. MONAI takes seconds to import and is imported when needed.
 """
@@ -16,11 +16,11 @@ from typer.core import TyperCommand
 from segbundle import __version__
 from segbundle.cli.running import (
     plain_errors,
+    print_log,
+    report_early_stop,
     run_cross_validation,
     run_workflow,
-    shown_log,
     stop_on_signals,
-    stopped_plainly,
 )
 from segbundle.config.options import join_switches, split_overrides
 from segbundle.errors import ConfigError, DataError, OutputError, show_error
@@ -37,7 +37,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[--KEY VALUE]...", help="Any other config key, for instance --max_epochs 100."),
 ]
-Bundle = Annotated[Path | None, typer.Option(help="The bundle's folder.", show_default="the project's own")]
+Bundle = Annotated[Path | None, typer.Option(help="Folder of the bundle.", show_default="the project's bundle")]
 Config = Annotated[
     list[Path] | None, typer.Option(help="Task YAML that overrides the bundle's values; may be repeated.")
 ]
@@ -51,7 +51,7 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.", show_de
 def _existing_folder(folder: Path | None) -> Path | None:
     with plain_errors():
         if folder is not None and not folder.is_dir():
-            raise DataError(f"{folder}: no such folder; give the dataset's folder as --dataset_dir.")
+            raise DataError(f"{folder}: no such folder. Set --dataset_dir to the folder of the dataset.")
     return folder
 
 
@@ -59,8 +59,8 @@ MovedDataset = Annotated[
     Path | None,
     typer.Option(
         "--dataset_dir",
-        help="Where the scans are now.",
-        show_default="where they were",
+        help="Folder of the dataset, if it was moved.",
+        show_default="its original folder",
         callback=_existing_folder,
     ),
 ]
@@ -68,20 +68,20 @@ Trust = Annotated[
     bool,
     typer.Option("--trust", help="Run configurations and bundles that the audit flags; they can run any code."),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Skip scans that an earlier run has finished in output_dir.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Skip scans that an earlier run in output_dir has finished.")]
 _PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 
 
 class _WithKeys(TyperCommand):
-    """A command that takes any config key; `--resume true` means `--resume`, and words after `--` are not options."""
+    """Command that accepts any config key. `--resume true` means `--resume`; words after `--` are not options."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        flags = {option for one in self.params if getattr(one, "is_flag", False) for option in one.opts}
+        flags = {option for param in self.params if getattr(param, "is_flag", False) for option in param.opts}
         return super().parse_args(ctx, join_switches(args, flags - {"--help"}))
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"segbundle {__version__}")
         raise typer.Exit
 
@@ -100,7 +100,7 @@ def train(
     dataset_dir: Annotated[
         Path, typer.Option("--dataset_dir", help="Dataset: Decathlon, nnU-Net raw, or imagesTr/labelsTr.")
     ],
-    output_dir: Annotated[Path, typer.Option("--output_dir", help="Where checkpoints, scores and TensorBoard go.")],
+    output_dir: Annotated[Path, typer.Option("--output_dir", help="Folder for checkpoints, scores and TensorBoard.")],
     config: Config = None,
     bundle: Bundle = None,
     trust: Trust = False,
@@ -119,7 +119,7 @@ def train(
 def evaluate(
     dataset_dir: Annotated[Path, typer.Option("--dataset_dir", help="Dataset with label maps.")],
     output_dir: Annotated[
-        Path, typer.Option("--output_dir", help="Where label maps, metrics.csv, summary.json and report.html go.")
+        Path, typer.Option("--output_dir", help="Folder for label maps, metrics.csv, summary.json and report.html.")
     ],
     ckpt_path: Checkpoint = None,
     config: Config = None,
@@ -147,14 +147,14 @@ def evaluate(
 @app.command(cls=_WithKeys, context_settings=_PASS_ON)
 def cross_validate(
     dataset_dir: Annotated[Path, typer.Option("--dataset_dir", help="Dataset with label maps.")],
-    output_dir: Annotated[Path, typer.Option("--output_dir", help="Where the folds and the scores of all cases go.")],
+    output_dir: Annotated[Path, typer.Option("--output_dir", help="Folder for the folds and the scores of all cases.")],
     config: Config = None,
     bundle: Bundle = None,
     trust: Trust = False,
     device: Device = None,
     overrides: Overrides = None,
 ) -> None:
-    """Train a model per fold and score every case with the model that has not seen it; resume a stopped run.
+    """Train a model per fold and score its held-out cases. The same command continues a stopped run.
 
     To use the models as an ensemble: segbundle predict SCANS --ckpt_path runs/phantom_cv --output_dir ...
 
@@ -167,7 +167,9 @@ def cross_validate(
 
 @app.command(cls=_WithKeys, context_settings=_PASS_ON)
 def predict(
-    output_dir: Annotated[Path, typer.Option("--output_dir", help="Where <scan>_seg.nii.gz and predictions.json go.")],
+    output_dir: Annotated[
+        Path, typer.Option("--output_dir", help="Folder for <scan>_seg.nii.gz and predictions.json.")
+    ],
     ckpt_path: Checkpoint = None,
     config: Config = None,
     bundle: Bundle = None,
@@ -190,7 +192,7 @@ def predict(
         "device": device,
         "resume": resume or None,
     }
-    run_workflow("inference", bundle, config, given, words=scans, words_are="dataset_dir", trust=trust)
+    run_workflow("inference", bundle, config, given, words=scans, positional_key="dataset_dir", trust=trust)
 
 
 @app.command()
@@ -199,13 +201,13 @@ def check(
     config: Annotated[list[Path] | None, typer.Option(help="Task YAML whose classes and channels must fit.")] = None,
     trust: Trust = False,
 ) -> None:
-    """Open every case of a dataset and print all problems at once; exit code 1 if there are any.
+    """Check every case of a dataset and print all problems. The exit code is 1 if a problem was found.
 
     Example: segbundle check data_samples
     """
     from segbundle.cli.check import print_check
 
-    with plain_errors(), shown_log():
+    with plain_errors(), print_log():
         usable = print_check(dataset, config or [], trust)
     if not usable:
         raise typer.Exit(1)
@@ -215,9 +217,10 @@ def check(
 def audit(
     path: Annotated[Path, typer.Argument(help="A task YAML or JSON, a bundle's folder, or a zip file of one.")],
 ) -> None:
-    """List what could run code in a configuration or bundle from someone else; exit code 1 if there are findings.
+    """List everything in a third-party configuration or bundle that could run code.
 
-    One line per finding: file, key, what is wrong, value. Nothing in it is run. See docs/security.md.
+    There is one line per finding: file, key, problem and value. The exit code is 1 if there are findings. No code of
+    the configuration or bundle is run. See docs/security.md.
 
     Example: segbundle audit configs/phantom.yaml
     """
@@ -240,7 +243,7 @@ def samples(
     num_training: Annotated[int, typer.Option("--num_training", min=1, help="Labeled training cases.")] = 16,
     num_test: Annotated[int, typer.Option("--num_test", min=0, help="Labeled test cases.")] = 6,
 ) -> None:
-    """Write a dataset of small synthetic scans to try things on.
+    """Write a dataset of small synthetic scans for trying out commands.
 
     Example: segbundle samples /tmp/samples --seed 0
     """
@@ -257,12 +260,12 @@ def report(
     dataset_dir: MovedDataset = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="The page to write.", show_default="RUN/report.html; comparison.html for several runs"),
+        typer.Option(help="Path of the HTML page.", show_default="RUN/report.html; comparison.html for several runs"),
     ] = None,
 ) -> None:
-    """Write a run's scores, or its predictions, as one HTML page, with the slices to look at first.
+    """Write an HTML page with the scores or predictions of a run, and the slices to review first.
 
-    Several runs are compared case by case with the first one. For predictions, measurements.csv is written beside the
+    Several runs are compared case by case with the first run. For predictions, measurements.csv is written next to the
     page.
 
     Example: segbundle report runs/demo
@@ -292,7 +295,7 @@ def view(
     browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
     dataset_dir: MovedDataset = None,
 ) -> None:
-    """Show a run's report, and its scans, references and predictions in 3D, in a browser on this machine only.
+    """Show the report of a run and its scans, references and predictions in 3D, in a browser on this machine only.
 
     Example: segbundle view runs/demo
     """
@@ -327,7 +330,7 @@ def reproduce(
             refuse_to_replace(output)
         plain, values = split_overrides(overrides or [])
         if plain:
-            raise ConfigError(f"unexpected argument {plain[0]!r}; values are given as --key value.")
+            raise ConfigError(f"unexpected argument {plain[0]!r}. Pass values as --key value.")
         tables = reproduce(name, values)
         text = "\n\n".join([f"# {titles()[name]}", *(table.markdown() for table in tables)])
         typer.echo(text)
@@ -336,7 +339,7 @@ def reproduce(
 
 
 def main() -> None:
-    """Entry point of the `segbundle` command."""
+    """Run the `segbundle` command with the arguments in `sys.argv`."""
     import logging
 
     for stream in (sys.stdout, sys.stderr):
@@ -345,7 +348,7 @@ def main() -> None:
     logging.raiseExceptions = False  # no tracebacks if the log cannot be written, for instance on a full disk
     stop_on_signals()
     try:
-        with stopped_plainly():
+        with report_early_stop():
             app()
     except Exception as error:
         show_error(error)

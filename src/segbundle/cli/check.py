@@ -1,4 +1,4 @@
-"""Command `check`: opens every case of a dataset and prints all problems."""
+"""Command `check`: validation of every case of a dataset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a command runs one of the bundle's workflows, and how it ends when something is wrong."""
+"""Execution of the bundle's workflows from the command line, with handling of errors and signals."""
 
 from __future__ import annotations
 
@@ -18,49 +18,52 @@ from segbundle.acceleration.lazy_imports import fast_imports
 from segbundle.config.options import default_bundle, refuse_missing_values, split_overrides, switches_of
 from segbundle.errors import ConfigError, show_error
 
-_GRACE = 10.0
-"""Seconds in which a command that is stopped finishes what it writes."""
-_stopped_by: list[int] = []
-"""Signals that have asked this process to end."""
-_told = False
-"""Whether the user knows that the command was stopped."""
-_again = ""
-"""How to go on with the command that is running."""
-_GO_ON = {
-    "train": " Go on after the last finished epoch with --resume.",
+_GRACE_PERIOD = 10.0
+"""Seconds after a signal in which a command finishes writing its files."""
+_signals: list[int] = []
+"""Signals that this process has received."""
+_reported = False
+"""Whether the message that the command was stopped has been printed."""
+_resume_hint = ""
+"""How to continue the current command."""
+_RESUME_HINTS = {
+    "train": " Run the same command with --resume to continue after the last finished epoch.",
     "evaluate": " Run the same command with --resume to score the remaining cases.",
-    "inference": " Go on with the scans that are left with --resume.",
+    "inference": " Run the same command with --resume to predict the remaining scans.",
 }
 
 
 def stop_on_signals() -> None:
-    """Let SIGTERM stop a command as Ctrl-C does: with one line and exit code 128 plus the signal's number.
+    """Handle SIGTERM and Ctrl-C: print one line, and exit with 128 plus the signal number.
 
-    During imports the process ends at once, as `pydoc`, which MONAI imports with, swallows the exception. So it does
-    after a second signal, or ten seconds.
+    The command first finishes writing its files. The process exits immediately after a second signal, after ten
+    seconds, or during imports. (MONAI imports modules with `pydoc`, and `pydoc` swallows the exception.)
+
+    Example:
+        >>> stop_on_signals()  # doctest: +SKIP
     """
     for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # a shell lets programs in the background ignore Ctrl-C
+        if signal.getsignal(number) is not signal.SIG_IGN:  # shells start background programs with Ctrl-C ignored
             signal.signal(number, _stop)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    if _stopped_by or _is_importing(frame):
-        _end(number)
-    _stopped_by.append(number)
-    timer = Timer(_GRACE, _end, [number])
+    if _signals or _is_importing(frame):
+        _exit_now(number)
+    _signals.append(number)
+    timer = Timer(_GRACE_PERIOD, _exit_now, [number])
     timer.daemon = True
     timer.start()
     raise KeyboardInterrupt
 
 
-def _stopped() -> int:
-    """Say once that the command was stopped, and how to go on; the exit code."""
-    global _told
-    if not _told:
-        print(f"Stopped.{_again}", file=sys.stderr, flush=True)
-    _told = True
-    return 128 + (_stopped_by or [signal.SIGINT])[0]
+def _report_stop() -> int:
+    """Print once that the command was stopped and how to continue, and return the exit code."""
+    global _reported
+    if not _reported:
+        print(f"Stopped.{_resume_hint}", file=sys.stderr, flush=True)
+    _reported = True
+    return 128 + (_signals or [signal.SIGINT])[0]
 
 
 def _is_importing(frame: FrameType | None) -> bool:
@@ -71,50 +74,73 @@ def _is_importing(frame: FrameType | None) -> bool:
     return False
 
 
-def _end(number: int) -> None:
-    _stopped()
+def _exit_now(number: int) -> None:
+    _report_stop()
     os._exit(128 + number)
 
 
 @contextmanager
-def stopped_plainly() -> Iterator[None]:
-    """Say so if a signal stops a command that has not begun its work; typer would end it without a word."""
+def report_early_stop() -> Iterator[None]:
+    """Print a line if a signal stops a command before its work, instead of typer's silent exit.
+
+    Example:
+        >>> with report_early_stop():
+        ...     pass
+    """
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        if not _stopped_by:
+        if not _signals:
             raise
-        raise SystemExit(_stopped()) from None
+        raise SystemExit(_report_stop()) from None
 
 
 @contextmanager
-def plain_errors(again: str = "") -> Iterator[None]:
+def plain_errors(resume_hint: str = "") -> Iterator[None]:
     """Turn every error into a message and exit code 1, without a traceback (see `segbundle.errors.show_error`).
 
     Args:
-        again: what the message of a command that was stopped adds, for instance how to go on.
+        resume_hint: how to continue the command, added to the message of a stopped command. Default: none.
+
+    Raises:
+        typer.Exit: an error occurred, or the command was stopped.
+
+    Example:
+        >>> try:
+        ...     with plain_errors():  # prints the error to stderr
+        ...         raise ConfigError("fold is 7; a whole number below num_folds (5) is needed.")
+        ... except typer.Exit as error:
+        ...     print(error.exit_code)
+        1
     """
-    global _again
-    _again = again or _again
+    global _resume_hint
+    _resume_hint = resume_hint or _resume_hint
     try:
         yield
-    except (typer.Exit, BrokenPipeError):  # nobody reads the output any more, which typer ends quietly
+    except (typer.Exit, BrokenPipeError):  # the reader of the output has ended; typer exits silently
         raise
     except (Exception, KeyboardInterrupt) as error:
-        if _stopped_by or isinstance(error, KeyboardInterrupt):
-            raise typer.Exit(_stopped()) from None
+        if _signals or isinstance(error, KeyboardInterrupt):
+            raise typer.Exit(_report_stop()) from None
         show_error(error)
         raise typer.Exit(1) from None
 
 
 @contextmanager
-def shown_log() -> Iterator[None]:
-    """Print what segbundle logs, for commands that run no workflow, whose configuration would say so."""
+def print_log() -> Iterator[None]:
+    """Print log messages of segbundle, for commands without a workflow and its logging configuration.
+
+    Example:
+        >>> import logging
+        >>> with print_log():
+        ...     logging.getLogger("segbundle").info("5 cases")
+        5 cases
+    """
     import logging
     import sys
 
     logger, handler = logging.getLogger("segbundle"), logging.StreamHandler(sys.stdout)
-    level, handled = logger.level, logger.propagate
+    level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -123,7 +149,7 @@ def shown_log() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
-        logger.propagate = handled
+        logger.propagate = propagate
 
 
 def run_workflow(
@@ -132,41 +158,49 @@ def run_workflow(
     config: list[Path] | None,
     given: dict[str, Any],
     words: list[str] | None,
-    words_are: str | None = None,
+    positional_key: str | None = None,
     trust: bool = False,
-    again: str | None = None,
+    resume_hint: str | None = None,
 ) -> None:
-    """Run one of the bundle's workflows, as `python -m monai.bundle run` would.
+    """Run one of the bundle's workflows, like `python -m monai.bundle run`.
 
     Args:
-        name: of the workflow.
-        bundle, config: the bundle's folder and the task YAMLs.
-        given: values of the command's own options; None where one was not given.
-        words: the rest of the command line.
-        words_are: the key that words which are no `--key value` pair belong to, if any do.
-        trust: whether to run a bundle and task YAMLs that the audit flags.
-        again: see `plain_errors`; by default how to resume the workflow.
+        name: name of the workflow: `train`, `evaluate` or `inference`.
+        bundle: folder of the bundle. Default: the bundle of the project.
+        config: task YAMLs.
+        given: values of the command's options; None for options that were not given.
+        words: rest of the command line, with `--key value` pairs.
+        positional_key: config key of the words that are not `--key value` pairs. Default: such words are an error.
+        trust: whether to run a bundle and task YAMLs that the audit flags (default False).
+        resume_hint: see `plain_errors`. Default: how to resume the workflow.
+
+    Raises:
+        typer.Exit: an error occurred, or the command was stopped.
+
+    Example:
+        >>> given = {"dataset_dir": "data_samples", "output_dir": "runs/demo"}
+        >>> run_workflow("train", None, None, given, ["--max_epochs", "10"])  # doctest: +SKIP
     """
     from segbundle.audit import refuse_untrusted
     from segbundle.config.overlays import read_config, workflow_file
 
-    with plain_errors(_GO_ON.get(name, "") if again is None else again):
+    with plain_errors(_RESUME_HINTS.get(name, "") if resume_hint is None else resume_hint):
         refuse_untrusted(config or [], bundle, trust)
         configs = (bundle or default_bundle()) / "configs"
         files = [workflow_file(configs, name), *(config or [])]
         defaults, *_ = [read_config(path) for path in files]
         plain, overrides = split_overrides(words or [], switches_of(defaults))
-        if plain and (words_are is None or words_are in overrides):
-            raise ConfigError(f"unexpected argument {plain[0]!r}; config keys are given as --key value.")
-        if words_are is not None and words_are not in overrides:
+        if plain and (positional_key is None or positional_key in overrides):
+            raise ConfigError(f"unexpected argument {plain[0]!r}. Pass config keys as --key value.")
+        if positional_key is not None and positional_key not in overrides:
             if not plain:
-                raise ConfigError("name at least one scan or folder of scans.")
-            overrides[words_are] = plain
+                raise ConfigError("no scans given. Pass at least one scan or folder of scans.")
+            overrides[positional_key] = plain
             if not given.get("resume"):
                 _begin_reading(plain[0])
         refuse_untrusted([], None, trust, overrides)
         refuse_missing_values(overrides, defaults)
-        workflow = _workflow(files, configs, {**_chosen(given), **overrides}, trust)
+        workflow = _workflow(files, configs, {**_given_options(given), **overrides}, trust)
         workflow.initialize()
         workflow.run()
         workflow.finalize()
@@ -180,11 +214,22 @@ def run_cross_validation(
     words: list[str] | None,
     trust: bool = False,
 ) -> None:
-    """Train and score every fold, and put the scores together (see `segbundle.workflow.cross_validation`).
+    """Train and evaluate every fold, and combine the scores (see `segbundle.workflow.cross_validation`).
 
     Args:
-        output_dir: where folds and scores go.
-        bundle, config, given, words, trust: as of `run_workflow`.
+        output_dir: folder of the folds and the combined scores.
+        bundle: as in `run_workflow`.
+        config: as in `run_workflow`.
+        given: as in `run_workflow`; must include `dataset_dir`.
+        words: as in `run_workflow`.
+        trust: as in `run_workflow`.
+
+    Raises:
+        typer.Exit: an error occurred, or the command was stopped.
+
+    Example:
+        >>> given = {"dataset_dir": "data_samples"}
+        >>> run_cross_validation(Path("runs/cv"), None, None, given, ["--max_epochs", "10"])  # doctest: +SKIP
     """
     from segbundle.audit import refuse_untrusted
     from segbundle.config.overlays import check_steps, read_config, workflow_file
@@ -192,8 +237,8 @@ def run_cross_validation(
     with fast_imports():
         from segbundle.workflow import cross_validation
 
-    again = " Run the same command to continue."
-    with plain_errors(again):
+    resume_hint = " Run the same command to continue."
+    with plain_errors(resume_hint):
         refuse_untrusted(config or [], bundle, trust)
         workflow = workflow_file((bundle or default_bundle()) / "configs", "train")
         task = read_config(workflow)
@@ -205,44 +250,44 @@ def run_cross_validation(
         check_steps([workflow, *(config or [])], own)
         for key in ("fold", "resume", "ckpt_path"):
             if key in own:
-                raise ConfigError(f"{key}: every fold has its own in a cross-validation; leave it out.")
+                raise ConfigError(f"{key}: a cross-validation sets it for every fold. Remove it.")
         task |= {**own, "dataset_dir": str(given["dataset_dir"])}
         cross_validation.cross_validate(
             output_dir,
             task,
             lambda name, keys: run_workflow(
-                name, bundle, config, {**given, **keys}, words=words, trust=trust, again=again
+                name, bundle, config, {**given, **keys}, words=words, trust=trust, resume_hint=resume_hint
             ),
         )
 
 
 def _begin_reading(scan: str) -> None:
-    """Read the first scan while everything else is imported."""
+    """Start to read the first scan in the background, during imports."""
     from segbundle.io.read_ahead import begin_reading
 
     begin_reading(scan)
 
 
-def _chosen(given: dict[str, Any]) -> dict[str, Any]:
-    """The command's own options that were given, paths as text.
+def _given_options(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the command's options that were given, with paths as text.
 
     Raises:
-        ConfigError: an option without a value, which has taken the next option for it.
+        ConfigError: the value of an option is missing, so that the next option was parsed as its value.
     """
-    chosen = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
-    for key, given_value in chosen.items():
+    options = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
+    for key, given_value in options.items():
         for value in given_value if isinstance(given_value, list) else [given_value]:
             if isinstance(value, str) and value.startswith("--"):
                 raise ConfigError(
-                    f"--{key} needs a value, and is followed by {value}. A file of that name is ./{value}."
+                    f"--{key} needs a value, but is followed by {value}. For a file with this name, use ./{value}."
                 )
-    return {key: value for key, value in chosen.items() if value is not None}
+    return {key: value for key, value in options.items() if value is not None}
 
 
 def _workflow(files: list[Path], configs: Path, overrides: dict[str, Any], trust: bool) -> Any:
-    """Return MONAI's workflow for these files and the values of the command line, which are data.
+    """Return MONAI's workflow for config files and the values of the command line. The values are never evaluated.
 
-    Unless the bundle is trusted, its folder is not searched for Python modules.
+    Python modules in the folder of the bundle can only be imported if the bundle is trusted.
     """
     import logging
     import warnings
@@ -255,12 +300,12 @@ def _workflow(files: list[Path], configs: Path, overrides: dict[str, Any], trust
         from monai.bundle import ConfigWorkflow, workflows
 
     class AuditedWorkflow(ConfigWorkflow):
-        """Workflow that runs without the bundle's folder in `sys.path`, where MONAI's `run` puts it."""
+        """Workflow that does not add the bundle's folder to `sys.path`, unlike MONAI's."""
 
         def run(self) -> Any:
             return self._run_expr(id=self.run_id)
 
-    workflows.logger.setLevel(logging.ERROR)  # it reports the files that it was given
+    workflows.logger.setLevel(logging.ERROR)  # it logs the names of the config files
     check_steps(files, overrides)
     config = merged_config(files, overrides)
     workflow = (ConfigWorkflow if trust else AuditedWorkflow)(

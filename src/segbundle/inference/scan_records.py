@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segbundle.distributed import rank, wait_for_all, world_size
+from segbundle.distributed import barrier, rank, world_size
 from segbundle.files import run_files
 from segbundle.files.atomic import remove_partial, write_json
 from segbundle.files.hashing import new_digest, shortened
@@ -147,14 +147,14 @@ class ScanRecords:
             OutputError: `predictions.json` cannot be written, or a journal cannot be read.
         """
         self.close()
-        wait_for_all()
+        barrier()
         if world_size() > 1 and rank() == 0:
             for path in journals(self.path.parent):
                 self._records |= {key_of(record): record for record in records_of(path)}
             self._expected = self._everything
             self._write()
             self._remove_journals()
-        wait_for_all()
+        barrier()
 
     def remaining(self, data: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return this rank's shard of the scans that still have to be processed.
@@ -178,10 +178,10 @@ class ScanRecords:
         if self.resume:
             self.nothing_left = not left
             _logger.info("resuming: %d of %d scans are done", len(data) - len(left), len(data))
-        wait_for_all()  # all ranks must have read the records before rank 0 changes them
+        barrier()  # all ranks must have read the records before rank 0 changes them
         if rank() == 0:
             self._clean_up()
-        wait_for_all()
+        barrier()
         share = left[rank() :: world_size()]
         self._expected = {_key(entry) for entry in share} | set(self._records)
         return share

@@ -15,7 +15,7 @@ from monai.utils import CommonKeys
 
 from segbundle.classes import IGNORE_INDEX, Classes
 from segbundle.config.values import nsd_tolerances
-from segbundle.distributed import gathered, rank
+from segbundle.distributed import all_gather, rank
 from segbundle.files import run_files
 from segbundle.inference.scan_records import ScanRecords
 from segbundle.metrics import score_case
@@ -118,7 +118,7 @@ class MeanDice(Metric):
 
     def completed(self, engine: Engine, name: str) -> None:
         """Gather the cases of all ranks and of an earlier run, and add the mean Dice to the metrics of the engine."""
-        self.cases = gathered(self.cases)
+        self.cases = all_gather(self.cases)
         if self.records is not None:
             self.cases = sorted([*self.records.earlier_scores, *self.cases], key=lambda scored: scored.case)
         super().completed(engine, name)

@@ -1,4 +1,4 @@
-"""Train a network: prepared cases, trainer, handlers, resuming."""
+"""Training of a network: cached cases, trainer, handlers, checkpoints for resuming."""
 
 import lazy_loader as lazy
 

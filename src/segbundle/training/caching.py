@@ -1,4 +1,4 @@
-"""Cases preprocessed once: kept in memory, or in files that are mapped into it."""
+"""Cases that are preprocessed once and cached, in memory or in memory-mapped files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from monai.utils import CommonKeys
 from torch.utils.data import Dataset
 
 import segbundle
-from segbundle.distributed import processes_here, rank, share_of_rank, wait_for_all
+from segbundle.distributed import barrier, local_world_size, rank, share_of_rank
 from segbundle.errors import OutputError
 from segbundle.files.atomic import atomic_write
 from segbundle.files.hashing import add_contents
@@ -28,23 +28,33 @@ from segbundle.terminal import counted
 
 _logger = logging.getLogger(__name__)
 _FORMAT = 4
-"""Raised when what prepared cases hold changes, so that files of an earlier version are not read."""
+"""Version of the cached content. A new version invalidates the files of earlier ones."""
 _FREE_LINES = 20
-"""Cases that are counted in the log however fast they are."""
-_SHARE = 0.5
-"""The part of the free memory that cases may take."""
+"""Number of progress lines without a rate limit."""
+_MEMORY_FRACTION = 0.5
+"""Fraction of the free memory that cached cases may take."""
 
 
 class CachedCases(monai.data.CacheDataset):
-    """MONAI's `CacheDataset`, filled with a progress bar on terminals only, and only while there is memory.
+    """MONAI's `CacheDataset` with a memory limit, and with a progress bar on terminals only.
 
-    What no longer fits into half of the free memory is loaded whenever it is used. The class also waits for its threads
-    when a case cannot be loaded. MONAI's leaves them behind, and a thread that is still at work in C++ when Python
-    exits aborts the program instead of letting it end with its error.
+    Cases that do not fit into half of the free memory are loaded on every access. If a case cannot be loaded, all
+    threads end before the error is raised. (With MONAI's class they continue, and a thread that runs C++ code while
+    Python exits aborts the process.)
 
     Args:
-        data, transform, cache_rate, copy_cache and others: as in `monai.data.CacheDataset`.
-        num_workers: threads that load cases.
+        data: datalist entries.
+        transform: transforms of an entry; the deterministic ones are cached.
+        num_workers: number of threads that load cases (default 4).
+        kwargs: other arguments of `monai.data.CacheDataset`, such as `cache_rate` and `copy_cache`.
+
+    Raises:
+        RuntimeError: a transform fails.
+
+    Example:
+        >>> cases = CachedCases([{"x": 1}, {"x": 2}], lambda case: {"x": 2 * case["x"]})
+        >>> cases[1]
+        {'x': 4}
     """
 
     def __init__(self, data: Sequence[Any], transform: Any, num_workers: int = 4, **kwargs: Any) -> None:
@@ -53,41 +63,52 @@ class CachedCases(monai.data.CacheDataset):
 
     def _fill_cache(self, indices: Sequence[int] | None = None) -> list[Any]:
         wanted = range(self.cache_num) if indices is None else indices
-        room, kept = _SHARE * free_memory(torch.device("cpu")), []
+        budget, cached = _MEMORY_FRACTION * free_memory(torch.device("cpu")), []
         with ThreadPoolExecutor(self.num_workers) as pool:
-            coming = {index: pool.submit(self._load_cache_item, index) for index in wanted[: self.num_workers]}
+            futures = {index: pool.submit(self._load_cache_item, index) for index in wanted[: self.num_workers]}
             for index in counted(wanted, len(wanted), "loading cases", "case", free_lines=_FREE_LINES):
-                kept.append(coming.pop(index).result())
-                room -= _size(kept[-1])
-                if room < 0:
-                    _logger.info("%d of %d cases fit into memory; others are loaded each time", len(kept), len(wanted))
+                cached.append(futures.pop(index).result())
+                budget -= _size(cached[-1])
+                if budget < 0:
+                    _logger.info(
+                        "%d of %d cases fit into memory; the others are loaded on every access",
+                        len(cached), len(wanted),
+                    )  # fmt: skip
                     break
                 if (after := index + self.num_workers) in wanted:
-                    coming[after] = pool.submit(self._load_cache_item, after)
-        return kept
+                    futures[after] = pool.submit(self._load_cache_item, after)
+        return cached
 
 
 class PreparedCases(Dataset[dict[str, Any]]):
-    """Training cases, each prepared once (`segbundle.transforms.PrepareCase`).
+    """Cache of the training cases, each prepared once by `segbundle.transforms.PrepareCase`.
 
-    Without `cache_dir` they are kept in memory as long as they take no more than half of what is free, and further
-    ones are written to `output_dir`. With `cache_dir` all of them are written there, and runs whose cases and settings
-    are the same, such as the folds of a cross-validation, find them there. A resumed run finds its own in either.
-    A file's name is a hash of the contents of the case's files and of all settings, so that none is ever read for other
-    ones. Files are mapped into memory case by case: an epoch takes no more of it, however many cases there are.
+    Without `cache_dir`, cases are cached in memory, up to half of the free memory. Other cases are written to the
+    folder `cache` in `output_dir`. With `cache_dir`, all cases are written there, and runs with the same cases and
+    settings, such as the folds of a cross-validation, share the files. A resumed run reuses its files in either folder.
+
+    The name of a file is a hash of all settings and of the content of the scan and the label map. A file is therefore
+    never read for another case or other settings. Files are memory-mapped one case at a time, so that the memory
+    footprint of an epoch does not depend on the number of cases.
+
+    With several ranks, each rank caches all cases in its fraction of the memory. With `cache_dir`, each rank prepares
+    its shard.
 
     Args:
         data: datalist entries.
-        transform: prepares an entry; its `settings`, JSON values, decide the result.
-        cache_dir: where all prepared cases are kept; None for memory.
-        output_dir: its folder `cache` keeps those that do not fit into memory.
-        num_workers: threads that prepare cases.
-
-    Of several processes each keeps all cases in its part of the memory or, with `cache_dir`, prepares its share.
+        transform: callable that prepares an entry. Its attribute `settings`, JSON values, determines the result.
+        cache_dir: folder of the cache. Default: memory.
+        output_dir: folder of the training, for cases that do not fit into memory. Default: all cases stay in memory.
+        num_workers: number of threads that prepare cases (default 4).
 
     Raises:
         OutputError: a case cannot be written.
-        Others: what the transform raises for a case.
+        DataError: a case cannot be prepared.
+
+    Example:
+        >>> cases = PreparedCases([{"case": "a"}, {"case": "b"}], lambda entry: {"case": entry["case"].upper()})
+        >>> len(cases), cases[1]
+        (2, {'case': 'B'})
     """
 
     def __init__(
@@ -102,9 +123,9 @@ class PreparedCases(Dataset[dict[str, Any]]):
         self.transform = transform
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.spill_dir = None if output_dir is None else Path(output_dir) / "cache"
-        self._spilled = self.spill_dir if self.spill_dir is not None and self.spill_dir.is_dir() else None  # earlier
+        self._spilled = self.spill_dir if self.spill_dir is not None and self.spill_dir.is_dir() else None  # resumed
         self._lock = threading.Lock()
-        self._room = _SHARE * free_memory(torch.device("cpu")) / processes_here()
+        self._budget = _MEMORY_FRACTION * free_memory(torch.device("cpu")) / local_world_size()
         self._written = 0
         own = share_of_rank(range(len(self.data)))
         others = sorted(set(range(len(self.data))) - set(own))
@@ -117,11 +138,11 @@ class PreparedCases(Dataset[dict[str, Any]]):
                 ):
                     self._cases[index] = case
                 if self.cache_dir is not None:
-                    wait_for_all()
+                    barrier()
         files = sum(isinstance(case, Path) for case in self._cases.values())
         if files:
             folder = self.cache_dir or self.spill_dir
-            _logger.info("prepared cases: %d in %s, %d of them new", files, folder, self._written)
+            _logger.info("prepared cases: %d files in %s, %d of them new", files, folder, self._written)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -131,7 +152,7 @@ class PreparedCases(Dataset[dict[str, Any]]):
         return _mapped(case) if isinstance(case, Path) else case
 
     def structures(self) -> list[Structure]:
-        """What was measured of every class in every case that it was annotated in, the background left out."""
+        """Return the measurements of every annotated class in every case, without the background."""
         names = self.transform.settings["class_names"]
         return [
             Structure(case["case"], name, **case["measures"][index])
@@ -141,17 +162,17 @@ class PreparedCases(Dataset[dict[str, Any]]):
         ]
 
     def _prepared(self, index: int) -> dict[str, Any] | Path:
-        """A case in memory, or the file that holds it."""
+        """Return a case that fits into memory, or the file with the prepared case."""
         if self.cache_dir is not None:
             path = self._path(self.cache_dir, index)
-            return path if _is_whole(path) else self._write(path, self.transform(self.data[index]))
-        if self._spilled and _is_whole(path := self._path(self._spilled, index)):
+            return path if _is_readable(path) else self._write(path, self.transform(self.data[index]))
+        if self._spilled and _is_readable(path := self._path(self._spilled, index)):
             return path
         case: dict[str, Any] = self.transform(self.data[index])
         size = _size(case)
         with self._lock:
-            fits = size <= self._room or self.spill_dir is None
-            self._room -= size if fits else 0
+            fits = size <= self._budget or self.spill_dir is None
+            self._budget -= size if fits else 0
         if fits:
             return case
         assert self.spill_dir is not None
@@ -172,9 +193,9 @@ class PreparedCases(Dataset[dict[str, Any]]):
         try:
             with atomic_write(path) as partial:
                 torch.save(case, partial)
-        except RuntimeError as error:  # torch's own writer reports a full disk this way
+        except RuntimeError as error:  # raised by torch if the disk is full
             raise OutputError(
-                f"{path}: a prepared case cannot be written ({error}); check the free space, or set cache_dir."
+                f"{path}: cannot be written ({error}); check the free space, or set cache_dir."
             ) from error
         with self._lock:
             self._written += 1
@@ -186,19 +207,19 @@ def _mapped(path: Path) -> dict[str, Any]:
     return case
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether a file is there and can be read."""
+def _is_readable(path: Path) -> bool:
+    """Return whether a prepared case exists and can be read."""
     if not path.is_file():
         return False
     try:
         _mapped(path)
-    except Exception:  # torch raises many kinds for damaged files
-        _logger.warning("%s: is damaged, and made anew", path)
+    except Exception:  # torch raises many types of errors for damaged files
+        _logger.warning("%s: is damaged, so the case is prepared again", path)
         return False
     return True
 
 
 def _size(case: dict[Any, Any]) -> int:
-    """Bytes of a case's tensors."""
-    values = [one for value in case.values() for one in (value if isinstance(value, list) else [value])]
+    """Return the number of bytes of the tensors of a case."""
+    values = [item for value in case.values() for item in (value if isinstance(value, list) else [value])]
     return sum(value.nbytes for value in values if isinstance(value, torch.Tensor))

@@ -1,4 +1,4 @@
-"""Handlers of a training: seeds, the last validation, and what a person sees while it runs."""
+"""Ignite handlers of a training: seeds, NaN checks, final validation, early stopping and logging."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DistributedSampler
 from tqdm import tqdm
 
-from segbundle.distributed import averaged, gathered, rank
+from segbundle.distributed import all_gather, mean_over_ranks, rank
 from segbundle.errors import TrainingError
 from segbundle.files.run_files import MODEL
 from segbundle.hardware.peak_memory import PeakMemory
@@ -26,30 +26,36 @@ from segbundle.inference.scoring import MeanDice
 from segbundle.report.pictures import compared
 from segbundle.sampling.loader import PatchLoader
 from segbundle.terminal import LineLimit, duration, is_terminal
-from segbundle.training.next_steps import after_training
+from segbundle.training.next_steps import next_commands
 from segbundle.training.tracking import MLflowWriter
 
 _logger = logging.getLogger(__name__)
 _PICTURES = 3
 _FREE_LINES = 100
-"""Epochs whose lines are written however short they are."""
-_SETTLED = 10.0
-"""Seconds of training after which its speed tells how long the rest will take."""
+"""Number of epochs whose lines are logged without a rate limit."""
+_ESTIMATE_AFTER = 10.0
+"""Seconds of training after which the remaining time is estimated."""
 _SLOW_RATE, _SLOW_EPOCHS = 1e-3, 0.1
-"""Fraction of the initial learning rate that is practically 0, and fraction of all epochs for which it may last."""
+"""Fraction of the initial learning rate that is practically 0, and fraction of all epochs that may have such a rate."""
 _SHOWN = (CommonKeys.IMAGE, CommonKeys.LABEL, CommonKeys.PRED)
 
 
 class SeedEpochs:
-    """Seeds order, patches and augmentation of every epoch from the run's seed and the epoch's number.
+    """Handler that seeds the case order, patches and augmentation of every epoch with the run's seed and the epoch.
 
-    An epoch thus never depends on what came before it in the process: two runs agree, and so does a resumed one. Of
-    several processes each draws other random transforms.
+    An epoch does not depend on earlier epochs in the same process. Repeated runs and resumed runs therefore have the
+    same batches. Each rank has different random transforms.
 
     Args:
-        seed: the run's seed, or None to leave randomness alone.
-        loader: of the training's batches: ours, which only needs to know the epoch, or PyTorch's, whose random
-            transforms are seeded (worker processes are seeded by their loader from PyTorch's generator).
+        seed: seed of the run; None for no seeding.
+        loader: training loader. For a `PatchLoader`, only the epoch is set. For other loaders, PyTorch's generator and
+            the random transforms of the dataset are seeded. (Worker processes are seeded from PyTorch's generator.)
+
+    Example:
+        >>> from segbundle.sampling.augmentation import Augmentation
+        >>> loader = PatchLoader([], (8, 8, 8), 1, Augmentation())
+        >>> trainer = Engine(lambda engine, batch: None)
+        >>> SeedEpochs(0, loader).attach(trainer)
     """
 
     def __init__(self, seed: int | None, loader: Any) -> None:
@@ -61,26 +67,31 @@ class SeedEpochs:
         engine.add_event_handler(Events.EPOCH_STARTED, self._seed)
 
     def _seed(self, engine: Engine) -> None:
-        for sampled in (self.loader, getattr(self.loader, "sampler", None)):
-            if isinstance(sampled, (PatchLoader, DistributedSampler)):
-                sampled.set_epoch(engine.state.epoch)
+        for sampler in (self.loader, getattr(self.loader, "sampler", None)):
+            if isinstance(sampler, (PatchLoader, DistributedSampler)):
+                sampler.set_epoch(engine.state.epoch)
         if self.seed is None:
             return
         entropy = [self.seed, engine.state.epoch, *([rank()] if rank() else [])]
-        for_torch, for_transform = np.random.SeedSequence(entropy).generate_state(2)
-        torch.manual_seed(int(for_torch))
+        torch_seed, transform_seed = np.random.SeedSequence(entropy).generate_state(2)
+        torch.manual_seed(int(torch_seed))
         if not isinstance(self.loader, PatchLoader):
-            self.loader.dataset.transform.set_random_state(seed=int(for_transform))
+            self.loader.dataset.transform.set_random_state(seed=int(transform_seed))
 
 
 class StopAtNaN:
-    """Ends a training whose loss or gradient is not finite any more, before weights of that epoch are saved.
+    """Handler that stops training if the loss or the gradient is NaN or infinite, before the epoch is saved.
 
-    On a GPU, a loss is looked at when the next one has been computed, so that nothing has to wait. A gradient that is
-    not finite makes the next loss the same, so only that of an epoch's last step is looked at.
+    On a GPU, the loss of a step is checked during the next step, to avoid synchronization. A gradient that is not
+    finite leads to a NaN loss in the next step, so that only the gradient of the last step of an epoch is checked.
 
     Raises:
-        TrainingError: in training; names the cases of the batch.
+        TrainingError: during training. The message names the cases of the batch.
+
+    Example:
+        >>> trainer = Engine(lambda engine, batch: None)
+        >>> trainer.register_events(*IterationEvents)
+        >>> StopAtNaN().attach(trainer)
     """
 
     def __init__(self) -> None:
@@ -88,10 +99,10 @@ class StopAtNaN:
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
-        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._remember)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._check_all)
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._record_loss)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._check_epoch)
 
-    def _remember(self, engine: Engine) -> None:
+    def _record_loss(self, engine: Engine) -> None:
         output: Any = engine.state.output
         loss = output[CommonKeys.LOSS].detach()
         if loss.is_cuda:
@@ -102,51 +113,58 @@ class StopAtNaN:
             loss = host.copy_(loss, non_blocking=True)
             copied = torch.cuda.Event()
             copied.record()
-        self._last = loss, copied, _place(engine)
+        self._last = loss, copied, _position(engine)
         if copied is None:
             self._check()
 
     def _check(self) -> None:
         if self._last is None:
             return
-        (loss, copied, place), self._last = self._last, None
+        (loss, copied, position), self._last = self._last, None
         if copied is not None:
             copied.synchronize()
-        _refuse_what_is_not_finite("loss", float(loss), place)
+        _check_finite("loss", float(loss), position)
 
-    def _check_all(self, engine: Engine) -> None:
+    def _check_epoch(self, engine: Engine) -> None:
         self._check()
         state: Any = engine.state
-        _refuse_what_is_not_finite("gradient's norm", float(state.gradient_norm), _place(engine))
+        _check_finite("gradient norm", float(state.gradient_norm), _position(engine))
 
 
-def _place(engine: Engine) -> tuple[Any, int, int]:
-    """Where a training is: the cases of the batch, the step and the epoch."""
+def _position(engine: Engine) -> tuple[Any, int, int]:
+    """Return the case names of the current batch, the step and the epoch."""
     batch: Any = engine.state.batch
     return batch.get("case", ()), engine.state.iteration, engine.state.epoch
 
 
-def _refuse_what_is_not_finite(name: str, value: float, place: tuple[Any, int, int]) -> None:
+def _check_finite(name: str, value: float, position: tuple[Any, int, int]) -> None:
     if math.isfinite(value):
         return
-    cases, step, epoch = place
+    cases, step, epoch = position
     raise TrainingError(
-        f"the {name} is {value} in step {step}, cases {', '.join(cases)}; "
+        f"the {name} is {value} in step {step}, cases {', '.join(cases)}. "
         + (
-            "last.pt holds the epoch before. Look at these cases with `segbundle check`, or lower optimizer#lr and go "
-            "on with --resume true."
+            "last.pt contains the previous epoch. Check these cases with `segbundle check`, or lower optimizer#lr and "
+            "continue with --resume true."
             if epoch > 1
-            else "nothing is saved yet. Look at these cases with `segbundle check`, or lower optimizer#lr."
+            else "Nothing is saved yet. Check these cases with `segbundle check`, or lower optimizer#lr."
         )
     )
 
 
 class FinalValidation:
-    """Validates after the last epoch where MONAI's `ValidationHandler`, which counts intervals, would not.
+    """Handler that validates after the last epoch if MONAI's `ValidationHandler` does not.
 
     Args:
-        validator: the validation engine.
-        interval: the interval of the `ValidationHandler`.
+        validator: validation engine.
+        interval: interval of the `ValidationHandler` in epochs.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> trainer = Engine(lambda engine, batch: None)
+        >>> FinalValidation(SimpleNamespace(run=lambda epoch: print(f"validation in epoch {epoch}")), 5).attach(trainer)
+        >>> _ = trainer.run([0], max_epochs=7)
+        validation in epoch 7
     """
 
     def __init__(self, validator: Evaluator, interval: int) -> None:
@@ -163,11 +181,24 @@ class FinalValidation:
 
 
 class EarlyStopping:
-    """Ends a training after an epoch if no validation was better than the best for long enough; if resumed, again.
+    """Handler that stops training when the validation metric has not improved for `patience` epochs.
+
+    A training that has stopped early also stops when it is resumed, unless `patience` is larger.
 
     Args:
-        validator: the validation engine.
-        patience: epochs since the best one; None for never.
+        validator: validation engine with a key metric.
+        patience: number of epochs since the best validation; None for no early stopping.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> validator = SimpleNamespace(state=SimpleNamespace(epoch=0, best_metric_epoch=1))
+        >>> trainer = Engine(lambda engine, batch: None)
+        >>> @trainer.on(Events.EPOCH_COMPLETED)
+        ... def validate():
+        ...     validator.state.epoch = trainer.state.epoch
+        >>> EarlyStopping(validator, patience=3).attach(trainer)
+        >>> trainer.run([0], max_epochs=9).epoch
+        4
     """
 
     def __init__(self, validator: Evaluator, patience: int | None) -> None:
@@ -175,7 +206,7 @@ class EarlyStopping:
         self.patience = patience
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer, after what validates."""
+        """Register with the trainer, after the validation handlers."""
         if self.patience is not None:
             engine.add_event_handler(Events.STARTED | Events.EPOCH_COMPLETED, self._check)
 
@@ -183,28 +214,32 @@ class EarlyStopping:
         assert self.patience is not None
         best, epoch = self.validator.state.best_metric_epoch, engine.state.epoch
         if best > 0 and self.validator.state.epoch == epoch and epoch - best >= self.patience:
-            _logger.info("no validation was better than that of epoch %d; stopping after epoch %d", best, epoch)
+            _logger.info("no improvement of the validation since epoch %d; stopping after epoch %d", best, epoch)
             engine.terminate()
 
 
 class TrainingLog:
-    """Log lines: how long it will take, one per validation, without a terminal also one per epoch; and TensorBoard.
+    """Handler that logs the progress of a training, also to TensorBoard and MLflow.
 
-    The last lines say where the model is, its score, time and memory, and which commands come next.
+    The log has a line per validation and, without a terminal, a line per epoch. It also has an estimate of the
+    remaining time and, at the end, the path of the model, its Dice, the time, the peak memory and the next commands.
 
-    There go loss, learning rate and gradient norm per epoch, and Dice per class.
+    TensorBoard receives the loss, the learning rate and the gradient norm of every epoch. For every validation, it
+    receives the Dice of every class, and a slice of the first three cases with reference and prediction as overlays.
 
-    And for the first few held-out cases a slice with the reference and the prediction laid over it.
-
-    Of several processes the first one writes; the loss is the mean of all.
-    With `mlflow_uri` the same goes to MLflow.
+    With several ranks, only rank 0 logs. The loss is the mean over the ranks.
 
     Args:
-        output_dir: TensorBoard's files go to `<output_dir>/tensorboard`.
-        optimizer: for the learning rate.
-        evaluator: the validation engine.
-        metric: holds the scores of the last validation.
-        mlflow_uri: where MLflow keeps its runs (`MLflowWriter`); None for TensorBoard alone.
+        output_dir: folder of the training. The TensorBoard files are written to its folder `tensorboard`.
+        optimizer: optimizer, for its learning rate.
+        evaluator: validation engine.
+        metric: metric with the scores of the last validation.
+        mlflow_uri: MLflow server or database that receives the same values (see `MLflowWriter`). Default: no MLflow.
+
+    Example:
+        >>> trainer, evaluator = Engine(lambda engine, batch: None), Engine(lambda engine, batch: None)
+        >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+        >>> TrainingLog("runs/training", optimizer, evaluator, MeanDice(["background", "liver"])).attach(trainer)
     """
 
     def __init__(
@@ -225,8 +260,8 @@ class TrainingLog:
         self._losses: list[torch.Tensor] = []
         self._norms: list[torch.Tensor] = []
         self._started = 0.0
-        self._began = 0  # epochs that were done before
-        self._foretold = False
+        self._first_epoch = 0  # number of finished epochs when the training was resumed
+        self._estimated = False
         self._rate = 0.0
         self._slow_epochs = 0
         self._too_slow = False
@@ -237,20 +272,20 @@ class TrainingLog:
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
         engine.add_event_handler(Events.STARTED, self._open)
-        engine.add_event_handler(Events.EPOCH_STARTED, self._remember_rate)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._remember_loss)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._record_rate)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._record_loss)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._log)
         engine.add_event_handler(Events.COMPLETED, self._close)
-        self.evaluator.add_event_handler(Events.ITERATION_COMPLETED(event_filter=_of_the_first), self._draw)
+        self.evaluator.add_event_handler(Events.ITERATION_COMPLETED(event_filter=_is_pictured), self._draw)
 
     def _open(self, engine: Trainer) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._started, self._began = time.monotonic(), engine.state.epoch
+        self._started, self._first_epoch = time.monotonic(), engine.state.epoch
         self._limit = None if is_terminal() else LineLimit(_FREE_LINES, self._started)
         self._memory = PeakMemory(torch.device(engine.state.device))
         cases = len(engine.data_loader.dataset)
-        held_out = sum(gathered([len(self.evaluator.data_loader.dataset)]))
+        held_out = sum(all_gather([len(self.evaluator.data_loader.dataset)]))
         where = (engine.state.device, self.log_dir.parent)
         if engine.state.epoch < (engine.state.max_epochs or 0):
             _logger.info("training on %d cases, validating on %d, on %s: %s", cases, held_out, *where)
@@ -259,26 +294,26 @@ class TrainingLog:
             if self.mlflow_uri is not None:
                 self._writers.append(MLflowWriter(self.mlflow_uri, self.log_dir.parent))
 
-    def _remember_rate(self, engine: Engine) -> None:
+    def _record_rate(self, engine: Engine) -> None:
         group = self.optimizer.param_groups[0]
         rate = group["lr"]  # the schedule changes it before the epoch is logged
         self._slow_epochs = self._slow_epochs + 1 if rate < _SLOW_RATE * group.get("initial_lr", rate) else 0
         too_slow = self._slow_epochs > _SLOW_EPOCHS * (engine.state.max_epochs or 0)
         if (rate == 0 and self._rate > 0) or (too_slow and not self._too_slow and rate > 0):
             _logger.warning(
-                "epoch %d: the learning rate is %.3g, so %s max_epochs, %s",
+                "epoch %d: the learning rate is %.3g, so that %s max_epochs (%s)",
                 engine.state.epoch,
                 rate,
-                "hardly anything is learned; lr_scheduler does not fit"
+                "the network hardly learns; lr_scheduler does not fit"
                 if rate
-                else "nothing is learned; lr_scheduler ends before",
+                else "the network does not learn; lr_scheduler ends before",
                 engine.state.max_epochs,
             )
         self._rate, self._too_slow = rate, too_slow
 
-    def _remember_loss(self, engine: Engine) -> None:
+    def _record_loss(self, engine: Engine) -> None:
         state: Any = engine.state
-        self._losses.append(state.output[CommonKeys.LOSS].detach())  # stays on the device: no waiting
+        self._losses.append(state.output[CommonKeys.LOSS].detach())  # stays on the device, to avoid synchronization
         self._norms.append(state.gradient_norm)
 
     def _draw(self, evaluator: Engine) -> None:
@@ -288,30 +323,30 @@ class TrainingLog:
 
     def _log(self, engine: Engine) -> None:
         epoch = engine.state.epoch
-        loss, norm = averaged(torch.stack(self._losses).mean()), float(torch.stack(self._norms).mean())
+        loss, norm = mean_over_ranks(torch.stack(self._losses).mean()), float(torch.stack(self._norms).mean())
         self._losses, self._norms = [], []
         if not self._writers:
             return
         self._add_scalars({"train/loss": loss, "train/learning_rate": self._rate, "train/gradient_norm": norm}, epoch)
         now = time.monotonic()
         minutes = (now - self._started) / 60
-        left = minutes * ((engine.state.max_epochs or epoch) - epoch) / (epoch - self._began)
+        left = minutes * ((engine.state.max_epochs or epoch) - epoch) / (epoch - self._first_epoch)
         done = f"epoch {epoch}/{engine.state.max_epochs}  {minutes:.1f} min, about {left:.1f} left  loss {loss:.4f}"
         if self.evaluator.state.epoch == epoch:
             self._log_validation(epoch, done)
         elif self._limit is not None and self._limit.passes(now):
             _logger.info("%s", done)
-        self._foretell(engine, now)
+        self._estimate_time(engine, now)
 
-    def _foretell(self, engine: Engine, now: float) -> None:
-        """Say once how long the training will take, which a log file without a progress bar does not show."""
+    def _estimate_time(self, engine: Engine, now: float) -> None:
+        """Log an estimate of the remaining time once, for log files without a progress bar."""
         seconds, left = now - self._started, (engine.state.max_epochs or 0) - engine.state.epoch
-        if self._foretold or seconds < _SETTLED or not left:
+        if self._estimated or seconds < _ESTIMATE_AFTER or not left:
             return
-        self._foretold = True
-        each = seconds / (engine.state.epoch - self._began)
+        self._estimated = True
+        each = seconds / (engine.state.epoch - self._first_epoch)
         with tqdm.external_write_mode():
-            _logger.info("%.1f s per epoch: about %.0f min for the %d that are left", each, each * left / 60, left)
+            _logger.info("%.1f s per epoch: about %.0f min for the remaining %d epochs", each, each * left / 60, left)
 
     def _log_validation(self, epoch: int, done: str) -> None:
         summary = self.metric.summary()
@@ -342,7 +377,7 @@ class TrainingLog:
         for writer in self._writers:
             writer.close()
         model, state = self.output_dir / MODEL, self.evaluator.state
-        if not self._writers or not model.exists() or engine.state.epoch == self._began or self._memory is None:
+        if not self._writers or not model.exists() or engine.state.epoch == self._first_epoch or self._memory is None:
             return
         peaks = self._memory.peaks()
         on_gpu = f", {peaks['peak_gpu_memory_mb'] / 1000:.1f} GB on the GPU" if "peak_gpu_memory_mb" in peaks else ""
@@ -355,10 +390,10 @@ class TrainingLog:
                 "training took %s; peak memory %.1f GB%s",
                 duration(time.monotonic() - self._started), peaks["peak_memory_mb"] / 1000, on_gpu,
             )  # fmt: skip
-            for command in after_training(model):
+            for command in next_commands(model):
                 _logger.info("next: %s", command)
 
 
-def _of_the_first(engine: Engine, event: int) -> bool:
-    """Whether a case is one of the first of a validation."""
+def _is_pictured(engine: Engine, event: int) -> bool:
+    """Return whether a case of a validation gets a picture. Only the first few do."""
     return event <= _PICTURES

@@ -1,4 +1,4 @@
-"""The commands that follow a training, with the options of the one that was typed."""
+"""Commands to run after a training, with the options of the current command line."""
 
 from __future__ import annotations
 
@@ -9,31 +9,43 @@ from pathlib import Path
 
 from segbundle.config.current_workflow import running_workflow
 
-_TASK = (
+_PREDICTION_KEYS = (
     *("config", "bundle", "device", "trust", "class_names", "axcodes", "spacing", "intensity", "patch_size"),
     *("window_size", "overlap", "sw_batch_size", "precision", "backend", "test_time_flips", "skip_air"),
     *("largest_component", "network_def", "network"),
 )
-"""Options and keys that prediction needs as the training had them."""
-_SPLIT = ("dataset_dir", "num_folds", "split_seed", "data_list_key", "nsd_tolerance_mm")
-"""The same of an evaluation, beside those."""
+"""Options and config keys of a training that a prediction needs with the same values."""
+_EVALUATION_KEYS = ("dataset_dir", "num_folds", "split_seed", "data_list_key", "nsd_tolerance_mm")
+"""Further keys that an evaluation needs with the same values."""
 
 
-def after_training(model: Path) -> list[str]:
-    """Return commands that evaluate and use a model; none if a command goes on with the model by itself.
+def next_commands(model: Path) -> list[str]:
+    """Return the commands that evaluate a model and predict with it.
 
     Args:
-        model: that was trained.
+        model: path of the trained model.
+
+    Returns:
+        the commands for the shell; empty if the current command is not a training, such as a cross-validation.
+
+    Example:
+        >>> from unittest.mock import patch
+        >>> with patch("sys.argv", ["segbundle", "train", "--dataset_dir", "data", "--config", "ct.yaml"]):
+        ...     commands = next_commands(Path("runs/model.pt"))
+        >>> commands[0]
+        'segbundle evaluate --dataset_dir data --config ct.yaml --ckpt_path runs/model.pt --output_dir runs/evaluation'
+        >>> commands[1]
+        'segbundle predict SCANS --config ct.yaml --ckpt_path runs/model.pt --output_dir runs/predictions'
     """
     program, *words = sys.argv
     workflow = running_workflow()
     fold = None if workflow is None else workflow.parser.get("fold")
     options, held_out = _options(words), ["--fold", str(fold)] if isinstance(fold, int) else []
-    kept = [*_chosen(options, (*_TASK, *_SPLIT)), *held_out]
+    kept = [*_select(options, (*_PREDICTION_KEYS, *_EVALUATION_KEYS)), *held_out]
     if words[:1] == ["train"]:
         return [
             _command(["segbundle", "evaluate", *kept], model, model.with_name("evaluation")),
-            after_folds(model, model.parent),
+            prediction_command(model, model.parent),
         ]
     files = dict(options).get("config_file")
     if Path(program).name != "__main__.py" or files is None:
@@ -43,18 +55,24 @@ def after_training(model: Path) -> list[str]:
     predict = [*start, files.replace("train.yaml", "inference.yaml"), "--dataset_dir", "SCANS"]
     return [
         _command(evaluate, model, model.with_name("evaluation")),
-        _command([*predict, *_chosen(options, _TASK)], model, model.with_name("predictions")),
+        _command([*predict, *_select(options, _PREDICTION_KEYS)], model, model.with_name("predictions")),
     ]
 
 
-def after_folds(weights: Path, folder: Path) -> str:
-    """Return the command that predicts scans with a model, or with those of a cross-validation.
+def prediction_command(weights: Path, folder: Path) -> str:
+    """Return the command that predicts scans with a model, or with the ensemble of a cross-validation.
 
     Args:
-        weights: the model, or the folder of the cross-validation.
-        folder: in which the predictions get a folder.
+        weights: the model, or the output folder of the cross-validation.
+        folder: parent folder of the folder `predictions`.
+
+    Example:
+        >>> from unittest.mock import patch
+        >>> with patch("sys.argv", ["segbundle", "cross-validate", "--config", "ct.yaml"]):
+        ...     prediction_command(Path("runs/cv"), Path("runs/cv"))
+        'segbundle predict SCANS --config ct.yaml --ckpt_path runs/cv --output_dir runs/cv/predictions'
     """
-    words = ["segbundle", "predict", "SCANS", *_chosen(_options(sys.argv[1:]), _TASK)]
+    words = ["segbundle", "predict", "SCANS", *_select(_options(sys.argv[1:]), _PREDICTION_KEYS)]
     return _command(words, weights, folder / "predictions")
 
 
@@ -62,19 +80,19 @@ def _command(words: Sequence[str], weights: Path, output_dir: Path) -> str:
     return shlex.join([*words, "--ckpt_path", str(weights), "--output_dir", str(output_dir)])
 
 
-def _chosen(options: Sequence[tuple[str, str | None]], keys: Sequence[str]) -> list[str]:
-    """Return the words of those options whose key, or the key that they are in, is one of some."""
+def _select(options: Sequence[tuple[str, str | None]], keys: Sequence[str]) -> list[str]:
+    """Return the words of the options with these keys, or with keys below them, such as `network_def#filters`."""
     kept = [(key, value) for key, value in options if key.replace("::", "#").partition("#")[0] in keys]
     return [word for key, value in kept for word in (f"--{key}", *([] if value is None else [value]))]
 
 
 def _options(words: Sequence[str]) -> list[tuple[str, str | None]]:
-    """Return options and their values; None for one without a value."""
+    """Return the options of a command line with their values; None for options without a value."""
     found: list[tuple[str, str | None]] = []
-    for place, word in enumerate(words):
+    for position, word in enumerate(words):
         if not word.startswith("--"):
             continue
         key, equals, value = word[2:].partition("=")
-        following = words[place + 1] if place + 1 < len(words) else "--"
+        following = words[position + 1] if position + 1 < len(words) else "--"
         found.append((key, value if equals else None if following.startswith("--") else following))
     return found

@@ -1,4 +1,4 @@
-"""Loaders of a training's patches, from what stands in the YAML."""
+"""Loaders of training patches, as configured in the YAML."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.utils.data import DistributedSampler
 
 from segbundle.datasets.folders import some
 from segbundle.datasets.sides import chosen_flips, warn_about_sides
-from segbundle.distributed import gathered, of_the_first, rank, world_size
+from segbundle.distributed import all_gather, broadcast, rank, world_size
 from segbundle.errors import ConfigError, suggestion
 from segbundle.sampling.augmentation import Augmentation
 from segbundle.sampling.loader import PatchLoader
@@ -23,7 +23,7 @@ from segbundle.training.caching import PreparedCases
 
 _logger = logging.getLogger(__name__)
 _CHUNK = 1 << 22
-"""Voxels of a label map that are counted at a time."""
+"""Number of voxels of a label map that are counted at a time."""
 
 
 def patch_loader(
@@ -36,18 +36,25 @@ def patch_loader(
     class_names: Sequence[str] = (),
     axcodes: str | Sequence[str] | None = "RAS",
 ) -> PatchLoader:
-    """Batches of random patches on the training's device (`segbundle.sampling.PatchLoader`), of this process's share.
+    """Return a loader of random patches on the device of the training, for the shard of this rank.
 
     Args:
         dataset: prepared cases (`PreparedCases`).
-        patch_size, batch_size, device: as in `PatchLoader`.
-        seed: as in `PatchLoader`; without one, the processes agree on one.
-        augmentation: arguments of `segbundle.sampling.Augmentation`; None for its defaults. `flip_axes: auto` mirrors
-            the first axis, unless that exchanges classes that differ by their side only.
-        class_names, axcodes: the task's classes and the orientation of the network's grid, which decide that.
+        patch_size: (X, Y, Z) in voxels.
+        batch_size: number of patches per batch and rank.
+        augmentation: arguments of `segbundle.sampling.Augmentation`. `flip_axes: auto`, the default, mirrors axis 0,
+            unless this exchanges classes that differ only by side.
+        seed: seed of order, positions and augmentation; None for a random seed, the same on all ranks. Default: 0.
+        device: device on which batches are created. Default: CPU.
+        class_names: classes of the task, for `flip_axes: auto`.
+        axcodes: orientation of the network's grid, for `flip_axes: auto`. Default: RAS.
 
     Raises:
-        ConfigError: an unknown or impossible setting.
+        ConfigError: a setting of the augmentation is unknown or out of range.
+
+    Example:
+        >>> patch_loader([], (32, 32, 32), 2, class_names=["background", "liver"]).augmentation.flip_axes
+        [0]
     """
     options = dict(augmentation or {})
     for name in options:
@@ -59,57 +66,68 @@ def patch_loader(
     except ValueError as error:
         raise ConfigError(f"augmentation: {error}") from error
     warn_about_sides(flips, class_names, axcodes, "augmentation#flip_axes")
-    return PatchLoader(dataset, patch_size, batch_size, changes, _agreed(seed), device, rank(), world_size())
+    return PatchLoader(dataset, patch_size, batch_size, changes, _shared_seed(seed), device, rank(), world_size())
 
 
 def monai_loader(dataset: Any, batch_size: int, num_workers: int = 0, seed: int | None = 0) -> monai.data.DataLoader:
-    """MONAI's loader of a dataset with random transforms, in random order, of this process's share.
+    """Return MONAI's `DataLoader` of a dataset with random transforms, shuffled, for the shard of this rank.
 
     Args:
-        dataset: gives a patch per case.
-        batch_size: patches per batch and process.
-        num_workers: processes that prepare patches.
-        seed: of the order in which several processes share the cases; alone, PyTorch's generator decides.
+        dataset: dataset that returns one patch per case.
+        batch_size: number of patches per batch and rank.
+        num_workers: number of processes that prepare patches (default 0).
+        seed: seed of the order with several ranks; None for a random seed, the same on all ranks. With one rank,
+            PyTorch's generator determines the order. Default: 0.
+
+    Example:
+        >>> len(monai_loader([0, 1, 2], batch_size=2))
+        2
     """
     if world_size() == 1:
         return monai.data.DataLoader(dataset, batch_size=batch_size, shuffle=True, num_workers=num_workers)
-    sampler: DistributedSampler[Any] = DistributedSampler(dataset, world_size(), rank(), seed=_agreed(seed))
+    sampler: DistributedSampler[Any] = DistributedSampler(dataset, world_size(), rank(), seed=_shared_seed(seed))
     return monai.data.DataLoader(dataset, batch_size=batch_size, sampler=sampler, num_workers=num_workers)
 
 
 def warn_about_missing_classes(class_names: Sequence[str], training: Any, validation: Any) -> None:
-    """Log a warning that names the classes that no training case holds, or no validation case.
+    """Log a warning with the classes that do not occur in any training case, or in any validation case.
 
     Args:
-        class_names: the task's classes, the background first.
-        training, validation: datasets of prepared or cached cases (`PreparedCases`, `CachedCases`).
+        class_names: classes of the task, the background first.
+        training: training cases (`PreparedCases` or `CachedCases`).
+        validation: validation cases (`PreparedCases` or `CachedCases`).
+
+    Example:
+        >>> class Cases(list):
+        ...     _cache = [{"label": np.array([0, 1])}]
+        >>> warn_about_missing_classes(["background", "liver"], Cases("a"), Cases("b"))  # all present: no warning
     """
     learned, validated = (_classes_in(dataset, len(class_names)) for dataset in (training, validation))
     unknown = [name for index, name in enumerate(class_names) if index > 0 and index not in learned]
     unscored = [name for index, name in enumerate(class_names) if index in learned - validated - {0}]
     if unknown and rank() == 0:
-        _logger.warning("no training case holds %s: a network cannot learn a class from none", some(unknown))
+        _logger.warning("no training case contains %s; a network needs examples of every class", some(unknown))
     if unscored and rank() == 0:
-        _logger.warning("no validation case holds %s, so the choice of the best epoch leaves it out", some(unscored))
+        _logger.warning("no validation case contains %s, so the best epoch is selected without it", some(unscored))
 
 
 def _classes_in(dataset: Any, num_classes: int) -> set[int]:
-    """Label values in the cases of a dataset and of its other processes; all of them if not all cases are in memory."""
+    """Return the label values in the cases of all ranks; all classes if some cases are not in memory."""
     if isinstance(dataset, PreparedCases):
-        return {index for case in map(dataset.__getitem__, range(len(dataset))) for index in _places(case["indices"])}
+        return {index for case in map(dataset.__getitem__, range(len(dataset))) for index in _present(case["indices"])}
     cached = getattr(dataset, "_cache", None) or []
     found: set[int] = set(range(num_classes)) if len(cached) < len(dataset) else set()
     for case in cached:
         flat = np.asarray(case[CommonKeys.LABEL]).ravel(order="K")
         for start in range(0, flat.size, _CHUNK):
             found.update(np.flatnonzero(np.bincount(flat[start : start + _CHUNK])).tolist())
-    return set(gathered(sorted(found)))
+    return set(all_gather(sorted(found)))
 
 
-def _places(indices: Sequence[torch.Tensor]) -> list[int]:
-    return [index for index, places in enumerate(indices) if len(places)]
+def _present(indices: Sequence[torch.Tensor]) -> list[int]:
+    return [index for index, voxels in enumerate(indices) if len(voxels)]
 
 
-def _agreed(seed: int | None) -> int:
-    """A seed, or without one, a random one that all processes have."""
-    return of_the_first(torch.initial_seed() % 2**63) if seed is None else seed
+def _shared_seed(seed: int | None) -> int:
+    """Return the seed; for None, a random seed that is the same on all ranks."""
+    return broadcast(torch.initial_seed() % 2**63) if seed is None else seed

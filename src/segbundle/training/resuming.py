@@ -1,4 +1,4 @@
-"""A training kept on disk: the best model with its scores, and a run that can go on."""
+"""Checkpoints of a training: the best model with its scores, and the state for resuming."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ from monai.engines import Evaluator, Trainer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from segbundle.checkpoints.weights import DEPTHS, put_weights, read_checkpoint, refuse_broken, some, without
+from segbundle.checkpoints.weights import (
+    DEPTHS,
+    check_finite,
+    first_names,
+    load_state_dict,
+    read_checkpoint,
+    without_modules,
+)
 from segbundle.config.current_workflow import running_parser
 from segbundle.distributed import rank
 from segbundle.errors import CheckpointError, ConfigError, OutputError, TrainingError
@@ -41,34 +48,56 @@ _TYPES: dict[str, type] = {
     "validated": int,
     "task": Mapping,
 }
-"""What `last.pt` holds."""
+"""Keys of `last.pt` and the types of their values."""
 _SHORT = reprlib.Repr()
 _SHORT.maxlist = _SHORT.maxdict = _SHORT.maxstring = 60
 _SHORT.maxlevel = 3
 
 
 class Checkpoints:
-    """Keeps a training: the best weights with their scores, and after every epoch all it needs to go on.
+    """Checkpoint handler that saves the best model with its scores, and the state of the training after every epoch.
 
-    Writes `model.pt` (state dict), `metrics.csv` and `summary.json` whenever validation reaches a new best mean
-    Dice, and after every validation as long as the scores say nothing (`segbundle.inference.scoring.is_better`);
-    `last.pt` at the end of every epoch; and at the start `task.json` (classes, fold, training cases) and
-    `training_cases.csv` (their structures, which tell what to expect of a prediction). Files are replaced whole.
+    It writes these files, each of them atomically:
 
-    Attach it before every other handler: it restores a run first thing, and saves after all the others. The schedule
-    follows the trainer's `max_epochs`, which MONAI's federated clients raise before every round.
+    - `model.pt` (state dict), `metrics.csv` and `summary.json` whenever the validation reaches a new best mean Dice.
+      While scores are not meaningful (see `segbundle.inference.scoring.is_better`), after every validation.
+    - `last.pt`, the state for resuming, after every epoch.
+    - `task.json` (classes, fold, training cases) and `training_cases.csv` (measurements of the structures in the
+      training cases, for the plausibility checks of predictions) at the start.
+
+    It must be attached before all other handlers: It restores the state before they start, and saves after they have
+    finished. The learning rate schedule is adapted if `max_epochs` of the trainer changes, as in every round of MONAI's
+    federated clients.
 
     Args:
-        output_dir: where the files go.
-        network, optimizer, lr_scheduler: what is trained.
-        average: of the weights, which is what is validated and kept as the best model.
-        evaluator: the validation engine, with `metric` as its key metric.
-        metric: holds the scores of the last validation.
-        task: what must not change when a run goes on, such as classes and fold; so must the cases that are trained on.
-        resume: go on from `last.pt` if there is one.
+        output_dir: folder of the training.
+        network: trained network.
+        optimizer: optimizer of the network.
+        lr_scheduler: learning rate schedule that is stepped once per epoch.
+        average: moving average of the weights. It is validated, and saved as the model.
+        evaluator: validation engine with `metric` as its key metric.
+        metric: metric with the scores of the last validation.
+        task: settings that must not change on resuming, such as classes and fold. The training cases are added to them.
+        resume: whether to continue from `last.pt`, if it exists (default False).
 
     Raises:
-        ConfigError: a schedule that depends on validations, which could not be replayed.
+        ConfigError: the schedule depends on validations, so that it cannot be replayed on resuming.
+        CheckpointError: at the start of the training, if `last.pt` is damaged or of another task.
+        TrainingError: after an epoch, if weights are NaN or infinite.
+        OutputError: a file cannot be written.
+
+    Example:
+        >>> from monai.data import DataLoader, Dataset
+        >>> network = torch.nn.Conv3d(1, 2, 1)
+        >>> optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        >>> schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=40)
+        >>> evaluator = Evaluator("cpu", DataLoader(Dataset([])))
+        >>> checkpoints = Checkpoints(
+        ...     "runs/training", network, optimizer, schedule, WeightAverage(network), evaluator,
+        ...     MeanDice(["background", "liver"]), task={"class_names": ["background", "liver"]},
+        ... )
+        >>> checkpoints.last
+        PosixPath('runs/training/last.pt')
     """
 
     def __init__(
@@ -85,8 +114,8 @@ class Checkpoints:
     ) -> None:
         if isinstance(lr_scheduler, ReduceLROnPlateau):
             raise ConfigError(
-                "lr_scheduler: ReduceLROnPlateau follows validations, and a resumed training could not repeat it; use "
-                "one that follows epochs (PolynomialLR, CosineAnnealingLR, MultiStepLR, ...)."
+                "lr_scheduler: ReduceLROnPlateau depends on validations, so that a resumed training cannot replay it. "
+                "Use a schedule that depends on epochs only (PolynomialLR, CosineAnnealingLR, MultiStepLR, ...)."
             )
         self.output_dir = Path(output_dir)
         self.network = network
@@ -97,13 +126,13 @@ class Checkpoints:
         self.metric = metric
         self.task = task
         self.resume = resume
-        self._reason: str | None = None
-        self._parser = running_parser()  # now: MONAI's clients run the trainer outside of the workflow
+        self._logged_reason: str | None = None
+        self._parser = running_parser()  # now, because MONAI's clients run the trainer outside of the workflow
         self._planned: int | None = None
 
     @property
     def last(self) -> Path:
-        """The file from which a run goes on."""
+        """Path of the state for resuming."""
         return self.output_dir / "last.pt"
 
     def attach(self, engine: Engine) -> None:
@@ -118,23 +147,24 @@ class Checkpoints:
         self._follow_trainer(engine, resumed)
         if rank() == 0:
             write_json(self.output_dir / "task.json", self.task)
-            if isinstance(engine.data_loader.dataset, PreparedCases):  # MONAI's transforms would draw patches instead
+            if isinstance(engine.data_loader.dataset, PreparedCases):  # other datasets return patches
                 write_training_cases(self.output_dir, engine.data_loader.dataset.structures())
         if not engine.has_event_handler(self._save, Events.EPOCH_COMPLETED):
-            engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)  # now, so that it comes after all others
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)  # now, so that it runs last
 
     def _restore(self, engine: Engine) -> None:
         state = self._read()
         for key, value in self.task.items():
             before = state["task"].get(key)
             if before != value:
-                plain = f"was trained with {key} {_SHORT.repr(before)}, now it is {value}"
-                now = _changes(before, value) if key == _CASES and _is_names(before) else plain
+                change = f"was trained with {key} {_SHORT.repr(before)}, but {key} is now {value}"
+                if key == _CASES and _is_name_list(before):
+                    change = _describe_changes(before, value)
                 raise CheckpointError(
-                    f"{self.last}: {now}; resume with what it began with, or start a new run in another --output_dir."
+                    f"{self.last}: {change}. Undo the change, or start a new run in another --output_dir."
                 )
         for network, key in ((self.network, "network"), (self.average.network, "average")):
-            put_weights(network, state[key], f"{self.last} ({key})", complete=True)
+            load_state_dict(network, state[key], f"{self.last} ({key})", complete=True)
         self._restore_optimizer(state["optimizer"])
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
         self.evaluator.state.best_metric = state["best_metric"]
@@ -142,16 +172,16 @@ class Checkpoints:
         self.evaluator.state.epoch = state["validated"]
         _logger.info("resumed from %s after epoch %d", self.last, engine.state.epoch)
         if engine.state.epoch >= (engine.state.max_epochs or 0):
-            _logger.info("nothing left to train: max_epochs is %d", engine.state.max_epochs)
+            _logger.info("training is already complete: max_epochs is %d", engine.state.max_epochs)
 
     def _read(self) -> dict[str, Any]:
-        """Return the content of `last.pt`, of the right types."""
+        """Return the validated content of `last.pt`."""
         state = read_checkpoint(self.last)
         missing = [key for key in _TYPES if key not in state]
         if missing:
-            raise CheckpointError(f"{self.last}: is no resumable run ({', '.join(missing)} missing).")
+            raise CheckpointError(f"{self.last}: cannot be resumed ({', '.join(missing)} missing).")
         if isinstance(state["best_metric"], torch.Tensor) and state["best_metric"].numel() == 1:
-            state["best_metric"] = state["best_metric"].item()  # of another key metric
+            state["best_metric"] = state["best_metric"].item()  # from another key metric
         wrong = [
             f"{key} is {_SHORT.repr(state[key])}, not {'a number' if kind is not Mapping else 'a dict'}"
             for key, kind in _TYPES.items()
@@ -161,34 +191,34 @@ class Checkpoints:
             f"{key} is {state[key]}" for key in ("epoch", "iteration", "validated") if not wrong and state[key] < 0
         ]
         if wrong:
-            raise CheckpointError(f"{self.last}: is no resumable run ({some(wrong)}).")
+            raise CheckpointError(f"{self.last}: cannot be resumed ({first_names(wrong)}).")
         return state
 
     def _restore_optimizer(self, state: dict[str, Any]) -> None:
-        """Restore the optimizer's moments; its settings are those configured now."""
+        """Restore the state of the optimizer, but not its settings: these come from the configuration."""
         settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         try:
             self.optimizer.load_state_dict(state)
             unfit = [
                 name
-                for parameter, moments in self.optimizer.state.items()
-                for name, value in moments.items()
+                for parameter, values in self.optimizer.state.items()
+                for name, value in values.items()
                 if not _fits(value, parameter)
             ]
-        except Exception as error:  # of many kinds, as its content can be anything
+        except Exception as error:  # of many types, because the content of the file may be anything
             reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
             raise CheckpointError(f"{self.last}: its optimizer differs from the configured one ({reason}).") from error
         if unfit:
             raise CheckpointError(
-                f"{self.last}: its optimizer differs from the configured one ({unfit[0]} fits no weight)."
+                f"{self.last}: its optimizer differs from the configured one ({unfit[0]} does not fit the weights)."
             )
         for group, values in zip(self.optimizer.param_groups, settings, strict=True):
             group.update(values)
 
     def _follow_trainer(self, engine: Engine, resumed: bool) -> None:
-        """Bring the schedule to the trainer's epoch, rebuilt if the trainer's `max_epochs` has changed.
+        """Set the schedule to the trainer's epoch, and rebuild it if the trainer's `max_epochs` has changed.
 
-        The learning rate is then that of a training planned for as many epochs from its beginning.
+        The learning rate is then the same as in a training that was started with this `max_epochs`.
         """
         epochs = engine.state.max_epochs or 0
         changed = False
@@ -205,35 +235,35 @@ class Checkpoints:
     def _save(self, engine: Engine) -> None:
         weights = self.average.network.state_dict()
         try:
-            refuse_broken({**self.network.state_dict(), **{f"average {name}": each for name, each in weights.items()}})
+            check_finite({**self.network.state_dict(), **{f"average {name}": each for name, each in weights.items()}})
         except ValueError as error:
-            kept = "last.pt holds the epoch before. " if engine.state.epoch > 1 else "Nothing is saved yet. "
-            go_on = " and go on with --resume true." if engine.state.epoch > 1 else "."
+            saved = "last.pt contains the previous epoch." if engine.state.epoch > 1 else "Nothing is saved yet."
+            resume = " and continue with --resume true" if engine.state.epoch > 1 else ""
             raise TrainingError(
-                f"after epoch {engine.state.epoch} the weights hold {error}. {kept}Lower optimizer#lr{go_on}"
+                f"after epoch {engine.state.epoch}, the weights contain {error}. {saved} Lower optimizer#lr{resume}."
             ) from error
         if rank() > 0:
             return
         if self.evaluator.state.best_metric_epoch == engine.state.epoch:
-            on_cpu = {name: value.cpu() for name, value in without(DEPTHS, weights).items()}  # readable everywhere
-            _save_whole(self.output_dir / "model.pt", on_cpu)
-            newest = self._why_newest()
+            on_cpu = {name: value.cpu() for name, value in without_modules(weights, DEPTHS).items()}
+            _save_atomically(self.output_dir / "model.pt", on_cpu)
+            reason = self._why_newest()
             write_scores(
-                self.output_dir, self.metric.cases, self.metric.class_names, epoch=engine.state.epoch, model=newest
+                self.output_dir, self.metric.cases, self.metric.class_names, epoch=engine.state.epoch, model=reason
             )
-        _save_whole(self.last, self._state(engine))
+        _save_atomically(self.last, self._state(engine))
 
     def _why_newest(self) -> str | None:
-        """Return why `model.pt` is the newest model instead of the best, and log it once; None if it is the best."""
+        """Return and log why `model.pt` has the newest instead of the best weights; None if it has the best."""
         best = self.evaluator.state.best_metric
         if best != 0 and not math.isnan(best):
             return None
         nothing = self.metric.summary()["mean_dice_present"] is None
         reason = "no held-out case holds a class" if nothing else "mean Dice is 0 so far"
-        if self._reason != reason:
+        if self._logged_reason != reason:
             advice = " Hold out other cases with --fold." if nothing else ""
-            _logger.warning("%s: model.pt holds the weights of the newest validation.%s", reason, advice)
-        self._reason = reason
+            _logger.warning("%s: model.pt contains the weights of the newest validation.%s", reason, advice)
+        self._logged_reason = reason
         return f"weights of the newest validation: {reason}"
 
     def _state(self, engine: Engine) -> dict[str, Any]:
@@ -250,28 +280,28 @@ class Checkpoints:
         }
 
 
-def _is_names(value: Any) -> bool:
+def _is_name_list(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
-def _changes(before: Sequence[str], now: Sequence[str]) -> str:
-    """Return, in words, how the cases that are trained on have changed."""
-    gone, new = (sorted(set(one) - set(other)) for one, other in ((before, now), (now, before)))
-    parts = [f"{what} {some(names)}" for what, names in (("without", gone), ("with", new)) if names]
-    return f"the cases to train on have changed, which deals them out to other folds: now {', '.join(parts)}"
+def _describe_changes(before: Sequence[str], now: Sequence[str]) -> str:
+    """Return a message with the changes of the training cases."""
+    removed, added = sorted(set(before) - set(now)), sorted(set(now) - set(before))
+    parts = [f"{word} {first_names(names)}" for word, names in (("without", removed), ("with", added)) if names]
+    return f"the training cases have changed, so that the folds are different: now {', '.join(parts)}"
 
 
 def _fits(value: Any, parameter: torch.Tensor) -> bool:
-    """Whether something that an optimizer keeps for a parameter can be of it."""
+    """Return whether a value in the state of an optimizer can belong to a parameter."""
     if not isinstance(value, torch.Tensor):
         return value is None or isinstance(value, (int, float))
-    same = value.shape == parameter.shape or value.dim() != parameter.dim()  # those of other dimensions are factors
+    same = value.shape == parameter.shape or value.dim() != parameter.dim()  # factored states have other dimensions
     return same and value.layout is torch.strided and not value.is_quantized
 
 
-def _save_whole(path: Path, content: Any) -> None:
+def _save_atomically(path: Path, content: Any) -> None:
     with atomic_write(path) as partial:
         try:
             torch.save(content, partial)
-        except RuntimeError as error:  # torch's own writer reports a full disk this way
+        except RuntimeError as error:  # raised by torch if the disk is full
             raise OutputError(f"{path}: cannot be written ({error}); check the free space.") from error

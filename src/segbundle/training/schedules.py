@@ -1,4 +1,4 @@
-"""A learning rate schedule that covers a training of any length, also of one that is lengthened between two runs."""
+"""Learning rate schedules: checks before training, and changes when `max_epochs` changes between runs."""
 
 from __future__ import annotations
 
@@ -15,68 +15,86 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from segbundle.errors import ConfigError, first_cause, one_line
 
 _SCHEDULE, _EPOCHS, _OPTIMIZER = "lr_scheduler", "max_epochs", "optimizer"
-_MOST_TRIED = 20_000
-"""Epochs of a longer training are not tried beforehand."""
+_MAX_CHECKED = 20_000
+"""Number of epochs that are checked; later epochs are not."""
 
 
 def check_schedule(lr_scheduler: Any, max_epochs: int) -> None:
-    """Refuse a schedule that fails within the training, by stepping a copy of it.
+    """Check that a schedule works for all epochs of a training, by stepping a copy of it.
 
-    Schedules that follow validations, and objects that are not PyTorch's schedules, are not tried.
+    `ReduceLROnPlateau` and objects that are not PyTorch schedules are not checked.
 
     Args:
-        lr_scheduler: at epoch 0; it stays as it is.
-        max_epochs: of the training.
+        lr_scheduler: schedule at epoch 0; it is not changed.
+        max_epochs: number of epochs of the training.
 
     Raises:
-        ConfigError: a step fails, or makes a learning rate that is negative or not finite.
+        ConfigError: a step fails, or results in a learning rate that is negative or not finite.
+
+    Example:
+        >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+        >>> schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=40)
+        >>> check_schedule(schedule, max_epochs=40)
+        >>> schedule.last_epoch
+        0
     """
     if not isinstance(lr_scheduler, LRScheduler) or isinstance(lr_scheduler, ReduceLROnPlateau):
         return
     try:
         trial = _copy_without_weights(lr_scheduler)
-    except Exception:  # it holds what cannot be copied; the training will tell
+    except Exception:  # it cannot be copied; errors will occur during training
         return
     name = f"lr_scheduler {type(lr_scheduler).__name__}"
-    for epoch in range(1, min(max_epochs, _MOST_TRIED) + 1):
+    for epoch in range(1, min(max_epochs, _MAX_CHECKED) + 1):
         try:
             rates = _rates_after_step(trial)
         except Exception as error:
             cause = one_line(first_cause(error)).rstrip(".")
             raise ConfigError(
-                f"{name} fails after epoch {epoch} of {max_epochs} ({cause}). Set its arguments so that it covers "
+                f"{name} fails after epoch {epoch} of {max_epochs} ({cause}). Set its arguments for "
                 "max_epochs steps, one per epoch."
             ) from error
         wrong = [rate for rate in rates if not (math.isfinite(rate) and rate >= 0)]
         if wrong:
             raise ConfigError(
-                f"{name}: the learning rate is {wrong[0]} after epoch {epoch} of {max_epochs}; a finite number from 0 "
-                "is needed. Change the schedule's arguments."
+                f"{name}: the learning rate is {wrong[0]} after epoch {epoch} of {max_epochs}. It must be finite and "
+                "not negative. Change the arguments of the schedule."
             )
 
 
 def _rates_after_step(schedule: LRScheduler) -> list[float]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the optimizer makes no step
+        warnings.simplefilter("ignore")  # that the optimizer makes no step
         schedule.step()
     return [float(group["lr"]) for group in schedule.optimizer.param_groups]
 
 
 def _copy_without_weights(schedule: LRScheduler) -> LRScheduler:
-    """Return a copy of a schedule, whose optimizer has small tensors in place of the weights."""
+    """Return a copy of a schedule. Its optimizer has small tensors instead of the weights."""
     weights = [weight for group in schedule.optimizer.param_groups for weight in group["params"]]
     return copy.deepcopy(schedule, {id(weight): torch.nn.Parameter(torch.zeros(1)) for weight in weights})
 
 
 def rebuild_schedule(schedule: LRScheduler, optimizer: Optimizer, parser: ConfigParser, epochs: int) -> None:
-    """Set a schedule to epoch 0 of the one that its configuration describes for another `max_epochs`.
+    """Rebuild a schedule from its configuration with another `max_epochs`, at epoch 0.
 
-    The object stays the same, as handlers hold it.
+    The object is changed in place, because handlers refer to it.
 
     Args:
-        schedule, optimizer: what `lr_scheduler` and `optimizer` of the configuration have become.
-        parser: the configuration.
-        epochs: the new `max_epochs`.
+        schedule: instance of `lr_scheduler` in the configuration.
+        optimizer: instance of `optimizer` in the configuration.
+        parser: configuration.
+        epochs: new value of `max_epochs`.
+
+    Example:
+        >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+        >>> schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=2)
+        >>> definition = {"optimizer": "@optimizer", "total_iters": "@max_epochs"}
+        >>> definition["_target_"] = "torch.optim.lr_scheduler.PolynomialLR"
+        >>> parser = ConfigParser({"lr_scheduler": definition, "optimizer": None, "max_epochs": 2})
+        >>> rebuild_schedule(schedule, optimizer, parser, epochs=4)
+        >>> schedule.total_iters
+        4
     """
     for group in optimizer.param_groups:
         group["lr"] = group.get("initial_lr", group["lr"])
@@ -95,14 +113,34 @@ def rebuild_schedule(schedule: LRScheduler, optimizer: Optimizer, parser: Config
 
 
 def planned_epochs(parser: ConfigParser) -> int | None:
-    """Return the `max_epochs` of a configuration whose schedule can be rebuilt; None if it has none."""
+    """Return `max_epochs` of a configuration; None if its schedule cannot be rebuilt.
+
+    Args:
+        parser: configuration.
+
+    Example:
+        >>> planned_epochs(ConfigParser({"max_epochs": 40, "lr_scheduler": {}})), planned_epochs(ConfigParser({}))
+        (40, None)
+    """
     if _SCHEDULE not in parser or _EPOCHS not in parser:
         return None
     return int(parser.get_parsed_content(_EPOCHS))
 
 
 def replay_schedule(schedule: LRScheduler, epochs: int) -> None:
-    """Step a schedule from epoch 0 to a later one, which gives the same learning rate to the bit."""
+    """Step a schedule from epoch 0 to a later epoch, for a bitwise identical learning rate.
+
+    Args:
+        schedule: schedule at epoch 0.
+        epochs: number of steps.
+
+    Example:
+        >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+        >>> schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
+        >>> replay_schedule(schedule, 2)
+        >>> optimizer.param_groups[0]["lr"]
+        0.025
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
         for _ in range(epochs):

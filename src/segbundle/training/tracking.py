@@ -1,4 +1,4 @@
-"""A training's figures in MLflow, with the calls of TensorBoard's writer."""
+"""MLflow logging with the interface of TensorBoard's `SummaryWriter`."""
 
 from __future__ import annotations
 
@@ -19,21 +19,27 @@ from segbundle.files.atomic import atomic_write
 _logger = logging.getLogger(__name__)
 _EXPERIMENT = "segbundle"
 _RUN_FILE = "mlflow_run_id"
-_KEPT = ("task.json", "training_cases.csv", "metrics.csv", "summary.json")
+_ARTIFACTS = ("task.json", "training_cases.csv", "metrics.csv", "summary.json")
 _ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # MLflow's own are minutes for every figure that a server does not take
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # MLflow's default waits minutes for every failed request
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # with the password
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # the URL may contain a password
 }
 _LOGGERS = ("", "mlflow", "alembic", "urllib3")
-"""Whose handlers may show the address of a server."""
+"""Loggers whose handlers may show the address of the server."""
 
 
 def check_mlflow(mlflow_uri: str | None) -> None:
-    """Try MLflow before cases are prepared for a long time; None asks for none.
+    """Check that MLflow can be reached, before the cases are prepared.
+
+    Args:
+        mlflow_uri: MLflow server or database; None for no check.
 
     Raises:
         ConfigError: MLflow is not installed, or cannot be reached.
+
+    Example:
+        >>> check_mlflow(None)
     """
     if mlflow_uri is not None:
         with _connected(mlflow_uri) as client:
@@ -41,27 +47,32 @@ def check_mlflow(mlflow_uri: str | None) -> None:
 
 
 class MLflowWriter:
-    """A run of MLflow that a resumed training goes on with.
+    """Writer of an MLflow run. A resumed training continues its run.
 
-    A training is worth more than its curves: once it runs and MLflow does not take something, nothing more is sent, and
-    a warning says so. A run that is not closed counts as failed when the program ends.
+    If MLflow fails during training, a warning is logged and nothing more is sent, so that the training continues. A
+    run that is not closed has the status FAILED when the program ends.
 
     Args:
-        mlflow_uri: where MLflow keeps its runs, for instance `http://server:5000` or `sqlite:///mlflow.db`.
-        output_dir: the training's folder; the run is named after it, and its number is kept there.
+        mlflow_uri: MLflow server or database, for instance `http://server:5000` or `sqlite:///mlflow.db`.
+        output_dir: folder of the training. The run has its name, and the run ID is saved in it.
 
     Raises:
-        ConfigError: MLflow is not installed, or does not take what it is told.
+        ConfigError: MLflow is not installed, or the run cannot be created.
+
+    Example:
+        >>> writer = MLflowWriter("sqlite:///mlflow.db", Path("runs/training"))  # doctest: +SKIP
+        >>> writer.add_scalar("train/loss", 0.5, step=1)  # doctest: +SKIP
+        >>> writer.close()  # doctest: +SKIP
     """
 
     def __init__(self, mlflow_uri: str, output_dir: Path) -> None:
         self.output_dir = output_dir
         self._uri = mlflow_uri
-        self._lost = False
-        known = output_dir / _RUN_FILE
+        self._failed = False
+        run_file = output_dir / _RUN_FILE
         with _connected(mlflow_uri) as self._client:
-            if known.exists():
-                self._run = known.read_text(encoding="utf-8")
+            if run_file.exists():
+                self._run = run_file.read_text(encoding="utf-8")
                 self._client.update_run(self._run, status="RUNNING")
                 atexit.register(self._fail)
                 return
@@ -69,21 +80,21 @@ class MLflowWriter:
             number = found.experiment_id if found else self._client.create_experiment(_EXPERIMENT)
             self._run = self._client.create_run(number, run_name=output_dir.name).info.run_id
             self._client.log_param(self._run, "output_dir", str(output_dir))
-        with atomic_write(known) as partial:
+        with atomic_write(run_file) as partial:
             partial.write_text(self._run, encoding="utf-8")
         atexit.register(self._fail)
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
-        """A figure of an epoch."""
+        """Log a scalar of an epoch."""
         self._send(lambda: self._client.log_metric(self._run, name, float(value), step=step))
 
     def add_image(self, name: str, picture: Any, step: int, **_: Any) -> None:
-        """A picture of an epoch: uint8 (height, width, 3)."""
+        """Log a picture of an epoch: uint8 (height, width, 3)."""
         self._send(lambda: self._client.log_image(self._run, picture, key=name.replace("/", " "), step=step))
 
     def close(self) -> None:
-        """End the run and keep its scores beside it."""
-        for path in (self.output_dir / name for name in _KEPT):
+        """End the run, with the task and score files as artifacts."""
+        for path in (self.output_dir / name for name in _ARTIFACTS):
             if path.exists():
                 self._send(partial(self._client.log_artifact, self._run, str(path)))
         self._send(lambda: self._client.set_terminated(self._run))
@@ -93,20 +104,22 @@ class MLflowWriter:
         self._send(lambda: self._client.set_terminated(self._run, status="FAILED"))
 
     def _send(self, call: Callable[[], Any]) -> None:
-        """Do without MLflow from the first thing on that it does not take."""
-        if self._lost:
+        """Send a value to MLflow, unless an earlier call failed."""
+        if self._failed:
             return
         try:
             call()
-        except Exception as error:  # MLflow's, and those of files, databases and connections that it uses
-            self._lost = True
+        except Exception as error:  # from MLflow, files, databases or connections
+            self._failed = True
             reason = hide(str(error), self._uri)
-            _logger.warning("MLflow does not take figures (%s); the training goes on, TensorBoard has them", reason)
+            _logger.warning(
+                "MLflow logging failed (%s); the training continues, and TensorBoard has all values", reason
+            )
 
 
 @contextmanager
 def _connected(mlflow_uri: str) -> Iterator[Any]:
-    """Yield MLflow's client; its errors become one that names the setting."""
+    """Yield MLflow's client, and turn its errors into errors that name the config key."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
@@ -116,13 +129,13 @@ def _connected(mlflow_uri: str) -> Iterator[Any]:
     _hide_in_logs(mlflow_uri)
     try:
         yield mlflow.MlflowClient(mlflow_uri)
-    except Exception as error:  # MLflow's, and those of files, databases and connections that it uses
+    except Exception as error:  # from MLflow, files, databases or connections
         shown, reason = hide(mlflow_uri, mlflow_uri), hide(str(error), mlflow_uri)
         raise ConfigError(f"mlflow_uri: {shown} cannot be used: {reason}") from error
 
 
 class _HidingFilter(logging.Filter):
-    """Takes the secrets of an address out of log lines."""
+    """Filter that hides the credentials of an address in log lines."""
 
     def __init__(self, address: str) -> None:
         super().__init__()
@@ -134,15 +147,15 @@ class _HidingFilter(logging.Filter):
         if hidden != text:
             record.msg, record.args = hidden, ()
         if record.exc_info:
-            shown = record.exc_text or "".join(
+            shown = record.exc_text or "".join(  # perhaps formatted by another handler
                 traceback.format_exception(*record.exc_info)
-            )  # perhaps another handler's
+            )
             record.exc_text = hide(shown, self.address)
         return True
 
 
 def _hide_in_logs(address: str) -> None:
-    """Keep the secrets of an address out of log lines of MLflow and of what it uses."""
+    """Hide the credentials of an address in the log lines of MLflow and its dependencies."""
     for handler in [handler for name in _LOGGERS for handler in logging.getLogger(name).handlers]:
-        if not any(isinstance(one, _HidingFilter) and one.address == address for one in handler.filters):
+        if not any(isinstance(known, _HidingFilter) and known.address == address for known in handler.filters):
             handler.addFilter(_HidingFilter(address))

@@ -1,4 +1,4 @@
-"""The training step: MONAI's, with what the loss needs to know about a batch beside its labels."""
+"""Supervised trainer with annotation masks, deep supervision, gradient clipping and CUDA graphs."""
 
 from __future__ import annotations
 
@@ -26,40 +26,52 @@ from segbundle.sampling.loader import PatchLoader
 from segbundle.training.weight_average import WeightAverage
 
 _BROADCAST = "Using a target size"
-"""PyTorch's warning about a loss that broadcasts the labels to the shape of the scores."""
+"""Start of PyTorch's warning about a loss that broadcasts the labels to the shape of the logits."""
 _REMEDIES = {
     "network": "Check network_def, patch_size and batch_size.",
-    "loss": "Check `loss`, or use one of segbundle.losses: segbundle.losses.DiceCELoss.",
+    "loss": "Check `loss`, or use a loss of segbundle.losses, for instance segbundle.losses.DiceCELoss.",
     "gradient of the loss": "Check `loss` and `network_def`.",
-    "optimizer": "Check `optimizer`, or use one that needs no closure and takes dense gradients: torch.optim.AdamW.",
+    "optimizer": "Check `optimizer`. It must support dense gradients and need no closure, like torch.optim.AdamW.",
 }
-"""Stages of a step, by what fails in them."""
+"""What to do if a stage of a step fails."""
 
 
 class SegmentationTrainer(SupervisedTrainer):
-    """MONAI's trainer, which also tells the loss what was annotated and how far the training is.
+    """Supervised trainer that passes annotation masks and training progress to the loss.
 
-    Batches may hold `annotated`, bool (B, num_classes), False where nobody looked for a class in a case, and unknown
-    voxels in `label` (value `IGNORE_INDEX`). Losses with an attribute `progress` get it before every step: 0 at the
-    start of the training, 1 at its end. Of a network with deep supervision the scores of every depth are scored
-    (`loss_over_depths`).
+    A batch may have `annotated`, bool (B, num_classes), which is False for classes that were not annotated in a case.
+    Its `label` may have voxels of unknown class (value `IGNORE_INDEX`). Before every step, the attribute `progress` of
+    the loss, if it exists, is set to the completed fraction of the training, in [0, 1). For a network with deep
+    supervision, the loss is computed at every resolution (`loss_over_depths`).
 
-    On a GPU, network and loss become graphs (`acceleration/cuda_graphs.py`) at the first epoch after ten steps
-    here, in which losses look at the data, if batches come from a `PatchLoader`, no other process trains along, and
-    neither `amp`, `compile` nor `accumulation_steps` is asked for. `state.output` then holds scores that the next step
-    overwrites. Gradients are set to None between steps, as PyTorch does by default and MONAI does not.
+    On a GPU, the forward and backward passes of network and loss are captured as CUDA graphs
+    (`acceleration/cuda_graphs.py`) at the start of the first epoch after ten steps. This requires a `PatchLoader`, a
+    single rank, and no `amp`, `compile` or `accumulation_steps`. The next step then overwrites the logits in
+    `state.output`. Gradients are set to None between steps, which is the default of PyTorch, but not of MONAI.
 
     Args:
-        loss_function: ours, or any loss of PyTorch or MONAI as long as everything was annotated.
-        max_gradient_norm: gradients are scaled down if the norm of all together is larger; None for never. What it was
-            before is `state.gradient_norm`.
-        average: follows the weights.
-        others: as in `monai.engines.SupervisedTrainer`.
+        loss_function: loss of `segbundle.losses`, or any loss of PyTorch or MONAI for fully annotated cases.
+        max_gradient_norm: threshold of gradient clipping by the total norm; None for no clipping (default). The norm
+            before clipping is in `state.gradient_norm`.
+        average: moving average of the weights, updated after every step. Default: none.
+        kwargs: other arguments of `monai.engines.SupervisedTrainer`.
 
     Raises:
-        ConfigError: in training, a batch with unannotated classes or unknown voxels and a loss that cannot leave
-            them out.
-        TrainingError: network, loss or optimizer fail; the message names them, the batch's cases and the first cause.
+        ConfigError: during training, if a batch has unannotated classes or unknown voxels that the loss cannot ignore.
+        TrainingError: during training, if the network, the loss or the optimizer fails. The message names it, the cases
+            of the batch and the original error.
+
+    Example:
+        >>> network = torch.nn.Conv3d(1, 2, 1)
+        >>> image, label = torch.rand(1, 1, 4, 4, 4), torch.zeros(1, 2, 4, 4, 4)
+        >>> trainer = SegmentationTrainer(
+        ...     loss_function=torch.nn.BCEWithLogitsLoss(), device=torch.device("cpu"), max_epochs=1, network=network,
+        ...     optimizer=torch.optim.SGD(network.parameters(), lr=0.1),
+        ...     train_data_loader=[{"image": image, "label": label, "case": ["a"]}], decollate=False,
+        ... )
+        >>> trainer.run()
+        >>> trainer.state.output["pred"].shape
+        torch.Size([1, 2, 4, 4, 4])
     """
 
     def __init__(
@@ -80,7 +92,7 @@ class SegmentationTrainer(SupervisedTrainer):
         if average is not None:
             average.attach(self)
         self.plain_loss = loss_function
-        self._knows_annotated = (
+        self._supports_annotated = (
             "annotated" in inspect.signature(getattr(loss_function, "forward", loss_function)).parameters
         )
 
@@ -88,7 +100,7 @@ class SegmentationTrainer(SupervisedTrainer):
         if hasattr(self.plain_loss, "progress"):
             steps = engine.state.max_epochs * engine.state.epoch_length
             self.plain_loss.progress = (engine.state.iteration - 1) / steps
-        self._refuse_what_is_missing(batchdata)
+        self._check_annotations(batchdata)
         self._steps += 1
         self._stage = "network"
         try:
@@ -96,15 +108,15 @@ class SegmentationTrainer(SupervisedTrainer):
         except SegbundleError:
             raise
         except Exception as error:
-            raise TrainingError(self._in_words(error, batchdata)) from error
+            raise TrainingError(self._error_message(error, batchdata)) from error
 
-    def _in_words(self, error: Exception, batch: Mapping[str, Any]) -> str:
-        """Return which stage of a step failed, for which cases, why, and what to do."""
-        makers = {"network": self.network, "optimizer": self.optimizer}
-        maker = makers.get(self._stage, self.plain_loss)
-        where = f"{self._stage} {type(maker).__name__}, cases {', '.join(batch.get('case', ()))}"
+    def _error_message(self, error: Exception, batch: Mapping[str, Any]) -> str:
+        """Return a message with the failed stage, the cases of the batch, the cause, and what to do."""
+        components = {"network": self.network, "optimizer": self.optimizer}
+        component = components.get(self._stage, self.plain_loss)
+        where = f"{self._stage} {type(component).__name__}, cases {', '.join(batch.get('case', ()))}"
         cause = one_line(first_cause(error))
-        if isinstance(error, ValueError) and type(maker).__module__.startswith("segbundle."):
+        if isinstance(error, ValueError) and type(component).__module__.startswith("segbundle."):
             return f"{where}: {cause}"
         return f"{where}: {cause.rstrip('.')}. {_REMEDIES[self._stage]}"
 
@@ -130,16 +142,16 @@ class SegmentationTrainer(SupervisedTrainer):
         return self._usual_inferer(inputs, network, *args, **kwargs) if logits is None else logits
 
     def _batch_loss(self, pred: torch.Tensor | list[torch.Tensor], label: torch.Tensor) -> torch.Tensor:
-        """Return the loss of the batch that is being trained on."""
+        """Return the loss of the current batch."""
         self._stage = "loss"
         batch: Any = self.state.batch
-        more = {"annotated": batch["annotated"]} if self._knows_annotated and "annotated" in batch else {}
-        if self._graphs is not None and all(bool(annotated.all()) for annotated in more.values()):
+        masks = {"annotated": batch["annotated"]} if self._supports_annotated and "annotated" in batch else {}
+        if self._graphs is not None and all(bool(annotated.all()) for annotated in masks.values()):
             value = self._graphs.loss(pred, label)
             if value is not None:
                 return value
-        with _refused_broadcast() if self._steps == 1 else nullcontext():
-            value = loss_over_depths(self.plain_loss, pred, label, **more)
+        with _no_broadcasting() if self._steps == 1 else nullcontext():
+            value = loss_over_depths(self.plain_loss, pred, label, **masks)
         self._stage = "gradient of the loss"
         return value
 
@@ -150,13 +162,14 @@ class SegmentationTrainer(SupervisedTrainer):
         self.state.gradient_norm = norm
         self._stage = "optimizer"
 
-    def _refuse_what_is_missing(self, batchdata: dict[str, Any]) -> None:
+    def _check_annotations(self, batchdata: dict[str, Any]) -> None:
+        """Raise an error if the loss would train unannotated classes or unknown voxels as background."""
         annotated, loss = batchdata.get("annotated"), type(self.plain_loss).__name__
-        if not self._knows_annotated and annotated is not None and not bool(annotated.all()):
+        if not self._supports_annotated and annotated is not None and not bool(annotated.all()):
             case = batchdata["case"][int((~annotated).any(dim=1).nonzero()[0])]
             raise ConfigError(
-                f"case {case}: not every class was annotated, and loss {loss} would learn those as background; "
-                "use one of segbundle.losses, for instance loss#_target_: segbundle.losses.DiceCELoss."
+                f"case {case}: not every class was annotated, but loss {loss} treats such classes as background. "
+                "Use a loss of segbundle.losses, for instance loss#_target_: segbundle.losses.DiceCELoss."
             )
         if getattr(self.plain_loss, "ignore_index", None) == IGNORE_INDEX:
             return
@@ -164,16 +177,18 @@ class SegmentationTrainer(SupervisedTrainer):
         if bool(unknown.any()):
             case = batchdata["case"][int(unknown.nonzero()[0])]
             fix = (
-                f"set loss#ignore_index: {IGNORE_INDEX}, the number that such voxels have in every dataset once loaded."
-                if self._knows_annotated
-                else "use one of segbundle.losses, for instance loss#_target_: segbundle.losses.DiceCELoss."
+                f"Set loss#ignore_index: {IGNORE_INDEX}, the value of such voxels after loading."
+                if self._supports_annotated
+                else "Use a loss of segbundle.losses, for instance loss#_target_: segbundle.losses.DiceCELoss."
             )
-            raise ConfigError(f"case {case}: holds voxels of unknown class (ignore), which loss {loss} counts; {fix}")
+            raise ConfigError(
+                f"case {case}: has voxels of unknown class (ignore), but loss {loss} does not exclude them. {fix}"
+            )
 
 
 @contextmanager
-def _refused_broadcast() -> Iterator[None]:
-    """Raise PyTorch's warning that a loss broadcasts; filters of warnings cost time, so only the first step has it."""
+def _no_broadcasting() -> Iterator[None]:
+    """Turn PyTorch's warning about broadcasting into an error. Used in the first step only, as filters take time."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=_BROADCAST)
         yield

@@ -1,4 +1,4 @@
-"""A moving average of a network's weights, which is steadier than the weights themselves."""
+"""Exponential moving average of the weights of a network."""
 
 from __future__ import annotations
 
@@ -9,18 +9,26 @@ from ignite.engine import Engine, Events
 
 
 class WeightAverage:
-    """Keeps an exponential moving average of the weights that a training passes through (Polyak averaging).
+    """Exponential moving average (EMA) of the weights during a training.
 
-    After step t the average moves by 1 - d towards the weights, where d is the smaller of `decay` and
-    (1 + t) / (10 + t), so that it follows the first steps closely. Buffers, such as the statistics of batch norms, are
-    copied.
+    After step t, the average is d times the average plus 1 - d times the weights, with d = min(`decay`,
+    (1 + t) / (10 + t)), so that it follows the first steps closely. Buffers, such as the statistics of batch
+    normalization, are copied.
 
     Args:
-        network: what is trained, on its device.
-        decay: less than 1, for instance 0.999; None for no average: `network` is then the trained one itself.
+        network: trained network, on its device.
+        decay: in [0, 1), for instance 0.999 (default); None for no average.
 
     Attributes:
-        network: has the average as its weights.
+        network: copy of the network with the average as its weights; without an average, the trained network itself.
+
+    Raises:
+        ValueError: if `decay` is out of range.
+
+    Example:
+        >>> trained = torch.nn.Linear(2, 1)
+        >>> WeightAverage(trained, decay=None).network is trained
+        True
     """
 
     def __init__(self, network: torch.nn.Module, decay: float | None = 0.999) -> None:
@@ -39,12 +47,21 @@ class WeightAverage:
     def _update(self, engine: Engine) -> None:
         assert self.decay is not None
         step = engine.state.iteration
-        kept = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.network.parameters()), list(self.trained.parameters()), 1 - kept)
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.network.parameters()), list(self.trained.parameters()), 1 - decay)
         for average, current in zip(self.network.buffers(), self.trained.buffers(), strict=True):
             average.copy_(current)
 
 
 def averaged_network(average: WeightAverage) -> torch.nn.Module:
-    """The network that has the average as its weights."""
+    """Return the network with the averaged weights.
+
+    Args:
+        average: average of a training.
+
+    Example:
+        >>> trained = torch.nn.Linear(2, 1)
+        >>> averaged_network(WeightAverage(trained)) is trained
+        False
+    """
     return average.network

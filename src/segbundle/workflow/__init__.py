@@ -1,4 +1,4 @@
-"""First and last steps of the bundle's workflows: checks, output folders, provenance."""
+"""First and last steps of the bundle's workflows: checks, output folders and provenance."""
 
 import lazy_loader as lazy
 

@@ -1,4 +1,4 @@
-"""Devices, and networks placed on them."""
+"""Choice of the device, and placement of networks on it."""
 
 from __future__ import annotations
 
@@ -11,20 +11,43 @@ from segbundle.errors import ConfigError
 
 
 def pick_device() -> torch.device:
-    """Return the first CUDA device, or the CPU on machines without one."""
+    """Return the first CUDA device, or the CPU on machines without one.
+
+    Example:
+        >>> pick_device().type in ("cpu", "cuda")
+        True
+    """
     return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 
 
 def pick_num_workers(device: torch.device | str) -> int:
-    """Return the number of processes that prepare batches: up to four for a GPU, none for a CPU."""
+    """Return the number of processes that prepare batches: up to four for a GPU, none for a CPU.
+
+    Args:
+        device: device of the network.
+
+    Raises:
+        ConfigError: see `checked_device`.
+
+    Example:
+        >>> pick_num_workers("cpu")
+        0
+    """
     return min(4, os.cpu_count() or 1) if checked_device(device).type == "cuda" else 0
 
 
 def checked_device(device: torch.device | str) -> torch.device:
-    """Return a device that exists.
+    """Return a device, after checking that it exists.
+
+    Args:
+        device: device or its name, such as `cuda:0`.
 
     Raises:
         ConfigError: the name is unknown, or this machine has no such device.
+
+    Example:
+        >>> checked_device("cpu")
+        device(type='cpu')
     """
     try:
         checked = torch.device(device)
@@ -36,16 +59,25 @@ def checked_device(device: torch.device | str) -> torch.device:
 
 
 def place_network(network: torch.nn.Module, device: torch.device | str) -> torch.nn.Module:
-    """Return a network on a device, in the memory layout in which its 3D convolutions are fastest.
+    """Return a network on a device, with the channels-last layout, in which 3D convolutions are fastest.
 
-    On a CPU, instance norms are replaced by ones that compute in that layout.
+    On a CPU, instance norms are replaced by norms that support this layout.
+
+    Args:
+        network: network on any device.
+        device: device or its name.
 
     Raises:
         ConfigError: the device does not exist, or `network` is not a `torch.nn.Module`.
+
+    Example:
+        >>> network = place_network(torch.nn.Conv3d(2, 2, 3), "cpu")
+        >>> network.weight.is_contiguous(memory_format=torch.channels_last_3d)
+        True
     """
     device = checked_device(device)
     if not isinstance(network, torch.nn.Module):
-        raise ConfigError(f"network_def makes a {type(network).__name__}; a torch.nn.Module is needed.")
+        raise ConfigError(f"network_def creates a {type(network).__name__}; a torch.nn.Module is needed.")
     if device.type == "cpu":
         network = with_channels_last_norms(network)
     return network.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]

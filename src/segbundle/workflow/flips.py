@@ -1,4 +1,4 @@
-"""Mirror images of inference compared with those of the training."""
+"""Comparison of test-time flips with the flips of the training."""
 
 from __future__ import annotations
 
@@ -17,18 +17,22 @@ def warn_about_flips(
     class_names: Sequence[str] = (),
     axcodes: str | Sequence[str] | None = "RAS",
 ) -> None:
-    """Log a warning if inference mirrors images along an axis that the training did not mirror, or must not mirror.
+    """Log a warning if inference mirrors images along an axis that training does not, or should not, mirror.
 
     Args:
         test_time_flips: axes along which inference mirrors images.
-        augmentation: of the training; its `flip_axes` are compared.
-        class_names, axcodes: decide which axes exchange classes that differ by their side only.
+        augmentation: augmentation of the training with its `flip_axes`; None for the defaults.
+        class_names: classes of the task, to find classes that differ only by side. Default: none.
+        axcodes: orientation of the network's grid. Default: RAS.
+
+    Example:
+        >>> warn_about_flips([0], {"flip_axes": [0]}, ["background", "liver"])  # same axes: no warning
     """
     trained = chosen_flips((augmentation or {}).get("flip_axes", "auto"), class_names, axcodes)
     unknown = sorted(set(test_time_flips) - set(trained))
     if unknown:
         _logger.warning(
-            "test_time_flips: the training mirrored no image along axis %s (augmentation#flip_axes is %s); "
+            "test_time_flips: the training did not mirror images along axis %s (augmentation#flip_axes is %s); "
             "averaging such predictions makes most models worse",
             ", ".join(map(str, unknown)),
             list(trained),

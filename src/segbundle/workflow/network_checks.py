@@ -1,4 +1,4 @@
-"""Checks of a network, its patches and its batches before a run starts."""
+"""Checks of a network, its patch size and its batch size before a run."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 from monai.networks import eval_mode
 
 from segbundle.config.choices import Precision
-from segbundle.distributed import processes_here
+from segbundle.distributed import local_world_size
 from segbundle.errors import ConfigError, first_cause, one_line
 from segbundle.hardware.device_memory import free_memory
 from segbundle.inference.memory import measured_needs, training_bytes
 
-_PLENTY = 4096
-"""Bytes per voxel of a patch beyond what usual networks take. If more are free, the need is not measured."""
+_AMPLE_BYTES = 4096
+"""Bytes per voxel that are enough for common networks. If they are free, the memory footprint is not measured."""
 
 
 def check_network(
@@ -28,22 +28,33 @@ def check_network(
     window_size: Sequence[int] | str = "auto",
     inferer: Any = None,
 ) -> None:
-    """Pass one empty patch, and one window of another size, through the network before the run starts.
+    """Check that a network works for patches and windows, by inference on zeros.
 
-    An inferer with a `warm_up` method passes the patch.
+    Args:
+        network: network on `device`.
+        device: device or its name.
+        num_channels: number of input channels.
+        patch_size: (X, Y, Z) in voxels.
+        class_names: class names, the background first.
+        window_size: (X, Y, Z) of sliding windows, checked if different from `patch_size`. Default: `auto`, not checked.
+        inferer: inferer whose method `warm_up`, if it has one, runs the network for the patch. Default: none.
 
     Raises:
-        ConfigError: the network cannot take such a patch, or does not return one channel per class.
+        ConfigError: a patch does not fit into memory, the network fails, or it does not return one channel per class.
+
+    Example:
+        >>> network = torch.nn.Conv3d(1, 2, kernel_size=3, padding=1)
+        >>> check_network(network, "cpu", 1, [8, 8, 8], ["background", "liver"])
     """
-    _refuse_large_patches(network, device, num_channels, "patch_size", patch_size, len(class_names))
+    _check_patch_memory(network, device, num_channels, "patch_size", patch_size, len(class_names))
     if not _warmed_up(inferer, network, device, num_channels, (1, len(class_names), *patch_size)):
         _check_patch(network, device, num_channels, "patch_size", patch_size, class_names)
     if not isinstance(window_size, str) and window_size != patch_size:
-        _refuse_large_patches(network, device, num_channels, "window_size", window_size, len(class_names))
+        _check_patch_memory(network, device, num_channels, "window_size", window_size, len(class_names))
         _check_patch(network, device, num_channels, "window_size", window_size, class_names)
 
 
-def _refuse_large_patches(
+def _check_patch_memory(
     network: torch.nn.Module,
     device: torch.device | str,
     num_channels: int,
@@ -51,19 +62,19 @@ def _refuse_large_patches(
     size: Sequence[int],
     num_classes: int,
 ) -> None:
-    """Refuse patches that do not fit into free memory, by their voxels and then by the network's needs."""
+    """Raise an error if a patch does not fit into memory: first for its voxels, then for the network's footprint."""
     voxels, free = math.prod(size), free_memory(torch.device(device))
     needed = 4.0 * voxels * (num_channels + num_classes)
-    if needed <= free < voxels * _PLENTY:
+    if needed <= free < voxels * _AMPLE_BYTES:
         try:
             with eval_mode(network):
                 needed = measured_needs(network, num_channels, size).bytes_per_voxel * voxels / 2
-        except Exception:  # passing a patch will say why
+        except Exception:  # the check of a patch reports the error
             return
     if needed > free:
         raise ConfigError(
-            f"{key} is {list(size)}: a patch of {voxels:,} voxels takes about {needed / 1e9:.3g} GB, {free / 1e9:.3g} "
-            f"GB are free. Choose a smaller {key}."
+            f"{key} is {list(size)}: a patch of {voxels:,} voxels takes about {needed / 1e9:.3g} GB, but only "
+            f"{free / 1e9:.3g} GB are free. Choose a smaller {key}."
         )
 
 
@@ -76,7 +87,7 @@ def _warmed_up(
     try:
         with eval_mode(network):
             scores = inferer.warm_up(network, num_channels, torch.device(device))
-    except Exception:  # passing a patch will say why
+    except Exception:  # the check of a patch reports the error
         return False
     return scores is not None and tuple(scores.shape) == wanted
 
@@ -96,8 +107,8 @@ def _check_patch(
     except Exception as error:
         cause = one_line(first_cause(error))
         raise ConfigError(
-            f"the network cannot take patches of {key} {list(patch_size)} ({cause}). Each side must be divisible "
-            "by the product of the network's strides along it: 8 for the bundle's own."
+            f"the network fails for patches of {key} {list(patch_size)} ({cause}). Each side must be divisible by the "
+            "product of the strides along it (8 for the network of the bundle)."
         ) from error
     finally:
         network.train(training)
@@ -105,8 +116,8 @@ def _check_patch(
     if not isinstance(scores, torch.Tensor) or tuple(scores.shape) != wanted:
         found = tuple(scores.shape) if isinstance(scores, torch.Tensor) else f"a {type(scores).__name__}"
         raise ConfigError(
-            f"the network returns {found} for a patch; one tensor of shape {wanted} is needed: a channel for each of "
-            f"the {len(class_names)} class_names (and more depths in training only)."
+            f"the network returns {found} for a patch; one tensor of shape {wanted} is needed: one channel for each of "
+            f"the {len(class_names)} class_names (and outputs of deep supervision during training only)."
         )
 
 
@@ -118,26 +129,36 @@ def check_batch(
     batch_size: int,
     precision: Precision = "auto",
 ) -> None:
-    """Refuse batches that do not fit into free memory, which processes on a CPU share.
+    """Check that training batches fit into memory. On a CPU, the ranks share the memory.
+
+    Args:
+        network: network on `device`.
+        device: device or its name.
+        num_channels: number of input channels.
+        patch_size: (X, Y, Z) in voxels.
+        batch_size: number of patches per batch and rank.
+        precision: precision of the training. Default: `auto`.
 
     Raises:
-        ConfigError: the batches do not fit (the message names a batch size that would), or `precision` is for inference
-            only.
+        ConfigError: a batch does not fit (the message has a batch size that fits), or `precision` is fp16.
+
+    Example:
+        >>> check_batch(torch.nn.Conv3d(1, 2, kernel_size=3, padding=1), "cpu", 1, [8, 8, 8], batch_size=2)
     """
     if precision == "fp16":
         raise ConfigError(
-            "precision fp16 is for inference: in training, small gradients would vanish; use bf16, fp32 or auto."
+            "precision fp16 is for inference only, because small gradients would underflow. Use bf16, fp32 or auto."
         )
     try:
         each = training_bytes(network, num_channels, patch_size, precision)
-    except (RuntimeError, ValueError):  # the network takes patches of one size only, so nothing is known
+    except (RuntimeError, ValueError):  # the network only accepts one patch size, so the footprint is unknown
         return
-    free = free_memory(torch.device(device)) // (processes_here() if torch.device(device).type == "cpu" else 1)
+    free = free_memory(torch.device(device)) // (local_world_size() if torch.device(device).type == "cpu" else 1)
     if each * batch_size <= free:
         return
     fitting = int(free // each)
-    advice = f"batch_size {fitting} would" if fitting else "not even one patch does: choose a smaller patch_size"
+    advice = f"Use batch_size {fitting}." if fitting else "Not even one patch fits; choose a smaller patch_size."
     raise ConfigError(
-        f"batch_size {batch_size} does not fit into memory: a step takes about {each * batch_size / 1e9:.1f} GB, "
-        f"{free / 1e9:.1f} GB are free; {advice}."
+        f"batch_size {batch_size} does not fit into memory: a step takes about {each * batch_size / 1e9:.1f} GB, but "
+        f"only {free / 1e9:.1f} GB are free. {advice}"
     )

@@ -1,4 +1,4 @@
-"""Output folders of runs: made, locked and checked before the work begins."""
+"""Output folders of runs: creation, locks and checks before a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from segbundle.config.current_workflow import running_workflow
-from segbundle.distributed import rank, wait_for_all
+from segbundle.distributed import barrier, rank
 from segbundle.errors import OutputError
 from segbundle.files import run_files
 from segbundle.files.atomic import lock_folder, make_folder, remove_partial
@@ -17,24 +17,39 @@ _logger = logging.getLogger(__name__)
 
 
 def prepare_training_output(output_dir: str, resume: bool = False) -> None:
-    """Make the output folder of a training, and refuse to overwrite an earlier run.
+    """Create and lock the output folder of a training, and check that no file would be overwritten.
+
+    Args:
+        output_dir: output folder.
+        resume: whether an earlier training in the folder is resumed (default False).
 
     Raises:
-        OutputError: the folder cannot be written, has a run while `resume` is false, or has files of others under names
-            that the training writes.
+        OutputError: the folder cannot be written or is locked, contains a training run although `resume` is False, or
+            contains files of other programs with the names of output files.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     prepare_training_output(f"{folder}/training")
+        ...     Path(f"{folder}/training").is_dir()
+        True
     """
     if rank() == 0:
         _make_writable(output_dir)
-    wait_for_all()
-    held = [name for name in (run_files.LAST, run_files.MODEL) if (Path(output_dir) / name).exists()]
-    if held and not resume:
+    barrier()
+    existing = [name for name in (run_files.LAST, run_files.MODEL) if (Path(output_dir) / name).exists()]
+    if existing and not resume:
         raise OutputError(
-            f"{output_dir}: already holds a training run ({held[0]}). Continue it with --resume true, "
+            f"{output_dir}: already contains a training run ({existing[0]}). Continue it with --resume true, "
             "or choose another --output_dir."
         )
     folder = _claim(output_dir)
-    if run_files.LAST in held and not folder.wrote(last := folder.folder / run_files.LAST) and not last.is_symlink():
-        folder.adopt(last)  # it may be a copy; nothing is replaced before the training has resumed
+    if (
+        run_files.LAST in existing
+        and not folder.wrote(last := folder.folder / run_files.LAST)
+        and not last.is_symlink()
+    ):
+        folder.adopt(last)  # it may be a copy; no file is replaced before the training has been resumed
     folder.refuse_foreign(run_files.TRAINING)
     folder.refuse_links([run_files.TENSORBOARD, run_files.CACHE])
     workflow = running_workflow()
@@ -42,33 +57,56 @@ def prepare_training_output(output_dir: str, resume: bool = False) -> None:
     folder.refuse_inputs(run_files.TRAINING, [weights] if isinstance(weights, str) else [])
     if rank() == 0:
         remove_partial(output_dir)
-    if resume and run_files.LAST not in held:
-        _logger.warning("%s: holds no last.pt to resume from; starting from the beginning", output_dir)
+    if resume and run_files.LAST not in existing:
+        _logger.warning("%s: contains no last.pt to resume from; starting from the beginning", output_dir)
 
 
 def prepare_output(output_dir: str) -> None:
-    """Make an output folder and check that it can be written before the run starts.
+    """Create and lock the output folder of an evaluation, and check that it can be written.
+
+    Args:
+        output_dir: output folder.
 
     Raises:
-        OutputError: the folder cannot be written, or has a training run, whose scores would be replaced.
+        OutputError: the folder cannot be written or is locked, or contains a training run, whose scores would be
+            replaced.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     prepare_output(f"{folder}/evaluation")
+        ...     Path(f"{folder}/evaluation").is_dir()
+        True
     """
     if any((resolve(output_dir) / name).exists() for name in (run_files.LAST, run_files.TASK)):
-        raise OutputError(f"{output_dir}: holds a training run; choose another --output_dir, for instance a subfolder.")
+        raise OutputError(
+            f"{output_dir}: contains a training run. Choose another --output_dir, for instance a subfolder."
+        )
     if rank() == 0:
         _make_writable(output_dir)
-    wait_for_all()
+    barrier()
     _claim(output_dir)
 
 
 def prepare_prediction_output(output_dir: str) -> None:
-    """Make an output folder as `prepare_output` does, for predictions without scores.
+    """Create and lock the output folder of predictions without scores, and check that it can be written.
+
+    Args:
+        output_dir: output folder.
 
     Raises:
-        OutputError: see `prepare_output`; or the folder has scores, which would seem to belong to the predictions.
+        OutputError: see `prepare_output`. Also if the folder contains scores of other predictions.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     prepare_prediction_output(f"{folder}/predictions")
+        ...     Path(f"{folder}/predictions").is_dir()
+        True
     """
     if (resolve(output_dir) / run_files.METRICS).exists():
         raise OutputError(
-            f"{output_dir}: holds the scores of an evaluation; choose another --output_dir, for instance a subfolder."
+            f"{output_dir}: contains scores of an evaluation. Choose another --output_dir, for instance a subfolder."
         )
     prepare_output(output_dir)
 
@@ -86,8 +124,8 @@ def _make_writable(output_dir: str) -> None:
 
 
 def _claim(output_dir: str) -> OutputFolder:
-    """Start the record of written files in a folder that the first process has locked, and return the folder."""
+    """Start the record of written files in a folder that rank 0 has locked, and return the folder."""
     if rank() == 0:
         claim(output_dir).shorten()
-    wait_for_all()
+    barrier()
     return claim(output_dir)

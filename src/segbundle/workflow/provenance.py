@@ -1,4 +1,4 @@
-"""What made a run: its command, versions, machine, configuration, and a fingerprint of its data."""
+"""Provenance of a run: command, versions, device, configuration, and fingerprints of model and data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import segbundle
-from segbundle.checkpoints.loading import cases_that_chose, cases_trained_on, checkpoint_paths
+from segbundle.checkpoints.loading import cases_trained_on, cases_validated_on, checkpoint_paths
 from segbundle.config.current_workflow import running_workflow
 from segbundle.config.literals import restore
 from segbundle.config.values import KEYS
@@ -41,12 +41,22 @@ _COMPONENTS = ("network_def", "loss", "optimizer", "lr_scheduler")
 
 
 def describe_training(output_dir: str, data: Sequence[dict[str, Any]], device: torch.device | str) -> None:
-    """Before a training: write `run.json`; of several processes, the first.
+    """Write `run.json` before a training, on rank 0.
 
     Args:
-        output_dir: where the training goes.
-        data: datalist entries of the cases it trains on, with `case`, `image` and `label`.
-        device: on which it runs.
+        output_dir: folder of the training.
+        data: datalist entries of the training cases, with `case`, `image` and `label`.
+        device: device of the training.
+
+    Raises:
+        OutputError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     describe_training(folder, [], "cpu")
+        ...     Path(f"{folder}/run.json").is_file()
+        True
     """
     if rank() == 0:
         workflow = running_workflow()
@@ -56,19 +66,26 @@ def describe_training(output_dir: str, data: Sequence[dict[str, Any]], device: t
 
 
 def describe_run(output_dir: str, records: ScanRecords, device: torch.device | str, config: Mapping[str, Any]) -> None:
-    """After an inference: write `run.json`, and what training cases let expect; of several processes, the first.
+    """Write `run.json` and `training_cases.csv` after an inference, on rank 0.
 
     Args:
-        output_dir: holds the label maps.
-        records: what became of each scan.
-        device: on which it ran.
-        config: the keys that decided what came of it, and their values.
+        output_dir: folder of the label maps.
+        records: records of all scans.
+        device: device of the inference.
+        config: config keys that affect the label maps, with their values.
+
+    Example:
+        >>> from segbundle.inference.scan_records import ScanRecords
+        >>> records = ScanRecords("runs/predictions")  # doctest: +SKIP
+        >>> describe_run("runs/predictions", records, "cpu", {"ckpt_path": "model.pt"})  # doctest: +SKIP
     """
     records.collect()
-    if records.nothing_left and (Path(output_dir) / run_files.RUN_FILE).exists():  # which tells what made them
+    if (
+        records.nothing_left and (Path(output_dir) / run_files.RUN_FILE).exists()
+    ):  # it describes the existing label maps
         return
     if rank() == 0:
-        data = [{"case": one["case"], "image": one["image"]} for one in records.all]
+        data = [{"case": record["case"], "image": record["image"]} for record in records.all]
         with records.unwritten.defer_error(run_files.RUN_FILE):
             write_run(output_dir, {**made_by(config, device), "data_fingerprint": _fingerprint(data)}, [])
         with records.unwritten.defer_error(run_files.TRAINING_CASES):
@@ -82,18 +99,26 @@ def report_run(
     device: torch.device | str,
     config: Mapping[str, Any],
 ) -> None:
-    """After an evaluation: write `run.json` and `report.html`; of several processes, the first.
+    """Write `run.json` and `report.html` after an evaluation, on rank 0.
 
     Args:
+        output_dir: folder of the label maps and scores.
         data: datalist entries of all cases, with `case`, `image` and `label`.
-        others: as in `describe_run`.
+        records: records of all cases.
+        device: device of the evaluation.
+        config: config keys that affect the scores, with their values.
+
+    Example:
+        >>> from segbundle.inference.scan_records import ScanRecords
+        >>> records = ScanRecords("runs/evaluation")  # doctest: +SKIP
+        >>> report_run("runs/evaluation", data, records, "cpu", {"ckpt_path": "model.pt"})  # doctest: +SKIP
     """
     records.collect()
     if rank() > 0:
         return
     seen = cases_trained_on(config.get("ckpt_path"))
     trained_on = None if seen is None else sorted({entry["case"] for entry in data} & seen)
-    chosen_by = sorted({entry["case"] for entry in data} & cases_that_chose(config.get("ckpt_path")))
+    chosen_by = sorted({entry["case"] for entry in data} & cases_validated_on(config.get("ckpt_path")))
     known = {"trained_on": trained_on, "chosen_by": chosen_by}
     made = {**made_by(config, device), "data_fingerprint": _fingerprint(data), **known}
     with records.unwritten.defer_error(run_files.RUN_FILE):
@@ -104,26 +129,52 @@ def report_run(
 
 
 def write_page(output_dir: str | Path) -> None:
-    """Write `report.html`.
+    """Write `report.html` of a run.
+
+    Args:
+        output_dir: folder of the scores.
 
     Raises:
-        OutputError: it cannot be written, for whatever reason; the message says how to write it later.
+        OutputError: the report cannot be written for any reason. The message has the command that writes it later.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     try:
+        ...         write_page(folder)
+        ...     except OutputError as error:
+        ...         print(str(error).partition("run: ")[2].partition(" /")[0])
+        segbundle report
     """
     try:
         _logger.info("report: %s", write_report(output_dir))
     except Exception as error:
         reason = describe(error).rstrip(".")
-        raise OutputError(f"{reason}; once that is mended: segbundle report {shlex.quote(str(output_dir))}") from error
+        raise OutputError(
+            f"{reason}; when this is fixed, run: segbundle report {shlex.quote(str(output_dir))}"
+        ) from error
 
 
 def made_by(config: Mapping[str, Any], device: torch.device | str | None = None) -> dict[str, Any]:
-    """Command, date, versions, device where one is given, and configuration as JSON values; without credentials."""
+    """Return command, date, versions, device, model fingerprints and configuration of a run, without credentials.
+
+    Args:
+        config: config keys that affect the results, with their values.
+        device: device of the run. Default: left out.
+
+    Returns:
+        JSON values.
+
+    Example:
+        >>> made_by({"fold": 0})["config"]
+        {'fold': 0}
+    """
     workflow = running_workflow()
     network = {} if workflow is None else {"network_def": restore(workflow.parser.get("network_def"))}
     values = {**config, **network}
     if (given := values.get("ckpt_path")) is not None:
-        one = isinstance(given, (str, Path))
-        values["ckpt_path"] = str(Path(given).resolve()) if one else [str(Path(path).resolve()) for path in given]
+        single = isinstance(given, (str, Path))
+        values["ckpt_path"] = str(Path(given).resolve()) if single else [str(Path(path).resolve()) for path in given]
     return {
         "command": _command(),
         "working_directory": str(Path.cwd()),
@@ -135,62 +186,62 @@ def made_by(config: Mapping[str, Any], device: torch.device | str | None = None)
             "torch": torch.__version__,
             "numpy": np.__version__,
         },
-        **_models(values.get("ckpt_path")),
-        **({} if device is None else {"device": _name(torch.device(device))}),
+        **_model_fingerprints(values.get("ckpt_path")),
+        **({} if device is None else {"device": _device_name(torch.device(device))}),
         "config": without_credentials(_as_json(values)),
     }
 
 
 def _as_json(value: Any) -> Any:
-    """A value as JSON has it; numbers that are not finite, and objects, are text."""
+    """Return a value as JSON value; non-finite numbers and objects become text."""
     if isinstance(value, Mapping):
-        return {str(key): _as_json(one) for key, one in value.items()}
+        return {str(key): _as_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_as_json(one) for one in value]
+        return [_as_json(item) for item in value]
     finite = isinstance(value, float) and math.isfinite(value)
     return value if finite or value is None or isinstance(value, (bool, int, str)) else str(value)
 
 
 def _command() -> str:
-    """The command line that began this process, without the folders of programs."""
+    """Return the command line of this process, without the folder of the program."""
     program, *words = sys.argv
     if Path(program).name == "__main__.py":  # python -m something
         program, *words = sys.orig_argv
     return shlex.join(without_credentials([Path(program).name, *words]))
 
 
-def _name(device: torch.device) -> str:
-    """What a device is called by those who sell it."""
+def _device_name(device: torch.device) -> str:
+    """Return the product name of a device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
-def _models(ckpt_path: str | list[str] | None) -> dict[str, str]:
-    """A fingerprint of the weights that were loaded, or of each member of an ensemble, if they are files."""
-    prints = [_print_of(path) for path in checkpoint_paths(ckpt_path) if path.is_file()]
-    return {"model_fingerprint": ", ".join(prints)} if prints else {}
+def _model_fingerprints(ckpt_path: str | list[str] | None) -> dict[str, str]:
+    """Return the fingerprint of a checkpoint, or of each member of an ensemble; empty without files."""
+    fingerprints = [_file_fingerprint(path) for path in checkpoint_paths(ckpt_path) if path.is_file()]
+    return {"model_fingerprint": ", ".join(fingerprints)} if fingerprints else {}
 
 
-def _print_of(path: Path) -> str:
+def _file_fingerprint(path: Path) -> str:
     digest = new_digest()
     add_ends(digest, path)
     return shortened(digest)
 
 
 def _fingerprint(data: Sequence[dict[str, Any]]) -> str:
-    """Twelve hexadecimal digits that change with the cases' names and files.
+    """Return twelve hexadecimal digits that change with the names and files of the cases.
 
-    Of a file its name, size, beginning and end count: the ends of gzip files and checkpoints hold checksums of their
-    contents.
+    They depend on the name, the size, and the first and last bytes of each file. The last bytes of gzip files and
+    checkpoints contain checksums of the content.
     """
     digest = new_digest()
     for entry in sorted(data, key=lambda entry: str(entry["case"])):
         digest.update(os.fsencode(str(entry["case"])))
         for given in (entry["image"], entry.get("label", [])):
-            for one in [given] if isinstance(given, str) else given:
-                with suppress(OSError):  # of a scan that failed
-                    for file in files_of(Path(one)):
+            for path in [given] if isinstance(given, str) else given:
+                with suppress(OSError):  # from failed scans
+                    for file in files_of(Path(path)):
                         digest.update(b" " + os.fsencode(file.name) + b" ")
                         add_ends(digest, file)
     return shortened(digest)

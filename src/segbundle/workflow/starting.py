@@ -1,4 +1,4 @@
-"""The first step of every workflow: prepare the process and refuse a configuration that cannot run."""
+"""First step of every workflow: preparation of the process and validation of the configuration."""
 
 from __future__ import annotations
 
@@ -13,25 +13,28 @@ from segbundle.config.current_workflow import running_workflow
 from segbundle.config.literals import restore
 from segbundle.config.validation import bundle_configs, check_config
 from segbundle.config.values import KEYS, check_values, is_evaluated_later
-from segbundle.distributed import refuse_lone_ranks, start_ranks
+from segbundle.distributed import require_process_group, start_ranks
 from segbundle.errors import show_plain_errors
 from segbundle.workflow.network_size import check_network_size
 
 
 def start_workflow(ranks: bool = False) -> None:
-    """Prepare the process, refuse a configuration that cannot run, and print errors without a traceback.
+    """Prepare the process, validate the configuration, and print later errors without a traceback.
 
     Args:
-        ranks: whether to connect to the other processes that `torchrun` has started.
+        ranks: whether to start the process group of the ranks that `torchrun` has started (default False).
 
     Raises:
-        ConfigError: see `check_config`, `check_network_size` and `refuse_lone_ranks`.
+        ConfigError: see `check_config`, `check_network_size` and `require_process_group`.
+
+    Example:
+        >>> start_workflow()  # no running workflow: prepares the process only
     """
     keep_freed_memory()
     warm_up_mkl()
     if ranks:
         start_ranks()
-    refuse_lone_ranks()
+    require_process_group()
     program = getattr(sys.modules["__main__"], "__spec__", None)
     if program is not None and program.name == "monai.bundle.__main__":
         show_plain_errors()
@@ -46,9 +49,18 @@ def start_workflow(ranks: bool = False) -> None:
 
 
 def follow_trainer(parser: ConfigParser) -> None:
-    """Set `max_epochs` to the trainer's if only the trainer's was set, as MONAI's clients do.
+    """Set `max_epochs` to the trainer's value if only that was changed, as MONAI's federated clients do.
 
-    The learning rate schedule refers to `max_epochs` and must end with the training.
+    The learning rate schedule refers to `max_epochs`, so that it ends with the training.
+
+    Args:
+        parser: configuration, changed in place.
+
+    Example:
+        >>> parser = ConfigParser({"max_epochs": 40, "train": {"trainer": {"max_epochs": 10}}})
+        >>> follow_trainer(parser)
+        >>> parser["max_epochs"]
+        10
     """
     epochs = restore(parser.get("train::trainer::max_epochs"))
     if epochs is not None and not is_evaluated_later(epochs) and parser.get("max_epochs", epochs) != epochs:
@@ -57,7 +69,7 @@ def follow_trainer(parser: ConfigParser) -> None:
 
 
 def _evaluated_values(parser: ConfigParser) -> dict[str, Any]:
-    """Return the bundle's own keys and their values, with references and expressions evaluated."""
+    """Return the config keys of segbundle with their values, with references and expressions evaluated."""
     config = {key: parser.get(key) for key in KEYS if key in parser}
     resolved = parser.ref_resolver.get_resolved_content
     return {key: resolved(key) if is_evaluated_later(value) else value for key, value in config.items()}

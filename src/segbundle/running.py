@@ -254,7 +254,7 @@ def _workflow(files: list[Path], configs: Path, overrides: dict[str, Any], trust
     with fast_imports():
         from monai.bundle import ConfigWorkflow, workflows
 
-    class AuditedWorkflow(ConfigWorkflow):  # type: ignore[misc]
+    class AuditedWorkflow(ConfigWorkflow):
         """Workflow that runs without the bundle's folder in `sys.path`, where MONAI's `run` puts it."""
 
         def run(self) -> Any:

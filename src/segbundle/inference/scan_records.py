@@ -220,8 +220,8 @@ class ScanRecords:
 
     def _remove_journals(self) -> None:
         folder = folder_of(self.path.parent)
-        for path in record_files(folder.folder):
-            if path != self.path:
+        for path in record_files(self.path.parent):
+            if path.name != self.path.name:
                 path.unlink()
                 if folder.is_claimed:
                     folder.record_removal(path)

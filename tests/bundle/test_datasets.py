@@ -114,7 +114,7 @@ def test_missing_classes_are_named_before_a_training(copy, tmp_path):
     assert warning < done.stdout.index("training on 4 cases")
     done = segbundle("check", copy)
     assert done.returncode == 0, done.stderr
-    assert "Note: no training case holds ghost" in done.stdout
+    assert "Note: no training case contains ghost" in done.stdout
 
 
 def test_one_labeled_case_needs_fold_null(copy, tmp_path):

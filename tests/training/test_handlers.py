@@ -74,7 +74,7 @@ def test_caching_stops_at_a_bad_case_with_its_name(tiny_dataset):
     with pytest.raises(RuntimeError) as error:
         cached(tiny_dataset)
     assert isinstance(root_error(error.value), DataError)
-    assert "case_04.nii.gz: holds 5760 NaN" in str(root_error(error.value))
+    assert "case_04.nii.gz: contains 5760 NaN" in str(root_error(error.value))
 
 
 @pytest.mark.parametrize(("epochs", "interval", "expected"), [(10, 5, []), (11, 5, [11]), (3, 5, [3])])

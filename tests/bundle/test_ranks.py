@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from commands import CONFIGS, TINY, monai_bundle
+from segbundle.files.output_folders import OutputFolder
 from tiny import write_tiny_dataset
 
 MONAI = Path(__file__).parents[2] / "configs" / "monai_transforms.yaml"
@@ -98,6 +99,7 @@ def test_an_evaluation_counts_every_case_once(dataset, tmp_path):
     out, undisturbed = tmp_path / "two", {name: (tmp_path / "two" / name).read_bytes() for name in SCORES}
     records = json.loads((out / "predictions.json").read_text())
     for name, share in {"rank0": records[:6:2], "rank1": records[1:2]}.items():
+        OutputFolder(out).record(out / f"predictions.{name}.jsonl")  # a journal that grows
         (out / f"predictions.{name}.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in share))
     for name in (*SCORES, "predictions.json"):
         (out / name).unlink()

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from segbundle.config.options import TEXT_KEYS, join_switches, split_overrides, switches_of
+from segbundle.config.options import join_switches, split_overrides, switches_of
+from segbundle.config.settings import TEXT_KEYS
 from segbundle.errors import ConfigError
 
 ODD = ["$print(1)", "@output_dir", "%x.yaml::a", "a#b", "a::b", "a@b%c", "[x]", "{a: 1}", "null", "true", "1e3", "2024"]

@@ -91,14 +91,14 @@ def test_command_line_cannot_remove_steps():
     [
         ("train", "train#handlers: [{_target_: GarbageCollector}]", "Checkpoints"),
         ("train", "train#handlers: []", "Checkpoints"),
-        ("evaluate", "handlers: null", "ScoreReport"),
+        ("evaluate", "handlers: []", "ScoreReport"),
     ],
 )
 def test_handlers_that_write_results_cannot_be_removed(tmp_path, name, text, handler):
     files = [ROOT / "bundle" / "configs" / f"{name}.yaml", write(tmp_path / "mine.yaml", text)]
     with pytest.raises(ConfigError, match=rf"removes the handler segbundle\.\w+\.{handler}, which writes results"):
         check_steps(files)
-    check_steps([files[0], write(tmp_path / "mine.yaml", f"+{text.replace('null', '[]')}")])
+    check_steps([files[0], write(tmp_path / "mine.yaml", f"+{text}")])
 
 
 def test_steps_can_be_added(tmp_path):

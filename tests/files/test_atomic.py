@@ -192,7 +192,7 @@ assert folder.is_dir()
 
 
 def test_existing_folder_is_kept(tmp_path):
-    script = f"from segbundle.files import lock_folder, make_folder; make_folder({str(tmp_path)!r})"
+    script = f"from segbundle.files.atomic import lock_folder, make_folder; make_folder({str(tmp_path)!r})"
     subprocess.run([sys.executable, "-c", script], check=True)
     assert tmp_path.is_dir()
 

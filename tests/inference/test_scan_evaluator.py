@@ -2,6 +2,7 @@ import json
 import logging
 import os
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -229,6 +230,16 @@ def test_predictions_json_is_written_rarely(tmp_path, monkeypatch):
         kept.add({"case": f"{number:04}", "image": "x", "status": "ok", "prediction": None})
     assert written == [2**power for power in range(10)]
     assert len((tmp_path / "predictions.jsonl").read_text().splitlines()) == 1000
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_relative_output_folder_keeps_its_records(tmp_path, monkeypatch, resume):
+    monkeypatch.chdir(tmp_path)
+    folder = scans(tmp_path / "scans", "ab")
+    run(folder, Path("out"), Counting())
+    run(folder, Path("out"), Counting(), resume=resume)
+    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())) == 2
+    assert not list((tmp_path / "out").glob("predictions*.jsonl"))
 
 
 def test_killed_run_is_resumed_from_its_journal(tmp_path):

@@ -83,6 +83,7 @@ def stop_after(out, cases):
         (out / f"{case}_seg.nii.gz").unlink()
     for name in (*RESULTS, "predictions.json"):
         (out / name).unlink()
+    claim(out).record(out / "predictions.jsonl")  # as a journal that grows
     (out / "predictions.jsonl").write_text("".join(f"{json.dumps(records[case])}\n" for case in cases))
 
 

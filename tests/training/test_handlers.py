@@ -78,7 +78,7 @@ def test_caching_error_names_the_invalid_case(tiny_dataset):
     with pytest.raises(RuntimeError) as error:
         cached(tiny_dataset)
     assert isinstance(root_error(error.value), DataError)
-    assert "case_04.nii.gz: holds 5760 NaN" in str(root_error(error.value))
+    assert "case_04.nii.gz: contains 5760 NaN" in str(root_error(error.value))
 
 
 @pytest.mark.parametrize(("epochs", "interval", "expected"), [(10, 5, []), (11, 5, [11]), (3, 5, [3])])

@@ -22,6 +22,7 @@ from segbundle.cli.running import (
     run_workflow,
     stop_on_signals,
 )
+from segbundle.cli.settings_help import help_lines
 from segbundle.config.options import join_switches, split_overrides
 from segbundle.errors import ConfigError, DataError, OutputError, show_error
 
@@ -78,6 +79,12 @@ class _WithKeys(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         flags = {option for param in self.params if getattr(param, "is_flag", False) for option in param.opts}
         return super().parse_args(ctx, join_switches(args, flags - {"--help"}))
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        super().format_options(ctx, formatter)
+        for theme, lines in help_lines(self.name or "", [one.name or "" for one in self.params]).items():
+            with formatter.section(theme):
+                formatter.write_dl(lines)
 
 
 def _print_version(requested: bool) -> None:

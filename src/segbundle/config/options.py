@@ -9,13 +9,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from segbundle.config.settings import BY_KEY, NAME_LISTS, TEXT_KEYS
 from segbundle.errors import ConfigError
 
-_NULLABLE = frozenset({"cache_dir", "ckpt_path", "mlflow_uri"})
-TEXT_KEYS = frozenset({*_NULLABLE, "bundle_root", "data_list_key", "dataset_dir", "output_dir"})
-"""Keys whose values are always text (folders, files, addresses, names), even if they look like numbers."""
-NAME_LISTS = frozenset({"class_names", "largest_component"})
-"""Keys whose values can be lists of names."""
+_NULLABLE = frozenset(key for key in TEXT_KEYS if BY_KEY[key].kind.accepts(None))
 _CONSTANTS: dict[str, bool | float | None] = {
     "true": True,
     "false": False,

@@ -153,8 +153,11 @@ def _check_steps_kept(workflow: Mapping[str, Any], config: Mapping[str, Any], so
                     f"write +{key}: [STEP]."
                 )
     for key in _HANDLERS:
-        kept = {step.get("_target_") for step in _listed(config, key) if isinstance(step, dict)}
-        for step in _listed(workflow, key):
+        found = _at(config, key)
+        if not isinstance(found, list):  # is refused where the kinds of values are checked
+            continue
+        kept = {step.get("_target_") for step in found if isinstance(step, dict)}
+        for step in _at(workflow, key) or []:
             if step["_target_"].rpartition(".")[2] in _WRITERS and step["_target_"] not in kept:
                 raise ConfigError(
                     f"{source}config key {key!r} removes the handler {step['_target_']}, which writes results. To add "
@@ -162,12 +165,12 @@ def _check_steps_kept(workflow: Mapping[str, Any], config: Mapping[str, Any], so
                 )
 
 
-def _listed(config: Mapping[str, Any], key: str) -> list[Any]:
-    """Return the list at a key, whose parts are separated by `#`; empty if there is none."""
+def _at(config: Mapping[str, Any], key: str) -> Any:
+    """Return the value at a key, whose parts are separated by `#`; None if there is none."""
     value: Any = config
     for part in key.split("#"):
         value = value.get(part) if isinstance(value, Mapping) else None
-    return value if isinstance(value, list) else []
+    return value
 
 
 def _is_kept(step: Any, found: Any) -> bool:

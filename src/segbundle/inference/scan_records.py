@@ -214,7 +214,8 @@ class ScanRecords:
         others = list[Path]()
         for path in record_files(folder.folder):
             if not folder.wrote(path):
-                if folder.has_record or path.is_symlink() or (path.suffix == ".jsonl" and not records_of(path)):
+                present = folder.has_record and not run_files.RANK.fullmatch(path.name)
+                if present or path.is_symlink() or (path.suffix == ".jsonl" and not records_of(path)):
                     others.append(path)
                     continue
                 records_of(path)
@@ -242,8 +243,8 @@ class ScanRecords:
 
     def _remove_journals(self) -> None:
         folder = folder_of(self.path.parent)
-        for path in record_files(folder.folder):
-            if path != self.path:
+        for path in record_files(self.path.parent):
+            if path.name != self.path.name:
                 path.unlink()
                 if folder.is_claimed:
                     folder.record_removal(path)

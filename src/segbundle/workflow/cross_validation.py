@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from segbundle.config.values import KEYS, check_values, nsd_tolerances
+from segbundle.config.settings import KEYS
+from segbundle.config.values import check_values, nsd_tolerances
 from segbundle.credentials import without_credentials
 from segbundle.datasets.datalist import num_folds_of
 from segbundle.errors import ConfigError, OutputError

@@ -22,7 +22,7 @@ import segbundle
 from segbundle.checkpoints.loading import cases_trained_on, cases_validated_on, checkpoint_paths
 from segbundle.config.current_workflow import running_workflow
 from segbundle.config.literals import restore
-from segbundle.config.values import KEYS
+from segbundle.config.settings import KEYS
 from segbundle.credentials import without_credentials
 from segbundle.distributed import rank
 from segbundle.errors import OutputError, describe

@@ -11,8 +11,9 @@ from monai.bundle import ConfigParser
 from segbundle.acceleration.process import keep_freed_memory, warm_up_mkl
 from segbundle.config.current_workflow import running_workflow
 from segbundle.config.literals import restore
+from segbundle.config.settings import KEYS
 from segbundle.config.validation import bundle_configs, check_config
-from segbundle.config.values import KEYS, check_values, is_evaluated_later
+from segbundle.config.values import check_values, is_evaluated_later
 from segbundle.distributed import require_process_group, start_ranks
 from segbundle.errors import show_plain_errors
 from segbundle.workflow.network_size import check_network_size

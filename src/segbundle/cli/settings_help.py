@@ -1,0 +1,48 @@
+"""Help for the settings of a task, which every command that runs a workflow takes as options."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from segbundle.config.settings import Setting, settings_of
+
+_COMMANDS = {"cross-validate": ("train", "evaluate")}
+"""Commands that run other commands."""
+
+
+def settings_by_theme(command: str, shown: Collection[str] = ()) -> dict[str, list[Setting]]:
+    """Return the settings that a command takes as options, by theme.
+
+    Args:
+        command: name of the command.
+        shown: keys that have an option of their own in the help (default none).
+
+    Example:
+        >>> [setting.key for setting in settings_by_theme("predict", ["largest_component"])["Evaluation and output"]]
+        ['save_probabilities']
+    """
+    found: dict[str, list[Setting]] = {}
+    for name in _COMMANDS.get(command, (command,)):
+        for theme, settings in settings_of(name).items():
+            known = found.setdefault(theme, [])
+            known.extend(one for one in settings if one.key not in shown and one not in known)
+    return {theme: settings for theme, settings in found.items() if settings}
+
+
+def help_lines(command: str, shown: Collection[str] = ()) -> dict[str, list[tuple[str, str]]]:
+    """Return options and their descriptions by theme, as click's help formatter takes them.
+
+    Args:
+        command: name of the command.
+        shown: see `settings_by_theme`.
+
+    Example:
+        >>> help_lines("train", ["device"])["Training"][0]
+        ('--max_epochs', 'number of epochs  [default: 40]')
+    """
+    return {
+        theme: [
+            (f"--{one.key}", f"{one.about}  [default: {one.default}]" if one.default else one.about) for one in settings
+        ]
+        for theme, settings in settings_by_theme(command, shown).items()
+    }

@@ -1,0 +1,332 @@
+"""Every setting of a task: its key, kind, default, theme, and a line that describes it.
+
+Validation, the help of the commands, the JSON schema of task files and the table in the README come from this list, and
+a test compares it with the bundle's workflows. A new setting is added here and where it is used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from segbundle.config.choices import Backend, Precision
+from segbundle.config.kinds import (
+    AUTO,
+    NULL,
+    AnyOf,
+    Component,
+    Kind,
+    ListOf,
+    MappingOf,
+    Name,
+    Number,
+    OneOf,
+    Orientation,
+    Switch,
+    Text,
+    Whole,
+)
+
+_PLACES = ("bundle_root", "dataset_dir", "output_dir", "ckpt_path", "device")
+THEMES = ("Paths", "Data", "Network and windows", "Training", "Evaluation and output")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting of a task.
+
+    Args:
+        key: key of the configuration; `#` goes one level down.
+        kind: values that it accepts.
+        needed: what a message says is needed, with an example.
+        about: one line for help, schema and table; empty for settings within another one that has a line.
+        theme: one of `THEMES`.
+        default: value in the bundle's workflows, for the table; empty if it is a component, or differs between them.
+        commands: commands that use it.
+    """
+
+    key: str
+    kind: Kind
+    needed: str
+    about: str = ""
+    theme: str = ""
+    default: str = ""
+    commands: tuple[str, ...] = ("train", "evaluate", "predict")
+
+    @property
+    def is_inner(self) -> bool:
+        """Whether the key lies within another one."""
+        return "#" in self.key
+
+    @property
+    def is_place(self) -> bool:
+        """Whether the value names a path or a device, which says nothing about the task."""
+        return self.key in _PLACES
+
+
+_TRAIN, _PREDICT, _SCORE = ("train",), ("evaluate", "predict"), ("train", "evaluate")
+_BOTH = "true or false (on MONAI's command line: True or False)"
+_SHAPE = "three positive whole numbers of voxels, for instance [48, 48, 48],"
+_VOXELS = ListOf(Whole(), 3)
+_PRECISIONS, _BACKENDS = get_args(Precision), get_args(Backend)
+_FRACTION = Number(least=0, below=1)
+_PATHS, _DATA, _NETWORK, _TRAINING, _OUTPUT = THEMES
+
+SETTINGS = (
+    Setting("bundle_root", Text(), "a path", "folder of the bundle", _PATHS),
+    Setting(
+        "dataset_dir", AnyOf(Text(), ListOf(Text())), "a path",
+        "dataset; for predict scans, or folders of scans", _PATHS,
+    ),
+    Setting("output_dir", Text(), "a path", "folder for results", _PATHS),
+    Setting(
+        "ckpt_path", AnyOf(NULL, Text(), ListOf(Text())), "a path, a list of paths, or null,",
+        "weights to start from (train) or to use; several form an ensemble", _PATHS,
+    ),
+    Setting(
+        "cache_dir", AnyOf(NULL, Text()), "a folder, or null,", "folder that keeps prepared cases for further runs",
+        _PATHS, "null", _TRAIN,
+    ),
+    Setting("resume", Switch(), _BOTH, "continue a stopped run", _PATHS, "false"),
+    Setting(
+        "mlflow_uri", AnyOf(NULL, Text(filled=True)), "an address, for instance sqlite:///mlflow.db, or null,",
+        "MLflow server or file to log to, as well as to TensorBoard", _PATHS, "null", _TRAIN,
+    ),
+    Setting(
+        "class_names", ListOf(Name()), "a list of names (in quotes: no, yes, on, off), the background's first,",
+        "names of the classes by label value, background first", _DATA,
+    ),
+    Setting(
+        "axcodes", AnyOf(NULL, Orientation()), "a word of three letters, for instance RAS,",
+        "orientation in which the network sees every scan", _DATA, "RAS",
+    ),
+    Setting(
+        "spacing", AnyOf(NULL, ListOf(Number(above=0), 3)),
+        "three positive sizes in mm, for instance [1.0, 1.0, 1.0], or null",
+        "voxel size in mm along axcodes; null keeps that of each scan", _DATA, "[1.0, 1.0, 1.0]",
+    ),
+    Setting(
+        "intensity", MappingOf(), "a method, for instance {method: zscore},",
+        "zscore for MR; {method: window, lower: a, upper: b} to clip and scale to [0, 1]; "
+        "{method: ct, lower: a, upper: b, mean: m, std: s} as nnU-Net for CT", _DATA, "{method: zscore}",
+    ),
+    Setting("intensity#method", Text(), "the name of a method, for instance zscore,"),
+    Setting("intensity#lower", Number(), "a number"),
+    Setting("intensity#upper", Number(), "a number"),
+    Setting("intensity#mean", Number(), "a number"),
+    Setting("intensity#std", Number(above=0), "a positive number"),
+    Setting(
+        "fold", AnyOf(NULL, Whole(0)), "a whole number from 0, or null,",
+        "validation fold; evaluate scores its cases only (default: all)", _DATA, "0", _SCORE,
+    ),
+    Setting(
+        "num_folds", Whole(2), "a whole number from 2", "number of folds, unless the dataset defines folds", _DATA, "5",
+        _SCORE,
+    ),
+    Setting(
+        "split_seed", Whole(0, 2**32 - 1), "a whole number from 0 and below 2^32",
+        "seed of the random split into folds", _DATA, "0", _SCORE,
+    ),
+    Setting(
+        "data_list_key", Text(), "the name of a list in dataset.json, for instance training,",
+        "list of dataset.json to use; test evaluates labeled test cases", _DATA, "training", _SCORE,
+    ),
+    Setting(
+        "patch_size", _VOXELS, _SHAPE, "voxels of a training patch and of an inference window", _NETWORK,
+        "[40, 56, 40]",
+    ),
+    Setting(
+        "window_size", AnyOf(AUTO, _VOXELS), f"auto, or {_SHAPE}",
+        "voxels of an inference window; auto uses the largest that fits into memory, with the same overlap in voxels, "
+        "which is faster on large scans, unless the network normalizes by window",
+        _NETWORK, "patch_size",
+    ),
+    Setting(
+        "overlap", AnyOf(_FRACTION, ListOf(_FRACTION, 3)), "a part of a window, at least 0 and less than 1,",
+        "overlap of inference windows as a fraction", _NETWORK, "0.5",
+    ),
+    Setting(
+        "sw_batch_size", AnyOf(AUTO, Whole(1, 1024)), "a whole number of windows from 1 to 1024, or auto,",
+        "windows per batch; auto uses as many as are fast and fit into memory", _NETWORK, "auto",
+    ),
+    Setting(
+        "precision", OneOf(*_PRECISIONS), f"one of {', '.join(_PRECISIONS)}",
+        "number format of the network; auto is bf16 on GPUs and CPUs with AMX, else fp32", _NETWORK, "auto",
+    ),
+    Setting(
+        "backend", OneOf(*_BACKENDS), f"one of {', '.join(_BACKENDS)}",
+        "program that runs inference windows: eager, compile, cudagraph (GPU) or openvino (CPU, extra `openvino`)",
+        _NETWORK, "eager",
+    ),
+    Setting(
+        "test_time_flips", ListOf(OneOf(0, 1, 2)), "a list of axes, for instance [0],",
+        "axes for test-time flips, which are averaged: only axes that the training flipped; each doubles the time",
+        _NETWORK, "[]",
+    ),
+    Setting("skip_air", Switch(), _BOTH, "skip windows of air, which become background", _NETWORK, "false", _PREDICT),
+    Setting(
+        "network_def", Component(), "a network",
+        "any 3D network of MONAI; network_def#in_channels: 2 for two channels, network_def#res_block: true for "
+        "residual blocks, network_def#deep_supervision: true for a loss at several depths", _NETWORK,
+    ),
+    Setting("network_def#spatial_dims", OneOf(3), "3"),
+    Setting("network_def#in_channels", Whole(1, 4096), "a whole number of channels from 1 to 4096"),
+    Setting(
+        "device", AnyOf(Text(), Whole(0)), "cpu, cuda or cuda:N",
+        "cpu, cuda or cuda:N; by default a GPU if present", _NETWORK,
+    ),
+    Setting("max_epochs", Whole(), "a positive whole number", "number of epochs", _TRAINING, "40", _TRAIN),
+    Setting(
+        "val_interval", Whole(), "a positive whole number of epochs", "epochs between validations", _TRAINING,
+        "5", _TRAIN,
+    ),
+    Setting(
+        "patience", AnyOf(NULL, Whole()), "a positive whole number of epochs, or null,",
+        "epochs without a better validation Dice after which training stops, from the first Dice above 0; null "
+        "never stops",
+        _TRAINING,
+        "null", _TRAIN,
+    ),
+    Setting("batch_size", Whole(), "a positive whole number of patches", "patches per step", _TRAINING, "2", _TRAIN),
+    Setting(
+        "num_workers", Whole(0, 1024), "a whole number from 0 to 1024", "threads that prepare cases", _TRAINING,
+        "4", _TRAIN,
+    ),
+    Setting(
+        "seed", AnyOf(NULL, Whole(0)), "a whole number from 0, or null,",
+        "seed of weights, order, patches and augmentation; null for a different run every time", _TRAINING, "0", _TRAIN,
+    ),
+    Setting(
+        "augmentation", AnyOf(NULL, MappingOf()), "a mapping, for instance {rotation: 20.0},",
+        "flip_axes (auto: axis 0, unless that exchanges left and right classes), rotation in degrees, scaling; "
+        "null for none",
+        _TRAINING, "{flip_axes: auto, rotation: 20.0, scaling: 0.25}", _TRAIN,
+    ),
+    Setting(
+        "augmentation#flip_axes", AnyOf(AUTO, ListOf(OneOf(0, 1, 2))), "auto, or a list of axes, for instance [0],",
+    ),
+    Setting(
+        "augmentation#rotation", AnyOf(Number(least=0), ListOf(Number(least=0), 3)),
+        "an angle in degrees, or one for each axis,",
+    ),
+    Setting("augmentation#scaling", Number(least=0), "a number from 0"),
+    Setting("augmentation#intensity", OneOf(True, False), "true or false"),
+    Setting(
+        "loss", Component(), "a loss",
+        "loss function: one of segbundle.losses, or of MONAI if all classes are annotated", _TRAINING,
+        "DiceCELoss", _TRAIN,
+    ),
+    Setting(
+        "optimizer", Component(),
+        "an optimizer",
+        "optimizer of PyTorch, with its full name, for instance torch.optim.SGD",
+        _TRAINING,
+        "AdamW", _TRAIN,
+    ),
+    Setting(
+        "lr_scheduler", Component(), "a schedule", "learning rate schedule of PyTorch", _TRAINING,
+        "PolynomialLR", _TRAIN,
+    ),
+    Setting("lr_scheduler#total_iters", Whole(), "a positive whole number"),
+    Setting("lr_scheduler#T_max", Whole(), "a positive whole number"),
+    Setting("lr_scheduler#step_size", Whole(), "a positive whole number of epochs"),
+    Setting(
+        "lr_scheduler#milestones", ListOf(Whole(), increasing=True),
+        "a list of increasing epochs, for instance [20, 30],",
+    ),
+    Setting(
+        "ema_decay", AnyOf(NULL, _FRACTION), "a number from 0 and less than 1, or null,",
+        "decay of the moving average of the weights, which is validated and saved; null uses the weights", _TRAINING,
+        "0.999", _TRAIN,
+    ),
+    Setting(
+        "max_gradient_norm", AnyOf(NULL, OneOf(math.inf), Number(above=0)), "a positive number, or null,",
+        "maximum norm of the gradients; null does not clip", _TRAINING, "12.0", _TRAIN,
+    ),
+    Setting(
+        "largest_component", AnyOf(OneOf(True, False), ListOf(Text())), "true, false, or a list of classes",
+        "keep the largest connected component of every class, or of the listed classes", _OUTPUT, "false",
+    ),
+    Setting(
+        "save_probabilities", Switch(), _BOTH, "also write class probabilities, <scan>_prob.nii", _OUTPUT,
+        "false", _PREDICT,
+    ),
+    Setting(
+        "nsd_tolerance_mm", AnyOf(NULL, Number(least=0), MappingOf(Number(least=0))),
+        "a distance in mm, for instance 1.0, or one for each class, for instance {liver: 3.0},",
+        "tolerance of the surface metrics in mm, or one per class, {liver: 3.0, lesion: 2.0}; null for no surfaces",
+        _OUTPUT, "1.0", ("evaluate",),
+    ),
+)  # fmt: skip
+
+BY_KEY: Mapping[str, Setting] = {setting.key: setting for setting in SETTINGS}
+KEYS = tuple(
+    setting.key
+    for setting in SETTINGS
+    if not (setting.is_inner or setting.is_place or isinstance(setting.kind, Component))
+)
+"""Keys of plain values that describe a task."""
+TEXT_KEYS = frozenset(
+    setting.key
+    for setting in SETTINGS
+    if not setting.is_inner
+    and setting.kind.accepts("text")
+    and not setting.kind.accepts(1)
+    and not isinstance(setting.kind, Component)
+)
+"""Keys whose values are text even if they look like numbers: folders, files, addresses, names."""
+NAME_LISTS = frozenset(
+    key for key, setting in BY_KEY.items() if setting.kind.accepts(["name"]) and not setting.kind.accepts("name")
+)
+"""Keys whose values may be lists of names."""
+
+
+def settings_of(command: str) -> dict[str, list[Setting]]:
+    """Return the settings of a command that have a description, by theme.
+
+    Args:
+        command: `train`, `evaluate` or `predict`.
+
+    Example:
+        >>> [setting.key for setting in settings_of("evaluate")["Evaluation and output"]]
+        ['largest_component', 'save_probabilities', 'nsd_tolerance_mm']
+    """
+    used = [setting for setting in SETTINGS if setting.about and command in setting.commands]
+    return {theme: [setting for setting in used if setting.theme == theme] for theme in THEMES}
+
+
+def task_schema() -> dict[str, Any]:
+    """Return the JSON schema of task files, by which editors complete and check keys.
+
+    References, expressions and components may stand for any value, and keys of a task's own are allowed.
+
+    Example:
+        >>> task_schema()["properties"]["max_epochs"]["anyOf"][0]
+        {'type': 'integer', 'minimum': 1}
+    """
+    later = [{"type": "string", "pattern": "^[@$%]"}, {"type": "object", "required": ["_target_"]}]
+    properties = {
+        setting.key: {
+            **({"description": setting.about} if setting.about else {}),
+            "anyOf": [setting.kind.schema(), *later],
+        }
+        for setting in SETTINGS
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Task of segbundle",
+        "type": "object",
+        "properties": properties,
+    }
+
+
+def settings_table() -> str:
+    """Return the settings that have a description as a Markdown table."""
+    lines = ["| key | default | meaning |", "|---|---|---|"]
+    for setting in SETTINGS:
+        if setting.about:
+            default = f"`{setting.default}`" if setting.default else ""
+            lines.append(f"| `{setting.key}` | {default} | {setting.about} |")
+    return "\n".join(lines)

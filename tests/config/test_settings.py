@@ -1,0 +1,108 @@
+"""One list of settings: validation, help, schema, README and the bundle's workflows agree with it."""
+
+import json
+import re
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from segbundle.cli.settings_help import help_lines, settings_by_theme
+from segbundle.config.kinds import Component
+from segbundle.config.overlays import read_config
+from segbundle.config.settings import BY_KEY, KEYS, SETTINGS, THEMES, settings_table, task_schema
+
+ROOT = Path(__file__).parents[2]
+WORKFLOWS = {
+    name: read_config(ROOT / "bundle" / "configs" / f"{name}.yaml") for name in ("train", "evaluate", "inference")
+}
+OWN_DEFAULTS = {("fold", "evaluate"): None, ("fold", "inference"): None}
+TASKS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def test_keys_are_unique_and_described():
+    assert len(BY_KEY) == len(SETTINGS)
+    for setting in SETTINGS:
+        assert setting.needed
+        assert bool(setting.about) == (not setting.is_inner) == bool(setting.theme)
+        assert setting.theme in (*THEMES, "")
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+@pytest.mark.parametrize("key", [setting.key for setting in SETTINGS if setting.default])
+def test_defaults_are_those_of_the_workflows(name, key):
+    setting, config = BY_KEY[key], WORKFLOWS[name]
+    if key == "mlflow_uri" and name != "train":
+        assert key not in config
+        return
+    value = config[key]
+    if isinstance(setting.kind, Component):
+        assert value["_target_"].rpartition(".")[2] == setting.default
+    elif value == f"@{setting.default}":
+        assert setting.default in KEYS
+    else:
+        assert value == OWN_DEFAULTS.get((key, name), yaml.safe_load(setting.default))
+        assert setting.kind.accepts(value)
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_workflows_have_no_other_settings(name):
+    plain = [key for key, value in WORKFLOWS[name].items() if not isinstance(value, (dict, list)) or key in BY_KEY]
+    assert set(plain) <= set(BY_KEY)
+
+
+@pytest.mark.parametrize("path", TASKS, ids=lambda path: path.stem)
+def test_task_files_fit_the_schema_that_they_name(path):
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    named = re.fullmatch(r"# yaml-language-server: \$schema=(.*)", first)
+    assert named is not None
+    schema = json.loads((path.parent / named[1]).read_text(encoding="utf-8"))
+    assert schema == task_schema()
+    jsonschema.validate(read_config(path), schema)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        {"max_epochs": 0},
+        {"spacing": [1.0, 1.0]},
+        {"axcodes": "RA"},
+        {"precision": "int8"},
+        {"overlap": 1},
+        {"network_def#in_channels": "one"},
+        {"loss": "DiceLoss"},
+        {"lr_scheduler#milestones": 3},
+    ],
+    ids=str,
+)
+def test_schema_refuses_what_validation_refuses(task):
+    ((key, value),) = task.items()
+    assert isinstance(BY_KEY[key].kind, Component) or not BY_KEY[key].kind.accepts(value)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(task, task_schema())
+
+
+@pytest.mark.parametrize(
+    "task", [{"max_epochs": "@epochs"}, {"spacing": "$[1, 1, 1]"}, {"own_key": 3}, {"fold": None}], ids=str
+)
+def test_schema_accepts_references_and_own_keys(task):
+    jsonschema.validate(task, task_schema())
+
+
+def test_readme_contains_the_table():
+    assert settings_table() in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_help_lists_every_setting_once():
+    for command in ("train", "evaluate", "predict", "cross-validate"):
+        keys = [key for lines in help_lines(command).values() for key, _ in lines]
+        assert len(keys) == len(set(keys))
+    assert "--max_epochs" not in [key for lines in help_lines("predict").values() for key, _ in lines]
+    every = {
+        one.key
+        for name in ("train", "evaluate", "predict")
+        for some in settings_by_theme(name).values()
+        for one in some
+    }
+    assert every == {setting.key for setting in SETTINGS if setting.about}

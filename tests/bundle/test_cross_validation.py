@@ -77,7 +77,10 @@ def test_what_is_no_file_in_a_fold_is_named(done, tmp_path, name, make):
     result = invoke("cross-validate", *words)
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
-    assert line.startswith(f"Error: {path.parent}: {name} is not written by segbundle") and "move what is there" in line
+    assert (
+        line.startswith(f"Error: {path.parent}: {name} is not written by segbundle")
+        and "move the existing files" in line
+    )
     assert os.path.lexists(path) and not path.is_file()
 
 

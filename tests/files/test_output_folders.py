@@ -38,7 +38,9 @@ def test_files_of_others_are_not_replaced(tmp_path, changed):
         write_json(tmp_path / "a.json", 1)
     (tmp_path / "a.json").write_text("mine")
     before = content(tmp_path)
-    with pytest.raises(OutputError, match=r"a\.json is not written by segbundle, or changed since, .* move what is"):
+    with pytest.raises(
+        OutputError, match=r"a\.json is not written by segbundle, or changed since, .* move the existing files"
+    ):
         write_json(tmp_path / "a.json", 2)
     assert content(tmp_path) == before
 

@@ -258,6 +258,8 @@ def _workflow(files: list[Path], configs: Path, overrides: dict[str, Any], trust
         """Workflow that runs without the bundle's folder in `sys.path`, where MONAI's `run` puts it."""
 
         def run(self) -> Any:
+            if self.run_id not in self.parser:
+                raise ConfigError(f"{files[0]}: has no key {self.run_id!r}, which lists what the workflow runs.")
             return self._run_expr(id=self.run_id)
 
     workflows.logger.setLevel(logging.ERROR)  # it reports the files that it was given

@@ -150,12 +150,7 @@ class OutputFolder:
         Raises:
             OSError: the record cannot be written.
         """
-        entry = (self._name(path), *((None, None, None) if written is None else _stamp(written)))
-        with self._lock:
-            lines = [entry] if self._has_record else [*self._earlier, entry]
-            _append(self.record_path, lines)
-            self._has_record = True
-            self._add(lines)
+        self._append_entry((self._name(path), *((None, None, None) if written is None else _stamp(written))))
 
     def record_removal(self, path: Path) -> None:
         """Record that a file that grew is gone, so that a later file of its name counts as foreign.
@@ -163,10 +158,15 @@ class OutputFolder:
         Raises:
             OSError: the record cannot be written.
         """
+        self._append_entry((self._name(path), *_GONE))
+
+    def _append_entry(self, entry: tuple[Any, ...]) -> None:
+        """Append an entry, after those of files from versions that kept no record."""
         with self._lock:
-            line = (self._name(path), *_GONE)
-            _append(self.record_path, [line])
-            self._add([line])
+            lines = [entry] if self._has_record else [*self._earlier, entry]
+            _append(self.record_path, lines)
+            self._has_record = True
+            self._add(lines)
 
     def record_partial(self, process: int) -> None:
         """Record, once, that a process writes files that stay partial if it is killed.
@@ -219,7 +219,7 @@ class OutputFolder:
         if foreign := self.foreign(paths):
             raise OutputError(
                 f"{self.folder}: {_named(foreign)} not written by segbundle, or changed since, and would be replaced. "
-                "Choose another --output_dir or --output, or move what is there."
+                "Choose another --output_dir or --output, or move the existing files."
             )
 
     def refuse_inputs(self, paths: Iterable[str | Path], inputs: Iterable[str | Path]) -> None:

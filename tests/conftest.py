@@ -31,5 +31,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     for item in items:
         compiled = "openvino" in item.name or "compile" in item.name
-        if compiled and item.path.parent.name == "inferers" and item.path.name != "test_in_own_process.py":
+        if compiled and item.path.parent.name == "inference" and item.path.name != "test_in_own_process.py":
             item.add_marker(pytest.mark.skip(reason="run by test_in_own_process.py"))

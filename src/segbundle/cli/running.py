@@ -303,6 +303,8 @@ def _workflow(files: list[Path], configs: Path, overrides: dict[str, Any], trust
         """Workflow that does not add the bundle's folder to `sys.path`, unlike MONAI's."""
 
         def run(self) -> Any:
+            if self.run_id not in self.parser:
+                raise ConfigError(f"{files[0]}: has no key {self.run_id!r}, which lists what the workflow runs.")
             return self._run_expr(id=self.run_id)
 
     workflows.logger.setLevel(logging.ERROR)  # it logs the names of the config files

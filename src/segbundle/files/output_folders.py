@@ -204,12 +204,7 @@ class OutputFolder:
         Raises:
             OSError: the record cannot be written.
         """
-        entry = (self._name(path), *((None, None, None) if written is None else _stamp(written)))
-        with self._lock:
-            lines = [entry] if self._has_record else [*self._earlier, entry]
-            _append(self.record_path, lines)
-            self._has_record = True
-            self._add(lines)
+        self._append_entry((self._name(path), *((None, None, None) if written is None else _stamp(written))))
 
     def record_removal(self, path: Path) -> None:
         """Record the removal of a growing file, so that a later file with its name is foreign.
@@ -220,10 +215,15 @@ class OutputFolder:
         Raises:
             OSError: the record cannot be written.
         """
+        self._append_entry((self._name(path), *_REMOVED))
+
+    def _append_entry(self, entry: tuple[Any, ...]) -> None:
+        """Append an entry, after those of files from versions that kept no record."""
         with self._lock:
-            line = (self._name(path), *_REMOVED)
-            _append(self.record_path, [line])
-            self._add([line])
+            lines = [entry] if self._has_record else [*self._earlier, entry]
+            _append(self.record_path, lines)
+            self._has_record = True
+            self._add(lines)
 
     def record_partial(self, process: int) -> None:
         """Record that a process writes partial files, so that they can be removed if it is killed.

@@ -214,8 +214,8 @@ class ScanRecords:
         others = list[Path]()
         for path in record_files(folder.folder):
             if not folder.wrote(path):
-                present = folder.has_record and not run_files.RANK.fullmatch(path.name)
-                if present or path.is_symlink() or (path.suffix == ".jsonl" and not records_of(path)):
+                foreign = folder.has_record and not run_files.RANK.fullmatch(path.name)
+                if foreign or path.is_symlink() or (path.suffix == ".jsonl" and not records_of(path)):
                     others.append(path)
                     continue
                 records_of(path)

@@ -33,6 +33,7 @@ hostile: setup
 lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell src benchmarks bundle configs docs README.md
 	$(BIN)/mypy
 
 # takes hours; what is known is kept, see docs/reliability.md

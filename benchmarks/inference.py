@@ -29,7 +29,7 @@ CHANNELS, STRIDES = (16, 32, 64, 128, 256), (2, 2, 2, 2)
 
 
 def clinical_scan(source: Path, target: Path) -> Path:
-    """The CT resampled linearly to 0.75×0.75×1 mm, as int16."""
+    """Resample the CT linearly to 0.75×0.75×1 mm, as int16."""
     import nibabel as nib
     import numpy as np
     from nibabel.processing import resample_to_output
@@ -41,7 +41,7 @@ def clinical_scan(source: Path, target: Path) -> Path:
 
 
 def save_weights(num_classes: int, path: Path) -> None:
-    """Random weights, with statistics of batch normalisation that spread the scores over the classes."""
+    """Random weights, with statistics of batch normalization that spread the scores over the classes."""
     import torch
 
     torch.manual_seed(0)
@@ -52,14 +52,14 @@ def save_weights(num_classes: int, path: Path) -> None:
 
 
 def zoo_network(num_classes: int) -> Any:
-    """The UNet of the Model Zoo's CT bundles."""
+    """Return the UNet of the Model Zoo's CT bundles."""
     from monai.networks.nets import UNet
 
     return UNet(3, 1, num_classes, channels=CHANNELS, strides=STRIDES, num_res_units=2, norm="batch")
 
 
 def run_zoo(scan: Path, weights: Path, num_classes: int, output_dir: Path, device: str) -> dict[str, float]:
-    """The Model Zoo's recipe; run in a process of its own. Seconds per stage, and GB of memory at each one's peak."""
+    """Run the Model Zoo's recipe; returns seconds and peak memory in GB per stage. Needs a process of its own."""
     started = time.monotonic()
     import torch
     from monai.inferers import SlidingWindowInferer
@@ -117,7 +117,7 @@ def run_zoo(scan: Path, weights: Path, num_classes: int, output_dir: Path, devic
 
 
 def peak_gb() -> float:
-    """The largest resident memory since the last call, where Linux lets us set the mark back."""
+    """Return the peak resident memory in GB since the last call, if Linux allows resetting it."""
     status = Path("/proc/self/status").read_text()
     Path("/proc/self/clear_refs").write_text("5")
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024 / 1e9
@@ -183,7 +183,7 @@ def ours(
 
 
 def equal_voxels(first: Path, second: Path) -> float:
-    """The part of voxels that have the same label in two files."""
+    """Return the fraction of voxels with the same label in two files."""
     import nibabel as nib
     import numpy as np
 
@@ -192,7 +192,7 @@ def equal_voxels(first: Path, second: Path) -> float:
 
 
 def row(way: str, num_classes: int, runs: list[dict[str, float]], baseline: list[dict[str, float]]) -> str:
-    """A line of the table: medians, and for the total its range and the ratio to the baseline's."""
+    """Return a row of the table: medians, and for the total its range and the ratio to the baseline."""
     median = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
     totals = [run["total"] for run in runs]
     stages = " | ".join(f"{median[stage]:.1f}" for stage in STAGES)

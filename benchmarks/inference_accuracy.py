@@ -1,4 +1,4 @@
-"""What each way of being faster changes: Dice of labelled cases, and how far label maps are from float32's.
+"""What each way of being faster changes: Dice of labeled cases, and how far label maps are from float32's.
 
     python benchmarks/inference_accuracy.py /path/to/Task04_Hippocampus --fold 0
     python benchmarks/inference_accuracy.py data_samples --config configs/phantom.yaml --data_list_key test \
@@ -35,7 +35,7 @@ WAYS = {
 
 
 def agreement(folder: Path, reference: Path) -> float:
-    """The smallest Dice of a class between the label maps of two folders, all cases counted together."""
+    """Return the smallest Dice of a class between the label maps of two folders, pooled over all cases."""
     size = 256
     confusion = np.zeros((size, size), np.int64)
     for path in sorted(reference.glob("*_seg.nii.gz")):

@@ -94,7 +94,7 @@ class Kills:
         return self.folder / f"whole-{command}"
 
     def words(self, command: str, out: Path, resume: bool = False) -> list[str]:
-        """A command line."""
+        """Return the arguments of a command."""
         words = [command, "--config", str(self.task), "--output_dir", str(out)]
         if command == "predict":
             words += [str(self.dataset / "imagesTs"), str(self.dataset / "imagesTr")]

@@ -2,7 +2,7 @@
 
     python benchmarks/many_cases.py /path/to/Task04_Hippocampus --cases 50 100 200
 
-Every row is a process of its own that prepares the first so many labelled cases and trains the network of `training.py`
+Every row is a process of its own that prepares the first so many labeled cases and trains the network of `training.py`
 on them (`training.py`). `again` is how long preparing takes when the files are there. Memory is what the process has to
 itself (RssAnon): once cases are prepared, and its growth from then to the peak of the second epoch.
 """

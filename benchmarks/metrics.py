@@ -42,11 +42,11 @@ def large_case(shape: tuple[int, int, int], num_classes: int) -> tuple[np.ndarra
     pred, ref = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
     extent = np.array(shape) * spacing
     for index, radius in enumerate(RADII[:num_classes], 1):
-        centre = rng.uniform(np.minimum(radius, extent / 2), extent - np.minimum(radius, extent / 2))
+        center = rng.uniform(np.minimum(radius, extent / 2), extent - np.minimum(radius, extent / 2))
         reach = np.array(radius) * 1.25
-        first = np.maximum((centre - reach) / spacing, 0).astype(int)
-        last = np.minimum((centre + reach) / spacing + 1, shape).astype(int)
-        sides = zip(first, last, spacing, centre, radius, strict=True)
+        first = np.maximum((center - reach) / spacing, 0).astype(int)
+        last = np.minimum((center + reach) / spacing + 1, shape).astype(int)
+        sides = zip(first, last, spacing, center, radius, strict=True)
         axes = [(np.arange(a, b) * size - at) / half for a, b, size, at, half in sides]
         distance = np.sqrt(sum(axis**2 for axis in np.ix_(*axes)))
         noise = gaussian_filter(rng.standard_normal(distance.shape, np.float32), 3)

@@ -134,7 +134,7 @@ class Runner:
         return True
 
     def _reached(self, items: Sequence[pytest.Item], paths: set[str]) -> dict[str, Any]:
-        """The result of `_baseline`, from a file beside the journal if neither tests nor sources have changed."""
+        """Return the result of `_baseline`, read from a file beside the journal if no test or source has changed."""
         content = hashlib.sha1(json.dumps(sorted(paths)).encode())
         for path in sorted({*paths, *(str(item.path) for item in items)}):
             content.update(Path(path).read_bytes())
@@ -171,7 +171,7 @@ class Runner:
         return result
 
     def _chosen(self, mutant: Mutant, by_line: dict[int, set[str]], seconds: dict[str, float]) -> list[str]:
-        """The tests that reach the mutant, those first that have killed most for their time."""
+        """Return the tests that reach the mutant, those with the most kills per second first."""
         lines: Iterable[int] = by_line if mutant.lines is None else range(mutant.lines[0], mutant.lines[1] + 1)
         names = set().union(*(by_line.get(line, set()) for line in lines))
         ordered = sorted(names, key=lambda name: (-self.kills[name] / (seconds[name] + 0.05), seconds[name], name))
@@ -298,7 +298,7 @@ def _renew_function(owner: Any, name: str, old: Any, function: types.FunctionTyp
 
 
 def _function(value: Any) -> types.FunctionType | None:
-    """The function that a method, a property or a decorated function is made of."""
+    """Return the function behind a method, a property or a decorated function."""
     for name in ("__func__", "fget", "func", "__wrapped__"):
         inner = None if isinstance(value, (type, types.ModuleType)) else getattr(value, name, None)
         if inner is not None:
@@ -342,7 +342,7 @@ def chosen_files(patterns: Sequence[str]) -> dict[str, list[str]]:
 
 
 def table(files: Iterable[str], journal: Journal) -> str:
-    """Counts by file as Markdown."""
+    """Return the counts by file as a Markdown table."""
     lines = ["| file | mutants | killed | timed out | survived | killed or timed out |", "| --- " * 6 + "|"]
     total: Counter[str] = Counter()
     for file in files:

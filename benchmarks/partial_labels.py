@@ -51,7 +51,7 @@ ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def write_partial(dataset: Path, folder: Path, tell: bool) -> Path:
-    """The dataset with one class removed from every training case; with `tell`, `annotated` says which is left."""
+    """Write the dataset with one class removed from every training case; with `tell`, `annotated` names the others."""
     cases = load_cases(dataset)
     held_out = fold_names([case.name for case in cases], fold=0, num_folds=5)
     entries: list[dict[str, Any]] = []

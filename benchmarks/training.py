@@ -30,13 +30,13 @@ PATCH = (40, 56, 40)
 
 
 def zoo_batches(dataset_dir: Path, batch_size: int, everything: bool, workers: int) -> Any:
-    """The loader of a Model Zoo bundle."""
+    """Return the loader of a Model Zoo bundle."""
     import math
 
     import monai.transforms as mt
     from monai.data import CacheDataset, DataLoader
 
-    from segbundle.datasets.datalist import labelled_data
+    from segbundle.datasets.datalist import labeled_data
 
     keys, modes = ("image", "label"), ("bilinear", "nearest")
     fixed = [
@@ -69,7 +69,7 @@ def zoo_batches(dataset_dir: Path, batch_size: int, everything: bool, workers: i
     ]
     data = [
         {key: entry[key] for key in keys}
-        for entry in labelled_data(dataset_dir, CLASSES, section="training", fold=0, num_folds=5, split_seed=0)
+        for entry in labeled_data(dataset_dir, CLASSES, section="training", fold=0, num_folds=5, split_seed=0)
     ]
     transform = mt.Compose([*fixed, crop, *(many if everything else few)])
     dataset = CacheDataset(data, transform, progress=False)
@@ -77,7 +77,7 @@ def zoo_batches(dataset_dir: Path, batch_size: int, everything: bool, workers: i
 
 
 def network_of() -> Any:
-    """The bundle's network, in the size of `configs/hippocampus_fast.yaml`."""
+    """Return the bundle's network, in the size of `configs/hippocampus_fast.yaml`."""
     from monai.networks.nets import DynUNet
 
     return DynUNet(3, 1, 3, (3,) * 4, (1, 2, 2, 2), (2,) * 3, filters=(16, 32, 64, 128), norm_name="INSTANCE")
@@ -108,7 +108,7 @@ def run_segbundle(arguments: argparse.Namespace, most: int | None = None, cache_
     import torch
 
     from segbundle.acceleration.process import keep_freed_memory
-    from segbundle.datasets.datalist import labelled_data
+    from segbundle.datasets.datalist import labeled_data
     from segbundle.inference.patch_inferer import PatchInferer
     from segbundle.losses import DiceCELoss
     from segbundle.training.caching import PreparedCases
@@ -120,7 +120,7 @@ def run_segbundle(arguments: argparse.Namespace, most: int | None = None, cache_
 
     keep_freed_memory()  # as every workflow does first
     fold = None if most else 0
-    data = labelled_data(arguments.dataset, CLASSES, section="training", fold=fold, num_folds=5, split_seed=0)
+    data = labeled_data(arguments.dataset, CLASSES, section="training", fold=fold, num_folds=5, split_seed=0)
     transform = PrepareCase(CLASSES, PATCH, {"method": "zscore"}, (1.0, 1.0, 1.0))
     cases = PreparedCases(data[:most], transform, cache_dir)
     loader = patch_loader(cases, PATCH, arguments.batch_size, device=arguments.device)
@@ -173,7 +173,7 @@ def child(arguments: argparse.Namespace) -> None:
 
 
 def measured(arguments: argparse.Namespace, way: str) -> dict[str, float]:
-    """The figures of a way, with the peak of its processes' memory together."""
+    """Run one way and return its figures, with the peak memory of all its processes."""
     command = [sys.executable, "-W", "ignore", __file__, *sys.argv[1:], "--way", way]
     process = psutil.Popen(command, stdout=subprocess.PIPE, encoding="utf-8")
     peak = 0.0

@@ -80,7 +80,7 @@ def take(driver: Any, address: str, target: Path, height: int, dark: bool = Fals
 
 
 def with_mirror_images(run: Path, output: Path) -> None:
-    """The demo's evaluation once more, with mirror images averaged."""
+    """Repeat the demo's evaluation with test-time flips."""
     command = [
         str(Path(sys.executable).parent / "segbundle"), "evaluate", "--config", "configs/phantom.yaml",
         "--dataset_dir", "data_samples", "--data_list_key", "test",

@@ -1,4 +1,4 @@
-"""Small DICOM series that tests write: axial slices of 4x3 voxels, one millimetre apart."""
+"""Small DICOM series that tests write: axial slices of 4x3 voxels, one millimeter apart."""
 
 from __future__ import annotations
 

@@ -95,6 +95,7 @@ def test_components_of_earlier_versions_are_found():
     assert set(former) == FORMER
     for package, name in former.items():
         assert getattr(importlib.import_module(f"segbundle.{package}"), name).__name__ == name
+    assert segbundle.data.labelled_data is segbundle.datasets.labeled_data
     with pytest.raises(AttributeError, match="no attribute 'Unknown'"):
         _ = segbundle.engines.Unknown
 

@@ -44,9 +44,9 @@ def write_description(folder: Path, **content: Any) -> None:
 
 def tiny_label(rng: np.random.Generator, shape: Sequence[int] = (20, 18, 16)) -> np.ndarray:
     """A ball and a cube, large enough to be learnt in a few steps."""
-    centre = np.array(shape) / 2 + rng.uniform(-2, 2, 3)
+    center = np.array(shape) / 2 + rng.uniform(-2, 2, 3)
     grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
-    label = (np.linalg.norm(grid - centre, axis=-1) < 5).astype(np.uint8)
+    label = (np.linalg.norm(grid - center, axis=-1) < 5).astype(np.uint8)
     label[1:7, 1:7, 1:7] = 2
     return label
 

@@ -12,6 +12,8 @@ CURRENT_PACKAGES = {
     "patches": ("sampling",),
 }
 """Former package → packages that contain its components today."""
+CURRENT_NAMES = {"labelled_data": "labeled_data"}
+"""Former component → its name today, where it differs."""
 
 
 def find_component(package: str, name: str) -> Any:
@@ -28,8 +30,9 @@ def find_component(package: str, name: str) -> Any:
         >>> find_component("inferers", "PatchInferer").__name__
         'PatchInferer'
     """
+    current_name = CURRENT_NAMES.get(name, name)
     for current in CURRENT_PACKAGES[package]:
         module = importlib.import_module(f"segbundle.{current}")
-        if hasattr(module, name):
-            return getattr(module, name)
+        if hasattr(module, current_name):
+            return getattr(module, current_name)
     raise AttributeError(f"module 'segbundle.{package}' has no attribute {name!r}")

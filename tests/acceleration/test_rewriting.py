@@ -5,7 +5,7 @@ import torch
 from monai.networks.nets import AttentionUnet, BasicUNet, DynUNet, SegResNet, UNet, VNet
 
 from segbundle.acceleration.layers import ChannelsLastInstanceNorm, FusedLayer, with_channels_last_norms
-from segbundle.acceleration.rewriting import optimised
+from segbundle.acceleration.rewriting import optimized
 from segbundle.inference.backends import prepare
 
 CPU = torch.device("cpu")
@@ -78,7 +78,7 @@ def kinds(network):
 def test_rewritten_network_is_equivalent(name, batch, dtype):
     network, image = made(name), windows(batch)
     before = copy.deepcopy(network.state_dict())
-    run = prepare(optimised(network, image.shape, dtype), "eager", "fp32", tuple(image.shape), CPU)
+    run = prepare(optimized(network, image.shape, dtype), "eager", "fp32", tuple(image.shape), CPU)
     for image in (windows(batch), windows(batch) - 1, windows(batch)[:1]):
         assert_equal(run(image), network(image))
     torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
@@ -91,7 +91,7 @@ def test_half_precision_is_as_close_as_without_rewriting(name, precision):
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
     plain, quick = (
         (prepare(one, "eager", precision, tuple(image.shape), CPU)(image).float() - network(image)).abs().mean()
-        for one in (network, optimised(network, image.shape, dtype))
+        for one in (network, optimized(network, image.shape, dtype))
     )
     assert quick <= 2 * plain  # different weights are rounded
 
@@ -99,7 +99,7 @@ def test_half_precision_is_as_close_as_without_rewriting(name, precision):
 @pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="a CPU without bfloat16")
 def test_bfloat16_layers_are_fused_like_float32():
     for dtype in (torch.float32, torch.bfloat16):
-        network = optimised(made("two residual units"), (1, 1, 16, 16, 32), dtype)
+        network = optimized(made("two residual units"), (1, 1, 16, 16, 32), dtype)
         fused = [module for module in network.modules() if isinstance(module, FusedLayer)]
         assert len(fused) >= 8 and {module.weight.dtype for module in fused} == {dtype}
         assert torch.nn.PReLU not in kinds(network)
@@ -107,12 +107,12 @@ def test_bfloat16_layers_are_fused_like_float32():
 
 def test_deep_supervision_heads_are_removed():
     network = made("DynUNet with deep supervision")
-    assert not any("supervision" in name for name, _ in optimised(network, windows().shape).named_modules())
+    assert not any("supervision" in name for name, _ in optimized(network, windows().shape).named_modules())
 
 
 @pytest.mark.parametrize("name", ["one residual unit", "two residual units", "ReLU, no residual units"])
 def test_model_zoo_unet_becomes_convolutions_only(name):
-    known = kinds(optimised(made(name), (1, 1, 16, 16, 32), torch.float32))
+    known = kinds(optimized(made(name), (1, 1, 16, 16, 32), torch.float32))
     gone = {torch.nn.BatchNorm3d, torch.nn.Dropout, torch.nn.Identity, torch.nn.ReLU, torch.nn.ConvTranspose3d}
     assert not known & gone
 
@@ -120,7 +120,7 @@ def test_model_zoo_unet_becomes_convolutions_only(name):
 def test_channels_last_copies_give_equal_results():
     image = windows().to(memory_format=torch.channels_last_3d)
     network = made("two residual units")
-    assert_equal(optimised(network, image.shape, torch.float32)(image), network(image))
+    assert_equal(optimized(network, image.shape, torch.float32)(image), network(image))
 
 
 class SharedConvolution(torch.nn.Module):
@@ -164,7 +164,7 @@ class Sums(torch.nn.Module):
 def test_sums_are_not_fused_if_a_result_is_reused(dtype, channels):
     network = Sums(channels).eval()
     before = windows()
-    assert_equal(optimised(network, before.shape, dtype)(before), network(before))
+    assert_equal(optimized(network, before.shape, dtype)(before), network(before))
     assert torch.equal(before, windows())
 
 
@@ -191,7 +191,7 @@ class OwnInput(torch.nn.Module):
 )
 def test_convolution_plus_its_input_is_equivalent(settings):
     network, image = OwnInput(**settings).eval(), windows(1, 3)
-    assert_equal(optimised(network, image.shape, torch.float32)(image), network(image))
+    assert_equal(optimized(network, image.shape, torch.float32)(image), network(image))
 
 
 @pytest.mark.parametrize("channels", [5, 6, 7, 11, 12, 14, 30])
@@ -199,7 +199,7 @@ def test_padded_channels_do_not_change_results(channels):
     layers = [torch.nn.ConvTranspose3d(2, channels, 3, 2, 1, 1), torch.nn.PReLU()]
     layers += [torch.nn.Conv3d(channels, channels, 3), torch.nn.Conv3d(channels, channels, 3, 2)]
     network, image = torch.nn.Sequential(*layers).eval(), windows(1, 2)
-    assert_equal(optimised(network, image.shape, torch.float32)(image), network(image))
+    assert_equal(optimized(network, image.shape, torch.float32)(image), network(image))
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 16, 16, 32), (1, 1, 1, 5, 7), (1, 40, 30, 31, 29), (1, 4, 96, 96, 96)])
@@ -211,7 +211,7 @@ def test_channels_last_instance_norm_is_exact(affine, shape):
         torch.nn.init.normal_(norm[0].bias)
     values = torch.randn(shape, generator=torch.Generator().manual_seed(0)) + 10
     exact = copy.deepcopy(norm).double()(values.double())
-    faster = optimised(norm, values.shape)
+    faster = optimized(norm, values.shape)
     assert torch.nn.InstanceNorm3d not in kinds(faster)
     assert (faster(values.to(memory_format=torch.channels_last_3d)) - exact).abs().max() < 1e-5
 
@@ -254,12 +254,12 @@ def test_replaced_norms_share_weights_and_keep_the_repr():
 def test_instance_norm_with_running_stats_is_not_replaced():
     norm = torch.nn.Sequential(torch.nn.InstanceNorm3d(1, track_running_stats=True)).eval()
     norm[0].running_mean.fill_(0.5)
-    assert_equal(optimised(norm, windows().shape, torch.float32)(windows()), norm(windows()))
+    assert_equal(optimized(norm, windows().shape, torch.float32)(windows()), norm(windows()))
 
 
 def test_convolutions_used_twice_keep_their_batch_norms():
     network = SharedConvolution().eval()
-    assert_equal(optimised(network, windows().shape, torch.float32)(windows()), network(windows()))
+    assert_equal(optimized(network, windows().shape, torch.float32)(windows()), network(windows()))
 
 
 class Branching(torch.nn.Module):
@@ -276,7 +276,7 @@ class Choosing(torch.nn.Module):
 
 @pytest.mark.parametrize("network", [Branching().eval(), Choosing().eval(), made("DynUNet").train()])
 def test_networks_that_cannot_be_rewritten_are_unchanged(network):
-    assert optimised(network, windows().shape) is network
+    assert optimized(network, windows().shape) is network
 
 
 class OfOneSize(torch.nn.Module):
@@ -293,6 +293,6 @@ class OfOneSize(torch.nn.Module):
 
 def test_networks_with_fixed_window_size():
     network, image = OfOneSize().eval(), windows()
-    faster = optimised(network, image.shape)
+    faster = optimized(network, image.shape)
     assert faster is not network
     assert_equal(faster(image), network(image))

@@ -125,7 +125,7 @@ def test_the_dice_in_the_report_is_the_dice_you_get_by_hand(trained, dataset, tm
     assert "trained on 4 of these 6 cases" in text
     assert "The epoch of the model was selected by its Dice on 2 of these 6 cases" in text
     summary, rows = scores(tmp_path)
-    assert summary["cases"] == 6  # without a fold, every labelled case
+    assert summary["cases"] == 6  # without a fold, every labeled case
     assert len(rows) == 12
     for row in rows:
         index = ["background", "ball", "cube"].index(row["class"])

@@ -113,7 +113,7 @@ def test_dataset_and_case_problems_are_both_reported(tmp_path):
 
 def test_test_and_unlabeled_cases_are_opened(tmp_path):
     write_case(tmp_path, "a")
-    for path in ("imagesTr/unlabelled.nii.gz", "imagesTs/test.nii.gz"):
+    for path in ("imagesTr/unlabeled.nii.gz", "imagesTs/test.nii.gz"):
         write_nifti(tmp_path / path, np.full((3, 3, 3), np.nan, np.float32))
     found = problems(tmp_path)
     assert len(found) == 2

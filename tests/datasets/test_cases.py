@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dicoms import add_pixels, header, voxels, write_series
 from segbundle.datasets.cases import load_cases
-from segbundle.datasets.datalist import labelled_data
+from segbundle.datasets.datalist import labeled_data
 from segbundle.datasets.dataset_check import DatasetCheck
 from segbundle.datasets.description import described_labels
 from segbundle.datasets.finding import find_scans
@@ -50,7 +50,7 @@ def test_nnunet_raw(tmp_path):
     assert case.name == "a"
     assert [path.name for path in case.image] == ["a_0000.nii.gz", "a_0001.nii.gz"]
     assert described_labels(tmp_path).class_names == ["background", "liver"]
-    (item,) = labelled_data(tmp_path, ["background", "liver"])
+    (item,) = labeled_data(tmp_path, ["background", "liver"])
     assert len(item["image"]) == 2
 
 
@@ -63,7 +63,7 @@ def test_annotated_becomes_a_mask(tmp_path):
     write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
     entry = {"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz", "annotated": ["cube"]}
     write_description(tmp_path, training=[entry])
-    assert labelled_data(tmp_path, TINY_CLASSES)[0]["annotated"] == [True, False, True]
+    assert labeled_data(tmp_path, TINY_CLASSES)[0]["annotated"] == [True, False, True]
 
 
 def test_unknown_class_in_annotated_names_the_case(tmp_path):
@@ -71,13 +71,13 @@ def test_unknown_class_in_annotated_names_the_case(tmp_path):
     entry = {"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz", "annotated": ["cub"]}
     write_description(tmp_path, training=[entry])
     with pytest.raises(DataError, match=r"case a: .*'cub': did you mean 'cube'"):
-        labelled_data(tmp_path, TINY_CLASSES)
+        labeled_data(tmp_path, TINY_CLASSES)
 
 
 def test_contradictory_class_names_raise(tiny_dataset):
     with pytest.raises(DataError, match=r"dataset\.json: its labels are .*'ball'.* class_names"):
-        labelled_data(tiny_dataset, ["background", "cube", "ball"])
-    assert len(labelled_data(tiny_dataset, ["Background", "Ball", "Cube"])) == 6
+        labeled_data(tiny_dataset, ["background", "cube", "ball"])
+    assert len(labeled_data(tiny_dataset, ["Background", "Ball", "Cube"])) == 6
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_missing_folder_empty_dataset_and_invalid_json(tmp_path):
 def test_dataset_without_label_maps_raises(tmp_path):
     write_description(tmp_path, training=["imagesTr/a.nii.gz"])
     with pytest.raises(DataError, match="no case under 'training' has a label map"):
-        labelled_data(tmp_path, TINY_CLASSES)
+        labeled_data(tmp_path, TINY_CLASSES)
 
 
 def test_non_utf8_name_raises(tmp_path):
@@ -181,7 +181,7 @@ def test_invalid_entries_raise(tmp_path, content, message):
 
 def test_every_case_is_held_out_once(tiny_dataset):
     def names(section, fold):
-        return [e["case"] for e in labelled_data(tiny_dataset, TINY_CLASSES, section, fold, num_folds=3, split_seed=1)]
+        return [e["case"] for e in labeled_data(tiny_dataset, TINY_CLASSES, section, fold, num_folds=3, split_seed=1)]
 
     held_out = [name for fold in range(3) for name in names("validation", fold)]
     assert sorted(held_out) == [f"case_{i:02d}" for i in range(6)]
@@ -202,7 +202,7 @@ def test_folds_are_a_balanced_partition(names, num_folds, seed):
 @pytest.mark.parametrize(("fold", "num_folds"), [(5, 5), (-1, 5), (0, 1), (0, 7)])
 def test_invalid_folds_raise(tiny_dataset, fold, num_folds):
     with pytest.raises(ConfigError, match="fold"):
-        labelled_data(tiny_dataset, TINY_CLASSES, "validation", fold, num_folds)
+        labeled_data(tiny_dataset, TINY_CLASSES, "validation", fold, num_folds)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_ignore_label_is_not_a_class(tmp_path, labels):
     write_description(tmp_path, labels=labels)
     value = 3 if "ignore" in labels else 255
     assert described_labels(tmp_path) == (TINY_CLASSES, value)
-    assert labelled_data(tmp_path, TINY_CLASSES)[0]["ignore_label"] == value
+    assert labeled_data(tmp_path, TINY_CLASSES)[0]["ignore_label"] == value
 
 
 def test_label_values_with_a_gap_raise(tmp_path):
@@ -228,7 +228,7 @@ def test_label_values_with_a_gap_raise(tmp_path):
 
 def test_dataset_without_ignore_label(tmp_path):
     write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
-    assert "ignore_label" not in labelled_data(tmp_path, TINY_CLASSES)[0]
+    assert "ignore_label" not in labeled_data(tmp_path, TINY_CLASSES)[0]
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_misspelled_annotated_raises(tmp_path, entry, message):
     write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
     write_description(tmp_path, training=[{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz", **entry}])
     with pytest.raises(DataError, match=message):
-        labelled_data(tmp_path, TINY_CLASSES)
+        labeled_data(tmp_path, TINY_CLASSES)
 
 
 class TestFilesSharedByCases:
@@ -258,28 +258,28 @@ class TestFilesSharedByCases:
         (tmp_path / "link.nii.gz").symlink_to("labelsTr/a.nii.gz")
         self.write(tmp_path, label=path)
         with pytest.raises(DataError, match=r"cases 'a' and 'b' have the same label map: .*a\.nii\.gz"):
-            labelled_data(tmp_path, TINY_CLASSES)
+            labeled_data(tmp_path, TINY_CLASSES)
         assert "have the same label map" in "".join(DatasetCheck(tmp_path, TINY_CLASSES).problems)
 
     def test_shared_image_raises(self, tmp_path):
         (tmp_path / "c.nii.gz").symlink_to("imagesTr/a.nii.gz")
         self.write(tmp_path, image="c.nii.gz")
         with pytest.raises(DataError, match="cases 'a' and 'c' have the same image"):
-            labelled_data(tmp_path, TINY_CLASSES)
+            labeled_data(tmp_path, TINY_CLASSES)
 
     def test_label_map_shared_between_lists_raises(self, tmp_path):
         self.write(tmp_path)
         entries = json.loads((tmp_path / "dataset.json").read_text())["training"]
         write_description(tmp_path, training=entries[:1], validation=[{**entries[1], "label": entries[0]["label"]}])
         with pytest.raises(DataError, match="have the same label map"):
-            labelled_data(tmp_path, TINY_CLASSES)
+            labeled_data(tmp_path, TINY_CLASSES)
 
 
 def test_missing_image_without_label_raises(tmp_path):
     write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
     write_description(tmp_path, training=[{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}, "nowhere.nii"])
     with pytest.raises(DataError, match=r"nowhere\.nii: no such file"):
-        labelled_data(tmp_path, TINY_CLASSES)
+        labeled_data(tmp_path, TINY_CLASSES)
 
 
 @pytest.mark.parametrize("kind", ["images", "labels"])
@@ -290,10 +290,10 @@ def test_folder_instead_of_file_raises(tmp_path, kind):
     path.mkdir()
     (path / "notes.txt").write_text("moved")
     with pytest.raises(DataError, match=rf"{kind}Tr/b\.nii: is a folder without a scan, not a file"):
-        labelled_data(tmp_path, TINY_CLASSES)
+        labeled_data(tmp_path, TINY_CLASSES)
     (path / "notes.txt").unlink()
     write_empty_scans(tmp_path, f"{kind}Tr/b.nii/b.nii")  # some programs unpack archives like this
-    assert [case["case"] for case in labelled_data(tmp_path, TINY_CLASSES)] == ["a", "b"]
+    assert [case["case"] for case in labeled_data(tmp_path, TINY_CLASSES)] == ["a", "b"]
 
 
 class TestDatasetLayouts:
@@ -305,13 +305,13 @@ class TestDatasetLayouts:
         assert (case.name, [path.name for path in case.image]) == ("a", ["a_0000.nii.gz", "a_0001.nii.gz"])
         (tmp_path / "imagesTr" / "a_0001.nii.gz").unlink()
         with pytest.raises(DataError, match=r"a_0001\.nii\.gz: no such file"):
-            labelled_data(tmp_path, TINY_CLASSES)
+            labeled_data(tmp_path, TINY_CLASSES)
 
     def test_nnunet_v2_mapping(self, tmp_path):
         write_empty_scans(tmp_path, "elsewhere/scan.nii.gz", "elsewhere/drawn.nii.gz")
         mapping = {"x1": {"images": ["elsewhere/scan.nii.gz"], "label": "elsewhere/drawn.nii.gz"}}
         write_description(tmp_path, channel_names={"0": "CT"}, dataset=mapping)
-        (item,) = labelled_data(tmp_path, TINY_CLASSES)
+        (item,) = labeled_data(tmp_path, TINY_CLASSES)
         assert item["case"] == "x1"
         assert item["label"] == str(tmp_path / "elsewhere" / "drawn.nii.gz")
         write_description(tmp_path, dataset=mapping, training=["a.nii.gz"])
@@ -323,13 +323,13 @@ class TestDatasetLayouts:
         write_empty_scans(tmp_path, "i.nii.gz", "l.nii.gz")
         write_description(tmp_path, dataset={name: {"images": ["i.nii.gz"], "label": "l.nii.gz"}})
         with pytest.raises(DataError, match="cannot be a case name, because it is not a valid file name"):
-            labelled_data(tmp_path, TINY_CLASSES)
+            labeled_data(tmp_path, TINY_CLASSES)
 
     def test_byte_order_mark_and_windows_separators(self, tmp_path):
         write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
         entry = {"image": ".\\imagesTr\\a.nii.gz", "label": "labelsTr\\a.nii.gz"}
         (tmp_path / "dataset.json").write_bytes(b"\xef\xbb\xbf" + json.dumps({"training": [entry]}).encode())
-        (item,) = labelled_data(tmp_path, TINY_CLASSES)
+        (item,) = labeled_data(tmp_path, TINY_CLASSES)
         assert (item["case"], item["image"]) == ("a", str(tmp_path / "imagesTr" / "a.nii.gz"))
 
     def test_slicer_segmentations_are_paired(self, tmp_path):
@@ -366,7 +366,7 @@ class TestUnusableFilesAreReported:
         (tmp_path / "labelsTr" / "b.nii.gz").symlink_to("nowhere")
         os.mkfifo(tmp_path / "labelsTr" / "c.nii.gz")
         with pytest.raises(DataError) as caught:
-            labelled_data(tmp_path, TINY_CLASSES)
+            labeled_data(tmp_path, TINY_CLASSES)
         first, second = str(caught.value).splitlines()
         assert "labelsTr/b.nii.gz: is a link to nowhere, which does not exist" in first
         assert "labelsTr/c.nii.gz: is a named pipe" in second
@@ -375,7 +375,7 @@ class TestUnusableFilesAreReported:
         write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "imagesTr/b.nii.gz", "labelsTr/a.nii.gz")
         (tmp_path / "labelsTr" / "more").symlink_to("nowhere")
         with pytest.raises(DataError, match="labelsTr/more: is a link to nowhere"):
-            labelled_data(tmp_path, TINY_CLASSES)
+            labeled_data(tmp_path, TINY_CLASSES)
         (tmp_path / "d").mkdir()
         (tmp_path / "d" / "imagesTr").symlink_to("imagesTr")
         (case,) = load_cases(tmp_path / "d")
@@ -388,7 +388,7 @@ class TestUnusableFilesAreReported:
             tmp_path, training=[{"image": f"imagesTr/{n}.nii.gz", "label": f"labelsTr/{n}.nii.gz"} for n in names]
         )
         with pytest.raises(DataError) as caught:
-            labelled_data(tmp_path, TINY_CLASSES, "training", fold=0)
+            labeled_data(tmp_path, TINY_CLASSES, "training", fold=0)
         first, second = str(caught.value).splitlines()
         assert "gone_00.nii.gz: no such file" in first
         assert second.startswith("12 of 13 cases cannot be used: gone_00, gone_01, ")
@@ -396,7 +396,7 @@ class TestUnusableFilesAreReported:
 
     def test_unlabeled_cases_are_logged(self, tmp_path, caplog):
         write_empty_scans(tmp_path, *(f"imagesTr/{n}.nii.gz" for n in "abc"), *(f"labelsTr/{n}.nii.gz" for n in "ab"))
-        assert len(labelled_data(tmp_path, TINY_CLASSES)) == 2
+        assert len(labeled_data(tmp_path, TINY_CLASSES)) == 2
         assert f"{tmp_path}: 1 of 3 cases have no label map and are not used: c" in caplog.text
 
     def test_label_maps_may_be_dicom_series(self, tmp_path):
@@ -423,7 +423,7 @@ class TestUnusableFilesAreReported:
         listed = {n: {"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in "abcd"}
         write_description(tmp_path, training=[listed["a"]], validation=[listed["b"]])
         words = f"{tmp_path / 'dataset.json'}: does not list 3 cases of imagesTr and labelsTr, not used: c, d, e"
-        labelled_data(tmp_path, TINY_CLASSES)
+        labeled_data(tmp_path, TINY_CLASSES)
         assert words in caplog.text
         assert words in DatasetCheck(tmp_path, TINY_CLASSES).notes
         write_description(tmp_path, training=list(listed.values())[:3], test=[listed["d"], "./imagesTr/e_0000.nii.gz"])
@@ -433,7 +433,7 @@ class TestUnusableFilesAreReported:
         write_empty_scans(tmp_path, "other/a.nii.gz", "other/l.nii.gz")
         entry = {"image": str(tmp_path / "other" / "a.nii.gz"), "label": "../other/l.nii.gz"}
         write_description(tmp_path / "d", training=[entry])
-        assert labelled_data(tmp_path / "d", TINY_CLASSES)[0]["case"] == "a"
+        assert labeled_data(tmp_path / "d", TINY_CLASSES)[0]["case"] == "a"
 
     def test_pairing_of_five_thousand_cases(self, tmp_path):
         for kind in ("imagesTr", "labelsTr"):
@@ -475,7 +475,7 @@ class TestUnusableFilesAreReported:
 def test_wrong_types_raise_with_place_and_value(tmp_path, content, message):
     write_description(tmp_path, **content)
     with pytest.raises(DataError, match=r"dataset\.json: " + message):
-        labelled_data(tmp_path, TINY_CLASSES)
+        labeled_data(tmp_path, TINY_CLASSES)
 
 
 def test_nan_in_json_raises(tmp_path):

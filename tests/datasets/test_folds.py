@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from segbundle.datasets.datalist import labelled_data, num_folds_of
+from segbundle.datasets.datalist import labeled_data, num_folds_of
 from segbundle.errors import ConfigError, DataError
 from tiny import TINY_CLASSES, write_nifti
 
@@ -30,7 +30,7 @@ def entry(name):
 
 
 def chosen(folder, section, fold, num_folds=5):
-    data = labelled_data(folder, TINY_CLASSES, section, fold, num_folds)
+    data = labeled_data(folder, TINY_CLASSES, section, fold, num_folds)
     return "".join(item["case"][1] for item in data)
 
 

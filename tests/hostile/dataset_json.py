@@ -142,7 +142,7 @@ def _entries() -> Iterator[Case]:
         "annotated by a name twice": (entries(1, annotated=["bright", "bright"]), EITHER, ""),
         "annotated as text": (entries(1, annotated="bright"), REFUSED, "annotated"),
         "annotated as a mapping": (entries(1, annotated={"bright": True}), REFUSED, "annotated"),
-        "labelled, not annotated": (entries(1, annotated=[]), REFUSED, "case_1"),
+        "labeled, not annotated": (entries(1, annotated=[]), REFUSED, "case_1"),
         "one entry twice": ([*described()["training"], described()["training"][0]], REFUSED, "case_0"),
         "one image with two label maps": ([*described()["training"], {**described()["training"][0], "label": "./labelsTr/case_1.nii"}], REFUSED, "case_0"),
         "one label map for two images": (entries(1, label="./labelsTr/case_0.nii"), REFUSED, "case_"),

@@ -80,7 +80,7 @@ def _beside_good_ones() -> Iterator[Case]:
     from hostile.scans_nifti import INF, NAN, changed
 
     damages: dict[str, Callable[[bytes], bytes]] = {
-        "text": lambda c: b"hello" * 99, "cut in the header": lambda c: c[:200], "cut in the voxels": lambda c: c[:3000], "no datatype": lambda c: changed(c, datatype=0), "an unknown datatype": lambda c: changed(c, datatype=9999), "colour": lambda c: changed(c, datatype=128), "complex": lambda c: changed(c, datatype=32),
+        "text": lambda c: b"hello" * 99, "cut in the header": lambda c: c[:200], "cut in the voxels": lambda c: c[:3000], "no datatype": lambda c: changed(c, datatype=0), "an unknown datatype": lambda c: changed(c, datatype=9999), "color": lambda c: changed(c, datatype=128), "complex": lambda c: changed(c, datatype=32),
         "nine dimensions": lambda c: changed(c, dim0=9), "sizes of zero": lambda c: changed(c, dim2=0), "negative sizes": lambda c: changed(c, dim2=-5), "huge sizes": lambda c: changed(c, dim1=32767, dim2=32767, dim3=32767), "two volumes": lambda c: changed(c, dim0=4, dim3=8, dim4=2), "slope Inf": lambda c: changed(c, scl_slope=INF),
         "intercept NaN": lambda c: changed(c, scl_inter=NAN), "an affine of NaN": lambda c: changed(c, srow_x0=NAN), "a singular affine": lambda c: changed(c, srow_z2=0.0), "a negative offset": lambda c: changed(c, vox_offset=-352.0), "an offset of Inf": lambda c: changed(c, vox_offset=INF), "no magic": lambda c: changed(c, magic=b"abcd"),
         "pixdim 0 without an sform": lambda c: changed(c, sform_code=0, pixdim2=0.0),

@@ -58,7 +58,7 @@ def _scans() -> Iterator[Case]:
             yield Case(
                 "names of scans", f"{name}, {'in a folder' if ending == '.nii.gz' else 'given'}", build,
                 EITHER if special or len(stem) > 200 else ACCEPTED, (),
-                None if special or len(stem) > 100 else _labelled(stem), "every name that the file system allows is valid",
+                None if special or len(stem) > 100 else _labeled(stem), "every name that the file system allows is valid",
             )  # fmt: skip
 
         def relative(place: Place, stem: str = stem) -> list[object]:
@@ -83,12 +83,12 @@ def _scans() -> Iterator[Case]:
                 relative,
                 ACCEPTED,
                 (),
-                _labelled(stem),
+                _labeled(stem),
                 "every name that the file system allows is valid",
             )
 
 
-def _labelled(stem: str) -> Callable[[Place], str | None]:
+def _labeled(stem: str) -> Callable[[Place], str | None]:
     def judge(place: Place) -> str | None:
         found = right.label_map(place.output / f"{stem}_seg.nii.gz", _mask(place.material.scan))
         records = json.loads((place.output / "predictions.json").read_text())
@@ -332,7 +332,7 @@ def _folders() -> Iterator[Case]:
             return place.predict(f"./{word}.nii")
 
         yield Case(
-            "names of folders", f"scan: {name}, with ./", dashed, ACCEPTED, (), _labelled(word), "./ makes it a path"
+            "names of folders", f"scan: {name}, with ./", dashed, ACCEPTED, (), _labeled(word), "./ makes it a path"
         )
 
         def bare(place: Place, word: str = word) -> list[object]:

@@ -1,4 +1,4 @@
-"""DICOM folders: slices that are missing, doubled or of several series, no geometry, colour, mosaics, cut files."""
+"""DICOM folders: slices that are missing, doubled or of several series, no geometry, color, mosaics, cut files."""
 
 from __future__ import annotations
 
@@ -101,13 +101,13 @@ def done(
         wanted = np.argwhere(voxels > 500)
         got = np.argwhere(found == 1)
         if len(got) != len(wanted):
-            return f"{len(got)} voxels labelled instead of {len(wanted)}"
+            return f"{len(got)} voxels labeled instead of {len(wanted)}"
         ours = nib.affines.apply_affine(image.affine, got)
         theirs = nib.affines.apply_affine(true, wanted)
         apart = np.abs(
             np.array(sorted(map(tuple, ours.round(3)))) - np.array(sorted(map(tuple, theirs.round(3))))
         ).max()
-        return f"labelled voxels lie up to {apart:.3g} mm elsewhere" if apart > 0.02 else None
+        return f"labeled voxels lie up to {apart:.3g} mm elsewhere" if apart > 0.02 else None
 
     return judge
 
@@ -154,7 +154,7 @@ def cases() -> Iterator[Case]:
         "rows 0": (_set(Rows=0), REFUSED, "series"),
         "bits 13": (_set(BitsAllocated=13), REFUSED, "series"),
         "slope 0": (_set(RescaleSlope=0), REFUSED, "series"),
-        "colour": (_set(SamplesPerPixel=3, PhotometricInterpretation="RGB", BitsAllocated=8, BitsStored=8, HighBit=7, PixelRepresentation=0, PlanarConfiguration=0, PixelData=bytes(20 * 18 * 3)), REFUSED, "series"),
+        "color": (_set(SamplesPerPixel=3, PhotometricInterpretation="RGB", BitsAllocated=8, BitsStored=8, HighBit=7, PixelRepresentation=0, PlanarConfiguration=0, PixelData=bytes(20 * 18 * 3)), REFUSED, "series"),
         "a palette": (_set(PhotometricInterpretation="PALETTE COLOR"), REFUSED, "series"),
         "a mosaic": (_set(ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]), REFUSED, "series"),
         "a localizer": (_set(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), REFUSED, "series"),
@@ -241,14 +241,14 @@ def cases() -> Iterator[Case]:
     for name in (
         "one slice missing",
         "no pixel data",
-        "colour",
+        "color",
         "no orientation",
         "a mosaic",
         "half the pixel data in one",
     ):
         change = kinds[name][0]
         assert change is not None
-        no_scan = name in ("colour", "a mosaic")
+        no_scan = name in ("color", "a mosaic")
         yield Case(
             "DICOM", f"{name}, beside a good one", beside_a_good_one(change), ACCEPTED if no_scan else PARTIAL, ("bad",),
             done(), "a series that is no volume is left out and named" if no_scan else "",

@@ -382,7 +382,7 @@ def _other_commands() -> Iterator[Case]:
         "sizes of zero": lambda c: changed(c, dim1=0), "sizes beyond the file": lambda c: changed(c, dim3=900),
         "huge sizes": lambda c: changed(c, dim1=32767, dim2=32767, dim3=32767),
         "no datatype": lambda c: changed(c, datatype=0), "an unknown datatype": lambda c: changed(c, datatype=9999),
-        "colour": lambda c: changed(c, datatype=128), "nine dimensions": lambda c: changed(c, dim0=9),
+        "color": lambda c: changed(c, datatype=128), "nine dimensions": lambda c: changed(c, dim0=9),
         "a negative offset": lambda c: changed(c, vox_offset=-352.0), "an offset of NaN": lambda c: changed(c, vox_offset=NAN),
         "slope Inf": lambda c: changed(c, scl_slope=INF), "intercept NaN": lambda c: changed(c, scl_inter=NAN),
         "a singular affine": lambda c: changed(c, srow_x0=0.0), "an affine of NaN": lambda c: changed(c, srow_y3=NAN),

@@ -11,7 +11,7 @@ from ignite.engine import Engine
 from monai.data import DataLoader
 
 from segbundle import distributed as ranks
-from segbundle.datasets.datalist import labelled_data
+from segbundle.datasets.datalist import labeled_data
 from segbundle.errors import OutputError, ScansFailedError
 from segbundle.files.output_folders import claim
 from segbundle.inference.scan_evaluator import ScanDataset, ScanEvaluator, report_failures
@@ -53,7 +53,7 @@ def evaluate(dataset, out, tolerance=1.0, network=None, annotated=None, cases="a
     claim(out)
     settings = {"class_names": NAMES, "nsd_tolerance_mm": tolerance}
     records = ScanRecords(out, settings=settings, scored_classes=NAMES, **options)
-    data = [entry for entry in labelled_data(dataset, NAMES) if entry["case"] in cases]
+    data = [entry for entry in labeled_data(dataset, NAMES) if entry["case"] in cases]
     for entry in data:
         entry["annotated"] = (annotated or {}).get(entry["case"], entry["annotated"])
     transform = preprocessing({"method": "zscore"}, class_names=NAMES, num_channels=1, label=True)
@@ -193,7 +193,7 @@ def test_other_cases_keep_scores_and_lose_failures(dataset, tmp_path):
 def test_earlier_cases_are_counted_once_by_two_ranks(dataset, tmp_path, monkeypatch):
     records = evaluate(dataset, tmp_path / "out")
     records = ScanRecords(tmp_path / "out", True, records.settings, scored_classes=NAMES)
-    assert records.remaining(labelled_data(dataset, NAMES)) == []
+    assert records.remaining(labeled_data(dataset, NAMES)) == []
     metric = MeanDice(NAMES, 1.0, records)
     a, b, c, d = records.earlier_scores
     records.earlier_scores, metric.cases = [a, c], [b]

@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from segbundle.datasets.datalist import labelled_data
+from segbundle.datasets.datalist import labeled_data
 from segbundle.errors import DataError, OutputError
 from segbundle.files.atomic import write_json
 from segbundle.results.structures import Structure
@@ -33,7 +33,7 @@ class Counting(PrepareCase):
 
 
 def data_of(dataset_dir):
-    return labelled_data(dataset_dir, TINY_CLASSES)
+    return labeled_data(dataset_dir, TINY_CLASSES)
 
 
 def assert_same_cases(cases, others):

@@ -7,7 +7,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import DataLoader
 
-from segbundle.datasets.datalist import labelled_data
+from segbundle.datasets.datalist import labeled_data
 from segbundle.errors import ConfigError, DataError, root_error
 from segbundle.training import handlers as training
 from segbundle.training.caching import CachedCases, PreparedCases
@@ -19,7 +19,7 @@ from tiny import TINY_CLASSES, write_nifti
 
 def cached(dataset_dir):
     transform = training_transforms(TINY_CLASSES, (12, 12, 12), {"method": "zscore"})
-    return CachedCases(labelled_data(dataset_dir, TINY_CLASSES), transform, copy_cache=False)
+    return CachedCases(labeled_data(dataset_dir, TINY_CLASSES), transform, copy_cache=False)
 
 
 def monai_loader(dataset_dir, seed, num_workers=0):
@@ -28,7 +28,7 @@ def monai_loader(dataset_dir, seed, num_workers=0):
 
 def patches(dataset_dir, seed):
     transform = PrepareCase(TINY_CLASSES, (12, 12, 12), {"method": "zscore"})
-    return patch_loader(PreparedCases(labelled_data(dataset_dir, TINY_CLASSES), transform), (12, 12, 12), 4, seed=seed)
+    return patch_loader(PreparedCases(labeled_data(dataset_dir, TINY_CLASSES), transform), (12, 12, 12), 4, seed=seed)
 
 
 LOADERS = {

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from segbundle.datasets.datalist import labelled_data
+from segbundle.datasets.datalist import labeled_data
 from segbundle.training.caching import CachedCases, PreparedCases
 from segbundle.training.patch_loading import patch_loader, warn_about_missing_classes
 from segbundle.transforms import PrepareCase, preprocessing
@@ -25,11 +25,11 @@ def folder(tmp_path):
 
 
 def prepared(folder):
-    return PreparedCases(labelled_data(folder, CLASSES), PrepareCase(CLASSES, (8, 8, 8), {"method": "zscore"}))
+    return PreparedCases(labeled_data(folder, CLASSES), PrepareCase(CLASSES, (8, 8, 8), {"method": "zscore"}))
 
 
 def cached(folder, keep):
-    data = [entry for entry in labelled_data(folder, CLASSES) if entry["case"] in keep]
+    data = [entry for entry in labeled_data(folder, CLASSES) if entry["case"] in keep]
     return CachedCases(data, preprocessing({"method": "zscore"}, class_names=CLASSES, label=True))
 
 

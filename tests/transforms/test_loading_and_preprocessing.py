@@ -5,7 +5,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, NormalizeIntensityd
 
-from segbundle.datasets.datalist import labelled_data
+from segbundle.datasets.datalist import labeled_data
 from segbundle.errors import ConfigError, DataError
 from segbundle.transforms import LoadScand, preprocessing
 from segbundle.transforms.before_network import intensity_transform, network_transforms
@@ -13,7 +13,7 @@ from tiny import TINY_CLASSES, write_nifti
 
 
 def test_loading_gives_tensors_with_geometry(tiny_dataset):
-    item = LoadScand(TINY_CLASSES, 1, label=True)(labelled_data(tiny_dataset, TINY_CLASSES)[0])
+    item = LoadScand(TINY_CLASSES, 1, label=True)(labeled_data(tiny_dataset, TINY_CLASSES)[0])
     image, label = item["image"], item["label"]
     assert image.shape == label.shape == (1, 20, 18, 16)
     assert (image.dtype, label.dtype) == (torch.float32, torch.uint8)
@@ -56,13 +56,13 @@ def test_wrong_spacing_is_refused(spacing):
         preprocessing({"method": "zscore"}, spacing=spacing)
 
 
-def normalised(intensity, values):
+def normalized(intensity, values):
     image = torch.tensor(values, dtype=torch.float32).reshape(1, -1, 1, 1)
     return torch.as_tensor(intensity_transform(intensity)({"image": image})["image"]).flatten()
 
 
 def test_zscore():
-    result = normalised({"method": "zscore"}, [1, 2, 3, 4])
+    result = normalized({"method": "zscore"}, [1, 2, 3, 4])
     assert result.mean() == pytest.approx(0, abs=1e-6)
     assert result.std(unbiased=False) == pytest.approx(1)
 
@@ -171,12 +171,12 @@ def test_a_scan_that_is_almost_one_value_is_left_as_it_is(caplog):
 
 
 def test_window_clips_then_scales_to_0_1():
-    result = normalised({"method": "window", "lower": -100, "upper": 300}, [-1000, -100, 100, 300, 900])
+    result = normalized({"method": "window", "lower": -100, "upper": 300}, [-1000, -100, 100, 300, 900])
     assert result.tolist() == pytest.approx([0, 0, 0.5, 1, 1])
 
 
 def test_ct_clips_then_standardises():
-    result = normalised({"method": "ct", "lower": -100, "upper": 300, "mean": 50, "std": 25}, [-1000, 50, 100, 900])
+    result = normalized({"method": "ct", "lower": -100, "upper": 300, "mean": 50, "std": 25}, [-1000, 50, 100, 900])
     assert result.tolist() == pytest.approx([-6, 0, 2, 10], abs=1e-5)
 
 

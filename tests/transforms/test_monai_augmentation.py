@@ -8,7 +8,7 @@ import torch
 from monai.bundle import ConfigParser
 from monai.data import CacheDataset
 
-from segbundle.datasets.datalist import labelled_data
+from segbundle.datasets.datalist import labeled_data
 from segbundle.errors import ConfigError
 from segbundle.transforms import training_transforms
 from segbundle.transforms.monai_augmentation import balanced_patches, random_transforms
@@ -20,7 +20,7 @@ def transforms(**kwargs):
 
 
 def test_patches_have_the_asked_for_size_and_type(tiny_dataset):
-    (patch,) = transforms()(labelled_data(tiny_dataset, TINY_CLASSES)[0])
+    (patch,) = transforms()(labeled_data(tiny_dataset, TINY_CLASSES)[0])
     assert set(patch) == {"image", "label", "annotated", "case"}
     assert patch["image"].shape == patch["label"].shape == (1, 12, 12, 12)
     assert {type(patch[key]) for key in ("image", "label", "annotated")} == {torch.Tensor}
@@ -60,7 +60,7 @@ def test_classes_are_patch_centers_equally_often():
 
 def test_augmentation_leaves_cached_cases_alone(tiny_dataset):
     dataset = CacheDataset(
-        labelled_data(tiny_dataset, TINY_CLASSES), transforms(), copy_cache=False, progress=False, num_workers=1
+        labeled_data(tiny_dataset, TINY_CLASSES), transforms(), copy_cache=False, progress=False, num_workers=1
     )
     before = copy.deepcopy(dataset._cache)
     for _ in range(10):
@@ -73,7 +73,7 @@ def test_augmentation_leaves_cached_cases_alone(tiny_dataset):
 
 
 def test_patches_depend_on_the_seed_only(tiny_dataset):
-    entry = labelled_data(tiny_dataset, TINY_CLASSES)[0]
+    entry = labeled_data(tiny_dataset, TINY_CLASSES)[0]
     one, two, three = (transforms().set_random_state(seed)(entry)[0]["image"] for seed in (1, 1, 2))
     assert torch.equal(one, two)
     assert not torch.equal(one, three)
@@ -84,7 +84,7 @@ def test_image_and_label_stay_together(tiny_dataset):
 
     Where a patch's border leaves a sliver of a class, blurring mixes it with what is beside it: that is left out.
     """
-    entry = labelled_data(tiny_dataset, TINY_CLASSES)[1]
+    entry = labeled_data(tiny_dataset, TINY_CLASSES)[1]
     for seed in range(8):
         (patch,) = transforms(augmentation={"rotation": 30}).set_random_state(seed)(entry)
         image, label = patch["image"], patch["label"]

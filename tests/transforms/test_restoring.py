@@ -80,7 +80,7 @@ def test_a_label_map_that_is_copied_comes_back_bit_for_bit(tmp_path_factory, cod
     seed=st.integers(0, 99),
 )
 def test_thick_blocks_come_back_through_another_spacing(tmp_path_factory, codes, own, spacing, angles, seed):
-    """Each block is 6 voxels thick in both grids; labels may differ where a voxel's neighbours in both grids do."""
+    """Each block is 6 voxels thick in both grids; labels may differ where a voxel's neighbors in both grids do."""
     folder = tmp_path_factory.mktemp("scans")
     thickness = [int(np.ceil(6 * max(*spacing, size) / size)) for size in own]
     blocks = np.random.default_rng(seed).integers(0, 4, (2, 2, 2))

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from segbundle.datasets.datalist import labelled_data
+from segbundle.datasets.datalist import labeled_data
 from segbundle.workflow import provenance
 from segbundle.workflow.provenance import made_by
 from tiny import TINY_CLASSES
 
 
 def test_fingerprint_depends_on_file_content(tiny_dataset):
-    data = labelled_data(tiny_dataset, TINY_CLASSES)
+    data = labeled_data(tiny_dataset, TINY_CLASSES)
     before = provenance._fingerprint(data)
     assert before == provenance._fingerprint(list(reversed(data)))
     label = Path(data[0]["label"])

@@ -1,4 +1,4 @@
 from .layers import with_channels_last_norms
-from .rewriting import optimised
+from .rewriting import optimized
 
-__all__ = ["optimised", "with_channels_last_norms"]
+__all__ = ["optimized", "with_channels_last_norms"]

@@ -38,7 +38,7 @@ _VECTOR_WIDTH = 8
 """Channels in a vector register in float32 (AVX2; AVX-512 has twice as many)."""
 
 
-def optimised(network: torch.nn.Module, shape: Sequence[int], dtype: torch.dtype | None = None) -> torch.nn.Module:
+def optimized(network: torch.nn.Module, shape: Sequence[int], dtype: torch.dtype | None = None) -> torch.nn.Module:
     """Return an equivalent network that is faster; for inference only.
 
     Batch norm is folded into the preceding convolution. On CPUs, transposed convolutions with one or two output
@@ -57,7 +57,7 @@ def optimised(network: torch.nn.Module, shape: Sequence[int], dtype: torch.dtype
 
     Example:
         >>> network = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 3), torch.nn.BatchNorm3d(2)).eval()
-        >>> [type(layer).__name__ for layer in optimised(network, (1, 1, 8, 8, 8)).children()]
+        >>> [type(layer).__name__ for layer in optimized(network, (1, 1, 8, 8, 8)).children()]
         ['Conv3d']
     """
     if network.training:

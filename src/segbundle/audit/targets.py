@@ -69,7 +69,7 @@ _PARENT_MODULES = frozenset(
 _OWN_COMPONENTS: dict[str, frozenset[str] | None] = {
     "classes": frozenset({"num_classes"}),
     "config": frozenset({"in_bundle", "locate_bundle"}),
-    "datasets": frozenset({"Case", "find_scans", "fold_names", "labelled_data", "load_cases"}),
+    "datasets": frozenset({"Case", "find_scans", "fold_names", "labeled_data", "load_cases"}),
     "distributed": frozenset({"local_device", "share_of_rank", "shared_gradients", "stop_ranks"}),
     "io": frozenset({"Geometry", "read_scan"}),
     **dict.fromkeys(("acceleration", "checkpoints", "inference", "losses", "metrics", "sampling")),  # all of `__all__`

@@ -117,7 +117,7 @@ def _length(value: Any) -> int | None:
 
 
 def _hints(target: Any) -> dict[str, Any]:
-    """What a component's arguments are annotated with, those that a class hands to its bases included."""
+    """Return the annotations of a component's arguments, including those that a class passes to its bases."""
     if not isinstance(target, type):
         return _own_hints(target)
     found: dict[str, Any] = {}
@@ -134,7 +134,7 @@ def _own_hints(function: Any) -> dict[str, Any]:
 
 
 def _kind(default: Any) -> Any:
-    """What an argument without annotation takes, by its default: anything that is not a plain number."""
+    """Return the type of an argument without annotation, judged by its default."""
     return float if type(default) in (int, float) else Any
 
 

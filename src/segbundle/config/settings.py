@@ -83,34 +83,37 @@ SETTINGS = (
     Setting("output_dir", Text(), "a path", "folder for results", _PATHS),
     Setting(
         "ckpt_path", AnyOf(NULL, Text(), ListOf(Text())), "a path, a list of paths, or null,",
-        "weights to start from (train) or to use; several form an ensemble", _PATHS,
+        "initial weights (train), or weights to use; several (evaluate, predict) form an ensemble", _PATHS,
     ),
     Setting(
-        "cache_dir", AnyOf(NULL, Text()), "a folder, or null,", "folder that keeps prepared cases for further runs",
+        "cache_dir", AnyOf(NULL, Text()), "a folder, or null,", "folder that caches prepared cases for further runs",
         _PATHS, "null", _TRAIN,
     ),
-    Setting("resume", Switch(), _BOTH, "continue a stopped run", _PATHS, "false"),
+    Setting(
+        "resume", Switch(), _BOTH, "continue after the last epoch, or skip scans that an earlier run has finished",
+        _PATHS, "false",
+    ),
     Setting(
         "mlflow_uri", AnyOf(NULL, Text(filled=True)), "an address, for instance sqlite:///mlflow.db, or null,",
-        "MLflow server or file to log to, as well as to TensorBoard", _PATHS, "null", _TRAIN,
+        "MLflow server or database to log to, in addition to TensorBoard", _PATHS, "null", _TRAIN,
     ),
     Setting(
         "class_names", ListOf(Name()), "a list of names (in quotes: no, yes, on, off), the background's first,",
-        "names of the classes by label value, background first", _DATA,
+        "class names by label value, background first", _DATA,
     ),
     Setting(
         "axcodes", AnyOf(NULL, Orientation()), "a word of three letters, for instance RAS,",
-        "orientation in which the network sees every scan", _DATA, "RAS",
+        "orientation of the network's input", _DATA, "RAS",
     ),
     Setting(
         "spacing", AnyOf(NULL, ListOf(Number(above=0), 3)),
         "three positive sizes in mm, for instance [1.0, 1.0, 1.0], or null",
-        "voxel size in mm along axcodes; null keeps that of each scan", _DATA, "[1.0, 1.0, 1.0]",
+        "voxel size of the network's input in mm; null keeps the spacing of each scan", _DATA, "[1.0, 1.0, 1.0]",
     ),
     Setting(
         "intensity", MappingOf(), "a method, for instance {method: zscore},",
-        "zscore for MR; {method: window, lower: a, upper: b} to clip and scale to [0, 1]; "
-        "{method: ct, lower: a, upper: b, mean: m, std: s} as nnU-Net for CT", _DATA, "{method: zscore}",
+        "intensity normalization: zscore for MR; {method: window, lower: a, upper: b} clips and scales to [0, 1]; "
+        "{method: ct, lower: a, upper: b, mean: m, std: s} is nnU-Net's for CT", _DATA, "{method: zscore}",
     ),
     Setting("intensity#method", Text(), "the name of a method, for instance zscore,"),
     Setting("intensity#lower", Number(), "a number"),
@@ -134,13 +137,13 @@ SETTINGS = (
         "list of dataset.json to use; test evaluates labeled test cases", _DATA, "training", _SCORE,
     ),
     Setting(
-        "patch_size", _VOXELS, _SHAPE, "voxels of a training patch and of an inference window", _NETWORK,
+        "patch_size", _VOXELS, _SHAPE, "size of training patches and inference windows in voxels", _NETWORK,
         "[40, 56, 40]",
     ),
     Setting(
         "window_size", AnyOf(AUTO, _VOXELS), f"auto, or {_SHAPE}",
-        "voxels of an inference window; auto uses the largest that fits into memory, with the same overlap in voxels, "
-        "which is faster on large scans, unless the network normalizes by window",
+        "size of inference windows in voxels; auto uses the largest that fits into memory, with the same overlap "
+        "in voxels, which is faster on large scans; networks with instance or group norm keep patch_size",
         _NETWORK, "patch_size",
     ),
     Setting(
@@ -149,7 +152,7 @@ SETTINGS = (
     ),
     Setting(
         "sw_batch_size", AnyOf(AUTO, Whole(1, 1024)), "a whole number of windows from 1 to 1024, or auto,",
-        "windows per batch; auto uses as many as are fast and fit into memory", _NETWORK, "auto",
+        "windows per batch; auto uses as many as fit into memory", _NETWORK, "auto",
     ),
     Setting(
         "precision", OneOf(*_PRECISIONS), f"one of {', '.join(_PRECISIONS)}",
@@ -157,19 +160,22 @@ SETTINGS = (
     ),
     Setting(
         "backend", OneOf(*_BACKENDS), f"one of {', '.join(_BACKENDS)}",
-        "program that runs inference windows: eager, compile, cudagraph (GPU) or openvino (CPU, extra `openvino`)",
+        "inference backend: eager, compile, cudagraph (GPU) or openvino (CPU, extra `openvino`)",
         _NETWORK, "eager",
     ),
     Setting(
         "test_time_flips", ListOf(OneOf(0, 1, 2)), "a list of axes, for instance [0],",
-        "axes for test-time flips, which are averaged: only axes that the training flipped; each doubles the time",
+        "axes of test-time augmentation by flips; only axes that the training flipped; each axis doubles the time",
         _NETWORK, "[]",
     ),
-    Setting("skip_air", Switch(), _BOTH, "skip windows of air, which become background", _NETWORK, "false", _PREDICT),
+    Setting(
+        "skip_air", Switch(), _BOTH, "skip windows that contain only air, and label them as background", _NETWORK,
+        "false", _PREDICT,
+    ),
     Setting(
         "network_def", Component(), "a network",
         "any 3D network of MONAI; network_def#in_channels: 2 for two channels, network_def#res_block: true for "
-        "residual blocks, network_def#deep_supervision: true for a loss at several depths", _NETWORK,
+        "residual blocks, network_def#deep_supervision: true for deep supervision", _NETWORK,
     ),
     Setting("network_def#spatial_dims", OneOf(3), "3"),
     Setting("network_def#in_channels", Whole(1, 4096), "a whole number of channels from 1 to 4096"),
@@ -184,8 +190,8 @@ SETTINGS = (
     ),
     Setting(
         "patience", AnyOf(NULL, Whole()), "a positive whole number of epochs, or null,",
-        "epochs without a better validation Dice after which training stops, from the first Dice above 0; null "
-        "never stops",
+        "epochs without a better validation Dice after which training stops, counted from the first Dice above 0; "
+        "null never stops",
         _TRAINING,
         "null", _TRAIN,
     ),
@@ -196,12 +202,12 @@ SETTINGS = (
     ),
     Setting(
         "seed", AnyOf(NULL, Whole(0)), "a whole number from 0, or null,",
-        "seed of weights, order, patches and augmentation; null for a different run every time", _TRAINING, "0", _TRAIN,
+        "seed of weights, order, patches and augmentation; null makes every run different", _TRAINING, "0", _TRAIN,
     ),
     Setting(
         "augmentation", AnyOf(NULL, MappingOf()), "a mapping, for instance {rotation: 20.0},",
-        "flip_axes (auto: axis 0, unless that exchanges left and right classes), rotation in degrees, scaling; "
-        "null for none",
+        "flip_axes (auto: axis 0, unless classes differ by their side), rotation in degrees, scaling; "
+        "null turns it off",
         _TRAINING, "{flip_axes: auto, rotation: 20.0, scaling: 0.25}", _TRAIN,
     ),
     Setting(
@@ -221,12 +227,12 @@ SETTINGS = (
     Setting(
         "optimizer", Component(),
         "an optimizer",
-        "optimizer of PyTorch, with its full name, for instance torch.optim.SGD",
+        "optimizer of PyTorch with a full _target_, such as torch.optim.SGD",
         _TRAINING,
         "AdamW", _TRAIN,
     ),
     Setting(
-        "lr_scheduler", Component(), "a schedule", "learning rate schedule of PyTorch", _TRAINING,
+        "lr_scheduler", Component(), "a schedule", "learning rate scheduler of PyTorch", _TRAINING,
         "PolynomialLR", _TRAIN,
     ),
     Setting("lr_scheduler#total_iters", Whole(), "a positive whole number"),
@@ -238,25 +244,26 @@ SETTINGS = (
     ),
     Setting(
         "ema_decay", AnyOf(NULL, _FRACTION), "a number from 0 and less than 1, or null,",
-        "decay of the moving average of the weights, which is validated and saved; null uses the weights", _TRAINING,
+        "decay of the moving average of the weights (validated and saved); null turns averaging off", _TRAINING,
         "0.999", _TRAIN,
     ),
     Setting(
         "max_gradient_norm", AnyOf(NULL, OneOf(math.inf), Number(above=0)), "a positive number, or null,",
-        "maximum norm of the gradients; null does not clip", _TRAINING, "12.0", _TRAIN,
+        "maximum norm of the gradient (clipping); null turns clipping off", _TRAINING, "12.0", _TRAIN,
     ),
     Setting(
         "largest_component", AnyOf(OneOf(True, False), ListOf(Text())), "true, false, or a list of classes",
-        "keep the largest connected component of every class, or of the listed classes", _OUTPUT, "false",
+        "keep only the largest connected component of every class, or of the classes in a list", _OUTPUT, "false",
     ),
     Setting(
-        "save_probabilities", Switch(), _BOTH, "also write class probabilities, <scan>_prob.nii", _OUTPUT,
+        "save_probabilities", Switch(), _BOTH, "save class probabilities as well, <scan>_prob.nii", _OUTPUT,
         "false", _PREDICT,
     ),
     Setting(
         "nsd_tolerance_mm", AnyOf(NULL, Number(least=0), MappingOf(Number(least=0))),
         "a distance in mm, for instance 1.0, or one for each class, for instance {liver: 3.0},",
-        "tolerance of the surface metrics in mm, or one per class, {liver: 3.0, lesion: 2.0}; null for no surfaces",
+        "tolerance of the normalized surface distance in mm, for all classes or by name, "
+        "{liver: 3.0, lesion: 2.0}; null skips surface metrics",
         _OUTPUT, "1.0", ("evaluate",),
     ),
 )  # fmt: skip

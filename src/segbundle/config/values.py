@@ -112,7 +112,7 @@ def check_as(key: str, path: str, value: Any, shown: Any) -> None:
 
 
 def nsd_tolerances(value: float | Mapping[str, float] | None, class_names: Sequence[str]) -> list[float] | None:
-    """The tolerance of the normalized surface Dice for every class, the background's first.
+    """Return the tolerance of the normalized surface Dice for every class, background first.
 
     Args:
         value: in mm: one for all classes, one for each class by name, or None for no surfaces.

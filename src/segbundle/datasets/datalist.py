@@ -23,7 +23,7 @@ from segbundle.datasets.listed import unlisted_in_words
 from segbundle.errors import ConfigError, DataError, suggestion
 
 
-def labelled_data(
+def labeled_data(
     dataset_dir: str | Path,
     class_names: Sequence[str],
     section: str = "all",
@@ -61,7 +61,7 @@ def labelled_data(
         ...         (Path(folder) / name).touch()
         ...     content = {"training": [{"image": "image.nii", "label": "label.nii"}]}
         ...     _ = (Path(folder) / "dataset.json").write_text(json.dumps(content))
-        ...     (entry,) = labelled_data(folder, ["background", "liver"])
+        ...     (entry,) = labeled_data(folder, ["background", "liver"])
         >>> entry["case"], entry["annotated"]
         ('image', [True, True])
     """
@@ -90,10 +90,10 @@ def num_folds_of(dataset_dir: str | Path, num_folds: int, data_list_key: str = "
     Args:
         dataset_dir: see `load_cases`.
         num_folds: number of folds of the task.
-        data_list_key: see `labelled_data`.
+        data_list_key: see `labeled_data`.
 
     Raises:
-        DataError: the folds of the dataset would score a case several times; or see `labelled_data`.
+        DataError: the folds of the dataset would score a case several times; or see `labeled_data`.
         ConfigError: `num_folds` contradicts the dataset.
 
     Example:

@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from monai.utils import ensure_tuple_rep, fall_back_tuple
 from tqdm import tqdm
 
-from segbundle.acceleration.rewriting import normalizes_by_window, optimised
+from segbundle.acceleration.rewriting import normalizes_by_window, optimized
 from segbundle.config.choices import Backend, Precision
 from segbundle.hardware.device_memory import has_room
 from segbundle.inference.backends import prepare
@@ -321,7 +321,7 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
             quick = network
             if isinstance(network, torch.nn.Module) and not shared:
                 own = self.backend == "eager" and device.type == "cpu"
-                quick = optimised(network, shape, computed_dtype(device, self.precision) if own else None)
+                quick = optimized(network, shape, computed_dtype(device, self.precision) if own else None)
             self._cache[key] = weights, prepare(quick, self.backend, self.precision, shape, device)
         return self._cache[key][1]
 

@@ -47,7 +47,7 @@ class WindowPlan:
         return x, y, z
 
     def __len__(self) -> int:
-        """Number of windows."""
+        """Return the number of windows."""
         return len(self.starts[0]) * len(self.starts[1]) * len(self.starts[2])
 
     def groups(self, at_least: int) -> Iterator[list[Place]]:

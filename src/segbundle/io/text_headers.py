@@ -59,7 +59,7 @@ _SPACES = ("left-posterior-superior", "lps", "right-anterior-superior", "ras", "
 """NRRD spaces that ITK supports; it treats any other as left-posterior-superior."""
 _VOLUME_AXES = ("domain", "space", "time", "???", "unknown", "none")
 """NRRD kinds of spatial axes; other axes are channels."""
-_MILLIMETERS = ("mm", "millimeter", "millimeters", "millimetre", "millimetres", "")
+_MILLIMETERS = ("mm", "millimeter", "millimeters", "millimeter", "millimeters", "")
 _OTHER_LENGTHS = ("m", "meter", "meters", "dm", "cm", "um", "µm", "micron", "microns", "micrometer", "nm", "in", "inch")
 
 

@@ -20,7 +20,7 @@ from segbundle.reproductions.small_training import (
     Discs,
     Loss,
     class_sums,
-    colours,
+    colors,
     mean_and_range,
     mean_dice,
     predict,
@@ -59,7 +59,7 @@ def run(
         >>> tables = reproduce("cross_validated_414358", {"steps": 2})  # doctest: +SKIP
     """
     posted = PostedSums(weights, numerators, denominators, smooth)
-    data = Discs(size, (radius[0], radius[1]), discs, colours(num_classes, channels, seed=0), noise)
+    data = Discs(size, (radius[0], radius[1]), discs, colors(num_classes, channels, seed=0), noise)
     rows = [
         _trained(name, loss, data, widths, batch_size, learning_rate, steps, early_step, num_test, seeds)
         for name, loss in _losses(smooth, other_smooth).items()
@@ -154,8 +154,8 @@ def _trained(
 ) -> list[str]:
     runs = []
     for seed in seeds:
-        channels = data.colours.shape[1]
-        network = small_unet(channels, len(data.colours) + 1, widths, seed)
+        channels = data.colors.shape[1]
+        network = small_unet(channels, len(data.colors) + 1, widths, seed)
         pictures, labels = next(data.batches(batch_size, seed))
         gradient = gradient_on_scores(loss, network(pictures), labels)
         optimizer = torch.optim.Adam(network.parameters(), learning_rate)

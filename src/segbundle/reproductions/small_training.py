@@ -22,7 +22,7 @@ class Discs:
         size: Side of an image in pixels.
         radius: Smallest and largest radius of a disc in pixels.
         discs: Number of discs per image, each of a different class.
-        colours: Colors (C - 1, channels) of the foreground classes.
+        colors: Colors (C - 1, channels) of the foreground classes.
         noise: Standard deviation of the noise.
 
     Example:
@@ -34,13 +34,13 @@ class Discs:
     size: int
     radius: tuple[float, float]
     discs: int
-    colours: torch.Tensor
+    colors: torch.Tensor
     noise: float
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Return images (count, channels, size, size) and class indices (count, 1, size, size)."""
         labels = torch.stack([self._labels(generator) for _ in range(count)])
-        palette = torch.cat([torch.zeros_like(self.colours[:1]), self.colours])
+        palette = torch.cat([torch.zeros_like(self.colors[:1]), self.colors])
         pictures = palette[labels].movedim(-1, 1)
         return pictures + self.noise * torch.randn(pictures.shape, generator=generator), labels[:, None]
 
@@ -54,14 +54,14 @@ class Discs:
         labels = torch.zeros(self.size, self.size, dtype=torch.long)
         place = torch.arange(self.size)
         smallest, largest = self.radius
-        for index in torch.randperm(len(self.colours), generator=generator)[: self.discs]:
+        for index in torch.randperm(len(self.colors), generator=generator)[: self.discs]:
             radius = smallest + (largest - smallest) * float(torch.rand((), generator=generator))
             row, column = (radius + (self.size - 1 - 2 * radius) * torch.rand(2, generator=generator)).tolist()
             labels[(place[:, None] - row) ** 2 + (place[None] - column) ** 2 <= radius**2] = int(index) + 1
         return labels
 
 
-def colours(num_classes: int, channels: int, seed: int) -> torch.Tensor:
+def colors(num_classes: int, channels: int, seed: int) -> torch.Tensor:
     """Return random unit vectors (num_classes - 1, channels) as colors of the foreground classes.
 
     Args:
@@ -70,7 +70,7 @@ def colours(num_classes: int, channels: int, seed: int) -> torch.Tensor:
         seed: Seed of the random generator.
 
     Example:
-        >>> colours(4, 6, seed=0).norm(dim=1).round(decimals=4).tolist()
+        >>> colors(4, 6, seed=0).norm(dim=1).round(decimals=4).tolist()
         [1.0, 1.0, 1.0]
     """
     drawn = torch.randn(num_classes - 1, channels, generator=torch.Generator().manual_seed(seed))

@@ -17,7 +17,7 @@ from segbundle.reproductions.small_training import (
     Discs,
     Loss,
     class_sums,
-    colours,
+    colors,
     gradient_size,
     mean_and_range,
     mean_dice,
@@ -54,7 +54,7 @@ def run(
         >>> from segbundle.reproductions import reproduce
         >>> tables = reproduce("wrong_generalized_dice", {"steps": 2})  # doctest: +SKIP
     """
-    data = Discs(size, (radius[0], radius[1]), discs, colours(num_classes, channels, seed=0), noise)
+    data = Discs(size, (radius[0], radius[1]), discs, colors(num_classes, channels, seed=0), noise)
     initial = {name: _initial_values(loss, data, widths, batch_size) for name, loss in _losses().items()}
     unit = initial["right, mean of the classes"][1]
     rows = [
@@ -227,5 +227,5 @@ def _dice(
 
 
 def _network(data: Discs, widths: Sequence[int], seed: int) -> torch.nn.Module:
-    network: torch.nn.Module = small_unet(data.colours.shape[1], len(data.colours) + 1, widths, seed)
+    network: torch.nn.Module = small_unet(data.colors.shape[1], len(data.colors) + 1, widths, seed)
     return network

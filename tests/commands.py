@@ -38,7 +38,7 @@ def segbundle(command: str, *words: object, cwd: Path | None = None) -> subproce
 
 
 def _with_tiny(workflow: str) -> str:
-    return f"['{CONFIGS / workflow}.yaml','{TINY}']"
+    return str([*map(str, workflow_files(CONFIGS, workflow)), str(TINY)])
 
 
 def _forked(*words: object, cwd: Path | None, module: str | None = None) -> subprocess.CompletedProcess[str]:

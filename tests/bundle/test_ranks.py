@@ -25,7 +25,7 @@ def dataset(tmp_path_factory):
 
 
 def torchrun(workflow: str, *words: object, overlay: bool = True, task=(TINY,)) -> subprocess.CompletedProcess[str]:
-    files = [CONFIGS / f"{workflow}.yaml", *([CONFIGS / f"multi_gpu_{workflow}.yaml"] if overlay else []), *task]
+    files = [*workflow_files(CONFIGS, workflow), *([CONFIGS / f"multi_gpu_{workflow}.yaml"] if overlay else []), *task]
     command = [
         Path(sys.executable).parent / "torchrun", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle", "run",
         "--config_file", f"[{','.join(repr(str(file)) for file in files)}]", *words,

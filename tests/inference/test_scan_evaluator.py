@@ -128,7 +128,7 @@ def test_resume_of_complete_run_predicts_nothing(tmp_path):
 def test_resume_repeats_scans_with_changed_settings_or_inputs(tmp_path, change):
     weights = tmp_path / "model.pt"
     weights.write_bytes(b"one")
-    settings = {"overlap": 0.5, "weights": str(weights)}
+    settings = {"overlap": 0.5, "ckpt_path": str(weights)}
     folder = scans(tmp_path / "scans", "ab")
     run(folder, tmp_path / "out", Picky(), settings=settings)
     done = 1

@@ -45,13 +45,13 @@ def test_settings_without_workflow_are_described_without_repr():
         def __repr__(self):
             raise AssertionError
 
-    found = configured({"network": Layer(2, 3), "sizes": (1, 2)}, "records#settings")
+    found = configured({"network": Layer(2, 3), "sizes": (1, 2)})
     assert found["network"][1] == {"weight": [3, 2], "bias": [3]} and found["sizes"] == [1, 2]
 
 
 @pytest.mark.parametrize("given", ["ball", "config.yaml", "."])
 def test_names_of_existing_files_stay_names(given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    before = configured({"name": given}, "x")
+    before = configured({"name": given})
     (tmp_path / "ball").touch()
-    assert configured({"name": given}, "x") == before
+    assert configured({"name": given}) == before

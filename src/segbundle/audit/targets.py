@@ -68,7 +68,7 @@ _PARENT_MODULES = frozenset(
 )
 _OWN_COMPONENTS: dict[str, frozenset[str] | None] = {
     "classes": frozenset({"num_classes"}),
-    "config": frozenset({"in_bundle", "locate_bundle"}),
+    "config": frozenset({"fixed_settings", "in_bundle", "locate_bundle", "select_settings"}),
     "datasets": frozenset({"Case", "find_scans", "fold_names", "labeled_data", "load_cases"}),
     "distributed": frozenset({"local_device", "share_of_rank", "shared_gradients", "stop_ranks"}),
     "io": frozenset({"Geometry", "read_scan"}),

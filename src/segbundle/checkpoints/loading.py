@@ -15,6 +15,7 @@ import torch
 from typing_extensions import TypedDict
 
 from segbundle.checkpoints.weights import load_state_dict, read_checkpoint
+from segbundle.config.from_settings import from_settings
 from segbundle.errors import CheckpointError
 from segbundle.files.documents import read_json
 from segbundle.results.runs import fold_folders
@@ -22,6 +23,7 @@ from segbundle.results.scores import read_rows
 from segbundle.results.structures import training_cases_of
 
 _logger = logging.getLogger(__name__)
+_PREPROCESSING = ("spacing", "axcodes", "intensity")
 _WRAPPERS = ("model", "network", "state_dict")
 """Keys of the state dict in checkpoints that contain more than weights, such as `last.pt`."""
 
@@ -109,6 +111,7 @@ def fold_models(folder: Path) -> list[Path]:
     return [path for fold in fold_folders(folder) if os.path.lexists(path := fold / "model.pt")]
 
 
+@from_settings
 def load_weights(
     network: torch.nn.Module,
     ckpt_path: str | Path | Sequence[str | Path] | None,
@@ -302,7 +305,7 @@ def warn_about_preprocessing(
 
     Args:
         ckpt_path: as in `load_weights`. Its preprocessing is read from `task.json` next to it.
-        preprocessing: config keys, such as `spacing` and `intensity`, and their values.
+        preprocessing: settings, of which `spacing`, `axcodes` and `intensity` are compared.
 
     Raises:
         CheckpointError: `task.json` is damaged.
@@ -313,7 +316,7 @@ def warn_about_preprocessing(
     for path in checkpoint_paths(ckpt_path):
         task = read_task(path)
         for key, value in preprocessing.items():
-            if key in task and task[key] != json.loads(json.dumps(value)):
+            if key in _PREPROCESSING and key in task and task[key] != json.loads(json.dumps(value)):
                 _logger.warning(
                     "%s: was trained with %s %s, but %s is now %s. Predictions will be poor. "
                     "Use the task YAML that it was trained with (--config).",

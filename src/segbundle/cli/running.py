@@ -182,13 +182,13 @@ def run_workflow(
         >>> run_workflow("train", None, None, given, ["--max_epochs", "10"])  # doctest: +SKIP
     """
     from segbundle.audit import refuse_untrusted
-    from segbundle.config.overlays import read_config, workflow_file
+    from segbundle.config.overlays import merged_config, workflow_files
 
     with plain_errors(_RESUME_HINTS.get(name, "") if resume_hint is None else resume_hint):
         refuse_untrusted(config or [], bundle, trust)
         configs = (bundle or default_bundle()) / "configs"
-        files = [workflow_file(configs, name), *(config or [])]
-        defaults, *_ = [read_config(path) for path in files]
+        files = workflow_files(configs, name)
+        defaults = merged_config(files)
         plain, overrides = split_overrides(words or [], switches_of(defaults))
         if plain and (positional_key is None or positional_key in overrides):
             raise ConfigError(f"unexpected argument {plain[0]!r}. Pass config keys as --key value.")
@@ -200,7 +200,7 @@ def run_workflow(
                 _begin_reading(plain[0])
         refuse_untrusted([], None, trust, overrides)
         refuse_missing_values(overrides, defaults)
-        workflow = _workflow(files, configs, {**_given_options(given), **overrides}, trust)
+        workflow = _workflow(files, config or [], {**_given_options(given), **overrides}, trust)
         workflow.initialize()
         workflow.run()
         workflow.finalize()
@@ -284,8 +284,8 @@ def _given_options(given: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if value is not None}
 
 
-def _workflow(files: list[Path], configs: Path, overrides: dict[str, Any], trust: bool) -> Any:
-    """Return MONAI's workflow for config files and the values of the command line. The values are never evaluated.
+def _workflow(files: list[Path], tasks: list[Path], overrides: dict[str, Any], trust: bool) -> Any:
+    """Return MONAI's workflow for its files, task files and the values of the command line, which are never evaluated.
 
     Python modules in the folder of the bundle can only be imported if the bundle is trusted.
     """
@@ -304,12 +304,13 @@ def _workflow(files: list[Path], configs: Path, overrides: dict[str, Any], trust
 
         def run(self) -> Any:
             if self.run_id not in self.parser:
-                raise ConfigError(f"{files[0]}: has no key {self.run_id!r}, which lists what the workflow runs.")
+                raise ConfigError(f"{files[-1]}: has no key {self.run_id!r}, which lists what the workflow runs.")
             return self._run_expr(id=self.run_id)
 
     workflows.logger.setLevel(logging.ERROR)  # it logs the names of the config files
-    check_steps(files, overrides)
-    config = merged_config(files, overrides)
+    check_steps([*files, *tasks], overrides, len(files))
+    config = merged_config([*files, *tasks], overrides)
+    configs = files[0].parent
     workflow = (ConfigWorkflow if trust else AuditedWorkflow)(
         config_file=str(files[0]),
         meta_file=str(configs / "metadata.json"),

@@ -21,6 +21,8 @@ _HANDLERS = ("handlers", "train#handlers")
 """Keys with lists of handlers."""
 _WRITERS = ("Checkpoints", "TrainingLog", "ScoreReport")
 """Handlers that write the files that a command promises."""
+_BELOW = {"evaluate": "inference"}
+"""Workflow that another one is an overlay of."""
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -68,6 +70,25 @@ def workflow_file(configs: Path, name: str) -> Path:
     return next((path for path in paths if path.is_file()), paths[0])
 
 
+def workflow_files(configs: Path, name: str) -> list[Path]:
+    """Return the files of a workflow: `inference` and `evaluate` if `evaluate` has no key `run` of its own.
+
+    Args:
+        configs: folder `configs` of a bundle.
+        name: name of the workflow, such as `train`.
+
+    Raises:
+        ConfigError: see `read_config`.
+
+    Example:
+        >>> [path.name for path in workflow_files(Path("bundle/configs"), "evaluate")]
+        ['inference.yaml', 'evaluate.yaml']
+    """
+    path = workflow_file(configs, name)
+    below = workflow_file(configs, _BELOW.get(name, name))
+    return [path] if below == path or not below.is_file() or "run" in read_config(path) else [below, path]
+
+
 def merged_config(files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return one configuration, merged from files and command-line values by MONAI's rules.
 
@@ -110,7 +131,9 @@ def merged_config(files: Sequence[str | Path], overrides: Mapping[str, Any] | No
     return config
 
 
-def check_steps(files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None) -> None:
+def check_steps(
+    files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None, num_workflow_files: int = 1
+) -> None:
     """Raise an error if a task removes, replaces or changes steps of segbundle's workflows, which check the run.
 
     The same holds for handlers that write the files that a command promises; their arguments may change.
@@ -120,6 +143,7 @@ def check_steps(files: Sequence[str | Path], overrides: Mapping[str, Any] | None
     Args:
         files: the workflow, followed by the task files.
         overrides: values of a command line.
+        num_workflow_files: number of files of the workflow, see `workflow_files`. Default: 1.
 
     Raises:
         ConfigError: a step is missing or changed. The message names the first such file, or the command line.
@@ -131,11 +155,11 @@ def check_steps(files: Sequence[str | Path], overrides: Mapping[str, Any] | None
         ...     _ = path.write_text("initialize: ['$print(1)']")
         ...     check_steps([path])
     """
-    workflow = merged_config(files[:1])
+    workflow = merged_config(files[:num_workflow_files])
     first = next(iter(workflow.get("initialize") or []), None)
     if not isinstance(first, dict) or first.get("_target_") not in _FIRST_STEPS:
         return
-    for count in range(2, len(files) + 1):
+    for count in range(num_workflow_files + 1, len(files) + 1):
         _check_steps_kept(workflow, merged_config(files[:count]), f"{files[count - 1]}: ")
     _check_steps_kept(workflow, merged_config(files, overrides), "command line: ")
 

@@ -52,8 +52,10 @@ def _replaced(value: Any, default: Any, path: str) -> Iterator[tuple[str, Any, s
             yield path, value, default
     elif isinstance(default, Mapping) and isinstance(value, Mapping):
         if value.get("_target_") == default.get("_target_"):
-            for key in default.keys() & value.keys():
-                yield from _replaced(value[key], default[key], f"{path}#{key}" if path else key)
+            from_settings = value.keys() - default.keys() if default.get("settings") == "@settings" else ()
+            defaults = {**default, **{key: f"@{key}" for key in from_settings if is_own_key(key)}}
+            for key in defaults.keys() & value.keys():
+                yield from _replaced(value[key], defaults[key], f"{path}#{key}" if path else key)
     elif isinstance(default, list) and isinstance(value, list):
         for index, (one, other) in enumerate(zip(value, default, strict=False)):
             yield from _replaced(one, other, f"{path}#{index}")

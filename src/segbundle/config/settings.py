@@ -7,7 +7,8 @@ a test compares it with the bundle's workflows. A new setting is added here and 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -30,6 +31,8 @@ from segbundle.config.kinds import (
 )
 
 _PLACES = ("bundle_root", "dataset_dir", "output_dir", "ckpt_path", "device")
+_WIDTH = 120
+"""Maximum length of a line in generated YAML."""
 THEMES = ("Paths", "Data", "Network and windows", "Training", "Evaluation and output")
 
 
@@ -45,6 +48,10 @@ class Setting:
         theme: one of `THEMES`.
         default: value in the bundle's workflows, for the table; empty if it is a component, or differs between them.
         commands: commands that use it.
+        affects: what it determines, for records and reports: `scans` that are read, `cases` that are scored,
+            `labels`, or `scores`; empty for none of them.
+        fixed: whether it must not change when a training is resumed.
+        inference_default: default of `inference.yaml` if it differs from `train.yaml`.
     """
 
     key: str
@@ -54,6 +61,9 @@ class Setting:
     theme: str = ""
     default: str = ""
     commands: tuple[str, ...] = ("train", "evaluate", "predict")
+    affects: str = ""
+    fixed: bool = False
+    inference_default: str = ""
 
     @property
     def is_inner(self) -> bool:
@@ -79,11 +89,13 @@ SETTINGS = (
     Setting(
         "dataset_dir", AnyOf(Text(), ListOf(Text())), "a path",
         "dataset; for predict scans, or folders of scans", _PATHS,
+        affects="scans",
     ),
     Setting("output_dir", Text(), "a path", "folder for results", _PATHS),
     Setting(
         "ckpt_path", AnyOf(NULL, Text(), ListOf(Text())), "a path, a list of paths, or null,",
         "initial weights (train), or weights to use; several (evaluate, predict) form an ensemble", _PATHS,
+        affects="labels",
     ),
     Setting(
         "cache_dir", AnyOf(NULL, Text()), "a folder, or null,", "folder that caches prepared cases for further runs",
@@ -99,21 +111,25 @@ SETTINGS = (
     ),
     Setting(
         "class_names", ListOf(Name()), "a list of names (in quotes: no, yes, on, off), the background's first,",
-        "class names by label value, background first", _DATA,
+        "class names by label value, background first", _DATA, "[background, anterior, posterior]",
+        affects="labels", fixed=True,
     ),
     Setting(
         "axcodes", AnyOf(NULL, Orientation()), "a word of three letters, for instance RAS,",
         "orientation of the network's input", _DATA, "RAS",
+        affects="labels", fixed=True,
     ),
     Setting(
         "spacing", AnyOf(NULL, ListOf(Number(above=0), 3)),
         "three positive sizes in mm, for instance [1.0, 1.0, 1.0], or null",
         "voxel size of the network's input in mm; null keeps the spacing of each scan", _DATA, "[1.0, 1.0, 1.0]",
+        affects="labels", fixed=True,
     ),
     Setting(
         "intensity", MappingOf(), "a method, for instance {method: zscore},",
         "intensity normalization: zscore for MR; {method: window, lower: a, upper: b} clips and scales to [0, 1]; "
         "{method: ct, lower: a, upper: b, mean: m, std: s} is nnU-Net's for CT", _DATA, "{method: zscore}",
+        affects="labels", fixed=True,
     ),
     Setting("intensity#method", Text(), "the name of a method, for instance zscore,"),
     Setting("intensity#lower", Number(), "a number"),
@@ -123,32 +139,39 @@ SETTINGS = (
     Setting(
         "fold", AnyOf(NULL, Whole(0)), "a whole number from 0, or null,",
         "validation fold; evaluate scores its cases only (default: all)", _DATA, "0", _SCORE,
+        affects="cases", fixed=True, inference_default="null",
     ),
     Setting(
         "num_folds", Whole(2), "a whole number from 2", "number of folds, unless the dataset defines folds", _DATA, "5",
         _SCORE,
+        affects="cases", fixed=True,
     ),
     Setting(
         "split_seed", Whole(0, 2**32 - 1), "a whole number from 0 and below 2^32",
         "seed of the random split into folds", _DATA, "0", _SCORE,
+        affects="cases", fixed=True,
     ),
     Setting(
         "data_list_key", Text(), "the name of a list in dataset.json, for instance training,",
         "list of dataset.json to use; test evaluates labeled test cases", _DATA, "training", _SCORE,
+        affects="cases",
     ),
     Setting(
         "patch_size", _VOXELS, _SHAPE, "size of training patches and inference windows in voxels", _NETWORK,
         "[40, 56, 40]",
+        affects="labels",
     ),
     Setting(
         "window_size", AnyOf(AUTO, _VOXELS), f"auto, or {_SHAPE}",
         "size of inference windows in voxels; auto uses the largest that fits into memory, with the same overlap "
         "in voxels, which is faster on large scans; networks with instance or group norm keep patch_size",
         _NETWORK, "patch_size",
+        affects="labels",
     ),
     Setting(
         "overlap", AnyOf(_FRACTION, ListOf(_FRACTION, 3)), "a part of a window, at least 0 and less than 1,",
         "overlap of inference windows as a fraction", _NETWORK, "0.5",
+        affects="labels",
     ),
     Setting(
         "sw_batch_size", AnyOf(AUTO, Whole(1, 1024)), "a whole number of windows from 1 to 1024, or auto,",
@@ -157,25 +180,30 @@ SETTINGS = (
     Setting(
         "precision", OneOf(*_PRECISIONS), f"one of {', '.join(_PRECISIONS)}",
         "number format of the network; auto is bf16 on GPUs and CPUs with AMX, else fp32", _NETWORK, "auto",
+        affects="labels",
     ),
     Setting(
         "backend", OneOf(*_BACKENDS), f"one of {', '.join(_BACKENDS)}",
         "inference backend: eager, compile, cudagraph (GPU) or openvino (CPU, extra `openvino`)",
         _NETWORK, "eager",
+        affects="labels",
     ),
     Setting(
         "test_time_flips", ListOf(OneOf(0, 1, 2)), "a list of axes, for instance [0],",
         "axes of test-time augmentation by flips; only axes that the training flipped; each axis doubles the time",
         _NETWORK, "[]",
+        affects="labels",
     ),
     Setting(
         "skip_air", Switch(), _BOTH, "skip windows that contain only air, and label them as background", _NETWORK,
         "false", _PREDICT,
+        affects="labels",
     ),
     Setting(
         "network_def", Component(), "a network",
         "any 3D network of MONAI; network_def#in_channels: 2 for two channels, network_def#res_block: true for "
         "residual blocks, network_def#deep_supervision: true for deep supervision", _NETWORK,
+        affects="labels",
     ),
     Setting("network_def#spatial_dims", OneOf(3), "3"),
     Setting("network_def#in_channels", Whole(1, 4096), "a whole number of channels from 1 to 4096"),
@@ -206,8 +234,8 @@ SETTINGS = (
     ),
     Setting(
         "augmentation", AnyOf(NULL, MappingOf()), "a mapping, for instance {rotation: 20.0},",
-        "flip_axes (auto: axis 0, unless classes differ by their side), rotation in degrees, scaling; "
-        "null turns it off",
+        "spatial augmentation; flip_axes (auto: axis 0, unless classes differ by their side), rotation in degrees, "
+        "scaling; null turns it off",
         _TRAINING, "{flip_axes: auto, rotation: 20.0, scaling: 0.25}", _TRAIN,
     ),
     Setting(
@@ -254,6 +282,7 @@ SETTINGS = (
     Setting(
         "largest_component", AnyOf(OneOf(True, False), ListOf(Text())), "true, false, or a list of classes",
         "keep only the largest connected component of every class, or of the classes in a list", _OUTPUT, "false",
+        affects="labels",
     ),
     Setting(
         "save_probabilities", Switch(), _BOTH, "save class probabilities as well, <scan>_prob.nii", _OUTPUT,
@@ -262,9 +291,10 @@ SETTINGS = (
     Setting(
         "nsd_tolerance_mm", AnyOf(NULL, Number(least=0), MappingOf(Number(least=0))),
         "a distance in mm, for instance 1.0, or one for each class, for instance {liver: 3.0},",
-        "tolerance of the normalized surface distance in mm, for all classes or by name, "
+        "tolerance of the normalized surface distance in mm; for all classes or by name, "
         "{liver: 3.0, lesion: 2.0}; null skips surface metrics",
         _OUTPUT, "1.0", ("evaluate",),
+        affects="scores",
     ),
 )  # fmt: skip
 
@@ -304,6 +334,33 @@ def settings_of(command: str) -> dict[str, list[Setting]]:
     return {theme: [setting for setting in used if setting.theme == theme] for theme in THEMES}
 
 
+def select_settings(settings: Mapping[str, Any], affects: Sequence[str]) -> dict[str, Any]:
+    """Return the settings that affect a result, for its record and its report.
+
+    Args:
+        settings: values by key.
+        affects: any of `scans`, `cases`, `labels` and `scores`, see `Setting`.
+
+    Example:
+        >>> select_settings({"overlap": 0.5, "nsd_tolerance_mm": 1.0, "seed": 0}, ["labels"])
+        {'overlap': 0.5}
+    """
+    return {key: value for key, value in settings.items() if key in BY_KEY and BY_KEY[key].affects in affects}
+
+
+def fixed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that must not change when a training is resumed.
+
+    Args:
+        settings: values by key.
+
+    Example:
+        >>> fixed_settings({"fold": 0, "max_epochs": 40})
+        {'fold': 0}
+    """
+    return {key: value for key, value in settings.items() if key in BY_KEY and BY_KEY[key].fixed}
+
+
 def task_schema() -> dict[str, Any]:
     """Return the JSON schema of task files, by which editors complete and check keys.
 
@@ -337,3 +394,40 @@ def settings_table() -> str:
             default = f"`{setting.default}`" if setting.default else ""
             lines.append(f"| `{setting.key}` | {default} | {setting.about} |")
     return "\n".join(lines)
+
+
+def workflow_block(workflow: str) -> str:
+    """Return the lines of `train.yaml` or `inference.yaml` with the settings and their defaults.
+
+    The last lines are the key `settings`, a mapping of all of them, which components take as one argument.
+
+    Args:
+        workflow: `train` or `inference`.
+
+    Example:
+        >>> "axcodes: RAS # orientation of the network's input" in workflow_block("train").splitlines()
+        True
+    """
+    lines, names = [], ["dataset_dir", "output_dir", "ckpt_path", "device"]
+    for theme in THEMES:
+        for setting in SETTINGS:
+            plain = setting.about and not isinstance(setting.kind, Component)
+            only_training = setting.key == "mlflow_uri" and workflow != "train"
+            if setting.theme != theme or not plain or only_training or setting.is_place:
+                continue
+            default = setting.inference_default if workflow == "inference" and setting.inference_default else ""
+            default = default or setting.default
+            value = f'"@{default}"' if default in BY_KEY else default
+            lines.append(_with_comment(f"{setting.key}: {value}", setting.about))
+            names.append(setting.key)
+    pairs = [f'{name}: "@{name}"' for name in names] + ['num_channels: "@network_def#in_channels"']
+    flow = "{" + ", ".join(pair.replace(" ", "\0") for pair in pairs) + "}"
+    mapping = [f"  {line}" for line in textwrap.wrap(flow, _WIDTH - 2, break_long_words=False)]
+    return "\n".join([*lines, "settings: # all of them, for components", *mapping]).replace("\0", " ")
+
+
+def _with_comment(line: str, comment: str) -> str:
+    """Return a line of YAML with as many clauses of a comment as fit."""
+    while len(line) + len(comment) + 3 > _WIDTH and "; " in comment:
+        comment = comment.rpartition("; ")[0]
+    return f"{line} # {comment}"

@@ -33,6 +33,8 @@ def bundle_configs(folder: Path) -> dict[str, Any]:
     for path in sorted(folder.iterdir()):
         if path.suffix in SUFFIXES and path.stem != "metadata":
             for key, value in read_config(path).items():
+                if "#" in key or "::" in key:  # in an overlay: a change of a key that another file has
+                    continue
                 merged[key] = {**merged[key], **value} if _is_section(value) and key in merged else value
     return merged
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from segbundle.config.from_settings import from_settings
 from segbundle.datasets.case import Case, name_problems
 from segbundle.datasets.cases import load_cases, refuse, refuse_cases
 from segbundle.datasets.description import check_class_names, described_labels, read_description
@@ -23,6 +24,7 @@ from segbundle.datasets.listed import unlisted_in_words
 from segbundle.errors import ConfigError, DataError, suggestion
 
 
+@from_settings
 def labeled_data(
     dataset_dir: str | Path,
     class_names: Sequence[str],

@@ -15,7 +15,7 @@ from segbundle.files.atomic import remove_partial, write_json
 from segbundle.files.hashing import new_digest, shortened
 from segbundle.files.output_folders import folder_of, open_folder
 from segbundle.files.unwritten import UnwrittenFiles
-from segbundle.inference.settings import WEIGHTS, configured, hash_settings
+from segbundle.inference.settings import checkpoints_in, configured, hash_settings
 from segbundle.io.scan_files import files_of
 from segbundle.results.journal import Journal, journals, key_of, record_files, records_of
 from segbundle.results.scores import CaseScores, scores_from_json
@@ -37,7 +37,7 @@ class ScanRecords:
         resume: whether to keep the records of scans that an earlier run finished with the same settings, so that
             `remaining` leaves them out. If False (default), earlier records are replaced.
         settings: everything that affects the result of a scan, such as checkpoints, network and spacing. A hash of it
-            is stored in each record, with `weights` hashed by the contents of the files. Default: empty.
+            is stored in each record, with `ckpt_path` hashed by the contents of the files. Default: empty.
         save_probabilities: whether class probabilities are saved as well. Default: False.
         scored_classes: class names of an evaluation; a finished scan must have a score for each. Empty (default) for
             predictions.
@@ -69,7 +69,7 @@ class ScanRecords:
         self.path = Path(output_dir) / run_files.PREDICTIONS
         self.resume = resume
         self.settings = settings or {}
-        self._configured = configured(self.settings, "records#settings")
+        self._configured = {**configured(self.settings), "save_probabilities": save_probabilities}
         self._hash: str | None = None
         self.start_time = time.monotonic()
         self.nothing_left = False
@@ -106,7 +106,7 @@ class ScanRecords:
     def settings_hash(self) -> str:
         """Hash of the settings and of the contents of checkpoints, 12 hexadecimal digits."""
         if self._hash is None:
-            self._hash = hash_settings(self._configured, self.settings.get(WEIGHTS))
+            self._hash = hash_settings(self._configured, checkpoints_in(self.settings))
         return self._hash
 
     def add(self, record: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from ignite.metrics import Metric
 from monai.utils import CommonKeys
 
 from segbundle.classes import IGNORE_INDEX, Classes
+from segbundle.config.from_settings import from_settings
 from segbundle.config.values import nsd_tolerances
 from segbundle.distributed import all_gather, rank
 from segbundle.files import run_files
@@ -70,6 +71,7 @@ class MeanDice(Metric):
         1.0
     """
 
+    @from_settings
     def __init__(
         self,
         class_names: Sequence[str],

@@ -17,42 +17,57 @@ from segbundle.files.hashing import hash_file, hash_values
 _COMPONENTS = ("network", "preprocessing", "inferer", "postprocessing", "saving", "evaluator")
 """Components that affect the result of a scan."""
 _FREE = frozenset(
-    {"checkpoints", "dataset", "dataloader", "device", "output_dir", "records", "sw_batch_size", "val_data_loader"}
+    {
+        *("checkpoints", "dataset", "dataloader", "device", "output_dir", "records", "settings", "sw_batch_size"),
+        "val_data_loader",
+    }
 )
-"""Arguments of these components that do not affect the result, or are hashed by the contents of files. Handlers and
-metrics do not affect it either."""
+"""Arguments of these components that do not affect the result, or are hashed by the contents of files, or are listed
+separately. Handlers and metrics do not affect it either."""
 _REFERENCES = tuple(f"@{name}" for name in _COMPONENTS)
 """References to components that the description lists separately."""
-WEIGHTS = "weights"
-"""Setting that is hashed by the contents of its files."""
+_CHECKPOINTS = ("ckpt_path", "weights")
+"""Setting that is hashed by the contents of its files, by its present and its former name."""
 
 
-def configured(settings: Mapping[str, Any], config_id: str) -> dict[str, Any]:
-    """Return settings as plain values, taken from the configuration of the running workflow.
+def configured(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as plain values, taken from the configuration of the running workflow if it has their keys.
 
     A component is described by its `_target_` and its arguments, a reference by the value that it refers to. All
     components that affect a result are added under the key `components`. Without a running workflow, the given values
     are described instead, and no components are added.
 
     Args:
-        settings: values by name.
-        config_id: ID of the settings in the configuration, such as `records#settings`.
+        settings: values by key.
 
     Returns:
-        JSON values by name.
+        JSON values by key.
 
     Example:
-        >>> configured({"overlap": 0.5, "network": torch.nn.Conv3d(1, 2, 1)}, "records#settings")["overlap"]
+        >>> configured({"overlap": 0.5, "network": torch.nn.Conv3d(1, 2, 1)})["overlap"]
         0.5
     """
     workflow = running_workflow()
-    given = None if workflow is None else workflow.parser.get(config_id)
-    if workflow is not None and isinstance(given, Mapping) and given.keys() == settings.keys():
-        parser = workflow.parser
-        components = {name: parser.get(name) for name in _COMPONENTS if name in parser}
-        relevant = {name: plain_values(parser, _relevant(value)) for name, value in components.items()}
-        return {**{name: plain_values(parser, value) for name, value in given.items()}, "components": relevant}
-    return {name: _described(value) for name, value in settings.items()}
+    if workflow is None:
+        return {name: _described(value) for name, value in settings.items()}
+    parser = workflow.parser
+    components = {name: parser.get(name) for name in _COMPONENTS if name in parser}
+    relevant = {name: plain_values(parser, _relevant(value)) for name, value in components.items()}
+    values = {
+        name: plain_values(parser, parser.get(name)) if name in parser else _described(value)
+        for name, value in settings.items()
+    }
+    return {**values, "components": relevant}
+
+
+def checkpoints_in(settings: Mapping[str, Any]) -> Any:
+    """Return the paths of the checkpoints in settings, or None.
+
+    Example:
+        >>> checkpoints_in({"overlap": 0.5, "ckpt_path": "model.pt"})
+        'model.pt'
+    """
+    return next((settings[name] for name in _CHECKPOINTS if name in settings), None)
 
 
 def _relevant(component: Any) -> Any:
@@ -79,7 +94,9 @@ def hash_settings(values: Mapping[str, Any], weights: str | Sequence[str] | None
     """
     paths = checkpoint_paths(weights)
     contents = [hash_file(path) if path.is_file() else str(path) for path in paths]
-    return hash_values({**values, WEIGHTS: contents})
+    return hash_values(
+        {**{name: value for name, value in values.items() if name not in _CHECKPOINTS}, "weights": contents}
+    )
 
 
 def plain_values(parser: ConfigParser, value: Any, within: Sequence[str] = ()) -> Any:

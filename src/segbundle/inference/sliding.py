@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from segbundle.acceleration.rewriting import normalizes_by_window, optimized
 from segbundle.config.choices import Backend, Precision
+from segbundle.config.from_settings import from_settings
 from segbundle.hardware.device_memory import has_room
 from segbundle.inference.backends import prepare
 from segbundle.inference.ensemble import members
@@ -77,6 +78,7 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         torch.Size([1, 2, 6, 5, 4])
     """
 
+    @from_settings
     def __init__(
         self,
         roi_size: Sequence[int] | int | Literal["auto"],

@@ -17,6 +17,7 @@ from monai.utils import CommonKeys
 from torch.utils.data import Dataset
 
 import segbundle
+from segbundle.config.from_settings import from_settings
 from segbundle.distributed import barrier, local_world_size, rank, share_of_rank
 from segbundle.errors import OutputError
 from segbundle.files.atomic import atomic_write
@@ -111,6 +112,7 @@ class PreparedCases(Dataset[dict[str, Any]]):
         (2, {'case': 'B'})
     """
 
+    @from_settings
     def __init__(
         self,
         data: Sequence[dict[str, Any]],

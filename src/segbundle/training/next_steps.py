@@ -51,12 +51,22 @@ def next_commands(model: Path) -> list[str]:
     if Path(program).name != "__main__.py" or files is None:
         return []
     start = ["python", "-m", "monai.bundle", "run", "--config_file"]
-    evaluate = [*start, files.replace("train.yaml", "evaluate.yaml"), *kept]
+    evaluate = [*start, _evaluation_files(files), *kept]
     predict = [*start, files.replace("train.yaml", "inference.yaml"), "--dataset_dir", "SCANS"]
     return [
         _command(evaluate, model, model.with_name("evaluation")),
         _command([*predict, *_select(options, _PREDICTION_KEYS)], model, model.with_name("predictions")),
     ]
+
+
+def _evaluation_files(files: str) -> str:
+    """Return the value of `--config_file` of an evaluation for that of a training: a path, or a list of paths."""
+    found: list[str] = []
+    for path in (part.strip(" '\"") for part in files.strip("[] ").split(",")):
+        if Path(path).name == "train.yaml":
+            found.append(path.replace("train.yaml", "inference.yaml"))
+        found.append(path.replace("train.yaml", "evaluate.yaml"))
+    return str(found)
 
 
 def prediction_command(weights: Path, folder: Path) -> str:

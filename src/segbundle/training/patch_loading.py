@@ -13,6 +13,7 @@ import torch
 from monai.utils import CommonKeys
 from torch.utils.data import DistributedSampler
 
+from segbundle.config.from_settings import from_settings
 from segbundle.datasets.folders import some
 from segbundle.datasets.sides import chosen_flips, warn_about_sides
 from segbundle.distributed import all_gather, broadcast, rank, world_size
@@ -26,6 +27,7 @@ _CHUNK = 1 << 22
 """Number of voxels of a label map that are counted at a time."""
 
 
+@from_settings
 def patch_loader(
     dataset: Any,
     patch_size: Sequence[int],
@@ -69,6 +71,7 @@ def patch_loader(
     return PatchLoader(dataset, patch_size, batch_size, changes, _shared_seed(seed), device, rank(), world_size())
 
 
+@from_settings
 def monai_loader(dataset: Any, batch_size: int, num_workers: int = 0, seed: int | None = 0) -> monai.data.DataLoader:
     """Return MONAI's `DataLoader` of a dataset with random transforms, shuffled, for the shard of this rank.
 

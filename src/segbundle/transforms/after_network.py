@@ -13,6 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Transform
 from monai.utils import CommonKeys
 
+from segbundle.config.from_settings import from_settings
 from segbundle.errors import ConfigError, suggestion
 from segbundle.files import run_files
 from segbundle.files.output_folders import folder_of
@@ -23,6 +24,7 @@ from segbundle.io.scans import write_segmentation
 from segbundle.transforms.restoring import restore_labels
 
 
+@from_settings
 def postprocessing(
     class_names: Sequence[str] = (),
     largest_component: bool | Sequence[str] = False,

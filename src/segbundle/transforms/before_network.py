@@ -13,6 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform, Transform
 from monai.utils import CommonKeys
 
+from segbundle.config.from_settings import from_settings
 from segbundle.errors import ConfigError, suggestion
 from segbundle.transforms.load_scan import LoadScand
 from segbundle.transforms.resampling import ToGridd
@@ -37,6 +38,7 @@ _INTENSITY_ARGUMENTS = {
 }
 
 
+@from_settings
 def preprocessing(
     intensity: Mapping[str, Any],
     spacing: Sequence[float] | None = None,

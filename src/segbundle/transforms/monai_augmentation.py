@@ -30,6 +30,7 @@ from monai.transforms import (
 )
 from monai.utils import CommonKeys
 
+from segbundle.config.from_settings import from_settings
 from segbundle.datasets.sides import chosen_flips, warn_about_sides
 from segbundle.errors import ConfigError, suggestion
 from segbundle.transforms.preparing import prepared_steps
@@ -41,6 +42,7 @@ _MAX_INDICES_PER_CLASS = 20_000
 """Maximum number of patch centers stored per case and class: enough to sample from, and 117 classes fit in memory."""
 
 
+@from_settings
 def training_transforms(
     class_names: Sequence[str],
     patch_size: Sequence[int],

@@ -14,6 +14,7 @@ from monai.transforms import Compose, SpatialPad, Transform
 from monai.utils import CommonKeys
 
 from segbundle.classes import IGNORE_INDEX
+from segbundle.config.from_settings import from_settings
 from segbundle.metrics.measures import measure_classes
 from segbundle.transforms.before_network import network_transforms
 from segbundle.transforms.load_scan import LoadScand
@@ -43,6 +44,7 @@ class PrepareCase(Transform):
         'RAS'
     """
 
+    @from_settings
     def __init__(
         self,
         class_names: Sequence[str],

@@ -6,11 +6,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from segbundle.config.from_settings import from_settings
 from segbundle.datasets.sides import chosen_flips, warn_about_sides
 
 _logger = logging.getLogger(__name__)
 
 
+@from_settings
 def warn_about_flips(
     test_time_flips: Sequence[int],
     augmentation: Mapping[str, Any] | None,

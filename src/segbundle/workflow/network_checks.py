@@ -10,6 +10,7 @@ import torch
 from monai.networks import eval_mode
 
 from segbundle.config.choices import Precision
+from segbundle.config.from_settings import from_settings
 from segbundle.distributed import local_world_size
 from segbundle.errors import ConfigError, first_cause, one_line
 from segbundle.hardware.device_memory import free_memory
@@ -19,6 +20,7 @@ _AMPLE_BYTES = 4096
 """Bytes per voxel that are enough for common networks. If they are free, the memory footprint is not measured."""
 
 
+@from_settings
 def check_network(
     network: torch.nn.Module,
     device: torch.device | str,
@@ -121,6 +123,7 @@ def _check_patch(
         )
 
 
+@from_settings
 def check_batch(
     network: torch.nn.Module,
     device: torch.device | str,

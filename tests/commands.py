@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from fork_server import ROOT, ForkServer
 from segbundle.cli.app import app
+from segbundle.config.overlays import workflow_files
 
 CONFIGS = ROOT / "bundle" / "configs"
 TINY = ROOT / "tests" / "bundle" / "tiny.yaml"

@@ -154,7 +154,7 @@ def test_the_journal_is_read_again(programs, tmp_path):
 
 def test_every_file_that_is_tried_has_tests(programs):
     files = programs["mutation"].chosen_files([])
-    assert {"losses/counts.py", "metrics/case_scores.py", "transforms/restoring.py", "files.py"} <= files.keys()
+    assert {"losses/counts.py", "metrics/case_scores.py", "transforms/restoring.py", "files/atomic.py"} <= files.keys()
     assert programs["mutation"].chosen_files(["scan_files"]).keys() == {"io/scan_files.py"}
     for tests in files.values():
         assert all((ROOT / "tests" / test).exists() for test in tests)

@@ -58,7 +58,7 @@ def test_links_to_other_places_are_not_followed(predict, tmp_path):
     (out / ".lock").symlink_to(mine)
     assert predict(out).returncode == 1
     (out / ".lock").unlink()
-    refused(predict(out), "test_00_seg.nii.gz is not written")
+    refused(predict(out), "test_00_seg.nii.gz was not written")
     assert mine.read_text() == "mine" and (out / "test_00_seg.nii.gz").is_symlink()
 
 
@@ -67,7 +67,7 @@ def test_a_training_leaves_files_of_others_alone(dataset, tmp_path):
     for name in ("task.json", "metrics.csv"):
         (tmp_path / name).write_text("mine")
     before = content(tmp_path)
-    refused(segbundle(*words), "task.json, metrics.csv are not written")
+    refused(segbundle(*words), "task.json, metrics.csv were not written")
     assert {name: held for name, held in content(tmp_path).items() if name != ".lock"} == before
     for name in before:
         (tmp_path / name).unlink()
@@ -102,7 +102,7 @@ def test_pages_and_measurements_of_others_are_not_replaced(predict, trained, tmp
         (tmp_path / "out" / name).write_text("mine")
     before = content(tmp_path / "out")
     refused(segbundle("report", tmp_path / "out"), "report.html was not written by segbundle")
-    refused(segbundle("report", tmp_path / "out", "--output", tmp_path / "out" / "a.html"), "measurements.csv is not")
+    refused(segbundle("report", tmp_path / "out", "--output", tmp_path / "out" / "a.html"), "measurements.csv was not")
     refused(segbundle("report", trained, trained.parent / "out", "--output", tmp_path / "out" / "comparison.html"), "")
     assert content(tmp_path / "out") == before
     for _ in range(2):

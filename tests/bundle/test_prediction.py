@@ -161,4 +161,4 @@ def test_other_arguments_of_components_are_other_settings(folder, trained, tmp_p
     done = segbundle(*predict(scan, trained, tmp_path, "--resume", "--sw_batch_size", "2"))
     assert "resuming: 1 of 1 scans are done" in done.stdout, done.stdout + done.stderr
     done = segbundle(*predict(scan, trained, tmp_path, "--resume", "--inferer#overlap", "0.75"))
-    assert "1 scans were done with other settings" in done.stdout, done.stdout + done.stderr
+    assert "1 scans had other settings" in done.stdout, done.stdout + done.stderr

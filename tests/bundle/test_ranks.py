@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from commands import CONFIGS, TINY, monai_bundle
+from segbundle.config.overlays import workflow_files
 from segbundle.files.output_folders import OutputFolder
 from tiny import write_tiny_dataset
 

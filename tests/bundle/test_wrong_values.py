@@ -38,7 +38,7 @@ def command(dataset, trained, tmp_path):
     [
         ("train", "optimizer#lr: abc", "config key 'optimizer#lr' is 'abc'; a number or a Tensor is needed."),
         ("train", "optimizer#lr: -1", "(torch.optim.AdamW) cannot be created with lr=-1, weight_decay=0.01: Invalid"),
-        ("train", "optimizer#betas: [0.9]", "betas [0.9]"),
+        ("train", "optimizer#betas: [0.9]", "betas=[0.9]"),
         ("train", "optimizer#lr: '1e-3'", "config key 'optimizer#lr' is the text '1e-3'; write 1.0e-3"),
         ("train", "optimizer#lr: .nan", "config key 'optimizer#lr' is nan; a finite number is needed."),
         ("train", "intensity: {method: window, lower: -.inf, upper: 1}", "config key 'intensity#lower' is -inf"),

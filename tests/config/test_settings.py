@@ -10,14 +10,12 @@ import yaml
 
 from segbundle.cli.settings_help import help_lines, settings_by_theme
 from segbundle.config.kinds import Component
-from segbundle.config.overlays import read_config
-from segbundle.config.settings import BY_KEY, KEYS, SETTINGS, THEMES, settings_table, task_schema
+from segbundle.config.overlays import merged_config, read_config, workflow_files
+from segbundle.config.settings import BY_KEY, KEYS, SETTINGS, THEMES, settings_table, task_schema, workflow_block
 
 ROOT = Path(__file__).parents[2]
-WORKFLOWS = {
-    name: read_config(ROOT / "bundle" / "configs" / f"{name}.yaml") for name in ("train", "evaluate", "inference")
-}
-OWN_DEFAULTS = {("fold", "evaluate"): None, ("fold", "inference"): None}
+CONFIGS = ROOT / "bundle" / "configs"
+WORKFLOWS = {name: merged_config(workflow_files(CONFIGS, name)) for name in ("train", "evaluate", "inference")}
 TASKS = sorted((ROOT / "configs").glob("*.yaml"))
 
 
@@ -29,9 +27,15 @@ def test_keys_are_unique_and_described():
         assert setting.theme in (*THEMES, "")
 
 
+@pytest.mark.parametrize("name", ["train", "inference"])
+def test_workflows_contain_all_settings_with_their_defaults(name):
+    """Run `python docs/write_settings.py` after a change of a setting."""
+    assert workflow_block(name) in (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("name", WORKFLOWS)
 @pytest.mark.parametrize("key", [setting.key for setting in SETTINGS if setting.default])
-def test_defaults_are_those_of_the_workflows(name, key):
+def test_defaults_of_the_workflows_are_valid(name, key):
     setting, config = BY_KEY[key], WORKFLOWS[name]
     if key == "mlflow_uri" and name != "train":
         assert key not in config
@@ -42,8 +46,13 @@ def test_defaults_are_those_of_the_workflows(name, key):
     elif value == f"@{setting.default}":
         assert setting.default in KEYS
     else:
-        assert value == OWN_DEFAULTS.get((key, name), yaml.safe_load(setting.default))
+        assert value == yaml.safe_load((name != "train" and setting.inference_default) or setting.default)
         assert setting.kind.accepts(value)
+
+
+def test_three_workflows_take_at_most_300_lines():
+    lines = [(CONFIGS / f"{name}.yaml").read_text(encoding="utf-8").splitlines() for name in WORKFLOWS]
+    assert sum(map(len, lines)) <= 300
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)

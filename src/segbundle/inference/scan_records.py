@@ -15,7 +15,7 @@ from segbundle.files.atomic import remove_partial, write_json
 from segbundle.files.hashing import new_digest, shortened
 from segbundle.files.output_folders import folder_of, open_folder
 from segbundle.files.unwritten import UnwrittenFiles
-from segbundle.inference.settings import checkpoints_in, configured, hash_settings
+from segbundle.inference.settings_hash import checkpoints_in, configured, hash_settings
 from segbundle.io.scan_files import files_of
 from segbundle.results.journal import Journal, journals, key_of, record_files, records_of
 from segbundle.results.scores import CaseScores, scores_from_json

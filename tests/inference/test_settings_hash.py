@@ -4,7 +4,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from segbundle.inference.settings import configured, hash_settings, plain_values
+from segbundle.inference.settings_hash import configured, hash_settings, plain_values
 
 CONFIG = {
     "names": ["background", "ball"],

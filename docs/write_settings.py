@@ -1,6 +1,6 @@
 """Write what follows from the list of settings: blocks of the workflows, the table of the README, the JSON schema.
 
-    python docs/write_settings.py
+python docs/write_settings.py
 """
 
 import json

@@ -11,8 +11,8 @@ import yaml
 from monai.bundle import ConfigParser, create_workflow
 
 from commands import CONFIGS, ROOT, run
-from segbundle.config.overlays import workflow_files
 from segbundle.classes import IGNORE_INDEX
+from segbundle.config.overlays import workflow_files
 
 SCHEMA = ROOT.parent / "shared" / "data" / "monai" / "meta_schema_20240725.json"
 METADATA = CONFIGS / "metadata.json"

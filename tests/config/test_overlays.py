@@ -6,7 +6,7 @@ import pytest
 from monai.bundle import ConfigParser
 
 from commands import ROOT
-from segbundle.config.overlays import check_steps, merged_config, read_config, texts, workflow_file
+from segbundle.config.overlays import check_steps, merged_config, read_config, texts, workflow_file, workflow_files
 from segbundle.errors import ConfigError
 
 
@@ -75,9 +75,10 @@ def test_invalid_overrides_raise(base, tmp_path, text, overrides, message):
 def test_task_cannot_remove_steps(tmp_path, name, text, message):
     if name == "train" and text.startswith("finalize"):
         text = "finalize: ['$1']"
-    files = [ROOT / "bundle" / "configs" / f"{name}.yaml", write(tmp_path / "mine.yaml", text)]
+    workflow = workflow_files(ROOT / "bundle" / "configs", name)
+    files = [*workflow, write(tmp_path / "mine.yaml", text)]
     with pytest.raises(ConfigError, match=f"mine.yaml: config key {message}.*; to add steps, write \\+"):
-        check_steps(files)
+        check_steps(files, num_workflow_files=len(workflow))
 
 
 def test_command_line_cannot_remove_steps():
@@ -95,10 +96,11 @@ def test_command_line_cannot_remove_steps():
     ],
 )
 def test_handlers_that_write_results_cannot_be_removed(tmp_path, name, text, handler):
-    files = [ROOT / "bundle" / "configs" / f"{name}.yaml", write(tmp_path / "mine.yaml", text)]
+    workflow = workflow_files(ROOT / "bundle" / "configs", name)
+    files = [*workflow, write(tmp_path / "mine.yaml", text)]
     with pytest.raises(ConfigError, match=rf"removes the handler segbundle\.\w+\.{handler}, which writes results"):
-        check_steps(files)
-    check_steps([files[0], write(tmp_path / "mine.yaml", f"+{text}")])
+        check_steps(files, num_workflow_files=len(workflow))
+    check_steps([*workflow, write(tmp_path / "mine.yaml", f"+{text}")], num_workflow_files=len(workflow))
 
 
 def test_steps_can_be_added(tmp_path):

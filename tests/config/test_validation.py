@@ -7,6 +7,7 @@ import pytest
 from monai.bundle import ConfigParser
 
 from segbundle.config.literals import protect
+from segbundle.config.overlays import workflow_files
 from segbundle.config.references import check_references
 from segbundle.config.validation import bundle_configs, check_config, check_task
 from segbundle.config.values import check_values
@@ -17,7 +18,7 @@ CONFIGS = ROOT / "bundle" / "configs"
 
 
 def load(name):
-    return ConfigParser.load_config_file(CONFIGS / f"{name}.yaml")
+    return ConfigParser.load_config_files(workflow_files(CONFIGS, name))
 
 
 def test_the_bundles_keys_are_those_of_all_workflows():

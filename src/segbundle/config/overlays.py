@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from segbundle.config.literals import protect, protect_text
+from segbundle.config.settings import BY_KEY
 from segbundle.errors import ConfigError
 from segbundle.files.documents import read_json, read_yaml, shortened
 
@@ -198,11 +199,12 @@ def _at(config: Mapping[str, Any], key: str) -> Any:
 
 
 def _is_kept(step: Any, found: Any) -> bool:
-    """Return whether a step is unchanged, except for added arguments."""
+    """Return whether a step is unchanged, except for added arguments that do not replace a setting."""
     if not isinstance(step, dict) or not isinstance(found, dict):
         return bool(step == found)
     added = found.keys() - step.keys()
-    return {**found, **step} == found and not any(key.startswith("_") for key in added)
+    replaces = any(key.startswith("_") or ("settings" in step and key in BY_KEY) for key in added)
+    return {**found, **step} == found and not replaces
 
 
 def _check_step_lists(config: Mapping[str, Any], source: str) -> None:

@@ -37,9 +37,6 @@ def test_workflows_contain_all_settings_with_their_defaults(name):
 @pytest.mark.parametrize("key", [setting.key for setting in SETTINGS if setting.default])
 def test_defaults_of_the_workflows_are_valid(name, key):
     setting, config = BY_KEY[key], WORKFLOWS[name]
-    if key == "mlflow_uri" and name != "train":
-        assert key not in config
-        return
     value = config[key]
     if isinstance(setting.kind, Component):
         assert value["_target_"].rpartition(".")[2] == setting.default

@@ -412,15 +412,14 @@ def workflow_block(workflow: str) -> str:
     for theme in THEMES:
         for setting in SETTINGS:
             plain = setting.about and not isinstance(setting.kind, Component)
-            only_training = setting.key == "mlflow_uri" and workflow != "train"
-            if setting.theme != theme or not plain or only_training or setting.is_place:
+            if setting.theme != theme or not plain or setting.is_place:
                 continue
             default = setting.inference_default if workflow == "inference" and setting.inference_default else ""
             default = default or setting.default
             value = f'"@{default}"' if default in BY_KEY else default
             lines.append(_with_comment(f"{setting.key}: {value}", setting.about))
             names.append(setting.key)
-    pairs = [f'{name}: "@{name}"' for name in names] + ['num_channels: "@network_def#in_channels"']
+    pairs = [f'{name}: "@{name}"' for name in names]
     flow = "{" + ", ".join(pair.replace(" ", "\0") for pair in pairs) + "}"
     mapping = [f"  {line}" for line in textwrap.wrap(flow, _WIDTH - 2, break_long_words=False)]
     return "\n".join([*lines, "settings: # all of them, for components", *mapping]).replace("\0", " ")

@@ -1,9 +1,12 @@
-# setup: virtual environment; demo: train, evaluate, predict; test and lint: what CI runs
-# hostile: all bad inputs; mutation: what the tests notice
+# setup: virtual environment; demo: train, evaluate, predict
+# setup-dev: with all that tests need; test and lint: what CI runs; test-fast: without commands, browsers and trainings
+# coverage: lines that these tests reach; hostile: all bad inputs; mutation: what the tests notice
 PYTHON ?= python3
 BIN := .venv/bin
+FAST := not (e2e or browser or cuda or slow)
+COVERED := losses metrics transforms inference io
 
-.PHONY: setup demo test hostile mutation lint
+.PHONY: setup setup-dev demo test test-fast test-plain coverage hostile mutation lint
 
 setup: .venv/installed
 
@@ -11,6 +14,12 @@ setup: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet -c constraints.txt --editable .
+	touch $@
+
+setup-dev: .venv/installed-dev
+
+.venv/installed-dev: .venv/installed
 	$(BIN)/pip install --quiet -c constraints.txt --editable '.[dev]'
 	touch $@
 
@@ -22,20 +31,31 @@ demo: setup
 	$(BIN)/segbundle predict data_samples/imagesTs --config configs/phantom.yaml \
 		--ckpt_path runs/demo/training/model.pt --output_dir runs/demo/predictions
 
-test: setup
+test: setup-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q
 
+test-fast: setup-dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q -m "$(FAST)"
+
+# the same results without the code that depends on internals of PyTorch
+test-plain: setup-dev
+	SEGBUNDLE_ACCELERATION=off OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q -m "$(FAST)" --ignore tests/acceleration
+
+coverage: setup-dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q -m "$(FAST)" $(foreach room,$(COVERED),--cov=src/segbundle/$(room)) \
+		--cov-report=term-missing:skip-covered --cov-fail-under=95
+
 # thousands of bad inputs, half an hour on two cores
-hostile: setup
+hostile: setup-dev
 	PYTHONPATH=tests $(BIN)/python -m hostile.run --workers 2 --json runs/hostile.json
 	PYTHONPATH=tests $(BIN)/python -m hostile.run --real 60
 
-lint: setup
+lint: setup-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/codespell src benchmarks bundle configs docs README.md
 	$(BIN)/mypy
 
 # takes hours; what is known is kept, see docs/reliability.md
-mutation: setup
+mutation: setup-dev
 	OMP_NUM_THREADS=1 nice $(BIN)/python benchmarks/mutation.py --journal runs/mutation/journal.jsonl

@@ -21,6 +21,22 @@ def tiny_dataset(tmp_path: Path) -> Path:
     return write_tiny_dataset(tmp_path / "tiny")
 
 
+BELTS = {
+    "bundle": "e2e", "hostile": "e2e", "test_server.py": "e2e", "test_examples.py": "e2e", "test_site.py": "e2e",
+    "test_page_in_browser.py": "browser", "test_viewer_in_browser.py": "browser",
+    "test_in_own_process.py": "slow", "test_lazy_imports.py": "slow", "test_all_reduce.py": "slow",
+    "test_cuda.py": "cuda",
+}  # fmt: skip
+"""Marker of all tests in a folder or a file; `make test-fast` leaves these tests out."""
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark the tests of `BELTS`."""
+    for name in (item.path.parent.name, item.path.name):
+        if name in BELTS:
+            item.add_marker(BELTS[name])
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """OpenVINO's threads do not survive a fork: a process that used it crashes once a loader forks its workers.
 

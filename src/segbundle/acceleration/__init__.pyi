@@ -1,4 +1,5 @@
+from .gate import is_accelerated
 from .layers import with_channels_last_norms
 from .rewriting import optimized
 
-__all__ = ["optimized", "with_channels_last_norms"]
+__all__ = ["is_accelerated", "optimized", "with_channels_last_norms"]

@@ -11,6 +11,7 @@ import torch
 from monai.utils import CommonKeys
 
 import segbundle.losses
+from segbundle.acceleration.gate import is_accelerated
 from segbundle.hardware.device_memory import has_room
 from segbundle.losses.base import RegionLoss
 from segbundle.losses.deep_supervision import loss_over_depths
@@ -180,6 +181,8 @@ def capture_step(
     Example:
         >>> graphs = capture_step(network, PatchInferer("bf16"), loss, batch)  # doctest: +SKIP
     """
+    if not is_accelerated():
+        return None
     device = batch[CommonKeys.IMAGE].device
     stream = torch.cuda.current_stream(device)
     if not has_room(_MEMORY_FACTOR * torch.cuda.max_memory_allocated(device), device):

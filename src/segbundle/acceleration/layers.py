@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from segbundle.acceleration.gate import is_accelerated
+
 _MIN_PACKED_WEIGHTS = 2**16
 """Number of weights of a convolution above which reordering them in every oneDNN call takes time."""
 _BLOCK = 2**18
@@ -151,13 +153,15 @@ def with_channels_last_norms(network: torch.nn.Module) -> torch.nn.Module:
         network: network to modify.
 
     Returns:
-        The same network.
+        The same network; unchanged if the acceleration is off (see `is_accelerated`).
 
     Example:
         >>> network = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 3), torch.nn.InstanceNorm3d(2))
         >>> type(with_channels_last_norms(network)[1]).__name__
         'ChannelsLastInstanceNorm'
     """
+    if not is_accelerated():
+        return network
     for name, module in list(network.named_modules()):
         if name and type(module) is torch.nn.InstanceNorm3d and not module.track_running_stats:
             network.set_submodule(name, ChannelsLastInstanceNorm.of(module))

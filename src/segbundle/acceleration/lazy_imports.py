@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+from segbundle.acceleration.gate import is_accelerated
+
 _DEFERRED = (
     "jsonschema",
     "matplotlib",
@@ -45,6 +47,9 @@ def fast_imports(deferred: Sequence[str] = _DEFERRED) -> Iterator[None]:
         >>> deferred
         '_DeferredModule'
     """
+    if not is_accelerated():
+        yield
+        return
     finder = _Finder([name for name in deferred if name not in sys.modules])
     sys.meta_path.insert(0, finder)
     gc.disable()

@@ -7,6 +7,8 @@ import sys
 
 import torch
 
+from segbundle.acceleration.gate import is_accelerated
+
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 _MKL_FUNCTIONS = (
     *("acos", "asin", "atan", "cos", "erf", "erfc", "erfinv", "exp"),
@@ -25,7 +27,7 @@ def keep_freed_memory() -> None:
     Example:
         >>> keep_freed_memory()
     """
-    if not sys.platform.startswith("linux"):
+    if not (sys.platform.startswith("linux") and is_accelerated()):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 import torch
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from segbundle.acceleration.gate import is_accelerated
 from segbundle.acceleration.layers import (
     Activation,
     ChannelsLastInstanceNorm,
@@ -52,15 +53,16 @@ def optimized(network: torch.nn.Module, shape: Sequence[int], dtype: torch.dtype
         dtype: dtype of convolutions; None if unknown, or if they do not run in PyTorch's own kernels.
 
     Returns:
-        A network that shares all unchanged weights with `network`. `network` itself if it is in training mode, if
-        `torch.fx` cannot trace its forward pass, or if the optimized network has different logits for random input.
+        A network that shares all unchanged weights with `network`. `network` itself if it is in training mode, if the
+        acceleration is off (see `is_accelerated`), if `torch.fx` cannot trace its forward pass, or if the optimized
+        network has different logits for random input.
 
     Example:
         >>> network = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 3), torch.nn.BatchNorm3d(2)).eval()
         >>> [type(layer).__name__ for layer in optimized(network, (1, 1, 8, 8, 8)).children()]
         ['Conv3d']
     """
-    if network.training:
+    if network.training or not is_accelerated():
         return network
     try:
         traced = trace_network(network)

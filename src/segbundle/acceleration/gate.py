@@ -1,0 +1,44 @@
+"""Switch of the acceleration: it is on for the versions of PyTorch that it was measured with."""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import lru_cache
+from importlib.metadata import version
+
+_MEASURED = ("2.11", "2.13")
+"""Versions of PyTorch, without the patch number: CUDA graphs and kernels on GPUs with 2.11, the rest with 2.13."""
+_VARIABLE = "SEGBUNDLE_ACCELERATION"
+"""Environment variable that turns the acceleration `on` or `off`, whatever the version."""
+_logger = logging.getLogger(__name__)
+
+
+def is_accelerated() -> bool:
+    """Return whether code that depends on internals of PyTorch, or that patches the process, is used.
+
+    This holds for fused and rewritten networks, CUDA graphs, channels-last instance norms, malloc settings and deferred
+    imports. Results are the same without them, up to rounding. They are off for versions of PyTorch that they were not
+    measured with, unless the environment variable `SEGBUNDLE_ACCELERATION` is `on`; `off` turns them off.
+
+    Example:
+        >>> is_accelerated() in (True, False)
+        True
+    """
+    setting = os.environ.get(_VARIABLE, "")
+    return setting == "on" if setting in ("on", "off") else _is_measured()
+
+
+@lru_cache(maxsize=1)
+def _is_measured() -> bool:
+    """Return whether the installed version of PyTorch was measured; log once if it was not."""
+    installed = version("torch")
+    known = ".".join(installed.split(".")[:2]) in _MEASURED
+    if not known:
+        _logger.info(
+            "PyTorch %s: the acceleration is off, because it was measured with %s only; %s=on turns it on",
+            installed,
+            " and ".join(_MEASURED),
+            _VARIABLE,
+        )
+    return known

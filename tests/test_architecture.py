@@ -16,7 +16,7 @@ PACKAGE = ROOT / "src" / "segbundle"
 ORDER = [
     "credentials", "errors", "terminal", "classes", "files", "losses", "metrics", "config", "reproductions",
     "distributed", "former_names", "hardware", "acceleration", "audit", "io", "datasets", "results", "checkpoints",
-    "inference", "transforms", "report", "viewer", "sampling", "training", "workflow", "cli",
+    "inference", "transforms", "report", "viewer", "sampling", "training", "workflow", "api", "cli",
 ]  # fmt: skip
 """Packages in import order; a package may only import earlier packages."""
 

@@ -183,6 +183,7 @@ def run_workflow(
     """
     from segbundle.audit import refuse_untrusted
     from segbundle.config.overlays import merged_config, workflow_files
+    from segbundle.workflow.bundle_runs import create_workflow
 
     with plain_errors(_RESUME_HINTS.get(name, "") if resume_hint is None else resume_hint):
         refuse_untrusted(config or [], bundle, trust)
@@ -200,7 +201,7 @@ def run_workflow(
                 _begin_reading(plain[0])
         refuse_untrusted([], None, trust, overrides)
         refuse_missing_values(overrides, defaults)
-        workflow = _workflow(files, config or [], {**_given_options(given), **overrides}, trust)
+        workflow = create_workflow(files, config or [], {**_given_options(given), **overrides}, trust)
         workflow.initialize()
         workflow.run()
         workflow.finalize()
@@ -282,40 +283,3 @@ def _given_options(given: dict[str, Any]) -> dict[str, Any]:
                     f"--{key} needs a value, but is followed by {value}. For a file with this name, use ./{value}."
                 )
     return {key: value for key, value in options.items() if value is not None}
-
-
-def _workflow(files: list[Path], tasks: list[Path], overrides: dict[str, Any], trust: bool) -> Any:
-    """Return MONAI's workflow for its files, task files and the values of the command line, which are never evaluated.
-
-    Python modules in the folder of the bundle can only be imported if the bundle is trusted.
-    """
-    import logging
-    import warnings
-
-    from segbundle.config.overlays import check_steps, merged_config
-
-    for category in (FutureWarning, DeprecationWarning):
-        warnings.simplefilter("ignore", category)
-    with fast_imports():
-        from monai.bundle import ConfigWorkflow, workflows
-
-    class AuditedWorkflow(ConfigWorkflow):
-        """Workflow that does not add the bundle's folder to `sys.path`, unlike MONAI's."""
-
-        def run(self) -> Any:
-            if self.run_id not in self.parser:
-                raise ConfigError(f"{files[-1]}: has no key {self.run_id!r}, which lists what the workflow runs.")
-            return self._run_expr(id=self.run_id)
-
-    workflows.logger.setLevel(logging.ERROR)  # it logs the names of the config files
-    check_steps([*files, *tasks], overrides, len(files))
-    config = merged_config([*files, *tasks], overrides)
-    configs = files[0].parent
-    workflow = (ConfigWorkflow if trust else AuditedWorkflow)(
-        config_file=str(files[0]),
-        meta_file=str(configs / "metadata.json"),
-        logging_file=str(configs / "logging.conf"),
-        workflow_type="train" if files[0].stem == "train" else "infer",
-    )
-    workflow.parser.set({**config, workflow.parser.meta_key: workflow.parser.get(workflow.parser.meta_key)})
-    return workflow

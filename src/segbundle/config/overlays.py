@@ -90,13 +90,16 @@ def workflow_files(configs: Path, name: str) -> list[Path]:
     return [path] if below == path or not below.is_file() or "run" in read_config(path) else [below, path]
 
 
-def merged_config(files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def merged_config(
+    files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None, values: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return one configuration, merged from files and command-line values by MONAI's rules.
 
     Args:
         files: configuration files; later files override earlier ones. In a key, `#` and `::` go one level down, and `+`
             extends.
         overrides: values of a command line. These are data and are not evaluated.
+        values: further configuration after the files. Default: none.
 
     Raises:
         ConfigError: a file, or a file named by a macro (`%FILE`), cannot be read (see `read_config`); or a key
@@ -121,6 +124,9 @@ def merged_config(files: Sequence[str | Path], overrides: Mapping[str, Any] | No
             with _name_key_in_errors(f"{path}: key {key!r}"):
                 merge_kv(parser, key, protect_text(value))
         _check_step_lists(parser.get(), f"{path}: ")
+    for key, value in (values or {}).items():
+        with _name_key_in_errors(f"key {key!r}"):
+            merge_kv(parser, key, protect_text(value))
     for text in texts(parser.get()):
         if text.startswith("%") and (path := ConfigParser.split_path_id(text[1:])[0]):
             read_config(path)

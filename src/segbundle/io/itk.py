@@ -44,7 +44,8 @@ def itk_geometry(path: Path) -> Geometry:
         ...     itk_geometry(path).shape
         (4, 3, 2)
     """
-    return _geometry(path, _reader(path))
+    reader = _reader(path)
+    return image_geometry(path, reader, reader.GetNumberOfComponents())
 
 
 def read_itk(path: Path, dtype: Any) -> Scan:
@@ -75,7 +76,7 @@ def read_itk(path: Path, dtype: Any) -> Scan:
     kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
     if "complex" in kind:
         raise DataError(f"{path}: contains complex voxels; convert them to one real value per voxel.")
-    geometry = _geometry(path, reader)
+    geometry = image_geometry(path, reader, reader.GetNumberOfComponents())
     stored = next((size for bits, size in _BYTES.items() if f"{bits}-bit" in kind), 1)
     count = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
     _check_length(path, count, stored)
@@ -90,10 +91,24 @@ def read_itk(path: Path, dtype: Any) -> Scan:
     else:
         array = values.reshape(*reversed(reader.GetSize()), *([components] if components > 1 else []))
         array = array if dtype is None else array.astype(dtype, copy=False)
+    return Scan(channels_first(array, components, geometry), geometry, path)
+
+
+def channels_first(array: np.ndarray, components: int, geometry: Geometry) -> np.ndarray:
+    """Return an array of SimpleITK (T?, Z, Y, X, C?) as (C, X, Y, Z), without copying where possible.
+
+    Args:
+        array: voxels.
+        components: number of values per voxel.
+        geometry: geometry of the image.
+
+    Example:
+        >>> channels_first(np.zeros((2, 3, 4)), 1, Geometry((4, 3, 2), np.eye(4))).shape
+        (1, 4, 3, 2)
+    """
     if components > 1:
         array = np.moveaxis(array, -1, 0)
-    spatial = array.reshape(geometry.channels, *reversed(geometry.shape)).transpose(0, 3, 2, 1)
-    return Scan(spatial, geometry, path)
+    return array.reshape(geometry.channels, *reversed(geometry.shape)).transpose(0, 3, 2, 1)
 
 
 def _reader(path: Path) -> Any:
@@ -129,14 +144,29 @@ def _check_length(path: Path, count: int, stored: int) -> None:
         )
 
 
-def _geometry(path: Path, reader: Any) -> Geometry:
-    size, components = list(reader.GetSize()), reader.GetNumberOfComponents()
+def image_geometry(path: Path, image: Any, components: int) -> Geometry:
+    """Return the geometry of an image of SimpleITK, or of a reader that has read a header.
+
+    Args:
+        path: path of the file, for messages.
+        image: image or reader.
+        components: number of values per voxel.
+
+    Raises:
+        DataError: the image has no three dimensions, or its geometry is not plausible.
+
+    Example:
+        >>> import SimpleITK as sitk
+        >>> image_geometry(Path("ct.nrrd"), sitk.GetImageFromArray(np.zeros((2, 3, 4))), 1).shape
+        (4, 3, 2)
+    """
+    size = list(image.GetSize())
     dimension = len(size)
-    direction = np.asarray(reader.GetDirection()).reshape(dimension, dimension)
+    direction = np.asarray(image.GetDirection()).reshape(dimension, dimension)
     matrix, origin = np.eye(4), np.zeros(3)
     spatial = min(dimension, 3)
-    matrix[:spatial, :spatial] = (direction * np.asarray(reader.GetSpacing()))[:spatial, :spatial]
-    origin[:spatial] = reader.GetOrigin()[:spatial]
+    matrix[:spatial, :spatial] = (direction * np.asarray(image.GetSpacing()))[:spatial, :spatial]
+    origin[:spatial] = image.GetOrigin()[:spatial]
     matrix[:3, 3] = origin
     shape, channels = volume_shape(path, [*size, components] if dimension == 3 else size)
     return check_geometry(path, Geometry(shape, LPS_TO_RAS @ matrix, channels))

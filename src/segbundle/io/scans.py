@@ -18,6 +18,7 @@ from segbundle.errors import DataError
 from segbundle.files.atomic import atomic_write
 from segbundle.io.dicom import dicom_geometry, is_dicom, read_dicom
 from segbundle.io.geometry import Geometry, Scan
+from segbundle.io.in_memory import scan_in_memory
 from segbundle.io.itk import itk_geometry, read_itk
 from segbundle.io.nifti import header_file, load_header, nifti_geometry, read_nifti
 from segbundle.io.reading import last_line
@@ -29,12 +30,12 @@ _FIXED_TEXT_FIELDS = ("magic", "regular")
 """Text fields of a NIfTI header that cannot contain the name of a patient."""
 
 
-def read_scan(path: str | Path | Sequence[str | Path], dtype: Any = np.float32) -> Scan:
+def read_scan(path: str | Path | Sequence[str | Path] | Any, dtype: Any = np.float32) -> Scan:
     """Read a scan, with scale slope and intercept applied.
 
     Args:
         path: a file, a folder with one DICOM series, any file of a DICOM series, or a list of files with one channel
-            each (nnU-Net's `_0000`, `_0001`, ...) and the same geometry.
+            each (nnU-Net's `_0000`, `_0001`, ...) and the same geometry; or an image in memory, see `scan_in_memory`.
         dtype: NumPy dtype of the result (default float32); None for the dtype of the scaled values, as for label maps.
 
     Returns:
@@ -53,6 +54,9 @@ def read_scan(path: str | Path | Sequence[str | Path], dtype: Any = np.float32) 
         >>> scan.array.shape, scan.array.dtype, scan.geometry.spacing
         ((1, 4, 3, 2), dtype('float32'), (1.0, 1.0, 1.0))
     """
+    in_memory = scan_in_memory(path, dtype)
+    if in_memory is not None:
+        return in_memory
     if not isinstance(path, (str, Path)):
         return _stack_channels([read_scan(channel, dtype) for channel in path])
     path = Path(path)

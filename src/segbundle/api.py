@@ -1,0 +1,387 @@
+"""Python interface: train, evaluate and predict without YAML and without a command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.networks import eval_mode
+from monai.utils import CommonKeys
+from tqdm.auto import tqdm
+
+from segbundle.audit.configurations import Document
+from segbundle.audit.inspection import Inspection
+from segbundle.audit.trust import refuse_untrusted
+from segbundle.checkpoints.loading import checkpoint_paths
+from segbundle.config.options import default_bundle
+from segbundle.config.overlays import workflow_files
+from segbundle.config.settings import settings_that_affect
+from segbundle.config.validation import bundle_configs, check_config
+from segbundle.errors import ConfigError, PredictionError, SegbundleError, find_cause
+from segbundle.files import run_files
+from segbundle.files.documents import read_json
+from segbundle.inference.slabs import NonFiniteLogitsError
+from segbundle.io.in_memory import IN_MEMORY
+from segbundle.io.scan_files import stem
+from segbundle.io.scans import read_scan, write_segmentation
+from segbundle.workflow.bundle_runs import create_workflow
+
+PathLike: TypeAlias = str | Path
+Checkpoint: TypeAlias = PathLike | Sequence[PathLike]
+"""A model, a training or cross-validation folder, or several models that form an ensemble."""
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """Label map on the grid of its scan.
+
+    Attributes:
+        labels: class indices (X, Y, Z), uint8 or int16.
+        affine: (4, 4) float64, maps voxel indices to RAS+ world coordinates in millimeters.
+        class_names: names by class index, background first.
+        name: name of the case.
+        source: path of the scan; None for an image in memory.
+
+    Example:
+        >>> label_map = LabelMap(np.ones((2, 2, 2), np.uint8), np.eye(4), ["background", "liver"], "ct", None)
+        >>> label_map.volumes_ml["liver"]
+        0.008
+    """
+
+    labels: np.ndarray
+    affine: np.ndarray
+    class_names: Sequence[str]
+    name: str
+    source: Path | None
+
+    @property
+    def volumes_ml(self) -> dict[str, float]:
+        """Return the volume of every class but the background in milliliters, by name."""
+        voxel_ml = float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
+        counts = np.bincount(self.labels.reshape(-1), minlength=len(self.class_names))
+        return {name: int(counts[index]) * voxel_ml for index, name in enumerate(self.class_names) if index > 0}
+
+    def mask(self, class_name: str) -> np.ndarray:
+        """Return the voxels of a class, bool (X, Y, Z).
+
+        Args:
+            class_name: name of the class.
+
+        Raises:
+            ValueError: there is no such class.
+        """
+        return self.labels == list(self.class_names).index(class_name)
+
+    def to_nibabel(self) -> nib.Nifti1Image:
+        """Return the label map as an image of nibabel, in mm."""
+        image = nib.Nifti1Image(self.labels, self.affine)
+        image.header.set_xyzt_units("mm")
+        return image
+
+    def save(self, path: PathLike) -> Path:
+        """Write the label map as NIfTI. If the scan is a file, the geometry of its header is copied.
+
+        Args:
+            path: path with the suffix `.nii.gz` or `.nii`.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        path = Path(path)
+        if self.source is None:
+            nib.save(self.to_nibabel(), path)
+        else:
+            write_segmentation(self.labels, self.source, path)
+        return path
+
+
+class Model:
+    """Trained network with the preprocessing, windows and postprocessing of its task, ready for any number of scans.
+
+    Create it by `load_model`.
+
+    Attributes:
+        class_names: names by class index, background first.
+        device: device of the network.
+        network: the network, a `torch.nn.Module`.
+
+    Example:
+        >>> model = load_model()  # the model of the bundle
+        >>> model.class_names
+        ['background', 'anterior', 'posterior']
+    """
+
+    def __init__(self, parser: Any) -> None:
+        self.class_names: list[str] = parser.get_parsed_content("class_names")
+        self.device: torch.device = torch.device(parser.get_parsed_content("device"))
+        self.network: torch.nn.Module = parser.get_parsed_content("network")
+        self._preprocessing = parser.get_parsed_content("preprocessing")
+        self._inferer = parser.get_parsed_content("inferer")
+        self._postprocessing = parser.get_parsed_content("postprocessing")
+
+    def predict(self, scan: Any) -> LabelMap:
+        """Return the label map of a scan.
+
+        Args:
+            scan: path of a file or of a DICOM folder; a list of files with one channel each; an image of nibabel or
+                SimpleITK; or a tuple of an array (X, Y, Z) or (C, X, Y, Z) and an affine (4, 4) in mm, RAS+.
+
+        Raises:
+            DataError: the scan cannot be read, or does not fit the network.
+            PredictionError: the network returns logits that are NaN or infinite.
+        """
+        with _own_errors():
+            image = self._preprocessing({CommonKeys.IMAGE: scan})[CommonKeys.IMAGE]
+        try:
+            with _own_errors(), eval_mode(self.network):
+                pred = self._inferer.slabs(image[None], self.network)
+                restored = self._postprocessing({CommonKeys.IMAGE: image, CommonKeys.PRED: pred})[CommonKeys.PRED]
+        except Exception as error:
+            problem = find_cause(error, NonFiniteLogitsError)
+            if problem is None:
+                raise
+            raise PredictionError(f"{image.meta['filename_or_obj']}: {problem}.") from error
+        source = Path(image.meta["filename_or_obj"])
+        known = source if source != IN_MEMORY and source.exists() else None
+        labels = restored.as_tensor()[0].cpu().numpy()
+        name = stem(source) if known else source.name
+        return LabelMap(labels, np.asarray(restored.affine, dtype=np.float64), self.class_names, name, known)
+
+
+def load_model(
+    model: Checkpoint | None = None,
+    *,
+    task: PathLike | Sequence[PathLike] = (),
+    device: str | torch.device | None = None,
+    trust: bool = False,
+    **settings: Any,
+) -> Model:
+    """Load a trained model.
+
+    A model in its training folder knows its task: `run.json` in that folder has the classes, the network and the
+    preprocessing.
+
+    Args:
+        model: a model, a training or cross-validation folder, or several models that form an ensemble. Default: the
+            model of the bundle.
+        task: task files. Needed for a model without its training folder.
+        device: device. Default: a GPU if present.
+        trust: whether to load configurations that the audit flags (default False).
+        **settings: config keys, such as `overlap`, `precision` or `largest_component`.
+
+    Raises:
+        CheckpointError: the model is missing or does not fit the task.
+        ConfigError: a setting is invalid, or a configuration could run code.
+
+    Example:
+        >>> load_model(overlap=0.25).device.type in ("cpu", "cuda")
+        True
+    """
+    overrides = _overrides(model, settings, device=None if device is None else str(device))
+    workflow = _create("inference", model, task, overrides, trust)
+    parser = workflow.parser
+    check_config(parser, bundle_configs(default_bundle() / "configs"))
+    parser["postprocessing#save_probabilities"] = False
+    parser.parse(reset=True)
+    loading = next(step for step in parser.get("initialize") if step["_target_"].endswith(".load_weights"))
+    parser["loading"] = loading
+    with _own_errors():
+        parser.get_parsed_content("loading")
+        return Model(parser)
+
+
+def predict(
+    scans: Any,
+    model: Checkpoint | Model | None = None,
+    *,
+    output_dir: PathLike | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> list[LabelMap]:
+    """Return the label maps of scans, and write them if there is an output folder.
+
+    Use the command `segbundle predict` for large batches: it resumes, and continues after a scan that fails.
+
+    Args:
+        scans: a scan or a list of scans, see `Model.predict`. A list contains scans, not channels.
+        model: a loaded model, or see `load_model`.
+        output_dir: folder for `<case>_seg.nii.gz`. Default: nothing is written.
+        progress: whether to show a progress bar (default True).
+        **options: see `load_model`.
+
+    Raises:
+        OutputError: a label map would replace a file, or cannot be written.
+        others: see `load_model` and `Model.predict`.
+
+    Example:
+        >>> scan = (np.random.default_rng(0).normal(size=(40, 56, 40)), np.eye(4))
+        >>> (label_map,) = predict(scan, overlap=0.0, progress=False)
+        >>> label_map.labels.shape
+        (40, 56, 40)
+    """
+    items = list(scans) if isinstance(scans, list) else [scans]
+    loaded = model if isinstance(model, Model) else load_model(model, **options)
+    found = []
+    for number, scan in enumerate(tqdm(items, desc="scans", disable=not progress)):
+        label_map = loaded.predict(scan)
+        if output_dir is not None:
+            name = label_map.name if label_map.source else f"{number:04d}"
+            folder = Path(output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            path = run_files.label_map(folder, name)
+            if path.exists():
+                raise ConfigError(f"{path} exists. Choose another output_dir, or move the file away.")
+            label_map.save(path)
+        found.append(label_map)
+    return found
+
+
+def train(
+    dataset_dir: PathLike,
+    output_dir: PathLike,
+    *,
+    task: PathLike | Sequence[PathLike] = (),
+    trust: bool = False,
+    **settings: Any,
+) -> Model:
+    """Train a network, and return the best model.
+
+    Args:
+        dataset_dir: dataset, see the README.
+        output_dir: folder for the model, checkpoints and logs.
+        task: task files. Default: none.
+        trust: see `load_model`.
+        **settings: config keys, such as `class_names`, `spacing`, `max_epochs` or `resume`. Keys with `#` are passed as
+            `**{"network_def#filters": [16, 32, 64, 128]}`.
+
+    Raises:
+        SegbundleError: see the command `segbundle train`.
+
+    Example:
+        >>> model = train("data_samples", "runs/api", max_epochs=10)  # doctest: +SKIP
+    """
+    _run("train", None, task, {**settings, "dataset_dir": str(dataset_dir), "output_dir": str(output_dir)}, trust)
+    return load_model(Path(output_dir) / run_files.MODEL, trust=trust)
+
+
+def evaluate(
+    dataset_dir: PathLike,
+    model: Checkpoint | None = None,
+    *,
+    output_dir: PathLike,
+    task: PathLike | Sequence[PathLike] = (),
+    trust: bool = False,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Evaluate a model on labeled cases, and return the content of `summary.json`.
+
+    Args:
+        dataset_dir: dataset, see the README.
+        model: see `load_model`.
+        output_dir: folder for label maps, scores and the report.
+        task: see `load_model`.
+        trust: see `load_model`.
+        **settings: config keys, such as `fold` or `data_list_key`.
+
+    Raises:
+        SegbundleError: see the command `segbundle evaluate`.
+
+    Example:
+        >>> evaluate("data_samples", "runs/api/model.pt", output_dir="runs/api/test")["mean_dice"]  # doctest: +SKIP
+        0.84
+    """
+    values = {**settings, "dataset_dir": str(dataset_dir), "output_dir": str(output_dir)}
+    _run("evaluate", model, task, values, trust)
+    summary: dict[str, Any] = json.loads((Path(output_dir) / run_files.SUMMARY).read_text(encoding="utf-8"))
+    return summary
+
+
+def _run(
+    name: str,
+    model: Checkpoint | None,
+    task: PathLike | Sequence[PathLike],
+    settings: Mapping[str, Any],
+    trust: bool,
+) -> None:
+    workflow = _create(name, model, task, _overrides(model, settings), trust)
+    with _own_errors():
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+
+
+def _create(
+    name: str,
+    model: Checkpoint | None,
+    task: PathLike | Sequence[PathLike],
+    overrides: Mapping[str, Any],
+    trust: bool,
+) -> Any:
+    tasks = [Path(path) for path in ([task] if isinstance(task, (str, Path)) else task)]
+    refuse_untrusted(tasks, None, trust)
+    refuse_untrusted([], None, trust, overrides)
+    known = {} if tasks else _task_of(overrides.get("ckpt_path"), trust)
+    files = workflow_files(default_bundle() / "configs", name)
+    return create_workflow(files, tasks, overrides, trust, known, logs=False)
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """Raise the error of segbundle that caused an error of MONAI's parser."""
+    try:
+        yield
+    except Exception as error:
+        own = find_cause(error, SegbundleError)
+        if own is None or own is error:
+            raise
+        raise own from None
+
+
+def _overrides(model: Checkpoint | None, settings: Mapping[str, Any], **others: Any) -> dict[str, Any]:
+    values = {key: value for key, value in others.items() if value is not None}
+    if model is not None:
+        values["ckpt_path"] = _checkpoint(model) if isinstance(model, (str, Path)) else list(map(_checkpoint, model))
+    return {**settings, **values}
+
+
+def _checkpoint(path: PathLike) -> str:
+    """Return the path of a model; of a training folder, the path of its model."""
+    inside = Path(path) / run_files.MODEL
+    return str(inside if inside.is_file() else path)
+
+
+def _task_of(model: Checkpoint | None, trust: bool) -> dict[str, Any]:
+    """Return the configuration in `run.json` beside a model, as far as it affects label maps; empty without a file.
+
+    Raises:
+        ConfigError: the configuration could run code, and `trust` is False; or models were trained for other tasks.
+    """
+    found: list[tuple[Path, dict[str, Any]]] = []
+    for checkpoint in checkpoint_paths(model):
+        path = checkpoint.parent / run_files.RUN_FILE
+        if path.is_file():
+            config: dict[str, Any] = read_json(path, dict[str, Any], ConfigError).get("config", {})
+            keys = [key for key in settings_that_affect("labels") if key != "ckpt_path" and key in config]
+            found.append((path, {key: config[key] for key in keys}))
+    if not found:
+        return {}
+    path, values = found[0]
+    for other, others in found[1:]:
+        if others != values:
+            raise ConfigError(f"{other}: was trained with other settings than {path}. Pass a task file.")
+    if not trust:
+        inspection = Inspection()
+        inspection.add_document(Document(str(path), values, path.parent))
+        if findings := inspection.findings():
+            raise ConfigError(f"{findings[0]}. Pass trust=True if you trust this file.")
+    return values
+
+
+__all__ = ["LabelMap", "Model", "evaluate", "load_model", "predict", "read_scan", "train"]

@@ -1,0 +1,136 @@
+"""`import segbundle`: the interface for Python code."""
+
+import json
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+import segbundle as sb
+from commands import TINY, segbundle
+from segbundle.errors import CheckpointError, ConfigError, DataError
+from tiny import write_tiny_dataset
+
+pytestmark = pytest.mark.e2e
+TASK = {
+    "class_names": ["background", "ball", "cube"], "spacing": None, "patch_size": [16, 16, 16], "num_folds": 3,
+    "max_epochs": 60, "val_interval": 30, "batch_size": 1, "network_def#kernel_size": [3, 3, 3],
+    "network_def#strides": [1, 2, 2], "network_def#upsample_kernel_size": [2, 2], "network_def#filters": [4, 8, 8],
+    "optimizer#lr": 0.02, "device": "cpu",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return write_tiny_dataset(tmp_path_factory.mktemp("api") / "tiny", num_cases=6, num_test=2)
+
+
+@pytest.fixture(scope="module")
+def run(dataset, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("api") / "run"
+    model = sb.train(dataset, folder, **TASK)
+    assert model.class_names == TASK["class_names"]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(run):
+    return sb.load_model(run, device="cpu")
+
+
+def scans(dataset):
+    return sorted((dataset / "imagesTs").glob("*.nii*"))
+
+
+def test_names_are_listed_and_exist():
+    assert {"predict", "evaluate", "train", "load_model", "read_scan", "DiceCELoss", "per_class_dice"} <= set(dir(sb))
+    assert all(hasattr(sb, name) for name in sb.__all__)
+
+
+def test_import_is_lazy():
+    loaded = "import segbundle, sys; print([n for n in ('torch', 'monai', 'nibabel') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_label_maps_equal_those_of_the_command(model, run, dataset, tmp_path):
+    words = ["--config", TINY, "--output_dir", tmp_path, "--ckpt_path", run / "model.pt", "--device", "cpu"]
+    done = segbundle("predict", dataset / "imagesTs", *words)
+    assert done.returncode == 0, done.stderr
+    for path in scans(dataset):
+        found = model.predict(path)
+        expected = nib.load(tmp_path / f"{found.name}_seg.nii.gz")
+        assert np.array_equal(found.labels, np.asarray(expected.dataobj)) and found.labels.any()
+        np.testing.assert_allclose(found.affine, expected.affine, atol=1e-5)
+
+
+def test_images_in_memory_give_the_same_labels(model, dataset):
+    path = scans(dataset)[0]
+    expected = model.predict(path)
+    image = nib.load(path)
+    given = {
+        "nibabel": image,
+        "array": (np.asarray(image.dataobj), image.affine),
+        "channels": (np.asarray(image.dataobj)[None], image.affine),
+        "SimpleITK": sitk.ReadImage(str(path)),
+        "scan": sb.read_scan(path),
+    }
+    for name, scan in given.items():
+        found = model.predict(scan)
+        assert np.array_equal(found.labels, expected.labels), name
+        np.testing.assert_allclose(found.affine, expected.affine, atol=1e-5)
+
+
+def test_label_map_knows_classes_and_volumes(model, dataset, tmp_path):
+    found = model.predict(scans(dataset)[0])
+    voxel_ml = abs(np.linalg.det(found.affine[:3, :3])) / 1000
+    assert found.volumes_ml["ball"] == pytest.approx((found.labels == 1).sum() * voxel_ml)
+    assert found.mask("cube").sum() == (found.labels == 2).sum()
+    written = nib.load(found.save(tmp_path / "seg.nii.gz"))
+    assert np.array_equal(np.asarray(written.dataobj), found.labels)
+
+
+def test_files_are_written_and_never_replaced(model, dataset, tmp_path):
+    array = (np.asarray(nib.load(scans(dataset)[0]).dataobj), np.eye(4))
+    sb.predict([*scans(dataset), array], model, output_dir=tmp_path / "out", progress=False)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "0002_seg.nii.gz", "test_00_seg.nii.gz", "test_01_seg.nii.gz",
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match="exists"):
+        sb.predict(scans(dataset), model, output_dir=tmp_path / "out", progress=False)
+
+
+def test_evaluation_returns_the_summary(run, dataset, tmp_path):
+    summary = sb.evaluate(dataset, run, output_dir=tmp_path / "scores", data_list_key="training", fold=0)
+    assert summary["mean_dice"] == json.loads((tmp_path / "scores" / "summary.json").read_text())["mean_dice"] > 0.5
+    assert (tmp_path / "scores" / "report.html").is_file()
+
+
+def test_settings_change_the_model(run):
+    assert sb.load_model(run / "model.pt", overlap=0.25, device="cpu")._inferer.overlap == 0.25
+    with pytest.raises(ConfigError, match="overlap is 2"):
+        sb.load_model(run, overlap=2.0)
+    with pytest.raises(ConfigError, match="overlaps"):
+        sb.load_model(run, overlaps=0.5)
+
+
+def test_code_in_a_run_folder_is_refused(run, tmp_path):
+    for name in ("model.pt", "run.json"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    content = json.loads((tmp_path / "run.json").read_text())
+    content["config"]["spacing"] = "$print('RAN')"
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=r"run\.json.*trust"):
+        sb.load_model(tmp_path)
+
+
+def test_errors_name_the_file(model, tmp_path):
+    with pytest.raises(CheckpointError, match=r"nowhere\.pt"):
+        sb.load_model(tmp_path / "nowhere.pt")
+    with pytest.raises(DataError, match=r"nowhere\.nii"):
+        model.predict(tmp_path / "nowhere.nii")
+    with pytest.raises(DataError, match="shape"):
+        model.predict((np.zeros((4, 4)), np.eye(4)))

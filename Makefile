@@ -1,9 +1,9 @@
-# setup: virtual environment; demo: train, evaluate, predict; test and lint: what CI runs
+# setup: virtual environment; demo: train, evaluate, predict; docs: site; test and lint: what CI runs
 # hostile: all bad inputs; mutation: what the tests notice
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test hostile mutation lint
+.PHONY: setup demo docs test hostile mutation lint
 
 setup: .venv/installed
 
@@ -22,6 +22,13 @@ demo: setup
 	$(BIN)/segbundle predict data_samples/imagesTs --config configs/phantom.yaml \
 		--ckpt_path runs/demo/training/model.pt --output_dir runs/demo/predictions
 
+docs: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+.venv/installed-docs: .venv/installed
+	$(BIN)/pip install --quiet -c constraints.txt --editable '.[docs]'
+	touch $@
+
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q
 
@@ -33,7 +40,7 @@ hostile: setup
 lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/codespell src benchmarks bundle configs docs README.md
+	$(BIN)/codespell src benchmarks bundle configs docs examples *.md
 	$(BIN)/mypy
 
 # takes hours; what is known is kept, see docs/reliability.md

@@ -31,8 +31,8 @@ def named_blocks(document: Path, language: str) -> dict[str, str]:
 
 def pages() -> list[Path]:
     """Return the pages of the site in the order of its navigation."""
-    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2].partition("\nmarkdown_extensions")[0]
-    return [ROOT / "docs" / name for name in re.findall(r"[\w/]+\.md$", nav, re.M)]
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    return [ROOT / "docs" / name for name in re.findall(r"^ .*?([\w/]+\.md)$", text, re.M)]
 
 
 def commands(text: str) -> list[str]:

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def main() -> None:
-    """Run the inference workflow on a scan and print what it wrote."""
+    """Run the inference workflow on a scan and print its results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scan", nargs="?", default=ROOT / "data_samples" / "imagesTs" / "phantom_016.nii.gz")
     scan = parser.parse_args().scan

@@ -17,9 +17,8 @@ from segbundle.transforms import restore_labels
 def make_network() -> torch.nn.Module:
     """Return a network (B, 1, X, Y, Z) -> (B, 2, X, Y, Z) whose second logit is largest where the mean is above 0.5."""
     network = torch.nn.Conv3d(1, 2, kernel_size=3, padding=1)
-    with torch.no_grad():
-        network.weight[0], network.weight[1] = 0.0, 1 / 27
-        network.bias.copy_(torch.tensor([0.5, 0.0]))
+    weight = torch.stack([torch.zeros(1, 3, 3, 3), torch.full((1, 3, 3, 3), 1 / 27)])
+    network.load_state_dict({"weight": weight, "bias": torch.tensor([0.5, 0.0])})
     return network.eval()
 
 

@@ -1,4 +1,4 @@
-# setup: virtual environment; demo: train, evaluate, predict
+# setup: virtual environment; demo: train, evaluate, predict; docs: site
 # setup-dev: with all that tests need; test and lint: what CI runs; test-fast: without commands, browsers and trainings
 # coverage: lines that these tests reach; hostile: all bad inputs; mutation: what the tests notice
 PYTHON ?= python3
@@ -6,7 +6,7 @@ BIN := .venv/bin
 FAST := not (e2e or browser or cuda or slow)
 COVERED := losses metrics transforms inference io
 
-.PHONY: setup setup-dev demo test test-fast test-plain coverage hostile mutation lint
+.PHONY: setup setup-dev demo docs test test-fast test-plain coverage hostile mutation lint
 
 setup: .venv/installed
 
@@ -31,6 +31,13 @@ demo: setup
 	$(BIN)/segbundle predict data_samples/imagesTs --config configs/phantom.yaml \
 		--ckpt_path runs/demo/training/model.pt --output_dir runs/demo/predictions
 
+docs: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+.venv/installed-docs: .venv/installed
+	$(BIN)/pip install --quiet -c constraints.txt --editable '.[docs]'
+	touch $@
+
 test: setup-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q
 
@@ -53,7 +60,7 @@ hostile: setup-dev
 lint: setup-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/codespell src benchmarks bundle configs docs README.md
+	$(BIN)/codespell src benchmarks bundle configs docs examples *.md
 	$(BIN)/mypy
 
 # takes hours; what is known is kept, see docs/reliability.md

@@ -1,4 +1,5 @@
-"""Write what follows from the list of settings: blocks of the workflows, the table of the README, the JSON schema.
+"""Write what follows from the list of settings: blocks of the workflows, the table of docs/reference/settings.md, the
+JSON schema of task files.
 
 python docs/write_settings.py
 """
@@ -22,10 +23,10 @@ def main() -> None:
         block = re.search(BLOCK, text, re.M | re.S)
         assert block is not None, path
         path.write_text(f"{text[: block.start(1)]}{workflow_block(name)}\n{text[block.end(1) :]}", encoding="utf-8")
-    readme = ROOT / "README.md"
-    before, table, after = re.split(f"({TABLE})", readme.read_text(encoding="utf-8"), maxsplit=1)
+    page = ROOT / "docs" / "reference" / "settings.md"
+    before, table, after = re.split(f"({TABLE})", page.read_text(encoding="utf-8"), maxsplit=1)
     assert table
-    readme.write_text(f"{before}{settings_table()}\n{after}", encoding="utf-8")
+    page.write_text(f"{before}{settings_table()}\n{after}", encoding="utf-8")
     schema = ROOT / "configs" / "task.schema.json"
     schema.write_text(json.dumps(task_schema(), indent=1) + "\n", encoding="utf-8")
 

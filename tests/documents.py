@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from commands import segbundle
+from commands import ROOT, segbundle
 
 TRAINING = re.compile(
     r"segbundle (train|cross-validate)|configs/train\.yaml|benchmarks/(?!losses|inference|kill|many|metrics)"
@@ -18,6 +18,21 @@ TRAINING = re.compile(
 
 def blocks(document: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", document.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def named_blocks(document: Path, language: str) -> dict[str, str]:
+    """Return the blocks that begin with the name of a file, such as `# my_task.yaml`."""
+    found = {}
+    for text in blocks(document, language):
+        if name := re.match(r"# (\S+\.(?:yaml|py))\n", text):
+            found[name[1]] = text
+    return found
+
+
+def pages() -> list[Path]:
+    """Return the pages of the site in the order of its navigation."""
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    return [ROOT / "docs" / name for name in re.findall(r"^ .*?([\w/]+\.md)$", text, re.M)]
 
 
 def commands(text: str) -> list[str]:

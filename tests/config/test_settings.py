@@ -1,4 +1,4 @@
-"""One list of settings: validation, help, schema, README and the bundle's workflows agree with it."""
+"""One list of settings: validation, help, schema, documentation and the bundle's workflows agree with it."""
 
 import json
 import re
@@ -96,8 +96,12 @@ def test_schema_accepts_references_and_own_keys(task):
     jsonschema.validate(task, task_schema())
 
 
-def test_readme_contains_the_table():
-    assert settings_table() in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_page_of_settings_contains_every_key():
+    page = (ROOT / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
+    assert settings_table() in page
+    for setting in SETTINGS:
+        if setting.is_inner:
+            assert f"| `{setting.key}` | {setting.needed.rstrip(',')} |" in page
 
 
 def test_help_lists_every_setting_once():

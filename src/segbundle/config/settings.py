@@ -1,7 +1,8 @@
 """Every setting of a task: its key, kind, default, theme, and a line that describes it.
 
-Validation, the help of the commands, the JSON schema of task files and the table in the README come from this list, and
-a test compares it with the bundle's workflows. A new setting is added here and where it is used.
+Validation, the help of the commands, the JSON schema of task files, the table in docs/reference/settings.md and the
+settings in the bundle's workflows come from this list. A new setting is added here and where it is used; then
+`python docs/write_settings.py` writes the rest.
 """
 
 from __future__ import annotations

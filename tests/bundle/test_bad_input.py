@@ -26,7 +26,7 @@ def truncate(path):
 
 def test_a_typo_in_a_key_suggests_the_nearest(dataset, tmp_path):
     words = ["--dataset_dir", dataset, "--output_dir", tmp_path / "out", "--max_epoch", "3"]
-    message = "config key 'max_epoch' is read by no workflow: did you mean 'max_epochs'?"
+    message = "config key 'max_epoch' is not used by any workflow: did you mean 'max_epochs'?"
     assert_plain_error(monai_bundle("train", *words), message)
     assert_plain_error(segbundle("train", "--config", TINY, *words), message)
     assert not (tmp_path / "out").exists()

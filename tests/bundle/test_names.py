@@ -102,9 +102,9 @@ def test_folders_whose_names_are_not_utf_8(dataset, trained, tmp_path):
         (["--spacing", "$[print('RAN')]"], "spacing is \"$[print('RAN')]\"; three positive sizes"),
         (["--patch_size", "@x"], "patch_size is '@x'; three positive whole numbers"),
         (["--device", "%x"], "device '%x' cannot be used here"),
-        (["--run_id", "initialize"], "config key 'run_id' is read by no workflow"),
-        (["--_target_", "print"], "config key '_target_' is read by no workflow"),
-        (["--config_file", "x"], "config key 'config_file' is read by no workflow"),
+        (["--run_id", "initialize"], "config key 'run_id' is not used by any workflow"),
+        (["--_target_", "print"], "config key '_target_' is not used by any workflow"),
+        (["--config_file", "x"], "config key 'config_file' is not used by any workflow"),
     ],
 )
 def test_values_of_keys_are_not_evaluated(dataset, tmp_path, words, message):

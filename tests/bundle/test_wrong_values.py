@@ -39,7 +39,7 @@ def command(dataset, trained, tmp_path):
         ("train", "optimizer#lr: abc", "config key 'optimizer#lr' is 'abc'; a number or a Tensor is needed."),
         ("train", "optimizer#lr: -1", "(torch.optim.AdamW) cannot be created with lr=-1, weight_decay=0.01: Invalid"),
         ("train", "optimizer#betas: [0.9]", "betas [0.9]"),
-        ("train", "optimizer#lr: '1e-3'", "config key 'optimizer#lr' is the text '1e-3'; write 1.0e-3"),
+        ("train", "optimizer#lr: '1e-3'", "config key 'optimizer#lr' is the text '1e-3'. For a number, write 1.0e-3"),
         ("train", "optimizer#lr: .nan", "config key 'optimizer#lr' is nan; a finite number is needed."),
         ("train", "intensity: {method: window, lower: -.inf, upper: 1}", "config key 'intensity#lower' is -inf"),
         ("train", "intensity: {method: window, lower: x, upper: 1}", "intensity#lower is 'x'; a number is needed."),
@@ -48,7 +48,7 @@ def command(dataset, trained, tmp_path):
         ("train", "mlflow_uri: ''", "mlflow_uri is ''; an address, for instance sqlite:///mlflow.db"),
         ("train", "augmentation: {rotations: 1}", "augmentation: unknown setting 'rotations': did you mean"),
         ("train", "loss#lambda_dice: x", "config key 'loss' (segbundle.losses.DiceCELoss) cannot be created with "),
-        ("train", "loss: 5", "config key 'loss' is 5; a component, that is a mapping with a _target_, is needed."),
+        ("train", "loss: 5", "config key 'loss' is 5; a component (a mapping with a _target_) is needed."),
         ("train", "loss: {_target_: builtins.dict}", "config key 'train#trainer' (segbundle.training.Segmentation"),
         ("train", "train: null", "config key 'train' is None; a mapping of components is needed."),
         ("train", "train#handlers: {a: 1}", "config key 'train#handlers' is {'a': 1}; a list of components is needed"),
@@ -153,4 +153,4 @@ def test_monais_own_runner_says_how_to_write_them(dataset, tmp_path):
     words = ["--config_file", f"['{TINY.parents[2]}/bundle/configs/train.yaml','{TINY}','{task}']"]
     done = monai_bundle("train", "--dataset_dir", dataset, "--output_dir", tmp_path / "out", *words)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "Error: config key 'optimizer#lr' is the text '2e-2'; write 2.0e-2 where a number is meant." in done.stderr
+    assert "Error: config key 'optimizer#lr' is the text '2e-2'. For a number, write 2.0e-2." in done.stderr

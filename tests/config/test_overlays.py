@@ -96,7 +96,7 @@ def test_command_line_cannot_remove_steps():
 )
 def test_handlers_that_write_results_cannot_be_removed(tmp_path, name, text, handler):
     files = [ROOT / "bundle" / "configs" / f"{name}.yaml", write(tmp_path / "mine.yaml", text)]
-    with pytest.raises(ConfigError, match=rf"removes the handler segbundle\.\w+\.{handler}, which writes results"):
+    with pytest.raises(ConfigError, match=rf"removes the handler segbundle\.\w+\.{handler}\. It writes results"):
         check_steps(files)
     check_steps([files[0], write(tmp_path / "mine.yaml", f"+{text}")])
 

@@ -58,7 +58,7 @@ def test_relative_paths_are_recognized(tmp_path, monkeypatch):
     write_json("out/a.json", 1)
     (tmp_path / "out" / "b.json").write_text("mine")
     write_json("out/a.json", 2)
-    with pytest.raises(OutputError, match=r"b\.json is not written"):
+    with pytest.raises(OutputError, match=r"b\.json was not written"):
         write_json("out/b.json", 2)
 
 
@@ -69,7 +69,7 @@ def test_links_are_foreign_and_not_followed(tmp_path):
     (tmp_path / "out" / "a.json").symlink_to(outside)
     (tmp_path / "out" / f".partial-{os.getpid()}-b.json").symlink_to(outside)
     claim(tmp_path / "out")
-    with pytest.raises(OutputError, match=r"a\.json is not written"):
+    with pytest.raises(OutputError, match=r"a\.json was not written"):
         write_json(tmp_path / "out" / "a.json", 1)
     write_json(tmp_path / "out" / "b.json", 1)
     assert outside.read_text() == "mine" and (tmp_path / "out" / "b.json").read_text() == "1\n"
@@ -209,7 +209,7 @@ def test_without_records_only_pages_are_recognized(tmp_path):
     (tmp_path / "metrics.csv").write_text("case,class,status,dice\n")
     (tmp_path / "page.html").write_text("<meta content=\"default-src 'none'; img-src data:\">")
     refuse_to_replace(tmp_path / "new.html")
-    with pytest.raises(OutputError, match=r"metrics\.csv, page\.html are"):
+    with pytest.raises(OutputError, match=r"metrics\.csv, page\.html were"):
         folder_of(tmp_path).refuse_foreign(["metrics.csv", "page.html"])
 
 

@@ -129,18 +129,18 @@ def test_code_is_replaced_in_what_others_have_imported(programs, old, new, at_im
     }
     assert old in SOURCE
     code = compile(SOURCE.replace(old, new, 1), "a", "exec")
-    programs["mutation"].put_in_place(module, code, at_import)
+    programs["mutation"].replace_code(module, code, at_import)
     assert eval(read, {**names, "other": other}) == value
     del sys.modules[module.__name__], sys.modules["another"]
 
 
 def test_work_in_a_child_has_no_effect_here(programs):
-    in_child = programs["mutation"].in_child
+    run_in_fork = programs["mutation"].run_in_fork
     seen = []
-    assert in_child(lambda: (seen.append(1), len(seen))[1]) == 1
+    assert run_in_fork(lambda: (seen.append(1), len(seen))[1]) == 1
     assert seen == []
     with pytest.raises(ChildProcessError):
-        in_child(lambda: 1 / 0)
+        run_in_fork(lambda: 1 / 0)
 
 
 def test_the_journal_is_read_again(programs, tmp_path):
@@ -154,7 +154,7 @@ def test_the_journal_is_read_again(programs, tmp_path):
 
 def test_every_file_that_is_tried_has_tests(programs):
     files = programs["mutation"].chosen_files([])
-    assert {"losses/counts.py", "metrics/case_scores.py", "transforms/restoring.py", "files.py"} <= files.keys()
+    assert {"losses/counts.py", "metrics/case_scores.py", "transforms/restoring.py", "files/atomic.py"} <= files.keys()
     assert programs["mutation"].chosen_files(["scan_files"]).keys() == {"io/scan_files.py"}
     for tests in files.values():
         assert all((ROOT / "tests" / test).exists() for test in tests)

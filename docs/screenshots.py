@@ -62,7 +62,7 @@ def wait_until_loaded(driver: Any, seconds: float = 120) -> None:
     ends = time.monotonic() + seconds
     while driver.execute_script("return document.body.dataset.state") != "loaded":
         if time.monotonic() > ends:
-            raise TimeoutError(driver.execute_script("return document.getElementById('told').textContent"))
+            raise TimeoutError(driver.execute_script("return document.getElementById('status').textContent"))
         time.sleep(0.1)
     time.sleep(1)  # until it is drawn
 

@@ -1,4 +1,4 @@
-"""Values of a task YAML that no run can come of: one line that names the key, before anything is made."""
+"""Invalid values of a task YAML: a one-line message names the key before anything is created."""
 
 import json
 
@@ -14,7 +14,7 @@ BOMB = "\n".join(
 
 @pytest.fixture
 def command(dataset, trained, tmp_path):
-    """Run a command with a task YAML laid over the tiny one."""
+    """Return a function that runs a command with a task YAML as overlay of the tiny task."""
 
     def runs(name, task):
         path = tmp_path / "task.yaml"
@@ -125,7 +125,7 @@ def command(dataset, trained, tmp_path):
         ("check", "network_def: [1]", "config key 'network_def' is [1]; a component"),
     ],
 )
-def test_it_is_refused_in_one_line(command, name, task, message):
+def test_invalid_value_is_reported_in_one_line(command, name, task, message):
     done = command(name, task)
     errors = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
     assert done.exit_code == 1 and len(errors) == 1, done.stderr
@@ -133,7 +133,7 @@ def test_it_is_refused_in_one_line(command, name, task, message):
     assert "Traceback" not in done.stderr and "SEGBUNDLE_TRACEBACK" not in done.stderr
 
 
-def test_a_scan_whose_grid_does_not_fit_fails_alone(command, tmp_path):
+def test_only_the_scan_with_a_too_large_grid_fails(command, tmp_path):
     assert command("predict", "spacing: [1000, 1000, 1000]").exit_code == 1
     records = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert [record["status"] for record in records] == ["failed", "failed"]
@@ -147,7 +147,7 @@ def test_numbers_with_exponents_are_numbers(command, tmp_path):
     assert (made["optimizer"]["lr"], made["max_gradient_norm"]) == (0.02, "inf")
 
 
-def test_monais_own_runner_says_how_to_write_them(dataset, tmp_path):
+def test_monai_command_line_explains_exponents(dataset, tmp_path):
     task = tmp_path / "task.yaml"
     task.write_text("optimizer#lr: 2e-2\n")
     words = ["--config_file", f"['{TINY.parents[2]}/bundle/configs/train.yaml','{TINY}','{task}']"]

@@ -1,4 +1,4 @@
-"""Kinds of values: what a check accepts, its JSON schema accepts as well."""
+"""Kinds of values: the JSON schema accepts every value that the check accepts."""
 
 import math
 
@@ -39,7 +39,7 @@ VALUES = st.recursive(
 
 
 @given(st.sampled_from(KINDS), VALUES)
-def test_values_that_are_accepted_fit_the_schema(kind, value):
+def test_accepted_values_match_the_schema(kind, value):
     if kind.accepts(value) and not (isinstance(kind, Boolean) and value == "true"):
         jsonschema.validate(value, kind.schema())
 
@@ -53,5 +53,5 @@ def test_values_that_are_accepted_fit_the_schema(kind, value):
         (Orientation(), "RLA"), (Orientation(), "RA"), (OneOf(True, False), 1), (AnyOf(NULL, Integer()), 0),
     ],
 )  # fmt: skip
-def test_values_that_are_not_accepted(kind, value):
+def test_invalid_values_are_not_accepted(kind, value):
     assert not kind.accepts(value)

@@ -1,4 +1,4 @@
-"""One list of settings: validation, help, schema, README and the bundle's workflows agree with it."""
+"""The list of settings agrees with validation, help, schema, README and the bundle's workflows."""
 
 import json
 import re
@@ -76,7 +76,7 @@ def test_task_files_fit_the_schema_that_they_name(path):
     ],
     ids=str,
 )
-def test_schema_refuses_what_validation_refuses(task):
+def test_schema_rejects_invalid_values(task):
     ((key, value),) = task.items()
     assert isinstance(BY_KEY[key].kind, Component) or not BY_KEY[key].kind.accepts(value)
     with pytest.raises(jsonschema.ValidationError):

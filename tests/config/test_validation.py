@@ -1,4 +1,4 @@
-"""Which configurations are refused before anything runs."""
+"""Validation of configurations before a run."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ def load(name):
     return ConfigParser.load_config_file(CONFIGS / f"{name}.yaml")
 
 
-def test_the_bundles_keys_are_those_of_all_workflows():
+def test_bundle_configs_merge_all_workflows():
     keys = bundle_configs(CONFIGS)
     assert {"max_epochs", "postprocessing", "dataset_dir", "initialize"} <= set(keys)
     assert "changelog" not in keys  # of metadata.json
@@ -83,7 +83,7 @@ def test_the_bundles_keys_are_those_of_all_workflows():
         ({"train#handlers": {"a": 1}}, "config key 'train#handlers' is {'a': 1}; a list of components is needed"),
     ],
 )
-def test_what_no_run_can_come_of_is_refused(overlay, message):
+def test_invalid_configurations_raise(overlay, message):
     parser = ConfigParser(load("train"))
     for key, value in overlay.items():
         parser[key] = value
@@ -107,7 +107,7 @@ def test_what_no_run_can_come_of_is_refused(overlay, message):
         ("evaluate", "inferer#overlap", 2.0, "is 2.0; a fraction of a window"),
     ],
 )
-def test_what_replaces_a_reference_is_of_its_kind(workflow, key, value, message):
+def test_replaced_reference_of_another_kind_raises(workflow, key, value, message):
     parser = ConfigParser(load(workflow))
     parser[key] = value
     with pytest.raises(ConfigError, match=re.escape(f"config key '{key}' {message}")):
@@ -130,14 +130,14 @@ def test_what_replaces_a_reference_is_of_its_kind(workflow, key, value, message)
         ("window_size", "auto"),
     ],
 )
-def test_what_may_replace_a_reference(key, value):
+def test_valid_replacements_of_references(key, value):
     config = ConfigParser(load("train"))
     config[key] = value
     assert check_references(config.get(), bundle_configs(CONFIGS)) is None
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate", "inference"])
-def test_keys_of_other_workflows_and_keys_that_others_refer_to_pass(name):
+def test_keys_of_other_workflows_and_referenced_keys_pass(name):
     config = load(name)
     config |= {"max_epochs": "$1 + 2", "patch_size": [16, "@my_side", 16], "my_side": 16, "overlap": [0, 0.5, 0.25]}
     config |= {"spacing": None, "window_size": [16, 16, 32], "largest_component": ["anterior"], "seed": None}
@@ -151,19 +151,19 @@ def test_keys_of_other_workflows_and_keys_that_others_refer_to_pass(name):
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate", "inference"])
-def test_the_bundles_own_values_pass(name):
+def test_values_of_the_bundle_pass(name):
     check_config(ConfigParser(load(name)), bundle_configs(CONFIGS))
 
 
 @pytest.mark.parametrize("task", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
-def test_the_projects_tasks_pass(task):
+def test_task_files_of_the_project_pass(task):
     check_task([task], CONFIGS)
 
 
-def test_a_component_of_another_library_may_take_anything():
+def test_arguments_of_unknown_signatures_pass():
     parser = ConfigParser(load("train"))
-    parser["train#trainer#amp_kwargs"] = {"enabled": False}  # of SegmentationTrainer, whose **kwargs are MONAI's
-    parser["loss"] = {"_target_": "no.such.Loss", "x": 1}  # MONAI says so when it comes to it
+    parser["train#trainer#amp_kwargs"] = {"enabled": False}  # SegmentationTrainer passes **kwargs to MONAI's trainer
+    parser["loss"] = {"_target_": "no.such.Loss", "x": 1}  # MONAI reports it later
     check_config(parser, bundle_configs(CONFIGS))
 
 
@@ -173,14 +173,14 @@ def test_keys_that_monai_adds_are_accepted(name, key):
     check_config(ConfigParser({**load(name), key: "client_1"}), bundle_configs(CONFIGS))
 
 
-def test_values_of_the_command_line_are_checked_when_they_are_evaluated():
+def test_command_line_values_are_checked_after_evaluation():
     parser = ConfigParser({**load("train"), **protect({"output_dir": "1e3$", "patch_size": "@x", "device": "$1"})})
-    check_config(parser, bundle_configs(CONFIGS))  # they stand for themselves, which only an evaluation shows
+    check_config(parser, bundle_configs(CONFIGS))  # they are literal values, known after evaluation
     with pytest.raises(ConfigError, match="patch_size is '@x'"):
         check_values({"patch_size": parser.get_parsed_content("patch_size")}, evaluated=True)
 
 
-def test_text_of_the_command_line_refers_to_nothing():
+def test_command_line_text_is_not_a_reference():
     parser = ConfigParser({**load("train"), **protect({"output_dir": "@my_key", "my_key": 3})})
     with pytest.raises(ConfigError, match="config key 'my_key' is not used by any workflow"):
         check_config(parser, bundle_configs(CONFIGS))

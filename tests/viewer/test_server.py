@@ -346,7 +346,7 @@ def test_niivue_components_come_with_their_licenses():
 
 
 def test_run_without_known_files_raises(tmp_path):
-    """For instance a training, which has validation scores but no files of cases."""
+    """For instance a training: it has validation scores but no files of cases."""
     run = write_evaluation(tmp_path / "run", files=False)
     with pytest.raises(OutputError, match="Give the output_dir of `segbundle evaluate`"):
         make_server(run)

@@ -114,7 +114,7 @@ def test_case_and_view_can_be_changed(browser):
 def test_case_opens_at_most_errors_in_radiological_view(browser):
     browser.refresh()
     select(browser, 2)
-    # the ball is in layers 1 to 4 along x, predicted in 2 to 5: wrong are layers 1 and 5, of 2 mm; of two the second
+    # the ball is in layers 1 to 4 along x, predicted in 2 to 5: layers 1 and 5 (2 mm) are wrong; the second is shown
     place = browser.execute_script("return [...viewer.frac2mm(viewer.scene.crosshairPos)].slice(0, 3)")
     assert place == pytest.approx([10, 4, 4], abs=0.51)
     assert browser.find_element("id", "place").text.startswith("R 10.0, A 4.0, S 4.0 mm: ")

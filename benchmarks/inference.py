@@ -1,13 +1,15 @@
-"""A clinical CT from file to label map: MONAI's Model Zoo recipe and ours, each in a process of its own.
+"""Time and memory to segment a clinical CT from file to label map, with MONAI's Model Zoo recipe and with segbundle.
 
     python benchmarks/inference.py /path/to/ct_3mm.nii.gz --classes 2 14
 
-The CT is resampled to 0.75×0.75×1 mm first (488×404×336 voxels for the one in docs/benchmarks.md), and both bring it to
-1.5 mm, pass it through the same UNet with the same weights, and write labels on its own voxels. `zoo` is the recipe of
-the Model Zoo's CT bundles (96³ windows, overlap 0.5, Gaussian weights, Invertd, AsDiscreted); `same` is `segbundle
-predict` with the same windows, `fastest` with `--window_size auto`. Times are in seconds: `start` is importing and
-building, `scan` from file to file, `total` the whole process. Ours loads while it starts, and predicts and restores in
-turns: what its stages take, waiting left out, may add up to more than the time that passes.
+First, the CT is resampled to 0.75×0.75×1 mm (488×404×336 voxels in docs/benchmarks.md). Every method then resamples it
+to 1.5 mm, runs the same UNet with the same weights, and writes labels on the voxels of the scan. Each run is a separate
+process. `zoo` is the recipe of the Model Zoo's CT bundles (96³ windows, overlap 0.5, Gaussian weights, Invertd,
+AsDiscreted). `same` is `segbundle predict` with the same windows, and `fastest` adds `--window_size auto`.
+
+Times are in seconds: `start` is importing and building, `scan` is from file to file, `total` is the whole process.
+segbundle loads the scan during start-up, and alternates predicting and restoring. Its stages overlap, so the sum of
+their times without waiting may exceed the elapsed time.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ def clinical_scan(source: Path, target: Path) -> Path:
 
 
 def save_weights(num_classes: int, path: Path) -> None:
-    """Random weights, with statistics of batch normalization that spread the scores over the classes."""
+    """Save random weights with batch normalization statistics that spread the predictions over the classes."""
     import torch
 
     torch.manual_seed(0)
@@ -59,7 +61,7 @@ def zoo_network(num_classes: int) -> Any:
 
 
 def run_zoo(scan: Path, weights: Path, num_classes: int, output_dir: Path, device: str) -> dict[str, float]:
-    """Run the Model Zoo's recipe; returns seconds and peak memory in GB per stage. Needs a process of its own."""
+    """Run the Model Zoo's recipe and return seconds and peak memory in GB per stage. Call it in a separate process."""
     started = time.monotonic()
     import torch
     from monai.inferers import SlidingWindowInferer
@@ -123,8 +125,8 @@ def peak_gb() -> float:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024 / 1e9
 
 
-def measured(command: list[str]) -> tuple[float, list[tuple[float, float]]]:
-    """Seconds that a command took, and every 20 ms the seconds since its start and its GB of resident memory."""
+def run_measured(command: list[str]) -> tuple[float, list[tuple[float, float]]]:
+    """Run a command; return its seconds, and samples every 20 ms of elapsed seconds and resident memory in GB."""
     started, memory = time.monotonic(), []
     process = psutil.Popen(command, stdout=sys.stderr)
     while process.poll() is None:
@@ -136,13 +138,13 @@ def measured(command: list[str]) -> tuple[float, list[tuple[float, float]]]:
     return time.monotonic() - started, memory
 
 
-def zoo(scan: Path, weights: Path, num_classes: int, output_dir: Path, device: str) -> dict[str, float]:
-    """`run_zoo` in a process of its own."""
+def run_zoo_process(scan: Path, weights: Path, num_classes: int, output_dir: Path, device: str) -> dict[str, float]:
+    """Run `run_zoo` in a separate process and return its figures."""
     output_dir.mkdir(parents=True, exist_ok=True)
     stages = output_dir / "stages.json"
     given = {"scan": scan, "weights": weights, "num_classes": num_classes, "output_dir": output_dir, "device": device}
     words = [str(word) for key, value in given.items() for word in (f"--{key}", value)]
-    total, memory = measured([sys.executable, "-W", "ignore", __file__, "--zoo", *words])
+    total, memory = run_measured([sys.executable, "-W", "ignore", __file__, "--zoo", *words])
     return {**json.loads(stages.read_text()), "total": total, "peak_gb": max(gb for _, gb in memory)}
 
 
@@ -161,18 +163,18 @@ network_def: {{_target_: UNet, spatial_dims: 3, in_channels: 1, out_channels: {n
     )
 
 
-def ours(
+def run_segbundle(
     scan: Path, weights: Path, num_classes: int, output_dir: Path, device: str, options: list[str]
 ) -> dict[str, float]:
-    """`segbundle predict` on the scan."""
+    """Run `segbundle predict` on the scan and return its figures."""
     task = output_dir.parent / f"task_{num_classes}.yaml"
     write_task(num_classes, task)
     command = [str(Path(sys.executable).parent / "segbundle"), "predict", str(scan), "--config", str(task)]
     command += ["--ckpt_path", str(weights), "--output_dir", str(output_dir), "--device", device, *options]
-    total, memory = measured(command)
+    total, memory = run_measured(command)
     (record,) = json.loads((output_dir / "predictions.json").read_text())
     stages = record["stages"]
-    computing = total - sum(stages[stage] for stage in ("predict", "restore", "write"))  # the end of start and load
+    computing = total - sum(stages[stage] for stage in ("predict", "restore", "write"))  # end of start and load
     return {
         **stages,
         "start": total - record["seconds"],
@@ -192,7 +194,7 @@ def equal_voxels(first: Path, second: Path) -> float:
 
 
 def row(way: str, num_classes: int, runs: list[dict[str, float]], baseline: list[dict[str, float]]) -> str:
-    """Return a row of the table: medians, and for the total its range and the ratio to the baseline."""
+    """Return a row of the table: medians, the range of the total, and ratios to the baseline."""
     median = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
     totals = [run["total"] for run in runs]
     stages = " | ".join(f"{median[stage]:.1f}" for stage in STAGES)
@@ -205,11 +207,16 @@ def row(way: str, num_classes: int, runs: list[dict[str, float]], baseline: list
 
 
 def main() -> None:
-    """Measure every number of classes and way, in turns, and print a Markdown table."""
+    """Measure every method for every number of classes, in alternation, and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, help="a CT, for instance TotalSegmentator's ct_3mm.nii.gz")
+    parser.add_argument("source", type=Path, help="CT, for instance TotalSegmentator's ct_3mm.nii.gz")
     parser.add_argument("--classes", type=int, nargs="+", default=[2, 14, 117])
-    parser.add_argument("--zoo_most", type=int, default=14, help="classes up to which the recipe has enough memory")
+    parser.add_argument(
+        "--max_zoo_classes",
+        type=int,
+        default=14,
+        help="maximum number of classes for which the Model Zoo recipe has enough memory",
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     arguments, options = parser.parse_known_args()
@@ -224,11 +231,11 @@ def main() -> None:
             runs: dict[str, list[dict[str, float]]] = {"zoo": [], "same": [], "fastest": []}
             for _ in range(arguments.rounds):
                 given = (scan, weights, num_classes)
-                if num_classes <= arguments.zoo_most:
-                    runs["zoo"].append(zoo(*given, folder / "zoo", arguments.device))
-                runs["same"].append(ours(*given, folder / "same", arguments.device, options))
+                if num_classes <= arguments.max_zoo_classes:
+                    runs["zoo"].append(run_zoo_process(*given, folder / "zoo", arguments.device))
+                runs["same"].append(run_segbundle(*given, folder / "same", arguments.device, options))
                 fastest = ["--window_size", "auto", *options]
-                runs["fastest"].append(ours(*given, folder / "fastest", arguments.device, fastest))
+                runs["fastest"].append(run_segbundle(*given, folder / "fastest", arguments.device, fastest))
             for way, measurements in runs.items():
                 for run in measurements:
                     run["scan"] = sum(run[stage] for stage in ("load", "predict", "restore", "write"))
@@ -236,15 +243,20 @@ def main() -> None:
                     print(row(way, num_classes, measurements, runs["zoo"]), flush=True)
             for way in ("same", "fastest"):
                 run = runs[way][-1]
-                print(f"{way}, GB: start and load {run['before_gb']:.2f}, then {run['peak_gb']:.2f}", file=sys.stderr)
+                print(
+                    f"{way}, peak GB: start and load {run['before_gb']:.2f}, then {run['peak_gb']:.2f}", file=sys.stderr
+                )
             if runs["zoo"]:
                 peaks = ", ".join(f"{stage} {runs['zoo'][-1][f'{stage}_gb']:.2f}" for stage in STAGES[:5])
                 same = equal_voxels(folder / "zoo" / "ct_seg.nii.gz", folder / "same" / "ct_seg.nii.gz")
-                print(f"zoo, GB at the peak of each stage: {peaks}. Voxels equal to same: {same:.6f}", file=sys.stderr)
+                print(
+                    f"zoo, peak GB by stage: {peaks}. Fraction of voxels with the same label as in `same`: {same:.6f}",
+                    file=sys.stderr,
+                )
 
 
 def child() -> None:
-    """Entry point of the process that `zoo` starts."""
+    """Run the process that `run_zoo_process` starts."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--zoo", action="store_true")
     for name, kind in (("scan", Path), ("weights", Path), ("num_classes", int), ("output_dir", Path), ("device", str)):

@@ -1,12 +1,12 @@
-"""What each way of being faster changes: Dice of labeled cases, and how far label maps are from float32's.
+"""Effect of faster inference settings on Dice, and agreement of the label maps with those of float32.
 
     python benchmarks/inference_accuracy.py /path/to/Task04_Hippocampus --fold 0
     python benchmarks/inference_accuracy.py data_samples --config configs/phantom.yaml --data_list_key test \
         --ckpt_path runs/demo/training/model.pt
 
-Every row is a `segbundle evaluate`; further options are passed on to all of them. `reference` computes windows of the
-training's patch size in float32. `agreement` is the smallest Dice of a class, over all cases together, between the
-row's label maps and the reference's.
+Every row is one run of `segbundle evaluate`. Additional options are passed to all runs. `reference` uses float32 and
+windows of the training patch size. `agreement` is the minimum over classes of the Dice between the label maps of the
+row and of the reference, pooled over all cases.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from inference import measured
+from inference import run_measured
 
 WAYS = {
     "reference": ["--precision", "fp32"],
@@ -39,7 +39,7 @@ def agreement(folder: Path, reference: Path) -> float:
     size = 256
     confusion = np.zeros((size, size), np.int64)
     for path in sorted(reference.glob("*_seg.nii.gz")):
-        first, second = (np.asarray(load(one / path.name).dataobj).ravel() for one in (reference, folder))
+        first, second = (np.asarray(load(parent / path.name).dataobj).ravel() for parent in (reference, folder))
         confusion += np.bincount(first.astype(np.int64) * size + second, minlength=size * size).reshape(size, size)
     sums = confusion.sum(axis=0) + confusion.sum(axis=1)
     present = sums[1:] > 0
@@ -51,7 +51,7 @@ def load(path: Path) -> Any:
 
 
 def main() -> None:
-    """Evaluate every way and print a Markdown table."""
+    """Evaluate every setting and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
@@ -61,7 +61,7 @@ def main() -> None:
         for way in dict.fromkeys(["reference", *arguments.ways]):
             out = Path(name) / way
             command = [str(Path(sys.executable).parent / "segbundle"), "evaluate", "--dataset_dir"]
-            measured([*command, str(arguments.dataset), "--output_dir", str(out), *WAYS[way], *options])
+            run_measured([*command, str(arguments.dataset), "--output_dir", str(out), *WAYS[way], *options])
             dice = json.loads((out / "summary.json").read_text())["mean_dice"]
             records = json.loads((out / "predictions.json").read_text())
             if way == "reference":

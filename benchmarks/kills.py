@@ -1,12 +1,12 @@
-"""Whether commands that are stopped at random moments, and started again, end with the results of undisturbed ones.
+"""Compare the results of commands that were stopped and restarted with those of uninterrupted commands.
 
     python benchmarks/kills.py --times 100 --folder /tmp/kills
 
-Stops `train`, `predict`, `evaluate` and `cross-validate` in turn, by SIGKILL, SIGTERM and SIGINT in turn, each at a
-random moment between its start and its end, and starts it again with `--resume` (`cross-validate` as it was) until it
-is done. Weights must be the same bit for bit; label maps, `metrics.csv` and `summary.json` byte for byte. SIGTERM and
-SIGINT must end the command within ten seconds, with one line and exit code 143 or 130. What was measured stays in the
-folder: the same command goes on there.
+Stops `train`, `predict`, `evaluate` and `cross-validate` in turn, by SIGKILL, SIGTERM and SIGINT in turn, at random
+moments. Each command is then restarted with `--resume` (`cross-validate` with the same options) until it finishes.
+Weights must be identical bit for bit; label maps, `metrics.csv` and `summary.json` byte for byte. SIGTERM and SIGINT
+must end the command within ten seconds, with one line and exit code 143 or 130. The folder keeps the measurements: the
+same command continues them.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ _EPOCHS = {
     "cross-validate": ("--max_epochs", "15", "--val_interval", "5"),
 }
 _LINES = 2
-"""Of what a command that is stopped says: what it is doing, and that it was stopped."""
+"""Maximum number of lines that a stopped command prints: its current step, and that it was stopped."""
 
 
 @dataclass
 class Stop:
-    """One command, stopped once and started again."""
+    """Record of one command that was stopped and restarted."""
 
     number: int
     command: str
@@ -68,7 +68,7 @@ class Stop:
 
 
 class Kills:
-    """The commands on one dataset, and their undisturbed results."""
+    """Commands on one dataset, and the results of their uninterrupted runs."""
 
     def __init__(self, folder: Path, commands: Sequence[str]) -> None:
         self.folder = folder
@@ -80,17 +80,17 @@ class Kills:
             self._run(["samples", str(self.dataset), "--num_training", "6", "--num_test", "6"])
         times = folder / "undisturbed.json"
         self.seconds: dict[str, float] = json.loads(times.read_text()) if times.exists() else {}
-        for command in dict.fromkeys(["train", *commands]):  # its model is used by the others
+        for command in dict.fromkeys(["train", *commands]):  # the other commands use its model
             if command not in self.seconds:
-                shutil.rmtree(self.whole(command), ignore_errors=True)
+                shutil.rmtree(self.reference(command), ignore_errors=True)
                 started = time.monotonic()
-                self._run(self.words(command, self.whole(command)))
+                self._run(self.words(command, self.reference(command)))
                 self.seconds[command] = round(time.monotonic() - started, 2)
                 times.write_text(json.dumps(self.seconds))
-            print(f"{command}, undisturbed: {self.seconds[command]:.1f} s", flush=True)
+            print(f"{command}, uninterrupted: {self.seconds[command]:.1f} s", flush=True)
 
-    def whole(self, command: str) -> Path:
-        """Where the undisturbed run of a command is."""
+    def reference(self, command: str) -> Path:
+        """Return the folder of the uninterrupted run of a command."""
         return self.folder / f"whole-{command}"
 
     def words(self, command: str, out: Path, resume: bool = False) -> list[str]:
@@ -101,7 +101,7 @@ class Kills:
         else:
             words += ["--dataset_dir", str(self.dataset)]
         if command in ("predict", "evaluate"):
-            words += ["--ckpt_path", str(self.whole("train") / "model.pt")]
+            words += ["--ckpt_path", str(self.reference("train") / "model.pt")]
         words += _EPOCHS.get(command, ())
         return words + (["--resume"] if resume and command != "cross-validate" else [])
 
@@ -111,7 +111,7 @@ class Kills:
             raise RuntimeError(f"{words[0]}: exit code {done.returncode}: {done.stderr[-2000:]}")
 
     def stop(self, number: int, seed: int) -> Stop:
-        """Stop a command at a random moment, start it again, and compare what comes of it."""
+        """Stop a command at a random moment, restart it, and compare its results."""
         command, how = COMMANDS[number % len(COMMANDS)], SIGNALS[number // len(COMMANDS) % len(SIGNALS)]
         rng = random.Random(f"{seed} {number}")
         result = Stop(number, command, how.name, round(rng.uniform(0.0, self.seconds[command]), 2))
@@ -134,12 +134,12 @@ class Kills:
                 process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
-                result.problems.append("runs on for a minute after the signal")
+                result.problems.append("still runs a minute after the signal")
             result.seconds = round(time.monotonic() - started, 2)
         _, result.said = process.communicate()
         result.code = process.returncode
         result.done_before = _done(command, out)
-        result.problems += _ended_plainly(result, how, out) if result.running else []
+        result.problems += _stop_problems(result, how, out) if result.running else []
         while result.restarts < 3:
             result.restarts += 1
             resume = (out / "last.pt").exists() if command == "train" else out.exists()
@@ -155,13 +155,13 @@ class Kills:
         return result
 
     def _different(self, command: str, out: Path) -> Iterator[str]:
-        whole = self.whole(command)
-        for path in sorted(whole.rglob("*")):
-            name = path.relative_to(whole)
+        reference = self.reference(command)
+        for path in sorted(reference.rglob("*")):
+            name = path.relative_to(reference)
             other = out / name
             if path.name in ("last.pt", "model.pt"):
                 found = (
-                    differences(*(torch.load(one, weights_only=True) for one in (path, other)))
+                    differences(*(torch.load(file, weights_only=True) for file in (path, other)))
                     if other.exists()
                     else ["missing"]
                 )
@@ -175,11 +175,11 @@ class Kills:
             yield f"partial files: {', '.join(left[:3])}"
         records = out / "predictions.json"
         if records.exists() and any(record["status"] != "ok" for record in json.loads(records.read_text())):
-            yield "predictions.json holds failures"
+            yield "predictions.json contains failures"
 
 
 def _done(command: str, out: Path) -> str:
-    """How far a command was when it was stopped."""
+    """Return the progress of a command when it was stopped."""
     if command == "train":
         last = out / "last.pt"
         return f"epoch {torch.load(last, weights_only=True)['epoch']}" if last.exists() else "nothing"
@@ -187,7 +187,7 @@ def _done(command: str, out: Path) -> str:
     return f"{found} scans" if found else "nothing"
 
 
-def _ended_plainly(result: Stop, how: signal.Signals, out: Path) -> Iterator[str]:
+def _stop_problems(result: Stop, how: signal.Signals, out: Path) -> Iterator[str]:
     if how is signal.SIGKILL:
         return
     before = result.code == -how and result.moment < 1  # Python itself was still starting
@@ -195,40 +195,41 @@ def _ended_plainly(result: Stop, how: signal.Signals, out: Path) -> Iterator[str
         yield f"exit code {result.code}"
     lines = [line for line in result.said.splitlines() if line.strip()]
     if not before and (len(lines) > _LINES or not any(line.startswith("Stopped.") for line in lines)):
-        yield f"says {result.said[-300:]!r}"
+        yield f"unexpected message {result.said[-300:]!r}"
     if result.seconds > 10:
         yield f"took {result.seconds:.1f} s to end"
     if left := [path.name for path in out.rglob("*") if ".partial" in path.name]:
-        yield f"leaves partial files: {', '.join(left[:3])}"
+        yield f"partial files after the stop: {', '.join(left[:3])}"
 
 
 def table(stops: list[Stop]) -> Iterator[str]:
-    """One row for each command and signal."""
-    columns = "command", "signal", "stops", "running", "with results", "s to end, at most", "the same", "not right"
-    yield f"| {' | '.join(columns)} |"
+    """Yield the lines of a Markdown table with a row per command and signal."""
+    yield "| command | signal | stops | while running | with results on disk | max s to end | identical | failed |"
     yield "|---|---|---:|---:|---:|---:|---:|---:|"
     for command in COMMANDS:
         for how in SIGNALS:
-            some = [stop for stop in stops if (stop.command, stop.signal) == (command, how.name)]
-            if some:
-                running = [stop for stop in some if stop.running]
+            matching = [stop for stop in stops if (stop.command, stop.signal) == (command, how.name)]
+            if matching:
+                running = [stop for stop in matching if stop.running]
                 work = sum(stop.done_before != "nothing" for stop in running)
-                same = sum(not stop.problems for stop in some)
+                same = sum(not stop.problems for stop in matching)
                 longest = max((stop.seconds for stop in running), default=0.0)
                 yield (
-                    f"| {command} | {how.name} | {len(some)} | {len(running)} | {work} | {longest:.1f} "
-                    f"| {same} | {len(some) - same} |"
+                    f"| {command} | {how.name} | {len(matching)} | {len(running)} | {work} | {longest:.1f} "
+                    f"| {same} | {len(matching) - same} |"
                 )
     right = sum(not stop.problems for stop in stops)
-    yield f"\n{right} of {len(stops)} ended with the results of undisturbed runs, and as they should."
+    yield f"\n{right} of {len(stops)} runs stopped as documented, with the results of uninterrupted runs."
 
 
 def main() -> None:
-    """Stop and compare; the exit code is 1 if anything is not right."""
+    """Stop, restart and compare. The exit code is 1 if any run failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--folder", type=Path, required=True, help="where everything goes; a run goes on there")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments")
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="folder for all files; an earlier run in it is continued"
+    )
     parser.add_argument("--only", choices=COMMANDS, nargs="+", default=COMMANDS)
     arguments = parser.parse_args()
     kills = Kills(arguments.folder.resolve(), arguments.only)
@@ -244,7 +245,7 @@ def main() -> None:
         stops.append(stop)
         with journal.open("a") as file:
             file.write(json.dumps(asdict(stop)) + "\n")
-        how = "; ".join(stop.problems) or "the same"
+        how = "; ".join(stop.problems) or "identical"
         print(f"{number}: {stop.command}, {stop.signal} at {stop.moment} s ({stop.done_before}): {how}", flush=True)
     print("\n".join(table(stops)))
     raise SystemExit(any(stop.problems for stop in stops))

@@ -1,10 +1,11 @@
-"""What many scans and long scans take: memory, threads, descriptors and bytes written while `segbundle predict` runs.
+"""Memory, threads, open files and bytes written by `segbundle predict` on many scans and on long scans.
 
     python benchmarks/load.py --scans 5000 --slices 250 500 1000
 
-First so many scans of 16x16x16 voxels in one run, looked at after 100, 500, 1,000 and so on of them: nothing but the
-bytes written may grow, and these by the same for every scan. Then a CT of 512x512 voxels and so many slices each:
-smoothed noise stored as 16-bit integers, gzipped. The network is a 1x1x1 convolution, so that the pipeline is measured.
+First, `--scans` scans of 16x16x16 voxels are predicted in one run, and sampled after 100, 500, 1,000 and more scans.
+Only the bytes written may grow, by the same amount per scan. Then, CTs of 512x512 voxels are predicted, with each
+number of slices: smoothed noise as gzipped 16-bit integers. The network is a 1x1x1 convolution, so that the pipeline
+dominates.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ patch_size: [64, 64, 64]
 network_def: {_target_: torch.nn.Conv3d, in_channels: 1, out_channels: 2, kernel_size: 1}
 device: cpu
 """
-LOOKS = (100, 500, 1000, 2000, 5000, 10000)
+SAMPLES_AFTER = (100, 500, 1000, 2000, 5000, 10000)
 
 
 def write_model(folder: Path) -> list[str]:
-    """Write a task and weights that label every voxel above 500; the options that use them."""
+    """Write a task, and weights that label voxels above 500, and return the options that use them."""
     weights = {"weight": torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1, 1), "bias": torch.tensor([0.0, -0.5])}
     torch.save(weights, folder / "model.pt")
     (folder / "task.yaml").write_text(TASK)
@@ -44,14 +45,14 @@ def write_model(folder: Path) -> list[str]:
 
 
 def start(scans: Path, out: Path, options: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start a prediction."""
+    """Start `segbundle predict`."""
     program = str(Path(sys.executable).parent / "segbundle")
     words = [program, "predict", str(scans), "--output_dir", str(out), *options]
     return subprocess.Popen(words, stdout=subprocess.DEVNULL)
 
 
-def state(process: int) -> dict[str, float]:
-    """Resident memory in MB, its peak, threads, open files, and MB written since the start."""
+def process_usage(process: int) -> dict[str, float]:
+    """Return resident memory and its peak in MB, threads, open files, and MB written since the start."""
     lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
     found = dict(line.split(":", 1) for line in lines if ":" in line)
     written = dict(line.split(": ") for line in Path(f"/proc/{process}/io").read_text(encoding="utf-8").splitlines())
@@ -64,8 +65,8 @@ def state(process: int) -> dict[str, float]:
     }
 
 
-def many(folder: Path, count: int) -> Iterator[str]:
-    """Rows of a table: one run over so many scans, at some of them."""
+def measure_many_scans(folder: Path, count: int) -> Iterator[str]:
+    """Yield the lines of a table for one run over many scans, sampled after some of them."""
     scans, out = folder / "scans", folder / "many"
     scans.mkdir()
     values = np.random.default_rng(0).integers(0, 1000, (16, 16, 16)).astype(np.int16)
@@ -75,13 +76,13 @@ def many(folder: Path, count: int) -> Iterator[str]:
     yield "| scans done | RSS, MB | threads | open files | MB written | seconds |"
     yield "|---:|---:|---:|---:|---:|---:|"
     started, process = time.monotonic(), start(scans, out, write_model(folder))
-    looks, last = [look for look in LOOKS if look < count], ""
+    samples, last = [sample for sample in SAMPLES_AFTER if sample < count], ""
     while process.poll() is None:
         done = sum(not path.name.startswith(".") for path in out.glob("*_seg.nii.gz"))
-        with suppress(OSError, KeyError):  # it has just ended
-            last = _row(done, state(process.pid), time.monotonic() - started)
-        if looks and done >= looks[0]:
-            looks = [look for look in looks if look > done]
+        with suppress(OSError, KeyError):  # the process has just ended
+            last = _row(done, process_usage(process.pid), time.monotonic() - started)
+        if samples and done >= samples[0]:
+            samples = [sample for sample in samples if sample > done]
             yield last
         time.sleep(0.1)
     yield last
@@ -90,9 +91,9 @@ def many(folder: Path, count: int) -> Iterator[str]:
     shutil.rmtree(scans)
 
 
-def _row(done: int, seen: dict[str, float], seconds: float) -> str:
+def _row(done: int, usage: dict[str, float], seconds: float) -> str:
     return (
-        f"| {done} | {seen['rss']:.0f} | {seen['threads']:.0f} | {seen['files']:.0f} | {seen['written']:.1f} "
+        f"| {done} | {usage['rss']:.0f} | {usage['threads']:.0f} | {usage['files']:.0f} | {usage['written']:.1f} "
         f"| {seconds:.1f} |"
     )
 
@@ -110,8 +111,8 @@ def write_ct(path: Path, slices: int) -> None:
     nib.save(nib.Nifti1Image(array, np.diag([-0.7, -0.7, 1.0, 1.0])), path)
 
 
-def long(folder: Path, lengths: Sequence[int], options: Sequence[str]) -> Iterator[str]:
-    """Rows of a table: a run for each length."""
+def measure_long_scans(folder: Path, lengths: Sequence[int], options: Sequence[str]) -> Iterator[str]:
+    """Yield the lines of a table with a run per number of slices."""
     yield "| slices | voxels, million | peak RSS, GB | seconds |"
     yield "|---:|---:|---:|---:|"
     model = write_model(folder)
@@ -121,8 +122,8 @@ def long(folder: Path, lengths: Sequence[int], options: Sequence[str]) -> Iterat
         started, process, peak = time.monotonic(), start(scan, folder / f"long_{slices}", [*model, *options]), 0.0
         while process.poll() is None:
             try:
-                peak = max(peak, state(process.pid)["peak"])
-            except (OSError, KeyError):  # it has just ended
+                peak = max(peak, process_usage(process.pid)["peak"])
+            except (OSError, KeyError):  # the process has just ended
                 break
             time.sleep(0.05)
         if process.wait():
@@ -133,18 +134,18 @@ def long(folder: Path, lengths: Sequence[int], options: Sequence[str]) -> Iterat
 
 
 def main() -> None:
-    """Measure and print Markdown tables; options that are not known are passed on to the runs over long scans."""
+    """Measure and print Markdown tables. Additional options are passed to the runs on long scans."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scans", type=int, default=1000, help="0 for none")
+    parser.add_argument("--scans", type=int, default=1000, help="number of small scans; 0 skips them")
     parser.add_argument("--slices", type=int, nargs="*", default=[250, 500, 1000])
     arguments, options = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as name:
         if arguments.scans:
-            for line in many(Path(name), arguments.scans):
+            for line in measure_many_scans(Path(name), arguments.scans):
                 print(line, flush=True)
         if arguments.slices:
             print()
-            for line in long(Path(name), arguments.slices, options):
+            for line in measure_long_scans(Path(name), arguments.slices, options):
                 print(line, flush=True)
 
 

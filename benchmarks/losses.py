@@ -1,9 +1,10 @@
-"""What a loss costs: forward and backward of DiceCELoss, ours and MONAI's, in turns; time and memory.
+"""Time and memory of the forward and backward pass of DiceCELoss, in segbundle and in MONAI, in alternation.
 
     python benchmarks/losses.py --shape 2 14 96 96 96
 
-Every figure comes from a process of its own. Memory is the peak of the whole process; that without Python and its
-libraries, so scores, labels and everything the loss makes of them; and what the loss adds to scores and labels.
+Each measurement runs in a separate process. Memory is given in three ways: the peak of the whole process, the peak
+without Python and libraries (logits, labels, and everything that the loss allocates), and the peak without logits and
+labels.
 """
 
 from __future__ import annotations
@@ -20,34 +21,34 @@ KINDS = ("MONAI", "segbundle")
 
 
 def measure(kind: str, shape: list[int], device: str, dtype: str, repeats: int) -> None:
-    """Print seconds per forward and backward, and peaks in MB, as JSON."""
+    """Print seconds per forward and backward pass, and peaks in MB, as JSON."""
     import monai.losses
     import torch
 
     import segbundle.losses
 
     loss = {"MONAI": monai.losses, "segbundle": segbundle.losses}[kind].DiceCELoss(to_onehot_y=True, softmax=True)
-    empty = _held(device)
+    empty = _memory_in_use(device)
     generator = torch.Generator().manual_seed(0)
-    scores = torch.randn(shape, generator=generator).to(device, getattr(torch, dtype)).requires_grad_()
+    logits = torch.randn(shape, generator=generator).to(device, getattr(torch, dtype)).requires_grad_()
     labels = torch.randint(0, shape[1], (shape[0], 1, *shape[2:]), generator=generator).to(device)
-    held = _held(device)
+    with_data = _memory_in_use(device)
     seconds = []
     for _ in range(repeats + 1):
-        scores.grad = None
+        logits.grad = None
         started = time.perf_counter()
-        value = loss(scores, labels)
+        value = loss(logits, labels)
         value.backward()
-        if scores.is_cuda:
+        if logits.is_cuda:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
     peak = _peak(device)
-    result = {"seconds": statistics.median(seconds[1:]), "peak": peak, "data": peak - empty, "added": peak - held}
+    result = {"seconds": statistics.median(seconds[1:]), "peak": peak, "data": peak - empty, "added": peak - with_data}
     print(json.dumps(result))
 
 
-def _held(device: str) -> float:
-    """MB that the process, or the GPU, holds now."""
+def _memory_in_use(device: str) -> float:
+    """Return the memory in use by the process or the GPU in MB."""
     import torch
 
     if device != "cpu":
@@ -65,7 +66,7 @@ def _peak(device: str) -> float:
 
 
 def run(kind: str, arguments: argparse.Namespace) -> dict[str, float]:
-    """One measurement in a process of its own."""
+    """Return one measurement, made in a separate process."""
     options = ["--shape", *map(str, arguments.shape), "--device", arguments.device, "--dtype", arguments.dtype]
     command = [sys.executable, __file__, *options, "--repeats", str(arguments.repeats), "--measure", kind]
     result: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -73,13 +74,15 @@ def run(kind: str, arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure both in turns and print a Markdown table."""
+    """Measure both losses in alternation and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", type=int, nargs="+", default=[2, 14, 96, 96, 96], help="of the scores (B, C, ...)")
+    parser.add_argument(
+        "--shape", type=int, nargs="+", default=[2, 14, 96, 96, 96], help="shape of the logits (B, C, ...)"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--rounds", type=int, default=5, help="processes of each kind")
-    parser.add_argument("--repeats", type=int, default=5, help="forward and backward passes in each")
+    parser.add_argument("--repeats", type=int, default=5, help="forward and backward passes per process")
     parser.add_argument("--measure", choices=KINDS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:

@@ -1,10 +1,10 @@
-"""What more cases cost: seconds to prepare them and per epoch, and memory, kept in memory or in files.
+"""Preparation time, epoch time and memory by number of cases, cached in memory or in files.
 
     python benchmarks/many_cases.py /path/to/Task04_Hippocampus --cases 50 100 200
 
-Every row is a process of its own that prepares the first so many labeled cases and trains the network of `training.py`
-on them (`training.py`). `again` is how long preparing takes when the files are there. Memory is what the process has to
-itself (RssAnon): once cases are prepared, and its growth from then to the peak of the second epoch.
+Every row is a separate process that prepares the first N labeled cases and trains the network of `training.py` on them.
+`again` is the preparation time when the files exist. Memory is private memory (RssAnon): the memory of the prepared
+cases, and the growth from then to the peak of the second epoch.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from pathlib import Path
 from training import run_segbundle
 
 
-def own_memory() -> float:
-    """GB of memory that no file stands behind."""
+def private_memory() -> float:
+    """Return the anonymous memory of this process in GB."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) * 1024 / 1e9
 
 
 def child(arguments: argparse.Namespace) -> None:
-    """Prepare and train, and print the figures as JSON."""
+    """Prepare the cases, train, and print the figures as JSON."""
     import torch
     from ignite.engine import Events
 
     torch.manual_seed(0)
-    before, started = own_memory(), time.perf_counter()
-    (most,) = arguments.cases
-    _, trainer = run_segbundle(arguments, most, arguments.cache_dir)
-    prepared, ready = own_memory(), time.perf_counter()
+    before, started = private_memory(), time.perf_counter()
+    (max_cases,) = arguments.cases
+    _, trainer = run_segbundle(arguments, max_cases, arguments.cache_dir)
+    prepared, ready = private_memory(), time.perf_counter()
     ends, peak, done = [time.perf_counter()], [0.0], threading.Event()
 
     def watch() -> None:
         while not done.wait(0.05):
             if len(ends) > 1:
-                peak[0] = max(peak[0], own_memory())
+                peak[0] = max(peak[0], private_memory())
 
     watching = threading.Thread(target=watch)
     watching.start()
@@ -55,7 +55,7 @@ def child(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Measure every number of cases, in memory and in files, and print a Markdown table."""
+    """Measure every number of cases, cached in memory and in files, and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--cases", type=int, nargs="+", default=[50, 100, 200])

@@ -1,9 +1,9 @@
-"""All scores of one large case: ours, and MONAI's functions called directly.
+"""Time and memory to score one large case with segbundle, MONAI and surface-distance.
 
     python benchmarks/metrics.py --classes 14
 
-The case has 512×512×300 voxels of 0.75×0.75×1 mm with ellipsoids of the sizes of organs; the prediction has smoothly
-displaced surfaces. Every way runs in a process of its own, in turns, on label maps that are already in memory.
+The case has 512×512×300 voxels of 0.75×0.75×1 mm with ellipsoids of the sizes of organs. The prediction has smoothly
+displaced surfaces. The methods alternate, each in a separate process, on label maps that are already in memory.
 `segbundle` is `score_case`: status, Dice, HD95, NSD, volumes and connected components. `monai` is `compute_dice`,
 `compute_hausdorff_distance` and `compute_surface_dice` on one-hot volumes in bool, without components.
 `surface-distance` is DeepMind's library, class by class, without Dice and components.
@@ -31,11 +31,11 @@ RADII = (
     (68, 52, 90), (68, 52, 90), (60, 52, 52), (21, 21, 41), (21, 21, 41), (34, 26, 38), (9, 9, 90),
     (10, 10, 75), (34, 22, 15), (15, 11, 11), (8, 8, 8), (9, 9, 45), (22, 22, 26), (4, 4, 15),
 )  # fmt: skip
-"""Of two lungs, liver, kidneys, spleen, aorta, vein, pancreas, bladder and smaller structures, in mm."""
+"""Radii in mm: two lungs, liver, kidneys, spleen, aorta, vein, pancreas, bladder and smaller structures."""
 
 
 def large_case(shape: tuple[int, int, int], num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Prediction and reference (X, Y, Z), uint8."""
+    """Return prediction and reference (X, Y, Z) as uint8."""
     from scipy.ndimage import gaussian_filter
 
     rng, spacing = np.random.default_rng(0), np.array(SPACING)
@@ -105,10 +105,10 @@ def child(way: str, case: Path, num_classes: int) -> None:
 
 
 def main() -> None:
-    """Measure every way and print a Markdown table."""
+    """Measure every method and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", type=int, nargs=3, default=[512, 512, 300])
-    parser.add_argument("--classes", type=int, default=14, help="without the background, at most 14")
+    parser.add_argument("--classes", type=int, default=14, help="number of classes without the background, at most 14")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--child", nargs=2, metavar=("WAY", "CASE"), help=argparse.SUPPRESS)
@@ -132,8 +132,8 @@ def main() -> None:
     ours = np.array(runs[arguments.ways[0]][0]["scores"])
     for way, measured in runs.items():
         seconds = [run["seconds"] for run in measured]
-        apart = np.abs(np.array(measured[0]["scores"]) - ours).max(axis=0)
-        differences = " | ".join("-" if np.isnan(value) else f"{value:.2g}" for value in apart)
+        difference = np.abs(np.array(measured[0]["scores"]) - ours).max(axis=0)
+        differences = " | ".join("-" if np.isnan(value) else f"{value:.2g}" for value in difference)
         spread = f"{min(seconds):.1f} to {max(seconds):.1f}"
         peak = max(run["peak_gb"] for run in measured)
         print(f"| {way} | {statistics.median(seconds):.1f} | {spread} | {peak:.2f} | {differences} |")

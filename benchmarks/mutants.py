@@ -1,10 +1,10 @@
-"""Mutants of a Python file: its syntax tree with one small change each.
+"""Mutants of a Python file: copies of its syntax tree with one small change.
 
-Changes: comparisons (< to <=, == to !=, in to not in), arithmetic (+ to -, * to /), and to or, not removed, booleans
-flipped, numbers plus and minus 1, strings with a prefix, conditions negated, min to max and any to all, a returned
-value replaced by None, break to continue, and calls, raise, augmented assignments and assignments to attributes and
-items deleted. Defaults of arguments are constants like any other. Not changed, as nobody should test them word by word:
-docstrings, annotations, imports, decorators, literal text of f-strings, and what `raise` is given.
+Changes: comparisons (< to <=, == to !=, in to not in), arithmetic (+ to -, * to /), `and` to `or`, removal of `not`,
+flipped booleans, numbers plus and minus 1, prefixed strings, negated conditions, min to max and any to all, None as the
+returned value, break to continue, and deletion of calls, raise, augmented assignments and assignments to attributes and
+items. Default arguments are changed like other constants. Docstrings, annotations, imports, decorators, literal text of
+f-strings and arguments of `raise` are not changed, because tests should not depend on their exact words.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ _LOGGING = {"debug", "info", "warning", "warn", "error", "exception"}
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change.
+    """One change of a file.
 
     Attributes:
-        number: the mutant's place among those of its file.
-        line: where the change is.
-        lines: first and last line of the statement that runs it; of the function for a default; None if it runs when
-            the module is imported.
-        change: for people.
-        key: the same after edits of other lines.
+        number: index of the mutant in its file.
+        line: line of the change.
+        lines: first and last line of the statement with the change, or of the function for a default argument; None for
+            code that runs when the module is imported.
+        change: description of the change.
+        key: identifier that does not depend on other lines.
     """
 
     number: int
@@ -54,7 +54,7 @@ class Mutant:
 
 
 def mutants(source: str) -> list[Mutant]:
-    """Return all mutants of a source."""
+    """Return all mutants of a source text."""
     texts = source.splitlines()
     seen: Counter[str] = Counter()
     found = []
@@ -66,7 +66,7 @@ def mutants(source: str) -> list[Mutant]:
 
 
 def mutated(source: str, number: int) -> ast.Module:
-    """Return the syntax tree of the mutant of that number."""
+    """Return the syntax tree of the mutant with a number."""
     tree = ast.parse(source)
     _Sites(tree).found[number].apply()
     return ast.fix_missing_locations(tree)
@@ -81,7 +81,7 @@ class _Site:
 
 
 class _Sites:
-    """Every place of a tree that can be changed, in a fixed order."""
+    """All possible changes of a syntax tree, in a fixed order."""
 
     def __init__(self, tree: ast.Module):
         self.found: list[_Site] = []
@@ -108,7 +108,7 @@ class _Sites:
             self._body(node.body, inside=True)
             return
         if isinstance(node, ast.ClassDef):
-            if not any(ast.unparse(base).endswith("Enum") for base in node.bases):  # members are made only once
+            if not any(ast.unparse(base).endswith("Enum") for base in node.bases):  # members are created only once
                 self._body(node.body, inside=False)
             return
         if isinstance(node, ast.Raise):
@@ -226,7 +226,7 @@ class _Sites:
 
 
 def _can_be_negated(test: ast.expr) -> bool:
-    """Whether no other change negates it or nearly does."""
+    """Return whether a condition has no other change with a similar effect."""
     return not isinstance(test, (ast.Compare, ast.BoolOp, ast.UnaryOp, ast.Constant))
 
 
@@ -252,13 +252,13 @@ def _is_none(node: ast.expr) -> bool:
 
 
 def _name(node: ast.Subscript | ast.Call) -> str:
-    """Name of what is called or subscripted, without the object that it belongs to."""
+    """Return the name of a called or subscripted object, without the object before the dot."""
     value = node.func if isinstance(node, ast.Call) else node.value
     return value.attr if isinstance(value, ast.Attribute) else getattr(value, "id", "")
 
 
 def _lines(node: ast.stmt) -> tuple[int, int]:
-    """First and last line of a statement, without the statements in it."""
+    """Return the first and last line of a statement, without the statements nested in it."""
     body = getattr(node, "body", None)
     last = body[0].lineno - 1 if isinstance(body, list) and body else (node.end_lineno or node.lineno)
     return node.lineno, max(last, node.lineno)

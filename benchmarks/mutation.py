@@ -1,4 +1,4 @@
-"""Mutation testing: how many small changes of the code the tests notice.
+"""Mutation testing: count the small changes of the code that the tests detect.
 
     python benchmarks/mutation.py --journal runs/mutation.jsonl
     python benchmarks/mutation.py --journal runs/mutation.jsonl --files metrics --survivors
@@ -6,11 +6,11 @@
 
 Tests are collected once, with PyTorch and MONAI imported, and a process is forked for every mutant (see mutants.py). It
 runs the tests that reach the changed line, shortest first, until one fails. Tests of more than `--slowest` seconds are
-left out, and a mutant that has survived `--seconds` of tests counts as survived. A mutant that takes far more processor
-time than its tests did before (an endless loop) counts as timed out, which is as good as killed.
+skipped. A mutant that has passed `--seconds` of tests counts as survived. A mutant that needs far more CPU time than
+its tests did before (an endless loop) counts as timed out. A timeout is as good as a kill.
 
-Everything known is in the journal, so that a run can be stopped, resumed and divided (`--shard 1/2`); `--again` repeats
-the survivors after tests have been added. The table in docs/reliability.md is what is printed at the end.
+The journal records every outcome, so that a run can be stopped, resumed and sharded (`--shard 1/2`). `--again` repeats
+the survivors after tests have been added. The program ends with the table in docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ TESTS = {
     "io/scan_files.py": ["io/test_scan_files.py", "io/test_scans.py"],
     "datasets/cases.py": ["datasets/test_cases.py"],
 }
-"""Which tests are to notice changes of which files."""
+"""Tests by the files whose changes they should detect."""
 PRELOADED = (
     "scipy.ndimage",
     "scipy.spatial",
@@ -63,20 +63,20 @@ PRELOADED = (
     "nibabel",
     "SimpleITK",
 )
-"""What the code imports late, so that not every mutant has to."""
+"""Modules that the code imports lazily, imported once before the forks."""
 KILLED, TIMED_OUT, SURVIVED = "killed", "timed out", "survived"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds: of one test, and of all tests of one mutant."""
+    """Limits in seconds: of a single test, and of all tests of a mutant."""
 
     slowest: float
     seconds: float
 
 
 class Journal:
-    """Outcomes by file and mutant, one line each; the last one counts."""
+    """File with a line per outcome; for each mutant of a file, the last line counts."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -87,7 +87,7 @@ class Journal:
                 self.outcomes[known["file"], known["mutant"]] = known["outcome"]
 
     def add(self, file: str, mutant: Mutant, outcome: str) -> None:
-        """Write an outcome at once."""
+        """Add an outcome and write it immediately."""
         self.outcomes[file, mutant.key] = outcome
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file_object:
@@ -95,7 +95,7 @@ class Journal:
 
 
 class Runner:
-    """A pytest plugin that runs mutants in place of the collected tests."""
+    """Pytest plugin that runs mutants instead of the collected tests."""
 
     def __init__(self, work: dict[str, list[Mutant]], journal: Journal, limits: Limits):
         self.work = work
@@ -104,7 +104,7 @@ class Runner:
         self.kills: Counter[str] = Counter()
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        """Measure what the tests reach, then try every mutant."""
+        """Record the lines that the tests reach, then test every mutant."""
         if session.testsfailed:
             raise pytest.UsageError("the tests cannot be collected")
         for name in PRELOADED:
@@ -134,7 +134,7 @@ class Runner:
         return True
 
     def _reached(self, items: Sequence[pytest.Item], paths: set[str]) -> dict[str, Any]:
-        """Return the result of `_baseline`, read from a file beside the journal if no test or source has changed."""
+        """Return the result of `_baseline`, from a file next to the journal if tests and sources are unchanged."""
         content = hashlib.sha1(json.dumps(sorted(paths)).encode())
         for path in sorted({*paths, *(str(item.path) for item in items)}):
             content.update(Path(path).read_bytes())
@@ -142,13 +142,13 @@ class Runner:
         if stored.exists():
             known: dict[str, Any] = json.loads(stored.read_text(encoding="utf-8"))
             return known
-        found: dict[str, Any] = in_child(lambda: self._baseline(items, paths))
+        found: dict[str, Any] = run_in_fork(lambda: self._baseline(items, paths))
         stored.parent.mkdir(parents=True, exist_ok=True)
         stored.write_text(json.dumps(found), encoding="utf-8")
         return found
 
     def _baseline(self, items: Sequence[pytest.Item], paths: set[str]) -> dict[str, Any]:
-        """Run all tests: whether they pass, their seconds, and the lines of each path that they reach."""
+        """Run all tests; return whether they pass, their seconds, and the lines of each path that they reach."""
         result = {}
         signal.signal(signal.SIGALRM, _too_slow)
         for item, next_item in zip(items, [*items[1:], None], strict=True):
@@ -171,7 +171,7 @@ class Runner:
         return result
 
     def _chosen(self, mutant: Mutant, by_line: dict[int, set[str]], seconds: dict[str, float]) -> list[str]:
-        """Return the tests that reach the mutant, those with the most kills per second first."""
+        """Return the tests that reach a mutant, sorted by kills per second, highest first."""
         lines: Iterable[int] = by_line if mutant.lines is None else range(mutant.lines[0], mutant.lines[1] + 1)
         names = set().union(*(by_line.get(line, set()) for line in lines))
         ordered = sorted(names, key=lambda name: (-self.kills[name] / (seconds[name] + 0.05), seconds[name], name))
@@ -197,7 +197,7 @@ class Runner:
             resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 1))
             tree = mutated(path.read_text(encoding="utf-8"), mutant.number)
             try:
-                put_in_place(sys.modules[module], compile(tree, str(path), "exec"), at_import=mutant.lines is None)
+                replace_code(sys.modules[module], compile(tree, str(path), "exec"), at_import=mutant.lines is None)
             except Exception:
                 return "import"
             for item, next_item in zip(items, [*items[1:], None], strict=True):
@@ -206,7 +206,7 @@ class Runner:
             return None
 
         try:
-            killer = in_child(kill, wall_seconds=40 + 20 * expected)
+            killer = run_in_fork(kill, wall_seconds=40 + 20 * expected)
         except TimeoutError:
             return TIMED_OUT
         except ChildProcessError:
@@ -216,12 +216,16 @@ class Runner:
         return SURVIVED if killer is None else KILLED
 
 
-def in_child(work: Callable[[], Any], wall_seconds: float = 7200) -> Any:
-    """Return what a function returns in a forked process, silent and without effect on this one.
+def run_in_fork(work: Callable[[], Any], wall_seconds: float = 7200) -> Any:
+    """Return the result of a function that runs in a forked process, without output or effects on this process.
+
+    Args:
+        work: function with a JSON result.
+        wall_seconds: time limit in seconds (default 7200).
 
     Raises:
-        TimeoutError: its processor time or the time was up.
-        ChildProcessError: it died otherwise.
+        TimeoutError: the limit of CPU time or wall time was reached.
+        ChildProcessError: the process ended with another error.
     """
     reading, writing = os.pipe()
     pid = os.fork()
@@ -251,33 +255,33 @@ def in_child(work: Callable[[], Any], wall_seconds: float = 7200) -> Any:
     return json.loads(text)
 
 
-def put_in_place(module: types.ModuleType, code: types.CodeType, at_import: bool) -> None:
-    """Give functions and classes of a loaded module the code of another version of it.
+def replace_code(module: types.ModuleType, code: types.CodeType, at_import: bool) -> None:
+    """Replace the code of functions and classes in a loaded module by that of another version.
 
     Args:
-        module: the module; what others have imported from it stays the same object.
-        code: of the other version.
-        at_import: whether constants of the module and its classes are to be replaced, too, here and in other modules.
+        module: loaded module. Objects that other modules have imported from it are kept.
+        code: code of the other version.
+        at_import: whether to replace constants of the module and its classes as well, here and in other modules.
     """
     new = types.ModuleType(module.__name__)
     new.__dict__.update(
         {key: module.__dict__[key] for key in ("__file__", "__package__", "__path__") if key in vars(module)}
     )
     exec(code, new.__dict__)
-    _renew(module, dict(vars(new)), module.__name__, at_import)
+    _replace_members(module, dict(vars(new)), module.__name__, at_import)
 
 
-def _renew(owner: Any, new: dict[str, Any], module: str, at_import: bool) -> None:
+def _replace_members(owner: Any, new: dict[str, Any], module: str, at_import: bool) -> None:
     for name, value in new.items():
         old = vars(owner).get(name)
         if isinstance(value, type) and isinstance(old, type):
             if value.__module__ == module and value is not old:
-                _renew(old, dict(vars(value)), module, at_import)
+                _replace_members(old, dict(vars(value)), module, at_import)
             continue
         function, new_function = _function(old), _function(value)
         if function and new_function:
             if new_function.__module__ == module:
-                _renew_function(owner, name, old, function, new_function)
+                _replace_function(owner, name, old, function, new_function)
         elif at_import and is_dataclass(value) and is_dataclass(old):
             for field in fields(value):
                 object.__setattr__(old, field.name, getattr(value, field.name))
@@ -286,8 +290,8 @@ def _renew(owner: Any, new: dict[str, Any], module: str, at_import: bool) -> Non
                 setattr(other, name, value)
 
 
-def _renew_function(owner: Any, name: str, old: Any, function: types.FunctionType, new: types.FunctionType) -> None:
-    if function.__code__.co_freevars != new.__code__.co_freevars:  # as if `super()` comes or goes
+def _replace_function(owner: Any, name: str, old: Any, function: types.FunctionType, new: types.FunctionType) -> None:
+    if function.__code__.co_freevars != new.__code__.co_freevars:  # for example with and without `super()`
         setattr(owner, name, type(old)(new) if isinstance(old, (staticmethod, classmethod, property)) else new)
         return
     function.__code__ = new.__code__
@@ -298,7 +302,7 @@ def _renew_function(owner: Any, name: str, old: Any, function: types.FunctionTyp
 
 
 def _function(value: Any) -> types.FunctionType | None:
-    """Return the function behind a method, a property or a decorated function."""
+    """Return the function that a method, a property or a decorator wraps."""
     for name in ("__func__", "fget", "func", "__wrapped__"):
         inner = None if isinstance(value, (type, types.ModuleType)) else getattr(value, name, None)
         if inner is not None:
@@ -330,12 +334,12 @@ def _too_slow(*_: object) -> None:
 
 
 def chosen_files(patterns: Sequence[str]) -> dict[str, list[str]]:
-    """Files that contain one of the patterns (all without any), each with its tests."""
+    """Return the files that contain one of the patterns (all files without patterns), with the tests of each file."""
     package = SOURCES / "segbundle"
     found = {}
     for path in sorted(package.rglob("*.py")):
         file = path.relative_to(package).as_posix()
-        tests = [test for pattern, some in TESTS.items() if fnmatch.fnmatch(file, pattern) for test in some]
+        tests = [test for pattern, names in TESTS.items() if fnmatch.fnmatch(file, pattern) for test in names]
         if tests and path.name != "__init__.py" and (not patterns or any(part in file for part in patterns)):
             found[file] = tests
     return found
@@ -362,15 +366,15 @@ def _row(name: str, counts: Counter[str]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--journal", type=Path, required=True)
-    parser.add_argument("--files", nargs="*", default=[], help="parts of file names; all files without")
-    parser.add_argument("--shard", default="1/1", help="which part of how many")
-    parser.add_argument("--sample", type=int, help="of each file, this many mutants drawn at random")
-    parser.add_argument("--again", action="store_true", help="repeat the survivors")
+    parser.add_argument("--files", nargs="*", default=[], help="parts of file names (default: all files)")
+    parser.add_argument("--shard", default="1/1", help="shard and number of shards, for instance 1/2")
+    parser.add_argument("--sample", type=int, help="number of random mutants per file (default: all)")
+    parser.add_argument("--again", action="store_true", help="test the survivors again")
     parser.add_argument("--survivors", action="store_true", help="print the survivors and run nothing")
     parser.add_argument("--slowest", type=float, default=3)
     parser.add_argument("--seconds", type=float, default=20)
     options = parser.parse_args()
-    sys.path.remove(str(Path(__file__).parent))  # its modules are called like packages of the tests
+    sys.path.remove(str(Path(__file__).parent))  # modules in it have the names of test packages
     journal = Journal(options.journal)
     part, parts = map(int, options.shard.split("/"))
     groups: dict[tuple[str, ...], dict[str, list[Mutant]]] = defaultdict(dict)

@@ -1,16 +1,16 @@
-"""Training on cases in which not every class was annotated: the loss told, not told, and nothing missing.
+"""Training on partially annotated cases: with and without `annotated`, and on fully annotated cases.
 
     python benchmarks/partial_labels.py /path/to/Task04_Hippocampus --seeds 0 1 2
 
-Of the training cases outside fold 0, every other one keeps only the anterior label and the rest only the posterior;
-the other class's voxels become background. The fold itself is scored with both. All arms train with the bundle's
-defaults but for a network that is three times faster, for the same number of steps on the same images; further options
-are passed on:
+Half of the training cases outside fold 0 keep only the anterior label, the other half only the posterior label. Voxels
+of the removed class become background. Fold 0 is scored with both labels. All arms train with the bundle's defaults,
+except for a network that is three times faster, for the same number of steps on the same images. Additional options are
+passed to `segbundle train`.
 
-full      everything annotated: the bound
-ours      `annotated` says which class each case has
-naive     nothing says so: the missing class is background, as for a loss that knows only label maps
-naive MONAI   the same with MONAI's DiceCELoss
+full          all classes annotated (upper bound)
+ours          `annotated` names the annotated class of each case
+naive         without `annotated`: the missing class is trained as background
+naive MONAI   as naive, with MONAI's DiceCELoss
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def write_partial(dataset: Path, folder: Path, tell: bool) -> Path:
-    """Write the dataset with one class removed from every training case; with `tell`, `annotated` names the others."""
+def write_partial(dataset: Path, folder: Path, annotate: bool) -> Path:
+    """Write the dataset with one class removed from each training case; `annotate` lists the other class."""
     cases = load_cases(dataset)
     held_out = fold_names([case.name for case in cases], fold=0, num_folds=5)
     entries: list[dict[str, Any]] = []
@@ -62,8 +62,8 @@ def write_partial(dataset: Path, folder: Path, tell: bool) -> Path:
         if case.name not in held_out:
             kept = 1 + training % 2
             training += 1
-            entry["label"] = str(_keep(case.label, kept, folder / "labels"))
-            if tell:
+            entry["label"] = str(_keep_class(case.label, kept, folder / "labels"))
+            if annotate:
                 entry["annotated"] = [CLASSES[kept - 1]]
         entries.append(entry)
     labels = {"0": "background", "1": CLASSES[0], "2": CLASSES[1]}
@@ -71,7 +71,7 @@ def write_partial(dataset: Path, folder: Path, tell: bool) -> Path:
     return folder
 
 
-def _keep(label: Path, kept: int, folder: Path) -> Path:
+def _keep_class(label: Path, kept: int, folder: Path) -> Path:
     image = nib.Nifti1Image.from_filename(label)
     values = np.asarray(image.dataobj)
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,8 +96,8 @@ def main() -> None:
             (folder / kind).mkdir()
         datasets = {
             "full": arguments.dataset,
-            "annotated": write_partial(arguments.dataset, folder / "annotated", tell=True),
-            "naive": write_partial(arguments.dataset, folder / "naive", tell=False),
+            "annotated": write_partial(arguments.dataset, folder / "annotated", annotate=True),
+            "naive": write_partial(arguments.dataset, folder / "naive", annotate=False),
         }
         for seed in arguments.seeds:
             for arm in arguments.arms:

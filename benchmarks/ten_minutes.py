@@ -1,8 +1,9 @@
-"""How far a training of about ten minutes gets: the bundle's defaults on the hippocampus data, whole command timed.
+"""Dice after a training of about ten minutes, with the bundle's defaults on the hippocampus data.
 
     python benchmarks/ten_minutes.py /path/to/Task04_Hippocampus --seeds 0 1 2
 
-Seeds change the initial weights, patches and augmentation; the split into folds stays. Further options are passed on.
+Seeds change the initial weights, patches and augmentation, but not the folds. The time is that of the whole command.
+Additional options are passed to `segbundle train`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 
 
 def train(dataset: Path, seed: int, output_dir: Path, options: list[str]) -> tuple[dict[str, float], float]:
-    """Dice per class of the held-out cases, with their mean, and the seconds that the command took."""
+    """Train; return the mean Dice and the Dice per class of the validation fold, and the seconds of the command."""
     command = [
         str(Path(sys.executable).parent / "segbundle"), "train", "--dataset_dir", str(dataset),
         "--output_dir", str(output_dir), "--seed", str(seed), *options,
@@ -35,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--keep", type=Path, help="a folder for the trainings, with their models")
+    parser.add_argument("--keep", type=Path, help="folder in which to keep the trainings and their models")
     arguments, options = parser.parse_known_args()
     print("| seed | mean Dice | anterior | posterior | wall time |\n|---|---|---|---|---|", flush=True)
     for seed in arguments.seeds:

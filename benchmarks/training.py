@@ -1,13 +1,13 @@
-"""Patches per second in training: MONAI's Model Zoo recipe and ours, same network, patch and batch.
+"""Training speed in patches per second: MONAI's Model Zoo recipe and segbundle, with the same network and batches.
 
     python benchmarks/training.py /path/to/Task04_Hippocampus
 
-Every way runs in a process of its own and trains a DynUNet of 16 to 128 channels for some epochs, of which the first is
-not counted. `zoo` is the recipe of the Model Zoo's bundles: cached cases, patches cut and augmented one by one in
-worker processes (RandCropByPosNegLabeld, flips, quarter turns, intensity shifts), MONAI's DiceCELoss and Adam in the
-Zoo's format for this device (float32 on CPUs, amp on GPUs). `zoo, all` has the families of augmentation that
-`segbundle` has, by MONAI's transforms. `segbundle` is what `segbundle train` runs. `batch` is how long making a batch
-takes by itself.
+Every run is a separate process that trains a DynUNet of 16 to 128 channels for some epochs. The first epoch is not
+counted. `zoo` is the recipe of the Model Zoo's bundles: cached cases, patches that are cropped and augmented one by one
+in worker processes (RandCropByPosNegLabeld, flips, 90-degree rotations, intensity shifts), MONAI's DiceCELoss and Adam,
+in the Zoo's precision for this device (float32 on CPUs, amp on GPUs). `zoo, all` adds MONAI's transforms for all kinds
+of augmentation of `segbundle`. `segbundle` uses the components of `segbundle train`. `batch` is the time to prepare a
+batch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CLASSES = ["background", "anterior", "posterior"]
 PATCH = (40, 56, 40)
 
 
-def zoo_batches(dataset_dir: Path, batch_size: int, everything: bool, workers: int) -> Any:
+def zoo_batches(dataset_dir: Path, batch_size: int, all_augmentation: bool, workers: int) -> Any:
     """Return the loader of a Model Zoo bundle."""
     import math
 
@@ -54,7 +54,7 @@ def zoo_batches(dataset_dir: Path, batch_size: int, everything: bool, workers: i
         mt.RandShiftIntensityd("image", offsets=0.1, prob=0.5),
     ]
     turn, blur = math.radians(20), (0.5, 1.0)
-    many = [
+    full = [
         mt.RandAffined(
             keys, prob=0.36, rotate_range=[turn] * 3, scale_range=[(-0.2, 0.25)] * 3, mode=modes, padding_mode="border"
         ),
@@ -71,26 +71,26 @@ def zoo_batches(dataset_dir: Path, batch_size: int, everything: bool, workers: i
         {key: entry[key] for key in keys}
         for entry in labeled_data(dataset_dir, CLASSES, section="training", fold=0, num_folds=5, split_seed=0)
     ]
-    transform = mt.Compose([*fixed, crop, *(many if everything else few)])
+    transform = mt.Compose([*fixed, crop, *(full if all_augmentation else few)])
     dataset = CacheDataset(data, transform, progress=False)
     return DataLoader(dataset, batch_size=batch_size, shuffle=True, num_workers=workers)
 
 
-def network_of() -> Any:
-    """Return the bundle's network, in the size of `configs/hippocampus_fast.yaml`."""
+def build_network() -> Any:
+    """Return the bundle's network with the size in `configs/hippocampus_fast.yaml`."""
     from monai.networks.nets import DynUNet
 
     return DynUNet(3, 1, 3, (3,) * 4, (1, 2, 2, 2), (2,) * 3, filters=(16, 32, 64, 128), norm_name="INSTANCE")
 
 
-def run_zoo(arguments: argparse.Namespace, everything: bool) -> Any:
-    """MONAI's trainer, loader, and the network as it is."""
+def run_zoo(arguments: argparse.Namespace, all_augmentation: bool) -> Any:
+    """Return the loader and trainer of the Model Zoo recipe, with an unchanged network."""
     import torch
     from monai.engines import SupervisedTrainer
     from monai.losses import DiceCELoss
 
-    loader = zoo_batches(arguments.dataset, arguments.batch_size, everything, arguments.workers)
-    network = network_of().to(arguments.device)
+    loader = zoo_batches(arguments.dataset, arguments.batch_size, all_augmentation, arguments.workers)
+    network = build_network().to(arguments.device)
     return loader, SupervisedTrainer(
         device=torch.device(arguments.device),
         max_epochs=arguments.epochs,
@@ -103,8 +103,8 @@ def run_zoo(arguments: argparse.Namespace, everything: bool) -> Any:
     )
 
 
-def run_segbundle(arguments: argparse.Namespace, most: int | None = None, cache_dir: str | None = None) -> Any:
-    """Our loader and trainer, on all training cases or the first ones, in memory or in files."""
+def run_segbundle(arguments: argparse.Namespace, max_cases: int | None = None, cache_dir: str | None = None) -> Any:
+    """Return segbundle's loader and trainer for all or the first `max_cases` cases, cached in memory or files."""
     import torch
 
     from segbundle.acceleration.process import keep_freed_memory
@@ -118,13 +118,13 @@ def run_segbundle(arguments: argparse.Namespace, most: int | None = None, cache_
     from segbundle.transforms import PrepareCase
     from segbundle.workflow.devices import place_network
 
-    keep_freed_memory()  # as every workflow does first
-    fold = None if most else 0
+    keep_freed_memory()  # as at the start of every workflow
+    fold = None if max_cases else 0
     data = labeled_data(arguments.dataset, CLASSES, section="training", fold=fold, num_folds=5, split_seed=0)
     transform = PrepareCase(CLASSES, PATCH, {"method": "zscore"}, (1.0, 1.0, 1.0))
-    cases = PreparedCases(data[:most], transform, cache_dir)
+    cases = PreparedCases(data[:max_cases], transform, cache_dir)
     loader = patch_loader(cases, PATCH, arguments.batch_size, device=arguments.device)
-    network = place_network(network_of(), arguments.device)
+    network = place_network(build_network(), arguments.device)
     return loader, SegmentationTrainer(
         device=torch.device(arguments.device),
         max_epochs=arguments.epochs,
@@ -140,7 +140,7 @@ def run_segbundle(arguments: argparse.Namespace, most: int | None = None, cache_
 
 
 def child(arguments: argparse.Namespace) -> None:
-    """Train one way and print its figures as JSON."""
+    """Train with one method and print its figures as JSON."""
     import torch
     from ignite.engine import Events
 
@@ -149,12 +149,12 @@ def child(arguments: argparse.Namespace) -> None:
     loader, trainer = run_segbundle(arguments) if way == "segbundle" else run_zoo(arguments, way == "zoo, all")
     ends: list[float] = []
 
-    def note() -> None:
+    def record_end() -> None:
         if arguments.device.startswith("cuda"):
             torch.cuda.synchronize()
         ends.append(time.perf_counter())
 
-    trainer.add_event_handler(Events.EPOCH_COMPLETED, note)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, record_end)
     trainer.run()
     epochs = [after - before for before, after in itertools.pairwise(ends)]
     batches = 0.0
@@ -172,31 +172,31 @@ def child(arguments: argparse.Namespace) -> None:
     print(json.dumps(figures))
 
 
-def measured(arguments: argparse.Namespace, way: str) -> dict[str, float]:
-    """Run one way and return its figures, with the peak memory of all its processes."""
+def run_measured(arguments: argparse.Namespace, way: str) -> dict[str, float]:
+    """Run one method and return its figures, with the peak memory of all its processes."""
     command = [sys.executable, "-W", "ignore", __file__, *sys.argv[1:], "--way", way]
     process = psutil.Popen(command, stdout=subprocess.PIPE, encoding="utf-8")
     peak = 0.0
     while process.poll() is None:
         try:
             family = [process, *process.children(recursive=True)]
-            peak = max(peak, sum(one.memory_full_info().pss for one in family) / 1e9)  # what is shared counts once
+            peak = max(peak, sum(member.memory_full_info().pss for member in family) / 1e9)  # shared memory counts once
         except psutil.NoSuchProcess:
             pass
-        time.sleep(2)  # looking stops the processes for a moment
+        time.sleep(2)  # each sample stops the processes briefly
     if process.returncode:
         raise SystemExit(f"failed: {' '.join(command)}")
     return {**json.loads(process.stdout.read().splitlines()[-1]), "peak_gb": peak}
 
 
 def main() -> None:
-    """Measure every way in turns and print a Markdown table."""
+    """Measure every method in alternation and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", "--max_epochs", type=int, default=3)
     parser.add_argument("--batch_size", type=int, default=2)
-    parser.add_argument("--workers", type=int, default=2, help="processes of the recipe's loader")
+    parser.add_argument("--workers", type=int, default=2, help="worker processes of the Model Zoo recipe's loader")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     arguments, _ = parser.parse_known_args()
@@ -207,7 +207,7 @@ def main() -> None:
     runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for _ in range(arguments.rounds):
         for way in WAYS:
-            runs[way].append(measured(arguments, way))
+            runs[way].append(run_measured(arguments, way))
     print("| way | patches/s, median (range) | times `zoo` | ms per step | ms per batch | peak GB |")
     print("|---" * 6 + "|")
     base = statistics.median(run["rate"] for run in runs["zoo"])

@@ -1,12 +1,13 @@
-"""Whole commands of this checkout and of another one, in turn: whether a change has made something slower.
+"""Time of whole commands in this and another checkout, in alternation, to find changes that slow them down.
 
     git worktree add /tmp/before d86b070
     python benchmarks/versions.py /tmp/before --rounds 7
     python benchmarks/versions.py /tmp/before --rounds 3 --only ct --ct /path/to/ct_3mm.nii.gz
 
-Both run by this Python and its packages. Each command runs once per version before it counts. Seconds of a round are
-compared pair by pair, so that a machine that changes its speed changes both; the table has the medians of each version,
-median, smallest and largest ratio of the pairs, and the ratio of the fastest runs, by the clock and by processor time.
+Both checkouts use this Python and its packages. Each command first runs once per version to warm up. The times of a
+round are compared in pairs, so that a change in the speed of the machine affects both. The table gives the median of
+each version; the median, minimum and maximum of the paired ratios; and the ratio of the fastest runs, in wall and CPU
+time.
 """
 
 from __future__ import annotations
@@ -42,23 +43,24 @@ COMMANDS = {
     "ct": "segbundle predict {ct} --config {small}/ct.yaml --ckpt_path {small}/ct.pt --output_dir {out}",
     "metrics": "python {here}/benchmarks/metrics.py --classes 14 --child segbundle {case}",
 }
-"""What runs; `{here}` is this checkout's folder for both versions."""
+"""Commands by name; `{here}` is the folder of this checkout for both versions."""
 
 
 @dataclass
-class Taken:
-    """Seconds of one run, by the clock and of all its processes' processors."""
+class Timing:
+    """Wall time and CPU time of one run in seconds, over all its processes."""
 
     wall: float
     cpu: float
 
 
-def run(command: str, source: Path, places: dict[str, str]) -> Taken:
-    """Run a command with a checkout's sources."""
-    shutil.rmtree(places["out"], ignore_errors=True)
-    words = shlex.split(command.format(**places))
+def run(command: str, source: Path, paths: dict[str, str]) -> Timing:
+    """Run a command with the sources of a checkout and return its time."""
+    shutil.rmtree(paths["out"], ignore_errors=True)
+    words = shlex.split(command.format(**paths))
     words[0] = str(Path(sys.executable).parent / words[0])
-    bytecode = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": f"{places['out']}.pyc"}  # as once installed
+    # as in an installed package
+    bytecode = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": f"{paths['out']}.pyc"}
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     done = subprocess.run(
         words,
@@ -70,14 +72,14 @@ def run(command: str, source: Path, places: dict[str, str]) -> Taken:
     wall, after = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise RuntimeError(f"{source}: {shlex.join(words)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return Taken(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return Timing(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
-def row(name: str, before: Sequence[Taken], now: Sequence[Taken]) -> str:
-    """Return a line of the table."""
+def row(name: str, before: Sequence[Timing], now: Sequence[Timing]) -> str:
+    """Return a row of the table."""
     cells = []
     for kind in ("wall", "cpu"):
-        old, new = ([getattr(one, kind) for one in runs] for runs in (before, now))
+        old, new = ([getattr(timing, kind) for timing in runs] for runs in (before, now))
         ratios = sorted(b / a for a, b in zip(old, new, strict=True))
         cells += [f"{statistics.median(old):.2f}", f"{statistics.median(new):.2f}"]
         cells += [
@@ -87,15 +89,15 @@ def row(name: str, before: Sequence[Taken], now: Sequence[Taken]) -> str:
     return f"| {name} | {' | '.join(cells)} |"
 
 
-def table(names: Sequence[str], other: Path, places: dict[str, str], rounds: int) -> Iterator[str]:
-    """Measure, and return the table's lines as they become known."""
+def table(names: Sequence[str], other: Path, paths: dict[str, str], rounds: int) -> Iterator[str]:
+    """Measure, and yield each line of the table as soon as it is complete."""
     yield (
         "| command | before, s | now, s | ratio (range) | of the fastest | "
         "before, CPU s | now, CPU s | ratio (range) | of the fastest |"
     )
     yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
     for name in names:
-        pairs = [[run(COMMANDS[name], source, places) for source in (other, HERE)] for _ in range(rounds + 1)][1:]
+        pairs = [[run(COMMANDS[name], source, paths) for source in (other, HERE)] for _ in range(rounds + 1)][1:]
         yield row(name, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
 
 
@@ -103,18 +105,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("other", type=Path, help="folder of the other checkout")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--only", nargs="+", choices=list(COMMANDS), help="some of the commands")
-    parser.add_argument("--ct", type=Path, help="a CT for the command `ct`")
+    parser.add_argument("--only", nargs="+", choices=list(COMMANDS), help="commands to run (default: all)")
+    parser.add_argument("--ct", type=Path, help="CT for the command `ct`")
     arguments = parser.parse_args()
     names = arguments.only or [name for name in COMMANDS if name != "ct" or arguments.ct]
     with tempfile.TemporaryDirectory() as temporary:
-        places = prepare(Path(temporary), arguments.ct)
-        for line in table(names, arguments.other.resolve(), places, arguments.rounds):
+        paths = prepare(Path(temporary), arguments.ct)
+        for line in table(names, arguments.other.resolve(), paths, arguments.rounds):
             print(line, flush=True)
 
 
 def prepare(folder: Path, ct: Path | None) -> dict[str, str]:
-    """Write what the commands read; return their places by the names in `COMMANDS`."""
+    """Write the input files of the commands and return their paths by the names in `COMMANDS`."""
     import nibabel as nib
     import numpy as np
 
@@ -127,7 +129,7 @@ def prepare(folder: Path, ct: Path | None) -> dict[str, str]:
         path.mkdir(parents=True)
     write_model(small)
     values = np.random.default_rng(0).integers(0, 500, (64, 64, 64)).astype(np.int16)
-    values[16:48, 16:48, 16:48] += 520  # what the network labels
+    values[16:48, 16:48, 16:48] += 520  # above the threshold of the network
     reference = np.zeros(values.shape, np.uint8)
     reference[18:50, 16:48, 16:48] = 1
     for number in range(50):
@@ -137,9 +139,9 @@ def prepare(folder: Path, ct: Path | None) -> dict[str, str]:
         nib.save(nib.Nifti1Image(reference, np.eye(4)), labeled / "labelsTr" / f"scan_{number}x.nii.gz")
     pred, ref = large_case((512, 512, 300), 14)
     np.savez(folder / "case.npz", pred=pred, ref=ref)
-    own = {name: folder / name for name in ("samples", "model.pt", "case.npz")}
-    places = {**own, "here": HERE, "small": small, "labeled": labeled, "out": out, "ct": ct}
-    texts = {name.partition(".")[0]: str(place) for name, place in places.items()}
+    files = {name: folder / name for name in ("samples", "model.pt", "case.npz")}
+    paths = {**files, "here": HERE, "small": small, "labeled": labeled, "out": out, "ct": ct}
+    texts = {name.partition(".")[0]: str(path) for name, path in paths.items()}
     run("segbundle samples {samples}", HERE, texts)
     run(COMMANDS["train"], HERE, texts)
     shutil.copy(out / "model.pt", folder / "model.pt")

@@ -1,8 +1,8 @@
-"""Draw the pictures of docs/reports.md anew, from a run of `make demo`; needs chromium and chromedriver.
+"""Take the screenshots of docs/reports.md from a run of `make demo`. Requires chromium and chromedriver.
 
     python docs/screenshots.py runs/demo
 
-They are written to docs/images, or to the folder that --output names.
+The images are written to docs/images, or to the folder --output.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _FLAGS = (
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """Selenium's driver of a headless browser, with a profile of its own; it ends with the context."""
+    """Yield a Selenium driver of a headless browser with a temporary profile, and quit the browser at the end."""
     from selenium import webdriver
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
@@ -57,18 +57,18 @@ def wait_until_loaded(driver: Any, seconds: float = 120) -> None:
     """Wait until the viewer shows a case.
 
     Raises:
-        TimeoutError: it does not.
+        TimeoutError: no case is shown within `seconds`.
     """
     ends = time.monotonic() + seconds
     while driver.execute_script("return document.body.dataset.state") != "loaded":
         if time.monotonic() > ends:
-            raise TimeoutError(driver.execute_script("return document.getElementById('told').textContent"))
+            raise TimeoutError(driver.execute_script("return document.getElementById('status').textContent"))
         time.sleep(0.1)
-    time.sleep(1)  # until it is drawn
+    time.sleep(1)  # until the case is drawn
 
 
 def take(driver: Any, address: str, target: Path, height: int, dark: bool = False, at: str = "") -> None:
-    """Open an address, from the section `at` on, and write what is in the window."""
+    """Open an address, scroll to the section `at`, and save a screenshot of the window."""
     scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
     driver.set_window_size(WIDTH, height)
@@ -90,7 +90,7 @@ def with_mirror_images(run: Path, output: Path) -> None:
 
 
 def main() -> None:
-    """Take all of them."""
+    """Take all screenshots."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of an evaluation with predictions in it, such as runs/demo")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "images")
@@ -107,7 +107,7 @@ def main() -> None:
         runs = Path(folder) / "runs"
         shutil.copytree(run, runs / "demo", ignore=shutil.ignore_patterns("training", "predictions"))
         with_mirror_images(run, runs / "mirrored")
-        os.chdir(folder)  # pages tell folders as they are given
+        os.chdir(folder)  # pages show folders as given
         comparison = write_comparison(["runs/demo", "runs/mirrored"], Path(folder) / "comparison.html")
         take(driver, comparison.as_uri(), output / "comparison.png", 800)
         take(driver, comparison.as_uri(), output / "comparison_pictures.png", 800, at="pictures")

@@ -1,4 +1,4 @@
-"""Whether there is a browser for tests (Debian: apt install chromium-driver)."""
+"""Mark for tests that need chromium (Debian: apt install chromium-driver)."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ needs_chromium = pytest.mark.skipif(
     not (shutil.which("chromium") and shutil.which("chromedriver")), reason="no chromium and chromedriver"
 )
 CHROMIUMS_OWN = ("chrome:", "chrome-untrusted:")
-"""Addresses that the tab asks for which chromium opens by itself."""
+"""Addresses that chromium requests for its own start page."""

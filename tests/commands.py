@@ -1,4 +1,4 @@
-"""Commands, run as a user types them, on a task that trains in a second."""
+"""Helpers that run commands as a user types them, on a task that trains in a second."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ TINY = ROOT / "tests" / "bundle" / "tiny.yaml"
 
 
 def run(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
+    """Run a command and wait for its end."""
     return subprocess.run([str(word) for word in words], cwd=cwd, capture_output=True, encoding="utf-8", check=False)
 
 
 def monai_bundle(workflow: str, *words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """`python -m monai.bundle run` on one of the bundle's workflows with the tiny task laid over it."""
+    """Run a workflow of the bundle with the tiny task as overlay, by `python -m monai.bundle run` in a fork."""
     return _forked("run", "--config_file", _with_tiny(workflow), *words, cwd=cwd, module="monai.bundle")
 
 
 def monai_bundle_really(workflow: str, *words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """The same from the first import on."""
+    """Run `monai_bundle` in a new Python process."""
     return run(sys.executable, "-m", "monai.bundle", "run", "--config_file", _with_tiny(workflow), *words, cwd=cwd)
 
 
 def segbundle(command: str, *words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """The `segbundle` command with its own process, streams and exit code; only its imports are done already."""
+    """Run `segbundle` in a fork of a process that has its imports, with separate streams and exit code."""
     return _forked(command, *words, cwd=cwd)
 
 
@@ -50,7 +50,7 @@ def _forked(*words: object, cwd: Path | None, module: str | None = None) -> subp
 
 
 def invoke(command: str, *words: object) -> Result:
-    """The same in the process of the tests, which takes a tenth of the time."""
+    """Run `segbundle` in the process of the tests, in a tenth of the time."""
     return CliRunner().invoke(app, [command, *(str(word) for word in words)])
 
 

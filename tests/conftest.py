@@ -11,7 +11,7 @@ from hypothesis import settings
 
 from tiny import write_tiny_dataset
 
-logging.raiseExceptions = False  # as in the command: handlers of earlier tests may write to what is closed
+logging.raiseExceptions = False  # as in the command: handlers of earlier tests may write to closed streams
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
 
@@ -38,10 +38,10 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """OpenVINO's threads do not survive a fork: a process that used it crashes once a loader forks its workers.
+    """Skip tests of OpenVINO and `torch.compile`; `test_in_own_process.py` runs them in a separate process.
 
-    And `torch.compile` reads files in the process's encoding, which SimpleITK sets to ASCII. So their tests run in a
-    process of their own, which `test_in_own_process.py` starts.
+    The threads of OpenVINO do not survive a fork, so a process that used it crashes when a loader forks its workers.
+    `torch.compile` reads files in the encoding of the process, and SimpleITK sets this encoding to ASCII.
     """
     if "OPENVINO_TESTS" in os.environ:
         return

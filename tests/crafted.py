@@ -1,4 +1,4 @@
-"""Configurations that would create a file if anything of them ran."""
+"""Configurations whose code would create a file if it ran."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ TARGETS = {
     "a module of torch": "torch.os.system",
     "a module that is not there": "torch.optim.os.system",
     "a module of a room": "torch.optim.lr_scheduler.types",
-    "what a room has imported": "monai.transforms.io.array.optional_import",
+    "modules imported by a package": "monai.transforms.io.array.optional_import",
     "a private name": "monai.bundle.workflows._apply_logging_file",
     "a module": "monai.transforms",
     "a method": "ignite.handlers.DiskSaver.remove",
@@ -203,7 +203,7 @@ DOCUMENTS = {
     "a target that is a list": {"loss": {"_target_": ["os.system"]}},
     "a target that is a component": {"loss": {"_target_": {"_target_": "torch.nn.Identity"}}},
     "no target": {"loss": {"_target_": None}},
-    "what a component requires": {"loss": {"_target_": "DiceLoss", "_requires_": "$open('CANARY', 'w')"}},
+    "requirements of a component": {"loss": {"_target_": "DiceLoss", "_requires_": "$open('CANARY', 'w')"}},
     "whether it is disabled": {"loss": {"_target_": "DiceLoss", "_disabled_": "$open('CANARY', 'w')"}},
     "its description": {"loss": {"_target_": "DiceLoss", "_desc_": ["$open('CANARY', 'w')"]}},
     "the debugger": {"loss": {"_target_": "DiceLoss", "_mode_": "debug"}},
@@ -231,7 +231,7 @@ DOCUMENTS = {
     "a call of an alias": {"x": "$@a('os.system')", "a": "@b", "b": "@c"},
     "a call of an alias of itself": {"x": "$@a('os.system')", "a": "@a"},
     "a call of an entry": {"x": "$@a[0]('os.system')", "a": [LOAD]},
-    "a call of what a call gives": {"x": "$@a.pop()('os.system')", "a": [LOAD]},
+    "a call of the result of a call": {"x": "$@a.pop()('os.system')", "a": [LOAD]},
     "a call of a choice": {"x": "$(@a or @b)('os.system')", "a": LOAD, "b": LOAD},
     "a call of a lambda's argument": {"x": "$(lambda f: f('os.system'))(@a)", "a": LOAD},
     "a call of a loop's value": {"x": "$[f('os.system') for f in [@a]]", "a": LOAD},
@@ -299,13 +299,13 @@ DOCUMENTS = {
     "a file above": {"x": "%../outside.yaml::a"},
     "a very long macro": {"x": "%" + "a" * 300_000},
     "a very long key": {"k" * 20_000: ["$@#0 + @#0"]},
-    "a path that is no configuration": {"x": "%/etc/passwd::x"},
+    "a path that is not a configuration": {"x": "%/etc/passwd::x"},
     "a missing file": {"x": "%missing.json"},
 }
 
 
 def with_canary(value: object, canary: Path) -> object:
-    """Put the path of the file into the texts of a configuration."""
+    """Insert the path of that file into the texts of a configuration."""
     if isinstance(value, str):
         return value.replace(CANARY, str(canary))
     if isinstance(value, dict):

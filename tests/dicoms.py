@@ -1,4 +1,4 @@
-"""DICOM files for tests, as scanners, archives and exports write them."""
+"""DICOM files like those of scanners, archives and exports, for tests."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ ORIGIN = (-10.0, -20.0, 30.0)
 
 
 def voxels(shape=(12, 10, 8), seed=0):
-    """Integers that no flip or permutation leaves as they are."""
+    """Return integers that every flip and permutation changes."""
     return np.random.default_rng(seed).integers(-900, 900, shape).astype(np.int16)
 
 
 def lps_affine(spacing=(1, 1, 2), origin=ORIGIN, iop=AXIAL, step=None):
-    """Voxel index to LPS+ mm, computed from what a series is written with."""
+    """Return the affine from voxel index to LPS+ mm for the arguments of `write_series`."""
     row, column = np.array(iop[:3], float), np.array(iop[3:], float)
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1] = row * spacing[0], column * spacing[1]
@@ -44,7 +44,7 @@ def header(path: Path, kind: str = CT, modality: str = "CT", syntax: str = Expli
 
 
 def add_pixels(dataset: Any, stored: np.ndarray) -> None:
-    """Stored values (frames, rows, columns) or (rows, columns)."""
+    """Set the stored values (frames, rows, columns) or (rows, columns)."""
     dataset.Rows, dataset.Columns = stored.shape[-2:]
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
     bits = stored.dtype.itemsize * 8
@@ -70,7 +70,7 @@ def write_series(
     edit: Any = None,
     **tags: Any,
 ) -> list[Path]:
-    """One file per slice of (X, Y, Z) values; `edit(dataset, index)` changes one before it is written."""
+    """Write one file per slice of (X, Y, Z) values; `edit(dataset, index)` changes each before it is written."""
     folder.mkdir(parents=True, exist_ok=True)
     affine = lps_affine(spacing, origin, iop, step)
     paths = []
@@ -109,7 +109,7 @@ def write_enhanced(
     stacks: Sequence[str] | None = None,
     syntax: str | None = None,
 ) -> Path:
-    """A multi-frame file of (X, Y, Z) stored values with 0.8 x 0.9 mm voxels, as enhanced CT objects are."""
+    """Write an enhanced CT (multi-frame file) of (X, Y, Z) stored values with 0.8 x 0.9 mm voxels."""
     path.parent.mkdir(parents=True, exist_ok=True)
     dataset = header(path, ENHANCED_CT, ImageType=["ORIGINAL", "PRIMARY", "VOLUME", "NONE"])
     dataset.NumberOfFrames = volume.shape[2]

@@ -1,4 +1,4 @@
-"""File systems that are full, for tests."""
+"""Full file systems for tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands of the documents, run as written; only trainings and benchmarks are cut short."""
+"""Run the commands of the documents as written, with shorter trainings and benchmarks."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def shell(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def plain_command(line: str) -> list[str] | None:
-    """The words after `segbundle` of a line that is nothing but such a command."""
+    """Return the arguments of a line that is a single `segbundle` command, or None."""
     words = shlex.split(line)
     return words[1:] if words[0] == "segbundle" and not re.search(r"[|&;<>$`*~]", line) else None
 
@@ -62,9 +62,9 @@ def run_all(lines: list[str], cwd: Path, forked: bool = False) -> None:
     """Run commands one after another.
 
     Args:
-        lines: the commands.
-        cwd: where.
-        forked: without importing everything anew for each `segbundle` command.
+        lines: commands.
+        cwd: working directory.
+        forked: whether `segbundle` commands run in forks of a process that has imported it (default False).
     """
     for line in lines:
         short = f"{line} --max_epochs 1 --val_interval 1" if TRAINING.search(line) else line
@@ -84,7 +84,7 @@ def run_all(lines: list[str], cwd: Path, forked: bool = False) -> None:
         if "benchmarks/metrics.py" in line:
             short += " --shape 64 64 40 --classes 1 --rounds 1"
         if "benchmarks/inference_accuracy.py" in line:
-            short += " --ways 'window_size auto'"  # bf16 takes minutes on CPUs without it
+            short += " --ways 'window_size auto'"  # bf16 takes minutes on CPUs without hardware support
         words = plain_command(short) if forked else None
         done = shell(short, cwd) if words is None else segbundle(*words, cwd=cwd)
         assert done.returncode == 0, f"{short}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"

@@ -1,8 +1,8 @@
-"""A process that has imported everything once and runs each command in a fork of itself.
+"""Server process that imports segbundle once and runs each command in a fork.
 
     python -m fork_server
 
-`ForkServer` starts it, sends one JSON line per command to its standard input and gets one back.
+`ForkServer` starts the process, writes one JSON line per command to its stdin, and reads one JSON line as answer.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ _IMPORTS = (
 
 
 class ForkServer:
-    """Runs `segbundle` or `python -m monai.bundle` in a tenth of the time of real ones, most of which is imports.
+    """Runner of `segbundle` and `python -m monai.bundle` without import time, in a tenth of the usual time.
 
     Args:
-        environment: of the process that imports everything.
-        limit: seconds after which a command counts as hanging, without those in which other processes had its core.
+        environment: environment of the server process.
+        limit: seconds after which a command counts as hanging. Time in which other processes had its core is excluded.
     """
 
     def __init__(self, environment: Mapping[str, str] | None = None, limit: float = 600.0) -> None:
@@ -67,13 +67,13 @@ class ForkServer:
         environment: Mapping[str, str] | None = None,
         module: str | None = None,
     ) -> dict[str, Any]:
-        """Run a command in a folder: its exit code, output, errors, seconds, and whether it had to be stopped.
+        """Run a command; return its exit code, stdout, stderr, seconds, and whether it was stopped as hanging.
 
         Args:
-            words: after the name of the program.
-            folder: the working directory.
-            environment: variables instead of the server's.
-            module: run it as `python -m` does, instead of `segbundle`.
+            words: arguments of the program.
+            folder: working directory.
+            environment: environment variables. Default: those of the server.
+            module: module to run like `python -m`. Default: `segbundle`.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
         with tempfile.NamedTemporaryFile() as out, tempfile.NamedTemporaryFile() as err:
@@ -89,18 +89,18 @@ class ForkServer:
         return answer
 
     def close(self) -> None:
-        """End the process."""
+        """End the server process."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
 
 
 def main() -> None:
-    os.environ["EAGER_IMPORT"] = "1"  # packages import what they offer
+    os.environ["EAGER_IMPORT"] = "1"  # packages import their members lazily
     for name in _IMPORTS:
         importlib.import_module(name)
     del os.environ["EAGER_IMPORT"]
-    gc.freeze()  # or every fork copies the pages that a collection of garbage marks
+    gc.freeze()  # garbage collection would write to memory pages, and every fork would copy them
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         asked = json.loads(line)
@@ -111,34 +111,34 @@ def _run(asked: dict[str, Any]) -> dict[str, Any]:
     started = time.monotonic()
     child = os.fork()
     if child == 0:
-        _be_the_command(asked)
+        _run_and_exit(asked)
     seen = False
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
         seconds = time.monotonic() - started
         if done:
             code = os.waitstatus_to_exitcode(status)
-            if seen and code == 128 + signal.SIGINT:  # how a viewer ends that is stopped while it imports something
+            if seen and code == 128 + signal.SIGINT:  # exit code of a viewer that is stopped during an import
                 code = 0
             return {"code": code, "seconds": seconds, "hang": False}
         if not seen and asked["words"][0] == "view":
-            seen = _looked_at(Path(asked["stdout"]))
+            seen = _visit_viewer(Path(asked["stdout"]))
             if seen:
                 os.kill(child, signal.SIGINT)
-        if seconds > asked["limit"] and seconds - _waited(child) > asked["limit"]:
+        if seconds > asked["limit"] and seconds - _waiting_seconds(child) > asked["limit"]:
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
             return {"code": None, "seconds": seconds, "hang": True}
         time.sleep(0.005 if seconds < 2 else 0.05)
 
 
-def _waited(process: int) -> float:
-    """Seconds in which a process could have run and had no core."""
+def _waiting_seconds(process: int) -> float:
+    """Return the seconds in which a process was ready to run but had no core."""
     return int(Path(f"/proc/{process}/schedstat").read_text().split()[1]) / 1e9
 
 
-def _looked_at(output: Path) -> bool:
-    """Ask a viewer for everything that it offers, once it says where it is."""
+def _visit_viewer(output: Path) -> bool:
+    """Request all pages and volumes of a viewer, and return False if it has not printed its address yet."""
     address = re.search(rb"http://127\.0\.0\.1:\d+/", output.read_bytes())
     if address is None:
         return False
@@ -160,8 +160,8 @@ def _get(address: str) -> bytes | None:
         return None
 
 
-def _be_the_command(asked: dict[str, Any]) -> None:
-    """What `segbundle WORDS` does from its first line to its end; never returns."""
+def _run_and_exit(asked: dict[str, Any]) -> None:
+    """Run `segbundle WORDS` in this process and exit."""
     os.setsid()
     code = 1
     try:

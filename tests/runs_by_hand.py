@@ -1,4 +1,4 @@
-"""Run folders as an evaluation leaves them, from volumes small enough to know everything about."""
+"""Run folders like those of an evaluation, from small volumes with known scores."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AFFINE = np.diag([*SPACING, 1.0])
 
 
 def labels(ball=None, cube=None, shape=(12, 16, 14)):
-    """A cube of class 1 of 4 voxels a side from `ball` on, and one of class 2 from `cube` on."""
+    """Return a label map with cubes of 4 voxels per side: class 1 with its first voxel at `ball`, class 2 at `cube`."""
     array = np.zeros(shape, np.uint8)
     for index, corner in ((1, ball), (2, cube)):
         if corner is not None:
@@ -40,7 +40,7 @@ CASES = {
 def write_evaluation(
     folder: Path, cases=None, annotated=None, affine_ref=AFFINE, files=True, trained_on=(), config=None
 ) -> Path:
-    """What `segbundle evaluate` leaves, for cases as in `CASES`."""
+    """Write the output files of `segbundle evaluate` for cases like those in `CASES`."""
     folder.mkdir(parents=True, exist_ok=True)
     rng, scores, data = np.random.default_rng(0), [], []
     for case, (pred, ref) in (CASES if cases is None else cases).items():
@@ -62,7 +62,7 @@ def write_evaluation(
 
 
 def write_predictions(folder: Path, scans, ckpt_path="model.pt") -> Path:
-    """What `segbundle predict` leaves, for label maps by name; scans hold 100 times the label, and 7 elsewhere."""
+    """Write the output files of `segbundle predict` for label maps by name; scans are 100 times the label, or 7."""
     folder.mkdir(parents=True, exist_ok=True)
     records = []
     for name, labels_found in scans.items():

@@ -54,7 +54,7 @@ def test_packages_import_only_lower_packages(name):
     assert imports_of(name) <= set(ORDER[: ORDER.index(name)])
 
 
-def test_every_room_is_known():
+def test_every_package_has_a_layer():
     assert {room(path) for path in PACKAGE.rglob("*.py")} - {"__init__"} - FORMER == set(ORDER)
 
 
@@ -74,7 +74,7 @@ def test_exports_are_not_named_like_modules(name):
     assert not modules.intersection(offered)
 
 
-def test_losses_metrics_and_sampling_know_tensors_only():
+def test_losses_metrics_and_sampling_import_no_packages():
     assert imports_of("losses") == imports_of("metrics") == imports_of("sampling") == set()
 
 

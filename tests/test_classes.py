@@ -41,7 +41,7 @@ def test_one_label_value_is_reserved_for_unknown_voxels():
         Classes([f"class {index}" for index in range(256)])
 
 
-def test_names_longer_than_255_characters_are_refused():
+def test_names_longer_than_255_characters_raise():
     Classes(["background", "a" * 255])
     with pytest.raises(ConfigError, match="a name of 256 characters"):
         Classes(["background", "a" * 256])

@@ -1,4 +1,4 @@
-"""What a GPU computes is what a CPU computes, from a loss to the commands; skipped where there is no GPU."""
+"""Comparison of GPU and CPU results, from losses to commands. The tests are skipped without a GPU."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CUDA = torch.device("cuda", 0)
 
 @pytest.fixture(autouse=True)
 def exact_convolutions(monkeypatch):
-    """Float32 as it is: cuDNN's default of TF32 has ten bits."""
+    """Turn TF32 off, cuDNN's default, because its mantissa has only ten bits."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
@@ -76,7 +76,7 @@ def test_losses_and_gradients(kind, ignore_index, partly, monkeypatch):
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-9)
 
 
-def test_losses_of_bfloat16_scores_do_not_differ_from_run_to_run():
+def test_losses_of_bfloat16_logits_are_reproducible():
     scores = noise(2, 5, 32, 32, 32).to(CUDA, torch.bfloat16)
     labels = (5 * noise(2, 1, 32, 32, 32, seed=1)).long().to(CUDA)
     loss = losses.DiceCELoss(to_onehot_y=True, softmax=True)
@@ -94,7 +94,7 @@ def test_losses_of_bfloat16_scores_do_not_differ_from_run_to_run():
 
 
 def prepared(count=5, shape=(20, 18, 16)):
-    """Cases as they are prepared, with the middle of each as class 1."""
+    """Return prepared cases with class 1 in the center."""
     label = torch.zeros(1, *shape, dtype=torch.uint8)
     label[:, 5:15, 5:12, 4:10] = 1
     indices = [torch.nonzero(label.flatten() == value).flatten().int() for value in range(2)]
@@ -102,7 +102,7 @@ def prepared(count=5, shape=(20, 18, 16)):
     return [{**known, "image": noise(1, *shape, seed=seed).half(), "case": f"case {seed}"} for seed in range(count)]
 
 
-def test_patches_are_those_of_a_cpu():
+def test_patches_equal_those_on_a_cpu():
     augmentation = Augmentation(flip_axes=[0, 2], rotation=30, scaling=0.3, intensity=True)
     loaders = [PatchLoader(prepared(), (12, 10, 8), 2, augmentation, device=device) for device in (CPU, CUDA)]
     differing = 0
@@ -112,12 +112,12 @@ def test_patches_are_those_of_a_cpu():
             assert on_gpu["image"].device == on_gpu["label"].device == CUDA
             assert on_cpu["case"] == on_gpu["case"]
             agree = (on_cpu["label"] == on_gpu["label"].cpu()).float().mean()
-            assert agree > 0.999  # voxels halfway between two may be rounded either way
+            assert agree > 0.999  # voxels halfway between two labels may be rounded either way
             differing += not torch.allclose(on_cpu["image"], on_gpu["image"].cpu(), atol=1e-3)
-    assert differing < 12  # of 36: patches with noise, which a GPU draws otherwise
+    assert differing < 12  # of 36; random noise differs on a GPU
 
 
-def test_patches_made_ahead_are_those_of_their_place():
+def test_prefetched_patches_equal_those_of_their_step():
     augmentation = Augmentation(flip_axes=[0], rotation=30, scaling=0.3)
     loader = PatchLoader(prepared(9), (12, 10, 8), 2, augmentation, device=CUDA)
     assert loader.read_ahead
@@ -125,13 +125,13 @@ def test_patches_made_ahead_are_those_of_their_place():
     for epoch in (1, 2):
         for step, batch in enumerate(loader):
             for _ in range(20):
-                busy = busy @ busy / 1000  # the network's stream is behind the loader's
+                busy = busy @ busy / 1000  # the stream of the network lags behind that of the loader
             again = loader.batch(epoch, step)
             torch.testing.assert_close(batch["image"], again["image"], rtol=0, atol=1e-5)
             assert torch.equal(batch["label"], again["label"])
 
 
-# A training's steps as graphs
+# CUDA graphs of training steps
 
 
 def small_network(norm="INSTANCE", dropout=None):
@@ -169,7 +169,7 @@ def test_captured_step_equals_eager_step(kind, more):
         for one, other in zip(*found, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
     assert graphs.logits(batch["image"][:1]) is None
-    assert graphs.loss(scores, batch["label"]) is None  # of scores that are not the graph's
+    assert graphs.loss(scores, batch["label"]) is None  # of logits that the graph did not compute
 
 
 @pytest.mark.parametrize("norm", ["INSTANCE", "BATCH"])
@@ -188,7 +188,7 @@ def test_capture_preserves_network_and_random_state(norm):
 
 
 class Undecided(torch.nn.Module):
-    """Looks at what it computes, which a graph cannot."""
+    """Network with a branch that depends on computed values, so that it cannot be captured as a graph."""
 
     def __init__(self):
         super().__init__()
@@ -260,8 +260,8 @@ def test_scores_in_half_precision_are_close(norm, precision):
 
 @pytest.mark.parametrize("sums", ["cpu", "cuda"])
 @pytest.mark.parametrize("keep", [True, False])
-def test_volumes_and_sums_stay_where_there_is_room(keep, sums, monkeypatch):
-    """`keep`: whether the volume is on the GPU as a whole; else its windows are copied to it one by one."""
+def test_volumes_and_sums_are_placed_by_free_memory(keep, sums, monkeypatch):
+    """With `keep`, the whole volume is on the GPU. Otherwise, its windows are copied one by one."""
     monkeypatch.setattr(sliding, "has_room", lambda *_: keep)
     monkeypatch.setattr(slabs, "has_room", lambda *_: keep)
     image, network = noise(1, 1, 30, 17, 12), unet()
@@ -269,7 +269,7 @@ def test_volumes_and_sums_stay_where_there_is_room(keep, sums, monkeypatch):
     torch.testing.assert_close(found, scores_of(network, image), rtol=1e-3, atol=1e-3)
 
 
-def test_a_gpu_that_is_nearly_full_takes_fewer_windows_at_a_time():
+def test_nearly_full_gpu_gets_smaller_window_batches():
     image, network = noise(1, 1, 96, 96, 96), unet(classes=16).to(CUDA)
     inferer = SlidingWindowInferer((64, 64, 64), sw_batch_size=8, precision="fp32")
     torch.cuda.empty_cache()
@@ -291,7 +291,7 @@ def test_a_gpu_that_is_nearly_full_takes_fewer_windows_at_a_time():
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-# Back on the scan's voxels
+# Restoring to the voxels of the scan
 
 SHEARED = np.eye(4)
 SHEARED[0, 1] = 0.1
@@ -331,14 +331,14 @@ def trained(dataset, tmp_path_factory):
     return out
 
 
-def test_a_training_learns(trained):
+def test_training_on_gpu_learns(trained):
     summary = json.loads((trained / "summary.json").read_text())
     assert summary["mean_dice"] > 0.8
     assert torch.load(trained / "model.pt", weights_only=True).popitem()[1].device == CPU
 
 
 @pytest.mark.parametrize("options", [[], ["--backend", "cudagraph"], ["--test_time_flips", "[0,1]"]])
-def test_label_maps_and_scores_are_those_of_a_cpu(dataset, trained, tmp_path, options):
+def test_label_maps_and_scores_equal_those_on_a_cpu(dataset, trained, tmp_path, options):
     maps, summaries = {}, {}
     for device in ("cpu", "cuda"):
         out = tmp_path / device
@@ -357,8 +357,8 @@ def test_label_maps_and_scores_are_those_of_a_cpu(dataset, trained, tmp_path, op
     assert summaries["cpu"]["mean_dice"] == pytest.approx(summaries["cuda"]["mean_dice"], abs=0.005)
 
 
-def test_a_training_goes_on_where_it_stopped(dataset, tmp_path):
-    """To about the same result: a GPU adds in another order every time."""
+def test_training_on_gpu_can_be_resumed(dataset, tmp_path):
+    """The results are close, not identical, because the order of sums on a GPU varies."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     short = ["--max_epochs", "8", "--val_interval", "4"]
     assert train(dataset, whole, *short).returncode == 0
@@ -379,8 +379,8 @@ def test_non_finite_loss_ends_training_and_names_cases(dataset, tmp_path):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_processes_train_together(dataset, tmp_path, processes):
-    """One by NCCL; two that share a GPU, which NCCL refuses, by gloo."""
+def test_training_on_several_ranks(dataset, tmp_path, processes):
+    """One rank uses NCCL. Two ranks on the same GPU use gloo, because NCCL does not support this."""
     out = tmp_path / "out"
     files = f"['{CONFIGS / 'train.yaml'}','{CONFIGS / 'multi_gpu_train.yaml'}','{TINY}']"
     if processes > torch.cuda.device_count() > 1:

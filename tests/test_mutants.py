@@ -1,4 +1,4 @@
-"""Mutants of a source, and how they replace the code of a loaded module (benchmarks/mutants.py and mutation.py)."""
+"""Mutants of a source, and replacement of the code of a loaded module (benchmarks/mutants.py, mutation.py)."""
 
 import ast
 import importlib.util
@@ -12,7 +12,7 @@ from commands import ROOT
 
 @pytest.fixture(scope="module")
 def programs():
-    """The two modules, without the folder that they are in: its modules are called like packages of the tests."""
+    """Return the two modules by name. Their folder is not imported: its modules have the names of test packages."""
     loaded = {}
     for name in ("mutants", "mutation"):
         spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
@@ -54,18 +54,18 @@ def programs():
         ("class A(Enum):\n    B = 'b'", []),
     ],
 )  # fmt: skip
-def test_the_mutants_of_a_source(programs, source, expected):
+def test_mutants_of_a_source(programs, source, expected):
     mutants, mutated = programs["mutants"].mutants(source), programs["mutants"].mutated
     assert [ast.unparse(mutated(source, mutant.number)) for mutant in mutants] == expected
 
 
-def test_a_mutant_knows_the_lines_that_run_it(programs):
+def test_mutants_have_the_lines_that_run_them(programs):
     source = "A = 1\ndef f(a=2):\n    b = (a +\n        3)\n    if b:\n        call()\n"
     lines = {(mutant.line, mutant.lines) for mutant in programs["mutants"].mutants(source)}
     assert lines == {(1, None), (2, (3, 6)), (3, (3, 4)), (4, (3, 4)), (5, (5, 5)), (6, (6, 6))}
 
 
-def test_a_key_stays_when_other_lines_change(programs):
+def test_key_does_not_depend_on_other_lines(programs):
     before, after = "x = a < b\nx = a < b\n", "import c\nx = a < b\ny = 1\nx = a < b\n"
     keys = [mutant.key for mutant in programs["mutants"].mutants(before)]
     assert len(set(keys)) == 2
@@ -117,7 +117,7 @@ def opened():
         ("yield 5", "yield 6", False, "opened().__enter__()", 6),
     ],
 )
-def test_code_is_replaced_in_what_others_have_imported(programs, old, new, at_import, read, value):
+def test_code_is_replaced_in_imported_objects(programs, old, new, at_import, read, value):
     module, other = types.ModuleType("a_loaded_module"), types.ModuleType("another")
     sys.modules[module.__name__], sys.modules["another"] = module, other
     exec(SOURCE, module.__dict__)
@@ -129,21 +129,21 @@ def test_code_is_replaced_in_what_others_have_imported(programs, old, new, at_im
     }
     assert old in SOURCE
     code = compile(SOURCE.replace(old, new, 1), "a", "exec")
-    programs["mutation"].put_in_place(module, code, at_import)
+    programs["mutation"].replace_code(module, code, at_import)
     assert eval(read, {**names, "other": other}) == value
     del sys.modules[module.__name__], sys.modules["another"]
 
 
-def test_work_in_a_child_has_no_effect_here(programs):
-    in_child = programs["mutation"].in_child
+def test_forked_work_has_no_effect_on_this_process(programs):
+    run_in_fork = programs["mutation"].run_in_fork
     seen = []
-    assert in_child(lambda: (seen.append(1), len(seen))[1]) == 1
+    assert run_in_fork(lambda: (seen.append(1), len(seen))[1]) == 1
     assert seen == []
     with pytest.raises(ChildProcessError):
-        in_child(lambda: 1 / 0)
+        run_in_fork(lambda: 1 / 0)
 
 
-def test_the_journal_is_read_again(programs, tmp_path):
+def test_journal_is_read_again(programs, tmp_path):
     mutation, mutants = programs["mutation"], programs["mutants"]
     one, two = mutants.mutants("x = a < b\ny = a + b")
     journal = mutation.Journal(tmp_path / "new" / "journal.jsonl")
@@ -152,7 +152,7 @@ def test_the_journal_is_read_again(programs, tmp_path):
     assert mutation.Journal(journal.path).outcomes == {("a.py", one.key): "killed", ("a.py", two.key): "survived"}
 
 
-def test_every_file_that_is_tried_has_tests(programs):
+def test_every_mutated_file_has_tests(programs):
     files = programs["mutation"].chosen_files([])
     assert {"losses/counts.py", "metrics/case_scores.py", "transforms/restoring.py", "files/atomic.py"} <= files.keys()
     assert programs["mutation"].chosen_files(["scan_files"]).keys() == {"io/scan_files.py"}

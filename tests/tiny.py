@@ -1,4 +1,4 @@
-"""Small real volumes that the tests share."""
+"""Small volumes for tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def write_nifti(
     slope: float = 1.0,
     inter: float = 0.0,
 ) -> Path:
-    """Write an array as NIfTI; with a slope, the array is what is stored before scaling."""
+    """Write an array as NIfTI. With a slope, the array contains the stored values before scaling."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = nib.Nifti1Image(array, np.eye(4) if affine is None else affine)
     image.header.set_xyzt_units("mm", "sec")
@@ -31,7 +31,7 @@ def write_nifti(
 
 
 def write_empty_scans(folder: Path, *names: str) -> None:
-    """Write files of 2x2x2 zeros, which are scans or label maps."""
+    """Write files of 2x2x2 zeros, valid as scans and as label maps."""
     for name in names:
         write_nifti(folder / name, np.zeros((2, 2, 2), np.uint8))
 
@@ -43,7 +43,7 @@ def write_description(folder: Path, **content: Any) -> None:
 
 
 def tiny_label(rng: np.random.Generator, shape: Sequence[int] = (20, 18, 16)) -> np.ndarray:
-    """A ball and a cube, large enough to be learnt in a few steps."""
+    """Return a label map with a ball and a cube that a network learns in a few steps."""
     center = np.array(shape) / 2 + rng.uniform(-2, 2, 3)
     grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
     label = (np.linalg.norm(grid - center, axis=-1) < 5).astype(np.uint8)
@@ -52,7 +52,7 @@ def tiny_label(rng: np.random.Generator, shape: Sequence[int] = (20, 18, 16)) ->
 
 
 def write_tiny_case(folder: Path, name: str, rng: np.random.Generator, section: str = "Tr", **kwargs: Any) -> None:
-    """A case of 20x18x16 voxels whose image is its label map plus noise."""
+    """Write a case of 20x18x16 voxels whose image is its label map plus noise."""
     label = tiny_label(rng)
     image = (label * 50 + rng.normal(0, 5, label.shape)).astype(np.float32)
     write_nifti(folder / f"images{section}" / f"{name}.nii.gz", image, **kwargs)
@@ -60,7 +60,7 @@ def write_tiny_case(folder: Path, name: str, rng: np.random.Generator, section: 
 
 
 def write_tiny_dataset(folder: Path, num_cases: int = 6, num_test: int = 0, seed: int = 0) -> Path:
-    """A dataset in the Decathlon layout whose cases learn fast."""
+    """Write a dataset in the Decathlon layout that a network learns quickly."""
     rng = np.random.default_rng(seed)
     names = [f"case_{index:02d}" for index in range(num_cases)]
     tests = [f"test_{index:02d}" for index in range(num_test)]

@@ -1,6 +1,6 @@
-"""Draws the figures of docs/losses.md from the losses themselves.
+"""Draw the figures of docs/losses.md with the losses of segbundle and MONAI.
 
-python docs/figures/draw.py            # beside this file
+python docs/figures/draw.py            # in the folder of this file
 python docs/figures/draw.py --output_dir /tmp/figures
 """
 

@@ -1,4 +1,4 @@
-"""segbundle: train, evaluate and run 3D medical segmentation as a MONAI bundle, also when classes are missing."""
+"""segbundle: train, evaluate and run 3D medical segmentation as a MONAI bundle, including data with missing classes."""
 
 import os
 

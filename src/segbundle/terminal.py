@@ -79,7 +79,7 @@ def counted(
         description: name of the loop, such as `checking`.
         unit: name of an item, such as `case`.
         leave: whether the finished bar stays on the terminal (default True).
-        free_lines: number of lines without a rate limit if there is no terminal (default 0).
+        free_lines: number of lines without a rate limit if stderr is not a terminal (default 0).
 
     Example:
         >>> list(counted("ab", total=2, description="checking", unit="case"))

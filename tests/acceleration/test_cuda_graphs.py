@@ -123,7 +123,7 @@ def test_other_shapes_and_other_logits_return_none():
 
 
 class OwnLoss(losses.DiceLoss):
-    """Loss outside segbundle, which may run any code."""
+    """Loss of another package, with arbitrary code."""
 
 
 @pytest.mark.parametrize(

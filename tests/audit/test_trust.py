@@ -63,7 +63,7 @@ def test_audit_of_nothing_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_command_refuses_an_untrusted_task(name, evil, command, tmp_path):
+def test_command_rejects_a_flagged_task(name, evil, command, tmp_path):
     result = invoke(*command(name), "--config", evil)
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
@@ -73,7 +73,7 @@ def test_a_command_refuses_an_untrusted_task(name, evil, command, tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name in RUNS if name != "check"])
-def test_a_command_refuses_an_untrusted_bundle(name, command, tmp_path):
+def test_command_rejects_a_flagged_bundle(name, command, tmp_path):
     bundle = shutil.copytree(ROOT / "bundle", tmp_path / "bundle", ignore=shutil.ignore_patterns("eval"))
     refuse_untrusted([], bundle, trust=False)
     with (bundle / "configs" / "logging.conf").open("a") as file:

@@ -1,4 +1,4 @@
-"""A dataset and a training that the tests of this folder share."""
+"""Dataset, training and folders that the tests of this folder share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Output folder of a training, run from a working directory that has nothing to do with it."""
+    """Return the output folder of a training that ran in an unrelated working directory."""
     out = tmp_path_factory.mktemp("trained") / "out"
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     done = monai_bundle_really("train", "--dataset_dir", dataset, "--output_dir", out, cwd=elsewhere)
@@ -32,7 +32,7 @@ def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A working folder that looks like a clone, so that outputs do not land in the real one."""
+    """Return a folder that looks like a clone, so that commands do not write into the real one."""
     for name in ("bundle", "configs", "data_samples", "Makefile"):
         (tmp_path / name).symlink_to(ROOT / name)
     return tmp_path
@@ -40,7 +40,7 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def hippocampus_like(tmp_path: Path) -> Path:
-    """A tiny dataset whose classes are called like those of the bundle's default task."""
+    """Return a tiny dataset with the class names of the bundle's default task."""
     dataset = write_tiny_dataset(tmp_path / "hippocampus_like", num_cases=5)
     description = json.loads((dataset / "dataset.json").read_text())
     description["labels"] = {"0": "background", "1": "Anterior", "2": "Posterior"}
@@ -50,7 +50,7 @@ def hippocampus_like(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def few_test_scans(checkout: Path) -> Path:
-    """The same with two of the six test scans: the bundle's own model takes its time on CPUs without bfloat16."""
+    """Return `checkout` with two of six test scans, because the bundle's model is slow on CPUs without bfloat16."""
     samples = checkout / "data_samples"
     samples.unlink()
     samples.mkdir()
@@ -69,7 +69,7 @@ def few_test_scans(checkout: Path) -> Path:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, of 2 MB."""
+    """Return a separate file system of 2 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]

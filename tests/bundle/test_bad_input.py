@@ -1,4 +1,4 @@
-"""Bad input on the command line: exit code 1, a message that names file, class and fix, and no traceback."""
+"""Invalid input of commands: exit code 1, a message that names file, class and fix, and no traceback."""
 
 import json
 import shutil
@@ -24,9 +24,9 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def test_a_typo_in_a_key_suggests_the_nearest(dataset, tmp_path):
+def test_misspelled_key_suggests_closest_key(dataset, tmp_path):
     words = ["--dataset_dir", dataset, "--output_dir", tmp_path / "out", "--max_epoch", "3"]
-    message = "config key 'max_epoch' is read by no workflow: did you mean 'max_epochs'?"
+    message = "config key 'max_epoch' is not used by any workflow: did you mean 'max_epochs'?"
     assert_plain_error(monai_bundle("train", *words), message)
     assert_plain_error(segbundle("train", "--config", TINY, *words), message)
     assert not (tmp_path / "out").exists()
@@ -47,29 +47,29 @@ def test_a_typo_in_a_key_suggests_the_nearest(dataset, tmp_path):
         ("loss#weight", "[1,2]", "weight has 2 entries for 3 classes"),
     ],
 )
-def test_a_value_that_the_loss_refuses(dataset, tmp_path, key, value, what):
+def test_invalid_argument_of_loss_fails(dataset, tmp_path, key, value, what):
     words = ("--dataset_dir", dataset, "--output_dir", tmp_path / "out", f"--{key}", value)
     assert_plain_error(segbundle("train", "--config", TINY, *words), what)
 
 
-def test_a_truncated_file_stops_a_training_and_is_named(copy, tmp_path):
+def test_truncated_file_stops_training_and_is_named(copy, tmp_path):
     truncate(copy / "imagesTr" / "case_03.nii.gz")
     done = monai_bundle("train", "--dataset_dir", copy, "--output_dir", tmp_path / "out")
     assert_plain_error(done, "case_03.nii.gz: cannot be read", "copy or convert it again")
 
 
-def test_a_dataset_that_is_not_there(tmp_path):
+def test_missing_dataset_fails(tmp_path):
     done = monai_bundle("train", "--dataset_dir", tmp_path / "nowhere", "--output_dir", tmp_path / "out")
     assert_plain_error(done, "nowhere: no such folder; set dataset_dir")
 
 
-def test_an_output_folder_that_cannot_be_written(dataset, tmp_path):
+def test_unwritable_output_folder_fails(dataset, tmp_path):
     (tmp_path / "file").write_text("in the way")
     done = monai_bundle("train", "--dataset_dir", dataset, "--output_dir", tmp_path / "file" / "out")
     assert_plain_error(done, "file/out: cannot be written", "choose another --output_dir")
 
 
-def test_a_checkpoint_of_another_network_names_the_layers(trained, dataset, tmp_path):
+def test_checkpoint_of_other_network_names_the_layers(trained, dataset, tmp_path):
     done = monai_bundle(
         "evaluate", "--dataset_dir", dataset, "--ckpt_path", trained / "model.pt", "--output_dir", tmp_path,
         "--network_def#filters", "[8,16,16]",
@@ -77,7 +77,7 @@ def test_a_checkpoint_of_another_network_names_the_layers(trained, dataset, tmp_
     assert_plain_error(done, "model.pt: does not fit the network: layers with another shape: ", "(4, 1, 3, 3, 3)")
 
 
-def test_a_scan_that_fails_is_reported_and_the_rest_are_done(trained, copy, tmp_path):
+def test_failed_scan_is_reported_and_others_are_predicted(trained, copy, tmp_path):
     truncate(copy / "imagesTs" / "test_00.nii.gz")
     done = monai_bundle(
         "inference", "--dataset_dir", copy, "--ckpt_path", trained / "model.pt", "--output_dir", tmp_path / "out"
@@ -88,7 +88,7 @@ def test_a_scan_that_fails_is_reported_and_the_rest_are_done(trained, copy, tmp_
     assert (tmp_path / "out" / "test_01_seg.nii.gz").exists()
 
 
-def test_a_case_that_fails_in_evaluation_is_left_out_of_the_scores_and_told(trained, copy, tmp_path):
+def test_failed_case_is_reported_and_not_scored(trained, copy, tmp_path):
     truncate(copy / "labelsTr" / "case_02.nii.gz")
     done = segbundle(
         "evaluate", "--config", TINY, "--dataset_dir", copy, "--ckpt_path", trained / "model.pt",
@@ -98,12 +98,12 @@ def test_a_case_that_fails_in_evaluation_is_left_out_of_the_scores_and_told(trai
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["cases"] == 5
 
 
-def test_a_config_file_that_is_not_there(dataset, tmp_path):
+def test_missing_config_file_fails(dataset, tmp_path):
     done = segbundle("train", "--config", "no.yaml", "--dataset_dir", dataset, "--output_dir", tmp_path)
     assert_plain_error(done, "no.yaml: no such file")
     done = segbundle("train", "--bundle", tmp_path, "--dataset_dir", dataset, "--output_dir", tmp_path)
     assert_plain_error(done, "train.yaml: no such file")
 
 
-def test_the_bundles_configs_are_where_the_tests_think():
+def test_bundle_configs_exist():
     assert {path.name for path in CONFIGS.iterdir()} >= {"train.yaml", "evaluate.yaml", "inference.yaml"}

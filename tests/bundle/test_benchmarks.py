@@ -1,4 +1,4 @@
-"""The commands of docs/benchmarks.md, on next to nothing."""
+"""The commands of docs/benchmarks.md on tiny inputs."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def small_ct(tmp_path: Path) -> Path:
     return write_nifti(tmp_path / "ct_3mm.nii.gz", values, np.diag([3.0, 3.0, 3.0, 1.0]))
 
 
-def test_the_commands_of_the_benchmarks(checkout: Path, hippocampus_like: Path, small_ct: Path):
+def test_commands_of_the_benchmarks(checkout: Path, hippocampus_like: Path, small_ct: Path):
     (checkout / "benchmarks").symlink_to(ROOT / "benchmarks")
     lines = [line for text in blocks(ROOT / "docs" / "benchmarks.md", "bash") for line in commands(text)]
     assert len(lines) >= 1
     lines = [line.replace("/path/to/Task04_Hippocampus", str(hippocampus_like)) for line in lines]
     lines = [line.replace("/path/to/ct_3mm.nii.gz", str(small_ct)) for line in lines]
-    first = {line.split()[1]: line for line in reversed(lines)}  # of commands that are nearly the same when cut short
+    first = {line.split()[1]: line for line in reversed(lines)}  # shortened commands of a program are nearly the same
     lines = [line for line in lines if line.startswith("segbundle") or first[line.split()[1]] == line]
     demo = "segbundle train --config configs/phantom.yaml --dataset_dir data_samples --output_dir runs/demo/training"
     run_all([demo, *lines], checkout, forked=True)

@@ -1,4 +1,4 @@
-"""The bundle is a MONAI bundle: its own checks, the Model Zoo's, and the keys that other programs look for."""
+"""MONAI's and the Model Zoo's checks of the bundle, and the keys that other programs read."""
 
 import itertools
 import json
@@ -33,7 +33,7 @@ def bundle_tool(*words):
     return run(sys.executable, "-m", "monai.bundle", *words)
 
 
-def test_keys_of_the_contract_are_in_every_workflow_with_one_default():
+def test_contract_keys_have_one_default_in_all_workflows():
     workflows = {name: load(name) for name in ("train", "evaluate", "inference")}
     for name, config in workflows.items():
         assert set(CONTRACT) <= set(config), name
@@ -46,19 +46,19 @@ def test_keys_of_the_contract_are_in_every_workflow_with_one_default():
         "initialize",
         "run",
         "finalize",
-    }  # what makes them differ
+    }  # keys that differ between workflows
     for one, other in itertools.combinations(workflows, 2):
         shared = set(workflows[one]) & set(workflows[other]) - parts - (DIFFER if one == "train" else set())
         for key in shared:
             assert workflows[one][key] == workflows[other][key], f"{key} of {one} and {other}"
 
 
-def test_the_losses_ignored_index_is_that_of_loaded_label_maps():
+def test_ignore_index_of_loss_matches_loaded_label_maps():
     assert load("train")["loss"]["ignore_index"] == IGNORE_INDEX
 
 
 @pytest.mark.parametrize("task", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
-def test_task_files_hold_values_only_and_fit_every_workflow(task):
+def test_task_files_contain_only_values_of_every_workflow(task):
     text = task.read_text()
     assert "$" not in text.replace("$schema=task.schema.json", "")
     known = set(load("train")) | set(load("evaluate")) | set(load("inference"))
@@ -67,7 +67,7 @@ def test_task_files_hold_values_only_and_fit_every_workflow(task):
 
 @pytest.mark.parametrize(("name", "kind"), [("train", "train"), ("evaluate", "infer"), ("inference", "infer")])
 def test_monai_finds_every_property(dataset, trained, tmp_path, name, kind):
-    """MONAI Label, FL and Deploy reach into a bundle by these properties."""
+    """MONAI Label, FL and Deploy access a bundle by these properties."""
     workflow = create_workflow(
         config_file=[*map(str, workflow_files(CONFIGS, name)), str(Path(__file__).parent / "tiny.yaml")],
         workflow_type=kind,
@@ -89,7 +89,7 @@ def test_monai_finds_every_property(dataset, trained, tmp_path, name, kind):
             assert getattr(workflow, part) is not None
 
 
-def test_metadata_tells_the_truth():
+def test_metadata_matches_the_bundle():
     metadata = json.loads(METADATA.read_text())
     assert metadata["version"] in metadata["changelog"]
     names = load("train")["class_names"]
@@ -106,7 +106,7 @@ def test_metadata_tells_the_truth():
         assert pins[name.lower()] == version
 
 
-def test_preferred_files_are_there_and_small():
+def test_preferred_files_exist_and_are_small():
     for name in ("LICENSE", "docs/README.md", "docs/data_license.txt", "configs/logging.conf", "models/model.pt"):
         assert (ROOT / "bundle" / name).is_file(), name
     assert (ROOT / "bundle" / "models" / "model.pt").stat().st_size < 10e6
@@ -130,7 +130,7 @@ def test_verify_net_in_out(name):
     assert "data shape of network is verified with no error" in done.stdout + done.stderr
 
 
-def test_ckpt_export_gives_the_same_scores(tmp_path):
+def test_ckpt_export_gives_the_same_logits(tmp_path):
     import torch
 
     done = bundle_tool(

@@ -1,4 +1,4 @@
-"""Every case scored once, by the model that has not seen it."""
+"""Cross-validation: each case is scored once, by the model that held it out."""
 
 import csv
 import json
@@ -30,7 +30,7 @@ def done(tmp_path_factory):
     return dataset, folder / "out"
 
 
-def test_every_case_is_scored_once_by_a_model_that_has_not_seen_it(done):
+def test_each_case_is_scored_by_the_model_that_held_it_out(done):
     _, out = done
     rows = list(csv.DictReader((out / "metrics.csv").open()))
     assert sorted(row["case"] for row in rows) == sorted(f"case_{i:02d}" for i in range(4) for _ in range(2))
@@ -44,13 +44,15 @@ def test_every_case_is_scored_once_by_a_model_that_has_not_seen_it(done):
     assert "fold" not in made_by["config"]
     assert len(set(made_by["data_fingerprint"].split(", "))) == 2
     text = (out / "report.html").read_text(encoding="utf-8")
-    shown = text.count("</strong>: case_")  # worst, median and best of two classes, and, if it is another, the farthest
+    shown = text.count(
+        "</strong>: case_"
+    )  # worst, median and best of two classes, and the case with the largest distance
     assert shown in (6, 7) and text.count('<svg class="slice"') == 3 * shown  # in three planes
     assert "The epoch of each fold&#39;s model was selected by its Dice on the cases of that fold." in text
     assert "fold 0" in text and "fold 1" in text  # the curves of both trainings
 
 
-def test_what_is_finished_is_not_done_again(done):
+def test_finished_folds_are_not_repeated(done):
     dataset, out = done
     before = {path: path.stat().st_mtime_ns for path in out.glob("fold_*/model.pt")}
     (out / "fold_1/evaluation/summary.json").unlink()
@@ -67,7 +69,7 @@ def test_what_is_finished_is_not_done_again(done):
     [Path.mkdir, lambda path: path.symlink_to("nowhere"), lambda path: path.symlink_to(path.name), os.mkfifo],
     ids=["folder", "broken link", "link to itself", "named pipe"],
 )
-def test_what_is_no_file_in_a_fold_is_named(done, tmp_path, name, make):
+def test_folders_links_and_pipes_in_place_of_files_are_named(done, tmp_path, name, make):
     dataset, out = done
     copied = shutil.copytree(out, tmp_path / "copied")
     path = copied / "fold_0" / "evaluation" / name
@@ -89,7 +91,7 @@ def test_what_is_no_file_in_a_fold_is_named(done, tmp_path, name, make):
         (["--nsd_tolerance_mm", "5"], "nsd_tolerance_mm 1.0, but nsd_tolerance_mm is now 5"),
     ],
 )
-def test_folds_of_another_task_are_not_mixed_in(done, options, message):
+def test_folds_of_another_task_are_rejected(done, options, message):
     dataset, out = done
     before = (out / "summary.json").read_bytes()
     result = cross_validate(dataset, out, *options)
@@ -97,7 +99,7 @@ def test_folds_of_another_task_are_not_mixed_in(done, options, message):
     assert (out / "summary.json").read_bytes() == before
 
 
-def test_an_unfinished_ensemble_is_told_and_other_folders_are_none(done, tmp_path):
+def test_unfinished_cross_validation_is_used_with_a_warning(done, tmp_path):
     dataset, out = done
     for fold in ("fold_0", "fold_0_backup"):
         (tmp_path / "cv" / fold).mkdir(parents=True)
@@ -110,7 +112,7 @@ def test_an_unfinished_ensemble_is_told_and_other_folders_are_none(done, tmp_pat
     assert "the cross-validation is not finished. Number of models used: 1." in result.stdout + result.stderr
 
 
-def test_the_folds_are_an_ensemble(done, tmp_path):
+def test_folds_form_an_ensemble(done, tmp_path):
     dataset, out = done
     result = segbundle(
         "predict", dataset / "imagesTs", "--config", TASK, "--ckpt_path", out, "--output_dir", tmp_path
@@ -124,6 +126,6 @@ def test_the_folds_are_an_ensemble(done, tmp_path):
     ("options", "message"),
     [(["--fold", "1"], "fold"), (["--num_folds", "1"], "num_folds is 1; a whole number from 2 is needed")],
 )
-def test_impossible_settings(options, message, done, tmp_path):
+def test_invalid_settings_fail(options, message, done, tmp_path):
     result = cross_validate(done[0], tmp_path / "x", *options)
     assert result.returncode == 1 and message in result.stderr

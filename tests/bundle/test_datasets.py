@@ -1,4 +1,4 @@
-"""Datasets as people have them, by the real commands: nothing is dropped, and their own folds are used."""
+"""Commands on real-world datasets: no case is dropped, and folds of the dataset are used."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ def rewrite(folder, change):
     (folder / "dataset.json").write_text(json.dumps(description))
 
 
-def test_scans_that_cannot_be_opened_fail_and_the_rest_are_done(trained, dataset, tmp_path):
+def test_unreadable_scans_fail_and_others_are_predicted(trained, dataset, tmp_path):
     scans = tmp_path / "in #1 $x"
     (scans / "sub").mkdir(parents=True)
     good = dataset / "imagesTs" / "test_00.nii.gz"
@@ -43,12 +43,12 @@ def test_scans_that_cannot_be_opened_fail_and_the_rest_are_done(trained, dataset
         "a": "ok", "line\nbreak": "ok",
         "gone": "failed", "pipe": "failed", "twice.nii": "failed", "twice.nii.gz": "failed",
     }  # fmt: skip
-    assert "is a link to nowhere.nii.gz, which does not exist" in records["gone"]["error"]
+    assert "is a broken link to nowhere.nii.gz" in records["gone"]["error"]
     assert len(list((tmp_path / "out").glob("*_seg.nii.gz"))) == 2
     assert "2 files skipped: " in done.stdout
 
 
-def test_fold_keys_decide_what_is_held_out(copy, tmp_path):
+def test_fold_keys_define_the_validation_fold(copy, tmp_path):
     def give_folds(description):
         for number, entry in enumerate(description["training"]):
             entry["fold"] = (number + 1) % 3
@@ -72,7 +72,7 @@ def test_fold_keys_decide_what_is_held_out(copy, tmp_path):
     assert "has 3 folds. Use --num_folds 3." in done.stderr
 
 
-def test_a_validation_list_is_validated_on(copy, tmp_path):
+def test_validation_list_is_the_validation_fold(copy, tmp_path):
     def split(description):
         description["validation"] = description["training"][4:]
         del description["training"][4:]
@@ -87,7 +87,7 @@ def test_a_validation_list_is_validated_on(copy, tmp_path):
     assert "Error: the `validation` list of dataset.json defines only fold 0" in done.stderr
 
 
-def test_a_label_that_cannot_be_opened_stops_a_training(copy, tmp_path):
+def test_unreadable_label_map_stops_training(copy, tmp_path):
     label = copy / "labelsTr" / "case_03.nii.gz"
     label.unlink()
     label.symlink_to("nowhere")
@@ -96,16 +96,14 @@ def test_a_label_that_cannot_be_opened_stops_a_training(copy, tmp_path):
             (copy / "dataset.json").unlink()
         done = segbundle("train", *SHORT, "--dataset_dir", copy, "--output_dir", tmp_path / "out")
         assert done.returncode == 1
-        assert done.stderr.strip().endswith(
-            "is a link to nowhere, which does not exist. Restore the file, or remove the link."
-        )
+        assert done.stderr.strip().endswith("is a broken link to nowhere. Restore the file, or remove the link.")
         done = segbundle("check", copy, "--config", TINY)
         assert done.returncode == 1
-        assert "labelsTr/case_03.nii.gz: is a link to nowhere" in done.stderr
+        assert "labelsTr/case_03.nii.gz: is a broken link to nowhere" in done.stderr
         assert "1 problem(s); 1 of 8 cases cannot be used." in done.stderr
 
 
-def test_missing_classes_are_named_before_a_training(copy, tmp_path):
+def test_missing_classes_are_named_before_training(copy, tmp_path):
     words = ("--class_names", "[background, ball, cube, ghost]")
     rewrite(copy, lambda description: description["labels"].update({"3": "ghost"}))
     done = segbundle("train", *SHORT, *words, "--dataset_dir", copy, "--output_dir", tmp_path / "out")

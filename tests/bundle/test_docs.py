@@ -1,4 +1,4 @@
-"""Every command and program in the documents runs as written; see also test_readme.py and test_benchmarks.py."""
+"""Every command in the documents runs as written (see also test_readme.py and test_benchmarks.py)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_make_demo(checkout: Path):
         assert drawn == set(re.findall(r"\(images/(.*?)\)", (ROOT / "docs" / "reports.md").read_text(encoding="utf-8")))
 
 
-def test_the_bundles_readme_in_the_bundles_folder(tmp_path: Path, hippocampus_like: Path):
+def test_bundle_readme_in_the_bundle_folder(tmp_path: Path, hippocampus_like: Path):
     bundle = shutil.copytree(ROOT / "bundle", tmp_path / "bundle", ignore=shutil.ignore_patterns("eval"))
     document = ROOT / "bundle" / "docs" / "README.md"
     lines = [line for text in blocks(document, "bash") for line in commands(text)]
@@ -41,7 +41,7 @@ def test_the_bundles_readme_in_the_bundles_folder(tmp_path: Path, hippocampus_li
     assert (bundle / "models" / "model.ts").exists()
 
 
-def test_the_losses(checkout: Path):
+def test_losses_document(checkout: Path):
     document = ROOT / "docs" / "losses.md"
     (checkout / "docs").symlink_to(ROOT / "docs")
     (task,) = blocks(document, "yaml")
@@ -55,7 +55,7 @@ def test_the_losses(checkout: Path):
     assert done.returncode == 0, done.stderr
 
 
-def test_the_reproductions(checkout: Path):
+def test_reproductions_document(checkout: Path):
     document = ROOT / "docs" / "reproductions.md"
     lines = [line for text in blocks(document, "bash") for line in commands(text)]
     known = {path.stem for path in (ROOT / "configs" / "reproductions").glob("*.yaml")}

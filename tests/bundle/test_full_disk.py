@@ -1,4 +1,4 @@
-"""A disk that is full or cannot be written: a clear error, and the checkpoint there was."""
+"""Training on a full or read-only disk: the error is clear, and the previous checkpoint is kept."""
 
 import subprocess
 
@@ -19,7 +19,7 @@ def assert_kept(out, before):
     assert [path.name for path in out.iterdir() if ".partial" in path.name] == []
 
 
-def test_a_full_disk(dataset, small_disk):
+def test_full_disk_during_training(dataset, small_disk):
     out = small_disk / "run"
     done = train(dataset, out, 2)
     assert done.returncode == 0, done.stderr
@@ -38,7 +38,7 @@ def test_a_full_disk(dataset, small_disk):
     assert torch.load(out / "last.pt", weights_only=True)["epoch"] == 4
 
 
-def test_a_full_disk_of_prepared_cases(dataset, small_disk, tmp_path):
+def test_full_disk_with_prepared_cases(dataset, small_disk, tmp_path):
     fill(small_disk, 2**14)
     done = train(dataset, tmp_path / "out", 2, "--cache_dir", small_disk / "cache")
     assert done.returncode == 1
@@ -46,7 +46,7 @@ def test_a_full_disk_of_prepared_cases(dataset, small_disk, tmp_path):
     assert str(small_disk / "cache") in done.stderr and "free space" in done.stderr
 
 
-def test_a_disk_that_cannot_be_written(dataset, small_disk):
+def test_read_only_disk(dataset, small_disk):
     out = small_disk / "run"
     assert train(dataset, out, 2).returncode == 0
     before = (out / "last.pt").read_bytes()

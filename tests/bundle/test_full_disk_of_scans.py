@@ -1,4 +1,4 @@
-"""A full or read-only disk while scans are predicted, scored or reported: a clear error, and the rest later."""
+"""Full or read-only disk during prediction, evaluation or report: the error is clear, and the run can resume."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ def assert_refused(done, disk):
     assert [path.name for path in disk.rglob("*") if ".partial" in path.name] == []
 
 
-def test_a_full_disk_of_predictions(dataset, trained, small_disk):
+def test_full_disk_during_prediction(dataset, trained, small_disk):
     words = ["predict", dataset / "imagesTr", "--config", TINY, "--ckpt_path", trained / "model.pt"]
     words += ["--output_dir", small_disk / "out"]
     fill(small_disk, 3 * 4096)
@@ -27,21 +27,21 @@ def test_a_full_disk_of_predictions(dataset, trained, small_disk):
     assert [record["status"] for record in records] == ["ok"] * 6
 
 
-def test_a_full_disk_of_an_evaluation(dataset, trained, small_disk):
+def test_full_disk_during_evaluation(dataset, trained, small_disk):
     words = ["evaluate", "--dataset_dir", dataset, "--config", TINY, "--ckpt_path", trained / "model.pt"]
     words += ["--output_dir", small_disk / "out"]
     fill(small_disk, 12 * 4096)  # label maps fit, the report does not
     assert_refused(segbundle(*words), small_disk)
 
 
-def test_a_full_disk_of_a_report(dataset, trained, small_disk):
+def test_full_disk_during_report(dataset, trained, small_disk):
     run = shutil.copytree(trained, small_disk / "run", ignore=shutil.ignore_patterns("*.pt", "tensorboard"))
     fill(small_disk, 4096)
     assert_refused(segbundle("report", run), small_disk)
     assert not (run / "report.html").exists()
 
 
-def test_a_disk_of_predictions_that_cannot_be_written(dataset, trained, small_disk):
+def test_read_only_disk_during_prediction(dataset, trained, small_disk):
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     for words in (
         ["predict", dataset / "imagesTr", "--ckpt_path", trained / "model.pt"],

@@ -1,4 +1,4 @@
-"""A dataset as people have them: not every class in every case, not every voxel known; with the real commands."""
+"""Commands on a dataset with missing classes and unknown voxels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ UNKNOWN = 9
 
 
 def write_partial_dataset(folder: Path, tell: bool) -> Path:
-    """Every other training case has the ball only, the rest the cube only; far ends of the label maps are unknown."""
+    """Write a dataset in which half of the training cases have only the ball, the others only the cube.
+
+    Voxels at the far ends of the label maps are unknown.
+    """
     write_tiny_dataset(folder, num_cases=10, num_test=3)
     description = json.loads((folder / "dataset.json").read_text())
     for number, entry in enumerate(description["training"]):
@@ -46,7 +49,7 @@ def dice_after_training(dataset: Path, out: Path) -> dict[str, float]:
     return {name: row["dice_mean"] for name, row in classes.items()}
 
 
-def test_both_classes_are_learnt_from_cases_that_have_one_each(tmp_path: Path):
+def test_classes_are_learned_from_cases_with_one_class_each(tmp_path: Path):
     told = dice_after_training(write_partial_dataset(tmp_path / "told", tell=True), tmp_path / "a")
     assert min(told.values()) > 0.8
     rows = list(csv.DictReader((tmp_path / "a" / "metrics.csv").open()))
@@ -55,7 +58,7 @@ def test_both_classes_are_learnt_from_cases_that_have_one_each(tmp_path: Path):
 
 
 @pytest.mark.parametrize("tell", [True, False])
-def test_a_loss_that_cannot_leave_them_out_is_refused(tmp_path: Path, tell: bool):
+def test_loss_without_support_for_missing_classes_fails(tmp_path: Path, tell: bool):
     dataset = write_partial_dataset(tmp_path / "data", tell)
     monai_loss = "{'_target_': 'DiceCELoss', 'to_onehot_y': True, 'softmax': True}"
     done = segbundle(
@@ -68,7 +71,7 @@ def test_a_loss_that_cannot_leave_them_out_is_refused(tmp_path: Path, tell: bool
     assert "Traceback" not in done.stderr
 
 
-def test_the_region_term_may_follow_a_ramp(tmp_path: Path):
+def test_region_term_can_follow_a_ramp(tmp_path: Path):
     dataset = write_partial_dataset(tmp_path / "data", tell=True)
     task = tmp_path / "ramp.yaml"
     task.write_text("loss#lambda_dice: {_target_: segbundle.losses.LinearRamp, start: 0.0, end: 1.0, until: 0.5}\n")

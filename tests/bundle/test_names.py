@@ -1,4 +1,4 @@
-"""Paths, names and values of the command line are data, whatever characters they hold."""
+"""Paths, names and command-line values are data, whatever characters they contain."""
 
 import json
 import os
@@ -19,7 +19,7 @@ def assert_done(done):
 
 @pytest.fixture(scope="module")
 def odd_dataset(dataset, tmp_path_factory):
-    """The tiny dataset in a folder of such a name, with cases of such names and without a list of them."""
+    """Return the tiny dataset without dataset.json, in a folder and with cases that have special names."""
     folder = tmp_path_factory.mktemp("odd") / ODD
     for place in ("imagesTr", "labelsTr"):
         (folder / place).mkdir(parents=True)
@@ -38,7 +38,7 @@ def odd_run(odd_dataset, tmp_path_factory):
     return out
 
 
-def test_a_training_writes_where_it_was_told_to(odd_run, odd_dataset):
+def test_training_writes_to_output_dir(odd_run, odd_dataset):
     made = json.loads((odd_run / "run.json").read_text(encoding="utf-8"))["config"]
     assert made["dataset_dir"] == str(odd_dataset)
     assert made["class_names"] == ["background", "$print(1)", "a#b"]
@@ -48,7 +48,7 @@ def test_a_training_writes_where_it_was_told_to(odd_run, odd_dataset):
     assert (odd_run / "model.pt").is_file()
 
 
-def test_a_task_yaml_and_a_bundle_may_lie_anywhere(odd_dataset, odd_run, tmp_path):
+def test_task_and_bundle_paths_with_special_characters(odd_dataset, odd_run, tmp_path):
     folder = tmp_path / ODD
     shutil.copytree(ROOT / "bundle" / "configs", folder / "bundle" / "configs")
     task = shutil.copy(TINY, folder / "%x#y.yaml")
@@ -61,7 +61,7 @@ def test_a_task_yaml_and_a_bundle_may_lie_anywhere(odd_dataset, odd_run, tmp_pat
     assert json.loads((tmp_path / "[x]" / "summary.json").read_text(encoding="utf-8"))["cases"] == 6
 
 
-def test_scans_of_any_name_are_predicted(dataset, trained, tmp_path):
+def test_scans_with_special_names_are_predicted(dataset, trained, tmp_path):
     scan = next((dataset / "imagesTs").iterdir())
     for name in SCANS:
         shutil.copy(scan, tmp_path / f"{name}.nii.gz")
@@ -72,7 +72,7 @@ def test_scans_of_any_name_are_predicted(dataset, trained, tmp_path):
     assert json.loads((tmp_path / "2024" / "run.json").read_text())["config"]["dataset_dir"] == words[: len(SCANS)]
 
 
-def test_a_scan_that_looks_like_an_option_follows_two_dashes(dataset, trained, tmp_path):
+def test_scan_named_like_an_option_follows_two_dashes(dataset, trained, tmp_path):
     shutil.copy(next((dataset / "imagesTs").iterdir()), tmp_path / "-x.nii.gz")
     words = ["--config", TINY, "--ckpt_path", trained / "model.pt", "--output_dir", "true"]
     done = segbundle("predict", *words, "--resume", "--skip_air", "true", "--", "-x.nii.gz", cwd=tmp_path)
@@ -81,7 +81,7 @@ def test_a_scan_that_looks_like_an_option_follows_two_dashes(dataset, trained, t
     assert json.loads((tmp_path / "true" / "run.json").read_text())["config"]["skip_air"] is True
 
 
-def test_folders_whose_names_are_not_utf_8(dataset, trained, tmp_path):
+def test_folder_names_that_are_not_utf_8(dataset, trained, tmp_path):
     out = tmp_path / os.fsdecode(b"\xff\xfe")
     words = ["--config", TINY, "--ckpt_path", trained / "model.pt", "--output_dir", out]
     done = segbundle("predict", dataset / "imagesTs", *words)
@@ -102,9 +102,9 @@ def test_folders_whose_names_are_not_utf_8(dataset, trained, tmp_path):
         (["--spacing", "$[print('RAN')]"], "spacing is \"$[print('RAN')]\"; three positive sizes"),
         (["--patch_size", "@x"], "patch_size is '@x'; three positive whole numbers"),
         (["--device", "%x"], "device '%x' cannot be used here"),
-        (["--run_id", "initialize"], "config key 'run_id' is read by no workflow"),
-        (["--_target_", "print"], "config key '_target_' is read by no workflow"),
-        (["--config_file", "x"], "config key 'config_file' is read by no workflow"),
+        (["--run_id", "initialize"], "config key 'run_id' is not used by any workflow"),
+        (["--_target_", "print"], "config key '_target_' is not used by any workflow"),
+        (["--config_file", "x"], "config key 'config_file' is not used by any workflow"),
     ],
 )
 def test_values_of_keys_are_not_evaluated(dataset, tmp_path, words, message):
@@ -113,7 +113,7 @@ def test_values_of_keys_are_not_evaluated(dataset, tmp_path, words, message):
     assert "RAN" not in done.stdout
 
 
-def test_an_option_is_no_value_of_another(dataset, tmp_path):
+def test_option_is_not_taken_as_value_of_another_option(dataset, tmp_path):
     done = invoke("predict", dataset / "imagesTs", "--output_dir", "--resume")
     assert done.exit_code == 1
     assert "Error: --output_dir needs a value, but is followed by --resume." in done.stderr
@@ -122,7 +122,7 @@ def test_an_option_is_no_value_of_another(dataset, tmp_path):
     assert "Error: --ckpt_path needs a value, but is followed by --x." in done.stderr
 
 
-def test_scans_are_given_in_one_place(dataset, tmp_path):
+def test_scans_cannot_be_given_twice(dataset, tmp_path):
     done = invoke("predict", "a.nii", "--dataset_dir", dataset, "--output_dir", tmp_path / "out")
     assert done.exit_code == 1 and "unexpected argument 'a.nii'" in done.stderr
 
@@ -132,7 +132,7 @@ def test_values_of_a_reproduction_are_not_evaluated():
     assert (done.exit_code, done.stdout) == (1, "")
 
 
-def test_a_component_may_be_named_on_the_command_line(dataset, tmp_path):
+def test_component_can_be_set_on_the_command_line(dataset, tmp_path):
     words = ["--loss#_target_", "segbundle.losses.GeneralizedDiceCELoss", "--max_epochs", 1]
     done = invoke("train", "--config", TINY, "--dataset_dir", dataset, "--output_dir", tmp_path / "out", *words)
     assert done.exit_code == 0, done.stderr

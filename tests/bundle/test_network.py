@@ -1,4 +1,4 @@
-"""No command connects to any host, or looks one up, but for the MLflow server that the user names."""
+"""Commands do not connect to or look up any host, except the MLflow server that the user names."""
 
 import json
 import os
@@ -37,12 +37,12 @@ sys.addaudithook(guard)
 """
 SECRET = "hunter2-hunter2"
 CI = ("CI", "GITHUB_ACTIONS", "CIRCLECI", "GITLAB_CI", "JENKINS_URL", "TRAVIS", "BUILDKITE", "PYTEST_CURRENT_TEST")
-"""Environment variables with which MLflow sends no telemetry by itself."""
+"""Environment variables with which MLflow does not send telemetry."""
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """A server that answers what MLflow's client needs, and remembers what it was asked and by whom."""
+    """Yield a server that answers the requests of MLflow's client and records them with their credentials."""
     info = {"run_id": "1" * 32, "run_uuid": "1" * 32, "experiment_id": "1", "status": "RUNNING", "run_name": "out"}
     info["artifact_uri"] = tmp_path_factory.mktemp("artifacts").as_uri()
     answer = {"experiment": {"experiment_id": "1", "name": "segbundle"}, "run": {"info": info}, "run_info": info}
@@ -71,7 +71,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory, server):
-    """Runs a command that may connect to the server only; gives what it printed."""
+    """Return a function that runs a command, allows connections to the server only, and returns the output."""
     folder = tmp_path_factory.mktemp("guard")
     (folder / "sitecustomize.py").write_text(GUARD)
     search = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
@@ -94,14 +94,14 @@ def segbundle(*words):
     return [Path(sys.executable).parent / "segbundle", *words]
 
 
-def test_the_guard_sees_connections(guarded):
+def test_guard_detects_connections(guarded):
     for attempt in ("socket.getaddrinfo('localhost', 80)", "socket.create_connection(('127.0.0.1', 9))"):
         with pytest.raises(AssertionError):
             guarded(sys.executable, "-c", f"import socket; {attempt}")
         guarded.log.unlink()
 
 
-def test_no_command_connects_and_no_secret_is_kept(guarded, server, dataset, tmp_path):
+def test_commands_do_not_connect_or_store_secrets(guarded, server, dataset, tmp_path):
     out, port = tmp_path / "out", server.server_port
     uri = f"http://me:{SECRET}@127.0.0.1:{port}"
     model = ["--ckpt_path", out / "model.pt"]
@@ -131,7 +131,7 @@ def test_no_command_connects_and_no_secret_is_kept(guarded, server, dataset, tmp
     assert f"--mlflow_uri 'http://***@127.0.0.1:{port}'" in run["command"]
 
 
-def test_a_run_of_an_earlier_version_is_shown_without_secrets(guarded, trained, tmp_path):
+def test_report_of_earlier_version_has_no_secrets(guarded, trained, tmp_path):
     page = tmp_path / "page.html"
     run = json.loads((trained / "run.json").read_text())
     run["command"] += f" --mlflow_uri http://me:{SECRET}@host"
@@ -145,7 +145,7 @@ def test_a_run_of_an_earlier_version_is_shown_without_secrets(guarded, trained, 
     assert SECRET not in page.read_text() and "http://***@host" in page.read_text()
 
 
-def test_monais_own_command_sends_no_telemetry(guarded, server, dataset, tmp_path):
+def test_monai_command_sends_no_telemetry(guarded, server, dataset, tmp_path):
     from commands import CONFIGS
 
     files = f"['{CONFIGS / 'train.yaml'}','{TINY}']"

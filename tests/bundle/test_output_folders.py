@@ -1,4 +1,4 @@
-"""What others wrote into an output folder survives every command, byte for byte."""
+"""Foreign files in an output folder survive every command, byte for byte."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from tiny import write_tiny_dataset
 
 
 def content(folder):
-    """Every file below a folder, and what it holds."""
+    """Return the content of every file below a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -25,7 +25,7 @@ def predict(trained, dataset):
     return lambda out, *more: segbundle("predict", dataset / "imagesTs", *task, out, *more)
 
 
-def test_files_drawn_by_hand_are_named_before_work_starts(predict, tmp_path):
+def test_foreign_label_maps_are_named_before_the_run(predict, tmp_path):
     for name in ("test_00_seg.nii.gz", "summary.json", "report.html", "notes.txt"):
         (tmp_path / name).write_text("mine")
     before = content(tmp_path)
@@ -35,7 +35,7 @@ def test_files_drawn_by_hand_are_named_before_work_starts(predict, tmp_path):
     assert {name: held for name, held in content(tmp_path).items() if name != ".lock"} == before
 
 
-def test_a_corrected_label_map_is_neither_replaced_nor_in_the_way(predict, tmp_path):
+def test_corrected_label_map_is_kept_and_does_not_block(predict, tmp_path):
     assert predict(tmp_path).returncode == 0
     corrected = tmp_path / "test_00_seg.nii.gz"
     corrected.write_bytes(corrected.read_bytes() + b"corrected")
@@ -50,7 +50,7 @@ def test_a_corrected_label_map_is_neither_replaced_nor_in_the_way(predict, tmp_p
     assert predict(tmp_path).returncode == 0
 
 
-def test_links_to_other_places_are_not_followed(predict, tmp_path):
+def test_links_out_of_the_folder_are_not_followed(predict, tmp_path):
     mine, out = tmp_path / "mine", tmp_path / "out"
     mine.write_text("mine")
     out.mkdir()
@@ -62,7 +62,7 @@ def test_links_to_other_places_are_not_followed(predict, tmp_path):
     assert mine.read_text() == "mine" and (out / "test_00_seg.nii.gz").is_symlink()
 
 
-def test_a_training_leaves_files_of_others_alone(dataset, tmp_path):
+def test_training_keeps_foreign_files(dataset, tmp_path):
     words = ["train", "--config", TINY, "--dataset_dir", dataset, "--max_epochs", 1, "--output_dir", tmp_path]
     for name in ("task.json", "metrics.csv"):
         (tmp_path / name).write_text("mine")
@@ -76,10 +76,10 @@ def test_a_training_leaves_files_of_others_alone(dataset, tmp_path):
     refused(segbundle(*words), "tensorboard is not a folder but a link")
 
 
-def test_a_users_cache_folder_stays(tmp_path):
+def test_cache_folder_of_the_user_is_kept(tmp_path):
     dataset, out = write_tiny_dataset(tmp_path / "tiny", num_cases=4), tmp_path / "out"
     (out / "cache").mkdir(parents=True)
-    own = f"{'0123456789abcdef' * 2}.pt"  # called as a prepared case
+    own = f"{'0123456789abcdef' * 2}.pt"  # named like a prepared case
     (out / "cache" / own).write_text("mine")
     words = ["cross-validate", "--config", TINY, "--dataset_dir", dataset, "--output_dir", "out"]
     words += ["--num_folds", 2, "--max_epochs", 1]
@@ -96,7 +96,7 @@ def test_a_users_cache_folder_stays(tmp_path):
     assert (out / "fold_1" / "evaluation" / "summary.csv").read_text() == "mine"
 
 
-def test_pages_and_measurements_of_others_are_not_replaced(predict, trained, tmp_path):
+def test_foreign_pages_and_measurements_are_kept(predict, trained, tmp_path):
     assert predict(tmp_path / "out").returncode == 0
     for name in ("report.html", "measurements.csv", "comparison.html"):
         (tmp_path / "out" / name).write_text("mine")
@@ -110,7 +110,7 @@ def test_pages_and_measurements_of_others_are_not_replaced(predict, trained, tmp
         assert done.returncode == 0, done.stderr
 
 
-def test_what_an_earlier_version_left_is_known(predict, tmp_path):
+def test_files_of_an_earlier_version_are_recognized(predict, tmp_path):
     assert predict(tmp_path).returncode == 0
     (tmp_path / ".segbundle-files.jsonl").unlink()
     records = json.loads((tmp_path / "predictions.json").read_text())
@@ -124,7 +124,7 @@ def test_what_an_earlier_version_left_is_known(predict, tmp_path):
     refused(predict(tmp_path), "test_01_seg.nii.gz was not written by segbundle, or changed since")
 
 
-def test_commands_say_what_they_did_and_what_comes_next(predict, trained, dataset, tmp_path):
+def test_commands_print_results_and_next_command(predict, trained, dataset, tmp_path):
     done = predict(tmp_path / "out")
     assert "[1/2] test_00: done in " in done.stdout
     assert "2 of 2 scans done, 0 failed, in " in done.stdout and f"label maps: {tmp_path / 'out'}" in done.stdout
@@ -146,7 +146,7 @@ def test_commands_say_what_they_did_and_what_comes_next(predict, trained, datase
     )
 
 
-def test_records_that_others_wrote_or_changed_are_not_replaced(predict, tmp_path):
+def test_foreign_or_changed_records_are_not_replaced(predict, tmp_path):
     assert predict(tmp_path).returncode == 0
     records = json.loads((tmp_path / "predictions.json").read_text())
     mine = tmp_path / "predictions.jsonl"

@@ -1,4 +1,4 @@
-"""A folder of scans, some of them damaged, predicted in one go, in two, and with what can be asked for besides."""
+"""Prediction of a folder with damaged scans: uninterrupted, resumed, and with further options."""
 
 import gzip
 import json
@@ -19,7 +19,7 @@ from tiny import write_tiny_case
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Twenty scans in a tree of folders, two of them corrupt."""
+    """Return a folder tree with twenty scans, two of them corrupt."""
     root = tmp_path_factory.mktemp("scans")
     rng = np.random.default_rng(0)
     for index in range(20):
@@ -44,7 +44,7 @@ def predict(folder, trained, out, *words):
 
 
 def results(out):
-    """Every label map's bytes before compression, and the records without what differs from run to run."""
+    """Return the uncompressed bytes of the label maps, and the records without values that vary between runs."""
     masks = {path.name: gzip.decompress(path.read_bytes()) for path in out.glob("*_seg.nii.gz")}
     records = json.loads((out / "predictions.json").read_text())
     kept = ("case", "image", "status", "error", "settings")
@@ -52,8 +52,8 @@ def results(out):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(folder, trained, tmp_path_factory):
-    out = tmp_path_factory.mktemp("undisturbed")
+def uninterrupted(folder, trained, tmp_path_factory):
+    out = tmp_path_factory.mktemp("uninterrupted")
     done = segbundle(*predict(folder, trained, out))
     assert done.returncode == 1
     assert "2 of 20 scans failed (scan_07, scan_13); see " in done.stderr
@@ -61,25 +61,22 @@ def undisturbed(folder, trained, tmp_path_factory):
     return out
 
 
-def test_corrupt_scans_leave_a_record_that_says_why_and_the_others_their_masks(undisturbed, folder):
-    masks, records = results(undisturbed)
+def test_corrupt_scans_are_recorded_and_others_predicted(uninterrupted, folder):
+    masks, records = results(uninterrupted)
     assert len(masks) == 18
-    assert (
-        len(list(undisturbed.iterdir())) == 23
-    )  # 18 label maps, the records, what made them, training cases, what was written, a lock
+    # 18 label maps, predictions.json, run.json, training_cases.csv, the record of written files, a lock
+    assert len(list(uninterrupted.iterdir())) == 23
     failed = {record["case"]: record for record in records if record["status"] == "failed"}
     assert set(failed) == {"scan_07", "scan_13"}
     for case, record in failed.items():
         assert f"{case}.nii.gz: cannot be read (" in record["error"]
     for name in masks:
         scan = nib.load(next(folder.rglob(name.replace("_seg", ""))))
-        np.testing.assert_array_equal(nib.load(undisturbed / name).affine, scan.affine)
+        np.testing.assert_array_equal(nib.load(uninterrupted / name).affine, scan.affine)
 
 
 @pytest.mark.parametrize("after", [1, 9, 16])
-def test_killed_in_the_middle_and_resumed_gives_what_an_undisturbed_run_gives(
-    folder, trained, undisturbed, tmp_path, after
-):
+def test_killed_and_resumed_prediction_equals_uninterrupted(folder, trained, uninterrupted, tmp_path, after):
     out = tmp_path / "out"
     words = [Path(sys.executable).parent / "segbundle", *predict(folder, trained, out)]
     process = subprocess.Popen([str(word) for word in words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -90,19 +87,19 @@ def test_killed_in_the_middle_and_resumed_gives_what_an_undisturbed_run_gives(
                 break
     process.send_signal(signal.SIGKILL)
     process.wait()
-    done_before = {path.name: path.stat().st_mtime_ns for path in out.glob("scan_*_seg.nii.gz")}  # nothing half written
+    done_before = {path.name: path.stat().st_mtime_ns for path in out.glob("scan_*_seg.nii.gz")}  # no partial file
     assert after - 2 <= len(done_before) < 18  # two records may be failures
     done = segbundle(*predict(folder, trained, out, "--resume"))
     assert done.returncode == 1
     assert "2 of 20 scans failed" in done.stderr
     assert "of 20 scans are done" in done.stdout
-    assert results(out) == results(undisturbed)
-    assert len(list(out.iterdir())) == 23  # with a lock, but nothing half written
+    assert results(out) == results(uninterrupted)
+    assert len(list(out.iterdir())) == 23  # with a lock, but without a partial file
     recorded = [name for name, written in done_before.items() if (out / name).stat().st_mtime_ns == written]
     assert len(recorded) >= after - 2
 
 
-def test_mirrored_images_components_and_probabilities_on_request(folder, trained, tmp_path):
+def test_flips_components_and_probabilities(folder, trained, tmp_path):
     scan = next(folder.rglob("scan_00.nii.gz"))
     options = ["--test_time_flips", "[0,1,2]", "--largest_component", "true", "--save_probabilities", "true"]
     done = segbundle(*predict(scan, trained, tmp_path, *options, "--window_size", "auto", "--skip_air", "true"))
@@ -122,7 +119,7 @@ def test_mirrored_images_components_and_probabilities_on_request(folder, trained
     np.testing.assert_array_equal(labels[kept], probabilities.argmax(axis=-1)[kept])
 
 
-def test_two_checkpoints_make_an_ensemble(folder, trained, tmp_path):
+def test_two_checkpoints_form_an_ensemble(folder, trained, tmp_path):
     scan = next(folder.rglob("scan_00.nii.gz"))
     same = tmp_path / "same.pt"
     same.write_bytes((trained / "model.pt").read_bytes())
@@ -147,7 +144,7 @@ def test_wrong_values_are_named(folder, trained, tmp_path):
         assert "Traceback" not in done.stderr
 
 
-def test_a_prediction_without_weights_is_refused(folder, tmp_path):
+def test_prediction_without_weights_fails(folder, tmp_path):
     task = tmp_path / "task.yaml"
     task.write_text("ckpt_path: null\n")
     done = segbundle("predict", folder, "--config", TINY, "--config", task, "--output_dir", tmp_path / "out")
@@ -155,7 +152,7 @@ def test_a_prediction_without_weights_is_refused(folder, tmp_path):
     assert "ckpt_path is None: a prediction needs the weights of a trained network" in done.stderr
 
 
-def test_other_arguments_of_components_are_other_settings(folder, trained, tmp_path):
+def test_changed_component_arguments_count_as_new_settings(folder, trained, tmp_path):
     scan = next(folder.rglob("scan_00.nii.gz"))
     assert segbundle(*predict(scan, trained, tmp_path)).returncode == 0
     done = segbundle(*predict(scan, trained, tmp_path, "--resume", "--sw_batch_size", "2"))

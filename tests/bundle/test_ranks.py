@@ -1,4 +1,4 @@
-"""Two processes on one machine, as torchrun starts them: the same training, and a share of the scans each."""
+"""Two ranks on one machine, started by torchrun: an equal training, and a shard of the scans for each."""
 
 import csv
 import json
@@ -43,7 +43,7 @@ def weights(out):
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_two_ranks_with_batch_1_train_as_one_process_with_batch_2(cached, dataset, tmp_path):
+def test_two_ranks_with_batch_1_equal_one_with_batch_2(cached, dataset, tmp_path):
     options = ["--dataset_dir", dataset, "--max_epochs", "3", "--val_interval", "3", *STEADY]
     cache = ["--cache_dir", tmp_path / "cache"] if cached else []
     two = torchrun("train", *options, *cache, "--output_dir", tmp_path / "two", "--batch_size", "1")
@@ -56,13 +56,13 @@ def test_two_ranks_with_batch_1_train_as_one_process_with_batch_2(cached, datase
         for name, value in first[key].items():
             torch.testing.assert_close(second[key][name], value, rtol=1e-4, atol=1e-5)
     rows = [list(csv.DictReader((tmp_path / name / "metrics.csv").open())) for name in ("one", "two")]
-    assert [row["case"] for row in rows[0]] == [row["case"] for row in rows[1]]  # three cases, and none twice
+    assert [row["case"] for row in rows[0]] == [row["case"] for row in rows[1]]  # three cases, each once
     for mine, other in zip(*rows, strict=True):
         assert float(mine["dice"] or 0) == pytest.approx(float(other["dice"] or 0), abs=0.02)
     assert two.stdout.count("training on 4 cases, validating on 3") == 1
 
 
-def test_every_process_has_its_share_of_the_scans(dataset, tmp_path):
+def test_each_rank_predicts_a_shard_of_the_scans(dataset, tmp_path):
     trained = monai_bundle("train", "--dataset_dir", dataset, "--output_dir", tmp_path / "run", "--max_epochs", "1")
     assert trained.returncode == 0, trained.stderr
     ckpt = ["--ckpt_path", tmp_path / "run/model.pt"]
@@ -72,7 +72,7 @@ def test_every_process_has_its_share_of_the_scans(dataset, tmp_path):
     names = [f"test_{index:02d}" for index in range(5)]
     assert [record["case"] for record in json.loads((out / "predictions.json").read_text())] == names
     assert not list(out.glob("predictions.rank*"))
-    # what a lost rank had not done is done by the next run, whoever does it
+    # the next run completes the shard of a lost rank
     records = json.loads((out / "predictions.json").read_text())
     (out / "predictions.rank0.json").write_text(json.dumps(records[::2]))
     (out / "predictions.rank1.json").write_text(json.dumps(records[1:2]))
@@ -87,7 +87,7 @@ def test_every_process_has_its_share_of_the_scans(dataset, tmp_path):
     assert [record["case"] for record in json.loads((out / "predictions.json").read_text())] == names
 
 
-def test_an_evaluation_counts_every_case_once(dataset, tmp_path):
+def test_evaluation_counts_each_case_once(dataset, tmp_path):
     trained = monai_bundle("train", "--dataset_dir", dataset, "--output_dir", tmp_path / "run", "--max_epochs", "4")
     assert trained.returncode == 0, trained.stderr
     options = ["--dataset_dir", dataset, "--ckpt_path", tmp_path / "run/model.pt"]
@@ -96,21 +96,21 @@ def test_an_evaluation_counts_every_case_once(dataset, tmp_path):
     one = monai_bundle("evaluate", *options, "--output_dir", tmp_path / "one")
     assert one.returncode == 0, one.stderr
     assert (tmp_path / "one/metrics.csv").read_text() == (tmp_path / "two/metrics.csv").read_text()
-    # as two processes leave it that were killed after three and after one of the cases
-    out, undisturbed = tmp_path / "two", {name: (tmp_path / "two" / name).read_bytes() for name in SCORES}
+    # state after two ranks were killed, after three cases and after one case
+    out, uninterrupted = tmp_path / "two", {name: (tmp_path / "two" / name).read_bytes() for name in SCORES}
     records = json.loads((out / "predictions.json").read_text())
     for name, share in {"rank0": records[:6:2], "rank1": records[1:2]}.items():
-        OutputFolder(out).record(out / f"predictions.{name}.jsonl")  # a journal that grows
+        OutputFolder(out).record(out / f"predictions.{name}.jsonl")  # journal of a running rank
         (out / f"predictions.{name}.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in share))
     for name in (*SCORES, "predictions.json"):
         (out / name).unlink()
     again = torchrun("evaluate", *options, "--output_dir", out, "--resume", "true")
     assert again.returncode == 0, again.stderr
     assert "4 of 7 scans are done" in again.stdout
-    assert {name: (out / name).read_bytes() for name in SCORES} == undisturbed
+    assert {name: (out / name).read_bytes() for name in SCORES} == uninterrupted
 
 
-def test_a_process_without_a_case_waits_for_the_scores_of_the_others(dataset, tmp_path):
+def test_rank_without_cases_waits_for_the_scores(dataset, tmp_path):
     trained = monai_bundle("train", "--dataset_dir", dataset, "--output_dir", tmp_path / "run", "--max_epochs", "1")
     assert trained.returncode == 0, trained.stderr
     options = ["--ckpt_path", tmp_path / "run/model.pt", "--num_folds", "7", "--fold", "2"]  # of seven cases
@@ -119,14 +119,14 @@ def test_a_process_without_a_case_waits_for_the_scores_of_the_others(dataset, tm
     assert json.loads((tmp_path / "out/summary.json").read_text())["cases"] == 1
 
 
-def test_monais_transforms_are_shared_too(dataset, tmp_path):
+def test_cases_with_monai_transforms_are_sharded(dataset, tmp_path):
     options = ["--dataset_dir", dataset, "--max_epochs", "2", "--val_interval", "2", "--batch_size", "1"]
     two = torchrun("train", *options, "--output_dir", tmp_path / "two", task=[TINY, MONAI])
     assert two.returncode == 0, two.stderr
     assert weights(tmp_path / "two")["iteration"] == 4  # two of four cases for each, in two epochs
 
 
-def test_a_failed_scan_fails_the_run(dataset, tmp_path):
+def test_failed_scan_fails_the_run(dataset, tmp_path):
     trained = monai_bundle("train", "--dataset_dir", dataset, "--output_dir", tmp_path / "run", "--max_epochs", "1")
     assert trained.returncode == 0, trained.stderr
     scans = tmp_path / "scans"
@@ -142,7 +142,7 @@ def test_a_failed_scan_fails_the_run(dataset, tmp_path):
     assert status == {f"test_{index:02d}": "failed" if index == 3 else "ok" for index in range(5)}
 
 
-def test_several_processes_without_the_configuration_for_them_are_refused(dataset, tmp_path):
+def test_several_ranks_without_their_overlay_fail(dataset, tmp_path):
     alone = torchrun("train", "--dataset_dir", dataset, "--output_dir", tmp_path / "out", overlay=False)
     assert alone.returncode != 0 and "multi_gpu_train.yaml" in alone.stderr
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""A run that was stopped goes on as if it had not been; a finished one is not overwritten."""
+"""Resuming: a stopped run ends with the results of an uninterrupted run; a finished run is not overwritten."""
 
 import json
 import shutil
@@ -24,14 +24,14 @@ def command(dataset, out):
 
 
 def start_and_stop(dataset, out, after_epoch, how=signal.SIGKILL):
-    """Stop a training, by default without warning, once it has finished an epoch."""
+    """Stop a training by a signal (default SIGKILL) after its first epoch."""
     words = [Path(sys.executable).parent / "segbundle", *command(dataset, out)]
     with (out.parent / "stderr").open("w") as stderr:
         process = subprocess.Popen(
             [str(word) for word in words],
             stdout=subprocess.DEVNULL,
             stderr=stderr,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # jobs in the background ignore it
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs ignore the signal
         )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
@@ -43,9 +43,9 @@ def start_and_stop(dataset, out, after_epoch, how=signal.SIGKILL):
     return torch.load(out / "last.pt", weights_only=True)["epoch"]
 
 
-def test_a_killed_run_that_is_resumed_ends_with_the_weights_of_an_undisturbed_one(dataset, tmp_path):
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    done = segbundle(*command(dataset, undisturbed))
+def test_killed_and_resumed_training_equals_uninterrupted(dataset, tmp_path):
+    uninterrupted, killed = tmp_path / "uninterrupted", tmp_path / "killed"
+    done = segbundle(*command(dataset, uninterrupted))
     assert done.returncode == 0, done.stdout + done.stderr
     epoch = start_and_stop(dataset, killed, after_epoch=9)
     assert 9 <= epoch < 90
@@ -57,14 +57,14 @@ def test_a_killed_run_that_is_resumed_ends_with_the_weights_of_an_undisturbed_on
     done = segbundle(*command(dataset, killed), "--resume", "true")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "resumed from" in done.stdout
-    one, two = (torch.load(out / "last.pt", weights_only=True) for out in (undisturbed, killed))
+    one, two = (torch.load(out / "last.pt", weights_only=True) for out in (uninterrupted, killed))
     assert two["epoch"] == 90 and not list(killed.glob(".partial*"))
     assert differences(one, two) == []
     for name in ("metrics.csv", "summary.json"):
-        assert (undisturbed / name).read_bytes() == (killed / name).read_bytes()
+        assert (uninterrupted / name).read_bytes() == (killed / name).read_bytes()
 
 
-def test_ctrl_c_says_how_to_go_on(dataset, tmp_path):
+def test_ctrl_c_prints_how_to_resume(dataset, tmp_path):
     out = tmp_path / "out"
     start_and_stop(dataset, out, after_epoch=2, how=signal.SIGINT)
     assert (
@@ -74,7 +74,7 @@ def test_ctrl_c_says_how_to_go_on(dataset, tmp_path):
 
 
 def scalars(out, tag):
-    """Steps and values of a TensorBoard curve, over all files of a run."""
+    """Return the steps and values of a TensorBoard curve, over all files of a run."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(out / "tensorboard"))
@@ -82,7 +82,7 @@ def scalars(out, tag):
     return {event.step: event.value for event in events.Scalars(tag)}
 
 
-def test_a_run_may_go_on_longer_than_planned_with_the_longer_schedule(dataset, tmp_path):
+def test_resumed_training_can_have_more_epochs(dataset, tmp_path):
     short, long = tmp_path / "short", tmp_path / "long"
     words = ["train", "--config", TINY, "--dataset_dir", dataset, "--val_interval", "4"]
     for out, epochs, more in ((short, 4, []), (short, 8, ["--resume", "true"]), (long, 8, [])):
@@ -96,7 +96,7 @@ def test_a_run_may_go_on_longer_than_planned_with_the_longer_schedule(dataset, t
 
 
 def differences(one, two, path=""):
-    """Names of the values in which two nested states differ."""
+    """Return the names of the values that differ between two nested states."""
     if isinstance(one, torch.Tensor):
         return [] if torch.equal(one, two) else [path]
     if isinstance(one, (dict, list)):
@@ -106,7 +106,7 @@ def differences(one, two, path=""):
     return [] if one == two else [path]
 
 
-def test_other_training_cases_cannot_be_resumed_as_folds_depend_on_all_of_them(tmp_path):
+def test_training_with_other_cases_cannot_be_resumed(tmp_path):
     dataset, out = write_tiny_dataset(tmp_path / "tiny", num_cases=6), tmp_path / "out"
     words = ["train", "--config", TINY, "--dataset_dir", dataset, "--output_dir", out, "--max_epochs"]
     assert segbundle(*words, 1).returncode == 0
@@ -122,10 +122,10 @@ def test_other_training_cases_cannot_be_resumed_as_folds_depend_on_all_of_them(t
     assert (out / "task.json").read_text() == task
 
 
-def test_a_training_that_stopped_early_is_not_gone_on_with_but_for_more_patience(dataset, tmp_path):
+def test_early_stopped_training_resumes_with_more_patience(dataset, tmp_path):
     out = tmp_path / "out"
     words = ["train", "--config", TINY, "--dataset_dir", dataset, "--output_dir", out, "--max_epochs", 9]
-    words += ["--val_interval", 1, "--optimizer#lr", "0.0", "--ema_decay", "0.5"]  # nothing ever gets better
+    words += ["--val_interval", 1, "--optimizer#lr", "0.0", "--ema_decay", "0.5"]  # the Dice never improves
     assert segbundle(*words, "--patience", 2).returncode == 0
     stopped = torch.load(out / "last.pt", weights_only=True)
     assert stopped["epoch"] == 3
@@ -136,7 +136,7 @@ def test_a_training_that_stopped_early_is_not_gone_on_with_but_for_more_patience
     assert torch.load(out / "last.pt", weights_only=True)["epoch"] == 5
 
 
-def test_another_fold_cannot_be_resumed(trained, dataset):
+def test_training_of_another_fold_cannot_be_resumed(trained, dataset):
     done = segbundle(
         "train", "--config", TINY, "--dataset_dir", dataset, "--output_dir", trained, "--resume", "true", "--fold", "1"
     )
@@ -147,7 +147,7 @@ def test_another_fold_cannot_be_resumed(trained, dataset):
 @pytest.mark.parametrize(
     ("key", "value"), [("spacing", "[2,2,2]"), ("intensity", "{method: window, lower: 0, upper: 100}")]
 )
-def test_another_preprocessing_cannot_be_resumed_and_is_told_in_prediction(trained, dataset, tmp_path, key, value):
+def test_changed_preprocessing_fails_or_warns(trained, dataset, tmp_path, key, value):
     options = [f"--{key}", value]
     train = ["train", "--config", TINY, "--dataset_dir", dataset, "--output_dir", trained, "--resume", "true"]
     done = segbundle(*train, *options)
@@ -160,7 +160,7 @@ def test_another_preprocessing_cannot_be_resumed_and_is_told_in_prediction(train
     assert f"model.pt: was trained with {key}" in done.stdout + done.stderr
 
 
-def test_resuming_a_finished_run_says_so_and_changes_nothing(trained, dataset):
+def test_resuming_a_finished_run_changes_nothing(trained, dataset):
     before = (trained / "last.pt").read_bytes(), (trained / "model.pt").read_bytes()
     done = segbundle(
         "train", "--config", TINY, "--dataset_dir", dataset, "--output_dir", trained, "--resume", "true"
@@ -188,7 +188,7 @@ def table(done):
 
 @pytest.fixture(scope="module")
 def evaluated(dataset, trained, tmp_path_factory):
-    """The folder of an undisturbed evaluation, and its table."""
+    """Return the folder of an uninterrupted evaluation, and its table."""
     out = tmp_path_factory.mktemp("evaluated")
     done = segbundle(*evaluate(dataset, trained, out))
     assert done.returncode == 0, done.stderr
@@ -196,8 +196,8 @@ def evaluated(dataset, trained, tmp_path_factory):
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_a_stopped_evaluation_keeps_the_scored_cases(dataset, trained, evaluated, tmp_path, how):
-    out, (undisturbed, scores) = tmp_path / "out", evaluated
+def test_stopped_evaluation_keeps_scored_cases(dataset, trained, evaluated, tmp_path, how):
+    out, (uninterrupted, scores) = tmp_path / "out", evaluated
     words = [Path(sys.executable).parent / "segbundle", *evaluate(dataset, trained, out)]
     process = subprocess.Popen([str(word) for word in words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     journal, deadline = out / "predictions.jsonl", time.monotonic() + 60
@@ -219,7 +219,7 @@ def test_a_stopped_evaluation_keeps_the_scored_cases(dataset, trained, evaluated
     assert done.returncode == 0, done.stderr
     assert f"{len(before)} of 6 scans are done" in done.stdout
     assert {case: (out / f"{case}_seg.nii.gz").stat().st_mtime_ns for case in before} == before
-    assert evaluation(out) == evaluation(undisturbed) and table(done) == scores
+    assert evaluation(out) == evaluation(uninterrupted) and table(done) == scores
     assert json.loads((out / "run.json").read_text())["cases"].keys() == {f"case_0{number}" for number in range(6)}
     assert "6 cases" in (out / "report.html").read_text(encoding="utf-8")
 

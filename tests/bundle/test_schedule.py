@@ -1,4 +1,4 @@
-"""The schedule of the learning rate ends with the training, whoever shortens or lengthens it."""
+"""Learning rate schedules end with the training, also if it is shortened or extended."""
 
 import json
 
@@ -30,7 +30,7 @@ def workflow_of(dataset, output_dir, **overrides):
 
 
 def rates_of(dataset, output_dir, epochs=None, **overrides):
-    """The learning rate after every epoch of a training as MONAI's clients run it."""
+    """Return the learning rate after every epoch of a training run like that of MONAI's clients."""
     workflow = workflow_of(dataset, output_dir, **overrides)
     if epochs is not None:
         workflow.max_epochs = epochs
@@ -45,7 +45,7 @@ def rates_of(dataset, output_dir, epochs=None, **overrides):
 @pytest.mark.parametrize(
     "change", [{"train#trainer#max_epochs": 4}, {"max_epochs": 4}, {"epochs": 4}], ids=["client", "key", "property"]
 )
-def test_the_schedule_follows_the_trainer(dataset, tmp_path, change):
+def test_schedule_follows_max_epochs_of_the_trainer(dataset, tmp_path, change):
     assert rates_of(dataset, tmp_path, **change) == pytest.approx(POLY)
     assert json.loads((tmp_path / "run.json").read_text())["config"]["max_epochs"] == 4
 
@@ -55,7 +55,7 @@ def test_any_schedule_of_max_epochs_follows(dataset, tmp_path):
     assert rates == pytest.approx([0.02 * factor for factor in (0.8535534, 0.5, 0.1464466, 0.0)], abs=1e-8)
 
 
-def test_a_resumed_training_goes_on_with_its_schedule(dataset, tmp_path):
+def test_resumed_training_continues_its_schedule(dataset, tmp_path):
     rates_of(dataset, tmp_path, **{"train#trainer#max_epochs": 2})
     rates = rates_of(dataset, tmp_path, **{"train#trainer#max_epochs": 4, "resume": True})
     assert rates == pytest.approx(POLY[2:])
@@ -70,7 +70,7 @@ def test_a_resumed_training_goes_on_with_its_schedule(dataset, tmp_path):
     ],
     ids=["polynomial", "cosine", "chained"],
 )
-def test_every_round_of_a_federated_client_learns(dataset, tmp_path, overrides, factors):
+def test_federated_client_trains_in_every_round(dataset, tmp_path, overrides, factors):
     client = MonaiAlgo(
         str(CONFIGS.parent), local_epochs=2, config_evaluate_filename=None, config_filters_filename=None,
         train_workflow=workflow_of(dataset, tmp_path, run_name="client_1", **overrides),
@@ -88,10 +88,13 @@ def test_every_round_of_a_federated_client_learns(dataset, tmp_path, overrides, 
     assert min(changes) > 1
 
 
-def test_a_lengthened_schedule_is_that_of_a_longer_training_to_the_bit(dataset, tmp_path):
+def test_extended_schedule_equals_that_of_a_long_training(dataset, tmp_path):
     workflow = workflow_of(dataset, tmp_path / "longer", max_epochs=2)
     workflow.initialize()
-    trainer, rates = workflow.parser.get_parsed_content("train#trainer"), []  # made by the parser alone
+    trainer, rates = (
+        workflow.parser.get_parsed_content("train#trainer"),
+        [],
+    )  # created by the parser, without a workflow
     groups = trainer.optimizer.param_groups
     trainer.state.max_epochs = 4
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: rates.append(groups[0]["lr"]))
@@ -99,7 +102,7 @@ def test_a_lengthened_schedule_is_that_of_a_longer_training_to_the_bit(dataset, 
     assert rates == rates_of(dataset, tmp_path / "planned", max_epochs=4)
 
 
-def test_a_schedule_that_ends_early_is_reported(dataset, tmp_path):
+def test_schedule_that_ends_early_is_reported(dataset, tmp_path):
     words = ["--config", TINY, "--dataset_dir", dataset, "--output_dir", tmp_path / "out", "--max_epochs", 4]
     done = invoke("train", *words, "--val_interval", 4, "--lr_scheduler#total_iters", 2)
     assert done.exit_code == 0

@@ -1,4 +1,4 @@
-"""A command that is asked to end: one line, exit code 128 plus the signal's number, and the rest later."""
+"""Commands that are stopped by a signal: one line, exit code 128 plus the signal number, and a resumable run."""
 
 import signal
 import subprocess
@@ -14,14 +14,14 @@ SEGBUNDLE = str(Path(sys.executable).parent / "segbundle")
 
 
 def stopped(number, after, *words):
-    """Send a signal to a command once a line of its output holds some words; exit code and messages."""
+    """Send a signal when a line of the output contains some words, and return exit code and messages."""
     command = [SEGBUNDLE, *map(str, words)]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # jobs in the background ignore it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs ignore the signal
     )
     for line in process.stdout:
         if after in line:
@@ -32,7 +32,7 @@ def stopped(number, after, *words):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_training_is_stopped_and_goes_on(number, dataset, trained, tmp_path):
+def test_stopped_training_can_be_resumed(number, dataset, trained, tmp_path):
     out = tmp_path / "out"
     words = ["train", "--config", TINY, "--dataset_dir", dataset, "--output_dir", out]
     code, messages = stopped(number, "epoch", *words)
@@ -41,12 +41,12 @@ def test_a_training_is_stopped_and_goes_on(number, dataset, trained, tmp_path):
     assert [path.name for path in out.iterdir() if ".partial" in path.name] == []
     done = segbundle(*words, "--resume")
     assert done.returncode == 0, done.stderr
-    weights, undisturbed = (torch.load(folder / "model.pt", weights_only=True) for folder in (out, trained))
-    assert all(torch.equal(weights[name], undisturbed[name]) for name in undisturbed)
+    weights, uninterrupted = (torch.load(folder / "model.pt", weights_only=True) for folder in (out, trained))
+    assert all(torch.equal(weights[name], uninterrupted[name]) for name in uninterrupted)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_command_is_stopped_while_it_starts(number, dataset, tmp_path):
+def test_command_can_be_stopped_during_start(number, dataset, tmp_path):
     code = (
         "import os, segbundle.cli.app, segbundle.cli.running as running\n"
         f"running.fast_imports = lambda: os.kill(os.getpid(), {number:d})\n"
@@ -60,7 +60,7 @@ def test_a_command_is_stopped_while_it_starts(number, dataset, tmp_path):
     assert done.stderr.startswith("Stopped.") and done.stderr.count("\n") == 1
 
 
-def test_a_stopped_cross_validation_says_how_to_continue(dataset, tmp_path):
+def test_stopped_cross_validation_prints_how_to_continue(dataset, tmp_path):
     words = ["cross-validate", "--config", TINY, "--dataset_dir", dataset, "--output_dir", tmp_path / "out"]
     code, messages = stopped(signal.SIGTERM, "epoch", *words)
     assert code == 128 + signal.SIGTERM

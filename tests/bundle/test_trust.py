@@ -1,11 +1,11 @@
-"""Untrusted tasks by the real commands: nothing of them runs, unless it is asked for."""
+"""Commands with untrusted tasks: their code runs only with --trust."""
 
 import shutil
 
 from commands import ROOT, TINY, segbundle
 
 
-def test_an_untrusted_task_runs_only_if_trusted(dataset, trained, tmp_path):
+def test_flagged_task_runs_only_if_trusted(dataset, trained, tmp_path):
     canary = tmp_path / "canary"
     evil = tmp_path / "evil.yaml"
     evil.write_text(f"max_epochs: $1 + torch.os.system('touch {canary}')\n")
@@ -24,13 +24,13 @@ def test_an_untrusted_task_runs_only_if_trusted(dataset, trained, tmp_path):
     assert canary.exists() and (tmp_path / "out" / "test_00_seg.nii.gz").exists()
 
 
-def test_a_trained_models_folder_is_clean(trained):
+def test_output_folder_of_training_has_no_findings(trained):
     done = segbundle("audit", trained)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_modules_beside_a_bundles_configs_are_not_imported(dataset, trained, tmp_path):
-    """MONAI puts a bundle's folder into `sys.path`, where packages then find modules that they import if they exist."""
+def test_modules_in_a_bundle_folder_are_not_imported(dataset, trained, tmp_path):
+    """MONAI adds the folder of a bundle to `sys.path`, where packages would find optional modules."""
     bundle, canary = tmp_path / "bundle", tmp_path / "canary"
     shutil.copytree(ROOT / "bundle", bundle)
     (bundle / "scripts").mkdir()

@@ -1,4 +1,4 @@
-"""Train, evaluate, infer: what a user types, and what lies on the disk afterwards."""
+"""Training, evaluation and inference by command, and the files that they write."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ def scores(folder):
     return json.loads((folder / "summary.json").read_text()), list(csv.DictReader((folder / "metrics.csv").open()))
 
 
-def test_training_leaves_what_the_readme_promises(trained):
+def test_training_writes_the_documented_files(trained):
     assert {path.name for path in trained.iterdir()} >= {
         "model.pt",
         "last.pt",
@@ -36,7 +36,7 @@ def test_training_leaves_what_the_readme_promises(trained):
     assert any(path.name.startswith("events") for path in (trained / "tensorboard").iterdir())
 
 
-def test_the_log_has_one_line_per_epoch_and_validation(trained):
+def test_log_has_one_line_per_epoch_and_validation(trained):
     lines = [line for line in (trained / "stdout.txt").read_text().splitlines() if re.search(r" epoch \d+/60", line)]
     assert list(dict.fromkeys(line.split()[3] for line in lines)) == [f"{epoch}/60" for epoch in range(1, 61)]
     validations = [line for line in lines if "mean Dice" in line]
@@ -44,7 +44,7 @@ def test_the_log_has_one_line_per_epoch_and_validation(trained):
     assert "ball" in validations[0]
 
 
-def test_evaluation_of_the_fold_gives_the_trainings_own_scores(trained, dataset, tmp_path):
+def test_evaluation_of_the_fold_equals_validation(trained, dataset, tmp_path):
     done = monai_bundle(
         "evaluate", "--dataset_dir", dataset, "--ckpt_path", trained / "model.pt", "--output_dir", tmp_path, "--fold", 0
     )
@@ -59,7 +59,7 @@ def test_evaluation_of_the_fold_gives_the_trainings_own_scores(trained, dataset,
     assert row.split()[1] == f"{scores(tmp_path)[0]['classes']['ball']['dice_mean']:.4f}"
 
 
-def test_an_evaluation_ends_in_a_page_that_tells_what_made_it(trained, dataset, tmp_path):
+def test_report_shows_command_and_configuration(trained, dataset, tmp_path):
     done = monai_bundle(
         "evaluate", "--dataset_dir", dataset, "--ckpt_path", trained / "model.pt", "--output_dir", tmp_path, "--fold", 0
     )
@@ -87,7 +87,7 @@ def test_an_evaluation_ends_in_a_page_that_tells_what_made_it(trained, dataset, 
     assert "contains neither metrics.csv nor predictions.json. Give the output_dir" in done.stderr
 
 
-def test_deep_supervision_is_one_option_and_leaves_prediction_alone(dataset, tmp_path):
+def test_deep_supervision_needs_one_option_for_training_only(dataset, tmp_path):
     deep = ("--network_def#deep_supervision", "true", "--network_def#filters", "[4, 8, 8, 8]",
             "--network_def#kernel_size", "[3, 3, 3, 3]", "--network_def#strides", "[1, 2, 2, 2]",
             "--network_def#upsample_kernel_size", "[2, 2, 2]", "--network_def#deep_supr_num", "2")  # fmt: skip
@@ -111,7 +111,7 @@ def test_deep_supervision_is_one_option_and_leaves_prediction_alone(dataset, tmp
     assert "last.pt (network): does not fit the network: layers that the network does not have" in done.stderr
 
 
-def test_the_dice_in_the_report_is_the_dice_you_get_by_hand(trained, dataset, tmp_path):
+def test_dice_in_the_report_equals_dice_by_hand(trained, dataset, tmp_path):
     done = segbundle(
         "evaluate", "--dataset_dir", dataset, "--ckpt_path", trained / "model.pt", "--output_dir", tmp_path,
         "--config", TINY,
@@ -120,7 +120,7 @@ def test_the_dice_in_the_report_is_the_dice_you_get_by_hand(trained, dataset, tm
     assert "4 of the 6 cases have the names of training cases of" in done.stdout
     made_by = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
     assert made_by["trained_on"] == json.loads((trained / "task.json").read_text())["training_cases"]
-    assert len(made_by["chosen_by"]) == 2  # which the training had held out
+    assert len(made_by["chosen_by"]) == 2  # the validation fold of the training
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "trained on 4 of these 6 cases" in text
     assert "The epoch of the model was selected by its Dice on 2 of these 6 cases" in text
@@ -137,7 +137,7 @@ def test_the_dice_in_the_report_is_the_dice_you_get_by_hand(trained, dataset, tm
         assert float(row["volume_pred_ml"]) == pytest.approx(pred.sum() * voxel_ml, abs=1e-6)
 
 
-def test_predictions_know_the_training_cases_and_stay_out_of_an_evaluations_folder(trained, dataset, tmp_path):
+def test_predictions_use_training_cases_and_a_separate_folder(trained, dataset, tmp_path):
     words = ("predict", dataset / "imagesTs", "--config", TINY, "--ckpt_path", trained / "model.pt", "--output_dir")
     assert segbundle(*words, tmp_path / "out").returncode == 0
     copied = (tmp_path / "out" / "training_cases.csv").read_text(encoding="utf-8-sig")
@@ -146,10 +146,10 @@ def test_predictions_know_the_training_cases_and_stay_out_of_an_evaluations_fold
     made_by = (tmp_path / "out" / "run.json").read_bytes()
     assert segbundle("report", tmp_path / "out").returncode == 0
     assert segbundle(*words, tmp_path / "out", "--resume").returncode == 0
-    assert (tmp_path / "out" / "run.json").read_bytes() == made_by  # nothing was left to do
+    assert (tmp_path / "out" / "run.json").read_bytes() == made_by  # all scans were finished
     assert (tmp_path / "out" / "report.html").exists()
     assert segbundle(*words, tmp_path / "out").returncode == 0
-    assert not (tmp_path / "out" / "report.html").exists()  # it was that of other label maps
+    assert not (tmp_path / "out" / "report.html").exists()  # the report described the previous label maps
     (tmp_path / "out" / "metrics.csv").write_text("")
     done = segbundle(*words, tmp_path / "out")
     assert done.returncode == 1
@@ -165,7 +165,7 @@ def test_evaluation_of_the_test_list(trained, dataset, tmp_path):
     assert {row["case"] for row in scores(tmp_path)[1]} == {"test_00", "test_01"}
 
 
-def test_inference_over_a_folder_a_file_and_a_list(trained, dataset, tmp_path):
+def test_inference_on_a_folder_a_file_and_a_list(trained, dataset, tmp_path):
     images = dataset / "imagesTr"
     done = monai_bundle(
         "inference", "--dataset_dir", images, "--ckpt_path", trained / "model.pt", "--output_dir", tmp_path / "folder"
@@ -187,7 +187,7 @@ def test_inference_over_a_folder_a_file_and_a_list(trained, dataset, tmp_path):
     np.testing.assert_array_equal(nib.load(one).affine, nib.load(images / "case_01.nii.gz").affine)
 
 
-def test_the_same_seed_gives_the_same_weights_to_the_bit(trained, dataset, tmp_path):
+def test_same_seed_gives_identical_weights(trained, dataset, tmp_path):
     again, other = tmp_path / "again", tmp_path / "other"
     for out, seed in ((again, 0), (other, 1)):
         done = segbundle("train", "--config", TINY, "--dataset_dir", dataset, "--output_dir", out, "--seed", seed)
@@ -199,7 +199,7 @@ def test_the_same_seed_gives_the_same_weights_to_the_bit(trained, dataset, tmp_p
         assert not all(torch.equal(one[key], three[key]) for key in one)
 
 
-def test_figures_and_slices_go_to_mlflow_where_it_is_asked_for(dataset, tmp_path):
+def test_metrics_and_slices_are_logged_to_mlflow(dataset, tmp_path):
     mlflow = pytest.importorskip("mlflow")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     client = mlflow.MlflowClient(uri)
@@ -228,7 +228,7 @@ def test_null_on_the_command_line_is_null(dataset, tmp_path):
 
 
 def test_several_channels_and_other_formats(dataset, tmp_path):
-    """Two-channel cases in nnU-Net's layout, trained and predicted, one of them as NRRD."""
+    """Train and predict two-channel cases in nnU-Net's layout, one of them as NRRD."""
     import SimpleITK as sitk
 
     raw = tmp_path / "raw"
@@ -262,7 +262,7 @@ def test_several_channels_and_other_formats(dataset, tmp_path):
     assert one.shape == (20, 18, 16)
 
 
-def test_scores_of_a_training_are_not_overwritten_by_an_evaluation(trained, dataset):
+def test_evaluation_does_not_replace_scores_of_a_training(trained, dataset):
     done = segbundle(
         "evaluate", "--config", TINY, "--dataset_dir", dataset, "--ckpt_path", trained / "model.pt",
         "--output_dir", trained,
@@ -271,7 +271,7 @@ def test_scores_of_a_training_are_not_overwritten_by_an_evaluation(trained, data
     assert "contains a training run. Choose another --output_dir" in done.stderr
 
 
-def test_monais_transforms_and_loader_train_as_well(dataset, tmp_path):
+def test_training_with_monai_transforms_and_loader(dataset, tmp_path):
     overlay = ROOT / "configs" / "monai_transforms.yaml"
     words = ["--config", TINY, "--config", overlay, "--dataset_dir", dataset, "--max_epochs", 40, "--val_interval", 40]
     done = segbundle("train", *words, "--output_dir", tmp_path / "out")
@@ -279,7 +279,7 @@ def test_monais_transforms_and_loader_train_as_well(dataset, tmp_path):
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["mean_dice"] > 0.3
 
 
-def test_a_second_training_finds_the_prepared_cases_of_the_first(dataset, tmp_path):
+def test_second_training_reuses_the_case_cache(dataset, tmp_path):
     words = ["--config", TINY, "--dataset_dir", dataset, "--max_epochs", 1, "--cache_dir", tmp_path / "cache"]
     for fold, new in ((0, 4), (1, 2)):
         done = segbundle("train", *words, "--output_dir", tmp_path / f"fold_{fold}", "--fold", fold)

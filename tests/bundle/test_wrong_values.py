@@ -1,4 +1,4 @@
-"""Values of a task YAML that no run can come of: one line that names the key, before anything is made."""
+"""Invalid values of a task YAML: a one-line message names the key before anything is created."""
 
 import json
 
@@ -14,7 +14,7 @@ BOMB = "\n".join(
 
 @pytest.fixture
 def command(dataset, trained, tmp_path):
-    """Run a command with a task YAML laid over the tiny one."""
+    """Return a function that runs a command with a task YAML as overlay of the tiny task."""
 
     def runs(name, task):
         path = tmp_path / "task.yaml"
@@ -39,7 +39,7 @@ def command(dataset, trained, tmp_path):
         ("train", "optimizer#lr: abc", "config key 'optimizer#lr' is 'abc'; a number or a Tensor is needed."),
         ("train", "optimizer#lr: -1", "(torch.optim.AdamW) cannot be created with lr=-1, weight_decay=0.01: Invalid"),
         ("train", "optimizer#betas: [0.9]", "betas=[0.9]"),
-        ("train", "optimizer#lr: '1e-3'", "config key 'optimizer#lr' is the text '1e-3'; write 1.0e-3"),
+        ("train", "optimizer#lr: '1e-3'", "config key 'optimizer#lr' is the text '1e-3'. For a number, write 1.0e-3"),
         ("train", "optimizer#lr: .nan", "config key 'optimizer#lr' is nan; a finite number is needed."),
         ("train", "intensity: {method: window, lower: -.inf, upper: 1}", "config key 'intensity#lower' is -inf"),
         ("train", "intensity: {method: window, lower: x, upper: 1}", "intensity#lower is 'x'; a number is needed."),
@@ -48,7 +48,7 @@ def command(dataset, trained, tmp_path):
         ("train", "mlflow_uri: ''", "mlflow_uri is ''; an address, for instance sqlite:///mlflow.db"),
         ("train", "augmentation: {rotations: 1}", "augmentation: unknown setting 'rotations': did you mean"),
         ("train", "loss#lambda_dice: x", "config key 'loss' (segbundle.losses.DiceCELoss) cannot be created with "),
-        ("train", "loss: 5", "config key 'loss' is 5; a component, that is a mapping with a _target_, is needed."),
+        ("train", "loss: 5", "config key 'loss' is 5; a component (a mapping with a _target_) is needed."),
         ("train", "loss: {_target_: builtins.dict}", "config key 'train#trainer' (segbundle.training.Segmentation"),
         ("train", "train: null", "config key 'train' is None; a mapping of components is needed."),
         ("train", "train#handlers: {a: 1}", "config key 'train#handlers' is {'a': 1}; a list of components is needed"),
@@ -125,7 +125,7 @@ def command(dataset, trained, tmp_path):
         ("check", "network_def: [1]", "config key 'network_def' is [1]; a component"),
     ],
 )
-def test_it_is_refused_in_one_line(command, name, task, message):
+def test_invalid_value_is_reported_in_one_line(command, name, task, message):
     done = command(name, task)
     errors = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
     assert done.exit_code == 1 and len(errors) == 1, done.stderr
@@ -133,7 +133,7 @@ def test_it_is_refused_in_one_line(command, name, task, message):
     assert "Traceback" not in done.stderr and "SEGBUNDLE_TRACEBACK" not in done.stderr
 
 
-def test_a_scan_whose_grid_does_not_fit_fails_alone(command, tmp_path):
+def test_only_the_scan_with_a_too_large_grid_fails(command, tmp_path):
     assert command("predict", "spacing: [1000, 1000, 1000]").exit_code == 1
     records = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert [record["status"] for record in records] == ["failed", "failed"]
@@ -147,10 +147,10 @@ def test_numbers_with_exponents_are_numbers(command, tmp_path):
     assert (made["optimizer"]["lr"], made["max_gradient_norm"]) == (0.02, "inf")
 
 
-def test_monais_own_runner_says_how_to_write_them(dataset, tmp_path):
+def test_monai_command_line_explains_exponents(dataset, tmp_path):
     task = tmp_path / "task.yaml"
     task.write_text("optimizer#lr: 2e-2\n")
     words = ["--config_file", f"['{TINY.parents[2]}/bundle/configs/train.yaml','{TINY}','{task}']"]
     done = monai_bundle("train", "--dataset_dir", dataset, "--output_dir", tmp_path / "out", *words)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "Error: config key 'optimizer#lr' is the text '2e-2'; write 2.0e-2 where a number is meant." in done.stderr
+    assert "Error: config key 'optimizer#lr' is the text '2e-2'. For a number, write 2.0e-2." in done.stderr

@@ -113,7 +113,7 @@ def test_check_with_task(tmp_path):
     task.write_text("class_names: [background, liver, kidney, vessel, lesion]\npatch_sise: [48, 48, 48]\n")
     result = invoke("check", tmp_path / "s", "--config", task)
     assert result.exit_code == 1
-    assert "config key 'patch_sise' is read by no workflow: did you mean 'patch_size'" in result.output
+    assert "config key 'patch_sise' is not used by any workflow: did you mean 'patch_size'" in result.output
 
 
 def test_predict_needs_scans(tmp_path):

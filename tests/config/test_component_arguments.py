@@ -37,7 +37,7 @@ def check(component, **changes):
         ({"kernel_size": [3]}, "'net#kernel_size' has 1 entries"),
     ],
 )
-def test_arguments_of_another_kind_are_refused(change, message):
+def test_arguments_of_wrong_type_raise(change, message):
     with pytest.raises(ConfigError, match=message):
         check(DYNUNET, **change)
 
@@ -56,20 +56,20 @@ def test_arguments_of_another_kind_are_refused(change, message):
         {"_desc_": 5},
     ],
 )
-def test_arguments_that_may_be_meant_pass(change):
+def test_valid_arguments_pass(change):
     assert check(DYNUNET, **change) is None
-    with pytest.raises(ConfigError, match="'net#spatial_dims' is 'x'"):  # the others are checked all the same
+    with pytest.raises(ConfigError, match="'net#spatial_dims' is 'x'"):  # other arguments are still checked
         check(DYNUNET, **change, spatial_dims="x")
 
 
-def test_levels_of_other_networks_are_compared_as_well():
+def test_number_of_levels_is_checked_in_other_networks():
     check(UNET, channels=[4, 8], strides=[2])
     with pytest.raises(ConfigError, match="'net#strides' has 2 entries and 'net#channels' 2; UNet needs 1"):
         check(UNET, channels=[4, 8], strides=[2, 2])
     with pytest.raises(ConfigError, match="'net#blocks_up' has 3 entries and 'net#blocks_down' 3"):
         check({"_target_": "SegResNet"}, blocks_down=[1, 2, 2], blocks_up=[1, 1, 1])
     with pytest.raises(ConfigError, match="'net#blocks_up' has 2 entries and 'net#blocks_down' 4"):
-        check({"_target_": "SegResNet"}, blocks_up=[1, 1])  # blocks_down has four by default
+        check({"_target_": "SegResNet"}, blocks_up=[1, 1])  # by default, blocks_down has four entries
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_levels_of_other_networks_are_compared_as_well():
         ("ResNet", {"layers": [1] * 5}, "'net#layers' has 5 entries; ResNet has 4 levels"),
     ],
 )
-def test_lists_that_a_network_would_not_use_are_refused(name, change, message):
+def test_lists_with_wrong_number_of_levels_raise(name, change, message):
     with pytest.raises(ConfigError, match=message):
         check({"_target_": name}, **change)
 
@@ -109,7 +109,7 @@ def test_lists_that_a_network_would_not_use_are_refused(name, change, message):
         ("MedNeXt", {"encoder_expansion_ratio": [3, 2], "blocks_down": [1, 2], "blocks_up": [2, 1]}),
     ],
 )
-def test_lists_of_a_network_that_fit_pass(name, change):
+def test_lists_with_right_number_of_levels_pass(name, change):
     assert check({"_target_": name}, **change) is None
 
 
@@ -135,7 +135,7 @@ def test_components_of_any_library_are_checked(component, message):
         {"_target_": "no.such.Thing", "x": 1},
     ],
 )
-def test_components_whose_arguments_are_not_known_pass(component):
+def test_components_with_unknown_arguments_pass(component):
     assert check(component) is None
-    with pytest.raises(ConfigError, match="'net#inner#in_channels' is 'x'"):  # components in them are checked
+    with pytest.raises(ConfigError, match="'net#inner#in_channels' is 'x'"):  # nested components are checked
         check(component, inner={**DYNUNET, "in_channels": "x"})

@@ -98,7 +98,7 @@ def test_command_line_cannot_remove_steps():
 def test_handlers_that_write_results_cannot_be_removed(tmp_path, name, text, handler):
     workflow = workflow_files(ROOT / "bundle" / "configs", name)
     files = [*workflow, write(tmp_path / "mine.yaml", text)]
-    with pytest.raises(ConfigError, match=rf"removes the handler segbundle\.\w+\.{handler}, which writes results"):
+    with pytest.raises(ConfigError, match=rf"removes the handler segbundle\.\w+\.{handler}\. It writes results"):
         check_steps(files, num_workflow_files=len(workflow))
     check_steps([*workflow, write(tmp_path / "mine.yaml", f"+{text}")], num_workflow_files=len(workflow))
 

@@ -1,4 +1,4 @@
-"""One list of settings: validation, help, schema, documentation and the bundle's workflows agree with it."""
+"""The list of settings agrees with validation, help, schema, documentation and the bundle's workflows."""
 
 import json
 import re
@@ -23,7 +23,7 @@ def test_keys_are_unique_and_described():
     assert len(BY_KEY) == len(SETTINGS)
     for setting in SETTINGS:
         assert setting.needed
-        assert bool(setting.about) == (not setting.is_inner) == bool(setting.theme)
+        assert bool(setting.description) == (not setting.is_nested) == bool(setting.theme)
         assert setting.theme in (*THEMES, "")
 
 
@@ -82,7 +82,7 @@ def test_task_files_fit_the_schema_that_they_name(path):
     ],
     ids=str,
 )
-def test_schema_refuses_what_validation_refuses(task):
+def test_schema_rejects_invalid_values(task):
     ((key, value),) = task.items()
     assert isinstance(BY_KEY[key].kind, Component) or not BY_KEY[key].kind.accepts(value)
     with pytest.raises(jsonschema.ValidationError):
@@ -110,9 +110,9 @@ def test_help_lists_every_setting_once():
         assert len(keys) == len(set(keys))
     assert "--max_epochs" not in [key for lines in help_lines("predict").values() for key, _ in lines]
     every = {
-        one.key
+        setting.key
         for name in ("train", "evaluate", "predict")
-        for some in settings_by_theme(name).values()
-        for one in some
+        for settings in settings_by_theme(name).values()
+        for setting in settings
     }
-    assert every == {setting.key for setting in SETTINGS if setting.about}
+    assert every == {setting.key for setting in SETTINGS if setting.description}

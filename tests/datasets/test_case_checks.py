@@ -175,7 +175,7 @@ class TestCheckContinuesAfterErrors:
         (tmp_path / "labelsTr" / "b.nii.gz").symlink_to("nowhere")
         os.mkfifo(tmp_path / "labelsTr" / "c.nii.gz")
         first, second = problems(tmp_path)
-        assert "labelsTr/b.nii.gz: is a link to nowhere" in first
+        assert "labelsTr/b.nii.gz: is a broken link to nowhere" in first
         assert "labelsTr/c.nii.gz: is a named pipe" in second
 
     def test_invalid_dataset_json_falls_back_to_folders(self, tmp_path):

@@ -368,13 +368,13 @@ class TestUnusableFilesAreReported:
         with pytest.raises(DataError) as caught:
             labeled_data(tmp_path, TINY_CLASSES)
         first, second = str(caught.value).splitlines()
-        assert "labelsTr/b.nii.gz: is a link to nowhere, which does not exist" in first
+        assert "labelsTr/b.nii.gz: is a broken link to nowhere" in first
         assert "labelsTr/c.nii.gz: is a named pipe" in second
 
     def test_broken_links_to_folders(self, tmp_path):
         write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "imagesTr/b.nii.gz", "labelsTr/a.nii.gz")
         (tmp_path / "labelsTr" / "more").symlink_to("nowhere")
-        with pytest.raises(DataError, match="labelsTr/more: is a link to nowhere"):
+        with pytest.raises(DataError, match="labelsTr/more: is a broken link to nowhere"):
             labeled_data(tmp_path, TINY_CLASSES)
         (tmp_path / "d").mkdir()
         (tmp_path / "d" / "imagesTr").symlink_to("imagesTr")
@@ -480,7 +480,7 @@ def test_wrong_types_raise_with_place_and_value(tmp_path, content, message):
 
 def test_nan_in_json_raises(tmp_path):
     (tmp_path / "dataset.json").write_text('{"labels": {"background": NaN}}')
-    with pytest.raises(DataError, match="it contains NaN, which JSON does not allow"):
+    with pytest.raises(DataError, match="it contains NaN, but JSON does not allow it"):
         load_cases(tmp_path)
 
 

@@ -1,1 +1,1 @@
-"""Bad and doubtful inputs for every command, made systematically, and what is right for each."""
+"""Generated invalid and questionable inputs for every command, with the expected outcome of each."""

@@ -1,4 +1,4 @@
-"""A case: what is made in a folder of its own, the command line, and what is right for it."""
+"""Case: an input in a separate folder, a command line, and the expected outcome."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from pathlib import Path
 from hostile.material import Material
 
 REFUSED, PARTIAL, ACCEPTED, EITHER = "refused", "partial", "accepted", "either"
-"""Exit code 1 and a short message; exit code 1 and every good scan done; exit code 0 and the right result; or refused
-or accepted, where an accepted one must have the right result."""
+"""Expected outcomes: exit code 1 and a short message; exit code 1 and correct results for all valid scans; exit code 0
+and the correct result; refused or accepted with the correct result."""
 
 CANARY = "canary"
 RUN = f'open("{CANARY}","w")'
-"""An expression without a slash that leaves a file in the working directory when it is evaluated."""
+"""Expression without a slash that writes a file into the working directory when it is evaluated."""
 
 
 @dataclass
 class Place:
-    """Where a case happens.
+    """Folders of a case.
 
     Attributes:
-        folder: the working directory of the command; holds what the case has made.
-        material: what all cases share and none may change.
-        output: where the command may write.
-        may_change: files or folders made by the case that the command may replace or remove.
+        folder: working directory of the command, with the files of the case.
+        material: files that all cases share. No command may change them.
+        output: folder into which the command may write.
+        may_change: files or folders of the case that the command may replace or remove.
     """
 
     folder: Path
@@ -85,16 +85,16 @@ Right = Callable[[Place], "str | None"]
 
 @dataclass(frozen=True)
 class Case:
-    """One bad or doubtful input.
+    """Invalid or questionable input.
 
     Attributes:
         kind: group in the table of results.
-        name: unique within its kind.
-        build: makes the input and returns the words of the command line, without `segbundle`.
+        name: name, unique within its kind.
+        build: function that writes the input and returns the command line without `segbundle`.
         expect: REFUSED, PARTIAL, ACCEPTED or EITHER.
-        names: texts of which the messages must hold each; of alternatives separated by `|`, one.
-        right: the result, judged when it is accepted or partial: what is wrong with it, or None.
-        reason: why the input is accepted.
+        names: texts that the messages must contain; `|` separates alternatives.
+        right: function that returns the problem of an accepted or partial result, or None.
+        reason: reason why the input is accepted.
     """
 
     kind: str
@@ -111,9 +111,9 @@ class Case:
 
 
 def distinct(cases: Iterable[Case]) -> list[Case]:
-    """The cases, after a check that no two have one id."""
+    """Return the cases as a list, and fail if two cases have the same id."""
     found: dict[str, Case] = {}
     for case in cases:
-        assert case.id not in found, f"two cases are called {case.id}"
+        assert case.id not in found, f"two cases have the id {case.id}"
         found[case.id] = case
     return list(found.values())

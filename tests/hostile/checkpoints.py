@@ -1,4 +1,4 @@
-"""Checkpoints: files that are none, tensors that are no weights, code in pickles, other networks; task.json beside them."""
+"""Checkpoints: invalid files and tensors, code in pickles, other networks; and task.json next to them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hostile.cases import ACCEPTED, CANARY, EITHER, REFUSED, Case, Place
 
 
 class _Code:
-    """Opens a file when it is unpickled."""
+    """Object that opens a file when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open, (CANARY, "w")
@@ -94,7 +94,7 @@ def _contents() -> Iterator[Case]:
         "code as the whole": (_Code, REFUSED),
         "code as a value": (lambda: {**state(), "extra": _Code()}, REFUSED),
         "code as a key": (lambda: {**state(), (_Code(),): 1}, REFUSED),
-        "code beside the model": (lambda: {"model": state(), "optimizer": _Code()}, REFUSED),
+        "code next to the model": (lambda: {"model": state(), "optimizer": _Code()}, REFUSED),
         "huge numbers": (lambda: _with("weight", lambda v: v * 3e38), EITHER),
         "float64": (lambda: {k: v.double() for k, v in state().items()}, ACCEPTED),
         "float16": (lambda: {k: v.half() for k, v in state().items()}, ACCEPTED),
@@ -159,7 +159,7 @@ def _files() -> Iterator[Case]:
         **{f"cut at {end}": (lambda e=end: good[:e]) for end in (1, 4, 100, 500, -500, -100, -22, -1)},
     }  # fmt: skip
     for name, content in contents.items():
-        either = name == "a changed byte"  # it may lie in padding
+        either = name == "a changed byte"  # the changed byte may be padding
         yield Case(
             "checkpoint: the file", name,
             lambda p, c=content: p.predict(p.material.scan, ckpt=p.file("bad.pt", c())), EITHER if either else REFUSED,
@@ -196,7 +196,7 @@ def _files() -> Iterator[Case]:
 
 
 def _tasks() -> Iterator[Case]:
-    """task.json beside a checkpoint: what it was trained for."""
+    """task.json next to a checkpoint, with the settings of its training."""
     contents: dict[str, tuple[str | bytes, str]] = {
         "other classes": (json.dumps({"class_names": ["background", "dark"]}), REFUSED), "three classes": (json.dumps({"class_names": ["a", "b", "c"]}), REFUSED), "classes of text": (json.dumps({"class_names": "bright"}), REFUSED), "classes of null": (json.dumps({"class_names": None}), REFUSED),
         "classes of numbers": (json.dumps({"class_names": [0, 1]}), REFUSED), "classes of 3": (json.dumps({"class_names": 3}), REFUSED), "a list": ("[1, 2]", REFUSED), "a list of pairs": ('[["a", 1]]', REFUSED), "text": ('"x"', REFUSED), "a number": ("3", REFUSED), "null": ("null", REFUSED), "empty": ("", REFUSED),
@@ -223,7 +223,7 @@ def _tasks() -> Iterator[Case]:
 
 
 def _resumed() -> Iterator[Case]:
-    """A training's folder that is gone on with, with one of its files damaged."""
+    """Resumed trainings with one damaged file."""
 
     def damaged(place: Place, file: str, content: bytes | None, *options: object) -> list[object]:
         place.output.rmdir() if place.output.is_dir() else None
@@ -275,7 +275,7 @@ def _resumed() -> Iterator[Case]:
     }.items():
         yield Case(
             "last.pt",
-            f"gone on with another {option}",
+            f"resumed with another {option}",
             lambda p, o=option, v=value: [
                 *damaged(p, "task.json", (p.material.trained / "task.json").read_bytes()),
                 o,

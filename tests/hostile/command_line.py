@@ -36,7 +36,7 @@ def with_option(command: str, *options: object) -> Callable[[Place], list[object
 
 
 def _code() -> Iterator[Case]:
-    """A value of a config key is data: nothing in it runs or refers to anything."""
+    """Values of config keys are data: they are not evaluated."""
     for index, (name, value) in enumerate(CODE.items()):
         for offset, command in enumerate(_COMMANDS):
             key = _KEYS[(index + 3 * offset) % len(_KEYS)]
@@ -62,7 +62,7 @@ def _code() -> Iterator[Case]:
 
 
 def _paths() -> Iterator[Case]:
-    """A path that does not exist is named, whatever it is called, and nothing of it runs."""
+    """Missing paths are named in the message, and are not evaluated."""
 
     def missing(place: Place, option: str, value: str) -> list[object]:
         if option == "scan":

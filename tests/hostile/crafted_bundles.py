@@ -1,4 +1,4 @@
-"""Configurations and bundles made to run code: each kind is found by the audit and refused before anything of it runs."""
+"""Configurations and bundles crafted to run code: the audit flags each before any of it runs."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ _BUNDLES: dict[str, Callable[[Path], object]] = {
     "logging.conf: a formatter": _replace("configs/logging.conf", "[formatter_plain]\n", f"[formatter_plain]\nclass={RUN}\n"),
     "logging.conf: a handler to a file": _replace("configs/logging.conf", "class=StreamHandler\nlevel=INFO\nformatter=plain\nargs=(sys.stdout,)", f"class=FileHandler\nlevel=INFO\nformatter=plain\nargs=('{CANARY}', 'w')"),
     "logging.conf: a handler to the network": _replace("configs/logging.conf", "class=StreamHandler\nlevel=INFO\nformatter=plain\nargs=(sys.stdout,)", "class=handlers.HTTPHandler\nlevel=INFO\nformatter=plain\nargs=('127.0.0.1:9', '/')"),
-    "model.pt: code": _write("models/model.pt", saved(_Code())), "model.pt: code beside weights": _write("models/model.pt", saved({"model": state(), "x": _Code()})), "a pickle": _write("models/x.pkl", pickle.dumps(_Code())), "a pickle called README": _write("docs/README.md", pickle.dumps(_Code())), "a NumPy file of pickles": lambda b: _numpy(b / "models" / "x.npy"),
+    "model.pt: code": _write("models/model.pt", saved(_Code())), "model.pt: code next to weights": _write("models/model.pt", saved({"model": state(), "x": _Code()})), "a pickle": _write("models/x.pkl", pickle.dumps(_Code())), "a pickle called README": _write("docs/README.md", pickle.dumps(_Code())), "a NumPy file of pickles": lambda b: _numpy(b / "models" / "x.npy"),
     "torch.py": _write("torch.py", f"{RUN}\n"), "monai.py": _write("monai.py", f"{RUN}\n"), "os.py": _write("os.py", f"{RUN}\n"), "a package nibabel": _write("nibabel/__init__.py", f"{RUN}\n"), "numpy.so": _write("numpy.so", b"\x7fELF"), "sitecustomize.py": _write("sitecustomize.py", f"{RUN}\n"),
     "a link out": lambda b: (b / "configs" / "x.yaml").symlink_to("/etc/passwd"), "a link to a folder out": lambda b: (b / "data").symlink_to("/etc"), "a link up": lambda b: (b / "up").symlink_to(".."), "a dangling link": lambda b: (b / "x").symlink_to("/nowhere"), "a pipe": lambda b: os.mkfifo(b / "configs" / "x.yaml"), "a pipe for weights": lambda b: os.mkfifo(b / "models" / "x.pt"),
     "a YAML with a tag": _write("configs/x.yaml", f"a: !!python/object/apply:builtins.open [{CANARY}, w]\n"), "a bomb": _write("configs/x.yaml", "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join(['*a' + str(i - 1)] * 9)}]\n" for i in range(1, 12))), "Latin-1": _write("configs/x.yaml", "a: h\xe9\n".encode("latin-1")),
@@ -156,7 +156,7 @@ def _archives() -> Iterator[Case]:
     def archive(*members: tuple[str, bytes], link: str | None = None) -> bytes:
         file = io.BytesIO()
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as made, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of names that are there twice
+            warnings.simplefilter("ignore")  # duplicate names
             for name, content in members:
                 made.writestr(name, content)
             if link is not None:

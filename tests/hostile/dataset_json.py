@@ -1,4 +1,4 @@
-"""dataset.json: every key with values of wrong types, lists of wrong things, names, folds; and the file itself."""
+"""dataset.json: wrong types and list entries for every key, names, folds, and damaged files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def described(**changes: Any) -> dict[str, Any]:
 
 
 def entries(index: int, **changes: Any) -> list[dict[str, Any]]:
-    """The training list with one entry changed; `...` removes a key."""
+    """Return the training list with one changed entry; `...` removes a key."""
     training: list[dict[str, Any]] = described()["training"]
     training[index] = {key: value for key, value in {**training[index], **changes}.items() if value is not ...}
     return training
@@ -54,12 +54,12 @@ def cases() -> Iterator[Case]:
 
 
 def _keys() -> Iterator[Case]:
-    """Keys of the whole file."""
+    """Top-level keys of the file."""
     fine = {
         "labels": {"null", "an empty mapping", "an empty list"},
         "training": {"null"},
         "test": {"null", "an empty list"},
-        "channel_names": {*_WRONG},  # nothing is taken from these where the lists name the files
+        "channel_names": {*_WRONG},  # not used if the lists name the files
         "modality": {*_WRONG},
         "file_ending": {*_WRONG},
     }
@@ -126,7 +126,7 @@ def _entries() -> Iterator[Case]:
             fits = name == "a label map" and key == "label"
             if fits:
                 continue
-            either = name == "a label map"  # an image of two values is an image
+            either = name == "a label map"  # an image with two values is valid
             yield Case(
                 "dataset.json: an entry", f"{key} names {name}", with_json(described(training=entries(1, **{key: path}))),
                 EITHER if either else REFUSED, (),
@@ -265,7 +265,7 @@ def _sections() -> Iterator[Case]:
             "dataset.json",
             f"dataset is {name}",
             with_json(described(training=..., dataset=value)),
-            EITHER if name in ("v2's mapping", "text") else REFUSED,  # text is a name, as some programs write
+            EITHER if name in ("v2's mapping", "text") else REFUSED,  # some programs write names as text
             () if name in ("v2's mapping", "text") else ("dataset",),
         )
 
@@ -328,7 +328,7 @@ def _files() -> Iterator[Case]:
 
 
 def _folds() -> Iterator[Case]:
-    """nnU-Net's splits_final.json: used, or refused."""
+    """nnU-Net's splits_final.json."""
     good = [{"train": [*CASES[:2]], "val": [*CASES[2:]]}, {"train": [*CASES[2:]], "val": [*CASES[:2]]}]
     contents: dict[str, tuple[str, str]] = {
         "as it should be": (json.dumps(good), EITHER), "text": ('"x"', REFUSED), "empty": ("", REFUSED), "cut short": (json.dumps(good)[:30], REFUSED), "a mapping": ('{"train": []}', REFUSED), "an empty list": ("[]", REFUSED),

@@ -1,4 +1,4 @@
-"""Links, loops, pipes and files in the way; outputs that are inputs; what a run finds in its output folder stays."""
+"""Links, loops, pipes and files in the way; outputs that are inputs; foreign files in output folders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hostile.cases import ACCEPTED, EITHER, PARTIAL, REFUSED, Case, Place
 
 def cases() -> Iterator[Case]:
     yield from _inputs()
-    yield from _beside_good_ones()
+    yield from _next_to_valid_scans()
     yield from _in_the_way()
     yield from _outputs()
 
@@ -28,7 +28,7 @@ def _socket(path: Path) -> None:
 
 
 _SPECIAL: dict[str, Callable[[Path], object]] = {
-    "a dangling link": lambda p: p.symlink_to("nowhere"), "a link to itself": lambda p: p.symlink_to(p.name), "a chain of dangling links": lambda p: (p.symlink_to("one"), (p.parent / "one").symlink_to("two")),
+    "a broken link": lambda p: p.symlink_to("nowhere"), "a link to itself": lambda p: p.symlink_to(p.name), "a chain of broken links": lambda p: (p.symlink_to("one"), (p.parent / "one").symlink_to("two")),
     "a pipe": os.mkfifo, "a socket": _socket, "/dev/zero": lambda p: p.symlink_to("/dev/zero"), "/dev/null": lambda p: p.symlink_to("/dev/null"), "an empty file": lambda p: p.write_bytes(b""), "a folder": lambda p: p.mkdir(), "/proc/self/mem": lambda p: p.symlink_to("/proc/self/mem"),
     "/dev/tty": lambda p: p.symlink_to("/dev/tty"), "a link to a folder": lambda p: p.symlink_to("/etc"),
 }  # fmt: skip
@@ -42,7 +42,7 @@ def _inputs() -> Iterator[Case]:
                 make(place.folder / f"x{ending}")
                 return place.predict(place.folder / f"x{ending}")
 
-            if ending in (".nii", ".nrrd", ".dcm") or name in ("a pipe", "a dangling link"):
+            if ending in (".nii", ".nrrd", ".dcm") or name in ("a pipe", "a broken link"):
                 yield Case("special files", f"a scan is {name}, {ending}", given, REFUSED, (f"x{ending}",))
         for part in ("imagesTr", "labelsTr"):
             for command in ("check", "train", "evaluate"):
@@ -64,19 +64,19 @@ def _good(place: Place) -> Path:
     return folder
 
 
-def _beside_good_ones() -> Iterator[Case]:
-    """What lies in a folder of scans beside good ones: each bad one fails alone."""
+def _next_to_valid_scans() -> Iterator[Case]:
+    """Invalid files next to valid scans: only the invalid files fail."""
     for name, make in _SPECIAL.items():
 
-        def beside(place: Place, make: Callable[[Path], object] = make) -> list[object]:
+        def next_to_valid(place: Place, make: Callable[[Path], object] = make) -> list[object]:
             folder = _good(place)
             make(folder / "bad.nii")
             return place.predict(folder)
 
-        if name == "a folder" or name == "a link to a folder":  # an empty folder called like a scan
-            yield Case("batch", f"{name} beside a good scan", beside, EITHER, (), right.good_scan_done)
+        if name == "a folder" or name == "a link to a folder":  # an empty folder with the name of a scan
+            yield Case("batch", f"{name} next to a valid scan", next_to_valid, EITHER, (), right.good_scan_done)
         else:
-            yield Case("batch", f"{name} beside a good scan", beside, PARTIAL, ("bad",), right.good_scan_done)
+            yield Case("batch", f"{name} next to a valid scan", next_to_valid, PARTIAL, ("bad",), right.good_scan_done)
     from hostile.scans_nifti import INF, NAN, changed
 
     damages: dict[str, Callable[[bytes], bytes]] = {
@@ -153,7 +153,7 @@ def _beside_good_ones() -> Iterator[Case]:
         yield Case("batch", name, build, ACCEPTED, (), one, reason)
     yield Case(
         "batch",
-        "a missing scan given beside a good one",
+        "a missing scan given with a valid scan",
         lambda p: p.predict("nowhere.nii", p.material.scan),
         EITHER,
         (),
@@ -161,7 +161,7 @@ def _beside_good_ones() -> Iterator[Case]:
     )
     yield Case(
         "batch",
-        "a dangling link given beside a good one",
+        "a broken link given with a valid scan",
         lambda p: ((p.folder / "bad.nii").symlink_to("no"), p.predict(p.folder / "bad.nii", p.material.scan))[1],
         EITHER,
         (),
@@ -193,7 +193,7 @@ def _in_the_way() -> Iterator[Case]:
                         path.symlink_to(place.file("elsewhere.txt", "mine"))
                     return place.predict(place.material.scan) if command == "predict" else getattr(place, command)()
 
-                # what is not in the way of anything stays; the rest is named and refused before the work starts
+                # files that do not block are kept; others are named before the work starts
                 expect = (
                     EITHER
                     if file in harmless
@@ -221,7 +221,7 @@ def _in_the_way() -> Iterator[Case]:
             (folder / "notes.txt").write_text("mine")
             return place.predict(place.material.scan) if name == "predict" else place.evaluate()
 
-        yield Case("in the way", f"{name} again, where its own files are and a label map drawn by hand", rerun, EITHER)
+        yield Case("in the way", f"{name} again, with its files and a label map drawn by hand", rerun, EITHER)
 
 
 def _outputs() -> Iterator[Case]:
@@ -232,7 +232,7 @@ def _outputs() -> Iterator[Case]:
         place.output.write_text("mine")
         place.output = place.output / "x"
 
-    def dangling(place: Place) -> None:
+    def broken(place: Place) -> None:
         place.output.symlink_to("nowhere/at/all")
 
     def itself(place: Place) -> None:
@@ -254,7 +254,7 @@ def _outputs() -> Iterator[Case]:
         place.output = place.folder / "/".join(["x" * 200] * 30)
 
     wrong: dict[str, Callable[[Place], None]] = {
-        "a file": file, "below a file": below, "a dangling link": dangling, "a link to itself": itself, "a pipe": pipe, "/dev/null": null, "/proc": proc, "a name too long": long, "a path too long": longer,
+        "a file": file, "below a file": below, "a broken link": broken, "a link to itself": itself, "a pipe": pipe, "/dev/null": null, "/proc": proc, "a name too long": long, "a path too long": longer,
     }  # fmt: skip
     for name, make in wrong.items():
         for command in ("train", "evaluate", "predict", "cross_validate", "samples", "report"):
@@ -269,9 +269,7 @@ def _outputs() -> Iterator[Case]:
                     return place.predict(place.material.scan)
                 return list(getattr(place, command)())
 
-            yield Case(
-                "output folder", f"{command}: is {name}", build, EITHER if name == "a dangling link" else REFUSED
-            )
+            yield Case("output folder", f"{command}: is {name}", build, EITHER if name == "a broken link" else REFUSED)
 
     def linked(place: Place) -> list[object]:
         (place.folder / "real").mkdir()
@@ -304,7 +302,11 @@ def _outputs() -> Iterator[Case]:
         return place.predict(place.folder / "scans" / "good.nii")
 
     yield Case(
-        "output folder", "the scans' own folder, with a label map by hand", overwritten, REFUSED, ("good_seg.nii.gz",)
+        "output folder",
+        "the scans' own folder, with a label map drawn by hand",
+        overwritten,
+        REFUSED,
+        ("good_seg.nii.gz",),
     )
 
     def data(place: Place) -> list[object]:

@@ -1,4 +1,4 @@
-"""All cases."""
+"""List of all cases."""
 
 from __future__ import annotations
 

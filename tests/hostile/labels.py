@@ -1,4 +1,4 @@
-"""Label maps: values that are no classes, other grids, several channels; and what a dataset says of them."""
+"""Label maps with invalid values, other grids or several channels, and inconsistent datasets."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def cases() -> Iterator[Case]:
         "0 and 255": (MASK * 255, AFFINE, REFUSED),
         "a huge integer": (_put(MASK.astype(np.int32), 2**31 - 1), AFFINE, REFUSED),
         "1e30": (_put(MASK.astype(np.float32), 1e30), AFFINE, REFUSED),
-        "256, which is 0 in eight bits": (_put(MASK.astype(np.int16), 256), AFFINE, REFUSED),
-        "257, which is 1 in eight bits": (_put(MASK.astype(np.int16), 257), AFFINE, REFUSED),
-        "-255, which is 1 in eight bits": (_put(MASK.astype(np.int16), -255), AFFINE, REFUSED),
+        "256 (0 in eight bits)": (_put(MASK.astype(np.int16), 256), AFFINE, REFUSED),
+        "257 (1 in eight bits)": (_put(MASK.astype(np.int16), 257), AFFINE, REFUSED),
+        "-255 (1 in eight bits)": (_put(MASK.astype(np.int16), -255), AFFINE, REFUSED),
         "two channels": (np.stack([MASK, MASK], -1), AFFINE, REFUSED),
         "one-hot": (np.stack([1 - MASK, MASK], -1), AFFINE, REFUSED),
         "complex": (MASK.astype(np.complex64), AFFINE, REFUSED),
@@ -89,7 +89,7 @@ def _put(array: np.ndarray, value: float) -> np.ndarray:
 
 
 def _pairs() -> Iterator[Case]:
-    """Images and label maps that do not belong together by name, or are not there."""
+    """Images and label maps that are missing or do not match by name."""
 
     def without_json(place: Place) -> object:
         data = place.dataset()

@@ -1,6 +1,6 @@
-"""What the cases share: scans whose right label maps are known, a dataset, a model, and finished runs of each command.
+"""Files that the cases share: scans with known label maps, a dataset, a model, and finished runs of each command.
 
-The network is a 1x1x1 convolution that labels every voxel above 500, so the right mask of every scan is known.
+The network is a 1x1x1 convolution that labels every voxel above 500, so the correct label map of every scan is known.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CASES = ("case_0", "case_1", "case_2", "case_3")
 
 
 def volume(seed: int = 0, shape: Sequence[int] = SHAPE) -> np.ndarray:
-    """Values about 100 with a ball and a corner about 900, as int16; no mirror image of itself."""
+    """Return an asymmetric int16 volume: about 900 in a ball and a corner, about 100 elsewhere."""
     rng = np.random.default_rng(seed)
     grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
     inside = np.linalg.norm(grid - np.array([8, 9, 7]), axis=-1) < 5
@@ -69,7 +69,7 @@ class Material:
     """Files that the cases share.
 
     Attributes:
-        folder: holds all of them.
+        folder: folder of all these files.
         trained, evaluated, predicted, validated: output folders of the four commands.
     """
 
@@ -87,11 +87,11 @@ class Material:
 
 
 def make_material(folder: Path, run: Callable[[Sequence[object], Path], None]) -> Material:
-    """Write everything that cases share.
+    """Write the files that cases share.
 
     Args:
-        folder: a new one.
-        run: runs a command of segbundle in a folder and raises if it fails.
+        folder: new folder.
+        run: function that runs a segbundle command in a folder, and raises an error if it fails.
     """
     import torch
 

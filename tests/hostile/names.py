@@ -1,4 +1,4 @@
-"""Names of files, cases and classes: code, quotes, line breaks, bytes that are no text, very long ones; links by name."""
+"""Names of files, cases and classes: code, quotes, line breaks, bytes that are not UTF-8, long names; links by name."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def _scans() -> Iterator[Case]:
             def build(place: Place, stem: str = stem, ending: str = ending) -> list[object]:
                 (place.folder / "scans").mkdir()
                 nib.save(nib.load(place.material.scan), place.folder / "scans" / f"{stem}{ending}")
-                if ending == ".nii":  # the file itself, and the folder that holds it
+                if ending == ".nii":  # the file, and (below) its folder
                     return place.predict(place.folder / "scans" / f"{stem}{ending}")
                 return place.predict(place.folder / "scans")
 
-            # a folder's own label maps are told by their ending, and four digits are a channel
+            # in folders, endings identify label maps, and four digits a channel
             special = ending == ".nii.gz" and stem in ("a_seg", "a_prob", "a_0000", "a_0001")
             yield Case(
                 "names of scans", f"{name}, {'in a folder' if ending == '.nii.gz' else 'given'}", build,
@@ -93,7 +93,7 @@ def _labeled(stem: str) -> Callable[[Place], str | None]:
         found = right.label_map(place.output / f"{stem}_seg.nii.gz", _mask(place.material.scan))
         records = json.loads((place.output / "predictions.json").read_text())
         named = [record["case"] for record in records] == [stem]
-        return found or (None if named else f"the case is called {[record['case'] for record in records]}")
+        return found or (None if named else f"the case is named {[record['case'] for record in records]}")
 
     return judge
 
@@ -103,7 +103,7 @@ def _mask(scan: Path) -> np.ndarray:
 
 
 def _not_text() -> Iterator[Case]:
-    """A name that is not UTF-8 fails alone; the others are done."""
+    """Only scans with names that are not UTF-8 fail."""
     for name, stem in _BYTES.items():
 
         def build(place: Place, stem: bytes = stem, alone: bool = False) -> list[object]:
@@ -117,9 +117,16 @@ def _not_text() -> Iterator[Case]:
             return place.predict(folder)
 
         yield Case(
-            "names that are no text", f"{name}, beside a good one", build, PARTIAL, ("UTF-8",), right.good_scan_done
+            "names that are not UTF-8",
+            f"{name}, next to a valid scan",
+            build,
+            PARTIAL,
+            ("UTF-8",),
+            right.good_scan_done,
         )
-        yield Case("names that are no text", f"{name}, alone", lambda p, s=stem: build(p, s, True), REFUSED, ("UTF-8",))
+        yield Case(
+            "names that are not UTF-8", f"{name}, alone", lambda p, s=stem: build(p, s, True), REFUSED, ("UTF-8",)
+        )
 
         def given(place: Place, stem: bytes = stem) -> list[object]:
             path = os.fsencode(place.folder) + b"/" + stem + b".nii"
@@ -128,8 +135,8 @@ def _not_text() -> Iterator[Case]:
             return place.predict(path, place.material.scan)
 
         yield Case(
-            "names that are no text",
-            f"{name}, given beside a good one",
+            "names that are not UTF-8",
+            f"{name}, given with a valid scan",
             given,
             PARTIAL,
             ("UTF-8",),
@@ -143,7 +150,7 @@ def _not_text() -> Iterator[Case]:
                 file.write(place.material.scan.read_bytes())
             return place.predict(folder)
 
-        yield Case("names that are no text", f"{name}, a folder's", folder_of, EITHER)
+        yield Case("names that are not UTF-8", f"{name}, name of a folder", folder_of, EITHER)
         for command in ("check", "train"):
 
             def dataset(place: Place, command: str = command, stem: bytes = stem) -> list[object]:
@@ -153,11 +160,11 @@ def _not_text() -> Iterator[Case]:
                     os.rename(data / part / "case_1.nii", os.fsencode(data / part) + b"/" + stem + b".nii")
                 return place.check(data) if command == "check" else place.train(data)
 
-            yield Case("names that are no text", f"{command}: {name}", dataset, REFUSED, ("UTF-8",))
+            yield Case("names that are not UTF-8", f"{command}: {name}", dataset, REFUSED, ("UTF-8",))
 
 
 def _cases_of_datasets() -> Iterator[Case]:
-    """Cases with such names are trained on and scored, and their names come back from metrics.csv as they are."""
+    """Cases with special names are used in training and scored, and metrics.csv contains the exact names."""
     for name in (
         "an expression",
         "a reference",
@@ -195,10 +202,10 @@ def _cases_of_datasets() -> Iterator[Case]:
                     found = {row["case"] for row in csv.DictReader(file)}
                 page = place.output / "report.html"
                 if page.exists() and "<script>alert(1)<" in page.read_text(encoding="utf-8"):
-                    return "the page holds the name as markup"
+                    return "the page contains the name as markup"
                 formulas = [case for case in found if case.startswith(("=", "+", "-", "@", "\t=", "\r"))]
                 if formulas:
-                    return f"metrics.csv holds {formulas[0]!r}, and spreadsheets compute it"
+                    return f"metrics.csv contains {formulas[0]!r}, a formula for spreadsheets"
                 plain = {case.lstrip("'") for case in found}
                 return (
                     None
@@ -213,7 +220,7 @@ def _cases_of_datasets() -> Iterator[Case]:
 
 
 def _classes() -> Iterator[Case]:
-    """Names of classes in the task and the dataset: data like any other."""
+    """Class names in the task and the dataset are data."""
     for name, text in NAMES.items():
         if name in (
             "long",
@@ -243,7 +250,7 @@ def _classes() -> Iterator[Case]:
             lines = TASK.replace("[background, bright]", json.dumps(["background", text]))
             return place.evaluate(data, config=place.file("task.yaml", lines))
 
-        # in a YAML file, a text that begins with $ or % is an expression or a macro, and @ with a name a reference
+        # in YAML files, $ begins an expression, % a macro, and @ a reference
         yield Case(
             "names of classes", name, build, REFUSED if code else EITHER, ("task.yaml|class_names|dataset.json",) if code else (),
             None if code else _class_scored(text),
@@ -255,14 +262,14 @@ def _class_scored(text: str) -> Callable[[Place], str | None]:
         with (place.output / "metrics.csv").open(encoding="utf-8-sig", newline="") as file:
             found = {row["class"] for row in csv.DictReader(file)}
         if any(name.startswith(("=", "+", "-", "@")) for name in found):
-            return f"metrics.csv holds {found}, and spreadsheets compute it"
+            return f"metrics.csv contains {found}, a formula for spreadsheets"
         return None if {name.lstrip("'").strip() for name in found} == {text.strip()} else f"metrics.csv names {found}"
 
     return judge
 
 
 def _folders() -> Iterator[Case]:
-    """The same names for the dataset's folder, the checkpoint, the task YAML and the output."""
+    """The same names for the folder of the dataset, the checkpoint, the task YAML and the output folder."""
     chosen = (
         "an expression",
         "a reference",

@@ -1,4 +1,4 @@
-"""What the result of an accepted input must be, worked out by other means than the project's."""
+"""Checks of results of accepted inputs, computed without segbundle."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hostile.cases import Place
 
 
 def label_map(path: Path, mask: np.ndarray, affine: np.ndarray | None = None) -> str | None:
-    """What is wrong with a label map: its voxels, or where they lie."""
+    """Return the problem of a label map (voxels or geometry), or None."""
     if not path.is_file():
-        return f"{path.name} is not there"
+        return f"{path.name} is missing"
     image = nib.load(path)
     found = np.asarray(image.dataobj)
     if found.shape != mask.shape:
@@ -22,12 +22,12 @@ def label_map(path: Path, mask: np.ndarray, affine: np.ndarray | None = None) ->
     if (found != mask).any():
         return f"{path.name} has {int((found != mask).sum())} wrong voxels"
     if affine is not None and not np.allclose(image.affine, affine, atol=1e-4):
-        return f"{path.name} lies elsewhere"
+        return f"{path.name} has another affine"
     return None
 
 
 def predicted(**scans: Path) -> Callable[[Place], str | None]:
-    """The label maps of scans by name, as nibabel reads them, with every voxel above 500 in class 1."""
+    """Return a check of the label maps of scans by name: voxels above 500, as read by nibabel, must be class 1."""
     return lambda place: first(*(scan_of(place, name, place.folder / path) for name, path in scans.items()))
 
 
@@ -39,7 +39,7 @@ def scan_of(place: Place, name: str, scan: Path) -> str | None:
 
 
 def good_scan_done(place: Place) -> str | None:
-    """The shared good scan has its label map."""
+    """Return the problem of the label map of the shared valid scan, or None."""
     return scan_of(place, "good", place.material.scan)
 
 

@@ -1,8 +1,8 @@
-"""Run the bad inputs and print a table of what came of them.
+"""Run the invalid inputs and print a table of the outcomes.
 
     PYTHONPATH=tests python -m hostile.run [--kind WORDS] [--every N] [--workers N] [--real N] [--json FILE] [--folder FOLDER]
 
-The exit code is 1 if anything is not right.
+The exit code is 1 if any outcome is unexpected.
 """
 
 from __future__ import annotations
@@ -16,26 +16,29 @@ from pathlib import Path
 
 from hostile.cases import ACCEPTED, PARTIAL, REFUSED
 from hostile.generate import all_cases
-from hostile.runner import Result, Runner, written
+from hostile.runner import Result, Runner, write_results
 
 _COLUMNS = ("traceback", "crashed", "hang", "executed")
 
 
 def table(results: Sequence[Result]) -> Iterator[str]:
-    """Counts by kind as a Markdown table."""
-    yield "| kind | cases | refused | partial | accepted | tracebacks | crashes | hangs | executions | files of others touched | not right |"
+    """Yield the lines of a Markdown table with counts by kind."""
+    yield "| kind | cases | refused | partial | accepted | tracebacks | crashes | hangs | executions | foreign files touched | unexpected |"
     yield "|---|" + "---:|" * 10
     kinds = [*dict.fromkeys(result.kind for result in results)]
-    for kind, some in [*((kind, [r for r in results if r.kind == kind]) for kind in kinds), ("**all**", [*results])]:
-        count = Counter(result.outcome for result in some)
-        touched = sum(any("files of others" in problem for problem in result.problems) for result in some)
-        wrong = sum(bool(result.problems) for result in some)
-        told = (count[key] for key in (REFUSED, PARTIAL, ACCEPTED, *_COLUMNS))
-        yield f"| {kind} | {len(some)} | {' | '.join(map(str, told))} | {touched} | {wrong} |"
+    for kind, matching in [
+        *((kind, [r for r in results if r.kind == kind]) for kind in kinds),
+        ("**all**", [*results]),
+    ]:
+        count = Counter(result.outcome for result in matching)
+        touched = sum(any("foreign files" in problem for problem in result.problems) for result in matching)
+        wrong = sum(bool(result.problems) for result in matching)
+        counts = (count[key] for key in (REFUSED, PARTIAL, ACCEPTED, *_COLUMNS))
+        yield f"| {kind} | {len(matching)} | {' | '.join(map(str, counts))} | {touched} | {wrong} |"
 
 
 def reasons(results: Sequence[Result]) -> Iterator[str]:
-    """What was accepted, by the reason why."""
+    """Yield a line of accepted inputs per kind and reason."""
     groups: dict[tuple[str, str], list[str]] = {}
     for result in results:
         if result.outcome == ACCEPTED and result.reason:
@@ -47,15 +50,15 @@ def reasons(results: Sequence[Result]) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kind", default="", help="only kinds that hold these words")
-    parser.add_argument("--name", default="", help="only cases whose name holds these words")
-    parser.add_argument("--every", type=int, default=1, help="only every so many")
-    parser.add_argument("--start", type=int, default=0, help="from this one on")
-    parser.add_argument("--real", type=int, default=0, help="run so many, spread over all, as real commands instead")
-    parser.add_argument("--workers", type=int, default=1, help="processes that run cases side by side")
-    parser.add_argument("--json", type=Path, help="write all results here")
-    parser.add_argument("--folder", type=Path, help="where to run; folders of cases that are not right are kept there")
-    parser.add_argument("--count", action="store_true", help="count the cases and run none")
+    parser.add_argument("--kind", default="", help="text in the kind (default: all kinds)")
+    parser.add_argument("--name", default="", help="text in the name of a case (default: all cases)")
+    parser.add_argument("--every", type=int, default=1, help="run every N-th case")
+    parser.add_argument("--start", type=int, default=0, help="index of the first case")
+    parser.add_argument("--real", type=int, default=0, help="run N evenly spaced cases as real commands")
+    parser.add_argument("--workers", type=int, default=1, help="number of parallel processes")
+    parser.add_argument("--json", type=Path, help="JSON file for all results")
+    parser.add_argument("--folder", type=Path, help="folder to run in; it keeps the folders of cases with problems")
+    parser.add_argument("--count", action="store_true", help="print the number of cases and run none")
     arguments = parser.parse_args()
     cases = [case for case in all_cases() if arguments.kind in case.kind and arguments.name in case.name]
     cases = cases[arguments.start :: arguments.every]
@@ -68,15 +71,15 @@ def main() -> None:
     results: list[Result] = []
     touched: list[str] = []
 
-    def work(share: int) -> None:
-        runner = Runner(folder / str(share), keep=arguments.folder is not None)
-        for case in cases[share :: arguments.workers]:
+    def work(shard: int) -> None:
+        runner = Runner(folder / str(shard), keep=arguments.folder is not None)
+        for case in cases[shard :: arguments.workers]:
             result = runner.run(case, bool(arguments.real))
             results.append(result)
             for problem in result.problems:
                 print(f"{result.id.encode('utf-8', 'backslashreplace').decode()}: {problem}", flush=True)
             if arguments.json and len(results) % 50 == 0:
-                written(results, arguments.json)
+                write_results(results, arguments.json)
         touched.extend(runner.close())
 
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(arguments.workers) as workers:
@@ -85,7 +88,7 @@ def main() -> None:
     order = {case.id: number for number, case in enumerate(cases)}
     results.sort(key=lambda result: order[result.id])
     if arguments.json:
-        written(results, arguments.json)
+        write_results(results, arguments.json)
     print(
         "\n".join([*touched, "", *table(results), "", *reasons(results)]).encode("utf-8", "backslashreplace").decode()
     )

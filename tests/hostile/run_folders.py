@@ -60,7 +60,7 @@ def _damaged() -> Iterator[Case]:
                     continue
                 for command in ("report", "view") if full and name in _LESS and run != "trained" else ("report",):
                     told = Path(file).name
-                    # run.json and predictions.json of scores, and training_cases.csv, add to a page and are not its base
+                    # a page can be written without these files
                     empty_but_valid = name in ("an empty mapping", "an empty list", "a mapping", "header only")
                     optional = file.endswith("training_cases.csv") or (run in ("trained",) and file == "run.json")
                     expect = EITHER if optional or empty_but_valid else REFUSED
@@ -144,7 +144,7 @@ def _keys() -> Iterator[Case]:
 
 
 def _rows() -> Iterator[Case]:
-    """Rows of metrics.csv."""
+    """Damaged rows of metrics.csv."""
 
     def edited(change: Callable[[list[str]], list[str]]) -> Callable[[Path], object]:
         def apply(folder: Path) -> None:
@@ -215,7 +215,7 @@ def _gone() -> Iterator[Case]:
             if run == "predicted" and name.startswith(("summary", "report.html")):
                 continue
             for command in ("report", "view"):
-                # a page without these pictures, or a viewer without these volumes, says which file cannot be read
+                # the page or viewer names the unreadable file
                 shown = name.startswith("label maps") or (command == "view" and name == "report.html a folder")
                 yield Case(
                     "run's folder: files", f"{command} of {run}: {name}",
@@ -225,7 +225,7 @@ def _gone() -> Iterator[Case]:
 
 
 def _resumed() -> Iterator[Case]:
-    """Predictions that are gone on with, with records that are damaged: refused, or done again, never trusted."""
+    """Resumed predictions with damaged records: an error, or a new prediction."""
 
     def build(place: Place, content: bytes) -> list[object]:
         folder = place.copied(place.material.predicted, "out")
@@ -259,7 +259,7 @@ def _resumed() -> Iterator[Case]:
 
 
 def _resumed_evaluation() -> Iterator[Case]:
-    """Evaluations that are resumed with damaged records: refused, or scored again."""
+    """Resumed evaluations with damaged records: an error, or new scores."""
 
     def build(place: Place, keys: tuple[Any, ...], value: Any) -> list[object]:
         folder = place.copied(place.material.evaluated, "out")
@@ -269,7 +269,7 @@ def _resumed_evaluation() -> Iterator[Case]:
 
     def right(place: Place) -> str | None:
         found, expected = ((folder / "metrics.csv").read_bytes() for folder in (place.output, place.material.evaluated))
-        return None if found == expected else "metrics.csv is not that of an undisturbed evaluation"
+        return None if found == expected else "metrics.csv differs from an uninterrupted evaluation"
 
     places: list[tuple[Any, ...]] = [
         ("scores",), ("scores", "voxel_ml"), ("scores", "classes"), ("scores", "classes", 1), ("scores", "classes", 1, "status"), ("scores", "classes", 1, "dice"), ("settings",), ("input",),
@@ -283,12 +283,12 @@ def _resumed_evaluation() -> Iterator[Case]:
 
 
 def _cross_validation() -> Iterator[Case]:
-    """A cross-validation that is gone on with, with a file damaged."""
+    """Resumed cross-validations with a damaged file."""
 
     def build(place: Place, file: str, content: bytes | None, unfinished: bool) -> list[object]:
         folder = place.copied(place.material.validated, "out")
         place.may_change.append(folder)
-        if unfinished:  # the last fold has not been scored
+        if unfinished:  # the last fold is not scored
             for path in (folder / "fold_1" / "evaluation").iterdir():
                 path.unlink()
         if content is None:
@@ -309,10 +309,10 @@ def _cross_validation() -> Iterator[Case]:
             if name not in contents:
                 continue
             unfinished = file.startswith("fold_1")
-            # what a fold's evaluation wrote may be damaged and written again, by scoring once more
+            # scoring again replaces damaged files of a fold
             again = file.startswith("fold_0") or file == "fold_1/model.pt"
             yield Case(
-                "cross-validation gone on with", f"{file} is {name}",
+                "cross-validation resumed", f"{file} is {name}",
                 lambda p, f=file, c=contents[name], u=unfinished: build(p, f, c, u), EITHER if again else REFUSED,
                 () if again else (Path(file).name,),
             )  # fmt: skip
@@ -324,6 +324,6 @@ def _cross_validation() -> Iterator[Case]:
         "batch_size": "2",
     }.items():
         yield Case(
-            "cross-validation gone on with", f"another {key}",
+            "cross-validation resumed", f"another {key}",
             lambda p, k=key, v=value: [*build(p, "summary.json", None, False), f"--{k}", v], REFUSED, (key,),
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Runs cases, and tells what came of each: its outcome, and everything about it that is not right."""
+"""Run cases and report the outcome and the problems of each."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from hostile.cases import ACCEPTED, CANARY, EITHER, PARTIAL, REFUSED, Case, Plac
 from hostile.material import make_material
 
 LIMIT = 20.0
-"""Seconds that a command may take."""
+"""Time limit of a command in seconds."""
 MOST_LINES, MOST_CHARACTERS = 5, 1000
 OWN_LIST = ".segbundle-files.jsonl"
-"""In which a folder's runs list the files that they have written."""
+"""File in which the runs of a folder list their output files."""
 _PYTHON = re.compile(
     r"\b(?:Type|Attribute|Key|Index|Name|Recursion|UnboundLocal|Assertion|ZeroDivision|UnicodeDecode)Error\b.*"
 )
@@ -33,12 +33,12 @@ _ADDRESS = re.compile(r"\b0x[0-9a-f]{6,}")
 
 @dataclass
 class Result:
-    """What came of a case.
+    """Result of a case.
 
     Attributes:
         outcome: refused, partial, accepted, traceback, crashed, hang, executed.
-        problems: everything that is not right, a sentence each.
-        digest: of the command line and the input, to tell distinct cases.
+        problems: problems, each as a sentence.
+        digest: hash of the command line and the input, to count distinct cases.
     """
 
     id: str
@@ -54,11 +54,11 @@ class Result:
 
 
 class Runner:
-    """Runs cases in forks of one process that has imported everything, or as real commands.
+    """Runner of cases, in forks of a process that has imported everything, or as real commands.
 
     Args:
-        folder: where cases happen, a new one.
-        keep: leave the folders of cases that fail.
+        folder: new folder for the cases.
+        keep: whether to keep the folders of cases with problems (default False).
     """
 
     def __init__(self, folder: Path, keep: bool = False) -> None:
@@ -71,13 +71,13 @@ class Runner:
         }  # fmt: skip
         self.environment = environment
         self._forks = ForkServer(environment, LIMIT)
-        self.material = make_material(self.folder / "material", self._run_well)
-        self._shared = self._stated(self.material.folder)
+        self.material = make_material(self.folder / "material", self._run_successfully)
+        self._shared = self._file_states(self.material.folder)
         self._hashed = snapshot(self.material.folder)
-        self._bundle = self._stated(ROOT / "bundle")
+        self._bundle = self._file_states(ROOT / "bundle")
 
     def close(self) -> list[str]:
-        """End the process; what has become of the files that all cases share."""
+        """End the process and return the changes of the files that all cases share."""
         self._forks.close()
         return changes(self._hashed, snapshot(self.material.folder), [], [])
 
@@ -88,19 +88,19 @@ class Runner:
         folder.mkdir()
         try:
             words = [_text(word) for word in case.build(place)]
-        except Exception as error:  # a mistake here, which must not end a run of thousands of cases
+        except Exception as error:  # a mistake in a test case must not end a run of thousands of cases
             return Result(case.id, case.kind, case.expect, "not made", 0.0, "", [f"the input cannot be made: {error}"])
         before = snapshot(folder)
-        answer = (self._really if real else self._forks.run)(words, folder)
+        answer = (self._run_real if real else self._forks.run)(words, folder)
         after = snapshot(folder)
-        result = self._judged(case, place, words, answer, before, after)
+        result = self._evaluate(case, place, words, answer, before, after)
         if result.problems and self.keep:
             (folder / ".case").write_text(f"{case.id}\n{result.command}\n", errors="backslashreplace")
         else:
             shutil.rmtree(folder, ignore_errors=True)
         return result
 
-    def _judged(
+    def _evaluate(
         self,
         case: Case,
         place: Place,
@@ -110,14 +110,14 @@ class Runner:
         after: dict[str, str],
     ) -> Result:
         out, err = answer["out"], answer["err"]
-        told = out + err + _records(place.output)
+        printed = out + err + _records(place.output)
         problems: list[str] = []
         canaries = [path for path in after if Path(path).name == CANARY and path not in before]
         if answer["hang"]:
             outcome = "hang"
         elif canaries:
             outcome = "executed"
-        elif "Traceback (most recent call last)" in told or "SEGBUNDLE_TRACEBACK" in told:
+        elif "Traceback (most recent call last)" in printed or "SEGBUNDLE_TRACEBACK" in printed:
             outcome = "traceback"
         elif answer["code"] < 0 or answer["code"] > 2:
             outcome = "crashed"
@@ -142,12 +142,15 @@ class Runner:
         if outcome not in wanted:
             problems.insert(0, f"{outcome} instead of {case.expect}")
         if outcome in (REFUSED, PARTIAL):
-            problems += self._about_messages(case, words, err, told)
+            problems += self._message_problems(case, words, err, printed)
         problems += changes(before, after, [place.output], place.may_change, place.folder)
         problems += [f"partial file left: {path}" for path in after if ".partial" in path and path not in before]
-        if self._stated(self.material.folder) != self._shared or self._stated(ROOT / "bundle") != self._bundle:
-            problems.append("files of others touched: shared ones")
-            self._shared, self._bundle = self._stated(self.material.folder), self._stated(ROOT / "bundle")
+        if (
+            self._file_states(self.material.folder) != self._shared
+            or self._file_states(ROOT / "bundle") != self._bundle
+        ):
+            problems.append("foreign files touched: shared files")
+            self._shared, self._bundle = self._file_states(self.material.folder), self._file_states(ROOT / "bundle")
         command = " ".join(words).replace(str(place.folder), ".").replace(str(self.material.folder), "MATERIAL")
         made = sorted((os.path.relpath(path, place.folder), content) for path, content in before.items())
         digest = hashlib.sha256((command + json.dumps(made)).encode("utf-8", "backslashreplace"))
@@ -157,30 +160,30 @@ class Runner:
             digest.hexdigest()[:16], case.reason,
         )  # fmt: skip
 
-    def _about_messages(self, case: Case, words: list[str], err: str, told: str) -> list[str]:
+    def _message_problems(self, case: Case, words: list[str], err: str, printed: str) -> list[str]:
         problems = []
         lines = [line for line in err.splitlines() if line.strip()]
         if not lines:
             problems.append("no message")
-        most = MOST_LINES if words[0] != "check" else max(MOST_LINES, len(lines))  # one for each problem
+        most = MOST_LINES if words[0] != "check" else max(MOST_LINES, len(lines))  # one line per problem
         if len(lines) > most or len(err) > most * MOST_CHARACTERS // MOST_LINES:
             problems.append(f"message of {len(lines)} lines and {len(err)} characters")
         usage = "Usage:" in err
         if words[0] not in ("check", "audit") and not usage and not any(line.startswith("Error: ") for line in lines):
             problems.append("no line that begins with `Error: `")
-        if " object at 0x" in told or _ADDRESS.search(told):
+        if " object at 0x" in printed or _ADDRESS.search(printed):
             problems.append("a memory address in a message")
         if case.kind != "YAML reference" and (
-            found := _PYTHON.search(told)
-        ):  # its message quotes the expression's error
+            found := _PYTHON.search(printed)
+        ):  # the message quotes the error of the expression
             problems.append(f"a Python exception in a message: {found[0]}")
         for name in case.names:
-            if not any(one.lower() in told.lower() for one in name.split("|")):
+            if not any(text.lower() in printed.lower() for text in name.split("|")):
                 problems.append(f"the message does not name {name!r}")
         return problems
 
-    def _really(self, words: list[str], folder: Path) -> dict[str, Any]:
-        """The command as a user runs it; starting takes seconds, so it may take twice as long."""
+    def _run_real(self, words: list[str], folder: Path) -> dict[str, Any]:
+        """Run the real command. Its time limit is longer, because starting takes seconds."""
         program, started = Path(sys.executable).parent / "segbundle", time.monotonic()
         try:
             done = subprocess.run(
@@ -192,11 +195,11 @@ class Runner:
         seconds = time.monotonic() - started
         return {"code": done.returncode, "seconds": seconds, "hang": False, "out": done.stdout, "err": done.stderr}
 
-    def _run_well(self, words: Sequence[object], folder: Path) -> None:
+    def _run_successfully(self, words: Sequence[object], folder: Path) -> None:
         answer = self._forks.run([_text(word) for word in words], folder)
         assert answer["code"] == 0, answer
 
-    def _stated(self, folder: Path) -> dict[str, tuple[int, int]]:
+    def _file_states(self, folder: Path) -> dict[str, tuple[int, int]]:
         found = {}
         for place, folders, files in os.walk(folder):
             if "__pycache__" in folders:
@@ -220,7 +223,7 @@ def _records(output: Path) -> str:
 
 
 def snapshot(folder: Path) -> dict[str, str]:
-    """Every file, link and folder below a folder, with a digest of its content."""
+    """Return a digest of the content by path, for every file, link and folder below a folder."""
     found: dict[str, str] = {}
     for place, folders, files in os.walk(folder):
         for name in (*folders, *files):
@@ -245,7 +248,7 @@ def changes(
     may_change: list[Path],
     folder: Path | None = None,
 ) -> list[str]:
-    """Files that were there and are not as they were, and new ones outside the outputs."""
+    """Return problems: earlier files that were changed or removed, and new files outside the outputs."""
 
     def within(path: str, places: list[Path]) -> bool:
         return any(path == str(place) or path.startswith(f"{place}{os.sep}") for place in places)
@@ -259,7 +262,7 @@ def changes(
             continue
         if after.get(path) != content and not within(path, may_change):
             what = "removed" if path not in after else "changed"
-            problems.append(f"files of others touched: {shown(path)} {what}")
+            problems.append(f"foreign files touched: {shown(path)} {what}")
     for path in after:
         allowed = Path(path).name in (CANARY, OWN_LIST) or within(path, [*outputs, *may_change])
         if path not in before and not allowed:
@@ -267,6 +270,6 @@ def changes(
     return problems[:4]
 
 
-def written(results: Sequence[Result], path: Path) -> None:
+def write_results(results: Sequence[Result], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([asdict(result) for result in results], indent=1, ensure_ascii=True))

@@ -1,4 +1,4 @@
-"""NIfTI files: every field of the header, cut short, damaged, compressed wrongly, and values that are no intensities."""
+"""NIfTI files: every header field, truncated, damaged and badly compressed files, and invalid voxel values."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ FIELDS = {
 FREE_TEXT = {"descrip": (148, 80), "aux_file": (228, 24), "intent_name": (328, 16), "db_name": (14, 18)}
 
 _MANY = 10**6
-# field: values that must be refused; values that a reader may refuse or read rightly; values that are all right
+# field: values to refuse; values to refuse or read correctly; valid values
 _VALUES: dict[str, tuple[list[object], list[object], list[object]]] = {
     "sizeof_hdr": ([], [0, -1, 347, 100000, 540], []),
     "dim0": ([-1, 0, 1, 8, 300, 32767], [2, 7], []),
     "dim1": ([0, -1, 21, 32767], [19, 1], []),
     "dim2": ([0, -20, 19, 32767], [17, 1], []),
     "dim3": ([0, -1, 17, 32767], [15, 1], []),
-    "dim4": ([], [], [0, 2, -1, 32767]),  # beyond dim[0] = 3, not a part of the shape
+    "dim4": ([], [], [0, 2, -1, 32767]),  # beyond dim[0] = 3, so not in the shape
     "dim5": ([], [], [0, -1]),
     "datatype": ([0, 1, 3, 5, 255, 9999, -1, 8, 16, 32, 64, 128, 1024, 1536, 1792, 2048, 2304], [2, 256], [512]),
     "bitpix": ([], [0, 1, 8, 64, -16], []),
@@ -79,7 +79,7 @@ _VALUES: dict[str, tuple[list[object], list[object], list[object]]] = {
     "cal_min": ([], [], [NAN, 1e30]),
     "glmax": ([], [], [-1]),
 }
-_BY_QFORM: dict[str, list[object]] = {  # with sform_code 0, the affine is made of these
+_BY_QFORM: dict[str, list[object]] = {  # with sform_code 0, these define the affine
     "pixdim1": [0.0, NAN, INF, 1e-30, -1.0], "pixdim2": [0.0, NAN, INF], "pixdim3": [0.0, NAN, INF],
     "quatern_b": [NAN, INF, 2.0], "quatern_c": [NAN, -2.0], "qoffset_x": [NAN, INF], "qoffset_z": [NAN],
 }  # fmt: skip
@@ -88,7 +88,7 @@ _WHY = {
     "qform_code": "a form with an unknown code counts as not set, so the other form applies",
     "sform_code": "a form with an unknown code counts as not set, so the other form applies",
     "scl_slope": "0 and NaN mean that values are stored as they are",
-    "srow_x3": "a scan may lie far from the origin",
+    "srow_x3": "a scan may be far from the origin",
 }
 
 
@@ -119,7 +119,7 @@ def _predicting(content: Callable[[bytes], bytes], name: str = "x.nii", *options
 
 
 def _true(place: Place) -> str | None:
-    """The mask and geometry of the file before it was changed."""
+    """Check the label map against the file before the change."""
     return right.scan_of(place, "x", place.material.scan)
 
 
@@ -215,7 +215,7 @@ def _compressed() -> Iterator[Case]:
         return gzip.compress(content, mtime=0)[10:-8]
 
     for at in (0, 1, 2, 3, 10, 12, 100, 1000, 4000, -1000, -9, -8, -6, -5, -4, -1):
-        flags = at == 3  # every flag of gzip's header: name, comment, extra field
+        flags = at == 3  # all flags of the gzip header: name, comment, extra field
         yield Case(
             "NIfTI compressed", f"bits of byte {at} flipped", _predicting(_flipped(at), "x.nii.gz"),
             EITHER if flags else REFUSED, () if flags else ("x.nii.gz",), _true,
@@ -351,10 +351,10 @@ def _put(array: np.ndarray, value: float, count: int) -> np.ndarray:
 
 
 def _free_text() -> Iterator[Case]:
-    """What a header says of the patient must not be in the label map."""
+    """Patient information in a header must not be in the label map."""
     for field, (offset, length) in FREE_TEXT.items():
         for name, text in {
-            "a name": b"DOE^JANE 1961", "no text": b"\xff\xfe\x80" * 3, "a formula": b"=HYPERLINK(1)", "an end": b"A" * 80
+            "a name": b"DOE^JANE 1961", "not text": b"\xff\xfe\x80" * 3, "a formula": b"=HYPERLINK(1)", "an end": b"A" * 80
         }.items():  # fmt: skip
             written = text[:length].ljust(length, b"\0")
 
@@ -376,7 +376,7 @@ def _free_text() -> Iterator[Case]:
 
 
 def _other_commands() -> Iterator[Case]:
-    """The same files as a case's image or label in training, evaluation, cross-validation and check."""
+    """The same files as image or label map of a case in training, evaluation, cross-validation and check."""
     damages: dict[str, Callable[[bytes], bytes]] = {
         "cut short": lambda c: c[:3000], "an empty file": lambda c: b"", "text": lambda c: b"no scan\n" * 90,
         "sizes of zero": lambda c: changed(c, dim1=0), "sizes beyond the file": lambda c: changed(c, dim3=900),

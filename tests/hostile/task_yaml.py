@@ -20,7 +20,7 @@ _TRIPLES = {
     "three texts": "[a, b, c]", "three of 1e12": "[1.0e+12, 1.0e+12, 1.0e+12]", "three booleans": "[true, true, true]",
     "an expression in a list": f"[16, 16, '${RUN}']",
 }  # fmt: skip
-# key: values that are no mistake, values that one may refuse
+# key: valid values, values that may be refused
 _KEYS: dict[str, tuple[set[str], set[str]]] = {
     "class_names": (set(), set()),
     "axcodes": ({"null"}, set()),
@@ -80,8 +80,8 @@ def cases() -> Iterator[Case]:
     yield from _unknown_keys()
 
 
-def laid_over(lines: str, command: str = "train") -> Callable[[Place], list[object]]:
-    """A command with a second YAML laid over the good one."""
+def with_overlay(lines: str, command: str = "train") -> Callable[[Place], list[object]]:
+    """Return a command with a second YAML as overlay of the valid one."""
 
     def build(place: Place) -> list[object]:
         extra = place.file("bad.yaml", lines)
@@ -101,19 +101,19 @@ def _values() -> Iterator[Case]:
             expect = EITHER if name in doubtful else REFUSED
             code = name in ("an expression", "a component", "an expression in a list")
             yield Case(
-                "YAML value", f"{key} is {name}", laid_over(f"{key}: {value}\n", command), expect,
+                "YAML value", f"{key} is {name}", with_overlay(f"{key}: {value}\n", command), expect,
                 ("bad.yaml|" + key if code else key,) if expect == REFUSED else (),
             )  # fmt: skip
             if key in _EVERYWHERE and name in ("text", "a list", "NaN", "an expression", "two", "three NaN"):
                 for other in ("predict", "evaluate", "cross_validate"):
                     yield Case(
-                        "YAML value", f"{other}: {key} is {name}", laid_over(f"{key}: {value}\n", other), REFUSED,
+                        "YAML value", f"{other}: {key} is {name}", with_overlay(f"{key}: {value}\n", other), REFUSED,
                         ("bad.yaml|" + key,),
                     )  # fmt: skip
 
 
 def _arguments() -> Iterator[Case]:
-    """Arguments of components, one by one."""
+    """Single arguments of components."""
     conv = "torch.nn.Conv3d, in_channels: 1, out_channels: 2, kernel_size: 1"
     wrong: dict[str, tuple[str, str]] = {
         # intensity
@@ -219,7 +219,7 @@ def _arguments() -> Iterator[Case]:
         "optimizer: an argument of another": ("optimizer#nesterov: true", "nesterov"),
         "optimizer: params of nothing": ("optimizer: {_target_: torch.optim.SGD, params: [], lr: 0.1}", "optimizer|params"),
         "optimizer: params run": (f"optimizer#params: '${RUN}'", "optimizer|bad.yaml"),
-        "optimizer: params run, too": (f"optimizer#params: '$(@network.parameters(), {RUN})[0]'", "optimizer|bad.yaml"),
+        "optimizer: params run as well": (f"optimizer#params: '$(@network.parameters(), {RUN})[0]'", "optimizer|bad.yaml"),
         "schedule: unknown": ("lr_scheduler: {_target_: torch.optim.lr_scheduler.Nothing}", "Nothing"),
         "schedule: power text": ("lr_scheduler#power: a", "power"),
         "schedule: an unknown argument": ("lr_scheduler#pow: 2", "pow"),
@@ -293,7 +293,7 @@ def _arguments() -> Iterator[Case]:
         command = "predict" if key in (*_OF_INFERENCE, "backend") else "evaluate" if key in _OF_EVALUATION else "train"
         expect = EITHER if name in either else REFUSED
         names = (told,) if expect == REFUSED else ()
-        yield Case("YAML component", name, laid_over(line + "\n", command), expect, names)
+        yield Case("YAML component", name, with_overlay(line + "\n", command), expect, names)
 
 
 def _references() -> Iterator[Case]:
@@ -338,24 +338,24 @@ def _references() -> Iterator[Case]:
 
         def build(place: Place, lines: str = lines) -> list[object]:
             place.file("evil.py", f"{RUN}\n")
-            return laid_over(lines + "\n")(place)
+            return with_overlay(lines + "\n")(place)
 
         yield Case("YAML reference", name, build, REFUSED, (told,))
     yield Case(
         "YAML value",
         "num_workers is 0",
-        laid_over("num_workers: 0\n"),
+        with_overlay("num_workers: 0\n"),
         ACCEPTED,
         (),
         None,
-        "nobody prepares cases beside the training",
+        "no worker prepares cases during the training",
     )
     harmless = {
         "to another key": ("val_interval: '@max_epochs'", "references between keys are what MONAI's YAML is for"),
         "in a network's argument": ("network_def#in_channels: '@batch_size'", "the value is a valid number"),
     }
     for name, (lines, reason) in harmless.items():
-        yield Case("YAML reference", name, laid_over(lines + "\n"), ACCEPTED, (), None, reason)
+        yield Case("YAML reference", name, with_overlay(lines + "\n"), ACCEPTED, (), None, reason)
 
 
 def _files() -> Iterator[Case]:
@@ -379,7 +379,7 @@ def _files() -> Iterator[Case]:
         "object by new": f"max_epochs: !!python/object/new:builtins.open [{CANARY}, w]", "name": "max_epochs: !!python/name:os.system",
         "module": "max_epochs: !!python/module:os", "a tuple": "patch_size: !!python/tuple [16, 16, 16]", "a set": "max_epochs: !!set {a, b}",
         "an ordered map": "max_epochs: !!omap [a: 1]", "pairs": "max_epochs: !!pairs [a: 1]", "a float tag": "max_epochs: !!float x",
-        "an int tag": "max_epochs: !!int x", "bad base64": "max_epochs: !!binary '%%%'", "a date that is none": "max_epochs: 2020-13-45",
+        "an int tag": "max_epochs: !!int x", "bad base64": "max_epochs: !!binary '%%%'", "an invalid date": "max_epochs: 2020-13-45",
         "base 60": "max_epochs: 1:30", "octal": "max_epochs: 08x", "a huge integer": "max_epochs: " + "9" * 5000,
         "a huge exponent": "max_epochs: 1.0e+99999", "underscores": "max_epochs: 1_0.5_", "a surrogate": 'axcodes: "\\ud800"',
         "one key twice": "max_epochs: 1\nmax_epochs: 2\n", "Windows' end of file": "max_epochs: 1\n\x1a",
@@ -451,7 +451,7 @@ def _unknown_keys() -> Iterator[Case]:
         yield Case(
             "YAML key",
             repr(key),
-            laid_over(f'"{quoted}": 3\n'),
+            with_overlay(f'"{quoted}": 3\n'),
             REFUSED,
             ("bad.yaml|" + (key.strip("# :").replace("::", "#") or "key"),),
         )

@@ -1,4 +1,4 @@
-"""A few of the bad inputs of every kind; `make hostile` runs all of them."""
+"""A few invalid inputs of every kind; `make hostile` runs all inputs."""
 
 import pytest
 
@@ -12,9 +12,9 @@ PER_KIND = 1
 
 
 def chosen(kind: str) -> list[Case]:
-    """The same few cases of a kind every time, spread over it."""
-    some = [case for case in CASES if case.kind == kind]
-    return some[len(some) // 3 :: max(1, len(some) // PER_KIND)][:PER_KIND]
+    """Return evenly spaced cases of a kind, always the same."""
+    matching = [case for case in CASES if case.kind == kind]
+    return matching[len(matching) // 3 :: max(1, len(matching) // PER_KIND)][:PER_KIND]
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +25,12 @@ def runner(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_bad_inputs_end_as_they_should(kind, runner):
+def test_invalid_inputs_have_the_expected_outcome(kind, runner):
     wrong = {result.id: result.problems for case in chosen(kind) if (result := runner.run(case)).problems}
     assert wrong == {}
 
 
-def test_there_are_more_than_a_thousand_inputs():
+def test_more_than_a_thousand_inputs_for_all_commands():
     assert len({case.id for case in CASES}) == len(CASES) > 1000
     commands = {
         "train",
@@ -44,5 +44,5 @@ def test_there_are_more_than_a_thousand_inputs():
         "reproduce",
         "audit",
     }
-    told = " ".join(case.id for case in CASES)
-    assert [command for command in commands if command not in told.replace("-", "_")] == []
+    ids = " ".join(case.id for case in CASES)
+    assert [command for command in commands if command not in ids.replace("-", "_")] == []

@@ -1,4 +1,4 @@
-"""Two processes with one sample each are one process with two."""
+"""Two ranks with one sample each equal one process with two samples."""
 
 from __future__ import annotations
 

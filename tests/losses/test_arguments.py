@@ -1,4 +1,4 @@
-"""What the losses refuse, and ramps."""
+"""Invalid arguments of losses, and ramps."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_the_region_term_follows_its_ramp(loss):
         torch.testing.assert_close(function(SCORES, LABELS), expected)
 
 
-def test_the_combined_losses_are_their_parts():
+def test_combined_losses_equal_the_sum_of_their_terms():
     kwargs = {"softmax": True, "to_onehot_y": True}
     entropy = torch.nn.functional.cross_entropy(SCORES, LABELS[:, 0])
     expected = 2 * GeneralizedDiceLoss(**kwargs)(SCORES, LABELS) + 3 * entropy

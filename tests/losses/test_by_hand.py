@@ -133,7 +133,7 @@ ENTROPIES = [
     ({"weight": 5.0}, (2 * TWO + 2 * FOUR_THIRDS) / 4),
     ({"weight": [0.1, 0.3]}, (4 * TWO + 2 * FOUR_THIRDS) / 6),
     ({"weight": [0.0, 0.0]}, 0),
-    ({"ignore_index": 2}, (2 * TWO + 2 * FOUR_THIRDS) / 4),  # the first number that is no class
+    ({"ignore_index": 2}, (2 * TWO + 2 * FOUR_THIRDS) / 4),  # the first invalid class number
     ({"weight": 5.0, "reduction": "sum"}, 5 * (2 * TWO + 2 * FOUR_THIRDS)),
     ({"weight": [1.0, 3.0], "batch": True}, (4 * TWO + 2 * FOUR_THIRDS) / 6),
     # 0.9 for the class of the voxel, 0.1 for the other
@@ -149,7 +149,7 @@ ENTROPIES = [
     ({"ignore_index": 1, "reduction": "sum"}, TWO + 2 * FOUR_THIRDS),
     ({"ignore_index": 1, "weight": [2.0, 3.0]}, (4 * TWO + 4 * FOUR_THIRDS) / 8),
     ({"ignore_index": 1, "label_smoothing": 0.2}, (2 * TWO + 2 * (0.9 * FOUR_THIRDS + 0.1 * log(4))) / 4),
-    ({"ignore_index": 0}, (2 * TWO + 0) / 4),  # nothing is known of B, which counts as 0
+    ({"ignore_index": 0}, (2 * TWO + 0) / 4),  # B is unknown and counts as 0
 ]
 
 
@@ -213,7 +213,7 @@ def test_the_cross_entropy_follows_its_ramp():
 
 
 def test_sigmoid_excludes_background_of_unannotated_classes():
-    """A voxel of the background may belong to the class that nobody looked for, and sigmoid cannot add the two up."""
+    """A background voxel may belong to the unannotated class, and sigmoid probabilities of the two cannot be added."""
     loss = DiceLoss(sigmoid=True, to_onehot_y=True, smooth_nr=0, smooth_dr=0)
     scores = torch.zeros(2, 2, 2)
     # both classes of A: 1 - 2 * 0.5 / (1 + 1); nothing of B

@@ -33,7 +33,7 @@ def test_smaller_scores_see_every_second_voxel():
     assert [each.flatten().tolist() for each in seen] == [[0, 1, 2, 3], [1, 3]]
 
 
-def test_what_is_unknown_or_not_annotated_teaches_no_depth():
+def test_unknown_or_unannotated_voxels_have_no_gradient():
     loss = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False, ignore_index=255)
     target = torch.zeros(1, 1, 4, 4, 4)
     target[:, :, :2] = 255  # unknown: whole voxels of the coarse depth too
@@ -45,8 +45,8 @@ def test_what_is_unknown_or_not_annotated_teaches_no_depth():
     assert not coarse[:, :, :1].any()
     assert fine[:, :, 2:].any()
     assert coarse[:, :, 1:].any()
-    # background and the class that nobody looked for are one there: shifting both scores alike against the rest is all
-    # that counts, so where they are equal their gradients are, too
+    # background and the unannotated class are merged: shifting both scores alike against the rest is all
+    # that counts, so equal logits have equal gradients
     equal = torch.zeros(1, 3, 4, 4, 4, requires_grad=True)
     loss_over_depths(loss, [equal], target, annotated=torch.tensor([[True, True, False]])).backward()
     torch.testing.assert_close(equal.grad[:, 0], equal.grad[:, 2])

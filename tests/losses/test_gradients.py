@@ -1,4 +1,4 @@
-"""Where the losses push: always finite, away from what is not there, and nowhere that nobody looked."""
+"""Gradients of losses: finite, against absent classes, and zero for unannotated classes."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_a_mixed_batch_is_the_mean_of_its_cases(loss, include_background):
     torch.testing.assert_close(leaf.grad, mean_gradient)
 
 
-def test_a_case_in_which_nothing_was_annotated_teaches_nothing():
+def test_case_without_annotated_classes_has_no_gradient():
     scores, labels = random_case(4)
     annotated = torch.tensor([[True, False, False, False]] * 2)
     for loss in ALL:

@@ -125,7 +125,7 @@ def test_every_argument_arrives():
 )  # fmt: skip
 def test_checks_at_their_boundaries(check, refused):
     if refused:
-        with pytest.raises(ValueError):  # the messages have a test of their own
+        with pytest.raises(ValueError):  # a separate test checks the messages
             check()
     else:
         check()
@@ -186,7 +186,7 @@ def test_values_are_checked_in_ten_batches_on_gpu(loss):
 
 
 @pytest.mark.parametrize(("scores", "voxels"), [(6, [2, 2, 1]), (8, [2, 2, 1]), (9, [3, 2]), (1, [1] * 5), (99, [5])])
-def test_no_more_scores_than_a_chunk_are_counted_at_a_time(monkeypatch, scores, voxels):
+def test_logits_are_counted_in_chunks(monkeypatch, scores, voxels):
     monkeypatch.setattr(counts, "_CPU_CHUNK", scores)
     monkeypatch.setattr(counts, "_GPU_CHUNK", 10**9)
     settings = counts._Settings(False, None, False, False, None)

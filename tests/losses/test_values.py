@@ -1,4 +1,4 @@
-"""What the losses say: by hand, by textbook, by MONAI, and what must hold for any input."""
+"""Values of losses: by hand, by textbook, by MONAI, and properties for any input."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_dice_by_hand():
 
 
 def test_an_absent_class_adds_its_part_of_the_volume():
-    # class 2 is absent and gets 0.25 of every voxel of class 0, which is all there is: D = 1 - 2 * 3 / (3 + 4) = 1/7
+    # class 2 is absent and gets 0.25 of every voxel; all voxels are class 0: D = 1 - 2 * 3 / (3 + 4) = 1/7
     p = torch.tensor([[[0.75] * 4, [0.0] * 4, [0.25] * 4]])
     target = torch.zeros(1, 1, 4)
     exact = {"to_onehot_y": True, "smooth_nr": 0, "smooth_dr": 0}
@@ -260,7 +260,7 @@ def test_layout_and_label_type_do_not_matter(loss):
 
 @pytest.mark.parametrize("loss", ALL)
 def test_half_precision_is_counted_in_float32(loss):
-    # 40**3 voxels of 0.5 sum to 32000, which float16 or bfloat16 sums would round
+    # 40**3 voxels of 0.5 sum to 32000; float16 or bfloat16 sums would round this
     scores = torch.zeros(1, 2, 40, 40, 40)
     labels = blocks(40, 2)
     function = loss(softmax=True, to_onehot_y=True)
@@ -370,7 +370,7 @@ def test_unannotated_classes_by_hand():
     for target, kwargs in (
         (labels, {"to_onehot_y": True}),
         (one_hot(labels, 3), {}),
-        (torch.tensor([[[2, 1]]]), {"to_onehot_y": True}),  # a label that nobody can have given counts as background
+        (torch.tensor([[[2, 1]]]), {"to_onehot_y": True}),  # an unannotated label counts as background
         (one_hot(torch.tensor([[[2, 1]]]), 3), {}),
     ):
         assert DiceLoss(**exact, **kwargs)(p, target, annotated).item() == pytest.approx(dice)
@@ -391,7 +391,7 @@ def test_with_sigmoid_the_cross_entropy_merges_all_the_same():
     assert loss(p.log(), labels, annotated).item() == pytest.approx(-(math.log(0.75) + math.log(0.5)) / 2)
 
 
-def test_a_single_class_that_nobody_looked_for_teaches_nothing():
+def test_single_unannotated_class_has_no_gradient():
     scores, target = torch.randn(2, 1, 4, 4), torch.ones(2, 1, 4, 4)
     annotated = torch.tensor([[True], [False]])
     loss = DiceCELoss(sigmoid=True)

@@ -1,4 +1,4 @@
-"""What each of two processes does in test_ranks.py; a module of its own, so that new processes can import it."""
+"""Work of each rank in test_all_reduce.py, in a separate module that new processes can import."""
 
 from __future__ import annotations
 

@@ -107,7 +107,10 @@ def test_surfaces_and_components_of_a_case_by_hand():
     liver, lesion, unannotated = scores[1:]
     assert (liver.components_ref, liver.components_pred) == (1, 2)
     assert (lesion.components_ref, lesion.components_pred) == (1, 1)
-    assert (unannotated.components_ref, unannotated.components_pred) == (None, 1)  # another one where it is unknown
+    assert (unannotated.components_ref, unannotated.components_pred) == (
+        None,
+        1,
+    )  # a component in unknown voxels does not count
     assert (lesion.hd95_mm, lesion.nsd) == (2.0, 0.5)  # within 1 mm: the corners between the two voxels
     assert math.isnan(unannotated.nsd)
     assert scores[0].components_ref == scores[0].components_pred == 0

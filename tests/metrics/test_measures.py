@@ -1,4 +1,4 @@
-"""What is measured of every class, worked out by hand."""
+"""Measures of every class, computed by hand."""
 
 import numpy as np
 import pytest
@@ -61,7 +61,7 @@ def counted(monkeypatch):
 
 
 @pytest.mark.parametrize(("chunk", "slices"), [(1, 1), (40, 2), (59, 2), (1000, 5)])
-def test_no_more_voxels_than_a_chunk_are_counted_at_a_time(monkeypatch, counted, chunk, slices):
+def test_voxels_are_counted_in_chunks(monkeypatch, counted, chunk, slices):
     monkeypatch.setattr("segbundle.metrics.measures._CHUNK", chunk)
     labels = np.ones((5, 4, 5), np.uint8)
     (_, found) = measure_classes(labels, labels, 2, 1.0)
@@ -70,7 +70,7 @@ def test_no_more_voxels_than_a_chunk_are_counted_at_a_time(monkeypatch, counted,
 
 
 def test_axes_are_read_in_the_order_of_memory(monkeypatch, counted):
-    """Slices of the slowest axis lie together: of 2 x 3 x 4 voxels in Fortran order, those of the last."""
+    """Slices of the slowest axis are contiguous: of 2 x 3 x 4 voxels in Fortran order, those of the last."""
     monkeypatch.setattr("segbundle.metrics.measures._CHUNK", 1)
     for order, size in (("F", 2 * 3), ("C", 3 * 4)):
         counted.clear()

@@ -34,7 +34,7 @@ def test_one_voxel_on_itself():
 
 @pytest.mark.parametrize(("tolerance", "nsd"), [(2.9, 0.0), (3.0, 0.5), (5.9, 0.5), (6.0, 1.0)])
 def test_one_voxel_two_further_along_an_axis_of_thick_slices(tolerance, nsd):
-    # Each surface is the corners of its voxel. Between the near faces lies one voxel, 3 mm; the far one of either is
+    # Each surface is the corners of its voxel. One voxel (3 mm) is between the near faces; the far one of either is
     # 6 mm from the near one of the other; half of the area each.
     found = score(volume((5, 2, 2)), volume((3, 2, 2)), (3.0, 1.0, 1.0), tolerance)
     assert found == SurfaceScore(6.0, nsd)
@@ -67,7 +67,7 @@ def test_touching_structures_do_not_see_each_other():
     assert surface_scores(labels, labels, 3, (1, 1, 1), 0.0)[1:] == [SurfaceScore(0.0, 1.0)] * 2
 
 
-def test_what_is_missing():
+def test_missing_surfaces():
     there, nowhere = volume((3, 2, 2)), volume()
     for found in (score(nowhere, there), score(there, nowhere)):  # missed; false positive
         assert math.isnan(found.hd95_mm)
@@ -79,7 +79,7 @@ def test_what_is_missing():
 
 def test_unknown_voxels_are_neither_right_nor_wrong():
     ref, pred = volume((2, 2, 2)), volume((2, 2, 2), (6, 2, 2))
-    assert score(pred, ref).nsd == pytest.approx(2 / 3)  # of three equal areas, two lie on each other
+    assert score(pred, ref).nsd == pytest.approx(2 / 3)  # of three equal areas, two coincide
     ref[5:] = 255
     assert score(pred, ref, ignore_index=255) == SurfaceScore(0.0, 1.0)
     only_there = volume((6, 2, 2))
@@ -133,7 +133,7 @@ def test_the_percentile_of_a_hundred_equal_areas():
     assert _percentile(np.array([3.0]), np.array([0.1])) == 3
 
 
-def test_a_tolerance_holds_up_to_rounding():
+def test_tolerance_allows_rounding_errors():
     ref, pred = volume((3, 2, 2)), volume((4, 2, 2))
     for tolerance, nsd in ((1 - 5e-7, 1.0), (1 - 2e-6, 0.5), (1, 1.0)):
         assert score(pred, ref, tolerance=tolerance).nsd == nsd
@@ -166,7 +166,7 @@ def test_elements_that_touch_unknown_voxels_have_no_area():
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("side", [slice(0, 2), slice(4, None)])
 def test_a_side_that_touches_unknown_voxels_has_no_area(axis, side):
-    """Both have voxel 2 or 3 along the axis, the prediction has the other one, too, beside the unknown voxels."""
+    """Both have voxel 2 or 3 along the axis, the prediction also has the other voxel, next to the unknown voxels."""
     ref, pred = torch.zeros(6, 6, 6, dtype=torch.uint8), torch.zeros(6, 6, 6, dtype=torch.uint8)
     ref.movedim(axis, 0)[2 if side.start else 3, 2, 2] = 1
     pred.movedim(axis, 0)[2:4, 2, 2] = 1
@@ -176,7 +176,7 @@ def test_a_side_that_touches_unknown_voxels_has_no_area(axis, side):
 
 
 @pytest.mark.parametrize("in_pred", [True, False])
-def test_a_surface_of_which_nothing_is_known_has_no_distance(in_pred):
+def test_surface_in_unknown_voxels_has_no_distance(in_pred):
     """One of the two has voxel 6, all of whose neighbors are unknown, the other one has voxel 2."""
     ref, pred = volume(shape=(10, 5, 5)), volume((6 if in_pred else 2, 2, 2), shape=(10, 5, 5))
     ref[5:8, 1:4, 1:4] = 255

@@ -266,7 +266,7 @@ def test_slices_show_where_predictions_differ():
 
 
 def test_runs_with_different_class_order_are_matched_by_name(tmp_path):
-    """Class 1 of the second run is the cube: what it calls ball is its class 2."""
+    """Class 1 of the second run is the cube, and class 2 is the ball."""
     first = write_evaluation(tmp_path / "first", {"x": (shifted(0), RIGHT)})
     other = write_evaluation(tmp_path / "other", {"x": (shifted(1), RIGHT)})
     summary = json.loads((other / "summary.json").read_text())

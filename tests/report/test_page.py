@@ -64,7 +64,7 @@ def test_slices_show_the_errors(tmp_path):
     # along x the ball is in layers 1 to 4, predicted in 2 to 5: layers 1 and 5, of 2 mm, are wrong
     places = ["axial, S 4.0 mm", "coronal, A 4.0 mm", "sagittal, R 10.0 mm"]
     assert re.findall("<title>(.*?)</title>", worst) == re.findall("<figcaption>(.*?)</figcaption>", worst) == places
-    assert worst.count('class="ref" d="M') == 2  # there is no reference in layer 5
+    assert worst.count('class="ref" d="M') == 2  # layer 5 has no reference
     assert worst.count('class="pred" d="M') == 3
 
 

@@ -130,6 +130,6 @@ def test_prediction_page_opens(browser, opened, tmp_path):
     path = write_prediction_report(write_predictions(tmp_path, {"a": RIGHT, "b": labels((2, 2, 2), (8, 9, 8))}))
     asked, complaints = opened(path)
     assert (complaints, asked) == ([], [path.as_uri()])
-    assert names(browser)[0] == ("b", "cube")  # the one with a warning
+    assert names(browser)[0] == ("b", "cube")  # the case with a warning
     click(browser, "volume")
     assert len(names(browser)) == 4

@@ -48,7 +48,7 @@ def test_measurements_by_hand(tmp_path):
 
 
 def training(folder, volumes, touching=0):
-    """What a training leaves beside its model: `ball` of 0.128 ml and `cube` of these volumes, some at the edge."""
+    """Write the files next to a trained model: `ball` of 0.128 ml and `cube` of these volumes, some at the edge."""
     folder.mkdir(parents=True)
     balls = [Structure(f"case {index}", "ball", 0.128, False) for index in range(len(volumes))]
     cubes = [
@@ -173,7 +173,7 @@ def test_skipped_checks_are_listed():
 
 
 def predictions(folder, scans, model):
-    """What a prediction with that model leaves."""
+    """Write the output of a prediction with that model."""
     write_training_cases(write_predictions(folder, scans), training_cases_of(model))
     return folder
 

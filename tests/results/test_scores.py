@@ -173,7 +173,7 @@ def test_surfaces_and_components_by_hand(cases_with_surfaces, tmp_path):
     cases, tolerances = cases_with_surfaces
     summary = write_scores(tmp_path, cases, NAMES, tolerances)
     rows = {(row["case"], row["class"]): row for row in csv.DictReader((tmp_path / "metrics.csv").open())}
-    # one voxel further: half of both surfaces lies on each other, the rest 2 mm away
+    # one voxel further: half of both surfaces coincides, the rest is 2 mm apart
     found = {key: rows["apart", "liver"][key] for key in ("dice", "hd95_mm", "nsd")}
     assert found == {"dice": "0.000000", "hd95_mm": "2.0000", "nsd": "0.500000"}
     assert (rows["missed", "liver"]["hd95_mm"], rows["missed", "liver"]["nsd"]) == ("", "0.000000")

@@ -23,7 +23,7 @@ def test_loading_gives_tensors_with_geometry(tiny_dataset):
     assert set(label.unique().tolist()) == {0, 1, 2}
 
 
-def test_a_bad_case_stops_with_everything_that_is_wrong(tmp_path):
+def test_invalid_case_fails_with_all_problems(tmp_path):
     image = np.full((4, 4, 4), np.nan, np.float32)
     entry = {
         "case": "a",
@@ -85,7 +85,7 @@ def prepared(values, **more):
     "outliers", [[65535.0], [-32768.0], [1e30], [3e38] * 6, [-32768.0, 65535.0], [20000.0] * 32, [-32768.0] * 400]
 )
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_a_few_voxels_do_not_decide_the_zscore_of_the_others(caplog, outliers, order):
+def test_outliers_do_not_affect_the_zscore(caplog, outliers, order):
     clean, spoiled = (prepared(scan_values(*some, order=order)) for some in ([], outliers))
     others = (0, *np.unravel_index(range(len(outliers), 20 * 22 * 24), (20, 22, 24)))
     assert (clean[others] - spoiled[others]).abs().mean() < 0.2  # not 0: they are clipped, and still count
@@ -109,7 +109,7 @@ def test_many_outliers_beyond_a_gap_do_not_decide_the_zscore(caplog, share, lowe
     assert f"{len(hot)} of 42240 voxels are outliers" in caplog.text
 
 
-def test_a_broken_slice_does_not_decide_the_zscore(caplog):
+def test_broken_slice_does_not_affect_the_zscore(caplog):
     clean = scan_values(shape=(20, 22, 240))
     broken = clean.clone()
     broken[..., 100] = 32000.0  # 440 of 105600 voxels: 0.42 %
@@ -124,7 +124,7 @@ def test_one_outlier_in_a_scan_of_few_voxels(caplog):
     assert "1 of 729 voxels are outliers" in caplog.text
 
 
-def test_a_long_tail_without_a_gap_is_left_as_it_is(caplog):
+def test_long_tail_without_a_gap_is_unchanged(caplog):
     values = torch.from_numpy(np.random.default_rng(0).exponential(1, (1, 40, 44, 24)).astype(np.float32))
     values[0, 0, :, :10] = torch.linspace(10, 40, 440).reshape(44, 10)  # 1 %, as bright organs in PET
     theirs = NormalizeIntensityd("image", channel_wise=True)({"image": values.clone()})["image"]
@@ -163,7 +163,7 @@ def test_constant_channels_give_no_nan(caplog, value):
     assert caplog.messages == []
 
 
-def test_a_scan_that_is_almost_one_value_is_left_as_it_is(caplog):
+def test_nearly_constant_scan_is_unchanged(caplog):
     values = torch.zeros(1, 20, 22, 24)
     values[0, 5, 5, 5:9] = 1
     assert prepared(values).max() > 50

@@ -37,7 +37,7 @@ def test_scans_smaller_than_a_patch_are_padded(tmp_path, shape):
 
 
 @pytest.mark.parametrize("value", [0, 2])
-def test_a_case_of_one_class_alone_gives_patches(tmp_path, value):
+def test_case_with_a_single_class_gives_patches(tmp_path, value):
     image = write_nifti(tmp_path / "i.nii", np.zeros((20, 20, 20), np.float32))
     label = write_nifti(tmp_path / "l.nii", np.full((20, 20, 20), value, np.uint8))
     entry = {"case": "a", "image": str(image), "label": str(label), "annotated": [True] * 3}
@@ -82,7 +82,7 @@ def test_patches_depend_on_the_seed_only(tiny_dataset):
 def test_image_and_label_stay_together(tiny_dataset):
     """Voxels of the cube are brightest before and after; deformation moves both or neither.
 
-    Where a patch's border leaves a sliver of a class, blurring mixes it with what is beside it: that is left out.
+    Where a patch's border leaves a sliver of a class, blurring mixes it with its neighbors. Such voxels are excluded.
     """
     entry = labeled_data(tiny_dataset, TINY_CLASSES)[1]
     for seed in range(8):
@@ -93,7 +93,7 @@ def test_image_and_label_stay_together(tiny_dataset):
         assert means == sorted(means), f"seed {seed}: brightness per class is {means}"
 
 
-def test_a_misspelt_setting_is_named():
+def test_misspelled_setting_is_named():
     with pytest.raises(ConfigError, match="augmentation: unknown setting 'rotaton': did you mean 'rotation'"):
         transforms(augmentation={"rotaton": 3})
 
@@ -121,7 +121,7 @@ def test_unknown_voxels_stay_unknown_and_are_no_patch_centres(tmp_path):
 
 
 @pytest.mark.parametrize("patch", [12, 32])
-def test_no_label_is_made_up_for_voxels_that_nobody_knows(tmp_path, patch):
+def test_unknown_voxels_get_no_label(tmp_path, patch):
     image = write_nifti(tmp_path / "i.nii", np.random.default_rng(0).normal(size=(24, 24, 24)).astype(np.float32))
     label = np.full((24, 24, 24), 7, np.uint8)
     label[8:16, 8:16, 8:16] = 2  # no background voxel at all

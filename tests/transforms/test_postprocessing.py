@@ -1,4 +1,4 @@
-"""What happens to a scan's scores after the network: options, cleaning, and files of probabilities."""
+"""Processing of a scan's logits after the network: options, cleaning, and files of probabilities."""
 
 import nibabel as nib
 import numpy as np
@@ -58,12 +58,12 @@ def test_largest_component_is_for_all_classes_or_those_named(scan, option, singl
     assert after == {index: 1 if index in single else before[index] for index in before}
 
 
-def test_an_unknown_class_is_refused_with_the_one_that_was_meant():
+def test_unknown_class_fails_with_a_suggestion():
     with pytest.raises(ConfigError, match="unknown class 'livr': did you mean 'liver'"):
         postprocessing(CLASSES, largest_component=["spleen", "livr"])
 
 
-def test_the_background_is_no_component():
+def test_background_is_not_a_component():
     with pytest.raises(ConfigError, match="unknown class 'background'"):
         postprocessing(CLASSES, largest_component=["background"])
 
@@ -103,7 +103,7 @@ def test_classes_that_touch_are_parts_of_their_own():
     assert cleaned(rows, [1, 2]) == [[0, 2, 0, 1], [0, 2, 0, 1], [0, 0, 0, 1]]
 
 
-def test_a_class_within_anothers_box_is_left_alone():
+def test_class_within_the_box_of_another_class_is_kept():
     rows = [[1, 1, 1], [1, 2, 0], [0, 0, 1]]
     assert cleaned(rows, [1]) == [[1, 1, 1], [1, 2, 0], [0, 0, 0]]
 

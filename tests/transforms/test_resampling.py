@@ -1,4 +1,4 @@
-"""The network's grid is MONAI's, voxel for voxel; only the way there is shorter."""
+"""Resampling to the network's grid equals MONAI's, voxel for voxel, in fewer steps."""
 
 import itertools
 
@@ -157,7 +157,7 @@ def test_permuted_axes_are_not_copied():
     assert permuted.data_ptr() == item.data_ptr()
 
 
-def test_the_scan_itself_is_left_alone_and_still_described():
+def test_scan_and_its_geometry_are_unchanged():
     values, affine = noise((1, 5, 6, 7)), oriented("LPS", (1, 2, 3))
     item = scan(values.clone(), affine)
     moved = ToGridd("image", (2, 2, 2))({"image": item, "case": "a"})
@@ -190,7 +190,7 @@ def test_image_and_label_in_one_call():
     assert moved["label"].flatten().tolist() == [0, 1, 2, 2]
 
 
-def test_what_is_asked_for_beyond_the_border_is_the_borders():
+def test_values_beyond_the_border_are_those_of_the_border():
     values = torch.tensor([1.0, 2, 4]).reshape(1, 3, 1, 1)
     found = resample(values, [np.array([-3, 0.5, 2, 9]), np.zeros(1), np.zeros(1)])
     assert found.flatten().tolist() == [1, 1.5, 4, 4]
@@ -219,14 +219,14 @@ def test_interpolation_at_whole_positions_only_picks():
         ((4, 4, 4), (1, 1, 5000), "would become 240016 voxel"),
     ],
 )
-def test_a_grid_that_no_scan_can_need_is_refused_with_its_size(shape, spacing, message):
+def test_implausible_grid_fails_with_its_size(shape, spacing, message):
     item = scan(np.zeros((1, *shape), np.float32), oriented("LPS", spacing))
     with pytest.raises(DataError, match=f"a.nii: its .*{message}"):
         ToGridd("image", [1.0, 1.0, 1.0])({"image": item})
 
 
 @pytest.mark.parametrize("spacing", [(1e-300, 1, 1), (1, 1, 40)])
-def test_a_spacing_that_no_scan_can_need_is_refused(spacing):
+def test_implausible_spacing_fails(spacing):
     item = scan(np.zeros((1, 20, 18, 16), np.float32), oriented("RAS", (1, 1, 1)))
     with pytest.raises(DataError, match=r"a\.nii: its 20 x 18 x 16 voxels of 1 x 1 x 1 mm would become"):
         ToGridd("image", spacing)({"image": item})
@@ -238,7 +238,7 @@ def test_thin_scans_and_single_slices_are_resampled(monkeypatch):
         assert ToGridd("image", [1.0, 1.0, 5.0])({"image": item})["image"].shape[3] == 1
 
 
-def test_a_grid_that_does_not_fit_into_memory_is_refused(monkeypatch):
+def test_grid_that_does_not_fit_into_memory_fails(monkeypatch):
     item = scan(np.zeros((1, 100, 100, 10), np.float32), oriented("RAS", (1, 1, 10)))
     monkeypatch.setattr(reading, "available_memory", lambda: 10**7)
     monkeypatch.setattr(reading, "available_swap", lambda: 0)

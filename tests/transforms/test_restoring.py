@@ -34,14 +34,14 @@ def dice(one, other):
 
 
 class CopyingNetwork(torch.nn.Module):
-    """Certain of the class whose number the image holds: 0, 1/3, 2/3 or 1 stand for the classes 0 to 3."""
+    """Network that is certain of the class in the image: 0, 1/3, 2/3 or 1 stand for the classes 0 to 3."""
 
     def forward(self, windows):
         return -100 * (3 * windows - torch.arange(4.0).reshape(1, 4, 1, 1, 1)).square()
 
 
 def copied(path, output_dir, spacing=None):
-    """Preprocess a scan of values 0 to 3, copy it in sliding windows, restore and save: what the file then holds."""
+    """Preprocess a scan of values 0 to 3, copy it in sliding windows, restore and save it, and return the file."""
     item = preprocessing({"method": "window", "lower": 0, "upper": 3}, spacing)({"case": "scan", "image": str(path)})
     inferer = SlidingWindowInferer((6, 5, 4), precision="fp32")
     item["pred"] = inferer.slabs(item["image"][None], CopyingNetwork())
@@ -60,7 +60,7 @@ def three(strategy):
     angles=three(st.floats(-0.7, 0.7)),
     seed=st.integers(0, 99),
 )
-def test_a_label_map_that_is_copied_comes_back_bit_for_bit(tmp_path_factory, codes, shape, spacing, angles, seed):
+def test_copied_label_map_is_restored_bit_for_bit(tmp_path_factory, codes, shape, spacing, angles, seed):
     """Whatever the orientation, spacing and obliqueness, right- or left-handed, and with windows larger than scans."""
     folder = tmp_path_factory.mktemp("scans")
     voxels = np.random.default_rng(seed).integers(0, 4, shape).astype(np.int16)
@@ -79,7 +79,7 @@ def test_a_label_map_that_is_copied_comes_back_bit_for_bit(tmp_path_factory, cod
     angles=three(st.floats(-0.5, 0.5)),
     seed=st.integers(0, 99),
 )
-def test_thick_blocks_come_back_through_another_spacing(tmp_path_factory, codes, own, spacing, angles, seed):
+def test_thick_blocks_are_restored_from_another_spacing(tmp_path_factory, codes, own, spacing, angles, seed):
     """Each block is 6 voxels thick in both grids; labels may differ where a voxel's neighbors in both grids do."""
     folder = tmp_path_factory.mktemp("scans")
     thickness = [int(np.ceil(6 * max(*spacing, size) / size)) for size in own]
@@ -152,7 +152,7 @@ def smooth_scores(num_classes, seed, shape=(6, 5, 4)):
 
 
 def in_slabs(scores, axis, thickness):
-    """Scores as the inferer hands them out: in slabs that begin with the last slice of the one before."""
+    """Return logits like the inferer: in slabs that begin with the last slice of the previous slab."""
     size = scores.shape[1 + axis]
 
     def slabs():
@@ -250,7 +250,7 @@ def test_sheared_grids_are_sampled_in_all_directions():
 
 
 @pytest.mark.parametrize("spacing", [None, [1.0, 1.0, 1.0]])
-def test_a_sheared_scan_comes_back(tmp_path, spacing):
+def test_sheared_scan_is_restored(tmp_path, spacing):
     """A CT with a tilted gantry has axes that are not at right angles."""
     grid = np.stack(np.meshgrid(*map(np.arange, (30, 32, 20)), indexing="ij"), axis=-1)
     organ = np.linalg.norm((grid - [15, 15, 10]) * [1, 1, 1.5], axis=-1) < 9

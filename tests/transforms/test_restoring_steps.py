@@ -193,7 +193,7 @@ def test_probabilities_only_at_corners_of_mixed_cells():
 
 @pytest.mark.parametrize(("ones", "between", "everywhere"), [([1], 2, False), ([0, 2], 3, True)])
 def test_all_voxels_are_interpolated_where_many_are_mixed(monkeypatch, ones, between, everywhere):
-    """More than a fifth of ten voxels lie between different labels; the result is the same either way."""
+    """More than a fifth of ten voxels are between different labels; the result is the same either way."""
     calls = []
     original = restoring._most_probable_everywhere
     monkeypatch.setattr(restoring, "_most_probable_everywhere", lambda *given: calls.append(1) or original(*given))
@@ -216,7 +216,7 @@ def test_planes_are_interpolated_axis_by_axis():
     assert torch.equal(torch.stack(list(restoring._interpolated_planes(values, own)), dim=1), values)
 
 
-def test_an_axis_of_the_length_of_another_one_is_interpolated():
+def test_axis_with_the_length_of_another_axis_is_interpolated():
     values = torch.arange(24.0).reshape(1, 2, 3, 4)
     cells = [_Along.at(np.array(at), size) for at, size in (([0, 1.0], 2), ([1.0, 2], 3), ([0, 1.5], 4))]
     planes = torch.stack([plane.clone() for plane in restoring._interpolated_planes(values, cells)])
@@ -225,7 +225,7 @@ def test_an_axis_of_the_length_of_another_one_is_interpolated():
 
 @pytest.mark.parametrize("name", ["finer", "sheared"])
 @pytest.mark.parametrize(("values", "planes"), [(1, 1), (2 * 3 * 3 * 6, 2)])
-def test_no_more_planes_at_a_time_than_fit(monkeypatch, name, values, planes):
+def test_number_of_planes_per_step_is_limited(monkeypatch, name, values, planes):
     """Planes of 3 x 6 voxels in 3 classes; one where none fits."""
     sizes = []
     interpolate, sample = restoring._interpolated_planes, torch.nn.functional.grid_sample

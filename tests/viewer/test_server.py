@@ -63,7 +63,7 @@ def test_cases_are_sorted_by_dice_worst_first(ask, tmp_path):
     get = ask(write_evaluation(tmp_path))
     found = json.loads(get("/cases.json")[1])
     assert [case["case"] for case in found["cases"]] == ["invented", "missed", "shifted", "perfect"]
-    assert found["cases"][2]["told"] == "Dice: ball 0.750, cube 1.000"
+    assert found["cases"][2]["summary"] == "Dice: ball 0.750, cube 1.000"
     assert [one["name"] for one in found["classes"]] == ["ball", "cube"]
     assert found["cases"][0]["volumes"] == ["scan", "reference", "prediction", "errors"]
 
@@ -278,11 +278,11 @@ def test_read_only_folder_has_a_temporary_report(tmp_path):
             assert b"<html" in answer.read()
         assert len(list(elsewhere.glob("*/report.html"))) == 1
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=60)
     run.chmod(0o755)
     assert process.returncode == 0
-    assert "cannot be written" in told
-    assert str(elsewhere) in told
+    assert "cannot be written" in stderr
+    assert str(elsewhere) in stderr
     assert list(elsewhere.iterdir()) == []
     assert sorted(run.iterdir()) == held
 
@@ -346,7 +346,7 @@ def test_niivue_components_come_with_their_licenses():
 
 
 def test_run_without_known_files_raises(tmp_path):
-    """For instance a training, which has validation scores but no files of cases."""
+    """For instance a training: it has validation scores but no files of cases."""
     run = write_evaluation(tmp_path / "run", files=False)
     with pytest.raises(OutputError, match="Give the output_dir of `segbundle evaluate`"):
         make_server(run)
@@ -370,8 +370,8 @@ def test_predictions_with_warnings_come_first(ask, tmp_path):
     found = json.loads(ask(write_predictions(tmp_path, scans))("/cases.json")[1])["cases"]
     assert [case["case"] for case in found] == ["b", "a", "c"]
     assert found[0]["label"] == "b (cube touches the edge of the scan and may be cut off)"
-    assert found[1]["told"] == ""
+    assert found[1]["summary"] == ""
     write_nifti(tmp_path / "scans" / "c.nii.gz", np.zeros(RIGHT.shape, np.float32), AFFINE)
     (tmp_path / "report.html").unlink()
     found = json.loads(ask(tmp_path)("/cases.json")[1])["cases"]
-    assert [case["told"] for case in found if case["case"] == "c"] == ["the scan has the same value everywhere"]
+    assert [case["summary"] for case in found if case["case"] == "c"] == ["the scan has the same value everywhere"]

@@ -104,7 +104,7 @@ def select(browser, number):
 
 def test_case_and_view_can_be_changed(browser):
     select(browser, 2)
-    assert browser.find_element("id", "told-of").text == "Dice: ball 0.750, cube 1.000"
+    assert browser.find_element("id", "summary").text == "Dice: ball 0.750, cube 1.000"
     assert browser.current_url.endswith("#shifted")
     before = picture(browser)
     choose(browser, "view", 4)
@@ -114,7 +114,7 @@ def test_case_and_view_can_be_changed(browser):
 def test_case_opens_at_most_errors_in_radiological_view(browser):
     browser.refresh()
     select(browser, 2)
-    # the ball is in layers 1 to 4 along x, predicted in 2 to 5: wrong are layers 1 and 5, of 2 mm; of two the second
+    # the ball is in layers 1 to 4 along x, predicted in 2 to 5: layers 1 and 5 (2 mm) are wrong; the second is shown
     place = browser.execute_script("return [...viewer.frac2mm(viewer.scene.crosshairPos)].slice(0, 3)")
     assert place == pytest.approx([10, 4, 4], abs=0.51)
     assert browser.find_element("id", "place").text.startswith("R 10.0, A 4.0, S 4.0 mm: ")
@@ -128,7 +128,7 @@ def test_report_links_to_the_viewer(browser):
     assert link.get_attribute("aria-label") == "view invented in 3D"
     link.click()
     wait_until_loaded(browser)
-    assert browser.find_element("id", "told").text == ""
+    assert browser.find_element("id", "status").text == ""
     assert browser.execute_script("return document.getElementById('case').selectedIndex") == 0
 
 
@@ -178,7 +178,7 @@ def test_volumes_are_shown_if_the_error_map_fails(browser, tmp_path):
     with served(write_evaluation(tmp_path, {"a": CASES["shifted"]}, affine_ref=np.eye(4))) as address:
         browser.get(address)
         wait_until_loaded(browser)
-        assert browser.find_element("id", "told").text.startswith("Errors cannot be displayed: ")
+        assert browser.find_element("id", "status").text.startswith("Errors cannot be displayed: ")
         assert browser.execute_script("return viewer.volumes.map(volume => volume.name)") == VOLUMES[:3]
         assert browser.find_element("id", "reference").is_enabled()
         assert not browser.find_element("id", "errors").is_enabled()
@@ -192,6 +192,6 @@ def test_damaged_file_is_reported_on_the_page(browser, run):
         while browser.execute_script("return document.body.dataset.state") != "failed":
             assert time.monotonic() < ends
             time.sleep(0.1)
-        told = browser.find_element("id", "told").text
-        assert "invented cannot be displayed" in told
-        assert "invented.nii.gz" in told
+        shown = browser.find_element("id", "status").text
+        assert "invented cannot be displayed" in shown
+        assert "invented.nii.gz" in shown

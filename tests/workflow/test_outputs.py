@@ -32,7 +32,7 @@ def test_resuming_without_a_run_warns(tmp_path, caplog):
 @pytest.mark.parametrize("prepare", [prepare_output, prepare_training_output, prepare_prediction_output])
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("nowhere", "is a link to .*, which does not exist"), ("loop", "leads back to itself"), ("x" * 300, "too long")],
+    [("nowhere", "is a broken link to "), ("loop", "leads back to itself"), ("x" * 300, "too long")],
 )
 def test_invalid_paths_raise(tmp_path, prepare, name, message):
     (tmp_path / "nowhere").symlink_to(tmp_path / "other" / "folder")

@@ -82,7 +82,7 @@ class _WithKeys(TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         super().format_options(ctx, formatter)
-        for theme, lines in help_lines(self.name or "", [one.name or "" for one in self.params]).items():
+        for theme, lines in help_lines(self.name or "", [param.name or "" for param in self.params]).items():
             with formatter.section(theme):
                 formatter.write_dl(lines)
 
@@ -226,8 +226,8 @@ def audit(
 ) -> None:
     """List everything in a third-party configuration or bundle that could run code.
 
-    There is one line per finding: file, key, problem and value. The exit code is 1 if there are findings. No code of
-    the configuration or bundle is run. See docs/security.md.
+    Each finding is one line: file, key, problem and value. The exit code is 1 if anything was found. No code of the
+    configuration or bundle is run. See docs/security.md.
 
     Example: segbundle audit configs/phantom.yaml
     """
@@ -346,7 +346,11 @@ def reproduce(
 
 
 def main() -> None:
-    """Run the `segbundle` command with the arguments in `sys.argv`."""
+    """Run the `segbundle` command with the arguments in `sys.argv`.
+
+    Example:
+        >>> main()  # doctest: +SKIP
+    """
     import logging
 
     for stream in (sys.stdout, sys.stderr):

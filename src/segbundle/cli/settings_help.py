@@ -1,4 +1,4 @@
-"""Help for the settings of a task, which every command that runs a workflow takes as options."""
+"""Help for the settings of a task. Every command that runs a workflow accepts them as options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def settings_by_theme(command: str, shown: Collection[str] = ()) -> dict[str, li
 
     Args:
         command: name of the command.
-        shown: keys that have an option of their own in the help (default none).
+        shown: keys that the help lists as separate options (default: none).
 
     Example:
         >>> [setting.key for setting in settings_by_theme("predict", ["largest_component"])["Evaluation and output"]]
@@ -25,7 +25,7 @@ def settings_by_theme(command: str, shown: Collection[str] = ()) -> dict[str, li
     for name in _COMMANDS.get(command, (command,)):
         for theme, settings in settings_of(name).items():
             known = found.setdefault(theme, [])
-            known.extend(one for one in settings if one.key not in shown and one not in known)
+            known.extend(setting for setting in settings if setting.key not in shown and setting not in known)
     return {theme: settings for theme, settings in found.items() if settings}
 
 
@@ -42,7 +42,8 @@ def help_lines(command: str, shown: Collection[str] = ()) -> dict[str, list[tupl
     """
     return {
         theme: [
-            (f"--{one.key}", f"{one.about}  [default: {one.default}]" if one.default else one.about) for one in settings
+            (f"--{setting.key}", setting.description + (f"  [default: {setting.default}]" if setting.default else ""))
+            for setting in settings
         ]
         for theme, settings in settings_by_theme(command, shown).items()
     }

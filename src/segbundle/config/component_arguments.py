@@ -1,4 +1,4 @@
-"""Whether the components of a configuration take the arguments that it gives them."""
+"""Check of component arguments in a configuration against the signatures of the components."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ _LEVELS: dict[str, dict[str, dict[str, int]]] = {
     "UNet": {"channels": {"strides": -1}},
     "VarAutoEncoder": _AUTO_ENCODER,
 }
-"""Arguments of MONAI's networks that have an entry per level: each gives the number of levels to others, with how many
-more entries those have. Some networks ignore the last entries of a list that is too long."""
+"""Arguments of MONAI's networks with an entry per level: the argument that sets the number of levels, and for each
+dependent argument, by how many entries it is longer. Some networks ignore extra entries at the end of a list."""
 _FIXED_LEVELS: dict[str, dict[str, tuple[int, ...]]] = {
     "AHNet": {"layers": (4,)},
     "FlexibleUNet": {"decoder_channels": (4, 5)},
@@ -41,22 +41,29 @@ _FIXED_LEVELS: dict[str, dict[str, tuple[int, ...]]] = {
     "SENet": {"layers": (4,)},
     "SwinUNETR": {"depths": (4,), "num_heads": (4,), "hyena_stages": (4,)},
 }
-"""MONAI's networks with a fixed number of levels: how many entries their arguments may have; more are ignored."""
+"""Arguments of networks of MONAI with a fixed number of levels: allowed lengths. Extra entries are ignored."""
 _ARRAYS = ("Tensor", "ndarray")
 _PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 def check_arguments(config: Any, locator: ComponentLocator, path: str = "") -> None:
-    """Refuse arguments that a component does not take, as far as its signature says.
+    """Raise an error if a component has an argument that does not match its signature.
 
     Args:
-        config: components, in any depth of mappings and lists.
-        locator: finds the components that MONAI knows by their bare names.
-        path: of `config`, for the message.
+        config: configuration with components at any depth of mappings and lists.
+        locator: MONAI's locator, which finds components by their short names.
+        path: key of `config`, for the message (default: none).
 
     Raises:
-        ConfigError: the component has no such argument (the message names the nearest one that it has), or takes
-            another kind of value; or lists with an entry per level differ in length.
+        ConfigError: an argument does not exist (the message suggests the closest name), a value has the wrong type, or
+            lists with an entry per level differ in length.
+
+    Example:
+        >>> check_arguments({"_target_": "torch.optim.SGD", "lr": 0.1}, ComponentLocator(), "optimizer")
+        >>> check_arguments({"_target_": "torch.optim.SGD", "momentun": 0.9}, ComponentLocator(), "sgd")
+        Traceback (most recent call last):
+        ...
+        segbundle.errors.ConfigError: config key 'sgd#momentun': SGD has no such argument: did you mean 'momentum'?
     """
     if isinstance(config, (list, tuple)):
         config = dict(enumerate(config))
@@ -74,10 +81,10 @@ def _check_component(component: dict[str, Any], locator: ComponentLocator, path:
     try:
         target: Any = pydoc.locate(f"{module}.{name}" if isinstance(module, str) else name)
         parameters = inspect.signature(target).parameters
-    except (TypeError, ValueError, pydoc.ErrorDuringImport):  # not found, which MONAI reports, or it does not say
+    except (TypeError, ValueError, pydoc.ErrorDuringImport):  # MONAI reports missing components; some have no signature
         return
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    hints = _hints(target)
+    hints = _type_hints(target)
     for key, value in component.items():
         if key.startswith("_"):
             continue
@@ -85,15 +92,15 @@ def _check_component(component: dict[str, Any], locator: ComponentLocator, path:
             short = name.rpartition(".")[2]
             raise ConfigError(f"config key '{path}#{key}': {short} has no such argument{suggestion(key, parameters)}")
         default = parameters[key].default if key in parameters else inspect.Parameter.empty
-        hint = hints.get(key, _kind(default))
+        hint = hints.get(key, _type_of_default(default))
         if value != default and not is_evaluated_later(value) and not _fits(value, hint):
-            raise ConfigError(f"config key '{path}#{key}' is {shortened(value)}; {_in_words(hint)} is needed.")
+            raise ConfigError(f"config key '{path}#{key}' is {shortened(value)}; {_describe(hint)} is needed.")
     if target.__module__.startswith("monai."):
         _check_levels(component, parameters, target.__name__, path)
 
 
 def _check_levels(component: Mapping[str, Any], parameters: Mapping[str, Any], name: str, path: str) -> None:
-    """Refuse lists of a network that have another number of entries than it has levels."""
+    """Raise a `ConfigError` if the length of a list does not match the number of levels of a network."""
     for key, allowed in _FIXED_LEVELS.get(name, {}).items():
         given = _length(component.get(key))
         if given is not None and given not in allowed:
@@ -112,37 +119,37 @@ def _check_levels(component: Mapping[str, Any], parameters: Mapping[str, Any], n
 
 
 def _length(value: Any) -> int | None:
-    """Return the number of entries of a list; None for other values and for those that are evaluated later."""
+    """Return the number of entries of a list. Other values, and values that are evaluated later, give None."""
     return len(value) if isinstance(value, (list, tuple)) and not is_evaluated_later(value) else None
 
 
-def _hints(target: Any) -> dict[str, Any]:
-    """Return the annotations of a component's arguments, including those that a class passes to its bases."""
+def _type_hints(target: Any) -> dict[str, Any]:
+    """Return the type hints of a component's arguments, including those of its base classes."""
     if not isinstance(target, type):
         return _own_hints(target)
     found: dict[str, Any] = {}
-    for one in reversed(target.__mro__):
-        found |= _own_hints(vars(one).get("__init__"))
+    for base in reversed(target.__mro__):
+        found |= _own_hints(vars(base).get("__init__"))
     return found
 
 
 def _own_hints(function: Any) -> dict[str, Any]:
     try:
         return get_type_hints(function)
-    except Exception:  # annotations may name what is imported for type checkers only
+    except Exception:  # hints may use names that are imported only for type checkers
         return {}
 
 
-def _kind(default: Any) -> Any:
-    """Return the type of an argument without annotation, judged by its default."""
+def _type_of_default(default: Any) -> Any:
+    """Return the type of an argument without a type hint, derived from its default."""
     return float if type(default) in (int, float) else Any
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value may be meant for an argument; annotations other than those of plain values allow any."""
+    """Return whether a plain value may fit a type hint. Hints of other types accept any value."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return any(_fits(value, one) for one in inner)
+        return any(_fits(value, option) for option in inner)
     if value is None:
         return hint not in _PLAIN
     if hint is type(None):
@@ -158,14 +165,15 @@ def _fits(value: Any, hint: Any) -> bool:
     if isinstance(kind, type) and issubclass(kind, Mapping):
         return isinstance(value, Mapping)
     if kind in (list, tuple, Sequence, Iterable):
-        entries = [one for one in inner if one is not ...] or [Any]
-        return isinstance(value, (list, tuple)) and all(any(_fits(e, one) for one in entries) for e in value)
+        entries = [entry for entry in inner if entry is not ...] or [Any]
+        return isinstance(value, (list, tuple)) and all(any(_fits(e, entry) for entry in entries) for e in value)
     return not (getattr(kind, "__name__", "") in _ARRAYS and isinstance(value, (str, Mapping)))
 
 
-def _in_words(hint: Any) -> str:
+def _describe(hint: Any) -> str:
+    """Return a type hint in words, for a message."""
     if get_origin(hint) in (Union, types.UnionType):
-        kinds = [_in_words(one) for one in get_args(hint) if one is not type(None)]
+        kinds = [_describe(option) for option in get_args(hint) if option is not type(None)]
         return " or ".join(dict.fromkeys(kinds))
     kind = get_origin(hint) or hint
     if kind in _PLAIN:
@@ -173,6 +181,6 @@ def _in_words(hint: Any) -> str:
     if isinstance(kind, type) and issubclass(kind, Mapping):
         return "a mapping"
     if kind in (list, tuple, Sequence, Iterable):
-        entries = [_in_words(one) for one in get_args(hint) if one is not ...]
+        entries = [_describe(entry) for entry in get_args(hint) if entry is not ...]
         return f"a list, each entry {' or '.join(dict.fromkeys(entries))}," if entries else "a list"
     return f"a {getattr(kind, '__name__', kind)}"

@@ -1,4 +1,4 @@
-"""The workflow that is evaluating its configuration, and the place of its bundle."""
+"""The running workflow, and the folder of its bundle."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ Caller = TypeVar("Caller")
 
 
 def locate_bundle() -> str:
-    """Return the folder of the bundle whose configuration is running, whatever the working directory.
+    """Return the folder of the bundle that is running, independent of the working directory.
 
-    A MONAI configuration cannot name its own file, so the running workflow is asked. Outside a workflow, for instance
-    in a configuration parsed by hand, the working directory is returned, as in the Model Zoo.
+    A MONAI configuration cannot refer to its own file. The folder is therefore found from the running workflow. Without
+    a running workflow, the working directory is returned, as in the Model Zoo.
+
+    Example:
+        >>> locate_bundle() == str(Path.cwd())
+        True
     """
     workflow = running_workflow()
     if workflow is None:
@@ -26,17 +30,27 @@ def locate_bundle() -> str:
 
 
 def running_workflow() -> ConfigWorkflow | None:
-    """Return the `ConfigWorkflow` further up the call stack, or None outside a workflow."""
+    """Return the `ConfigWorkflow` further up the call stack, or None if no workflow is running.
+
+    Example:
+        >>> running_workflow() is None
+        True
+    """
     return _caller(ConfigWorkflow)
 
 
 def running_parser() -> ConfigParser | None:
-    """Return the parser that is evaluating a configuration further up the call stack, or None if there is none."""
+    """Return the `ConfigParser` further up the call stack that evaluates a configuration, or None.
+
+    Example:
+        >>> running_parser() is None
+        True
+    """
     return _caller(ConfigParser)
 
 
 def _caller(kind: type[Caller]) -> Caller | None:
-    """Return the nearest object of a class whose method is running."""
+    """Return the nearest object on the call stack that is an instance of a class and runs a method."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         candidate = frame.f_locals.get("self")
@@ -47,5 +61,14 @@ def _caller(kind: type[Caller]) -> Caller | None:
 
 
 def in_bundle(bundle_root: str, path: str) -> str:
-    """Return a path inside the bundle."""
+    """Return a path inside a bundle.
+
+    Args:
+        bundle_root: folder of the bundle.
+        path: path relative to the bundle.
+
+    Example:
+        >>> in_bundle("bundle", "models/model.pt")
+        'bundle/models/model.pt'
+    """
     return str(Path(bundle_root) / path)

@@ -10,10 +10,16 @@ from typing import Any, Protocol
 
 
 class Kind(Protocol):
-    """What a setting accepts."""
+    """Kind of values that a setting accepts.
+
+    Example:
+        >>> kind: Kind = Boolean()
+        >>> kind.accepts(True), kind.schema()
+        (True, {'type': 'boolean'})
+    """
 
     def accepts(self, value: Any) -> bool:
-        """Return whether a value, as YAML or the command line gives it, is of this kind."""
+        """Return whether a value from a YAML file or a command line is of this kind."""
 
     def schema(self) -> dict[str, Any]:
         """Return the kind as JSON schema (draft 2020-12)."""
@@ -43,8 +49,13 @@ class OneOf:
 
 
 @dataclass(frozen=True)
-class Switch:
-    """True or false. `"true"` counts as well, which MONAI's command line gives for `--resume true`."""
+class Boolean:
+    """True or false. The text `"true"` is accepted, because MONAI's command line passes it for `--resume true`.
+
+    Example:
+        >>> Boolean().accepts(True), Boolean().accepts("true"), Boolean().accepts(1)
+        (True, True, False)
+    """
 
     def accepts(self, value: Any) -> bool:
         """See `Kind`."""
@@ -56,54 +67,71 @@ class Switch:
 
 
 @dataclass(frozen=True)
-class Whole:
-    """Whole number in [least, most].
+class Integer:
+    """Integer in [minimum, maximum].
+
+    Args:
+        minimum: smallest accepted value (default 1).
+        maximum: largest accepted value (default infinity).
 
     Example:
-        >>> Whole(least=1).accepts(3), Whole().accepts(True), Whole().accepts(3.0)
+        >>> Integer().accepts(3), Integer().accepts(True), Integer().accepts(3.0)
         (True, False, False)
     """
 
-    least: int = 1
-    most: float = math.inf
+    minimum: int = 1
+    maximum: float = math.inf
 
     def accepts(self, value: Any) -> bool:
         """See `Kind`."""
-        return isinstance(value, int) and not isinstance(value, bool) and self.least <= value <= self.most
+        return isinstance(value, int) and not isinstance(value, bool) and self.minimum <= value <= self.maximum
 
     def schema(self) -> dict[str, Any]:
         """See `Kind`."""
-        limit = {} if math.isinf(self.most) else {"maximum": int(self.most)}
-        return {"type": "integer", "minimum": self.least, **limit}
+        limit = {} if math.isinf(self.maximum) else {"maximum": int(self.maximum)}
+        return {"type": "integer", "minimum": self.minimum, **limit}
 
 
 @dataclass(frozen=True)
 class Number:
-    """Number of at least `least`, larger than `above` and less than `below`.
+    """Number of at least `minimum`, greater than `above` and less than `below`.
+
+    Args:
+        minimum: smallest accepted value (default minus infinity).
+        above: exclusive lower limit (default minus infinity).
+        below: exclusive upper limit (default infinity).
 
     Example:
-        >>> Number(least=0, below=1).accepts(0.5), Number(above=0).accepts(0), Number().accepts(True)
+        >>> Number(minimum=0, below=1).accepts(0.5), Number(above=0).accepts(0), Number().accepts(True)
         (True, False, False)
     """
 
-    least: float = -math.inf
+    minimum: float = -math.inf
     above: float = -math.inf
     below: float = math.inf
 
     def accepts(self, value: Any) -> bool:
         """See `Kind`."""
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return is_number and self.least <= value < self.below and value > self.above
+        return is_number and self.minimum <= value < self.below and value > self.above
 
     def schema(self) -> dict[str, Any]:
         """See `Kind`."""
-        limits = {"minimum": self.least, "exclusiveMinimum": self.above, "exclusiveMaximum": self.below}
+        limits = {"minimum": self.minimum, "exclusiveMinimum": self.above, "exclusiveMaximum": self.below}
         return {"type": "number", **{name: limit for name, limit in limits.items() if not _is_infinite(limit)}}
 
 
 @dataclass(frozen=True)
 class Text:
-    """Text; not only spaces if it must be `filled`."""
+    """Text.
+
+    Args:
+        filled: whether text without a visible character is rejected (default False).
+
+    Example:
+        >>> Text().accepts(""), Text(filled=True).accepts(" ")
+        (True, False)
+    """
 
     filled: bool = False
 
@@ -118,7 +146,12 @@ class Text:
 
 @dataclass(frozen=True)
 class Name:
-    """Text, or a whole number: YAML reads a class called 1 as a number."""
+    """Text or an integer, because YAML reads a class named 1 as a number.
+
+    Example:
+        >>> Name().accepts("liver"), Name().accepts(1), Name().accepts(1.5)
+        (True, True, False)
+    """
 
     def accepts(self, value: Any) -> bool:
         """See `Kind`."""
@@ -136,10 +169,10 @@ class ListOf:
     Args:
         kind: kind of the entries.
         length: number of entries; None (default) for any number.
-        increasing: whether each entry must be larger than the one before (default False).
+        increasing: whether the entries must increase (default False).
 
     Example:
-        >>> ListOf(Whole(), 3).accepts([48, 48, 48]), ListOf(Whole(), increasing=True).accepts([3, 2])
+        >>> ListOf(Integer(), 3).accepts([48, 48, 48]), ListOf(Integer(), increasing=True).accepts([3, 2])
         (True, False)
     """
 
@@ -163,7 +196,15 @@ class ListOf:
 
 @dataclass(frozen=True)
 class MappingOf:
-    """Mapping whose values are of one kind; of any kind by default."""
+    """Mapping whose values are of one kind.
+
+    Args:
+        kind: kind of the values; None (default) for any kind.
+
+    Example:
+        >>> MappingOf(Number()).accepts({"liver": 3.0}), MappingOf(Number()).accepts({"liver": "3 mm"})
+        (True, False)
+    """
 
     kind: Kind | None = None
 
@@ -179,7 +220,12 @@ class MappingOf:
 
 @dataclass(frozen=True)
 class Component:
-    """Component of MONAI's configurations, a mapping with a `_target_`; `validation.py` checks it."""
+    """Component of a MONAI configuration: a mapping with a `_target_`, which `validation.py` checks.
+
+    Example:
+        >>> Component().schema()
+        {'type': 'object', 'required': ['_target_']}
+    """
 
     def accepts(self, value: Any) -> bool:
         """See `Kind`."""
@@ -192,7 +238,7 @@ class Component:
 
 @dataclass(frozen=True)
 class Orientation:
-    """Three letters for the directions of the axes, such as `RAS`: one each of L or R, P or A, I or S.
+    """Three letters for the directions of the axes, such as `RAS`: L or R, P or A, and I or S, in any order.
 
     Example:
         >>> Orientation().accepts("LPS"), Orientation().accepts("RLA")
@@ -213,7 +259,15 @@ class Orientation:
 
 @dataclass(frozen=True)
 class AnyOf:
-    """Value of one of several kinds."""
+    """Value of one of several kinds.
+
+    Args:
+        kinds: accepted kinds.
+
+    Example:
+        >>> AnyOf(NULL, Integer()).accepts(None), AnyOf(NULL, Integer()).accepts("one")
+        (True, False)
+    """
 
     kinds: tuple[Kind, ...]
 

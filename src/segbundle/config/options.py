@@ -1,4 +1,4 @@
-"""Values of a command line. This module imports no large packages."""
+"""Parsing of keys and values of a command line. This module does not import large packages."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def split_overrides(words: list[str], switches: Collection[str] = ()) -> tuple[l
 
     Args:
         words: words of the command line.
-        switches: boolean keys, which take a following word as value only if it is not text.
+        switches: boolean keys. The word after such a key is its value only if it is not text (default: none).
 
     Returns:
         plain words, and values by key.
@@ -167,7 +167,7 @@ def _parsed(text: str) -> Any:
 
 
 def _is_plain(value: Any) -> bool:
-    """Return whether YAML supports a value; it has no bytes, sets or complex numbers."""
+    """Return whether YAML can represent a value. Bytes, sets and complex numbers are not supported."""
     if isinstance(value, dict):
         return all(map(_is_plain, [*value, *value.values()]))
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Configuration files and command-line values, merged to one configuration for MONAI."""
+"""Merge configuration files and command-line values into one configuration for MONAI."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from segbundle.files.documents import read_json, read_yaml, shortened
 _STEPS = ("initialize", "run", "finalize")
 """Keys of a workflow with lists of steps."""
 _FIRST_STEPS = ("segbundle.workflow.start_workflow", "segbundle.engines.start_workflow")
-"""First step of segbundle's workflows, by its present and its former name."""
+"""First step of segbundle's workflows: current and former name."""
 _HANDLERS = ("handlers", "train#handlers")
 """Keys with lists of handlers."""
 _WRITERS = ("Checkpoints", "TrainingLog", "ScoreReport")
-"""Handlers that write the files that a command promises."""
+"""Handlers that write the documented output files of a command."""
 _BELOW = {"evaluate": "inference"}
 """Workflow that another one is an overlay of."""
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -96,8 +96,8 @@ def merged_config(
     """Return one configuration, merged from files and command-line values by MONAI's rules.
 
     Args:
-        files: configuration files; later files override earlier ones. In a key, `#` and `::` go one level down, and `+`
-            extends.
+        files: configuration files; later files override earlier files. In a key, `#` and `::` separate levels, and a
+            leading `+` extends a list or mapping.
         overrides: values of a command line. These are data and are not evaluated.
         values: further configuration after the files. Default: none.
 
@@ -141,11 +141,10 @@ def merged_config(
 def check_steps(
     files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None, num_workflow_files: int = 1
 ) -> None:
-    """Raise an error if a task removes, replaces or changes steps of segbundle's workflows, which check the run.
+    """Raise an error if a task removes, replaces or changes steps of segbundle's workflows. These steps check the run.
 
-    The same holds for handlers that write the files that a command promises; their arguments may change.
-
-    Workflows that do not begin with segbundle's first step belong to other bundles and are not checked.
+    Handlers that write the documented output files must be kept as well, but their arguments may change. Workflows that
+    do not begin with segbundle's first step belong to other bundles and are not checked.
 
     Args:
         files: the workflow, followed by the task files.
@@ -153,7 +152,7 @@ def check_steps(
         num_workflow_files: number of files of the workflow, see `workflow_files`. Default: 1.
 
     Raises:
-        ConfigError: a step is missing or changed. The message names the first such file, or the command line.
+        ConfigError: a step is missing or changed. The message names the file, or the command line.
 
     Example:
         >>> import tempfile
@@ -184,20 +183,20 @@ def _check_steps_kept(workflow: Mapping[str, Any], config: Mapping[str, Any], so
                     f"write +{key}: [STEP]."
                 )
     for key in _HANDLERS:
-        found = _at(config, key)
-        if not isinstance(found, list):  # is refused where the kinds of values are checked
+        found = _get_nested(config, key)
+        if not isinstance(found, list):  # `check_config` raises the error
             continue
         kept = {step.get("_target_") for step in found if isinstance(step, dict)}
-        for step in _at(workflow, key) or []:
+        for step in _get_nested(workflow, key) or []:
             if step["_target_"].rpartition(".")[2] in _WRITERS and step["_target_"] not in kept:
                 raise ConfigError(
-                    f"{source}config key {key!r} removes the handler {step['_target_']}, which writes results. To add "
+                    f"{source}config key {key!r} removes the handler {step['_target_']}. It writes results. To add "
                     f"handlers, write +{key}: [HANDLER]."
                 )
 
 
-def _at(config: Mapping[str, Any], key: str) -> Any:
-    """Return the value at a key, whose parts are separated by `#`; None if there is none."""
+def _get_nested(config: Mapping[str, Any], key: str) -> Any:
+    """Return the value of a key with levels separated by `#`, or None if the key does not exist."""
     value: Any = config
     for part in key.split("#"):
         value = value.get(part) if isinstance(value, Mapping) else None

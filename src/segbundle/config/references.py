@@ -1,4 +1,4 @@
-"""Arguments whose defaults refer to other keys: what replaces a reference must be of the same kind."""
+"""Check of arguments whose defaults are references: a new value must be of the same kind as the default."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from segbundle.config.values import check_as, find, is_evaluated_later, is_own_key
+from segbundle.config.values import check_replacement, find_key, is_evaluated_later, is_plain_setting
 from segbundle.errors import ConfigError
 from segbundle.files.documents import shortened
 
@@ -14,59 +14,67 @@ _REFERENCE = re.compile(r"@(\w+(?:(?:#|::)\w+)*)")
 
 
 def check_references(config: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Refuse values of arguments that refer to one of the bundle's components or values by default.
+    """Raise an error if the new value of an argument is of another kind than the reference that it replaces.
 
-    Null, expressions, other components, and references to keys that the bundle does not have pass.
+    Null, expressions, components, and references to keys that the bundle does not define are accepted.
 
     Args:
-        config: what is to be run.
-        known: the bundle's own keys with their defaults.
+        config: configuration to run.
+        known: keys of the bundle with their defaults.
 
     Raises:
-        ConfigError: naming the key, its value, and what is needed.
+        ConfigError: a value is of the wrong kind. The message names the key, the value, and what is needed.
+
+    Example:
+        >>> known = {"max_epochs": 40, "trainer": {"_target_": "Trainer", "max_epochs": "@max_epochs"}}
+        >>> check_references({"trainer": {"_target_": "Trainer", "max_epochs": 3}}, known)
+        >>> check_references({"trainer": {"_target_": "Trainer", "max_epochs": "x"}}, known)
+        Traceback (most recent call last):
+        ...
+        segbundle.errors.ConfigError: config key 'trainer#max_epochs' is 'x'; a positive whole number is needed.
     """
     for path, value, default in _replaced(config, known, ""):
-        wanted, needed = _followed(default, known)
-        given, found = _followed(value, config)
-        if is_own_key(path) or found is None:
+        wanted, needed = _resolve(default, known)
+        given, found = _resolve(value, config)
+        if is_plain_setting(path) or found is None:
             continue
-        if is_own_key(wanted):
-            check_as(wanted, path, _sample(given, found, known), shown=value)
+        if is_plain_setting(wanted):
+            check_replacement(wanted, path, _sample(given, found, known), shown=value)
         elif _is_component(needed) and not is_evaluated_later(found):
             raise ConfigError(
-                f"config key {path!r} is {shortened(value)}; a component, that is a mapping with a _target_, is needed."
+                f"config key {path!r} is {shortened(value)}; a component (a mapping with a _target_) is needed."
             )
 
 
 def _sample(key: str, value: Any, known: Mapping[str, Any]) -> Any:
-    """Return a value, or one of its kind if it is evaluated later and comes from a key of the bundle."""
-    if not is_evaluated_later(value) or not _is_component(find(known, key)[1]):
+    """Return a value, or a substitute of its kind if it is evaluated later and comes from a key of the bundle."""
+    if not is_evaluated_later(value) or not _is_component(find_key(known, key)[1]):
         return value
-    return "path" if is_own_key(key) else object()
+    return "path" if is_plain_setting(key) else object()
 
 
 def _replaced(value: Any, default: Any, path: str) -> Iterator[tuple[str, Any, str]]:
-    """Yield path, value and default of every reference that a configuration replaces, except in other components."""
+    """Yield path, value and default of every replaced reference, except in components that are replaced as a whole."""
     if isinstance(default, str):
         if _REFERENCE.fullmatch(default) and value != default:
             yield path, value, default
     elif isinstance(default, Mapping) and isinstance(value, Mapping):
         if value.get("_target_") == default.get("_target_"):
             from_settings = value.keys() - default.keys() if default.get("settings") == "@settings" else ()
-            defaults = {**default, **{key: f"@{key}" for key in from_settings if is_own_key(key)}}
+            defaults = {**default, **{key: f"@{key}" for key in from_settings if is_plain_setting(key)}}
             for key in defaults.keys() & value.keys():
                 yield from _replaced(value[key], defaults[key], f"{path}#{key}" if path else key)
     elif isinstance(default, list) and isinstance(value, list):
-        for index, (one, other) in enumerate(zip(value, default, strict=False)):
-            yield from _replaced(one, other, f"{path}#{index}")
+        for index, (entry, default_entry) in enumerate(zip(value, default, strict=False)):
+            yield from _replaced(entry, default_entry, f"{path}#{index}")
 
 
-def _followed(value: Any, config: Mapping[str, Any]) -> tuple[str, Any]:
-    """Return the key that a value refers to, empty for other values, and the value at the end of all references."""
+def _resolve(value: Any, config: Mapping[str, Any]) -> tuple[str, Any]:
+    """Return the key that a value refers to (empty for other values), and the value after following all references."""
     keys: list[str] = []
     while isinstance(value, str) and (reference := _REFERENCE.fullmatch(value)):
         key = reference[1].replace("::", "#")
-        present, target = find(config, key)
+        present, target = find_key(config, key)
         if not present or key in keys:
             break
         keys.append(key)

@@ -1,8 +1,8 @@
-"""Every setting of a task: its key, kind, default, theme, and a line that describes it.
+"""List of all settings of a task: key, kind, default, theme and description.
 
-Validation, the help of the commands, the JSON schema of task files, the table in docs/reference/settings.md and the
-settings in the bundle's workflows come from this list. A new setting is added here and where it is used; then
-`python docs/write_settings.py` writes the rest.
+Validation, command help, the JSON schema of task files, the table in docs/reference/settings.md and the settings in the
+bundle's workflows are generated from this list. Add a new setting here and in the components that use it; then run
+`python docs/write_settings.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from segbundle.config.kinds import (
     AUTO,
     NULL,
     AnyOf,
+    Boolean,
     Component,
+    Integer,
     Kind,
     ListOf,
     MappingOf,
@@ -26,12 +28,10 @@ from segbundle.config.kinds import (
     Number,
     OneOf,
     Orientation,
-    Switch,
     Text,
-    Whole,
 )
 
-_PLACES = ("bundle_root", "dataset_dir", "output_dir", "ckpt_path", "device")
+_MACHINE_KEYS = ("bundle_root", "dataset_dir", "output_dir", "ckpt_path", "device")
 _WIDTH = 120
 """Maximum length of a line in generated YAML."""
 THEMES = ("Paths", "Data", "Network and windows", "Training", "Evaluation and output")
@@ -42,23 +42,27 @@ class Setting:
     """A setting of a task.
 
     Args:
-        key: key of the configuration; `#` goes one level down.
-        kind: values that it accepts.
-        needed: what a message says is needed, with an example.
-        about: one line for help, schema and table; empty for settings within another one that has a line.
+        key: key of the configuration; `#` separates levels.
+        kind: kind of accepted values.
+        needed: accepted values in words, with an example, for error messages.
+        description: one line for the help, the schema and the table; empty for settings nested in a described setting.
         theme: one of `THEMES`.
-        default: value in the bundle's workflows, for the table; empty if it is a component, or differs between them.
-        commands: commands that use it.
-        affects: what it determines, for records and reports: `scans` that are read, `cases` that are scored,
-            `labels`, or `scores`; empty for none of them.
-        fixed: whether it must not change when a training is resumed.
-        inference_default: default of `inference.yaml` if it differs from `train.yaml`.
+        default: default in the bundle's workflows, for the table; empty for components, and if the workflows differ.
+        commands: commands that use the setting (default: train, evaluate and predict).
+        affects: what the setting determines, for records and reports: `scans` that are read, `cases` that are scored,
+            `labels` or `scores`; empty for none of these.
+        fixed: whether the setting must not change when a training is resumed (default False).
+        inference_default: default of `inference.yaml`, if it differs from `train.yaml`.
+
+    Example:
+        >>> Setting("network_def#in_channels", Integer(), "a positive whole number").is_nested
+        True
     """
 
     key: str
     kind: Kind
     needed: str
-    about: str = ""
+    description: str = ""
     theme: str = ""
     default: str = ""
     commands: tuple[str, ...] = ("train", "evaluate", "predict")
@@ -67,22 +71,22 @@ class Setting:
     inference_default: str = ""
 
     @property
-    def is_inner(self) -> bool:
-        """Whether the key lies within another one."""
+    def is_nested(self) -> bool:
+        """Whether the setting is nested in another key."""
         return "#" in self.key
 
     @property
-    def is_place(self) -> bool:
-        """Whether the value names a path or a device, which says nothing about the task."""
-        return self.key in _PLACES
+    def is_machine_specific(self) -> bool:
+        """Whether the value is a path or a device, and so depends on the machine and not on the task."""
+        return self.key in _MACHINE_KEYS
 
 
 _TRAIN, _PREDICT, _SCORE = ("train",), ("evaluate", "predict"), ("train", "evaluate")
 _BOTH = "true or false (on MONAI's command line: True or False)"
 _SHAPE = "three positive whole numbers of voxels, for instance [48, 48, 48],"
-_VOXELS = ListOf(Whole(), 3)
+_VOXELS = ListOf(Integer(), 3)
 _PRECISIONS, _BACKENDS = get_args(Precision), get_args(Backend)
-_FRACTION = Number(least=0, below=1)
+_FRACTION = Number(minimum=0, below=1)
 _PATHS, _DATA, _NETWORK, _TRAINING, _OUTPUT = THEMES
 
 SETTINGS = (
@@ -103,7 +107,7 @@ SETTINGS = (
         _PATHS, "null", _TRAIN,
     ),
     Setting(
-        "resume", Switch(), _BOTH, "continue after the last epoch, or skip scans that an earlier run has finished",
+        "resume", Boolean(), _BOTH, "continue after the last epoch, or skip scans that an earlier run has finished",
         _PATHS, "false",
     ),
     Setting(
@@ -138,17 +142,17 @@ SETTINGS = (
     Setting("intensity#mean", Number(), "a number"),
     Setting("intensity#std", Number(above=0), "a positive number"),
     Setting(
-        "fold", AnyOf(NULL, Whole(0)), "a whole number from 0, or null,",
+        "fold", AnyOf(NULL, Integer(0)), "a whole number from 0, or null,",
         "validation fold; evaluate scores its cases only (default: all)", _DATA, "0", _SCORE,
         affects="cases", fixed=True, inference_default="null",
     ),
     Setting(
-        "num_folds", Whole(2), "a whole number from 2", "number of folds, unless the dataset defines folds", _DATA, "5",
-        _SCORE,
+        "num_folds", Integer(2), "a whole number from 2", "number of folds, unless the dataset defines folds", _DATA,
+        "5", _SCORE,
         affects="cases", fixed=True,
     ),
     Setting(
-        "split_seed", Whole(0, 2**32 - 1), "a whole number from 0 and below 2^32",
+        "split_seed", Integer(0, 2**32 - 1), "a whole number from 0 and below 2^32",
         "seed of the random split into folds", _DATA, "0", _SCORE,
         affects="cases", fixed=True,
     ),
@@ -164,18 +168,18 @@ SETTINGS = (
     ),
     Setting(
         "window_size", AnyOf(AUTO, _VOXELS), f"auto, or {_SHAPE}",
-        "size of inference windows in voxels; auto uses the largest that fits into memory, with the same overlap "
-        "in voxels, which is faster on large scans; networks with instance or group norm keep patch_size",
+        "size of inference windows in voxels; auto uses the largest size that fits into memory, with the same overlap "
+        "in voxels (faster on large scans); networks with instance or group norm keep patch_size",
         _NETWORK, "patch_size",
         affects="labels",
     ),
     Setting(
-        "overlap", AnyOf(_FRACTION, ListOf(_FRACTION, 3)), "a part of a window, at least 0 and less than 1,",
+        "overlap", AnyOf(_FRACTION, ListOf(_FRACTION, 3)), "a fraction of a window, at least 0 and less than 1,",
         "overlap of inference windows as a fraction", _NETWORK, "0.5",
         affects="labels",
     ),
     Setting(
-        "sw_batch_size", AnyOf(AUTO, Whole(1, 1024)), "a whole number of windows from 1 to 1024, or auto,",
+        "sw_batch_size", AnyOf(AUTO, Integer(1, 1024)), "a whole number of windows from 1 to 1024, or auto,",
         "windows per batch; auto uses as many as fit into memory", _NETWORK, "auto",
     ),
     Setting(
@@ -196,7 +200,7 @@ SETTINGS = (
         affects="labels",
     ),
     Setting(
-        "skip_air", Switch(), _BOTH, "skip windows that contain only air, and label them as background", _NETWORK,
+        "skip_air", Boolean(), _BOTH, "skip windows that contain only air, and label them as background", _NETWORK,
         "false", _PREDICT,
         affects="labels",
     ),
@@ -207,30 +211,30 @@ SETTINGS = (
         affects="labels",
     ),
     Setting("network_def#spatial_dims", OneOf(3), "3"),
-    Setting("network_def#in_channels", Whole(1, 4096), "a whole number of channels from 1 to 4096"),
+    Setting("network_def#in_channels", Integer(1, 4096), "a whole number of channels from 1 to 4096"),
     Setting(
-        "device", AnyOf(Text(), Whole(0)), "cpu, cuda or cuda:N",
+        "device", AnyOf(Text(), Integer(0)), "cpu, cuda or cuda:N",
         "cpu, cuda or cuda:N; by default a GPU if present", _NETWORK,
     ),
-    Setting("max_epochs", Whole(), "a positive whole number", "number of epochs", _TRAINING, "40", _TRAIN),
+    Setting("max_epochs", Integer(), "a positive whole number", "number of epochs", _TRAINING, "40", _TRAIN),
     Setting(
-        "val_interval", Whole(), "a positive whole number of epochs", "epochs between validations", _TRAINING,
+        "val_interval", Integer(), "a positive whole number of epochs", "epochs between validations", _TRAINING,
         "5", _TRAIN,
     ),
     Setting(
-        "patience", AnyOf(NULL, Whole()), "a positive whole number of epochs, or null,",
+        "patience", AnyOf(NULL, Integer()), "a positive whole number of epochs, or null,",
         "epochs without a better validation Dice after which training stops, counted from the first Dice above 0; "
         "null never stops",
         _TRAINING,
         "null", _TRAIN,
     ),
-    Setting("batch_size", Whole(), "a positive whole number of patches", "patches per step", _TRAINING, "2", _TRAIN),
+    Setting("batch_size", Integer(), "a positive whole number of patches", "patches per step", _TRAINING, "2", _TRAIN),
     Setting(
-        "num_workers", Whole(0, 1024), "a whole number from 0 to 1024", "threads that prepare cases", _TRAINING,
+        "num_workers", Integer(0, 1024), "a whole number from 0 to 1024", "threads that prepare cases", _TRAINING,
         "4", _TRAIN,
     ),
     Setting(
-        "seed", AnyOf(NULL, Whole(0)), "a whole number from 0, or null,",
+        "seed", AnyOf(NULL, Integer(0)), "a whole number from 0, or null,",
         "seed of weights, order, patches and augmentation; null makes every run different", _TRAINING, "0", _TRAIN,
     ),
     Setting(
@@ -243,10 +247,10 @@ SETTINGS = (
         "augmentation#flip_axes", AnyOf(AUTO, ListOf(OneOf(0, 1, 2))), "auto, or a list of axes, for instance [0],",
     ),
     Setting(
-        "augmentation#rotation", AnyOf(Number(least=0), ListOf(Number(least=0), 3)),
+        "augmentation#rotation", AnyOf(Number(minimum=0), ListOf(Number(minimum=0), 3)),
         "an angle in degrees, or one for each axis,",
     ),
-    Setting("augmentation#scaling", Number(least=0), "a number from 0"),
+    Setting("augmentation#scaling", Number(minimum=0), "a number from 0"),
     Setting("augmentation#intensity", OneOf(True, False), "true or false"),
     Setting(
         "loss", Component(), "a loss",
@@ -264,11 +268,11 @@ SETTINGS = (
         "lr_scheduler", Component(), "a schedule", "learning rate scheduler of PyTorch", _TRAINING,
         "PolynomialLR", _TRAIN,
     ),
-    Setting("lr_scheduler#total_iters", Whole(), "a positive whole number"),
-    Setting("lr_scheduler#T_max", Whole(), "a positive whole number"),
-    Setting("lr_scheduler#step_size", Whole(), "a positive whole number of epochs"),
+    Setting("lr_scheduler#total_iters", Integer(), "a positive whole number"),
+    Setting("lr_scheduler#T_max", Integer(), "a positive whole number"),
+    Setting("lr_scheduler#step_size", Integer(), "a positive whole number of epochs"),
     Setting(
-        "lr_scheduler#milestones", ListOf(Whole(), increasing=True),
+        "lr_scheduler#milestones", ListOf(Integer(), increasing=True),
         "a list of increasing epochs, for instance [20, 30],",
     ),
     Setting(
@@ -286,11 +290,11 @@ SETTINGS = (
         affects="labels",
     ),
     Setting(
-        "save_probabilities", Switch(), _BOTH, "save class probabilities as well, <scan>_prob.nii", _OUTPUT,
+        "save_probabilities", Boolean(), _BOTH, "save class probabilities as well, <scan>_prob.nii", _OUTPUT,
         "false", _PREDICT,
     ),
     Setting(
-        "nsd_tolerance_mm", AnyOf(NULL, Number(least=0), MappingOf(Number(least=0))),
+        "nsd_tolerance_mm", AnyOf(NULL, Number(minimum=0), MappingOf(Number(minimum=0))),
         "a distance in mm, for instance 1.0, or one for each class, for instance {liver: 3.0},",
         "tolerance of the normalized surface distance in mm; for all classes or by name, "
         "{liver: 3.0, lesion: 2.0}; null skips surface metrics",
@@ -303,18 +307,18 @@ BY_KEY: Mapping[str, Setting] = {setting.key: setting for setting in SETTINGS}
 KEYS = tuple(
     setting.key
     for setting in SETTINGS
-    if not (setting.is_inner or setting.is_place or isinstance(setting.kind, Component))
+    if not (setting.is_nested or setting.is_machine_specific or isinstance(setting.kind, Component))
 )
 """Keys of plain values that describe a task."""
 TEXT_KEYS = frozenset(
     setting.key
     for setting in SETTINGS
-    if not setting.is_inner
+    if not setting.is_nested
     and setting.kind.accepts("text")
     and not setting.kind.accepts(1)
     and not isinstance(setting.kind, Component)
 )
-"""Keys whose values are text even if they look like numbers: folders, files, addresses, names."""
+"""Keys whose values are always text, even if they look like numbers: folders, files, addresses, names."""
 NAME_LISTS = frozenset(
     key for key, setting in BY_KEY.items() if setting.kind.accepts(["name"]) and not setting.kind.accepts("name")
 )
@@ -331,7 +335,7 @@ def settings_of(command: str) -> dict[str, list[Setting]]:
         >>> [setting.key for setting in settings_of("evaluate")["Evaluation and output"]]
         ['largest_component', 'save_probabilities', 'nsd_tolerance_mm']
     """
-    used = [setting for setting in SETTINGS if setting.about and command in setting.commands]
+    used = [setting for setting in SETTINGS if setting.description and command in setting.commands]
     return {theme: [setting for setting in used if setting.theme == theme] for theme in THEMES}
 
 
@@ -376,9 +380,9 @@ def fixed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def task_schema() -> dict[str, Any]:
-    """Return the JSON schema of task files, by which editors complete and check keys.
+    """Return the JSON schema of task files, with which editors complete and check keys.
 
-    References, expressions and components may stand for any value, and keys of a task's own are allowed.
+    References, expressions and components are allowed for every value, and a task may define additional keys.
 
     Example:
         >>> task_schema()["properties"]["max_epochs"]["anyOf"][0]
@@ -387,7 +391,7 @@ def task_schema() -> dict[str, Any]:
     later = [{"type": "string", "pattern": "^[@$%]"}, {"type": "object", "required": ["_target_"]}]
     properties = {
         setting.key: {
-            **({"description": setting.about} if setting.about else {}),
+            **({"description": setting.description} if setting.description else {}),
             "anyOf": [setting.kind.schema(), *later],
         }
         for setting in SETTINGS
@@ -401,12 +405,17 @@ def task_schema() -> dict[str, Any]:
 
 
 def settings_table() -> str:
-    """Return the settings that have a description as a Markdown table."""
+    """Return a Markdown table of the settings that have a description.
+
+    Example:
+        >>> print(settings_table().splitlines()[2])
+        | `bundle_root` |  | folder of the bundle |
+    """
     lines = ["| key | default | meaning |", "|---|---|---|"]
     for setting in SETTINGS:
-        if setting.about:
+        if setting.description:
             default = f"`{setting.default}`" if setting.default else ""
-            lines.append(f"| `{setting.key}` | {default} | {setting.about} |")
+            lines.append(f"| `{setting.key}` | {default} | {setting.description} |")
     return "\n".join(lines)
 
 
@@ -425,13 +434,13 @@ def workflow_block(workflow: str) -> str:
     lines, names = [], ["dataset_dir", "output_dir", "ckpt_path", "device"]
     for theme in THEMES:
         for setting in SETTINGS:
-            plain = setting.about and not isinstance(setting.kind, Component)
-            if setting.theme != theme or not plain or setting.is_place:
+            plain = setting.description and not isinstance(setting.kind, Component)
+            if setting.theme != theme or not plain or setting.is_machine_specific:
                 continue
             default = setting.inference_default if workflow == "inference" and setting.inference_default else ""
             default = default or setting.default
             value = f'"@{default}"' if default in BY_KEY else default
-            lines.append(_with_comment(f"{setting.key}: {value}", setting.about))
+            lines.append(_with_comment(f"{setting.key}: {value}", setting.description))
             names.append(setting.key)
     pairs = [f'{name}: "@{name}"' for name in names]
     flow = "{" + ", ".join(pair.replace(" ", "\0") for pair in pairs) + "}"

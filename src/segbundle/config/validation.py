@@ -1,4 +1,4 @@
-"""Whether a configuration can be run: its keys, the values of the bundle's own, the arguments of its components."""
+"""Validation of a configuration before a run: keys, values of settings, and arguments of components."""
 
 from __future__ import annotations
 
@@ -22,13 +22,22 @@ _MONAI_KEYS = frozenset(
 )
 """Keys that MONAI adds: metadata, settings of its experiment tracking, and `run_name` of its federated clients."""
 _MAY_BE_NULL = frozenset({"inferer", "postprocessing"})
-"""Components that may be left out, in any section."""
+"""Components that may be null, in any section."""
 _VALUES = frozenset({"bundle_root", "ckpt_path", "device", "output_dir"})
-"""Keys whose defaults are components, and which may be plain values."""
+"""Keys that accept plain values although their defaults may be components."""
 
 
 def bundle_configs(folder: Path) -> dict[str, Any]:
-    """All workflows in a bundle's `configs` folder merged: the keys that a task YAML may set, with their defaults."""
+    """Return the keys that a task YAML may set, with their defaults, merged from all workflows of a bundle.
+
+    Args:
+        folder: folder `configs` of the bundle.
+
+    Example:
+        >>> from segbundle.config.options import default_bundle
+        >>> bundle_configs(default_bundle() / "configs")["num_folds"]
+        5
+    """
     merged: dict[str, Any] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix in SUFFIXES and path.stem != "metadata":
@@ -40,27 +49,38 @@ def bundle_configs(folder: Path) -> dict[str, Any]:
 
 
 def check_task(task: Sequence[Path], configs: Path) -> None:
-    """Refuse task YAMLs with keys that no workflow reads, without running one.
+    """Raise an error if task YAML files are invalid. No workflow is run.
 
     Args:
-        task: the YAMLs, laid over the bundle's.
-        configs: the bundle's folder of workflows.
+        task: task YAML files, which override the bundle's `train.yaml`.
+        configs: folder `configs` of the bundle.
 
     Raises:
         ConfigError: see `check_config`.
+
+    Example:
+        >>> import tempfile
+        >>> from segbundle.config.options import default_bundle
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "task.yaml"
+        ...     _ = path.write_text("max_epochs: 3")
+        ...     check_task([path], default_bundle() / "configs")
     """
     check_config(ConfigParser(merged_config([configs / "train.yaml", *task])), bundle_configs(configs))
 
 
 def check_config(parser: ConfigParser, known: dict[str, Any]) -> None:
-    """Refuse a configuration that no run can come of, before anything of it is made.
+    """Raise an error if a configuration is invalid. None of its components is created.
 
     Args:
-        parser: holds what is to be run.
-        known: the bundle's own keys with their defaults, see `bundle_configs`.
+        parser: parser with the configuration to run.
+        known: keys of the bundle with their defaults, see `bundle_configs`.
 
     Raises:
         ConfigError: see `check_config_keys`, `check_arguments`, `check_references` and `check_values`.
+
+    Example:
+        >>> check_config(ConfigParser({"max_epochs": 3}), {"max_epochs": 40})
     """
     config = {key: value for key, value in parser.get().items() if key != parser.meta_key}
     check_config_keys(config, known)
@@ -71,17 +91,23 @@ def check_config(parser: ConfigParser, known: dict[str, Any]) -> None:
 
 
 def check_config_keys(config: dict[str, Any], known: dict[str, Any]) -> None:
-    """Refuse keys of a configuration that nothing reads, and components that an overlay has damaged.
+    """Raise an error if a configuration has unused keys, or components without their `_target_`.
 
-    A key is read if the bundle's own workflows have it or another key refers to it. The keys within sections that
-    are no component (`train`, `validate`) are checked likewise.
+    A key is used if the bundle's workflows define it or another key refers to it. Keys nested in sections (`train`,
+    `validate`) are checked in the same way.
 
     Args:
-        config: what is to be run.
-        known: the bundle's own keys with their defaults, see `bundle_configs`.
+        config: configuration to run.
+        known: keys of the bundle with their defaults, see `bundle_configs`.
 
     Raises:
-        ConfigError: naming the key and the nearest known one, or the component that lost its `_target_`.
+        ConfigError: a key is not used (the message suggests the closest known key), or an overlay removed a `_target_`.
+
+    Example:
+        >>> check_config_keys({"max_epoch": 3}, {"max_epochs": 40})
+        Traceback (most recent call last):
+        ...
+        segbundle.errors.ConfigError: config key 'max_epoch' is not used by any workflow: did you mean 'max_epochs'?
     """
     referred = {match.replace("::", "#") for text in texts(config) for match in _REFERENCE.findall(text)}
     _check_keys(config, known, referred, "")
@@ -96,34 +122,32 @@ def _check_keys(config: dict[str, Any], known: dict[str, Any], referred: set[str
         if key not in known:
             if path in _MONAI_KEYS or any(id == path or id.startswith(f"{path}#") for id in referred):
                 continue
-            raise ConfigError(f"config key {path!r} is read by no workflow{suggestion(key, known)}")
+            raise ConfigError(f"config key {path!r} is not used by any workflow{suggestion(key, known)}")
         default = known[key]
         _check_kind(path, value, default)
         if isinstance(default, dict) and "_target_" in default and isinstance(value, dict) and "_target_" not in value:
             first = next(iter(value), "KEY")
             raise ConfigError(
-                f"config key {path!r} lost its _target_: to change single arguments write {path}#{first}: VALUE; "
-                "to replace the component give a _target_."
+                f"config key {path!r} has no _target_. To change single arguments, write {path}#{first}: VALUE. "
+                "To replace the component, add a _target_."
             )
 
 
 def _check_kind(path: str, value: Any, default: Any) -> None:
-    """Refuse anything but a component, a section or a list where the default is one."""
+    """Raise a `ConfigError` if a value is of another kind than a default that is a component, section or list."""
     if isinstance(value, type(default)) or is_evaluated_later(value) or path in _VALUES:
         return
     if isinstance(default, dict) and (_is_section(default) or "_target_" in default):
         if value is None and path.rpartition("#")[2] in _MAY_BE_NULL:
             return
-        needed = (
-            "a mapping of components" if _is_section(default) else "a component, that is a mapping with a _target_,"
-        )
+        needed = "a mapping of components" if _is_section(default) else "a component (a mapping with a _target_)"
         raise ConfigError(f"config key {path!r} is {shortened(value)}; {needed} is needed.")
-    if isinstance(default, list) and any(isinstance(one, dict) for one in default):
+    if isinstance(default, list) and any(isinstance(entry, dict) for entry in default):
         raise ConfigError(f"config key {path!r} is {shortened(value)}; a list of components is needed.")
 
 
 def _is_section(default: Any) -> bool:
-    """Whether a default groups components, as `train` does, rather than holding values, as `intensity` does."""
+    """Return whether a default is a group of components (like `train`), not a mapping of values (like `intensity`)."""
     return (
         isinstance(default, dict) and "_target_" not in default and any(isinstance(v, dict) for v in default.values())
     )

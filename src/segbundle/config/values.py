@@ -1,4 +1,4 @@
-"""What the bundle's keys may be set to: said at once, not where a value is first used, which may be hours later."""
+"""Validation of the values of settings, at the start of a run instead of at their first use hours later."""
 
 from __future__ import annotations
 
@@ -16,25 +16,32 @@ from segbundle.files.documents import shortened
 
 _MAY_BE_INFINITE = ("max_gradient_norm",)
 _LARGEST_IN_NETWORK = 2**20
-"""Of whole numbers in `network_def`: channels, kernels, layers."""
+"""Upper limit of integers in `network_def`: channels, kernel sizes, layers."""
 _EXPONENT = re.compile(r"([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))[eE]([-+]?)([0-9]+)")
 
 
 def check_values(config: Mapping[str, Any], evaluated: bool = False) -> None:
-    """Refuse values of the bundle's own keys that mean nothing, and numbers anywhere that are none.
+    """Raise an error if the value of a setting is invalid, or if any number in a configuration is not usable.
 
     Args:
-        config: a workflow's configuration; keys that are not there pass.
-        evaluated: whether references, expressions and components in it have been replaced by what they stand for.
-            Otherwise they pass.
+        config: configuration of a workflow; settings may be missing.
+        evaluated: whether references, expressions and components in `config` have been evaluated. Otherwise they are
+            not checked (default False).
 
     Raises:
-        ConfigError: naming the key, its value, and what is needed; or see `nsd_tolerances`.
+        ConfigError: a value is invalid. The message names the key, the value, and what is needed. See also
+            `nsd_tolerances`.
+
+    Example:
+        >>> check_values({"max_epochs": 0})
+        Traceback (most recent call last):
+        ...
+        segbundle.errors.ConfigError: max_epochs is 0; a positive whole number is needed.
     """
     for key, value in _leaves(restore(config), ""):
         _check_number(key, value)
     for setting in SETTINGS:
-        found, value = find(config, setting.key)
+        found, value = find_key(config, setting.key)
         if found and (evaluated or not is_evaluated_later(value)) and not setting.kind.accepts(value):
             raise ConfigError(f"{setting.key} is {shortened(value)}; {setting.needed} is needed.")
     tolerance, names = config.get("nsd_tolerance_mm"), config.get("class_names")
@@ -45,7 +52,15 @@ def check_values(config: Mapping[str, Any], evaluated: bool = False) -> None:
 
 
 def is_evaluated_later(value: Any) -> bool:
-    """Whether a value only comes to be when a configuration is evaluated."""
+    """Return whether a value is, or contains, an expression, reference or component that is evaluated later.
+
+    Args:
+        value: value of a configuration.
+
+    Example:
+        >>> is_evaluated_later("@max_epochs"), is_evaluated_later([1, "$2 + 3"]), is_evaluated_later(3)
+        (True, True, False)
+    """
     if isinstance(value, dict):
         return "_target_" in value or any(map(is_evaluated_later, value.values()))
     if isinstance(value, (list, tuple)):
@@ -53,8 +68,20 @@ def is_evaluated_later(value: Any) -> bool:
     return isinstance(value, str) and value.startswith(("$", "@", "%"))
 
 
-def find(config: Mapping[str, Any], key: str) -> tuple[bool, Any]:
-    """Whether a configuration has a key, whose parts are separated by `#`, and its value."""
+def find_key(config: Mapping[str, Any], key: str) -> tuple[bool, Any]:
+    """Return whether a configuration has a key, and the value of the key.
+
+    Args:
+        config: configuration.
+        key: key; `#` separates levels.
+
+    Returns:
+        whether the key exists, and its value or None.
+
+    Example:
+        >>> find_key({"optimizer": {"lr": 0.1}}, "optimizer#lr"), find_key({}, "optimizer#lr")
+        ((True, 0.1), (False, None))
+    """
     value: Any = config
     for part in key.split("#"):
         if not isinstance(value, Mapping) or part not in value:
@@ -64,16 +91,19 @@ def find(config: Mapping[str, Any], key: str) -> tuple[bool, Any]:
 
 
 def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """Every value in a configuration that is no mapping and no list, with its key."""
+    """Yield the key and value of every leaf of a configuration, that is, of everything except mappings and lists."""
     if isinstance(value, (Mapping, list, tuple)):
-        for name, one in value.items() if isinstance(value, Mapping) else enumerate(value):
-            yield from _leaves(one, f"{key}#{name}" if key else str(name))
+        for name, child in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _leaves(child, f"{key}#{name}" if key else str(name))
     else:
         yield key, value
 
 
 def _check_number(key: str, value: Any) -> None:
-    """Refuse NaN, infinity, numbers beyond 64 bits, and text that YAML 1.2 reads as a number and MONAI does not."""
+    """Raise a `ConfigError` for NaN, infinity, numbers beyond 64 bits, and text such as 1e-3.
+
+    YAML 1.2 reads 1e-3 as a number, MONAI reads it as text.
+    """
     names = key.split("#")
     if isinstance(value, float) and not math.isfinite(value) and names[-1] not in _MAY_BE_INFINITE:
         raise ConfigError(f"config key {key!r} is {value}; a finite number is needed.")
@@ -85,26 +115,37 @@ def _check_number(key: str, value: Any) -> None:
         raise ConfigError(f"config key {key!r} is {value}; a whole number up to {_LARGEST_IN_NETWORK} is needed.")
     number = _EXPONENT.fullmatch(value) if isinstance(value, str) else None
     if number and names[-1] not in TEXT_KEYS and not NAME_LISTS.intersection(names):
-        spelt = f"{number[1]}{'' if '.' in number[1] else '.0'}e{number[2] or '+'}{number[3]}"
-        raise ConfigError(f"config key {key!r} is the text {value!r}; write {spelt} where a number is meant.")
+        spelled = f"{number[1]}{'' if '.' in number[1] else '.0'}e{number[2] or '+'}{number[3]}"
+        raise ConfigError(f"config key {key!r} is the text {value!r}. For a number, write {spelled}.")
 
 
-def is_own_key(key: str) -> bool:
-    """Return whether a key is one of those whose values are checked."""
+def is_plain_setting(key: str) -> bool:
+    """Return whether a key is a setting that is not a component.
+
+    Args:
+        key: key of a configuration.
+
+    Example:
+        >>> is_plain_setting("max_epochs"), is_plain_setting("optimizer"), is_plain_setting("my_key")
+        (True, False, False)
+    """
     return key in BY_KEY and not isinstance(BY_KEY[key].kind, Component)
 
 
-def check_as(key: str, path: str, value: Any, shown: Any) -> None:
-    """Refuse a value of an argument that refers to one of the bundle's own keys by default.
+def check_replacement(key: str, path: str, value: Any, shown: Any) -> None:
+    """Raise an error if the setting that an argument refers to by default does not accept the argument's new value.
 
     Args:
-        key: of the bundle.
-        path: of the argument.
-        value: what stands in place of the reference; what is evaluated later passes.
-        shown: the value for the message.
+        key: key of the setting.
+        path: key of the argument.
+        value: new value. A value that is evaluated later is not checked.
+        shown: value for the message.
 
     Raises:
-        ConfigError: naming the argument, its value, and what is needed.
+        ConfigError: the value is invalid. The message names the argument, its value, and what is needed.
+
+    Example:
+        >>> check_replacement("max_epochs", "train#trainer#max_epochs", 3, shown=3)
     """
     setting = BY_KEY[key]
     if not is_evaluated_later(value) and not setting.kind.accepts(value):
@@ -112,14 +153,18 @@ def check_as(key: str, path: str, value: Any, shown: Any) -> None:
 
 
 def nsd_tolerances(value: float | Mapping[str, float] | None, class_names: Sequence[str]) -> list[float] | None:
-    """Return the tolerance of the normalized surface Dice for every class, background first.
+    """Return the tolerance of the normalized surface Dice for every class in mm, background first.
 
     Args:
-        value: in mm: one for all classes, one for each class by name, or None for no surfaces.
-        class_names: the background first.
+        value: tolerance in mm: a number for all classes, a mapping by class name, or None to skip surface metrics.
+        class_names: names of the classes, background first.
 
     Raises:
-        ConfigError: a class has none, or there is no such class.
+        ConfigError: a class has no tolerance, or `value` contains an unknown class.
+
+    Example:
+        >>> nsd_tolerances({"liver": 3.0, "lesion": 2.0}, ["background", "liver", "lesion"])
+        [0.0, 3.0, 2.0]
     """
     if value is None:
         return None
@@ -127,8 +172,10 @@ def nsd_tolerances(value: float | Mapping[str, float] | None, class_names: Seque
         return [float(value)] * len(class_names)
     for name in value:
         if name not in class_names[1:]:
-            raise ConfigError(f"nsd_tolerance_mm: there is no class {name!r}{suggestion(str(name), class_names[1:])}")
+            raise ConfigError(f"nsd_tolerance_mm: unknown class {name!r}{suggestion(str(name), class_names[1:])}")
     for name in class_names[1:]:
         if name not in value:
-            raise ConfigError(f"nsd_tolerance_mm: class {name!r} has none; give one for each class, or one number.")
+            raise ConfigError(
+                f"nsd_tolerance_mm has no tolerance for class {name!r}. Write one per class, or one number for all."
+            )
     return [0.0, *(float(value[name]) for name in class_names[1:])]

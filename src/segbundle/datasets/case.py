@@ -29,7 +29,7 @@ class Case:
         label: file of the label map, or None.
         annotated: names of the annotated classes; None if all classes are annotated.
         fold: validation fold of the case, or None if the dataset does not define folds.
-        problems: reasons why the files cannot be used, as far as known without opening them.
+        problems: reasons why the files cannot be used. The files are not opened to find them.
 
     Example:
         >>> case = Case("liver_01", (Path("imagesTr/liver_01.nii.gz"),))
@@ -295,17 +295,25 @@ def _shared_files(cases: Sequence[Case]) -> list[str]:
     messages = []
     for (kind, _), by_name in users.items():
         if len(by_name) > 1:
-            (one, first), (other, second) = list(by_name.items())[:2]
+            (name, first), (other, second) = list(by_name.items())[:2]
             where = escaped(first) if first == second else f"{escaped(first)} and {escaped(second)}"
             messages.append(
-                f"cases {one!r} and {other!r} have the same {kind}: {where}. "
+                f"cases {name!r} and {other!r} have the same {kind}: {where}. "
                 "Give each case a separate file, or remove one of them."
             )
     return messages
 
 
 def real_path(path: Path) -> str:
-    """Return a path without links, or the path itself if no file can have that name."""
+    """Return a path with links resolved, or the path itself if it is not a valid path.
+
+    Args:
+        path: path of a file or folder.
+
+    Example:
+        >>> real_path(Path("/nowhere/../a.nii"))
+        '/a.nii'
+    """
     try:
         return os.path.realpath(path)
     except (OSError, ValueError):

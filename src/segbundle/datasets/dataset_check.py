@@ -189,7 +189,7 @@ class DatasetCheck:
     def _find_unlisted(self, description: dict[str, Any]) -> str | None:
         try:
             return unlisted_in_words(self.folder, description)
-        except DataError:  # lists that cannot be used are a problem of their own
+        except DataError:  # invalid lists are reported separately
             return None
 
     def _listed(self, key: str, description: dict[str, Any]) -> list[Case]:

@@ -224,7 +224,7 @@ def _describe_error(error: OSError | ValueError, path: Path) -> str:
         return "is a symbolic link that forms a loop. Remove it, or link to a file."
     if code in (errno.ENOENT, errno.ENOTDIR) and path.is_symlink():
         target = escaped(path.readlink())
-        return f"is a link to {target}, which does not exist. Restore the file, or remove the link."
+        return f"is a broken link to {target}. Restore the file, or remove the link."
     if code in (errno.ENOENT, errno.ENOTDIR) or code is None:
         return "no such file. Check the path, or its entry in dataset.json."
     return f"cannot be opened ({os.strerror(code)}). Check its permissions, or remove it."

@@ -67,7 +67,16 @@ def listed_cases(folder: Path, description: Mapping[str, Any], key: str) -> tupl
 
 
 def unlisted_in_words(folder: Path, description: Mapping[str, Any]) -> str | None:
-    """Return a line that names the cases of `imagesTr` and `labelsTr` that no list of `dataset.json` has, if any."""
+    """Return a message about cases of `imagesTr` and `labelsTr` that `dataset.json` does not list, or None.
+
+    Args:
+        folder: folder of the dataset.
+        description: content of `dataset.json`.
+
+    Example:
+        >>> unlisted_in_words(Path("data"), {}) is None
+        True
+    """
     images, labels = folder / "imagesTr", folder / "labelsTr"
     if not has_list(description, "training") or not (images.is_dir() and labels.is_dir()):
         return None

@@ -64,7 +64,7 @@ _NO_SIDES = {
 }  # fmt: skip
 """Words of two letters for tissues, sequences, phases and zones, and articles."""
 _OPPOSITES = {"ap", "cd", "cl", "cs", "ct", "dv", "ei", "io", "is", "iu", "lm", "ls", "lt", "lu", "nt", "dp"}
-"""Letters in alphabetical order of what is not left and right, such as anterior and posterior."""
+"""Pairs of letters (in alphabetical order) for other opposites than left and right, such as anterior and posterior."""
 _DEFAULT_FLIPS = (0,)
 _SHOWN = 3
 
@@ -123,7 +123,7 @@ def _readings(plain: str, lettered: Mapping[tuple[str, ...], int]) -> set[tuple[
 
     Args:
         plain: see `_plain`.
-        lettered: how many names end in a single letter, by the words before it. More than two letters are no sides.
+        lettered: number of names that end in a single letter, by the words before it. Only pairs can be sides.
     """
     words = _words(plain)
     found = set()
@@ -159,10 +159,10 @@ def _glued(name: str) -> set[tuple[int, int, str]]:
 
 
 def possible_pairs(class_names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the pairs of classes that may differ by their side only, in words that are not known as sides.
+    """Return the pairs of classes that may differ only by their side, in words that are not known as sides.
 
-    These names differ in one word of one or two letters, which no third name has other letters in place of. Words that
-    are known to mean something else do not count.
+    Two names form a pair if they differ in one word of one or two letters, and no third name differs from them in the
+    same word. Words with another known meaning are excluded.
 
     Args:
         class_names: see `side_pairs`.
@@ -181,7 +181,9 @@ def possible_pairs(class_names: Sequence[str]) -> list[tuple[str, str]]:
                 others = (*words[:place], "", *words[place + 1 :])
                 groups[others][word] = name
     pairs = [(tuple(names.values()), sorted(names)) for names in groups.values() if len(names) == 2]
-    return [(one, other) for (one, other), words in pairs if not known & {one, other} and _may_be_sides(*words)]
+    return [
+        (first, second) for (first, second), words in pairs if not known & {first, second} and _may_be_sides(*words)
+    ]
 
 
 def _may_be_sides(one: str, other: str) -> bool:

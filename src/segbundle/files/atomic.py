@@ -270,7 +270,7 @@ def write_json(path: str | Path, content: Any) -> None:
 
     Raises:
         OutputError: the file cannot be written.
-        ValueError: `content` contains NaN or infinity, which are not JSON values.
+        ValueError: `content` contains NaN or infinity. JSON does not support them.
 
     Example:
         >>> import tempfile

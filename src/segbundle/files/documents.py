@@ -180,7 +180,7 @@ def _one_line(problem: BaseException) -> str:
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"it contains {name}, which JSON does not allow")
+    raise ValueError(f"it contains {name}, but JSON does not allow it")
 
 
 @lru_cache(maxsize=1)

@@ -36,7 +36,7 @@ def resolve(folder: str | Path) -> Path:
     """Return the absolute path of a folder with links resolved.
 
     Args:
-        folder: path of a folder, which need not exist.
+        folder: path of a folder that may not exist.
 
     Raises:
         OutputError: the path is a broken link, a link to itself, or not valid.
@@ -54,14 +54,12 @@ def resolve(folder: str | Path) -> Path:
         reason = getattr(error, "strerror", None) or error
         raise OutputError(f"{folder}: cannot be created ({reason}). Choose another folder.") from error
     if dangling:
-        raise OutputError(
-            f"{folder}: is a link to {resolved}, which does not exist. Create it, or choose another folder."
-        )
+        raise OutputError(f"{folder}: is a broken link to {resolved}. Create that folder, or choose another folder.")
     return resolved
 
 
 def claim(folder: str | Path) -> OutputFolder:
-    """Record all files that this process writes into a folder from now on, and refuse to replace other files there.
+    """Record all files that this process writes into a folder, and raise an error before it replaces other files.
 
     Args:
         folder: output folder.

@@ -190,8 +190,8 @@ class _Handler(BaseHTTPRequestHandler):
         cases = [
             {
                 "case": case.name,
-                "label": f"{case.name} ({_shorten(case.told)})" if case.told else case.name,
-                "told": case.told,
+                "label": f"{case.name} ({_shorten(case.summary)})" if case.summary else case.name,
+                "summary": case.summary,
                 "volumes": case.volumes,
                 "problem": None
                 if "scan" in case.files

@@ -20,7 +20,7 @@ class ShownCase:
 
     Attributes:
         name: Name of the case.
-        told: Dice per class, or warnings.
+        summary: Dice per class, or warnings.
         files: Existing files by volume: `scan`, `reference`, `prediction`.
         ignore_label: Value of unknown voxels in the reference, if any.
         unannotated: Label values of the classes that were not annotated in the case.
@@ -31,24 +31,24 @@ class ShownCase:
     """
 
     name: str
-    told: str
+    summary: str
     files: dict[str, str]
     ignore_label: int | None
     unannotated: Sequence[int]
 
     @classmethod
-    def of(cls, name: str, told: str, files: CaseFiles, unannotated: Sequence[int]) -> ShownCase:
+    def of(cls, name: str, summary: str, files: CaseFiles, unannotated: Sequence[int]) -> ShownCase:
         """Return a case with those of its files that exist.
 
         Args:
             name: Name of the case.
-            told: Dice per class, or warnings.
+            summary: Dice per class, or warnings.
             files: Files of the case.
             unannotated: Label values of the classes that were not annotated.
         """
         given = {"scan": files.first_image, "reference": files.reference, "prediction": files.prediction}
         existing = {kind: path for kind, path in given.items() if path is not None and is_there(path)}
-        return cls(name, told, existing, files.ignore_label, unannotated)
+        return cls(name, summary, existing, files.ignore_label, unannotated)
 
     @property
     def volumes(self) -> list[str]:
@@ -100,7 +100,7 @@ def with_warnings(cases: Sequence[ShownCase], measurements: Path) -> list[ShownC
     """
     warnings = read_warnings(measurements)
     order = {case: number for number, case in enumerate(warnings)}
-    annotated = [replace(case, told=warnings.get(case.name, "")) for case in cases]
+    annotated = [replace(case, summary=warnings.get(case.name, "")) for case in cases]
     return sorted(annotated, key=lambda case: order.get(case.name, len(order)))
 
 

@@ -62,7 +62,7 @@ def _scan(path: str) -> bytes:
 def _is_browser_readable(path: str) -> bool:
     if not path.endswith(".nii.gz"):
         return False
-    read_scan(path)  # raises an error for a damaged file, which browsers would show incompletely
+    read_scan(path)  # raises an error for a damaged file; browsers would show a part of it
     header: Any = nib.load(Path(path).absolute()).header
     return header.get_xyzt_units()[0] in _IN_MM and header.get_data_dtype() in _UNCHANGED_TYPES
 

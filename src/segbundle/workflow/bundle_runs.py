@@ -53,7 +53,7 @@ def create_workflow(
 
         def run(self) -> Any:
             if self.run_id not in self.parser:
-                raise ConfigError(f"{files[-1]}: has no key {self.run_id!r}, which lists what the workflow runs.")
+                raise ConfigError(f"{files[-1]}: has no key {self.run_id!r}. Add it with the list of steps to run.")
             return self._run_expr(id=self.run_id)
 
     workflows.logger.setLevel(logging.ERROR)  # it logs the names of the config files

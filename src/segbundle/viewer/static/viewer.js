@@ -1,6 +1,6 @@
 (async () => {
   const get = (id) => document.getElementById(id);
-  const told = get("told");
+  const status = get("status");
   const layers = ["reference", "prediction", "errors"];
   const LABELS = 1002; // NIfTI intent code of label maps
   const viewer = new niivue.Niivue({
@@ -117,21 +117,21 @@
 
   async function loadCase(number) {
     const one = cases[number];
-    told.textContent = `Loading ${one.case} …`;
-    get("told-of").textContent = one.told;
+    status.textContent = `Loading ${one.case} …`;
+    get("summary").textContent = one.summary;
     history.replaceState(null, "", `#${encodeURIComponent(one.case)}`);
     for (const name of layers) get(name).disabled = !one.volumes.includes(name);
     get("wrong").hidden = get("errors").disabled;
     try {
       await viewer.loadVolumes([]); // removes the volumes of the previous case
       await add(number, one.volumes.filter((name) => name !== "errors"));
-      told.textContent = unknown + (one.problem ?? "");
+      status.textContent = unknown + (one.problem ?? "");
       unknown = "";
       if (one.volumes.includes("errors")) await showErrors(number);
       ["errors", "prediction", "reference"].some(goToMost);
       if (number === select.value) document.body.dataset.state = "loaded";
     } catch (error) {
-      told.textContent = `${one.case} cannot be displayed: ${error.message ?? error}`;
+      status.textContent = `${one.case} cannot be displayed: ${error.message ?? error}`;
       if (number === select.value) document.body.dataset.state = "failed";
     }
   }
@@ -141,7 +141,7 @@
       await add(number, ["errors"]);
     } catch (error) { // reference and prediction stay visible
       get("errors").disabled = get("wrong").hidden = true;
-      told.textContent = `Errors cannot be displayed: ${error.message ?? error}`;
+      status.textContent = `Errors cannot be displayed: ${error.message ?? error}`;
     }
   }
 

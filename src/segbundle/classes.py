@@ -19,7 +19,7 @@ class Classes:
         names: one name per class, background first, for instance `["background", "liver", "spleen"]`.
 
     Raises:
-        ConfigError: there are fewer than 2 or more than 255 names, or a name is duplicate or too long (255).
+        ConfigError: `names` has fewer than 2 or more than 255 entries, or a name is duplicate or too long (255).
 
     Example:
         >>> classes = Classes(["background", "liver", "spleen"])

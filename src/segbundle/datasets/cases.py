@@ -29,7 +29,7 @@ def load_cases(dataset_dir: str | Path, data_list_key: str = "training") -> list
         the cases. Missing files are listed in the `problems` of each case.
 
     Raises:
-        DataError: the folder does not exist, `dataset.json` is invalid, there are no cases, or two cases have the same
+        DataError: the folder does not exist, `dataset.json` is invalid, no case was found, or two cases have the same
             name.
         ConfigError: the dataset does not have `data_list_key`.
 

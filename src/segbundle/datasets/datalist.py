@@ -52,7 +52,7 @@ def labeled_data(
         if the dataset has one.
 
     Raises:
-        DataError: there are no labeled cases, files are missing, folds contradict each other, or `annotated` or
+        DataError: no case is labeled, files are missing, folds contradict each other, or `annotated` or
             `dataset.json` contain names that are not classes of the task.
         ConfigError: the fold does not exist.
 

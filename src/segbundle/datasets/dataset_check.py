@@ -129,7 +129,7 @@ class DatasetCheck:
         partly_unknown: number of these cases that have unknown voxels; complete after iteration.
 
     Raises:
-        DataError: there are no cases.
+        DataError: the dataset has no cases.
 
     Example:
         >>> import tempfile

@@ -94,7 +94,7 @@ def posted_weights(volume: torch.Tensor) -> torch.Tensor:
 
 
 def posted_loss(scores: torch.Tensor, labels: torch.Tensor, smooth: float) -> torch.Tensor:
-    """Return the posted loss, which sums over classes and voxels before it divides.
+    """Return the posted loss. It sums over classes and voxels before it divides.
 
     Args:
         scores: Logits (B, C, *spatial).

@@ -40,7 +40,7 @@ def run(
         voxels: Voxels per class in the scan of the first two tables, background first.
         sure: Probability of the predicted class; the other classes share the rest evenly.
         class_weights: Weights of the cross entropy, as posted.
-        alpha: Final factor of the Dice loss, which grows from 0.
+        alpha: Final factor of the Dice loss; the factor grows from 0.
         size: Side of an image in pixels.
         radius: Smallest and largest radius of a disc in pixels.
         colours: Intensity of each structure.
@@ -205,7 +205,7 @@ def by_hand(voxels: Sequence[int], sure: float, weight: torch.Tensor) -> list[Ta
 
 
 def _predictions(labels: torch.Tensor, voxels: Sequence[int]) -> dict[str, torch.Tensor]:
-    """Return predictions by name. False positives replace background voxels, which come first."""
+    """Return predictions by name. The background voxels come first, and false positives replace them."""
     doubled, start = labels.clone(), 0
     for index, count in enumerate(voxels[1:], start=1):
         doubled[..., start : start + count] = index

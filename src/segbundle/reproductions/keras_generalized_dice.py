@@ -29,8 +29,8 @@ class PostedLoss:
 
     Args:
         epsilon: Constant in the weights.
-        counted: Whether V is the volume. The posted code compares a symbolic tensor with ==, which in TensorFlow 1 is a
-            single False. Every V is then 0, and all weights are 1 / epsilon.
+        counted: Whether V is the volume. The posted code compares a symbolic tensor with ==. In TensorFlow 1, the
+            result is a single False, so every V is 0 and all weights are 1 / epsilon.
         alone: Compute the loss per image and average, as is usual for 3D scans.
 
     Example:

@@ -1,7 +1,7 @@
 """Weights and sums per class from Cross Validated 414358, and the losses computed from them.
 
 For each class, w is the weight, n the sum of p g and d the sum of p + g, where p is the softmax probability and g the
-one-hot reference. The posted code (also in keras-team/keras issue 10890) sums w n and w d over all classes before it
+one-hot reference. The posted code (see also keras-team/keras issue 10890) sums w n and w d over all classes before it
 divides: 1 - 2 (sum w n + 1) / (sum w d + 1). The weight is w = 1 / (sum of g)², and 1 instead of infinity for an absent
 class.
 """
@@ -61,7 +61,7 @@ class PostedSums:
         return float(1 - 2 * ((weight * self.shared).sum() + smooth) / ((weight * self.size).sum() + smooth))
 
     def mean_of_posted_quotients(self, weight: torch.Tensor) -> float:
-        """Return the mean over classes of 1 - 2 (w n + 1) / (w d + 1), which divides before it sums."""
+        """Return the mean over classes of 1 - 2 (w n + 1) / (w d + 1), with the division before the sum."""
         return float((1 - 2 * (weight * self.shared + self.smooth) / (weight * self.size + self.smooth)).mean())
 
     def loss_if_one_batch(self, weight: torch.Tensor) -> float:

@@ -184,7 +184,7 @@ def _values(numerators: Sequence[float], denominators: Sequence[float], num_clas
 
 
 def _vanishing(structures: Sequence[int], background_factor: int) -> Table:
-    """Return the table of gradients for w = 1 / volume², which the 1 in the denominator makes vanish."""
+    """Return the table of gradients for w = 1 / volume². They vanish because of the 1 in the denominator."""
     rows = []
     for structure in structures:
         labels = torch.zeros(1, 1, structure * (1 + background_factor), dtype=torch.long)

@@ -223,7 +223,7 @@ def describe(error: BaseException) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return class and message of an error in one line; errors about values and files have no class.
+    """Return class and message of an error in one line; errors about values, arguments and files have no class.
 
     Args:
         error: exception.
@@ -235,7 +235,7 @@ def one_line(error: BaseException) -> str:
     message = " ".join(str(error).split())
     if allocation := _ALLOCATION.search(message):
         return f"out of memory: another {int(allocation[1]) / 1e9:.3g} GB are needed"
-    if message and isinstance(error, (ValueError, OSError)) and not isinstance(error, UnicodeError):
+    if message and isinstance(error, (ValueError, TypeError, OSError)) and not isinstance(error, UnicodeError):
         return _shortened(message)
     return _shortened(f"{type(error).__name__}: {message}" if message else type(error).__name__)
 

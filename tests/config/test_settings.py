@@ -100,7 +100,7 @@ def test_the_page_of_settings_contains_every_key():
     page = (ROOT / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
     assert settings_table() in page
     for setting in SETTINGS:
-        if setting.is_inner:
+        if setting.is_nested:
             assert f"| `{setting.key}` | {setting.needed.rstrip(',')} |" in page
 
 

@@ -126,9 +126,9 @@ class Failing(torch.nn.Module):
             "loss Failing, cases a, b: IndexError: dim 7. Check `loss`, or use a loss of s",
         ),
         (Failing(ValueError("shapes differ")), "loss Failing, cases a, b: shapes differ. Check `loss`"),
-        (Failing(None), "loss Failing, cases a, b: TypeError: unsupported operand"),
+        (Failing(None), "loss Failing, cases a, b: unsupported operand"),
         (Failing(torch.ones(())), "gradient of the loss Failing, cases a, b: RuntimeError: element 0 of tensors does"),
-        (torch.nn.TripletMarginLoss(), "loss TripletMarginLoss, cases a, b: TypeError: "),
+        (torch.nn.TripletMarginLoss(), "loss TripletMarginLoss, cases a, b: .*positional argument"),
         (torch.nn.MSELoss(), "loss MSELoss, cases a, b: UserWarning: Using a target size (torch.Size([2, 1, 4, 4, 4])"),
         (torch.nn.L1Loss(), "loss L1Loss, cases a, b: UserWarning: Using a target size"),
         (monai.losses.MaskedLoss(torch.nn.MSELoss), "loss MaskedLoss, cases a, b: UserWarning: Using a target size"),
@@ -148,7 +148,7 @@ def test_labels_with_the_shape_of_the_logits_are_valid():
 @pytest.mark.parametrize(
     ("optimizer", "message"),
     [
-        (torch.optim.LBFGS, "optimizer LBFGS, cases a, b: TypeError: .* missing 1 .* 'closure'. Check `optimizer`"),
+        (torch.optim.LBFGS, "optimizer LBFGS, cases a, b: .* missing 1 .* 'closure'. Check `optimizer`"),
         (torch.optim.SparseAdam, "optimizer SparseAdam, cases a, b: RuntimeError: SparseAdam does not support dense"),
     ],
 )

@@ -285,7 +285,7 @@ def report(
     with plain_errors():
         if output is not None and (output.is_dir() or output.suffix.lower() not in (".html", ".htm")):
             page = output / "report.html" if output.is_dir() else output.with_suffix(".html")
-            raise OutputError(f"{output}: is not an .html file. Use a name such as {page}.")
+            raise OutputError(f"--output {output}: is not an .html file. Use a name such as {page}.")
         if len(runs) > 1:
             path = write_comparison(runs, output or Path("comparison.html"), dataset_dir)
         elif holds_scores(runs[0]):

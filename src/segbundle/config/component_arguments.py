@@ -42,6 +42,8 @@ _FIXED_LEVELS: dict[str, dict[str, tuple[int, ...]]] = {
     "SwinUNETR": {"depths": (4,), "num_heads": (4,), "hyena_stages": (4,)},
 }
 """Arguments of networks of MONAI with a fixed number of levels: allowed lengths. Extra entries are ignored."""
+_MONAI_ARGUMENTS = frozenset({"_target_", "_mode_", "_requires_", "_disabled_", "_desc_"})
+"""Keys of a component that MONAI reads itself."""
 _ARRAYS = ("Tensor", "ndarray")
 _PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
@@ -86,7 +88,7 @@ def _check_component(component: dict[str, Any], locator: ComponentLocator, path:
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     hints = _type_hints(target)
     for key, value in component.items():
-        if key.startswith("_"):
+        if key in _MONAI_ARGUMENTS:
             continue
         if key not in parameters and not takes_any:
             short = name.rpartition(".")[2]

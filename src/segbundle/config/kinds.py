@@ -170,6 +170,7 @@ class ListOf:
         kind: kind of the entries.
         length: number of entries; None (default) for any number.
         increasing: whether the entries must increase (default False).
+        distinct: whether the entries must differ (default False).
 
     Example:
         >>> ListOf(Integer(), 3).accepts([48, 48, 48]), ListOf(Integer(), increasing=True).accepts([3, 2])
@@ -179,6 +180,7 @@ class ListOf:
     kind: Kind
     length: int | None = None
     increasing: bool = False
+    distinct: bool = False
 
     def accepts(self, value: Any) -> bool:
         """See `Kind`."""
@@ -186,12 +188,15 @@ class ListOf:
             return False
         if self.increasing and any(first >= second for first, second in pairwise(value)):
             return False
+        if self.distinct and any(entry in value[:index] for index, entry in enumerate(value)):
+            return False
         return self.length in (None, len(value))
 
     def schema(self) -> dict[str, Any]:
         """See `Kind`."""
         length = {} if self.length is None else {"minItems": self.length, "maxItems": self.length}
-        return {"type": "array", "items": self.kind.schema(), **length}
+        distinct = {"uniqueItems": True} if self.distinct else {}
+        return {"type": "array", "items": self.kind.schema(), **length, **distinct}
 
 
 @dataclass(frozen=True)
@@ -248,7 +253,7 @@ class Orientation:
     def accepts(self, value: Any) -> bool:
         """See `Kind`."""
         letters = list(value) if isinstance(value, (str, list, tuple)) else []
-        if len(letters) != 3 or not all(isinstance(letter, str) for letter in letters):
+        if len(letters) != 3 or not all(isinstance(letter, str) and len(letter) == 1 for letter in letters):
             return False
         return all(any(letter in pair for letter in letters) for pair in ("LR", "PA", "IS"))
 

@@ -90,20 +90,21 @@ _FRACTION = Number(minimum=0, below=1)
 _PATHS, _DATA, _NETWORK, _TRAINING, _OUTPUT = THEMES
 
 SETTINGS = (
-    Setting("bundle_root", Text(), "a path", "folder of the bundle", _PATHS),
+    Setting("bundle_root", Text(filled=True), "a path", "folder of the bundle", _PATHS),
     Setting(
-        "dataset_dir", AnyOf(Text(), ListOf(Text())), "a path",
+        "dataset_dir", AnyOf(Text(filled=True), ListOf(Text(filled=True))), "a path",
         "dataset; for predict scans, or folders of scans", _PATHS,
         affects="scans",
     ),
-    Setting("output_dir", Text(), "a path", "folder for results", _PATHS),
+    Setting("output_dir", Text(filled=True), "a path", "folder for results", _PATHS),
     Setting(
-        "ckpt_path", AnyOf(NULL, Text(), ListOf(Text())), "a path, a list of paths, or null,",
+        "ckpt_path", AnyOf(NULL, Text(filled=True), ListOf(Text(filled=True))), "a path, a list of paths, or null,",
         "initial weights (train), or weights to use; several (evaluate, predict) form an ensemble", _PATHS,
         affects="labels",
     ),
     Setting(
-        "cache_dir", AnyOf(NULL, Text()), "a folder, or null,", "folder that caches prepared cases for further runs",
+        "cache_dir", AnyOf(NULL, Text(filled=True)), "a folder, or null,",
+        "folder that caches prepared cases for further runs",
         _PATHS, "null", _TRAIN,
     ),
     Setting(
@@ -194,7 +195,7 @@ SETTINGS = (
         affects="labels",
     ),
     Setting(
-        "test_time_flips", ListOf(OneOf(0, 1, 2)), "a list of axes, for instance [0],",
+        "test_time_flips", ListOf(OneOf(0, 1, 2), distinct=True), "a list of axes, for instance [0],",
         "axes of test-time augmentation by flips; only axes that the training flipped; each axis doubles the time",
         _NETWORK, "[]",
         affects="labels",
@@ -244,7 +245,8 @@ SETTINGS = (
         _TRAINING, "{flip_axes: auto, rotation: 20.0, scaling: 0.25}", _TRAIN,
     ),
     Setting(
-        "augmentation#flip_axes", AnyOf(AUTO, ListOf(OneOf(0, 1, 2))), "auto, or a list of axes, for instance [0],",
+        "augmentation#flip_axes", AnyOf(AUTO, ListOf(OneOf(0, 1, 2), distinct=True)),
+        "auto, or a list of axes, for instance [0],",
     ),
     Setting(
         "augmentation#rotation", AnyOf(Number(minimum=0), ListOf(Number(minimum=0), 3)),

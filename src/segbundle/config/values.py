@@ -113,6 +113,8 @@ def _check_number(key: str, value: Any) -> None:
         raise ConfigError(f"config key {key!r} is {shortened(value)}; a number below 2^64 is needed.")
     if isinstance(value, int) and names[0] == "network_def" and value > _LARGEST_IN_NETWORK:
         raise ConfigError(f"config key {key!r} is {value}; a whole number up to {_LARGEST_IN_NETWORK} is needed.")
+    if isinstance(value, str) and value.startswith("@") and not value.strip("@#: "):
+        raise ConfigError(f"config key {key!r} is {value!r}; a reference needs the name of a key, such as @spacing.")
     number = _EXPONENT.fullmatch(value) if isinstance(value, str) else None
     if number and names[-1] not in TEXT_KEYS and not NAME_LISTS.intersection(names):
         spelled = f"{number[1]}{'' if '.' in number[1] else '.0'}e{number[2] or '+'}{number[3]}"

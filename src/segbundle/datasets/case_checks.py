@@ -9,7 +9,7 @@ import numpy as np
 from segbundle.datasets.folders import some
 from segbundle.io.scans import Scan
 
-_SHOWN_VALUES = 10
+_SHOWN_VALUES = 5
 _RESAMPLE = "Resample the label map onto the image's grid with nearest neighbor."
 _ALIGN = (
     "Look at both in a viewer first: if the label map was drawn on this image, copy the image's header to it; "
@@ -78,9 +78,9 @@ def label_problems(label: Scan, class_names: Sequence[str], ignore_label: int | 
     unknown = [int(v) for v in values if not 0 <= v < len(class_names) and v != ignore_label]
     if unknown:
         yield (
-            f"{label.path}: contains label value(s) [{some(unknown, _SHOWN_VALUES)}], but class_names has the "
-            f"{len(class_names)} classes {list(class_names)} (0 to {len(class_names) - 1}); add the class or correct "
-            'the label map. If the value marks voxels of unknown class, name it "ignore" in the labels of dataset.json.'
+            f"{label.path}: contains label value(s) [{some(unknown, _SHOWN_VALUES)}], but the {len(class_names)} "
+            f"class_names have values 0 to {len(class_names) - 1}; add the class, correct the label map, or name a "
+            'value of unknown voxels "ignore" in dataset.json.'
         )
     elif ignore_label is not None and values.tolist() == [ignore_label]:
         yield f"{label.path}: every voxel is marked as unknown (ignore, {ignore_label}); remove this label map."

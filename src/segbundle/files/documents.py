@@ -183,6 +183,11 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"it contains {name}, but JSON does not allow it")
 
 
+def _without_base_60(pattern: re.Pattern[str]) -> re.Pattern[str]:
+    """Return a pattern of YAML 1.1's numbers that does not match those of base 60, such as 1:30 for 90."""
+    return re.compile(f"(?!.*:)(?:{pattern.pattern})", pattern.flags)
+
+
 @lru_cache(maxsize=1)
 def _loader() -> Any:
     import yaml
@@ -210,6 +215,12 @@ def _loader() -> Any:
                 seen.add(key)
             return super().construct_mapping(node, deep)
 
+    Loader.yaml_implicit_resolvers = {
+        first: [
+            (tag, _without_base_60(pattern) if tag.endswith((":int", ":float")) else pattern) for tag, pattern in known
+        ]
+        for first, known in Loader.yaml_implicit_resolvers.items()
+    }
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
     return Loader
 

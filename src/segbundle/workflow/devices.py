@@ -51,8 +51,8 @@ def checked_device(device: torch.device | str) -> torch.device:
     """
     try:
         checked = torch.device(device)
-        torch.empty(0, device=checked)
-    except (RuntimeError, AssertionError) as error:
+        torch.empty(1, device=checked).item()  # fails on devices without memory, such as `meta`
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         present = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
         raise ConfigError(f"device {str(device)!r} cannot be used here; choose from {', '.join(present)}.") from error
     return checked

@@ -345,7 +345,8 @@ def _own_errors() -> Iterator[None]:
 
 
 def _overrides(model: Checkpoint | None, settings: Mapping[str, Any], **others: Any) -> dict[str, Any]:
-    values = {key: value for key, value in others.items() if value is not None}
+    values: dict[str, Any] = {"bundle_root": str(default_bundle())}
+    values |= {key: value for key, value in others.items() if value is not None}
     if model is not None:
         values["ckpt_path"] = _checkpoint(model) if isinstance(model, (str, Path)) else list(map(_checkpoint, model))
     return {**settings, **values}

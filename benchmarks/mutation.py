@@ -49,7 +49,7 @@ TESTS = {
     "metrics/*": ["metrics"],
     "transforms/restoring.py": ["transforms/test_restoring_steps.py", "transforms/test_restoring.py"],
     "results/scores.py": ["results/test_scores.py"],
-    "files/atomic.py": ["files/test_atomic.py"],
+    "files/atomic.py": ["files/test_atomic.py", "files/test_output_folders.py"],
     "io/scan_files.py": ["io/test_scan_files.py", "io/test_scans.py"],
     "datasets/cases.py": ["datasets/test_cases.py"],
 }

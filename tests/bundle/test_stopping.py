@@ -48,8 +48,8 @@ def test_stopped_training_can_be_resumed(number, dataset, trained, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_command_can_be_stopped_during_start(number, dataset, tmp_path):
     code = (
-        "import os, segbundle.cli.app, segbundle.cli.running as running\n"
-        f"running.fast_imports = lambda: os.kill(os.getpid(), {number:d})\n"
+        "import os, segbundle.cli.app, segbundle.workflow.bundle_runs as bundle_runs\n"
+        f"bundle_runs.fast_imports = lambda: os.kill(os.getpid(), {number:d})\n"
         "segbundle.cli.app.main()"
     )
     words = ["train", "--config", TINY, "--dataset_dir", dataset, "--output_dir", tmp_path / "out"]

@@ -134,7 +134,7 @@ def test_version():
 def test_report_replaces_only_html_files(tmp_path, given, suggested):
     result = invoke("report", tmp_path, "--output", tmp_path / given)
     assert result.exit_code == 1
-    message = f"Error: {tmp_path / given}: is not an .html file. Use a name such as {tmp_path / suggested}."
+    message = f"Error: --output {tmp_path / given}: is not an .html file. Use a name such as {tmp_path / suggested}."
     assert message in result.stderr
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dicoms import add_pixels, header, voxels, write_series
-from segbundle.datasets.cases import load_cases
+from segbundle.datasets.case import Case
+from segbundle.datasets.cases import load_cases, refuse_cases
 from segbundle.datasets.datalist import labeled_data
 from segbundle.datasets.dataset_check import DatasetCheck
 from segbundle.datasets.description import described_labels
@@ -90,9 +92,42 @@ def test_invalid_labels_raise(tmp_path, labels, message):
         described_labels(tmp_path)
 
 
+@pytest.mark.parametrize(("count", "lines"), [(3, 3), (4, 2)])
+def test_few_problems_are_listed_and_many_are_counted(count, lines):
+    bad = [Case(f"c{n:02d}", (Path("a.nii"),), problems=(f"c{n:02d}.nii: no such file.",)) for n in range(count)]
+    with pytest.raises(DataError) as caught:
+        refuse_cases([*bad, Case("good", (Path("a.nii"),))])
+    found = str(caught.value).splitlines()
+    assert len(found) == lines and found[0] == "c00.nii: no such file."
+    assert lines == 3 or found[1].startswith("4 of 5 cases cannot be used: c00, c01, c02, c03. ")
+
+
+@pytest.mark.parametrize(("count", "end"), [(25, "c24. "), (26, "c24 and 1 more. ")])
+def test_names_of_25_cases_are_shown(count, end):
+    bad = [Case(f"c{n:02d}", (Path("a.nii"),), problems=("gone",)) for n in range(count)]
+    with pytest.raises(DataError, match=end):
+        refuse_cases(bad)
+
+
+@pytest.mark.parametrize(
+    ("value", "is_logged"),
+    [([{"image": "a.nii"}], True), ([], False), ({"image": "a.nii"}, False), (["image"], False), ([{"x": 1}], False),
+     ([{"x": 1}, {"image": "a.nii"}], False)],
+)  # fmt: skip
+def test_only_lists_of_images_are_logged_as_unused(tmp_path, caplog, value, is_logged):
+    write_empty_scans(tmp_path, "a.nii", "b.nii")
+    write_description(tmp_path, training=[{"image": "a.nii", "label": "b.nii"}], **{f"other_{is_logged}": value})
+    load_cases(tmp_path)
+    assert ("is not used; supported lists" in caplog.text) is is_logged
+
+
 def test_missing_folder_empty_dataset_and_invalid_json(tmp_path):
-    with pytest.raises(DataError, match="no such folder; set dataset_dir"):
+    with pytest.raises(DataError, match=r"nowhere: no such folder; set dataset_dir"):
         load_cases(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file: is a file, not a folder; set dataset_dir"):
+        load_cases(tmp_path / "file")
+    (tmp_path / "file").unlink()
     with pytest.raises(DataError, match="has no case under 'training'"):
         load_cases(tmp_path)
     write_description(tmp_path, training=[])

@@ -33,6 +33,29 @@ def test_failed_write_keeps_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_own_stale_partial_file_is_replaced_and_not_followed(tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text("mine")
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / f".partial-{os.getpid()}-{name}").symlink_to(other)
+    with atomic_write(tmp_path / "a.txt") as partial:
+        assert partial.is_file() and not partial.is_symlink() and partial.read_text() == ""
+        partial.write_text("new")
+    assert (tmp_path / "a.txt").read_text() == "new" and not (tmp_path / "a.txt").is_symlink()
+    assert other.read_text() == "mine"
+
+
+def test_written_file_has_the_usual_permissions(tmp_path):
+    before = os.umask(0)
+    try:
+        write_json(tmp_path / "open.json", 1)
+        os.umask(0o027)
+        write_json(tmp_path / "closed.json", 1)
+    finally:
+        os.umask(before)
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("open.json", "closed.json")] == [0o666, 0o640]
+
+
 def test_json_round_trip_creates_folders(tmp_path):
     write_json(tmp_path / "a" / "b" / "c.json", {"name": "Größe"})
     text = (tmp_path / "a" / "b" / "c.json").read_text(encoding="utf-8")
@@ -108,6 +131,18 @@ def test_tables_are_readable_by_excel_and_pandas(tmp_path):
         assert [row["case"] for row in csv.DictReader(file)] == names
     write_csv(tmp_path / "b.csv", ["case"], [("plain",)])
     assert (tmp_path / "b.csv").read_bytes() == b"case\r\nplain\r\n"
+
+
+@pytest.mark.parametrize(("column", "written"), [("case", "'-1"), ("class", "'-1"), ("change", "-1")])
+def test_numbers_are_escaped_in_columns_of_names_only(tmp_path, column, written):
+    write_csv(tmp_path / "a.csv", [column], [("-1",)])
+    assert (tmp_path / "a.csv").read_bytes() == f"{column}\r\n{written}\r\n".encode()
+
+
+def test_rows_of_another_length_are_not_written(tmp_path):
+    with pytest.raises(ValueError, match="argument 2 is"):
+        write_csv(tmp_path / "a.csv", ["case", "dice"], [("a",)])
+    assert not (tmp_path / "a.csv").exists()
 
 
 def test_formulas_are_escaped(tmp_path):

@@ -37,7 +37,7 @@ def small_unet():
     [("2.13.0+cpu", True), ("2.11.1", True), ("2.12.0", False), ("2.1.3", False), ("3.0", False)],
 )
 def test_only_measured_versions_are_accelerated(without_setting, caplog, installed, expected):
-    without_setting.setattr(gate, "version", lambda name: installed)
+    without_setting.setattr("importlib.metadata.version", lambda name: installed)
     with caplog.at_level(logging.INFO, logger="segbundle"):
         assert [gate.is_accelerated(), gate.is_accelerated()] == [expected, expected]
     assert len(caplog.records) == (not expected)
@@ -45,7 +45,7 @@ def test_only_measured_versions_are_accelerated(without_setting, caplog, install
 
 @pytest.mark.parametrize(("setting", "expected"), [("on", True), ("off", False)])
 def test_variable_takes_precedence(without_setting, setting, expected):
-    without_setting.setattr(gate, "version", lambda name: "2.12.0" if expected else "2.13.0")
+    without_setting.setattr("importlib.metadata.version", lambda name: "2.12.0" if expected else "2.13.0")
     without_setting.setenv("SEGBUNDLE_ACCELERATION", setting)
     assert gate.is_accelerated() is expected
 

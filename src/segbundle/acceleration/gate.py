@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from functools import lru_cache
-from importlib.metadata import version
 
 _MEASURED = ("2.11", "2.13")
 """Versions of PyTorch, without the patch number: CUDA graphs and kernels on GPUs with 2.11, the rest with 2.13."""
@@ -32,6 +31,8 @@ def is_accelerated() -> bool:
 @lru_cache(maxsize=1)
 def _is_measured() -> bool:
     """Return whether the installed version of PyTorch was measured; log once if it was not."""
+    from importlib.metadata import version  # takes as long as the rest of `segbundle --help`
+
     installed = version("torch")
     known = ".".join(installed.split(".")[:2]) in _MEASURED
     if not known:

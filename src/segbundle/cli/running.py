@@ -182,14 +182,14 @@ def run_workflow(
         >>> run_workflow("train", None, None, given, ["--max_epochs", "10"])  # doctest: +SKIP
     """
     from segbundle.audit import refuse_untrusted
-    from segbundle.config.overlays import merged_config, workflow_files
+    from segbundle.config.overlays import read_config, workflow_files
     from segbundle.workflow.bundle_runs import create_workflow
 
     with plain_errors(_RESUME_HINTS.get(name, "") if resume_hint is None else resume_hint):
         refuse_untrusted(config or [], bundle, trust)
         configs = (bundle or default_bundle()) / "configs"
         files = workflow_files(configs, name)
-        defaults = merged_config(files)
+        defaults = {key: value for path in files for key, value in read_config(path).items()}  # without MONAI
         plain, overrides = split_overrides(words or [], switches_of(defaults))
         if plain and (positional_key is None or positional_key in overrides):
             raise ConfigError(f"unexpected argument {plain[0]!r}. Pass config keys as --key value.")

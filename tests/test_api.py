@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 import segbundle as sb
 from commands import TINY, segbundle
-from segbundle.errors import CheckpointError, ConfigError, DataError
+from segbundle.errors import CheckpointError, ConfigError, DataError, OutputError
 from tiny import write_tiny_dataset
 
 pytestmark = pytest.mark.e2e
@@ -99,8 +99,15 @@ def test_files_are_written_and_never_replaced(model, dataset, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "0002_seg.nii.gz", "test_00_seg.nii.gz", "test_01_seg.nii.gz",
     ]  # fmt: skip
-    with pytest.raises(ConfigError, match="exists"):
+    with pytest.raises(OutputError, match="exists"):
         sb.predict(scans(dataset), model, output_dir=tmp_path / "out", progress=False)
+
+
+def test_scans_of_one_name_are_refused_before_the_first(model, dataset, tmp_path):
+    path = scans(dataset)[0]
+    with pytest.raises(OutputError, match="two scans have this name"):
+        sb.predict([path, str(path)], model, output_dir=tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
 
 
 def test_evaluation_returns_the_summary(run, dataset, tmp_path):

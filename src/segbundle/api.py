@@ -22,9 +22,9 @@ from segbundle.audit.trust import refuse_untrusted
 from segbundle.checkpoints.loading import checkpoint_paths
 from segbundle.config.options import default_bundle
 from segbundle.config.overlays import workflow_files
-from segbundle.config.settings import settings_that_affect
+from segbundle.config.settings import select_settings
 from segbundle.config.validation import bundle_configs, check_config
-from segbundle.errors import ConfigError, PredictionError, SegbundleError, find_cause
+from segbundle.errors import ConfigError, OutputError, PredictionError, SegbundleError, find_cause
 from segbundle.files import run_files
 from segbundle.files.documents import read_json
 from segbundle.inference.slabs import NonFiniteLogitsError
@@ -185,7 +185,7 @@ def load_model(
         True
     """
     overrides = _overrides(model, settings, device=None if device is None else str(device))
-    workflow = _create("inference", model, task, overrides, trust)
+    workflow = _create("inference", task, overrides, trust)
     parser = workflow.parser
     check_config(parser, bundle_configs(default_bundle() / "configs"))
     parser["postprocessing#save_probabilities"] = False
@@ -227,19 +227,13 @@ def predict(
         (40, 56, 40)
     """
     items = list(scans) if isinstance(scans, list) else [scans]
+    paths = [] if output_dir is None else _output_paths(Path(output_dir), items)
     loaded = model if isinstance(model, Model) else load_model(model, **options)
     found = []
     for number, scan in enumerate(tqdm(items, desc="scans", disable=not progress)):
-        label_map = loaded.predict(scan)
-        if output_dir is not None:
-            name = label_map.name if label_map.source else f"{number:04d}"
-            folder = Path(output_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            path = run_files.label_map(folder, name)
-            if path.exists():
-                raise ConfigError(f"{path} exists. Choose another output_dir, or move the file away.")
-            label_map.save(path)
-        found.append(label_map)
+        found.append(loaded.predict(scan))
+        if paths:
+            found[-1].save(paths[number])
     return found
 
 
@@ -303,6 +297,23 @@ def evaluate(
     return summary
 
 
+def _output_paths(folder: Path, scans: Sequence[Any]) -> list[Path]:
+    """Return the paths of the label maps, named after the files of the scans, or numbered for images in memory.
+
+    Raises:
+        OutputError: two scans have the same name, or a file exists.
+    """
+    first = [scan[0] if isinstance(scan, (list, tuple)) else scan for scan in scans]
+    names = [stem(scan) if isinstance(scan, (str, Path)) else f"{number:04d}" for number, scan in enumerate(first)]
+    paths = [run_files.label_map(folder, name) for name in names]
+    for number, path in enumerate(paths):
+        if path in paths[:number] or path.exists():
+            problem = "two scans have this name" if path in paths[:number] else "it exists"
+            raise OutputError(f"{path}: cannot be written, because {problem}. Choose another output_dir.")
+    folder.mkdir(parents=True, exist_ok=True)
+    return paths
+
+
 def _run(
     name: str,
     model: Checkpoint | None,
@@ -310,20 +321,15 @@ def _run(
     settings: Mapping[str, Any],
     trust: bool,
 ) -> None:
-    workflow = _create(name, model, task, _overrides(model, settings), trust)
+    workflow = _create(name, task, _overrides(model, settings), trust)
     with _own_errors():
         workflow.initialize()
         workflow.run()
         workflow.finalize()
 
 
-def _create(
-    name: str,
-    model: Checkpoint | None,
-    task: PathLike | Sequence[PathLike],
-    overrides: Mapping[str, Any],
-    trust: bool,
-) -> Any:
+def _create(name: str, task: PathLike | Sequence[PathLike], overrides: Mapping[str, Any], trust: bool) -> Any:
+    """Return a workflow with task files, or else with the task in the training folder of the model."""
     tasks = [Path(path) for path in ([task] if isinstance(task, (str, Path)) else task)]
     refuse_untrusted(tasks, None, trust)
     refuse_untrusted([], None, trust, overrides)
@@ -369,8 +375,8 @@ def _task_of(model: Checkpoint | None, trust: bool) -> dict[str, Any]:
         path = checkpoint.parent / run_files.RUN_FILE
         if path.is_file():
             config: dict[str, Any] = read_json(path, dict[str, Any], ConfigError).get("config", {})
-            keys = [key for key in settings_that_affect("labels") if key != "ckpt_path" and key in config]
-            found.append((path, {key: config[key] for key in keys}))
+            config.pop("ckpt_path", None)
+            found.append((path, select_settings(config, ["labels"])))
     if not found:
         return {}
     path, values = found[0]

@@ -91,10 +91,10 @@ ABSENT, PRESENT = [0, 0, 0, 0], [0, 0, 1, 1]
 @pytest.mark.parametrize(
     ("validations", "kept", "reason"),
     [
-        ([(ABSENT, ABSENT)] * 3, 2, "no held-out case holds a class"),
-        ([(ABSENT, PRESENT)] * 3, 2, "no held-out case holds a class"),  # only false positives
+        ([(ABSENT, ABSENT)] * 3, 2, "no held-out case contains a class"),
+        ([(ABSENT, PRESENT)] * 3, 2, "no held-out case contains a class"),  # only false positives
         ([(PRESENT, ABSENT)] * 3, 2, "mean Dice is 0 so far"),
-        ([(ABSENT, PRESENT), (ABSENT, ABSENT), (ABSENT, PRESENT)], 2, "no held-out case holds a class"),
+        ([(ABSENT, PRESENT), (ABSENT, ABSENT), (ABSENT, PRESENT)], 2, "no held-out case contains a class"),
         ([(PRESENT, ABSENT), (PRESENT, PRESENT), (PRESENT, ABSENT)], 1, None),
         ([(PRESENT, PRESENT), (PRESENT, PRESENT), (PRESENT, [0, 0, 0, 1])], 0, None),
         ([(PRESENT, [0, 0, 0, 1]), (PRESENT, PRESENT)], 1, None),

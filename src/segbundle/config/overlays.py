@@ -11,6 +11,7 @@ from typing import Any
 
 from segbundle.config.literals import protect, protect_text
 from segbundle.config.settings import BY_KEY
+from segbundle.config.values import find_key
 from segbundle.errors import ConfigError
 from segbundle.files.documents import read_json, read_yaml, shortened
 
@@ -22,8 +23,8 @@ _HANDLERS = ("handlers", "train#handlers")
 """Keys with lists of handlers."""
 _WRITERS = ("Checkpoints", "TrainingLog", "ScoreReport")
 """Handlers that write the documented output files of a command."""
-_BELOW = {"evaluate": "inference"}
-"""Workflow that another one is an overlay of."""
+_BASES = {"evaluate": "inference"}
+"""Base workflow of each overlay."""
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -86,8 +87,8 @@ def workflow_files(configs: Path, name: str) -> list[Path]:
         ['inference.yaml', 'evaluate.yaml']
     """
     path = workflow_file(configs, name)
-    below = workflow_file(configs, _BELOW.get(name, name))
-    return [path] if below == path or not below.is_file() or "run" in read_config(path) else [below, path]
+    base = workflow_file(configs, _BASES.get(name, name))
+    return [path] if base == path or not base.is_file() or "run" in read_config(path) else [base, path]
 
 
 def merged_config(
@@ -183,24 +184,16 @@ def _check_steps_kept(workflow: Mapping[str, Any], config: Mapping[str, Any], so
                     f"write +{key}: [STEP]."
                 )
     for key in _HANDLERS:
-        found = _get_nested(config, key)
+        found = find_key(config, key)[1]
         if not isinstance(found, list):  # `check_config` raises the error
             continue
         kept = {step.get("_target_") for step in found if isinstance(step, dict)}
-        for step in _get_nested(workflow, key) or []:
+        for step in find_key(workflow, key)[1] or []:
             if step["_target_"].rpartition(".")[2] in _WRITERS and step["_target_"] not in kept:
                 raise ConfigError(
                     f"{source}config key {key!r} removes the handler {step['_target_']}. It writes results. To add "
                     f"handlers, write +{key}: [HANDLER]."
                 )
-
-
-def _get_nested(config: Mapping[str, Any], key: str) -> Any:
-    """Return the value of a key with levels separated by `#`, or None if the key does not exist."""
-    value: Any = config
-    for part in key.split("#"):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
 
 
 def _is_kept(step: Any, found: Any) -> bool:

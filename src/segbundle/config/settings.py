@@ -341,19 +341,6 @@ def settings_of(command: str) -> dict[str, list[Setting]]:
     return {theme: [setting for setting in used if setting.theme == theme] for theme in THEMES}
 
 
-def settings_that_affect(*results: str) -> list[str]:
-    """Return the keys of the settings that affect a result.
-
-    Args:
-        results: any of `scans`, `cases`, `labels` and `scores`, see `Setting`.
-
-    Example:
-        >>> settings_that_affect("scores")
-        ['nsd_tolerance_mm']
-    """
-    return [setting.key for setting in SETTINGS if setting.affects in results]
-
-
 def select_settings(settings: Mapping[str, Any], affects: Sequence[str]) -> dict[str, Any]:
     """Return the settings that affect a result, for its record and its report.
 

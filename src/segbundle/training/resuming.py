@@ -259,7 +259,7 @@ class Checkpoints:
         if best != 0 and not math.isnan(best):
             return None
         nothing = self.metric.summary()["mean_dice_present"] is None
-        reason = "no held-out case holds a class" if nothing else "mean Dice is 0 so far"
+        reason = "no held-out case contains a class" if nothing else "mean Dice is 0 so far"
         if self._logged_reason != reason:
             advice = " Hold out other cases with --fold." if nothing else ""
             _logger.warning("%s: model.pt contains the weights of the newest validation.%s", reason, advice)

@@ -80,9 +80,7 @@ def describe_run(output_dir: str, records: ScanRecords, device: torch.device | s
         >>> describe_run("runs/predictions", records, "cpu", {"ckpt_path": "model.pt"})  # doctest: +SKIP
     """
     records.collect()
-    if (
-        records.nothing_left and (Path(output_dir) / run_files.RUN_FILE).exists()
-    ):  # it describes the existing label maps
+    if records.nothing_left and (Path(output_dir) / run_files.RUN_FILE).exists():  # describes the existing label maps
         return
     if rank() == 0:
         data = [{"case": record["case"], "image": record["image"]} for record in records.all]

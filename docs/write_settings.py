@@ -8,7 +8,7 @@ import json
 import re
 from pathlib import Path
 
-from segbundle.config.settings import settings_table, task_schema, workflow_block
+from segbundle.config.settings_documents import settings_table, task_schema, workflow_block
 
 ROOT = Path(__file__).parents[1]
 TABLE = r"\| key \| default \| [^\n]*\n\|[-|]+\n(?:\|[^\n]*\n)+"

@@ -11,7 +11,8 @@ import yaml
 from segbundle.cli.settings_help import help_lines, settings_by_theme
 from segbundle.config.kinds import Component
 from segbundle.config.overlays import merged_config, read_config, workflow_files
-from segbundle.config.settings import BY_KEY, KEYS, SETTINGS, THEMES, settings_table, task_schema, workflow_block
+from segbundle.config.settings import BY_KEY, KEYS, SETTINGS, THEMES
+from segbundle.config.settings_documents import settings_table, task_schema, workflow_block
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "bundle" / "configs"

@@ -8,7 +8,6 @@ bundle's workflows are generated from this list. Add a new setting here and in t
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -32,8 +31,6 @@ from segbundle.config.kinds import (
 )
 
 _MACHINE_KEYS = ("bundle_root", "dataset_dir", "output_dir", "ckpt_path", "device")
-_WIDTH = 120
-"""Maximum length of a line in generated YAML."""
 THEMES = ("Paths", "Data", "Network and windows", "Training", "Evaluation and output")
 
 
@@ -366,79 +363,3 @@ def fixed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         {'fold': 0}
     """
     return {key: value for key, value in settings.items() if key in BY_KEY and BY_KEY[key].fixed}
-
-
-def task_schema() -> dict[str, Any]:
-    """Return the JSON schema of task files, with which editors complete and check keys.
-
-    References, expressions and components are allowed for every value, and a task may define additional keys.
-
-    Example:
-        >>> task_schema()["properties"]["max_epochs"]["anyOf"][0]
-        {'type': 'integer', 'minimum': 1}
-    """
-    later = [{"type": "string", "pattern": "^[@$%]"}, {"type": "object", "required": ["_target_"]}]
-    properties = {
-        setting.key: {
-            **({"description": setting.description} if setting.description else {}),
-            "anyOf": [setting.kind.schema(), *later],
-        }
-        for setting in SETTINGS
-    }
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Task of segbundle",
-        "type": "object",
-        "properties": properties,
-    }
-
-
-def settings_table() -> str:
-    """Return a Markdown table of the settings that have a description.
-
-    Example:
-        >>> print(settings_table().splitlines()[2])
-        | `bundle_root` |  | folder of the bundle |
-    """
-    lines = ["| key | default | meaning |", "|---|---|---|"]
-    for setting in SETTINGS:
-        if setting.description:
-            default = f"`{setting.default}`" if setting.default else ""
-            lines.append(f"| `{setting.key}` | {default} | {setting.description} |")
-    return "\n".join(lines)
-
-
-def workflow_block(workflow: str) -> str:
-    """Return the lines of `train.yaml` or `inference.yaml` with the settings and their defaults.
-
-    The last lines are the key `settings`, a mapping of all of them, which components take as one argument.
-
-    Args:
-        workflow: `train` or `inference`.
-
-    Example:
-        >>> "axcodes: RAS # orientation of the network's input" in workflow_block("train").splitlines()
-        True
-    """
-    lines, names = [], ["dataset_dir", "output_dir", "ckpt_path", "device"]
-    for theme in THEMES:
-        for setting in SETTINGS:
-            plain = setting.description and not isinstance(setting.kind, Component)
-            if setting.theme != theme or not plain or setting.is_machine_specific:
-                continue
-            default = setting.inference_default if workflow == "inference" and setting.inference_default else ""
-            default = default or setting.default
-            value = f'"@{default}"' if default in BY_KEY else default
-            lines.append(_with_comment(f"{setting.key}: {value}", setting.description))
-            names.append(setting.key)
-    pairs = [f'{name}: "@{name}"' for name in names]
-    flow = "{" + ", ".join(pair.replace(" ", "\0") for pair in pairs) + "}"
-    mapping = [f"  {line}" for line in textwrap.wrap(flow, _WIDTH - 2, break_long_words=False)]
-    return "\n".join([*lines, "settings: # all of them, for components", *mapping]).replace("\0", " ")
-
-
-def _with_comment(line: str, comment: str) -> str:
-    """Return a line of YAML with as many clauses of a comment as fit."""
-    while len(line) + len(comment) + 3 > _WIDTH and "; " in comment:
-        comment = comment.rpartition("; ")[0]
-    return f"{line} # {comment}"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import segbundle.engines
+import way_of_a_scan
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "segbundle"
@@ -105,3 +106,12 @@ def test_no_two_modules_have_the_same_name():
         path.stem for path in PACKAGE.rglob("*.py") if path.stem != "__init__" and path.parent.name != "reproductions"
     ]
     assert sorted(names) == sorted(set(names))
+
+
+@pytest.mark.e2e
+def test_document_lists_the_way_of_a_scan():
+    """Run `python docs/way_of_a_scan.py` after a change."""
+    calls = way_of_a_scan.way_of_a_scan()
+    assert way_of_a_scan.written(way_of_a_scan.PAGE.read_text(encoding="utf-8")) == way_of_a_scan.table(calls)
+    assert {thread for thread, _, _ in calls} == {"reading", "main", "writing"}
+    assert len({call[1:] for call in calls}) <= 130

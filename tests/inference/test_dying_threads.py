@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from monai.data import ThreadDataLoader
 
 from segbundle.datasets.finding import find_scans
 from segbundle.errors import ScansFailedError
-from segbundle.inference.scan_evaluator import ScanDataset, ScanEvaluator, report_failures
-from segbundle.inference.scan_records import ScanRecords
+from segbundle.inference.scan_evaluator import ScanEvaluator
+from segbundle.inference.scan_loading import ScanDataset, ScanLoader, start_reading
+from segbundle.inference.scan_records import ScanRecords, report_failures
 from segbundle.transforms import SaveLabelsd, postprocessing, preprocessing
 from tiny import write_nifti
 
@@ -39,16 +39,16 @@ def run(folder, reading=None, writing=None):
         transform = Dying(transform, "b", reading)
     if writing is not None:
         saving = Dying(saving, "b", writing)
-    dataset = ScanDataset(find_scans(folder / "scans"), transform, records)
+    loader = ScanLoader(ScanDataset(find_scans(folder / "scans"), transform))
+    start_reading(loader, records)
     evaluator = ScanEvaluator(
         records=records,
         saving=saving,
         device=torch.device("cpu"),
-        val_data_loader=ThreadDataLoader(dataset, batch_size=1, num_workers=0),  # as in inference.yaml
+        val_data_loader=loader,
         network=Network(),
         postprocessing=postprocessing(),
     )
-    dataset.read_ahead()
     return evaluator, records
 
 

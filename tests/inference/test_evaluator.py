@@ -3,12 +3,14 @@
 import pytest
 import torch
 from monai.data import DataLoader
+from monai.engines.utils import IterationEvents
 from monai.inferers import SimpleInferer
 
 from segbundle.datasets.finding import find_scans
 from segbundle.errors import PredictionError
 from segbundle.inference.evaluator import SegmentationEvaluator
-from segbundle.inference.scan_evaluator import ScanDataset, ScanEvaluator
+from segbundle.inference.scan_evaluator import ScanEvaluator
+from segbundle.inference.scan_loading import ScanDataset
 from segbundle.inference.scan_records import ScanRecords
 from segbundle.inference.sliding import SlidingWindowInferer
 from segbundle.transforms import SaveLabelsd, postprocessing, preprocessing
@@ -31,7 +33,9 @@ def scans(folder):
 
 def parts(scans, out, inferer):
     records = ScanRecords(out)
-    data = ScanDataset(find_scans(scans), preprocessing({"method": "window", "lower": 0, "upper": 1}), records)
+    data = ScanDataset(
+        records.remaining(find_scans(scans)), preprocessing({"method": "window", "lower": 0, "upper": 1})
+    )
     data.transform.transforms = data.transform.transforms[:-1]  # without intensity normalization
     return records, {
         "device": torch.device("cpu"),
@@ -57,3 +61,23 @@ def test_non_finite_logits_end_a_validation(tmp_path):
     _, options = parts(scans(tmp_path / "scans"), tmp_path / "out", SlidingWindowInferer(4, precision="fp32"))
     with pytest.raises(PredictionError, match=r"^b: [\d,]+ of [\d,]+ logits are NaN or infinite"):
         SegmentationEvaluator(**options).run()
+
+
+def test_events_follow_the_network_and_the_label_map(tmp_path):
+    """MONAI's handlers of `MODEL_COMPLETED` see labels on the grid of the scan, and the network is not running."""
+    _, options = parts(scans(tmp_path / "scans"), tmp_path / "out", SlidingWindowInferer(4, precision="fp32"))
+    seen = []
+
+    class Recorder:
+        def attach(self, engine):
+            for event in (IterationEvents.FORWARD_COMPLETED, IterationEvents.MODEL_COMPLETED):
+                engine.add_event_handler(event, self.record)
+
+        def record(self, engine):
+            pred = engine.state.output[0]["pred"]
+            seen.append((engine.state.batch[0]["case"], pred.dtype, tuple(pred.shape), engine.network.training))
+
+    evaluator = ScanEvaluator(ScanRecords(tmp_path / "other"), val_handlers=[Recorder()], **options)
+    evaluator.run()
+    assert seen == [(case, torch.uint8, (1, 9, 8, 7), False) for case in "aacc"]  # b fails
+    assert evaluator.state.predict_seconds > 0

@@ -13,10 +13,11 @@ from segbundle.errors import OutputError, ScansFailedError
 from segbundle.files.atomic import write_json
 from segbundle.files.output_folders import OutputFolder, claim
 from segbundle.files.run_files import RESULTS
-from segbundle.inference import scan_evaluator as scanning
 from segbundle.inference import scan_records as records
-from segbundle.inference.scan_evaluator import ScanDataset, ScanEvaluator, report_failures
-from segbundle.inference.scan_records import ScanRecords
+from segbundle.inference import scan_writing as scanning
+from segbundle.inference.scan_evaluator import ScanEvaluator
+from segbundle.inference.scan_loading import ScanDataset
+from segbundle.inference.scan_records import ScanRecords, report_failures
 from segbundle.transforms import SaveLabelsd, postprocessing, preprocessing
 from segbundle.workflow import provenance
 from tiny import write_nifti
@@ -24,7 +25,7 @@ from tiny import write_nifti
 
 def run(scans, out, network, num_workers=0, **records):
     kept = ScanRecords(out, **records)
-    data = ScanDataset(find_scans(scans), preprocessing({"method": "zscore"}, num_channels=1), kept)
+    data = ScanDataset(kept.remaining(find_scans(scans)), preprocessing({"method": "zscore"}, num_channels=1))
     evaluator = ScanEvaluator(
         records=kept,
         saving=SaveLabelsd(out),
@@ -201,7 +202,7 @@ def test_entries_with_an_error_fail_without_being_read(tmp_path):
     bad = {"case": "b\udcff", "image": str(tmp_path / "b\udcff.nii.gz"), "error": "b\udcff.nii.gz: is not in UTF-8."}
     twice = [{"case": "c", "image": str(tmp_path / name), "error": "two scans are named 'c'."} for name in "xy"]
     kept = ScanRecords(tmp_path / "out")
-    data = ScanDataset([bad, good, *twice], preprocessing({"method": "zscore"}, num_channels=1), kept)
+    data = ScanDataset(kept.remaining([bad, good, *twice]), preprocessing({"method": "zscore"}, num_channels=1))
     ScanEvaluator(
         records=kept,
         saving=SaveLabelsd(tmp_path / "out"),

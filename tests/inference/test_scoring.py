@@ -14,8 +14,9 @@ from segbundle import distributed as ranks
 from segbundle.datasets.datalist import labeled_data
 from segbundle.errors import OutputError, ScansFailedError
 from segbundle.files.output_folders import claim
-from segbundle.inference.scan_evaluator import ScanDataset, ScanEvaluator, report_failures
-from segbundle.inference.scan_records import ScanRecords
+from segbundle.inference.scan_evaluator import ScanEvaluator
+from segbundle.inference.scan_loading import ScanDataset
+from segbundle.inference.scan_records import ScanRecords, report_failures
 from segbundle.inference.scoring import MeanDice, ScoreReport
 from segbundle.results.scores import read_rows
 from segbundle.transforms import SaveLabelsd, postprocessing, preprocessing
@@ -62,7 +63,7 @@ def evaluate(dataset, out, tolerance=1.0, network=None, annotated=None, cases="a
         records=records,
         saving=SaveLabelsd(out),
         device=torch.device("cpu"),
-        val_data_loader=DataLoader(ScanDataset(data, transform, records), batch_size=1),
+        val_data_loader=DataLoader(ScanDataset(records.remaining(data), transform), batch_size=1),
         network=network or Network(),
         postprocessing=postprocessing(),
         key_val_metric={"mean_dice": metric},

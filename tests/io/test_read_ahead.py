@@ -1,9 +1,13 @@
+import subprocess
+import sys
+import threading
+
 import nibabel as nib
 import numpy as np
 import pytest
 
 from segbundle.errors import DataError
-from segbundle.io.read_ahead import begin_reading, read_begun
+from segbundle.io.read_ahead import BackgroundReader, begin_reading, read_begun
 
 
 @pytest.fixture
@@ -42,3 +46,37 @@ def test_channels_in_separate_files(scan):
     both, _ = read_begun([scan, scan])
     assert both.array.shape == (2, 2, 3, 4)
     read_begun(scan)
+
+
+def test_calls_run_in_order_in_one_thread():
+    reader, order = BackgroundReader("a name"), []
+    waiting = threading.Event()
+    first = reader.submit(lambda: (waiting.wait(60), order.append(1), threading.current_thread()))
+    second = reader.submit(lambda: (order.append(2), threading.current_thread()))
+    assert not first.done() and not second.done()
+    waiting.set()
+    assert first.result()[-1] is second.result()[-1]
+    assert first.result()[-1].name == "a name"
+    assert order == [1, 2]
+
+
+def test_error_of_a_call_is_raised_on_request():
+    reader = BackgroundReader()
+    failed = reader.submit(int, "x")
+    assert reader.submit(int, "7").result() == 7
+    with pytest.raises(ValueError, match="invalid literal"):
+        failed.result()
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("must_finish", [True, False])
+def test_program_waits_for_calls_that_must_finish(must_finish, tmp_path):
+    """Without waiting, a library in the thread may crash when the interpreter ends."""
+    program = (
+        "import sys, time; from pathlib import Path; from segbundle.io.read_ahead import reader\n"
+        "def read(): time.sleep(1 if sys.argv[1] == 'True' else 600); Path(sys.argv[2]).touch()\n"
+        "reader.submit(read, must_finish=sys.argv[1] == 'True')"
+    )
+    path = tmp_path / "finished"
+    subprocess.run([sys.executable, "-c", program, str(must_finish), path], check=True, timeout=300)
+    assert path.exists() == must_finish

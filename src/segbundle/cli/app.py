@@ -22,7 +22,6 @@ from segbundle.cli.running import (
     run_workflow,
     stop_on_signals,
 )
-from segbundle.cli.settings_help import help_lines
 from segbundle.config.options import join_switches, split_overrides
 from segbundle.errors import ConfigError, DataError, OutputError, show_error
 
@@ -81,6 +80,8 @@ class _WithKeys(TyperCommand):
         return super().parse_args(ctx, join_switches(args, flags - {"--help"}))
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
+        from segbundle.cli.settings_help import help_lines
+
         super().format_options(ctx, formatter)
         for theme, lines in help_lines(self.name or "", [param.name or "" for param in self.params]).items():
             with formatter.section(theme):

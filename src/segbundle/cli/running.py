@@ -14,7 +14,6 @@ from typing import Any
 
 import typer
 
-from segbundle.acceleration.lazy_imports import fast_imports
 from segbundle.config.options import default_bundle, refuse_missing_values, split_overrides, switches_of
 from segbundle.errors import ConfigError, show_error
 
@@ -232,6 +231,7 @@ def run_cross_validation(
         >>> given = {"dataset_dir": "data_samples"}
         >>> run_cross_validation(Path("runs/cv"), None, None, given, ["--max_epochs", "10"])  # doctest: +SKIP
     """
+    from segbundle.acceleration.lazy_imports import fast_imports
     from segbundle.audit import refuse_untrusted
     from segbundle.config.overlays import check_steps, read_config, workflow_file
 

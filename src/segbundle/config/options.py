@@ -9,10 +9,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from segbundle.config.settings import BY_KEY, NAME_LISTS, TEXT_KEYS
 from segbundle.errors import ConfigError
 
-_NULLABLE = frozenset(key for key in TEXT_KEYS if BY_KEY[key].kind.accepts(None))
 _CONSTANTS: dict[str, bool | float | None] = {
     "true": True,
     "false": False,
@@ -144,9 +142,11 @@ def refuse_missing_values(overrides: Mapping[str, Any], defaults: Mapping[str, A
 
 def _value(key: str, text: str) -> Any:
     """Return the value of a key, parsed from its text on the command line."""
+    from segbundle.config.settings import BY_KEY, NAME_LISTS, TEXT_KEYS  # `segbundle --help` needs no settings
+
     name = re.split("#|::", key)[-1]
     if name in TEXT_KEYS:
-        return None if name in _NULLABLE and text.lower() in ("null", "none") else text
+        return None if text.lower() in ("null", "none") and BY_KEY[name].kind.accepts(None) else text
     if name in NAME_LISTS and text.strip().startswith("[") and text.strip().endswith("]"):
         return _names(text.strip()[1:-1])
     if "#" in _QUOTED.sub("", text):  # Fire would treat the rest as a comment

@@ -44,7 +44,7 @@ class Setting:
         needed: accepted values in words, with an example, for error messages.
         description: one line for the help, the schema and the table; empty for settings nested in a described setting.
         theme: one of `THEMES`.
-        default: default in the bundle's workflows, for the table; empty for components, and if the workflows differ.
+        default: default in the workflows and in the table, as YAML; empty for components, and if the workflows differ.
         commands: commands that use the setting (default: train, evaluate and predict).
         affects: what the setting determines, for records and reports: `scans` that are read, `cases` that are scored,
             `labels` or `scores`; empty for none of these.

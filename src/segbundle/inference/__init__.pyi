@@ -3,8 +3,10 @@ from .evaluator import SegmentationEvaluator
 from .patch_inferer import PatchInferer
 from .precision import autocast
 from .progress import ProgressBar
-from .scan_evaluator import ScanDataset, ScanEvaluator, read_ahead, report_failures
-from .scan_records import ScanRecords
+from .scan_evaluator import ScanEvaluator
+from .scan_loading import ScanDataset, ScanLoader, start_reading
+from .scan_records import ScanRecords, report_failures
+from .scan_writing import ScanWriter
 from .scoring import MeanDice, ScoreReport
 from .slabs import NonFiniteLogitsError, ScoreSlabs, check_finite
 from .sliding import SlidingWindowInferer
@@ -16,7 +18,9 @@ __all__ = [
     "ProgressBar",
     "ScanDataset",
     "ScanEvaluator",
+    "ScanLoader",
     "ScanRecords",
+    "ScanWriter",
     "ScoreReport",
     "ScoreSlabs",
     "SegmentationEvaluator",
@@ -24,6 +28,6 @@ __all__ = [
     "autocast",
     "check_finite",
     "prepare",
-    "read_ahead",
     "report_failures",
+    "start_reading",
 ]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from monai.data import decollate_batch
 from monai.engines import SupervisedEvaluator
-from monai.engines.utils import IterationEvents
+from monai.engines.utils import IterationEvents, engine_apply_transform
 from monai.utils import CommonKeys
 
 from segbundle.errors import PredictionError, find_cause
 from segbundle.inference.scoring import is_better
-from segbundle.inference.slabs import NonFiniteLogitsError, check_finite
+from segbundle.inference.slabs import NonFiniteLogitsError, ScoreSlabs, check_finite
 
 _ADVICE = (
     "Look at the scan's intensities (segbundle check), check that the weights belong to this task, and if precision is "
@@ -23,12 +25,14 @@ _ADVICE = (
 class SegmentationEvaluator(SupervisedEvaluator):
     """Supervised evaluator for batches of one scan that never stores the logits of all classes for the whole volume.
 
-    With `segbundle.inference.SlidingWindowInferer`, `pred` is a `ScoreSlabs`: the network runs while postprocessing
-    iterates over the slabs. Afterwards, `state.predict_seconds` is the computing time of the network, and
-    `state.window_size` is the (X, Y, Z) size of its windows. With other inferers of MONAI, `pred` is a tensor,
-    `state.predict_seconds` is 0, and `state.window_size` is None.
+    With `segbundle.inference.SlidingWindowInferer`, postprocessing gets `pred` as `ScoreSlabs`: the network computes
+    the next slab when postprocessing has used the previous one. MONAI's events `FORWARD_COMPLETED` and
+    `MODEL_COMPLETED` follow when both have finished. Then `state.predict_seconds` is the computing time of the network,
+    and `state.window_size` is the (X, Y, Z) size of its windows. With other inferers of MONAI, postprocessing gets
+    `pred` as a tensor, `state.predict_seconds` is 0, and `state.window_size` is None.
 
     Args:
+        postprocessing: transform of a dict with `image` and `pred`; None keeps the logits. Default: None.
         others: as in `monai.engines.SupervisedEvaluator`. Batches must contain one scan. The default of
             `metric_cmp_fn` is `segbundle.inference.scoring.is_better`.
 
@@ -46,37 +50,43 @@ class SegmentationEvaluator(SupervisedEvaluator):
         torch.Size([3, 4, 4, 4])
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, postprocessing: Callable[..., Any] | None = None, **kwargs: Any) -> None:
         super().__init__(**{"metric_cmp_fn": is_better, **kwargs}, decollate=False)
+        self.postprocessing = postprocessing
 
     def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> Any:
         (item,) = decollate_batch(batchdata)
-        image = item[CommonKeys.IMAGE]
-        label = item.get(CommonKeys.LABEL)
-        engine.state.batch = [item]
-        try:
-            pred = self._predict(engine, image, label)
-        except Exception as error:
-            problem = find_cause(error, NonFiniteLogitsError)
-            if problem is None:
-                raise
-            raise PredictionError(f"{item['case']}: {problem}. {_ADVICE}") from error
-        engine.state.predict_seconds = getattr(pred, "seconds", 0.0)
-        engine.state.window_size = getattr(pred, "roi", None)
-        return engine.state.output
-
-    def _predict(self, engine: SupervisedEvaluator, image: torch.Tensor, label: torch.Tensor | None) -> Any:
-        """Run the network and the postprocessing, and return the logits as the inferer returned them."""
-        with engine.mode(engine.network):
-            if hasattr(engine.inferer, "slabs"):  # the inferer moves data to the GPU if it fits
-                pred = engine.inferer.slabs(image[None], engine.network)
-            else:
-                with torch.autocast("cuda", enabled=engine.amp):
-                    pred = engine.inferer(image[None].to(engine.state.device), engine.network)[0]
-                if isinstance(pred, torch.Tensor):
-                    check_finite(pred)
-            output = {CommonKeys.IMAGE: image, CommonKeys.PRED: pred}
-            engine.state.output = [output if label is None else {**output, CommonKeys.LABEL: label}]
+        with engine.mode(engine.network), _explain_bad_logits(item):
+            logits = self._logits(engine, item[CommonKeys.IMAGE])
+            output = {key: item[key] for key in (CommonKeys.IMAGE, CommonKeys.LABEL) if key in item}
+            output[CommonKeys.PRED] = logits
+            if self.postprocessing is not None:  # the network runs while this iterates over the slabs
+                item, output = engine_apply_transform(item, output, self.postprocessing)
+            engine.state.batch, engine.state.output = [item], [output]
+            engine.state.predict_seconds = getattr(logits, "seconds", 0.0)
+            engine.state.window_size = getattr(logits, "roi", None)
             engine.fire_event(IterationEvents.FORWARD_COMPLETED)
             engine.fire_event(IterationEvents.MODEL_COMPLETED)
-        return pred
+        return engine.state.output
+
+    def _logits(self, engine: SupervisedEvaluator, image: torch.Tensor) -> torch.Tensor | ScoreSlabs:
+        """Return the logits of an image (C, X, Y, Z): slabs that are computed on demand, or a tensor."""
+        if hasattr(engine.inferer, "slabs"):  # the inferer moves data to the GPU if it fits
+            return engine.inferer.slabs(image[None], engine.network)
+        with torch.autocast("cuda", enabled=engine.amp):
+            logits = engine.inferer(image[None].to(engine.state.device), engine.network)[0]
+        if isinstance(logits, torch.Tensor):
+            check_finite(logits)
+        return logits
+
+
+@contextmanager
+def _explain_bad_logits(item: Mapping[str, Any]) -> Iterator[None]:
+    """Turn an error about logits that are NaN or infinite into an error that names the case and the remedy."""
+    try:
+        yield
+    except Exception as error:
+        problem = find_cause(error, NonFiniteLogitsError)
+        if problem is None:
+            raise
+        raise PredictionError(f"{item['case']}: {problem}. {_ADVICE}") from error

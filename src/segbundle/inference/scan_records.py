@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from segbundle.distributed import barrier, rank, world_size
+from segbundle.errors import ScansFailedError
 from segbundle.files import run_files
 from segbundle.files.atomic import remove_partial, write_json
 from segbundle.files.hashing import new_digest, shortened
@@ -19,6 +20,7 @@ from segbundle.inference.settings_hash import checkpoints_in, configured, hash_s
 from segbundle.io.scan_files import files_of
 from segbundle.results.journal import Journal, journals, key_of, record_files, records_of
 from segbundle.results.scores import CaseScores, scores_from_json
+from segbundle.terminal import duration
 
 _logger = logging.getLogger(__name__)
 _Key = tuple[str, str]
@@ -75,7 +77,8 @@ class ScanRecords:
         self.nothing_left = False
         self.earlier_scores: list[CaseScores] = []
         self.unwritten = UnwrittenFiles()
-        own = f"predictions.rank{rank()}.jsonl" if world_size() > 1 else "predictions.jsonl"
+        self._single = world_size() == 1
+        own = "predictions.jsonl" if self._single else f"predictions.rank{rank()}.jsonl"
         self._journal = Journal(self.path.with_name(own))
         self._save_probabilities = save_probabilities
         self._scored_classes = scored_classes
@@ -125,7 +128,7 @@ class ScanRecords:
         key = key_of(escaped)
         self._records[key] = {**escaped, "settings": self.settings_hash, "input": self._inputs.get(key)}
         self._journal.append(self._records[key])
-        if world_size() == 1 and len(self._records) >= self._next_write:
+        if self._single and len(self._records) >= self._next_write:
             self._write()
             self._next_write = 2 * len(self._records)
 
@@ -136,7 +139,7 @@ class ScanRecords:
             OutputError: `predictions.json` cannot be written.
         """
         self._journal.close()
-        if world_size() == 1 and self._changed:
+        if self._single and self._changed:
             self._write()
             self._remove_journals()
 
@@ -315,3 +318,45 @@ def _fingerprint(entry: Mapping[str, Any]) -> str:
         for file, found in zip(files, known, strict=True):
             digest.update(os.fsencode(f"{file} {found and found.st_size} {found and found.st_mtime_ns}\n"))
     return shortened(digest)
+
+
+def report_failures(records: ScanRecords) -> None:
+    """Log the number of finished and failed scans, and raise an error if any scan failed.
+
+    This is the last step of a workflow. All ranks must call it; only rank 0 reports.
+
+    Args:
+        records: records of the run.
+
+    Raises:
+        ScansFailedError: at least one scan failed or was not processed. The results of the other scans are on disk.
+        OutputError: a file of the run could not be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     records = ScanRecords(folder)
+        ...     records.add({"case": "a", "image": "a.nii.gz", "status": "ok", "prediction": f"{folder}/a_seg.nii.gz"})
+        ...     report_failures(records)
+    """
+    records.collect()
+    if rank() > 0:
+        return
+    failed, total = records.failures, len(records.all)
+    seconds = time.monotonic() - records.start_time
+    _logger.info(
+        "%d of %d scans done, %d failed, in %s; label maps: %s",
+        total - len(failed), len(records.missing) + total, len(failed), duration(seconds), records.path.parent,
+    )  # fmt: skip
+    unwritten = records.unwritten.message
+    if records.missing:
+        raise ScansFailedError(
+            f"{len(records.missing)} scans were not processed ({', '.join(records.missing[:5])}), perhaps because "
+            f"reading them ran out of memory. Continue with --resume. {unwritten}".rstrip()
+        )
+    if failed:
+        cases = ", ".join(record["case"] for record in failed[:5]) + (", ..." if len(failed) > 5 else "")
+        raise ScansFailedError(
+            f"{len(failed)} of {total} scans failed ({cases}); see {records.path}. {unwritten}".rstrip()
+        )
+    records.unwritten.raise_error()

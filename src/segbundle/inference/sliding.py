@@ -235,7 +235,7 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         thickness = max(group[-1][plan.axis] - group[0][plan.axis] for group in groups) + plan.roi[plan.axis]
         weights = importance(plan.roi, self.mode, self.sigma_scale, device)
         buffer = SlabBuffer(plan, weights, thickness, torch.device(self.device) if self.device else None)
-        scan = _unpadded(volume, plan)
+        scan = _unpadded(volume, plan) if self.skip_air else volume
         air = _air_level(scan) if self.skip_air else None
         with tqdm(total=len(plan), desc="windows", leave=False, disable=None if self.progress else True) as bar:
             for index, group in enumerate(groups):

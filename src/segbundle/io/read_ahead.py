@@ -1,22 +1,83 @@
-"""Background reading of scans, while a program is still importing other modules."""
+"""Background thread that reads scans ahead of their use."""
 
 from __future__ import annotations
 
+import atexit
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Thread
+from typing import Any, TypeVar
 
 from segbundle.io.scan_files import is_nifti
 from segbundle.io.scans import Scan, read_scan
 
+T = TypeVar("T")
 _Timed = tuple[Scan, float]
-_pending: dict[Path, Future[_Timed]] = {}
+
+
+class BackgroundReader:
+    """Thread that calls functions one after another, in the order in which they were submitted.
+
+    The thread starts with the first call and does not keep the program from ending, except for calls that must finish.
+
+    Args:
+        name: name of the thread. Default: `reading`.
+
+    Example:
+        >>> BackgroundReader().submit(len, [1, 2]).result()
+        2
+    """
+
+    def __init__(self, name: str = "reading") -> None:
+        self.name = name
+        self._calls: SimpleQueue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = SimpleQueue()
+        self._thread: Thread | None = None
+        self._unfinished: list[Future[Any]] = []
+
+    def submit(self, function: Callable[..., T], *args: Any, must_finish: bool = True) -> Future[T]:
+        """Call a function in the thread.
+
+        Args:
+            function: function to call.
+            args: its arguments.
+            must_finish: whether the program waits for the call before it ends, because some libraries crash if a
+                program ends while they read a file. Default: True.
+
+        Returns:
+            Future of the result.
+        """
+        future: Future[T] = Future()
+        if must_finish:
+            if not self._unfinished:
+                atexit.register(lambda: wait(self._unfinished))
+            self._unfinished[:] = [future]
+        if self._thread is None or not self._thread.is_alive():
+            self._calls = SimpleQueue()
+            self._thread = Thread(target=self._run, name=self.name, daemon=True)
+            self._thread.start()
+        self._calls.put((future, function, args))
+        return future
+
+    def _run(self) -> None:
+        while True:
+            future, function, args = self._calls.get()
+            try:
+                future.set_result(function(*args))
+            except BaseException as error:
+                future.set_exception(error)
+            del future, function, args  # or the scan would be in memory until the next call
+
+
+reader = BackgroundReader()
+"""The thread that reads all scans of this process ahead."""
+_begun: dict[Path, Future[_Timed]] = {}
 
 
 def begin_reading(path: str | Path) -> None:
-    """Start to read a NIfTI file in a background thread.
+    """Start to read a NIfTI file, while the program is still importing other modules.
 
     Other files are ignored, because their libraries may crash if the program ends while they read.
 
@@ -27,19 +88,13 @@ def begin_reading(path: str | Path) -> None:
         >>> begin_reading("/nowhere/ct.nii.gz")
     """
     path = Path(path)
-    if not is_nifti(path) or not path.is_file():
-        return
-    scan: Future[_Timed] = Future()
-    _pending[path] = scan
-    Thread(target=_read, args=(path, scan), name="reading early", daemon=True).start()
+    if is_nifti(path) and path.is_file():
+        _begun[path] = reader.submit(_timed, path, must_finish=False)
 
 
-def _read(path: Path, scan: Future[_Timed]) -> None:
+def _timed(path: Path) -> _Timed:
     started = time.monotonic()
-    try:
-        scan.set_result((read_scan(path), time.monotonic() - started))
-    except Exception as error:
-        scan.set_exception(error)
+    return read_scan(path), time.monotonic() - started
 
 
 def read_begun(path: str | Path | Sequence[str | Path]) -> _Timed:
@@ -66,5 +121,5 @@ def read_begun(path: str | Path | Sequence[str | Path]) -> _Timed:
         >>> scan.array.shape
         (1, 4, 3, 2)
     """
-    begun = _pending.pop(Path(path), None) if isinstance(path, (str, Path)) else None
+    begun = _begun.pop(Path(path), None) if isinstance(path, (str, Path)) else None
     return (read_scan(path), 0.0) if begun is None else begun.result()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -311,3 +312,17 @@ def test_cases_are_not_modified():
 def test_batch_size_of_zero_is_refused():
     with pytest.raises(ValueError, match="batch_size"):
         loader(batch_size=0)
+
+
+def test_epoch_has_several_patches_of_each_case():
+    """The order of the cases repeats; each patch has a position of its own, and with 1 nothing changes."""
+    several, one = loader(batch_size=3, patches_per_case=4), loader(batch_size=3)
+    count = len(one.dataset)
+    assert len(several) == -(-4 * count // 3)
+    batches = list(several)
+    names = [name for batch in batches for name in batch["case"]][: 4 * count]
+    assert Counter(names) == dict.fromkeys(names[:count], 4)
+    patches = torch.cat([batch["image"] for batch in batches])[: 4 * count]
+    assert len(patches.flatten(1).unique(dim=0)) == 4 * count
+    first = torch.cat([batch["image"] for batch in one])[:count]
+    assert torch.equal(patches[:count], first)

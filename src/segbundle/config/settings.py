@@ -228,6 +228,10 @@ SETTINGS = (
     ),
     Setting("batch_size", Integer(), "a positive whole number of patches", "patches per step", _TRAINING, "2", _TRAIN),
     Setting(
+        "patches_per_case", Integer(), "a positive whole number of patches", "patches of each case per epoch",
+        _TRAINING, "1", _TRAIN,
+    ),
+    Setting(
         "num_workers", Integer(0, 1024), "a whole number from 0 to 1024", "threads that prepare cases", _TRAINING,
         "4", _TRAIN,
     ),

@@ -17,8 +17,8 @@ from segbundle.sampling.degradation import degrade
 class PatchLoader:
     """Data loader of random patches, cropped and augmented on the training device.
 
-    Every epoch has one patch per case, in random order. The last batch is completed with more patches of the first
-    cases. A patch depends only on `seed`, the epoch, and its position in the epoch, not on the batch size, the number
+    Every epoch has `patches_per_case` patches of each case, in random order. The last batch is completed with more
+    patches of the first cases. A patch depends only on `seed`, the epoch, and its position in the epoch, not on the batch size, the number
     of ranks, or earlier batches. `batch(epoch, step)` returns any batch again.
 
     Iteration yields dicts with `image` float32 (B, C, *patch_size) and `label` uint8 (B, 1, *patch_size) on `device`,
@@ -38,9 +38,10 @@ class PatchLoader:
             the batch size. Default: 1.
         read_ahead: whether a thread prefetches the next batch. None prefetches on a GPU only, as on a CPU the thread
             would compete with the network for cores.
+        patches_per_case: patches of each case per epoch. Default: 1.
 
     Raises:
-        ValueError: if `batch_size` is less than 1.
+        ValueError: if `batch_size` or `patches_per_case` is less than 1.
 
     Example:
         >>> case = {
@@ -63,12 +64,14 @@ class PatchLoader:
         rank: int = 0,
         world_size: int = 1,
         read_ahead: bool | None = None,
+        patches_per_case: int = 1,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        if min(batch_size, patches_per_case) < 1:
+            raise ValueError(f"batch_size ({batch_size}) and patches_per_case ({patches_per_case}) must be at least 1.")
         self.dataset = dataset
         self.patch_size = tuple(patch_size)
         self.batch_size = batch_size
+        self.patches_per_case = patches_per_case
         self.augmentation = augmentation
         self.seed = torch.initial_seed() % 2**63 if seed is None else seed  # must be the same on all ranks
         self.device = torch.device(device)
@@ -78,7 +81,7 @@ class PatchLoader:
         self._stream = torch.cuda.Stream(self.device) if self.read_ahead and self.device.type == "cuda" else None
 
     def __len__(self) -> int:
-        return -(-len(self.dataset) // (self.batch_size * self.world_size))
+        return -(-len(self.dataset) * self.patches_per_case // (self.batch_size * self.world_size))
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next iteration, starting from 1. Without a call, epochs are consecutive."""

@@ -37,6 +37,7 @@ def patch_loader(
     device: torch.device | str = "cpu",
     class_names: Sequence[str] = (),
     axcodes: str | Sequence[str] | None = "RAS",
+    patches_per_case: int = 1,
 ) -> PatchLoader:
     """Return a loader of random patches on the device of the training, for the shard of this rank.
 
@@ -50,6 +51,7 @@ def patch_loader(
         device: device on which batches are created. Default: CPU.
         class_names: classes of the task, for `flip_axes: auto`.
         axcodes: orientation of the network's grid, for `flip_axes: auto`. Default: RAS.
+        patches_per_case: number of patches of each case per epoch, for datasets of few large scans. Default: 1.
 
     Raises:
         ConfigError: a setting of the augmentation is unknown or out of range.
@@ -68,7 +70,10 @@ def patch_loader(
     except ValueError as error:
         raise ConfigError(f"augmentation: {error}") from error
     warn_about_sides(flips, class_names, axcodes, "augmentation#flip_axes")
-    return PatchLoader(dataset, patch_size, batch_size, changes, _shared_seed(seed), device, rank(), world_size())
+    return PatchLoader(
+        dataset, patch_size, batch_size, changes, _shared_seed(seed), device, rank(), world_size(),
+        patches_per_case=patches_per_case,
+    )  # fmt: skip
 
 
 @from_settings

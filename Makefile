@@ -1,12 +1,13 @@
 # setup: virtual environment; demo: train, evaluate, predict; docs: site
 # setup-dev: with all that tests need; test and lint: what CI runs; test-fast: without commands, browsers and trainings
 # coverage: lines that these tests reach; hostile: all bad inputs; mutation: what the tests notice
+# test-wheel: the built wheel alone, in an environment and a folder of its own
 PYTHON ?= python3
 BIN := .venv/bin
 FAST := not (e2e or browser or cuda or slow)
 COVERED := losses metrics transforms inference io
 
-.PHONY: setup setup-dev demo docs test test-fast test-plain coverage hostile mutation lint
+.PHONY: setup setup-dev demo docs test test-fast test-plain test-wheel coverage hostile mutation lint
 
 setup: .venv/installed
 
@@ -47,6 +48,14 @@ test-fast: setup-dev
 # the same results without the code that depends on internals of PyTorch
 test-plain: setup-dev
 	SEGBUNDLE_ACCELERATION=off OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q -m "$(FAST)" --ignore tests/acceleration
+
+test-wheel:
+	rm -rf build/wheel && mkdir -p build/wheel/elsewhere
+	$(PYTHON) -m venv build/wheel/venv
+	build/wheel/venv/bin/pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	build/wheel/venv/bin/pip install --quiet -c constraints.txt torch==2.13.0
+	build/wheel/venv/bin/pip install --quiet -c constraints.txt build/wheel/segbundle-*.whl
+	cd build/wheel/elsewhere && PATH=$(CURDIR)/build/wheel/venv/bin:$$PATH sh -eux $(CURDIR)/tests/use_wheel.sh
 
 coverage: setup-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q -m "$(FAST)" $(foreach room,$(COVERED),--cov=src/segbundle/$(room)) \

@@ -20,7 +20,7 @@ from segbundle.audit.configurations import Document
 from segbundle.audit.inspection import Inspection
 from segbundle.audit.trust import refuse_untrusted
 from segbundle.checkpoints.loading import checkpoint_paths
-from segbundle.config.options import default_bundle
+from segbundle.config.options import default_bundle, task_file
 from segbundle.config.overlays import workflow_files
 from segbundle.config.settings import select_settings
 from segbundle.config.validation import bundle_configs, check_config
@@ -330,7 +330,7 @@ def _run(
 
 def _create(name: str, task: PathLike | Sequence[PathLike], overrides: Mapping[str, Any], trust: bool) -> Any:
     """Return a workflow with task files, or else with the task in the training folder of the model."""
-    tasks = [Path(path) for path in ([task] if isinstance(task, (str, Path)) else task)]
+    tasks = [task_file(Path(path)) for path in ([task] if isinstance(task, (str, Path)) else task)]
     refuse_untrusted(tasks, None, trust)
     refuse_untrusted([], None, trust, overrides)
     known = {} if tasks else _task_of(overrides.get("ckpt_path"), trust)

@@ -1,10 +1,11 @@
 """Command-line options, and the types of their values."""
 
 import math
+from pathlib import Path
 
 import pytest
 
-from segbundle.config.options import join_switches, split_overrides, switches_of
+from segbundle.config.options import default_configs, join_switches, split_overrides, switches_of, task_file
 from segbundle.config.settings import TEXT_KEYS
 from segbundle.errors import ConfigError
 
@@ -105,3 +106,19 @@ def test_options_without_a_name_raise(word):
         return
     with pytest.raises(ConfigError, match="unknown option"):
         split_overrides([word])
+
+
+def test_included_task_files_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    included = task_file(Path("configs/phantom.yaml"))
+    assert included == default_configs() / "phantom.yaml" and included.is_file()
+    for other in (
+        "phantom.yaml",
+        "configs/unknown.yaml",
+        "x/configs/phantom.yaml",
+        str(tmp_path / "configs/phantom.yaml"),
+    ):
+        assert task_file(Path(other)) == Path(other)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "phantom.yaml").write_text("max_epochs: 1")
+    assert task_file(Path("configs/phantom.yaml")) == Path("configs/phantom.yaml")  # the user's own comes first

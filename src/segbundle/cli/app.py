@@ -22,7 +22,7 @@ from segbundle.cli.running import (
     run_workflow,
     stop_on_signals,
 )
-from segbundle.config.options import join_switches, split_overrides
+from segbundle.config.options import join_switches, split_overrides, task_file
 from segbundle.errors import ConfigError, DataError, OutputError, show_error
 
 app = typer.Typer(
@@ -38,8 +38,18 @@ Overrides = Annotated[
     typer.Argument(metavar="[--KEY VALUE]...", help="Any other config key, for instance --max_epochs 100."),
 ]
 Bundle = Annotated[Path | None, typer.Option(help="Folder of the bundle.", show_default="the project's bundle")]
+
+
+def _task_files(paths: list[Path] | None) -> list[Path]:
+    return [task_file(path) for path in paths or []]
+
+
 Config = Annotated[
-    list[Path] | None, typer.Option(help="Task YAML that overrides the bundle's values; may be repeated.")
+    list[Path] | None,
+    typer.Option(
+        help="Task YAML that overrides the bundle's values; may be repeated. configs/phantom.yaml is included.",
+        callback=_task_files,
+    ),
 ]
 Checkpoint = Annotated[
     list[Path] | None,
@@ -206,7 +216,10 @@ def predict(
 @app.command()
 def check(
     dataset: Annotated[Path, typer.Argument(help="Dataset: Decathlon, nnU-Net raw, or imagesTr/labelsTr.")],
-    config: Annotated[list[Path] | None, typer.Option(help="Task YAML whose classes and channels must fit.")] = None,
+    config: Annotated[
+        list[Path] | None,
+        typer.Option(help="Task YAML whose classes and channels must fit.", callback=_task_files),
+    ] = None,
     trust: Trust = False,
 ) -> None:
     """Check every case of a dataset and print all problems. The exit code is 1 if a problem was found.

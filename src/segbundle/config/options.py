@@ -30,9 +30,37 @@ def default_bundle() -> Path:
         >>> (default_bundle() / "configs" / "train.yaml").is_file()
         True
     """
+    return _included("bundle")
+
+
+def default_configs() -> Path:
+    """Return the folder of the project's task files, in a checkout or an installed package.
+
+    Example:
+        >>> (default_configs() / "phantom.yaml").is_file()
+        True
+    """
+    return _included("configs")
+
+
+def _included(name: str) -> Path:
     package = Path(__file__).parents[1]
-    installed = package / "_bundle"
-    return installed if installed.is_dir() else package.parents[1] / "bundle"
+    installed = package / f"_{name}"
+    return installed if installed.is_dir() else package.parents[1] / name
+
+
+def task_file(path: Path) -> Path:
+    """Return the path of a task file; `configs/NAME.yaml` is one of the project's if there is no such file.
+
+    Args:
+        path: path of a task file.
+
+    Example:
+        >>> task_file(Path("configs/phantom.yaml")).is_file(), task_file(Path("other/phantom.yaml")).is_file()
+        (True, False)
+    """
+    own = default_configs() / path.name
+    return own if path.parent == Path("configs") and own.is_file() and not path.exists() else path
 
 
 def split_overrides(words: list[str], switches: Collection[str] = ()) -> tuple[list[str], dict[str, Any]]:

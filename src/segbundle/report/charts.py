@@ -18,6 +18,10 @@ _MAX_SCALE = 1.3
 _MAX_STYLES = 21
 _MAX_NAME_LENGTH = 32
 _MIN_POINTS_FOR_LIMITS = 3
+_MAX_STEPS = 5
+"""Largest number of steps between the ticks of an axis."""
+_ROUND = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 15)
+"""Digits of the step between ticks."""
 _LETTER_WIDTH = 7.0
 """Approximate width of a letter in axis labels."""
 
@@ -279,9 +283,12 @@ def _with_margin(low: float, high: float) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    from matplotlib.ticker import MaxNLocator
-
-    return [float(tick) for tick in MaxNLocator(5).tick_values(low, high) if low <= tick <= high]
+    """Return the multiples of a round step in a range, with at most five steps; usually those of matplotlib."""
+    smallest = (high - low) / _MAX_STEPS
+    power = 10.0 ** math.floor(math.log10(smallest))
+    step = next(digits * power for digits in _ROUND if digits * power >= smallest * (1 - 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [number * step for number in range(first, last + 1)]
 
 
 def _logarithmic_ticks(low: float, high: float) -> list[float]:

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from segbundle.config.literals import protect
+from segbundle.config.options import default_configs
 from segbundle.config.overlays import read_config
 from segbundle.errors import ConfigError, suggestion
 from segbundle.files.documents import shortened
 from segbundle.reproductions.tables import Table
-
-
-def _config_folder() -> Path:
-    """Return the folder of the YAML files, in a checkout or an installed package."""
-    package = Path(__file__).parents[1]
-    installed = package / "_reproductions"
-    return installed if installed.is_dir() else package.parents[1] / "configs" / "reproductions"
 
 
 def titles() -> dict[str, str]:
@@ -28,7 +21,7 @@ def titles() -> dict[str, str]:
         >>> "fastai_dice_unet" in titles()
         True
     """
-    files = sorted(_config_folder().glob("*.yaml"))
+    files = sorted((default_configs() / "reproductions").glob("*.yaml"))
     return {path.stem: path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for path in files}
 
 
@@ -53,7 +46,7 @@ def reproduce(name: str, overrides: Mapping[str, Any] | None = None) -> list[Tab
 
     if name not in titles():
         raise ConfigError(f"reproduction {name!r} does not exist{suggestion(name, titles())}")
-    config = read_config(_config_folder() / f"{name}.yaml")
+    config = read_config((default_configs() / "reproductions") / f"{name}.yaml")
     overrides = overrides or {}
     for key in overrides:
         if key not in config or key.startswith("_"):

@@ -18,8 +18,8 @@ class PatchLoader:
     """Data loader of random patches, cropped and augmented on the training device.
 
     Every epoch has `patches_per_case` patches of each case, in random order. The last batch is completed with more
-    patches of the first cases. A patch depends only on `seed`, the epoch, and its position in the epoch, not on the batch size, the number
-    of ranks, or earlier batches. `batch(epoch, step)` returns any batch again.
+    patches of the first cases. A patch depends only on `seed`, the epoch, and its position in the epoch, not on the
+    batch size, the number of ranks, or earlier batches. `batch(epoch, step)` returns any batch again.
 
     Iteration yields dicts with `image` float32 (B, C, *patch_size) and `label` uint8 (B, 1, *patch_size) on `device`,
     `annotated` bool (B, num_classes) on the CPU, and `case`, a list of names.

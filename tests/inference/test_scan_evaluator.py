@@ -308,3 +308,14 @@ def test_unwritten_files_fail_the_run_at_its_end(tmp_path, monkeypatch):
         OutputError, match=r"Not written: report\.html \(RuntimeError: no room; when this is fixed, run: "
     ):
         report_failures(kept)
+
+
+def test_records_are_written_once_at_the_end(tmp_path, monkeypatch):
+    kept, written = ScanRecords(tmp_path), []
+    for case in "abc":
+        kept.add({"case": case, "image": f"{case}.nii", "status": "failed", "prediction": None})
+    monkeypatch.setattr(records, "write_json", lambda path, content: written.append(len(content)))
+    for _ in range(2):
+        kept.close()
+        kept.collect()
+    assert written == [3]

@@ -88,6 +88,7 @@ class ScanRecords:
         self._everything: set[_Key] = set()
         self._expected: set[_Key] = set()
         self._changed = False
+        self._written = True  # whether `predictions.json` has all records
         self._next_write = 1
 
     @property
@@ -128,6 +129,7 @@ class ScanRecords:
         key = key_of(escaped)
         self._records[key] = {**escaped, "settings": self.settings_hash, "input": self._inputs.get(key)}
         self._journal.append(self._records[key])
+        self._written = False
         if self._single and len(self._records) >= self._next_write:
             self._write()
             self._next_write = 2 * len(self._records)
@@ -139,9 +141,10 @@ class ScanRecords:
             OutputError: `predictions.json` cannot be written.
         """
         self._journal.close()
-        if self._single and self._changed:
+        if self._single and self._changed and not self._written:
             self._write()
             self._remove_journals()
+            self._written = True
 
     def collect(self) -> None:
         """Wait for all ranks, and merge their records into `predictions.json`.

@@ -397,7 +397,9 @@ def _task_of(model: Checkpoint | None, trust: bool) -> dict[str, Any]:
         inspection = Inspection()
         inspection.add_document(Document(str(path), values, path.parent))
         if findings := inspection.findings():
-            raise ConfigError(f"{findings[0]}. Pass trust=True if you trust this file.")
+            raise ConfigError(
+                f"{findings[0]}. It could run any code on this computer. Pass trust=True if you trust the author."
+            )
     return values
 
 

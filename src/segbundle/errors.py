@@ -311,10 +311,10 @@ def _configuration_error(error: BaseException) -> ConfigError | None:
         raised = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(first_cause(error).__traceback__)]
         if key.partition("#")[0] in _RUN_SECTIONS and raised[-1:] != ["<string>"]:  # raised by a callee
             return None
-        return ConfigError(f"{named}: its expression cannot be evaluated: {cause}.")
+        return ConfigError(f"{named}: its expression cannot be evaluated: {cause}. Correct it.")
     folders = [Path(frame.f_code.co_filename).parts[-3:-1] for frame in frames]
     if folders[-1:] == [_MONAI_BUNDLE] or (isinstance(error, SyntaxError) and _MONAI_BUNDLE in folders):
-        return ConfigError(f"{named} cannot be read: {one_line(error).rstrip('.')}.")
+        return ConfigError(f"{named} cannot be read: {one_line(error).rstrip('.')}. Correct it.")
     return None
 
 

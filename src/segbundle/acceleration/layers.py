@@ -153,6 +153,8 @@ def _normalize(
 def with_channels_last_norms(network: torch.nn.Module) -> torch.nn.Module:
     """Replace the instance norms of a network by `ChannelsLastInstanceNorm` in place; the parameters are shared.
 
+    Instance norms with running statistics are kept.
+
     Args:
         network: network to modify.
 
@@ -191,13 +193,13 @@ def _column_sums(block: torch.Tensor) -> Any:
 class FusedLayer(torch.nn.Module):
     """Base class of a convolution fused with an activation, in a single oneDNN call.
 
-    For float32 or bfloat16 on CPUs, in channels-last memory. For a single window, PyTorch (2.13) would select kernels
-    that are several times slower (`use_mkldnn` in aten/src/ATen/native/Convolution.cpp). The operators are those that
-    `torch.compile` uses.
+    It computes in float32 or bfloat16 on CPUs, in channels-last memory. For a batch of one window, PyTorch (2.13)
+    itself would select kernels that are several times slower (`use_mkldnn` in aten/src/ATen/native/Convolution.cpp).
+    The operators are those that `torch.compile` uses.
 
     Args:
         layer: convolution; not modified.
-        activation: activation to apply to its output.
+        activation: activation to apply to its output; `("none", [])` for none.
 
     Example:
         >>> layer = FusedConvolution(torch.nn.Conv3d(1, 6, 3), ("relu", []))

@@ -216,10 +216,10 @@ def walk(name: str) -> Walked:
 
 
 def object_problem(found: Any, name: str = "") -> str | None:
-    """Return why a class, function or value of the four packages is not harmless, or None if it is.
+    """Return why an object of monai, torch, ignite or segbundle is not known to be harmless, or None if it is.
 
     Args:
-        found: object.
+        found: class, function or value.
         name: dotted name that was resolved to the object. Default: unknown.
 
     Example:

@@ -44,7 +44,8 @@ class Setting:
         needed: accepted values in words, with an example, for error messages.
         description: one line for the help, the schema and the table; empty for settings nested in a described setting.
         theme: one of `THEMES`.
-        default: default in the bundle's workflows, for the table; empty for components, and if the workflows differ.
+        default: default in the bundle's workflows, as text of a YAML file; empty for a setting without a single
+            default. A component is given by its name.
         commands: commands that use the setting (default: train, evaluate and predict).
         affects: what the setting determines, for records and reports: `scans` that are read, `cases` that are scored,
             `labels` or `scores`; empty for none of these.
@@ -90,7 +91,7 @@ SETTINGS = (
     Setting("bundle_root", Text(filled=True), "a path", "folder of the bundle", _PATHS),
     Setting(
         "dataset_dir", AnyOf(Text(filled=True), ListOf(Text(filled=True))), "a path",
-        "dataset; for predict scans, or folders of scans", _PATHS,
+        "folder of the dataset; for predict, scans or folders of scans", _PATHS,
         affects="scans",
     ),
     Setting("output_dir", Text(filled=True), "a path", "folder for results", _PATHS),

@@ -1,6 +1,6 @@
 # Commands of the installed package, without a checkout. Run by `make test-wheel`.
 segbundle --help >help.txt
-segbundle samples data --num_training 4 --num_test 1
+segbundle samples data --num_training 6 --num_test 1
 segbundle check data --config configs/phantom.yaml
 segbundle train --config configs/phantom.yaml --dataset_dir data --output_dir training --max_epochs 2 --val_interval 1
 segbundle evaluate --config configs/phantom.yaml --dataset_dir data --data_list_key test \

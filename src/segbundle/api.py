@@ -35,7 +35,7 @@ from segbundle.workflow.bundle_runs import create_workflow
 
 PathLike: TypeAlias = str | Path
 Checkpoint: TypeAlias = PathLike | Sequence[PathLike]
-"""A model, a training or cross-validation folder, or several models that form an ensemble."""
+"""Path of a model, path of a training or cross-validation folder, or a list of such paths, which form an ensemble."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,13 @@ class LabelMap:
 
     @property
     def volumes_ml(self) -> dict[str, float]:
-        """Return the volume of every class but the background in milliliters, by name."""
+        """Volume of every class except the background in milliliters, by class name; 0.0 for an absent class."""
         voxel_ml = float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
         counts = np.bincount(self.labels.reshape(-1), minlength=len(self.class_names))
         return {name: int(counts[index]) * voxel_ml for index, name in enumerate(self.class_names) if index > 0}
 
     def mask(self, class_name: str) -> np.ndarray:
-        """Return the voxels of a class, bool (X, Y, Z).
+        """Return a bool mask (X, Y, Z) of the voxels of a class.
 
         Args:
             class_name: name of the class.
@@ -86,13 +86,17 @@ class LabelMap:
         return image
 
     def save(self, path: PathLike) -> Path:
-        """Write the label map as NIfTI. If the scan is a file, the geometry of its header is copied.
+        """Write the label map as NIfTI, and return its path.
+
+        If the scan is a file, the geometry of its header is copied.
 
         Args:
             path: path with the suffix `.nii.gz` or `.nii`.
 
         Raises:
+            DataError: the file of the scan cannot be read any more.
             OutputError: the file cannot be written.
+            OSError: the file cannot be written, and the scan was an image in memory.
         """
         path = Path(path)
         if self.source is None:
@@ -105,7 +109,7 @@ class LabelMap:
 class Model:
     """Trained network with the preprocessing, windows and postprocessing of its task, ready for any number of scans.
 
-    Create it by `load_model`.
+    Create it with `load_model`.
 
     Attributes:
         class_names: names by class index, background first.
@@ -169,10 +173,10 @@ def load_model(
     preprocessing.
 
     Args:
-        model: a model, a training or cross-validation folder, or several models that form an ensemble. Default: the
-            model of the bundle.
+        model: path of a model, path of a training or cross-validation folder, or a list of such paths, which form an
+            ensemble. Default: the model of the bundle.
         task: task files. Needed for a model without its training folder.
-        device: device. Default: a GPU if present.
+        device: device of the network, such as `cpu` or `cuda:0`. Default: a GPU if present.
         trust: whether to load configurations that the audit flags (default False).
         **settings: config keys, such as `overlap`, `precision` or `largest_component`.
 
@@ -205,20 +209,21 @@ def predict(
     progress: bool = True,
     **options: Any,
 ) -> list[LabelMap]:
-    """Return the label maps of scans, and write them if there is an output folder.
+    """Return the label maps of scans, and write them if `output_dir` is given.
 
     Use the command `segbundle predict` for large batches: it resumes, and continues after a scan that fails.
 
     Args:
         scans: a scan or a list of scans, see `Model.predict`. A list contains scans, not channels.
-        model: a loaded model, or see `load_model`.
-        output_dir: folder for `<case>_seg.nii.gz`. Default: nothing is written.
+        model: a loaded model, or any value that `load_model` accepts.
+        output_dir: folder for `<case>_seg.nii.gz`, created if missing. An image in memory is named by its position in
+            the list, such as `0000`. Default: nothing is written.
         progress: whether to show a progress bar (default True).
-        **options: see `load_model`.
+        **options: keyword arguments of `load_model`; ignored if `model` is a loaded model.
 
     Raises:
-        OutputError: a label map would replace a file, or cannot be written.
-        others: see `load_model` and `Model.predict`.
+        OutputError: two scans have the same name, or a label map would replace a file or cannot be written.
+        SegbundleError: see `load_model`, `Model.predict` and `LabelMap.save`.
 
     Example:
         >>> scan = (np.random.default_rng(0).normal(size=(40, 56, 40)), np.eye(4))
@@ -248,7 +253,7 @@ def train(
     """Train a network, and return the best model.
 
     Args:
-        dataset_dir: dataset, see the README.
+        dataset_dir: folder of the dataset. The README describes its layouts.
         output_dir: folder for the model, checkpoints and logs.
         task: task files. Default: none.
         trust: see `load_model`.
@@ -256,7 +261,8 @@ def train(
             `**{"network_def#filters": [16, 32, 64, 128]}`.
 
     Raises:
-        SegbundleError: see the command `segbundle train`.
+        SegbundleError: a setting, the dataset, the initial weights or the output folder cannot be used, or a training
+            step fails. The subclasses are in `segbundle.errors`.
 
     Example:
         >>> model = train("data_samples", "runs/api", max_epochs=10)  # doctest: +SKIP
@@ -277,7 +283,7 @@ def evaluate(
     """Evaluate a model on labeled cases, and return the content of `summary.json`.
 
     Args:
-        dataset_dir: dataset, see the README.
+        dataset_dir: folder of the dataset. The README describes its layouts.
         model: see `load_model`.
         output_dir: folder for label maps, scores and the report.
         task: see `load_model`.
@@ -285,7 +291,8 @@ def evaluate(
         **settings: config keys, such as `fold` or `data_list_key`.
 
     Raises:
-        SegbundleError: see the command `segbundle evaluate`.
+        SegbundleError: a setting, the dataset, the model or the output folder cannot be used, or a scan fails. The
+            subclasses are in `segbundle.errors`.
 
     Example:
         >>> evaluate("data_samples", "runs/api/model.pt", output_dir="runs/api/test")["mean_dice"]  # doctest: +SKIP
@@ -382,12 +389,17 @@ def _task_of(model: Checkpoint | None, trust: bool) -> dict[str, Any]:
     path, values = found[0]
     for other, others in found[1:]:
         if others != values:
-            raise ConfigError(f"{other}: was trained with other settings than {path}. Pass a task file.")
+            raise ConfigError(
+                f"{other}: the settings of this training run differ from those in {path}. Pass the task file to use "
+                "as `task`."
+            )
     if not trust:
         inspection = Inspection()
         inspection.add_document(Document(str(path), values, path.parent))
         if findings := inspection.findings():
-            raise ConfigError(f"{findings[0]}. Pass trust=True if you trust this file.")
+            raise ConfigError(
+                f"{findings[0]}. It could run any code on this computer. Pass trust=True if you trust the author."
+            )
     return values
 
 

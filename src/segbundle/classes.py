@@ -19,7 +19,8 @@ class Classes:
         names: one name per class, background first, for instance `["background", "liver", "spleen"]`.
 
     Raises:
-        ConfigError: `names` has fewer than 2 or more than 255 entries, or a name is duplicate or too long (255).
+        ConfigError: `names` has fewer than 2 or more than 255 entries, a name occurs twice, or a name has more than 255
+            characters.
 
     Example:
         >>> classes = Classes(["background", "liver", "spleen"])
@@ -35,12 +36,15 @@ class Classes:
                 "for instance [background, liver]."
             )
         if len(self.names) > IGNORE_INDEX:
-            raise ConfigError(f"class_names has {len(self.names)} names; the maximum is {IGNORE_INDEX}.")
+            raise ConfigError(
+                f"class_names has {len(self.names)} names; the maximum is {IGNORE_INDEX}, including the background. "
+                "Use fewer classes."
+            )
         long = next((name for name in self.names if len(name) > _MAX_CHARACTERS), None)
         if long is not None:
             raise ConfigError(
                 f"class_names contains a name of {len(long):,} characters ({long[:20]}...); the maximum is "
-                f"{_MAX_CHARACTERS}."
+                f"{_MAX_CHARACTERS}. Shorten it."
             )
         duplicates = sorted({name for name in self.names if self.names.count(name) > 1})
         if duplicates:
@@ -85,6 +89,9 @@ def num_classes(class_names: Sequence[str]) -> int:
 
     Args:
         class_names: classes of the task, background first.
+
+    Raises:
+        ConfigError: see `Classes`.
 
     Example:
         >>> num_classes(["background", "liver", "spleen"])

@@ -1,4 +1,4 @@
-"""Removal of passwords and tokens in addresses from messages and files."""
+"""Removal of passwords and tokens in URLs from messages and files."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ _HIDDEN = "***"
 _WORD = re.compile(r"[^\s'\"<>]+")
 _QUERY = re.compile(r"[?#]")
 _SHORTEST = 3
-"""Minimum number of characters of a secret that is searched outside its address."""
+"""Minimum length of secrets that are also replaced outside their URL."""
 
 
 def without_credentials(value: Any) -> Any:
-    """Return a text, or values with texts, in which possible secrets of addresses are replaced by `***`.
+    """Return a value in which possible secrets in URLs are replaced by `***`.
 
-    Possible secrets are user, password, and everything after `?` or `#`, as in
+    Possible secrets are the user name, the password, and everything after `?` or `#`, as in
     `http://user:password@host/path?token=abc`.
 
     Args:
-        value: text, or a mapping or list with texts; other values are returned unchanged.
+        value: string, or nested mappings, lists and tuples of strings. A tuple becomes a list; other values are
+            returned unchanged.
 
     Example:
         >>> without_credentials("http://me:secret@host:5000/mlflow?token=abc cannot be used")
@@ -42,11 +43,14 @@ def without_credentials(value: Any) -> Any:
 
 
 def hide(text: str, address: str) -> str:
-    """Return a text without the secrets of an address, wherever they occur.
+    """Return a text in which the secrets of a URL are replaced by `***`, wherever they occur.
+
+    The secrets are the password and the query values of the URL, also in other encodings. Outside the URL, secrets of
+    fewer than three characters and the user name are kept.
 
     Args:
-        text: text with secrets.
-        address: address with credentials.
+        text: text that may contain the secrets, such as an error message.
+        address: URL with credentials; its scheme may be missing.
 
     Example:
         >>> hide("no user secret at host", "http://me:secret@host")
@@ -79,7 +83,7 @@ def _without_in_word(word: str) -> str:
 
 
 def _redact_value(value: str) -> str:
-    """Return a value without secrets. An address is redacted up to the last `@`: passwords may have any character."""
+    """Return a value without secrets. A URL is redacted up to the last `@`: passwords may have any character."""
     before, separator, rest = value.partition("://")
     if not separator:
         return value
@@ -88,7 +92,7 @@ def _redact_value(value: str) -> str:
 
 
 def _secrets(address: str) -> set[str]:
-    """Return the password and the query values of an address, as written and in other encodings."""
+    """Return the password and the query values of a URL, as written and in other encodings."""
     rest = address.partition("://")[2] or address  # the scheme may be missing
     user, _, _ = rest.rpartition("@")
     _, _, options = rest.rpartition("@")[2].partition("?")

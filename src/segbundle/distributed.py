@@ -53,9 +53,9 @@ def local_world_size() -> int:
 def start_ranks() -> None:
     """Start the process group of the ranks that `torchrun` has started. Without `torchrun`, nothing happens.
 
-    The backend is NCCL if every rank has a GPU, else Gloo. Collectives time out after 7 days only, because scans may
-    take very different times, and `torchrun` ends the other ranks if one fails. Ranks above 0 log only warnings and
-    errors.
+    Every rank must call this function. The backend is NCCL if every rank has a GPU, else Gloo. Collectives time out
+    only after 7 days, because scans may take very different times, and `torchrun` ends the other ranks if one fails.
+    Ranks above 0 log only warnings and errors.
 
     Example:
         >>> start_ranks()  # not started by torchrun
@@ -106,7 +106,9 @@ def stop_ranks() -> None:
 
 
 def local_device() -> torch.device:
-    """Return the device of this rank: the GPU with its local rank as index, or the CPU without GPUs.
+    """Return the device of this rank: the GPU whose index is the local rank, or the CPU if there are no GPUs.
+
+    If a machine has more ranks than GPUs, several ranks get the same GPU.
 
     Example:
         >>> local_device().type in ("cpu", "cuda")
@@ -120,11 +122,13 @@ def local_device() -> torch.device:
 def shared_gradients(network: torch.nn.Module) -> torch.nn.Module:
     """Return a network whose gradients are averaged over the ranks (DistributedDataParallel).
 
+    Every rank must call this function, because it copies the weights of rank 0 to all ranks.
+
     Args:
-        network: on the device of this rank.
+        network: network on the device of this rank.
 
     Returns:
-        the wrapped network; `network` itself without a process group.
+        The wrapped network; `network` itself without a process group.
 
     Example:
         >>> network = torch.nn.Linear(2, 1)
@@ -139,10 +143,10 @@ def shared_gradients(network: torch.nn.Module) -> torch.nn.Module:
 
 
 def share_of_rank(data: Sequence[_T]) -> list[_T]:
-    """Return the shard of this rank: every n-th entry, for n ranks, starting with the rank as index.
+    """Return this rank's shard of `data`: `data[rank::world_size]`.
 
     Args:
-        data: the same on every rank.
+        data: entries in the same order on every rank.
 
     Raises:
         ConfigError: the number of entries is less than the number of ranks.
@@ -157,10 +161,12 @@ def share_of_rank(data: Sequence[_T]) -> list[_T]:
 
 
 def all_gather(shard: Sequence[_T]) -> list[_T]:
-    """Return the entries of all ranks on every rank, in their order before `share_of_rank`.
+    """Return the entries of all ranks, in the order that they had before `share_of_rank`.
+
+    Every rank must call this function, because it waits for all ranks. All ranks get the same list.
 
     Args:
-        shard: entries of this rank.
+        shard: entries of this rank; they must be picklable.
 
     Example:
         >>> all_gather(["a", "b", "c"])  # no process group
@@ -177,8 +183,10 @@ def all_gather(shard: Sequence[_T]) -> list[_T]:
 def broadcast(value: _T) -> _T:
     """Return the value of rank 0 on every rank.
 
+    Every rank must call this function, because it waits for all ranks.
+
     Args:
-        value: any object that can be pickled.
+        value: any picklable object; only that of rank 0 is used.
 
     Example:
         >>> broadcast(3)  # no process group
@@ -189,6 +197,8 @@ def broadcast(value: _T) -> _T:
 
 def mean_over_ranks(value: torch.Tensor) -> float:
     """Return the mean of a scalar over the ranks.
+
+    Every rank must call this function, because it waits for all ranks.
 
     Args:
         value: scalar tensor on the device of this rank.

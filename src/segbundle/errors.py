@@ -75,7 +75,7 @@ class CheckpointError(SegbundleError):
 
 
 class OutputError(SegbundleError):
-    """Error for an output folder that cannot be written, or with files that would be lost.
+    """Error for an output that cannot be written, or that would replace files that must be kept.
 
     Example:
         >>> raise OutputError("runs/1: cannot be written.")
@@ -97,7 +97,7 @@ class TrainingError(SegbundleError):
 
 
 class PredictionError(SegbundleError):
-    """Error for a scan with an unusable network output.
+    """Error for a scan for which the network returns an unusable output, such as NaN.
 
     Example:
         >>> raise PredictionError("case a: the logits are NaN.")
@@ -190,11 +190,11 @@ def first_cause(error: BaseException) -> BaseException:
 
 
 def find_cause(error: BaseException, kind: type[_E]) -> _E | None:
-    """Return the first error of a class in a chain of wrapped errors, or None.
+    """Return the first error of a class in a chain of wrapped errors, or None if there is none.
 
     Args:
-        error: exception.
-        kind: class of the error.
+        error: exception; it is searched first, then the error that caused it, and so on.
+        kind: class to search for.
 
     Example:
         >>> error = RuntimeError("outer")
@@ -223,7 +223,10 @@ def describe(error: BaseException) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return class and message of an error in one line; errors about values, arguments and files have no class.
+    """Return the class and the message of an error as one line.
+
+    The class is left out for `TypeError`, `OSError`, and `ValueError` except `UnicodeError`. If PyTorch could not
+    allocate memory on the CPU, the line only says how much it tried to allocate.
 
     Args:
         error: exception.
@@ -308,10 +311,10 @@ def _configuration_error(error: BaseException) -> ConfigError | None:
         raised = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(first_cause(error).__traceback__)]
         if key.partition("#")[0] in _RUN_SECTIONS and raised[-1:] != ["<string>"]:  # raised by a callee
             return None
-        return ConfigError(f"{named}: its expression cannot be evaluated: {cause}.")
+        return ConfigError(f"{named}: its expression cannot be evaluated: {cause}. Correct it.")
     folders = [Path(frame.f_code.co_filename).parts[-3:-1] for frame in frames]
     if folders[-1:] == [_MONAI_BUNDLE] or (isinstance(error, SyntaxError) and _MONAI_BUNDLE in folders):
-        return ConfigError(f"{named} cannot be read: {one_line(error).rstrip('.')}.")
+        return ConfigError(f"{named} cannot be read: {one_line(error).rstrip('.')}. Correct it.")
     return None
 
 

@@ -17,14 +17,14 @@ CURRENT_NAMES = {"labelled_data": "labeled_data"}
 
 
 def find_component(package: str, name: str) -> Any:
-    """Return a component by the name of its former package.
+    """Return the component that a former package offered under a name.
 
     Args:
-        package: key of `CURRENT_PACKAGES`.
-        name: name of the component.
+        package: name of the former package, a key of `CURRENT_PACKAGES`.
+        name: name of the component in the former package.
 
     Raises:
-        AttributeError: no package contains the component.
+        AttributeError: none of the current packages contains the component.
 
     Example:
         >>> find_component("inferers", "PatchInferer").__name__

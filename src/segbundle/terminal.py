@@ -38,12 +38,12 @@ def duration(seconds: float) -> str:
 
 
 class LineLimit:
-    """Rate limit of progress lines: the first lines pass, later lines at intervals.
+    """Rate limit of progress lines: the first lines pass, and later lines only at intervals.
 
     Args:
-        free: number of lines without a limit.
-        begun: start time of the loop in seconds.
-        seconds: interval of later lines (default 10).
+        free: number of lines that pass without a limit.
+        begun: start time of the loop in seconds, on the clock that `passes` is called with.
+        seconds: minimum time between later lines in seconds (default 10).
 
     Example:
         >>> limit = LineLimit(free=1, begun=0.0)
@@ -57,7 +57,7 @@ class LineLimit:
         self._seconds = seconds
 
     def passes(self, now: float) -> bool:
-        """Return whether a line may be written now.
+        """Return whether a line may be written now. If so, the line is counted as written.
 
         Args:
             now: current time in seconds.
@@ -71,7 +71,7 @@ class LineLimit:
 def counted(
     items: Iterable[_T], total: int, description: str, unit: str, leave: bool = True, free_lines: int = 0
 ) -> Iterator[_T]:
-    """Yield items and show the progress.
+    """Yield items, and show the progress: a bar on a terminal, else lines with at least 10 seconds between them.
 
     Args:
         items: items of the loop.
@@ -98,10 +98,10 @@ def counted(
 
 
 def say(line: str) -> None:
-    """Write a line to the log, or to stderr if the log is not active.
+    """Write a line to the log, or to stderr if the level of the log hides it.
 
     Args:
-        line: text.
+        line: text without a line break.
 
     Example:
         >>> say("checking: 5 of 20")

@@ -107,7 +107,10 @@ class StepGraphs:
         return value.clone()  # the next step overwrites the memory
 
     def copy_gradients(self) -> None:
-        """Move the gradients of the last backward pass to the weights of the network, if `logits` was used."""
+        """Move the gradients of the last backward pass to the weights of the network.
+
+        Nothing happens if the pass did not use the result of `logits`.
+        """
         for weight, captured in self._weights:
             if captured.grad is not None:
                 weight.grad, captured.grad = captured.grad, None
@@ -167,10 +170,10 @@ def _logits_and_gradients(
 def capture_step(
     network: torch.nn.Module, inferer: Callable[..., Any], loss: Any, batch: Mapping[str, torch.Tensor]
 ) -> StepGraphs | None:
-    """Capture a training step as CUDA graphs; log the reason and return None if that is not possible.
+    """Return CUDA graphs of a training step, or None if it cannot be captured or the acceleration is off.
 
-    Call this after some steps, whose peak memory predicts whether the graphs fit, and while no other thread uses the
-    GPU.
+    The log contains the reason why a step cannot be captured. Call this function after some steps, because their peak
+    memory predicts whether the graphs fit into memory, and while no other thread uses the GPU.
 
     Args:
         network: see `StepGraphs`.

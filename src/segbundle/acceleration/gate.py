@@ -14,7 +14,7 @@ _logger = logging.getLogger(__name__)
 
 
 def is_accelerated() -> bool:
-    """Return whether code that depends on internals of PyTorch, or that patches the process, is used.
+    """Return whether code that depends on internals of PyTorch, or that patches the process, may be used.
 
     This holds for fused and rewritten networks, CUDA graphs, channels-last instance norms, malloc settings and deferred
     imports. Results are the same without them, up to rounding. They are off for versions of PyTorch that they were not

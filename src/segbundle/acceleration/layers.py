@@ -75,7 +75,11 @@ class ChannelsLastInstanceNorm(torch.nn.InstanceNorm3d):
 
     @classmethod
     def of(cls, norm: torch.nn.InstanceNorm3d) -> ChannelsLastInstanceNorm:
-        """Return an equivalent layer that shares the parameters of `norm`."""
+        """Return an equivalent layer that shares the parameters of `norm`.
+
+        Args:
+            norm: layer without running statistics; not modified.
+        """
         new = cls(norm.num_features, norm.eps, affine=False)
         new.momentum, new.affine, new.weight, new.bias = norm.momentum, norm.affine, norm.weight, norm.bias
         return new.train(norm.training)
@@ -84,10 +88,10 @@ class ChannelsLastInstanceNorm(torch.nn.InstanceNorm3d):
         return "InstanceNorm3d"  # print the network as configured
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalize (B, C, X, Y, Z) per sample and channel.
+        """Normalize (B, C, X, Y, Z) per sample and channel; the result is in channels-last memory.
 
         Raises:
-            ValueError: if the input has a single voxel.
+            ValueError: the input has a single voxel.
         """
         if math.prod(x.shape[2:]) == 1:
             raise ValueError(f"Expected more than 1 spatial element to normalize, got input of size {tuple(x.shape)}")
@@ -149,6 +153,8 @@ def _normalize(
 def with_channels_last_norms(network: torch.nn.Module) -> torch.nn.Module:
     """Replace the instance norms of a network by `ChannelsLastInstanceNorm` in place; the parameters are shared.
 
+    Instance norms with running statistics are kept.
+
     Args:
         network: network to modify.
 
@@ -187,13 +193,13 @@ def _column_sums(block: torch.Tensor) -> Any:
 class FusedLayer(torch.nn.Module):
     """Base class of a convolution fused with an activation, in a single oneDNN call.
 
-    For float32 or bfloat16 on CPUs, in channels-last memory. For a single window, PyTorch (2.13) would select kernels
-    that are several times slower (`use_mkldnn` in aten/src/ATen/native/Convolution.cpp). The operators are those that
-    `torch.compile` uses.
+    It computes in float32 or bfloat16 on CPUs, in channels-last memory. For a batch of one window, PyTorch (2.13)
+    itself would select kernels that are several times slower (`use_mkldnn` in aten/src/ATen/native/Convolution.cpp).
+    The operators are those that `torch.compile` uses.
 
     Args:
         layer: convolution; not modified.
-        activation: activation to apply to its output.
+        activation: activation to apply to its output; `("none", [])` for none.
 
     Example:
         >>> layer = FusedConvolution(torch.nn.Conv3d(1, 6, 3), ("relu", []))
@@ -214,16 +220,28 @@ class FusedLayer(torch.nn.Module):
         self.activation = activation
 
     def compute_in(self, dtype: torch.dtype) -> None:
-        """Convert the weights, so that inputs, products and outputs have this dtype; sums are in float32."""
+        """Convert the weights to a dtype, in which inputs and outputs are then represented. Sums are in float32.
+
+        Args:
+            dtype: float32 or bfloat16.
+        """
         self.weight = torch.nn.Parameter(self.weight.detach().to(dtype), requires_grad=False)
         self.bias = None if self.bias is None else torch.nn.Parameter(self.bias.detach().to(dtype), requires_grad=False)
 
     def pad_input_channels(self, channels: int) -> None:
-        """Add unused input channels."""
+        """Extend the weights by zeros for additional input channels, whose values are then ignored.
+
+        Args:
+            channels: number of channels to add.
+        """
         self.weight = _with_zeros(self.weight, channels, self.dims[0])
 
     def pad_output_channels(self, channels: int) -> None:
-        """Add output channels that are always zero."""
+        """Add output channels that are always zero.
+
+        Args:
+            channels: number of channels to add.
+        """
         self.weight = _with_zeros(self.weight, channels, self.dims[1])
         self.bias = None if self.bias is None else _with_zeros(self.bias, channels, 0)
         self.out_channels += channels
@@ -250,9 +268,12 @@ class FusedConvolution(FusedLayer):
     _packed: tuple[tuple[torch.Size, torch.dtype], torch.Tensor] | None = None
 
     def forward(self, x: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
-        """Convolve (B, in, X, Y, Z) to (B, out, X', Y', Z').
+        """Convolve (B, in, X, Y, Z) to (B, out, X', Y', Z'), and apply the activation or add another tensor.
 
-        The result is added to `other` (same shape) in place, if given.
+        Args:
+            x: (B, in, X, Y, Z), converted to the dtype of the weights.
+            other: tensor to add to the result instead of applying the activation. Default: none. If it has the shape of
+                the result and is channels-last contiguous, it is overwritten with the sum and returned.
         """
         x = x.to(self.weight.dtype)
         key = x.shape, x.dtype

@@ -35,7 +35,7 @@ def fast_imports(deferred: Sequence[str] = _DEFERRED) -> Iterator[None]:
     Within the block, imported names are stand-ins. A stand-in imports the real package when it is called or when an
     attribute is accessed. No object is an instance of a stand-in before its package is imported, and stand-ins cannot
     be subclassed. After the block, imports work normally. Garbage collection is off within the block, because imports
-    create permanent objects.
+    create permanent objects. If the acceleration is off (see `is_accelerated`), nothing is deferred.
 
     Args:
         deferred: names of the packages; packages that are already imported or not installed are ignored.

@@ -22,7 +22,8 @@ def keep_freed_memory() -> None:
 
     By default, glibc requests the memory of every tensor above 32 MB from the system, which clears each page on first
     use. This takes more than a third of the time of windows of 96³ voxels with 14 classes. With this setting, the
-    process keeps its memory until it ends. Other C libraries are not changed.
+    process keeps its memory until it ends. Nothing happens with other C libraries, or if the acceleration is off (see
+    `is_accelerated`).
 
     Example:
         >>> keep_freed_memory()
@@ -36,11 +37,12 @@ def keep_freed_memory() -> None:
 
 
 def warm_up_mkl() -> None:
-    """Call every function of MKL's vector library once, with a single number, so that later results are reproducible.
+    """Call the functions of MKL's vector library that PyTorch uses, so that later results are reproducible.
 
-    The library selects the implementation of a function at its first call. If several threads make this call at the
-    same time, one of them may compute less exactly (https://github.com/pytorch/pytorch/issues/188792). Without this
-    warm-up, one in twelve trainings started with a different loss.
+    Each function is called for one number in float32 and one in float64. The library selects the implementation of a
+    function at its first call. If several threads make this call at the same time, one of them may compute less exactly
+    (https://github.com/pytorch/pytorch/issues/188792). Without this warm-up, one in twelve training runs started with a
+    different loss.
 
     Example:
         >>> warm_up_mkl()

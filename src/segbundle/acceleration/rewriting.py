@@ -50,12 +50,13 @@ def optimized(network: torch.nn.Module, shape: Sequence[int], dtype: torch.dtype
         network: network in evaluation mode; not modified. Hooks on the network and on folded layers are no longer
             called.
         shape: (B, C, X, Y, Z) of windows that the network accepts.
-        dtype: dtype of convolutions; None if unknown, or if they do not run in PyTorch's own kernels.
+        dtype: dtype of convolutions. None (default) if it is unknown, or if they do not run in PyTorch's own kernels;
+            nothing is fused then.
 
     Returns:
-        A network that shares all unchanged weights with `network`. `network` itself if it is in training mode, if the
-        acceleration is off (see `is_accelerated`), if `torch.fx` cannot trace its forward pass, or if the optimized
-        network has different logits for random input.
+        A network that shares all unchanged weights with `network`. It is `network` itself if that is in training mode,
+        if the acceleration is off (see `is_accelerated`), if `torch.fx` cannot trace its forward pass, or if the
+        optimized network has different logits for random input.
 
     Example:
         >>> network = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 3), torch.nn.BatchNorm3d(2)).eval()
@@ -78,7 +79,7 @@ def optimized(network: torch.nn.Module, shape: Sequence[int], dtype: torch.dtype
 
 
 def normalizes_by_window(network: Any) -> bool:
-    """Return whether the size of a window changes the logits of all its voxels.
+    """Return whether the logits of every voxel depend on the size of the window that contains it.
 
     This is the case for layers that use statistics of the whole window: instance norm without running statistics, group
     norm, and adaptive pooling. False for a callable that is not a module.

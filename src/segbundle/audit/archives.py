@@ -50,11 +50,13 @@ def read_archive(
 
 
 def archive_findings(archive: zipfile.ZipFile, name: str) -> Iterator[Finding]:
-    """Yield a finding for each entry that would leave the target folder, and for archives that would fill the disk.
+    """Yield a finding for each entry that is not safe to extract, and for an archive that would fill the disk.
+
+    An entry is not safe if it would leave the target folder, is a link or a device, is encrypted, or occurs twice.
 
     Args:
         archive: opened zip file.
-        name: file name in findings.
+        name: name of the zip file in findings.
 
     Example:
         >>> import io

@@ -29,7 +29,9 @@ UNKNOWN = object()
 
 
 def has_address(text: str) -> bool:
-    """Return whether text contains an address on another computer.
+    """Return whether a text contains a URL that may lead to another computer.
+
+    URLs with the schemes `env`, `file` and `sqlite` are local.
 
     Args:
         text: any text.
@@ -99,7 +101,7 @@ def _is_reader(value: Any) -> bool:
 
 
 def takes_code_names(component: Any) -> bool:
-    """Return whether a class or function has an argument that names code or servers, such as `LoadImage`.
+    """Return whether a class or function, such as `LoadImage`, has a parameter that can name code or a server.
 
     Args:
         component: class or function.
@@ -112,7 +114,7 @@ def takes_code_names(component: Any) -> bool:
 
 
 def takes_downloads(component: Any) -> bool:
-    """Return whether a class or function has an argument that makes it download weights.
+    """Return whether a class or function has a parameter, such as `pretrained`, that can make it download weights.
 
     Args:
         component: class or function.
@@ -129,8 +131,8 @@ def downloads(component: Any, positional: Iterable[Any], named: Mapping[str, Any
 
     Args:
         component: class or function.
-        positional: positional arguments; `UNKNOWN` for values that are not in the text.
-        named: keyword arguments.
+        positional: positional arguments; `UNKNOWN` for values that are known only when the configuration runs.
+        named: keyword arguments, with the same placeholder.
     """
     known = _parameters(component)
     given = {**known, **dict(zip(known, positional, strict=False)), **named}

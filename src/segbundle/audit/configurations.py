@@ -29,13 +29,13 @@ _MAX_ALIASES = 8
 
 @dataclass(frozen=True)
 class Document:
-    """A configuration that was read.
+    """Configuration that was read from a file or a command line.
 
     Args:
         name: file name in findings.
-        content: plain values.
+        content: plain values, usually a mapping.
         folder: folder that must contain all included files.
-        is_evaluated: whether MONAI evaluates its text. Default: True; False for the command line.
+        is_evaluated: whether MONAI evaluates text in it (default True). Pass False for a command line.
 
     Example:
         >>> Document("task.yaml", {"max_epochs": 3}, Path("configs")).content
@@ -99,7 +99,8 @@ def read_document(path: Path) -> Any:
         path: path of the file.
 
     Raises:
-        ConfigError: the file cannot be parsed or is too large.
+        ConfigError: the file cannot be read or parsed, or is too large.
+        OSError: the size of a JSON file cannot be read, for instance because the file is missing.
 
     Example:
         >>> import tempfile
@@ -111,7 +112,7 @@ def read_document(path: Path) -> Any:
     """
     if path.suffix.lower() == ".json":
         if path.stat().st_size > MAX_JSON_BYTES:
-            raise ConfigError(f"{path}: has more than {MAX_JSON_BYTES:,} bytes, the limit for a JSON file.")
+            raise ConfigError(f"{path}: has more than {MAX_JSON_BYTES:,} bytes, the limit for a JSON file. Shorten it.")
         return read_json(path, error=ConfigError)
     return read_yaml(path)
 
@@ -151,8 +152,10 @@ def included_files(document: Document) -> Iterator[Path]:
 def inspect_documents(documents: Iterable[Document]) -> Iterator[Finding]:
     """Yield a finding for each value of the configurations that is not known to be harmless.
 
+    Configurations that are nested too deeply to be inspected yield one finding for all of them.
+
     Args:
-        documents: all configurations that are merged or in the same folder, because they may use each other's imports.
+        documents: configurations that are merged or in the same folder; they may use each other's imports.
 
     Example:
         >>> document = Document("task.yaml", {"loss": {"_target_": "os.system"}}, Path())

@@ -88,7 +88,9 @@ def expression_problem(
 
 
 def callable_problem(text: str, modules: Mapping[str, str], may_be_called: Callable[[str], bool]) -> str | None:
-    """Return why an expression is not allowed as a `_target_`, or None. MONAI calls it with all other keys.
+    """Return why an expression is not allowed as a `_target_`, or None if it is allowed.
+
+    MONAI calls the value of the expression with the other keys of the component as arguments.
 
     Args:
         text: see `expression_problem`.

@@ -15,6 +15,9 @@ MAX_LENGTH = 10_000
 def imported(text: str) -> tuple[str, str] | None:
     """Return the alias and the dotted name that an expression imports, or None if it is not an import.
 
+    If an expression imports several names, the first is returned, and ` and more` is appended to its dotted name. Text
+    that is too long or cannot be parsed gives None.
+
     Args:
         text: expression without the `$`.
 

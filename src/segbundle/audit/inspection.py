@@ -49,7 +49,7 @@ class Inspection:
         return [*self._found, *configurations.inspect_documents(self._documents)]
 
     def add_document(self, document: configurations.Document) -> None:
-        """Add a configuration and the files that it includes.
+        """Add a configuration and the files that it includes. An included file that cannot be parsed is a finding.
 
         Args:
             document: configuration that was read.
@@ -59,11 +59,13 @@ class Inspection:
             self._add_configuration(path, str(path), document.folder)
 
     def add_folder(self, folder: Path, prefix: str = "") -> None:
-        """Add all files in a folder.
+        """Add all files in a folder and its subfolders.
+
+        Modules that Python could import from the folder, and links that leave it, are findings.
 
         Args:
             folder: folder of a bundle.
-            prefix: prefix of file names in findings.
+            prefix: prefix of file names in findings. Default: none.
         """
         root = configurations.real_path(folder)
         for path in _files_of(folder, self._found):
@@ -78,7 +80,7 @@ class Inspection:
             self.add_file(path, name, folder)
 
     def add_file(self, path: Path, name: str, folder: Path) -> None:
-        """Add a file.
+        """Add a file of any type. A file that cannot be read or parsed is a finding.
 
         Args:
             path: path of the file.

@@ -25,6 +25,8 @@ _STREAMS = frozenset({"sys.stdout", "sys.stderr"})
 def inspect_logging_file(path: Path, name: str) -> Iterator[Finding]:
     """Yield a finding for each key of a logging configuration that is not known to be harmless.
 
+    A file that is too large, or cannot be read or parsed, yields a single finding.
+
     Args:
         path: path of the file.
         name: file name in findings.

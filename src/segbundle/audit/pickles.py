@@ -54,12 +54,17 @@ def is_pickle(head: bytes) -> bool:
 
 
 def inspect_data_file(path: Path, name: str, head: bytes) -> Iterator[Finding]:
-    """Yield a finding for each part of a checkpoint, pickle or array that would import code when it is loaded.
+    """Yield a finding for each part of a checkpoint, pickle or array that would import code when loaded.
+
+    Parts that cannot be inspected (damaged, empty, too large) are findings too.
 
     Args:
         path: path of the file.
         name: file name in findings.
-        head: first bytes of the file.
+        head: first bytes of the file; 256 are enough.
+
+    Raises:
+        OSError: a file that is not a zip file cannot be read.
 
     Example:
         >>> import pickle, tempfile

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 
 MAX_EXPONENT = 64
+"""Largest exponent of a power, and largest distance of a shift, that an expression may have."""
 
 
 def has_power(node: ast.expr) -> bool:
@@ -21,7 +22,10 @@ def has_power(node: ast.expr) -> bool:
 
 
 def size(node: ast.expr) -> int:
-    """Return the value of products, sums and powers of integers and sequence lengths, with 1 for unknown values.
+    """Return an estimate of the result of an expression's arithmetic.
+
+    Integers count with their absolute value, lists, tuples and text with their length, and everything else as 1. Sums,
+    products, powers and shifts are computed; of any other operation, the left operand counts.
 
     Args:
         node: syntax tree of the expression.
@@ -47,7 +51,7 @@ def size(node: ast.expr) -> int:
 
 
 def has_sequence(node: ast.expr) -> bool:
-    """Return whether an operand of a product, sum or power is a list or text.
+    """Return whether an expression is a list, a tuple or text, or has one as an operand of its arithmetic.
 
     Args:
         node: syntax tree of the expression.

@@ -129,7 +129,9 @@ def target_problem(name: str) -> str | None:
 
 
 def callable_target_problem(name: str) -> str | None:
-    """Return why a `_target_` may not have `_mode_: callable`, or None. Expressions can call it with any arguments.
+    """Return why a `_target_` may not have `_mode_: callable`, or None if it may.
+
+    Expressions can call such a component with any arguments.
 
     Args:
         name: name of a target for which `target_problem` returns None.
@@ -148,7 +150,7 @@ def callable_target_problem(name: str) -> str | None:
 
 
 def downloads_by_default(name: str, given: Collection[str]) -> bool:
-    """Return whether a network downloads weights by default and no argument prevents it.
+    """Return whether a network downloads weights by default, and `given` lacks the argument that can prevent it.
 
     Args:
         name: see `callable_target_problem`.
@@ -162,7 +164,7 @@ def downloads_by_default(name: str, given: Collection[str]) -> bool:
 
 
 def is_known_module(name: str) -> bool:
-    """Return whether a dotted name is a module that contains, or is within, a module of the lists above.
+    """Return whether a dotted name is a module that is known to be harmless, or a package that contains one.
 
     Args:
         name: dotted name.
@@ -181,7 +183,7 @@ def is_known_module(name: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def walk(name: str) -> Walked:
-    """Resolve a dotted name to the first class, function or value.
+    """Resolve a dotted name up to the first class, function or value in it. The names after it are its attributes.
 
     Args:
         name: dotted name that begins with a module.
@@ -214,10 +216,10 @@ def walk(name: str) -> Walked:
 
 
 def object_problem(found: Any, name: str = "") -> str | None:
-    """Return why a class, function or value of the four packages is not harmless, or None if it is.
+    """Return why an object of monai, torch, ignite or segbundle is not known to be harmless, or None if it is.
 
     Args:
-        found: object.
+        found: class, function or value.
         name: dotted name that was resolved to the object. Default: unknown.
 
     Example:

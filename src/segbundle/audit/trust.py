@@ -1,4 +1,4 @@
-"""Refuse configurations that could run code, before anything in them runs."""
+"""Refusal of configurations that could run code, before anything in them runs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from segbundle.errors import ConfigError
 def inspect_path(path: Path) -> list[Finding]:
     """Return the findings of a task file, a bundle's folder or a zip file: values and files that could run code.
 
-    Code of the bundle is never imported, evaluated or unpickled. Only modules of monai, torch, ignite and segbundle may
-    be imported.
+    Files that cannot be read or parsed are findings too. Code of the bundle is never imported, evaluated or unpickled.
+    Only modules of monai, torch, ignite and segbundle may be imported.
 
     Args:
         path: path of a YAML or JSON file, a folder or a zip file.
@@ -38,7 +38,7 @@ def inspect_path(path: Path) -> list[Finding]:
     elif path.is_file():
         inspection.add_file(path, str(path), path.parent)
     else:
-        raise ConfigError(f"{path}: no such file or folder.")
+        raise ConfigError(f"{path}: no such file or folder. Check the path.")
     return inspection.findings()
 
 
@@ -54,8 +54,8 @@ def refuse_untrusted(
         values: values of the command line. Only components are inspected, because text is not evaluated.
 
     Raises:
-        ConfigError: the inspection has findings, or a task file cannot be parsed. The message contains the first
-            finding and the number of further findings.
+        ConfigError: the inspection has findings, or a task file cannot be read or parsed. The message contains the
+            first finding and the number of further findings.
 
     Example:
         >>> refuse_untrusted([], None, trust=False, values={"max_epochs": 3})

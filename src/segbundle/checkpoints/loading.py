@@ -1,4 +1,4 @@
-"""Loading of trained weights, and the files of the training that are saved next to them."""
+"""Loading of trained weights, and of the files that their training run saved next to them."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ class _Metadata(TypedDict, total=False):
 
 
 def ensemble_members(ckpt_path: str | Path | Sequence[str | Path] | None) -> list[str]:
-    """Return the checkpoints of an ensemble, for an inferer that loads them one after another.
+    """Return the paths of the checkpoints of an ensemble, for an inferer that loads them one after another.
 
     Args:
         ckpt_path: as in `load_weights`.
 
     Returns:
-        paths of the members; empty for a single checkpoint.
+        Paths of the members; empty for a single checkpoint and for None.
 
     Example:
         >>> ensemble_members(["fold_0/model.pt", "fold_1/model.pt"]), ensemble_members("model.pt")
@@ -73,10 +73,13 @@ def ensemble_members(ckpt_path: str | Path | Sequence[str | Path] | None) -> lis
 
 
 def checkpoint_paths(ckpt_path: str | Path | Sequence[str | Path] | None) -> list[Path]:
-    """Return the path of a checkpoint, or the paths of an ensemble or of the models of a cross-validation.
+    """Return the paths of the checkpoints that a value of `ckpt_path` stands for.
 
     Args:
         ckpt_path: as in `load_weights`.
+
+    Returns:
+        Each given path, where the folder of a cross-validation is replaced by the models of its folds; empty for None.
 
     Example:
         >>> checkpoint_paths("model.pt"), checkpoint_paths(None)
@@ -95,11 +98,16 @@ def _warn_if_unfinished(ckpt_path: str | Path | Sequence[str | Path] | None) -> 
     for folder in _as_paths(ckpt_path):
         models = fold_models(folder)
         if models and not (folder / "summary.json").exists():
-            _logger.warning("%s: the cross-validation is not finished. Number of models used: %d.", folder, len(models))
+            _logger.warning(
+                "%s: the cross-validation is not finished. Number of models used: %d. "
+                "To finish it, run segbundle cross-validate again with the same --output_dir.",
+                folder,
+                len(models),
+            )
 
 
 def fold_models(folder: Path) -> list[Path]:
-    """Return the models of the folds of a cross-validation; empty for any other folder or file.
+    """Return the paths of the existing fold models of a cross-validation; empty for any other folder or file.
 
     Args:
         folder: output folder of a cross-validation.
@@ -119,23 +127,24 @@ def load_weights(
     resume: bool = False,
     required: bool = False,
 ) -> None:
-    """Load a checkpoint into a network. The members of an ensemble are all loaded, to check that each of them fits.
+    """Load a checkpoint into a network.
 
-    The layers of deep supervision may be missing in the file or in the network.
+    The members of an ensemble are loaded one after another, to check that each of them fits. The network then has the
+    weights of the last one. The layers of deep supervision may be missing in the file or in the network.
 
     Args:
-        network: on any device.
+        network: network on any device.
         ckpt_path: checkpoint with a state dict (`model.pt`), or with a dict that contains one under `model`, `network`
             or `state_dict`. For an ensemble, a list of checkpoints with state dicts, or the output folder of a
             cross-validation. None keeps the weights of the network.
         class_names: classes of the task, compared with those that the checkpoint was trained for. These are read from
             `task.json` next to the checkpoint or from the metadata of its bundle. Default: not compared.
-        resume: whether the layers of deep supervision are required, as for resuming a training (default False).
+        resume: whether the layers of deep supervision are required, as for resuming a training run (default False).
         required: whether None is an error, as for inference (default False).
 
     Raises:
-        CheckpointError: the file does not exist or cannot be read, its weights do not fit the network or are not finite
-            (see `load_state_dict`), or it was trained for other classes. Also if `ckpt_path` is None and `required`.
+        CheckpointError: the file, or the `task.json` next to it, cannot be read; its weights do not fit the network or
+            are not finite (see `load_state_dict`); it was trained for other classes; or it is None although `required`.
 
     Example:
         >>> import tempfile
@@ -206,10 +215,10 @@ def read_task(ckpt_path: str | Path) -> dict[str, Any]:
         ckpt_path: path of the checkpoint.
 
     Returns:
-        the content; empty if the file does not exist.
+        The content; empty if there is no `task.json`.
 
     Raises:
-        CheckpointError: the file is damaged.
+        CheckpointError: `task.json` cannot be read or parsed.
 
     Example:
         >>> read_task("/nowhere/model.pt")
@@ -231,7 +240,7 @@ def cases_trained_on(ckpt_path: str | Path | Sequence[str | Path] | None) -> set
         ckpt_path: as in `load_weights`.
 
     Returns:
-        the names; None if they are unknown for the checkpoint or for any member.
+        The names; None if they are unknown for the checkpoint or for any member.
 
     Raises:
         CheckpointError: `task.json` is damaged.
@@ -248,9 +257,11 @@ def cases_trained_on(ckpt_path: str | Path | Sequence[str | Path] | None) -> set
 
 
 def cases_validated_on(ckpt_path: str | Path | Sequence[str | Path] | None) -> set[str]:
-    """Return the names of the validation cases whose Dice selected the epoch of a checkpoint, or of ensemble members.
+    """Return the names of the validation cases whose Dice selected the best epoch of a checkpoint.
 
-    They are read from the `metrics.csv` of the training next to the checkpoint. Files of other programs are ignored.
+    For an ensemble, these are the cases of all members. They are read from the `metrics.csv` that the training run
+    saved next to the checkpoint. A checkpoint without this file or without `task.json` has no such cases, and a
+    `metrics.csv` of another program is ignored.
 
     Args:
         ckpt_path: as in `load_weights`.
@@ -301,11 +312,12 @@ def warn_about_training_cases(
 def warn_about_preprocessing(
     ckpt_path: str | Path | Sequence[str | Path] | None, preprocessing: Mapping[str, Any]
 ) -> None:
-    """Log a warning if the preprocessing differs from that of the training of a checkpoint.
+    """Log a warning if the preprocessing differs from that with which a checkpoint was trained.
 
     Args:
-        ckpt_path: as in `load_weights`. Its preprocessing is read from `task.json` next to it.
-        preprocessing: settings, of which `spacing`, `axcodes` and `intensity` are compared.
+        ckpt_path: as in `load_weights`. The preprocessing of the training run is read from `task.json` next to it.
+            Without this file, nothing is compared.
+        preprocessing: settings by key; only `spacing`, `axcodes` and `intensity` are compared.
 
     Raises:
         CheckpointError: `task.json` is damaged.

@@ -21,7 +21,7 @@ _SLACK = 2**20
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Return the dict in a checkpoint file, with tensors on the CPU.
+    """Return the dict in a checkpoint file, with all tensors on the CPU.
 
     Only tensors and plain values are unpickled, so that a file cannot run code.
 
@@ -29,7 +29,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         path: path of the file.
 
     Raises:
-        CheckpointError: the file does not exist, cannot be read, or does not contain a dict.
+        CheckpointError: the file does not exist, cannot be read, contains other objects than tensors and plain values,
+            or does not contain a dict.
 
     Example:
         >>> import tempfile
@@ -56,10 +57,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from error
     except Exception as error:  # torch raises many types of errors for damaged files
         raise CheckpointError(
-            f"{path}: cannot be read as a PyTorch checkpoint. It is damaged, or contains objects other than tensors."
+            f"{path}: cannot be read as a PyTorch checkpoint. It is damaged, or contains objects other than tensors. "
+            "Copy it again, or save only the state dict with torch.save."
         ) from error
     if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path}: contains a {type(content).__name__} instead of a state dict.")
+        raise CheckpointError(
+            f"{path}: contains a {type(content).__name__} instead of a state dict. Save network.state_dict()."
+        )
     return dict(content)
 
 
@@ -81,9 +85,9 @@ def load_state_dict(network: torch.nn.Module, weights: Mapping[str, Any], source
     """Load a state dict into a network, after validation. In case of an error, the network is not changed.
 
     Args:
-        network: on any device.
-        weights: the state dict. Floating point tensors are converted to the dtype of the network.
-        source: origin of the state dict, for messages.
+        network: network on any device.
+        weights: state dict. Floating point tensors are converted to the dtypes of the network.
+        source: origin of the state dict for messages, such as the path of the file.
         complete: whether the layers of deep supervision are required (default False).
 
     Raises:
@@ -114,17 +118,19 @@ def load_state_dict(network: torch.nn.Module, weights: Mapping[str, Any], source
         network.load_state_dict(weights, strict=False)
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
-        raise CheckpointError(f"{source}: cannot be loaded into the network ({reason}).") from error
+        raise CheckpointError(
+            f"{source}: cannot be loaded into the network ({reason}). Use the network_def that it was trained with."
+        ) from error
 
 
 def check_finite(weights: Mapping[str, torch.Tensor]) -> None:
-    """Raise an error if weights are NaN or infinite.
+    """Raise an error if any weights are NaN or infinite.
 
     Args:
-        weights: the state dict.
+        weights: state dict.
 
     Raises:
-        ValueError: the message names the first tensors with such values.
+        ValueError: there are such weights. The message names the first tensors that contain them.
 
     Example:
         >>> check_finite({"weight": torch.ones(3)})

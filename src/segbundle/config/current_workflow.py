@@ -40,7 +40,7 @@ def running_workflow() -> ConfigWorkflow | None:
 
 
 def running_parser() -> ConfigParser | None:
-    """Return the `ConfigParser` further up the call stack that evaluates a configuration, or None.
+    """Return the `ConfigParser` further up the call stack, or None if no configuration is being evaluated.
 
     Example:
         >>> running_parser() is None

@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 def from_settings(function: Callable[P, T]) -> Callable[P, T]:
-    """Add an argument `settings`: a mapping with values of the arguments that are not given.
+    """Return a function with an additional argument `settings`, a mapping with values for the other arguments.
 
     The bundle's workflows pass `settings: "@settings"` to a component instead of one value after another. An argument
-    that is given takes precedence, and settings that are no arguments of the component are ignored.
+    that is given takes precedence, and settings that are not arguments of the component are ignored.
 
     Args:
         function: function, or `__init__` of a class.

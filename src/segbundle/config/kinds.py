@@ -19,7 +19,11 @@ class Kind(Protocol):
     """
 
     def accepts(self, value: Any) -> bool:
-        """Return whether a value from a YAML file or a command line is of this kind."""
+        """Return whether a value from a YAML file or a command line is of this kind.
+
+        Args:
+            value: plain value.
+        """
 
     def schema(self) -> dict[str, Any]:
         """Return the kind as JSON schema (draft 2020-12)."""
@@ -28,6 +32,9 @@ class Kind(Protocol):
 @dataclass(frozen=True)
 class OneOf:
     """One of a few constants. `true` and 1 are different constants.
+
+    Args:
+        *words: accepted constants. They are stored in the attribute `words`.
 
     Example:
         >>> OneOf("auto", None).accepts("auto"), OneOf(True, False).accepts(1)
@@ -40,11 +47,11 @@ class OneOf:
         object.__setattr__(self, "words", words)
 
     def accepts(self, value: Any) -> bool:
-        """See `Kind`."""
+        """Return whether a value from a YAML file or a command line is of this kind."""
         return any(value == word and type(value) is type(word) for word in self.words)
 
     def schema(self) -> dict[str, Any]:
-        """See `Kind`."""
+        """Return the kind as JSON schema (draft 2020-12)."""
         return {"enum": [word for word in self.words if not _is_infinite(word)]}
 
 
@@ -58,11 +65,11 @@ class Boolean:
     """
 
     def accepts(self, value: Any) -> bool:
-        """See `Kind`."""
+        """Return whether a value from a YAML file or a command line is of this kind."""
         return OneOf(True, False, "true").accepts(value)
 
     def schema(self) -> dict[str, Any]:
-        """See `Kind`."""
+        """Return the kind as JSON schema (draft 2020-12)."""
         return {"type": "boolean"}
 
 
@@ -83,11 +90,11 @@ class Integer:
     maximum: float = math.inf
 
     def accepts(self, value: Any) -> bool:
-        """See `Kind`."""
+        """Return whether a value from a YAML file or a command line is of this kind."""
         return isinstance(value, int) and not isinstance(value, bool) and self.minimum <= value <= self.maximum
 
     def schema(self) -> dict[str, Any]:
-        """See `Kind`."""
+        """Return the kind as JSON schema (draft 2020-12)."""
         limit = {} if math.isinf(self.maximum) else {"maximum": int(self.maximum)}
         return {"type": "integer", "minimum": self.minimum, **limit}
 
@@ -111,12 +118,12 @@ class Number:
     below: float = math.inf
 
     def accepts(self, value: Any) -> bool:
-        """See `Kind`."""
+        """Return whether a value from a YAML file or a command line is of this kind."""
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         return is_number and self.minimum <= value < self.below and value > self.above
 
     def schema(self) -> dict[str, Any]:
-        """See `Kind`."""
+        """Return the kind as JSON schema (draft 2020-12)."""
         limits = {"minimum": self.minimum, "exclusiveMinimum": self.above, "exclusiveMaximum": self.below}
         return {"type": "number", **{name: limit for name, limit in limits.items() if not _is_infinite(limit)}}
 
@@ -136,11 +143,11 @@ class Text:
     filled: bool = False
 
     def accepts(self, value: Any) -> bool:
-        """See `Kind`."""
+        """Return whether a value from a YAML file or a command line is of this kind."""
         return isinstance(value, str) and (bool(value.strip()) or not self.filled)
 
     def schema(self) -> dict[str, Any]:
-        """See `Kind`."""
+        """Return the kind as JSON schema (draft 2020-12)."""
         return {"type": "string", **({"minLength": 1} if self.filled else {})}
 
 
@@ -154,11 +161,11 @@ class Name:
     """
 
     def accepts(self, value: Any) -> bool:
-        """See `Kind`."""
+        """Return whether a value from a YAML file or a command line is of this kind."""
         return isinstance(value, (str, int)) and not isinstance(value, bool)
 
     def schema(self) -> dict[str, Any]:
-        """See `Kind`."""
+        """Return the kind as JSON schema (draft 2020-12)."""
         return {"type": ["string", "integer"]}
 
 
@@ -183,7 +190,7 @@ class ListOf:
     distinct: bool = False
 
     def accepts(self, value: Any) -> bool:
-        """See `Kind`."""
+        """Return whether a value from a YAML file or a command line is of this kind."""
         if not isinstance(value, (list, tuple)) or not all(map(self.kind.accepts, value)):
             return False
         if self.increasing and any(first >= second for first, second in pairwise(value)):
@@ -193,7 +200,7 @@ class ListOf:
         return self.length in (None, len(value))
 
     def schema(self) -> dict[str, Any]:
-        """See `Kind`."""
+        """Return the kind as JSON schema (draft 2020-12)."""
         length = {} if self.length is None else {"minItems": self.length, "maxItems": self.length}
         distinct = {"uniqueItems": True} if self.distinct else {}
         return {"type": "array", "items": self.kind.schema(), **length, **distinct}
@@ -214,18 +221,18 @@ class MappingOf:
     kind: Kind | None = None
 
     def accepts(self, value: Any) -> bool:
-        """See `Kind`."""
+        """Return whether a value from a YAML file or a command line is of this kind."""
         return isinstance(value, Mapping) and (self.kind is None or all(map(self.kind.accepts, value.values())))
 
     def schema(self) -> dict[str, Any]:
-        """See `Kind`."""
+        """Return the kind as JSON schema (draft 2020-12)."""
         values = {} if self.kind is None else {"additionalProperties": self.kind.schema()}
         return {"type": "object", **values}
 
 
 @dataclass(frozen=True)
 class Component:
-    """Component of a MONAI configuration: a mapping with a `_target_`, which `validation.py` checks.
+    """Component of a MONAI configuration: a mapping with a `_target_`. `validation.py` checks it, not this class.
 
     Example:
         >>> Component().schema()
@@ -233,11 +240,11 @@ class Component:
     """
 
     def accepts(self, value: Any) -> bool:
-        """See `Kind`."""
+        """Return True, because `validation.py` checks components."""
         return True
 
     def schema(self) -> dict[str, Any]:
-        """See `Kind`."""
+        """Return the kind as JSON schema (draft 2020-12)."""
         return {"type": "object", "required": ["_target_"]}
 
 
@@ -245,20 +252,22 @@ class Component:
 class Orientation:
     """Three letters for the directions of the axes, such as `RAS`: L or R, P or A, and I or S, in any order.
 
+    The letters are a text or a list.
+
     Example:
         >>> Orientation().accepts("LPS"), Orientation().accepts("RLA")
         (True, False)
     """
 
     def accepts(self, value: Any) -> bool:
-        """See `Kind`."""
+        """Return whether a value from a YAML file or a command line is of this kind."""
         letters = list(value) if isinstance(value, (str, list, tuple)) else []
         if len(letters) != 3 or not all(isinstance(letter, str) and len(letter) == 1 for letter in letters):
             return False
         return all(any(letter in pair for letter in letters) for pair in ("LR", "PA", "IS"))
 
     def schema(self) -> dict[str, Any]:
-        """See `Kind`."""
+        """Return the kind as JSON schema (draft 2020-12)."""
         return {"type": "string", "pattern": "^[LRPAIS]{3}$"}
 
 
@@ -267,7 +276,7 @@ class AnyOf:
     """Value of one of several kinds.
 
     Args:
-        kinds: accepted kinds.
+        *kinds: accepted kinds. They are stored in the attribute `kinds`.
 
     Example:
         >>> AnyOf(NULL, Integer()).accepts(None), AnyOf(NULL, Integer()).accepts("one")
@@ -280,11 +289,11 @@ class AnyOf:
         object.__setattr__(self, "kinds", kinds)
 
     def accepts(self, value: Any) -> bool:
-        """See `Kind`."""
+        """Return whether a value from a YAML file or a command line is of this kind."""
         return any(kind.accepts(value) for kind in self.kinds)
 
     def schema(self) -> dict[str, Any]:
-        """See `Kind`."""
+        """Return the kind as JSON schema (draft 2020-12)."""
         return {"anyOf": [kind.schema() for kind in self.kinds]}
 
 

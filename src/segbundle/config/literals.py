@@ -27,7 +27,7 @@ def literal(content: str) -> Any:
         content: JSON in hexadecimal digits, so that the parser has nothing to interpret.
 
     Raises:
-        ConfigError: `content` has another form.
+        ConfigError: `content` is not JSON in hexadecimal digits.
 
     Example:
         >>> literal(protect("$b")["content"])
@@ -65,7 +65,9 @@ def protect(value: Any) -> Any:
 
 
 def protect_text(value: Any) -> Any:
-    """Return a value of a YAML file with text wrapped if it contains `#` and is not an expression or reference.
+    """Return a value of a YAML file in which text with a `#` is wrapped, so that MONAI's parser does not change it.
+
+    Expressions, macros and references are not wrapped, because the parser must interpret them.
 
     Args:
         value: value of a YAML file.
@@ -84,10 +86,13 @@ def protect_text(value: Any) -> Any:
 
 
 def restore(value: Any) -> Any:
-    """Return a configuration, or a part of it, with the values wrapped by `protect`.
+    """Return a configuration, or a part of it, in which the values that `protect` wrapped are unwrapped.
 
     Args:
         value: configuration or a part of it.
+
+    Raises:
+        ConfigError: see `literal`.
 
     Example:
         >>> restore({"output_dir": protect("runs/#1")})

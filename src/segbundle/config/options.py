@@ -70,10 +70,11 @@ def split_overrides(words: list[str], switches: Collection[str] = ()) -> tuple[l
 
     Args:
         words: words of the command line.
-        switches: boolean keys. The word after such a key is its value only if it is not text (default: none).
+        switches: boolean keys. The word after such a key is its value only if it is a number, a boolean, null, a list
+            or a mapping; text is a plain word. Default: none.
 
     Returns:
-        plain words, and values by key.
+        Plain words, and values by key.
 
     Raises:
         ConfigError: an option has a single dash or no name.
@@ -110,7 +111,7 @@ def split_overrides(words: list[str], switches: Collection[str] = ()) -> tuple[l
 
 
 def switches_of(defaults: Mapping[str, Any]) -> set[str]:
-    """Return the boolean keys of a configuration.
+    """Return the keys of a configuration whose default is true or false.
 
     Args:
         defaults: default values by key.
@@ -125,7 +126,8 @@ def switches_of(defaults: Mapping[str, Any]) -> set[str]:
 def join_switches(words: list[str], names: Collection[str]) -> list[str]:
     """Return a command line without the values of boolean options: `--resume true` becomes `--resume`.
 
-    Words after a `--` are not changed. The `--` is kept, because the command-line parser would remove it.
+    `--resume false` is removed. Words after a `--` are not changed. The `--` is kept, because the command-line parser
+    would remove it.
 
     Args:
         words: words of the command line.
@@ -151,7 +153,7 @@ def join_switches(words: list[str], names: Collection[str]) -> list[str]:
 
 
 def refuse_missing_values(overrides: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Raise an error if a key that is not boolean has no value or the value True.
+    """Raise an error if a key that is not boolean has no value, or has the value True.
 
     Args:
         overrides: values by key, from a command line.

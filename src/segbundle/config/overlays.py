@@ -58,7 +58,9 @@ def _read(path: Path, version: tuple[int, int] | None) -> dict[str, Any]:
 
 
 def workflow_file(configs: Path, name: str) -> Path:
-    """Return the file of a workflow in a bundle: `name` with the first suffix of `SUFFIXES` that exists.
+    """Return the path of a workflow's file in a bundle: `name` with the first suffix of `SUFFIXES` that exists.
+
+    If there is no such file, the path has the suffix `.yaml`.
 
     Args:
         configs: folder `configs` of a bundle.
@@ -73,7 +75,10 @@ def workflow_file(configs: Path, name: str) -> Path:
 
 
 def workflow_files(configs: Path, name: str) -> list[Path]:
-    """Return the files of a workflow: `inference` and `evaluate` if `evaluate` has no key `run` of its own.
+    """Return the paths of the files of a workflow, in the order in which they are merged.
+
+    All workflows have one file, except for `evaluate`. Without a key `run` of its own, it extends `inference`, and both
+    files are returned.
 
     Args:
         configs: folder `configs` of a bundle.
@@ -99,8 +104,9 @@ def merged_config(
     Args:
         files: configuration files; later files override earlier files. In a key, `#` and `::` separate levels, and a
             leading `+` extends a list or mapping.
-        overrides: values of a command line. These are data and are not evaluated.
-        values: further configuration after the files. Default: none.
+        overrides: values of a command line, which override everything else. These are data and are not evaluated.
+            Default: none.
+        values: further configuration, merged after the files. Default: none.
 
     Raises:
         ConfigError: a file, or a file named by a macro (`%FILE`), cannot be read (see `read_config`); or a key
@@ -145,15 +151,16 @@ def check_steps(
     """Raise an error if a task removes, replaces or changes steps of segbundle's workflows. These steps check the run.
 
     Handlers that write the documented output files must be kept as well, but their arguments may change. Workflows that
-    do not begin with segbundle's first step belong to other bundles and are not checked.
+    do not begin with segbundle's first step (`start_workflow`) belong to other bundles and are not checked.
 
     Args:
         files: the workflow, followed by the task files.
-        overrides: values of a command line.
+        overrides: values of a command line. Default: none.
         num_workflow_files: number of files of the workflow, see `workflow_files`. Default: 1.
 
     Raises:
-        ConfigError: a step is missing or changed. The message names the file, or the command line.
+        ConfigError: a step is missing or changed (the message names the file, or the command line), or see
+            `merged_config`.
 
     Example:
         >>> import tempfile
@@ -218,7 +225,10 @@ def _name_key_in_errors(name: str) -> Iterator[None]:
     try:
         yield
     except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
-        raise ConfigError(f"{name} cannot be set: it does not match the existing configuration. Correct it.") from error
+        raise ConfigError(
+            f"{name} cannot be set: the configuration has no list or mapping that it could change. "
+            "Check the spelling of the key and the type of its value."
+        ) from error
 
 
 def texts(config: Any) -> Iterator[str]:

@@ -14,7 +14,7 @@ _REFERENCE = re.compile(r"@(\w+(?:(?:#|::)\w+)*)")
 
 
 def check_references(config: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Raise an error if the new value of an argument is of another kind than the reference that it replaces.
+    """Raise an error if an argument that refers to a setting or component by default gets a value of another kind.
 
     Null, expressions, components, and references to keys that the bundle does not define are accepted.
 

@@ -44,12 +44,13 @@ class Setting:
         needed: accepted values in words, with an example, for error messages.
         description: one line for the help, the schema and the table; empty for settings nested in a described setting.
         theme: one of `THEMES`.
-        default: default in the workflows and in the table, as YAML; empty for components, and if the workflows differ.
+        default: default in the bundle's workflows, as text of a YAML file; empty for a setting without a single
+            default. A component is given by its name.
         commands: commands that use the setting (default: train, evaluate and predict).
         affects: what the setting determines, for records and reports: `scans` that are read, `cases` that are scored,
             `labels` or `scores`; empty for none of these.
-        fixed: whether the setting must not change when a training is resumed (default False).
-        inference_default: default of `inference.yaml`, if it differs from `train.yaml`.
+        fixed: whether the setting must not change when a training run is resumed (default False).
+        inference_default: default in `inference.yaml`, if it differs from that in `train.yaml`; else empty.
 
     Example:
         >>> Setting("network_def#in_channels", Integer(), "a positive whole number").is_nested
@@ -90,7 +91,7 @@ SETTINGS = (
     Setting("bundle_root", Text(filled=True), "a path", "folder of the bundle", _PATHS),
     Setting(
         "dataset_dir", AnyOf(Text(filled=True), ListOf(Text(filled=True))), "a path",
-        "dataset; for predict scans, or folders of scans", _PATHS,
+        "folder of the dataset; for predict, scans or folders of scans", _PATHS,
         affects="scans",
     ),
     Setting("output_dir", Text(filled=True), "a path", "folder for results", _PATHS),
@@ -109,7 +110,7 @@ SETTINGS = (
         _PATHS, "false",
     ),
     Setting(
-        "mlflow_uri", AnyOf(NULL, Text(filled=True)), "an address, for instance sqlite:///mlflow.db, or null,",
+        "mlflow_uri", AnyOf(NULL, Text(filled=True)), "a URI, for instance sqlite:///mlflow.db, or null,",
         "MLflow server or database to log to, in addition to TensorBoard", _PATHS, "null", _TRAIN,
     ),
     Setting(
@@ -321,7 +322,7 @@ TEXT_KEYS = frozenset(
     and not setting.kind.accepts(1)
     and not isinstance(setting.kind, Component)
 )
-"""Keys whose values are always text, even if they look like numbers: folders, files, addresses, names."""
+"""Keys whose values are always text, even if they look like numbers: folders, files, URIs, names."""
 NAME_LISTS = frozenset(
     key for key, setting in BY_KEY.items() if setting.kind.accepts(["name"]) and not setting.kind.accepts("name")
 )
@@ -329,7 +330,7 @@ NAME_LISTS = frozenset(
 
 
 def settings_of(command: str) -> dict[str, list[Setting]]:
-    """Return the settings of a command that have a description, by theme.
+    """Return the settings of a command that have a description, in lists by theme.
 
     Args:
         command: `train`, `evaluate` or `predict`.
@@ -343,7 +344,7 @@ def settings_of(command: str) -> dict[str, list[Setting]]:
 
 
 def select_settings(settings: Mapping[str, Any], affects: Sequence[str]) -> dict[str, Any]:
-    """Return the settings that affect a result, for its record and its report.
+    """Return the settings that affect a result, for its record and its report. Unknown keys are left out.
 
     Args:
         settings: values by key.
@@ -357,7 +358,7 @@ def select_settings(settings: Mapping[str, Any], affects: Sequence[str]) -> dict
 
 
 def fixed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that must not change when a training is resumed.
+    """Return the settings that must not change when a training run is resumed.
 
     Args:
         settings: values by key.

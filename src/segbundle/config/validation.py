@@ -31,7 +31,10 @@ def bundle_configs(folder: Path) -> dict[str, Any]:
     """Return the keys that a task YAML may set, with their defaults, merged from all workflows of a bundle.
 
     Args:
-        folder: folder `configs` of the bundle.
+        folder: existing folder `configs` of the bundle.
+
+    Raises:
+        ConfigError: see `read_config`.
 
     Example:
         >>> from segbundle.config.options import default_bundle
@@ -49,14 +52,14 @@ def bundle_configs(folder: Path) -> dict[str, Any]:
 
 
 def check_task(task: Sequence[Path], configs: Path) -> None:
-    """Raise an error if task YAML files are invalid. No workflow is run.
+    """Raise an error if task YAML files are invalid for training. No workflow is run.
 
     Args:
         task: task YAML files, which override the bundle's `train.yaml`.
         configs: folder `configs` of the bundle.
 
     Raises:
-        ConfigError: see `check_config`.
+        ConfigError: see `merged_config` and `check_config`.
 
     Example:
         >>> import tempfile

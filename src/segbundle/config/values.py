@@ -135,13 +135,15 @@ def is_plain_setting(key: str) -> bool:
 
 
 def check_replacement(key: str, path: str, value: Any, shown: Any) -> None:
-    """Raise an error if the setting that an argument refers to by default does not accept the argument's new value.
+    """Raise an error if an argument has a value that the setting behind it does not accept.
+
+    The setting is the one that the argument refers to by default, such as `@max_epochs`.
 
     Args:
         key: key of the setting.
         path: key of the argument.
-        value: new value. A value that is evaluated later is not checked.
-        shown: value for the message.
+        value: new value of the argument. A value that is evaluated later is not checked.
+        shown: value to show in the message, such as a reference that leads to `value`.
 
     Raises:
         ConfigError: the value is invalid. The message names the argument, its value, and what is needed.
@@ -160,6 +162,9 @@ def nsd_tolerances(value: float | Mapping[str, float] | None, class_names: Seque
     Args:
         value: tolerance in mm: a number for all classes, a mapping by class name, or None to skip surface metrics.
         class_names: names of the classes, background first.
+
+    Returns:
+        One tolerance per class, for a mapping with 0.0 for the background; None if `value` is None.
 
     Raises:
         ConfigError: a class has no tolerance, or `value` contains an unknown class.

@@ -73,13 +73,14 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def make_folder(folder: str | Path) -> None:
-    """Create a folder, and remove it at exit if this process has not written to it.
+    """Create a folder, and remove it when the process ends if it is still empty except for a lock.
 
     Args:
-        folder: folder; an existing folder is not changed.
+        folder: path of the folder. An existing folder is neither changed nor removed.
 
     Raises:
         OSError: the folder cannot be created.
+        OutputError: the path is a broken link, a link to itself, or not valid.
 
     Example:
         >>> import tempfile
@@ -101,13 +102,13 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def lock_folder(folder: str | Path) -> None:
-    """Lock a folder until this process ends.
+    """Lock a folder until this process ends. On file systems without locks, nothing happens.
 
     Args:
         folder: existing folder.
 
     Raises:
-        OutputError: another running process has locked the folder.
+        OutputError: another running process has locked the folder, or its `.lock` is not an empty file.
 
     Example:
         >>> import tempfile
@@ -141,9 +142,10 @@ def _release_locks() -> None:
 
 
 def remove_partial(folder: str | Path) -> None:
-    """Remove the partial files of killed runs that the record of a folder lists.
+    """Remove the partial files that killed runs left in a folder.
 
-    Call this only while no other run writes to the folder.
+    Only partial files of processes that the record of the folder lists are removed. Call this function only while no
+    other run writes to the folder.
 
     Args:
         folder: output folder.
@@ -164,7 +166,7 @@ def remove_partial(folder: str | Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text atomically. Bytes of file names that are not UTF-8 are escaped.
+    """Write UTF-8 text atomically. Characters that UTF-8 cannot encode, as in some file names, are escaped.
 
     Args:
         path: output path.

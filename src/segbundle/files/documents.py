@@ -27,11 +27,11 @@ def read_json(path: str | Path, schema: type[T] | Any = Any, error: type[Segbund
 
     Args:
         path: UTF-8 file, with or without a byte order mark.
-        schema: any type that pydantic validates: a model, a `TypedDict`, `list[str]`, ... (default any value).
+        schema: any type that pydantic validates, such as a model, a `TypedDict` or `list[str]`. Default: any value.
         error: class of the exception to raise (default `DataError`).
 
     Returns:
-        content in the types of `schema`.
+        The content, converted to the types of `schema`.
 
     Raises:
         SegbundleError: of class `error`; the file is missing, unreadable, not JSON, or does not match the schema. The
@@ -88,7 +88,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as problem:
         if isinstance(problem, SegbundleError):
             raise
-        raise ConfigError(f"{path}: is not valid YAML: {_one_line(problem)}") from problem
+        raise ConfigError(f"{path}: is not valid YAML ({_one_line(problem)}). Correct it.") from problem
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must contain keys and values, for instance `max_epochs: 100`.")
     for key in content:
@@ -143,7 +143,7 @@ def _described_problem(problem: Mapping[str, Any]) -> str:
 
 
 def shortened(value: Any) -> str:
-    """Return the `repr` of a value, cut to 60 characters.
+    """Return the `repr` of a value. It is cut after 60 characters, and `...` is appended.
 
     Args:
         value: any object.
@@ -162,7 +162,7 @@ def _read_text(path: Path, error: type[SegbundleError], most_bytes: int | None =
     try:
         size = path.stat().st_size
         if most_bytes is not None and size > most_bytes:
-            raise error(f"{path}: has {size:,} bytes, more than the limit of {most_bytes:,}.")
+            raise error(f"{path}: has {size:,} bytes, more than the limit of {most_bytes:,}. Shorten it.")
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as problem:
         raise error(
@@ -170,7 +170,7 @@ def _read_text(path: Path, error: type[SegbundleError], most_bytes: int | None =
             "Save it as UTF-8."
         ) from problem
     except OSError as problem:
-        raise error(f"{path}: cannot be read ({problem.strerror}).") from problem
+        raise error(f"{path}: cannot be read ({problem.strerror}). Check its permissions and the disk.") from problem
 
 
 def _one_line(problem: BaseException) -> str:
@@ -201,7 +201,7 @@ def _loader() -> Any:
         def compose_node(self, parent: Any, index: Any) -> Any:
             self.num_nodes += 1
             if self.num_nodes > MAX_YAML_NODES:
-                raise ConfigError(f"{self.source}: contains more than {MAX_YAML_NODES:,} values.")
+                raise ConfigError(f"{self.source}: contains more than {MAX_YAML_NODES:,} values. Shorten it.")
             return super().compose_node(parent, index)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
@@ -235,7 +235,7 @@ def _check_expansion(path: Path, root: Any) -> None:
         if known is not None:
             return known
         if id(node) in open_nodes:
-            raise ConfigError(f"{path}: an alias refers to itself.")
+            raise ConfigError(f"{path}: an alias refers to itself (*name inside the value of &name). Remove the alias.")
         open_nodes.add(id(node))
         parts = node.value if isinstance(node.value, list) else []
         children = [child for part in parts for child in (part if isinstance(part, tuple) else (part,))]
@@ -244,4 +244,7 @@ def _check_expansion(path: Path, root: Any) -> None:
         return total
 
     if root is not None and size(root) > MAX_YAML_NODES:
-        raise ConfigError(f"{path}: its aliases expand to {size(root):,} values, more than {MAX_YAML_NODES:,}.")
+        raise ConfigError(
+            f"{path}: its aliases expand to {size(root):,} values, more than {MAX_YAML_NODES:,}. "
+            "Use fewer YAML aliases (*name)."
+        )

@@ -59,13 +59,16 @@ def resolve(folder: str | Path) -> Path:
 
 
 def claim(folder: str | Path) -> OutputFolder:
-    """Record all files that this process writes into a folder, and raise an error before it replaces other files.
+    """Claim an output folder for this process, and return it.
+
+    From then on, every file that `atomic_write` writes into the folder is recorded, and an error is raised before it
+    would replace a file that segbundle did not write.
 
     Args:
         folder: output folder.
 
     Raises:
-        OutputError: the record of earlier runs cannot be read.
+        OutputError: the path is not valid (see `resolve`), or the record of earlier runs cannot be read.
 
     Example:
         >>> import tempfile
@@ -79,13 +82,15 @@ def claim(folder: str | Path) -> OutputFolder:
 
 
 def refuse_to_replace(*paths: str | Path) -> None:
-    """Raise an error if segbundle did not write the files at some paths, and claim the folders of the paths.
+    """Raise an error if an output path is a folder or a file that segbundle did not write.
+
+    The folders of the paths are claimed, unless they are within a claimed folder.
 
     Args:
         paths: paths of files to be written.
 
     Raises:
-        OutputError: a path is a folder or a foreign file. The message names the path.
+        OutputError: a path is a folder or a foreign file (the message names it), or see `claim`.
 
     Example:
         >>> refuse_to_replace("/nowhere/report.html")
@@ -101,6 +106,9 @@ def owner_of(path: str | Path) -> OutputFolder | None:
 
     Args:
         path: path of a file.
+
+    Raises:
+        OutputError: the folder of the file is a broken link, a link to itself, or not valid.
 
     Example:
         >>> owner_of("/nowhere/else/run.json") is None
@@ -150,10 +158,11 @@ def folder_of(folder: str | Path) -> OutputFolder:
 class OutputFolder:
     """Output folder with the record of the files that segbundle wrote into it.
 
-    Earlier versions kept no record. In folders without a record, their files are recognized by their contents.
+    Earlier versions of segbundle kept no record. In folders without a record, their files are recognized by their
+    contents.
 
     Args:
-        folder: resolved path.
+        folder: path of the folder, with links resolved (see `resolve`). It may not exist yet.
 
     Raises:
         OutputError: the record of earlier runs cannot be read.
@@ -290,7 +299,7 @@ class OutputFolder:
             paths: absolute paths, or paths relative to the folder.
 
         Raises:
-            OutputError: with the names of the first three files.
+            OutputError: there are such files. The message names the first three.
         """
         if foreign := self.foreign(paths):
             raise OutputError(
@@ -306,13 +315,13 @@ class OutputFolder:
             inputs: paths of inputs.
 
         Raises:
-            OutputError: with the names of the first three files.
+            OutputError: there are such paths. The message names the first three.
         """
         read = {os.path.realpath(path) for path in inputs}
         both = [path for path in (self.folder / path for path in paths) if os.path.realpath(path) in read]
         if both:
             raise OutputError(
-                f"{self.folder}: {_with_verb(both, 'is', 'are')} an input of this run, and would be replaced. "
+                f"{self.folder}: {_with_verb(both, 'is an input', 'are inputs')} of this run, and would be replaced. "
                 "Choose another --output_dir."
             )
 
@@ -323,13 +332,13 @@ class OutputFolder:
             names: names of subfolders.
 
         Raises:
-            OutputError: with the names of the first three.
+            OutputError: there are such subfolders. The message names the first three.
         """
         wrong = [path for name in names if (path := self.folder / name).is_symlink() or path.is_file()]
         if wrong:
             raise OutputError(
-                f"{self.folder}: {_with_verb(wrong, 'is', 'are')} not a folder but a link or a file. Choose another "
-                "--output_dir, or move it away."
+                f"{self.folder}: {_with_verb(wrong, 'is not a folder but a link or a file', 'are links or files')}. "
+                "Choose another --output_dir, or move existing files and links away."
             )
 
     def remove(self, paths: Iterable[str | Path]) -> None:
@@ -398,17 +407,23 @@ class OutputFolder:
         try:
             with os.fdopen(os.open(self.record_path, os.O_RDONLY | _FLAGS), "rb") as file:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    raise OutputError(f"{self.record_path}: is not a file. Move it away.")
+                    raise OutputError(
+                        f"{self.record_path}: is not a file. Move it away, or choose another --output_dir."
+                    )
                 file.seek(self._offset)
                 content = file.read()
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise OutputError(f"{self.record_path}: cannot be read ({error.strerror}). Move it away.") from error
+            raise OutputError(
+                f"{self.record_path}: cannot be read ({error.strerror}). Move it away, or choose another --output_dir."
+            ) from error
         content = content[: content.rfind(b"\n") + 1]  # the last line may be incomplete
         lines = [entry for line in content.splitlines() if (entry := _parsed(line)) is not None]
         if content and not lines and not self._offset:
-            raise OutputError(f"{self.record_path}: is not a record of written files. Move it away.")
+            raise OutputError(
+                f"{self.record_path}: is not a record of written files. Move it away, or choose another --output_dir."
+            )
         self._offset += len(content)
         self._add(lines)
         return bool(lines)

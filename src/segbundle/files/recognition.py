@@ -30,7 +30,7 @@ _HEAD = 4096
 def recognized(folder: Path) -> list[str]:
     """Return the names of the files in a folder that an earlier version of segbundle wrote.
 
-    Files other than pages are recognized only in folders with the records of a run.
+    Without the records of a run, only pages, and `measurements.csv` next to a page, are recognized.
 
     Args:
         folder: output folder.
@@ -56,6 +56,8 @@ def recognized(folder: Path) -> list[str]:
 
 def is_cache(folder: Path) -> bool:
     """Return whether a folder contains only prepared cases and partial files of killed runs.
+
+    False for an empty folder, a link, and anything that is not a folder.
 
     Args:
         folder: any path.

@@ -64,7 +64,7 @@ def reusable_memory() -> int:
 def left_in_groups() -> float:
     """Return the number of bytes left in the control groups of this process; infinity without a limit.
 
-    All parent groups count. The page cache does not count as used.
+    This is the minimum over its control groups and all their parents. The page cache does not count as used.
 
     Example:
         >>> left_in_groups() > 0

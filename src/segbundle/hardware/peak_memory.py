@@ -12,7 +12,7 @@ import torch
 class PeakMemory:
     """Meter of the peak memory since its creation.
 
-    Resetting the peak requires Linux. On other systems, the peak is that since the start of the process.
+    On systems other than Linux, the peak of the process cannot be reset, and is that since the start of the process.
 
     Args:
         device: device of the network; the memory of a GPU is measured as well.

@@ -21,13 +21,13 @@ def create_workflow(
     values: Mapping[str, Any] | None = None,
     logs: bool = True,
 ) -> Any:
-    """Return MONAI's workflow for its files, task files and values.
+    """Return MONAI's `ConfigWorkflow` for the files of a workflow, task files and values. It is not initialized yet.
 
     Python modules in the folder of the bundle can only be imported if the bundle is trusted.
 
     Args:
         files: files of the workflow, see `segbundle.config.overlays.workflow_files`.
-        tasks: task files.
+        tasks: task files; later files override earlier files.
         overrides: values of a command line or of Python code. They are data and are not evaluated.
         trust: whether the bundle is trusted (default False).
         values: further configuration, between the task files and `overrides`; inspected by the caller. Default: none.

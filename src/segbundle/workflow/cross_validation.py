@@ -44,29 +44,31 @@ Run = Callable[[str, dict[str, Any]], None]
 def cross_validate(output_dir: str | Path, task: Mapping[str, Any], run: Run) -> dict[str, Any]:
     """Train and evaluate all folds, and combine the scores of their held-out cases.
 
-    A call continues where an earlier call was stopped: finished folds are skipped, and a started training is resumed.
-    The output folder contains:
+    A call continues where an earlier call was stopped: finished folds are skipped, and a started training run is
+    resumed. The output folder contains:
 
-    - `fold_0`, `fold_1`, ...: the training of each fold; in its folder `evaluation`, the predictions and scores of the
-      held-out cases.
+    - `fold_0`, `fold_1`, ...: the training run of each fold; their subfolders `evaluation` contain the predictions and
+      scores of the held-out cases.
     - `metrics.csv`, `summary.json`, `run.json` and `report.html` of all cases.
     - `cross_validation.json`: the task.
     - `cache`: prepared cases, until all folds are trained; not if the task has a `cache_dir`.
 
     Args:
         output_dir: output folder.
-        task: config keys of the training, with unresolved references. If the dataset defines folds, they replace
+        task: config keys of the training runs, with unresolved references. If the dataset defines folds, they replace
             `num_folds`.
         run: function that runs a workflow (`train` or `evaluate`) with the given config keys in addition to the task.
 
     Returns:
-        the content of `summary.json`.
+        The content of `summary.json`.
 
     Raises:
-        ConfigError: there are fewer than two folds, or the number of folds differs from that of the dataset.
+        ConfigError: a setting is invalid, there are fewer than two folds, or their number differs from that of the
+            dataset.
         DataError: the folds of the dataset hold out a case more than once.
-        OutputError: the output folder contains a cross-validation of another task, or a case was held out in several
-            folds.
+        OutputError: the output folder cannot be written or is locked, or contains a cross-validation of another task or
+            files of other programs; or a case was held out in several folds, because the dataset has changed.
+        SegbundleError: `run` fails for a fold.
 
     Example:
         >>> from segbundle.config.overlays import read_config

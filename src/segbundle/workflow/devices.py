@@ -24,7 +24,7 @@ def pick_num_workers(device: torch.device | str) -> int:
     """Return the number of processes that prepare batches: up to four for a GPU, none for a CPU.
 
     Args:
-        device: device of the network.
+        device: device of the network, or its name.
 
     Raises:
         ConfigError: see `checked_device`.

@@ -1,4 +1,4 @@
-"""Comparison of test-time flips with the flips of the training."""
+"""Comparison of test-time flips with the flips during training."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ def warn_about_flips(
     class_names: Sequence[str] = (),
     axcodes: str | Sequence[str] | None = "RAS",
 ) -> None:
-    """Log a warning if inference mirrors images along an axis that training does not, or should not, mirror.
+    """Log a warning if inference mirrors images along axes that training did not mirror, or that exchange classes.
 
     Args:
         test_time_flips: axes along which inference mirrors images.
-        augmentation: augmentation of the training with its `flip_axes`; None for the defaults.
+        augmentation: augmentation during training, with its `flip_axes`; None for the defaults.
         class_names: classes of the task, to find classes that differ only by side. Default: none.
         axcodes: orientation of the network's grid. Default: RAS.
+
+    Raises:
+        ConfigError: `flip_axes` is neither `auto` nor a list of axes.
 
     Example:
         >>> warn_about_flips([0], {"flip_axes": [0]}, ["background", "liver"])  # same axes: no warning
@@ -35,7 +38,7 @@ def warn_about_flips(
     if unknown:
         _logger.warning(
             "test_time_flips: the training did not mirror images along axis %s (augmentation#flip_axes is %s); "
-            "averaging such predictions makes most models worse",
+            "averaging such predictions makes most models worse. Use only axes that the training mirrored.",
             ", ".join(map(str, unknown)),
             list(trained),
         )

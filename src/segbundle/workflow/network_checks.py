@@ -134,6 +134,8 @@ def check_batch(
 ) -> None:
     """Check that training batches fit into memory. On a CPU, the ranks share the memory.
 
+    Nothing is checked for networks whose memory footprint cannot be measured on small patches.
+
     Args:
         network: network on `device`.
         device: device or its name.

@@ -29,9 +29,10 @@ _CONSTRUCTORS = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, tor
 
 
 def check_network_size(parser: ConfigParser, patch_size: Sequence[int]) -> None:
-    """Build `network_def` on the meta device, and check that its weights fit into memory.
+    """Build `network_def` on the meta device, and check that its weights and kernels have a usable size.
 
-    Networks are not checked if they refer to other components or cannot be built on the meta device.
+    The weights must fit into memory, and kernels must not be larger than a patch. Networks are not checked if they
+    refer to other components or cannot be built on the meta device.
 
     Args:
         parser: configuration; it is neither evaluated nor changed.

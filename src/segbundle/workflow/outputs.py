@@ -17,15 +17,19 @@ _logger = logging.getLogger(__name__)
 
 
 def prepare_training_output(output_dir: str, resume: bool = False) -> None:
-    """Create and lock the output folder of a training, and check that no file would be overwritten.
+    """Create and lock the output folder of a training run, and check that no file would be overwritten.
+
+    Every rank must call this function, because it waits for all ranks.
 
     Args:
         output_dir: output folder.
-        resume: whether an earlier training in the folder is resumed (default False).
+        resume: whether an earlier training run in the folder is resumed (default False). Without its `last.pt`, a
+            warning is logged.
 
     Raises:
-        OutputError: the folder cannot be written or is locked, contains a training run although `resume` is False, or
-            contains files of other programs with the names of output files.
+        OutputError: the folder cannot be written or is locked, contains a training run although `resume` is False,
+            contains files of other programs with the names of output files, or the initial weights (`ckpt_path`) are
+            one of the files that would be replaced.
 
     Example:
         >>> import tempfile
@@ -64,6 +68,8 @@ def prepare_training_output(output_dir: str, resume: bool = False) -> None:
 def prepare_output(output_dir: str) -> None:
     """Create and lock the output folder of an evaluation, and check that it can be written.
 
+    Every rank must call this function, because it waits for all ranks.
+
     Args:
         output_dir: output folder.
 
@@ -91,11 +97,13 @@ def prepare_output(output_dir: str) -> None:
 def prepare_prediction_output(output_dir: str) -> None:
     """Create and lock the output folder of predictions without scores, and check that it can be written.
 
+    Every rank must call this function, because it waits for all ranks.
+
     Args:
         output_dir: output folder.
 
     Raises:
-        OutputError: see `prepare_output`. Also if the folder contains scores of other predictions.
+        OutputError: see `prepare_output`. Also if the folder contains the scores of an evaluation.
 
     Example:
         >>> import tempfile

@@ -41,12 +41,12 @@ _COMPONENTS = ("network_def", "loss", "optimizer", "lr_scheduler")
 
 
 def describe_training(output_dir: str, data: Sequence[dict[str, Any]], device: torch.device | str) -> None:
-    """Write `run.json` before a training, on rank 0.
+    """Write `run.json` before a training run. Only rank 0 writes it.
 
     Args:
-        output_dir: folder of the training.
+        output_dir: folder of the training run.
         data: datalist entries of the training cases, with `case`, `image` and `label`.
-        device: device of the training.
+        device: device of the training run.
 
     Raises:
         OutputError: the file cannot be written.
@@ -66,13 +66,19 @@ def describe_training(output_dir: str, data: Sequence[dict[str, Any]], device: t
 
 
 def describe_run(output_dir: str, records: ScanRecords, device: torch.device | str, config: Mapping[str, Any]) -> None:
-    """Write `run.json` and `training_cases.csv` after an inference, on rank 0.
+    """Write `run.json` and `training_cases.csv` after inference, unless a resumed run had nothing left to do.
+
+    Every rank must call this function, because it waits for all ranks; rank 0 writes the files. Files that cannot be
+    written are added to `records.unwritten` instead of raising an error.
 
     Args:
         output_dir: folder of the label maps.
         records: records of all scans.
-        device: device of the inference.
+        device: device that the network ran on.
         config: config keys that affect the label maps, with their values.
+
+    Raises:
+        OutputError: see `ScanRecords.collect`.
 
     Example:
         >>> from segbundle.inference.scan_records import ScanRecords
@@ -97,14 +103,22 @@ def report_run(
     device: torch.device | str,
     config: Mapping[str, Any],
 ) -> None:
-    """Write `run.json` and `report.html` after an evaluation, on rank 0.
+    """Write `run.json` and, if there is a `summary.json`, `report.html` after an evaluation.
+
+    Every rank must call this function, because it waits for all ranks; rank 0 writes the files. Files that cannot be
+    written are added to `records.unwritten` instead of raising an error.
 
     Args:
         output_dir: folder of the label maps and scores.
-        data: datalist entries of all cases, with `case`, `image` and `label`.
+        data: datalist entries of all cases, with `case`, `image` and `label`. `run.json` does not list entries with an
+            `error`.
         records: records of all cases.
-        device: device of the evaluation.
+        device: device that the network ran on.
         config: config keys that affect the scores, with their values.
+
+    Raises:
+        CheckpointError: the `task.json` next to a checkpoint is damaged.
+        OutputError: see `ScanRecords.collect`.
 
     Example:
         >>> from segbundle.inference.scan_records import ScanRecords
@@ -133,7 +147,8 @@ def write_page(output_dir: str | Path) -> None:
         output_dir: folder of the scores.
 
     Raises:
-        OutputError: the report cannot be written for any reason. The message has the command that writes it later.
+        OutputError: the report cannot be written, for whatever reason. The message contains the command that writes it
+            later.
 
     Example:
         >>> import tempfile
@@ -157,11 +172,12 @@ def made_by(config: Mapping[str, Any], device: torch.device | str | None = None)
     """Return command, date, versions, device, model fingerprints and configuration of a run, without credentials.
 
     Args:
-        config: config keys that affect the results, with their values.
+        config: config keys that affect the results, with their values. The `network_def` of the running workflow is
+            added, and `ckpt_path` becomes absolute.
         device: device of the run. Default: left out.
 
     Returns:
-        JSON values.
+        JSON values by name.
 
     Example:
         >>> made_by({"fold": 0})["config"]

@@ -20,13 +20,17 @@ from segbundle.workflow.network_size import check_network_size
 
 
 def start_workflow(ranks: bool = False) -> None:
-    """Prepare the process, validate the configuration, and print later errors without a traceback.
+    """Prepare the process, and validate the configuration of the running workflow.
+
+    If `python -m monai.bundle` runs the workflow, later errors are printed without a traceback. Without a running
+    workflow, only the process is prepared.
 
     Args:
-        ranks: whether to start the process group of the ranks that `torchrun` has started (default False).
+        ranks: whether to start the process group of the ranks that `torchrun` has started (default False). Every rank
+            must then call this function.
 
     Raises:
-        ConfigError: see `check_config`, `check_network_size` and `require_process_group`.
+        ConfigError: see `check_config`, `check_values`, `check_network_size` and `require_process_group`.
 
     Example:
         >>> start_workflow()  # no running workflow: prepares the process only

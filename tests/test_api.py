@@ -141,3 +141,25 @@ def test_errors_name_the_file(model, tmp_path):
         model.predict(tmp_path / "nowhere.nii")
     with pytest.raises(DataError, match="shape"):
         model.predict((np.zeros((4, 4)), np.eye(4)))
+
+
+def test_unknown_class_of_a_label_map_is_named():
+    label_map = sb.LabelMap(np.ones((2, 2, 2), np.uint8), np.eye(4), ["background", "liver"], "ct", None)
+    with pytest.raises(ConfigError, match=r"no class 'livr': did you mean 'liver'"):
+        label_map.mask("livr")
+    assert label_map.mask("liver").all()
+
+
+def test_label_map_of_an_image_in_memory_is_written_atomically(tmp_path):
+    label_map = sb.LabelMap(np.ones((2, 2, 2), np.uint8), np.eye(4), ["background", "liver"], "ct", None)
+    path = label_map.save(tmp_path / "new" / "ct_seg.nii.gz")
+    assert [item.name for item in path.parent.iterdir()] == ["ct_seg.nii.gz"]
+    assert nib.load(path).get_fdata().sum() == 8
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"ct_seg\.nii\.gz: cannot be written"):
+        label_map.save(tmp_path / "file" / "ct_seg.nii.gz")
+
+
+def test_options_of_a_loaded_model_are_refused(model):
+    with pytest.raises(ConfigError, match=r"overlap: the model is loaded already\. Pass this to load_model"):
+        sb.predict([], model, overlap=0.25)

@@ -9,7 +9,7 @@ segbundle predict data/imagesTs --config configs/phantom.yaml --ckpt_path traini
 segbundle report evaluation
 segbundle report predictions
 segbundle reproduce >reproductions.txt
-python -c "import segbundle as sb; print(sb.predict('data/imagesTs', model='training/model.pt', progress=False))"
+python -c "import glob, segbundle as sb; print(sb.predict(glob.glob('data/imagesTs/*'), model='training/model.pt'))"
 test -s evaluation/report.html
 test -s predictions/report.html
 test -s predictions/*_seg.nii.gz

@@ -24,13 +24,13 @@ from segbundle.config.options import default_bundle, task_file
 from segbundle.config.overlays import workflow_files
 from segbundle.config.settings import select_settings
 from segbundle.config.validation import bundle_configs, check_config
-from segbundle.errors import ConfigError, OutputError, PredictionError, SegbundleError, find_cause
+from segbundle.errors import ConfigError, OutputError, PredictionError, SegbundleError, find_cause, suggestion
 from segbundle.files import run_files
 from segbundle.files.documents import read_json
 from segbundle.inference.slabs import NonFiniteLogitsError
 from segbundle.io.in_memory import IN_MEMORY
 from segbundle.io.scan_files import stem
-from segbundle.io.scans import read_scan, write_segmentation
+from segbundle.io.scans import read_scan, write_image, write_segmentation
 from segbundle.workflow.bundle_runs import create_workflow
 
 PathLike: TypeAlias = str | Path
@@ -75,8 +75,10 @@ class LabelMap:
             class_name: name of the class.
 
         Raises:
-            ValueError: there is no such class.
+            ConfigError: there is no such class.
         """
+        if class_name not in self.class_names:
+            raise ConfigError(f"there is no class {class_name!r}{suggestion(class_name, self.class_names)}")
         return self.labels == list(self.class_names).index(class_name)
 
     def to_nibabel(self) -> nib.Nifti1Image:
@@ -96,11 +98,10 @@ class LabelMap:
         Raises:
             DataError: the file of the scan cannot be read any more.
             OutputError: the file cannot be written.
-            OSError: the file cannot be written, and the scan was an image in memory.
         """
         path = Path(path)
         if self.source is None:
-            nib.save(self.to_nibabel(), path)
+            write_image(self.to_nibabel(), path)
         else:
             write_segmentation(self.labels, self.source, path)
         return path
@@ -219,9 +220,10 @@ def predict(
         output_dir: folder for `<case>_seg.nii.gz`, created if missing. An image in memory is named by its position in
             the list, such as `0000`. Default: nothing is written.
         progress: whether to show a progress bar (default True).
-        **options: keyword arguments of `load_model`; ignored if `model` is a loaded model.
+        **options: keyword arguments of `load_model`, for a model that is not loaded.
 
     Raises:
+        ConfigError: `options` are given, but `model` is loaded.
         OutputError: two scans have the same name, or a label map would replace a file or cannot be written.
         SegbundleError: see `load_model`, `Model.predict` and `LabelMap.save`.
 
@@ -231,6 +233,8 @@ def predict(
         >>> label_map.labels.shape
         (40, 56, 40)
     """
+    if options and isinstance(model, Model):
+        raise ConfigError(f"{', '.join(options)}: the model is loaded already. Pass this to load_model.")
     items = list(scans) if isinstance(scans, list) else [scans]
     paths = [] if output_dir is None else _output_paths(Path(output_dir), items)
     loaded = model if isinstance(model, Model) else load_model(model, **options)

@@ -156,7 +156,8 @@ def share_of_rank(data: Sequence[_T]) -> list[_T]:
         ['a', 'b', 'c']
     """
     if len(data) < world_size():
-        raise ConfigError(f"{len(data)} cases cannot be shared by {world_size()} processes. Start fewer processes.")
+        remedy = f"Start at most {len(data)} processes." if data else "Add cases."
+        raise ConfigError(f"{len(data)} cases cannot be shared by {world_size()} processes. {remedy}")
     return list(data[rank() :: world_size()])
 
 

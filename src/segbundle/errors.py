@@ -202,10 +202,7 @@ def find_cause(error: BaseException, kind: type[_E]) -> _E | None:
         >>> find_cause(error, KeyError)
         KeyError('inner')
     """
-    link: BaseException | None = error
-    while link is not None and not isinstance(link, kind):
-        link = link.__cause__ or link.__context__
-    return link
+    return next((link for link in _chain(error) if isinstance(link, kind)), None)
 
 
 def describe(error: BaseException) -> str:

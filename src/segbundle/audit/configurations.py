@@ -100,7 +100,6 @@ def read_document(path: Path) -> Any:
 
     Raises:
         ConfigError: the file cannot be read or parsed, or is too large.
-        OSError: the size of a JSON file cannot be read, for instance because the file is missing.
 
     Example:
         >>> import tempfile
@@ -111,7 +110,7 @@ def read_document(path: Path) -> Any:
         {'max_epochs': 3}
     """
     if path.suffix.lower() == ".json":
-        if path.stat().st_size > MAX_JSON_BYTES:
+        if path.is_file() and path.stat().st_size > MAX_JSON_BYTES:
             raise ConfigError(f"{path}: has more than {MAX_JSON_BYTES:,} bytes, the limit for a JSON file. Shorten it.")
         return read_json(path, error=ConfigError)
     return read_yaml(path)

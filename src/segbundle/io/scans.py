@@ -134,8 +134,29 @@ def write_segmentation(labels: np.ndarray, reference: str | Path, path: str | Pa
         raise DataError(f"{reference}: the scan has shape {geometry.shape}, but its label map {labels.shape}.")
     header = geometry_header(reference, geometry.shape, labels.dtype)
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    write_image(kind(labels, None, header), path)
+
+
+def write_image(image: nib.Nifti1Image, path: str | Path) -> None:
+    """Write an image of nibabel as NIfTI, atomically.
+
+    Args:
+        image: image with its header.
+        path: output path, with the suffix `.nii.gz` or `.nii`.
+
+    Raises:
+        OutputError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_image(nib.Nifti1Image(np.zeros((4, 3, 2), np.uint8), np.eye(4)), f"{folder}/labels.nii.gz")
+        ...     nib.load(f"{folder}/labels.nii.gz").shape
+        (4, 3, 2)
+    """
+    path = Path(path)
     with atomic_write(path) as partial:
-        _save(kind(labels, None, header), partial, compressed=path.name.lower().endswith(".gz"))
+        _save(image, partial, compressed=path.name.lower().endswith(".gz"))
 
 
 def geometry_header(reference: str | Path, shape: Sequence[int], dtype: Any) -> Any:

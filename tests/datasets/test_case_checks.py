@@ -55,13 +55,13 @@ def test_every_kind_of_problem_is_reported(tmp_path):
     found = problems(tmp_path)
     expected = [
         ("b_nan.nii.gz: contains 2 NaN or Inf voxel(s)", "replace"),
-        ("c_value.nii.gz: contains label value(s) [7]", "add the class, correct"),
+        ("c_value.nii.gz: contains label value(s) [7]", "add the class, or correct"),
         ("d_float.nii.gz: label values must be integers, found [0.5]", "nearest neighbor"),
         ("e_shape.nii.gz: the label map and its image e_shape.nii.gz differ in geometry: shape", "Resample"),
         ("f_affine.nii.gz: the label map and its image f_affine.nii.gz differ in geometry: affines", "3 mm apart"),
         ("g_channels.nii.gz: has 2 channel(s), but the network takes 1", "network_def#in_channels"),
         ("h_truncated.nii.gz: cannot be read", "truncated"),
-        ("i_label_channels.nii.gz: has 2 channels", "one channel with class indices"),
+        ("i_label_channels.nii.gz: has 2 channels", "Merge them into one channel of class indices"),
         ("j_negative.nii.gz: contains label value(s) [-1]", "class_names"),
     ]
     assert len(found) == len(expected), found
@@ -130,7 +130,7 @@ def test_finite_values_with_overflowing_sum(tmp_path):
 def test_ignore_label(tmp_path):
     write_case(tmp_path, "a", label=np.where(GOOD == 1, 1, 9).astype(np.uint8))
     (message,) = problems(tmp_path)
-    assert 'name a value of unknown voxels "ignore" in dataset.json' in message
+    assert 'If the value marks unknown voxels, name it "ignore" in the `labels` of dataset.json' in message
     labels = {"0": "background", "1": "ball", "2": "cube", "9": "ignore"}
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}))
     assert problems(tmp_path) == []
@@ -166,7 +166,9 @@ class TestCheckContinuesAfterErrors:
             return read(path, *args)
 
         monkeypatch.setattr(dataset_check, "read_scan", failing)
-        assert problems(tmp_path) == ["case b: cannot be checked (MemoryError: cannot allocate 4 TB)."]
+        assert problems(tmp_path) == [
+            "case b: cannot be checked (MemoryError: cannot allocate 4 TB). Repair its files, or remove the case."
+        ]
 
     def test_broken_links_and_pipes_are_not_opened(self, tmp_path):
         write_case(tmp_path, "a")

@@ -457,7 +457,8 @@ class TestUnusableFilesAreReported:
         write_empty_scans(tmp_path, "imagesTr/unlabeled.nii.gz", "imagesTr/e_0000.nii.gz", "labelsTr/e.nii.gz")
         listed = {n: {"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in "abcd"}
         write_description(tmp_path, training=[listed["a"]], validation=[listed["b"]])
-        words = f"{tmp_path / 'dataset.json'}: does not list 3 cases of imagesTr and labelsTr, not used: c, d, e"
+        words = f"{tmp_path / 'dataset.json'}: does not list 3 cases of imagesTr and labelsTr, "
+        words += "which will not be used: c, d, e"
         labeled_data(tmp_path, TINY_CLASSES)
         assert words in caplog.text
         assert words in DatasetCheck(tmp_path, TINY_CLASSES).notes

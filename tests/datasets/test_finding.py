@@ -54,7 +54,7 @@ class TestFindScans:
 
     def test_duplicate_channel(self, tmp_path):
         write_empty_scans(tmp_path, "a_0000.nii.gz", "a_0000.nii", "a_0001.nii.gz")
-        with pytest.raises(DataError, match=r"a_0000\.nii and .*a_0000\.nii\.gz: are the same channel"):
+        with pytest.raises(DataError, match=r"a_0000\.nii and .*a_0000\.nii\.gz are the same channel"):
             find_scans(tmp_path, num_channels=2)
 
     def test_results_of_inference_are_skipped(self, tmp_path):
@@ -262,14 +262,14 @@ class TestSeries:
         (tmp_path / "study" / "LICENSE").write_text("x" * 500)
         with caplog.at_level("INFO"):
             assert found(tmp_path) == {"study": ""}
-        assert "4 files skipped: 3 of a localizer, 1 without an ending" in caplog.text
+        assert "4 files skipped: 3 as a localizer, 1 without an ending" in caplog.text
 
     def test_skipped_series_are_named(self, tmp_path, caplog):
         write_series(tmp_path / "good")
         write_series(tmp_path / "scout", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
         with caplog.at_level("INFO"):
             assert found(tmp_path) == {"good": ""}
-        assert f"{tmp_path}: DICOM series that are not volumes but a localizer: scout" in caplog.text
+        assert f"{tmp_path}: DICOM series skipped because they are not volumes (a localizer): scout" in caplog.text
 
     def test_slices_without_position_fail(self, tmp_path):
         write_series(tmp_path / "good")

@@ -157,5 +157,8 @@ def test_warnings(caplog):
 )
 def test_warnings_about_possible_sides(flips, axcodes, warned, caplog):
     warn_about_sides(flips, ["background", "nerka L", "nerka P"], axcodes, "flip_axes")
-    text = "nerka L / nerka P differ in one short word; if these are left and right, set flip_axes without axis 0"
+    text = (
+        "nerka L / nerka P differ in one short word, which may mean left and right. If it does, mirroring along axis 0 "
+        "exchanges these classes: set flip_axes to []"
+    )
     assert (text in caplog.text) == warned

@@ -329,7 +329,7 @@ def test_other_images_are_skipped_with_reason(tmp_path, why):
     write_series(tmp_path / "s", voxels((5, 4, 3)), edit=KINDS[why], SeriesInstanceUID="1.2.9")
     with pytest.raises(DataError) as error:
         read_scan(tmp_path / "s")
-    assert f"contains no DICOM series that is a volume: 3 file(s) skipped (3 of {why}" in str(error.value)
+    assert f"contains no DICOM series that is a volume: 3 file(s) skipped (3 as {why}" in str(error.value)
     write_series(tmp_path / "s", voxels(), prefix="CT")
     np.testing.assert_array_equal(read_scan(tmp_path / "s").array[0], voxels())
     other = next(series for series in list_series(tmp_path / "s") if series.why is not None)

@@ -345,7 +345,7 @@ def test_more_than_256_classes_use_int16(tmp_path, voxels):
 
 def test_label_map_of_other_shape_raises(tmp_path, voxels):
     path = write_nifti(tmp_path / "scan.nii", voxels)
-    with pytest.raises(DataError, match=r"the scan has shape \(5, 6, 7\), but its label map \(5, 6, 6\)"):
+    with pytest.raises(DataError, match=r"the scan has shape \(5, 6, 7\), but its label map has \(5, 6, 6\)"):
         write_segmentation(np.ones((5, 6, 6), int), path, tmp_path / "seg.nii")
 
 

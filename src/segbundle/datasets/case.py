@@ -24,12 +24,12 @@ class Case:
     """A scan with its label map and annotation state.
 
     Attributes:
-        name: unique name in the dataset; the file name without its suffix.
+        name: unique name in the dataset, usually the file name without its suffix.
         image: one file (or DICOM folder), or one file per channel.
         label: file of the label map, or None.
         annotated: names of the annotated classes; None if all classes are annotated.
         fold: validation fold of the case, or None if the dataset does not define folds.
-        problems: reasons why the files cannot be used. The files are not opened to find them.
+        problems: messages about files that cannot be used, found without opening the files.
 
     Example:
         >>> case = Case("liver_01", (Path("imagesTr/liver_01.nii.gz"),))
@@ -86,10 +86,10 @@ def name_problem(name: str) -> str | None:
         >>> name_problem("liver_01") is None
         True
         >>> name_problem("a/b")
-        "'a/b' cannot be a case name, because it is not a valid file name"
+        "'a/b' cannot be a case name, because it is not a valid file name; use another name"
     """
     if name in ("", ".", "..") or "/" in name or "\0" in name:
-        return f"{escaped(name)!r} cannot be a case name, because it is not a valid file name"
+        return f"{escaped(name)!r} cannot be a case name, because it is not a valid file name; use another name"
     if name.encode("utf-8", "replace").decode() != name:
         return "its name is not in UTF-8; rename it"
     return None
@@ -110,10 +110,10 @@ def case_of_channel(file: Path) -> str | None:
 
 
 def group_channels(files: Iterable[Path], num_channels: int) -> list[Case]:
-    """Group image files without label maps into cases.
+    """Group image files into cases without label maps.
 
-    With several channels, files that end in four digits are channels. With one channel, they are channels if every file
-    of the folder ends in `_0000`.
+    With several channels, a file is a channel if its name ends in `_` and four digits, such as `case_0001.nii.gz`. With
+    one channel, this applies only if the names of all files in a folder end in `_0000`. Any other file is a case.
 
     Args:
         files: paths of images.
@@ -139,10 +139,11 @@ def group_channels(files: Iterable[Path], num_channels: int) -> list[Case]:
 def join_channels(files: Iterable[Path], num_channels: int) -> list[Case]:
     """Join the channel files `case_0000`, `case_0001`, ... of each folder into cases.
 
-    A missing channel keeps its place, so that the problems of the case name the missing file.
+    A missing channel is represented by the path that its file should have (see `channel_files`). A case with two files
+    for one channel gets a problem.
 
     Args:
-        files: paths of channel files.
+        files: paths of files that are named like channels.
         num_channels: number of channels that the network takes.
 
     Example:
@@ -156,7 +157,7 @@ def join_channels(files: Iterable[Path], num_channels: int) -> list[Case]:
         key, channel = (file.parent, case_of_channel(file) or ""), int(stem(file)[-4:])
         if channel in found[key]:
             both = f"{escaped(found[key][channel])} and {escaped(file)}"
-            duplicates[key] = f"{both}: are the same channel of one case; remove one of them."
+            duplicates[key] = f"{both} are the same channel of one case; remove one of them."
         else:
             found[key][channel] = file
     return [
@@ -177,6 +178,9 @@ def channel_files(name: str, by_channel: dict[int, Path], num_channels: int) -> 
         by_channel: existing files by channel; at least one.
         num_channels: number of channels that the network takes.
 
+    Returns:
+        one path per channel: `num_channels` paths, or more if a file of a higher channel exists.
+
     Example:
         >>> [path.name for path in channel_files("a", {1: Path("a_0001.nii")}, num_channels=2)]
         ['a_0000.nii', 'a_0001.nii']
@@ -188,7 +192,7 @@ def channel_files(name: str, by_channel: dict[int, Path], num_channels: int) -> 
 
 
 def path_problems(paths: Iterable[Path]) -> tuple[str, ...]:
-    """Return why files of a case cannot be opened, with at most three messages in full.
+    """Return messages about the files of a case that cannot be opened: the first three, and the number of others.
 
     Args:
         paths: files or folders.
@@ -201,12 +205,12 @@ def path_problems(paths: Iterable[Path]) -> tuple[str, ...]:
 
 
 def with_problems(case: Case, good: set[Path], lost: Mapping[Path, str]) -> Case:
-    """Return a case with a problem for each of its files that cannot be opened.
+    """Return a case to whose problems those of files that cannot be opened are added.
 
     Args:
         case: case with or without problems.
-        good: paths known to be files or folders.
-        lost: for each path known to be unusable, the reason.
+        good: paths known to be files or folders. Paths in neither `good` nor `lost` are looked up on disk.
+        lost: message about each path known to be unusable.
 
     Example:
         >>> case = Case("a", (Path("a.nii"),))
@@ -220,10 +224,10 @@ def with_problems(case: Case, good: set[Path], lost: Mapping[Path, str]) -> Case
 
 
 def path_name(path: Path, root: Path) -> str:
-    """Return a name made of the path relative to a folder.
+    """Return a case name: the parts of a path below a folder, joined by underscores.
 
     Args:
-        path: path below `root`, or `root` itself, whose own name is then returned.
+        path: path below `root`; for `root` itself, the name of this folder is returned.
         root: folder.
 
     Example:
@@ -234,11 +238,13 @@ def path_name(path: Path, root: Path) -> str:
 
 
 def named_apart(cases: list[Case], root: Path) -> list[Case]:
-    """Rename files that have the same name in different folders, such as `patient_1/ct.nii.gz`, after their paths.
+    """Return cases in which the names of the folders precede each duplicate name, as in `patient_1_ct`.
+
+    No file is renamed. DICOM folders keep their case names, because these already contain the names of the folders.
 
     Args:
         cases: cases of one folder tree.
-        root: the folder.
+        root: folder that contains the files of all cases.
 
     Example:
         >>> cases = [Case("ct", (Path("data/p1/ct.nii"),)), Case("ct", (Path("data/p2/ct.nii"),))]

@@ -62,10 +62,13 @@ def label_problems(label: Scan, class_names: Sequence[str], ignore_label: int | 
         >>> from segbundle.io.scans import Geometry
         >>> label = Scan(np.zeros((2, 3, 2, 1), np.uint8), Geometry((3, 2, 1), np.eye(4)), Path("seg.nii"))
         >>> list(label_problems(label, ["background", "liver"]))
-        ['seg.nii: has 2 channels; a label map needs one channel with class indices.']
+        ['seg.nii: has 2 channels; a label map needs one channel. Merge them into one channel of class indices.']
     """
     if len(label.array) != 1:
-        yield f"{label.path}: has {len(label.array)} channels; a label map needs one channel with class indices."
+        yield (
+            f"{label.path}: has {len(label.array)} channels; a label map needs one channel. Merge them into one "
+            "channel of class indices."
+        )
         return
     values = np.unique(label.array)
     if not np.isfinite(values).all() or (values != np.round(values)).any():
@@ -79,8 +82,8 @@ def label_problems(label: Scan, class_names: Sequence[str], ignore_label: int | 
     if unknown:
         yield (
             f"{label.path}: contains label value(s) [{some(unknown, _SHOWN_VALUES)}], but the {len(class_names)} "
-            f"class_names have values 0 to {len(class_names) - 1}; add the class, correct the label map, or name a "
-            'value of unknown voxels "ignore" in dataset.json.'
+            f"class_names have values 0 to {len(class_names) - 1}; add the class, or correct the label map. If the "
+            'value marks unknown voxels, name it "ignore" in the `labels` of dataset.json.'
         )
     elif ignore_label is not None and values.tolist() == [ignore_label]:
         yield f"{label.path}: every voxel is marked as unknown (ignore, {ignore_label}); remove this label map."

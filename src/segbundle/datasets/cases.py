@@ -21,16 +21,17 @@ def load_cases(dataset_dir: str | Path, data_list_key: str = "training") -> list
     """Return every case of one section of a dataset, sorted by name.
 
     Args:
-        dataset_dir: a folder with a Decathlon `dataset.json`; in nnU-Net's raw layout (`dataset.json` without lists and
-            `case_0000.nii.gz` channels, or with a `dataset` mapping); or with only `imagesTr` and `labelsTr`.
+        dataset_dir: folder of the dataset, in one of three layouts: a Decathlon `dataset.json` with lists of cases;
+            nnU-Net's raw layout (a `dataset.json` without lists and channel files such as `case_0000.nii.gz`, or a
+            `dataset.json` with a `dataset` mapping); or `imagesTr` and `labelsTr` without a `dataset.json`.
         data_list_key: `training` (default, imagesTr), `test` (imagesTs), or the key of another list in `dataset.json`.
 
     Returns:
         the cases. Missing files are listed in the `problems` of each case.
 
     Raises:
-        DataError: the folder does not exist, `dataset.json` is invalid, no case was found, or two cases have the same
-            name.
+        DataError: the folder does not exist, `dataset.json` or one of its entries is invalid, no case was found, or two
+            cases have the same name or share a file.
         ConfigError: the dataset does not have `data_list_key`.
 
     Example:
@@ -65,8 +66,8 @@ def list_cases(
         the cases, sorted by name, and one message per invalid entry.
 
     Raises:
-        DataError: see `load_cases`.
-        ConfigError: see `load_cases`.
+        DataError: the folder does not exist, or `dataset.json` is invalid.
+        ConfigError: the dataset does not have `data_list_key`.
 
     Example:
         >>> import tempfile
@@ -94,7 +95,7 @@ def list_cases(
 
 
 def refuse(messages: list[str]) -> None:
-    """Raise an error with the first three messages of a list that is not empty.
+    """Raise an error if there are messages about a dataset; it contains the first three of them.
 
     Args:
         messages: problems of a dataset.
@@ -110,7 +111,9 @@ def refuse(messages: list[str]) -> None:
 
 
 def refuse_cases(cases: list[Case]) -> None:
-    """Raise an error that names all cases with problems.
+    """Raise an error if cases have problems.
+
+    The message contains up to three problems. If there are more, it contains the first one and the names of the cases.
 
     Args:
         cases: cases of a dataset.
@@ -137,6 +140,7 @@ def _log_unused_lists(folder: Path, description: Mapping[str, Any], data_list_ke
         is_list = isinstance(value, list) and value and isinstance(value[0], dict) and "image" in value[0]
         if is_list and key not in (*LISTS, data_list_key):
             log_once(
-                f"{folder / FILE_NAME}: list {key!r} is not used; supported lists are {', '.join(LISTS)}",
+                f"{folder / FILE_NAME}: list {key!r} is not used; supported lists are {', '.join(LISTS)}; rename the "
+                "list to use it",
                 logging.WARNING,
             )

@@ -54,7 +54,8 @@ def labeled_data(
     Raises:
         DataError: no case is labeled, files are missing, folds contradict each other, or `annotated` or
             `dataset.json` contain names that are not classes of the task.
-        ConfigError: the fold does not exist.
+        ConfigError: `section`, `data_list_key` or the fold does not exist, `num_folds` contradicts the dataset, or a
+            name in `class_names` is invalid.
 
     Example:
         >>> import json, tempfile
@@ -95,7 +96,8 @@ def num_folds_of(dataset_dir: str | Path, num_folds: int, data_list_key: str = "
         data_list_key: see `labeled_data`.
 
     Raises:
-        DataError: the folds of the dataset would score a case several times; or see `labeled_data`.
+        DataError: the dataset defines only one fold, or its folds would score a case several times; or see
+            `labeled_data`.
         ConfigError: `num_folds` contradicts the dataset.
 
     Example:
@@ -122,9 +124,14 @@ def _labeled(folder: Path, key: str) -> tuple[list[Case], list[Case]]:
     refuse(name_problems([*cases, *validation]))
     unlabeled = [case.name for case in (*cases, *validation) if case.label is None]
     if len(unlabeled) == len(cases) + len(validation):
-        raise DataError(f"{folder}: no case under {key!r} has a label map.")
+        raise DataError(
+            f"{folder}: no case under {key!r} has a label map. Add label maps: as `label` in dataset.json, or as "
+            "files in labelsTr (labelsTs for test)."
+        )
     if validation and all(case.label is None for case in validation):
-        raise DataError(f"{folder}: no case of the `validation` list has a label map. Add them, or remove the list.")
+        raise DataError(
+            f"{folder}: no case of the `validation` list has a label map. Add label maps, or remove the list."
+        )
     refuse_cases([case for case in (*cases, *validation) if case.label is None])
     unlisted = unlisted_in_words(folder, read_description(folder)) if key == "training" else None
     if unlisted:
@@ -139,6 +146,9 @@ def has_validation(folder: Path) -> bool:
 
     Args:
         folder: folder of the dataset.
+
+    Raises:
+        DataError: `dataset.json` is invalid.
 
     Example:
         >>> import tempfile

@@ -46,7 +46,7 @@ class ClassTally:
 def examine_case(
     case: Case, class_names: Sequence[str], num_channels: int | None, ignore_label: int | None
 ) -> tuple[list[str], set[int]]:
-    """Read the files of a case and return every problem, with the values in its label map.
+    """Read the files of a case, and return its problems and the values in its label map.
 
     The files of a case with known problems are not opened, because a named pipe would block forever.
 
@@ -57,7 +57,7 @@ def examine_case(
         ignore_label: value of voxels whose class is unknown; None if the dataset has no such value.
 
     Returns:
-        messages, and the set of label values.
+        messages, and the set of label values; the set is empty without a readable label map.
 
     Example:
         >>> examine_case(Case("a", (Path("a.nii"),), problems=("a.nii: no such file.",)), ["background"], 1, None)
@@ -81,6 +81,8 @@ def label_and_annotation_problems(
     case: Case, label: Scan, class_names: Sequence[str], ignore_label: int | None
 ) -> list[str]:
     """Return problems of a label map, and contradictions between it and the `annotated` list of the case.
+
+    Contradictions are searched only if the label map has no other problem.
 
     Args:
         case: case of the label map.
@@ -129,7 +131,8 @@ class DatasetCheck:
         partly_unknown: number of these cases that have unknown voxels; complete after iteration.
 
     Raises:
-        DataError: the dataset has no cases.
+        DataError: the folder does not exist or contains no cases.
+        ConfigError: `class_names` is invalid.
 
     Example:
         >>> import tempfile
@@ -206,7 +209,7 @@ class DatasetCheck:
 
     @property
     def notes(self) -> list[str]:
-        """Return remarks that are not problems but matter for training; call it after iteration."""
+        """Return remarks that are not problems but matter for training; complete after iteration."""
         unlabeled = [case.name for case in self._training if case.label is None]
         notes = [unlabeled_in_words(self.folder, unlabeled, len(self._training))] if unlabeled else []
         if self._unlisted:
@@ -230,7 +233,9 @@ class DatasetCheck:
                     self._count(case, values)
                     self._learned |= values if number < len(self._training) else set()
             except Exception as error:  # a damaged file can raise anything; other cases are still checked
-                problems = [f"case {case.name}: cannot be checked ({describe(error)})."]
+                problems = [
+                    f"case {case.name}: cannot be checked ({describe(error)}). Repair its files, or remove the case."
+                ]
             yield case, [" ".join(problem.split())[:_MAX_CHARACTERS] for problem in problems]
 
     def _examine(self, case: Case) -> tuple[list[str], set[int]]:

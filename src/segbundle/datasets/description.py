@@ -35,7 +35,16 @@ _STRICT: Any = {"strict": True, "extra": "allow"}
 
 
 class ListedCase(TypedDict, total=False):
-    """Entry of a list of cases. A path alone stands for its `image`.
+    """Entry of a list of cases in `dataset.json`, as returned by `listed_case`. Only `image` is required.
+
+    In the file, `image` may also be a single path, and a path alone stands for an entry with only an `image`.
+
+    Attributes:
+        image: paths of the image, relative to the folder of the dataset: one file or DICOM folder, or one file per
+            channel.
+        label: path of the label map, relative to the same folder; None if the case is unlabeled.
+        annotated: names of the annotated classes; None if all classes are annotated.
+        fold: validation fold of the case, from 0; None if the list does not define folds.
 
     Example:
         >>> ListedCase(image=["imagesTr/a.nii.gz"], label="labelsTr/a.nii.gz", fold=0)["fold"]
@@ -54,6 +63,10 @@ _ENTRY_KEYS = frozenset(ListedCase.__annotations__)
 
 class MappedCase(TypedDict):
     """Entry of nnU-Net's `dataset` mapping. The key of the entry is the name of the case.
+
+    Attributes:
+        images: paths of the channel files, relative to the folder of the dataset.
+        label: path of the label map, relative to the same folder; None if the case is unlabeled.
 
     Example:
         >>> MappedCase(images=["imagesTr/a_0000.nii.gz"], label=None)["label"] is None
@@ -82,13 +95,13 @@ class _Description(TypedDict, total=False):
 def read_description(folder: Path) -> dict[str, Any]:
     """Return the content of `dataset.json`, or an empty dict if the file does not exist.
 
-    `channel_names` and `modality` are returned as lists.
+    `channel_names` and `modality` are returned as lists. Keys with the value null are left out.
 
     Args:
         folder: folder of the dataset.
 
     Raises:
-        DataError: the file is not valid JSON, or a value has a wrong type.
+        DataError: the file cannot be read, it is not valid JSON, a key is misspelled, or a value has a wrong type.
 
     Example:
         >>> import tempfile
@@ -183,7 +196,7 @@ def listed_case(path: Path, key: str, number: int | str, entry: Any) -> ListedCa
     if isinstance(entry.get("image"), str):
         entry["image"] = [entry["image"]]
     if not entry.get("image") or entry["image"] == [""]:
-        raise DataError(f"{place} has no `image`: {shortened(entry)}.")
+        raise DataError(f"{place} has no `image`: {shortened(entry)}. Add the path of the scan.")
     schema = dict[str, dict[Any, ListedCase]]
     checked: ListedCase = validate({key: {number: entry}}, schema, str(path))[key][number]
     return checked
@@ -198,7 +211,7 @@ def mapped_case(path: Path, name: str, entry: Any) -> ListedCase:
         entry: `{"images": [...], "label": ...}`.
 
     Raises:
-        DataError: see `listed_case`.
+        DataError: `images` or `label` is missing; or see `listed_case`.
 
     Example:
         >>> mapped_case(Path("dataset.json"), "a", {"images": "a_0000.nii.gz", "label": None})["image"]
@@ -236,7 +249,8 @@ def described_labels(folder: Path) -> DescribedLabels:
         folder: folder of the dataset.
 
     Raises:
-        DataError: label values are not 0, 1, 2, ..., are duplicate, or are region-based labels of nnU-Net.
+        DataError: `dataset.json` is invalid, or the label values are not 0, 1, 2, ..., are duplicate, or are lists
+            (nnU-Net's region-based labels).
 
     Example:
         >>> import tempfile
@@ -302,7 +316,8 @@ def check_class_names(dataset_dir: str | Path, class_names: Sequence[str]) -> No
         class_names: classes of the task, background first.
 
     Raises:
-        DataError: the number of classes or a name differs.
+        DataError: the number of classes or a name differs, or `dataset.json` is invalid.
+        ConfigError: a name in `class_names` is invalid.
 
     Example:
         >>> import tempfile

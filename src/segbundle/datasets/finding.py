@@ -32,14 +32,15 @@ _FORMATS = ".nii, .nii.gz, .nrrd, .mha, .mhd or DICOM"
 def find_scans(scans: str | Path | Sequence[str | Path], num_channels: int = 1) -> list[dict[str, Any]]:
     """Return a MONAI datalist of scans for inference.
 
+    Folders are searched with their subfolders, each real folder once. Hidden files, segmentations of 3D Slicer, and
+    results of inference (see `leave_out_results` in `segbundle.datasets.folders`) are skipped. A DICOM series is one
+    scan, named after its folder. If several scans have the same name, the names of their folders precede it.
+
     A scan that cannot be opened, or whose name is not unique, gets an `error`. Other scans are not affected.
 
     Args:
-        scans: one of these, or a list of them. A scan file. A folder, searched with its subfolders; each real folder is
-            searched once. The folder of a dataset, for its `test` list, `imagesTs`, or else all training images. A
-            folder of DICOM files is one scan, named after its path. Files with the same name are also named after their
-            paths. Hidden files are skipped, and so are label maps written by inference: `x_seg.nii.gz` or `x_prob.nii`
-            next to `x.nii.gz` or to a `predictions.json`.
+        scans: a path, or a list of paths: scan files, folders with scans, or folders of datasets. A dataset stands for
+            the scans of its `test` list, or else of `imagesTs`, or else of `imagesTr`.
         num_channels: number of channels of the network (default 1). With several, the files `case_0000`, `case_0001`,
             ... are the channels of one case. With one, the suffix `_0000` is dropped if every file of a folder has it.
 
@@ -47,7 +48,7 @@ def find_scans(scans: str | Path | Sequence[str | Path], num_channels: int = 1) 
         entries with `case` and `image`, sorted by name; with `error` if the scan cannot be used.
 
     Raises:
-        DataError: no scans were found, or none of them can be opened.
+        DataError: no scans were found, or all of them have an error.
 
     Example:
         >>> import tempfile
@@ -66,7 +67,10 @@ def find_scans(scans: str | Path | Sequence[str | Path], num_channels: int = 1) 
     cases = tell_apart([_with_printable_name(case) for case in cases])
     if not cases:
         others = left_out_in_words(sum((tree.left_out for tree in trees), Counter()))
-        raise DataError(f"{', '.join(map(escaped, paths))}: contains no scan ({_FORMATS}){others and '; '}{others}.")
+        raise DataError(
+            f"{', '.join(map(escaped, paths))}: contains no scan ({_FORMATS}){others and '; '}{others}."
+            " Check the path and the file endings."
+        )
     if all(case.problems for case in cases):
         refuse(list(dict.fromkeys(problem for case in cases for problem in case.problems)))
     return [Case(case.name, case.image, problems=case.problems).item([]) for case in sorted(cases, key=_by_name)]
@@ -79,7 +83,7 @@ def _by_name(case: Case) -> str:
 def _scans_of(path: Path, num_channels: int, trees: list[Tree]) -> list[Case]:
     """Return the scans of one given path; a searched folder is added to `trees`."""
     if not os.path.lexists(path):
-        return [Case(stem(path), (path,), problems=(f"{escaped(path)}: no such file or folder.",))]
+        return [Case(stem(path), (path,), problems=(f"{escaped(path)}: no such file or folder. Check the path.",))]
     problem = path_problem(path)
     if problem is None and path.is_file():
         return [series_of(path)] if not is_scan_file(path) and is_dicom_file(path) else [Case(stem(path), (path,))]
@@ -136,13 +140,16 @@ def _base_name(case: Case) -> str:
 
 
 def tell_apart(cases: Sequence[Case]) -> list[Case]:
-    """Return the cases with unique names.
+    """Return cases with unique names.
 
-    Cases with the same name are prefixed with the names of their folders, as many as needed. Cases in the same folder,
-    such as `a.nii` and `a.nii.gz`, get a problem instead.
+    The names of folders, as many as needed, precede each duplicate name. Cases that this cannot tell apart, such as
+    `a.nii` and `a.nii.gz` in one folder, are named after their files and get a problem.
 
     Args:
         cases: cases with any names.
+
+    Returns:
+        the same cases, possibly in another order.
 
     Example:
         >>> cases = [Case("ct", (Path("/data/p1/ct.nii"),)), Case("ct", (Path("/data/p2/ct.nii"),))]

@@ -43,7 +43,7 @@ class Lost:
 
     Attributes:
         path: a file, a link, or a folder.
-        reason: one sentence that begins with the path.
+        reason: message that begins with the path.
         scan: whether the path may be a scan or contain scans: it has the suffix of a scan, or is a folder.
         slice: whether the path may be a file of a DICOM series (default False).
 
@@ -88,6 +88,8 @@ class Tree:
 
 def list_tree(root: str | Path) -> Tree:
     """Return the content of a folder tree.
+
+    No error is raised: paths that cannot be opened are listed in `lost`.
 
     Args:
         root: the folder; if it cannot be opened, it is the only entry of `lost`.
@@ -231,9 +233,10 @@ def _describe_error(error: OSError | ValueError, path: Path) -> str:
 
 
 def leave_out_results(tree: Tree) -> list[Path]:
-    """Return the scan files of a tree without those written by inference; these are counted as skipped.
+    """Return the scan files of a tree that were not written by inference.
 
-    Files written by inference are `x_seg.nii.gz` and `x_prob.nii` next to `x.nii.gz` or to a `predictions.json`.
+    A file named `x_seg` or `x_prob`, with any suffix, counts as written by inference if its folder contains a scan `x`
+    or a `predictions.json`. Such files are counted as skipped.
 
     Args:
         tree: content of a folder tree; its `left_out` is updated.
@@ -292,7 +295,7 @@ def log_left_out(trees: Iterable[Tree]) -> None:
         if words:
             log_once(f"{escaped(tree.root)}: {words}")
         for why, series in tree.no_volumes.items():
-            log_once(f"{escaped(tree.root)}: DICOM series that are not volumes but {why}: {some(series)}")
+            log_once(f"{escaped(tree.root)}: DICOM series skipped because they are not volumes ({why}): {some(series)}")
         others = [lost.reason for lost in tree.lost if not lost.scan]
         for reason in first_of(others):
             log_once(reason, logging.WARNING)

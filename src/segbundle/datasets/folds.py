@@ -65,7 +65,7 @@ def fold_names(names: Iterable[str], fold: int, num_folds: int, split_seed: int 
         split_seed: seed of the random split (default 0).
 
     Raises:
-        ConfigError: the fold does not exist, or there are more folds than cases.
+        ConfigError: the fold does not exist, or `num_folds` is not between 2 and the number of cases.
 
     Example:
         >>> sorted(fold_names(["a", "b", "c", "d"], fold=0, num_folds=2))
@@ -73,7 +73,7 @@ def fold_names(names: Iterable[str], fold: int, num_folds: int, split_seed: int 
     """
     ordered = sorted(names)
     if not 0 <= fold < num_folds:
-        raise ConfigError(f"fold is {fold}; it must be in [0, num_folds) with num_folds {num_folds}.")
+        raise ConfigError(f"fold is {fold}; it must be in [0, num_folds), and num_folds is {num_folds}.")
     if len(ordered) < 2:
         raise ConfigError(
             f"fold is {fold}, but the dataset has only one labeled case, so no case would be left for training. "
@@ -100,7 +100,8 @@ def given_split(folder: Path, training: Sequence[Case], validation: Sequence[Cas
         validation: labeled cases of the `validation` list.
 
     Raises:
-        DataError: the dataset defines folds in several ways, or the folds contradict each other or the cases.
+        DataError: the dataset defines folds in several ways or in an unsupported file, or the folds contradict each
+            other or the cases.
 
     Example:
         >>> cases = [Case("a", (Path("a.nii"),), fold=0), Case("b", (Path("b.nii"),), fold=1)]
@@ -178,7 +179,7 @@ def _read_splits(path: Path, names: set[str]) -> Iterable[tuple[frozenset[str], 
             )
         both = sorted(training & held_out)
         if both:
-            raise DataError(f"{path}: fold {number} has {some(both)} in both `train` and `val`. Correct it.")
+            raise DataError(f"{path}: fold {number} has {some(both)} in both `train` and `val`. Remove them from one.")
         if not training or not held_out:
             raise DataError(f"{path}: fold {number} has no cases in `{'train' if held_out else 'val'}`. Add cases.")
         left = sorted(names - training - held_out)
@@ -205,7 +206,7 @@ def choose_fold(
         split: folds that the dataset defines; None for a random split.
         names: names of all labeled cases.
         fold: validation fold.
-        num_folds: number of folds; used for a random split.
+        num_folds: number of folds of a random split; ignored if the dataset defines folds.
         split_seed: seed of the random split (default 0).
 
     Raises:
@@ -262,7 +263,7 @@ def count_folds(folder: Path, split: Split | None, num_folds: int, described: in
 
 
 def refuse_repeated_cases(split: Split) -> None:
-    """Raise an error if a cross-validation would score a case several times.
+    """Raise an error if a cross-validation with the folds of a dataset would score a case several times.
 
     Args:
         split: folds that a dataset defines.
@@ -277,11 +278,12 @@ def refuse_repeated_cases(split: Split) -> None:
     if len(split.folds) < 2:
         raise DataError(
             f"{split.origin} defines only fold 0, but a cross-validation needs several folds. "
-            "Use `segbundle train --fold 0`, or remove the list."
+            "Use `segbundle train --fold 0`, or define several folds."
         )
     counts = Counter(name for _, held_out in split.folds for name in held_out)
     repeated = sorted(name for name, count in counts.items() if count > 1)
     if repeated:
         raise DataError(
-            f"{split.origin} has {len(repeated)} case(s) in several validation folds ({some(repeated)}). Correct it."
+            f"{split.origin} has {len(repeated)} case(s) in several validation folds ({some(repeated)}). "
+            "Keep each case in one of them."
         )

@@ -25,7 +25,9 @@ _ALIASES = {"test": "testing"}
 
 
 def has_list(description: Mapping[str, Any], key: str) -> bool:
-    """Return whether `dataset.json` has a list of cases. The key `testing` of MONAI counts as `test`.
+    """Return whether `dataset.json` has a list of cases.
+
+    MONAI's key `testing` counts as `test`, and nnU-Net's `dataset` mapping as `training`.
 
     Args:
         description: content of `dataset.json`.
@@ -73,6 +75,9 @@ def unlisted_in_words(folder: Path, description: Mapping[str, Any]) -> str | Non
         folder: folder of the dataset.
         description: content of `dataset.json`.
 
+    Raises:
+        DataError: both `training` and `dataset` list cases.
+
     Example:
         >>> unlisted_in_words(Path("data"), {}) is None
         True
@@ -88,7 +93,10 @@ def unlisted_in_words(folder: Path, description: Mapping[str, Any]) -> str | Non
     if not unlisted:
         return None
     count = f"{len(unlisted)} case{'s' * (len(unlisted) > 1)}"
-    return f"{folder / FILE_NAME}: does not list {count} of imagesTr and labelsTr, not used: {some(unlisted)}"
+    return (
+        f"{folder / FILE_NAME}: does not list {count} of imagesTr and labelsTr, which will not be used: "
+        f"{some(unlisted)}"
+    )
 
 
 def _all_listed(folder: Path, description: Mapping[str, Any]) -> list[Case]:

@@ -26,7 +26,8 @@ def paired_cases(folder: Path, section: str, num_channels: int) -> list[Case]:
     """Return the cases of `images<section>`, with their label maps in `labels<section>` if these exist.
 
     The names of the label maps determine which files are channels of one case. A label map may be a folder with a DICOM
-    series.
+    series. A label map without an image gives a case with a problem. There are no cases if `images<section>` does not
+    exist.
 
     Args:
         folder: folder of the dataset.

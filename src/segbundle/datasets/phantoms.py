@@ -72,8 +72,8 @@ def make_phantom(
 ) -> Phantom:
     """Draw a random body and simulate a scan of it.
 
-    The field of view is about 100 x 82 x 92 mm (right, front, head), so `shape` determines the spacing. Equal
-    generators give equal bodies for any other arguments, and equal noise for equal shapes.
+    The field of view is about 100 x 82 x 92 mm (right, front, head), so `shape` determines the spacing. Generators in
+    the same state draw the same body, whatever the other arguments are, and the same noise if the shapes are equal.
 
     Args:
         rng: random generator.
@@ -127,7 +127,7 @@ def world_axes(axis_codes: str) -> list[tuple[int, int]]:
     """Return the world axis (0 to 2) of each stored axis, and 1 or -1 for its direction.
 
     Args:
-        axis_codes: directions of the stored axes.
+        axis_codes: directions of the stored axes, one letter each of R/L, A/P and S/I.
 
     Example:
         >>> world_axes("PIR")

@@ -23,7 +23,7 @@ _NO_VESSEL_ANNOTATION = (1, 6, 13)
 
 @dataclass(frozen=True)
 class Recipe:
-    """Properties of a sample case that depend only on its number.
+    """Properties of a sample case that do not depend on the seed.
 
     Attributes:
         shape: number of voxels along the three stored axes.
@@ -31,8 +31,8 @@ class Recipe:
         tilt: rotation of the grid against the world axes, in degrees.
         present: foreground classes in the body.
         annotated: foreground classes in the label map.
-        slope: scale factor; a stored number n means n * slope + inter.
-        inter: intercept.
+        slope: scale factor in the header of the image; a stored number n stands for the intensity n * slope + inter.
+        inter: intercept in the header of the image.
         with_qform: whether the file has a qform in addition to the sform.
 
     Example:
@@ -58,8 +58,9 @@ def write_samples(output_dir: str | Path, seed: int = 0, num_training: int = 16,
     training case that is not fully annotated has a list `annotated` of its annotated classes.
 
     Args:
-        output_dir: folder to write; it must not exist or be empty.
-        seed: integer of at least 0 (default 0). Another seed gives other bodies with the same orientations and gaps.
+        output_dir: folder to write; it must be empty, or must not exist.
+        seed: integer of at least 0 (default 0). Another seed gives other bodies, but the same orientations and the same
+            absent or unannotated classes.
         num_training: number of training cases, at least 1 (default 16).
         num_test: number of test cases (default 6), numbered after the training cases.
 
@@ -68,7 +69,7 @@ def write_samples(output_dir: str | Path, seed: int = 0, num_training: int = 16,
 
     Raises:
         FileExistsError: `output_dir` is a file, or a folder that is not empty.
-        ValueError: a number of cases is too small.
+        ValueError: a number of cases is too small, or `seed` is negative.
 
     Example:
         >>> import tempfile
@@ -90,7 +91,7 @@ def write_samples(output_dir: str | Path, seed: int = 0, num_training: int = 16,
 
 
 def recipe(index: int, training: bool = True) -> Recipe:
-    """Return the properties of a sample case that depend only on its number.
+    """Return the properties of a sample case that do not depend on the seed.
 
     Args:
         index: number of the case, from 0.

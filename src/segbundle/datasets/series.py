@@ -44,11 +44,11 @@ def lost_scans(tree: Tree) -> list[Path]:
 def scans_in_folders(tree: Tree) -> list[Case]:
     """Return the scans of a tree that are folders: DICOM series, and folders that cannot be opened.
 
-    Other files in folders of DICOM files, such as localizers, are counted as skipped. A case has a problem if a file of
-    its folder cannot be opened, because it may be a slice, or if other parts of its series are in other folders.
+    Other files in folders of DICOM files, such as localizers, are counted as skipped. A case has a problem if a file in
+    its folder cannot be opened, because that file may be a slice, or if parts of its series are in other folders.
 
     Args:
-        tree: content of a folder tree; its `left_out` is updated.
+        tree: content of a folder tree; its `left_out` and `no_volumes` are updated.
 
     Example:
         >>> scans_in_folders(Tree(Path("data")))
@@ -88,7 +88,11 @@ def _check_parts(cases: list[Case], same: Sequence[int]) -> None:
                 if problem not in cases[index].problems:
                     cases[index] = replace(cases[index], problems=(*cases[index].problems, problem))
         elif distinct and len(group) == 2:
-            log_once(f"{shown} have the same SeriesInstanceUID and may be parts of one series.", logging.WARNING)
+            log_once(
+                f"{shown} have the same SeriesInstanceUID and may be parts of one series. If they are, put all files "
+                "of the series into one folder, or convert it to NIfTI.",
+                logging.WARNING,
+            )
 
 
 def _lost_series(tree: Tree) -> list[Case]:
@@ -104,13 +108,15 @@ def _lost_series(tree: Tree) -> list[Case]:
 
 
 def series_in(folder: Path, name: str, problems: tuple[str, ...] = (), tree: Tree | None = None) -> list[Case]:
-    """Return the DICOM series of a folder that are volumes, or should be volumes.
+    """Return a case for each DICOM series of a folder that is a volume, or should be one.
+
+    A series that should be a volume but is not, or a folder that cannot be read, is a case with a problem.
 
     Args:
         folder: folder that directly contains DICOM files.
         name: name of the case. If there are several series, each name also has the description of the series and, if
             needed, its first file.
-        problems: problems of all series (default none).
+        problems: problems to add to every case (default none).
         tree: tree to which skipped files and series are added; None (default) to ignore them.
 
     Example:
@@ -142,11 +148,12 @@ def _series_in(
         for series in found.series:
             if series.why is not None and not series.damaged:
                 tree.no_volumes[series.why].append(path_name(folder, tree.root))
-                tree.left_out[f"of {series.why}"] += len(series.files)
+                tree.left_out[f"as {series.why}"] += len(series.files)
     unreadable = dict(found.passed_over).get("unreadable", 0)
     if unreadable:
         problem = (
-            f"{escaped(folder)}: {unreadable} of its DICOM files cannot be read and may be slices. Export it again."
+            f"{escaped(folder)}: {unreadable} of its DICOM files cannot be read and may be slices. Copy or export the "
+            "series again."
         )
         problems = (*problems, problem)
     scans = [series for series in found.series if series.why is None or series.damaged]
@@ -177,7 +184,7 @@ def series_of(file: Path) -> Case:
         file: DICOM file.
 
     Returns:
-        the case; it has a problem if the file is not part of a volume.
+        the case; it has a problem if the file is not part of a volume, or if its folder cannot be read.
 
     Example:
         >>> import tempfile
@@ -198,7 +205,10 @@ def series_of(file: Path) -> Case:
         if match is None:
             raise DataError(f"{escaped(file)}: is a DICOM file without an image. Pass the folder of a series.")
         if match.why is not None:
-            raise DataError(f"{escaped(file)}: is not a volume but {match.why}.")
+            raise DataError(
+                f"{escaped(file)}: is not a volume but {match.why}. Pass a file of another series, or export this one "
+                "again."
+            )
     except DataError as error:
         return Case(file.name, (file,), problems=(str(error),))
     return next(case for case in series_in(folder, path_name(folder, folder)) if case.image == (match.path,))

@@ -73,8 +73,9 @@ def side_pairs(class_names: Sequence[str]) -> list[tuple[str, str]]:
     """Return the pairs of classes whose names differ only by side.
 
     Args:
-        class_names: names in any spelling: `left_kidney`, `kidney_left`, `Lung-R`, `LKidney`, `ctx-lh-insula`, ...
-            Pairs with equal numbers at the ends of names come first; other numbers may differ.
+        class_names: names in various languages and spellings: `left_kidney`, `kidney_left`, `Lung-R`, `LKidney`,
+            `ctx-lh-insula`, ... Names with equal numbers at their ends are paired first. Then numbers at the ends of
+            the other names are ignored.
 
     Example:
         >>> side_pairs(["background", "left kidney", "right kidney", "spleen"])
@@ -159,7 +160,7 @@ def _glued(name: str) -> set[tuple[int, int, str]]:
 
 
 def possible_pairs(class_names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the pairs of classes that may differ only by their side, in words that are not known as sides.
+    """Return the pairs of classes that may be left and right, although their words for the sides are not known.
 
     Two names form a pair if they differ in one word of one or two letters, and no third name differs from them in the
     same word. Words with another known meaning are excluded.
@@ -249,6 +250,9 @@ def warn_about_sides(
         axcodes: see `exchanging_axes`.
         key: config key of `flip_axes`.
 
+    Raises:
+        ConfigError: see `chosen_flips`.
+
     Example:
         >>> warn_about_sides([1], ["background", "left kidney", "right kidney"], "RAS", "augmentation#flip_axes")
     """
@@ -269,14 +273,17 @@ def warn_about_sides(
             shown,
             ", ".join(map(str, sorted(exchanging.intersection(flip_axes)))),
         )
-    mirrored = _side_axes(axcodes).intersection(chosen_flips(flip_axes, class_names, axcodes))
+    flips = chosen_flips(flip_axes, class_names, axcodes)
+    mirrored = _side_axes(axcodes).intersection(flips)
     possible = possible_pairs(class_names) if mirrored else []
     if possible:
         _logger.warning(
-            "class_names: %s differ in one short word; if these are left and right, set %s without axis %s",
+            "class_names: %s differ in one short word, which may mean left and right. If it does, mirroring along axis "
+            "%s exchanges these classes: set %s to %s",
             _shown(possible),
-            key,
             ", ".join(map(str, sorted(mirrored))),
+            key,
+            [axis for axis in flips if axis not in mirrored],
         )
 
 

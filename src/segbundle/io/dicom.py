@@ -44,7 +44,8 @@ class Series:
         files: sorted by name.
         why: kind of the series if it is not a volume, such as `a localizer`; None (default) for a volume. Missing
             slices are reported when the volume is read.
-        damaged: True if the series is not a volume although its SOP class is that of one (default False).
+        damaged: True if the series should be a volume, because of its SOP class or of many slices in one orientation,
+            but is not (default False).
 
     Example:
         >>> series = Series(Path("ct"), "1.2.3", "thorax", "CT", (Path("ct/1.dcm"), Path("ct/2.dcm")))
@@ -87,7 +88,7 @@ class DicomFolder:
 
     def others(self) -> str | None:
         """Return a one-line summary of the skipped files; None without skipped files."""
-        parts = [f"{len(series.files)} of {series.why}" for series in self.series if series.why is not None]
+        parts = [f"{len(series.files)} as {series.why}" for series in self.series if series.why is not None]
         parts += [f"{count} {kind}" for kind, count in self.passed_over]
         count = sum(len(series.files) for series in self.series if series.why is not None)
         count += sum(number for _, number in self.passed_over)
@@ -208,7 +209,8 @@ def dicom_geometry(path: str | Path) -> Geometry:
         path: folder with one series, or any file of a series.
 
     Raises:
-        DataError: there is no series or more than one, or the slices do not form a volume.
+        DataError: the folder cannot be read or does not contain exactly one volume, the file is not part of a volume, a
+            file in the folder cannot be read, or the slices do not form a volume.
 
     Example:
         >>> import tempfile
@@ -228,13 +230,14 @@ def read_dicom(path: str | Path, dtype: Any) -> tuple[np.ndarray, Geometry]:
 
     Args:
         path: folder with one series, or any file of a series.
-        dtype: NumPy dtype of the result; None for the smallest dtype that fits the values.
+        dtype: NumPy dtype of the result; None for the smallest dtype that fits all possible values (see `read_values`
+            in `segbundle.io.dicom_pixels`).
 
     Returns:
         array (1, X, Y, Z) and geometry.
 
     Raises:
-        DataError: see `dicom_geometry`; or a file is damaged.
+        DataError: see `dicom_geometry`; or a file is damaged, or the voxels do not fit into memory.
 
     Example:
         >>> import tempfile
@@ -258,7 +261,10 @@ def _volume(path: Path) -> tuple[list[DicomImage], list[int], Geometry]:
     sizes = {(image.columns, image.rows) for image in images}
     if len(sizes) > 1:
         shown = " and ".join(f"{x} x {y}" for x, y in sorted(sizes)[:3])
-        raise DataError(f"{path}: its slices have different sizes, {shown}; all slices must have the same size.")
+        raise DataError(
+            f"{path}: its slices have different sizes, {shown}. Export the series again, or put the slices of each "
+            "size into a separate folder."
+        )
     try:
         order, affine = arrange(slices)
     except DataError as error:
@@ -277,10 +283,12 @@ def _images_of(path: Path) -> list[DicomImage]:
         name = folder / path.name
         matches = [series for series in listing.series if name in series.files]
         if not matches:
-            raise DataError(f"{path}: is not a DICOM image.")
+            raise DataError(f"{path}: is not a DICOM image. Pass a file of a series of images, or its folder.")
         chosen = matches[0]
     if chosen.why is not None:
-        raise DataError(f"{path}: is not a volume but {chosen.why}.")
+        raise DataError(
+            f"{path}: is not a volume but {chosen.why}. Pass a file of another series, or export this one again."
+        )
     if listing.unreadable:
         raise DataError(
             f"{folder}: {len(listing.unreadable)} of its files cannot be read, {listing.unreadable[0].name} for "
@@ -304,7 +312,10 @@ def _only_volume(folder: Path, listing: DicomFolder) -> Series:
             "series in a separate folder."
         )
     others = listing.others()
-    raise DataError(f"{folder}: contains no DICOM series{f' that is a volume: {others}' if others else ''}.")
+    raise DataError(
+        f"{folder}: contains no DICOM series{f' that is a volume: {others}' if others else ''}. Pass the folder that "
+        "directly contains the slices of a scan."
+    )
 
 
 def _listed(folder: Path) -> tuple[DicomFolder, dict[Path, DicomImage]]:
@@ -313,7 +324,9 @@ def _listed(folder: Path) -> tuple[DicomFolder, dict[Path, DicomImage]]:
         with os.scandir(folder) as entries:
             files = sorted(_state(entry) for entry in entries if not (entry.name.startswith(".") or entry.is_dir()))
     except OSError as error:
-        raise DataError(f"{folder}: cannot be read ({error.strerror}).") from error
+        raise DataError(
+            f"{folder}: cannot be read ({error.strerror}). Check the folder and its permissions."
+        ) from error
     return _list(folder, tuple(files))
 
 

@@ -96,9 +96,10 @@ class DicomImage:
         signed: whether stored values are signed.
         syntax: transfer syntax UID.
         pixels: position of the pixel data element in the file, in bytes.
-        slices: planes of the image; empty if the image has no position and orientation.
+        slices: planes of the image; empty if the image is not part of a volume.
         why: kind of the image if it is not part of a volume; None if it is.
-        localizer: True if its SeriesDescription, or ProtocolName if it has none, is the name of a localizer.
+        localizer: True if its SeriesDescription or, without one, its ProtocolName contains a word for a localizer
+            (default False).
         damaged: True if the image is not part of a volume although its SOP class is that of slices (default False).
 
     Example:
@@ -127,7 +128,9 @@ class DicomImage:
 
 
 def read_image(path: Path) -> DicomImage | str:
-    """Read the header of a file.
+    """Return the image that the header of a file describes, or the kind of a file without an image.
+
+    No error is raised: a damaged file is of the kind `unreadable`.
 
     Args:
         path: path of the file.

@@ -37,14 +37,15 @@ def read_values(images: Sequence[DicomImage], order: Sequence[int], dtype: Any) 
     Args:
         images: files of the volume.
         order: indices into the slices of all files, in the order of the result.
-        dtype: NumPy dtype of the result; None for the smallest dtype that fits the rescaled values (integer if slopes
-            and intercepts are integers, else float32).
+        dtype: NumPy dtype of the result; None for the smallest dtype that fits all values that BitsStored allows, after
+            rescaling. It is an integer dtype if all slopes and intercepts are integers, else float32.
 
     Returns:
         array (slices, rows, columns).
 
     Raises:
-        DataError: a file is damaged; or a slope or intercept is damaged, or missing in some of the slices.
+        DataError: a file is damaged, a slope or intercept is damaged or missing in some of the slices, or the voxels do
+            not fit into memory.
 
     Example:
         >>> import tempfile
@@ -73,7 +74,9 @@ def read_values(images: Sequence[DicomImage], order: Sequence[int], dtype: Any) 
         except DataError:
             raise
         except Exception as error:  # from pydicom, SimpleITK, or the file system
-            raise DataError(f"{image.path}: its voxels cannot be read ({last_line(error)}).") from error
+            raise DataError(
+                f"{image.path}: its voxels cannot be read ({last_line(error)}). Copy or export the file again."
+            ) from error
         for frame, plane in enumerate(image.slices):
             _rescale(stored[frame], plane, result[place[first + frame]])
         first += len(image.slices)

@@ -51,7 +51,7 @@ class Geometry:
 
     @property
     def is_sheared(self) -> bool:
-        """Return whether axes are not perpendicular, by more than 0.01 mm at the far corner (more than rounding)."""
+        """Return whether the axes are not perpendicular: by more than 0.01 mm at the far corner, so not by rounding."""
         directions = self.affine[:3, :3] / np.array(self.spacing)
         off = np.abs(directions.T @ directions - np.eye(3))
         return bool((off * np.array(self.spacing) * (np.array(self.shape) - 1)).max() > 0.01)
@@ -63,7 +63,7 @@ class Geometry:
         return np.asarray(nib.affines.apply_affine(self.affine, grid.reshape(8, 3)))
 
     def difference(self, other: Geometry) -> str | None:
-        """Return how the grid of another scan differs from this grid as text, or None if the voxels coincide.
+        """Return how the grid of another scan differs from this one, in words; None if the voxels coincide.
 
         Positions may differ by a tenth of the smallest spacing, because headers are stored in single precision. Two
         grids with the same first voxel and spacing may also differ by the rounding error of a rotation in a qform.
@@ -116,7 +116,7 @@ def check_geometry(path: str | Path, geometry: Geometry) -> Geometry:
         geometry: geometry in the header.
 
     Raises:
-        DataError: the affine is not finite or is singular, or sizes or positions are not plausible.
+        DataError: the affine is not finite or is singular, or voxel sizes or positions are not plausible.
 
     Example:
         >>> geometry = Geometry((4, 3, 2), np.eye(4))
@@ -149,7 +149,10 @@ def volume_shape(path: str | Path, shape: Sequence[int]) -> tuple[tuple[int, int
 
     Args:
         path: path of the scan, for messages.
-        shape: stored shape, channels last.
+        shape: stored shape: (X, Y), (X, Y, Z), (X, Y, Z, C) or (X, Y, Z, 1, C).
+
+    Returns:
+        (X, Y, Z) and C; Z is 1 for a single slice, and C is 1 for a scan without a channel axis.
 
     Raises:
         DataError: the number of dimensions is not supported, or a dimension is empty.

@@ -25,10 +25,11 @@ def scan_in_memory(image: Any, dtype: Any = np.float32) -> Scan | None:
         dtype: NumPy dtype of the result (default float32); None for the dtype of the values.
 
     Returns:
-        scan with an array (C, X, Y, Z).
+        scan with an array (C, X, Y, Z), which may share memory with the image; or None.
 
     Raises:
-        DataError: the image is not three-dimensional, or its geometry is not plausible.
+        DataError: the image is not three-dimensional, its geometry is not plausible, or its voxels are complex or color
+            values.
 
     Example:
         >>> scan = scan_in_memory((np.zeros((4, 3, 2)), np.diag([1.0, 1.0, 2.5, 1.0])))
@@ -59,8 +60,8 @@ def _from_array(array: np.ndarray, affine: np.ndarray, dtype: Any) -> Scan:
         array = array[None]
     if array.ndim != 4 or affine.shape != (4, 4):
         raise DataError(
-            f"an array of shape {array.shape} with an affine of shape {affine.shape}; shapes (X, Y, Z) or (C, X, Y, Z) "
-            "and (4, 4) are needed."
+            f"{IN_MEMORY}: the array has shape {array.shape} and the affine {affine.shape}. Pass an array (X, Y, Z) or "
+            "(C, X, Y, Z) and an affine (4, 4)."
         )
     shape, channels = volume_shape(IN_MEMORY, (*array.shape[1:], len(array)))
     return Scan(_as_type(array, dtype), check_geometry(IN_MEMORY, Geometry(shape, affine, channels)), IN_MEMORY)

@@ -33,7 +33,8 @@ def itk_geometry(path: Path) -> Geometry:
         path: path of the file.
 
     Raises:
-        DataError: the header is invalid, or data files are missing. SimpleITK raises other errors.
+        DataError: the header is invalid, or data files are missing.
+        Exception: of SimpleITK or the file system; `read_geometry` turns it into a `DataError`.
 
     Example:
         >>> import tempfile
@@ -59,7 +60,8 @@ def read_itk(path: Path, dtype: Any) -> Scan:
         scan with an array (C, X, Y, Z).
 
     Raises:
-        DataError: see `itk_geometry`; or voxels are complex or missing.
+        DataError: see `itk_geometry`; or voxels are complex or missing, or do not fit into memory.
+        Exception: of SimpleITK or the file system; `read_scan` turns it into a `DataError`.
 
     Example:
         >>> import tempfile
@@ -153,7 +155,7 @@ def image_geometry(path: Path, image: Any, components: int) -> Geometry:
         components: number of values per voxel.
 
     Raises:
-        DataError: the image has no three dimensions, or its geometry is not plausible.
+        DataError: the number of dimensions is not supported, or the geometry is not plausible.
 
     Example:
         >>> import SimpleITK as sitk

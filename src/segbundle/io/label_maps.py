@@ -22,7 +22,7 @@ def read_labels(path: str | Path | Sequence[str | Path]) -> Scan:
         path: see `read_scan`.
 
     Returns:
-        scan with an integer array (C, X, Y, Z), or with the stored values if some are not integers.
+        scan with an integer array (C, X, Y, Z), or with the stored values if some are farther from integers.
 
     Raises:
         DataError: see `read_scan`.
@@ -42,7 +42,7 @@ def read_labels(path: str | Path | Sequence[str | Path]) -> Scan:
 def round_labels(label: Scan) -> Scan:
     """Return a label map with an integer array, or the unchanged label map if some values are not integers.
 
-    Values within 0.001 of an integer are rounded.
+    Values within 0.001 of an integer are rounded. NaN, and values outside the range of int32, are not integers.
 
     Args:
         label: label map (C, X, Y, Z) of any dtype.

@@ -26,6 +26,7 @@ _MAX_COMPRESSION_RATIO = 1032
 _NIFTI1_MAGIC, _NIFTI2_MAGIC = (b"n+1\0", b"ni1\0"), (b"n+2\0", b"ni2\0")
 _ANALYZE = nib.Spm2AnalyzeHeader
 """Analyze 7.5 with SPM's scale factors; nibabel reads every Analyze file as this type."""
+_REPAIR = "Repair the header, or convert the original again."
 _GOOD_RAS_FLAG = 28
 """Byte offset of goodRASFlag in an MGH header."""
 
@@ -37,7 +38,8 @@ def nifti_geometry(path: Path) -> Geometry:
         path: path of the file.
 
     Raises:
-        DataError: the header is invalid. nibabel and the file system raise other errors.
+        DataError: the header is invalid, or the file is shorter than its header says.
+        Exception: of nibabel or the file system; `read_geometry` turns it into a `DataError`.
 
     Example:
         >>> import tempfile
@@ -61,7 +63,8 @@ def read_nifti(path: Path, dtype: Any) -> Scan:
         scan with an array (C, X, Y, Z).
 
     Raises:
-        DataError: see `nifti_geometry`; or voxels are complex or color values.
+        DataError: see `nifti_geometry`; or voxels are complex or color values, or do not fit into memory.
+        Exception: of nibabel, the decompression or the file system; `read_scan` turns it into a `DataError`.
 
     Example:
         >>> import tempfile
@@ -92,6 +95,7 @@ def load_header(path: Path) -> Any:
 
     Raises:
         DataError: see `nifti_geometry`.
+        Exception: see `nifti_geometry`.
 
     Example:
         >>> import tempfile
@@ -127,12 +131,13 @@ def _check_header(path: Path) -> None:
     dimensions = [int(size) for size in header["dim"]]
     count = dimensions[0]
     if not 1 <= count <= 7:
-        raise DataError(f"{path}: dim[0] of its header is {count}; it must be between 1 and 7.")
+        raise DataError(f"{path}: dim[0] of its header is {count}; it must be between 1 and 7. {_REPAIR}")
     if min(dimensions[1 : count + 1]) < 1:
-        raise DataError(f"{path}: its header has the shape {tuple(dimensions[1 : count + 1])}; sizes must be positive.")
+        shape = tuple(dimensions[1 : count + 1])
+        raise DataError(f"{path}: its header has the shape {shape}; sizes must be positive. {_REPAIR}")
     offset = float(header["vox_offset"])
     if not (math.isfinite(offset) and offset >= earliest):
-        raise DataError(f"{path}: vox_offset of its header is {offset:g}; it must be at least {earliest}.")
+        raise DataError(f"{path}: vox_offset of its header is {offset:g}; it must be at least {earliest}. {_REPAIR}")
     sizes = [float(size) for size in header["pixdim"][1 : 1 + min(count, 3)]]
     has_sform = "sform_code" in header.dtype.names and int(header["sform_code"]) != 0  # Analyze has none
     if not has_sform and not all(math.isfinite(size) and size > 0 for size in sizes):
@@ -217,7 +222,11 @@ def _geometry(path: Path, image: Any) -> Geometry:
     if hasattr(image.header, "get_xyzt_units"):
         affine[:3] *= _UNIT_IN_MM.get(image.header.get_xyzt_units()[0], 1.0)
     elif isinstance(image, nib.AnalyzeImage):
-        _logger.warning("%s: Analyze files do not define left and right; read like nibabel, with x to the left", path)
+        _logger.warning(
+            "%s: Analyze files do not define left and right. As in nibabel, x points to the left; if this is wrong, "
+            "convert the original to NIfTI",
+            path,
+        )
     return check_geometry(path, Geometry(sizes, affine, channels))
 
 

@@ -20,11 +20,15 @@ class ProbabilityFile:
 
     Probabilities are stored as 16-bit integers with a scale factor. NIfTI has no 16-bit floating point; the integers
     have the same size and are more precise near 1. The file is not compressed, so it can be filled in any order. It
-    appears when the `with` block ends without an error.
+    appears under its path when the `with` block ends without an error.
 
     Args:
         path: output path, with the suffix `.nii`.
-        reference: scan whose geometry is written to the header.
+        reference: path of the scan whose geometry is written to the header.
+
+    Raises:
+        DataError: in `array`, if the scan cannot be read.
+        OutputError: in the `with` statement, if the file cannot be written.
 
     Example:
         >>> import tempfile
@@ -49,7 +53,13 @@ class ProbabilityFile:
         return self
 
     def array(self, num_classes: int) -> np.ndarray:
-        """Return the writable content of the file, uint16 (num_classes, X, Y, Z): probabilities times 65535."""
+        """Return the writable content of the file, uint16 (num_classes, X, Y, Z): probabilities times 65535.
+
+        Call it once, inside the `with` block. The array is zero at first, and must not be used after the block.
+
+        Args:
+            num_classes: number of classes, including the background.
+        """
         shape = (*read_geometry(self.reference).shape, num_classes)
         header = geometry_header(self.reference, shape, np.uint16)
         header.set_slope_inter(SCALE, 0)

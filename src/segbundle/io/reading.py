@@ -14,7 +14,8 @@ _SMALL = 1 << 24
 def check_memory(path: str | Path, needed: float, what: str = "its voxels") -> None:
     """Raise an error if data certainly does not fit into memory.
 
-    Beyond the limit of its control group, the kernel kills a process without a message.
+    Without this check, the kernel would kill a process that exceeds the memory of its container, without a message.
+    Less than 16 MiB is never refused.
 
     Args:
         path: path of the scan, for the message.

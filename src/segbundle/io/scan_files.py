@@ -81,7 +81,7 @@ def is_scan_file(path: Path) -> bool:
 
 
 def may_be_slice(name: str) -> bool:
-    """Return whether a file name is typical of DICOM files: `.dcm`, no suffix, or a UID.
+    """Return whether a file name is typical of DICOM files: with a suffix such as `.dcm`, of digits, or without one.
 
     Args:
         name: name of a file.
@@ -182,6 +182,8 @@ def _visible_files(folder: Path) -> list[Path]:
 def files_of(path: str | Path) -> list[Path]:
     """Return the files of a scan: a file, a DICOM series, or a header (.hdr, .mhd, .nhdr) and its voxel files.
 
+    For a folder, these are all its files except hidden ones. Missing voxel files are left out.
+
     Args:
         path: path of a scan; if it cannot be read, it is the only result.
 
@@ -236,7 +238,15 @@ def data_files(header: Path) -> list[Path]:
 
 
 def missing_header(path: Path) -> Path | None:
-    """Return the header that a file of voxels named `x.img` needs, if that does not exist."""
+    """Return the header of a voxel file (`x.img` or `x.img.gz`) if it is missing; None otherwise, and for other files.
+
+    Args:
+        path: path of a file.
+
+    Example:
+        >>> missing_header(Path("/nowhere/mr.img")).name, missing_header(Path("/nowhere/ct.nii"))
+        ('mr.hdr', None)
+    """
     for suffix, voxels in _PAIRS.items():
         if path.name.lower().endswith(voxels):
             start, ending = path.name[: -len(voxels)], path.name[-len(voxels) :]
@@ -258,7 +268,7 @@ def _named(folder: Path, name: str) -> list[Path]:
 
 
 def is_nifti(path: Path) -> bool:
-    """Return whether nibabel reads a file: NIfTI, Analyze and MGH, including the `.img` of a `.hdr`.
+    """Return whether nibabel reads a file, by its suffix: NIfTI, Analyze and MGH, including the `.img` of a `.hdr`.
 
     Args:
         path: path of a file.

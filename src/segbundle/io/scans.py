@@ -115,7 +115,7 @@ def write_segmentation(labels: np.ndarray, reference: str | Path, path: str | Pa
         path: output path, with the suffix `.nii.gz` or `.nii`.
 
     Raises:
-        DataError: the shapes of `labels` and the scan differ.
+        DataError: the shapes of `labels` and the scan differ, or the header of the scan cannot be read.
         OutputError: the file cannot be written.
 
     Example:
@@ -131,7 +131,10 @@ def write_segmentation(labels: np.ndarray, reference: str | Path, path: str | Pa
     labels = labels.astype(_label_dtype(labels), copy=False)
     geometry = read_geometry(reference)
     if labels.shape != geometry.shape:
-        raise DataError(f"{reference}: the scan has shape {geometry.shape}, but its label map {labels.shape}.")
+        raise DataError(
+            f"{reference}: the scan has shape {geometry.shape}, but its label map has {labels.shape}. Pass labels on "
+            "the stored axes of the scan."
+        )
     header = geometry_header(reference, geometry.shape, labels.dtype)
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     write_image(kind(labels, None, header), path)

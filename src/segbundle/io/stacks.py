@@ -37,16 +37,18 @@ class Slice:
         name: name of the file, for messages.
         frame: index of the plane within the file.
         position: center of the first voxel, (3,) mm in LPS+.
-        orientation: direction of rows (along which columns are counted), then of columns, (6,).
+        orientation: direction cosines in LPS+, (6,): of the rows (along which the column index increases), then of the
+            columns.
         spacing: distance in mm between columns (x), and between rows (y).
         thickness: SliceThickness in mm; None (default) if missing.
         distance: SpacingBetweenSlices in mm; None (default) if missing.
         slope: scale factor of stored values (default 1).
         intercept: value added after scaling (default 0).
-        rescaled: those of RescaleSlope and RescaleIntercept that the header has.
+        rescaled: names of the elements RescaleSlope and RescaleIntercept that are in the header (default none).
         damaged: description of a damaged slope or intercept; None (default) if both are usable.
-        stack: StackID of a multi-frame file.
-        settings: name and value of settings that distinguish volumes acquired together, such as EchoTime.
+        stack: StackID of a multi-frame file (default empty).
+        settings: name and value of settings that distinguish volumes acquired together, such as EchoTime (default
+            none).
 
     Example:
         >>> plane = Slice("1.dcm", 0, (0.0, 0.0, 5.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), (0.8, 0.8))
@@ -170,7 +172,9 @@ def _check_in_plane(slices: Sequence[Slice]) -> None:
     if not (np.isfinite(spacings).all() and spacings.min() > 0):
         raise DataError(f"PixelSpacing is {spacings.min():g} mm; it must be positive.")
     if (np.ptp(spacings, axis=0) > 1e-3 * spacings.min(axis=0)).any():
-        raise DataError(f"its slices have pixel spacings from {spacings.min():g} to {spacings.max():g} mm.")
+        raise DataError(
+            f"its slices have pixel spacings from {spacings.min():g} to {spacings.max():g} mm; all must be the same."
+        )
 
 
 def _line(slices: Sequence[Slice], positions: np.ndarray, normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -260,7 +264,9 @@ def _closest_origin(positions: np.ndarray, step: np.ndarray) -> np.ndarray:
 def _check_thickness(slices: Sequence[Slice]) -> None:
     sizes = [plane.thickness for plane in slices if plane.thickness]
     if sizes and max(sizes) > (1 + _THICKNESS_TOLERANCE) * min(sizes):
-        raise DataError(f"it mixes slices of {min(sizes):g} and {max(sizes):g} mm (SliceThickness).")
+        raise DataError(
+            f"it mixes slices of {min(sizes):g} and {max(sizes):g} mm (SliceThickness); all must be equally thick."
+        )
 
 
 def _check_duplicates(slices: Sequence[Slice], heights: np.ndarray) -> None:

@@ -64,13 +64,14 @@ _OTHER_LENGTHS = ("m", "meter", "meters", "dm", "cm", "um", "µm", "micron", "mi
 
 
 def check_text_header(path: Path) -> None:
-    r"""Check the header of a MetaImage or NRRD file; other files pass.
+    r"""Check the header of a MetaImage or NRRD file, and that its voxel files exist; other files pass.
 
     Args:
         path: path of the file.
 
     Raises:
-        DataError: the header is invalid. The message names the field and its value, or the voxel file.
+        DataError: the header is invalid, or a voxel file is missing. The message names the field and its value, or the
+            voxel file.
         OSError: the file cannot be read.
 
     Example:
@@ -92,7 +93,7 @@ def check_text_header(path: Path) -> None:
 
 
 def compressed_values(path: Path) -> np.ndarray | None:
-    """Return the decompressed voxels of a MetaImage file in the order of the file; None for other files.
+    """Return the decompressed voxels of a compressed MetaImage file in the order of the file; None for other files.
 
     Args:
         path: path of the file.
@@ -349,7 +350,10 @@ def _check_data_files(path: Path, named: str) -> None:
                 f"{path}: the file with its voxels, {file}, is missing. Copy it to the folder of the header."
             ) from None
         if not stat.S_ISREG(kind) or file.samefile(path):
-            raise DataError(f"{path}: {file} cannot contain its voxels. Correct the name in the header.")
+            raise DataError(
+                f"{path}: {file} cannot contain its voxels, because it is the header itself or not a regular file. "
+                "Correct the name in the header."
+            )
 
 
 def _shown(value: str | None) -> str:

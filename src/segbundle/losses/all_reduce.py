@@ -1,4 +1,4 @@
-"""Sums over the ranks of a distributed training."""
+"""Sums over the ranks in distributed training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch.distributed as dist
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     """Return the sum of a tensor over all ranks, with gradients.
 
-    The backward pass sums the gradients of all ranks. DistributedDataParallel then averages the gradients of the
+    In distributed training, every rank must call this function and run its backward pass, because both wait for all
+    ranks. The backward pass sums the gradients of all ranks. DistributedDataParallel then averages the gradients of the
     weights. Together they give the gradient of a single loss over the whole batch.
 
     Args:

@@ -23,6 +23,9 @@ class RegionLoss(torch.nn.Module, ABC):
 
     Subclasses implement the loss over classes. See `segbundle.losses.DiceLoss` for the arguments.
 
+    Raises:
+        ValueError: if arguments contradict each other or are out of range.
+
     Example:
         >>> from segbundle.losses import DiceLoss, GeneralizedDiceLoss
         >>> issubclass(DiceLoss, RegionLoss), issubclass(GeneralizedDiceLoss, RegionLoss)
@@ -71,6 +74,8 @@ class RegionLoss(torch.nn.Module, ABC):
     def forward(self, input: torch.Tensor, target: torch.Tensor, annotated: torch.Tensor | None = None) -> torch.Tensor:
         """Compute the loss of a batch.
 
+        With the option `batch`, every rank of distributed training must call it, because sums are added over all ranks.
+
         Args:
             input: (B, C, *spatial) floating point: logits with `softmax` or `sigmoid`, otherwise probabilities.
             target: (B, 1, *spatial) class indices with `to_onehot_y`, or (B, C, *spatial) one-hot.
@@ -81,8 +86,9 @@ class RegionLoss(torch.nn.Module, ABC):
             A scalar in float32 (float64 for float64 input). See the class for `reduction="none"`.
 
         Raises:
-            ValueError: if shapes do not match, a class index is out of range, the background is marked as unannotated,
-                or the input contains NaN. On a GPU, values are checked in the first batches only.
+            ValueError: if shapes or the number of weights do not match, a class index is out of range, the background
+                is marked as unannotated, or the input contains NaN or Inf. On a GPU, values are checked in the first
+                batches only.
         """
         counts, counted = self.count(input, target, annotated)
         value = self.reduce(counts, counted)
@@ -140,7 +146,20 @@ class RegionLoss(torch.nn.Module, ABC):
         return counts, self._counted(annotated, counts)
 
     def reduce(self, counts: SoftCounts, counted: torch.Tensor) -> torch.Tensor:
-        """Compute the loss from the sums and the mask that `count` returns."""
+        """Compute the loss from the sums and the mask that `count` returns.
+
+        With the option `batch`, every rank of distributed training must call it, because sums are added over all ranks.
+
+        Args:
+            counts: sums of a batch of B samples and C classes.
+            counted: (B, C) bool, the classes that count.
+
+        Returns:
+            A scalar; or, with `reduction="none"`, one value per sample and class, or per sample.
+
+        Raises:
+            ValueError: if the number of weights does not match.
+        """
         sums = self._over_batch(counts, counted) if self.batch else (*counts[:4], counted)
         intersection, prediction, reference, voxels, counted = sums
         exclusive = self._exclusive(counted.shape[1])
@@ -244,7 +263,9 @@ class RegionLoss(torch.nn.Module, ABC):
         with_background = num_classes - (0 if self.include_background else 1)
         if len(weight) != with_background:
             excluded = "" if self.include_background else " without the background"
-            raise ValueError(f"weight has {len(weight)} entries for {with_background} classes{excluded}.")
+            raise ValueError(
+                f"weight has {len(weight)} entries for {with_background} classes{excluded}. Give one entry per class."
+            )
         return weight if self.include_background else F.pad(weight, (1, 0))
 
 

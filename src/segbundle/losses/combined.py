@@ -44,6 +44,9 @@ class _RegionCELoss(torch.nn.Module):
     def forward(self, input: torch.Tensor, target: torch.Tensor, annotated: torch.Tensor | None = None) -> torch.Tensor:
         """Compute the loss of a batch.
 
+        With the option `batch` or with class weights, every rank of distributed training must call it, because sums are
+        added over all ranks.
+
         Args:
             input: (B, C, *spatial) floating point, logits.
             target: (B, 1, *spatial) class indices with `to_onehot_y`, or (B, C, *spatial) one-hot.
@@ -96,8 +99,8 @@ class _RegionCELoss(torch.nn.Module):
             return value
         if self.progress is None:
             raise ValueError(
-                f"{value} needs the loss's `progress`. Set it to the completed fraction of the training, from 0 to 1, "
-                "or use the bundle's trainer."
+                f"{value} needs the loss's `progress`. Set it to the completed fraction of training, from 0 to 1, or "
+                "use the bundle's trainer."
             )
         return value(self.progress)
 
@@ -122,21 +125,22 @@ def _region_weights(weight: Weights, include_background: bool) -> torch.Tensor |
 class DiceCELoss(_RegionCELoss):
     """Dice loss plus cross entropy: lambda_dice x `DiceLoss` + lambda_ce x cross entropy.
 
-    Cross entropy is the mean of -log p over all voxels, as in PyTorch, where p is the probability of the voxel's class.
-    In a sample with unannotated classes, p of a background voxel is the sum of the probabilities of the background and
-    of those classes.
+    Cross entropy is the mean of -log p over all voxels that are not ignored, as in PyTorch, where p is the probability
+    of the voxel's class. In a sample with unannotated classes, p of a background voxel is the sum of the probabilities
+    of the background and of those classes.
 
     Args:
         weight: one factor per class, including the background. Cross entropy over class indices becomes the weighted
             mean, as in PyTorch. The Dice term is not divided by the weights, as in MONAI: weights around 40 make it 40
             times as large. Scale the weights to a mean of 1.
-        lambda_dice, lambda_ce: factors of the two terms; numbers, or a `LinearRamp` over the training. Default: 1.0.
-        label_smoothing: of the cross entropy, in [0, 1]. Default: 0.0.
+        lambda_dice, lambda_ce: factors of the two terms; each is a number, or a `LinearRamp` over the course of
+            training. Default: 1.0.
+        label_smoothing: label smoothing of the cross entropy, in [0, 1]. Default: 0.0.
         reduction: `mean` or `sum` (of the cross entropy over voxels).
         others: as in `DiceLoss`. The activation applies to Dice only; cross entropy uses the logits.
 
     Attributes:
-        progress: completed fraction of the training, set by the trainer; only ramps need it.
+        progress: completed fraction of training, from 0 to 1; None before the trainer sets it. Only ramps need it.
 
     Raises:
         ValueError: if arguments contradict each other or are out of range.
@@ -199,7 +203,7 @@ class GeneralizedDiceCELoss(_RegionCELoss):
         others: as in `DiceLoss`.
 
     Attributes:
-        progress: completed fraction of the training, set by the trainer; only ramps need it.
+        progress: completed fraction of training, from 0 to 1; None before the trainer sets it. Only ramps need it.
 
     Raises:
         ValueError: if arguments contradict each other or are out of range.

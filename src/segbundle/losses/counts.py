@@ -77,7 +77,7 @@ def soft_counts(
     soft_label: bool = False,
     cross_entropy: CrossEntropy | None = None,
 ) -> SoftCounts:
-    """Compute the per-class sums of a batch, with gradients to `input`.
+    """Compute the per-class sums of a batch; they are differentiable with respect to `input`.
 
     Args:
         input: (B, C, *spatial) floating point: logits before softmax, or probabilities.
@@ -91,7 +91,7 @@ def soft_counts(
         squared_pred: sum p² and g² in `prediction` and `reference`.
         soft_label: for a soft target, compute the intersection as the sum of min(p, g), so that p = g is a perfect
             match.
-        cross_entropy: cross entropy to compute in the same pass, or None.
+        cross_entropy: cross entropy to compute in the same pass, or None; ignored without `softmax`.
 
     Returns:
         Sums in float32 (float64 for float64 input).

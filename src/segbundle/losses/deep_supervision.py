@@ -16,9 +16,8 @@ def depths_of(logits: torch.Tensor | Sequence[torch.Tensor], target: torch.Tenso
     """Return the logits of every supervised resolution as a list, the finest first.
 
     Args:
-        logits: one of three forms. Single output: (B, C, *spatial). Stacked outputs: (B, depths, C,
-            *spatial), as MONAI's `DynUNet` returns in training. Sequence of tensors of decreasing size, as
-            `SegResNetDS` returns.
+        logits: a single output (B, C, *spatial); stacked outputs of equal size (B, depths, C, *spatial), as MONAI's
+            `DynUNet` returns in training; or a sequence of tensors of decreasing size, as `SegResNetDS` returns.
         target: (B, 1 or C, *spatial) at full resolution.
 
     Returns:

@@ -8,12 +8,13 @@ import math
 class LinearRamp:
     """Linear ramp of a loss weight over the course of training.
 
-    The value goes from `start` to `end` and stays there once the fraction `until` of the training is over.
+    The value changes linearly from `start` to `end` until the fraction `until` of training is completed, and then stays
+    at `end`.
 
     Args:
-        start: value at the beginning, 0 or more.
-        end: value from `until` to the end, 0 or more.
-        until: fraction of the training at which `end` is reached, in (0, 1].
+        start: value at the beginning, 0 or more. Default: 0.0.
+        end: value from `until` to the end of training, 0 or more. Default: 1.0.
+        until: completed fraction of training at which `end` is reached, in (0, 1]. Default: 1.0.
 
     Raises:
         ValueError: if a value is out of range.
@@ -28,11 +29,11 @@ class LinearRamp:
         if not (0 <= start < math.inf and 0 <= end < math.inf):
             raise ValueError(f"start and end must be finite and not negative, got {start} and {end}.")
         if not 0 < until <= 1:
-            raise ValueError(f"until must be a fraction of the training in (0, 1], got {until}.")
+            raise ValueError(f"until must be a fraction of training in (0, 1], got {until}.")
         self.start, self.end, self.until = float(start), float(end), float(until)
 
     def __call__(self, progress: float) -> float:
-        """Return the value at `progress`, the completed fraction of the training, in [0, 1]."""
+        """Return the value at `progress`, the completed fraction of training, in [0, 1]."""
         return self.start + (self.end - self.start) * min(max(progress / self.until, 0.0), 1.0)
 
     def __repr__(self) -> str:

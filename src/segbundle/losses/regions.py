@@ -126,6 +126,9 @@ def generalized_dice(
 def absent_shares(regions: Regions) -> torch.Tensor:
     """Compute P / V, the fraction of the volume predicted as each absent class.
 
+    Args:
+        regions: sums of R regions and C classes.
+
     Returns:
         (R, C); 0 for classes that are not absent.
 
@@ -171,7 +174,8 @@ def add_absent(loss: torch.Tensor, largest: torch.Tensor, regions: Regions, weig
 
     Args:
         loss: (R,), loss over the present classes, in [0, largest].
-        largest: (R,), 1 or the mean of the class weights; raised to the largest weight of an absent class.
+        largest: (R,), upper bound of `loss`: 1, or the mean of the class weights. If an absent class has a larger
+            weight, that weight is used instead.
         regions: sums of R regions and C classes.
         weight: (C,), weights of the absent classes.
 

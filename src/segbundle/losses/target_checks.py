@@ -17,7 +17,12 @@ _Value = TypeVar("_Value")
 
 
 def one_activation(sigmoid: bool, softmax: bool, other_act: Any) -> None:
-    """Raise an error unless at most one activation is given and it is callable.
+    """Raise an error if several activations are given, or `other_act` is not callable.
+
+    Args:
+        sigmoid: whether sigmoid is the activation.
+        softmax: whether softmax is the activation.
+        other_act: function from logits to probabilities, or None.
 
     Raises:
         ValueError: if several activations are given, or `other_act` is not callable.

@@ -15,7 +15,7 @@ from segbundle.metrics.surfaces import surface_scores
 
 
 class Status(str, enum.Enum):
-    """Status of a class in a case: whether and how it can be scored.
+    """Status of a class in a case: whether it is scored, and if not, why.
 
     Example:
         >>> Status("missed") is Status.MISSED
@@ -39,7 +39,7 @@ class ClassScore:
     """Scores of one class in one case.
 
     Attributes:
-        status: whether and how the class can be scored.
+        status: whether the class is scored, and if not, why.
         dice: Dice score in [0, 1]; NaN if the class is not scored.
         voxels_ref: number of voxels in the reference.
         voxels_pred: number of voxels in the prediction.
@@ -82,8 +82,8 @@ def score_case(
         num_classes: number of classes, including the background.
         annotated: one bool per class, False if the class was not annotated in this case. Default: all True.
         ignore_index: value of unknown voxels in the reference; they are excluded from all counts. Default: None.
-        spacing: voxel size in mm along each axis; None computes Dice and voxel counts only,
-            without surface scores and components.
+        spacing: voxel size in mm along each axis; None (default) computes Dice and voxel counts only, without surface
+            scores and components.
         nsd_tolerance_mm: tolerance of the surface Dice in mm; a number, or one per class. Default: 1.0.
 
     Returns:
@@ -99,7 +99,7 @@ def score_case(
     """
     annotated = [True] * num_classes if annotated is None else [bool(a) for a in annotated]
     if len(annotated) != num_classes:
-        raise ValueError(f"annotated has {len(annotated)} entries for {num_classes} classes.")
+        raise ValueError(f"annotated has {len(annotated)} entries for {num_classes} classes. Give one per class.")
     both, in_pred, in_ref = (counts.tolist() for counts in overlap_counts(pred, ref, num_classes, ignore_index))
     scores = [_class_score(*counts) for counts in zip(both, in_pred, in_ref, annotated, strict=True)]
     if spacing is None:

@@ -13,8 +13,8 @@ def overlap_counts(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Count the voxels of intersection, prediction and reference for every class.
 
-    A single pass in chunks of a few million voxels, for any number of classes. The volume is not copied, neither to
-    one-hot nor to a wider dtype.
+    The voxels are read once, in chunks of a few million, whatever the number of classes. Only chunks are copied: the
+    volume as a whole is converted neither to one-hot nor to a wider dtype.
 
     Args:
         pred: predicted class indices, any shape, integer dtype, values in [0, num_classes).
@@ -51,4 +51,7 @@ def _check_range(name: str, values: torch.Tensor, num_classes: int) -> None:
         return
     lowest, highest = int(values.min()), int(values.max())  # as Python integers: 256 may not fit the dtype
     if lowest < 0 or highest >= num_classes:
-        raise ValueError(f"the {name} contains values from {lowest} to {highest}, outside [0, {num_classes - 1}].")
+        raise ValueError(
+            f"the {name} contains values from {lowest} to {highest}, but class indices must be in "
+            f"[0, {num_classes - 1}]."
+        )

@@ -59,7 +59,7 @@ def surface_scores(
     - NSD at a tolerance (Nikolov et al., arXiv:1809.04430): the fraction of the area of both surfaces within the
       tolerance of the other surface.
 
-    Unknown voxels take the predicted class, and elements that touch an unknown voxel have no area. Unlabeled voxels are
+    Unknown voxels take the predicted class, and elements that touch an unknown voxel have no area. Unknown voxels are
     therefore neither right nor wrong.
 
     Args:
@@ -93,7 +93,8 @@ def surface_scores(
     is_annotated = [True] * num_classes if annotated is None else list(annotated)
     if not num_classes == len(tolerances) == len(is_annotated):
         raise ValueError(
-            f"tolerance_mm has {len(tolerances)} and annotated {len(is_annotated)} entries for {num_classes} classes."
+            f"tolerance_mm has {len(tolerances)} and annotated {len(is_annotated)} entries for {num_classes} classes. "
+            "Give one per class."
         )
     maps = _LabelMaps(pred.cpu().numpy(), ref.cpu().numpy(), ignore_index, num_classes)
     spacing = [float(size) for size in spacing]

@@ -69,7 +69,7 @@ def run(
 
 @dataclass(frozen=True)
 class Run:
-    """Result of one training.
+    """Result of one training run.
 
     Attributes:
         states: Prediction at each checkpoint: "B" (background only), "F" (foreground only) or "mixed".
@@ -112,7 +112,7 @@ class Training:
     blank: float
 
     def test(self, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return test images and class indices."""
+        """Return test images (num_test, channels, size, size) and their class indices (num_test, 1, size, size)."""
         return self.data.draw(self.num_test, torch.Generator().manual_seed(1000 + seed))
 
     def run(self, loss: Loss, learning_rate: float, seed: int) -> Run:

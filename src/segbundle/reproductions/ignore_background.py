@@ -34,7 +34,7 @@ def run(
     test_seed: int,
     seeds: Sequence[int],
 ) -> list[Table]:
-    """Return metrics and losses of four predictions that can be checked by hand, and the results of trainings.
+    """Return tables of the metrics and losses of four predictions that can be checked by hand, and of training runs.
 
     Args:
         voxels: Voxels per class in the scan of the first two tables, background first.
@@ -48,11 +48,11 @@ def run(
         widths: Channels of each U-Net level.
         learning_rate: Learning rate of Adam.
         batch_size: Images per step.
-        steps: Steps per training.
+        steps: Steps per training run.
         early: Fraction of the steps after which the predicted foreground is measured for the first time.
         test_pictures: Number of test images.
         test_seed: Seed of the test images.
-        seeds: Seeds, one per training.
+        seeds: Seeds, one per training run.
 
     Example:
         >>> from segbundle.reproductions import reproduce
@@ -85,7 +85,7 @@ def run(
         means[3] += f" ({min(dice):.3f} to {max(dice):.3f})"
         rows.append([name, *means, f"{mean(ratio for ratio, _ in results):.2f}"])
     columns = ["loss", *METRICS, f"foreground ratio after {early:.0%} of the steps"]
-    title = f"After {steps} steps, mean of {len(seeds)} trainings (range), {test_pictures} test images."
+    title = f"After {steps} steps, mean of {len(seeds)} runs (range), {test_pictures} test images."
     return [*by_hand(voxels, sure, weight), Table(title, columns, rows)]
 
 
@@ -100,7 +100,7 @@ METRICS = (
 
 
 def figures(predicted: torch.Tensor, labels: torch.Tensor) -> list[float]:
-    """Return the metrics that `METRICS` lists.
+    """Return the metrics that `METRICS` names, in the same order.
 
     "Background voxels ignored" excludes voxels with background in the reference, as `ignore_index=0` does. The
     foreground ratio is predicted foreground / reference foreground.
@@ -126,7 +126,7 @@ def figures(predicted: torch.Tensor, labels: torch.Tensor) -> list[float]:
 
 
 def losses(weight: torch.Tensor) -> dict[str, Callable[[], Loss]]:
-    """Return factories of the losses in the question and its answer, and of our choice.
+    """Return functions that create the losses to compare, by name: those of the question, its answer and segbundle.
 
     Args:
         weight: Class weights of the cross entropy.
@@ -154,7 +154,7 @@ def losses(weight: torch.Tensor) -> dict[str, Callable[[], Loss]]:
 
 
 def blend(weight: torch.Tensor, alpha: float) -> dict[str, Callable[[], Loss]]:
-    """Return the factory of weighted cross entropy + alpha x Dice loss, with alpha growing from 0.
+    """Return a function, by name, that creates weighted cross entropy + alpha x Dice loss, with alpha growing from 0.
 
     The weights are scaled to a mean of 1 over the structures. The cross entropy is a weighted mean and does not change;
     the Dice loss uses the same weights and stays within [0, 1].

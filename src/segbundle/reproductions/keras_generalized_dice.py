@@ -29,9 +29,10 @@ class PostedLoss:
 
     Args:
         epsilon: Constant in the weights.
-        counted: Whether V is the volume. The posted code compares a symbolic tensor with ==. In TensorFlow 1, the
-            result is a single False, so every V is 0 and all weights are 1 / epsilon.
-        alone: Compute the loss per image and average, as is usual for 3D scans.
+        counted: Whether V is the volume. If not, every V is 0 and all weights are 1 / epsilon, as in the posted code:
+            it compares a symbolic tensor with ==, and in TensorFlow 1 the result is a single False.
+        alone: Whether to compute the loss per image and average, as is usual for 3D scans, instead of per batch.
+            Default: False.
 
     Example:
         >>> PostedLoss(0.5, counted=False).weights(torch.tensor([10.0, 20.0])).tolist()
@@ -42,7 +43,11 @@ class PostedLoss:
         self.epsilon, self.counted, self.alone = epsilon, counted, alone
 
     def weights(self, volumes: torch.Tensor) -> torch.Tensor:
-        """Return the weight of each class."""
+        """Return the weight of each class.
+
+        Args:
+            volumes: Reference volumes in voxels, one per class, of any shape.
+        """
         return 1 / ((volumes if self.counted else torch.zeros_like(volumes)) ** 2 + self.epsilon)
 
     def __call__(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -93,11 +98,11 @@ def run(
     learned: float,
     seeds: Sequence[int],
 ) -> list[Table]:
-    """Return weights and losses of a 3D scan, and the results of trainings on images of digits.
+    """Return tables of the weights and losses of a 3D scan, and of training runs on images of digits.
 
     Args:
         volumes: Voxels per class of the scan, background first.
-        enlarge: Factors along every axis that the scan is enlarged by.
+        enlarge: Factors by which the scan is enlarged along every axis.
         sure: Probability of the predicted class; the other classes share the rest evenly.
         epsilon: Constant in the posted weights.
         digit_size: Side of a digit in pixels.
@@ -106,10 +111,10 @@ def run(
         widths: Channels of each U-Net level.
         learning_rate: Learning rate of Adam.
         batch_size: Images per step.
-        steps: Steps per training.
+        steps: Steps per training run.
         test_images: Number of held-out images.
         learned: Mean Dice on held-out images above which a digit counts as learned.
-        seeds: Seeds, one per training; each has a different split and different positions.
+        seeds: Seeds, one per training run; each has a different split and different positions.
 
     Raises:
         ConfigError: scikit-learn is not installed.
@@ -132,8 +137,8 @@ def run(
     held_out = torch.cat([digits.labels[:test_images] for digits in splits.values()])
     foreground = float((held_out > 0).float().mean())
     title = (
-        f"Digits, {steps} steps of {batch_size} images; {len(seeds)} trainings, {test_images} held-out images each, "
-        f"{1 - foreground:.1%} background. Counts per training; means over all trainings (range)."
+        f"Digits, {steps} steps of {batch_size} images; {len(seeds)} runs, {test_images} held-out images each, "
+        f"{1 - foreground:.1%} background. Counts per run; means over all runs (range)."
     )
     columns = [
         "loss", f"digits learned (Dice > {learned:g})", "digits never predicted", "mean Dice of the ten",
@@ -150,12 +155,12 @@ def run(
 
 @dataclass(frozen=True)
 class Score:
-    """Metrics of one training on held-out images.
+    """Metrics of one training run on held-out images.
 
     Attributes:
         learned: Number of digits whose mean Dice over the images with the digit is above the limit.
         never: Number of digits that are predicted in no pixel.
-        dice: Mean of these Dice over the ten digits.
+        dice: Mean over the ten digits of the mean Dice over the images with the digit.
         pooled: Mean Dice over the ten digits, computed over all images together, including false positives.
         background: Fraction of pixels predicted as background.
         last: Loss of the last step.
@@ -235,7 +240,13 @@ class Digits:
     labels: torch.Tensor
 
     def batches(self, part: slice, batch_size: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield random batches of a subset of the images indefinitely."""
+        """Yield random batches of a subset of the images indefinitely.
+
+        Args:
+            part: Images to draw from.
+            batch_size: Images per batch.
+            seed: Seed of the random generator.
+        """
         images, labels = self.images[part], self.labels[part]
         generator = torch.Generator().manual_seed(seed)
         while True:
@@ -265,7 +276,7 @@ def _digits(digit_size: int, size: int, threshold: float, seed: int) -> Digits:
 
 
 def weights(volumes: Sequence[int], epsilon: float) -> Table:
-    """Return the table of the weight of each class by each formula, with an absent class in the last row.
+    """Return the table of class weights: a row per class, with an absent class last, and a column per formula.
 
     Args:
         volumes: Voxels per class, background first.
@@ -299,7 +310,7 @@ def scan_losses(volumes: Sequence[int], enlarge: Sequence[int], sure: float, eps
 
     Args:
         volumes: Voxels per class, background first.
-        enlarge: Factors along every axis that the scan is enlarged by.
+        enlarge: Factors by which the scan is enlarged along every axis.
         sure: Probability of the predicted class.
         epsilon: Constant in the posted weights.
 

@@ -32,6 +32,13 @@ class PostedSums:
         denominators: Sum d per class.
         smooth: Constant that is added to numerator and denominator.
 
+    Attributes:
+        weight, shared, size: Posted w, n and d, each float64 (C,).
+        volume: Voxels per class by the posted weights, 1 / √w, (C,).
+        absent: Whether a class is absent by the posted sums (n = 0), bool (C,).
+        voxels: Number of voxels by the posted sums, half the sum of d.
+        bounds: Smallest and largest weight of each class that the posted sums allow, (C,) each.
+
     Example:
         >>> sums = PostedSums([1.0, 0.25], [0.0, 2.0], [1.0, 4.0], smooth=1.0)
         >>> sums.loss(sums.weight)
@@ -92,11 +99,20 @@ class PostedSums:
 
         The minimum of a ratio of sums is at a corner of the bounds: classes with large n / d have their largest weight,
         the others their smallest.
+
+        Args:
+            loss: Function of the weights (C,).
+            bounds: Smallest and largest weights, (C,) each.
         """
         return min(self._corners(loss, bounds, best_first=True))
 
     def largest(self, loss: Callable[[torch.Tensor], float], bounds: Bounds) -> float:
-        """Return the largest value of a loss over all weights within bounds."""
+        """Return the largest value of a loss over all weights within bounds.
+
+        Args:
+            loss: Function of the weights (C,).
+            bounds: Smallest and largest weights, (C,) each.
+        """
         return max(self._corners(loss, bounds, best_first=False))
 
     def contradiction(self, index: int) -> str:
@@ -142,7 +158,7 @@ class PostedSums:
         return Table("The posted numbers, class by class: w weight, n sum of p g, d sum of p + g", columns, rows)
 
     def losses(self) -> Table:
-        """Return the table of values of the posted formula, with and without the classes of weight 1."""
+        """Return the table of values of the posted formula and its variants, for instance without smoothing."""
         ones = torch.ones_like(self.weight)
         of_one = self.weight == 1
         s = f"{self.smooth:g}"
@@ -170,7 +186,11 @@ class PostedSums:
         return Table("Losses of the posted numbers", ["loss", "sum w n", "sum w d", "value"], rows)
 
     def losses_if_one_batch(self) -> Table:
-        """Return the table of losses of the sums alone, over all weights that fit them."""
+        """Return the table of the smallest and largest loss that the posted sums allow.
+
+        The posted weights are ignored: weights range over `bounds`, and absent classes have a weight of 1 in the posted
+        formula.
+        """
         absent = float(self.size[self.absent].sum())
         rows = [
             ["as posted", *self._range(self.loss_if_one_batch)],

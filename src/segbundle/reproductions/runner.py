@@ -52,7 +52,9 @@ def reproduce(name: str, overrides: Mapping[str, Any] | None = None) -> list[Tab
         if key not in config or key.startswith("_"):
             raise ConfigError(f"reproduction {name!r} has no value {key!r}{suggestion(key, config)}")
         if not _is_like(overrides[key], config[key]):
-            raise ConfigError(f"{key} is {shortened(overrides[key])}; a value like {config[key]!r} is needed.")
+            raise ConfigError(
+                f"reproduction {name!r}: {key} is {shortened(overrides[key])}; a value like {config[key]!r} is needed."
+            )
     parser = ConfigParser({"tables": {**config, **protect(overrides)}})
     tables: list[Table] = parser.get_parsed_content("tables")
     return tables

@@ -38,14 +38,24 @@ class Discs:
     noise: float
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return images (count, channels, size, size) and class indices (count, 1, size, size)."""
+        """Draw images (count, channels, size, size), and their class indices (count, 1, size, size).
+
+        Args:
+            count: Number of images.
+            generator: Random generator.
+        """
         labels = torch.stack([self._labels(generator) for _ in range(count)])
         palette = torch.cat([torch.zeros_like(self.colors[:1]), self.colors])
         pictures = palette[labels].movedim(-1, 1)
         return pictures + self.noise * torch.randn(pictures.shape, generator=generator), labels[:, None]
 
     def batches(self, batch_size: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield new images and class indices indefinitely."""
+        """Yield new images and class indices (see `draw`) indefinitely.
+
+        Args:
+            batch_size: Images per batch.
+            seed: Seed of the random generator.
+        """
         generator = torch.Generator().manual_seed(seed)
         while True:
             yield self.draw(batch_size, generator)

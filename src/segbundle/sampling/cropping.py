@@ -17,9 +17,11 @@ _EPSILON = 1e-6
 def draw_start(
     rng: np.random.Generator, indices: Sequence[torch.Tensor], shape: Sequence[int], patch_size: Sequence[int]
 ) -> tuple[int, ...]:
-    """Draw the first voxel of a patch whose center is in a class drawn uniformly from the classes of the case.
+    """Draw the first voxel of a patch with a random center.
 
-    Rare classes are sampled as often as large classes and the background.
+    The class of the center is drawn uniformly from the classes of the case, so rare classes are sampled as often as
+    large classes and the background. If the case has no known voxel, any voxel can be the center. A patch that would
+    cross the edge of the volume is moved inside.
 
     Args:
         rng: random generator.
@@ -28,7 +30,7 @@ def draw_start(
         patch_size: (X, Y, Z) of the patch.
 
     Returns:
-        Index of the first voxel, such that the patch is inside the volume.
+        Index (x, y, z) of the first voxel.
 
     Example:
         >>> draw_start(np.random.default_rng(0), [torch.tensor([63])], shape=(4, 4, 4), patch_size=(2, 2, 2))
@@ -48,10 +50,10 @@ def draw_start(
 def cut(
     case: Mapping[str, Any], start: Sequence[int], patch_size: Sequence[int], change: Change, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a patch that is rotated and scaled about its center and then mirrored.
+    """Return the image and the label map of a patch, rotated and scaled about its center and then mirrored.
 
-    The image is interpolated linearly, labels by nearest neighbor. Beyond the edge of the volume, the border is
-    repeated, in the image and in the label map.
+    The image is interpolated linearly, labels by nearest neighbor. Positions beyond the edge of the volume get the
+    nearest edge value, in the image and in the label map.
 
     Args:
         case: `image` (C, X, Y, Z) and `label` (1, X, Y, Z), of any dtype; `spacing` (3,) in mm, so that angles are
@@ -62,7 +64,7 @@ def cut(
         device: device of the result.
 
     Returns:
-        Image float32 (C, *patch_size) and label uint8 (1, *patch_size).
+        Image float32 (C, *patch_size), and label (1, *patch_size) in its own dtype; both are copies on `device`.
 
     Example:
         >>> volume = torch.arange(8).reshape(1, 2, 2, 2)

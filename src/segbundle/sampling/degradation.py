@@ -53,11 +53,11 @@ def _each(
 def blurred(channel: torch.Tensor, sigma: float) -> torch.Tensor:
     """Return a channel after Gaussian smoothing.
 
-    The kernel is truncated at 3 sigma, and the border is repeated.
+    The kernel is truncated at 3 sigma. Positions beyond the edge get the nearest edge value.
 
     Args:
         channel: (X, Y, Z), floating point.
-        sigma: standard deviation in voxels.
+        sigma: standard deviation of the kernel in voxels, greater than 0.
 
     Example:
         >>> blurred(torch.full((2, 2, 2), 3.0), sigma=0.5).round().unique()

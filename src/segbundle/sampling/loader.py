@@ -31,13 +31,14 @@ class PatchLoader:
         patch_size: (X, Y, Z), at most the size of the smallest case.
         batch_size: patches per batch and rank. Default: 2.
         augmentation: random augmentation; None disables it.
-        seed: seed of order, positions and augmentation; None for a different seed in every run. Default: 0.
+        seed: seed of order, positions and augmentation, the same on all ranks; None for the initial seed of PyTorch's
+            generator (`torch.initial_seed`). Default: 0.
         device: device on which batches are created.
         rank: rank of this process. Default: 0.
         world_size: number of processes. All ranks together load the same batches as one process with `world_size` times
             the batch size. Default: 1.
-        read_ahead: whether a thread prefetches the next batch. None prefetches on a GPU only, as on a CPU the thread
-            would compete with the network for cores.
+        read_ahead: whether a thread prefetches the next batch. None (default) prefetches on a GPU only, because on a
+            CPU the thread would compete with the network for cores.
         patches_per_case: patches of each case per epoch. Default: 1.
 
     Raises:
@@ -119,7 +120,7 @@ class PatchLoader:
                 value.record_stream(stream)
 
     def batch(self, epoch: int, step: int) -> dict[str, Any]:
-        """Return the batch of a step of an epoch. Steps start from 0, epochs from 1."""
+        """Return the batch of a step of an epoch, as in iteration. Steps start from 0, epochs from 1."""
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
         first = (step * self.world_size + self.rank) * self.batch_size
         with torch.no_grad():

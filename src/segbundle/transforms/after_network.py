@@ -38,13 +38,14 @@ def postprocessing(
         largest_component: keep only the largest connected component of the named classes; True applies to every class
             except the background. Default: False.
         save_probabilities: write `<case>_prob.nii`, see `RestoreLabelsd`. Default: False.
-        output_dir: folder for probabilities.
+        output_dir: folder for probabilities; needed by `save_probabilities`.
 
     Returns:
         A transform of dicts with `image` and `pred`.
 
     Raises:
-        ConfigError: if `largest_component` names an unknown class, or `output_dir` is missing.
+        ConfigError: if `largest_component` names an unknown class, or `class_names` or `output_dir` is needed but
+            missing.
 
     Example:
         >>> steps = postprocessing(["background", "liver"], largest_component=["liver"])
@@ -52,11 +53,11 @@ def postprocessing(
         ['RestoreLabelsd', 'LargestComponentd']
     """
     if save_probabilities and output_dir is None:
-        raise ConfigError("save_probabilities needs an output_dir.")
+        raise ConfigError("save_probabilities needs an output_dir. Set it, or set save_probabilities to false.")
     steps: list[Transform] = [RestoreLabelsd(output_dir if save_probabilities else None)]
     if largest_component:
         if not class_names:
-            raise ConfigError("largest_component needs class_names.")
+            raise ConfigError("largest_component needs class_names. Set them, or set largest_component to false.")
         names = class_names[1:] if largest_component is True else largest_component
         for name in names:
             if name not in class_names[1:]:
@@ -111,10 +112,10 @@ class RestoreLabelsd(Transform):
 
 
 class LargestComponentd(Transform):
-    """Largest-component filter for some classes in `pred` (1, X, Y, Z); other components become background.
+    """Filter that keeps only the largest connected component of some classes in `pred` (1, X, Y, Z).
 
-    Voxels are connected over faces, the default of `scipy.ndimage.label`. If several components are largest, the first
-    is kept.
+    Their other components become background. Voxels are connected over faces, the default of `scipy.ndimage.label`. If
+    several components are largest, the first is kept.
 
     Args:
         classes: class indices.
@@ -152,10 +153,14 @@ class SaveLabelsd(Transform):
     """Writer of `pred` (1, X, Y, Z) to `<output_dir>/<case>_seg.nii.gz` in the geometry of the scan file.
 
     The scan file is taken from the metadata of `image`. Without `case`, the output is named after the scan file. The
-    path of the written file is added as `prediction`.
+    path of the written file is added as `prediction`. If the item has no `probabilities`, the file that an earlier run
+    wrote for the case is removed.
 
     Args:
         output_dir: folder for label maps.
+
+    Raises:
+        OutputError: when called, if the file cannot be written.
 
     Example:
         >>> SaveLabelsd("predictions").output_dir.name
@@ -176,7 +181,11 @@ class SaveLabelsd(Transform):
         return saved
 
     def discard(self, case: str) -> None:
-        """Remove the label map and the probabilities of a case from an earlier run, and nothing else."""
+        """Remove the label map and the probabilities that an earlier run wrote for a case; ignore errors of the disk.
+
+        Args:
+            case: name of the case.
+        """
         with suppress(OSError):
             folder_of(self.output_dir).remove([run_files.label_map("", case), run_files.probabilities("", case)])
 

@@ -82,7 +82,11 @@ def network_transforms(
 
     Args:
         keys: `image`, and `label` if the label map is resampled as well.
-        intensity, spacing, axcodes: as in `preprocessing`.
+        intensity, spacing: as in `preprocessing`.
+        axcodes: orientation of the network's grid; None keeps the orientation of each scan. Default: `RAS`.
+
+    Raises:
+        ConfigError: if a setting is invalid.
 
     Example:
         >>> steps = network_transforms(["image"], {"method": "window", "lower": 0, "upper": 100}, None)
@@ -164,6 +168,9 @@ class ZScored(MapTransform):
 
     Equivalent to MONAI's `NormalizeIntensityd(channel_wise=True)`, but in place to save memory.
 
+    Args:
+        keys: items to transform, floating-point tensors (C, ...).
+
     Example:
         >>> ZScored("image")({"image": torch.tensor([[0.0, 2.0]])})["image"]
         tensor([[-1.,  1.]])
@@ -181,11 +188,16 @@ class ClipOutliersd(MapTransform):
     """Outlier clipping, so that a few voxels do not dominate the mean and standard deviation of a scan.
 
     A single voxel of 65535 (metal, a defect, padding) makes the z-score useless for all others. The range of a channel
-    excludes the highest and the lowest 0.02% of the values, estimated from every n-th voxel. A value is an outlier if
-    its distance from the range is more than five times the size of the range. A channel with outliers is clipped in
-    place to three times the range, with a warning; other channels stay unchanged. Up to 0.5% of the values are
-    excluded if a gap of twice the range separates them from all others. Fill values such as -32768 and 65535, which may
-    fill a large fraction of a scan, are set to the limits of the range.
+    excludes the highest and the lowest 0.02% of the values, estimated from every n-th voxel. It excludes up to 0.5% at
+    either end if a gap of twice the range separates them from all other values.
+
+    A value is an outlier if its distance from the range is more than five times the size of the range. A channel with
+    outliers, or with such a gap, is clipped in place, with a warning: to the range plus its size at either end. Fill
+    values such as -32768 and 65535, which may fill a large fraction of a scan, are set to the limits of the range.
+    Other channels stay unchanged.
+
+    Args:
+        keys: items to transform, float32 tensors (C, X, Y, Z) on the CPU.
 
     Example:
         >>> data = ClipOutliersd("image")({"image": torch.arange(1000.0).reshape(1, 10, 10, 10), "case": "a"})

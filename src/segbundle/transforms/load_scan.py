@@ -1,4 +1,4 @@
-"""Loading of datalist entries as tensors, with checks for errors that would silently spoil a training."""
+"""Loading of datalist entries as tensors, with checks for errors that would silently spoil training."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LoadScand(Transform):
     The image becomes a float32 `MetaTensor` (C, X, Y, Z). The label map becomes a uint8 `MetaTensor` (1, X, Y, Z) with
     `IGNORE_INDEX` for unknown voxels, and `annotated` a bool tensor (num_classes,). As in MONAI, the metadata contains
     `affine` and `original_affine`, both (4, 4) in mm in RAS+ world coordinates, `spatial_shape` and `filename_or_obj`.
-    If the image was prefetched (`segbundle.io.read_ahead`), `early_seconds` is the time this took.
+    If the image was prefetched (`segbundle.io.read_ahead`), the item `early_seconds` is the time that reading took.
 
     Args:
         class_names: class names of the task, used to check label values.
@@ -34,7 +34,8 @@ class LoadScand(Transform):
         label: whether to load the label map. Default: False.
 
     Raises:
-        DataError: when called, with all problems of the case's files (see `segbundle.datasets.case_checks`).
+        DataError: when called, if a file cannot be read; or with all problems of the case's files (see
+            `segbundle.datasets.case_checks`).
 
     Example:
         >>> import tempfile

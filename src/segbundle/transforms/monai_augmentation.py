@@ -129,7 +129,7 @@ def random_transforms(
 ) -> list[Transform]:
     """Return random deformations of image and label map, followed by random intensity transforms of the image.
 
-    Beyond the edge of the volume, the border is repeated, in the image and in the label map.
+    Positions beyond the edge of the volume get the nearest edge value, in the image and in the label map.
 
     Args:
         flip_axes: axes to mirror, each with probability 1/2. Exclude an axis along which sides differ, for instance
@@ -140,6 +140,9 @@ def random_transforms(
 
     Returns:
         Transforms of dicts with `image` (C, X, Y, Z) and `label` (1, X, Y, Z).
+
+    Raises:
+        ConfigError: if `flip_axes` is neither `auto` nor a list of axes.
 
     Example:
         >>> [type(transform).__name__ for transform in random_transforms(flip_axes=(0,))][:3]

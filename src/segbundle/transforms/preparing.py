@@ -111,10 +111,12 @@ def _measures(image: MetaTensor, label: MetaTensor, num_classes: int) -> list[di
 
 
 def class_indices(label: torch.Tensor, num_classes: int) -> list[torch.Tensor]:
-    """Return the voxel indices of every class in a flattened label map, an evenly spaced subset of at most 20,000.
+    """Return the voxel indices of every class in a flattened label map.
+
+    If a class has more than 20,000 voxels, an evenly spaced subset of 20,000 is returned.
 
     Args:
-        label: class indices, any shape, integer dtype.
+        label: class indices on the CPU, any shape, integer dtype.
         num_classes: number of classes, including the background.
 
     Returns:
@@ -138,8 +140,8 @@ def class_indices(label: torch.Tensor, num_classes: int) -> list[torch.Tensor]:
 class PadToPatchd(Transform):
     """Symmetric padding of `image` and `label` (C, X, Y, Z) to at least the size of a patch.
 
-    The image is padded with 0. The label map is padded with background, or with unknown voxels if it contains any. The
-    first time, a warning is logged.
+    The image is padded with 0. The label map is padded with background, or with unknown voxels if it contains any. A
+    warning is logged for the first case that is padded.
 
     Args:
         patch_size: (X, Y, Z).
@@ -164,7 +166,10 @@ class PadToPatchd(Transform):
             self._warned = True
             where, shape = data.get("case", "a case"), "×".join(map(str, label.shape[1:]))
             _logger.warning(
-                "%s has %s voxels, fewer than patch_size along an axis. Such cases are padded.", where, shape
+                "%s has %s voxels on the network's grid, fewer than patch_size along an axis. Such cases are padded; a "
+                "smaller patch_size avoids this.",
+                where,
+                shape,
             )
         outside = IGNORE_INDEX if bool((label == IGNORE_INDEX).any()) else 0
         padded[CommonKeys.IMAGE] = self.pad(padded[CommonKeys.IMAGE])

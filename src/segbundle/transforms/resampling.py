@@ -152,16 +152,17 @@ def _respaced(
 
 
 def parallel_axes(to_scan: np.ndarray, shape: Sequence[int]) -> list[int] | None:
-    """Return the axis of one grid to which each axis of another grid is parallel.
+    """Return the parallel axis of a scan for each axis of a grid, or None if the axes are not parallel.
 
-    Axes count as parallel if no voxel of the other grid deviates by more than 0.01 voxels.
+    Axes count as parallel if no voxel of the grid deviates by more than 0.01 voxels of the scan. The scan may be any
+    other grid.
 
     Args:
-        to_scan: (4, 4), maps voxel indices of the other grid to voxel indices of the first grid.
-        shape: (X, Y, Z) of the other grid.
+        to_scan: (4, 4), maps voxel indices of the grid to voxel indices of the scan.
+        shape: (X, Y, Z) of the grid.
 
     Returns:
-        One axis of the first grid per axis of the other grid; None if the grids are not parallel.
+        One axis of the scan, from 0 to 2, for each axis of the grid; or None.
 
     Example:
         >>> parallel_axes(np.eye(4)[[1, 0, 2, 3]], shape=(10, 10, 10))
@@ -177,14 +178,17 @@ def parallel_axes(to_scan: np.ndarray, shape: Sequence[int]) -> list[int] | None
 
 
 def resample(values: torch.Tensor, positions: Sequence[np.ndarray]) -> torch.Tensor:
-    """Interpolate a volume linearly on a grid with parallel axes. Beyond the edge, the border is repeated.
+    """Interpolate a volume linearly on a grid whose axes are parallel to those of the volume.
+
+    Positions beyond the edge get the nearest edge value.
 
     Args:
         values: (C, X, Y, Z) with any strides; floating point, or any dtype if all positions are integers.
-        positions: for each axis, the positions of the slices of the new grid, in voxels.
+        positions: for each axis of `values`, the positions of the slices of the new grid, as fractional voxel indices.
 
     Returns:
-        (C, X', Y', Z'), contiguous. If nothing changes, `values` itself; if axes are only flipped, a flipped copy.
+        (C, X', Y', Z'): `values` itself if nothing changes, a flipped copy if axes are only flipped, otherwise a new
+        contiguous tensor.
 
     Example:
         >>> values = torch.tensor([[[[0.0, 10.0]]]])
@@ -227,7 +231,7 @@ def interpolate(values: torch.Tensor, at: np.ndarray, dim: int) -> torch.Tensor:
 
     Args:
         values: any shape; floating point, or any dtype if all positions are integers.
-        at: (n,), positions between 0 and the size of the dimension - 1, in voxels.
+        at: (n,), positions as fractional indices, from 0 to the size of the dimension minus 1.
         dim: the dimension.
 
     Returns:

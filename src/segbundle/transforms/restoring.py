@@ -33,9 +33,10 @@ def restore_labels(
     The result is that of softmax, linear interpolation of every class probability, and argmax. It is computed faster:
 
     - Between grids with parallel axes, axes are interpolated one after another, slab by slab.
-    - With two classes, the sign of the difference of their probabilities decides: one volume instead of two.
-    - With more classes, a class that is the largest at all corners of a cell is the largest inside it. Only voxels near
-      class boundaries need interpolated probabilities.
+    - With two classes, the sign of the difference of their probabilities decides. One volume is interpolated instead of
+      two.
+    - With more classes, a class that is the most probable at all corners of a cell is the most probable inside it. Only
+      voxels near class boundaries need interpolated probabilities.
 
     Args:
         scores: logits before softmax, (num_classes, X', Y', Z') floating point, on the network's grid; or `ScoreSlabs`,
@@ -47,7 +48,7 @@ def restore_labels(
 
     Returns:
         Class indices (X, Y, Z) on the device of the logits: uint8 for up to 256 classes, otherwise int16. Voxels beyond
-        the network's grid have the class at its border.
+        the network's grid get the class at its nearest edge.
 
     Example:
         >>> logits = torch.tensor([[[[1.0, 0.0]]], [[[0.0, 2.0]]]])  # (2, 1, 1, 2)

@@ -45,7 +45,7 @@ def command(dataset, trained, tmp_path):
         ("train", "intensity: {method: window, lower: x, upper: 1}", "intensity#lower is 'x'; a number is needed."),
         ("train", "augmentation: {rotation: x}", "augmentation#rotation is 'x'; an angle in degrees"),
         ("train", "augmentation: {rotation: -1}", "augmentation#rotation is -1; an angle in degrees"),
-        ("train", "mlflow_uri: ''", "mlflow_uri is ''; an address, for instance sqlite:///mlflow.db"),
+        ("train", "mlflow_uri: ''", "mlflow_uri is ''; a URI, for instance sqlite:///mlflow.db"),
         ("train", "augmentation: {rotations: 1}", "augmentation: unknown setting 'rotations': did you mean"),
         ("train", "loss#lambda_dice: x", "config key 'loss' (segbundle.losses.DiceCELoss) cannot be created with "),
         ("train", "loss: 5", "config key 'loss' is 5; a component (a mapping with a _target_) is needed."),

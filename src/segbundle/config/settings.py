@@ -48,7 +48,7 @@ class Setting:
         commands: commands that use the setting (default: train, evaluate and predict).
         affects: what the setting determines, for records and reports: `scans` that are read, `cases` that are scored,
             `labels` or `scores`; empty for none of these.
-        fixed: whether the setting must not change when a training is resumed (default False).
+        fixed: whether the setting must not change when a training run is resumed (default False).
         inference_default: default of `inference.yaml`, if it differs from `train.yaml`.
 
     Example:
@@ -109,8 +109,8 @@ SETTINGS = (
         _PATHS, "false",
     ),
     Setting(
-        "mlflow_uri", AnyOf(NULL, Text(filled=True)), "an address, for instance sqlite:///mlflow.db, or null,",
-        "MLflow server or database to log to, in addition to TensorBoard", _PATHS, "null", _TRAIN,
+        "mlflow_uri", AnyOf(NULL, Text(filled=True)), "a URI, for instance sqlite:///mlflow.db, or null,",
+        "URI of an MLflow server or database to log to, in addition to TensorBoard", _PATHS, "null", _TRAIN,
     ),
     Setting(
         "class_names", ListOf(Name()), "a list of names (in quotes: no, yes, on, off), the background's first,",
@@ -193,7 +193,7 @@ SETTINGS = (
     ),
     Setting(
         "test_time_flips", ListOf(OneOf(0, 1, 2), distinct=True), "a list of axes, for instance [0],",
-        "axes of test-time augmentation by flips; only axes that the training flipped; each axis doubles the time",
+        "axes of test-time augmentation by flips; only axes flipped in training; each axis doubles the time",
         _NETWORK, "[]",
         affects="labels",
     ),
@@ -317,7 +317,7 @@ TEXT_KEYS = frozenset(
     and not setting.kind.accepts(1)
     and not isinstance(setting.kind, Component)
 )
-"""Keys whose values are always text, even if they look like numbers: folders, files, addresses, names."""
+"""Keys whose values are always text, even if they look like numbers: folders, files, URIs, names."""
 NAME_LISTS = frozenset(
     key for key, setting in BY_KEY.items() if setting.kind.accepts(["name"]) and not setting.kind.accepts("name")
 )
@@ -353,7 +353,7 @@ def select_settings(settings: Mapping[str, Any], affects: Sequence[str]) -> dict
 
 
 def fixed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that must not change when a training is resumed.
+    """Return the settings that must not change when a training run is resumed.
 
     Args:
         settings: values by key.

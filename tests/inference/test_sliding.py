@@ -169,7 +169,7 @@ def test_slabs_refuse_other_outputs():
 @pytest.mark.parametrize("options", [{"flip_axes": [0]}, {"skip_air": True}, {"checkpoints": ["a.pt"]}])
 def test_unsupported_options_raise(options):
     ours = SlidingWindowInferer((4, 4), **options)
-    with pytest.raises(ValueError, match="for 3D volumes"):
+    with pytest.raises(ValueError, match="need a 3D volume and a network"):
         ours(noise(1, 1, 8, 8), torch.nn.Conv2d(1, 2, 1))
 
 
@@ -392,7 +392,7 @@ def test_checkpoint_of_another_network_is_refused(tmp_path):
 
 
 def test_checkpoints_need_a_module():
-    with pytest.raises(ValueError, match=r"need a torch\.nn\.Module"):
+    with pytest.raises(ValueError, match=r"need a network that is a torch\.nn\.Module"):
         SlidingWindowInferer((4, 4, 4), checkpoints=["a.pt"])(noise(1, 1, 4, 4, 4), lambda x: x)
 
 

@@ -131,8 +131,8 @@ def test_different_references_and_classes_are_reported(runs, tmp_path):
     (other / "metrics.csv").write_text(renamed)
     (other / "summary.json").write_text((other / "summary.json").read_text().replace("cube", "box"))
     text = write_comparison([runs[0], other], tmp_path / "comparison.html").read_text(encoding="utf-8")
-    assert "only in run: cube" in text
-    assert "only in other: box" in text
+    assert "<br>run has cube" in text
+    assert "<br>other has box" in text
 
 
 def test_runs_without_pairs_have_no_plot(tmp_path):
@@ -144,8 +144,8 @@ def test_runs_without_pairs_have_no_plot(tmp_path):
 
 def test_unshared_cases_are_listed(runs, tmp_path):
     text = write_comparison(runs, tmp_path / "comparison.html").read_text(encoding="utf-8")
-    assert "only in x/run: only here" in text
-    assert "only in y/run: only there" in text
+    assert "<br>x/run has only here" in text
+    assert "<br>y/run has only there" in text
     assert "Over the 4 cases" in text
     # (1 + 0.75 + 0.5 + 1) / 4 of the ball and 1 of the cube, without the case that only one has
     assert re.findall(r'<th scope="row">./run</th><td>(.*?)</td>', text) == ["0.9062", "0.9062"]

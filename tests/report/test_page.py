@@ -245,8 +245,8 @@ def test_training_page_has_epoch_caveat_and_progress(tmp_path):
         for epoch in range(1, 31):
             writer.add_scalar("train/loss", 1 / epoch, epoch)
     text = text_of(tmp_path)
-    assert "validation scores after epoch 20, the best of all epochs validated" in text
-    assert "The training has reached epoch 30 of 40." in text
+    assert "validation during training after epoch 20, the best of all validated epochs" in text
+    assert "Training has reached epoch 30 of 40." in text
 
 
 @pytest.mark.parametrize(

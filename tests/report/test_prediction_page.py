@@ -357,7 +357,7 @@ def test_unfinished_runs_are_not_predictions(tmp_path):
     with pytest.raises(OutputError, match=r"is an evaluation without metrics\.csv\. Evaluate again"):
         holds_scores(folder)
     (tmp_path / "task.json").write_text("{}")
-    with pytest.raises(OutputError, match=r"has no metrics\.csv yet: the training has not been validated"):
+    with pytest.raises(OutputError, match=r"has no metrics\.csv yet: no epoch has been validated\. Wait for"):
         holds_scores(tmp_path)
 
 

@@ -36,8 +36,10 @@ def cached(folder, keep):
 def test_missing_classes_warn_once(folder, caplog):
     warn_about_missing_classes(CLASSES, prepared(folder), cached(folder, "1"))
     assert [record.getMessage() for record in caplog.records if "contains" in record.getMessage()] == [
-        "no training case contains ghost; a network needs examples of every class",
-        "no validation case contains right, so the best epoch is selected without it",
+        "no training case contains ghost; a network needs examples of every class. Add such cases, or hold out another "
+        "fold with --fold.",
+        "no validation case contains right, so the best epoch is selected without it. To validate all classes, hold "
+        "out another fold with --fold.",
     ]
 
 

@@ -196,7 +196,9 @@ def predict(
     resume: Resume = False,
     scans: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SCANS... [--KEY VALUE]...", help="Files, folders, DICOM folders; any config key."),
+        typer.Argument(
+            metavar="SCANS... [--KEY VALUE]...", help="Scans (files, folders, DICOM folders), and any config key."
+        ),
     ] = None,
 ) -> None:
     """Segment scans: one label map per scan, in the scan's own geometry.
@@ -252,7 +254,7 @@ def audit(
     for finding in found:
         typer.echo(finding)
     if found:
-        typer.echo(f"{len(found)} finding(s). With --trust, it can run any code on this computer.", err=True)
+        typer.echo(f"{len(found)} finding(s). With --trust, {path} can run any code on this computer.", err=True)
         raise typer.Exit(1)
     typer.echo(f"{path}: nothing found that could run code.")
 
@@ -277,7 +279,9 @@ def samples(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of evaluations or trainings, or one of predictions.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Folders of evaluations or training runs, or one folder of predictions.")
+    ],
     dataset_dir: MovedDataset = None,
     output: Annotated[
         Path | None,
@@ -313,7 +317,7 @@ def report(
 def view(
     run: Annotated[Path, typer.Argument(help="Folder of an evaluation, a cross-validation or predictions.")],
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the web server; 0 for any free port.")] = 0,
-    browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
+    browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
     dataset_dir: MovedDataset = None,
 ) -> None:
     """Show the report of a run and its scans, references and predictions in 3D, in a browser on this machine only.
@@ -332,7 +336,7 @@ def reproduce(
     output: Annotated[Path | None, typer.Option(help="Also write the tables to this Markdown file.")] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[--KEY VALUE]...", help="A value in its YAML, for instance --steps 100."),
+        typer.Argument(metavar="[--KEY VALUE]...", help="A value in the question's YAML, for instance --steps 100."),
     ] = None,
 ) -> None:
     """Reproduce a public question about a failing Dice loss, and its answer; see docs/reproductions.md.

@@ -18,7 +18,7 @@ from segbundle.terminal import counted
 
 
 def print_check(dataset: Path, config: Sequence[Path] = (), trust: bool = False) -> bool:
-    """Print a summary of a dataset, or every problem of it to stderr.
+    """Check every case of a dataset, and print a summary to stdout or, if there are problems, all of them to stderr.
 
     Args:
         dataset: folder of the dataset, or its `dataset.json`.
@@ -26,10 +26,11 @@ def print_check(dataset: Path, config: Sequence[Path] = (), trust: bool = False)
         trust: whether to use task YAMLs that the audit flags (default False).
 
     Returns:
-        whether every case can be used.
+        whether no problem was found.
 
     Raises:
-        ConfigError: a task YAML is invalid, or the audit flags it.
+        ConfigError: a task YAML is invalid, the audit flags it, or neither a task YAML nor the dataset defines the
+            class names.
         DataError: the dataset does not exist.
 
     Example:

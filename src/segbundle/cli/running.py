@@ -35,8 +35,8 @@ _RESUME_HINTS = {
 def stop_on_signals() -> None:
     """Handle SIGTERM and Ctrl-C: print one line, and exit with 128 plus the signal number.
 
-    The command first finishes writing its files. The process exits immediately after a second signal, after ten
-    seconds, or during imports. (MONAI imports modules with `pydoc`, and `pydoc` swallows the exception.)
+    The command first finishes writing its files, for at most ten seconds. The process exits immediately after a second
+    signal, and during imports. (MONAI imports modules with `pydoc`, which swallows the exception.)
 
     Example:
         >>> stop_on_signals()  # doctest: +SKIP
@@ -80,7 +80,10 @@ def _exit_now(number: int) -> None:
 
 @contextmanager
 def report_early_stop() -> Iterator[None]:
-    """Print a line if a signal stops a command before its work, instead of typer's silent exit.
+    """Print a line if a signal stops a command before its work has begun; typer would exit silently.
+
+    Raises:
+        SystemExit: a signal stopped the command. The exit code is 128 plus the signal number.
 
     Example:
         >>> with report_early_stop():
@@ -99,10 +102,10 @@ def plain_errors(resume_hint: str = "") -> Iterator[None]:
     """Turn every error into a message and exit code 1, without a traceback (see `segbundle.errors.show_error`).
 
     Args:
-        resume_hint: how to continue the command, added to the message of a stopped command. Default: none.
+        resume_hint: how to continue the command, appended to the message if the command is stopped. Default: none.
 
     Raises:
-        typer.Exit: an error occurred, or the command was stopped.
+        typer.Exit: an error occurred (exit code 1), or the command was stopped (128 plus the signal number).
 
     Example:
         >>> try:
@@ -127,7 +130,7 @@ def plain_errors(resume_hint: str = "") -> Iterator[None]:
 
 @contextmanager
 def print_log() -> Iterator[None]:
-    """Print log messages of segbundle, for commands without a workflow and its logging configuration.
+    """Print the log messages of segbundle to stdout, for commands that do not configure logging as workflows do.
 
     Example:
         >>> import logging
@@ -161,15 +164,16 @@ def run_workflow(
     trust: bool = False,
     resume_hint: str | None = None,
 ) -> None:
-    """Run one of the bundle's workflows, like `python -m monai.bundle run`.
+    """Run one of the bundle's workflows, as `python -m monai.bundle run` does, with messages instead of tracebacks.
 
     Args:
         name: name of the workflow: `train`, `evaluate` or `inference`.
         bundle: folder of the bundle. Default: the bundle of the project.
         config: task YAMLs.
         given: values of the command's options; None for options that were not given.
-        words: rest of the command line, with `--key value` pairs.
-        positional_key: config key of the words that are not `--key value` pairs. Default: such words are an error.
+        words: rest of the command line, with `--key value` pairs; None for an empty rest.
+        positional_key: config key whose value is the list of words that are not in `--key value` pairs. Default: such
+            words are an error.
         trust: whether to run a bundle and task YAMLs that the audit flags (default False).
         resume_hint: see `plain_errors`. Default: how to resume the workflow.
 

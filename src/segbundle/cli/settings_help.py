@@ -15,7 +15,7 @@ def settings_by_theme(command: str, shown: Collection[str] = ()) -> dict[str, li
 
     Args:
         command: name of the command.
-        shown: keys that the help lists as separate options (default: none).
+        shown: keys to leave out, because the help lists them as options of the command itself (default: none).
 
     Example:
         >>> [setting.key for setting in settings_by_theme("predict", ["largest_component"])["Evaluation and output"]]
@@ -30,11 +30,14 @@ def settings_by_theme(command: str, shown: Collection[str] = ()) -> dict[str, li
 
 
 def help_lines(command: str, shown: Collection[str] = ()) -> dict[str, list[tuple[str, str]]]:
-    """Return options and their descriptions by theme, as click's help formatter takes them.
+    """Return the settings that a command takes as options, formatted for click's help formatter.
 
     Args:
         command: name of the command.
-        shown: see `settings_by_theme`.
+        shown: keys to leave out, see `settings_by_theme`.
+
+    Returns:
+        Pairs of an option and its description (with the default), by theme.
 
     Example:
         >>> help_lines("train", ["device"])["Training"][0]

@@ -111,7 +111,7 @@ SETTINGS = (
     ),
     Setting(
         "mlflow_uri", AnyOf(NULL, Text(filled=True)), "a URI, for instance sqlite:///mlflow.db, or null,",
-        "MLflow server or database to log to, in addition to TensorBoard", _PATHS, "null", _TRAIN,
+        "URI of an MLflow server or database to log to, in addition to TensorBoard", _PATHS, "null", _TRAIN,
     ),
     Setting(
         "class_names", ListOf(Name()), "a list of names (in quotes: no, yes, on, off), the background's first,",
@@ -194,7 +194,7 @@ SETTINGS = (
     ),
     Setting(
         "test_time_flips", ListOf(OneOf(0, 1, 2), distinct=True), "a list of axes, for instance [0],",
-        "axes of test-time augmentation by flips; only axes that the training flipped; each axis doubles the time",
+        "axes of test-time augmentation by flips; only axes flipped in training; each axis doubles the time",
         _NETWORK, "[]",
         affects="labels",
     ),

@@ -28,15 +28,15 @@ def prepare(
 ) -> Network:
     """Return a function that runs a network on windows of a fixed shape.
 
-    Call this function and the returned function under `torch.inference_mode()` or `torch.no_grad()`. Prepare again
-    after the weights change: `openvino` copies them, and `cudagraph` reads them from their previous memory.
+    Call this function and the returned function under `torch.inference_mode()` or `torch.no_grad()`. Call this function
+    again after the weights have changed: `openvino` copies them, and `cudagraph` reads them from their previous memory.
 
     Args:
         network: network in evaluation mode on `device`.
-        backend: `eager` (plain PyTorch), `compile` (`torch.compile`), `cudagraph` (captured once and replayed, CUDA
-            only) or `openvino` (converted, CPU only).
+        backend: `eager` (plain PyTorch), `compile` (`torch.compile`), `cudagraph` (CUDA kernels that are captured once
+            and then replayed; CUDA only) or `openvino` (network converted to OpenVINO; CPU only).
         precision: see `segbundle.inference.precision.autocast`.
-        shape: (B, C, *roi) of every batch of windows; `eager` and `compile` accept other shapes as well.
+        shape: (B, C, *roi) of every batch of windows. Functions for `eager` and `compile` also accept other shapes.
         device: device of the network.
 
     Returns:

@@ -13,17 +13,21 @@ def members(
 ) -> Iterator[tuple[str | None, Callable[..., torch.Tensor]]]:
     """Yield the network with the weights of each checkpoint in turn.
 
-    Checkpoints are memory-mapped, so that only the network's own weights are in memory.
+    The weights are loaded into the network itself, which has those of the last checkpoint afterwards. Checkpoints are
+    memory-mapped, so that only the network's own weights are in memory.
 
     Args:
         network: a `torch.nn.Module`; any callable if there are no checkpoints.
-        checkpoints: files with plain state dicts; if empty, the network is yielded once with its current weights.
+        checkpoints: paths of files with plain state dicts; if empty, the network is yielded once with its current
+            weights.
 
     Yields:
-        The checkpoint (None without checkpoints) and the network, always the same object.
+        The path of the checkpoint (None without checkpoints), and the network, which is always the same object.
 
     Raises:
         ValueError: if checkpoints are given for a network that is not a module.
+        RuntimeError: if the shapes of the weights do not fit the network.
+        OSError: if a checkpoint cannot be read.
 
     Example:
         >>> network = torch.nn.Conv3d(1, 2, 3)
@@ -34,7 +38,7 @@ def members(
         yield None, network
         return
     if not isinstance(network, torch.nn.Module):
-        raise ValueError("checkpoints need a torch.nn.Module to load them into.")
+        raise ValueError(f"checkpoints need a network that is a torch.nn.Module, got {type(network).__name__}.")
     for path in checkpoints:
         weights: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         network.load_state_dict(weights, strict=False)  # without layers that only deep supervision needs

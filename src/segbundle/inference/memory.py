@@ -1,4 +1,4 @@
-"""Memory of devices and networks, and the window and batch sizes that fit."""
+"""Memory footprint of networks, and the window and batch sizes that fit into the memory of a device."""
 
 from __future__ import annotations
 
@@ -55,11 +55,12 @@ class _PeakMeter(TorchFunctionMode):
 
 @dataclass(frozen=True)
 class Needs:
-    """Memory footprint of a network's windows.
+    """Memory footprint of a network, per voxel of a window.
 
     Attributes:
-        bytes_per_voxel: peak memory of the network per voxel of a window in float32, including the logits.
-        num_classes: number of channels of the logits.
+        bytes_per_voxel: estimated peak memory of a forward pass in float32, in bytes per voxel of a window. It includes
+            the window and the logits.
+        num_classes: number of channels of the logits; 1 if the network does not return a single tensor.
 
     Example:
         >>> Needs(bytes_per_voxel=400.0, num_classes=3).num_classes
@@ -73,12 +74,15 @@ class Needs:
 def measured_needs(network: Callable[..., torch.Tensor], channels: int, patch_size: Sequence[int]) -> Needs:
     """Measure the memory footprint of a network with a forward pass of a small window of zeros.
 
-    The result is doubled, since workspaces of convolutions cannot be measured.
+    The measured memory is doubled, because the workspaces of convolutions cannot be measured.
 
     Args:
         network: network to measure.
         channels: number of input channels.
-        patch_size: (X, Y, Z) of training patches; used as the window size if the network rejects smaller windows.
+        patch_size: (X, Y, Z) of training patches. If the network rejects a smaller window, one of this size is used.
+
+    Raises:
+        RuntimeError, ValueError: the network rejects a window of this size as well.
 
     Example:
         >>> measured_needs(torch.nn.Conv3d(1, 2, 3, padding=1), channels=1, patch_size=(32, 32, 32)).num_classes
@@ -105,13 +109,13 @@ def _measure(
 def training_bytes(network: torch.nn.Module, channels: int, patch_size: Sequence[int], precision: Precision) -> float:
     """Estimate the memory of a training step in bytes per patch (C, *patch_size).
 
-    The tensors saved for the backward pass are measured on small patches. On CPUs, gradients and oneDNN workspaces add
-    about 120% in bfloat16 and 60% in float32 (measured).
+    The tensors that are saved for the backward pass are measured for small patches and scaled to `patch_size`. On CPUs,
+    gradients and oneDNN workspaces add about 120% in bfloat16 and 60% in float32 (measured).
 
     Args:
-        network: network to measure; not modified.
+        network: network to measure, with at least one parameter; it is not modified.
         channels: number of input channels.
-        patch_size: (X, Y, Z).
+        patch_size: (X, Y, Z) in voxels.
         precision: see `segbundle.inference.precision.autocast`.
 
     Example:
@@ -146,7 +150,9 @@ def _saved_bytes(network: torch.nn.Module, shape: Sequence[int], precision: Prec
 
 
 def choose_batch(needs: Needs, roi: Sequence[int], device: torch.device) -> int:
-    """Return the number of windows per batch that fits into free memory and is fast on the device.
+    """Return the number of windows per batch that fits into half of the free memory and is fast on the device.
+
+    It is at least 1, at most 4 on CPUs, and at most 16 on GPUs.
 
     Args:
         needs: memory footprint of the network.
@@ -165,7 +171,9 @@ def choose_batch(needs: Needs, roi: Sequence[int], device: torch.device) -> int:
 
 
 def limit_batch(batch: int, needs: Needs, roi: Sequence[int]) -> int:
-    """Return `batch`, or fewer windows if they do not fit into the free memory of the CPU.
+    """Return a number of windows per batch that is reduced, if needed, to fit into half of the CPU's free memory.
+
+    It is at least 1.
 
     Args:
         batch: requested number of windows.
@@ -189,8 +197,8 @@ def choose_windows(
 ) -> tuple[list[int], list[float]]:
     """Return the window size and overlap that cover a volume with the fewest computed voxels.
 
-    Candidates are at least as large as a patch. Their sides keep the divisibility of the patch (by the largest power of
-    two, up to 32), and they overlap by as many voxels as patches do.
+    Candidates are as large as a patch, or larger if they fit into half of the free memory. Each of their sides is
+    divisible by the same power of two (up to 32) as the patch. They overlap by as many voxels as patches do.
 
     Args:
         shape: (X, Y, Z) of the volume.

@@ -14,7 +14,7 @@ from segbundle.inference.precision import autocast
 
 
 class PatchInferer(monai.inferers.Inferer):
-    """Inferer for training steps: a single forward pass of the whole batch, in mixed precision where it is faster.
+    """Inferer for training steps, which runs the network once on the whole batch, in a given precision.
 
     Args:
         precision: see `segbundle.inference.precision.autocast`. Default: `auto`.
@@ -33,8 +33,14 @@ class PatchInferer(monai.inferers.Inferer):
     ) -> torch.Tensor | list[torch.Tensor]:
         """Return logits (B, num_classes, *spatial) in float32, whatever the precision of the network.
 
-        With deep supervision, the logits of every resolution are returned, stacked or as a list like the network's
-        output.
+        With deep supervision, the logits of all resolutions are returned in the form of the network's output: a stacked
+        tensor or a list of tensors.
+
+        Args:
+            inputs: patches (B, C, *spatial).
+            network: network to run.
+            args: additional positional arguments of the network.
+            kwargs: additional keyword arguments of the network.
         """
         inputs = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         with autocast(inputs.device, self.precision):

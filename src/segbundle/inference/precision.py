@@ -1,6 +1,6 @@
 """Precision of the network on CPU and GPU.
 
-MONAI's engines enter `torch.autocast("cuda")` only. The context here wraps the network and supports both devices.
+MONAI's engines support `torch.autocast` on CUDA devices only. The context of this module supports CPUs as well.
 """
 
 from __future__ import annotations

@@ -11,11 +11,13 @@ from segbundle.distributed import rank
 
 
 class ProgressBar:
-    """Progress bar of an engine, shown on terminals only, so that log files do not contain it.
+    """Handler that shows the progress of an engine as a bar, on terminals only, so that log files do not contain it.
+
+    With several ranks, only rank 0 shows the bar.
 
     Args:
         description: text before the bar.
-        unit: unit of an iteration. Default: `scan`.
+        unit: name of what one iteration processes. Default: `scan`.
         leave: whether the bar stays on the terminal when the engine has finished. Default: True.
 
     Example:
@@ -32,7 +34,7 @@ class ProgressBar:
         self._bar: tqdm[NoReturn] | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Register with a trainer or an evaluator. The epochs of a trainer share one bar."""
+        """Attach the handler to a trainer or an evaluator. The epochs of a trainer share one bar."""
         engine.add_event_handler(Events.STARTED, self._open)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
         engine.add_event_handler(Events.COMPLETED | Events.EXCEPTION_RAISED, self._close)

@@ -26,9 +26,10 @@ _logger = logging.getLogger(__name__)
 
 
 def is_better(current: float, best: float) -> bool:
-    """Return whether a validation score is better than the best so far, so that its weights are kept.
+    """Return whether the weights of a validation are kept as the best, given its score and the best score so far.
 
-    The newer weights are also kept if the best score is NaN, or if both scores are 0.
+    They are kept if the new score is larger. While scores are not meaningful, newer weights are kept as well: if the
+    best score is NaN, or if it is 0 and the new score is 0 or NaN.
 
     Args:
         current: score of this validation.
@@ -44,7 +45,7 @@ def is_better(current: float, best: float) -> bool:
 
 
 class MeanDice(Metric):
-    """Ignite metric: mean Dice over classes, as defined in `summary.json`.
+    """Ignite metric: the mean Dice over classes, as `segbundle.results.scores.summarize` defines it.
 
     The metric reads the label maps `pred` and `label` (1, X, Y, Z) from the output of the engine, and `case` and
     `annotated` from its batch. It adds `scores` to the output of each case. The mean is 0 if no class could be scored,
@@ -52,15 +53,17 @@ class MeanDice(Metric):
 
     Args:
         class_names: names of the classes, background first.
-        nsd_tolerance_mm: tolerance of the normalized surface distance in mm, for all classes or by name (see
-            `nsd_tolerances`); connected components are counted as well. None (default) measures neither.
-        records: records of the evaluation; scores of cases that an earlier run finished are included. Default: None.
+        nsd_tolerance_mm: tolerance of the normalized surface Dice in mm, for all classes or by name (see
+            `nsd_tolerances`). Surface metrics are then computed, and connected components counted. Default: None,
+            neither.
+        records: records of the evaluation. Scores of cases that an earlier run has finished are then included.
+            Default: None.
 
     Attributes:
-        cases: scores of each case.
+        cases: scores of each case of this rank; after the end of the evaluation, those of all ranks.
 
     Raises:
-        ConfigError: see `nsd_tolerances`.
+        ConfigError: the class names or the tolerances are invalid (see `nsd_tolerances`).
 
     Example:
         >>> from monai.data import MetaTensor
@@ -89,7 +92,11 @@ class MeanDice(Metric):
         self.cases = []
 
     def iteration_completed(self, engine: Engine) -> None:
-        """Score the cases of the current iteration."""
+        """Score the cases of the current iteration, and add `scores` to their outputs.
+
+        Args:
+            engine: evaluator whose batch and output are lists with one dict per case.
+        """
         batch: Any = engine.state.batch
         outputs: Any = engine.state.output
         for item, output in zip(batch, outputs, strict=True):
@@ -100,7 +107,8 @@ class MeanDice(Metric):
         """Score a case.
 
         Args:
-            output: values of the case: `case`, `pred`, `label` and `annotated`.
+            output: values of the case: its name `case`, the label maps `pred` and `label`, `MetaTensor` (1, X, Y, Z),
+                and `annotated`, bool (num_classes,).
         """
         pred, label = output[CommonKeys.PRED], output[CommonKeys.LABEL]
         axes = torch.as_tensor(label.affine)[:3, :3].double()
@@ -119,14 +127,21 @@ class MeanDice(Metric):
         self.cases.append(CaseScores(output["case"], scores, voxel_mm3 / 1000))
 
     def completed(self, engine: Engine, name: str) -> None:
-        """Gather the cases of all ranks and of an earlier run, and add the mean Dice to the metrics of the engine."""
+        """Gather the cases of all ranks and of an earlier run, and add the mean Dice to the metrics of the engine.
+
+        Every rank must call this method, because the ranks exchange their scores.
+
+        Args:
+            engine: evaluator.
+            name: name of the metric.
+        """
         self.cases = all_gather(self.cases)
         if self.records is not None:
             self.cases = sorted([*self.records.earlier_scores, *self.cases], key=lambda scored: scored.case)
         super().completed(engine, name)
 
     def compute(self) -> float:
-        """Return the mean Dice of the cases so far."""
+        """Return the mean Dice of the cases so far; 0 if no class could be scored."""
         return self.summary()["mean_dice"] or 0.0
 
     def summary(self) -> dict[str, Any]:
@@ -135,11 +150,17 @@ class MeanDice(Metric):
 
 
 class ScoreReport:
-    """Handler that writes `metrics.csv` and `summary.json` after an evaluation, and prints a table of the classes.
+    """Handler that writes `metrics.csv` and `summary.json` after an evaluation, and prints a table of the scores.
+
+    With several ranks, only rank 0 does so. If the engine has `records`, an error in writing is deferred, so that other
+    files are still written.
 
     Args:
         output_dir: output folder.
         metric: metric with the scores.
+
+    Raises:
+        OutputError: at the end of the evaluation, if a file cannot be written, and the engine has no `records`.
 
     Example:
         >>> import contextlib, io, os, tempfile
@@ -157,7 +178,7 @@ class ScoreReport:
         self.metric = metric
 
     def attach(self, engine: Engine) -> None:
-        """Register with the evaluator."""
+        """Attach the handler to the evaluator."""
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _write(self, engine: Engine) -> None:

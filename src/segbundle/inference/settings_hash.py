@@ -31,11 +31,12 @@ _CHECKPOINTS = ("ckpt_path", "weights")
 
 
 def configured(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings as plain values, taken from the configuration of the running workflow if it has their keys.
+    """Return settings as plain values, which can be written as JSON and hashed.
 
-    A component is described by its `_target_` and its arguments, a reference by the value that it refers to. All
+    If the configuration of the running workflow has the key of a setting, its value is used instead of the given one. A
+    component is described by its `_target_` and its arguments, a reference by the value to which it refers. All
     components that affect a result are added under the key `components`. Without a running workflow, the given values
-    are described instead, and no components are added.
+    are described, and no components are added.
 
     Args:
         settings: values by key.
@@ -61,7 +62,10 @@ def configured(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def checkpoints_in(settings: Mapping[str, Any]) -> Any:
-    """Return the paths of the checkpoints in settings, or None.
+    """Return the setting with the paths of the checkpoints, or None if there is no such setting.
+
+    Args:
+        settings: values by key, with `ckpt_path` or its former name `weights`.
 
     Example:
         >>> checkpoints_in({"overlap": 0.5, "ckpt_path": "model.pt"})
@@ -85,8 +89,9 @@ def hash_settings(values: Mapping[str, Any], weights: str | Sequence[str] | None
     """Return 12 hexadecimal digits that identify settings and the contents of checkpoints.
 
     Args:
-        values: settings, as returned by `configured`.
-        weights: paths of checkpoints, or the folder of a cross-validation; None without checkpoints.
+        values: settings, as `configured` returns them.
+        weights: path or paths of checkpoints, or the folder of a cross-validation; None without checkpoints. The path
+            of a missing file is hashed instead of its content.
 
     Example:
         >>> hash_settings({"overlap": 0.5}, None) == hash_settings({"overlap": 0.25}, None)
@@ -110,7 +115,7 @@ def plain_values(parser: ConfigParser, value: Any, within: Sequence[str] = ()) -
         within: IDs of the references that are being followed, to stop at cycles. Default: none.
 
     Returns:
-        JSON values.
+        JSON values. A reference to an unknown key, or to one in `within`, is replaced by its ID.
 
     Example:
         >>> parser = ConfigParser({"size": [3, 3], "kernel": "@size#0", "names": "$len(@size)"})

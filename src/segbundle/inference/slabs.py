@@ -20,7 +20,7 @@ _BACKGROUND_LOGIT = 20.0
 
 
 class NonFiniteLogitsError(ValueError):
-    """Error for logits that are NaN or infinite.
+    """Error for logits that are NaN or infinite, for instance because weights have diverged.
 
     Example:
         >>> issubclass(NonFiniteLogitsError, ValueError)
@@ -35,7 +35,7 @@ def check_finite(logits: torch.Tensor) -> None:
         logits: any shape.
 
     Raises:
-        NonFiniteLogitsError: with the number of such logits.
+        NonFiniteLogitsError: some logits are NaN or infinite. The message gives their number.
 
     Example:
         >>> check_finite(torch.zeros(2, 3))
@@ -54,9 +54,9 @@ def check_finite(logits: torch.Tensor) -> None:
 class ScoreSlabs:
     """Iterator over the logits of a volume, computed on demand in slabs along one axis.
 
-    Iterate only once. Items are `(start, logits)`: float32 logits (num_classes, X, Y, Z) of a slab that begins at index
-    `start` along `axis`. Each slab begins with the last slice of the previous slab, so that interpolation has no gaps.
-    The next slab reuses the memory, so copy the values that you need later.
+    It can be iterated over only once. Items are `(start, logits)`: float32 logits (num_classes, X, Y, Z) of a slab that
+    begins at index `start` along `axis`. Each slab begins with the last slice of the previous slab, so that
+    interpolation between slabs has no gaps. The next slab reuses the memory, so copy values that are needed later.
 
     Args:
         shape: (X, Y, Z) of the volume.
@@ -96,10 +96,13 @@ class ScoreSlabs:
             self.seconds += time.monotonic() - started
 
     def whole(self, device: torch.device | str | None = None) -> torch.Tensor:
-        """Return the logits of the whole volume, (num_classes, X, Y, Z).
+        """Return the logits of the whole volume, float32 (num_classes, X, Y, Z). This consumes the iterator.
 
         Args:
             device: device of the result. Default: device of the slabs.
+
+        Raises:
+            NonFiniteLogitsError: if logits are NaN or infinite.
         """
         logits: torch.Tensor | None = None
         for start, slab in self:
@@ -111,14 +114,14 @@ class ScoreSlabs:
 
 
 class SlabBuffer:
-    """Weighted sums of window logits, for as many slices as the windows of a group span.
+    """Buffer in which the weighted logits of overlapping windows are summed, for a range of slices of a volume.
 
-    Internally, the slab axis comes first. The size of the buffer is classes x slices x cross-section, independent of
-    the extent of the volume along that axis.
+    The range is as thick as the windows of a group (see `WindowPlan.groups`), and moves along the axis of the plan. The
+    size of the buffer is classes x slices x cross-section, independent of the extent of the volume along that axis.
 
     Args:
         plan: positions of the windows.
-        weights: weights of a window's voxels, (X, Y, Z), on the device of the network.
+        weights: weight of each voxel of a window, (X, Y, Z), on the device of the network.
         thickness: maximum number of slices that the windows of a group span.
         device: device of the sums. None selects the device of the network if the sums fit there, otherwise the CPU. On
             the CPU, windows from a GPU are added while the next windows are computed.
@@ -146,7 +149,11 @@ class SlabBuffer:
         self._copied: tuple[torch.Tensor, Any, list[Place]] | None = None
 
     def move_to(self, first: int) -> None:
-        """Move the buffer to windows that start at slice `first`, and keep the last of the previous slices."""
+        """Move the buffer to the windows that start at slice `first`, and keep the slice before it for the next slab.
+
+        Args:
+            first: index of the slice in the padded volume; not less than in earlier calls.
+        """
         begin = max(first - 1, 0)
         if self._sums is not None:
             _shift(self._sums, 1, begin - self._begin)
@@ -155,11 +162,16 @@ class SlabBuffer:
 
     @property
     def empty(self) -> bool:
-        """Whether no window was added yet."""
+        """Whether no window has been added yet."""
         return self._sums is None
 
     def add(self, logits: torch.Tensor, places: Sequence[Place]) -> None:
-        """Add the logits (B, num_classes, X, Y, Z) of windows at these positions."""
+        """Add the weighted logits of windows to the sums.
+
+        Args:
+            logits: (B, num_classes, X, Y, Z), float32, float16 or bfloat16.
+            places: positions of the B windows in the padded volume.
+        """
         if self._sums is None:
             self._allocate(logits)
         assert self._sums is not None
@@ -185,10 +197,13 @@ class SlabBuffer:
             self._sums = torch.zeros((logits.shape[1], *size), device=device)
 
     def move_to_cpu(self, device: torch.device) -> bool:
-        """Move the sums from a device without free memory to the CPU.
+        """Move the sums to the CPU if they are on a certain device, to free its memory.
+
+        Args:
+            device: device whose memory is exhausted.
 
         Returns:
-            Whether the sums were moved; False if they are not on this device, or it is the CPU.
+            Whether the sums were moved. False if they are not on `device`, or if it is the CPU.
         """
         if self._sums is None or self._sums.device != device or device.type == "cpu":
             return False
@@ -221,10 +236,16 @@ class SlabBuffer:
             self._counts[tuple(at)].add_(self._weights)
 
     def finished(self, stop: int) -> Slab | None:
-        """Return the finished slices, those before `stop`, cropped to the volume.
+        """Return the logits of the slices before `stop`, to which no more windows are added.
+
+        Sums are divided by the sums of the weights. Voxels that no window covers become background.
+
+        Args:
+            stop: index of the first unfinished slice in the padded volume.
 
         Returns:
-            The slab, or None if it is empty.
+            First slice in the volume, and logits (num_classes, X, Y, Z) without padding, which share their memory with
+            the buffer. None if all of these slices are padding.
 
         Raises:
             NonFiniteLogitsError: if logits of a window in these slices are NaN or infinite.

@@ -43,22 +43,23 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
     """Sliding-window inferer with the results of MONAI's, but faster and with a smaller memory footprint.
 
     `inferer(inputs, network)` returns the logits of the whole volume, as in MONAI. `inferer.slabs(inputs, network)`
-    yields them slab by slab, so that no tensor of the size classes x volume is allocated;
+    returns an iterator that computes them slab by slab, so that no tensor of the size classes x volume is allocated.
     `segbundle.transforms.restore_labels` converts the slabs to a label map. Windows are visited along one axis. Their
-    weighted sums are in float32, in a buffer as thick as a window (`SlabBuffer`).
+    logits are summed with weights in float32, in a buffer that is about as thick as a window (`SlabBuffer`).
 
-    Other cases that MONAI supports are delegated to MONAI: 2D, `with_coord`, additional arguments, several outputs,
-    smaller outputs, and gradients with respect to the inputs. For these cases, `precision` is the only additional
-    argument that applies, and `slabs` is not available.
+    Cases that only MONAI supports are passed on to MONAI: 2D, `with_coord`, additional arguments, several outputs,
+    smaller outputs, and gradients with respect to the inputs. In these cases, `slabs` is not available, and of the
+    arguments that MONAI does not have, only `precision` can be used.
 
     Args:
-        roi_size: window size in voxels, (X, Y, Z) or a number. `auto` selects the largest windows that fit into memory,
-            at least `patch_size`, with the same overlap in voxels as windows of `patch_size`. If the network normalizes
-            by window statistics (`normalizes_by_window`), `auto` is `patch_size`.
-        sw_batch_size: windows per batch, or `auto`; reduced if they do not fit into memory. Default: 4.
+        roi_size: window size in voxels, (X, Y, Z) or a number. `auto` selects the windows with the least computation
+            that fit into memory and are at least as large as `patch_size`. They overlap by as many voxels as windows of
+            `patch_size`. If the network normalizes by window statistics (`normalizes_by_window`), `auto` selects
+            `patch_size`.
+        sw_batch_size: number of windows per batch, or `auto`; it is reduced if they do not fit into memory. Default: 4.
         overlap, mode, sigma_scale, padding_mode, cval, sw_device, device, progress, and others: as in
-            `monai.inferers.SlidingWindowInferer`. `device` is the device of the summed logits; by default that of the
-            network, or the CPU if they do not fit there.
+            `monai.inferers.SlidingWindowInferer`. `device` is the device of the summed logits; by default, it is the
+            device of the network or, if they do not fit into its memory, the CPU.
         precision: see `segbundle.inference.precision.autocast`. Default: `auto`.
         backend: see `segbundle.inference.backends.prepare`. Default: `eager`.
         flip_axes: axes for test-time flips. Logits are averaged over all combinations, so three axes take eight times
@@ -66,8 +67,8 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         skip_air: skip windows in which all values are at most 1% of the intensity range above the minimum of the
             volume. Voxels that no window covers are background, the first class. Default: False.
         patch_size: patch size in training; needed by `roi_size: auto`.
-        checkpoints: files with weights of the network (plain state dicts), loaded one at a time; their logits are
-            averaged. If empty, the current weights are used.
+        checkpoints: paths of files with weights of the network (plain state dicts). They are loaded one at a time, and
+            the logits are averaged. Default: none, and the current weights are used.
 
     Raises:
         ValueError: if an argument is invalid.
@@ -117,7 +118,24 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         self._cache: dict[Any, tuple[Any, Network]] = {}  # version of the weights, prepared network
 
     def __call__(self, inputs: torch.Tensor, network: Network, *args: Any, **kwargs: Any) -> Any:
-        """Return logits (B, num_classes, X, Y, Z) in float32 for volumes (B, C, X, Y, Z), with the input's metadata."""
+        """Return the logits of whole volumes.
+
+        Args:
+            inputs: (B, C, X, Y, Z), floating point, on any device; for MONAI's cases, (B, C, *spatial).
+            network: function from windows (B, C, *roi_size) to logits (B, num_classes, *roi_size).
+            args: additional positional arguments of the network; MONAI's inferer is then used.
+            kwargs: additional keyword arguments of the network; MONAI's inferer is then used.
+
+        Returns:
+            Logits (B, num_classes, X, Y, Z) in float32, a `MetaTensor` with the metadata of the inputs if they have
+            any. In MONAI's cases, the result of MONAI's inferer.
+
+        Raises:
+            ValueError: if `backend`, `flip_axes`, `skip_air` or `checkpoints` is set in one of MONAI's cases, or the
+                overlap is invalid.
+            NonFiniteLogitsError: if logits are NaN or infinite.
+            torch.OutOfMemoryError: if a single window does not fit into the memory of the GPU.
+        """
         if inputs.ndim != 5 or self.with_coord or args or kwargs or inputs.requires_grad:
             return self._run_monai(inputs, network, *args, **kwargs)
         device = torch.device(self.device) if self.device else inputs.device
@@ -133,15 +151,15 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
     def _run_monai(self, inputs: torch.Tensor, network: Network, *args: Any, **kwargs: Any) -> Any:
         if self.flip_axes or self.skip_air or self.checkpoints or self.backend != "eager":
             raise ValueError(
-                "backend, flip_axes, skip_air and checkpoints are for 3D volumes and networks that return one tensor "
-                "of logits with the size of the windows, without additional arguments."
+                "backend, flip_axes, skip_air and checkpoints need a 3D volume and a network that returns one tensor "
+                "of logits with the size of the windows, without additional arguments. Leave them at their defaults."
             )
         with autocast(inputs.device, self.precision):
             return super().__call__(inputs, network, *args, **kwargs)
 
     @torch.inference_mode()
     def warm_up(self, network: Network, channels: int, device: torch.device) -> torch.Tensor | None:
-        """Run one window, so that the first volume does not wait for initialization.
+        """Run the network on one window of zeros, so that the first volume does not wait for initialization.
 
         Args:
             network: as in `slabs`.
@@ -149,11 +167,12 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
             device: device of the network.
 
         Returns:
-            Logits (1, num_classes, *patch_size) of a window of zeros; None for backends other than `eager`.
+            Logits (1, num_classes, *patch_size) of the window; None for backends other than `eager`, for which nothing
+            is run.
 
         Raises:
             RuntimeError: if the network does not accept the window.
-            ValueError: if the output is not supported.
+            ValueError: if the output of the network is not a single tensor of logits with the size of the window.
         """
         if self.backend != "eager":  # would compile for a shape that is not used again
             return None
@@ -170,12 +189,13 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         Args:
             inputs: (1, C, X, Y, Z), floating point, on any device.
             network: function from windows (B, C, *roi_size) to logits (B, num_classes, *roi_size).
-            axis: axis along which the slabs are ordered; None for the axis that needs the least memory.
+            axis: axis (0, 1 or 2) along which the slabs are ordered; None for the axis that needs the least memory.
 
         Raises:
-            ValueError: if `inputs` is not a single 3D volume, or the overlap is invalid; on iteration, if the output of
-                the network is not a single tensor of logits with the size of the windows.
-            torch.OutOfMemoryError: on iteration, if a single window does not fit into the memory of the GPU.
+            ValueError: if `inputs` is not a single 3D volume, or the overlap is invalid; during iteration, if the
+                output of the network is not a single tensor of logits with the size of the windows.
+            NonFiniteLogitsError: during iteration, if logits are NaN or infinite.
+            torch.OutOfMemoryError: during iteration, if a single window does not fit into the memory of the GPU.
         """
         if inputs.ndim != 5 or len(inputs) != 1:
             raise ValueError(f"inputs must be one volume (1, C, X, Y, Z), got shape {tuple(inputs.shape)}.")

@@ -15,7 +15,7 @@ Place = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """Sliding windows of a fixed size that cover a volume, visited along one axis.
+    """Plan of sliding windows of a fixed size that cover a volume and are visited along one axis.
 
     Attributes:
         shape: (X, Y, Z) of the volume.
@@ -36,13 +36,13 @@ class WindowPlan:
 
     @property
     def padding(self) -> list[tuple[int, int]]:
-        """Voxels added before and after the volume along each axis, so that it contains at least one window."""
+        """Number of voxels that are added before and after the volume along each axis, so that a window fits in."""
         missing = [max(window - size, 0) for size, window in zip(self.shape, self.roi, strict=True)]
         return [(voxels // 2, voxels - voxels // 2) for voxels in missing]
 
     @property
     def padded(self) -> tuple[int, int, int]:
-        """(X, Y, Z) of the padded volume."""
+        """Size (X, Y, Z) of the padded volume in voxels."""
         x, y, z = (max(size, window) for size, window in zip(self.shape, self.roi, strict=True))
         return x, y, z
 
@@ -51,15 +51,16 @@ class WindowPlan:
         return len(self.starts[0]) * len(self.starts[1]) * len(self.starts[2])
 
     def groups(self, at_least: int) -> Iterator[list[Place]]:
-        """Yield groups of windows: all windows at one position along the axis, or at several, to fill a batch.
+        """Yield groups of windows in ascending order along `axis`.
 
-        All windows of a group start before those of the next group along `axis`.
+        A group contains all windows at one position along `axis`. If these are fewer than `at_least`, it also contains
+        those at the next positions.
 
         Args:
-            at_least: minimum number of windows per group, except the last.
+            at_least: minimum number of windows per group; the last group may be smaller.
 
         Yields:
-            First voxels of the windows.
+            First voxels of the windows of a group, in the padded volume.
         """
         steps = self.starts[self.axis]
         others = [self.starts[other] for other in range(3) if other != self.axis]
@@ -78,13 +79,14 @@ class WindowPlan:
 def plan_windows(
     shape: Sequence[int], roi: Sequence[int], overlap: Sequence[float], axis: int | None = None
 ) -> WindowPlan:
-    """Return the windows of `monai.inferers.sliding_window_inference`, in a different order.
+    """Return a plan with the windows of `monai.inferers.sliding_window_inference`, in a different order.
 
     Args:
         shape: (X, Y, Z) of the volume.
         roi: (X, Y, Z) of a window.
         overlap: overlap of adjacent windows along each axis, as a fraction of the window in [0, 1).
-        axis: axis along which windows are visited; None for the axis with the smallest cross-section.
+        axis: axis along which windows are visited; None for the axis along which the summed logits need the least
+            memory (`slab_axis`).
 
     Raises:
         ValueError: if an overlap is outside [0, 1).
@@ -102,7 +104,9 @@ def plan_windows(
 
 
 def slab_axis(shape: Sequence[int], roi: Sequence[int]) -> int:
-    """Return the axis along which the summed logits need the least memory.
+    """Return the axis along which a buffer for the summed logits must move to need the least memory.
+
+    This is the axis along which the window covers the smallest fraction of the (padded) volume.
 
     Args:
         shape: (X, Y, Z) of the volume.
@@ -132,11 +136,11 @@ def check_overlap(overlap: Sequence[float]) -> None:
 
 
 def interval(window: int, overlap: float) -> int:
-    """Return the distance between the starts of adjacent windows in voxels, at least 1.
+    """Return the distance in voxels between the first voxels of adjacent windows. It is at least 1.
 
     Args:
         window: size of a window along an axis, in voxels.
-        overlap: overlap as a fraction of the window.
+        overlap: overlap of adjacent windows, as a fraction of the window in [0, 1).
 
     Example:
         >>> interval(64, 0.25)
@@ -157,8 +161,8 @@ def importance(
 
     Args:
         roi: (X, Y, Z) of a window.
-        mode: `constant` for 1, or `gaussian` for a Gaussian about the center.
-        sigma_scale: standard deviation relative to the window.
+        mode: `constant` for a weight of 1, or `gaussian` for a Gaussian around the center.
+        sigma_scale: standard deviation of the Gaussian, as a fraction of the window size along each axis.
         device: device of the result.
 
     Example:

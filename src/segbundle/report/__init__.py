@@ -1,4 +1,4 @@
-"""Pages that show the results of a run."""
+"""HTML pages with the results of runs."""
 
 import lazy_loader as lazy
 

@@ -11,15 +11,15 @@ _FEW = 10
 
 
 def caveats(run: Run, cases: Collection[str], class_names: Sequence[str]) -> Iterator[str]:
-    """Yield sentences about what could make the scores of a run optimistic.
+    """Yield reasons why the scores of a run may be optimistic.
 
     Args:
         run: Run whose scores are shown.
         cases: Names of the cases that are shown.
-        class_names: Names of the classes that are shown.
+        class_names: Names of the foreground classes that are shown.
 
     Yields:
-        Complete sentences; none if nothing is known against the scores.
+        Complete sentences; none if no such reason is known.
 
     Example:
         >>> from pathlib import Path
@@ -30,7 +30,7 @@ def caveats(run: Run, cases: Collection[str], class_names: Sequence[str]) -> Ite
     if run.is_training:
         after = f" after epoch {run.summary['epoch']}" if "epoch" in run.summary else ""
         yield (
-            f"These are the training's own validation scores{after}, the best of all epochs validated. "
+            f"These scores come from the validation during training{after}, the best of all validated epochs. "
             "Scores on new cases tend to be lower."
         )
     elif run.trained_on is None:
@@ -51,14 +51,14 @@ def caveats(run: Run, cases: Collection[str], class_names: Sequence[str]) -> Ite
 
 
 def few(counts: Collection[int], what: str = "cases") -> str | None:
-    """Return a warning that intervals from few values are rough, or None.
+    """Return a warning that intervals from few values are rough, or None if it does not apply.
 
     Args:
-        counts: Number of values behind each interval.
-        what: Plural noun for the values.
+        counts: Number of values from which each interval was computed.
+        what: Plural noun for the values. Default: "cases".
 
     Returns:
-        A sentence if any interval comes from two to nine values, else None.
+        A sentence if any interval was computed from two to nine values, else None.
 
     Example:
         >>> few([5, 20])

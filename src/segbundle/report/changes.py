@@ -32,7 +32,8 @@ class Change:
     Attributes:
         before: Row of the first run.
         after: Row of the other run.
-        gain: Difference in Dice; a true negative counts as Dice 1.
+        gain: Dice of the other run minus Dice of the first run. A class that is absent from both reference and
+            prediction counts as Dice 1.
 
     Example:
         >>> row = Row("case_1", "liver", Status.SCORED, 0.8, None, None, 12.0, 11.0, None, None)
@@ -46,7 +47,7 @@ class Change:
 
     @property
     def size(self) -> float:
-        """Return the reference volume in ml; 0 if unknown."""
+        """Return the volume of the class in the reference in ml; 0 if unknown."""
         return max(self.before.volume_ref_ml or 0.0, self.after.volume_ref_ml or 0.0)
 
 
@@ -55,9 +56,9 @@ class Pictures:
     """Changes shown on a page, and the numbers of changes that are not shown.
 
     Attributes:
-        shown: Values for the template, the largest change first.
-        no_room: Number of changes beyond the size budget of the page.
-        unknown: Number of changes of cases whose files are unknown or moved.
+        shown: Values for the template, one dictionary per change, the largest change first.
+        no_room: Number of changes that are left out to limit the size of the page.
+        unknown: Number of changes in cases whose files are unknown or were moved.
 
     Example:
         >>> Pictures().no_room
@@ -79,7 +80,8 @@ def largest_changes(first: Run, other: Run, classes: Sequence[str], cases: Colle
         cases: Cases to compare.
 
     Returns:
-        Changes of at least 0.0005, the largest first. Of equal changes, the one of the larger structure is returned.
+        Changes of at least 0.0005, the largest first. If a class has equal changes in several cases, the case with the
+        larger structure is returned.
 
     Example:
         >>> from pathlib import Path
@@ -112,16 +114,18 @@ def _dice_or_absent(row: Row) -> float | None:
 def pictures_of_changes(
     first: Run, others: Mapping[str, Run], classes: Sequence[str], cases: Collection[str]
 ) -> dict[str, Pictures]:
-    """Return slices of the largest changes of each run, within the size budget of a page.
+    """Return slices of the largest changes between a baseline and each other run, within the size budget of a page.
+
+    If the files of a case cannot be read, an error message takes the place of its slices.
 
     Args:
         first: Baseline run.
-        others: Runs that are compared with it, by name.
+        others: Runs that are compared with it, by name; at least one.
         classes: Classes that all runs have.
         cases: Cases that all runs have, with the same reference.
 
     Returns:
-        Slices by name of the run.
+        Changes and their slices by name of the run.
 
     Example:
         >>> from pathlib import Path
@@ -201,18 +205,18 @@ def _draw_case(
         volumes = CaseVolumes.read(files, window_of(first.made_by))
     except _FILE_ERRORS as error:
         for name, classes in shown.items():
-            yield name, classes, [_no_slices(error)] * len(classes)
+            yield name, classes, [_no_slices(case, error)] * len(classes)
         return
     for name, classes in shown.items():
         try:
             labels = volumes.read_another(others[name].files[case].prediction)
         except _FILE_ERRORS as error:
-            yield name, classes, [_no_slices(error)] * len(classes)
+            yield name, classes, [_no_slices(case, error)] * len(classes)
             continue
         indices = [[run.class_names.index(each) + 1 for run in (first, others[name])] for each in classes]
         yield name, classes, [(list(changed_slices(volumes, a, labels == b)), None) for a, b in indices]
 
 
-def _no_slices(error: Exception) -> tuple[list[Markup], str]:
-    _logger.warning("report: %s", describe(error))
+def _no_slices(case: str, error: Exception) -> tuple[list[Markup], str]:
+    _logger.warning("report: no slices for case %s: %s", case, describe(error))
     return [], f"No slices: {describe(error)}"

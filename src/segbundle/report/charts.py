@@ -1,4 +1,4 @@
-"""Charts as SVG that take colors and fonts from the page."""
+"""SVG charts that take their colors and fonts from the page."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _LETTER_WIDTH = 7.0
 
 @dataclass(frozen=True)
 class Point:
-    """Value of a case.
+    """Value of one case in a chart.
 
     Attributes:
-        case: Name of the case.
-        value: Value to plot.
-        at: Position on the second axis, if the chart has one.
+        case: Name of the case, for the tooltip.
+        value: Value of the case.
+        at: Position on the x axis of a Bland-Altman plot; not used in other charts.
 
     Example:
         >>> Point("case_1", 0.9).value
@@ -48,6 +48,10 @@ class Point:
 @dataclass(frozen=True)
 class Figure:
     """Chart with its caption.
+
+    Attributes:
+        svg: Chart as SVG.
+        caption: Plain text.
 
     Example:
         >>> Figure(Markup("<svg></svg>"), "An empty chart.").caption
@@ -64,7 +68,7 @@ class Line:
 
     Attributes:
         key: Legend entry; curves with the same key have the same color and dash pattern.
-        title: Tooltip.
+        title: Tooltip; if empty, the label of the y axis is shown.
         values: Pairs of (epoch, value).
 
     Example:
@@ -146,16 +150,17 @@ def strip_plot(
 ) -> Figure:
     """Return a strip plot with one row per group: values as dots, quartiles as a box, the median as a line.
 
-    For more than 6000 values, it becomes a box plot: only values more than 1.5 interquartile ranges beyond the
-    quartiles are drawn (Tukey, Exploratory Data Analysis, 1977).
+    For more than 6000 values in total, it is a box plot instead. Only values more than 1.5 interquartile ranges beyond
+    the quartiles are then drawn as dots, and whiskers extend to the other values (Tukey, Exploratory Data Analysis,
+    1977).
 
     Args:
         title: Description for screen readers.
         label: Label of the axis of values.
-        groups: Values by name of the group; at least one value.
-        one: Singular noun for a value, for the caption.
-        differences: Draw a line at 0.
-        logarithmic: Use a logarithmic axis; all values must be positive.
+        groups: Values by name of the group. Groups may be empty, but not all of them.
+        one: Singular noun for what a dot stands for, used in the caption. Default: "case".
+        differences: Whether values are differences. The axis then includes 0, which a line marks. Default: False.
+        logarithmic: Whether the axis is logarithmic; all values must then be positive. Default: False.
 
     Example:
         >>> plot = strip_plot("Dice per class", "Dice", {"liver": [Point("case_1", 0.9), Point("case_2", 0.8)]})
@@ -199,13 +204,15 @@ def strip_plot(
 
 
 def bland_altman(title: str, points: Sequence[Point]) -> Figure:
-    """Return a Bland-Altman plot: differences of two measurements over their mean (Lancet 1986).
+    """Return a Bland-Altman plot of volumes: difference between prediction and reference over their mean.
 
-    With three or more points, the 95 % limits of agreement (mean ± 1.96 standard deviations) are drawn.
+    Lines show the mean difference and, for three or more cases, the 95 % limits of agreement: mean ± 1.96 standard
+    deviations (Bland and Altman, Lancet 1986).
 
     Args:
         title: Description for screen readers.
-        points: At least one; `at` is the mean in ml, `value` the difference in ml.
+        points: One per case, at least one. `at` is the mean of both volumes in ml, and `value` is the predicted volume
+            minus the reference volume in ml.
 
     Example:
         >>> bland_altman("Volumes", [Point("a", 1.0, 10.0), Point("b", 2.0, 10.0), Point("c", 3.0, 10.0)]).caption
@@ -236,12 +243,12 @@ def bland_altman(title: str, points: Sequence[Point]) -> Figure:
 
 
 def curves(label: str, lines: Sequence[Line]) -> Markup:
-    """Return a chart of curves over epochs; each key has its own color and dash pattern.
+    """Return a chart of curves over epochs, in which each key has its own color and dash pattern.
 
     Args:
         label: Label of the y axis.
-        lines: Curves with at least one value each. An empty key has no legend entry. With more than 21 keys, the legend
-            is omitted and all curves have the same style.
+        lines: One or more curves, each with at least one value. A curve with an empty key has no legend entry. With
+            more than 21 keys, the legend is omitted, and all curves have the same style.
 
     Example:
         >>> "<title>loss over epochs</title>" in curves("loss", [Line("", "", [(1, 0.9), (2, 0.5)])])

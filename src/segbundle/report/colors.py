@@ -8,7 +8,9 @@ _NUM_DASH_PATTERNS = 3
 
 
 def style_of(index: int) -> str:
-    """Return the CSS classes that draw a class: a color and a dash pattern, 21 combinations before they repeat.
+    """Return the CSS classes with which the contour of a class is drawn: its color and its dash pattern.
+
+    There are 21 combinations. They are repeated for further classes.
 
     Args:
         index: Label value of the class, from 1.
@@ -24,7 +26,7 @@ def style_of(index: int) -> str:
 
 
 def css() -> str:
-    """Return the CSS rules of the colors that `style_of` names.
+    """Return CSS rules for the color classes that `style_of` returns. The dash patterns are in `report.css`.
 
     Example:
         >>> css()[:25]

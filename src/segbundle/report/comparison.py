@@ -31,7 +31,7 @@ class Measure:
         key: Column of `metrics.csv`.
         label: Name on the page.
         digits: Number of decimals on the page.
-        larger_is_better: False for distances.
+        larger_is_better: Whether larger values are better; False for distances.
 
     Example:
         >>> Measure("hd95_mm", "HD95 (mm)", 3, larger_is_better=False).label
@@ -62,12 +62,12 @@ class Pairing:
     """Paired comparison of a metric of one class between two runs, over the cases that have a value in both.
 
     Attributes:
-        name: Name of the class, or `MEAN`.
+        name: Name of the class, or `MEAN` for the mean over the classes of each case.
         measure: Metric that is compared.
-        pairs: Values of the first and the other run, by case.
-        difference: Mean of other - first; None without pairs.
-        ci95: Bootstrap interval of the mean difference.
-        p_value: Two-sided p of Wilcoxon's signed-rank test, see `signed_rank_test`.
+        pairs: Values of the first and of the other run, by case.
+        difference: Mean over the cases of the other run's value minus the first run's value; None without pairs.
+        ci95: Bootstrap interval of this mean; [None, None] for fewer than two pairs.
+        p_value: Two-sided p-value of Wilcoxon's signed-rank test (see `signed_rank_test`); None if all pairs are equal.
 
     Example:
         >>> pairing = Pairing.of("liver", DICE, {"a": 0.8, "b": 0.9, "c": None}, {"a": 0.9, "b": 0.9, "c": 0.5})
@@ -84,13 +84,13 @@ class Pairing:
 
     @classmethod
     def of(cls, name: str, measure: Measure, mine: Values, theirs: Values) -> Pairing:
-        """Return the comparison of the values of two runs.
+        """Return the comparison of the values of two runs. Differences are rounded to six decimals.
 
         Args:
             name: Name of the class, or `MEAN`.
             measure: Metric that is compared.
-            mine: Values of the first run; None if a case has no value.
-            theirs: Values of the other run.
+            mine: Values of the first run by case; None if a case has no value.
+            theirs: Values of the other run by case; None if a case has no value.
         """
         pairs = {
             case: (value, other)
@@ -118,21 +118,21 @@ class Pairing:
 
     @property
     def is_too_small(self) -> bool:
-        """Return whether there are too few pairs for p to fall below 0.05."""
+        """Return whether too few pairs differ for the p-value to fall below 0.05, whatever the differences are."""
         return self.p_value is not None and 2 * 0.5 ** (self.better + self.worse) > _SIGNIFICANCE_LEVEL
 
 
 def signed_rank_test(differences: Sequence[float]) -> float | None:
     """Return the two-sided p-value of Wilcoxon's signed-rank test (Biometrics Bulletin 1945).
 
-    Zeros are dropped, and ties get their mean rank. The test is exact for up to 50 nonzero differences, with or without
-    ties (SciPy's exact test does not support ties), and uses the normal approximation for more.
+    Zeros are dropped, and tied differences get the mean of their ranks. For up to 50 nonzero differences, the test is
+    exact, with or without ties. (SciPy's exact test does not support ties.) For more, it uses the normal approximation.
 
     Args:
-        differences: Paired differences.
+        differences: Differences of the pairs.
 
     Returns:
-        p-value; None if all differences are 0.
+        The p-value; None if all differences are 0, or if there are none.
 
     Example:
         >>> signed_rank_test([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
@@ -155,19 +155,20 @@ def signed_rank_test(differences: Sequence[float]) -> float | None:
 
 
 def write_comparison(folders: Sequence[str | Path], output: str | Path, dataset_dir: str | Path | None = None) -> Path:
-    """Write an HTML page that compares runs with the first of them.
+    """Write an HTML page that compares runs with a baseline, case by case.
 
     Args:
-        folders: Folders of two or more evaluations, cross-validations or trainings; the first is the baseline.
-        output: File to write.
+        folders: Folders of two or more evaluations, cross-validations or training runs; the first is the baseline.
+        output: Path of the page.
         dataset_dir: New folder of the scans, if they were moved.
 
     Returns:
         Path of the page.
 
     Raises:
-        OutputError: A folder contains no scores, the runs share no class or no case, the scans are missing in
-            `dataset_dir`, or the page cannot be written.
+        OutputError: A folder was given twice, has no scores or cannot be read; the runs share no class or no case;
+            scans are missing in `dataset_dir`; or the page cannot be written, or would replace a file that segbundle
+            did not write.
 
     Example:
         >>> import tempfile
@@ -190,11 +191,17 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path, dataset_
     first = runs[0]
     classes = [name for name in first.class_names if all(name in run.class_names for run in runs)]
     if not classes:
-        raise OutputError(f"{', '.join(map(str, folders))} cannot be compared: they have no class in common.")
+        raise OutputError(
+            f"{', '.join(map(str, folders))} cannot be compared: they have no class in common. Give runs of the same "
+            "task."
+        )
     cases = [{row.case for row in run.rows} for run in runs]
     common = set.intersection(*cases)
     if not common:
-        raise OutputError(f"{', '.join(map(str, folders))} cannot be compared: they have no case in common.")
+        raise OutputError(
+            f"{', '.join(map(str, folders))} cannot be compared: they have no case in common. Evaluate the models on "
+            "the same cases."
+        )
     other_references = _cases_with_different_references(runs, classes, common)
     comparable = common.difference(other_references)
     pictures = pictures_of_changes(first, dict(zip(names[1:], runs[1:], strict=True)), classes, comparable)
@@ -260,7 +267,7 @@ def _distinct_names(runs: Sequence[Run]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     duplicate = next(run.folder for run, each in zip(runs, parts, strict=True) if parts.count(each) > 1)
-    raise OutputError(f"{duplicate} was given twice: a run cannot be compared with itself.")
+    raise OutputError(f"{duplicate} was given twice: a run cannot be compared with itself. Give different folders.")
 
 
 def paired(first: Run, other: Run, classes: Sequence[str], cases: Collection[str]) -> list[Pairing]:
@@ -273,7 +280,8 @@ def paired(first: Run, other: Run, classes: Sequence[str], cases: Collection[str
         cases: Cases to compare.
 
     Returns:
-        One `Pairing` per class and metric. For several classes, the mean Dice over the classes of a case comes first.
+        One `Pairing` per class and metric; its pairs may be empty. For several classes, a `Pairing` of the mean Dice
+        over the classes of each case comes first.
 
     Example:
         >>> run = Run(Path("run"), [], {"classes": {}}, {}, {}, {})

@@ -20,7 +20,10 @@ _MAX_ROWS = 120
 
 
 def worst_first(row: Row) -> tuple[bool, float, float, str, str]:
-    """Return a sort key: lowest Dice first, then largest volume, then names; rows without Dice last.
+    """Return a sort key that puts rows with the lowest Dice first, and rows without Dice last.
+
+    Rows with the same Dice are sorted by volume (the larger of reference and prediction; the largest first), then by
+    case and class.
 
     Args:
         row: Row of `metrics.csv`.
@@ -37,7 +40,9 @@ def worst_first(row: Row) -> tuple[bool, float, float, str, str]:
 
 
 def farthest(run: Run) -> Row | None:
-    """Return the row with the largest HD95 (ties: the worst Dice), or None if no HD95 is above 0.
+    """Return the row with the largest HD95, or None if no HD95 is above 0.
+
+    Of several rows with this HD95, the one with the lowest Dice is returned.
 
     Args:
         run: Run whose rows are searched.
@@ -72,11 +77,14 @@ def _by_priority(ranked: dict[str, list[tuple[str, Row]]], first: Row | None) ->
 def gallery(run: Run) -> list[dict[str, Any]]:
     """Return slices of the worst, median and best case of every class, within the size budget of a page.
 
+    The case with the largest HD95 of the run is included as well. If the files of a case cannot be read, an error
+    message takes the place of its slices.
+
     Args:
-        run: Run with known files.
+        run: Run whose cases are shown; cases without known files are left out.
 
     Returns:
-        One dictionary per class that has slices, with `name` and `cases`; empty if no files are known.
+        One dictionary for the template per class with such cases: `name` and `cases`. Empty if no files are known.
 
     Example:
         >>> from pathlib import Path
@@ -121,5 +129,5 @@ def _draw(run: Run, wanted: Iterable[Row]) -> tuple[dict[tuple[str, str], list[M
                 drawn[case, name] = list(worst_slices(volumes, run.class_names.index(name) + 1))
         except (SegbundleError, OSError, ValueError, MemoryError) as error:
             problems[case] = f"No slices: {describe(error)}"
-            _logger.warning("report: %s", describe(error))
+            _logger.warning("report: no slices for case %s: %s", case, describe(error))
     return drawn, problems

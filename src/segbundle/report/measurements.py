@@ -27,6 +27,9 @@ def measure(case: str, volumes: CaseVolumes, class_names: Sequence[str]) -> list
         volumes: Scan and prediction.
         class_names: Foreground classes, in the order of their label values.
 
+    Returns:
+        One `Structure` per foreground class, also for classes that are absent.
+
     Raises:
         DataError: The prediction contains a label value that is not a class.
 
@@ -42,8 +45,8 @@ def measure(case: str, volumes: CaseVolumes, class_names: Sequence[str]) -> list
     lowest, highest = int(volumes.prediction.min()), int(volumes.prediction.max())
     if lowest < 0 or highest >= num_classes:
         raise DataError(
-            f"{case}: the label map contains {lowest if lowest < 0 else highest}; the classes are 0 to "
-            f"{num_classes - 1}."
+            f"{case}: the label map contains {lowest if lowest < 0 else highest}, but the classes have the values 0 to "
+            f"{num_classes - 1}. Predict the scan again."
         )
     voxel_ml = float(abs(np.linalg.det(volumes.affine[:3, :3]))) / 1000
     found = measure_classes(volumes.scan, volumes.prediction, num_classes, voxel_ml)
@@ -58,20 +61,21 @@ def write_measurements(
     failed: Mapping[str, str],
     class_names: Sequence[str],
 ) -> None:
-    """Write `measurements.csv`: one row per scan and class, sorted by scan.
+    """Write `measurements.csv`, with one row per scan and class, sorted by scan.
 
-    Problems of a scan itself are in a row without a class.
+    Problems of a scan itself are in a row without a class. A scan without measurements has one row per class, with its
+    error message.
 
     Args:
         path: File to write.
         structures: Measurements.
         warnings: Warnings by (scan, class).
-        notes: Problems of a scan itself, by scan.
+        notes: Problems of a scan itself, such as equal values in all voxels, by scan.
         failed: Error messages by scan, for scans without measurements.
         class_names: Foreground classes.
 
     Raises:
-        OutputError: The file cannot be written.
+        OutputError: The file cannot be written, or would replace a file that segbundle did not write.
 
     Example:
         >>> import tempfile
@@ -101,16 +105,16 @@ def _warning_cells(texts: Sequence[str]) -> tuple[str, str]:
 
 
 def read_warnings(path: Path) -> dict[str, str]:
-    """Return the warnings in `measurements.csv` by scan, the scan with most warnings first.
+    """Return the warnings in `measurements.csv` by scan, the scan with the most warnings first.
 
     Args:
-        path: The file; it may be missing.
+        path: Path of the file; it may be missing.
 
     Returns:
-        Warnings of each scan, joined by semicolons; empty without a file.
+        Warnings of each scan that has any, separated by semicolons. Empty if the file is missing.
 
     Raises:
-        OutputError: The file is damaged.
+        OutputError: The file cannot be read as a table, lacks columns, or has an invalid number of warnings.
 
     Example:
         >>> read_warnings(Path("missing.csv"))
@@ -124,6 +128,9 @@ def read_warnings(path: Path) -> dict[str, str]:
         if line["warnings"]:
             found.setdefault(line["case"], []).append(f"{line['class']} {line['warnings']}".strip())
             if not line["num_warnings"].isdecimal():
-                raise OutputError(f"{path}: num_warnings of case {line['case']} is {line['num_warnings']!r}.")
+                raise OutputError(
+                    f"{path}: num_warnings of case {line['case']} is {line['num_warnings']!r}, not a whole number. "
+                    "Remove the file, and write it again with `segbundle report`."
+                )
             counts[line["case"]] += int(line["num_warnings"])
     return {case: "; ".join(found[case]) for case in sorted(found, key=lambda case: (-counts[case], case))}

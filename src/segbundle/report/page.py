@@ -1,4 +1,4 @@
-"""HTML page of a run with scores: tables, distributions, volumes, and the slices with the largest errors."""
+"""HTML page of a run with scores: tables, distributions, volumes, and slices with the largest errors."""
 
 from __future__ import annotations
 
@@ -38,18 +38,19 @@ _STRIPS = (
 
 
 def write_report(folder: str | Path, output: str | Path | None = None, dataset_dir: str | Path | None = None) -> Path:
-    """Write the HTML page of an evaluation, a cross-validation or a training.
+    """Write the HTML page of an evaluation, a cross-validation or a training run.
 
     Args:
         folder: Folder of the run.
-        output: File to write; None for `report.html` in the folder.
+        output: Path of the page; None for `report.html` in `folder`.
         dataset_dir: New folder of the scans, if they were moved.
 
     Returns:
         Path of the page.
 
     Raises:
-        OutputError: The folder contains no scores or is not writable, or the page was not written by segbundle.
+        OutputError: The folder has no scores or cannot be read, scans are missing in `dataset_dir`, or the page cannot
+            be written or would replace a file that segbundle did not write.
 
     Example:
         >>> import tempfile

@@ -16,16 +16,19 @@ _GAP = 2
 
 
 def compared(image: MetaTensor, reference: MetaTensor, prediction: torch.Tensor) -> Any:
-    """Return the axial slice with most foreground as three panels: scan, reference overlay, prediction overlay.
+    """Return a picture with three panels of a slice: the scan, the scan with the reference, and with the prediction.
+
+    The slice is perpendicular to the third axis. It is the one with the most foreground in reference or prediction, or
+    the central one if both are empty.
 
     Args:
         image: Scan (C, X, Y, Z) on any grid. The first channel is shown, sampled at the voxels of the reference
             (nearest neighbor) and scaled from the 1st to the 99th percentile of the slice.
         reference: Label map (1, X, Y, Z). Unknown voxels count as background.
-        prediction: Label map of the same shape.
+        prediction: Label map of the same shape as the reference.
 
     Returns:
-        uint8 array (height, width, 3). The first axis of the scan points right, the second up.
+        RGB values as a uint8 array (height, width, 3). In each panel, the first axis points right, and the second up.
 
     Example:
         >>> label = torch.zeros(1, 4, 3, 5, dtype=torch.uint8)

@@ -69,18 +69,21 @@ class _Measured:
 def write_prediction_report(
     folder: str | Path, output: str | Path | None = None, dataset_dir: str | Path | None = None
 ) -> Path:
-    """Write the HTML page of a folder of predictions, and `measurements.csv`.
+    """Write the HTML page of a folder of predictions, and `measurements.csv` next to it.
+
+    A scan that cannot be measured or drawn is listed on the page with its error message.
 
     Args:
         folder: Output folder of `segbundle predict`.
-        output: Page to write, with `measurements.csv` in the same folder; None for `report.html` in `folder`.
+        output: Path of the page; None for `report.html` in `folder`.
         dataset_dir: New folder of the scans, if they were moved.
 
     Returns:
         Path of the page.
 
     Raises:
-        OutputError: The folder contains no predictions or is not writable, or the files were not written by segbundle.
+        OutputError: The folder has no predictions or cannot be read, all scans are missing, or a file cannot be written
+            or would replace a file that segbundle did not write.
 
     Example:
         >>> import tempfile
@@ -166,7 +169,7 @@ def _measure_scans(given: Predictions) -> _Measured:
     for case, result in _map(measure_scan, list(given.files), "measuring"):
         if isinstance(result, Exception):
             found.failed[case] = f"not measured: {describe(result)}"
-            _logger.warning("report: %s", describe(result))
+            _logger.warning("report: scan %s was not measured: %s", case, describe(result))
             continue
         structures, notes = result
         found.structures += structures
@@ -202,7 +205,7 @@ def _draw_scans(given: Predictions, found: _Measured) -> dict[str, list[Markup]]
     for case, slices in _map(draw, sorted(scans, key=lambda case: (-len(by_scan.get(case, [])), case)), "drawing"):
         if isinstance(slices, Exception):
             found.undrawn[case] = describe(slices)
-            _logger.warning("report: %s", describe(slices))
+            _logger.warning("report: no slices for scan %s: %s", case, describe(slices))
             continue
         bytes_left -= sum(map(len, slices))
         if bytes_left < 0:

@@ -30,7 +30,10 @@ def render(template: str, **values: Any) -> str:
 
     Args:
         template: File name in `templates/`.
-        values: Variables of the template.
+        values: Variables of the template. `Markup` is not escaped.
+
+    Raises:
+        jinja2.UndefinedError: A variable of the template is missing.
 
     Example:
         >>> "<title>a &amp; b</title>" in render("base.html", title="a & b")
@@ -50,13 +53,13 @@ def render(template: str, **values: Any) -> str:
 
 
 def room_for_pictures(num_rows: int) -> float:
-    """Return the byte budget for the slices of a page, which keeps pages of 100 cases below 10 MB.
+    """Return how many bytes the slices of a page may have. Pages of 100 cases then stay below 10 MB.
 
     Args:
-        num_rows: Rows of the table of cases (cases times classes).
+        num_rows: Number of rows of the page's table of cases, that is, cases times classes.
 
     Returns:
-        Bytes, from 1e6 to 7e6.
+        Number of bytes, from 1e6 to 7e6.
 
     Example:
         >>> room_for_pictures(100), room_for_pictures(10**6)
@@ -66,7 +69,7 @@ def room_for_pictures(num_rows: int) -> float:
 
 
 def progress(items: Collection[_T], what: str) -> Iterable[_T]:
-    """Yield items and show a progress bar on a terminal.
+    """Return an iterator over items that shows the progress.
 
     Args:
         items: One item per case.
@@ -80,7 +83,10 @@ def progress(items: Collection[_T], what: str) -> Iterable[_T]:
 
 
 def as_yaml(values: Mapping[str, Any]) -> str:
-    """Return a configuration as YAML text in block style.
+    """Return a configuration as YAML text, with each innermost list or mapping on one line.
+
+    Args:
+        values: Configuration of plain values.
 
     Example:
         >>> print(as_yaml({"spacing": [1.0, 1.0, 3.0]}), end="")
@@ -94,6 +100,10 @@ def as_yaml(values: Mapping[str, Any]) -> str:
 def number(value: float | None, digits: int) -> str:
     """Return a number with a fixed number of decimals and a typographic minus, or a dash for None.
 
+    Args:
+        value: Number to format.
+        digits: Number of decimals.
+
     Example:
         >>> number(-0.125, 2), number(None, 2)
         ('−0.12', '–')
@@ -104,7 +114,11 @@ def number(value: float | None, digits: int) -> str:
 
 
 def signed(value: float | None, digits: int) -> str:
-    """Return a difference with its sign, or a dash for None.
+    """Return a difference with its sign (none if it is rounded to 0), or a dash for None.
+
+    Args:
+        value: Difference to format.
+        digits: Number of decimals.
 
     Example:
         >>> signed(0.5, 2), signed(0.0, 2)
@@ -117,6 +131,10 @@ def signed(value: float | None, digits: int) -> str:
 def interval(values: Sequence[float | None], digits: int) -> str:
     """Return a range such as "0.1 to 0.2", or a dash if its first value is None.
 
+    Args:
+        values: Lower and upper end; [None] for an unknown range.
+        digits: Number of decimals.
+
     Example:
         >>> interval([0.1, 0.2], 1)
         '0.1 to 0.2'
@@ -125,7 +143,11 @@ def interval(values: Sequence[float | None], digits: int) -> str:
 
 
 def bootstrap(values: Sequence[float | None], digits: int) -> str:
-    """Return a bootstrap interval, or a dash if it is unknown or has no width (all values were equal).
+    """Return a bootstrap interval, or a dash if it is unknown, or has no width because all values are equal.
+
+    Args:
+        values: Lower and upper limit; [None, None] for an unknown interval.
+        digits: Number of decimals.
 
     Example:
         >>> bootstrap([0.8, 0.9], 2), bootstrap([1.0, 1.0], 2)
@@ -135,7 +157,11 @@ def bootstrap(values: Sequence[float | None], digits: int) -> str:
 
 
 def signed_bootstrap(values: Sequence[float | None], digits: int) -> str:
-    """Return a bootstrap interval of differences with signs, or a dash as in `bootstrap`.
+    """Return a bootstrap interval of differences with their signs, or a dash in the same cases as `bootstrap`.
+
+    Args:
+        values: Lower and upper limit; [None, None] for an unknown interval.
+        digits: Number of decimals.
 
     Example:
         >>> signed_bootstrap([-0.1, 0.2], 1)
@@ -145,7 +171,10 @@ def signed_bootstrap(values: Sequence[float | None], digits: int) -> str:
 
 
 def p_value(value: float | None) -> str:
-    """Return a p-value with four decimals, "< 0.0001" below that, or a dash for None.
+    """Return a p-value with four decimals, "< 0.0001" for smaller values, or a dash for None.
+
+    Args:
+        value: The p-value.
 
     Example:
         >>> p_value(0.03125), p_value(1e-6)
@@ -156,6 +185,9 @@ def p_value(value: float | None) -> str:
 
 def plain(value: float | None) -> str:
     """Return a number without trailing zeros, or a dash for None.
+
+    Args:
+        value: Number to format.
 
     Example:
         >>> plain(1.0), plain(2.5)

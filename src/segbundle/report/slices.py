@@ -1,4 +1,4 @@
-"""Slices of a scan that show the errors of a prediction, as SVG with contours."""
+"""Slices of a scan with the contours of predictions and references, as SVG."""
 
 from __future__ import annotations
 
@@ -39,11 +39,12 @@ class CaseVolumes:
 
     Attributes:
         scan: First channel (X, Y, Z), float32.
-        reference: Label map of the same shape; background everywhere if the case has no reference.
-        prediction: Label map of the same shape.
-        known: Boolean mask of the voxels whose class is known.
-        affine: Matrix (4, 4) from voxels to mm.
-        window: Intensities shown as black and white; None scales each slice by its percentiles.
+        reference: Integer label map of the same shape; background everywhere if the case has no reference.
+        prediction: Integer label map of the same shape.
+        known: Boolean mask of the same shape: True for voxels whose class is known.
+        affine: Matrix (4, 4) from voxel indices to mm.
+        window: Intensities (lower, upper) that are shown as black and white. None: the 0.5th and 99.5th percentile of
+            each slice.
 
     Example:
         >>> label = np.zeros((8, 8, 8), np.uint8)
@@ -70,10 +71,11 @@ class CaseVolumes:
 
         Args:
             files: Files of the case.
-            window: Intensities shown as black and white.
+            window: Intensities (lower, upper) that are shown as black and white. Default: None, see `CaseVolumes`.
 
         Raises:
-            DataError: A file cannot be read, the files are on different grids, or a label map contains fractions.
+            DataError: A file cannot be read, the files are on different grids, or a label map has values that are not
+                integers.
 
         Example:
             >>> import tempfile
@@ -89,7 +91,10 @@ class CaseVolumes:
         for path, other in ((files.reference, reference), (image, scan)):
             difference = prediction.geometry.difference(other.geometry)
             if difference:
-                raise DataError(f"{files.prediction} and {path} are on different grids ({difference}).")
+                raise DataError(
+                    f"{files.prediction} and {path} are on different grids ({difference}). Predict or evaluate this "
+                    "case again."
+                )
         labels = _to_ras(reference)
         if files.reference is None:
             labels = np.broadcast_to(np.uint8(0), labels.shape)  # uses no memory
@@ -100,23 +105,26 @@ class CaseVolumes:
         return cls(_to_ras(scan), labels, _to_ras(prediction), known, affine, window)
 
     def read_another(self, path: str) -> np.ndarray:
-        """Return another prediction of the same case.
+        """Read another prediction of the same case and reorient it to RAS.
 
         Args:
-            path: Label map.
+            path: Path of the label map.
 
         Returns:
-            Integers (X, Y, Z) in RAS orientation.
+            Integer label map (X, Y, Z).
 
         Raises:
-            DataError: The file cannot be read or is on a different grid.
+            DataError: The file cannot be read, is on a different grid, or has values that are not integers.
         """
         other = _read_labels(path)
         labels, affine = _to_ras(other), nib.as_closest_canonical(_image(other)).affine
         (x, y, z), mine = labels.shape, self.prediction.shape
         difference = Geometry((x, y, z), affine).difference(Geometry((mine[0], mine[1], mine[2]), self.affine))
         if difference:
-            raise DataError(f"{path} and the prediction of the first run are on different grids ({difference}).")
+            raise DataError(
+                f"{path} and the prediction of the first run are on different grids ({difference}). Repeat both runs "
+                "with the same scan."
+            )
         return labels
 
 
@@ -124,7 +132,9 @@ def _read_labels(path: str) -> Scan:
     """Return a label map as integers; integers that were saved as floating point are converted."""
     scan = read_labels(path)
     if not np.issubdtype(scan.array.dtype, np.integer):
-        raise DataError(f"{path} is not a label map: it contains fractions.")
+        raise DataError(
+            f"{path} is not a label map: it contains fractions. If a label map was resampled, use nearest neighbor."
+        )
     return scan
 
 
@@ -137,17 +147,19 @@ def _to_ras(scan: Scan) -> np.ndarray:
 
 
 def worst_slices(volumes: CaseVolumes, index: int) -> Iterator[Markup]:
-    """Yield for each plane the slice with the most errors of a class, or with most of the class if it is perfect.
+    """Yield for each of the three planes the slice with the most wrong voxels of a class.
 
-    The contours of reference and prediction have the CSS classes `ref` and `pred`. Slices are cropped to the class in
-    the whole volume, with a margin.
+    If there are no wrong voxels, it is the slice with the most voxels of the class. Voxels of unknown class do not
+    count. Slices are cropped to the extent of the class in the whole volume, with a margin. The contours of reference
+    and prediction have the CSS classes `ref` and `pred`.
 
     Args:
         volumes: Volumes of the case.
         index: Label value of the class.
 
     Yields:
-        SVG figure in mm with the position of the slice as caption; nothing if the class is absent from both.
+        HTML figures with an SVG in mm, and the position of the slice as caption. Nothing is yielded if the class is
+        absent from both reference and prediction.
 
     Example:
         >>> label = np.zeros((8, 8, 8), np.uint8)
@@ -168,9 +180,10 @@ def worst_slices(volumes: CaseVolumes, index: int) -> Iterator[Markup]:
 
 
 def changed_slices(volumes: CaseVolumes, index: int, other: np.ndarray) -> Iterator[Markup]:
-    """Yield for each plane the slice in which two predictions of a class differ most.
+    """Yield for each of the three planes the slice in which two predictions of a class differ in the most voxels.
 
-    The contours of reference, first and second prediction have the CSS classes `ref`, `pred` and `other`.
+    Voxels of unknown class do not count. The contours of the reference, the first prediction and the second prediction
+    have the CSS classes `ref`, `pred` and `other`.
 
     Args:
         volumes: Volumes of the case, with the first prediction.
@@ -178,7 +191,7 @@ def changed_slices(volumes: CaseVolumes, index: int, other: np.ndarray) -> Itera
         other: Mask (X, Y, Z) of the class in the second prediction.
 
     Yields:
-        SVG figures as in `worst_slices`; nothing if the predictions are equal.
+        Figures as in `worst_slices`. Nothing is yielded if the predictions are equal.
 
     Example:
         >>> label = np.zeros((8, 8, 8), np.uint8)
@@ -199,18 +212,19 @@ def changed_slices(volumes: CaseVolumes, index: int, other: np.ndarray) -> Itera
 
 
 def overview_slices(volumes: CaseVolumes, num_classes: int, focus: np.ndarray | None = None) -> Iterator[Markup]:
-    """Yield for each plane the slice of a prediction with most of a mask, or else with the most classes.
+    """Yield one slice of a prediction for each of the three planes.
 
-    Of slices with the same number of classes, the one with the most foreground is shown. An empty prediction is shown
-    in the central slices.
+    It is the slice with the most voxels of `focus`. Without `focus`, or if the mask is empty, it is the slice with the
+    most classes and, among several of them, the one with the most foreground. For an empty prediction, it is the
+    central slice.
 
     Args:
         volumes: Volumes of the case.
         num_classes: Number of classes, including background.
-        focus: Mask (X, Y, Z) of the voxels to show, if any.
+        focus: Boolean mask (X, Y, Z) of the voxels to show. Default: None.
 
     Yields:
-        SVG figures in mm; the contour of class i has the CSS classes `style_of(i)`.
+        Figures as in `worst_slices`. The contour of class i has the CSS classes `style_of(i)`.
 
     Example:
         >>> label = np.zeros((8, 8, 8), np.uint8)
@@ -236,8 +250,8 @@ def where_to_look(labels: np.ndarray, classes: Collection[int], at_edge: Collect
 
     Args:
         labels: Label map (X, Y, Z).
-        classes: Label values to include completely.
-        at_edge: Label values to include in the outermost voxels of the scan only.
+        classes: Label values of the classes whose voxels are all included.
+        at_edge: Label values of the classes of which only the outermost voxels of the scan are included.
 
     Returns:
         Boolean mask (X, Y, Z).

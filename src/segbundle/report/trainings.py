@@ -11,7 +11,7 @@ from segbundle.report.charts import Line, curves
 from segbundle.results.runs import Run
 
 Curves = dict[str, list[tuple[float, float]]]
-"""TensorBoard scalars of one training by tag, as (epoch, value)."""
+"""TensorBoard scalars of one training run by tag, each a list of (epoch, value)."""
 _CHARTS = (
     ("train/loss", "loss"),
     ("validation/mean_dice", "validation mean Dice"),
@@ -22,13 +22,14 @@ _CHARTS = (
 
 
 def read_curves(run: Run) -> dict[str, Curves]:
-    """Return the TensorBoard scalars of a run's trainings, by fold.
+    """Return the TensorBoard scalars of the training runs behind the scores of a run.
 
     Args:
-        run: Evaluation, cross-validation or training.
+        run: Evaluation, cross-validation or training run.
 
     Returns:
-        Scalars by name of the fold; a single training has the name "". Empty if no event files are found.
+        Scalars by name of the fold; if there is only one training run, its name is "". Empty if no event files are
+        found.
 
     Example:
         >>> read_curves(Run(Path("run"), [], {"classes": {}}, {}, {}, {}))
@@ -49,15 +50,15 @@ def _read_scalars(folder: Path) -> Curves:
 
 
 def drawn(trainings: Mapping[str, Curves]) -> list[Markup]:
-    """Return SVG charts of loss, validation Dice and learning rate.
+    """Return SVG charts of the loss, the validation Dice (mean and per class) and the learning rate over epochs.
 
-    Each fold has its own color; in the chart per class, a class has the same color in every fold.
+    Each fold has its own color. In the chart per class, each class has its own color, the same in all folds.
 
     Args:
-        trainings: As `read_curves` returns them.
+        trainings: Scalars as `read_curves` returns them.
 
     Returns:
-        One SVG per chart that has values.
+        One SVG per chart. Charts without values are left out.
 
     Example:
         >>> len(drawn({"": {"train/loss": [(1, 0.9), (2, 0.5)]}}))
@@ -77,22 +78,22 @@ def drawn(trainings: Mapping[str, Curves]) -> list[Markup]:
 
 
 def unfinished(run: Run, trainings: Mapping[str, Curves]) -> str | None:
-    """Return a sentence about the progress of a training that has not reached its last epoch, else None.
+    """Return a sentence about the progress of a training run that has not reached its last epoch, else None.
 
     Args:
-        run: Run that is shown.
-        trainings: As `read_curves` returns them.
+        run: Run that is shown. For runs other than training runs, None is returned.
+        trainings: Scalars as `read_curves` returns them.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = (Path(folder) / "task.json").write_text("{}")  # a training's folder
+        ...     _ = (Path(folder) / "task.json").write_text("{}")  # folder of a training run
         ...     run = Run(Path(folder), [], {"classes": {}}, {"config": {"max_epochs": 40}}, {}, {})
         ...     unfinished(run, {"": {"train/loss": [(30, 0.2)]}})
-        'The training has reached epoch 30 of 40.'
+        'Training has reached epoch 30 of 40.'
     """
     epochs = [epoch for scalars in trainings.values() for epoch, _ in scalars.get("train/loss", ())]
     planned = run.made_by.get("config", {}).get("max_epochs")
     if not run.is_training or not epochs or not isinstance(planned, (int, float)) or max(epochs) >= planned:
         return None
-    return f"The training has reached epoch {max(epochs):.0f} of {planned}."
+    return f"Training has reached epoch {max(epochs):.0f} of {planned}."

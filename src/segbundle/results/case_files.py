@@ -1,4 +1,4 @@
-"""Paths of the files of a case."""
+"""Paths of the scan, the reference and the prediction of a case."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from segbundle.errors import OutputError
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """Paths of scan, reference and prediction of a case.
+    """Paths of the scan, the reference and the prediction of a case.
 
     Attributes:
-        image: Scan, or one file per channel.
-        reference: Annotated label map, if there is one.
-        prediction: Predicted label map.
-        ignore_label: Value of unknown voxels in the reference, if any.
+        image: Path of the scan, or one path per channel.
+        reference: Path of the annotated label map; None if the case has no reference.
+        prediction: Path of the predicted label map.
+        ignore_label: Value of voxels of unknown class in the reference; None if there are no such voxels.
 
     Example:
         >>> files = CaseFiles(["ct.nii.gz", "pet.nii.gz"], None, "case_1_seg.nii.gz")
@@ -32,23 +32,24 @@ class CaseFiles:
 
     @property
     def first_image(self) -> str:
-        """Return the scan, or the file of its first channel."""
+        """Return the path of the scan, or of its first channel."""
         return self.image if isinstance(self.image, str) else self.image[0]
 
     @property
     def gone(self) -> str | None:
-        """Return the path of a missing scan or reference, or None if both exist."""
+        """Return the path of the scan (first channel) or reference that is missing, or None if both exist."""
         given = [self.first_image, *([] if self.reference is None else [self.reference])]
         return next((path for path in given if not is_there(path)), None)
 
     def moved_to(self, dataset_dir: str | Path | None) -> CaseFiles:
-        """Return the files with paths below another dataset folder, where such files exist.
+        """Return the case with the paths of its scan and reference in another dataset folder.
 
-        A file is found by the last parts of its path: folder and name, or the name alone if the case has no reference
-        (with a reference, scan and label map may have the same name).
+        The longest ending of the old path that exists in the new folder is used. It must contain at least the file
+        name and, if the case has a reference, its parent folder, because scan and label map may have the same name. A
+        file that is not found keeps its old path.
 
         Args:
-            dataset_dir: New folder of the dataset; None changes nothing.
+            dataset_dir: New folder of the dataset; None returns the case unchanged.
 
         Example:
             >>> CaseFiles("old/imagesTr/a.nii.gz", None, "a_seg.nii.gz").moved_to(None).image
@@ -67,7 +68,10 @@ class CaseFiles:
 
 
 def is_there(path: str | Path) -> bool:
-    """Return whether a file or folder exists; False for a path that the file system cannot represent.
+    """Return whether a file or folder exists; False if its path cannot be checked, for instance because it is too long.
+
+    Args:
+        path: Path of a file or folder.
 
     Example:
         >>> is_there("."), is_there("x" * 10_000)
@@ -87,15 +91,17 @@ def _find_in(folder: Path, given: str, min_parts: int) -> str:
 
 
 def refuse_if_moved(files: Mapping[str, CaseFiles], dataset_dir: str | Path | None, every: bool = False) -> None:
-    """Raise an error if scans or references are missing, so that a page is not replaced by a page without slices.
+    """Raise an error if scans or references are missing.
+
+    Call it before a page is written. Otherwise, a page with slices could be replaced by one without.
 
     Args:
         files: Files by case.
         dataset_dir: Folder that the user gave; None if the recorded paths are used.
-        every: Raise only if the files of all cases are missing.
+        every: Raise the error only if every case has a missing file.
 
     Raises:
-        OutputError: Files are missing.
+        OutputError: Files are missing. The message names the first of them.
 
     Example:
         >>> refuse_if_moved({"a": CaseFiles("gone/a.nii.gz", None, "a_seg.nii.gz")}, None)

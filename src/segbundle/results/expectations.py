@@ -29,9 +29,9 @@ class Spread:
     """Distribution of a measurement over reference cases, with outlier limits.
 
     Attributes:
-        values: Measurements in ascending order.
-        low: Lower outlier limit.
-        high: Upper outlier limit.
+        values: Measurements in ascending order, at least one.
+        low: Lower limit; smaller values are outliers.
+        high: Upper limit; larger values are outliers.
 
     Example:
         >>> spread = Spread.of([10.0, 11.0, 12.0], least=2.0)
@@ -47,14 +47,14 @@ class Spread:
     def of(cls, values: Iterable[float], least: float | None = None) -> Spread | None:
         """Return the distribution of values, or None if there are no values.
 
-        The limits are three interquartile ranges beyond the quartiles (Tukey, Exploratory Data Analysis, 1977), and at
-        least a minimum distance. For fewer than ten values, the limits are that distance beyond the smallest and the
-        largest value.
+        For ten or more values, the distance from a quartile to its limit is three interquartile ranges (Tukey,
+        Exploratory Data Analysis, 1977), but not less than a minimum distance. For fewer values, the limits are the
+        minimum distance below the smallest and above the largest value.
 
         Args:
-            values: Measurements; positive if `least` is given.
-            least: Compute on logarithms, with this ratio as the minimum distance. None: compute on the values, with
-                their range as the minimum distance.
+            values: Measurements; they must be positive if `least` is given.
+            least: Minimum ratio between a quartile and its limit. Limits are then computed on logarithms. None computes
+                them on the values themselves, and the minimum distance is the range of the values.
 
         Example:
             >>> Spread.of([]) is None
@@ -73,16 +73,16 @@ class Spread:
         return cls(ordered, float(low), float(high))
 
     def is_far_out(self, value: float) -> bool:
-        """Return whether a value is an outlier."""
+        """Return whether a value is an outlier, that is, below `low` or above `high` by more than rounding errors."""
         return value < self.low - _ROUNDING * abs(self.low) or value > self.high + _ROUNDING * abs(self.high)
 
     def compared(self, value: float, what: str, unit: str = "") -> str:
-        """Return how an outlier compares with the reference cases.
+        """Return text that compares an outlier with the reference cases.
 
         Args:
             value: The outlier.
             what: Description of the reference cases.
-            unit: Unit with a leading space.
+            unit: Unit with a leading space; empty for numbers without a unit.
 
         Example:
             >>> Spread.of([1.0, 3.0], least=2.0).compared(9.0, "the 2 training cases", " ml")
@@ -95,12 +95,15 @@ class Spread:
 
     @property
     def ends(self) -> str:
-        """Return the range as text, such as "1 to 3"."""
+        """Return the smallest and largest value as text, such as "1 to 3"; one number if both look the same."""
         return " to ".join(dict.fromkeys(map(in_short, (self.values[0], self.values[-1]))))
 
 
 def in_short(value: float) -> str:
-    """Return a number with three significant digits, or without decimals from 1000.
+    """Return a number as text: with three significant digits below 1000, rounded to an integer from 1000.
+
+    Args:
+        value: Number; its absolute value determines the format.
 
     Example:
         >>> in_short(0.12345), in_short(123456.7)
@@ -114,13 +117,16 @@ class Expected:
     """Expected measurements of a class, from reference cases.
 
     Attributes:
-        what: Plural noun for the reference cases.
-        num_cases: Number of reference cases in which the class was annotated or predicted.
-        num_present: Number of these in which the class is present.
-        at_edge: Fraction of the cases with the class in which it touches the edge.
-        volume_ml: Distribution of the volume in ml; None if unknown.
-        components: Distribution of the number of connected components; None if unknown.
-        mean_intensity: Distribution of the mean intensity; None if unknown.
+        what: Plural noun for the reference cases, such as "training cases".
+        num_cases: Number of reference cases in which the class was annotated (training cases) or could be predicted
+            (other scans).
+        num_present: Number of these cases that contain the class.
+        at_edge: Among the cases that contain the class, the fraction in which it touches the edge of the scan; 0 if no
+            case contains it.
+        volume_ml: Distribution of the volume in ml, over the cases that contain the class; None without such cases.
+        components: Distribution of the number of connected components; None if they were not counted in any case.
+        mean_intensity: Distribution of the mean intensity; None if intensities are not comparable between scans, or
+            known in fewer than ten cases.
 
     Example:
         >>> cases = [Structure(f"case_{i}", "liver", 1400.0 + i) for i in range(12)]
@@ -143,7 +149,8 @@ class Expected:
         Args:
             structures: Measurements of the class, one per reference case.
             what: Plural noun for the reference cases.
-            intensities: Whether intensities are comparable between scans; at least ten are needed.
+            intensities: Whether intensities are comparable between scans. Even then, they are used only if they are
+                known in at least ten cases.
 
         Example:
             >>> Expected.of([], "training cases", intensities=True) is None
@@ -168,28 +175,34 @@ class Expected:
 
     @property
     def present(self) -> float:
-        """Return the fraction of the reference cases with the class."""
+        """Return the fraction of the reference cases that contain the class."""
         return self.num_present / self.num_cases
 
     @property
     def cases(self) -> str:
-        """Return a description of the reference cases."""
+        """Return a description of the reference cases, such as "the 12 training cases"."""
         return f"the {self.num_cases} {self.what}"
 
     @property
     def those_with_it(self) -> str:
-        """Return a description of the reference cases with the class."""
+        """Return a description of the reference cases that contain the class."""
         return self.cases if self.num_present == self.num_cases else f"the {self.num_present} {self.what} that have it"
 
 
 class Expectations:
-    """Expected measurements of all classes, from the training cases or, if fewer than ten, from the other scans.
+    """Expected measurements of all classes.
+
+    The expectations of a class come from the training cases in which it was annotated. If there are fewer than ten of
+    them, the expectations come from the other predicted scans, if there are at least ten.
 
     Args:
         training: Measurements of the training cases; may be empty.
         found: Measurements of the predictions.
         class_names: Foreground classes.
         intensities: Whether intensities are comparable between scans, as in CT but not in MR.
+
+    Attributes:
+        of_training: Expected measurements by class, for the classes whose expectations come from the training cases.
 
     Example:
         >>> training = [Structure(f"case_{i}", "liver", 1400.0 + i) for i in range(12)]
@@ -216,16 +229,26 @@ class Expectations:
 
         Args:
             name: Name of the class.
+
+        Returns:
+            None if there are fewer than ten training cases with annotations of the class, and at most ten predictions.
         """
         scans = self._found[name]
         usual = Expected.of(scans, "predicted scans", self._intensities) if len(scans) > _MIN_CASES else None
         return self.of_training.get(name) or usual
 
     def of(self, one: Structure) -> Expected | None:
-        """Return the expected measurements for a prediction from the training cases, or else from the other scans.
+        """Return the expected measurements for a class in one predicted scan.
+
+        They come from the training cases, or else from the other predicted scans. In the latter case, `at_edge` is 0,
+        because a class may be cut off in all scans of a batch.
 
         Args:
-            one: Class in a predicted scan.
+            one: Measurements of the class in the scan.
+
+        Returns:
+            None if there are fewer than ten training cases with annotations of the class, and fewer than ten other
+            scans.
         """
         if one.name in self.of_training:
             return self.of_training[one.name]
@@ -239,8 +262,8 @@ class Warnings:
     """Warnings about one class in one predicted scan.
 
     Attributes:
-        unusual: Deviations from the reference cases.
-        at_edge: Whether the class touches the edge of the scan and rarely does so in the reference cases.
+        unusual: Deviations from the reference cases, as text that follows the name of the class.
+        at_edge: Whether the class touches the edge of the scan, which it rarely does in the reference cases.
 
     Example:
         >>> Warnings(at_edge=True).words
@@ -252,7 +275,7 @@ class Warnings:
 
     @property
     def words(self) -> list[str]:
-        """Return all warnings as text."""
+        """Return all warnings as text that follows the name of the class."""
         return [*self.unusual, *([EDGE] if self.at_edge else [])]
 
 
@@ -260,8 +283,8 @@ def warnings_of(found: Structure, usual: Expected | None) -> Warnings:
     """Return the warnings about a class in a predicted scan.
 
     Args:
-        found: Measurements of the class.
-        usual: Expected measurements; None checks the edge only.
+        found: Measurements of the class in the scan.
+        usual: Expected measurements. None checks only whether the class touches the edge of the scan.
 
     Example:
         >>> cases = [Structure(f"case_{i}", "liver", 1400.0 + i) for i in range(12)]
@@ -292,14 +315,17 @@ def _deviations(found: Structure, usual: Expected) -> Iterator[str]:
 
 
 def of_all_scans(found: Sequence[Structure], of_training: Mapping[str, Expected]) -> Iterator[str]:
-    """Yield warnings about a batch as a whole, for deviations from the training cases that most scans share.
+    """Yield warnings about deviations from the training cases that most scans of a batch share.
+
+    A warning is given for a class that is usually present but missing in most scans, and for a class whose volumes are
+    mostly below or mostly above those of all training cases.
 
     Args:
         found: Measurements of all classes in all scans.
-        of_training: Expected measurements by class.
+        of_training: Expected measurements by class, from the training cases.
 
     Yields:
-        Complete sentences; none for fewer than five scans.
+        Complete sentences; none for classes with fewer than five scans.
 
     Example:
         >>> cases = [Structure(f"case_{i}", "liver", 1400.0 + i) for i in range(12)]
@@ -327,11 +353,14 @@ def of_all_scans(found: Sequence[Structure], of_training: Mapping[str, Expected]
 
 
 def unchecked(expected: Mapping[str, Expected | None], intensities: bool) -> Iterator[str]:
-    """Yield sentences about checks that were not possible.
+    """Yield sentences about checks of the predictions that were not possible.
 
     Args:
-        expected: Expected measurements by class; None if unknown.
+        expected: Expected measurements by class; None if there are too few reference cases.
         intensities: Whether intensities are comparable between scans.
+
+    Yields:
+        Complete sentences with the reason; none if everything could be checked.
 
     Example:
         >>> list(unchecked({}, intensities=False))

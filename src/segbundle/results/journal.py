@@ -1,4 +1,4 @@
-"""Records of the scans of a batch: `predictions.json`, and the journals that runs append records to."""
+"""Records of the scans of a batch: `predictions.json`, and the journals to which runs append records."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Journal:
     """Append-only JSON Lines file of records. After a killed run, at most the last line is incomplete.
 
     Args:
-        path: File that ends in `.jsonl`; it is created with the first record.
+        path: File whose name ends in `.jsonl`. The file and its folder are created with the first record.
 
     Example:
         >>> import tempfile
@@ -73,13 +73,14 @@ class Journal:
 
 
 def record_files(folder: Path) -> list[Path]:
-    """Return the files with records in a folder, the newest last.
+    """Return the files with records in a folder, in the order in which they were written.
 
     Args:
         folder: Output folder of predict or evaluate.
 
     Returns:
-        `predictions.json`, and after a killed run also its journals.
+        `predictions.json` and, after a killed run, also its journals; empty if there are no such files. Files of
+        single ranks, as earlier versions wrote them, are included.
 
     Example:
         >>> record_files(Path("missing"))
@@ -91,10 +92,13 @@ def record_files(folder: Path) -> list[Path]:
 
 
 def journals(folder: Path) -> list[Path]:
-    """Return the journals of a run that was killed or is still running.
+    """Return the journals of a run that was killed or is still running, one per rank.
 
     Args:
         folder: Output folder of predict or evaluate.
+
+    Returns:
+        Paths sorted by name; empty if the run has finished, or the folder does not exist.
 
     Example:
         >>> journals(Path("missing"))
@@ -105,7 +109,7 @@ def journals(folder: Path) -> list[Path]:
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """Return the records of a folder sorted by case, the newest record of each scan.
+    """Return the newest record of each scan in a folder, sorted by case.
 
     Args:
         folder: Output folder of predict or evaluate.
@@ -114,7 +118,7 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
         Records as dictionaries; empty if the folder has no files with records.
 
     Raises:
-        OutputError: A file is damaged.
+        OutputError: A file cannot be read, or has invalid records.
 
     Example:
         >>> read_records(Path("missing"))
@@ -125,7 +129,10 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
 
 
 def key_of(record: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the key of a record: case and scan, because several scans may have the same name.
+    """Return the key of a record: its case and the path of its scan, because several scans may have the same name.
+
+    Args:
+        record: Record of a scan. The path is empty if the record does not have one.
 
     Example:
         >>> key_of({"case": "case_1", "image": "a/case_1.nii.gz"})
@@ -138,10 +145,10 @@ def records_of(path: Path) -> list[dict[str, Any]]:
     """Return the records in one file.
 
     Args:
-        path: JSON file, or journal that ends in `.jsonl`.
+        path: JSON file, or journal whose name ends in `.jsonl`. An incomplete last line of a journal is ignored.
 
     Raises:
-        OutputError: The file is damaged.
+        OutputError: The file cannot be read, or has invalid records.
 
     Example:
         >>> import tempfile
@@ -161,13 +168,13 @@ def records_of(path: Path) -> list[dict[str, Any]]:
 
 @contextmanager
 def damage_named(path: Path) -> Iterator[None]:
-    """Extend an `OutputError` of the block with advice about the damaged file.
+    """Extend an `OutputError` that the block raises with advice about the damaged file.
 
     Args:
         path: File of a run that the block reads.
 
     Raises:
-        OutputError: The block raised an `OutputError`.
+        OutputError: The block raised an `OutputError`. The message names the file, the reason, and what to do.
 
     Example:
         >>> with damage_named(Path("run.json")):  # doctest: +ELLIPSIS

@@ -1,4 +1,4 @@
-"""Runs read back from their folders: scores, provenance, and the files of the cases."""
+"""Runs that are read from their output folders: scores, provenance, and the files of the cases."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from segbundle.results.journal import damage_named, journals, read_records
 from segbundle.results.scores import Row, read_rows
 
 _UNFINISHED = {
-    run_files.TASK: "the training has not been validated",
-    run_files.CROSS_VALIDATION: "the cross-validation has not finished",
+    run_files.TASK: "no epoch has been validated. Wait for the first validation, or continue a stopped run with "
+    "--resume true",
+    run_files.CROSS_VALIDATION: "the cross-validation has not finished. Run the same command again to continue it",
 }
-"""Files that a run writes when it starts, and the reason for missing scores if they exist."""
+"""Files that a run writes when it starts, with the reason why their folder may have no scores, and what to do."""
 _CASE_KEYS = ("cases", "trained_on", "chosen_by")
 _NO_SURFACES = {"hd95_mm_mean": None, "hd95_mm_ci95": [None, None], "nsd_mean": None, "nsd_ci95": [None, None]}
 """Defaults for classes of `summary.json` without surface metrics."""
@@ -30,12 +31,12 @@ _NO_SURFACES = {"hd95_mm_mean": None, "hd95_mm_ci95": [None, None], "nsd_mean": 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Folder of predictions without references.
+    """Predictions without references, as read from their folder.
 
     Attributes:
         folder: Folder of the predictions.
         class_names: Foreground classes, in the order of their label values.
-        made_by: Content of `run.json` (command, versions, configuration).
+        made_by: Content of `run.json` (command, versions, configuration), without credentials.
         files: Files by case, for all scans that were predicted.
         failed: Error messages by case, for all scans that failed.
 
@@ -53,19 +54,20 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Run:
-    """Evaluation, cross-validation or training with scores.
+    """Evaluation, cross-validation or training run with scores, as read from its folder.
 
     Attributes:
         folder: Folder of the run.
         rows: Rows of `metrics.csv`, one per case and class.
         summary: Content of `summary.json`.
-        made_by: Content of `run.json` (command, versions, configuration); empty if the file is missing.
-        files: Files by case, where known.
-        failed: Error messages by case, for cases without scores.
+        made_by: Content of `run.json` (command, versions, configuration) without credentials and without its lists of
+            cases; empty if the file is missing.
+        files: Files by case, for the cases in `run.json`.
+        failed: Error messages by case, for cases that failed and have no scores.
         trained_on: Names of the training cases of the models; None if unknown.
-        chosen_by: Names of the cases whose Dice selected the epoch of a model.
-        folds: For a cross-validation, `summary.json` of each fold by number.
-        fold_of: For a cross-validation, the fold that held out each case.
+        chosen_by: Names of the cases whose Dice selected the epoch of a model; empty if unknown.
+        folds: Content of `summary.json` by number of the fold; empty unless the run is a cross-validation.
+        fold_of: Number of the fold that held out each case; empty unless the run is a cross-validation.
 
     Example:
         >>> run = Run(Path("run"), [], {"classes": {"liver": {}, "lesion": {}}}, {}, {}, {})
@@ -86,21 +88,29 @@ class Run:
 
     @property
     def is_training(self) -> bool:
-        """Return whether the scores come from the validation of a training."""
+        """Return whether the scores come from the validation of a training run."""
         return (self.folder / "task.json").is_file()
 
     @property
     def class_names(self) -> list[str]:
-        """Return the foreground classes; the label value of a class is its index plus 1."""
+        """Return the names of the foreground classes; the label value of a class is its index in the list plus 1."""
         return list(self.summary["classes"])
 
     def rows_of(self, name: str) -> list[Row]:
-        """Return the rows of one class."""
+        """Return the rows of one class.
+
+        Args:
+            name: Name of the class.
+        """
         return [row for row in self.rows if row.name == name]
 
     @property
     def trainings(self) -> dict[str, Path]:
-        """Return the folders of the trainings with TensorBoard events, by fold; a single training has the name ""."""
+        """Return the folders with TensorBoard files of the training runs behind the scores.
+
+        For a cross-validation, the keys are the names of the folds, such as "fold 0". Otherwise, there is at most one
+        folder, with the key "": that of this run, or that of the model that was evaluated.
+        """
         ckpt_path = self.made_by.get("config", {}).get("ckpt_path")
         candidates = [self.folder]
         if isinstance(ckpt_path, str):
@@ -113,13 +123,13 @@ class Run:
 
 
 def fold_folders(folder: Path) -> list[Path]:
-    """Return the folders `fold_0`, `fold_1`, ... of a cross-validation, by number.
+    """Return the folders `fold_0`, `fold_1`, ... of a cross-validation, sorted by number.
 
     Args:
         folder: Output folder of a cross-validation.
 
     Returns:
-        Folders of the folds; empty if the folder is not that of a cross-validation.
+        Folders of the folds; empty if the folder does not contain any.
 
     Example:
         >>> import tempfile
@@ -134,12 +144,12 @@ def fold_folders(folder: Path) -> list[Path]:
 
 
 def write_run(folder: str | Path, made_by: dict[str, Any], data: Sequence[dict[str, Any]]) -> None:
-    """Write `run.json`, the provenance of a run and the files of its cases.
+    """Write `run.json`, which contains the provenance of a run and the absolute paths of the files of its cases.
 
     Args:
         folder: Folder of the run.
         made_by: Command, versions and configuration.
-        data: Datalist entries with `case`, `image` and `label`.
+        data: Datalist entries with `case`, `image`, `label` and, optionally, `ignore_label`.
 
     Raises:
         OutputError: The file cannot be written.
@@ -168,13 +178,13 @@ def _absolute(path: str | list[str]) -> str | list[str]:
 
 
 def holds_scores(folder: str | Path) -> bool:
-    """Return True for an evaluation, a cross-validation or a training, False for predictions without references.
+    """Return whether a folder has scores: True for a run with references, False for predictions without references.
 
     Args:
-        folder: Folder of a run.
+        folder: Folder of an evaluation, a cross-validation, a training run or predictions.
 
     Raises:
-        OutputError: The folder is neither, or the run has not finished.
+        OutputError: The folder is not that of a run, the run has not finished, or `run.json` cannot be read.
 
     Example:
         >>> import tempfile
@@ -212,10 +222,10 @@ def read_predictions(folder: str | Path, dataset_dir: str | Path | None = None) 
 
     Args:
         folder: Folder of the predictions; it may have been moved.
-        dataset_dir: New folder of the scans, if they were moved.
+        dataset_dir: New folder of the scans, if they were moved (see `CaseFiles.moved_to`).
 
     Raises:
-        OutputError: The folder contains something else, or its files cannot be read.
+        OutputError: The folder has scores or is not that of a run, the run has not finished, or a file cannot be read.
 
     Example:
         >>> import tempfile
@@ -228,7 +238,7 @@ def read_predictions(folder: str | Path, dataset_dir: str | Path | None = None) 
     """
     folder = Path(folder)
     if holds_scores(folder):
-        raise OutputError(f"{folder} contains scores; a folder of `segbundle predict` is needed.")
+        raise OutputError(f"{folder} contains scores. Give an output_dir of `segbundle predict`.")
     records, made_by = read_records(folder), _read_made_by(folder)
     class_names = made_by.get("config", {}).get("class_names")
     if not isinstance(class_names, list):
@@ -248,14 +258,15 @@ def read_predictions(folder: str | Path, dataset_dir: str | Path | None = None) 
 
 
 def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:
-    """Return the content of the folder of an evaluation, a cross-validation or a training.
+    """Return the content of the folder of an evaluation, a cross-validation or a training run.
 
     Args:
         folder: Folder of the run.
-        dataset_dir: New folder of the scans, if they were moved.
+        dataset_dir: New folder of the scans, if they were moved (see `CaseFiles.moved_to`).
 
     Raises:
-        OutputError: The folder contains no scores, or its files cannot be read.
+        OutputError: The folder has no scores, the run has not finished, or its files cannot be read or contradict each
+            other.
 
     Example:
         >>> import tempfile
@@ -350,7 +361,10 @@ def read_validated(path: Path, schema: Any) -> Any:
 
     Args:
         path: JSON file.
-        schema: Pydantic model or type; the content is returned as it is in the file.
+        schema: Pydantic model, or another type that Pydantic can validate.
+
+    Returns:
+        The plain JSON values in the file, not an instance of the schema.
 
     Raises:
         OutputError: The file cannot be read or does not match the schema.
@@ -370,7 +384,7 @@ def read_validated(path: Path, schema: Any) -> Any:
 
 
 def window_of(made_by: dict[str, Any]) -> tuple[float, float] | None:
-    """Return the intensity window (lower, upper) that a task clips scans to, or None if it does not clip them.
+    """Return the range of intensities (lower, upper) to which a task clips scans, or None if it does not clip them.
 
     Args:
         made_by: Content of `run.json`.
@@ -389,7 +403,10 @@ def window_of(made_by: dict[str, Any]) -> tuple[float, float] | None:
 
 
 def short_name(folder: Path) -> str:
-    """Return the last two parts of the path of a folder, for display.
+    """Return the last two parts of the absolute path of a folder, for display.
+
+    Args:
+        folder: Path of a folder.
 
     Example:
         >>> short_name(Path("/data/runs/liver"))
@@ -399,10 +416,13 @@ def short_name(folder: Path) -> str:
 
 
 def about(made_by: Mapping[str, Any]) -> list[str]:
-    """Return short descriptions of a run: data, validation fold, model and date, where known.
+    """Return short descriptions of a run: its data, validation fold, model and date.
 
     Args:
         made_by: Content of `run.json`.
+
+    Returns:
+        Text such as "Data: data"; unknown values are left out.
 
     Example:
         >>> about({"config": {"dataset_dir": "data", "fold": 1, "num_folds": 5}})

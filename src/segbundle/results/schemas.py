@@ -1,4 +1,4 @@
-"""Pydantic schemas of the JSON files of a run. Additional keys are allowed."""
+"""Pydantic schemas of the JSON files of a run. Files may have additional keys."""
 
 from __future__ import annotations
 
@@ -35,7 +35,11 @@ class _ClassScores(_Strict):
 
 
 class Scores(_Strict):
-    """Scores of a case in its record, background first.
+    """Scores of a case in its record.
+
+    Attributes:
+        voxel_ml: Volume of a voxel in ml.
+        classes: Scores per class, background first.
 
     Example:
         >>> Scores(voxel_ml=0.001, classes=[]).classes
@@ -48,6 +52,15 @@ class Scores(_Strict):
 
 class Record(_Strict):
     """Record of one scan in `predictions.json`.
+
+    Attributes:
+        case: Name of the case.
+        status: Whether the scan was predicted (`ok`) or an error occurred (`failed`).
+        image: Path of the scan, or None.
+        prediction: Path of the predicted label map; None for a failed scan.
+        probabilities: Path of the class probabilities; None if they were not saved.
+        error: Error message; None for a scan that was predicted.
+        scores: Scores of an evaluation; None for a prediction or a failed scan.
 
     Example:
         >>> Record(case="case_1", status="failed", error="case_1.nii.gz: cannot be read").status
@@ -66,6 +79,11 @@ class Record(_Strict):
 class Case(_Strict):
     """Files of a case in `run.json`.
 
+    Attributes:
+        image: Path of the scan, or one path per channel.
+        reference: Path of the annotated label map, or None.
+        ignore_label: Value of voxels of unknown class in the reference; None if there are no such voxels.
+
     Example:
         >>> Case(image="a.nii.gz", reference=None).ignore_label is None
         True
@@ -79,6 +97,11 @@ class Case(_Strict):
 class Intensity(_Strict):
     """Intensity normalization of a task.
 
+    Attributes:
+        lower: Lower end of the range to which intensities are clipped; None without clipping. Text is an unresolved
+            reference.
+        upper: Upper end of the range; see `lower`.
+
     Example:
         >>> Intensity(lower=-100.0, upper=250.0).upper
         250.0
@@ -89,7 +112,18 @@ class Intensity(_Strict):
 
 
 class Config(_Strict):
-    """Values of a configuration that reports use. In trainings, they may be unresolved references (text).
+    """Values of a configuration that reports use.
+
+    In `run.json` of a training run, a value may be text with an unresolved reference, such as `@max_epochs`.
+
+    Attributes:
+        class_names: Names of the classes, background first.
+        ckpt_path: Path of the model, or paths of the members of an ensemble.
+        dataset_dir: Folder of the dataset, or paths of scans.
+        intensity: Intensity normalization.
+        max_epochs: Number of training epochs.
+        fold: Fold that was held out.
+        num_folds: Number of folds.
 
     Example:
         >>> Config(class_names=["background", "liver"], fold=0).class_names
@@ -107,6 +141,16 @@ class Config(_Strict):
 
 class MadeBy(_Strict):
     """Provenance of a run and the files of its cases, as in `run.json`.
+
+    Attributes:
+        config: Configuration of the run.
+        cases: Files by name of the case.
+        trained_on: Names of the cases on which the models were trained; None if unknown.
+        chosen_by: Names of the cases whose Dice selected the epoch of a model.
+        versions: Versions by name of the package.
+        date: Date of the run as text.
+        device: Device of the run.
+        data_fingerprint: Hash of the data of the run; for a cross-validation, the hashes of its folds.
 
     Example:
         >>> MadeBy(date="2026-01-31").cases
@@ -142,7 +186,15 @@ assert {f"n_{status.value}" for status in Status} <= _Class.model_fields.keys()
 
 
 class Summary(_Strict):
-    """Scores per class, as in `summary.json`.
+    """Mean scores, as in `summary.json`; see `segbundle.results.scores.summarize`.
+
+    Attributes:
+        cases: Number of cases.
+        mean_dice: Mean Dice over classes; None if no class could be scored.
+        mean_dice_present: Mean Dice without false positives; None if no reference contains a class.
+        mean_dice_ci95: Bootstrap interval of `mean_dice`; [None, None] if unknown.
+        classes: Scores by name of the class.
+        epoch: Epoch after which a training run was validated; None for other runs.
 
     Example:
         >>> Summary(cases=0, mean_dice=None, mean_dice_present=None, classes={}).mean_dice_ci95

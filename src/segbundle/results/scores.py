@@ -39,7 +39,20 @@ _PRESENT = (Status.SCORED, Status.MISSED)
 
 @dataclass(frozen=True)
 class Row:
-    """Row of `metrics.csv`; empty cells are None.
+    """Row of `metrics.csv` with the scores of one class in one case; empty cells are None.
+
+    Attributes:
+        case: Name of the case.
+        name: Name of the class.
+        status: Whether and how the class could be scored.
+        dice: Dice score in [0, 1]; None if the class was not scored.
+        hd95_mm: 95th percentile of the Hausdorff distance in mm; None if reference or prediction lacks the class, or if
+            surfaces were not measured.
+        nsd: Normalized surface Dice in [0, 1]; None if the class was not scored, or if surfaces were not measured.
+        volume_ref_ml: Volume in the reference in ml; None if the class was not annotated.
+        volume_pred_ml: Volume in the prediction in ml.
+        components_ref: Number of connected components in the reference; None if unknown.
+        components_pred: Number of connected components in the prediction; None if unknown.
 
     Example:
         >>> Row("case_1", "liver", Status.MISSED, 0.0, None, 0.0, 12.5, 0.0, 1, 0).status.value
@@ -79,7 +92,9 @@ class CaseScores:
 
 
 def scores_to_json(case: CaseScores) -> dict[str, Any]:
-    """Return the scores of a case as JSON values; NaN becomes null. `scores_from_json` restores them exactly.
+    """Return the scores of a case as JSON values, in which null stands for NaN.
+
+    `scores_from_json` restores the scores exactly.
 
     Args:
         case: Scores of the case.
@@ -124,7 +139,7 @@ def metrics_rows(cases: Sequence[CaseScores], class_names: Sequence[str]) -> lis
         class_names: Names of the classes, background first.
 
     Returns:
-        Dictionaries with `COLUMNS` as keys; values that cannot be computed are empty.
+        Dictionaries with `COLUMNS` as keys. Values that cannot be computed are empty strings.
 
     Example:
         >>> scores = [ClassScore(Status.SCORED, 0.99, 900, 900), ClassScore(Status.SCORED, 0.8, 90, 110)]
@@ -160,18 +175,29 @@ def _csv_number(value: float, digits: int) -> str:
 def summarize(
     cases: Sequence[CaseScores], class_names: Sequence[str], nsd_tolerance_mm: Sequence[float] | None = None
 ) -> dict[str, Any]:
-    """Return the content of `summary.json`.
+    """Return the content of `summary.json`: mean scores over cases, per class and over all classes.
 
-    - `mean_dice`: mean over foreground classes of the mean over cases. False positives count as 0, as in nnU-Net.
-    - `mean_dice_present`: the same without false positives. Both skip classes that were scored in no case; `dice_mean`
-      of such a class is None.
-    - `dice_ci95`: 95 % percentile bootstrap interval over cases (Efron 1979; 2000 resamples, fixed seed), [None, None]
-      for fewer than two cases.
-    - `mean_dice_ci95`: interval of `mean_dice`; a case is resampled with all of its classes.
+    Keys of the summary:
+
+    - `cases`: number of cases.
+    - `mean_dice`: mean of `dice_mean` over the foreground classes.
+    - `mean_dice_ci95`: bootstrap interval of `mean_dice`; a case is resampled with all of its classes.
+    - `mean_dice_present`: like `mean_dice`, but without false positives.
+    - `classes`: scores by name of the class.
+
+    Keys of each class:
+
+    - `dice_mean`: mean Dice over the cases in which the class was scored, missed or a false positive. The last two
+      count as 0, as in nnU-Net.
     - `hd95_mm_mean`: mean over the cases with the class in reference and prediction.
     - `nsd_mean`: mean over the same cases as `dice_mean`.
+    - `dice_ci95`, `hd95_mm_ci95`, `nsd_ci95`: 95 % percentile bootstrap intervals of these means over cases (Efron
+      1979; 2000 resamples, fixed seed).
+    - `nsd_tolerance_mm`: tolerance of the NSD in mm.
+    - `n_scored`, `n_missed`, `n_false_positive`, `n_true_absent`, `n_unannotated`: number of cases with this status.
 
-    HD95 and NSD have intervals as well; all surface metrics are None if they were not computed.
+    A mean without any case is None, and so are surface metrics that were not computed. Means over classes skip classes
+    whose mean is None. Intervals for fewer than two cases are [None, None].
 
     Args:
         cases: Scores of the cases.
@@ -224,11 +250,11 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def mean_dice(rows: Sequence[Row], class_names: Sequence[str]) -> float | None:
-    """Return the mean Dice of rows of `metrics.csv`, defined as in `summarize`; None if no row has a Dice.
+    """Return the mean Dice of rows of `metrics.csv`, as `summarize` defines it, or None if no row has a Dice.
 
     Args:
         rows: Rows of one run.
-        class_names: Foreground classes to average over.
+        class_names: Foreground classes over which to average.
 
     Example:
         >>> rows = [Row(case, "liver", Status.SCORED, dice, *[None] * 6) for case, dice in (("a", 0.5), ("b", 1.0))]
@@ -285,19 +311,21 @@ def write_scores(
 ) -> dict[str, Any]:
     """Write `metrics.csv` and `summary.json`, and return the summary.
 
+    If `metrics.csv` cannot be written, `summary.json` is written before the error is raised.
+
     Args:
         output_dir: Folder to write to.
         cases: Scores of the cases.
         class_names: Names of the classes, background first.
-        nsd_tolerance_mm: Tolerance of the NSD per class in mm, background first.
-        epoch: Epoch of the validation, for a training.
-        model: Reason why these scores did not select the model, for a training.
+        nsd_tolerance_mm: Tolerance of the NSD per class in mm, background first; None if surfaces were not measured.
+        epoch: For a training run, the epoch after which it was validated. Default: None.
+        model: For a training run, why its model has the newest instead of the best weights. Default: None.
 
     Returns:
-        Content of `summary.json`, see `summarize`.
+        Content of `summary.json`, see `summarize`; with `epoch` and `model`, if they are given.
 
     Raises:
-        OutputError: The folder is not writable.
+        OutputError: A file cannot be written, or would replace a file that segbundle did not write.
 
     Example:
         >>> import tempfile
@@ -324,7 +352,7 @@ def read_rows(path: Path) -> list[Row]:
     """Return the rows of `metrics.csv`.
 
     Args:
-        path: The file.
+        path: Path of the file.
 
     Raises:
         OutputError: The file cannot be read, lacks columns, or has invalid values or duplicate rows.
@@ -382,17 +410,17 @@ def finite_number(text: str) -> float:
 
 
 def read_scores(output_dir: str | Path, class_names: Sequence[str]) -> list[CaseScores]:
-    """Return the scores in `metrics.csv` of a folder.
+    """Return the scores in `metrics.csv` of a folder, one `CaseScores` per case.
 
-    The file has volumes in ml and no scores of the background. The returned scores therefore have `voxel_ml` 1, and
-    their background is not annotated.
+    The file has volumes in ml instead of voxel counts, and no scores of the background. In the returned scores,
+    `voxels_ref` and `voxels_pred` are therefore volumes in ml, `voxel_ml` is 1, and the background is unannotated.
 
     Args:
         output_dir: Folder that `write_scores` wrote to.
         class_names: Names of the classes, background first.
 
     Raises:
-        OutputError: The file is missing or has other classes.
+        OutputError: The file is missing, cannot be read, or has other classes.
 
     Example:
         >>> import tempfile
@@ -404,11 +432,15 @@ def read_scores(output_dir: str | Path, class_names: Sequence[str]) -> list[Case
     """
     path = Path(output_dir) / run_files.METRICS
     if not path.is_file():
-        raise OutputError(f"{path} does not exist: the evaluation has not finished.")
+        raise OutputError(
+            f"{path} does not exist: the evaluation has not finished. Run the same command again to continue it."
+        )
     by_case: dict[str, list[ClassScore]] = {}
     for row, name in zip(read_rows(path), itertools.cycle(class_names[1:])):  # the classes repeat for every case
         if row.name != name:
-            raise OutputError(f"{path} has class {row.name!r} instead of {name!r}. Evaluate again with these classes.")
+            raise OutputError(
+                f"{path} has class {row.name!r} instead of {name!r}. Evaluate again with the same class_names."
+            )
         scores = by_case.setdefault(row.case, [ClassScore(Status.UNANNOTATED, math.nan, 0, 0)])
         dice, hd95_mm, nsd = (math.nan if value is None else value for value in (row.dice, row.hd95_mm, row.nsd))
         components = (None if value is None else int(value) for value in (row.components_ref, row.components_pred))
@@ -418,7 +450,10 @@ def read_scores(output_dir: str | Path, class_names: Sequence[str]) -> list[Case
 
 
 def print_summary(summary: dict[str, Any], title: str) -> None:
-    """Print a table with one row per class and the mean.
+    """Print a table of scores: one row per class, and the mean Dice over classes with and without false positives.
+
+    Surface metrics are shown if they were computed. On a terminal with fewer than 100 columns, they replace the
+    bootstrap intervals.
 
     Args:
         summary: As `summarize` returns it.

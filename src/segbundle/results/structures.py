@@ -1,4 +1,4 @@
-"""Measurements of one class in one scan, and the file `training_cases.csv` that a training stores them in."""
+"""Measurements of one class in one scan, and `training_cases.csv`, the file with those of the training cases."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ class Structure:
 
 
 def write_training_cases(folder: str | Path, structures: Sequence[Structure]) -> None:
-    """Write `training_cases.csv`: one row per training case and annotated class.
+    """Write `training_cases.csv`, with one row per training case and annotated class.
 
     Args:
-        folder: Output folder of a training or a prediction.
-        structures: Measurements; if empty, an existing file is removed.
+        folder: Output folder of `train` or `predict`.
+        structures: Measurements. If empty, no file is written, and an existing file of segbundle is removed.
 
     Raises:
-        OutputError: The file cannot be written.
+        OutputError: The file cannot be written, or would replace a file that segbundle did not write.
 
     Example:
         >>> import tempfile
@@ -91,11 +91,12 @@ def training_cases_of(ckpt_path: str | Path | Sequence[str | Path] | None) -> li
     """Return the training cases of a model or an ensemble, without duplicates.
 
     Args:
-        ckpt_path: Model, list of models, or folder of a cross-validation. `training_cases.csv` is read from the
-            folder of each model.
+        ckpt_path: Path of a model, list of such paths, or folder of a cross-validation. `training_cases.csv` is read
+            from the folder of each model. None means no model.
 
     Returns:
-        One `Structure` per case and class; empty if the files are missing.
+        One `Structure` per case and class. Files that are missing or cannot be read are skipped (see
+        `read_training_cases`).
 
     Example:
         >>> training_cases_of("missing/model.pt")
@@ -115,7 +116,8 @@ def read_training_cases(folder: Path) -> list[Structure]:
         folder: Folder of a model or of predictions.
 
     Returns:
-        One `Structure` per row; empty, with a warning in the log, if the file is not one of segbundle's.
+        One `Structure` per row; empty if the file is missing. If it cannot be read or has invalid values, a warning is
+        logged, and the list is empty as well.
 
     Example:
         >>> read_training_cases(Path("missing"))
@@ -128,7 +130,7 @@ def read_training_cases(folder: Path) -> list[Structure]:
         return [_structure(line) for line in read_csv(path, ("case", "class", "volume_ml", "touches_edge"))]
     except ValueError as error:
         reason = error if isinstance(error, SegbundleError) else f"{path}: {error}."
-        _logger.warning("%s The file is ignored.", reason)
+        _logger.warning("%s The file is ignored, so predictions are not compared with these training cases.", reason)
         return []
 
 

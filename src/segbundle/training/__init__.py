@@ -1,4 +1,4 @@
-"""Training of a network: cached cases, trainer, handlers, checkpoints for resuming."""
+"""Training of a network: cached cases, trainer, handlers, and checkpoints for resuming."""
 
 import lazy_loader as lazy
 

@@ -39,13 +39,14 @@ _MEMORY_FRACTION = 0.5
 class CachedCases(monai.data.CacheDataset):
     """MONAI's `CacheDataset` with a memory limit, and with a progress bar on terminals only.
 
-    Cases that do not fit into half of the free memory are loaded on every access. If a case cannot be loaded, all
-    threads end before the error is raised. (With MONAI's class they continue, and a thread that runs C++ code while
-    Python exits aborts the process.)
+    The cache takes at most about half of the free memory. The other cases are loaded on every access. If a case cannot
+    be loaded, all threads end before the error is raised. (With MONAI's class they continue, and a thread that runs C++
+    code while Python exits aborts the process.)
 
     Args:
         data: datalist entries.
-        transform: transforms of an entry; the deterministic ones are cached.
+        transform: transforms of an entry. The results of the deterministic transforms before the first random one are
+            cached.
         num_workers: number of threads that load cases (default 4).
         kwargs: other arguments of `monai.data.CacheDataset`, such as `cache_rate` and `copy_cache`.
 
@@ -82,7 +83,7 @@ class CachedCases(monai.data.CacheDataset):
 
 
 class PreparedCases(Dataset[dict[str, Any]]):
-    """Cache of the training cases, each prepared once by `segbundle.transforms.PrepareCase`.
+    """Dataset of the training cases, each prepared once by `segbundle.transforms.PrepareCase` and then cached.
 
     Without `cache_dir`, cases are cached in memory, up to half of the free memory. Other cases are written to the
     folder `cache` in `output_dir`. With `cache_dir`, all cases are written there, and runs with the same cases and
@@ -92,19 +93,21 @@ class PreparedCases(Dataset[dict[str, Any]]):
     never read for another case or other settings. Files are memory-mapped one case at a time, so that the memory
     footprint of an epoch does not depend on the number of cases.
 
-    With several ranks, each rank caches all cases in its fraction of the memory. With `cache_dir`, each rank prepares
-    its shard.
+    With several ranks, every rank must create the dataset. Each rank caches all cases, in its share of the memory. With
+    `cache_dir`, each rank prepares a shard of the cases, waits for the other ranks, and reads their files.
 
     Args:
-        data: datalist entries.
-        transform: callable that prepares an entry. Its attribute `settings`, JSON values, determines the result.
-        cache_dir: folder of the cache. Default: memory.
-        output_dir: folder of the training, for cases that do not fit into memory. Default: all cases stay in memory.
+        data: datalist entries, the same on every rank.
+        transform: callable that prepares an entry and returns a dict. Its attribute `settings` contains the JSON values
+            that determine the result; it is needed if cases are written to files.
+        cache_dir: folder of the cache. Default: cases are cached in memory.
+        output_dir: output folder of the run, for cases that do not fit into memory. Default: all cases stay in memory.
         num_workers: number of threads that prepare cases (default 4).
 
     Raises:
         OutputError: a case cannot be written.
         DataError: a case cannot be prepared.
+        ConfigError: there are fewer cases than ranks.
 
     Example:
         >>> cases = PreparedCases([{"case": "a"}, {"case": "b"}], lambda entry: {"case": entry["case"].upper()})
@@ -154,7 +157,7 @@ class PreparedCases(Dataset[dict[str, Any]]):
         return _mapped(case) if isinstance(case, Path) else case
 
     def structures(self) -> list[Structure]:
-        """Return the measurements of every annotated class in every case, without the background."""
+        """Return the measurements of the annotated foreground classes, one `Structure` per case and class."""
         names = self.transform.settings["class_names"]
         return [
             Structure(case["case"], name, **case["measures"][index])
@@ -197,7 +200,7 @@ class PreparedCases(Dataset[dict[str, Any]]):
                 torch.save(case, partial)
         except RuntimeError as error:  # raised by torch if the disk is full
             raise OutputError(
-                f"{path}: cannot be written ({error}); check the free space, or set cache_dir."
+                f"{path}: cannot be written ({error}); free some space, or set cache_dir to a folder on another disk."
             ) from error
         with self._lock:
             self._written += 1
@@ -216,7 +219,7 @@ def _is_readable(path: Path) -> bool:
     try:
         _mapped(path)
     except Exception:  # torch raises many types of errors for damaged files
-        _logger.warning("%s: is damaged, so the case is prepared again", path)
+        _logger.warning("%s: the cached case cannot be read, so the case is prepared again", path)
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""Ignite handlers of a training: seeds, NaN checks, final validation, early stopping and logging."""
+"""Ignite handlers for training: seeds, NaN checks, final validation, early stopping and logging."""
 
 from __future__ import annotations
 
@@ -41,15 +41,16 @@ _SHOWN = (CommonKeys.IMAGE, CommonKeys.LABEL, CommonKeys.PRED)
 
 
 class SeedEpochs:
-    """Handler that seeds the case order, patches and augmentation of every epoch with the run's seed and the epoch.
+    """Handler that seeds every epoch, so that its batches depend only on the seed of the run and the epoch's number.
 
-    An epoch does not depend on earlier epochs in the same process. Repeated runs and resumed runs therefore have the
-    same batches. Each rank has different random transforms.
+    Repeated runs and resumed runs therefore have the same order of cases, patches and augmentation. Random transforms
+    differ between ranks.
 
     Args:
-        seed: seed of the run; None for no seeding.
-        loader: training loader. For a `PatchLoader`, only the epoch is set. For other loaders, PyTorch's generator and
-            the random transforms of the dataset are seeded. (Worker processes are seeded from PyTorch's generator.)
+        seed: seed of the run; None disables seeding.
+        loader: training loader. A `PatchLoader` has a seed of its own, so only its epoch is set. For other loaders,
+            PyTorch's generator and the random transforms of the dataset are seeded. (Worker processes are seeded from
+            PyTorch's generator.)
 
     Example:
         >>> from segbundle.sampling.augmentation import Augmentation
@@ -63,7 +64,7 @@ class SeedEpochs:
         self.loader = loader
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer."""
+        """Attach the handler to the trainer."""
         engine.add_event_handler(Events.EPOCH_STARTED, self._seed)
 
     def _seed(self, engine: Engine) -> None:
@@ -82,11 +83,13 @@ class SeedEpochs:
 class StopAtNaN:
     """Handler that stops training if the loss or the gradient is NaN or infinite, before the epoch is saved.
 
-    On a GPU, the loss of a step is checked during the next step, to avoid synchronization. A gradient that is not
-    finite leads to a NaN loss in the next step, so that only the gradient of the last step of an epoch is checked.
+    The loss is checked in every step; on a GPU, during the next step, to avoid synchronization. The gradient is checked
+    only in the last step of an epoch, because a gradient that is not finite leads to a NaN loss in the next step. The
+    trainer must set `state.gradient_norm`, as `SegmentationTrainer` does.
 
     Raises:
-        TrainingError: during training. The message names the cases of the batch.
+        TrainingError: during training, if the loss or the gradient is not finite. The message names the cases of the
+            batch.
 
     Example:
         >>> trainer = Engine(lambda engine, batch: None)
@@ -98,7 +101,7 @@ class StopAtNaN:
         self._last: tuple[torch.Tensor, Any, Any] | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer."""
+        """Attach the handler to the trainer."""
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._record_loss)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._check_epoch)
 
@@ -153,11 +156,11 @@ def _check_finite(name: str, value: float, position: tuple[Any, int, int]) -> No
 
 
 class FinalValidation:
-    """Handler that validates after the last epoch if MONAI's `ValidationHandler` does not.
+    """Handler that validates after the last epoch, unless MONAI's `ValidationHandler` does so.
 
     Args:
         validator: validation engine.
-        interval: interval of the `ValidationHandler` in epochs.
+        interval: number of epochs between the validations of the `ValidationHandler`.
 
     Example:
         >>> from types import SimpleNamespace
@@ -172,7 +175,7 @@ class FinalValidation:
         self.interval = interval
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer."""
+        """Attach the handler to the trainer."""
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._validate)
 
     def _validate(self, engine: Engine) -> None:
@@ -183,11 +186,12 @@ class FinalValidation:
 class EarlyStopping:
     """Handler that stops training when the validation metric has not improved for `patience` epochs.
 
-    A training that has stopped early also stops when it is resumed, unless `patience` is larger.
+    It is checked at the start and after every epoch with a validation. A run that has stopped early therefore stops
+    again as soon as it is resumed, unless `patience` has been increased.
 
     Args:
         validator: validation engine with a key metric.
-        patience: number of epochs since the best validation; None for no early stopping.
+        patience: number of epochs since the best validation after which training stops; None disables early stopping.
 
     Example:
         >>> from types import SimpleNamespace
@@ -206,7 +210,11 @@ class EarlyStopping:
         self.patience = patience
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer, after the validation handlers."""
+        """Attach the handler to the trainer.
+
+        Call this method after the validation handlers are attached, because handlers run in the order in which they
+        were attached.
+        """
         if self.patience is not None:
             engine.add_event_handler(Events.STARTED | Events.EPOCH_COMPLETED, self._check)
 
@@ -214,27 +222,34 @@ class EarlyStopping:
         assert self.patience is not None
         best, epoch = self.validator.state.best_metric_epoch, engine.state.epoch
         if best > 0 and self.validator.state.epoch == epoch and epoch - best >= self.patience:
-            _logger.info("no improvement of the validation since epoch %d; stopping after epoch %d", best, epoch)
+            _logger.info("training stops after epoch %d: validation has not improved since epoch %d", epoch, best)
             engine.terminate()
 
 
 class TrainingLog:
-    """Handler that logs the progress of a training, also to TensorBoard and MLflow.
+    """Handler that writes the progress of training to the log, to TensorBoard and, optionally, to MLflow.
 
-    The log has a line per validation and, without a terminal, a line per epoch. It also has an estimate of the
-    remaining time and, at the end, the path of the model, its Dice, the time, the peak memory and the next commands.
+    The log has a line per validation and, without a terminal, also lines for the epochs in between, at a limited rate.
+    It also has an estimate of the remaining time. At the end, it has the path of the model, its Dice, the time, the
+    peak memory and the next commands.
 
     TensorBoard receives the loss, the learning rate and the gradient norm of every epoch. For every validation, it
-    receives the Dice of every class, and a slice of the first three cases with reference and prediction as overlays.
+    receives the mean Dice, the Dice of every class, and a slice of each of the first three cases with reference and
+    prediction as overlays.
 
-    With several ranks, only rank 0 logs. The loss is the mean over the ranks.
+    With several ranks, every rank needs the handler, because the loss is the mean over the ranks. Only rank 0 writes to
+    TensorBoard and MLflow.
 
     Args:
-        output_dir: folder of the training. The TensorBoard files are written to its folder `tensorboard`.
-        optimizer: optimizer, for its learning rate.
+        output_dir: output folder of the run. The TensorBoard files are written to its folder `tensorboard`.
+        optimizer: optimizer whose learning rate is logged.
         evaluator: validation engine.
         metric: metric with the scores of the last validation.
-        mlflow_uri: MLflow server or database that receives the same values (see `MLflowWriter`). Default: no MLflow.
+        mlflow_uri: URI of the MLflow server or database that receives the same values (see `MLflowWriter`). Default: no
+            MLflow.
+
+    Raises:
+        ConfigError: at the start of training, if MLflow cannot be used.
 
     Example:
         >>> trainer, evaluator = Engine(lambda engine, batch: None), Engine(lambda engine, batch: None)
@@ -270,7 +285,7 @@ class TrainingLog:
         self._memory: PeakMemory | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer."""
+        """Attach the handler to the trainer."""
         engine.add_event_handler(Events.STARTED, self._open)
         engine.add_event_handler(Events.EPOCH_STARTED, self._record_rate)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._record_loss)
@@ -301,7 +316,8 @@ class TrainingLog:
         too_slow = self._slow_epochs > _SLOW_EPOCHS * (engine.state.max_epochs or 0)
         if (rate == 0 and self._rate > 0) or (too_slow and not self._too_slow and rate > 0):
             _logger.warning(
-                "epoch %d: the learning rate is %.3g, so that %s max_epochs (%s)",
+                "epoch %d: the learning rate is %.3g, so that %s max_epochs (%s). Set the arguments of lr_scheduler "
+                "for max_epochs steps, one per epoch.",
                 engine.state.epoch,
                 rate,
                 "the network hardly learns; lr_scheduler does not fit"

@@ -1,4 +1,4 @@
-"""Commands to run after a training, with the options of the current command line."""
+"""Commands to run after training, with the options of the current command line."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ _PREDICTION_KEYS = (
     *("window_size", "overlap", "sw_batch_size", "precision", "backend", "test_time_flips", "skip_air"),
     *("largest_component", "network_def", "network"),
 )
-"""Options and config keys of a training that a prediction needs with the same values."""
+"""Options and config keys of a training run that a prediction needs with the same values."""
 _EVALUATION_KEYS = ("dataset_dir", "num_folds", "split_seed", "data_list_key", "nsd_tolerance_mm")
 """Further keys that an evaluation needs with the same values."""
 
 
 def next_commands(model: Path) -> list[str]:
-    """Return the commands that evaluate a model and predict with it.
+    """Return the commands that evaluate a model and predict with it, with the options of the current command line.
 
     Args:
         model: path of the trained model.
 
     Returns:
-        the commands for the shell; empty if the current command is not a training, such as a cross-validation.
+        a command for the shell to evaluate the model, and one to predict with it. The list is empty unless the current
+        command is `segbundle train` or MONAI's `run` with the training workflow.
 
     Example:
         >>> from unittest.mock import patch
@@ -60,7 +61,7 @@ def next_commands(model: Path) -> list[str]:
 
 
 def _evaluation_files(files: str) -> str:
-    """Return the value of `--config_file` of an evaluation for that of a training: a path, or a list of paths."""
+    """Return `--config_file` of an evaluation, given that of a training run: a path, or a list of paths."""
     found: list[str] = []
     for path in (part.strip(" '\"") for part in files.strip("[] ").split(",")):
         if Path(path).name == "train.yaml":
@@ -72,9 +73,14 @@ def _evaluation_files(files: str) -> str:
 def prediction_command(weights: Path, folder: Path) -> str:
     """Return the command that predicts scans with a model, or with the ensemble of a cross-validation.
 
+    The command has the options of the current command line that affect predictions.
+
     Args:
-        weights: the model, or the output folder of the cross-validation.
-        folder: parent folder of the folder `predictions`.
+        weights: path of the model, or output folder of the cross-validation.
+        folder: folder in which the command creates its output folder, `predictions`.
+
+    Returns:
+        a command for the shell, in which `SCANS` stands for the scans.
 
     Example:
         >>> from unittest.mock import patch

@@ -1,4 +1,4 @@
-"""Loaders of training patches, as configured in the YAML."""
+"""Loaders of training patches that a configuration can define, and a warning about missing classes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def patch_loader(
     axcodes: str | Sequence[str] | None = "RAS",
     patches_per_case: int = 1,
 ) -> PatchLoader:
-    """Return a loader of random patches on the device of the training, for the shard of this rank.
+    """Return a loader of random patches for this rank, which creates batches on the training device.
+
+    If `seed` is None, every rank must call this function, because the ranks exchange the seed.
 
     Args:
         dataset: prepared cases (`PreparedCases`).
@@ -55,6 +57,7 @@ def patch_loader(
 
     Raises:
         ConfigError: a setting of the augmentation is unknown or out of range.
+        ValueError: `batch_size` is less than 1.
 
     Example:
         >>> patch_loader([], (32, 32, 32), 2, class_names=["background", "liver"]).augmentation.flip_axes
@@ -78,10 +81,12 @@ def patch_loader(
 
 @from_settings
 def monai_loader(dataset: Any, batch_size: int, num_workers: int = 0, seed: int | None = 0) -> monai.data.DataLoader:
-    """Return MONAI's `DataLoader` of a dataset with random transforms, shuffled, for the shard of this rank.
+    """Return MONAI's `DataLoader` that shuffles a dataset and, with several ranks, loads the shard of this rank.
+
+    If `seed` is None, every rank must call this function, because the ranks exchange the seed.
 
     Args:
-        dataset: dataset that returns one patch per case.
+        dataset: dataset with random transforms that returns one patch per case.
         batch_size: number of patches per batch and rank.
         num_workers: number of processes that prepare patches (default 0).
         seed: seed of the order with several ranks; None for a random seed, the same on all ranks. With one rank,
@@ -98,10 +103,13 @@ def monai_loader(dataset: Any, batch_size: int, num_workers: int = 0, seed: int 
 
 
 def warn_about_missing_classes(class_names: Sequence[str], training: Any, validation: Any) -> None:
-    """Log a warning with the classes that do not occur in any training case, or in any validation case.
+    """Log a warning about foreground classes that do not occur in any training case, or not in any validation case.
+
+    If some cases of a dataset are not cached in memory, all classes are assumed to occur in it. Every rank must call
+    this function, because the ranks exchange the classes in their cases; rank 0 logs.
 
     Args:
-        class_names: classes of the task, the background first.
+        class_names: classes of the task, background first.
         training: training cases (`PreparedCases` or `CachedCases`).
         validation: validation cases (`PreparedCases` or `CachedCases`).
 
@@ -114,9 +122,17 @@ def warn_about_missing_classes(class_names: Sequence[str], training: Any, valida
     unknown = [name for index, name in enumerate(class_names) if index > 0 and index not in learned]
     unscored = [name for index, name in enumerate(class_names) if index in learned - validated - {0}]
     if unknown and rank() == 0:
-        _logger.warning("no training case contains %s; a network needs examples of every class", some(unknown))
+        _logger.warning(
+            "no training case contains %s; a network needs examples of every class. Add such cases, or hold out "
+            "another fold with --fold.",
+            some(unknown),
+        )
     if unscored and rank() == 0:
-        _logger.warning("no validation case contains %s, so the best epoch is selected without it", some(unscored))
+        _logger.warning(
+            "no validation case contains %s, so the best epoch is selected without it. To validate all classes, hold "
+            "out another fold with --fold.",
+            some(unscored),
+        )
 
 
 def _classes_in(dataset: Any, num_classes: int) -> set[int]:

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: the best model with its scores, and the state for resuming."""
+"""Checkpoints of a training run: the best model with its scores, and the state for resuming."""
 
 from __future__ import annotations
 
@@ -49,40 +49,45 @@ _TYPES: dict[str, type] = {
     "task": Mapping,
 }
 """Keys of `last.pt` and the types of their values."""
+_OTHER_OPTIMIZER = "Use the `optimizer` of the first run, or start a new run in another --output_dir."
+"""What to do if the optimizer has changed."""
 _SHORT = reprlib.Repr()
 _SHORT.maxlist = _SHORT.maxdict = _SHORT.maxstring = 60
 _SHORT.maxlevel = 3
 
 
 class Checkpoints:
-    """Checkpoint handler that saves the best model with its scores, and the state of the training after every epoch.
+    """Handler that saves the best model with its scores, and the state of training after every epoch.
 
     It writes these files, each of them atomically:
 
     - `model.pt` (state dict), `metrics.csv` and `summary.json` whenever the validation reaches a new best mean Dice.
-      While scores are not meaningful (see `segbundle.inference.scoring.is_better`), after every validation.
+      While scores are not meaningful (see `segbundle.inference.scoring.is_better`), they are written after every
+      validation.
     - `last.pt`, the state for resuming, after every epoch.
     - `task.json` (classes, fold, training cases) and `training_cases.csv` (measurements of the structures in the
       training cases, for the plausibility checks of predictions) at the start.
 
-    It must be attached before all other handlers: It restores the state before they start, and saves after they have
+    Attach it before all other handlers: it then restores the state before they start. It saves after they have
     finished. The learning rate schedule is adapted if `max_epochs` of the trainer changes, as in every round of MONAI's
-    federated clients.
+    federated clients. With several ranks, every rank needs the handler, but only rank 0 writes files.
 
     Args:
-        output_dir: folder of the training.
+        output_dir: output folder of the run.
         network: trained network.
         optimizer: optimizer of the network.
         lr_scheduler: learning rate schedule that is stepped once per epoch.
-        average: moving average of the weights. It is validated, and saved as the model.
+        average: moving average of the weights, which is validated and saved as the model.
         evaluator: validation engine with `metric` as its key metric.
         metric: metric with the scores of the last validation.
-        task: settings that must not change on resuming, such as classes and fold. The training cases are added to them.
+        task: settings that must not change when a run is resumed, such as classes and fold. The names of the training
+            cases are added to them.
         resume: whether to continue from `last.pt`, if it exists (default False).
 
     Raises:
-        ConfigError: the schedule depends on validations, so that it cannot be replayed on resuming.
-        CheckpointError: at the start of the training, if `last.pt` is damaged or of another task.
+        ConfigError: the schedule depends on validations, so that it cannot be replayed when a run is resumed.
+        CheckpointError: at the start of a resumed run, if `last.pt` is damaged or belongs to another task, network or
+            optimizer.
         TrainingError: after an epoch, if weights are NaN or infinite.
         OutputError: a file cannot be written.
 
@@ -114,7 +119,7 @@ class Checkpoints:
     ) -> None:
         if isinstance(lr_scheduler, ReduceLROnPlateau):
             raise ConfigError(
-                "lr_scheduler: ReduceLROnPlateau depends on validations, so that a resumed training cannot replay it. "
+                "lr_scheduler: ReduceLROnPlateau depends on validations, so that a resumed run cannot replay it. "
                 "Use a schedule that depends on epochs only (PolynomialLR, CosineAnnealingLR, MultiStepLR, ...)."
             )
         self.output_dir = Path(output_dir)
@@ -132,11 +137,11 @@ class Checkpoints:
 
     @property
     def last(self) -> Path:
-        """Path of the state for resuming."""
+        """Path of `last.pt`, the state for resuming."""
         return self.output_dir / "last.pt"
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer."""
+        """Attach the handler to the trainer. Call this method before all other handlers are attached."""
         engine.add_event_handler(Events.STARTED, self._start)
 
     def _start(self, engine: Trainer) -> None:
@@ -179,7 +184,10 @@ class Checkpoints:
         state = read_checkpoint(self.last)
         missing = [key for key in _TYPES if key not in state]
         if missing:
-            raise CheckpointError(f"{self.last}: cannot be resumed ({', '.join(missing)} missing).")
+            raise CheckpointError(
+                f"{self.last}: cannot be resumed ({', '.join(missing)} missing). Start a new run in another "
+                "--output_dir."
+            )
         if isinstance(state["best_metric"], torch.Tensor) and state["best_metric"].numel() == 1:
             state["best_metric"] = state["best_metric"].item()  # from another key metric
         wrong = [
@@ -191,7 +199,9 @@ class Checkpoints:
             f"{key} is {state[key]}" for key in ("epoch", "iteration", "validated") if not wrong and state[key] < 0
         ]
         if wrong:
-            raise CheckpointError(f"{self.last}: cannot be resumed ({first_names(wrong)}).")
+            raise CheckpointError(
+                f"{self.last}: cannot be resumed ({first_names(wrong)}). Start a new run in another --output_dir."
+            )
         return state
 
     def _restore_optimizer(self, state: dict[str, Any]) -> None:
@@ -207,10 +217,13 @@ class Checkpoints:
             ]
         except Exception as error:  # of many types, because the content of the file may be anything
             reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
-            raise CheckpointError(f"{self.last}: its optimizer differs from the configured one ({reason}).") from error
+            raise CheckpointError(
+                f"{self.last}: its optimizer differs from the configured one ({reason}). {_OTHER_OPTIMIZER}"
+            ) from error
         if unfit:
             raise CheckpointError(
-                f"{self.last}: its optimizer differs from the configured one ({unfit[0]} does not fit the weights)."
+                f"{self.last}: its optimizer differs from the configured one ({unfit[0]} does not fit the weights). "
+                f"{_OTHER_OPTIMIZER}"
             )
         for group, values in zip(self.optimizer.param_groups, settings, strict=True):
             group.update(values)
@@ -218,7 +231,7 @@ class Checkpoints:
     def _follow_trainer(self, engine: Engine, resumed: bool) -> None:
         """Set the schedule to the trainer's epoch, and rebuild it if the trainer's `max_epochs` has changed.
 
-        The learning rate is then the same as in a training that was started with this `max_epochs`.
+        The learning rate is then the same as in a run that was started with this `max_epochs`.
         """
         epochs = engine.state.max_epochs or 0
         changed = False

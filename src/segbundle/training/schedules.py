@@ -1,4 +1,4 @@
-"""Learning rate schedules: checks before training, and changes when `max_epochs` changes between runs."""
+"""Learning rate schedules: checks before training, and adaptation to a changed `max_epochs`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ _MAX_CHECKED = 20_000
 
 
 def check_schedule(lr_scheduler: Any, max_epochs: int) -> None:
-    """Check that a schedule works for all epochs of a training, by stepping a copy of it.
+    """Check that a schedule works for all epochs of a training run, by stepping a copy of it.
 
-    `ReduceLROnPlateau` and objects that are not PyTorch schedules are not checked.
+    Only the first 20,000 epochs are checked. `ReduceLROnPlateau`, objects that are not PyTorch schedules, and schedules
+    that cannot be copied are not checked.
 
     Args:
         lr_scheduler: schedule at epoch 0; it is not changed.
-        max_epochs: number of epochs of the training.
+        max_epochs: number of epochs of the run.
 
     Raises:
         ConfigError: a step fails, or results in a learning rate that is negative or not finite.
@@ -76,9 +77,10 @@ def _copy_without_weights(schedule: LRScheduler) -> LRScheduler:
 
 
 def rebuild_schedule(schedule: LRScheduler, optimizer: Optimizer, parser: ConfigParser, epochs: int) -> None:
-    """Rebuild a schedule from its configuration with another `max_epochs`, at epoch 0.
+    """Rebuild a schedule from its configuration for another `max_epochs`, and reset it to epoch 0.
 
-    The object is changed in place, because handlers refer to it.
+    The object is changed in place, because handlers refer to it. The learning rates of the optimizer are reset to their
+    initial values.
 
     Args:
         schedule: instance of `lr_scheduler` in the configuration.
@@ -113,7 +115,7 @@ def rebuild_schedule(schedule: LRScheduler, optimizer: Optimizer, parser: Config
 
 
 def planned_epochs(parser: ConfigParser) -> int | None:
-    """Return `max_epochs` of a configuration; None if its schedule cannot be rebuilt.
+    """Return `max_epochs` of a configuration, or None if it lacks `max_epochs` or `lr_scheduler`.
 
     Args:
         parser: configuration.
@@ -128,10 +130,12 @@ def planned_epochs(parser: ConfigParser) -> int | None:
 
 
 def replay_schedule(schedule: LRScheduler, epochs: int) -> None:
-    """Step a schedule from epoch 0 to a later epoch, for a bitwise identical learning rate.
+    """Step a schedule from epoch 0 to a later epoch.
+
+    The learning rate is then bitwise identical to that of a run without interruption, unlike a rate from a formula.
 
     Args:
-        schedule: schedule at epoch 0.
+        schedule: schedule at epoch 0; it is changed in place.
         epochs: number of steps.
 
     Example:

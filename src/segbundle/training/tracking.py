@@ -26,17 +26,17 @@ _ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # the URL may contain a password
 }
 _LOGGERS = ("", "mlflow", "alembic", "urllib3")
-"""Loggers whose handlers may show the address of the server."""
+"""Loggers whose handlers may show the URI of the server."""
 
 
 def check_mlflow(mlflow_uri: str | None) -> None:
-    """Check that MLflow can be reached, before the cases are prepared.
+    """Check that an MLflow server or database can be used. Call this function before cases are prepared.
 
     Args:
-        mlflow_uri: MLflow server or database; None for no check.
+        mlflow_uri: URI of the MLflow server or database; None skips the check.
 
     Raises:
-        ConfigError: MLflow is not installed, or cannot be reached.
+        ConfigError: MLflow is not installed, or the server or database cannot be used.
 
     Example:
         >>> check_mlflow(None)
@@ -47,17 +47,19 @@ def check_mlflow(mlflow_uri: str | None) -> None:
 
 
 class MLflowWriter:
-    """Writer of an MLflow run. A resumed training continues its run.
+    """Writer that logs a training run to MLflow. A resumed training run continues its MLflow run.
 
-    If MLflow fails during training, a warning is logged and nothing more is sent, so that the training continues. A
-    run that is not closed has the status FAILED when the program ends.
+    If MLflow fails during training, a warning is logged, nothing more is sent, and training continues. An MLflow run
+    that is not closed has the status FAILED when the program ends.
 
     Args:
-        mlflow_uri: MLflow server or database, for instance `http://server:5000` or `sqlite:///mlflow.db`.
-        output_dir: folder of the training. The run has its name, and the run ID is saved in it.
+        mlflow_uri: URI of the MLflow server or database, for instance `http://server:5000` or `sqlite:///mlflow.db`.
+        output_dir: output folder of the training run. Its name is the name of the MLflow run, and the ID of the MLflow
+            run is saved in it.
 
     Raises:
-        ConfigError: MLflow is not installed, or the run cannot be created.
+        ConfigError: MLflow is not installed, or the MLflow run cannot be created or continued.
+        OutputError: the ID of the MLflow run cannot be saved.
 
     Example:
         >>> writer = MLflowWriter("sqlite:///mlflow.db", Path("runs/training"))  # doctest: +SKIP
@@ -85,15 +87,27 @@ class MLflowWriter:
         atexit.register(self._fail)
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
-        """Log a scalar of an epoch."""
+        """Log a scalar of an epoch.
+
+        Args:
+            name: name of the scalar, such as `train/loss`.
+            value: value of the scalar.
+            step: number of the epoch.
+        """
         self._send(lambda: self._client.log_metric(self._run, name, float(value), step=step))
 
     def add_image(self, name: str, picture: Any, step: int, **_: Any) -> None:
-        """Log a picture of an epoch: uint8 (height, width, 3)."""
+        """Log a picture of an epoch.
+
+        Args:
+            name: name of the picture.
+            picture: RGB values, uint8 (height, width, 3).
+            step: number of the epoch.
+        """
         self._send(lambda: self._client.log_image(self._run, picture, key=name.replace("/", " "), step=step))
 
     def close(self) -> None:
-        """End the run, with the task and score files as artifacts."""
+        """Send the files with the task and the scores as artifacts, and end the MLflow run."""
         for path in (self.output_dir / name for name in _ARTIFACTS):
             if path.exists():
                 self._send(partial(self._client.log_artifact, self._run, str(path)))
@@ -113,7 +127,7 @@ class MLflowWriter:
             self._failed = True
             reason = hide(str(error), self._uri)
             _logger.warning(
-                "MLflow logging failed (%s); the training continues, and TensorBoard has all values", reason
+                "MLflow logging failed (%s). Training continues without it; TensorBoard has all values.", reason
             )
 
 
@@ -125,17 +139,20 @@ def _connected(mlflow_uri: str) -> Iterator[Any]:
     try:
         import mlflow
     except ImportError as error:
-        raise ConfigError("mlflow_uri: MLflow is not installed; pip install 'segbundle[mlflow]'.") from error
+        raise ConfigError("mlflow_uri: MLflow is not installed. Install it: pip install 'segbundle[mlflow]'") from error
     _hide_in_logs(mlflow_uri)
     try:
         yield mlflow.MlflowClient(mlflow_uri)
     except Exception as error:  # from MLflow, files, databases or connections
         shown, reason = hide(mlflow_uri, mlflow_uri), hide(str(error), mlflow_uri)
-        raise ConfigError(f"mlflow_uri: {shown} cannot be used: {reason}") from error
+        raise ConfigError(
+            f"mlflow_uri: {shown} cannot be used: {reason.rstrip('.')}. Check the URI, the credentials and the server, "
+            "or set mlflow_uri to null."
+        ) from error
 
 
 class _HidingFilter(logging.Filter):
-    """Filter that hides the credentials of an address in log lines."""
+    """Filter that hides the credentials of a URI in log lines."""
 
     def __init__(self, address: str) -> None:
         super().__init__()
@@ -155,7 +172,7 @@ class _HidingFilter(logging.Filter):
 
 
 def _hide_in_logs(address: str) -> None:
-    """Hide the credentials of an address in the log lines of MLflow and its dependencies."""
+    """Hide the credentials of a URI in the log lines of MLflow and its dependencies."""
     for handler in [handler for name in _LOGGERS for handler in logging.getLogger(name).handlers]:
         if not any(isinstance(known, _HidingFilter) and known.address == address for known in handler.filters):
             handler.addFilter(_HidingFilter(address))

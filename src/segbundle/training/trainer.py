@@ -41,8 +41,8 @@ class SegmentationTrainer(SupervisedTrainer):
 
     A batch may have `annotated`, bool (B, num_classes), which is False for classes that were not annotated in a case.
     Its `label` may have voxels of unknown class (value `IGNORE_INDEX`). Before every step, the attribute `progress` of
-    the loss, if it exists, is set to the completed fraction of the training, in [0, 1). For a network with deep
-    supervision, the loss is computed at every resolution (`loss_over_depths`).
+    the loss, if it exists, is set to the fraction of all training steps that are completed, in [0, 1). For a network
+    with deep supervision, the loss is computed at every resolution (`loss_over_depths`).
 
     On a GPU, the forward and backward passes of network and loss are captured as CUDA graphs
     (`acceleration/cuda_graphs.py`) at the start of the first epoch after ten steps. This requires a `PatchLoader`, a
@@ -50,9 +50,9 @@ class SegmentationTrainer(SupervisedTrainer):
     `state.output`. Gradients are set to None between steps, which is the default of PyTorch, but not of MONAI.
 
     Args:
-        loss_function: loss of `segbundle.losses`, or any loss of PyTorch or MONAI for fully annotated cases.
-        max_gradient_norm: threshold of gradient clipping by the total norm; None for no clipping (default). The norm
-            before clipping is in `state.gradient_norm`.
+        loss_function: loss of `segbundle.losses`; if all cases are fully annotated, also any loss of PyTorch or MONAI.
+        max_gradient_norm: maximum of the total norm of the gradient, to which larger gradients are clipped; None
+            disables clipping (default). The norm before clipping is in `state.gradient_norm`.
         average: moving average of the weights, updated after every step. Default: none.
         kwargs: other arguments of `monai.engines.SupervisedTrainer`.
 

@@ -9,18 +9,18 @@ from ignite.engine import Engine, Events
 
 
 class WeightAverage:
-    """Exponential moving average (EMA) of the weights during a training.
+    """Exponential moving average (EMA) of the weights of a network during training.
 
-    After step t, the average is d times the average plus 1 - d times the weights, with d = min(`decay`,
-    (1 + t) / (10 + t)), so that it follows the first steps closely. Buffers, such as the statistics of batch
-    normalization, are copied.
+    After step t, the new average is d times the previous average plus 1 - d times the weights, with d = min(`decay`,
+    (1 + t) / (10 + t)). It therefore follows the weights closely in the first steps. Buffers, such as the statistics of
+    batch normalization, are not averaged but copied.
 
     Args:
         network: trained network, on its device.
-        decay: in [0, 1), for instance 0.999 (default); None for no average.
+        decay: in [0, 1), for instance 0.999 (default); None disables averaging.
 
     Attributes:
-        network: copy of the network with the average as its weights; without an average, the trained network itself.
+        network: copy of the network whose weights are the average; without averaging, the trained network itself.
 
     Raises:
         ValueError: if `decay` is out of range.
@@ -39,7 +39,7 @@ class WeightAverage:
         self.network = network if decay is None else copy.deepcopy(network).requires_grad_(False)
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer."""
+        """Update the average after every step of a trainer."""
         if self.decay is not None:
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._update)
 
@@ -54,10 +54,13 @@ class WeightAverage:
 
 
 def averaged_network(average: WeightAverage) -> torch.nn.Module:
-    """Return the network with the averaged weights.
+    """Return the network with the averaged weights, for use in a configuration.
 
     Args:
-        average: average of a training.
+        average: moving average of the weights of a network.
+
+    Returns:
+        `average.network`: a copy of the trained network, or the trained network itself if averaging is disabled.
 
     Example:
         >>> trained = torch.nn.Linear(2, 1)

@@ -1,4 +1,4 @@
-"""Show scans, references and predictions in a browser, served to this machine only."""
+"""Viewer of scans, references and predictions in a browser, served to this machine only."""
 
 import lazy_loader as lazy
 

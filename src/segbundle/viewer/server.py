@@ -1,4 +1,4 @@
-"""Local web server for one run: its report, and its cases in NiiVue."""
+"""Local web server for one run: it serves the report of the run, and shows its cases in NiiVue."""
 
 from __future__ import annotations
 
@@ -44,10 +44,11 @@ _POLICY = (
 
 
 def serve(run: str | Path, port: int = 0, browser: bool = True, dataset_dir: str | Path | None = None) -> None:
-    """Serve a run on 127.0.0.1 until the program is interrupted.
+    """Serve the report and the cases of a run on 127.0.0.1 until the program is interrupted.
 
-    The report is written first if it is missing or older than the run. If the folder is not writable, the report is
-    written to a temporary folder.
+    The URL is printed. The report is written first if it is missing or older than the files of the run, or if
+    `dataset_dir` is given. If it cannot be written to the folder of the run, it is written to a temporary folder, which
+    is removed at the end.
 
     Args:
         run: Folder of an evaluation, a cross-validation or predictions.
@@ -56,8 +57,8 @@ def serve(run: str | Path, port: int = 0, browser: bool = True, dataset_dir: str
         dataset_dir: New folder of the scans, if they were moved.
 
     Raises:
-        OutputError: The folder contains neither scores nor predictions, the files of the cases are unknown, or the port
-            is in use.
+        OutputError: The folder has neither scores nor predictions or cannot be read, the files of the cases are unknown
+            or missing, or the port cannot be used.
 
     Example:
         >>> serve("runs/liver/evaluation", port=8000)  # doctest: +SKIP
@@ -80,7 +81,10 @@ def serve(run: str | Path, port: int = 0, browser: bool = True, dataset_dir: str
 
 
 def make_server(run: str | Path, port: int = 0, dataset_dir: str | Path | None = None) -> ThreadingHTTPServer:
-    """Return the server of a run, bound to 127.0.0.1. Close it to remove a temporary report.
+    """Return the web server of a run, bound to 127.0.0.1.
+
+    The report of the run is written first, as in `serve`. Close the server to free the port and remove a temporary
+    report.
 
     Args:
         run: Folder of an evaluation, a cross-validation or predictions.
@@ -99,7 +103,7 @@ def make_server(run: str | Path, port: int = 0, dataset_dir: str | Path | None =
     if not cases:
         raise OutputError(
             f"{run} does not list the files of its cases. Give the output_dir of `segbundle evaluate`, "
-            f"`cross-validate` or `predict`. To show scores without scans, run: segbundle report {run}"
+            f"`cross-validate` or `predict`. For scores without scans, run: segbundle report {run}"
         )
     report, temporary = _update_report(run, dataset_dir)
     if not holds_scores(run):
@@ -153,7 +157,7 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Handler for a fixed set of addresses. No part of a request is used as a file path."""
+    """Handler for a fixed set of URL paths. No part of a request is used as a file path."""
 
     def __init__(
         self,

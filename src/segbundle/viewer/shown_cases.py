@@ -20,9 +20,9 @@ class ShownCase:
 
     Attributes:
         name: Name of the case.
-        summary: Dice per class, or warnings.
-        files: Existing files by volume: `scan`, `reference`, `prediction`.
-        ignore_label: Value of unknown voxels in the reference, if any.
+        summary: Dice per class (evaluation) or warnings (predictions) as text; may be empty.
+        files: Paths of the existing files, by name of the volume: `scan`, `reference`, `prediction`.
+        ignore_label: Value of voxels of unknown class in the reference; None if there are no such voxels.
         unannotated: Label values of the classes that were not annotated in the case.
 
     Example:
@@ -38,11 +38,11 @@ class ShownCase:
 
     @classmethod
     def of(cls, name: str, summary: str, files: CaseFiles, unannotated: Sequence[int]) -> ShownCase:
-        """Return a case with those of its files that exist.
+        """Return a case, without its files that do not exist. Only the first channel of the scan is shown.
 
         Args:
             name: Name of the case.
-            summary: Dice per class, or warnings.
+            summary: Dice per class, or warnings, as text.
             files: Files of the case.
             unannotated: Label values of the classes that were not annotated.
         """
@@ -52,14 +52,16 @@ class ShownCase:
 
     @property
     def volumes(self) -> list[str]:
-        """Return the names of the volumes, including the error map if it can be computed."""
+        """Return the names of the volumes, with `errors`, the error map, if there is a reference and a prediction."""
         return [*self.files, *(["errors"] if {"reference", "prediction"} <= self.files.keys() else [])]
 
 
 def shown_cases(
     folder: str | Path, dataset_dir: str | Path | None = None
 ) -> tuple[list[ShownCase], list[str], dict[str, Any]]:
-    """Return the cases of a run whose files are known; for an evaluation, the worst first.
+    """Return the cases of a run whose files are known.
+
+    For a run with scores, the case with the lowest Dice of any class comes first, and cases without Dice come last.
 
     Args:
         folder: Folder of the run.
@@ -69,7 +71,7 @@ def shown_cases(
         Cases, names of the foreground classes, and content of `run.json`.
 
     Raises:
-        OutputError: The folder is not that of a run, or its files cannot be read.
+        OutputError: The folder is not that of a run, the run has not finished, or its files cannot be read.
 
     Example:
         >>> import tempfile
@@ -87,11 +89,14 @@ def shown_cases(
 
 
 def with_warnings(cases: Sequence[ShownCase], measurements: Path) -> list[ShownCase]:
-    """Return cases with the warnings in `measurements.csv`, the case with most warnings first.
+    """Return cases with the warnings in `measurements.csv` as their summaries, the case with the most warnings first.
 
     Args:
         cases: Cases of predictions.
         measurements: Path of `measurements.csv`; it may be missing.
+
+    Raises:
+        OutputError: The file cannot be read (see `segbundle.report.measurements.read_warnings`).
 
     Example:
         >>> case = ShownCase("case_1", "", {}, None, [])

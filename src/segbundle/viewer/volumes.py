@@ -1,4 +1,4 @@
-"""Volumes of a case as NIfTI that browsers can read: scan, label maps and error map."""
+"""Volumes of a case (scan, label maps, error map) as NIfTI files that browsers can read."""
 
 from __future__ import annotations
 
@@ -24,12 +24,17 @@ _MISSED, _FALSE_POSITIVE = np.uint8(1), np.uint8(2)
 
 
 def nifti_volume(case: ShownCase, name: str, num_classes: int) -> bytes:
-    """Return a volume of a case as gzipped NIfTI in mm.
+    """Return a volume of a case as the content of a gzipped NIfTI file with positions in mm.
 
     Args:
         case: Case of the run.
         name: One of `case.volumes`.
         num_classes: Number of foreground classes.
+
+    Returns:
+        For `scan`, the first channel: the file itself if browsers can read it, otherwise converted. For `reference` and
+        `prediction`, the label map as uint8, in which values that are not classes are background. For `errors`, the
+        error map as uint8: 1 for missed or confused classes, 2 for false positives in the background, else 0.
 
     Raises:
         DataError: A file cannot be read, or prediction and reference are on different grids (error map).
@@ -81,7 +86,9 @@ def _error_map(case: ShownCase, num_classes: int) -> bytes:
     reference, prediction = (read_labels(case.files[name]) for name in ("reference", "prediction"))
     difference = prediction.geometry.difference(reference.geometry)
     if difference:
-        raise DataError(f"{prediction.path} and {reference.path} are on different grids ({difference}).")
+        raise DataError(
+            f"{prediction.path} and {reference.path} are on different grids ({difference}). Evaluate this case again."
+        )
     values = reference.array[0]
     known = (values >= 0) & (values <= num_classes)
     if case.ignore_label is not None:

@@ -150,7 +150,7 @@
     let name = location.hash.slice(1);
     try {
       name = decodeURIComponent(name);
-    } catch { // invalid escape in an address that was typed
+    } catch { // invalid escape in a URL that was typed
     }
     const number = cases.findIndex((one) => one.case === name);
     if (name && number < 0) unknown = `${name} is not a case with known files. `;

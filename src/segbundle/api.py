@@ -16,7 +16,7 @@ from monai.networks import eval_mode
 from monai.utils import CommonKeys
 from tqdm.auto import tqdm
 
-from segbundle.audit.configurations import Document
+from segbundle.audit.entries import Document
 from segbundle.audit.inspection import Inspection
 from segbundle.audit.trust import refuse_untrusted
 from segbundle.checkpoints.loading import checkpoint_paths

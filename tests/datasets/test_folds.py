@@ -166,6 +166,12 @@ class TestSplitsFinal:
         assert [chosen(tmp_path, "training", fold) for fold in (0, 1)] == ["0123", "2345"]
         assert num_folds_of(tmp_path, 5) == 2
 
+    @pytest.mark.parametrize("fold", [-1, 2])
+    def test_unknown_fold_raises(self, tmp_path, fold):
+        self.write(tmp_path, ("0123", "45"), ("2345", "01"))
+        with pytest.raises(ConfigError, match=rf"fold is {fold}, but the folds from splits_final\.json are 0 to 1"):
+            chosen(tmp_path, "validation", fold)
+
     def test_unused_cases_are_logged(self, tmp_path, caplog):
         self.write(tmp_path, ("012", "45"), ("2345", "01"))
         assert chosen(tmp_path, "training", 0) == "012"

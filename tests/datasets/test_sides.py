@@ -162,3 +162,9 @@ def test_warnings_about_possible_sides(flips, axcodes, warned, caplog):
         "exchanges these classes: set flip_axes to []"
     )
     assert (text in caplog.text) == warned
+
+
+def test_flip_axes_that_are_no_list_raise():
+    for flips in (5, "x", [3]):
+        with pytest.raises(ConfigError, match="flip_axes is"):
+            warn_about_sides(flips, ["background", "left kidney", "right kidney"], "RAS", "augmentation#flip_axes")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,141 +10,24 @@ from typing import Any
 
 from segbundle.audit.allowed_names import IMPORTS, MODULES
 from segbundle.audit.call_arguments import argument_problem, has_address, makes_object
+from segbundle.audit.entries import (
+    Document,
+    Entry,
+    entries,
+    included_candidates,
+    included_file,
+    is_inside,
+    normalized,
+    split_key,
+)
 from segbundle.audit.expressions import callable_problem, expression_problem, references
 from segbundle.audit.findings import WHOLE_FILE, Finding, excerpt_of
-from segbundle.audit.imports import MAX_LENGTH, import_problem, imported
+from segbundle.audit.imports import import_problem, imported
 from segbundle.audit.targets import callable_target_problem, downloads_by_default, target_problem
-from segbundle.errors import ConfigError
-from segbundle.files.documents import read_json, read_yaml
 
-SUFFIXES = (".json", ".yaml", ".yml")
-MAX_JSON_BYTES = 20_000_000
-_RELATIVE = re.compile(r"[@%](?:::)+")
-_MACRO_FILE = re.compile(r"(.*\.(?:json|yaml|yml))(?=::.*|$)", re.IGNORECASE)
 _ID = re.compile(r"[\w .+-]*(?:::[\w .+-]*)*")
 _MODES = ("default", "callable")
 _MAX_ALIASES = 8
-
-
-@dataclass(frozen=True)
-class Document:
-    """Configuration that was read from a file or a command line.
-
-    Args:
-        name: file name in findings.
-        content: plain values, usually a mapping.
-        folder: folder that must contain all included files.
-        is_evaluated: whether MONAI evaluates text in it (default True). Pass False for a command line.
-
-    Example:
-        >>> Document("task.yaml", {"max_epochs": 3}, Path("configs")).content
-        {'max_epochs': 3}
-    """
-
-    name: str
-    content: Any
-    folder: Path
-    is_evaluated: bool = True
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """A value in a document.
-
-    Args:
-        keys: keys from the root to the value, as MONAI splits them.
-        value: plain value.
-        in_component: whether a mapping on this path has a `_target_`.
-        parent: mapping that contains the value, or None if it may be merged with a mapping of another file.
-    """
-
-    keys: tuple[str, ...]
-    value: Any
-    in_component: bool
-    parent: Mapping[Any, Any] | None = None
-
-    @property
-    def name(self) -> str:
-        return "#".join(self.keys) or WHOLE_FILE
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether all keys are plain names or positions, so that MONAI can insert them into a reference unchanged."""
-        return all(re.fullmatch(r"\w+", key) for key in self.keys)
-
-    @property
-    def text(self) -> str | None:
-        """Text of the value with absolute references, as in MONAI; None if it is too long or cannot be resolved."""
-        text = _normalized(self.value)
-        if len(text) + len(self.name) > MAX_LENGTH and text.startswith(("$", "@", "%")):
-            return None
-        for prefix in sorted(set(_RELATIVE.findall(text)), reverse=True):
-            levels = prefix.count("::")
-            if levels > len(self.keys):
-                return None
-            text = text.replace(prefix, prefix[0] + "".join(f"{key}::" for key in self.keys[:-levels]))
-        return text
-
-    @property
-    def argument(self) -> str:
-        """Last key that is not a position in a list."""
-        return next((key for key in reversed(self.keys) if not key.isdigit()), "")
-
-
-def read_document(path: Path) -> Any:
-    """Return the content of a JSON or YAML file.
-
-    Args:
-        path: path of the file.
-
-    Raises:
-        ConfigError: the file cannot be read or parsed, or is too large.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = Path(folder) / "task.yaml"
-        ...     _ = path.write_text("max_epochs: 3")
-        ...     read_document(path)
-        {'max_epochs': 3}
-    """
-    if path.suffix.lower() == ".json":
-        if path.is_file() and path.stat().st_size > MAX_JSON_BYTES:
-            raise ConfigError(f"{path}: has more than {MAX_JSON_BYTES:,} bytes, the limit for a JSON file. Shorten it.")
-        return read_json(path, error=ConfigError)
-    return read_yaml(path)
-
-
-def included_file(text: str) -> str | None:
-    """Return the path of the file that a macro includes, or None if it refers to its own configuration.
-
-    Args:
-        text: macro, with the leading `%`.
-
-    Example:
-        >>> included_file("%shared/networks.yaml::unet"), included_file("%train#handlers")
-        ('shared/networks.yaml', None)
-    """
-    found = _MACRO_FILE.findall(_normalized(text[1:]))
-    return found[0] if found else None
-
-
-def included_files(document: Document) -> Iterator[Path]:
-    """Yield the files that a configuration includes, if they exist and are inside its folder.
-
-    Args:
-        document: configuration.
-
-    Example:
-        >>> list(included_files(Document("task.yaml", {"x": "%missing.yaml::y"}, Path())))
-        []
-    """
-    for entry in _entries(document.content):
-        if isinstance(entry.value, str) and entry.value.startswith("%"):
-            path = included_file(entry.text or "")
-            for file in _candidates(path, document.folder) if path else ():
-                if _is_inside(file, document.folder) and file.is_file():
-                    yield file
 
 
 def inspect_documents(documents: Iterable[Document]) -> Iterator[Finding]:
@@ -201,15 +83,15 @@ class _Shared:
         addresses: set[str] = set()
         for document in documents:
             for key, value in document.content.items() if isinstance(document.content, dict) else ():
-                first, *inner = _split(key, first=True)
+                first, *inner = split_key(key, first=True)
                 definitions.setdefault(first, []).append(key if inner else value)
-            for entry in _entries(document.content):
+            for entry in entries(document.content):
                 values.setdefault("::".join(entry.keys), []).append(entry.value)
                 if _lists_addresses(document.name) and isinstance(entry.value, str) and has_address(entry.value):
                     addresses.add("::".join(("_meta_", *entry.keys)))
                 if not isinstance(entry.value, str) or not entry.value.startswith("$"):
                     continue
-                found = imported(_normalized(entry.value)[1:])
+                found = imported(normalized(entry.value)[1:])
                 if found is not None:
                     alias, name = found
                     if modules.setdefault(alias, name) != name:
@@ -244,14 +126,14 @@ class _Shared:
     def _is_callable(self, value: Any, aliases: int) -> bool:
         if isinstance(value, str):
             if re.fullmatch(r"@\w+(?:(?:#|::)\w+)*", value) and aliases > 0:
-                return self.may_be_called(_normalized(value[1:]), aliases - 1)
+                return self.may_be_called(normalized(value[1:]), aliases - 1)
             return value.startswith("$lambda ")
         if isinstance(value, dict) and _mode(value.get("_mode_")) == "callable":
             return isinstance(value.get("_target_"), str)  # inspected elsewhere, for any arguments
         return makes_object(value)
 
     def _is_defined(self, reference: str) -> bool:
-        return _normalized(reference[1:]) in self.values
+        return normalized(reference[1:]) in self.values
 
     def resolved_values(self, value: Any) -> list[Any]:
         """Return all values that a reference may refer to, directly or indirectly, or else the value itself."""
@@ -259,7 +141,7 @@ class _Shared:
         for each in values:
             if isinstance(each, str) and re.fullmatch(r"@\w+(?:(?:#|::)\w+)*", each) and each not in seen:
                 seen.add(each)
-                reference = _normalized(each[1:])
+                reference = normalized(each[1:])
                 values += self.values.get(reference, [])
                 values += self.definitions.get(reference, []) if reference not in self.values else []
         found = [each for each in values if not (isinstance(each, str) and each in seen and self._is_defined(each))]
@@ -274,12 +156,12 @@ class _Inspection:
         self.shared = shared
 
     def findings(self) -> Iterator[Finding]:
-        for entry in _entries(self.document.content):
+        for entry in entries(self.document.content):
             problem = self._problem(entry)
             if problem is not None:
                 yield Finding(self.document.name, entry.name, problem, excerpt_of(entry.value))
 
-    def _problem(self, entry: _Entry) -> str | None:
+    def _problem(self, entry: Entry) -> str | None:
         if entry.argument == "_target_":
             return self._target_problem(entry)
         if entry.argument == "_mode_" and entry.value is not None:
@@ -297,7 +179,7 @@ class _Inspection:
                     return f"{entry.argument} {problem}"
         return self._text_problem(entry) if isinstance(entry.value, str) and self.document.is_evaluated else None
 
-    def _target_problem(self, entry: _Entry) -> str | None:
+    def _target_problem(self, entry: Entry) -> str | None:
         if not isinstance(entry.value, str):
             return "_target_ is not text"
         if entry.value[:1] in ("@", "%"):
@@ -314,7 +196,7 @@ class _Inspection:
             problem = callable_problem(entry.text[1:], self.shared.modules, self.shared.may_be_called)
         return f"_target_ {problem}" if problem else None
 
-    def _text_problem(self, entry: _Entry) -> str | None:
+    def _text_problem(self, entry: Entry) -> str | None:
         text = entry.text
         if text is None:
             return "has references that cannot be followed"
@@ -324,7 +206,7 @@ class _Inspection:
             return "names a server"
         if not text.startswith(("$", "%")):
             return None
-        if not entry.is_plain and (text.startswith("%") or text != _normalized(entry.value)):
+        if not entry.is_plain and (text.startswith("%") or text != normalized(entry.value)):
             return "has a reference through a key that is not a plain name"
         if text.startswith("%"):
             return self._macro_problem(text)
@@ -339,7 +221,7 @@ class _Inspection:
             problem = import_problem(*found)
         return f"expression {problem}" if problem else None
 
-    def _names_server(self, entry: _Entry, text: str) -> bool:
+    def _names_server(self, entry: Entry, text: str) -> bool:
         if any(self.shared.contains_address(reference) for reference in references(text)):
             return True
         if text.startswith("%"):
@@ -353,10 +235,10 @@ class _Inspection:
         path = included_file(text)
         reference = text[1:]
         if path is not None:
-            files = _candidates(path, self.document.folder)
+            files = included_candidates(path, self.document.folder)
             if not files:
                 return "includes a file that does not exist"
-            if not all(_is_inside(file, self.document.folder) for file in files):
+            if not all(is_inside(file, self.document.folder) for file in files):
                 return "includes a file outside its folder"
             reference = text.rpartition(path)[2].removeprefix("::")
         elif not _ID.fullmatch(reference):
@@ -369,69 +251,5 @@ def _lists_addresses(name: str) -> bool:
     return Path(name).stem.lower() in ("metadata", "large_files")
 
 
-def _candidates(path: str, folder: Path) -> list[Path]:
-    """Return the files that a macro may include, relative to the working directory (as in MONAI) or to the folder."""
-    return [file for file in dict.fromkeys((Path(path), folder / path)) if os.path.lexists(file)]
-
-
-def _is_inside(file: Path, folder: Path) -> bool:
-    return real_path(file).is_relative_to(real_path(folder))
-
-
-def real_path(path: Path) -> Path:
-    """Return a path with links resolved; a circular link is returned unchanged.
-
-    Args:
-        path: any path.
-
-    Example:
-        >>> real_path(Path("/nowhere/../x"))
-        PosixPath('/x')
-    """
-    return Path(os.path.realpath(path))
-
-
-def _normalized(text: str) -> str:
-    return text.replace("#", "::")
-
-
 def _mode(value: Any) -> str:
     return "default" if value is None else value.strip().lower() if isinstance(value, str) else "unknown"
-
-
-def _entries(
-    content: Any,
-    keys: tuple[str, ...] = (),
-    in_component: bool = False,
-    parent: Mapping[Any, Any] | None = None,
-    is_merged: bool = True,
-) -> Iterator[_Entry]:
-    """Yield every value of a configuration, and every text key that MONAI would evaluate as a value.
-
-    Args:
-        content: configuration, or a value within it.
-        keys: keys from the root to `content`.
-        in_component: see `_Entry`.
-        parent: see `_Entry`.
-        is_merged: whether the keys of `content` are merged with those of other files, as at the top level.
-    """
-    yield _Entry(keys, content, in_component, parent)
-    if isinstance(content, Mapping):
-        in_component = in_component or "_target_" in content
-        for key, value in content.items():
-            added = _split(key, first=not keys)
-            inner = (*keys, *added)
-            if isinstance(key, str) and key[:1] in ("$", "%"):
-                yield _Entry(inner, key, in_component)
-            is_whole = len(added) == 1 and not is_merged
-            merged = not keys and str(key).startswith("+")
-            yield from _entries(value, inner, in_component, content if is_whole else None, merged)
-    elif isinstance(content, (list, tuple, set, frozenset)):
-        for index, value in enumerate(content):
-            yield from _entries(value, (*keys, str(index)), in_component, None, False)
-
-
-def _split(key: Any, first: bool) -> list[str]:
-    """Return a key as MONAI splits it. A leading `+` of a top-level key, which extends a value, is removed."""
-    text = str(key)
-    return _normalized(text.removeprefix("+") if first else text).split("::")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segbundle.audit import configurations
+from segbundle.audit import configurations, entries
 from segbundle.audit.findings import WHOLE_FILE, Finding, excerpt_of
 from segbundle.errors import ConfigError
 
@@ -33,7 +33,7 @@ class Inspection:
 
     Example:
         >>> inspection = Inspection()
-        >>> inspection.add_document(configurations.Document("task.yaml", {"x": "$open(@file)"}, Path()))
+        >>> inspection.add_document(entries.Document("task.yaml", {"x": "$open(@file)"}, Path()))
         >>> print(*inspection.findings())
         task.yaml: x: expression uses the name open: $open(@file)
     """
@@ -41,21 +41,21 @@ class Inspection:
     def __init__(self, is_unpacked: bool = False) -> None:
         self._is_unpacked = is_unpacked
         self._found: list[Finding] = []
-        self._documents: list[configurations.Document] = []
+        self._documents: list[entries.Document] = []
         self._read: set[tuple[Path, str]] = set()
 
     def findings(self) -> list[Finding]:
         """Return the findings of all added files."""
         return [*self._found, *configurations.inspect_documents(self._documents)]
 
-    def add_document(self, document: configurations.Document) -> None:
+    def add_document(self, document: entries.Document) -> None:
         """Add a configuration and the files that it includes. An included file that cannot be parsed is a finding.
 
         Args:
             document: configuration that was read.
         """
         self._documents.append(document)
-        for path in configurations.included_files(document):
+        for path in entries.included_files(document):
             self._add_configuration(path, str(path), document.folder)
 
     def add_folder(self, folder: Path, prefix: str = "") -> None:
@@ -67,11 +67,11 @@ class Inspection:
             folder: folder of a bundle.
             prefix: prefix of file names in findings. Default: none.
         """
-        root = configurations.real_path(folder)
+        root = entries.real_path(folder)
         for path in _files_of(folder, self._found):
             name = f"{prefix}{path.relative_to(folder)}"
             if path.is_symlink():
-                if not configurations.real_path(path).is_relative_to(root):
+                if not entries.real_path(path).is_relative_to(root):
                     self._report(name, WHOLE_FILE, "is a link that leaves the folder", str(path.readlink()))
                     continue
                 if path.is_dir():
@@ -90,7 +90,7 @@ class Inspection:
         try:
             if not stat.S_ISREG(path.stat().st_mode):
                 self._report(name, WHOLE_FILE, "is not a regular file", "")
-            elif path.suffix.lower() in configurations.SUFFIXES:
+            elif path.suffix.lower() in entries.SUFFIXES:
                 self._add_configuration(path, name, folder)
             elif path.suffix.lower() in _LOGGING_SUFFIXES:
                 from segbundle.audit.logging_files import inspect_logging_file
@@ -104,17 +104,17 @@ class Inspection:
             self._report(name, WHOLE_FILE, "cannot be read", str(problem) or type(problem).__name__)
 
     def _add_configuration(self, path: Path, name: str, folder: Path) -> None:
-        real = configurations.real_path(path)
+        real = entries.real_path(path)
         if (real, path.suffix) in self._read:
             return
         self._read.add((real, path.suffix))
         try:
-            content = configurations.read_document(path)
+            content = entries.read_document(path)
         except ConfigError as problem:
             reason = str(problem).removeprefix(f"{path}: ")
             self._report(name, WHOLE_FILE, "cannot be parsed", reason)
             return
-        self.add_document(configurations.Document(name, content, folder))
+        self.add_document(entries.Document(name, content, folder))
 
     def _add_data(self, path: Path, name: str) -> None:
         from segbundle.audit import pickles

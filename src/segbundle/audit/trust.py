@@ -63,7 +63,7 @@ def refuse_untrusted(
     components = {key: value for key, value in (values or {}).items() if not _is_plain(key, value)}
     if trust or not (configs or bundle or components):
         return
-    from segbundle.audit.configurations import Document, read_document
+    from segbundle.audit.entries import Document, read_document
     from segbundle.audit.inspection import Inspection
 
     inspection = Inspection()

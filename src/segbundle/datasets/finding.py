@@ -24,9 +24,9 @@ from segbundle.datasets.folders import (
 from segbundle.datasets.listed import has_list
 from segbundle.datasets.series import lost_scans, scans_in_folders, series_of
 from segbundle.errors import DataError
-from segbundle.io.scan_files import is_dicom_file, is_scan_file, is_segmentation, stem
+from segbundle.io.scan_files import SUFFIXES, is_dicom_file, is_scan_file, is_segmentation, stem
 
-_FORMATS = ".nii, .nii.gz, .nrrd, .mha, .mhd or DICOM"
+_FORMATS = f"{', '.join(SUFFIXES)} or DICOM"
 
 
 def find_scans(scans: str | Path | Sequence[str | Path], num_channels: int = 1) -> list[dict[str, Any]]:

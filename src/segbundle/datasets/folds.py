@@ -221,7 +221,7 @@ def choose_fold(
         held_out = fold_names(names, fold, num_folds, split_seed)
         return set(names) - held_out, held_out
     log_once(f"{folder}: {len(split.folds)} fold(s) from {split.origin}")
-    if fold >= len(split.folds):
+    if not 0 <= fold < len(split.folds):
         last = len(split.folds) - 1
         known = f"folds from {split.origin} are 0 to {last}" if last else f"only fold from {split.origin} is 0"
         raise ConfigError(f"fold is {fold}, but the {known}. Choose another fold, or use --fold null.")

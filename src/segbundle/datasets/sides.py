@@ -256,6 +256,7 @@ def warn_about_sides(
     Example:
         >>> warn_about_sides([1], ["background", "left kidney", "right kidney"], "RAS", "augmentation#flip_axes")
     """
+    flips = chosen_flips(flip_axes, class_names, axcodes)
     exchanging = exchanging_axes(class_names, axcodes)
     shown = _shown(side_pairs(class_names))
     if flip_axes == "auto":
@@ -273,7 +274,6 @@ def warn_about_sides(
             shown,
             ", ".join(map(str, sorted(exchanging.intersection(flip_axes)))),
         )
-    flips = chosen_flips(flip_axes, class_names, axcodes)
     mirrored = _side_axes(axcodes).intersection(flips)
     possible = possible_pairs(class_names) if mirrored else []
     if possible:

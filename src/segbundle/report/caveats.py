@@ -29,8 +29,10 @@ def caveats(run: Run, cases: Collection[str], class_names: Sequence[str]) -> Ite
     """
     if run.is_training:
         after = f" after epoch {run.summary['epoch']}" if "epoch" in run.summary else ""
+        newest = run.summary.get("model") is not None  # weights of the newest validation, see `Checkpoints`
+        which = "" if newest else ", the best of all validated epochs"
         yield (
-            f"These scores come from the validation during training{after}, the best of all validated epochs. "
+            f"These scores come from the validation during training{after}{which}. "
             "Scores on new cases tend to be lower."
         )
     elif run.trained_on is None:

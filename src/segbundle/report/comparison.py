@@ -187,62 +187,80 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path, dataset_
     refuse_to_replace(output)
     if dataset_dir is not None:
         refuse_if_moved(runs[0].files, dataset_dir)
+    classes, common = _in_common(runs, folders)
     names = _distinct_names(runs)
-    first = runs[0]
-    classes = [name for name in first.class_names if all(name in run.class_names for run in runs)]
-    if not classes:
-        raise OutputError(
-            f"{', '.join(map(str, folders))} cannot be compared: they have no class in common. Give runs of the same "
-            "task."
-        )
-    cases = [{row.case for row in run.rows} for run in runs]
-    common = set.intersection(*cases)
-    if not common:
-        raise OutputError(
-            f"{', '.join(map(str, folders))} cannot be compared: they have no case in common. Evaluate the models on "
-            "the same cases."
-        )
+    text = render(
+        "comparison.html",
+        title=f"Comparison of {' and '.join(names)}",
+        **_runs_in_page(runs, names, classes, common),
+        **_changes_in_page(runs, names, classes, common),
+    )
+    output = Path(output)
+    write_text(output, text)
+    return output
+
+
+def _in_common(runs: Sequence[Run], folders: Sequence[str | Path]) -> tuple[list[str], set[str]]:
+    """Return the classes and the names of the cases that all runs share.
+
+    Raises:
+        OutputError: there are none.
+    """
+    classes = [name for name in runs[0].class_names if all(name in run.class_names for run in runs)]
+    common = set.intersection(*({row.case for row in run.rows} for run in runs))
+    for shared, kind, remedy in (
+        (classes, "class", "Give runs of the same task."),
+        (common, "case", "Evaluate the models on the same cases."),
+    ):
+        if not shared:
+            raise OutputError(
+                f"{', '.join(map(str, folders))} cannot be compared: they have no {kind} in common. {remedy}"
+            )
+    return classes, common
+
+
+def _runs_in_page(
+    runs: Sequence[Run], names: Sequence[str], classes: Sequence[str], common: set[str]
+) -> dict[str, Any]:
+    """Return what the page says about the runs, and the cases and classes that only some of them have."""
+    named = list(zip(names, runs, strict=True))
+    others = {name: sorted({row.case for row in run.rows} - common) for name, run in named}
+    missing = [(name, [each for each in run.class_names if each not in classes]) for name, run in named]
+    return {
+        "runs": [_means(name, run, classes, common) for name, run in named],
+        "num_common": len(common),
+        "unshared_cases": {name: cases for name, cases in others.items() if cases},
+        "classes": classes,
+        "unshared_classes": [(name, found) for name, found in missing if found],
+        "settings": _settings(runs),
+        "known": [name for name, run in named if run.made_by],
+    }
+
+
+def _changes_in_page(
+    runs: Sequence[Run], names: Sequence[str], classes: Sequence[str], common: set[str]
+) -> dict[str, Any]:
+    """Return the differences between the first run and the others, as tables and as pictures."""
+    first, later = runs[0], dict(zip(names[1:], runs[1:], strict=True))
     other_references = _cases_with_different_references(runs, classes, common)
-    comparable = common.difference(other_references)
-    pictures = pictures_of_changes(first, dict(zip(names[1:], runs[1:], strict=True)), classes, comparable)
+    pictures = pictures_of_changes(first, later, classes, common.difference(other_references))
     anchors = {  # the second run takes precedence, because the table is sorted by it
         (change["case"], change["name"]): change["anchor"]
         for each in reversed(pictures.values())
         for change in each.shown
         if change["slices"]
     }
-    others = [
-        _compare(first, names[0], run, name, classes, common) for run, name in zip(runs[1:], names[1:], strict=True)
-    ]
-    text = render(
-        "comparison.html",
-        title=f"Comparison of {' and '.join(names)}",
-        runs=[_means(name, run, classes, common) for name, run in zip(names, runs, strict=True)],
-        num_common=len(common),
-        few=few([len(pairing.pairs) for other in others for pairing in other["pairings"]], "pairs"),
-        unshared_cases={
-            name: sorted(found - common) for name, found in zip(names, cases, strict=True) if found - common
-        },
-        classes=classes,
-        unshared_classes=[
-            (name, missing)
-            for name, run in zip(names, runs, strict=True)
-            if (missing := [each for each in run.class_names if each not in classes])
-        ],
-        settings=_settings(runs),
-        known=[name for name, run in zip(names, runs, strict=True) if run.made_by],
-        pictures=[(name, each) for name, each in pictures.items() if each.shown or each.unknown],
-        gone=next((gone for files in first.files.values() if (gone := files.gone)), None)
-        if any(each.unknown for each in pictures.values())
-        else None,
-        other_references=other_references,
-        others=others,
-        columns=_columns(names),
-        rows=_rows(runs, classes, common, anchors),
-    )
-    output = Path(output)
-    write_text(output, text)
-    return output
+    others = [_compare(first, names[0], run, name, classes, common) for name, run in later.items()]
+    is_unknown = any(each.unknown for each in pictures.values())
+    return {
+        "few": few([len(pairing.pairs) for other in others for pairing in other["pairings"]], "pairs"),
+        "pictures": [(name, each) for name, each in pictures.items() if each.shown or each.unknown],
+        "gone": next((gone for files in first.files.values() if is_unknown and (gone := files.gone)), None),
+        "other_references": other_references,
+        "others": others,
+        "columns": _columns(names),
+        "rows": _rows(runs, classes, common, anchors),
+    }
 
 
 def _means(name: str, run: Run, classes: Sequence[str], common: set[str]) -> dict[str, Any]:

@@ -37,8 +37,9 @@ class CaseFiles:
 
     @property
     def gone(self) -> str | None:
-        """Return the path of the scan (first channel) or reference that is missing, or None if both exist."""
-        given = [self.first_image, *([] if self.reference is None else [self.reference])]
+        """Return the path of the first channel or reference that is missing, or None if all exist."""
+        images = [self.image] if isinstance(self.image, str) else self.image
+        given = [*images, *([] if self.reference is None else [self.reference])]
         return next((path for path in given if not is_there(path)), None)
 
     def moved_to(self, dataset_dir: str | Path | None) -> CaseFiles:

@@ -100,16 +100,16 @@ class Spread:
 
 
 def in_short(value: float) -> str:
-    """Return a number as text: with three significant digits below 1000, rounded to an integer from 1000.
+    """Return a number as text: with three significant digits below 1000, as an integer from 1000.
 
     Args:
         value: Number; its absolute value determines the format.
 
     Example:
-        >>> in_short(0.12345), in_short(123456.7)
-        ('0.123', '123457')
+        >>> in_short(0.12345), in_short(999.7), in_short(123456.7)
+        ('0.123', '1000', '123457')
     """
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
 
 
 @dataclass(frozen=True)

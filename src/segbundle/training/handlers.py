@@ -145,7 +145,7 @@ def _check_finite(name: str, value: float, position: tuple[Any, int, int]) -> No
         return
     cases, step, epoch = position
     raise TrainingError(
-        f"the {name} is {value} in step {step}, cases {', '.join(cases)}. "
+        f"the {name} is {value} in step {step}{', cases ' if cases else ''}{', '.join(cases)}. "
         + (
             "last.pt contains the previous epoch. Check these cases with `segbundle check`, or lower optimizer#lr and "
             "continue with --resume true."

@@ -114,7 +114,8 @@ class SegmentationTrainer(SupervisedTrainer):
         """Return a message with the failed stage, the cases of the batch, the cause, and what to do."""
         components = {"network": self.network, "optimizer": self.optimizer}
         component = components.get(self._stage, self.plain_loss)
-        where = f"{self._stage} {type(component).__name__}, cases {', '.join(batch.get('case', ()))}"
+        cases = f", cases {', '.join(batch['case'])}" if "case" in batch else ""
+        where = f"{self._stage} {type(component).__name__}{cases}"
         cause = one_line(first_cause(error))
         if isinstance(error, ValueError) and type(component).__module__.startswith("segbundle."):
             return f"{where}: {cause}"

@@ -16,7 +16,7 @@ from pathlib import Path
 Call = tuple[str, str, str]
 """Thread, file in src/segbundle, and function."""
 PAGE = Path(__file__).parent / "architecture.md"
-LIST = r"(?<=<!-- written by docs/way_of_a_scan.py -->\n\n)\|.*?\|\n(?=\n)"
+LIST = r"(?<=<!-- written by docs/way_of_a_scan.py -->\n\n).*?\|\n(?=\n)"
 STAGES = {"reading": "read, preprocess", "main": "windows, restore", "writing": "write"}
 TASK = """\
 class_names: [background, dark, bright]
@@ -80,8 +80,10 @@ def way_of_a_scan() -> list[Call]:
 
 
 def table(calls: list[Call]) -> str:
-    """Return the functions as a table with a row for each change of file."""
-    lines = ["| stage | file | functions, in the order of their first calls |", "|---|---|---|"]
+    """Return the number of functions and files, and a table with a row for each change of file."""
+    functions, files = {call[1:] for call in calls}, {call[1] for call in calls}
+    lines = [f"{len(functions)} functions in {len(files)} files:", ""]
+    lines += ["| stage | file | functions, in the order of their first calls |", "|---|---|---|"]
     for stage, text in STAGES.items():
         of_thread = [call for call in calls if call[0] == stage]
         for index, (file, group) in enumerate(groupby(of_thread, key=lambda call: call[1])):
@@ -100,9 +102,7 @@ def written(page: str) -> str:
 def main() -> None:
     """Write the list."""
     page = PAGE.read_text(encoding="utf-8")
-    calls = way_of_a_scan()
-    PAGE.write_text(page.replace(written(page), table(calls)), encoding="utf-8")
-    print(f"{len({call[1:] for call in calls})} functions, {len({call[1] for call in calls})} files")
+    PAGE.write_text(page.replace(written(page), table(way_of_a_scan())), encoding="utf-8")
 
 
 if __name__ == "__main__":

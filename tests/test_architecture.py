@@ -114,4 +114,3 @@ def test_document_lists_the_way_of_a_scan():
     calls = way_of_a_scan.way_of_a_scan()
     assert way_of_a_scan.written(way_of_a_scan.PAGE.read_text(encoding="utf-8")) == way_of_a_scan.table(calls)
     assert {thread for thread, _, _ in calls} == {"reading", "main", "writing"}
-    assert len({call[1:] for call in calls}) <= 130

@@ -91,10 +91,10 @@ ABSENT, PRESENT = [0, 0, 0, 0], [0, 0, 1, 1]
 @pytest.mark.parametrize(
     ("validations", "kept", "reason"),
     [
-        ([(ABSENT, ABSENT)] * 3, 2, "no held-out case contains a class"),
-        ([(ABSENT, PRESENT)] * 3, 2, "no held-out case contains a class"),  # only false positives
+        ([(ABSENT, ABSENT)] * 3, 2, "no held-out case contains any foreground class"),
+        ([(ABSENT, PRESENT)] * 3, 2, "no held-out case contains any foreground class"),  # only false positives
         ([(PRESENT, ABSENT)] * 3, 2, "mean Dice is 0 so far"),
-        ([(ABSENT, PRESENT), (ABSENT, ABSENT), (ABSENT, PRESENT)], 2, "no held-out case contains a class"),
+        ([(ABSENT, PRESENT), (ABSENT, ABSENT), (ABSENT, PRESENT)], 2, "no held-out case contains any foreground class"),
         ([(PRESENT, ABSENT), (PRESENT, PRESENT), (PRESENT, ABSENT)], 1, None),
         ([(PRESENT, PRESENT), (PRESENT, PRESENT), (PRESENT, [0, 0, 0, 1])], 0, None),
         ([(PRESENT, [0, 0, 0, 1]), (PRESENT, PRESENT)], 1, None),
@@ -110,7 +110,7 @@ def test_model_is_from_the_best_meaningful_validation(tmp_path, caplog, validati
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["epoch"] == kept + 1
     assert summary.get("model") == (reason and f"weights of the newest validation: {reason}")
-    assert reason is None or f"{reason}: model.pt contains the weights of the newest validation." in caplog.text
+    assert reason is None or f"{reason}, so model.pt contains the weights of the newest validation." in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from segbundle.config.settings import Setting, settings_of
 
 _COMMANDS = {"cross-validate": ("train", "evaluate")}
 """Commands that run other commands."""
+_INFERENCE = ("evaluate", "predict")
 
 
 def settings_by_theme(command: str, shown: Collection[str] = ()) -> dict[str, list[Setting]]:
@@ -43,10 +44,12 @@ def help_lines(command: str, shown: Collection[str] = ()) -> dict[str, list[tupl
         >>> help_lines("train", ["device"])["Training"][0]
         ('--max_epochs', 'number of epochs  [default: 40]')
     """
+
+    def described(setting: Setting) -> str:
+        default = (command in _INFERENCE and setting.inference_default) or setting.default
+        return f"{setting.description}  [default: {default}]" if default else setting.description
+
     return {
-        theme: [
-            (f"--{setting.key}", setting.description + (f"  [default: {setting.default}]" if setting.default else ""))
-            for setting in settings
-        ]
+        theme: [(f"--{setting.key}", described(setting)) for setting in settings]
         for theme, settings in settings_by_theme(command, shown).items()
     }

@@ -14,9 +14,10 @@ _REFERENCE = re.compile(r"@(\w+(?:(?:#|::)\w+)*)")
 
 
 def check_references(config: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Raise an error if an argument that refers to a setting or component by default gets a value of another kind.
+    """Raise an error if an argument whose default is a reference gets a value of another kind.
 
-    Null, expressions, components, and references to keys that the bundle does not define are accepted.
+    The kind is that of the setting or component to which the default refers. Null, expressions, components, and
+    references to keys that the bundle does not define are accepted.
 
     Args:
         config: configuration to run.

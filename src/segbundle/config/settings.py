@@ -142,7 +142,7 @@ SETTINGS = (
     Setting("intensity#std", Number(above=0), "a positive number"),
     Setting(
         "fold", AnyOf(NULL, Integer(0)), "a whole number from 0, or null,",
-        "validation fold; evaluate scores its cases only (default: all)", _DATA, "0", _SCORE,
+        "validation fold: train holds out its cases, evaluate scores only these; null uses all", _DATA, "0", _SCORE,
         affects="cases", fixed=True, inference_default="null",
     ),
     Setting(
@@ -157,7 +157,7 @@ SETTINGS = (
     ),
     Setting(
         "data_list_key", Text(), "the name of a list in dataset.json, for instance training,",
-        "list of dataset.json to use; test evaluates labeled test cases", _DATA, "training", _SCORE,
+        "list of dataset.json to use; test selects the labeled test cases", _DATA, "training", _SCORE,
         affects="cases",
     ),
     Setting(

@@ -164,7 +164,7 @@ def nsd_tolerances(value: float | Mapping[str, float] | None, class_names: Seque
         class_names: names of the classes, background first.
 
     Returns:
-        One tolerance per class, for a mapping with 0.0 for the background; None if `value` is None.
+        One tolerance per class; if `value` is a mapping, that of the background is 0.0. None if `value` is None.
 
     Raises:
         ConfigError: a class has no tolerance, or `value` contains an unknown class.

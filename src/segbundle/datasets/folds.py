@@ -73,7 +73,7 @@ def fold_names(names: Iterable[str], fold: int, num_folds: int, split_seed: int 
     """
     ordered = sorted(names)
     if not 0 <= fold < num_folds:
-        raise ConfigError(f"fold is {fold}; it must be in [0, num_folds), and num_folds is {num_folds}.")
+        raise ConfigError(f"fold is {fold}; it must be from 0 to {num_folds - 1} (num_folds is {num_folds}).")
     if len(ordered) < 2:
         raise ConfigError(
             f"fold is {fold}, but the dataset has only one labeled case, so no case would be left for training. "

@@ -14,9 +14,9 @@ def caveats(run: Run, cases: Collection[str], class_names: Sequence[str]) -> Ite
     """Yield reasons why the scores of a run may be optimistic.
 
     Args:
-        run: Run whose scores are shown.
-        cases: Names of the cases that are shown.
-        class_names: Names of the foreground classes that are shown.
+        run: run whose scores are shown.
+        cases: names of the cases that are shown.
+        class_names: names of the foreground classes that are shown.
 
     Yields:
         Complete sentences; none if no such reason is known.
@@ -56,8 +56,8 @@ def few(counts: Collection[int], what: str = "cases") -> str | None:
     """Return a warning that intervals from few values are rough, or None if it does not apply.
 
     Args:
-        counts: Number of values from which each interval was computed.
-        what: Plural noun for the values. Default: "cases".
+        counts: number of values from which each interval was computed.
+        what: plural noun for the values. Default: "cases".
 
     Returns:
         A sentence if any interval was computed from two to nine values, else None.

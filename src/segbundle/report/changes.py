@@ -30,8 +30,8 @@ class Change:
     """Change of one class in one case between two runs.
 
     Attributes:
-        before: Row of the first run.
-        after: Row of the other run.
+        before: row of the first run.
+        after: row of the other run.
         gain: Dice of the other run minus Dice of the first run. A class that is absent from both reference and
             prediction counts as Dice 1.
 
@@ -56,9 +56,9 @@ class Pictures:
     """Changes shown on a page, and the numbers of changes that are not shown.
 
     Attributes:
-        shown: Values for the template, one dictionary per change, the largest change first.
-        no_room: Number of changes that are left out to limit the size of the page.
-        unknown: Number of changes in cases whose files are unknown or were moved.
+        shown: values for the template, one dictionary per change, the largest change first.
+        no_room: number of changes that are left out to limit the size of the page.
+        unknown: number of changes in cases whose files are unknown or were moved.
 
     Example:
         >>> Pictures().no_room
@@ -74,10 +74,10 @@ def largest_changes(first: Run, other: Run, classes: Sequence[str], cases: Colle
     """Return for each class the case with the largest loss and the case with the largest gain in Dice.
 
     Args:
-        first: Baseline run.
-        other: Run that is compared with it.
-        classes: Classes to compare.
-        cases: Cases to compare.
+        first: baseline run.
+        other: run that is compared with it.
+        classes: classes to compare.
+        cases: cases to compare.
 
     Returns:
         Changes of at least 0.0005, the largest first. If a class has equal changes in several cases, the case with the
@@ -119,10 +119,10 @@ def pictures_of_changes(
     If the files of a case cannot be read, an error message takes the place of its slices.
 
     Args:
-        first: Baseline run.
-        others: Runs that are compared with it, by name; at least one.
-        classes: Classes that all runs have.
-        cases: Cases that all runs have, with the same reference.
+        first: baseline run.
+        others: runs that are compared with it, by name; at least one.
+        classes: classes that all runs have.
+        cases: cases that all runs have, with the same reference.
 
     Returns:
         Changes and their slices by name of the run.

@@ -31,9 +31,9 @@ class Point:
     """Value of one case in a chart.
 
     Attributes:
-        case: Name of the case, for the tooltip.
-        value: Value of the case.
-        at: Position on the x axis of a Bland-Altman plot; not used in other charts.
+        case: name of the case, for the tooltip.
+        value: value of the case.
+        at: position on the x axis of a Bland-Altman plot; not used in other charts.
 
     Example:
         >>> Point("case_1", 0.9).value
@@ -50,8 +50,8 @@ class Figure:
     """Chart with its caption.
 
     Attributes:
-        svg: Chart as SVG.
-        caption: Plain text.
+        svg: chart as SVG.
+        caption: plain text.
 
     Example:
         >>> Figure(Markup("<svg></svg>"), "An empty chart.").caption
@@ -67,9 +67,9 @@ class Line:
     """Curve over epochs.
 
     Attributes:
-        key: Legend entry; curves with the same key have the same color and dash pattern.
-        title: Tooltip; if empty, the label of the y axis is shown.
-        values: Pairs of (epoch, value).
+        key: legend entry; curves with the same key have the same color and dash pattern.
+        title: tooltip; if empty, the label of the y axis is shown.
+        values: pairs of (epoch, value).
 
     Example:
         >>> Line("liver", "fold 0 liver", [(1, 0.5), (2, 0.7)]).key
@@ -155,12 +155,12 @@ def strip_plot(
     1977).
 
     Args:
-        title: Description for screen readers.
-        label: Label of the axis of values.
-        groups: Values by name of the group. Groups may be empty, but not all of them.
-        one: Singular noun for what a dot stands for, used in the caption. Default: "case".
-        differences: Whether values are differences. The axis then includes 0, which a line marks. Default: False.
-        logarithmic: Whether the axis is logarithmic; all values must then be positive. Default: False.
+        title: description for screen readers.
+        label: label of the axis of values.
+        groups: values by name of the group. Groups may be empty, but not all of them.
+        one: singular noun for what a dot stands for, used in the caption. Default: "case".
+        differences: whether values are differences. The axis then includes 0, which a line marks. Default: False.
+        logarithmic: whether the axis is logarithmic; all values must then be positive. Default: False.
 
     Example:
         >>> plot = strip_plot("Dice per class", "Dice", {"liver": [Point("case_1", 0.9), Point("case_2", 0.8)]})
@@ -210,8 +210,8 @@ def bland_altman(title: str, points: Sequence[Point]) -> Figure:
     deviations (Bland and Altman, Lancet 1986).
 
     Args:
-        title: Description for screen readers.
-        points: One per case, at least one. `at` is the mean of both volumes in ml, and `value` is the predicted volume
+        title: description for screen readers.
+        points: one per case, at least one. `at` is the mean of both volumes in ml, and `value` is the predicted volume
             minus the reference volume in ml.
 
     Example:
@@ -246,8 +246,8 @@ def curves(label: str, lines: Sequence[Line]) -> Markup:
     """Return a chart of curves over epochs, in which each key has its own color and dash pattern.
 
     Args:
-        label: Label of the y axis.
-        lines: One or more curves, each with at least one value. A curve with an empty key has no legend entry. With
+        label: label of the y axis.
+        lines: one or more curves, each with at least one value. A curve with an empty key has no legend entry. With
             more than 21 keys, the legend is omitted, and all curves have the same style.
 
     Example:

@@ -13,7 +13,7 @@ def style_of(index: int) -> str:
     There are 21 combinations. They are repeated for further classes.
 
     Args:
-        index: Label value of the class, from 1.
+        index: label value of the class, from 1.
 
     Returns:
         Two CSS classes, separated by a space.

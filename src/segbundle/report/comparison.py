@@ -28,10 +28,10 @@ class Measure:
     """Metric to compare.
 
     Attributes:
-        key: Column of `metrics.csv`.
-        label: Name on the page.
-        digits: Number of decimals on the page.
-        larger_is_better: Whether larger values are better; False for distances.
+        key: column of `metrics.csv`.
+        label: name on the page.
+        digits: number of decimals on the page.
+        larger_is_better: whether larger values are better; False for distances.
 
     Example:
         >>> Measure("hd95_mm", "HD95 (mm)", 3, larger_is_better=False).label
@@ -62,12 +62,12 @@ class Pairing:
     """Paired comparison of a metric of one class between two runs, over the cases that have a value in both.
 
     Attributes:
-        name: Name of the class, or `MEAN` for the mean over the classes of each case.
-        measure: Metric that is compared.
-        pairs: Values of the first and of the other run, by case.
-        difference: Mean over the cases of the other run's value minus the first run's value; None without pairs.
-        ci95: Bootstrap interval of this mean; [None, None] for fewer than two pairs.
-        p_value: Two-sided p-value of Wilcoxon's signed-rank test (see `signed_rank_test`); None if all pairs are equal.
+        name: name of the class, or `MEAN` for the mean over the classes of each case.
+        measure: metric that is compared.
+        pairs: values of the first and of the other run, by case.
+        difference: mean over the cases of the other run's value minus the first run's value; None without pairs.
+        ci95: bootstrap interval of this mean; [None, None] for fewer than two pairs.
+        p_value: two-sided p-value of Wilcoxon's signed-rank test (see `signed_rank_test`); None if all pairs are equal.
 
     Example:
         >>> pairing = Pairing.of("liver", DICE, {"a": 0.8, "b": 0.9, "c": None}, {"a": 0.9, "b": 0.9, "c": 0.5})
@@ -87,10 +87,10 @@ class Pairing:
         """Return the comparison of the values of two runs. Differences are rounded to six decimals.
 
         Args:
-            name: Name of the class, or `MEAN`.
-            measure: Metric that is compared.
-            mine: Values of the first run by case; None if a case has no value.
-            theirs: Values of the other run by case; None if a case has no value.
+            name: name of the class, or `MEAN`.
+            measure: metric that is compared.
+            mine: values of the first run by case; None if a case has no value.
+            theirs: values of the other run by case; None if a case has no value.
         """
         pairs = {
             case: (value, other)
@@ -129,7 +129,7 @@ def signed_rank_test(differences: Sequence[float]) -> float | None:
     exact, with or without ties. (SciPy's exact test does not support ties.) For more, it uses the normal approximation.
 
     Args:
-        differences: Differences of the pairs.
+        differences: differences of the pairs.
 
     Returns:
         The p-value; None if all differences are 0, or if there are none.
@@ -158,9 +158,9 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path, dataset_
     """Write an HTML page that compares runs with a baseline, case by case.
 
     Args:
-        folders: Folders of two or more evaluations, cross-validations or training runs; the first is the baseline.
-        output: Path of the page.
-        dataset_dir: New folder of the scans, if they were moved.
+        folders: folders of two or more evaluations, cross-validations or training runs; the first is the baseline.
+        output: path of the page.
+        dataset_dir: new folder of the scans, if they were moved.
 
     Returns:
         Path of the page.
@@ -292,10 +292,10 @@ def paired(first: Run, other: Run, classes: Sequence[str], cases: Collection[str
     """Return the paired comparisons of Dice, HD95 and NSD of each class between two runs.
 
     Args:
-        first: Baseline run.
-        other: Run that is compared with it.
-        classes: Classes to compare.
-        cases: Cases to compare.
+        first: baseline run.
+        other: run that is compared with it.
+        classes: classes to compare.
+        cases: cases to compare.
 
     Returns:
         One `Pairing` per class and metric; its pairs may be empty. For several classes, a `Pairing` of the mean Dice

@@ -26,7 +26,7 @@ def worst_first(row: Row) -> tuple[bool, float, float, str, str]:
     case and class.
 
     Args:
-        row: Row of `metrics.csv`.
+        row: row of `metrics.csv`.
 
     Example:
         >>> from segbundle.metrics import Status
@@ -45,7 +45,7 @@ def farthest(run: Run) -> Row | None:
     Of several rows with this HD95, the one with the lowest Dice is returned.
 
     Args:
-        run: Run whose rows are searched.
+        run: run whose rows are searched.
 
     Example:
         >>> from pathlib import Path
@@ -81,7 +81,7 @@ def gallery(run: Run) -> list[dict[str, Any]]:
     message takes the place of its slices.
 
     Args:
-        run: Run whose cases are shown; cases without known files are left out.
+        run: run whose cases are shown; cases without known files are left out.
 
     Returns:
         One dictionary for the template per class with such cases: `name` and `cases`. Empty if no files are known.

@@ -23,9 +23,9 @@ def measure(case: str, volumes: CaseVolumes, class_names: Sequence[str]) -> list
     """Return volume, components, edge contact and mean intensity of every foreground class in a prediction.
 
     Args:
-        case: Name of the scan.
-        volumes: Scan and prediction.
-        class_names: Foreground classes, in the order of their label values.
+        case: name of the scan.
+        volumes: scan and prediction.
+        class_names: foreground classes, in the order of their label values.
 
     Returns:
         One `Structure` per foreground class, also for classes that are absent.
@@ -67,12 +67,12 @@ def write_measurements(
     error message.
 
     Args:
-        path: File to write.
-        structures: Measurements.
-        warnings: Warnings by (scan, class).
-        notes: Problems of a scan itself, such as equal values in all voxels, by scan.
-        failed: Error messages by scan, for scans without measurements.
-        class_names: Foreground classes.
+        path: file to write.
+        structures: measurements.
+        warnings: warnings by (scan, class).
+        notes: problems of a scan itself, such as equal values in all voxels, by scan.
+        failed: error messages by scan, for scans without measurements.
+        class_names: foreground classes.
 
     Raises:
         OutputError: The file cannot be written, or would replace a file that segbundle did not write.
@@ -108,7 +108,7 @@ def read_warnings(path: Path) -> dict[str, str]:
     """Return the warnings in `measurements.csv` by scan, the scan with the most warnings first.
 
     Args:
-        path: Path of the file; it may be missing.
+        path: path of the file; it may be missing.
 
     Returns:
         Warnings of each scan that has any, separated by semicolons. Empty if the file is missing.

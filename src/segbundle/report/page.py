@@ -41,9 +41,9 @@ def write_report(folder: str | Path, output: str | Path | None = None, dataset_d
     """Write the HTML page of an evaluation, a cross-validation or a training run.
 
     Args:
-        folder: Folder of the run.
-        output: Path of the page; None for `report.html` in `folder`.
-        dataset_dir: New folder of the scans, if they were moved.
+        folder: folder of the run.
+        output: path of the page; None for `report.html` in `folder`.
+        dataset_dir: new folder of the scans, if they were moved.
 
     Returns:
         Path of the page.

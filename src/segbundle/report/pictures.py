@@ -22,10 +22,10 @@ def compared(image: MetaTensor, reference: MetaTensor, prediction: torch.Tensor)
     the central one if both are empty.
 
     Args:
-        image: Scan (C, X, Y, Z) on any grid. The first channel is shown, sampled at the voxels of the reference
+        image: scan (C, X, Y, Z) on any grid. The first channel is shown, sampled at the voxels of the reference
             (nearest neighbor) and scaled from the 1st to the 99th percentile of the slice.
-        reference: Label map (1, X, Y, Z). Unknown voxels count as background.
-        prediction: Label map of the same shape as the reference.
+        reference: label map (1, X, Y, Z). Unknown voxels count as background.
+        prediction: label map of the same shape as the reference.
 
     Returns:
         RGB values as a uint8 array (height, width, 3). In each panel, the first axis points right, and the second up.

@@ -40,11 +40,11 @@ class _Measured:
     """Measurements of all scans, and warnings about them.
 
     Attributes:
-        structures: Measurements of all scans.
-        notes: Problems of a scan itself, by scan.
-        failed: Error messages by scan, for scans without measurements.
-        warnings: Warnings by (scan, class).
-        undrawn: Error messages by scan, for scans without slices.
+        structures: measurements of all scans.
+        notes: problems of a scan itself, by scan.
+        failed: error messages by scan, for scans without measurements.
+        warnings: warnings by (scan, class).
+        undrawn: error messages by scan, for scans without slices.
     """
 
     structures: list[Structure] = field(default_factory=list)
@@ -74,9 +74,9 @@ def write_prediction_report(
     A scan that cannot be measured or drawn is listed on the page with its error message.
 
     Args:
-        folder: Output folder of `segbundle predict`.
-        output: Path of the page; None for `report.html` in `folder`.
-        dataset_dir: New folder of the scans, if they were moved.
+        folder: output folder of `segbundle predict`.
+        output: path of the page; None for `report.html` in `folder`.
+        dataset_dir: new folder of the scans, if they were moved.
 
     Returns:
         Path of the page.

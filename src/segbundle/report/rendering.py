@@ -29,8 +29,8 @@ def render(template: str, **values: Any) -> str:
     """Return an HTML page from a template, with CSS and JavaScript inlined and all values escaped.
 
     Args:
-        template: File name in `templates/`.
-        values: Variables of the template. `Markup` is not escaped.
+        template: file name in `templates/`.
+        values: variables of the template. `Markup` is not escaped.
 
     Raises:
         jinja2.UndefinedError: A variable of the template is missing.
@@ -56,7 +56,7 @@ def room_for_pictures(num_rows: int) -> float:
     """Return how many bytes the slices of a page may have. Pages of 100 cases then stay below 10 MB.
 
     Args:
-        num_rows: Number of rows of the page's table of cases, that is, cases times classes.
+        num_rows: number of rows of the page's table of cases, that is, cases times classes.
 
     Returns:
         Number of bytes, from 1e6 to 7e6.
@@ -72,8 +72,8 @@ def progress(items: Collection[_T], what: str) -> Iterable[_T]:
     """Return an iterator over items that shows the progress.
 
     Args:
-        items: One item per case.
-        what: Label of the progress bar.
+        items: one item per case.
+        what: label of the progress bar.
 
     Example:
         >>> list(progress(["case_1", "case_2"], "report"))
@@ -86,7 +86,7 @@ def as_yaml(values: Mapping[str, Any]) -> str:
     """Return a configuration as YAML text, with each innermost list or mapping on one line.
 
     Args:
-        values: Configuration of plain values.
+        values: configuration of plain values.
 
     Example:
         >>> print(as_yaml({"spacing": [1.0, 1.0, 3.0]}), end="")
@@ -101,8 +101,8 @@ def number(value: float | None, digits: int) -> str:
     """Return a number with a fixed number of decimals and a typographic minus, or a dash for None.
 
     Args:
-        value: Number to format.
-        digits: Number of decimals.
+        value: number to format.
+        digits: number of decimals.
 
     Example:
         >>> number(-0.125, 2), number(None, 2)
@@ -117,8 +117,8 @@ def signed(value: float | None, digits: int) -> str:
     """Return a difference with its sign (none if it is rounded to 0), or a dash for None.
 
     Args:
-        value: Difference to format.
-        digits: Number of decimals.
+        value: difference to format.
+        digits: number of decimals.
 
     Example:
         >>> signed(0.5, 2), signed(0.0, 2)
@@ -132,8 +132,8 @@ def interval(values: Sequence[float | None], digits: int) -> str:
     """Return a range such as "0.1 to 0.2", or a dash if its first value is None.
 
     Args:
-        values: Lower and upper end; [None] for an unknown range.
-        digits: Number of decimals.
+        values: lower and upper end; [None] for an unknown range.
+        digits: number of decimals.
 
     Example:
         >>> interval([0.1, 0.2], 1)
@@ -146,8 +146,8 @@ def bootstrap(values: Sequence[float | None], digits: int) -> str:
     """Return a bootstrap interval, or a dash if it is unknown, or has no width because all values are equal.
 
     Args:
-        values: Lower and upper limit; [None, None] for an unknown interval.
-        digits: Number of decimals.
+        values: lower and upper limit; [None, None] for an unknown interval.
+        digits: number of decimals.
 
     Example:
         >>> bootstrap([0.8, 0.9], 2), bootstrap([1.0, 1.0], 2)
@@ -160,8 +160,8 @@ def signed_bootstrap(values: Sequence[float | None], digits: int) -> str:
     """Return a bootstrap interval of differences with their signs, or a dash in the same cases as `bootstrap`.
 
     Args:
-        values: Lower and upper limit; [None, None] for an unknown interval.
-        digits: Number of decimals.
+        values: lower and upper limit; [None, None] for an unknown interval.
+        digits: number of decimals.
 
     Example:
         >>> signed_bootstrap([-0.1, 0.2], 1)
@@ -174,7 +174,7 @@ def p_value(value: float | None) -> str:
     """Return a p-value with four decimals, "< 0.0001" for smaller values, or a dash for None.
 
     Args:
-        value: The p-value.
+        value: the p-value.
 
     Example:
         >>> p_value(0.03125), p_value(1e-6)
@@ -187,7 +187,7 @@ def plain(value: float | None) -> str:
     """Return a number without trailing zeros, or a dash for None.
 
     Args:
-        value: Number to format.
+        value: number to format.
 
     Example:
         >>> plain(1.0), plain(2.5)

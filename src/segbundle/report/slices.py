@@ -38,12 +38,12 @@ class CaseVolumes:
     """Volumes of a case in RAS orientation.
 
     Attributes:
-        scan: First channel (X, Y, Z), float32.
-        reference: Integer label map of the same shape; background everywhere if the case has no reference.
-        prediction: Integer label map of the same shape.
-        known: Boolean mask of the same shape: True for voxels whose class is known.
-        affine: Matrix (4, 4) from voxel indices to mm.
-        window: Intensities (lower, upper) that are shown as black and white. None: the 0.5th and 99.5th percentile of
+        scan: first channel (X, Y, Z), float32.
+        reference: integer label map of the same shape; background everywhere if the case has no reference.
+        prediction: integer label map of the same shape.
+        known: boolean mask of the same shape: True for voxels whose class is known.
+        affine: matrix (4, 4) from voxel indices to mm.
+        window: intensities (lower, upper) that are shown as black and white. None: the 0.5th and 99.5th percentile of
             each slice.
 
     Example:
@@ -70,8 +70,8 @@ class CaseVolumes:
         """Read the files of a case and reorient them to RAS.
 
         Args:
-            files: Files of the case.
-            window: Intensities (lower, upper) that are shown as black and white. Default: None, see `CaseVolumes`.
+            files: files of the case.
+            window: intensities (lower, upper) that are shown as black and white. Default: None, see `CaseVolumes`.
 
         Raises:
             DataError: A file cannot be read, the files are on different grids, or a label map has values that are not
@@ -108,7 +108,7 @@ class CaseVolumes:
         """Read another prediction of the same case and reorient it to RAS.
 
         Args:
-            path: Path of the label map.
+            path: path of the label map.
 
         Returns:
             Integer label map (X, Y, Z).
@@ -154,8 +154,8 @@ def worst_slices(volumes: CaseVolumes, index: int) -> Iterator[Markup]:
     and prediction have the CSS classes `ref` and `pred`.
 
     Args:
-        volumes: Volumes of the case.
-        index: Label value of the class.
+        volumes: volumes of the case.
+        index: label value of the class.
 
     Yields:
         HTML figures with an SVG in mm, and the position of the slice as caption. Nothing is yielded if the class is
@@ -186,9 +186,9 @@ def changed_slices(volumes: CaseVolumes, index: int, other: np.ndarray) -> Itera
     have the CSS classes `ref`, `pred` and `other`.
 
     Args:
-        volumes: Volumes of the case, with the first prediction.
-        index: Label value of the class.
-        other: Mask (X, Y, Z) of the class in the second prediction.
+        volumes: volumes of the case, with the first prediction.
+        index: label value of the class.
+        other: mask (X, Y, Z) of the class in the second prediction.
 
     Yields:
         Figures as in `worst_slices`. Nothing is yielded if the predictions are equal.
@@ -219,9 +219,9 @@ def overview_slices(volumes: CaseVolumes, num_classes: int, focus: np.ndarray | 
     central slice.
 
     Args:
-        volumes: Volumes of the case.
-        num_classes: Number of classes, including background.
-        focus: Boolean mask (X, Y, Z) of the voxels to show. Default: None.
+        volumes: volumes of the case.
+        num_classes: number of classes, including background.
+        focus: boolean mask (X, Y, Z) of the voxels to show. Default: None.
 
     Yields:
         Figures as in `worst_slices`. The contour of class i has the CSS classes `style_of(i)`.
@@ -249,9 +249,9 @@ def where_to_look(labels: np.ndarray, classes: Collection[int], at_edge: Collect
     """Return the mask of the voxels that warnings refer to.
 
     Args:
-        labels: Label map (X, Y, Z).
-        classes: Label values of the classes whose voxels are all included.
-        at_edge: Label values of the classes of which only the outermost voxels of the scan are included.
+        labels: label map (X, Y, Z).
+        classes: label values of the classes whose voxels are all included.
+        at_edge: label values of the classes of which only the outermost voxels of the scan are included.
 
     Returns:
         Boolean mask (X, Y, Z).

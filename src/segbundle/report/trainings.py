@@ -25,7 +25,7 @@ def read_curves(run: Run) -> dict[str, Curves]:
     """Return the TensorBoard scalars of the training runs behind the scores of a run.
 
     Args:
-        run: Evaluation, cross-validation or training run.
+        run: evaluation, cross-validation or training run.
 
     Returns:
         Scalars by name of the fold; if there is only one training run, its name is "". Empty if no event files are
@@ -55,7 +55,7 @@ def drawn(trainings: Mapping[str, Curves]) -> list[Markup]:
     Each fold has its own color. In the chart per class, each class has its own color, the same in all folds.
 
     Args:
-        trainings: Scalars as `read_curves` returns them.
+        trainings: scalars as `read_curves` returns them.
 
     Returns:
         One SVG per chart. Charts without values are left out.
@@ -81,8 +81,8 @@ def unfinished(run: Run, trainings: Mapping[str, Curves]) -> str | None:
     """Return a sentence about the progress of a training run that has not reached its last epoch, else None.
 
     Args:
-        run: Run that is shown. For runs other than training runs, None is returned.
-        trainings: Scalars as `read_curves` returns them.
+        run: run that is shown. For runs other than training runs, None is returned.
+        trainings: scalars as `read_curves` returns them.
 
     Example:
         >>> import tempfile

@@ -84,7 +84,7 @@ def posted_weights(volume: torch.Tensor) -> torch.Tensor:
     """Return 1 / volume², clipped as in the posted code to just below 1 for absent classes.
 
     Args:
-        volume: Number of voxels per class.
+        volume: number of voxels per class.
 
     Example:
         >>> posted_weights(torch.tensor([10.0, 0.0])).round(decimals=4).tolist()  # doctest: +ELLIPSIS
@@ -97,9 +97,9 @@ def posted_loss(scores: torch.Tensor, labels: torch.Tensor, smooth: float) -> to
     """Return the posted loss. It sums over classes and voxels before it divides.
 
     Args:
-        scores: Logits (B, C, *spatial).
-        labels: Class indices (B, 1, *spatial).
-        smooth: Constant that is added to numerator and denominator.
+        scores: logits (B, C, *spatial).
+        labels: class indices (B, 1, *spatial).
+        smooth: constant that is added to numerator and denominator.
 
     Example:
         >>> labels = torch.tensor([[[0, 0, 0, 1]]])
@@ -115,9 +115,9 @@ def gradient_on_scores(loss: Loss, scores: torch.Tensor, labels: torch.Tensor) -
     """Return the sum of the absolute gradient with respect to the logits, and the fraction of it on absent classes.
 
     Args:
-        loss: Loss function.
-        scores: Logits (B, C, *spatial).
-        labels: Class indices (B, 1, *spatial).
+        loss: loss function.
+        scores: logits (B, C, *spatial).
+        labels: class indices (B, 1, *spatial).
 
     Example:
         >>> gradient_on_scores(lambda logits, labels: logits.sum(), torch.zeros(1, 2, 4), torch.ones(1, 1, 4).long())

@@ -72,8 +72,8 @@ class Run:
     """Result of one training run.
 
     Attributes:
-        states: Prediction at each checkpoint: "B" (background only), "F" (foreground only) or "mixed".
-        dice: Foreground Dice after the last step.
+        states: prediction at each checkpoint: "B" (background only), "F" (foreground only) or "mixed".
+        dice: foreground Dice after the last step.
 
     Example:
         >>> Run(["B", "mixed"], 0.8).states[-1]
@@ -89,13 +89,13 @@ class Training:
     """Training settings shared by all runs.
 
     Attributes:
-        data: Generator of images.
-        widths: Channels of each U-Net level.
-        batch_size: Images per step.
-        steps: Steps per run.
-        checkpoints: Steps after which predictions are classified.
-        num_test: Number of test images.
-        blank: Fraction of pixels below which a class counts as not predicted.
+        data: generator of images.
+        widths: channels of each U-Net level.
+        batch_size: images per step.
+        steps: steps per run.
+        checkpoints: steps after which predictions are classified.
+        num_test: number of test images.
+        blank: fraction of pixels below which a class counts as not predicted.
 
     Example:
         >>> training = Training(Discs(16, (2, 4), 1, torch.ones(1, 1), 0.1), [4, 8], 2, 2, [2], 3, 0.001)
@@ -121,9 +121,9 @@ class Training:
         The network has no normalization. With batch normalization, no loss gave blank predictions.
 
         Args:
-            loss: Loss function.
-            learning_rate: Learning rate of Adam.
-            seed: Seed of weights and images.
+            loss: loss function.
+            learning_rate: learning rate of Adam.
+            seed: seed of weights and images.
         """
         pictures, labels = self.test(seed)
         network = small_unet(1, 2, self.widths, seed, norm=None)
@@ -146,7 +146,7 @@ def vnet_gradient(probability: torch.Tensor, reference: torch.Tensor) -> torch.T
     """Return dD/dp of V-Net's Dice, the formula at the top of this module.
 
     Args:
-        probability: Foreground probability per voxel.
+        probability: foreground probability per voxel.
         reference: 0 or 1 per voxel, same shape.
 
     Example:

@@ -37,22 +37,22 @@ def run(
     """Return tables of the metrics and losses of four predictions that can be checked by hand, and of training runs.
 
     Args:
-        voxels: Voxels per class in the scan of the first two tables, background first.
-        sure: Probability of the predicted class; the other classes share the rest evenly.
-        class_weights: Weights of the cross entropy, as posted.
-        alpha: Final factor of the Dice loss; the factor grows from 0.
-        size: Side of an image in pixels.
-        radius: Smallest and largest radius of a disc in pixels.
-        colours: Intensity of each structure.
-        noise: Standard deviation of the noise.
-        widths: Channels of each U-Net level.
-        learning_rate: Learning rate of Adam.
-        batch_size: Images per step.
-        steps: Steps per training run.
-        early: Fraction of the steps after which the predicted foreground is measured for the first time.
-        test_pictures: Number of test images.
-        test_seed: Seed of the test images.
-        seeds: Seeds, one per training run.
+        voxels: voxels per class in the scan of the first two tables, background first.
+        sure: probability of the predicted class; the other classes share the rest evenly.
+        class_weights: weights of the cross entropy, as posted.
+        alpha: final factor of the Dice loss; the factor grows from 0.
+        size: side of an image in pixels.
+        radius: smallest and largest radius of a disc in pixels.
+        colours: intensity of each structure.
+        noise: standard deviation of the noise.
+        widths: channels of each U-Net level.
+        learning_rate: learning rate of Adam.
+        batch_size: images per step.
+        steps: steps per training run.
+        early: fraction of the steps after which the predicted foreground is measured for the first time.
+        test_pictures: number of test images.
+        test_seed: seed of the test images.
+        seeds: seeds, one per training run.
 
     Example:
         >>> from segbundle.reproductions import reproduce
@@ -106,8 +106,8 @@ def figures(predicted: torch.Tensor, labels: torch.Tensor) -> list[float]:
     foreground ratio is predicted foreground / reference foreground.
 
     Args:
-        predicted: Predicted class indices (B, 1, *spatial).
-        labels: Reference class indices (B, 1, *spatial).
+        predicted: predicted class indices (B, 1, *spatial).
+        labels: reference class indices (B, 1, *spatial).
 
     Example:
         >>> labels = torch.tensor([[[0, 0, 1, 2]]])
@@ -129,7 +129,7 @@ def losses(weight: torch.Tensor) -> dict[str, Callable[[], Loss]]:
     """Return functions that create the losses to compare, by name: those of the question, its answer and segbundle.
 
     Args:
-        weight: Class weights of the cross entropy.
+        weight: class weights of the cross entropy.
 
     Example:
         >>> loss = losses(torch.ones(2))["cross entropy"]()
@@ -160,8 +160,8 @@ def blend(weight: torch.Tensor, alpha: float) -> dict[str, Callable[[], Loss]]:
     the Dice loss uses the same weights and stays within [0, 1].
 
     Args:
-        weight: Class weights.
-        alpha: Final factor of the Dice loss.
+        weight: class weights.
+        alpha: final factor of the Dice loss.
 
     Example:
         >>> list(blend(torch.tensor([1.0, 2.0]), alpha=1.0))
@@ -181,9 +181,9 @@ def by_hand(voxels: Sequence[int], sure: float, weight: torch.Tensor) -> list[Ta
     """Return the tables of metrics and losses of four predictions for a scan that is a row of voxels.
 
     Args:
-        voxels: Voxels per class, background first.
-        sure: Probability of the predicted class.
-        weight: Class weights of the cross entropy.
+        voxels: voxels per class, background first.
+        sure: probability of the predicted class.
+        weight: class weights of the cross entropy.
 
     Example:
         >>> by_hand([90, 10], 0.97, torch.ones(2))[0].rows[1][:2]

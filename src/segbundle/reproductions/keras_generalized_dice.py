@@ -28,10 +28,10 @@ class PostedLoss:
     I, P and G are the sums of p g, p and g over all voxels of a batch. V is the reference volume.
 
     Args:
-        epsilon: Constant in the weights.
-        counted: Whether V is the volume. If not, every V is 0 and all weights are 1 / epsilon, as in the posted code:
+        epsilon: constant in the weights.
+        counted: whether V is the volume. If not, every V is 0 and all weights are 1 / epsilon, as in the posted code:
             it compares a symbolic tensor with ==, and in TensorFlow 1 the result is a single False.
-        alone: Whether to compute the loss per image and average, as is usual for 3D scans, instead of per batch.
+        alone: whether to compute the loss per image and average, as is usual for 3D scans, instead of per batch.
             Default: False.
 
     Example:
@@ -46,7 +46,7 @@ class PostedLoss:
         """Return the weight of each class.
 
         Args:
-            volumes: Reference volumes in voxels, one per class, of any shape.
+            volumes: reference volumes in voxels, one per class, of any shape.
         """
         return 1 / ((volumes if self.counted else torch.zeros_like(volumes)) ** 2 + self.epsilon)
 
@@ -63,7 +63,7 @@ def losses(epsilon: float) -> dict[str, Loss]:
     """Return the losses to compare, by name.
 
     Args:
-        epsilon: Constant in the posted weights.
+        epsilon: constant in the posted weights.
 
     Example:
         >>> loss = losses(1e-5)["cross entropy"]
@@ -101,20 +101,20 @@ def run(
     """Return tables of the weights and losses of a 3D scan, and of training runs on images of digits.
 
     Args:
-        volumes: Voxels per class of the scan, background first.
-        enlarge: Factors by which the scan is enlarged along every axis.
-        sure: Probability of the predicted class; the other classes share the rest evenly.
-        epsilon: Constant in the posted weights.
-        digit_size: Side of a digit in pixels.
-        size: Side of an image in pixels; the digit has a random position.
-        threshold: Brightness (0 to 1) above which a pixel belongs to the digit.
-        widths: Channels of each U-Net level.
-        learning_rate: Learning rate of Adam.
-        batch_size: Images per step.
-        steps: Steps per training run.
-        test_images: Number of held-out images.
-        learned: Mean Dice on held-out images above which a digit counts as learned.
-        seeds: Seeds, one per training run; each has a different split and different positions.
+        volumes: voxels per class of the scan, background first.
+        enlarge: factors by which the scan is enlarged along every axis.
+        sure: probability of the predicted class; the other classes share the rest evenly.
+        epsilon: constant in the posted weights.
+        digit_size: side of a digit in pixels.
+        size: side of an image in pixels; the digit has a random position.
+        threshold: brightness (0 to 1) above which a pixel belongs to the digit.
+        widths: channels of each U-Net level.
+        learning_rate: learning rate of Adam.
+        batch_size: images per step.
+        steps: steps per training run.
+        test_images: number of held-out images.
+        learned: mean Dice on held-out images above which a digit counts as learned.
+        seeds: seeds, one per training run; each has a different split and different positions.
 
     Raises:
         ConfigError: scikit-learn is not installed.
@@ -158,12 +158,12 @@ class Score:
     """Metrics of one training run on held-out images.
 
     Attributes:
-        learned: Number of digits whose mean Dice over the images with the digit is above the limit.
-        never: Number of digits that are predicted in no pixel.
-        dice: Mean over the ten digits of the mean Dice over the images with the digit.
-        pooled: Mean Dice over the ten digits, computed over all images together, including false positives.
-        background: Fraction of pixels predicted as background.
-        last: Loss of the last step.
+        learned: number of digits whose mean Dice over the images with the digit is above the limit.
+        never: number of digits that are predicted in no pixel.
+        dice: mean over the ten digits of the mean Dice over the images with the digit.
+        pooled: mean Dice over the ten digits, computed over all images together, including false positives.
+        background: fraction of pixels predicted as background.
+        last: loss of the last step.
 
     Example:
         >>> Score(learned=10, never=0, dice=0.86, pooled=0.82, background=0.87, last=0.11).learned
@@ -182,10 +182,10 @@ def score(predicted: torch.Tensor, labels: torch.Tensor, limit: float, last: flo
     """Return the metrics of predictions of digits.
 
     Args:
-        predicted: Predicted class indices (B, 1, H, W).
-        labels: Reference class indices (B, 1, H, W).
-        limit: Mean Dice above which a digit counts as learned.
-        last: Loss of the last step.
+        predicted: predicted class indices (B, 1, H, W).
+        labels: reference class indices (B, 1, H, W).
+        limit: mean Dice above which a digit counts as learned.
+        last: loss of the last step.
 
     Example:
         >>> labels = torch.arange(11).reshape(1, 1, 1, 11)
@@ -227,8 +227,8 @@ class Digits:
     """Images of digits with their references.
 
     Attributes:
-        images: Images (N, 1, size, size) with values in [0, 1].
-        labels: Class indices of the same shape: 0 for background, 1 + digit for the digit.
+        images: images (N, 1, size, size) with values in [0, 1].
+        labels: class indices of the same shape: 0 for background, 1 + digit for the digit.
 
     Example:
         >>> digits = Digits(torch.zeros(5, 1, 8, 8), torch.zeros(5, 1, 8, 8).long())
@@ -243,9 +243,9 @@ class Digits:
         """Yield random batches of a subset of the images indefinitely.
 
         Args:
-            part: Images to draw from.
-            batch_size: Images per batch.
-            seed: Seed of the random generator.
+            part: images to draw from.
+            batch_size: images per batch.
+            seed: seed of the random generator.
         """
         images, labels = self.images[part], self.labels[part]
         generator = torch.Generator().manual_seed(seed)
@@ -279,8 +279,8 @@ def weights(volumes: Sequence[int], epsilon: float) -> Table:
     """Return the table of class weights: a row per class, with an absent class last, and a column per formula.
 
     Args:
-        volumes: Voxels per class, background first.
-        epsilon: Constant in the posted weights.
+        volumes: voxels per class, background first.
+        epsilon: constant in the posted weights.
 
     Example:
         >>> weights([100000, 20000], 1e-5).rows[0][:3]
@@ -309,10 +309,10 @@ def scan_losses(volumes: Sequence[int], enlarge: Sequence[int], sure: float, eps
     """Return the table of losses for predictions of background only and for perfect predictions.
 
     Args:
-        volumes: Voxels per class, background first.
-        enlarge: Factors by which the scan is enlarged along every axis.
-        sure: Probability of the predicted class.
-        epsilon: Constant in the posted weights.
+        volumes: voxels per class, background first.
+        enlarge: factors by which the scan is enlarged along every axis.
+        sure: probability of the predicted class.
+        epsilon: constant in the posted weights.
 
     Example:
         >>> scan_losses([90, 10], [1], 0.97, 1e-5).columns[:3]

@@ -27,17 +27,17 @@ class PostedSums:
     Because n <= volume <= d, a weight 1 / volume² of that batch is between 1 / d² and 1 / n², and at most 1.
 
     Args:
-        weights: Weight w per class.
-        numerators: Sum n per class.
-        denominators: Sum d per class.
-        smooth: Constant that is added to numerator and denominator.
+        weights: weight w per class.
+        numerators: sum n per class.
+        denominators: sum d per class.
+        smooth: constant that is added to numerator and denominator.
 
     Attributes:
-        weight, shared, size: Posted w, n and d, each float64 (C,).
-        volume: Voxels per class by the posted weights, 1 / √w, (C,).
-        absent: Whether a class is absent by the posted sums (n = 0), bool (C,).
-        voxels: Number of voxels by the posted sums, half the sum of d.
-        bounds: Smallest and largest weight of each class that the posted sums allow, (C,) each.
+        weight, shared, size: posted w, n and d, each float64 (C,).
+        volume: voxels per class by the posted weights, 1 / √w, (C,).
+        absent: whether a class is absent by the posted sums (n = 0), bool (C,).
+        voxels: number of voxels by the posted sums, half the sum of d.
+        bounds: smallest and largest weight of each class that the posted sums allow, (C,) each.
 
     Example:
         >>> sums = PostedSums([1.0, 0.25], [0.0, 2.0], [1.0, 4.0], smooth=1.0)
@@ -61,8 +61,8 @@ class PostedSums:
         """Return the value of the posted formula.
 
         Args:
-            weight: Weight per class.
-            smooth: Smoothing constant; None for the posted value.
+            weight: weight per class.
+            smooth: smoothing constant; None for the posted value.
         """
         smooth = self.smooth if smooth is None else smooth
         return float(1 - 2 * ((weight * self.shared).sum() + smooth) / ((weight * self.size).sum() + smooth))
@@ -86,7 +86,7 @@ class PostedSums:
         """Return the value of segbundle's `DiceLoss` for the same sums.
 
         Args:
-            with_absent_term: Whether absent classes contribute.
+            with_absent_term: whether absent classes contribute.
         """
         regions, ones = self._regions(self.shared), torch.ones_like(self.size)
         loss = mean_over_classes(dice_terms(regions, _SMOOTH, _SMOOTH), ones, regions.present)
@@ -97,12 +97,12 @@ class PostedSums:
     def smallest(self, loss: Callable[[torch.Tensor], float], bounds: Bounds) -> float:
         """Return the smallest value of a loss over all weights within bounds.
 
-        The minimum of a ratio of sums is at a corner of the bounds: classes with large n / d have their largest weight,
-        the others their smallest.
+        Only corners of the bounds are tried: the classes with the largest n / d have their largest weight, the others
+        their smallest. One of these is the minimum, because the loss decreases with sum(w n) / sum(w d).
 
         Args:
-            loss: Function of the weights (C,).
-            bounds: Smallest and largest weights, (C,) each.
+            loss: function of the weights (C,) that decreases as sum(w n) / sum(w d) increases.
+            bounds: smallest and largest weights, (C,) each.
         """
         return min(self._corners(loss, bounds, best_first=True))
 
@@ -110,8 +110,8 @@ class PostedSums:
         """Return the largest value of a loss over all weights within bounds.
 
         Args:
-            loss: Function of the weights (C,).
-            bounds: Smallest and largest weights, (C,) each.
+            loss: see `smallest`.
+            bounds: smallest and largest weights, (C,) each.
         """
         return max(self._corners(loss, bounds, best_first=False))
 
@@ -121,7 +121,7 @@ class PostedSums:
         A weight of 1 means an absent class or a single voxel; any other weight means 1 / √w voxels.
 
         Args:
-            index: Index of the class.
+            index: index of the class.
         """
         shared, size, volume = float(self.shared[index]), float(self.size[index]), float(self.volume[index])
         if shared == 0:

@@ -29,8 +29,8 @@ def reproduce(name: str, overrides: Mapping[str, Any] | None = None) -> list[Tab
     """Run a reproduction and return its tables.
 
     Args:
-        name: One of `titles()`.
-        overrides: Values that replace those of the YAML file, for instance fewer steps.
+        name: one of `titles()`.
+        overrides: values that replace those of the YAML file, for instance fewer steps.
 
     Returns:
         Tables in the order of the documentation.

@@ -19,11 +19,11 @@ class Discs:
     """Generator of noisy square images with discs on a background of 0; each class has its own color.
 
     Attributes:
-        size: Side of an image in pixels.
-        radius: Smallest and largest radius of a disc in pixels.
-        discs: Number of discs per image, each of a different class.
-        colors: Colors (C - 1, channels) of the foreground classes.
-        noise: Standard deviation of the noise.
+        size: side of an image in pixels.
+        radius: smallest and largest radius of a disc in pixels.
+        discs: number of discs per image, each of a different class.
+        colors: colors (C - 1, channels) of the foreground classes.
+        noise: standard deviation of the noise.
 
     Example:
         >>> images, labels = Discs(16, (2, 4), 1, torch.ones(1, 1), 0.1).draw(3, torch.Generator().manual_seed(0))
@@ -41,8 +41,8 @@ class Discs:
         """Draw images (count, channels, size, size), and their class indices (count, 1, size, size).
 
         Args:
-            count: Number of images.
-            generator: Random generator.
+            count: number of images.
+            generator: random generator.
         """
         labels = torch.stack([self._labels(generator) for _ in range(count)])
         palette = torch.cat([torch.zeros_like(self.colors[:1]), self.colors])
@@ -53,8 +53,8 @@ class Discs:
         """Yield new images and class indices (see `draw`) indefinitely.
 
         Args:
-            batch_size: Images per batch.
-            seed: Seed of the random generator.
+            batch_size: images per batch.
+            seed: seed of the random generator.
         """
         generator = torch.Generator().manual_seed(seed)
         while True:
@@ -75,9 +75,9 @@ def colors(num_classes: int, channels: int, seed: int) -> torch.Tensor:
     """Return random unit vectors (num_classes - 1, channels) as colors of the foreground classes.
 
     Args:
-        num_classes: Number of classes, including background.
-        channels: Channels of an image.
-        seed: Seed of the random generator.
+        num_classes: number of classes, including background.
+        channels: channels of an image.
+        seed: seed of the random generator.
 
     Example:
         >>> colors(4, 6, seed=0).norm(dim=1).round(decimals=4).tolist()
@@ -93,11 +93,11 @@ def small_unet(
     """Return a 2D U-Net that is initialized from a seed.
 
     Args:
-        in_channels: Channels of the input.
-        out_channels: Number of classes, including background.
-        widths: Channels of each level.
-        seed: Seed of the initial weights.
-        norm: Normalization layer; None for no normalization.
+        in_channels: channels of the input.
+        out_channels: number of classes, including background.
+        widths: channels of each level.
+        seed: seed of the initial weights.
+        norm: normalization layer; None for no normalization.
 
     Example:
         >>> small_unet(1, 2, [4, 8], seed=0)(torch.zeros(1, 1, 8, 8)).shape
@@ -120,12 +120,12 @@ def train(
     """Train a network and return the loss of every step.
 
     Args:
-        network: Network to train in place.
-        batches: Batches of images and class indices.
-        loss: Loss function.
-        optimizer: Optimizer of the network.
-        steps: Number of steps.
-        after_step: Called after each step with the number of finished steps.
+        network: network to train in place.
+        batches: batches of images and class indices.
+        loss: loss function.
+        optimizer: optimizer of the network.
+        steps: number of steps.
+        after_step: called after each step with the number of finished steps.
 
     Example:
         >>> data, network = Discs(16, (2, 4), 1, torch.ones(1, 1), 0.1), small_unet(1, 2, [4, 8], seed=0)
@@ -151,8 +151,8 @@ def class_sums(scores: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor
     """Return the sums of p g, p + g and g per class over a batch, where p is the softmax and g the reference.
 
     Args:
-        scores: Logits (B, C, *spatial).
-        labels: Class indices (B, 1, *spatial).
+        scores: logits (B, C, *spatial).
+        labels: class indices (B, 1, *spatial).
 
     Returns:
         Three tensors (C,).
@@ -173,9 +173,9 @@ def gradient_size(loss: Loss, scores: torch.Tensor, labels: torch.Tensor) -> flo
     """Return the Euclidean norm of the gradient of a loss with respect to the logits.
 
     Args:
-        loss: Loss function.
-        scores: Logits (B, C, *spatial).
-        labels: Class indices (B, 1, *spatial).
+        loss: loss function.
+        scores: logits (B, C, *spatial).
+        labels: class indices (B, 1, *spatial).
 
     Example:
         >>> gradient_size(lambda logits, labels: logits.sum(), torch.zeros(1, 1, 4), torch.zeros(1, 1, 4))
@@ -189,8 +189,8 @@ def predict(network: torch.nn.Module, pictures: torch.Tensor) -> torch.Tensor:
     """Return the predicted class indices (B, 1, *spatial).
 
     Args:
-        network: Network in any mode; it is switched to evaluation.
-        pictures: Images (B, channels, *spatial).
+        network: network in any mode; it is switched to evaluation.
+        pictures: images (B, channels, *spatial).
 
     Example:
         >>> predict(torch.nn.Identity(), torch.tensor([[[0.0, 1.0], [1.0, 0.0]]])).tolist()
@@ -206,9 +206,9 @@ def mean_dice(predicted: torch.Tensor, labels: torch.Tensor, with_background: bo
     """Return the mean hard Dice over all images and the classes present in each reference.
 
     Args:
-        predicted: Predicted class indices (B, 1, *spatial).
-        labels: Reference class indices (B, 1, *spatial).
-        with_background: Whether to include class 0.
+        predicted: predicted class indices (B, 1, *spatial).
+        labels: reference class indices (B, 1, *spatial).
+        with_background: whether to include class 0.
 
     Example:
         >>> mean_dice(torch.tensor([[[0, 1, 1]]]), torch.tensor([[[0, 0, 1]]]), with_background=False)
@@ -227,8 +227,8 @@ def mean_and_range(values: Sequence[float], digits: int = 2) -> str:
     """Return the mean and the range of values as text.
 
     Args:
-        values: Values to summarize.
-        digits: Number of decimals.
+        values: values to summarize.
+        digits: number of decimals.
 
     Example:
         >>> mean_and_range([0.5, 1.0])
@@ -242,9 +242,9 @@ def sure_scores(predicted: torch.Tensor, num_classes: int, sure: float) -> torch
     """Return logits for predicted class indices: log probabilities, with the same confidence in every voxel.
 
     Args:
-        predicted: Class indices (B, 1, *spatial).
-        num_classes: Number of classes, including background.
-        sure: Probability of the predicted class; the other classes share the rest evenly.
+        predicted: class indices (B, 1, *spatial).
+        num_classes: number of classes, including background.
+        sure: probability of the predicted class; the other classes share the rest evenly.
 
     Returns:
         Logits (B, C, *spatial).

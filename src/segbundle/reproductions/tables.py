@@ -11,9 +11,9 @@ class Table:
     """Table of formatted text.
 
     Attributes:
-        title: Title of the table.
-        columns: Headings.
-        rows: Cells with their final digits and units.
+        title: title of the table.
+        columns: headings.
+        rows: cells with their final digits and units.
 
     Example:
         >>> print(Table("Losses", ["loss", "Dice"], [["DiceLoss", "0.93"]]).markdown())

@@ -85,8 +85,8 @@ def wrong(shared: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
     """Return the posted formula, 1 - 2 (n + 1) / (d + 1).
 
     Args:
-        shared: Sum n.
-        size: Sum d.
+        shared: sum n.
+        size: sum d.
 
     Example:
         >>> float(wrong(torch.tensor(0.0), torch.tensor(0.0)))
@@ -99,8 +99,8 @@ def right(shared: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
     """Return the correct formula, 1 - (2 n + 1) / (d + 1).
 
     Args:
-        shared: Sum n.
-        size: Sum d.
+        shared: sum n.
+        size: sum d.
 
     Example:
         >>> float(right(torch.tensor(0.0), torch.tensor(0.0)))
@@ -113,9 +113,9 @@ def per_class(formula: Smoothed, weighted: bool = False, total: bool = False) ->
     """Return a loss that applies a formula to each class and combines the classes.
 
     Args:
-        formula: Function of n and d.
-        weighted: Whether w is the clipped 1 / volume² instead of 1.
-        total: Whether to sum over the classes instead of averaging.
+        formula: function of n and d.
+        weighted: whether w is the clipped 1 / volume² instead of 1.
+        total: whether to sum over the classes instead of averaging.
 
     Example:
         >>> loss = per_class(right)
@@ -136,7 +136,7 @@ def one_ratio(formula: Smoothed) -> Loss:
     """Return a loss that applies a formula to the sums over all present classes, with w = 1 / volume².
 
     Args:
-        formula: Function of n and d.
+        formula: function of n and d.
 
     Example:
         >>> loss = one_ratio(right)

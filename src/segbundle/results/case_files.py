@@ -14,10 +14,10 @@ class CaseFiles:
     """Paths of the scan, the reference and the prediction of a case.
 
     Attributes:
-        image: Path of the scan, or one path per channel.
-        reference: Path of the annotated label map; None if the case has no reference.
-        prediction: Path of the predicted label map.
-        ignore_label: Value of voxels of unknown class in the reference; None if there are no such voxels.
+        image: path of the scan, or one path per channel.
+        reference: path of the annotated label map; None if the case has no reference.
+        prediction: path of the predicted label map.
+        ignore_label: value of voxels of unknown class in the reference; None if there are no such voxels.
 
     Example:
         >>> files = CaseFiles(["ct.nii.gz", "pet.nii.gz"], None, "case_1_seg.nii.gz")
@@ -50,7 +50,7 @@ class CaseFiles:
         file that is not found keeps its old path.
 
         Args:
-            dataset_dir: New folder of the dataset; None returns the case unchanged.
+            dataset_dir: new folder of the dataset; None returns the case unchanged.
 
         Example:
             >>> CaseFiles("old/imagesTr/a.nii.gz", None, "a_seg.nii.gz").moved_to(None).image
@@ -72,7 +72,7 @@ def is_there(path: str | Path) -> bool:
     """Return whether a file or folder exists; False if its path cannot be checked, for instance because it is too long.
 
     Args:
-        path: Path of a file or folder.
+        path: path of a file or folder.
 
     Example:
         >>> is_there("."), is_there("x" * 10_000)
@@ -97,9 +97,9 @@ def refuse_if_moved(files: Mapping[str, CaseFiles], dataset_dir: str | Path | No
     Call it before a page is written. Otherwise, a page with slices could be replaced by one without.
 
     Args:
-        files: Files by case.
-        dataset_dir: Folder that the user gave; None if the recorded paths are used.
-        every: Raise the error only if every case has a missing file.
+        files: files by case.
+        dataset_dir: folder that the user gave; None if the recorded paths are used.
+        every: raise the error only if every case has a missing file.
 
     Raises:
         OutputError: Files are missing. The message names the first of them.

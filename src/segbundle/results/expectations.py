@@ -29,9 +29,9 @@ class Spread:
     """Distribution of a measurement over reference cases, with outlier limits.
 
     Attributes:
-        values: Measurements in ascending order, at least one.
-        low: Lower limit; smaller values are outliers.
-        high: Upper limit; larger values are outliers.
+        values: measurements in ascending order, at least one.
+        low: lower limit; smaller values are outliers.
+        high: upper limit; larger values are outliers.
 
     Example:
         >>> spread = Spread.of([10.0, 11.0, 12.0], least=2.0)
@@ -52,8 +52,8 @@ class Spread:
         minimum distance below the smallest and above the largest value.
 
         Args:
-            values: Measurements; they must be positive if `least` is given.
-            least: Minimum ratio between a quartile and its limit. Limits are then computed on logarithms. None computes
+            values: measurements; they must be positive if `least` is given.
+            least: minimum ratio between a quartile and its limit. Limits are then computed on logarithms. None computes
                 them on the values themselves, and the minimum distance is the range of the values.
 
         Example:
@@ -80,9 +80,9 @@ class Spread:
         """Return text that compares an outlier with the reference cases.
 
         Args:
-            value: The outlier.
-            what: Description of the reference cases.
-            unit: Unit with a leading space; empty for numbers without a unit.
+            value: the outlier.
+            what: description of the reference cases.
+            unit: unit with a leading space; empty for numbers without a unit.
 
         Example:
             >>> Spread.of([1.0, 3.0], least=2.0).compared(9.0, "the 2 training cases", " ml")
@@ -103,7 +103,7 @@ def in_short(value: float) -> str:
     """Return a number as text: with three significant digits below 1000, as an integer from 1000.
 
     Args:
-        value: Number; its absolute value determines the format.
+        value: number; its absolute value determines the format.
 
     Example:
         >>> in_short(0.12345), in_short(999.7), in_short(123456.7)
@@ -117,15 +117,15 @@ class Expected:
     """Expected measurements of a class, from reference cases.
 
     Attributes:
-        what: Plural noun for the reference cases, such as "training cases".
-        num_cases: Number of reference cases in which the class was annotated (training cases) or could be predicted
+        what: plural noun for the reference cases, such as "training cases".
+        num_cases: number of reference cases in which the class was annotated (training cases) or could be predicted
             (other scans).
-        num_present: Number of these cases that contain the class.
-        at_edge: Among the cases that contain the class, the fraction in which it touches the edge of the scan; 0 if no
+        num_present: number of these cases that contain the class.
+        at_edge: among the cases that contain the class, the fraction in which it touches the edge of the scan; 0 if no
             case contains it.
-        volume_ml: Distribution of the volume in ml, over the cases that contain the class; None without such cases.
-        components: Distribution of the number of connected components; None if they were not counted in any case.
-        mean_intensity: Distribution of the mean intensity; None if intensities are not comparable between scans, or
+        volume_ml: distribution of the volume in ml, over the cases that contain the class; None without such cases.
+        components: distribution of the number of connected components; None if they were not counted in any case.
+        mean_intensity: distribution of the mean intensity; None if intensities are not comparable between scans, or
             known in fewer than ten cases.
 
     Example:
@@ -147,9 +147,9 @@ class Expected:
         """Return the expected measurements of a class, or None for fewer than ten reference cases.
 
         Args:
-            structures: Measurements of the class, one per reference case.
-            what: Plural noun for the reference cases.
-            intensities: Whether intensities are comparable between scans. Even then, they are used only if they are
+            structures: measurements of the class, one per reference case.
+            what: plural noun for the reference cases.
+            intensities: whether intensities are comparable between scans. Even then, they are used only if they are
                 known in at least ten cases.
 
         Example:
@@ -196,13 +196,13 @@ class Expectations:
     them, the expectations come from the other predicted scans, if there are at least ten.
 
     Args:
-        training: Measurements of the training cases; may be empty.
-        found: Measurements of the predictions.
-        class_names: Foreground classes.
-        intensities: Whether intensities are comparable between scans, as in CT but not in MR.
+        training: measurements of the training cases; may be empty.
+        found: measurements of the predictions.
+        class_names: foreground classes.
+        intensities: whether intensities are comparable between scans, as in CT but not in MR.
 
     Attributes:
-        of_training: Expected measurements by class, for the classes whose expectations come from the training cases.
+        of_training: expected measurements by class, for the classes whose expectations come from the training cases.
 
     Example:
         >>> training = [Structure(f"case_{i}", "liver", 1400.0 + i) for i in range(12)]
@@ -228,7 +228,7 @@ class Expectations:
         """Return the expected measurements of a class from the training cases, or else from all predictions.
 
         Args:
-            name: Name of the class.
+            name: name of the class.
 
         Returns:
             None if there are fewer than ten training cases with annotations of the class, and at most ten predictions.
@@ -244,7 +244,7 @@ class Expectations:
         because a class may be cut off in all scans of a batch.
 
         Args:
-            one: Measurements of the class in the scan.
+            one: measurements of the class in the scan.
 
         Returns:
             None if there are fewer than ten training cases with annotations of the class, and fewer than ten other
@@ -262,8 +262,8 @@ class Warnings:
     """Warnings about one class in one predicted scan.
 
     Attributes:
-        unusual: Deviations from the reference cases, as text that follows the name of the class.
-        at_edge: Whether the class touches the edge of the scan, which it rarely does in the reference cases.
+        unusual: deviations from the reference cases, as text that follows the name of the class.
+        at_edge: whether the class touches the edge of the scan, which it rarely does in the reference cases.
 
     Example:
         >>> Warnings(at_edge=True).words
@@ -283,8 +283,8 @@ def warnings_of(found: Structure, usual: Expected | None) -> Warnings:
     """Return the warnings about a class in a predicted scan.
 
     Args:
-        found: Measurements of the class in the scan.
-        usual: Expected measurements. None checks only whether the class touches the edge of the scan.
+        found: measurements of the class in the scan.
+        usual: expected measurements. None checks only whether the class touches the edge of the scan.
 
     Example:
         >>> cases = [Structure(f"case_{i}", "liver", 1400.0 + i) for i in range(12)]
@@ -321,8 +321,8 @@ def of_all_scans(found: Sequence[Structure], of_training: Mapping[str, Expected]
     mostly below or mostly above those of all training cases.
 
     Args:
-        found: Measurements of all classes in all scans.
-        of_training: Expected measurements by class, from the training cases.
+        found: measurements of all classes in all scans.
+        of_training: expected measurements by class, from the training cases.
 
     Yields:
         Complete sentences; none for classes with fewer than five scans.
@@ -356,15 +356,15 @@ def unchecked(expected: Mapping[str, Expected | None], intensities: bool) -> Ite
     """Yield sentences about checks of the predictions that were not possible.
 
     Args:
-        expected: Expected measurements by class; None if there are too few reference cases.
-        intensities: Whether intensities are comparable between scans.
+        expected: expected measurements by class; None if there are too few reference cases.
+        intensities: whether intensities are comparable between scans.
 
     Yields:
         Complete sentences with the reason; none if everything could be checked.
 
     Example:
-        >>> list(unchecked({}, intensities=False))
-        ['Intensities were not compared: without clipping to a window (as in MR), they have no common scale.']
+        >>> next(unchecked({}, intensities=False)).partition(",")[0]
+        'Intensities were not compared: they have no common scale'
     """
     unknown = [name for name, usual in expected.items() if usual is None]
     if unknown:
@@ -376,7 +376,10 @@ def unchecked(expected: Mapping[str, Expected | None], intensities: bool) -> Ite
     if uncounted:
         yield f"Components were not checked for {', '.join(uncounted)}: training_cases.csv does not list them."
     if not intensities:
-        yield "Intensities were not compared: without clipping to a window (as in MR), they have no common scale."
+        yield (
+            "Intensities were not compared: they have no common scale, because `intensity` does not clip them (as usual "
+            "for MR)."
+        )
         return
     means = [name for name, usual in expected.items() if usual and usual.volume_ml and usual.mean_intensity is None]
     if means:

@@ -21,7 +21,7 @@ class Journal:
     """Append-only JSON Lines file of records. After a killed run, at most the last line is incomplete.
 
     Args:
-        path: File whose name ends in `.jsonl`. The file and its folder are created with the first record.
+        path: file whose name ends in `.jsonl`. The file and its folder are created with the first record.
 
     Example:
         >>> import tempfile
@@ -41,7 +41,7 @@ class Journal:
         """Append a record and flush it to disk.
 
         Args:
-            record: Values that JSON can represent.
+            record: values that JSON can represent.
 
         Raises:
             OutputError: The file cannot be written, or was not written by segbundle.
@@ -76,7 +76,7 @@ def record_files(folder: Path) -> list[Path]:
     """Return the files with records in a folder, in the order in which they were written.
 
     Args:
-        folder: Output folder of predict or evaluate.
+        folder: output folder of predict or evaluate.
 
     Returns:
         `predictions.json` and, after a killed run, also its journals; empty if there are no such files. Files of
@@ -95,7 +95,7 @@ def journals(folder: Path) -> list[Path]:
     """Return the journals of a run that was killed or is still running, one per rank.
 
     Args:
-        folder: Output folder of predict or evaluate.
+        folder: output folder of predict or evaluate.
 
     Returns:
         Paths sorted by name; empty if the run has finished, or the folder does not exist.
@@ -112,7 +112,7 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
     """Return the newest record of each scan in a folder, sorted by case.
 
     Args:
-        folder: Output folder of predict or evaluate.
+        folder: output folder of predict or evaluate.
 
     Returns:
         Records as dictionaries; empty if the folder has no files with records.
@@ -132,7 +132,7 @@ def key_of(record: Mapping[str, Any]) -> tuple[str, str]:
     """Return the key of a record: its case and the path of its scan, because several scans may have the same name.
 
     Args:
-        record: Record of a scan. The path is empty if the record does not have one.
+        record: record of a scan. The path is empty if the record does not have one.
 
     Example:
         >>> key_of({"case": "case_1", "image": "a/case_1.nii.gz"})
@@ -171,7 +171,7 @@ def damage_named(path: Path) -> Iterator[None]:
     """Extend an `OutputError` that the block raises with advice about the damaged file.
 
     Args:
-        path: File of a run that the block reads.
+        path: file of a run that the block reads.
 
     Raises:
         OutputError: The block raised an `OutputError`. The message names the file, the reason, and what to do.

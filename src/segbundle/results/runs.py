@@ -34,11 +34,11 @@ class Predictions:
     """Predictions without references, as read from their folder.
 
     Attributes:
-        folder: Folder of the predictions.
-        class_names: Foreground classes, in the order of their label values.
-        made_by: Content of `run.json` (command, versions, configuration), without credentials.
-        files: Files by case, for all scans that were predicted.
-        failed: Error messages by case, for all scans that failed.
+        folder: folder of the predictions.
+        class_names: foreground classes, in the order of their label values.
+        made_by: content of `run.json` (command, versions, configuration), without credentials.
+        files: files by case, for all scans that were predicted.
+        failed: error messages by case, for all scans that failed.
 
     Example:
         >>> Predictions(Path("predictions"), ["liver"], {}, {}, {"case_2": "cannot be read"}).failed
@@ -57,17 +57,17 @@ class Run:
     """Evaluation, cross-validation or training run with scores, as read from its folder.
 
     Attributes:
-        folder: Folder of the run.
-        rows: Rows of `metrics.csv`, one per case and class.
-        summary: Content of `summary.json`.
-        made_by: Content of `run.json` (command, versions, configuration) without credentials and without its lists of
+        folder: folder of the run.
+        rows: rows of `metrics.csv`, one per case and class.
+        summary: content of `summary.json`.
+        made_by: content of `run.json` (command, versions, configuration) without credentials and without its lists of
             cases; empty if the file is missing.
-        files: Files by case, for the cases in `run.json`.
-        failed: Error messages by case, for cases that failed and have no scores.
-        trained_on: Names of the training cases of the models; None if unknown.
-        chosen_by: Names of the cases whose Dice selected the epoch of a model; empty if unknown.
-        folds: Content of `summary.json` by number of the fold; empty unless the run is a cross-validation.
-        fold_of: Number of the fold that held out each case; empty unless the run is a cross-validation.
+        files: files by case, for the cases in `run.json`.
+        failed: error messages by case, for cases that failed and have no scores.
+        trained_on: names of the training cases of the models; None if unknown.
+        chosen_by: names of the cases whose Dice selected the epoch of a model; empty if unknown.
+        folds: content of `summary.json` by number of the fold; empty unless the run is a cross-validation.
+        fold_of: number of the fold that held out each case; empty unless the run is a cross-validation.
 
     Example:
         >>> run = Run(Path("run"), [], {"classes": {"liver": {}, "lesion": {}}}, {}, {}, {})
@@ -100,7 +100,7 @@ class Run:
         """Return the rows of one class.
 
         Args:
-            name: Name of the class.
+            name: name of the class.
         """
         return [row for row in self.rows if row.name == name]
 
@@ -126,7 +126,7 @@ def fold_folders(folder: Path) -> list[Path]:
     """Return the folders `fold_0`, `fold_1`, ... of a cross-validation, sorted by number.
 
     Args:
-        folder: Output folder of a cross-validation.
+        folder: output folder of a cross-validation.
 
     Returns:
         Folders of the folds; empty if the folder does not contain any.
@@ -147,9 +147,9 @@ def write_run(folder: str | Path, made_by: dict[str, Any], data: Sequence[dict[s
     """Write `run.json`, which contains the provenance of a run and the absolute paths of the files of its cases.
 
     Args:
-        folder: Folder of the run.
-        made_by: Command, versions and configuration.
-        data: Datalist entries with `case`, `image`, `label` and, optionally, `ignore_label`.
+        folder: folder of the run.
+        made_by: command, versions and configuration.
+        data: datalist entries with `case`, `image`, `label` and, optionally, `ignore_label`.
 
     Raises:
         OutputError: The file cannot be written.
@@ -181,7 +181,7 @@ def holds_scores(folder: str | Path) -> bool:
     """Return whether a folder has scores: True for a run with references, False for predictions without references.
 
     Args:
-        folder: Folder of an evaluation, a cross-validation, a training run or predictions.
+        folder: folder of an evaluation, a cross-validation, a training run or predictions.
 
     Raises:
         OutputError: The folder is not that of a run, the run has not finished, or `run.json` cannot be read.
@@ -221,8 +221,8 @@ def read_predictions(folder: str | Path, dataset_dir: str | Path | None = None) 
     """Return the content of a folder of predictions without references.
 
     Args:
-        folder: Folder of the predictions; it may have been moved.
-        dataset_dir: New folder of the scans, if they were moved (see `CaseFiles.moved_to`).
+        folder: folder of the predictions; it may have been moved.
+        dataset_dir: new folder of the scans, if they were moved (see `CaseFiles.moved_to`).
 
     Raises:
         OutputError: The folder has scores or is not that of a run, the run has not finished, or a file cannot be read.
@@ -261,8 +261,8 @@ def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:
     """Return the content of the folder of an evaluation, a cross-validation or a training run.
 
     Args:
-        folder: Folder of the run.
-        dataset_dir: New folder of the scans, if they were moved (see `CaseFiles.moved_to`).
+        folder: folder of the run.
+        dataset_dir: new folder of the scans, if they were moved (see `CaseFiles.moved_to`).
 
     Raises:
         OutputError: The folder has no scores, the run has not finished, or its files cannot be read or contradict each
@@ -361,7 +361,7 @@ def read_validated(path: Path, schema: Any) -> Any:
 
     Args:
         path: JSON file.
-        schema: Pydantic model, or another type that Pydantic can validate.
+        schema: pydantic model, or another type that Pydantic can validate.
 
     Returns:
         The plain JSON values in the file, not an instance of the schema.
@@ -387,7 +387,7 @@ def window_of(made_by: dict[str, Any]) -> tuple[float, float] | None:
     """Return the range of intensities (lower, upper) to which a task clips scans, or None if it does not clip them.
 
     Args:
-        made_by: Content of `run.json`.
+        made_by: content of `run.json`.
 
     Example:
         >>> window_of({"config": {"intensity": {"method": "window", "lower": -100, "upper": 250}}})
@@ -406,7 +406,7 @@ def short_name(folder: Path) -> str:
     """Return the last two parts of the absolute path of a folder, for display.
 
     Args:
-        folder: Path of a folder.
+        folder: path of a folder.
 
     Example:
         >>> short_name(Path("/data/runs/liver"))
@@ -419,7 +419,7 @@ def about(made_by: Mapping[str, Any]) -> list[str]:
     """Return short descriptions of a run: its data, validation fold, model and date.
 
     Args:
-        made_by: Content of `run.json`.
+        made_by: content of `run.json`.
 
     Returns:
         Text such as "Data: data"; unknown values are left out.

@@ -38,8 +38,8 @@ class Scores(_Strict):
     """Scores of a case in its record.
 
     Attributes:
-        voxel_ml: Volume of a voxel in ml.
-        classes: Scores per class, background first.
+        voxel_ml: volume of a voxel in ml.
+        classes: scores per class, background first.
 
     Example:
         >>> Scores(voxel_ml=0.001, classes=[]).classes
@@ -54,13 +54,13 @@ class Record(_Strict):
     """Record of one scan in `predictions.json`.
 
     Attributes:
-        case: Name of the case.
-        status: Whether the scan was predicted (`ok`) or an error occurred (`failed`).
-        image: Path of the scan, or None.
-        prediction: Path of the predicted label map; None for a failed scan.
-        probabilities: Path of the class probabilities; None if they were not saved.
-        error: Error message; None for a scan that was predicted.
-        scores: Scores of an evaluation; None for a prediction or a failed scan.
+        case: name of the case.
+        status: whether the scan was predicted (`ok`) or an error occurred (`failed`).
+        image: path of the scan, or None.
+        prediction: path of the predicted label map; None for a failed scan.
+        probabilities: path of the class probabilities; None if they were not saved.
+        error: error message; None for a scan that was predicted.
+        scores: scores of an evaluation; None for a prediction or a failed scan.
 
     Example:
         >>> Record(case="case_1", status="failed", error="case_1.nii.gz: cannot be read").status
@@ -80,9 +80,9 @@ class Case(_Strict):
     """Files of a case in `run.json`.
 
     Attributes:
-        image: Path of the scan, or one path per channel.
-        reference: Path of the annotated label map, or None.
-        ignore_label: Value of voxels of unknown class in the reference; None if there are no such voxels.
+        image: path of the scan, or one path per channel.
+        reference: path of the annotated label map, or None.
+        ignore_label: value of voxels of unknown class in the reference; None if there are no such voxels.
 
     Example:
         >>> Case(image="a.nii.gz", reference=None).ignore_label is None
@@ -98,9 +98,9 @@ class Intensity(_Strict):
     """Intensity normalization of a task.
 
     Attributes:
-        lower: Lower end of the range to which intensities are clipped; None without clipping. Text is an unresolved
+        lower: lower end of the range to which intensities are clipped; None without clipping. Text is an unresolved
             reference.
-        upper: Upper end of the range; see `lower`.
+        upper: upper end of the range; see `lower`.
 
     Example:
         >>> Intensity(lower=-100.0, upper=250.0).upper
@@ -117,13 +117,13 @@ class Config(_Strict):
     In `run.json` of a training run, a value may be text with an unresolved reference, such as `@max_epochs`.
 
     Attributes:
-        class_names: Names of the classes, background first.
-        ckpt_path: Path of the model, or paths of the members of an ensemble.
-        dataset_dir: Folder of the dataset, or paths of scans.
-        intensity: Intensity normalization.
-        max_epochs: Number of training epochs.
-        fold: Fold that was held out.
-        num_folds: Number of folds.
+        class_names: names of the classes, background first.
+        ckpt_path: path of the model, or paths of the members of an ensemble.
+        dataset_dir: folder of the dataset, or paths of scans.
+        intensity: intensity normalization.
+        max_epochs: number of training epochs.
+        fold: fold that was held out.
+        num_folds: number of folds.
 
     Example:
         >>> Config(class_names=["background", "liver"], fold=0).class_names
@@ -143,14 +143,14 @@ class MadeBy(_Strict):
     """Provenance of a run and the files of its cases, as in `run.json`.
 
     Attributes:
-        config: Configuration of the run.
-        cases: Files by name of the case.
-        trained_on: Names of the cases on which the models were trained; None if unknown.
-        chosen_by: Names of the cases whose Dice selected the epoch of a model.
-        versions: Versions by name of the package.
-        date: Date of the run as text.
-        device: Device of the run.
-        data_fingerprint: Hash of the data of the run; for a cross-validation, the hashes of its folds.
+        config: configuration of the run.
+        cases: files by name of the case.
+        trained_on: names of the cases on which the models were trained; None if unknown.
+        chosen_by: names of the cases whose Dice selected the epoch of a model.
+        versions: versions by name of the package.
+        date: date of the run as text.
+        device: device of the run.
+        data_fingerprint: hash of the data of the run; for a cross-validation, the hashes of its folds.
 
     Example:
         >>> MadeBy(date="2026-01-31").cases
@@ -189,12 +189,12 @@ class Summary(_Strict):
     """Mean scores, as in `summary.json`; see `segbundle.results.scores.summarize`.
 
     Attributes:
-        cases: Number of cases.
-        mean_dice: Mean Dice over classes; None if no class could be scored.
-        mean_dice_present: Mean Dice without false positives; None if no reference contains a class.
-        mean_dice_ci95: Bootstrap interval of `mean_dice`; [None, None] if unknown.
-        classes: Scores by name of the class.
-        epoch: Epoch after which a training run was validated; None for other runs.
+        cases: number of cases.
+        mean_dice: mean Dice over classes; None if no class could be scored.
+        mean_dice_present: mean Dice without false positives; None if no reference contains a class.
+        mean_dice_ci95: bootstrap interval of `mean_dice`; [None, None] if unknown.
+        classes: scores by name of the class.
+        epoch: epoch after which a training run was validated; None for other runs.
 
     Example:
         >>> Summary(cases=0, mean_dice=None, mean_dice_present=None, classes={}).mean_dice_ci95

@@ -42,17 +42,17 @@ class Row:
     """Row of `metrics.csv` with the scores of one class in one case; empty cells are None.
 
     Attributes:
-        case: Name of the case.
-        name: Name of the class.
-        status: Whether and how the class could be scored.
+        case: name of the case.
+        name: name of the class.
+        status: whether and how the class could be scored.
         dice: Dice score in [0, 1]; None if the class was not scored.
         hd95_mm: 95th percentile of the Hausdorff distance in mm; None if reference or prediction lacks the class, or if
             surfaces were not measured.
-        nsd: Normalized surface Dice in [0, 1]; None if the class was not scored, or if surfaces were not measured.
-        volume_ref_ml: Volume in the reference in ml; None if the class was not annotated.
-        volume_pred_ml: Volume in the prediction in ml.
-        components_ref: Number of connected components in the reference; None if unknown.
-        components_pred: Number of connected components in the prediction; None if unknown.
+        nsd: normalized surface Dice in [0, 1]; None if the class was not scored, or if surfaces were not measured.
+        volume_ref_ml: volume in the reference in ml; None if the class was not annotated.
+        volume_pred_ml: volume in the prediction in ml.
+        components_ref: number of connected components in the reference; None if unknown.
+        components_pred: number of connected components in the prediction; None if unknown.
 
     Example:
         >>> Row("case_1", "liver", Status.MISSED, 0.0, None, 0.0, 12.5, 0.0, 1, 0).status.value
@@ -76,9 +76,9 @@ class CaseScores:
     """Scores of one case.
 
     Attributes:
-        case: Name of the case.
-        scores: Scores per class, background first.
-        voxel_ml: Volume of a voxel in ml.
+        case: name of the case.
+        scores: scores per class, background first.
+        voxel_ml: volume of a voxel in ml.
 
     Example:
         >>> scores = [ClassScore(Status.SCORED, 0.99, 900, 900), ClassScore(Status.SCORED, 0.8, 90, 110)]
@@ -97,7 +97,7 @@ def scores_to_json(case: CaseScores) -> dict[str, Any]:
     `scores_from_json` restores the scores exactly.
 
     Args:
-        case: Scores of the case.
+        case: scores of the case.
 
     Example:
         >>> scores_to_json(CaseScores("case_1", [], voxel_ml=0.001))
@@ -115,8 +115,8 @@ def scores_from_json(case: str, content: Mapping[str, Any]) -> CaseScores:
     """Return the scores of a case from JSON values.
 
     Args:
-        case: Name of the case.
-        content: As `scores_to_json` returns it.
+        case: name of the case.
+        content: as `scores_to_json` returns it.
 
     Example:
         >>> scores_from_json("case_1", {"voxel_ml": 0.001, "classes": []})
@@ -135,8 +135,8 @@ def metrics_rows(cases: Sequence[CaseScores], class_names: Sequence[str]) -> lis
     """Return the rows of `metrics.csv` as text, one per case and foreground class.
 
     Args:
-        cases: Scores of the cases.
-        class_names: Names of the classes, background first.
+        cases: scores of the cases.
+        class_names: names of the classes, background first.
 
     Returns:
         Dictionaries with `COLUMNS` as keys. Values that cannot be computed are empty strings.
@@ -200,9 +200,9 @@ def summarize(
     whose mean is None. Intervals for fewer than two cases are [None, None].
 
     Args:
-        cases: Scores of the cases.
-        class_names: Names of the classes, background first.
-        nsd_tolerance_mm: Tolerance of the NSD per class in mm, background first; None if surfaces were not measured.
+        cases: scores of the cases.
+        class_names: names of the classes, background first.
+        nsd_tolerance_mm: tolerance of the NSD per class in mm, background first; None if surfaces were not measured.
 
     Example:
         >>> background = ClassScore(Status.SCORED, 0.99, 900, 900)
@@ -253,8 +253,8 @@ def mean_dice(rows: Sequence[Row], class_names: Sequence[str]) -> float | None:
     """Return the mean Dice of rows of `metrics.csv`, as `summarize` defines it, or None if no row has a Dice.
 
     Args:
-        rows: Rows of one run.
-        class_names: Foreground classes over which to average.
+        rows: rows of one run.
+        class_names: foreground classes over which to average.
 
     Example:
         >>> rows = [Row(case, "liver", Status.SCORED, dice, *[None] * 6) for case, dice in (("a", 0.5), ("b", 1.0))]
@@ -269,7 +269,7 @@ def bootstrap_interval(values: Sequence[float]) -> list[float | None]:
     """Return the 95 % percentile bootstrap interval of a mean (Efron 1979; 2000 resamples, fixed seed).
 
     Args:
-        values: One value per case.
+        values: one value per case.
 
     Returns:
         Lower and upper limit; [None, None] for fewer than two values.
@@ -314,12 +314,12 @@ def write_scores(
     If `metrics.csv` cannot be written, `summary.json` is written before the error is raised.
 
     Args:
-        output_dir: Folder to write to.
-        cases: Scores of the cases.
-        class_names: Names of the classes, background first.
-        nsd_tolerance_mm: Tolerance of the NSD per class in mm, background first; None if surfaces were not measured.
-        epoch: For a training run, the epoch after which it was validated. Default: None.
-        model: For a training run, why its model has the newest instead of the best weights. Default: None.
+        output_dir: folder to write to.
+        cases: scores of the cases.
+        class_names: names of the classes, background first.
+        nsd_tolerance_mm: tolerance of the NSD per class in mm, background first; None if surfaces were not measured.
+        epoch: for a training run, the epoch after which it was validated. Default: None.
+        model: for a training run, why its model has the newest instead of the best weights. Default: None.
 
     Returns:
         Content of `summary.json`, see `summarize`; with `epoch` and `model`, if they are given.
@@ -352,7 +352,7 @@ def read_rows(path: Path) -> list[Row]:
     """Return the rows of `metrics.csv`.
 
     Args:
-        path: Path of the file.
+        path: path of the file.
 
     Raises:
         OutputError: The file cannot be read, lacks columns, or has invalid values or duplicate rows.
@@ -391,7 +391,7 @@ def finite_number(text: str) -> float:
     """Return the number in a CSV cell.
 
     Args:
-        text: Content of the cell.
+        text: content of the cell.
 
     Raises:
         ValueError: The text is not a finite number.
@@ -416,8 +416,8 @@ def read_scores(output_dir: str | Path, class_names: Sequence[str]) -> list[Case
     `voxels_ref` and `voxels_pred` are therefore volumes in ml, `voxel_ml` is 1, and the background is unannotated.
 
     Args:
-        output_dir: Folder that `write_scores` wrote to.
-        class_names: Names of the classes, background first.
+        output_dir: folder that `write_scores` wrote to.
+        class_names: names of the classes, background first.
 
     Raises:
         OutputError: The file is missing, cannot be read, or has other classes.
@@ -456,8 +456,8 @@ def print_summary(summary: dict[str, Any], title: str) -> None:
     bootstrap intervals.
 
     Args:
-        summary: As `summarize` returns it.
-        title: Line above the table.
+        summary: as `summarize` returns it.
+        title: line above the table.
 
     Example:
         >>> print_summary(summarize([], ["background", "liver"]), "0 cases")  # doctest: +ELLIPSIS

@@ -23,12 +23,12 @@ class Structure:
     """Measurements of one class in one scan.
 
     Attributes:
-        case: Name of the scan.
-        name: Name of the class.
-        volume_ml: Volume in ml; 0 if the class is absent.
-        touches_edge: Whether the class reaches the first or last voxel of the scan along an axis.
-        components: Number of connected components; None if not counted.
-        mean_intensity: Mean of the first channel within the class, in the units of the scan; None if unknown.
+        case: name of the scan.
+        name: name of the class.
+        volume_ml: volume in ml; 0 if the class is absent.
+        touches_edge: whether the class reaches the first or last voxel of the scan along an axis.
+        components: number of connected components; None if not counted.
+        mean_intensity: mean of the first channel within the class, in the units of the scan; None if unknown.
 
     Example:
         >>> Structure("case_1", "liver", 1450.0).touches_edge
@@ -47,8 +47,8 @@ def write_training_cases(folder: str | Path, structures: Sequence[Structure]) ->
     """Write `training_cases.csv`, with one row per training case and annotated class.
 
     Args:
-        folder: Output folder of `train` or `predict`.
-        structures: Measurements. If empty, no file is written, and an existing file of segbundle is removed.
+        folder: output folder of `train` or `predict`.
+        structures: measurements. If empty, no file is written, and an existing file of segbundle is removed.
 
     Raises:
         OutputError: The file cannot be written, or would replace a file that segbundle did not write.
@@ -73,7 +73,7 @@ def measured(one: Structure) -> tuple[str, ...]:
     """Return the measurements of a structure as CSV cells; unknown values are empty.
 
     Args:
-        one: Structure to format.
+        one: structure to format.
 
     Returns:
         Cells of `volume_ml`, `touches_edge`, `components` and `mean_intensity`.
@@ -91,7 +91,7 @@ def training_cases_of(ckpt_path: str | Path | Sequence[str | Path] | None) -> li
     """Return the training cases of a model or an ensemble, without duplicates.
 
     Args:
-        ckpt_path: Path of a model, list of such paths, or folder of a cross-validation. `training_cases.csv` is read
+        ckpt_path: path of a model, list of such paths, or folder of a cross-validation. `training_cases.csv` is read
             from the folder of each model. None means no model.
 
     Returns:
@@ -113,7 +113,7 @@ def read_training_cases(folder: Path) -> list[Structure]:
     """Return the rows of `training_cases.csv` in a folder.
 
     Args:
-        folder: Folder of a model or of predictions.
+        folder: folder of a model or of predictions.
 
     Returns:
         One `Structure` per row; empty if the file is missing. If it cannot be read or has invalid values, a warning is

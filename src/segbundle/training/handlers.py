@@ -347,7 +347,7 @@ class TrainingLog:
         now = time.monotonic()
         minutes = (now - self._started) / 60
         left = minutes * ((engine.state.max_epochs or epoch) - epoch) / (epoch - self._first_epoch)
-        done = f"epoch {epoch}/{engine.state.max_epochs}  {minutes:.1f} min, about {left:.1f} left  loss {loss:.4f}"
+        done = f"epoch {epoch}/{engine.state.max_epochs}  {minutes:.1f} min, about {left:.1f} min left  loss {loss:.4f}"
         if self.evaluator.state.epoch == epoch:
             self._log_validation(epoch, done)
         elif self._limit is not None and self._limit.passes(now):

@@ -272,10 +272,10 @@ class Checkpoints:
         if best != 0 and not math.isnan(best):
             return None
         nothing = self.metric.summary()["mean_dice_present"] is None
-        reason = "no held-out case contains a class" if nothing else "mean Dice is 0 so far"
+        reason = "no held-out case contains any foreground class" if nothing else "mean Dice is 0 so far"
         if self._logged_reason != reason:
             advice = " Hold out other cases with --fold." if nothing else ""
-            _logger.warning("%s: model.pt contains the weights of the newest validation.%s", reason, advice)
+            _logger.warning("%s, so model.pt contains the weights of the newest validation.%s", reason, advice)
         self._logged_reason = reason
         return f"weights of the newest validation: {reason}"
 
@@ -301,7 +301,7 @@ def _describe_changes(before: Sequence[str], now: Sequence[str]) -> str:
     """Return a message with the changes of the training cases."""
     removed, added = sorted(set(before) - set(now)), sorted(set(now) - set(before))
     parts = [f"{word} {first_names(names)}" for word, names in (("without", removed), ("with", added)) if names]
-    return f"the training cases have changed, so that the folds are different: now {', '.join(parts)}"
+    return f"the training cases have changed, so the folds differ: now {', '.join(parts)}"
 
 
 def _fits(value: Any, parameter: torch.Tensor) -> bool:

@@ -153,13 +153,14 @@ class SaveLabelsd(Transform):
     """Writer of `pred` (1, X, Y, Z) to `<output_dir>/<case>_seg.nii.gz` in the geometry of the scan file.
 
     The scan file is taken from the metadata of `image`. Without `case`, the output is named after the scan file. The
-    path of the written file is added as `prediction`. If the item has no `probabilities`, the file that an earlier run
-    wrote for the case is removed.
+    path of the written file is added as `prediction`. If the item has no `probabilities`, the probability file that an
+    earlier run wrote for the case is removed.
 
     Args:
         output_dir: folder for label maps.
 
     Raises:
+        DataError: when called, if the header of the scan cannot be read, or `pred` has another shape than the scan.
         OutputError: when called, if the file cannot be written.
 
     Example:

@@ -51,10 +51,10 @@ def serve(run: str | Path, port: int = 0, browser: bool = True, dataset_dir: str
     is removed at the end.
 
     Args:
-        run: Folder of an evaluation, a cross-validation or predictions.
-        port: Port to listen on; 0 selects a free port.
-        browser: Whether to open the page in a browser.
-        dataset_dir: New folder of the scans, if they were moved.
+        run: folder of an evaluation, a cross-validation or predictions.
+        port: port to listen on; 0 selects a free port.
+        browser: whether to open the page in a browser.
+        dataset_dir: new folder of the scans, if they were moved.
 
     Raises:
         OutputError: The folder has neither scores nor predictions or cannot be read, the files of the cases are unknown
@@ -87,9 +87,9 @@ def make_server(run: str | Path, port: int = 0, dataset_dir: str | Path | None =
     report.
 
     Args:
-        run: Folder of an evaluation, a cross-validation or predictions.
-        port: Port to listen on; 0 selects a free port.
-        dataset_dir: New folder of the scans, if they were moved.
+        run: folder of an evaluation, a cross-validation or predictions.
+        port: port to listen on; 0 selects a free port.
+        dataset_dir: new folder of the scans, if they were moved.
 
     Raises:
         OutputError: As in `serve`.

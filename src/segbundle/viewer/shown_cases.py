@@ -19,11 +19,11 @@ class ShownCase:
     """Case that the viewer can show.
 
     Attributes:
-        name: Name of the case.
+        name: name of the case.
         summary: Dice per class (evaluation) or warnings (predictions) as text; may be empty.
-        files: Paths of the existing files, by name of the volume: `scan`, `reference`, `prediction`.
-        ignore_label: Value of voxels of unknown class in the reference; None if there are no such voxels.
-        unannotated: Label values of the classes that were not annotated in the case.
+        files: paths of the existing files, by name of the volume: `scan`, `reference`, `prediction`.
+        ignore_label: value of voxels of unknown class in the reference; None if there are no such voxels.
+        unannotated: label values of the classes that were not annotated in the case.
 
     Example:
         >>> ShownCase("case_1", "", {"reference": "a.nii.gz", "prediction": "b.nii.gz"}, None, []).volumes
@@ -41,10 +41,10 @@ class ShownCase:
         """Return a case, without its files that do not exist. Only the first channel of the scan is shown.
 
         Args:
-            name: Name of the case.
+            name: name of the case.
             summary: Dice per class, or warnings, as text.
-            files: Files of the case.
-            unannotated: Label values of the classes that were not annotated.
+            files: files of the case.
+            unannotated: label values of the classes that were not annotated.
         """
         given = {"scan": files.first_image, "reference": files.reference, "prediction": files.prediction}
         existing = {kind: path for kind, path in given.items() if path is not None and is_there(path)}
@@ -64,8 +64,8 @@ def shown_cases(
     For a run with scores, the case with the lowest Dice of any class comes first, and cases without Dice come last.
 
     Args:
-        folder: Folder of the run.
-        dataset_dir: New folder of the scans, if they were moved.
+        folder: folder of the run.
+        dataset_dir: new folder of the scans, if they were moved.
 
     Returns:
         Cases, names of the foreground classes, and content of `run.json`.
@@ -92,8 +92,8 @@ def with_warnings(cases: Sequence[ShownCase], measurements: Path) -> list[ShownC
     """Return cases with the warnings in `measurements.csv` as their summaries, the case with the most warnings first.
 
     Args:
-        cases: Cases of predictions.
-        measurements: Path of `measurements.csv`; it may be missing.
+        cases: cases of predictions.
+        measurements: path of `measurements.csv`; it may be missing.
 
     Raises:
         OutputError: The file cannot be read (see `segbundle.report.measurements.read_warnings`).

@@ -27,9 +27,9 @@ def nifti_volume(case: ShownCase, name: str, num_classes: int) -> bytes:
     """Return a volume of a case as the content of a gzipped NIfTI file with positions in mm.
 
     Args:
-        case: Case of the run.
-        name: One of `case.volumes`.
-        num_classes: Number of foreground classes.
+        case: case of the run.
+        name: one of `case.volumes`.
+        num_classes: number of foreground classes.
 
     Returns:
         For `scan`, the first channel: the file itself if browsers can read it, otherwise converted. For `reference` and

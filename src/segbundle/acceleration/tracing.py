@@ -19,7 +19,7 @@ def trace_network(network: torch.nn.Module) -> torch.fx.GraphModule:
     """Return the forward pass of a network as a graph of its modules.
 
     `torch.fx.symbolic_trace` patches `torch.nn.Module.__call__` and functions of `math` for the whole process while it
-    runs, so that modules in other threads fail. This function traces a copy that shares all tensors, and only the
+    runs, so modules in other threads fail. This function traces a copy that shares all tensors, and only the
     classes of the copied modules record calls. As a side effect, it also traces into functions registered with
     `torch.fx.wrap`.
 

@@ -277,7 +277,7 @@ def _given_options(given: dict[str, Any]) -> dict[str, Any]:
     """Return the command's options that were given, with paths as text.
 
     Raises:
-        ConfigError: the value of an option is missing, so that the next option was parsed as its value.
+        ConfigError: the value of an option is missing, so the next option was parsed as its value.
     """
     options = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
     for key, given_value in options.items():

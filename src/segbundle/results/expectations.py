@@ -377,8 +377,8 @@ def unchecked(expected: Mapping[str, Expected | None], intensities: bool) -> Ite
         yield f"Components were not checked for {', '.join(uncounted)}: training_cases.csv does not list them."
     if not intensities:
         yield (
-            "Intensities were not compared: they have no common scale, because `intensity` does not clip them (as usual "
-            "for MR)."
+            "Intensities were not compared: they have no common scale, because `intensity` does not clip them (as "
+            "usual for MR)."
         )
         return
     means = [name for name, usual in expected.items() if usual and usual.volume_ml and usual.mean_intensity is None]

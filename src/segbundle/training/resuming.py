@@ -85,7 +85,7 @@ class Checkpoints:
         resume: whether to continue from `last.pt`, if it exists (default False).
 
     Raises:
-        ConfigError: the schedule depends on validations, so that it cannot be replayed when a run is resumed.
+        ConfigError: the schedule depends on validations, so it cannot be replayed when a run is resumed.
         CheckpointError: at the start of a resumed run, if `last.pt` is damaged or belongs to another task, network or
             optimizer.
         TrainingError: after an epoch, if weights are NaN or infinite.
@@ -119,7 +119,7 @@ class Checkpoints:
     ) -> None:
         if isinstance(lr_scheduler, ReduceLROnPlateau):
             raise ConfigError(
-                "lr_scheduler: ReduceLROnPlateau depends on validations, so that a resumed run cannot replay it. "
+                "lr_scheduler: ReduceLROnPlateau depends on validations, so a resumed run cannot replay it. "
                 "Use a schedule that depends on epochs only (PolynomialLR, CosineAnnealingLR, MultiStepLR, ...)."
             )
         self.output_dir = Path(output_dir)

@@ -56,7 +56,7 @@ def start_workflow(ranks: bool = False) -> None:
 def follow_trainer(parser: ConfigParser) -> None:
     """Set `max_epochs` to the trainer's value if only that was changed, as MONAI's federated clients do.
 
-    The learning rate schedule refers to `max_epochs`, so that it ends with the training.
+    The learning rate schedule refers to `max_epochs`, so it ends with the training.
 
     Args:
         parser: configuration, changed in place.

@@ -18,7 +18,8 @@ def small_ct(tmp_path: Path) -> Path:
     return write_nifti(tmp_path / "ct_3mm.nii.gz", values, np.diag([3.0, 3.0, 3.0, 1.0]))
 
 
-def test_commands_of_the_benchmarks(checkout: Path, hippocampus_like: Path, small_ct: Path):
+def test_commands_of_the_benchmarks(few_test_scans: Path, hippocampus_like: Path, small_ct: Path):
+    checkout = few_test_scans
     (checkout / "benchmarks").symlink_to(ROOT / "benchmarks")
     lines = [line for text in blocks(ROOT / "docs" / "benchmarks.md", "bash") for line in commands(text)]
     assert len(lines) >= 1

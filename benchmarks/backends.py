@@ -3,9 +3,8 @@
     python benchmarks/backends.py --rounds 5
 
 Networks: the UNet of the Model Zoo's CT bundles (14 classes, batch norm, windows of 96³ voxels), and the DynUNet of the
-bundle
-(3 classes, instance norm, 40×56×40 voxels). The ways alternate in every round. `prepare` is the time until the first
-window is done; `difference` is the largest difference of a logit from that of PyTorch, relative to their range.
+bundle (3 classes, instance norm, 40×56×40 voxels). The ways alternate in every round. `prepare` is the time until the
+first window is done; `difference` is the largest difference of a logit from that of PyTorch, relative to their range.
 """
 
 from __future__ import annotations

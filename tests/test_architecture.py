@@ -79,6 +79,7 @@ def test_losses_metrics_and_sampling_import_no_packages():
     assert imports_of("losses") == imports_of("metrics") == imports_of("sampling") == set()
 
 
+@pytest.mark.e2e
 def test_inference_loads_no_pages_and_no_training():
     loaded = "import segbundle.inference.sliding, segbundle.inference.scan_evaluator, sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)

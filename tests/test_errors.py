@@ -39,11 +39,13 @@ def program(lines, **more):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env)
 
 
+@pytest.mark.e2e
 def test_program_ends_with_message_only():
     done = program("try:\n  raise DataError('a.nii: broken')\nexcept Exception as e:\n  raise RuntimeError('x') from e")
     assert (done.returncode, done.stderr) == (1, "Error: a.nii: broken\n")
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
@@ -61,12 +63,14 @@ def test_program_ends_with_first_cause(lines, message):
     assert "SEGBUNDLE_TRACEBACK=1" in done.stderr
 
 
+@pytest.mark.e2e
 def test_traceback_on_request():
     done = program("1 / 0", SEGBUNDLE_TRACEBACK="1")
     assert done.returncode == 1
     assert "Traceback" in done.stderr and done.stderr.splitlines()[-1].startswith("Error: ZeroDivisionError")
 
 
+@pytest.mark.e2e
 def test_keyboard_interrupt_has_no_traceback():
     assert program("raise KeyboardInterrupt").stderr == "Stopped.\n"
 

@@ -67,6 +67,7 @@ def test_files_of_this_project_have_no_findings(path):
     assert inspect_path(path) == []
 
 
+@pytest.mark.e2e
 def test_template_of_monai_has_no_findings(tmp_path):
     torch.save(torch.nn.Conv3d(1, 1, 1).state_dict(), tmp_path / "model.pt")
     done = subprocess.run(

@@ -133,6 +133,7 @@ def test_tasks_in_the_documentation_have_no_findings(tmp_path):
     assert "README.md" in checked
 
 
+@pytest.mark.e2e
 def test_plain_tasks_are_inspected_without_importing_torch():
     import subprocess
     import sys

@@ -27,6 +27,7 @@ def test_help_shows_a_working_example(command):
     assert f"Example: segbundle {command}" in " ".join(result.output.split())
 
 
+@pytest.mark.e2e
 def test_help_imports_no_large_packages():
     code = """
 import sys

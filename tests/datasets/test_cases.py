@@ -471,6 +471,7 @@ class TestUnusableFilesAreReported:
         write_description(tmp_path / "d", training=[entry])
         assert labeled_data(tmp_path / "d", TINY_CLASSES)[0]["case"] == "a"
 
+    @pytest.mark.slow
     def test_pairing_of_five_thousand_cases(self, tmp_path):
         for kind in ("imagesTr", "labelsTr"):
             (tmp_path / kind).mkdir()

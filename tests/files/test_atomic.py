@@ -106,6 +106,7 @@ input()
 """
 
 
+@pytest.mark.e2e
 def test_folder_is_locked_until_process_ends(tmp_path):
     first = subprocess.Popen([sys.executable, "-c", LOCKING, str(tmp_path)], stdin=-1, stdout=-1, text=True)
     try:
@@ -211,6 +212,7 @@ def test_names_of_maximum_length(tmp_path):
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("what", "is_left"), [("pass", False), ("(folder / 'result').touch()", True)])
 def test_created_empty_folder_is_removed_at_exit(tmp_path, what, is_left):
     script = f"""
@@ -226,6 +228,7 @@ assert folder.is_dir()
     assert (tmp_path / "new").is_dir() == is_left
 
 
+@pytest.mark.e2e
 def test_existing_folder_is_kept(tmp_path):
     script = f"from segbundle.files.atomic import lock_folder, make_folder; make_folder({str(tmp_path)!r})"
     subprocess.run([sys.executable, "-c", script], check=True)

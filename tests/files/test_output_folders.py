@@ -162,6 +162,7 @@ def test_only_recorded_partial_files_are_removed(tmp_path):
     assert sorted(content(tmp_path)) == sorted([*mine, RECORD])
 
 
+@pytest.mark.e2e
 def test_partial_file_of_killed_process_is_removed(tmp_path):
     script = (
         "import os, sys\n"

@@ -101,6 +101,7 @@ def test_conversion_is_silent_and_keeps_the_network(capfd):
     torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
 
 
+@pytest.mark.e2e
 def test_openvino_import_is_lazy_and_without_telemetry():
     pytest.importorskip("openvino")
     code = (

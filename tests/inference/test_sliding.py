@@ -68,6 +68,7 @@ def three(strategy):
 # --- the same scores as MONAI's ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=80)
 @given(
     shape=three(st.integers(1, 17)),

@@ -71,6 +71,7 @@ def converted(folder, out):
     return {path.stem: nib.load(path) for path in out.glob("*.nii")}
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", sorted(set(SERIES) - {"tilted", "tilted_back"}))
 def test_same_voxels_and_corners_as_dcm2niix(tmp_path, name):
     write_series(tmp_path / "s", voxels(), **SERIES[name])
@@ -83,6 +84,7 @@ def test_same_voxels_and_corners_as_dcm2niix(tmp_path, name):
     np.testing.assert_allclose(theirs[tuple(found.T)], scan.array[0].ravel(), atol=1e-3)
 
 
+@pytest.mark.e2e
 def test_tilted_series_agrees_with_dcm2niix(tmp_path):
     """dcm2niix resamples slices to an orthogonal volume with linear interpolation, and rounds to integers."""
     write_series(tmp_path / "s", voxels((32, 32, 8)), **SERIES["tilted"])

@@ -254,6 +254,7 @@ print("done")
 """
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", ["a.mha", "a.nrrd"])
 def test_damaged_headers_do_not_crash(tmp_path, name):
     path = write(tmp_path, name)

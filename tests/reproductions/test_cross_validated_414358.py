@@ -54,6 +54,7 @@ def test_docs_have_the_table_of_weights():
     assert _why_weights(1000000, 1000).markdown().partition("\n\n")[2] in document
 
 
+@pytest.mark.e2e
 def test_command():
     run = segbundle(
         "reproduce", "cross_validated_414358", "--steps", 2, "--size", 16, "--radius", "[2,3]", "--num_test", 2,

@@ -35,6 +35,7 @@ def test_dice_gradient_vanishes_for_confident_predictions(row):
     assert both > 0.9 * entropy
 
 
+@pytest.mark.slow
 def test_dice_stays_blank_where_dice_ce_trains():
     data = Discs(32, (2, 5), 1, torch.ones(1, 1), 0.7)
     training = Training(data, [8, 16, 32], 8, 80, [80], num_test=16, blank=0.001)
@@ -45,6 +46,7 @@ def test_dice_stays_blank_where_dice_ce_trains():
     assert min(both) > 0.5
 
 
+@pytest.mark.e2e
 def test_command():
     run = segbundle(
         "reproduce", "fastai_dice_unet", "--steps", 2, "--learning_rates", "[0.01]", "--seeds", "[0]",

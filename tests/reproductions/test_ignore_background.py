@@ -106,6 +106,7 @@ def test_weighted_cross_entropy_oversegments_ours_does_not(trainings):
     assert ours[0] > weighted[0]
 
 
+@pytest.mark.e2e
 def test_command_prints_three_tables():
     done = segbundle("reproduce", "ignore_background", "--steps", 2, "--test_pictures", 2, "--seeds", "[0]")
     assert done.returncode == 0, done.stderr

@@ -88,6 +88,7 @@ def tiny(steps):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_posted_loss_stays_at_1_while_ours_learns():
     rows = {row[0]: row[1:] for row in tiny(steps=150)[3].rows}
     posted, ours = rows["posted, volumes counted"], rows["GeneralizedDiceCELoss (ours)"]
@@ -97,6 +98,7 @@ def test_posted_loss_stays_at_1_while_ours_learns():
     assert float(ours[2].split()[0]) > float(posted[2].split()[0]) + 0.2
 
 
+@pytest.mark.e2e
 def test_command_prints_four_tables():
     words = ["--steps", 1, "--seeds", "[0]", "--test_images", 20, "--enlarge", "[1]", "--volumes", "[100,20,8,4]"]
     done = segbundle("reproduce", "keras_generalized_dice", *words)

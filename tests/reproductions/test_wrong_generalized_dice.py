@@ -56,6 +56,7 @@ def test_gradient_vanishes_for_large_structures():
         assert float(row[3]) < 2 * float(row[1])
 
 
+@pytest.mark.e2e
 def test_command():
     run = segbundle(
         "reproduce", "wrong_generalized_dice", "--steps", 2, "--learning_rates", "[0.3]", "--seeds", "[0]",

@@ -58,6 +58,7 @@ def test_training_continues_without_mlflow_and_warns_once(tmp_path, caplog):
     assert client.get_metric_history(run.info.run_id, "train/loss") == []
 
 
+@pytest.mark.e2e
 def test_unclosed_run_has_failed(tmp_path):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     code = "import sys, pathlib, segbundle.training.tracking as t; t.MLflowWriter(sys.argv[1], pathlib.Path('.'))"

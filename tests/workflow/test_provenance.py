@@ -44,6 +44,7 @@ def test_each_model_has_a_fingerprint(tmp_path):
     assert made_by({"ckpt_path": str(tmp_path / "fold_1" / "model.pt")})["model_fingerprint"] != one
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("as_module", [True, False])
 def test_command_can_be_run_again(tmp_path, as_module):
     program = tmp_path / "tool" / "__main__.py"

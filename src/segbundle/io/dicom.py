@@ -83,7 +83,7 @@ class DicomFolder:
 
     @property
     def volumes(self) -> list[Series]:
-        """Return the series that are volumes."""
+        """Series that are volumes."""
         return [series for series in self.series if series.why is None]
 
     def others(self) -> str | None:

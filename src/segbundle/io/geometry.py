@@ -45,20 +45,20 @@ class Geometry:
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """Return the distance in millimeters between neighboring voxels along each stored axis."""
+        """Distance in millimeters between neighboring voxels along each stored axis."""
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(x), float(y), float(z)
 
     @property
     def is_sheared(self) -> bool:
-        """Return whether the axes are not perpendicular: by more than 0.01 mm at the far corner, so not by rounding."""
+        """Whether the axes are not perpendicular: by more than 0.01 mm at the far corner, so not by rounding."""
         directions = self.affine[:3, :3] / np.array(self.spacing)
         off = np.abs(directions.T @ directions - np.eye(3))
         return bool((off * np.array(self.spacing) * (np.array(self.shape) - 1)).max() > 0.01)
 
     @property
     def corners(self) -> np.ndarray:
-        """Return the world coordinates in mm of the centers of the eight corner voxels, (8, 3)."""
+        """World coordinates in mm of the centers of the eight corner voxels, (8, 3)."""
         grid = np.stack(np.meshgrid(*[(0, n - 1) for n in self.shape], indexing="ij"), axis=-1)
         return np.asarray(nib.affines.apply_affine(self.affine, grid.reshape(8, 3)))
 

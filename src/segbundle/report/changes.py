@@ -47,7 +47,7 @@ class Change:
 
     @property
     def size(self) -> float:
-        """Return the volume of the class in the reference in ml; 0 if unknown."""
+        """Volume of the class in the reference in ml; 0 if unknown."""
         return max(self.before.volume_ref_ml or 0.0, self.after.volume_ref_ml or 0.0)
 
 

@@ -103,12 +103,12 @@ class Pairing:
 
     @property
     def better(self) -> int:
-        """Return the number of cases in which the other run is better."""
+        """Number of cases in which the other run is better."""
         return sum(gain > 0 for gain in self._gains)
 
     @property
     def worse(self) -> int:
-        """Return the number of cases in which the other run is worse."""
+        """Number of cases in which the other run is worse."""
         return sum(gain < 0 for gain in self._gains)
 
     @property
@@ -118,7 +118,7 @@ class Pairing:
 
     @property
     def is_too_small(self) -> bool:
-        """Return whether too few pairs differ for the p-value to fall below 0.05, whatever the differences are."""
+        """Whether too few pairs differ for the p-value to fall below 0.05, whatever the differences are."""
         return self.p_value is not None and 2 * 0.5 ** (self.better + self.worse) > _SIGNIFICANCE_LEVEL
 
 

@@ -62,7 +62,7 @@ class CaseVolumes:
 
     @property
     def spacing(self) -> np.ndarray:
-        """Return the voxel size in mm along each axis."""
+        """Voxel size in mm along each axis."""
         return np.asarray(np.linalg.norm(self.affine[:3, :3], axis=0))
 
     @classmethod

@@ -32,12 +32,12 @@ class CaseFiles:
 
     @property
     def first_image(self) -> str:
-        """Return the path of the scan, or of its first channel."""
+        """Path of the scan, or of its first channel."""
         return self.image if isinstance(self.image, str) else self.image[0]
 
     @property
     def gone(self) -> str | None:
-        """Return the path of the first channel or reference that is missing, or None if all exist."""
+        """Path of the first channel or reference that is missing, or None if all exist."""
         images = [self.image] if isinstance(self.image, str) else self.image
         given = [*images, *([] if self.reference is None else [self.reference])]
         return next((path for path in given if not is_there(path)), None)

@@ -95,7 +95,7 @@ class Spread:
 
     @property
     def ends(self) -> str:
-        """Return the smallest and largest value as text, such as "1 to 3"; one number if both look the same."""
+        """Smallest and largest value as text, such as "1 to 3"; one number if both look the same."""
         return " to ".join(dict.fromkeys(map(in_short, (self.values[0], self.values[-1]))))
 
 
@@ -175,17 +175,17 @@ class Expected:
 
     @property
     def present(self) -> float:
-        """Return the fraction of the reference cases that contain the class."""
+        """Fraction of the reference cases that contain the class."""
         return self.num_present / self.num_cases
 
     @property
     def cases(self) -> str:
-        """Return a description of the reference cases, such as "the 12 training cases"."""
+        """Description of the reference cases, such as "the 12 training cases"."""
         return f"the {self.num_cases} {self.what}"
 
     @property
     def those_with_it(self) -> str:
-        """Return a description of the reference cases that contain the class."""
+        """Description of the reference cases that contain the class."""
         return self.cases if self.num_present == self.num_cases else f"the {self.num_present} {self.what} that have it"
 
 
@@ -275,7 +275,7 @@ class Warnings:
 
     @property
     def words(self) -> list[str]:
-        """Return all warnings as text that follows the name of the class."""
+        """All warnings as text that follows the name of the class."""
         return [*self.unusual, *([EDGE] if self.at_edge else [])]
 
 

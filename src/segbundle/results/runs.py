@@ -88,12 +88,12 @@ class Run:
 
     @property
     def is_training(self) -> bool:
-        """Return whether the scores come from the validation of a training run."""
+        """Whether the scores come from the validation of a training run."""
         return (self.folder / "task.json").is_file()
 
     @property
     def class_names(self) -> list[str]:
-        """Return the names of the foreground classes; the label value of a class is its index in the list plus 1."""
+        """Names of the foreground classes; the label value of a class is its index in the list plus 1."""
         return list(self.summary["classes"])
 
     def rows_of(self, name: str) -> list[Row]:
@@ -106,7 +106,7 @@ class Run:
 
     @property
     def trainings(self) -> dict[str, Path]:
-        """Return the folders with TensorBoard files of the training runs behind the scores.
+        """Folders with TensorBoard files of the training runs behind the scores.
 
         For a cross-validation, the keys are the names of the folds, such as "fold 0". Otherwise, there is at most one
         folder, with the key "": that of this run, or that of the model that was evaluated.

@@ -52,7 +52,7 @@ class ShownCase:
 
     @property
     def volumes(self) -> list[str]:
-        """Return the names of the volumes, with `errors`, the error map, if there is a reference and a prediction."""
+        """Names of the volumes, with `errors`, the error map, if there is a reference and a prediction."""
         return [*self.files, *(["errors"] if {"reference", "prediction"} <= self.files.keys() else [])]
 
 

@@ -163,3 +163,9 @@ def test_label_map_of_an_image_in_memory_is_written_atomically(tmp_path):
 def test_options_of_a_loaded_model_are_refused(model):
     with pytest.raises(ConfigError, match=r"overlap: the model is loaded already\. Pass this to load_model"):
         sb.predict([], model, overlap=0.25)
+
+
+def test_untrusted_task_names_the_argument_that_trusts_it(tmp_path):
+    (tmp_path / "task.yaml").write_text("spacing: $print(1)")
+    with pytest.raises(ConfigError, match=r"If you trust the author, pass trust=True to run it\."):
+        sb.load_model(task=tmp_path / "task.yaml")

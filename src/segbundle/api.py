@@ -33,6 +33,7 @@ from segbundle.io.scan_files import stem
 from segbundle.io.scans import read_scan, write_image, write_segmentation
 from segbundle.workflow.bundle_runs import create_workflow
 
+_TRUST = "pass trust=True"
 PathLike: TypeAlias = str | Path
 Checkpoint: TypeAlias = PathLike | Sequence[PathLike]
 """Path of a model, path of a training or cross-validation folder, or a list of such paths, which form an ensemble."""
@@ -342,8 +343,8 @@ def _run(
 def _create(name: str, task: PathLike | Sequence[PathLike], overrides: Mapping[str, Any], trust: bool) -> Any:
     """Return a workflow with task files, or else with the task in the training folder of the model."""
     tasks = [task_file(Path(path)) for path in ([task] if isinstance(task, (str, Path)) else task)]
-    refuse_untrusted(tasks, None, trust)
-    refuse_untrusted([], None, trust, overrides)
+    refuse_untrusted(tasks, None, trust, remedy=_TRUST)
+    refuse_untrusted([], None, trust, overrides, remedy=_TRUST)
     known = {} if tasks else _task_of(overrides.get("ckpt_path"), trust)
     files = workflow_files(default_bundle() / "configs", name)
     return create_workflow(files, tasks, overrides, trust, known, logs=False)

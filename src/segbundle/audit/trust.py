@@ -43,7 +43,11 @@ def inspect_path(path: Path) -> list[Finding]:
 
 
 def refuse_untrusted(
-    configs: Sequence[Path], bundle: Path | None, trust: bool, values: Mapping[str, Any] | None = None
+    configs: Sequence[Path],
+    bundle: Path | None,
+    trust: bool,
+    values: Mapping[str, Any] | None = None,
+    remedy: str = "add --trust",
 ) -> None:
     """Raise an error if task files, a bundle or values of the command line could run code.
 
@@ -52,6 +56,7 @@ def refuse_untrusted(
         bundle: folder of a bundle; None for segbundle's bundle, which needs no inspection.
         trust: whether to skip the inspection.
         values: values of the command line. Only components are inspected, because text is not evaluated.
+        remedy: how the caller skips the inspection, for the message (default: the option of the commands).
 
     Raises:
         ConfigError: the inspection has findings, or a task file cannot be read or parsed. The message contains the
@@ -81,7 +86,7 @@ def refuse_untrusted(
     more = f" {others} more finding{'s' if others > 1 else ''}." if others else ""
     raise ConfigError(
         f"{found[0]}.{more} It could run any code on this computer. List all findings with `segbundle audit PATH`. "
-        "If you trust the author, add --trust to run it."
+        f"If you trust the author, {remedy} to run it."
     )
 
 

@@ -40,7 +40,7 @@ def test_corrected_label_map_is_kept_and_does_not_block(predict, tmp_path):
     corrected = tmp_path / "test_00_seg.nii.gz"
     corrected.write_bytes(corrected.read_bytes() + b"corrected")
     before = content(tmp_path)
-    refused(predict(tmp_path), "test_00_seg.nii.gz was not written by segbundle, or changed since")
+    refused(predict(tmp_path), "test_00_seg.nii.gz was not written by segbundle, or has changed since")
     assert content(tmp_path) == before
     (tmp_path / "test_01_seg.nii.gz").unlink()
     done = predict(tmp_path, "--resume")
@@ -121,7 +121,7 @@ def test_files_of_an_earlier_version_are_recognized(predict, tmp_path):
     (tmp_path / ".segbundle-files.jsonl").unlink()
     late = (tmp_path / "run.json").stat().st_mtime_ns + 10**9
     os.utime(tmp_path / "test_01_seg.nii.gz", ns=(late, late))
-    refused(predict(tmp_path), "test_01_seg.nii.gz was not written by segbundle, or changed since")
+    refused(predict(tmp_path), "test_01_seg.nii.gz was not written by segbundle, or has changed since")
 
 
 def test_commands_print_results_and_next_command(predict, trained, dataset, tmp_path):
@@ -156,4 +156,4 @@ def test_foreign_or_changed_records_are_not_replaced(predict, tmp_path):
     assert content(tmp_path) == before
     mine.unlink()
     (tmp_path / "predictions.json").write_text(json.dumps([record | {"my_note": "good"} for record in records]))
-    refused(predict(tmp_path), "predictions.json was not written by segbundle, or changed since")
+    refused(predict(tmp_path), "predictions.json was not written by segbundle, or has changed since")

@@ -113,7 +113,7 @@ def command(dataset, trained, tmp_path):
             "task.yaml: config key 'finalize' removes or changes the step segbundle.workflow.",
         ),
         ("cross-validate", "initialize: []", "task.yaml: config key 'initialize' removes or changes the step segb"),
-        ("train", BOMB, "task.yaml: its aliases expand to"),
+        ("train", BOMB, "task.yaml: contains 1,"),
         ("predict", "patch_size: [100000, 100000, 100000]", "Choose a smaller patch_size."),
         ("predict", "inferer#overlap: abc", "config key 'inferer#overlap' is 'abc'"),
         ("predict", "records: null", "config key 'records' is None"),

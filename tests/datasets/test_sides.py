@@ -133,7 +133,7 @@ def test_chosen_flips():
 
 @pytest.mark.parametrize("wrong", ["none", 0, [3], ["0"], {"0": 1}])
 def test_invalid_flip_axes_raise(wrong):
-    with pytest.raises(ConfigError, match="it must be auto or a list of the axes 0, 1 and 2"):
+    with pytest.raises(ConfigError, match=r"it must be auto or a list of axes \(0, 1 or 2\)"):
         chosen_flips(wrong, KIDNEYS, "RAS")
 
 

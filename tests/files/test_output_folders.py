@@ -38,7 +38,9 @@ def test_other_files_are_not_replaced(tmp_path, changed):
         write_json(tmp_path / "a.json", 1)
     (tmp_path / "a.json").write_text("mine")
     before = content(tmp_path)
-    with pytest.raises(OutputError, match=r"a\.json was not written by segbundle, or changed since, .* move existing"):
+    with pytest.raises(
+        OutputError, match=r"a\.json was not written by segbundle, or has changed since, .* move existing"
+    ):
         write_json(tmp_path / "a.json", 2)
     assert content(tmp_path) == before
 

@@ -121,7 +121,7 @@ def test_resume_of_complete_evaluation_writes_scores_again(dataset, tmp_path):
     assert evaluate(dataset, out, network=network, resume=True).nothing_left
     assert network.scans == 0 and results(out) == undisturbed
     (out / "metrics.csv").write_text("mine")
-    with pytest.raises(OutputError, match=r"metrics\.csv was not written by segbundle, or changed since"):
+    with pytest.raises(OutputError, match=r"metrics\.csv was not written by segbundle, or has changed since"):
         evaluate(dataset, out, resume=True)
 
 

@@ -397,7 +397,7 @@ def test_curves_of_a_class_share_a_style_over_folds():
 
 def test_equal_scores_have_no_interval(tmp_path):
     text = text_of(write_evaluation(tmp_path, dict.fromkeys("abc", (RIGHT, RIGHT))))
-    assert "1.0000</td><td>–</td>" in text and "95 % interval 1" not in text
+    assert "1.0000</td><td>–</td>" in text and "95% interval 1" not in text
 
 
 def test_page_describes_data_fold_and_model(tmp_path):

@@ -220,7 +220,9 @@ def check(
     dataset: Annotated[Path, typer.Argument(help="Dataset: Decathlon, nnU-Net raw, or imagesTr/labelsTr.")],
     config: Annotated[
         list[Path] | None,
-        typer.Option(help="Task YAML whose classes and channels must fit.", callback=_task_files),
+        typer.Option(
+            help="Task YAML whose classes and channels the cases must match; may be repeated.", callback=_task_files
+        ),
     ] = None,
     trust: Trust = False,
 ) -> None:
@@ -280,7 +282,10 @@ def samples(
 @app.command()
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(help="Folders of evaluations or training runs, or one folder of predictions.")
+        list[Path],
+        typer.Argument(
+            help="Folders of evaluations, cross-validations or training runs, or one folder of predictions."
+        ),
     ],
     dataset_dir: MovedDataset = None,
     output: Annotated[

@@ -94,17 +94,19 @@ def check_config(parser: ConfigParser, known: dict[str, Any]) -> None:
 
 
 def check_config_keys(config: dict[str, Any], known: dict[str, Any]) -> None:
-    """Raise an error if a configuration has unused keys, or components without their `_target_`.
+    """Raise an error if a configuration has unused keys, or values of the wrong kind in place of components.
 
-    A key is used if the bundle's workflows define it or another key refers to it. Keys nested in sections (`train`,
-    `validate`) are checked in the same way.
+    A key is used if the bundle's workflows define it or another key refers to it. A component needs a `_target_`; a
+    section (`train`, `validate`) or a list of components cannot be replaced by another kind of value. Keys nested in
+    sections are checked in the same way.
 
     Args:
         config: configuration to run.
         known: keys of the bundle with their defaults, see `bundle_configs`.
 
     Raises:
-        ConfigError: a key is not used (the message suggests the closest known key), or an overlay removed a `_target_`.
+        ConfigError: a key is not used (the message suggests the closest known key), a component has no `_target_`, or
+            a component, section or list of components is replaced by another kind of value.
 
     Example:
         >>> check_config_keys({"max_epoch": 3}, {"max_epochs": 40})

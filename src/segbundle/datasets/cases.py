@@ -44,9 +44,11 @@ def load_cases(dataset_dir: str | Path, data_list_key: str = "training") -> list
     """
     cases, malformed = list_cases(dataset_dir, data_list_key)
     if not cases and not malformed:
+        ending = {"training": "Tr", "test": "Ts"}.get(data_list_key)
+        folders = f", or scans in images{ending} with label maps of the same name in labels{ending}" if ending else ""
         raise DataError(
-            f"{dataset_dir}: has no case under {data_list_key!r}. A dataset needs a dataset.json with a "
-            f"{data_list_key!r} list, or scans in imagesTr with label maps of the same name in labelsTr."
+            f"{dataset_dir}: has no case under {data_list_key!r}. "
+            f"A dataset needs a dataset.json with a {data_list_key!r} list{folders}."
         )
     refuse([*malformed, *name_problems(cases)])
     return cases

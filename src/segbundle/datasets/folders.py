@@ -327,11 +327,10 @@ def first_of(messages: Sequence[str], most: int = 3) -> list[str]:
         ['a', '2 more problems of this kind; `segbundle check` prints all problems of a dataset.']
     """
     left = len(messages) - most
-    return (
-        [*messages[:most], f"{left} more problems of this kind; `segbundle check` prints all problems of a dataset."]
-        if left > 0
-        else list(messages)
-    )
+    if left <= 0:
+        return list(messages)
+    more = f"{left} more problem{'s' if left > 1 else ''} of this kind"
+    return [*messages[:most], f"{more}; `segbundle check` prints all problems of a dataset."]
 
 
 def escaped(text: str | Path) -> str:

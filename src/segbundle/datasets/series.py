@@ -42,10 +42,11 @@ def lost_scans(tree: Tree) -> list[Path]:
 
 
 def scans_in_folders(tree: Tree) -> list[Case]:
-    """Return the scans of a tree that are folders: DICOM series, and folders that cannot be opened.
+    """Return a case for each DICOM series of a tree, and for each folder that cannot be opened.
 
-    Other files in folders of DICOM files, such as localizers, are counted as skipped. A case has a problem if a file in
-    its folder cannot be opened, because that file may be a slice, or if parts of its series are in other folders.
+    Series that are not volumes, such as localizers, and other files in these folders are counted as skipped. A case has
+    a problem if a file in its folder cannot be opened (the file may be a slice), or if other series, usually in other
+    folders, are parts of the same volume.
 
     Args:
         tree: content of a folder tree; its `left_out` and `no_volumes` are updated.

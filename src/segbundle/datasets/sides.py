@@ -231,9 +231,7 @@ def chosen_flips(
     if isinstance(flip_axes, (list, tuple)) and all(axis in (0, 1, 2) for axis in flip_axes):
         return list(flip_axes)
     if flip_axes != "auto":
-        raise ConfigError(
-            f"augmentation: flip_axes is {flip_axes!r}; it must be auto or a list of the axes 0, 1 and 2."
-        )
+        raise ConfigError(f"augmentation: flip_axes is {flip_axes!r}; it must be auto or a list of axes (0, 1 or 2).")
     return sorted(set(_DEFAULT_FLIPS) - exchanging_axes(class_names, axcodes))
 
 

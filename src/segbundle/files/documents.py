@@ -122,7 +122,8 @@ def validate(content: Any, schema: type[T] | Any, source: str, error: type[Segbu
     except ValidationError as problem:
         found = problem.errors(include_url=False)
         shown = [_described_problem(entry) for entry in found[:_SHOWN_PROBLEMS]]
-        more = f" {len(found) - _SHOWN_PROBLEMS} more problems." if len(found) > _SHOWN_PROBLEMS else ""
+        left = len(found) - _SHOWN_PROBLEMS
+        more = f" {left} more problem{'s' if left > 1 else ''}." if left > 0 else ""
         raise error(f"{source}: {'; '.join(shown)}.{more}") from problem
 
 
@@ -245,6 +246,6 @@ def _check_expansion(path: Path, root: Any) -> None:
 
     if root is not None and size(root) > MAX_YAML_NODES:
         raise ConfigError(
-            f"{path}: its aliases expand to {size(root):,} values, more than {MAX_YAML_NODES:,}. "
-            "Use fewer YAML aliases (*name)."
+            f"{path}: contains {size(root):,} values after the expansion of aliases, more than {MAX_YAML_NODES:,}. "
+            "Use fewer values or YAML aliases (*name)."
         )

@@ -22,15 +22,15 @@ _logger = logging.getLogger(__name__)
 class ScanEvaluator(SegmentationEvaluator):
     """Evaluator for a batch of scans that records a failed scan and continues with the next.
 
-    The way of a scan has five stages:
+    A scan passes through five stages:
 
     1. read: a background thread reads the file (`ScanLoader`, which loads one scan ahead),
-    2. preprocess: it resamples the scan to the network's grid,
+    2. preprocess: the same thread resamples the scan to the network's grid,
     3. windows: the network computes logits slab by slab (`SlidingWindowInferer`),
     4. restore: each slab is converted to labels on the scan's grid as soon as it is complete (`postprocessing`),
     5. write: a second thread writes the label map and the record of the scan (`ScanWriter`).
 
-    Metrics score the label map between the last two stages.
+    Metrics score the label map between stages 4 and 5.
 
     Args:
         records: records to add to.

@@ -33,7 +33,7 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 @dataclass(frozen=True)
 class Series:
-    """DICOM series in a folder, or a multi-frame file with a separate volume.
+    """DICOM series in a folder; each multi-frame file counts as a series of its own.
 
     Attributes:
         path: path that identifies the series for `read_scan`: the folder if it contains one volume, else the first

@@ -77,9 +77,8 @@ def read_nifti(path: Path, dtype: Any) -> Scan:
     image = _load(path)
     stored = image.get_data_dtype()
     if stored.fields is not None or np.issubdtype(stored, np.complexfloating):
-        raise DataError(
-            f"{path}: contains {stored} voxels (color or complex); convert them to one real value per voxel."
-        )
+        kind = "complex" if stored.fields is None else "color"
+        raise DataError(f"{path}: contains {kind} voxels; convert them to one real value per voxel.")
     geometry = _geometry(path, image)
     array = _voxels(path, _voxel_file(image), image.dataobj, dtype).reshape(
         (*geometry.shape, geometry.channels), order="F"

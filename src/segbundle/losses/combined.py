@@ -125,9 +125,11 @@ def _region_weights(weight: Weights, include_background: bool) -> torch.Tensor |
 class DiceCELoss(_RegionCELoss):
     """Dice loss plus cross entropy: lambda_dice x `DiceLoss` + lambda_ce x cross entropy.
 
-    Cross entropy is the mean of -log p over all voxels that are not ignored, as in PyTorch, where p is the probability
-    of the voxel's class. In a sample with unannotated classes, p of a background voxel is the sum of the probabilities
-    of the background and of those classes.
+    Cross entropy is the mean of -log p over the voxels that are not ignored, where p is the probability of the voxel's
+    class. It is averaged over the voxels of each sample and then over the samples, so it differs from PyTorch if samples
+    have different numbers of ignored voxels; a sample without known voxels counts as 0. With `batch`, it is the mean
+    over all voxels, as in PyTorch. In a sample with unannotated classes, p of a background voxel is the sum of the
+    probabilities of the background and of those classes.
 
     Args:
         weight: one factor per class, including the background. Cross entropy over class indices becomes the weighted
@@ -136,7 +138,7 @@ class DiceCELoss(_RegionCELoss):
         lambda_dice, lambda_ce: factors of the two terms; each is a number, or a `LinearRamp` over the course of
             training. Default: 1.0.
         label_smoothing: label smoothing of the cross entropy, in [0, 1]. Default: 0.0.
-        reduction: `mean` or `sum` (of the cross entropy over voxels).
+        reduction: `mean` or `sum`, for both terms: of Dice as in `DiceLoss`, of the cross entropy over voxels.
         others: as in `DiceLoss`. The activation applies to Dice only; cross entropy uses the logits.
 
     Attributes:

@@ -206,7 +206,7 @@ def strip_plot(
 def bland_altman(title: str, points: Sequence[Point]) -> Figure:
     """Return a Bland-Altman plot of volumes: difference between prediction and reference over their mean.
 
-    Lines show the mean difference and, for three or more cases, the 95 % limits of agreement: mean ± 1.96 standard
+    Lines show the mean difference and, for three or more cases, the 95% limits of agreement: mean ± 1.96 standard
     deviations (Bland and Altman, Lancet 1986).
 
     Args:

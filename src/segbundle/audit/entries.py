@@ -206,7 +206,7 @@ def normalized(text: str) -> str:
 
 
 def included_candidates(path: str, folder: Path) -> list[Path]:
-    """Return the existing files that a macro may include, relative to the working directory (as in MONAI) or to the folder.
+    """Return the existing files that a macro may include, relative to the working directory (as MONAI) or the folder.
 
     Args:
         path: path in the macro, see `included_file`.

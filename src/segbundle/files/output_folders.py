@@ -302,9 +302,10 @@ class OutputFolder:
             OutputError: there are such files. The message names the first three.
         """
         if foreign := self.foreign(paths):
+            verb = "has" if len(foreign) == 1 else "have"
             raise OutputError(
-                f"{self.folder}: {_with_verb(foreign, 'was', 'were')} not written by segbundle, or "
-                f"{'has' if len(foreign) == 1 else 'have'} changed since, and would be replaced. Choose another --output_dir or --output, or move existing files away."
+                f"{self.folder}: {_with_verb(foreign, 'was', 'were')} not written by segbundle, or {verb} changed "
+                "since, and would be replaced. Choose another --output_dir or --output, or move existing files away."
             )
 
     def refuse_inputs(self, paths: Iterable[str | Path], inputs: Iterable[str | Path]) -> None:

@@ -125,11 +125,11 @@ def _region_weights(weight: Weights, include_background: bool) -> torch.Tensor |
 class DiceCELoss(_RegionCELoss):
     """Dice loss plus cross entropy: lambda_dice x `DiceLoss` + lambda_ce x cross entropy.
 
-    Cross entropy is the mean of -log p over the voxels that are not ignored, where p is the probability of the voxel's
-    class. It is averaged over the voxels of each sample and then over the samples, so it differs from PyTorch if samples
-    have different numbers of ignored voxels; a sample without known voxels counts as 0. With `batch`, it is the mean
-    over all voxels, as in PyTorch. In a sample with unannotated classes, p of a background voxel is the sum of the
-    probabilities of the background and of those classes.
+    Cross entropy is the mean of -log p over the voxels that are not ignored, where p is the probability of the
+    voxel's class. It is averaged over the voxels of each sample and then over the samples, so it differs from PyTorch
+    if samples have different numbers of ignored voxels; a sample without known voxels counts as 0. With `batch`, it
+    is the mean over all voxels, as in PyTorch. In a sample with unannotated classes, p of a background voxel is the
+    sum of the probabilities of the background and of those classes.
 
     Args:
         weight: one factor per class, including the background. Cross entropy over class indices becomes the weighted

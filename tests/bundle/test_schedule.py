@@ -107,8 +107,6 @@ def test_schedule_that_ends_early_is_reported(dataset, tmp_path):
     done = invoke("train", *words, "--val_interval", 4, "--lr_scheduler#total_iters", 2)
     assert done.exit_code == 0
     assert (
-        done.stdout.count(
-            "epoch 3: the learning rate is 0, so that the network does not learn; lr_scheduler ends before"
-        )
+        done.stdout.count("epoch 3: the learning rate is 0, so the network does not learn; lr_scheduler ends before")
         == 1
     )

@@ -127,10 +127,10 @@ def test_remaining_time_is_logged_once(tmp_path, monkeypatch, caplog):
 @pytest.mark.parametrize(
     ("rates", "expected"),
     [
-        ([1.0] * 17 + [9e-4] * 3, ["epoch 20: the learning rate is 0.0009, so that the network hardly learns; lr"]),
+        ([1.0] * 17 + [9e-4] * 3, ["epoch 20: the learning rate is 0.0009, so the network hardly learns; lr"]),
         ([1.0] * 9 + [9e-4] * 5 + [0.0] * 6, [
-            "epoch 12: the learning rate is 0.0009, so that the network hardly learns; lr",
-            "epoch 15: the learning rate is 0, so that the network does not learn; lr",
+            "epoch 12: the learning rate is 0.0009, so the network hardly learns; lr",
+            "epoch 15: the learning rate is 0, so the network does not learn; lr",
         ]),
         ([1.0] * 18 + [9e-4] * 2, []),  # 10% of 20 epochs
         ([9e-4] * 2 + [1.0] * 16 + [9e-4] * 2, []),  # warm-up

@@ -12,7 +12,8 @@ from pathlib import Path
 from commands import ROOT, segbundle
 
 TRAINING = re.compile(
-    r"segbundle (train|cross-validate)|configs/train\.yaml|benchmarks/(?!losses|inference|kill|many|metrics)"
+    r"segbundle (train|cross-validate)|configs/train\.yaml|"
+    r"benchmarks/(?!backends|losses|inference|kill|library|many|metrics)"
 )
 
 
@@ -75,6 +76,10 @@ def run_all(lines: list[str], cwd: Path, forked: bool = False) -> None:
             short += " --shape 1 3 16 16 16 --rounds 1 --repeats 1"
         if "benchmarks/inference.py" in line:
             short += " --classes 3 --rounds 1"
+        if "benchmarks/backends.py" in line:
+            short += " --ways PyTorch rewritten --rounds 1"
+        if "benchmarks/library_choices.py" in line:
+            short += " --draws 2 --updates 2"
         if "benchmarks/training.py" in line:
             short += " --rounds 1"
         if "benchmarks/many_cases.py" in line:

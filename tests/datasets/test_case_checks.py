@@ -55,7 +55,7 @@ def test_every_kind_of_problem_is_reported(tmp_path):
     found = problems(tmp_path)
     expected = [
         ("b_nan.nii.gz: contains 2 NaN or Inf voxel(s)", "replace"),
-        ("c_value.nii.gz: contains label value(s) [7]", "add the class, or correct"),
+        ("c_value.nii.gz: contains label value(s) [7]", "add the class, correct the label map"),
         ("d_float.nii.gz: label values must be integers, found [0.5]", "nearest neighbor"),
         ("e_shape.nii.gz: the label map and its image e_shape.nii.gz differ in geometry: shape", "Resample"),
         ("f_affine.nii.gz: the label map and its image f_affine.nii.gz differ in geometry: affines", "3 mm apart"),
@@ -130,7 +130,7 @@ def test_finite_values_with_overflowing_sum(tmp_path):
 def test_ignore_label(tmp_path):
     write_case(tmp_path, "a", label=np.where(GOOD == 1, 1, 9).astype(np.uint8))
     (message,) = problems(tmp_path)
-    assert 'If the value marks unknown voxels, name it "ignore" in the `labels` of dataset.json' in message
+    assert "or name the value `ignore` in dataset.json if it marks unknown voxels" in message
     labels = {"0": "background", "1": "ball", "2": "cube", "9": "ignore"}
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}))
     assert problems(tmp_path) == []

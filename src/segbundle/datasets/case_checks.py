@@ -82,8 +82,8 @@ def label_problems(label: Scan, class_names: Sequence[str], ignore_label: int | 
     if unknown:
         yield (
             f"{label.path}: contains label value(s) [{some(unknown, _SHOWN_VALUES)}], but the {len(class_names)} "
-            f"class_names have values 0 to {len(class_names) - 1}; add the class, or correct the label map. If the "
-            'value marks unknown voxels, name it "ignore" in the `labels` of dataset.json.'
+            f"class_names have values 0 to {len(class_names) - 1}; add the class, correct the label map, "
+            "or name the value `ignore` in dataset.json if it marks unknown voxels."
         )
     elif ignore_label is not None and values.tolist() == [ignore_label]:
         yield f"{label.path}: every voxel is marked as unknown (ignore, {ignore_label}); remove this label map."

@@ -145,7 +145,7 @@ def test_errors_name_the_file(model, tmp_path):
 
 def test_unknown_class_of_a_label_map_is_named():
     label_map = sb.LabelMap(np.ones((2, 2, 2), np.uint8), np.eye(4), ["background", "liver"], "ct", None)
-    with pytest.raises(ConfigError, match=r"no class 'livr': did you mean 'liver'"):
+    with pytest.raises(ConfigError, match=r"unknown class 'livr': did you mean 'liver'"):
         label_map.mask("livr")
     assert label_map.mask("liver").all()
 

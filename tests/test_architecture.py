@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import path_of_a_scan
 import segbundle.engines
-import way_of_a_scan
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "segbundle"
@@ -110,8 +110,8 @@ def test_no_two_modules_have_the_same_name():
 
 
 @pytest.mark.e2e
-def test_document_lists_the_way_of_a_scan():
-    """Run `python docs/way_of_a_scan.py` after a change."""
-    calls = way_of_a_scan.way_of_a_scan()
-    assert way_of_a_scan.written(way_of_a_scan.PAGE.read_text(encoding="utf-8")) == way_of_a_scan.table(calls)
+def test_document_lists_the_path_of_a_scan():
+    """Run `python docs/path_of_a_scan.py` after a change."""
+    calls = path_of_a_scan.path_of_a_scan()
+    assert path_of_a_scan.written(path_of_a_scan.PAGE.read_text(encoding="utf-8")) == path_of_a_scan.table(calls)
     assert {thread for thread, _, _ in calls} == {"reading", "main", "writing"}

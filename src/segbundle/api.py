@@ -79,7 +79,7 @@ class LabelMap:
             ConfigError: there is no such class.
         """
         if class_name not in self.class_names:
-            raise ConfigError(f"there is no class {class_name!r}{suggestion(class_name, self.class_names)}")
+            raise ConfigError(f"unknown class {class_name!r}{suggestion(class_name, self.class_names)}")
         return self.labels == list(self.class_names).index(class_name)
 
     def to_nibabel(self) -> nib.Nifti1Image:

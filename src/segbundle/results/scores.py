@@ -191,7 +191,7 @@ def summarize(
       count as 0, as in nnU-Net.
     - `hd95_mm_mean`: mean over the cases with the class in reference and prediction.
     - `nsd_mean`: mean over the same cases as `dice_mean`.
-    - `dice_ci95`, `hd95_mm_ci95`, `nsd_ci95`: 95% percentile bootstrap intervals of these means over cases (Efron
+    - `dice_ci95`, `hd95_mm_ci95`, `nsd_ci95`: 95 % percentile bootstrap intervals of these means over cases (Efron
       1979; 2000 resamples, fixed seed).
     - `nsd_tolerance_mm`: tolerance of the NSD in mm.
     - `n_scored`, `n_missed`, `n_false_positive`, `n_true_absent`, `n_unannotated`: number of cases with this status.
@@ -266,7 +266,7 @@ def mean_dice(rows: Sequence[Row], class_names: Sequence[str]) -> float | None:
 
 
 def bootstrap_interval(values: Sequence[float]) -> list[float | None]:
-    """Return the 95% percentile bootstrap interval of a mean (Efron 1979; 2000 resamples, fixed seed).
+    """Return the 95 % percentile bootstrap interval of a mean (Efron 1979; 2000 resamples, fixed seed).
 
     Args:
         values: one value per case.
@@ -383,7 +383,7 @@ def _read_row(line: dict[str, str]) -> Row:
     numbers = {key: finite_number(line[key]) if line.get(key) else None for key in _NUMBERS}
     for key, value in numbers.items():
         if value is not None and not 0 <= value <= (1 if key in _FRACTIONS else math.inf):
-            raise ValueError(f"{key} is {line[key]}, which is out of range")
+            raise ValueError(f"{key} is {line[key]}; it is out of range")
     return Row(line["case"], line["class"], Status(line["status"]), **numbers)
 
 
@@ -472,7 +472,7 @@ def print_summary(summary: dict[str, Any], title: str) -> None:
     table.add_column("class", overflow="fold")
     console = Console()
     intervals = not surfaces or console.width >= _WIDE
-    columns = [*(["95% interval"] if intervals else []), *(["HD95 mm", "NSD"] if surfaces else [])]
+    columns = [*(["95 % interval"] if intervals else []), *(["HD95 mm", "NSD"] if surfaces else [])]
     for column in ("Dice", *columns, "scored", "missed", "false+", "absent", "unann."):
         table.add_column(column, justify="right", no_wrap=True)
     for name, row in summary["classes"].items():

@@ -1,6 +1,6 @@
 """Write the list of functions that a scan passes in `segbundle predict` into docs/architecture.md.
 
-python docs/way_of_a_scan.py
+python docs/path_of_a_scan.py
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 Call = tuple[str, str, str]
 """Thread, file in src/segbundle, and function."""
 PAGE = Path(__file__).parent / "architecture.md"
-LIST = r"(?<=<!-- written by docs/way_of_a_scan.py -->\n\n).*?\|\n(?=\n)"
+LIST = r"(?<=<!-- written by docs/path_of_a_scan.py -->\n\n).*?\|\n(?=\n)"
 STAGES = {"reading": "read, preprocess", "main": "windows, restore", "writing": "write"}
 TASK = """\
 class_names: [background, dark, bright]
@@ -56,7 +56,7 @@ finally:
 """
 
 
-def way_of_a_scan() -> list[Call]:
+def path_of_a_scan() -> list[Call]:
     """Return the functions that the third of four scans passes, per thread, in the order of their first calls."""
     import nibabel as nib
     import numpy as np
@@ -102,7 +102,7 @@ def written(page: str) -> str:
 def main() -> None:
     """Write the list."""
     page = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(page.replace(written(page), table(way_of_a_scan())), encoding="utf-8")
+    PAGE.write_text(page.replace(written(page), table(path_of_a_scan())), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -256,7 +256,7 @@ def test_wrong_suffix_raises(tmp_path, name):
 
 def test_complex_voxels_raise(tmp_path):
     path = write_nifti(tmp_path / "a.nii", np.ones((2, 2, 2), np.complex64))
-    with pytest.raises(DataError, match=r"a\.nii: contains complex64 voxels"):
+    with pytest.raises(DataError, match=r"a\.nii: contains complex voxels; convert them to one real value per voxel"):
         read_scan(path)
     sitk.WriteImage(sitk.GetImageFromArray(np.ones((2, 2, 2), np.complex64)), str(tmp_path / "a.nrrd"))
     with pytest.raises(DataError, match=r"a\.nrrd: contains complex voxels"):

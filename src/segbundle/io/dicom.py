@@ -254,6 +254,33 @@ def read_dicom(path: str | Path, dtype: Any) -> tuple[np.ndarray, Geometry]:
     return read_values(images, order, dtype).transpose(2, 1, 0)[None], geometry
 
 
+def volume_slices(path: str | Path) -> list[tuple[Path, int]]:
+    """Return file and frame of each slice of a DICOM volume, in the order of the third array axis.
+
+    Args:
+        path: see `dicom_geometry`.
+
+    Returns:
+        path of the file, and index of the frame in it (0 for a file with one image), per slice.
+
+    Raises:
+        DataError: see `dicom_geometry`.
+
+    Example:
+        >>> import tempfile
+        >>> import SimpleITK as sitk
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     image = sitk.GetImageFromArray(np.zeros((2, 3, 4), np.int16))
+        ...     image.SetMetaData("0008|0060", "CT")
+        ...     sitk.WriteImage(image, f"{folder}/ct.dcm")
+        ...     [(file.name, frame) for file, frame in volume_slices(folder)]
+        [('ct.dcm', 0), ('ct.dcm', 1)]
+    """
+    images, order, _ = _volume(Path(path))
+    planes = [(image.path, plane.frame) for image in images for plane in image.slices]
+    return [planes[index] for index in order]
+
+
 def _volume(path: Path) -> tuple[list[DicomImage], list[int], Geometry]:
     """Return the images of a series, the order of its slices, and the geometry of the volume."""
     images = _images_of(path)

@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "segbundle"
 ORDER = [
     "credentials", "errors", "terminal", "classes", "files", "losses", "metrics", "config", "reproductions",
-    "distributed", "former_names", "hardware", "acceleration", "audit", "io", "datasets", "results", "checkpoints",
-    "inference", "transforms", "report", "viewer", "sampling", "training", "workflow", "api", "cli",
+    "distributed", "former_names", "hardware", "acceleration", "audit", "io", "segmentations", "datasets", "results",
+    "checkpoints", "inference", "transforms", "report", "viewer", "sampling", "training", "workflow", "api", "cli",
 ]  # fmt: skip
 """Packages in import order; a package may only import earlier packages."""
 

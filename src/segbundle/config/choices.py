@@ -8,3 +8,5 @@ Backend = Literal["eager", "compile", "cudagraph", "openvino"]
 """Inference backend."""
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 """Number format of the network; `auto` is bf16 on hardware that is fast with it, else fp32."""
+OutputFormat = Literal["nifti", "nrrd", "dicom_seg", "rtstruct"]
+"""File format of predicted label maps."""

@@ -207,6 +207,36 @@ class ListOf:
 
 
 @dataclass(frozen=True)
+class SomeOf:
+    """One or several of a few words, without repetitions: a list, or text with commas.
+
+    Args:
+        *words: accepted words. They are stored in the attribute `words`.
+
+    Example:
+        >>> kind = SomeOf("nifti", "nrrd")
+        >>> kind.accepts(["nifti"]), kind.accepts("nifti, nrrd"), kind.accepts([]), kind.accepts("nifti,nifti")
+        (True, True, False, False)
+    """
+
+    words: tuple[str, ...]
+
+    def __init__(self, *words: str) -> None:
+        object.__setattr__(self, "words", words)
+
+    def accepts(self, value: Any) -> bool:
+        """Return whether a value from a YAML file or a command line is of this kind."""
+        given = [word.strip() for word in value.split(",")] if isinstance(value, str) else value
+        return bool(given) and ListOf(OneOf(*self.words), distinct=True).accepts(given)
+
+    def schema(self) -> dict[str, Any]:
+        """Return the kind as JSON schema (draft 2020-12)."""
+        word = "|".join(self.words)
+        items = ListOf(OneOf(*self.words), distinct=True).schema()
+        return {"anyOf": [{**items, "minItems": 1}, {"type": "string", "pattern": f"^({word})( *, *({word}))*$"}]}
+
+
+@dataclass(frozen=True)
 class MappingOf:
     """Mapping whose values are of one kind.
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from segbundle.config.choices import Backend, Precision
+from segbundle.config.choices import Backend, OutputFormat, Precision
 from segbundle.config.kinds import (
     AUTO,
     NULL,
@@ -27,6 +27,7 @@ from segbundle.config.kinds import (
     Number,
     OneOf,
     Orientation,
+    SomeOf,
     Text,
 )
 
@@ -83,7 +84,7 @@ _TRAIN, _PREDICT, _SCORE = ("train",), ("evaluate", "predict"), ("train", "evalu
 _BOTH = "true or false (on MONAI's command line: True or False)"
 _SHAPE = "three positive whole numbers of voxels, for instance [48, 48, 48],"
 _VOXELS = ListOf(Integer(), 3)
-_PRECISIONS, _BACKENDS = get_args(Precision), get_args(Backend)
+_PRECISIONS, _BACKENDS, _FORMATS = get_args(Precision), get_args(Backend), get_args(OutputFormat)
 _FRACTION = Number(minimum=0, below=1)
 _PATHS, _DATA, _NETWORK, _TRAINING, _OUTPUT = THEMES
 
@@ -117,6 +118,20 @@ SETTINGS = (
         "class_names", ListOf(Name()), "a list of names (in quotes: no, yes, on, off), the background's first,",
         "class names by label value, background first", _DATA, "[background, anterior, posterior]",
         affects="labels", fixed=True,
+    ),
+    Setting(
+        "class_colors", AnyOf(NULL, MappingOf(AnyOf(Text(filled=True), ListOf(Integer(0, 255), 3)))),
+        'colors by class name, for instance {liver: "#aa3311"}, or null,',
+        "colors by class name, in output files, reports and the viewer; null uses a palette for color-blind readers",
+        _DATA, "null",
+        affects="labels",
+    ),
+    Setting(
+        "class_codes", AnyOf(NULL, MappingOf(MappingOf())),
+        'codes by class name, for instance {liver: {scheme: SCT, value: "10200004", meaning: Liver}}, or null,',
+        "codes by class name, in output files; null uses SNOMED CT for names of TotalSegmentator and the Decathlon",
+        _DATA, "null",
+        affects="labels",
     ),
     Setting(
         "axcodes", AnyOf(NULL, Orientation()), "a word of three letters, for instance RAS,",
@@ -294,6 +309,12 @@ SETTINGS = (
         affects="labels",
     ),
     Setting(
+        "output_format", SomeOf(*_FORMATS), f"one or several of {', '.join(_FORMATS)}",
+        "file formats of label maps: nifti, nrrd (3D Slicer), dicom_seg and rtstruct (DICOM series only); several with "
+        "commas", _OUTPUT, "[nifti]", _PREDICT,
+        affects="labels",
+    ),
+    Setting(
         "save_probabilities", Boolean(), _BOTH, "save class probabilities as well, <scan>_prob.nii", _OUTPUT,
         "false", _PREDICT,
     ),
@@ -337,7 +358,7 @@ def settings_of(command: str) -> dict[str, list[Setting]]:
 
     Example:
         >>> [setting.key for setting in settings_of("evaluate")["Evaluation and output"]]
-        ['largest_component', 'save_probabilities', 'nsd_tolerance_mm']
+        ['largest_component', 'output_format', 'save_probabilities', 'nsd_tolerance_mm']
     """
     used = [setting for setting in SETTINGS if setting.description and command in setting.commands]
     return {theme: [setting for setting in used if setting.theme == theme] for theme in THEMES}

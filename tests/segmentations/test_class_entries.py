@@ -50,7 +50,7 @@ def test_invalid_code_is_named(code):
 
 
 def test_unknown_class_gets_a_suggestion():
-    with pytest.raises(ConfigError, match="class_colors: unknown class 'livr'.*liver"):
+    with pytest.raises(ConfigError, match=r"class_colors: unknown class 'livr'.*liver"):
         class_table(NAMES, {"livr": "#000000"})
     with pytest.raises(ConfigError, match="class_codes: unknown class 'background'"):
         class_table(NAMES, None, {"background": {}})

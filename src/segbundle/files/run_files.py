@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 PREDICTIONS = "predictions.json"
@@ -18,6 +19,14 @@ CROSS_VALIDATION = "cross_validation.json"
 MLFLOW_RUN = "mlflow_run_id"
 TENSORBOARD = "tensorboard"
 CACHE = "cache"
+LABEL_MAP_SUFFIXES = {
+    "nifti": "_seg.nii.gz",
+    "nrrd": ".seg.nrrd",
+    "dicom_seg": "_seg.dcm",
+    "rtstruct": "_rtstruct.dcm",
+}
+"""Endings of label maps by output format; the name of the case comes first."""
+_CLASSES = "_seg.json"
 RESULTS = (RUN_FILE, METRICS, SUMMARY, REPORT, MEASUREMENTS)
 """Files computed from label maps; outdated when the label maps are replaced."""
 TRAINING = (TASK, RUN_FILE, METRICS, SUMMARY, TRAINING_CASES, MODEL, LAST, MLFLOW_RUN)
@@ -27,7 +36,8 @@ RANK = re.compile(r"predictions\.rank\d+\.json")
 """Records of one process, as written by earlier versions."""
 PREPARED_CASE = re.compile(r"[0-9a-f]{32}\.pt")
 _PARTIAL = re.compile(
-    r"(\.partial-\d+-)(.*_seg\.nii\.gz|.*_prob\.nii|"
+    r"(\.partial-\d+-)(.*_prob\.nii|"
+    + "".join(f".*{re.escape(suffix)}|" for suffix in (*LABEL_MAP_SUFFIXES.values(), _CLASSES))
     + "|".join(map(re.escape, (PREDICTIONS, CROSS_VALIDATION, *RESULTS, *TRAINING)))
     + rf"|{RANK.pattern}|{PREPARED_CASE.pattern})",
     re.DOTALL,
@@ -35,18 +45,36 @@ _PARTIAL = re.compile(
 _PARTIAL_START = re.compile(r"(\.partial-\d+-)")
 
 
-def label_map(folder: str | Path, case: str) -> Path:
+def label_map(folder: str | Path, case: str, output_format: str = "nifti") -> Path:
     """Return the path of a case's label map.
 
     Args:
         folder: output folder.
         case: name of the case.
+        output_format: key of `LABEL_MAP_SUFFIXES`. Default: `nifti`.
 
     Example:
-        >>> label_map("runs/out", "ct").name
-        'ct_seg.nii.gz'
+        >>> label_map("runs/out", "ct").name, label_map("runs/out", "ct", "nrrd").name
+        ('ct_seg.nii.gz', 'ct.seg.nrrd')
     """
-    return Path(folder) / f"{case}_seg.nii.gz"
+    return Path(folder) / f"{case}{LABEL_MAP_SUFFIXES[output_format]}"
+
+
+def label_map_files(folder: str | Path, case: str, output_formats: Iterable[str] = LABEL_MAP_SUFFIXES) -> list[Path]:
+    """Return the paths of a case's label maps in several formats, with the table of classes beside a NIfTI file.
+
+    Args:
+        folder: output folder.
+        case: name of the case.
+        output_formats: keys of `LABEL_MAP_SUFFIXES`. Default: all.
+
+    Example:
+        >>> [path.name for path in label_map_files("runs/out", "ct", ["nifti", "nrrd"])]
+        ['ct_seg.nii.gz', 'ct.seg.nrrd', 'ct_seg.json']
+    """
+    formats = list(output_formats)
+    paths = [label_map(folder, case, output_format) for output_format in formats]
+    return [*paths, Path(folder) / f"{case}{_CLASSES}"] if "nifti" in formats else paths
 
 
 def probabilities(folder: str | Path, case: str) -> Path:

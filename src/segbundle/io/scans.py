@@ -101,7 +101,9 @@ def read_geometry(path: str | Path) -> Geometry:
         raise _unreadable(path, error) from error
 
 
-def write_segmentation(labels: np.ndarray, reference: str | Path, path: str | Path) -> None:
+def write_segmentation(
+    labels: np.ndarray, reference: str | Path, path: str | Path, extensions: Sequence[Any] = ()
+) -> None:
     """Write a label map as NIfTI on the grid of its scan.
 
     For a NIfTI scan, the geometry of the header (dimensions, spacing, units, qform and sform with their codes) is
@@ -113,6 +115,7 @@ def write_segmentation(labels: np.ndarray, reference: str | Path, path: str | Pa
         labels: (X, Y, Z) integer class indices on the stored axes of the scan. uint8 in Fortran order is fastest.
         reference: path of the scan.
         path: output path, with the suffix `.nii.gz` or `.nii`.
+        extensions: header extensions of nibabel (`Nifti1Extension`). Default: none.
 
     Raises:
         DataError: the shapes of `labels` and the scan differ, or the header of the scan cannot be read.
@@ -130,14 +133,32 @@ def write_segmentation(labels: np.ndarray, reference: str | Path, path: str | Pa
     path, reference = Path(path), Path(reference)
     labels = labels.astype(_label_dtype(labels), copy=False)
     geometry = read_geometry(reference)
+    check_label_shape(labels, geometry, reference)
+    header = geometry_header(reference, geometry.shape, labels.dtype)
+    header.extensions.extend(extensions)
+    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    write_image(kind(labels, None, header), path)
+
+
+def check_label_shape(labels: np.ndarray, geometry: Geometry, reference: str | Path) -> None:
+    """Raise an error if a label map has another shape than its scan.
+
+    Args:
+        labels: label map (X, Y, Z).
+        geometry: geometry of the scan.
+        reference: path of the scan, for the message.
+
+    Raises:
+        DataError: the shapes differ.
+
+    Example:
+        >>> check_label_shape(np.zeros((4, 3, 2)), Geometry((4, 3, 2), np.eye(4)), "ct.nii.gz")
+    """
     if labels.shape != geometry.shape:
         raise DataError(
             f"{reference}: the scan has shape {geometry.shape}, but its label map has {labels.shape}. Pass labels on "
             "the stored axes of the scan."
         )
-    header = geometry_header(reference, geometry.shape, labels.dtype)
-    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    write_image(kind(labels, None, header), path)
 
 
 def write_image(image: nib.Nifti1Image, path: str | Path) -> None:

@@ -1,0 +1,140 @@
+"""Choice of the file formats of predicted label maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segbundle.errors import ConfigError, DataError
+from segbundle.files import run_files
+from segbundle.io.dicom import is_dicom
+from segbundle.segmentations.class_entries import ClassEntry
+from segbundle.segmentations.dicom_seg import write_dicom_seg
+from segbundle.segmentations.nifti_labels import write_nifti_labels
+from segbundle.segmentations.rtstruct import write_rtstruct
+from segbundle.segmentations.seg_nrrd import write_seg_nrrd
+
+Writer = Callable[[np.ndarray, Path, Path, Sequence[ClassEntry]], None]
+_WRITERS: Mapping[str, Writer] = {
+    "nifti": write_nifti_labels,
+    "nrrd": write_seg_nrrd,
+    "dicom_seg": write_dicom_seg,
+    "rtstruct": write_rtstruct,
+}
+_OF_DICOM = ("dicom_seg", "rtstruct")
+"""Formats that refer to the slices of a DICOM series."""
+_NEED_NAMES = ("nrrd", *_OF_DICOM)
+
+
+def output_formats(value: str | Sequence[str]) -> list[str]:
+    """Return the formats of the setting `output_format`, NIfTI first.
+
+    Args:
+        value: list of formats, or text with commas.
+
+    Raises:
+        ConfigError: a format is unknown or occurs twice, or there is no format.
+
+    Example:
+        >>> output_formats("dicom_seg, nifti"), output_formats(["nrrd"])
+        (['nifti', 'dicom_seg'], ['nrrd'])
+    """
+    given = value.split(",") if isinstance(value, str) else list(value)
+    given = [str(word).strip() for word in given]
+    if not given or len(set(given)) < len(given) or set(given) - set(_WRITERS):
+        raise ConfigError(f"output_format is {value!r}; one or several of {', '.join(_WRITERS)} are needed.")
+    return sorted(given, key=list(_WRITERS).index)
+
+
+def check_installed(formats: Sequence[str]) -> None:
+    """Raise an error if a format needs a package that is not installed.
+
+    Args:
+        formats: output formats.
+
+    Raises:
+        ConfigError: highdicom is missing.
+
+    Example:
+        >>> check_installed(["nifti", "nrrd"])
+    """
+    if "dicom_seg" in formats and find_spec("highdicom") is None:
+        raise ConfigError(
+            "output_format dicom_seg needs the package highdicom. Install it with: pip install 'segbundle[dicom]'"
+        )
+
+
+def check_scan(image: Any, formats: Sequence[str]) -> None:
+    """Raise an error if the label map of a scan cannot be written in a format. No voxels are read.
+
+    Args:
+        image: path of the scan, or a list of paths of its channels, or an image in memory.
+        formats: output formats.
+
+    Raises:
+        DataError: a format refers to the slices of a DICOM series, but the scan is not one.
+
+    Example:
+        >>> check_scan("ct.nii.gz", ["dicom_seg"])
+        Traceback (most recent call last):
+        ...
+        segbundle.errors.DataError: ct.nii.gz: is not a DICOM series, so its label map cannot be written as dicom_seg. \
+Pass the DICOM series, or use output_format nifti or nrrd.
+    """
+    needed = [name for name in formats if name in _OF_DICOM]
+    first = image[0] if isinstance(image, (list, tuple)) and image else image
+    if needed and not (isinstance(first, (str, Path)) and is_dicom(Path(first))):
+        shown = first if isinstance(first, (str, Path)) else "image in memory"
+        raise DataError(
+            f"{shown}: is not a DICOM series, so its label map cannot be written as {' or '.join(needed)}. Pass the "
+            "DICOM series, or use output_format nifti or nrrd."
+        )
+
+
+def write_label_maps(
+    labels: np.ndarray,
+    scan: str | Path,
+    folder: str | Path,
+    case: str,
+    formats: Sequence[str] = ("nifti",),
+    table: Sequence[ClassEntry] = (),
+) -> dict[str, str]:
+    """Write the label map of a case in several formats.
+
+    Args:
+        labels: (X, Y, Z) integer label values on the stored axes of the scan. uint8 in Fortran order is fastest.
+        scan: path of the scan.
+        folder: output folder.
+        case: name of the case; see `segbundle.files.run_files.label_map` for the names of the files.
+        formats: output formats (default: only NIfTI).
+        table: classes. Without it (default), only NIfTI is possible.
+
+    Returns:
+        path of each file, by format.
+
+    Raises:
+        ConfigError: the table of classes is missing.
+        DataError: the label map does not fit the scan, or the scan cannot be read.
+        OutputError: a file cannot be written.
+
+    Example:
+        >>> import nibabel as nib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     nib.save(nib.Nifti1Image(np.zeros((4, 3, 2), np.int16), np.eye(4)), f"{folder}/ct.nii.gz")
+        ...     written = write_label_maps(np.ones((4, 3, 2), np.uint8), f"{folder}/ct.nii.gz", folder, "ct")
+        ...     Path(written["nifti"]).name
+        'ct_seg.nii.gz'
+    """
+    unnamed = [name for name in formats if name in _NEED_NAMES]
+    if unnamed and not table:
+        raise ConfigError(f"output_format {unnamed[0]} needs class_names. Set them.")
+    written = {}
+    for name in formats:
+        path = run_files.label_map(folder, case, name)
+        _WRITERS[name](labels, Path(scan), path, table)
+        written[name] = str(path)
+    return written

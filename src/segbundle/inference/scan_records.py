@@ -20,6 +20,7 @@ from segbundle.inference.settings_hash import checkpoints_in, configured, hash_s
 from segbundle.io.scan_files import files_of
 from segbundle.results.journal import Journal, journals, key_of, record_files, records_of
 from segbundle.results.scores import CaseScores, scores_from_json
+from segbundle.segmentations.formats import output_formats
 from segbundle.terminal import duration
 
 _logger = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class ScanRecords:
         own = "predictions.jsonl" if self._single else f"predictions.rank{rank()}.jsonl"
         self._journal = Journal(self.path.with_name(own))
         self._save_probabilities = save_probabilities
+        self._output_formats = output_formats(self.settings.get("output_format", "nifti"))
         self._scored_classes = scored_classes
         self._records: dict[_Key, dict[str, Any]] = {}
         self._others: dict[_Key, dict[str, Any]] = {}  # records of an earlier run for scans that this run was not given
@@ -226,7 +228,8 @@ class ScanRecords:
                     continue
                 records_of(path)
                 folder.adopt(path)
-        written = [run_files.label_map("", entry["case"]) for entry in readable]
+        cases = [entry["case"] for entry in readable]
+        written = [path for case in cases for path in run_files.label_map_files("", case, self._output_formats)]
         if self._save_probabilities:
             written += [run_files.probabilities("", entry["case"]) for entry in readable]
         if left or self._scored_classes:  # an evaluation always writes its scores, even without remaining cases
@@ -263,6 +266,7 @@ class ScanRecords:
         if not self._has_same_input(record) or len(scores) != len(self._scored_classes):
             return False
         results = [record.get("prediction") or "", *filter(None, [record.get("probabilities")])]
+        results += (record.get("outputs") or {}).values()
         return all(Path(result).is_file() for result in results)
 
     def _has_same_input(self, record: Mapping[str, Any]) -> bool:

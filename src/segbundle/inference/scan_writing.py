@@ -28,7 +28,8 @@ class ScanWriter:
     when its files have been written. It contains:
 
     - `case`, `image`; `status`: `ok` or `failed`; `error`: a message, or null;
-    - `prediction`: path of the label map, or null; `probabilities`: path of the probabilities, if they are saved;
+    - `prediction`: path of the label map, or null; `outputs`: path by output format; `probabilities`: path of the
+      probabilities, if they are saved;
     - `seconds`: working time, without waiting; `stages`: the seconds of `load`, `predict`, `restore` and `write`;
     - `window_size`: size of the windows in voxels, which depends on the free memory if it is `auto`;
     - `peak_memory_mb`: maximum resident memory of the process during prediction; on a GPU also `peak_gpu_memory_mb`;
@@ -92,8 +93,7 @@ class ScanWriter:
         try:
             saved = item if self.saving is None else self.saving(item)
             record = {**record, "prediction": saved.get("prediction"), "error": None}
-            if "probabilities" in saved:
-                record["probabilities"] = saved["probabilities"]
+            record |= {key: saved[key] for key in ("outputs", "probabilities") if key in saved}
             if "scores" in item:
                 record["scores"] = scores_to_json(item["scores"])
         except Exception as problem:

@@ -85,8 +85,8 @@ def _without_frames(source: Source, shape: Sequence[int], table: Sequence[ClassE
     import highdicom as hd
     from pydicom.uid import generate_uid
 
-    for dataset in source.datasets:  # highdicom compares the size with that of the voxels; one per slice is faster
-        dataset.Rows = dataset.Columns = 1
+    for header in source.datasets:  # highdicom compares the size with that of the voxels; one per slice is faster
+        header.Rows = header.Columns = 1
     first = source.datasets[0]
     voxels = np.zeros((int(first.get("NumberOfFrames") or len(source.datasets)), 1, 1), np.uint8)
     voxels[0] = 1

@@ -68,6 +68,44 @@ def check_installed(formats: Sequence[str]) -> None:
         )
 
 
+def check_output_format(dataset: Any, output_format: str | Sequence[str]) -> None:
+    """Check before a run that label maps can be written in the chosen formats.
+
+    This is a step of a workflow. A scan whose label map cannot be written fails without being read.
+
+    Args:
+        dataset: dataset with `data`, a list of datalist entries with `image`. Entries of scans that must fail get the
+            item `error`.
+        output_format: see `output_formats`.
+
+    Raises:
+        ConfigError: see `output_formats`, or a package is missing.
+        DataError: a format refers to the slices of a DICOM series, and none of the scans is one.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> dataset = SimpleNamespace(data=[{"image": "ct.nii.gz"}])
+        >>> check_output_format(dataset, "nifti")
+        >>> dataset.data
+        [{'image': 'ct.nii.gz'}]
+    """
+    formats = output_formats(output_format)
+    check_installed(formats)
+    problems = {}
+    for index, entry in enumerate(dataset.data):
+        try:
+            if "error" not in entry:
+                check_scan(entry["image"], formats)
+        except DataError as error:
+            problems[index] = error
+    if problems and len(problems) == sum("error" not in entry for entry in dataset.data):
+        raise next(iter(problems.values()))
+    dataset.data = [
+        {**entry, "error": str(problems[index])} if index in problems else entry
+        for index, entry in enumerate(dataset.data)
+    ]
+
+
 def check_scan(image: Any, formats: Sequence[str]) -> None:
     """Raise an error if the label map of a scan cannot be written in a format. No voxels are read.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from segbundle.files.output_folders import folder_of
 from segbundle.inference.slabs import ScoreSlabs
 from segbundle.io.probabilities import ProbabilityFile
 from segbundle.io.scan_files import stem
-from segbundle.io.scans import write_segmentation
+from segbundle.segmentations.class_entries import class_table
+from segbundle.segmentations.formats import check_installed, output_formats, write_label_maps
 from segbundle.transforms.restoring import restore_labels
 
 
@@ -150,45 +151,70 @@ class LargestComponentd(Transform):
 
 
 class SaveLabelsd(Transform):
-    """Writer of `pred` (1, X, Y, Z) to `<output_dir>/<case>_seg.nii.gz` in the geometry of the scan file.
+    """Writer of `pred` (1, X, Y, Z) in the geometry of the scan file, in one or several formats.
 
     The scan file is taken from the metadata of `image`. Without `case`, the output is named after the scan file. The
-    path of the written file is added as `prediction`. If the item has no `probabilities`, the probability file that an
-    earlier run wrote for the case is removed.
+    paths of the written files are added as `outputs`, by format, and the first of them as `prediction`: the NIfTI file
+    if it is written. Files that an earlier run wrote for the case in other formats, or with its probabilities, are
+    removed.
 
     Args:
         output_dir: folder for label maps.
+        output_format: one or several of `nifti`, `nrrd`, `dicom_seg` and `rtstruct`, see `write_label_maps`. Default:
+            `nifti`.
+        class_names: class names of the task, background first. Without them (default), files contain no names.
+        class_colors: see `class_table`.
+        class_codes: see `class_table`.
 
     Raises:
+        ConfigError: a format, color or code is not valid, or a package that a format needs is missing.
         DataError: when called, if the header of the scan cannot be read, or `pred` has another shape than the scan.
-        OutputError: when called, if the file cannot be written.
+        OutputError: when called, if a file cannot be written.
 
     Example:
-        >>> SaveLabelsd("predictions").output_dir.name
-        'predictions'
+        >>> SaveLabelsd("predictions", "nifti,nrrd").output_formats
+        ['nifti', 'nrrd']
     """
 
-    def __init__(self, output_dir: str | Path) -> None:
+    @from_settings
+    def __init__(
+        self,
+        output_dir: str | Path,
+        output_format: str | Sequence[str] = "nifti",
+        class_names: Sequence[str] = (),
+        class_colors: Mapping[str, Any] | None = None,
+        class_codes: Mapping[str, Any] | None = None,
+    ) -> None:
         self.output_dir = Path(output_dir)
+        self.output_formats = output_formats(output_format)
+        check_installed(self.output_formats)
+        self.table = class_table(class_names, class_colors, class_codes) if class_names else []
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        saved = dict(data)
-        path = run_files.label_map(self.output_dir, _case(saved))
+        saved, case = dict(data), _case(data)
         labels = saved[CommonKeys.PRED].as_tensor()[0].cpu().numpy()
-        write_segmentation(labels, saved[CommonKeys.IMAGE].meta["filename_or_obj"], path)
-        if "probabilities" not in saved:  # remove outdated probabilities of an earlier run
-            folder_of(self.output_dir).remove([run_files.probabilities("", _case(saved))])
-        saved["prediction"] = str(path)
-        return saved
+        scan = saved[CommonKeys.IMAGE].meta["filename_or_obj"]
+        written = write_label_maps(labels, scan, self.output_dir, case, self.output_formats, self.table)
+        kept = run_files.label_map_files("", case, self.output_formats) if self.table else map(_name, written.values())
+        self._remove(case, {*kept, *([run_files.probabilities("", case)] if "probabilities" in saved else [])})
+        return {**saved, "prediction": next(iter(written.values())), "outputs": written}
 
     def discard(self, case: str) -> None:
-        """Remove the label map and the probabilities that an earlier run wrote for a case; ignore errors of the disk.
+        """Remove the label maps and the probabilities that an earlier run wrote for a case; ignore errors of the disk.
 
         Args:
             case: name of the case.
         """
         with suppress(OSError):
-            folder_of(self.output_dir).remove([run_files.label_map("", case), run_files.probabilities("", case)])
+            self._remove(case)
+
+    def _remove(self, case: str, kept: Collection[Path] = ()) -> None:
+        files = [*run_files.label_map_files("", case), run_files.probabilities("", case)]
+        folder_of(self.output_dir).remove([path for path in files if path not in kept])
+
+
+def _name(path: str) -> Path:
+    return Path(Path(path).name)
 
 
 def _case(data: Mapping[Hashable, Any]) -> str:

@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
-from segbundle.io.geometry import Scan
-from segbundle.io.scans import read_scan
+from segbundle.errors import DataError
+from segbundle.io.dicom import dicom_geometry, list_series
+from segbundle.io.dicom_segments import SEG, read_dicom_segments
+from segbundle.io.geometry import Geometry, Scan
+from segbundle.io.scan_files import is_dicom_file, is_nifti, is_segmentation
+from segbundle.io.scans import read_scan, unreadable
+from segbundle.io.segments import LabelGrid, label_values
+from segbundle.io.structure_sets import RTSTRUCT, read_structure_set, referenced_series
 
+_SEGMENT_FIELD = re.compile(r"Segment(\d+)_(\w+):=(.*)")
 _ROUNDING = 1e-3
 """Tolerance for integers; scale factors cause rounding errors."""
 
 
-def read_labels(path: str | Path | Sequence[str | Path]) -> Scan:
+def read_labels(
+    path: str | Path | Sequence[str | Path], class_names: Sequence[str] = (), grid: Geometry | None = None
+) -> Scan:
     """Read a label map and round values within 0.001 of integers.
 
+    Segments of DICOM SEG, RTSTRUCT and 3D Slicer (`.seg.nrrd`) files get the label values of the classes with their
+    names (see `label_values`), on the voxels of the scan.
+
     Args:
-        path: see `read_scan`.
+        path: see `read_scan`; or a DICOM SEG or RTSTRUCT file, or a folder that contains only such a file.
+        class_names: class names of the task, background first. Without them (default), segments keep their numbers.
+        grid: geometry of the scan, for files with segments. Default: None. DICOM SEG and RTSTRUCT then need the series
+            to which they refer, in the same folder, in a folder beside it or below it. Without the series, DICOM SEG is
+            read on the grid of its own frames.
 
     Returns:
         scan with an integer array (C, X, Y, Z), or with the stored values if some are farther from integers.
 
     Raises:
-        DataError: see `read_scan`.
+        DataError: see `read_scan`; or a segment is not a class of the task, or is not on the grid of the scan.
 
     Example:
         >>> import tempfile
@@ -36,7 +56,109 @@ def read_labels(path: str | Path | Sequence[str | Path]) -> Scan:
         ...     read_labels(path).array.dtype
         dtype('int32')
     """
+    if isinstance(path, (str, Path)):
+        if is_segmentation(str(path)):
+            return _read_segments_of_slicer(Path(path), class_names, grid)
+        file, kind = _dicom_object(Path(path))
+        if kind is not None:
+            return _read_dicom_object(file, kind, class_names, grid)
     return round_labels(read_scan(path, None))
+
+
+def _dicom_object(path: Path) -> tuple[Path, str | None]:
+    """Return the file of a label map and its SOP class if this is DICOM SEG or RTSTRUCT, else None."""
+    file = path
+    if path.is_dir():
+        files = [file for file in path.iterdir() if not file.name.startswith(".")]
+        file = files[0] if len(files) == 1 else path
+    if is_nifti(file) or not is_dicom_file(file):
+        return path, None
+    from pydicom import dcmread
+
+    header: Any = dcmread(file, stop_before_pixels=True, force=True, specific_tags=["SOPClassUID"])
+    kind = str(header.get("SOPClassUID") or "")
+    return file, kind if kind in (*SEG, RTSTRUCT) else None
+
+
+def _read_dicom_object(path: Path, kind: str, class_names: Sequence[str], grid: Geometry | None) -> Scan:
+    try:
+        grid = grid or _referenced_grid(path)
+        if kind in SEG:
+            array, grid = read_dicom_segments(path, class_names, grid)
+        elif grid is None:
+            raise DataError(
+                f"{path}: needs the image series to which it refers, which is not in its folder or beside it. Put the "
+                "series there."
+            )
+        else:
+            array = read_structure_set(path, class_names, grid)
+    except DataError:
+        raise
+    except Exception as error:  # pydicom raises various exceptions for damaged files
+        raise unreadable(path, error) from error
+    return Scan(array, grid, path)
+
+
+def _referenced_grid(path: Path) -> Geometry | None:
+    """Return the geometry of the series to which a DICOM object refers, if it is near the file."""
+    wanted = referenced_series(path)
+    folders = [path.parent, *_folders_in(path.parent), *_folders_in(path.parent.parent)]
+    for folder in dict.fromkeys(folders):
+        with suppress(DataError):
+            for series in list_series(folder):
+                if series.uid in wanted and series.why is None:
+                    return dicom_geometry(series.path)
+    return None
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _read_segments_of_slicer(path: Path, class_names: Sequence[str], grid: Geometry | None) -> Scan:
+    """Read a `.seg.nrrd` file. Without segments in its header, it is an ordinary label map."""
+    scan = round_labels(read_scan(path, None))
+    fields = _segment_fields(path)
+    if not fields or not np.issubdtype(scan.array.dtype, np.integer):
+        return scan
+    names = {index: field.get("Name", "") for index, field in fields.items()}
+    numbers = {index: int(field.get("LabelValue", 1)) for index, field in fields.items()}
+    values = label_values(path, names, class_names) if class_names else numbers
+    undescribed = set(np.unique(scan.array).tolist()) - {0, *numbers.values()}
+    if undescribed:
+        raise DataError(
+            f"{path}: contains the label value {min(undescribed)}, but no segment has it. Save it again with 3D Slicer."
+        )
+    labels = LabelGrid(path, scan.geometry)
+    for index, field in fields.items():
+        layer = scan.array[int(field.get("Layer", index if len(scan.array) > 1 else 0))]
+        value = values[index] if names[index] else numbers[index]
+        labels.add(layer == numbers[index], labels.labels, value)
+    described = labels.finish()
+    geometry = replace(scan.geometry, channels=1)
+    if grid is None or grid.difference(geometry) is None:
+        return Scan(described, geometry, path)
+    placed = LabelGrid(path, grid)
+    box = ndimage.find_objects((described[0] > 0).astype(np.uint8))
+    for inside in box:
+        affine = geometry.affine.copy()
+        affine[:3, 3] = (geometry.affine @ [*(part.start for part in inside), 1])[:3]
+        found = described[0][inside]
+        placed.place(affine, found.shape)[...] = found
+    return Scan(placed.finish(), grid, path)
+
+
+def _segment_fields(path: Path) -> dict[int, dict[str, str]]:
+    """Return the fields of each segment in the header of a `.seg.nrrd` file, by index."""
+    fields: dict[int, dict[str, str]] = {}
+    with path.open("rb") as file:
+        for line in file:
+            if not line.strip():
+                break
+            found = _SEGMENT_FIELD.fullmatch(line.decode("utf-8", "replace").rstrip("\r\n"))
+            if found is not None:
+                fields.setdefault(int(found[1]), {})[found[2]] = found[3].replace("\\\\", "\\")
+    return dict(sorted(fields.items()))
 
 
 def round_labels(label: Scan) -> Scan:

@@ -70,7 +70,7 @@ def read_scan(path: str | Path | Sequence[str | Path] | Any, dtype: Any = np.flo
     except DataError:
         raise
     except Exception as error:  # nibabel, SimpleITK, pydicom and NumPy raise various exceptions
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def read_geometry(path: str | Path) -> Geometry:
@@ -98,7 +98,7 @@ def read_geometry(path: str | Path) -> Geometry:
     except DataError:
         raise
     except Exception as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def write_segmentation(
@@ -220,6 +220,29 @@ def geometry_header(reference: str | Path, shape: Sequence[int], dtype: Any) -> 
     return header
 
 
+def unreadable(path: Path, error: Exception) -> DataError:
+    """Return the error for a file that a library could not read.
+
+    Args:
+        path: path of the file.
+        error: exception of the library.
+
+    Example:
+        >>> print(unreadable(Path("ct.nii.gz"), PermissionError(13, "Permission denied")))
+        ct.nii.gz: cannot be read ([Errno 13] Permission denied). Grant read permission.
+    """
+    if isinstance(error, MemoryError):
+        return DataError(
+            f"{path}: cannot be read: not enough memory ({last_line(error)}). Use a machine with more memory."
+        )
+    if isinstance(error, PermissionError):
+        return DataError(f"{path}: cannot be read ({last_line(error)}). Grant read permission.")
+    return DataError(
+        f"{path}: cannot be read ({last_line(error)}). The file may be truncated, or its suffix may not match its "
+        "format: copy or convert it again."
+    )
+
+
 def _nifti_header(path: Path) -> Any:
     """Return a copy of the header of a NIfTI scan in single-file form; None for other formats."""
     if not _is_read_by_nibabel(path):
@@ -275,19 +298,6 @@ def _check_exists(path: Path) -> Path:
     if not (path.is_file() or path.is_dir()):
         raise DataError(f"{path}: is a pipe or a device, not a file. Pass a regular file.")
     return path
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    if isinstance(error, MemoryError):
-        return DataError(
-            f"{path}: cannot be read: not enough memory ({last_line(error)}). Use a machine with more memory."
-        )
-    if isinstance(error, PermissionError):
-        return DataError(f"{path}: cannot be read ({last_line(error)}). Grant read permission.")
-    return DataError(
-        f"{path}: cannot be read ({last_line(error)}). The file may be truncated, or its suffix may not match its "
-        "format: copy or convert it again."
-    )
 
 
 def _stack_channels(scans: list[Scan]) -> Scan:

@@ -202,7 +202,7 @@ def _draw_case(
     """Yield for each run the classes to show, and slices or an error message per class."""
     files = next(found for name in shown if (found := _find_files(first, others[name], case)) is not None)
     try:
-        volumes = CaseVolumes.read(files, window_of(first.made_by))
+        volumes = CaseVolumes.read(files, window_of(first.made_by), ["background", *first.class_names])
     except _FILE_ERRORS as error:
         for name, classes in shown.items():
             yield name, classes, [_no_slices(case, error)] * len(classes)

@@ -124,7 +124,7 @@ def _draw(run: Run, wanted: Iterable[Row]) -> tuple[dict[tuple[str, str], list[M
     problems: dict[str, str] = {}
     for case, names in progress(by_case.items(), "report"):
         try:
-            volumes = CaseVolumes.read(run.files[case], window_of(run.made_by))
+            volumes = CaseVolumes.read(run.files[case], window_of(run.made_by), ["background", *run.class_names])
             for name in names:
                 drawn[case, name] = list(worst_slices(volumes, run.class_names.index(name) + 1))
         except (SegbundleError, OSError, ValueError, MemoryError) as error:

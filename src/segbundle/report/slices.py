@@ -66,12 +66,15 @@ class CaseVolumes:
         return np.asarray(np.linalg.norm(self.affine[:3, :3], axis=0))
 
     @classmethod
-    def read(cls, files: CaseFiles, window: Sequence[float] | None = None) -> CaseVolumes:
+    def read(
+        cls, files: CaseFiles, window: Sequence[float] | None = None, class_names: Sequence[str] = ()
+    ) -> CaseVolumes:
         """Read the files of a case and reorient them to RAS.
 
         Args:
             files: files of the case.
             window: intensities (lower, upper) that are shown as black and white. Default: None, see `CaseVolumes`.
+            class_names: class names, background first, for label maps with named segments. Default: none.
 
         Raises:
             DataError: A file cannot be read, the files are on different grids, or a label map has values that are not
@@ -86,8 +89,10 @@ class CaseVolumes:
             (4, 4, 4)
         """
         image = files.first_image
-        scan, prediction = read_scan(image), _read_labels(files.prediction)
-        reference = prediction if files.reference is None else _read_labels(files.reference)
+        scan = read_scan(image)
+        prediction = reference = _read_labels(files.prediction, scan.geometry, class_names)
+        if files.reference is not None:
+            reference = _read_labels(files.reference, scan.geometry, class_names)
         for path, other in ((files.reference, reference), (image, scan)):
             difference = prediction.geometry.difference(other.geometry)
             if difference:
@@ -128,9 +133,9 @@ class CaseVolumes:
         return labels
 
 
-def _read_labels(path: str) -> Scan:
+def _read_labels(path: str, grid: Geometry | None = None, class_names: Sequence[str] = ()) -> Scan:
     """Return a label map as integers; integers that were saved as floating point are converted."""
-    scan = read_labels(path)
+    scan = read_labels(path, class_names, grid)
     if not np.issubdtype(scan.array.dtype, np.integer):
         raise DataError(
             f"{path} is not a label map: it contains fractions. If a label map was resampled, use nearest neighbor."

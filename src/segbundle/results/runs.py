@@ -286,7 +286,7 @@ def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:
     folds = {int(path.name.removeprefix("fold_")): path / "evaluation" for path in fold_folders(folder)}
     folds = {fold: path for fold, path in folds.items() if (path / run_files.SUMMARY).is_file()}
     made_by = {path: _read_made_by(path) for path in (folder, *folds.values())}
-    records = [record for path in made_by for record in read_records(path)]
+    records = {path: read_records(path) for path in made_by}
     summary, rows = _read_summary(folder), read_rows(folder / run_files.METRICS)
     if others := {row.name for row in rows} - set(summary["classes"]):
         raise OutputError(
@@ -298,8 +298,12 @@ def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:
         rows,
         summary,
         {key: value for key, value in made_by[folder].items() if key not in _CASE_KEYS},
-        {case: files for path, made in made_by.items() for case, files in _case_files(path, made, dataset_dir)},
-        _failed_cases(records),
+        {
+            case: files
+            for path, made in made_by.items()
+            for case, files in _case_files(path, made, records[path], dataset_dir)
+        },
+        _failed_cases([record for found in records.values() for record in found]),
         _trained_on([made_by[path] for path in folds.values()] or [made_by[folder]]),
         frozenset(case for made in made_by.values() for case in made.get("chosen_by", [])),
         {fold: _read_summary(path) for fold, path in folds.items()},
@@ -322,16 +326,20 @@ def _trained_on(made_by: Sequence[dict[str, Any]]) -> frozenset[str] | None:
     return None if None in known else frozenset(case for cases in known for case in cases or ())
 
 
-def _case_files(folder: Path, made_by: dict[str, Any], dataset_dir: str | Path | None) -> list[tuple[str, CaseFiles]]:
-    return [
-        (
-            case,
-            CaseFiles(
-                given["image"], given["reference"], str(run_files.label_map(folder, case)), given.get("ignore_label")
-            ).moved_to(dataset_dir),
-        )
-        for case, given in made_by.get("cases", {}).items()
-    ]
+def _case_files(
+    folder: Path,
+    made_by: dict[str, Any],
+    records: Sequence[Mapping[str, Any]],
+    dataset_dir: str | Path | None,
+) -> list[tuple[str, CaseFiles]]:
+    """Return the files of each case. Label maps in other formats than NIfTI are listed in the records."""
+    written = {record["case"]: Path(record["prediction"]).name for record in records if record.get("prediction")}
+    found = []
+    for case, given in made_by.get("cases", {}).items():
+        prediction = folder / written.get(case, run_files.label_map("", case))
+        files = CaseFiles(given["image"], given["reference"], str(prediction), given.get("ignore_label"))
+        found.append((case, files.moved_to(dataset_dir)))
+    return found
 
 
 def _read_summary(folder: Path) -> dict[str, Any]:

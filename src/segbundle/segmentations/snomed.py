@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from segbundle.io.segments import normalized
+
 
 @dataclass(frozen=True)
 class Code:
@@ -186,16 +188,3 @@ def find_code(name: str) -> ClassCode | None:
         return None
     value, ordinal = _RIBS[int(rib[2]) - 1]
     return ClassCode(Code(value, f"{ordinal} rib"), modifier=SIDES[rib[1]])
-
-
-def normalized(name: str) -> str:
-    """Return a name in lower case with underscores instead of spaces and hyphens.
-
-    Args:
-        name: name of a class or segment.
-
-    Example:
-        >>> normalized("Left Kidney"), normalized("non-enhancing tumor")
-        ('left_kidney', 'non_enhancing_tumor')
-    """
-    return re.sub(r"[\s_-]+", "_", name.strip().lower())

@@ -29,7 +29,7 @@ class LoadScand(Transform):
     If the image was prefetched (`segbundle.io.read_ahead`), the item `early_seconds` is the time that reading took.
 
     Args:
-        class_names: class names of the task, used to check label values.
+        class_names: class names of the task, used to check label values and to find the classes of named segments.
         num_channels: number of input channels of the network; None skips the check.
         label: whether to load the label map. Default: False.
 
@@ -58,7 +58,7 @@ class LoadScand(Transform):
             loaded["early_seconds"] = early_seconds
         problems = list(image_problems(image, self.num_channels))
         if self.label:
-            label = read_labels(loaded[CommonKeys.LABEL])
+            label = read_labels(loaded[CommonKeys.LABEL], self.class_names, image.geometry)
             ignore_label = loaded.pop("ignore_label", None)
             wrong = list(label_problems(label, self.class_names, ignore_label))
             annotated = loaded.get("annotated", [True] * len(self.class_names))

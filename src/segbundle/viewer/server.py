@@ -217,7 +217,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         case, name = known[address]
         try:
-            content = nifti_volume(case, name, len(self.class_names))
+            content = nifti_volume(case, name, self.class_names)
         except Exception as error:  # damaged files raise many kinds of errors; the page shows the message
             message = describe(error)
             if not any(path in message for path in case.files.values()):

@@ -12,7 +12,8 @@ import numpy as np
 
 from segbundle.errors import DataError
 from segbundle.io.label_maps import read_labels
-from segbundle.io.scans import Scan, read_scan
+from segbundle.io.scan_files import is_nifti
+from segbundle.io.scans import Scan, read_geometry, read_scan
 from segbundle.viewer.shown_cases import ShownCase
 
 _FAST = 1  # compression level, as the data do not leave this machine
@@ -23,13 +24,13 @@ _UNCHANGED_TYPES = (*_BROWSER_TYPES, np.float64)
 _MISSED, _FALSE_POSITIVE = np.uint8(1), np.uint8(2)
 
 
-def nifti_volume(case: ShownCase, name: str, num_classes: int) -> bytes:
+def nifti_volume(case: ShownCase, name: str, class_names: Sequence[str]) -> bytes:
     """Return a volume of a case as the content of a gzipped NIfTI file with positions in mm.
 
     Args:
         case: case of the run.
         name: one of `case.volumes`.
-        num_classes: number of foreground classes.
+        class_names: names of the foreground classes.
 
     Returns:
         For `scan`, the first channel: the file itself if browsers can read it, otherwise converted. For `reference` and
@@ -44,15 +45,16 @@ def nifti_volume(case: ShownCase, name: str, num_classes: int) -> bytes:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = f"{folder}/a_seg.nii.gz"
         ...     nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.eye(4)), path)
-        ...     content = nifti_volume(ShownCase("a", "", {"prediction": path}, None, []), "prediction", 1)
+        ...     content = nifti_volume(ShownCase("a", "", {"prediction": path}, None, []), "prediction", ["liver"])
         ...     nib.Nifti1Image.from_bytes(gzip.decompress(content)).shape
         (4, 4, 4)
     """
     if name == "scan":
         return _scan(case.files[name])
     if name == "errors":
-        return _error_map(case, num_classes)
-    return _label_map(case.files[name], num_classes)
+        return _error_map(case, class_names)
+    scan = _read(case, name, class_names)
+    return _to_nifti(_class_map(scan, len(class_names)), scan)
 
 
 def _scan(path: str) -> bytes:
@@ -72,18 +74,20 @@ def _is_browser_readable(path: str) -> bool:
     return header.get_xyzt_units()[0] in _IN_MM and header.get_data_dtype() in _UNCHANGED_TYPES
 
 
-def _label_map(path: str, num_classes: int) -> bytes:
-    """Return a label map as gzipped NIfTI in mm; values that are not classes (unknown voxels) become background."""
-    scan = read_labels(path)
-    return _to_nifti(_class_map(scan, num_classes), scan)
+def _read(case: ShownCase, name: str, class_names: Sequence[str]) -> Scan:
+    """Return a label map. One with segments is placed on the grid of the scan."""
+    path, scan = case.files[name], case.files.get("scan")
+    grid = None if scan is None or is_nifti(Path(path)) else read_geometry(scan)
+    return read_labels(path, ["background", *class_names], grid)
 
 
-def _error_map(case: ShownCase, num_classes: int) -> bytes:
+def _error_map(case: ShownCase, class_names: Sequence[str]) -> bytes:
     """Return the error map: 1 for missed or confused classes, 2 for false positives in the background.
 
     Unknown voxels and classes that were not annotated count as correct.
     """
-    reference, prediction = (read_labels(case.files[name]) for name in ("reference", "prediction"))
+    num_classes = len(class_names)
+    reference, prediction = (_read(case, name, class_names) for name in ("reference", "prediction"))
     difference = prediction.geometry.difference(reference.geometry)
     if difference:
         raise DataError(

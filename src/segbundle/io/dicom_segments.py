@@ -1,0 +1,112 @@
+"""Reading of DICOM Segmentation objects (SEG) as label maps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segbundle.errors import DataError
+from segbundle.io.geometry import Geometry
+from segbundle.io.itk import LPS_TO_RAS
+from segbundle.io.segments import LabelGrid, label_values
+
+SEG = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+"""SOP classes: Segmentation and Label Map Segmentation."""
+
+
+def read_dicom_segments(path: Path, class_names: Sequence[str], grid: Geometry | None) -> tuple[np.ndarray, Geometry]:
+    """Read a DICOM Segmentation: binary, fractional (from half of the maximum) or a label map.
+
+    Args:
+        path: path of the file.
+        class_names: class names of the task; see `label_values`.
+        grid: geometry of the scan, on whose voxels the frames must lie. None for the grid of the frames themselves,
+            from the first to the last slice that is not empty.
+
+    Returns:
+        uint8 label map (1, X, Y, Z) and its geometry.
+
+    Raises:
+        DataError: a segment is not a class of the task, or the frames do not lie on the grid.
+
+    Example:
+        >>> read_dicom_segments(Path("ct_seg.dcm"), ["background", "liver"], None)  # doctest: +SKIP
+    """
+    from pydicom import dcmread
+
+    dataset: Any = dcmread(path)
+    segments = {int(item.SegmentNumber): str(item.get("SegmentLabel") or "") for item in dataset.SegmentSequence}
+    values = label_values(path, {number: name for number, name in segments.items() if number}, class_names)
+    shared = (dataset.get("SharedFunctionalGroupsSequence") or [{}])[0]
+    frames = list(dataset.PerFrameFunctionalGroupsSequence)
+    affines = [_affine(frame, shared) for frame in frames]
+    labels = LabelGrid(path, grid or _own_grid(path, dataset, affines, shared))
+    shape = (int(dataset.Columns), int(dataset.Rows), 1)
+    for frame, affine, voxels in zip(frames, affines, _voxels(dataset), strict=True):
+        if not voxels.any():
+            continue
+        part = labels.place(affine, shape)[..., 0]
+        if dataset.SegmentationType == "LABELMAP":
+            for number in np.unique(voxels[voxels > 0]).tolist():
+                labels.add((voxels == number).T, part, _value(path, values, number))
+        else:
+            group = _group(frame, shared, "SegmentIdentificationSequence")
+            labels.add(voxels.T, part, _value(path, values, int(group.ReferencedSegmentNumber)))
+    return labels.finish(), labels.grid
+
+
+def _value(path: Path, values: dict[int, int], number: int) -> int:
+    if number not in values:
+        raise DataError(f"{path}: its frames refer to segment {number}, which is not described. Export it again.")
+    return values[number]
+
+
+def _group(frame: Any, shared: Any, name: str) -> Any:
+    return (frame.get(name) or shared.get(name))[0]
+
+
+def _affine(frame: Any, shared: Any) -> np.ndarray:
+    """Return the affine of a frame from column and row to RAS+ coordinates; its third axis is the normal in mm."""
+    position = _group(frame, shared, "PlanePositionSequence").ImagePositionPatient
+    axes = np.array(_group(frame, shared, "PlaneOrientationSequence").ImageOrientationPatient, float).reshape(2, 3)
+    row_spacing, column_spacing = map(float, _group(frame, shared, "PixelMeasuresSequence").PixelSpacing)
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1] = axes[0] * column_spacing, axes[1] * row_spacing
+    affine[:3, 2], affine[:3, 3] = np.cross(axes[0], axes[1]), np.array(position, float)
+    return LPS_TO_RAS @ affine
+
+
+def _own_grid(path: Path, dataset: Any, affines: Sequence[np.ndarray], shared: Any) -> Geometry:
+    """Return the grid from the first to the last frame. The distance of slices is in the header, or the smallest."""
+    first = affines[0]
+    normal = first[:3, 2]
+    heights = np.array([(affine[:3, 3] - first[:3, 3]) @ normal for affine in affines])
+    measures = _group(dataset.PerFrameFunctionalGroupsSequence[0], shared, "PixelMeasuresSequence")
+    steps = np.diff(np.unique(heights.round(3)))
+    given = measures.get("SpacingBetweenSlices") or measures.get("SliceThickness") or 1.0
+    spacing = float(steps.min() if steps.size and "SpacingBetweenSlices" not in measures else given)
+    lowest, highest = int(heights.argmin()), int(heights.argmax())
+    count = round(float(heights[highest] - heights[lowest]) / spacing) + 1
+    affine = affines[lowest].copy()
+    affine[:3, 2] = (affines[highest] - affines[lowest])[:3, 3] / (count - 1) if count > 1 else normal * spacing
+    return Geometry((int(dataset.Columns), int(dataset.Rows), count), affine)
+
+
+def _voxels(dataset: Any) -> Iterator[np.ndarray]:
+    """Yield the voxels of each frame (rows, columns): bool masks, or segment numbers of a label map."""
+    count, size = int(dataset.NumberOfFrames), int(dataset.Rows) * int(dataset.Columns)
+    shape = (int(dataset.Rows), int(dataset.Columns))
+    if dataset.BitsAllocated == 1 and not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        packed = np.frombuffer(dataset.PixelData, np.uint8)
+        for index in range(count):
+            start = index * size
+            bits = np.unpackbits(packed[start // 8 : (start + size + 7) // 8], bitorder="little")
+            yield bits[start % 8 : start % 8 + size].reshape(shape).view(bool)
+        return
+    stored = dataset.pixel_array.reshape(count, *shape)
+    half = int(dataset.get("MaximumFractionalValue") or 1) / 2
+    for frame in stored:
+        yield frame if dataset.SegmentationType == "LABELMAP" else frame >= half

@@ -1,0 +1,151 @@
+"""Segments of label files with names: their label values in a task, and their voxels on the grid of a scan."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from segbundle.errors import DataError
+from segbundle.io.geometry import Geometry
+
+_logger = logging.getLogger(__name__)
+_TOLERANCE = 0.1
+"""Maximum distance of a voxel from the corresponding voxel of the scan, in voxels."""
+_MAX_LABEL = 64
+"""Number of characters of a class name that DICOM keeps."""
+
+
+def normalized(name: str) -> str:
+    """Return a name in lower case with underscores instead of spaces and hyphens.
+
+    Args:
+        name: name of a class or segment.
+
+    Example:
+        >>> normalized("Left Kidney"), normalized("non-enhancing tumor")
+        ('left_kidney', 'non_enhancing_tumor')
+    """
+    return re.sub(r"[\s_-]+", "_", name.strip().lower())
+
+
+def label_values(path: str | Path, names: Mapping[int, str], class_names: Sequence[str]) -> dict[int, int]:
+    """Return the label value of each segment of a file.
+
+    A segment belongs to the class of its name. Case does not matter, and neither does the difference of spaces, hyphens
+    and underscores, unless it distinguishes two classes. A segment without a name has its number as label value, and
+    so have all segments if the names of the classes are not known.
+
+    Args:
+        path: path of the file, for the message.
+        names: name of each segment by its number; empty text for a segment without a name.
+        class_names: class names of the task, background first; may be empty.
+
+    Raises:
+        DataError: the name of a segment is not that of a class.
+
+    Example:
+        >>> label_values("ct.dcm", {1: "Kidney Left", 2: ""}, ["background", "spleen", "kidney_left"])
+        {1: 2, 2: 2}
+    """
+    if not class_names:
+        return {number: number for number in names}
+    exact: dict[str, int] = {}
+    similar: dict[str, int] = {}
+    for value, name in enumerate(map(str, class_names)):
+        exact.setdefault(name[:_MAX_LABEL], value)
+        exact[name] = value
+        similar.setdefault(normalized(name), value)
+    unknown = [name for name in names.values() if name and name not in exact and normalized(name) not in similar]
+    if unknown:
+        found, known = ", ".join(filter(None, names.values())), ", ".join(map(str, class_names))
+        raise DataError(
+            f"{path}: contains the segments {found}, but {unknown[0]!r} is not a class of the task ({known}). Rename "
+            "the segments, or change class_names."
+        )
+    return {
+        number: exact[name] if name in exact else similar[normalized(name)] if name else number
+        for number, name in names.items()
+    }
+
+
+class LabelGrid:
+    """Label map on the grid of a scan, to which the segments of a file are added.
+
+    Args:
+        path: path of the file, for messages.
+        grid: geometry of the scan.
+
+    Attributes:
+        labels: uint8 label map (X, Y, Z).
+
+    Example:
+        >>> grid = LabelGrid("ct.dcm", Geometry((4, 3, 2), np.eye(4)))
+        >>> grid.add(np.ones((2, 3), bool), grid.place(np.eye(4), (2, 3, 1))[..., 0], 5)
+        >>> int((grid.labels == 5).sum())
+        6
+    """
+
+    def __init__(self, path: str | Path, grid: Geometry) -> None:
+        self.path, self.grid = path, grid
+        self.labels = np.zeros(grid.shape, np.uint8, order="F")
+        self.overlap = 0
+
+    def place(self, affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+        """Return the part of the label map under a box of voxels on parallel axes, as a view.
+
+        Args:
+            affine: (4, 4), from voxel indices of the box to RAS+ coordinates in mm.
+            shape: number of voxels along the three axes of the box; a single voxel along an axis needs no direction.
+
+        Raises:
+            DataError: the voxels of the box are not those of the grid, or are outside.
+        """
+        matrix = np.linalg.inv(self.grid.affine) @ affine
+        axes, rounded = matrix[:3, :3], np.rint(matrix[:3, :3])
+        used = [axis for axis in range(3) if shape[axis] > 1]
+        off = [np.abs(axes[:, axis] - rounded[:, axis]).max() * (shape[axis] - 1) for axis in used]
+        along = [int(np.abs(rounded[:, axis]).argmax()) for axis in used]
+        straight = all(np.abs(rounded[:, axis]).sum() == 1 for axis in used) and len(set(along)) == len(used)
+        start = np.rint(matrix[:3, 3])
+        if not straight or max([*off, np.abs(matrix[:3, 3] - start).max()]) > _TOLERANCE:
+            raise DataError(f"{self.path}: its voxels are not those of the scan. {_REPAIR}")
+        free = [axis for axis in range(3) if axis not in along]
+        index: list[slice] = [slice(int(position), int(position) + 1) for position in start]
+        for axis, target in zip(used, along, strict=True):
+            sign = int(rounded[target, axis])
+            first = int(start[target])
+            last = first + sign * (shape[axis] - 1)
+            index[target] = slice(first, last + sign if last + sign >= 0 else None, sign)
+            if not 0 <= min(first, last) <= max(first, last) < self.grid.shape[target]:
+                raise DataError(f"{self.path}: contains voxels outside the scan. {_REPAIR}")
+        if any(not 0 <= int(start[axis]) < self.grid.shape[axis] for axis in free):
+            raise DataError(f"{self.path}: contains voxels outside the scan. {_REPAIR}")
+        targets = dict(zip(used, along, strict=True))
+        order = [targets[axis] if axis in targets else free.pop(0) for axis in range(3)]
+        return self.labels[tuple(index)].transpose(order)
+
+    def add(self, mask: np.ndarray, part: np.ndarray, value: int) -> None:
+        """Set the label value of the voxels of a mask; of overlapping segments, the last remains.
+
+        Args:
+            mask: bool array.
+            part: view of the label map of the same shape, see `place`.
+            value: label value.
+        """
+        self.overlap += int(((part != 0) & (part != value) & mask).sum())
+        part[mask] = value
+
+    def finish(self) -> np.ndarray:
+        """Return the label map (1, X, Y, Z), and log a warning if segments overlapped."""
+        if self.overlap:
+            _logger.warning(
+                "%s: segments overlap in %d voxels; these belong to the last of the segments", self.path, self.overlap
+            )
+        return self.labels[None]
+
+
+_REPAIR = "Pass the label map of this scan, or convert it to NIfTI on the grid of the scan."

@@ -1,0 +1,153 @@
+"""Reading of DICOM RT Structure Sets (RTSTRUCT) as label maps."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segbundle.errors import DataError
+from segbundle.io.geometry import Geometry
+from segbundle.io.itk import LPS_TO_RAS
+from segbundle.io.segments import LabelGrid, label_values
+
+RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
+"""SOP class."""
+_CONTOUR_DATA = 0x30060050
+_CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+_ROUNDING = 1e-3
+"""Rounding error of positions, in pixels."""
+_OFF_PLANE = 0.25
+"""Maximum distance of a contour from a slice, relative to the distance of slices."""
+
+
+def read_structure_set(path: Path, class_names: Sequence[str], grid: Geometry) -> np.ndarray:
+    """Read a DICOM RT Structure Set as a label map: voxels whose centers are within the contours of a structure.
+
+    Several contours of a structure in a slice are combined by XOR, so that an inner contour is a hole. Structures
+    without closed contours are skipped.
+
+    Args:
+        path: path of the file.
+        class_names: class names of the task; see `label_values`.
+        grid: geometry of the scan. The contours must lie in its slices.
+
+    Returns:
+        uint8 label map (1, X, Y, Z).
+
+    Raises:
+        DataError: a structure is not a class of the task, or contours do not lie in the slices of the scan.
+
+    Example:
+        >>> read_structure_set(Path("rs.dcm"), ["background", "liver"], grid)  # doctest: +SKIP
+    """
+    from pydicom import dcmread
+
+    dataset: Any = dcmread(path)
+    structures = {int(item.ROINumber): str(item.get("ROIName") or "") for item in dataset.StructureSetROISequence}
+    to_voxels = np.linalg.inv(LPS_TO_RAS @ grid.affine)
+    contours = {
+        int(item.ReferencedROINumber): [
+            _points(contour) @ to_voxels[:3, :3].T + to_voxels[:3, 3]
+            for contour in item.get("ContourSequence") or []
+            if contour.ContourGeometricType in _CLOSED
+        ]
+        for item in dataset.get("ROIContourSequence") or []
+    }
+    drawn = {number: name for number, name in structures.items() if contours.get(number)}
+    values, labels = label_values(path, drawn, class_names), LabelGrid(path, grid)
+    axis = _slice_axis(path, [contour for number in drawn for contour in contours[number]])
+    for number in sorted(drawn, key=lambda number: values[number]):
+        _add_structure(labels, contours[number], axis, values[number])
+    return labels.finish()
+
+
+def referenced_series(path: Path) -> set[str]:
+    """Return the SeriesInstanceUIDs of the images to which a DICOM SEG or RTSTRUCT refers.
+
+    Args:
+        path: path of the file.
+
+    Example:
+        >>> referenced_series(Path("rs.dcm"))  # doctest: +SKIP
+        {'1.2.3.4'}
+    """
+    from pydicom import dcmread
+
+    dataset: Any = dcmread(path, stop_before_pixels=True)
+    found = {str(series.SeriesInstanceUID) for series in dataset.get("ReferencedSeriesSequence") or []}
+    for frame in dataset.get("ReferencedFrameOfReferenceSequence") or []:
+        for study in frame.get("RTReferencedStudySequence") or []:
+            found |= {str(series.SeriesInstanceUID) for series in study.get("RTReferencedSeriesSequence") or []}
+    return found
+
+
+def _points(contour: Any) -> np.ndarray:
+    """Return the points (N, 3) of a contour in mm. pydicom would parse their text ten times slower."""
+    element = contour.get_item(_CONTOUR_DATA)
+    value = element.value
+    numbers = value.split(b"\\") if isinstance(value, bytes) else value
+    return np.array(numbers, dtype=np.float64).reshape(-1, 3)
+
+
+def _slice_axis(path: Path, contours: Sequence[np.ndarray]) -> int:
+    """Return the axis of the scan to which all contours are perpendicular, and check that they lie in its slices."""
+    spreads = np.array([np.ptp(contour, axis=0) for contour in contours]).reshape(-1, 3)
+    axis = int(spreads.sum(axis=0).argmin())
+    heights = np.array([contour[:, axis].mean() for contour in contours])
+    if len(contours) and max(spreads[:, axis].max() / 2, np.abs(heights - np.rint(heights)).max()) > _OFF_PLANE:
+        raise DataError(
+            f"{path}: its contours do not lie in the slices of the scan. Pass the series they were drawn in."
+        )
+    return axis
+
+
+def _add_structure(labels: LabelGrid, contours: Sequence[np.ndarray], axis: int, value: int) -> None:
+    slices: dict[int, list[np.ndarray]] = defaultdict(list)
+    for contour in contours:
+        slices[round(float(contour[:, axis].mean()))].append(np.delete(contour, axis, axis=1))
+    planes = np.moveaxis(labels.labels, axis, 0)
+    for k, polygons in slices.items():
+        if not 0 <= k < len(planes):
+            raise DataError(f"{labels.path}: contains contours outside the scan. Pass the series they were drawn in.")
+        mask = fill_polygons(polygons, planes.shape[1:])
+        labels.add(mask, planes[k], value)
+
+
+def fill_polygons(polygons: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:
+    """Return the pixels whose centers are within an odd number of polygons (XOR).
+
+    Args:
+        polygons: vertices (N, 2) of each polygon in pixels along the two axes; the center of the first pixel is (0, 0).
+        shape: number of pixels along the two axes.
+
+    Returns:
+        bool mask of this shape.
+
+    Example:
+        >>> square = np.array([[-0.5, 0.5], [1.5, 0.5], [1.5, 2.5], [-0.5, 2.5]])
+        >>> fill_polygons([square], (3, 4)).astype(int).tolist()
+        [[0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+    """
+    starts = np.concatenate(polygons)
+    ends = np.concatenate([np.roll(polygon, -1, axis=0) for polygon in polygons])
+    upward = starts[:, 0] <= ends[:, 0]
+    low, high = np.where(upward[:, None], starts, ends), np.where(upward[:, None], ends, starts)
+    first, last = (_first_inside(ends[:, 0], shape[0]) for ends in (low, high))  # an edge crosses low <= row < high
+    count = last - first
+    edge = np.repeat(np.arange(len(count)), count)
+    row = first[edge] + np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count)
+    slope = (high[edge, 1] - low[edge, 1]) / (high[edge, 0] - low[edge, 0])
+    crossing = low[edge, 1] + (row - low[edge, 0]) * slope
+    column = _first_inside(crossing, shape[1])
+    toggles = np.bincount(row * (shape[1] + 1) + column, minlength=shape[0] * (shape[1] + 1))
+    inside = np.cumsum(toggles.reshape(shape[0], shape[1] + 1)[:, :-1], axis=1) % 2 == 1
+    return np.asarray(inside)
+
+
+def _first_inside(positions: np.ndarray, size: int) -> np.ndarray:
+    """Return the first pixel at or after each position. A contour may run through the centers, so these are rounded."""
+    return np.clip(np.ceil(positions - _ROUNDING), 0, size).astype(np.int64)

@@ -1,0 +1,207 @@
+"""Label maps in every format, written and read again: the same voxels."""
+
+import highdicom as hd
+import numpy as np
+import pytest
+from pydicom import dcmread
+
+import dicoms
+from segbundle.errors import DataError
+from segbundle.io.label_maps import read_labels
+from segbundle.io.scans import read_geometry, read_scan
+from segbundle.segmentations.class_entries import class_table
+from segbundle.segmentations.formats import write_label_maps
+
+NAMES = ["background", "liver", "kidney_left", "lesion", "absent"]
+TABLE = class_table(NAMES, {"liver": "#ff0080"})
+SHAPE = (13, 11, 7)
+OBLIQUE = (*np.array([0.6, 0.8, 0]), *np.array([-0.8 * 0.96, 0.6 * 0.96, 0.28]))
+FORMATS = ["nifti", "nrrd", "dicom_seg", "rtstruct"]
+
+
+def phantom():
+    """Return a label map with a hole, an island in it, touching classes and single voxels."""
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[1:10, 1:10, 1:6] = 1
+    labels[3:8, 3:8, 2:5] = 0  # a hole
+    labels[5, 5, 3] = 1  # an island in the hole
+    labels[10:12, 1:10, 1:4] = 2
+    labels[0, 0, 0] = labels[12, 10, 6] = labels[3, 3, 2] = 3
+    return np.asfortranarray(labels)
+
+
+def write_source(folder, kind):
+    """Write a DICOM series of one of four kinds."""
+    volume = dicoms.voxels(SHAPE)
+    if kind == "axial":
+        dicoms.write_series(folder, volume, spacing=(0.7, 0.9, 2.5))
+    elif kind == "oblique":
+        dicoms.write_series(folder, volume, spacing=(0.7, 0.9, 2.5), iop=OBLIQUE)
+    elif kind == "tilted":
+        dicoms.write_series(folder, volume, spacing=(0.7, 0.9, 2.5), step=(0, 0.8, 2.4))
+    else:
+        positions = [(5.0, 6.0, 2.0 * k) for k in range(SHAPE[2])]
+        dicoms.write_enhanced(folder / "ct.dcm", volume, positions, [1.0] * SHAPE[2])
+    return folder
+
+
+@pytest.fixture(params=["axial", "oblique", "tilted", "enhanced"])
+def written(request, tmp_path):
+    source = write_source(tmp_path / "ct", request.param)
+    return source, write_label_maps(phantom(), source, tmp_path / "out", "ct", FORMATS, TABLE)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_gives_the_same_label_map(written, name):
+    source, paths = written
+    found = read_labels(paths[name], NAMES, read_geometry(source))
+    np.testing.assert_array_equal(found.array[0], phantom())
+    assert found.geometry.difference(read_geometry(source)) is None
+
+
+@pytest.mark.parametrize("name", ["dicom_seg", "rtstruct"])
+def test_series_is_found_beside_the_file(written, name):
+    _, paths = written
+    np.testing.assert_array_equal(read_labels(paths[name]).array[0], phantom())
+
+
+def test_highdicom_reads_the_voxels_of_each_source_slice(written):
+    source, paths = written
+    segmentation = hd.seg.segread(paths["dicom_seg"])
+    files = sorted(source.iterdir())
+    if len(files) > 1:
+        uids = [dcmread(file).SOPInstanceUID for file in files]
+        order = np.argsort([dcmread(file).ImagePositionPatient[2] for file in files])
+        read = segmentation.get_pixels_by_source_instance(
+            [uids[index] for index in order], combine_segments=True, ignore_spatial_locations=True,
+            assert_missing_frames_are_empty=True,
+        )  # fmt: skip
+    else:
+        read = segmentation.get_pixels_by_source_frame(
+            dcmread(files[0]).SOPInstanceUID, range(1, SHAPE[2] + 1), combine_segments=True,
+            ignore_spatial_locations=True, assert_missing_frames_are_empty=True,
+        )  # fmt: skip
+    found = read_scan(paths["nifti"], None).array[0]
+    expected = found if read.T[0, 0, 0] == found[0, 0, 0] else found[:, :, ::-1]
+    np.testing.assert_array_equal(read.T, expected)
+
+
+def test_contours_have_the_volume_of_the_voxels(tmp_path):
+    source = write_source(tmp_path / "ct", "axial")
+    paths = write_label_maps(phantom(), source, tmp_path, "ct", ["rtstruct"], TABLE)
+    dataset = dcmread(paths["rtstruct"])
+    area = 0.0
+    for contour in dataset.ROIContourSequence[0].ContourSequence:
+        x, y, _ = np.array(contour.ContourData, float).reshape(-1, 3).T
+        area += 0.5 * abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))
+    assert area == pytest.approx((phantom() == 1).sum() * 0.7 * 0.9)
+
+
+def test_structure_of_smooth_contours_matches(tmp_path):
+    """Contours of another program, through the centers of the outermost pixels, as OpenCV draws them."""
+    source = write_source(tmp_path / "ct", "axial")
+    paths = write_label_maps(phantom(), source, tmp_path, "ct", ["rtstruct"], TABLE)
+    dataset = dcmread(paths["rtstruct"])
+    x, y = -10 + 0.7 * np.array([2, 8, 8, 2]), -20 + 0.9 * np.array([2, 2, 9, 9])
+    z = dcmread(sorted(source.iterdir())[3]).ImagePositionPatient[2]
+    contour = dataset.ROIContourSequence[0].ContourSequence[0]
+    contour.ContourData = np.stack([x, y, np.full(4, float(z))], axis=1).round(4).ravel().tolist()
+    inner = dcmread(paths["rtstruct"]).ROIContourSequence[0].ContourSequence[0]
+    x, y = -10 + 0.7 * np.array([3.5, 5.5, 5.5, 3.5]), -20 + 0.9 * np.array([3.5, 3.5, 5.5, 5.5])
+    inner.ContourData = np.stack([x, y, np.full(4, float(z))], axis=1).round(4).ravel().tolist()
+    dataset.ROIContourSequence[0].ContourSequence = [contour, inner]
+    for item in dataset.ROIContourSequence[1:]:
+        item.pop("ContourSequence", None)
+    dataset.save_as(tmp_path / "rs.dcm")
+    found = read_labels(tmp_path / "rs.dcm", NAMES, read_geometry(source)).array[0]
+    assert np.unique(np.argwhere(found)[:, 2]).size == 1
+    plane = found.any(axis=2)
+    assert plane[2, 2] and not plane[8].any() and not plane[4:6, 4:6].any() and plane.sum() == 6 * 7 - 2 * 2
+
+
+def test_segments_are_matched_by_name(tmp_path):
+    source = write_source(tmp_path / "ct", "axial")
+    paths = write_label_maps(phantom(), source, tmp_path, "ct", FORMATS, TABLE)
+    other = ["background", "absent", "Lesion", "Kidney Left", "liver"]
+    expected = np.array([0, 4, 3, 2])[phantom()]
+    for name in FORMATS[1:]:
+        np.testing.assert_array_equal(read_labels(paths[name], other, read_geometry(source)).array[0], expected)
+
+
+@pytest.mark.parametrize("name", FORMATS[1:])
+def test_unknown_segment_is_an_error_that_lists_both(tmp_path, name):
+    source = write_source(tmp_path / "ct", "axial")
+    path = write_label_maps(phantom(), source, tmp_path, "ct", [name], TABLE)[name]
+    with pytest.raises(
+        DataError, match=r"segments liver, kidney_left.*'lesion' is not a class.*\(background, liver, k"
+    ):
+        read_labels(path, ["background", "liver", "kidney_left", "absent"], read_geometry(source))
+
+
+def test_contours_need_their_series(tmp_path):
+    source = write_source(tmp_path / "ct", "axial")
+    path = write_label_maps(phantom(), source, tmp_path / "a" / "b" / "c", "ct", ["rtstruct"], TABLE)["rtstruct"]
+    with pytest.raises(DataError, match="needs the image series to which it refers"):
+        read_labels(path, NAMES)
+
+
+def test_segmentation_without_its_series_has_the_grid_of_its_frames(tmp_path):
+    source = write_source(tmp_path / "ct", "axial")
+    path = write_label_maps(phantom(), source, tmp_path / "a" / "b" / "c", "ct", ["dicom_seg"], TABLE)["dicom_seg"]
+    found = read_labels(path, NAMES)
+    shown = found.array[0] if np.allclose(found.geometry.affine, read_geometry(source).affine) else None
+    np.testing.assert_array_equal(shown, phantom())
+
+
+@pytest.mark.parametrize("name", ["dicom_seg", "rtstruct"])
+def test_other_scan_is_refused(tmp_path, name):
+    source = write_source(tmp_path / "ct", "axial")
+    path = write_label_maps(phantom(), source, tmp_path, "ct", [name], TABLE)[name]
+    dicoms.write_series(tmp_path / "other", dicoms.voxels(SHAPE), spacing=(0.7, 0.9, 1.7))
+    with pytest.raises(DataError, match=r"not those of the scan|do not lie in the slices|outside the scan"):
+        read_labels(path, NAMES, read_geometry(tmp_path / "other"))
+
+
+def test_label_map_on_the_flipped_grid_of_a_nifti_scan(tmp_path):
+    """dcm2niix flips the rows of a series; segments are placed on the voxels of the NIfTI file."""
+    import nibabel as nib
+
+    source = write_source(tmp_path / "ct", "oblique")
+    paths = write_label_maps(phantom(), source, tmp_path, "ct", FORMATS, TABLE)
+    geometry = read_geometry(source)
+    flip = np.diag([1.0, -1.0, -1.0, 1.0])
+    flip[1:3, 3] = SHAPE[1] - 1, SHAPE[2] - 1
+    flipped = phantom()[:, ::-1, ::-1].transpose(2, 0, 1)
+    turned = nib.Nifti1Image(flipped, (geometry.affine @ flip)[:, [2, 0, 1, 3]])
+    nib.save(turned, tmp_path / "turned.nii")
+    for name in FORMATS[1:]:
+        found = read_labels(paths[name], NAMES, read_geometry(tmp_path / "turned.nii"))
+        np.testing.assert_array_equal(found.array[0], np.asarray(turned.dataobj))
+
+
+def test_cropped_segmentation_of_slicer_is_placed_on_the_scan(tmp_path):
+    import nibabel as nib
+
+    source = write_source(tmp_path / "ct", "axial")
+    geometry = read_geometry(source)
+    cropped = nib.Nifti1Image(phantom(), geometry.affine).slicer[1:, 2:, 1:6]
+    nib.save(cropped, tmp_path / "cropped.nii")
+    path = write_label_maps(
+        np.asarray(cropped.dataobj), tmp_path / "cropped.nii", tmp_path, "ct", ["nrrd"], TABLE
+    )["nrrd"]  # fmt: skip
+    expected = np.zeros_like(phantom())
+    expected[1:, 2:, 1:6] = phantom()[1:, 2:, 1:6]
+    np.testing.assert_array_equal(read_labels(path, NAMES, geometry).array[0], expected)
+
+
+def test_overlapping_segments_are_reported(tmp_path, caplog):
+    source = write_source(tmp_path / "ct", "axial")
+    path = write_label_maps(phantom(), source, tmp_path, "ct", ["dicom_seg"], TABLE)["dicom_seg"]
+    dataset = dcmread(path)
+    both = np.unpackbits(np.frombuffer(dataset.PixelData, np.uint8), bitorder="little")
+    both[: 13 * 11] |= 1  # the first slice of the liver, which the kidney shares
+    dataset.PixelData = np.packbits(both, bitorder="little").tobytes()
+    dataset.save_as(path)
+    found = read_labels(path, NAMES, read_geometry(source)).array[0]
+    np.testing.assert_array_equal(found[..., 1], np.where(phantom()[..., 1] == 2, 2, 1))
+    assert "segments overlap in 18 voxels" in caplog.text

@@ -94,7 +94,7 @@ def test_killed_and_resumed_prediction_equals_uninterrupted(folder, trained, uni
     assert "2 of 20 scans failed" in done.stderr
     assert "of 20 scans are done" in done.stdout
     assert results(out) == results(uninterrupted)
-    assert len(list(out.iterdir())) == 23  # with a lock, but without a partial file
+    assert len(list(out.iterdir())) == 41  # with a lock, but without a partial file
     recorded = [name for name, written in done_before.items() if (out / name).stat().st_mtime_ns == written]
     assert len(recorded) >= after - 2
 
@@ -106,7 +106,7 @@ def test_flips_components_and_probabilities(folder, trained, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {
         ".lock", ".segbundle-files.jsonl",
-        "scan_00_seg.nii.gz", "scan_00_prob.nii", "predictions.json", "run.json", "training_cases.csv",
+        "scan_00_seg.nii.gz", "scan_00_seg.json", "scan_00_prob.nii", "predictions.json", "run.json", "training_cases.csv",
     }  # fmt: skip
     image = nib.load(tmp_path / "scan_00_prob.nii")
     assert image.shape == (20, 18, 16, 3)

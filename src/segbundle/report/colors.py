@@ -1,16 +1,44 @@
-"""Colors of the classes, the same in pages, in the viewer and in TensorBoard."""
+"""Colors of the classes on pages: those of the run, the same in the viewer and in output files."""
 
 from __future__ import annotations
 
-COLORS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
-"""RGB of the foreground classes, repeated cyclically; safe for color-blind readers (Wong, Nature Methods 2011)."""
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from segbundle.errors import ConfigError, OutputError
+from segbundle.files import run_files
+from segbundle.segmentations.class_entries import COLORS, Rgb, colors_of
+
 _NUM_DASH_PATTERNS = 3
+
+
+def colors_of_run(folder: str | Path, made_by: Mapping[str, Any], class_names: Sequence[str]) -> list[Rgb]:
+    """Return the colors of the foreground classes of a run: its setting `class_colors`, or the default palette.
+
+    Args:
+        folder: folder of the run, for messages.
+        made_by: content of its `run.json`.
+        class_names: names of the foreground classes.
+
+    Raises:
+        OutputError: the colors in `run.json` are not valid.
+
+    Example:
+        >>> colors_of_run("runs/out", {"config": {"class_colors": {"lesion": "#aa3311"}}}, ["liver", "lesion"])
+        [(230, 159, 0), (170, 51, 17)]
+    """
+    config = made_by.get("config") or {}
+    try:
+        return colors_of(["background", *class_names], config.get("class_colors"))
+    except ConfigError as error:
+        raise OutputError(f"{Path(folder) / run_files.RUN_FILE}: {error}") from error
 
 
 def style_of(index: int) -> str:
     """Return the CSS classes with which the contour of a class is drawn: its color and its dash pattern.
 
-    There are 21 combinations. They are repeated for further classes.
+    The dash pattern distinguishes classes to which the default palette gives the same color.
 
     Args:
         index: label value of the class, from 1.
@@ -20,16 +48,19 @@ def style_of(index: int) -> str:
 
     Example:
         >>> style_of(1), style_of(8)
-        ('k0 d0', 'k0 d1')
+        ('k0 d0', 'k7 d1')
     """
-    return f"k{(index - 1) % len(COLORS)} d{(index - 1) // len(COLORS) % _NUM_DASH_PATTERNS}"
+    return f"k{index - 1} d{(index - 1) // len(COLORS) % _NUM_DASH_PATTERNS}"
 
 
-def css() -> str:
+def css(colors: Sequence[Rgb] = COLORS) -> str:
     """Return CSS rules for the color classes that `style_of` returns. The dash patterns are in `report.css`.
+
+    Args:
+        colors: color of each foreground class. Default: the palette.
 
     Example:
         >>> css()[:25]
         '.k0{stroke:rgb(230,159,0)'
     """
-    return "".join(f".k{index}{{stroke:rgb{color}}}".replace(" ", "") for index, color in enumerate(COLORS))
+    return "".join(f".k{index}{{stroke:rgb{color}}}".replace(" ", "") for index, color in enumerate(map(tuple, colors)))

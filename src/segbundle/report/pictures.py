@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from monai.data import MetaTensor
 
 from segbundle.classes import IGNORE_INDEX
-from segbundle.report.colors import COLORS
+from segbundle.segmentations.class_entries import COLORS, Rgb
 
 _OPACITY = 0.5
 _GAP = 2
 """Pixels between panels."""
 
 
-def compared(image: MetaTensor, reference: MetaTensor, prediction: torch.Tensor) -> Any:
+def compared(image: MetaTensor, reference: MetaTensor, prediction: torch.Tensor, colors: Sequence[Rgb] = COLORS) -> Any:
     """Return a picture with three panels of a slice: the scan, the scan with the reference, and with the prediction.
 
     The slice is perpendicular to the third axis. It is the one with the most foreground in reference or prediction, or
@@ -26,6 +27,7 @@ def compared(image: MetaTensor, reference: MetaTensor, prediction: torch.Tensor)
             (nearest neighbor) and scaled from the 1st to the 99th percentile of the slice.
         reference: label map (1, X, Y, Z). Unknown voxels count as background.
         prediction: label map of the same shape as the reference.
+        colors: color of each foreground class, repeated cyclically. Default: the palette.
 
     Returns:
         RGB values as a uint8 array (height, width, 3). In each panel, the first axis points right, and the second up.
@@ -41,7 +43,7 @@ def compared(image: MetaTensor, reference: MetaTensor, prediction: torch.Tensor)
     foreground = ((ref > 0) | (pred > 0)).sum(dim=(0, 1))
     z = int(foreground.argmax()) if bool(foreground.any()) else ref.shape[2] // 2
     gray = _to_gray(_sample_slice(image, reference, z))
-    panels = [gray, _overlay(gray, ref[:, :, z]), _overlay(gray, pred[:, :, z])]
+    panels = [gray, _overlay(gray, ref[:, :, z], colors), _overlay(gray, pred[:, :, z], colors)]
     gap = torch.full((_GAP, *gray.shape[1:]), 255.0)
     row = torch.cat([panels[0], gap, panels[1], gap, panels[2]])
     return row.transpose(0, 1).flip(0).round().to(torch.uint8).numpy()
@@ -71,6 +73,6 @@ def _to_gray(values: torch.Tensor) -> torch.Tensor:
     return (255 * (values - low) / (high - low).clamp_min(1e-6)).clamp(0, 255)[..., None].repeat(1, 1, 3)
 
 
-def _overlay(gray: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    colors = torch.tensor(COLORS, dtype=torch.float32)[(labels - 1).clamp_min(0) % len(COLORS)]
-    return torch.where(labels[..., None] > 0, (1 - _OPACITY) * gray + _OPACITY * colors, gray)
+def _overlay(gray: torch.Tensor, labels: torch.Tensor, colors: Sequence[Rgb]) -> torch.Tensor:
+    shown = torch.tensor(colors, dtype=torch.float32)[(labels - 1).clamp_min(0) % len(colors)]
+    return torch.where(labels[..., None] > 0, (1 - _OPACITY) * gray + _OPACITY * shown, gray)

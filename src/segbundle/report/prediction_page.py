@@ -18,7 +18,7 @@ from segbundle.files import run_files
 from segbundle.files.atomic import write_text
 from segbundle.files.output_folders import refuse_to_replace
 from segbundle.report.charts import Figure, Point, strip_plot
-from segbundle.report.colors import style_of
+from segbundle.report.colors import colors_of_run, style_of
 from segbundle.report.measurements import measure, write_measurements
 from segbundle.report.rendering import as_yaml, number, render, room_for_pictures
 from segbundle.report.slices import CaseVolumes, overview_slices, where_to_look
@@ -123,6 +123,7 @@ def _page(
     with_foreground = {one.case for one in found.structures if one.volume_ml > 0}
     return render(
         "prediction.html",
+        colors_of_run(given.folder, given.made_by, names),
         title=f"Predictions: {short_name(given.folder)}",
         num_scans=len(given.files),
         failed=found.failed,

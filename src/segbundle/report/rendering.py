@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from segbundle.metrics import Status
 from segbundle.report.colors import css
+from segbundle.segmentations.class_entries import Rgb
 from segbundle.terminal import counted
 
 _T = TypeVar("_T")
@@ -25,11 +26,12 @@ LABELS = {
 """Status as shown on pages."""
 
 
-def render(template: str, **values: Any) -> str:
+def render(template: str, colors: Sequence[Rgb] = (), **values: Any) -> str:
     """Return an HTML page from a template, with CSS and JavaScript inlined and all values escaped.
 
     Args:
         template: file name in `templates/`.
+        colors: color of each foreground class. Default: none.
         values: variables of the template. `Markup` is not escaped.
 
     Raises:
@@ -48,7 +50,7 @@ def render(template: str, **values: Any) -> str:
     style, script = (Markup((_TEMPLATES / f"report.{kind}").read_text("utf-8")) for kind in ("css", "js"))
     statuses = [{"value": each.value, "key": f"n_{each.value}", "label": label} for each, label in LABELS.items()]
     return environment.get_template(template).render(
-        style=style + Markup(css()), script=script, statuses=statuses, **values
+        style=style + Markup(css(colors)), script=script, statuses=statuses, **values
     )
 
 

@@ -156,7 +156,9 @@ def _short_code(text: str) -> str:
     return f"{text[:8]}{zlib.crc32(text.encode()):08x}"
 
 
-def _check_names(key: str, given: Mapping[str, Any], names: Sequence[str]) -> None:
+def _check_names(key: str, given: Any, names: Sequence[str]) -> None:
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{key} is {given!r}; a mapping by class name is needed.")
     for name in given:
         if str(name) not in names:
             raise ConfigError(f"{key}: unknown class {name!r}{suggestion(str(name), names)}")

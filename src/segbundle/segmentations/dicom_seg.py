@@ -20,6 +20,7 @@ import segbundle
 from segbundle.errors import DataError
 from segbundle.files.atomic import atomic_write
 from segbundle.segmentations.class_entries import ClassEntry
+from segbundle.segmentations.dicom_bytes import encode, explicit_start, item
 from segbundle.segmentations.dicom_source import MAX_LABEL, UTF_8, Source, read_source, reference_to
 from segbundle.segmentations.snomed import Code
 
@@ -27,7 +28,7 @@ _SERIES_OFFSET = 1000
 """Difference of the series number from that of the source."""
 _MAX_BYTES = 2**32 - 2
 """Maximum length of the pixel data."""
-_PER_FRAME, _PIXELS, _ITEM = (0x5200, 0x9230), (0x7FE0, 0x0010), (0xFFFE, 0xE000)
+_PER_FRAME, _PIXELS = (0x5200, 0x9230), (0x7FE0, 0x0010)
 _TOGETHER = 8
 """Number of frames that are packed together: frames follow each other without padding bits."""
 
@@ -75,7 +76,7 @@ def write_dicom_seg(labels: np.ndarray, scan: str | Path, path: str | Path, tabl
     dataset.NumberOfFrames = len(frames)
     with atomic_write(path) as partial, partial.open("wb") as file:
         _write_header(file, dataset, groups)
-        file.write(_element(_PIXELS, b"OB", size))
+        file.write(explicit_start(_PIXELS, b"OB", size))
         written = sum(map(file.write, _packed(planes, frames)))
         file.write(bytes(size - written))
 
@@ -161,19 +162,19 @@ def _functional_groups(source: Source, frames: Sequence[tuple[int, int]]) -> lis
         derivation.DerivationImageSequence = [_derivation(reference_to(source, plane))]
         position.PlanePositionSequence = [Dataset()]
         position.PlanePositionSequence[0].ImagePositionPatient = [_decimal(value) for value in plane.position]
-        derivations.append(_encoded(derivation))
-        positions.append(_encoded(position))
+        derivations.append(encode(derivation, implicit=False))
+        positions.append(encode(position, implicit=False))
     content, segment = Dataset(), Dataset()
     content.FrameContentSequence, segment.SegmentIdentificationSequence = [Dataset()], [Dataset()]
     content.FrameContentSequence[0].DimensionIndexValues = [0, 0]
     segment.SegmentIdentificationSequence[0].ReferencedSegmentNumber = 0
-    content_start, segment_start = _encoded(content)[:-8], _encoded(segment)[:-2]  # without the values, which come last
+    content_start = encode(content, implicit=False)[:-8]  # without the values, which come last
+    segment_start = encode(segment, implicit=False)[:-2]
     items = []
     for label, k in frames:
         index = struct.pack("<II", label, k + 1)
         number = struct.pack("<H", label)
-        item = derivations[k] + content_start + index + positions[k] + segment_start + number
-        items.append(struct.pack("<HHI", *_ITEM, len(item)) + item)
+        items.append(item(derivations[k] + content_start + index + positions[k] + segment_start + number))
     return items
 
 
@@ -200,17 +201,6 @@ def _decimal(value: float) -> str:
     return format_number_as_ds(value)
 
 
-def _encoded(dataset: Any) -> bytes:
-    """Return a dataset in the transfer syntax Explicit VR Little Endian."""
-    from pydicom.filebase import DicomBytesIO
-    from pydicom.filewriter import write_dataset
-
-    buffer = DicomBytesIO()
-    buffer.is_little_endian, buffer.is_implicit_VR = True, False
-    write_dataset(buffer, dataset)
-    return buffer.getvalue()
-
-
 def _write_header(file: BinaryIO, dataset: Any, groups: Sequence[bytes]) -> None:
     """Write all elements up to the voxels; the functional groups of the frames are the last of them."""
     from pydicom import dcmwrite
@@ -218,13 +208,8 @@ def _write_header(file: BinaryIO, dataset: Any, groups: Sequence[bytes]) -> None
     buffer = BytesIO()
     dcmwrite(buffer, dataset, enforce_file_format=True)
     file.write(buffer.getvalue())
-    file.write(_element(_PER_FRAME, b"SQ", sum(map(len, groups))))
+    file.write(explicit_start(_PER_FRAME, b"SQ", sum(map(len, groups))))
     file.writelines(groups)
-
-
-def _element(tag: tuple[int, int], kind: bytes, length: int) -> bytes:
-    """Return the start of an element with a length of 32 bits, in Explicit VR Little Endian."""
-    return struct.pack("<HH2sHI", *tag, kind, 0, length)
 
 
 def _packed(planes: np.ndarray, frames: Sequence[tuple[int, int]]) -> Iterator[bytes]:

@@ -143,7 +143,7 @@ def reference_to(source: Source, plane: SourceSlice) -> Any:
         >>> dataset = Dataset()
         >>> dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2", "1.2.3"
         >>> source = Source([dataset], [], np.eye(4))
-        >>> reference_to(source, SourceSlice(0, 2, (0.0, 0.0, 0.0))).ReferencedFrameNumber
+        >>> int(reference_to(source, SourceSlice(0, 2, (0.0, 0.0, 0.0))).ReferencedFrameNumber)
         2
     """
     from pydicom.dataset import Dataset

@@ -29,7 +29,7 @@ def pixel_outlines(mask: np.ndarray) -> list[np.ndarray]:
         >>> mask = np.zeros((3, 4), bool)
         >>> mask[1, 1:3] = True
         >>> pixel_outlines(mask)[0].tolist()
-        [[2.5, 0.5], [2.5, 1.5], [0.5, 1.5], [0.5, 0.5]]
+        [[0.5, 0.5], [2.5, 0.5], [2.5, 1.5], [0.5, 1.5]]
     """
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not rows.size:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ from scipy import ndimage
 import segbundle
 from segbundle.files.atomic import atomic_write
 from segbundle.segmentations.class_entries import ClassEntry
+from segbundle.segmentations.dicom_bytes import encode, implicit_element, item
 from segbundle.segmentations.dicom_source import MAX_LABEL, UTF_8, Source, read_source, reference_to
 from segbundle.segmentations.outlines import pixel_outlines
 
 _RTSTRUCT, _STUDY = "1.2.840.10008.5.1.4.1.1.481.3", "1.2.840.10008.3.1.2.3.1"
 """SOP classes."""
-_CONTOUR_DATA = 0x30060050
+_ROI_CONTOURS, _COLOR, _CONTOURS, _ROI = ((0x3006, element) for element in (0x39, 0x2A, 0x40, 0x84))
+_KIND, _COUNT, _NUMBER, _POINTS = ((0x3006, element) for element in (0x42, 0x46, 0x48, 0x50))
+"""Tags of a structure's contours, and of a contour."""
 _COPIED = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "PatientAge", "PatientWeight", "AccessionNumber",
     "StudyID", "StudyDate", "StudyTime", "StudyDescription", "StudyInstanceUID", "ReferringPhysicianName",
@@ -53,15 +57,23 @@ def write_rtstruct(labels: np.ndarray, scan: str | Path, path: str | Path, table
 
     source = read_source(scan, labels)
     dataset = _structure_set(source, table)
+    observations = _dataset(RTROIObservationsSequence=[_observation(entry) for entry in table])
+    references = [encode(_dataset(ContourImageSequence=[reference_to(source, plane)]), True) for plane in source.slices]
     boxes = ndimage.find_objects(labels, max_label=len(table))
-    contours = [list(_contours(labels, box, source, entry.label)) for entry, box in zip(table, boxes, strict=True)]
-    dataset.ROIContourSequence = [_roi_contour(entry, found) for entry, found in zip(table, contours, strict=True)]
+    contours = [
+        _roi_contour(entry, b"".join(_contours(labels, box, source, references, entry.label)))
+        for entry, box in zip(table, boxes, strict=True)
+    ]
+    buffer = BytesIO()
+    dcmwrite(buffer, dataset, enforce_file_format=True)
     with atomic_write(path) as partial, partial.open("wb") as file:
-        dcmwrite(file, dataset, enforce_file_format=True)
+        file.write(buffer.getvalue())
+        file.write(implicit_element(_ROI_CONTOURS, b"".join(contours)))
+        file.write(encode(observations, implicit=True))
 
 
 def _structure_set(source: Source, table: Sequence[ClassEntry]) -> Any:
-    """Return a structure set without contours."""
+    """Return a structure set up to its contours, which are the next element."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ImplicitVRLittleEndian, generate_uid
 
@@ -84,7 +96,6 @@ def _structure_set(source: Source, table: Sequence[ClassEntry]) -> Any:
     dataset.StructureSetTime = dataset.InstanceCreationTime = now.strftime("%H%M%S")
     dataset.ReferencedFrameOfReferenceSequence = [_frame_of_reference(source)]
     dataset.StructureSetROISequence = [_structure(entry, first.FrameOfReferenceUID) for entry in table]
-    dataset.RTROIObservationsSequence = [_observation(entry) for entry in table]
     return dataset
 
 
@@ -123,42 +134,44 @@ def _observation(entry: ClassEntry) -> Any:
     )
 
 
-def _roi_contour(entry: ClassEntry, contours: Sequence[Any]) -> Any:
-    found = _dataset(ReferencedROINumber=entry.label, ROIDisplayColor=list(entry.color))
-    if contours:
-        found.ContourSequence = contours
-    return found
+def _roi_contour(entry: ClassEntry, contours: bytes) -> bytes:
+    """Return the contours of a structure as an item."""
+    color = implicit_element(_COLOR, "\\".join(map(str, entry.color)).encode())
+    found = implicit_element(_CONTOURS, contours) if contours else b""
+    return item(color + found + implicit_element(_ROI, str(entry.label).encode()))
 
 
-def _contours(labels: np.ndarray, box: Any, source: Source, label: int) -> Iterator[Any]:
-    """Yield the contours of a class, slice by slice. `box` is its bounding box as slices, or None if it is absent."""
+def _contours(labels: np.ndarray, box: Any, source: Source, references: Sequence[bytes], label: int) -> Iterator[bytes]:
+    """Yield the contours of a class as items, slice by slice.
+
+    Args:
+        labels: label map (X, Y, Z).
+        box: bounding box of the class as slices, or None if it is absent.
+        source: series.
+        references: references to its slices.
+        label: label value of the class.
+    """
     if box is None:
         return
     axes, number = source.affine[:3, :2], 0
     corner = axes @ [box[0].start, box[1].start]
     for k in range(box[2].start, box[2].stop):
-        plane = source.slices[k]
         mask = np.equal(labels[box[0], box[1], k].T, label)
         for outline in pixel_outlines(mask):
             number += 1
-            yield _contour(outline @ axes.T + corner + plane.position, reference_to(source, plane), number)
+            yield _contour(outline @ axes.T + corner + source.slices[k].position, references[k], number)
 
 
-def _contour(points: np.ndarray, reference: Any, number: int) -> Any:
-    """Return a contour with points (N, 3) in mm. Their text is not parsed, which would take most of the time."""
-    from pydicom.dataelem import RawDataElement
-    from pydicom.tag import Tag
-
-    contour = _dataset(
-        ContourImageSequence=[reference],
-        ContourGeometricType="CLOSED_PLANAR",
-        NumberOfContourPoints=len(points),
-        ContourNumber=number,
-    )
+def _contour(points: np.ndarray, reference: bytes, number: int) -> bytes:
+    """Return a contour with points (N, 3) in mm as an item."""
     text = "\\".join(["%.4f"] * points.size) % tuple(points.reshape(-1).tolist())
-    value = (text + " " * (len(text) % 2)).encode("ascii")
-    contour[_CONTOUR_DATA] = RawDataElement(Tag(_CONTOUR_DATA), "DS", len(value), value, 0, True, True)
-    return contour
+    return item(
+        reference
+        + implicit_element(_KIND, b"CLOSED_PLANAR")
+        + implicit_element(_COUNT, str(len(points)).encode())
+        + implicit_element(_NUMBER, str(number).encode())
+        + implicit_element(_POINTS, text.encode())
+    )
 
 
 def _dataset(**elements: Any) -> Any:

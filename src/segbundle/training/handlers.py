@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +26,7 @@ from segbundle.hardware.peak_memory import PeakMemory
 from segbundle.inference.scoring import MeanDice
 from segbundle.report.pictures import compared
 from segbundle.sampling.loader import PatchLoader
+from segbundle.segmentations.class_entries import colors_of
 from segbundle.terminal import LineLimit, duration, is_terminal
 from segbundle.training.next_steps import next_commands
 from segbundle.training.tracking import MLflowWriter
@@ -247,6 +249,7 @@ class TrainingLog:
         metric: metric with the scores of the last validation.
         mlflow_uri: URI of the MLflow server or database that receives the same values (see `MLflowWriter`). Default: no
             MLflow.
+        class_colors: colors of the classes in pictures, see `colors_of`. Default: a palette.
 
     Raises:
         ConfigError: at the start of training, if MLflow cannot be used.
@@ -264,12 +267,14 @@ class TrainingLog:
         evaluator: Evaluator,
         metric: MeanDice,
         mlflow_uri: str | None = None,
+        class_colors: Mapping[str, Any] | None = None,
     ) -> None:
         self.log_dir = Path(output_dir) / "tensorboard"
         self.optimizer = optimizer
         self.evaluator = evaluator
         self.metric = metric
         self.mlflow_uri = mlflow_uri
+        self.class_colors = class_colors
         self.output_dir = Path(output_dir)
         self._writers: list[Any] = []
         self._losses: list[torch.Tensor] = []
@@ -335,7 +340,9 @@ class TrainingLog:
     def _draw(self, evaluator: Engine) -> None:
         if self._writers:
             (item,), (output,) = cast(Any, evaluator.state.batch), cast(Any, evaluator.state.output)
-            self._pictures[item["case"]] = compared(*(output[key] for key in _SHOWN))
+            colors = colors_of(self.metric.class_names, self.class_colors)
+            image, reference, prediction = (output[key] for key in _SHOWN)
+            self._pictures[item["case"]] = compared(image, reference, prediction, colors)
 
     def _log(self, engine: Engine) -> None:
         epoch = engine.state.epoch

@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +19,7 @@ from segbundle.errors import OutputError, describe
 from segbundle.files import run_files
 from segbundle.files.output_folders import folder_of
 from segbundle.files.run_files import RESULTS
-from segbundle.report.colors import COLORS
+from segbundle.report.colors import colors_of_run
 from segbundle.report.page import write_report
 from segbundle.report.prediction_page import write_prediction_report
 from segbundle.results.runs import holds_scores, window_of
@@ -28,7 +28,8 @@ from segbundle.viewer.volumes import nifti_volume
 
 _logger = logging.getLogger(__name__)
 HOST = "127.0.0.1"
-_REPORT_SOURCES = ("predictions*.json*", *RESULTS, "*_seg.nii.gz", "fold_*/evaluation/*_seg.nii.gz")
+_LABEL_MAPS = tuple(f"*{suffix}" for suffix in run_files.LABEL_MAP_SUFFIXES.values())
+_REPORT_SOURCES = ("predictions*.json*", *RESULTS, *_LABEL_MAPS, *(f"fold_*/evaluation/{name}" for name in _LABEL_MAPS))
 _ERRORS = (
     {"name": "missed or wrong class", "color": (255, 0, 255)},
     {"name": "predicted in the background", "color": (0, 255, 0)},
@@ -105,11 +106,12 @@ def make_server(run: str | Path, port: int = 0, dataset_dir: str | Path | None =
             f"{run} does not list the files of its cases. Give the output_dir of `segbundle evaluate`, "
             f"`cross-validate` or `predict`. For scores without scans, run: segbundle report {run}"
         )
+    classes = dict(zip(class_names, colors_of_run(run, made_by, class_names), strict=True))
     report, temporary = _update_report(run, dataset_dir)
     if not holds_scores(run):
         cases = with_warnings(cases, report.with_name("measurements.csv"))
     try:
-        return _Server(port, partial(_Handler, report, cases, class_names, window_of(made_by)), temporary)
+        return _Server(port, partial(_Handler, report, cases, classes, window_of(made_by)), temporary)
     except OSError as error:
         raise OutputError(f"port {port} cannot be used ({error.strerror}). Use another --port or omit it.") from error
 
@@ -163,12 +165,12 @@ class _Handler(BaseHTTPRequestHandler):
         self,
         report: Path,
         cases: Sequence[ShownCase],
-        class_names: Sequence[str],
+        class_colors: Mapping[str, Sequence[int]],
         window: Sequence[float] | None,
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        self.report, self.cases, self.class_names, self.window = report, cases, class_names, window
+        self.report, self.cases, self.class_colors, self.window = report, cases, class_colors, window
         super().__init__(*args, **kwargs)
 
     def do_GET(self) -> None:
@@ -190,7 +192,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_volume(address)
 
     def _describe(self) -> dict[str, Any]:
-        classes = [{"name": name, "color": COLORS[index % len(COLORS)]} for index, name in enumerate(self.class_names)]
+        classes = [{"name": name, "color": color} for name, color in self.class_colors.items()]
         cases = [
             {
                 "case": case.name,
@@ -217,7 +219,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         case, name = known[address]
         try:
-            content = nifti_volume(case, name, self.class_names)
+            content = nifti_volume(case, name, list(self.class_colors))
         except Exception as error:  # damaged files raise many kinds of errors; the page shows the message
             message = describe(error)
             if not any(path in message for path in case.files.values()):

@@ -106,7 +106,8 @@ def test_flips_components_and_probabilities(folder, trained, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {
         ".lock", ".segbundle-files.jsonl",
-        "scan_00_seg.nii.gz", "scan_00_seg.json", "scan_00_prob.nii", "predictions.json", "run.json", "training_cases.csv",
+        "scan_00_seg.nii.gz", "scan_00_seg.json", "scan_00_prob.nii", "predictions.json", "run.json",
+        "training_cases.csv",
     }  # fmt: skip
     image = nib.load(tmp_path / "scan_00_prob.nii")
     assert image.shape == (20, 18, 16, 3)

@@ -173,7 +173,8 @@ def test_inference_on_a_folder_a_file_and_a_list(trained, dataset, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     names = sorted(path.name for path in (tmp_path / "folder").iterdir())
     others = [".lock", ".segbundle-files.jsonl", "predictions.json", "run.json", "training_cases.csv"]
-    assert names == sorted([*others, *(f"case_{i:02d}_seg.nii.gz" for i in range(6))])
+    written = [f"case_{i:02d}_seg.{suffix}" for i in range(6) for suffix in ("nii.gz", "json")]
+    assert names == sorted([*others, *written])
     done = segbundle(
         "predict", images / "case_01.nii.gz", dataset / "imagesTs", "--ckpt_path", trained / "model.pt",
         "--config", TINY, "--output_dir", tmp_path / "list", "--overlap", "0.5",

@@ -11,6 +11,7 @@ from segbundle.io.label_maps import read_labels
 from segbundle.io.scans import read_geometry, read_scan
 from segbundle.segmentations.class_entries import class_table
 from segbundle.segmentations.formats import write_label_maps
+from segbundle.transforms.load_scan import LoadScand
 
 NAMES = ["background", "liver", "kidney_left", "lesion", "absent"]
 TABLE = class_table(NAMES, {"liver": "#ff0080"})
@@ -136,6 +137,14 @@ def test_unknown_segment_is_an_error_that_lists_both(tmp_path, name):
         DataError, match=r"segments liver, kidney_left.*'lesion' is not a class.*\(background, liver, k"
     ):
         read_labels(path, ["background", "liver", "kidney_left", "absent"], read_geometry(source))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_label_map_of_a_case_is_loaded_in_every_format(tmp_path, name):
+    source = write_source(tmp_path / "ct", "tilted")
+    path = write_label_maps(phantom(), source, tmp_path, "ct", [name], TABLE)[name]
+    loaded = LoadScand(NAMES, label=True)({"image": str(source), "label": path})
+    np.testing.assert_array_equal(loaded["label"].numpy()[0], phantom())
 
 
 def test_contours_need_their_series(tmp_path):

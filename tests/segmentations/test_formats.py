@@ -1,0 +1,67 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import dicoms
+from segbundle.errors import ConfigError, DataError
+from segbundle.segmentations import formats
+from segbundle.segmentations.class_entries import class_table
+from segbundle.segmentations.formats import check_output_format, output_formats, write_label_maps
+from tiny import write_nifti
+
+LABELS = np.ones((4, 3, 2), np.uint8)
+
+
+@pytest.mark.parametrize("value", ["", "dicom", "nifti,nifti", [], ["nifti", "seg"]])
+def test_unknown_formats_are_refused(value):
+    with pytest.raises(ConfigError, match="one or several of nifti, nrrd, dicom_seg, rtstruct"):
+        output_formats(value)
+
+
+def test_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setattr(formats, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"needs the package highdicom.*pip install 'segbundle\[dicom\]'"):
+        check_output_format(SimpleNamespace(data=[]), "dicom_seg")
+    check_output_format(SimpleNamespace(data=[]), "rtstruct")
+
+
+def test_only_scans_of_dicom_pass(tmp_path):
+    dicoms.write_series(tmp_path / "ct", dicoms.voxels((4, 3, 2)))
+    other = str(write_nifti(tmp_path / "b.nii.gz", LABELS))
+    entries = [{"image": str(tmp_path / "ct")}, {"image": [other, other]}, {"image": "c", "error": "no such file"}]
+    dataset = SimpleNamespace(data=entries)
+    check_output_format(dataset, "nifti,nrrd")
+    assert dataset.data == entries
+    check_output_format(dataset, "rtstruct")
+    assert "error" not in dataset.data[0] and dataset.data[2]["error"] == "no such file"
+    assert dataset.data[1]["error"].startswith(f"{other}: is not a DICOM series")
+    with pytest.raises(DataError, match=r"b\.nii\.gz: is not a DICOM series"):
+        check_output_format(SimpleNamespace(data=entries[1:]), "rtstruct")
+
+
+def test_names_are_needed_by_other_programs(tmp_path):
+    scan = write_nifti(tmp_path / "ct.nii", LABELS)
+    with pytest.raises(ConfigError, match="output_format nrrd needs class_names"):
+        write_label_maps(LABELS, scan, tmp_path, "ct", ["nrrd"])
+
+
+@pytest.mark.parametrize("name", ["dicom_seg", "rtstruct"])
+def test_series_without_uids_is_refused(tmp_path, name):
+    def edit(dataset, index):
+        if index:
+            del dataset.SOPInstanceUID
+
+    dicoms.write_series(tmp_path / "ct", dicoms.voxels((4, 3, 2)), edit=edit)
+    with pytest.raises(DataError, match="has no SOPInstanceUID"):
+        write_label_maps(LABELS, tmp_path / "ct", tmp_path, "ct", [name], class_table(["background", "liver"]))
+
+
+@pytest.mark.parametrize("name", ["dicom_seg", "rtstruct"])
+def test_empty_label_map_is_written(tmp_path, name):
+    from segbundle.io.label_maps import read_labels
+
+    dicoms.write_series(tmp_path / "ct", dicoms.voxels((4, 3, 2)))
+    table = class_table(["background", "liver"])
+    written = write_label_maps(0 * LABELS, tmp_path / "ct", tmp_path, "ct", [name], table)
+    assert not read_labels(written[name]).array.any()

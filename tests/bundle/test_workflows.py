@@ -181,7 +181,7 @@ def test_inference_on_a_folder_a_file_and_a_list(trained, dataset, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     names = sorted(path.name for path in (tmp_path / "list").iterdir())
-    labels = [f"{name}_seg.nii.gz" for name in ("case_01", "test_00", "test_01")]
+    labels = [f"{name}_seg.{end}" for name in ("case_01", "test_00", "test_01") for end in ("nii.gz", "json")]
     assert names == sorted([*others, *labels])
     one, other = (tmp_path / folder / "case_01_seg.nii.gz" for folder in ("folder", "list"))
     np.testing.assert_array_equal(np.asarray(nib.load(one).dataobj), np.asarray(nib.load(other).dataobj))

@@ -88,6 +88,8 @@ def run_all(lines: list[str], cwd: Path, forked: bool = False) -> None:
             short = f"{line} --times 1 --max_epochs 2 --val_interval 1"
         if "benchmarks/metrics.py" in line:
             short += " --shape 64 64 40 --classes 1 --rounds 1"
+        if "benchmarks/output_formats.py" in line:
+            short += " --shape 40 36 20 --classes 4 --rounds 1"
         if "benchmarks/inference_accuracy.py" in line:
             short += " --ways 'window_size auto'"  # bf16 takes minutes on CPUs without hardware support
         words = plain_command(short) if forked else None

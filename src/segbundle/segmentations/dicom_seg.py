@@ -1,8 +1,8 @@
 """DICOM Segmentation objects (SEG): one binary segment per class, on the slices of the source series.
 
 highdicom creates everything but the frames: patient and study, references to the source, codes of the segments, and the
-functional groups that frames share. The functional groups and voxels of the frames are encoded here, because highdicom
-takes a minute for 12,000 frames.
+functional groups that frames share. The functional groups and voxels of the frames are encoded here: for 12,000 frames,
+this takes a sixth of the time and a tenth of the memory (docs/benchmarks.md).
 """
 
 from __future__ import annotations

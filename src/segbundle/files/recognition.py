@@ -79,8 +79,10 @@ def _label_maps(folder: Path) -> Iterator[str]:
         (path.stat().st_mtime_ns for path in (*files, folder / run_files.RUN_FILE) if path.exists()), default=0
     )
     for record in (record for path in files for record in _content(path)):
-        for key in ("prediction", "probabilities"):
-            path = folder / PurePath(str(record.get(key) or ".")).name
+        written = [record.get(key) for key in ("prediction", "probabilities")]
+        written += run_files.label_map_files("", str(record["case"])) if record.get("outputs") else []
+        for name in written:
+            path = folder / PurePath(str(name or ".")).name
             if _is_file(path) and path.lstat().st_mtime_ns <= newest:
                 yield path.name
 

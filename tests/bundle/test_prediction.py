@@ -64,7 +64,7 @@ def uninterrupted(folder, trained, tmp_path_factory):
 def test_corrupt_scans_are_recorded_and_others_predicted(uninterrupted, folder):
     masks, records = results(uninterrupted)
     assert len(masks) == 18
-    # 18 label maps, predictions.json, run.json, training_cases.csv, the record of written files, a lock
+    # 18 label maps with tables of classes, predictions.json, run.json, training_cases.csv, the record of files, a lock
     assert len(list(uninterrupted.iterdir())) == 41
     failed = {record["case"]: record for record in records if record["status"] == "failed"}
     assert set(failed) == {"scan_07", "scan_13"}

@@ -72,6 +72,7 @@ _OWN_COMPONENTS: dict[str, frozenset[str] | None] = {
     "datasets": frozenset({"Case", "find_scans", "fold_names", "labeled_data", "load_cases"}),
     "distributed": frozenset({"local_device", "share_of_rank", "shared_gradients", "stop_ranks"}),
     "io": frozenset({"Geometry", "read_scan"}),
+    "segmentations": frozenset({"check_output_format"}),
     **dict.fromkeys(("acceleration", "checkpoints", "inference", "losses", "metrics", "sampling")),  # all of `__all__`
     **dict.fromkeys(("training", "transforms", "workflow")),
 }

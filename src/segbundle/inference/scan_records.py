@@ -127,7 +127,7 @@ class ScanRecords:
         if not self._changed:
             folder_of(self.path.parent).remove(run_files.RESULTS)  # computed from label maps that are being replaced
             self._changed = True
-        escaped = {name: readable(value) if isinstance(value, str) else value for name, value in record.items()}
+        escaped = {name: _readable_value(value) for name, value in record.items()}
         key = key_of(escaped)
         self._records[key] = {**escaped, "settings": self.settings_hash, "input": self._inputs.get(key)}
         self._journal.append(self._records[key])
@@ -305,6 +305,12 @@ def readable(text: str) -> str:
         a\udcff.nii
     """
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _readable_value(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _readable_value(item) for key, item in value.items()}
+    return readable(value) if isinstance(value, str) else value
 
 
 def _fingerprint(entry: Mapping[str, Any]) -> str:

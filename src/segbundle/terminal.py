@@ -69,7 +69,13 @@ class LineLimit:
 
 
 def counted(
-    items: Iterable[_T], total: int, description: str, unit: str, leave: bool = True, free_lines: int = 0
+    items: Iterable[_T],
+    total: int,
+    description: str,
+    unit: str,
+    leave: bool = True,
+    free_lines: int = 0,
+    delay: float = 0.0,
 ) -> Iterator[_T]:
     """Yield items, and show the progress: a bar on a terminal, else lines with at least 10 seconds between them.
 
@@ -80,6 +86,7 @@ def counted(
         unit: name of an item, such as `case`.
         leave: whether the finished bar stays on the terminal (default True).
         free_lines: number of lines without a rate limit if stderr is not a terminal (default 0).
+        delay: seconds before the bar appears on a terminal (default 0).
 
     Example:
         >>> list(counted("ab", total=2, description="checking", unit="case"))
@@ -88,7 +95,7 @@ def counted(
     from tqdm import tqdm
 
     if is_terminal():
-        yield from tqdm(items, desc=description, unit=unit, total=total, leave=leave)
+        yield from tqdm(items, desc=description, unit=unit, total=total, leave=leave, delay=delay)
         return
     limit = LineLimit(free_lines, begun=time.monotonic())
     for done, item in enumerate(items, 1):

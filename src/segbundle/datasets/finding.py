@@ -24,7 +24,7 @@ from segbundle.datasets.folders import (
 from segbundle.datasets.listed import has_list
 from segbundle.datasets.series import lost_scans, scans_in_folders, series_of
 from segbundle.errors import DataError
-from segbundle.io.scan_files import SUFFIXES, is_dicom_file, is_scan_file, is_segmentation, stem
+from segbundle.io.scan_files import SUFFIXES, is_dicom_file, is_scan_file, is_segmentation, is_volume_path, stem
 
 _FORMATS = f"{', '.join(SUFFIXES)} or DICOM"
 
@@ -34,7 +34,8 @@ def find_scans(scans: str | Path | Sequence[str | Path], num_channels: int = 1) 
 
     Folders are searched with their subfolders, each real folder once. Hidden files, segmentations of 3D Slicer, and
     results of inference (see `leave_out_results` in `segbundle.datasets.folders`) are skipped. A DICOM series is one
-    scan, named after its folder. If several scans have the same name, the names of their folders precede it.
+    scan, named after its folder, or several if it contains several volumes, such as echoes or time points. If several
+    scans have the same name, the names of their folders precede it.
 
     A scan that cannot be opened, or whose name is not unique, gets an `error`. Other scans are not affected.
 
@@ -82,11 +83,15 @@ def _by_name(case: Case) -> str:
 
 def _scans_of(path: Path, num_channels: int, trees: list[Tree]) -> list[Case]:
     """Return the scans of one given path; a searched folder is added to `trees`."""
+    if is_volume_path(path):
+        return [Case(stem(path), (path,))]
     if not os.path.lexists(path):
         return [Case(stem(path), (path,), problems=(f"{escaped(path)}: no such file or folder. Check the path.",))]
     problem = path_problem(path)
     if problem is None and path.is_file():
-        return [series_of(path)] if not is_scan_file(path) and is_dicom_file(path) else [Case(stem(path), (path,))]
+        if path.name == "DICOMDIR":  # the index of a medium stands for all its files
+            return _scans_of(path.parent, num_channels, trees)
+        return series_of(path) if not is_scan_file(path) and is_dicom_file(path) else [Case(stem(path), (path,))]
     if problem is None:
         try:
             return _scans_in(path, num_channels, trees)

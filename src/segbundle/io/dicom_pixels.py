@@ -77,8 +77,8 @@ def read_values(images: Sequence[DicomImage], order: Sequence[int], dtype: Any) 
             raise DataError(
                 f"{image.path}: its voxels cannot be read ({last_line(error)}). Copy or export the file again."
             ) from error
-        for frame, plane in enumerate(image.slices):
-            _rescale(stored[frame], plane, result[place[first + frame]])
+        for index, plane in enumerate(image.slices):
+            _rescale(stored[plane.frame], plane, result[place[first + index]])
         first += len(image.slices)
     return result
 
@@ -137,7 +137,7 @@ def _rescale(stored: np.ndarray, plane: Slice, result: np.ndarray) -> None:
 
 def _stored_values(image: DicomImage) -> np.ndarray:
     """Return the stored values (frames, rows, columns) as integers."""
-    shape = (len(image.slices), image.rows, image.columns)
+    shape = (image.frames, image.rows, image.columns)
     kind = f"{'i' if image.signed else 'u'}{image.bits // 8}"
     count = int(np.prod(shape))
     if image.syntax in (*NATIVE, DEFLATED) and image.high_bit != image.stored_bits - 1:

@@ -217,7 +217,9 @@ def predict(
 
 @app.command()
 def check(
-    dataset: Annotated[Path, typer.Argument(help="Dataset: Decathlon, nnU-Net raw, or imagesTr/labelsTr.")],
+    dataset: Annotated[
+        Path, typer.Argument(help="Dataset: Decathlon, nnU-Net raw, or imagesTr/labelsTr; or a folder.")
+    ],
     config: Annotated[
         list[Path] | None,
         typer.Option(
@@ -226,7 +228,9 @@ def check(
     ] = None,
     trust: Trust = False,
 ) -> None:
-    """Check every case of a dataset and print all problems. The exit code is 1 if a problem was found.
+    """Check every case of a dataset and print all problems, or list the scans of a folder, such as a PACS export.
+
+    The exit code is 1 if a problem was found.
 
     Example: segbundle check data_samples
     """

@@ -55,6 +55,8 @@ def settings_table() -> str:
 def workflow_block(workflow: str) -> str:
     """Return the lines of `train.yaml` or `inference.yaml` with the settings and their defaults.
 
+    `train.yaml` has the settings of training. `inference.yaml` has all settings, also for evaluations.
+
     The last lines are the key `settings`, a mapping of all of them, which components take as one argument.
 
     Args:
@@ -69,6 +71,8 @@ def workflow_block(workflow: str) -> str:
         for setting in SETTINGS:
             plain = setting.description and not isinstance(setting.kind, Component)
             if setting.theme != theme or not plain or setting.is_machine_specific:
+                continue
+            if workflow == "train" and "train" not in setting.commands:
                 continue
             default = setting.inference_default if workflow == "inference" and setting.inference_default else ""
             default = default or setting.default

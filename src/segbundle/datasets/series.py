@@ -7,6 +7,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,7 +41,7 @@ def lost_scans(tree: Tree) -> list[Path]:
     return [lost.path for lost in tree.lost if lost.scan and not (lost.slice and lost.path.parent in tree.dicom)]
 
 
-def scans_in_folders(tree: Tree) -> list[Case]:
+def scans_in_folders(tree: Tree, selected: Sequence[str] = ()) -> list[Case]:
     """Return a case for each DICOM volume of a tree, and for each folder that cannot be opened.
 
     A series whose slices lie in several folders is one case. Series that are not volumes, such as localizers, and
@@ -49,6 +50,8 @@ def scans_in_folders(tree: Tree) -> list[Case]:
 
     Args:
         tree: content of a folder tree; its `left_out` and `no_volumes` are updated.
+        selected: SeriesInstanceUIDs, SeriesNumbers, modalities, or patterns of SeriesDescriptions, such as `*thorax*`
+            (in any case); only series that match one of them become cases. Empty (default) for all series.
 
     Example:
         >>> scans_in_folders(Tree(Path("data")))
@@ -60,7 +63,17 @@ def scans_in_folders(tree: Tree) -> list[Case]:
     for folder in counted(tree.dicom, len(tree.dicom), "DICOM headers", "folder", leave=False, delay=2):
         lost = [lost.reason for lost in tree.lost if lost.slice and lost.path.parent == folder]
         found += _series_in(folder, path_name(folder, tree.root), tuple(first_of(lost)), tree)
+    if selected:
+        chosen = [(case, series) for case, series in found if series is None or _is_selected(series, selected)]
+        tree.left_out["series not selected"] += len(found) - len(chosen)
+        found = chosen
     return cases + _with_scattered(found, tree.root)
+
+
+def _is_selected(series: Series, selected: Sequence[str]) -> bool:
+    exact = (series.uid, series.modality.lower(), str(series.number))
+    description = series.description.lower()
+    return any(word.lower() in exact or fnmatchcase(description, word.lower()) for word in selected)
 
 
 def _with_scattered(found: list[tuple[Case, Series | None]], root: Path) -> list[Case]:

@@ -55,6 +55,26 @@ def series_files(path: Path) -> list[Path]:
     return list(found[0].files) if found else [path]
 
 
+def find_series(path: str | Path) -> Series | None:
+    """Return the DICOM volume that a path identifies; None for other scans, and for paths that identify no volume.
+
+    Args:
+        path: path of a scan.
+
+    Raises:
+        DataError: a folder cannot be read.
+
+    Example:
+        >>> find_series("/nowhere/ct.nii.gz") is None
+        True
+    """
+    path = Path(path)
+    if not is_dicom(path):
+        return None
+    found = list_folder(path).volumes if path.is_dir() else _matches(path)
+    return found[0] if len(found) == 1 else None
+
+
 def dicom_geometry(path: str | Path) -> Geometry:
     """Return the geometry of a DICOM series. Only headers are read.
 

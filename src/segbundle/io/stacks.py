@@ -1,4 +1,4 @@
-"""Order of DICOM slices in a volume, and the affine computed from their positions.
+"""Sort DICOM slices into a volume, and compute its affine from their positions.
 
 Positions are in DICOM's LPS+ coordinates in millimeters. The third axis is a straight line through all positions, so
 slices with an in-plane offset (a tilted gantry) stay where they were acquired.
@@ -35,20 +35,20 @@ class Slice:
 
     Attributes:
         name: name of the file, for messages.
-        frame: index of the plane within the file.
+        frame: index of the plane within the file, from 0.
         position: center of the first voxel, (3,) mm in LPS+.
-        orientation: direction cosines in LPS+, (6,): of the rows (along which the column index increases), then of the
-            columns.
+        orientation: direction cosines in LPS+, (6,): the direction in which the column index increases, then the
+            direction in which the row index increases.
         spacing: distance in mm between columns (x), and between rows (y).
         thickness: SliceThickness in mm; None (default) if missing.
         distance: SpacingBetweenSlices in mm; None (default) if missing.
         slope: scale factor of stored values (default 1).
         intercept: value added after scaling (default 0).
-        rescaled: names of the elements RescaleSlope and RescaleIntercept that are in the header (default none).
+        rescaled: those of `RescaleSlope` and `RescaleIntercept` that are in the header (default: neither).
         damaged: description of a damaged slope or intercept; None (default) if both are usable.
         stack: StackID of a multi-frame file (default empty).
-        settings: name and value of settings that distinguish volumes acquired together, such as EchoTime (default
-            none).
+        settings: pairs of name and value of settings that distinguish volumes acquired together, such as `EchoTime`
+            (default: none).
 
     Example:
         >>> plane = Slice("1.dcm", 0, (0.0, 0.0, 5.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), (0.8, 0.8))
@@ -72,7 +72,7 @@ class Slice:
 
 
 def orientations(slices: Sequence[Slice]) -> list[int]:
-    """Return the number of slices of each orientation, in descending order.
+    """Return the number of slices per orientation, in descending order.
 
     Args:
         slices: slices of a series.

@@ -300,8 +300,9 @@ def _images_of(path: Path) -> list[DicomImage]:
         )
     if listing.unreadable:
         raise DataError(
-            f"{folder}: {len(listing.unreadable)} of its files cannot be read, {listing.unreadable[0].name} for "
-            "instance, so slices may be missing. Copy or export the series again, or remove these files."
+            f"{folder}: {len(listing.unreadable)} of its files cannot be read (for instance "
+            f"{listing.unreadable[0].name}), so slices may be missing. Copy or export the series again, or remove "
+            "these files."
         )
     return [images[file] for file in chosen.files]
 

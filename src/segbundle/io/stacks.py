@@ -286,7 +286,7 @@ def _check_duplicates(slices: Sequence[Slice], heights: np.ndarray) -> None:
         )
     first = int(np.flatnonzero(same)[0])
     raise DataError(
-        f"{int((counts - 1).sum())} slice(s) are duplicate: {_plane_name(slices[first])} and "
+        f"it contains {int((counts - 1).sum())} duplicate slice(s): {_plane_name(slices[first])} and "
         f"{_plane_name(slices[first + 1])} have the same position."
     )
 
@@ -308,7 +308,8 @@ def _describe_distances(slices: Sequence[Slice], positions: np.ndarray) -> str:
     after = _plane_name(slices[int(wide[0])])
     if _longest_run(wide) >= 3:
         changes = np.flatnonzero(np.abs(np.diff(gaps)) > 0.2 * usual)
-        return f"{apart} and change at {_plane_name(slices[int(changes[0]) + 1])}; a volume needs a constant distance."
+        changed = _plane_name(slices[int(changes[0]) + 1])
+        return f"{apart}, and the distance changes at {changed}; a volume needs a constant distance."
     if np.abs(gaps - times * usual).max() <= 0.2 * usual:
         missing = int((times - 1).sum())
         said = "a slice is missing" if missing == 1 else f"{missing} slices are missing"

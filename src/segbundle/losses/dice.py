@@ -113,8 +113,8 @@ class GeneralizedDiceLoss(RegionLoss):
     have no weight w, so an infinite 1 / G² cannot dominate the others.
 
     Args:
-        include_background, to_onehot_y, sigmoid, softmax, other_act, smooth_nr, smooth_dr, batch, soft_label,
-            ignore_index: see `DiceLoss`.
+        include_background, to_onehot_y, sigmoid, softmax, other_act: see `DiceLoss`.
+        smooth_nr, smooth_dr, batch, soft_label, ignore_index: see `DiceLoss`.
         w_type: class weights w: `square` (1 / G²), `simple` (1 / G) or `uniform` (1).
         reduction: `mean` or `sum` over samples, or `none` for one value per sample, (B, 1, 1, ...).
         weight: factors by which w is multiplied: one number for all classes, or one per class, without the background

@@ -221,7 +221,7 @@ class FusedLayer(torch.nn.Module):
         self.activation = activation
 
     def compute_in(self, dtype: torch.dtype) -> None:
-        """Convert the weights to a dtype, which inputs and outputs then have as well. Sums stay in float32.
+        """Convert the weights to a dtype. Inputs and outputs then have this dtype as well; sums stay in float32.
 
         Args:
             dtype: float32 or bfloat16.
@@ -272,7 +272,7 @@ class FusedConvolution(FusedLayer):
         """Convolve (B, in, X, Y, Z) to (B, out, X', Y', Z'), and apply the activation or add another tensor.
 
         Args:
-            x: input (B, in, X, Y, Z), which is converted to the dtype of the weights.
+            x: input (B, in, X, Y, Z); it is converted to the dtype of the weights.
             other: tensor to add to the result; no activation is then applied. If `other` has the shape of the result
                 and is channels-last contiguous, it is overwritten with the sum and returned. Default: None.
         """

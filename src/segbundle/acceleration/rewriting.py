@@ -43,7 +43,7 @@ def optimized(network: torch.nn.Module, shape: Sequence[int], dtype: torch.dtype
     """Return an equivalent network that is faster at inference, or the network itself if it cannot be optimized.
 
     Batch norm is folded into the preceding convolution. On CPUs, transposed convolutions with one or two output
-    channels become ordinary convolutions, which use vector units better, and instance norm runs in channels-last
+    channels become ordinary convolutions to use vector units better, and instance norm runs in channels-last
     memory. In float32 and bfloat16 on CPUs, oneDNN fuses a convolution with the activation or sum that follows.
 
     Args:

@@ -114,7 +114,7 @@ def group_channels(files: Iterable[Path], num_channels: int) -> list[Case]:
 
     With several channels, a file is a channel if its name ends in `_` and four digits, such as `case_0001.nii.gz`. With
     one channel, a file is a channel only if the names of all files in its folder end in `_0000`. Any other file is a
-    case of its own.
+    separate case.
 
     Args:
         files: paths of images.
@@ -241,7 +241,7 @@ def path_name(path: Path, root: Path) -> str:
 def named_apart(cases: list[Case], root: Path) -> list[Case]:
     """Prefix duplicate case names with the names of their folders, as in `patient_1_ct`.
 
-    Files are not renamed. DICOM folders keep their case names, which already contain the names of the folders.
+    Files are not renamed. DICOM folders keep their case names, because these already contain the names of the folders.
 
     Args:
         cases: cases of one folder tree.

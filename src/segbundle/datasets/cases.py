@@ -98,7 +98,7 @@ def list_cases(
 
 
 def refuse(messages: list[str]) -> None:
-    """Raise an error with the first three problems of a dataset, if there are any.
+    """Raise an error with the first three problems of a dataset; do nothing without problems.
 
     Args:
         messages: messages about the problems.

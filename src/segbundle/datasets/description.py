@@ -228,7 +228,7 @@ class DescribedLabels(NamedTuple):
 
     Attributes:
         class_names: names in the order of the label values; None (default) if the file does not have `labels`.
-        ignore_label: value of voxels whose class is unknown; None (default) if there is no such value.
+        ignore_label: value of voxels whose class is unknown; None (default) if the file does not define it.
 
     Example:
         >>> DescribedLabels(["background", "liver"]).ignore_label is None

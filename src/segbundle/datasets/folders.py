@@ -350,7 +350,7 @@ def some(names: Sequence[object], most: int = 5) -> str:
     """Return the first names of a list as text, with the number of other names.
 
     Args:
-        names: names, or any objects, which are converted to text.
+        names: names, or any objects to convert to text.
         most: number of names to show (default 5).
 
     Example:

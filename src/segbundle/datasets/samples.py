@@ -1,4 +1,4 @@
-"""Write a sample dataset of phantoms, which needs no patient data and no download."""
+"""Write a sample dataset of phantoms, without patient data and downloads."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ def members(
 ) -> Iterator[tuple[str | None, Callable[..., torch.Tensor]]]:
     """Yield the network with the weights of each checkpoint in turn.
 
-    The weights are loaded into the network itself, which keeps those of the last checkpoint. Checkpoints are
+    The weights are loaded into the network itself, so that it ends with those of the last checkpoint. Checkpoints are
     memory-mapped, so that only the network's own weights are in memory.
 
     Args:

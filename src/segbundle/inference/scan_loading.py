@@ -47,7 +47,7 @@ class ScanDataset(monai.data.Dataset):
 
 
 class ScanLoader(monai.data.DataLoader):
-    """Data loader with one scan per batch, which loads the next scan in a background thread.
+    """Data loader of one scan per batch that loads the next scan in a background thread.
 
     Args:
         dataset: dataset of scans.
@@ -87,7 +87,7 @@ def start_reading(dataloader: ScanLoader, records: ScanRecords) -> None:
 
     Args:
         dataloader: loader of the scans.
-        records: records of the run, which select the remaining scans (see `ScanRecords.remaining`).
+        records: records of the run; they determine which scans remain (see `ScanRecords.remaining`).
 
     Raises:
         OutputError: see `ScanRecords.remaining`.

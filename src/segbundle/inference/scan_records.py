@@ -135,7 +135,7 @@ class ScanRecords:
             self._next_write = 2 * len(self._records)
 
     def close(self) -> None:
-        """Close the journal, and write `predictions.json` if there is a single process and it has added records.
+        """Close the journal. A single process that has added records also writes `predictions.json`.
 
         Raises:
             OutputError: `predictions.json` cannot be written.

@@ -30,7 +30,7 @@ class ScanWriter:
     - `case`, `image`; `status`: `ok` or `failed`; `error`: a message, or null;
     - `prediction`: path of the label map, or null; `probabilities`: path of the probabilities, if they are saved;
     - `seconds`: working time, without waiting; `stages`: the seconds of `load`, `predict`, `restore` and `write`;
-    - `window_size`: (X, Y, Z) of the windows in voxels, which depends on the free memory for `window_size: auto`;
+    - `window_size`: (X, Y, Z) of the windows in voxels; for `window_size: auto`, it depends on the free memory;
     - `peak_memory_mb`: maximum resident memory of the process during prediction; on a GPU also `peak_gpu_memory_mb`;
     - `scores` of every class, if a metric computes them;
     - `settings`: hash of everything that affects the result; `input`: hash of the paths, sizes and dates of the files

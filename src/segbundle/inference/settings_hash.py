@@ -31,7 +31,7 @@ _CHECKPOINTS = ("ckpt_path", "weights")
 
 
 def configured(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert settings to plain values, which can be written as JSON and hashed.
+    """Convert settings to plain values that can be written as JSON and hashed.
 
     In a running workflow, the value of a setting is that in the configuration, if the configuration has its key. A
     component is described by its `_target_` and its arguments, a reference by the value to which it refers. All

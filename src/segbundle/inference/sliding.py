@@ -125,8 +125,8 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         Args:
             inputs: (B, C, X, Y, Z), floating point, on any device; (B, C, *spatial) if MONAI's inferer runs.
             network: function from windows (B, C, *roi_size) to logits (B, num_classes, *roi_size).
-            args: additional positional arguments of the network; if there are any, MONAI's inferer runs.
-            kwargs: additional keyword arguments of the network; if there are any, MONAI's inferer runs.
+            args: additional positional arguments of the network. With these, MONAI's inferer runs.
+            kwargs: additional keyword arguments of the network. With these, MONAI's inferer runs.
 
         Returns:
             Logits (B, num_classes, X, Y, Z) in float32; a `MetaTensor` with the metadata of `inputs` if that is a
@@ -169,7 +169,7 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
             device: device of the network.
 
         Returns:
-            Logits (1, num_classes, *patch_size) of the window. None for backends other than `eager`, which are not run.
+            Logits (1, num_classes, *patch_size) of the window. None for backends other than `eager`: nothing is run.
 
         Raises:
             RuntimeError: if the network does not accept the window.

@@ -15,7 +15,7 @@ Place = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """Positions of sliding windows of a fixed size, which cover a volume and are visited along one axis.
+    """Positions of sliding windows of a fixed size that cover a volume and are visited along one axis.
 
     Attributes:
         shape: (X, Y, Z) of the volume.

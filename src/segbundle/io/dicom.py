@@ -66,9 +66,9 @@ class DicomFolder:
 
     Attributes:
         series: all series, sorted by the names of their first files.
-        passed_over: pairs of a kind of file and its number of files, for files that are not images. The kinds are a
-            modality such as `SR`, `DICOMDIR`, `not DICOM` and `unreadable`.
-        unreadable: paths of the files of kind `unreadable`, which may be damaged slices (default: none).
+        passed_over: pairs (kind, number of files) for files that are not images. A kind is a modality such as `SR`, or
+            `DICOMDIR`, `not DICOM` or `unreadable`.
+        unreadable: paths of the files of kind `unreadable`; these may be damaged slices (default: none).
 
     Example:
         >>> folder = DicomFolder((), (("not DICOM", 2),))
@@ -86,7 +86,7 @@ class DicomFolder:
         return [series for series in self.series if series.why is None]
 
     def others(self) -> str | None:
-        """Return a one-line summary of the files that are not part of a volume; None if there are no such files."""
+        """Return a one-line summary of the files that are not part of a volume; None without such files."""
         parts = [f"{len(series.files)} as {series.why}" for series in self.series if series.why is not None]
         parts += [f"{count} {kind}" for kind, count in self.passed_over]
         count = sum(len(series.files) for series in self.series if series.why is not None)
@@ -174,7 +174,7 @@ def series_files(path: Path) -> list[Path]:
 def are_parts(paths: Sequence[Path]) -> tuple[bool, bool]:
     """Return whether several series together form one volume, and whether all their slice positions differ.
 
-    Parts of one volume have different slice positions; copies of a volume have equal ones. Only headers are read.
+    Parts of one volume have different slice positions; copies of a volume have the same. Only headers are read.
 
     Args:
         paths: paths of the series, as in `Series.path`; all have the same SeriesInstanceUID.

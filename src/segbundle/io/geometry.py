@@ -65,9 +65,9 @@ class Geometry:
     def difference(self, other: Geometry) -> str | None:
         """Return a description of how another grid differs from this one; None if their voxels coincide.
 
-        Voxels coincide if corner voxels differ by at most a tenth of the smallest spacing, because headers are stored
-        in single precision. They also coincide if the first voxel and the spacing are the same, and the rotations
-        differ by no more than the rounding error of a qform.
+        Voxels coincide if the positions of corner voxels differ by at most a tenth of the smallest spacing, because
+        headers are stored in single precision. They also coincide if the first voxel and the spacing are the same, and
+        the rotations differ by at most the rounding error of a qform.
 
         Args:
             other: geometry of another scan.

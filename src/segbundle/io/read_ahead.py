@@ -79,8 +79,8 @@ _begun: dict[Path, Future[_Timed]] = {}
 def begin_reading(path: str | Path) -> None:
     """Start to read a NIfTI file in the background; `read_begun` returns the scan.
 
-    Call this function early, so that reading overlaps with importing other modules. Files that nibabel does not read
-    are ignored, because other libraries may crash if the program exits while they read. Missing files are ignored, too.
+    Call this function early, so that reading overlaps with importing other modules. Missing files, and files that
+    nibabel does not read, are ignored: other libraries may crash if the program exits while they read.
 
     Args:
         path: path of the file.
@@ -99,7 +99,7 @@ def _timed(path: Path) -> _Timed:
 
 
 def read_begun(path: str | Path | Sequence[str | Path]) -> _Timed:
-    """Return the scan that `begin_reading` started to read; without such a scan, read it now.
+    """Return the scan that `begin_reading` started to read, or read it now if reading was not started.
 
     A scan that was read in the background is returned once; a second call reads the file again.
 

@@ -81,7 +81,7 @@ def is_scan_file(path: Path) -> bool:
 
 
 def may_be_slice(name: str) -> bool:
-    """Return whether a file name is typical of a DICOM slice: it has no suffix, a numeric one, or one such as `.dcm`.
+    """Return whether a file name is typical of a DICOM slice: no suffix, a numeric suffix, or one such as `.dcm`.
 
     Args:
         name: name of a file.

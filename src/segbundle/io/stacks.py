@@ -47,7 +47,7 @@ class Slice:
         rescaled: those of `RescaleSlope` and `RescaleIntercept` that are in the header (default: neither).
         damaged: description of a damaged slope or intercept; None (default) if both are usable.
         stack: StackID of a multi-frame file (default empty).
-        settings: pairs of name and value of settings that distinguish volumes acquired together, such as `EchoTime`
+        settings: pairs (name, value) of settings that distinguish volumes acquired together, such as `EchoTime`
             (default: none).
 
     Example:

@@ -1,4 +1,4 @@
-"""Base class of the Dice losses, which counts the regions of a batch and reduces the counts to a loss."""
+"""Base class of the Dice losses: count the regions of a batch, and reduce the counts to a loss."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class RegionLoss(torch.nn.Module, ABC):
         annotated: torch.Tensor | None,
         cross_entropy: CrossEntropy | None = None,
     ) -> tuple[SoftCounts, torch.Tensor]:
-        """Compute the per-class sums of a batch, which `reduce` turns into the loss.
+        """Compute the per-class sums of a batch, and the mask of the classes to include, for `reduce`.
 
         Args:
             input: see `forward`.

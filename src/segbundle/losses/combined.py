@@ -70,7 +70,7 @@ class _RegionCELoss(torch.nn.Module):
 
     @property
     def ignore_index(self) -> int | None:
-        """Class index of unknown voxels, which are excluded from the loss; None without such an index."""
+        """Class index of the voxels that are excluded from the loss; None if all voxels are included."""
         return self.region.ignore_index
 
     @property

@@ -25,7 +25,8 @@ _MIN_LOGIT = -1e30
 class SoftCounts(NamedTuple):
     """Per-class sums over the voxels that are not ignored, for B samples and C classes.
 
-    Here, p is the probability of a class at a voxel, and g is its reference value: 0 or 1, or between for soft targets.
+    Here, p is the probability of a class at a voxel, and g is its reference: 0 or 1, or a value between for soft
+    targets.
 
     Example:
         >>> counts = soft_counts(torch.tensor([[[0.75, 0.5], [0.25, 0.5]]]), torch.tensor([[[0, 1]]]), softmax=False)
@@ -82,16 +83,16 @@ def soft_counts(
     Args:
         input: (B, C, *spatial), floating point: logits with `softmax`, otherwise probabilities.
         target: (B, 1, *spatial) class indices of any dtype if C > 1, or (B, C, *spatial) one-hot or soft.
-        softmax: whether `input` contains logits, which cross entropy requires.
+        softmax: whether `input` contains logits. Cross entropy requires logits.
         merged: indices of the unannotated classes of each sample, whose voxels are labeled as background. Their
             probability is added to that of the background, and their own sums are 0 (marginal probabilities; Shi et al.
             2021, Medical Image Analysis 70, 101979). Default: None (no unannotated classes).
-        ignore_index: class index of unknown voxels, which are excluded. In one-hot targets, these are the voxels of
-            that channel or, if there is no such channel, the voxels that are 0 in all channels. Default: None.
+        ignore_index: class index of the voxels to exclude. In one-hot targets, these are the voxels of that channel or,
+            without such a channel, the voxels that are 0 in all channels. Default: None.
         squared_pred: sum p² and g² in `prediction` and `reference`. Default: False.
         soft_label: for a soft target, compute the intersection as the sum of min(p, g), so that p = g is a perfect
             match. No effect with `squared_pred`. Default: False.
-        cross_entropy: settings of the cross entropy, which needs `softmax`. Default: None (no cross entropy).
+        cross_entropy: settings of the cross entropy; ignored without `softmax`. Default: None (no cross entropy).
 
     Returns:
         Sums in float32 (float64 for float64 input).

@@ -34,8 +34,8 @@ class DiceLoss(RegionLoss):
         squared_pred: sum p² and g² in P and G.
         jaccard: use the Jaccard index instead of Dice.
         reduction: `mean`: mean over samples. `sum`: sum over samples and present classes. `none`: one value per sample
-            and class, (B, C, 1, ...), without the background if it is excluded. The value of an absent class is then
-            its predicted fraction of the volume; the value of an unannotated class is 0.
+            and class, (B, C, 1, ...), without the background if it is excluded. With `absent="volume"`, the value of an
+            absent class is its predicted fraction of the volume. The value of an unannotated class is 0.
         smooth_nr: added to the numerator.
         smooth_dr: added to the denominator.
         batch: treat the batch as one sample; in distributed training, the batches of all ranks together.
@@ -46,8 +46,8 @@ class DiceLoss(RegionLoss):
         absent: treatment of annotated classes that are absent from the reference. `volume`: the penalty A. `skip`: no
             penalty. `smooth`: the same as for present classes, with I = G = 0; as in MONAI, the loss of an absent class
             is then about 1 even for small P.
-        ignore_index: class index of unknown voxels, which are excluded. In one-hot targets, these are the voxels of
-            that channel or, if there is no such channel, the voxels that are 0 in all channels. Default: None.
+        ignore_index: class index of the voxels to exclude. In one-hot targets, these are the voxels of that channel or,
+            without such a channel, the voxels that are 0 in all channels. Default: None.
 
     Raises:
         ValueError: if arguments contradict each other or are out of range.

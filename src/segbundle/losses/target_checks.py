@@ -263,7 +263,7 @@ def annotated(annotated: torch.Tensor | None, batch_size: int, num_classes: int)
 
 
 def finite(*sums: torch.Tensor) -> None:
-    """Raise an error if the sums of a batch contain NaN or Inf, which then come from the input.
+    """Raise an error if the sums of a batch contain NaN or Inf because of the input.
 
     Args:
         sums: tensors of any shape.

@@ -81,7 +81,7 @@ def score_case(
         ref: reference class indices, same shape.
         num_classes: number of classes, including the background.
         annotated: one bool per class, False if the class was not annotated in this case. Default: all True.
-        ignore_index: value of unknown voxels in the reference, which are excluded from all counts. Default: None.
+        ignore_index: value of unknown voxels in the reference. These voxels are excluded. Default: None.
         spacing: voxel size in mm along each axis, needed for surface scores and connected components. Default: None,
             neither is computed.
         nsd_tolerance_mm: tolerance of the normalized surface Dice in mm; a number, or one per class. Default: 1.0.
@@ -146,11 +146,11 @@ def per_class_dice(
         ref: reference class indices, same shape.
         num_classes: number of classes, including the background.
         annotated: one bool per class, False if the class was not annotated. Default: all True.
-        ignore_index: value of unknown voxels in the reference, which are excluded. Default: None.
+        ignore_index: value of unknown voxels in the reference. These voxels are excluded. Default: None.
 
     Returns:
-        float64 tensor (num_classes,). A class in only one of prediction and reference scores 0. NaN marks classes that
-        are not scored, because they are in neither, or not annotated.
+        float64 tensor (num_classes,): 0 for a class in only one of the two label maps, and NaN for a class that is not
+        scored, because it is in neither of them or not annotated.
 
     Raises:
         ValueError: if shapes differ, values are out of range, or `annotated` does not have `num_classes` entries.

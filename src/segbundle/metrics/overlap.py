@@ -20,7 +20,7 @@ def overlap_counts(
         pred: predicted class indices, any shape, integer dtype, values in [0, num_classes).
         ref: reference class indices, same shape and range.
         num_classes: number of classes, including the background.
-        ignore_index: value of unknown voxels in the reference, which are excluded. Default: None.
+        ignore_index: value of unknown voxels in the reference. These voxels are excluded. Default: None.
 
     Returns:
         Three int64 tensors (num_classes,): intersection, prediction, reference.

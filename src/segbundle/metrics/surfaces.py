@@ -52,11 +52,11 @@ def surface_scores(
 
     Surfaces are defined as in DeepMind's surface-distance. The elements of a surface are the cubes of eight voxels that
     are partly inside and partly outside the class; voxels beyond the scan are outside. The area of an element is that
-    of marching cubes. Its distance is that to the nearest element of the other surface.
+    of marching cubes. Its distance is measured to the nearest element of the other surface.
 
-    - HD95 (Huttenlocher et al., IEEE TPAMI 1993, with the 95th percentile): the distance within which 95% of the area
-      of a surface lies; the larger value of the two surfaces.
-    - NSD at a tolerance (Nikolov et al., arXiv:1809.04430): the fraction of the area of both surfaces that lies within
+    - HD95 (Huttenlocher et al., IEEE TPAMI 1993, with the 95th percentile): the smallest distance that 95% of the area
+      of a surface does not exceed; the larger value of the two surfaces.
+    - NSD at a tolerance (Nikolov et al., arXiv:1809.04430): the fraction of the area of both surfaces that is within
       the tolerance of the other surface.
 
     Unknown voxels of the reference are set to the predicted class, and elements that touch an unknown voxel have no

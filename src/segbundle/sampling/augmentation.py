@@ -1,4 +1,4 @@
-"""Draw random parameters of patch augmentation, which `cut` and `degrade` apply.
+"""Draw random parameters of patch augmentation, to be applied by `cut` and `degrade`.
 
 Transforms and probabilities are those of nnU-Net (Isensee et al. 2021, supplementary note 4; defaults of version 2).
 """

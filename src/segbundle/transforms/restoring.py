@@ -44,8 +44,7 @@ def restore_labels(
         to_grid: (4, 4) matrix from voxel indices of the target grid to voxel indices of the network's grid.
         shape: (X, Y, Z) of the target grid.
         probabilities: function that takes the number of classes and returns a uint16 array (num_classes, X, Y, Z), for
-            instance memory-mapped, which is filled with probabilities times 65535. Default: None (probabilities are not
-            needed).
+            instance memory-mapped, to fill with probabilities times 65535. Default: None (no probabilities).
 
     Returns:
         Class indices (X, Y, Z) on the device of the logits: uint8 for up to 256 classes, otherwise int16. Voxels beyond

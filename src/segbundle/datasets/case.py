@@ -75,7 +75,7 @@ def _annotated_mask(case: Case, class_names: Sequence[str]) -> list[bool]:
 
 
 def name_problem(name: str) -> str | None:
-    """Return the reason why a case cannot have a name; None if it can.
+    """Return the reason why a name cannot be used for a case; None for a valid name.
 
     The name of a case becomes part of file names, so it must be a valid file name in UTF-8.
 

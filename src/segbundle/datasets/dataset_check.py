@@ -210,7 +210,7 @@ class DatasetCheck:
 
     @property
     def notes(self) -> list[str]:
-        """Remarks that are not problems but matter for training; complete after iteration."""
+        """Messages about unlabeled or unlisted cases, and classes without examples; complete after iteration."""
         unlabeled = [case.name for case in self._training if case.label is None]
         notes = [unlabeled_in_words(self.folder, unlabeled, len(self._training))] if unlabeled else []
         if self._unlisted:

@@ -334,7 +334,7 @@ def first_of(messages: Sequence[str], most: int = 3) -> list[str]:
 
 
 def escaped(text: str | Path) -> str:
-    r"""Replace unprintable characters of a text by escapes, such as line breaks and bytes that are not UTF-8.
+    r"""Replace unprintable characters of a text, such as line breaks and bytes that are not UTF-8, by escapes.
 
     Args:
         text: text or path.

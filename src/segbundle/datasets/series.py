@@ -179,7 +179,7 @@ def _volume_problems(series: Series) -> list[str]:
 
 
 def series_of(file: Path) -> Case:
-    """Return the DICOM series that a file belongs to as a case.
+    """Return the case of the DICOM series that a file belongs to.
 
     Args:
         file: path of the DICOM file.

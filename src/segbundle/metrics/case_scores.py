@@ -15,7 +15,7 @@ from segbundle.metrics.surfaces import surface_scores
 
 
 class Status(str, enum.Enum):
-    """Status of a class in a case: whether it is scored, and if not, why.
+    """Status of a class in a case: whether it is present in reference and prediction, and annotated.
 
     Example:
         >>> Status("missed") is Status.MISSED
@@ -39,7 +39,7 @@ class ClassScore:
     """Scores of one class in one case.
 
     Attributes:
-        status: whether the class is scored, and if not, why.
+        status: whether the class is present in reference and prediction, and annotated.
         dice: Dice score in [0, 1]; NaN if the class is not scored.
         voxels_ref: number of voxels in the reference.
         voxels_pred: number of voxels in the prediction.

@@ -1,4 +1,4 @@
-"""DICOM series in the folders of a tree, each as a separate case."""
+"""List the DICOM series in a folder tree, each as a separate case."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _KNOWN = ("not DICOM", "DICOMDIR")
 
 
 def lost_scans(tree: Tree) -> list[Path]:
-    """Return the paths of a tree that cannot be opened and count as separate scans.
+    """Return the paths of a tree that cannot be opened, but may be scans. Files of a DICOM series are not included.
 
     Args:
         tree: content of a folder tree.
@@ -126,14 +126,14 @@ def _lost_series(tree: Tree) -> list[Case]:
 def series_in(folder: Path, name: str, problems: tuple[str, ...] = (), tree: Tree | None = None) -> list[Case]:
     """Return a case for each DICOM series of a folder that is a volume, or should be one.
 
-    A series that should be a volume but is not, or a folder that cannot be read, is a case with a problem.
+    A series that should be a volume but is not becomes a case with a problem, and so does a folder that cannot be read.
 
     Args:
         folder: folder that directly contains DICOM files.
-        name: name of the case. If there are several series, each name also has the description of the series and, if
-            needed, its first file.
+        name: name of the case. If there are several series, the description of each series and, if needed, the name of
+            its first file are appended.
         problems: problems to add to every case (default none).
-        tree: tree to which skipped files and series are added; None (default) to ignore them.
+        tree: tree to which skipped files and series are added; None (default) ignores them.
 
     Example:
         >>> import tempfile
@@ -204,7 +204,7 @@ def series_of(file: Path) -> list[Case]:
     """Return the DICOM volumes of a file as cases: the series that it is a slice of, or all volumes in it.
 
     Args:
-        file: DICOM file.
+        file: path of the DICOM file.
 
     Returns:
         the cases; the only one has a problem if the file is not part of a volume, or if its folder cannot be read.

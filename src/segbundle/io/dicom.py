@@ -25,7 +25,7 @@ def is_dicom(path: Path) -> bool:
     """Return whether a path may identify a DICOM volume: a folder, a DICOM file, or the path of a part of one.
 
     Args:
-        path: file or folder.
+        path: path to check; it need not exist.
 
     Example:
         >>> is_dicom(Path("/nowhere/a.dcm"))

@@ -1,4 +1,4 @@
-"""DICOM headers: read the slices of a file, or determine what kind of file it is."""
+"""Read DICOM headers: the slices of an image, or the kind of a file that is not an image."""
 
 from __future__ import annotations
 
@@ -83,13 +83,13 @@ warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
 
 @dataclass(frozen=True)
 class DicomImage:
-    """DICOM file with voxels.
+    """Header of a DICOM file with voxels.
 
     Attributes:
         path: path of the file.
         series: SeriesInstanceUID.
-        description: SeriesDescription.
-        modality: for instance `CT`.
+        description: SeriesDescription; may be empty.
+        modality: Modality, for instance `CT`; may be empty.
         rows: number of rows.
         columns: number of columns.
         bits: BitsAllocated.
@@ -142,15 +142,15 @@ class DicomImage:
 
 
 def read_image(path: Path) -> DicomImage | str:
-    """Return the image that the header of a file describes, or the kind of a file without an image.
+    """Read the header of a DICOM image; for any other file, return the kind of file.
 
-    No error is raised: a damaged file is of the kind `unreadable`.
+    No error is raised: a damaged file has the kind `unreadable`.
 
     Args:
         path: path of the file.
 
     Returns:
-        the image; or, for other files, their kind: a modality, `DICOMDIR`, `not DICOM`, `empty` or `unreadable`.
+        the header; or the kind of file: a modality such as `SR`, `DICOMDIR`, `not DICOM`, `empty` or `unreadable`.
 
     Example:
         >>> import tempfile

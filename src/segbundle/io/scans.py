@@ -1,4 +1,4 @@
-"""Input and output of scans and label maps in all supported formats.
+"""Read scans and label maps in all supported formats, and write label maps as NIfTI.
 
 Arrays are always (C, X, Y, Z). Affines map voxel indices to RAS+ world coordinates in millimeters, as in nibabel.
 """
@@ -31,7 +31,7 @@ _FIXED_TEXT_FIELDS = ("magic", "regular")
 
 
 def read_scan(path: str | Path | Sequence[str | Path] | Any, dtype: Any = np.float32) -> Scan:
-    """Read a scan, with scale slope and intercept applied.
+    """Read a scan or label map, with scale slope and intercept applied.
 
     Args:
         path: a file, a folder with one DICOM volume, any file of a DICOM series, the path of one of its volumes (see
@@ -75,7 +75,7 @@ def read_scan(path: str | Path | Sequence[str | Path] | Any, dtype: Any = np.flo
 
 
 def read_geometry(path: str | Path) -> Geometry:
-    """Return shape and affine of a scan. Only the header is read.
+    """Return the geometry of a scan. Only the header is read.
 
     Args:
         path: a file, a folder with one DICOM volume, any file of a DICOM series, or the path of one of its volumes.
@@ -111,7 +111,8 @@ def write_segmentation(labels: np.ndarray, reference: str | Path, path: str | Pa
     bytes.
 
     Args:
-        labels: (X, Y, Z) integer class indices on the stored axes of the scan. uint8 in Fortran order is fastest.
+        labels: (X, Y, Z) integer class indices on the stored axes of the scan; written as uint8 if all are below 256,
+            else as int16. uint8 in Fortran order is fastest.
         reference: path of the scan.
         path: output path, with the suffix `.nii.gz` or `.nii`.
 

@@ -38,15 +38,15 @@ class Series:
     counts as a series of its own, unless it is one of several files of a concatenation.
 
     Attributes:
-        path: path that identifies the volume for `read_scan`.
+        path: path to pass to `read_scan`.
         uid: SeriesInstanceUID.
         description: SeriesDescription; may be empty.
-        modality: for instance `CT`.
-        files: sorted by name.
-        why: kind of the series if it is not a volume, such as `a localizer`; None (default) for a volume. Missing
-            slices are reported when the volume is read.
-        damaged: True if the series should be a volume, because of its SOP class or of many slices in one orientation,
-            but is not (default False).
+        modality: Modality, for instance `CT`; may be empty.
+        files: paths of the files, sorted.
+        why: kind of images, such as `a localizer`, if the series is not a volume; None (default) for a volume. A series
+            with missing slices counts as a volume; `read_scan` reports the missing slices.
+        damaged: True if the series is not a volume, although its SOP class or many slices in one orientation suggest
+            that it should be (default False).
         volume: label of the volume if the series has several, such as `b1000` (default empty).
         images: headers of the files, with the slices of the volume only (default none).
 
@@ -87,10 +87,10 @@ class DicomFolder:
     """DICOM content of a folder, without its subfolders.
 
     Attributes:
-        series: sorted by the names of their first files.
-        passed_over: number of files that are not images, by kind: a modality, `DICOMDIR`, `not DICOM`, `unreadable`, or
-            `copies` of other files.
-        unreadable: files that cannot be read.
+        series: all series, sorted by the names of their first files.
+        passed_over: pairs (kind, number of files) for files that are not used. A kind is a modality such as `SR`, or
+            `DICOMDIR`, `not DICOM`, `unreadable`, or `copies` of other files.
+        unreadable: paths of the files of kind `unreadable`; these may be damaged slices (default: none).
 
     Example:
         >>> folder = DicomFolder((), (("not DICOM", 2),))
@@ -108,7 +108,7 @@ class DicomFolder:
         return [series for series in self.series if series.why is None]
 
     def others(self) -> str | None:
-        """Return a one-line summary of the skipped files; None without skipped files."""
+        """Return a one-line summary of the files that are not part of a volume; None without such files."""
         parts = [f"{len(series.files)} as {series.why}" for series in self.series if series.why is not None]
         parts += [f"{count} {kind}" for kind, count in self.passed_over]
         count = sum(len(series.files) for series in self.series if series.why is not None)
@@ -120,7 +120,7 @@ def list_series(folder: str | Path) -> list[Series]:
     """Return the DICOM series in a folder, including those that are not volumes.
 
     Args:
-        folder: folder; its subfolders are not searched.
+        folder: path of the folder; its subfolders are not searched.
 
     Raises:
         DataError: the folder cannot be read.
@@ -145,7 +145,7 @@ def list_folder(folder: str | Path) -> DicomFolder:
     The result is cached until the name, size or date of a file changes. Hidden files are ignored.
 
     Args:
-        folder: folder; its subfolders are not searched.
+        folder: path of the folder; its subfolders are not searched.
 
     Raises:
         DataError: the folder cannot be read.

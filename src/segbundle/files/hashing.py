@@ -99,10 +99,10 @@ def add_contents(digest: Any, path: Path) -> None:
 
 
 def add_ends(digest: Any, path: Path) -> None:
-    """Add the size, the first 256 KiB and the last 256 KiB of a file to a digest; ignore a missing file.
+    """Add the size, the first 256 KiB and the last 256 KiB of a file to a digest.
 
     This is fast for files of any size. The last bytes of gzip files and checkpoints contain checksums of the whole
-    file.
+    file. A missing file is ignored.
 
     Args:
         digest: SHA-256 digest; it is updated.

@@ -233,7 +233,7 @@ class OutputFolder:
             self._add(lines)
 
     def record_partial(self, process: int) -> None:
-        """Record that a process writes partial files, so that they can be removed if it is killed.
+        """Record that a process writes partial files, so that they can be removed if the process is killed.
 
         Args:
             process: ID of the process.
@@ -284,7 +284,7 @@ class OutputFolder:
             return self._matches(path, found) or (self._read() and self._matches(path, found))
 
     def foreign(self, paths: Iterable[str | Path]) -> list[Path]:
-        """Return the paths of existing files that segbundle did not write, or that were changed since.
+        """Return the paths of existing files that segbundle did not write, or that another program changed since.
 
         Args:
             paths: absolute paths, or paths relative to the folder.
@@ -293,7 +293,7 @@ class OutputFolder:
         return [path for path in full if os.path.lexists(path) and not self.wrote(path)]
 
     def refuse_foreign(self, paths: Iterable[str | Path]) -> None:
-        """Raise an error if segbundle did not write the files at some paths, or if they were changed since.
+        """Raise an error if files exist that segbundle did not write, or that another program changed since.
 
         Args:
             paths: absolute paths, or paths relative to the folder.
@@ -327,7 +327,7 @@ class OutputFolder:
             )
 
     def refuse_links(self, names: Iterable[str]) -> None:
-        """Raise an error if a subfolder is a link or a file.
+        """Raise an error if an output subfolder is a link or a file instead of a folder.
 
         Args:
             names: names of subfolders.

@@ -30,7 +30,7 @@ _LOGGERS = ("", "mlflow", "alembic", "urllib3")
 
 
 def check_mlflow(mlflow_uri: str | None) -> None:
-    """Check that an MLflow server or database can be used. Call this function before cases are prepared.
+    """Raise an error if an MLflow server or database cannot be used. Call this function before cases are prepared.
 
     Args:
         mlflow_uri: URI of the MLflow server or database; None skips the check.

@@ -17,7 +17,7 @@ class WeightAverage:
 
     Args:
         network: trained network, on its device.
-        decay: in [0, 1), for instance 0.999 (default); None disables averaging.
+        decay: decay of the average per step, in [0, 1) (default 0.999); None disables averaging.
 
     Attributes:
         network: copy of the network whose weights are the average; without averaging, the trained network itself.

@@ -1,4 +1,4 @@
-"""Imports in expressions, and whether they are harmless."""
+"""Inspection of imports in expressions."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def import_problem(alias: str, name: str) -> str | None:
         name: dotted name of the module or object.
 
     Example:
-        >>> import_problem("glob", "glob")
+        >>> import_problem("glob", "glob") is None
+        True
         >>> import_problem("sub", "subprocess")
         'imports subprocess, which is not known to be harmless'
     """

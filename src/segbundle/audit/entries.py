@@ -28,7 +28,7 @@ class Document:
         name: file name in findings.
         content: plain values, usually a mapping.
         folder: folder that must contain all included files.
-        is_evaluated: whether MONAI evaluates text in it (default True). Pass False for a command line.
+        is_evaluated: whether MONAI evaluates text in the document (default True). Pass False for a command line.
 
     Example:
         >>> Document("task.yaml", {"max_epochs": 3}, Path("configs")).content
@@ -111,7 +111,7 @@ def read_document(path: Path) -> Any:
 
 
 def included_file(text: str) -> str | None:
-    """Return the path of the file that a macro includes, or None if it refers to its own configuration.
+    """Return the path of the file that a macro includes, or None if the macro refers to its own configuration.
 
     Args:
         text: macro, with the leading `%`.
@@ -155,7 +155,7 @@ def entries(
         content: configuration, or a value within it.
         keys: keys from the root to `content`. Default: none, for a whole configuration.
         in_component: whether a mapping above `content` has a `_target_` (default False).
-        parent: mapping that contains `content`; None (default) as in `Entry`.
+        parent: mapping that contains `content`. None (default) if it may be merged with a mapping of another file.
         is_merged: whether the keys of `content` are merged with those of other files, as at the top level (default
             True).
 

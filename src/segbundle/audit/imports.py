@@ -44,7 +44,7 @@ def import_problem(alias: str, name: str) -> str | None:
     """Return why a configuration may not import a module or an object under a name, or None if it may.
 
     Args:
-        alias: name in the configuration.
+        alias: name that the configuration gives to the module or object.
         name: dotted name of the module or object.
 
     Example:

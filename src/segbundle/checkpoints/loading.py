@@ -314,7 +314,7 @@ def warn_about_training_cases(
 def warn_about_preprocessing(
     ckpt_path: str | Path | Sequence[str | Path] | None, preprocessing: Mapping[str, Any]
 ) -> None:
-    """Log a warning if the preprocessing differs from the preprocessing with which a checkpoint was trained.
+    """Log a warning if the preprocessing differs from that in the training run of a checkpoint.
 
     Args:
         ckpt_path: checkpoint, output folder of a cross-validation, list of these, or None. The preprocessing of the

@@ -201,7 +201,7 @@ def predict(
         ),
     ] = None,
 ) -> None:
-    """Segment scans: one label map per scan, in the scan's own geometry.
+    """Segment scans, and write one label map per scan, on the grid of the scan.
 
     Example: segbundle predict data_samples/imagesTs --config configs/phantom.yaml
     --ckpt_path runs/phantom/model.pt --output_dir runs/phantom/predictions --window_size auto

@@ -40,7 +40,7 @@ def running_workflow() -> ConfigWorkflow | None:
 
 
 def running_parser() -> ConfigParser | None:
-    """Return the `ConfigParser` that is evaluating a configuration, found on the call stack, or None without one.
+    """Return the `ConfigParser` on the call stack, or None if no configuration is being evaluated.
 
     Example:
         >>> running_parser() is None

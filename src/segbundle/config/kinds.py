@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 
 class Kind(Protocol):
-    """Kind of values that a setting accepts.
+    """Protocol for a kind of values that a setting accepts.
 
     Example:
         >>> kind: Kind = Boolean()
@@ -130,7 +130,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Text:
-    """Text.
+    """Text, which may be empty by default.
 
     Args:
         filled: whether to reject empty text and text of spaces only (default False).

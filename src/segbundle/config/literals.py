@@ -65,7 +65,7 @@ def protect(value: Any) -> Any:
 
 
 def protect_text(value: Any) -> Any:
-    """Return a value of a YAML file in which text with a `#` is wrapped, so that MONAI's parser does not change it.
+    """Wrap text with a `#` in a value of a YAML file, so that MONAI's parser does not change it.
 
     Expressions, macros and references are not wrapped, because the parser must interpret them.
 
@@ -86,7 +86,7 @@ def protect_text(value: Any) -> Any:
 
 
 def restore(value: Any) -> Any:
-    """Return a configuration, or a part of it, with the values unwrapped that `protect` wrapped.
+    """Unwrap all values that `protect` wrapped in a configuration, and return the result.
 
     Args:
         value: configuration or a part of it.

@@ -36,7 +36,7 @@ THEMES = ("Paths", "Data", "Network and windows", "Training", "Evaluation and ou
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting of a task.
+    """Setting of a task: its accepted values, its default and its description.
 
     Args:
         key: key of the configuration; `#` separates levels.

@@ -21,7 +21,7 @@ _EXPONENT = re.compile(r"([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))[eE]([-+]?)([0-9]+)"
 
 
 def check_values(config: Mapping[str, Any], evaluated: bool = False) -> None:
-    """Raise an error if a setting has an invalid value, or if any number in a configuration is not finite or too large.
+    """Raise an error if a setting has an invalid value, or a number in a configuration is NaN, infinite or too large.
 
     Args:
         config: configuration of a workflow; settings may be missing.

@@ -192,10 +192,10 @@ def write_text(path: str | Path, text: str) -> None:
 def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     r"""Write a CSV table atomically (comma, UTF-8, RFC 4180).
 
-    A byte order mark is written if the table contains non-ASCII letters: Excel needs it, and pandas reads both. A cell
-    that begins with `=`, `+`, `-`, `@`, a tab or a carriage return is prefixed with an apostrophe, because spreadsheet
-    programs would evaluate it even in quotes. `read_csv` removes the apostrophe. Numbers are not prefixed, except in
-    the columns `case` and `class`.
+    If the table contains non-ASCII letters, the file begins with a byte order mark, which Excel needs and pandas
+    accepts. A cell that begins with `=`, `+`, `-`, `@`, a tab or a carriage return is prefixed with an apostrophe,
+    because spreadsheet programs would evaluate it even in quotes. `read_csv` removes the apostrophe. Numbers are not
+    prefixed, except in the columns `case` and `class`.
 
     Args:
         path: output path.

@@ -13,7 +13,7 @@ _DIGITS = 12
 
 
 def new_digest() -> Any:
-    """Return an empty SHA-256 digest for the functions below.
+    """Return an empty SHA-256 digest, to which `add_contents` and `add_ends` add files.
 
     Example:
         >>> new_digest().name

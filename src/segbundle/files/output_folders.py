@@ -61,8 +61,8 @@ def resolve(folder: str | Path) -> Path:
 def claim(folder: str | Path) -> OutputFolder:
     """Claim an output folder for this process, and return it.
 
-    From then on, every file that `atomic_write` writes into the folder is recorded, and an error is raised before it
-    would replace a file that segbundle did not write.
+    From then on, `atomic_write` records every file that it writes into the folder, and raises an error instead of
+    replacing a file that segbundle did not write.
 
     Args:
         folder: output folder.
@@ -90,7 +90,8 @@ def refuse_to_replace(*paths: str | Path) -> None:
         paths: paths of files to be written.
 
     Raises:
-        OutputError: a path is a folder or a foreign file (the message names it), or see `claim`.
+        OutputError: a path is a folder or a foreign file (the message names it), or a folder cannot be claimed (see
+            `claim`).
 
     Example:
         >>> refuse_to_replace("/nowhere/report.html")
@@ -206,7 +207,7 @@ class OutputFolder:
 
         Args:
             path: final path.
-            written: path of the complete file before it is renamed; None for a folder or a growing file.
+            written: path of the complete file before it is renamed. None (default) for a folder or a growing file.
 
         Raises:
             OSError: the record cannot be written.

@@ -36,7 +36,7 @@ _PARTIAL_START = re.compile(r"(\.partial-\d+-)")
 
 
 def label_map(folder: str | Path, case: str) -> Path:
-    """Return the path of a case's label map.
+    """Return the path of the predicted label map of a case, `<case>_seg.nii.gz`.
 
     Args:
         folder: output folder.
@@ -50,7 +50,7 @@ def label_map(folder: str | Path, case: str) -> Path:
 
 
 def probabilities(folder: str | Path, case: str) -> Path:
-    """Return the path of a case's class probabilities.
+    """Return the path of the class probabilities of a case, `<case>_prob.nii`.
 
     Args:
         folder: output folder.

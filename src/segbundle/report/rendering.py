@@ -157,7 +157,7 @@ def bootstrap(values: Sequence[float | None], digits: int) -> str:
 
 
 def signed_bootstrap(values: Sequence[float | None], digits: int) -> str:
-    """Return a bootstrap interval of differences as text with signs, or a dash if it is unknown or both are equal.
+    """Return a bootstrap interval as text with signs, or a dash if it is unknown or both limits are equal.
 
     Args:
         values: lower and upper limit; [None, None] for an unknown interval.

@@ -71,7 +71,8 @@ class CaseVolumes:
 
         Args:
             files: files of the case.
-            window: intensities (lower, upper) that are shown as black and white. Default: None, see `CaseVolumes`.
+            window: intensities (lower, upper) that are shown as black and white. Default: the 0.5th and 99.5th
+                percentile of each slice.
 
         Raises:
             DataError: A file cannot be read, the files are on different grids, or a label map has values that are not

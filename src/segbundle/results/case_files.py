@@ -103,7 +103,7 @@ def refuse_if_moved(files: Mapping[str, CaseFiles], dataset_dir: str | Path | No
     Args:
         files: files by case.
         dataset_dir: folder of the scans that the user gave, for the message; None if the recorded paths are used.
-        every: raise the error only if every case has a missing file (default False: if any case has one).
+        every: raise the error only if every case has a missing file. By default (False), one missing file is enough.
 
     Raises:
         OutputError: Files are missing. The message names the first one.

@@ -53,8 +53,8 @@ class Spread:
 
         Args:
             values: measurements; they must be positive if `least` is given.
-            least: minimum ratio between a quartile and its limit, which are then computed on logarithms. If None
-                (default), limits are computed on the values themselves, and the minimum distance is their range.
+            least: minimum ratio between a quartile and its limit, for limits that are computed on logarithms. If None
+                (default), limits are computed on the values, and the minimum distance is the range of the values.
 
         Example:
             >>> Spread.of([]) is None

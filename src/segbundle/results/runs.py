@@ -106,7 +106,7 @@ class Run:
 
     @property
     def trainings(self) -> dict[str, Path]:
-        """Folders of the training runs whose models were scored, if they have TensorBoard files.
+        """Folders with TensorBoard files of the training runs whose models were scored, by name.
 
         For a cross-validation, the keys are the names of the folds, such as "fold 0". Otherwise, there is at most one
         folder, with the key "": the folder of this run, or of the model that was evaluated.

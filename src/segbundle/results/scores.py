@@ -187,10 +187,10 @@ def summarize(
 
     Keys of each class:
 
-    - `dice_mean`: mean Dice over the cases in which the class was scored, missed or a false positive. The last two
-      count as 0, as in nnU-Net.
-    - `hd95_mm_mean`: mean over the cases with the class in reference and prediction.
-    - `nsd_mean`: mean over the same cases as `dice_mean`.
+    - `dice_mean`: mean Dice over the cases in which the class was scored, missed or a false positive. Missed classes
+      and false positives count as 0, as in nnU-Net.
+    - `hd95_mm_mean`: mean HD95 in mm over the cases with the class in reference and prediction.
+    - `nsd_mean`: mean NSD over the same cases as `dice_mean`.
     - `dice_ci95`, `hd95_mm_ci95`, `nsd_ci95`: 95 % percentile bootstrap intervals of these means over cases (Efron
       1979; 2000 resamples, fixed seed).
     - `nsd_tolerance_mm`: tolerance of the NSD in mm.

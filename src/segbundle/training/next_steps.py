@@ -80,7 +80,7 @@ def prediction_command(weights: Path, folder: Path) -> str:
         folder: folder in which the command creates its output folder, `predictions`.
 
     Returns:
-        The command. The user replaces the word `SCANS` by the paths of the scans.
+        The command. The user must replace the word `SCANS` with the paths of the scans.
 
     Example:
         >>> from unittest.mock import patch

@@ -59,10 +59,10 @@ _SHORT.maxlevel = 3
 class Checkpoints:
     """Handler that saves the best model with its scores, and the state of training after every epoch.
 
-    It writes these files, each of them atomically:
+    The handler writes these files atomically:
 
     - `model.pt` (state dict), `metrics.csv` and `summary.json` whenever the validation reaches a new best mean Dice.
-      While scores are not meaningful (see `segbundle.inference.scoring.is_better`), they are written after every
+      While scores are not meaningful (see `segbundle.inference.scoring.is_better`), these files are written after every
       validation.
     - `last.pt`, the state for resuming, after every epoch.
     - `task.json` (classes, fold, training cases) and `training_cases.csv` (measurements of the structures in the

@@ -20,10 +20,10 @@ _MAX_CHECKED = 20_000
 
 
 def check_schedule(lr_scheduler: Any, max_epochs: int) -> None:
-    """Raise an error if a schedule does not work for all epochs of a training run. A copy of it is stepped.
+    """Raise an error if a schedule does not work for all epochs of a training run.
 
-    Only the first 20,000 epochs are checked. `ReduceLROnPlateau`, objects that are not PyTorch schedules, and schedules
-    that cannot be copied are not checked.
+    A copy of the schedule is stepped, for at most 20,000 epochs. `ReduceLROnPlateau`, objects that are not PyTorch
+    schedules, and schedules that cannot be copied are not checked.
 
     Args:
         lr_scheduler: schedule at epoch 0; it is not changed.

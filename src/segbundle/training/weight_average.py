@@ -12,8 +12,8 @@ class WeightAverage:
     """Exponential moving average (EMA) of the weights of a network during training.
 
     After step t, the new average is d times the previous average plus 1 - d times the weights, with d = min(`decay`,
-    (1 + t) / (10 + t)). It therefore follows the weights closely in the first steps. Buffers, such as the statistics of
-    batch normalization, are not averaged but copied.
+    (1 + t) / (10 + t)). In the first steps, the average therefore follows the weights closely. Buffers, such as the
+    statistics of batch normalization, are not averaged but copied.
 
     Args:
         network: trained network, on its device.

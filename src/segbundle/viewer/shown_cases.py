@@ -59,7 +59,7 @@ class ShownCase:
 def shown_cases(
     folder: str | Path, dataset_dir: str | Path | None = None
 ) -> tuple[list[ShownCase], list[str], dict[str, Any]]:
-    """Return the cases of a run whose files are known.
+    """Return the cases of a run that have known files, with the class names and the content of `run.json`.
 
     For a run with scores, the case with the lowest Dice of any class comes first, and cases without Dice come last.
 

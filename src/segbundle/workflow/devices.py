@@ -61,9 +61,7 @@ def checked_device(device: torch.device | str) -> torch.device:
 def place_network(network: torch.nn.Module, device: torch.device | str) -> torch.nn.Module:
     """Move a network to a device and to the channels-last memory layout, and return it.
 
-    3D convolutions are fastest in this layout.
-
-    On a CPU, instance norms are replaced by norms that support this layout.
+    3D convolutions are fastest in this layout. On a CPU, instance norms are replaced by norms that support it.
 
     Args:
         network: network on any device.

@@ -125,7 +125,11 @@ def command(dataset, trained, tmp_path):
         ("cross-validate", "num_folds: abc", "num_folds is 'abc'; a whole number from 2 is needed."),
         ("cross-validate", "class_names: null", "class_names is None; a list of names"),
         ("check", "class_names: 5", "class_names is 5; a list of names"),
-        ("check", "class_names: $list('ab')", "class_names is \"$list('ab')\"; for a check it must be a list of names"),
+        (
+            "check",
+            "class_names: $list('ab')",
+            "class_names is \"$list('ab')\"; `segbundle check` needs a plain list of names",
+        ),
         ("check", "network_def: [1]", "config key 'network_def' is [1]; a component"),
     ],
 )

@@ -90,6 +90,6 @@ def _task_classes(dataset: Path, config: Sequence[Path]) -> tuple[list[str] | No
     if names is None and dataset.is_dir():
         raise ConfigError(f"{dataset}: has no dataset.json with class names. Pass a task YAML with --config.")
     if not isinstance(names, (list, type(None))):
-        raise ConfigError(f"class_names is {names!r}; for a check it must be a list of names.")
+        raise ConfigError(f"class_names is {names!r}; `segbundle check` needs a plain list of names.")
     channels = task.get("network_def#in_channels", (task.get("network_def") or {}).get("in_channels"))
     return None if names is None else [str(name) for name in names], channels

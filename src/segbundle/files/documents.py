@@ -160,7 +160,7 @@ def shortened(value: Any) -> str:
 
 def _read_text(path: Path, error: type[SegbundleError], most_bytes: int | None = None) -> str:
     if not path.is_file():
-        raise error(f"{path}: no such file.")
+        raise error(f"{path}: no such file. Check the path.")
     try:
         size = path.stat().st_size
         if most_bytes is not None and size > most_bytes:

@@ -374,7 +374,7 @@ def _overrides(model: Checkpoint | None, settings: Mapping[str, Any], **others: 
 
 
 def _checkpoint(path: PathLike) -> str:
-    """Return the path of a model; of a training folder, the path of its model."""
+    """Return the path of a model, given the path of the model or of its training folder."""
     inside = Path(path) / run_files.MODEL
     return str(inside if inside.is_file() else path)
 

@@ -82,7 +82,7 @@ def workflow_block(workflow: str) -> str:
 
 
 def _with_comment(line: str, comment: str) -> str:
-    """Return a line of YAML with as many clauses of a comment as fit."""
+    """Return a line of YAML with a comment, shortened by whole clauses to fit into the line."""
     while len(line) + len(comment) + 3 > _WIDTH and "; " in comment:
         comment = comment.rpartition("; ")[0]
     return f"{line} # {comment}"

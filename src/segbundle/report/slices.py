@@ -267,13 +267,13 @@ def where_to_look(labels: np.ndarray, classes: Collection[int], at_edge: Collect
 
 
 def _argmax(counts: np.ndarray) -> int:
-    """Return the position of the maximum; of several maxima, the middle one."""
+    """Return the position of the maximum, or the middle position if there are several maxima."""
     positions = np.flatnonzero(counts == counts.max())
     return int(positions[len(positions) // 2])
 
 
 def _slice_with_most_classes(labels: np.ndarray, axis: int, num_classes: int) -> int:
-    """Return the position of the slice with the most classes; of several, the one with the most foreground."""
+    """Return the position of the slice with the most classes, and among equal slices with the most foreground."""
     slices = np.moveaxis(labels, axis, 0)
     counts = [np.bincount(each.ravel(), minlength=num_classes)[1:] for each in slices]
     return max(range(len(counts)), key=lambda position: ((counts[position] > 0).sum(), counts[position].sum()))

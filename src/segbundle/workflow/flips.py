@@ -1,4 +1,4 @@
-"""Comparison of test-time flips with the flips during training."""
+"""Warning about test-time flips that do not match the flips during training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def warn_about_flips(
     class_names: Sequence[str] = (),
     axcodes: str | Sequence[str] | None = "RAS",
 ) -> None:
-    """Log a warning if inference mirrors images along axes that training did not mirror, or that exchange classes.
+    """Log a warning if inference mirrors images along axes that training did not mirror, or exchanges left and right.
+
+    The second warning is logged only if there are classes that differ only by side.
 
     Args:
         test_time_flips: axes along which inference mirrors images.

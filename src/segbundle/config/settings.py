@@ -247,7 +247,8 @@ SETTINGS = (
     Setting(
         "augmentation", AnyOf(NULL, MappingOf()), "a mapping, for instance {rotation: 20.0},",
         "augmentation of training patches; flip_axes (auto: axis 0, unless there are left and right classes), "
-        "rotation in degrees, scaling, intensity (true or false); null and missing entries stand for the defaults",
+        "rotation in degrees, scaling, intensity (true or false); missing entries have their defaults; null turns "
+        "augmentation off",
         _TRAINING, "{flip_axes: auto, rotation: 20.0, scaling: 0.25}", _TRAIN,
     ),
     Setting(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import monai.data
@@ -25,6 +26,7 @@ from segbundle.training.caching import PreparedCases
 _logger = logging.getLogger(__name__)
 _CHUNK = 1 << 22
 """Number of voxels of a label map that are counted at a time."""
+_NO_AUGMENTATION = {"flip_axes": [], "rotation": 0, "scaling": 0, "intensity": False}
 
 
 @from_settings
@@ -32,7 +34,7 @@ def patch_loader(
     dataset: Any,
     patch_size: Sequence[int],
     batch_size: int,
-    augmentation: Mapping[str, Any] | None = None,
+    augmentation: Mapping[str, Any] | None = MappingProxyType({}),
     seed: int | None = 0,
     device: torch.device | str = "cpu",
     class_names: Sequence[str] = (),
@@ -47,8 +49,9 @@ def patch_loader(
         dataset: prepared cases (`PreparedCases`).
         patch_size: size of a patch (X, Y, Z) in voxels.
         batch_size: number of patches per batch and rank.
-        augmentation: arguments of `segbundle.sampling.Augmentation`. None (default) and missing arguments stand for its
-            defaults, except that `flip_axes` is `auto`: axis 0 is mirrored unless classes differ only by side.
+        augmentation: arguments of `segbundle.sampling.Augmentation`; None turns augmentation off. Missing arguments
+            have the defaults of this class, except that `flip_axes` is `auto`: axis 0 is mirrored unless classes differ
+            only by side. Default: empty.
         seed: seed of order, positions and augmentation; None for a random seed, the same on all ranks. Default: 0.
         device: device on which batches are created. Default: CPU.
         class_names: classes of the task, for `flip_axes: auto`.
@@ -62,8 +65,10 @@ def patch_loader(
     Example:
         >>> patch_loader([], (32, 32, 32), 2, class_names=["background", "liver"]).augmentation.flip_axes
         [0]
+        >>> patch_loader([], (32, 32, 32), 2, augmentation=None).augmentation
+        Augmentation(flip_axes=[], rotation=0, scaling=0, intensity=False)
     """
-    options = dict(augmentation or {})
+    options = dict(_NO_AUGMENTATION if augmentation is None else augmentation)
     for name in options:
         if name not in (known := inspect.signature(Augmentation).parameters):
             raise ConfigError(f"augmentation: unknown setting {name!r}{suggestion(name, known)}")

@@ -25,7 +25,7 @@ def warn_about_flips(
 
     Args:
         test_time_flips: axes along which inference mirrors images.
-        augmentation: augmentation during training, with its `flip_axes`; None for the defaults.
+        augmentation: augmentation during training, with its `flip_axes`; None for no augmentation.
         class_names: classes of the task, to find classes that differ only by side. Default: none.
         axcodes: orientation of the network's grid. Default: RAS.
 
@@ -35,7 +35,8 @@ def warn_about_flips(
     Example:
         >>> warn_about_flips([0], {"flip_axes": [0]}, ["background", "liver"])  # same axes: no warning
     """
-    trained = chosen_flips((augmentation or {}).get("flip_axes", "auto"), class_names, axcodes)
+    flip_axes = [] if augmentation is None else augmentation.get("flip_axes", "auto")
+    trained = chosen_flips(flip_axes, class_names, axcodes)
     unknown = sorted(set(test_time_flips) - set(trained))
     if unknown:
         _logger.warning(

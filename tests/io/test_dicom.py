@@ -165,7 +165,10 @@ def at(*heights):
         ({"positions": at(0, 2, 4, 8, 10, 12)}, "its slices are 2 to 4 mm apart; a slice is missing after IM002.dcm"),
         ({"positions": at(0, 2, 4, 10, 12, 14)}, "2 slices are missing after IM002.dcm"),
         ({"positions": at(0, 1, 3), "thickness": 1}, "a slice is missing after IM001.dcm"),
-        ({"positions": at(0, 2, 4, 4, 6, 8)}, r"1 slice\(s\) are duplicate: IM002.dcm and IM003.dcm have the same"),
+        (
+            {"positions": at(0, 2, 4, 4, 6, 8)},
+            r"it contains 1 duplicate slice\(s\): IM002.dcm and IM003.dcm have the same",
+        ),
         ({"positions": at(0, 2, 4, 0, 2)}, "it contains 2 volumes: 1 to 2 images at each of 3 positions"),
         ({"positions": at(*[1] * 5)}, "all its 5 images are in one plane"),
         ({"positions": at(0, 5, 10, 15, 17.5, 20, 22.5)}, "2.5 to 5 mm apart, and the distance changes at IM003.dcm"),

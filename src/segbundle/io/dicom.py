@@ -193,8 +193,8 @@ def _images_of(path: Path) -> tuple[DicomImage, ...]:
         unreadable = list_folder(folder).unreadable
         if unreadable:
             raise DataError(
-                f"{folder}: {len(unreadable)} of its files cannot be read (for instance {unreadable[0].name}), so slices "
-                "may be missing. Copy or export the series again, or remove these files."
+                f"{folder}: {len(unreadable)} of its files cannot be read (for instance {unreadable[0].name}), so "
+                "slices may be missing. Copy or export the series again, or remove these files."
             )
     return chosen.images
 

@@ -23,7 +23,7 @@ from segbundle.datasets.folders import (
     path_problem,
 )
 from segbundle.datasets.listed import has_list
-from segbundle.datasets.series import lost_scans, scans_in_folders, series_of
+from segbundle.datasets.series import NOT_SELECTED, lost_scans, scans_in_folders, series_of
 from segbundle.errors import DataError
 from segbundle.io.scan_files import SUFFIXES, is_dicom_file, is_scan_file, is_segmentation, is_volume_path, stem
 
@@ -76,7 +76,7 @@ def find_scans(
         cases = _without_duplicates(cases)
     cases = tell_apart([_with_printable_name(case) for case in cases])
     if not cases:
-        if selected and any(tree.left_out["series not selected"] for tree in trees):
+        if selected and any(tree.left_out[NOT_SELECTED] for tree in trees):
             raise DataError(
                 f"{', '.join(map(escaped, paths))}: no DICOM series matches series: {', '.join(selected)}. List the "
                 f"series with: segbundle check {escaped(paths[0])}"

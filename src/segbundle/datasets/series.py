@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _NO_NAME = re.compile(r"[^\w.+-]+")
 _LONGEST_NAME = 40
+NOT_SELECTED = "of series that are not selected"
+"""Kind of skipped files."""
 _KNOWN = ("not DICOM", "DICOMDIR")
 """Kinds of files in a folder of DICOM files that are already counted by suffix."""
 
@@ -64,9 +66,9 @@ def scans_in_folders(tree: Tree, selected: Sequence[str] = ()) -> list[Case]:
         lost = [lost.reason for lost in tree.lost if lost.slice and lost.path.parent == folder]
         found += _series_in(folder, path_name(folder, tree.root), tuple(first_of(lost)), tree)
     if selected:
-        chosen = [(case, series) for case, series in found if series is None or _is_selected(series, selected)]
-        tree.left_out["series not selected"] += len(found) - len(chosen)
-        found = chosen
+        others = [series for _, series in found if series is not None and not _is_selected(series, selected)]
+        tree.left_out[NOT_SELECTED] += sum(len(series.files) for series in others)
+        found = [(case, series) for case, series in found if series not in others]
     return cases + _with_scattered(found, tree.root)
 
 

@@ -1,4 +1,4 @@
-"""Progress of long loops: a bar on a terminal, else occasional lines in the log."""
+"""Progress of long loops, as a bar on a terminal or lines in the log, and text that a terminal can show."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 _T = TypeVar("_T")
@@ -20,6 +21,19 @@ def is_terminal() -> bool:
         True
     """
     return sys.stderr is not None and sys.stderr.isatty()
+
+
+def escaped(text: str | Path) -> str:
+    r"""Return text with escapes for unprintable characters, such as line breaks and bytes outside UTF-8.
+
+    Args:
+        text: text or path.
+
+    Example:
+        >>> escaped("gr\udcf6sse.nii")
+        'gr\\udcf6sse.nii'
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text))
 
 
 def duration(seconds: float) -> str:

@@ -32,6 +32,8 @@ _PARTIAL = re.compile(
     + rf"|{RANK.pattern}|{PREPARED_CASE.pattern})",
     re.DOTALL,
 )
+PARTIAL_START = ".partial-{}-"
+"""Start of the names of partial files, with the ID of the process that writes them."""
 _PARTIAL_START = re.compile(r"(\.partial-\d+-)")
 
 
@@ -74,22 +76,9 @@ def partial(path: Path, process: int) -> Path:
         >>> partial(Path("runs/run.json"), 7).name
         '.partial-7-run.json'
     """
-    start = partial_start(process)
+    start = PARTIAL_START.format(process)
     name = path.name.encode("utf-8", "surrogateescape")[-(255 - len(start)) :]
     return path.with_name(start + name.decode("utf-8", "surrogateescape"))
-
-
-def partial_start(process: int) -> str:
-    """Return the prefix of the names of a process's partial files.
-
-    Args:
-        process: ID of the process.
-
-    Example:
-        >>> partial_start(7)
-        '.partial-7-'
-    """
-    return f".partial-{process}-"
 
 
 def partial_of(name: str) -> str | None:

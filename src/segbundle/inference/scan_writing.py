@@ -10,11 +10,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from segbundle.datasets.folders import escaped
 from segbundle.errors import describe
 from segbundle.inference.scan_records import ScanRecords, readable
 from segbundle.results.scores import scores_to_json
-from segbundle.terminal import duration, is_terminal
+from segbundle.terminal import duration, escaped, is_terminal
 
 _logger = logging.getLogger(__name__)
 Saving = Callable[[dict[Any, Any]], Mapping[Any, Any]]
@@ -60,6 +59,7 @@ class ScanWriter:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writing")
         self._written: Future[None] | None = None
         self._finished = 0
+        self._on_terminal = is_terminal()
 
     def write(self, item: dict[Any, Any], record: dict[str, Any]) -> None:
         """Start to write the label map and the record of a scan. A failed scan has a record only, written at once.
@@ -114,7 +114,7 @@ class ScanWriter:
     def _log(self, record: dict[str, Any], seconds: float) -> None:
         """Log the result of a scan. On a terminal, log failures only, because the progress bar counts the scans."""
         self._finished += 1
-        count = "" if is_terminal() else f"[{self._finished}/{self.total}] "
+        count = "" if self._on_terminal else f"[{self._finished}/{self.total}] "
         case = escaped(record["case"])
         with tqdm.external_write_mode():
             if record["error"] is not None:

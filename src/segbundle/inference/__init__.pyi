@@ -1,7 +1,6 @@
-from .backends import prepare
+from .backends import autocast, prepare
 from .evaluator import SegmentationEvaluator
 from .patch_inferer import PatchInferer
-from .precision import autocast
 from .progress import ProgressBar
 from .scan_evaluator import ScanEvaluator
 from .scan_loading import ScanDataset, ScanLoader, start_reading

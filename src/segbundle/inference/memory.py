@@ -17,7 +17,7 @@ from segbundle.acceleration.trial_window import divisor, small_window
 from segbundle.config.choices import Precision
 from segbundle.hardware import device_memory
 from segbundle.hardware.device_memory import USABLE_FRACTION
-from segbundle.inference.precision import autocast, computed_dtype
+from segbundle.inference.backends import autocast, computed_dtype
 from segbundle.inference.windows import check_overlap, interval, slab_axis
 
 _MAX_CPU_BYTES = 2**30
@@ -116,7 +116,7 @@ def training_bytes(network: torch.nn.Module, channels: int, patch_size: Sequence
         network: network to measure, with at least one parameter; it is not modified.
         channels: number of input channels.
         patch_size: (X, Y, Z) in voxels.
-        precision: see `segbundle.inference.precision.autocast`.
+        precision: see `segbundle.inference.autocast`.
 
     Example:
         >>> training_bytes(torch.nn.Conv3d(1, 2, 3, padding=1), 1, (32, 32, 32), "fp32") > 0

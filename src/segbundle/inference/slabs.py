@@ -51,7 +51,7 @@ def check_finite(logits: torch.Tensor) -> None:
         raise NonFiniteLogitsError(f"{bad:,} of {logits.numel():,} logits are NaN or infinite")
 
 
-class ScoreSlabs:
+class ScoreSlabs(Iterator[Slab]):
     """Iterator over the logits of a volume, computed on demand in slabs along one axis.
 
     It can be iterated over only once. Items are `(start, logits)`: float32 logits (num_classes, X, Y, Z) of a slab that
@@ -84,9 +84,6 @@ class ScoreSlabs:
         self.roi = roi
         self.seconds = 0.0
         self._slabs = slabs
-
-    def __iter__(self) -> Iterator[Slab]:
-        return self
 
     def __next__(self) -> Slab:
         started = time.monotonic()

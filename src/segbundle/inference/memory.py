@@ -15,8 +15,8 @@ from torch.overrides import TorchFunctionMode
 
 from segbundle.acceleration.trial_window import divisor, small_window
 from segbundle.config.choices import Precision
-from segbundle.hardware import device_memory
-from segbundle.hardware.device_memory import USABLE_FRACTION
+from segbundle.hardware import memory_usage
+from segbundle.hardware.memory_usage import USABLE_FRACTION
 from segbundle.inference.backends import autocast, computed_dtype
 from segbundle.inference.windows import check_overlap, interval, slab_axis
 
@@ -164,7 +164,7 @@ def choose_batch(needs: Needs, roi: Sequence[int], device: torch.device) -> int:
         4
     """
     window = needs.bytes_per_voxel * math.prod(roi)
-    budget = USABLE_FRACTION * device_memory.free_memory(device)
+    budget = USABLE_FRACTION * memory_usage.free_memory(device)
     if device.type == "cpu":
         budget = min(budget, _MAX_CPU_BYTES)
     return int(min(max(budget // window, 1), _LARGEST_BATCH.get(device.type, 1)))
@@ -184,7 +184,7 @@ def limit_batch(batch: int, needs: Needs, roi: Sequence[int]) -> int:
         >>> limit_batch(2, Needs(bytes_per_voxel=100.0, num_classes=2), (8, 8, 8))
         2
     """
-    limit = USABLE_FRACTION * device_memory.free_memory(torch.device("cpu")) // (needs.bytes_per_voxel * math.prod(roi))
+    limit = USABLE_FRACTION * memory_usage.free_memory(torch.device("cpu")) // (needs.bytes_per_voxel * math.prod(roi))
     return int(min(batch, max(limit, 1)))
 
 
@@ -219,7 +219,7 @@ def choose_windows(
         ([16, 16, 16], [0.25, 0.25, 0.25])
     """
     check_overlap(overlap)
-    limit = USABLE_FRACTION * device_memory.free_memory(device)
+    limit = USABLE_FRACTION * memory_usage.free_memory(device)
     best, best_cost = list(patch_size), math.inf
     margins = [size - interval(size, fraction) for size, fraction in zip(patch_size, overlap, strict=True)]
     for roi in itertools.product(*map(_window_sizes, shape, patch_size, margins)):

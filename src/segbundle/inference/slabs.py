@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from segbundle.hardware.device_memory import has_room
+from segbundle.hardware.memory_usage import has_room
 from segbundle.inference.windows import Place, WindowPlan
 
 Slab = tuple[int, torch.Tensor]

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from segbundle.acceleration.rewriting import normalizes_by_window
 from segbundle.config.choices import Backend, Precision
 from segbundle.config.from_settings import from_settings
-from segbundle.hardware.device_memory import has_room
+from segbundle.hardware.memory_usage import has_room
 from segbundle.inference.backends import Member, Network, PreparedNetworks, autocast, members
 from segbundle.inference.memory import Needs, choose_batch, choose_windows, limit_batch, measured_needs
 from segbundle.inference.slabs import ScoreSlabs, Slab, SlabBuffer

@@ -1,11 +1,12 @@
-"""Memory available on the machine and in the control groups of this process."""
+"""Free memory of the machine, of the control groups of this process, and of devices."""
 
 import math
 
 import numpy as np
 import pytest
+import torch
 
-from segbundle.hardware import host_memory as machine
+from segbundle.hardware import memory_usage as machine
 
 
 @pytest.fixture
@@ -58,3 +59,13 @@ def test_freed_memory_is_reusable():
     kept = [np.ones(1000) for _ in range(10_000)]
     del kept[::2]
     assert machine.reusable_memory() > 0
+
+
+def test_has_room_for_half_of_free_memory(monkeypatch):
+    monkeypatch.setattr(machine, "free_memory", lambda device: 100)
+    assert machine.has_room(50, torch.device("cpu"))
+    assert not machine.has_room(51, torch.device("cpu"))
+
+
+def test_free_memory_is_positive():
+    assert machine.free_memory(torch.device("cpu")) > 0

@@ -1,4 +1,7 @@
-"""Memory available to this process, on the machine and in its control groups."""
+"""Free memory of the machine, of the control groups of this process, and of devices; and peak memory.
+
+PyTorch is imported only where it is needed: the first scan is read before.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,17 @@ import ctypes
 import math
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
+if TYPE_CHECKING:
+    import torch
+
+USABLE_FRACTION = 0.5
+"""Fraction of the free memory that windows may use; the rest is for the scan, the sums and other processes."""
 _CGROUP = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
 _VERSION_2 = ("memory.max", "memory.current", "memory.stat")
@@ -24,6 +34,42 @@ class _AllocatorState(ctypes.Structure):
     """glibc's `struct mallinfo2`."""
 
     _fields_ = [(name, ctypes.c_size_t) for name in (*"abcdefgh", "fordblks", "keepcost")]  # only `fordblks` is used
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the number of bytes that can be allocated on a device.
+
+    On a CPU, the limits of the control groups apply. On a GPU, PyTorch's unused cached memory counts as free.
+
+    Args:
+        device: CPU or CUDA device.
+
+    Example:
+        >>> import torch
+        >>> free_memory(torch.device("cpu")) > 0
+        True
+    """
+    if device.type == "cuda":
+        import torch
+
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return available_memory()
+
+
+def has_room(num_bytes: float, device: torch.device) -> bool:
+    """Return whether an allocation needs at most half of the free memory of a device.
+
+    Args:
+        num_bytes: size of the allocation in bytes.
+        device: CPU or CUDA device.
+
+    Example:
+        >>> import torch
+        >>> has_room(1, torch.device("cpu"))
+        True
+    """
+    return num_bytes <= USABLE_FRACTION * free_memory(device)
 
 
 def available_memory() -> int:
@@ -110,3 +156,51 @@ def _swap_left(folder: Path) -> float:
         return math.inf if text == "max" else max(int(text) - int((folder / _SWAP_USED).read_text(encoding="utf-8")), 0)
     except (OSError, ValueError):
         return math.inf
+
+
+class PeakMemory:
+    """Meter of the peak memory since its creation.
+
+    On systems other than Linux, the peak of the process cannot be reset, and is that since the start of the process.
+
+    Args:
+        device: device of the network; the memory of a GPU is measured as well.
+
+    Example:
+        >>> import torch
+        >>> PeakMemory(torch.device("cpu")).peaks()["peak_memory_mb"] > 0
+        True
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # VmHWM := VmRSS, see proc(5)
+        if device.type == "cuda":
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def peaks(self) -> dict[str, float]:
+        """Return the peaks in units of 10^6 bytes.
+
+        Returns:
+            `peak_memory_mb`, the resident memory of this process; on a GPU also `peak_gpu_memory_mb`.
+        """
+        peaks = {"peak_memory_mb": round(_resident_peak() / 1e6, 1)}
+        if self.device.type == "cuda":
+            import torch
+
+            peaks["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated(self.device) / 1e6, 1)
+        return peaks
+
+
+def _resident_peak() -> int:
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource  # for macOS; not available on Windows
+
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else used * 1024

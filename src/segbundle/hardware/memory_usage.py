@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -75,11 +76,14 @@ def has_room(num_bytes: float, device: torch.device) -> bool:
 def available_memory() -> int:
     """Return the number of bytes that this process can allocate, limited by the machine and by its control groups.
 
+    The limits of all parents of a control group apply as well. The page cache does not count as used.
+
     Example:
         >>> available_memory() > 0
         True
     """
-    return int(min(psutil.virtual_memory().available, left_in_groups()))
+    allowed = (_memory_left(folder, names) for folder, names in _groups())
+    return int(min(psutil.virtual_memory().available, *allowed))
 
 
 def available_swap() -> int:
@@ -105,18 +109,6 @@ def reusable_memory() -> int:
         return 0
     mallinfo.restype = _AllocatorState
     return int(mallinfo().fordblks)
-
-
-def left_in_groups() -> float:
-    """Return the number of bytes left in the control groups of this process; infinity without a limit.
-
-    This is the minimum over its control groups and all their parents. The page cache does not count as used.
-
-    Example:
-        >>> left_in_groups() > 0
-        True
-    """
-    return min((_memory_left(folder, names) for folder, names in _groups()), default=math.inf)
 
 
 def _groups() -> Iterator[tuple[Path, tuple[str, str, str]]]:
@@ -187,20 +179,19 @@ class PeakMemory:
         Returns:
             `peak_memory_mb`, the resident memory of this process; on a GPU also `peak_gpu_memory_mb`.
         """
-        peaks = {"peak_memory_mb": round(_resident_peak() / 1e6, 1)}
+        status = ""
+        with suppress(OSError):
+            status = Path("/proc/self/status").read_text(encoding="ascii")
+        if found := re.search(r"VmHWM:\s*(\d+)", status):
+            resident = int(found[1]) * 1024
+        else:
+            import resource  # for macOS; not available on Windows
+
+            used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            resident = used if sys.platform == "darwin" else used * 1024
+        peaks = {"peak_memory_mb": round(resident / 1e6, 1)}
         if self.device.type == "cuda":
             import torch
 
             peaks["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated(self.device) / 1e6, 1)
         return peaks
-
-
-def _resident_peak() -> int:
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    import resource  # for macOS; not available on Windows
-
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used if sys.platform == "darwin" else used * 1024

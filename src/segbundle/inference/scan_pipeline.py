@@ -289,18 +289,15 @@ class ScanWriter:
         self._add({**record, "stages": {**record["stages"], "write": time.monotonic() - started}})
 
     def _add(self, record: dict[str, Any]) -> None:
-        """Add a record, after the files of a failed scan have been removed."""
+        """Add a record, after the files of a failed scan have been removed, and log the result.
+
+        On a terminal, only failures are logged, because the progress bar counts the scans.
+        """
         if record["error"] is not None:
             discard = getattr(self.saving, "discard", None)
             if discard is not None:  # a label map of an earlier run would be mistaken for one of this run
                 discard(record["case"])
         seconds = sum(record["stages"].values())
-        self._log(record, seconds)
-        stages = {stage: round(spent, 3) for stage, spent in record["stages"].items()}
-        self.records.add({**record, "seconds": round(seconds, 3), "stages": stages})
-
-    def _log(self, record: dict[str, Any], seconds: float) -> None:
-        """Log the result of a scan. On a terminal, log failures only, because the progress bar counts the scans."""
         self._finished += 1
         count = "" if self._on_terminal else f"[{self._finished}/{self.total}] "
         case = escaped(record["case"])
@@ -309,6 +306,8 @@ class ScanWriter:
                 _logger.error("%s%s failed: %s", count, case, readable(record["error"]))
             elif count:
                 _logger.info("%s%s: done in %s", count, case, duration(seconds))
+        stages = {stage: round(spent, 3) for stage, spent in record["stages"].items()}
+        self.records.add({**record, "seconds": round(seconds, 3), "stages": stages})
 
 
 def failed_record(record: Mapping[str, Any], error: str) -> dict[str, Any]:

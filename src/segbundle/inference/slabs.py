@@ -252,8 +252,14 @@ class SlabBuffer:
         (before, _), *across = [self.plan.padding[axis] for axis in self._order]
         size, *sizes = [self.plan.shape[axis] for axis in self._order]
         count = stop - self._begin
-        _normalize(self._sums[:, :count], self._counts[:count])
-        check_finite(self._sums[:, :count])
+        sums, counts = self._sums[:, :count], self._counts[:count]
+        untouched = counts == 0
+        if bool(untouched.any()):
+            counts[untouched] = 1
+            sums[0].masked_fill_(untouched, _BACKGROUND_LOGIT)
+        sums.div_(counts)
+        counts.fill_(1)
+        check_finite(sums)
         first, last = max(self._begin, before), min(stop, before + size)
         if first >= last:
             return None
@@ -264,16 +270,6 @@ class SlabBuffer:
         for position, axis in enumerate(self._order):
             back[axis] = 1 + position
         return first - before, slab.permute(0, *back)
-
-
-def _normalize(sums: torch.Tensor, counts: torch.Tensor) -> None:
-    """Divide sums by counts in place and set the counts to 1. Voxels that no window covers become background."""
-    untouched = counts == 0
-    if bool(untouched.any()):
-        counts[untouched] = 1
-        sums[0].masked_fill_(untouched, _BACKGROUND_LOGIT)
-    sums.div_(counts)
-    counts.fill_(1)
 
 
 def _shift(buffer: torch.Tensor, dim: int, by: int) -> None:

@@ -198,10 +198,6 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         volume = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         owner = next(network.parameters(), volume) if isinstance(network, torch.nn.Module) else volume
         device = torch.empty(0, device=self.sw_device).device if self.sw_device else owner.device
-        plan = self._plan(volume, network, device, axis)
-        return ScoreSlabs(volume.shape[2:], plan.axis, self._slabs(volume, network, plan, device), plan.roi)
-
-    def _plan(self, volume: torch.Tensor, network: Network, device: torch.device, axis: int | None) -> WindowPlan:
         shape = volume.shape[2:]
         roi, overlap = fall_back_tuple(self.roi_size, shape), ensure_tuple_rep(self.overlap, 3)
         if self.automatic and normalizes_by_window(network):
@@ -209,7 +205,8 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         elif self.automatic:
             needs = self._needs_of(network, volume.shape[1], roi)
             roi, overlap = choose_windows(shape, roi, overlap, needs, device)
-        return plan_windows(shape, roi, overlap, axis)
+        plan = plan_windows(shape, roi, overlap, axis)
+        return ScoreSlabs(shape, plan.axis, self._slabs(volume, network, plan, device), plan.roi)
 
     def _log_window_size(self) -> None:
         if not self._logged:

@@ -149,15 +149,15 @@ def _saved_bytes(network: torch.nn.Module, shape: Sequence[int], precision: Prec
     return sum(saved.values())
 
 
-def choose_batch(needs: Needs, roi: Sequence[int], device: torch.device) -> int:
-    """Return the number of windows per batch that fits into half of the free memory and is fast on the device.
-
-    It is at least 1, at most 4 on CPUs, and at most 16 on GPUs.
+def choose_batch(needs: Needs, roi: Sequence[int], device: torch.device, requested: int | None = None) -> int:
+    """Return the number of windows per batch that fits into half of the free memory; it is at least 1.
 
     Args:
         needs: memory footprint of the network.
         roi: (X, Y, Z) of a window.
         device: device of the network.
+        requested: maximum number of windows. None (default) for a number that is fast on the device: at most 4 on
+            CPUs, and at most 16 on GPUs.
 
     Example:
         >>> choose_batch(Needs(bytes_per_voxel=100.0, num_classes=2), (8, 8, 8), torch.device("cpu"))
@@ -165,27 +165,11 @@ def choose_batch(needs: Needs, roi: Sequence[int], device: torch.device) -> int:
     """
     window = needs.bytes_per_voxel * math.prod(roi)
     budget = USABLE_FRACTION * memory_usage.free_memory(device)
-    if device.type == "cpu":
-        budget = min(budget, _MAX_CPU_BYTES)
-    return int(min(max(budget // window, 1), _LARGEST_BATCH.get(device.type, 1)))
-
-
-def limit_batch(batch: int, needs: Needs, roi: Sequence[int]) -> int:
-    """Return a number of windows per batch that is reduced, if needed, to fit into half of the CPU's free memory.
-
-    It is at least 1.
-
-    Args:
-        batch: requested number of windows.
-        needs: memory footprint of the network.
-        roi: (X, Y, Z) of a window.
-
-    Example:
-        >>> limit_batch(2, Needs(bytes_per_voxel=100.0, num_classes=2), (8, 8, 8))
-        2
-    """
-    limit = USABLE_FRACTION * memory_usage.free_memory(torch.device("cpu")) // (needs.bytes_per_voxel * math.prod(roi))
-    return int(min(batch, max(limit, 1)))
+    if requested is None:
+        requested = _LARGEST_BATCH.get(device.type, 1)
+        if device.type == "cpu":
+            budget = min(budget, _MAX_CPU_BYTES)
+    return int(min(max(budget // window, 1), requested))
 
 
 def choose_windows(

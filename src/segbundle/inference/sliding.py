@@ -19,7 +19,7 @@ from segbundle.config.choices import Backend, Precision
 from segbundle.config.from_settings import from_settings
 from segbundle.hardware.memory_usage import has_room
 from segbundle.inference.backends import Member, Network, PreparedNetworks, autocast, members
-from segbundle.inference.memory import Needs, choose_batch, choose_windows, limit_batch, measured_needs
+from segbundle.inference.memory import Needs, choose_batch, choose_windows, measured_needs
 from segbundle.inference.slabs import ScoreSlabs, Slab, SlabBuffer
 from segbundle.inference.windows import Place, WindowPlan, plan_windows
 
@@ -220,9 +220,7 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         if not self.automatic_batch and (device.type != "cpu" or self.sw_batch_size <= _UNCHECKED_BATCH):
             return self.sw_batch_size
         needs = self._needs_of(network, channels, plan.roi)
-        if self.automatic_batch:
-            return choose_batch(needs, plan.roi, device)
-        return limit_batch(self.sw_batch_size, needs, plan.roi)
+        return choose_batch(needs, plan.roi, device, None if self.automatic_batch else self.sw_batch_size)
 
     def _needs_of(self, network: Network, channels: int, roi: Sequence[int]) -> Needs:
         if self._needs is None or self._needs[:2] != (network, channels):

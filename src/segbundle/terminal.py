@@ -1,4 +1,7 @@
-"""Progress of long loops, as a bar on a terminal or lines in the log, and text that a terminal can show."""
+"""Progress of long loops: a progress bar on a terminal, otherwise occasional lines in the log.
+
+This module also formats text for terminals: durations, and escapes for unprintable characters.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ def is_terminal() -> bool:
 
 
 def escaped(text: str | Path) -> str:
-    r"""Return text with escapes for unprintable characters, such as line breaks and bytes outside UTF-8.
+    r"""Replace unprintable characters of a text, such as line breaks and bytes that are not UTF-8, by escapes.
 
     Args:
         text: text or path.
@@ -85,7 +88,7 @@ class LineLimit:
 def counted(
     items: Iterable[_T], total: int, description: str, unit: str, leave: bool = True, free_lines: int = 0
 ) -> Iterator[_T]:
-    """Yield items, and show the progress: a bar on a terminal, else lines with at least 10 seconds between them.
+    """Yield items, and show the progress: a bar on a terminal, otherwise a line at most every 10 seconds.
 
     Args:
         items: items of the loop.
@@ -112,7 +115,7 @@ def counted(
 
 
 def say(line: str) -> None:
-    """Write a line to the log, or to stderr if the level of the log hides it.
+    """Write a line to the log, or to stderr if the log level would hide it.
 
     Args:
         line: text without a line break.

@@ -1,4 +1,4 @@
-"""Content of `dataset.json`: lists of cases, label values and class names."""
+"""Read `dataset.json`: lists of cases, label values and class names."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _STRICT: Any = {"strict": True, "extra": "allow"}
 class ListedCase(TypedDict, total=False):
     """Entry of a list of cases in `dataset.json`, as returned by `listed_case`. Only `image` is required.
 
-    In the file, `image` may also be a single path, and a path alone stands for an entry with only an `image`.
+    In the file, `image` may also be a single path, and an entry may be only the path of its image.
 
     Attributes:
         image: paths of the image, relative to the folder of the dataset: one file or DICOM folder, or one file per
@@ -168,7 +168,7 @@ def _nearest(key: str, known: frozenset[str]) -> str | None:
 
 
 def listed_case(path: Path, key: str, number: int | str, entry: Any) -> ListedCase:
-    """Return a validated entry of a list of cases.
+    """Validate an entry of a list of cases, and return it with `image` as a list.
 
     Args:
         path: path of `dataset.json`.
@@ -203,7 +203,7 @@ def listed_case(path: Path, key: str, number: int | str, entry: Any) -> ListedCa
 
 
 def mapped_case(path: Path, name: str, entry: Any) -> ListedCase:
-    """Return a validated entry of nnU-Net's `dataset` mapping in the form of `listed_case`.
+    """Validate an entry of nnU-Net's `dataset` mapping, and return it in the form of `listed_case`.
 
     Args:
         path: path of `dataset.json`.
@@ -227,8 +227,8 @@ class DescribedLabels(NamedTuple):
     """Class names and ignore label of `dataset.json`.
 
     Attributes:
-        class_names: names in the order of the label values, or None (default) if the file does not have them.
-        ignore_label: value of voxels whose class is unknown, or None (default).
+        class_names: names in the order of the label values; None (default) if the file does not have `labels`.
+        ignore_label: value of voxels whose class is unknown; None (default) if the file does not define it.
 
     Example:
         >>> DescribedLabels(["background", "liver"]).ignore_label is None
@@ -309,7 +309,7 @@ def _names_by_value(path: Path, labels: Any) -> list[tuple[int, str]]:
 
 
 def check_class_names(dataset_dir: str | Path, class_names: Sequence[str]) -> None:
-    """Check that the `class_names` of a task match those of the dataset, ignoring case.
+    """Raise an error if the class names of a task differ from those of the dataset, ignoring case.
 
     Args:
         dataset_dir: folder of the dataset.

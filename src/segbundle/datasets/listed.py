@@ -1,4 +1,4 @@
-"""Cases listed in `dataset.json`, in the formats of the Decathlon, MONAI and nnU-Net."""
+"""List the cases in `dataset.json`, in the formats of the Decathlon, MONAI and nnU-Net."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def listed_cases(folder: Path, description: Mapping[str, Any], key: str) -> tupl
 
 
 def unlisted_in_words(folder: Path, description: Mapping[str, Any]) -> str | None:
-    """Return a message about cases of `imagesTr` and `labelsTr` that `dataset.json` does not list, or None.
+    """Return a message about cases of `imagesTr` and `labelsTr` that `dataset.json` does not list; None without any.
 
     Args:
         folder: folder of the dataset.

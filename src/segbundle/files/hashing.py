@@ -90,10 +90,10 @@ def add_contents(digest: Any, path: Path) -> None:
 
 
 def file_ends(path: Path) -> bytes:
-    """Return the size, the first 256 KiB and the last 256 KiB of a file, to be hashed; empty for a missing file.
+    """Return the size, the first 256 KiB and the last 256 KiB of a file, to be hashed.
 
     This is fast for files of any size. The last bytes of gzip files and checkpoints contain checksums of the whole
-    file.
+    file. The result is empty for a missing file.
 
     Args:
         path: path of the file.

@@ -33,12 +33,12 @@ _PARTIAL = re.compile(
     re.DOTALL,
 )
 PARTIAL_START = ".partial-{}-"
-"""Start of the names of partial files, with the ID of the process that writes them."""
+"""Prefix of the names of the partial files that a process writes; `{}` stands for the ID of the process."""
 _PARTIAL_START = re.compile(r"(\.partial-\d+-)")
 
 
 def label_map(folder: str | Path, case: str) -> Path:
-    """Return the path of a case's label map.
+    """Return the path of the predicted label map of a case, `<case>_seg.nii.gz`.
 
     Args:
         folder: output folder.
@@ -52,7 +52,7 @@ def label_map(folder: str | Path, case: str) -> Path:
 
 
 def probabilities(folder: str | Path, case: str) -> Path:
-    """Return the path of a case's class probabilities.
+    """Return the path of the class probabilities of a case, `<case>_prob.nii`.
 
     Args:
         folder: output folder.
@@ -82,13 +82,13 @@ def partial(path: Path, process: int) -> Path:
 
 
 def partial_of(name: str) -> str | None:
-    """Return the prefix of a process's partial files, given the name of such a file or the prefix itself.
+    """Return the prefix of the name of a partial file, which identifies the process that wrote it.
 
     Args:
-        name: any file name.
+        name: any file name, or a prefix of partial files.
 
     Returns:
-        Prefix; None for other names.
+        Prefix as in `PARTIAL_START`; None for other names.
 
     Example:
         >>> partial_of(".partial-7-run.json"), partial_of("run.json")
@@ -99,7 +99,7 @@ def partial_of(name: str) -> str | None:
 
 
 def is_partial(name: str) -> bool:
-    """Return whether a name is that of a partial file.
+    """Return whether a file name is that of a partial file, see `partial`.
 
     Args:
         name: any file name.

@@ -1,6 +1,6 @@
-"""Free memory of the machine, of the control groups of this process, and of devices; and peak memory.
+"""Measure the free memory of the machine, of the control groups of this process and of devices, and the peak memory.
 
-PyTorch is imported only where it is needed: the first scan is read before.
+PyTorch is imported only by the functions that need it, because the first scan is read before this import.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class _AllocatorState(ctypes.Structure):
 def free_memory(device: torch.device) -> int:
     """Return the number of bytes that can be allocated on a device.
 
-    On a CPU, the limits of the control groups apply. On a GPU, PyTorch's unused cached memory counts as free.
+    On a CPU, this is limited by the control groups of the process. On a GPU, PyTorch's unused cached memory counts as
+    free.
 
     Args:
         device: CPU or CUDA device.
@@ -59,7 +60,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def has_room(num_bytes: float, device: torch.device) -> bool:
-    """Return whether an allocation needs at most half of the free memory of a device.
+    """Return whether an allocation takes at most half of the free memory of a device.
 
     Args:
         num_bytes: size of the allocation in bytes.
@@ -74,9 +75,9 @@ def has_room(num_bytes: float, device: torch.device) -> bool:
 
 
 def available_memory() -> int:
-    """Return the number of bytes that this process can allocate, limited by the machine and by its control groups.
+    """Return the number of bytes that this process can allocate on the machine and within its control groups.
 
-    The limits of all parents of a control group apply as well. The page cache does not count as used.
+    This is the minimum over the machine, the groups and all their parents. The page cache does not count as used.
 
     Example:
         >>> available_memory() > 0
@@ -87,7 +88,7 @@ def available_memory() -> int:
 
 
 def available_swap() -> int:
-    """Return the number of free bytes of swap space for this process.
+    """Return the number of bytes of swap space that this process can use.
 
     Example:
         >>> available_swap() >= 0
@@ -98,7 +99,7 @@ def available_swap() -> int:
 
 
 def reusable_memory() -> int:
-    """Return the number of free bytes that the C library has reserved for this process; 0 if unknown.
+    """Return the number of bytes that the C library has reserved for this process but does not use; 0 if unknown.
 
     Example:
         >>> reusable_memory() >= 0
@@ -151,12 +152,12 @@ def _swap_left(folder: Path) -> float:
 
 
 class PeakMemory:
-    """Meter of the peak memory since its creation.
+    """Meter of the peak memory of this process, and of a GPU, since the meter was created.
 
-    On systems other than Linux, the peak of the process cannot be reset, and is that since the start of the process.
+    On systems other than Linux, the peak of the process is that since its start, because it cannot be reset.
 
     Args:
-        device: device of the network; the memory of a GPU is measured as well.
+        device: device of the network. If this is a GPU, its memory is measured as well.
 
     Example:
         >>> import torch
@@ -174,10 +175,10 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(device)
 
     def peaks(self) -> dict[str, float]:
-        """Return the peaks in units of 10^6 bytes.
+        """Return the peaks in MB (10^6 bytes).
 
         Returns:
-            `peak_memory_mb`, the resident memory of this process; on a GPU also `peak_gpu_memory_mb`.
+            dict with `peak_memory_mb`, the resident memory of this process, and, on a GPU, `peak_gpu_memory_mb`.
         """
         status = ""
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""How a network runs on windows of a fixed shape: weights of one or several checkpoints, precision, and backend.
+"""Run a network on windows of a fixed shape: load checkpoints, select the precision, and prepare a backend.
 
 MONAI's engines support `torch.autocast` on CUDA devices only. The context of this module supports CPUs as well.
 """
@@ -33,7 +33,7 @@ _OPENVINO_NAMES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: 
 def members(network: Network, checkpoints: Sequence[str]) -> Iterator[Member]:
     """Yield the network with the weights of each checkpoint in turn.
 
-    The weights are loaded into the network itself, which has those of the last checkpoint afterwards. Checkpoints are
+    The weights are loaded into the network itself, so that it ends with those of the last checkpoint. Checkpoints are
     memory-mapped, so that only the network's own weights are in memory.
 
     Args:
@@ -179,7 +179,7 @@ def computed_dtype(device: torch.device, precision: Precision = "auto") -> torch
 
 
 def autocast(device: torch.device, precision: Precision = "auto") -> AbstractContextManager[None]:
-    """Return a context in which convolutions run in `computed_dtype`. Weights and sums stay in float32.
+    """Return a context manager in which convolutions run in `computed_dtype`. Weights and sums stay in float32.
 
     Args:
         device: device of the network.
@@ -204,8 +204,8 @@ def prepare(
 ) -> Network:
     """Return a function that runs a network on windows of a fixed shape.
 
-    Call this function and the returned function under `torch.inference_mode()` or `torch.no_grad()`. Call this function
-    again after the weights have changed: `openvino` copies them, and `cudagraph` reads them from their previous memory.
+    Call `prepare` and the returned function under `torch.inference_mode()` or `torch.no_grad()`. Call `prepare` again
+    after the weights have changed, because `openvino` copies them, and `cudagraph` reads them from a fixed address.
 
     Args:
         network: network in evaluation mode on `device`.

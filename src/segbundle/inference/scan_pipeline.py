@@ -1,6 +1,6 @@
-"""Pipeline of a batch of scans: one thread reads the next scan, one predicts, and one writes the previous label map.
+"""Segment many scans: one thread loads the next scan, one runs the network, and one writes the previous label map.
 
-A failed scan is recorded, and the batch continues with the next.
+The result of each scan is recorded. The run continues after a failed scan.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ from segbundle.terminal import duration, escaped, is_terminal
 
 _logger = logging.getLogger(__name__)
 Saving = Callable[[dict[Any, Any]], Mapping[Any, Any]]
-"""Dictionary transform that writes `pred` and adds the path of the file as `prediction`."""
+"""Dictionary transform that writes `pred`, and adds the path of the file as `prediction`."""
 
 
 class ScanDataset(monai.data.Dataset):
-    """MONAI dataset of scans that returns an item with the key `error` for a scan that cannot be loaded.
+    """MONAI dataset of scans. For a scan that cannot be loaded, it returns an item with an error message.
 
-    Every item also has `source` (the path of the scan) and `loading_seconds`.
+    A scan that cannot be loaded has the items `case` and `error`. Every item also has `source`, the path of the scan,
+    and `loading_seconds`.
 
     Args:
         data: datalist entries with `case` and `image`. An entry with `error` is not read and fails with that message.
-        transform: loads and preprocesses an entry; None returns entries unchanged.
+        transform: transform that loads and preprocesses an entry. Default: None (entries are returned unchanged).
 
     Example:
         >>> item = ScanDataset([{"case": "a", "image": "a.nii.gz", "error": "a.nii.gz: no such file."}])[0]
@@ -62,11 +63,11 @@ class ScanDataset(monai.data.Dataset):
 
 
 class ScanLoader(monai.data.DataLoader):
-    """Loader of batches of one scan that loads the next scan in a background thread.
+    """Data loader of one scan per batch that loads the next scan in a background thread.
 
     Args:
         dataset: dataset of scans.
-        others: as in `monai.data.DataLoader`.
+        kwargs: arguments of `monai.data.DataLoader`. The default of `batch_size` is 1, that of `num_workers` 0.
 
     Example:
         >>> entry = {"case": "a", "image": "a.nii.gz", "error": "a.nii.gz: no such file."}
@@ -84,7 +85,7 @@ class ScanLoader(monai.data.DataLoader):
         self._begun = batches, reader.submit(next, batches, None)
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield the batches in order; the next batch is loaded while the caller uses the current."""
+        """Yield the batches in order. The next batch is loaded while the caller uses the current batch."""
         if self._begun is None:
             self.begin()
         assert self._begun is not None
@@ -96,13 +97,13 @@ class ScanLoader(monai.data.DataLoader):
 
 
 def start_reading(dataloader: ScanLoader, records: ScanRecords) -> None:
-    """Remove finished scans from a dataset, and start to load the first of the others in the background.
+    """Remove finished scans from a dataset, and start to load the first remaining scan in the background.
 
-    This is a step of a workflow, as early as possible: the scan is loaded while the network is prepared.
+    Workflows call this function early, so that the scan is loaded while the network is prepared.
 
     Args:
         dataloader: loader of the scans.
-        records: records of the run; scans that a resumed run has finished are removed (see `ScanRecords.remaining`).
+        records: records of the run; they determine which scans remain (see `ScanRecords.remaining`).
 
     Raises:
         OutputError: see `ScanRecords.remaining`.
@@ -122,9 +123,9 @@ def start_reading(dataloader: ScanLoader, records: ScanRecords) -> None:
 
 
 class ScanEvaluator(SegmentationEvaluator):
-    """Evaluator for a batch of scans that records a failed scan and continues with the next.
+    """Evaluator that segments many scans, records the result of each, and continues after a failed scan.
 
-    A scan passes through five stages:
+    Each scan passes through five stages:
 
     1. read: a background thread reads the file (`ScanLoader`, which loads one scan ahead),
     2. preprocess: the same thread resamples the scan to the network's grid,
@@ -135,9 +136,9 @@ class ScanEvaluator(SegmentationEvaluator):
     Metrics score the label map between stages 4 and 5.
 
     Args:
-        records: records to add to.
-        saving: see `ScanWriter`.
-        others: as in `SegmentationEvaluator`.
+        records: records of the run, to which the record of each scan is added.
+        saving: transform that writes a label map; see `ScanWriter`. Default: None (no label maps are written).
+        kwargs: arguments of `SegmentationEvaluator`.
 
     Example:
         >>> import tempfile, torch
@@ -161,9 +162,12 @@ class ScanEvaluator(SegmentationEvaluator):
         self.add_event_handler(Events.COMPLETED | Events.EXCEPTION_RAISED, self._finish)
 
     def run(self, global_epoch: int = 1) -> None:
-        """Predict all scans.
+        """Segment all scans.
 
-        Without scans, only the final events are fired, so that the ranks still gather their scores.
+        A rank without scans only fires the final events, so that all ranks can gather their scores.
+
+        Args:
+            global_epoch: epoch of the trainer; see MONAI's `Evaluator.run`. Default: 1.
         """
         if len(self.data_loader):
             super().run(global_epoch)
@@ -209,24 +213,24 @@ class ScanEvaluator(SegmentationEvaluator):
 
 
 class ScanWriter:
-    """Writer of a scan's label map and record, while the next scan is predicted.
+    """Writer that saves the label map and the record of a scan while the next scan is segmented.
 
-    Only one label map is written at a time, so memory is bounded. The record of a scan (see `ScanRecords`) is added
-    when its files have been written. It contains:
+    Only one label map is written at a time, so memory is bounded. The record of a scan is added to `ScanRecords` after
+    its files have been written. It contains:
 
     - `case`, `image`; `status`: `ok` or `failed`; `error`: a message, or null;
     - `prediction`: path of the label map, or null; `probabilities`: path of the probabilities, if they are saved;
     - `seconds`: working time, without waiting; `stages`: the seconds of `load`, `predict`, `restore` and `write`;
-    - `window_size`: size of the windows in voxels, which depends on the free memory if it is `auto`;
+    - `window_size`: (X, Y, Z) of the windows in voxels; for `window_size: auto`, it depends on the free memory;
     - `peak_memory_mb`: maximum resident memory of the process during prediction; on a GPU also `peak_gpu_memory_mb`;
     - `scores` of every class, if a metric computes them;
     - `settings`: hash of everything that affects the result; `input`: hash of the paths, sizes and dates of the files
       of the scan and of its reference.
 
     Args:
-        records: records to add to.
-        saving: transform that writes the label map; None writes nothing. If it has a method `discard(case)`, this is
-            called for failed scans to remove files of earlier runs.
+        records: records of the run, to which the record of each scan is added.
+        saving: transform that writes the label map; None writes no label maps. If it has a method `discard(case)`, this
+            is called for failed scans to remove files of earlier runs.
         total: number of scans, for messages.
 
     Example:
@@ -250,11 +254,13 @@ class ScanWriter:
         self._on_terminal = is_terminal()
 
     def write(self, item: dict[Any, Any], record: dict[str, Any]) -> None:
-        """Start to write the label map and the record of a scan. A failed scan has a record only, written at once.
+        """Start to write the label map and the record of a scan.
+
+        For a failed scan, only the record is written, without a thread.
 
         Args:
-            item: the scan, its label map `pred`, and `scores` if there are any; not used for a failed scan.
-            record: what is known so far, with `stages`.
+            item: dict with `image`, the label map `pred` and, in an evaluation, `scores`; ignored for a failed scan.
+            record: record without the results of writing; needs `case`, `image`, `status` and `stages`.
         """
         self.wait()
         if record["status"] == "ok":
@@ -269,7 +275,7 @@ class ScanWriter:
             written.result()
 
     def close(self) -> None:
-        """Wait until all scans are written, and end the thread."""
+        """Wait until all scans are written, and stop the thread."""
         try:
             self.wait()
         finally:
@@ -311,11 +317,11 @@ class ScanWriter:
 
 
 def failed_record(record: Mapping[str, Any], error: str) -> dict[str, Any]:
-    """Return the record of a scan that failed.
+    """Return a copy of a record that marks its scan as failed.
 
     Args:
-        record: what is known of the scan.
-        error: message.
+        record: record of the scan so far.
+        error: error message.
 
     Example:
         >>> failed_record({"case": "a", "status": "ok"}, "a.nii.gz: no such file.")["status"]

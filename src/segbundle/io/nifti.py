@@ -1,4 +1,4 @@
-"""NIfTI, Analyze and FreeSurfer MGH files, read with nibabel."""
+"""Read NIfTI, Analyze and FreeSurfer MGH files with nibabel."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ _GOOD_RAS_FLAG = 28
 
 
 def is_nifti(path: Path) -> bool:
-    """Return whether nibabel reads a file: NIfTI, Analyze and MGH by suffix, voxels only if their header exists.
+    """Return whether a file has a suffix that nibabel reads (NIfTI, Analyze or MGH), and its header exists.
 
-    An `.img` file without a header may be DICOM.
+    The header is the file itself, except that of an `.img` file. An `.img` file without a header may be DICOM.
 
     Args:
         path: path of a file.
@@ -48,17 +48,17 @@ def is_nifti(path: Path) -> bool:
 
 
 def nifti_grid(path: Path) -> tuple[Geometry, Any]:
-    """Return the geometry of a NIfTI, Analyze or MGH file, and its header. Only the header is read.
+    """Return the geometry and the header of a NIfTI, Analyze or MGH file. Only the header is read.
 
     Args:
         path: path of the file.
 
     Returns:
-        Geometry; and nibabel's header in single-file form, or None for formats other than NIfTI.
+        Geometry, and nibabel's header in single-file form; the header is None for formats other than NIfTI.
 
     Raises:
         DataError: the header is invalid, or the file is shorter than its header says.
-        Exception: of nibabel or the file system; `read_geometry` turns it into a `DataError`.
+        Exception: any error of nibabel or the file system; `read_geometry` converts it to a `DataError`.
 
     Example:
         >>> import tempfile
@@ -89,14 +89,14 @@ def read_nifti(path: Path, dtype: Any) -> Scan:
 
     Args:
         path: path of the file.
-        dtype: NumPy dtype of the result; None for the dtype of the scaled values.
+        dtype: NumPy dtype of the result; None to keep the stored dtype, or nibabel's dtype for scaled values.
 
     Returns:
         scan with an array (C, X, Y, Z).
 
     Raises:
         DataError: see `nifti_grid`; or voxels are complex or color values, or do not fit into memory.
-        Exception: of nibabel, the decompression or the file system; `read_scan` turns it into a `DataError`.
+        Exception: any error of nibabel, decompression or the file system; `read_scan` converts it to a `DataError`.
 
     Example:
         >>> import tempfile
@@ -117,7 +117,7 @@ def read_nifti(path: Path, dtype: Any) -> Scan:
 
 
 def _load(path: Path) -> Any:
-    """Load a file with nibabel, after checks of its header, and that it is not shorter than its header says."""
+    """Load a file with nibabel, and check its length and the header values that nibabel would silently replace."""
     _check_header(path)
     image: Any = nib.load(path.absolute())  # nibabel would expand ~ in a relative path
     voxels = Path(image.file_map["image"].filename)
@@ -201,7 +201,7 @@ def _check_mgh(path: Path) -> None:
 
 
 def header_file(path: Path) -> Path:
-    """Return the header file of a NIfTI or Analyze pair; for other files, the path itself.
+    """Return the path of the header of an `.img` file; for any other file, the path itself.
 
     Args:
         path: path of a file.

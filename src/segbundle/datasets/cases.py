@@ -9,10 +9,11 @@ from typing import Any
 
 from segbundle.datasets.case import Case, name_problems
 from segbundle.datasets.description import FILE_NAME, LISTS, read_description
-from segbundle.datasets.folders import escaped, first_of, log_once, some
+from segbundle.datasets.folders import first_of, log_once, some
 from segbundle.datasets.listed import has_list, listed_cases, num_channels
 from segbundle.datasets.paired import paired_cases
 from segbundle.errors import ConfigError, DataError, suggestion
+from segbundle.terminal import escaped
 
 _SHOWN_NAMES = 25
 

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from typing_extensions import TypedDict
 
 from segbundle.classes import Classes
-from segbundle.datasets.folders import escaped
 from segbundle.errors import DataError
 from segbundle.files.documents import read_json, shortened, validate
+from segbundle.terminal import escaped
 
 FILE_NAME = "dataset.json"
 LISTS = ("training", "validation", "test", "testing")

@@ -141,10 +141,12 @@ SETTINGS = (
     Setting(
         "intensity", MappingOf(), "a method, for instance {method: zscore},",
         "intensity normalization: zscore for MR; {method: window, lower: a, upper: b} clips and scales to [0, 1]; "
-        "{method: ct, lower: a, upper: b, mean: m, std: s} is nnU-Net's for CT", _DATA, "{method: zscore}",
+        "{method: ct, lower: a, upper: b, mean: m, std: s} is nnU-Net's for CT; units: suv converts PET series to SUV",
+        _DATA, "{method: zscore}",
         affects="labels", fixed=True,
     ),
     Setting("intensity#method", Text(), "the name of a method, for instance zscore,"),
+    Setting("intensity#units", OneOf("suv"), "suv"),
     Setting("intensity#lower", Number(), "a number"),
     Setting("intensity#upper", Number(), "a number"),
     Setting("intensity#mean", Number(), "a number"),

@@ -21,6 +21,7 @@ from segbundle.errors import ConfigError, DataError, suggestion
 from segbundle.io.label_maps import read_labels
 from segbundle.io.read_ahead import read_begun
 from segbundle.io.scans import Scan
+from segbundle.io.suv import to_suv
 from segbundle.transforms.resampling import ToGridd
 
 _logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def preprocessing(
         >>> [type(step).__name__ for step in steps]
         ['LoadScand', 'ClipOutliersd', 'ToGridd', 'ZScored']
     """
-    loading = LoadScand(class_names, num_channels, label)
+    loading = LoadScand(class_names, num_channels, label, intensity.get("units"))
     return Compose([loading, *network_transforms((CommonKeys.IMAGE,), intensity, spacing, axcodes)])
 
 
@@ -138,6 +139,8 @@ def intensity_transform(intensity: Mapping[str, Any]) -> Transform:
     - `{method: ct, lower: a, upper: b, mean: m, std: s}`: clip to [a, b], subtract m and divide by s. Use values of the
       training set's foreground (the CT scheme of nnU-Net; Isensee et al. 2021).
 
+    With `units: suv`, `LoadScand` converts PET images to SUV before.
+
     Args:
         intensity: method and its values, by name.
 
@@ -152,7 +155,7 @@ def intensity_transform(intensity: Mapping[str, Any]) -> Transform:
         >>> transform({"image": torch.tensor([-200.0, 0.0, 100.0])})["image"]
         tensor([0.0000, 0.5000, 1.0000])
     """
-    values = dict(intensity)
+    values = {name: value for name, value in intensity.items() if name != "units"}
     method = values.pop("method", None)
     if method not in _INTENSITY_ARGUMENTS:
         raise ConfigError(f"intensity: unknown method {method!r}{suggestion(str(method), _INTENSITY_ARGUMENTS)}")
@@ -181,8 +184,10 @@ class LoadScand(Transform):
         class_names: class names of the task, background first; required to check label values.
         num_channels: number of input channels of the network; None (default) skips the check.
         label: whether to load the label map. Default: False.
+        units: `suv` converts the images of DICOM PET series to SUV; None (default) keeps the values of the files.
 
     Raises:
+        ConfigError: if `units` is unknown.
         DataError: when called, if a file cannot be read or fails a check. The message lists all problems of the case
             (see `segbundle.datasets.case_checks`).
 
@@ -195,16 +200,27 @@ class LoadScand(Transform):
         torch.Size([1, 4, 5, 6])
     """
 
-    def __init__(self, class_names: Sequence[str] = (), num_channels: int | None = None, label: bool = False) -> None:
+    def __init__(
+        self,
+        class_names: Sequence[str] = (),
+        num_channels: int | None = None,
+        label: bool = False,
+        units: str | None = None,
+    ) -> None:
+        if units not in (None, "suv"):
+            raise ConfigError(f"intensity: unknown units {units!r}; use suv, or leave units out.")
         self.class_names = class_names
         self.num_channels = num_channels
         self.label = label
+        self.units = units
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         loaded = dict(data)
         image, early_seconds = read_begun(loaded[CommonKeys.IMAGE])
         if early_seconds:
             loaded["early_seconds"] = early_seconds
+        if self.units is not None:
+            image = to_suv(image, loaded[CommonKeys.IMAGE])
         problems = list(image_problems(image, self.num_channels))
         if self.label:
             label = read_labels(loaded[CommonKeys.LABEL])

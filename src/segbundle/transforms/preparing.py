@@ -113,7 +113,7 @@ def prepared_steps(
         ('LoadScand', 'PadToPatchd')
     """
     return [
-        LoadScand(class_names, num_channels, label=True),
+        LoadScand(class_names, num_channels, label=True, units=intensity.get("units")),
         *network_transforms((CommonKeys.IMAGE, CommonKeys.LABEL), intensity, spacing, axcodes),
         PadToPatchd(patch_size),
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,9 @@ def examine_case(
     if case.problems:
         return list(case.problems), set()
     found: list[str] = []
-    image = _read(case.image[0] if len(case.image) == 1 else list(case.image), found, labels=False)
-    label = _read(case.label, found, labels=True) if case.label is not None else None
+    image = _read(found, read_scan, case.image[0] if len(case.image) == 1 else list(case.image))
+    grid = None if image is None else image.geometry
+    label = _read(found, read_labels, case.label, grid) if case.label is not None else None
     if image is not None:
         found += image_problems(image, num_channels)
     if label is not None:
@@ -105,9 +106,10 @@ def label_and_annotation_problems(
     return found or list(unannotated_problems(label, annotated, class_names))
 
 
-def _read(path: Path | list[Path], found: list[str], labels: bool) -> Scan | None:
+def _read(found: list[str], read: Callable[..., Scan], *arguments: Any) -> Scan | None:
+    """Return a scan, or None if it cannot be read; the reason is appended to `found`."""
     try:
-        return read_labels(path) if labels else read_scan(path)
+        return read(*arguments)
     except DataError as error:
         found.append(str(error))
         return None

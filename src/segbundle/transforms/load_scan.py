@@ -24,8 +24,9 @@ class LoadScand(Transform):
     """Loader of the image of a case, and optionally of its label map, with checks.
 
     The image becomes a float32 `MetaTensor` (C, X, Y, Z). The label map becomes a uint8 `MetaTensor` (1, X, Y, Z) with
-    `IGNORE_INDEX` for unknown voxels, and `annotated` a bool tensor (num_classes,). As in MONAI, the metadata contains
-    `affine` and `original_affine`, both (4, 4) in mm in RAS+ world coordinates, `spatial_shape` and `filename_or_obj`.
+    `IGNORE_INDEX` for unknown voxels, and `annotated` a bool tensor (num_classes,). A label map of the same voxels that
+    is stored with other axes is reoriented to those of the image. As in MONAI, the metadata contains `affine` and
+    `original_affine`, both (4, 4) in mm in RAS+ world coordinates, `spatial_shape` and `filename_or_obj`.
     If the image was prefetched (`segbundle.io.read_ahead`), the item `early_seconds` is the time that reading took.
 
     Args:
@@ -58,7 +59,7 @@ class LoadScand(Transform):
             loaded["early_seconds"] = early_seconds
         problems = list(image_problems(image, self.num_channels))
         if self.label:
-            label = read_labels(loaded[CommonKeys.LABEL])
+            label = read_labels(loaded[CommonKeys.LABEL], image.geometry)
             ignore_label = loaded.pop("ignore_label", None)
             wrong = list(label_problems(label, self.class_names, ignore_label))
             annotated = loaded.get("annotated", [True] * len(self.class_names))

@@ -12,7 +12,7 @@ from segbundle.audit import refuse_untrusted
 from segbundle.config.options import default_bundle
 from segbundle.config.overlays import read_config
 from segbundle.datasets.dataset_check import DatasetCheck
-from segbundle.datasets.description import described_labels
+from segbundle.datasets.label_names import described_labels
 from segbundle.errors import ConfigError, DataError
 from segbundle.terminal import counted
 
@@ -21,7 +21,7 @@ def print_check(dataset: Path, config: Sequence[Path] = (), trust: bool = False)
     """Check every case of a dataset, and print a summary to stdout or, if there are problems, all of them to stderr.
 
     Args:
-        dataset: folder of the dataset, or its `dataset.json`.
+        dataset: folder of the dataset, its `dataset.json`, or a datalist.
         config: task YAMLs whose classes and channels the cases must match (default none).
         trust: whether to use task YAMLs that the audit flags (default False).
 
@@ -53,12 +53,14 @@ def print_check(dataset: Path, config: Sequence[Path] = (), trust: bool = False)
     messages = cases.problems + [message for _, problems in found for message in problems]
     if messages:
         bad = sum(bool(problems) for _, problems in found)
-        messages.append(f"{len(messages)} problem(s); {bad} of {len(cases)} cases cannot be used.")
+        count = f"{len(messages)} problem(s); {bad} of {len(cases)} cases cannot be used."
+        messages.append(f"{count} Layout: {cases.layout}.")
         print("\n".join(messages), file=sys.stderr)
         return False
     unlabeled = sum(case.label is None for case, _ in found)
     without = f" ({unlabeled} without a label map)" if unlabeled else ""
     print(f"{len(cases)} cases{without}, no problem found. Classes: {', '.join(cases.class_names)}.")
+    print(f"Layout: {cases.layout}")
     width = max(map(len, cases.tallies))
     print(f"{'':{width}}  labeled  absent  not annotated")
     for name, tally in cases.tallies.items():
@@ -87,7 +89,7 @@ def _task_classes(dataset: Path, config: Sequence[Path]) -> tuple[list[str] | No
             names = described_labels(dataset).class_names
         except DataError:
             return None, None
-    if names is None and dataset.is_dir():
+    if names is None:
         raise ConfigError(f"{dataset}: has no dataset.json with class names. Pass a task YAML with --config.")
     if not isinstance(names, (list, type(None))):
         raise ConfigError(f"class_names is {names!r}; for a check it must be a list of names.")

@@ -11,7 +11,8 @@ from typing import Any
 
 from segbundle.datasets.case import Case, case_of_channel, group_channels, name_problem, named_apart, with_problems
 from segbundle.datasets.cases import list_cases, refuse
-from segbundle.datasets.description import FILE_NAME, read_description
+from segbundle.datasets.description import read_description
+from segbundle.datasets.description_file import FILE_NAME
 from segbundle.datasets.folders import (
     Tree,
     escaped,

@@ -263,6 +263,22 @@ class TestBids:
         root = self.write(tmp_path / "ds", *names)
         assert pairs(self.choose(root, label="dseg"))["sub-1_T1w"] == (["sub-1_T1w.nii.gz"], "sub-1_dseg.nii.gz")
 
+    def test_sessions_of_a_subject_are_held_out_together(self, tmp_path):
+        raw = [f"sub-{s}/ses-{t}/anat/sub-{s}_ses-{t}_T1w.nii.gz" for s in range(5) for t in range(3)]
+        root = self.write(tmp_path / "ds", *raw, *(f"derivatives/m/{name.replace('T1w', 'dseg')}" for name in raw))
+        seen = set()
+        for fold in range(5):
+            held_out, trained_on = (
+                {entry["case"] for entry in labeled_data(root, TINY_CLASSES, section, fold)}
+                for section in ("validation", "training")
+            )
+            assert len(held_out) == 3 and len({name.partition("_")[0] for name in held_out}) == 1
+            assert len(trained_on) == 12
+            seen |= held_out
+        assert len(seen) == 15
+        with pytest.raises(ConfigError, match="between 2 and the number of subjects, 5"):
+            labeled_data(root, TINY_CLASSES, "training", 0, num_folds=6)
+
     def test_names_come_from_dataset_json(self, tmp_path):
         root = self.write(tmp_path / "ds", "sub-1/anat/sub-1_T1w.nii.gz", "derivatives/m/sub-1/anat/sub-1_dseg.nii.gz")
         write_description(root, labels={"background": 0, "ball": 1, "cube": 2})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segbundle.datasets.case import Case, with_problems
-from segbundle.datasets.folders import Tree, escaped, list_tree, log_left_out, some
+from segbundle.datasets.folders import Tree, escaped, list_tree, some
 from segbundle.io.scan_files import is_scan_file, stem
 
 _LABEL_SUFFIXES = ("dseg", "mask", "seg")
@@ -147,7 +147,6 @@ def bids_cases(root: Path, choice: Mapping[str, Any]) -> tuple[list[Case], list[
         suffixes = {BidsFile.of(path).suffix for path in used}
         unlabeled = [image for image in images if image.path not in used and image.pipeline is None]
         cases += [_case((image.path,), None) for image in unlabeled if not suffixes or image.suffix in suffixes]
-    log_left_out([tree])
     good, lost = {*tree.files}, {path.path: path.reason for path in tree.lost}
     return [with_problems(case, good, lost) for case in cases], messages
 
@@ -197,7 +196,7 @@ def _best(label: BidsFile, images: Iterable[BidsFile]) -> list[BidsFile]:
 def _case(paths: tuple[Path, ...], label: Path | None) -> Case:
     """Return a case named after its image, without the suffix if there are several."""
     name = stem(paths[0])
-    return Case(name if len(paths) == 1 else name.rpartition("_")[0], paths, label)
+    return Case(name if len(paths) == 1 else name.rpartition("_")[0], paths, label, subject=name.partition("_")[0])
 
 
 def _without_image(

@@ -30,6 +30,8 @@ class Case:
         annotated: names of the annotated classes; None if all classes are annotated.
         fold: validation fold of the case, or None if the dataset does not define folds.
         problems: messages about files that cannot be used, found without opening the files.
+        subject: person whom the scan shows, so that a random split holds all of their scans out together; None
+            (default) if it is unknown.
 
     Example:
         >>> case = Case("liver_01", (Path("imagesTr/liver_01.nii.gz"),))
@@ -43,6 +45,7 @@ class Case:
     annotated: tuple[str, ...] | None = None
     fold: int | None = None
     problems: tuple[str, ...] = ()
+    subject: str | None = None
 
     def item(self, class_names: Sequence[str]) -> dict[str, Any]:
         """Return the case as an entry of a MONAI datalist.

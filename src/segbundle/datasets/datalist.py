@@ -80,7 +80,9 @@ def labeled_data(
         refuse_cases(cases)
     if section != "all" and fold is not None:
         split, num_folds = _split(folder, listed, validation, num_folds)
-        training, held_out = choose_fold(folder, split, [case.name for case in cases], fold, num_folds, split_seed)
+        subjects = {case.name: case.subject for case in cases if case.subject is not None}
+        names = [case.name for case in cases]
+        training, held_out = choose_fold(folder, split, names, fold, num_folds, split_seed, subjects)
         chosen = held_out if section == "validation" else training
         cases = [case for case in cases if case.name in chosen]
     refuse_cases(cases)

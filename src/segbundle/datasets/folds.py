@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,40 +53,46 @@ class Split:
     folds: tuple[tuple[frozenset[str], frozenset[str]], ...]
 
 
-def fold_names(names: Iterable[str], fold: int, num_folds: int, split_seed: int = 0) -> set[str]:
+def fold_names(
+    names: Iterable[str], fold: int, num_folds: int, split_seed: int = 0, subjects: Mapping[str, str] | None = None
+) -> set[str]:
     """Return the names of the held-out cases of one fold of a random split.
 
     Names are sorted, shuffled and distributed in turn. Fold sizes differ by at most one, and every case is held out
-    once.
+    once. The cases of a subject are held out together; fold sizes then differ by the cases of the subjects.
 
     Args:
         names: names of all labeled cases.
         fold: validation fold, in [0, num_folds).
         num_folds: number of folds.
         split_seed: seed of the random split (default 0).
+        subjects: subject of each case by name; other cases, or None (default) for all, are subjects of their own.
 
     Raises:
-        ConfigError: the fold does not exist, or `num_folds` is not between 2 and the number of cases.
+        ConfigError: the fold does not exist, or `num_folds` is not between 2 and the number of cases or subjects.
 
     Example:
         >>> sorted(fold_names(["a", "b", "c", "d"], fold=0, num_folds=2))
         ['b', 'c']
     """
-    ordered = sorted(names)
+    subject_of = {name: (subjects or {}).get(name, name) for name in names}
+    ordered = sorted(set(subject_of.values()))
+    units = "subject" if subjects else "labeled case"
     if not 0 <= fold < num_folds:
         raise ConfigError(f"fold is {fold}; it must be from 0 to {num_folds - 1} (num_folds is {num_folds}).")
     if len(ordered) < 2:
         raise ConfigError(
-            f"fold is {fold}, but the dataset has only one labeled case, so no case would be left for training. "
-            "Use --fold null to train and validate on this case."
+            f"fold is {fold}, but the dataset has only one {units}, so no case would be left for training. "
+            f"Use --fold null to train and validate on this {units.split()[-1]}."
         )
     if not 2 <= num_folds <= len(ordered):
         raise ConfigError(
-            f"num_folds is {num_folds}; it must be between 2 and the number of labeled cases, {len(ordered)}. "
+            f"num_folds is {num_folds}; it must be between 2 and the number of {units}s, {len(ordered)}. "
             "Use --fold null to train on every case."
         )
     order = np.random.RandomState(split_seed).permutation(len(ordered))
-    return {ordered[index] for index in order[fold::num_folds]}
+    held_out = {ordered[index] for index in order[fold::num_folds]}
+    return {name for name, subject in subject_of.items() if subject in held_out}
 
 
 def given_split(file: DescriptionFile, training: Sequence[Case], validation: Sequence[Case]) -> Split | None:
@@ -200,6 +206,7 @@ def choose_fold(
     fold: int,
     num_folds: int,
     split_seed: int = 0,
+    subjects: Mapping[str, str] | None = None,
 ) -> tuple[set[str], set[str]]:
     """Return the names of the training cases and of the held-out cases of a fold.
 
@@ -210,6 +217,7 @@ def choose_fold(
         fold: validation fold.
         num_folds: number of folds of a random split; ignored if the dataset defines folds.
         split_seed: seed of the random split (default 0).
+        subjects: see `fold_names`.
 
     Raises:
         ConfigError: the fold does not exist, or see `fold_names`.
@@ -220,7 +228,7 @@ def choose_fold(
         ({'a'}, {'b'})
     """
     if split is None:
-        held_out = fold_names(names, fold, num_folds, split_seed)
+        held_out = fold_names(names, fold, num_folds, split_seed, subjects)
         return set(names) - held_out, held_out
     log_once(f"{folder}: {len(split.folds)} fold(s) from {split.origin}")
     if not 0 <= fold < len(split.folds):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from segbundle.datasets.bids import bids_cases, is_bids
 from segbundle.datasets.case import Case
 from segbundle.datasets.description_file import FILE_NAME, DescriptionFile, root_of
-from segbundle.datasets.listed import has_list, listed_cases, num_channels
+from segbundle.datasets.listed import has_list, is_nnunet_v1, listed_cases, num_channels
 from segbundle.datasets.monai_label import is_study, study_cases
 from segbundle.datasets.paired import paired_cases
 
@@ -72,6 +72,8 @@ def _title_of_lists(file: DescriptionFile, description: Mapping[str, Any]) -> st
         return f"Auto3DSeg ({file.input.name}, datalist {name})"
     if description.get("dataset"):
         return f"nnU-Net raw (`dataset` mapping of {name})"
+    if is_nnunet_v1(root_of(file, description), description):
+        return f"nnU-Net v1 ({name})"
     return f"Decathlon ({name})" if name == FILE_NAME else f"MONAI datalist ({name})"
 
 

@@ -81,6 +81,25 @@ def listed_cases(file: DescriptionFile, description: Mapping[str, Any], key: str
     return cases, malformed
 
 
+def is_nnunet_v1(root: Path, description: Mapping[str, Any]) -> bool:
+    """Return whether the first training entry is a name of nnU-Net v1: `case.nii.gz` stands for `case_0000.nii.gz`, ...
+
+    Args:
+        root: folder that paths are relative to.
+        description: content of `dataset.json`.
+
+    Example:
+        >>> is_nnunet_v1(Path("data"), {"training": [{"image": "a.nii"}]})
+        False
+    """
+    first = next(iter(description.get("training") or []), None)
+    written = first.get("image") if isinstance(first, dict) else first
+    if not isinstance(written, str) or not written:
+        return False
+    path = _resolve_path(root, written)
+    return not os.path.lexists(path) and _channels_of(path, 1) != (path,)
+
+
 def _names_of_images(entries: Sequence[Any]) -> dict[str, str]:
     """Return the folders that precede the case names of images with equal names: as few as tell these apart."""
     written = [entry.get("image") if isinstance(entry, dict) else entry for entry in entries]

@@ -10,6 +10,7 @@ import pytest
 from segbundle.datasets.cases import load_cases
 from segbundle.datasets.datalist import labeled_data, num_folds_of
 from segbundle.datasets.dataset_check import DatasetCheck
+from segbundle.datasets.finding import find_scans
 from segbundle.datasets.label_names import described_labels
 from segbundle.errors import ConfigError, DataError
 from tiny import TINY_CLASSES, write_description, write_empty_scans
@@ -328,6 +329,25 @@ class TestMonaiLabelStudies:
         check = DatasetCheck(tmp_path, TINY_CLASSES)
         assert len(check.problems) == 1
         assert next(found for _, (found,) in check).endswith("Restore the file, or remove the link.")
+
+
+def test_label_maps_of_a_dataset_are_no_scans(tmp_path, caplog):
+    caplog.set_level("INFO")
+    write_empty_scans(tmp_path / "study", "a.nii.gz", "b.nii.gz", "labels/final/a.nii.gz", "labels/original/b.nii.gz")
+    assert [scan["case"] for scan in find_scans(tmp_path / "study")] == ["a", "b"]
+    assert "2 files skipped: 2 label maps of the dataset" in caplog.text
+    write_empty_scans(tmp_path / "bids", "sub-1/anat/sub-1_T1w.nii.gz", "derivatives/m/sub-1/anat/sub-1_dseg.nii.gz")
+    assert [scan["case"] for scan in find_scans(tmp_path / "bids")] == ["sub-1_T1w"]
+
+
+def test_testing_list_of_a_datalist_is_predicted(tmp_path):
+    write_empty_scans(tmp_path / "data", "p1/ct.nii.gz", "p2/ct.nii.gz")
+    testing = [{"image": f"p{n}/ct.nii.gz"} for n in (1, 2)]
+    path = write_json(tmp_path / "folds.json", dataroot="data", training=[], testing=testing)
+    assert [scan["case"] for scan in find_scans(path)] == ["p1_ct", "p2_ct"]
+    write_json(path, training=testing)
+    with pytest.raises(DataError, match=r"folds\.json: has no `testing` list\. Add one, or pass the scans"):
+        find_scans(path)
 
 
 @pytest.mark.parametrize("kind", ["analyze", "mgz", "mgh"])

@@ -65,7 +65,7 @@ def find_description(dataset_dir: str | Path) -> DescriptionFile:
         return DescriptionFile(given / FILE_NAME, given)
     if not given.exists():
         raise DataError(f"{escaped(given)}: no such folder; set dataset_dir to the dataset's folder.")
-    if given.suffix.lower() not in (*_JSON, *_YAML) or not given.is_file():
+    if not is_description(given) or not given.is_file():
         raise DataError(
             f"{escaped(given)}: is a file, not a folder; set dataset_dir to the dataset's folder, or to a datalist "
             "(.json)."
@@ -76,6 +76,19 @@ def find_description(dataset_dir: str | Path) -> DescriptionFile:
     if given.suffix.lower() in _YAML:
         raise DataError(f"{given}: has no key `datalist`, so it is not an input of Auto3DSeg. Use a .json datalist.")
     return DescriptionFile(given, given.parent)
+
+
+def is_description(path: Path) -> bool:
+    """Return whether a file can describe a dataset, by its suffix.
+
+    Args:
+        path: path of a file.
+
+    Example:
+        >>> is_description(Path("folds.json")), is_description(Path("ct.nii.gz"))
+        (True, False)
+    """
+    return path.suffix.lower() in (*_JSON, *_YAML)
 
 
 def _of_input(path: Path, content: Mapping[str, Any]) -> DescriptionFile:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from segbundle.datasets.bids import bids_cases, is_bids
+from segbundle.datasets.bids import BidsFile, bids_cases, is_bids
 from segbundle.datasets.case import Case
 from segbundle.datasets.description_file import FILE_NAME, DescriptionFile, root_of
 from segbundle.datasets.listed import has_list, is_nnunet_v1, listed_cases, num_channels
@@ -64,6 +64,22 @@ def recognize(file: DescriptionFile, description: Mapping[str, Any]) -> Layout:
     nnunet = description.get("file_ending") or description.get("channel_names")
     title = f"nnU-Net raw ({file.path.name}, imagesTr, labelsTr)" if nnunet else "folders imagesTr and labelsTr"
     return Layout(title, lambda key: _paired(root, description, key))
+
+
+def is_label_map(root: Path, file: Path) -> bool:
+    """Return whether a file is a label map by the layout of its folder: a BIDS dataset, or a study of MONAI Label.
+
+    Args:
+        root: folder of a dataset, or of scans.
+        file: scan file in this folder or a subfolder.
+
+    Example:
+        >>> is_label_map(Path("/nowhere"), Path("/nowhere/sub-1_dseg.nii"))
+        False
+    """
+    if is_study(root):
+        return file.relative_to(root).parts[0] == "labels"
+    return is_bids(root) and BidsFile.of(file).is_label
 
 
 def _title_of_lists(file: DescriptionFile, description: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Progress of long loops: a bar on a terminal, else occasional lines in the log."""
+"""Progress of long loops: a progress bar on a terminal, otherwise occasional lines in the log."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class LineLimit:
 def counted(
     items: Iterable[_T], total: int, description: str, unit: str, leave: bool = True, free_lines: int = 0
 ) -> Iterator[_T]:
-    """Yield items, and show the progress: a bar on a terminal, else lines with at least 10 seconds between them.
+    """Yield items, and show the progress: a bar on a terminal, otherwise a line at most every 10 seconds.
 
     Args:
         items: items of the loop.
@@ -98,7 +98,7 @@ def counted(
 
 
 def say(line: str) -> None:
-    """Write a line to the log, or to stderr if the level of the log hides it.
+    """Write a line to the log, or to stderr if the log level would hide it.
 
     Args:
         line: text without a line break.

@@ -171,7 +171,9 @@ def test_resume_removes_partial_files_of_killed_run(tmp_path):
 
 def test_error_names_unreadable_records(tmp_path):
     (tmp_path / "predictions.json").write_text("half a fi")
-    with pytest.raises(OutputError, match=r"predictions.json: cannot be read \(is not valid JSON .* or move it away"):
+    with pytest.raises(
+        OutputError, match=r"predictions.json: cannot be read \(is not valid JSON .* or move the file away"
+    ):
         ScanRecords(tmp_path, resume=True).remaining([])
 
 

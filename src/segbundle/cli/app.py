@@ -171,7 +171,7 @@ def cross_validate(
     device: Device = None,
     overrides: Overrides = None,
 ) -> None:
-    """Train a model per fold and score its held-out cases. The same command continues a stopped run.
+    """Train a model for each fold, and score the held-out cases of the fold. The same command continues a stopped run.
 
     To use the models as an ensemble: segbundle predict SCANS --ckpt_path runs/phantom_cv --output_dir ...
 
@@ -200,7 +200,7 @@ def predict(
         ),
     ] = None,
 ) -> None:
-    """Segment scans: one label map per scan, in the scan's own geometry.
+    """Segment scans, and write one label map per scan, on the grid of the scan.
 
     Example: segbundle predict data_samples/imagesTs --config configs/phantom.yaml
     --ckpt_path runs/phantom/model.pt --output_dir runs/phantom/predictions --window_size auto
@@ -239,7 +239,7 @@ def check(
 
 @app.command()
 def audit(
-    path: Annotated[Path, typer.Argument(help="A task YAML or JSON, a bundle's folder, or a zip file of one.")],
+    path: Annotated[Path, typer.Argument(help="Task YAML or JSON, folder of a bundle, or zip file of either.")],
 ) -> None:
     """List everything in a third-party configuration or bundle that could run code.
 
@@ -262,7 +262,7 @@ def audit(
 
 @app.command()
 def samples(
-    output_dir: Annotated[Path, typer.Argument(help="A new folder.")],
+    output_dir: Annotated[Path, typer.Argument(help="New folder for the dataset.")],
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same files.")] = 0,
     num_training: Annotated[int, typer.Option("--num_training", min=1, help="Labeled training cases.")] = 16,
     num_test: Annotated[int, typer.Option("--num_test", min=0, help="Labeled test cases.")] = 6,
@@ -324,7 +324,7 @@ def view(
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
     dataset_dir: MovedDataset = None,
 ) -> None:
-    """Show the report of a run and its scans, references and predictions in 3D, in a browser on this machine only.
+    """Show the report of a run, and its scans, references and predictions in 3D, in a browser on this machine only.
 
     Example: segbundle view runs/demo
     """

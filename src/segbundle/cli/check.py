@@ -18,7 +18,7 @@ from segbundle.terminal import counted
 
 
 def print_check(dataset: Path, config: Sequence[Path] = (), trust: bool = False) -> bool:
-    """Check every case of a dataset, and print a summary to stdout or, if there are problems, all of them to stderr.
+    """Check every case of a dataset. Print a summary to stdout, or all problems to stderr if there are any.
 
     Args:
         dataset: folder of the dataset, its `dataset.json`, or a datalist.
@@ -26,7 +26,7 @@ def print_check(dataset: Path, config: Sequence[Path] = (), trust: bool = False)
         trust: whether to use task YAMLs that the audit flags (default False).
 
     Returns:
-        whether no problem was found.
+        True if no problem was found.
 
     Raises:
         ConfigError: a task YAML is invalid, the audit flags it, or neither a task YAML nor the dataset defines the
@@ -92,6 +92,6 @@ def _task_classes(dataset: Path, config: Sequence[Path]) -> tuple[list[str] | No
     if names is None:
         raise ConfigError(f"{dataset}: has no dataset.json with class names. Pass a task YAML with --config.")
     if not isinstance(names, (list, type(None))):
-        raise ConfigError(f"class_names is {names!r}; for a check it must be a list of names.")
+        raise ConfigError(f"class_names is {names!r}; `segbundle check` needs a plain list of names.")
     channels = task.get("network_def#in_channels", (task.get("network_def") or {}).get("in_channels"))
     return None if names is None else [str(name) for name in names], channels

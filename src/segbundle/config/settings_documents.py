@@ -1,4 +1,4 @@
-"""Documents generated from the list of settings: schema of task files, table of the documentation, workflow lines."""
+"""Text generated from the list of settings: JSON schema of task files, Markdown table, blocks of the workflows."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _WIDTH = 120
 
 
 def task_schema() -> dict[str, Any]:
-    """Return the JSON schema of task files, with which editors complete and check keys.
+    """Return the JSON schema of task files. Editors use it to complete and check keys.
 
-    References, expressions and components are allowed for every value, and a task may define additional keys.
+    Every value may also be a reference, an expression or a component, and a task may define additional keys.
 
     Example:
         >>> task_schema()["properties"]["max_epochs"]["anyOf"][0]
@@ -38,7 +38,7 @@ def task_schema() -> dict[str, Any]:
 
 
 def settings_table() -> str:
-    """Return a Markdown table of the settings that have a description.
+    """Return a Markdown table of the settings with a description: key, default and meaning.
 
     Example:
         >>> print(settings_table().splitlines()[2])
@@ -53,12 +53,12 @@ def settings_table() -> str:
 
 
 def workflow_block(workflow: str) -> str:
-    """Return the lines of `train.yaml` or `inference.yaml` with the settings and their defaults.
+    """Return the block of `train.yaml` or `inference.yaml` with the settings, their defaults and comments.
 
-    The last lines are the key `settings`, a mapping of all of them, which components take as one argument.
+    The block ends with the key `settings`, a mapping of all these settings that components take as one argument.
 
     Args:
-        workflow: `train` or `inference`.
+        workflow: name of the workflow, `train` or `inference`.
 
     Example:
         >>> "axcodes: RAS # orientation of the network's input" in workflow_block("train").splitlines()
@@ -78,11 +78,11 @@ def workflow_block(workflow: str) -> str:
     pairs = [f'{name}: "@{name}"' for name in names]
     flow = "{" + ", ".join(pair.replace(" ", "\0") for pair in pairs) + "}"
     mapping = [f"  {line}" for line in textwrap.wrap(flow, _WIDTH - 2, break_long_words=False)]
-    return "\n".join([*lines, "settings: # all of them, for components", *mapping]).replace("\0", " ")
+    return "\n".join([*lines, "settings: # all settings, as one argument of components", *mapping]).replace("\0", " ")
 
 
 def _with_comment(line: str, comment: str) -> str:
-    """Return a line of YAML with as many clauses of a comment as fit."""
+    """Return a line of YAML with a comment, shortened by whole clauses to fit into the line."""
     while len(line) + len(comment) + 3 > _WIDTH and "; " in comment:
         comment = comment.rpartition("; ")[0]
     return f"{line} # {comment}"

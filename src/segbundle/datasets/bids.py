@@ -1,4 +1,4 @@
-"""BIDS datasets: images in `sub-*`, label maps in `derivatives`, paired by the entities of their names."""
+"""List the cases of a BIDS dataset: images and label maps are paired by the entities of their names."""
 
 from __future__ import annotations
 

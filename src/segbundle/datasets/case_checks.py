@@ -1,4 +1,4 @@
-"""Checks of a single case: voxel values, label values, geometry and annotations."""
+"""Check a single case: voxel values, label values, geometry and annotated classes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def image_problems(scan: Scan, num_channels: int | None) -> Iterator[str]:
 
     Args:
         scan: image (C, X, Y, Z).
-        num_channels: number of channels that the network takes; None to accept any number.
+        num_channels: number of channels that the network takes; None accepts any number.
 
     Example:
         >>> from pathlib import Path
@@ -95,7 +95,7 @@ def label_problems(label: Scan, class_names: Sequence[str], ignore_label: int | 
 
 
 def pair_problems(image: Scan, label: Scan) -> Iterator[str]:
-    """Yield a problem if the voxels of an image and of its label map do not coincide.
+    """Yield a problem if the voxels of an image and its label map do not coincide.
 
     Args:
         image: image (C, X, Y, Z).
@@ -122,15 +122,15 @@ def unannotated_problems(label: Scan, annotated: Sequence[bool], class_names: Se
 
     Args:
         label: label map (1, X, Y, Z) of class indices.
-        annotated: one bool per class.
+        annotated: one bool per class, False for unannotated classes.
         class_names: classes of the task, background first.
 
     Example:
         >>> from pathlib import Path
         >>> from segbundle.io.scans import Geometry
         >>> label = Scan(np.ones((1, 3, 2, 1), np.uint8), Geometry((3, 2, 1), np.eye(4)), Path("seg.nii"))
-        >>> len(list(unannotated_problems(label, [True, False], ["background", "liver"])))
-        1
+        >>> next(unannotated_problems(label, [True, False], ["background", "liver"]))[:38]
+        "seg.nii: contains class 'liver' (1), b"
     """
     if all(annotated):
         return

@@ -1,4 +1,4 @@
-"""Cases of a dataset in any supported layout."""
+"""Load the cases of a dataset in any supported layout."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHOWN_NAMES = 25
 
 
 def load_cases(dataset_dir: str | Path, data_list_key: str = "training") -> list[Case]:
-    """Return every case of one section of a dataset, sorted by name.
+    """Return the cases of one list of a dataset, sorted by name.
 
     Args:
         dataset_dir: folder of the dataset, or a file that lists its cases: a MONAI datalist, or an Auto3DSeg input.
@@ -27,10 +27,11 @@ def load_cases(dataset_dir: str | Path, data_list_key: str = "training") -> list
             `dataset.json` without lists and channel files such as `case_0000.nii.gz`, or a `dataset.json` with a
             `dataset` mapping); BIDS with label maps in `derivatives`; a study of MONAI Label; or `imagesTr` and
             `labelsTr` without a `dataset.json`.
-        data_list_key: `training` (default, imagesTr), `test` (imagesTs), or the key of another list in `dataset.json`.
+        data_list_key: key of a list in `dataset.json`. Without a `dataset.json` or without lists, `training` (default)
+            stands for `imagesTr`, and `test` for `imagesTs`.
 
     Returns:
-        the cases. Missing files are listed in the `problems` of each case.
+        the cases. Missing files do not raise an error, but are listed in the `problems` of their case.
 
     Raises:
         DataError: the folder does not exist, `dataset.json` or one of its entries is invalid, no case was found, or two
@@ -57,12 +58,12 @@ def load_cases(dataset_dir: str | Path, data_list_key: str = "training") -> list
 def list_cases(
     dataset_dir: str | Path, data_list_key: str, description: Mapping[str, Any] | None = None
 ) -> tuple[list[Case], list[str]]:
-    """Return the cases of one section of a dataset, and the problems of its list.
+    """Return the cases of one list of a dataset, and messages about its invalid entries.
 
     Args:
         dataset_dir: see `load_cases`.
-        data_list_key: see `load_cases`; the list may be empty, and names may be duplicate.
-        description: content of `dataset.json`; None (default) to read the file.
+        data_list_key: see `load_cases`. The list may be empty, and it may contain duplicate names.
+        description: content of `dataset.json`; None (default) reads the file.
 
     Returns:
         the cases, sorted by name, and one message per invalid entry.
@@ -109,10 +110,10 @@ def _advice(dataset_dir: Path, key: str) -> str:
 
 
 def refuse(messages: list[str]) -> None:
-    """Raise an error if there are messages about a dataset; it contains the first three of them.
+    """Raise an error with the first three problems of a dataset; do nothing without problems.
 
     Args:
-        messages: problems of a dataset.
+        messages: messages about the problems.
 
     Raises:
         DataError: `messages` is not empty.
@@ -127,7 +128,8 @@ def refuse(messages: list[str]) -> None:
 def refuse_cases(cases: list[Case]) -> None:
     """Raise an error if cases have problems.
 
-    The message contains up to three problems. If there are more, it contains the first one and the names of the cases.
+    The error contains up to three problems. If there are more, it contains the first one and the names of the cases
+    with problems.
 
     Args:
         cases: cases of a dataset.

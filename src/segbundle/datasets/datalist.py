@@ -1,4 +1,4 @@
-"""MONAI datalists of labeled cases, for all cases or by fold."""
+"""Create MONAI datalists of the labeled cases of a dataset, for all cases or by fold."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def labeled_data(
         class_names: classes of the task, background first.
         section: `training` for all cases outside the validation fold, `validation` for the cases of the validation
             fold, `all` (default) for both.
-        fold: validation fold, in [0, num_folds); None (default) puts every case into both sections.
+        fold: validation fold, in [0, num_folds). With None (default), both sections contain every case.
         num_folds: number of folds (default 5). Folds that the dataset defines take precedence: see `given_split` in
             `segbundle.datasets.folds`.
         split_seed: seed of the random split (default 0). The same cases and seed give the same split everywhere.
         data_list_key: list of the dataset, `training` (default) or `test`.
 
     Returns:
-        entries with `case`, `image`, `label` and `annotated` (one bool per class), sorted by name; with `ignore_label`
-        if the dataset has one.
+        entries with `case`, `image`, `label` and `annotated` (one bool per class), sorted by name; also with
+        `ignore_label` if the dataset has an ignore label.
 
     Raises:
         DataError: no case is labeled, files are missing, folds contradict each other, or `annotated` or
@@ -92,11 +92,13 @@ def labeled_data(
 
 
 def num_folds_of(dataset_dir: str | Path, num_folds: int, data_list_key: str = "training") -> int:
-    """Return the number of folds of a cross-validation: the dataset's, or else the task's.
+    """Return the number of folds of a cross-validation.
+
+    This is the number of folds that the dataset defines; if it defines none, it is `num_folds`.
 
     Args:
         dataset_dir: see `load_cases`.
-        num_folds: number of folds of the task.
+        num_folds: number of folds of the task; see `count_folds` in `segbundle.datasets.folds`.
         data_list_key: see `labeled_data`.
 
     Raises:

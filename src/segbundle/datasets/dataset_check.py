@@ -1,4 +1,4 @@
-"""Check of a whole dataset: every case is opened, and every problem is listed."""
+"""Check a whole dataset: open every case, and list every problem."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ def examine_case(
 ) -> tuple[list[str], set[int]]:
     """Read the files of a case, and return its problems and the values in its label map.
 
-    The files of a case with known problems are not opened, because a named pipe would block forever.
+    If the case already has problems, its files are not opened, because a named pipe would block forever.
 
     Args:
         case: case to check.
         class_names: classes of the task, background first.
-        num_channels: number of channels that the network takes; None to accept any number.
+        num_channels: number of channels that the network takes; None accepts any number.
         ignore_label: value of voxels whose class is unknown; None if the dataset has no such value.
 
     Returns:
-        messages, and the set of label values; the set is empty without a readable label map.
+        messages about the problems, and the set of label values (empty without a readable label map).
 
     Example:
         >>> examine_case(Case("a", (Path("a.nii"),), problems=("a.nii: no such file.",)), ["background"], 1, None)
@@ -86,7 +86,7 @@ def label_and_annotation_problems(
 ) -> list[str]:
     """Return problems of a label map, and contradictions between it and the `annotated` list of the case.
 
-    Contradictions are searched only if the label map has no other problem.
+    Contradictions are reported only if the label map has no other problem.
 
     Args:
         case: case of the label map.
@@ -121,20 +121,21 @@ def _read(found: list[str], read: Callable[..., Scan], *arguments: Any) -> Scan 
 class DatasetCheck:
     """Iterable that opens every case of a dataset, and yields each case with its problems.
 
-    It covers labeled and unlabeled cases of the training, validation and test lists.
+    The check covers labeled and unlabeled cases of the training, validation and test lists.
 
     Args:
         dataset_dir: see `load_cases`.
         class_names: classes of the task, background first; None if they are unknown.
-        num_channels: number of channels that the network takes; None (default) to use that of the first readable case.
+        num_channels: number of channels that the network takes; None (default) for that of the first readable case.
 
     Attributes:
         cases: cases that will be opened.
         layout: name of the layout of the dataset, such as `nnU-Net raw`.
-        problems: problems of the dataset as a whole: an invalid `dataset.json`, contradictory class names or folds, or
-            duplicate names.
-        tallies: counts per foreground class over the labeled cases without problems; complete after iteration.
-        partly_unknown: number of these cases that have unknown voxels; complete after iteration.
+        problems: messages about the dataset as a whole: an invalid `dataset.json`, contradictory class names or folds,
+            or duplicate names.
+        tallies: `ClassTally` by name of each foreground class, over the labeled cases without problems; complete after
+            iteration.
+        partly_unknown: number of labeled cases without problems that have unknown voxels; complete after iteration.
 
     Raises:
         DataError: the folder does not exist or contains no cases.
@@ -215,7 +216,7 @@ class DatasetCheck:
 
     @property
     def notes(self) -> list[str]:
-        """Remarks that are not problems but matter for training; complete after iteration."""
+        """Messages about unlabeled or unlisted cases, and classes without examples; complete after iteration."""
         unlabeled = [case.name for case in self._training if case.label is None]
         notes = [unlabeled_in_words(self.folder, unlabeled, len(self._training))] if unlabeled else []
         if self._unlisted:
@@ -233,7 +234,7 @@ class DatasetCheck:
         return len(self.cases)
 
     def __iter__(self) -> Iterator[tuple[Case, list[str]]]:
-        """Open each case, and yield it with its problems, one line each."""
+        """Open each case, and yield it with a list of messages, one line per problem."""
         for number, case in enumerate(self.cases):
             try:
                 problems, values = self._examine(case)

@@ -1,4 +1,4 @@
-"""Content of `dataset.json` or of a datalist: lists of cases, channels and folds."""
+"""Read `dataset.json` or a datalist: lists of cases, channels and folds."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _ONLY_THESE: Any = {"strict": True, "extra": "forbid"}
 class ListedCase(TypedDict, total=False):
     """Entry of a list of cases in `dataset.json`, as returned by `listed_case`. Only `image` is required.
 
-    In the file, `image` may also be a single path, and a path alone stands for an entry with only an `image`.
+    In the file, `image` may also be a single path, and an entry may be only the path of its image.
 
     Attributes:
         image: paths of the image, relative to the folder of the dataset: one file or DICOM folder, or one file per
@@ -190,7 +190,7 @@ def _nearest(key: str, known: frozenset[str]) -> str | None:
 
 
 def listed_case(path: Path, key: str, number: int | str, entry: Any) -> ListedCase:
-    """Return a validated entry of a list of cases.
+    """Validate an entry of a list of cases, and return it with `image` as a list.
 
     Args:
         path: path of `dataset.json`.
@@ -237,7 +237,7 @@ def _only_label(place: str, paths: list[Any]) -> Any:
 
 
 def mapped_case(path: Path, name: str, entry: Any) -> ListedCase:
-    """Return a validated entry of nnU-Net's `dataset` mapping in the form of `listed_case`.
+    """Validate an entry of nnU-Net's `dataset` mapping, and return it in the form of `listed_case`.
 
     Args:
         path: path of `dataset.json`.

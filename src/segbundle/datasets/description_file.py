@@ -1,4 +1,4 @@
-"""The file that describes a dataset, and the folder that its paths are relative to."""
+"""Find the file that describes a dataset, and the folder that its paths are relative to."""
 
 from __future__ import annotations
 

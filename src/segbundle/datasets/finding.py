@@ -1,4 +1,4 @@
-"""Search of files and folders for scans, each with a unique name."""
+"""Find scans in files and folders, and give each a unique name."""
 
 from __future__ import annotations
 
@@ -36,19 +36,20 @@ def find_scans(scans: str | Path | Sequence[str | Path], num_channels: int = 1) 
 
     Folders are searched with their subfolders, each real folder once. Hidden files, segmentations of 3D Slicer, and
     results of inference (see `leave_out_results` in `segbundle.datasets.folders`) are skipped. A DICOM series is one
-    scan, named after its folder. If several scans have the same name, the names of their folders precede it.
+    scan, named after its folder. If several scans have the same name, their names are prefixed with those of their
+    folders.
 
-    A scan that cannot be opened, or whose name is not unique, gets an `error`. Other scans are not affected.
+    A scan that cannot be opened, or whose name is not unique, has an `error`. Other scans are not affected.
 
     Args:
-        scans: a path, or a list of paths: scan files, folders with scans, or datasets (folders or datalists). A dataset
-            stands for the scans of its `test` list, or else of `imagesTs`, or else of `imagesTr`. Label maps of BIDS
-            datasets and of studies of MONAI Label are skipped.
+        scans: a path, or a list of paths: scan files, folders with scans, or datasets (folders or datalists). In a
+            dataset, scans are those of its `test` list; without this list, those of `imagesTs`, or else of `imagesTr`.
+            Label maps of BIDS datasets and of studies of MONAI Label are skipped.
         num_channels: number of channels of the network (default 1). With several, the files `case_0000`, `case_0001`,
             ... are the channels of one case. With one, the suffix `_0000` is dropped if every file of a folder has it.
 
     Returns:
-        entries with `case` and `image`, sorted by name; with `error` if the scan cannot be used.
+        entries with `case` and `image`, sorted by name; also with `error` if the scan cannot be used.
 
     Raises:
         DataError: no scans were found, or all of them have an error.
@@ -148,10 +149,10 @@ def _base_name(case: Case) -> str:
 
 
 def tell_apart(cases: Sequence[Case]) -> list[Case]:
-    """Return cases with unique names.
+    """Make the names of cases unique.
 
-    The names of folders, as many as needed, precede each duplicate name. Cases that this cannot tell apart, such as
-    `a.nii` and `a.nii.gz` in one folder, are named after their files and get a problem.
+    Duplicate names are prefixed with the names of as many folders as needed. If this is not enough, as for `a.nii` and
+    `a.nii.gz` in one folder, the cases are named after their files, and a problem is added to each.
 
     Args:
         cases: cases with any names.

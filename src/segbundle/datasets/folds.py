@@ -1,4 +1,4 @@
-"""Folds of a cross-validation: a random split, or the folds that a dataset defines."""
+"""Split a dataset into the folds of a cross-validation: at random, or as the dataset defines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from segbundle.errors import ConfigError, DataError
 from segbundle.files.documents import read_json
 
 DEFAULT_NUM_FOLDS = 5
-"""Default `num_folds` of the bundle. The dataset's folds replace it; any other value must match them."""
+"""Default `num_folds` of the bundle. Folds that the dataset defines replace it, and must match any other value."""
 SPLITS = "splits_final.json"
 _SPLIT_FILES = frozenset(
     f"{name}{ending}"
@@ -41,7 +41,7 @@ class Split:
 
     Attributes:
         origin: source of the folds, for messages.
-        folds: for each fold, the names of the training cases and of the held-out cases.
+        folds: for each fold, a set of the names of the training cases, and one of the held-out cases.
 
     Example:
         >>> split = Split("splits_final.json", ((frozenset({"a"}), frozenset({"b"})),))
@@ -58,8 +58,8 @@ def fold_names(
 ) -> set[str]:
     """Return the names of the held-out cases of one fold of a random split.
 
-    Names are sorted, shuffled and distributed in turn. Fold sizes differ by at most one, and every case is held out
-    once. The cases of a subject are held out together; fold sizes then differ by the cases of the subjects.
+    Names are sorted, shuffled and distributed over the folds in turn. Fold sizes differ by at most one, and every case
+    is held out in exactly one fold. With `subjects`, this applies to the subjects, whose cases stay together.
 
     Args:
         names: names of all labeled cases.
@@ -214,7 +214,7 @@ def choose_fold(
         folder: folder of the dataset, for messages.
         split: folds that the dataset defines; None for a random split.
         names: names of all labeled cases.
-        fold: validation fold.
+        fold: validation fold, from 0.
         num_folds: number of folds of a random split; ignored if the dataset defines folds.
         split_seed: seed of the random split (default 0).
         subjects: see `fold_names`.
@@ -240,16 +240,16 @@ def choose_fold(
 
 
 def count_folds(path: Path, split: Split | None, num_folds: int, described: int | None) -> int:
-    """Return the number of folds: the dataset's, or else the task's.
+    """Return the number of folds that the dataset defines; if it defines none, that of the task.
 
     Args:
         path: file that describes the dataset, for messages.
         split: folds that the dataset defines; None for a random split.
-        num_folds: number of folds of the task; `DEFAULT_NUM_FOLDS` counts as not set.
+        num_folds: number of folds of the task; the default, `DEFAULT_NUM_FOLDS`, is replaced by that of the dataset.
         described: `num_folds` in this file; None if it is not set.
 
     Raises:
-        ConfigError: two of the numbers differ.
+        ConfigError: two of the numbers differ, or `described` is less than 2.
 
     Example:
         >>> count_folds(Path("data/dataset.json"), None, num_folds=5, described=3)

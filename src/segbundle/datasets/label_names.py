@@ -1,4 +1,4 @@
-"""Label values and class names of a dataset."""
+"""Read the class names and the ignore label of a dataset, and compare them with those of a task."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class DescribedLabels(NamedTuple):
     """Class names and ignore label of `dataset.json`.
 
     Attributes:
-        class_names: names in the order of the label values, or None (default) if the file does not have them.
-        ignore_label: value of voxels whose class is unknown, or None (default).
+        class_names: names in the order of the label values; None (default) if the file does not have `labels`.
+        ignore_label: value of voxels whose class is unknown; None (default) if the file does not define it.
 
     Example:
         >>> DescribedLabels(["background", "liver"]).ignore_label is None
@@ -120,7 +120,7 @@ def _names_by_value(path: Path, labels: Any) -> list[tuple[int, str]]:
 
 
 def check_class_names(dataset_dir: str | Path, class_names: Sequence[str]) -> None:
-    """Check that the `class_names` of a task match those of the dataset, ignoring case.
+    """Raise an error if the class names of a task differ from those of the dataset, ignoring case.
 
     Args:
         dataset_dir: folder of the dataset.

@@ -1,4 +1,4 @@
-"""Layouts of datasets: which one a dataset has, and its cases."""
+"""Recognize the layout of a dataset, and list its cases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cases listed in `dataset.json` or a datalist, in the formats of the Decathlon, MONAI and nnU-Net."""
+"""List the cases in `dataset.json` or a datalist, in the formats of the Decathlon, MONAI and nnU-Net."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _names_of_images(entries: Sequence[Any]) -> dict[str, str]:
 
 
 def unlisted_in_words(file: DescriptionFile, description: Mapping[str, Any]) -> str | None:
-    """Return a message about cases of `imagesTr` and `labelsTr` that `dataset.json` does not list, or None.
+    """Return a message about cases of `imagesTr` and `labelsTr` that `dataset.json` does not list; None without any.
 
     Args:
         file: file of the description.

@@ -1,4 +1,4 @@
-"""Studies of MONAI Label: a folder of images, with label maps in `labels/final`."""
+"""List the cases of a study of MONAI Label: a folder of images, with label maps in `labels/final`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cases of `imagesTr` and `labelsTr`: images and label maps are paired by their names."""
+"""List the cases of `imagesTr` and `labelsTr`, with images and label maps paired by name."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def paired_cases(folder: Path, section: str, num_channels: int, file_ending: str
     """Return the cases of `images<section>`, with their label maps in `labels<section>` if these exist.
 
     The names of the label maps determine which files are channels of one case. A label map may be a folder with a DICOM
-    series. A label map without an image gives a case with a problem. There are no cases if `images<section>` does not
-    exist.
+    series. A label map without an image is returned as a case with a problem. If `images<section>` does not exist, the
+    result is empty.
 
     Args:
         folder: folder of the dataset.

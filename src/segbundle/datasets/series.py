@@ -1,4 +1,4 @@
-"""DICOM series in the folders of a tree, each as a separate case."""
+"""List the DICOM series in a folder tree, each as a separate case."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _KNOWN = ("not DICOM", "DICOMDIR")
 
 
 def lost_scans(tree: Tree) -> list[Path]:
-    """Return the paths of a tree that cannot be opened and count as separate scans.
+    """Return the paths of a tree that cannot be opened, but may be scans. Files of a DICOM series are not included.
 
     Args:
         tree: content of a folder tree.
@@ -45,8 +45,8 @@ def scans_in_folders(tree: Tree) -> list[Case]:
     """Return a case for each DICOM series of a tree, and for each folder that cannot be opened.
 
     Series that are not volumes, such as localizers, and other files in these folders are counted as skipped. A case has
-    a problem if a file in its folder cannot be opened (the file may be a slice), or if other series, usually in other
-    folders, are parts of the same volume.
+    a problem if a file in its folder cannot be opened, because the file may be a slice. A case also has a problem if
+    another series, usually in another folder, is part of the same volume.
 
     Args:
         tree: content of a folder tree; its `left_out` and `no_volumes` are updated.
@@ -111,14 +111,14 @@ def _lost_series(tree: Tree) -> list[Case]:
 def series_in(folder: Path, name: str, problems: tuple[str, ...] = (), tree: Tree | None = None) -> list[Case]:
     """Return a case for each DICOM series of a folder that is a volume, or should be one.
 
-    A series that should be a volume but is not, or a folder that cannot be read, is a case with a problem.
+    A series that should be a volume but is not becomes a case with a problem, and so does a folder that cannot be read.
 
     Args:
         folder: folder that directly contains DICOM files.
-        name: name of the case. If there are several series, each name also has the description of the series and, if
-            needed, its first file.
+        name: name of the case. If there are several series, the description of each series and, if needed, the name of
+            its first file are appended.
         problems: problems to add to every case (default none).
-        tree: tree to which skipped files and series are added; None (default) to ignore them.
+        tree: tree to which skipped files and series are added; None (default) ignores them.
 
     Example:
         >>> import tempfile
@@ -179,10 +179,10 @@ def _volume_problems(series: Series) -> list[str]:
 
 
 def series_of(file: Path) -> Case:
-    """Return the DICOM series of a file as a case.
+    """Return the case of the DICOM series that a file belongs to.
 
     Args:
-        file: DICOM file.
+        file: path of the DICOM file.
 
     Returns:
         the case; it has a problem if the file is not part of a volume, or if its folder cannot be read.

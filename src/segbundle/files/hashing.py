@@ -13,7 +13,7 @@ _DIGITS = 12
 
 
 def new_digest() -> Any:
-    """Return an empty SHA-256 digest for the functions below.
+    """Return an empty SHA-256 digest, to which `add_contents` and `add_ends` add files.
 
     Example:
         >>> new_digest().name
@@ -99,10 +99,10 @@ def add_contents(digest: Any, path: Path) -> None:
 
 
 def add_ends(digest: Any, path: Path) -> None:
-    """Add the size, the first 256 KiB and the last 256 KiB of a file to a digest; ignore a missing file.
+    """Add the size, the first 256 KiB and the last 256 KiB of a file to a digest.
 
     This is fast for files of any size. The last bytes of gzip files and checkpoints contain checksums of the whole
-    file.
+    file. A missing file is ignored.
 
     Args:
         digest: SHA-256 digest; it is updated.

@@ -61,8 +61,8 @@ def resolve(folder: str | Path) -> Path:
 def claim(folder: str | Path) -> OutputFolder:
     """Claim an output folder for this process, and return it.
 
-    From then on, every file that `atomic_write` writes into the folder is recorded, and an error is raised before it
-    would replace a file that segbundle did not write.
+    From then on, `atomic_write` records every file that it writes into the folder, and raises an error instead of
+    replacing a file that segbundle did not write.
 
     Args:
         folder: output folder.
@@ -90,7 +90,8 @@ def refuse_to_replace(*paths: str | Path) -> None:
         paths: paths of files to be written.
 
     Raises:
-        OutputError: a path is a folder or a foreign file (the message names it), or see `claim`.
+        OutputError: a path is a folder or a foreign file (the message names it), or a folder cannot be claimed (see
+            `claim`).
 
     Example:
         >>> refuse_to_replace("/nowhere/report.html")
@@ -206,7 +207,7 @@ class OutputFolder:
 
         Args:
             path: final path.
-            written: path of the complete file before it is renamed; None for a folder or a growing file.
+            written: path of the complete file before it is renamed. None (default) for a folder or a growing file.
 
         Raises:
             OSError: the record cannot be written.
@@ -233,7 +234,7 @@ class OutputFolder:
             self._add(lines)
 
     def record_partial(self, process: int) -> None:
-        """Record that a process writes partial files, so that they can be removed if it is killed.
+        """Record that a process writes partial files, so that they can be removed if the process is killed.
 
         Args:
             process: ID of the process.
@@ -284,7 +285,7 @@ class OutputFolder:
             return self._matches(path, found) or (self._read() and self._matches(path, found))
 
     def foreign(self, paths: Iterable[str | Path]) -> list[Path]:
-        """Return the paths of existing files that segbundle did not write, or that were changed since.
+        """Return the paths of existing files that segbundle did not write, or that another program changed since.
 
         Args:
             paths: absolute paths, or paths relative to the folder.
@@ -293,7 +294,7 @@ class OutputFolder:
         return [path for path in full if os.path.lexists(path) and not self.wrote(path)]
 
     def refuse_foreign(self, paths: Iterable[str | Path]) -> None:
-        """Raise an error if segbundle did not write the files at some paths, or if they were changed since.
+        """Raise an error if files exist that segbundle did not write, or that another program changed since.
 
         Args:
             paths: absolute paths, or paths relative to the folder.
@@ -327,7 +328,7 @@ class OutputFolder:
             )
 
     def refuse_links(self, names: Iterable[str]) -> None:
-        """Raise an error if a subfolder is a link or a file.
+        """Raise an error if an output subfolder is a link or a file instead of a folder.
 
         Args:
             names: names of subfolders.

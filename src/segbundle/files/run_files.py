@@ -36,7 +36,7 @@ _PARTIAL_START = re.compile(r"(\.partial-\d+-)")
 
 
 def label_map(folder: str | Path, case: str) -> Path:
-    """Return the path of a case's label map.
+    """Return the path of the predicted label map of a case, `<case>_seg.nii.gz`.
 
     Args:
         folder: output folder.
@@ -50,7 +50,7 @@ def label_map(folder: str | Path, case: str) -> Path:
 
 
 def probabilities(folder: str | Path, case: str) -> Path:
-    """Return the path of a case's class probabilities.
+    """Return the path of the class probabilities of a case, `<case>_prob.nii`.
 
     Args:
         folder: output folder.
@@ -80,7 +80,7 @@ def partial(path: Path, process: int) -> Path:
 
 
 def partial_start(process: int) -> str:
-    """Return the prefix of the names of a process's partial files.
+    """Return the prefix of the names of the partial files that a process writes.
 
     Args:
         process: ID of the process.
@@ -93,13 +93,13 @@ def partial_start(process: int) -> str:
 
 
 def partial_of(name: str) -> str | None:
-    """Return the prefix of a process's partial files, given the name of such a file or the prefix itself.
+    """Return the prefix of the name of a partial file, which identifies the process that wrote it.
 
     Args:
-        name: any file name.
+        name: any file name, or a prefix of partial files.
 
     Returns:
-        Prefix; None for other names.
+        Prefix as in `partial_start`; None for other names.
 
     Example:
         >>> partial_of(".partial-7-run.json"), partial_of("run.json")
@@ -110,7 +110,7 @@ def partial_of(name: str) -> str | None:
 
 
 def is_partial(name: str) -> bool:
-    """Return whether a name is that of a partial file.
+    """Return whether a file name is that of a partial file, see `partial`.
 
     Args:
         name: any file name.

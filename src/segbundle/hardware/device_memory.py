@@ -1,4 +1,4 @@
-"""Free memory of the device that a network runs on."""
+"""Measure the free memory of the device that a network runs on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ USABLE_FRACTION = 0.5
 def free_memory(device: torch.device) -> int:
     """Return the number of bytes that can be allocated on a device.
 
-    On a CPU, the limits of the control groups apply. On a GPU, PyTorch's unused cached memory counts as free.
+    On a CPU, this is limited by the control groups of the process. On a GPU, PyTorch's unused cached memory counts as
+    free.
 
     Args:
         device: CPU or CUDA device.
@@ -29,7 +30,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def has_room(num_bytes: float, device: torch.device) -> bool:
-    """Return whether an allocation needs at most half of the free memory of a device.
+    """Return whether an allocation takes at most half of the free memory of a device.
 
     Args:
         num_bytes: size of the allocation in bytes.

@@ -1,4 +1,4 @@
-"""Memory available to this process, on the machine and in its control groups."""
+"""Measure the memory available to this process, on the machine and in its control groups."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _AllocatorState(ctypes.Structure):
 
 
 def available_memory() -> int:
-    """Return the number of bytes that this process can allocate, limited by the machine and by its control groups.
+    """Return the number of bytes that this process can allocate on the machine and within its control groups.
 
     Example:
         >>> available_memory() > 0
@@ -37,7 +37,7 @@ def available_memory() -> int:
 
 
 def available_swap() -> int:
-    """Return the number of free bytes of swap space for this process.
+    """Return the number of bytes of swap space that this process can use.
 
     Example:
         >>> available_swap() >= 0
@@ -48,7 +48,7 @@ def available_swap() -> int:
 
 
 def reusable_memory() -> int:
-    """Return the number of free bytes that the C library has reserved for this process; 0 if unknown.
+    """Return the number of bytes that the C library has reserved for this process but does not use; 0 if unknown.
 
     Example:
         >>> reusable_memory() >= 0
@@ -62,7 +62,7 @@ def reusable_memory() -> int:
 
 
 def left_in_groups() -> float:
-    """Return the number of bytes left in the control groups of this process; infinity without a limit.
+    """Return the number of bytes that the control groups of this process still allow; infinity without a limit.
 
     This is the minimum over its control groups and all their parents. The page cache does not count as used.
 

@@ -1,4 +1,4 @@
-"""Peak memory of a process and of a GPU."""
+"""Measure the peak memory of this process and of a GPU."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 
 
 class PeakMemory:
-    """Meter of the peak memory since its creation.
+    """Meter of the peak memory of this process, and of a GPU, since the meter was created.
 
-    On systems other than Linux, the peak of the process cannot be reset, and is that since the start of the process.
+    On systems other than Linux, the peak of the process is that since its start, because it cannot be reset.
 
     Args:
-        device: device of the network; the memory of a GPU is measured as well.
+        device: device of the network. If this is a GPU, its memory is measured as well.
 
     Example:
         >>> PeakMemory(torch.device("cpu")).peaks()["peak_memory_mb"] > 0
@@ -30,10 +30,10 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(device)
 
     def peaks(self) -> dict[str, float]:
-        """Return the peaks in units of 10^6 bytes.
+        """Return the peaks in MB (10^6 bytes).
 
         Returns:
-            `peak_memory_mb`, the resident memory of this process; on a GPU also `peak_gpu_memory_mb`.
+            dict with `peak_memory_mb`, the resident memory of this process, and, on a GPU, `peak_gpu_memory_mb`.
         """
         peaks = {"peak_memory_mb": round(_resident_peak() / 1e6, 1)}
         if self.device.type == "cuda":

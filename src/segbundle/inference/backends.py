@@ -28,8 +28,8 @@ def prepare(
 ) -> Network:
     """Return a function that runs a network on windows of a fixed shape.
 
-    Call this function and the returned function under `torch.inference_mode()` or `torch.no_grad()`. Call this function
-    again after the weights have changed: `openvino` copies them, and `cudagraph` reads them from their previous memory.
+    Call `prepare` and the returned function under `torch.inference_mode()` or `torch.no_grad()`. Call `prepare` again
+    after the weights have changed, because `openvino` copies them, and `cudagraph` reads them from a fixed address.
 
     Args:
         network: network in evaluation mode on `device`.

@@ -1,4 +1,4 @@
-"""Ensembles: several checkpoints of a network, loaded one at a time."""
+"""Ensembles of several checkpoints of a network, loaded one at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def members(
 ) -> Iterator[tuple[str | None, Callable[..., torch.Tensor]]]:
     """Yield the network with the weights of each checkpoint in turn.
 
-    The weights are loaded into the network itself, which has those of the last checkpoint afterwards. Checkpoints are
+    The weights are loaded into the network itself, so that it ends with those of the last checkpoint. Checkpoints are
     memory-mapped, so that only the network's own weights are in memory.
 
     Args:

@@ -1,4 +1,4 @@
-"""Evaluator that predicts one scan at a time, slab by slab."""
+"""Evaluator that segments one scan at a time, slab by slab."""
 
 from __future__ import annotations
 
@@ -23,18 +23,21 @@ _ADVICE = (
 
 
 class SegmentationEvaluator(SupervisedEvaluator):
-    """Supervised evaluator for batches of one scan that never stores the logits of all classes for the whole volume.
+    """Supervised evaluator for batches of one scan, whose logits are computed and postprocessed slab by slab.
 
-    With `segbundle.inference.SlidingWindowInferer`, postprocessing gets `pred` as `ScoreSlabs`: the network computes
-    the next slab when postprocessing has used the previous one. MONAI's events `FORWARD_COMPLETED` and
-    `MODEL_COMPLETED` follow when both have finished. Then `state.predict_seconds` is the computing time of the network,
-    and `state.window_size` is the (X, Y, Z) size of its windows. With other inferers of MONAI, postprocessing gets
-    `pred` as a tensor, `state.predict_seconds` is 0, and `state.window_size` is None.
+    With `segbundle.inference.SlidingWindowInferer`, postprocessing receives `pred` as `ScoreSlabs`. The network
+    computes each slab when postprocessing requests it, so the logits of the whole volume are never in memory. MONAI's
+    events `FORWARD_COMPLETED` and `MODEL_COMPLETED` are fired after postprocessing. From then on,
+    `state.predict_seconds` is the computing time of the network in seconds, and `state.window_size` is the (X, Y, Z)
+    size of its windows.
+
+    With any other inferer, postprocessing receives `pred` as a tensor, `state.predict_seconds` is 0, and
+    `state.window_size` is None.
 
     Args:
-        postprocessing: transform of a dict with `image` and `pred`; None keeps the logits. Default: None.
-        others: as in `monai.engines.SupervisedEvaluator`. Batches must contain one scan. The default of
-            `metric_cmp_fn` is `segbundle.inference.scoring.is_better`.
+        postprocessing: transform of a dict with `image` and `pred`. Default: None (`pred` is not changed).
+        kwargs: arguments of `monai.engines.SupervisedEvaluator`, except `decollate`. Batches must contain one scan. The
+            default of `metric_cmp_fn` is `segbundle.inference.scoring.is_better`.
 
     Raises:
         PredictionError: in `run`, if the network returns logits that are NaN or infinite.

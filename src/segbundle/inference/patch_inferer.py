@@ -1,4 +1,4 @@
-"""Forward pass on patches in training."""
+"""Inferer for the forward pass on patches in training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from segbundle.inference.precision import autocast
 
 
 class PatchInferer(monai.inferers.Inferer):
-    """Inferer for training steps, which runs the network once on the whole batch, in a given precision.
+    """Inferer for training that runs the network once on the whole batch, in a given precision.
 
     Args:
         precision: see `segbundle.inference.precision.autocast`. Default: `auto`.
@@ -33,8 +33,8 @@ class PatchInferer(monai.inferers.Inferer):
     ) -> torch.Tensor | list[torch.Tensor]:
         """Return logits (B, num_classes, *spatial) in float32, whatever the precision of the network.
 
-        With deep supervision, the logits of all resolutions are returned in the form of the network's output: a stacked
-        tensor or a list of tensors.
+        A network with deep supervision returns the logits of all resolutions. They are returned in the same form: a
+        stacked tensor or a list of tensors.
 
         Args:
             inputs: patches (B, C, *spatial).

@@ -1,4 +1,4 @@
-"""Precision of the network on CPU and GPU.
+"""Select the precision in which a network runs on a CPU or GPU.
 
 MONAI's engines support `torch.autocast` on CUDA devices only. The context of this module supports CPUs as well.
 """
@@ -60,7 +60,7 @@ def computed_dtype(device: torch.device, precision: Precision = "auto") -> torch
 
 
 def autocast(device: torch.device, precision: Precision = "auto") -> AbstractContextManager[None]:
-    """Return a context in which convolutions run in `computed_dtype`. Weights and sums stay in float32.
+    """Return a context manager in which convolutions run in `computed_dtype`. Weights and sums stay in float32.
 
     Args:
         device: device of the network.

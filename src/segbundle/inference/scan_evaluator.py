@@ -1,4 +1,4 @@
-"""Evaluator for batches of scans that records a failed scan and continues with the next."""
+"""Evaluator that segments many scans, records the result of each, and continues after a failed scan."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _logger = logging.getLogger(__name__)
 
 
 class ScanEvaluator(SegmentationEvaluator):
-    """Evaluator for a batch of scans that records a failed scan and continues with the next.
+    """Evaluator that segments many scans, records the result of each, and continues after a failed scan.
 
-    A scan passes through five stages:
+    Each scan passes through five stages:
 
     1. read: a background thread reads the file (`ScanLoader`, which loads one scan ahead),
     2. preprocess: the same thread resamples the scan to the network's grid,
@@ -33,9 +33,9 @@ class ScanEvaluator(SegmentationEvaluator):
     Metrics score the label map between stages 4 and 5.
 
     Args:
-        records: records to add to.
-        saving: see `ScanWriter`.
-        others: as in `SegmentationEvaluator`.
+        records: records of the run, to which the record of each scan is added.
+        saving: transform that writes a label map; see `ScanWriter`. Default: None (no label maps are written).
+        kwargs: arguments of `SegmentationEvaluator`.
 
     Example:
         >>> import tempfile, torch
@@ -60,9 +60,12 @@ class ScanEvaluator(SegmentationEvaluator):
         self.add_event_handler(Events.COMPLETED | Events.EXCEPTION_RAISED, self._finish)
 
     def run(self, global_epoch: int = 1) -> None:
-        """Predict all scans.
+        """Segment all scans.
 
-        Without scans, only the final events are fired, so that the ranks still gather their scores.
+        A rank without scans only fires the final events, so that all ranks can gather their scores.
+
+        Args:
+            global_epoch: epoch of the trainer; see MONAI's `Evaluator.run`. Default: 1.
         """
         if len(self.data_loader):
             super().run(global_epoch)

@@ -1,4 +1,4 @@
-"""Loading of scans: failures become items with an error, and the next scan is read while the current is predicted."""
+"""Load scans in the background. A scan that cannot be loaded becomes an item with an error message."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from segbundle.io.read_ahead import reader
 
 
 class ScanDataset(monai.data.Dataset):
-    """MONAI dataset of scans that returns an item with the key `error` for a scan that cannot be loaded.
+    """MONAI dataset of scans. For a scan that cannot be loaded, it returns an item with an error message.
 
-    Every item also has `source` (the path of the scan) and `loading_seconds`.
+    A scan that cannot be loaded has the items `case` and `error`. Every item also has `source`, the path of the scan,
+    and `loading_seconds`.
 
     Args:
         data: datalist entries with `case` and `image`. An entry with `error` is not read and fails with that message.
-        transform: loads and preprocesses an entry; None returns entries unchanged.
+        transform: transform that loads and preprocesses an entry. Default: None (entries are returned unchanged).
 
     Example:
         >>> item = ScanDataset([{"case": "a", "image": "a.nii.gz", "error": "a.nii.gz: no such file."}])[0]
@@ -46,11 +47,11 @@ class ScanDataset(monai.data.Dataset):
 
 
 class ScanLoader(monai.data.DataLoader):
-    """Loader of batches of one scan that loads the next scan in a background thread.
+    """Data loader of one scan per batch that loads the next scan in a background thread.
 
     Args:
         dataset: dataset of scans.
-        others: as in `monai.data.DataLoader`.
+        kwargs: arguments of `monai.data.DataLoader`. The default of `batch_size` is 1, that of `num_workers` 0.
 
     Example:
         >>> entry = {"case": "a", "image": "a.nii.gz", "error": "a.nii.gz: no such file."}
@@ -68,7 +69,7 @@ class ScanLoader(monai.data.DataLoader):
         self._begun = batches, reader.submit(next, batches, None)
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield the batches in order; the next batch is loaded while the caller uses the current."""
+        """Yield the batches in order. The next batch is loaded while the caller uses the current batch."""
         if self._begun is None:
             self.begin()
         assert self._begun is not None
@@ -80,13 +81,13 @@ class ScanLoader(monai.data.DataLoader):
 
 
 def start_reading(dataloader: ScanLoader, records: ScanRecords) -> None:
-    """Remove finished scans from a dataset, and start to load the first of the others in the background.
+    """Remove finished scans from a dataset, and start to load the first remaining scan in the background.
 
-    This is a step of a workflow, as early as possible: the scan is loaded while the network is prepared.
+    Workflows call this function early, so that the scan is loaded while the network is prepared.
 
     Args:
         dataloader: loader of the scans.
-        records: records of the run; scans that a resumed run has finished are removed (see `ScanRecords.remaining`).
+        records: records of the run; they determine which scans remain (see `ScanRecords.remaining`).
 
     Raises:
         OutputError: see `ScanRecords.remaining`.

@@ -1,4 +1,4 @@
-"""Records of the scans of a batch in `predictions.json`, and resuming of interrupted runs."""
+"""Record the result of each scan in `predictions.json`, and resume interrupted runs."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ class ScanRecords:
     Args:
         output_dir: output folder.
         resume: whether to keep the records of scans that an earlier run finished with the same settings, so that
-            `remaining` leaves them out. If False (default), earlier records are replaced.
-        settings: everything that affects the result of a scan, such as checkpoints, network and spacing. A hash of it
-            is stored in each record, with `ckpt_path` hashed by the contents of the files. Default: empty.
+            `remaining` leaves these scans out. If False (default), earlier records are replaced.
+        settings: everything that affects the result of a scan, such as checkpoints, network and spacing. A hash of the
+            settings is stored in each record; `ckpt_path` is hashed by the contents of its files. Default: empty.
         save_probabilities: whether class probabilities are saved as well. Default: False.
         scored_classes: class names of an evaluation; a finished scan must have a score for each. Empty (default) for
             predictions.
 
     Attributes:
-        earlier_scores: scores of the scans that `remaining` left out.
-        start_time: start of the run on the clock of `time.monotonic`, in seconds.
-        nothing_left: whether the resumed run was complete, set by `remaining`.
+        earlier_scores: scores of the scans that an earlier run finished; `remaining` sets them.
+        start_time: start of the run in seconds, on the clock of `time.monotonic`.
+        nothing_left: True if an earlier run finished all scans; `remaining` sets it when resuming.
         unwritten: files of the run that could not be written.
 
     Example:
@@ -117,7 +117,7 @@ class ScanRecords:
         """Add the record of a scan, and append it to the journal.
 
         Args:
-            record: JSON values with at least `case`, `image` and `status`; see `ScanEvaluator`.
+            record: JSON values with at least `case`, `image` and `status`; see `ScanWriter` for the other keys.
 
         Raises:
             OutputError: the journal cannot be written.
@@ -135,7 +135,7 @@ class ScanRecords:
             self._next_write = 2 * len(self._records)
 
     def close(self) -> None:
-        """Close the journal. A single process also writes `predictions.json` if it has added records.
+        """Close the journal. A single process that has added records also writes `predictions.json`.
 
         Raises:
             OutputError: `predictions.json` cannot be written.
@@ -163,9 +163,9 @@ class ScanRecords:
         barrier()
 
     def remaining(self, data: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return this rank's shard of the scans that still have to be processed.
+        """Return this rank's shard of the scans to process.
 
-        With `resume`, scans with a valid record are left out.
+        These are all scans or, with `resume`, those without a valid record of an earlier run.
 
         Args:
             data: datalist entries of all scans, with `case`, `image` and, for an evaluation, `label`.
@@ -291,7 +291,7 @@ def _paths(given: str | Sequence[str]) -> list[str]:
 
 
 def readable(text: str) -> str:
-    r"""Return text with bytes that are not UTF-8 written as escapes such as `\udcff`, so that it can be encoded.
+    r"""Replace bytes of a text that are not UTF-8 by escapes such as `\udcff`, so that the text can be encoded.
 
     Args:
         text: text with surrogate escapes, for instance a file name.
@@ -326,7 +326,7 @@ def _fingerprint(entry: Mapping[str, Any]) -> str:
 def report_failures(records: ScanRecords) -> None:
     """Log the number of finished and failed scans, and raise an error if any scan failed.
 
-    This is the last step of a workflow. All ranks must call it; only rank 0 reports.
+    Workflows call this function last. All ranks must call it; only rank 0 reports.
 
     Args:
         records: records of the run.

@@ -1,4 +1,4 @@
-"""Writing of label maps and records of a batch of scans, in a background thread."""
+"""Write the label maps and records of scans in a background thread."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from segbundle.terminal import duration, is_terminal
 
 _logger = logging.getLogger(__name__)
 Saving = Callable[[dict[Any, Any]], Mapping[Any, Any]]
-"""Dictionary transform that writes `pred` and adds the path of the file as `prediction`."""
+"""Dictionary transform that writes `pred`, and adds the path of the file as `prediction`."""
 
 
 class ScanWriter:
-    """Writer of a scan's label map and record, while the next scan is predicted.
+    """Writer that saves the label map and the record of a scan while the next scan is segmented.
 
-    Only one label map is written at a time, so memory is bounded. The record of a scan (see `ScanRecords`) is added
-    when its files have been written. It contains:
+    Only one label map is written at a time, so memory is bounded. The record of a scan is added to `ScanRecords` after
+    its files have been written. It contains:
 
     - `case`, `image`; `status`: `ok` or `failed`; `error`: a message, or null;
     - `prediction`: path of the label map, or null; `probabilities`: path of the probabilities, if they are saved;
     - `seconds`: working time, without waiting; `stages`: the seconds of `load`, `predict`, `restore` and `write`;
-    - `window_size`: size of the windows in voxels, which depends on the free memory if it is `auto`;
+    - `window_size`: (X, Y, Z) of the windows in voxels; for `window_size: auto`, it depends on the free memory;
     - `peak_memory_mb`: maximum resident memory of the process during prediction; on a GPU also `peak_gpu_memory_mb`;
     - `scores` of every class, if a metric computes them;
     - `settings`: hash of everything that affects the result; `input`: hash of the paths, sizes and dates of the files
       of the scan and of its reference.
 
     Args:
-        records: records to add to.
-        saving: transform that writes the label map; None writes nothing. If it has a method `discard(case)`, this is
-            called for failed scans to remove files of earlier runs.
+        records: records of the run, to which the record of each scan is added.
+        saving: transform that writes the label map; None writes no label maps. If it has a method `discard(case)`, this
+            is called for failed scans to remove files of earlier runs.
         total: number of scans, for messages.
 
     Example:
@@ -62,11 +62,13 @@ class ScanWriter:
         self._finished = 0
 
     def write(self, item: dict[Any, Any], record: dict[str, Any]) -> None:
-        """Start to write the label map and the record of a scan. A failed scan has a record only, written at once.
+        """Start to write the label map and the record of a scan.
+
+        For a failed scan, only the record is written, without a thread.
 
         Args:
-            item: the scan, its label map `pred`, and `scores` if there are any; not used for a failed scan.
-            record: what is known so far, with `stages`.
+            item: dict with `image`, the label map `pred` and, in an evaluation, `scores`; ignored for a failed scan.
+            record: record without the results of writing; needs `case`, `image`, `status` and `stages`.
         """
         self.wait()
         if record["status"] == "ok":
@@ -81,7 +83,7 @@ class ScanWriter:
             written.result()
 
     def close(self) -> None:
-        """Wait until all scans are written, and end the thread."""
+        """Wait until all scans are written, and stop the thread."""
         try:
             self.wait()
         finally:
@@ -124,11 +126,11 @@ class ScanWriter:
 
 
 def failed_record(record: Mapping[str, Any], error: str) -> dict[str, Any]:
-    """Return the record of a scan that failed.
+    """Return a copy of a record that marks its scan as failed.
 
     Args:
-        record: what is known of the scan.
-        error: message.
+        record: record of the scan so far.
+        error: error message.
 
     Example:
         >>> failed_record({"case": "a", "status": "ok"}, "a.nii.gz: no such file.")["status"]

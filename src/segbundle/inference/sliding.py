@@ -1,4 +1,4 @@
-"""Sliding-window inference over volumes."""
+"""Sliding-window inference on volumes."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ class _UnsupportedOutputError(ValueError):
 
 
 class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
-    """Sliding-window inferer with the results of MONAI's, but faster and with a smaller memory footprint.
+    """Sliding-window inferer that returns the same logits as MONAI's, faster and with a smaller memory footprint.
 
     `inferer(inputs, network)` returns the logits of the whole volume, as in MONAI. `inferer.slabs(inputs, network)`
     returns an iterator that computes them slab by slab, so that no tensor of the size classes x volume is allocated.
     `segbundle.transforms.restore_labels` converts the slabs to a label map. Windows are visited along one axis. Their
     logits are summed with weights in float32, in a buffer that is about as thick as a window (`SlabBuffer`).
 
-    Cases that only MONAI supports are passed on to MONAI: 2D, `with_coord`, additional arguments, several outputs,
-    smaller outputs, and gradients with respect to the inputs. In these cases, `slabs` is not available, and of the
-    arguments that MONAI does not have, only `precision` can be used.
+    MONAI's inferer runs in the cases that only MONAI supports: 2D, `with_coord`, additional arguments, several outputs,
+    smaller outputs, and gradients with respect to the inputs. In these cases, `slabs` is not available, and `backend`,
+    `flip_axes`, `skip_air` and `checkpoints` must not be set.
 
     Args:
         roi_size: window size in voxels, (X, Y, Z) or a number. `auto` selects the windows with the least computation
@@ -57,18 +57,20 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
             `patch_size`. If the network normalizes by window statistics (`normalizes_by_window`), `auto` selects
             `patch_size`.
         sw_batch_size: number of windows per batch, or `auto`; it is reduced if they do not fit into memory. Default: 4.
-        overlap, mode, sigma_scale, padding_mode, cval, sw_device, device, progress, and others: as in
-            `monai.inferers.SlidingWindowInferer`. `device` is the device of the summed logits; by default, it is the
-            device of the network or, if they do not fit into its memory, the CPU.
+        overlap: overlap of adjacent windows as a fraction in [0, 1); a number, or one per axis. Default: 0.5.
+        mode: weights of the voxels of a window, `gaussian` (default) or `constant`.
+        args, kwargs: other arguments of `monai.inferers.SlidingWindowInferer`, such as `sigma_scale`, `padding_mode`
+            and `progress`. `device` is the device of the summed logits; by default, it is the device of the network or,
+            if the sums do not fit into its memory, the CPU.
         precision: see `segbundle.inference.precision.autocast`. Default: `auto`.
         backend: see `segbundle.inference.backends.prepare`. Default: `eager`.
         flip_axes: axes for test-time flips. Logits are averaged over all combinations, so three axes take eight times
             as long. Default: none.
         skip_air: skip windows in which all values are at most 1% of the intensity range above the minimum of the
             volume. Voxels that no window covers are background, the first class. Default: False.
-        patch_size: patch size in training; needed by `roi_size: auto`.
+        patch_size: (X, Y, Z) of training patches; required for `roi_size: auto`.
         checkpoints: paths of files with weights of the network (plain state dicts). They are loaded one at a time, and
-            the logits are averaged. Default: none, and the current weights are used.
+            their logits are averaged. Default: none (the current weights are used).
 
     Raises:
         ValueError: if an argument is invalid.
@@ -121,18 +123,18 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         """Return the logits of whole volumes.
 
         Args:
-            inputs: (B, C, X, Y, Z), floating point, on any device; for MONAI's cases, (B, C, *spatial).
+            inputs: (B, C, X, Y, Z), floating point, on any device; (B, C, *spatial) if MONAI's inferer runs.
             network: function from windows (B, C, *roi_size) to logits (B, num_classes, *roi_size).
-            args: additional positional arguments of the network; MONAI's inferer is then used.
-            kwargs: additional keyword arguments of the network; MONAI's inferer is then used.
+            args: additional positional arguments of the network. With these, MONAI's inferer runs.
+            kwargs: additional keyword arguments of the network. With these, MONAI's inferer runs.
 
         Returns:
-            Logits (B, num_classes, X, Y, Z) in float32, a `MetaTensor` with the metadata of the inputs if they have
-            any. In MONAI's cases, the result of MONAI's inferer.
+            Logits (B, num_classes, X, Y, Z) in float32; a `MetaTensor` with the metadata of `inputs` if that is a
+            `MetaTensor`. If MONAI's inferer runs, its result.
 
         Raises:
-            ValueError: if `backend`, `flip_axes`, `skip_air` or `checkpoints` is set in one of MONAI's cases, or the
-                overlap is invalid.
+            ValueError: if MONAI's inferer would run, but `backend`, `flip_axes`, `skip_air` or `checkpoints` is set; or
+                the overlap is invalid.
             NonFiniteLogitsError: if logits are NaN or infinite.
             torch.OutOfMemoryError: if a single window does not fit into the memory of the GPU.
         """
@@ -162,13 +164,12 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         """Run the network on one window of zeros, so that the first volume does not wait for initialization.
 
         Args:
-            network: as in `slabs`.
+            network: network to run; see `slabs`.
             channels: number of input channels.
             device: device of the network.
 
         Returns:
-            Logits (1, num_classes, *patch_size) of the window; None for backends other than `eager`, for which nothing
-            is run.
+            Logits (1, num_classes, *patch_size) of the window. None for backends other than `eager`: nothing is run.
 
         Raises:
             RuntimeError: if the network does not accept the window.

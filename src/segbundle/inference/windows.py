@@ -1,4 +1,4 @@
-"""Position, order and weights of sliding windows."""
+"""Plan the positions and the order of sliding windows, and compute their weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Place = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """Plan of sliding windows of a fixed size that cover a volume and are visited along one axis.
+    """Positions of sliding windows of a fixed size that cover a volume and are visited along one axis.
 
     Attributes:
         shape: (X, Y, Z) of the volume.
@@ -36,7 +36,7 @@ class WindowPlan:
 
     @property
     def padding(self) -> list[tuple[int, int]]:
-        """Number of voxels that are added before and after the volume along each axis, so that a window fits in."""
+        """Number of voxels added before and after the volume along each axis, so that a window fits into it."""
         missing = [max(window - size, 0) for size, window in zip(self.shape, self.roi, strict=True)]
         return [(voxels // 2, voxels - voxels // 2) for voxels in missing]
 
@@ -79,7 +79,7 @@ class WindowPlan:
 def plan_windows(
     shape: Sequence[int], roi: Sequence[int], overlap: Sequence[float], axis: int | None = None
 ) -> WindowPlan:
-    """Return a plan with the windows of `monai.inferers.sliding_window_inference`, in a different order.
+    """Plan the same windows as `monai.inferers.sliding_window_inference`, visited along one axis.
 
     Args:
         shape: (X, Y, Z) of the volume.
@@ -136,7 +136,7 @@ def check_overlap(overlap: Sequence[float]) -> None:
 
 
 def interval(window: int, overlap: float) -> int:
-    """Return the distance in voxels between the first voxels of adjacent windows. It is at least 1.
+    """Return the distance in voxels between the first voxels of adjacent windows, at least 1.
 
     Args:
         window: size of a window along an axis, in voxels.

@@ -1,4 +1,4 @@
-"""Label maps on the voxels of their images but with stored axes in another order or direction."""
+"""Reorient label maps whose voxels are those of their images, but are stored along other axes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""DICOM folders: list their series and multi-frame files, and read the volume of one series.
+"""List the series in a DICOM folder, and read the volume of a series.
 
-A series is identified by a path. This is the path of its folder or, if the folder contains several series, the path of
-its first file by name. Any other file of the series identifies it as well. pydicom reads headers and uncompressed
-voxels; SimpleITK's GDCM decompresses compressed voxels.
+A path identifies a series: the path of any of its files or, if the folder contains a single volume, the path of the
+folder. pydicom reads headers and uncompressed voxels; SimpleITK's GDCM decompresses compressed voxels.
 """
 
 from __future__ import annotations
@@ -33,19 +32,18 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 @dataclass(frozen=True)
 class Series:
-    """DICOM series in a folder; each multi-frame file counts as a series of its own.
+    """DICOM series in a folder. Each multi-frame file counts as a separate series.
 
     Attributes:
-        path: path that identifies the series for `read_scan`: the folder if it contains one volume, else the first
-            file.
+        path: path to pass to `read_scan`: the folder if this is its only volume, else the first file of the series.
         uid: SeriesInstanceUID.
         description: SeriesDescription; may be empty.
-        modality: for instance `CT`.
-        files: sorted by name.
-        why: kind of the series if it is not a volume, such as `a localizer`; None (default) for a volume. Missing
-            slices are reported when the volume is read.
-        damaged: True if the series should be a volume, because of its SOP class or of many slices in one orientation,
-            but is not (default False).
+        modality: Modality, for instance `CT`; may be empty.
+        files: paths of the files, sorted.
+        why: kind of images, such as `a localizer`, if the series is not a volume; None (default) for a volume. A series
+            with missing slices counts as a volume; `read_scan` reports the missing slices.
+        damaged: True if the series is not a volume, although its SOP class or many slices in one orientation suggest
+            that it should be (default False).
 
     Example:
         >>> series = Series(Path("ct"), "1.2.3", "thorax", "CT", (Path("ct/1.dcm"), Path("ct/2.dcm")))
@@ -67,9 +65,10 @@ class DicomFolder:
     """DICOM content of a folder, without its subfolders.
 
     Attributes:
-        series: sorted by the names of their first files.
-        passed_over: number of files that are not images, by kind: a modality, `DICOMDIR`, `not DICOM`, or `unreadable`.
-        unreadable: files that cannot be read.
+        series: all series, sorted by the names of their first files.
+        passed_over: pairs (kind, number of files) for files that are not images. A kind is a modality such as `SR`, or
+            `DICOMDIR`, `not DICOM` or `unreadable`.
+        unreadable: paths of the files of kind `unreadable`; these may be damaged slices (default: none).
 
     Example:
         >>> folder = DicomFolder((), (("not DICOM", 2),))
@@ -87,7 +86,7 @@ class DicomFolder:
         return [series for series in self.series if series.why is None]
 
     def others(self) -> str | None:
-        """Return a one-line summary of the skipped files; None without skipped files."""
+        """Return a one-line summary of the files that are not part of a volume; None without such files."""
         parts = [f"{len(series.files)} as {series.why}" for series in self.series if series.why is not None]
         parts += [f"{count} {kind}" for kind, count in self.passed_over]
         count = sum(len(series.files) for series in self.series if series.why is not None)
@@ -96,10 +95,10 @@ class DicomFolder:
 
 
 def is_dicom(path: Path) -> bool:
-    """Return whether a path may identify a DICOM series: a folder, or a DICOM file.
+    """Return whether a path is a folder or a DICOM file, and so may identify a DICOM series.
 
     Args:
-        path: file or folder.
+        path: path to check; it need not exist.
 
     Example:
         >>> is_dicom(Path("/nowhere/a.dcm"))
@@ -112,7 +111,7 @@ def list_series(folder: str | Path) -> list[Series]:
     """Return the DICOM series in a folder, including those that are not volumes.
 
     Args:
-        folder: folder; its subfolders are not searched.
+        folder: path of the folder; its subfolders are not searched.
 
     Raises:
         DataError: the folder cannot be read.
@@ -131,10 +130,10 @@ def list_series(folder: str | Path) -> list[Series]:
 
 
 def list_folder(folder: str | Path) -> DicomFolder:
-    """Return the DICOM series and the skipped files of a folder. Only headers are read.
+    """Return the DICOM series and the skipped files in a folder. Only headers are read.
 
     Args:
-        folder: folder; its subfolders are not searched.
+        folder: path of the folder; its subfolders are not searched.
 
     Raises:
         DataError: the folder cannot be read.
@@ -150,10 +149,12 @@ def list_folder(folder: str | Path) -> DicomFolder:
 
 
 def series_files(path: Path) -> list[Path]:
-    """Return the files of the series that contains a DICOM file, or only the file if it is not in a series.
+    """Return all files of the series that a DICOM file belongs to.
+
+    A file that does not belong to a series is returned alone.
 
     Args:
-        path: DICOM file.
+        path: path of the DICOM file.
 
     Raises:
         DataError: the folder cannot be read.
@@ -171,21 +172,29 @@ def series_files(path: Path) -> list[Path]:
 
 
 def are_parts(paths: Sequence[Path]) -> tuple[bool, bool]:
-    """Return whether the slices of several series form one volume, and whether all their positions differ.
+    """Return whether several series together form one volume, and whether all their slice positions differ.
 
-    Positions of parts of one volume differ; those of copies do not. Only headers are read.
+    Parts of one volume have different slice positions; copies of a volume have the same. Only headers are read.
 
     Args:
-        paths: paths that identify series with the same SeriesInstanceUID.
+        paths: paths of the series, as in `Series.path`; all have the same SeriesInstanceUID.
 
     Returns:
-        tuple of two bools: one volume; distinct positions. Both are False if a series is not a volume.
+        two bools: True if the series form one volume; True if all slice positions differ. Both are False if a series
+        is not a volume or cannot be read.
 
     Example:
         >>> import tempfile
+        >>> import SimpleITK as sitk
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     are_parts([Path(folder)])
-        (False, False)
+        ...     paths = [Path(folder) / name for name in ("a.dcm", "b.dcm")]
+        ...     for path, z in zip(paths, (0, 2)):
+        ...         image = sitk.GetImageFromArray(np.zeros((2, 3, 4), np.int16))
+        ...         image.SetMetaData("0008|0060", "CT")
+        ...         image.SetOrigin((0, 0, z))
+        ...         sitk.WriteImage(image, str(path))
+        ...     are_parts(paths), are_parts([paths[0], paths[0]])
+        ((True, True), (False, False))
     """
     try:
         images = [image for path in paths for image in _images_of(path)]
@@ -318,8 +327,9 @@ def _images_of(path: Path) -> list[DicomImage]:
         )
     if listing.unreadable:
         raise DataError(
-            f"{folder}: {len(listing.unreadable)} of its files cannot be read, {listing.unreadable[0].name} for "
-            "instance, so slices may be missing. Copy or export the series again, or remove these files."
+            f"{folder}: {len(listing.unreadable)} of its files cannot be read (for instance "
+            f"{listing.unreadable[0].name}), so slices may be missing. Copy or export the series again, or remove "
+            "these files."
         )
     return [images[file] for file in chosen.files]
 

@@ -1,4 +1,4 @@
-"""DICOM headers: read the slices of a file, or determine what kind of file it is."""
+"""Read DICOM headers: the slices of an image, or the kind of a file that is not an image."""
 
 from __future__ import annotations
 
@@ -81,13 +81,13 @@ warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
 
 @dataclass(frozen=True)
 class DicomImage:
-    """DICOM file with voxels.
+    """Header of a DICOM file with voxels.
 
     Attributes:
         path: path of the file.
         series: SeriesInstanceUID.
-        description: SeriesDescription.
-        modality: for instance `CT`.
+        description: SeriesDescription; may be empty.
+        modality: Modality, for instance `CT`; may be empty.
         rows: number of rows.
         columns: number of columns.
         bits: BitsAllocated.
@@ -95,12 +95,12 @@ class DicomImage:
         high_bit: HighBit.
         signed: whether stored values are signed.
         syntax: transfer syntax UID.
-        pixels: position of the pixel data element in the file, in bytes.
-        slices: planes of the image; empty if the image is not part of a volume.
-        why: kind of the image if it is not part of a volume; None if it is.
-        localizer: True if its SeriesDescription or, without one, its ProtocolName contains a word for a localizer
-            (default False).
-        damaged: True if the image is not part of a volume although its SOP class is that of slices (default False).
+        pixels: offset of the PixelData element in the file, in bytes.
+        slices: planes of the image, one per frame; empty if the image is not part of a volume.
+        why: kind of image, such as `a localizer`, if it is not part of a volume; None if it is.
+        localizer: True if SeriesDescription, or ProtocolName if that is empty, contains a word such as `scout` (default
+            False).
+        damaged: True if an original CT, MR or PET image has no position or orientation (default False).
 
     Example:
         >>> path = Path("1.dcm")
@@ -128,15 +128,15 @@ class DicomImage:
 
 
 def read_image(path: Path) -> DicomImage | str:
-    """Return the image that the header of a file describes, or the kind of a file without an image.
+    """Read the header of a DICOM image; for any other file, return the kind of file.
 
-    No error is raised: a damaged file is of the kind `unreadable`.
+    No error is raised: a damaged file has the kind `unreadable`.
 
     Args:
         path: path of the file.
 
     Returns:
-        the image; or, for other files, their kind: a modality, `DICOMDIR`, `not DICOM`, `empty` or `unreadable`.
+        the header; or the kind of file: a modality such as `SR`, `DICOMDIR`, `not DICOM`, `empty` or `unreadable`.
 
     Example:
         >>> import tempfile

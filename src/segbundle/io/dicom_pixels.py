@@ -1,4 +1,4 @@
-"""Voxels of DICOM images: stored values, and the rescale slope and intercept of each slice."""
+"""Read the voxels of DICOM images, with the rescale slope and intercept of each slice applied."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _EXACT_IN_FLOAT32 = 2**24
 
 
 def read_values(images: Sequence[DicomImage], order: Sequence[int], dtype: Any) -> np.ndarray:
-    """Read the voxels of a volume.
+    """Read the voxels of a volume, with the rescale slope and intercept of each slice applied.
 
     Args:
-        images: files of the volume.
-        order: indices into the slices of all files, in the order of the result.
-        dtype: NumPy dtype of the result; None for the smallest dtype that fits all values that BitsStored allows, after
-            rescaling. It is an integer dtype if all slopes and intercepts are integers, else float32.
+        images: headers of the files of the volume.
+        order: for each slice of the result, its index among the slices of all `images`.
+        dtype: NumPy dtype of the result. None: float32 if a slope or intercept is not an integer, else the first of
+            uint8, int16, uint16, int32 and int64 that fits the range of BitsStored after rescaling.
 
     Returns:
         array (slices, rows, columns).

@@ -1,4 +1,4 @@
-"""Label maps as integers, including label maps stored as floating point."""
+"""Read label maps as integers, even if they are stored as floating point."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ROUNDING = 1e-3
 
 
 def read_labels(path: str | Path | Sequence[str | Path], grid: Geometry | None = None) -> Scan:
-    """Read a label map and round values within 0.001 of integers.
+    """Read a label map as integers; values within 0.001 of an integer are rounded.
 
     Args:
         path: see `read_scan`.
@@ -26,7 +26,7 @@ def read_labels(path: str | Path | Sequence[str | Path], grid: Geometry | None =
             are not changed. None (default) keeps the stored axes.
 
     Returns:
-        scan with an integer array (C, X, Y, Z), or with the stored values if some are farther from integers.
+        scan with an integer array (C, X, Y, Z). If some values are not integers, the array has the stored values.
 
     Raises:
         DataError: see `read_scan`.
@@ -45,9 +45,10 @@ def read_labels(path: str | Path | Sequence[str | Path], grid: Geometry | None =
 
 
 def round_labels(label: Scan) -> Scan:
-    """Return a label map with an integer array, or the unchanged label map if some values are not integers.
+    """Convert a floating-point label map to int32; return it unchanged if some values are not integers.
 
-    Values within 0.001 of an integer are rounded. NaN, and values outside the range of int32, are not integers.
+    Values within 0.001 of an integer are rounded. NaN, and values outside the range of int32, are not integers. A label
+    map with an integer dtype is returned unchanged.
 
     Args:
         label: label map (C, X, Y, Z) of any dtype.

@@ -1,4 +1,4 @@
-"""NIfTI, Analyze and FreeSurfer MGH files, read with nibabel."""
+"""Read NIfTI, Analyze and FreeSurfer MGH files with nibabel."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def nifti_geometry(path: Path) -> Geometry:
 
     Raises:
         DataError: the header is invalid, or the file is shorter than its header says.
-        Exception: of nibabel or the file system; `read_geometry` turns it into a `DataError`.
+        Exception: any error of nibabel or the file system; `read_geometry` converts it to a `DataError`.
 
     Example:
         >>> import tempfile
@@ -57,14 +57,14 @@ def read_nifti(path: Path, dtype: Any) -> Scan:
 
     Args:
         path: path of the file.
-        dtype: NumPy dtype of the result; None for the dtype of the scaled values.
+        dtype: NumPy dtype of the result; None to keep the stored dtype, or nibabel's dtype for scaled values.
 
     Returns:
         scan with an array (C, X, Y, Z).
 
     Raises:
         DataError: see `nifti_geometry`; or voxels are complex or color values, or do not fit into memory.
-        Exception: of nibabel, the decompression or the file system; `read_scan` turns it into a `DataError`.
+        Exception: any error of nibabel, decompression or the file system; `read_scan` converts it to a `DataError`.
 
     Example:
         >>> import tempfile
@@ -87,7 +87,7 @@ def read_nifti(path: Path, dtype: Any) -> Scan:
 
 
 def load_header(path: Path) -> Any:
-    """Return nibabel's header of a file, after checks of values that nibabel would silently replace.
+    """Load the header of a file with nibabel, after checking the values that nibabel would silently replace.
 
     Args:
         path: path of the file.
@@ -182,7 +182,7 @@ def _check_mgh(path: Path) -> None:
 
 
 def header_file(path: Path) -> Path:
-    """Return the header file of a NIfTI or Analyze pair; for other files, the path itself.
+    """Return the path of the header of an `.img` file; for any other file, the path itself.
 
     Args:
         path: path of a file.

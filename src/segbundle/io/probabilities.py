@@ -1,4 +1,4 @@
-"""Probability maps on the grid of a scan, written while they are computed."""
+"""Write probability maps on the grid of a scan while they are computed."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from segbundle.files.atomic import atomic_write
 from segbundle.io.scans import geometry_header, read_geometry
 
 SCALE = 1 / 65535
-"""Scale factor of stored integers, as in the header."""
+"""Scale slope in the header: a probability is the stored integer times this value."""
 
 
 class ProbabilityFile:
     """Memory-mapped 4D NIfTI file (X, Y, Z, num_classes) of class probabilities.
 
-    Probabilities are stored as 16-bit integers with a scale factor. NIfTI has no 16-bit floating point; the integers
-    have the same size and are more precise near 1. The file is not compressed, so it can be filled in any order. It
-    appears under its path when the `with` block ends without an error.
+    Probabilities are stored as 16-bit integers with a scale factor, because NIfTI has no 16-bit floating point. The
+    file is not compressed, so it can be filled in any order. It appears at its path when the `with` block ends without
+    an error.
 
     Args:
         path: output path, with the suffix `.nii`.
@@ -53,9 +53,10 @@ class ProbabilityFile:
         return self
 
     def array(self, num_classes: int) -> np.ndarray:
-        """Return the writable content of the file, uint16 (num_classes, X, Y, Z): probabilities times 65535.
+        """Return the writable voxels of the file, uint16 (num_classes, X, Y, Z): probabilities times 65535.
 
-        Call it once, inside the `with` block. The array is zero at first, and must not be used after the block.
+        Call this method once, inside the `with` block. The array is initially zero, and must not be used after the
+        block.
 
         Args:
             num_classes: number of classes, including the background.

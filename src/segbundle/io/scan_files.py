@@ -1,4 +1,4 @@
-"""File names of scans and label maps, and the files that form a scan. No voxels are read."""
+"""Classify the file names of scans and label maps, and list the files that form a scan. No voxels are read."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def is_segmentation(name: str) -> bool:
 
 
 def is_scan_file(path: Path) -> bool:
-    """Return whether a file has the suffix of a supported scan format. Hidden files are not scans.
+    """Return whether a file has the suffix of a supported scan format; False for hidden files.
 
     Args:
         path: path of a file.
@@ -81,7 +81,7 @@ def is_scan_file(path: Path) -> bool:
 
 
 def may_be_slice(name: str) -> bool:
-    """Return whether a file name is typical of DICOM files: with a suffix such as `.dcm`, of digits, or without one.
+    """Return whether a file name is typical of a DICOM slice: no suffix, a numeric suffix, or one such as `.dcm`.
 
     Args:
         name: name of a file.
@@ -95,7 +95,7 @@ def may_be_slice(name: str) -> bool:
 
 
 def is_uid(name: str) -> bool:
-    """Return whether a name is a DICOM UID, with or without a modality in front of it.
+    """Return whether a name is a DICOM UID, optionally after a modality such as `MR.`.
 
     Args:
         name: name of a file or folder.
@@ -108,10 +108,10 @@ def is_uid(name: str) -> bool:
 
 
 def is_dicom_file(path: Path) -> bool:
-    """Return whether a file is DICOM. Special files and unreadable files are not.
+    """Return whether a path is a DICOM file; False for missing, special and unreadable files.
 
     Args:
-        path: path of a file.
+        path: path to check.
 
     Example:
         >>> is_dicom_file(Path("/nowhere/IM0001.dcm"))
@@ -154,10 +154,10 @@ def _begins_with_elements(head: bytes) -> bool:
 
 
 def is_dicom_folder(path: Path) -> bool:
-    """Return whether a folder directly contains DICOM files. The index of a medium (DICOMDIR) does not count.
+    """Return whether a folder directly contains DICOM files, other than the index file DICOMDIR.
 
     Args:
-        path: folder.
+        path: path of the folder.
 
     Raises:
         OSError: the folder cannot be read.
@@ -180,12 +180,13 @@ def _visible_files(folder: Path) -> list[Path]:
 
 
 def files_of(path: str | Path) -> list[Path]:
-    """Return the files of a scan: a file, a DICOM series, or a header (.hdr, .mhd, .nhdr) and its voxel files.
+    """Return all files that form a scan.
 
-    For a folder, these are all its files except hidden ones. Missing voxel files are left out.
+    For most formats, this is the file itself. For a file of a DICOM series, these are all files of the series; for a
+    folder, all its files except hidden ones; for a header (.hdr, .mhd, .nhdr), the header and its existing voxel files.
 
     Args:
-        path: path of a scan; if it cannot be read, it is the only result.
+        path: path of a scan. If it cannot be read, only this path is returned.
 
     Example:
         >>> import tempfile
@@ -209,7 +210,9 @@ def files_of(path: str | Path) -> list[Path]:
 
 
 def data_files(header: Path) -> list[Path]:
-    """Return the voxel files of a separate header, whether they exist or not; empty for other files.
+    """Return the voxel files of a separate header (.hdr, .mhd, .nhdr); an empty list for any other file.
+
+    Voxel files that the header names are returned even if they do not exist.
 
     Args:
         header: path of a file.
@@ -238,7 +241,7 @@ def data_files(header: Path) -> list[Path]:
 
 
 def missing_header(path: Path) -> Path | None:
-    """Return the header of a voxel file (`x.img` or `x.img.gz`) if it is missing; None otherwise, and for other files.
+    """Return the path of the header of an `.img` or `.img.gz` file if that header is missing, else None.
 
     Args:
         path: path of a file.
@@ -268,7 +271,7 @@ def _named(folder: Path, name: str) -> list[Path]:
 
 
 def is_nifti(path: Path) -> bool:
-    """Return whether nibabel reads a file, by its suffix: NIfTI, Analyze and MGH, including the `.img` of a `.hdr`.
+    """Return whether a file has a suffix that nibabel reads: NIfTI, Analyze (`.hdr` or `.img`) or MGH.
 
     Args:
         path: path of a file.

@@ -1,4 +1,4 @@
-"""Input and output of scans and label maps in all supported formats.
+"""Read scans and label maps in all supported formats, and write label maps as NIfTI.
 
 Arrays are always (C, X, Y, Z). Affines map voxel indices to RAS+ world coordinates in millimeters, as in nibabel.
 """
@@ -32,12 +32,13 @@ _FIXED_TEXT_FIELDS = ("magic", "regular")
 
 
 def read_scan(path: str | Path | Sequence[str | Path] | Any, dtype: Any = np.float32) -> Scan:
-    """Read a scan, with scale slope and intercept applied.
+    """Read a scan or label map, with scale slope and intercept applied.
 
     Args:
         path: a file, a folder with one DICOM series, any file of a DICOM series, or a list of files with one channel
             each (nnU-Net's `_0000`, `_0001`, ...) and the same geometry; or an image in memory, see `scan_in_memory`.
-        dtype: NumPy dtype of the result (default float32); None for the dtype of the scaled values, as for label maps.
+        dtype: NumPy dtype of the result (default float32). None, as for label maps: the stored dtype, or a dtype that
+            fits the scaled values.
 
     Returns:
         scan with an array (C, X, Y, Z).
@@ -75,7 +76,7 @@ def read_scan(path: str | Path | Sequence[str | Path] | Any, dtype: Any = np.flo
 
 
 def read_geometry(path: str | Path) -> Geometry:
-    """Return shape and affine of a scan. Only the header is read.
+    """Return the geometry of a scan. Only the header is read.
 
     Args:
         path: a file, a folder with one DICOM series, or any file of a DICOM series.
@@ -111,7 +112,8 @@ def write_segmentation(labels: np.ndarray, reference: str | Path, path: str | Pa
     bytes.
 
     Args:
-        labels: (X, Y, Z) integer class indices on the stored axes of the scan. uint8 in Fortran order is fastest.
+        labels: (X, Y, Z) integer class indices on the stored axes of the scan; written as uint8 if all are below 256,
+            else as int16. uint8 in Fortran order is fastest.
         reference: path of the scan.
         path: output path, with the suffix `.nii.gz` or `.nii`.
 

@@ -1,4 +1,4 @@
-"""Order of DICOM slices in a volume, and the affine computed from their positions.
+"""Sort DICOM slices into a volume, and compute its affine from their positions.
 
 Positions are in DICOM's LPS+ coordinates in millimeters. The third axis is a straight line through all positions, so
 slices with an in-plane offset (a tilted gantry) stay where they were acquired.
@@ -35,20 +35,20 @@ class Slice:
 
     Attributes:
         name: name of the file, for messages.
-        frame: index of the plane within the file.
+        frame: index of the plane within the file, from 0.
         position: center of the first voxel, (3,) mm in LPS+.
-        orientation: direction cosines in LPS+, (6,): of the rows (along which the column index increases), then of the
-            columns.
+        orientation: direction cosines in LPS+, (6,): the direction in which the column index increases, then the
+            direction in which the row index increases.
         spacing: distance in mm between columns (x), and between rows (y).
         thickness: SliceThickness in mm; None (default) if missing.
         distance: SpacingBetweenSlices in mm; None (default) if missing.
         slope: scale factor of stored values (default 1).
         intercept: value added after scaling (default 0).
-        rescaled: names of the elements RescaleSlope and RescaleIntercept that are in the header (default none).
+        rescaled: those of `RescaleSlope` and `RescaleIntercept` that are in the header (default: neither).
         damaged: description of a damaged slope or intercept; None (default) if both are usable.
         stack: StackID of a multi-frame file (default empty).
-        settings: name and value of settings that distinguish volumes acquired together, such as EchoTime (default
-            none).
+        settings: pairs (name, value) of settings that distinguish volumes acquired together, such as `EchoTime`
+            (default: none).
 
     Example:
         >>> plane = Slice("1.dcm", 0, (0.0, 0.0, 5.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), (0.8, 0.8))
@@ -72,7 +72,7 @@ class Slice:
 
 
 def orientations(slices: Sequence[Slice]) -> list[int]:
-    """Return the number of slices of each orientation, in descending order.
+    """Return the number of slices per orientation, in descending order.
 
     Args:
         slices: slices of a series.
@@ -286,7 +286,7 @@ def _check_duplicates(slices: Sequence[Slice], heights: np.ndarray) -> None:
         )
     first = int(np.flatnonzero(same)[0])
     raise DataError(
-        f"{int((counts - 1).sum())} slice(s) are duplicate: {_plane_name(slices[first])} and "
+        f"it contains {int((counts - 1).sum())} duplicate slice(s): {_plane_name(slices[first])} and "
         f"{_plane_name(slices[first + 1])} have the same position."
     )
 
@@ -308,7 +308,8 @@ def _describe_distances(slices: Sequence[Slice], positions: np.ndarray) -> str:
     after = _plane_name(slices[int(wide[0])])
     if _longest_run(wide) >= 3:
         changes = np.flatnonzero(np.abs(np.diff(gaps)) > 0.2 * usual)
-        return f"{apart} and change at {_plane_name(slices[int(changes[0]) + 1])}; a volume needs a constant distance."
+        changed = _plane_name(slices[int(changes[0]) + 1])
+        return f"{apart}, and the distance changes at {changed}; a volume needs a constant distance."
     if np.abs(gaps - times * usual).max() <= 0.2 * usual:
         missing = int((times - 1).sum())
         said = "a slice is missing" if missing == 1 else f"{missing} slices are missing"

@@ -8,15 +8,15 @@ _NUM_DASH_PATTERNS = 3
 
 
 def style_of(index: int) -> str:
-    """Return the CSS classes with which the contour of a class is drawn: its color and its dash pattern.
+    """Return the CSS classes of the contour of a segmentation class: one for its color, one for its dash pattern.
 
-    There are 21 combinations. They are repeated for further classes.
+    There are 21 combinations, which are repeated for further classes.
 
     Args:
         index: label value of the class, from 1.
 
     Returns:
-        Two CSS classes, separated by a space.
+        Names of two CSS classes, separated by a space.
 
     Example:
         >>> style_of(1), style_of(8)

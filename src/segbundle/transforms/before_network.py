@@ -1,4 +1,4 @@
-"""Preprocessing of scans: orientation, spacing and intensity of the network's grid."""
+"""Preprocess scans: load them, resample them to the network's grid, and normalize their intensities."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ def preprocessing(
     num_channels: int | None = None,
     label: bool = False,
 ) -> Compose:
-    """Return the transform that loads a case and resamples its image to the network's grid.
+    """Return the transform that loads a case, resamples its image to the network's grid, and normalizes it.
 
-    Validation, evaluation and inference use it. The label map, if requested, is loaded but stays on the scan's grid,
-    where predictions are scored.
+    The transform is used for validation, evaluation and inference. A label map is not resampled: it stays on the scan's
+    grid, where predictions are scored.
 
     Args:
-        intensity: see `intensity_transform`.
-        spacing: voxel size in mm along the axes of `axcodes`; None keeps the voxel size of each scan.
+        intensity: normalization; see `intensity_transform`.
+        spacing: voxel size in mm along the axes of `axcodes`; None (default) keeps the voxel size of each scan.
         axcodes: orientation of the network's grid. Default: `RAS`.
-        class_names: class names of the task, used to check label maps.
-        num_channels: number of input channels of the network; None skips the check.
+        class_names: class names of the task, background first; required to check label maps.
+        num_channels: number of input channels of the network; None (default) skips the check.
         label: whether to load the label map. Default: False.
 
     Returns:
@@ -78,11 +78,11 @@ def preprocessing(
 def network_transforms(
     keys: Sequence[str], intensity: Mapping[str, Any], spacing: Sequence[float] | None, axcodes: str | None = "RAS"
 ) -> list[Transform]:
-    """Return the transforms from a loaded case to the grid and intensities of the network.
+    """Return the transforms that resample a loaded case to the network's grid and normalize its image.
 
     Args:
         keys: `image`, and `label` if the label map is resampled as well.
-        intensity, spacing: as in `preprocessing`.
+        intensity, spacing: see `preprocessing`.
         axcodes: orientation of the network's grid; None keeps the orientation of each scan. Default: `RAS`.
 
     Raises:
@@ -125,19 +125,19 @@ def grid_transforms(
 
 
 def intensity_transform(intensity: Mapping[str, Any]) -> Transform:
-    """Return the transform that normalizes the intensities of an image.
+    """Return the transform that normalizes the intensities of an image, in place.
 
-    - `{method: zscore}`: subtract the mean of the scan and divide by its standard deviation, per channel (MR). Outliers
-      must be clipped before, see `ClipOutliersd`.
+    - `{method: zscore}`: subtract the mean of the scan and divide by its standard deviation, per channel (MR). Clip
+      outliers first, see `ClipOutliersd`.
     - `{method: window, lower: a, upper: b}`: clip to [a, b] and scale to [0, 1].
     - `{method: ct, lower: a, upper: b, mean: m, std: s}`: clip to [a, b], subtract m and divide by s. Use values of the
       training set's foreground (the CT scheme of nnU-Net; Isensee et al. 2021).
 
     Args:
-        intensity: method and its values.
+        intensity: method and its values, by name.
 
     Returns:
-        A transform of dicts with `image` (C, X, Y, Z).
+        A dictionary transform of `image` (C, X, Y, Z), floating point.
 
     Raises:
         ConfigError: if the method is unknown, or values are missing, unexpected or contradictory.
@@ -164,9 +164,10 @@ def intensity_transform(intensity: Mapping[str, Any]) -> Transform:
 
 
 class ZScored(MapTransform):
-    """Z-score normalization of every channel; a standard deviation of 0 is replaced by 1.
+    """Dictionary transform that subtracts the mean of every channel and divides by its standard deviation.
 
-    Equivalent to MONAI's `NormalizeIntensityd(channel_wise=True)`, but in place to save memory.
+    A standard deviation of 0 is replaced by 1. The result is that of MONAI's `NormalizeIntensityd(channel_wise=True)`,
+    but the values are changed in place to save memory.
 
     Args:
         keys: items to transform, floating-point tensors (C, ...).
@@ -185,24 +186,29 @@ class ZScored(MapTransform):
 
 
 class ClipOutliersd(MapTransform):
-    """Outlier clipping, so that a few voxels do not dominate the mean and standard deviation of a scan.
+    """Dictionary transform that clips outliers, so that they do not dominate the mean and standard deviation of a scan.
 
-    A single voxel of 65535 (metal, a defect, padding) makes the z-score useless for all others. The range of a channel
-    excludes the highest and the lowest 0.02% of the values, estimated from every n-th voxel. It excludes up to 0.5% at
-    either end if a gap of twice the range separates them from all other values.
+    Without clipping, a single voxel of 65535 (metal, a defect, padding) makes the z-score useless for all others.
+    Channels without outliers stay unchanged.
 
-    A value is an outlier if its distance from the range is more than five times the size of the range. A channel with
-    outliers, or with such a gap, is clipped in place, with a warning: to the range plus its size at either end. Fill
-    values such as -32768 and 65535, which may fill a large fraction of a scan, are set to the limits of the range.
-    Other channels stay unchanged.
+    The range of a channel is estimated from every n-th voxel. It excludes the highest and the lowest 0.02% of the
+    values. It excludes up to 0.5% at either end if a gap of more than twice the range separates them from all other
+    values. A value is an outlier if its distance from the range is more than five times the size of the range.
+
+    A channel with outliers, or with such a gap, is clipped in place to the range, extended by its size at either end. A
+    warning is logged. Fill values such as -32768 and 65535, which may fill a large fraction of a scan, are set to the
+    limits of the range.
 
     Args:
         keys: items to transform, float32 tensors (C, X, Y, Z) on the CPU.
 
     Example:
-        >>> data = ClipOutliersd("image")({"image": torch.arange(1000.0).reshape(1, 10, 10, 10), "case": "a"})
-        >>> data["image"].max()  # no outliers
+        >>> image = torch.arange(1000.0).reshape(1, 10, 10, 10)
+        >>> ClipOutliersd("image")({"image": image.clone(), "case": "a"})["image"].max()  # no outliers
         tensor(999.)
+        >>> image[0, 0, 0, 0] = 65535
+        >>> bool(ClipOutliersd("image")({"image": image, "case": "a"})["image"].max() < 3000)
+        True
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -263,12 +269,12 @@ def _end_of_range(tail: np.ndarray, inner: float, few: int) -> tuple[float, bool
 
 
 class ClipAndScaled(MapTransform):
-    """Clipping to [lower, upper] and scaling: subtracts `mean` and divides by `std`, in place to save memory.
+    """Dictionary transform that clips to [lower, upper], subtracts `mean` and divides by `std`, in place.
 
     Args:
-        keys: items to transform, floating point.
-        lower: lower limit.
-        upper: upper limit.
+        keys: items to transform, floating-point tensors of any shape.
+        lower: lower limit of the clipped values.
+        upper: upper limit of the clipped values.
         mean: value to subtract.
         std: value to divide by.
 

@@ -1,4 +1,4 @@
-"""Loading of datalist entries as tensors, with checks for errors that would silently spoil training."""
+"""Load datalist entries as tensors, and check them for errors that would silently spoil training."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ from segbundle.io.scans import Scan
 
 
 class LoadScand(Transform):
-    """Loader of the image of a case, and optionally of its label map, with checks.
+    """Dictionary transform that loads and checks the image of a case and, optionally, its label map.
 
-    The image becomes a float32 `MetaTensor` (C, X, Y, Z). The label map becomes a uint8 `MetaTensor` (1, X, Y, Z) with
-    `IGNORE_INDEX` for unknown voxels, and `annotated` a bool tensor (num_classes,). A label map of the same voxels that
-    is stored with other axes is reoriented to those of the image. As in MONAI, the metadata contains `affine` and
-    `original_affine`, both (4, 4) in mm in RAS+ world coordinates, `spatial_shape` and `filename_or_obj`.
-    If the image was prefetched (`segbundle.io.read_ahead`), the item `early_seconds` is the time that reading took.
+    `image` becomes a float32 `MetaTensor` (C, X, Y, Z). With `label=True`, `label` becomes a uint8 `MetaTensor` (1, X,
+    Y, Z) with `IGNORE_INDEX` for unknown voxels, and `annotated` becomes a bool tensor (num_classes,). A label map of
+    the same voxels that is stored with other axes is reoriented to those of the image. As in MONAI, the metadata
+    contains `affine` and `original_affine`, both (4, 4) from voxel indices to RAS+ in mm, `spatial_shape` and
+    `filename_or_obj`. If the image was prefetched (`segbundle.io.read_ahead`), `early_seconds` is the time in seconds
+    that reading took.
 
     Args:
-        class_names: class names of the task, used to check label values.
-        num_channels: number of input channels of the network; None skips the check.
+        class_names: class names of the task, background first; required to check label values.
+        num_channels: number of input channels of the network; None (default) skips the check.
         label: whether to load the label map. Default: False.
 
     Raises:
-        DataError: when called, if a file cannot be read; or with all problems of the case's files (see
-            `segbundle.datasets.case_checks`).
+        DataError: when called, if a file cannot be read or fails a check. The message lists all problems of the case
+            (see `segbundle.datasets.case_checks`).
 
     Example:
         >>> import tempfile

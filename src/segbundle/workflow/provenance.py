@@ -78,7 +78,7 @@ def describe_run(output_dir: str, records: ScanRecords, device: torch.device | s
         config: config keys that affect the label maps, with their values.
 
     Raises:
-        OutputError: see `ScanRecords.collect`.
+        OutputError: `predictions.json` cannot be written, or a journal cannot be read (see `ScanRecords.collect`).
 
     Example:
         >>> from segbundle.inference.scan_records import ScanRecords
@@ -118,7 +118,7 @@ def report_run(
 
     Raises:
         CheckpointError: the `task.json` next to a checkpoint is damaged.
-        OutputError: see `ScanRecords.collect`.
+        OutputError: `predictions.json` cannot be written, or a journal cannot be read (see `ScanRecords.collect`).
 
     Example:
         >>> from segbundle.inference.scan_records import ScanRecords
@@ -147,8 +147,8 @@ def write_page(output_dir: str | Path) -> None:
         output_dir: folder of the scores.
 
     Raises:
-        OutputError: the report cannot be written, for whatever reason. The message contains the command that writes it
-            later.
+        OutputError: the report cannot be written. The message contains the reason, and the command that writes the
+            report later.
 
     Example:
         >>> import tempfile
@@ -169,7 +169,7 @@ def write_page(output_dir: str | Path) -> None:
 
 
 def made_by(config: Mapping[str, Any], device: torch.device | str | None = None) -> dict[str, Any]:
-    """Return command, date, versions, device, model fingerprints and configuration of a run, without credentials.
+    """Return the provenance of a run without credentials: command, date, versions, device, models, configuration.
 
     Args:
         config: config keys that affect the results, with their values. The `network_def` of the running workflow is
@@ -177,7 +177,7 @@ def made_by(config: Mapping[str, Any], device: torch.device | str | None = None)
         device: device of the run. Default: left out.
 
     Returns:
-        JSON values by name.
+        JSON values by name, as in `run.json`.
 
     Example:
         >>> made_by({"fold": 0})["config"]

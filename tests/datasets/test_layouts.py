@@ -321,6 +321,14 @@ class TestMonaiLabelStudies:
         with pytest.raises(DataError, match=r"datastore_v2\.json: images_dir is 3"):
             load_cases(tmp_path)
 
+    def test_study_in_the_images_of_another_layout(self, tmp_path):
+        """MONAI Label is often started with `--studies Task09_Spleen/imagesTr`."""
+        write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz", "imagesTr/labels/final/a.nii.gz")
+        assert pairs(tmp_path) == {"a": (["a.nii.gz"], "a.nii.gz")}
+        assert load_cases(tmp_path)[0].label.parent.name == "labelsTr"
+        assert load_cases(tmp_path / "imagesTr")[0].label.parent.name == "final"
+        assert layout(tmp_path) == "folders imagesTr and labelsTr"
+
     def test_label_without_image_and_broken_link(self, tmp_path):
         write_empty_scans(tmp_path, "labels/final/a.nii.gz", "labels/final/b.nii.gz")
         (tmp_path / "b.nii.gz").symlink_to("nowhere")
@@ -372,6 +380,7 @@ def test_analyze_pairs_and_mgz_in_folders(tmp_path, kind, caplog):
 def test_titles_of_layouts(tmp_path, tiny_dataset):
     assert layout(tiny_dataset) == "Decathlon (dataset.json)"
     (tiny_dataset / "dataset.json").unlink()
+    write_empty_scans(tiny_dataset, "derivatives/m/sub-1/sub-1_dseg.nii", "labels/final/a.nii")
     assert layout(tiny_dataset) == "folders imagesTr and labelsTr"
     write_description(tiny_dataset, channel_names={"0": "CT"}, file_ending=".nii.gz")
     assert layout(tiny_dataset) == "nnU-Net raw (dataset.json, imagesTr, labelsTr)"

@@ -37,7 +37,7 @@ class Layout(NamedTuple):
 def recognize(file: DescriptionFile, description: Mapping[str, Any]) -> Layout:
     """Return the layout of a dataset.
 
-    Lists of cases in the description take precedence over files in folders.
+    Lists of cases in the description take precedence over files in folders, and `imagesTr` over other folders.
 
     Args:
         file: file of the description.
@@ -56,10 +56,11 @@ def recognize(file: DescriptionFile, description: Mapping[str, Any]) -> Layout:
     root = root_of(file, description)
     if any(has_list(description, key) for key in ("training", "validation", "test")):
         return Layout(_title_of_lists(file, description), lambda key: _paired(root, description, key))
-    if description.get("bids") is not None or is_bids(root):
+    plain = (root / "imagesTr").is_dir()
+    if description.get("bids") is not None or (is_bids(root) and not plain):
         choice = description.get("bids") or {}
         return Layout("BIDS (sub-*, derivatives)", lambda key: _training_only(key, lambda: bids_cases(root, choice)))
-    if is_study(root):
+    if is_study(root) and not plain:
         return Layout("MONAI Label study (labels/final)", lambda key: _training_only(key, lambda: study_cases(root)))
     nnunet = description.get("file_ending") or description.get("channel_names")
     title = f"nnU-Net raw ({file.path.name}, imagesTr, labelsTr)" if nnunet else "folders imagesTr and labelsTr"

@@ -18,6 +18,7 @@ from segbundle.datasets.case import (
     with_problems,
 )
 from segbundle.datasets.folders import Tree, list_tree, log_left_out
+from segbundle.datasets.monai_label import is_study
 from segbundle.datasets.series import lost_scans, scans_in_folders
 from segbundle.io.scan_files import is_scan_file, label_stem, stem
 
@@ -55,6 +56,7 @@ def paired_cases(folder: Path, section: str, num_channels: int, file_ending: str
     if file_ending is not None and any(file.name.endswith(file_ending) for file in image_tree.files):
         for tree in (image_tree, label_tree):
             _skip_other_endings(tree, file_ending)
+    _skip_labels_of_study(image_tree)
     cases_by_label = _by_name(label_tree)
     names = set(cases_by_label)
     files = [*image_tree.files, *(lost for lost in lost_scans(image_tree) if is_scan_file(lost))]
@@ -78,6 +80,15 @@ def paired_cases(folder: Path, section: str, num_channels: int, file_ending: str
     good = {path for tree in (image_tree, label_tree) for path in (*tree.files, *tree.dicom)}
     lost = {lost.path: lost.reason for tree in (image_tree, label_tree) for lost in tree.lost}
     return [with_problems(case, good, lost) for case in cases]
+
+
+def _skip_labels_of_study(tree: Tree) -> None:
+    """Remove label maps that MONAI Label saved beside the images, in `labels`, from a tree; count them as skipped."""
+    if is_study(tree.root):
+        kept = [file for file in tree.files if file.relative_to(tree.root).parts[0] != "labels"]
+        if len(kept) < len(tree.files):
+            tree.left_out["label maps of MONAI Label"] += len(tree.files) - len(kept)
+        tree.files = kept
 
 
 def _skip_other_endings(tree: Tree, file_ending: str) -> None:

@@ -1,4 +1,7 @@
-"""Progress of long loops: a progress bar on a terminal, otherwise occasional lines in the log."""
+"""Progress of long loops: a progress bar on a terminal, otherwise occasional lines in the log.
+
+This module also formats text for terminals: durations, and escapes for unprintable characters.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 _T = TypeVar("_T")
@@ -20,6 +24,19 @@ def is_terminal() -> bool:
         True
     """
     return sys.stderr is not None and sys.stderr.isatty()
+
+
+def escaped(text: str | Path) -> str:
+    r"""Replace unprintable characters of a text, such as line breaks and bytes that are not UTF-8, by escapes.
+
+    Args:
+        text: text or path.
+
+    Example:
+        >>> escaped("gr\udcf6sse.nii")
+        'gr\\udcf6sse.nii'
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text))
 
 
 def duration(seconds: float) -> str:

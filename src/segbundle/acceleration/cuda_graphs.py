@@ -12,7 +12,7 @@ from monai.utils import CommonKeys
 
 import segbundle.losses
 from segbundle.acceleration.gate import is_accelerated
-from segbundle.hardware.device_memory import has_room
+from segbundle.hardware.memory_usage import has_room
 from segbundle.losses.base import RegionLoss
 from segbundle.losses.deep_supervision import loss_over_depths
 

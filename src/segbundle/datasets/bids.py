@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from segbundle.datasets.case import Case, with_problems
-from segbundle.datasets.folders import Tree, escaped, list_tree, some
+from segbundle.datasets.folders import Tree, list_tree, some
 from segbundle.io.scan_files import is_scan_file, stem
+from segbundle.terminal import escaped
 
 _LABEL_SUFFIXES = ("dseg", "mask", "seg")
 _LABEL_KEYS = ("seg", "label", "lesion")

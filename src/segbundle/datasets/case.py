@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from segbundle.classes import Classes
-from segbundle.datasets.folders import escaped, first_of, path_problem
+from segbundle.datasets.folders import first_of, path_problem
 from segbundle.errors import ConfigError, DataError
 from segbundle.io.scan_files import SUFFIXES, stem
+from segbundle.terminal import escaped
 
 CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})$", re.DOTALL)
 """nnU-Net's name of a channel file, without its suffix."""

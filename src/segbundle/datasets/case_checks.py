@@ -42,16 +42,11 @@ def image_problems(scan: Scan, num_channels: int | None) -> Iterator[str]:
             f"{scan.path}: has {len(scan.array)} channel(s), but the network takes {num_channels}; "
             "set network_def#in_channels, or correct the list of channel files of the case."
         )
-    bad = _not_finite(scan.array)
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = scan.array.sum()  # NaN and Inf propagate to the sum; a sum is faster than a test of each voxel
+    bad = 0 if np.isfinite(total) else int(scan.array.size - np.isfinite(scan.array).sum())
     if bad:
         yield f"{scan.path}: contains {bad} NaN or Inf voxel(s); replace them, for instance by the scan's minimum."
-
-
-def _not_finite(array: np.ndarray) -> int:
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(array.sum()):  # NaN and Inf propagate to the sum; a sum is faster than a test of each voxel
-            return 0
-    return int(array.size - np.isfinite(array).sum())
 
 
 def label_problems(label: Scan, class_names: Sequence[str], ignore_label: int | None = None) -> Iterator[str]:

@@ -10,10 +10,11 @@ from typing import Any
 from segbundle.datasets.case import Case, name_problems
 from segbundle.datasets.description import LISTS, read_description
 from segbundle.datasets.description_file import DescriptionFile, datalists_in, find_description
-from segbundle.datasets.folders import escaped, first_of, log_once, some
+from segbundle.datasets.folders import first_of, log_once, some
 from segbundle.datasets.layouts import cases_of
 from segbundle.errors import ConfigError, DataError, suggestion
 from segbundle.io.scan_files import SUFFIXES
+from segbundle.terminal import escaped
 
 _SHOWN_NAMES = 25
 

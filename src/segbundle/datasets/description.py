@@ -13,9 +13,9 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from segbundle.datasets.description_file import find_description
-from segbundle.datasets.folders import escaped
 from segbundle.errors import DataError
 from segbundle.files.documents import read_json, shortened, validate
+from segbundle.terminal import escaped
 
 LISTS = ("training", "validation", "test", "testing")
 _SECTIONS_IN_FOLDS = ("training", "validation")

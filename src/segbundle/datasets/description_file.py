@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from segbundle.datasets.folders import escaped
 from segbundle.errors import DataError
 from segbundle.files.documents import read_json, read_yaml, shortened
+from segbundle.terminal import escaped
 
 FILE_NAME = "dataset.json"
 _JSON, _YAML = (".json",), (".yaml", ".yml")

@@ -22,6 +22,7 @@ from segbundle.io.scan_files import (
     missing_header,
     stem,
 )
+from segbundle.terminal import escaped as escaped  # also for the modules that import it from here
 
 _logger = logging.getLogger(__name__)
 _SHOWN_ENDINGS = 6
@@ -331,19 +332,6 @@ def first_of(messages: Sequence[str], most: int = 3) -> list[str]:
         return list(messages)
     more = f"{left} more problem{'s' if left > 1 else ''} of this kind"
     return [*messages[:most], f"{more}; `segbundle check` prints all problems of a dataset."]
-
-
-def escaped(text: str | Path) -> str:
-    r"""Replace unprintable characters of a text, such as line breaks and bytes that are not UTF-8, by escapes.
-
-    Args:
-        text: text or path.
-
-    Example:
-        >>> escaped("gr\udcf6sse.nii")
-        'gr\\udcf6sse.nii'
-    """
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text))
 
 
 def some(names: Sequence[object], most: int = 5) -> str:

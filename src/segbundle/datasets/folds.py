@@ -15,9 +15,10 @@ from typing_extensions import TypedDict
 from segbundle.datasets.case import Case
 from segbundle.datasets.description import other_spellings
 from segbundle.datasets.description_file import DescriptionFile
-from segbundle.datasets.folders import escaped, log_once, some
+from segbundle.datasets.folders import log_once, some
 from segbundle.errors import ConfigError, DataError
 from segbundle.files.documents import read_json
+from segbundle.terminal import escaped
 
 DEFAULT_NUM_FOLDS = 5
 """Default `num_folds` of the bundle. Folds that the dataset defines replace it, and must match any other value."""

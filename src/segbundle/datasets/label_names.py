@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from segbundle.classes import Classes
 from segbundle.datasets.description import read_description
 from segbundle.datasets.description_file import find_description
-from segbundle.datasets.folders import escaped
 from segbundle.errors import DataError
 from segbundle.files.documents import shortened
+from segbundle.terminal import escaped
 
 _VALUE = re.compile(r"[0-9]{1,9}$")
 

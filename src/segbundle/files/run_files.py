@@ -32,6 +32,8 @@ _PARTIAL = re.compile(
     + rf"|{RANK.pattern}|{PREPARED_CASE.pattern})",
     re.DOTALL,
 )
+PARTIAL_START = ".partial-{}-"
+"""Prefix of the names of the partial files that a process writes; `{}` stands for the ID of the process."""
 _PARTIAL_START = re.compile(r"(\.partial-\d+-)")
 
 
@@ -74,22 +76,9 @@ def partial(path: Path, process: int) -> Path:
         >>> partial(Path("runs/run.json"), 7).name
         '.partial-7-run.json'
     """
-    start = partial_start(process)
+    start = PARTIAL_START.format(process)
     name = path.name.encode("utf-8", "surrogateescape")[-(255 - len(start)) :]
     return path.with_name(start + name.decode("utf-8", "surrogateescape"))
-
-
-def partial_start(process: int) -> str:
-    """Return the prefix of the names of the partial files that a process writes.
-
-    Args:
-        process: ID of the process.
-
-    Example:
-        >>> partial_start(7)
-        '.partial-7-'
-    """
-    return f".partial-{process}-"
 
 
 def partial_of(name: str) -> str | None:
@@ -99,7 +88,7 @@ def partial_of(name: str) -> str | None:
         name: any file name, or a prefix of partial files.
 
     Returns:
-        Prefix as in `partial_start`; None for other names.
+        Prefix as in `PARTIAL_START`; None for other names.
 
     Example:
         >>> partial_of(".partial-7-run.json"), partial_of("run.json")

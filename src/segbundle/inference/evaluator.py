@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -58,18 +57,25 @@ class SegmentationEvaluator(SupervisedEvaluator):
         self.postprocessing = postprocessing
 
     def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> Any:
-        (item,) = decollate_batch(batchdata)
-        with engine.mode(engine.network), _explain_bad_logits(item):
-            logits = self._logits(engine, item[CommonKeys.IMAGE])
-            output = {key: item[key] for key in (CommonKeys.IMAGE, CommonKeys.LABEL) if key in item}
-            output[CommonKeys.PRED] = logits
-            if self.postprocessing is not None:  # the network runs while this iterates over the slabs
-                item, output = engine_apply_transform(item, output, self.postprocessing)
-            engine.state.batch, engine.state.output = [item], [output]
-            engine.state.predict_seconds = getattr(logits, "seconds", 0.0)
-            engine.state.window_size = getattr(logits, "roi", None)
-            engine.fire_event(IterationEvents.FORWARD_COMPLETED)
-            engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        (scan,) = decollate_batch(batchdata)
+        try:
+            with engine.mode(engine.network):
+                logits = self._logits(engine, scan[CommonKeys.IMAGE])
+                output = {key: scan[key] for key in (CommonKeys.IMAGE, CommonKeys.LABEL) if key in scan}
+                output[CommonKeys.PRED] = logits
+                item = scan
+                if self.postprocessing is not None:  # the network runs while this iterates over the slabs
+                    item, output = engine_apply_transform(scan, output, self.postprocessing)
+                engine.state.batch, engine.state.output = [item], [output]
+                engine.state.predict_seconds = getattr(logits, "seconds", 0.0)
+                engine.state.window_size = getattr(logits, "roi", None)
+                engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+                engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        except Exception as error:
+            problem = find_cause(error, NonFiniteLogitsError)
+            if problem is None:
+                raise
+            raise PredictionError(f"{scan['case']}: {problem}. {_ADVICE}") from error
         return engine.state.output
 
     def _logits(self, engine: SupervisedEvaluator, image: torch.Tensor) -> torch.Tensor | ScoreSlabs:
@@ -81,15 +87,3 @@ class SegmentationEvaluator(SupervisedEvaluator):
         if isinstance(logits, torch.Tensor):
             check_finite(logits)
         return logits
-
-
-@contextmanager
-def _explain_bad_logits(item: Mapping[str, Any]) -> Iterator[None]:
-    """Turn an error about logits that are NaN or infinite into an error that names the case and the remedy."""
-    try:
-        yield
-    except Exception as error:
-        problem = find_cause(error, NonFiniteLogitsError)
-        if problem is None:
-            raise
-        raise PredictionError(f"{item['case']}: {problem}. {_ADVICE}") from error

@@ -15,9 +15,9 @@ from torch.overrides import TorchFunctionMode
 
 from segbundle.acceleration.trial_window import divisor, small_window
 from segbundle.config.choices import Precision
-from segbundle.hardware import device_memory
-from segbundle.hardware.device_memory import USABLE_FRACTION
-from segbundle.inference.precision import autocast, computed_dtype
+from segbundle.hardware import memory_usage
+from segbundle.hardware.memory_usage import USABLE_FRACTION
+from segbundle.inference.backends import autocast, computed_dtype
 from segbundle.inference.windows import check_overlap, interval, slab_axis
 
 _MAX_CPU_BYTES = 2**30
@@ -116,7 +116,7 @@ def training_bytes(network: torch.nn.Module, channels: int, patch_size: Sequence
         network: network to measure, with at least one parameter; it is not modified.
         channels: number of input channels.
         patch_size: (X, Y, Z) in voxels.
-        precision: see `segbundle.inference.precision.autocast`.
+        precision: see `segbundle.inference.autocast`.
 
     Example:
         >>> training_bytes(torch.nn.Conv3d(1, 2, 3, padding=1), 1, (32, 32, 32), "fp32") > 0
@@ -149,43 +149,27 @@ def _saved_bytes(network: torch.nn.Module, shape: Sequence[int], precision: Prec
     return sum(saved.values())
 
 
-def choose_batch(needs: Needs, roi: Sequence[int], device: torch.device) -> int:
-    """Return the number of windows per batch that fits into half of the free memory and is fast on the device.
-
-    The result is between 1 and 4 on CPUs, and between 1 and 16 on GPUs.
+def choose_batch(needs: Needs, roi: Sequence[int], device: torch.device, requested: int | None = None) -> int:
+    """Return the number of windows per batch that fits into half of the free memory, at least 1.
 
     Args:
         needs: memory footprint of the network.
         roi: (X, Y, Z) of a window.
         device: device of the network.
+        requested: maximum number of windows. Default: None (a number that is fast on the device: at most 4 on CPUs,
+            at most 16 on GPUs).
 
     Example:
         >>> choose_batch(Needs(bytes_per_voxel=100.0, num_classes=2), (8, 8, 8), torch.device("cpu"))
         4
     """
     window = needs.bytes_per_voxel * math.prod(roi)
-    budget = USABLE_FRACTION * device_memory.free_memory(device)
-    if device.type == "cpu":
-        budget = min(budget, _MAX_CPU_BYTES)
-    return int(min(max(budget // window, 1), _LARGEST_BATCH.get(device.type, 1)))
-
-
-def limit_batch(batch: int, needs: Needs, roi: Sequence[int]) -> int:
-    """Reduce the number of windows per batch so that they fit into half of the free memory of the CPU.
-
-    The number is returned unchanged if they fit. The result is at least 1.
-
-    Args:
-        batch: requested number of windows.
-        needs: memory footprint of the network.
-        roi: (X, Y, Z) of a window.
-
-    Example:
-        >>> limit_batch(2, Needs(bytes_per_voxel=100.0, num_classes=2), (8, 8, 8))
-        2
-    """
-    limit = USABLE_FRACTION * device_memory.free_memory(torch.device("cpu")) // (needs.bytes_per_voxel * math.prod(roi))
-    return int(min(batch, max(limit, 1)))
+    budget = USABLE_FRACTION * memory_usage.free_memory(device)
+    if requested is None:
+        requested = _LARGEST_BATCH.get(device.type, 1)
+        if device.type == "cpu":
+            budget = min(budget, _MAX_CPU_BYTES)
+    return int(min(max(budget // window, 1), requested))
 
 
 def choose_windows(
@@ -220,7 +204,7 @@ def choose_windows(
         ([16, 16, 16], [0.25, 0.25, 0.25])
     """
     check_overlap(overlap)
-    limit = USABLE_FRACTION * device_memory.free_memory(device)
+    limit = USABLE_FRACTION * memory_usage.free_memory(device)
     best, best_cost = list(patch_size), math.inf
     margins = [size - interval(size, fraction) for size, fraction in zip(patch_size, overlap, strict=True)]
     for roi in itertools.product(*map(_window_sizes, shape, patch_size, margins)):

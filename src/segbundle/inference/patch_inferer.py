@@ -10,14 +10,14 @@ import torch
 from monai.data import MetaTensor
 
 from segbundle.config.choices import Precision
-from segbundle.inference.precision import autocast
+from segbundle.inference.backends import autocast
 
 
 class PatchInferer(monai.inferers.Inferer):
     """Inferer for training that runs the network once on the whole batch, in a given precision.
 
     Args:
-        precision: see `segbundle.inference.precision.autocast`. Default: `auto`.
+        precision: see `segbundle.inference.autocast`. Default: `auto`.
 
     Example:
         >>> PatchInferer(precision="fp32")(torch.zeros(2, 1, 8, 8, 8), torch.nn.Conv3d(1, 3, 1)).shape

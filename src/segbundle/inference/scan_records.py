@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from segbundle.distributed import barrier, rank, world_size
 from segbundle.errors import ScansFailedError
 from segbundle.files import run_files
 from segbundle.files.atomic import remove_partial, write_json
-from segbundle.files.hashing import new_digest, shortened
+from segbundle.files.hashing import shortened
 from segbundle.files.output_folders import folder_of, open_folder
 from segbundle.files.unwritten import UnwrittenFiles
 from segbundle.inference.settings_hash import checkpoints_in, configured, hash_settings
@@ -72,7 +74,6 @@ class ScanRecords:
         self.resume = resume
         self.settings = settings or {}
         self._configured = {**configured(self.settings), "save_probabilities": save_probabilities}
-        self._hash: str | None = None
         self.start_time = time.monotonic()
         self.nothing_left = False
         self.earlier_scores: list[CaseScores] = []
@@ -106,12 +107,10 @@ class ScanRecords:
         """Sorted names of cases that have no record, for instance because reading them ran out of memory."""
         return sorted(case for case, _ in self._expected - set(self._records))
 
-    @property
+    @cached_property
     def settings_hash(self) -> str:
         """Hash of the settings and of the contents of checkpoints, 12 hexadecimal digits."""
-        if self._hash is None:
-            self._hash = hash_settings(self._configured, checkpoints_in(self.settings))
-        return self._hash
+        return hash_settings(self._configured, checkpoints_in(self.settings))
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Add the record of a scan, and append it to the journal.
@@ -253,7 +252,7 @@ class ScanRecords:
             if path.name != self.path.name:
                 path.unlink()
                 if folder.is_claimed:
-                    folder.record_removal(path)
+                    folder.record(path, removed=True)
 
     def _is_done(self, record: Mapping[str, Any]) -> bool:
         """Return whether a scan was finished with the same settings and inputs, and its results still exist."""
@@ -279,7 +278,7 @@ def source_of(image: str | Sequence[str]) -> str:
         >>> source_of(["/nowhere/ct_0000.nii.gz", "/nowhere/ct_0001.nii.gz"])
         '/nowhere/ct_0000.nii.gz'
     """
-    return readable(os.path.realpath(_paths(image)[0]))
+    return readable(os.path.realpath(image if isinstance(image, str) else image[0]))
 
 
 def _key(entry: Mapping[str, Any]) -> _Key:
@@ -308,7 +307,7 @@ def _fingerprint(entry: Mapping[str, Any]) -> str:
 
     The hash covers paths, sizes and dates, as well as the annotated classes and the ignore label of the reference.
     """
-    digest = new_digest()
+    digest = hashlib.sha256()
     for key in ("annotated", "ignore_label"):
         if key in entry:
             digest.update(f"{key} {entry[key]}\n".encode())

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from segbundle.hardware.device_memory import has_room
+from segbundle.hardware.memory_usage import has_room
 from segbundle.inference.windows import Place, WindowPlan
 
 Slab = tuple[int, torch.Tensor]
@@ -51,7 +51,7 @@ def check_finite(logits: torch.Tensor) -> None:
         raise NonFiniteLogitsError(f"{bad:,} of {logits.numel():,} logits are NaN or infinite")
 
 
-class ScoreSlabs:
+class ScoreSlabs(Iterator[Slab]):
     """Iterator over the logits of a volume, computed on demand in slabs along one axis.
 
     Items are `(start, logits)`: float32 logits (num_classes, X, Y, Z) of the slab that begins at index `start` along
@@ -84,9 +84,6 @@ class ScoreSlabs:
         self.roi = roi
         self.seconds = 0.0
         self._slabs = slabs
-
-    def __iter__(self) -> Iterator[Slab]:
-        return self
 
     def __next__(self) -> Slab:
         started = time.monotonic()
@@ -255,8 +252,14 @@ class SlabBuffer:
         (before, _), *across = [self.plan.padding[axis] for axis in self._order]
         size, *sizes = [self.plan.shape[axis] for axis in self._order]
         count = stop - self._begin
-        _normalize(self._sums[:, :count], self._counts[:count])
-        check_finite(self._sums[:, :count])
+        sums, counts = self._sums[:, :count], self._counts[:count]
+        untouched = counts == 0
+        if bool(untouched.any()):
+            counts[untouched] = 1
+            sums[0].masked_fill_(untouched, _BACKGROUND_LOGIT)
+        sums.div_(counts)
+        counts.fill_(1)
+        check_finite(sums)
         first, last = max(self._begin, before), min(stop, before + size)
         if first >= last:
             return None
@@ -267,16 +270,6 @@ class SlabBuffer:
         for position, axis in enumerate(self._order):
             back[axis] = 1 + position
         return first - before, slab.permute(0, *back)
-
-
-def _normalize(sums: torch.Tensor, counts: torch.Tensor) -> None:
-    """Divide sums by counts in place and set the counts to 1. Voxels that no window covers become background."""
-    untouched = counts == 0
-    if bool(untouched.any()):
-        counts[untouched] = 1
-        sums[0].masked_fill_(untouched, _BACKGROUND_LOGIT)
-    sums.div_(counts)
-    counts.fill_(1)
 
 
 def _shift(buffer: torch.Tensor, dim: int, by: int) -> None:

@@ -9,7 +9,7 @@ from types import TracebackType
 import numpy as np
 
 from segbundle.files.atomic import atomic_write
-from segbundle.io.scans import geometry_header, read_geometry
+from segbundle.io.scans import geometry_header
 
 SCALE = 1 / 65535
 """Scale slope in the header: a probability is the stored integer times this value."""
@@ -61,14 +61,13 @@ class ProbabilityFile:
         Args:
             num_classes: number of classes, including the background.
         """
-        shape = (*read_geometry(self.reference).shape, num_classes)
-        header = geometry_header(self.reference, shape, np.uint16)
+        header = geometry_header(self.reference, np.uint16, channels=(num_classes,))
         header.set_slope_inter(SCALE, 0)
         offset = header.single_vox_offset
         header["vox_offset"] = offset
         with self._partial.open("wb") as file:
             file.write(header.binaryblock)
-        self._array = np.memmap(self._partial, header.get_data_dtype(), "r+", offset, shape, "F")
+        self._array = np.memmap(self._partial, header.get_data_dtype(), "r+", offset, header.get_data_shape(), "F")
         return self._array.transpose(3, 0, 1, 2)
 
     def __exit__(

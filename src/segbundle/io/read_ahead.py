@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
 
-from segbundle.io.scan_files import is_nifti
+from segbundle.io.nifti import is_nifti
 from segbundle.io.scans import Scan, read_scan
 
 T = TypeVar("T")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from segbundle.errors import DataError
-from segbundle.hardware.host_memory import available_memory, available_swap, reusable_memory
+from segbundle.hardware.memory_usage import available_memory, available_swap, reusable_memory
 
 _SMALL = 1 << 24
 """Number of bytes below which memory is not checked."""

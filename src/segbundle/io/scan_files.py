@@ -9,9 +9,11 @@ from pathlib import Path
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 _PAIRS = {".hdr": ".img", ".hdr.gz": ".img.gz"}
 """Suffixes of NIfTI and Analyze headers, and of their voxel files."""
-_NIBABEL_SUFFIXES = (*NIFTI_SUFFIXES, *_PAIRS, ".mgz", ".mgh")
-SUFFIXES = (*_NIBABEL_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
+_OWN_SUFFIXES = (*NIFTI_SUFFIXES, *_PAIRS, ".mgz", ".mgh")
+SUFFIXES = (*_OWN_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
 """File name suffixes that `read_scan` supports. A folder with DICOM files is a scan as well."""
+NIBABEL_SUFFIXES = (*_OWN_SUFFIXES, *_PAIRS.values())
+"""Suffixes of NIfTI, Analyze and MGH files, including the `.img` of a `.hdr`."""
 _HEADER_KEYS = {
     ".mhd": re.compile(r"ElementDataFile\s*=", re.IGNORECASE),
     ".nhdr": re.compile(r"data ?file\s*:", re.IGNORECASE),
@@ -268,16 +270,3 @@ def _named(folder: Path, name: str) -> list[Path]:
         return sorted(path.parent.glob(f"{glob.escape(path.name)}*"))
     except (OSError, ValueError):  # the folder does not exist, or the name is invalid
         return []
-
-
-def is_nifti(path: Path) -> bool:
-    """Return whether a file has a suffix that nibabel reads: NIfTI, Analyze (`.hdr` or `.img`) or MGH.
-
-    Args:
-        path: path of a file.
-
-    Example:
-        >>> is_nifti(Path("ct.nii.gz")), is_nifti(Path("ct.nrrd"))
-        (True, False)
-    """
-    return path.name.lower().endswith((*_NIBABEL_SUFFIXES, *_PAIRS.values()))

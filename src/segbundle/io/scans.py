@@ -21,9 +21,8 @@ from segbundle.io.dicom import dicom_geometry, is_dicom, read_dicom
 from segbundle.io.geometry import Geometry, Scan
 from segbundle.io.in_memory import scan_in_memory
 from segbundle.io.itk import itk_geometry, read_itk
-from segbundle.io.nifti import header_file, load_header, nifti_geometry, read_nifti
+from segbundle.io.nifti import is_nifti, nifti_grid, read_nifti
 from segbundle.io.reading import last_line
-from segbundle.io.scan_files import is_nifti
 
 __all__ = ["Geometry", "Scan", "geometry_header", "read_geometry", "read_scan", "write_segmentation"]
 
@@ -56,14 +55,12 @@ def read_scan(path: str | Path | Sequence[str | Path] | Any, dtype: Any = np.flo
         >>> scan.array.shape, scan.array.dtype, scan.geometry.spacing
         ((1, 4, 3, 2), dtype('float32'), (1.0, 1.0, 1.0))
     """
-    in_memory = scan_in_memory(path, dtype)
-    if in_memory is not None:
-        return in_memory
     if not isinstance(path, (str, Path)):
-        return _stack_channels([read_scan(channel, dtype) for channel in path])
+        in_memory = scan_in_memory(path, dtype)
+        return in_memory or _stack_channels([read_scan(channel, dtype) for channel in path])
     path = Path(path)
     try:
-        if _is_read_by_nibabel(_check_exists(path)):
+        if is_nifti(_check_exists(path)):
             return read_nifti(path, dtype)
         if is_dicom(path):
             array, geometry = read_dicom(path, dtype)
@@ -92,11 +89,15 @@ def read_geometry(path: str | Path) -> Geometry:
         ...     read_geometry(path).shape
         (4, 3, 2)
     """
-    path = Path(path)
+    return _grid(Path(path))[0]
+
+
+def _grid(path: Path) -> tuple[Geometry, Any]:
+    """Return the geometry of a scan, and its header in single-file form if it is NIfTI, else None."""
     try:
-        if _is_read_by_nibabel(_check_exists(path)):
-            return nifti_geometry(path)
-        return dicom_geometry(path) if is_dicom(path) else itk_geometry(path)
+        if is_nifti(_check_exists(path)):
+            return nifti_grid(path)
+        return (dicom_geometry(path) if is_dicom(path) else itk_geometry(path)), None
     except DataError:
         raise
     except Exception as error:
@@ -131,14 +132,14 @@ def write_segmentation(labels: np.ndarray, reference: str | Path, path: str | Pa
         dtype('uint8')
     """
     path, reference = Path(path), Path(reference)
-    labels = labels.astype(_label_dtype(labels), copy=False)
-    geometry = read_geometry(reference)
-    if labels.shape != geometry.shape:
+    fits_uint8 = labels.dtype in (np.uint8, np.bool_) or labels.max(initial=0) < 256
+    labels = labels.astype(np.uint8 if fits_uint8 else np.int16, copy=False)
+    header = geometry_header(reference, labels.dtype)
+    if labels.shape != (shape := header.get_data_shape()):
         raise DataError(
-            f"{reference}: the scan has shape {geometry.shape}, but its label map has {labels.shape}. Pass labels on "
+            f"{reference}: the scan has shape {shape}, but its label map has {labels.shape}. Pass labels on "
             "the stored axes of the scan."
         )
-    header = geometry_header(reference, geometry.shape, labels.dtype)
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     write_image(kind(labels, None, header), path)
 
@@ -161,11 +162,16 @@ def write_image(image: nib.Nifti1Image, path: str | Path) -> None:
         (4, 3, 2)
     """
     path = Path(path)
-    with atomic_write(path) as partial:
-        _save(image, partial, compressed=path.name.lower().endswith(".gz"))
+    with atomic_write(path) as partial, partial.open("wb") as file:
+        if not path.name.lower().endswith(".gz"):
+            image.to_file_map({"image": FileHolder(fileobj=file)})
+            return
+        # like `nib.save`, with ISA-L instead of zlib: four times faster, and not larger for label maps
+        with igzip.IGzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as zipped:
+            image.to_file_map({"image": FileHolder(fileobj=zipped)})
 
 
-def geometry_header(reference: str | Path, shape: Sequence[int], dtype: Any) -> Any:
+def geometry_header(reference: str | Path, dtype: Any, channels: Sequence[int] = ()) -> Any:
     """Return a NIfTI header with the geometry of a scan, for a new image on the same grid.
 
     The header of a NIfTI scan is copied. Fields about intensities are cleared, and so is free text, because it may
@@ -173,8 +179,8 @@ def geometry_header(reference: str | Path, shape: Sequence[int], dtype: Any) -> 
 
     Args:
         reference: path of the scan.
-        shape: shape of the new image; the first three sizes are those of the scan.
         dtype: NumPy dtype of the new image.
+        channels: sizes of further axes of the new image, after the three axes of the scan. Default: none.
 
     Raises:
         DataError: see `read_scan`.
@@ -184,12 +190,14 @@ def geometry_header(reference: str | Path, shape: Sequence[int], dtype: Any) -> 
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / "ct.nii.gz"
         ...     nib.save(nib.Nifti1Image(np.zeros((4, 3, 2), np.int16), np.eye(4)), path)
-        ...     geometry_header(path, (4, 3, 2), np.uint8).get_data_dtype()
-        dtype('uint8')
+        ...     geometry_header(path, np.uint8, channels=(5,)).get_data_shape()
+        (4, 3, 2, 5)
     """
-    path = Path(reference)
-    header = _nifti_header(path) or _header_of_geometry(read_geometry(path))
-    if header.get_data_shape() != tuple(shape):  # setting it resets the spacing of axes beyond the third
+    geometry, header = _grid(Path(reference))
+    if header is None:
+        header = _header_of_geometry(geometry)
+    shape = (*geometry.shape, *channels)
+    if header.get_data_shape() != shape:  # setting it resets the spacing of axes beyond the third
         header.set_data_shape(shape)
     header.set_data_dtype(dtype)
     header.set_slope_inter(1, 0)
@@ -202,27 +210,6 @@ def geometry_header(reference: str | Path, shape: Sequence[int], dtype: Any) -> 
     return header
 
 
-def _nifti_header(path: Path) -> Any:
-    """Return a copy of the header of a NIfTI scan in single-file form; None for other formats."""
-    if not _is_read_by_nibabel(path):
-        return None
-    header = load_header(path)
-    for single, kind in (
-        (nib.Nifti2Header, nib.nifti2.Nifti2PairHeader),
-        (nib.Nifti1Header, nib.nifti1.Nifti1PairHeader),
-    ):
-        if isinstance(header, (single, kind)):
-            return header.copy() if isinstance(header, single) else _as_single(header, single)
-    return None
-
-
-def _as_single(pair: Any, kind: Any) -> Any:
-    """Return the header of a pair as that of a single file."""
-    header = kind(pair.binaryblock, endianness=pair.endianness, check=False)
-    header["magic"], header["vox_offset"] = kind().get("magic"), 0
-    return header
-
-
 def _header_of_geometry(geometry: Geometry) -> Any:
     header = nib.Nifti1Header()
     header.set_data_shape(geometry.shape)
@@ -230,25 +217,6 @@ def _header_of_geometry(geometry: Geometry) -> Any:
     header.set_sform(geometry.affine, code=1)
     header.set_xyzt_units("mm", "sec")
     return header
-
-
-def _label_dtype(labels: np.ndarray) -> Any:
-    return np.uint8 if labels.dtype in (np.uint8, np.bool_) or labels.max(initial=0) < 256 else np.int16
-
-
-def _save(image: Any, path: Path, compressed: bool) -> None:
-    """Save an image like `nib.save`, with ISA-L instead of zlib: four times faster, and not larger for label maps."""
-    with path.open("wb") as file:
-        if not compressed:
-            image.to_file_map({"image": FileHolder(fileobj=file)})
-            return
-        with igzip.IGzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as zipped:
-            image.to_file_map({"image": FileHolder(fileobj=zipped)})
-
-
-def _is_read_by_nibabel(path: Path) -> bool:
-    """Return whether nibabel reads a file; an `.img` file without a header may be DICOM."""
-    return is_nifti(path) and header_file(path).is_file()
 
 
 def _check_exists(path: Path) -> Path:

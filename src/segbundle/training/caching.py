@@ -22,7 +22,7 @@ from segbundle.distributed import barrier, local_world_size, rank, share_of_rank
 from segbundle.errors import OutputError
 from segbundle.files.atomic import atomic_write
 from segbundle.files.hashing import add_contents
-from segbundle.hardware.device_memory import free_memory
+from segbundle.hardware.memory_usage import free_memory
 from segbundle.io.scan_files import files_of
 from segbundle.results.structures import Structure
 from segbundle.terminal import counted

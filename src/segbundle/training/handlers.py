@@ -21,7 +21,7 @@ from tqdm import tqdm
 from segbundle.distributed import all_gather, mean_over_ranks, rank
 from segbundle.errors import TrainingError
 from segbundle.files.run_files import MODEL
-from segbundle.hardware.peak_memory import PeakMemory
+from segbundle.hardware.memory_usage import PeakMemory
 from segbundle.inference.scoring import MeanDice
 from segbundle.report.pictures import compared
 from segbundle.sampling.loader import PatchLoader

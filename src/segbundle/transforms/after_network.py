@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -182,11 +183,13 @@ class SaveLabelsd(Transform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         saved = dict(data)
-        path = run_files.label_map(self.output_dir, _case(saved))
+        case = _case(saved)
+        path = run_files.label_map(self.output_dir, case)
         labels = saved[CommonKeys.PRED].as_tensor()[0].cpu().numpy()
         write_segmentation(labels, saved[CommonKeys.IMAGE].meta["filename_or_obj"], path)
-        if "probabilities" not in saved:  # remove outdated probabilities of an earlier run
-            folder_of(self.output_dir).remove([run_files.probabilities("", _case(saved))])
+        outdated = run_files.probabilities(self.output_dir, case)
+        if "probabilities" not in saved and os.path.lexists(outdated):  # of an earlier run
+            folder_of(self.output_dir).remove([outdated.relative_to(self.output_dir)])
         saved["prediction"] = str(path)
         return saved
 

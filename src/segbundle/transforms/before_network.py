@@ -1,9 +1,10 @@
-"""Preprocess scans: load them, resample them to the network's grid, and normalize their intensities."""
+"""Preprocess scans: load and check them, resample them to the network's grid, and normalize their intensities."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,13 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform, Transform
 from monai.utils import CommonKeys
 
+from segbundle.classes import IGNORE_INDEX
 from segbundle.config.from_settings import from_settings
-from segbundle.errors import ConfigError, suggestion
-from segbundle.transforms.load_scan import LoadScand
+from segbundle.datasets.case_checks import image_problems, label_problems, pair_problems, unannotated_problems
+from segbundle.errors import ConfigError, DataError, suggestion
+from segbundle.io.label_maps import read_labels
+from segbundle.io.read_ahead import read_begun
+from segbundle.io.scans import Scan
 from segbundle.transforms.resampling import ToGridd
 
 _logger = logging.getLogger(__name__)
@@ -163,6 +168,75 @@ def intensity_transform(intensity: Mapping[str, Any]) -> Transform:
     return ClipAndScaled(CommonKeys.IMAGE, lower, upper, mean, std)
 
 
+class LoadScand(Transform):
+    """Dictionary transform that loads and checks the image of a case and, optionally, its label map.
+
+    `image` becomes a float32 `MetaTensor` (C, X, Y, Z). With `label=True`, `label` becomes a uint8 `MetaTensor` (1, X,
+    Y, Z) with `IGNORE_INDEX` for unknown voxels, and `annotated` becomes a bool tensor (num_classes,). A label map of
+    the same voxels that is stored with other axes is reoriented to those of the image. As in MONAI, the metadata
+    contains `affine` and `original_affine`, both (4, 4) from voxel indices to RAS+ in mm, `spatial_shape` and
+    `filename_or_obj`. If the image was prefetched (`segbundle.io.read_ahead`), `early_seconds` is the time in seconds
+    that reading took.
+
+    Args:
+        class_names: class names of the task, background first; required to check label values.
+        num_channels: number of input channels of the network; None (default) skips the check.
+        label: whether to load the label map. Default: False.
+
+    Raises:
+        DataError: when called, if a file cannot be read or fails a check. The message lists all problems of the case
+            (see `segbundle.datasets.case_checks`).
+
+    Example:
+        >>> import tempfile
+        >>> import nibabel as nib
+        >>> path = f"{tempfile.mkdtemp()}/scan.nii"
+        >>> nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), np.eye(4)), path)
+        >>> LoadScand()({"image": path})["image"].shape
+        torch.Size([1, 4, 5, 6])
+    """
+
+    def __init__(self, class_names: Sequence[str] = (), num_channels: int | None = None, label: bool = False) -> None:
+        self.class_names = class_names
+        self.num_channels = num_channels
+        self.label = label
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        loaded = dict(data)
+        image, early_seconds = read_begun(loaded[CommonKeys.IMAGE])
+        if early_seconds:
+            loaded["early_seconds"] = early_seconds
+        problems = list(image_problems(image, self.num_channels))
+        if self.label:
+            label = read_labels(loaded[CommonKeys.LABEL], image.geometry)
+            ignore_label = loaded.pop("ignore_label", None)
+            wrong = list(label_problems(label, self.class_names, ignore_label))
+            annotated = loaded.get("annotated", [True] * len(self.class_names))
+            if not wrong:
+                wrong = list(unannotated_problems(label, annotated, self.class_names))
+            problems += [*wrong, *pair_problems(image, label)]
+        if problems:
+            raise DataError("\n".join(problems))
+        loaded[CommonKeys.IMAGE] = _meta_tensor(image, np.float32)
+        if self.label:
+            if ignore_label is not None:
+                label = replace(label, array=np.where(label.array == ignore_label, IGNORE_INDEX, label.array))
+            loaded[CommonKeys.LABEL] = _meta_tensor(label, np.uint8)
+            loaded["annotated"] = torch.tensor(annotated, dtype=torch.bool)
+        return loaded
+
+
+def _meta_tensor(scan: Scan, dtype: Any) -> MetaTensor:
+    affine = torch.from_numpy(scan.geometry.affine)
+    meta = {
+        "original_affine": affine.clone(),
+        "spatial_shape": torch.tensor(scan.geometry.shape),
+        "filename_or_obj": str(scan.path),
+    }
+    array = np.asarray(scan.array, dtype=dtype)  # keep the memory order of the file: reordering would copy
+    return MetaTensor(torch.from_numpy(array), meta={**meta, "affine": affine})
+
+
 class ZScored(MapTransform):
     """Dictionary transform that subtracts the mean of every channel and divides by its standard deviation.
 
@@ -179,7 +253,7 @@ class ZScored(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         for key in self.key_iterator(data):
-            for channel in _plain(data[key]):
+            for channel in data[key].as_subclass(torch.Tensor):  # operations on a `MetaTensor` are slower
                 mean, std = channel.mean(), channel.std(unbiased=False)
                 channel.sub_(mean).div_(torch.where(std == 0, 1.0, std))
         return dict(data)
@@ -213,7 +287,7 @@ class ClipOutliersd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         for key in self.key_iterator(data):
-            found = [message for channel in _plain(data[key]) if (message := _clip_outliers(channel))]
+            found = [message for channel in data[key].as_subclass(torch.Tensor) if (message := _clip_outliers(channel))]
             if found:
                 _logger.warning(
                     "%s: %s. Outliers are clipped, because they would dominate the z-score normalization.",
@@ -221,11 +295,6 @@ class ClipOutliersd(MapTransform):
                     " and ".join(found),
                 )
         return dict(data)
-
-
-def _plain(image: torch.Tensor) -> torch.Tensor:
-    """Return the plain tensor of a `MetaTensor`, as operations on it are faster."""
-    return image.as_tensor() if isinstance(image, MetaTensor) else image
 
 
 def _clip_outliers(channel: torch.Tensor) -> str:

@@ -16,8 +16,7 @@ from monai.utils import CommonKeys
 from segbundle.classes import IGNORE_INDEX
 from segbundle.config.from_settings import from_settings
 from segbundle.metrics.measures import measure_classes
-from segbundle.transforms.before_network import network_transforms
-from segbundle.transforms.load_scan import LoadScand
+from segbundle.transforms.before_network import LoadScand, network_transforms
 
 _logger = logging.getLogger(__name__)
 _MAX_INDICES_PER_CLASS = 20_000

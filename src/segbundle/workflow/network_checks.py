@@ -13,7 +13,7 @@ from segbundle.config.choices import Precision
 from segbundle.config.from_settings import from_settings
 from segbundle.distributed import local_world_size
 from segbundle.errors import ConfigError, first_cause, one_line
-from segbundle.hardware.device_memory import free_memory
+from segbundle.hardware.memory_usage import free_memory
 from segbundle.inference.memory import measured_needs, training_bytes
 
 _AMPLE_BYTES = 4096

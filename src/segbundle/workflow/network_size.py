@@ -19,7 +19,7 @@ from segbundle.config.overlays import texts
 from segbundle.config.values import is_evaluated_later
 from segbundle.distributed import local_world_size
 from segbundle.errors import ConfigError, find_cause
-from segbundle.hardware.device_memory import free_memory
+from segbundle.hardware.memory_usage import free_memory
 
 _MOST_PARAMETERS = 5_000
 """Limit of the number of weight tensors. Building a network with more takes minutes."""

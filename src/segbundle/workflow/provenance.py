@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import os
@@ -27,7 +28,7 @@ from segbundle.credentials import without_credentials
 from segbundle.distributed import rank
 from segbundle.errors import OutputError, describe
 from segbundle.files import run_files
-from segbundle.files.hashing import add_ends, new_digest, shortened
+from segbundle.files.hashing import file_ends, shortened
 from segbundle.io.scan_files import files_of
 from segbundle.report.page import write_report
 from segbundle.results.runs import write_run
@@ -233,14 +234,9 @@ def _device_name(device: torch.device) -> str:
 
 def _model_fingerprints(ckpt_path: str | list[str] | None) -> dict[str, str]:
     """Return the fingerprint of a checkpoint, or of each member of an ensemble; empty without files."""
-    fingerprints = [_file_fingerprint(path) for path in checkpoint_paths(ckpt_path) if path.is_file()]
+    paths = [path for path in checkpoint_paths(ckpt_path) if path.is_file()]
+    fingerprints = [shortened(hashlib.sha256(file_ends(path))) for path in paths]
     return {"model_fingerprint": ", ".join(fingerprints)} if fingerprints else {}
-
-
-def _file_fingerprint(path: Path) -> str:
-    digest = new_digest()
-    add_ends(digest, path)
-    return shortened(digest)
 
 
 def _fingerprint(data: Sequence[dict[str, Any]]) -> str:
@@ -249,7 +245,7 @@ def _fingerprint(data: Sequence[dict[str, Any]]) -> str:
     They depend on the name, the size, and the first and last bytes of each file. The last bytes of gzip files and
     checkpoints contain checksums of the content.
     """
-    digest = new_digest()
+    digest = hashlib.sha256()
     for entry in sorted(data, key=lambda entry: str(entry["case"])):
         digest.update(os.fsencode(str(entry["case"])))
         for given in (entry["image"], entry.get("label", [])):
@@ -257,5 +253,5 @@ def _fingerprint(data: Sequence[dict[str, Any]]) -> str:
                 with suppress(OSError):  # from failed scans
                     for file in files_of(Path(path)):
                         digest.update(b" " + os.fsencode(file.name) + b" ")
-                        add_ends(digest, file)
+                        digest.update(file_ends(file))
     return shortened(digest)

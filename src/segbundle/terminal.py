@@ -86,7 +86,13 @@ class LineLimit:
 
 
 def counted(
-    items: Iterable[_T], total: int, description: str, unit: str, leave: bool = True, free_lines: int = 0
+    items: Iterable[_T],
+    total: int,
+    description: str,
+    unit: str,
+    leave: bool = True,
+    free_lines: int = 0,
+    delay: float = 0.0,
 ) -> Iterator[_T]:
     """Yield items, and show the progress: a bar on a terminal, otherwise a line at most every 10 seconds.
 
@@ -97,6 +103,7 @@ def counted(
         unit: name of an item, such as `case`.
         leave: whether the finished bar stays on the terminal (default True).
         free_lines: number of lines without a rate limit if stderr is not a terminal (default 0).
+        delay: seconds before the bar appears on a terminal (default 0).
 
     Example:
         >>> list(counted("ab", total=2, description="checking", unit="case"))
@@ -105,7 +112,7 @@ def counted(
     from tqdm import tqdm
 
     if is_terminal():
-        yield from tqdm(items, desc=description, unit=unit, total=total, leave=leave)
+        yield from tqdm(items, desc=description, unit=unit, total=total, leave=leave, delay=delay)
         return
     limit = LineLimit(free_lines, begun=time.monotonic())
     for done, item in enumerate(items, 1):

@@ -46,7 +46,10 @@ def test_contract_keys_have_one_default_in_all_workflows():
         "initialize",
         "run",
         "finalize",
+        "settings",
     }  # keys that differ between workflows
+    for config in workflows.values():
+        assert config["settings"] == {key: f"@{key}" for key in config["settings"]}
     for one, other in itertools.combinations(workflows, 2):
         shared = set(workflows[one]) & set(workflows[other]) - parts - (DIFFER if one == "train" else set())
         for key in shared:

@@ -180,7 +180,7 @@ def test_a_dicom_series(tmp_path, voxels):
 def test_two_dicom_series_in_a_folder_raise(tmp_path, voxels):
     write_dicom_series(tmp_path / "s", voxels)
     write_dicom_series(tmp_path / "s", voxels, series="1.2.4", first=20)
-    with pytest.raises(DataError, match="2 DICOM series"):
+    with pytest.raises(DataError, match="2 DICOM volumes"):
         read_scan(tmp_path / "s")
 
 

@@ -161,6 +161,7 @@ def test_folder_without_scores_raises(tmp_path):
         write_report(tmp_path)
 
 
+@pytest.mark.slow
 def test_100_cases_stay_below_10_mb(tmp_path):
     shape, rng = (128, 128, 96), np.random.default_rng(0)
     cases = {}
@@ -174,6 +175,7 @@ def test_100_cases_stay_below_10_mb(tmp_path):
     assert path.stat().st_size < 10e6
 
 
+@pytest.mark.slow
 def test_100_cases_with_60_classes_leave_room_for_slices(tmp_path):
     rng, classes = np.random.default_rng(0), [f"structure number {index}" for index in range(60)]
     label = torch.from_numpy(rng.integers(0, 61, (8, 8, 8), dtype=np.uint8))

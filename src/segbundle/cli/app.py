@@ -216,7 +216,7 @@ def predict(
 
 @app.command()
 def check(
-    dataset: Annotated[Path, typer.Argument(help=f"{_DATASET}.")],
+    dataset: Annotated[Path, typer.Argument(help=f"{_DATASET}; or a folder with scans.")],
     config: Annotated[
         list[Path] | None,
         typer.Option(
@@ -225,7 +225,9 @@ def check(
     ] = None,
     trust: Trust = False,
 ) -> None:
-    """Check every case of a dataset and print all problems. The exit code is 1 if a problem was found.
+    """Check every case of a dataset and print all problems, or list the scans of a folder, such as a PACS export.
+
+    The exit code is 1 if a problem was found.
 
     Example: segbundle check data_samples
     """

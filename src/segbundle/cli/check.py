@@ -1,4 +1,4 @@
-"""Command `check`: validation of every case of a dataset."""
+"""Command `check`: validation of every case of a dataset, or a table of the scans in a folder."""
 
 from __future__ import annotations
 
@@ -11,17 +11,24 @@ from segbundle.acceleration.lazy_imports import fast_imports
 from segbundle.audit import refuse_untrusted
 from segbundle.config.options import default_bundle
 from segbundle.config.overlays import read_config
+from segbundle.datasets.bids import is_bids
 from segbundle.datasets.dataset_check import DatasetCheck
 from segbundle.datasets.label_names import described_labels
+from segbundle.datasets.monai_label import is_study
+from segbundle.datasets.scan_table import list_scans, table_lines
 from segbundle.errors import ConfigError, DataError
 from segbundle.terminal import counted
+
+_DATASET_PARTS = ("dataset.json", "imagesTr", "labelsTr", "imagesTs")
 
 
 def print_check(dataset: Path, config: Sequence[Path] = (), trust: bool = False) -> bool:
     """Check every case of a dataset. Print a summary to stdout, or all problems to stderr if there are any.
 
+    For a folder that is not a dataset, a table of its scans is printed instead.
+
     Args:
-        dataset: folder of the dataset, its `dataset.json`, or a datalist.
+        dataset: folder of the dataset, its `dataset.json`, or a datalist; or a folder with scans.
         config: task YAMLs whose classes and channels the cases must match (default none).
         trust: whether to use task YAMLs that the audit flags (default False).
 
@@ -44,6 +51,8 @@ def print_check(dataset: Path, config: Sequence[Path] = (), trust: bool = False)
         (True, '1 cases, no problem found. Classes: background, liver, kidney, vessel, lesion.')
     """
     refuse_untrusted(config, None, trust)
+    if not config and dataset.is_dir() and not _is_dataset(dataset):
+        return _print_scans(dataset)
     if config:
         with fast_imports():
             from segbundle.config.validation import check_task
@@ -70,6 +79,20 @@ def print_check(dataset: Path, config: Sequence[Path] = (), trust: bool = False)
     for note in cases.notes:
         print(f"Note: {note}")
     return True
+
+
+def _is_dataset(folder: Path) -> bool:
+    return any((folder / name).exists() for name in _DATASET_PARTS) or is_bids(folder) or is_study(folder)
+
+
+def _print_scans(folder: Path) -> bool:
+    """Print a table of the scans in a folder that is not a dataset; return whether all can be used."""
+    rows = list_scans(folder)
+    print("\n".join(table_lines(rows)))
+    problems = [row.problem for row in rows if row.problem is not None]
+    if problems:
+        print("\n".join([*problems, f"{len(problems)} of {len(rows)} scans cannot be used."]), file=sys.stderr)
+    return not problems
 
 
 def _task_classes(dataset: Path, config: Sequence[Path]) -> tuple[list[str] | None, int | None]:

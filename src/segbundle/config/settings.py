@@ -96,6 +96,13 @@ SETTINGS = (
     ),
     Setting("output_dir", Text(filled=True), "a path", "folder for results", _PATHS),
     Setting(
+        "series", AnyOf(NULL, Text(filled=True), Integer(0), ListOf(AnyOf(Text(filled=True), Integer(0)))),
+        "a UID, a number, a modality, a pattern such as *thorax*, a list of these, or null,",
+        "DICOM series to use: SeriesInstanceUID, SeriesNumber, modality or pattern of the SeriesDescription; null uses "
+        "all", _PATHS, "null", ("predict",),
+        affects="scans",
+    ),
+    Setting(
         "ckpt_path", AnyOf(NULL, Text(filled=True), ListOf(Text(filled=True))), "a path, a list of paths, or null,",
         "initial weights (train), or the model's weights (evaluate, predict), where several files form an ensemble",
         _PATHS,

@@ -55,6 +55,7 @@ def settings_table() -> str:
 def workflow_block(workflow: str) -> str:
     """Return the block of `train.yaml` or `inference.yaml` with the settings, their defaults and comments.
 
+    `train.yaml` has the settings of training; `inference.yaml` has all settings, because evaluations use it as well.
     The block ends with the key `settings`, a mapping of all these settings that components take as one argument.
 
     Args:
@@ -69,6 +70,8 @@ def workflow_block(workflow: str) -> str:
         for setting in SETTINGS:
             plain = setting.description and not isinstance(setting.kind, Component)
             if setting.theme != theme or not plain or setting.is_machine_specific:
+                continue
+            if workflow == "train" and "train" not in setting.commands:
                 continue
             default = setting.inference_default if workflow == "inference" and setting.inference_default else ""
             default = default or setting.default

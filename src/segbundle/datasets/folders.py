@@ -18,6 +18,7 @@ from segbundle.io.scan_files import (
     holds_dicom,
     is_scan_file,
     is_uid,
+    is_volume_path,
     may_be_slice,
     missing_header,
     stem,
@@ -202,7 +203,7 @@ def _list_others(tree: Tree, folder: Path, others: list[Path]) -> None:
 
 
 def path_problem(path: Path) -> str | None:
-    """Return a message about a path that cannot be opened; None for a file or folder. The path is not opened.
+    """Return why a path cannot be opened, or None for a file, a folder or a DICOM volume. The path is not opened.
 
     Args:
         path: path of a file, folder, link or special file.
@@ -214,7 +215,7 @@ def path_problem(path: Path) -> str | None:
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:
-        return f"{escaped(path)}: {_describe_error(error, path)}"
+        return None if is_volume_path(path) else f"{escaped(path)}: {_describe_error(error, path)}"
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         return None
     kind = _SPECIAL.get(stat.S_IFMT(mode), "a special file")

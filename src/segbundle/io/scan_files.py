@@ -23,6 +23,8 @@ _HEADER_BYTES = 1_000_000
 _SEGMENTATIONS = (".seg.nrrd", ".seg.nhdr")
 """Suffixes of 3D Slicer segmentations. These are label maps, not images."""
 DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
+VOLUME_SUFFIX = ".volume"
+"""Suffix of the path of a DICOM volume that is neither a folder nor all images of its files."""
 
 
 def stem(path: str | Path) -> str:
@@ -36,7 +38,7 @@ def stem(path: str | Path) -> str:
         'case.01'
     """
     name = (path if isinstance(path, Path) else Path(path)).name
-    for suffix in (*SUFFIXES, *_PAIRS.values()):
+    for suffix in (*SUFFIXES, *_PAIRS.values(), VOLUME_SUFFIX):
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name
@@ -155,6 +157,24 @@ def _begins_with_elements(head: bytes) -> bool:
     return explicit or int.from_bytes(head[4:8], "little") <= 256
 
 
+def is_volume_path(path: Path) -> bool:
+    """Return whether a path identifies a DICOM volume without being a file, such as `enhanced.dcm/b1000.volume`.
+
+    See `segbundle.io.dicom_folders`.
+
+    Args:
+        path: path of a scan.
+
+    Example:
+        >>> is_volume_path(Path("/nowhere/enhanced.dcm/b1000.volume"))
+        False
+    """
+    try:
+        return path.name.endswith(VOLUME_SUFFIX) and path.parent.exists() and not path.exists()
+    except OSError:
+        return False
+
+
 def is_dicom_folder(path: Path) -> bool:
     """Return whether a folder directly contains DICOM files, other than the index file DICOMDIR.
 
@@ -202,7 +222,7 @@ def files_of(path: str | Path) -> list[Path]:
     try:
         if path.is_dir():
             return _visible_files(path)
-        if is_dicom_file(path):
+        if is_dicom_file(path) or is_volume_path(path):
             from segbundle.io.dicom import series_files
 
             return series_files(path)

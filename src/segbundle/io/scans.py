@@ -23,6 +23,7 @@ from segbundle.io.in_memory import scan_in_memory
 from segbundle.io.itk import itk_geometry, read_itk
 from segbundle.io.nifti import is_nifti, nifti_grid, read_nifti
 from segbundle.io.reading import last_line
+from segbundle.io.scan_files import is_volume_path
 
 __all__ = ["Geometry", "Scan", "geometry_header", "read_geometry", "read_scan", "write_segmentation"]
 
@@ -34,10 +35,10 @@ def read_scan(path: str | Path | Sequence[str | Path] | Any, dtype: Any = np.flo
     """Read a scan or label map, with scale slope and intercept applied.
 
     Args:
-        path: a file, a folder with one DICOM series, any file of a DICOM series, or a list of files with one channel
-            each (nnU-Net's `_0000`, `_0001`, ...) and the same geometry; or an image in memory, see `scan_in_memory`.
-        dtype: NumPy dtype of the result (default float32). None, as for label maps: the stored dtype, or a dtype that
-            fits the scaled values.
+        path: a file, a folder with one DICOM volume, any file of a DICOM series, the path of one of its volumes (see
+            `segbundle.io.dicom_folders`), or a list of files with one channel each (nnU-Net's `_0000`, `_0001`, ...)
+            and the same geometry; or an image in memory, see `scan_in_memory`.
+        dtype: NumPy dtype of the result (default float32); None for the dtype of the scaled values, as for label maps.
 
     Returns:
         scan with an array (C, X, Y, Z).
@@ -76,7 +77,7 @@ def read_geometry(path: str | Path) -> Geometry:
     """Return the geometry of a scan. Only the header is read.
 
     Args:
-        path: a file, a folder with one DICOM series, or any file of a DICOM series.
+        path: a file, a folder with one DICOM volume, any file of a DICOM series, or the path of one of its volumes.
 
     Raises:
         DataError: see `read_scan`.
@@ -221,6 +222,8 @@ def _header_of_geometry(geometry: Geometry) -> Any:
 
 def _check_exists(path: Path) -> Path:
     if not path.exists():
+        if is_volume_path(path):
+            return path
         raise DataError(f"{path}: no such file. Check the path, or its entry in dataset.json.")
     if not (path.is_file() or path.is_dir()):
         raise DataError(f"{path}: is a pipe or a device, not a file. Pass a regular file.")

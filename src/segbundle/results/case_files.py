@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from segbundle.errors import OutputError
+from segbundle.io.scan_files import is_volume_path
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def is_there(path: str | Path) -> bool:
         (True, False)
     """
     try:
-        return Path(path).exists()
+        return Path(path).exists() or is_volume_path(Path(path))
     except OSError:
         return False
 

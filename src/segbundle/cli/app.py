@@ -79,6 +79,7 @@ Trust = Annotated[
     typer.Option("--trust", help="Run configurations and bundles that the audit flags; they can run any code."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Skip scans that an earlier run in output_dir has finished.")]
+_DATASET = "Dataset: Decathlon, nnU-Net raw, BIDS, MONAI Label, imagesTr and labelsTr, or a datalist (.json)"
 _PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 
 
@@ -115,9 +116,7 @@ def _common(
 
 @app.command(cls=_WithKeys, context_settings=_PASS_ON)
 def train(
-    dataset_dir: Annotated[
-        Path, typer.Option("--dataset_dir", help="Dataset: Decathlon, nnU-Net raw, or imagesTr/labelsTr.")
-    ],
+    dataset_dir: Annotated[Path, typer.Option("--dataset_dir", help=f"{_DATASET}.")],
     output_dir: Annotated[Path, typer.Option("--output_dir", help="Folder for checkpoints, scores and TensorBoard.")],
     config: Config = None,
     bundle: Bundle = None,
@@ -217,9 +216,7 @@ def predict(
 
 @app.command()
 def check(
-    dataset: Annotated[
-        Path, typer.Argument(help="Dataset: Decathlon, nnU-Net raw, or imagesTr/labelsTr; or a folder.")
-    ],
+    dataset: Annotated[Path, typer.Argument(help=f"{_DATASET}; or a folder with scans.")],
     config: Annotated[
         list[Path] | None,
         typer.Option(

@@ -11,8 +11,10 @@ from segbundle.acceleration.lazy_imports import fast_imports
 from segbundle.audit import refuse_untrusted
 from segbundle.config.options import default_bundle
 from segbundle.config.overlays import read_config
+from segbundle.datasets.bids import is_bids
 from segbundle.datasets.dataset_check import DatasetCheck
-from segbundle.datasets.description import described_labels
+from segbundle.datasets.label_names import described_labels
+from segbundle.datasets.monai_label import is_study
 from segbundle.datasets.scan_table import list_scans, table_lines
 from segbundle.errors import ConfigError, DataError
 from segbundle.terminal import counted
@@ -26,7 +28,7 @@ def print_check(dataset: Path, config: Sequence[Path] = (), trust: bool = False)
     For a folder that is not a dataset, a table of its scans is printed instead.
 
     Args:
-        dataset: folder of the dataset, or its `dataset.json`; or a folder with scans.
+        dataset: folder of the dataset, its `dataset.json`, or a datalist; or a folder with scans.
         config: task YAMLs whose classes and channels the cases must match (default none).
         trust: whether to use task YAMLs that the audit flags (default False).
 
@@ -49,7 +51,7 @@ def print_check(dataset: Path, config: Sequence[Path] = (), trust: bool = False)
         (True, '1 cases, no problem found. Classes: background, liver, kidney, vessel, lesion.')
     """
     refuse_untrusted(config, None, trust)
-    if not config and dataset.is_dir() and not any((dataset / name).exists() for name in _DATASET_PARTS):
+    if not config and dataset.is_dir() and not _is_dataset(dataset):
         return _print_scans(dataset)
     if config:
         with fast_imports():
@@ -60,12 +62,14 @@ def print_check(dataset: Path, config: Sequence[Path] = (), trust: bool = False)
     messages = cases.problems + [message for _, problems in found for message in problems]
     if messages:
         bad = sum(bool(problems) for _, problems in found)
-        messages.append(f"{len(messages)} problem(s); {bad} of {len(cases)} cases cannot be used.")
+        count = f"{len(messages)} problem(s); {bad} of {len(cases)} cases cannot be used."
+        messages.append(f"{count} Layout: {cases.layout}.")
         print("\n".join(messages), file=sys.stderr)
         return False
     unlabeled = sum(case.label is None for case, _ in found)
     without = f" ({unlabeled} without a label map)" if unlabeled else ""
     print(f"{len(cases)} cases{without}, no problem found. Classes: {', '.join(cases.class_names)}.")
+    print(f"Layout: {cases.layout}")
     width = max(map(len, cases.tallies))
     print(f"{'':{width}}  labeled  absent  not annotated")
     for name, tally in cases.tallies.items():
@@ -75,6 +79,10 @@ def print_check(dataset: Path, config: Sequence[Path] = (), trust: bool = False)
     for note in cases.notes:
         print(f"Note: {note}")
     return True
+
+
+def _is_dataset(folder: Path) -> bool:
+    return any((folder / name).exists() for name in _DATASET_PARTS) or is_bids(folder) or is_study(folder)
 
 
 def _print_scans(folder: Path) -> bool:
@@ -104,7 +112,7 @@ def _task_classes(dataset: Path, config: Sequence[Path]) -> tuple[list[str] | No
             names = described_labels(dataset).class_names
         except DataError:
             return None, None
-    if names is None and dataset.is_dir():
+    if names is None:
         raise ConfigError(f"{dataset}: has no dataset.json with class names. Pass a task YAML with --config.")
     if not isinstance(names, (list, type(None))):
         raise ConfigError(f"class_names is {names!r}; `segbundle check` needs a plain list of names.")

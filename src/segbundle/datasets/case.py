@@ -31,6 +31,8 @@ class Case:
         annotated: names of the annotated classes; None (default) if all classes are annotated.
         fold: validation fold of the case, from 0; None (default) if the dataset does not define folds.
         problems: messages about files that cannot be used, found without opening the files (default none).
+        subject: person whom the scan shows; a random split holds all scans of a subject out together. None (default) if
+            it is unknown.
 
     Example:
         >>> case = Case("liver_01", (Path("imagesTr/liver_01.nii.gz"),))
@@ -44,6 +46,7 @@ class Case:
     annotated: tuple[str, ...] | None = None
     fold: int | None = None
     problems: tuple[str, ...] = ()
+    subject: str | None = None
 
     def item(self, class_names: Sequence[str]) -> dict[str, Any]:
         """Return the case as an entry of a MONAI datalist.

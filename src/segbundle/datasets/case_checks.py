@@ -16,6 +16,11 @@ _ALIGN = (
     "otherwise resample it onto the image's grid with nearest neighbor."
 )
 """Advice for equal shapes: resampling would empty a label map whose header lost its origin."""
+_TRANSPOSE = (
+    "Its axes seem to be reversed, as in arrays (z, y, x) of SimpleITK that are saved with nibabel: if so, transpose "
+    "the array, and save it with the image's header; otherwise resample it onto the image's grid with nearest neighbor."
+)
+"""Advice for reversed shapes."""
 
 
 def image_problems(scan: Scan, num_channels: int | None) -> Iterator[str]:
@@ -85,11 +90,11 @@ def label_problems(label: Scan, class_names: Sequence[str], ignore_label: int | 
 
 
 def pair_problems(image: Scan, label: Scan) -> Iterator[str]:
-    """Yield a problem if the shape or affine of an image and its label map differ.
+    """Yield a problem if the voxels of an image and its label map do not coincide.
 
     Args:
         image: image (C, X, Y, Z).
-        label: label map (1, X, Y, Z).
+        label: label map (1, X, Y, Z), reoriented to the axes of the image if it has the same voxels.
 
     Example:
         >>> from pathlib import Path
@@ -100,9 +105,10 @@ def pair_problems(image: Scan, label: Scan) -> Iterator[str]:
     """
     difference = image.geometry.difference(label.geometry)
     if difference:
+        shape, label_shape = image.geometry.shape, label.geometry.shape
+        advice = _ALIGN if shape == label_shape else _TRANSPOSE if shape == label_shape[::-1] else _RESAMPLE
         yield (
-            f"{label.path}: the label map and its image {image.path.name} differ in geometry: {difference}. "
-            f"{_ALIGN if image.geometry.shape == label.geometry.shape else _RESAMPLE}"
+            f"{label.path}: the label map and its image {image.path.name} differ in geometry: {difference}. {advice}"
         )
 
 

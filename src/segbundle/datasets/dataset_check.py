@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,11 @@ from segbundle.datasets.case import Case, name_problems
 from segbundle.datasets.case_checks import image_problems, label_problems, pair_problems, unannotated_problems
 from segbundle.datasets.cases import list_cases, load_cases
 from segbundle.datasets.datalist import unlabeled_in_words
-from segbundle.datasets.description import check_class_names, described_labels, read_description
+from segbundle.datasets.description import read_description
+from segbundle.datasets.description_file import find_description
 from segbundle.datasets.folds import DEFAULT_NUM_FOLDS, count_folds, given_split
+from segbundle.datasets.label_names import check_class_names, described_labels
+from segbundle.datasets.layouts import recognize
 from segbundle.datasets.listed import unlisted_in_words
 from segbundle.errors import ConfigError, DataError, SegbundleError, describe
 from segbundle.io.label_maps import read_labels
@@ -66,8 +69,9 @@ def examine_case(
     if case.problems:
         return list(case.problems), set()
     found: list[str] = []
-    image = _read(case.image[0] if len(case.image) == 1 else list(case.image), found, labels=False)
-    label = _read(case.label, found, labels=True) if case.label is not None else None
+    image = _read(found, read_scan, case.image[0] if len(case.image) == 1 else list(case.image))
+    grid = None if image is None else image.geometry
+    label = _read(found, read_labels, case.label, grid) if case.label is not None else None
     if image is not None:
         found += image_problems(image, num_channels)
     if label is not None:
@@ -105,9 +109,10 @@ def label_and_annotation_problems(
     return found or list(unannotated_problems(label, annotated, class_names))
 
 
-def _read(path: Path | list[Path], found: list[str], labels: bool) -> Scan | None:
+def _read(found: list[str], read: Callable[..., Scan], *arguments: Any) -> Scan | None:
+    """Return a scan, or None if it cannot be read; the reason is appended to `found`."""
     try:
-        return read_labels(path) if labels else read_scan(path)
+        return read(*arguments)
     except DataError as error:
         found.append(str(error))
         return None
@@ -125,6 +130,7 @@ class DatasetCheck:
 
     Attributes:
         cases: cases that will be opened.
+        layout: name of the layout of the dataset, such as `nnU-Net raw`.
         problems: messages about the dataset as a whole: an invalid `dataset.json`, contradictory class names or folds,
             or duplicate names.
         tallies: `ClassTally` by name of each foreground class, over the labeled cases without problems; complete after
@@ -155,6 +161,7 @@ class DatasetCheck:
         self, dataset_dir: str | Path, class_names: Sequence[str] | None, num_channels: int | None = None
     ) -> None:
         self.folder = Path(dataset_dir)
+        self._file = find_description(self.folder)
         self.class_names = [str(value) for value in range(IGNORE_INDEX)] if class_names is None else class_names
         self.num_channels = num_channels
         self.tallies = {name: ClassTally() for name in self.class_names[1:]}
@@ -166,6 +173,7 @@ class DatasetCheck:
         announced = description.get("numTraining")
         self._announced = announced if isinstance(announced, int) else None
         self._unlisted = self._find_unlisted(description)
+        self.layout = recognize(self._file, description).title
         training, validation, test = (self._listed(key, description) for key in ("training", "validation", "test"))
         self._training = [*training, *validation]
         self.cases = [*self._training, *test]
@@ -173,8 +181,8 @@ class DatasetCheck:
             load_cases(dataset_dir)  # raises an error that explains the layout of a dataset
         self.problems += [message for cases in (self._training, test) for message in name_problems(cases)]
         try:
-            split = given_split(self.folder, *([case for case in c if case.label] for c in (training, validation)))
-            count_folds(self.folder, split, DEFAULT_NUM_FOLDS, description.get("num_folds"))
+            split = given_split(self._file, *([case for case in c if case.label] for c in (training, validation)))
+            count_folds(self._file.path, split, DEFAULT_NUM_FOLDS, description.get("num_folds"))
         except SegbundleError as error:
             self.problems.append(str(error))
 
@@ -192,7 +200,7 @@ class DatasetCheck:
 
     def _find_unlisted(self, description: dict[str, Any]) -> str | None:
         try:
-            return unlisted_in_words(self.folder, description)
+            return unlisted_in_words(self._file, description)
         except DataError:  # invalid lists are reported separately
             return None
 
@@ -202,8 +210,6 @@ class DatasetCheck:
         try:
             cases, malformed = list_cases(self.folder, key, description)
         except DataError as error:
-            if not self.folder.is_dir():
-                raise
             cases, malformed = [], [str(error)]
         self.problems += malformed
         return cases
@@ -216,7 +222,9 @@ class DatasetCheck:
         if self._unlisted:
             notes.append(self._unlisted)
         if self._announced not in (None, len(self._training)):
-            notes.append(f"dataset.json has numTraining {self._announced}, but {len(self._training)} cases were found.")
+            notes.append(
+                f"{self._file.path.name} has numTraining {self._announced}, but {len(self._training)} cases were found."
+            )
         unseen = [name for index, name in enumerate(self.class_names) if index > 0 and index not in self._learned]
         if unseen:
             notes.append(f"no training case contains {', '.join(unseen)}; a network needs examples of every class.")

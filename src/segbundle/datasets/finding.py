@@ -12,7 +12,8 @@ from typing import Any
 from segbundle.config.from_settings import from_settings
 from segbundle.datasets.case import Case, case_of_channel, group_channels, name_problem, named_apart, with_problems
 from segbundle.datasets.cases import list_cases, refuse
-from segbundle.datasets.description import FILE_NAME, read_description
+from segbundle.datasets.description import read_description
+from segbundle.datasets.description_file import find_description, is_description
 from segbundle.datasets.folders import (
     Tree,
     escaped,
@@ -22,6 +23,7 @@ from segbundle.datasets.folders import (
     log_left_out,
     path_problem,
 )
+from segbundle.datasets.layouts import is_label_map
 from segbundle.datasets.listed import has_list
 from segbundle.datasets.series import NOT_SELECTED, lost_scans, scans_in_folders, series_of
 from segbundle.errors import DataError
@@ -46,8 +48,9 @@ def find_scans(
     A scan that cannot be opened, or whose name is not unique, has an `error`. Other scans are not affected.
 
     Args:
-        scans: a path, or a list of paths: scan files, folders with scans, or folders of datasets. In the folder of a
+        scans: a path, or a list of paths: scan files, folders with scans, or datasets (folders or datalists). In a
             dataset, scans are those of its `test` list; without this list, those of `imagesTs`, or else of `imagesTr`.
+            Label maps of BIDS datasets and of studies of MONAI Label are skipped.
         num_channels: number of channels of the network (default 1). With several, the files `case_0000`, `case_0001`,
             ... are the channels of one case. With one, the suffix `_0000` is dropped if every file of a folder has it.
         series: DICOM series to use: SeriesInstanceUIDs, SeriesNumbers, modalities, or patterns of SeriesDescriptions,
@@ -108,7 +111,7 @@ def _scans_of(path: Path, num_channels: int, selected: Sequence[str], trees: lis
     if not os.path.lexists(path):
         return [Case(stem(path), (path,), problems=(f"{escaped(path)}: no such file or folder. Check the path.",))]
     problem = path_problem(path)
-    if problem is None and path.is_file():
+    if problem is None and path.is_file() and not is_description(path):
         if path.name == "DICOMDIR":  # the index of a medium stands for all its files
             return _scans_of(path.parent, num_channels, selected, trees)
         return series_of(path) if not is_scan_file(path) and is_dicom_file(path) else [Case(stem(path), (path,))]
@@ -121,12 +124,13 @@ def _scans_of(path: Path, num_channels: int, selected: Sequence[str], trees: lis
 
 
 def _scans_in(folder: Path, num_channels: int, selected: Sequence[str], trees: list[Tree]) -> list[Case]:
-    description = read_description(folder)
+    path, description = find_description(folder).path, read_description(folder)
     if has_list(description, "test"):
         cases, malformed = list_cases(folder, "test", description)
-        path = folder / FILE_NAME
         if cases or malformed:
-            return cases + [Case(f"{FILE_NAME}_{n}", (path,), problems=(m,)) for n, m in enumerate(malformed)]
+            return cases + [Case(f"{path.name}_{n}", (path,), problems=(m,)) for n, m in enumerate(malformed)]
+    if folder.is_file():
+        raise DataError(f"{escaped(folder)}: has no `testing` list. Add one, or pass the scans themselves.")
     root = next((images for images in (folder / "imagesTs", folder / "imagesTr") if images.is_dir()), folder)
     tree = list_tree(root)
     trees.append(tree)
@@ -134,6 +138,10 @@ def _scans_in(folder: Path, num_channels: int, selected: Sequence[str], trees: l
     files = [file for file in kept if not is_segmentation(file.name)]
     if len(files) < len(kept):
         tree.left_out["segmentations of 3D Slicer"] += len(kept) - len(files)
+    labels = {file for file in files if is_label_map(root, file)}
+    if labels:
+        tree.left_out["label maps of the dataset"] += len(labels)
+        files = [file for file in files if file not in labels]
     found = group_channels([*files, *filter(is_scan_file, lost_scans(tree))], num_channels)
     lost = {lost.path: lost.reason for lost in tree.lost}
     good = {*files, *tree.dicom}

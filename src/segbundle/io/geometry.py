@@ -66,8 +66,9 @@ class Geometry:
         """Return a description of how another grid differs from this one; None if their voxels coincide.
 
         Voxels coincide if the positions of corner voxels differ by at most a tenth of the smallest spacing, because
-        headers are stored in single precision. They also coincide if the first voxel and the spacing are the same, and
-        the rotations differ by at most the rounding error of a qform.
+        headers are stored in single precision. They also coincide if one corner voxel and the spacing are the same, and
+        the rotations differ by at most the rounding error of a qform. This corner is the first voxel of the file with
+        the qform; after a reorientation, it can be any corner.
 
         Args:
             other: geometry of another scan.
@@ -76,17 +77,17 @@ class Geometry:
             return f"shape {self.shape} against {other.shape}"
         if not (np.isfinite(self.affine).all() and np.isfinite(other.affine).all()):
             return "an affine that is not finite"
-        distance = float(np.linalg.norm(self.corners - other.corners, axis=1).max())
-        if distance > 0.1 * min(self.spacing) and not self._is_rotated_by_rounding(other):
-            return f"affines that put corner voxels up to {distance:.3g} mm apart"
+        distances = np.linalg.norm(self.corners - other.corners, axis=1)
+        if distances.max() > 0.1 * min(self.spacing) and not self._is_rotated_by_rounding(other, distances.min()):
+            return f"affines that put corner voxels up to {distances.max():.3g} mm apart"
         return None
 
-    def _is_rotated_by_rounding(self, other: Geometry) -> bool:
+    def _is_rotated_by_rounding(self, other: Geometry, smallest_distance: float) -> bool:
         rotation, other_rotation = (grid.affine[:3, :3] / np.array(grid.spacing) for grid in (self, other))
         angles = np.linalg.norm(rotation - other_rotation, axis=0)
-        origin_distance = float(np.linalg.norm(self.affine[:3, 3] - other.affine[:3, 3]))
         same_size = np.allclose(self.spacing, other.spacing, rtol=1e-5)
-        return same_size and origin_distance <= 0.01 * min(self.spacing) and bool((angles <= _QUATERNION_ANGLE).all())
+        same_corner = bool(smallest_distance <= 0.01 * min(self.spacing))
+        return same_size and same_corner and bool((angles <= _QUATERNION_ANGLE).all())
 
 
 @dataclass(frozen=True)

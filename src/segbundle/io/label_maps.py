@@ -8,18 +8,22 @@ from pathlib import Path
 
 import numpy as np
 
-from segbundle.io.geometry import Scan
+from segbundle.io.axes import reoriented
+from segbundle.io.geometry import Geometry, Scan
 from segbundle.io.scans import read_scan
 
 _ROUNDING = 1e-3
 """Tolerance for integers; scale factors cause rounding errors."""
 
 
-def read_labels(path: str | Path | Sequence[str | Path]) -> Scan:
+def read_labels(path: str | Path | Sequence[str | Path], grid: Geometry | None = None) -> Scan:
     """Read a label map as integers; values within 0.001 of an integer are rounded.
 
     Args:
         path: see `read_scan`.
+        grid: geometry of the image that the label map belongs to. A label map of the same voxels that is stored with
+            other axes is reoriented to it, without interpolation (see `segbundle.io.axes`); label maps on other voxels
+            are not changed. None (default) keeps the stored axes.
 
     Returns:
         scan with an integer array (C, X, Y, Z). If some values are not integers, the array has the stored values.
@@ -36,7 +40,8 @@ def read_labels(path: str | Path | Sequence[str | Path]) -> Scan:
         ...     read_labels(path).array.dtype
         dtype('int32')
     """
-    return round_labels(read_scan(path, None))
+    label = round_labels(read_scan(path, None))
+    return label if grid is None else reoriented(label, grid)
 
 
 def round_labels(label: Scan) -> Scan:

@@ -16,6 +16,7 @@ from nibabel.fileholders import FileHolder
 
 from segbundle.errors import DataError
 from segbundle.files.atomic import atomic_write
+from segbundle.io.axes import reoriented
 from segbundle.io.dicom import dicom_geometry, is_dicom, read_dicom
 from segbundle.io.geometry import Geometry, Scan
 from segbundle.io.in_memory import scan_in_memory
@@ -244,6 +245,7 @@ def _unreadable(path: Path, error: Exception) -> DataError:
 
 def _stack_channels(scans: list[Scan]) -> Scan:
     first = scans[0]
+    scans = [first, *(reoriented(other, first.geometry) for other in scans[1:])]
     for other in scans[1:]:
         difference = first.geometry.difference(other.geometry)
         if difference:

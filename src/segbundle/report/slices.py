@@ -88,7 +88,7 @@ class CaseVolumes:
         """
         image = files.first_image
         scan, prediction = read_scan(image), _read_labels(files.prediction)
-        reference = prediction if files.reference is None else _read_labels(files.reference)
+        reference = prediction if files.reference is None else _read_labels(files.reference, prediction.geometry)
         for path, other in ((files.reference, reference), (image, scan)):
             difference = prediction.geometry.difference(other.geometry)
             if difference:
@@ -129,9 +129,9 @@ class CaseVolumes:
         return labels
 
 
-def _read_labels(path: str) -> Scan:
+def _read_labels(path: str, grid: Geometry | None = None) -> Scan:
     """Return a label map as integers; integers that were saved as floating point are converted."""
-    scan = read_labels(path)
+    scan = read_labels(path, grid)
     if not np.issubdtype(scan.array.dtype, np.integer):
         raise DataError(
             f"{path} is not a label map: it contains fractions. If a label map was resampled, use nearest neighbor."

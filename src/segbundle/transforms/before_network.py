@@ -175,8 +175,9 @@ class LoadScand(Transform):
     """Dictionary transform that loads and checks the image of a case and, optionally, its label map.
 
     `image` becomes a float32 `MetaTensor` (C, X, Y, Z). With `label=True`, `label` becomes a uint8 `MetaTensor` (1, X,
-    Y, Z) with `IGNORE_INDEX` for unknown voxels, and `annotated` becomes a bool tensor (num_classes,). As in MONAI, the
-    metadata contains `affine` and `original_affine`, both (4, 4) from voxel indices to RAS+ in mm, `spatial_shape` and
+    Y, Z) with `IGNORE_INDEX` for unknown voxels, and `annotated` becomes a bool tensor (num_classes,). A label map of
+    the same voxels that is stored with other axes is reoriented to those of the image. As in MONAI, the metadata
+    contains `affine` and `original_affine`, both (4, 4) from voxel indices to RAS+ in mm, `spatial_shape` and
     `filename_or_obj`. If the image was prefetched (`segbundle.io.read_ahead`), `early_seconds` is the time in seconds
     that reading took.
 
@@ -223,7 +224,7 @@ class LoadScand(Transform):
             image = to_suv(image, loaded[CommonKeys.IMAGE])
         problems = list(image_problems(image, self.num_channels))
         if self.label:
-            label = read_labels(loaded[CommonKeys.LABEL])
+            label = read_labels(loaded[CommonKeys.LABEL], image.geometry)
             ignore_label = loaded.pop("ignore_label", None)
             wrong = list(label_problems(label, self.class_names, ignore_label))
             annotated = loaded.get("annotated", [True] * len(self.class_names))

@@ -83,7 +83,8 @@ def _error_map(case: ShownCase, num_classes: int) -> bytes:
 
     Unknown voxels and classes that were not annotated count as correct.
     """
-    reference, prediction = (read_labels(case.files[name]) for name in ("reference", "prediction"))
+    prediction = read_labels(case.files["prediction"])
+    reference = read_labels(case.files["reference"], prediction.geometry)
     difference = prediction.geometry.difference(reference.geometry)
     if difference:
         raise DataError(

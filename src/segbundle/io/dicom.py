@@ -189,13 +189,12 @@ def _images_of(path: Path) -> tuple[DicomImage, ...]:
         raise DataError(
             f"{path}: is not a volume but {chosen.why}. Pass a file of another series, or export this one again."
         )
-    for folder in sorted({file.parent for file in chosen.files}):
-        unreadable = list_folder(folder).unreadable
-        if unreadable:
-            raise DataError(
-                f"{folder}: {len(unreadable)} of its files cannot be read (for instance {unreadable[0].name}), so "
-                "slices may be missing. Copy or export the series again, or remove these files."
-            )
+    if chosen.unreadable:
+        first = chosen.unreadable[0]
+        raise DataError(
+            f"{first.parent}: {len(chosen.unreadable)} of its files cannot be read (for instance {first.name}), so "
+            "slices may be missing. Copy or export the series again, or remove these files."
+        )
     return chosen.images
 
 

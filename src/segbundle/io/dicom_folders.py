@@ -12,9 +12,9 @@ import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
+from threading import Lock
 
 from segbundle.errors import DataError
 from segbundle.io.dicom_headers import EMPTY, UNREADABLE, DicomImage, read_image
@@ -26,6 +26,8 @@ from segbundle.terminal import counted
 _BROKEN_LINK, _NOT_A_FILE = -1, -2
 _LOCALIZER_SLICES = 5
 """Maximum number of slices per orientation in a localizer; with more, the series is a volume, possibly damaged."""
+_MOST_CACHED = 20_000
+"""Maximum number of files in cached listings, about 50 MB."""
 _State = tuple[str, int, int]
 """Name, size and date of a file; the size is negative for broken links and special files."""
 
@@ -49,6 +51,7 @@ class Series:
             that it should be (default False).
         volume: label of the volume if the series has several, such as `b1000` (default empty).
         images: headers of the files, with the slices of the volume only (default none).
+        unreadable: paths of files in the same folders that may be damaged slices (default none).
 
     Example:
         >>> series = Series(Path("ct"), "1.2.3", "thorax", "CT", (Path("ct/1.dcm"), Path("ct/2.dcm")))
@@ -65,6 +68,7 @@ class Series:
     damaged: bool = False
     volume: str = ""
     images: tuple[DicomImage, ...] = field(default=(), repr=False, compare=False)
+    unreadable: tuple[Path, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def number(self) -> int:
@@ -165,7 +169,14 @@ def list_folder(folder: str | Path) -> DicomFolder:
         raise DataError(
             f"{folder}: cannot be read ({error.strerror}). Check the folder and its permissions."
         ) from error
-    return _list(folder, tuple(files))
+    with _lock:
+        known = _listed.pop(folder, None)
+    listing = known[1] if known is not None and known[0] == files else _list(folder, files)
+    with _lock:
+        _listed[folder] = files, listing
+        while len(_listed) > 1 and sum(len(states) for states, _ in _listed.values()) > _MOST_CACHED:
+            del _listed[next(iter(_listed))]
+    return listing
 
 
 def scattered_series(root: Path, series: Iterable[Series]) -> list[tuple[Series, list[Series]]]:
@@ -195,7 +206,8 @@ def scattered_series(root: Path, series: Iterable[Series]) -> list[tuple[Series,
             images = _without_copies([image for part in parts for image in part.images])[0]
             for volume in _volumes(images):
                 label = "_".join(filter(None, (sha256(uid.encode()).hexdigest()[:12], volume.volume)))
-                whole = replace(volume, path=root / f"{label}{VOLUME_SUFFIX}")
+                unreadable = {path for part in parts for path in part.unreadable}
+                whole = replace(volume, path=root / f"{label}{VOLUME_SUFFIX}", unreadable=tuple(sorted(unreadable)))
                 _scattered[whole.path] = whole, _states(whole.files)
                 found.append((whole, parts))
     return found
@@ -224,6 +236,9 @@ def find_scattered(path: Path) -> Series | None:
     return None if known is None else known[0]
 
 
+_listed: dict[Path, tuple[list[_State], DicomFolder]] = {}
+"""Listings of folders, from the least to the most recently used."""
+_lock = Lock()
 _scattered: dict[Path, tuple[Series, list[_State | None]]] = {}
 
 
@@ -239,8 +254,7 @@ def _state(entry: os.DirEntry[str] | Path) -> _State:
     return entry.name, found.st_size if stat.S_ISREG(found.st_mode) else _NOT_A_FILE, found.st_mtime_ns
 
 
-@lru_cache(maxsize=4)
-def _list(folder: Path, files: tuple[_State, ...]) -> DicomFolder:
+def _list(folder: Path, files: Sequence[_State]) -> DicomFolder:
     passed_over: Counter[str] = Counter()
     unreadable: list[Path] = []
     empty: list[Path] = []
@@ -268,6 +282,7 @@ def _list(folder: Path, files: tuple[_State, ...]) -> DicomFolder:
     series = [volume for group in groups.values() for volume in _volumes(group)]
     if sum(entry.why is None for entry in series) == 1:
         series = [entry if entry.why is not None else replace(entry, path=folder) for entry in series]
+    series = [replace(entry, unreadable=tuple(unreadable)) for entry in series] if unreadable else series
     series.sort(key=lambda entry: (entry.files[0], entry.path))
     return DicomFolder(tuple(series), tuple(sorted(passed_over.items())), tuple(unreadable))
 

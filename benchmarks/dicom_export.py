@@ -54,12 +54,8 @@ def write_export(folder: Path, files: int, layout: str) -> None:
     parts = re.split(b"(" + pattern.pattern + b")", template())
     for number in range(files):
         series, height = divmod(number, SLICES)
-        new = {
-            SERIES: f"{SERIES[:-7]}1{series:06d}",
-            INSTANCE: f"{INSTANCE[:-9]}1{number:08d}",
-            HEIGHT: f"{height:08d}",
-        }
-        content = pattern.sub(lambda match, new=new: new[match[0].decode()].encode(), slice_template)
+        texts = (f"{SERIES[:-6]}{series:06d}", f"{INSTANCE[:-8]}{number:08d}", f"{height:08d}")
+        replaced = {old.encode(): new.encode() for old, new in zip((SERIES, INSTANCE, HEIGHT), texts, strict=True)}
         name = f"IM{number:06d}"
         bucket = {"flat": "", "series": f"SE{series:04d}", "archive": hashlib.sha256(name.encode()).hexdigest()[:2]}
         path = folder / bucket[layout] / name

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from monai.bundle import ConfigParser, create_workflow
 
+import segbundle
 from commands import CONFIGS, ROOT, run
 from segbundle.classes import IGNORE_INDEX
 from segbundle.config.overlays import workflow_files
@@ -31,6 +32,12 @@ def load(name):
 
 def bundle_tool(*words):
     return run(sys.executable, "-m", "monai.bundle", *words)
+
+
+def test_package_bundle_and_citation_have_one_version():
+    metadata = json.loads(METADATA.read_text(encoding="utf-8"))
+    assert metadata["version"] == segbundle.__version__
+    assert f"version: {segbundle.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 
 def test_contract_keys_have_one_default_in_all_workflows():

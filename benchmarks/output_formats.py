@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from segbundle.hardware.peak_memory import PeakMemory
+from segbundle.hardware.memory_usage import PeakMemory
 from segbundle.segmentations import class_table, write_label_maps
 
 FORMATS = ("nifti", "nrrd", "dicom_seg", "rtstruct", "highdicom")

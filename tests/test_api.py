@@ -161,7 +161,7 @@ def test_label_map_of_an_image_in_memory_is_written_atomically(tmp_path):
 
 
 def test_options_of_a_loaded_model_are_refused(model):
-    with pytest.raises(ConfigError, match=r"overlap: the model is loaded already\. Pass this to load_model"):
+    with pytest.raises(ConfigError, match=r"overlap: the model is loaded already\. Pass these options to load_model"):
         sb.predict([], model, overlap=0.25)
 
 

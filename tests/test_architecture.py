@@ -81,7 +81,7 @@ def test_losses_metrics_and_sampling_import_no_packages():
 
 @pytest.mark.e2e
 def test_inference_loads_no_pages_and_no_training():
-    loaded = "import segbundle.inference.sliding, segbundle.inference.scan_evaluator, sys; print(*sys.modules)"
+    loaded = "import segbundle.inference.sliding, segbundle.inference.scan_pipeline, sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
     rooms = {name.split(".")[1] for name in done.stdout.split() if name.startswith("segbundle.")}
     assert not rooms & {"report", "viewer", "training", "sampling", "workflow", "cli"}

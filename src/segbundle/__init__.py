@@ -4,7 +4,7 @@ import os
 
 import lazy_loader as lazy
 
-__version__ = "0.1.0"
+__version__ = "0.3.0"
 
 for _name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):  # before MONAI imports MLflow
     os.environ.setdefault(_name, "true")

@@ -36,12 +36,12 @@ from segbundle.workflow.bundle_runs import create_workflow
 _TRUST = "pass trust=True"
 PathLike: TypeAlias = str | Path
 Checkpoint: TypeAlias = PathLike | Sequence[PathLike]
-"""Path of a model, path of a training or cross-validation folder, or a list of such paths, which form an ensemble."""
+"""Path of a model, path of a training or cross-validation folder, or for an ensemble a list of such paths."""
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """Label map on the grid of its scan.
+    """Predicted label map on the grid of its scan.
 
     Attributes:
         labels: class indices (X, Y, Z), uint8 or int16.
@@ -83,7 +83,7 @@ class LabelMap:
         return self.labels == list(self.class_names).index(class_name)
 
     def to_nibabel(self) -> nib.Nifti1Image:
-        """Return the label map as an image of nibabel, in mm."""
+        """Return the label map as a nibabel image with spatial units of mm."""
         image = nib.Nifti1Image(self.labels, self.affine)
         image.header.set_xyzt_units("mm")
         return image
@@ -91,7 +91,7 @@ class LabelMap:
     def save(self, path: PathLike) -> Path:
         """Write the label map as NIfTI, and return its path.
 
-        If the scan is a file, the geometry of its header is copied.
+        If the scan is a file, the geometry in the header is copied from the scan.
 
         Args:
             path: path with the suffix `.nii.gz` or `.nii`.
@@ -109,9 +109,9 @@ class LabelMap:
 
 
 class Model:
-    """Trained network with the preprocessing, windows and postprocessing of its task, ready for any number of scans.
+    """Trained network with the preprocessing, sliding-window inference and postprocessing of its task.
 
-    Create it with `load_model`.
+    `load_model` returns a `Model`. It can predict any number of scans.
 
     Attributes:
         class_names: names by class index, background first.
@@ -133,11 +133,11 @@ class Model:
         self._postprocessing = parser.get_parsed_content("postprocessing")
 
     def predict(self, scan: Any) -> LabelMap:
-        """Return the label map of a scan.
+        """Predict a scan, and return its label map on the grid of the scan.
 
         Args:
-            scan: path of a file or of a DICOM folder; a list of files with one channel each; an image of nibabel or
-                SimpleITK; or a tuple of an array (X, Y, Z) or (C, X, Y, Z) and an affine (4, 4) in mm, RAS+.
+            scan: path of a file or of a DICOM folder; a list of files with one channel each; a nibabel or SimpleITK
+                image; or a tuple of an array (X, Y, Z) or (C, X, Y, Z) and an affine (4, 4) in mm, RAS+.
 
         Raises:
             DataError: the scan cannot be read, or does not fit the network.
@@ -169,15 +169,15 @@ def load_model(
     trust: bool = False,
     **settings: Any,
 ) -> Model:
-    """Load a trained model.
+    """Load a trained model, and return it ready for prediction.
 
-    A model in its training folder knows its task: `run.json` in that folder has the classes, the network and the
-    preprocessing.
+    For a model in its training folder, the classes, the network and the preprocessing are read from `run.json` in that
+    folder. For other models, pass the task files.
 
     Args:
-        model: path of a model, path of a training or cross-validation folder, or a list of such paths, which form an
-            ensemble. Default: the model of the bundle.
-        task: task files. Needed for a model without its training folder.
+        model: path of a model, path of a training or cross-validation folder, or for an ensemble a list of such paths.
+            Default: the model of the bundle.
+        task: task files. Default: none.
         device: device of the network, such as `cpu` or `cuda:0`. Default: a GPU if present.
         trust: whether to load configurations that the audit flags (default False).
         **settings: config keys, such as `overlap`, `precision` or `largest_component`.
@@ -211,9 +211,9 @@ def predict(
     progress: bool = True,
     **options: Any,
 ) -> list[LabelMap]:
-    """Return the label maps of scans, and write them if `output_dir` is given.
+    """Predict scans, and return their label maps. They are also written if `output_dir` is given.
 
-    Use the command `segbundle predict` for large batches: it resumes, and continues after a scan that fails.
+    For large batches, use the command `segbundle predict`: it can be resumed, and continues after a scan that fails.
 
     Args:
         scans: a scan or a list of scans, see `Model.predict`. A list contains scans, not channels.
@@ -221,12 +221,13 @@ def predict(
         output_dir: folder for `<case>_seg.nii.gz`, created if missing. An image in memory is named by its position in
             the list, such as `0000`. Default: nothing is written.
         progress: whether to show a progress bar (default True).
-        **options: keyword arguments of `load_model`, for a model that is not loaded.
+        **options: keyword arguments of `load_model`, if `model` is not loaded yet.
 
     Raises:
         ConfigError: `options` are given, but `model` is loaded.
         OutputError: two scans have the same name, or a label map would replace a file or cannot be written.
-        SegbundleError: see `load_model`, `Model.predict` and `LabelMap.save`.
+        SegbundleError: the model cannot be loaded, or a scan cannot be predicted (see `load_model`, `Model.predict` and
+            `LabelMap.save`).
 
     Example:
         >>> scan = (np.random.default_rng(0).normal(size=(40, 56, 40)), np.eye(4))
@@ -235,7 +236,7 @@ def predict(
         (40, 56, 40)
     """
     if options and isinstance(model, Model):
-        raise ConfigError(f"{', '.join(options)}: the model is loaded already. Pass this to load_model.")
+        raise ConfigError(f"{', '.join(options)}: the model is loaded already. Pass these options to load_model.")
     items = list(scans) if isinstance(scans, list) else [scans]
     paths = [] if output_dir is None else _output_paths(Path(output_dir), items)
     loaded = model if isinstance(model, Model) else load_model(model, **options)
@@ -261,7 +262,7 @@ def train(
         dataset_dir: folder of the dataset. The README describes its layouts.
         output_dir: folder for the model, checkpoints and logs.
         task: task files. Default: none.
-        trust: see `load_model`.
+        trust: whether to run configurations that the audit flags (default False).
         **settings: config keys, such as `class_names`, `spacing`, `max_epochs` or `resume`. Keys with `#` are passed as
             `**{"network_def#filters": [16, 32, 64, 128]}`.
 
@@ -289,10 +290,11 @@ def evaluate(
 
     Args:
         dataset_dir: folder of the dataset. The README describes its layouts.
-        model: see `load_model`.
+        model: path of a model, path of a training or cross-validation folder, or for an ensemble a list of such paths.
+            Default: the model of the bundle.
         output_dir: folder for label maps, scores and the report.
-        task: see `load_model`.
-        trust: see `load_model`.
+        task: task files. Needed for a model without its training folder.
+        trust: whether to run configurations that the audit flags (default False).
         **settings: config keys, such as `fold` or `data_list_key`.
 
     Raises:
@@ -320,8 +322,9 @@ def _output_paths(folder: Path, scans: Sequence[Any]) -> list[Path]:
     paths = [run_files.label_map(folder, name) for name in names]
     for number, path in enumerate(paths):
         if path in paths[:number] or path.exists():
-            problem = "two scans have this name" if path in paths[:number] else "it exists"
-            raise OutputError(f"{path}: cannot be written, because {problem}. Choose another output_dir.")
+            twice = path in paths[:number]
+            problem = "two scans have this name. Rename one" if twice else "it exists. Choose another output_dir"
+            raise OutputError(f"{path}: cannot be written, because {problem}.")
     folder.mkdir(parents=True, exist_ok=True)
     return paths
 
@@ -371,7 +374,7 @@ def _overrides(model: Checkpoint | None, settings: Mapping[str, Any], **others: 
 
 
 def _checkpoint(path: PathLike) -> str:
-    """Return the path of a model; of a training folder, the path of its model."""
+    """Return the path of a model, given the path of the model or of its training folder."""
     inside = Path(path) / run_files.MODEL
     return str(inside if inside.is_file() else path)
 

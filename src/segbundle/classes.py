@@ -67,7 +67,7 @@ class Classes:
         return self.names.index(name)
 
     def annotated_mask(self, annotated: Iterable[str] | None) -> list[bool]:
-        """Return one bool per class: whether the class is annotated in a case.
+        """Return the annotation mask of a case: one bool per class, True if the class is annotated.
 
         Args:
             annotated: names of the annotated foreground classes; None if all classes are annotated. The background is
@@ -85,13 +85,13 @@ class Classes:
 
 
 def num_classes(class_names: Sequence[str]) -> int:
-    """Return the number of channels that a network needs for these classes, including the background.
+    """Return the number of output channels that a network needs for classes, including the background.
 
     Args:
         class_names: classes of the task, background first.
 
     Raises:
-        ConfigError: see `Classes`.
+        ConfigError: the names are not valid (see `Classes`).
 
     Example:
         >>> num_classes(["background", "liver", "spleen"])

@@ -1,4 +1,4 @@
-"""Removal of passwords and tokens in URLs from messages and files."""
+"""Removal of passwords and tokens of URLs from messages and files."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def without_credentials(value: Any) -> Any:
 
 
 def hide(text: str, address: str) -> str:
-    """Return a text in which the secrets of a URL are replaced by `***`, wherever they occur.
+    """Return a text in which the secrets of a given URL are replaced by `***`, wherever they occur.
 
-    The secrets are the password and the query values of the URL, also in other encodings. Outside the URL, secrets of
-    fewer than three characters and the user name are kept.
+    The secrets are the password and the query values of the URL, also in other encodings. Outside the URL, the user
+    name and secrets of fewer than three characters are not replaced.
 
     Args:
         text: text that may contain the secrets, such as an error message.

@@ -51,7 +51,7 @@ def local_world_size() -> int:
 
 
 def start_ranks() -> None:
-    """Start the process group of the ranks that `torchrun` has started. Without `torchrun`, nothing happens.
+    """Initialize the process group if `torchrun` has started several ranks; otherwise, do nothing.
 
     Every rank must call this function. The backend is NCCL if every rank has a GPU, else Gloo. Collectives time out
     only after 7 days, because scans may take very different times, and `torchrun` ends the other ranks if one fails.
@@ -92,8 +92,8 @@ def require_process_group() -> None:
 def stop_ranks() -> None:
     """Destroy the process group. Networks of `shared_gradients` cannot be used afterwards.
 
-    The threads of a process group live as long as any object refers to it. If such a thread frees a tensor while Python
-    exits, the process aborts. The networks are therefore cleared first, and the threads have ended when this returns.
+    The threads of a process group live as long as any object refers to the group. If such a thread frees a tensor while
+    Python exits, the process aborts. The networks are therefore cleared first, so that all threads end in this call.
 
     Example:
         >>> stop_ranks()  # no process group
@@ -120,9 +120,9 @@ def local_device() -> torch.device:
 
 
 def shared_gradients(network: torch.nn.Module) -> torch.nn.Module:
-    """Return a network whose gradients are averaged over the ranks (DistributedDataParallel).
+    """Wrap a network in DistributedDataParallel, which averages its gradients over the ranks.
 
-    Every rank must call this function, because it copies the weights of rank 0 to all ranks.
+    Every rank must call this function, because the weights of rank 0 are copied to all ranks.
 
     Args:
         network: network on the device of this rank.

@@ -1,4 +1,4 @@
-"""Errors with a solution for the user. Each message names the file or key, the problem, and the fix."""
+"""Errors for users, and their messages. Each message names the file or key, the problem, and the fix."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class TrainingError(SegbundleError):
 
 
 class PredictionError(SegbundleError):
-    """Error for a scan for which the network returns an unusable output, such as NaN.
+    """Error for a scan for which the output of the network cannot be used, for instance because it is NaN.
 
     Example:
         >>> raise PredictionError("case a: the logits are NaN.")
@@ -130,7 +130,7 @@ _RUN_SECTIONS = frozenset({"initialize", "run", "finalize"})
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """Return the end of a message about an unknown word: the closest known word, or the known words.
+    """Return the end of a message about an unknown word: the closest known word, or else a list of known words.
 
     Args:
         word: unknown word.
@@ -171,7 +171,7 @@ def root_error(error: BaseException) -> BaseException:
 
 
 def first_cause(error: BaseException) -> BaseException:
-    """Return the first error in a chain of wrapped errors.
+    """Return the innermost error in a chain of wrapped errors, which caused all others.
 
     Args:
         error: exception.
@@ -190,7 +190,7 @@ def first_cause(error: BaseException) -> BaseException:
 
 
 def find_cause(error: BaseException, kind: type[_E]) -> _E | None:
-    """Return the first error of a class in a chain of wrapped errors, or None if there is none.
+    """Return the first error of a given class in a chain of wrapped errors, or None if the chain has no such error.
 
     Args:
         error: exception; it is searched first, then the error that caused it, and so on.
@@ -206,7 +206,9 @@ def find_cause(error: BaseException, kind: type[_E]) -> _E | None:
 
 
 def describe(error: BaseException) -> str:
-    """Return one message for logs and `predictions.json`: that of the `SegbundleError`, or else of the first cause.
+    """Return the message of the `SegbundleError` in a chain of wrapped errors, or else of the first cause.
+
+    Logs and `predictions.json` contain this message.
 
     Args:
         error: exception.
@@ -261,9 +263,9 @@ def show_error(error: BaseException) -> None:
 
 
 def show_plain_errors() -> None:
-    """Make the program end with a message instead of a traceback for any error (see `show_error`).
+    """Show uncaught errors as messages without a traceback (see `show_error`).
 
-    Call this function only in programs: it sets `sys.excepthook`.
+    Call this function only in programs, not in libraries, because it sets `sys.excepthook`.
 
     Example:
         >>> hook = sys.excepthook

@@ -17,7 +17,7 @@ CURRENT_NAMES = {"labelled_data": "labeled_data"}
 
 
 def find_component(package: str, name: str) -> Any:
-    """Return the component that a former package offered under a name.
+    """Return the component that had a given name in a former package.
 
     Args:
         package: name of the former package, a key of `CURRENT_PACKAGES`.

@@ -1,4 +1,7 @@
-"""Progress of long loops: a bar on a terminal, else occasional lines in the log."""
+"""Progress of long loops: a progress bar on a terminal, otherwise occasional lines in the log.
+
+This module also formats text for terminals: durations, and escapes for unprintable characters.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 _T = TypeVar("_T")
@@ -20,6 +24,19 @@ def is_terminal() -> bool:
         True
     """
     return sys.stderr is not None and sys.stderr.isatty()
+
+
+def escaped(text: str | Path) -> str:
+    r"""Replace unprintable characters of a text, such as line breaks and bytes that are not UTF-8, by escapes.
+
+    Args:
+        text: text or path.
+
+    Example:
+        >>> escaped("gr\udcf6sse.nii")
+        'gr\\udcf6sse.nii'
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text))
 
 
 def duration(seconds: float) -> str:
@@ -69,9 +86,15 @@ class LineLimit:
 
 
 def counted(
-    items: Iterable[_T], total: int, description: str, unit: str, leave: bool = True, free_lines: int = 0
+    items: Iterable[_T],
+    total: int,
+    description: str,
+    unit: str,
+    leave: bool = True,
+    free_lines: int = 0,
+    delay: float = 0.0,
 ) -> Iterator[_T]:
-    """Yield items, and show the progress: a bar on a terminal, else lines with at least 10 seconds between them.
+    """Yield items, and show the progress: a bar on a terminal, otherwise a line at most every 10 seconds.
 
     Args:
         items: items of the loop.
@@ -80,6 +103,7 @@ def counted(
         unit: name of an item, such as `case`.
         leave: whether the finished bar stays on the terminal (default True).
         free_lines: number of lines without a rate limit if stderr is not a terminal (default 0).
+        delay: seconds before the bar appears on a terminal (default 0).
 
     Example:
         >>> list(counted("ab", total=2, description="checking", unit="case"))
@@ -88,7 +112,7 @@ def counted(
     from tqdm import tqdm
 
     if is_terminal():
-        yield from tqdm(items, desc=description, unit=unit, total=total, leave=leave)
+        yield from tqdm(items, desc=description, unit=unit, total=total, leave=leave, delay=delay)
         return
     limit = LineLimit(free_lines, begun=time.monotonic())
     for done, item in enumerate(items, 1):
@@ -98,7 +122,7 @@ def counted(
 
 
 def say(line: str) -> None:
-    """Write a line to the log, or to stderr if the level of the log hides it.
+    """Write a line to the log, or to stderr if the log level would hide it.
 
     Args:
         line: text without a line break.

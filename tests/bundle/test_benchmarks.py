@@ -35,3 +35,9 @@ def test_many_and_long_scans(tmp_path: Path):
     done = shell(f"python {ROOT}/benchmarks/load.py --scans 5 --slices 4", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "\n| 4 | 1 | " in done.stdout  # slices and million voxels
+
+
+def test_listing_of_an_export(tmp_path: Path):
+    done = shell(f"python {ROOT}/benchmarks/dicom_export.py --files 400 --layouts series archive", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "| series | 400 | 2 |" in done.stdout and "| archive | 400 | 2 |" in done.stdout

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from monai.bundle import ConfigParser, create_workflow
 
+import segbundle
 from commands import CONFIGS, ROOT, run
 from segbundle.classes import IGNORE_INDEX
 from segbundle.config.overlays import workflow_files
@@ -33,6 +34,12 @@ def bundle_tool(*words):
     return run(sys.executable, "-m", "monai.bundle", *words)
 
 
+def test_package_bundle_and_citation_have_one_version():
+    metadata = json.loads(METADATA.read_text(encoding="utf-8"))
+    assert metadata["version"] == segbundle.__version__
+    assert f"version: {segbundle.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
 def test_contract_keys_have_one_default_in_all_workflows():
     workflows = {name: load(name) for name in ("train", "evaluate", "inference")}
     for name, config in workflows.items():
@@ -46,7 +53,10 @@ def test_contract_keys_have_one_default_in_all_workflows():
         "initialize",
         "run",
         "finalize",
+        "settings",
     }  # keys that differ between workflows
+    for config in workflows.values():
+        assert config["settings"] == {key: f"@{key}" for key in config["settings"]}
     for one, other in itertools.combinations(workflows, 2):
         shared = set(workflows[one]) & set(workflows[other]) - parts - (DIFFER if one == "train" else set())
         for key in shared:

@@ -68,7 +68,7 @@ def test_all_formats_of_a_series(scans, trained, tmp_path):
     assert [(row["name"], row["color"]) for row in table] == [("ball", "#ff0080"), ("cube", "#56b4e9")]
     page = segbundle("report", tmp_path / "out")
     assert page.returncode == 0, page.stderr
-    assert ".k0{stroke:rgb(255,0,128)}" in (tmp_path / "out" / "report.html").read_text()
+    assert ".k0{stroke:rgb(255,0,128)}" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_other_formats_replace_those_of_an_earlier_run(scans, trained, tmp_path):
@@ -76,7 +76,7 @@ def test_other_formats_replace_those_of_an_earlier_run(scans, trained, tmp_path)
     assert predict(trained, out, scans / "ct", "--output_format", "nrrd").returncode == 0
     assert (out / "ct.seg.nrrd").is_file() and not (out / "ct_seg.nii.gz").exists()
     assert segbundle("report", out).returncode == 0  # the report reads the label map in any format
-    assert "ct</" in (out / "report.html").read_text()
+    assert "ct</" in (out / "report.html").read_text(encoding="utf-8")
     done = predict(trained, out, scans / "ct", "--resume", "--output_format", "[nifti]")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 scans had other settings" in done.stdout

@@ -55,7 +55,11 @@ def command(dataset, trained, tmp_path):
         ("train", "train#trainer: null", "config key 'train#trainer' is None; a component"),
         ("train", "lr_scheduler#power: [1]", "config key 'lr_scheduler#power' is [1]; a number is needed."),
         ("train", "lr_scheduler#total_iters: 0", "lr_scheduler#total_iters is 0; a positive whole number is needed."),
-        ("train", "network_def#filters: [4, 8, 8, 16]", "has 4 entries and 'network_def#strides' 3; DynUNet needs 3"),
+        (
+            "train",
+            "network_def#filters: [4, 8, 8, 16]",
+            "has 4 entries; DynUNet needs 3, because 'network_def#strides' has 3",
+        ),
         ("train", "network_def#strides: [0, 2, 2]", "the network fails for patches of patch_size [16, 16, 16] ("),
         (
             "train",
@@ -121,7 +125,11 @@ def command(dataset, trained, tmp_path):
         ("cross-validate", "num_folds: abc", "num_folds is 'abc'; a whole number from 2 is needed."),
         ("cross-validate", "class_names: null", "class_names is None; a list of names"),
         ("check", "class_names: 5", "class_names is 5; a list of names"),
-        ("check", "class_names: $list('ab')", "class_names is \"$list('ab')\"; for a check it must be a list of names"),
+        (
+            "check",
+            "class_names: $list('ab')",
+            "class_names is \"$list('ab')\"; `segbundle check` needs a plain list of names",
+        ),
         ("check", "network_def: [1]", "config key 'network_def' is [1]; a component"),
     ],
 )

@@ -31,9 +31,9 @@ def check(component, **changes):
         ({"deep_supervision": "yes"}, "'net#deep_supervision' is 'yes'; true or false is needed"),
         ({"norm_name": 5}, "'net#norm_name' is 5; a list or text is needed"),
         ({"filter": [4]}, "'net#filter': DynUNet has no such argument: did you mean 'filters'"),
-        ({"filters": [4, 8, 8, 8]}, "'net#filters' has 4 entries and 'net#strides' 3; DynUNet needs 3"),
+        ({"filters": [4, 8, 8, 8]}, "'net#filters' has 4 entries; DynUNet needs 3, because 'net#strides' has 3"),
         ({"filters": [4, 8]}, "'net#filters' has 2 entries"),
-        ({"upsample_kernel_size": [2, 2, 2]}, "'net#upsample_kernel_size' has 3 entries .* needs 2"),
+        ({"upsample_kernel_size": [2, 2, 2]}, "'net#upsample_kernel_size' has 3 entries; .* needs 2"),
         ({"kernel_size": [3]}, "'net#kernel_size' has 1 entries"),
     ],
 )
@@ -64,11 +64,11 @@ def test_valid_arguments_pass(change):
 
 def test_number_of_levels_is_checked_in_other_networks():
     check(UNET, channels=[4, 8], strides=[2])
-    with pytest.raises(ConfigError, match="'net#strides' has 2 entries and 'net#channels' 2; UNet needs 1"):
+    with pytest.raises(ConfigError, match="'net#strides' has 2 entries; UNet needs 1, because 'net#channels' has 2"):
         check(UNET, channels=[4, 8], strides=[2, 2])
-    with pytest.raises(ConfigError, match="'net#blocks_up' has 3 entries and 'net#blocks_down' 3"):
+    with pytest.raises(ConfigError, match=r"'net#blocks_up' has 3 entries; .* because 'net#blocks_down' has 3"):
         check({"_target_": "SegResNet"}, blocks_down=[1, 2, 2], blocks_up=[1, 1, 1])
-    with pytest.raises(ConfigError, match="'net#blocks_up' has 2 entries and 'net#blocks_down' 4"):
+    with pytest.raises(ConfigError, match=r"'net#blocks_up' has 2 entries; .* because 'net#blocks_down' has 4"):
         check({"_target_": "SegResNet"}, blocks_up=[1, 1])  # by default, blocks_down has four entries
 
 
@@ -79,11 +79,11 @@ def test_number_of_levels_is_checked_in_other_networks():
         ("SwinUNETR", {"depths": [2, 2, 2]}, "'net#depths' has 3 entries"),
         ("SwinUNETR", {"num_heads": [3, 6, 12, 24, 48]}, "'net#num_heads' has 5 entries"),
         ("AHNet", {"layers": [3, 4, 6, 3, 3]}, "'net#layers' has 5 entries; AHNet has 4 levels"),
-        ("MedNeXt", {"encoder_expansion_ratio": [2] * 5}, "ratio' has 5 entries and 'net#blocks_down' 4"),
-        ("MedNeXt", {"decoder_expansion_ratio": [2] * 2}, "ratio' has 2 entries and 'net#blocks_down' 4"),
-        ("MedNeXt", {"blocks_up": [2] * 3}, "'net#blocks_up' has 3 entries and 'net#blocks_down' 4"),
-        ("AutoEncoder", {"inter_channels": [8] * 3, "inter_dilations": [1]}, "dilations' has 1 entries .* needs 3"),
-        ("VarAutoEncoder", {"inter_channels": [8], "inter_dilations": [1, 2]}, "dilations' has 2 entries .* needs 1"),
+        ("MedNeXt", {"encoder_expansion_ratio": [2] * 5}, "ratio' has 5 entries; .* because 'net#blocks_down' has 4"),
+        ("MedNeXt", {"decoder_expansion_ratio": [2] * 2}, "ratio' has 2 entries; .* because 'net#blocks_down' has 4"),
+        ("MedNeXt", {"blocks_up": [2] * 3}, "'net#blocks_up' has 3 entries; .* because 'net#blocks_down' has 4"),
+        ("AutoEncoder", {"inter_channels": [8] * 3, "inter_dilations": [1]}, "dilations' has 1 entries; .* needs 3"),
+        ("VarAutoEncoder", {"inter_channels": [8], "inter_dilations": [1, 2]}, "dilations' has 2 entries; .* needs 1"),
         ("Generator", {"channels": [8, 4], "strides": [2]}, "'net#strides' has 1 entries"),
         (
             "FlexibleUNet",

@@ -15,9 +15,9 @@ from segbundle.datasets.case import Case
 from segbundle.datasets.cases import load_cases, refuse_cases
 from segbundle.datasets.datalist import labeled_data
 from segbundle.datasets.dataset_check import DatasetCheck
-from segbundle.datasets.description import described_labels
 from segbundle.datasets.finding import find_scans
 from segbundle.datasets.folds import fold_names
+from segbundle.datasets.label_names import described_labels
 from segbundle.errors import ConfigError, DataError
 from segbundle.io.label_maps import read_labels
 from segbundle.io.scans import read_scan
@@ -152,9 +152,9 @@ def test_non_utf8_name_raises(tmp_path):
 
 def test_duplicate_names_raise(tmp_path):
     write_description(
-        tmp_path, training=[{"image": "x/a.nii.gz", "label": "l.nii"}, {"image": "y/a.nii.gz", "label": "m.nii"}]
+        tmp_path, training=[{"image": "x/a.nii.gz", "label": "l.nii"}, {"image": "x/a.nii", "label": "m.nii"}]
     )
-    with pytest.raises(DataError, match=r"two cases are named 'a'.*x/a\.nii\.gz.*y/a\.nii\.gz"):
+    with pytest.raises(DataError, match=r"two cases are named 'a'.*x/a\.nii\.gz.*x/a\.nii"):
         load_cases(tmp_path)
     write_empty_scans(
         tmp_path, "x/a.nii.gz", "y/a.nii.gz", "z/imagesTr/a.nii.gz", "z/imagesTr/a.nii", "z/labelsTr/a.nii.gz"
@@ -162,6 +162,22 @@ def test_duplicate_names_raise(tmp_path):
     with pytest.raises(DataError, match="two cases are named 'a'"):
         load_cases(tmp_path / "z")
     assert [scan["case"] for scan in find_scans([tmp_path / "x", tmp_path / "y"])] == ["x_a", "y_a"]
+
+
+def test_equal_names_in_a_list_are_told_apart_by_folders(tmp_path):
+    """KiTS names every image `imaging.nii.gz`, in a folder per case."""
+    lists = {
+        key: [{"image": f"{folder}/imaging.nii.gz", "label": f"{folder}/segmentation.nii.gz"} for folder in folders]
+        for key, folders in {"training": ["t/c1", "t/c2"], "validation": ["v/c1", "./d/v/c3"], "test": ["t/c1"]}.items()
+    }
+    lists["training"].append({"image": "other.nii.gz"})
+    write_description(tmp_path, **lists)
+    names = {key: [case.name for case in load_cases(tmp_path, key)] for key in lists}
+    assert names == {
+        "training": ["other", "t_c1_imaging", "t_c2_imaging"],
+        "validation": ["v_c1_imaging", "v_c3_imaging"],
+        "test": ["imaging"],
+    }
 
 
 def test_label_map_without_image_is_a_case(tmp_path):
@@ -342,6 +358,43 @@ class TestDatasetLayouts:
         with pytest.raises(DataError, match=r"a_0001\.nii\.gz: no such file"):
             labeled_data(tmp_path, TINY_CLASSES)
 
+    def test_nnunet_paths_with_environment_variables(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+        write_empty_scans(tmp_path / "raw", "a.nii.gz", "l.nii.gz")
+        mapping = {"x1": {"images": ["$nnUNet_raw/a.nii.gz"], "label": "${nnUNet_raw}/l.nii.gz"}}
+        write_description(tmp_path / "d", dataset=mapping)
+        (case,) = load_cases(tmp_path / "d")
+        assert case.image == (tmp_path / "raw" / "a.nii.gz",)
+        assert case.label == tmp_path / "raw" / "l.nii.gz"
+
+    def test_nnunet_file_ending_selects_files(self, tmp_path, caplog):
+        caplog.set_level("INFO")
+        names = ("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz", "imagesTr/a_0000.nii", "labelsTr/a.nii")
+        write_empty_scans(tmp_path, *names)
+        with pytest.raises(DataError, match="two cases are named 'a'"):
+            labeled_data(tmp_path, TINY_CLASSES)
+        write_description(tmp_path, channel_names={"0": "CT"}, file_ending=".nii.gz")
+        (case,) = load_cases(tmp_path)
+        assert (case.name, case.image[0].name, case.label.name) == ("a", "a_0000.nii.gz", "a.nii.gz")
+        assert "1 file skipped: 1 without the file_ending .nii.gz" in caplog.text
+
+    def test_nnunet_case_named_like_a_channel(self, tmp_path):
+        write_empty_scans(tmp_path, *(f"imagesTr/{n}_0000.nii.gz" for n in ("a", "a_0000")))
+        write_empty_scans(tmp_path, *(f"labelsTr/{n}.nii.gz" for n in ("a", "a_0000")))
+        write_description(tmp_path, channel_names={"0": "CT"}, file_ending=".nii.gz")
+        found = {case.name: (case.image[0].name, case.label.name) for case in load_cases(tmp_path)}
+        assert found == {
+            "a": ("a_0000.nii.gz", "a.nii.gz"),
+            "a_0000": ("a_0000_0000.nii.gz", "a_0000.nii.gz"),
+        }
+
+    def test_nnunet_two_dimensional_images_are_named(self, tmp_path):
+        write_description(tmp_path, channel_names={"0": "R"}, file_ending=".png")
+        (tmp_path / "imagesTr").mkdir()
+        (tmp_path / "imagesTr" / "a_0000.png").touch()
+        with pytest.raises(DataError, match=r"Its file_ending is \.png, but segbundle reads 3D scans \(\.nii\.gz, "):
+            load_cases(tmp_path)
+
     def test_nnunet_v2_mapping(self, tmp_path):
         write_empty_scans(tmp_path, "elsewhere/scan.nii.gz", "elsewhere/drawn.nii.gz")
         mapping = {"x1": {"images": ["elsewhere/scan.nii.gz"], "label": "elsewhere/drawn.nii.gz"}}
@@ -485,7 +538,8 @@ class TestUnusableFilesAreReported:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"labels": ["background", "ball"]}, r"`labels` is \['background', 'ball'\]; it must give each class"),
+        ({"labels": ["background", 7]}, r"`labels` is \['background', 7\]; it must give each class"),
+        ({"labels": ["ball", "cube"]}, "`labels` begins with 'ball'; a list of names must begin with background"),
         ({"labels": 3}, "`labels` is 3; it must give each class one integer"),
         ({"labels": {"background": 0, "ball": 1.5}}, r"labels\.ball is 1\.5"),
         ({"labels": {"background": 0, "ball": True}}, r"labels\.ball is True"),
@@ -497,7 +551,9 @@ class TestUnusableFilesAreReported:
         ({"training": [7]}, r"training\[0\] is 7"),
         ({"training": [{"image": 7}]}, r"training\[0\]\.image is 7: input should be a valid list"),
         ({"training": [{"image": ["a", 7]}]}, r"training\[0\]\.image\[1\] is 7: input should be a valid string"),
-        ({"training": [{"image": "a", "label": ["l"]}]}, r"training\[0\]\.label is \['l'\]"),
+        ({"training": [{"image": "a", "label": ["l", 1]}]}, r"training\[0\]\.label is \['l', 1\]"),
+        ({"training": [{"image": "a", "label": ["l", "m"]}]}, r"training\[0\]\.label lists 2 files, but a case needs"),
+        ({"dataroot": "nowhere", "training": [{"image": "a"}]}, "dataroot is .*nowhere, but this is not a folder"),
         (
             {"training": [{"image": "a", "lable": "l"}]},
             r"training\[0\] has the unknown key 'lable': did you mean 'label'",

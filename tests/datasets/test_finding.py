@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydicom.uid import generate_uid
 
@@ -12,6 +13,8 @@ from dicoms import voxels, write_enhanced
 from segbundle.datasets.finding import find_scans
 from segbundle.datasets.folders import list_tree
 from segbundle.errors import DataError
+from segbundle.io.dicom_folders import _scattered
+from segbundle.io.scan_files import files_of
 from segbundle.io.scans import read_scan
 from tiny import write_description, write_empty_scans, write_tiny_dataset
 
@@ -279,18 +282,29 @@ class TestSeries:
         assert "bad" in scans["bad"]
         assert "without positions and orientation in space. Export it again." in scans["bad"]
 
-    @pytest.mark.parametrize(("count", "part"), [(2, "halves"), (2, "turns"), (3, "turns")])
-    def test_parts_of_one_series_in_several_folders_fail(self, tmp_path, count, part):
+    @pytest.mark.parametrize(("count", "part"), [(2, "halves"), (2, "turns"), (3, "turns"), (12, "turns")])
+    def test_series_in_several_folders_is_one_case(self, tmp_path, count, part):
         write_series(tmp_path / "good")
         for index, path in enumerate(write_series(tmp_path / "all", 12)):
             folder = path.parent / f"part{index % count if part == 'turns' else index // 6}"
             folder.mkdir(exist_ok=True)
             path.rename(folder / path.name)
-        scans = found(tmp_path)
-        assert scans.pop("good") == ""
-        assert list(scans) == [f"all_part{index}" for index in range(count)]
-        shown = " and ".join(str(tmp_path / "all" / f"part{index}") for index in range(count))
-        assert all(f"{shown} are parts of one DICOM series" in error for error in scans.values())
+        assert found(tmp_path) == {"all_CT": "", "good": ""}
+        path = next(entry["image"] for entry in find_scans(tmp_path) if entry["case"] == "all_CT")
+        for known in (True, False):  # as in the next process, which searches the folder again
+            scan = read_scan(path)
+            np.testing.assert_array_equal(scan.array[0, 0, 0], range(12))
+            assert len(files_of(path)) == 12, known
+            _scattered.clear()
+
+    def test_missing_slice_of_a_series_in_several_folders(self, tmp_path):
+        for index, path in enumerate(write_series(tmp_path / "all", 5)):
+            (tmp_path / str(index)).mkdir()
+            path.rename(tmp_path / str(index) / "a.dcm")
+        (tmp_path / "3" / "a.dcm").unlink()
+        (entry,) = find_scans(tmp_path)
+        with pytest.raises(DataError, match=r"a slice is missing after a\.dcm"):
+            read_scan(entry["image"])
 
     def test_parts_with_a_gap_warn(self, tmp_path, caplog):
         """0 to 7 mm and 9 to 11 mm: slice 8 is missing, so the parts do not form one volume."""
@@ -309,15 +323,15 @@ class TestSeries:
         assert found(tmp_path) == {"a": "", "b": ""}
         assert "SeriesInstanceUID" not in caplog.text
 
-    def test_series_in_two_multi_frame_files_fails(self, tmp_path):
+    def test_series_in_two_multi_frame_files_is_one_case(self, tmp_path):
         write_series(tmp_path / "good")
         for part in range(2):
             positions = [(-10, -20, 30 + 2 * k) for k in range(4 * part, 4 * part + 4)]
-            write_enhanced(tmp_path / "mf" / f"{part}.dcm", voxels((12, 10, 4)), positions, [1] * 4)
-        scans = found(tmp_path)
-        assert scans.pop("good") == ""
-        assert list(scans) == ["mf_CT_0", "mf_CT_1"]
-        assert all("are parts of one DICOM series" in error for error in scans.values())
+            half = voxels()[:, :, 4 * part : 4 * part + 4]
+            write_enhanced(tmp_path / "mf" / f"{part}.dcm", half, positions, [1] * 4)
+        entries = {entry["case"]: entry["image"] for entry in find_scans(tmp_path)}
+        assert list(entries) == ["good", "mf_CT"]
+        np.testing.assert_array_equal(read_scan(entries["mf_CT"]).array[0], voxels() - 10)
 
     def test_hidden_files_are_not_slices(self, tmp_path):
         for path in write_series(tmp_path / "study"):

@@ -89,6 +89,7 @@ def test_long_lists_of_problems_are_shortened():
     assert len(str(caught.value)) < 500
 
 
+@pytest.mark.slow
 def test_yaml_with_too_many_values_is_refused_during_parsing(tmp_path):
     path = write(tmp_path / "a.yaml", "a: [" + "b," * 200_000 + "]")
     with pytest.raises(ConfigError, match=r"a\.yaml: contains more than 100,000 values"):

@@ -130,7 +130,7 @@ def cases() -> Iterator[Case]:
         "first and last only": (lambda ds, k: k in (0, 15), EITHER, ""),
         "one position twice": (_moved(lambda k: ORIGIN + (k - (k > 8)) * STEP), REFUSED, "series"),
         "all at one position": (_moved(lambda k: ORIGIN), REFUSED, "series"),
-        "two volumes": (_moved(lambda k: ORIGIN + (k % 8) * STEP), REFUSED, "series"),
+        "two volumes": (_moved(lambda k: ORIGIN + (k % 8) * STEP), EITHER, "two scans"),
         "thick, then thin": (_moved(lambda k: ORIGIN + np.array([0, 0, 4.0 * min(k, 8) + 2.0 * max(0, k - 8)])), REFUSED, "series"),
         "random positions": (_moved(lambda k: ORIGIN + np.array([0, 0, float(np.random.default_rng(k).uniform(0, 99))])), REFUSED, "series"),
         "a slice off the line": (_at([5], _moved(lambda k: ORIGIN + k * STEP + np.array([9.0, 0, 0]))), REFUSED, "series"),

@@ -89,6 +89,7 @@ def test_network_receives_channels_last_memory(channels):
     assert torch.equal(seen, windows(2, channels))
 
 
+@pytest.mark.slow
 def test_conversion_is_silent_and_keeps_the_network(capfd):
     pytest.importorskip("openvino")
     network = dynunet().train()

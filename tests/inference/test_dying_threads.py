@@ -5,8 +5,7 @@ import torch
 
 from segbundle.datasets.finding import find_scans
 from segbundle.errors import ScansFailedError
-from segbundle.inference.scan_evaluator import ScanEvaluator
-from segbundle.inference.scan_loading import ScanDataset, ScanLoader, start_reading
+from segbundle.inference.scan_pipeline import ScanDataset, ScanEvaluator, ScanLoader, start_reading
 from segbundle.inference.scan_records import ScanRecords, report_failures
 from segbundle.transforms import SaveLabelsd, postprocessing, preprocessing
 from tiny import write_nifti

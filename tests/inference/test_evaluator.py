@@ -9,8 +9,7 @@ from monai.inferers import SimpleInferer
 from segbundle.datasets.finding import find_scans
 from segbundle.errors import PredictionError
 from segbundle.inference.evaluator import SegmentationEvaluator
-from segbundle.inference.scan_evaluator import ScanEvaluator
-from segbundle.inference.scan_loading import ScanDataset
+from segbundle.inference.scan_pipeline import ScanDataset, ScanEvaluator
 from segbundle.inference.scan_records import ScanRecords
 from segbundle.inference.sliding import SlidingWindowInferer
 from segbundle.transforms import SaveLabelsd, postprocessing, preprocessing

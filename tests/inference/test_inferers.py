@@ -3,8 +3,8 @@ import torch
 from monai.data import MetaTensor
 from monai.networks.nets import UNet
 
+from segbundle.inference.backends import autocast
 from segbundle.inference.patch_inferer import PatchInferer
-from segbundle.inference.precision import autocast
 
 
 @pytest.fixture

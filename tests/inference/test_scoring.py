@@ -14,8 +14,7 @@ from segbundle import distributed as ranks
 from segbundle.datasets.datalist import labeled_data
 from segbundle.errors import OutputError, ScansFailedError
 from segbundle.files.output_folders import claim
-from segbundle.inference.scan_evaluator import ScanEvaluator
-from segbundle.inference.scan_loading import ScanDataset
+from segbundle.inference.scan_pipeline import ScanDataset, ScanEvaluator
 from segbundle.inference.scan_records import ScanRecords, report_failures
 from segbundle.inference.scoring import MeanDice, ScoreReport
 from segbundle.results.scores import read_rows

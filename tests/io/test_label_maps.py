@@ -9,7 +9,7 @@ from segbundle.datasets.cases import Case
 from segbundle.datasets.dataset_check import examine_case
 from segbundle.io.label_maps import read_labels
 from segbundle.io.scans import read_scan
-from segbundle.transforms.load_scan import LoadScand
+from segbundle.transforms.before_network import LoadScand
 from tiny import write_nifti
 
 CLASSES = ["background", "ball", "cube"]

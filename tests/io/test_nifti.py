@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from segbundle.errors import DataError
-from segbundle.io import reading, scans
+from segbundle.io import nifti, reading, scans
 from segbundle.io.probabilities import ProbabilityFile
 from segbundle.io.scan_files import files_of, stem
 from segbundle.io.scans import Geometry, read_geometry, read_scan, write_segmentation
@@ -20,6 +20,22 @@ AFFINE = np.array([[0, -1.5, 0, 7], [2, 0, 0, -3], [0, 0, 4.0, 11], [0, 0, 0, 1]
 @pytest.fixture
 def voxels():
     return np.random.default_rng(0).integers(-1000, 1000, (5, 6, 7)).astype(np.int16)
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".NII", ".nrrd", ".nhdr", ".mha", ".mhd", ".img", ".mgz"])
+def test_files_are_recognized_by_suffix(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    path.touch()
+    assert nifti.is_nifti(path) == (suffix in (".nii.gz", ".NII", ".mgz"))
+    (tmp_path / "a.hdr").touch()
+    assert nifti.is_nifti(path) == (suffix in (".nii.gz", ".NII", ".mgz", ".img"))
+
+
+def test_header_is_read_once_for_a_label_map(tmp_path, voxels, monkeypatch):
+    path, load, loaded = write_nifti(tmp_path / "a.nii.gz", voxels, AFFINE), nib.load, []
+    monkeypatch.setattr(nib, "load", lambda path: loaded.append(path) or load(path))
+    write_segmentation(np.ones((5, 6, 7), np.uint8), path, tmp_path / "seg.nii.gz")
+    assert loaded == [path]
 
 
 def floats(*values):
@@ -248,7 +264,7 @@ def test_free_text_is_not_copied(tmp_path, voxels, kind):
         assert b"doe" not in content
         assert b"jane" not in content
         np.testing.assert_array_equal(nib.load(tmp_path / name).affine, nib.load(path).affine)
-    assert scans.geometry_header(path, (5, 6, 7), np.uint8)["descrip"] == b""
+    assert scans.geometry_header(path, np.uint8)["descrip"] == b""
 
 
 def rotated(degrees, axis=0):

@@ -8,7 +8,6 @@ from segbundle.io.scan_files import (
     holds_dicom,
     is_dicom_file,
     is_dicom_folder,
-    is_nifti,
     is_scan_file,
     is_uid,
     label_stem,
@@ -28,7 +27,6 @@ def test_supported_suffixes(tmp_path, suffix):
         assert stem(f"a/case.01{ending}") == "case.01"
     assert not is_scan_file(tmp_path / f"case{suffix}.txt")
     assert stem(f"case{suffix}.txt") == f"case{suffix}.txt"
-    assert is_nifti(tmp_path / f"a{suffix}") == (suffix in (".nii", ".nii.gz"))
 
 
 def test_stem_of_header_voxel_pairs():

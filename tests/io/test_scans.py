@@ -180,7 +180,7 @@ def test_a_dicom_series(tmp_path, voxels):
 def test_two_dicom_series_in_a_folder_raise(tmp_path, voxels):
     write_dicom_series(tmp_path / "s", voxels)
     write_dicom_series(tmp_path / "s", voxels, series="1.2.4", first=20)
-    with pytest.raises(DataError, match="2 DICOM series"):
+    with pytest.raises(DataError, match="2 DICOM volumes"):
         read_scan(tmp_path / "s")
 
 
@@ -314,7 +314,7 @@ def test_written_file_equals_nibabel(tmp_path, voxels, kind, suffix, arrange, dt
     path = tmp_path / f"seg{suffix}"
     write_segmentation(labels, tmp_path / "scan.nii", path)
     written = path.read_bytes()
-    header = scans.geometry_header(tmp_path / "scan.nii", labels.shape, np.uint8)
+    header = scans.geometry_header(tmp_path / "scan.nii", np.uint8)
     expected = kind(labels.astype(np.uint8), None, header)
     assert (gzip.decompress(written) if suffix == ".nii.gz" else written) == expected.to_bytes()
     write_segmentation(labels, tmp_path / "scan.nii", path)

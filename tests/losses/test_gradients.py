@@ -13,6 +13,7 @@ from segbundle.losses import DiceCELoss, DiceLoss, GeneralizedDiceLoss
 ANNOTATED = torch.tensor([[True, True, False, True], [True, False, False, True]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", COMBINED)
 @pytest.mark.parametrize("batch", [True, False])
 @pytest.mark.parametrize("include_background", [True, False])
@@ -32,6 +33,7 @@ def test_gradients_are_those_of_finite_differences(loss, batch, include_backgrou
     assert torch.autograd.gradcheck(lambda z: function(z, soft, ANNOTATED), (leaf,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kwargs", [{}, {"squared_pred": True}, {"jaccard": True}, {"absent": "smooth"}])
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])
 def test_gradients_of_every_kind_of_dice(kwargs, activation):
@@ -98,6 +100,7 @@ def test_absent_class_false_positives_never_lower_the_loss(loss, include_backgro
     assert function(more, labels).item() >= before - 1e-7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ALL)
 @pytest.mark.parametrize("include_background", [True, False])
 @pytest.mark.parametrize("batch", [True, False])

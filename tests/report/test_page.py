@@ -6,6 +6,7 @@ import re
 import shutil
 from io import BytesIO
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,8 @@ from segbundle.report.charts import Line, Point, bland_altman, curves, strip_plo
 from segbundle.report.comparison import write_comparison
 from segbundle.report.page import write_report
 from segbundle.report.rendering import room_for_pictures
+from segbundle.report.slices import CaseVolumes
+from segbundle.results.runs import read_run
 from segbundle.results.scores import CaseScores, write_scores
 
 
@@ -85,6 +88,19 @@ def test_reference_on_another_grid_is_reported(tmp_path):
     assert len(rows_of(text)) == 8
 
 
+def test_reference_with_other_axes_is_drawn(tmp_path):
+    folder = write_evaluation(tmp_path / "right")
+    other = shutil.copytree(folder, tmp_path / "other")
+    for path in (other / "labels").iterdir():
+        nib.save(nib.load(path).as_reoriented([[2, -1], [0, 1], [1, -1]]), path)
+    recorded = (other / "run.json").read_text().replace(str(folder), str(other))
+    (other / "run.json").write_text(recorded)
+    assert nib.load(other / "labels" / "shifted.nii.gz").shape == (16, 14, 12)
+    right, found = (CaseVolumes.read(read_run(each).files["shifted"]) for each in (folder, other))
+    np.testing.assert_array_equal(found.reference, right.reference)
+    assert "are on different grids" not in text_of(other)
+
+
 def test_unknown_voxels_are_not_drawn_as_errors(tmp_path):
     ref = RIGHT.copy()
     ref[8:] = 255  # most of the cube
@@ -145,6 +161,7 @@ def test_folder_without_scores_raises(tmp_path):
         write_report(tmp_path)
 
 
+@pytest.mark.slow
 def test_100_cases_stay_below_10_mb(tmp_path):
     shape, rng = (128, 128, 96), np.random.default_rng(0)
     cases = {}
@@ -158,6 +175,7 @@ def test_100_cases_stay_below_10_mb(tmp_path):
     assert path.stat().st_size < 10e6
 
 
+@pytest.mark.slow
 def test_100_cases_with_60_classes_leave_room_for_slices(tmp_path):
     rng, classes = np.random.default_rng(0), [f"structure number {index}" for index in range(60)]
     label = torch.from_numpy(rng.integers(0, 61, (8, 8, 8), dtype=np.uint8))

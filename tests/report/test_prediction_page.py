@@ -346,8 +346,8 @@ def test_scans_with_warnings_come_first_within_budget(tmp_path, monkeypatch):
     text, _ = report(folder)
     shown = re.findall(r'class="case"><figcaption><strong>(.*?)</strong>', text)
     assert 0 < len(shown) < 3 and shown[0] == "c"
-    more = "1 more scan" if len(shown) == 2 else "2 more scans"
-    assert f"{more} with fewer or no warnings not shown" in text
+    more, verb = ("1 more scan", "is") if len(shown) == 2 else ("2 more scans", "are")
+    assert f"{more} with fewer or no warnings {verb} not shown" in text
 
 
 def test_unfinished_runs_are_not_predictions(tmp_path):

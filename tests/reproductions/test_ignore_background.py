@@ -91,6 +91,7 @@ def trainings():
     return {row[0]: [float(cell.split()[0]) for cell in row[1:]] for row in tables[2].rows}
 
 
+@pytest.mark.slow
 def test_ignore_index_predicts_foreground_everywhere(trainings):
     accuracy, _, _, dice, ignoring, ratio, _ = trainings["cross entropy, background voxels ignored"]
     assert ratio > 5
@@ -98,6 +99,7 @@ def test_ignore_index_predicts_foreground_everywhere(trainings):
     assert dice < 0.5 < ignoring
 
 
+@pytest.mark.slow
 def test_weighted_cross_entropy_oversegments_ours_does_not(trainings):
     weighted = trainings["weighted cross entropy"]
     ours = trainings["Dice without background + cross entropy (ours)"]

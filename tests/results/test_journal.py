@@ -48,7 +48,7 @@ def test_other_files_are_not_read_as_journals(tmp_path):
 @pytest.mark.parametrize("text", ['{"case": 1, "status": "ok"}\n', '{"case": "a"}\n', "x\n{}\n", "[]\n"])
 def test_damaged_journal_error_names_the_file(tmp_path, text):
     (tmp_path / "predictions.jsonl").write_text(text)
-    with pytest.raises(OutputError, match=r"predictions\.jsonl: cannot be read .* or move it away"):
+    with pytest.raises(OutputError, match=r"predictions\.jsonl: cannot be read .* or move the file away"):
         read_records(tmp_path)
 
 

@@ -11,7 +11,7 @@ from segbundle.io.label_maps import read_labels
 from segbundle.io.scans import read_geometry, read_scan
 from segbundle.segmentations.class_entries import class_table
 from segbundle.segmentations.formats import write_label_maps
-from segbundle.transforms.load_scan import LoadScand
+from segbundle.transforms.before_network import LoadScand
 
 NAMES = ["background", "liver", "kidney_left", "lesion", "absent"]
 TABLE = class_table(NAMES, {"liver": "#ff0080"})

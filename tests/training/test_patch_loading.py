@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from segbundle.datasets.datalist import labeled_data
+from segbundle.sampling.augmentation import Change
 from segbundle.training.caching import CachedCases, PreparedCases
 from segbundle.training.patch_loading import patch_loader, warn_about_missing_classes
 from segbundle.transforms import PrepareCase, preprocessing
@@ -58,6 +59,11 @@ def test_loader_does_not_mirror_left_and_right(folder, caplog):
     chosen = patch_loader(cases, (8, 8, 8), 1, {"flip_axes": [0]}, class_names=CLASSES)
     assert chosen.augmentation.flip_axes == [0]
     assert "augmentation#flip_axes [0]: mirroring exchanges classes" in caplog.text
+
+
+def test_null_turns_augmentation_off(folder):
+    changes = patch_loader(prepared(folder), (8, 8, 8), 1, settings={"augmentation": None}).augmentation
+    assert all(changes.draw(np.random.default_rng(seed), channels=1) == Change() for seed in range(20))
 
 
 def test_test_time_flips_without_training_flips_warn(caplog):

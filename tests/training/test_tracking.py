@@ -12,6 +12,7 @@ from segbundle.training.tracking import MLflowWriter, check_mlflow
 mlflow = pytest.importorskip("mlflow")
 
 
+@pytest.mark.slow
 def test_resumed_training_continues_its_run(tmp_path):
     uri, out = f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "spleen"
     out.mkdir()
@@ -36,6 +37,7 @@ def test_unknown_run_error_names_the_config_key(tmp_path):
         MLflowWriter(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path)
 
 
+@pytest.mark.slow
 def test_unreachable_server_raises(tmp_path):
     check_mlflow(None)
     check_mlflow(f"sqlite:///{tmp_path / 'mlflow.db'}")

@@ -6,6 +6,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, NormalizeIntensityd
 
 from segbundle.datasets.datalist import labeled_data
+from segbundle.datasets.dataset_check import DatasetCheck
 from segbundle.errors import ConfigError, DataError
 from segbundle.transforms import LoadScand, preprocessing
 from segbundle.transforms.before_network import intensity_transform, network_transforms
@@ -33,6 +34,24 @@ def test_invalid_case_fails_with_all_problems(tmp_path):
     with pytest.raises(DataError) as error:
         LoadScand(TINY_CLASSES, 2, label=True)(entry)
     assert len(str(error.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize("axes", [[[0, -1], [1, -1], [2, 1]], [[2, 1], [0, -1], [1, 1]]])
+def test_label_map_with_other_axes_is_reoriented(tiny_dataset, axes):
+    entry = labeled_data(tiny_dataset, TINY_CLASSES)[0]
+    expected = LoadScand(TINY_CLASSES, 1, label=True)(entry)["label"]
+    stored = nib.load(entry["label"]).as_reoriented(axes)
+    nib.save(stored, entry["label"])
+    label = LoadScand(TINY_CLASSES, 1, label=True)(entry)["label"]
+    assert torch.equal(label.as_tensor(), expected.as_tensor())
+    assert torch.equal(label.affine, expected.affine)
+    problems = [message for _, found in DatasetCheck(tiny_dataset, TINY_CLASSES) for message in found]
+    assert not problems
+    moved = stored.affine.copy()
+    moved[:3, 3] += 0.5
+    nib.save(nib.Nifti1Image(np.asarray(stored.dataobj), moved), entry["label"])
+    with pytest.raises(DataError, match="differ in geometry"):
+        LoadScand(TINY_CLASSES, 1, label=True)(entry)
 
 
 def test_orientation_and_spacing(tmp_path):

@@ -71,6 +71,7 @@ def test_copied_label_map_is_restored_bit_for_bit(tmp_path_factory, codes, shape
     np.testing.assert_array_equal(written.affine, scan.affine)
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(
     codes=st.sampled_from(ORIENTATIONS),
@@ -175,6 +176,7 @@ def parallel_grids(draw):
     return to_grid
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     to_grid=parallel_grids(),

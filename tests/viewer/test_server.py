@@ -230,6 +230,16 @@ def test_label_maps_on_different_grids_have_no_error_map(ask, tmp_path):
     assert get("/volumes/0/reference.nii.gz")[0] == 200
 
 
+def test_error_map_of_a_reference_with_other_axes(ask, tmp_path):
+    get = ask(write_evaluation(tmp_path, {"a": CASES["shifted"]}))
+    expected = np.asarray(volume(get("/volumes/0/errors.nii.gz")[1]).dataobj)
+    path = tmp_path / "labels" / "a.nii.gz"
+    nib.save(nib.load(path).as_reoriented([[1, 1], [2, -1], [0, -1]]), path)
+    found = volume(get("/volumes/0/errors.nii.gz")[1])
+    np.testing.assert_array_equal(np.asarray(found.dataobj), expected)
+    np.testing.assert_array_equal(found.affine, AFFINE)
+
+
 def test_report_older_than_its_run_is_updated(ask, tmp_path):
     write_evaluation(tmp_path)
     report = tmp_path / "report.html"

@@ -1,4 +1,4 @@
-"""Faster computation than PyTorch's defaults: rewritten networks, CUDA graphs, process settings, lazy imports."""
+"""Speed up PyTorch with rewritten networks, CUDA graphs, process settings and lazy imports."""
 
 import lazy_loader as lazy
 

@@ -1,4 +1,4 @@
-"""Training steps on a GPU as CUDA graphs: kernels are captured once and replayed together in every step."""
+"""Run training steps on a GPU as CUDA graphs, whose kernels are captured once and replayed in every step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from monai.utils import CommonKeys
 
 import segbundle.losses
 from segbundle.acceleration.gate import is_accelerated
-from segbundle.hardware.device_memory import has_room
+from segbundle.hardware.memory_usage import has_room
 from segbundle.losses.base import RegionLoss
 from segbundle.losses.deep_supervision import loss_over_depths
 
@@ -26,18 +26,18 @@ _MEMORY_FACTOR = 3
 class StepGraphs:
     """CUDA graphs of the forward and backward pass of a network and a loss.
 
-    With small patches, a GPU executes the thousand kernels of a step faster than Python can launch them one by one. A
-    graph replays them together. It needs the same shapes and memory addresses in every step. `logits` and `loss`
-    return None for batches that do not match, and the caller then runs the network or the loss eagerly. Values that
-    Python computes, such as settings of the loss, are constants of the graph.
+    With small patches, a GPU executes the kernels of a step (about a thousand) faster than Python can launch them one
+    by one. A graph launches all of them at once, but needs the same shapes and memory addresses in every step.
+    `logits` and `loss` return None for batches that do not match, so that the caller can run the network or the loss
+    eagerly. Values that Python computes, such as settings of the loss, are constants of the graph.
 
     Args:
         network: network on a CUDA device, in training mode.
         inferer: callable that passes patches (B, C, X, Y, Z) through the network, such as
             `segbundle.inference.PatchInferer`.
-        loss: loss function. Only losses of `segbundle.losses` are captured, for batches in which all classes were
-            annotated, and without checks of their inputs. Other losses run eagerly, because capturing them could skip
-            work other than launching kernels.
+        loss: loss function. Losses of `segbundle.losses` are captured for batches in which all classes are annotated,
+            without the checks of their inputs. Other losses run eagerly, because a graph would skip everything that
+            they do besides launching kernels.
         batch: a typical batch on the device, with `image` (B, C, X, Y, Z) and `label` (B, 1, X, Y, Z).
 
     Raises:
@@ -72,7 +72,9 @@ class StepGraphs:
             self._loss = _captured_loss(loss, logits.requires_grad_(), label)
 
     def fits(self, network: torch.nn.Module) -> bool:
-        """Return whether the weights have the same memory addresses and `requires_grad` as during the capture.
+        """Return whether the graphs are still valid for the weights of the network.
+
+        This is the case if memory addresses and `requires_grad` are the same as during the capture.
 
         Args:
             network: the captured network.
@@ -80,12 +82,12 @@ class StepGraphs:
         return _weight_addresses(network) == self._addresses
 
     def logits(self, image: torch.Tensor) -> torch.Tensor | None:
-        """Return the logits of a batch of patches, or None if its shape, dtype or device does not match.
+        """Return the logits of a batch of patches; None if its shape, dtype or device differs from the captured batch.
 
         The next call overwrites the returned tensor.
 
         Args:
-            image: (B, C, X, Y, Z) patches.
+            image: patches (B, C, X, Y, Z).
         """
         if _signature(image) != self._image_signature:
             return None
@@ -93,11 +95,11 @@ class StepGraphs:
         return logits
 
     def loss(self, logits: Any, label: torch.Tensor) -> torch.Tensor | None:
-        """Return the loss of fully annotated patches, or None if no graph was captured for such a batch.
+        """Return the loss of fully annotated patches; None if the loss was not captured or the batch does not match.
 
         Args:
-            logits: the tensor that `logits` returned; any other value gives None.
-            label: (B, 1, X, Y, Z) class indices.
+            logits: the tensor that `logits` returned; for any other value, the result is None.
+            label: class indices (B, 1, X, Y, Z).
         """
         if self._loss is None or not isinstance(logits, torch.Tensor) or logits.data_ptr() != self._logits_address:
             return None
@@ -107,9 +109,9 @@ class StepGraphs:
         return value.clone()  # the next step overwrites the memory
 
     def copy_gradients(self) -> None:
-        """Move the gradients of the last backward pass to the weights of the network.
+        """Move the gradients of the last backward pass from the graph to the weights of the network.
 
-        Nothing happens if the pass did not use the result of `logits`.
+        Call this method after every backward pass. It does nothing if the pass did not use the result of `logits`.
         """
         for weight, captured in self._weights:
             if captured.grad is not None:
@@ -170,16 +172,13 @@ def _logits_and_gradients(
 def capture_step(
     network: torch.nn.Module, inferer: Callable[..., Any], loss: Any, batch: Mapping[str, torch.Tensor]
 ) -> StepGraphs | None:
-    """Return CUDA graphs of a training step, or None if it cannot be captured or the acceleration is off.
+    """Capture a training step as CUDA graphs; return None if this is not possible or the acceleration is off.
 
-    The log contains the reason why a step cannot be captured. Call this function after some steps, because their peak
-    memory predicts whether the graphs fit into memory, and while no other thread uses the GPU.
+    If a step cannot be captured, the reason is logged. Call this function after some steps, whose peak memory predicts
+    whether the graphs fit into memory, and while no other thread uses the GPU.
 
     Args:
-        network: see `StepGraphs`.
-        inferer: see `StepGraphs`.
-        loss: see `StepGraphs`.
-        batch: see `StepGraphs`.
+        network, inferer, loss, batch: see `StepGraphs`.
 
     Example:
         >>> graphs = capture_step(network, PatchInferer("bf16"), loss, batch)  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""Switch of the acceleration: it is on for the versions of PyTorch that it was measured with."""
+"""Decide whether the acceleration is on: by default, for the versions of PyTorch that it was measured with."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _logger = logging.getLogger(__name__)
 
 
 def is_accelerated() -> bool:
-    """Return whether code that depends on internals of PyTorch, or that patches the process, may be used.
+    """Return whether the acceleration is on: code that depends on internals of PyTorch or patches the process.
 
-    This holds for fused and rewritten networks, CUDA graphs, channels-last instance norms, malloc settings and deferred
-    imports. Results are the same without them, up to rounding. They are off for versions of PyTorch that they were not
-    measured with, unless the environment variable `SEGBUNDLE_ACCELERATION` is `on`; `off` turns them off.
+    The acceleration consists of fused and rewritten networks, CUDA graphs, channels-last instance norms, malloc
+    settings and deferred imports. Without it, results are the same up to rounding. It is on for the versions of PyTorch
+    that it was measured with. The environment variable `SEGBUNDLE_ACCELERATION`, set to `on` or `off`, overrides this.
 
     Example:
         >>> is_accelerated() in (True, False)

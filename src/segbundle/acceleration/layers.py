@@ -24,8 +24,9 @@ Activation = tuple[str, list[float]]
 class DoublingConvolution(torch.nn.Module):
     """ConvTranspose3d(kernel 3, stride 2, padding 1, output_padding 1) as a convolution with eight times the channels.
 
-    Along an axis, output voxel 2i is w[1] x[i], and output voxel 2i + 1 is w[2] x[i] + w[0] x[i + 1]. Each of the eight
-    parities is therefore a convolution with a kernel of two voxels, and the results are interleaved.
+    Along an axis, output voxel 2i is w[1] x[i], and output voxel 2i + 1 is w[2] x[i] + w[0] x[i + 1]. Output voxels of
+    each of the eight parities are therefore computed by a convolution with a kernel of two voxels per axis, and the
+    eight results are interleaved.
 
     Args:
         transposed: layer to replace; not modified.
@@ -61,11 +62,11 @@ class DoublingConvolution(torch.nn.Module):
 
 
 class ChannelsLastInstanceNorm(torch.nn.InstanceNorm3d):
-    """InstanceNorm3d for channels-last memory on CPUs, without the copies to contiguous memory of PyTorch (2.13).
+    """InstanceNorm3d for channels-last memory on CPUs, without PyTorch's (2.13) copies to contiguous memory.
 
-    Batch norm supports this memory format, but in float32 it sums all voxels sequentially in single precision; the
-    error is 4e-4 standard deviations for 96³ voxels. Group norm is accurate enough for bfloat16, but its gradient is
-    ten times slower than that of batch norm.
+    PyTorch's batch norm supports this memory format, but in float32 it sums all voxels sequentially in single
+    precision: the error is 4e-4 standard deviations for 96³ voxels. Group norm is accurate enough for bfloat16, but its
+    gradient is ten times slower than that of batch norm.
 
     Example:
         >>> x = torch.rand(1, 2, 4, 4, 4)
@@ -88,7 +89,7 @@ class ChannelsLastInstanceNorm(torch.nn.InstanceNorm3d):
         return "InstanceNorm3d"  # print the network as configured
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalize (B, C, X, Y, Z) per sample and channel; the result is in channels-last memory.
+        """Normalize a batch (B, C, X, Y, Z) per sample and channel. The result is in channels-last memory.
 
         Raises:
             ValueError: the input has a single voxel.
@@ -151,15 +152,15 @@ def _normalize(
 
 
 def with_channels_last_norms(network: torch.nn.Module) -> torch.nn.Module:
-    """Replace the instance norms of a network by `ChannelsLastInstanceNorm` in place; the parameters are shared.
+    """Replace the instance norms of a network by `ChannelsLastInstanceNorm`, in place.
 
-    Instance norms with running statistics are kept.
+    The parameters are shared. Instance norms with running statistics are not replaced.
 
     Args:
         network: network to modify.
 
     Returns:
-        The same network; unchanged if the acceleration is off (see `is_accelerated`).
+        The network that was passed; unchanged if the acceleration is off (see `is_accelerated`).
 
     Example:
         >>> network = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 3), torch.nn.InstanceNorm3d(2))
@@ -191,15 +192,15 @@ def _column_sums(block: torch.Tensor) -> Any:
 
 
 class FusedLayer(torch.nn.Module):
-    """Base class of a convolution fused with an activation, in a single oneDNN call.
+    """Base class of convolutions that are fused with an activation into a single oneDNN call.
 
-    It computes in float32 or bfloat16 on CPUs, in channels-last memory. For a batch of one window, PyTorch (2.13)
-    itself would select kernels that are several times slower (`use_mkldnn` in aten/src/ATen/native/Convolution.cpp).
-    The operators are those that `torch.compile` uses.
+    The layers compute in float32 or bfloat16 on CPUs, in channels-last memory. For a batch of one window, PyTorch
+    (2.13) itself would select kernels that are several times slower (`use_mkldnn` in
+    aten/src/ATen/native/Convolution.cpp). The operators are those that `torch.compile` uses.
 
     Args:
-        layer: convolution; not modified.
-        activation: activation to apply to its output; `("none", [])` for none.
+        layer: convolution to replace; not modified.
+        activation: activation of its output; `("none", [])` for no activation.
 
     Example:
         >>> layer = FusedConvolution(torch.nn.Conv3d(1, 6, 3), ("relu", []))
@@ -220,7 +221,7 @@ class FusedLayer(torch.nn.Module):
         self.activation = activation
 
     def compute_in(self, dtype: torch.dtype) -> None:
-        """Convert the weights to a dtype, in which inputs and outputs are then represented. Sums are in float32.
+        """Convert the weights to a dtype. Inputs and outputs then have this dtype as well; sums stay in float32.
 
         Args:
             dtype: float32 or bfloat16.
@@ -229,7 +230,7 @@ class FusedLayer(torch.nn.Module):
         self.bias = None if self.bias is None else torch.nn.Parameter(self.bias.detach().to(dtype), requires_grad=False)
 
     def pad_input_channels(self, channels: int) -> None:
-        """Extend the weights by zeros for additional input channels, whose values are then ignored.
+        """Add input channels whose weights are zero, so that their values are ignored.
 
         Args:
             channels: number of channels to add.
@@ -271,9 +272,9 @@ class FusedConvolution(FusedLayer):
         """Convolve (B, in, X, Y, Z) to (B, out, X', Y', Z'), and apply the activation or add another tensor.
 
         Args:
-            x: (B, in, X, Y, Z), converted to the dtype of the weights.
-            other: tensor to add to the result instead of applying the activation. Default: none. If it has the shape of
-                the result and is channels-last contiguous, it is overwritten with the sum and returned.
+            x: input (B, in, X, Y, Z); it is converted to the dtype of the weights.
+            other: tensor to add to the result; no activation is then applied. If `other` has the shape of the result
+                and is channels-last contiguous, it is overwritten with the sum and returned. Default: None.
         """
         x = x.to(self.weight.dtype)
         key = x.shape, x.dtype

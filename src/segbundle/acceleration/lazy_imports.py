@@ -1,4 +1,4 @@
-"""Faster program start: imports of MONAI that segbundle does not need are deferred until first use.
+"""Speed up the start of a program by deferring imports of MONAI that segbundle may not need.
 
 `import monai` also imports SciPy's signal processing, matplotlib, PyTorch's distributed optimizers and more. Together
 these take half of the time before a command begins to work.
@@ -30,12 +30,12 @@ _DEFERRED = (
 
 @contextmanager
 def fast_imports(deferred: Sequence[str] = _DEFERRED) -> Iterator[None]:
-    """Defer imports of some installed packages within the block until their first use.
+    """Defer imports of installed packages in a `with` block until their first use.
 
-    Within the block, imported names are stand-ins. A stand-in imports the real package when it is called or when an
-    attribute is accessed. No object is an instance of a stand-in before its package is imported, and stand-ins cannot
-    be subclassed. After the block, imports work normally. Garbage collection is off within the block, because imports
-    create permanent objects. If the acceleration is off (see `is_accelerated`), nothing is deferred.
+    In the block, imports of these packages return stand-ins. A stand-in imports the real package when it is called or
+    when an attribute is accessed. No object is an instance of a stand-in before its package is imported, and stand-ins
+    cannot be subclassed. After the block, imports work normally. Garbage collection is off in the block, because
+    imports create permanent objects. If the acceleration is off (see `is_accelerated`), nothing is deferred.
 
     Args:
         deferred: names of the packages; packages that are already imported or not installed are ignored.

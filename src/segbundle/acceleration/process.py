@@ -1,4 +1,4 @@
-"""Process-wide settings for computing on CPUs: reuse of freed memory, and reproducible results of MKL."""
+"""Configure the process for computing on CPUs: reuse freed memory, and make results of MKL reproducible."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def keep_freed_memory() -> None:
     """Make glibc reuse the memory of freed CPU tensors instead of returning it to the system.
 
     By default, glibc requests the memory of every tensor above 32 MB from the system, which clears each page on first
-    use. This takes more than a third of the time of windows of 96³ voxels with 14 classes. With this setting, the
-    process keeps its memory until it ends. Nothing happens with other C libraries, or if the acceleration is off (see
-    `is_accelerated`).
+    use. For windows of 96³ voxels with 14 classes, this takes more than a third of the computing time. With this
+    setting, the process keeps its memory until it exits. The function does nothing with other C libraries, or if the
+    acceleration is off (see `is_accelerated`).
 
     Example:
         >>> keep_freed_memory()
@@ -39,10 +39,10 @@ def keep_freed_memory() -> None:
 def warm_up_mkl() -> None:
     """Call the functions of MKL's vector library that PyTorch uses, so that later results are reproducible.
 
-    Each function is called for one number in float32 and one in float64. The library selects the implementation of a
-    function at its first call. If several threads make this call at the same time, one of them may compute less exactly
-    (https://github.com/pytorch/pytorch/issues/188792). Without this warm-up, one in twelve training runs started with a
-    different loss.
+    The library selects the implementation of a function at its first call. If several threads make this call at the
+    same time, one of them may compute less exactly (https://github.com/pytorch/pytorch/issues/188792). Without this
+    warm-up, one in twelve training runs started with a different loss. Each function is called for one number in
+    float32 and one in float64.
 
     Example:
         >>> warm_up_mkl()

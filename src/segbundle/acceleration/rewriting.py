@@ -1,4 +1,4 @@
-"""Optimization of networks for inference: equivalent networks with less computation."""
+"""Rewrite networks into equivalent networks that are faster at inference."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _VECTOR_WIDTH = 8
 
 
 def optimized(network: torch.nn.Module, shape: Sequence[int], dtype: torch.dtype | None = None) -> torch.nn.Module:
-    """Return an equivalent network that is faster; for inference only.
+    """Return an equivalent network that is faster at inference, or the network itself if it cannot be optimized.
 
     Batch norm is folded into the preceding convolution. On CPUs, transposed convolutions with one or two output
     channels become ordinary convolutions to use vector units better, and instance norm runs in channels-last
@@ -50,8 +50,8 @@ def optimized(network: torch.nn.Module, shape: Sequence[int], dtype: torch.dtype
         network: network in evaluation mode; not modified. Hooks on the network and on folded layers are no longer
             called.
         shape: (B, C, X, Y, Z) of windows that the network accepts.
-        dtype: dtype of convolutions. None (default) if it is unknown, or if they do not run in PyTorch's own kernels;
-            nothing is fused then.
+        dtype: dtype in which convolutions run. With None (default), no layers are fused; use it if the dtype is unknown
+            or convolutions do not run in PyTorch's own kernels.
 
     Returns:
         A network that shares all unchanged weights with `network`. It is `network` itself if that is in training mode,
@@ -79,10 +79,10 @@ def optimized(network: torch.nn.Module, shape: Sequence[int], dtype: torch.dtype
 
 
 def normalizes_by_window(network: Any) -> bool:
-    """Return whether the logits of every voxel depend on the size of the window that contains it.
+    """Return whether a network uses statistics of the whole window, so that its logits depend on the window size.
 
-    This is the case for layers that use statistics of the whole window: instance norm without running statistics, group
-    norm, and adaptive pooling. False for a callable that is not a module.
+    Such layers are instance norm without running statistics, group norm, and adaptive pooling. The result is False for
+    a callable that is not a module.
 
     Args:
         network: network to inspect.

@@ -1,4 +1,4 @@
-"""Thread-safe tracing of a network's forward pass."""
+"""Trace the forward pass of a network without affecting other threads."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _SCRIPTED = torch.jit.ScriptModule
 
 
 def trace_network(network: torch.nn.Module) -> torch.fx.GraphModule:
-    """Return the forward pass of a network as a graph of its modules.
+    """Trace the forward pass of a network into a graph of its modules.
 
     `torch.fx.symbolic_trace` patches `torch.nn.Module.__call__` and functions of `math` for the whole process while it
     runs, so modules in other threads fail. This function traces a copy that shares all tensors, and only the
-    classes of the copied modules record calls. As a side effect, it also traces into functions registered with
-    `torch.fx.wrap`.
+    classes of the copied modules record calls. In contrast to `symbolic_trace`, functions registered with
+    `torch.fx.wrap` are traced into as well.
 
     Args:
-        network: network to trace; not modified. The graph uses its modules, except those that are traced into.
+        network: network to trace; not modified. The graph calls its modules, except those that are traced into.
 
     Raises:
         Exception: of any type, if the forward pass cannot be traced.

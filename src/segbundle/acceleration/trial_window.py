@@ -1,4 +1,4 @@
-"""Size of the window that a network is tried out with."""
+"""Select a small window on which a network can be tested."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 
 def divisor(size: int) -> int:
-    """Return the largest power of two, up to 32, that divides a side of a patch and so suits the network's strides.
+    """Return the largest power of two, up to 32, that divides the side of a patch.
+
+    A network that accepts the patch usually accepts windows whose sides are divisible by this number.
 
     Args:
         size: side of the patch in voxels.
@@ -19,7 +21,7 @@ def divisor(size: int) -> int:
 
 
 def small_window(patch_size: Sequence[int]) -> list[int]:
-    """Return the sides of a small window, no larger than a patch, that most networks for such patches accept.
+    """Return the size of a small window, at most that of a patch, that most networks for such patches accept.
 
     Args:
         patch_size: (X, Y, Z) of the patch in voxels.

@@ -1,4 +1,4 @@
-"""Inspection of configurations and bundles from other people for code, before anything in them is imported."""
+"""Static inspection of third-party configurations and bundles for code, before anything in them is imported."""
 
 import lazy_loader as lazy
 

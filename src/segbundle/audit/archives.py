@@ -30,10 +30,10 @@ def read_archive(
     """Return the findings of a zip file or of one of its entries, with an additional finding if reading fails.
 
     Args:
-        name: name of the file.
+        name: name of the zip file in findings.
         key: name of the entry, or `WHOLE_FILE`.
         read: function that opens the file or the entry and yields findings. Findings before an error are kept.
-        problem: description of the finding for an error.
+        problem: description of the additional finding. Default: "cannot be read as a zip file".
 
     Example:
         >>> def read():

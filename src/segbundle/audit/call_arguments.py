@@ -1,4 +1,4 @@
-"""Dangerous arguments of otherwise harmless components: names of code, unpickling, downloads and servers."""
+"""Inspection of arguments that make harmless components dangerous: names of code, unpickling, downloads, servers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ def argument_problem(name: str, value: Any) -> str | None:
     Example:
         >>> argument_problem("reader", "os.system")
         "names code other than MONAI's readers, writers and mergers"
-        >>> argument_problem("reader", "ITKReader")
+        >>> argument_problem("reader", "ITKReader") is None
+        True
     """
     if value is None:
         return None
@@ -132,7 +133,11 @@ def downloads(component: Any, positional: Iterable[Any], named: Mapping[str, Any
     Args:
         component: class or function.
         positional: positional arguments; `UNKNOWN` for values that are known only when the configuration runs.
-        named: keyword arguments, with the same placeholder.
+        named: keyword arguments; `UNKNOWN` as for `positional`.
+
+    Example:
+        >>> downloads(lambda pretrained=False: None, [], {}), downloads(lambda pretrained=False: None, [True], {})
+        (False, True)
     """
     known = _parameters(component)
     given = {**known, **dict(zip(known, positional, strict=False)), **named}

@@ -28,7 +28,7 @@ class Document:
         name: file name in findings.
         content: plain values, usually a mapping.
         folder: folder that must contain all included files.
-        is_evaluated: whether MONAI evaluates text in it (default True). Pass False for a command line.
+        is_evaluated: whether MONAI evaluates text in the document (default True). Pass False for a command line.
 
     Example:
         >>> Document("task.yaml", {"max_epochs": 3}, Path("configs")).content
@@ -43,7 +43,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Entry:
-    """A value in a document.
+    """Value in a document, with the keys that lead to it.
 
     Args:
         keys: keys from the root to the value, as MONAI splits them.
@@ -59,6 +59,7 @@ class Entry:
 
     @property
     def name(self) -> str:
+        """Keys joined with `#`, as in findings; `WHOLE_FILE` for the document itself."""
         return "#".join(self.keys) or WHOLE_FILE
 
     @property
@@ -110,7 +111,7 @@ def read_document(path: Path) -> Any:
 
 
 def included_file(text: str) -> str | None:
-    """Return the path of the file that a macro includes, or None if it refers to its own configuration.
+    """Return the path of the file that a macro includes, or None if the macro refers to its own configuration.
 
     Args:
         text: macro, with the leading `%`.
@@ -152,10 +153,11 @@ def entries(
 
     Args:
         content: configuration, or a value within it.
-        keys: keys from the root to `content`.
-        in_component: see `Entry`.
-        parent: see `Entry`.
-        is_merged: whether the keys of `content` are merged with those of other files, as at the top level.
+        keys: keys from the root to `content`. Default: none, for a whole configuration.
+        in_component: whether a mapping above `content` has a `_target_` (default False).
+        parent: mapping that contains `content`. None (default) if it may be merged with a mapping of another file.
+        is_merged: whether the keys of `content` are merged with those of other files, as at the top level (default
+            True).
 
     Example:
         >>> [entry.name for entry in entries({"loss": {"_target_": "DiceLoss"}})][-1]
@@ -206,7 +208,9 @@ def normalized(text: str) -> str:
 
 
 def included_candidates(path: str, folder: Path) -> list[Path]:
-    """Return the existing files that a macro may include, relative to the working directory (as MONAI) or the folder.
+    """Return the existing files that a macro may include.
+
+    MONAI reads the path relative to the working directory. The folder of the configuration is tried as well.
 
     Args:
         path: path in the macro, see `included_file`.

@@ -69,7 +69,8 @@ def expression_problem(
     Example:
         >>> expression_problem("__import__('os').system('x')", {})
         'reads the attribute system'
-        >>> expression_problem("@network.parameters()", {})
+        >>> expression_problem("@network.parameters()", {}) is None
+        True
     """
     if len(text) > MAX_LENGTH:
         return f"has {len(text):,} characters; the audit reads at most {MAX_LENGTH:,}"
@@ -93,12 +94,14 @@ def callable_problem(text: str, modules: Mapping[str, str], may_be_called: Calla
     MONAI calls the value of the expression with the other keys of the component as arguments.
 
     Args:
-        text: see `expression_problem`.
-        modules: see `expression_problem`.
-        may_be_called: see `expression_problem`.
+        text: expression without the `$`, as in `expression_problem`.
+        modules: names of modules and imported objects, and their dotted names.
+        may_be_called: function that returns whether the value of an ID is harmless when it is called with any
+            arguments.
 
     Example:
-        >>> callable_problem("@network.parameters", {}, lambda reference: False)
+        >>> callable_problem("@network.parameters", {}, lambda reference: False) is None
+        True
         >>> callable_problem("@functions[0]", {}, lambda reference: False)
         'is known only when the configuration runs'
     """

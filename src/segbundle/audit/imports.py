@@ -1,4 +1,4 @@
-"""Imports in expressions, and whether they are harmless."""
+"""Inspection of imports in expressions."""
 
 from __future__ import annotations
 
@@ -44,11 +44,12 @@ def import_problem(alias: str, name: str) -> str | None:
     """Return why a configuration may not import a module or an object under a name, or None if it may.
 
     Args:
-        alias: name in the configuration.
+        alias: name that the configuration gives to the module or object.
         name: dotted name of the module or object.
 
     Example:
-        >>> import_problem("glob", "glob")
+        >>> import_problem("glob", "glob") is None
+        True
         >>> import_problem("sub", "subprocess")
         'imports subprocess, which is not known to be harmless'
     """

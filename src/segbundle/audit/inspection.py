@@ -26,10 +26,11 @@ _SCRIPTS = "scripts"
 
 
 class Inspection:
-    """Collection of files to inspect. Configurations are inspected together, because they share names.
+    """Inspection of a collection of files. Configurations are inspected together, because they share names.
 
     Args:
-        is_unpacked: whether the files come from a zip file; a zip file among them is then a finding. Default: False.
+        is_unpacked: whether the files were extracted from a zip file (default False). If so, a zip file among them is a
+            finding.
 
     Example:
         >>> inspection = Inspection()

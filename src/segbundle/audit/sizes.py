@@ -1,4 +1,4 @@
-"""Size of the results of an expression's arithmetic, estimated from its constants."""
+"""Estimates of the size of arithmetic results in expressions, from their constants."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def has_power(node: ast.expr) -> bool:
 
 
 def size(node: ast.expr) -> int:
-    """Return an estimate of the result of an expression's arithmetic.
+    """Return an estimate of the size of an expression's result: an absolute value or a length.
 
-    Integers count with their absolute value, lists, tuples and text with their length, and everything else as 1. Sums,
-    products, powers and shifts are computed; of any other operation, the left operand counts.
+    Integers count as their absolute value, lists, tuples and text as their length, and everything else as 1. Sums,
+    products, powers and shifts are computed from their operands. Any other operation counts as its left operand.
 
     Args:
         node: syntax tree of the expression.

@@ -140,7 +140,8 @@ def callable_target_problem(name: str) -> str | None:
     Example:
         >>> callable_target_problem("LoadImage")
         'may not be callable, since its arguments can name code or servers'
-        >>> callable_target_problem("monai.networks.nets.UNet")
+        >>> callable_target_problem("monai.networks.nets.UNet") is None
+        True
     """
     found = _candidates(name)
     if any(takes_code_names(candidate) for candidate in found):
@@ -151,10 +152,10 @@ def callable_target_problem(name: str) -> str | None:
 
 
 def downloads_by_default(name: str, given: Collection[str]) -> bool:
-    """Return whether a network downloads weights by default, and `given` lacks the argument that can prevent it.
+    """Return whether a network downloads weights unless an argument prevents it, and that argument is not given.
 
     Args:
-        name: see `callable_target_problem`.
+        name: name of a target for which `target_problem` returns None.
         given: names of the given arguments; their values are checked by `argument_problem`.
 
     Example:
@@ -184,7 +185,7 @@ def is_known_module(name: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def walk(name: str) -> Walked:
-    """Resolve a dotted name up to the first class, function or value in it. The names after it are its attributes.
+    """Resolve a dotted name up to the first class, function or value. The remaining names are its attributes.
 
     Args:
         name: dotted name that begins with a module.

@@ -11,10 +11,10 @@ from segbundle.errors import ConfigError
 
 
 def inspect_path(path: Path) -> list[Finding]:
-    """Return the findings of a task file, a bundle's folder or a zip file: values and files that could run code.
+    """Return the values and files in a task file, a bundle or a zip file that could run code, as findings.
 
-    Files that cannot be read or parsed are findings too. Code of the bundle is never imported, evaluated or unpickled.
-    Only modules of monai, torch, ignite and segbundle may be imported.
+    Files that cannot be read or parsed are findings too. Code of the bundle is never imported, evaluated or unpickled;
+    only modules of monai, torch, ignite and segbundle are imported to resolve names.
 
     Args:
         path: path of a YAML or JSON file, a folder or a zip file.
@@ -49,14 +49,14 @@ def refuse_untrusted(
     values: Mapping[str, Any] | None = None,
     remedy: str = "add --trust",
 ) -> None:
-    """Raise an error if task files, a bundle or values of the command line could run code.
+    """Raise an error if task files, a bundle or command-line values could run code.
 
     Args:
         configs: task files. Missing files are skipped here and reported when they are read.
         bundle: folder of a bundle; None for segbundle's bundle, which needs no inspection.
         trust: whether to skip the inspection.
-        values: values of the command line. Only components are inspected, because text is not evaluated.
-        remedy: how the caller skips the inspection, for the message (default: the option of the commands).
+        values: command-line values by key. Only components are inspected, because text is not evaluated. Default: none.
+        remedy: advice in the message on how to skip the inspection. Default: "add --trust".
 
     Raises:
         ConfigError: the inspection has findings, or a task file cannot be read or parsed. The message contains the
@@ -64,6 +64,10 @@ def refuse_untrusted(
 
     Example:
         >>> refuse_untrusted([], None, trust=False, values={"max_epochs": 3})
+        >>> refuse_untrusted([], None, trust=False, values={"loss#_target_": "os.system"})
+        Traceback (most recent call last):
+        ...
+        segbundle.errors.ConfigError: command line: loss#_target_: _target_ is outside monai, torch, ignite ...
     """
     components = {key: value for key, value in (values or {}).items() if not _is_plain(key, value)}
     if trust or not (configs or bundle or components):

@@ -1,4 +1,4 @@
-"""Read trained weights from checkpoints and load them into a network."""
+"""Reading of trained weights from checkpoints, and loading into a network."""
 
 import lazy_loader as lazy
 

@@ -59,7 +59,8 @@ def ensemble_members(ckpt_path: str | Path | Sequence[str | Path] | None) -> lis
     """Return the paths of the checkpoints of an ensemble, for an inferer that loads them one after another.
 
     Args:
-        ckpt_path: as in `load_weights`.
+        ckpt_path: list of checkpoints, or output folder of a cross-validation. A single checkpoint and None are not
+            ensembles.
 
     Returns:
         Paths of the members; empty for a single checkpoint and for None.
@@ -73,13 +74,13 @@ def ensemble_members(ckpt_path: str | Path | Sequence[str | Path] | None) -> lis
 
 
 def checkpoint_paths(ckpt_path: str | Path | Sequence[str | Path] | None) -> list[Path]:
-    """Return the paths of the checkpoints that a value of `ckpt_path` stands for.
+    """Return the paths of all checkpoints in `ckpt_path`, with the fold models of a cross-validation.
 
     Args:
-        ckpt_path: as in `load_weights`.
+        ckpt_path: checkpoint, output folder of a cross-validation, list of these, or None.
 
     Returns:
-        Each given path, where the folder of a cross-validation is replaced by the models of its folds; empty for None.
+        The given paths. The folder of a cross-validation is replaced by the models of its folds. Empty for None.
 
     Example:
         >>> checkpoint_paths("model.pt"), checkpoint_paths(None)
@@ -127,24 +128,25 @@ def load_weights(
     resume: bool = False,
     required: bool = False,
 ) -> None:
-    """Load a checkpoint into a network.
+    """Load the weights of a checkpoint into a network, after checking that they fit.
 
-    The members of an ensemble are loaded one after another, to check that each of them fits. The network then has the
-    weights of the last one. The layers of deep supervision may be missing in the file or in the network.
+    The members of an ensemble are loaded one after another, to check each of them. Afterwards, the network has the
+    weights of the last member. The layers of deep supervision may be missing in the file or in the network.
 
     Args:
         network: network on any device.
         ckpt_path: checkpoint with a state dict (`model.pt`), or with a dict that contains one under `model`, `network`
             or `state_dict`. For an ensemble, a list of checkpoints with state dicts, or the output folder of a
             cross-validation. None keeps the weights of the network.
-        class_names: classes of the task, compared with those that the checkpoint was trained for. These are read from
-            `task.json` next to the checkpoint or from the metadata of its bundle. Default: not compared.
+        class_names: classes of the task, background first. They must match the classes that the checkpoint was trained
+            for, if `task.json` next to the checkpoint or the metadata of its bundle lists them. Default: not compared.
         resume: whether the layers of deep supervision are required, as for resuming a training run (default False).
-        required: whether None is an error, as for inference (default False).
+        required: whether `ckpt_path` must not be None, as for inference (default False).
 
     Raises:
-        CheckpointError: the file, or the `task.json` next to it, cannot be read; its weights do not fit the network or
-            are not finite (see `load_state_dict`); it was trained for other classes; or it is None although `required`.
+        CheckpointError: the checkpoint or the `task.json` next to it cannot be read; the weights do not fit the network
+            or are not finite (see `load_state_dict`); the checkpoint was trained for other classes; or `ckpt_path` is
+            None although `required`.
 
     Example:
         >>> import tempfile
@@ -234,10 +236,10 @@ def read_task(ckpt_path: str | Path) -> dict[str, Any]:
 def cases_trained_on(ckpt_path: str | Path | Sequence[str | Path] | None) -> set[str] | None:
     """Return the names of the training cases of a checkpoint, or of all members of an ensemble.
 
-    They are read from `task.json` and `training_cases.csv` next to the checkpoint.
+    The names are read from `task.json` and `training_cases.csv` next to each checkpoint.
 
     Args:
-        ckpt_path: as in `load_weights`.
+        ckpt_path: checkpoint, output folder of a cross-validation, list of these, or None.
 
     Returns:
         The names; None if they are unknown for the checkpoint or for any member.
@@ -259,12 +261,12 @@ def cases_trained_on(ckpt_path: str | Path | Sequence[str | Path] | None) -> set
 def cases_validated_on(ckpt_path: str | Path | Sequence[str | Path] | None) -> set[str]:
     """Return the names of the validation cases whose Dice selected the best epoch of a checkpoint.
 
-    For an ensemble, these are the cases of all members. They are read from the `metrics.csv` that the training run
-    saved next to the checkpoint. A checkpoint without this file or without `task.json` has no such cases, and a
-    `metrics.csv` of another program is ignored.
+    For an ensemble, the cases of all members are returned. The names are read from the `metrics.csv` that the training
+    run saved next to the checkpoint. Without this file or without `task.json`, no cases are returned. A `metrics.csv`
+    of another program is ignored.
 
     Args:
-        ckpt_path: as in `load_weights`.
+        ckpt_path: checkpoint, output folder of a cross-validation, list of these, or None.
 
     Raises:
         CheckpointError: `task.json` is damaged.
@@ -287,8 +289,8 @@ def warn_about_training_cases(
     """Log a warning if an evaluation includes training cases of the checkpoint, or of a member of the ensemble.
 
     Args:
-        data: datalist entries of the cases to score; only `case`, the name, is used.
-        ckpt_path: as in `load_weights`.
+        data: datalist entries of the cases to score; only the name in `case` is used.
+        ckpt_path: checkpoint, output folder of a cross-validation, list of these, or None.
 
     Raises:
         CheckpointError: `task.json` is damaged.
@@ -312,11 +314,11 @@ def warn_about_training_cases(
 def warn_about_preprocessing(
     ckpt_path: str | Path | Sequence[str | Path] | None, preprocessing: Mapping[str, Any]
 ) -> None:
-    """Log a warning if the preprocessing differs from that with which a checkpoint was trained.
+    """Log a warning if the preprocessing differs from that in the training run of a checkpoint.
 
     Args:
-        ckpt_path: as in `load_weights`. The preprocessing of the training run is read from `task.json` next to it.
-            Without this file, nothing is compared.
+        ckpt_path: checkpoint, output folder of a cross-validation, list of these, or None. The preprocessing of the
+            training run is read from `task.json` next to each checkpoint. Without this file, nothing is compared.
         preprocessing: settings by key; only `spacing`, `axcodes` and `intensity` are compared.
 
     Raises:

@@ -23,7 +23,7 @@ _SLACK = 2**20
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Return the dict in a checkpoint file, with all tensors on the CPU.
 
-    Only tensors and plain values are unpickled, so that a file cannot run code.
+    Only tensors and plain values are unpickled, so a file cannot run code.
 
     Args:
         path: path of the file.
@@ -82,7 +82,7 @@ def _check_declared_size(path: Path) -> None:
 
 
 def load_state_dict(network: torch.nn.Module, weights: Mapping[str, Any], source: str, complete: bool = False) -> None:
-    """Load a state dict into a network, after validation. In case of an error, the network is not changed.
+    """Validate a state dict, and load it into a network. If an error is raised, the network is not changed.
 
     Args:
         network: network on any device.
@@ -130,10 +130,14 @@ def check_finite(weights: Mapping[str, torch.Tensor]) -> None:
         weights: state dict.
 
     Raises:
-        ValueError: there are such weights. The message names the first tensors that contain them.
+        ValueError: weights are NaN or infinite. The message names the first tensors that contain them.
 
     Example:
         >>> check_finite({"weight": torch.ones(3)})
+        >>> check_finite({"weight": torch.ones(3), "bias": torch.tensor([float("nan")])})
+        Traceback (most recent call last):
+        ...
+        ValueError: NaN or Inf in 1 of 2 tensors (bias)
     """
     broken = [name for name, value in weights.items() if not _is_finite(value)]
     if broken:

@@ -79,6 +79,7 @@ Trust = Annotated[
     typer.Option("--trust", help="Run configurations and bundles that the audit flags; they can run any code."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Skip scans that an earlier run in output_dir has finished.")]
+_DATASET = "Dataset: Decathlon, nnU-Net raw, BIDS, MONAI Label, imagesTr and labelsTr, or a datalist (.json)"
 _PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 
 
@@ -115,9 +116,7 @@ def _common(
 
 @app.command(cls=_WithKeys, context_settings=_PASS_ON)
 def train(
-    dataset_dir: Annotated[
-        Path, typer.Option("--dataset_dir", help="Dataset: Decathlon, nnU-Net raw, or imagesTr/labelsTr.")
-    ],
+    dataset_dir: Annotated[Path, typer.Option("--dataset_dir", help=f"{_DATASET}.")],
     output_dir: Annotated[Path, typer.Option("--output_dir", help="Folder for checkpoints, scores and TensorBoard.")],
     config: Config = None,
     bundle: Bundle = None,
@@ -172,7 +171,7 @@ def cross_validate(
     device: Device = None,
     overrides: Overrides = None,
 ) -> None:
-    """Train a model per fold and score its held-out cases. The same command continues a stopped run.
+    """Train a model for each fold, and score the held-out cases of the fold. The same command continues a stopped run.
 
     To use the models as an ensemble: segbundle predict SCANS --ckpt_path runs/phantom_cv --output_dir ...
 
@@ -201,7 +200,7 @@ def predict(
         ),
     ] = None,
 ) -> None:
-    """Segment scans: one label map per scan, in the scan's own geometry.
+    """Segment scans, and write one label map per scan, on the grid of the scan.
 
     Example: segbundle predict data_samples/imagesTs --config configs/phantom.yaml
     --ckpt_path runs/phantom/model.pt --output_dir runs/phantom/predictions --window_size auto
@@ -217,7 +216,7 @@ def predict(
 
 @app.command()
 def check(
-    dataset: Annotated[Path, typer.Argument(help="Dataset: Decathlon, nnU-Net raw, or imagesTr/labelsTr.")],
+    dataset: Annotated[Path, typer.Argument(help=f"{_DATASET}; or a folder with scans.")],
     config: Annotated[
         list[Path] | None,
         typer.Option(
@@ -226,7 +225,9 @@ def check(
     ] = None,
     trust: Trust = False,
 ) -> None:
-    """Check every case of a dataset and print all problems. The exit code is 1 if a problem was found.
+    """Check every case of a dataset and print all problems, or list the scans of a folder, such as a PACS export.
+
+    The exit code is 1 if a problem was found.
 
     Example: segbundle check data_samples
     """
@@ -240,7 +241,7 @@ def check(
 
 @app.command()
 def audit(
-    path: Annotated[Path, typer.Argument(help="A task YAML or JSON, a bundle's folder, or a zip file of one.")],
+    path: Annotated[Path, typer.Argument(help="Task YAML or JSON, folder of a bundle, or zip file of either.")],
 ) -> None:
     """List everything in a third-party configuration or bundle that could run code.
 
@@ -263,7 +264,7 @@ def audit(
 
 @app.command()
 def samples(
-    output_dir: Annotated[Path, typer.Argument(help="A new folder.")],
+    output_dir: Annotated[Path, typer.Argument(help="New folder for the dataset.")],
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same files.")] = 0,
     num_training: Annotated[int, typer.Option("--num_training", min=1, help="Labeled training cases.")] = 16,
     num_test: Annotated[int, typer.Option("--num_test", min=0, help="Labeled test cases.")] = 6,
@@ -325,7 +326,7 @@ def view(
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
     dataset_dir: MovedDataset = None,
 ) -> None:
-    """Show the report of a run and its scans, references and predictions in 3D, in a browser on this machine only.
+    """Show the report of a run, and its scans, references and predictions in 3D, in a browser on this machine only.
 
     Example: segbundle view runs/demo
     """

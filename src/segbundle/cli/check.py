@@ -1,4 +1,4 @@
-"""Command `check`: validation of every case of a dataset."""
+"""Command `check`: validation of every case of a dataset, or a table of the scans in a folder."""
 
 from __future__ import annotations
 
@@ -11,22 +11,29 @@ from segbundle.acceleration.lazy_imports import fast_imports
 from segbundle.audit import refuse_untrusted
 from segbundle.config.options import default_bundle
 from segbundle.config.overlays import read_config
+from segbundle.datasets.bids import is_bids
 from segbundle.datasets.dataset_check import DatasetCheck
-from segbundle.datasets.description import described_labels
+from segbundle.datasets.label_names import described_labels
+from segbundle.datasets.monai_label import is_study
+from segbundle.datasets.scan_table import list_scans, table_lines
 from segbundle.errors import ConfigError, DataError
 from segbundle.terminal import counted
 
+_DATASET_PARTS = ("dataset.json", "imagesTr", "labelsTr", "imagesTs")
+
 
 def print_check(dataset: Path, config: Sequence[Path] = (), trust: bool = False) -> bool:
-    """Check every case of a dataset, and print a summary to stdout or, if there are problems, all of them to stderr.
+    """Check every case of a dataset. Print a summary to stdout, or all problems to stderr if there are any.
+
+    For a folder that is not a dataset, a table of its scans is printed instead.
 
     Args:
-        dataset: folder of the dataset, or its `dataset.json`.
+        dataset: folder of the dataset, its `dataset.json`, or a datalist; or a folder with scans.
         config: task YAMLs whose classes and channels the cases must match (default none).
         trust: whether to use task YAMLs that the audit flags (default False).
 
     Returns:
-        whether no problem was found.
+        True if no problem was found.
 
     Raises:
         ConfigError: a task YAML is invalid, the audit flags it, or neither a task YAML nor the dataset defines the
@@ -44,6 +51,8 @@ def print_check(dataset: Path, config: Sequence[Path] = (), trust: bool = False)
         (True, '1 cases, no problem found. Classes: background, liver, kidney, vessel, lesion.')
     """
     refuse_untrusted(config, None, trust)
+    if not config and dataset.is_dir() and not _is_dataset(dataset):
+        return _print_scans(dataset)
     if config:
         with fast_imports():
             from segbundle.config.validation import check_task
@@ -53,12 +62,14 @@ def print_check(dataset: Path, config: Sequence[Path] = (), trust: bool = False)
     messages = cases.problems + [message for _, problems in found for message in problems]
     if messages:
         bad = sum(bool(problems) for _, problems in found)
-        messages.append(f"{len(messages)} problem(s); {bad} of {len(cases)} cases cannot be used.")
+        count = f"{len(messages)} problem(s); {bad} of {len(cases)} cases cannot be used."
+        messages.append(f"{count} Layout: {cases.layout}.")
         print("\n".join(messages), file=sys.stderr)
         return False
     unlabeled = sum(case.label is None for case, _ in found)
     without = f" ({unlabeled} without a label map)" if unlabeled else ""
     print(f"{len(cases)} cases{without}, no problem found. Classes: {', '.join(cases.class_names)}.")
+    print(f"Layout: {cases.layout}")
     width = max(map(len, cases.tallies))
     print(f"{'':{width}}  labeled  absent  not annotated")
     for name, tally in cases.tallies.items():
@@ -68,6 +79,20 @@ def print_check(dataset: Path, config: Sequence[Path] = (), trust: bool = False)
     for note in cases.notes:
         print(f"Note: {note}")
     return True
+
+
+def _is_dataset(folder: Path) -> bool:
+    return any((folder / name).exists() for name in _DATASET_PARTS) or is_bids(folder) or is_study(folder)
+
+
+def _print_scans(folder: Path) -> bool:
+    """Print a table of the scans in a folder that is not a dataset; return whether all can be used."""
+    rows = list_scans(folder)
+    print("\n".join(table_lines(rows)))
+    problems = [row.problem for row in rows if row.problem is not None]
+    if problems:
+        print("\n".join([*problems, f"{len(problems)} of {len(rows)} scans cannot be used."]), file=sys.stderr)
+    return not problems
 
 
 def _task_classes(dataset: Path, config: Sequence[Path]) -> tuple[list[str] | None, int | None]:
@@ -87,9 +112,9 @@ def _task_classes(dataset: Path, config: Sequence[Path]) -> tuple[list[str] | No
             names = described_labels(dataset).class_names
         except DataError:
             return None, None
-    if names is None and dataset.is_dir():
+    if names is None:
         raise ConfigError(f"{dataset}: has no dataset.json with class names. Pass a task YAML with --config.")
     if not isinstance(names, (list, type(None))):
-        raise ConfigError(f"class_names is {names!r}; for a check it must be a list of names.")
+        raise ConfigError(f"class_names is {names!r}; `segbundle check` needs a plain list of names.")
     channels = task.get("network_def#in_channels", (task.get("network_def") or {}).get("in_channels"))
     return None if names is None else [str(name) for name in names], channels

@@ -35,8 +35,8 @@ _RESUME_HINTS = {
 def stop_on_signals() -> None:
     """Handle SIGTERM and Ctrl-C: print one line, and exit with 128 plus the signal number.
 
-    The command first finishes writing its files, for at most ten seconds. The process exits immediately after a second
-    signal, and during imports. (MONAI imports modules with `pydoc`, which swallows the exception.)
+    The command first finishes writing its files, for at most ten seconds. After a second signal, or after a signal
+    during imports, the process exits immediately. (MONAI imports modules with `pydoc`, which swallows the exception.)
 
     Example:
         >>> stop_on_signals()  # doctest: +SKIP
@@ -102,7 +102,8 @@ def plain_errors(resume_hint: str = "") -> Iterator[None]:
     """Turn every error into a message and exit code 1, without a traceback (see `segbundle.errors.show_error`).
 
     Args:
-        resume_hint: how to continue the command, appended to the message if the command is stopped. Default: none.
+        resume_hint: sentence on how to continue the command, appended to the message if the command is stopped.
+            Default: none.
 
     Raises:
         typer.Exit: an error occurred (exit code 1), or the command was stopped (128 plus the signal number).
@@ -175,7 +176,8 @@ def run_workflow(
         positional_key: config key whose value is the list of words that are not in `--key value` pairs. Default: such
             words are an error.
         trust: whether to run a bundle and task YAMLs that the audit flags (default False).
-        resume_hint: see `plain_errors`. Default: how to resume the workflow.
+        resume_hint: sentence on how to continue the command if it is stopped (see `plain_errors`). Default: the hint
+            for the workflow.
 
     Raises:
         typer.Exit: an error occurred, or the command was stopped.
@@ -222,11 +224,11 @@ def run_cross_validation(
 
     Args:
         output_dir: folder of the folds and the combined scores.
-        bundle: as in `run_workflow`.
-        config: as in `run_workflow`.
-        given: as in `run_workflow`; must include `dataset_dir`.
-        words: as in `run_workflow`.
-        trust: as in `run_workflow`.
+        bundle: folder of the bundle. Default: the bundle of the project.
+        config: task YAMLs.
+        given: values of the command's options, including `dataset_dir`; None for options that were not given.
+        words: rest of the command line, with `--key value` pairs; None for an empty rest.
+        trust: whether to run a bundle and task YAMLs that the audit flags (default False).
 
     Raises:
         typer.Exit: an error occurred, or the command was stopped.
@@ -255,7 +257,7 @@ def run_cross_validation(
         check_steps([workflow, *(config or [])], own)
         for key in ("fold", "resume", "ckpt_path"):
             if key in own:
-                raise ConfigError(f"{key}: a cross-validation sets it for every fold. Remove it.")
+                raise ConfigError(f"--{key} cannot be set: a cross-validation sets {key} for every fold. Remove it.")
         task |= {**own, "dataset_dir": str(given["dataset_dir"])}
         cross_validation.cross_validate(
             output_dir,

@@ -1,4 +1,4 @@
-"""Configurations of workflows: overlays, options of the command line, validation."""
+"""Configuration of workflows: overlays, command-line options and validation."""
 
 import lazy_loader as lazy
 

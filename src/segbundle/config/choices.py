@@ -1,4 +1,4 @@
-"""Types of settings that accept one of a few words."""
+"""Literal types of the settings `backend` and `precision`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from typing import Literal
 Backend = Literal["eager", "compile", "cudagraph", "openvino"]
 """Inference backend."""
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
-"""Number format of the network; `auto` is bf16 on hardware that is fast with it, else fp32."""
+"""Precision of the network. `auto` is bf16 where it is fast, fp16 for inference on older GPUs, and else fp32."""
 OutputFormat = Literal["nifti", "nrrd", "dicom_seg", "rtstruct"]
 """File format of predicted label maps."""

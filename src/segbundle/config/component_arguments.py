@@ -1,4 +1,4 @@
-"""Check of component arguments in a configuration against the signatures of the components."""
+"""Checks of the arguments of components in a configuration against the signatures of the components."""
 
 from __future__ import annotations
 
@@ -49,16 +49,18 @@ _PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 
 def check_arguments(config: Any, locator: ComponentLocator, path: str = "") -> None:
-    """Raise an error if a component has an argument that does not match its signature.
+    """Raise an error if an argument of a component does not match the signature of the component.
 
     Args:
         config: configuration with components at any depth of mappings and lists.
         locator: MONAI's locator, which finds components by their short names.
-        path: key of `config`, for the message (default: none).
+        path: key of `config` in the whole configuration, shown in the message (default: empty, for the whole
+            configuration).
 
     Raises:
         ConfigError: an argument does not exist (the message suggests the closest name), a value has the wrong type, or
-            lists with an entry per level differ in length.
+            two arguments of a network with one entry per level, such as `channels` and `strides`, do not match in
+            length.
 
     Example:
         >>> check_arguments({"_target_": "torch.optim.SGD", "lr": 0.1}, ComponentLocator(), "optimizer")
@@ -115,8 +117,8 @@ def _check_levels(component: Mapping[str, Any], parameters: Mapping[str, Any], n
         for (key, more), length in zip(others.items(), lengths, strict=True):
             if levels is not None and length is not None and length != levels + more:
                 raise ConfigError(
-                    f"config key '{path}#{key}' has {length} entries and '{path}#{first}' {levels}; "
-                    f"{name} needs {levels + more} for {first} of that length. Add or remove entries."
+                    f"config key '{path}#{key}' has {length} entries; {name} needs {levels + more}, because "
+                    f"'{path}#{first}' has {levels}. Add or remove entries."
                 )
 
 

@@ -13,10 +13,10 @@ Caller = TypeVar("Caller")
 
 
 def locate_bundle() -> str:
-    """Return the folder of the bundle that is running, independent of the working directory.
+    """Return the folder of the running bundle, independent of the working directory.
 
-    A MONAI configuration cannot refer to its own file. The folder is therefore found from the running workflow. Without
-    a running workflow, the working directory is returned, as in the Model Zoo.
+    A MONAI configuration cannot refer to its own file. The folder is therefore found from the running workflow. If no
+    workflow is running, the working directory is returned, as for bundles of the MONAI Model Zoo.
 
     Example:
         >>> locate_bundle() == str(Path.cwd())
@@ -30,7 +30,7 @@ def locate_bundle() -> str:
 
 
 def running_workflow() -> ConfigWorkflow | None:
-    """Return the `ConfigWorkflow` further up the call stack, or None if no workflow is running.
+    """Return the running `ConfigWorkflow`, found on the call stack, or None if no workflow is running.
 
     Example:
         >>> running_workflow() is None
@@ -40,7 +40,7 @@ def running_workflow() -> ConfigWorkflow | None:
 
 
 def running_parser() -> ConfigParser | None:
-    """Return the `ConfigParser` further up the call stack, or None if no configuration is being evaluated.
+    """Return the `ConfigParser` on the call stack, or None if no configuration is being evaluated.
 
     Example:
         >>> running_parser() is None

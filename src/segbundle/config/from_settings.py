@@ -1,4 +1,4 @@
-"""Arguments that a component takes from the settings of its workflow."""
+"""Decorator for components that read arguments from the settings of their workflow."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 def from_settings(function: Callable[P, T]) -> Callable[P, T]:
-    """Return a function with an additional argument `settings`, a mapping with values for the other arguments.
+    """Add an argument `settings` to a function: a mapping with values for its other arguments.
 
-    The bundle's workflows pass `settings: "@settings"` to a component instead of one value after another. An argument
-    that is given takes precedence, and settings that are not arguments of the component are ignored.
+    The bundle's workflows pass `settings: "@settings"` to a component instead of listing each value. An argument that
+    is passed explicitly takes precedence. Settings that are not arguments of the component are ignored.
 
     Args:
         function: function, or `__init__` of a class.

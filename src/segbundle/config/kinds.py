@@ -1,4 +1,4 @@
-"""Kinds of values that a setting accepts: each checks a value and describes it as JSON schema."""
+"""Kinds of values that a setting accepts. A kind checks values and describes them as JSON schema."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 
 class Kind(Protocol):
-    """Kind of values that a setting accepts.
+    """Protocol for a kind of values that a setting accepts.
 
     Example:
         >>> kind: Kind = Boolean()
@@ -130,10 +130,10 @@ class Number:
 
 @dataclass(frozen=True)
 class Text:
-    """Text.
+    """Text, which may be empty by default.
 
     Args:
-        filled: whether text without a visible character is rejected (default False).
+        filled: whether to reject empty text and text of spaces only (default False).
 
     Example:
         >>> Text().accepts(""), Text(filled=True).accepts(" ")
@@ -153,7 +153,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Name:
-    """Text or an integer, because YAML reads a class named 1 as a number.
+    """Name of a class: text or an integer, because YAML reads the name 1 as an integer.
 
     Example:
         >>> Name().accepts("liver"), Name().accepts(1), Name().accepts(1.5)
@@ -176,8 +176,8 @@ class ListOf:
     Args:
         kind: kind of the entries.
         length: number of entries; None (default) for any number.
-        increasing: whether the entries must increase (default False).
-        distinct: whether the entries must differ (default False).
+        increasing: whether the entries must be strictly increasing (default False).
+        distinct: whether the entries must be distinct (default False).
 
     Example:
         >>> ListOf(Integer(), 3).accepts([48, 48, 48]), ListOf(Integer(), increasing=True).accepts([3, 2])
@@ -262,7 +262,9 @@ class MappingOf:
 
 @dataclass(frozen=True)
 class Component:
-    """Component of a MONAI configuration: a mapping with a `_target_`. `validation.py` checks it, not this class.
+    """Component of a MONAI configuration: a mapping with a `_target_`.
+
+    `accepts` is always True, because `segbundle.config.validation` checks components.
 
     Example:
         >>> Component().schema()
@@ -270,7 +272,7 @@ class Component:
     """
 
     def accepts(self, value: Any) -> bool:
-        """Return True, because `validation.py` checks components."""
+        """Return True for any value, because `segbundle.config.validation` checks components."""
         return True
 
     def schema(self) -> dict[str, Any]:
@@ -280,9 +282,9 @@ class Component:
 
 @dataclass(frozen=True)
 class Orientation:
-    """Three letters for the directions of the axes, such as `RAS`: L or R, P or A, and I or S, in any order.
+    """Axis codes, such as `RAS`: one letter each of L or R, P or A, and I or S, in any order.
 
-    The letters are a text or a list.
+    The three letters may be a string or a list.
 
     Example:
         >>> Orientation().accepts("LPS"), Orientation().accepts("RLA")
@@ -303,7 +305,7 @@ class Orientation:
 
 @dataclass(frozen=True)
 class AnyOf:
-    """Value of one of several kinds.
+    """Value of at least one of several kinds.
 
     Args:
         *kinds: accepted kinds. They are stored in the attribute `kinds`.

@@ -37,7 +37,7 @@ def literal(content: str) -> Any:
         return json.loads(bytes.fromhex(content))
     except (ValueError, TypeError, RecursionError) as error:
         raise ConfigError(
-            f"_target_: {_TARGET} is reserved for values of the command line. Write the value itself."
+            f"_target_: {_TARGET} is reserved for command-line values. Write the value itself instead of a component."
         ) from error
 
 
@@ -47,7 +47,7 @@ def protect(value: Any) -> Any:
     Mappings with a `_target_` remain components; tuples become lists.
 
     Args:
-        value: value of a command line.
+        value: value from the command line.
 
     Example:
         >>> protect(["a", 1]), restore(protect("$b")), protect("$b")["_target_"]
@@ -65,7 +65,7 @@ def protect(value: Any) -> Any:
 
 
 def protect_text(value: Any) -> Any:
-    """Return a value of a YAML file in which text with a `#` is wrapped, so that MONAI's parser does not change it.
+    """Wrap text with a `#` in a value of a YAML file, so that MONAI's parser does not change it.
 
     Expressions, macros and references are not wrapped, because the parser must interpret them.
 
@@ -86,13 +86,13 @@ def protect_text(value: Any) -> Any:
 
 
 def restore(value: Any) -> Any:
-    """Return a configuration, or a part of it, in which the values that `protect` wrapped are unwrapped.
+    """Unwrap all values that `protect` wrapped in a configuration, and return the result.
 
     Args:
         value: configuration or a part of it.
 
     Raises:
-        ConfigError: see `literal`.
+        ConfigError: the content of a wrapped value is not valid (see `literal`).
 
     Example:
         >>> restore({"output_dir": protect("runs/#1")})

@@ -1,4 +1,4 @@
-"""Parsing of keys and values of a command line. This module does not import large packages."""
+"""Parsing of command-line keys and values. This module does not import large packages."""
 
 from __future__ import annotations
 
@@ -50,10 +50,13 @@ def _included(name: str) -> Path:
 
 
 def task_file(path: Path) -> Path:
-    """Return the path of a task file; `configs/NAME.yaml` is one of the project's if there is no such file.
+    """Return the path of a task file, which may be one of the project's own.
+
+    If `configs/NAME.yaml` does not exist in the working directory, it refers to the project's task file of that name.
+    Any other path is returned unchanged.
 
     Args:
-        path: path of a task file.
+        path: path of a task file, as given on the command line.
 
     Example:
         >>> task_file(Path("configs/phantom.yaml")).is_file(), task_file(Path("other/phantom.yaml")).is_file()
@@ -66,18 +69,18 @@ def task_file(path: Path) -> Path:
 def split_overrides(words: list[str], switches: Collection[str] = ()) -> tuple[list[str], dict[str, Any]]:
     """Split a command line into plain words and `--key value` pairs. A key without a value is True.
 
-    Values are parsed like those of Fire; values of `TEXT_KEYS` are text. Words after a `--` are plain.
+    Values are parsed as in Python Fire, except that values of `TEXT_KEYS` remain text. Words after a `--` are plain.
 
     Args:
         words: words of the command line.
-        switches: boolean keys. The word after such a key is its value only if it is a number, a boolean, null, a list
-            or a mapping; text is a plain word. Default: none.
+        switches: boolean keys. If the word after such a key is a number, a boolean, null, a list or a mapping, it is
+            the value of the key. Otherwise it is a plain word. Default: none.
 
     Returns:
         Plain words, and values by key.
 
     Raises:
-        ConfigError: an option has a single dash or no name.
+        ConfigError: an option begins with a single dash or has no name.
 
     Example:
         >>> split_overrides(["train", "--max_epochs", "3", "--resume"])
@@ -153,10 +156,10 @@ def join_switches(words: list[str], names: Collection[str]) -> list[str]:
 
 
 def refuse_missing_values(overrides: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Raise an error if a key that is not boolean has no value, or has the value True.
+    """Raise an error if a key that is not boolean was given without a value, such as `--fold` instead of `--fold 1`.
 
     Args:
-        overrides: values by key, from a command line.
+        overrides: values by key, from `split_overrides`. A key without a value is True.
         defaults: default values by key.
 
     Raises:
@@ -164,6 +167,10 @@ def refuse_missing_values(overrides: Mapping[str, Any], defaults: Mapping[str, A
 
     Example:
         >>> refuse_missing_values({"fold": 1}, {"fold": 0})
+        >>> refuse_missing_values({"fold": True}, {"fold": 0})
+        Traceback (most recent call last):
+        ...
+        segbundle.errors.ConfigError: --fold needs a value; its default is 0.
     """
     for key, value in overrides.items():
         if value is True and key in defaults and not isinstance(defaults[key], bool):

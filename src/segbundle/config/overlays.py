@@ -32,10 +32,10 @@ def read_config(path: str | Path) -> dict[str, Any]:
     """Return the keys and values of a configuration file.
 
     Args:
-        path: JSON file if its suffix is `.json`, else YAML file.
+        path: path of a YAML file, or of a JSON file if the suffix is `.json`.
 
     Raises:
-        ConfigError: see `read_yaml` and `read_json`.
+        ConfigError: the file cannot be read or is not valid (see `read_yaml` and `read_json`).
 
     Example:
         >>> import tempfile
@@ -58,9 +58,9 @@ def _read(path: Path, version: tuple[int, int] | None) -> dict[str, Any]:
 
 
 def workflow_file(configs: Path, name: str) -> Path:
-    """Return the path of a workflow's file in a bundle: `name` with the first suffix of `SUFFIXES` that exists.
+    """Return the path of the configuration file of a workflow in a bundle, such as `train.yaml`.
 
-    If there is no such file, the path has the suffix `.yaml`.
+    The suffixes of `SUFFIXES` are tried in order. If no file exists, the returned path has the suffix `.yaml`.
 
     Args:
         configs: folder `configs` of a bundle.
@@ -75,17 +75,17 @@ def workflow_file(configs: Path, name: str) -> Path:
 
 
 def workflow_files(configs: Path, name: str) -> list[Path]:
-    """Return the paths of the files of a workflow, in the order in which they are merged.
+    """Return the paths of the configuration files of a workflow, in the order in which they are merged.
 
-    All workflows have one file, except for `evaluate`. Without a key `run` of its own, it extends `inference`, and both
-    files are returned.
+    A workflow has one file, with one exception: an `evaluate` file without a key `run` extends the `inference` file, so
+    both are returned.
 
     Args:
         configs: folder `configs` of a bundle.
         name: name of the workflow, such as `train`.
 
     Raises:
-        ConfigError: see `read_config`.
+        ConfigError: a file cannot be read or is not valid (see `read_config`).
 
     Example:
         >>> [path.name for path in workflow_files(Path("bundle/configs"), "evaluate")]
@@ -99,18 +99,18 @@ def workflow_files(configs: Path, name: str) -> list[Path]:
 def merged_config(
     files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None, values: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return one configuration, merged from files and command-line values by MONAI's rules.
+    """Merge configuration files and command-line values by MONAI's rules, and return the configuration.
 
     Args:
         files: configuration files; later files override earlier files. In a key, `#` and `::` separate levels, and a
             leading `+` extends a list or mapping.
-        overrides: values of a command line, which override everything else. These are data and are not evaluated.
-            Default: none.
-        values: further configuration, merged after the files. Default: none.
+        overrides: command-line values by key, which override everything else. They are data: expressions and references
+            in them are not evaluated. Default: none.
+        values: further values by key, merged after the files and before `overrides`. Default: none.
 
     Raises:
-        ConfigError: a file, or a file named by a macro (`%FILE`), cannot be read (see `read_config`); or a key
-            does not match the configuration.
+        ConfigError: a file, or a file that a macro (`%FILE`) refers to, cannot be read (see `read_config`), or a key
+            cannot be set.
 
     Example:
         >>> import tempfile
@@ -148,26 +148,26 @@ def merged_config(
 def check_steps(
     files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None, num_workflow_files: int = 1
 ) -> None:
-    """Raise an error if a task removes, replaces or changes steps of segbundle's workflows. These steps check the run.
+    """Raise an error if a task removes or changes a step of segbundle's workflows.
 
-    Handlers that write the documented output files must be kept as well, but their arguments may change. Workflows that
-    do not begin with segbundle's first step (`start_workflow`) belong to other bundles and are not checked.
+    A task may add steps. It must also keep the handlers that write the documented output files, but may change their
+    arguments. Workflows that do not begin with segbundle's first step (`start_workflow`) belong to other bundles and
+    are not checked.
 
     Args:
-        files: the workflow, followed by the task files.
-        overrides: values of a command line. Default: none.
-        num_workflow_files: number of files of the workflow, see `workflow_files`. Default: 1.
+        files: files of the workflow, followed by the task files.
+        overrides: command-line values by key. Default: none.
+        num_workflow_files: number of files of the workflow at the start of `files`, see `workflow_files`. Default: 1.
 
     Raises:
-        ConfigError: a step is missing or changed (the message names the file, or the command line), or see
-            `merged_config`.
+        ConfigError: a step or handler is missing or changed (the message names the file or the command line), or the
+            files cannot be merged (see `merged_config`).
 
     Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = Path(folder) / "train.yaml"
-        ...     _ = path.write_text("initialize: ['$print(1)']")
-        ...     check_steps([path])
+        >>> check_steps([Path("bundle/configs/train.yaml")], {"finalize": []})
+        Traceback (most recent call last):
+        ...
+        segbundle.errors.ConfigError: command line: config key 'finalize' removes or changes the step ...
     """
     workflow = merged_config(files[:num_workflow_files])
     first = next(iter(workflow.get("initialize") or []), None)
@@ -226,13 +226,13 @@ def _name_key_in_errors(name: str) -> Iterator[None]:
         yield
     except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
         raise ConfigError(
-            f"{name} cannot be set: the configuration has no list or mapping that it could change. "
+            f"{name} cannot be set: the configuration has no such list or mapping to change. "
             "Check the spelling of the key and the type of its value."
         ) from error
 
 
 def texts(config: Any) -> Iterator[str]:
-    """Yield every text value in a configuration, without its keys.
+    """Yield every string value in a configuration. Keys are not included.
 
     Args:
         config: configuration or a part of it.

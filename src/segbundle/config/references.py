@@ -1,4 +1,4 @@
-"""Check of arguments whose defaults are references: a new value must be of the same kind as the default."""
+"""Check of arguments whose defaults are references: a new value must fit the setting or component referred to."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ _REFERENCE = re.compile(r"@(\w+(?:(?:#|::)\w+)*)")
 
 
 def check_references(config: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Raise an error if an argument whose default is a reference gets a value of another kind.
+    """Raise an error if an argument with a reference as its default, such as `@max_epochs`, gets an invalid value.
 
-    The kind is that of the setting or component to which the default refers. Null, expressions, components, and
-    references to keys that the bundle does not define are accepted.
+    A value is invalid if the setting that the default refers to does not accept it, or if the default refers to a
+    component and the value is not one. Null, expressions, components, and references to keys that the bundle does not
+    define are accepted.
 
     Args:
         config: configuration to run.
-        known: keys of the bundle with their defaults.
+        known: keys of the bundle with their defaults, see `bundle_configs`.
 
     Raises:
-        ConfigError: a value is of the wrong kind. The message names the key, the value, and what is needed.
+        ConfigError: a value is invalid. The message names the key, the value, and what is needed.
 
     Example:
         >>> known = {"max_epochs": 40, "trainer": {"_target_": "Trainer", "max_epochs": "@max_epochs"}}

@@ -37,19 +37,19 @@ THEMES = ("Paths", "Data", "Network and windows", "Training", "Evaluation and ou
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting of a task.
+    """Setting of a task: its accepted values, its default and its description.
 
     Args:
         key: key of the configuration; `#` separates levels.
         kind: kind of accepted values.
         needed: accepted values in words, with an example, for error messages.
         description: one line for the help, the schema and the table; empty for settings nested in a described setting.
-        theme: one of `THEMES`.
-        default: default in the bundle's workflows, as text of a YAML file; empty for a setting without a single
-            default. A component is given by its name.
+        theme: heading of the setting in the help, one of `THEMES`; empty for nested settings.
+        default: default in the bundle's workflows as YAML text, or the class name of a component; empty for a setting
+            without a single default.
         commands: commands that use the setting (default: train, evaluate and predict).
-        affects: what the setting determines, for records and reports: `scans` that are read, `cases` that are scored,
-            `labels` or `scores`; empty for none of these.
+        affects: result that the setting determines, for records and reports: `scans` that are read, `cases` that are
+            scored, predicted `labels`, or `scores`; empty for none of these.
         fixed: whether the setting must not change when a training run is resumed (default False).
         inference_default: default in `inference.yaml`, if it differs from that in `train.yaml`; else empty.
 
@@ -97,17 +97,26 @@ SETTINGS = (
     ),
     Setting("output_dir", Text(filled=True), "a path", "folder for results", _PATHS),
     Setting(
+        "series", AnyOf(NULL, Text(filled=True), Integer(0), ListOf(AnyOf(Text(filled=True), Integer(0)))),
+        "a UID, a number, a modality, a pattern such as *thorax*, a list of these, or null,",
+        "DICOM series to use: SeriesInstanceUID, SeriesNumber, modality or pattern of the SeriesDescription; null uses "
+        "all", _PATHS, "null", ("predict",),
+        affects="scans",
+    ),
+    Setting(
         "ckpt_path", AnyOf(NULL, Text(filled=True), ListOf(Text(filled=True))), "a path, a list of paths, or null,",
-        "initial weights (train), or weights to use; several (evaluate, predict) form an ensemble", _PATHS,
+        "initial weights (train), or the model's weights (evaluate, predict), where several files form an ensemble",
+        _PATHS,
         affects="labels",
     ),
     Setting(
         "cache_dir", AnyOf(NULL, Text(filled=True)), "a folder, or null,",
-        "folder that caches prepared cases for further runs",
+        "folder that caches prepared cases for later runs",
         _PATHS, "null", _TRAIN,
     ),
     Setting(
-        "resume", Boolean(), _BOTH, "continue after the last epoch, or skip scans that an earlier run has finished",
+        "resume", Boolean(), _BOTH,
+        "continue after the last epoch (train), or skip scans that an earlier run finished (evaluate, predict)",
         _PATHS, "false",
     ),
     Setting(
@@ -147,10 +156,12 @@ SETTINGS = (
     Setting(
         "intensity", MappingOf(), "a method, for instance {method: zscore},",
         "intensity normalization: zscore for MR; {method: window, lower: a, upper: b} clips and scales to [0, 1]; "
-        "{method: ct, lower: a, upper: b, mean: m, std: s} is nnU-Net's for CT", _DATA, "{method: zscore}",
+        "{method: ct, lower: a, upper: b, mean: m, std: s} is nnU-Net's for CT; units: suv converts PET series to SUV",
+        _DATA, "{method: zscore}",
         affects="labels", fixed=True,
     ),
     Setting("intensity#method", Text(), "the name of a method, for instance zscore,"),
+    Setting("intensity#units", OneOf("suv"), "suv"),
     Setting("intensity#lower", Number(), "a number"),
     Setting("intensity#upper", Number(), "a number"),
     Setting("intensity#mean", Number(), "a number"),
@@ -189,7 +200,7 @@ SETTINGS = (
     ),
     Setting(
         "overlap", AnyOf(_FRACTION, ListOf(_FRACTION, 3)), "a fraction of a window, at least 0 and less than 1,",
-        "overlap of inference windows as a fraction", _NETWORK, "0.5",
+        "overlap of inference windows, as a fraction of a window", _NETWORK, "0.5",
         affects="labels",
     ),
     Setting(
@@ -198,7 +209,8 @@ SETTINGS = (
     ),
     Setting(
         "precision", OneOf(*_PRECISIONS), f"one of {', '.join(_PRECISIONS)}",
-        "number format of the network; auto is bf16 on GPUs and CPUs with AMX, else fp32", _NETWORK, "auto",
+        "precision of the network; auto is bf16 on CPUs with AMX and GPUs since Ampere; on older GPUs, auto is fp16 "
+        "for inference; elsewhere, auto is fp32", _NETWORK, "auto",
         affects="labels",
     ),
     Setting(
@@ -209,7 +221,7 @@ SETTINGS = (
     ),
     Setting(
         "test_time_flips", ListOf(OneOf(0, 1, 2), distinct=True), "a list of axes, for instance [0],",
-        "axes of test-time augmentation by flips; only axes flipped in training; each axis doubles the time",
+        "axes to flip in test-time augmentation; only axes that were flipped in training; each axis doubles the time",
         _NETWORK, "[]",
         affects="labels",
     ),
@@ -237,8 +249,8 @@ SETTINGS = (
     ),
     Setting(
         "patience", AnyOf(NULL, Integer()), "a positive whole number of epochs, or null,",
-        "epochs without a better validation Dice after which training stops, counted from the first Dice above 0; "
-        "null never stops",
+        "early stopping: epochs without a better validation Dice, counted from the first Dice above 0; "
+        "null turns early stopping off",
         _TRAINING,
         "null", _TRAIN,
     ),
@@ -248,17 +260,19 @@ SETTINGS = (
         _TRAINING, "1", _TRAIN,
     ),
     Setting(
-        "num_workers", Integer(0, 1024), "a whole number from 0 to 1024", "threads that prepare cases", _TRAINING,
-        "4", _TRAIN,
+        "num_workers", Integer(0, 1024), "a whole number from 0 to 1024", "number of threads that prepare cases",
+        _TRAINING, "4", _TRAIN,
     ),
     Setting(
         "seed", AnyOf(NULL, Integer(0)), "a whole number from 0, or null,",
-        "seed of weights, order, patches and augmentation; null makes every run different", _TRAINING, "0", _TRAIN,
+        "seed of initial weights, case order, patches and augmentation; null makes every run different", _TRAINING,
+        "0", _TRAIN,
     ),
     Setting(
         "augmentation", AnyOf(NULL, MappingOf()), "a mapping, for instance {rotation: 20.0},",
-        "spatial augmentation; flip_axes (auto: axis 0, unless classes differ by their side), rotation in degrees, "
-        "scaling; null turns it off",
+        "augmentation of training patches; flip_axes (auto: axis 0, unless there are left and right classes), "
+        "rotation in degrees, scaling, intensity (true or false); missing entries have their defaults; null turns "
+        "augmentation off",
         _TRAINING, "{flip_axes: auto, rotation: 20.0, scaling: 0.25}", _TRAIN,
     ),
     Setting(
@@ -296,7 +310,7 @@ SETTINGS = (
     ),
     Setting(
         "ema_decay", AnyOf(NULL, _FRACTION), "a number from 0 and less than 1, or null,",
-        "decay of the moving average of the weights (validated and saved); null turns averaging off", _TRAINING,
+        "decay of the moving average of the weights, which is validated and saved; null turns averaging off", _TRAINING,
         "0.999", _TRAIN,
     ),
     Setting(
@@ -315,13 +329,13 @@ SETTINGS = (
         affects="labels",
     ),
     Setting(
-        "save_probabilities", Boolean(), _BOTH, "save class probabilities as well, <scan>_prob.nii", _OUTPUT,
+        "save_probabilities", Boolean(), _BOTH, "also save class probabilities, as <scan>_prob.nii", _OUTPUT,
         "false", _PREDICT,
     ),
     Setting(
         "nsd_tolerance_mm", AnyOf(NULL, Number(minimum=0), MappingOf(Number(minimum=0))),
         "a distance in mm, for instance 1.0, or one for each class, for instance {liver: 3.0},",
-        "tolerance of the normalized surface distance in mm; for all classes or by name, "
+        "tolerance of the normalized surface Dice in mm; for all classes or by name, "
         "{liver: 3.0, lesion: 2.0}; null skips surface metrics",
         _OUTPUT, "1.0", ("evaluate",),
         affects="scores",
@@ -334,7 +348,7 @@ KEYS = tuple(
     for setting in SETTINGS
     if not (setting.is_nested or setting.is_machine_specific or isinstance(setting.kind, Component))
 )
-"""Keys of plain values that describe a task."""
+"""Keys that describe a task: not nested, independent of the machine, and not components."""
 TEXT_KEYS = frozenset(
     setting.key
     for setting in SETTINGS
@@ -351,7 +365,7 @@ NAME_LISTS = frozenset(
 
 
 def settings_of(command: str) -> dict[str, list[Setting]]:
-    """Return the settings of a command that have a description, in lists by theme.
+    """Return the settings that a command uses, grouped by theme. Settings without a description are left out.
 
     Args:
         command: `train`, `evaluate` or `predict`.
@@ -365,11 +379,11 @@ def settings_of(command: str) -> dict[str, list[Setting]]:
 
 
 def select_settings(settings: Mapping[str, Any], affects: Sequence[str]) -> dict[str, Any]:
-    """Return the settings that affect a result, for its record and its report. Unknown keys are left out.
+    """Return the settings that affect given results, for records and reports. Unknown keys are left out.
 
     Args:
         settings: values by key.
-        affects: any of `scans`, `cases`, `labels` and `scores`, see `Setting`.
+        affects: one or more of `scans`, `cases`, `labels` and `scores`, see `Setting`.
 
     Example:
         >>> select_settings({"overlap": 0.5, "nsd_tolerance_mm": 1.0, "seed": 0}, ["labels"])

@@ -1,4 +1,4 @@
-"""Documents generated from the list of settings: schema of task files, table of the documentation, workflow lines."""
+"""Text generated from the list of settings: JSON schema of task files, Markdown table, blocks of the workflows."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import textwrap
 from typing import Any
 
 from segbundle.config.kinds import Component
-from segbundle.config.settings import BY_KEY, SETTINGS, THEMES
+from segbundle.config.settings import BY_KEY, SETTINGS, THEMES, Setting
 
 _WIDTH = 120
 """Maximum length of a line in generated YAML."""
 
 
 def task_schema() -> dict[str, Any]:
-    """Return the JSON schema of task files, with which editors complete and check keys.
+    """Return the JSON schema of task files. Editors use it to complete and check keys.
 
-    References, expressions and components are allowed for every value, and a task may define additional keys.
+    Every value may also be a reference, an expression or a component, and a task may define additional keys.
 
     Example:
         >>> task_schema()["properties"]["max_epochs"]["anyOf"][0]
@@ -38,7 +38,7 @@ def task_schema() -> dict[str, Any]:
 
 
 def settings_table() -> str:
-    """Return a Markdown table of the settings that have a description.
+    """Return a Markdown table of the settings with a description: key, default and meaning.
 
     Example:
         >>> print(settings_table().splitlines()[2])
@@ -52,13 +52,34 @@ def settings_table() -> str:
     return "\n".join(lines)
 
 
-def workflow_block(workflow: str) -> str:
-    """Return the lines of `train.yaml` or `inference.yaml` with the settings and their defaults.
+_EVERYWHERE = ("max_epochs", "val_interval", "batch_size", "num_workers", "seed", "augmentation")
+"""Settings of training that are also in the other workflows: clients set them in all workflows, or a warning needs them
+(`segbundle.workflow.warn_about_flips`)."""
 
-    The last lines are the key `settings`, a mapping of all of them, which components take as one argument.
+
+def is_in_workflow(setting: Setting, workflow: str) -> bool:
+    """Return whether a setting is written into a workflow. A task file may set it for any workflow.
 
     Args:
-        workflow: `train` or `inference`.
+        setting: a setting.
+        workflow: name of the workflow: `train`, or `inference` or `evaluate`, which have the same settings.
+
+    Example:
+        >>> is_in_workflow(BY_KEY["skip_air"], "train"), is_in_workflow(BY_KEY["skip_air"], "inference")
+        (False, True)
+    """
+    used_by = {"train"} if workflow == "train" else {"evaluate", "predict"}
+    return not used_by.isdisjoint(setting.commands) or setting.key in _EVERYWHERE
+
+
+def workflow_block(workflow: str) -> str:
+    """Return the block of `train.yaml` or `inference.yaml` with the settings, their defaults and comments.
+
+    A workflow has the settings that its commands use, and those that clients of the bundle may set in any workflow.
+    The block ends with the key `settings`, a mapping of all these settings that components take as one argument.
+
+    Args:
+        workflow: name of the workflow, `train` or `inference`.
 
     Example:
         >>> "axcodes: RAS # orientation of the network's input" in workflow_block("train").splitlines()
@@ -70,6 +91,8 @@ def workflow_block(workflow: str) -> str:
             plain = setting.description and not isinstance(setting.kind, Component)
             if setting.theme != theme or not plain or setting.is_machine_specific:
                 continue
+            if not is_in_workflow(setting, workflow):
+                continue
             default = setting.inference_default if workflow == "inference" and setting.inference_default else ""
             default = default or setting.default
             value = f'"@{default}"' if default in BY_KEY else default
@@ -78,11 +101,11 @@ def workflow_block(workflow: str) -> str:
     pairs = [f'{name}: "@{name}"' for name in names]
     flow = "{" + ", ".join(pair.replace(" ", "\0") for pair in pairs) + "}"
     mapping = [f"  {line}" for line in textwrap.wrap(flow, _WIDTH - 2, break_long_words=False)]
-    return "\n".join([*lines, "settings: # all of them, for components", *mapping]).replace("\0", " ")
+    return "\n".join([*lines, "settings: # all settings, as one argument of components", *mapping]).replace("\0", " ")
 
 
 def _with_comment(line: str, comment: str) -> str:
-    """Return a line of YAML with as many clauses of a comment as fit."""
+    """Return a line of YAML with a comment, shortened by whole clauses to fit into the line."""
     while len(line) + len(comment) + 3 > _WIDTH and "; " in comment:
         comment = comment.rpartition("; ")[0]
     return f"{line} # {comment}"

@@ -34,7 +34,7 @@ def bundle_configs(folder: Path) -> dict[str, Any]:
         folder: existing folder `configs` of the bundle.
 
     Raises:
-        ConfigError: see `read_config`.
+        ConfigError: a file cannot be read or is not valid (see `read_config`).
 
     Example:
         >>> from segbundle.config.options import default_bundle
@@ -59,7 +59,8 @@ def check_task(task: Sequence[Path], configs: Path) -> None:
         configs: folder `configs` of the bundle.
 
     Raises:
-        ConfigError: see `merged_config` and `check_config`.
+        ConfigError: the files cannot be merged (see `merged_config`), or the configuration is invalid (see
+            `check_config`).
 
     Example:
         >>> import tempfile
@@ -73,17 +74,22 @@ def check_task(task: Sequence[Path], configs: Path) -> None:
 
 
 def check_config(parser: ConfigParser, known: dict[str, Any]) -> None:
-    """Raise an error if a configuration is invalid. None of its components is created.
+    """Raise an error if a configuration is invalid. No component is instantiated.
 
     Args:
         parser: parser with the configuration to run.
         known: keys of the bundle with their defaults, see `bundle_configs`.
 
     Raises:
-        ConfigError: see `check_config_keys`, `check_arguments`, `check_references` and `check_values`.
+        ConfigError: a key, value or argument is invalid (see `check_config_keys`, `check_values`, `check_arguments` and
+            `check_references`).
 
     Example:
         >>> check_config(ConfigParser({"max_epochs": 3}), {"max_epochs": 40})
+        >>> check_config(ConfigParser({"max_epochs": 0}), {"max_epochs": 40})
+        Traceback (most recent call last):
+        ...
+        segbundle.errors.ConfigError: max_epochs is 0; a positive whole number is needed.
     """
     config = {key: value for key, value in parser.get().items() if key != parser.meta_key}
     check_config_keys(config, known)
@@ -94,9 +100,9 @@ def check_config(parser: ConfigParser, known: dict[str, Any]) -> None:
 
 
 def check_config_keys(config: dict[str, Any], known: dict[str, Any]) -> None:
-    """Raise an error if a configuration has unused keys, or values of the wrong kind in place of components.
+    """Raise an error if a configuration has unused keys, or other values in place of components.
 
-    A key is used if the bundle's workflows define it or another key refers to it. A component needs a `_target_`; a
+    A key is used if the bundle's workflows define it or another key refers to it. A component needs a `_target_`. A
     section (`train`, `validate`) or a list of components cannot be replaced by another kind of value. Keys nested in
     sections are checked in the same way.
 

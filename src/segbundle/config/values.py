@@ -1,4 +1,4 @@
-"""Validation of the values of settings, at the start of a run instead of at their first use hours later."""
+"""Validation of the values of settings at the start of a run, before they are first used."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _EXPONENT = re.compile(r"([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))[eE]([-+]?)([0-9]+)"
 
 
 def check_values(config: Mapping[str, Any], evaluated: bool = False) -> None:
-    """Raise an error if the value of a setting is invalid, or if any number in a configuration is not usable.
+    """Raise an error if a setting has an invalid value, or a number in a configuration is NaN, infinite or too large.
 
     Args:
         config: configuration of a workflow; settings may be missing.
-        evaluated: whether references, expressions and components in `config` have been evaluated. Otherwise they are
-            not checked (default False).
+        evaluated: whether references, expressions and components in `config` have been evaluated and are checked too.
+            By default (False), they are skipped.
 
     Raises:
-        ConfigError: a value is invalid. The message names the key, the value, and what is needed. See also
-            `nsd_tolerances`.
+        ConfigError: a value is invalid. The message names the key, the value, and what is needed. For tolerances by
+            class, see `nsd_tolerances`.
 
     Example:
         >>> check_values({"max_epochs": 0})
@@ -69,14 +69,14 @@ def is_evaluated_later(value: Any) -> bool:
 
 
 def find_key(config: Mapping[str, Any], key: str) -> tuple[bool, Any]:
-    """Return whether a configuration has a key, and the value of the key.
+    """Look up a key in a configuration, and return whether it exists and its value.
 
     Args:
         config: configuration.
         key: key; `#` separates levels.
 
     Returns:
-        whether the key exists, and its value or None.
+        True and the value, or False and None if the key does not exist.
 
     Example:
         >>> find_key({"optimizer": {"lr": 0.1}}, "optimizer#lr"), find_key({}, "optimizer#lr")
@@ -122,7 +122,7 @@ def _check_number(key: str, value: Any) -> None:
 
 
 def is_plain_setting(key: str) -> bool:
-    """Return whether a key is a setting that is not a component.
+    """Return whether a key belongs to a setting that is not a component.
 
     Args:
         key: key of a configuration.
@@ -135,15 +135,16 @@ def is_plain_setting(key: str) -> bool:
 
 
 def check_replacement(key: str, path: str, value: Any, shown: Any) -> None:
-    """Raise an error if an argument has a value that the setting behind it does not accept.
+    """Raise an error if the new value of an argument is invalid for the setting that it replaces.
 
-    The setting is the one that the argument refers to by default, such as `@max_epochs`.
+    An argument of a component may refer to a setting by default, such as `max_epochs: "@max_epochs"`. A value that
+    replaces the reference must be valid for that setting.
 
     Args:
         key: key of the setting.
         path: key of the argument.
         value: new value of the argument. A value that is evaluated later is not checked.
-        shown: value to show in the message, such as a reference that leads to `value`.
+        shown: value to show in the message: the reference that leads to `value`, or `value` itself.
 
     Raises:
         ConfigError: the value is invalid. The message names the argument, its value, and what is needed.
@@ -164,7 +165,7 @@ def nsd_tolerances(value: float | Mapping[str, float] | None, class_names: Seque
         class_names: names of the classes, background first.
 
     Returns:
-        One tolerance per class; if `value` is a mapping, that of the background is 0.0. None if `value` is None.
+        One tolerance in mm per class, or None if `value` is None. If `value` is a mapping, the background has 0.0.
 
     Raises:
         ConfigError: a class has no tolerance, or `value` contains an unknown class.

@@ -1,4 +1,4 @@
-"""Cases of a dataset, their folds and checks, and synthetic scans."""
+"""List the cases of a dataset, split them into folds, check them, and generate synthetic scans."""
 
 import lazy_loader as lazy
 

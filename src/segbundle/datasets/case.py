@@ -1,4 +1,4 @@
-"""A case of a dataset, and the grouping of channel files into cases."""
+"""Cases of a dataset: their names, their files, and grouping of channel files into cases."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from segbundle.classes import Classes
-from segbundle.datasets.folders import escaped, first_of, path_problem
+from segbundle.datasets.folders import first_of, path_problem
 from segbundle.errors import ConfigError, DataError
 from segbundle.io.scan_files import SUFFIXES, stem
+from segbundle.terminal import escaped
 
 CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})$", re.DOTALL)
 """nnU-Net's name of a channel file, without its suffix."""
@@ -21,15 +22,17 @@ CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})$", re.DOTALL)
 
 @dataclass(frozen=True)
 class Case:
-    """A scan with its label map and annotation state.
+    """Case of a dataset: a scan with its label map, annotated classes and fold.
 
     Attributes:
         name: unique name in the dataset, usually the file name without its suffix.
-        image: one file (or DICOM folder), or one file per channel.
-        label: file of the label map, or None.
-        annotated: names of the annotated classes; None if all classes are annotated.
-        fold: validation fold of the case, or None if the dataset does not define folds.
-        problems: messages about files that cannot be used, found without opening the files.
+        image: path of the file or DICOM folder, or one path per channel.
+        label: path of the label map; None (default) if the case is unlabeled.
+        annotated: names of the annotated classes; None (default) if all classes are annotated.
+        fold: validation fold of the case, from 0; None (default) if the dataset does not define folds.
+        problems: messages about files that cannot be used, found without opening the files (default none).
+        subject: person whom the scan shows; a random split holds all scans of a subject out together. None (default) if
+            it is unknown.
 
     Example:
         >>> case = Case("liver_01", (Path("imagesTr/liver_01.nii.gz"),))
@@ -43,6 +46,7 @@ class Case:
     annotated: tuple[str, ...] | None = None
     fold: int | None = None
     problems: tuple[str, ...] = ()
+    subject: str | None = None
 
     def item(self, class_names: Sequence[str]) -> dict[str, Any]:
         """Return the case as an entry of a MONAI datalist.
@@ -51,8 +55,8 @@ class Case:
             class_names: classes of the task, background first.
 
         Returns:
-            dict with `case` and `image`; with `label` and `annotated` (one bool per class) if the case has a label map;
-            with `error` if the case has problems.
+            dict with `case` and `image`; also with `label` and `annotated` (one bool per class) if the case has a label
+            map, and with `error` if the case has problems.
 
         Raises:
             DataError: `annotated` contains an unknown class.
@@ -75,9 +79,9 @@ def _annotated_mask(case: Case, class_names: Sequence[str]) -> list[bool]:
 
 
 def name_problem(name: str) -> str | None:
-    """Return why a name cannot be used for a case, or None if it can.
+    """Return the reason why a name cannot be used for a case; None for a valid name.
 
-    The name of a case becomes part of file names.
+    The name of a case becomes part of file names, so it must be a valid file name in UTF-8.
 
     Args:
         name: name of a case.
@@ -110,10 +114,11 @@ def case_of_channel(file: Path) -> str | None:
 
 
 def group_channels(files: Iterable[Path], num_channels: int) -> list[Case]:
-    """Group image files into cases without label maps.
+    """Group image files into cases by their names.
 
     With several channels, a file is a channel if its name ends in `_` and four digits, such as `case_0001.nii.gz`. With
-    one channel, this applies only if the names of all files in a folder end in `_0000`. Any other file is a case.
+    one channel, a file is a channel only if the names of all files in its folder end in `_0000`. Any other file is a
+    separate case.
 
     Args:
         files: paths of images.
@@ -205,7 +210,7 @@ def path_problems(paths: Iterable[Path]) -> tuple[str, ...]:
 
 
 def with_problems(case: Case, good: set[Path], lost: Mapping[Path, str]) -> Case:
-    """Return a case to whose problems those of files that cannot be opened are added.
+    """Return a case with additional problems about its files that cannot be opened.
 
     Args:
         case: case with or without problems.
@@ -238,9 +243,9 @@ def path_name(path: Path, root: Path) -> str:
 
 
 def named_apart(cases: list[Case], root: Path) -> list[Case]:
-    """Return cases in which the names of the folders precede each duplicate name, as in `patient_1_ct`.
+    """Prefix duplicate case names with the names of their folders, as in `patient_1_ct`.
 
-    No file is renamed. DICOM folders keep their case names, because these already contain the names of the folders.
+    Files are not renamed. DICOM folders keep their case names, because these already contain the names of the folders.
 
     Args:
         cases: cases of one folder tree.

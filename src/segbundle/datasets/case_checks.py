@@ -1,4 +1,4 @@
-"""Checks of a single case: voxel values, label values, geometry and annotations."""
+"""Check a single case: voxel values, label values, geometry and annotated classes."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ _ALIGN = (
     "otherwise resample it onto the image's grid with nearest neighbor."
 )
 """Advice for equal shapes: resampling would empty a label map whose header lost its origin."""
+_TRANSPOSE = (
+    "Its axes seem to be reversed, as in arrays (z, y, x) of SimpleITK that are saved with nibabel: if so, transpose "
+    "the array, and save it with the image's header; otherwise resample it onto the image's grid with nearest neighbor."
+)
+"""Advice for reversed shapes."""
 
 
 def image_problems(scan: Scan, num_channels: int | None) -> Iterator[str]:
@@ -23,7 +28,7 @@ def image_problems(scan: Scan, num_channels: int | None) -> Iterator[str]:
 
     Args:
         scan: image (C, X, Y, Z).
-        num_channels: number of channels that the network takes; None to accept any number.
+        num_channels: number of channels that the network takes; None accepts any number.
 
     Example:
         >>> from pathlib import Path
@@ -37,16 +42,11 @@ def image_problems(scan: Scan, num_channels: int | None) -> Iterator[str]:
             f"{scan.path}: has {len(scan.array)} channel(s), but the network takes {num_channels}; "
             "set network_def#in_channels, or correct the list of channel files of the case."
         )
-    bad = _not_finite(scan.array)
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = scan.array.sum()  # NaN and Inf propagate to the sum; a sum is faster than a test of each voxel
+    bad = 0 if np.isfinite(total) else int(scan.array.size - np.isfinite(scan.array).sum())
     if bad:
         yield f"{scan.path}: contains {bad} NaN or Inf voxel(s); replace them, for instance by the scan's minimum."
-
-
-def _not_finite(array: np.ndarray) -> int:
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(array.sum()):  # NaN and Inf propagate to the sum; a sum is faster than a test of each voxel
-            return 0
-    return int(array.size - np.isfinite(array).sum())
 
 
 def label_problems(label: Scan, class_names: Sequence[str], ignore_label: int | None = None) -> Iterator[str]:
@@ -90,11 +90,11 @@ def label_problems(label: Scan, class_names: Sequence[str], ignore_label: int | 
 
 
 def pair_problems(image: Scan, label: Scan) -> Iterator[str]:
-    """Yield a problem if an image and its label map differ in shape or affine.
+    """Yield a problem if the voxels of an image and its label map do not coincide.
 
     Args:
         image: image (C, X, Y, Z).
-        label: label map (1, X, Y, Z).
+        label: label map (1, X, Y, Z), reoriented to the axes of the image if it has the same voxels.
 
     Example:
         >>> from pathlib import Path
@@ -105,9 +105,10 @@ def pair_problems(image: Scan, label: Scan) -> Iterator[str]:
     """
     difference = image.geometry.difference(label.geometry)
     if difference:
+        shape, label_shape = image.geometry.shape, label.geometry.shape
+        advice = _ALIGN if shape == label_shape else _TRANSPOSE if shape == label_shape[::-1] else _RESAMPLE
         yield (
-            f"{label.path}: the label map and its image {image.path.name} differ in geometry: {difference}. "
-            f"{_ALIGN if image.geometry.shape == label.geometry.shape else _RESAMPLE}"
+            f"{label.path}: the label map and its image {image.path.name} differ in geometry: {difference}. {advice}"
         )
 
 
@@ -116,15 +117,15 @@ def unannotated_problems(label: Scan, annotated: Sequence[bool], class_names: Se
 
     Args:
         label: label map (1, X, Y, Z) of class indices.
-        annotated: one bool per class.
+        annotated: one bool per class, False for unannotated classes.
         class_names: classes of the task, background first.
 
     Example:
         >>> from pathlib import Path
         >>> from segbundle.io.scans import Geometry
         >>> label = Scan(np.ones((1, 3, 2, 1), np.uint8), Geometry((3, 2, 1), np.eye(4)), Path("seg.nii"))
-        >>> len(list(unannotated_problems(label, [True, False], ["background", "liver"])))
-        1
+        >>> next(unannotated_problems(label, [True, False], ["background", "liver"]))[:38]
+        "seg.nii: contains class 'liver' (1), b"
     """
     if all(annotated):
         return

@@ -1,4 +1,4 @@
-"""Cases of a dataset, from a Decathlon `dataset.json`, nnU-Net's raw layout, or plain folders."""
+"""Load the cases of a dataset in any supported layout."""
 
 from __future__ import annotations
 
@@ -8,26 +8,31 @@ from pathlib import Path
 from typing import Any
 
 from segbundle.datasets.case import Case, name_problems
-from segbundle.datasets.description import FILE_NAME, LISTS, read_description
-from segbundle.datasets.folders import escaped, first_of, log_once, some
-from segbundle.datasets.listed import has_list, listed_cases, num_channels
-from segbundle.datasets.paired import paired_cases
+from segbundle.datasets.description import LISTS, read_description
+from segbundle.datasets.description_file import DescriptionFile, datalists_in, find_description
+from segbundle.datasets.folders import first_of, log_once, some
+from segbundle.datasets.layouts import cases_of
 from segbundle.errors import ConfigError, DataError, suggestion
+from segbundle.io.scan_files import SUFFIXES
+from segbundle.terminal import escaped
 
 _SHOWN_NAMES = 25
 
 
 def load_cases(dataset_dir: str | Path, data_list_key: str = "training") -> list[Case]:
-    """Return every case of one section of a dataset, sorted by name.
+    """Return the cases of one list of a dataset, sorted by name.
 
     Args:
-        dataset_dir: folder of the dataset, in one of three layouts: a Decathlon `dataset.json` with lists of cases;
-            nnU-Net's raw layout (a `dataset.json` without lists and channel files such as `case_0000.nii.gz`, or a
-            `dataset.json` with a `dataset` mapping); or `imagesTr` and `labelsTr` without a `dataset.json`.
-        data_list_key: `training` (default, imagesTr), `test` (imagesTs), or the key of another list in `dataset.json`.
+        dataset_dir: folder of the dataset, or a file that lists its cases: a MONAI datalist, or an Auto3DSeg input.
+            The layouts of folders are: a Decathlon `dataset.json` with lists of cases; nnU-Net's raw layout (a
+            `dataset.json` without lists and channel files such as `case_0000.nii.gz`, or a `dataset.json` with a
+            `dataset` mapping); BIDS with label maps in `derivatives`; a study of MONAI Label; or `imagesTr` and
+            `labelsTr` without a `dataset.json`.
+        data_list_key: key of a list in `dataset.json`. Without a `dataset.json` or without lists, `training` (default)
+            stands for `imagesTr`, and `test` for `imagesTs`.
 
     Returns:
-        the cases. Missing files are listed in the `problems` of each case.
+        the cases. Missing files do not raise an error, but are listed in the `problems` of their case.
 
     Raises:
         DataError: the folder does not exist, `dataset.json` or one of its entries is invalid, no case was found, or two
@@ -44,11 +49,8 @@ def load_cases(dataset_dir: str | Path, data_list_key: str = "training") -> list
     """
     cases, malformed = list_cases(dataset_dir, data_list_key)
     if not cases and not malformed:
-        ending = {"training": "Tr", "test": "Ts"}.get(data_list_key)
-        folders = f", or scans in images{ending} with label maps of the same name in labels{ending}" if ending else ""
         raise DataError(
-            f"{dataset_dir}: has no case under {data_list_key!r}. "
-            f"A dataset needs a dataset.json with a {data_list_key!r} list{folders}."
+            f"{dataset_dir}: has no case under {data_list_key!r}. {_advice(Path(dataset_dir), data_list_key)}"
         )
     refuse([*malformed, *name_problems(cases)])
     return cases
@@ -57,12 +59,12 @@ def load_cases(dataset_dir: str | Path, data_list_key: str = "training") -> list
 def list_cases(
     dataset_dir: str | Path, data_list_key: str, description: Mapping[str, Any] | None = None
 ) -> tuple[list[Case], list[str]]:
-    """Return the cases of one section of a dataset, and the problems of its list.
+    """Return the cases of one list of a dataset, and messages about its invalid entries.
 
     Args:
         dataset_dir: see `load_cases`.
-        data_list_key: see `load_cases`; the list may be empty, and names may be duplicate.
-        description: content of `dataset.json`; None (default) to read the file.
+        data_list_key: see `load_cases`. The list may be empty, and it may contain duplicate names.
+        description: content of `dataset.json`; None (default) reads the file.
 
     Returns:
         the cases, sorted by name, and one message per invalid entry.
@@ -78,29 +80,41 @@ def list_cases(
         >>> [case.name for case in cases], len(problems)
         (['a'], 1)
     """
-    folder = Path(dataset_dir)
-    if not folder.is_dir():
-        kind = "is a file, not a folder" if folder.exists() else "no such folder"
-        raise DataError(f"{escaped(folder)}: {kind}; set dataset_dir to the dataset's folder.")
+    file = find_description(dataset_dir)
     if description is None:
-        description = read_description(folder)
-    _log_unused_lists(folder, description, data_list_key)
-    if has_list(description, data_list_key):
-        cases, malformed = listed_cases(folder, description, data_list_key)
-    elif data_list_key in ("training", "test"):
-        section = "Ts" if data_list_key == "test" else "Tr"
-        cases, malformed = paired_cases(folder, section, num_channels(description)), []
-    else:
+        description = read_description(dataset_dir)
+    _log_unused_lists(file, description, data_list_key)
+    found = cases_of(file, description, data_list_key)
+    if found is None:
         known = sorted({key for key in LISTS if description.get(key)} | {"training", "test"})
-        raise ConfigError(f"data_list_key: {folder} has no list {data_list_key!r}{suggestion(data_list_key, known)}")
+        raise ConfigError(
+            f"data_list_key: {dataset_dir} has no list {data_list_key!r}{suggestion(data_list_key, known)}"
+        )
+    cases, malformed = found
     return sorted(cases, key=lambda case: case.name), malformed
 
 
+def _advice(dataset_dir: Path, key: str) -> str:
+    """Return what a dataset without cases needs."""
+    datalists = datalists_in(dataset_dir) if dataset_dir.is_dir() else []
+    if datalists:
+        names = some([path.name for path in datalists])
+        return (
+            f"It contains a datalist ({names}); to use it, set dataset_dir to the file, as in {escaped(datalists[0])}."
+        )
+    suffix = read_description(dataset_dir).get("file_ending")
+    if suffix and not suffix.lower().endswith(SUFFIXES):
+        return f"Its file_ending is {escaped(suffix)}, but segbundle reads 3D scans ({', '.join(SUFFIXES)})."
+    ending = {"training": "Tr", "test": "Ts"}.get(key)
+    folders = f", or scans in images{ending} with label maps of the same name in labels{ending}" if ending else ""
+    return f"A dataset needs a dataset.json with a {key!r} list{folders}."
+
+
 def refuse(messages: list[str]) -> None:
-    """Raise an error if there are messages about a dataset; it contains the first three of them.
+    """Raise an error with the first three problems of a dataset; do nothing without problems.
 
     Args:
-        messages: problems of a dataset.
+        messages: messages about the problems.
 
     Raises:
         DataError: `messages` is not empty.
@@ -115,7 +129,8 @@ def refuse(messages: list[str]) -> None:
 def refuse_cases(cases: list[Case]) -> None:
     """Raise an error if cases have problems.
 
-    The message contains up to three problems. If there are more, it contains the first one and the names of the cases.
+    The error contains up to three problems. If there are more, it contains the first one and the names of the cases
+    with problems.
 
     Args:
         cases: cases of a dataset.
@@ -137,12 +152,12 @@ def refuse_cases(cases: list[Case]) -> None:
     refuse(problems)
 
 
-def _log_unused_lists(folder: Path, description: Mapping[str, Any], data_list_key: str) -> None:
+def _log_unused_lists(file: DescriptionFile, description: Mapping[str, Any], data_list_key: str) -> None:
     for key, value in description.items():
         is_list = isinstance(value, list) and value and isinstance(value[0], dict) and "image" in value[0]
         if is_list and key not in (*LISTS, data_list_key):
             log_once(
-                f"{folder / FILE_NAME}: list {key!r} is not used; supported lists are {', '.join(LISTS)}; rename the "
+                f"{file.path}: list {key!r} is not used; supported lists are {', '.join(LISTS)}; rename the "
                 "list to use it",
                 logging.WARNING,
             )

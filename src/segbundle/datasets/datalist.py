@@ -1,4 +1,4 @@
-"""MONAI datalists of labeled cases, for all cases or by fold."""
+"""Create MONAI datalists of the labeled cases of a dataset, for all cases or by fold."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 from segbundle.config.from_settings import from_settings
 from segbundle.datasets.case import Case, name_problems
 from segbundle.datasets.cases import load_cases, refuse, refuse_cases
-from segbundle.datasets.description import check_class_names, described_labels, read_description
+from segbundle.datasets.description import read_description
+from segbundle.datasets.description_file import find_description
 from segbundle.datasets.folders import log_once, some
 from segbundle.datasets.folds import (
     DEFAULT_NUM_FOLDS,
@@ -20,6 +21,7 @@ from segbundle.datasets.folds import (
     given_split,
     refuse_repeated_cases,
 )
+from segbundle.datasets.label_names import check_class_names, described_labels
 from segbundle.datasets.listed import unlisted_in_words
 from segbundle.errors import ConfigError, DataError, suggestion
 
@@ -41,15 +43,15 @@ def labeled_data(
         class_names: classes of the task, background first.
         section: `training` for all cases outside the validation fold, `validation` for the cases of the validation
             fold, `all` (default) for both.
-        fold: validation fold, in [0, num_folds); None (default) puts every case into both sections.
+        fold: validation fold, in [0, num_folds). With None (default), both sections contain every case.
         num_folds: number of folds (default 5). Folds that the dataset defines take precedence: see `given_split` in
             `segbundle.datasets.folds`.
         split_seed: seed of the random split (default 0). The same cases and seed give the same split everywhere.
         data_list_key: list of the dataset, `training` (default) or `test`.
 
     Returns:
-        entries with `case`, `image`, `label` and `annotated` (one bool per class), sorted by name; with `ignore_label`
-        if the dataset has one.
+        entries with `case`, `image`, `label` and `annotated` (one bool per class), sorted by name; also with
+        `ignore_label` if the dataset has an ignore label.
 
     Raises:
         DataError: no case is labeled, files are missing, folds contradict each other, or `annotated` or
@@ -78,7 +80,9 @@ def labeled_data(
         refuse_cases(cases)
     if section != "all" and fold is not None:
         split, num_folds = _split(folder, listed, validation, num_folds)
-        training, held_out = choose_fold(folder, split, [case.name for case in cases], fold, num_folds, split_seed)
+        subjects = {case.name: case.subject for case in cases if case.subject is not None}
+        names = [case.name for case in cases]
+        training, held_out = choose_fold(folder, split, names, fold, num_folds, split_seed, subjects)
         chosen = held_out if section == "validation" else training
         cases = [case for case in cases if case.name in chosen]
     refuse_cases(cases)
@@ -88,11 +92,13 @@ def labeled_data(
 
 
 def num_folds_of(dataset_dir: str | Path, num_folds: int, data_list_key: str = "training") -> int:
-    """Return the number of folds of a cross-validation: the dataset's, or else the task's.
+    """Return the number of folds of a cross-validation.
+
+    This is the number of folds that the dataset defines; if it defines none, it is `num_folds`.
 
     Args:
         dataset_dir: see `load_cases`.
-        num_folds: number of folds of the task.
+        num_folds: number of folds of the task; see `count_folds` in `segbundle.datasets.folds`.
         data_list_key: see `labeled_data`.
 
     Raises:
@@ -126,14 +132,15 @@ def _labeled(folder: Path, key: str) -> tuple[list[Case], list[Case]]:
     if len(unlabeled) == len(cases) + len(validation):
         raise DataError(
             f"{folder}: no case under {key!r} has a label map. Add label maps: as `label` in dataset.json, or as "
-            "files in labelsTr (labelsTs for test)."
+            "files in labelsTr (labelsTs for test; labels/final for MONAI Label; derivatives/*/ for BIDS)."
         )
     if validation and all(case.label is None for case in validation):
         raise DataError(
             f"{folder}: no case of the `validation` list has a label map. Add label maps, or remove the list."
         )
     refuse_cases([case for case in (*cases, *validation) if case.label is None])
-    unlisted = unlisted_in_words(folder, read_description(folder)) if key == "training" else None
+    file = find_description(folder)
+    unlisted = unlisted_in_words(file, read_description(folder)) if key == "training" else None
     if unlisted:
         log_once(unlisted, logging.WARNING)
     if unlabeled:
@@ -142,10 +149,10 @@ def _labeled(folder: Path, key: str) -> tuple[list[Case], list[Case]]:
 
 
 def has_validation(folder: Path) -> bool:
-    """Return whether `dataset.json` has a `validation` list with entries.
+    """Return whether the description of a dataset has a `validation` list with entries.
 
     Args:
-        folder: folder of the dataset.
+        folder: see `load_cases`.
 
     Raises:
         DataError: `dataset.json` is invalid.
@@ -176,5 +183,6 @@ def unlabeled_in_words(folder: Path, names: Sequence[str], total: int) -> str:
 
 def _split(folder: Path, cases: Sequence[Case], validation: Sequence[Case], num_folds: int) -> tuple[Split | None, int]:
     """Return the folds that the dataset defines, and the number of folds."""
-    split = given_split(folder, cases, validation)
-    return split, count_folds(folder, split, num_folds, read_description(folder).get("num_folds"))
+    file = find_description(folder)
+    split = given_split(file, cases, validation)
+    return split, count_folds(file.path, split, num_folds, read_description(folder).get("num_folds"))

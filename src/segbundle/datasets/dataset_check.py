@@ -1,8 +1,8 @@
-"""Check of a whole dataset: every case is opened, and every problem is listed."""
+"""Check a whole dataset: open every case, and list every problem."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,11 @@ from segbundle.datasets.case import Case, name_problems
 from segbundle.datasets.case_checks import image_problems, label_problems, pair_problems, unannotated_problems
 from segbundle.datasets.cases import list_cases, load_cases
 from segbundle.datasets.datalist import unlabeled_in_words
-from segbundle.datasets.description import check_class_names, described_labels, read_description
+from segbundle.datasets.description import read_description
+from segbundle.datasets.description_file import find_description
 from segbundle.datasets.folds import DEFAULT_NUM_FOLDS, count_folds, given_split
+from segbundle.datasets.label_names import check_class_names, described_labels
+from segbundle.datasets.layouts import recognize
 from segbundle.datasets.listed import unlisted_in_words
 from segbundle.errors import ConfigError, DataError, SegbundleError, describe
 from segbundle.io.label_maps import read_labels
@@ -48,16 +51,16 @@ def examine_case(
 ) -> tuple[list[str], set[int]]:
     """Read the files of a case, and return its problems and the values in its label map.
 
-    The files of a case with known problems are not opened, because a named pipe would block forever.
+    If the case already has problems, its files are not opened, because a named pipe would block forever.
 
     Args:
         case: case to check.
         class_names: classes of the task, background first.
-        num_channels: number of channels that the network takes; None to accept any number.
+        num_channels: number of channels that the network takes; None accepts any number.
         ignore_label: value of voxels whose class is unknown; None if the dataset has no such value.
 
     Returns:
-        messages, and the set of label values; the set is empty without a readable label map.
+        messages about the problems, and the set of label values (empty without a readable label map).
 
     Example:
         >>> examine_case(Case("a", (Path("a.nii"),), problems=("a.nii: no such file.",)), ["background"], 1, None)
@@ -66,8 +69,9 @@ def examine_case(
     if case.problems:
         return list(case.problems), set()
     found: list[str] = []
-    image = _read(case.image[0] if len(case.image) == 1 else list(case.image), found, labels=False)
-    label = _read(case.label, found, labels=True) if case.label is not None else None
+    image = _read(found, read_scan, case.image[0] if len(case.image) == 1 else list(case.image))
+    grid = None if image is None else image.geometry
+    label = _read(found, read_labels, case.label, class_names, grid) if case.label is not None else None
     if image is not None:
         found += image_problems(image, num_channels)
     if label is not None:
@@ -82,7 +86,7 @@ def label_and_annotation_problems(
 ) -> list[str]:
     """Return problems of a label map, and contradictions between it and the `annotated` list of the case.
 
-    Contradictions are searched only if the label map has no other problem.
+    Contradictions are reported only if the label map has no other problem.
 
     Args:
         case: case of the label map.
@@ -105,9 +109,10 @@ def label_and_annotation_problems(
     return found or list(unannotated_problems(label, annotated, class_names))
 
 
-def _read(path: Path | list[Path], found: list[str], labels: bool) -> Scan | None:
+def _read(found: list[str], read: Callable[..., Scan], *arguments: Any) -> Scan | None:
+    """Return a scan, or None if it cannot be read; the reason is appended to `found`."""
     try:
-        return read_labels(path) if labels else read_scan(path)
+        return read(*arguments)
     except DataError as error:
         found.append(str(error))
         return None
@@ -116,19 +121,21 @@ def _read(path: Path | list[Path], found: list[str], labels: bool) -> Scan | Non
 class DatasetCheck:
     """Iterable that opens every case of a dataset, and yields each case with its problems.
 
-    It covers labeled and unlabeled cases of the training, validation and test lists.
+    The check covers labeled and unlabeled cases of the training, validation and test lists.
 
     Args:
         dataset_dir: see `load_cases`.
         class_names: classes of the task, background first; None if they are unknown.
-        num_channels: number of channels that the network takes; None (default) to use that of the first readable case.
+        num_channels: number of channels that the network takes; None (default) for that of the first readable case.
 
     Attributes:
         cases: cases that will be opened.
-        problems: problems of the dataset as a whole: an invalid `dataset.json`, contradictory class names or folds, or
-            duplicate names.
-        tallies: counts per foreground class over the labeled cases without problems; complete after iteration.
-        partly_unknown: number of these cases that have unknown voxels; complete after iteration.
+        layout: name of the layout of the dataset, such as `nnU-Net raw`.
+        problems: messages about the dataset as a whole: an invalid `dataset.json`, contradictory class names or folds,
+            or duplicate names.
+        tallies: `ClassTally` by name of each foreground class, over the labeled cases without problems; complete after
+            iteration.
+        partly_unknown: number of labeled cases without problems that have unknown voxels; complete after iteration.
 
     Raises:
         DataError: the folder does not exist or contains no cases.
@@ -154,6 +161,7 @@ class DatasetCheck:
         self, dataset_dir: str | Path, class_names: Sequence[str] | None, num_channels: int | None = None
     ) -> None:
         self.folder = Path(dataset_dir)
+        self._file = find_description(self.folder)
         self.class_names = [str(value) for value in range(IGNORE_INDEX)] if class_names is None else class_names
         self.num_channels = num_channels
         self.tallies = {name: ClassTally() for name in self.class_names[1:]}
@@ -165,6 +173,7 @@ class DatasetCheck:
         announced = description.get("numTraining")
         self._announced = announced if isinstance(announced, int) else None
         self._unlisted = self._find_unlisted(description)
+        self.layout = recognize(self._file, description).title
         training, validation, test = (self._listed(key, description) for key in ("training", "validation", "test"))
         self._training = [*training, *validation]
         self.cases = [*self._training, *test]
@@ -172,8 +181,8 @@ class DatasetCheck:
             load_cases(dataset_dir)  # raises an error that explains the layout of a dataset
         self.problems += [message for cases in (self._training, test) for message in name_problems(cases)]
         try:
-            split = given_split(self.folder, *([case for case in c if case.label] for c in (training, validation)))
-            count_folds(self.folder, split, DEFAULT_NUM_FOLDS, description.get("num_folds"))
+            split = given_split(self._file, *([case for case in c if case.label] for c in (training, validation)))
+            count_folds(self._file.path, split, DEFAULT_NUM_FOLDS, description.get("num_folds"))
         except SegbundleError as error:
             self.problems.append(str(error))
 
@@ -191,7 +200,7 @@ class DatasetCheck:
 
     def _find_unlisted(self, description: dict[str, Any]) -> str | None:
         try:
-            return unlisted_in_words(self.folder, description)
+            return unlisted_in_words(self._file, description)
         except DataError:  # invalid lists are reported separately
             return None
 
@@ -201,21 +210,21 @@ class DatasetCheck:
         try:
             cases, malformed = list_cases(self.folder, key, description)
         except DataError as error:
-            if not self.folder.is_dir():
-                raise
             cases, malformed = [], [str(error)]
         self.problems += malformed
         return cases
 
     @property
     def notes(self) -> list[str]:
-        """Remarks that are not problems but matter for training; complete after iteration."""
+        """Messages about unlabeled or unlisted cases, and classes without examples; complete after iteration."""
         unlabeled = [case.name for case in self._training if case.label is None]
         notes = [unlabeled_in_words(self.folder, unlabeled, len(self._training))] if unlabeled else []
         if self._unlisted:
             notes.append(self._unlisted)
         if self._announced not in (None, len(self._training)):
-            notes.append(f"dataset.json has numTraining {self._announced}, but {len(self._training)} cases were found.")
+            notes.append(
+                f"{self._file.path.name} has numTraining {self._announced}, but {len(self._training)} cases were found."
+            )
         unseen = [name for index, name in enumerate(self.class_names) if index > 0 and index not in self._learned]
         if unseen:
             notes.append(f"no training case contains {', '.join(unseen)}; a network needs examples of every class.")
@@ -225,7 +234,7 @@ class DatasetCheck:
         return len(self.cases)
 
     def __iter__(self) -> Iterator[tuple[Case, list[str]]]:
-        """Open each case, and yield it with its problems, one line each."""
+        """Open each case, and yield it with a list of messages, one line per problem."""
         for number, case in enumerate(self.cases):
             try:
                 problems, values = self._examine(case)

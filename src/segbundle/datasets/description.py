@@ -1,24 +1,22 @@
-"""Content of `dataset.json`: lists of cases, label values and class names."""
+"""Read `dataset.json` or a datalist: lists of cases, channels and folds."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from typing_extensions import TypedDict
 
-from segbundle.classes import Classes
-from segbundle.datasets.folders import escaped
+from segbundle.datasets.description_file import find_description
 from segbundle.errors import DataError
 from segbundle.files.documents import read_json, shortened, validate
+from segbundle.terminal import escaped
 
-FILE_NAME = "dataset.json"
 LISTS = ("training", "validation", "test", "testing")
 _SECTIONS_IN_FOLDS = ("training", "validation")
 _OTHER_FOLD_KEYS = frozenset(
@@ -29,15 +27,15 @@ _OTHER_NUM_FOLDS_KEYS = frozenset(
     ("numfolds", "nfolds", "nfold", "numberoffolds", "kfolds", "cvfolds", "numsplits", "nsplits", *_OTHER_FOLD_KEYS)
 )
 """Keys of other programs for the number of folds, in the same form."""
-_VALUE = re.compile(r"[0-9]{1,9}$")
 _NO_LETTER = re.compile(r"[\W_]+")
 _STRICT: Any = {"strict": True, "extra": "allow"}
+_ONLY_THESE: Any = {"strict": True, "extra": "forbid"}
 
 
 class ListedCase(TypedDict, total=False):
     """Entry of a list of cases in `dataset.json`, as returned by `listed_case`. Only `image` is required.
 
-    In the file, `image` may also be a single path, and a path alone stands for an entry with only an `image`.
+    In the file, `image` may also be a single path, and an entry may be only the path of its image.
 
     Attributes:
         image: paths of the image, relative to the folder of the dataset: one file or DICOM folder, or one file per
@@ -78,6 +76,25 @@ class MappedCase(TypedDict):
     label: str | None
 
 
+class BidsFilter(TypedDict, total=False):
+    """Choice of the images and label maps of a BIDS dataset, as parts of file names: `T1w`, `ce-gad_T1w`.
+
+    Attributes:
+        images: part of the names of the images, or one part per channel.
+        label: part of the names of the label maps, such as `dseg` or `label-lesion_mask`.
+        derivatives: name of the folder in `derivatives` that contains the label maps.
+
+    Example:
+        >>> BidsFilter(images=["T1w"], label="dseg")["label"]
+        'dseg'
+    """
+
+    __pydantic_config__ = _ONLY_THESE  # type: ignore[misc]
+    images: list[str]
+    label: str
+    derivatives: str
+
+
 class _Description(TypedDict, total=False):
     """Keys of `dataset.json` that are used. Entries of lists are checked one by one."""
 
@@ -90,15 +107,18 @@ class _Description(TypedDict, total=False):
     channel_names: list[str] | None
     modality: list[str] | None
     num_folds: int | None
+    file_ending: str | None
+    dataroot: str | None
+    bids: BidsFilter | None
 
 
-def read_description(folder: Path) -> dict[str, Any]:
-    """Return the content of `dataset.json`, or an empty dict if the file does not exist.
+def read_description(dataset_dir: str | Path) -> dict[str, Any]:
+    """Return the content of `dataset.json` or of a datalist, or an empty dict if a folder has no `dataset.json`.
 
     `channel_names` and `modality` are returned as lists. Keys with the value null are left out.
 
     Args:
-        folder: folder of the dataset.
+        dataset_dir: see `find_description`.
 
     Raises:
         DataError: the file cannot be read, it is not valid JSON, a key is misspelled, or a value has a wrong type.
@@ -106,11 +126,11 @@ def read_description(folder: Path) -> dict[str, Any]:
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = (Path(folder) / FILE_NAME).write_text('{"modality": {"0": "CT"}}')
+        ...     _ = (Path(folder) / "dataset.json").write_text('{"modality": {"0": "CT"}}')
         ...     read_description(Path(folder))["modality"]
         ['CT']
     """
-    path = folder / FILE_NAME
+    path = find_description(dataset_dir).path
     if not os.path.lexists(path):
         return {}
     content: Any = read_json(path)
@@ -118,6 +138,8 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise DataError(f"{path}: must contain a JSON object with keys such as `labels`, found {shortened(content)}.")
     for key in ("channel_names", "modality"):
         content[key] = _as_list(content.get(key))
+    if isinstance(content.get("bids"), dict) and isinstance(content["bids"].get("images"), str):
+        content["bids"] = {**content["bids"], "images": [content["bids"]["images"]]}
     if isinstance(content.get("dataset"), str):  # a name, as some programs write
         del content["dataset"]
     description: dict[str, Any] = validate(content, _Description, str(path))
@@ -168,7 +190,7 @@ def _nearest(key: str, known: frozenset[str]) -> str | None:
 
 
 def listed_case(path: Path, key: str, number: int | str, entry: Any) -> ListedCase:
-    """Return a validated entry of a list of cases.
+    """Validate an entry of a list of cases, and return it with `image` as a list.
 
     Args:
         path: path of `dataset.json`.
@@ -195,6 +217,8 @@ def listed_case(path: Path, key: str, number: int | str, entry: Any) -> ListedCa
         raise DataError(f"{place} has the unknown key {name!r}: did you mean 'fold', with the values 0, 1, 2, ...?")
     if isinstance(entry.get("image"), str):
         entry["image"] = [entry["image"]]
+    if isinstance(entry.get("label"), list):
+        entry["label"] = _only_label(place, entry["label"])
     if not entry.get("image") or entry["image"] == [""]:
         raise DataError(f"{place} has no `image`: {shortened(entry)}. Add the path of the scan.")
     schema = dict[str, dict[Any, ListedCase]]
@@ -202,8 +226,18 @@ def listed_case(path: Path, key: str, number: int | str, entry: Any) -> ListedCa
     return checked
 
 
+def _only_label(place: str, paths: list[Any]) -> Any:
+    """Return the path of a label map from a list; MONAI reads the files of a longer list as channels."""
+    if len(paths) > 1 and all(isinstance(path, str) for path in paths):
+        raise DataError(
+            f"{place}.label lists {len(paths)} files, but a case needs one label map. Merge them into one file of "
+            "class indices."
+        )
+    return paths[0] if len(paths) == 1 and isinstance(paths[0], str) else paths
+
+
 def mapped_case(path: Path, name: str, entry: Any) -> ListedCase:
-    """Return a validated entry of nnU-Net's `dataset` mapping in the form of `listed_case`.
+    """Validate an entry of nnU-Net's `dataset` mapping, and return it in the form of `listed_case`.
 
     Args:
         path: path of `dataset.json`.
@@ -221,114 +255,3 @@ def mapped_case(path: Path, name: str, entry: Any) -> ListedCase:
         entry = {**entry, "images": [entry["images"]]}
     validate({"dataset": {name: entry}}, dict[str, dict[str, MappedCase]], str(path))
     return listed_case(path, "dataset", name, {**entry, "image": entry["images"]})
-
-
-class DescribedLabels(NamedTuple):
-    """Class names and ignore label of `dataset.json`.
-
-    Attributes:
-        class_names: names in the order of the label values, or None (default) if the file does not have them.
-        ignore_label: value of voxels whose class is unknown, or None (default).
-
-    Example:
-        >>> DescribedLabels(["background", "liver"]).ignore_label is None
-        True
-    """
-
-    class_names: list[str] | None = None
-    ignore_label: int | None = None
-
-
-def described_labels(folder: Path) -> DescribedLabels:
-    """Return the class names and the ignore label of a dataset.
-
-    Both layouts are supported: `{"0": "background", "1": "liver"}` of the Decathlon and `{"background": 0, "liver": 1}`
-    of nnU-Net. The label named `ignore` marks unknown voxels.
-
-    Args:
-        folder: folder of the dataset.
-
-    Raises:
-        DataError: `dataset.json` is invalid, or the label values are not 0, 1, 2, ..., are duplicate, or are lists
-            (nnU-Net's region-based labels).
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = (Path(folder) / FILE_NAME).write_text('{"labels": {"background": 0, "liver": 1, "ignore": 2}}')
-        ...     described_labels(Path(folder))
-        DescribedLabels(class_names=['background', 'liver'], ignore_label=2)
-    """
-    labels = read_description(folder).get("labels")
-    if labels is None or labels == {}:
-        return DescribedLabels()
-    path = folder / FILE_NAME
-    names = _names_by_value(path, labels)
-    by_value = dict(names)
-    duplicates = [value for value, count in Counter(value for value, _ in names).items() if count > 1]
-    if duplicates:
-        same = ", ".join(repr(name) for value, name in names if value == duplicates[0])
-        raise DataError(
-            f"{path}: `labels` gives the value {duplicates[0]} to {same}; give every class a different value."
-        )
-    ignored = [value for value, name in by_value.items() if name.lower() == "ignore"]
-    for value in ignored:
-        del by_value[value]
-    if len(ignored) > 1 or sorted(by_value) != list(range(len(by_value))):
-        raise DataError(
-            f"{path}: the values of `labels` are {shortened(sorted(by_value))}, but must be 0, 1, 2, ... without a "
-            "gap. Only the label named ignore may have another value."
-        )
-    elsewhere = [value for value, name in by_value.items() if name.lower() == "background" and value > 0]
-    if elsewhere:
-        raise DataError(f"{path}: `labels` gives the background the value {elsewhere[0]}; it must be 0.")
-    return DescribedLabels([by_value[value] for value in range(len(by_value))], ignored[0] if ignored else None)
-
-
-def _names_by_value(path: Path, labels: Any) -> list[tuple[int, str]]:
-    if not isinstance(labels, dict):
-        raise DataError(
-            f"{path}: `labels` is {shortened(labels)}; it must give each class one integer, for instance "
-            '{"0": "background", "1": "liver"}.'
-        )
-    decathlon = all(_VALUE.match(key) for key in labels)
-    pairs = list(labels.items()) if decathlon else [(value, name) for name, value in labels.items()]
-    for value, name in pairs:
-        if isinstance(value, list):
-            raise DataError(
-                f"{path}: labels.{escaped(str(name))} is {shortened(value)}; `labels` must give each class one "
-                "integer. Label regions (lists of integers) are not supported."
-            )
-        if isinstance(value, bool) or not _VALUE.match(str(value)) or not isinstance(value, (int, str)):
-            raise DataError(
-                f"{path}: labels.{escaped(str(name))} is {shortened(value)}; `labels` must give each class one integer."
-            )
-        if not isinstance(name, (str, int)) or isinstance(name, bool) or escaped(str(name)) != str(name) or name == "":
-            raise DataError(f"{path}: labels.{value} is {shortened(name)}; it must be the name of a class.")
-    return [(int(value), str(name)) for value, name in pairs]
-
-
-def check_class_names(dataset_dir: str | Path, class_names: Sequence[str]) -> None:
-    """Check that the `class_names` of a task match those of the dataset, ignoring case.
-
-    Args:
-        dataset_dir: folder of the dataset.
-        class_names: classes of the task, background first.
-
-    Raises:
-        DataError: the number of classes or a name differs, or `dataset.json` is invalid.
-        ConfigError: a name in `class_names` is invalid.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = (Path(folder) / FILE_NAME).write_text('{"labels": {"0": "background", "1": "liver"}}')
-        ...     check_class_names(folder, ["background", "Liver"])
-    """
-    described, names = described_labels(Path(dataset_dir)).class_names, Classes(class_names).names
-    if described is None or [n.lower() for n in described] == [n.lower() for n in names]:
-        return
-    raise DataError(
-        f"{Path(dataset_dir) / FILE_NAME}: its labels are {described}, but the task's class_names are {names}. "
-        "Correct one of them."
-    )

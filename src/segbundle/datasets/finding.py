@@ -1,4 +1,4 @@
-"""Search of files and folders for scans, each with a unique name."""
+"""Find scans in files and folders, and give each a unique name."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from segbundle.config.from_settings import from_settings
 from segbundle.datasets.case import Case, case_of_channel, group_channels, name_problem, named_apart, with_problems
 from segbundle.datasets.cases import list_cases, refuse
-from segbundle.datasets.description import FILE_NAME, read_description
+from segbundle.datasets.description import read_description
+from segbundle.datasets.description_file import find_description, is_description
 from segbundle.datasets.folders import (
     Tree,
     escaped,
@@ -21,31 +23,41 @@ from segbundle.datasets.folders import (
     log_left_out,
     path_problem,
 )
+from segbundle.datasets.layouts import is_label_map
 from segbundle.datasets.listed import has_list
-from segbundle.datasets.series import lost_scans, scans_in_folders, series_of
+from segbundle.datasets.series import NOT_SELECTED, lost_scans, scans_in_folders, series_of
 from segbundle.errors import DataError
-from segbundle.io.scan_files import SUFFIXES, is_dicom_file, is_scan_file, is_segmentation, stem
+from segbundle.io.scan_files import SUFFIXES, is_dicom_file, is_scan_file, is_segmentation, is_volume_path, stem
 
 _FORMATS = f"{', '.join(SUFFIXES)} or DICOM"
 
 
-def find_scans(scans: str | Path | Sequence[str | Path], num_channels: int = 1) -> list[dict[str, Any]]:
+@from_settings
+def find_scans(
+    scans: str | Path | Sequence[str | Path],
+    num_channels: int = 1,
+    series: str | int | Sequence[str | int] | None = None,
+) -> list[dict[str, Any]]:
     """Return a MONAI datalist of scans for inference.
 
     Folders are searched with their subfolders, each real folder once. Hidden files, segmentations of 3D Slicer, and
     results of inference (see `leave_out_results` in `segbundle.datasets.folders`) are skipped. A DICOM series is one
-    scan, named after its folder. If several scans have the same name, the names of their folders precede it.
+    scan, named after its folder, or several if it contains several volumes, such as echoes or time points. If several
+    scans have the same name, the names of their folders precede it.
 
-    A scan that cannot be opened, or whose name is not unique, gets an `error`. Other scans are not affected.
+    A scan that cannot be opened, or whose name is not unique, has an `error`. Other scans are not affected.
 
     Args:
-        scans: a path, or a list of paths: scan files, folders with scans, or folders of datasets. A dataset stands for
-            the scans of its `test` list, or else of `imagesTs`, or else of `imagesTr`.
+        scans: a path, or a list of paths: scan files, folders with scans, or datasets (folders or datalists). In a
+            dataset, scans are those of its `test` list; without this list, those of `imagesTs`, or else of `imagesTr`.
+            Label maps of BIDS datasets and of studies of MONAI Label are skipped.
         num_channels: number of channels of the network (default 1). With several, the files `case_0000`, `case_0001`,
             ... are the channels of one case. With one, the suffix `_0000` is dropped if every file of a folder has it.
+        series: DICOM series to use: SeriesInstanceUIDs, SeriesNumbers, modalities, or patterns of SeriesDescriptions,
+            such as `*thorax*` (in any case). Other files are not affected. None (default) uses all series.
 
     Returns:
-        entries with `case` and `image`, sorted by name; with `error` if the scan cannot be used.
+        entries with `case` and `image`, sorted by name; also with `error` if the scan cannot be used.
 
     Raises:
         DataError: no scans were found, or all of them have an error.
@@ -60,12 +72,18 @@ def find_scans(scans: str | Path | Sequence[str | Path], num_channels: int = 1) 
     """
     paths = [Path(scans)] if isinstance(scans, (str, Path)) else [Path(path) for path in scans]
     trees: list[Tree] = []
-    cases = [case for path in paths for case in _scans_of(path, num_channels, trees)]
+    selected = _words(series)
+    cases = [case for path in paths for case in _scans_of(path, num_channels, selected, trees)]
     log_left_out(trees)
     if len(paths) > 1:
         cases = _without_duplicates(cases)
     cases = tell_apart([_with_printable_name(case) for case in cases])
     if not cases:
+        if selected and any(tree.left_out[NOT_SELECTED] for tree in trees):
+            raise DataError(
+                f"{', '.join(map(escaped, paths))}: no DICOM series matches series: {', '.join(selected)}. List the "
+                f"series with: segbundle check {escaped(paths[0])}"
+            )
         others = left_out_in_words(sum((tree.left_out for tree in trees), Counter()))
         raise DataError(
             f"{', '.join(map(escaped, paths))}: contains no scan ({_FORMATS}){others and '; '}{others}."
@@ -80,28 +98,39 @@ def _by_name(case: Case) -> str:
     return case.name
 
 
-def _scans_of(path: Path, num_channels: int, trees: list[Tree]) -> list[Case]:
+def _words(series: str | int | Sequence[str | int] | None) -> list[str]:
+    if series is None:
+        return []
+    return [str(series)] if isinstance(series, (str, int)) else [str(word) for word in series]
+
+
+def _scans_of(path: Path, num_channels: int, selected: Sequence[str], trees: list[Tree]) -> list[Case]:
     """Return the scans of one given path; a searched folder is added to `trees`."""
+    if is_volume_path(path):
+        return [Case(stem(path), (path,))]
     if not os.path.lexists(path):
         return [Case(stem(path), (path,), problems=(f"{escaped(path)}: no such file or folder. Check the path.",))]
     problem = path_problem(path)
-    if problem is None and path.is_file():
-        return [series_of(path)] if not is_scan_file(path) and is_dicom_file(path) else [Case(stem(path), (path,))]
+    if problem is None and path.is_file() and not is_description(path):
+        if path.name == "DICOMDIR":  # the index of a medium stands for all its files
+            return _scans_of(path.parent, num_channels, selected, trees)
+        return series_of(path) if not is_scan_file(path) and is_dicom_file(path) else [Case(stem(path), (path,))]
     if problem is None:
         try:
-            return _scans_in(path, num_channels, trees)
+            return _scans_in(path, num_channels, selected, trees)
         except (DataError, OSError) as error:
             problem = str(error)
     return [Case(stem(path), (path,), problems=(problem,))]
 
 
-def _scans_in(folder: Path, num_channels: int, trees: list[Tree]) -> list[Case]:
-    description = read_description(folder)
+def _scans_in(folder: Path, num_channels: int, selected: Sequence[str], trees: list[Tree]) -> list[Case]:
+    path, description = find_description(folder).path, read_description(folder)
     if has_list(description, "test"):
         cases, malformed = list_cases(folder, "test", description)
-        path = folder / FILE_NAME
         if cases or malformed:
-            return cases + [Case(f"{FILE_NAME}_{n}", (path,), problems=(m,)) for n, m in enumerate(malformed)]
+            return cases + [Case(f"{path.name}_{n}", (path,), problems=(m,)) for n, m in enumerate(malformed)]
+    if folder.is_file():
+        raise DataError(f"{escaped(folder)}: has no `testing` list. Add one, or pass the scans themselves.")
     root = next((images for images in (folder / "imagesTs", folder / "imagesTr") if images.is_dir()), folder)
     tree = list_tree(root)
     trees.append(tree)
@@ -109,10 +138,14 @@ def _scans_in(folder: Path, num_channels: int, trees: list[Tree]) -> list[Case]:
     files = [file for file in kept if not is_segmentation(file.name)]
     if len(files) < len(kept):
         tree.left_out["segmentations of 3D Slicer"] += len(kept) - len(files)
+    labels = {file for file in files if is_label_map(root, file)}
+    if labels:
+        tree.left_out["label maps of the dataset"] += len(labels)
+        files = [file for file in files if file not in labels]
     found = group_channels([*files, *filter(is_scan_file, lost_scans(tree))], num_channels)
     lost = {lost.path: lost.reason for lost in tree.lost}
     good = {*files, *tree.dicom}
-    return [with_problems(case, good, lost) for case in named_apart(found + scans_in_folders(tree), root)]
+    return [with_problems(case, good, lost) for case in named_apart(found + scans_in_folders(tree, selected), root)]
 
 
 def _with_printable_name(case: Case) -> Case:
@@ -140,10 +173,10 @@ def _base_name(case: Case) -> str:
 
 
 def tell_apart(cases: Sequence[Case]) -> list[Case]:
-    """Return cases with unique names.
+    """Make the names of cases unique.
 
-    The names of folders, as many as needed, precede each duplicate name. Cases that this cannot tell apart, such as
-    `a.nii` and `a.nii.gz` in one folder, are named after their files and get a problem.
+    Duplicate names are prefixed with the names of as many folders as needed. If this is not enough, as for `a.nii` and
+    `a.nii.gz` in one folder, the cases are named after their files, and a problem is added to each.
 
     Args:
         cases: cases with any names.

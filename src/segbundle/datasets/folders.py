@@ -1,4 +1,4 @@
-"""Content of a folder tree: scan files, skipped files, and paths that cannot be opened."""
+"""List the content of a folder tree: scan files, skipped files, and paths that cannot be opened."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from segbundle.io.scan_files import (
     holds_dicom,
     is_scan_file,
     is_uid,
+    is_volume_path,
     may_be_slice,
     missing_header,
     stem,
 )
+from segbundle.terminal import escaped as escaped  # also for the modules that import it from here
 
 _logger = logging.getLogger(__name__)
 _SHOWN_ENDINGS = 6
@@ -42,10 +44,10 @@ class Lost:
     """Path that cannot be opened.
 
     Attributes:
-        path: a file, a link, or a folder.
+        path: path of a file, a link, or a folder.
         reason: message that begins with the path.
-        scan: whether the path may be a scan or contain scans: it has the suffix of a scan, or is a folder.
-        slice: whether the path may be a file of a DICOM series (default False).
+        scan: True if the path may be a scan or contain scans, because it has the suffix of a scan or may be a folder.
+        slice: True if the path may be a file of a DICOM series (default False).
 
     Example:
         >>> Lost(Path("a.nii"), "a.nii: no such file.", scan=True).slice
@@ -66,12 +68,12 @@ class Tree:
     Only regular files are opened.
 
     Attributes:
-        root: the folder.
-        files: regular files with the suffix of a scan, sorted.
-        dicom: folders that directly contain DICOM files, sorted.
+        root: path of the folder.
+        files: paths of regular files with the suffix of a scan, sorted.
+        dicom: paths of folders that directly contain DICOM files, sorted.
         lost: paths that cannot be opened, sorted.
-        left_out: number of skipped files by kind.
-        no_volumes: names of DICOM series that are not volumes, by kind.
+        left_out: number of skipped files by kind, such as a suffix or `hidden`.
+        no_volumes: case names of DICOM series that are not volumes, by kind of image, such as `a localizer`.
 
     Example:
         >>> Tree(Path("data")).files
@@ -87,12 +89,12 @@ class Tree:
 
 
 def list_tree(root: str | Path) -> Tree:
-    """Return the content of a folder tree.
+    """Return the content of a folder and its subfolders.
 
     No error is raised: paths that cannot be opened are listed in `lost`.
 
     Args:
-        root: the folder; if it cannot be opened, it is the only entry of `lost`.
+        root: path of the folder; if it cannot be opened, it is the only entry of `lost`.
 
     Example:
         >>> import tempfile
@@ -201,10 +203,10 @@ def _list_others(tree: Tree, folder: Path, others: list[Path]) -> None:
 
 
 def path_problem(path: Path) -> str | None:
-    """Return why a path cannot be opened, or None for a file or folder. The path is not opened.
+    """Return why a path cannot be opened, or None for a file, a folder or a DICOM volume. The path is not opened.
 
     Args:
-        path: file, folder, link or special file.
+        path: path of a file, folder, link or special file.
 
     Example:
         >>> path_problem(Path("/nowhere/a.nii"))
@@ -213,7 +215,7 @@ def path_problem(path: Path) -> str | None:
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:
-        return f"{escaped(path)}: {_describe_error(error, path)}"
+        return None if is_volume_path(path) else f"{escaped(path)}: {_describe_error(error, path)}"
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         return None
     kind = _SPECIAL.get(stat.S_IFMT(mode), "a special file")
@@ -233,7 +235,7 @@ def _describe_error(error: OSError | ValueError, path: Path) -> str:
 
 
 def leave_out_results(tree: Tree) -> list[Path]:
-    """Return the scan files of a tree that were not written by inference.
+    """Return the scan files of a tree without those that inference wrote.
 
     A file named `x_seg` or `x_prob`, with any suffix, counts as written by inference if its folder contains a scan `x`
     or a `predictions.json`. Such files are counted as skipped.
@@ -262,7 +264,7 @@ def leave_out_results(tree: Tree) -> list[Path]:
 
 
 def left_out_in_words(left_out: Counter[str]) -> str:
-    """Return the number of skipped files by kind as text; empty without skipped files.
+    """Return a one-line summary of skipped files; an empty string without skipped files.
 
     Args:
         left_out: number of skipped files by kind.
@@ -303,10 +305,10 @@ def log_left_out(trees: Iterable[Tree]) -> None:
 
 @lru_cache(maxsize=1000)
 def log_once(message: str, level: int = logging.INFO) -> None:
-    """Log a message once per process; datasets are listed twice during training.
+    """Log a message only once per process, because training lists a dataset several times.
 
     Args:
-        message: text.
+        message: message to log.
         level: logging level (default INFO).
 
     Example:
@@ -333,24 +335,11 @@ def first_of(messages: Sequence[str], most: int = 3) -> list[str]:
     return [*messages[:most], f"{more}; `segbundle check` prints all problems of a dataset."]
 
 
-def escaped(text: str | Path) -> str:
-    r"""Return text with escapes for unprintable characters, such as line breaks and bytes outside UTF-8.
-
-    Args:
-        text: text or path.
-
-    Example:
-        >>> escaped("gr\udcf6sse.nii")
-        'gr\\udcf6sse.nii'
-    """
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text))
-
-
 def some(names: Sequence[object], most: int = 5) -> str:
     """Return the first names of a list as text, with the number of other names.
 
     Args:
-        names: any objects.
+        names: names, or any objects to convert to text.
         most: number of names to show (default 5).
 
     Example:

@@ -1,11 +1,11 @@
-"""Folds of a cross-validation: a random split, or the folds that a dataset defines."""
+"""Split a dataset into the folds of a cross-validation: at random, or as the dataset defines."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +14,14 @@ from typing_extensions import TypedDict
 
 from segbundle.datasets.case import Case
 from segbundle.datasets.description import other_spellings
-from segbundle.datasets.folders import escaped, log_once, some
+from segbundle.datasets.description_file import DescriptionFile
+from segbundle.datasets.folders import log_once, some
 from segbundle.errors import ConfigError, DataError
 from segbundle.files.documents import read_json
+from segbundle.terminal import escaped
 
 DEFAULT_NUM_FOLDS = 5
-"""Default `num_folds` of the bundle. The dataset's folds replace it; any other value must match them."""
+"""Default `num_folds` of the bundle. Folds that the dataset defines replace it, and must match any other value."""
 SPLITS = "splits_final.json"
 _SPLIT_FILES = frozenset(
     f"{name}{ending}"
@@ -40,7 +42,7 @@ class Split:
 
     Attributes:
         origin: source of the folds, for messages.
-        folds: for each fold, the names of the training cases and of the held-out cases.
+        folds: for each fold, a set of the names of the training cases, and one of the held-out cases.
 
     Example:
         >>> split = Split("splits_final.json", ((frozenset({"a"}), frozenset({"b"})),))
@@ -52,50 +54,56 @@ class Split:
     folds: tuple[tuple[frozenset[str], frozenset[str]], ...]
 
 
-def fold_names(names: Iterable[str], fold: int, num_folds: int, split_seed: int = 0) -> set[str]:
+def fold_names(
+    names: Iterable[str], fold: int, num_folds: int, split_seed: int = 0, subjects: Mapping[str, str] | None = None
+) -> set[str]:
     """Return the names of the held-out cases of one fold of a random split.
 
-    Names are sorted, shuffled and distributed in turn. Fold sizes differ by at most one, and every case is held out
-    once.
+    Names are sorted, shuffled and distributed over the folds in turn. Fold sizes differ by at most one, and every case
+    is held out in exactly one fold. With `subjects`, this applies to the subjects, whose cases stay together.
 
     Args:
         names: names of all labeled cases.
         fold: validation fold, in [0, num_folds).
         num_folds: number of folds.
         split_seed: seed of the random split (default 0).
+        subjects: subject of each case by name; other cases, or None (default) for all, are subjects of their own.
 
     Raises:
-        ConfigError: the fold does not exist, or `num_folds` is not between 2 and the number of cases.
+        ConfigError: the fold does not exist, or `num_folds` is not between 2 and the number of cases or subjects.
 
     Example:
         >>> sorted(fold_names(["a", "b", "c", "d"], fold=0, num_folds=2))
         ['b', 'c']
     """
-    ordered = sorted(names)
+    subject_of = {name: (subjects or {}).get(name, name) for name in names}
+    ordered = sorted(set(subject_of.values()))
+    units = "subject" if subjects else "labeled case"
     if not 0 <= fold < num_folds:
         raise ConfigError(f"fold is {fold}; it must be from 0 to {num_folds - 1} (num_folds is {num_folds}).")
     if len(ordered) < 2:
         raise ConfigError(
-            f"fold is {fold}, but the dataset has only one labeled case, so no case would be left for training. "
-            "Use --fold null to train and validate on this case."
+            f"fold is {fold}, but the dataset has only one {units}, so no case would be left for training. "
+            f"Use --fold null to train and validate on this {units.split()[-1]}."
         )
     if not 2 <= num_folds <= len(ordered):
         raise ConfigError(
-            f"num_folds is {num_folds}; it must be between 2 and the number of labeled cases, {len(ordered)}. "
+            f"num_folds is {num_folds}; it must be between 2 and the number of {units}s, {len(ordered)}. "
             "Use --fold null to train on every case."
         )
     order = np.random.RandomState(split_seed).permutation(len(ordered))
-    return {ordered[index] for index in order[fold::num_folds]}
+    held_out = {ordered[index] for index in order[fold::num_folds]}
+    return {name for name, subject in subject_of.items() if subject in held_out}
 
 
-def given_split(folder: Path, training: Sequence[Case], validation: Sequence[Case]) -> Split | None:
+def given_split(file: DescriptionFile, training: Sequence[Case], validation: Sequence[Case]) -> Split | None:
     """Return the folds that a dataset defines, or None for a random split.
 
     A dataset defines folds by `fold` keys in its training list (as in MONAI), by a `validation` list, or by nnU-Net's
-    `splits_final.json`.
+    `splits_final.json`, beside the description of the dataset.
 
     Args:
-        folder: folder of the dataset.
+        file: file that describes the dataset.
         training: labeled cases of the training list.
         validation: labeled cases of the `validation` list.
 
@@ -105,30 +113,31 @@ def given_split(folder: Path, training: Sequence[Case], validation: Sequence[Cas
 
     Example:
         >>> cases = [Case("a", (Path("a.nii"),), fold=0), Case("b", (Path("b.nii"),), fold=1)]
-        >>> given_split(Path("/nowhere"), cases, []).folds[0]
+        >>> given_split(DescriptionFile(Path("/nowhere/folds.json"), Path("/nowhere")), cases, []).folds[0]
         (frozenset({'b'}), frozenset({'a'}))
     """
-    path = folder / SPLITS
-    _refuse_other_files(folder)
+    path = file.folder / SPLITS
+    _refuse_other_files(file)
     found = {
-        "the `fold` keys of dataset.json": any(case.fold is not None for case in (*training, *validation)),
-        "the `validation` list of dataset.json": bool(validation),
+        f"the `fold` keys of {file.path.name}": any(case.fold is not None for case in (*training, *validation)),
+        f"the `validation` list of {file.path.name}": bool(validation),
         SPLITS: os.path.lexists(path),
     }
     given = [origin for origin, present in found.items() if present]
     if len(given) > 1:
-        raise DataError(f"{folder}: {' and '.join(given)} both define folds. Remove one of them.")
+        raise DataError(f"{file.folder}: {' and '.join(given)} both define folds. Remove one of them.")
     if given == [SPLITS]:
         return Split(SPLITS, tuple(_read_splits(path, {case.name for case in training})))
     if validation:
         held_out = frozenset(case.name for case in validation)
         return Split(given[0], ((frozenset(case.name for case in training), held_out),))
-    return Split(given[0], tuple(_folds_by_key(folder, training))) if given else None
+    return Split(given[0], tuple(_folds_by_key(file.path, training))) if given else None
 
 
-def _refuse_other_files(folder: Path) -> None:
+def _refuse_other_files(file: DescriptionFile) -> None:
     """Raise an error if the dataset has folds in an unsupported file and no `splits_final.json`."""
-    present = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    folder = file.folder
+    present = [path.name for path in folder.iterdir() if path != file.path] if folder.is_dir() else []
     for name in other_spellings(present, _SPLIT_FILES, SPLITS):
         if os.path.lexists(folder / SPLITS):
             log_once(f"{escaped(folder / name)}: is not used; folds come from {SPLITS}", logging.WARNING)
@@ -139,17 +148,17 @@ def _refuse_other_files(folder: Path) -> None:
             )
 
 
-def _folds_by_key(folder: Path, cases: Sequence[Case]) -> Iterable[tuple[frozenset[str], frozenset[str]]]:
+def _folds_by_key(path: Path, cases: Sequence[Case]) -> Iterable[tuple[frozenset[str], frozenset[str]]]:
     without = [case.name for case in cases if case.fold is None]
     if without:
         raise DataError(
-            f"{folder / 'dataset.json'}: {len(without)} of {len(cases)} labeled cases have no `fold` "
+            f"{path}: {len(without)} of {len(cases)} labeled cases have no `fold` "
             f"({some(without)}), but the others have one. Add `fold` to every case."
         )
     numbers = sorted({case.fold for case in cases if case.fold is not None})
     if numbers != list(range(len(numbers))) or len(numbers) < 2:
         raise DataError(
-            f"{folder / 'dataset.json'}: the `fold` keys are {some(numbers)}; they must be 0, 1, 2, ... without a gap, "
+            f"{path}: the `fold` keys are {some(numbers)}; they must be 0, 1, 2, ... without a gap, "
             "for at least two folds."
         )
     names = frozenset(case.name for case in cases)
@@ -198,6 +207,7 @@ def choose_fold(
     fold: int,
     num_folds: int,
     split_seed: int = 0,
+    subjects: Mapping[str, str] | None = None,
 ) -> tuple[set[str], set[str]]:
     """Return the names of the training cases and of the held-out cases of a fold.
 
@@ -205,9 +215,10 @@ def choose_fold(
         folder: folder of the dataset, for messages.
         split: folds that the dataset defines; None for a random split.
         names: names of all labeled cases.
-        fold: validation fold.
+        fold: validation fold, from 0.
         num_folds: number of folds of a random split; ignored if the dataset defines folds.
         split_seed: seed of the random split (default 0).
+        subjects: see `fold_names`.
 
     Raises:
         ConfigError: the fold does not exist, or see `fold_names`.
@@ -218,7 +229,7 @@ def choose_fold(
         ({'a'}, {'b'})
     """
     if split is None:
-        held_out = fold_names(names, fold, num_folds, split_seed)
+        held_out = fold_names(names, fold, num_folds, split_seed, subjects)
         return set(names) - held_out, held_out
     log_once(f"{folder}: {len(split.folds)} fold(s) from {split.origin}")
     if not 0 <= fold < len(split.folds):
@@ -229,35 +240,35 @@ def choose_fold(
     return set(training), set(validation)
 
 
-def count_folds(folder: Path, split: Split | None, num_folds: int, described: int | None) -> int:
-    """Return the number of folds: the dataset's, or else the task's.
+def count_folds(path: Path, split: Split | None, num_folds: int, described: int | None) -> int:
+    """Return the number of folds that the dataset defines; if it defines none, that of the task.
 
     Args:
-        folder: folder of the dataset, for messages.
+        path: file that describes the dataset, for messages.
         split: folds that the dataset defines; None for a random split.
-        num_folds: number of folds of the task; `DEFAULT_NUM_FOLDS` counts as not set.
-        described: `num_folds` in `dataset.json`; None if it is not set.
+        num_folds: number of folds of the task; the default, `DEFAULT_NUM_FOLDS`, is replaced by that of the dataset.
+        described: `num_folds` in this file; None if it is not set.
 
     Raises:
-        ConfigError: two of the numbers differ.
+        ConfigError: two of the numbers differ, or `described` is less than 2.
 
     Example:
-        >>> count_folds(Path("data"), None, num_folds=5, described=3)
+        >>> count_folds(Path("data/dataset.json"), None, num_folds=5, described=3)
         3
     """
     count = described if split is None else len(split.folds)
     if split is not None and described not in (None, count):
         raise ConfigError(
-            f"{folder}: dataset.json has num_folds {described}, but {count} fold(s) come from {split.origin}. "
+            f"{path.parent}: {path.name} has num_folds {described}, but {count} fold(s) come from {split.origin}. "
             "Correct one of them."
         )
     if count is None:
         return num_folds
     if split is None and count < 2:
-        raise ConfigError(f"{folder / 'dataset.json'}: num_folds is {count}; it must be at least 2.")
+        raise ConfigError(f"{path}: num_folds is {count}; it must be at least 2.")
     if num_folds not in (count, DEFAULT_NUM_FOLDS) and count > 1:
         raise ConfigError(
-            f"num_folds is {num_folds}, but the dataset {folder} has {count} folds. Use --num_folds {count}."
+            f"num_folds is {num_folds}, but the dataset {path.parent} has {count} folds. Use --num_folds {count}."
         )
     return count
 

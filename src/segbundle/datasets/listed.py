@@ -1,10 +1,12 @@
-"""Cases listed in `dataset.json`, in the formats of the Decathlon, MONAI and nnU-Net."""
+"""List the cases in `dataset.json` or a datalist, in the formats of the Decathlon, MONAI and nnU-Net."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePath
 from typing import Any
 
 from segbundle.datasets.case import (
@@ -16,7 +18,8 @@ from segbundle.datasets.case import (
     path_problems,
     real_path,
 )
-from segbundle.datasets.description import FILE_NAME, ListedCase, listed_case, mapped_case
+from segbundle.datasets.description import ListedCase, listed_case, mapped_case
+from segbundle.datasets.description_file import DescriptionFile, root_of
 from segbundle.datasets.folders import list_tree, some
 from segbundle.errors import DataError
 from segbundle.io.scan_files import label_stem, stem
@@ -41,51 +44,103 @@ def has_list(description: Mapping[str, Any], key: str) -> bool:
     return mapped or isinstance(description.get(key, description.get(_ALIASES.get(key, key))), list)
 
 
-def listed_cases(folder: Path, description: Mapping[str, Any], key: str) -> tuple[list[Case], list[str]]:
-    """Return the cases of a list in `dataset.json`, and a message for each invalid entry.
+def listed_cases(file: DescriptionFile, description: Mapping[str, Any], key: str) -> tuple[list[Case], list[str]]:
+    """Return the cases of a list, and a message for each invalid entry.
+
+    A case is named after its (first) image. Names of folders precede each name that several entries have, as in
+    `patient_1_ct`.
 
     Args:
-        folder: folder of the dataset.
-        description: content of `dataset.json`.
+        file: file of the description.
+        description: content of the file.
         key: key of an existing list (see `has_list`).
 
     Raises:
-        DataError: both `training` and `dataset` list cases.
+        DataError: both `training` and `dataset` list cases, or the folder `dataroot` does not exist.
 
     Example:
-        >>> cases, problems = listed_cases(Path("data"), {"training": ["a.nii", 7]}, "training")
+        >>> file = DescriptionFile(Path("data/dataset.json"), Path("data"))
+        >>> cases, problems = listed_cases(file, {"training": ["a.nii", 7]}, "training")
         >>> [case.name for case in cases], problems[0][:38]
         (['a'], 'data/dataset.json: training[1] is 7; i')
     """
-    channels = num_channels(description)
+    channels, root = num_channels(description), root_of(file, description)
+    together = [key, *({"training": ["validation"], "validation": ["training"]}.get(key, []))]
+    names = _names_of_images([entry for each in together for entry in description.get(each) or []])
     cases: list[Case] = []
     malformed: list[str] = []
-    for name, number, entry in _entries(folder, description, key):
+    for name, number, entry in _entries(file, description, key):
         try:
-            cases.append(_listed_case(folder, name, _checked(folder, key, name, number, entry), channels))
+            checked = _checked(file.path, key, name, number, entry)
+            case = _listed_case(root, name, checked, channels)
         except DataError as error:
             malformed.append(str(error))
+            continue
+        prefix = "" if name is not None else names.get(checked["image"][0], "")
+        cases.append(replace(case, name=prefix + case.name))
     return cases, malformed
 
 
-def unlisted_in_words(folder: Path, description: Mapping[str, Any]) -> str | None:
-    """Return a message about cases of `imagesTr` and `labelsTr` that `dataset.json` does not list, or None.
+def is_nnunet_v1(root: Path, description: Mapping[str, Any]) -> bool:
+    """Return whether the first training entry is a name of nnU-Net v1: `case.nii.gz` stands for `case_0000.nii.gz`, ...
 
     Args:
-        folder: folder of the dataset.
+        root: folder that paths are relative to.
         description: content of `dataset.json`.
+
+    Example:
+        >>> is_nnunet_v1(Path("data"), {"training": [{"image": "a.nii"}]})
+        False
+    """
+    first = next(iter(description.get("training") or []), None)
+    written = first.get("image") if isinstance(first, dict) else first
+    if not isinstance(written, str) or not written:
+        return False
+    path = _resolve_path(root, written)
+    return not os.path.lexists(path) and _channels_of(path, 1) != (path,)
+
+
+def _names_of_images(entries: Sequence[Any]) -> dict[str, str]:
+    """Return the folders that precede the case names of images with equal names: as few as tell these apart."""
+    written = [entry.get("image") if isinstance(entry, dict) else entry for entry in entries]
+    firsts = [path[0] if isinstance(path, list) and path else path for path in written]
+    paths = list(dict.fromkeys(path for path in firsts if isinstance(path, str)))
+    parts = {
+        path: [part for part in PurePath(path.replace("\\", "/")).parts if part not in ("..", "/")] for path in paths
+    }
+    count = Counter(stem(path) for path in paths)
+    prefixes: dict[str, str] = {}
+    for name in (name for name, number in count.items() if number > 1):
+        same = [path for path in paths if stem(path) == name]
+        for depth in range(1, max(len(parts[path]) for path in same)):
+            found = {path: "".join(f"{part}_" for part in parts[path][-1 - depth : -1]) for path in same}
+            if len(set(found.values())) == len(same):
+                prefixes |= found
+                break
+    return prefixes
+
+
+def unlisted_in_words(file: DescriptionFile, description: Mapping[str, Any]) -> str | None:
+    """Return a message about cases of `imagesTr` and `labelsTr` that `dataset.json` does not list; None without any.
+
+    Args:
+        file: file of the description.
+        description: content of the file.
 
     Raises:
         DataError: both `training` and `dataset` list cases.
 
     Example:
-        >>> unlisted_in_words(Path("data"), {}) is None
+        >>> unlisted_in_words(DescriptionFile(Path("data/dataset.json"), Path("data")), {}) is None
         True
     """
-    images, labels = folder / "imagesTr", folder / "labelsTr"
-    if not has_list(description, "training") or not (images.is_dir() and labels.is_dir()):
+    if not has_list(description, "training"):
         return None
-    used = {real_path(path) for case in _all_listed(folder, description) for path in case.image}
+    root = root_of(file, description)
+    images, labels = root / "imagesTr", root / "labelsTr"
+    if not (images.is_dir() and labels.is_dir()):
+        return None
+    used = {real_path(path) for case in _all_listed(file, description) for path in case.image}
     tree, labeled = list_tree(images), {label_stem(path) for path in list_tree(labels).files}
     found = {case: path for path in tree.files for case in (stem(path), case_of_channel(path)) if case in labeled}
     found |= {path_name(path, images): path for path in tree.dicom if path_name(path, images) in labeled}
@@ -93,15 +148,13 @@ def unlisted_in_words(folder: Path, description: Mapping[str, Any]) -> str | Non
     if not unlisted:
         return None
     count = f"{len(unlisted)} case{'s' * (len(unlisted) > 1)}"
-    return (
-        f"{folder / FILE_NAME}: does not list {count} of imagesTr and labelsTr, which will not be used: "
-        f"{some(unlisted)}"
-    )
+    return f"{file.path}: does not list {count} of imagesTr and labelsTr, which will not be used: {some(unlisted)}"
 
 
-def _all_listed(folder: Path, description: Mapping[str, Any]) -> list[Case]:
-    keys = ["training", *(key for key, value in description.items() if key != "training" and isinstance(value, list))]
-    return [case for key in keys for case in listed_cases(folder, description, key)[0]]
+def _all_listed(file: DescriptionFile, description: Mapping[str, Any]) -> Iterator[Case]:
+    for key in ("training", *(key for key, value in description.items() if key != "training")):
+        if has_list(description, key):
+            yield from listed_cases(file, description, key)[0]
 
 
 def num_channels(description: Mapping[str, Any]) -> int:
@@ -117,25 +170,28 @@ def num_channels(description: Mapping[str, Any]) -> int:
     return len(description.get("channel_names") or description.get("modality") or [None])
 
 
-def _entries(folder: Path, description: Mapping[str, Any], key: str) -> list[tuple[str | None, int, Any]]:
-    """Return the entries of a list in `dataset.json`, each with its name (or None) and index."""
+def _entries(file: DescriptionFile, description: Mapping[str, Any], key: str) -> list[tuple[str | None, int, Any]]:
+    """Return the entries of a list, each with its name (or None) and index."""
     entries = description.get(key, description.get(_ALIASES.get(key, key))) or []
     mapping = description.get("dataset", {}) if key == "training" else {}
     if mapping and entries:
-        raise DataError(f"{folder / FILE_NAME}: has both `training` and `dataset`. Remove one of them.")
+        raise DataError(f"{file.path}: has both `training` and `dataset`. Remove one of them.")
     named = [(name, number, entry) for number, (name, entry) in enumerate(mapping.items())]
     return named or [(None, number, entry) for number, entry in enumerate(entries)]
 
 
-def _checked(folder: Path, key: str, name: str | None, number: int, entry: Any) -> ListedCase:
-    path = folder / FILE_NAME
+def _checked(path: Path, key: str, name: str | None, number: int, entry: Any) -> ListedCase:
     return listed_case(path, key, number, entry) if name is None else mapped_case(path, name, entry)
 
 
 def _listed_case(folder: Path, name: str | None, entry: ListedCase, channels: int) -> Case:
-    """Return the case of an entry of `dataset.json`."""
+    """Return the case of an entry; nnU-Net allows environment variables in the paths of its `dataset` mapping."""
+    label_name = entry.get("label")
+    if name is not None:
+        entry = {**entry, "image": [os.path.expandvars(path) for path in entry["image"]]}
+        label_name = os.path.expandvars(label_name) if label_name else None
     paths = tuple(_resolve_path(folder, part) for part in entry["image"])
-    label = _resolve_path(folder, label_name) if (label_name := entry.get("label")) else None
+    label = _resolve_path(folder, label_name) if label_name else None
     case_name = stem(paths[0]) if name is None else name
     if len(paths) == 1 and not os.path.lexists(paths[0]):
         paths = _channels_of(paths[0], channels)

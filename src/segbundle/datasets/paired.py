@@ -1,4 +1,4 @@
-"""Cases of `imagesTr` and `labelsTr`: images and label maps are paired by their names."""
+"""List the cases of `imagesTr` and `labelsTr`, with images and label maps paired by name."""
 
 from __future__ import annotations
 
@@ -18,21 +18,25 @@ from segbundle.datasets.case import (
     with_problems,
 )
 from segbundle.datasets.folders import Tree, list_tree, log_left_out
+from segbundle.datasets.monai_label import is_study
 from segbundle.datasets.series import lost_scans, scans_in_folders
 from segbundle.io.scan_files import is_scan_file, label_stem, stem
 
 
-def paired_cases(folder: Path, section: str, num_channels: int) -> list[Case]:
+def paired_cases(folder: Path, section: str, num_channels: int, file_ending: str | None = None) -> list[Case]:
     """Return the cases of `images<section>`, with their label maps in `labels<section>` if these exist.
 
     The names of the label maps determine which files are channels of one case. A label map may be a folder with a DICOM
-    series. A label map without an image gives a case with a problem. There are no cases if `images<section>` does not
-    exist.
+    series. A label map without an image is returned as a case with a problem. If `images<section>` does not exist, the
+    result is empty.
 
     Args:
         folder: folder of the dataset.
         section: `Tr` or `Ts`.
         num_channels: number of channels of the dataset.
+        file_ending: suffix of all files in nnU-Net's raw layout; None (default) for other layouts. If images have it,
+            files with other suffixes are skipped. In this layout `a_0000` is channel 0 of case `a` even if there is a
+            label map of the name `a_0000`.
 
     Example:
         >>> import tempfile
@@ -49,12 +53,18 @@ def paired_cases(folder: Path, section: str, num_channels: int) -> list[Case]:
     if not os.path.lexists(images):
         return []
     image_tree, label_tree = list_tree(images), list_tree(labels) if os.path.lexists(labels) else Tree(labels)
+    if file_ending is not None and any(file.name.endswith(file_ending) for file in image_tree.files):
+        for tree in (image_tree, label_tree):
+            _skip_other_endings(tree, file_ending)
+    _skip_labels_of_study(image_tree)
     cases_by_label = _by_name(label_tree)
     names = set(cases_by_label)
     files = [*image_tree.files, *(lost for lost in lost_scans(image_tree) if is_scan_file(lost))]
     whole, channels, others = list[Path](), list[Path](), list[Path]()
     for file in files:
-        (whole if stem(file) in names else channels if case_of_channel(file) in names else others).append(file)
+        is_whole, is_channel = stem(file) in names, case_of_channel(file) in names
+        is_whole &= file_ending is None or not is_channel
+        (whole if is_whole else channels if is_channel else others).append(file)
     series = scans_in_folders(image_tree)
     log_left_out((image_tree, label_tree))
     several = [path for path in image_tree.dicom if path_name(path, images) in names]  # reading it raises the error
@@ -70,6 +80,23 @@ def paired_cases(folder: Path, section: str, num_channels: int) -> list[Case]:
     good = {path for tree in (image_tree, label_tree) for path in (*tree.files, *tree.dicom)}
     lost = {lost.path: lost.reason for tree in (image_tree, label_tree) for lost in tree.lost}
     return [with_problems(case, good, lost) for case in cases]
+
+
+def _skip_labels_of_study(tree: Tree) -> None:
+    """Remove label maps that MONAI Label saved beside the images, in `labels`, from a tree; count them as skipped."""
+    if is_study(tree.root):
+        kept = [file for file in tree.files if file.relative_to(tree.root).parts[0] != "labels"]
+        if len(kept) < len(tree.files):
+            tree.left_out["label maps of MONAI Label"] += len(tree.files) - len(kept)
+        tree.files = kept
+
+
+def _skip_other_endings(tree: Tree, file_ending: str) -> None:
+    """Remove files with other suffixes from a tree, and count them as skipped."""
+    others = [file for file in tree.files if not file.name.endswith(file_ending)]
+    tree.files = [file for file in tree.files if file.name.endswith(file_ending)]
+    if others:
+        tree.left_out[f"without the file_ending {file_ending}"] += len(others)
 
 
 def _by_name(tree: Tree) -> dict[str, list[Path]]:

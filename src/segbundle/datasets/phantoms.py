@@ -1,8 +1,9 @@
-"""Small synthetic scans of a torso with label maps.
+"""Generate small synthetic scans of a torso with label maps.
 
 The anatomy is a set of functions of body coordinates in millimeters: +x to the patient's right, +y to the front, +z to
-the head, as in RAS+ world space. Each case evaluates the functions at the world coordinates of its voxels. So every
-orientation, spacing and tilt shows the same kind of body, and an organ has the same physical size at any resolution.
+the head, as in RAS+ world space. The functions are evaluated at the world coordinates of the voxels of a scan. Every
+orientation, spacing and tilt therefore shows the same kind of body, and an organ has the same physical size at any
+resolution.
 """
 
 from __future__ import annotations
@@ -70,10 +71,10 @@ def make_phantom(
     present: Collection[str] = FOREGROUND,
     annotated: Collection[str] = FOREGROUND,
 ) -> Phantom:
-    """Draw a random body and simulate a scan of it.
+    """Return a simulated scan of a random body, with its label map.
 
-    The field of view is about 100 x 82 x 92 mm (right, front, head), so `shape` determines the spacing. Generators in
-    the same state draw the same body, whatever the other arguments are, and the same noise if the shapes are equal.
+    The field of view is about 100 x 82 x 92 mm (right, front, head), so `shape` determines the spacing. The body
+    depends only on the state of `rng`, and the noise also on `shape`.
 
     Args:
         rng: random generator.
@@ -124,7 +125,7 @@ def _check_arguments(shape: Sequence[int], axis_codes: str, names: set[str]) -> 
 
 
 def world_axes(axis_codes: str) -> list[tuple[int, int]]:
-    """Return the world axis (0 to 2) of each stored axis, and 1 or -1 for its direction.
+    """Return the world axis (0, 1 or 2) and the direction (1 or -1) of each stored axis.
 
     Args:
         axis_codes: directions of the stored axes, one letter each of R/L, A/P and S/I.

@@ -1,4 +1,4 @@
-"""Dataset of phantoms: sample data without patients and downloads."""
+"""Write a sample dataset of phantoms, without patient data and downloads."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Recipe:
         tilt: rotation of the grid against the world axes, in degrees.
         present: foreground classes in the body.
         annotated: foreground classes in the label map.
-        slope: scale factor in the header of the image; a stored number n stands for the intensity n * slope + inter.
-        inter: intercept in the header of the image.
+        slope: scale slope in the header of the image; the intensity of a stored value v is v * slope + inter.
+        inter: scale intercept in the header of the image.
         with_qform: whether the file has a qform in addition to the sform.
 
     Example:
@@ -54,8 +54,8 @@ def write_samples(output_dir: str | Path, seed: int = 0, num_training: int = 16,
     """Write a dataset of phantoms in the layout of the Medical Segmentation Decathlon.
 
     Images are int16 and label maps uint8, both (X, Y, Z), with a spacing of about 1.5 to 3 mm. The same seed gives the
-    same bytes; the first training cases do not depend on the number of cases. Test cases are fully annotated. A
-    training case that is not fully annotated has a list `annotated` of its annotated classes.
+    same bytes, and the first training cases do not depend on the number of cases. Test cases are fully annotated. For a
+    training case that is not fully annotated, `dataset.json` has a list `annotated` of its annotated classes.
 
     Args:
         output_dir: folder to write; it must be empty, or must not exist.

@@ -1,12 +1,13 @@
-"""DICOM series in the folders of a tree, each as a separate case."""
+"""List the DICOM series in a folder tree, each as a separate case."""
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
+from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,20 +16,21 @@ from segbundle.datasets.case import Case, path_name
 from segbundle.datasets.folders import Tree, escaped, first_of, log_once
 from segbundle.errors import DataError
 from segbundle.io.scan_files import is_scan_file
+from segbundle.terminal import counted
 
 if TYPE_CHECKING:
-    from segbundle.io.dicom import Series
+    from segbundle.io.dicom_folders import Series
 
 _NO_NAME = re.compile(r"[^\w.+-]+")
 _LONGEST_NAME = 40
-_MOST_PARTS = 20
-"""Maximum number of series with the same UID that are tested as one volume."""
+NOT_SELECTED = "of series that are not selected"
+"""Kind of skipped files."""
 _KNOWN = ("not DICOM", "DICOMDIR")
 """Kinds of files in a folder of DICOM files that are already counted by suffix."""
 
 
 def lost_scans(tree: Tree) -> list[Path]:
-    """Return the paths of a tree that cannot be opened and count as separate scans.
+    """Return the paths of a tree that cannot be opened, but may be scans. Files of a DICOM series are not included.
 
     Args:
         tree: content of a folder tree.
@@ -41,15 +43,17 @@ def lost_scans(tree: Tree) -> list[Path]:
     return [lost.path for lost in tree.lost if lost.scan and not (lost.slice and lost.path.parent in tree.dicom)]
 
 
-def scans_in_folders(tree: Tree) -> list[Case]:
-    """Return a case for each DICOM series of a tree, and for each folder that cannot be opened.
+def scans_in_folders(tree: Tree, selected: Sequence[str] = ()) -> list[Case]:
+    """Return a case for each DICOM volume of a tree, and for each folder that cannot be opened.
 
-    Series that are not volumes, such as localizers, and other files in these folders are counted as skipped. A case has
-    a problem if a file in its folder cannot be opened (the file may be a slice), or if other series, usually in other
-    folders, are parts of the same volume.
+    A series whose slices lie in several folders is one case. Series that are not volumes, such as localizers, and
+    other files in these folders are counted as skipped. A case has a problem if a file in one of its folders cannot be
+    opened, because the file may be a slice.
 
     Args:
         tree: content of a folder tree; its `left_out` and `no_volumes` are updated.
+        selected: SeriesInstanceUIDs, SeriesNumbers, modalities, or patterns of SeriesDescriptions, such as `*thorax*`
+            (in any case); only series that match one of them become cases. Empty (default) for all series.
 
     Example:
         >>> scans_in_folders(Tree(Path("data")))
@@ -57,43 +61,56 @@ def scans_in_folders(tree: Tree) -> list[Case]:
     """
     cases = [Case(path_name(path, tree.root), (path,)) for path in lost_scans(tree) if not is_scan_file(path)]
     cases += _lost_series(tree)
-    uids: defaultdict[str, list[int]] = defaultdict(list)
-    for folder in tree.dicom:
+    found: list[tuple[Case, Series | None]] = []
+    for folder in counted(tree.dicom, len(tree.dicom), "DICOM headers", "folder", leave=False, delay=2):
         lost = [lost.reason for lost in tree.lost if lost.slice and lost.path.parent == folder]
-        for case, series in _series_in(folder, path_name(folder, tree.root), tuple(first_of(lost)), tree):
-            if series is not None and series.why is None and series.uid:
-                uids[series.uid].append(len(cases))
-            cases.append(case)
+        found += _series_in(folder, path_name(folder, tree.root), tuple(first_of(lost)), tree)
+    if selected:
+        others = [series for _, series in found if series is not None and not _is_selected(series, selected)]
+        tree.left_out[NOT_SELECTED] += sum(len(series.files) for series in others)
+        found = [(case, series) for case, series in found if series not in others]
+    return cases + _with_scattered(found, tree.root)
+
+
+def _is_selected(series: Series, selected: Sequence[str]) -> bool:
+    exact = (series.uid, series.modality.lower(), str(series.number))
+    description = series.description.lower()
+    return any(word.lower() in exact or fnmatchcase(description, word.lower()) for word in selected)
+
+
+def _with_scattered(found: list[tuple[Case, Series | None]], root: Path) -> list[Case]:
+    """Return the cases of single folders, with one case for each volume whose slices lie in several folders."""
+    from segbundle.io.dicom_folders import scattered_series
+
+    case_of = {id(series): case for case, series in found if series is not None}
+    joined, parts = list[Case](), set[int]()
+    scattered = scattered_series(root, [series for _, series in found if series is not None])
+    for whole, series in scattered:
+        parts |= {id(part) for part in series}
+        problems = dict.fromkeys(problem for part in series for problem in case_of[id(part)].problems)
+        folder = Path(os.path.commonpath([file.parent for file in whole.files]))
+        words = (path_name(folder, root), _description(whole), whole.volume)
+        joined.append(Case("_".join(filter(None, words)), (whole.path,), problems=tuple(problems)))
+    _warn_about_equal_uids([series for _, series in found if series is not None and id(series) not in parts])
+    return [case for case, series in found if id(series) not in parts] + joined
+
+
+def _warn_about_equal_uids(series: Sequence[Series]) -> None:
+    """Warn about volumes in different folders that may be parts of one series with a missing slice between them."""
+    uids: defaultdict[str, list[Series]] = defaultdict(list)
+    for entry in series:
+        if entry.why is None and entry.uid and not entry.volume:
+            uids[entry.uid].append(entry)
     for same in uids.values():
-        if len(same) > 1:
-            _check_parts(cases, same)
-    return cases
-
-
-def _check_parts(cases: list[Case], same: Sequence[int]) -> None:
-    """Add a problem to cases with the same SeriesInstanceUID that together form one volume; warn if they may."""
-    from segbundle.io.dicom import are_parts
-
-    groups = [list(pair) for pair in pairwise(same)]
-    if 2 < len(same) <= _MOST_PARTS:
-        groups.append(list(same))
-    for group in groups:
-        paths = [cases[index].image[0] for index in group]
-        one_volume, distinct = are_parts(paths)
-        shown = " and ".join(map(escaped, paths))
-        if one_volume:
-            folders = {path if path.is_dir() else path.parent for path in paths}
-            remedy = "Put all its files into one folder, or convert" if len(folders) > 1 else "Convert"
-            problem = f"{shown} are parts of one DICOM series. {remedy} it to NIfTI."
-            for index in group:
-                if problem not in cases[index].problems:
-                    cases[index] = replace(cases[index], problems=(*cases[index].problems, problem))
-        elif distinct and len(group) == 2:
-            log_once(
-                f"{shown} have the same SeriesInstanceUID and may be parts of one series. If they are, put all files "
-                "of the series into one folder, or convert it to NIfTI.",
-                logging.WARNING,
-            )
+        for pair in pairwise(same):
+            places = [tuple(plane.position) for one in pair for image in one.images for plane in image.slices]
+            if len({one.files[0].parent for one in pair}) == 2 and len(set(places)) == len(places):
+                shown = " and ".join(escaped(one.path) for one in pair)
+                log_once(
+                    f"{shown} have the same SeriesInstanceUID and may be parts of one series with missing slices. If "
+                    "they are, export the series again.",
+                    logging.WARNING,
+                )
 
 
 def _lost_series(tree: Tree) -> list[Case]:
@@ -111,14 +128,14 @@ def _lost_series(tree: Tree) -> list[Case]:
 def series_in(folder: Path, name: str, problems: tuple[str, ...] = (), tree: Tree | None = None) -> list[Case]:
     """Return a case for each DICOM series of a folder that is a volume, or should be one.
 
-    A series that should be a volume but is not, or a folder that cannot be read, is a case with a problem.
+    A series that should be a volume but is not becomes a case with a problem, and so does a folder that cannot be read.
 
     Args:
         folder: folder that directly contains DICOM files.
-        name: name of the case. If there are several series, each name also has the description of the series and, if
-            needed, its first file.
+        name: name of the case. If there are several series, the description of each series and, if needed, the name of
+            its first file are appended.
         problems: problems to add to every case (default none).
-        tree: tree to which skipped files and series are added; None (default) to ignore them.
+        tree: tree to which skipped files and series are added; None (default) ignores them.
 
     Example:
         >>> import tempfile
@@ -138,7 +155,7 @@ def _series_in(
     folder: Path, name: str, problems: tuple[str, ...], tree: Tree | None
 ) -> list[tuple[Case, Series | None]]:
     """Return the cases of `series_in`, each with its series or None."""
-    from segbundle.io.dicom import list_folder
+    from segbundle.io.dicom_folders import list_folder
 
     try:
         found = list_folder(folder)
@@ -169,47 +186,54 @@ def _series_in(
 
 def _unique_names(name: str, series: Sequence[Series]) -> list[str]:
     """Return a name for each series of a folder: with its description and, if needed, its first file."""
-    words = [_NO_NAME.sub("_", entry.description or entry.modality)[:_LONGEST_NAME].strip("_.") for entry in series]
-    files = [entry.path.stem if words.count(word) > 1 else "" for entry, word in zip(series, words, strict=True)]
-    return ["_".join(filter(None, (name, *parts))) for parts in zip(words, files, strict=True)]
+    words = [(_description(entry), entry.volume) for entry in series]
+    files = [entry.files[0].stem if words.count(word) > 1 else "" for entry, word in zip(series, words, strict=True)]
+    return [
+        "_".join(filter(None, (name, description, file, label)))
+        for (description, label), file in zip(words, files, strict=True)
+    ]
+
+
+def _description(series: Series) -> str:
+    return _NO_NAME.sub("_", series.description or series.modality)[:_LONGEST_NAME].strip("_.")
 
 
 def _volume_problems(series: Series) -> list[str]:
     return [] if series.why is None else [f"{escaped(series.path)}: is not a volume but {series.why}. Export it again."]
 
 
-def series_of(file: Path) -> Case:
-    """Return the DICOM series of a file as a case.
+def series_of(file: Path) -> list[Case]:
+    """Return the DICOM volumes of a file as cases: the series that it is a slice of, or all volumes in it.
 
     Args:
-        file: DICOM file.
+        file: path of the DICOM file.
 
     Returns:
-        the case; it has a problem if the file is not part of a volume, or if its folder cannot be read.
+        the cases; the only one has a problem if the file is not part of a volume, or if its folder cannot be read.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / "IM0001"
         ...     _ = path.write_bytes(bytes(128) + b"DICM")
-        ...     case = series_of(path)
+        ...     (case,) = series_of(path)
         >>> case.name, len(case.problems)
         ('IM0001', 1)
     """
-    from segbundle.io.dicom import list_folder
+    from segbundle.io.dicom_folders import list_folder
 
     folder = file.parent
     path = folder / file.name
     try:
-        found = list_folder(folder)
-        match = next((series for series in found.series if path in series.files), None)
-        if match is None:
+        matches = [series for series in list_folder(folder).series if path in series.files]
+        if not matches:
             raise DataError(f"{escaped(file)}: is a DICOM file without an image. Pass the folder of a series.")
-        if match.why is not None:
+        if matches[0].why is not None:
             raise DataError(
-                f"{escaped(file)}: is not a volume but {match.why}. Pass a file of another series, or export this one "
-                "again."
+                f"{escaped(file)}: is not a volume but {matches[0].why}. Pass a file of another series, or export this "
+                "one again."
             )
     except DataError as error:
-        return Case(file.name, (file,), problems=(str(error),))
-    return next(case for case in series_in(folder, path_name(folder, folder)) if case.image == (match.path,))
+        return [Case(file.name, (file,), problems=(str(error),))]
+    paths = {series.path for series in matches}
+    return [case for case in series_in(folder, path_name(folder, folder)) if case.image[0] in paths]

@@ -1,4 +1,4 @@
-"""Left and right classes, and the axes along which mirroring exchanges them."""
+"""Find left and right classes, and the axes along which mirroring exchanges them."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def side_pairs(class_names: Sequence[str]) -> list[tuple[str, str]]:
 
     Args:
         class_names: names in various languages and spellings: `left_kidney`, `kidney_left`, `Lung-R`, `LKidney`,
-            `ctx-lh-insula`, ... Names with equal numbers at their ends are paired first. Then numbers at the ends of
-            the other names are ignored.
+            `ctx-lh-insula`, ... Names with equal numbers at their ends are paired first. The other names are then
+            paired without the numbers at their ends.
 
     Example:
         >>> side_pairs(["background", "left kidney", "right kidney", "spleen"])
@@ -160,7 +160,7 @@ def _glued(name: str) -> set[tuple[int, int, str]]:
 
 
 def possible_pairs(class_names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the pairs of classes that may be left and right, although their words for the sides are not known.
+    """Return the pairs of classes that may be left and right, but whose words for the sides are not known.
 
     Two names form a pair if they differ in one word of one or two letters, and no third name differs from them in the
     same word. Words with another known meaning are excluded.
@@ -215,7 +215,7 @@ def chosen_flips(
     """Return the axes along which training mirrors images.
 
     Args:
-        flip_axes: the axes, or `auto` for the first axis unless mirroring it exchanges classes.
+        flip_axes: list of axes; or `auto` for axis 0, unless mirroring along it exchanges classes.
         class_names: see `side_pairs`.
         axcodes: see `exchanging_axes`.
 

@@ -1,4 +1,4 @@
-"""Atomic writing of files, reading of documents within limits, and records of written files."""
+"""Atomic file output, safe reading of JSON and YAML, and records of the files in output folders."""
 
 import lazy_loader as lazy
 

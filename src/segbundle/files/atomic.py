@@ -1,4 +1,4 @@
-"""Atomic file output, folder locks, and tables: a killed run never leaves an incomplete file."""
+"""Atomic output of text, tables and JSON, and folder locks. A killed run never leaves an incomplete file."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path` that replaces `path` when the block ends without an error.
+    """Yield a temporary path that is renamed to `path` when the `with` block ends without an error.
 
-    In a claimed output folder (see `segbundle.files.claim`), the file is recorded, and files that segbundle did not
-    write are not replaced. Links are replaced, not followed.
+    The temporary path is in the same folder. If an error occurs, the temporary file is removed. In a claimed output
+    folder (see `segbundle.files.claim`), the file is recorded, and files that segbundle did not write are not replaced.
+    Links are replaced, not followed.
 
     Args:
         path: output path; missing folders are created.
@@ -85,7 +86,9 @@ def make_folder(folder: str | Path) -> None:
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     make_folder(folder)
+        ...     make_folder(f"{folder}/runs/first")
+        ...     Path(folder, "runs", "first").is_dir()
+        True
     """
     folder = resolve(folder)
     if not folder.is_dir():
@@ -144,8 +147,8 @@ def _release_locks() -> None:
 def remove_partial(folder: str | Path) -> None:
     """Remove the partial files that killed runs left in a folder.
 
-    Only partial files of processes that the record of the folder lists are removed. Call this function only while no
-    other run writes to the folder.
+    Only partial files of processes in the record of the folder are removed. Call this function only while no other run
+    writes to the folder.
 
     Args:
         folder: output folder.
@@ -189,10 +192,10 @@ def write_text(path: str | Path, text: str) -> None:
 def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     r"""Write a CSV table atomically (comma, UTF-8, RFC 4180).
 
-    A byte order mark is written if the table contains non-ASCII letters: Excel needs it, and pandas reads both. A cell
-    that begins with `=`, `+`, `-`, `@`, a tab or a carriage return is prefixed with an apostrophe, because spreadsheet
-    programs would evaluate it even in quotes. `read_csv` removes the apostrophe. Numbers are not prefixed, except in
-    the columns `case` and `class`.
+    If the table contains non-ASCII letters, the file begins with a byte order mark, which Excel needs and pandas
+    accepts. A cell that begins with `=`, `+`, `-`, `@`, a tab or a carriage return is prefixed with an apostrophe,
+    because spreadsheet programs would evaluate it even in quotes. `read_csv` removes the apostrophe. Numbers are not
+    prefixed, except in the columns `case` and `class`.
 
     Args:
         path: output path.

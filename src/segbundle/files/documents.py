@@ -1,4 +1,4 @@
-"""JSON and YAML files from untrusted sources, read within limits and validated with a schema."""
+"""Safe reading of JSON and YAML files from untrusted sources, and validation with a schema."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def read_json(path: str | Path, schema: type[T] | Any = Any, error: type[Segbund
         The content, converted to the types of `schema`.
 
     Raises:
-        SegbundleError: of class `error`; the file is missing, unreadable, not JSON, or does not match the schema. The
-            message names the file, the place in it, and the value.
+        SegbundleError: the file is missing, unreadable, not JSON, or does not match the schema. The exception is of
+            class `error`; its message names the file, the place in the file, and the value.
 
     Example:
         >>> import pathlib, tempfile
@@ -98,16 +98,17 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def validate(content: Any, schema: type[T] | Any, source: str, error: type[SegbundleError] = DataError) -> T:
-    """Return `content` converted to the types of a schema.
+    """Validate plain values with a schema, and return them converted to the types of the schema.
 
     Args:
         content: plain values.
-        schema: see `read_json`.
+        schema: any type that pydantic validates, see `read_json`.
         source: origin of the content for messages, for instance the path of a file.
         error: class of the exception to raise (default `DataError`).
 
     Raises:
-        SegbundleError: of class `error`; the message lists the first three problems with their places and values.
+        SegbundleError: the content does not match the schema. The exception is of class `error`; its message lists the
+            first three problems with their places and values.
 
     Example:
         >>> validate({"training": [{"image": 3}]}, dict[str, list[dict[str, str]]], "dataset.json")
@@ -144,7 +145,7 @@ def _described_problem(problem: Mapping[str, Any]) -> str:
 
 
 def shortened(value: Any) -> str:
-    """Return the `repr` of a value. It is cut after 60 characters, and `...` is appended.
+    """Return the `repr` of a value, cut after 60 characters with `...` appended.
 
     Args:
         value: any object.
@@ -159,7 +160,7 @@ def shortened(value: Any) -> str:
 
 def _read_text(path: Path, error: type[SegbundleError], most_bytes: int | None = None) -> str:
     if not path.is_file():
-        raise error(f"{path}: no such file.")
+        raise error(f"{path}: no such file. Check the path.")
     try:
         size = path.stat().st_size
         if most_bytes is not None and size > most_bytes:

@@ -8,18 +8,9 @@ from pathlib import Path
 from typing import Any
 
 _CHUNK = 2**22
-_END = 2**18
+END = 2**18
+"""Number of bytes that `file_ends` reads from either end of a file."""
 _DIGITS = 12
-
-
-def new_digest() -> Any:
-    """Return an empty SHA-256 digest for the functions below.
-
-    Example:
-        >>> new_digest().name
-        'sha256'
-    """
-    return hashlib.sha256()
 
 
 def shortened(digest: Any) -> str:
@@ -29,7 +20,7 @@ def shortened(digest: Any) -> str:
         digest: SHA-256 digest.
 
     Example:
-        >>> shortened(new_digest())
+        >>> shortened(hashlib.sha256())
         'e3b0c44298fc'
     """
     return str(digest.hexdigest()[:_DIGITS])
@@ -45,7 +36,7 @@ def hash_values(values: Any) -> str:
         >>> hash_values({"a": 1, "b": 2}) == hash_values({"b": 2, "a": 1})
         True
     """
-    digest = new_digest()
+    digest = hashlib.sha256()
     digest.update(json.dumps(values, sort_keys=True, allow_nan=True).encode())
     return shortened(digest)
 
@@ -67,7 +58,7 @@ def hash_file(path: Path) -> str:
         ...     len(hash_file(path))
         12
     """
-    digest = new_digest()
+    digest = hashlib.sha256()
     add_contents(digest, path)
     return shortened(digest)
 
@@ -84,7 +75,7 @@ def add_contents(digest: Any, path: Path) -> None:
 
     Example:
         >>> import tempfile
-        >>> digest = new_digest()
+        >>> digest = hashlib.sha256()
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / "a.txt"
         ...     _ = path.write_text("a")
@@ -98,43 +89,26 @@ def add_contents(digest: Any, path: Path) -> None:
             digest.update(chunk)
 
 
-def add_ends(digest: Any, path: Path) -> None:
-    """Add the size, the first 256 KiB and the last 256 KiB of a file to a digest; ignore a missing file.
+def file_ends(path: Path) -> bytes:
+    """Return the size, the first 256 KiB and the last 256 KiB of a file, to be hashed.
 
     This is fast for files of any size. The last bytes of gzip files and checkpoints contain checksums of the whole
-    file.
+    file. The result is empty for a missing file.
 
     Args:
-        digest: SHA-256 digest; it is updated.
         path: path of the file.
 
     Raises:
         OSError: the file cannot be read.
 
     Example:
-        >>> digest = new_digest()
-        >>> add_ends(digest, Path("/nowhere/model.pt"))
-        >>> shortened(digest) == shortened(new_digest())
-        True
+        >>> file_ends(Path("/nowhere/model.pt"))
+        b''
     """
     if not path.is_file():
-        return
+        return b""
     size = path.stat().st_size
     with path.open("rb") as stream:
-        digest.update(str(size).encode() + stream.read(_END))
-        stream.seek(max(size - _END, 0))
-        digest.update(stream.read(_END))
-
-
-def ends_identify_file(path: Path, size: int) -> bool:
-    """Return whether `add_ends` covers the whole content of a file, directly or by a checksum.
-
-    Args:
-        path: path of the file.
-        size: size of the file in bytes.
-
-    Example:
-        >>> ends_identify_file(Path("ct.nii.gz"), 10**9), ends_identify_file(Path("ct.nii"), 10**9)
-        (True, False)
-    """
-    return size <= 2 * _END or path.name.lower().endswith((".gz", ".pt"))
+        first = stream.read(END)
+        stream.seek(max(size - END, 0))
+        return str(size).encode() + first + stream.read(END)

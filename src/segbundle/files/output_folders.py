@@ -6,6 +6,7 @@ output folder. A file without a matching line is foreign: another program wrote 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -16,7 +17,7 @@ from typing import Any
 
 from segbundle.errors import OutputError
 from segbundle.files import run_files
-from segbundle.files.hashing import add_ends, ends_identify_file, new_digest, shortened
+from segbundle.files.hashing import END, file_ends, shortened
 from segbundle.files.recognition import recognized
 
 RECORD = ".segbundle-files.jsonl"
@@ -61,8 +62,8 @@ def resolve(folder: str | Path) -> Path:
 def claim(folder: str | Path) -> OutputFolder:
     """Claim an output folder for this process, and return it.
 
-    From then on, every file that `atomic_write` writes into the folder is recorded, and an error is raised before it
-    would replace a file that segbundle did not write.
+    From then on, `atomic_write` records every file that it writes into the folder, and raises an error instead of
+    replacing a file that segbundle did not write.
 
     Args:
         folder: output folder.
@@ -90,7 +91,8 @@ def refuse_to_replace(*paths: str | Path) -> None:
         paths: paths of files to be written.
 
     Raises:
-        OutputError: a path is a folder or a foreign file (the message names it), or see `claim`.
+        OutputError: a path is a folder or a foreign file (the message names it), or a folder cannot be claimed (see
+            `claim`).
 
     Example:
         >>> refuse_to_replace("/nowhere/report.html")
@@ -164,6 +166,11 @@ class OutputFolder:
     Args:
         folder: path of the folder, with links resolved (see `resolve`). It may not exist yet.
 
+    Attributes:
+        folder: path of the folder.
+        record_path: path of the record of written files.
+        has_record: True if this record exists.
+
     Raises:
         OutputError: the record of earlier runs cannot be read.
 
@@ -178,62 +185,41 @@ class OutputFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.record_path = folder / RECORD
         self._lock = threading.RLock()
         self._known: dict[str, list[tuple[Any, ...]]] = {}
         self._offset = 0
         self._read()
-        self._has_record = self._offset > 0
-        self._earlier = [] if self._has_record else [(name, *_stamp(folder / name)) for name in recognized(folder)]
+        self.has_record = self._offset > 0
+        self._earlier = [] if self.has_record else [(name, *_stamp(folder / name)) for name in recognized(folder)]
         self._add(self._earlier)
-
-    @property
-    def has_record(self) -> bool:
-        """Whether the folder has a record of written files."""
-        return self._has_record
 
     @property
     def is_claimed(self) -> bool:
         """Whether this process records the files that it writes into the folder."""
         return _claimed.get(self.folder) is self
 
-    @property
-    def record_path(self) -> Path:
-        """Path of the record of written files."""
-        return self.folder / RECORD
-
-    def record(self, path: Path, written: Path | None = None) -> None:
+    def record(self, path: Path, written: Path | None = None, removed: bool = False) -> None:
         """Append a file to the record before it is renamed to its final path.
 
         Args:
             path: final path.
-            written: path of the complete file before it is renamed; None for a folder or a growing file.
+            written: path of the complete file before it is renamed. None (default) for a folder or a growing file.
+            removed: whether a growing file was removed, so that a later file with its name is foreign. Default: False.
 
         Raises:
             OSError: the record cannot be written.
         """
-        self._append_entry((self._name(path), *((None, None, None) if written is None else _stamp(written))))
-
-    def record_removal(self, path: Path) -> None:
-        """Record the removal of a growing file, so that a later file with its name is foreign.
-
-        Args:
-            path: path of the removed file.
-
-        Raises:
-            OSError: the record cannot be written.
-        """
-        self._append_entry((self._name(path), *_REMOVED))
-
-    def _append_entry(self, entry: tuple[Any, ...]) -> None:
-        """Append an entry, after those of files from versions that kept no record."""
+        stamp = _REMOVED if removed else (None, None, None) if written is None else _stamp(written)
         with self._lock:
-            lines = [entry] if self._has_record else [*self._earlier, entry]
+            earlier = [] if self.has_record else self._earlier  # files from versions that kept no record
+            lines = [*earlier, (self._name(path), *stamp)]
             _append(self.record_path, lines)
-            self._has_record = True
+            self.has_record = True
             self._add(lines)
 
     def record_partial(self, process: int) -> None:
-        """Record that a process writes partial files, so that they can be removed if it is killed.
+        """Record that a process writes partial files, so that they can be removed if the process is killed.
 
         Args:
             process: ID of the process.
@@ -242,7 +228,7 @@ class OutputFolder:
             OSError: the record cannot be written.
         """
         with self._lock:
-            if (start := run_files.partial_start(process)) not in self._known:
+            if (start := run_files.PARTIAL_START.format(process)) not in self._known:
                 self.record(self.folder / start)
 
     def is_recorded_partial(self, path: Path) -> bool:
@@ -284,7 +270,7 @@ class OutputFolder:
             return self._matches(path, found) or (self._read() and self._matches(path, found))
 
     def foreign(self, paths: Iterable[str | Path]) -> list[Path]:
-        """Return the paths of existing files that segbundle did not write, or that were changed since.
+        """Return the paths of existing files that segbundle did not write, or that another program changed since.
 
         Args:
             paths: absolute paths, or paths relative to the folder.
@@ -293,7 +279,7 @@ class OutputFolder:
         return [path for path in full if os.path.lexists(path) and not self.wrote(path)]
 
     def refuse_foreign(self, paths: Iterable[str | Path]) -> None:
-        """Raise an error if segbundle did not write the files at some paths, or if they were changed since.
+        """Raise an error if files exist that segbundle did not write, or that another program changed since.
 
         Args:
             paths: absolute paths, or paths relative to the folder.
@@ -327,7 +313,7 @@ class OutputFolder:
             )
 
     def refuse_links(self, names: Iterable[str]) -> None:
-        """Raise an error if a subfolder is a link or a file.
+        """Raise an error if an output subfolder is a link or a file instead of a folder.
 
         Args:
             names: names of subfolders.
@@ -369,7 +355,7 @@ class OutputFolder:
                 for name, stamps in self._known.items()
                 if run_files.partial_of(name) or os.path.lexists(self.folder / name)
             }
-            if not self._has_record or sum(map(len, self._known.values())) < _MAX_OUTDATED_LINES + 2 * len(needed):
+            if not self.has_record or sum(map(len, self._known.values())) < _MAX_OUTDATED_LINES + 2 * len(needed):
                 return
             partial = self.record_path.with_name(f"{RECORD}.{os.getpid()}")
             partial.unlink(missing_ok=True)
@@ -431,17 +417,16 @@ class OutputFolder:
 
 
 def _stamp(path: Path) -> tuple[int | None, int | None, str | None]:
-    """Return size, date and hash of a file. The hash is None if the ends do not identify the file; for a folder, all
-    values are None.
+    """Return size, date and hash of a file; for a folder, all are None.
+
+    The hash is that of the ends of the file. It is None if they neither are the whole file nor contain its checksum.
     """
     if path.is_dir():
         return None, None, None
     found = os.lstat(path)
-    if not ends_identify_file(path, found.st_size):
-        return found.st_size, found.st_mtime_ns, None
-    digest = new_digest()
-    add_ends(digest, path)
-    return found.st_size, found.st_mtime_ns, shortened(digest)
+    identified = found.st_size <= 2 * END or path.name.lower().endswith((".gz", ".pt"))
+    ends = shortened(hashlib.sha256(file_ends(path))) if identified else None
+    return found.st_size, found.st_mtime_ns, ends
 
 
 def _append(path: Path, lines: Sequence[Sequence[Any]]) -> None:

@@ -30,7 +30,8 @@ _HEAD = 4096
 def recognized(folder: Path) -> list[str]:
     """Return the names of the files in a folder that an earlier version of segbundle wrote.
 
-    Without the records of a run, only pages, and `measurements.csv` next to a page, are recognized.
+    If the folder has no file of a run, such as `run.json`, only HTML reports and `measurements.csv` next to a report
+    are recognized.
 
     Args:
         folder: output folder.
@@ -57,7 +58,7 @@ def recognized(folder: Path) -> list[str]:
 def is_cache(folder: Path) -> bool:
     """Return whether a folder contains only prepared cases and partial files of killed runs.
 
-    False for an empty folder, a link, and anything that is not a folder.
+    The result is False for an empty folder, a link, and anything that is not a folder.
 
     Args:
         folder: any path.

@@ -42,11 +42,13 @@ _PARTIAL = re.compile(
     + rf"|{RANK.pattern}|{PREPARED_CASE.pattern})",
     re.DOTALL,
 )
+PARTIAL_START = ".partial-{}-"
+"""Prefix of the names of the partial files that a process writes; `{}` stands for the ID of the process."""
 _PARTIAL_START = re.compile(r"(\.partial-\d+-)")
 
 
 def label_map(folder: str | Path, case: str, output_format: str = "nifti") -> Path:
-    """Return the path of a case's label map.
+    """Return the path of the predicted label map of a case, such as `<case>_seg.nii.gz`.
 
     Args:
         folder: output folder.
@@ -78,7 +80,7 @@ def label_map_files(folder: str | Path, case: str, output_formats: Iterable[str]
 
 
 def probabilities(folder: str | Path, case: str) -> Path:
-    """Return the path of a case's class probabilities.
+    """Return the path of the class probabilities of a case, `<case>_prob.nii`.
 
     Args:
         folder: output folder.
@@ -102,32 +104,19 @@ def partial(path: Path, process: int) -> Path:
         >>> partial(Path("runs/run.json"), 7).name
         '.partial-7-run.json'
     """
-    start = partial_start(process)
+    start = PARTIAL_START.format(process)
     name = path.name.encode("utf-8", "surrogateescape")[-(255 - len(start)) :]
     return path.with_name(start + name.decode("utf-8", "surrogateescape"))
 
 
-def partial_start(process: int) -> str:
-    """Return the prefix of the names of a process's partial files.
-
-    Args:
-        process: ID of the process.
-
-    Example:
-        >>> partial_start(7)
-        '.partial-7-'
-    """
-    return f".partial-{process}-"
-
-
 def partial_of(name: str) -> str | None:
-    """Return the prefix of a process's partial files, given the name of such a file or the prefix itself.
+    """Return the prefix of the name of a partial file, which identifies the process that wrote it.
 
     Args:
-        name: any file name.
+        name: any file name, or a prefix of partial files.
 
     Returns:
-        Prefix; None for other names.
+        Prefix as in `PARTIAL_START`; None for other names.
 
     Example:
         >>> partial_of(".partial-7-run.json"), partial_of("run.json")
@@ -138,7 +127,7 @@ def partial_of(name: str) -> str | None:
 
 
 def is_partial(name: str) -> bool:
-    """Return whether a name is that of a partial file.
+    """Return whether a file name is that of a partial file, see `partial`.
 
     Args:
         name: any file name.

@@ -27,7 +27,7 @@ class UnwrittenFiles:
 
     @contextmanager
     def defer_error(self, name: str) -> Iterator[None]:
-        """Log and store an error of the block instead of raising it.
+        """Log and store an error that is raised in the `with` block, instead of raising it.
 
         Args:
             name: name of the file that the block writes.
@@ -48,7 +48,7 @@ class UnwrittenFiles:
         """Raise an error if any file could not be written.
 
         Raises:
-            OutputError: with the names of the files and the reasons.
+            OutputError: a file could not be written. The message contains the names of the files and the reasons.
         """
         if self._files:
             raise OutputError(self.message)

@@ -1,1 +1,1 @@
-"""Memory of the host, of its control groups, and of devices."""
+"""Measure the memory of the host, of its control groups, and of GPUs."""

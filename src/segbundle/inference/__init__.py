@@ -1,4 +1,4 @@
-"""Segment scans one by one: sliding windows, records, scores."""
+"""Segment scans one by one: sliding-window inference, saving, records and scores."""
 
 import lazy_loader as lazy
 

@@ -1,12 +1,9 @@
-from .backends import prepare
+from .backends import autocast, prepare
 from .evaluator import SegmentationEvaluator
 from .patch_inferer import PatchInferer
-from .precision import autocast
 from .progress import ProgressBar
-from .scan_evaluator import ScanEvaluator
-from .scan_loading import ScanDataset, ScanLoader, start_reading
+from .scan_pipeline import ScanDataset, ScanEvaluator, ScanLoader, ScanWriter, start_reading
 from .scan_records import ScanRecords, report_failures
-from .scan_writing import ScanWriter
 from .scoring import MeanDice, ScoreReport
 from .slabs import NonFiniteLogitsError, ScoreSlabs, check_finite
 from .sliding import SlidingWindowInferer

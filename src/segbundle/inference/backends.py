@@ -1,11 +1,14 @@
-"""Backends that run a network on windows of a fixed shape: eager, compiled, CUDA graph or OpenVINO."""
+"""Run a network on windows of a fixed shape: load checkpoints, select the precision, and prepare a backend.
+
+MONAI's engines support `torch.autocast` on CUDA devices only. The context of this module supports CPUs as well.
+"""
 
 from __future__ import annotations
 
 import copy
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, get_args
 
@@ -14,13 +17,186 @@ from torch.jit._trace import TracerWarning
 from torch.nn.modules.utils import _triple
 from torch.overrides import TorchFunctionMode
 
+from segbundle.acceleration.rewriting import optimized
 from segbundle.config.choices import Backend, Precision
-from segbundle.inference.precision import autocast, computed_dtype
 
-Network = Callable[[torch.Tensor], torch.Tensor]
-
+Network = Callable[..., torch.Tensor]
+Member = tuple[str | None, Network]
+"""Path of a checkpoint, or None for the current weights, and the network."""
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+_CACHED_SHAPES = 4
+"""Number of window shapes per checkpoint for which prepared networks are cached."""
 _WARM_UP_RUNS = 3
 _OPENVINO_NAMES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
+
+
+def members(network: Network, checkpoints: Sequence[str]) -> Iterator[Member]:
+    """Yield the network with the weights of each checkpoint in turn.
+
+    The weights are loaded into the network itself, so that it ends with those of the last checkpoint. Checkpoints are
+    memory-mapped, so that only the network's own weights are in memory.
+
+    Args:
+        network: a `torch.nn.Module`; any callable if there are no checkpoints.
+        checkpoints: paths of files with plain state dicts; if empty, the network is yielded once with its current
+            weights.
+
+    Yields:
+        The path of the checkpoint (None without checkpoints), and the network, which is always the same object.
+
+    Raises:
+        ValueError: if checkpoints are given for a network that is not a module.
+        RuntimeError: if the shapes of the weights do not fit the network.
+        OSError: if a checkpoint cannot be read.
+
+    Example:
+        >>> network = torch.nn.Conv3d(1, 2, 3)
+        >>> [(checkpoint, member is network) for checkpoint, member in members(network, [])]
+        [(None, True)]
+    """
+    if not checkpoints:
+        yield None, network
+        return
+    if not isinstance(network, torch.nn.Module):
+        raise ValueError(f"checkpoints need a network that is a torch.nn.Module, got {type(network).__name__}.")
+    for path in checkpoints:
+        weights: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        network.load_state_dict(weights, strict=False)  # without layers that only deep supervision needs
+        yield path, network
+
+
+class PreparedNetworks:
+    """Cache of networks that are prepared for windows of a shape (`prepare`), as long as their weights do not change.
+
+    Args:
+        backend: see `prepare`.
+        precision: see `autocast`.
+        num_members: number of checkpoints whose weights are loaded into a network in turn; 1 without checkpoints.
+
+    Example:
+        >>> network, windows = torch.nn.Conv3d(1, 2, 3, padding=1).eval(), torch.zeros(1, 1, 8, 8, 8)
+        >>> networks = PreparedNetworks("eager", "fp32", num_members=1)
+        >>> with torch.inference_mode():
+        ...     networks.get((None, network), windows) is networks.get((None, network), windows)
+        True
+    """
+
+    def __init__(self, backend: Backend, precision: Precision, num_members: int) -> None:
+        self.backend = backend
+        self.precision = precision
+        self._most = num_members * _CACHED_SHAPES
+        self._checksums: list[float] = []  # of the weights, at the last call of `refresh`
+        self._cache: dict[Any, tuple[Any, Network]] = {}  # version of the weights, prepared network
+
+    def refresh(self, network: Network) -> None:
+        """Clear the cache if weights have changed in a way that autograd does not track, such as `parameter.data`.
+
+        Args:
+            network: network to be used next.
+        """
+        if isinstance(network, torch.nn.Module):
+            sums = [float(tensor.sum(dtype=torch.float64)) for tensor in (*network.parameters(), *network.buffers())]
+            if sums != self._checksums:
+                self._cache.clear()
+            self._checksums = sums
+
+    def get(self, member: Member, windows: torch.Tensor) -> Network:
+        """Return the prepared network from the cache, or prepare it for new weights or a new window shape.
+
+        Args:
+            member: see `members`.
+            windows: (B, C, *roi), on the device of the network.
+        """
+        checkpoint, network = member
+        shape, device = tuple(windows.shape), windows.device
+        copied = self.backend == "openvino"  # has a copy of the weights of each checkpoint
+        # these share the memory into which checkpoints are loaded
+        shared = checkpoint is not None and self.backend in ("compile", "cudagraph")
+        weights = None if checkpoint is not None and (copied or shared) else _weights_version(network)
+        key = (network, checkpoint if copied else None, shape, device)  # not id(network): ids are reused
+        if key not in self._cache and len(self._cache) >= self._most:
+            self._cache.clear()
+        if key not in self._cache or self._cache[key][0] != weights:
+            quick = network
+            if isinstance(network, torch.nn.Module) and not shared:
+                own = self.backend == "eager" and device.type == "cpu"
+                quick = optimized(network, shape, computed_dtype(device, self.precision) if own else None)
+            self._cache[key] = weights, prepare(quick, self.backend, self.precision, shape, device)
+        return self._cache[key][1]
+
+
+def _weights_version(network: Network) -> Any:
+    """Return a value that changes with the weights and the mode of a network."""
+    if not isinstance(network, torch.nn.Module):
+        return None
+    tensors = (*network.parameters(), *network.buffers())
+    return network.training, tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Return whether bfloat16 is faster than float32: on CPUs with AMX, and on NVIDIA GPUs since Ampere.
+
+    AVX-512 BF16 alone is not enough. It does not speed up training, and oneDNN's gradients of 3D convolutions are wrong
+    for volumes that are two voxels deep (torch 2.13).
+
+    Args:
+        device: device of the network.
+
+    Example:
+        >>> has_fast_bf16(torch.device("meta"))
+        False
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return bool(torch.cpu._is_amx_tile_supported())
+    return False
+
+
+def computed_dtype(device: torch.device, precision: Precision = "auto") -> torch.dtype:
+    """Return the dtype of convolutions on a device: bfloat16, float16 or float32.
+
+    Args:
+        device: device of the network.
+        precision: `bf16`, `fp16`, `fp32` or `auto`. `auto` is bf16 where it is faster (`has_fast_bf16`), fp16 on other
+            NVIDIA GPUs, otherwise fp32. With gradients enabled, `auto` is never fp16, because small gradients would
+            underflow.
+
+    Raises:
+        ValueError: if the precision is unknown.
+
+    Example:
+        >>> computed_dtype(torch.device("cpu"), "bf16")
+        torch.bfloat16
+    """
+    if precision != "auto":
+        if precision not in _DTYPES:
+            raise ValueError(f"precision is {precision!r}, but must be 'auto', 'bf16', 'fp16' or 'fp32'.")
+        return _DTYPES[precision]
+    if has_fast_bf16(device):
+        return torch.bfloat16
+    return torch.float16 if device.type == "cuda" and not torch.is_grad_enabled() else torch.float32
+
+
+def autocast(device: torch.device, precision: Precision = "auto") -> AbstractContextManager[None]:
+    """Return a context manager in which convolutions run in `computed_dtype`. Weights and sums stay in float32.
+
+    Args:
+        device: device of the network.
+        precision: see `computed_dtype`. Default: `auto`.
+
+    Raises:
+        ValueError: if the precision is unknown.
+
+    Example:
+        >>> with autocast(torch.device("cpu"), "bf16"):
+        ...     torch.nn.Conv3d(1, 1, 1)(torch.zeros(1, 1, 2, 2, 2)).dtype
+        torch.bfloat16
+    """
+    dtype = computed_dtype(device, precision)
+    if dtype is torch.float32:
+        return torch.autocast(device.type, enabled=False)
+    return torch.autocast(device.type, dtype=dtype)
 
 
 def prepare(
@@ -28,14 +204,14 @@ def prepare(
 ) -> Network:
     """Return a function that runs a network on windows of a fixed shape.
 
-    Call this function and the returned function under `torch.inference_mode()` or `torch.no_grad()`. Call this function
-    again after the weights have changed: `openvino` copies them, and `cudagraph` reads them from their previous memory.
+    Call `prepare` and the returned function under `torch.inference_mode()` or `torch.no_grad()`. Call `prepare` again
+    after the weights have changed, because `openvino` copies them, and `cudagraph` reads them from a fixed address.
 
     Args:
         network: network in evaluation mode on `device`.
         backend: `eager` (plain PyTorch), `compile` (`torch.compile`), `cudagraph` (CUDA kernels that are captured once
             and then replayed; CUDA only) or `openvino` (network converted to OpenVINO; CPU only).
-        precision: see `segbundle.inference.precision.autocast`.
+        precision: see `autocast`.
         shape: (B, C, *roi) of every batch of windows. Functions for `eager` and `compile` also accept other shapes.
         device: device of the network.
 
@@ -78,10 +254,11 @@ def _wrap_eager(
     device: torch.device,
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Network:
-    autocast(device, precision)  # raises an error for an unknown precision before the first window
+    dtype = computed_dtype(device, precision)
+    reduced = dtype is not torch.float32
 
     def run(windows: torch.Tensor) -> torch.Tensor:
-        with autocast(device, precision), context():
+        with torch.autocast(device.type, dtype if reduced else None, enabled=reduced), context():
             return network(_channels_last(windows))
 
     return run

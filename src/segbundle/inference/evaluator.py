@@ -1,9 +1,8 @@
-"""Evaluator that predicts one scan at a time, slab by slab."""
+"""Evaluator that segments one scan at a time, slab by slab."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,18 +22,21 @@ _ADVICE = (
 
 
 class SegmentationEvaluator(SupervisedEvaluator):
-    """Supervised evaluator for batches of one scan that never stores the logits of all classes for the whole volume.
+    """Supervised evaluator for batches of one scan, whose logits are computed and postprocessed slab by slab.
 
-    With `segbundle.inference.SlidingWindowInferer`, postprocessing gets `pred` as `ScoreSlabs`: the network computes
-    the next slab when postprocessing has used the previous one. MONAI's events `FORWARD_COMPLETED` and
-    `MODEL_COMPLETED` follow when both have finished. Then `state.predict_seconds` is the computing time of the network,
-    and `state.window_size` is the (X, Y, Z) size of its windows. With other inferers of MONAI, postprocessing gets
-    `pred` as a tensor, `state.predict_seconds` is 0, and `state.window_size` is None.
+    With `segbundle.inference.SlidingWindowInferer`, postprocessing receives `pred` as `ScoreSlabs`. The network
+    computes each slab when postprocessing requests it, so the logits of the whole volume are never in memory. MONAI's
+    events `FORWARD_COMPLETED` and `MODEL_COMPLETED` are fired after postprocessing. From then on,
+    `state.predict_seconds` is the computing time of the network in seconds, and `state.window_size` is the (X, Y, Z)
+    size of its windows.
+
+    With any other inferer, postprocessing receives `pred` as a tensor, `state.predict_seconds` is 0, and
+    `state.window_size` is None.
 
     Args:
-        postprocessing: transform of a dict with `image` and `pred`; None keeps the logits. Default: None.
-        others: as in `monai.engines.SupervisedEvaluator`. Batches must contain one scan. The default of
-            `metric_cmp_fn` is `segbundle.inference.scoring.is_better`.
+        postprocessing: transform of a dict with `image` and `pred`. Default: None (`pred` is not changed).
+        kwargs: arguments of `monai.engines.SupervisedEvaluator`, except `decollate`. Batches must contain one scan. The
+            default of `metric_cmp_fn` is `segbundle.inference.scoring.is_better`.
 
     Raises:
         PredictionError: in `run`, if the network returns logits that are NaN or infinite.
@@ -55,18 +57,25 @@ class SegmentationEvaluator(SupervisedEvaluator):
         self.postprocessing = postprocessing
 
     def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> Any:
-        (item,) = decollate_batch(batchdata)
-        with engine.mode(engine.network), _explain_bad_logits(item):
-            logits = self._logits(engine, item[CommonKeys.IMAGE])
-            output = {key: item[key] for key in (CommonKeys.IMAGE, CommonKeys.LABEL) if key in item}
-            output[CommonKeys.PRED] = logits
-            if self.postprocessing is not None:  # the network runs while this iterates over the slabs
-                item, output = engine_apply_transform(item, output, self.postprocessing)
-            engine.state.batch, engine.state.output = [item], [output]
-            engine.state.predict_seconds = getattr(logits, "seconds", 0.0)
-            engine.state.window_size = getattr(logits, "roi", None)
-            engine.fire_event(IterationEvents.FORWARD_COMPLETED)
-            engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        (scan,) = decollate_batch(batchdata)
+        try:
+            with engine.mode(engine.network):
+                logits = self._logits(engine, scan[CommonKeys.IMAGE])
+                output = {key: scan[key] for key in (CommonKeys.IMAGE, CommonKeys.LABEL) if key in scan}
+                output[CommonKeys.PRED] = logits
+                item = scan
+                if self.postprocessing is not None:  # the network runs while this iterates over the slabs
+                    item, output = engine_apply_transform(scan, output, self.postprocessing)
+                engine.state.batch, engine.state.output = [item], [output]
+                engine.state.predict_seconds = getattr(logits, "seconds", 0.0)
+                engine.state.window_size = getattr(logits, "roi", None)
+                engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+                engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        except Exception as error:
+            problem = find_cause(error, NonFiniteLogitsError)
+            if problem is None:
+                raise
+            raise PredictionError(f"{scan['case']}: {problem}. {_ADVICE}") from error
         return engine.state.output
 
     def _logits(self, engine: SupervisedEvaluator, image: torch.Tensor) -> torch.Tensor | ScoreSlabs:
@@ -78,15 +87,3 @@ class SegmentationEvaluator(SupervisedEvaluator):
         if isinstance(logits, torch.Tensor):
             check_finite(logits)
         return logits
-
-
-@contextmanager
-def _explain_bad_logits(item: Mapping[str, Any]) -> Iterator[None]:
-    """Turn an error about logits that are NaN or infinite into an error that names the case and the remedy."""
-    try:
-        yield
-    except Exception as error:
-        problem = find_cause(error, NonFiniteLogitsError)
-        if problem is None:
-            raise
-        raise PredictionError(f"{item['case']}: {problem}. {_ADVICE}") from error

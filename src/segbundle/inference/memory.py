@@ -1,4 +1,4 @@
-"""Memory footprint of networks, and the window and batch sizes that fit into the memory of a device."""
+"""Measure the memory footprint of networks, and choose window and batch sizes that fit into memory."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch.overrides import TorchFunctionMode
 
 from segbundle.acceleration.trial_window import divisor, small_window
 from segbundle.config.choices import Precision
-from segbundle.hardware import device_memory
-from segbundle.hardware.device_memory import USABLE_FRACTION
-from segbundle.inference.precision import autocast, computed_dtype
+from segbundle.hardware import memory_usage
+from segbundle.hardware.memory_usage import USABLE_FRACTION
+from segbundle.inference.backends import autocast, computed_dtype
 from segbundle.inference.windows import check_overlap, interval, slab_axis
 
 _MAX_CPU_BYTES = 2**30
@@ -60,7 +60,7 @@ class Needs:
     Attributes:
         bytes_per_voxel: estimated peak memory of a forward pass in float32, in bytes per voxel of a window. It includes
             the window and the logits.
-        num_classes: number of channels of the logits; 1 if the network does not return a single tensor.
+        num_classes: number of channels of the logits; 1 if the network returns several tensors.
 
     Example:
         >>> Needs(bytes_per_voxel=400.0, num_classes=3).num_classes
@@ -72,17 +72,17 @@ class Needs:
 
 
 def measured_needs(network: Callable[..., torch.Tensor], channels: int, patch_size: Sequence[int]) -> Needs:
-    """Measure the memory footprint of a network with a forward pass of a small window of zeros.
+    """Measure the memory footprint of a network in a forward pass on a small window of zeros.
 
     The measured memory is doubled, because the workspaces of convolutions cannot be measured.
 
     Args:
         network: network to measure.
         channels: number of input channels.
-        patch_size: (X, Y, Z) of training patches. If the network rejects a smaller window, one of this size is used.
+        patch_size: (X, Y, Z) of training patches. A window of this size is used if the network rejects a smaller one.
 
     Raises:
-        RuntimeError, ValueError: the network rejects a window of this size as well.
+        RuntimeError, ValueError: the network rejects both windows.
 
     Example:
         >>> measured_needs(torch.nn.Conv3d(1, 2, 3, padding=1), channels=1, patch_size=(32, 32, 32)).num_classes
@@ -107,7 +107,7 @@ def _measure(
 
 
 def training_bytes(network: torch.nn.Module, channels: int, patch_size: Sequence[int], precision: Precision) -> float:
-    """Estimate the memory of a training step in bytes per patch (C, *patch_size).
+    """Estimate the memory of a training step, in bytes per patch.
 
     The tensors that are saved for the backward pass are measured for small patches and scaled to `patch_size`. On CPUs,
     gradients and oneDNN workspaces add about 120% in bfloat16 and 60% in float32 (measured).
@@ -116,7 +116,7 @@ def training_bytes(network: torch.nn.Module, channels: int, patch_size: Sequence
         network: network to measure, with at least one parameter; it is not modified.
         channels: number of input channels.
         patch_size: (X, Y, Z) in voxels.
-        precision: see `segbundle.inference.precision.autocast`.
+        precision: see `segbundle.inference.autocast`.
 
     Example:
         >>> training_bytes(torch.nn.Conv3d(1, 2, 3, padding=1), 1, (32, 32, 32), "fp32") > 0
@@ -149,43 +149,27 @@ def _saved_bytes(network: torch.nn.Module, shape: Sequence[int], precision: Prec
     return sum(saved.values())
 
 
-def choose_batch(needs: Needs, roi: Sequence[int], device: torch.device) -> int:
-    """Return the number of windows per batch that fits into half of the free memory and is fast on the device.
-
-    It is at least 1, at most 4 on CPUs, and at most 16 on GPUs.
+def choose_batch(needs: Needs, roi: Sequence[int], device: torch.device, requested: int | None = None) -> int:
+    """Return the number of windows per batch that fits into half of the free memory, at least 1.
 
     Args:
         needs: memory footprint of the network.
         roi: (X, Y, Z) of a window.
         device: device of the network.
+        requested: maximum number of windows. Default: None (a number that is fast on the device: at most 4 on CPUs,
+            at most 16 on GPUs).
 
     Example:
         >>> choose_batch(Needs(bytes_per_voxel=100.0, num_classes=2), (8, 8, 8), torch.device("cpu"))
         4
     """
     window = needs.bytes_per_voxel * math.prod(roi)
-    budget = USABLE_FRACTION * device_memory.free_memory(device)
-    if device.type == "cpu":
-        budget = min(budget, _MAX_CPU_BYTES)
-    return int(min(max(budget // window, 1), _LARGEST_BATCH.get(device.type, 1)))
-
-
-def limit_batch(batch: int, needs: Needs, roi: Sequence[int]) -> int:
-    """Return a number of windows per batch that is reduced, if needed, to fit into half of the CPU's free memory.
-
-    It is at least 1.
-
-    Args:
-        batch: requested number of windows.
-        needs: memory footprint of the network.
-        roi: (X, Y, Z) of a window.
-
-    Example:
-        >>> limit_batch(2, Needs(bytes_per_voxel=100.0, num_classes=2), (8, 8, 8))
-        2
-    """
-    limit = USABLE_FRACTION * device_memory.free_memory(torch.device("cpu")) // (needs.bytes_per_voxel * math.prod(roi))
-    return int(min(batch, max(limit, 1)))
+    budget = USABLE_FRACTION * memory_usage.free_memory(device)
+    if requested is None:
+        requested = _LARGEST_BATCH.get(device.type, 1)
+        if device.type == "cpu":
+            budget = min(budget, _MAX_CPU_BYTES)
+    return int(min(max(budget // window, 1), requested))
 
 
 def choose_windows(
@@ -197,8 +181,9 @@ def choose_windows(
 ) -> tuple[list[int], list[float]]:
     """Return the window size and overlap that cover a volume with the fewest computed voxels.
 
-    Candidates are as large as a patch, or larger if they fit into half of the free memory. Each of their sides is
-    divisible by the same power of two (up to 32) as the patch. They overlap by as many voxels as patches do.
+    Candidates are windows of the size of a patch, and larger windows that fit into half of the free memory. Each side
+    is divisible by the same power of two (up to 32) as that of the patch. Windows overlap by as many voxels as patches
+    would.
 
     Args:
         shape: (X, Y, Z) of the volume.
@@ -219,7 +204,7 @@ def choose_windows(
         ([16, 16, 16], [0.25, 0.25, 0.25])
     """
     check_overlap(overlap)
-    limit = USABLE_FRACTION * device_memory.free_memory(device)
+    limit = USABLE_FRACTION * memory_usage.free_memory(device)
     best, best_cost = list(patch_size), math.inf
     margins = [size - interval(size, fraction) for size, fraction in zip(patch_size, overlap, strict=True)]
     for roi in itertools.product(*map(_window_sizes, shape, patch_size, margins)):

@@ -1,4 +1,4 @@
-"""Forward pass on patches in training."""
+"""Inferer for the forward pass on patches in training."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from monai.data import MetaTensor
 
 from segbundle.config.choices import Precision
-from segbundle.inference.precision import autocast
+from segbundle.inference.backends import autocast
 
 
 class PatchInferer(monai.inferers.Inferer):
-    """Inferer for training steps, which runs the network once on the whole batch, in a given precision.
+    """Inferer for training that runs the network once on the whole batch, in a given precision.
 
     Args:
-        precision: see `segbundle.inference.precision.autocast`. Default: `auto`.
+        precision: see `segbundle.inference.autocast`. Default: `auto`.
 
     Example:
         >>> PatchInferer(precision="fp32")(torch.zeros(2, 1, 8, 8, 8), torch.nn.Conv3d(1, 3, 1)).shape
@@ -33,8 +33,8 @@ class PatchInferer(monai.inferers.Inferer):
     ) -> torch.Tensor | list[torch.Tensor]:
         """Return logits (B, num_classes, *spatial) in float32, whatever the precision of the network.
 
-        With deep supervision, the logits of all resolutions are returned in the form of the network's output: a stacked
-        tensor or a list of tensors.
+        A network with deep supervision returns the logits of all resolutions. They are returned in the same form: a
+        stacked tensor or a list of tensors.
 
         Args:
             inputs: patches (B, C, *spatial).

@@ -11,13 +11,13 @@ from segbundle.distributed import rank
 
 
 class ProgressBar:
-    """Handler that shows the progress of an engine as a bar, on terminals only, so that log files do not contain it.
+    """Handler that shows the progress of an engine as a bar.
 
-    With several ranks, only rank 0 shows the bar.
+    The bar is shown on terminals only, so that log files do not contain it. With several ranks, only rank 0 shows it.
 
     Args:
         description: text before the bar.
-        unit: name of what one iteration processes. Default: `scan`.
+        unit: name of the item that one iteration processes. Default: `scan`.
         leave: whether the bar stays on the terminal when the engine has finished. Default: True.
 
     Example:

@@ -1,11 +1,13 @@
-"""Records of the scans of a batch in `predictions.json`, and resuming of interrupted runs."""
+"""Record the result of each scan in `predictions.json`, and resume interrupted runs."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from segbundle.distributed import barrier, rank, world_size
 from segbundle.errors import ScansFailedError
 from segbundle.files import run_files
 from segbundle.files.atomic import remove_partial, write_json
-from segbundle.files.hashing import new_digest, shortened
+from segbundle.files.hashing import shortened
 from segbundle.files.output_folders import folder_of, open_folder
 from segbundle.files.unwritten import UnwrittenFiles
 from segbundle.inference.settings_hash import checkpoints_in, configured, hash_settings
@@ -38,17 +40,17 @@ class ScanRecords:
     Args:
         output_dir: output folder.
         resume: whether to keep the records of scans that an earlier run finished with the same settings, so that
-            `remaining` leaves them out. If False (default), earlier records are replaced.
-        settings: everything that affects the result of a scan, such as checkpoints, network and spacing. A hash of it
-            is stored in each record, with `ckpt_path` hashed by the contents of the files. Default: empty.
+            `remaining` leaves these scans out. If False (default), earlier records are replaced.
+        settings: everything that affects the result of a scan, such as checkpoints, network and spacing. A hash of the
+            settings is stored in each record; `ckpt_path` is hashed by the contents of its files. Default: empty.
         save_probabilities: whether class probabilities are saved as well. Default: False.
         scored_classes: class names of an evaluation; a finished scan must have a score for each. Empty (default) for
             predictions.
 
     Attributes:
-        earlier_scores: scores of the scans that `remaining` left out.
-        start_time: start of the run on the clock of `time.monotonic`, in seconds.
-        nothing_left: whether the resumed run was complete, set by `remaining`.
+        earlier_scores: scores of the scans that an earlier run finished; `remaining` sets them.
+        start_time: start of the run in seconds, on the clock of `time.monotonic`.
+        nothing_left: True if an earlier run finished all scans; `remaining` sets it when resuming.
         unwritten: files of the run that could not be written.
 
     Example:
@@ -73,7 +75,6 @@ class ScanRecords:
         self.resume = resume
         self.settings = settings or {}
         self._configured = {**configured(self.settings), "save_probabilities": save_probabilities}
-        self._hash: str | None = None
         self.start_time = time.monotonic()
         self.nothing_left = False
         self.earlier_scores: list[CaseScores] = []
@@ -108,18 +109,16 @@ class ScanRecords:
         """Sorted names of cases that have no record, for instance because reading them ran out of memory."""
         return sorted(case for case, _ in self._expected - set(self._records))
 
-    @property
+    @cached_property
     def settings_hash(self) -> str:
         """Hash of the settings and of the contents of checkpoints, 12 hexadecimal digits."""
-        if self._hash is None:
-            self._hash = hash_settings(self._configured, checkpoints_in(self.settings))
-        return self._hash
+        return hash_settings(self._configured, checkpoints_in(self.settings))
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Add the record of a scan, and append it to the journal.
 
         Args:
-            record: JSON values with at least `case`, `image` and `status`; see `ScanEvaluator`.
+            record: JSON values with at least `case`, `image` and `status`; see `ScanWriter` for the other keys.
 
         Raises:
             OutputError: the journal cannot be written.
@@ -137,7 +136,7 @@ class ScanRecords:
             self._next_write = 2 * len(self._records)
 
     def close(self) -> None:
-        """Close the journal. A single process also writes `predictions.json` if it has added records.
+        """Close the journal. A single process that has added records also writes `predictions.json`.
 
         Raises:
             OutputError: `predictions.json` cannot be written.
@@ -165,9 +164,9 @@ class ScanRecords:
         barrier()
 
     def remaining(self, data: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return this rank's shard of the scans that still have to be processed.
+        """Return this rank's shard of the scans to process.
 
-        With `resume`, scans with a valid record are left out.
+        These are all scans or, with `resume`, those without a valid record of an earlier run.
 
         Args:
             data: datalist entries of all scans, with `case`, `image` and, for an evaluation, `label`.
@@ -256,7 +255,7 @@ class ScanRecords:
             if path.name != self.path.name:
                 path.unlink()
                 if folder.is_claimed:
-                    folder.record_removal(path)
+                    folder.record(path, removed=True)
 
     def _is_done(self, record: Mapping[str, Any]) -> bool:
         """Return whether a scan was finished with the same settings and inputs, and its results still exist."""
@@ -283,7 +282,7 @@ def source_of(image: str | Sequence[str]) -> str:
         >>> source_of(["/nowhere/ct_0000.nii.gz", "/nowhere/ct_0001.nii.gz"])
         '/nowhere/ct_0000.nii.gz'
     """
-    return readable(os.path.realpath(_paths(image)[0]))
+    return readable(os.path.realpath(image if isinstance(image, str) else image[0]))
 
 
 def _key(entry: Mapping[str, Any]) -> _Key:
@@ -295,7 +294,7 @@ def _paths(given: str | Sequence[str]) -> list[str]:
 
 
 def readable(text: str) -> str:
-    r"""Return text with bytes that are not UTF-8 written as escapes such as `\udcff`, so that it can be encoded.
+    r"""Replace bytes of a text that are not UTF-8 by escapes such as `\udcff`, so that the text can be encoded.
 
     Args:
         text: text with surrogate escapes, for instance a file name.
@@ -318,7 +317,7 @@ def _fingerprint(entry: Mapping[str, Any]) -> str:
 
     The hash covers paths, sizes and dates, as well as the annotated classes and the ignore label of the reference.
     """
-    digest = new_digest()
+    digest = hashlib.sha256()
     for key in ("annotated", "ignore_label"):
         if key in entry:
             digest.update(f"{key} {entry[key]}\n".encode())
@@ -336,7 +335,7 @@ def _fingerprint(entry: Mapping[str, Any]) -> str:
 def report_failures(records: ScanRecords) -> None:
     """Log the number of finished and failed scans, and raise an error if any scan failed.
 
-    This is the last step of a workflow. All ranks must call it; only rank 0 reports.
+    Workflows call this function last. All ranks must call it; only rank 0 reports.
 
     Args:
         records: records of the run.

@@ -1,4 +1,4 @@
-"""Metric and handler that score an evaluator's predictions per class, on the voxels of the original scans."""
+"""Score the predictions of an evaluator per class, on the grid of the scans, and write the scores."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _logger = logging.getLogger(__name__)
 
 
 def is_better(current: float, best: float) -> bool:
-    """Return whether the weights of a validation are kept as the best, given its score and the best score so far.
+    """Return whether a validation score replaces the best score so far, so that its weights are kept.
 
-    They are kept if the new score is larger. While scores are not meaningful, newer weights are kept as well: if the
-    best score is NaN, or if it is 0 and the new score is 0 or NaN.
+    A larger score replaces a smaller one. As long as no score is meaningful, the newest score replaces the best: if the
+    best is NaN, or if the best is 0 and the new score is 0 or NaN.
 
     Args:
         current: score of this validation.
@@ -45,22 +45,20 @@ def is_better(current: float, best: float) -> bool:
 
 
 class MeanDice(Metric):
-    """Ignite metric: the mean Dice over classes, as `segbundle.results.scores.summarize` defines it.
+    """Ignite metric of the mean Dice over classes, as `segbundle.results.scores.summarize` defines it.
 
     The metric reads the label maps `pred` and `label` (1, X, Y, Z) from the output of the engine, and `case` and
-    `annotated` from its batch. It adds `scores` to the output of each case. The mean is 0 if no class could be scored,
+    `annotated` from its batch. It adds `scores` to the output of each case. If no class could be scored, the mean is 0,
     so that engines can compare it.
 
     Args:
         class_names: names of the classes, background first.
         nsd_tolerance_mm: tolerance of the normalized surface Dice in mm, for all classes or by name (see
-            `nsd_tolerances`). Surface metrics are then computed, and connected components counted. Default: None,
-            neither.
-        records: records of the evaluation. Scores of cases that an earlier run has finished are then included.
-            Default: None.
+            `nsd_tolerances`). Default: None (surface metrics are not computed, and components are not counted).
+        records: records of the evaluation, whose scores of an earlier run are included. Default: None.
 
     Attributes:
-        cases: scores of each case of this rank; after the end of the evaluation, those of all ranks.
+        cases: scores of each case of this rank; after the evaluation, those of all ranks.
 
     Raises:
         ConfigError: the class names or the tolerances are invalid (see `nsd_tolerances`).
@@ -107,8 +105,8 @@ class MeanDice(Metric):
         """Score a case.
 
         Args:
-            output: values of the case: its name `case`, the label maps `pred` and `label`, `MetaTensor` (1, X, Y, Z),
-                and `annotated`, bool (num_classes,).
+            output: dict with the name of the `case`, the label maps `pred` and `label` (`MetaTensor` (1, X, Y, Z)), and
+                `annotated`, bool (num_classes,).
         """
         pred, label = output[CommonKeys.PRED], output[CommonKeys.LABEL]
         axes = torch.as_tensor(label.affine)[:3, :3].double()
@@ -133,7 +131,7 @@ class MeanDice(Metric):
 
         Args:
             engine: evaluator.
-            name: name of the metric.
+            name: name under which the mean Dice is added.
         """
         self.cases = all_gather(self.cases)
         if self.records is not None:
@@ -152,8 +150,8 @@ class MeanDice(Metric):
 class ScoreReport:
     """Handler that writes `metrics.csv` and `summary.json` after an evaluation, and prints a table of the scores.
 
-    With several ranks, only rank 0 does so. If the engine has `records`, an error in writing is deferred, so that other
-    files are still written.
+    With several ranks, only rank 0 writes and prints. If the engine has `records`, a write error is deferred, so that
+    other files are still written.
 
     Args:
         output_dir: output folder.

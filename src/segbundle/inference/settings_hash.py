@@ -1,4 +1,4 @@
-"""Settings of a running workflow as plain values, and their hash, which identifies results."""
+"""Convert the settings of a workflow to plain values, and hash them to identify results."""
 
 from __future__ import annotations
 
@@ -31,12 +31,13 @@ _CHECKPOINTS = ("ckpt_path", "weights")
 
 
 def configured(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings as plain values, which can be written as JSON and hashed.
+    """Convert settings to plain values that can be written as JSON and hashed.
 
-    If the configuration of the running workflow has the key of a setting, its value is used instead of the given one. A
+    In a running workflow, the value of a setting is that in the configuration, if the configuration has its key. A
     component is described by its `_target_` and its arguments, a reference by the value to which it refers. All
-    components that affect a result are added under the key `components`. Without a running workflow, the given values
-    are described, and no components are added.
+    components that affect a result are added under the key `components`.
+
+    Without a running workflow, the given values are converted, and no components are added.
 
     Args:
         settings: values by key.
@@ -62,10 +63,10 @@ def configured(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def checkpoints_in(settings: Mapping[str, Any]) -> Any:
-    """Return the setting with the paths of the checkpoints, or None if there is no such setting.
+    """Return the value of `ckpt_path`, or of its former name `weights`; None if the settings have neither.
 
     Args:
-        settings: values by key, with `ckpt_path` or its former name `weights`.
+        settings: values by key.
 
     Example:
         >>> checkpoints_in({"overlap": 0.5, "ckpt_path": "model.pt"})
@@ -105,7 +106,7 @@ def hash_settings(values: Mapping[str, Any], weights: str | Sequence[str] | None
 
 
 def plain_values(parser: ConfigParser, value: Any, within: Sequence[str] = ()) -> Any:
-    """Return a value of a configuration with its references replaced by the values that they refer to.
+    """Convert a value of a configuration to JSON values, with references replaced by the values that they refer to.
 
     An expression is not evaluated. It becomes a list of its text and the values that it refers to.
 

@@ -1,4 +1,4 @@
-"""Logits of a volume, slab by slab: overlapping windows are summed in a buffer that moves along one axis."""
+"""Compute the logits of a volume slab by slab, in a buffer that sums overlapping windows and moves along one axis."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from segbundle.hardware.device_memory import has_room
+from segbundle.hardware.memory_usage import has_room
 from segbundle.inference.windows import Place, WindowPlan
 
 Slab = tuple[int, torch.Tensor]
@@ -51,24 +51,24 @@ def check_finite(logits: torch.Tensor) -> None:
         raise NonFiniteLogitsError(f"{bad:,} of {logits.numel():,} logits are NaN or infinite")
 
 
-class ScoreSlabs:
+class ScoreSlabs(Iterator[Slab]):
     """Iterator over the logits of a volume, computed on demand in slabs along one axis.
 
-    It can be iterated over only once. Items are `(start, logits)`: float32 logits (num_classes, X, Y, Z) of a slab that
-    begins at index `start` along `axis`. Each slab begins with the last slice of the previous slab, so that
-    interpolation between slabs has no gaps. The next slab reuses the memory, so copy values that are needed later.
+    Items are `(start, logits)`: float32 logits (num_classes, X, Y, Z) of the slab that begins at index `start` along
+    `axis`. Each slab begins with the last slice of the previous slab, so that interpolation between slabs has no gaps.
+    The next slab reuses the memory, so copy values that are needed later. The slabs can be iterated over only once.
 
     Args:
         shape: (X, Y, Z) of the volume.
         axis: axis along which the slabs are ordered.
-        slabs: the items to iterate over.
-        roi: (X, Y, Z) of the windows; None if unknown.
+        slabs: iterator over the items `(start, logits)`.
+        roi: (X, Y, Z) of the windows; None (default) if unknown.
 
     Attributes:
         shape: (X, Y, Z) of the volume.
         axis: axis along which the slabs are ordered.
         roi: (X, Y, Z) of the windows; None if unknown.
-        seconds: computing time so far, without the time between slabs.
+        seconds: computing time of the slabs so far, in seconds.
 
     Example:
         >>> slabs = [(0, torch.zeros(3, 2, 5, 5)), (1, torch.ones(3, 3, 5, 5))]
@@ -84,9 +84,6 @@ class ScoreSlabs:
         self.roi = roi
         self.seconds = 0.0
         self._slabs = slabs
-
-    def __iter__(self) -> Iterator[Slab]:
-        return self
 
     def __next__(self) -> Slab:
         started = time.monotonic()
@@ -114,10 +111,10 @@ class ScoreSlabs:
 
 
 class SlabBuffer:
-    """Buffer in which the weighted logits of overlapping windows are summed, for a range of slices of a volume.
+    """Buffer that sums the weighted logits of overlapping windows, for a range of slices of a volume.
 
     The range is as thick as the windows of a group (see `WindowPlan.groups`), and moves along the axis of the plan. The
-    size of the buffer is classes x slices x cross-section, independent of the extent of the volume along that axis.
+    size of the buffer is classes x slices x cross-section. It does not depend on the number of slices of the volume.
 
     Args:
         plan: positions of the windows.
@@ -162,7 +159,7 @@ class SlabBuffer:
 
     @property
     def empty(self) -> bool:
-        """Whether no window has been added yet."""
+        """True if no window has been added yet."""
         return self._sums is None
 
     def add(self, logits: torch.Tensor, places: Sequence[Place]) -> None:
@@ -197,13 +194,13 @@ class SlabBuffer:
             self._sums = torch.zeros((logits.shape[1], *size), device=device)
 
     def move_to_cpu(self, device: torch.device) -> bool:
-        """Move the sums to the CPU if they are on a certain device, to free its memory.
+        """Move the sums from a device to the CPU, to free the memory of the device.
 
         Args:
             device: device whose memory is exhausted.
 
         Returns:
-            Whether the sums were moved. False if they are not on `device`, or if it is the CPU.
+            True if the sums were moved; False if they are not on `device`, or `device` is the CPU.
         """
         if self._sums is None or self._sums.device != device or device.type == "cpu":
             return False
@@ -255,8 +252,14 @@ class SlabBuffer:
         (before, _), *across = [self.plan.padding[axis] for axis in self._order]
         size, *sizes = [self.plan.shape[axis] for axis in self._order]
         count = stop - self._begin
-        _normalize(self._sums[:, :count], self._counts[:count])
-        check_finite(self._sums[:, :count])
+        sums, counts = self._sums[:, :count], self._counts[:count]
+        untouched = counts == 0
+        if bool(untouched.any()):
+            counts[untouched] = 1
+            sums[0].masked_fill_(untouched, _BACKGROUND_LOGIT)
+        sums.div_(counts)
+        counts.fill_(1)
+        check_finite(sums)
         first, last = max(self._begin, before), min(stop, before + size)
         if first >= last:
             return None
@@ -267,16 +270,6 @@ class SlabBuffer:
         for position, axis in enumerate(self._order):
             back[axis] = 1 + position
         return first - before, slab.permute(0, *back)
-
-
-def _normalize(sums: torch.Tensor, counts: torch.Tensor) -> None:
-    """Divide sums by counts in place and set the counts to 1. Voxels that no window covers become background."""
-    untouched = counts == 0
-    if bool(untouched.any()):
-        counts[untouched] = 1
-        sums[0].masked_fill_(untouched, _BACKGROUND_LOGIT)
-    sums.div_(counts)
-    counts.fill_(1)
 
 
 def _shift(buffer: torch.Tensor, dim: int, by: int) -> None:

@@ -1,38 +1,33 @@
-"""Sliding-window inference over volumes."""
+"""Sliding-window inference on volumes."""
 
 from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, get_args
 
 import monai.inferers
 import torch
 from monai.data import MetaTensor
+from monai.data.utils import compute_importance_map
 from monai.utils import ensure_tuple_rep, fall_back_tuple
 from tqdm import tqdm
 
-from segbundle.acceleration.rewriting import normalizes_by_window, optimized
+from segbundle.acceleration.rewriting import normalizes_by_window
 from segbundle.config.choices import Backend, Precision
 from segbundle.config.from_settings import from_settings
-from segbundle.hardware.device_memory import has_room
-from segbundle.inference.backends import prepare
-from segbundle.inference.ensemble import members
-from segbundle.inference.memory import Needs, choose_batch, choose_windows, limit_batch, measured_needs
-from segbundle.inference.precision import autocast, computed_dtype
+from segbundle.hardware.memory_usage import has_room
+from segbundle.inference.backends import Member, Network, PreparedNetworks, autocast, members
+from segbundle.inference.memory import Needs, choose_batch, choose_windows, measured_needs
 from segbundle.inference.slabs import ScoreSlabs, Slab, SlabBuffer
-from segbundle.inference.windows import Place, WindowPlan, importance, plan_windows
+from segbundle.inference.windows import Place, WindowPlan, plan_windows
 
 _logger = logging.getLogger(__name__)
-Network = Callable[..., torch.Tensor]
-Member = tuple[str | None, Network]
 _AIR_FRACTION = 0.01
 """Air threshold, as a fraction of the intensity range above the minimum."""
 _UNCHECKED_BATCH = 16
 """Batch size up to which a given value is used without measuring memory (CPU)."""
-_CACHED_SHAPES = 4
-"""Number of window shapes per checkpoint for which prepared networks are cached."""
 
 
 class _UnsupportedOutputError(ValueError):
@@ -40,16 +35,16 @@ class _UnsupportedOutputError(ValueError):
 
 
 class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
-    """Sliding-window inferer with the results of MONAI's, but faster and with a smaller memory footprint.
+    """Sliding-window inferer that returns the same logits as MONAI's, faster and with a smaller memory footprint.
 
     `inferer(inputs, network)` returns the logits of the whole volume, as in MONAI. `inferer.slabs(inputs, network)`
     returns an iterator that computes them slab by slab, so that no tensor of the size classes x volume is allocated.
     `segbundle.transforms.restore_labels` converts the slabs to a label map. Windows are visited along one axis. Their
     logits are summed with weights in float32, in a buffer that is about as thick as a window (`SlabBuffer`).
 
-    Cases that only MONAI supports are passed on to MONAI: 2D, `with_coord`, additional arguments, several outputs,
-    smaller outputs, and gradients with respect to the inputs. In these cases, `slabs` is not available, and of the
-    arguments that MONAI does not have, only `precision` can be used.
+    MONAI's inferer runs in the cases that only MONAI supports: 2D, `with_coord`, additional arguments, several outputs,
+    smaller outputs, and gradients with respect to the inputs. In these cases, `slabs` is not available, and `backend`,
+    `flip_axes`, `skip_air` and `checkpoints` must not be set.
 
     Args:
         roi_size: window size in voxels, (X, Y, Z) or a number. `auto` selects the windows with the least computation
@@ -57,18 +52,20 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
             `patch_size`. If the network normalizes by window statistics (`normalizes_by_window`), `auto` selects
             `patch_size`.
         sw_batch_size: number of windows per batch, or `auto`; it is reduced if they do not fit into memory. Default: 4.
-        overlap, mode, sigma_scale, padding_mode, cval, sw_device, device, progress, and others: as in
-            `monai.inferers.SlidingWindowInferer`. `device` is the device of the summed logits; by default, it is the
-            device of the network or, if they do not fit into its memory, the CPU.
-        precision: see `segbundle.inference.precision.autocast`. Default: `auto`.
-        backend: see `segbundle.inference.backends.prepare`. Default: `eager`.
+        overlap: overlap of adjacent windows as a fraction in [0, 1); a number, or one per axis. Default: 0.5.
+        mode: weights of the voxels of a window, `gaussian` (default) or `constant`.
+        args, kwargs: other arguments of `monai.inferers.SlidingWindowInferer`, such as `sigma_scale`, `padding_mode`
+            and `progress`. `device` is the device of the summed logits; by default, it is the device of the network or,
+            if the sums do not fit into its memory, the CPU.
+        precision: see `segbundle.inference.autocast`. Default: `auto`.
+        backend: see `segbundle.inference.prepare`. Default: `eager`.
         flip_axes: axes for test-time flips. Logits are averaged over all combinations, so three axes take eight times
             as long. Default: none.
         skip_air: skip windows in which all values are at most 1% of the intensity range above the minimum of the
             volume. Voxels that no window covers are background, the first class. Default: False.
-        patch_size: patch size in training; needed by `roi_size: auto`.
+        patch_size: (X, Y, Z) of training patches; required for `roi_size: auto`.
         checkpoints: paths of files with weights of the network (plain state dicts). They are loaded one at a time, and
-            the logits are averaged. Default: none, and the current weights are used.
+            their logits are averaged. Default: none (the current weights are used).
 
     Raises:
         ValueError: if an argument is invalid.
@@ -114,25 +111,26 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         self._max_batch: int | None = None  # windows per batch that fit into the memory of the GPU, once known
         self._needs: tuple[Network, int, Needs] | None = None
         self._logged = False
-        self._checksums: list[float] = []  # of the weights, at the start of the last volume
-        self._cache: dict[Any, tuple[Any, Network]] = {}  # version of the weights, prepared network
+        self._networks = PreparedNetworks(backend, precision, max(len(self.checkpoints), 1))
+        dims = [2 + axis for axis in self.flip_axes]  # of a batch of windows
+        self._flips = [flip for size in range(1, len(dims) + 1) for flip in itertools.combinations(dims, size)]
 
     def __call__(self, inputs: torch.Tensor, network: Network, *args: Any, **kwargs: Any) -> Any:
         """Return the logits of whole volumes.
 
         Args:
-            inputs: (B, C, X, Y, Z), floating point, on any device; for MONAI's cases, (B, C, *spatial).
+            inputs: (B, C, X, Y, Z), floating point, on any device; (B, C, *spatial) if MONAI's inferer runs.
             network: function from windows (B, C, *roi_size) to logits (B, num_classes, *roi_size).
-            args: additional positional arguments of the network; MONAI's inferer is then used.
-            kwargs: additional keyword arguments of the network; MONAI's inferer is then used.
+            args: additional positional arguments of the network. With these, MONAI's inferer runs.
+            kwargs: additional keyword arguments of the network. With these, MONAI's inferer runs.
 
         Returns:
-            Logits (B, num_classes, X, Y, Z) in float32, a `MetaTensor` with the metadata of the inputs if they have
-            any. In MONAI's cases, the result of MONAI's inferer.
+            Logits (B, num_classes, X, Y, Z) in float32; a `MetaTensor` with the metadata of `inputs` if that is a
+            `MetaTensor`. If MONAI's inferer runs, its result.
 
         Raises:
-            ValueError: if `backend`, `flip_axes`, `skip_air` or `checkpoints` is set in one of MONAI's cases, or the
-                overlap is invalid.
+            ValueError: if MONAI's inferer would run, but `backend`, `flip_axes`, `skip_air` or `checkpoints` is set; or
+                the overlap is invalid.
             NonFiniteLogitsError: if logits are NaN or infinite.
             torch.OutOfMemoryError: if a single window does not fit into the memory of the GPU.
         """
@@ -162,13 +160,12 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         """Run the network on one window of zeros, so that the first volume does not wait for initialization.
 
         Args:
-            network: as in `slabs`.
+            network: network to run; see `slabs`.
             channels: number of input channels.
             device: device of the network.
 
         Returns:
-            Logits (1, num_classes, *patch_size) of the window; None for backends other than `eager`, for which nothing
-            is run.
+            Logits (1, num_classes, *patch_size) of the window. None for backends other than `eager`: nothing is run.
 
         Raises:
             RuntimeError: if the network does not accept the window.
@@ -179,7 +176,7 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         patch_size = ensure_tuple_rep(self.patch_size or self.roi_size, 3)
         if self.automatic or self.automatic_batch:
             self._needs_of(network, channels, patch_size)
-        self._invalidate_cache(network)  # so that the first volume does not clear the cache
+        self._networks.refresh(network)  # so that the first volume does not clear the cache
         _, member = next(members(network, self.checkpoints))
         return self._logits(torch.zeros(1, channels, *patch_size, device=device), (None, member), 1)
 
@@ -200,11 +197,8 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         if inputs.ndim != 5 or len(inputs) != 1:
             raise ValueError(f"inputs must be one volume (1, C, X, Y, Z), got shape {tuple(inputs.shape)}.")
         volume = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        device = torch.empty(0, device=self.sw_device).device if self.sw_device else _device_of(network, volume)
-        plan = self._plan(volume, network, device, axis)
-        return ScoreSlabs(volume.shape[2:], plan.axis, self._slabs(volume, network, plan, device), plan.roi)
-
-    def _plan(self, volume: torch.Tensor, network: Network, device: torch.device, axis: int | None) -> WindowPlan:
+        owner = next(network.parameters(), volume) if isinstance(network, torch.nn.Module) else volume
+        device = torch.empty(0, device=self.sw_device).device if self.sw_device else owner.device
         shape = volume.shape[2:]
         roi, overlap = fall_back_tuple(self.roi_size, shape), ensure_tuple_rep(self.overlap, 3)
         if self.automatic and normalizes_by_window(network):
@@ -212,7 +206,8 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         elif self.automatic:
             needs = self._needs_of(network, volume.shape[1], roi)
             roi, overlap = choose_windows(shape, roi, overlap, needs, device)
-        return plan_windows(shape, roi, overlap, axis)
+        plan = plan_windows(shape, roi, overlap, axis)
+        return ScoreSlabs(shape, plan.axis, self._slabs(volume, network, plan, device), plan.roi)
 
     def _log_window_size(self) -> None:
         if not self._logged:
@@ -226,9 +221,7 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         if not self.automatic_batch and (device.type != "cpu" or self.sw_batch_size <= _UNCHECKED_BATCH):
             return self.sw_batch_size
         needs = self._needs_of(network, channels, plan.roi)
-        if self.automatic_batch:
-            return choose_batch(needs, plan.roi, device)
-        return limit_batch(self.sw_batch_size, needs, plan.roi)
+        return choose_batch(needs, plan.roi, device, None if self.automatic_batch else self.sw_batch_size)
 
     def _needs_of(self, network: Network, channels: int, roi: Sequence[int]) -> Needs:
         if self._needs is None or self._needs[:2] != (network, channels):
@@ -236,28 +229,21 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
             self._needs = (network, channels, needs)
         return self._needs[2]
 
-    def _invalidate_cache(self, network: Network) -> None:
-        """Clear the cache if weights have changed in a way that autograd does not track, such as `parameter.data`."""
-        if isinstance(network, torch.nn.Module):
-            sums = [float(tensor.sum(dtype=torch.float64)) for tensor in (*network.parameters(), *network.buffers())]
-            if sums != self._checksums:
-                self._cache.clear()
-            self._checksums = sums
-
     @torch.inference_mode()
     def _slabs(self, volume: torch.Tensor, network: Network, plan: WindowPlan, device: torch.device) -> Iterator[Slab]:
-        self._invalidate_cache(network)
+        self._networks.refresh(network)
         volume = _padded(volume, plan, self.padding_mode, self.cval)
         if has_room(volume.nbytes, device):
             volume = volume.to(device)
         batch = self._batch_size(network, volume.shape[1], plan, device)
         groups = list(plan.groups(at_least=batch))
         thickness = max(group[-1][plan.axis] - group[0][plan.axis] for group in groups) + plan.roi[plan.axis]
-        weights = importance(plan.roi, self.mode, self.sigma_scale, device)
+        weights = compute_importance_map(plan.roi, self.mode, self.sigma_scale, device, torch.float32)
         buffer = SlabBuffer(plan, weights, thickness, torch.device(self.device) if self.device else None)
         scan = _unpadded(volume, plan) if self.skip_air else volume
         air = _air_level(scan) if self.skip_air else None
-        with tqdm(total=len(plan), desc="windows", leave=False, disable=None if self.progress else True) as bar:
+        total = sum(map(len, groups))
+        with tqdm(total=total, desc="windows", leave=False, disable=None if self.progress else True) as bar:
             for index, group in enumerate(groups):
                 buffer.move_to(group[0][plan.axis])
                 computed = [place for place in group if air is None or _has_tissue(air, scan, place, plan)]
@@ -290,7 +276,11 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         most = len(places) if self._max_batch is None else min(self._max_batch, len(places))
         for first in range(0, len(places), most):
             part = places[first : first + most]
-            error = self._try_batch(part, volume, member, buffer, device, roi, batch)
+            error = None
+            try:
+                buffer.add(self._logits(_cut(volume, part, roi, device), member, batch), part)
+            except torch.OutOfMemoryError as caught:
+                error = caught.with_traceback(None)  # so that the tensors of the batch are freed
             if error is None:
                 continue
             torch.cuda.empty_cache()
@@ -300,65 +290,23 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
                 raise error
             self._compute(part, volume, member, buffer, device, roi, batch)
 
-    def _try_batch(self, places: Sequence[Place], *of: Any) -> torch.OutOfMemoryError | None:
-        """Add the logits of a batch; return an out-of-memory error without its traceback, so that tensors are freed."""
-        volume, member, buffer, device, roi, batch = of
-        try:
-            buffer.add(self._logits(_cut(volume, places, roi, device), member, batch), places)
-        except torch.OutOfMemoryError as error:
-            return error.with_traceback(None)
-        return None
-
     def _logits(self, windows: torch.Tensor, member: Member, batch: int) -> torch.Tensor:
         """Return logits (B, num_classes, X, Y, Z) of windows (B, C, X, Y, Z), averaged over the flips."""
         count = len(windows)
         if self.backend != "eager" and self._max_batch is None and count < batch:  # same shape for all batches
             windows = torch.cat([windows, windows[-1:].expand(batch - count, *windows.shape[1:])])
-        run = self._prepared(member, windows)
+        run = self._networks.get(member, windows)
         total = run(windows)
         if not isinstance(total, torch.Tensor) or total.shape[2:] != windows.shape[2:]:
             raise _UnsupportedOutputError(
                 "slabs need a network that returns one tensor of logits with the size of the windows."
             )
-        flips = _combinations(self.flip_axes)
-        if flips:
+        if self._flips:
             total = total.float().clone()
-            for dims in flips:
+            for dims in self._flips:
                 total += run(windows.flip(dims)).flip(dims)
-            total /= len(flips) + 1
+            total /= len(self._flips) + 1
         return total[:count]
-
-    def _prepared(self, member: Member, windows: torch.Tensor) -> Network:
-        """Return the prepared network from the cache, or prepare it for new weights or a new window shape."""
-        checkpoint, network = member
-        shape, device = tuple(windows.shape), windows.device
-        copied = self.backend == "openvino"  # has a copy of the weights of each checkpoint
-        # these share the memory into which checkpoints are loaded
-        shared = checkpoint is not None and self.backend in ("compile", "cudagraph")
-        weights = None if checkpoint is not None and (copied or shared) else _weights_version(network)
-        key = (network, checkpoint if copied else None, shape, device)  # not id(network): ids are reused
-        if key not in self._cache and len(self._cache) >= max(len(self.checkpoints), 1) * _CACHED_SHAPES:
-            self._cache.clear()
-        if key not in self._cache or self._cache[key][0] != weights:
-            quick = network
-            if isinstance(network, torch.nn.Module) and not shared:
-                own = self.backend == "eager" and device.type == "cpu"
-                quick = optimized(network, shape, computed_dtype(device, self.precision) if own else None)
-            self._cache[key] = weights, prepare(quick, self.backend, self.precision, shape, device)
-        return self._cache[key][1]
-
-
-def _device_of(network: Network, volume: torch.Tensor) -> torch.device:
-    parameter = next(network.parameters(), None) if isinstance(network, torch.nn.Module) else None
-    return volume.device if parameter is None else parameter.device
-
-
-def _weights_version(network: Network) -> Any:
-    """Return a value that changes with the weights and the mode of a network."""
-    if not isinstance(network, torch.nn.Module):
-        return None
-    tensors = (*network.parameters(), *network.buffers())
-    return network.training, tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
 
 
 def _padded(volume: torch.Tensor, plan: WindowPlan, mode: str, cval: float) -> torch.Tensor:
@@ -403,9 +351,3 @@ def _batches(places: Sequence[Place], most: int) -> Iterator[Sequence[Place]]:
     count = -(-len(places) // most)
     for index in range(count):
         yield places[index * len(places) // count : (index + 1) * len(places) // count]
-
-
-def _combinations(axes: Sequence[int]) -> list[tuple[int, ...]]:
-    """Return all nonempty sets of axes to flip, as dimensions of a batch of windows."""
-    dims = [2 + axis for axis in axes]
-    return [chosen for size in range(1, len(dims) + 1) for chosen in itertools.combinations(dims, size)]

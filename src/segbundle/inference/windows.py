@@ -1,13 +1,13 @@
-"""Position, order and weights of sliding windows."""
+"""Plan the positions and the order of sliding windows."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
-from monai.data.utils import compute_importance_map, dense_patch_slices
+from monai.data.utils import dense_patch_slices
 
 Place = tuple[int, int, int]
 """First voxel of a window along the three axes of the padded volume."""
@@ -15,7 +15,7 @@ Place = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """Plan of sliding windows of a fixed size that cover a volume and are visited along one axis.
+    """Positions of sliding windows of a fixed size that cover a volume and are visited along one axis.
 
     Attributes:
         shape: (X, Y, Z) of the volume.
@@ -25,8 +25,8 @@ class WindowPlan:
 
     Example:
         >>> plan = WindowPlan((6, 4, 3), (4, 4, 4), ([0, 2], [0], [0]), axis=0)
-        >>> len(plan), plan.padded, plan.padding
-        (2, (6, 4, 4), [(0, 0), (0, 0), (0, 1)])
+        >>> plan.padded, plan.padding
+        ((6, 4, 4), [(0, 0), (0, 0), (0, 1)])
     """
 
     shape: tuple[int, int, int]
@@ -36,7 +36,7 @@ class WindowPlan:
 
     @property
     def padding(self) -> list[tuple[int, int]]:
-        """Number of voxels that are added before and after the volume along each axis, so that a window fits in."""
+        """Number of voxels added before and after the volume along each axis, so that a window fits into it."""
         missing = [max(window - size, 0) for size, window in zip(self.shape, self.roi, strict=True)]
         return [(voxels // 2, voxels - voxels // 2) for voxels in missing]
 
@@ -45,10 +45,6 @@ class WindowPlan:
         """Size (X, Y, Z) of the padded volume in voxels."""
         x, y, z = (max(size, window) for size, window in zip(self.shape, self.roi, strict=True))
         return x, y, z
-
-    def __len__(self) -> int:
-        """Return the number of windows."""
-        return len(self.starts[0]) * len(self.starts[1]) * len(self.starts[2])
 
     def groups(self, at_least: int) -> Iterator[list[Place]]:
         """Yield groups of windows in ascending order along `axis`.
@@ -63,23 +59,16 @@ class WindowPlan:
             First voxels of the windows of a group, in the padded volume.
         """
         steps = self.starts[self.axis]
-        others = [self.starts[other] for other in range(3) if other != self.axis]
-        across = list(itertools.product(*others))
-        together = -(-at_least // len(across))
+        together = -(-at_least * len(steps) // math.prod(map(len, self.starts)))
         for first in range(0, len(steps), together):
-            places = itertools.product(steps[first : first + together], across)
-            yield [self._place(along, *rest) for along, rest in places]
-
-    def _place(self, along: int, *others: int) -> Place:
-        place = list(others)
-        place.insert(self.axis, along)
-        return place[0], place[1], place[2]
+            x, y, z = (steps[first : first + together] if k == self.axis else self.starts[k] for k in range(3))
+            yield sorted(itertools.product(x, y, z), key=lambda place: place[self.axis])
 
 
 def plan_windows(
     shape: Sequence[int], roi: Sequence[int], overlap: Sequence[float], axis: int | None = None
 ) -> WindowPlan:
-    """Return a plan with the windows of `monai.inferers.sliding_window_inference`, in a different order.
+    """Plan the same windows as `monai.inferers.sliding_window_inference`, visited along one axis.
 
     Args:
         shape: (X, Y, Z) of the volume.
@@ -96,7 +85,11 @@ def plan_windows(
         ([0, 2], [0], [0])
     """
     check_overlap(overlap)
-    starts = [_starts(max(size, window), window, o) for size, window, o in zip(shape, roi, overlap, strict=True)]
+    starts = []
+    for size, window, fraction in zip(shape, roi, overlap, strict=True):
+        step = window if size <= window else interval(window, fraction)
+        windows = dense_patch_slices((max(size, window),), (window,), (step,), return_slice=False)
+        starts.append(sorted({int(part[0][0]) for part in windows}))
     if axis is None:
         axis = slab_axis(shape, roi)
     x, y, z = shape
@@ -136,7 +129,7 @@ def check_overlap(overlap: Sequence[float]) -> None:
 
 
 def interval(window: int, overlap: float) -> int:
-    """Return the distance in voxels between the first voxels of adjacent windows. It is at least 1.
+    """Return the distance in voxels between the first voxels of adjacent windows, at least 1.
 
     Args:
         window: size of a window along an axis, in voxels.
@@ -147,26 +140,3 @@ def interval(window: int, overlap: float) -> int:
         48
     """
     return max(int(window * (1 - overlap)), 1)
-
-
-def _starts(size: int, window: int, overlap: float) -> list[int]:
-    step = window if size == window else interval(window, overlap)
-    return sorted({int(part[0][0]) for part in dense_patch_slices((size,), (window,), (step,), return_slice=False)})
-
-
-def importance(
-    roi: Sequence[int], mode: str, sigma_scale: float | Sequence[float], device: torch.device
-) -> torch.Tensor:
-    """Return the weight of every voxel of a window, float32 (X, Y, Z), as in MONAI.
-
-    Args:
-        roi: (X, Y, Z) of a window.
-        mode: `constant` for a weight of 1, or `gaussian` for a Gaussian around the center.
-        sigma_scale: standard deviation of the Gaussian, as a fraction of the window size along each axis.
-        device: device of the result.
-
-    Example:
-        >>> importance((2, 2, 2), "constant", 0.125, torch.device("cpu")).unique()
-        tensor([1.])
-    """
-    return compute_importance_map(tuple(roi), mode=mode, sigma_scale=sigma_scale, device=device, dtype=torch.float32)

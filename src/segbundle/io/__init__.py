@@ -1,4 +1,4 @@
-"""Read scans and label maps of every format, and write label maps."""
+"""Read scans and label maps in all supported formats, and write label maps as NIfTI."""
 
 import lazy_loader as lazy
 

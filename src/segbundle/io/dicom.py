@@ -1,159 +1,44 @@
-"""DICOM folders: list their series and multi-frame files, and read the volume of one series.
+"""Reading of DICOM volumes, each identified by a path (see `segbundle.io.dicom_folders`).
 
-A series is identified by a path. This is the path of its folder or, if the folder contains several series, the path of
-its first file by name. Any other file of the series identifies it as well. pydicom reads headers and uncompressed
-voxels; SimpleITK's GDCM decompresses compressed voxels.
+pydicom reads headers and uncompressed voxels; SimpleITK's GDCM decompresses compressed voxels.
 """
 
 from __future__ import annotations
 
-import os
-import stat
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from segbundle.errors import DataError
-from segbundle.io.dicom_headers import EMPTY, UNREADABLE, DicomImage, read_image
+from segbundle.io.dicom_folders import DicomFolder, Series, find_scattered, list_folder
+from segbundle.io.dicom_headers import DicomImage
 from segbundle.io.dicom_pixels import read_values
 from segbundle.io.geometry import Geometry
-from segbundle.io.scan_files import DICOM_SUFFIXES, is_dicom_file, may_be_slice
-from segbundle.io.stacks import arrange, orientations
+from segbundle.io.scan_files import is_dicom_file, is_volume_path
+from segbundle.io.stacks import arrange
 
-_BROKEN_LINK, _NOT_A_FILE = -1, -2
-_LOCALIZER_SLICES = 5
-"""Maximum number of slices per orientation in a localizer; with more, the series is a volume, possibly damaged."""
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-@dataclass(frozen=True)
-class Series:
-    """DICOM series in a folder; each multi-frame file counts as a series of its own.
-
-    Attributes:
-        path: path that identifies the series for `read_scan`: the folder if it contains one volume, else the first
-            file.
-        uid: SeriesInstanceUID.
-        description: SeriesDescription; may be empty.
-        modality: for instance `CT`.
-        files: sorted by name.
-        why: kind of the series if it is not a volume, such as `a localizer`; None (default) for a volume. Missing
-            slices are reported when the volume is read.
-        damaged: True if the series should be a volume, because of its SOP class or of many slices in one orientation,
-            but is not (default False).
-
-    Example:
-        >>> series = Series(Path("ct"), "1.2.3", "thorax", "CT", (Path("ct/1.dcm"), Path("ct/2.dcm")))
-        >>> series.why is None, len(series.files)
-        (True, 2)
-    """
-
-    path: Path
-    uid: str
-    description: str
-    modality: str
-    files: tuple[Path, ...]
-    why: str | None = None
-    damaged: bool = False
-
-
-@dataclass(frozen=True)
-class DicomFolder:
-    """DICOM content of a folder, without its subfolders.
-
-    Attributes:
-        series: sorted by the names of their first files.
-        passed_over: number of files that are not images, by kind: a modality, `DICOMDIR`, `not DICOM`, or `unreadable`.
-        unreadable: files that cannot be read.
-
-    Example:
-        >>> folder = DicomFolder((), (("not DICOM", 2),))
-        >>> folder.others()
-        '2 file(s) skipped (2 not DICOM)'
-    """
-
-    series: tuple[Series, ...]
-    passed_over: tuple[tuple[str, int], ...]
-    unreadable: tuple[Path, ...] = ()
-
-    @property
-    def volumes(self) -> list[Series]:
-        """Series that are volumes."""
-        return [series for series in self.series if series.why is None]
-
-    def others(self) -> str | None:
-        """Return a one-line summary of the skipped files; None without skipped files."""
-        parts = [f"{len(series.files)} as {series.why}" for series in self.series if series.why is not None]
-        parts += [f"{count} {kind}" for kind, count in self.passed_over]
-        count = sum(len(series.files) for series in self.series if series.why is not None)
-        count += sum(number for _, number in self.passed_over)
-        return f"{count} file(s) skipped ({', '.join(parts)})" if parts else None
-
-
 def is_dicom(path: Path) -> bool:
-    """Return whether a path may identify a DICOM series: a folder, or a DICOM file.
+    """Return whether a path may identify a DICOM volume: a folder, a DICOM file, or the path of a part of one.
 
     Args:
-        path: file or folder.
+        path: path to check; it need not exist.
 
     Example:
         >>> is_dicom(Path("/nowhere/a.dcm"))
         False
     """
-    return path.is_dir() or (path.is_file() and is_dicom_file(path))
-
-
-def list_series(folder: str | Path) -> list[Series]:
-    """Return the DICOM series in a folder, including those that are not volumes.
-
-    Args:
-        folder: folder; its subfolders are not searched.
-
-    Raises:
-        DataError: the folder cannot be read.
-
-    Example:
-        >>> import tempfile
-        >>> import SimpleITK as sitk
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     image = sitk.GetImageFromArray(np.zeros((2, 3, 4), np.int16))
-        ...     image.SetMetaData("0008|0060", "CT")
-        ...     sitk.WriteImage(image, f"{folder}/ct.dcm")
-        ...     [series.modality for series in list_series(folder)]
-        ['CT']
-    """
-    return list(list_folder(folder).series)
-
-
-def list_folder(folder: str | Path) -> DicomFolder:
-    """Return the DICOM series and the skipped files of a folder. Only headers are read.
-
-    Args:
-        folder: folder; its subfolders are not searched.
-
-    Raises:
-        DataError: the folder cannot be read.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = (Path(folder) / "notes.txt").write_text("a file that is not DICOM")
-        ...     list_folder(folder).passed_over
-        (('not DICOM', 1),)
-    """
-    return _listed(Path(folder))[0]
+    return path.is_dir() or is_volume_path(path) or (path.is_file() and is_dicom_file(path))
 
 
 def series_files(path: Path) -> list[Path]:
-    """Return the files of the series that contains a DICOM file, or only the file if it is not in a series.
+    """Return the files of the volume that a path identifies, or only the path if it does not identify a volume.
 
     Args:
-        path: DICOM file.
+        path: DICOM file, or path of a volume.
 
     Raises:
         DataError: the folder cannot be read.
@@ -166,40 +51,28 @@ def series_files(path: Path) -> list[Path]:
         ...     [file.name for file in series_files(path)]
         ['a.dcm']
     """
-    listing, _ = _listed(path.parent)
-    return next((list(series.files) for series in listing.series if path.parent / path.name in series.files), [path])
+    found = _matches(path)
+    return list(found[0].files) if found else [path]
 
 
-def are_parts(paths: Sequence[Path]) -> tuple[bool, bool]:
-    """Return whether the slices of several series form one volume, and whether all their positions differ.
-
-    Positions of parts of one volume differ; those of copies do not. Only headers are read.
+def find_series(path: str | Path) -> Series | None:
+    """Return the DICOM volume that a path identifies; None for other scans, and for paths that identify no volume.
 
     Args:
-        paths: paths that identify series with the same SeriesInstanceUID.
+        path: path of a scan.
 
-    Returns:
-        tuple of two bools: one volume; distinct positions. Both are False if a series is not a volume.
+    Raises:
+        DataError: a folder cannot be read.
 
     Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     are_parts([Path(folder)])
-        (False, False)
+        >>> find_series("/nowhere/ct.nii.gz") is None
+        True
     """
-    try:
-        images = [image for path in paths for image in _images_of(path)]
-    except DataError:
-        return False, False
-    slices = [plane for image in images for plane in image.slices]
-    apart = len({tuple(round(value, 2) for value in plane.position) for plane in slices}) == len(slices)
-    if len({(image.columns, image.rows) for image in images}) > 1:
-        return False, apart
-    try:
-        arrange(slices)
-    except DataError:
-        return False, apart
-    return True, apart
+    path = Path(path)
+    if not is_dicom(path):
+        return None
+    found = list_folder(path).volumes if path.is_dir() else _matches(path)
+    return found[0] if len(found) == 1 else None
 
 
 def dicom_geometry(path: str | Path) -> Geometry:
@@ -281,7 +154,7 @@ def volume_slices(path: str | Path) -> list[tuple[Path, int]]:
     return [planes[index] for index in order]
 
 
-def _volume(path: Path) -> tuple[list[DicomImage], list[int], Geometry]:
+def _volume(path: Path) -> tuple[tuple[DicomImage, ...], list[int], Geometry]:
     """Return the images of a series, the order of its slices, and the geometry of the volume."""
     images = _images_of(path)
     slices = [plane for image in images for plane in image.slices]
@@ -300,28 +173,40 @@ def _volume(path: Path) -> tuple[list[DicomImage], list[int], Geometry]:
     return images, order, Geometry((columns, rows, len(slices)), _LPS_TO_RAS @ affine)
 
 
-def _images_of(path: Path) -> list[DicomImage]:
-    """Return the images of the series that a path identifies."""
-    folder = path if path.is_dir() else path.parent
-    listing, images = _listed(folder)
+def _images_of(path: Path) -> tuple[DicomImage, ...]:
+    """Return the images of the volume that a path identifies."""
     if path.is_dir():
-        chosen = _only_volume(path, listing)
+        chosen = _only_volume(path, list_folder(path))
     else:
-        name = folder / path.name
-        matches = [series for series in listing.series if name in series.files]
+        matches = _matches(path)
         if not matches:
-            raise DataError(f"{path}: is not a DICOM image. Pass a file of a series of images, or its folder.")
+            kind = "a volume of a DICOM series" if is_volume_path(path) else "a DICOM image"
+            raise DataError(f"{path}: is not {kind}. Pass a file of a series of images, or its folder.")
         chosen = matches[0]
+        if len(matches) > 1:
+            raise DataError(f"{path}: contains {len(matches)} volumes. Pass one of {_shown(path.parent, matches)}.")
     if chosen.why is not None:
         raise DataError(
             f"{path}: is not a volume but {chosen.why}. Pass a file of another series, or export this one again."
         )
-    if listing.unreadable:
+    if chosen.unreadable:
+        first = chosen.unreadable[0]
         raise DataError(
-            f"{folder}: {len(listing.unreadable)} of its files cannot be read, {listing.unreadable[0].name} for "
-            "instance, so slices may be missing. Copy or export the series again, or remove these files."
+            f"{first.parent}: {len(chosen.unreadable)} of its files cannot be read (for instance {first.name}), so "
+            "slices may be missing. Copy or export the series again, or remove these files."
         )
-    return [images[file] for file in chosen.files]
+    return chosen.images
+
+
+def _matches(path: Path) -> list[Series]:
+    """Return the volume that a path other than that of a folder identifies, or all volumes of a multi-frame file."""
+    if not is_volume_path(path):
+        name = path.parent / path.name
+        return [series for series in list_folder(path.parent).series if name in series.files]
+    if path.parent.is_dir():
+        found = find_scattered(path)
+        return [] if found is None else [found]
+    return [series for series in list_folder(path.parent.parent).series if series.path == path]
 
 
 def _only_volume(folder: Path, listing: DicomFolder) -> Series:
@@ -329,14 +214,9 @@ def _only_volume(folder: Path, listing: DicomFolder) -> Series:
     if len(volumes) == 1:
         return volumes[0]
     if volumes:
-        shown = "; ".join(
-            f"{series.description or series.modality}, {len(series.files)} file(s): {series.path.name}"
-            for series in volumes[:5]
-        )
-        more = "; ..." if len(volumes) > 5 else ""
         raise DataError(
-            f"{folder}: contains {len(volumes)} DICOM series ({shown}{more}). Pass a file of one series, or put each "
-            "series in a separate folder."
+            f"{folder}: contains {len(volumes)} DICOM volumes ({_shown(folder, volumes)}). Pass the path of one of "
+            "them, or put each series in a separate folder."
         )
     others = listing.others()
     raise DataError(
@@ -345,66 +225,10 @@ def _only_volume(folder: Path, listing: DicomFolder) -> Series:
     )
 
 
-def _listed(folder: Path) -> tuple[DicomFolder, dict[Path, DicomImage]]:
-    """Return the content of a folder without hidden files, cached until the name, size or date of a file changes."""
-    try:
-        with os.scandir(folder) as entries:
-            files = sorted(_state(entry) for entry in entries if not (entry.name.startswith(".") or entry.is_dir()))
-    except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be read ({error.strerror}). Check the folder and its permissions."
-        ) from error
-    return _list(folder, tuple(files))
-
-
-def _state(entry: os.DirEntry[str]) -> tuple[str, int, int]:
-    """Return name, size and date of a file; the size is negative for broken links and special files."""
-    try:
-        found = entry.stat()
-    except OSError:
-        return entry.name, _BROKEN_LINK, 0
-    return entry.name, found.st_size if stat.S_ISREG(found.st_mode) else _NOT_A_FILE, found.st_mtime_ns
-
-
-@lru_cache(maxsize=4)
-def _list(folder: Path, files: tuple[tuple[str, int, int], ...]) -> tuple[DicomFolder, dict[Path, DicomImage]]:
-    passed_over: Counter[str] = Counter()
-    unreadable: list[Path] = []
-    groups: dict[tuple[str, str], list[DicomImage]] = {}
-    images: dict[Path, DicomImage] = {}
-    empty: list[Path] = []
-    for name, size, _ in files:
-        found = read_image(folder / name) if size >= 0 else UNREADABLE if size == _BROKEN_LINK else "not DICOM"
-        if found == EMPTY:
-            empty.append(folder / name)
-            continue
-        if isinstance(found, str):
-            passed_over[found] += 1
-            unreadable += [folder / name] if found == UNREADABLE else []
-            continue
-        images[found.path] = found
-        file_name = found.path.name if len(found.slices) > 1 else ""  # a multi-frame file is a separate volume
-        groups.setdefault((found.series, file_name or found.why or ""), []).append(found)
-    for path in empty:  # empty files are lost slices, unless slices have other names
-        is_lost_slice = may_be_slice(path.name) and not any(image.suffix.lower() in DICOM_SUFFIXES for image in images)
-        passed_over[UNREADABLE if is_lost_slice else "not DICOM"] += 1
-        unreadable += [path] if is_lost_slice else []
-    series = [_series(group) for group in groups.values()]
-    if sum(entry.why is None for entry in series) == 1:
-        series = [entry if entry.why is not None else replace(entry, path=folder) for entry in series]
-    series.sort(key=lambda entry: entry.files[0])
-    return DicomFolder(tuple(series), tuple(sorted(passed_over.items())), tuple(unreadable)), images
-
-
-def _series(images: Sequence[DicomImage]) -> Series:
-    first = images[0]
-    why, slices = first.why, [plane for image in images for plane in image.slices]
-    counts, damaged = orientations(slices), first.damaged
-    if why is None and len(counts) > 1:
-        why = f"{len(slices)} slices in {len(counts)} orientations"
-        damaged = counts[0] > _LOCALIZER_SLICES and not first.localizer
-        why += f" ({counts[0]} in one of them)" if damaged else ", as in a localizer"
-    elif why is None and first.localizer and len(slices) <= _LOCALIZER_SLICES:
-        why = "a localizer"
-    files = tuple(sorted(image.path for image in images))
-    return Series(files[0], first.series, first.description, first.modality, files, why, damaged)
+def _shown(folder: Path, volumes: list[Series]) -> str:
+    """Return description, label, number of files and path of the first volumes as text."""
+    lines = []
+    for series in volumes[:5]:
+        name = " ".join(filter(None, (series.description or series.modality, series.volume)))
+        lines.append(f"{name}, {len(series.files)} file(s): {series.path.relative_to(folder)}")
+    return "; ".join([*lines, *(["..."] if len(volumes) > 5 else [])])

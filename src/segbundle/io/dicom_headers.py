@@ -1,4 +1,4 @@
-"""DICOM headers: read the slices of a file, or determine what kind of file it is."""
+"""Read DICOM headers: the slices of an image, or the kind of a file that is not an image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ _TAGS = (
     "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
     "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "EchoTime", "EchoNumbers", "DiffusionBValue",
-    "TemporalPositionIdentifier",
+    "TemporalPositionIdentifier", "InstanceNumber", "SeriesNumber", "SeriesDate", "StudyDate", "SOPInstanceUID",
+    "PatientID", "ConcatenationUID", "ConcatenationFrameOffsetNumber",
 )  # fmt: skip
 _MOSAIC_TAGS = {0x0019000A + (block << 8): 0x00190000 + block for block in range(0x10, 0x100)}
 """Tags of the number of slices in a mosaic, with the tag of the private block's creator (must be Siemens)."""
@@ -31,6 +32,7 @@ _FRAME_SETTINGS = (
     ("MRDiffusionSequence", "DiffusionBValue"),
     ("FrameContentSequence", "TemporalPositionIndex"),
 )
+_FRAME_TYPES = ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence")
 """Settings that distinguish volumes acquired together; equal for all slices of a volume. See `Slice`."""
 _COMPONENTS = ("M", "P", "R", "I", "MAGNITUDE", "PHASE", "REAL", "IMAGINARY", "WATER", "FAT", "IN_PHASE", "OUT_PHASE")
 """Values of ImageType for volumes computed from the same signal."""
@@ -81,13 +83,13 @@ warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
 
 @dataclass(frozen=True)
 class DicomImage:
-    """DICOM file with voxels.
+    """Header of a DICOM file with voxels.
 
     Attributes:
         path: path of the file.
         series: SeriesInstanceUID.
-        description: SeriesDescription.
-        modality: for instance `CT`.
+        description: SeriesDescription; may be empty.
+        modality: Modality, for instance `CT`; may be empty.
         rows: number of rows.
         columns: number of columns.
         bits: BitsAllocated.
@@ -101,6 +103,12 @@ class DicomImage:
         localizer: True if its SeriesDescription or, without one, its ProtocolName contains a word for a localizer
             (default False).
         damaged: True if the image is not part of a volume although its SOP class is that of slices (default False).
+        frames: number of frames in the file (default 1); `slices` may be only some of them.
+        instance: SOPInstanceUID (default empty).
+        number: SeriesNumber; 0 (default) if unknown.
+        date: SeriesDate, or else StudyDate, as in the header, for instance `20260131` (default empty).
+        patient: hash of the PatientID (default 0).
+        concatenation: ConcatenationUID of a multi-frame file that is one of several (default empty).
 
     Example:
         >>> path = Path("1.dcm")
@@ -125,18 +133,24 @@ class DicomImage:
     why: str | None
     localizer: bool = False
     damaged: bool = False
+    frames: int = 1
+    instance: str = ""
+    number: int = 0
+    date: str = ""
+    patient: int = 0
+    concatenation: str = ""
 
 
 def read_image(path: Path) -> DicomImage | str:
-    """Return the image that the header of a file describes, or the kind of a file without an image.
+    """Read the header of a DICOM image; for any other file, return the kind of file.
 
-    No error is raised: a damaged file is of the kind `unreadable`.
+    No error is raised: a damaged file has the kind `unreadable`.
 
     Args:
         path: path of the file.
 
     Returns:
-        the image; or, for other files, their kind: a modality, `DICOMDIR`, `not DICOM`, `empty` or `unreadable`.
+        the header; or the kind of file: a modality such as `SR`, `DICOMDIR`, `not DICOM`, `empty` or `unreadable`.
 
     Example:
         >>> import tempfile
@@ -205,6 +219,12 @@ def _image(path: Path, file: BinaryIO) -> DicomImage | str:
         localizer=_LOCALIZER.search(str(header.get("SeriesDescription") or header.get("ProtocolName") or ""))
         is not None,
         damaged=unplaced and _is_cross_sectional(header),
+        frames=_frames(header),
+        instance=str(header.get("SOPInstanceUID") or ""),
+        number=int(_number(header, "SeriesNumber") or 0),
+        date=str(header.get("SeriesDate") or header.get("StudyDate") or ""),
+        patient=hash(str(header.get("PatientID") or "")),
+        concatenation=str(header.get("ConcatenationUID") or ""),
     )
 
 
@@ -296,11 +316,13 @@ def _slices(name: str, header: Any) -> tuple[Slice, ...]:
     frames = _frames(header)
     if not per_frame:
         plane = _slice(name, 0, *[header] * 4) if frames == 1 else None
-        return () if plane is None else (replace(plane, settings=_settings(header)),)
+        number = int(_number(header, "InstanceNumber") or 0)
+        return () if plane is None else (replace(plane, settings=_settings(header), number=number),)
     shared = (header.get("SharedFunctionalGroupsSequence") or [None])[0]
     values = [_group(frame_group, shared, "PixelValueTransformationSequence") for frame_group in per_frame[:frames]]
     if not any(values):
         values = [header] * len(values)
+    offset = int(_number(header, "ConcatenationFrameOffsetNumber") or 0)
     found = []
     for index, frame_group in enumerate(per_frame[:frames]):
         position, axes, measures = (
@@ -313,14 +335,23 @@ def _slices(name: str, header: Any) -> tuple[Slice, ...]:
         content = _group(frame_group, shared, "FrameContentSequence")
         stack = "" if content is None else str(content.get("StackID") or "")
         groups = [(_group(frame_group, shared, group), setting) for group, setting in _FRAME_SETTINGS]
-        found.append(replace(plane, stack=stack, settings=_numbers_of(groups)))
+        kinds = [_group(frame_group, shared, group) for group in _FRAME_TYPES]
+        components = [_component(kind.get("FrameType")) for kind in kinds if kind is not None]
+        named = [("ImageType", component) for component in components if component]
+        settings: tuple[tuple[str, float | str], ...] = (*_numbers_of(groups), *named)
+        found.append(replace(plane, stack=stack, settings=settings, number=offset + index))
     return tuple(found) if len(found) == frames else ()
 
 
 def _settings(header: Any) -> tuple[tuple[str, float | str], ...]:
-    kinds = [str(kind).upper() for kind in _several(header.get("ImageType"))[2:]]
-    components = [("ImageType", kind) for kind in kinds if kind in _COMPONENTS][:1]
-    return (*_numbers_of([(header, name) for name in _SETTINGS]), *components)
+    component = _component(header.get("ImageType"))
+    return (*_numbers_of([(header, name) for name in _SETTINGS]), *([("ImageType", component)] if component else []))
+
+
+def _component(image_type: Any) -> str | None:
+    """Return the value of ImageType or FrameType that names the component of the signal, if there is one."""
+    kinds = [str(kind).upper() for kind in _several(image_type)[2:]]
+    return next((kind for kind in kinds if kind in _COMPONENTS), None)
 
 
 def _numbers_of(settings: Sequence[tuple[Any, str]]) -> tuple[tuple[str, float], ...]:

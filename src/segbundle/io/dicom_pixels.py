@@ -1,4 +1,4 @@
-"""Voxels of DICOM images: stored values, and the rescale slope and intercept of each slice."""
+"""Read the voxels of DICOM images, with the rescale slope and intercept of each slice applied."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _EXACT_IN_FLOAT32 = 2**24
 
 
 def read_values(images: Sequence[DicomImage], order: Sequence[int], dtype: Any) -> np.ndarray:
-    """Read the voxels of a volume.
+    """Read the voxels of a volume, with the rescale slope and intercept of each slice applied.
 
     Args:
-        images: files of the volume.
-        order: indices into the slices of all files, in the order of the result.
-        dtype: NumPy dtype of the result; None for the smallest dtype that fits all values that BitsStored allows, after
-            rescaling. It is an integer dtype if all slopes and intercepts are integers, else float32.
+        images: headers of the files of the volume.
+        order: for each slice of the result, its index among the slices of all `images`.
+        dtype: NumPy dtype of the result. None: float32 if a slope or intercept is not an integer, else the first of
+            uint8, int16, uint16, int32 and int64 that fits the range of BitsStored after rescaling.
 
     Returns:
         array (slices, rows, columns).
@@ -77,8 +77,8 @@ def read_values(images: Sequence[DicomImage], order: Sequence[int], dtype: Any) 
             raise DataError(
                 f"{image.path}: its voxels cannot be read ({last_line(error)}). Copy or export the file again."
             ) from error
-        for frame, plane in enumerate(image.slices):
-            _rescale(stored[frame], plane, result[place[first + frame]])
+        for index, plane in enumerate(image.slices):
+            _rescale(stored[plane.frame], plane, result[place[first + index]])
         first += len(image.slices)
     return result
 
@@ -137,7 +137,7 @@ def _rescale(stored: np.ndarray, plane: Slice, result: np.ndarray) -> None:
 
 def _stored_values(image: DicomImage) -> np.ndarray:
     """Return the stored values (frames, rows, columns) as integers."""
-    shape = (len(image.slices), image.rows, image.columns)
+    shape = (image.frames, image.rows, image.columns)
     kind = f"{'i' if image.signed else 'u'}{image.bits // 8}"
     count = int(np.prod(shape))
     if image.syntax in (*NATIVE, DEFLATED) and image.high_bit != image.stored_bits - 1:
@@ -177,11 +177,35 @@ def _native_values(image: DicomImage, dtype: np.dtype[Any], count: int) -> np.nd
 
 
 def _decompressed(image: DicomImage) -> np.ndarray:
+    """Return compressed values: decompressed by GDCM or, if it does not know the compression, by pydicom's plugins."""
+    from pydicom.pixels.decoders.base import get_decoder
+    from pydicom.uid import UID
+
+    try:
+        return _decompressed_by_gdcm(image)
+    except Exception as error:
+        try:
+            decoder = get_decoder(UID(image.syntax))
+            known = decoder.is_available
+        except NotImplementedError:
+            known = False
+        if not known:
+            raise DataError(
+                f"{image.path}: its voxels cannot be decompressed ({UID(image.syntax).name}). Install the decoders of "
+                "the extra dicom (pip install 'segbundle[dicom]'), or export the series without compression."
+            ) from error
+        try:
+            return np.asarray(decoder.as_array(_dataset(image), raw=True)[0]).ravel()
+        except Exception:
+            raise error from None  # both failed: the file is damaged
+
+
+def _decompressed_by_gdcm(image: DicomImage) -> np.ndarray:
     import SimpleITK as sitk
-    from pydicom import Dataset, dcmread
+    from pydicom import Dataset
     from pydicom.dataset import FileMetaDataset
 
-    whole: Any = dcmread(image.path)
+    whole = _dataset(image)
     plain: Any = Dataset()
     for name in _KEPT:
         if name in whole:
@@ -194,3 +218,9 @@ def _decompressed(image: DicomImage) -> np.ndarray:
         copy = Path(folder) / "image.dcm"
         plain.save_as(copy, enforce_file_format=True)
         return sitk.GetArrayFromImage(sitk.ReadImage(str(copy), imageIO="GDCMImageIO")).ravel()
+
+
+def _dataset(image: DicomImage) -> Any:
+    from pydicom import dcmread
+
+    return dcmread(image.path)

@@ -1,4 +1,4 @@
-"""Geometry of a scan: shape, affine, plausibility, and comparison of grids."""
+"""Geometry of scans: shape and affine, plausibility checks, and comparison of grids."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ error of the angle is twice as large.
 
 @dataclass(frozen=True)
 class Geometry:
-    """Geometry of a scan.
+    """Shape, affine and number of channels of a scan.
 
     Attributes:
-        shape: number of voxels along the three stored axes.
+        shape: number of voxels along the three stored axes, (X, Y, Z).
         affine: (4, 4) float64, maps voxel indices to RAS+ world coordinates in millimeters.
         channels: number of channels in the file (default 1).
 
@@ -51,22 +51,24 @@ class Geometry:
 
     @property
     def is_sheared(self) -> bool:
-        """Whether the axes are not perpendicular: by more than 0.01 mm at the far corner, so not by rounding."""
+        """True if the axes are not perpendicular. Up to 0.01 mm at the far corner is treated as rounding."""
         directions = self.affine[:3, :3] / np.array(self.spacing)
         off = np.abs(directions.T @ directions - np.eye(3))
         return bool((off * np.array(self.spacing) * (np.array(self.shape) - 1)).max() > 0.01)
 
     @property
     def corners(self) -> np.ndarray:
-        """World coordinates in mm of the centers of the eight corner voxels, (8, 3)."""
+        """RAS+ world coordinates in mm of the centers of the eight corner voxels, (8, 3)."""
         grid = np.stack(np.meshgrid(*[(0, n - 1) for n in self.shape], indexing="ij"), axis=-1)
         return np.asarray(nib.affines.apply_affine(self.affine, grid.reshape(8, 3)))
 
     def difference(self, other: Geometry) -> str | None:
-        """Return how the grid of another scan differs from this one, in words; None if the voxels coincide.
+        """Return a description of how another grid differs from this one; None if their voxels coincide.
 
-        Positions may differ by a tenth of the smallest spacing, because headers are stored in single precision. Two
-        grids with the same first voxel and spacing may also differ by the rounding error of a rotation in a qform.
+        Voxels coincide if the positions of corner voxels differ by at most a tenth of the smallest spacing, because
+        headers are stored in single precision. They also coincide if one corner voxel and the spacing are the same, and
+        the rotations differ by at most the rounding error of a qform. This corner is the first voxel of the file with
+        the qform; after a reorientation, it can be any corner.
 
         Args:
             other: geometry of another scan.
@@ -75,17 +77,17 @@ class Geometry:
             return f"shape {self.shape} against {other.shape}"
         if not (np.isfinite(self.affine).all() and np.isfinite(other.affine).all()):
             return "an affine that is not finite"
-        distance = float(np.linalg.norm(self.corners - other.corners, axis=1).max())
-        if distance > 0.1 * min(self.spacing) and not self._is_rotated_by_rounding(other):
-            return f"affines that put corner voxels up to {distance:.3g} mm apart"
+        distances = np.linalg.norm(self.corners - other.corners, axis=1)
+        if distances.max() > 0.1 * min(self.spacing) and not self._is_rotated_by_rounding(other, distances.min()):
+            return f"affines that put corner voxels up to {distances.max():.3g} mm apart"
         return None
 
-    def _is_rotated_by_rounding(self, other: Geometry) -> bool:
+    def _is_rotated_by_rounding(self, other: Geometry, smallest_distance: float) -> bool:
         rotation, other_rotation = (grid.affine[:3, :3] / np.array(grid.spacing) for grid in (self, other))
         angles = np.linalg.norm(rotation - other_rotation, axis=0)
-        origin_distance = float(np.linalg.norm(self.affine[:3, 3] - other.affine[:3, 3]))
         same_size = np.allclose(self.spacing, other.spacing, rtol=1e-5)
-        return same_size and origin_distance <= 0.01 * min(self.spacing) and bool((angles <= _QUATERNION_ANGLE).all())
+        same_corner = bool(smallest_distance <= 0.01 * min(self.spacing))
+        return same_size and same_corner and bool((angles <= _QUATERNION_ANGLE).all())
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,8 @@ class Scan:
 
     Attributes:
         array: voxels (C, X, Y, Z).
-        geometry: shape and affine.
-        path: path of the file or folder.
+        geometry: shape, affine and number of channels.
+        path: path of the file or folder; a placeholder for an image without a file.
 
     Example:
         >>> scan = Scan(np.zeros((1, 4, 3, 2)), Geometry((4, 3, 2), np.eye(4)), Path("ct.nii.gz"))
@@ -109,14 +111,15 @@ class Scan:
 
 
 def check_geometry(path: str | Path, geometry: Geometry) -> Geometry:
-    """Return the geometry of a scan if it is plausible.
+    """Return a geometry unchanged, after checking that it is plausible.
 
     Args:
         path: path of the scan, for messages.
         geometry: geometry in the header.
 
     Raises:
-        DataError: the affine is not finite or is singular, or voxel sizes or positions are not plausible.
+        DataError: the affine is not finite or is singular, a voxel size is below 0.0001 mm or above 10 m, or a voxel is
+            more than 1 km from the origin.
 
     Example:
         >>> geometry = Geometry((4, 3, 2), np.eye(4))
@@ -145,7 +148,7 @@ def _rows(affine: np.ndarray) -> str:
 
 
 def volume_shape(path: str | Path, shape: Sequence[int]) -> tuple[tuple[int, int, int], int]:
-    """Return the spatial shape and the number of channels of a stored shape.
+    """Split the stored shape of a scan into its spatial shape and its number of channels.
 
     Args:
         path: path of the scan, for messages.

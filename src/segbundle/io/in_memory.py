@@ -1,4 +1,4 @@
-"""Scans in memory: images of nibabel and SimpleITK, and arrays with an affine."""
+"""Convert images in memory to scans: images of nibabel and SimpleITK, and arrays with an affine."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ IN_MEMORY = Path("image in memory")
 
 
 def scan_in_memory(image: Any, dtype: Any = np.float32) -> Scan | None:
-    """Return a scan for an image in memory, or None for any other value, such as a path.
+    """Convert an image in memory to a scan; return None for any other value, such as a path.
 
     Args:
-        image: `Scan`; image of nibabel (`SpatialImage`) or SimpleITK (`Image`); or a tuple of an array (X, Y, Z) or
-            (C, X, Y, Z), and an affine (4, 4) in mm in RAS+ world coordinates.
-        dtype: NumPy dtype of the result (default float32); None for the dtype of the values.
+        image: a `Scan`, a nibabel `SpatialImage`, a SimpleITK `Image`, or a tuple (array, affine): an array (X, Y, Z)
+            or (C, X, Y, Z), and the (4, 4) affine that maps voxel indices to RAS+ world coordinates in mm.
+        dtype: NumPy dtype of the result (default float32); None to keep the dtype of the image.
 
     Returns:
         scan with an array (C, X, Y, Z), which may share memory with the image; or None.

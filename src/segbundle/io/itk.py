@@ -1,4 +1,4 @@
-"""NRRD and MetaImage files, read with SimpleITK. Its LPS+ coordinates and (Z, Y, X) arrays are converted here."""
+"""Read NRRD and MetaImage files with SimpleITK, and convert its LPS+ coordinates and (Z, Y, X) arrays."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def itk_geometry(path: Path) -> Geometry:
 
     Raises:
         DataError: the header is invalid, or data files are missing.
-        Exception: of SimpleITK or the file system; `read_geometry` turns it into a `DataError`.
+        Exception: any error of SimpleITK or the file system; `read_geometry` converts it to a `DataError`.
 
     Example:
         >>> import tempfile
@@ -61,7 +61,7 @@ def read_itk(path: Path, dtype: Any) -> Scan:
 
     Raises:
         DataError: see `itk_geometry`; or voxels are complex or missing, or do not fit into memory.
-        Exception: of SimpleITK or the file system; `read_scan` turns it into a `DataError`.
+        Exception: any error of SimpleITK or the file system; `read_scan` converts it to a `DataError`.
 
     Example:
         >>> import tempfile
@@ -97,10 +97,10 @@ def read_itk(path: Path, dtype: Any) -> Scan:
 
 
 def channels_first(array: np.ndarray, components: int, geometry: Geometry) -> np.ndarray:
-    """Return an array of SimpleITK (T?, Z, Y, X, C?) as (C, X, Y, Z), without copying where possible.
+    """Convert an array of SimpleITK to (C, X, Y, Z), without a copy where possible.
 
     Args:
-        array: voxels.
+        array: voxels (Z, Y, X); a time axis is first, and the axis of several values per voxel is last.
         components: number of values per voxel.
         geometry: geometry of the image.
 
@@ -147,11 +147,11 @@ def _check_length(path: Path, count: int, stored: int) -> None:
 
 
 def image_geometry(path: Path, image: Any, components: int) -> Geometry:
-    """Return the geometry of an image of SimpleITK, or of a reader that has read a header.
+    """Return the geometry of a SimpleITK image, or of the header that a SimpleITK reader has read.
 
     Args:
         path: path of the file, for messages.
-        image: image or reader.
+        image: SimpleITK `Image`, or `ImageFileReader` after `ReadImageInformation`.
         components: number of values per voxel.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Label maps as integers, including label maps stored as floating point."""
+"""Read label maps as integers, even if they are stored as floating point."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ import numpy as np
 from scipy import ndimage
 
 from segbundle.errors import DataError
-from segbundle.io.dicom import dicom_geometry, list_series
+from segbundle.io.axes import reoriented
+from segbundle.io.dicom import dicom_geometry
+from segbundle.io.dicom_folders import list_series
 from segbundle.io.dicom_segments import SEG, read_dicom_segments
 from segbundle.io.geometry import Geometry, Scan
-from segbundle.io.scan_files import is_dicom_file, is_nifti, is_segmentation
+from segbundle.io.nifti import is_nifti
+from segbundle.io.scan_files import is_dicom_file, is_segmentation
 from segbundle.io.scans import read_scan, unreadable
 from segbundle.io.segments import LabelGrid, label_values
 from segbundle.io.structure_sets import RTSTRUCT, read_structure_set, referenced_series
@@ -29,7 +32,7 @@ _ROUNDING = 1e-3
 def read_labels(
     path: str | Path | Sequence[str | Path], class_names: Sequence[str] = (), grid: Geometry | None = None
 ) -> Scan:
-    """Read a label map and round values within 0.001 of integers.
+    """Read a label map as integers; values within 0.001 of an integer are rounded.
 
     Segments of DICOM SEG, RTSTRUCT and 3D Slicer (`.seg.nrrd`) files get the label values of the classes with their
     names (see `label_values`), on the voxels of the scan.
@@ -37,12 +40,14 @@ def read_labels(
     Args:
         path: see `read_scan`; or a DICOM SEG or RTSTRUCT file, or a folder that contains only such a file.
         class_names: class names of the task, background first. Without them (default), segments keep their numbers.
-        grid: geometry of the scan, for files with segments. Default: None. DICOM SEG and RTSTRUCT then need the series
-            to which they refer, in the same folder, in a folder beside it or below it. Without the series, DICOM SEG is
+        grid: geometry of the image that the label map belongs to. A label map of the same voxels that is stored with
+            other axes is reoriented to it, without interpolation (see `segbundle.io.axes`); label maps on other voxels
+            are not changed. None (default) keeps the stored axes. Without it, DICOM SEG and RTSTRUCT need the series to
+            which they refer, in the same folder, in a folder beside it or below it; without the series, DICOM SEG is
             read on the grid of its own frames.
 
     Returns:
-        scan with an integer array (C, X, Y, Z), or with the stored values if some are farther from integers.
+        scan with an integer array (C, X, Y, Z). If some values are not integers, the array has the stored values.
 
     Raises:
         DataError: see `read_scan`; or a segment is not a class of the task, or is not on the grid of the scan.
@@ -62,7 +67,8 @@ def read_labels(
         file, kind = _dicom_object(Path(path))
         if kind is not None:
             return _read_dicom_object(file, kind, class_names, grid)
-    return round_labels(read_scan(path, None))
+    label = round_labels(read_scan(path, None))
+    return label if grid is None else reoriented(label, grid)
 
 
 def _dicom_object(path: Path) -> tuple[Path, str | None]:
@@ -162,9 +168,10 @@ def _segment_fields(path: Path) -> dict[int, dict[str, str]]:
 
 
 def round_labels(label: Scan) -> Scan:
-    """Return a label map with an integer array, or the unchanged label map if some values are not integers.
+    """Convert a floating-point label map to int32; return it unchanged if some values are not integers.
 
-    Values within 0.001 of an integer are rounded. NaN, and values outside the range of int32, are not integers.
+    Values within 0.001 of an integer are rounded. NaN, and values outside the range of int32, are not integers. A label
+    map with an integer dtype is returned unchanged.
 
     Args:
         label: label map (C, X, Y, Z) of any dtype.

@@ -1,4 +1,4 @@
-"""NIfTI, Analyze and FreeSurfer MGH files, read with nibabel."""
+"""Read NIfTI, Analyze and FreeSurfer MGH files with nibabel."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from nibabel.arrayproxy import ArrayProxy
 from segbundle.errors import DataError
 from segbundle.io.geometry import Geometry, Scan, check_geometry, volume_shape
 from segbundle.io.reading import check_memory
+from segbundle.io.scan_files import NIBABEL_SUFFIXES
 
 _logger = logging.getLogger(__name__)
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it repairs headers without naming the file
@@ -31,25 +32,56 @@ _GOOD_RAS_FLAG = 28
 """Byte offset of goodRASFlag in an MGH header."""
 
 
-def nifti_geometry(path: Path) -> Geometry:
-    """Return the geometry of a NIfTI, Analyze or MGH file. Only the header is read.
+def is_nifti(path: Path) -> bool:
+    """Return whether a file has a suffix that nibabel reads (NIfTI, Analyze or MGH), and its header exists.
+
+    The header is the file itself, except that of an `.img` file. An `.img` file without a header may be DICOM.
+
+    Args:
+        path: path of a file.
+
+    Example:
+        >>> is_nifti(Path("/nowhere/ct.nii.gz")), is_nifti(Path("ct.nrrd"))
+        (False, False)
+    """
+    return path.name.lower().endswith(NIBABEL_SUFFIXES) and header_file(path).is_file()
+
+
+def nifti_grid(path: Path) -> tuple[Geometry, Any]:
+    """Return the geometry and the header of a NIfTI, Analyze or MGH file. Only the header is read.
 
     Args:
         path: path of the file.
 
+    Returns:
+        Geometry, and nibabel's header in single-file form; the header is None for formats other than NIfTI.
+
     Raises:
         DataError: the header is invalid, or the file is shorter than its header says.
-        Exception: of nibabel or the file system; `read_geometry` turns it into a `DataError`.
+        Exception: any error of nibabel or the file system; `read_geometry` converts it to a `DataError`.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / "ct.nii.gz"
         ...     nib.save(nib.Nifti1Image(np.zeros((4, 3, 2), np.int16), np.diag([1, 1, 2.5, 1])), path)
-        ...     nifti_geometry(path).spacing
-        (1.0, 1.0, 2.5)
+        ...     geometry, header = nifti_grid(path)
+        >>> geometry.spacing, header.get_data_shape()
+        ((1.0, 1.0, 2.5), (4, 3, 2))
     """
-    return _geometry(path, _load(path))
+    image = _load(path)
+    geometry = _geometry(path, image)
+    for single, pair in (
+        (nib.Nifti2Header, nib.nifti2.Nifti2PairHeader),
+        (nib.Nifti1Header, nib.nifti1.Nifti1PairHeader),
+    ):
+        if isinstance(image.header, single):
+            return geometry, image.header
+        if isinstance(image.header, pair):
+            header = single(image.header.binaryblock, endianness=image.header.endianness, check=False)
+            header["magic"], header["vox_offset"] = single().get("magic"), 0
+            return geometry, header
+    return geometry, None
 
 
 def read_nifti(path: Path, dtype: Any) -> Scan:
@@ -57,14 +89,14 @@ def read_nifti(path: Path, dtype: Any) -> Scan:
 
     Args:
         path: path of the file.
-        dtype: NumPy dtype of the result; None for the dtype of the scaled values.
+        dtype: NumPy dtype of the result; None to keep the stored dtype, or nibabel's dtype for scaled values.
 
     Returns:
         scan with an array (C, X, Y, Z).
 
     Raises:
-        DataError: see `nifti_geometry`; or voxels are complex or color values, or do not fit into memory.
-        Exception: of nibabel, the decompression or the file system; `read_scan` turns it into a `DataError`.
+        DataError: see `nifti_grid`; or voxels are complex or color values, or do not fit into memory.
+        Exception: any error of nibabel, decompression or the file system; `read_scan` converts it to a `DataError`.
 
     Example:
         >>> import tempfile
@@ -80,37 +112,24 @@ def read_nifti(path: Path, dtype: Any) -> Scan:
         kind = "complex" if stored.fields is None else "color"
         raise DataError(f"{path}: contains {kind} voxels; convert them to one real value per voxel.")
     geometry = _geometry(path, image)
-    array = _voxels(path, _voxel_file(image), image.dataobj, dtype).reshape(
-        (*geometry.shape, geometry.channels), order="F"
-    )
+    array = _voxels(path, image, dtype).reshape((*geometry.shape, geometry.channels), order="F")
     return Scan(np.moveaxis(array, -1, 0), geometry, path)
 
 
-def load_header(path: Path) -> Any:
-    """Return nibabel's header of a file, after checks of values that nibabel would silently replace.
-
-    Args:
-        path: path of the file.
-
-    Raises:
-        DataError: see `nifti_geometry`.
-        Exception: see `nifti_geometry`.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = Path(folder) / "ct.nii"
-        ...     nib.save(nib.Nifti1Image(np.zeros((4, 3, 2), np.int16), np.eye(4)), path)
-        ...     load_header(path).get_data_shape()
-        (4, 3, 2)
-    """
-    return _load(path).header
-
-
 def _load(path: Path) -> Any:
+    """Load a file with nibabel, and check its length and the header values that nibabel would silently replace."""
     _check_header(path)
     image: Any = nib.load(path.absolute())  # nibabel would expand ~ in a relative path
-    _check_length(path, image)
+    voxels = Path(image.file_map["image"].filename)
+    size = voxels.stat().st_size
+    needed = int(image.dataobj.offset) + math.prod(image.shape) * image.get_data_dtype().itemsize
+    compressed = voxels.name.lower().endswith((".gz", ".mgz"))
+    if needed > size * (_MAX_COMPRESSION_RATIO if compressed else 1) + 1024 * compressed:
+        shape = " x ".join(map(str, image.shape))
+        raise DataError(
+            f"{path}: cannot be read (its header says {shape} voxels, {needed} bytes; {voxels.name} has {size}"
+            f"{' compressed bytes' if compressed else ''}). The file may be truncated: copy or convert it again."
+        )
     return image
 
 
@@ -182,7 +201,7 @@ def _check_mgh(path: Path) -> None:
 
 
 def header_file(path: Path) -> Path:
-    """Return the header file of a NIfTI or Analyze pair; for other files, the path itself.
+    """Return the path of the header of an `.img` file; for any other file, the path itself.
 
     Args:
         path: path of a file.
@@ -195,24 +214,6 @@ def header_file(path: Path) -> Path:
         if path.name.endswith(voxels):
             return path.with_name(path.name[: -len(voxels)] + header)
     return path
-
-
-def _voxel_file(image: Any) -> Path:
-    return Path(image.file_map["image"].filename)
-
-
-def _check_length(path: Path, image: Any) -> None:
-    """Raise an error if a file is shorter than its header says, before memory is allocated."""
-    voxels = _voxel_file(image)
-    size = voxels.stat().st_size
-    needed = int(image.dataobj.offset) + math.prod(image.shape) * image.get_data_dtype().itemsize
-    compressed = voxels.name.lower().endswith((".gz", ".mgz"))
-    if needed > size * (_MAX_COMPRESSION_RATIO if compressed else 1) + 1024 * compressed:
-        shape = " x ".join(map(str, image.shape))
-        raise DataError(
-            f"{path}: cannot be read (its header says {shape} voxels, {needed} bytes; {voxels.name} has {size}"
-            f"{' compressed bytes' if compressed else ''}). The file may be truncated: copy or convert it again."
-        )
 
 
 def _geometry(path: Path, image: Any) -> Geometry:
@@ -229,15 +230,19 @@ def _geometry(path: Path, image: Any) -> Geometry:
     return check_geometry(path, Geometry(sizes, affine, channels))
 
 
-def _voxels(path: Path, voxel_file: Path, stored: ArrayProxy, dtype: Any) -> np.ndarray:
-    """Return all voxels in the order of the file (n,), like `np.asarray(stored, dtype)`.
+def _voxels(path: Path, image: Any, dtype: Any) -> np.ndarray:
+    """Return all voxels in the order of the file (n,), like `np.asarray(image.dataobj, dtype)`.
 
     This is three times faster than nibabel for gzip files. nibabel locates and scales the voxels; ISA-L decompresses
     them. The file is processed in chunks, so neither its bytes nor values of another dtype are in memory for the whole
     scan.
     """
+    stored = image.dataobj
     count = int(np.prod(stored.shape))
-    with _open(voxel_file) as file, np.errstate(over="ignore"):  # Inf is reported by checks of values
+    with (
+        _open(Path(image.file_map["image"].filename)) as file,
+        np.errstate(over="ignore"),
+    ):  # Inf is reported by checks of values
         spec = ((count,), stored.dtype, stored.offset, stored.slope, stored.inter)
         chunks = ArrayProxy(file, spec, mmap=False)
         scaled = chunks[:1].dtype

@@ -1,4 +1,4 @@
-"""Probability maps on the grid of a scan, written while they are computed."""
+"""Write probability maps on the grid of a scan while they are computed."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from types import TracebackType
 import numpy as np
 
 from segbundle.files.atomic import atomic_write
-from segbundle.io.scans import geometry_header, read_geometry
+from segbundle.io.scans import geometry_header
 
 SCALE = 1 / 65535
-"""Scale factor of stored integers, as in the header."""
+"""Scale slope in the header: a probability is the stored integer times this value."""
 
 
 class ProbabilityFile:
     """Memory-mapped 4D NIfTI file (X, Y, Z, num_classes) of class probabilities.
 
-    Probabilities are stored as 16-bit integers with a scale factor. NIfTI has no 16-bit floating point; the integers
-    have the same size and are more precise near 1. The file is not compressed, so it can be filled in any order. It
-    appears under its path when the `with` block ends without an error.
+    Probabilities are stored as 16-bit integers with a scale factor, because NIfTI has no 16-bit floating point. The
+    file is not compressed, so it can be filled in any order. It appears at its path when the `with` block ends without
+    an error.
 
     Args:
         path: output path, with the suffix `.nii`.
@@ -53,21 +53,21 @@ class ProbabilityFile:
         return self
 
     def array(self, num_classes: int) -> np.ndarray:
-        """Return the writable content of the file, uint16 (num_classes, X, Y, Z): probabilities times 65535.
+        """Return the writable voxels of the file, uint16 (num_classes, X, Y, Z): probabilities times 65535.
 
-        Call it once, inside the `with` block. The array is zero at first, and must not be used after the block.
+        Call this method once, inside the `with` block. The array is initially zero, and must not be used after the
+        block.
 
         Args:
             num_classes: number of classes, including the background.
         """
-        shape = (*read_geometry(self.reference).shape, num_classes)
-        header = geometry_header(self.reference, shape, np.uint16)
+        header = geometry_header(self.reference, np.uint16, channels=(num_classes,))
         header.set_slope_inter(SCALE, 0)
         offset = header.single_vox_offset
         header["vox_offset"] = offset
         with self._partial.open("wb") as file:
             file.write(header.binaryblock)
-        self._array = np.memmap(self._partial, header.get_data_dtype(), "r+", offset, shape, "F")
+        self._array = np.memmap(self._partial, header.get_data_dtype(), "r+", offset, header.get_data_shape(), "F")
         return self._array.transpose(3, 0, 1, 2)
 
     def __exit__(

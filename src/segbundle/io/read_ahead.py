@@ -1,4 +1,4 @@
-"""Background thread that reads scans ahead of their use."""
+"""Read scans in a background thread before they are needed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
 
-from segbundle.io.scan_files import is_nifti
+from segbundle.io.nifti import is_nifti
 from segbundle.io.scans import Scan, read_scan
 
 T = TypeVar("T")
@@ -19,9 +19,9 @@ _Timed = tuple[Scan, float]
 
 
 class BackgroundReader:
-    """Thread that calls functions one after another, in the order in which they were submitted.
+    """Background thread that runs the submitted calls one after another, in order.
 
-    The thread starts with the first call and does not keep the program from ending, except for calls that must finish.
+    The thread starts with the first call. When the program exits, it waits only for calls with `must_finish`.
 
     Args:
         name: name of the thread. Default: `reading`.
@@ -38,16 +38,16 @@ class BackgroundReader:
         self._unfinished: list[Future[Any]] = []
 
     def submit(self, function: Callable[..., T], *args: Any, must_finish: bool = True) -> Future[T]:
-        """Call a function in the thread.
+        """Run a function in the thread.
 
         Args:
             function: function to call.
             args: its arguments.
-            must_finish: whether the program waits for the call before it ends, because some libraries crash if a
-                program ends while they read a file. Default: True.
+            must_finish: whether the program waits for this call before it exits. Some libraries crash if the program
+                exits while they read a file. Default: True.
 
         Returns:
-            Future of the result.
+            Future with the result, or with the exception that the function raised.
         """
         future: Future[T] = Future()
         if must_finish:
@@ -72,20 +72,21 @@ class BackgroundReader:
 
 
 reader = BackgroundReader()
-"""The thread that reads all scans of this process ahead."""
+"""Thread that reads all scans of this process in the background."""
 _begun: dict[Path, Future[_Timed]] = {}
 
 
 def begin_reading(path: str | Path) -> None:
-    """Start to read a NIfTI file, while the program is still importing other modules.
+    """Start to read a NIfTI file in the background; `read_begun` returns the scan.
 
-    Other files are ignored, because their libraries may crash if the program ends while they read.
+    Call this function early, so that reading overlaps with importing other modules. Missing files, and files that
+    nibabel does not read, are ignored: other libraries may crash if the program exits while they read.
 
     Args:
         path: path of the file.
 
     Example:
-        >>> begin_reading("/nowhere/ct.nii.gz")
+        >>> begin_reading("/nowhere/ct.nii.gz")  # a missing file: nothing happens
     """
     path = Path(path)
     if is_nifti(path) and path.is_file():
@@ -98,13 +99,15 @@ def _timed(path: Path) -> _Timed:
 
 
 def read_begun(path: str | Path | Sequence[str | Path]) -> _Timed:
-    """Return a scan: the result of `begin_reading` on the first call, else a scan read now.
+    """Return the scan that `begin_reading` started to read, or read it now if reading was not started.
+
+    A scan that was read in the background is returned once; a second call reads the file again.
 
     Args:
         path: see `read_scan`.
 
     Returns:
-        scan (float32), and the seconds that the background thread took to read it; 0 if it was read now.
+        scan (float32), and the time in seconds that the background thread took; 0 if the scan was read now.
 
     Raises:
         DataError: see `read_scan`.

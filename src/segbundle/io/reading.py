@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from segbundle.errors import DataError
-from segbundle.hardware.host_memory import available_memory, available_swap, reusable_memory
+from segbundle.hardware.memory_usage import available_memory, available_swap, reusable_memory
 
 _SMALL = 1 << 24
 """Number of bytes below which memory is not checked."""
@@ -15,7 +15,7 @@ def check_memory(path: str | Path, needed: float, what: str = "its voxels") -> N
     """Raise an error if data certainly does not fit into memory.
 
     Without this check, the kernel would kill a process that exceeds the memory of its container, without a message.
-    Less than 16 MiB is never refused.
+    Less than 16 MiB always passes.
 
     Args:
         path: path of the scan, for the message.
@@ -39,7 +39,7 @@ def check_memory(path: str | Path, needed: float, what: str = "its voxels") -> N
 
 
 def last_line(error: BaseException) -> str:
-    r"""Return the last line of an error message (usually the cause), or the exception class for an empty message.
+    r"""Return the last line of an error message, usually the cause; the name of the exception if it has no message.
 
     Args:
         error: exception.

@@ -1,4 +1,4 @@
-"""File names of scans and label maps, and the files that form a scan. No voxels are read."""
+"""Classify the file names of scans and label maps, and list the files that form a scan. No voxels are read."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 _PAIRS = {".hdr": ".img", ".hdr.gz": ".img.gz"}
 """Suffixes of NIfTI and Analyze headers, and of their voxel files."""
-_NIBABEL_SUFFIXES = (*NIFTI_SUFFIXES, *_PAIRS, ".mgz", ".mgh")
-SUFFIXES = (*_NIBABEL_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
+_OWN_SUFFIXES = (*NIFTI_SUFFIXES, *_PAIRS, ".mgz", ".mgh")
+SUFFIXES = (*_OWN_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
 """File name suffixes that `read_scan` supports. A folder with DICOM files is a scan as well."""
+NIBABEL_SUFFIXES = (*_OWN_SUFFIXES, *_PAIRS.values())
+"""Suffixes of NIfTI, Analyze and MGH files, including the `.img` of a `.hdr`."""
 _HEADER_KEYS = {
     ".mhd": re.compile(r"ElementDataFile\s*=", re.IGNORECASE),
     ".nhdr": re.compile(r"data ?file\s*:", re.IGNORECASE),
@@ -21,6 +23,8 @@ _HEADER_BYTES = 1_000_000
 _SEGMENTATIONS = (".seg.nrrd", ".seg.nhdr")
 """Suffixes of 3D Slicer segmentations. These are label maps, not images."""
 DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
+VOLUME_SUFFIX = ".volume"
+"""Suffix of the path of a DICOM volume that is neither a folder nor all images of its files."""
 
 
 def stem(path: str | Path) -> str:
@@ -34,7 +38,7 @@ def stem(path: str | Path) -> str:
         'case.01'
     """
     name = (path if isinstance(path, Path) else Path(path)).name
-    for suffix in (*SUFFIXES, *_PAIRS.values()):
+    for suffix in (*SUFFIXES, *_PAIRS.values(), VOLUME_SUFFIX):
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name
@@ -68,7 +72,7 @@ def is_segmentation(name: str) -> bool:
 
 
 def is_scan_file(path: Path) -> bool:
-    """Return whether a file has the suffix of a supported scan format. Hidden files are not scans.
+    """Return whether a file has the suffix of a supported scan format; False for hidden files.
 
     Args:
         path: path of a file.
@@ -81,7 +85,7 @@ def is_scan_file(path: Path) -> bool:
 
 
 def may_be_slice(name: str) -> bool:
-    """Return whether a file name is typical of DICOM files: with a suffix such as `.dcm`, of digits, or without one.
+    """Return whether a file name is typical of a DICOM slice: no suffix, a numeric suffix, or one such as `.dcm`.
 
     Args:
         name: name of a file.
@@ -95,7 +99,7 @@ def may_be_slice(name: str) -> bool:
 
 
 def is_uid(name: str) -> bool:
-    """Return whether a name is a DICOM UID, with or without a modality in front of it.
+    """Return whether a name is a DICOM UID, optionally after a modality such as `MR.`.
 
     Args:
         name: name of a file or folder.
@@ -108,10 +112,10 @@ def is_uid(name: str) -> bool:
 
 
 def is_dicom_file(path: Path) -> bool:
-    """Return whether a file is DICOM. Special files and unreadable files are not.
+    """Return whether a path is a DICOM file; False for missing, special and unreadable files.
 
     Args:
-        path: path of a file.
+        path: path to check.
 
     Example:
         >>> is_dicom_file(Path("/nowhere/IM0001.dcm"))
@@ -153,11 +157,29 @@ def _begins_with_elements(head: bytes) -> bool:
     return explicit or int.from_bytes(head[4:8], "little") <= 256
 
 
-def is_dicom_folder(path: Path) -> bool:
-    """Return whether a folder directly contains DICOM files. The index of a medium (DICOMDIR) does not count.
+def is_volume_path(path: Path) -> bool:
+    """Return whether a path identifies a DICOM volume without being a file, such as `enhanced.dcm/b1000.volume`.
+
+    See `segbundle.io.dicom_folders`.
 
     Args:
-        path: folder.
+        path: path of a scan.
+
+    Example:
+        >>> is_volume_path(Path("/nowhere/enhanced.dcm/b1000.volume"))
+        False
+    """
+    try:
+        return path.name.endswith(VOLUME_SUFFIX) and path.parent.exists() and not path.exists()
+    except OSError:
+        return False
+
+
+def is_dicom_folder(path: Path) -> bool:
+    """Return whether a folder directly contains DICOM files, other than the index file DICOMDIR.
+
+    Args:
+        path: path of the folder.
 
     Raises:
         OSError: the folder cannot be read.
@@ -180,12 +202,13 @@ def _visible_files(folder: Path) -> list[Path]:
 
 
 def files_of(path: str | Path) -> list[Path]:
-    """Return the files of a scan: a file, a DICOM series, or a header (.hdr, .mhd, .nhdr) and its voxel files.
+    """Return all files that form a scan.
 
-    For a folder, these are all its files except hidden ones. Missing voxel files are left out.
+    For most formats, this is the file itself. For a file of a DICOM series, these are all files of the series; for a
+    folder, all its files except hidden ones; for a header (.hdr, .mhd, .nhdr), the header and its existing voxel files.
 
     Args:
-        path: path of a scan; if it cannot be read, it is the only result.
+        path: path of a scan. If it cannot be read, only this path is returned.
 
     Example:
         >>> import tempfile
@@ -199,7 +222,7 @@ def files_of(path: str | Path) -> list[Path]:
     try:
         if path.is_dir():
             return _visible_files(path)
-        if is_dicom_file(path):
+        if is_dicom_file(path) or is_volume_path(path):
             from segbundle.io.dicom import series_files
 
             return series_files(path)
@@ -209,7 +232,9 @@ def files_of(path: str | Path) -> list[Path]:
 
 
 def data_files(header: Path) -> list[Path]:
-    """Return the voxel files of a separate header, whether they exist or not; empty for other files.
+    """Return the voxel files of a separate header (.hdr, .mhd, .nhdr); an empty list for any other file.
+
+    Voxel files that the header names are returned even if they do not exist.
 
     Args:
         header: path of a file.
@@ -238,7 +263,7 @@ def data_files(header: Path) -> list[Path]:
 
 
 def missing_header(path: Path) -> Path | None:
-    """Return the header of a voxel file (`x.img` or `x.img.gz`) if it is missing; None otherwise, and for other files.
+    """Return the path of the header of an `.img` or `.img.gz` file if that header is missing, else None.
 
     Args:
         path: path of a file.
@@ -265,16 +290,3 @@ def _named(folder: Path, name: str) -> list[Path]:
         return sorted(path.parent.glob(f"{glob.escape(path.name)}*"))
     except (OSError, ValueError):  # the folder does not exist, or the name is invalid
         return []
-
-
-def is_nifti(path: Path) -> bool:
-    """Return whether nibabel reads a file, by its suffix: NIfTI, Analyze and MGH, including the `.img` of a `.hdr`.
-
-    Args:
-        path: path of a file.
-
-    Example:
-        >>> is_nifti(Path("ct.nii.gz")), is_nifti(Path("ct.nrrd"))
-        (True, False)
-    """
-    return path.name.lower().endswith((*_NIBABEL_SUFFIXES, *_PAIRS.values()))

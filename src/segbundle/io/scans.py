@@ -1,4 +1,4 @@
-"""Input and output of scans and label maps in all supported formats.
+"""Read scans and label maps in all supported formats, and write label maps as NIfTI.
 
 Arrays are always (C, X, Y, Z). Affines map voxel indices to RAS+ world coordinates in millimeters, as in nibabel.
 """
@@ -16,13 +16,14 @@ from nibabel.fileholders import FileHolder
 
 from segbundle.errors import DataError
 from segbundle.files.atomic import atomic_write
+from segbundle.io.axes import reoriented
 from segbundle.io.dicom import dicom_geometry, is_dicom, read_dicom
 from segbundle.io.geometry import Geometry, Scan
 from segbundle.io.in_memory import scan_in_memory
 from segbundle.io.itk import itk_geometry, read_itk
-from segbundle.io.nifti import header_file, load_header, nifti_geometry, read_nifti
+from segbundle.io.nifti import is_nifti, nifti_grid, read_nifti
 from segbundle.io.reading import last_line
-from segbundle.io.scan_files import is_nifti
+from segbundle.io.scan_files import is_volume_path
 
 __all__ = ["Geometry", "Scan", "geometry_header", "read_geometry", "read_scan", "write_segmentation"]
 
@@ -31,11 +32,12 @@ _FIXED_TEXT_FIELDS = ("magic", "regular")
 
 
 def read_scan(path: str | Path | Sequence[str | Path] | Any, dtype: Any = np.float32) -> Scan:
-    """Read a scan, with scale slope and intercept applied.
+    """Read a scan or label map, with scale slope and intercept applied.
 
     Args:
-        path: a file, a folder with one DICOM series, any file of a DICOM series, or a list of files with one channel
-            each (nnU-Net's `_0000`, `_0001`, ...) and the same geometry; or an image in memory, see `scan_in_memory`.
+        path: a file, a folder with one DICOM volume, any file of a DICOM series, the path of one of its volumes (see
+            `segbundle.io.dicom_folders`), or a list of files with one channel each (nnU-Net's `_0000`, `_0001`, ...)
+            and the same geometry; or an image in memory, see `scan_in_memory`.
         dtype: NumPy dtype of the result (default float32); None for the dtype of the scaled values, as for label maps.
 
     Returns:
@@ -54,14 +56,12 @@ def read_scan(path: str | Path | Sequence[str | Path] | Any, dtype: Any = np.flo
         >>> scan.array.shape, scan.array.dtype, scan.geometry.spacing
         ((1, 4, 3, 2), dtype('float32'), (1.0, 1.0, 1.0))
     """
-    in_memory = scan_in_memory(path, dtype)
-    if in_memory is not None:
-        return in_memory
     if not isinstance(path, (str, Path)):
-        return _stack_channels([read_scan(channel, dtype) for channel in path])
+        in_memory = scan_in_memory(path, dtype)
+        return in_memory or _stack_channels([read_scan(channel, dtype) for channel in path])
     path = Path(path)
     try:
-        if _is_read_by_nibabel(_check_exists(path)):
+        if is_nifti(_check_exists(path)):
             return read_nifti(path, dtype)
         if is_dicom(path):
             array, geometry = read_dicom(path, dtype)
@@ -74,10 +74,10 @@ def read_scan(path: str | Path | Sequence[str | Path] | Any, dtype: Any = np.flo
 
 
 def read_geometry(path: str | Path) -> Geometry:
-    """Return shape and affine of a scan. Only the header is read.
+    """Return the geometry of a scan. Only the header is read.
 
     Args:
-        path: a file, a folder with one DICOM series, or any file of a DICOM series.
+        path: a file, a folder with one DICOM volume, any file of a DICOM series, or the path of one of its volumes.
 
     Raises:
         DataError: see `read_scan`.
@@ -90,11 +90,15 @@ def read_geometry(path: str | Path) -> Geometry:
         ...     read_geometry(path).shape
         (4, 3, 2)
     """
-    path = Path(path)
+    return _grid(Path(path))[0]
+
+
+def _grid(path: Path) -> tuple[Geometry, Any]:
+    """Return the geometry of a scan, and its header in single-file form if it is NIfTI, else None."""
     try:
-        if _is_read_by_nibabel(_check_exists(path)):
-            return nifti_geometry(path)
-        return dicom_geometry(path) if is_dicom(path) else itk_geometry(path)
+        if is_nifti(_check_exists(path)):
+            return nifti_grid(path)
+        return (dicom_geometry(path) if is_dicom(path) else itk_geometry(path)), None
     except DataError:
         raise
     except Exception as error:
@@ -112,7 +116,8 @@ def write_segmentation(
     bytes.
 
     Args:
-        labels: (X, Y, Z) integer class indices on the stored axes of the scan. uint8 in Fortran order is fastest.
+        labels: (X, Y, Z) integer class indices on the stored axes of the scan; written as uint8 if all are below 256,
+            else as int16. uint8 in Fortran order is fastest.
         reference: path of the scan.
         path: output path, with the suffix `.nii.gz` or `.nii`.
         extensions: header extensions of nibabel (`Nifti1Extension`). Default: none.
@@ -131,32 +136,32 @@ def write_segmentation(
         dtype('uint8')
     """
     path, reference = Path(path), Path(reference)
-    labels = labels.astype(_label_dtype(labels), copy=False)
-    geometry = read_geometry(reference)
-    check_label_shape(labels, geometry, reference)
-    header = geometry_header(reference, geometry.shape, labels.dtype)
+    fits_uint8 = labels.dtype in (np.uint8, np.bool_) or labels.max(initial=0) < 256
+    labels = labels.astype(np.uint8 if fits_uint8 else np.int16, copy=False)
+    header = geometry_header(reference, labels.dtype)
+    check_label_shape(labels, header.get_data_shape(), reference)
     header.extensions.extend(extensions)
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     write_image(kind(labels, None, header), path)
 
 
-def check_label_shape(labels: np.ndarray, geometry: Geometry, reference: str | Path) -> None:
+def check_label_shape(labels: np.ndarray, shape: Sequence[int], reference: str | Path) -> None:
     """Raise an error if a label map has another shape than its scan.
 
     Args:
         labels: label map (X, Y, Z).
-        geometry: geometry of the scan.
+        shape: shape of the scan (X, Y, Z).
         reference: path of the scan, for the message.
 
     Raises:
         DataError: the shapes differ.
 
     Example:
-        >>> check_label_shape(np.zeros((4, 3, 2)), Geometry((4, 3, 2), np.eye(4)), "ct.nii.gz")
+        >>> check_label_shape(np.zeros((4, 3, 2)), (4, 3, 2), "ct.nii.gz")
     """
-    if labels.shape != geometry.shape:
+    if labels.shape != tuple(shape):
         raise DataError(
-            f"{reference}: the scan has shape {geometry.shape}, but its label map has {labels.shape}. Pass labels on "
+            f"{reference}: the scan has shape {shape}, but its label map has {labels.shape}. Pass labels on "
             "the stored axes of the scan."
         )
 
@@ -179,11 +184,16 @@ def write_image(image: nib.Nifti1Image, path: str | Path) -> None:
         (4, 3, 2)
     """
     path = Path(path)
-    with atomic_write(path) as partial:
-        _save(image, partial, compressed=path.name.lower().endswith(".gz"))
+    with atomic_write(path) as partial, partial.open("wb") as file:
+        if not path.name.lower().endswith(".gz"):
+            image.to_file_map({"image": FileHolder(fileobj=file)})
+            return
+        # like `nib.save`, with ISA-L instead of zlib: four times faster, and not larger for label maps
+        with igzip.IGzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as zipped:
+            image.to_file_map({"image": FileHolder(fileobj=zipped)})
 
 
-def geometry_header(reference: str | Path, shape: Sequence[int], dtype: Any) -> Any:
+def geometry_header(reference: str | Path, dtype: Any, channels: Sequence[int] = ()) -> Any:
     """Return a NIfTI header with the geometry of a scan, for a new image on the same grid.
 
     The header of a NIfTI scan is copied. Fields about intensities are cleared, and so is free text, because it may
@@ -191,8 +201,8 @@ def geometry_header(reference: str | Path, shape: Sequence[int], dtype: Any) -> 
 
     Args:
         reference: path of the scan.
-        shape: shape of the new image; the first three sizes are those of the scan.
         dtype: NumPy dtype of the new image.
+        channels: sizes of further axes of the new image, after the three axes of the scan. Default: none.
 
     Raises:
         DataError: see `read_scan`.
@@ -202,12 +212,14 @@ def geometry_header(reference: str | Path, shape: Sequence[int], dtype: Any) -> 
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / "ct.nii.gz"
         ...     nib.save(nib.Nifti1Image(np.zeros((4, 3, 2), np.int16), np.eye(4)), path)
-        ...     geometry_header(path, (4, 3, 2), np.uint8).get_data_dtype()
-        dtype('uint8')
+        ...     geometry_header(path, np.uint8, channels=(5,)).get_data_shape()
+        (4, 3, 2, 5)
     """
-    path = Path(reference)
-    header = _nifti_header(path) or _header_of_geometry(read_geometry(path))
-    if header.get_data_shape() != tuple(shape):  # setting it resets the spacing of axes beyond the third
+    geometry, header = _grid(Path(reference))
+    if header is None:
+        header = _header_of_geometry(geometry)
+    shape = (*geometry.shape, *channels)
+    if header.get_data_shape() != shape:  # setting it resets the spacing of axes beyond the third
         header.set_data_shape(shape)
     header.set_data_dtype(dtype)
     header.set_slope_inter(1, 0)
@@ -243,27 +255,6 @@ def unreadable(path: Path, error: Exception) -> DataError:
     )
 
 
-def _nifti_header(path: Path) -> Any:
-    """Return a copy of the header of a NIfTI scan in single-file form; None for other formats."""
-    if not _is_read_by_nibabel(path):
-        return None
-    header = load_header(path)
-    for single, kind in (
-        (nib.Nifti2Header, nib.nifti2.Nifti2PairHeader),
-        (nib.Nifti1Header, nib.nifti1.Nifti1PairHeader),
-    ):
-        if isinstance(header, (single, kind)):
-            return header.copy() if isinstance(header, single) else _as_single(header, single)
-    return None
-
-
-def _as_single(pair: Any, kind: Any) -> Any:
-    """Return the header of a pair as that of a single file."""
-    header = kind(pair.binaryblock, endianness=pair.endianness, check=False)
-    header["magic"], header["vox_offset"] = kind().get("magic"), 0
-    return header
-
-
 def _header_of_geometry(geometry: Geometry) -> Any:
     header = nib.Nifti1Header()
     header.set_data_shape(geometry.shape)
@@ -273,27 +264,10 @@ def _header_of_geometry(geometry: Geometry) -> Any:
     return header
 
 
-def _label_dtype(labels: np.ndarray) -> Any:
-    return np.uint8 if labels.dtype in (np.uint8, np.bool_) or labels.max(initial=0) < 256 else np.int16
-
-
-def _save(image: Any, path: Path, compressed: bool) -> None:
-    """Save an image like `nib.save`, with ISA-L instead of zlib: four times faster, and not larger for label maps."""
-    with path.open("wb") as file:
-        if not compressed:
-            image.to_file_map({"image": FileHolder(fileobj=file)})
-            return
-        with igzip.IGzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as zipped:
-            image.to_file_map({"image": FileHolder(fileobj=zipped)})
-
-
-def _is_read_by_nibabel(path: Path) -> bool:
-    """Return whether nibabel reads a file; an `.img` file without a header may be DICOM."""
-    return is_nifti(path) and header_file(path).is_file()
-
-
 def _check_exists(path: Path) -> Path:
     if not path.exists():
+        if is_volume_path(path):
+            return path
         raise DataError(f"{path}: no such file. Check the path, or its entry in dataset.json.")
     if not (path.is_file() or path.is_dir()):
         raise DataError(f"{path}: is a pipe or a device, not a file. Pass a regular file.")
@@ -302,6 +276,7 @@ def _check_exists(path: Path) -> Path:
 
 def _stack_channels(scans: list[Scan]) -> Scan:
     first = scans[0]
+    scans = [first, *(reoriented(other, first.geometry) for other in scans[1:])]
     for other in scans[1:]:
         difference = first.geometry.difference(other.geometry)
         if difference:

@@ -1,4 +1,4 @@
-"""Order of DICOM slices in a volume, and the affine computed from their positions.
+"""Sort DICOM slices into a volume, and compute its affine from their positions.
 
 Positions are in DICOM's LPS+ coordinates in millimeters. The third axis is a straight line through all positions, so
 slices with an in-plane offset (a tilted gantry) stay where they were acquired.
@@ -35,20 +35,21 @@ class Slice:
 
     Attributes:
         name: name of the file, for messages.
-        frame: index of the plane within the file.
+        frame: index of the plane within the file, from 0.
         position: center of the first voxel, (3,) mm in LPS+.
-        orientation: direction cosines in LPS+, (6,): of the rows (along which the column index increases), then of the
-            columns.
+        orientation: direction cosines in LPS+, (6,): the direction in which the column index increases, then the
+            direction in which the row index increases.
         spacing: distance in mm between columns (x), and between rows (y).
         thickness: SliceThickness in mm; None (default) if missing.
         distance: SpacingBetweenSlices in mm; None (default) if missing.
         slope: scale factor of stored values (default 1).
         intercept: value added after scaling (default 0).
-        rescaled: names of the elements RescaleSlope and RescaleIntercept that are in the header (default none).
+        rescaled: those of `RescaleSlope` and `RescaleIntercept` that are in the header (default: neither).
         damaged: description of a damaged slope or intercept; None (default) if both are usable.
         stack: StackID of a multi-frame file (default empty).
         settings: name and value of settings that distinguish volumes acquired together, such as EchoTime (default
             none).
+        number: InstanceNumber, or index of the frame in a multi-frame file (default 0).
 
     Example:
         >>> plane = Slice("1.dcm", 0, (0.0, 0.0, 5.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), (0.8, 0.8))
@@ -69,10 +70,11 @@ class Slice:
     damaged: str | None = None
     stack: str = ""
     settings: tuple[tuple[str, float | str], ...] = ()
+    number: int = 0
 
 
 def orientations(slices: Sequence[Slice]) -> list[int]:
-    """Return the number of slices of each orientation, in descending order.
+    """Return the number of slices per orientation, in descending order.
 
     Args:
         slices: slices of a series.
@@ -114,7 +116,7 @@ def arrange(slices: Sequence[Slice]) -> tuple[list[int], np.ndarray]:
         >>> order, float(affine[2, 2])
         ([1, 0, 2], 2.0)
     """
-    row, column = _directions(slices[0])
+    row, column = directions(slices[0])
     different = len(orientations(slices))
     if different > 1:
         raise DataError(f"its slices have {different} orientations; all slices of a volume must be parallel.")
@@ -136,7 +138,20 @@ def arrange(slices: Sequence[Slice]) -> tuple[list[int], np.ndarray]:
     return order, affine
 
 
-def _directions(plane: Slice) -> tuple[np.ndarray, np.ndarray]:
+def directions(plane: Slice) -> tuple[np.ndarray, np.ndarray]:
+    """Return the unit vectors (3,) of the rows and of the columns of a slice, in LPS+.
+
+    Args:
+        plane: slice.
+
+    Raises:
+        DataError: the vectors in the header are not perpendicular unit vectors. The message does not contain a path.
+
+    Example:
+        >>> row, column = directions(Slice("", 0, (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), (1.0, 1.0)))
+        >>> np.cross(row, column).tolist()
+        [0.0, 0.0, 1.0]
+    """
     row, column = np.array(plane.orientation[:3]), np.array(plane.orientation[3:])
     lengths = np.linalg.norm(row), np.linalg.norm(column)
     if np.abs(np.array(lengths) - 1).max() > 0.01 or abs(row @ column) > 0.01:
@@ -149,15 +164,23 @@ def _check_settings(slices: Sequence[Slice]) -> None:
     """Raise an error for slices of several volumes, such as echoes; values that differ for most slices are ignored."""
     for name in sorted({name for plane in slices for name, _ in plane.settings}):
         values = [dict(plane.settings).get(name) for plane in slices]
-        found = _distinct([value for value in values if value is not None])
+        found = distinct([value for value in values if value is not None])
         if 1 < len(found) <= len(slices) / 2:
             shown = ", ".join(f"{value:g}" if isinstance(value, float) else value for value in found[:4])
             more = ", ..." if len(found) > 4 else ""
             raise DataError(f"it contains {len(found)} volumes: {name} is {shown}{more}.")
 
 
-def _distinct(values: Sequence[float | str]) -> list[float | str]:
-    """Return sorted values, without those that are nearly equal to the previous value."""
+def distinct(values: Sequence[float | str]) -> list[float | str]:
+    """Return the different values of a setting, sorted; numbers within 1 % count as equal.
+
+    Args:
+        values: numbers or text.
+
+    Example:
+        >>> distinct([90.0, 10.0, 90.1])
+        [10.0, 90.0]
+    """
     found: list[float | str] = sorted({value for value in values if isinstance(value, str)})
     last = None
     for value in sorted({value for value in values if isinstance(value, float)}):
@@ -269,13 +292,34 @@ def _check_thickness(slices: Sequence[Slice]) -> None:
         )
 
 
-def _check_duplicates(slices: Sequence[Slice], heights: np.ndarray) -> None:
-    gaps = np.diff(heights)
+def positions_along(heights: np.ndarray) -> np.ndarray:
+    """Return the index of the position of each slice; slices at nearly the same height have the same position.
+
+    Args:
+        heights: positions of slices along their normal in mm, (n,).
+
+    Returns:
+        integers (n,), from 0 for the lowest position.
+
+    Example:
+        >>> positions_along(np.array([2.0, 0.0, 2.0, 0.0])).tolist()
+        [1, 0, 1, 0]
+    """
+    order = np.argsort(heights, kind="stable")
+    gaps = np.diff(heights[order])
     apart = gaps[gaps > 1e-3]
     same = gaps <= max(1e-3, 0.02 * float(np.median(apart)) if len(apart) else 0.0)
-    if not same.any():
+    places = np.empty(len(heights), dtype=int)
+    places[order] = np.concatenate([[0], np.cumsum(~same)])
+    return places
+
+
+def _check_duplicates(slices: Sequence[Slice], heights: np.ndarray) -> None:
+    places = positions_along(heights)
+    counts = np.bincount(places)
+    if counts.max() == 1:
         return
-    counts = np.diff(np.flatnonzero(np.concatenate([[True], ~same, [True]])))
+    same = np.diff(places) == 0
     if len(counts) == 1:
         raise DataError(f"all its {len(slices)} images are in one plane; a volume needs one image per position.")
     if (counts > 1).sum() * 2 >= len(counts):
@@ -286,7 +330,7 @@ def _check_duplicates(slices: Sequence[Slice], heights: np.ndarray) -> None:
         )
     first = int(np.flatnonzero(same)[0])
     raise DataError(
-        f"{int((counts - 1).sum())} slice(s) are duplicate: {_plane_name(slices[first])} and "
+        f"it contains {int((counts - 1).sum())} duplicate slice(s): {_plane_name(slices[first])} and "
         f"{_plane_name(slices[first + 1])} have the same position."
     )
 
@@ -308,7 +352,8 @@ def _describe_distances(slices: Sequence[Slice], positions: np.ndarray) -> str:
     after = _plane_name(slices[int(wide[0])])
     if _longest_run(wide) >= 3:
         changes = np.flatnonzero(np.abs(np.diff(gaps)) > 0.2 * usual)
-        return f"{apart} and change at {_plane_name(slices[int(changes[0]) + 1])}; a volume needs a constant distance."
+        changed = _plane_name(slices[int(changes[0]) + 1])
+        return f"{apart}, and the distance changes at {changed}; a volume needs a constant distance."
     if np.abs(gaps - times * usual).max() <= 0.2 * usual:
         missing = int((times - 1).sum())
         said = "a slice is missing" if missing == 1 else f"{missing} slices are missing"

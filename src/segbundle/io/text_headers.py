@@ -1,4 +1,4 @@
-"""Checks of MetaImage and NRRD text headers before ITK reads them.
+"""Check MetaImage and NRRD text headers before ITK reads them.
 
 ITK's readers overwrite memory for some invalid headers (fewer than 0 or far more than 5 dimensions, fields of many
 thousand characters), and return zeros for compressed voxels that cannot be decompressed. They assume 1 mm for missing
@@ -64,7 +64,9 @@ _OTHER_LENGTHS = ("m", "meter", "meters", "dm", "cm", "um", "µm", "micron", "mi
 
 
 def check_text_header(path: Path) -> None:
-    r"""Check the header of a MetaImage or NRRD file, and that its voxel files exist; other files pass.
+    r"""Raise an error if the header of a MetaImage or NRRD file is invalid, or a voxel file is missing.
+
+    Files with other suffixes are not checked.
 
     Args:
         path: path of the file.
@@ -93,13 +95,13 @@ def check_text_header(path: Path) -> None:
 
 
 def compressed_values(path: Path) -> np.ndarray | None:
-    """Return the decompressed voxels of a compressed MetaImage file in the order of the file; None for other files.
+    """Decompress the voxels of a compressed MetaImage file; return None for any other file.
 
     Args:
         path: path of the file.
 
     Returns:
-        1D array of the stored type, or None.
+        1D array of the stored dtype, in the order of the file; or None.
 
     Raises:
         DataError: voxels are damaged, or their number differs from the header.

@@ -1,4 +1,4 @@
-"""Losses that stay right when classes are absent or unannotated, or voxels are unknown."""
+"""Dice and cross-entropy losses that handle absent classes, unannotated classes and unknown voxels."""
 
 import lazy_loader as lazy
 

@@ -1,4 +1,4 @@
-"""Sums over the ranks in distributed training."""
+"""Differentiable sum over all ranks of distributed training."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
         values: any shape; the same shape on every rank.
 
     Returns:
-        The sum, the same on every rank. `values` itself without a process group, or where gradients are disabled, so
-        that validation on a single rank does not wait for the others.
+        The sum, the same on every rank. `values` itself without a process group, and where gradients are disabled, so
+        that validation on a single rank does not wait for the other ranks.
 
     Example:
         >>> sum_over_ranks(torch.tensor([1.0, 2.0]))  # no process group

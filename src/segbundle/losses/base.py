@@ -1,4 +1,4 @@
-"""Base class of the Dice losses: from a batch to the sums of its regions, and from the sums to a scalar."""
+"""Base class of the Dice losses: count the regions of a batch, and reduce the counts to a loss."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Reduction = Literal["mean", "sum", "none"]
 
 
 class RegionLoss(torch.nn.Module, ABC):
-    """Base class of the region losses: arguments, validation, counting and reduction.
+    """Base class of the region losses, with their arguments, validation, counting and reduction.
 
     Subclasses implement the loss over classes. See `segbundle.losses.DiceLoss` for the arguments.
 
@@ -74,13 +74,15 @@ class RegionLoss(torch.nn.Module, ABC):
     def forward(self, input: torch.Tensor, target: torch.Tensor, annotated: torch.Tensor | None = None) -> torch.Tensor:
         """Compute the loss of a batch.
 
-        With the option `batch`, every rank of distributed training must call it, because sums are added over all ranks.
+        With the option `batch`, sums are added over all ranks, so every rank of distributed training must call the
+        loss.
 
         Args:
-            input: (B, C, *spatial) floating point: logits with `softmax` or `sigmoid`, otherwise probabilities.
-            target: (B, 1, *spatial) class indices with `to_onehot_y`, or (B, C, *spatial) one-hot.
-            annotated: (B, C) bool, False for classes that were not annotated in a sample. Default: all classes
-                annotated.
+            input: (B, C, *spatial), floating point: logits with `softmax`, `sigmoid` or `other_act`, otherwise
+                probabilities.
+            target: (B, 1, *spatial) class indices with `to_onehot_y`, otherwise (B, C, *spatial), one-hot or soft.
+            annotated: (B, C) bool, False for classes that were not annotated in a sample. Default: None (all classes
+                are annotated).
 
         Returns:
             A scalar in float32 (float64 for float64 input). See the class for `reduction="none"`.
@@ -101,19 +103,20 @@ class RegionLoss(torch.nn.Module, ABC):
         annotated: torch.Tensor | None,
         cross_entropy: CrossEntropy | None = None,
     ) -> tuple[SoftCounts, torch.Tensor]:
-        """Compute the sums from which the loss is computed.
+        """Compute the per-class sums of a batch, and the mask of the classes to include, for `reduce`.
 
         Args:
-            input: as in `forward`.
-            target: as in `forward`.
-            annotated: as in `forward`.
-            cross_entropy: settings of a cross entropy to compute in the same pass, or None.
+            input: see `forward`.
+            target: see `forward`.
+            annotated: see `forward`; None if all classes are annotated.
+            cross_entropy: settings of a cross entropy to compute in the same pass. Default: None (no cross entropy).
 
         Returns:
-            The sums, and a bool mask (B, C) of the classes that count.
+            The sums, and a bool mask (B, C) of the classes to include: those that are annotated, without the background
+            if it is excluded.
 
         Raises:
-            ValueError: as in `forward`.
+            ValueError: see `forward`.
         """
         num_classes = input.shape[1] if input.ndim > 1 else 0
         index_map = self.to_onehot_y and num_classes > 1
@@ -148,17 +151,18 @@ class RegionLoss(torch.nn.Module, ABC):
     def reduce(self, counts: SoftCounts, counted: torch.Tensor) -> torch.Tensor:
         """Compute the loss from the sums and the mask that `count` returns.
 
-        With the option `batch`, every rank of distributed training must call it, because sums are added over all ranks.
+        With the option `batch`, sums are added over all ranks, so every rank of distributed training must call this
+        method.
 
         Args:
             counts: sums of a batch of B samples and C classes.
-            counted: (B, C) bool, the classes that count.
+            counted: (B, C) bool, the classes to include.
 
         Returns:
-            A scalar; or, with `reduction="none"`, one value per sample and class, or per sample.
+            A scalar; with `reduction="none"`, the values that the class describes, without spatial axes.
 
         Raises:
-            ValueError: if the number of weights does not match.
+            ValueError: if the number of weights does not match the number of classes.
         """
         sums = self._over_batch(counts, counted) if self.batch else (*counts[:4], counted)
         intersection, prediction, reference, voxels, counted = sums
@@ -205,7 +209,7 @@ class RegionLoss(torch.nn.Module, ABC):
         return input if self.other_act is None else self.other_act(input)
 
     def trust_data(self) -> None:
-        """Stop checking the values of batches on a GPU, where each check synchronizes."""
+        """Stop checking the values of batches on a GPU, where each check waits for the GPU."""
         self._checks_left = 0
 
     def _validates(self, device: torch.device) -> bool:

@@ -1,4 +1,4 @@
-"""Region loss plus cross entropy, from a single pass over the batch."""
+"""Weighted sums of a Dice loss and cross entropy, computed in a single pass over the batch."""
 
 from __future__ import annotations
 
@@ -44,21 +44,21 @@ class _RegionCELoss(torch.nn.Module):
     def forward(self, input: torch.Tensor, target: torch.Tensor, annotated: torch.Tensor | None = None) -> torch.Tensor:
         """Compute the loss of a batch.
 
-        With the option `batch` or with class weights, every rank of distributed training must call it, because sums are
-        added over all ranks.
+        With the option `batch` or with class weights, sums are added over all ranks, so every rank of distributed
+        training must call the loss.
 
         Args:
-            input: (B, C, *spatial) floating point, logits.
-            target: (B, 1, *spatial) class indices with `to_onehot_y`, or (B, C, *spatial) one-hot.
-            annotated: (B, C) bool, False for classes that were not annotated in a sample. Default: all classes
-                annotated.
+            input: logits (B, C, *spatial), floating point.
+            target: (B, 1, *spatial) class indices with `to_onehot_y`, otherwise (B, C, *spatial), one-hot or soft.
+            annotated: (B, C) bool, False for classes that were not annotated in a sample. Default: None (all classes
+                are annotated).
 
         Returns:
             A scalar in float32 (float64 for float64 input).
 
         Raises:
-            ValueError: as in the region loss; also if `weight` has the wrong length, or a ramp is used without
-                `progress`.
+            ValueError: see `RegionLoss.forward`; also if `weight` does not have one entry per class, or a factor is a
+                ramp and `progress` is None.
         """
         lambda_region, lambda_ce = self._current_value(self.lambda_region), self._current_value(self.lambda_ce)
         entropy = CrossEntropy(self._weights(input), self.label_smoothing) if lambda_ce > 0 else None
@@ -70,12 +70,12 @@ class _RegionCELoss(torch.nn.Module):
 
     @property
     def ignore_index(self) -> int | None:
-        """Index of voxels that are excluded from the loss, or None."""
+        """Class index of the voxels that are excluded from the loss; None if all voxels are included."""
         return self.region.ignore_index
 
     @property
     def follows_progress(self) -> bool:
-        """Whether the loss depends on `progress`."""
+        """True if the loss depends on `progress`, because a factor is a ramp."""
         return isinstance(self.lambda_region, LinearRamp) or isinstance(self.lambda_ce, LinearRamp)
 
     def _cross_entropy(self, counts: SoftCounts, num_voxels: int) -> torch.Tensor:
@@ -123,26 +123,31 @@ def _region_weights(weight: Weights, include_background: bool) -> torch.Tensor |
 
 
 class DiceCELoss(_RegionCELoss):
-    """Dice loss plus cross entropy: lambda_dice x `DiceLoss` + lambda_ce x cross entropy.
+    """Weighted sum of Dice loss and cross entropy: lambda_dice x `DiceLoss` + lambda_ce x cross entropy.
 
-    Cross entropy is the mean of -log p over the voxels that are not ignored, where p is the probability of the
-    voxel's class. It is averaged over the voxels of each sample and then over the samples, so it differs from PyTorch
-    if samples have different numbers of ignored voxels; a sample without known voxels counts as 0. With `batch`, it
-    is the mean over all voxels, as in PyTorch. In a sample with unannotated classes, p of a background voxel is the
-    sum of the probabilities of the background and of those classes.
+    The cross entropy of a voxel is -log p, where p is the probability of the voxel's class. In a sample with
+    unannotated classes, p of a background voxel is the summed probability of the background and of those classes.
+    Ignored voxels are excluded.
+
+    Cross entropy is averaged over the voxels of each sample, and then over samples. It therefore differs from PyTorch
+    if samples have different numbers of ignored voxels. A sample whose voxels are all ignored counts as 0. With
+    `batch`, cross entropy is averaged over all voxels of the batch, as in PyTorch.
 
     Args:
-        weight: one factor per class, including the background. Cross entropy over class indices becomes the weighted
-            mean, as in PyTorch. The Dice term is not divided by the weights, as in MONAI: weights around 40 make it 40
-            times as large. Scale the weights to a mean of 1.
+        include_background: whether the Dice term includes class 0. Cross entropy always includes it.
+        to_onehot_y, squared_pred, jaccard, smooth_nr, smooth_dr, batch, ignore_index, absent: see `DiceLoss`.
+        sigmoid, softmax, other_act: activation for the Dice term; see `DiceLoss`. Cross entropy uses the logits.
+        reduction: `mean` or `sum`. The Dice loss is reduced as in `DiceLoss`, cross entropy over voxels.
+        weight: class weights of both terms: one per class, including the background, or a number for all classes.
+            Default: None (equal weights). Cross entropy over class indices becomes a weighted mean, as in PyTorch. The
+            Dice loss is not divided by the sum of the weights, as in MONAI: weights around 40 make it 40 times as
+            large. Scale the weights to a mean of 1.
         lambda_dice, lambda_ce: factors of the two terms; each is a number, or a `LinearRamp` over the course of
             training. Default: 1.0.
         label_smoothing: label smoothing of the cross entropy, in [0, 1]. Default: 0.0.
-        reduction: `mean` or `sum`, for both terms: of Dice as in `DiceLoss`, of the cross entropy over voxels.
-        others: as in `DiceLoss`. The activation applies to Dice only; cross entropy uses the logits.
 
     Attributes:
-        progress: completed fraction of training, from 0 to 1; None before the trainer sets it. Only ramps need it.
+        progress: completed fraction of training, from 0 to 1; None before the trainer sets it. Required only for ramps.
 
     Raises:
         ValueError: if arguments contradict each other or are out of range.
@@ -198,14 +203,19 @@ class DiceCELoss(_RegionCELoss):
 class GeneralizedDiceCELoss(_RegionCELoss):
     """Generalized Dice loss plus cross entropy: lambda_gdl x `GeneralizedDiceLoss` + lambda_ce x cross entropy.
 
+    Cross entropy is computed as in `DiceCELoss`.
+
     Args:
-        w_type: as in `GeneralizedDiceLoss`.
-        weight, lambda_ce, label_smoothing: as in `DiceCELoss`.
+        include_background, sigmoid, softmax, other_act, lambda_ce, label_smoothing: see `DiceCELoss`.
+        to_onehot_y, smooth_nr, smooth_dr, batch, ignore_index: see `DiceLoss`.
+        w_type, absent: see `GeneralizedDiceLoss`.
+        reduction: `mean` or `sum`. Generalized Dice is reduced over samples, cross entropy over voxels.
+        weight: class weights of both terms: one per class, including the background, or a number for all classes.
+            Default: None (equal weights). The generalized Dice loss multiplies w by them.
         lambda_gdl: factor of the generalized Dice loss; a number or a `LinearRamp`. Default: 1.0.
-        others: as in `DiceLoss`.
 
     Attributes:
-        progress: completed fraction of training, from 0 to 1; None before the trainer sets it. Only ramps need it.
+        progress: completed fraction of training, from 0 to 1; None before the trainer sets it. Required only for ramps.
 
     Raises:
         ValueError: if arguments contradict each other or are out of range.

@@ -1,8 +1,8 @@
-"""All sums that a region loss and cross entropy need, from one pass over a batch.
+"""Compute all sums that a region loss and cross entropy need in one pass over a batch.
 
 A region loss needs three sums per class: the intersection, the prediction and the reference. They are computed chunk by
 chunk, together with softmax, cross entropy and their gradients. Apart from the logits and their gradient, no tensor of
-the size classes x voxels is allocated: no one-hot target and no stored probabilities.
+the size classes x voxels is allocated: neither a one-hot target nor probabilities.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ _MIN_LOGIT = -1e30
 
 
 class SoftCounts(NamedTuple):
-    """Sums over the voxels that are not ignored, for B samples and C classes.
+    """Per-class sums over the voxels that are not ignored, for B samples and C classes.
 
-    p is a probability, and g is the reference, 1 or 0.
+    Here, p is the probability of a class at a voxel, and g is its reference: 0 or 1, or a value between for soft
+    targets.
 
     Example:
         >>> counts = soft_counts(torch.tensor([[[0.75, 0.5], [0.25, 0.5]]]), torch.tensor([[[0, 1]]]), softmax=False)
@@ -34,26 +35,26 @@ class SoftCounts(NamedTuple):
     """
 
     intersection: torch.Tensor
-    """(B, C): sum of p g."""
+    """(B, C): sum of p g; of min(p, g) with `soft_label`."""
     prediction: torch.Tensor
-    """(B, C): sum of p, or of p²."""
+    """(B, C): sum of p; of p² with `squared_pred`."""
     reference: torch.Tensor
-    """(B, C): sum of g, or of g²; no gradient."""
+    """(B, C): sum of g; of g² with `squared_pred`. No gradient."""
     voxels: torch.Tensor
-    """(B,): number of voxels; no gradient."""
+    """(B,): number of voxels. No gradient."""
     cross_entropy: torch.Tensor
-    """(B,): sum of -weight log p over voxels, for the class of each voxel; 0 if not requested."""
+    """(B,): sum over voxels of -weight x log p for the voxel's class; 0 if not requested."""
     cross_entropy_weight: torch.Tensor
-    """(B,): denominator of the mean cross entropy; no gradient."""
+    """(B,): denominator of the mean cross entropy; 0 if not requested. No gradient."""
 
 
 @dataclass(frozen=True)
 class CrossEntropy:
-    """Settings of the cross entropy to compute in the same pass.
+    """Settings of the cross entropy that `soft_counts` computes.
 
     Args:
-        weight: class weights (C,), or None for equal weights.
-        label_smoothing: in [0, 1]. Default: 0.0.
+        weight: class weights (C,). Default: None (equal weights).
+        label_smoothing: label smoothing, in [0, 1]. Default: 0.0.
 
     Example:
         >>> logits, target = torch.zeros(1, 2, 4), torch.zeros(1, 1, 4)
@@ -77,21 +78,21 @@ def soft_counts(
     soft_label: bool = False,
     cross_entropy: CrossEntropy | None = None,
 ) -> SoftCounts:
-    """Compute the per-class sums of a batch; they are differentiable with respect to `input`.
+    """Compute the per-class sums of a batch. They are differentiable with respect to `input`.
 
     Args:
-        input: (B, C, *spatial) floating point: logits before softmax, or probabilities.
+        input: (B, C, *spatial), floating point: logits with `softmax`, otherwise probabilities.
         target: (B, 1, *spatial) class indices of any dtype if C > 1, or (B, C, *spatial) one-hot or soft.
-        softmax: whether `input` contains logits. Cross entropy needs them.
-        merged: for every sample, the unannotated classes, whose voxels are part of the background. Their probability is
-            added to the background, and their sums are 0 (marginal probabilities; Shi et al. 2021, Medical Image
-            Analysis 70, 101979). Default: none.
-        ignore_index: voxels with this index are excluded. In one-hot targets these are the voxels of that channel or,
-            if there is no such channel, the voxels that are 0 in all channels.
-        squared_pred: sum p² and g² in `prediction` and `reference`.
+        softmax: whether `input` contains logits. Cross entropy requires logits.
+        merged: indices of the unannotated classes of each sample, whose voxels are labeled as background. Their
+            probability is added to that of the background, and their own sums are 0 (marginal probabilities; Shi et al.
+            2021, Medical Image Analysis 70, 101979). Default: None (no unannotated classes).
+        ignore_index: class index of the voxels to exclude. In one-hot targets, these are the voxels of that channel or,
+            without such a channel, the voxels that are 0 in all channels. Default: None.
+        squared_pred: sum p² and g² in `prediction` and `reference`. Default: False.
         soft_label: for a soft target, compute the intersection as the sum of min(p, g), so that p = g is a perfect
-            match.
-        cross_entropy: cross entropy to compute in the same pass, or None; ignored without `softmax`.
+            match. No effect with `squared_pred`. Default: False.
+        cross_entropy: settings of the cross entropy; ignored without `softmax`. Default: None (no cross entropy).
 
     Returns:
         Sums in float32 (float64 for float64 input).
@@ -400,6 +401,9 @@ def _dense_gradient(
 
 def working_dtype(input: torch.Tensor) -> torch.dtype:
     """Return the dtype of sums: float32, or float64 for float64 input.
+
+    Args:
+        input: floating-point tensor.
 
     Example:
         >>> working_dtype(torch.zeros(1, dtype=torch.bfloat16))

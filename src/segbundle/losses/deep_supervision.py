@@ -1,4 +1,4 @@
-"""Deep supervision: a loss at several resolutions of a network.
+"""Deep supervision: compute a loss at several resolutions of a network.
 
 Lee et al., Deeply-Supervised Nets, AISTATS 2015 (arXiv:1409.5185).
 """
@@ -42,14 +42,14 @@ def loss_over_depths(
     """Compute the weighted mean of a loss over all supervised resolutions.
 
     Each resolution has half the weight of the next finer one, and the weights sum to 1, as in nnU-Net. The target is
-    downsampled by nearest neighbor to the size of the logits. Unknown voxels therefore stay unknown, and classes are
+    resized to the logits of each resolution by nearest neighbor, so that unknown voxels stay unknown and classes are
     not mixed.
 
     Args:
-        loss: called as `loss(logits, target, **kwargs)`.
-        logits: see `depths_of`.
+        loss: loss function, called as `loss(logits, target, **kwargs)`.
+        logits: output of the network; see `depths_of`.
         target: (B, 1, *spatial) class indices or (B, C, *spatial) one-hot.
-        kwargs: passed to every call of `loss`.
+        kwargs: keyword arguments of the loss function, the same for all resolutions.
 
     Returns:
         A scalar tensor. With a single resolution, this is the loss itself.

@@ -1,4 +1,4 @@
-"""Dice and generalized Dice loss with MONAI's arguments and separate handling of missing classes."""
+"""Dice and generalized Dice loss with MONAI's arguments and a separate penalty for absent classes."""
 
 from __future__ import annotations
 
@@ -17,31 +17,37 @@ _POWERS = {"square": 2, "simple": 1, "uniform": 0}
 class DiceLoss(RegionLoss):
     """Mean Dice loss over present classes, plus a penalty for predicting absent classes.
 
-    The loss of a class in a sample (or in a batch) is 1 - (2 I + smooth_nr) / (P + G + smooth_dr). Here I is the sum of
-    p g over all voxels, P the sum of p and G the sum of g, for probabilities p and reference g. (Milletari et al. 2016,
-    "V-Net", use squares: `squared_pred`.) The mean D over present classes becomes D + (1 - D) A, where A is the
-    fraction of the volume predicted as absent classes, the sum of their P / V. The result is in [0, 1]. It depends
-    neither on the size of the volume nor on absent classes with zero probability.
+    The loss of a class in a sample is 1 - (2 I + smooth_nr) / (P + G + smooth_dr). Here, I is the sum of p g over all
+    voxels, P the sum of p and G the sum of g, for probabilities p and reference g. (Milletari et al. 2016, "V-Net",
+    sum squares in P and G; see `squared_pred`.)
+
+    The loss of a sample is D + (1 - D) A. D is the mean loss over the classes present in the reference. A is the
+    fraction of the volume predicted as absent classes: the sum of their P divided by the number of voxels. Without
+    `weight`, the loss is in [0, 1]. It depends neither on the size of the volume nor on absent classes with zero
+    probability.
 
     Args:
-        include_background: whether class 0 has a term.
-        to_onehot_y: whether the target contains class indices. It is not expanded to one-hot in memory.
-        sigmoid, softmax, other_act: activation that turns `input` into probabilities; at most one of them.
-        squared_pred: sum squares in P and G.
-        jaccard: compute the Jaccard index instead of Dice.
-        reduction: `mean` averages over samples. `sum` sums over samples and present classes. `none` returns one value
-            per sample and class, (B, C, 1, ...), without the background if it is excluded; an absent class has its
-            fraction of the volume, an unannotated class 0.
+        include_background: whether class 0 is included.
+        to_onehot_y: whether the target contains class indices. Unlike in MONAI, no one-hot target is allocated.
+        sigmoid, softmax, other_act: activation that turns `input` into probabilities; at most one of them. Without an
+            activation, `input` must contain probabilities.
+        squared_pred: sum p² and g² in P and G.
+        jaccard: use the Jaccard index instead of Dice.
+        reduction: `mean`: mean over samples. `sum`: sum over samples and present classes. `none`: one value per sample
+            and class, (B, C, 1, ...), without the background if it is excluded. With `absent="volume"`, the value of an
+            absent class is its predicted fraction of the volume. The value of an unannotated class is 0.
         smooth_nr: added to the numerator.
         smooth_dr: added to the denominator.
-        batch: treat the batch as one sample; under DistributedDataParallel the batches of all ranks.
-        weight: a factor for all classes, or a sequence with one factor per class, without the background if it is
-            excluded. As in MONAI, the loss is not divided by the weights, so its maximum is the largest weight.
-        soft_label: for targets between 0 and 1: I sums min(p, g), so that p = g is a perfect match.
-        absent: treatment of annotated classes that are absent. `volume`: as above. `skip`: ignore them. `smooth`: like
-            any other class, with I = G = 0. The loss is then about 1 for any prediction, as in MONAI.
-        ignore_index: voxels with this index are excluded. In one-hot targets these are the voxels of that channel or,
-            if there is no such channel, the voxels that are 0 in all channels.
+        batch: treat the batch as one sample; in distributed training, the batches of all ranks together.
+        weight: class weights: one number for all classes, or one per class, without the background if it is excluded.
+            As in MONAI, the loss is not divided by the sum of the weights, so its maximum is the largest weight.
+        soft_label: for soft targets, use the sum of min(p, g) as I, so that p = g is a perfect match. No effect with
+            `squared_pred`.
+        absent: treatment of annotated classes that are absent from the reference. `volume`: the penalty A. `skip`: no
+            penalty. `smooth`: the same as for present classes, with I = G = 0; as in MONAI, the loss of an absent class
+            is then about 1 even for small P.
+        ignore_index: class index of the voxels to exclude. In one-hot targets, these are the voxels of that channel or,
+            without such a channel, the voxels that are 0 in all channels. Default: None.
 
     Raises:
         ValueError: if arguments contradict each other or are out of range.
@@ -101,17 +107,20 @@ class DiceLoss(RegionLoss):
 class GeneralizedDiceLoss(RegionLoss):
     """Generalized Dice loss over present classes, plus a penalty for predicting absent classes.
 
-    The loss of a sample (or of a batch) is D = 1 - (2 sum w I + smooth_nr) / (sum w (P + G) + smooth_dr) over the
-    classes in the reference. The class weights are w = 1 / G², scaled so that sum w G = 1 (Sudre et al. 2017, DLMIA).
-    The result is D + (1 - D) A as in `DiceLoss`. Absent classes have no 1 / G² that could dominate the others.
+    The loss of a sample is D + (1 - D) A, with I, P, G and A as in `DiceLoss`. D is
+    1 - (2 sum w I + smooth_nr) / (sum w (P + G) + smooth_dr), where the sums are over the classes present in the
+    reference. The class weights are w = 1 / G², scaled so that sum w G = 1 (Sudre et al. 2017, DLMIA). Absent classes
+    have no weight w, so an infinite 1 / G² cannot dominate the others.
 
     Args:
-        w_type: `square`, `simple` or `uniform`: w = 1 / G², 1 / G or 1.
-        weight: additional factors of w; see `DiceLoss`.
+        include_background, to_onehot_y, sigmoid, softmax, other_act: see `DiceLoss`.
+        smooth_nr, smooth_dr, batch, soft_label, ignore_index: see `DiceLoss`.
+        w_type: class weights w: `square` (1 / G²), `simple` (1 / G) or `uniform` (1).
+        reduction: `mean` or `sum` over samples, or `none` for one value per sample, (B, 1, 1, ...).
+        weight: factors by which w is multiplied: one number for all classes, or one per class, without the background
+            if it is excluded.
         absent: see `DiceLoss`. With `smooth`, an absent class has the largest weight among the present classes, as in
             MONAI.
-        reduction: `mean` or `sum` over samples, or `none` for one value per sample, (B, 1, 1, ...).
-        others: as in `DiceLoss`.
 
     Raises:
         ValueError: if arguments contradict each other or are out of range.

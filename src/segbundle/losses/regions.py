@@ -1,4 +1,4 @@
-"""From soft counts to the value of a region loss, and the penalty for absent classes. Small tensors only."""
+"""Compute region losses and the penalty for absent classes from the sums of `soft_counts`."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Literal
 import torch
 
 Absent = Literal["volume", "skip", "smooth"]
-"""How a loss treats annotated classes that are absent from the reference; see `absent_term` and docs/losses.md."""
+"""Treatment of annotated classes that are absent from the reference; see `DiceLoss` and docs/losses.md."""
 
 
 @dataclass(frozen=True)
 class Regions:
-    """Per-class sums of the regions that a loss compares: one region per sample, or one for the whole batch.
+    """Per-class sums of R regions: one region per sample, or a single region for the whole batch.
 
     Attributes:
         intersection, prediction, reference: (R, C), see `segbundle.losses.counts.SoftCounts`.
-        voxels: (R,), number of voxels; the denominator for absent classes.
+        voxels: (R,), number of voxels that are not ignored.
         counted: (R, C) bool; False for unannotated classes, and for the background if it is excluded.
         exclusive: whether each voxel has exactly one class, so that probabilities sum to at most 1. Default: True.
 
@@ -49,8 +49,8 @@ class Regions:
 def dice_terms(regions: Regions, smooth_nr: float, smooth_dr: float, jaccard: bool = False) -> torch.Tensor:
     """Compute 1 - (2 I + smooth_nr) / (P + G + smooth_dr) for every class.
 
-    I, P and G are intersection, prediction and reference (Milletari et al. 2016, "V-Net"). The sums are of squares only
-    if they were counted that way.
+    I, P and G are intersection, prediction and reference (Milletari et al. 2016, "V-Net"). P and G are sums of squares
+    if they were counted with `squared_pred`.
 
     Args:
         regions: sums of R regions and C classes.
@@ -59,7 +59,7 @@ def dice_terms(regions: Regions, smooth_nr: float, smooth_dr: float, jaccard: bo
         jaccard: use the denominator 2 (P + G - I) of the Jaccard index. Default: False.
 
     Returns:
-        (R, C); 0 where the denominator is 0.
+        Losses (R, C); 0 where the denominator is 0.
 
     Example:
         >>> sums = torch.tensor([[1.0]]), torch.tensor([[2.0]]), torch.tensor([[2.0]])
@@ -72,15 +72,15 @@ def dice_terms(regions: Regions, smooth_nr: float, smooth_dr: float, jaccard: bo
 
 
 def mean_over_classes(terms: torch.Tensor, weight: torch.Tensor, included: torch.Tensor) -> torch.Tensor:
-    """Compute the mean of weight x term over the included classes.
+    """Compute the mean of weight x term over the included classes of each region.
 
     Args:
-        terms: (R, C).
-        weight: (C,).
-        included: (R, C) bool.
+        terms: losses of R regions and C classes, (R, C).
+        weight: class weights (C,).
+        included: (R, C) bool, classes to include.
 
     Returns:
-        (R,); 0 for regions without included classes.
+        Means (R,); 0 for regions without included classes.
 
     Example:
         >>> mean_over_classes(torch.tensor([[0.2, 0.4]]), torch.ones(2), torch.tensor([[False, True]]))
@@ -99,14 +99,14 @@ def generalized_dice(
 
     Args:
         regions: sums of R regions and C classes.
-        weight: (C,), additional factors.
+        weight: (C,), additional factors of w.
         power: exponent of G: 2, 1 or 0.
         included: (R, C) bool, classes to include.
         smooth_nr: added to the numerator.
         smooth_dr: added to the denominator.
 
     Returns:
-        (R,).
+        Loss of each region, (R,).
 
     Example:
         >>> row, included = torch.tensor([[2.0, 6.0]]), torch.tensor([[True, True]])
@@ -124,13 +124,13 @@ def generalized_dice(
 
 
 def absent_shares(regions: Regions) -> torch.Tensor:
-    """Compute P / V, the fraction of the volume predicted as each absent class.
+    """Compute the fraction of the volume predicted as each absent class: P / V, where V is the number of voxels.
 
     Args:
         regions: sums of R regions and C classes.
 
     Returns:
-        (R, C); 0 for classes that are not absent.
+        Fractions (R, C); 0 for classes that are not absent.
 
     Example:
         >>> prediction, reference = torch.tensor([[6.0, 2.0]]), torch.tensor([[8.0, 0.0]])
@@ -141,17 +141,17 @@ def absent_shares(regions: Regions) -> torch.Tensor:
 
 
 def absent_term(regions: Regions, weight: torch.Tensor) -> torch.Tensor:
-    """Compute the fraction of the volume predicted as absent classes, the sum of weight x P / V.
+    """Compute the weighted fraction of the volume predicted as absent classes: the sum of weight x P / V.
 
-    Where classes may overlap (sigmoid), this is the fraction predicted as at least one absent class if predictions were
-    independent: 1 - product of (1 - weight x P / V), scaled to the largest weight.
+    If classes may overlap (sigmoid), their predictions are treated as independent. The result is then the fraction
+    predicted as at least one absent class, 1 - product of (1 - weight x P / V), scaled to the largest weight.
 
     Args:
         regions: sums of R regions and C classes.
-        weight: (C,).
+        weight: class weights (C,).
 
     Returns:
-        (R,), in [0, 1] for weights of 1.
+        Fractions (R,), in [0, 1] for weights of 1.
 
     Example:
         >>> prediction, reference = torch.tensor([[6.0, 2.0]]), torch.tensor([[8.0, 0.0]])
@@ -170,17 +170,17 @@ def absent_term(regions: Regions, weight: torch.Tensor) -> torch.Tensor:
 def add_absent(loss: torch.Tensor, largest: torch.Tensor, regions: Regions, weight: torch.Tensor) -> torch.Tensor:
     """Add the penalty for absent classes: loss + (1 - loss / largest) x `absent_term`.
 
-    The two errors are combined as independent events, so that the sum never exceeds `largest`.
+    The two errors are combined like probabilities of independent events, so that the sum never exceeds `largest`.
 
     Args:
         loss: (R,), loss over the present classes, in [0, largest].
         largest: (R,), upper bound of `loss`: 1, or the mean of the class weights. If an absent class has a larger
             weight, that weight is used instead.
         regions: sums of R regions and C classes.
-        weight: (C,), weights of the absent classes.
+        weight: class weights (C,), used for the absent classes.
 
     Returns:
-        (R,).
+        Loss of each region with the penalty, (R,).
 
     Example:
         >>> prediction, reference = torch.tensor([[6.0, 2.0]]), torch.tensor([[8.0, 0.0]])

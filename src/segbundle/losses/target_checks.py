@@ -1,4 +1,4 @@
-"""Validation of arguments and batches that would silently give a wrong loss. Every message names the argument."""
+"""Check arguments and batches that would silently give a wrong loss. Every message names the argument."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def one_activation(sigmoid: bool, softmax: bool, other_act: Any) -> None:
 
 
 def one_of(name: str, value: _Value, known: Sequence[Any]) -> _Value:
-    """Return a value if it is one of the known values.
+    """Return a value unchanged, after checking that it is one of the known values.
 
     Args:
         name: name of the argument, for the message.
@@ -74,7 +74,7 @@ def not_negative(**values: float) -> None:
 
 
 def factors(**values: float | LinearRamp) -> None:
-    """Raise an error if the factor of a loss term is neither a ramp nor a finite number of 0 or more.
+    """Raise an error if the factor of a loss term is negative or not finite. Ramps are accepted.
 
     Args:
         values: factors by the name of their argument.
@@ -115,7 +115,7 @@ def weights(weight: Sequence[float] | float | torch.Tensor | None) -> torch.Tens
 
 
 def shapes(input: torch.Tensor, target: torch.Tensor, index_map: bool) -> None:
-    """Raise an error unless input and target have matching shapes.
+    """Raise an error if the shapes of input and target do not match.
 
     Args:
         input: (B, C, *spatial) floating point.
@@ -173,7 +173,7 @@ def class_indices(target: torch.Tensor, num_classes: int, ignore_index: int | No
 
 
 def one_hot(target: torch.Tensor, ignore_index: int | None) -> None:
-    """Raise an error if values of a target, one-hot or soft, are outside [0, 1].
+    """Raise an error if values of a one-hot or soft target are outside [0, 1].
 
     Args:
         target: (B, C, *spatial).
@@ -225,7 +225,7 @@ def probabilities(input: torch.Tensor, sum_to_one: bool) -> None:
 
 
 def annotated(annotated: torch.Tensor | None, batch_size: int, num_classes: int) -> torch.Tensor | None:
-    """Return the annotation mask as a bool tensor on the CPU.
+    """Return a valid annotation mask as a bool tensor on the CPU; None if all classes are annotated.
 
     Args:
         annotated: (B, C) bool, or None if all classes are annotated.
@@ -256,14 +256,14 @@ def annotated(annotated: torch.Tensor | None, batch_size: int, num_classes: int)
     annotated = annotated.detach().cpu()
     if num_classes > 1 and not bool(annotated[:, 0].all()):
         raise ValueError(
-            "annotated is False for the background (class 0) of a sample. Mark only unannotated classes, and use "
-            "ignore_index for unknown voxels."
+            "annotated is False for the background (class 0) of a sample. Set it to True, and use ignore_index for "
+            "unknown voxels."
         )
     return None if bool(annotated.all()) else annotated
 
 
 def finite(*sums: torch.Tensor) -> None:
-    """Raise an error if the sums of a batch contain NaN or Inf. A single NaN or Inf in the input is enough.
+    """Raise an error if the sums of a batch contain NaN or Inf because of the input.
 
     Args:
         sums: tensors of any shape.

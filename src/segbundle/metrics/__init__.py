@@ -1,4 +1,4 @@
-"""Per-class scores of one case, from tensors."""
+"""Compute the scores of every class in a case: Dice, HD95, normalized surface Dice and connected components."""
 
 import lazy_loader as lazy
 

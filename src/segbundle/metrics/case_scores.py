@@ -1,4 +1,4 @@
-"""Per-class scores of a case, with explicit handling of absent and unannotated classes."""
+"""Compute the scores of every class in a case, with explicit handling of absent and unannotated classes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from segbundle.metrics.surfaces import surface_scores
 
 
 class Status(str, enum.Enum):
-    """Status of a class in a case: whether it is scored, and if not, why.
+    """Status of a class in a case: whether it is present in reference and prediction, and annotated.
 
     Example:
         >>> Status("missed") is Status.MISSED
@@ -39,12 +39,12 @@ class ClassScore:
     """Scores of one class in one case.
 
     Attributes:
-        status: whether the class is scored, and if not, why.
+        status: whether the class is present in reference and prediction, and annotated.
         dice: Dice score in [0, 1]; NaN if the class is not scored.
         voxels_ref: number of voxels in the reference.
         voxels_pred: number of voxels in the prediction.
-        hd95_mm: see `segbundle.metrics.surfaces.SurfaceScore`; NaN if not computed.
-        nsd: see `segbundle.metrics.surfaces.SurfaceScore`; NaN if not computed.
+        hd95_mm: 95th percentile of the Hausdorff distance in mm; NaN if not computed, or if a surface is missing.
+        nsd: normalized surface Dice in [0, 1]; NaN if not computed, or if both surfaces are missing.
         components_ref: number of connected components in the reference; None if not annotated or not computed.
         components_pred: number of connected components in the prediction; None if not computed.
 
@@ -72,7 +72,7 @@ def score_case(
     spacing: Sequence[float] | None = None,
     nsd_tolerance_mm: float | Sequence[float] = 1.0,
 ) -> list[ClassScore]:
-    """Compute status, Dice and voxel counts of every class in a case, with optional surface scores and components.
+    """Compute status, Dice and voxel counts of every class in a case, and optionally surface scores and components.
 
     Dice is 2 |P ∩ R| / (|P| + |R|) (Dice 1945; Sørensen 1948) for predicted voxels P and reference voxels R.
 
@@ -81,13 +81,14 @@ def score_case(
         ref: reference class indices, same shape.
         num_classes: number of classes, including the background.
         annotated: one bool per class, False if the class was not annotated in this case. Default: all True.
-        ignore_index: value of unknown voxels in the reference; they are excluded from all counts. Default: None.
-        spacing: voxel size in mm along each axis; None (default) computes Dice and voxel counts only, without surface
-            scores and components.
-        nsd_tolerance_mm: tolerance of the surface Dice in mm; a number, or one per class. Default: 1.0.
+        ignore_index: value of unknown voxels in the reference. These voxels are excluded. Default: None.
+        spacing: voxel size in mm along each axis, needed for surface scores and connected components. Default: None,
+            neither is computed.
+        nsd_tolerance_mm: tolerance of the normalized surface Dice in mm; a number, or one per class. Default: 1.0.
 
     Returns:
-        One `ClassScore` per class. The background comes first and has no surface scores and components.
+        One `ClassScore` per class, background first. For the background, surface scores are NaN, and components are not
+        counted (0).
 
     Raises:
         ValueError: if shapes differ, values are out of range, or `annotated` does not have `num_classes` entries.
@@ -99,7 +100,7 @@ def score_case(
     """
     annotated = [True] * num_classes if annotated is None else [bool(a) for a in annotated]
     if len(annotated) != num_classes:
-        raise ValueError(f"annotated has {len(annotated)} entries for {num_classes} classes. Give one per class.")
+        raise ValueError(f"annotated has {len(annotated)} entries for {num_classes} classes. Give one entry per class.")
     both, in_pred, in_ref = (counts.tolist() for counts in overlap_counts(pred, ref, num_classes, ignore_index))
     scores = [_class_score(*counts) for counts in zip(both, in_pred, in_ref, annotated, strict=True)]
     if spacing is None:
@@ -145,14 +146,14 @@ def per_class_dice(
         ref: reference class indices, same shape.
         num_classes: number of classes, including the background.
         annotated: one bool per class, False if the class was not annotated. Default: all True.
-        ignore_index: value of unknown voxels in the reference; they are excluded. Default: None.
+        ignore_index: value of unknown voxels in the reference. These voxels are excluded. Default: None.
 
     Returns:
-        float64 tensor (num_classes,). NaN if a class is not scored: it is in neither of the two, or not annotated. 0 if
-        it is in only one of the two.
+        float64 tensor (num_classes,): 0 for a class in only one of the two label maps, and NaN for a class that is not
+        scored, because it is in neither of them or not annotated.
 
     Raises:
-        ValueError: as in `score_case`.
+        ValueError: if shapes differ, values are out of range, or `annotated` does not have `num_classes` entries.
 
     Example:
         >>> per_class_dice(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 1, 1, 2]), num_classes=4)

@@ -1,4 +1,4 @@
-"""Number of connected components per class."""
+"""Count connected components."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 
 def count_components(labels: torch.Tensor, num_classes: int) -> list[int]:
-    """Count the connected components of every class; voxels are connected over faces.
+    """Count the connected components of every class (face connectivity, 6 neighbors).
 
     Args:
         labels: class indices (X, Y, Z), integer dtype; values of `num_classes` and above are ignored.

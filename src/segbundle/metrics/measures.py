@@ -1,4 +1,4 @@
-"""Measurements of every class in a scan: volume, connected components, mean intensity."""
+"""Measure every class of a label map: volume, connected components and mean intensity."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class ClassMeasures:
     """Measurements of one class in one scan.
 
     Attributes:
-        volume_ml: volume in ml; 0 if the class is absent.
+        volume_ml: volume in ml; 0.0 if the class is absent.
         touches_edge: whether the class has voxels in the first or last slice along an axis.
-        components: number of connected components (face connectivity).
+        components: number of connected components (face connectivity); 0 for the background.
         mean_intensity: mean of the scan over the finite voxels of the class, in the scan's units; None if it has no
             such voxel.
 
@@ -36,16 +36,16 @@ class ClassMeasures:
 
 
 def measure_classes(scan: np.ndarray, labels: np.ndarray, num_classes: int, voxel_ml: float) -> list[ClassMeasures]:
-    """Measure every class of a scan.
+    """Measure volume, connected components and mean intensity of every class in a scan.
 
     Args:
-        scan: (X, Y, Z), any real dtype.
-        labels: class indices, same shape, integer dtype, not negative; values of `num_classes` and above are ignored.
+        scan: intensities (X, Y, Z), any real dtype.
+        labels: class indices (X, Y, Z), integer dtype, not negative; values of `num_classes` and above are ignored.
         num_classes: number of classes, including the background.
         voxel_ml: volume of a voxel in ml.
 
     Returns:
-        One `ClassMeasures` per class, including the background, whose components are not counted (0).
+        One `ClassMeasures` per class, background first. Components of the background are not counted (0).
 
     Example:
         >>> scan, labels = np.array([[[10.0, 20.0, 40.0]]]), np.array([[[0, 1, 1]]])

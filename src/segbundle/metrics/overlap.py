@@ -1,4 +1,4 @@
-"""Voxel counts of prediction, reference and intersection per class."""
+"""Count the voxels of prediction, reference and intersection per class."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ def overlap_counts(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Count the voxels of intersection, prediction and reference for every class.
 
-    The voxels are read once, in chunks of a few million, whatever the number of classes. Only chunks are copied: the
-    volume as a whole is converted neither to one-hot nor to a wider dtype.
+    Each voxel is read once, in chunks of a few million. The volumes are never converted to one-hot or to a wider dtype
+    as a whole.
 
     Args:
         pred: predicted class indices, any shape, integer dtype, values in [0, num_classes).
         ref: reference class indices, same shape and range.
         num_classes: number of classes, including the background.
-        ignore_index: value of unknown voxels in the reference; they are excluded. Default: None.
+        ignore_index: value of unknown voxels in the reference. These voxels are excluded. Default: None.
 
     Returns:
         Three int64 tensors (num_classes,): intersection, prediction, reference.

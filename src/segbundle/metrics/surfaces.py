@@ -1,4 +1,4 @@
-"""Surface scores per class: 95th percentile Hausdorff distance (HD95) and normalized surface Dice (NSD)."""
+"""Compute surface scores per class: 95th percentile Hausdorff distance (HD95) and normalized surface Dice (NSD)."""
 
 from __future__ import annotations
 
@@ -50,17 +50,17 @@ def surface_scores(
 ) -> list[SurfaceScore]:
     """Compute HD95 and NSD of every class in a case.
 
-    Surfaces are defined as in DeepMind's surface-distance. A surface consists of the cubes of eight voxels that are
-    partly inside and partly outside the class. The area of each element is that of marching cubes, and voxels beyond
-    the scan are outside. The distance of an element is the distance to the nearest element of the other surface.
+    Surfaces are defined as in DeepMind's surface-distance. The elements of a surface are the cubes of eight voxels that
+    are partly inside and partly outside the class; voxels beyond the scan are outside. The area of an element is that
+    of marching cubes. Its distance is measured to the nearest element of the other surface.
 
-    - HD95 (Huttenlocher et al., IEEE TPAMI 1993, with the 95th percentile): for each surface, the distance that 95% of
-      its area does not exceed; the larger of the two.
-    - NSD at a tolerance (Nikolov et al., arXiv:1809.04430): the fraction of the area of both surfaces within the
-      tolerance of the other surface.
+    - HD95 (Huttenlocher et al., IEEE TPAMI 1993, with the 95th percentile): the smallest distance that 95% of the area
+      of a surface does not exceed; the larger value of the two surfaces.
+    - NSD at a tolerance (Nikolov et al., arXiv:1809.04430): the fraction of the area of both surfaces that is within
+      the tolerance of the other surface.
 
-    Unknown voxels take the predicted class, and elements that touch an unknown voxel have no area. Unknown voxels are
-    therefore neither right nor wrong.
+    Unknown voxels of the reference are set to the predicted class, and elements that touch an unknown voxel have no
+    area, so unknown voxels do not affect the scores.
 
     Args:
         pred: predicted class indices (X, Y, Z), integer dtype.
@@ -70,11 +70,11 @@ def surface_scores(
         tolerance_mm: tolerance of NSD in mm; a number, or one per class, including the background.
         annotated: one bool per class, False if the class was not annotated in this case. Default: all True.
         ignore_index: value of unknown voxels in the reference. Default: None.
-        num_threads: number of classes computed in parallel. Default: as many as PyTorch threads, at most 4 to limit
+        num_threads: number of classes computed in parallel. Default: number of PyTorch threads, at most 4 to limit
             memory.
 
     Returns:
-        One `SurfaceScore` per class. The background is not scored.
+        One `SurfaceScore` per class, background first. Scores of the background and of unannotated classes are NaN.
 
     Raises:
         ValueError: if shapes differ or are not three-dimensional, or the tolerances do not match the classes.
@@ -94,7 +94,7 @@ def surface_scores(
     if not num_classes == len(tolerances) == len(is_annotated):
         raise ValueError(
             f"tolerance_mm has {len(tolerances)} and annotated {len(is_annotated)} entries for {num_classes} classes. "
-            "Give one per class."
+            "Give one entry per class."
         )
     maps = _LabelMaps(pred.cpu().numpy(), ref.cpu().numpy(), ignore_index, num_classes)
     spacing = [float(size) for size in spacing]

@@ -1,4 +1,4 @@
-"""HTML pages with the results of runs."""
+"""HTML reports of runs: scores, comparisons of runs, and predictions without references."""
 
 import lazy_loader as lazy
 

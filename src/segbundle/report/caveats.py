@@ -11,7 +11,7 @@ _FEW = 10
 
 
 def caveats(run: Run, cases: Collection[str], class_names: Sequence[str]) -> Iterator[str]:
-    """Yield reasons why the scores of a run may be optimistic.
+    """Yield reasons why the scores of a run may be too optimistic.
 
     Args:
         run: run whose scores are shown.
@@ -19,7 +19,7 @@ def caveats(run: Run, cases: Collection[str], class_names: Sequence[str]) -> Ite
         class_names: names of the foreground classes that are shown.
 
     Yields:
-        Complete sentences; none if no such reason is known.
+        Complete sentences; none if no reason is known.
 
     Example:
         >>> from pathlib import Path
@@ -53,10 +53,10 @@ def caveats(run: Run, cases: Collection[str], class_names: Sequence[str]) -> Ite
 
 
 def few(counts: Collection[int], what: str = "cases") -> str | None:
-    """Return a warning that intervals from few values are rough, or None if it does not apply.
+    """Return a warning that intervals from few values are rough, or None if there are enough values.
 
     Args:
-        counts: number of values from which each interval was computed.
+        counts: for each interval, the number of values from which it was computed.
         what: plural noun for the values. Default: "cases".
 
     Returns:

@@ -75,7 +75,7 @@ def largest_changes(first: Run, other: Run, classes: Sequence[str], cases: Colle
 
     Args:
         first: baseline run.
-        other: run that is compared with it.
+        other: run that is compared with the baseline.
         classes: classes to compare.
         cases: cases to compare.
 
@@ -120,7 +120,7 @@ def pictures_of_changes(
 
     Args:
         first: baseline run.
-        others: runs that are compared with it, by name; at least one.
+        others: runs that are compared with the baseline, by name; at least one.
         classes: classes that all runs have.
         cases: cases that all runs have, with the same reference.
 

@@ -51,7 +51,7 @@ class Figure:
 
     Attributes:
         svg: chart as SVG.
-        caption: plain text.
+        caption: caption as plain text.
 
     Example:
         >>> Figure(Markup("<svg></svg>"), "An empty chart.").caption
@@ -150,15 +150,15 @@ def strip_plot(
 ) -> Figure:
     """Return a strip plot with one row per group: values as dots, quartiles as a box, the median as a line.
 
-    For more than 6000 values in total, it is a box plot instead. Only values more than 1.5 interquartile ranges beyond
-    the quartiles are then drawn as dots, and whiskers extend to the other values (Tukey, Exploratory Data Analysis,
+    For more than 6000 values in total, a box plot is returned instead: only values more than 1.5 interquartile ranges
+    beyond the quartiles are drawn as dots, and whiskers extend to the other values (Tukey, Exploratory Data Analysis,
     1977).
 
     Args:
         title: description for screen readers.
         label: label of the axis of values.
         groups: values by name of the group. Groups may be empty, but not all of them.
-        one: singular noun for what a dot stands for, used in the caption. Default: "case".
+        one: singular noun for the caption: what each dot stands for. Default: "case".
         differences: whether values are differences. The axis then includes 0, which a line marks. Default: False.
         logarithmic: whether the axis is logarithmic; all values must then be positive. Default: False.
 

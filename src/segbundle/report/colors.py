@@ -36,7 +36,7 @@ def colors_of_run(folder: str | Path, made_by: Mapping[str, Any], class_names: S
 
 
 def style_of(index: int) -> str:
-    """Return the CSS classes with which the contour of a class is drawn: its color and its dash pattern.
+    """Return the CSS classes of the contour of a segmentation class: one for its color, one for its dash pattern.
 
     The dash pattern distinguishes classes to which the default palette gives the same color.
 
@@ -44,7 +44,7 @@ def style_of(index: int) -> str:
         index: label value of the class, from 1.
 
     Returns:
-        Two CSS classes, separated by a space.
+        Names of two CSS classes, separated by a space.
 
     Example:
         >>> style_of(1), style_of(8)

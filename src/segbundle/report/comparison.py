@@ -65,8 +65,8 @@ class Pairing:
         name: name of the class, or `MEAN` for the mean over the classes of each case.
         measure: metric that is compared.
         pairs: values of the first and of the other run, by case.
-        difference: mean over the cases of the other run's value minus the first run's value; None without pairs.
-        ci95: bootstrap interval of this mean; [None, None] for fewer than two pairs.
+        difference: mean difference over the cases, other run minus first run; None without pairs.
+        ci95: 95 % bootstrap interval of the mean difference; [None, None] for fewer than two pairs.
         p_value: two-sided p-value of Wilcoxon's signed-rank test (see `signed_rank_test`); None if all pairs are equal.
 
     Example:
@@ -84,7 +84,7 @@ class Pairing:
 
     @classmethod
     def of(cls, name: str, measure: Measure, mine: Values, theirs: Values) -> Pairing:
-        """Return the comparison of the values of two runs. Differences are rounded to six decimals.
+        """Compare the values of a metric in two runs, and return the result. Differences are rounded to six decimals.
 
         Args:
             name: name of the class, or `MEAN`.
@@ -118,7 +118,7 @@ class Pairing:
 
     @property
     def is_too_small(self) -> bool:
-        """Whether too few pairs differ for the p-value to fall below 0.05, whatever the differences are."""
+        """Whether so few pairs differ that the p-value cannot fall below 0.05."""
         return self.p_value is not None and 2 * 0.5 ** (self.better + self.worse) > _SIGNIFICANCE_LEVEL
 
 
@@ -160,7 +160,7 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path, dataset_
     Args:
         folders: folders of two or more evaluations, cross-validations or training runs; the first is the baseline.
         output: path of the page.
-        dataset_dir: new folder of the scans, if they were moved.
+        dataset_dir: new folder of the scans, if they were moved. Default: the recorded paths are used.
 
     Returns:
         Path of the page.
@@ -293,7 +293,7 @@ def paired(first: Run, other: Run, classes: Sequence[str], cases: Collection[str
 
     Args:
         first: baseline run.
-        other: run that is compared with it.
+        other: run that is compared with the baseline.
         classes: classes to compare.
         cases: cases to compare.
 

@@ -42,7 +42,7 @@ def worst_first(row: Row) -> tuple[bool, float, float, str, str]:
 def farthest(run: Run) -> Row | None:
     """Return the row with the largest HD95, or None if no HD95 is above 0.
 
-    Of several rows with this HD95, the one with the lowest Dice is returned.
+    If several rows have the largest HD95, the row with the lowest Dice is returned.
 
     Args:
         run: run whose rows are searched.
@@ -84,7 +84,8 @@ def gallery(run: Run) -> list[dict[str, Any]]:
         run: run whose cases are shown; cases without known files are left out.
 
     Returns:
-        One dictionary for the template per class with such cases: `name` and `cases`. Empty if no files are known.
+        One dictionary per class for the template, with the keys `name` and `cases`. Classes without cases to show are
+        left out.
 
     Example:
         >>> from pathlib import Path

@@ -20,7 +20,7 @@ _COLUMNS = ("case", "class", "status", *_MEASURED, "num_warnings", "warnings", "
 
 
 def measure(case: str, volumes: CaseVolumes, class_names: Sequence[str]) -> list[Structure]:
-    """Return volume, components, edge contact and mean intensity of every foreground class in a prediction.
+    """Measure every foreground class in a prediction: volume, connected components, edge contact, mean intensity.
 
     Args:
         case: name of the scan.
@@ -63,7 +63,7 @@ def write_measurements(
 ) -> None:
     """Write `measurements.csv`, with one row per scan and class, sorted by scan.
 
-    Problems of a scan itself are in a row without a class. A scan without measurements has one row per class, with its
+    Problems of a scan itself are written to a row without a class. A scan that failed has one row per class with its
     error message.
 
     Args:
@@ -72,7 +72,7 @@ def write_measurements(
         warnings: warnings by (scan, class).
         notes: problems of a scan itself, such as equal values in all voxels, by scan.
         failed: error messages by scan, for scans without measurements.
-        class_names: foreground classes.
+        class_names: names of the foreground classes.
 
     Raises:
         OutputError: The file cannot be written, or would replace a file that segbundle did not write.

@@ -42,8 +42,8 @@ def write_report(folder: str | Path, output: str | Path | None = None, dataset_d
 
     Args:
         folder: folder of the run.
-        output: path of the page; None for `report.html` in `folder`.
-        dataset_dir: new folder of the scans, if they were moved.
+        output: path of the page. Default: `report.html` in `folder`.
+        dataset_dir: new folder of the scans, if they were moved. Default: the recorded paths are used.
 
     Returns:
         Path of the page.

@@ -17,10 +17,10 @@ _GAP = 2
 
 
 def compared(image: MetaTensor, reference: MetaTensor, prediction: torch.Tensor, colors: Sequence[Rgb] = COLORS) -> Any:
-    """Return a picture with three panels of a slice: the scan, the scan with the reference, and with the prediction.
+    """Return a picture of a slice in three panels: scan, scan with reference overlay, scan with prediction overlay.
 
-    The slice is perpendicular to the third axis. It is the one with the most foreground in reference or prediction, or
-    the central one if both are empty.
+    The slice is perpendicular to the third axis. The slice with the most foreground in reference or prediction is
+    shown, or the central slice if both are empty.
 
     Args:
         image: scan (C, X, Y, Z) on any grid. The first channel is shown, sampled at the voxels of the reference

@@ -75,8 +75,8 @@ def write_prediction_report(
 
     Args:
         folder: output folder of `segbundle predict`.
-        output: path of the page; None for `report.html` in `folder`.
-        dataset_dir: new folder of the scans, if they were moved.
+        output: path of the page. Default: `report.html` in `folder`.
+        dataset_dir: new folder of the scans, if they were moved. Default: the recorded paths are used.
 
     Returns:
         Path of the page.
@@ -88,7 +88,7 @@ def write_prediction_report(
     Example:
         >>> import tempfile
         >>> import nibabel as nib
-        >>> from segbundle.files import write_json
+        >>> from segbundle.files.atomic import write_json
         >>> from segbundle.results.runs import write_run
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     for name, dtype in (("a.nii.gz", np.float32), ("a_seg.nii.gz", np.uint8)):

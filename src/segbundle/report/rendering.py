@@ -55,10 +55,10 @@ def render(template: str, colors: Sequence[Rgb] = (), **values: Any) -> str:
 
 
 def room_for_pictures(num_rows: int) -> float:
-    """Return how many bytes the slices of a page may have. Pages of 100 cases then stay below 10 MB.
+    """Return the size budget of the slices of a page in bytes, which keeps pages of 100 cases below 10 MB.
 
     Args:
-        num_rows: number of rows of the page's table of cases, that is, cases times classes.
+        num_rows: number of rows in the table of cases, that is, cases times classes.
 
     Returns:
         Number of bytes, from 1e6 to 7e6.
@@ -71,7 +71,7 @@ def room_for_pictures(num_rows: int) -> float:
 
 
 def progress(items: Collection[_T], what: str) -> Iterable[_T]:
-    """Return an iterator over items that shows the progress.
+    """Return an iterator over items that shows a progress bar.
 
     Args:
         items: one item per case.
@@ -116,7 +116,7 @@ def number(value: float | None, digits: int) -> str:
 
 
 def signed(value: float | None, digits: int) -> str:
-    """Return a difference with its sign (none if it is rounded to 0), or a dash for None.
+    """Return a difference as text with its sign (without a sign if it rounds to 0), or a dash for None.
 
     Args:
         value: difference to format.
@@ -145,7 +145,7 @@ def interval(values: Sequence[float | None], digits: int) -> str:
 
 
 def bootstrap(values: Sequence[float | None], digits: int) -> str:
-    """Return a bootstrap interval, or a dash if it is unknown, or has no width because all values are equal.
+    """Return a bootstrap interval as text, or a dash if it is unknown or both limits are equal.
 
     Args:
         values: lower and upper limit; [None, None] for an unknown interval.
@@ -159,7 +159,7 @@ def bootstrap(values: Sequence[float | None], digits: int) -> str:
 
 
 def signed_bootstrap(values: Sequence[float | None], digits: int) -> str:
-    """Return a bootstrap interval of differences with their signs, or a dash in the same cases as `bootstrap`.
+    """Return a bootstrap interval as text with signs, or a dash if it is unknown or both limits are equal.
 
     Args:
         values: lower and upper limit; [None, None] for an unknown interval.

@@ -73,7 +73,8 @@ class CaseVolumes:
 
         Args:
             files: files of the case.
-            window: intensities (lower, upper) that are shown as black and white. Default: None, see `CaseVolumes`.
+            window: intensities (lower, upper) that are shown as black and white. Default: the 0.5th and 99.5th
+                percentile of each slice.
             class_names: class names, background first, for label maps with named segments. Default: none.
 
         Raises:
@@ -154,8 +155,8 @@ def _to_ras(scan: Scan) -> np.ndarray:
 def worst_slices(volumes: CaseVolumes, index: int) -> Iterator[Markup]:
     """Yield for each of the three planes the slice with the most wrong voxels of a class.
 
-    If there are no wrong voxels, it is the slice with the most voxels of the class. Voxels of unknown class do not
-    count. Slices are cropped to the extent of the class in the whole volume, with a margin. The contours of reference
+    If there are no wrong voxels, the slice with the most voxels of the class is shown. Voxels of unknown class are
+    ignored. Slices are cropped to the extent of the class in the whole volume, with a margin. The contours of reference
     and prediction have the CSS classes `ref` and `pred`.
 
     Args:
@@ -187,7 +188,7 @@ def worst_slices(volumes: CaseVolumes, index: int) -> Iterator[Markup]:
 def changed_slices(volumes: CaseVolumes, index: int, other: np.ndarray) -> Iterator[Markup]:
     """Yield for each of the three planes the slice in which two predictions of a class differ in the most voxels.
 
-    Voxels of unknown class do not count. The contours of the reference, the first prediction and the second prediction
+    Voxels of unknown class are ignored. The contours of the reference, the first prediction and the second prediction
     have the CSS classes `ref`, `pred` and `other`.
 
     Args:
@@ -219,8 +220,8 @@ def changed_slices(volumes: CaseVolumes, index: int, other: np.ndarray) -> Itera
 def overview_slices(volumes: CaseVolumes, num_classes: int, focus: np.ndarray | None = None) -> Iterator[Markup]:
     """Yield one slice of a prediction for each of the three planes.
 
-    It is the slice with the most voxels of `focus`. Without `focus`, or if the mask is empty, it is the slice with the
-    most classes and, among several of them, the one with the most foreground. For an empty prediction, it is the
+    The slice with the most voxels of `focus` is shown. Without `focus`, or if the mask is empty, it is the slice with
+    the most classes, and of several such slices the one with the most foreground. For an empty prediction, it is the
     central slice.
 
     Args:
@@ -256,7 +257,7 @@ def where_to_look(labels: np.ndarray, classes: Collection[int], at_edge: Collect
     Args:
         labels: label map (X, Y, Z).
         classes: label values of the classes whose voxels are all included.
-        at_edge: label values of the classes of which only the outermost voxels of the scan are included.
+        at_edge: label values of the classes of which only voxels at the edge of the scan are included.
 
     Returns:
         Boolean mask (X, Y, Z).
@@ -271,13 +272,13 @@ def where_to_look(labels: np.ndarray, classes: Collection[int], at_edge: Collect
 
 
 def _argmax(counts: np.ndarray) -> int:
-    """Return the position of the maximum; of several maxima, the middle one."""
+    """Return the position of the maximum, or the middle position if there are several maxima."""
     positions = np.flatnonzero(counts == counts.max())
     return int(positions[len(positions) // 2])
 
 
 def _slice_with_most_classes(labels: np.ndarray, axis: int, num_classes: int) -> int:
-    """Return the position of the slice with the most classes; of several, the one with the most foreground."""
+    """Return the position of the slice with the most classes, and among equal slices with the most foreground."""
     slices = np.moveaxis(labels, axis, 0)
     counts = [np.bincount(each.ravel(), minlength=num_classes)[1:] for each in slices]
     return max(range(len(counts)), key=lambda position: ((counts[position] > 0).sum(), counts[position].sum()))

@@ -1,4 +1,4 @@
-"""Training curves of the models behind a run."""
+"""Training curves of the models that a run scored."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ _CHARTS = (
 
 
 def read_curves(run: Run) -> dict[str, Curves]:
-    """Return the TensorBoard scalars of the training runs behind the scores of a run.
+    """Return the TensorBoard scalars of the training runs whose models a run scored.
 
     Args:
         run: evaluation, cross-validation or training run.
 
     Returns:
-        Scalars by name of the fold; if there is only one training run, its name is "". Empty if no event files are
-        found.
+        Scalars by name of the fold, or under the key "" for a single training run. Empty if there are no event files.
 
     Example:
         >>> read_curves(Run(Path("run"), [], {"classes": {}}, {}, {}, {}))
@@ -55,7 +54,7 @@ def drawn(trainings: Mapping[str, Curves]) -> list[Markup]:
     Each fold has its own color. In the chart per class, each class has its own color, the same in all folds.
 
     Args:
-        trainings: scalars as `read_curves` returns them.
+        trainings: scalars from `read_curves`.
 
     Returns:
         One SVG per chart. Charts without values are left out.
@@ -78,11 +77,11 @@ def drawn(trainings: Mapping[str, Curves]) -> list[Markup]:
 
 
 def unfinished(run: Run, trainings: Mapping[str, Curves]) -> str | None:
-    """Return a sentence about the progress of a training run that has not reached its last epoch, else None.
+    """Return a sentence about the progress of an unfinished training run, or None if it has reached its last epoch.
 
     Args:
         run: run that is shown. For runs other than training runs, None is returned.
-        trainings: scalars as `read_curves` returns them.
+        trainings: scalars from `read_curves`.
 
     Example:
         >>> import tempfile

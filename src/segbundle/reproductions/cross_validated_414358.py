@@ -52,7 +52,9 @@ def run(
     example_voxels: int,
     example_structure: int,
 ) -> list[Table]:
-    """Return all tables. The arguments are explained in `configs/reproductions/cross_validated_414358.yaml`.
+    """Return the tables of the reproduction.
+
+    The arguments are explained in `configs/reproductions/cross_validated_414358.yaml`.
 
     Example:
         >>> from segbundle.reproductions import reproduce
@@ -81,10 +83,10 @@ def run(
 
 
 def posted_weights(volume: torch.Tensor) -> torch.Tensor:
-    """Return 1 / volume², clipped as in the posted code to just below 1 for absent classes.
+    """Return the class weights 1 / volume², clipped to just below 1 for absent classes as in the posted code.
 
     Args:
-        volume: number of voxels per class.
+        volume: number of voxels per class, (C,).
 
     Example:
         >>> posted_weights(torch.tensor([10.0, 0.0])).round(decimals=4).tolist()  # doctest: +ELLIPSIS
@@ -94,7 +96,7 @@ def posted_weights(volume: torch.Tensor) -> torch.Tensor:
 
 
 def posted_loss(scores: torch.Tensor, labels: torch.Tensor, smooth: float) -> torch.Tensor:
-    """Return the posted loss. It sums over classes and voxels before it divides.
+    """Return the posted loss, in which numerator and denominator are summed over classes and voxels before division.
 
     Args:
         scores: logits (B, C, *spatial).

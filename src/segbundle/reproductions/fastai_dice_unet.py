@@ -43,7 +43,9 @@ def run(
     structures: Sequence[int],
     structure_probability: float,
 ) -> list[Table]:
-    """Return all tables. The arguments are explained in `configs/reproductions/fastai_dice_unet.yaml`.
+    """Return the tables of the reproduction.
+
+    The arguments are explained in `configs/reproductions/fastai_dice_unet.yaml`.
 
     Example:
         >>> from segbundle.reproductions import reproduce
@@ -143,7 +145,7 @@ class Training:
 
 
 def vnet_gradient(probability: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """Return dD/dp of V-Net's Dice, the formula at the top of this module.
+    """Return the derivative of V-Net's Dice, dD/dp, by the formula at the top of this module.
 
     Args:
         probability: foreground probability per voxel.

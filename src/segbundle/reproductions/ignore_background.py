@@ -154,10 +154,10 @@ def losses(weight: torch.Tensor) -> dict[str, Callable[[], Loss]]:
 
 
 def blend(weight: torch.Tensor, alpha: float) -> dict[str, Callable[[], Loss]]:
-    """Return a function, by name, that creates weighted cross entropy + alpha x Dice loss, with alpha growing from 0.
+    """Return a function, by name, that creates the loss weighted cross entropy + factor x Dice.
 
-    The weights are scaled to a mean of 1 over the structures. The cross entropy is a weighted mean and does not change;
-    the Dice loss uses the same weights and stays within [0, 1].
+    The factor grows from 0 to `alpha` during training. The weights are scaled to a mean of 1 over the structures. This
+    does not change the cross entropy, which is a weighted mean, and keeps the weighted Dice loss within [0, 1].
 
     Args:
         weight: class weights.

@@ -29,8 +29,8 @@ def reproduce(name: str, overrides: Mapping[str, Any] | None = None) -> list[Tab
     """Run a reproduction and return its tables.
 
     Args:
-        name: one of `titles()`.
-        overrides: values that replace those of the YAML file, for instance fewer steps.
+        name: name of the reproduction, a key of `titles()`.
+        overrides: values by key that replace those in the YAML file, for instance fewer steps. Default: none.
 
     Returns:
         Tables in the order of the documentation.
@@ -50,7 +50,7 @@ def reproduce(name: str, overrides: Mapping[str, Any] | None = None) -> list[Tab
     overrides = overrides or {}
     for key in overrides:
         if key not in config or key.startswith("_"):
-            raise ConfigError(f"reproduction {name!r} has no value {key!r}{suggestion(key, config)}")
+            raise ConfigError(f"reproduction {name!r} has no key {key!r}{suggestion(key, config)}")
         if not _is_like(overrides[key], config[key]):
             raise ConfigError(
                 f"reproduction {name!r}: {key} is {shortened(overrides[key])}; a value like {config[key]!r} is needed."

@@ -48,7 +48,9 @@ def run(
     structures: Sequence[int],
     background_factor: int,
 ) -> list[Table]:
-    """Return all tables. The arguments are explained in `configs/reproductions/wrong_generalized_dice.yaml`.
+    """Return the tables of the reproduction.
+
+    The arguments are explained in `configs/reproductions/wrong_generalized_dice.yaml`.
 
     Example:
         >>> from segbundle.reproductions import reproduce
@@ -82,11 +84,11 @@ def run(
 
 
 def wrong(shared: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
-    """Return the posted formula, 1 - 2 (n + 1) / (d + 1).
+    """Return the value of the posted formula, 1 - 2 (n + 1) / (d + 1).
 
     Args:
-        shared: sum n.
-        size: sum d.
+        shared: n, the sum of w p g.
+        size: d, the sum of w (p + g).
 
     Example:
         >>> float(wrong(torch.tensor(0.0), torch.tensor(0.0)))
@@ -96,11 +98,11 @@ def wrong(shared: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
 
 
 def right(shared: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
-    """Return the correct formula, 1 - (2 n + 1) / (d + 1).
+    """Return the value of the correct formula, 1 - (2 n + 1) / (d + 1).
 
     Args:
-        shared: sum n.
-        size: sum d.
+        shared: n, the sum of w p g.
+        size: d, the sum of w (p + g).
 
     Example:
         >>> float(right(torch.tensor(0.0), torch.tensor(0.0)))
@@ -110,12 +112,12 @@ def right(shared: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
 
 
 def per_class(formula: Smoothed, weighted: bool = False, total: bool = False) -> Loss:
-    """Return a loss that applies a formula to each class and combines the classes.
+    """Return a loss that applies a formula to each class, and averages or sums over the classes.
 
     Args:
         formula: function of n and d.
-        weighted: whether w is the clipped 1 / volume² instead of 1.
-        total: whether to sum over the classes instead of averaging.
+        weighted: whether w is the clipped 1 / volume² (see `posted_weights`) instead of 1 (default False).
+        total: whether to sum over the classes instead of averaging (default False).
 
     Example:
         >>> loss = per_class(right)

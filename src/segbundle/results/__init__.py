@@ -1,4 +1,4 @@
-"""Files of a run: metrics.csv, summary.json, run.json and the records of a batch."""
+"""Result files of runs: metrics.csv, summary.json, run.json and predictions.json."""
 
 import lazy_loader as lazy
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from segbundle.errors import OutputError
+from segbundle.io.scan_files import is_volume_path
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class CaseFiles:
 
     @property
     def gone(self) -> str | None:
-        """Path of the first channel or reference that is missing, or None if all exist."""
+        """Path of the first file, scan or reference, that does not exist; None if all exist."""
         images = [self.image] if isinstance(self.image, str) else self.image
         given = [*images, *([] if self.reference is None else [self.reference])]
         return next((path for path in given if not is_there(path)), None)
@@ -45,16 +46,20 @@ class CaseFiles:
     def moved_to(self, dataset_dir: str | Path | None) -> CaseFiles:
         """Return the case with the paths of its scan and reference in another dataset folder.
 
-        The longest ending of the old path that exists in the new folder is used. It must contain at least the file
-        name and, if the case has a reference, its parent folder, because scan and label map may have the same name. A
-        file that is not found keeps its old path.
+        The longest ending of the old path that exists in the new folder is used: for `old/imagesTr/a.nii.gz`, this is
+        `imagesTr/a.nii.gz`, or else `a.nii.gz`. If the case has a reference, the parent folder must match as well,
+        because scan and label map may have the same file name. A file that is not found keeps its old path.
 
         Args:
             dataset_dir: new folder of the dataset; None returns the case unchanged.
 
         Example:
-            >>> CaseFiles("old/imagesTr/a.nii.gz", None, "a_seg.nii.gz").moved_to(None).image
-            'old/imagesTr/a.nii.gz'
+            >>> import tempfile
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     (Path(folder) / "a.nii.gz").touch()
+            ...     moved = CaseFiles("old/imagesTr/a.nii.gz", None, "a_seg.nii.gz").moved_to(folder)
+            ...     moved.image == str(Path(folder) / "a.nii.gz")
+            True
         """
         if dataset_dir is None:
             return self
@@ -79,7 +84,7 @@ def is_there(path: str | Path) -> bool:
         (True, False)
     """
     try:
-        return Path(path).exists()
+        return Path(path).exists() or is_volume_path(Path(path))
     except OSError:
         return False
 
@@ -94,15 +99,15 @@ def _find_in(folder: Path, given: str, min_parts: int) -> str:
 def refuse_if_moved(files: Mapping[str, CaseFiles], dataset_dir: str | Path | None, every: bool = False) -> None:
     """Raise an error if scans or references are missing.
 
-    Call it before a page is written. Otherwise, a page with slices could be replaced by one without.
+    Call this before writing a page, so that a page with slices is not replaced by one without.
 
     Args:
         files: files by case.
-        dataset_dir: folder that the user gave; None if the recorded paths are used.
-        every: raise the error only if every case has a missing file.
+        dataset_dir: folder of the scans that the user gave, for the message; None if the recorded paths are used.
+        every: raise the error only if every case has a missing file. By default (False), one missing file is enough.
 
     Raises:
-        OutputError: Files are missing. The message names the first of them.
+        OutputError: Files are missing. The message names the first one.
 
     Example:
         >>> refuse_if_moved({"a": CaseFiles("gone/a.nii.gz", None, "a_seg.nii.gz")}, None)

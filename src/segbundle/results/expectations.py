@@ -53,8 +53,8 @@ class Spread:
 
         Args:
             values: measurements; they must be positive if `least` is given.
-            least: minimum ratio between a quartile and its limit. Limits are then computed on logarithms. None computes
-                them on the values themselves, and the minimum distance is the range of the values.
+            least: minimum ratio between a quartile and its limit, for limits that are computed on logarithms. If None
+                (default), limits are computed on the values, and the minimum distance is the range of the values.
 
         Example:
             >>> Spread.of([]) is None
@@ -95,12 +95,12 @@ class Spread:
 
     @property
     def ends(self) -> str:
-        """Smallest and largest value as text, such as "1 to 3"; one number if both look the same."""
+        """Smallest and largest value as text, such as "1 to 3"; a single number if both are equal after rounding."""
         return " to ".join(dict.fromkeys(map(in_short, (self.values[0], self.values[-1]))))
 
 
 def in_short(value: float) -> str:
-    """Return a number as text: with three significant digits below 1000, as an integer from 1000.
+    """Return a number as text: three significant digits below 1000, an integer from 1000 on.
 
     Args:
         value: number; its absolute value determines the format.
@@ -192,14 +192,14 @@ class Expected:
 class Expectations:
     """Expected measurements of all classes.
 
-    The expectations of a class come from the training cases in which it was annotated. If there are fewer than ten of
-    them, the expectations come from the other predicted scans, if there are at least ten.
+    The expectations of a class come from the training cases in which the class was annotated. If there are fewer than
+    ten such cases, they come from the other predicted scans. A class with fewer than ten of both has no expectations.
 
     Args:
         training: measurements of the training cases; may be empty.
         found: measurements of the predictions.
-        class_names: foreground classes.
-        intensities: whether intensities are comparable between scans, as in CT but not in MR.
+        class_names: names of the foreground classes.
+        intensities: whether intensities are comparable between scans, as in CT but not in MR (default True).
 
     Attributes:
         of_training: expected measurements by class, for the classes whose expectations come from the training cases.
@@ -231,7 +231,8 @@ class Expectations:
             name: name of the class.
 
         Returns:
-            None if there are fewer than ten training cases with annotations of the class, and at most ten predictions.
+            Expected measurements; None if there are fewer than ten training cases with annotations of the class, and at
+            most ten predictions.
         """
         scans = self._found[name]
         usual = Expected.of(scans, "predicted scans", self._intensities) if len(scans) > _MIN_CASES else None
@@ -247,8 +248,8 @@ class Expectations:
             one: measurements of the class in the scan.
 
         Returns:
-            None if there are fewer than ten training cases with annotations of the class, and fewer than ten other
-            scans.
+            Expected measurements; None if there are fewer than ten training cases with annotations of the class, and
+            fewer than ten other scans.
         """
         if one.name in self.of_training:
             return self.of_training[one.name]
@@ -353,14 +354,14 @@ def of_all_scans(found: Sequence[Structure], of_training: Mapping[str, Expected]
 
 
 def unchecked(expected: Mapping[str, Expected | None], intensities: bool) -> Iterator[str]:
-    """Yield sentences about checks of the predictions that were not possible.
+    """Yield sentences that say which checks of the predictions were not possible, and why.
 
     Args:
         expected: expected measurements by class; None if there are too few reference cases.
         intensities: whether intensities are comparable between scans.
 
     Yields:
-        Complete sentences with the reason; none if everything could be checked.
+        Complete sentences; none if everything could be checked.
 
     Example:
         >>> next(unchecked({}, intensities=False)).partition(",")[0]

@@ -79,8 +79,8 @@ def record_files(folder: Path) -> list[Path]:
         folder: output folder of predict or evaluate.
 
     Returns:
-        `predictions.json` and, after a killed run, also its journals; empty if there are no such files. Files of
-        single ranks, as earlier versions wrote them, are included.
+        `predictions.json` and, after a killed run, also its journals; empty if there are no such files. Files that
+        earlier versions wrote for each rank are included.
 
     Example:
         >>> record_files(Path("missing"))
@@ -129,10 +129,10 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
 
 
 def key_of(record: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the key of a record: its case and the path of its scan, because several scans may have the same name.
+    """Return the case name and scan path of a record, which identify it. Several scans may have the same name.
 
     Args:
-        record: record of a scan. The path is empty if the record does not have one.
+        record: record of a scan. If it has no path, the returned path is empty.
 
     Example:
         >>> key_of({"case": "case_1", "image": "a/case_1.nii.gz"})
@@ -168,10 +168,10 @@ def records_of(path: Path) -> list[dict[str, Any]]:
 
 @contextmanager
 def damage_named(path: Path) -> Iterator[None]:
-    """Extend an `OutputError` that the block raises with advice about the damaged file.
+    """Add advice about a damaged file to an `OutputError` that is raised in the `with` block.
 
     Args:
-        path: file of a run that the block reads.
+        path: file of a run that is read in the block.
 
     Raises:
         OutputError: The block raised an `OutputError`. The message names the file, the reason, and what to do.
@@ -186,7 +186,8 @@ def damage_named(path: Path) -> Iterator[None]:
         yield
     except OutputError as error:
         reason = str(error).removeprefix(f"{path}: ").rstrip(".")
-        raise OutputError(f"{path}: cannot be read ({reason}). Predict or evaluate again, or move it away.") from error
+        advice = "Predict or evaluate again, or move the file away."
+        raise OutputError(f"{path}: cannot be read ({reason}). {advice}") from error
 
 
 def _lines(path: Path) -> Iterator[Any]:

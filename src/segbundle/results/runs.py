@@ -1,4 +1,4 @@
-"""Runs that are read from their output folders: scores, provenance, and the files of the cases."""
+"""Reading of runs from their output folders: scores, provenance, and the files of the cases."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NO_SURFACES = {"hd95_mm_mean": None, "hd95_mm_ci95": [None, None], "nsd_mean": 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions without references, as read from their folder.
+    """Predictions without references, as read from the output folder of `segbundle predict`.
 
     Attributes:
         folder: folder of the predictions.
@@ -106,10 +106,10 @@ class Run:
 
     @property
     def trainings(self) -> dict[str, Path]:
-        """Folders with TensorBoard files of the training runs behind the scores.
+        """Folders with TensorBoard files of the training runs whose models were scored, by name.
 
         For a cross-validation, the keys are the names of the folds, such as "fold 0". Otherwise, there is at most one
-        folder, with the key "": that of this run, or that of the model that was evaluated.
+        folder, with the key "": the folder of this run, or of the model that was evaluated.
         """
         ckpt_path = self.made_by.get("config", {}).get("ckpt_path")
         candidates = [self.folder]
@@ -144,7 +144,7 @@ def fold_folders(folder: Path) -> list[Path]:
 
 
 def write_run(folder: str | Path, made_by: dict[str, Any], data: Sequence[dict[str, Any]]) -> None:
-    """Write `run.json`, which contains the provenance of a run and the absolute paths of the files of its cases.
+    """Write `run.json` with the provenance of a run and the absolute paths of its scans and references.
 
     Args:
         folder: folder of the run.
@@ -184,7 +184,7 @@ def holds_scores(folder: str | Path) -> bool:
         folder: folder of an evaluation, a cross-validation, a training run or predictions.
 
     Raises:
-        OutputError: The folder is not that of a run, the run has not finished, or `run.json` cannot be read.
+        OutputError: The folder does not belong to a run, the run has not finished, or `run.json` cannot be read.
 
     Example:
         >>> import tempfile
@@ -225,7 +225,8 @@ def read_predictions(folder: str | Path, dataset_dir: str | Path | None = None) 
         dataset_dir: new folder of the scans, if they were moved (see `CaseFiles.moved_to`).
 
     Raises:
-        OutputError: The folder has scores or is not that of a run, the run has not finished, or a file cannot be read.
+        OutputError: The folder has scores or does not belong to a run, the run has not finished, or a file cannot be
+            read.
 
     Example:
         >>> import tempfile
@@ -365,7 +366,7 @@ def _read_made_by(folder: Path) -> dict[str, Any]:
 
 
 def read_validated(path: Path, schema: Any) -> Any:
-    """Return the content of a JSON file of a run after validating it.
+    """Return the validated content of a JSON file of a run.
 
     Args:
         path: JSON file.

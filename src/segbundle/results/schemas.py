@@ -35,7 +35,7 @@ class _ClassScores(_Strict):
 
 
 class Scores(_Strict):
-    """Scores of a case in its record.
+    """Scores of one case in `predictions.json`.
 
     Attributes:
         voxel_ml: volume of a voxel in ml.
@@ -112,9 +112,9 @@ class Intensity(_Strict):
 
 
 class Config(_Strict):
-    """Values of a configuration that reports use.
+    """Settings in `run.json` that reports use.
 
-    In `run.json` of a training run, a value may be text with an unresolved reference, such as `@max_epochs`.
+    For a training run, a value may be an unresolved reference, such as the text `@max_epochs`.
 
     Attributes:
         class_names: names of the classes, background first.
@@ -148,7 +148,7 @@ class MadeBy(_Strict):
         trained_on: names of the cases on which the models were trained; None if unknown.
         chosen_by: names of the cases whose Dice selected the epoch of a model.
         versions: versions by name of the package.
-        date: date of the run as text.
+        date: date and time of the run in ISO 8601, such as "2026-01-31T12:00:00+00:00".
         device: device of the run.
         data_fingerprint: hash of the data of the run; for a cross-validation, the hashes of its folds.
 

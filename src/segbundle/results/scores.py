@@ -116,7 +116,7 @@ def scores_from_json(case: str, content: Mapping[str, Any]) -> CaseScores:
 
     Args:
         case: name of the case.
-        content: as `scores_to_json` returns it.
+        content: JSON values from `scores_to_json`.
 
     Example:
         >>> scores_from_json("case_1", {"voxel_ml": 0.001, "classes": []})
@@ -187,10 +187,10 @@ def summarize(
 
     Keys of each class:
 
-    - `dice_mean`: mean Dice over the cases in which the class was scored, missed or a false positive. The last two
-      count as 0, as in nnU-Net.
-    - `hd95_mm_mean`: mean over the cases with the class in reference and prediction.
-    - `nsd_mean`: mean over the same cases as `dice_mean`.
+    - `dice_mean`: mean Dice over the cases in which the class was scored, missed or a false positive. Missed classes
+      and false positives count as 0, as in nnU-Net.
+    - `hd95_mm_mean`: mean HD95 in mm over the cases with the class in reference and prediction.
+    - `nsd_mean`: mean NSD over the same cases as `dice_mean`.
     - `dice_ci95`, `hd95_mm_ci95`, `nsd_ci95`: 95 % percentile bootstrap intervals of these means over cases (Efron
       1979; 2000 resamples, fixed seed).
     - `nsd_tolerance_mm`: tolerance of the NSD in mm.
@@ -311,18 +311,19 @@ def write_scores(
 ) -> dict[str, Any]:
     """Write `metrics.csv` and `summary.json`, and return the summary.
 
-    If `metrics.csv` cannot be written, `summary.json` is written before the error is raised.
+    `summary.json` is written even if writing `metrics.csv` fails.
 
     Args:
         output_dir: folder to write to.
         cases: scores of the cases.
         class_names: names of the classes, background first.
         nsd_tolerance_mm: tolerance of the NSD per class in mm, background first; None if surfaces were not measured.
-        epoch: for a training run, the epoch after which it was validated. Default: None.
-        model: for a training run, why its model has the newest instead of the best weights. Default: None.
+        epoch: for a training run, the epoch after which it was validated. None (default) for other runs.
+        model: reason why the model of a training run has the newest instead of the best weights. None (default) if it
+            has the best weights, and for other runs.
 
     Returns:
-        Content of `summary.json`, see `summarize`; with `epoch` and `model`, if they are given.
+        Content of `summary.json`, see `summarize`; with the keys `epoch` and `model`, unless they are None.
 
     Raises:
         OutputError: A file cannot be written, or would replace a file that segbundle did not write.
@@ -456,7 +457,7 @@ def print_summary(summary: dict[str, Any], title: str) -> None:
     bootstrap intervals.
 
     Args:
-        summary: as `summarize` returns it.
+        summary: mean scores from `summarize`.
         title: line above the table.
 
     Example:

@@ -1,4 +1,4 @@
-"""Measurements of one class in one scan, and `training_cases.csv`, the file with those of the training cases."""
+"""Measurements of classes in scans, and `training_cases.csv` with the measurements of the training cases."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def write_training_cases(folder: str | Path, structures: Sequence[Structure]) ->
 
     Args:
         folder: output folder of `train` or `predict`.
-        structures: measurements. If empty, no file is written, and an existing file of segbundle is removed.
+        structures: measurements. If empty, no file is written, and a file that segbundle wrote earlier is removed.
 
     Raises:
         OutputError: The file cannot be written, or would replace a file that segbundle did not write.
@@ -88,7 +88,7 @@ def measured(one: Structure) -> tuple[str, ...]:
 
 
 def training_cases_of(ckpt_path: str | Path | Sequence[str | Path] | None) -> list[Structure]:
-    """Return the training cases of a model or an ensemble, without duplicates.
+    """Return the measurements of the training cases of a model or an ensemble, without duplicates.
 
     Args:
         ckpt_path: path of a model, list of such paths, or folder of a cross-validation. `training_cases.csv` is read
@@ -116,8 +116,8 @@ def read_training_cases(folder: Path) -> list[Structure]:
         folder: folder of a model or of predictions.
 
     Returns:
-        One `Structure` per row; empty if the file is missing. If it cannot be read or has invalid values, a warning is
-        logged, and the list is empty as well.
+        One `Structure` per row; empty if the file is missing. A file that cannot be read or has invalid values also
+        gives an empty list, and a warning is logged.
 
     Example:
         >>> read_training_cases(Path("missing"))

@@ -1,4 +1,4 @@
-"""Random patches for training: cropped, deformed, degraded, and batched."""
+"""Load batches of random patches for training, with deformation and intensity augmentation."""
 
 import lazy_loader as lazy
 

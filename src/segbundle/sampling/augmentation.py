@@ -1,4 +1,4 @@
-"""Random parameters of patch augmentation, applied later by `cut` and `degrade`.
+"""Draw random parameters of patch augmentation, to be applied by `cut` and `degrade`.
 
 Transforms and probabilities are those of nnU-Net (Isensee et al. 2021, supplementary note 4; defaults of version 2).
 """
@@ -14,10 +14,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Change:
-    """Augmentation parameters of one patch; the defaults change nothing.
+    """Augmentation parameters of one patch. The defaults leave the patch unchanged.
 
-    Lists have a value per image channel, or are empty. An empty list, and a value of 0 (`blur`) or 1 (other lists),
-    leaves a channel unchanged.
+    A list has one value per image channel. An empty list (default) leaves all channels unchanged; a value of 0 (`blur`)
+    or 1 (other lists) leaves its channel unchanged.
 
     Example:
         >>> Change(flips=(0,)).deforms, Change(scale=1.2).deforms
@@ -25,45 +25,45 @@ class Change:
     """
 
     angles: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """Rotation about each axis in radians; the last axis is applied first."""
+    """Rotation about each axis in radians; the rotation about the last axis is applied first."""
     scale: float = 1.0
-    """Magnification of the content; more than 1 enlarges it."""
+    """Scale factor of the content; values above 1 enlarge it."""
     flips: tuple[int, ...] = ()
     """Axes to mirror."""
     noise: float = 0.0
-    """Standard deviation of Gaussian noise."""
+    """Standard deviation of Gaussian noise, in units of the normalized image."""
     noise_seed: int = 0
     """Seed of the noise."""
     blur: list[float] = field(default_factory=list)
-    """Standard deviation of a Gaussian kernel, in voxels."""
+    """Standard deviation of the Gaussian kernel, in voxels."""
     brightness: list[float] = field(default_factory=list)
-    """Factor of all values."""
+    """Factor by which all values are multiplied."""
     contrast: list[float] = field(default_factory=list)
-    """Factor of the differences from the mean."""
+    """Factor by which the differences from the mean are multiplied."""
     zoom: list[float] = field(default_factory=list)
     """Size of the low-resolution grid, relative to the patch."""
     inverted_gamma: list[float] = field(default_factory=list)
-    """Exponent applied to the inverted image, normalized to [0, 1]."""
+    """Gamma exponent for the inverted image, whose values are normalized to [0, 1]."""
     gamma: list[float] = field(default_factory=list)
-    """Exponent applied to the image, normalized to [0, 1]."""
+    """Gamma exponent for the image, whose values are normalized to [0, 1]."""
 
     @property
     def deforms(self) -> bool:
-        """Whether the patch is rotated or scaled."""
+        """True if the patch is rotated or scaled."""
         return self.scale != 1 or any(self.angles)
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Distribution of random augmentation parameters.
+    """Random distribution of the augmentation parameters of patches.
 
     Args:
         flip_axes: axes to mirror, each with probability 1/2. Exclude an axis along which sides differ, for instance
             axis 0 in RAS orientation if left and right are different classes. Default: (0,).
         rotation: maximum angle in degrees; a number, or one per axis. Use `[0, 0, 30]` for thick slices, so that they
             are not rotated out of their plane. Default: 20.0.
-        scaling: maximum relative change of size. Default: 0.25.
-        intensity: whether to augment intensities: noise, blur, brightness, contrast, low resolution, gamma. Default:
+        scaling: maximum relative change of size, in [0, 1): 0.25 (default) for factors from 1/1.25 to 1.25.
+        intensity: whether to augment intensities (noise, blur, brightness, contrast, low resolution, gamma). Default:
             True.
 
     Raises:
@@ -92,9 +92,10 @@ class Augmentation:
             raise ValueError(f"scaling must be at least 0 and less than 1, got {self.scaling}.")
 
     def draw(self, rng: np.random.Generator, channels: int) -> Change:
-        """Draw the parameters of one patch.
+        """Draw the augmentation parameters of one patch.
 
-        Rotation and scaling have a probability of 0.2 each, every flip 1/2, and intensity changes 0.1 to 0.3 each.
+        The probability of rotation and of scaling is 0.2 each, that of every flip is 0.5, and that of each intensity
+        change is between 0.1 and 0.3.
 
         Args:
             rng: random generator.

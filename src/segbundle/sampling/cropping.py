@@ -1,4 +1,4 @@
-"""Patch extraction: random patch positions, and cropping and deformation in a single interpolation."""
+"""Extract patches at random positions, cropped and deformed in a single interpolation."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _EPSILON = 1e-6
 def draw_start(
     rng: np.random.Generator, indices: Sequence[torch.Tensor], shape: Sequence[int], patch_size: Sequence[int]
 ) -> tuple[int, ...]:
-    """Draw the first voxel of a patch with a random center.
+    """Draw a random, class-balanced position of a patch.
 
-    The class of the center is drawn uniformly from the classes of the case, so rare classes are sampled as often as
-    large classes and the background. If the case has no known voxel, any voxel can be the center. A patch that would
+    The class of the center voxel is drawn uniformly from the classes of the case, so rare classes are sampled as often
+    as large classes and the background. If the case has no known voxel, any voxel can be the center. A patch that would
     cross the edge of the volume is moved inside.
 
     Args:
         rng: random generator.
-        indices: for every class, voxel indices into the flattened volume.
+        indices: for every class, indices of its voxels in the flattened volume, (n,).
         shape: (X, Y, Z) of the volume, at least the size of the patch.
         patch_size: (X, Y, Z) of the patch.
 
     Returns:
-        Index (x, y, z) of the first voxel.
+        Index (x, y, z) of the first voxel of the patch.
 
     Example:
         >>> draw_start(np.random.default_rng(0), [torch.tensor([63])], shape=(4, 4, 4), patch_size=(2, 2, 2))
@@ -50,17 +50,17 @@ def draw_start(
 def cut(
     case: Mapping[str, Any], start: Sequence[int], patch_size: Sequence[int], change: Change, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the image and the label map of a patch, rotated and scaled about its center and then mirrored.
+    """Return image and label map of a patch, rotated and scaled about the center of the patch, and then mirrored.
 
-    The image is interpolated linearly, labels by nearest neighbor. Positions beyond the edge of the volume get the
-    nearest edge value, in the image and in the label map.
+    The image is interpolated linearly, the label map by nearest neighbor. Positions beyond the edge of the volume get
+    the nearest edge value, in the image and in the label map.
 
     Args:
         case: `image` (C, X, Y, Z) and `label` (1, X, Y, Z), of any dtype; `spacing` (3,) in mm, so that angles are
             correct for anisotropic voxels.
         start: first voxel of the patch before deformation.
-        patch_size: (X, Y, Z).
-        change: augmentation parameters; only the deformation is applied.
+        patch_size: (X, Y, Z) in voxels.
+        change: augmentation parameters, of which `angles`, `scale` and `flips` are applied.
         device: device of the result.
 
     Returns:

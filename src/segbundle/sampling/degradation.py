@@ -1,4 +1,4 @@
-"""Intensity augmentation of a patch with given parameters."""
+"""Augment the intensities of a patch with given parameters."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def degrade(image: torch.Tensor, change: Change) -> torch.Tensor:
 
     Args:
         image: (C, X, Y, Z), float32; not modified.
-        change: augmentation parameters; the deformation is not applied.
+        change: augmentation parameters, of which all except `angles`, `scale` and `flips` are applied.
 
     Returns:
-        (C, X, Y, Z), float32; `image` itself if nothing changes.
+        Image (C, X, Y, Z), float32; `image` itself if nothing changes.
 
     Example:
         >>> degrade(torch.ones(1, 2, 2, 2), Change(brightness=[1.5])).unique()
@@ -51,7 +51,7 @@ def _each(
 
 
 def blurred(channel: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Return a channel after Gaussian smoothing.
+    """Return a channel smoothed with a Gaussian kernel.
 
     The kernel is truncated at 3 sigma. Positions beyond the edge get the nearest edge value.
 
@@ -78,11 +78,13 @@ def blurred(channel: torch.Tensor, sigma: float) -> torch.Tensor:
 
 
 def with_contrast(channel: torch.Tensor, factor: float) -> torch.Tensor:
-    """Return a channel with scaled differences from the mean, clipped to the original range.
+    """Return a channel with changed contrast: differences from the mean are scaled, and values are clipped.
+
+    Values are clipped to the range of the channel.
 
     Args:
         channel: (X, Y, Z), floating point.
-        factor: factor of the differences.
+        factor: factor by which the differences from the mean are multiplied.
 
     Example:
         >>> with_contrast(torch.tensor([0.0, 1.0, 2.0]), factor=0.5)
@@ -94,11 +96,11 @@ def with_contrast(channel: torch.Tensor, factor: float) -> torch.Tensor:
 
 
 def at_low_resolution(channel: torch.Tensor, zoom: float) -> torch.Tensor:
-    """Return a channel after nearest-neighbor downsampling and linear upsampling.
+    """Return a channel at simulated low resolution: downsampled by nearest neighbor, then upsampled linearly.
 
     Args:
         channel: (X, Y, Z), floating point.
-        zoom: size of the small grid relative to the channel, in (0, 1].
+        zoom: size of the low-resolution grid relative to the channel, in (0, 1].
 
     Example:
         >>> at_low_resolution(torch.rand(4, 4, 4), zoom=0.5).shape
@@ -111,9 +113,9 @@ def at_low_resolution(channel: torch.Tensor, zoom: float) -> torch.Tensor:
 
 
 def with_gamma(channel: torch.Tensor, gamma: float) -> torch.Tensor:
-    """Return a channel after gamma correction that preserves its mean and standard deviation.
+    """Return a channel after a gamma correction that preserves its mean and standard deviation.
 
-    The exponent applies to values normalized to [0, 1].
+    The exponent is applied to values normalized to [0, 1].
 
     Args:
         channel: (X, Y, Z), floating point.

@@ -1,4 +1,4 @@
-"""Batches of random patches, reproducible from seed, epoch and position in the epoch."""
+"""Load batches of random patches that are reproducible from seed, epoch and position in the epoch."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from segbundle.sampling.degradation import degrade
 class PatchLoader:
     """Data loader of random patches, cropped and augmented on the training device.
 
-    Every epoch has `patches_per_case` patches of each case, in random order. The last batch is completed with more
-    patches of the first cases. A patch depends only on `seed`, the epoch, and its position in the epoch, not on the
-    batch size, the number of ranks, or earlier batches. `batch(epoch, step)` returns any batch again.
+    Every epoch has `patches_per_case` patches of each case, in random order. If the last batch is not full, it is
+    completed with more patches of the first cases. A patch depends only on `seed`, the epoch, and its position in the
+    epoch. It does not depend on the batch size, the number of ranks, or earlier batches, so `batch(epoch, step)`
+    returns any batch again.
 
     Iteration yields dicts with `image` float32 (B, C, *patch_size) and `label` uint8 (B, 1, *patch_size) on `device`,
     `annotated` bool (B, num_classes) on the CPU, and `case`, a list of names.
@@ -28,18 +29,18 @@ class PatchLoader:
         dataset: prepared cases: dicts with `image` (C, X, Y, Z) floating point, `label` (1, X, Y, Z) uint8, `indices`
             (for every class, voxel indices into the flattened label map), `annotated` bool (num_classes,), `spacing`
             (3,) in mm, and `case`, a name.
-        patch_size: (X, Y, Z), at most the size of the smallest case.
-        batch_size: patches per batch and rank. Default: 2.
-        augmentation: random augmentation; None disables it.
+        patch_size: (X, Y, Z) in voxels, at most the size of the smallest case.
+        batch_size: number of patches per batch and rank. Default: 2.
+        augmentation: random augmentation. Default: None (no augmentation).
         seed: seed of order, positions and augmentation, the same on all ranks; None for the initial seed of PyTorch's
             generator (`torch.initial_seed`). Default: 0.
-        device: device on which batches are created.
+        device: device on which batches are created. Default: `cpu`.
         rank: rank of this process. Default: 0.
         world_size: number of processes. All ranks together load the same batches as one process with `world_size` times
             the batch size. Default: 1.
         read_ahead: whether a thread prefetches the next batch. None (default) prefetches on a GPU only, because on a
             CPU the thread would compete with the network for cores.
-        patches_per_case: patches of each case per epoch. Default: 1.
+        patches_per_case: number of patches of each case per epoch. Default: 1.
 
     Raises:
         ValueError: if `batch_size` or `patches_per_case` is less than 1.
@@ -85,7 +86,11 @@ class PatchLoader:
         return -(-len(self.dataset) * self.patches_per_case // (self.batch_size * self.world_size))
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch of the next iteration, starting from 1. Without a call, epochs are consecutive."""
+        """Set the epoch of the next iteration. Without a call, epochs are numbered consecutively.
+
+        Args:
+            epoch: number of the epoch, from 1.
+        """
         self.epoch = epoch - 1
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -120,7 +125,12 @@ class PatchLoader:
                 value.record_stream(stream)
 
     def batch(self, epoch: int, step: int) -> dict[str, Any]:
-        """Return the batch of a step of an epoch, as in iteration. Steps start from 0, epochs from 1."""
+        """Return the same batch that iteration yields at a step of an epoch.
+
+        Args:
+            epoch: number of the epoch, from 1.
+            step: index of the batch in the epoch, from 0.
+        """
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
         first = (step * self.world_size + self.rank) * self.batch_size
         with torch.no_grad():

@@ -91,7 +91,7 @@ def read_source(scan: str | Path, labels: np.ndarray) -> Source:
         (1, [1, 2])
     """
     geometry = read_geometry(scan)
-    check_label_shape(labels, geometry, scan)
+    check_label_shape(labels, geometry.shape, scan)
     planes = volume_slices(scan)
     files = list(dict.fromkeys(path for path, _ in planes))
     datasets = [_read_header(path, complete=index == 0) for index, path in enumerate(files)]

@@ -60,7 +60,7 @@ def write_seg_nrrd(labels: np.ndarray, scan: str | Path, path: str | Path, table
         dtype('uint8')
     """
     path, geometry = Path(path), read_geometry(scan)
-    check_label_shape(labels, geometry, scan)
+    check_label_shape(labels, geometry.shape, scan)
     lines = [*_START, *_grid(geometry), *_segments(geometry.shape, table)]
     values = labels.astype(np.uint8, copy=False).ravel(order="F")
     with atomic_write(path) as partial, partial.open("wb") as file:

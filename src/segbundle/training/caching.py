@@ -22,7 +22,7 @@ from segbundle.distributed import barrier, local_world_size, rank, share_of_rank
 from segbundle.errors import OutputError
 from segbundle.files.atomic import atomic_write
 from segbundle.files.hashing import add_contents
-from segbundle.hardware.device_memory import free_memory
+from segbundle.hardware.memory_usage import free_memory
 from segbundle.io.scan_files import files_of
 from segbundle.results.structures import Structure
 from segbundle.terminal import counted
@@ -39,9 +39,9 @@ _MEMORY_FRACTION = 0.5
 class CachedCases(monai.data.CacheDataset):
     """MONAI's `CacheDataset` with a memory limit, and with a progress bar on terminals only.
 
-    The cache takes at most about half of the free memory. The other cases are loaded on every access. If a case cannot
-    be loaded, all threads end before the error is raised. (With MONAI's class they continue, and a thread that runs C++
-    code while Python exits aborts the process.)
+    The cache takes at most about half of the free memory. Cases that do not fit are loaded on every access. If a case
+    cannot be loaded, all threads end before the error is raised. (In MONAI's class they continue, and a thread that
+    runs C++ code while Python exits aborts the process.)
 
     Args:
         data: datalist entries.
@@ -85,9 +85,10 @@ class CachedCases(monai.data.CacheDataset):
 class PreparedCases(Dataset[dict[str, Any]]):
     """Dataset of the training cases, each prepared once by `segbundle.transforms.PrepareCase` and then cached.
 
-    Without `cache_dir`, cases are cached in memory, up to half of the free memory. Other cases are written to the
-    folder `cache` in `output_dir`. With `cache_dir`, all cases are written there, and runs with the same cases and
-    settings, such as the folds of a cross-validation, share the files. A resumed run reuses its files in either folder.
+    Without `cache_dir`, cases are cached in memory, up to half of the free memory. Cases beyond this limit are written
+    to the folder `cache` in `output_dir`. With `cache_dir`, all cases are written there, and runs with the same cases
+    and settings, such as the folds of a cross-validation, share the files. A resumed run reuses its files in either
+    folder.
 
     The name of a file is a hash of all settings and of the content of the scan and the label map. A file is therefore
     never read for another case or other settings. Files are memory-mapped one case at a time, so that the memory

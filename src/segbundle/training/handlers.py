@@ -22,7 +22,7 @@ from tqdm import tqdm
 from segbundle.distributed import all_gather, mean_over_ranks, rank
 from segbundle.errors import TrainingError
 from segbundle.files.run_files import MODEL
-from segbundle.hardware.peak_memory import PeakMemory
+from segbundle.hardware.memory_usage import PeakMemory
 from segbundle.inference.scoring import MeanDice
 from segbundle.report.pictures import compared
 from segbundle.sampling.loader import PatchLoader
@@ -43,7 +43,7 @@ _SHOWN = (CommonKeys.IMAGE, CommonKeys.LABEL, CommonKeys.PRED)
 
 
 class SeedEpochs:
-    """Handler that seeds every epoch, so that its batches depend only on the seed of the run and the epoch's number.
+    """Handler that seeds every epoch, so that its batches depend only on the seed of the run and the epoch number.
 
     Repeated runs and resumed runs therefore have the same order of cases, patches and augmentation. Random transforms
     differ between ranks.
@@ -188,12 +188,12 @@ class FinalValidation:
 class EarlyStopping:
     """Handler that stops training when the validation metric has not improved for `patience` epochs.
 
-    It is checked at the start and after every epoch with a validation. A run that has stopped early therefore stops
-    again as soon as it is resumed, unless `patience` has been increased.
+    The metric is checked at the start and after every epoch with a validation. A run that has stopped early therefore
+    stops again as soon as it is resumed, unless `patience` has been increased.
 
     Args:
         validator: validation engine with a key metric.
-        patience: number of epochs since the best validation after which training stops; None disables early stopping.
+        patience: number of epochs without improvement after which training stops; None disables early stopping.
 
     Example:
         >>> from types import SimpleNamespace
@@ -231,13 +231,13 @@ class EarlyStopping:
 class TrainingLog:
     """Handler that writes the progress of training to the log, to TensorBoard and, optionally, to MLflow.
 
-    The log has a line per validation and, without a terminal, also lines for the epochs in between, at a limited rate.
-    It also has an estimate of the remaining time. At the end, it has the path of the model, its Dice, the time, the
-    peak memory and the next commands.
+    The log has a line per validation and an estimate of the remaining time. Without a terminal, it also has lines for
+    the epochs in between, at a limited rate. At the end, the path of the model, its Dice, the training time, the peak
+    memory and the next commands are logged.
 
-    TensorBoard receives the loss, the learning rate and the gradient norm of every epoch. For every validation, it
-    receives the mean Dice, the Dice of every class, and a slice of each of the first three cases with reference and
-    prediction as overlays.
+    TensorBoard receives the loss, the learning rate and the gradient norm of every epoch. After every validation, it
+    also receives the mean Dice, the Dice of every class, and for each of the first three cases a slice with the
+    reference and the prediction as overlays.
 
     With several ranks, every rank needs the handler, because the loss is the mean over the ranks. Only rank 0 writes to
     TensorBoard and MLflow.
@@ -308,7 +308,7 @@ class TrainingLog:
         held_out = sum(all_gather([len(self.evaluator.data_loader.dataset)]))
         where = (engine.state.device, self.log_dir.parent)
         if engine.state.epoch < (engine.state.max_epochs or 0):
-            _logger.info("training on %d cases, validating on %d, on %s: %s", cases, held_out, *where)
+            _logger.info("training on %d cases, validating on %d; device %s; output in %s", cases, held_out, *where)
         if rank() == 0:
             self._writers = [SummaryWriter(str(self.log_dir), purge_step=engine.state.epoch + 1)]
             if self.mlflow_uri is not None:

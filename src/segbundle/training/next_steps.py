@@ -20,14 +20,14 @@ _EVALUATION_KEYS = ("dataset_dir", "num_folds", "split_seed", "data_list_key", "
 
 
 def next_commands(model: Path) -> list[str]:
-    """Return the commands that evaluate a model and predict with it, with the options of the current command line.
+    """Return the shell commands that evaluate a model and predict with it, with the options of the current command.
 
     Args:
         model: path of the trained model.
 
     Returns:
-        a command for the shell to evaluate the model, and one to predict with it. The list is empty unless the current
-        command is `segbundle train` or MONAI's `run` with the training workflow.
+        The command for evaluation and the command for prediction. The list is empty unless the current command is
+        `segbundle train` or MONAI's `run` with the training workflow.
 
     Example:
         >>> from unittest.mock import patch
@@ -71,16 +71,16 @@ def _evaluation_files(files: str) -> str:
 
 
 def prediction_command(weights: Path, folder: Path) -> str:
-    """Return the command that predicts scans with a model, or with the ensemble of a cross-validation.
+    """Return the shell command that predicts scans with a model, or with the ensemble of a cross-validation.
 
-    The command has the options of the current command line that affect predictions.
+    Options of the current command line that affect predictions are included.
 
     Args:
         weights: path of the model, or output folder of the cross-validation.
         folder: folder in which the command creates its output folder, `predictions`.
 
     Returns:
-        a command for the shell, in which `SCANS` stands for the scans.
+        The command. The user must replace the word `SCANS` with the paths of the scans.
 
     Example:
         >>> from unittest.mock import patch

@@ -1,10 +1,11 @@
-"""Loaders of training patches that a configuration can define, and a warning about missing classes."""
+"""Loaders of training patches for configurations, and a warning about classes that do not occur in any case."""
 
 from __future__ import annotations
 
 import inspect
 import logging
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import monai.data
@@ -25,6 +26,7 @@ from segbundle.training.caching import PreparedCases
 _logger = logging.getLogger(__name__)
 _CHUNK = 1 << 22
 """Number of voxels of a label map that are counted at a time."""
+_NO_AUGMENTATION = {"flip_axes": [], "rotation": 0, "scaling": 0, "intensity": False}
 
 
 @from_settings
@@ -32,23 +34,24 @@ def patch_loader(
     dataset: Any,
     patch_size: Sequence[int],
     batch_size: int,
-    augmentation: Mapping[str, Any] | None = None,
+    augmentation: Mapping[str, Any] | None = MappingProxyType({}),
     seed: int | None = 0,
     device: torch.device | str = "cpu",
     class_names: Sequence[str] = (),
     axcodes: str | Sequence[str] | None = "RAS",
     patches_per_case: int = 1,
 ) -> PatchLoader:
-    """Return a loader of random patches for this rank, which creates batches on the training device.
+    """Return a loader of random patches for this rank that creates batches on the training device.
 
     If `seed` is None, every rank must call this function, because the ranks exchange the seed.
 
     Args:
         dataset: prepared cases (`PreparedCases`).
-        patch_size: (X, Y, Z) in voxels.
+        patch_size: size of a patch (X, Y, Z) in voxels.
         batch_size: number of patches per batch and rank.
-        augmentation: arguments of `segbundle.sampling.Augmentation`. `flip_axes: auto`, the default, mirrors axis 0,
-            unless this exchanges classes that differ only by side.
+        augmentation: arguments of `segbundle.sampling.Augmentation`; None turns augmentation off. Missing arguments
+            have the defaults of this class, except that `flip_axes` is `auto`: axis 0 is mirrored unless classes differ
+            only by side. Default: empty.
         seed: seed of order, positions and augmentation; None for a random seed, the same on all ranks. Default: 0.
         device: device on which batches are created. Default: CPU.
         class_names: classes of the task, for `flip_axes: auto`.
@@ -62,8 +65,10 @@ def patch_loader(
     Example:
         >>> patch_loader([], (32, 32, 32), 2, class_names=["background", "liver"]).augmentation.flip_axes
         [0]
+        >>> patch_loader([], (32, 32, 32), 2, augmentation=None).augmentation
+        Augmentation(flip_axes=[], rotation=0, scaling=0, intensity=False)
     """
-    options = dict(augmentation or {})
+    options = dict(_NO_AUGMENTATION if augmentation is None else augmentation)
     for name in options:
         if name not in (known := inspect.signature(Augmentation).parameters):
             raise ConfigError(f"augmentation: unknown setting {name!r}{suggestion(name, known)}")
@@ -81,7 +86,7 @@ def patch_loader(
 
 @from_settings
 def monai_loader(dataset: Any, batch_size: int, num_workers: int = 0, seed: int | None = 0) -> monai.data.DataLoader:
-    """Return MONAI's `DataLoader` that shuffles a dataset and, with several ranks, loads the shard of this rank.
+    """Return a MONAI `DataLoader` that shuffles a dataset and, with several ranks, loads the shard of this rank.
 
     If `seed` is None, every rank must call this function, because the ranks exchange the seed.
 
@@ -103,7 +108,7 @@ def monai_loader(dataset: Any, batch_size: int, num_workers: int = 0, seed: int 
 
 
 def warn_about_missing_classes(class_names: Sequence[str], training: Any, validation: Any) -> None:
-    """Log a warning about foreground classes that do not occur in any training case, or not in any validation case.
+    """Log a warning about foreground classes that are missing from all training cases or from all validation cases.
 
     If some cases of a dataset are not cached in memory, all classes are assumed to occur in it. Every rank must call
     this function, because the ranks exchange the classes in their cases; rank 0 logs.

@@ -59,18 +59,19 @@ _SHORT.maxlevel = 3
 class Checkpoints:
     """Handler that saves the best model with its scores, and the state of training after every epoch.
 
-    It writes these files, each of them atomically:
+    The handler writes these files atomically:
 
     - `model.pt` (state dict), `metrics.csv` and `summary.json` whenever the validation reaches a new best mean Dice.
-      While scores are not meaningful (see `segbundle.inference.scoring.is_better`), they are written after every
+      While scores are not meaningful (see `segbundle.inference.scoring.is_better`), these files are written after every
       validation.
     - `last.pt`, the state for resuming, after every epoch.
     - `task.json` (classes, fold, training cases) and `training_cases.csv` (measurements of the structures in the
       training cases, for the plausibility checks of predictions) at the start.
 
-    Attach it before all other handlers: it then restores the state before they start. It saves after they have
-    finished. The learning rate schedule is adapted if `max_epochs` of the trainer changes, as in every round of MONAI's
-    federated clients. With several ranks, every rank needs the handler, but only rank 0 writes files.
+    Attach this handler before all other handlers, so that the state is restored before they start. Files are saved
+    after the other handlers have finished. The learning rate schedule is adapted if `max_epochs` of the trainer
+    changes, as in every round of MONAI's federated clients. With several ranks, every rank needs the handler, but only
+    rank 0 writes files.
 
     Args:
         output_dir: output folder of the run.

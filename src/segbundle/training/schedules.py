@@ -20,10 +20,10 @@ _MAX_CHECKED = 20_000
 
 
 def check_schedule(lr_scheduler: Any, max_epochs: int) -> None:
-    """Check that a schedule works for all epochs of a training run, by stepping a copy of it.
+    """Raise an error if a schedule does not work for all epochs of a training run.
 
-    Only the first 20,000 epochs are checked. `ReduceLROnPlateau`, objects that are not PyTorch schedules, and schedules
-    that cannot be copied are not checked.
+    A copy of the schedule is stepped, for at most 20,000 epochs. `ReduceLROnPlateau`, objects that are not PyTorch
+    schedules, and schedules that cannot be copied are not checked.
 
     Args:
         lr_scheduler: schedule at epoch 0; it is not changed.
@@ -132,7 +132,7 @@ def planned_epochs(parser: ConfigParser) -> int | None:
 def replay_schedule(schedule: LRScheduler, epochs: int) -> None:
     """Step a schedule from epoch 0 to a later epoch.
 
-    The learning rate is then bitwise identical to that of a run without interruption, unlike a rate from a formula.
+    Unlike a closed-form learning rate, the result is bitwise identical to that of a run without interruption.
 
     Args:
         schedule: schedule at epoch 0; it is changed in place.

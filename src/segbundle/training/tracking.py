@@ -30,7 +30,7 @@ _LOGGERS = ("", "mlflow", "alembic", "urllib3")
 
 
 def check_mlflow(mlflow_uri: str | None) -> None:
-    """Check that an MLflow server or database can be used. Call this function before cases are prepared.
+    """Raise an error if an MLflow server or database cannot be used. Call this function before cases are prepared.
 
     Args:
         mlflow_uri: URI of the MLflow server or database; None skips the check.
@@ -54,8 +54,8 @@ class MLflowWriter:
 
     Args:
         mlflow_uri: URI of the MLflow server or database, for instance `http://server:5000` or `sqlite:///mlflow.db`.
-        output_dir: output folder of the training run. Its name is the name of the MLflow run, and the ID of the MLflow
-            run is saved in it.
+        output_dir: output folder of the training run. The MLflow run has the name of this folder, and its ID is saved
+            in the folder.
 
     Raises:
         ConfigError: MLflow is not installed, or the MLflow run cannot be created or continued.

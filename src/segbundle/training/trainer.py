@@ -58,8 +58,8 @@ class SegmentationTrainer(SupervisedTrainer):
 
     Raises:
         ConfigError: during training, if a batch has unannotated classes or unknown voxels that the loss cannot ignore.
-        TrainingError: during training, if the network, the loss or the optimizer fails. The message names it, the cases
-            of the batch and the original error.
+        TrainingError: during training, if the network, the loss or the optimizer fails. The message names the component
+            that failed, the cases of the batch and the original error.
 
     Example:
         >>> network = torch.nn.Conv3d(1, 2, 1)

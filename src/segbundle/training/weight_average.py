@@ -12,12 +12,12 @@ class WeightAverage:
     """Exponential moving average (EMA) of the weights of a network during training.
 
     After step t, the new average is d times the previous average plus 1 - d times the weights, with d = min(`decay`,
-    (1 + t) / (10 + t)). It therefore follows the weights closely in the first steps. Buffers, such as the statistics of
-    batch normalization, are not averaged but copied.
+    (1 + t) / (10 + t)). In the first steps, the average therefore follows the weights closely. Buffers, such as the
+    statistics of batch normalization, are not averaged but copied.
 
     Args:
         network: trained network, on its device.
-        decay: in [0, 1), for instance 0.999 (default); None disables averaging.
+        decay: decay of the average per step, in [0, 1) (default 0.999); None disables averaging.
 
     Attributes:
         network: copy of the network whose weights are the average; without averaging, the trained network itself.

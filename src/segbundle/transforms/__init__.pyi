@@ -1,6 +1,5 @@
 from .after_network import LargestComponentd, RestoreLabelsd, SaveLabelsd, postprocessing
-from .before_network import preprocessing
-from .load_scan import LoadScand
+from .before_network import LoadScand, preprocessing
 from .monai_augmentation import training_transforms
 from .preparing import PrepareCase
 from .restoring import restore_labels

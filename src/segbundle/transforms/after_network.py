@@ -1,4 +1,4 @@
-"""Postprocessing of logits: labels on the scan's grid, optional largest components, and saving."""
+"""Convert logits to label maps on the scan's grid, keep largest components, and save label maps."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def postprocessing(
     save_probabilities: bool = False,
     output_dir: str | Path | None = None,
 ) -> Compose:
-    """Return the transform from logits to labels in the geometry of the scan.
+    """Return the transform that converts logits to a label map on the scan's grid.
 
     Args:
-        class_names: class names of the task, the background first; needed by `largest_component`.
+        class_names: class names of the task, background first; required for `largest_component`.
         largest_component: keep only the largest connected component of the named classes; True applies to every class
             except the background. Default: False.
         save_probabilities: write `<case>_prob.nii`, see `RestoreLabelsd`. Default: False.
-        output_dir: folder for probabilities; needed by `save_probabilities`.
+        output_dir: folder for probabilities; required for `save_probabilities`.
 
     Returns:
-        A transform of dicts with `image` and `pred`.
+        A dictionary transform of `image` and `pred`.
 
     Raises:
         ConfigError: if `largest_component` names an unknown class, or `class_names` or `output_dir` is needed but
@@ -68,16 +68,16 @@ def postprocessing(
 
 
 class RestoreLabelsd(Transform):
-    """Conversion of `pred` from logits on the network's grid to a label map on the scan's grid.
+    """Dictionary transform that converts `pred` from logits on the network's grid to a label map on the scan's grid.
 
     `pred` (num_classes, X', Y', Z'), a tensor or `ScoreSlabs`, becomes a uint8 or int16 `MetaTensor` (1, X, Y, Z) with
     the affine of the scan. The metadata `affine`, `original_affine` and `spatial_shape` of `image` define both grids.
-    See `segbundle.transforms.restoring` for the method.
+    See `segbundle.transforms.restore_labels` for the method.
 
     Args:
-        probabilities_dir: folder for `<case>_prob.nii`, the class probabilities on the scan's grid as 16-bit integers
-            with a scale factor (NIfTI has no 16-bit floating point). The file is written slab by slab, and its path is
-            added as `probabilities`. None saves no probabilities.
+        probabilities_dir: folder for `<case>_prob.nii`, the class probabilities on the scan's grid (see
+            `segbundle.io.probabilities.ProbabilityFile`). The file is written slab by slab, and its path is added as
+            `probabilities`. Default: None (no probabilities are saved).
 
     Example:
         >>> affine = torch.eye(4, dtype=torch.float64)
@@ -113,13 +113,14 @@ class RestoreLabelsd(Transform):
 
 
 class LargestComponentd(Transform):
-    """Filter that keeps only the largest connected component of some classes in `pred` (1, X, Y, Z).
+    """Dictionary transform that keeps only the largest connected component of each given class in `pred`.
 
-    Their other components become background. Voxels are connected over faces, the default of `scipy.ndimage.label`. If
-    several components are largest, the first is kept.
+    `pred` is a label map (1, X, Y, Z). All other components of the given classes become background. Voxels are
+    connected over faces, the default of `scipy.ndimage.label`. If several components are equally large, the first is
+    kept.
 
     Args:
-        classes: class indices.
+        classes: class indices to which the transform applies.
 
     Example:
         >>> pred = MetaTensor(torch.tensor([[[[1, 1, 0, 1]]]]))
@@ -151,12 +152,12 @@ class LargestComponentd(Transform):
 
 
 class SaveLabelsd(Transform):
-    """Writer of `pred` (1, X, Y, Z) in the geometry of the scan file, in one or several formats.
+    """Dictionary transform that writes the label map `pred` to the output folder, in one or several formats.
 
-    The scan file is taken from the metadata of `image`. Without `case`, the output is named after the scan file. The
-    paths of the written files are added as `outputs`, by format, and the first of them as `prediction`: the NIfTI file
-    if it is written. Files that an earlier run wrote for the case in other formats, or with its probabilities, are
-    removed.
+    `pred` (1, X, Y, Z) is on the grid of the scan, and the geometry of the scan file is copied. The path of the scan
+    file is taken from the metadata of `image`. Without `case`, files are named after the scan file. The paths of the
+    written files are added as `outputs`, by format, and the first of them as `prediction`: the NIfTI file if it is
+    written. Files that an earlier run wrote for the case in other formats, or with its probabilities, are removed.
 
     Args:
         output_dir: folder for label maps.
@@ -172,8 +173,15 @@ class SaveLabelsd(Transform):
         OutputError: when called, if a file cannot be written.
 
     Example:
-        >>> SaveLabelsd("predictions", "nifti,nrrd").output_formats
-        ['nifti', 'nrrd']
+        >>> import tempfile
+        >>> import nibabel as nib
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = f"{folder}/ct.nii.gz"
+        ...     nib.save(nib.Nifti1Image(np.zeros((4, 3, 2), np.int16), np.eye(4)), path)
+        ...     image = MetaTensor(torch.zeros(1, 4, 3, 2), meta={"filename_or_obj": path})
+        ...     pred = MetaTensor(torch.ones(1, 4, 3, 2, dtype=torch.uint8))
+        ...     Path(SaveLabelsd(folder)({"image": image, "pred": pred})["prediction"]).name
+        'ct_seg.nii.gz'
     """
 
     @from_settings

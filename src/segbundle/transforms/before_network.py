@@ -1,9 +1,10 @@
-"""Preprocessing of scans: orientation, spacing and intensity of the network's grid."""
+"""Preprocess scans: load and check them, resample them to the network's grid, and normalize their intensities."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,14 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform, Transform
 from monai.utils import CommonKeys
 
+from segbundle.classes import IGNORE_INDEX
 from segbundle.config.from_settings import from_settings
-from segbundle.errors import ConfigError, suggestion
-from segbundle.transforms.load_scan import LoadScand
+from segbundle.datasets.case_checks import image_problems, label_problems, pair_problems, unannotated_problems
+from segbundle.errors import ConfigError, DataError, suggestion
+from segbundle.io.label_maps import read_labels
+from segbundle.io.read_ahead import read_begun
+from segbundle.io.scans import Scan
+from segbundle.io.suv import to_suv
 from segbundle.transforms.resampling import ToGridd
 
 _logger = logging.getLogger(__name__)
@@ -47,17 +53,17 @@ def preprocessing(
     num_channels: int | None = None,
     label: bool = False,
 ) -> Compose:
-    """Return the transform that loads a case and resamples its image to the network's grid.
+    """Return the transform that loads a case, resamples its image to the network's grid, and normalizes it.
 
-    Validation, evaluation and inference use it. The label map, if requested, is loaded but stays on the scan's grid,
-    where predictions are scored.
+    The transform is used for validation, evaluation and inference. A label map is not resampled: it stays on the scan's
+    grid, where predictions are scored.
 
     Args:
-        intensity: see `intensity_transform`.
-        spacing: voxel size in mm along the axes of `axcodes`; None keeps the voxel size of each scan.
+        intensity: normalization; see `intensity_transform`.
+        spacing: voxel size in mm along the axes of `axcodes`; None (default) keeps the voxel size of each scan.
         axcodes: orientation of the network's grid. Default: `RAS`.
-        class_names: class names of the task, used to check label maps.
-        num_channels: number of input channels of the network; None skips the check.
+        class_names: class names of the task, background first; required to check label maps.
+        num_channels: number of input channels of the network; None (default) skips the check.
         label: whether to load the label map. Default: False.
 
     Returns:
@@ -71,18 +77,18 @@ def preprocessing(
         >>> [type(step).__name__ for step in steps]
         ['LoadScand', 'ClipOutliersd', 'ToGridd', 'ZScored']
     """
-    loading = LoadScand(class_names, num_channels, label)
+    loading = LoadScand(class_names, num_channels, label, intensity.get("units"))
     return Compose([loading, *network_transforms((CommonKeys.IMAGE,), intensity, spacing, axcodes)])
 
 
 def network_transforms(
     keys: Sequence[str], intensity: Mapping[str, Any], spacing: Sequence[float] | None, axcodes: str | None = "RAS"
 ) -> list[Transform]:
-    """Return the transforms from a loaded case to the grid and intensities of the network.
+    """Return the transforms that resample a loaded case to the network's grid and normalize its image.
 
     Args:
         keys: `image`, and `label` if the label map is resampled as well.
-        intensity, spacing: as in `preprocessing`.
+        intensity, spacing: see `preprocessing`.
         axcodes: orientation of the network's grid; None keeps the orientation of each scan. Default: `RAS`.
 
     Raises:
@@ -125,19 +131,21 @@ def grid_transforms(
 
 
 def intensity_transform(intensity: Mapping[str, Any]) -> Transform:
-    """Return the transform that normalizes the intensities of an image.
+    """Return the transform that normalizes the intensities of an image, in place.
 
-    - `{method: zscore}`: subtract the mean of the scan and divide by its standard deviation, per channel (MR). Outliers
-      must be clipped before, see `ClipOutliersd`.
+    - `{method: zscore}`: subtract the mean of the scan and divide by its standard deviation, per channel (MR). Clip
+      outliers first, see `ClipOutliersd`.
     - `{method: window, lower: a, upper: b}`: clip to [a, b] and scale to [0, 1].
     - `{method: ct, lower: a, upper: b, mean: m, std: s}`: clip to [a, b], subtract m and divide by s. Use values of the
       training set's foreground (the CT scheme of nnU-Net; Isensee et al. 2021).
 
+    With `units: suv`, `LoadScand` converts PET images to SUV before.
+
     Args:
-        intensity: method and its values.
+        intensity: method and its values, by name.
 
     Returns:
-        A transform of dicts with `image` (C, X, Y, Z).
+        A dictionary transform of `image` (C, X, Y, Z), floating point.
 
     Raises:
         ConfigError: if the method is unknown, or values are missing, unexpected or contradictory.
@@ -147,7 +155,7 @@ def intensity_transform(intensity: Mapping[str, Any]) -> Transform:
         >>> transform({"image": torch.tensor([-200.0, 0.0, 100.0])})["image"]
         tensor([0.0000, 0.5000, 1.0000])
     """
-    values = dict(intensity)
+    values = {name: value for name, value in intensity.items() if name != "units"}
     method = values.pop("method", None)
     if method not in _INTENSITY_ARGUMENTS:
         raise ConfigError(f"intensity: unknown method {method!r}{suggestion(str(method), _INTENSITY_ARGUMENTS)}")
@@ -163,10 +171,94 @@ def intensity_transform(intensity: Mapping[str, Any]) -> Transform:
     return ClipAndScaled(CommonKeys.IMAGE, lower, upper, mean, std)
 
 
-class ZScored(MapTransform):
-    """Z-score normalization of every channel; a standard deviation of 0 is replaced by 1.
+class LoadScand(Transform):
+    """Dictionary transform that loads and checks the image of a case and, optionally, its label map.
 
-    Equivalent to MONAI's `NormalizeIntensityd(channel_wise=True)`, but in place to save memory.
+    `image` becomes a float32 `MetaTensor` (C, X, Y, Z). With `label=True`, `label` becomes a uint8 `MetaTensor` (1, X,
+    Y, Z) with `IGNORE_INDEX` for unknown voxels, and `annotated` becomes a bool tensor (num_classes,). A label map of
+    the same voxels that is stored with other axes is reoriented to those of the image. As in MONAI, the metadata
+    contains `affine` and `original_affine`, both (4, 4) from voxel indices to RAS+ in mm, `spatial_shape` and
+    `filename_or_obj`. If the image was prefetched (`segbundle.io.read_ahead`), `early_seconds` is the time in seconds
+    that reading took.
+
+    Args:
+        class_names: class names of the task, background first; required to check label values, and to read segments
+            with names.
+        num_channels: number of input channels of the network; None (default) skips the check.
+        label: whether to load the label map. Default: False.
+        units: `suv` converts the images of DICOM PET series to SUV; None (default) keeps the values of the files.
+
+    Raises:
+        ConfigError: if `units` is unknown.
+        DataError: when called, if a file cannot be read or fails a check. The message lists all problems of the case
+            (see `segbundle.datasets.case_checks`).
+
+    Example:
+        >>> import tempfile
+        >>> import nibabel as nib
+        >>> path = f"{tempfile.mkdtemp()}/scan.nii"
+        >>> nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), np.eye(4)), path)
+        >>> LoadScand()({"image": path})["image"].shape
+        torch.Size([1, 4, 5, 6])
+    """
+
+    def __init__(
+        self,
+        class_names: Sequence[str] = (),
+        num_channels: int | None = None,
+        label: bool = False,
+        units: str | None = None,
+    ) -> None:
+        if units not in (None, "suv"):
+            raise ConfigError(f"intensity: unknown units {units!r}; use suv, or leave units out.")
+        self.class_names = class_names
+        self.num_channels = num_channels
+        self.label = label
+        self.units = units
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        loaded = dict(data)
+        image, early_seconds = read_begun(loaded[CommonKeys.IMAGE])
+        if early_seconds:
+            loaded["early_seconds"] = early_seconds
+        if self.units is not None:
+            image = to_suv(image, loaded[CommonKeys.IMAGE])
+        problems = list(image_problems(image, self.num_channels))
+        if self.label:
+            label = read_labels(loaded[CommonKeys.LABEL], self.class_names, image.geometry)
+            ignore_label = loaded.pop("ignore_label", None)
+            wrong = list(label_problems(label, self.class_names, ignore_label))
+            annotated = loaded.get("annotated", [True] * len(self.class_names))
+            if not wrong:
+                wrong = list(unannotated_problems(label, annotated, self.class_names))
+            problems += [*wrong, *pair_problems(image, label)]
+        if problems:
+            raise DataError("\n".join(problems))
+        loaded[CommonKeys.IMAGE] = _meta_tensor(image, np.float32)
+        if self.label:
+            if ignore_label is not None:
+                label = replace(label, array=np.where(label.array == ignore_label, IGNORE_INDEX, label.array))
+            loaded[CommonKeys.LABEL] = _meta_tensor(label, np.uint8)
+            loaded["annotated"] = torch.tensor(annotated, dtype=torch.bool)
+        return loaded
+
+
+def _meta_tensor(scan: Scan, dtype: Any) -> MetaTensor:
+    affine = torch.from_numpy(scan.geometry.affine)
+    meta = {
+        "original_affine": affine.clone(),
+        "spatial_shape": torch.tensor(scan.geometry.shape),
+        "filename_or_obj": str(scan.path),
+    }
+    array = np.asarray(scan.array, dtype=dtype)  # keep the memory order of the file: reordering would copy
+    return MetaTensor(torch.from_numpy(array), meta={**meta, "affine": affine})
+
+
+class ZScored(MapTransform):
+    """Dictionary transform that subtracts the mean of every channel and divides by its standard deviation.
+
+    A standard deviation of 0 is replaced by 1. The result is that of MONAI's `NormalizeIntensityd(channel_wise=True)`,
+    but the values are changed in place to save memory.
 
     Args:
         keys: items to transform, floating-point tensors (C, ...).
@@ -178,36 +270,41 @@ class ZScored(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         for key in self.key_iterator(data):
-            for channel in _plain(data[key]):
+            for channel in data[key].as_subclass(torch.Tensor):  # operations on a `MetaTensor` are slower
                 mean, std = channel.mean(), channel.std(unbiased=False)
                 channel.sub_(mean).div_(torch.where(std == 0, 1.0, std))
         return dict(data)
 
 
 class ClipOutliersd(MapTransform):
-    """Outlier clipping, so that a few voxels do not dominate the mean and standard deviation of a scan.
+    """Dictionary transform that clips outliers, so that they do not dominate the mean and standard deviation of a scan.
 
-    A single voxel of 65535 (metal, a defect, padding) makes the z-score useless for all others. The range of a channel
-    excludes the highest and the lowest 0.02% of the values, estimated from every n-th voxel. It excludes up to 0.5% at
-    either end if a gap of twice the range separates them from all other values.
+    Without clipping, a single voxel of 65535 (metal, a defect, padding) makes the z-score useless for all others.
+    Channels without outliers stay unchanged.
 
-    A value is an outlier if its distance from the range is more than five times the size of the range. A channel with
-    outliers, or with such a gap, is clipped in place, with a warning: to the range plus its size at either end. Fill
-    values such as -32768 and 65535, which may fill a large fraction of a scan, are set to the limits of the range.
-    Other channels stay unchanged.
+    The range of a channel is estimated from every n-th voxel. It excludes the highest and the lowest 0.02% of the
+    values. It excludes up to 0.5% at either end if a gap of more than twice the range separates them from all other
+    values. A value is an outlier if its distance from the range is more than five times the size of the range.
+
+    A channel with outliers, or with such a gap, is clipped in place to the range, extended by its size at either end. A
+    warning is logged. Fill values such as -32768 and 65535, which may fill a large fraction of a scan, are set to the
+    limits of the range.
 
     Args:
         keys: items to transform, float32 tensors (C, X, Y, Z) on the CPU.
 
     Example:
-        >>> data = ClipOutliersd("image")({"image": torch.arange(1000.0).reshape(1, 10, 10, 10), "case": "a"})
-        >>> data["image"].max()  # no outliers
+        >>> image = torch.arange(1000.0).reshape(1, 10, 10, 10)
+        >>> ClipOutliersd("image")({"image": image.clone(), "case": "a"})["image"].max()  # no outliers
         tensor(999.)
+        >>> image[0, 0, 0, 0] = 65535
+        >>> bool(ClipOutliersd("image")({"image": image, "case": "a"})["image"].max() < 3000)
+        True
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         for key in self.key_iterator(data):
-            found = [message for channel in _plain(data[key]) if (message := _clip_outliers(channel))]
+            found = [message for channel in data[key].as_subclass(torch.Tensor) if (message := _clip_outliers(channel))]
             if found:
                 _logger.warning(
                     "%s: %s. Outliers are clipped, because they would dominate the z-score normalization.",
@@ -215,11 +312,6 @@ class ClipOutliersd(MapTransform):
                     " and ".join(found),
                 )
         return dict(data)
-
-
-def _plain(image: torch.Tensor) -> torch.Tensor:
-    """Return the plain tensor of a `MetaTensor`, as operations on it are faster."""
-    return image.as_tensor() if isinstance(image, MetaTensor) else image
 
 
 def _clip_outliers(channel: torch.Tensor) -> str:
@@ -263,12 +355,12 @@ def _end_of_range(tail: np.ndarray, inner: float, few: int) -> tuple[float, bool
 
 
 class ClipAndScaled(MapTransform):
-    """Clipping to [lower, upper] and scaling: subtracts `mean` and divides by `std`, in place to save memory.
+    """Dictionary transform that clips to [lower, upper], subtracts `mean` and divides by `std`, in place.
 
     Args:
-        keys: items to transform, floating point.
-        lower: lower limit.
-        upper: upper limit.
+        keys: items to transform, floating-point tensors of any shape.
+        lower: lower limit of the clipped values.
+        upper: upper limit of the clipped values.
         mean: value to subtract.
         std: value to divide by.
 

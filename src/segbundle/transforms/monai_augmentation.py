@@ -1,7 +1,7 @@
-"""Training transforms: class-balanced random patches with deformation and intensity augmentation.
+"""Compose MONAI transforms for training: class-balanced random patches, deformed and with augmented intensities.
 
-They are made of MONAI transforms. Types and approximate probabilities follow nnU-Net (Isensee et al. 2021,
-supplementary note 4).
+The types of the transforms and their approximate probabilities follow nnU-Net (Isensee et al. 2021, supplementary
+note 4).
 """
 
 from __future__ import annotations
@@ -52,20 +52,20 @@ def training_transforms(
     num_channels: int | None = None,
     augmentation: Mapping[str, Any] | None = None,
 ) -> Compose:
-    """Return the transform from the files of a case to a random patch.
+    """Return the transform that loads a case and returns a random, augmented patch.
 
-    Deterministic steps come first, so that they can be cached.
+    Deterministic steps come first, so that they can be cached. The label map is resampled to the network's grid as
+    well.
 
     Args:
-        class_names: class names of the task, the background first.
+        class_names: class names of the task, background first.
         patch_size: (X, Y, Z) in voxels.
-        intensity, spacing, axcodes, num_channels: as in `segbundle.transforms.preprocessing`. The label map is
-            resampled to the network's grid as well.
-        augmentation: arguments of `random_transforms`; None for its defaults.
+        intensity, spacing, axcodes, num_channels: see `segbundle.transforms.preprocessing`.
+        augmentation: arguments of `random_transforms`, by name. Default: None (its defaults).
 
     Returns:
-        A transform from datalist entries to a list of one dict: `image` float32 (C, *patch_size), `label` (1,
-        *patch_size) and `annotated` bool (num_classes,), plain tensors, and `case`.
+        A transform from datalist entries to a list of one dict with plain tensors: `image` float32 (C, *patch_size),
+        `label` (1, *patch_size) and `annotated` bool (num_classes,); and with `case`.
 
     Raises:
         ConfigError: if a setting is unknown or invalid.
@@ -100,13 +100,13 @@ def training_transforms(
 
 
 def balanced_patches(class_names: Sequence[str], patch_size: Sequence[int]) -> Transform:
-    """Return a transform that crops a random, class-balanced patch.
+    """Return the transform that crops a random, class-balanced patch.
 
     The class of the center is drawn uniformly from the classes of the case. Rare classes are sampled as often as large
-    classes and the background. A case with background only gives a patch of background.
+    classes and the background.
 
     Args:
-        class_names: class names of the task, the background first.
+        class_names: class names of the task, background first.
         patch_size: (X, Y, Z) in voxels.
 
     Example:
@@ -133,13 +133,13 @@ def random_transforms(
 
     Args:
         flip_axes: axes to mirror, each with probability 1/2. Exclude an axis along which sides differ, for instance
-            axis 0 in RAS orientation if left and right are different classes. `auto` is the first axis.
+            axis 0 in RAS orientation if left and right are different classes. `auto` (default) is axis 0.
         rotation: maximum angle in degrees; a number, or one per axis. Use `[0, 0, 30]` for thick slices, so that they
             are not rotated out of their plane. Default: 20.0.
-        scaling: maximum relative change of size. Default: 0.25.
+        scaling: maximum relative change of size: 0.25 (default) for factors from 1/1.25 to 1.25.
 
     Returns:
-        Transforms of dicts with `image` (C, X, Y, Z) and `label` (1, X, Y, Z).
+        Dictionary transforms of `image` (C, X, Y, Z) and `label` (1, X, Y, Z).
 
     Raises:
         ConfigError: if `flip_axes` is neither `auto` nor a list of axes.

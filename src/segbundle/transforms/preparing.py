@@ -1,4 +1,4 @@
-"""Deterministic preparation of training cases, before random transforms."""
+"""Prepare training cases for patch extraction: the deterministic steps before random transforms."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from monai.utils import CommonKeys
 from segbundle.classes import IGNORE_INDEX
 from segbundle.config.from_settings import from_settings
 from segbundle.metrics.measures import measure_classes
-from segbundle.transforms.before_network import network_transforms
-from segbundle.transforms.load_scan import LoadScand
+from segbundle.transforms.before_network import LoadScand, network_transforms
 
 _logger = logging.getLogger(__name__)
 _MAX_INDICES_PER_CLASS = 20_000
@@ -25,23 +24,36 @@ _MAX_INDICES_PER_CLASS = 20_000
 
 
 class PrepareCase(Transform):
-    """Preparation of a training case: from files to tensors on the network's grid, ready for patch extraction.
+    """Transform that loads a training case as tensors on the network's grid, ready for patch extraction.
 
-    A call with a datalist entry returns a dict: `image` float16 (C, X, Y, Z), `label` uint8 (1, X, Y, Z), `indices`
-    int32 (for every class, up to 20,000 voxel indices into the flattened label map), `annotated` bool (num_classes,),
-    `measures` (`segbundle.metrics.measures.ClassMeasures` of every class as dicts, measured before resampling),
-    `spacing` (mm, of the grid) and `case`.
+    Image and label map are resampled to the network's grid. A call with a datalist entry returns a dict with:
+
+    - `image`: float16 (C, X, Y, Z);
+    - `label`: uint8 (1, X, Y, Z);
+    - `indices`: for every class, int32 (n,) with up to 20,000 voxel indices into the flattened label map;
+    - `annotated`: bool (num_classes,);
+    - `measures`: `segbundle.metrics.measures.ClassMeasures` of every class as dicts, measured before resampling;
+    - `spacing`: voxel size of the network's grid in mm, three numbers;
+    - `case`: name of the case.
 
     Args:
-        class_names: class names of the task, the background first.
-        patch_size: (X, Y, Z); smaller cases are padded to it.
-        intensity, spacing, axcodes, num_channels: as in `segbundle.transforms.preprocessing`. The label map is
-            resampled to the network's grid as well.
+        class_names: class names of the task, background first.
+        patch_size: (X, Y, Z) in voxels; smaller cases are padded to it.
+        intensity, spacing, axcodes, num_channels: see `segbundle.transforms.preprocessing`.
+
+    Attributes:
+        settings: the arguments by name, as plain values.
 
     Example:
-        >>> prepare = PrepareCase(["background", "liver"], (32, 32, 32), {"method": "zscore"})
-        >>> prepare.settings["axcodes"]
-        'RAS'
+        >>> import tempfile
+        >>> import nibabel as nib
+        >>> prepare = PrepareCase(["background", "liver"], (4, 4, 4), {"method": "zscore"})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = f"{folder}/scan.nii"
+        ...     nib.save(nib.Nifti1Image(np.eye(4, dtype=np.uint8)[..., None].repeat(4, axis=2), np.eye(4)), path)
+        ...     prepared = prepare({"case": "a", "image": path, "label": path})
+        >>> prepared["image"].shape, prepared["image"].dtype, len(prepared["indices"][1])
+        (torch.Size([1, 4, 4, 4]), torch.float16, 16)
     """
 
     @from_settings
@@ -89,7 +101,11 @@ def prepared_steps(
     axcodes: str,
     num_channels: int | None,
 ) -> list[Transform]:
-    """Return the transforms of `PrepareCase`, from loading to padding; see there for the arguments.
+    """Return the transforms of `PrepareCase`, from loading to padding.
+
+    Args:
+        class_names, patch_size: see `PrepareCase`.
+        intensity, spacing, axcodes, num_channels: see `segbundle.transforms.preprocessing`.
 
     Example:
         >>> steps = prepared_steps(["background", "liver"], (32, 32, 32), {"method": "zscore"}, None, "RAS", None)
@@ -97,7 +113,7 @@ def prepared_steps(
         ('LoadScand', 'PadToPatchd')
     """
     return [
-        LoadScand(class_names, num_channels, label=True),
+        LoadScand(class_names, num_channels, label=True, units=intensity.get("units")),
         *network_transforms((CommonKeys.IMAGE, CommonKeys.LABEL), intensity, spacing, axcodes),
         PadToPatchd(patch_size),
     ]
@@ -111,7 +127,7 @@ def _measures(image: MetaTensor, label: MetaTensor, num_classes: int) -> list[di
 
 
 def class_indices(label: torch.Tensor, num_classes: int) -> list[torch.Tensor]:
-    """Return the voxel indices of every class in a flattened label map.
+    """Return the indices of the voxels of every class in a flattened label map.
 
     If a class has more than 20,000 voxels, an evenly spaced subset of 20,000 is returned.
 
@@ -138,16 +154,16 @@ def class_indices(label: torch.Tensor, num_classes: int) -> list[torch.Tensor]:
 
 
 class PadToPatchd(Transform):
-    """Symmetric padding of `image` and `label` (C, X, Y, Z) to at least the size of a patch.
+    """Dictionary transform that pads `image` and `label` (C, X, Y, Z) symmetrically to at least the size of a patch.
 
     The image is padded with 0. The label map is padded with background, or with unknown voxels if it contains any. A
     warning is logged for the first case that is padded.
 
     Args:
-        patch_size: (X, Y, Z).
+        patch_size: (X, Y, Z) in voxels.
 
     Example:
-        >>> data = {"image": MetaTensor(torch.ones(1, 4, 4, 4)), "label": MetaTensor(torch.ones(1, 4, 4, 4))}
+        >>> data = {"image": MetaTensor(torch.ones(1, 4, 4, 2)), "label": MetaTensor(torch.ones(1, 4, 4, 2))}
         >>> PadToPatchd((4, 4, 4))(data)["image"].shape
         torch.Size([1, 4, 4, 4])
     """

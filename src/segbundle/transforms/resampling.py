@@ -1,4 +1,4 @@
-"""Resampling to the network's grid: axes are flipped, permuted and rescaled independently."""
+"""Resample scans to the network's grid by flipping, permuting and rescaling their axes."""
 
 from __future__ import annotations
 
@@ -35,23 +35,24 @@ _INTEGER_TOLERANCE = 2e-7
 
 
 class ToGridd(MapTransform):
-    """Reorientation and resampling like MONAI's `Orientationd` followed by `Spacingd` with `padding_mode="border"`.
+    """Dictionary transform that reorients and resamples scans, like MONAI's `Orientationd` followed by `Spacingd`.
 
-    Shape and affine are the same, and values agree to float32 precision. Since neither transform rotates, axes are
-    interpolated one after another, slab by slab. This is much faster than 3D sampling and needs no copy of the scan.
-    Scans with sheared axes, which `Spacingd` straightens, are resampled by MONAI.
+    With `padding_mode="border"`, MONAI's transforms return the same shape and affine, and the same values to float32
+    precision. Since neither of them rotates, axes are interpolated one after another, slab by slab. This is much faster
+    than 3D sampling and needs no copy of the scan. Scans with sheared axes, which `Spacingd` straightens, are resampled
+    by MONAI.
 
     Each item, a `MetaTensor` (C, X, Y, Z) with `affine` (4, 4) in its metadata, becomes a `MetaTensor` of the same
     dtype with the affine of the grid. Other metadata, such as `original_affine` and `spatial_shape`, still describes
-    the scan. Without interpolation, data is copied only for flips.
+    the scan. If nothing is interpolated, data is copied only for flips.
 
     Args:
         keys: items to transform.
-        spacing: voxel size in mm along each axis of the grid; None keeps the voxel size of each scan. Axes within 0.001
-            mm of it are not resampled.
+        spacing: voxel size in mm along each axis of the grid; None (default) keeps the voxel size of each scan. Axes
+            whose voxel size is within 0.001 mm of it are not resampled.
         axcodes: orientation of the grid; None keeps the orientation of each scan. Default: `RAS`.
-        mode: `bilinear` for images (floating point) or `nearest` for label maps; one for all keys, or a sequence with
-            one entry per key.
+        mode: `bilinear` (default) for images (floating point) or `nearest` for label maps; one for all keys, or a
+            sequence with one entry per key.
 
     Raises:
         DataError: when called, if the voxel size of a scan, or `spacing`, is obviously wrong, or memory is
@@ -152,13 +153,13 @@ def _respaced(
 
 
 def parallel_axes(to_scan: np.ndarray, shape: Sequence[int]) -> list[int] | None:
-    """Return the parallel axis of a scan for each axis of a grid, or None if the axes are not parallel.
+    """Return, for each axis of a grid, the axis of a scan that is parallel to it; None if axes are not parallel.
 
     Axes count as parallel if no voxel of the grid deviates by more than 0.01 voxels of the scan. The scan may be any
     other grid.
 
     Args:
-        to_scan: (4, 4), maps voxel indices of the grid to voxel indices of the scan.
+        to_scan: (4, 4) matrix from voxel indices of the grid to voxel indices of the scan.
         shape: (X, Y, Z) of the grid.
 
     Returns:
@@ -232,7 +233,7 @@ def interpolate(values: torch.Tensor, at: np.ndarray, dim: int) -> torch.Tensor:
     Args:
         values: any shape; floating point, or any dtype if all positions are integers.
         at: (n,), positions as fractional indices, from 0 to the size of the dimension minus 1.
-        dim: the dimension.
+        dim: dimension along which to interpolate.
 
     Returns:
         A tensor of size n along `dim`; `values` itself if `at` contains its voxels in order.

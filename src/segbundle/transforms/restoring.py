@@ -1,4 +1,4 @@
-"""Restoring of predictions: from logits on the network's grid to labels on the scan's grid."""
+"""Restore predictions: convert logits on the network's grid to labels on the scan's grid."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def restore_labels(
     shape: Sequence[int],
     probabilities: Callable[[int], np.ndarray] | None = None,
 ) -> torch.Tensor:
-    """Return the most probable class at every voxel of another grid.
+    """Return the most probable class at every voxel of a target grid, from logits on the network's grid.
 
     The result is that of softmax, linear interpolation of every class probability, and argmax. It is computed faster:
 
@@ -41,10 +41,10 @@ def restore_labels(
     Args:
         scores: logits before softmax, (num_classes, X', Y', Z') floating point, on the network's grid; or `ScoreSlabs`,
             of which one slab at a time is in memory.
-        to_grid: (4, 4), maps voxel indices of the target grid to voxel indices of the network's grid.
+        to_grid: (4, 4) matrix from voxel indices of the target grid to voxel indices of the network's grid.
         shape: (X, Y, Z) of the target grid.
-        probabilities: function that returns, for a number of classes, a uint16 array (num_classes, X, Y, Z) to fill
-            with probabilities times 65535, for instance a memory-mapped file. None skips them.
+        probabilities: function that takes the number of classes and returns a uint16 array (num_classes, X, Y, Z), for
+            instance memory-mapped, to fill with probabilities times 65535. Default: None (no probabilities).
 
     Returns:
         Class indices (X, Y, Z) on the device of the logits: uint8 for up to 256 classes, otherwise int16. Voxels beyond

@@ -1,4 +1,4 @@
-"""Local web server for one run: it serves the report of the run, and shows its cases in NiiVue."""
+"""Local web server for one run, with the report of the run and a NiiVue viewer of its cases."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def serve(run: str | Path, port: int = 0, browser: bool = True, dataset_dir: str
     """Serve the report and the cases of a run on 127.0.0.1 until the program is interrupted.
 
     The URL is printed. The report is written first if it is missing or older than the files of the run, or if
-    `dataset_dir` is given. If it cannot be written to the folder of the run, it is written to a temporary folder, which
-    is removed at the end.
+    `dataset_dir` is given. If the folder of the run cannot be written, the report is written to a temporary folder,
+    which is removed at the end.
 
     Args:
         run: folder of an evaluation, a cross-validation or predictions.
-        port: port to listen on; 0 selects a free port.
-        browser: whether to open the page in a browser.
-        dataset_dir: new folder of the scans, if they were moved.
+        port: port to listen on; 0 (default) selects a free port.
+        browser: whether to open the page in a browser (default True).
+        dataset_dir: new folder of the scans, if they were moved. Default: the recorded paths are used.
 
     Raises:
         OutputError: The folder has neither scores nor predictions or cannot be read, the files of the cases are unknown
@@ -63,14 +63,14 @@ def serve(run: str | Path, port: int = 0, browser: bool = True, dataset_dir: str
 
     Example:
         >>> serve("runs/liver/evaluation", port=8000)  # doctest: +SKIP
-        http://127.0.0.1:8000/  (Ctrl-C ends it)
+        http://127.0.0.1:8000/  (press Ctrl-C to stop)
     """
     server = make_server(run, port, dataset_dir)
     for number in (signal.SIGINT, signal.SIGTERM):  # end normally and remove a temporary report
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
     address = f"http://{HOST}:{server.server_port}/"
-    print(f"{address}  (Ctrl-C ends it)", flush=True)
+    print(f"{address}  (press Ctrl-C to stop)", flush=True)
     if browser:
         webbrowser.open(address)
     try:
@@ -89,11 +89,12 @@ def make_server(run: str | Path, port: int = 0, dataset_dir: str | Path | None =
 
     Args:
         run: folder of an evaluation, a cross-validation or predictions.
-        port: port to listen on; 0 selects a free port.
-        dataset_dir: new folder of the scans, if they were moved.
+        port: port to listen on; 0 (default) selects a free port.
+        dataset_dir: new folder of the scans, if they were moved. Default: the recorded paths are used.
 
     Raises:
-        OutputError: As in `serve`.
+        OutputError: The folder has neither scores nor predictions or cannot be read, the files of the cases are unknown
+            or missing, or the port cannot be used.
 
     Example:
         >>> server = make_server("runs/liver/evaluation")  # doctest: +SKIP

@@ -38,7 +38,7 @@ class ShownCase:
 
     @classmethod
     def of(cls, name: str, summary: str, files: CaseFiles, unannotated: Sequence[int]) -> ShownCase:
-        """Return a case, without its files that do not exist. Only the first channel of the scan is shown.
+        """Return a case with those of its files that exist. Only the first channel of the scan is shown.
 
         Args:
             name: name of the case.
@@ -52,26 +52,26 @@ class ShownCase:
 
     @property
     def volumes(self) -> list[str]:
-        """Names of the volumes, with `errors`, the error map, if there is a reference and a prediction."""
+        """Names of the volumes to show: the files, and the error map `errors` if reference and prediction exist."""
         return [*self.files, *(["errors"] if {"reference", "prediction"} <= self.files.keys() else [])]
 
 
 def shown_cases(
     folder: str | Path, dataset_dir: str | Path | None = None
 ) -> tuple[list[ShownCase], list[str], dict[str, Any]]:
-    """Return the cases of a run whose files are known.
+    """Return the cases of a run that have known files, with the class names and the content of `run.json`.
 
     For a run with scores, the case with the lowest Dice of any class comes first, and cases without Dice come last.
 
     Args:
         folder: folder of the run.
-        dataset_dir: new folder of the scans, if they were moved.
+        dataset_dir: new folder of the scans, if they were moved. Default: the recorded paths are used.
 
     Returns:
         Cases, names of the foreground classes, and content of `run.json`.
 
     Raises:
-        OutputError: The folder is not that of a run, the run has not finished, or its files cannot be read.
+        OutputError: The folder does not belong to a run, the run has not finished, or its files cannot be read.
 
     Example:
         >>> import tempfile
@@ -89,7 +89,7 @@ def shown_cases(
 
 
 def with_warnings(cases: Sequence[ShownCase], measurements: Path) -> list[ShownCase]:
-    """Return cases with the warnings in `measurements.csv` as their summaries, the case with the most warnings first.
+    """Return cases with the warnings in `measurements.csv` as summaries, sorted by number of warnings, most first.
 
     Args:
         cases: cases of predictions.

@@ -12,7 +12,7 @@ import numpy as np
 
 from segbundle.errors import DataError
 from segbundle.io.label_maps import read_labels
-from segbundle.io.scan_files import is_nifti
+from segbundle.io.nifti import is_nifti
 from segbundle.io.scans import Scan, read_geometry, read_scan
 from segbundle.viewer.shown_cases import ShownCase
 

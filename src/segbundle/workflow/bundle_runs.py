@@ -21,20 +21,23 @@ def create_workflow(
     values: Mapping[str, Any] | None = None,
     logs: bool = True,
 ) -> Any:
-    """Return MONAI's `ConfigWorkflow` for the files of a workflow, task files and values. It is not initialized yet.
+    """Return a MONAI `ConfigWorkflow`, not yet initialized, for the files of a workflow, task files and values.
 
     Python modules in the folder of the bundle can only be imported if the bundle is trusted.
 
     Args:
         files: files of the workflow, see `segbundle.config.overlays.workflow_files`.
         tasks: task files; later files override earlier files.
-        overrides: values of a command line or of Python code. They are data and are not evaluated.
+        overrides: values by key from the command line or Python code. They are data: expressions in them are not
+            evaluated.
         trust: whether the bundle is trusted (default False).
-        values: further configuration, between the task files and `overrides`; inspected by the caller. Default: none.
+        values: further values by key, merged after the task files and before `overrides`. Expressions in them are
+            evaluated, so the caller must have inspected them. Default: none.
         logs: whether to configure logging by the bundle's `logging.conf` (default True).
 
     Raises:
-        ConfigError: see `merged_config` and `check_steps`.
+        ConfigError: the files cannot be merged (see `merged_config`), or a task removes or changes a step of the
+            workflow (see `check_steps`).
 
     Example:
         >>> from segbundle.config.options import default_bundle

@@ -1,4 +1,4 @@
-"""Cross-validation: training and evaluation of every fold, and the scores of all held-out cases."""
+"""Cross-validation: training and evaluation of every fold, and combined scores of the held-out cases."""
 
 from __future__ import annotations
 
@@ -106,7 +106,9 @@ def cross_validate(output_dir: str | Path, task: Mapping[str, Any], run: Run) ->
     with unwritten.defer_error(f"{run_files.METRICS} or {run_files.SUMMARY}"):
         write_scores(output_dir, cases, class_names, tolerances)
     summary = summarize(cases, class_names, tolerances)
-    print_summary(summary, f"{num_folds} folds, {len(cases)} cases, each with the model that was not trained on it")
+    print_summary(
+        summary, f"{num_folds} folds, {len(cases)} cases, each scored with the model that was not trained on it"
+    )
     paths = [folder / "evaluation" / run_files.RUN_FILE for folder in folders]
     folds = [_read(path) for path in paths if path.exists()]  # earlier versions did not write it
     config = {key: task[key] for key in (*KEYS, "network_def", "loss", "optimizer") if key in task and key != "fold"}

@@ -1,4 +1,4 @@
-"""Choice of the device, and placement of networks on it."""
+"""Choice of a device, and placement of networks on it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pick_num_workers(device: torch.device | str) -> int:
         device: device of the network, or its name.
 
     Raises:
-        ConfigError: see `checked_device`.
+        ConfigError: the device does not exist (see `checked_device`).
 
     Example:
         >>> pick_num_workers("cpu")
@@ -37,7 +37,7 @@ def pick_num_workers(device: torch.device | str) -> int:
 
 
 def checked_device(device: torch.device | str) -> torch.device:
-    """Return a device, after checking that it exists.
+    """Return a `torch.device` after checking that it can be used.
 
     Args:
         device: device or its name, such as `cuda:0`.
@@ -59,9 +59,9 @@ def checked_device(device: torch.device | str) -> torch.device:
 
 
 def place_network(network: torch.nn.Module, device: torch.device | str) -> torch.nn.Module:
-    """Return a network on a device, with the channels-last layout, in which 3D convolutions are fastest.
+    """Move a network to a device and to the channels-last memory layout, and return it.
 
-    On a CPU, instance norms are replaced by norms that support this layout.
+    3D convolutions are fastest in this layout. On a CPU, instance norms are replaced by norms that support it.
 
     Args:
         network: network on any device.

@@ -1,4 +1,4 @@
-"""Comparison of test-time flips with the flips during training."""
+"""Warning about test-time flips that do not match the flips during training."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ def warn_about_flips(
     class_names: Sequence[str] = (),
     axcodes: str | Sequence[str] | None = "RAS",
 ) -> None:
-    """Log a warning if inference mirrors images along axes that training did not mirror, or that exchange classes.
+    """Log a warning if inference mirrors images along axes that training did not mirror, or exchanges left and right.
+
+    The second warning is logged only if there are classes that differ only by side.
 
     Args:
         test_time_flips: axes along which inference mirrors images.
-        augmentation: augmentation during training, with its `flip_axes`; None for the defaults.
+        augmentation: augmentation during training, with its `flip_axes`; None for no augmentation.
         class_names: classes of the task, to find classes that differ only by side. Default: none.
         axcodes: orientation of the network's grid. Default: RAS.
 
@@ -33,7 +35,8 @@ def warn_about_flips(
     Example:
         >>> warn_about_flips([0], {"flip_axes": [0]}, ["background", "liver"])  # same axes: no warning
     """
-    trained = chosen_flips((augmentation or {}).get("flip_axes", "auto"), class_names, axcodes)
+    flip_axes = [] if augmentation is None else augmentation.get("flip_axes", "auto")
+    trained = chosen_flips(flip_axes, class_names, axcodes)
     unknown = sorted(set(test_time_flips) - set(trained))
     if unknown:
         _logger.warning(

@@ -13,7 +13,7 @@ from segbundle.config.choices import Precision
 from segbundle.config.from_settings import from_settings
 from segbundle.distributed import local_world_size
 from segbundle.errors import ConfigError, first_cause, one_line
-from segbundle.hardware.device_memory import free_memory
+from segbundle.hardware.memory_usage import free_memory
 from segbundle.inference.memory import measured_needs, training_bytes
 
 _AMPLE_BYTES = 4096
@@ -30,15 +30,16 @@ def check_network(
     window_size: Sequence[int] | str = "auto",
     inferer: Any = None,
 ) -> None:
-    """Check that a network works for patches and windows, by inference on zeros.
+    """Raise an error if a network does not work for patches and windows. It is tested by inference on zeros.
 
     Args:
         network: network on `device`.
         device: device or its name.
         num_channels: number of input channels.
-        patch_size: (X, Y, Z) in voxels.
-        class_names: class names, the background first.
-        window_size: (X, Y, Z) of sliding windows, checked if different from `patch_size`. Default: `auto`, not checked.
+        patch_size: size of a patch (X, Y, Z) in voxels.
+        class_names: class names, background first.
+        window_size: size of a sliding window (X, Y, Z) in voxels, checked if different from `patch_size`. Default:
+            `auto`, not checked.
         inferer: inferer whose method `warm_up`, if it has one, runs the network for the patch. Default: none.
 
     Raises:
@@ -132,15 +133,15 @@ def check_batch(
     batch_size: int,
     precision: Precision = "auto",
 ) -> None:
-    """Check that training batches fit into memory. On a CPU, the ranks share the memory.
+    """Raise an error if training batches do not fit into memory. On a CPU, the ranks share the memory.
 
-    Nothing is checked for networks whose memory footprint cannot be measured on small patches.
+    The memory is not checked for networks whose memory footprint cannot be measured on small patches.
 
     Args:
         network: network on `device`.
         device: device or its name.
         num_channels: number of input channels.
-        patch_size: (X, Y, Z) in voxels.
+        patch_size: size of a patch (X, Y, Z) in voxels.
         batch_size: number of patches per batch and rank.
         precision: precision of the training. Default: `auto`.
 

@@ -19,7 +19,7 @@ from segbundle.config.overlays import texts
 from segbundle.config.values import is_evaluated_later
 from segbundle.distributed import local_world_size
 from segbundle.errors import ConfigError, find_cause
-from segbundle.hardware.device_memory import free_memory
+from segbundle.hardware.memory_usage import free_memory
 
 _MOST_PARAMETERS = 5_000
 """Limit of the number of weight tensors. Building a network with more takes minutes."""
@@ -29,14 +29,14 @@ _CONSTRUCTORS = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, tor
 
 
 def check_network_size(parser: ConfigParser, patch_size: Sequence[int]) -> None:
-    """Build `network_def` on the meta device, and check that its weights and kernels have a usable size.
+    """Raise an error if the weights of `network_def` do not fit into memory, or a kernel is larger than a patch.
 
-    The weights must fit into memory, and kernels must not be larger than a patch. Networks are not checked if they
-    refer to other components or cannot be built on the meta device.
+    The network is built on PyTorch's meta device, without memory for its weights. Networks that refer to other
+    components or cannot be built on the meta device are not checked.
 
     Args:
         parser: configuration; it is neither evaluated nor changed.
-        patch_size: (X, Y, Z) in voxels.
+        patch_size: size of a patch (X, Y, Z) in voxels.
 
     Raises:
         ConfigError: the weights do not fit, the network has too many layers, or a kernel is larger than a patch.

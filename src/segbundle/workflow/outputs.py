@@ -66,7 +66,7 @@ def prepare_training_output(output_dir: str, resume: bool = False) -> None:
 
 
 def prepare_output(output_dir: str) -> None:
-    """Create and lock the output folder of an evaluation, and check that it can be written.
+    """Create and lock the output folder of an evaluation or a cross-validation, and check that it can be written to.
 
     Every rank must call this function, because it waits for all ranks.
 
@@ -95,7 +95,7 @@ def prepare_output(output_dir: str) -> None:
 
 
 def prepare_prediction_output(output_dir: str) -> None:
-    """Create and lock the output folder of predictions without scores, and check that it can be written.
+    """Create and lock the output folder of predictions without scores, and check that it can be written to.
 
     Every rank must call this function, because it waits for all ranks.
 
@@ -103,7 +103,8 @@ def prepare_prediction_output(output_dir: str) -> None:
         output_dir: output folder.
 
     Raises:
-        OutputError: see `prepare_output`. Also if the folder contains the scores of an evaluation.
+        OutputError: the folder cannot be written or is locked, or contains a training run or the scores of an
+            evaluation.
 
     Example:
         >>> import tempfile

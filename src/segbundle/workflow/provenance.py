@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import os
@@ -27,7 +28,7 @@ from segbundle.credentials import without_credentials
 from segbundle.distributed import rank
 from segbundle.errors import OutputError, describe
 from segbundle.files import run_files
-from segbundle.files.hashing import add_ends, new_digest, shortened
+from segbundle.files.hashing import file_ends, shortened
 from segbundle.io.scan_files import files_of
 from segbundle.report.page import write_report
 from segbundle.results.runs import write_run
@@ -78,7 +79,7 @@ def describe_run(output_dir: str, records: ScanRecords, device: torch.device | s
         config: config keys that affect the label maps, with their values.
 
     Raises:
-        OutputError: see `ScanRecords.collect`.
+        OutputError: `predictions.json` cannot be written, or a journal cannot be read (see `ScanRecords.collect`).
 
     Example:
         >>> from segbundle.inference.scan_records import ScanRecords
@@ -118,7 +119,7 @@ def report_run(
 
     Raises:
         CheckpointError: the `task.json` next to a checkpoint is damaged.
-        OutputError: see `ScanRecords.collect`.
+        OutputError: `predictions.json` cannot be written, or a journal cannot be read (see `ScanRecords.collect`).
 
     Example:
         >>> from segbundle.inference.scan_records import ScanRecords
@@ -147,8 +148,8 @@ def write_page(output_dir: str | Path) -> None:
         output_dir: folder of the scores.
 
     Raises:
-        OutputError: the report cannot be written, for whatever reason. The message contains the command that writes it
-            later.
+        OutputError: the report cannot be written. The message contains the reason, and the command that writes the
+            report later.
 
     Example:
         >>> import tempfile
@@ -169,7 +170,7 @@ def write_page(output_dir: str | Path) -> None:
 
 
 def made_by(config: Mapping[str, Any], device: torch.device | str | None = None) -> dict[str, Any]:
-    """Return command, date, versions, device, model fingerprints and configuration of a run, without credentials.
+    """Return the provenance of a run without credentials: command, date, versions, device, models, configuration.
 
     Args:
         config: config keys that affect the results, with their values. The `network_def` of the running workflow is
@@ -177,7 +178,7 @@ def made_by(config: Mapping[str, Any], device: torch.device | str | None = None)
         device: device of the run. Default: left out.
 
     Returns:
-        JSON values by name.
+        JSON values by name, as in `run.json`.
 
     Example:
         >>> made_by({"fold": 0})["config"]
@@ -233,14 +234,9 @@ def _device_name(device: torch.device) -> str:
 
 def _model_fingerprints(ckpt_path: str | list[str] | None) -> dict[str, str]:
     """Return the fingerprint of a checkpoint, or of each member of an ensemble; empty without files."""
-    fingerprints = [_file_fingerprint(path) for path in checkpoint_paths(ckpt_path) if path.is_file()]
+    paths = [path for path in checkpoint_paths(ckpt_path) if path.is_file()]
+    fingerprints = [shortened(hashlib.sha256(file_ends(path))) for path in paths]
     return {"model_fingerprint": ", ".join(fingerprints)} if fingerprints else {}
-
-
-def _file_fingerprint(path: Path) -> str:
-    digest = new_digest()
-    add_ends(digest, path)
-    return shortened(digest)
 
 
 def _fingerprint(data: Sequence[dict[str, Any]]) -> str:
@@ -249,7 +245,7 @@ def _fingerprint(data: Sequence[dict[str, Any]]) -> str:
     They depend on the name, the size, and the first and last bytes of each file. The last bytes of gzip files and
     checkpoints contain checksums of the content.
     """
-    digest = new_digest()
+    digest = hashlib.sha256()
     for entry in sorted(data, key=lambda entry: str(entry["case"])):
         digest.update(os.fsencode(str(entry["case"])))
         for given in (entry["image"], entry.get("label", [])):
@@ -257,5 +253,5 @@ def _fingerprint(data: Sequence[dict[str, Any]]) -> str:
                 with suppress(OSError):  # from failed scans
                     for file in files_of(Path(path)):
                         digest.update(b" " + os.fsencode(file.name) + b" ")
-                        add_ends(digest, file)
+                        digest.update(file_ends(file))
     return shortened(digest)

@@ -26,11 +26,13 @@ def start_workflow(ranks: bool = False) -> None:
     workflow, only the process is prepared.
 
     Args:
-        ranks: whether to start the process group of the ranks that `torchrun` has started (default False). Every rank
+        ranks: whether to initialize the process group if `torchrun` started several ranks (default False). Every rank
             must then call this function.
 
     Raises:
-        ConfigError: see `check_config`, `check_values`, `check_network_size` and `require_process_group`.
+        ConfigError: the configuration is invalid (see `check_config` and `check_values`), the network is too large (see
+            `check_network_size`), or there is no process group although several ranks were started (see
+            `require_process_group`).
 
     Example:
         >>> start_workflow()  # no running workflow: prepares the process only
@@ -54,9 +56,10 @@ def start_workflow(ranks: bool = False) -> None:
 
 
 def follow_trainer(parser: ConfigParser) -> None:
-    """Set `max_epochs` to the trainer's value if only that was changed, as MONAI's federated clients do.
+    """Set `max_epochs` to the value of `train#trainer#max_epochs` if that differs.
 
-    The learning rate schedule refers to `max_epochs`, so it ends with the training.
+    MONAI's federated clients change only the trainer's value. The learning rate schedule refers to `max_epochs`, so
+    both must be equal for the schedule to end with the training.
 
     Args:
         parser: configuration, changed in place.

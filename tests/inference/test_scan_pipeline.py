@@ -2,6 +2,7 @@ import json
 import logging
 import os
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,9 @@ from segbundle.errors import OutputError, ScansFailedError
 from segbundle.files.atomic import write_json
 from segbundle.files.output_folders import OutputFolder, claim
 from segbundle.files.run_files import RESULTS
+from segbundle.inference import scan_pipeline as scanning
 from segbundle.inference import scan_records as records
-from segbundle.inference import scan_writing as scanning
-from segbundle.inference.scan_evaluator import ScanEvaluator
-from segbundle.inference.scan_loading import ScanDataset
+from segbundle.inference.scan_pipeline import ScanDataset, ScanEvaluator, ScanLoader, start_reading
 from segbundle.inference.scan_records import ScanRecords, report_failures
 from segbundle.transforms import SaveLabelsd, postprocessing, preprocessing
 from segbundle.workflow import provenance
@@ -171,7 +171,9 @@ def test_resume_removes_partial_files_of_killed_run(tmp_path):
 
 def test_error_names_unreadable_records(tmp_path):
     (tmp_path / "predictions.json").write_text("half a fi")
-    with pytest.raises(OutputError, match=r"predictions.json: cannot be read \(is not valid JSON .* or move it away"):
+    with pytest.raises(
+        OutputError, match=r"predictions.json: cannot be read \(is not valid JSON .* or move the file away"
+    ):
         ScanRecords(tmp_path, resume=True).remaining([])
 
 
@@ -319,3 +321,74 @@ def test_records_are_written_once_at_the_end(tmp_path, monkeypatch):
         kept.close()
         kept.collect()
     assert written == [3]
+
+
+# --- loading ahead ----------------------------------------------------------------------------------------------------
+
+
+class Reading:
+    """Transform that records which scans were loaded, and by which threads."""
+
+    def __init__(self):
+        self.loaded, self.threads = [], set()
+        self.finished = threading.Semaphore(0)
+
+    def __call__(self, entry):
+        self.loaded.append(entry["case"])
+        self.threads.add(threading.current_thread())
+        self.finished.release()
+        return entry
+
+
+@pytest.fixture
+def reading():
+    return Reading()
+
+
+@pytest.fixture
+def loader(reading):
+    return ScanLoader(ScanDataset([{"case": case, "image": f"{case}.nii"} for case in "abcd"], reading))
+
+
+def test_one_scan_is_loaded_ahead(loader, reading):
+    batches = iter(loader)
+    assert next(batches)["case"] == ["a"]
+    reading.finished.acquire(), reading.finished.acquire()  # a and b, while a is used
+    assert reading.loaded == ["a", "b"]
+    assert next(batches)["case"] == ["b"]
+    reading.finished.acquire()
+    assert reading.loaded == ["a", "b", "c"]
+
+
+def test_all_scans_are_loaded_in_order_by_one_thread(loader, reading):
+    assert [batch["case"] for batch in loader] == [["a"], ["b"], ["c"], ["d"]]
+    assert [thread.name for thread in reading.threads] == ["reading"]
+    assert [batch["case"] for batch in loader] == [["a"], ["b"], ["c"], ["d"]]  # another iteration starts again
+
+
+def test_first_scan_is_loaded_before_the_iteration(loader, reading, tmp_path):
+    start_reading(loader, ScanRecords(tmp_path))
+    assert reading.finished.acquire(timeout=60)
+    assert reading.loaded == ["a"]
+    assert [batch["case"] for batch in loader] == [["a"], ["b"], ["c"], ["d"]]
+    assert reading.loaded == [*"abcd"]
+
+
+def test_finished_scans_are_not_loaded(loader, reading, tmp_path):
+    records = ScanRecords(tmp_path)
+    records.remaining = lambda data: data[2:]
+    start_reading(loader, records)
+    assert len(loader) == 2
+    assert [batch["case"] for batch in loader] == [["c"], ["d"]]
+    assert reading.loaded == [*"cd"]
+
+
+def test_loader_without_scans(tmp_path):
+    loader = ScanLoader(ScanDataset([]))
+    start_reading(loader, ScanRecords(tmp_path))
+    assert len(loader) == 0 and list(loader) == []
+
+
+def test_loader_accepts_processes(loader):
+    data = ScanDataset(loader.dataset.data)
+    assert [batch["case"] for batch in ScanLoader(data, num_workers=1)] == [["a"], ["b"], ["c"], ["d"]]

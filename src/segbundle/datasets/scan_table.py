@@ -1,0 +1,98 @@
+"""Table of the scans in a folder that is not a dataset, such as the export of a PACS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from segbundle.datasets.finding import find_scans
+from segbundle.datasets.folders import escaped
+from segbundle.errors import DataError
+from segbundle.io.dicom import find_series
+from segbundle.io.scans import read_geometry
+from segbundle.terminal import counted
+
+_COLUMNS = ("scan", "modality", "size (voxels)", "spacing (mm)", "series", "date", "description")
+
+
+@dataclass(frozen=True)
+class ScanRow:
+    """Scan of a folder, as it is shown in a table.
+
+    Attributes:
+        case: name that the scan has in predictions.
+        cells: text of the columns after the name: modality, size, spacing, SeriesNumber, date and SeriesDescription;
+            empty if unknown.
+        problem: message if the scan cannot be used; None if it can.
+
+    Example:
+        >>> ScanRow("a", ("CT", "512 x 512 x 90", "0.7 x 0.7 x 3", "4", "2026-01-31", "thorax")).problem is None
+        True
+    """
+
+    case: str
+    cells: tuple[str, ...] = ()
+    problem: str | None = None
+
+
+def list_scans(folder: str | Path) -> list[ScanRow]:
+    """Return the scans of a folder and its subfolders, with what their headers say.
+
+    Args:
+        folder: folder with scans in any supported format.
+
+    Raises:
+        DataError: the folder contains no scan, or none that can be used.
+
+    Example:
+        >>> import tempfile
+        >>> import nibabel as nib
+        >>> import numpy as np
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     nib.save(nib.Nifti1Image(np.zeros((4, 3, 2), np.int16), np.eye(4)), f"{folder}/ct.nii.gz")
+        ...     [(row.case, row.cells[1]) for row in list_scans(folder)]
+        [('ct', '4 x 3 x 2')]
+    """
+    entries = find_scans(folder)
+    return [
+        _row(entry["case"], entry["image"], entry.get("error"))
+        for entry in counted(entries, len(entries), "reading headers", "scan")
+    ]
+
+
+def _row(case: str, path: str, problem: str | None) -> ScanRow:
+    if problem is not None:
+        return ScanRow(case, problem=problem)
+    try:
+        geometry, series = read_geometry(path), find_series(path)
+    except DataError as error:
+        return ScanRow(case, problem=str(error))
+    size = " x ".join(map(str, geometry.shape)) + (f" x {geometry.channels}" if geometry.channels > 1 else "")
+    cells = ["", size, " x ".join(f"{value:.3g}" for value in geometry.spacing), "", "", ""]
+    if series is not None:
+        words = " ".join(filter(None, (series.description, series.volume)))
+        cells[0], cells[3:] = series.modality, [str(series.number or ""), _date(series.date), escaped(words)]
+    return ScanRow(case, tuple(cells))
+
+
+def _date(text: str) -> str:
+    return f"{text[:4]}-{text[4:6]}-{text[6:]}" if len(text) == 8 and text.isdigit() else text
+
+
+def table_lines(rows: list[ScanRow]) -> Iterator[str]:
+    """Yield the lines of a table of the scans without problems.
+
+    Args:
+        rows: scans.
+
+    Example:
+        >>> print(*table_lines([ScanRow("a", ("CT", "9 x 9 x 9", "1 x 1 x 1", "", "", ""))]), sep="\\n")
+        scan  modality  size (voxels)  spacing (mm)
+        a     CT        9 x 9 x 9      1 x 1 x 1
+    """
+    lines = [_COLUMNS, *((row.case, *row.cells) for row in rows if row.problem is None)]
+    used = [index for index in range(len(_COLUMNS)) if any(line[index] for line in lines[1:])]
+    widths = [max(len(line[index]) for line in lines) for index in used]
+    for line in lines:
+        yield "  ".join(f"{line[index]:{width}}" for index, width in zip(used, widths, strict=True)).rstrip()

@@ -1,0 +1,152 @@
+"""Convert PET images to standardized uptake values (SUV), normalized by body weight.
+
+The rules are those of the QIBA FDG-PET/CT profile (version 1.13, 2016, appendix G).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segbundle.errors import DataError
+from segbundle.io.dicom import find_series
+from segbundle.io.geometry import Scan
+
+_TAGS = (
+    "Units", "CorrectedImage", "DecayCorrection", "PatientWeight", "RadiopharmaceuticalInformationSequence",
+    "SeriesDate", "SeriesTime", "AcquisitionDate", "AcquisitionTime",
+)  # fmt: skip
+_PHILIPS_SUV, _PHILIPS_ACTIVITY = 0x70531000, 0x70531009
+"""Private tags of Philips: factors from counts to SUV and to Bq/ml."""
+_DAY = timedelta(days=1)
+
+
+def to_suv(scan: Scan, path: str | Path | list[str | Path]) -> Scan:
+    """Return a scan whose PET channels are in SUV (g/ml). Other channels, such as CT, are unchanged.
+
+    Args:
+        scan: scan in floating point (C, X, Y, Z); it is changed in place.
+        path: path of the scan, or one path per channel. Files that are not DICOM PET series are not converted.
+
+    Raises:
+        DataError: the header of a PET series lacks a value that the conversion needs.
+
+    Example:
+        >>> from segbundle.io.scans import Geometry
+        >>> scan = Scan(np.ones((1, 2, 2, 2), np.float32), Geometry((2, 2, 2), np.eye(4)), Path("ct.nii"))
+        >>> to_suv(scan, "ct.nii").array.max()
+        np.float32(1.0)
+    """
+    paths = path if isinstance(path, list) else [path]
+    for channel, own in zip(scan.array, paths, strict=False):
+        factor = suv_factor(own)
+        if factor != 1:
+            channel *= np.asarray(factor, channel.dtype)
+    return replace(scan)
+
+
+def suv_factor(path: str | Path) -> float:
+    """Return the factor from the rescaled values of a PET series to SUV; 1 for other scans.
+
+    Args:
+        path: path of a scan.
+
+    Raises:
+        DataError: see `to_suv`.
+
+    Example:
+        >>> suv_factor("/nowhere/ct.nii.gz")
+        1.0
+    """
+    from pydicom import dcmread
+    from pydicom.tag import Tag
+
+    series = find_series(path)
+    if series is None or series.modality != "PT":
+        return 1.0
+    tags: list[Any] = [*map(Tag, _TAGS), Tag(_PHILIPS_SUV), Tag(_PHILIPS_ACTIVITY)]
+    headers = [dcmread(file, stop_before_pixels=True, specific_tags=tags, force=True) for file in series.files]
+    header: Any = headers[0]
+    units = str(header.get("Units") or "")
+    if units == "GML":
+        return 1.0
+    activity = 1.0
+    if units == "CNTS":
+        if header.get(_PHILIPS_SUV) is not None and float(header[_PHILIPS_SUV].value) > 0:
+            return float(header[_PHILIPS_SUV].value)
+        if header.get(_PHILIPS_ACTIVITY) is None:
+            raise DataError(f"{path}: its units are counts (Units: CNTS), which cannot be converted to SUV.")
+        activity = float(header[_PHILIPS_ACTIVITY].value)
+    elif units != "BQML":
+        raise DataError(f"{path}: its units are {units or 'unknown'} (Units), which cannot be converted to SUV.")
+    return activity * _per_activity(path, headers)
+
+
+def _per_activity(path: str | Path, headers: list[Any]) -> float:
+    """Return the factor from Bq/ml to SUV: body weight in g by the dose in Bq at the time of decay correction."""
+    header = headers[0]
+    corrected = [str(word) for word in header.get("CorrectedImage") or ()]
+    for word, what in (("ATTN", "attenuation"), ("DECY", "decay")):
+        if word not in corrected:
+            raise DataError(f"{path}: is not corrected for {what} (CorrectedImage), so it has no SUV.")
+    drug = (header.get("RadiopharmaceuticalInformationSequence") or [{}])[0]
+    weight = _positive(path, header, "PatientWeight")
+    dose = _positive(path, drug, "RadionuclideTotalDose")
+    decay = str(header.get("DecayCorrection") or "")
+    if decay == "ADMIN":
+        return 1000 * weight / dose
+    if decay != "START":
+        raise DataError(f"{path}: DecayCorrection is {decay or 'missing'}; SUV needs START or ADMIN.")
+    elapsed = (_scan_start(path, headers) - _injection(path, drug, headers)).total_seconds()
+    return 1000 * weight / (dose * math.exp2(-elapsed / _positive(path, drug, "RadionuclideHalfLife")))
+
+
+def _positive(path: str | Path, header: Any, name: str) -> float:
+    value = header.get(name)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = 0.0
+    if not (math.isfinite(number) and number > 0):
+        raise DataError(f"{path}: {name} is {'missing' if value is None else value}; SUV needs a positive number.")
+    return number
+
+
+def _scan_start(path: str | Path, headers: list[Any]) -> datetime:
+    """Return the time to which decay is corrected: the start of the series, or of its first acquisition if earlier."""
+    series = _time(headers[0].get("SeriesDate"), headers[0].get("SeriesTime"))
+    acquired = [
+        _time(one.get("AcquisitionDate") or one.get("SeriesDate"), one.get("AcquisitionTime")) for one in headers
+    ]
+    known = [time for time in (series, *acquired) if time is not None]
+    if not known:
+        raise DataError(f"{path}: SeriesDate and SeriesTime are missing; SUV needs the time of the scan.")
+    return min(known)
+
+
+def _injection(path: str | Path, drug: Any, headers: list[Any]) -> datetime:
+    whole = str(drug.get("RadiopharmaceuticalStartDateTime") or "")
+    found = _time(whole[:8], whole[8:])
+    if found is not None:
+        return found
+    start = _scan_start(path, headers)
+    found = _time(f"{start:%Y%m%d}", drug.get("RadiopharmaceuticalStartTime"))
+    if found is None:
+        raise DataError(f"{path}: RadiopharmaceuticalStartTime is missing; SUV needs the time of the injection.")
+    return found if found <= start else found - _DAY  # injected before midnight
+
+
+def _time(date: Any, time: Any) -> datetime | None:
+    """Return date and time of a header, `20260131` and `101530.25`; None if one is missing or malformed."""
+    day, clock = str(date or "")[:8], str(time or "").partition(".")
+    try:
+        whole = datetime.strptime(day + clock[0][:6], "%Y%m%d%H%M%S")
+    except ValueError:
+        return None
+    digits = "".join(char for char in clock[2][:6] if char.isdigit())
+    return whole + timedelta(microseconds=int(digits.ljust(6, "0"))) if digits else whole

@@ -1,0 +1,220 @@
+"""Series with several volumes: each is a scan of its own, with the voxels and the affine of its own positions."""
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from dicoms import AXIAL, MR, add_pixels, header, lps_affine, voxels, write_enhanced, write_series
+from segbundle.datasets.finding import find_scans
+from segbundle.errors import DataError
+from segbundle.io import read_geometry, read_scan
+from segbundle.io.dicom_folders import list_series
+from segbundle.io.dicom_volumes import separate
+from segbundle.io.scan_files import files_of
+from segbundle.io.stacks import Slice
+
+LPS_TO_RAS = np.diag([-1, -1, 1, 1])
+SETTINGS = {
+    "EchoTime": ((10, 90), ["TE10", "TE90"]),
+    "DiffusionBValue": ((0, 1000), ["b0", "b1000"]),
+    "EchoNumbers": ((1, 2), ["echo1", "echo2"]),
+    "TemporalPositionIdentifier": ((1, 2), ["t1", "t2"]),
+    "ImageType": ((["ORIGINAL", "PRIMARY", "M"], ["ORIGINAL", "PRIMARY", "P"]), ["M", "P"]),
+}
+
+
+def at(*heights):
+    return [(-10, -20, height) for height in heights]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_interleaved_volumes_are_separate_scans(tmp_path, name):
+    """Volumes at 0, 2, 4, 6 mm and at 1, 3, 5, 7 mm: together 8 evenly spaced slices."""
+    values, labels = SETTINGS[name]
+
+    def edit(dataset, index):
+        setattr(dataset, name, values[index // 4])
+
+    write_series(tmp_path / "s", voxels(), positions=at(0, 2, 4, 6, 1, 3, 5, 7), thickness=2, edit=edit)
+    found = list_series(tmp_path / "s")
+    assert [series.volume for series in found] == labels
+    for series, first in zip(found, (0, 4), strict=True):
+        assert files_of(series.path) == list(series.files)
+        scan = read_scan(series.path)
+        np.testing.assert_array_equal(scan.array[0], voxels()[:, :, first : first + 4])
+        expected = LPS_TO_RAS @ lps_affine(origin=(-10, -20, first // 4))
+        np.testing.assert_allclose(scan.geometry.affine, expected)
+    cases = [entry["case"] for entry in find_scans(tmp_path)]
+    assert cases == [f"s_CT_{series.files[0].stem}_{series.volume}" for series in found] or cases == [
+        f"s_CT_{label}" for label in labels
+    ]
+    with pytest.raises(DataError, match=f"contains 2 DICOM volumes .*{labels[1]}, 4 file"):
+        read_scan(tmp_path / "s")
+
+
+@pytest.mark.parametrize("times", [2, 3])
+@pytest.mark.parametrize("order", ["by time", "by position"])
+def test_time_points_without_a_tag(tmp_path, times, order):
+    """Instance numbers count time points first or positions first; in both orders, they increase with time."""
+    volume = voxels((5, 4, 3 * times))
+    heights = [0, 2, 4] * times
+    instances = range(3 * times)
+    if order == "by position":
+        instances = [(index % 3) * times + index // 3 for index in instances]
+    write_series(tmp_path / "s", volume, positions=at(*heights), instances=[1 + number for number in instances])
+    found = list_series(tmp_path / "s")
+    assert [series.volume for series in found] == [f"volume{number + 1}" for number in range(times)]
+    for number, series in enumerate(found):
+        np.testing.assert_array_equal(read_scan(series.path).array[0], volume[:, :, 3 * number : 3 * number + 3])
+
+
+def _enhanced(path, edit, count=8):
+    """Write a multi-frame file in which every second frame repeats the position before; `edit` changes each frame."""
+    positions = [(-10, -20, 30 + 2 * (k // 2)) for k in range(count)]
+    write_enhanced(path, voxels((12, 10, count)), positions, [1] * count)
+    dataset = dcmread(path)
+    for index, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        edit(frame, index)
+    dataset.save_as(path)
+    return path
+
+
+def _sequence(**values):
+    item = Dataset()
+    for name, value in values.items():
+        setattr(item, name, value)
+    return [item]
+
+
+def _echo(frame, index):
+    frame.MREchoSequence = _sequence(EffectiveEchoTime=90 if index % 2 else 10)
+
+
+def _b_value(frame, index):
+    frame.MRDiffusionSequence = _sequence(DiffusionBValue=1000 if index % 2 else 0)
+
+
+def _component(frame, index):
+    frame.MRImageFrameTypeSequence = _sequence(FrameType=["ORIGINAL", "PRIMARY", "P" if index % 2 else "M", "NONE"])
+
+
+def _time(frame, index):
+    frame.FrameContentSequence[0].TemporalPositionIndex = 1 + index % 2
+
+
+@pytest.mark.parametrize(
+    ("edit", "labels"),
+    [
+        (_echo, ["TE10", "TE90"]),
+        (_b_value, ["b0", "b1000"]),
+        (_component, ["M", "P"]),
+        (_time, ["t1", "t2"]),
+        (lambda frame, index: None, ["volume1", "volume2"]),
+    ],
+)
+def test_volumes_of_a_multi_frame_file(tmp_path, edit, labels):
+    path = _enhanced(tmp_path / "study" / "mf.dcm", edit)
+    entries = find_scans(tmp_path)
+    assert [entry["case"] for entry in entries] == [f"study_CT_{label}" for label in labels]
+    for first, (entry, label) in enumerate(zip(entries, labels, strict=True)):
+        assert entry["image"] == str(path / f"{label}.volume")
+        assert files_of(entry["image"]) == [path]
+        scan = read_scan(entry["image"])
+        np.testing.assert_array_equal(scan.array[0], voxels()[:, :, first::2] - 10)
+        np.testing.assert_allclose(scan.geometry.affine, LPS_TO_RAS @ lps_affine((0.8, 0.9, 2)))
+        assert read_geometry(entry["image"]).shape == (12, 10, 4)
+    assert [entry["image"] for entry in find_scans(path)] == [entry["image"] for entry in entries]
+    with pytest.raises(DataError, match=rf"mf.dcm: contains 2 volumes. Pass one of .*mf.dcm/{labels[0]}.volume"):
+        read_scan(path)
+    with pytest.raises(DataError, match="is not a volume of a DICOM series"):
+        read_scan(path / "b5.volume")
+
+
+def test_stacks_of_a_multi_frame_file(tmp_path):
+    positions = [(-10, -20, 30 + 2 * k) for k in range(8)]
+    path = write_enhanced(tmp_path / "mf.dcm", voxels(), positions, [1] * 8, ["1"] * 5 + ["2"] * 3)
+    shapes = [read_geometry(series.path).shape for series in list_series(tmp_path)]
+    assert shapes == [(12, 10, 5), (12, 10, 3)]
+    assert [series.path for series in list_series(tmp_path)] == [path / "stack1.volume", path / "stack2.volume"]
+
+
+def test_concatenation_is_one_volume(tmp_path):
+    """A volume in two multi-frame files with the same ConcatenationUID."""
+    for part in range(2):
+        positions = [(-10, -20, 30 + 2 * k) for k in range(4 * part, 4 * part + 4)]
+        path = write_enhanced(tmp_path / f"{part}.dcm", voxels()[:, :, 4 * part : 4 * part + 4], positions, [1] * 4)
+        dataset = dcmread(path)
+        dataset.ConcatenationUID, dataset.ConcatenationFrameOffsetNumber = "1.2.9", 4 * part
+        dataset.save_as(path)
+    np.testing.assert_array_equal(read_scan(tmp_path).array[0], voxels() - 10)
+
+
+def test_copies_of_files_are_used_once(tmp_path):
+    paths = write_series(tmp_path / "s", voxels())
+    for path in paths[:3]:
+        path.with_name(f"copy of {path.name}").write_bytes(path.read_bytes())
+    np.testing.assert_array_equal(read_scan(tmp_path / "s").array[0], voxels())
+
+
+def test_slices_of_two_patients_are_refused(tmp_path):
+    def edit(dataset, index):
+        dataset.PatientID = str(index // 4)
+
+    write_series(tmp_path / "s", voxels(), edit=edit)
+    (entry,) = list_series(tmp_path / "s")
+    assert (entry.why, entry.damaged) == ("slices of 2 patients (PatientID)", True)
+    with pytest.raises(DataError, match=r"is that a volume: 8 as slices of 2 patients|slices of 2 patients"):
+        read_scan(tmp_path / "s")
+
+
+def test_dicomdir_stands_for_its_folder(tmp_path):
+    write_series(tmp_path / "DICOM" / "SE1", voxels())
+    (tmp_path / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
+    (entry,) = find_scans(tmp_path / "DICOMDIR")
+    assert entry["image"] == str(tmp_path / "DICOM" / "SE1")
+
+
+def _slice(height, **settings):
+    return Slice("", 0, (0.0, 0.0, height), tuple(map(float, AXIAL)), (1.0, 1.0), settings=tuple(settings.items()))
+
+
+def test_single_slice_with_another_echo_time_is_no_volume():
+    """One of 6 slices would be a volume of its own: the series stays whole, and is refused as a whole."""
+    slices = [_slice(float(height), EchoTime=90.0 if height == 3 else 10.0) for height in range(6)]
+    assert separate(slices) == [("", list(range(6)))]
+
+
+def test_volumes_without_b_value_are_separate():
+    """b-values 500 and 1000, and images without b-value at the same positions."""
+    values = [{"DiffusionBValue": 500.0}, {"DiffusionBValue": 1000.0}, {}]
+    slices = [_slice(float(height), **setting) for setting in values for height in range(3)]
+    assert separate(slices) == [("b500", [0, 1, 2]), ("b1000", [3, 4, 5]), ("no_b", [6, 7, 8])]
+
+
+def test_b_values_with_several_directions():
+    """b0 once and b1000 in two directions: the volumes of b1000 are told apart by their order."""
+    slices = [_slice(float(height), DiffusionBValue=b) for b in (0.0, 1000.0, 1000.0) for height in range(4)]
+    labels = ["b0", "b1000_volume1", "b1000_volume2"]
+    assert separate(slices) == [(label, list(range(4 * n, 4 * n + 4))) for n, label in enumerate(labels)]
+
+
+def test_uneven_repetitions_are_not_separated():
+    slices = [_slice(float(height)) for height in (0, 2, 4, 0, 2)]
+    assert separate(slices) == [("", list(range(5)))]
+
+
+def test_functional_mr_as_dcm2niix_reads_it(tmp_path):
+    """3 time points of 4 slices, in the order of acquisition."""
+    volume = voxels((6, 5, 12))
+    write_series(tmp_path / "s", volume, positions=at(*[0, 2, 4, 6] * 3), kind=MR, modality="MR")
+    arrays = [read_scan(series.path).array[0] for series in list_series(tmp_path / "s")]
+    np.testing.assert_array_equal(np.stack(arrays, -1), volume.reshape(6, 5, 3, 4).transpose(0, 1, 3, 2))
+
+
+def test_unplaced_frames_are_no_volume(tmp_path):
+    dataset = header(tmp_path / "a.dcm")
+    dataset.NumberOfFrames = 2
+    add_pixels(dataset, np.zeros((2, 3, 4), np.int16))
+    dataset.save_as(tmp_path / "a.dcm")
+    assert "without positions" in list_series(tmp_path)[0].why

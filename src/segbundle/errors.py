@@ -351,3 +351,17 @@ def _shortened(text: str) -> str:
         end = _MOST_CHARACTERS // 3
         text = f"{text[: _MOST_CHARACTERS - end - 5]} ... {text[-end:]}"
     return text
+
+
+def last_line(error: BaseException) -> str:
+    r"""Return the last line of an error message, usually the cause; the name of the exception if it has no message.
+
+    Args:
+        error: exception.
+
+    Example:
+        >>> last_line(ValueError("cannot read:\nbad header")), last_line(MemoryError())
+        ('bad header', 'MemoryError')
+    """
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from segbundle.errors import DataError
-from segbundle.io import nifti, reading, scans
+from segbundle.hardware import memory_usage
+from segbundle.io import nifti, scans
 from segbundle.io.probabilities import ProbabilityFile
 from segbundle.io.scan_files import files_of, stem
 from segbundle.io.scans import Geometry, read_geometry, read_scan, write_segmentation
@@ -147,15 +148,15 @@ def test_read_errors_name_file_and_cause(tmp_path, voxels, monkeypatch, error):
 
 def test_scan_larger_than_memory_raises(tmp_path, monkeypatch):
     path = write_nifti(tmp_path / "a.nii.gz", np.zeros((256, 256, 100), np.uint8))
-    monkeypatch.setattr(reading, "reusable_memory", lambda: 10**6)
-    monkeypatch.setattr(reading, "available_swap", lambda: 0)
-    monkeypatch.setattr(reading, "available_memory", lambda: 26 * 10**6)
+    monkeypatch.setattr(memory_usage, "reusable_memory", lambda: 10**6)
+    monkeypatch.setattr(memory_usage, "available_swap", lambda: 0)
+    monkeypatch.setattr(memory_usage, "available_memory", lambda: 26 * 10**6)
     with pytest.raises(
         DataError, match=r"a\.nii\.gz: its voxels need 0\.0262 GB of memory, but only 0\.025 GB are free"
     ):
-        monkeypatch.setattr(reading, "available_memory", lambda: 24 * 10**6)
+        monkeypatch.setattr(memory_usage, "available_memory", lambda: 24 * 10**6)
         read_scan(path)
-    monkeypatch.setattr(reading, "available_memory", lambda: 26 * 10**6)
+    monkeypatch.setattr(memory_usage, "available_memory", lambda: 26 * 10**6)
     assert read_scan(path).array.nbytes == 26214400
 
 

@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import Orientation, Spacing
 
 from segbundle.errors import DataError
-from segbundle.io import reading
+from segbundle.hardware import memory_usage
 from segbundle.transforms import resampling
 from segbundle.transforms.resampling import ToGridd, interpolate, resample
 
@@ -240,8 +240,8 @@ def test_thin_scans_and_single_slices_are_resampled(monkeypatch):
 
 def test_grid_that_does_not_fit_into_memory_fails(monkeypatch):
     item = scan(np.zeros((1, 100, 100, 10), np.float32), oriented("RAS", (1, 1, 10)))
-    monkeypatch.setattr(reading, "available_memory", lambda: 10**7)
-    monkeypatch.setattr(reading, "available_swap", lambda: 0)
-    monkeypatch.setattr(reading, "reusable_memory", lambda: 0)
+    monkeypatch.setattr(memory_usage, "available_memory", lambda: 10**7)
+    monkeypatch.setattr(memory_usage, "available_swap", lambda: 0)
+    monkeypatch.setattr(memory_usage, "reusable_memory", lambda: 0)
     with pytest.raises(DataError, match=r"199 x 199 x 181 voxels on the network's grid need 0\.0287 GB"):
         ToGridd("image", [0.5, 0.5, 0.5])({"image": item})

@@ -16,11 +16,15 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from segbundle.errors import DataError
+
 if TYPE_CHECKING:
     import torch
 
 USABLE_FRACTION = 0.5
 """Fraction of the free memory that windows may use; the rest is for the scan, the sums and other processes."""
+_SMALL = 1 << 24
+"""Number of bytes below which memory is not checked."""
 _CGROUP = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
 _VERSION_2 = ("memory.max", "memory.current", "memory.stat")
@@ -110,6 +114,33 @@ def reusable_memory() -> int:
         return 0
     mallinfo.restype = _AllocatorState
     return int(mallinfo().fordblks)
+
+
+def check_memory(path: str | Path, needed: float, what: str = "its voxels") -> None:
+    """Raise an error if data certainly does not fit into memory.
+
+    Without this check, the kernel would kill a process that exceeds the memory of its container, without a message.
+    Less than 16 MiB always passes.
+
+    Args:
+        path: path of the scan, for the message.
+        needed: minimum number of bytes.
+        what: name of the data, for the message (default `its voxels`).
+
+    Raises:
+        DataError: `needed` exceeds the free memory, including swap space.
+
+    Example:
+        >>> check_memory("ct.nii.gz", 1e6)
+    """
+    if needed < _SMALL:
+        return
+    free = available_memory() + available_swap() + reusable_memory()
+    if needed > free:
+        raise DataError(
+            f"{path}: {what} need {needed / 1e9:.3g} GB of memory, but only {free / 1e9:.3g} GB are free. "
+            "Use a machine or container with more memory, or crop or downsample the scan."
+        )
 
 
 def _groups() -> Iterator[tuple[Path, tuple[str, str, str]]]:

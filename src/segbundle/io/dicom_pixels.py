@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from segbundle.errors import DataError
+from segbundle.errors import DataError, last_line
+from segbundle.hardware.memory_usage import check_memory
 from segbundle.io.dicom_headers import BIG_ENDIAN, DEFLATED, IMPLICIT, NATIVE, DicomImage
-from segbundle.io.reading import check_memory, last_line
 from segbundle.io.stacks import Slice
 
 _PIXEL_DATA = (0x7FE0, 0x0010)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from segbundle.errors import DataError
+from segbundle.hardware.memory_usage import check_memory
 from segbundle.io.geometry import Geometry, Scan, check_geometry, volume_shape
-from segbundle.io.reading import check_memory
 from segbundle.io.scan_files import data_files
 from segbundle.io.text_headers import METAIMAGE, NRRD, check_text_header, compressed_values
 

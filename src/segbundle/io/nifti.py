@@ -13,8 +13,8 @@ from isal import igzip
 from nibabel.arrayproxy import ArrayProxy
 
 from segbundle.errors import DataError
+from segbundle.hardware.memory_usage import check_memory
 from segbundle.io.geometry import Geometry, Scan, check_geometry, volume_shape
-from segbundle.io.reading import check_memory
 from segbundle.io.scan_files import NIBABEL_SUFFIXES
 
 _logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ import numpy as np
 from isal import igzip
 from nibabel.fileholders import FileHolder
 
-from segbundle.errors import DataError
+from segbundle.errors import DataError, last_line
 from segbundle.files.atomic import atomic_write
 from segbundle.io.axes import reoriented
 from segbundle.io.dicom import dicom_geometry, is_dicom, read_dicom
@@ -22,7 +22,6 @@ from segbundle.io.geometry import Geometry, Scan
 from segbundle.io.in_memory import scan_in_memory
 from segbundle.io.itk import itk_geometry, read_itk
 from segbundle.io.nifti import is_nifti, nifti_grid, read_nifti
-from segbundle.io.reading import last_line
 from segbundle.io.scan_files import is_volume_path
 
 __all__ = ["Geometry", "Scan", "geometry_header", "read_geometry", "read_scan", "write_segmentation"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 from xml.sax.saxutils import quoteattr
 
 import nibabel as nib
@@ -56,10 +58,17 @@ def write_nifti_labels(labels: np.ndarray, scan: str | Path, path: str | Path, t
         ['ct.nii.gz', 'ct_seg.json', 'ct_seg.nii.gz']
     """
     path = Path(path)
-    write_segmentation(labels, scan, path, label_extensions(table) if table else [])
+    extensions, described = _described(tuple(table)) if table else ([], [])
+    write_segmentation(labels, scan, path, extensions)
     if table:
         name = re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
-        write_json(path.with_name(f"{name}.json"), describe_classes(table))
+        write_json(path.with_name(f"{name}.json"), described)
+
+
+@lru_cache(maxsize=1)
+def _described(table: tuple[ClassEntry, ...]) -> tuple[list[nib.nifti1.Nifti1Extension], list[dict[str, Any]]]:
+    """Return header extensions and JSON values of a table; all label maps of a run have the same."""
+    return label_extensions(table), describe_classes(table)
 
 
 def label_extensions(table: Sequence[ClassEntry]) -> list[nib.nifti1.Nifti1Extension]:

@@ -16,7 +16,7 @@ from monai.transforms import MapTransform, Spacing
 from monai.utils import ensure_tuple_rep
 
 from segbundle.errors import DataError
-from segbundle.io.reading import check_memory
+from segbundle.hardware.memory_usage import check_memory
 
 _AXIS_LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
 _SLAB = 16

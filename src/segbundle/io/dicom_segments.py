@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,30 +38,69 @@ def read_dicom_segments(path: Path, class_names: Sequence[str], grid: Geometry |
     from pydicom import dcmread
 
     dataset: Any = dcmread(path)
+    values = label_values(path, segment_names(dataset), class_names)
+    labels = LabelGrid(path, grid or _own_grid(dataset))
+    add_dicom_segments(labels, dataset, values)
+    return labels.finish(), labels.grid
+
+
+def segment_names(dataset: Any) -> dict[int, str]:
+    """Return the names of the segments of a DICOM Segmentation by their numbers, without the background.
+
+    Args:
+        dataset: header of the file (pydicom).
+
+    Example:
+        >>> from pydicom.dataset import Dataset
+        >>> dataset, segment = Dataset(), Dataset()
+        >>> segment.SegmentNumber, segment.SegmentLabel = 1, "liver"
+        >>> dataset.SegmentSequence = [segment]
+        >>> segment_names(dataset)
+        {1: 'liver'}
+    """
     segments = {int(item.SegmentNumber): str(item.get("SegmentLabel") or "") for item in dataset.SegmentSequence}
-    values = label_values(path, {number: name for number, name in segments.items() if number}, class_names)
-    shared = (dataset.get("SharedFunctionalGroupsSequence") or [{}])[0]
-    frames = list(dataset.PerFrameFunctionalGroupsSequence)
-    affines = [_affine(frame, shared) for frame in frames]
-    labels = LabelGrid(path, grid or _own_grid(path, dataset, affines, shared))
+    return {number: name for number, name in segments.items() if number}
+
+
+def add_dicom_segments(labels: LabelGrid, dataset: Any, values: Mapping[int, int]) -> None:
+    """Add the segments of a DICOM Segmentation to a label map.
+
+    Args:
+        labels: label map on the grid of the scan; its `path` is used in messages.
+        dataset: content of the file (pydicom).
+        values: label value of each segment by its number. Other segments of the file are skipped.
+
+    Raises:
+        DataError: the frames do not lie on the grid, or refer to a segment that is not described.
+
+    Example:
+        >>> add_dicom_segments(labels, dcmread("ct_seg.dcm"), {1: 1})  # doctest: +SKIP
+    """
+    shared, frames, affines = _frames(dataset)
+    described = set(segment_names(dataset))
     shape = (int(dataset.Columns), int(dataset.Rows), 1)
     for frame, affine, voxels in zip(frames, affines, _voxels(dataset), strict=True):
         if not voxels.any():
             continue
-        part = labels.place(affine, shape)[..., 0]
         if dataset.SegmentationType == "LABELMAP":
-            for number in np.unique(voxels[voxels > 0]).tolist():
-                labels.add((voxels == number).T, part, _value(path, values, number))
+            masks = [(number, (voxels == number).T) for number in np.unique(voxels[voxels > 0]).tolist()]
         else:
             group = _group(frame, shared, "SegmentIdentificationSequence")
-            labels.add(voxels.T, part, _value(path, values, int(group.ReferencedSegmentNumber)))
-    return labels.finish(), labels.grid
+            masks = [(int(group.ReferencedSegmentNumber), voxels.T)]
+        for number, mask in masks:
+            if number not in described:
+                raise DataError(
+                    f"{labels.path}: its frames refer to segment {number}, which is not described. Export it again."
+                )
+            if number in values:
+                labels.add(mask, labels.place(affine, shape)[..., 0], values[number])
 
 
-def _value(path: Path, values: dict[int, int], number: int) -> int:
-    if number not in values:
-        raise DataError(f"{path}: its frames refer to segment {number}, which is not described. Export it again.")
-    return values[number]
+def _frames(dataset: Any) -> tuple[Any, list[Any], list[np.ndarray]]:
+    """Return the shared functional groups, and the functional groups and the affine of each frame."""
+    shared = (dataset.get("SharedFunctionalGroupsSequence") or [{}])[0]
+    frames = list(dataset.PerFrameFunctionalGroupsSequence)
+    return shared, frames, [_affine(frame, shared) for frame in frames]
 
 
 def _group(frame: Any, shared: Any, name: str) -> Any:
@@ -79,12 +118,13 @@ def _affine(frame: Any, shared: Any) -> np.ndarray:
     return LPS_TO_RAS @ affine
 
 
-def _own_grid(path: Path, dataset: Any, affines: Sequence[np.ndarray], shared: Any) -> Geometry:
+def _own_grid(dataset: Any) -> Geometry:
     """Return the grid from the first to the last frame. The distance of slices is in the header, or the smallest."""
+    shared, frames, affines = _frames(dataset)
     first = affines[0]
     normal = first[:3, 2]
     heights = np.array([(affine[:3, 3] - first[:3, 3]) @ normal for affine in affines])
-    measures = _group(dataset.PerFrameFunctionalGroupsSequence[0], shared, "PixelMeasuresSequence")
+    measures = _group(frames[0], shared, "PixelMeasuresSequence")
     steps = np.diff(np.unique(heights.round(3)))
     given = measures.get("SpacingBetweenSlices") or measures.get("SliceThickness") or 1.0
     spacing = float(steps.min() if steps.size and "SpacingBetweenSlices" not in measures else given)

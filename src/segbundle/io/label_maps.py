@@ -64,15 +64,23 @@ def read_labels(
     if isinstance(path, (str, Path)):
         if is_segmentation(str(path)):
             return _read_segments_of_slicer(Path(path), class_names, grid)
-        file, kind = _dicom_object(Path(path))
+        file, kind = dicom_object(Path(path))
         if kind is not None:
             return _read_dicom_object(file, kind, class_names, grid)
     label = round_labels(read_scan(path, None))
     return label if grid is None else reoriented(label, grid)
 
 
-def _dicom_object(path: Path) -> tuple[Path, str | None]:
-    """Return the file of a label map and its SOP class if this is DICOM SEG or RTSTRUCT, else None."""
+def dicom_object(path: Path) -> tuple[Path, str | None]:
+    """Return the file of a label map, and its SOP class if this is DICOM SEG or RTSTRUCT, else None.
+
+    Args:
+        path: path of a file, or of a folder that may contain only such a file.
+
+    Example:
+        >>> dicom_object(Path("ct_seg.nii.gz"))[1] is None
+        True
+    """
     file = path
     if path.is_dir():
         files = [file for file in path.iterdir() if not file.name.startswith(".")]
@@ -88,7 +96,8 @@ def _dicom_object(path: Path) -> tuple[Path, str | None]:
 
 def _read_dicom_object(path: Path, kind: str, class_names: Sequence[str], grid: Geometry | None) -> Scan:
     try:
-        grid = grid or _referenced_grid(path)
+        if grid is None and (series := referenced_volume(path)) is not None:
+            grid = dicom_geometry(series)
         if kind in SEG:
             array, grid = read_dicom_segments(path, class_names, grid)
         elif grid is None:
@@ -105,15 +114,26 @@ def _read_dicom_object(path: Path, kind: str, class_names: Sequence[str], grid: 
     return Scan(array, grid, path)
 
 
-def _referenced_grid(path: Path) -> Geometry | None:
-    """Return the geometry of the series to which a DICOM object refers, if it is near the file."""
+def referenced_volume(path: Path) -> Path | None:
+    """Return the path of the volume to which a DICOM SEG or RTSTRUCT refers; None if it is not near the file.
+
+    The volume must be in the folder of the file, in a folder beside it, or in a folder below it.
+
+    Args:
+        path: path of the file.
+
+    Example:
+        >>> referenced_volume(Path("export/seg.dcm"))  # doctest: +SKIP
+        PosixPath('export/ct')
+    """
     wanted = referenced_series(path)
     folders = [path.parent, *_folders_in(path.parent), *_folders_in(path.parent.parent)]
     for folder in dict.fromkeys(folders):
         with suppress(DataError):
             for series in list_series(folder):
                 if series.uid in wanted and series.why is None:
-                    return dicom_geometry(series.path)
+                    dicom_geometry(series.path)  # another folder may contain a copy without missing slices
+                    return series.path
     return None
 
 
@@ -124,7 +144,7 @@ def _folders_in(folder: Path) -> list[Path]:
 def _read_segments_of_slicer(path: Path, class_names: Sequence[str], grid: Geometry | None) -> Scan:
     """Read a `.seg.nrrd` file. Without segments in its header, it is an ordinary label map."""
     scan = round_labels(read_scan(path, None))
-    fields = _segment_fields(path)
+    fields = segment_fields(path)
     if not fields or not np.issubdtype(scan.array.dtype, np.integer):
         return scan
     names = {index: field.get("Name", "") for index, field in fields.items()}
@@ -154,8 +174,16 @@ def _read_segments_of_slicer(path: Path, class_names: Sequence[str], grid: Geome
     return Scan(placed.finish(), grid, path)
 
 
-def _segment_fields(path: Path) -> dict[int, dict[str, str]]:
-    """Return the fields of each segment in the header of a `.seg.nrrd` file, by index."""
+def segment_fields(path: Path) -> dict[int, dict[str, str]]:
+    """Return the fields of each segment in the header of a `.seg.nrrd` file, by index.
+
+    Args:
+        path: path of the file.
+
+    Example:
+        >>> segment_fields(Path("ct.seg.nrrd"))[0]["Name"]  # doctest: +SKIP
+        'liver'
+    """
     fields: dict[int, dict[str, str]] = {}
     with path.open("rb") as file:
         for line in file:

@@ -105,7 +105,7 @@ def _grid(path: Path) -> tuple[Geometry, Any]:
 
 
 def write_segmentation(
-    labels: np.ndarray, reference: str | Path, path: str | Path, extensions: Sequence[Any] = ()
+    labels: np.ndarray, reference: str | Path | Geometry, path: str | Path, extensions: Sequence[Any] = ()
 ) -> None:
     """Write a label map as NIfTI on the grid of its scan.
 
@@ -117,7 +117,7 @@ def write_segmentation(
     Args:
         labels: (X, Y, Z) integer class indices on the stored axes of the scan; written as uint8 if all are below 256,
             else as int16. uint8 in Fortran order is fastest.
-        reference: path of the scan.
+        reference: path of the scan, or its geometry.
         path: output path, with the suffix `.nii.gz` or `.nii`.
         extensions: header extensions of nibabel (`Nifti1Extension`). Default: none.
 
@@ -134,7 +134,7 @@ def write_segmentation(
         ...     nib.load(segmentation).get_data_dtype()
         dtype('uint8')
     """
-    path, reference = Path(path), Path(reference)
+    path = Path(path)
     fits_uint8 = labels.dtype in (np.uint8, np.bool_) or labels.max(initial=0) < 256
     labels = labels.astype(np.uint8 if fits_uint8 else np.int16, copy=False)
     header = geometry_header(reference, labels.dtype)
@@ -144,13 +144,13 @@ def write_segmentation(
     write_image(kind(labels, None, header), path)
 
 
-def check_label_shape(labels: np.ndarray, shape: Sequence[int], reference: str | Path) -> None:
+def check_label_shape(labels: np.ndarray, shape: Sequence[int], reference: str | Path | Geometry) -> None:
     """Raise an error if a label map has another shape than its scan.
 
     Args:
         labels: label map (X, Y, Z).
         shape: shape of the scan (X, Y, Z).
-        reference: path of the scan, for the message.
+        reference: path of the scan or its geometry, for the message.
 
     Raises:
         DataError: the shapes differ.
@@ -159,8 +159,9 @@ def check_label_shape(labels: np.ndarray, shape: Sequence[int], reference: str |
         >>> check_label_shape(np.zeros((4, 3, 2)), (4, 3, 2), "ct.nii.gz")
     """
     if labels.shape != tuple(shape):
+        name = "label map" if isinstance(reference, Geometry) else reference
         raise DataError(
-            f"{reference}: the scan has shape {shape}, but its label map has {labels.shape}. Pass labels on "
+            f"{name}: the scan has shape {shape}, but its label map has {labels.shape}. Pass labels on "
             "the stored axes of the scan."
         )
 
@@ -192,14 +193,14 @@ def write_image(image: nib.Nifti1Image, path: str | Path) -> None:
             image.to_file_map({"image": FileHolder(fileobj=zipped)})
 
 
-def geometry_header(reference: str | Path, dtype: Any, channels: Sequence[int] = ()) -> Any:
+def geometry_header(reference: str | Path | Geometry, dtype: Any, channels: Sequence[int] = ()) -> Any:
     """Return a NIfTI header with the geometry of a scan, for a new image on the same grid.
 
     The header of a NIfTI scan is copied. Fields about intensities are cleared, and so is free text, because it may
     contain the name of the patient.
 
     Args:
-        reference: path of the scan.
+        reference: path of the scan, or its geometry.
         dtype: NumPy dtype of the new image.
         channels: sizes of further axes of the new image, after the three axes of the scan. Default: none.
 
@@ -214,7 +215,7 @@ def geometry_header(reference: str | Path, dtype: Any, channels: Sequence[int] =
         ...     geometry_header(path, np.uint8, channels=(5,)).get_data_shape()
         (4, 3, 2, 5)
     """
-    geometry, header = _grid(Path(reference))
+    geometry, header = (reference, None) if isinstance(reference, Geometry) else _grid(Path(reference))
     if header is None:
         header = _header_of_geometry(geometry)
     shape = (*geometry.shape, *channels)

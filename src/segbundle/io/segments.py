@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -32,6 +33,28 @@ def normalized(name: str) -> str:
     return re.sub(r"[\s_-]+", "_", name.strip().lower())
 
 
+def find_class(name: str, class_names: Sequence[str]) -> int | None:
+    """Return the label value of the class with the name of a segment; None without such a class.
+
+    Case does not matter, and neither does the difference of spaces, hyphens and underscores, unless it distinguishes
+    two classes. The first 64 characters of a name suffice, because DICOM shortens names.
+
+    Args:
+        name: name of a segment.
+        class_names: class names of the task, background first.
+
+    Example:
+        >>> find_class("Kidney Left", ["background", "kidney_left"]), find_class("spleen", ["background", "liver"])
+        (1, None)
+    """
+    known = list(map(str, class_names))
+    for candidates in (known, [own[:_MAX_LABEL] for own in known]):
+        if name in candidates:
+            return candidates.index(name)
+    similar = [normalized(own) for own in known]
+    return similar.index(normalized(name)) if normalized(name) in similar else None
+
+
 def label_values(path: str | Path, names: Mapping[int, str], class_names: Sequence[str]) -> dict[int, int]:
     """Return the label value of each segment of a file.
 
@@ -53,23 +76,15 @@ def label_values(path: str | Path, names: Mapping[int, str], class_names: Sequen
     """
     if not class_names:
         return {number: number for number in names}
-    exact: dict[str, int] = {}
-    similar: dict[str, int] = {}
-    for value, name in enumerate(map(str, class_names)):
-        exact.setdefault(name[:_MAX_LABEL], value)
-        exact[name] = value
-        similar.setdefault(normalized(name), value)
-    unknown = [name for name in names.values() if name and name not in exact and normalized(name) not in similar]
+    values = {number: find_class(name, class_names) if name else number for number, name in names.items()}
+    unknown = [names[number] for number, value in values.items() if value is None]
     if unknown:
         found, known = ", ".join(filter(None, names.values())), ", ".join(map(str, class_names))
         raise DataError(
             f"{path}: contains the segments {found}, but {unknown[0]!r} is not a class of the task ({known}). Rename "
             "the segments, or change class_names."
         )
-    return {
-        number: exact[name] if name in exact else similar[normalized(name)] if name else number
-        for number, name in names.items()
-    }
+    return {number: value for number, value in values.items() if value is not None}
 
 
 class LabelGrid:
@@ -81,6 +96,7 @@ class LabelGrid:
 
     Attributes:
         labels: uint8 label map (X, Y, Z).
+        overlaps: number of voxels in which two segments overlap, by their label values (first, second).
 
     Example:
         >>> grid = LabelGrid("ct.dcm", Geometry((4, 3, 2), np.eye(4)))
@@ -92,7 +108,7 @@ class LabelGrid:
     def __init__(self, path: str | Path, grid: Geometry) -> None:
         self.path, self.grid = path, grid
         self.labels = np.zeros(grid.shape, np.uint8, order="F")
-        self.overlap = 0
+        self.overlaps: Counter[tuple[int, int]] = Counter()
 
     def place(self, affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:
         """Return the part of the label map under a box of voxels on parallel axes, as a view.
@@ -136,14 +152,20 @@ class LabelGrid:
             part: view of the label map of the same shape, see `place`.
             value: label value.
         """
-        self.overlap += int(((part != 0) & (part != value) & mask).sum())
+        covered = part[mask]
+        covered = covered[(covered != 0) & (covered != value)]
+        if covered.size:
+            first, counts = np.unique(covered, return_counts=True)
+            self.overlaps.update({(int(own), value): int(count) for own, count in zip(first, counts, strict=True)})
         part[mask] = value
 
     def finish(self) -> np.ndarray:
         """Return the label map (1, X, Y, Z), and log a warning if segments overlapped."""
-        if self.overlap:
+        if self.overlaps:
             _logger.warning(
-                "%s: segments overlap in %d voxels; these belong to the last of the segments", self.path, self.overlap
+                "%s: segments overlap in %d voxels; these belong to the last of the segments",
+                self.path,
+                self.overlaps.total(),
             )
         return self.labels[None]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,22 +47,60 @@ def read_structure_set(path: Path, class_names: Sequence[str], grid: Geometry) -
     from pydicom import dcmread
 
     dataset: Any = dcmread(path)
-    structures = {int(item.ROINumber): str(item.get("ROIName") or "") for item in dataset.StructureSetROISequence}
-    to_voxels = np.linalg.inv(LPS_TO_RAS @ grid.affine)
+    drawn = {int(item.ReferencedROINumber) for item in dataset.get("ROIContourSequence") or [] if any(_closed(item))}
+    names = {number: name for number, name in structure_names(dataset).items() if number in drawn}
+    labels = LabelGrid(path, grid)
+    add_structures(labels, dataset, label_values(path, names, class_names))
+    return labels.finish()
+
+
+def structure_names(dataset: Any) -> dict[int, str]:
+    """Return the names of the structures of a DICOM RT Structure Set by their numbers.
+
+    Args:
+        dataset: header of the file (pydicom).
+
+    Example:
+        >>> from pydicom.dataset import Dataset
+        >>> dataset, structure = Dataset(), Dataset()
+        >>> structure.ROINumber, structure.ROIName = 7, "liver"
+        >>> dataset.StructureSetROISequence = [structure]
+        >>> structure_names(dataset)
+        {7: 'liver'}
+    """
+    return {int(item.ROINumber): str(item.get("ROIName") or "") for item in dataset.StructureSetROISequence}
+
+
+def add_structures(labels: LabelGrid, dataset: Any, values: Mapping[int, int]) -> None:
+    """Add the structures of a DICOM RT Structure Set to a label map.
+
+    Args:
+        labels: label map on the grid of the scan; its `path` is used in messages.
+        dataset: content of the file (pydicom).
+        values: label value of each structure by its number. Other structures of the file are skipped.
+
+    Raises:
+        DataError: contours do not lie in the slices of the scan.
+
+    Example:
+        >>> add_structures(labels, dcmread("rs.dcm"), {7: 1})  # doctest: +SKIP
+    """
+    to_voxels = np.linalg.inv(LPS_TO_RAS @ labels.grid.affine)
     contours = {
         int(item.ReferencedROINumber): [
-            _points(contour) @ to_voxels[:3, :3].T + to_voxels[:3, 3]
-            for contour in item.get("ContourSequence") or []
-            if contour.ContourGeometricType in _CLOSED
+            _points(contour) @ to_voxels[:3, :3].T + to_voxels[:3, 3] for contour in _closed(item)
         ]
         for item in dataset.get("ROIContourSequence") or []
+        if int(item.ReferencedROINumber) in values
     }
-    drawn = {number: name for number, name in structures.items() if contours.get(number)}
-    values, labels = label_values(path, drawn, class_names), LabelGrid(path, grid)
-    axis = _slice_axis(path, [contour for number in drawn for contour in contours[number]])
-    for number in sorted(drawn, key=lambda number: values[number]):
+    axis = _slice_axis(Path(labels.path), [contour for same in contours.values() for contour in same])
+    for number in sorted(filter(contours.get, contours), key=lambda number: values[number]):
         _add_structure(labels, contours[number], axis, values[number])
-    return labels.finish()
+
+
+def _closed(item: Any) -> list[Any]:
+    """Return the closed contours of a structure."""
+    return [contour for contour in item.get("ContourSequence") or [] if contour.ContourGeometricType in _CLOSED]
 
 
 def referenced_series(path: Path) -> set[str]:

@@ -19,7 +19,7 @@ OWN_SCHEME = "99SEGBUNDLE"
 _HEX = re.compile(r"(?:#|::)?([0-9a-fA-F]{6})")
 """Color in hexadecimal digits. MONAI replaces # by ::."""
 _CODE_KEYS = ("scheme", "value", "meaning", "laterality")
-_MAX_CODE, _MAX_MEANING = 16, 64
+MAX_CODE, MAX_MEANING = 16, 64
 """Maximum length of a code and of its meaning in DICOM."""
 Rgb = tuple[int, int, int]
 
@@ -119,7 +119,7 @@ def code_of(name: str) -> ClassCode:
     if known is not None:
         return known
     text = " ".join(name.split()).replace("\\", "/")
-    return ClassCode(Code(_short_code(text), text[:_MAX_MEANING], OWN_SCHEME))
+    return ClassCode(Code(_short_code(text), text[:MAX_MEANING], OWN_SCHEME))
 
 
 def describe_classes(table: Sequence[ClassEntry]) -> list[dict[str, Any]]:
@@ -149,7 +149,7 @@ def _describe(code: ClassCode) -> dict[str, str]:
 
 
 def _short_code(text: str) -> str:
-    if len(text) <= _MAX_CODE:
+    if len(text) <= MAX_CODE:
         return text
     import zlib
 
@@ -185,10 +185,10 @@ def _read_code(name: str, value: Any) -> ClassCode:
             f"class_codes: the code of {name!r} is {value!r}. Give scheme, value and meaning, for instance "
             '{scheme: SCT, value: "10200004", meaning: Liver}, and laterality (left or right) if it has one.'
         )
-    if max(len(given["scheme"]), len(given["value"])) > _MAX_CODE or len(given["meaning"]) > _MAX_MEANING:
+    if max(len(given["scheme"]), len(given["value"])) > MAX_CODE or len(given["meaning"]) > MAX_MEANING:
         raise ConfigError(
-            f"class_codes: the code of {name!r} is too long. DICOM allows {_MAX_CODE} characters for scheme and value, "
-            f"and {_MAX_MEANING} for the meaning."
+            f"class_codes: the code of {name!r} is too long. DICOM allows {MAX_CODE} characters for scheme and value, "
+            f"and {MAX_MEANING} for the meaning."
         )
     kind = Code(given["value"], given["meaning"], given["scheme"])
     return ClassCode(kind, modifier=SIDES.get(given.get("laterality", "")))

@@ -12,13 +12,14 @@ import numpy as np
 from segbundle.errors import ConfigError, DataError
 from segbundle.files import run_files
 from segbundle.io.dicom import is_dicom
+from segbundle.io.geometry import Geometry
 from segbundle.segmentations.class_entries import ClassEntry
 from segbundle.segmentations.dicom_seg import write_dicom_seg
 from segbundle.segmentations.nifti_labels import write_nifti_labels
 from segbundle.segmentations.rtstruct import write_rtstruct
 from segbundle.segmentations.seg_nrrd import write_seg_nrrd
 
-Writer = Callable[[np.ndarray, Path, Path, Sequence[ClassEntry]], None]
+Writer = Callable[[np.ndarray, Any, Path, Sequence[ClassEntry]], None]
 _WRITERS: Mapping[str, Writer] = {
     "nifti": write_nifti_labels,
     "nrrd": write_seg_nrrd,
@@ -28,6 +29,15 @@ _WRITERS: Mapping[str, Writer] = {
 _OF_DICOM = ("dicom_seg", "rtstruct")
 """Formats that refer to the slices of a DICOM series."""
 _NEED_NAMES = ("nrrd", *_OF_DICOM)
+SUFFIXES: Mapping[str, tuple[str, ...]] = {
+    "nifti": (".nii.gz", ".nii"),
+    "nrrd": (".seg.nrrd",),
+    "dicom_seg": (".dcm",),
+    "rtstruct": (".dcm",),
+}
+"""Suffixes of label maps by output format."""
+_MAX_NIFTI = 32767
+"""Maximum label value in NIfTI files (int16)."""
 
 
 def output_formats(value: str | Sequence[str]) -> list[str]:
@@ -167,12 +177,75 @@ def write_label_maps(
         ...     Path(written["nifti"]).name
         'ct_seg.nii.gz'
     """
-    unnamed = [name for name in formats if name in _NEED_NAMES]
-    if unnamed and not table:
-        raise ConfigError(f"output_format {unnamed[0]} needs class_names. Set them.")
+    _check_table(formats, table)
     written = {}
     for name in formats:
         path = run_files.label_map(folder, case, name)
         _WRITERS[name](labels, Path(scan), path, table)
         written[name] = str(path)
     return written
+
+
+def write_label_map(
+    labels: np.ndarray,
+    scan: str | Path | Geometry,
+    path: str | Path,
+    output_format: str,
+    table: Sequence[ClassEntry] = (),
+) -> None:
+    """Write a label map to a path in one format.
+
+    Args:
+        labels: (X, Y, Z) integer label values on the stored axes of the scan. uint8 in Fortran order is fastest.
+        scan: path of the scan, which must be a DICOM series for `dicom_seg` and `rtstruct`; or its geometry.
+        path: output path with the suffix of the format (see `suffix_format`).
+        output_format: `nifti`, `nrrd`, `dicom_seg` or `rtstruct`.
+        table: classes. Without it (default), only NIfTI is possible.
+
+    Raises:
+        ConfigError: the table of classes is missing.
+        DataError: a label value does not fit into the format, the label map does not fit the scan, or the scan cannot be
+            read or is not a DICOM series.
+        OutputError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     geometry = Geometry((4, 3, 2), np.eye(4))
+        ...     write_label_map(np.ones((4, 3, 2), np.uint8), geometry, f"{folder}/liver.nii.gz", "nifti")
+        ...     [file.name for file in Path(folder).iterdir()]
+        ['liver.nii.gz']
+    """
+    _check_table([output_format], table)
+    largest = int(labels.max(initial=0))
+    limit = _MAX_NIFTI if output_format == "nifti" else len(table)
+    if int(labels.min(initial=0)) < 0 or largest > limit:
+        wrong = int(labels.min()) if int(labels.min()) < 0 else largest
+        raise DataError(
+            f"{path}: the label map contains the value {wrong}, but {output_format} takes values from 0 to {limit}"
+            f"{'' if output_format == 'nifti' else ' (the number of classes)'}. Correct the label map or the classes."
+        )
+    source = scan if isinstance(scan, Geometry) else Path(scan)
+    if output_format in _OF_DICOM:
+        check_scan(source if isinstance(source, Path) else None, [output_format])
+    _WRITERS[output_format](labels, source, Path(path), table)
+
+
+def suffix_format(path: str | Path) -> str | None:
+    """Return the output format that the suffix of a label map stands for; None for other suffixes.
+
+    Args:
+        path: path of a file; `.dcm` stands for DICOM SEG.
+
+    Example:
+        >>> suffix_format("a.nii.gz"), suffix_format("a.seg.nrrd"), suffix_format("a.dcm"), suffix_format("a.png")
+        ('nifti', 'nrrd', 'dicom_seg', None)
+    """
+    name = str(path).lower()
+    return next((output_format for output_format, ending in SUFFIXES.items() if name.endswith(ending)), None)
+
+
+def _check_table(formats: Sequence[str], table: Sequence[ClassEntry]) -> None:
+    unnamed = [name for name in formats if name in _NEED_NAMES]
+    if unnamed and not table:
+        raise ConfigError(f"output_format {unnamed[0]} needs class_names. Set them.")

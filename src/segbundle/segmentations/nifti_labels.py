@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 
 from segbundle.files.atomic import write_json
+from segbundle.io.geometry import Geometry
 from segbundle.io.scans import write_segmentation
 from segbundle.segmentations.class_entries import ClassEntry, describe_classes
 
@@ -31,7 +32,9 @@ _END = (
 _NOT_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def write_nifti_labels(labels: np.ndarray, scan: str | Path, path: str | Path, table: Sequence[ClassEntry]) -> None:
+def write_nifti_labels(
+    labels: np.ndarray, scan: str | Path | Geometry, path: str | Path, table: Sequence[ClassEntry]
+) -> None:
     """Write a label map as NIfTI with names and colors of the classes, and a JSON file with their codes beside it.
 
     The geometry is that of `write_segmentation`. Names and colors are in a header extension (see `label_extensions`).
@@ -39,7 +42,7 @@ def write_nifti_labels(labels: np.ndarray, scan: str | Path, path: str | Path, t
 
     Args:
         labels: (X, Y, Z) integer label values on the stored axes of the scan.
-        scan: path of the scan.
+        scan: path of the scan, or its geometry.
         path: output path, with the suffix `.nii.gz` or `.nii`.
         table: classes; if empty, neither the extension nor the JSON file is written.
 

@@ -32,7 +32,9 @@ _SEPARATORS = str.maketrans({"~": "-", "^": " ", "|": "/", "&": "+"})
 """Characters that separate codes and tags in a header, with their replacements."""
 
 
-def write_seg_nrrd(labels: np.ndarray, scan: str | Path, path: str | Path, table: Sequence[ClassEntry]) -> None:
+def write_seg_nrrd(
+    labels: np.ndarray, scan: str | Path | Geometry, path: str | Path, table: Sequence[ClassEntry]
+) -> None:
     """Write a label map as a segmentation of 3D Slicer, in one layer, compressed with gzip.
 
     NRRD holds any affine, also that of a scan with a tilted gantry.
@@ -40,7 +42,7 @@ def write_seg_nrrd(labels: np.ndarray, scan: str | Path, path: str | Path, table
     Args:
         labels: (X, Y, Z) integer label values, 0 to 255, on the stored axes of the scan. uint8 in Fortran order is
             fastest.
-        scan: path of the scan.
+        scan: path of the scan, or its geometry.
         path: output path, with the suffix `.seg.nrrd`.
         table: classes; each is a segment, also if no voxel has its label value.
 
@@ -59,7 +61,7 @@ def write_seg_nrrd(labels: np.ndarray, scan: str | Path, path: str | Path, table
         ...     read_scan(path, None).array.dtype
         dtype('uint8')
     """
-    path, geometry = Path(path), read_geometry(scan)
+    path, geometry = Path(path), scan if isinstance(scan, Geometry) else read_geometry(scan)
     check_label_shape(labels, geometry.shape, scan)
     lines = [*_START, *_grid(geometry), *_segments(geometry.shape, table)]
     values = labels.astype(np.uint8, copy=False).ravel(order="F")

@@ -1,0 +1,233 @@
+"""Names, colors and codes of the classes that a label file contains itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import nibabel as nib
+import numpy as np
+
+from segbundle.errors import DataError
+from segbundle.files.documents import read_json
+from segbundle.io.label_maps import dicom_object, segment_fields
+from segbundle.io.nifti import is_nifti
+from segbundle.io.scan_files import is_segmentation
+from segbundle.io.scans import unreadable
+from segbundle.io.structure_sets import RTSTRUCT
+from segbundle.segmentations.class_entries import MAX_CODE, MAX_MEANING, OWN_SCHEME, ClassEntry, Rgb, class_table
+from segbundle.segmentations.snomed import find_code
+
+_TERMINOLOGY = re.compile(r"TerminologyEntry:([^|]*)")
+_TABLE = re.compile(rb"<LabelTable>.*</LabelTable>", re.DOTALL)
+_WHITE = (0.95047, 1.0, 1.08883)
+"""XYZ of the white point D65."""
+_TO_RGB = np.array([[3.2406, -1.5372, -0.4986], [-0.9689, 1.8758, 0.0415], [0.0557, -0.2040, 1.0570]])
+"""Matrix from XYZ to linear sRGB."""
+
+
+@dataclass(frozen=True)
+class FileClass:
+    """Class as a label file describes it.
+
+    Attributes:
+        number: number of the segment, or label value.
+        name: name; empty if the file contains none.
+        color: red, green and blue, 0 to 255; None (default) if the file contains none.
+        code: `scheme`, `value`, `meaning` and, for classes with a side, `laterality`; None (default) if the file
+            contains none.
+
+    Example:
+        >>> FileClass(1, "liver").color is None
+        True
+    """
+
+    number: int
+    name: str
+    color: Rgb | None = None
+    code: Mapping[str, str] | None = None
+
+
+def classes_in_file(path: str | Path) -> list[FileClass]:
+    """Return the classes that a label file describes, sorted by number.
+
+    Segments of DICOM SEG and 3D Slicer, structures of RTSTRUCT, and the label table of a NIfTI file (with codes of the
+    JSON file beside it) are classes.
+
+    Args:
+        path: path of the file.
+
+    Returns:
+        the classes; empty if the file contains no names.
+
+    Raises:
+        DataError: the file cannot be read.
+
+    Example:
+        >>> classes_in_file("/nowhere/ct.nii.gz")
+        []
+    """
+    path = Path(path)
+    try:
+        if is_segmentation(path.name):
+            found = [_of_slicer(index, fields) for index, fields in segment_fields(path).items()]
+        elif is_nifti(path):
+            found = _of_nifti(path)
+        else:
+            found = _of_dicom(*dicom_object(path))
+    except DataError:
+        raise
+    except Exception as error:  # of pydicom and nibabel, for damaged files
+        raise unreadable(path, error) from error
+    return sorted(found, key=lambda entry: entry.number)
+
+
+def table_of(classes: Sequence[FileClass]) -> list[ClassEntry]:
+    """Return the table of the classes of a file, with the label values 1, 2, ... in their order.
+
+    Args:
+        classes: classes with names.
+
+    Raises:
+        ConfigError: a name occurs twice.
+
+    Example:
+        >>> [entry.hex_color for entry in table_of([FileClass(4, "liver", (1, 2, 3)), FileClass(7, "lesion")])]
+        ['#010203', '#56b4e9']
+    """
+    colors = {entry.name: list(entry.color) for entry in classes if entry.color is not None}
+    codes = {entry.name: dict(entry.code) for entry in classes if entry.code is not None and _is_new(entry)}
+    return class_table(["background", *(entry.name for entry in classes)], colors, codes)
+
+
+def _is_new(entry: FileClass) -> bool:
+    """Return whether a code is valid and is not the one that the class has by its name."""
+    code, known = entry.code or {}, find_code(entry.name)
+    if code.get("scheme") == OWN_SCHEME or (known is not None and known.type.value == code.get("value")):
+        return False
+    short = max(len(code.get("scheme", "")), len(code.get("value", ""))) <= MAX_CODE
+    return short and len(code.get("meaning", "")) <= MAX_MEANING
+
+
+def _of_dicom(path: Path, kind: str | None) -> list[FileClass]:
+    if kind is None:
+        return []
+    from pydicom import dcmread
+
+    dataset: Any = dcmread(path, stop_before_pixels=True)
+    if kind == RTSTRUCT:
+        return _of_structure_set(dataset)
+    return [_of_segment(item) for item in dataset.SegmentSequence if int(item.SegmentNumber)]
+
+
+def _of_segment(item: Any) -> FileClass:
+    lab = item.get("RecommendedDisplayCIELabValue")
+    kind = (item.get("SegmentedPropertyTypeCodeSequence") or [None])[0]
+    sides = None if kind is None else kind.get("SegmentedPropertyTypeModifierCodeSequence")
+    color = None if lab is None else rgb_of_lab(lab)
+    return FileClass(int(item.SegmentNumber), str(item.get("SegmentLabel") or ""), color, _code(kind, sides))
+
+
+def _of_structure_set(dataset: Any) -> list[FileClass]:
+    colors = {
+        int(item.ReferencedROINumber): item.get("ROIDisplayColor") for item in dataset.get("ROIContourSequence") or []
+    }
+    kinds = {
+        int(item.ReferencedROINumber): (item.get("RTROIIdentificationCodeSequence") or [None])[0]
+        for item in dataset.get("RTROIObservationsSequence") or []
+    }
+    found = []
+    for item in dataset.StructureSetROISequence:
+        number = int(item.ROINumber)
+        color = None if not colors.get(number) else _rgb([float(part) for part in colors[number]])
+        found.append(FileClass(number, str(item.get("ROIName") or ""), color, _code(kinds.get(number), None)))
+    return found
+
+
+def _code(concept: Any, sides: Any) -> dict[str, str] | None:
+    """Return a coded concept (pydicom) with an optional modifier for the side."""
+    names = {"scheme": "CodingSchemeDesignator", "value": "CodeValue", "meaning": "CodeMeaning"}
+    code = {} if concept is None else {key: str(concept.get(name) or "") for key, name in names.items()}
+    if not code or not all(code.values()):
+        return None
+    side = str(sides[0].get("CodeMeaning") or "").lower() if sides else ""
+    return {**code, "laterality": side} if side in ("left", "right") else code
+
+
+def rgb_of_lab(values: Sequence[int]) -> Rgb:
+    """Return the color of a RecommendedDisplayCIELabValue of DICOM as red, green and blue, 0 to 255.
+
+    Args:
+        values: L*, a* and b* as integers of 16 bits.
+
+    Example:
+        >>> rgb_of_lab([65535, 32896, 32896])
+        (255, 255, 255)
+    """
+    light, a, b = values[0] * 100 / 65535, values[1] * 255 / 65535 - 128, values[2] * 255 / 65535 - 128
+    y = (light + 16) / 116
+    roots = np.array([y + a / 500, y, y - b / 200])
+    xyz = np.where(roots > 6 / 29, roots**3, (roots - 16 / 116) / 7.787) * _WHITE
+    linear = np.clip(_TO_RGB @ xyz, 0, 1)
+    return _rgb(255 * np.where(linear > 0.0031308, 1.055 * linear ** (1 / 2.4) - 0.055, 12.92 * linear))
+
+
+def _rgb(parts: Any) -> Rgb:
+    red, green, blue = (min(max(round(float(part)), 0), 255) for part in parts)
+    return red, green, blue
+
+
+def _of_slicer(index: int, fields: Mapping[str, str]) -> FileClass:
+    number = int(fields.get("LabelValue", index + 1))
+    color = _rgb([255 * float(part) for part in fields["Color"].split()]) if "Color" in fields else None
+    return FileClass(number, fields.get("Name", ""), color, _terminology(fields.get("Tags", "")))
+
+
+def _terminology(tags: str) -> dict[str, str] | None:
+    """Return the type and the side in the terminology entry of a segment of 3D Slicer."""
+    found = _TERMINOLOGY.search(tags)
+    parts = [part.split("^") for part in found[1].split("~")] if found else []
+    if len(parts) < 4 or len(parts[2]) != 3 or not all(parts[2]):
+        return None
+    scheme, value, meaning = parts[2]
+    side = parts[3][-1].lower()
+    code = {"scheme": scheme, "value": value, "meaning": meaning}
+    return {**code, "laterality": side} if side in ("left", "right") else code
+
+
+def _of_nifti(path: Path) -> list[FileClass]:
+    """Return the classes of the label table in the header, with the codes of the JSON file of `write_nifti_labels`."""
+    header: Any = nib.load(path).header
+    for extension in getattr(header, "extensions", []):
+        table = _TABLE.search(bytes(extension.get_object() if hasattr(extension, "get_object") else b""))
+        if table is not None:
+            codes = _codes_beside(path)
+            labels = ElementTree.fromstring(table[0]).iter("Label")
+            found = [_of_label(label, codes) for label in labels]
+            return [entry for entry in found if entry.number > 0]
+    return []
+
+
+def _of_label(label: ElementTree.Element, codes: Mapping[str, Mapping[str, str]]) -> FileClass:
+    name = (label.text or "").strip()
+    color = _rgb([255 * float(label.get(part, "0")) for part in ("Red", "Green", "Blue")])
+    return FileClass(int(label.get("Key", "0")), name, color, codes.get(name))
+
+
+def _codes_beside(path: Path) -> dict[str, Mapping[str, str]]:
+    """Return the code of each class in the JSON file beside a NIfTI label map."""
+    file = path.with_name(re.sub(r"\.nii(\.gz)?$", ".json", path.name, flags=re.IGNORECASE))
+    try:
+        content: Any = read_json(file) if file.is_file() and file != path else []
+    except DataError:
+        return {}
+    rows = [row for row in content if isinstance(row, dict)] if isinstance(content, list) else []
+    return {
+        str(row.get("name")): {key: str(part) for key, part in row["code"].items()}
+        for row in rows
+        if isinstance(row.get("code"), dict) and {"scheme", "value", "meaning"} <= set(row["code"])
+    }

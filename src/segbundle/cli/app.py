@@ -8,22 +8,34 @@ from __future__ import annotations
 import sys
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand
 
 from segbundle import __version__
+from segbundle.cli.data_commands import check, convert, import_dataset, samples
+from segbundle.cli.option_types import (
+    DATASET,
+    PASS_ON,
+    Bundle,
+    Checkpoint,
+    Config,
+    Device,
+    MovedDataset,
+    Overrides,
+    Resume,
+    Trust,
+    WithKeys,
+)
 from segbundle.cli.running import (
     plain_errors,
-    print_log,
     report_early_stop,
     run_cross_validation,
     run_workflow,
     stop_on_signals,
 )
-from segbundle.config.options import join_switches, split_overrides, task_file
-from segbundle.errors import ConfigError, DataError, OutputError, show_error
+from segbundle.config.options import split_overrides
+from segbundle.errors import ConfigError, OutputError, show_error
 
 app = typer.Typer(
     name="segbundle",
@@ -32,71 +44,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[--KEY VALUE]...", help="Any other config key, for instance --max_epochs 100."),
-]
-Bundle = Annotated[Path | None, typer.Option(help="Folder of the bundle.", show_default="the project's bundle")]
-
-
-def _task_files(paths: list[Path] | None) -> list[Path]:
-    return [task_file(path) for path in paths or []]
-
-
-Config = Annotated[
-    list[Path] | None,
-    typer.Option(
-        help="Task YAML that overrides the bundle's values; may be repeated. configs/phantom.yaml is included.",
-        callback=_task_files,
-    ),
-]
-Checkpoint = Annotated[
-    list[Path] | None,
-    typer.Option("--ckpt_path", help="Trained weights; repeat for an ensemble.", show_default="the bundle's"),
-]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.", show_default="CUDA if present")]
-
-
-def _existing_folder(folder: Path | None) -> Path | None:
-    with plain_errors():
-        if folder is not None and not folder.is_dir():
-            raise DataError(f"{folder}: no such folder. Set --dataset_dir to the folder of the dataset.")
-    return folder
-
-
-MovedDataset = Annotated[
-    Path | None,
-    typer.Option(
-        "--dataset_dir",
-        help="Folder of the dataset, if it was moved.",
-        show_default="its original folder",
-        callback=_existing_folder,
-    ),
-]
-Trust = Annotated[
-    bool,
-    typer.Option("--trust", help="Run configurations and bundles that the audit flags; they can run any code."),
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Skip scans that an earlier run in output_dir has finished.")]
-_DATASET = "Dataset: Decathlon, nnU-Net raw, BIDS, MONAI Label, imagesTr and labelsTr, or a datalist (.json)"
-_PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": True}
-
-
-class _WithKeys(TyperCommand):
-    """Command that accepts any config key. `--resume true` means `--resume`; words after `--` are not options."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        flags = {option for param in self.params if getattr(param, "is_flag", False) for option in param.opts}
-        return super().parse_args(ctx, join_switches(args, flags - {"--help"}))
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        from segbundle.cli.settings_help import help_lines
-
-        super().format_options(ctx, formatter)
-        for theme, lines in help_lines(self.name or "", [param.name or "" for param in self.params]).items():
-            with formatter.section(theme):
-                formatter.write_dl(lines)
 
 
 def _print_version(requested: bool) -> None:
@@ -114,9 +61,9 @@ def _common(
     """3D medical segmentation as a MONAI bundle: train, evaluate, predict."""
 
 
-@app.command(cls=_WithKeys, context_settings=_PASS_ON)
+@app.command(cls=WithKeys, context_settings=PASS_ON)
 def train(
-    dataset_dir: Annotated[Path, typer.Option("--dataset_dir", help=f"{_DATASET}.")],
+    dataset_dir: Annotated[Path, typer.Option("--dataset_dir", help=f"{DATASET}.")],
     output_dir: Annotated[Path, typer.Option("--output_dir", help="Folder for checkpoints, scores and TensorBoard.")],
     config: Config = None,
     bundle: Bundle = None,
@@ -132,7 +79,7 @@ def train(
     run_workflow("train", bundle, config, given, words=overrides, trust=trust)
 
 
-@app.command(cls=_WithKeys, context_settings=_PASS_ON)
+@app.command(cls=WithKeys, context_settings=PASS_ON)
 def evaluate(
     dataset_dir: Annotated[Path, typer.Option("--dataset_dir", help="Dataset with label maps.")],
     output_dir: Annotated[
@@ -161,7 +108,7 @@ def evaluate(
     run_workflow("evaluate", bundle, config, given, words=overrides, trust=trust)
 
 
-@app.command(cls=_WithKeys, context_settings=_PASS_ON)
+@app.command(cls=WithKeys, context_settings=PASS_ON)
 def cross_validate(
     dataset_dir: Annotated[Path, typer.Option("--dataset_dir", help="Dataset with label maps.")],
     output_dir: Annotated[Path, typer.Option("--output_dir", help="Folder for the folds and the scores of all cases.")],
@@ -182,7 +129,7 @@ def cross_validate(
     run_cross_validation(output_dir, bundle, config, given, words=overrides, trust=trust)
 
 
-@app.command(cls=_WithKeys, context_settings=_PASS_ON)
+@app.command(cls=WithKeys, context_settings=PASS_ON)
 def predict(
     output_dir: Annotated[
         Path, typer.Option("--output_dir", help="Folder for <scan>_seg.nii.gz and predictions.json.")
@@ -215,31 +162,6 @@ def predict(
 
 
 @app.command()
-def check(
-    dataset: Annotated[Path, typer.Argument(help=f"{_DATASET}; or a folder with scans.")],
-    config: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Task YAML whose classes and channels the cases must match; may be repeated.", callback=_task_files
-        ),
-    ] = None,
-    trust: Trust = False,
-) -> None:
-    """Check every case of a dataset and print all problems, or list the scans of a folder, such as a PACS export.
-
-    The exit code is 1 if a problem was found.
-
-    Example: segbundle check data_samples
-    """
-    from segbundle.cli.check import print_check
-
-    with plain_errors(), print_log():
-        usable = print_check(dataset, config or [], trust)
-    if not usable:
-        raise typer.Exit(1)
-
-
-@app.command()
 def audit(
     path: Annotated[Path, typer.Argument(help="Task YAML or JSON, folder of a bundle, or zip file of either.")],
 ) -> None:
@@ -260,24 +182,6 @@ def audit(
         typer.echo(f"{len(found)} finding(s). With --trust, {path} can run any code on this computer.", err=True)
         raise typer.Exit(1)
     typer.echo(f"{path}: nothing found that could run code.")
-
-
-@app.command()
-def samples(
-    output_dir: Annotated[Path, typer.Argument(help="New folder for the dataset.")],
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same files.")] = 0,
-    num_training: Annotated[int, typer.Option("--num_training", min=1, help="Labeled training cases.")] = 16,
-    num_test: Annotated[int, typer.Option("--num_test", min=0, help="Labeled test cases.")] = 6,
-) -> None:
-    """Write a dataset of small synthetic scans for trying out commands.
-
-    Example: segbundle samples /tmp/samples --seed 0
-    """
-    from segbundle.datasets.samples import write_samples
-
-    with plain_errors():
-        path = write_samples(output_dir, seed=seed, num_training=num_training, num_test=num_test)
-    typer.echo(f"{num_training} training and {num_test} test cases: {path}")
 
 
 @app.command()
@@ -336,7 +240,7 @@ def view(
         serve(run, port, browser, dataset_dir)
 
 
-@app.command(context_settings=_PASS_ON)
+@app.command(context_settings=PASS_ON)
 def reproduce(
     name: Annotated[str | None, typer.Argument(help="Name of the question; omit it to list all names.")] = None,
     output: Annotated[Path | None, typer.Option(help="Also write the tables to this Markdown file.")] = None,
@@ -367,6 +271,10 @@ def reproduce(
         typer.echo(text)
         if output is not None:
             write_text(output, f"{text}\n")
+
+
+for _command in (check, convert, import_dataset, samples):
+    app.command("import" if _command is import_dataset else None)(_command)
 
 
 def main() -> None:

@@ -66,13 +66,24 @@ def scans_in_folders(tree: Tree, selected: Sequence[str] = ()) -> list[Case]:
         lost = [lost.reason for lost in tree.lost if lost.slice and lost.path.parent == folder]
         found += _series_in(folder, path_name(folder, tree.root), tuple(first_of(lost)), tree)
     if selected:
-        others = [series for _, series in found if series is not None and not _is_selected(series, selected)]
+        others = [series for _, series in found if series is not None and not is_selected(series, selected)]
         tree.left_out[NOT_SELECTED] += sum(len(series.files) for series in others)
         found = [(case, series) for case, series in found if series not in others]
     return cases + _with_scattered(found, tree.root)
 
 
-def _is_selected(series: Series, selected: Sequence[str]) -> bool:
+def is_selected(series: Series, selected: Sequence[str]) -> bool:
+    """Return whether a series matches one of the words of the setting `series`.
+
+    Args:
+        series: DICOM series.
+        selected: see `scans_in_folders`, at least one word.
+
+    Example:
+        >>> from segbundle.io.dicom_folders import Series
+        >>> is_selected(Series(Path("ct"), "1.2.3", "Thorax 3 mm", "CT", ()), ["*thorax*"])
+        True
+    """
     exact = (series.uid, series.modality.lower(), str(series.number))
     description = series.description.lower()
     return any(word.lower() in exact or fnmatchcase(description, word.lower()) for word in selected)

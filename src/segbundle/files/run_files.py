@@ -36,7 +36,7 @@ RANK = re.compile(r"predictions\.rank\d+\.json")
 """Records of one process, as written by earlier versions."""
 PREPARED_CASE = re.compile(r"[0-9a-f]{32}\.pt")
 _PARTIAL = re.compile(
-    r"(\.partial-\d+-)(.*_prob\.nii|"
+    r"(\.partial-\d+-)(.*_prob\.nii|.*\.nii\.gz|dataset\.json|import\.csv|\.segbundle-import\.json|"
     + "".join(f".*{re.escape(suffix)}|" for suffix in (*LABEL_MAP_SUFFIXES.values(), _CLASSES))
     + "|".join(map(re.escape, (PREDICTIONS, CROSS_VALIDATION, *RESULTS, *TRAINING)))
     + rf"|{RANK.pattern}|{PREPARED_CASE.pattern})",

@@ -36,7 +36,8 @@ def read_labels_on(path: str | Path, class_names: Sequence[str], grid: Geometry)
     Example:
         >>> import nibabel as nib, tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.uint8), np.diag([2.0, 2.0, 2.0, 1.0])), f"{folder}/a.nii")
+        ...     coarse = nib.Nifti1Image(np.ones((2, 2, 2), np.uint8), np.diag([2.0, 2.0, 2.0, 1.0]))
+        ...     nib.save(coarse, f"{folder}/a.nii")
         ...     read_labels_on(f"{folder}/a.nii", [], Geometry((4, 4, 3), np.eye(4))).array.shape
         (1, 4, 4, 3)
     """

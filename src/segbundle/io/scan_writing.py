@@ -21,8 +21,8 @@ _INTEGERS = (np.uint8, np.int16, np.uint16, np.int32, np.uint32)
 def write_scan(source: str | Path, path: str | Path) -> Geometry:
     """Write a scan of any supported format as NIfTI, with its rescale slope and intercept applied.
 
-    The header has the geometry of the scan, and neither free text nor extensions, which may contain patient data. It is
-    copied bit for bit from a NIfTI scan; see `write_segmentation` for other formats. The same scan gives the same bytes.
+    The header has the geometry of the scan (see `write_segmentation`), and neither free text nor extensions, which may
+    contain patient data. The same scan gives the same bytes.
 
     Args:
         source: path of the scan, see `read_scan`.
@@ -41,8 +41,8 @@ def write_scan(source: str | Path, path: str | Path) -> Geometry:
         ...     ct = nib.Nifti1Image(np.full((4, 3, 2), -1024, np.float64), np.eye(4))
         ...     nib.save(ct, f"{folder}/ct.nii")
         ...     geometry = write_scan(f"{folder}/ct.nii", f"{folder}/small.nii.gz")
-        ...     nib.load(f"{folder}/small.nii.gz").get_data_dtype()
-        dtype('int16')
+        ...     nib.load(f"{folder}/small.nii.gz").get_data_dtype().name
+        'int16'
     """
     if not str(path).lower().endswith(NIFTI_SUFFIXES):
         raise DataError(f"{path}: scans are written as NIfTI. Use a name such as {Path(path).name}.nii.gz.")

@@ -115,7 +115,20 @@ def referenced_series(path: Path) -> set[str]:
     """
     from pydicom import dcmread
 
-    dataset: Any = dcmread(path, stop_before_pixels=True)
+    return referenced_by(dcmread(path, stop_before_pixels=True))
+
+
+def referenced_by(dataset: Any) -> set[str]:
+    """Return the SeriesInstanceUIDs of the images to which the header of a DICOM SEG or RTSTRUCT refers.
+
+    Args:
+        dataset: header of the file (pydicom).
+
+    Example:
+        >>> from pydicom.dataset import Dataset
+        >>> referenced_by(Dataset())
+        set()
+    """
     found = {str(series.SeriesInstanceUID) for series in dataset.get("ReferencedSeriesSequence") or []}
     for frame in dataset.get("ReferencedFrameOfReferenceSequence") or []:
         for study in frame.get("RTReferencedStudySequence") or []:

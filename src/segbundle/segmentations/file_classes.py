@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -18,8 +18,10 @@ from segbundle.io.label_maps import dicom_object, segment_fields
 from segbundle.io.nifti import is_nifti
 from segbundle.io.scan_files import is_segmentation
 from segbundle.io.scans import unreadable
+from segbundle.io.segments import find_class
 from segbundle.io.structure_sets import RTSTRUCT
 from segbundle.segmentations.class_entries import MAX_CODE, MAX_MEANING, OWN_SCHEME, ClassEntry, Rgb, class_table
+from segbundle.segmentations.nifti_labels import table_file
 from segbundle.segmentations.snomed import find_code
 
 _TERMINOLOGY = re.compile(r"TerminologyEntry:([^|]*)")
@@ -86,22 +88,37 @@ def classes_in_file(path: str | Path) -> list[FileClass]:
     return sorted(found, key=lambda entry: entry.number)
 
 
-def table_of(classes: Sequence[FileClass]) -> list[ClassEntry]:
+def table_of(
+    classes: Sequence[FileClass],
+    class_names: Sequence[str] = (),
+    class_colors: Mapping[str, Any] | None = None,
+    class_codes: Mapping[str, Any] | None = None,
+) -> list[ClassEntry]:
     """Return the table of the classes of a file, with the label values 1, 2, ... in their order.
 
     Args:
-        classes: classes with names.
+        classes: classes of the file.
+        class_names: class names of the task, background first. The classes of the file give them colors and codes.
+            Default: the classes of the file, all of which need names.
+        class_colors: see `class_table`; these take precedence over the colors of the file (default None).
+        class_codes: see `class_table`; these take precedence over the codes of the file (default None).
 
     Raises:
-        ConfigError: a name occurs twice.
+        ConfigError: a name occurs twice; or see `class_table`.
 
     Example:
         >>> [entry.hex_color for entry in table_of([FileClass(4, "liver", (1, 2, 3)), FileClass(7, "lesion")])]
         ['#010203', '#56b4e9']
     """
-    colors = {entry.name: list(entry.color) for entry in classes if entry.color is not None}
-    codes = {entry.name: dict(entry.code) for entry in classes if entry.code is not None and _is_new(entry)}
-    return class_table(["background", *(entry.name for entry in classes)], colors, codes)
+    names = list(class_names) or ["background", *(entry.name for entry in classes)]
+    own = {}
+    for entry in classes:
+        value = find_class(entry.name, names) if entry.name else None
+        if value:
+            own[names[value]] = replace(entry, name=names[value])
+    colors = {name: list(entry.color) for name, entry in own.items() if entry.color is not None}
+    codes = {name: dict(entry.code) for name, entry in own.items() if entry.code is not None and _is_new(entry)}
+    return class_table(names, {**colors, **(class_colors or {})}, {**codes, **(class_codes or {})})
 
 
 def _is_new(entry: FileClass) -> bool:
@@ -220,9 +237,9 @@ def _of_label(label: ElementTree.Element, codes: Mapping[str, Mapping[str, str]]
 
 def _codes_beside(path: Path) -> dict[str, Mapping[str, str]]:
     """Return the code of each class in the JSON file beside a NIfTI label map."""
-    file = path.with_name(re.sub(r"\.nii(\.gz)?$", ".json", path.name, flags=re.IGNORECASE))
+    file = table_file(path)
     try:
-        content: Any = read_json(file) if file.is_file() and file != path else []
+        content: Any = read_json(file) if file.is_file() else []
     except DataError:
         return {}
     rows = [row for row in content if isinstance(row, dict)] if isinstance(content, list) else []

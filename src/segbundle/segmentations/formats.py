@@ -204,8 +204,8 @@ def write_label_map(
 
     Raises:
         ConfigError: the table of classes is missing.
-        DataError: a label value does not fit into the format, the label map does not fit the scan, or the scan cannot be
-            read or is not a DICOM series.
+        DataError: a label value does not fit into the format, the label map does not fit the scan, or the scan cannot
+            be read or is not a DICOM series.
         OutputError: the file cannot be written.
 
     Example:

@@ -64,8 +64,20 @@ def write_nifti_labels(
     extensions, described = _described(tuple(table)) if table else ([], [])
     write_segmentation(labels, scan, path, extensions)
     if table:
-        name = re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
-        write_json(path.with_name(f"{name}.json"), described)
+        write_json(table_file(path), described)
+
+
+def table_file(path: Path) -> Path:
+    """Return the path of the JSON file with the classes of a NIfTI label map.
+
+    Args:
+        path: path of the label map.
+
+    Example:
+        >>> table_file(Path("runs/ct_seg.nii.gz")).name
+        'ct_seg.json'
+    """
+    return path.with_name(re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE) + ".json")
 
 
 @lru_cache(maxsize=1)

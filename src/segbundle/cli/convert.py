@@ -1,0 +1,243 @@
+"""Command `convert`: scans and label maps in other file formats."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segbundle.audit import refuse_untrusted
+from segbundle.classes import Classes
+from segbundle.config.options import split_overrides
+from segbundle.config.overlays import read_config
+from segbundle.errors import ConfigError, DataError, OutputError
+from segbundle.files.output_folders import refuse_to_replace
+from segbundle.io.geometry import Geometry, Scan
+from segbundle.io.label_maps import dicom_object, read_labels, referenced_volume
+from segbundle.io.nifti import is_nifti
+from segbundle.io.regridding import read_labels_on
+from segbundle.io.scan_files import NIFTI_SUFFIXES, is_segmentation
+from segbundle.io.scan_writing import write_scan
+from segbundle.io.scans import read_geometry
+from segbundle.io.segments import label_values
+from segbundle.segmentations.class_entries import ClassEntry
+from segbundle.segmentations.file_classes import FileClass, classes_in_file, table_of
+from segbundle.segmentations.formats import (
+    SUFFIXES,
+    check_installed,
+    check_scan,
+    output_formats,
+    suffix_format,
+    write_label_map,
+)
+from segbundle.segmentations.nifti_labels import table_file
+
+_OF_DICOM = ("dicom_seg", "rtstruct")
+
+
+@dataclass(frozen=True)
+class TaskClasses:
+    """Classes of the command line or of a task YAML.
+
+    Attributes:
+        names: class names, background first; empty (default) if none are given.
+        colors: `class_colors` of the task (default: none).
+        codes: `class_codes` of the task (default: none).
+
+    Example:
+        >>> TaskClasses(["background", "liver"]).colors
+        {}
+    """
+
+    names: Sequence[str] = ()
+    colors: Mapping[str, Any] = field(default_factory=dict)
+    codes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def convert(
+    source: Path,
+    output: Path,
+    labels: bool = False,
+    output_format: str | None = None,
+    like: Path | None = None,
+    classes: TaskClasses | None = None,
+) -> str:
+    """Write a scan or label map in another file format.
+
+    A label map is recognized by its format (DICOM SEG, RTSTRUCT, `.seg.nrrd`), by the output format, by `like` or by
+    class names. Its segments get the label values 1, 2, ... in the order of the classes.
+
+    Args:
+        source: path of the scan or label map, see `read_scan` and `read_labels`.
+        output: output path. Scans are written as NIfTI.
+        labels: whether the source is a label map in any case (default False).
+        output_format: format of a label map, see `output_formats`. Default: that of the suffix of `output`.
+        like: path of the scan on whose voxels the label map is written. Default: the voxels of the label map.
+        classes: classes of the task. Default: those in the file.
+
+    Returns:
+        description of what was written, in one line.
+
+    Raises:
+        ConfigError: the output format is unknown, or class names are missing.
+        DataError: a file cannot be read, or the label map does not fit the format, the classes or the scan.
+        OutputError: the output path is not valid, or segbundle did not write the existing file.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     written = convert(Path("data_samples/imagesTs/phantom_016.nii.gz"), Path(folder) / "scan.nii")
+        ...     written.partition(": ")[2]
+        'scan, 50 x 48 x 40 voxels'
+    """
+    classes = classes or TaskClasses()
+    kind = _format(output, output_format)
+    if os.path.realpath(source) == os.path.realpath(output):
+        raise OutputError(f"{output}: is the input. Choose another path for the output file.")
+    recognized = is_segmentation(source.name) or dicom_object(source)[1] is not None
+    if labels or recognized or kind != "nifti" or like is not None or classes.names:
+        return _convert_labels(source, output, kind, like, classes)
+    refuse_to_replace(output)
+    return f"{output}: scan, {_size(write_scan(source, output))}"
+
+
+def _format(output: Path, given: str | None) -> str:
+    """Return the output format, after checking the suffix of the output path."""
+    kind = suffix_format(output)
+    if given is not None:
+        kinds = output_formats(given)
+        if len(kinds) > 1:
+            raise ConfigError(f"output_format is {given!r}; `segbundle convert` writes one file, so choose one format.")
+        kind = kinds[0]
+    if kind is None:
+        raise OutputError(
+            f"{output}: its suffix is not that of an output format. Use {' or '.join(NIFTI_SUFFIXES)} for a scan, and "
+            ".nii.gz, .seg.nrrd or .dcm for a label map."
+        )
+    if not output.name.lower().endswith(SUFFIXES[kind]):
+        raise OutputError(f"{output}: output_format {kind} needs the suffix {' or '.join(SUFFIXES[kind])}.")
+    return kind
+
+
+def _convert_labels(source: Path, output: Path, kind: str, like: Path | None, classes: TaskClasses) -> str:
+    check_installed([kind])
+    file, dicom_kind = dicom_object(source)
+    if like is None and dicom_kind is not None:
+        like = referenced_volume(file)
+    if kind in _OF_DICOM:
+        if like is None:
+            raise DataError(
+                f"{source}: {kind} refers to the slices of a DICOM series. Pass the series with --like, or choose "
+                "another format."
+            )
+        check_scan(like, [kind])
+    found = classes_in_file(source)
+    table = _table(source, classes, found)
+    _refuse_to_replace(output, kind, bool(table))
+    by_name = dicom_kind is not None or is_segmentation(source.name)  # reading gives segments the values of the classes
+    names = ["background", *(entry.name for entry in table)] if by_name and table else []
+    label = read_labels(source, names) if like is None else read_labels_on(source, names, read_geometry(like))
+    _check_labels(label)
+    if found and not by_name:
+        label = replace(label, array=_renumbered(label, found, table))
+    _check_values(label, table)
+    reference = like or (source if is_nifti(source) else replace(label.geometry, channels=1))
+    write_label_map(np.asfortranarray(label.array[0]), reference, output, kind, table)
+    shown = f", {len(table)} classes: {', '.join(entry.name for entry in table)}" if table else ""
+    return f"{output}: label map, {_size(label.geometry)}{shown}"
+
+
+def _table(source: Path, classes: TaskClasses, found: Sequence[FileClass]) -> list[ClassEntry]:
+    """Return the classes of the output; empty if they have no names."""
+    if classes.names:
+        return table_of(found, classes.names, classes.colors, classes.codes)
+    names = [entry.name for entry in found]
+    twice = next((name for name in names if name and names.count(name) > 1), None)
+    if twice is not None or not all(names):
+        problem = f"two segments are named {twice!r}" if twice else "a segment has no name"
+        raise DataError(f"{source}: {problem}. Rename the segments.")
+    return table_of(found) if found else []
+
+
+def _check_labels(label: Scan) -> None:
+    if len(label.array) != 1:
+        raise DataError(f"{label.path}: has {len(label.array)} channels; a label map has one. Convert each by itself.")
+    if not np.issubdtype(label.array.dtype, np.integer):
+        raise DataError(f"{label.path}: its values are not integers, so it is not a label map. Convert it to .nii.gz.")
+
+
+def _renumbered(label: Scan, found: Sequence[FileClass], table: Sequence[ClassEntry]) -> np.ndarray:
+    """Return the voxels of a label map with the label values of the classes that its own table names."""
+    names = ["background", *(entry.name for entry in table)]
+    values = label_values(label.path, {entry.number: entry.name for entry in found if entry.name}, names)
+    if all(old == new for old, new in values.items()):
+        return label.array
+    unnamed = set(np.unique(label.array).tolist()) - {0, *values}
+    if unnamed:
+        raise DataError(
+            f"{label.path}: contains the label value {min(unnamed)}, which its table of labels does not name. Correct "
+            "the table or the label map."
+        )
+    result = np.zeros_like(label.array)
+    for old, new in values.items():
+        result[label.array == old] = new
+    return result
+
+
+def _check_values(label: Scan, table: Sequence[ClassEntry]) -> None:
+    """Raise an error for label values without a class, if the classes are known."""
+    unknown = sorted(set(np.unique(label.array).tolist()) - set(range(len(table) + 1))) if table else []
+    if unknown:
+        raise DataError(
+            f"{label.path}: contains the label value {unknown[0]}, but its {len(table)} classes have the values 1 to "
+            f"{len(table)}. Correct the class names or the label map."
+        )
+
+
+def _refuse_to_replace(output: Path, kind: str, with_table: bool) -> None:
+    """Raise an error if an output file exists that segbundle did not write."""
+    beside = [table_file(output)] if kind == "nifti" and with_table else []
+    refuse_to_replace(output, *beside)
+
+
+def _size(geometry: Geometry) -> str:
+    channels = f" in {geometry.channels} channels" if geometry.channels > 1 else ""
+    return f"{' x '.join(map(str, geometry.shape))} voxels{channels}"
+
+
+def read_task_classes(config: Sequence[Path], class_names: str | None, trust: bool = False) -> TaskClasses:
+    """Return the classes of task YAMLs or of the command line.
+
+    Args:
+        config: task YAMLs; the last file that defines a key wins.
+        class_names: names as on the command line, such as `[background, liver]`; None for those of the task.
+        trust: whether to use task YAMLs that the audit flags (default False).
+
+    Raises:
+        ConfigError: a task YAML is not valid, or defines no class names; or the names do not begin with the background.
+
+    Example:
+        >>> read_task_classes([], "background, Left Kidney").names
+        ['background', 'Left Kidney']
+    """
+    refuse_untrusted(config, None, trust)
+    task: dict[str, Any] = {}
+    for path in config:
+        task |= read_config(path)
+    names = task.get("class_names")
+    if class_names is not None:
+        names = split_overrides([f"--class_names=[{class_names.strip().removeprefix('[').removesuffix(']')}]"])[1][
+            "class_names"
+        ]
+        if not names or names[0].lower() != "background":
+            raise ConfigError(
+                f'--class_names is {class_names!r}; it must begin with background: "[background, liver]".'
+            )
+    elif config and not isinstance(names, list):
+        raise ConfigError(f"{config[-1]}: class_names is {names!r}; a plain list of names is needed.")
+    checked = Classes(names).names if names else []
+    return TaskClasses(checked, task.get("class_colors") or {}, task.get("class_codes") or {})

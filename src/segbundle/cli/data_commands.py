@@ -1,0 +1,140 @@
+"""Commands that read or write data without a network: check, convert, import, samples."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segbundle.cli.option_types import DATASET, ClassNames, Config, Trust, task_files
+from segbundle.cli.running import plain_errors, print_log
+
+
+class CaseNames(StrEnum):
+    """Names of imported cases: pseudonyms, or paths in the export.
+
+    Example:
+        >>> CaseNames("path").name
+        'path'
+    """
+
+    hash = "hash"
+    path = "path"
+
+
+def check(
+    dataset: Annotated[Path, typer.Argument(help=f"{DATASET}; or a folder with scans.")],
+    config: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Task YAML whose classes and channels the cases must match; may be repeated.", callback=task_files
+        ),
+    ] = None,
+    trust: Trust = False,
+) -> None:
+    """Check every case of a dataset and print all problems, or list the scans of a folder, such as a PACS export.
+
+    The exit code is 1 if a problem was found.
+
+    Example: segbundle check data_samples
+    """
+    from segbundle.cli.check import print_check
+
+    with plain_errors(), print_log():
+        usable = print_check(dataset, config or [], trust)
+    if not usable:
+        raise typer.Exit(1)
+
+
+def convert(
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="Scan or label map: a file, a DICOM folder or a volume of it.")
+    ],
+    output: Annotated[
+        Path, typer.Argument(help="Output file: .nii.gz or .nii; for a label map also .seg.nrrd or .dcm.")
+    ],
+    labels: Annotated[
+        bool,
+        typer.Option(
+            "--labels", help="INPUT is a label map. DICOM SEG, RTSTRUCT and .seg.nrrd are recognized as such."
+        ),
+    ] = False,
+    output_format: Annotated[
+        str | None,
+        typer.Option(
+            "--output_format",
+            help="Format of a label map: nifti, nrrd, dicom_seg or rtstruct.",
+            show_default="by the suffix of OUTPUT",
+        ),
+    ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(help="Scan on whose voxels the label map is written; DICOM series for dicom_seg and rtstruct."),
+    ] = None,
+    config: Config = None,
+    class_names: ClassNames = None,
+    trust: Trust = False,
+) -> None:
+    """Write a scan or a label map in another file format.
+
+    Example: segbundle convert data_samples/imagesTs/phantom_016.nii.gz /tmp/scan.nii
+    """
+    from segbundle.cli.convert import convert, read_task_classes
+
+    with plain_errors(), print_log():
+        classes = read_task_classes(config or [], class_names, trust)
+        written = convert(source, output, labels, output_format, like, classes)
+    typer.echo(written)
+
+
+def import_dataset(
+    export: Annotated[Path, typer.Argument(help="Folder of a DICOM export; its subfolders are searched.")],
+    dataset: Annotated[Path, typer.Argument(help="Folder of the dataset; an earlier import there is continued.")],
+    series: Annotated[
+        str | None,
+        typer.Option(
+            help="Series to import: modality, SeriesNumber, SeriesInstanceUID or a pattern of SeriesDescriptions; a "
+            'list such as "[MR, *thorax*]" for several.',
+            show_default="CT, MR and PT",
+        ),
+    ] = None,
+    class_names: ClassNames = None,
+    unlabeled: Annotated[
+        bool, typer.Option("--unlabeled", help="Also import volumes without segmentation, into imagesTs.")
+    ] = False,
+    case_names: Annotated[
+        CaseNames, typer.Option("--case_names", help="Name cases by pseudonyms, or by the folders of the export.")
+    ] = CaseNames.hash,
+) -> None:
+    """Make a dataset from a DICOM export: volumes with their DICOM SEG and RTSTRUCT become training cases.
+
+    The same command continues a stopped import. The exit code is 1 if a volume could not be imported because of a
+    problem.
+
+    Example: segbundle import data_samples/dicom /tmp/imported --unlabeled
+    """
+    from segbundle.cli.import_dataset import print_import
+
+    with plain_errors(" Run the same command to continue."), print_log():
+        complete = print_import(export, dataset, series, class_names, unlabeled, case_names.value)
+    if not complete:
+        raise typer.Exit(1)
+
+
+def samples(
+    output_dir: Annotated[Path, typer.Argument(help="New folder for the dataset.")],
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same files.")] = 0,
+    num_training: Annotated[int, typer.Option("--num_training", min=1, help="Labeled training cases.")] = 16,
+    num_test: Annotated[int, typer.Option("--num_test", min=0, help="Labeled test cases.")] = 6,
+) -> None:
+    """Write a dataset of small synthetic scans for trying out commands.
+
+    Example: segbundle samples /tmp/samples --seed 0
+    """
+    from segbundle.datasets.samples import write_samples
+
+    with plain_errors():
+        path = write_samples(output_dir, seed=seed, num_training=num_training, num_test=num_test)
+    typer.echo(f"{num_training} training and {num_test} test cases: {path}")

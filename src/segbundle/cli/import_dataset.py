@@ -1,0 +1,83 @@
+"""Command `import`: a dataset from a DICOM export, with a table of what was imported and what was left out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from segbundle.cli.convert import read_task_classes
+from segbundle.config.options import split_overrides
+from segbundle.datasets.dicom_import import COLUMNS, ImportRow, import_dataset
+
+
+def print_import(
+    export: Path,
+    dataset: Path,
+    series: str | None = None,
+    class_names: str | None = None,
+    unlabeled: bool = False,
+    case_names: str = "hash",
+) -> bool:
+    """Import a DICOM export, and print a table of its volumes to stdout and all problems to stderr.
+
+    Args:
+        export: folder of the export.
+        dataset: folder of the dataset.
+        series: series as on the command line, such as `CT` or `[MR, *thorax*]`. Default: CT, MR and PT.
+        class_names: names as on the command line, such as `[background, liver]`. Default: the names of all segments.
+        unlabeled: see `import_dataset`.
+        case_names: `hash` (default) for pseudonyms, or `path`.
+
+    Returns:
+        True if there were cases, and no volume was left out because of a problem.
+
+    Raises:
+        ConfigError: the class names are not valid.
+        DataError: see `import_dataset`.
+        OutputError: see `import_dataset`.
+
+    Example:
+        >>> print_import(Path("/data/export"), Path("datasets/liver"))  # doctest: +SKIP
+    """
+    names = read_task_classes([], class_names).names
+    result = import_dataset(export, dataset, _words(series), names, unlabeled, case_names == "path")
+    print("\n".join(_table(result.rows)))
+    count = {
+        status: sum(row.status == status for row in result.rows) for status in ("training", "unlabeled", "left out")
+    }
+    print(
+        f"{dataset}: {count['training']} training cases, {count['unlabeled']} unlabeled, {count['left out']} left out. "
+        f"Classes: {', '.join(result.class_names)}."
+    )
+    if result.not_chosen:
+        others = ", ".join(f"{name} ({number})" for name, number in sorted(result.not_chosen.items()))
+        print(f"Segments that are not in --class_names, with their number of volumes: {others}.")
+    messages = [
+        f"{row.case}: {error.message or error.reason}"
+        for row in result.rows
+        if (error := row.error) and error.is_problem
+    ]
+    if not count["training"] and not count["unlabeled"]:
+        messages.append(
+            f"{export}: no volume was imported. A DICOM SEG or RTSTRUCT must refer to a series; --unlabeled imports "
+            "volumes without them."
+        )
+    if messages:
+        print("\n".join(messages), file=sys.stderr)
+    return not messages
+
+
+def _words(series: str | None) -> list[str]:
+    if series is None:
+        return []
+    value = split_overrides([f"--series={series}"])[1]["series"]
+    return [str(word) for word in value] if isinstance(value, list) else [str(value)]
+
+
+def _table(rows: Sequence[ImportRow]) -> Iterator[str]:
+    """Yield the lines of the table, with the place of each volume in the export."""
+    lines = [(*COLUMNS, "place"), *((*row.cells, row.place) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        yield "  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()

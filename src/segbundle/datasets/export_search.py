@@ -1,0 +1,226 @@
+"""Find the volumes of a DICOM export, and the DICOM SEG and RTSTRUCT files that refer to each of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+
+from segbundle.datasets.case import Case, name_problem
+from segbundle.datasets.finding import tell_apart
+from segbundle.datasets.folders import Tree, escaped, list_tree, log_once
+from segbundle.datasets.series import NOT_SELECTED, is_selected, scans_in_folders
+from segbundle.errors import DataError
+from segbundle.io.dicom import find_series
+from segbundle.io.dicom_folders import Series, list_folder
+from segbundle.io.segment_files import SegmentFile, read_segment_file
+from segbundle.terminal import counted
+
+MODALITIES = ("CT", "MR", "PT")
+"""Modalities of the volumes that are imported without a selection of series."""
+_DIGITS = 8
+
+
+class LeftOutError(Exception):
+    """Error for a volume that cannot become a case.
+
+    Args:
+        reason: reason without paths, for a file.
+        message: message with paths, for the terminal; empty (default) if the reason says enough.
+        is_problem: whether the user should act (default True).
+
+    Example:
+        >>> LeftOutError("no segmentation", is_problem=False).reason
+        'no segmentation'
+    """
+
+    def __init__(self, reason: str, message: str = "", is_problem: bool = True) -> None:
+        super().__init__(message or reason)
+        self.reason, self.message, self.is_problem = reason, message, is_problem
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Volume of an export, with the files that segment it.
+
+    Attributes:
+        case: name of the case.
+        path: path to pass to `read_scan`.
+        place: path below the folder of the export, for the terminal.
+        series: DICOM series; None if the folder cannot be read.
+        segments: DICOM SEG and RTSTRUCT files that refer to the series (default none).
+        error: reason why the volume cannot become a case; None (default) if it can.
+
+    Example:
+        >>> Volume("case_1", Path("export/ct"), "ct", None).modality
+        ''
+    """
+
+    case: str
+    path: Path
+    place: str
+    series: Series | None
+    segments: tuple[SegmentFile, ...] = ()
+    error: LeftOutError | None = field(default=None, compare=False)
+
+    @property
+    def modality(self) -> str:
+        """Modality, such as `CT`; empty if unknown."""
+        return self.series.modality if self.series is not None else ""
+
+
+def search_export(export: Path, selected: Sequence[str] = (), named_by_path: bool = False) -> list[Volume]:
+    """Return all series of an export, each with the DICOM SEG and RTSTRUCT files that refer to it.
+
+    Args:
+        export: folder; its subfolders are searched.
+        selected: see `scans_in_folders`. Default: all series.
+        named_by_path: whether cases are named by their folders. By default, their names are pseudonyms: `case_` and
+            eight digits of a hash of the SeriesInstanceUID.
+
+    Returns:
+        volumes sorted by name. Series that are not volumes, damaged series and segmentations without their series have
+        an `error`.
+
+    Raises:
+        DataError: the folder does not exist or contains no DICOM files.
+
+    Example:
+        >>> search_export(Path("/nowhere"))
+        Traceback (most recent call last):
+        ...
+        segbundle.errors.DataError: /nowhere: no such folder. Pass the folder of a DICOM export.
+    """
+    if not export.is_dir():
+        raise DataError(f"{escaped(export)}: no such folder. Pass the folder of a DICOM export.")
+    tree = list_tree(export)
+    if not tree.dicom and not tree.lost:
+        raise DataError(f"{escaped(export)}: contains no DICOM files. Pass the folder of a DICOM export.")
+    volumes = [_volume(case, export, selected) for case in _named(scans_in_folders(tree, selected), named_by_path)]
+    if tree.left_out[NOT_SELECTED]:
+        log_once(f"{escaped(export)}: {tree.left_out[NOT_SELECTED]} files skipped {NOT_SELECTED}")
+    others = [series for series in _all_series(tree) if series.why is not None and not series.damaged]
+    volumes += [_not_a_volume(series, export) for series in others if not selected or is_selected(series, selected)]
+    files, damaged = _segment_files(tree, export)
+    volumes = [
+        replace(volume, segments=tuple(file for file in files if volume.series and volume.series.uid in file.series))
+        for volume in _without_copies(volumes)
+    ]
+    known = {series.uid for series in _all_series(tree)}
+    volumes += [_without_series(file, export) for file in files if known.isdisjoint(file.series)] + damaged
+    if named_by_path:
+        volumes = [replace(volume, case=volume.case or volume.place.replace("/", "_")) for volume in volumes]
+    else:
+        volumes = _pseudonyms(volumes)
+    return sorted(volumes, key=lambda volume: (volume.case, volume.place))
+
+
+def _named(cases: Sequence[Case], named_by_path: bool) -> list[Case]:
+    if not named_by_path:
+        return list(cases)
+    return [
+        replace(case, problems=(*case.problems, f"{escaped(case.image[0])}: {problem}.")) if problem else case
+        for case in tell_apart(cases)
+        for problem in [name_problem(case.name)]
+    ]
+
+
+def _place(path: Path, export: Path) -> str:
+    return escaped(path.relative_to(export)) if path != export else "."
+
+
+def _volume(case: Case, export: Path, selected: Sequence[str]) -> Volume:
+    path, series, error = case.image[0], None, None
+    try:
+        series = find_series(path)
+        if series is not None and not case.problems and not selected and series.modality not in MODALITIES:
+            error = LeftOutError(f"modality {series.modality or 'unknown'}", is_problem=False)
+    except DataError as problem:
+        error = LeftOutError("series cannot be read", str(problem))
+    if case.problems:
+        error = LeftOutError("series cannot be read", " ".join(case.problems))
+    elif series is None and error is None:
+        error = LeftOutError("series cannot be read", f"{escaped(path)}: is not a volume. Export the series again.")
+    return Volume(case.name, path, _place(path, export), series, error=error)
+
+
+def _not_a_volume(series: Series, export: Path) -> Volume:
+    error = LeftOutError(f"not a volume: {series.why}", is_problem=False)
+    return Volume("", series.path, _place(series.path, export), series, error=error)
+
+
+def _without_series(file: SegmentFile, export: Path) -> Volume:
+    message = f"{escaped(file.path)}: refers to a series that is not in the export. Export the series as well."
+    return Volume(
+        "", file.path, _place(file.path, export), None, error=LeftOutError("segmentation without its series", message)
+    )
+
+
+def _all_series(tree: Tree) -> Iterator[Series]:
+    for folder in tree.dicom:
+        with suppress(DataError):  # reported as a case with a problem
+            yield from list_folder(folder).series
+
+
+def _without_copies(volumes: list[Volume]) -> list[Volume]:
+    """Return volumes, with an error for further copies of a usable series."""
+    seen = dict[tuple[str, ...], str]()
+    result = []
+    for volume in sorted(volumes, key=lambda volume: volume.place):
+        if volume.series is not None and volume.error is None and volume.series.uid:
+            first = seen.setdefault((volume.series.uid, volume.series.volume, *_instances(volume)), volume.place)
+            if first != volume.place:
+                volume = replace(volume, error=LeftOutError("copy of another series", f"copy of {first}", False))
+        result.append(volume)
+    return result
+
+
+def _instances(volume: Volume) -> list[str]:
+    """Return the SOPInstanceUIDs of a volume."""
+    return sorted(image.instance for image in volume.series.images) if volume.series is not None else []
+
+
+def _segment_files(tree: Tree, export: Path) -> tuple[list[SegmentFile], list[Volume]]:
+    """Return the DICOM SEG and RTSTRUCT files of a tree without copies, and entries for damaged ones."""
+    slices = {file for series in _all_series(tree) for file in series.files}
+    paths = [path for folder in tree.dicom for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    others = [path for path in paths if path not in slices]
+    files, damaged = dict[str, SegmentFile](), list[Volume]()
+    for path in counted(others, len(others), "segmentations", "file", leave=False, delay=2):
+        try:
+            file = read_segment_file(path)
+        except DataError as problem:
+            error = LeftOutError("segmentation cannot be read", str(problem))
+            damaged.append(Volume("", path, _place(path, export), None, error=error))
+            continue
+        if file is not None:
+            files.setdefault(file.uid or str(path), file)
+    return list(files.values()), damaged
+
+
+def _pseudonyms(volumes: Sequence[Volume]) -> list[Volume]:
+    """Return volumes named by a hash of their SeriesInstanceUID; by a longer one if two hashes begin alike."""
+    parts = {_identity(volume): set[tuple[str, ...]]() for volume in volumes}
+    for volume in volumes:
+        parts[_identity(volume)].add(tuple(_instances(volume)))
+    digests = []
+    for volume in volumes:
+        text = _identity(volume)
+        if len(parts[text]) > 1:  # several multi-frame files of one series
+            text = "/".join([text, *_instances(volume)[:1]])
+        digests.append(sha256(text.encode("utf-8", "surrogateescape")).hexdigest())
+    short = Counter(digest[:_DIGITS] for digest in set(digests))
+    return [
+        replace(volume, case=f"case_{digest[: _DIGITS if short[digest[:_DIGITS]] == 1 else 2 * _DIGITS]}")
+        for volume, digest in zip(volumes, digests, strict=True)
+    ]
+
+
+def _identity(volume: Volume) -> str:
+    """Return the SeriesInstanceUID of a volume, with its label if it is one of several of the series."""
+    if volume.series is None or not volume.series.uid:
+        return volume.place
+    return "/".join(filter(None, (volume.series.uid, volume.series.volume)))

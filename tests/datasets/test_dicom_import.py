@@ -1,0 +1,293 @@
+"""Datasets from DICOM exports: cases, classes, what is left out, and continued imports."""
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from pydicom import dcmread
+
+import dicoms
+import exports
+from commands import TINY, invoke, segbundle
+from exports import labels, write_case, write_segments
+from segbundle.datasets import dicom_import
+from segbundle.datasets.dicom_import import import_dataset
+from segbundle.errors import DataError, OutputError
+from segbundle.io.scans import read_geometry, read_scan
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory):
+    return exports.write_export(tmp_path_factory.mktemp("export"))
+
+
+@pytest.fixture(scope="module")
+def imported(export, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("imported") / "dataset"
+    return folder, import_dataset(export, folder)
+
+
+def rows_of(result):
+    return {row.place: row for row in result.rows}
+
+
+def contents(folder):
+    """Return the bytes of all files but the record of their dates and the lock."""
+    skipped = (".segbundle-files.jsonl", ".lock")
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in skipped]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_reasons_of_a_mixed_export(imported):
+    _, result = imported
+    found = {place: (row.status, row.error and row.error.reason) for place, row in rows_of(result).items()}
+    assert found == {
+        "Doe_John/ct": ("training", None),
+        "Doe_John/scout/IM000.dcm": ("left out", "not a volume: a localizer"),
+        "p2/ct": ("training", None),
+        "p3/ct": ("training", None),
+        "p4/ct": ("left out", "series cannot be read"),
+        "p5/ct": ("left out", "two segments named Liver"),
+        "p6/ct": ("left out", "no segmentation"),
+        "p7/ct": ("left out", "overlap of body and liver"),
+        "p8/ct": ("left out", "no segmentation"),
+        "p8/rs/rs_rtstruct.dcm": ("left out", "segmentation without its series"),
+    }
+    assert len(result.problems) == 4
+    assert "body and liver overlap in 280 voxels" in str(rows_of(result)["p7/ct"].error)
+    assert "IM005" in str(rows_of(result)["p4/ct"].error) or "slice" in str(rows_of(result)["p4/ct"].error)
+
+
+def test_voxels_are_those_of_the_series_and_its_segments(export, imported):
+    folder, result = imported
+    assert result.class_names == ["background", "body", "empty", "Left Kidney", "lesion", "liver"]
+    expected = {"Doe_John/ct": labels(5, 4), "p2/ct": labels(5, 4), "p3/ct": labels(5, 0, 3)}
+    for place, label_map in expected.items():
+        case = rows_of(result)[place].case
+        image, label = (nib.load(folder / f"{kind}Tr" / f"{case}.nii.gz") for kind in ("images", "labels"))
+        source = read_scan(export / place, None)
+        np.testing.assert_array_equal(np.asarray(image.dataobj), source.array[0])
+        np.testing.assert_allclose(image.affine, source.geometry.affine, atol=1e-5)
+        np.testing.assert_array_equal(image.affine, label.affine)
+        np.testing.assert_array_equal(np.asarray(label.dataobj), label_map)
+        assert (image.get_data_dtype(), label.get_data_dtype()) == (np.int16, np.uint8)
+
+
+def test_absent_and_unannotated_classes_are_kept_apart(imported):
+    folder, result = imported
+    description = json.loads((folder / "dataset.json").read_text())
+    annotated = {Path(entry["image"]).name: entry["annotated"] for entry in description["training"]}
+    names = {place: f"{row.case}.nii.gz" for place, row in rows_of(result).items()}
+    assert annotated == {
+        names["Doe_John/ct"]: ["empty", "lesion", "liver"],  # the empty segment is absent, not unannotated
+        names["p2/ct"]: ["lesion", "liver"],
+        names["p3/ct"]: ["Left Kidney", "liver"],
+    }
+    assert description["modality"] == {"0": "CT, MR"} and description["numTraining"] == 3
+
+
+def test_no_file_contains_the_patient_or_the_folders(export, imported):
+    folder, result = imported
+    assert {row.case for row in result.rows} == {
+        row.case for row in result.rows if len(row.case) == len("case_01234567")
+    }
+    for name, content in contents(folder).items():
+        if name.endswith(".gz"):
+            import gzip
+
+            content = gzip.decompress(content)
+        for text in (b"Doe", b"Synthetic", b"Phantom", str(export).encode()):
+            assert text not in content and text not in name.encode(), name
+    with (folder / "import.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["case"] for row in rows] == sorted(row["case"] for row in rows)
+    assert {row["size (voxels)"] for row in rows if row["status"] == "training"} == {"20 x 18 x 12"}
+
+
+def test_second_import_writes_no_case_again(export, imported, monkeypatch):
+    folder, _ = imported
+    before = contents(folder)
+    monkeypatch.setattr(dicom_import, "write_scan", lambda *_: pytest.fail("written again"))
+    import_dataset(export, folder)
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 3])
+def test_stopped_import_continues_with_the_same_files(export, imported, tmp_path, monkeypatch, stop_at):
+    write, calls = dicom_import.write_segmentation, []
+
+    def stop(*arguments):
+        calls.append(arguments)
+        if len(calls) == stop_at:
+            raise KeyboardInterrupt
+        write(*arguments)
+
+    monkeypatch.setattr(dicom_import, "write_segmentation", stop)
+    folder = tmp_path / "dataset"
+    with pytest.raises(KeyboardInterrupt):
+        import_dataset(export, folder)
+    assert not (folder / "dataset.json").exists()
+    monkeypatch.setattr(
+        dicom_import, "write_segmentation", lambda *arguments: (calls.append(arguments), write(*arguments))
+    )
+    import_dataset(export, folder)
+    assert contents(folder) == contents(imported[0])
+    assert len(calls) == 3 + 1  # the stopped case is written again, finished ones are not
+
+
+KILL = """
+import os, signal, sys
+from pathlib import Path
+from segbundle.datasets.dicom_import import import_dataset
+
+fsync, calls = os.fsync, []
+
+
+def kill(file):
+    calls.append(file)
+    if len(calls) == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    fsync(file)
+
+
+os.fsync = kill
+import_dataset(sys.argv[1], sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("when", [6, 11])
+def test_killed_import_continues_and_leaves_no_partial_file(export, imported, tmp_path, when):
+    folder = tmp_path / "dataset"
+    done = subprocess.run([sys.executable, "-c", KILL, export, folder, str(when)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert [path for path in folder.rglob(".partial-*") if path.stat().st_size]
+    import_dataset(export, folder)
+    assert contents(folder) == contents(imported[0])
+
+
+def test_changed_segmentation_is_imported_again(tmp_path):
+    series = write_case(tmp_path / "export" / "a", "1.5")
+    write_segments(series, "rs", labels(1), ["liver"])
+    (row,) = import_dataset(tmp_path / "export", tmp_path / "out").rows
+    path = tmp_path / "out" / "labelsTr" / f"{row.case}.nii.gz"
+    write_segments(series, "rs", labels(0, 1), ["liver"])
+    import_dataset(tmp_path / "export", tmp_path / "out")
+    np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj), labels(0, 1))
+
+
+def test_chosen_classes_in_their_order(export, tmp_path):
+    names = ["background", "Liver", "left_kidney"]
+    result = import_dataset(export, tmp_path / "out", class_names=names)
+    found = rows_of(result)
+    assert result.class_names == names
+    assert dict(result.not_chosen) == {"lesion": 1, "Lesion": 1, "body": 1, "empty": 1}
+    assert found["p7/ct"].status == "training"  # without the body, nothing overlaps
+    label = nib.load(tmp_path / "out" / "labelsTr" / f"{found['p3/ct'].case}.nii.gz")
+    np.testing.assert_array_equal(np.asarray(label.dataobj), labels(1, 0, 2))
+    result = import_dataset(export, tmp_path / "out", class_names=["background", "lesion"])
+    assert {row.error.reason for row in result.rows if row.place in ("p3/ct", "p7/ct")} == {"no chosen class"}
+    training = {f"{row.case}.nii.gz" for row in result.rows if row.status == "training"}
+    assert {path.name for path in (tmp_path / "out" / "imagesTr").iterdir()} == training
+
+
+def test_unlabeled_volumes_and_selected_series(export, tmp_path):
+    result = import_dataset(export, tmp_path / "out", series=["CT"], unlabeled=True, named_by_path=True)
+    found = {row.case: row.status for row in result.rows if row.error is None}
+    assert found == {"Doe_John_ct": "training", "p3_ct": "training", "p6_ct": "unlabeled", "p8_ct": "unlabeled"}
+    description = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert description["test"] == ["./imagesTs/p6_ct.nii.gz", "./imagesTs/p8_ct.nii.gz"]
+    np.testing.assert_array_equal(read_scan(tmp_path / "out" / "imagesTs" / "p6_ct.nii.gz").array,
+                                  read_scan(export / "p6" / "ct").array)  # fmt: skip
+
+
+def test_other_grid_and_damaged_segmentation_are_left_out(tmp_path):
+    shifted = write_case(tmp_path / "export" / "a", "1.6")
+    path = write_segments(shifted, "seg", labels(1), ["liver"], "dicom_seg")
+    dataset = dcmread(path)
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        frame.PlanePositionSequence[0].ImagePositionPatient[0] += 0.4
+    dataset.save_as(path)
+    cut = write_case(tmp_path / "export" / "b", "1.7")
+    path = write_segments(cut, "seg", labels(1), ["liver"], "dicom_seg")
+    path.write_bytes(path.read_bytes()[:-100])
+    found = rows_of(import_dataset(tmp_path / "export", tmp_path / "out"))
+    assert found["a/ct"].error.reason == "geometry mismatch"
+    assert "its voxels are not those of the scan" in str(found["a/ct"].error)
+    assert found["b/ct"].error.reason == "segmentation cannot be read"
+    assert not (tmp_path / "out" / "dataset.json").exists()
+
+
+def test_copies_of_series_and_segmentations_are_used_once(tmp_path):
+    series = write_case(tmp_path / "export" / "a", "1.8")
+    write_segments(series, "rs", labels(1), ["liver"])
+    shutil.copytree(tmp_path / "export" / "a", tmp_path / "export" / "b")
+    found = rows_of(import_dataset(tmp_path / "export", tmp_path / "out"))
+    assert (found["a/ct"].status, found["b/ct"].error.reason) == ("training", "copy of another series")
+
+
+def test_foreign_files_are_kept(export, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "dataset.json").write_text("{}")
+    with pytest.raises(OutputError, match=r"dataset.json was not written by segbundle"):
+        import_dataset(export, tmp_path / "out")
+
+
+def test_folder_without_dicom_is_an_error(tmp_path):
+    with pytest.raises(DataError, match=r"contains no DICOM files. Pass the folder of a DICOM export"):
+        import_dataset(tmp_path, tmp_path / "out")
+
+
+def test_command_prints_the_table_and_the_dataset_passes_the_check(export, tmp_path):
+    out = tmp_path / "out"
+    done = invoke("import", export, out, "--unlabeled")
+    assert done.exit_code == 1  # because of damaged and ambiguous cases
+    assert f"{out}: 3 training cases, 2 unlabeled, 5 left out. Classes: background, body, empty," in done.stdout
+    assert "two segments are named liver and Liver. Remove or rename one" in done.stderr
+    line = next(line for line in done.stdout.splitlines() if "Doe_John/ct" in line)
+    assert line.split()[:2] == [read_case(out, "Doe_John", export), "training"] and "20 x 18 x 12" in line
+    checked = invoke("check", out)
+    assert checked.exit_code == 0, checked.output
+    assert "5 cases (2 without a label map), no problem found" in checked.output
+    done = invoke("import", export, out, "--class_names", "liver")
+    assert done.exit_code == 1 and 'it must begin with background: "[background, liver]"' in done.stderr
+    done = invoke("import", export, tmp_path / "none", "--series", "US")
+    assert done.exit_code == 1 and "no volume was imported" in done.stderr
+
+
+def read_case(out, folder, export):
+    """Return the name of the case whose grid and voxels are those of a series."""
+    expected = read_scan(export / folder / "ct").array
+    names = [path for path in (out / "imagesTr").iterdir() if np.array_equal(read_scan(path).array, expected)]
+    return names[0].name.removesuffix(".nii.gz")
+
+
+@pytest.mark.e2e
+def test_training_on_an_imported_dataset(tmp_path):
+    for number in range(4):
+        series = write_case(tmp_path / "export" / f"p{number}", f"1.2.{number}", seed=number)
+        write_segments(series, "rs", labels(1, 2), ["ball", "cube"])
+    done = segbundle("import", tmp_path / "export", tmp_path / "dataset")
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = segbundle(
+        "train", "--config", TINY, "--dataset_dir", tmp_path / "dataset", "--output_dir", tmp_path / "run"
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "run" / "model.pt").is_file()
+    assert read_geometry(next((tmp_path / "dataset" / "imagesTr").iterdir())).shape == exports.SHAPE
+
+
+def test_volumes_of_one_series_have_separate_names(tmp_path):
+    for echo, prefix in ((10, "A"), (90, "B")):
+        dicoms.write_series(
+            tmp_path / "export" / "mr", dicoms.voxels(), prefix=prefix, kind=dicoms.MR, modality="MR", EchoTime=echo
+        )
+    result = import_dataset(tmp_path / "export", tmp_path / "out", unlabeled=True)
+    assert [row.status for row in result.rows] == ["unlabeled", "unlabeled"]
+    assert len({row.case for row in result.rows}) == 2

@@ -13,7 +13,9 @@ from segbundle.cli.app import app
 from segbundle.config.options import default_bundle, split_overrides
 from segbundle.errors import ConfigError
 
-COMMANDS = ["train", "evaluate", "predict", "check", "audit", "samples", "report", "view", "reproduce"]
+COMMANDS = [
+    "train", "evaluate", "predict", "check", "convert", "import", "audit", "samples", "report", "view", "reproduce",
+]  # fmt: skip
 
 
 def invoke(*words):

@@ -113,7 +113,7 @@ def import_dataset(
     The same command continues a stopped import. The exit code is 1 if a volume could not be imported because of a
     problem.
 
-    Example: segbundle import data_samples/dicom /tmp/imported --unlabeled
+    Example: segbundle import runs/export runs/imported --unlabeled
     """
     from segbundle.cli.import_dataset import print_import
 

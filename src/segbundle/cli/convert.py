@@ -12,7 +12,7 @@ import numpy as np
 
 from segbundle.audit import refuse_untrusted
 from segbundle.classes import Classes
-from segbundle.config.options import split_overrides
+from segbundle.cli.option_types import names_in
 from segbundle.config.overlays import read_config
 from segbundle.errors import ConfigError, DataError, OutputError
 from segbundle.files.output_folders import refuse_to_replace
@@ -230,9 +230,7 @@ def read_task_classes(config: Sequence[Path], class_names: str | None, trust: bo
         task |= read_config(path)
     names = task.get("class_names")
     if class_names is not None:
-        names = split_overrides([f"--class_names=[{class_names.strip().removeprefix('[').removesuffix(']')}]"])[1][
-            "class_names"
-        ]
+        names = names_in(class_names)
         if not names or names[0].lower() != "background":
             raise ConfigError(
                 f'--class_names is {class_names!r}; it must begin with background: "[background, liver]".'

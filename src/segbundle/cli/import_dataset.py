@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from segbundle.cli.convert import read_task_classes
-from segbundle.config.options import split_overrides
+from segbundle.cli.option_types import names_in
 from segbundle.datasets.dicom_import import COLUMNS, ImportRow, import_dataset
 
 
@@ -41,7 +41,7 @@ def print_import(
         >>> print_import(Path("/data/export"), Path("datasets/liver"))  # doctest: +SKIP
     """
     names = read_task_classes([], class_names).names
-    result = import_dataset(export, dataset, _words(series), names, unlabeled, case_names == "path")
+    result = import_dataset(export, dataset, names_in(series or ""), names, unlabeled, case_names == "path")
     print("\n".join(_table(result.rows)))
     count = {
         status: sum(row.status == status for row in result.rows) for status in ("training", "unlabeled", "left out")
@@ -66,13 +66,6 @@ def print_import(
     if messages:
         print("\n".join(messages), file=sys.stderr)
     return not messages
-
-
-def _words(series: str | None) -> list[str]:
-    if series is None:
-        return []
-    value = split_overrides([f"--series={series}"])[1]["series"]
-    return [str(word) for word in value] if isinstance(value, list) else [str(value)]
 
 
 def _table(rows: Sequence[ImportRow]) -> Iterator[str]:

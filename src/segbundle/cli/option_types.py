@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from segbundle.cli.running import plain_errors
-from segbundle.config.options import join_switches, task_file
+from segbundle.config.options import join_switches, split_overrides, task_file
 from segbundle.errors import DataError
 
 Overrides = Annotated[
@@ -17,6 +17,20 @@ Overrides = Annotated[
     typer.Argument(metavar="[--KEY VALUE]...", help="Any other config key, for instance --max_epochs 100."),
 ]
 Bundle = Annotated[Path | None, typer.Option(help="Folder of the bundle.", show_default="the project's bundle")]
+
+
+def names_in(text: str) -> list[str]:
+    """Return the names of a list on the command line, with or without brackets and quotes.
+
+    Args:
+        text: names separated by commas.
+
+    Example:
+        >>> names_in("[MR, *thorax*]"), names_in("background, 'Left, right'")
+        (['MR', '*thorax*'], ['background', 'Left, right'])
+    """
+    inner = text.strip().removeprefix("[").removesuffix("]")
+    return [str(name) for name in split_overrides([f"--class_names=[{inner}]"])[1]["class_names"]]
 
 
 def task_files(paths: list[Path] | None) -> list[Path]:

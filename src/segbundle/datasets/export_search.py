@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -14,8 +14,10 @@ from segbundle.datasets.finding import tell_apart
 from segbundle.datasets.folders import Tree, escaped, list_tree, log_once
 from segbundle.datasets.series import NOT_SELECTED, is_selected, scans_in_folders
 from segbundle.errors import DataError
+from segbundle.files.hashing import hash_values
 from segbundle.io.dicom import find_series
 from segbundle.io.dicom_folders import Series, list_folder
+from segbundle.io.scan_files import is_volume_path
 from segbundle.io.segment_files import SegmentFile, read_segment_file
 from segbundle.terminal import counted
 
@@ -50,7 +52,8 @@ class Volume:
         case: name of the case.
         path: path to pass to `read_scan`.
         place: path below the folder of the export, for the terminal.
-        series: DICOM series; None if the folder cannot be read.
+        series: DICOM series with the header of its first file; None if the folder cannot be read.
+        content: hash of the SOPInstanceUIDs (default: empty).
         segments: DICOM SEG and RTSTRUCT files that refer to the series (default none).
         error: reason why the volume cannot become a case; None (default) if it can.
 
@@ -63,6 +66,7 @@ class Volume:
     path: Path
     place: str
     series: Series | None
+    content: str = ""
     segments: tuple[SegmentFile, ...] = ()
     error: LeftOutError | None = field(default=None, compare=False)
 
@@ -99,17 +103,20 @@ def search_export(export: Path, selected: Sequence[str] = (), named_by_path: boo
     tree = list_tree(export)
     if not tree.dicom and not tree.lost:
         raise DataError(f"{escaped(export)}: contains no DICOM files. Pass the folder of a DICOM export.")
-    volumes = [_volume(case, export, selected) for case in _named(scans_in_folders(tree, selected), named_by_path)]
+    cases = _named(scans_in_folders(tree, selected), named_by_path)
     if tree.left_out[NOT_SELECTED]:
         log_once(f"{escaped(export)}: {tree.left_out[NOT_SELECTED]} files skipped {NOT_SELECTED}")
-    others = [series for series in _all_series(tree) if series.why is not None and not series.damaged]
+    listed = _list_series(tree)
+    by_path = {series.path: (series, content) for series, content in listed if series.why is None}
+    volumes = [_volume(case, export, by_path, check_modality=not selected) for case in cases]
+    others = [series for series, _ in listed if series.why is not None and not series.damaged]
     volumes += [_not_a_volume(series, export) for series in others if not selected or is_selected(series, selected)]
-    files, damaged = _segment_files(tree, export)
+    files, damaged = _segment_files(tree, export, {file for series, _ in listed for file in series.files})
     volumes = [
         replace(volume, segments=tuple(file for file in files if volume.series and volume.series.uid in file.series))
         for volume in _without_copies(volumes)
     ]
-    known = {series.uid for series in _all_series(tree)}
+    known = {series.uid for series, _ in listed}
     volumes += [_without_series(file, export) for file in files if known.isdisjoint(file.series)] + damaged
     if named_by_path:
         volumes = [replace(volume, case=volume.case or volume.place.replace("/", "_")) for volume in volumes]
@@ -132,19 +139,23 @@ def _place(path: Path, export: Path) -> str:
     return escaped(path.relative_to(export)) if path != export else "."
 
 
-def _volume(case: Case, export: Path, selected: Sequence[str]) -> Volume:
-    path, series, error = case.image[0], None, None
-    try:
-        series = find_series(path)
-        if series is not None and not case.problems and not selected and series.modality not in MODALITIES:
-            error = LeftOutError(f"modality {series.modality or 'unknown'}", is_problem=False)
-    except DataError as problem:
-        error = LeftOutError("series cannot be read", str(problem))
-    if case.problems:
-        error = LeftOutError("series cannot be read", " ".join(case.problems))
-    elif series is None and error is None:
-        error = LeftOutError("series cannot be read", f"{escaped(path)}: is not a volume. Export the series again.")
-    return Volume(case.name, path, _place(path, export), series, error=error)
+def _volume(case: Case, export: Path, by_path: Mapping[Path, tuple[Series, str]], check_modality: bool) -> Volume:
+    """Return the volume of a case; `by_path` has the series of single folders and hashes of their contents."""
+    path, problems, error = case.image[0], list(case.problems), None
+    series, content = by_path.get(path, (None, ""))
+    if series is None and is_volume_path(path):
+        try:
+            scattered = find_series(path)
+            series, content = _without_images(scattered) if scattered is not None else (None, "")
+        except DataError as problem:
+            problems.append(str(problem))
+    if series is None and not problems:
+        problems.append(f"{escaped(path)}: is not a volume. Export the series again.")
+    if problems:
+        error = LeftOutError("series cannot be read", " ".join(problems))
+    elif series is not None and check_modality and series.modality not in MODALITIES:
+        error = LeftOutError(f"modality {series.modality or 'unknown'}", is_problem=False)
+    return Volume(case.name, path, _place(path, export), series, content, error=error)
 
 
 def _not_a_volume(series: Series, export: Path) -> Volume:
@@ -159,10 +170,19 @@ def _without_series(file: SegmentFile, export: Path) -> Volume:
     )
 
 
-def _all_series(tree: Tree) -> Iterator[Series]:
-    for folder in tree.dicom:
+def _list_series(tree: Tree) -> list[tuple[Series, str]]:
+    """Return all series of single folders with hashes of their contents; see `_without_images`."""
+    found = []
+    for folder in counted(tree.dicom, len(tree.dicom), "DICOM series", "folder", leave=False, delay=2):
         with suppress(DataError):  # reported as a case with a problem
-            yield from list_folder(folder).series
+            found += [_without_images(series) for series in list_folder(folder).series]
+    return found
+
+
+def _without_images(series: Series) -> tuple[Series, str]:
+    """Return a series with the header of its first file only, which saves memory, and a hash of its SOPInstanceUIDs."""
+    instances = sorted(image.instance for image in series.images)
+    return replace(series, images=series.images[:1]), hash_values(instances)
 
 
 def _without_copies(volumes: list[Volume]) -> list[Volume]:
@@ -171,21 +191,15 @@ def _without_copies(volumes: list[Volume]) -> list[Volume]:
     result = []
     for volume in sorted(volumes, key=lambda volume: volume.place):
         if volume.series is not None and volume.error is None and volume.series.uid:
-            first = seen.setdefault((volume.series.uid, volume.series.volume, *_instances(volume)), volume.place)
+            first = seen.setdefault((volume.series.uid, volume.series.volume, volume.content), volume.place)
             if first != volume.place:
                 volume = replace(volume, error=LeftOutError("copy of another series", f"copy of {first}", False))
         result.append(volume)
     return result
 
 
-def _instances(volume: Volume) -> list[str]:
-    """Return the SOPInstanceUIDs of a volume."""
-    return sorted(image.instance for image in volume.series.images) if volume.series is not None else []
-
-
-def _segment_files(tree: Tree, export: Path) -> tuple[list[SegmentFile], list[Volume]]:
+def _segment_files(tree: Tree, export: Path, slices: Set[Path]) -> tuple[list[SegmentFile], list[Volume]]:
     """Return the DICOM SEG and RTSTRUCT files of a tree without copies, and entries for damaged ones."""
-    slices = {file for series in _all_series(tree) for file in series.files}
     paths = [path for folder in tree.dicom for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     others = [path for path in paths if path not in slices]
     files, damaged = dict[str, SegmentFile](), list[Volume]()
@@ -203,15 +217,12 @@ def _segment_files(tree: Tree, export: Path) -> tuple[list[SegmentFile], list[Vo
 
 def _pseudonyms(volumes: Sequence[Volume]) -> list[Volume]:
     """Return volumes named by a hash of their SeriesInstanceUID; by a longer one if two hashes begin alike."""
-    parts = {_identity(volume): set[tuple[str, ...]]() for volume in volumes}
+    contents = defaultdict[str, set[str]](set)
     for volume in volumes:
-        parts[_identity(volume)].add(tuple(_instances(volume)))
-    digests = []
-    for volume in volumes:
-        text = _identity(volume)
-        if len(parts[text]) > 1:  # several multi-frame files of one series
-            text = "/".join([text, *_instances(volume)[:1]])
-        digests.append(sha256(text.encode("utf-8", "surrogateescape")).hexdigest())
+        contents[_identity(volume)].add(volume.content)
+    several = {text for text, found in contents.items() if len(found) > 1}  # multi-frame files of one series
+    texts = [text + f"/{volume.content}" * (text in several) for volume in volumes for text in [_identity(volume)]]
+    digests = [sha256(text.encode("utf-8", "surrogateescape")).hexdigest() for text in texts]
     short = Counter(digest[:_DIGITS] for digest in set(digests))
     return [
         replace(volume, case=f"case_{digest[: _DIGITS if short[digest[:_DIGITS]] == 1 else 2 * _DIGITS]}")

@@ -50,7 +50,7 @@ def check(
 
 def convert(
     source: Annotated[
-        Path, typer.Argument(metavar="INPUT", help="Scan or label map: a file, a DICOM folder or a volume of it.")
+        Path, typer.Argument(metavar="input", help="Scan or label map: a file, a DICOM folder or a volume of it.")
     ],
     output: Annotated[
         Path, typer.Argument(help="Output file: .nii.gz or .nii; for a label map also .seg.nrrd or .dcm.")
@@ -58,7 +58,7 @@ def convert(
     labels: Annotated[
         bool,
         typer.Option(
-            "--labels", help="INPUT is a label map. DICOM SEG, RTSTRUCT and .seg.nrrd are recognized as such."
+            "--labels", help="The input is a label map. DICOM SEG, RTSTRUCT and .seg.nrrd are recognized as such."
         ),
     ] = False,
     output_format: Annotated[
@@ -66,7 +66,7 @@ def convert(
         typer.Option(
             "--output_format",
             help="Format of a label map: nifti, nrrd, dicom_seg or rtstruct.",
-            show_default="by the suffix of OUTPUT",
+            show_default="by the suffix of the output",
         ),
     ] = None,
     like: Annotated[

@@ -21,7 +21,7 @@ from segbundle.io.scans import unreadable
 from segbundle.io.segments import find_class
 from segbundle.io.structure_sets import RTSTRUCT
 from segbundle.segmentations.class_entries import MAX_CODE, MAX_MEANING, OWN_SCHEME, ClassEntry, Rgb, class_table
-from segbundle.segmentations.nifti_labels import table_file
+from segbundle.segmentations.nifti_labels import EXTENSION_CODES, table_file
 from segbundle.segmentations.snomed import find_code
 
 _TERMINOLOGY = re.compile(r"TerminologyEntry:([^|]*)")
@@ -218,15 +218,22 @@ def _terminology(tags: str) -> dict[str, str] | None:
 
 def _of_nifti(path: Path) -> list[FileClass]:
     """Return the classes of the label table in the header, with the codes of the JSON file of `write_nifti_labels`."""
-    header: Any = nib.load(path).header
+    header: Any = nib.load(path.absolute()).header
     for extension in getattr(header, "extensions", []):
-        table = _TABLE.search(bytes(extension.get_object() if hasattr(extension, "get_object") else b""))
+        table = _TABLE.search(_content(extension)) if extension.get_code() in EXTENSION_CODES else None
         if table is not None:
             codes = _codes_beside(path)
-            labels = ElementTree.fromstring(table[0]).iter("Label")
-            found = [_of_label(label, codes) for label in labels]
+            try:
+                found = [_of_label(label, codes) for label in ElementTree.fromstring(table[0]).iter("Label")]
+            except (ElementTree.ParseError, ValueError):
+                continue  # of another program
             return [entry for entry in found if entry.number > 0]
     return []
+
+
+def _content(extension: Any) -> bytes:
+    """Return the content of a header extension as bytes; nibabel has `content` since version 5.3."""
+    return bytes(extension.content if hasattr(extension, "content") else extension.get_content())
 
 
 def _of_label(label: ElementTree.Element, codes: Mapping[str, Mapping[str, str]]) -> FileClass:

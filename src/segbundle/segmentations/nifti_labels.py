@@ -17,7 +17,7 @@ from segbundle.io.geometry import Geometry
 from segbundle.io.scans import write_segmentation
 from segbundle.segmentations.class_entries import ClassEntry, describe_classes
 
-_CODES = (0, 30)
+EXTENSION_CODES = (0, 30)
 """Codes of the two copies of the table. Connectome Workbench reads code 30 (Caret). TotalSegmentator writes code 0 and
 reads the first extension with nibabel, which (since version 5.3) raises an error for the content of code 30."""
 _START = (
@@ -102,7 +102,7 @@ def label_extensions(table: Sequence[ClassEntry]) -> list[nib.nifti1.Nifti1Exten
     """
     rows = "".join(f"<Label {_attributes(entry)}>{_cdata(entry.name)}</Label>\n" for entry in table)
     content = f"{_START}{rows}{_END}".encode("utf-8", "replace")
-    return [nib.nifti1.Nifti1Extension(code, content) for code in _CODES]
+    return [nib.nifti1.Nifti1Extension(code, content) for code in EXTENSION_CODES]
 
 
 def _attributes(entry: ClassEntry) -> str:

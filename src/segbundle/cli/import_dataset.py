@@ -50,6 +50,12 @@ def print_import(
         f"{dataset}: {count['training']} training cases, {count['unlabeled']} unlabeled, {count['left out']} left out. "
         f"Classes: {', '.join(result.class_names)}."
     )
+    used = {name for row in result.rows for name in row.classes}
+    unused = [name for name in result.class_names[1:] if name not in used]
+    if unused and used:
+        print(
+            f"Classes without a segment in any training case: {', '.join(unused)}. Choose classes with --class_names."
+        )
     if result.not_chosen:
         others = ", ".join(f"{name} ({number})" for name, number in sorted(result.not_chosen.items()))
         print(f"Segments that are not in --class_names, with their number of volumes: {others}.")

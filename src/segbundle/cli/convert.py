@@ -92,7 +92,7 @@ def convert(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     written = convert(Path("data_samples/imagesTs/phantom_016.nii.gz"), Path(folder) / "scan.nii")
         ...     written.partition(": ")[2]
-        'scan, 50 x 48 x 40 voxels'
+        'scan, 57 x 47 x 34 voxels'
     """
     classes = classes or TaskClasses()
     kind = _format(output, output_format)

@@ -128,7 +128,7 @@ def shared_gradients(network: torch.nn.Module) -> torch.nn.Module:
         network: network on the device of this rank.
 
     Returns:
-        The wrapped network; `network` itself without a process group.
+        the wrapped network; `network` itself without a process group
 
     Example:
         >>> network = torch.nn.Linear(2, 1)

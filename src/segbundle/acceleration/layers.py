@@ -160,7 +160,7 @@ def with_channels_last_norms(network: torch.nn.Module) -> torch.nn.Module:
         network: network to modify.
 
     Returns:
-        The network that was passed; unchanged if the acceleration is off (see `is_accelerated`).
+        the network that was passed; unchanged if the acceleration is off (see `is_accelerated`)
 
     Example:
         >>> network = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 3), torch.nn.InstanceNorm3d(2))

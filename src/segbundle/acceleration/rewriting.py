@@ -54,7 +54,7 @@ def optimized(network: torch.nn.Module, shape: Sequence[int], dtype: torch.dtype
             or convolutions do not run in PyTorch's own kernels.
 
     Returns:
-        A network that shares all unchanged weights with `network`. It is `network` itself if that is in training mode,
+        a network that shares all unchanged weights with `network`. It is `network` itself if that is in training mode,
         if the acceleration is off (see `is_accelerated`), if `torch.fx` cannot trace its forward pass, or if the
         optimized network has different logits for random input.
 

@@ -63,7 +63,7 @@ def ensemble_members(ckpt_path: str | Path | Sequence[str | Path] | None) -> lis
             ensembles.
 
     Returns:
-        Paths of the members; empty for a single checkpoint and for None.
+        paths of the members; empty for a single checkpoint and for None
 
     Example:
         >>> ensemble_members(["fold_0/model.pt", "fold_1/model.pt"]), ensemble_members("model.pt")
@@ -80,7 +80,7 @@ def checkpoint_paths(ckpt_path: str | Path | Sequence[str | Path] | None) -> lis
         ckpt_path: checkpoint, output folder of a cross-validation, list of these, or None.
 
     Returns:
-        The given paths. The folder of a cross-validation is replaced by the models of its folds. Empty for None.
+        the given paths. The folder of a cross-validation is replaced by the models of its folds. Empty for None.
 
     Example:
         >>> checkpoint_paths("model.pt"), checkpoint_paths(None)
@@ -217,7 +217,7 @@ def read_task(ckpt_path: str | Path) -> dict[str, Any]:
         ckpt_path: path of the checkpoint.
 
     Returns:
-        The content; empty if there is no `task.json`.
+        the content; empty if there is no `task.json`
 
     Raises:
         CheckpointError: `task.json` cannot be read or parsed.
@@ -242,7 +242,7 @@ def cases_trained_on(ckpt_path: str | Path | Sequence[str | Path] | None) -> set
         ckpt_path: checkpoint, output folder of a cross-validation, list of these, or None.
 
     Returns:
-        The names; None if they are unknown for the checkpoint or for any member.
+        the names; None if they are unknown for the checkpoint or for any member
 
     Raises:
         CheckpointError: `task.json` is damaged.

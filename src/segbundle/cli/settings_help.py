@@ -38,7 +38,7 @@ def help_lines(command: str, shown: Collection[str] = ()) -> dict[str, list[tupl
         shown: keys to leave out, see `settings_by_theme`.
 
     Returns:
-        Pairs of an option and its description (with the default), by theme.
+        pairs of an option and its description (with the default), by theme
 
     Example:
         >>> help_lines("train", ["device"])["Training"][0]

@@ -77,7 +77,7 @@ def split_overrides(words: list[str], switches: Collection[str] = ()) -> tuple[l
             the value of the key. Otherwise it is a plain word. Default: none.
 
     Returns:
-        Plain words, and values by key.
+        plain words, and values by key
 
     Raises:
         ConfigError: an option begins with a single dash or has no name.

@@ -113,7 +113,7 @@ def bids_cases(root: Path, choice: Mapping[str, Any]) -> tuple[list[Case], list[
         choice: `images`, `label` and `derivatives` of `BidsFilter`; empty if the names leave no choice.
 
     Returns:
-        the cases, and a message for each ambiguity.
+        the cases, and a message for each ambiguity
 
     Example:
         >>> import tempfile

@@ -56,7 +56,7 @@ class Case:
 
         Returns:
             dict with `case` and `image`; also with `label` and `annotated` (one bool per class) if the case has a label
-            map, and with `error` if the case has problems.
+            map, and with `error` if the case has problems
 
         Raises:
             DataError: `annotated` contains an unknown class.
@@ -184,7 +184,7 @@ def channel_files(name: str, by_channel: dict[int, Path], num_channels: int) -> 
         num_channels: number of channels that the network takes.
 
     Returns:
-        one path per channel: `num_channels` paths, or more if a file of a higher channel exists.
+        one path per channel: `num_channels` paths, or more if a file of a higher channel exists
 
     Example:
         >>> [path.name for path in channel_files("a", {1: Path("a_0001.nii")}, num_channels=2)]

@@ -67,7 +67,7 @@ def list_cases(
         description: content of `dataset.json`; None (default) reads the file.
 
     Returns:
-        the cases, sorted by name, and one message per invalid entry.
+        the cases, sorted by name, and one message per invalid entry
 
     Raises:
         DataError: the folder does not exist, or `dataset.json` is invalid.

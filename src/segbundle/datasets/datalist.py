@@ -51,7 +51,7 @@ def labeled_data(
 
     Returns:
         entries with `case`, `image`, `label` and `annotated` (one bool per class), sorted by name; also with
-        `ignore_label` if the dataset has an ignore label.
+        `ignore_label` if the dataset has an ignore label
 
     Raises:
         DataError: no case is labeled, files are missing, folds contradict each other, or `annotated` or

@@ -60,7 +60,7 @@ def examine_case(
         ignore_label: value of voxels whose class is unknown; None if the dataset has no such value.
 
     Returns:
-        messages about the problems, and the set of label values (empty without a readable label map).
+        messages about the problems, and the set of label values (empty without a readable label map)
 
     Example:
         >>> examine_case(Case("a", (Path("a.nii"),), problems=("a.nii: no such file.",)), ["background"], 1, None)

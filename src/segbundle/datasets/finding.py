@@ -57,7 +57,7 @@ def find_scans(
             such as `*thorax*` (in any case). Other files are not affected. None (default) uses all series.
 
     Returns:
-        entries with `case` and `image`, sorted by name; also with `error` if the scan cannot be used.
+        entries with `case` and `image`, sorted by name; also with `error` if the scan cannot be used
 
     Raises:
         DataError: no scans were found, or all of them have an error.
@@ -182,7 +182,7 @@ def tell_apart(cases: Sequence[Case]) -> list[Case]:
         cases: cases with any names.
 
     Returns:
-        the same cases, possibly in another order.
+        the same cases, possibly in another order
 
     Example:
         >>> cases = [Case("ct", (Path("/data/p1/ct.nii"),)), Case("ct", (Path("/data/p2/ct.nii"),))]

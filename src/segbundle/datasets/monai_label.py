@@ -49,7 +49,7 @@ def study_cases(folder: Path) -> tuple[list[Case], list[str]]:
         folder: folder of the study.
 
     Returns:
-        the cases, and a message for each label map without an image.
+        the cases, and a message for each label map without an image
 
     Raises:
         DataError: `datastore_v2.json` is invalid.

@@ -65,7 +65,7 @@ def write_samples(output_dir: str | Path, seed: int = 0, num_training: int = 16,
         num_test: number of test cases (default 6), numbered after the training cases.
 
     Returns:
-        path of `dataset.json`.
+        path of `dataset.json`
 
     Raises:
         FileExistsError: `output_dir` is a file, or a folder that is not empty.

@@ -209,7 +209,7 @@ def series_of(file: Path) -> list[Case]:
         file: path of the DICOM file.
 
     Returns:
-        the cases; the only one has a problem if the file is not part of a volume, or if its folder cannot be read.
+        the cases; the only one has a problem if the file is not part of a volume, or if its folder cannot be read
 
     Example:
         >>> import tempfile

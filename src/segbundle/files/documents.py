@@ -31,7 +31,7 @@ def read_json(path: str | Path, schema: type[T] | Any = Any, error: type[Segbund
         error: class of the exception to raise (default `DataError`).
 
     Returns:
-        The content, converted to the types of `schema`.
+        the content, converted to the types of `schema`
 
     Raises:
         SegbundleError: the file is missing, unreadable, not JSON, or does not match the schema. The exception is of

@@ -178,7 +178,7 @@ class PeakMemory:
         """Return the peaks in MB (10^6 bytes).
 
         Returns:
-            dict with `peak_memory_mb`, the resident memory of this process, and, on a GPU, `peak_gpu_memory_mb`.
+            dict with `peak_memory_mb`, the resident memory of this process, and, on a GPU, `peak_gpu_memory_mb`
         """
         status = ""
         with suppress(OSError):

@@ -42,12 +42,12 @@ def members(network: Network, checkpoints: Sequence[str]) -> Iterator[Member]:
             weights.
 
     Yields:
-        The path of the checkpoint (None without checkpoints), and the network, which is always the same object.
+        the path of the checkpoint (None without checkpoints), and the network, which is always the same object
 
     Raises:
-        ValueError: if checkpoints are given for a network that is not a module.
-        RuntimeError: if the shapes of the weights do not fit the network.
-        OSError: if a checkpoint cannot be read.
+        ValueError: checkpoints are given for a network that is not a module.
+        RuntimeError: the shapes of the weights do not fit the network.
+        OSError: a checkpoint cannot be read.
 
     Example:
         >>> network = torch.nn.Conv3d(1, 2, 3)
@@ -163,7 +163,7 @@ def computed_dtype(device: torch.device, precision: Precision = "auto") -> torch
             underflow.
 
     Raises:
-        ValueError: if the precision is unknown.
+        ValueError: the precision is unknown.
 
     Example:
         >>> computed_dtype(torch.device("cpu"), "bf16")
@@ -186,7 +186,7 @@ def autocast(device: torch.device, precision: Precision = "auto") -> AbstractCon
         precision: see `computed_dtype`. Default: `auto`.
 
     Raises:
-        ValueError: if the precision is unknown.
+        ValueError: the precision is unknown.
 
     Example:
         >>> with autocast(torch.device("cpu"), "bf16"):
@@ -216,12 +216,12 @@ def prepare(
         device: device of the network.
 
     Returns:
-        A function from windows (B, C, *roi), float32 in any memory format, to logits (B, num_classes, *roi) in float32,
+        a function from windows (B, C, *roi), float32 in any memory format, to logits (B, num_classes, *roi) in float32,
         float16 or bfloat16. With `cudagraph` and `openvino`, the next call overwrites the logits.
 
     Raises:
-        ValueError: if backend or precision are unknown, or the backend does not support `device` or `network`.
-        ImportError: if OpenVINO is not installed.
+        ValueError: backend or precision are unknown, or the backend does not support `device` or `network`.
+        ImportError: OpenVINO is not installed.
 
     Example:
         >>> network = torch.nn.Conv3d(1, 2, 3, padding=1).eval()

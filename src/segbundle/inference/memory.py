@@ -193,10 +193,10 @@ def choose_windows(
         device: device of the network and of the summed logits.
 
     Returns:
-        Window size (X, Y, Z), and overlap along each axis as a fraction.
+        window size (X, Y, Z), and overlap along each axis as a fraction
 
     Raises:
-        ValueError: if an overlap is outside [0, 1).
+        ValueError: an overlap is outside [0, 1).
 
     Example:
         >>> needs = Needs(bytes_per_voxel=100.0, num_classes=2)

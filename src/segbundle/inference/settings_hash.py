@@ -43,7 +43,7 @@ def configured(settings: Mapping[str, Any]) -> dict[str, Any]:
         settings: values by key.
 
     Returns:
-        JSON values by key.
+        JSON values by key
 
     Example:
         >>> configured({"overlap": 0.5, "network": torch.nn.Conv3d(1, 2, 1)})["overlap"]

@@ -99,7 +99,7 @@ class ScoreSlabs(Iterator[Slab]):
             device: device of the result. Default: device of the slabs.
 
         Raises:
-            NonFiniteLogitsError: if logits are NaN or infinite.
+            NonFiniteLogitsError: logits are NaN or infinite.
         """
         logits: torch.Tensor | None = None
         for start, slab in self:
@@ -200,7 +200,7 @@ class SlabBuffer:
             device: device whose memory is exhausted.
 
         Returns:
-            True if the sums were moved; False if they are not on `device`, or `device` is the CPU.
+            True if the sums were moved; False if they are not on `device`, or `device` is the CPU
         """
         if self._sums is None or self._sums.device != device or device.type == "cpu":
             return False
@@ -241,11 +241,11 @@ class SlabBuffer:
             stop: index of the first unfinished slice in the padded volume.
 
         Returns:
-            First slice in the volume, and logits (num_classes, X, Y, Z) without padding, which share their memory with
+            first slice in the volume, and logits (num_classes, X, Y, Z) without padding, which share their memory with
             the buffer. None if all of these slices are padding.
 
         Raises:
-            NonFiniteLogitsError: if logits of a window in these slices are NaN or infinite.
+            NonFiniteLogitsError: logits of a window in these slices are NaN or infinite.
         """
         self._finish_copying()
         assert self._sums is not None

@@ -68,7 +68,7 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
             their logits are averaged. Default: none (the current weights are used).
 
     Raises:
-        ValueError: if an argument is invalid.
+        ValueError: an argument is invalid.
 
     Example:
         >>> inferer = SlidingWindowInferer(roi_size=(4, 4, 4), precision="fp32")
@@ -125,14 +125,14 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
             kwargs: additional keyword arguments of the network. With these, MONAI's inferer runs.
 
         Returns:
-            Logits (B, num_classes, X, Y, Z) in float32; a `MetaTensor` with the metadata of `inputs` if that is a
+            logits (B, num_classes, X, Y, Z) in float32; a `MetaTensor` with the metadata of `inputs` if that is a
             `MetaTensor`. If MONAI's inferer runs, its result.
 
         Raises:
-            ValueError: if MONAI's inferer would run, but `backend`, `flip_axes`, `skip_air` or `checkpoints` is set; or
+            ValueError: MONAI's inferer would run, but `backend`, `flip_axes`, `skip_air` or `checkpoints` is set; or
                 the overlap is invalid.
-            NonFiniteLogitsError: if logits are NaN or infinite.
-            torch.OutOfMemoryError: if a single window does not fit into the memory of the GPU.
+            NonFiniteLogitsError: logits are NaN or infinite.
+            torch.OutOfMemoryError: a single window does not fit into the memory of the GPU.
         """
         if inputs.ndim != 5 or self.with_coord or args or kwargs or inputs.requires_grad:
             return self._run_monai(inputs, network, *args, **kwargs)
@@ -165,11 +165,11 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
             device: device of the network.
 
         Returns:
-            Logits (1, num_classes, *patch_size) of the window. None for backends other than `eager`: nothing is run.
+            logits (1, num_classes, *patch_size) of the window. None for backends other than `eager`: nothing is run.
 
         Raises:
-            RuntimeError: if the network does not accept the window.
-            ValueError: if the output of the network is not a single tensor of logits with the size of the window.
+            RuntimeError: the network does not accept the window.
+            ValueError: the output of the network is not a single tensor of logits with the size of the window.
         """
         if self.backend != "eager":  # would compile for a shape that is not used again
             return None
@@ -189,7 +189,7 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
             axis: axis (0, 1 or 2) along which the slabs are ordered; None for the axis that needs the least memory.
 
         Raises:
-            ValueError: if `inputs` is not a single 3D volume, or the overlap is invalid; during iteration, if the
+            ValueError: `inputs` is not a single 3D volume, or the overlap is invalid; during iteration, if the
                 output of the network is not a single tensor of logits with the size of the windows.
             NonFiniteLogitsError: during iteration, if logits are NaN or infinite.
             torch.OutOfMemoryError: during iteration, if a single window does not fit into the memory of the GPU.

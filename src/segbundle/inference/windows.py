@@ -56,7 +56,7 @@ class WindowPlan:
             at_least: minimum number of windows per group; the last group may be smaller.
 
         Yields:
-            First voxels of the windows of a group, in the padded volume.
+            first voxels of the windows of a group, in the padded volume
         """
         steps = self.starts[self.axis]
         together = -(-at_least * len(steps) // math.prod(map(len, self.starts)))
@@ -78,7 +78,7 @@ def plan_windows(
             memory (`slab_axis`).
 
     Raises:
-        ValueError: if an overlap is outside [0, 1).
+        ValueError: an overlap is outside [0, 1).
 
     Example:
         >>> plan_windows((6, 4, 4), (4, 4, 4), (0.5, 0.5, 0.5)).starts
@@ -119,7 +119,7 @@ def check_overlap(overlap: Sequence[float]) -> None:
         overlap: overlap of adjacent windows along each axis, as a fraction of the window.
 
     Raises:
-        ValueError: if an overlap is out of range.
+        ValueError: an overlap is out of range.
 
     Example:
         >>> check_overlap((0.5, 0.5, 0.0))

@@ -108,7 +108,7 @@ def reoriented(scan: Scan, grid: Geometry) -> Scan:
         grid: geometry of the image that the scan belongs to.
 
     Returns:
-        the scan, with a copy of its voxels if axes were moved.
+        the scan, with a copy of its voxels if axes were moved
 
     Example:
         >>> from pathlib import Path

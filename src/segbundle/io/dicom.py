@@ -107,7 +107,7 @@ def read_dicom(path: str | Path, dtype: Any) -> tuple[np.ndarray, Geometry]:
             in `segbundle.io.dicom_pixels`).
 
     Returns:
-        array (1, X, Y, Z) and geometry.
+        array (1, X, Y, Z) and geometry
 
     Raises:
         DataError: see `dicom_geometry`; or a file is damaged, or the voxels do not fit into memory.
@@ -134,7 +134,7 @@ def volume_slices(path: str | Path) -> list[tuple[Path, int]]:
         path: see `dicom_geometry`.
 
     Returns:
-        path of the file, and index of the frame in it (0 for a file with one image), per slice.
+        path of the file, and index of the frame in it (0 for a file with one image), per slice
 
     Raises:
         DataError: see `dicom_geometry`.

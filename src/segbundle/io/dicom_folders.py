@@ -190,7 +190,7 @@ def scattered_series(root: Path, series: Iterable[Series]) -> list[tuple[Series,
         series: series of single folders, with their images; those that are not volumes are ignored.
 
     Returns:
-        each volume, with the series that are its parts.
+        each volume, with the series that are its parts
 
     Example:
         >>> scattered_series(Path("export"), [])

@@ -150,7 +150,7 @@ def read_image(path: Path) -> DicomImage | str:
         path: path of the file.
 
     Returns:
-        the header; or the kind of file: a modality such as `SR`, `DICOMDIR`, `not DICOM`, `empty` or `unreadable`.
+        the header; or the kind of file: a modality such as `SR`, `DICOMDIR`, `not DICOM`, `empty` or `unreadable`
 
     Example:
         >>> import tempfile

@@ -41,7 +41,7 @@ def read_values(images: Sequence[DicomImage], order: Sequence[int], dtype: Any) 
             uint8, int16, uint16, int32 and int64 that fits the range of BitsStored after rescaling.
 
     Returns:
-        array (slices, rows, columns).
+        array (slices, rows, columns)
 
     Raises:
         DataError: a file is damaged, a slope or intercept is damaged or missing in some of the slices, or the voxels do

@@ -37,7 +37,7 @@ def separate(slices: Sequence[Slice]) -> list[tuple[str, list[int]]]:
 
     Returns:
         label, such as `b1000` or `t2`, and sorted indices of the slices of each volume; for a single volume, the label
-        is empty.
+        is empty
 
     Example:
         >>> axes = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)

@@ -155,7 +155,7 @@ def volume_shape(path: str | Path, shape: Sequence[int]) -> tuple[tuple[int, int
         shape: stored shape: (X, Y), (X, Y, Z), (X, Y, Z, C) or (X, Y, Z, 1, C).
 
     Returns:
-        (X, Y, Z) and C; Z is 1 for a single slice, and C is 1 for a scan without a channel axis.
+        (X, Y, Z) and C; Z is 1 for a single slice, and C is 1 for a scan without a channel axis
 
     Raises:
         DataError: the number of dimensions is not supported, or a dimension is empty.

@@ -57,7 +57,7 @@ def read_itk(path: Path, dtype: Any) -> Scan:
         dtype: NumPy dtype of the result; None to keep the stored dtype.
 
     Returns:
-        scan with an array (C, X, Y, Z).
+        scan with an array (C, X, Y, Z)
 
     Raises:
         DataError: see `itk_geometry`; or voxels are complex or missing, or do not fit into memory.

@@ -54,7 +54,7 @@ def nifti_grid(path: Path) -> tuple[Geometry, Any]:
         path: path of the file.
 
     Returns:
-        Geometry, and nibabel's header in single-file form; the header is None for formats other than NIfTI.
+        geometry, and nibabel's header in single-file form; the header is None for formats other than NIfTI
 
     Raises:
         DataError: the header is invalid, or the file is shorter than its header says.
@@ -92,7 +92,7 @@ def read_nifti(path: Path, dtype: Any) -> Scan:
         dtype: NumPy dtype of the result; None to keep the stored dtype, or nibabel's dtype for scaled values.
 
     Returns:
-        scan with an array (C, X, Y, Z).
+        scan with an array (C, X, Y, Z)
 
     Raises:
         DataError: see `nifti_grid`; or voxels are complex or color values, or do not fit into memory.

@@ -47,7 +47,7 @@ class BackgroundReader:
                 exits while they read a file. Default: True.
 
         Returns:
-            Future with the result, or with the exception that the function raised.
+            future with the result, or with the exception that the function raised
         """
         future: Future[T] = Future()
         if must_finish:
@@ -107,7 +107,7 @@ def read_begun(path: str | Path | Sequence[str | Path]) -> _Timed:
         path: see `read_scan`.
 
     Returns:
-        scan (float32), and the time in seconds that the background thread took; 0 if the scan was read now.
+        scan (float32), and the time in seconds that the background thread took; 0 if the scan was read now
 
     Raises:
         DataError: see `read_scan`.

@@ -41,7 +41,7 @@ def read_scan(path: str | Path | Sequence[str | Path] | Any, dtype: Any = np.flo
         dtype: NumPy dtype of the result (default float32); None for the dtype of the scaled values, as for label maps.
 
     Returns:
-        scan with an array (C, X, Y, Z).
+        scan with an array (C, X, Y, Z)
 
     Raises:
         DataError: the file is missing, truncated, unreadable or not a 3D scan; the header is not plausible; voxels are

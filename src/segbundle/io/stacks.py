@@ -105,7 +105,7 @@ def arrange(slices: Sequence[Slice]) -> tuple[list[int], np.ndarray]:
 
     Returns:
         indices of the slices in the order of the third axis, and the (4, 4) affine that maps voxel indices (column,
-        row, slice) to LPS+ coordinates in millimeters.
+        row, slice) to LPS+ coordinates in millimeters
 
     Raises:
         DataError: the slices do not form one volume. The message does not contain a path.
@@ -299,7 +299,7 @@ def positions_along(heights: np.ndarray) -> np.ndarray:
         heights: positions of slices along their normal in mm, (n,).
 
     Returns:
-        integers (n,), from 0 for the lowest position.
+        integers (n,), from 0 for the lowest position
 
     Example:
         >>> positions_along(np.array([2.0, 0.0, 2.0, 0.0])).tolist()

@@ -101,7 +101,7 @@ def compressed_values(path: Path) -> np.ndarray | None:
         path: path of the file.
 
     Returns:
-        1D array of the stored dtype, in the order of the file; or None.
+        1D array of the stored dtype, in the order of the file; or None
 
     Raises:
         DataError: voxels are damaged, or their number differs from the header.

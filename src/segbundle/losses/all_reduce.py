@@ -19,7 +19,7 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
         values: any shape; the same shape on every rank.
 
     Returns:
-        The sum, the same on every rank. `values` itself without a process group, and where gradients are disabled, so
+        the sum, the same on every rank. `values` itself without a process group, and where gradients are disabled, so
         that validation on a single rank does not wait for the other ranks.
 
     Example:

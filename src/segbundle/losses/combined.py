@@ -54,7 +54,7 @@ class _RegionCELoss(torch.nn.Module):
                 are annotated).
 
         Returns:
-            A scalar in float32 (float64 for float64 input).
+            a scalar in float32 (float64 for float64 input)
 
         Raises:
             ValueError: see `RegionLoss.forward`; also if `weight` does not have one entry per class, or a factor is a
@@ -150,7 +150,7 @@ class DiceCELoss(_RegionCELoss):
         progress: completed fraction of training, from 0 to 1; None before the trainer sets it. Required only for ramps.
 
     Raises:
-        ValueError: if arguments contradict each other or are out of range.
+        ValueError: arguments contradict each other or are out of range.
 
     Example:
         >>> loss = DiceCELoss(softmax=True, to_onehot_y=True, ignore_index=255)
@@ -218,7 +218,7 @@ class GeneralizedDiceCELoss(_RegionCELoss):
         progress: completed fraction of training, from 0 to 1; None before the trainer sets it. Required only for ramps.
 
     Raises:
-        ValueError: if arguments contradict each other or are out of range.
+        ValueError: arguments contradict each other or are out of range.
 
     Example:
         >>> loss = GeneralizedDiceCELoss(softmax=True, to_onehot_y=True, ignore_index=255)

@@ -95,7 +95,7 @@ def soft_counts(
         cross_entropy: settings of the cross entropy; ignored without `softmax`. Default: None (no cross entropy).
 
     Returns:
-        Sums in float32 (float64 for float64 input).
+        sums in float32 (float64 for float64 input)
 
     Example:
         >>> input = torch.tensor([[[0.5, 0.5], [0.5, 0.5]]])

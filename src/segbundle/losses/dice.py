@@ -50,7 +50,7 @@ class DiceLoss(RegionLoss):
             without such a channel, the voxels that are 0 in all channels. Default: None.
 
     Raises:
-        ValueError: if arguments contradict each other or are out of range.
+        ValueError: arguments contradict each other or are out of range.
 
     Example:
         >>> logits = torch.tensor([[[[20.0, -20.0]], [[-20.0, 20.0]], [[-20.0, -20.0]]]])  # (1, 3, 1, 2)
@@ -123,7 +123,7 @@ class GeneralizedDiceLoss(RegionLoss):
             MONAI.
 
     Raises:
-        ValueError: if arguments contradict each other or are out of range.
+        ValueError: arguments contradict each other or are out of range.
 
     Example:
         >>> logits = torch.tensor([[[[20.0, -20.0]], [[-20.0, 20.0]], [[-20.0, -20.0]]]])  # (1, 3, 1, 2)

@@ -87,11 +87,11 @@ def score_case(
         nsd_tolerance_mm: tolerance of the normalized surface Dice in mm; a number, or one per class. Default: 1.0.
 
     Returns:
-        One `ClassScore` per class, background first. For the background, surface scores are NaN, and components are not
+        one `ClassScore` per class, background first. For the background, surface scores are NaN, and components are not
         counted (0).
 
     Raises:
-        ValueError: if shapes differ, values are out of range, or `annotated` does not have `num_classes` entries.
+        ValueError: shapes differ, values are out of range, or `annotated` does not have `num_classes` entries.
 
     Example:
         >>> pred, ref = torch.tensor([0, 1, 1, 0]), torch.tensor([0, 1, 0, 2])
@@ -150,10 +150,10 @@ def per_class_dice(
 
     Returns:
         float64 tensor (num_classes,): 0 for a class in only one of the two label maps, and NaN for a class that is not
-        scored, because it is in neither of them or not annotated.
+        scored, because it is in neither of them or not annotated
 
     Raises:
-        ValueError: if shapes differ, values are out of range, or `annotated` does not have `num_classes` entries.
+        ValueError: shapes differ, values are out of range, or `annotated` does not have `num_classes` entries.
 
     Example:
         >>> per_class_dice(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 1, 1, 2]), num_classes=4)

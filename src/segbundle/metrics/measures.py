@@ -45,7 +45,7 @@ def measure_classes(scan: np.ndarray, labels: np.ndarray, num_classes: int, voxe
         voxel_ml: volume of a voxel in ml.
 
     Returns:
-        One `ClassMeasures` per class, background first. Components of the background are not counted (0).
+        one `ClassMeasures` per class, background first. Components of the background are not counted (0).
 
     Example:
         >>> scan, labels = np.array([[[10.0, 20.0, 40.0]]]), np.array([[[0, 1, 1]]])

@@ -74,10 +74,10 @@ def surface_scores(
             memory.
 
     Returns:
-        One `SurfaceScore` per class, background first. Scores of the background and of unannotated classes are NaN.
+        one `SurfaceScore` per class, background first. Scores of the background and of unannotated classes are NaN.
 
     Raises:
-        ValueError: if shapes differ or are not three-dimensional, or the tolerances do not match the classes.
+        ValueError: shapes differ or are not three-dimensional, or the tolerances do not match the classes.
 
     Example:
         >>> labels = torch.zeros(5, 5, 5, dtype=torch.long)

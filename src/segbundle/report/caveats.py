@@ -19,7 +19,7 @@ def caveats(run: Run, cases: Collection[str], class_names: Sequence[str]) -> Ite
         class_names: names of the foreground classes that are shown.
 
     Yields:
-        Complete sentences; none if no reason is known.
+        complete sentences; none if no reason is known
 
     Example:
         >>> from pathlib import Path
@@ -60,7 +60,7 @@ def few(counts: Collection[int], what: str = "cases") -> str | None:
         what: plural noun for the values. Default: "cases".
 
     Returns:
-        A sentence if any interval was computed from two to nine values, else None.
+        a sentence if any interval was computed from two to nine values, else None
 
     Example:
         >>> few([5, 20])

@@ -80,7 +80,7 @@ def largest_changes(first: Run, other: Run, classes: Sequence[str], cases: Colle
         cases: cases to compare.
 
     Returns:
-        Changes of at least 0.0005, the largest first. If a class has equal changes in several cases, the case with the
+        changes of at least 0.0005, the largest first. If a class has equal changes in several cases, the case with the
         larger structure is returned.
 
     Example:
@@ -125,7 +125,7 @@ def pictures_of_changes(
         cases: cases that all runs have, with the same reference.
 
     Returns:
-        Changes and their slices by name of the run.
+        changes and their slices by name of the run
 
     Example:
         >>> from pathlib import Path

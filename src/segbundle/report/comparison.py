@@ -132,7 +132,7 @@ def signed_rank_test(differences: Sequence[float]) -> float | None:
         differences: differences of the pairs.
 
     Returns:
-        The p-value; None if all differences are 0, or if there are none.
+        the p-value; None if all differences are 0, or if there are none
 
     Example:
         >>> signed_rank_test([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
@@ -163,10 +163,10 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path, dataset_
         dataset_dir: new folder of the scans, if they were moved. Default: the recorded paths are used.
 
     Returns:
-        Path of the page.
+        path of the page
 
     Raises:
-        OutputError: A folder was given twice, has no scores or cannot be read; the runs share no class or no case;
+        OutputError: a folder was given twice, has no scores or cannot be read; the runs share no class or no case;
             scans are missing in `dataset_dir`; or the page cannot be written, or would replace a file that segbundle
             did not write.
 
@@ -298,7 +298,7 @@ def paired(first: Run, other: Run, classes: Sequence[str], cases: Collection[str
         cases: cases to compare.
 
     Returns:
-        One `Pairing` per class and metric; its pairs may be empty. For several classes, a `Pairing` of the mean Dice
+        one `Pairing` per class and metric; its pairs may be empty. For several classes, a `Pairing` of the mean Dice
         over the classes of each case comes first.
 
     Example:

@@ -84,7 +84,7 @@ def gallery(run: Run) -> list[dict[str, Any]]:
         run: run whose cases are shown; cases without known files are left out.
 
     Returns:
-        One dictionary per class for the template, with the keys `name` and `cases`. Classes without cases to show are
+        one dictionary per class for the template, with the keys `name` and `cases`. Classes without cases to show are
         left out.
 
     Example:

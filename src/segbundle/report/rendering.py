@@ -33,7 +33,7 @@ def render(template: str, **values: Any) -> str:
         values: variables of the template. `Markup` is not escaped.
 
     Raises:
-        jinja2.UndefinedError: A variable of the template is missing.
+        jinja2.UndefinedError: a variable of the template is missing.
 
     Example:
         >>> "<title>a &amp; b</title>" in render("base.html", title="a & b")
@@ -59,7 +59,7 @@ def room_for_pictures(num_rows: int) -> float:
         num_rows: number of rows in the table of cases, that is, cases times classes.
 
     Returns:
-        Number of bytes, from 1e6 to 7e6.
+        number of bytes, from 1e6 to 7e6
 
     Example:
         >>> room_for_pictures(100), room_for_pictures(10**6)

@@ -75,7 +75,7 @@ class CaseVolumes:
                 percentile of each slice.
 
         Raises:
-            DataError: A file cannot be read, the files are on different grids, or a label map has values that are not
+            DataError: a file cannot be read, the files are on different grids, or a label map has values that are not
                 integers.
 
         Example:
@@ -112,10 +112,10 @@ class CaseVolumes:
             path: path of the label map.
 
         Returns:
-            Integer label map (X, Y, Z).
+            integer label map (X, Y, Z)
 
         Raises:
-            DataError: The file cannot be read, is on a different grid, or has values that are not integers.
+            DataError: the file cannot be read, is on a different grid, or has values that are not integers.
         """
         other = _read_labels(path)
         labels, affine = _to_ras(other), nib.as_closest_canonical(_image(other)).affine
@@ -192,7 +192,7 @@ def changed_slices(volumes: CaseVolumes, index: int, other: np.ndarray) -> Itera
         other: mask (X, Y, Z) of the class in the second prediction.
 
     Yields:
-        Figures as in `worst_slices`. Nothing is yielded if the predictions are equal.
+        figures as in `worst_slices`. Nothing is yielded if the predictions are equal.
 
     Example:
         >>> label = np.zeros((8, 8, 8), np.uint8)
@@ -225,7 +225,7 @@ def overview_slices(volumes: CaseVolumes, num_classes: int, focus: np.ndarray | 
         focus: boolean mask (X, Y, Z) of the voxels to show. Default: None.
 
     Yields:
-        Figures as in `worst_slices`. The contour of class i has the CSS classes `style_of(i)`.
+        figures as in `worst_slices`. The contour of class i has the CSS classes `style_of(i)`.
 
     Example:
         >>> label = np.zeros((8, 8, 8), np.uint8)
@@ -255,7 +255,7 @@ def where_to_look(labels: np.ndarray, classes: Collection[int], at_edge: Collect
         at_edge: label values of the classes of which only voxels at the edge of the scan are included.
 
     Returns:
-        Boolean mask (X, Y, Z).
+        boolean mask (X, Y, Z)
 
     Example:
         >>> int(where_to_look(np.ones((4, 4, 4), np.uint8), [], [1]).sum())  # 64 voxels, 8 of them inside
@@ -289,7 +289,7 @@ def _planes(
     """Yield for each plane the slice at a position, cropped to a mask with a margin.
 
     Yields:
-        Index of the slice in the volumes, its spacing in mm, its title, and the labels of its four sides.
+        index of the slice in the volumes, its spacing in mm, its title, and the labels of its four sides
     """
     box = [_crop(shown, axis, volumes.spacing[axis]) for axis in range(3)]
     for name, normal, letters in _PLANES:

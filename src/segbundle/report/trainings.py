@@ -28,7 +28,7 @@ def read_curves(run: Run) -> dict[str, Curves]:
         run: evaluation, cross-validation or training run.
 
     Returns:
-        Scalars by name of the fold, or under the key "" for a single training run. Empty if there are no event files.
+        scalars by name of the fold, or under the key "" for a single training run. Empty if there are no event files.
 
     Example:
         >>> read_curves(Run(Path("run"), [], {"classes": {}}, {}, {}, {}))
@@ -57,7 +57,7 @@ def drawn(trainings: Mapping[str, Curves]) -> list[Markup]:
         trainings: scalars from `read_curves`.
 
     Returns:
-        One SVG per chart. Charts without values are left out.
+        one SVG per chart. Charts without values are left out.
 
     Example:
         >>> len(drawn({"": {"train/loss": [(1, 0.9), (2, 0.5)]}}))

@@ -155,7 +155,7 @@ def class_sums(scores: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor
         labels: class indices (B, 1, *spatial).
 
     Returns:
-        Three tensors (C,).
+        three tensors (C,)
 
     Example:
         >>> shared, size, volume = class_sums(torch.zeros(1, 2, 4), torch.tensor([[[0, 0, 0, 1]]]))
@@ -247,7 +247,7 @@ def sure_scores(predicted: torch.Tensor, num_classes: int, sure: float) -> torch
         sure: probability of the predicted class; the other classes share the rest evenly.
 
     Returns:
-        Logits (B, C, *spatial).
+        logits (B, C, *spatial)
 
     Example:
         >>> probabilities = sure_scores(torch.tensor([[[0]]]), 3, 0.9).softmax(dim=1)

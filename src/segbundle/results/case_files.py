@@ -107,7 +107,7 @@ def refuse_if_moved(files: Mapping[str, CaseFiles], dataset_dir: str | Path | No
         every: raise the error only if every case has a missing file. By default (False), one missing file is enough.
 
     Raises:
-        OutputError: Files are missing. The message names the first one.
+        OutputError: files are missing. The message names the first one.
 
     Example:
         >>> refuse_if_moved({"a": CaseFiles("gone/a.nii.gz", None, "a_seg.nii.gz")}, None)

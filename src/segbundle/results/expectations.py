@@ -231,8 +231,8 @@ class Expectations:
             name: name of the class.
 
         Returns:
-            Expected measurements; None if there are fewer than ten training cases with annotations of the class, and at
-            most ten predictions.
+            expected measurements; None if there are fewer than ten training cases with annotations of the class, and at
+            most ten predictions
         """
         scans = self._found[name]
         usual = Expected.of(scans, "predicted scans", self._intensities) if len(scans) > _MIN_CASES else None
@@ -248,8 +248,8 @@ class Expectations:
             one: measurements of the class in the scan.
 
         Returns:
-            Expected measurements; None if there are fewer than ten training cases with annotations of the class, and
-            fewer than ten other scans.
+            expected measurements; None if there are fewer than ten training cases with annotations of the class, and
+            fewer than ten other scans
         """
         if one.name in self.of_training:
             return self.of_training[one.name]
@@ -326,7 +326,7 @@ def of_all_scans(found: Sequence[Structure], of_training: Mapping[str, Expected]
         of_training: expected measurements by class, from the training cases.
 
     Yields:
-        Complete sentences; none for classes with fewer than five scans.
+        complete sentences; none for classes with fewer than five scans
 
     Example:
         >>> cases = [Structure(f"case_{i}", "liver", 1400.0 + i) for i in range(12)]
@@ -361,7 +361,7 @@ def unchecked(expected: Mapping[str, Expected | None], intensities: bool) -> Ite
         intensities: whether intensities are comparable between scans.
 
     Yields:
-        Complete sentences; none if everything could be checked.
+        complete sentences; none if everything could be checked
 
     Example:
         >>> next(unchecked({}, intensities=False)).partition(",")[0]

@@ -44,7 +44,7 @@ class Journal:
             record: values that JSON can represent.
 
         Raises:
-            OutputError: The file cannot be written, or was not written by segbundle.
+            OutputError: the file cannot be written, or was not written by segbundle.
         """
         line = f"{json.dumps(record, ensure_ascii=False, allow_nan=False)}\n".encode()
         try:
@@ -98,7 +98,7 @@ def journals(folder: Path) -> list[Path]:
         folder: output folder of predict or evaluate.
 
     Returns:
-        Paths sorted by name; empty if the run has finished, or the folder does not exist.
+        paths sorted by name; empty if the run has finished, or the folder does not exist
 
     Example:
         >>> journals(Path("missing"))
@@ -115,10 +115,10 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
         folder: output folder of predict or evaluate.
 
     Returns:
-        Records as dictionaries; empty if the folder has no files with records.
+        records as dictionaries; empty if the folder has no files with records
 
     Raises:
-        OutputError: A file cannot be read, or has invalid records.
+        OutputError: a file cannot be read, or has invalid records.
 
     Example:
         >>> read_records(Path("missing"))
@@ -148,7 +148,7 @@ def records_of(path: Path) -> list[dict[str, Any]]:
         path: JSON file, or journal whose name ends in `.jsonl`. An incomplete last line of a journal is ignored.
 
     Raises:
-        OutputError: The file cannot be read, or has invalid records.
+        OutputError: the file cannot be read, or has invalid records.
 
     Example:
         >>> import tempfile
@@ -174,7 +174,7 @@ def damage_named(path: Path) -> Iterator[None]:
         path: file of a run that is read in the block.
 
     Raises:
-        OutputError: The block raised an `OutputError`. The message names the file, the reason, and what to do.
+        OutputError: the block raised an `OutputError`. The message names the file, the reason, and what to do.
 
     Example:
         >>> with damage_named(Path("run.json")):  # doctest: +ELLIPSIS

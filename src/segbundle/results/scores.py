@@ -139,7 +139,7 @@ def metrics_rows(cases: Sequence[CaseScores], class_names: Sequence[str]) -> lis
         class_names: names of the classes, background first.
 
     Returns:
-        Dictionaries with `COLUMNS` as keys. Values that cannot be computed are empty strings.
+        dictionaries with `COLUMNS` as keys. Values that cannot be computed are empty strings.
 
     Example:
         >>> scores = [ClassScore(Status.SCORED, 0.99, 900, 900), ClassScore(Status.SCORED, 0.8, 90, 110)]
@@ -272,7 +272,7 @@ def bootstrap_interval(values: Sequence[float]) -> list[float | None]:
         values: one value per case.
 
     Returns:
-        Lower and upper limit; [None, None] for fewer than two values.
+        lower and upper limit; [None, None] for fewer than two values
 
     Example:
         >>> bootstrap_interval([0.5, 0.5]), bootstrap_interval([0.5])
@@ -323,10 +323,10 @@ def write_scores(
             has the best weights, and for other runs.
 
     Returns:
-        Content of `summary.json`, see `summarize`; with the keys `epoch` and `model`, unless they are None.
+        content of `summary.json`, see `summarize`; with the keys `epoch` and `model`, unless they are None
 
     Raises:
-        OutputError: A file cannot be written, or would replace a file that segbundle did not write.
+        OutputError: a file cannot be written, or would replace a file that segbundle did not write.
 
     Example:
         >>> import tempfile
@@ -356,7 +356,7 @@ def read_rows(path: Path) -> list[Row]:
         path: path of the file.
 
     Raises:
-        OutputError: The file cannot be read, lacks columns, or has invalid values or duplicate rows.
+        OutputError: the file cannot be read, lacks columns, or has invalid values or duplicate rows.
 
     Example:
         >>> import tempfile
@@ -395,7 +395,7 @@ def finite_number(text: str) -> float:
         text: content of the cell.
 
     Raises:
-        ValueError: The text is not a finite number.
+        ValueError: the text is not a finite number.
 
     Example:
         >>> finite_number("2.5")
@@ -421,7 +421,7 @@ def read_scores(output_dir: str | Path, class_names: Sequence[str]) -> list[Case
         class_names: names of the classes, background first.
 
     Raises:
-        OutputError: The file is missing, cannot be read, or has other classes.
+        OutputError: the file is missing, cannot be read, or has other classes.
 
     Example:
         >>> import tempfile

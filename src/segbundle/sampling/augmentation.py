@@ -67,7 +67,7 @@ class Augmentation:
             True.
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: an argument is out of range.
 
     Example:
         >>> augmentation = Augmentation(flip_axes=(), rotation=0, scaling=0, intensity=False)

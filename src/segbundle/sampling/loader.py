@@ -43,7 +43,7 @@ class PatchLoader:
         patches_per_case: number of patches of each case per epoch. Default: 1.
 
     Raises:
-        ValueError: if `batch_size` or `patches_per_case` is less than 1.
+        ValueError: `batch_size` or `patches_per_case` is less than 1.
 
     Example:
         >>> case = {

@@ -67,10 +67,10 @@ def preprocessing(
         label: whether to load the label map. Default: False.
 
     Returns:
-        A transform of datalist entries. `image` becomes a float32 `MetaTensor` (C, X, Y, Z).
+        a transform of datalist entries. `image` becomes a float32 `MetaTensor` (C, X, Y, Z).
 
     Raises:
-        ConfigError: if a setting is invalid.
+        ConfigError: a setting is invalid.
 
     Example:
         >>> steps = preprocessing({"method": "zscore"}, spacing=(1.0, 1.0, 1.0)).transforms
@@ -92,7 +92,7 @@ def network_transforms(
         axcodes: orientation of the network's grid; None keeps the orientation of each scan. Default: `RAS`.
 
     Raises:
-        ConfigError: if a setting is invalid.
+        ConfigError: a setting is invalid.
 
     Example:
         >>> steps = network_transforms(["image"], {"method": "window", "lower": 0, "upper": 100}, None)
@@ -118,7 +118,7 @@ def grid_transforms(
         axcodes: orientation of the network's grid; None keeps the orientation of each scan. Default: `RAS`.
 
     Raises:
-        ConfigError: if `spacing` is not three positive sizes.
+        ConfigError: `spacing` is not three positive sizes.
 
     Example:
         >>> (transform,) = grid_transforms(["image", "label"], spacing=(1.0, 1.0, 2.0))
@@ -145,10 +145,10 @@ def intensity_transform(intensity: Mapping[str, Any]) -> Transform:
         intensity: method and its values, by name.
 
     Returns:
-        A dictionary transform of `image` (C, X, Y, Z), floating point.
+        a dictionary transform of `image` (C, X, Y, Z), floating point
 
     Raises:
-        ConfigError: if the method is unknown, or values are missing, unexpected or contradictory.
+        ConfigError: the method is unknown, or values are missing, unexpected or contradictory.
 
     Example:
         >>> transform = intensity_transform({"method": "window", "lower": -100, "upper": 100})
@@ -188,7 +188,7 @@ class LoadScand(Transform):
         units: `suv` converts the images of DICOM PET series to SUV; None (default) keeps the values of the files.
 
     Raises:
-        ConfigError: if `units` is unknown.
+        ConfigError: `units` is unknown.
         DataError: when called, if a file cannot be read or fails a check. The message lists all problems of the case
             (see `segbundle.datasets.case_checks`).
 

@@ -136,7 +136,7 @@ def class_indices(label: torch.Tensor, num_classes: int) -> list[torch.Tensor]:
         num_classes: number of classes, including the background.
 
     Returns:
-        One int32 tensor (n,) per class.
+        one int32 tensor (n,) per class
 
     Example:
         >>> class_indices(torch.tensor([[0, 1], [1, 0]]), num_classes=3)

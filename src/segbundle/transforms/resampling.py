@@ -163,7 +163,7 @@ def parallel_axes(to_scan: np.ndarray, shape: Sequence[int]) -> list[int] | None
         shape: (X, Y, Z) of the grid.
 
     Returns:
-        One axis of the scan, from 0 to 2, for each axis of the grid; or None.
+        one axis of the scan, from 0 to 2, for each axis of the grid; or None
 
     Example:
         >>> parallel_axes(np.eye(4)[[1, 0, 2, 3]], shape=(10, 10, 10))
@@ -189,7 +189,7 @@ def resample(values: torch.Tensor, positions: Sequence[np.ndarray]) -> torch.Ten
 
     Returns:
         (C, X', Y', Z'): `values` itself if nothing changes, a flipped copy if axes are only flipped, otherwise a new
-        contiguous tensor.
+        contiguous tensor
 
     Example:
         >>> values = torch.tensor([[[[0.0, 10.0]]]])
@@ -236,7 +236,7 @@ def interpolate(values: torch.Tensor, at: np.ndarray, dim: int) -> torch.Tensor:
         dim: dimension along which to interpolate.
 
     Returns:
-        A tensor of size n along `dim`; `values` itself if `at` contains its voxels in order.
+        a tensor of size n along `dim`; `values` itself if `at` contains its voxels in order
 
     Example:
         >>> interpolate(torch.tensor([0.0, 10.0]), np.array([0.25, 0.75]), dim=0)

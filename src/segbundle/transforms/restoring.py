@@ -47,7 +47,7 @@ def restore_labels(
             instance memory-mapped, to fill with probabilities times 65535. Default: None (no probabilities).
 
     Returns:
-        Class indices (X, Y, Z) on the device of the logits: uint8 for up to 256 classes, otherwise int16. Voxels beyond
+        class indices (X, Y, Z) on the device of the logits: uint8 for up to 256 classes, otherwise int16. Voxels beyond
         the network's grid get the class at its nearest edge.
 
     Example:
@@ -171,7 +171,7 @@ def _ready_planes(
     first.
 
     Yields:
-        The planes, the first slice of the slab that they need, and their neighbors relative to that slice.
+        the planes, the first slice of the slab that they need, and their neighbors relative to that slice
     """
     begin = start if start == 0 else start + 1  # earlier upper neighbors belong to the previous slab
     ready = (along.upper >= begin) & (along.upper < start + slab.shape[1])
@@ -297,7 +297,7 @@ def _interpolated_planes(values: torch.Tensor, cells: Sequence[_Along]) -> Itera
     single values is slow. The same plane is reused, so that it stays in the cache.
 
     Yields:
-        Planes (K, n1, n2), one for each of the n0. The next plane may overwrite it.
+        planes (K, n1, n2), one for each of the n0. The next plane may overwrite it.
     """
     planes, rows, columns = cells
     values = values if columns.aligned_with(values.shape[3]) else values @ columns.matrix(values.shape[3])

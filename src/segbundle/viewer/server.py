@@ -57,7 +57,7 @@ def serve(run: str | Path, port: int = 0, browser: bool = True, dataset_dir: str
         dataset_dir: new folder of the scans, if they were moved. Default: the recorded paths are used.
 
     Raises:
-        OutputError: The folder has neither scores nor predictions or cannot be read, the files of the cases are unknown
+        OutputError: the folder has neither scores nor predictions or cannot be read, the files of the cases are unknown
             or missing, or the port cannot be used.
 
     Example:
@@ -92,7 +92,7 @@ def make_server(run: str | Path, port: int = 0, dataset_dir: str | Path | None =
         dataset_dir: new folder of the scans, if they were moved. Default: the recorded paths are used.
 
     Raises:
-        OutputError: The folder has neither scores nor predictions or cannot be read, the files of the cases are unknown
+        OutputError: the folder has neither scores nor predictions or cannot be read, the files of the cases are unknown
             or missing, or the port cannot be used.
 
     Example:

@@ -68,10 +68,10 @@ def shown_cases(
         dataset_dir: new folder of the scans, if they were moved. Default: the recorded paths are used.
 
     Returns:
-        Cases, names of the foreground classes, and content of `run.json`.
+        cases, names of the foreground classes, and content of `run.json`
 
     Raises:
-        OutputError: The folder does not belong to a run, the run has not finished, or its files cannot be read.
+        OutputError: the folder does not belong to a run, the run has not finished, or its files cannot be read.
 
     Example:
         >>> import tempfile
@@ -96,7 +96,7 @@ def with_warnings(cases: Sequence[ShownCase], measurements: Path) -> list[ShownC
         measurements: path of `measurements.csv`; it may be missing.
 
     Raises:
-        OutputError: The file cannot be read (see `segbundle.report.measurements.read_warnings`).
+        OutputError: the file cannot be read (see `segbundle.report.measurements.read_warnings`).
 
     Example:
         >>> case = ShownCase("case_1", "", {}, None, [])

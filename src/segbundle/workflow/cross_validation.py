@@ -60,7 +60,7 @@ def cross_validate(output_dir: str | Path, task: Mapping[str, Any], run: Run) ->
         run: function that runs a workflow (`train` or `evaluate`) with the given config keys in addition to the task.
 
     Returns:
-        The content of `summary.json`.
+        the content of `summary.json`
 
     Raises:
         ConfigError: a setting is invalid, there are fewer than two folds, or their number differs from that of the

@@ -178,7 +178,7 @@ def made_by(config: Mapping[str, Any], device: torch.device | str | None = None)
         device: device of the run. Default: left out.
 
     Returns:
-        JSON values by name, as in `run.json`.
+        JSON values by name, as in `run.json`
 
     Example:
         >>> made_by({"fold": 0})["config"]

@@ -90,10 +90,11 @@ def require_process_group() -> None:
 
 
 def stop_ranks() -> None:
-    """Destroy the process group. Networks of `shared_gradients` cannot be used afterwards.
+    """Destroy the process group. Networks returned by `shared_gradients` cannot be used afterwards.
 
     The threads of a process group live as long as any object refers to the group. If such a thread frees a tensor while
-    Python exits, the process aborts. The networks are therefore cleared first, so that all threads end in this call.
+    Python exits, the process aborts. The references of these networks to the group are therefore dropped first, so that
+    all threads end in this call.
 
     Example:
         >>> stop_ranks()  # no process group

@@ -224,8 +224,9 @@ def describe(error: BaseException) -> str:
 def one_line(error: BaseException) -> str:
     """Return the class and the message of an error as one line.
 
-    The class is left out for `TypeError`, `OSError`, and `ValueError` except `UnicodeError`. If PyTorch could not
-    allocate memory on the CPU, the line only says how much it tried to allocate.
+    The class name is omitted for `TypeError`, `OSError` and `ValueError`, but kept for `UnicodeError` (a subclass of
+    `ValueError`) and for errors without a message. If PyTorch could not allocate memory on the CPU, the line contains
+    only the size of the allocation.
 
     Args:
         error: exception.

@@ -24,7 +24,8 @@ def trace_network(network: torch.nn.Module) -> torch.fx.GraphModule:
     `torch.fx.wrap` are traced into as well.
 
     Args:
-        network: network to trace; not modified. The graph calls its modules, except those that are traced into.
+        network: network to trace; not modified. The graph calls its leaf modules (layers of `torch.nn` and
+            `ChannelsLastInstanceNorm`); all other modules are traced into.
 
     Raises:
         Exception: of any type, if the forward pass cannot be traced.

@@ -57,7 +57,7 @@ def inspect_documents(documents: Iterable[Document]) -> Iterator[Finding]:
 class _Shared:
     """Definitions that all configurations share.
 
-    Args:
+    Attributes:
         modules: names that expressions may use, and their dotted names.
         ambiguous: names with two resolved_values.
         sections: top-level keys that contain an import; their values are modules.

@@ -83,7 +83,7 @@ _DOTTED = re.compile(r"[A-Za-z]\w*(?:\.[A-Za-z]\w*)*", re.ASCII)
 class Walked(NamedTuple):
     """Result of resolving a dotted name.
 
-    Args:
+    Attributes:
         found: class, function or value; None if it was not looked up or does not exist.
         rest: remaining names, attributes of `found`.
         problem: why the name may not be used; None (default) if it may.

@@ -161,7 +161,7 @@ def _check_entries(weights: Mapping[str, Any], source: str) -> None:
     others = [f"{name} is {_type_of(value)}" for name, value in weights.items() if not isinstance(value, torch.Tensor)]
     if others:
         raise CheckpointError(
-            f"{source}: is not a state dict ({first_names(others)}). "
+            f"{source}: is not a state dict: not all entries are tensors ({first_names(others)}). "
             "Save network.state_dict(), or a dict that contains it under the key 'model'."
         )
 

@@ -24,10 +24,10 @@ def literal(content: str) -> Any:
     """Return a value that was wrapped by `protect`.
 
     Args:
-        content: JSON in hexadecimal digits, so that the parser has nothing to interpret.
+        content: hex-encoded JSON, so that the config parser finds nothing to interpret.
 
     Raises:
-        ConfigError: `content` is not JSON in hexadecimal digits.
+        ConfigError: `content` is not hex-encoded JSON.
 
     Example:
         >>> literal(protect("$b")["content"])

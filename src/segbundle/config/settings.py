@@ -38,7 +38,7 @@ THEMES = ("Paths", "Data", "Network and windows", "Training", "Evaluation and ou
 class Setting:
     """Setting of a task: its accepted values, its default and its description.
 
-    Args:
+    Attributes:
         key: key of the configuration; `#` separates levels.
         kind: kind of accepted values.
         needed: accepted values in words, with an example, for error messages.

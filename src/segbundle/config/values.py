@@ -26,11 +26,11 @@ def check_values(config: Mapping[str, Any], evaluated: bool = False) -> None:
     Args:
         config: configuration of a workflow; settings may be missing.
         evaluated: whether references, expressions and components in `config` have been evaluated and are checked too.
-            By default (False), they are skipped.
+            With False (default), values that contain these are skipped.
 
     Raises:
-        ConfigError: a value is invalid. The message names the key, the value, and what is needed. For tolerances by
-            class, see `nsd_tolerances`.
+        ConfigError: a value is invalid. The message names the key, the value, and what is needed. `class_names` are
+            checked by `Classes`, and tolerances per class by `nsd_tolerances`.
 
     Example:
         >>> check_values({"max_epochs": 0})

@@ -54,7 +54,7 @@ def find_scans(
         num_channels: number of channels of the network (default 1). With several, the files `case_0000`, `case_0001`,
             ... are the channels of one case. With one, the suffix `_0000` is dropped if every file of a folder has it.
         series: DICOM series to use: SeriesInstanceUIDs, SeriesNumbers, modalities, or patterns of SeriesDescriptions,
-            such as `*thorax*` (in any case). Other files are not affected. None (default) uses all series.
+            such as `*thorax*` (case-insensitive). Other files are not affected. None (default) uses all series.
 
     Returns:
         entries with `case` and `image`, sorted by name; also with `error` if the scan cannot be used

@@ -53,7 +53,7 @@ def scans_in_folders(tree: Tree, selected: Sequence[str] = ()) -> list[Case]:
     Args:
         tree: content of a folder tree; its `left_out` and `no_volumes` are updated.
         selected: SeriesInstanceUIDs, SeriesNumbers, modalities, or patterns of SeriesDescriptions, such as `*thorax*`
-            (in any case); only series that match one of them become cases. Empty (default) for all series.
+            (case-insensitive); only series that match at least one entry become cases. Empty (default) for all series.
 
     Example:
         >>> scans_in_folders(Tree(Path("data")))

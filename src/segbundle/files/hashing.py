@@ -27,7 +27,7 @@ def shortened(digest: Any) -> str:
 
 
 def hash_values(values: Any) -> str:
-    """Return 12 hexadecimal digits that identify JSON values. The order of keys does not matter.
+    """Return the first 12 hexadecimal digits of the SHA-256 digest of JSON values, regardless of the order of keys.
 
     Args:
         values: JSON values; NaN and infinity are allowed.
@@ -42,7 +42,7 @@ def hash_values(values: Any) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """Return 12 hexadecimal digits that identify the content of a file.
+    """Return the first 12 hexadecimal digits of the SHA-256 digest of the size and the content of a file.
 
     Args:
         path: path of the file.

@@ -220,7 +220,7 @@ def prepare(
         float16 or bfloat16. With `cudagraph` and `openvino`, the next call overwrites the logits.
 
     Raises:
-        ValueError: backend or precision are unknown, or the backend does not support `device` or `network`.
+        ValueError: the backend or the precision is unknown, or the backend does not support `device` or `network`.
         ImportError: OpenVINO is not installed.
 
     Example:

@@ -203,10 +203,10 @@ class ScanRecords:
         ]
         same = [record for record in requested if record.get("settings") == self.settings_hash]
         if different := len(requested) - len(same):
-            _logger.warning("%d scans had other settings or weights and are processed again", different)
+            _logger.warning("%d scan(s) had other settings or weights; these scans are processed again", different)
         changed = sum(record["status"] == "ok" and not self._has_same_input(record) for record in same)
         if changed:
-            _logger.warning("%d scans or references have changed; these scans are processed again", changed)
+            _logger.warning("the scan or reference of %d case(s) has changed; these cases are processed again", changed)
         if rank() == 0:
             others = {key: record for key, record in earlier.items() if record["case"] not in cases}
             if self._scored_classes:  # the report of an evaluation lists every failure in its folder

@@ -171,7 +171,7 @@ def _native_values(image: DicomImage, dtype: np.dtype[Any], count: int) -> np.nd
         element = file.read(8 if image.syntax == IMPLICIT else 12)
         tag = tuple(int.from_bytes(element[start : start + 2], order) for start in (0, 2))
         if tag != _PIXEL_DATA:
-            raise DataError(f"{image.path}: has no pixel data; the file is truncated. Copy or export it again.")
+            raise DataError(f"{image.path}: has no pixel data; the file may be truncated. Copy or export it again.")
         length = int.from_bytes(element[-4:], order)
         return np.fromfile(file, dtype, min(count, length // dtype.itemsize))
 

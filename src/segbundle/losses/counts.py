@@ -52,7 +52,7 @@ class SoftCounts(NamedTuple):
 class CrossEntropy:
     """Settings of the cross entropy that `soft_counts` computes.
 
-    Args:
+    Attributes:
         weight: class weights (C,). Default: None (equal weights).
         label_smoothing: label smoothing, in [0, 1]. Default: 0.0.
 

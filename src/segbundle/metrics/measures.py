@@ -19,7 +19,7 @@ class ClassMeasures:
 
     Attributes:
         volume_ml: volume in ml; 0.0 if the class is absent.
-        touches_edge: whether the class has voxels in the first or last slice along an axis.
+        touches_edge: whether the class has voxels in the first or last slice along any axis.
         components: number of connected components (face connectivity); 0 for the background.
         mean_intensity: mean of the scan over the finite voxels of the class, in the scan's units; None if it has no
             such voxel.

@@ -54,8 +54,8 @@ def surface_scores(
     are partly inside and partly outside the class; voxels beyond the scan are outside. The area of an element is that
     of marching cubes. Its distance is measured to the nearest element of the other surface.
 
-    - HD95 (Huttenlocher et al., IEEE TPAMI 1993, with the 95th percentile): the smallest distance that 95% of the area
-      of a surface does not exceed; the larger value of the two surfaces.
+    - HD95 (Huttenlocher et al., IEEE TPAMI 1993, with the 95th percentile): the area-weighted 95th percentile of the
+      distances from one surface to the other; the larger of the two directions.
     - NSD at a tolerance (Nikolov et al., arXiv:1809.04430): the fraction of the area of both surfaces that is within
       the tolerance of the other surface.
 
@@ -74,7 +74,9 @@ def surface_scores(
             memory.
 
     Returns:
-        one `SurfaceScore` per class, background first. Scores of the background and of unannotated classes are NaN.
+        one `SurfaceScore` per class, background first. Both scores are NaN for the background, for unannotated classes,
+        and for classes absent from both `pred` and `ref`. A class in only one of `pred` and `ref` has HD95 NaN and NSD
+        0.
 
     Raises:
         ValueError: shapes differ or are not three-dimensional, or the tolerances do not match the classes.

@@ -53,7 +53,9 @@ def render(template: str, **values: Any) -> str:
 
 
 def room_for_pictures(num_rows: int) -> float:
-    """Return the size budget of the slices of a page in bytes, which keeps pages of 100 cases below 10 MB.
+    """Return the size budget in bytes for the slice images of a report page.
+
+    With this budget, the page of a run with 100 cases is smaller than 10 MB.
 
     Args:
         num_rows: number of rows in the table of cases, that is, cases times classes.

@@ -95,7 +95,7 @@ class Training:
         widths: channels of each U-Net level.
         batch_size: images per step.
         steps: steps per run.
-        checkpoints: steps after which predictions are classified.
+        checkpoints: steps after which the predictions of the test images are assessed (see `Run.states`).
         num_test: number of test images.
         blank: fraction of pixels below which a class counts as not predicted.
 

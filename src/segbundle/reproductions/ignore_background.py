@@ -178,12 +178,18 @@ def blend(weight: torch.Tensor, alpha: float) -> dict[str, Callable[[], Loss]]:
 
 
 def by_hand(voxels: Sequence[int], sure: float, weight: torch.Tensor) -> list[Table]:
-    """Return the tables of metrics and losses of four predictions for a scan that is a row of voxels.
+    """Compute metrics and losses of four simple predictions of a one-dimensional scan.
+
+    The predictions are the reference itself, all background, structures that are twice as large, and no background.
 
     Args:
-        voxels: voxels per class, background first.
-        sure: probability of the predicted class.
-        weight: class weights of the cross entropy.
+        voxels: number of voxels of each class in the scan, background first.
+        sure: probability that every prediction gives to its predicted class.
+        weight: class weights of the cross entropy, (num_classes,).
+
+    Returns:
+        two tables: metrics, with a row per prediction and a column per metric; and losses, with a row per loss and a
+        column per prediction
 
     Example:
         >>> by_hand([90, 10], 0.97, torch.ones(2))[0].rows[1][:2]

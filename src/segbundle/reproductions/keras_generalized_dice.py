@@ -179,13 +179,13 @@ class Score:
 
 
 def score(predicted: torch.Tensor, labels: torch.Tensor, limit: float, last: float) -> Score:
-    """Return the metrics of predictions of digits.
+    """Return the metrics of predicted digit label maps.
 
     Args:
         predicted: predicted class indices (B, 1, H, W).
         labels: reference class indices (B, 1, H, W).
         limit: mean Dice above which a digit counts as learned.
-        last: loss of the last step.
+        last: training loss of the last step, which is copied to the result.
 
     Example:
         >>> labels = torch.arange(11).reshape(1, 1, 1, 11)
@@ -224,11 +224,11 @@ def _summary(results: Sequence[Score]) -> list[str]:
 
 @dataclass(frozen=True)
 class Digits:
-    """Images of digits with their references.
+    """Digit images with their reference label maps.
 
     Attributes:
         images: images (N, 1, size, size) with values in [0, 1].
-        labels: class indices of the same shape: 0 for background, 1 + digit for the digit.
+        labels: class indices of the same shape: 0 for background, d + 1 for pixels of digit d.
 
     Example:
         >>> digits = Digits(torch.zeros(5, 1, 8, 8), torch.zeros(5, 1, 8, 8).long())

@@ -116,7 +116,7 @@ class PostedSums:
         return max(self._corners(loss, bounds, best_first=False))
 
     def contradiction(self, index: int) -> str:
-        """Return the reason why weight and sums of a class cannot come from the same batch, or a dash.
+        """Return why the weight and the sums of a class cannot come from the same batch, or a dash if they can.
 
         A weight of 1 means an absent class or a single voxel; any other weight means 1 / √w voxels.
 

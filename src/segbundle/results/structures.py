@@ -26,7 +26,7 @@ class Structure:
         case: name of the scan.
         name: name of the class.
         volume_ml: volume in ml; 0 if the class is absent.
-        touches_edge: whether the class reaches the first or last voxel of the scan along an axis.
+        touches_edge: whether the class has voxels in the first or last slice along any axis.
         components: number of connected components; None if not counted.
         mean_intensity: mean of the first channel within the class, in the units of the scan; None if unknown.
 

@@ -55,9 +55,9 @@ class Change:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random distribution of the augmentation parameters of patches.
+    """Distribution from which the augmentation parameters of a patch are drawn.
 
-    Args:
+    Attributes:
         flip_axes: axes to mirror, each with probability 1/2. Exclude an axis along which sides differ, for instance
             axis 0 in RAS orientation if left and right are different classes. Default: (0,).
         rotation: maximum angle in degrees; a number, or one per axis. Use `[0, 0, 30]` for thick slices, so that they

@@ -316,7 +316,7 @@ class TrainingLog:
         too_slow = self._slow_epochs > _SLOW_EPOCHS * (engine.state.max_epochs or 0)
         if (rate == 0 and self._rate > 0) or (too_slow and not self._too_slow and rate > 0):
             _logger.warning(
-                "epoch %d: the learning rate is %.3g, so %s max_epochs (%s). Set the arguments of lr_scheduler "
+                "epoch %d: the learning rate is %.3g, so %s max_epochs (%s). Configure lr_scheduler "
                 "for max_epochs steps, one per epoch.",
                 engine.state.epoch,
                 rate,

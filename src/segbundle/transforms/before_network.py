@@ -161,7 +161,7 @@ def intensity_transform(intensity: Mapping[str, Any]) -> Transform:
         raise ConfigError(f"intensity: unknown method {method!r}{suggestion(str(method), _INTENSITY_ARGUMENTS)}")
     needed = _INTENSITY_ARGUMENTS[method]
     if set(values) != set(needed):
-        raise ConfigError(f"intensity: method {method!r} takes {list(needed)}, got {sorted(values)}.")
+        raise ConfigError(f"intensity: method {method!r} takes the keys {list(needed)}, got {sorted(values)}.")
     if method == "zscore":
         return ZScored(CommonKeys.IMAGE)
     lower, upper = float(values["lower"]), float(values["upper"])
@@ -281,13 +281,13 @@ class ClipOutliersd(MapTransform):
     Without clipping, a single voxel of 65535 (metal, a defect, padding) makes the z-score useless for all others.
     Channels without outliers stay unchanged.
 
-    The range of a channel is estimated from every n-th voxel. It excludes the highest and the lowest 0.02% of the
-    values. It excludes up to 0.5% at either end if a gap of more than twice the range separates them from all other
-    values. A value is an outlier if its distance from the range is more than five times the size of the range.
+    The range of a channel spans its 0.02nd to 99.98th percentile, estimated from a regular subsample of the voxels. If
+    at most 0.5% of the values at one end are separated from all others by a gap of more than twice the range, the range
+    excludes these values as well. Outliers are values that are farther from the range than five times its width.
 
-    A channel with outliers, or with such a gap, is clipped in place to the range, extended by its size at either end. A
-    warning is logged. Fill values such as -32768 and 65535, which may fill a large fraction of a scan, are set to the
-    limits of the range.
+    A channel that has outliers or such a gap is clipped in place to the range, extended by its width at either end, and
+    a warning is logged. Extreme fill values of the integer types (such as -32768 and 65535), which may make up a large
+    part of a scan, are replaced by the nearer limit of the range (not extended).
 
     Args:
         keys: items to transform, float32 tensors (C, X, Y, Z) on the CPU.

@@ -64,8 +64,9 @@ def training_transforms(
         augmentation: arguments of `random_transforms`, by name. Default: None (its defaults).
 
     Returns:
-        a transform from datalist entries to a list of one dict with plain tensors: `image` float32 (C, *patch_size),
-        `label` (1, *patch_size) and `annotated` bool (num_classes,); and with `case`
+        a transform that maps a datalist entry to a list with one dict: the plain tensors `image` (float32, (C,
+        *patch_size)), `label` (float32, (1, *patch_size)) and `annotated` (bool, (num_classes,)), and the case name
+        `case`
 
     Raises:
         ConfigError: a setting is unknown or invalid.

@@ -24,7 +24,7 @@ _MISSED, _FALSE_POSITIVE = np.uint8(1), np.uint8(2)
 
 
 def nifti_volume(case: ShownCase, name: str, num_classes: int) -> bytes:
-    """Return a volume of a case as the content of a gzipped NIfTI file with positions in mm.
+    """Return a volume of a case as the content of a gzipped NIfTI file whose affine is in mm.
 
     Args:
         case: case of the run.

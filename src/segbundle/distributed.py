@@ -53,9 +53,9 @@ def local_world_size() -> int:
 def start_ranks() -> None:
     """Initialize the process group if `torchrun` has started several ranks; otherwise, do nothing.
 
-    Every rank must call this function. The backend is NCCL if every rank has a GPU, else Gloo. Collectives time out
-    only after 7 days, because scans may take very different times, and `torchrun` ends the other ranks if one fails.
-    Ranks above 0 log only warnings and errors.
+    Every rank must call this function. The backend is NCCL if every rank has a GPU, else Gloo. Collective operations
+    time out only after 7 days, because scans may take very different times, and `torchrun` ends the other ranks if one
+    rank fails. Ranks above 0 log only warnings and errors.
 
     Example:
         >>> start_ranks()  # not started by torchrun
@@ -129,7 +129,7 @@ def shared_gradients(network: torch.nn.Module) -> torch.nn.Module:
         network: network on the device of this rank.
 
     Returns:
-        the wrapped network; `network` itself without a process group
+        the wrapped network, or `network` itself without a process group
 
     Example:
         >>> network = torch.nn.Linear(2, 1)
@@ -188,7 +188,7 @@ def broadcast(value: _T) -> _T:
     Every rank must call this function, because it waits for all ranks.
 
     Args:
-        value: any picklable object; only that of rank 0 is used.
+        value: any picklable object; only the object of rank 0 is used.
 
     Example:
         >>> broadcast(3)  # no process group

@@ -97,7 +97,7 @@ class TrainingError(SegbundleError):
 
 
 class PredictionError(SegbundleError):
-    """Error for a scan for which the output of the network cannot be used, for instance because it is NaN.
+    """Error for a scan for which the output of the network cannot be used, for instance because of NaN values.
 
     Example:
         >>> raise PredictionError("case a: the logits are NaN.")
@@ -193,7 +193,7 @@ def find_cause(error: BaseException, kind: type[_E]) -> _E | None:
     """Return the first error of a given class in a chain of wrapped errors, or None if the chain has no such error.
 
     Args:
-        error: exception; it is searched first, then the error that caused it, and so on.
+        error: exception; its class is checked first, then the class of the error that caused it, and so on.
         kind: class to search for.
 
     Example:

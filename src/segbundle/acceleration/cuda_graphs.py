@@ -82,7 +82,7 @@ class StepGraphs:
         return _weight_addresses(network) == self._addresses
 
     def logits(self, image: torch.Tensor) -> torch.Tensor | None:
-        """Return the logits of a batch of patches; None if its shape, dtype or device differs from the captured batch.
+        """Return the logits of a batch of patches; None if shape, dtype or device differ from the captured batch.
 
         The next call overwrites the returned tensor.
 

@@ -18,7 +18,8 @@ def is_accelerated() -> bool:
 
     The acceleration consists of fused and rewritten networks, CUDA graphs, channels-last instance norms, malloc
     settings and deferred imports. Without it, results are the same up to rounding. It is on for the versions of PyTorch
-    that it was measured with. The environment variable `SEGBUNDLE_ACCELERATION`, set to `on` or `off`, overrides this.
+    that it was measured with. The environment variable `SEGBUNDLE_ACCELERATION`, set to `on` or `off`, overrides this
+    default.
 
     Example:
         >>> is_accelerated() in (True, False)

@@ -195,12 +195,12 @@ class FusedLayer(torch.nn.Module):
     """Base class of convolutions that are fused with an activation into a single oneDNN call.
 
     The layers compute in float32 or bfloat16 on CPUs, in channels-last memory. For a batch of one window, PyTorch
-    (2.13) itself would select kernels that are several times slower (`use_mkldnn` in
+    (2.13) would otherwise select kernels that are several times slower (`use_mkldnn` in
     aten/src/ATen/native/Convolution.cpp). The operators are those that `torch.compile` uses.
 
     Args:
         layer: convolution to replace; not modified.
-        activation: activation of its output; `("none", [])` for no activation.
+        activation: name of the activation of the output and its arguments; `("none", [])` for no activation.
 
     Example:
         >>> layer = FusedConvolution(torch.nn.Conv3d(1, 6, 3), ("relu", []))

@@ -28,7 +28,7 @@ def trace_network(network: torch.nn.Module) -> torch.fx.GraphModule:
             `ChannelsLastInstanceNorm`); all other modules are traced into.
 
     Raises:
-        Exception: of any type, if the forward pass cannot be traced.
+        Exception: the forward pass cannot be traced; the error may be of any type.
 
     Example:
         >>> traced = trace_network(torch.nn.Sequential(torch.nn.Conv3d(1, 2, 3), torch.nn.ReLU()))

@@ -29,8 +29,8 @@ class Inspection:
     """Inspection of a collection of files. Configurations are inspected together, because they share names.
 
     Args:
-        is_unpacked: whether the files were extracted from a zip file (default False). If so, a zip file among them is a
-            finding.
+        is_unpacked: whether the files were extracted from a zip file (default False). If True, each zip file in the
+            collection is a finding.
 
     Example:
         >>> inspection = Inspection()

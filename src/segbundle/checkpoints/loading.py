@@ -80,7 +80,8 @@ def checkpoint_paths(ckpt_path: str | Path | Sequence[str | Path] | None) -> lis
         ckpt_path: checkpoint, output folder of a cross-validation, list of these, or None.
 
     Returns:
-        the given paths. The folder of a cross-validation is replaced by the models of its folds. Empty for None.
+        the given paths in their order, with the folder of a cross-validation replaced by the models of its folds; empty
+        for None
 
     Example:
         >>> checkpoint_paths("model.pt"), checkpoint_paths(None)
@@ -146,7 +147,7 @@ def load_weights(
     Raises:
         CheckpointError: the checkpoint or the `task.json` next to it cannot be read; the weights do not fit the network
             or are not finite (see `load_state_dict`); the checkpoint was trained for other classes; or `ckpt_path` is
-            None although `required`.
+            None although `required` is True.
 
     Example:
         >>> import tempfile
@@ -242,7 +243,7 @@ def cases_trained_on(ckpt_path: str | Path | Sequence[str | Path] | None) -> set
         ckpt_path: checkpoint, output folder of a cross-validation, list of these, or None.
 
     Returns:
-        the names; None if they are unknown for the checkpoint or for any member
+        the names; None if the training cases of the checkpoint, or of any member, are unknown
 
     Raises:
         CheckpointError: `task.json` is damaged.
@@ -287,6 +288,8 @@ def warn_about_training_cases(
     data: Sequence[dict[str, Any]], ckpt_path: str | Path | Sequence[str | Path] | None
 ) -> None:
     """Log a warning if an evaluation includes training cases of the checkpoint, or of a member of the ensemble.
+
+    The training cases are read from the files next to each checkpoint (see `cases_trained_on`).
 
     Args:
         data: datalist entries of the cases to score; only the name in `case` is used.

@@ -29,7 +29,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         path: path of the file.
 
     Raises:
-        CheckpointError: the file does not exist, cannot be read, contains other objects than tensors and plain values,
+        CheckpointError: the file does not exist, cannot be read, contains objects other than tensors and plain values,
             or does not contain a dict.
 
     Example:
@@ -130,7 +130,7 @@ def check_finite(weights: Mapping[str, torch.Tensor]) -> None:
         weights: state dict.
 
     Raises:
-        ValueError: weights are NaN or infinite. The message names the first tensors that contain them.
+        ValueError: weights are NaN or infinite. The message names the first tensors with such values.
 
     Example:
         >>> check_finite({"weight": torch.ones(3)})

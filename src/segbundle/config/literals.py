@@ -1,8 +1,8 @@
 """Text that MONAI's parser must not interpret, wrapped in a component that returns it.
 
 In a configuration, MONAI evaluates text that begins with `$`, resolves `@` and `%`, and replaces every `#` by `::`.
-Paths, names and values from a command line are data. `protect` wraps those that MONAI would change, and `restore`
-unwraps them.
+Paths, names and values from a command line are data. `protect` wraps the values that MONAI would change, and `restore`
+unwraps these values.
 """
 
 from __future__ import annotations

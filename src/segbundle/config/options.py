@@ -74,10 +74,10 @@ def split_overrides(words: list[str], switches: Collection[str] = ()) -> tuple[l
     Args:
         words: words of the command line.
         switches: boolean keys. If the word after such a key is a number, a boolean, null, a list or a mapping, it is
-            the value of the key. Otherwise it is a plain word. Default: none.
+            the value of the key. Any other word after the key is a plain word. Default: none.
 
     Returns:
-        plain words, and values by key
+        the plain words in their order, and the values by key
 
     Raises:
         ConfigError: an option begins with a single dash or has no name.

@@ -50,7 +50,7 @@ class Setting:
         affects: result that the setting determines, for records and reports: `scans` that are read, `cases` that are
             scored, predicted `labels`, or `scores`; empty for none of these.
         fixed: whether the setting must not change when a training run is resumed (default False).
-        inference_default: default in `inference.yaml`, if it differs from that in `train.yaml`; else empty.
+        inference_default: default in `inference.yaml` if different from the default in `train.yaml`; else empty.
 
     Example:
         >>> Setting("network_def#in_channels", Integer(), "a positive whole number").is_nested

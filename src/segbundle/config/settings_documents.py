@@ -56,7 +56,7 @@ def workflow_block(workflow: str) -> str:
     """Return the block of `train.yaml` or `inference.yaml` with the settings, their defaults and comments.
 
     `train.yaml` has the settings of training; `inference.yaml` has all settings, because evaluations use it as well.
-    The block ends with the key `settings`, a mapping of all these settings that components take as one argument.
+    The block ends with the key `settings`, a mapping of all these settings, which components take as one argument.
 
     Args:
         workflow: name of the workflow, `train` or `inference`.

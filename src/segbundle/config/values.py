@@ -76,7 +76,7 @@ def find_key(config: Mapping[str, Any], key: str) -> tuple[bool, Any]:
         key: key; `#` separates levels.
 
     Returns:
-        True and the value, or False and None if the key does not exist
+        (True, value), or (False, None) if the key does not exist
 
     Example:
         >>> find_key({"optimizer": {"lr": 0.1}}, "optimizer#lr"), find_key({}, "optimizer#lr")
@@ -165,7 +165,8 @@ def nsd_tolerances(value: float | Mapping[str, float] | None, class_names: Seque
         class_names: names of the classes, background first.
 
     Returns:
-        one tolerance in mm per class, or None if `value` is None. If `value` is a mapping, the background has 0.0.
+        one tolerance in mm per class, background first, or None if `value` is None. If `value` is a mapping, the
+        tolerance of the background is 0.0.
 
     Raises:
         ConfigError: a class has no tolerance, or `value` contains an unknown class.

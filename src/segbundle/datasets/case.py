@@ -31,8 +31,8 @@ class Case:
         annotated: names of the annotated classes; None (default) if all classes are annotated.
         fold: validation fold of the case, from 0; None (default) if the dataset does not define folds.
         problems: messages about files that cannot be used, found without opening the files (default none).
-        subject: person whom the scan shows; a random split holds all scans of a subject out together. None (default) if
-            it is unknown.
+        subject: person whom the scan shows; all scans of a subject are in the same fold of a random split. None
+            (default) if unknown.
 
     Example:
         >>> case = Case("liver_01", (Path("imagesTr/liver_01.nii.gz"),))

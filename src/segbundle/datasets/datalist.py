@@ -94,7 +94,7 @@ def labeled_data(
 def num_folds_of(dataset_dir: str | Path, num_folds: int, data_list_key: str = "training") -> int:
     """Return the number of folds of a cross-validation.
 
-    This is the number of folds that the dataset defines; if it defines none, it is `num_folds`.
+    This is the number of folds that the dataset defines, or `num_folds` if the dataset defines no folds.
 
     Args:
         dataset_dir: see `load_cases`.
@@ -102,7 +102,7 @@ def num_folds_of(dataset_dir: str | Path, num_folds: int, data_list_key: str = "
         data_list_key: see `labeled_data`.
 
     Raises:
-        DataError: the dataset defines only one fold, or its folds would score a case several times; or see
+        DataError: the dataset defines only one fold, or a case would be held out in several folds; or see
             `labeled_data`.
         ConfigError: `num_folds` contradicts the dataset.
 

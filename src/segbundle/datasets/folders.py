@@ -64,8 +64,8 @@ class Lost:
 class Tree:
     """Content of a folder and its subfolders.
 
-    Each real folder is listed once, by its own path rather than by a link to it. Hidden files and folders are skipped.
-    Only regular files are opened.
+    Each real folder is listed once, by its own path rather than by the path of a link. Hidden files and folders are
+    skipped. Only regular files are opened.
 
     Attributes:
         root: path of the folder.

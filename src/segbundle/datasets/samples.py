@@ -95,7 +95,7 @@ def recipe(index: int, training: bool = True) -> Recipe:
 
     Args:
         index: number of the case, from 0.
-        training: whether it is a training case (default True); test cases have all organs and annotations.
+        training: whether the case is a training case (default True); test cases have all organs and annotations.
 
     Example:
         >>> recipe(0).shape, recipe(5).slope
@@ -126,7 +126,8 @@ def make_case(seed: int, index: int, training: bool = True) -> Phantom:
     Args:
         seed: see `write_samples`.
         index: number of the case, from 0.
-        training: whether it is a training case (default True); a test case with the same number is fully annotated.
+        training: whether the case is a training case (default True); a test case with the same number is fully
+            annotated.
 
     Example:
         >>> make_case(seed=0, index=0).image.shape

@@ -126,9 +126,10 @@ def _lost_series(tree: Tree) -> list[Case]:
 
 
 def series_in(folder: Path, name: str, problems: tuple[str, ...] = (), tree: Tree | None = None) -> list[Case]:
-    """Return a case for each DICOM series of a folder that is a volume, or should be one.
+    """Return a case for each DICOM series of a folder that is a volume, or should be a volume.
 
-    A series that should be a volume but is not becomes a case with a problem, and so does a folder that cannot be read.
+    A series that should be a volume, but is not, becomes a case with a problem. A folder that cannot be read becomes a
+    case with a problem as well.
 
     Args:
         folder: folder that directly contains DICOM files.
@@ -203,13 +204,13 @@ def _volume_problems(series: Series) -> list[str]:
 
 
 def series_of(file: Path) -> list[Case]:
-    """Return the DICOM volumes of a file as cases: the series that it is a slice of, or all volumes in it.
+    """Return the DICOM volumes of a file as cases: the series of which the file is a slice, or all volumes in the file.
 
     Args:
         file: path of the DICOM file.
 
     Returns:
-        the cases; the only one has a problem if the file is not part of a volume, or if its folder cannot be read
+        the cases; a single case with a problem if the file is not part of a volume, or if its folder cannot be read
 
     Example:
         >>> import tempfile

@@ -39,7 +39,7 @@ class SegmentationEvaluator(SupervisedEvaluator):
             default of `metric_cmp_fn` is `segbundle.inference.scoring.is_better`.
 
     Raises:
-        PredictionError: in `run`, if the network returns logits that are NaN or infinite.
+        PredictionError: the network returns logits that are NaN or infinite (raised in `run`).
 
     Example:
         >>> from monai.data import DataLoader

@@ -158,7 +158,7 @@ class ScoreReport:
         metric: metric with the scores.
 
     Raises:
-        OutputError: at the end of the evaluation, if a file cannot be written, and the engine has no `records`.
+        OutputError: a file cannot be written, and the engine has no `records` (raised at the end of the evaluation).
 
     Example:
         >>> import contextlib, io, os, tempfile

@@ -189,10 +189,10 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
             axis: axis (0, 1 or 2) along which the slabs are ordered; None for the axis that needs the least memory.
 
         Raises:
-            ValueError: `inputs` is not a single 3D volume, or the overlap is invalid; during iteration, if the
-                output of the network is not a single tensor of logits with the size of the windows.
-            NonFiniteLogitsError: during iteration, if logits are NaN or infinite.
-            torch.OutOfMemoryError: during iteration, if a single window does not fit into the memory of the GPU.
+            ValueError: `inputs` is not a single 3D volume, or the overlap is invalid; or the output of the network is
+                not a single tensor of logits with the size of the windows (raised during iteration).
+            NonFiniteLogitsError: logits are NaN or infinite (raised during iteration).
+            torch.OutOfMemoryError: a single window does not fit into the memory of the GPU (raised during iteration).
         """
         if inputs.ndim != 5 or len(inputs) != 1:
             raise ValueError(f"inputs must be one volume (1, C, X, Y, Z), got shape {tuple(inputs.shape)}.")

@@ -27,8 +27,8 @@ class ProbabilityFile:
         reference: path of the scan whose geometry is written to the header.
 
     Raises:
-        DataError: in `array`, if the scan cannot be read.
-        OutputError: in the `with` statement, if the file cannot be written.
+        DataError: the scan cannot be read (raised in `array`).
+        OutputError: the file cannot be written (raised in the `with` statement).
 
     Example:
         >>> import tempfile

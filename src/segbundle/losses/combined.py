@@ -57,8 +57,8 @@ class _RegionCELoss(torch.nn.Module):
             a scalar in float32 (float64 for float64 input)
 
         Raises:
-            ValueError: see `RegionLoss.forward`; also if `weight` does not have one entry per class, or a factor is a
-                ramp and `progress` is None.
+            ValueError: see `RegionLoss.forward`; or `weight` does not have one entry per class, or a factor is a ramp
+                and `progress` is None.
         """
         lambda_region, lambda_ce = self._current_value(self.lambda_region), self._current_value(self.lambda_ce)
         entropy = CrossEntropy(self._weights(input), self.label_smoothing) if lambda_ce > 0 else None

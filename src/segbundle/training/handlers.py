@@ -88,8 +88,8 @@ class StopAtNaN:
     trainer must set `state.gradient_norm`, as `SegmentationTrainer` does.
 
     Raises:
-        TrainingError: during training, if the loss or the gradient is not finite. The message names the cases of the
-            batch.
+        TrainingError: the loss or the gradient is not finite (raised during training). The message names the cases of
+            the batch.
 
     Example:
         >>> trainer = Engine(lambda engine, batch: None)
@@ -249,7 +249,7 @@ class TrainingLog:
             MLflow.
 
     Raises:
-        ConfigError: at the start of training, if MLflow cannot be used.
+        ConfigError: MLflow cannot be used (raised at the start of training).
 
     Example:
         >>> trainer, evaluator = Engine(lambda engine, batch: None), Engine(lambda engine, batch: None)

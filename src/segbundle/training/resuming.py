@@ -86,10 +86,10 @@ class Checkpoints:
         resume: whether to continue from `last.pt`, if it exists (default False).
 
     Raises:
-        ConfigError: the schedule depends on validations, so it cannot be replayed when a run is resumed.
-        CheckpointError: at the start of a resumed run, if `last.pt` is damaged or belongs to another task, network or
-            optimizer.
-        TrainingError: after an epoch, if weights are NaN or infinite.
+        ConfigError: the schedule depends on validations, so the schedule cannot be replayed when a run is resumed.
+        CheckpointError: `last.pt` is damaged or belongs to another task, network or optimizer (raised at the start of a
+            resumed run).
+        TrainingError: weights are NaN or infinite (raised after an epoch).
         OutputError: a file cannot be written.
 
     Example:

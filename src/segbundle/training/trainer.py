@@ -57,9 +57,10 @@ class SegmentationTrainer(SupervisedTrainer):
         kwargs: other arguments of `monai.engines.SupervisedTrainer`.
 
     Raises:
-        ConfigError: during training, if a batch has unannotated classes or unknown voxels that the loss cannot ignore.
-        TrainingError: during training, if the network, the loss or the optimizer fails. The message names the component
-            that failed, the cases of the batch and the original error.
+        ConfigError: a batch has unannotated classes or unknown voxels that the loss cannot ignore (raised during
+            training).
+        TrainingError: the network, the loss or the optimizer fails (raised during training). The message names the
+            component that failed, the cases of the batch and the original error.
 
     Example:
         >>> network = torch.nn.Conv3d(1, 2, 1)

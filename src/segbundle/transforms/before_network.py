@@ -189,8 +189,8 @@ class LoadScand(Transform):
 
     Raises:
         ConfigError: `units` is unknown.
-        DataError: when called, if a file cannot be read or fails a check. The message lists all problems of the case
-            (see `segbundle.datasets.case_checks`).
+        DataError: a file cannot be read or fails a check (raised when called). The message lists all problems of the
+            case (see `segbundle.datasets.case_checks`).
 
     Example:
         >>> import tempfile

@@ -55,8 +55,8 @@ class ToGridd(MapTransform):
             sequence with one entry per key.
 
     Raises:
-        DataError: when called, if the voxel size of a scan, or `spacing`, is obviously wrong, or memory is
-            insufficient.
+        DataError: the voxel size of a scan, or `spacing`, is obviously wrong, or memory is insufficient (raised when
+            called).
 
     Example:
         >>> scan = MetaTensor(torch.zeros(1, 4, 4, 4), meta={"affine": torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0]))})

@@ -213,7 +213,8 @@ def predict(
 ) -> list[LabelMap]:
     """Predict scans, and return a `LabelMap` for each, in the same order. With `output_dir`, also write the label maps.
 
-    For large batches, use the command `segbundle predict`: it can be resumed, and continues after a scan that fails.
+    For large batches, use the command `segbundle predict`: this command can be resumed, and continues after a scan that
+    fails.
 
     Args:
         scans: a scan or a list of scans, see `Model.predict`. A list contains scans, not channels.

@@ -168,7 +168,7 @@ def all_gather(shard: Sequence[_T]) -> list[_T]:
     Every rank must call this function, because it waits for all ranks. All ranks get the same list.
 
     Args:
-        shard: entries of this rank; they must be picklable.
+        shard: entries of this rank, which must be picklable.
 
     Example:
         >>> all_gather(["a", "b", "c"])  # no process group

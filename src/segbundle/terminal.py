@@ -59,7 +59,7 @@ class LineLimit:
 
     Args:
         free: number of first lines that are exempt from the limit.
-        begun: start time of the loop in seconds, on the clock that `passes` is called with.
+        begun: start time of the loop in seconds, on the same clock as the argument of `passes`.
         seconds: minimum time between later lines in seconds (default 10).
 
     Example:

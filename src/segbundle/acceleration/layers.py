@@ -272,9 +272,9 @@ class FusedConvolution(FusedLayer):
         """Convolve (B, in, X, Y, Z) to (B, out, X', Y', Z'), and apply the activation or add another tensor.
 
         Args:
-            x: input (B, in, X, Y, Z); it is converted to the dtype of the weights.
+            x: input (B, in, X, Y, Z), converted to the dtype of the weights.
             other: tensor to add to the result; no activation is then applied. If `other` has the shape of the result
-                and is channels-last contiguous, it is overwritten with the sum and returned. Default: None.
+                and is channels-last contiguous, `other` is overwritten with the sum and returned. Default: None.
         """
         x = x.to(self.weight.dtype)
         key = x.shape, x.dtype

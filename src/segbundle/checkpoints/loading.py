@@ -1,4 +1,4 @@
-"""Loading of trained weights, and of the files that their training run saved next to them."""
+"""Loading of trained weights, and of the files that the training run saved next to the weights."""
 
 from __future__ import annotations
 
@@ -139,8 +139,9 @@ def load_weights(
         ckpt_path: checkpoint with a state dict (`model.pt`), or with a dict that contains one under `model`, `network`
             or `state_dict`. For an ensemble, a list of checkpoints with state dicts, or the output folder of a
             cross-validation. None keeps the weights of the network.
-        class_names: classes of the task, background first. They must match the classes that the checkpoint was trained
-            for, if `task.json` next to the checkpoint or the metadata of its bundle lists them. Default: not compared.
+        class_names: classes of the task, background first. If `task.json` next to the checkpoint, or the metadata of
+            the bundle of the checkpoint, lists the classes of the training run, these must be the same. Default: not
+            compared.
         resume: whether the layers of deep supervision are required, as for resuming a training run (default False).
         required: whether `ckpt_path` must not be None, as for inference (default False).
 

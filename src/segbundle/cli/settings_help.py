@@ -1,4 +1,4 @@
-"""Help for the settings of a task. Every command that runs a workflow accepts them as options."""
+"""Help for the settings of a task. Every command that runs a workflow accepts these as options."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class OneOf:
     """One of a few constants. `true` and 1 are different constants.
 
     Args:
-        *words: accepted constants. They are stored in the attribute `words`.
+        *words: accepted constants, stored in the attribute `words`.
 
     Example:
         >>> OneOf("auto", None).accepts("auto"), OneOf(True, False).accepts(1)
@@ -278,7 +278,7 @@ class AnyOf:
     """Value of at least one of several kinds.
 
     Args:
-        *kinds: accepted kinds. They are stored in the attribute `kinds`.
+        *kinds: accepted kinds, stored in the attribute `kinds`.
 
     Example:
         >>> AnyOf(NULL, Integer()).accepts(None), AnyOf(NULL, Integer()).accepts("one")

@@ -78,7 +78,7 @@ def workflow_files(configs: Path, name: str) -> list[Path]:
     """Return the paths of the configuration files of a workflow, in the order in which they are merged.
 
     A workflow has one file, with one exception: an `evaluate` file without a key `run` extends the `inference` file, so
-    both are returned.
+    the two files are returned.
 
     Args:
         configs: folder `configs` of a bundle.

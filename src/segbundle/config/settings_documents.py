@@ -13,7 +13,7 @@ _WIDTH = 120
 
 
 def task_schema() -> dict[str, Any]:
-    """Return the JSON schema of task files. Editors use it to complete and check keys.
+    """Return the JSON schema of task files. Editors use the schema to complete and check keys.
 
     Every value may also be a reference, an expression or a component, and a task may define additional keys.
 
@@ -55,8 +55,9 @@ def settings_table() -> str:
 def workflow_block(workflow: str) -> str:
     """Return the block of `train.yaml` or `inference.yaml` with the settings, their defaults and comments.
 
-    `train.yaml` has the settings of training; `inference.yaml` has all settings, because evaluations use it as well.
-    The block ends with the key `settings`, a mapping of all these settings, which components take as one argument.
+    `train.yaml` has the settings of training; `inference.yaml` has all settings, because evaluations use this file as
+    well. The block ends with the key `settings`, a mapping of all these settings, which components take as one
+    argument.
 
     Args:
         workflow: name of the workflow, `train` or `inference`.

@@ -63,7 +63,7 @@ def list_cases(
 
     Args:
         dataset_dir: see `load_cases`.
-        data_list_key: see `load_cases`. The list may be empty, and it may contain duplicate names.
+        data_list_key: see `load_cases`. The list may be empty or contain duplicate names.
         description: content of `dataset.json`; None (default) reads the file.
 
     Returns:

@@ -42,8 +42,9 @@ def labeled_data(
         dataset_dir: see `load_cases`.
         class_names: classes of the task, background first.
         section: `training` for all cases outside the validation fold, `validation` for the cases of the validation
-            fold, `all` (default) for both.
-        fold: validation fold, in [0, num_folds). With None (default), both sections contain every case.
+            fold, `all` (default) for the cases of `training` and `validation`.
+        fold: validation fold, in [0, num_folds). With None (default), `training` and `validation` each contain every
+            case.
         num_folds: number of folds (default 5). Folds that the dataset defines take precedence: see `given_split` in
             `segbundle.datasets.folds`.
         split_seed: seed of the random split (default 0). The same cases and seed give the same split everywhere.

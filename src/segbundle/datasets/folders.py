@@ -94,7 +94,7 @@ def list_tree(root: str | Path) -> Tree:
     No error is raised: paths that cannot be opened are listed in `lost`.
 
     Args:
-        root: path of the folder; if it cannot be opened, it is the only entry of `lost`.
+        root: path of the folder; a folder that cannot be opened is the only entry of `lost`.
 
     Example:
         >>> import tempfile

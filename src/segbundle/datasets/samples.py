@@ -58,7 +58,7 @@ def write_samples(output_dir: str | Path, seed: int = 0, num_training: int = 16,
     training case that is not fully annotated, `dataset.json` has a list `annotated` of its annotated classes.
 
     Args:
-        output_dir: folder to write; it must be empty, or must not exist.
+        output_dir: folder to write, which must be empty or must not exist.
         seed: integer of at least 0 (default 0). Another seed gives other bodies, but the same orientations and the same
             absent or unannotated classes.
         num_training: number of training cases, at least 1 (default 16).

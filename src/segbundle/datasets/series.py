@@ -136,7 +136,7 @@ def series_in(folder: Path, name: str, problems: tuple[str, ...] = (), tree: Tre
         name: name of the case. If there are several series, the description of each series and, if needed, the name of
             its first file are appended.
         problems: problems to add to every case (default none).
-        tree: tree to which skipped files and series are added; None (default) ignores them.
+        tree: tree to which skipped files and series are added; with None (default), they are not recorded.
 
     Example:
         >>> import tempfile

@@ -1,7 +1,7 @@
 """Records of the files that segbundle wrote into output folders; other files are never replaced.
 
 Before a file is renamed to its final path, its name, size and date are appended to `.segbundle-files.jsonl` in the
-output folder. A file without a matching line is foreign: another program wrote or changed it.
+output folder. A file without a matching line is foreign: another program wrote or changed the file.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class OutputFolder:
     their contents.
 
     Args:
-        folder: path of the folder, with links resolved (see `resolve`). It may not exist yet.
+        folder: path of the folder, with links resolved (see `resolve`). The folder may not exist yet.
 
     Attributes:
         folder: path of the folder.

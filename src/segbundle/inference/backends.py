@@ -33,8 +33,8 @@ _OPENVINO_NAMES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: 
 def members(network: Network, checkpoints: Sequence[str]) -> Iterator[Member]:
     """Yield the network with the weights of each checkpoint in turn.
 
-    The weights are loaded into the network itself, so that it ends with those of the last checkpoint. Checkpoints are
-    memory-mapped, so that only the network's own weights are in memory.
+    The weights are loaded into the network itself. After the last iteration, the network has the weights of the last
+    checkpoint. Checkpoints are memory-mapped, so that only the network's own weights are in memory.
 
     Args:
         network: a `torch.nn.Module`; any callable if there are no checkpoints.
@@ -42,7 +42,7 @@ def members(network: Network, checkpoints: Sequence[str]) -> Iterator[Member]:
             weights.
 
     Yields:
-        the path of the checkpoint (None without checkpoints), and the network, which is always the same object
+        pairs of the path of the checkpoint (None without checkpoints) and the network, which is always the same object
 
     Raises:
         ValueError: checkpoints are given for a network that is not a module.
@@ -104,7 +104,7 @@ class PreparedNetworks:
         """Return the prepared network from the cache, or prepare it for new weights or a new window shape.
 
         Args:
-            member: see `members`.
+            member: pair of a path and a network, as `members` yields.
             windows: (B, C, *roi), on the device of the network.
         """
         checkpoint, network = member
@@ -136,8 +136,8 @@ def _weights_version(network: Network) -> Any:
 def has_fast_bf16(device: torch.device) -> bool:
     """Return whether bfloat16 is faster than float32: on CPUs with AMX, and on NVIDIA GPUs since Ampere.
 
-    AVX-512 BF16 alone is not enough. It does not speed up training, and oneDNN's gradients of 3D convolutions are wrong
-    for volumes that are two voxels deep (torch 2.13).
+    AVX-512 BF16 alone is not enough: training is not faster, and oneDNN's gradients of 3D convolutions are wrong for
+    volumes that are two voxels deep (torch 2.13).
 
     Args:
         device: device of the network.
@@ -158,9 +158,9 @@ def computed_dtype(device: torch.device, precision: Precision = "auto") -> torch
 
     Args:
         device: device of the network.
-        precision: `bf16`, `fp16`, `fp32` or `auto`. `auto` is bf16 where it is faster (`has_fast_bf16`), fp16 on other
-            NVIDIA GPUs, otherwise fp32. With gradients enabled, `auto` is never fp16, because small gradients would
-            underflow.
+        precision: `bf16`, `fp16`, `fp32` or `auto`. `auto` is bf16 on devices where bf16 is faster (`has_fast_bf16`),
+            fp16 on other NVIDIA GPUs, otherwise fp32. With gradients enabled, `auto` is never fp16, because small
+            gradients would underflow.
 
     Raises:
         ValueError: the precision is unknown.
@@ -205,7 +205,8 @@ def prepare(
     """Return a function that runs a network on windows of a fixed shape.
 
     Call `prepare` and the returned function under `torch.inference_mode()` or `torch.no_grad()`. Call `prepare` again
-    after the weights have changed, because `openvino` copies them, and `cudagraph` reads them from a fixed address.
+    after the weights have changed, because `openvino` copies the weights, and `cudagraph` reads the weights from a
+    fixed address.
 
     Args:
         network: network in evaluation mode on `device`.

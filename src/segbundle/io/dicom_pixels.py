@@ -36,12 +36,12 @@ def read_values(images: Sequence[DicomImage], order: Sequence[int], dtype: Any) 
 
     Args:
         images: headers of the files of the volume.
-        order: for each slice of the result, its index among the slices of all `images`.
+        order: for each slice of the result, the index of the slice among the slices of all `images`.
         dtype: NumPy dtype of the result. None: float32 if a slope or intercept is not an integer, else the first of
             uint8, int16, uint16, int32 and int64 that fits the range of BitsStored after rescaling.
 
     Returns:
-        array (slices, rows, columns)
+        an array (slices, rows, columns)
 
     Raises:
         DataError: a file is damaged, a slope or intercept is damaged or missing in some of the slices, or the voxels do

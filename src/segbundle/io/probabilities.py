@@ -19,8 +19,8 @@ class ProbabilityFile:
     """Memory-mapped 4D NIfTI file (X, Y, Z, num_classes) of class probabilities.
 
     Probabilities are stored as 16-bit integers with a scale factor, because NIfTI has no 16-bit floating point. The
-    file is not compressed, so it can be filled in any order. It appears at its path when the `with` block ends without
-    an error.
+    file is not compressed, so it can be filled in any order. The file appears at its path when the `with` block ends
+    without an error.
 
     Args:
         path: output path, with the suffix `.nii`.

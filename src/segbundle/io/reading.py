@@ -39,7 +39,7 @@ def check_memory(path: str | Path, needed: float, what: str = "its voxels") -> N
 
 
 def last_line(error: BaseException) -> str:
-    r"""Return the last line of an error message, usually the cause; the name of the exception if it has no message.
+    r"""Return the last line of an error message, usually the cause; the name of the exception if the message is empty.
 
     Args:
         error: exception.

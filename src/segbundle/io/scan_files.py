@@ -205,10 +205,11 @@ def files_of(path: str | Path) -> list[Path]:
     """Return all files that form a scan.
 
     For most formats, this is the file itself. For a file of a DICOM series, these are all files of the series; for a
-    folder, all its files except hidden ones; for a header (.hdr, .mhd, .nhdr), the header and its existing data files.
+    folder, all files in the folder except hidden files; for a header (.hdr, .mhd, .nhdr), the header and its existing
+    data files.
 
     Args:
-        path: path of a scan. If it cannot be read, only this path is returned.
+        path: path of a scan. If the scan cannot be read, only this path is returned.
 
     Example:
         >>> import tempfile
@@ -234,7 +235,7 @@ def files_of(path: str | Path) -> list[Path]:
 def data_files(header: Path) -> list[Path]:
     """Return the data files of a separate header (.hdr, .mhd, .nhdr); an empty list for any other file.
 
-    Voxel files that the header names are returned even if they do not exist.
+    Data files that the header names are returned even if they do not exist.
 
     Args:
         header: path of a file.

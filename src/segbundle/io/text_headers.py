@@ -1,8 +1,8 @@
 """Check MetaImage and NRRD text headers before ITK reads them.
 
 ITK's readers overwrite memory for some invalid headers (fewer than 0 or far more than 5 dimensions, fields of many
-thousand characters), and return zeros for compressed voxels that cannot be decompressed. They assume 1 mm for missing
-voxel sizes, and ignore units and scale factors.
+thousand characters), and return zeros for compressed voxels that cannot be decompressed. The readers assume 1 mm for
+missing voxel sizes, and ignore units and scale factors.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def compressed_values(path: Path) -> np.ndarray | None:
         path: path of the file.
 
     Returns:
-        1D array of the stored dtype, in the order of the file; or None
+        a 1D array of the stored dtype, in the order of the file; or None
 
     Raises:
         DataError: voxels are damaged, or their number differs from the header.

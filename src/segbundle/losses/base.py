@@ -85,7 +85,8 @@ class RegionLoss(torch.nn.Module, ABC):
                 are annotated).
 
         Returns:
-            a scalar in float32 (float64 for float64 input). See the class for `reduction="none"`.
+            a scalar in float32 (float64 for float64 input); with `reduction="none"`, the tensor that the class
+            describes
 
         Raises:
             ValueError: shapes or the number of weights do not match, a class index is out of range, the background
@@ -112,8 +113,8 @@ class RegionLoss(torch.nn.Module, ABC):
             cross_entropy: settings of a cross entropy to compute in the same pass. Default: None (no cross entropy).
 
         Returns:
-            the sums, and a bool mask (B, C) of the classes to include: those that are annotated, without the background
-            if it is excluded
+            a pair: the sums, and a bool mask (B, C) of the classes to include, that is, of the annotated classes,
+            without the background if the background is excluded
 
         Raises:
             ValueError: see `forward`.

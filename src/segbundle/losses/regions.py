@@ -18,7 +18,7 @@ class Regions:
     Attributes:
         intersection, prediction, reference: (R, C), see `segbundle.losses.counts.SoftCounts`.
         voxels: (R,), number of voxels that are not ignored.
-        counted: (R, C) bool; False for unannotated classes, and for the background if it is excluded.
+        counted: (R, C) bool; False for unannotated classes, and for the background if the background is excluded.
         exclusive: whether each voxel has exactly one class, so that probabilities sum to at most 1. Default: True.
 
     Example:

@@ -151,7 +151,7 @@ def class_indices(target: torch.Tensor, num_classes: int, ignore_index: int | No
         ignore_index: index that is accepted as well, or None.
 
     Raises:
-        ValueError: an index is out of range or not an integer; the message lists up to three of them.
+        ValueError: an index is out of range or not an integer; the message lists up to three such indices.
 
     Example:
         >>> class_indices(torch.tensor([0, 2, 255]), num_classes=3, ignore_index=255)
@@ -229,8 +229,8 @@ def annotated(annotated: torch.Tensor | None, batch_size: int, num_classes: int)
 
     Args:
         annotated: (B, C) bool, or None if all classes are annotated.
-        batch_size: B.
-        num_classes: C.
+        batch_size: number of samples, B.
+        num_classes: number of classes, C, including the background.
 
     Returns:
         (B, C) bool, or None if all classes are annotated

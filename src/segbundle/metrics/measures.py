@@ -21,8 +21,8 @@ class ClassMeasures:
         volume_ml: volume in ml; 0.0 if the class is absent.
         touches_edge: whether the class has voxels in the first or last slice along any axis.
         components: number of connected components (face connectivity); 0 for the background.
-        mean_intensity: mean of the scan over the finite voxels of the class, in the scan's units; None if it has no
-            such voxel.
+        mean_intensity: mean of the scan over the finite voxels of the class, in the scan's units; None if the class has
+            no finite voxel.
 
     Example:
         >>> ClassMeasures(volume_ml=1.5, touches_edge=False, components=1, mean_intensity=40.0).volume_ml

@@ -23,7 +23,7 @@ def overlap_counts(
         ignore_index: value of unknown voxels in the reference. These voxels are excluded. Default: None.
 
     Returns:
-        three int64 tensors (num_classes,): intersection, prediction, reference
+        three int64 tensors (num_classes,) of voxel counts: intersection, prediction, reference
 
     Raises:
         ValueError: shapes differ, or a value is outside [0, num_classes).

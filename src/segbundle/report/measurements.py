@@ -28,7 +28,7 @@ def measure(case: str, volumes: CaseVolumes, class_names: Sequence[str]) -> list
         class_names: foreground classes, in the order of their label values.
 
     Returns:
-        one `Structure` per foreground class, also for classes that are absent
+        one `Structure` per foreground class, in the order of `class_names`, also for classes that are absent
 
     Raises:
         DataError: the prediction contains a label value that is not a class.
@@ -108,10 +108,11 @@ def read_warnings(path: Path) -> dict[str, str]:
     """Return the warnings in `measurements.csv` by scan, the scan with the most warnings first.
 
     Args:
-        path: path of the file; it may be missing.
+        path: path of the file, which may be missing.
 
     Returns:
-        warnings of each scan that has any, separated by semicolons. Empty if the file is missing.
+        for each scan with warnings, the name and the warnings as one text, separated by semicolons; empty if the file
+        is missing
 
     Raises:
         OutputError: the file cannot be read as a table, lacks columns, or has an invalid number of warnings.

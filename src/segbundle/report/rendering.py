@@ -131,10 +131,10 @@ def signed(value: float | None, digits: int) -> str:
 
 
 def interval(values: Sequence[float | None], digits: int) -> str:
-    """Return a range such as "0.1 to 0.2", or a dash if its first value is None.
+    """Return a range as text, such as "0.1 to 0.2", or a dash if the first value is None.
 
     Args:
-        values: lower and upper end; [None] for an unknown range.
+        values: lower and upper limit; [None] for an unknown range.
         digits: number of decimals.
 
     Example:
@@ -145,7 +145,7 @@ def interval(values: Sequence[float | None], digits: int) -> str:
 
 
 def bootstrap(values: Sequence[float | None], digits: int) -> str:
-    """Return a bootstrap interval as text, or a dash if it is unknown or both limits are equal.
+    """Return a bootstrap interval as text, or a dash if the interval is unknown or its limits are equal.
 
     Args:
         values: lower and upper limit; [None, None] for an unknown interval.
@@ -159,7 +159,7 @@ def bootstrap(values: Sequence[float | None], digits: int) -> str:
 
 
 def signed_bootstrap(values: Sequence[float | None], digits: int) -> str:
-    """Return a bootstrap interval as text with signs, or a dash if it is unknown or both limits are equal.
+    """Return a bootstrap interval as text with signs, or a dash if the interval is unknown or its limits are equal.
 
     Args:
         values: lower and upper limit; [None, None] for an unknown interval.

@@ -43,8 +43,8 @@ class CaseVolumes:
         prediction: integer label map of the same shape.
         known: boolean mask of the same shape: True for voxels whose class is known.
         affine: matrix (4, 4) from voxel indices to mm.
-        window: intensities (lower, upper) that are shown as black and white. None: the 0.5th and 99.5th percentile of
-            each slice.
+        window: intensities (lower, upper) that are shown as black and white. None for the 0.5th and 99.5th percentile
+            of each slice.
 
     Example:
         >>> label = np.zeros((8, 8, 8), np.uint8)
@@ -159,7 +159,7 @@ def worst_slices(volumes: CaseVolumes, index: int) -> Iterator[Markup]:
         index: label value of the class.
 
     Yields:
-        HTML figures with an SVG in mm, and the position of the slice as caption. Nothing is yielded if the class is
+        HTML figures with an SVG in mm, and the position of the slice as a caption. Nothing is yielded if the class is
         absent from both reference and prediction.
 
     Example:
@@ -215,9 +215,9 @@ def changed_slices(volumes: CaseVolumes, index: int, other: np.ndarray) -> Itera
 def overview_slices(volumes: CaseVolumes, num_classes: int, focus: np.ndarray | None = None) -> Iterator[Markup]:
     """Yield one slice of a prediction for each of the three planes.
 
-    The slice with the most voxels of `focus` is shown. Without `focus`, or if the mask is empty, it is the slice with
-    the most classes, and of several such slices the one with the most foreground. For an empty prediction, it is the
-    central slice.
+    The slice with the most voxels of `focus` is shown. Without `focus`, or if the mask is empty, the slice with the
+    most classes is shown; if there are several such slices, the slice with the most foreground among these. For an
+    empty prediction, the central slice is shown.
 
     Args:
         volumes: volumes of the case.
@@ -252,7 +252,7 @@ def where_to_look(labels: np.ndarray, classes: Collection[int], at_edge: Collect
     Args:
         labels: label map (X, Y, Z).
         classes: label values of the classes whose voxels are all included.
-        at_edge: label values of the classes of which only voxels at the edge of the scan are included.
+        at_edge: label values of the classes whose voxels are included only at the edge of the scan.
 
     Returns:
         boolean mask (X, Y, Z)

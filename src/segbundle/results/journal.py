@@ -79,8 +79,8 @@ def record_files(folder: Path) -> list[Path]:
         folder: output folder of predict or evaluate.
 
     Returns:
-        `predictions.json` and, after a killed run, also its journals; empty if there are no such files. Files that
-        earlier versions wrote for each rank are included.
+        paths of `predictions.json` and, after a killed run, of its journals; empty if there are no such files. Files
+        that earlier versions wrote for each rank are included.
 
     Example:
         >>> record_files(Path("missing"))
@@ -115,7 +115,7 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
         folder: output folder of predict or evaluate.
 
     Returns:
-        records as dictionaries; empty if the folder has no files with records
+        records as dicts; empty if the folder has no files with records
 
     Raises:
         OutputError: a file cannot be read, or has invalid records.
@@ -129,10 +129,12 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
 
 
 def key_of(record: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the case name and scan path of a record, which identify it. Several scans may have the same name.
+    """Return the case name and the scan path of a record.
+
+    The pair identifies the record; the name does not, because several scans may have the same name.
 
     Args:
-        record: record of a scan. If it has no path, the returned path is empty.
+        record: record of a scan. If the record has no path, the returned path is empty.
 
     Example:
         >>> key_of({"case": "case_1", "image": "a/case_1.nii.gz"})

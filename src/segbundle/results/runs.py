@@ -129,7 +129,7 @@ def fold_folders(folder: Path) -> list[Path]:
         folder: output folder of a cross-validation.
 
     Returns:
-        folders of the folds; empty if the folder does not contain any
+        folders of the folds; empty if the folder contains no folds
 
     Example:
         >>> import tempfile
@@ -221,7 +221,7 @@ def read_predictions(folder: str | Path, dataset_dir: str | Path | None = None) 
     """Return the content of a folder of predictions without references.
 
     Args:
-        folder: folder of the predictions; it may have been moved.
+        folder: folder of the predictions, which may have been moved.
         dataset_dir: new folder of the scans, if they were moved (see `CaseFiles.moved_to`).
 
     Raises:
@@ -385,7 +385,7 @@ def read_validated(path: Path, schema: Any) -> Any:
 
 
 def window_of(made_by: dict[str, Any]) -> tuple[float, float] | None:
-    """Return the range of intensities (lower, upper) to which a task clips scans, or None if it does not clip them.
+    """Return the range of intensities (lower, upper) to which a task clips scans, or None without clipping.
 
     Args:
         made_by: content of `run.json`.
@@ -423,7 +423,7 @@ def about(made_by: Mapping[str, Any]) -> list[str]:
         made_by: content of `run.json`.
 
     Returns:
-        text such as "Data: data"; unknown values are left out
+        one text per value, such as "Data: data"; unknown values are left out
 
     Example:
         >>> about({"config": {"dataset_dir": "data", "fold": 1, "num_folds": 5}})

@@ -76,7 +76,7 @@ def measured(one: Structure) -> tuple[str, ...]:
         one: structure to format.
 
     Returns:
-        cells of `volume_ml`, `touches_edge`, `components` and `mean_intensity`
+        four cells: `volume_ml`, `touches_edge`, `components` and `mean_intensity`
 
     Example:
         >>> measured(Structure("case_1", "liver", 1450.0, components=2))

@@ -94,8 +94,8 @@ class Augmentation:
     def draw(self, rng: np.random.Generator, channels: int) -> Change:
         """Draw the augmentation parameters of one patch.
 
-        The probability of rotation and of scaling is 0.2 each, that of every flip is 0.5, and that of each intensity
-        change is between 0.1 and 0.3.
+        Rotation and scaling have a probability of 0.2 each, every flip has 0.5, and every intensity change between 0.1
+        and 0.3.
 
         Args:
             rng: random generator.

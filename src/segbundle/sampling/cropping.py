@@ -64,7 +64,8 @@ def cut(
         device: device of the result.
 
     Returns:
-        image float32 (C, *patch_size), and label (1, *patch_size) in its own dtype; both are copies on `device`
+        the image, float32 (C, *patch_size), and the label map, (1, *patch_size), in the dtype of `label`. The two
+        tensors are copies on `device`.
 
     Example:
         >>> volume = torch.arange(8).reshape(1, 2, 2, 2)

@@ -48,7 +48,7 @@ class SeedEpochs:
 
     Args:
         seed: seed of the run; None disables seeding.
-        loader: training loader. A `PatchLoader` has a seed of its own, so only its epoch is set. For other loaders,
+        loader: training loader. A `PatchLoader` has a seed of its own, so only the epoch is set. For other loaders,
             PyTorch's generator and the random transforms of the dataset are seeded. (Worker processes are seeded from
             PyTorch's generator.)
 
@@ -229,13 +229,13 @@ class EarlyStopping:
 class TrainingLog:
     """Handler that writes the progress of training to the log, to TensorBoard and, optionally, to MLflow.
 
-    The log has a line per validation and an estimate of the remaining time. Without a terminal, it also has lines for
-    the epochs in between, at a limited rate. At the end, the path of the model, its Dice, the training time, the peak
-    memory and the next commands are logged.
+    The log has a line per validation and an estimate of the remaining time. Without a terminal, the log also has lines
+    for the epochs in between, at a limited rate. At the end, the path and the Dice of the model, the training time, the
+    peak memory and the next commands are logged.
 
-    TensorBoard receives the loss, the learning rate and the gradient norm of every epoch. After every validation, it
-    also receives the mean Dice, the Dice of every class, and for each of the first three cases a slice with the
-    reference and the prediction as overlays.
+    TensorBoard receives the loss, the learning rate and the gradient norm of every epoch. After every validation,
+    TensorBoard also receives the mean Dice, the Dice of every class, and for each of the first three cases a slice with
+    the reference and the prediction as overlays.
 
     With several ranks, every rank needs the handler, because the loss is the mean over the ranks. Only rank 0 writes to
     TensorBoard and MLflow.

@@ -26,7 +26,7 @@ def next_commands(model: Path) -> list[str]:
         model: path of the trained model.
 
     Returns:
-        the command for evaluation and the command for prediction. The list is empty unless the current command is
+        the command for evaluation, then the command for prediction. The list is empty unless the current command is
         `segbundle train` or MONAI's `run` with the training workflow.
 
     Example:

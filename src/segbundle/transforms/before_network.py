@@ -1,4 +1,4 @@
-"""Preprocess scans: load and check them, resample them to the network's grid, and normalize their intensities."""
+"""Preprocess scans: load, check, resample to the network's grid, and normalize intensities."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def preprocessing(
     num_channels: int | None = None,
     label: bool = False,
 ) -> Compose:
-    """Return the transform that loads a case, resamples its image to the network's grid, and normalizes it.
+    """Return the transform that loads a case, resamples its image to the network's grid, and normalizes intensities.
 
-    The transform is used for validation, evaluation and inference. A label map is not resampled: it stays on the scan's
-    grid, where predictions are scored.
+    The transform is used for validation, evaluation and inference. A label map is not resampled, but stays on the
+    scan's grid, where predictions are scored.
 
     Args:
         intensity: normalization; see `intensity_transform`.
@@ -110,7 +110,7 @@ def grid_transforms(
     """Return the transforms that reorient and resample: images linearly, label maps by nearest neighbor.
 
     Axes are flipped, permuted and rescaled, but never rotated. Oblique scans stay oblique, so that predictions can be
-    restored to their voxels exactly (see `segbundle.transforms.restoring`).
+    restored to the voxels of the scan exactly (see `segbundle.transforms.restoring`).
 
     Args:
         keys: `image`, and `label` if the label map is resampled as well.
@@ -135,17 +135,17 @@ def intensity_transform(intensity: Mapping[str, Any]) -> Transform:
 
     - `{method: zscore}`: subtract the mean of the scan and divide by its standard deviation, per channel (MR). Clip
       outliers first, see `ClipOutliersd`.
-    - `{method: window, lower: a, upper: b}`: clip to [a, b] and scale to [0, 1].
+    - `{method: window, lower: a, upper: b}`: clip to [a, b], and scale to [0, 1].
     - `{method: ct, lower: a, upper: b, mean: m, std: s}`: clip to [a, b], subtract m and divide by s. Use values of the
       training set's foreground (the CT scheme of nnU-Net; Isensee et al. 2021).
 
-    With `units: suv`, `LoadScand` converts PET images to SUV before.
+    With `units: suv`, `LoadScand` converts PET images to SUV before this transform.
 
     Args:
         intensity: method and its values, by name.
 
     Returns:
-        a dictionary transform of `image` (C, X, Y, Z), floating point
+        a dictionary transform of `image`, a floating-point tensor (C, X, Y, Z)
 
     Raises:
         ConfigError: the method is unknown, or values are missing, unexpected or contradictory.
@@ -175,9 +175,9 @@ class LoadScand(Transform):
     """Dictionary transform that loads and checks the image of a case and, optionally, its label map.
 
     `image` becomes a float32 `MetaTensor` (C, X, Y, Z). With `label=True`, `label` becomes a uint8 `MetaTensor` (1, X,
-    Y, Z) with `IGNORE_INDEX` for unknown voxels, and `annotated` becomes a bool tensor (num_classes,). A label map of
-    the same voxels that is stored with other axes is reoriented to those of the image. As in MONAI, the metadata
-    contains `affine` and `original_affine`, both (4, 4) from voxel indices to RAS+ in mm, `spatial_shape` and
+    Y, Z) with `IGNORE_INDEX` for unknown voxels, and `annotated` becomes a bool tensor (num_classes,). A label map with
+    the same voxels, stored along other axes, is reoriented to the axes of the image. As in MONAI, the metadata contains
+    `affine` and `original_affine` ((4, 4) matrices from voxel indices to RAS+ in mm), `spatial_shape` and
     `filename_or_obj`. If the image was prefetched (`segbundle.io.read_ahead`), `early_seconds` is the time in seconds
     that reading took.
 
@@ -358,8 +358,8 @@ class ClipAndScaled(MapTransform):
 
     Args:
         keys: items to transform, floating-point tensors of any shape.
-        lower: lower limit of the clipped values.
-        upper: upper limit of the clipped values.
+        lower: lower limit to which values are clipped.
+        upper: upper limit to which values are clipped.
         mean: value to subtract.
         std: value to divide by.
 

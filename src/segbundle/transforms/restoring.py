@@ -30,13 +30,14 @@ def restore_labels(
 ) -> torch.Tensor:
     """Return the most probable class at every voxel of a target grid, from logits on the network's grid.
 
-    The result is that of softmax, linear interpolation of every class probability, and argmax. It is computed faster:
+    The result is that of softmax, linear interpolation of every class probability, and argmax. The computation is
+    faster than these steps:
 
     - Between grids with parallel axes, axes are interpolated one after another, slab by slab.
     - With two classes, the sign of the difference of their probabilities decides. One volume is interpolated instead of
       two.
-    - With more classes, a class that is the most probable at all corners of a cell is the most probable inside it. Only
-      voxels near class boundaries need interpolated probabilities.
+    - With more classes, a class that is the most probable at all corners of a cell is the most probable inside the
+      cell. Only voxels near class boundaries need interpolated probabilities.
 
     Args:
         scores: logits before softmax, (num_classes, X', Y', Z') floating point, on the network's grid; or `ScoreSlabs`,
@@ -48,7 +49,7 @@ def restore_labels(
 
     Returns:
         class indices (X, Y, Z) on the device of the logits: uint8 for up to 256 classes, otherwise int16. Voxels beyond
-        the network's grid get the class at its nearest edge.
+        the network's grid get the class at the nearest edge of the grid.
 
     Example:
         >>> logits = torch.tensor([[[[1.0, 0.0]]], [[[0.0, 2.0]]]])  # (2, 1, 1, 2)

@@ -48,7 +48,7 @@ def serve(run: str | Path, port: int = 0, browser: bool = True, dataset_dir: str
 
     The URL is printed. The report is written first if it is missing or older than the files of the run, or if
     `dataset_dir` is given. If the folder of the run cannot be written, the report is written to a temporary folder,
-    which is removed at the end.
+    which is removed when the server stops.
 
     Args:
         run: folder of an evaluation, a cross-validation or predictions.

@@ -138,7 +138,7 @@ class LabelMap:
 class Model:
     """Trained network with the preprocessing, sliding-window inference and postprocessing of its task.
 
-    `load_model` returns a `Model`. It can predict any number of scans.
+    `load_model` returns a `Model`. A model can predict any number of scans.
 
     Attributes:
         class_names: names by class index, background first.
@@ -238,9 +238,10 @@ def predict(
     progress: bool = True,
     **options: Any,
 ) -> list[LabelMap]:
-    """Predict scans, and return their label maps. They are also written if `output_dir` is given.
+    """Predict scans, and return a `LabelMap` for each, in the same order. With `output_dir`, also write the label maps.
 
-    For large batches, use the command `segbundle predict`: it can be resumed, and continues after a scan that fails.
+    For large batches, use the command `segbundle predict`: this command can be resumed, and continues after a scan that
+    fails.
 
     Args:
         scans: a scan or a list of scans, see `Model.predict`. A list contains scans, not channels.

@@ -71,7 +71,7 @@ class Classes:
 
         Args:
             annotated: names of the annotated foreground classes; None if all classes are annotated. The background is
-                always annotated, although it may cover classes that are not.
+                always annotated, although background voxels may belong to unannotated classes.
 
         Raises:
             ConfigError: a class does not exist.

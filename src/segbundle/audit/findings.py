@@ -13,7 +13,7 @@ _SHOWN_CHARACTERS = 80
 class Finding:
     """Location in a configuration or bundle that could run code or cannot be inspected.
 
-    Args:
+    Attributes:
         file: path as given by the user, or relative to the audited folder.
         key: key of a configuration, joined with `#`; entry of a checkpoint; or `WHOLE_FILE`.
         problem: description of the problem.

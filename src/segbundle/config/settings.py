@@ -39,7 +39,7 @@ THEMES = ("Paths", "Data", "Network and windows", "Training", "Evaluation and ou
 class Setting:
     """Setting of a task: its accepted values, its default and its description.
 
-    Args:
+    Attributes:
         key: key of the configuration; `#` separates levels.
         kind: kind of accepted values.
         needed: accepted values in words, with an example, for error messages.
@@ -51,7 +51,7 @@ class Setting:
         affects: result that the setting determines, for records and reports: `scans` that are read, `cases` that are
             scored, predicted `labels`, or `scores`; empty for none of these.
         fixed: whether the setting must not change when a training run is resumed (default False).
-        inference_default: default in `inference.yaml`, if it differs from that in `train.yaml`; else empty.
+        inference_default: default in `inference.yaml` if different from the default in `train.yaml`; else empty.
 
     Example:
         >>> Setting("network_def#in_channels", Integer(), "a positive whole number").is_nested

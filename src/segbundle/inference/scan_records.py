@@ -44,13 +44,13 @@ class ScanRecords:
         settings: everything that affects the result of a scan, such as checkpoints, network and spacing. A hash of the
             settings is stored in each record; `ckpt_path` is hashed by the contents of its files. Default: empty.
         save_probabilities: whether class probabilities are saved as well. Default: False.
-        scored_classes: class names of an evaluation; a finished scan must have a score for each. Empty (default) for
-            predictions.
+        scored_classes: class names of an evaluation; a finished scan must have a score for each class. Empty (default)
+            for predictions.
 
     Attributes:
-        earlier_scores: scores of the scans that an earlier run finished; `remaining` sets them.
+        earlier_scores: scores of the scans that an earlier run finished; set by `remaining`.
         start_time: start of the run in seconds, on the clock of `time.monotonic`.
-        nothing_left: True if an earlier run finished all scans; `remaining` sets it when resuming.
+        nothing_left: True if an earlier run finished all scans; set by `remaining` when resuming.
         unwritten: files of the run that could not be written.
 
     Example:
@@ -166,7 +166,7 @@ class ScanRecords:
     def remaining(self, data: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return this rank's shard of the scans to process.
 
-        These are all scans or, with `resume`, those without a valid record of an earlier run.
+        With `resume`, scans with a valid record of an earlier run are left out.
 
         Args:
             data: datalist entries of all scans, with `case`, `image` and, for an evaluation, `label`.
@@ -205,10 +205,10 @@ class ScanRecords:
         ]
         same = [record for record in requested if record.get("settings") == self.settings_hash]
         if different := len(requested) - len(same):
-            _logger.warning("%d scans had other settings or weights and are processed again", different)
+            _logger.warning("%d scan(s) had other settings or weights; these scans are processed again", different)
         changed = sum(record["status"] == "ok" and not self._has_same_input(record) for record in same)
         if changed:
-            _logger.warning("%d scans or references have changed; these scans are processed again", changed)
+            _logger.warning("the scan or reference of %d case(s) has changed; these cases are processed again", changed)
         if rank() == 0:
             others = {key: record for key, record in earlier.items() if record["case"] not in cases}
             if self._scored_classes:  # the report of an evaluation lists every failure in its folder
@@ -335,7 +335,7 @@ def _fingerprint(entry: Mapping[str, Any]) -> str:
 def report_failures(records: ScanRecords) -> None:
     """Log the number of finished and failed scans, and raise an error if any scan failed.
 
-    Workflows call this function last. All ranks must call it; only rank 0 reports.
+    Workflows call this function last. All ranks must call this function; only rank 0 reports.
 
     Args:
         records: records of the run.

@@ -22,10 +22,10 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def is_dicom(path: Path) -> bool:
-    """Return whether a path may identify a DICOM volume: a folder, a DICOM file, or the path of a part of one.
+    """Return whether a path may identify a DICOM volume: a folder, a DICOM file, or a path of a volume in a file.
 
     Args:
-        path: path to check; it need not exist.
+        path: path to check; the path need not exist.
 
     Example:
         >>> is_dicom(Path("/nowhere/a.dcm"))
@@ -107,7 +107,7 @@ def read_dicom(path: str | Path, dtype: Any) -> tuple[np.ndarray, Geometry]:
             in `segbundle.io.dicom_pixels`).
 
     Returns:
-        array (1, X, Y, Z) and geometry.
+        a pair of the array, (1, X, Y, Z), and the geometry
 
     Raises:
         DataError: see `dicom_geometry`; or a file is damaged, or the voxels do not fit into memory.
@@ -134,7 +134,7 @@ def volume_slices(path: str | Path) -> list[tuple[Path, int]]:
         path: see `dicom_geometry`.
 
     Returns:
-        path of the file, and index of the frame in it (0 for a file with one image), per slice.
+        for each slice, the path of the file and the index of the frame in the file (0 for a file with one image)
 
     Raises:
         DataError: see `dicom_geometry`.

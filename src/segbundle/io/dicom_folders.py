@@ -1,8 +1,8 @@
 """DICOM series of folders: grouping of files, separation into volumes, and their paths.
 
-A volume is identified by a path: of its folder, if this contains no other volume; else of its first file by name. A
-volume that is only a part of its files, or whose files lie in several folders, is identified by a path that does not
-exist on disk, such as `enhanced.dcm/b1000.volume` or `export/0123456789ab.volume`.
+A volume is identified by a path: the path of its folder, if the folder contains no other volume; else the path of its
+first file by name. A volume that is only a part of its files, or whose files lie in several folders, is identified by a
+path that does not exist on disk, such as `enhanced.dcm/b1000.volume` or `export/0123456789ab.volume`.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Series:
         files: paths of the files, sorted.
         why: kind of images, such as `a localizer`, if the series is not a volume; None (default) for a volume. A series
             with missing slices counts as a volume; `read_scan` reports the missing slices.
-        damaged: True if the series is not a volume, although its SOP class or many slices in one orientation suggest
-            that it should be (default False).
-        volume: label of the volume if the series has several, such as `b1000` (default empty).
+        damaged: True if the series is not a volume, although its SOP class or many slices in one orientation suggest a
+            volume (default False).
+        volume: label of the volume, such as `b1000`, if the series has several volumes (default empty).
         images: headers of the files, with the slices of the volume only (default none).
         unreadable: paths of files in the same folders that may be damaged slices (default none).
 
@@ -82,7 +82,7 @@ class Series:
 
     @property
     def num_slices(self) -> int:
-        """Number of slices; for a series that is not a volume, its number of frames."""
+        """Number of slices; for a series that is not a volume, number of frames."""
         return sum(len(image.slices) or image.frames for image in self.images)
 
 
@@ -186,11 +186,11 @@ def scattered_series(root: Path, series: Iterable[Series]) -> list[tuple[Series,
     a single slice. Copies of an image (with the same SOPInstanceUID) are used once.
 
     Args:
-        root: folder that contains all of them.
-        series: series of single folders, with their images; those that are not volumes are ignored.
+        root: folder that contains the folders of all series.
+        series: series of single folders, with their images; series that are not volumes are ignored.
 
     Returns:
-        each volume, with the series that are its parts.
+        for each volume, a pair of the volume and the list of its parts, which are series
 
     Example:
         >>> scattered_series(Path("export"), [])
@@ -214,11 +214,11 @@ def scattered_series(root: Path, series: Iterable[Series]) -> list[tuple[Series,
 
 
 def find_scattered(path: Path) -> Series | None:
-    """Return the volume in several folders that a path identifies; None if there is none.
+    """Return the volume in several folders that a path identifies, or None if the path identifies no such volume.
 
     Args:
-        path: path that `scattered_series` gave to a volume. If its files have changed since, or in another process, all
-            folders below the folder of the path are searched.
+        path: path that `scattered_series` gave to a volume. In another process, or if the files of the volume have
+            changed since, all folders below the parent folder of the path are searched.
 
     Raises:
         DataError: a folder cannot be read.

@@ -30,7 +30,7 @@ def to_suv(scan: Scan, path: str | Path | list[str | Path]) -> Scan:
     """Return a scan whose PET channels are in SUV (g/ml). Other channels, such as CT, are unchanged.
 
     Args:
-        scan: scan in floating point (C, X, Y, Z); it is changed in place.
+        scan: scan in floating point (C, X, Y, Z), changed in place.
         path: path of the scan, or one path per channel. Files that are not DICOM PET series are not converted.
 
     Raises:

@@ -28,10 +28,10 @@ def measure(case: str, volumes: CaseVolumes, class_names: Sequence[str]) -> list
         class_names: foreground classes, in the order of their label values.
 
     Returns:
-        One `Structure` per foreground class, also for classes that are absent.
+        one `Structure` per foreground class, in the order of `class_names`, also for classes that are absent
 
     Raises:
-        DataError: The prediction contains a label value that is not a class.
+        DataError: the prediction contains a label value that is not a class.
 
     Example:
         >>> label = np.zeros((4, 4, 4), np.uint8)
@@ -75,7 +75,7 @@ def write_measurements(
         class_names: names of the foreground classes.
 
     Raises:
-        OutputError: The file cannot be written, or would replace a file that segbundle did not write.
+        OutputError: the file cannot be written, or would replace a file that segbundle did not write.
 
     Example:
         >>> import tempfile
@@ -108,13 +108,14 @@ def read_warnings(path: Path) -> dict[str, str]:
     """Return the warnings in `measurements.csv` by scan, the scan with the most warnings first.
 
     Args:
-        path: path of the file; it may be missing.
+        path: path of the file, which may be missing.
 
     Returns:
-        Warnings of each scan that has any, separated by semicolons. Empty if the file is missing.
+        for each scan with warnings, the name and the warnings as one text, separated by semicolons; empty if the file
+        is missing
 
     Raises:
-        OutputError: The file cannot be read as a table, lacks columns, or has an invalid number of warnings.
+        OutputError: the file cannot be read as a table, lacks columns, or has an invalid number of warnings.
 
     Example:
         >>> read_warnings(Path("missing.csv"))

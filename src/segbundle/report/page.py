@@ -46,10 +46,10 @@ def write_report(folder: str | Path, output: str | Path | None = None, dataset_d
         dataset_dir: new folder of the scans, if they were moved. Default: the recorded paths are used.
 
     Returns:
-        Path of the page.
+        path of the page
 
     Raises:
-        OutputError: The folder has no scores or cannot be read, scans are missing in `dataset_dir`, or the page cannot
+        OutputError: the folder has no scores or cannot be read, scans are missing in `dataset_dir`, or the page cannot
             be written or would replace a file that segbundle did not write.
 
     Example:

@@ -79,10 +79,10 @@ def write_prediction_report(
         dataset_dir: new folder of the scans, if they were moved. Default: the recorded paths are used.
 
     Returns:
-        Path of the page.
+        path of the page
 
     Raises:
-        OutputError: The folder has no predictions or cannot be read, all scans are missing, or a file cannot be written
+        OutputError: the folder has no predictions or cannot be read, all scans are missing, or a file cannot be written
             or would replace a file that segbundle did not write.
 
     Example:

@@ -129,7 +129,7 @@ def fold_folders(folder: Path) -> list[Path]:
         folder: output folder of a cross-validation.
 
     Returns:
-        Folders of the folds; empty if the folder does not contain any.
+        folders of the folds; empty if the folder contains no folds
 
     Example:
         >>> import tempfile
@@ -152,7 +152,7 @@ def write_run(folder: str | Path, made_by: dict[str, Any], data: Sequence[dict[s
         data: datalist entries with `case`, `image`, `label` and, optionally, `ignore_label`.
 
     Raises:
-        OutputError: The file cannot be written.
+        OutputError: the file cannot be written.
 
     Example:
         >>> import json, tempfile
@@ -184,7 +184,7 @@ def holds_scores(folder: str | Path) -> bool:
         folder: folder of an evaluation, a cross-validation, a training run or predictions.
 
     Raises:
-        OutputError: The folder does not belong to a run, the run has not finished, or `run.json` cannot be read.
+        OutputError: the folder does not belong to a run, the run has not finished, or `run.json` cannot be read.
 
     Example:
         >>> import tempfile
@@ -221,11 +221,11 @@ def read_predictions(folder: str | Path, dataset_dir: str | Path | None = None) 
     """Return the content of a folder of predictions without references.
 
     Args:
-        folder: folder of the predictions; it may have been moved.
+        folder: folder of the predictions, which may have been moved.
         dataset_dir: new folder of the scans, if they were moved (see `CaseFiles.moved_to`).
 
     Raises:
-        OutputError: The folder has scores or does not belong to a run, the run has not finished, or a file cannot be
+        OutputError: the folder has scores or does not belong to a run, the run has not finished, or a file cannot be
             read.
 
     Example:
@@ -266,7 +266,7 @@ def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:
         dataset_dir: new folder of the scans, if they were moved (see `CaseFiles.moved_to`).
 
     Raises:
-        OutputError: The folder has no scores, the run has not finished, or its files cannot be read or contradict each
+        OutputError: the folder has no scores, the run has not finished, or its files cannot be read or contradict each
             other.
 
     Example:
@@ -373,10 +373,10 @@ def read_validated(path: Path, schema: Any) -> Any:
         schema: pydantic model, or another type that Pydantic can validate.
 
     Returns:
-        The plain JSON values in the file, not an instance of the schema.
+        the plain JSON values in the file, not an instance of the schema
 
     Raises:
-        OutputError: The file cannot be read or does not match the schema.
+        OutputError: the file cannot be read or does not match the schema.
 
     Example:
         >>> import tempfile
@@ -393,7 +393,7 @@ def read_validated(path: Path, schema: Any) -> Any:
 
 
 def window_of(made_by: dict[str, Any]) -> tuple[float, float] | None:
-    """Return the range of intensities (lower, upper) to which a task clips scans, or None if it does not clip them.
+    """Return the range of intensities (lower, upper) to which a task clips scans, or None without clipping.
 
     Args:
         made_by: content of `run.json`.
@@ -431,7 +431,7 @@ def about(made_by: Mapping[str, Any]) -> list[str]:
         made_by: content of `run.json`.
 
     Returns:
-        Text such as "Data: data"; unknown values are left out.
+        one text per value, such as "Data: data"; unknown values are left out
 
     Example:
         >>> about({"config": {"dataset_dir": "data", "fold": 1, "num_folds": 5}})

@@ -98,9 +98,8 @@ class Intensity(_Strict):
     """Intensity normalization of a task.
 
     Attributes:
-        lower: lower end of the range to which intensities are clipped; None without clipping. Text is an unresolved
-            reference.
-        upper: upper end of the range; see `lower`.
+        lower: lower limit to which intensities are clipped; None without clipping. Text is an unresolved reference.
+        upper: upper limit to which intensities are clipped; see `lower`.
 
     Example:
         >>> Intensity(lower=-100.0, upper=250.0).upper

@@ -46,7 +46,7 @@ class Row:
         name: name of the class.
         status: whether and how the class could be scored.
         dice: Dice score in [0, 1]; None if the class was not scored.
-        hd95_mm: 95th percentile of the Hausdorff distance in mm; None if reference or prediction lacks the class, or if
+        hd95_mm: 95th percentile Hausdorff distance in mm; None if reference or prediction lacks the class, or if
             surfaces were not measured.
         nsd: normalized surface Dice in [0, 1]; None if the class was not scored, or if surfaces were not measured.
         volume_ref_ml: volume in the reference in ml; None if the class was not annotated.
@@ -139,7 +139,7 @@ def metrics_rows(cases: Sequence[CaseScores], class_names: Sequence[str]) -> lis
         class_names: names of the classes, background first.
 
     Returns:
-        Dictionaries with `COLUMNS` as keys. Values that cannot be computed are empty strings.
+        dicts with `COLUMNS` as keys. Values that cannot be computed are empty strings.
 
     Example:
         >>> scores = [ClassScore(Status.SCORED, 0.99, 900, 900), ClassScore(Status.SCORED, 0.8, 90, 110)]
@@ -181,7 +181,7 @@ def summarize(
 
     - `cases`: number of cases.
     - `mean_dice`: mean of `dice_mean` over the foreground classes.
-    - `mean_dice_ci95`: bootstrap interval of `mean_dice`; a case is resampled with all of its classes.
+    - `mean_dice_ci95`: bootstrap interval of `mean_dice`; each case is resampled with all its classes.
     - `mean_dice_present`: like `mean_dice`, but without false positives.
     - `classes`: scores by name of the class.
 
@@ -272,7 +272,7 @@ def bootstrap_interval(values: Sequence[float]) -> list[float | None]:
         values: one value per case.
 
     Returns:
-        Lower and upper limit; [None, None] for fewer than two values.
+        lower and upper limit; [None, None] for fewer than two values
 
     Example:
         >>> bootstrap_interval([0.5, 0.5]), bootstrap_interval([0.5])
@@ -318,15 +318,16 @@ def write_scores(
         cases: scores of the cases.
         class_names: names of the classes, background first.
         nsd_tolerance_mm: tolerance of the NSD per class in mm, background first; None if surfaces were not measured.
-        epoch: for a training run, the epoch after which it was validated. None (default) for other runs.
-        model: reason why the model of a training run has the newest instead of the best weights. None (default) if it
-            has the best weights, and for other runs.
+        epoch: for a training run, the epoch after which the network was validated. None (default) for other runs.
+        model: reason why the model of a training run has the newest instead of the best weights. None (default) if the
+            model has the best weights, and for other runs.
 
     Returns:
-        Content of `summary.json`, see `summarize`; with the keys `epoch` and `model`, unless they are None.
+        content of `summary.json`, see `summarize`; also with the keys `epoch` and `model`, unless these arguments are
+        None
 
     Raises:
-        OutputError: A file cannot be written, or would replace a file that segbundle did not write.
+        OutputError: a file cannot be written, or would replace a file that segbundle did not write.
 
     Example:
         >>> import tempfile
@@ -356,7 +357,7 @@ def read_rows(path: Path) -> list[Row]:
         path: path of the file.
 
     Raises:
-        OutputError: The file cannot be read, lacks columns, or has invalid values or duplicate rows.
+        OutputError: the file cannot be read, lacks columns, or has invalid values or duplicate rows.
 
     Example:
         >>> import tempfile
@@ -395,7 +396,7 @@ def finite_number(text: str) -> float:
         text: content of the cell.
 
     Raises:
-        ValueError: The text is not a finite number.
+        ValueError: the text is not a finite number.
 
     Example:
         >>> finite_number("2.5")
@@ -421,7 +422,7 @@ def read_scores(output_dir: str | Path, class_names: Sequence[str]) -> list[Case
         class_names: names of the classes, background first.
 
     Raises:
-        OutputError: The file is missing, cannot be read, or has other classes.
+        OutputError: the file is missing, cannot be read, or has other classes.
 
     Example:
         >>> import tempfile
@@ -453,8 +454,8 @@ def read_scores(output_dir: str | Path, class_names: Sequence[str]) -> list[Case
 def print_summary(summary: dict[str, Any], title: str) -> None:
     """Print a table of scores: one row per class, and the mean Dice over classes with and without false positives.
 
-    Surface metrics are shown if they were computed. On a terminal with fewer than 100 columns, they replace the
-    bootstrap intervals.
+    Surface metrics are shown if they were computed. On a terminal with fewer than 100 columns, surface metrics replace
+    the bootstrap intervals.
 
     Args:
         summary: mean scores from `summarize`.

@@ -50,7 +50,7 @@ class SeedEpochs:
 
     Args:
         seed: seed of the run; None disables seeding.
-        loader: training loader. A `PatchLoader` has a seed of its own, so only its epoch is set. For other loaders,
+        loader: training loader. A `PatchLoader` has a seed of its own, so only the epoch is set. For other loaders,
             PyTorch's generator and the random transforms of the dataset are seeded. (Worker processes are seeded from
             PyTorch's generator.)
 
@@ -90,8 +90,8 @@ class StopAtNaN:
     trainer must set `state.gradient_norm`, as `SegmentationTrainer` does.
 
     Raises:
-        TrainingError: during training, if the loss or the gradient is not finite. The message names the cases of the
-            batch.
+        TrainingError: the loss or the gradient is not finite (raised during training). The message names the cases of
+            the batch.
 
     Example:
         >>> trainer = Engine(lambda engine, batch: None)
@@ -231,13 +231,13 @@ class EarlyStopping:
 class TrainingLog:
     """Handler that writes the progress of training to the log, to TensorBoard and, optionally, to MLflow.
 
-    The log has a line per validation and an estimate of the remaining time. Without a terminal, it also has lines for
-    the epochs in between, at a limited rate. At the end, the path of the model, its Dice, the training time, the peak
-    memory and the next commands are logged.
+    The log has a line per validation and an estimate of the remaining time. Without a terminal, the log also has lines
+    for the epochs in between, at a limited rate. At the end, the path and the Dice of the model, the training time, the
+    peak memory and the next commands are logged.
 
-    TensorBoard receives the loss, the learning rate and the gradient norm of every epoch. After every validation, it
-    also receives the mean Dice, the Dice of every class, and for each of the first three cases a slice with the
-    reference and the prediction as overlays.
+    TensorBoard receives the loss, the learning rate and the gradient norm of every epoch. After every validation,
+    TensorBoard also receives the mean Dice, the Dice of every class, and for each of the first three cases a slice with
+    the reference and the prediction as overlays.
 
     With several ranks, every rank needs the handler, because the loss is the mean over the ranks. Only rank 0 writes to
     TensorBoard and MLflow.
@@ -252,7 +252,7 @@ class TrainingLog:
         class_colors: colors of the classes in pictures, see `colors_of`. Default: a palette.
 
     Raises:
-        ConfigError: at the start of training, if MLflow cannot be used.
+        ConfigError: MLflow cannot be used (raised at the start of training).
 
     Example:
         >>> trainer, evaluator = Engine(lambda engine, batch: None), Engine(lambda engine, batch: None)
@@ -321,7 +321,7 @@ class TrainingLog:
         too_slow = self._slow_epochs > _SLOW_EPOCHS * (engine.state.max_epochs or 0)
         if (rate == 0 and self._rate > 0) or (too_slow and not self._too_slow and rate > 0):
             _logger.warning(
-                "epoch %d: the learning rate is %.3g, so %s max_epochs (%s). Set the arguments of lr_scheduler "
+                "epoch %d: the learning rate is %.3g, so %s max_epochs (%s). Configure lr_scheduler "
                 "for max_epochs steps, one per epoch.",
                 engine.state.epoch,
                 rate,

@@ -88,7 +88,8 @@ def _error_map(case: ShownCase, class_names: Sequence[str]) -> bytes:
     Unknown voxels and classes that were not annotated count as correct.
     """
     num_classes = len(class_names)
-    reference, prediction = (_read(case, name, class_names) for name in ("reference", "prediction"))
+    prediction = _read(case, "prediction", class_names)
+    reference = read_labels(case.files["reference"], ["background", *class_names], prediction.geometry)
     difference = prediction.geometry.difference(reference.geometry)
     if difference:
         raise DataError(

@@ -20,7 +20,8 @@ from segbundle.distributed import all_gather, rank
 from segbundle.files import run_files
 from segbundle.inference.scan_records import ScanRecords
 from segbundle.metrics import score_case
-from segbundle.results.scores import CaseScores, print_summary, summarize, write_scores
+from segbundle.results.scores import CaseScores
+from segbundle.results.summary import print_summary, summarize, write_scores
 
 _logger = logging.getLogger(__name__)
 

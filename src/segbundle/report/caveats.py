@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 
 from segbundle.results.runs import Run
-from segbundle.results.scores import mean_dice
+from segbundle.results.summary import mean_dice
 
 _FEW = 10
 

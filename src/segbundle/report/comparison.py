@@ -20,7 +20,8 @@ from segbundle.report.charts import Point, strip_plot
 from segbundle.report.rendering import LABELS, as_yaml, number, render, signed
 from segbundle.results.case_files import refuse_if_moved
 from segbundle.results.runs import Run, read_run
-from segbundle.results.scores import Row, bootstrap_interval, mean_dice
+from segbundle.results.scores import Row
+from segbundle.results.summary import bootstrap_interval, mean_dice
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,8 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path, dataset_
     Example:
         >>> import tempfile
         >>> from segbundle.metrics import ClassScore, Status
-        >>> from segbundle.results.scores import CaseScores, write_scores
+        >>> from segbundle.results.scores import CaseScores
+        >>> from segbundle.results.summary import write_scores
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     runs = [Path(folder) / name for name in ("baseline", "deeper")]
         ...     for run, dice in zip(runs, (0.8, 0.9)):

@@ -55,7 +55,8 @@ def write_report(folder: str | Path, output: str | Path | None = None, dataset_d
     Example:
         >>> import tempfile
         >>> from segbundle.metrics import ClassScore
-        >>> from segbundle.results.scores import CaseScores, write_scores
+        >>> from segbundle.results.scores import CaseScores
+        >>> from segbundle.results.summary import write_scores
         >>> scores = [ClassScore(Status.SCORED, 0.99, 900, 900), ClassScore(Status.SCORED, 0.8, 90, 110)]
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = write_scores(folder, [CaseScores("case_1", scores, 0.001)], ["background", "liver"])

@@ -271,7 +271,7 @@ def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:
 
     Example:
         >>> import tempfile
-        >>> from segbundle.results.scores import write_scores
+        >>> from segbundle.results.summary import write_scores
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = write_scores(folder, [], ["background", "liver"])
         ...     read_run(folder).class_names

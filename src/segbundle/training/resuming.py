@@ -29,8 +29,8 @@ from segbundle.distributed import rank
 from segbundle.errors import CheckpointError, ConfigError, OutputError, TrainingError
 from segbundle.files.atomic import atomic_write, write_json
 from segbundle.inference.scoring import MeanDice
-from segbundle.results.scores import write_scores
 from segbundle.results.structures import write_training_cases
+from segbundle.results.summary import write_scores
 from segbundle.training.caching import PreparedCases
 from segbundle.training.schedules import planned_epochs, rebuild_schedule, replay_schedule
 from segbundle.training.weight_average import WeightAverage

@@ -75,7 +75,7 @@ def shown_cases(
 
     Example:
         >>> import tempfile
-        >>> from segbundle.results.scores import write_scores
+        >>> from segbundle.results.summary import write_scores
         >>> with tempfile.TemporaryDirectory() as run:
         ...     _ = write_scores(run, [], ["background", "liver"])
         ...     shown_cases(run)

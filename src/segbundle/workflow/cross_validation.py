@@ -20,7 +20,8 @@ from segbundle.files.documents import read_json, shortened
 from segbundle.files.output_folders import folder_of
 from segbundle.files.unwritten import UnwrittenFiles
 from segbundle.results.runs import write_run
-from segbundle.results.scores import print_summary, read_scores, summarize, write_scores
+from segbundle.results.scores import read_scores
+from segbundle.results.summary import print_summary, summarize, write_scores
 from segbundle.terminal import say
 from segbundle.training.next_steps import prediction_command
 from segbundle.workflow.outputs import prepare_output

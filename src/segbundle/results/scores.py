@@ -242,6 +242,7 @@ def read_scores(output_dir: str | Path, class_names: Sequence[str]) -> list[Case
 
     Example:
         >>> import tempfile
+        >>> from segbundle.results.summary import write_scores
         >>> scores = [ClassScore(Status.SCORED, 0.99, 900, 900), ClassScore(Status.SCORED, 0.8, 90, 110)]
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = write_scores(folder, [CaseScores("case_1", scores, 0.001)], ["background", "liver"])

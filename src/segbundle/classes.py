@@ -32,7 +32,7 @@ class Classes:
         self.names = [str(name) for name in names]
         if len(self.names) < 2:
             raise ConfigError(
-                f"class_names is {self.names}: it must contain the background and at least one class, "
+                f"class_names is {self.names}: it must contain the background and at least one foreground class, "
                 "for instance [background, liver]."
             )
         if len(self.names) > IGNORE_INDEX:

@@ -150,18 +150,16 @@ def entries(
     parent: Mapping[Any, Any] | None = None,
     is_merged: bool = True,
 ) -> Iterator[Entry]:
-    """Yield an `Entry` for every value of a configuration, at any depth.
+    """Yield an `Entry` for every value of a configuration, at any depth, and for every key that MONAI would evaluate.
 
-    String keys that MONAI would evaluate are yielded as well, as values.
-
-    Call with `content` only to walk a whole configuration; the other arguments describe where `content` lies in it.
+    To walk a whole configuration, pass only `content`. The other arguments describe where `content` lies in it.
 
     Args:
         content: configuration, or a value within it.
         keys: keys from the root to `content`. Default: (), for a whole configuration.
         in_component: whether `content` lies inside a component, that is, a mapping with a `_target_`. Default: False.
-        parent: mapping that directly contains `content`. Default: None, if `content` is not the value of a single key
-            of a mapping, or if another file may add keys to that mapping.
+        parent: mapping that directly contains `content`. Default: None, for a whole configuration, for an element of a
+            list, for a value whose key contains `#`, and for a mapping to which another file may add keys.
         is_merged: whether other files may add keys to `content`, as they can at the top level. Default: True.
 
     Example:

@@ -34,7 +34,7 @@ class Finding:
 
 
 def excerpt_of(value: object) -> str:
-    """Return a value as shown in a finding: text unchanged, everything else as its `repr`, shortened.
+    """Return a value as a finding shows it: text as it is, other objects as their `repr`; both are cut if long.
 
     Args:
         value: any object.

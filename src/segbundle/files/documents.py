@@ -247,6 +247,6 @@ def _check_expansion(path: Path, root: Any) -> None:
 
     if root is not None and size(root) > MAX_YAML_NODES:
         raise ConfigError(
-            f"{path}: contains {size(root):,} values after the expansion of aliases, more than {MAX_YAML_NODES:,}. "
-            "Use fewer values or YAML aliases (*name)."
+            f"{path}: contains {size(root):,} values after the expansion of YAML aliases (*name), more than "
+            f"{MAX_YAML_NODES:,}. Remove values or aliases."
         )

@@ -93,7 +93,7 @@ def _per_activity(path: str | Path, headers: list[Any]) -> float:
     corrected = [str(word) for word in header.get("CorrectedImage") or ()]
     for word, what in (("ATTN", "attenuation"), ("DECY", "decay")):
         if word not in corrected:
-            raise DataError(f"{path}: is not corrected for {what} (CorrectedImage), so it has no SUV.")
+            raise DataError(f"{path}: is not corrected for {what} (CorrectedImage), so SUVs cannot be computed.")
     drug = (header.get("RadiopharmaceuticalInformationSequence") or [{}])[0]
     weight = _positive(path, header, "PatientWeight")
     dose = _positive(path, drug, "RadionuclideTotalDose")

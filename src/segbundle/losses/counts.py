@@ -25,7 +25,7 @@ _MIN_LOGIT = -1e30
 class SoftCounts(NamedTuple):
     """Per-class sums over the voxels that are not ignored, for B samples and C classes.
 
-    Here, p is the probability of a class at a voxel, and g is its reference: 0 or 1, or a value between for soft
+    p is the predicted probability of a class at a voxel, and g its reference value: 0 or 1, or in between for soft
     targets.
 
     Example:

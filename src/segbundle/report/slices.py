@@ -139,7 +139,8 @@ def _read_labels(path: str, grid: Geometry | None = None, class_names: Sequence[
     scan = read_labels(path, class_names, grid)
     if not np.issubdtype(scan.array.dtype, np.integer):
         raise DataError(
-            f"{path} is not a label map: it contains non-integer values. If it was resampled, use nearest-neighbor interpolation."
+            f"{path} is not a label map: it contains non-integer values. If it was resampled, use nearest-neighbor "
+            "interpolation."
         )
     return scan
 

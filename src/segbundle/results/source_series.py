@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from segbundle.io.dicom import find_series
+from segbundle.io.dicom_folders import listed_series
 
 FIELDS = ("modality", "pseudonym")
 """Fields that are always recorded."""
@@ -62,7 +64,7 @@ def series_fields(
 
 def _fields(path: str) -> dict[str, str] | None:
     try:
-        series = find_series(path)
+        series = listed_series(Path(path)) or find_series(path)
     except (OSError, ValueError):  # DataError is a ValueError; the same error is reported when the scan is read
         return None
     if series is None:

@@ -333,6 +333,11 @@ SETTINGS = (
         "false", _PREDICT,
     ),
     Setting(
+        "keep_identifiers", Boolean(), _BOTH,
+        "also record UID, date and description of DICOM series; false records the modality and a pseudonym", _OUTPUT,
+        "false", _PREDICT,
+    ),
+    Setting(
         "nsd_tolerance_mm", AnyOf(NULL, Number(minimum=0), MappingOf(Number(minimum=0))),
         "a distance in mm, for instance 1.0, or one for each class, for instance {liver: 3.0},",
         "tolerance of the normalized surface Dice in mm; for all classes or by name, "
@@ -372,7 +377,7 @@ def settings_of(command: str) -> dict[str, list[Setting]]:
 
     Example:
         >>> [setting.key for setting in settings_of("evaluate")["Evaluation and output"]]
-        ['largest_component', 'output_format', 'save_probabilities', 'nsd_tolerance_mm']
+        ['largest_component', 'output_format', 'save_probabilities', 'keep_identifiers', 'nsd_tolerance_mm']
     """
     used = [setting for setting in SETTINGS if setting.description and command in setting.commands]
     return {theme: [setting for setting in used if setting.theme == theme] for theme in THEMES}

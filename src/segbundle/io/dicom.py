@@ -226,9 +226,10 @@ def _only_volume(folder: Path, listing: DicomFolder) -> Series:
 
 
 def _shown(folder: Path, volumes: list[Series]) -> str:
-    """Return description, label, number of files and path of the first volumes as text."""
+    """Return modality, SeriesNumber, label, number of files and path of the first volumes as text."""
     lines = []
     for series in volumes[:5]:
-        name = " ".join(filter(None, (series.description or series.modality, series.volume)))
+        number = f"series {series.number}" if series.number else ""
+        name = " ".join(filter(None, (series.modality, number, series.volume)))
         lines.append(f"{name}, {len(series.files)} file(s): {series.path.relative_to(folder)}")
     return "; ".join([*lines, *(["..."] if len(volumes) > 5 else [])])

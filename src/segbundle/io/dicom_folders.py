@@ -236,10 +236,26 @@ def find_scattered(path: Path) -> Series | None:
     return None if known is None else known[0]
 
 
+def listed_series(path: Path) -> Series | None:
+    """Return a series of a folder that was listed before, without reading headers again; None if its files changed.
+
+    Args:
+        path: path of the series. Only its first image is included in the result.
+
+    Example:
+        >>> listed_series(Path("/nowhere/ct")) is None
+        True
+    """
+    known = _summaries.get(path)
+    return known[0] if known is not None and known[1] == _states(known[0].files) else None
+
+
 _listed: dict[Path, tuple[list[_State], DicomFolder]] = {}
 """Listings of folders, from the least to the most recently used."""
 _lock = Lock()
 _scattered: dict[Path, tuple[Series, list[_State | None]]] = {}
+_summaries: dict[Path, tuple[Series, list[_State | None]]] = {}
+"""Series of all listed folders, with their first image only."""
 
 
 def _states(files: Iterable[Path]) -> list[_State | None]:
@@ -284,6 +300,10 @@ def _list(folder: Path, files: Sequence[_State]) -> DicomFolder:
         series = [entry if entry.why is not None else replace(entry, path=folder) for entry in series]
     series = [replace(entry, unreadable=tuple(unreadable)) for entry in series] if unreadable else series
     series.sort(key=lambda entry: (entry.files[0], entry.path))
+    state_of = {folder / state[0]: state for state in files}
+    for entry in series:
+        states = [state_of.get(file) for file in entry.files]
+        _summaries[entry.path] = replace(entry, images=entry.images[:1]), states
     return DicomFolder(tuple(series), tuple(sorted(passed_over.items())), tuple(unreadable))
 
 

@@ -113,7 +113,8 @@ def _positive(path: str | Path, header: Any, name: str) -> float:
     except (TypeError, ValueError):
         number = 0.0
     if not (math.isfinite(number) and number > 0):
-        raise DataError(f"{path}: {name} is {'missing' if value is None else value}; SUV needs a positive number.")
+        found = "missing" if value is None else "not a positive number"
+        raise DataError(f"{path}: {name} is {found}; SUV needs a positive number.")
     return number
 
 

@@ -13,6 +13,7 @@ from segbundle.errors import DataError, OutputError
 from segbundle.files.atomic import read_csv, write_csv
 from segbundle.metrics.measures import measure_classes
 from segbundle.report.slices import CaseVolumes
+from segbundle.results.source_series import series_columns
 from segbundle.results.structures import Structure, measured
 
 _MEASURED = ("volume_ml", "touches_edge", "components", "mean_intensity")
@@ -60,6 +61,7 @@ def write_measurements(
     notes: Mapping[str, Sequence[str]],
     failed: Mapping[str, str],
     class_names: Sequence[str],
+    series: Mapping[str, Mapping[str, str]] | None = None,
 ) -> None:
     """Write `measurements.csv`, with one row per scan and class, sorted by scan.
 
@@ -73,6 +75,7 @@ def write_measurements(
         notes: problems of a scan itself, such as equal values in all voxels, by scan.
         failed: error messages by scan, for scans without measurements.
         class_names: names of the foreground classes.
+        series: fields of the DICOM series by scan, which become further columns. Default: none.
 
     Raises:
         OutputError: the file cannot be written, or would replace a file that segbundle did not write.
@@ -97,7 +100,12 @@ def write_measurements(
         for name in class_names
     ]
     rows.sort(key=lambda row: row[0])
-    write_csv(path, _COLUMNS, rows)
+    columns = series_columns(series or {})
+    of_case = {
+        case: tuple(fields.get(name, "") for name in columns.values()) for case, fields in (series or {}).items()
+    }
+    no_series = [""] * len(columns)
+    write_csv(path, (*_COLUMNS, *columns), [(*row, *of_case.get(row[0], no_series)) for row in rows])
 
 
 def _warning_cells(texts: Sequence[str]) -> tuple[str, str]:

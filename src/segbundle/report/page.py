@@ -19,6 +19,7 @@ from segbundle.report.trainings import drawn, read_curves, unfinished
 from segbundle.results.case_files import refuse_if_moved
 from segbundle.results.runs import Run, about, read_run, short_name
 from segbundle.results.scores import Row
+from segbundle.results.source_series import series_columns
 
 _logger = logging.getLogger(__name__)
 _COLUMNS = (
@@ -112,6 +113,8 @@ def _page(run: Run) -> str:
         rows=[_table_row(run, row, anchors.get((row.case, row.name))) for row in sorted(run.rows, key=worst_first)],
         pictures=pictures,
         curves=trained,
+        series=run.series,
+        series_columns=series_columns(run.series),
         made_by={name: value for name, value in run.made_by.items() if name != "config"},
         config=as_yaml(run.made_by.get("config", {})),
     )

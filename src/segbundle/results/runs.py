@@ -17,6 +17,7 @@ from segbundle.files.documents import read_json, validate
 from segbundle.results.case_files import CaseFiles
 from segbundle.results.journal import damage_named, journals, read_records
 from segbundle.results.scores import Row, read_rows
+from segbundle.results.source_series import series_by_case
 
 _UNFINISHED = {
     run_files.TASK: "no epoch has been validated. Wait for the first validation, or continue a stopped run with "
@@ -39,6 +40,7 @@ class Predictions:
         made_by: content of `run.json` (command, versions, configuration), without credentials.
         files: files by case, for all scans that were predicted.
         failed: error messages by case, for all scans that failed.
+        series: fields of the DICOM series by case, for scans from DICOM.
 
     Example:
         >>> Predictions(Path("predictions"), ["liver"], {}, {}, {"case_2": "cannot be read"}).failed
@@ -50,6 +52,7 @@ class Predictions:
     made_by: dict[str, Any]
     files: dict[str, CaseFiles]
     failed: dict[str, str]
+    series: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Run:
         chosen_by: names of the cases whose Dice selected the epoch of a model; empty if unknown.
         folds: content of `summary.json` by number of the fold; empty unless the run is a cross-validation.
         fold_of: number of the fold that held out each case; empty unless the run is a cross-validation.
+        series: fields of the DICOM series by case, for scans from DICOM.
 
     Example:
         >>> run = Run(Path("run"), [], {"classes": {"liver": {}, "lesion": {}}}, {}, {}, {})
@@ -85,6 +89,7 @@ class Run:
     chosen_by: frozenset[str] = frozenset()
     folds: dict[int, dict[str, Any]] = field(default_factory=dict)
     fold_of: dict[str, int] = field(default_factory=dict)
+    series: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def is_training(self) -> bool:
@@ -255,7 +260,7 @@ def read_predictions(folder: str | Path, dataset_dir: str | Path | None = None) 
                 )
             found = CaseFiles(scan, None, str(folder / Path(prediction).name))
             files[record["case"]] = found.moved_to(dataset_dir)
-    return Predictions(folder, class_names[1:], made_by, files, failed)
+    return Predictions(folder, class_names[1:], made_by, files, failed, series_by_case(records))
 
 
 def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:
@@ -288,6 +293,7 @@ def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:
     folds = {fold: path for fold, path in folds.items() if (path / run_files.SUMMARY).is_file()}
     made_by = {path: _read_made_by(path) for path in (folder, *folds.values())}
     records = {path: read_records(path) for path in made_by}
+    every = [record for found in records.values() for record in found]
     summary, rows = _read_summary(folder), read_rows(folder / run_files.METRICS)
     if others := {row.name for row in rows} - set(summary["classes"]):
         raise OutputError(
@@ -304,11 +310,12 @@ def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:
             for path, made in made_by.items()
             for case, files in _case_files(path, made, records[path], dataset_dir)
         },
-        _failed_cases([record for found in records.values() for record in found]),
+        _failed_cases(every),
         _trained_on([made_by[path] for path in folds.values()] or [made_by[folder]]),
         frozenset(case for made in made_by.values() for case in made.get("chosen_by", [])),
         {fold: _read_summary(path) for fold, path in folds.items()},
         {case: fold for fold, path in folds.items() for case in made_by[path].get("cases", {})},
+        series_by_case(every),
     )
 
 

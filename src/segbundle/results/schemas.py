@@ -61,6 +61,7 @@ class Record(_Strict):
         probabilities: path of the class probabilities; None if they were not saved.
         error: error message; None for a scan that was predicted.
         scores: scores of an evaluation; None for a prediction or a failed scan.
+        series: fields of the DICOM series; None for a scan in another format.
 
     Example:
         >>> Record(case="case_1", status="failed", error="case_1.nii.gz: cannot be read").status
@@ -74,6 +75,7 @@ class Record(_Strict):
     probabilities: str | None = None
     error: str | None = None
     scores: Scores | None = None
+    series: dict[str, str] | None = None
 
 
 class Case(_Strict):

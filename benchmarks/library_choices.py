@@ -22,7 +22,7 @@ from ignite.handlers import EMAHandler
 from monai.networks.nets import DynUNet
 from scipy import stats
 
-from segbundle.results.scores import bootstrap_interval
+from segbundle.results.summary import bootstrap_interval
 from segbundle.training.weight_average import WeightAverage
 
 TRUE_MEAN = 0.95 * 18 / 21

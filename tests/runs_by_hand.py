@@ -10,7 +10,8 @@ import torch
 from segbundle.files.atomic import write_json
 from segbundle.metrics import score_case
 from segbundle.results.runs import write_run
-from segbundle.results.scores import CaseScores, write_scores
+from segbundle.results.scores import CaseScores
+from segbundle.results.summary import write_scores
 from tiny import write_nifti
 
 NAMES = ["background", "ball", "cube"]

@@ -12,6 +12,7 @@ import SimpleITK as sitk
 import segbundle as sb
 from commands import TINY, segbundle
 from segbundle.errors import CheckpointError, ConfigError, DataError, OutputError
+from segbundle.io.label_maps import read_labels
 from tiny import write_tiny_dataset
 
 pytestmark = pytest.mark.e2e
@@ -158,6 +159,24 @@ def test_label_map_of_an_image_in_memory_is_written_atomically(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"ct_seg\.nii\.gz: cannot be written"):
         label_map.save(tmp_path / "file" / "ct_seg.nii.gz")
+
+
+def test_label_maps_are_saved_with_names(tmp_path):
+    """NIfTI with a table of labels, and the segments of 3D Slicer."""
+    labels = np.zeros((5, 4, 3), np.uint8)
+    labels[1:3, 1, 1] = 2
+    nib.save(nib.Nifti1Image(np.zeros((5, 4, 3), np.int16), np.eye(4)), tmp_path / "ct.nii.gz")
+    names = ["background", "liver", "spleen"]
+    for source in (tmp_path / "ct.nii.gz", None):
+        label_map = sb.LabelMap(labels, np.eye(4), names, "ct", source)
+        written = nib.load(label_map.save(tmp_path / "a.nii.gz"))
+        assert b"spleen" in bytes(written.header.extensions[0].content)
+        np.testing.assert_array_equal(np.asarray(written.dataobj), labels)
+    path = sb.LabelMap(labels, np.eye(4), names, "ct", tmp_path / "ct.nii.gz").save(tmp_path / "a.seg.nrrd")
+    np.testing.assert_array_equal(read_labels(path, ["background", "spleen", "liver"]).array[0], labels // 2)
+    for name, said in (("a.txt", "has no suffix of a label map"), ("b.seg.nrrd", "can only be saved as NIfTI")):
+        with pytest.raises((ConfigError, DataError), match=said):
+            label_map.save(tmp_path / name)
 
 
 def test_options_of_a_loaded_model_are_refused(model):

@@ -24,19 +24,33 @@ from segbundle.config.options import default_bundle, task_file
 from segbundle.config.overlays import workflow_files
 from segbundle.config.settings import select_settings
 from segbundle.config.validation import bundle_configs, check_config
-from segbundle.errors import ConfigError, OutputError, PredictionError, SegbundleError, find_cause, suggestion
+from segbundle.errors import (
+    ConfigError,
+    DataError,
+    OutputError,
+    PredictionError,
+    SegbundleError,
+    find_cause,
+    suggestion,
+)
 from segbundle.files import run_files
 from segbundle.files.documents import read_json
 from segbundle.inference.slabs import NonFiniteLogitsError
 from segbundle.io.in_memory import IN_MEMORY
 from segbundle.io.scan_files import stem
 from segbundle.io.scans import read_scan, write_image, write_segmentation
+from segbundle.segmentations.class_entries import class_table
+from segbundle.segmentations.dicom_seg import write_dicom_seg
+from segbundle.segmentations.formats import check_installed, check_scan
+from segbundle.segmentations.nifti_labels import label_extensions
+from segbundle.segmentations.seg_nrrd import write_seg_nrrd
 from segbundle.workflow.bundle_runs import create_workflow
 
 _TRUST = "pass trust=True"
 PathLike: TypeAlias = str | Path
 Checkpoint: TypeAlias = PathLike | Sequence[PathLike]
 """Path of a model, path of a training or cross-validation folder, or for an ensemble a list of such paths."""
+_FORMATS = {".nii.gz": "nifti", ".nii": "nifti", ".seg.nrrd": "nrrd", ".dcm": "dicom_seg"}
 
 
 @dataclass(frozen=True)
@@ -83,35 +97,48 @@ class LabelMap:
         return self.labels == list(self.class_names).index(class_name)
 
     def to_nibabel(self) -> nib.Nifti1Image:
-        """Return the label map as a nibabel image with spatial units of mm."""
+        """Return the label map as a nibabel image with spatial units of mm, with the names in header extensions."""
         image = nib.Nifti1Image(self.labels, self.affine)
         image.header.set_xyzt_units("mm")
+        image.header.extensions.extend(label_extensions(class_table(self.class_names)))
         return image
 
     def save(self, path: PathLike) -> Path:
-        """Write the label map as NIfTI, and return its path.
+        """Write the label map with the names of the classes, and return its path.
 
-        If the scan is a file, the geometry in the header is copied from the scan.
+        The format depends on the suffix: NIfTI (`.nii.gz`, `.nii`), 3D Slicer (`.seg.nrrd`) or DICOM SEG (`.dcm`). If
+        the scan is a file, its geometry is copied.
 
         Args:
-            path: path with the suffix `.nii.gz` or `.nii`.
+            path: path of the file. Images in memory can only be saved as NIfTI, and DICOM SEG needs a DICOM series.
 
         Raises:
-            DataError: the file of the scan cannot be read any more.
+            ConfigError: the suffix is unknown, or DICOM SEG needs a package that is not installed.
+            DataError: the file of the scan cannot be read any more, or the format cannot be written for this scan.
             OutputError: the file cannot be written.
         """
-        path = Path(path)
-        if self.source is None:
+        path, table = Path(path), class_table(self.class_names)
+        name = path.name.lower()
+        output_format = next((value for suffix, value in _FORMATS.items() if name.endswith(suffix)), None)
+        if output_format is None:
+            raise ConfigError(f"{path}: has no suffix of a label map. Use one of {', '.join(_FORMATS)}.")
+        if output_format != "nifti":
+            check_installed([output_format])
+            if self.source is None:
+                raise DataError(f"{path}: an image in memory can only be saved as NIfTI. Use the suffix .nii.gz.")
+            check_scan(self.source, [output_format])
+            (write_seg_nrrd if output_format == "nrrd" else write_dicom_seg)(self.labels, self.source, path, table)
+        elif self.source is None:
             write_image(self.to_nibabel(), path)
         else:
-            write_segmentation(self.labels, self.source, path)
+            write_segmentation(self.labels, self.source, path, label_extensions(table))
         return path
 
 
 class Model:
     """Trained network with the preprocessing, sliding-window inference and postprocessing of its task.
 
-    `load_model` returns a `Model`. It can predict any number of scans.
+    `load_model` returns a `Model`. A model can predict any number of scans.
 
     Attributes:
         class_names: names by class index, background first.
@@ -211,9 +238,10 @@ def predict(
     progress: bool = True,
     **options: Any,
 ) -> list[LabelMap]:
-    """Predict scans, and return their label maps. They are also written if `output_dir` is given.
+    """Predict scans, and return a `LabelMap` for each, in the same order. With `output_dir`, also write the label maps.
 
-    For large batches, use the command `segbundle predict`: it can be resumed, and continues after a scan that fails.
+    For large batches, use the command `segbundle predict`: this command can be resumed, and continues after a scan that
+    fails.
 
     Args:
         scans: a scan or a list of scans, see `Model.predict`. A list contains scans, not channels.

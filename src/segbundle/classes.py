@@ -32,7 +32,7 @@ class Classes:
         self.names = [str(name) for name in names]
         if len(self.names) < 2:
             raise ConfigError(
-                f"class_names is {self.names}: it must contain the background and at least one class, "
+                f"class_names is {self.names}: it must contain the background and at least one foreground class, "
                 "for instance [background, liver]."
             )
         if len(self.names) > IGNORE_INDEX:
@@ -71,7 +71,7 @@ class Classes:
 
         Args:
             annotated: names of the annotated foreground classes; None if all classes are annotated. The background is
-                always annotated, although it may cover classes that are not.
+                always annotated, although background voxels may belong to unannotated classes.
 
         Raises:
             ConfigError: a class does not exist.

@@ -53,9 +53,9 @@ def local_world_size() -> int:
 def start_ranks() -> None:
     """Initialize the process group if `torchrun` has started several ranks; otherwise, do nothing.
 
-    Every rank must call this function. The backend is NCCL if every rank has a GPU, else Gloo. Collectives time out
-    only after 7 days, because scans may take very different times, and `torchrun` ends the other ranks if one fails.
-    Ranks above 0 log only warnings and errors.
+    Every rank must call this function. The backend is NCCL if every rank has a GPU, else Gloo. Collective operations
+    time out only after 7 days, because scans may take very different times, and `torchrun` ends the other ranks if one
+    rank fails. Ranks above 0 log only warnings and errors.
 
     Example:
         >>> start_ranks()  # not started by torchrun
@@ -90,10 +90,11 @@ def require_process_group() -> None:
 
 
 def stop_ranks() -> None:
-    """Destroy the process group. Networks of `shared_gradients` cannot be used afterwards.
+    """Destroy the process group. Networks returned by `shared_gradients` cannot be used afterwards.
 
     The threads of a process group live as long as any object refers to the group. If such a thread frees a tensor while
-    Python exits, the process aborts. The networks are therefore cleared first, so that all threads end in this call.
+    Python exits, the process aborts. The references of these networks to the group are therefore dropped first, so that
+    all threads end in this call.
 
     Example:
         >>> stop_ranks()  # no process group
@@ -128,7 +129,7 @@ def shared_gradients(network: torch.nn.Module) -> torch.nn.Module:
         network: network on the device of this rank.
 
     Returns:
-        The wrapped network; `network` itself without a process group.
+        the wrapped network, or `network` itself without a process group
 
     Example:
         >>> network = torch.nn.Linear(2, 1)
@@ -167,7 +168,7 @@ def all_gather(shard: Sequence[_T]) -> list[_T]:
     Every rank must call this function, because it waits for all ranks. All ranks get the same list.
 
     Args:
-        shard: entries of this rank; they must be picklable.
+        shard: entries of this rank, which must be picklable.
 
     Example:
         >>> all_gather(["a", "b", "c"])  # no process group
@@ -187,7 +188,7 @@ def broadcast(value: _T) -> _T:
     Every rank must call this function, because it waits for all ranks.
 
     Args:
-        value: any picklable object; only that of rank 0 is used.
+        value: any picklable object; only the object of rank 0 is used.
 
     Example:
         >>> broadcast(3)  # no process group

@@ -97,7 +97,7 @@ class TrainingError(SegbundleError):
 
 
 class PredictionError(SegbundleError):
-    """Error for a scan for which the output of the network cannot be used, for instance because it is NaN.
+    """Error for a scan for which the output of the network cannot be used, for instance because of NaN values.
 
     Example:
         >>> raise PredictionError("case a: the logits are NaN.")
@@ -193,7 +193,7 @@ def find_cause(error: BaseException, kind: type[_E]) -> _E | None:
     """Return the first error of a given class in a chain of wrapped errors, or None if the chain has no such error.
 
     Args:
-        error: exception; it is searched first, then the error that caused it, and so on.
+        error: exception; its class is checked first, then the class of the error that caused it, and so on.
         kind: class to search for.
 
     Example:
@@ -224,8 +224,9 @@ def describe(error: BaseException) -> str:
 def one_line(error: BaseException) -> str:
     """Return the class and the message of an error as one line.
 
-    The class is left out for `TypeError`, `OSError`, and `ValueError` except `UnicodeError`. If PyTorch could not
-    allocate memory on the CPU, the line only says how much it tried to allocate.
+    The class name is omitted for `TypeError`, `OSError` and `ValueError`, but kept for `UnicodeError` (a subclass of
+    `ValueError`) and for errors without a message. If PyTorch could not allocate memory on the CPU, the line contains
+    only the size of the allocation.
 
     Args:
         error: exception.

@@ -58,8 +58,8 @@ class LineLimit:
     """Rate limit of progress lines: the first lines pass, and later lines only at intervals.
 
     Args:
-        free: number of lines that pass without a limit.
-        begun: start time of the loop in seconds, on the clock that `passes` is called with.
+        free: number of first lines that are exempt from the limit.
+        begun: start time of the loop in seconds, on the same clock as the argument of `passes`.
         seconds: minimum time between later lines in seconds (default 10).
 
     Example:
@@ -102,7 +102,7 @@ def counted(
         description: name of the loop, such as `checking`.
         unit: name of an item, such as `case`.
         leave: whether the finished bar stays on the terminal (default True).
-        free_lines: number of lines without a rate limit if stderr is not a terminal (default 0).
+        free_lines: number of first lines that are exempt from the rate limit, if stderr is not a terminal (default 0).
         delay: seconds before the bar appears on a terminal (default 0).
 
     Example:

@@ -117,7 +117,7 @@ def test_files_of_an_earlier_version_are_recognized(predict, tmp_path):
     (tmp_path / "predictions.json").write_text(json.dumps([{**one, "settings": "0123456789ab"} for one in records]))
     done = predict(tmp_path, "--resume")
     assert done.returncode == 0, done.stderr
-    assert "2 scans had other settings or weights and are processed again" in done.stdout
+    assert "2 scan(s) had other settings or weights; these scans are processed again" in done.stdout
     (tmp_path / ".segbundle-files.jsonl").unlink()
     late = (tmp_path / "run.json").stat().st_mtime_ns + 10**9
     os.utime(tmp_path / "test_01_seg.nii.gz", ns=(late, late))

@@ -79,7 +79,7 @@ def test_other_formats_replace_those_of_an_earlier_run(scans, trained, tmp_path)
     assert "ct</" in (out / "report.html").read_text(encoding="utf-8")
     done = predict(trained, out, scans / "ct", "--resume", "--output_format", "[nifti]")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 scans had other settings" in done.stdout
+    assert "1 scan(s) had other settings" in done.stdout
     assert (out / "ct_seg.nii.gz").is_file() and not (out / "ct.seg.nrrd").exists()
 
 

@@ -159,4 +159,4 @@ def test_changed_component_arguments_count_as_new_settings(folder, trained, tmp_
     done = segbundle(*predict(scan, trained, tmp_path, "--resume", "--sw_batch_size", "2"))
     assert "resuming: 1 of 1 scans are done" in done.stdout, done.stdout + done.stderr
     done = segbundle(*predict(scan, trained, tmp_path, "--resume", "--inferer#overlap", "0.75"))
-    assert "1 scans had other settings" in done.stdout, done.stdout + done.stderr
+    assert "1 scan(s) had other settings" in done.stdout, done.stdout + done.stderr

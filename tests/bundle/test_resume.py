@@ -232,11 +232,11 @@ def test_changed_references_and_tolerances_are_scored_again(dataset, trained, ev
         shutil.copy(dataset / "labelsTr" / "case_04.nii.gz", dataset / "labelsTr" / f"{case}.nii.gz")
     done = segbundle(*evaluate(dataset, trained, out, "--resume"))
     assert done.returncode == 0, done.stderr
-    assert "2 scans or references have changed; these scans are processed again" in done.stdout
+    assert "the scan or reference of 2 case(s) has changed; these cases are processed again" in done.stdout
     assert "4 of 6 scans are done" in done.stdout
     assert segbundle(*evaluate(dataset, trained, tmp_path / "fresh")).returncode == 0
     assert evaluation(out) == evaluation(tmp_path / "fresh") != evaluation(evaluated[0])
     done = segbundle(*evaluate(dataset, trained, out, "--resume", "--nsd_tolerance_mm", "0.5"))
     assert done.returncode == 0, done.stderr
-    assert "6 scans had other settings or weights and are processed again" in done.stdout
+    assert "6 scan(s) had other settings or weights; these scans are processed again" in done.stdout
     assert (out / "metrics.csv").read_bytes() != (tmp_path / "fresh" / "metrics.csv").read_bytes()

@@ -126,7 +126,7 @@ def test_macro_files_are_limited(base, tmp_path):
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
     bomb = write(tmp_path / "bomb.yaml", "\n".join(lines))
     over = write(tmp_path / "over.yaml", f"f: '%{bomb}::a8'")
-    with pytest.raises(ConfigError, match=r"bomb.yaml: contains .* values after the expansion of aliases"):
+    with pytest.raises(ConfigError, match=r"bomb.yaml: contains .* values after the expansion of YAML aliases"):
         merged_config([base, over])
 
 

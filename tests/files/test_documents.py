@@ -18,7 +18,7 @@ def write(path, content):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (BOMB, "values after the expansion of aliases, more than 100,000"),
+        (BOMB, "values after the expansion of YAML aliases (*name), more than 100,000"),
         ("a: &a [*a]", "an alias refers to itself"),
         ("a: " + "[" * 20_000, "nested too deeply"),
         ("a: 1\nb: 2\na: 3", "key 'a' is given twice"),

@@ -131,8 +131,8 @@ def test_without_resume_every_case_is_scored_again(dataset, tmp_path):
     assert network.scans == 4
 
 
-OTHER_SETTINGS = "4 scans had other settings or weights and are processed again"
-OTHER_FILES = "1 scans or references have changed; these scans are processed again"
+OTHER_SETTINGS = "4 scan(s) had other settings or weights; these scans are processed again"
+OTHER_FILES = "the scan or reference of 1 case(s) has changed; these cases are processed again"
 
 
 @pytest.mark.parametrize(

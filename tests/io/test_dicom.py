@@ -389,7 +389,7 @@ def test_other_files_are_skipped_and_counted(tmp_path):
 def test_several_series_are_identified_by_files(tmp_path):
     first, second = voxels(seed=1), voxels((6, 5, 4), seed=2)
     write_series(tmp_path, first, SeriesInstanceUID="1.1", SeriesDescription="thick")
-    write_series(tmp_path, second, SeriesInstanceUID="1.2", prefix="B", SeriesDescription="thin")
+    write_series(tmp_path, second, SeriesInstanceUID="1.2", prefix="B", SeriesDescription="thin", SeriesNumber=3)
     found = list_series(tmp_path)
     assert [(one.description, one.modality, len(one.files)) for one in found] == [("thin", "CT", 4), ("thick", "CT", 8)]
     assert [one.path.name for one in found] == ["B000.dcm", "IM000.dcm"]
@@ -398,7 +398,7 @@ def test_several_series_are_identified_by_files(tmp_path):
         np.testing.assert_array_equal(read_scan(str(path)).geometry.affine, expected_affine({}))
     assert files_of(found[0].path) == [tmp_path / f"B00{k}.dcm" for k in range(4)]
     with pytest.raises(
-        DataError, match=r"2 DICOM volumes \(thin, 4 file\(s\): B000.dcm; thick, 8 file\(s\): IM000.dcm\)"
+        DataError, match=r"2 DICOM volumes \(CT series 3, 4 file\(s\): B000.dcm; CT, 8 file\(s\): IM000.dcm\)"
     ):
         read_scan(tmp_path)
 

@@ -1,4 +1,4 @@
-"""NRRD and MetaImage files: separate voxel files, truncated files, and invalid headers."""
+"""NRRD and MetaImage files: separate data files, truncated files, and invalid headers."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def test_voxel_file_is_named(tmp_path, suffix):
         read_scan(tmp_path / f"a{suffix}")
     (tmp_path / "a.raw").unlink()
     for reading in (read_scan, read_geometry):
-        with pytest.raises(DataError, match=r"the file with its voxels, .*a\.raw, is missing"):
+        with pytest.raises(DataError, match=r"its data file .*a\.raw is missing"):
             reading(tmp_path / f"a{suffix}")
 
 

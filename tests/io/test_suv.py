@@ -71,7 +71,7 @@ def test_factors_of_philips(tmp_path):
     ("tags", "drug", "said"),
     [
         ({"PatientWeight": None}, {}, "PatientWeight is missing; SUV needs a positive number"),
-        ({"PatientWeight": "0"}, {}, "PatientWeight is 0"),
+        ({"PatientWeight": "0"}, {}, "PatientWeight is not a positive number"),
         ({}, {"RadionuclideTotalDose": None}, "RadionuclideTotalDose is missing"),
         ({}, {"RadiopharmaceuticalStartTime": None}, "needs the time of the injection"),
         ({"Units": "CNTS"}, {}, r"its units are counts \(Units: CNTS\)"),

@@ -23,7 +23,8 @@ from segbundle.report.page import write_report
 from segbundle.report.rendering import room_for_pictures
 from segbundle.report.slices import CaseVolumes
 from segbundle.results.runs import read_run
-from segbundle.results.scores import CaseScores, write_scores
+from segbundle.results.scores import CaseScores
+from segbundle.results.summary import write_scores
 
 
 def text_of(folder):

@@ -275,7 +275,7 @@ def test_foreign_training_cases_csv_is_ignored(tmp_path, text):
 
 @pytest.mark.parametrize(
     ("spoilt", "problem"),
-    [(9, "the label map contains 9"), (-1, "the label map contains -1"), (0.5, "it contains fractions")],
+    [(9, "the label map contains 9"), (-1, "the label map contains -1"), (0.5, "it contains non-integer values")],
 )
 def test_invalid_label_map_fails_one_scan_only(tmp_path, spoilt, problem):
     write_predictions(tmp_path, {"fine": RIGHT, "spoilt": RIGHT, "as floats": RIGHT})

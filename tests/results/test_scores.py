@@ -15,17 +15,13 @@ from segbundle.results.scores import (
     COLUMNS,
     CaseScores,
     Row,
-    bootstrap_interval,
-    mean_dice,
     metrics_rows,
-    print_summary,
     read_rows,
     read_scores,
     scores_from_json,
     scores_to_json,
-    summarize,
-    write_scores,
 )
+from segbundle.results.summary import bootstrap_interval, mean_dice, print_summary, summarize, write_scores
 
 NAMES = ["background", "liver", "lesion"]
 

@@ -9,7 +9,7 @@ from monai.data import DataLoader
 
 from segbundle.datasets.datalist import labeled_data
 from segbundle.errors import ConfigError, DataError, root_error
-from segbundle.training import handlers as training
+from segbundle.training import training_log
 from segbundle.training.caching import CachedCases, PreparedCases
 from segbundle.training.handlers import EarlyStopping, FinalValidation, SeedEpochs
 from segbundle.training.patch_loading import patch_loader
@@ -111,14 +111,14 @@ def test_early_stopping(patience, last):
 
 def test_remaining_time_is_logged_once(tmp_path, monkeypatch, caplog):
     clock = iter(range(0, 1000, 6))  # seconds: at the start and after every epoch
-    monkeypatch.setattr(training.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(training_log.time, "monotonic", lambda: next(clock))
     caplog.set_level(logging.INFO)
     evaluator = Engine(lambda engine, batch: None)
     evaluator.data_loader = SimpleNamespace(dataset=[])
     engine = Engine(lambda engine, batch: {"loss": torch.zeros(())})
     engine.data_loader, engine.state.device, engine.state.gradient_norm = evaluator.data_loader, "cpu", torch.zeros(())
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1)
-    training.TrainingLog(str(tmp_path), optimizer, evaluator, None).attach(engine)
+    training_log.TrainingLog(str(tmp_path), optimizer, evaluator, None).attach(engine)
     engine.run([0], max_epochs=32)
     logged = [record.getMessage() for record in caplog.records if "per epoch" in record.getMessage()]
     assert logged == ["6.0 s per epoch: about 3 min for the remaining 30 epochs"]
@@ -149,7 +149,7 @@ def test_learning_rate_near_0_warns(tmp_path, caplog, rates, expected):
     def follow_schedule():
         optimizer.param_groups[0]["lr"] = rates[engine.state.epoch - 1]
 
-    training.TrainingLog(str(tmp_path), optimizer, evaluator, None).attach(engine)
+    training_log.TrainingLog(str(tmp_path), optimizer, evaluator, None).attach(engine)
     engine.run([0], max_epochs=20)
     logged = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(logged) == len(expected)

@@ -203,7 +203,7 @@ def test_ct_clips_then_standardises():
     ("intensity", "message"),
     [
         ({"method": "zscor"}, "unknown method 'zscor': did you mean 'zscore'"),
-        ({"method": "window", "lower": 0}, r"takes \['lower', 'upper'\], got \['lower'\]"),
+        ({"method": "window", "lower": 0}, r"takes the keys \['lower', 'upper'\], got \['lower'\]"),
         ({"method": "window", "lower": 5, "upper": 5}, "lower < upper"),
         ({"method": "ct", "lower": 0, "upper": 5, "mean": 1, "std": 0}, "std > 0"),
         ({}, "unknown method None"),

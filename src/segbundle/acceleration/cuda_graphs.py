@@ -27,9 +27,9 @@ class StepGraphs:
     """CUDA graphs of the forward and backward pass of a network and a loss.
 
     With small patches, a GPU executes the kernels of a step (about a thousand) faster than Python can launch them one
-    by one. A graph launches all of them at once, but needs the same shapes and memory addresses in every step.
-    `logits` and `loss` return None for batches that do not match, so that the caller can run the network or the loss
-    eagerly. Values that Python computes, such as settings of the loss, are constants of the graph.
+    by one. A graph launches all kernels at once, but needs the same shapes and memory addresses in every step. `logits`
+    and `loss` return None for batches that do not match, so that the caller can run the network or the loss eagerly.
+    Values that Python computes, such as settings of the loss, are constants of the graph.
 
     Args:
         network: network on a CUDA device, in training mode.
@@ -82,7 +82,7 @@ class StepGraphs:
         return _weight_addresses(network) == self._addresses
 
     def logits(self, image: torch.Tensor) -> torch.Tensor | None:
-        """Return the logits of a batch of patches; None if its shape, dtype or device differs from the captured batch.
+        """Return the logits of a batch of patches; None if shape, dtype or device differ from the captured batch.
 
         The next call overwrites the returned tensor.
 
@@ -111,7 +111,8 @@ class StepGraphs:
     def copy_gradients(self) -> None:
         """Move the gradients of the last backward pass from the graph to the weights of the network.
 
-        Call this method after every backward pass. It does nothing if the pass did not use the result of `logits`.
+        Call this method after every backward pass. The method does nothing if the pass did not use the result of
+        `logits`.
         """
         for weight, captured in self._weights:
             if captured.grad is not None:

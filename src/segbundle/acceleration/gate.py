@@ -17,8 +17,9 @@ def is_accelerated() -> bool:
     """Return whether the acceleration is on: code that depends on internals of PyTorch or patches the process.
 
     The acceleration consists of fused and rewritten networks, CUDA graphs, channels-last instance norms, malloc
-    settings and deferred imports. Without it, results are the same up to rounding. It is on for the versions of PyTorch
-    that it was measured with. The environment variable `SEGBUNDLE_ACCELERATION`, set to `on` or `off`, overrides this.
+    settings and deferred imports. Without the acceleration, results are the same up to rounding. By default, the
+    acceleration is on for the versions of PyTorch that it was measured with. The environment variable
+    `SEGBUNDLE_ACCELERATION`, set to `on` or `off`, overrides this default.
 
     Example:
         >>> is_accelerated() in (True, False)

@@ -160,7 +160,7 @@ def with_channels_last_norms(network: torch.nn.Module) -> torch.nn.Module:
         network: network to modify.
 
     Returns:
-        The network that was passed; unchanged if the acceleration is off (see `is_accelerated`).
+        the network that was passed; unchanged if the acceleration is off (see `is_accelerated`)
 
     Example:
         >>> network = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 3), torch.nn.InstanceNorm3d(2))
@@ -195,12 +195,12 @@ class FusedLayer(torch.nn.Module):
     """Base class of convolutions that are fused with an activation into a single oneDNN call.
 
     The layers compute in float32 or bfloat16 on CPUs, in channels-last memory. For a batch of one window, PyTorch
-    (2.13) itself would select kernels that are several times slower (`use_mkldnn` in
+    (2.13) would otherwise select kernels that are several times slower (`use_mkldnn` in
     aten/src/ATen/native/Convolution.cpp). The operators are those that `torch.compile` uses.
 
     Args:
         layer: convolution to replace; not modified.
-        activation: activation of its output; `("none", [])` for no activation.
+        activation: name of the activation of the output and its arguments; `("none", [])` for no activation.
 
     Example:
         >>> layer = FusedConvolution(torch.nn.Conv3d(1, 6, 3), ("relu", []))
@@ -272,9 +272,9 @@ class FusedConvolution(FusedLayer):
         """Convolve (B, in, X, Y, Z) to (B, out, X', Y', Z'), and apply the activation or add another tensor.
 
         Args:
-            x: input (B, in, X, Y, Z); it is converted to the dtype of the weights.
+            x: input (B, in, X, Y, Z), converted to the dtype of the weights.
             other: tensor to add to the result; no activation is then applied. If `other` has the shape of the result
-                and is channels-last contiguous, it is overwritten with the sum and returned. Default: None.
+                and is channels-last contiguous, `other` is overwritten with the sum and returned. Default: None.
         """
         x = x.to(self.weight.dtype)
         key = x.shape, x.dtype

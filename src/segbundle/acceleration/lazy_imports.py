@@ -1,7 +1,7 @@
 """Speed up the start of a program by deferring imports of MONAI that segbundle may not need.
 
-`import monai` also imports SciPy's signal processing, matplotlib, PyTorch's distributed optimizers and more. Together
-these take half of the time before a command begins to work.
+`import monai` also imports SciPy's signal processing, matplotlib, PyTorch's distributed optimizers and more. Together,
+these imports take half of the start-up time of a command.
 """
 
 from __future__ import annotations

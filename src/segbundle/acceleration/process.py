@@ -40,7 +40,7 @@ def warm_up_mkl() -> None:
     """Call the functions of MKL's vector library that PyTorch uses, so that later results are reproducible.
 
     The library selects the implementation of a function at its first call. If several threads make this call at the
-    same time, one of them may compute less exactly (https://github.com/pytorch/pytorch/issues/188792). Without this
+    same time, one thread may compute less exactly (https://github.com/pytorch/pytorch/issues/188792). Without this
     warm-up, one in twelve training runs started with a different loss. Each function is called for one number in
     float32 and one in float64.
 

@@ -50,13 +50,13 @@ def optimized(network: torch.nn.Module, shape: Sequence[int], dtype: torch.dtype
         network: network in evaluation mode; not modified. Hooks on the network and on folded layers are no longer
             called.
         shape: (B, C, X, Y, Z) of windows that the network accepts.
-        dtype: dtype in which convolutions run. With None (default), no layers are fused; use it if the dtype is unknown
-            or convolutions do not run in PyTorch's own kernels.
+        dtype: dtype in which convolutions run. With None (default), no layers are fused; pass None if the dtype is
+            unknown or convolutions do not run in PyTorch's own kernels.
 
     Returns:
-        A network that shares all unchanged weights with `network`. It is `network` itself if that is in training mode,
-        if the acceleration is off (see `is_accelerated`), if `torch.fx` cannot trace its forward pass, or if the
-        optimized network has different logits for random input.
+        a network that shares all unchanged weights with `network`; or `network` itself if `network` is in training
+        mode, if the acceleration is off (see `is_accelerated`), if `torch.fx` cannot trace the forward pass, or if the
+        optimized network has different logits for random input
 
     Example:
         >>> network = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 3), torch.nn.BatchNorm3d(2)).eval()

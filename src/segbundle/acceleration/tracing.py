@@ -24,10 +24,11 @@ def trace_network(network: torch.nn.Module) -> torch.fx.GraphModule:
     `torch.fx.wrap` are traced into as well.
 
     Args:
-        network: network to trace; not modified. The graph calls its modules, except those that are traced into.
+        network: network to trace; not modified. The graph calls its leaf modules (layers of `torch.nn` and
+            `ChannelsLastInstanceNorm`); all other modules are traced into.
 
     Raises:
-        Exception: of any type, if the forward pass cannot be traced.
+        Exception: the forward pass cannot be traced; the error may be of any type.
 
     Example:
         >>> traced = trace_network(torch.nn.Sequential(torch.nn.Conv3d(1, 2, 3), torch.nn.ReLU()))

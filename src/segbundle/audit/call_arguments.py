@@ -115,7 +115,7 @@ def takes_code_names(component: Any) -> bool:
 
 
 def takes_downloads(component: Any) -> bool:
-    """Return whether a class or function has a parameter, such as `pretrained`, that can make it download weights.
+    """Return whether a class or function has a parameter, such as `pretrained`, that can trigger a download of weights.
 
     Args:
         component: class or function.

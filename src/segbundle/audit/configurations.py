@@ -33,10 +33,10 @@ _MAX_ALIASES = 8
 def inspect_documents(documents: Iterable[Document]) -> Iterator[Finding]:
     """Yield a finding for each value of the configurations that is not known to be harmless.
 
-    Configurations that are nested too deeply to be inspected yield one finding for all of them.
+    If configurations are nested too deeply to be inspected, a single finding is yielded.
 
     Args:
-        documents: configurations that are merged or in the same folder; they may use each other's imports.
+        documents: configurations that are merged or in the same folder; each may use the imports of the others.
 
     Example:
         >>> document = Document("task.yaml", {"loss": {"_target_": "os.system"}}, Path())
@@ -57,7 +57,7 @@ def inspect_documents(documents: Iterable[Document]) -> Iterator[Finding]:
 class _Shared:
     """Definitions that all configurations share.
 
-    Args:
+    Attributes:
         modules: names that expressions may use, and their dotted names.
         ambiguous: names with two resolved_values.
         sections: top-level keys that contain an import; their values are modules.

@@ -24,7 +24,7 @@ _MACRO_FILE = re.compile(r"(.*\.(?:json|yaml|yml))(?=::.*|$)", re.IGNORECASE)
 class Document:
     """Configuration that was read from a file or a command line.
 
-    Args:
+    Attributes:
         name: file name in findings.
         content: plain values, usually a mapping.
         folder: folder that must contain all included files.
@@ -45,11 +45,12 @@ class Document:
 class Entry:
     """Value in a document, with the keys that lead to it.
 
-    Args:
+    Attributes:
         keys: keys from the root to the value, as MONAI splits them.
         value: plain value.
-        in_component: whether a mapping on this path has a `_target_`.
-        parent: mapping that contains the value, or None if it may be merged with a mapping of another file.
+        in_component: whether the value lies inside a component, that is, a mapping with a `_target_`.
+        parent: mapping that directly contains the value. None (default) if the value is not that of a single key of a
+            mapping, or if another file may add keys to that mapping.
     """
 
     keys: tuple[str, ...]
@@ -69,7 +70,7 @@ class Entry:
 
     @property
     def text(self) -> str | None:
-        """Text of the value with absolute references, as in MONAI; None if it is too long or cannot be resolved."""
+        """Text of the value with absolute references, as in MONAI; None if too long or if a reference is invalid."""
         text = normalized(self.value)
         if len(text) + len(self.name) > MAX_LENGTH and text.startswith(("$", "@", "%")):
             return None
@@ -149,15 +150,17 @@ def entries(
     parent: Mapping[Any, Any] | None = None,
     is_merged: bool = True,
 ) -> Iterator[Entry]:
-    """Yield every value of a configuration, and every text key that MONAI would evaluate as a value.
+    """Yield an `Entry` for every value of a configuration, at any depth, and for every key that MONAI would evaluate.
+
+    To walk a whole configuration, pass only `content`. The other arguments describe where `content` lies in it.
 
     Args:
         content: configuration, or a value within it.
-        keys: keys from the root to `content`. Default: none, for a whole configuration.
-        in_component: whether a mapping above `content` has a `_target_` (default False).
-        parent: mapping that contains `content`. None (default) if it may be merged with a mapping of another file.
-        is_merged: whether the keys of `content` are merged with those of other files, as at the top level (default
-            True).
+        keys: keys from the root to `content`. Default: (), for a whole configuration.
+        in_component: whether `content` lies inside a component, that is, a mapping with a `_target_`. Default: False.
+        parent: mapping that directly contains `content`. Default: None, for a whole configuration, for an element of a
+            list, for a value whose key contains `#`, and for a mapping to which another file may add keys.
+        is_merged: whether other files may add keys to `content`, as they can at the top level. Default: True.
 
     Example:
         >>> [entry.name for entry in entries({"loss": {"_target_": "DiceLoss"}})][-1]

@@ -62,7 +62,7 @@ def expression_problem(
 
     Args:
         text: expression without the `$`, with absolute references and `::` instead of `#`, as MONAI evaluates it.
-        modules: names of modules and imported objects, and their dotted names.
+        modules: dotted names of modules and imported objects, by the names that the expression uses.
         may_be_called: function that returns whether the value of an ID is harmless when it is called with any
             arguments. Default: always False.
 
@@ -95,7 +95,7 @@ def callable_problem(text: str, modules: Mapping[str, str], may_be_called: Calla
 
     Args:
         text: expression without the `$`, as in `expression_problem`.
-        modules: names of modules and imported objects, and their dotted names.
+        modules: dotted names of modules and imported objects, by the names that the expression uses.
         may_be_called: function that returns whether the value of an ID is harmless when it is called with any
             arguments.
 

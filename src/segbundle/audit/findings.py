@@ -13,7 +13,7 @@ _SHOWN_CHARACTERS = 80
 class Finding:
     """Location in a configuration or bundle that could run code or cannot be inspected.
 
-    Args:
+    Attributes:
         file: path as given by the user, or relative to the audited folder.
         key: key of a configuration, joined with `#`; entry of a checkpoint; or `WHOLE_FILE`.
         problem: description of the problem.
@@ -34,7 +34,7 @@ class Finding:
 
 
 def excerpt_of(value: object) -> str:
-    """Return a value as shown in a finding: text unchanged, everything else as its `repr`, shortened.
+    """Return a value as a finding shows it: text as it is, other objects as their `repr`; both are cut if long.
 
     Args:
         value: any object.

@@ -13,7 +13,7 @@ MAX_LENGTH = 10_000
 
 
 def imported(text: str) -> tuple[str, str] | None:
-    """Return the alias and the dotted name that an expression imports, or None if it is not an import.
+    """Return the alias and the dotted name that an expression imports, or None if there is no import.
 
     If an expression imports several names, the first is returned, and ` and more` is appended to its dotted name. Text
     that is too long or cannot be parsed gives None.
@@ -41,7 +41,7 @@ def imported(text: str) -> tuple[str, str] | None:
 
 
 def import_problem(alias: str, name: str) -> str | None:
-    """Return why a configuration may not import a module or an object under a name, or None if it may.
+    """Return why a configuration may not import a module or an object under a name, or None if the import is allowed.
 
     Args:
         alias: name that the configuration gives to the module or object.

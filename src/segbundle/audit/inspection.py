@@ -29,8 +29,8 @@ class Inspection:
     """Inspection of a collection of files. Configurations are inspected together, because they share names.
 
     Args:
-        is_unpacked: whether the files were extracted from a zip file (default False). If so, a zip file among them is a
-            finding.
+        is_unpacked: whether the files were extracted from a zip file (default False). If True, each zip file in the
+            collection is a finding.
 
     Example:
         >>> inspection = Inspection()
@@ -60,9 +60,10 @@ class Inspection:
             self._add_configuration(path, str(path), document.folder)
 
     def add_folder(self, folder: Path, prefix: str = "") -> None:
-        """Add all files in a folder and its subfolders.
+        """Inspect all files in a folder and its subfolders.
 
-        Modules that Python could import from the folder, and links that leave it, are findings.
+        Modules that Python could import from the folder, and symbolic links that point outside the folder, are
+        findings.
 
         Args:
             folder: folder of a bundle.

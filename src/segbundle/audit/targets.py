@@ -84,10 +84,10 @@ _DOTTED = re.compile(r"[A-Za-z]\w*(?:\.[A-Za-z]\w*)*", re.ASCII)
 class Walked(NamedTuple):
     """Result of resolving a dotted name.
 
-    Args:
-        found: class, function or value; None if it was not looked up or does not exist.
+    Attributes:
+        found: class, function or value; None if the name was not looked up or does not exist.
         rest: remaining names, attributes of `found`.
-        problem: why the name may not be used; None (default) if it may.
+        problem: why the name may not be used; None (default) if the name is allowed.
         listed: whether the name is in `NAMES`. Default: False.
 
     Example:
@@ -130,7 +130,7 @@ def target_problem(name: str) -> str | None:
 
 
 def callable_target_problem(name: str) -> str | None:
-    """Return why a `_target_` may not have `_mode_: callable`, or None if it may.
+    """Return why a `_target_` may not have `_mode_: callable`, or None if that is allowed.
 
     Expressions can call such a component with any arguments.
 
@@ -152,7 +152,7 @@ def callable_target_problem(name: str) -> str | None:
 
 
 def downloads_by_default(name: str, given: Collection[str]) -> bool:
-    """Return whether a network downloads weights unless an argument prevents it, and that argument is not given.
+    """Return whether a network downloads weights, because the argument that prevents the download is not given.
 
     Args:
         name: name of a target for which `target_problem` returns None.
@@ -218,7 +218,7 @@ def walk(name: str) -> Walked:
 
 
 def object_problem(found: Any, name: str = "") -> str | None:
-    """Return why an object of monai, torch, ignite or segbundle is not known to be harmless, or None if it is.
+    """Return why an object of monai, torch, ignite or segbundle may be harmful, or None if it is known to be harmless.
 
     Args:
         found: class, function or value.

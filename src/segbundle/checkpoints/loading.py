@@ -1,4 +1,4 @@
-"""Loading of trained weights, and of the files that their training run saved next to them."""
+"""Loading of trained weights, and of the files that the training run saved next to the weights."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def ensemble_members(ckpt_path: str | Path | Sequence[str | Path] | None) -> lis
             ensembles.
 
     Returns:
-        Paths of the members; empty for a single checkpoint and for None.
+        paths of the members; empty for a single checkpoint and for None
 
     Example:
         >>> ensemble_members(["fold_0/model.pt", "fold_1/model.pt"]), ensemble_members("model.pt")
@@ -80,7 +80,8 @@ def checkpoint_paths(ckpt_path: str | Path | Sequence[str | Path] | None) -> lis
         ckpt_path: checkpoint, output folder of a cross-validation, list of these, or None.
 
     Returns:
-        The given paths. The folder of a cross-validation is replaced by the models of its folds. Empty for None.
+        the given paths in their order, with the folder of a cross-validation replaced by the models of its folds; empty
+        for None
 
     Example:
         >>> checkpoint_paths("model.pt"), checkpoint_paths(None)
@@ -138,15 +139,16 @@ def load_weights(
         ckpt_path: checkpoint with a state dict (`model.pt`), or with a dict that contains one under `model`, `network`
             or `state_dict`. For an ensemble, a list of checkpoints with state dicts, or the output folder of a
             cross-validation. None keeps the weights of the network.
-        class_names: classes of the task, background first. They must match the classes that the checkpoint was trained
-            for, if `task.json` next to the checkpoint or the metadata of its bundle lists them. Default: not compared.
+        class_names: classes of the task, background first. If `task.json` next to the checkpoint, or the metadata of
+            the bundle of the checkpoint, lists the classes of the training run, these must be the same. Default: not
+            compared.
         resume: whether the layers of deep supervision are required, as for resuming a training run (default False).
         required: whether `ckpt_path` must not be None, as for inference (default False).
 
     Raises:
         CheckpointError: the checkpoint or the `task.json` next to it cannot be read; the weights do not fit the network
             or are not finite (see `load_state_dict`); the checkpoint was trained for other classes; or `ckpt_path` is
-            None although `required`.
+            None although `required` is True.
 
     Example:
         >>> import tempfile
@@ -217,7 +219,7 @@ def read_task(ckpt_path: str | Path) -> dict[str, Any]:
         ckpt_path: path of the checkpoint.
 
     Returns:
-        The content; empty if there is no `task.json`.
+        the content; empty if there is no `task.json`
 
     Raises:
         CheckpointError: `task.json` cannot be read or parsed.
@@ -242,7 +244,7 @@ def cases_trained_on(ckpt_path: str | Path | Sequence[str | Path] | None) -> set
         ckpt_path: checkpoint, output folder of a cross-validation, list of these, or None.
 
     Returns:
-        The names; None if they are unknown for the checkpoint or for any member.
+        the names; None if the training cases of the checkpoint, or of any member, are unknown
 
     Raises:
         CheckpointError: `task.json` is damaged.
@@ -287,6 +289,8 @@ def warn_about_training_cases(
     data: Sequence[dict[str, Any]], ckpt_path: str | Path | Sequence[str | Path] | None
 ) -> None:
     """Log a warning if an evaluation includes training cases of the checkpoint, or of a member of the ensemble.
+
+    The training cases are read from the files next to each checkpoint (see `cases_trained_on`).
 
     Args:
         data: datalist entries of the cases to score; only the name in `case` is used.

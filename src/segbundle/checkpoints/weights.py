@@ -29,7 +29,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         path: path of the file.
 
     Raises:
-        CheckpointError: the file does not exist, cannot be read, contains other objects than tensors and plain values,
+        CheckpointError: the file does not exist, cannot be read, contains objects other than tensors and plain values,
             or does not contain a dict.
 
     Example:
@@ -130,7 +130,7 @@ def check_finite(weights: Mapping[str, torch.Tensor]) -> None:
         weights: state dict.
 
     Raises:
-        ValueError: weights are NaN or infinite. The message names the first tensors that contain them.
+        ValueError: weights are NaN or infinite. The message names the first tensors with such values.
 
     Example:
         >>> check_finite({"weight": torch.ones(3)})
@@ -161,7 +161,7 @@ def _check_entries(weights: Mapping[str, Any], source: str) -> None:
     others = [f"{name} is {_type_of(value)}" for name, value in weights.items() if not isinstance(value, torch.Tensor)]
     if others:
         raise CheckpointError(
-            f"{source}: is not a state dict ({first_names(others)}). "
+            f"{source}: is not a state dict: not all entries are tensors ({first_names(others)}). "
             "Save network.state_dict(), or a dict that contains it under the key 'model'."
         )
 

@@ -33,7 +33,7 @@ def print_check(dataset: Path, config: Sequence[Path] = (), trust: bool = False)
         trust: whether to use task YAMLs that the audit flags (default False).
 
     Returns:
-        True if no problem was found.
+        True if no problem was found
 
     Raises:
         ConfigError: a task YAML is invalid, the audit flags it, or neither a task YAML nor the dataset defines the

@@ -180,7 +180,7 @@ def run_workflow(
             for the workflow.
 
     Raises:
-        typer.Exit: an error occurred, or the command was stopped.
+        typer.Exit: an error occurred, or the command was stopped (exit codes as in `plain_errors`).
 
     Example:
         >>> given = {"dataset_dir": "data_samples", "output_dir": "runs/demo"}
@@ -231,7 +231,7 @@ def run_cross_validation(
         trust: whether to run a bundle and task YAMLs that the audit flags (default False).
 
     Raises:
-        typer.Exit: an error occurred, or the command was stopped.
+        typer.Exit: an error occurred, or the command was stopped (exit codes as in `plain_errors`).
 
     Example:
         >>> given = {"dataset_dir": "data_samples"}

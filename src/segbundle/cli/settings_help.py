@@ -1,4 +1,4 @@
-"""Help for the settings of a task. Every command that runs a workflow accepts them as options."""
+"""Help for the settings of a task. Every command that runs a workflow accepts these as options."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def settings_by_theme(command: str, shown: Collection[str] = ()) -> dict[str, li
 
     Args:
         command: name of the command.
-        shown: keys to leave out, because the help lists them as options of the command itself (default: none).
+        shown: keys to leave out, because the help already lists these keys as options of the command (default: none).
 
     Example:
         >>> [setting.key for setting in settings_by_theme("predict", ["largest_component"])["Evaluation and output"]]
@@ -38,7 +38,7 @@ def help_lines(command: str, shown: Collection[str] = ()) -> dict[str, list[tupl
         shown: keys to leave out, see `settings_by_theme`.
 
     Returns:
-        Pairs of an option and its description (with the default), by theme.
+        for each theme, a list of pairs (option, description with the default)
 
     Example:
         >>> help_lines("train", ["device"])["Training"][0]

@@ -54,8 +54,8 @@ def check_arguments(config: Any, locator: ComponentLocator, path: str = "") -> N
     Args:
         config: configuration with components at any depth of mappings and lists.
         locator: MONAI's locator, which finds components by their short names.
-        path: key of `config` in the whole configuration, shown in the message (default: empty, for the whole
-            configuration).
+        path: key of `config` in the whole configuration, shown in the message. Default: empty, if `config` is the whole
+            configuration.
 
     Raises:
         ConfigError: an argument does not exist (the message suggests the closest name), a value has the wrong type, or

@@ -34,7 +34,7 @@ class OneOf:
     """One of a few constants. `true` and 1 are different constants.
 
     Args:
-        *words: accepted constants. They are stored in the attribute `words`.
+        *words: accepted constants, stored in the attribute `words`.
 
     Example:
         >>> OneOf("auto", None).accepts("auto"), OneOf(True, False).accepts(1)
@@ -77,7 +77,7 @@ class Boolean:
 class Integer:
     """Integer in [minimum, maximum].
 
-    Args:
+    Attributes:
         minimum: smallest accepted value (default 1).
         maximum: largest accepted value (default infinity).
 
@@ -103,7 +103,7 @@ class Integer:
 class Number:
     """Number of at least `minimum`, greater than `above` and less than `below`.
 
-    Args:
+    Attributes:
         minimum: smallest accepted value (default minus infinity).
         above: exclusive lower limit (default minus infinity).
         below: exclusive upper limit (default infinity).
@@ -132,7 +132,7 @@ class Number:
 class Text:
     """Text, which may be empty by default.
 
-    Args:
+    Attributes:
         filled: whether to reject empty text and text of spaces only (default False).
 
     Example:
@@ -173,7 +173,7 @@ class Name:
 class ListOf:
     """List whose entries are of one kind.
 
-    Args:
+    Attributes:
         kind: kind of the entries.
         length: number of entries; None (default) for any number.
         increasing: whether the entries must be strictly increasing (default False).
@@ -240,7 +240,7 @@ class SomeOf:
 class MappingOf:
     """Mapping whose values are of one kind.
 
-    Args:
+    Attributes:
         kind: kind of the values; None (default) for any kind.
 
     Example:
@@ -308,7 +308,7 @@ class AnyOf:
     """Value of at least one of several kinds.
 
     Args:
-        *kinds: accepted kinds. They are stored in the attribute `kinds`.
+        *kinds: accepted kinds, stored in the attribute `kinds`.
 
     Example:
         >>> AnyOf(NULL, Integer()).accepts(None), AnyOf(NULL, Integer()).accepts("one")

@@ -1,8 +1,8 @@
 """Text that MONAI's parser must not interpret, wrapped in a component that returns it.
 
 In a configuration, MONAI evaluates text that begins with `$`, resolves `@` and `%`, and replaces every `#` by `::`.
-Paths, names and values from a command line are data. `protect` wraps those that MONAI would change, and `restore`
-unwraps them.
+Paths, names and values from a command line are data. `protect` wraps the values that MONAI would change, and `restore`
+unwraps these values.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ def literal(content: str) -> Any:
     """Return a value that was wrapped by `protect`.
 
     Args:
-        content: JSON in hexadecimal digits, so that the parser has nothing to interpret.
+        content: hex-encoded JSON, so that the config parser finds nothing to interpret.
 
     Raises:
-        ConfigError: `content` is not JSON in hexadecimal digits.
+        ConfigError: `content` is not hex-encoded JSON.
 
     Example:
         >>> literal(protect("$b")["content"])

@@ -52,8 +52,8 @@ def _included(name: str) -> Path:
 def task_file(path: Path) -> Path:
     """Return the path of a task file, which may be one of the project's own.
 
-    If `configs/NAME.yaml` does not exist in the working directory, it refers to the project's task file of that name.
-    Any other path is returned unchanged.
+    If `path` is `configs/NAME.yaml` and does not exist in the working directory, the path of the project's task file of
+    that name is returned. Any other path is returned unchanged.
 
     Args:
         path: path of a task file, as given on the command line.
@@ -73,11 +73,11 @@ def split_overrides(words: list[str], switches: Collection[str] = ()) -> tuple[l
 
     Args:
         words: words of the command line.
-        switches: boolean keys. If the word after such a key is a number, a boolean, null, a list or a mapping, it is
-            the value of the key. Otherwise it is a plain word. Default: none.
+        switches: boolean keys. If the word after such a key is a number, a boolean, null, a list or a mapping, this
+            word is the value of the key. Any other word after the key is a plain word. Default: none.
 
     Returns:
-        Plain words, and values by key.
+        the plain words in their order, and the values by key
 
     Raises:
         ConfigError: an option begins with a single dash or has no name.

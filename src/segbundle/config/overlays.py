@@ -78,7 +78,7 @@ def workflow_files(configs: Path, name: str) -> list[Path]:
     """Return the paths of the configuration files of a workflow, in the order in which they are merged.
 
     A workflow has one file, with one exception: an `evaluate` file without a key `run` extends the `inference` file, so
-    both are returned.
+    the two files are returned.
 
     Args:
         configs: folder `configs` of a bundle.
@@ -104,8 +104,8 @@ def merged_config(
     Args:
         files: configuration files; later files override earlier files. In a key, `#` and `::` separate levels, and a
             leading `+` extends a list or mapping.
-        overrides: command-line values by key, which override everything else. They are data: expressions and references
-            in them are not evaluated. Default: none.
+        overrides: command-line values by key, which override everything else. Expressions and references in these
+            values are not evaluated. Default: none.
         values: further values by key, merged after the files and before `overrides`. Default: none.
 
     Raises:
@@ -150,9 +150,9 @@ def check_steps(
 ) -> None:
     """Raise an error if a task removes or changes a step of segbundle's workflows.
 
-    A task may add steps. It must also keep the handlers that write the documented output files, but may change their
-    arguments. Workflows that do not begin with segbundle's first step (`start_workflow`) belong to other bundles and
-    are not checked.
+    A task may add steps. A task must also keep the handlers that write the documented output files, but may change the
+    arguments of these handlers. Workflows that do not begin with segbundle's first step (`start_workflow`) belong to
+    other bundles and are not checked.
 
     Args:
         files: files of the workflow, followed by the task files.

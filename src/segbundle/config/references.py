@@ -14,11 +14,11 @@ _REFERENCE = re.compile(r"@(\w+(?:(?:#|::)\w+)*)")
 
 
 def check_references(config: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Raise an error if an argument with a reference as its default, such as `@max_epochs`, gets an invalid value.
+    """Raise an error if an argument whose default is a reference, such as `@max_epochs`, is set to an invalid value.
 
-    A value is invalid if the setting that the default refers to does not accept it, or if the default refers to a
-    component and the value is not one. Null, expressions, components, and references to keys that the bundle does not
-    define are accepted.
+    A value is invalid if the setting that the default refers to does not accept the value, or if the default refers to
+    a component and the value is not a component. Null, expressions, components, and references to keys that the bundle
+    does not define are accepted.
 
     Args:
         config: configuration to run.

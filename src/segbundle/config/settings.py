@@ -39,7 +39,7 @@ THEMES = ("Paths", "Data", "Network and windows", "Training", "Evaluation and ou
 class Setting:
     """Setting of a task: its accepted values, its default and its description.
 
-    Args:
+    Attributes:
         key: key of the configuration; `#` separates levels.
         kind: kind of accepted values.
         needed: accepted values in words, with an example, for error messages.
@@ -51,7 +51,7 @@ class Setting:
         affects: result that the setting determines, for records and reports: `scans` that are read, `cases` that are
             scored, predicted `labels`, or `scores`; empty for none of these.
         fixed: whether the setting must not change when a training run is resumed (default False).
-        inference_default: default in `inference.yaml`, if it differs from that in `train.yaml`; else empty.
+        inference_default: default in `inference.yaml` if different from the default in `train.yaml`; else empty.
 
     Example:
         >>> Setting("network_def#in_channels", Integer(), "a positive whole number").is_nested
@@ -333,6 +333,11 @@ SETTINGS = (
         "false", _PREDICT,
     ),
     Setting(
+        "keep_identifiers", Boolean(), _BOTH,
+        "also record UID, date and description of DICOM series; false records the modality and a pseudonym", _OUTPUT,
+        "false", _PREDICT,
+    ),
+    Setting(
         "nsd_tolerance_mm", AnyOf(NULL, Number(minimum=0), MappingOf(Number(minimum=0))),
         "a distance in mm, for instance 1.0, or one for each class, for instance {liver: 3.0},",
         "tolerance of the normalized surface Dice in mm; for all classes or by name, "
@@ -372,7 +377,7 @@ def settings_of(command: str) -> dict[str, list[Setting]]:
 
     Example:
         >>> [setting.key for setting in settings_of("evaluate")["Evaluation and output"]]
-        ['largest_component', 'output_format', 'save_probabilities', 'nsd_tolerance_mm']
+        ['largest_component', 'output_format', 'save_probabilities', 'keep_identifiers', 'nsd_tolerance_mm']
     """
     used = [setting for setting in SETTINGS if setting.description and command in setting.commands]
     return {theme: [setting for setting in used if setting.theme == theme] for theme in THEMES}

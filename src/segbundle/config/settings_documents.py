@@ -13,7 +13,7 @@ _WIDTH = 120
 
 
 def task_schema() -> dict[str, Any]:
-    """Return the JSON schema of task files. Editors use it to complete and check keys.
+    """Return the JSON schema of task files. Editors use the schema to complete and check keys.
 
     Every value may also be a reference, an expression or a component, and a task may define additional keys.
 

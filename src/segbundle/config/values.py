@@ -26,11 +26,11 @@ def check_values(config: Mapping[str, Any], evaluated: bool = False) -> None:
     Args:
         config: configuration of a workflow; settings may be missing.
         evaluated: whether references, expressions and components in `config` have been evaluated and are checked too.
-            By default (False), they are skipped.
+            With False (default), values that contain these are skipped.
 
     Raises:
-        ConfigError: a value is invalid. The message names the key, the value, and what is needed. For tolerances by
-            class, see `nsd_tolerances`.
+        ConfigError: a value is invalid. The message names the key, the value, and what is needed. `class_names` are
+            checked by `Classes`, and tolerances per class by `nsd_tolerances`.
 
     Example:
         >>> check_values({"max_epochs": 0})
@@ -76,7 +76,7 @@ def find_key(config: Mapping[str, Any], key: str) -> tuple[bool, Any]:
         key: key; `#` separates levels.
 
     Returns:
-        True and the value, or False and None if the key does not exist.
+        (True, value), or (False, None) if the key does not exist
 
     Example:
         >>> find_key({"optimizer": {"lr": 0.1}}, "optimizer#lr"), find_key({}, "optimizer#lr")
@@ -165,7 +165,8 @@ def nsd_tolerances(value: float | Mapping[str, float] | None, class_names: Seque
         class_names: names of the classes, background first.
 
     Returns:
-        One tolerance in mm per class, or None if `value` is None. If `value` is a mapping, the background has 0.0.
+        one tolerance in mm per class, background first, or None if `value` is None. If `value` is a mapping, the
+        tolerance of the background is 0.0.
 
     Raises:
         ConfigError: a class has no tolerance, or `value` contains an unknown class.

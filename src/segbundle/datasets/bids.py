@@ -89,7 +89,7 @@ class BidsFile:
 def is_bids(folder: Path) -> bool:
     """Return whether a folder is a BIDS dataset: it has `dataset_description.json` and folders `sub-*`.
 
-    A `derivatives` folder counts instead of the description, which many datasets lack.
+    Many datasets lack the description; a `derivatives` folder is accepted instead.
 
     Args:
         folder: folder of a dataset.
@@ -105,15 +105,16 @@ def is_bids(folder: Path) -> bool:
 def bids_cases(root: Path, choice: Mapping[str, Any]) -> tuple[list[Case], list[str]]:
     """Return the cases of a BIDS dataset.
 
-    A label map belongs to the image whose entities it has, such as `sub`, `ses` and `run`; of several such images, to
-    the one with the most entities. `space` must agree, and so must the modality if the label map names one.
+    A label map belongs to the image whose entities, such as `sub`, `ses` and `run`, are all in the name of the label
+    map. If there are several such images, the label map belongs to the image with the most entities. `space` must be
+    the same in both names, and so must the modality if the label map names one.
 
     Args:
         root: folder of the dataset.
         choice: `images`, `label` and `derivatives` of `BidsFilter`; empty if the names leave no choice.
 
     Returns:
-        the cases, and a message for each ambiguity.
+        the cases, and one message per ambiguity
 
     Example:
         >>> import tempfile

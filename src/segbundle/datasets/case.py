@@ -31,8 +31,8 @@ class Case:
         annotated: names of the annotated classes; None (default) if all classes are annotated.
         fold: validation fold of the case, from 0; None (default) if the dataset does not define folds.
         problems: messages about files that cannot be used, found without opening the files (default none).
-        subject: person whom the scan shows; a random split holds all scans of a subject out together. None (default) if
-            it is unknown.
+        subject: person whom the scan shows; all scans of a subject are in the same fold of a random split. None
+            (default) if unknown.
 
     Example:
         >>> case = Case("liver_01", (Path("imagesTr/liver_01.nii.gz"),))
@@ -56,7 +56,7 @@ class Case:
 
         Returns:
             dict with `case` and `image`; also with `label` and `annotated` (one bool per class) if the case has a label
-            map, and with `error` if the case has problems.
+            map, and with `error` if the case has problems
 
         Raises:
             DataError: `annotated` contains an unknown class.
@@ -184,7 +184,7 @@ def channel_files(name: str, by_channel: dict[int, Path], num_channels: int) -> 
         num_channels: number of channels that the network takes.
 
     Returns:
-        one path per channel: `num_channels` paths, or more if a file of a higher channel exists.
+        one path per channel: `num_channels` paths, or more if a file of a higher channel exists
 
     Example:
         >>> [path.name for path in channel_files("a", {1: Path("a_0001.nii")}, num_channels=2)]

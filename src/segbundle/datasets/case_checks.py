@@ -94,7 +94,7 @@ def pair_problems(image: Scan, label: Scan) -> Iterator[str]:
 
     Args:
         image: image (C, X, Y, Z).
-        label: label map (1, X, Y, Z), reoriented to the axes of the image if it has the same voxels.
+        label: label map (1, X, Y, Z), reoriented to the axes of the image if the voxels are the same.
 
     Example:
         >>> from pathlib import Path

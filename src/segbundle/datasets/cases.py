@@ -32,7 +32,7 @@ def load_cases(dataset_dir: str | Path, data_list_key: str = "training") -> list
             stands for `imagesTr`, and `test` for `imagesTs`.
 
     Returns:
-        the cases. Missing files do not raise an error, but are listed in the `problems` of their case.
+        the cases. Missing files do not raise an error, but are listed in the `problems` of the case.
 
     Raises:
         DataError: the folder does not exist, `dataset.json` or one of its entries is invalid, no case was found, or two
@@ -63,11 +63,11 @@ def list_cases(
 
     Args:
         dataset_dir: see `load_cases`.
-        data_list_key: see `load_cases`. The list may be empty, and it may contain duplicate names.
+        data_list_key: see `load_cases`. The list may be empty or contain duplicate names.
         description: content of `dataset.json`; None (default) reads the file.
 
     Returns:
-        the cases, sorted by name, and one message per invalid entry.
+        the cases, sorted by name, and one message per invalid entry
 
     Raises:
         DataError: the folder does not exist, or `dataset.json` is invalid.
@@ -129,8 +129,8 @@ def refuse(messages: list[str]) -> None:
 def refuse_cases(cases: list[Case]) -> None:
     """Raise an error if cases have problems.
 
-    The error contains up to three problems. If there are more, it contains the first one and the names of the cases
-    with problems.
+    The message lists up to three problems. If there are more problems, the message contains the first problem, and the
+    names of cases with problems.
 
     Args:
         cases: cases of a dataset.

@@ -42,8 +42,9 @@ def labeled_data(
         dataset_dir: see `load_cases`.
         class_names: classes of the task, background first.
         section: `training` for all cases outside the validation fold, `validation` for the cases of the validation
-            fold, `all` (default) for both.
-        fold: validation fold, in [0, num_folds). With None (default), both sections contain every case.
+            fold, `all` (default) for the cases of `training` and `validation`.
+        fold: validation fold, in [0, num_folds). With None (default), `training` and `validation` each contain every
+            case.
         num_folds: number of folds (default 5). Folds that the dataset defines take precedence: see `given_split` in
             `segbundle.datasets.folds`.
         split_seed: seed of the random split (default 0). The same cases and seed give the same split everywhere.
@@ -51,7 +52,7 @@ def labeled_data(
 
     Returns:
         entries with `case`, `image`, `label` and `annotated` (one bool per class), sorted by name; also with
-        `ignore_label` if the dataset has an ignore label.
+        `ignore_label` if the dataset has an ignore label
 
     Raises:
         DataError: no case is labeled, files are missing, folds contradict each other, or `annotated` or
@@ -94,7 +95,7 @@ def labeled_data(
 def num_folds_of(dataset_dir: str | Path, num_folds: int, data_list_key: str = "training") -> int:
     """Return the number of folds of a cross-validation.
 
-    This is the number of folds that the dataset defines; if it defines none, it is `num_folds`.
+    This is the number of folds that the dataset defines, or `num_folds` if the dataset defines no folds.
 
     Args:
         dataset_dir: see `load_cases`.
@@ -102,7 +103,7 @@ def num_folds_of(dataset_dir: str | Path, num_folds: int, data_list_key: str = "
         data_list_key: see `labeled_data`.
 
     Raises:
-        DataError: the dataset defines only one fold, or its folds would score a case several times; or see
+        DataError: the dataset defines only one fold, or a case would be held out in several folds; or see
             `labeled_data`.
         ConfigError: `num_folds` contradicts the dataset.
 

@@ -60,7 +60,7 @@ def examine_case(
         ignore_label: value of voxels whose class is unknown; None if the dataset has no such value.
 
     Returns:
-        messages about the problems, and the set of label values (empty without a readable label map).
+        messages about the problems, and the set of label values (empty if no label map could be read)
 
     Example:
         >>> examine_case(Case("a", (Path("a.nii"),), problems=("a.nii: no such file.",)), ["background"], 1, None)
@@ -84,7 +84,7 @@ def examine_case(
 def label_and_annotation_problems(
     case: Case, label: Scan, class_names: Sequence[str], ignore_label: int | None
 ) -> list[str]:
-    """Return problems of a label map, and contradictions between it and the `annotated` list of the case.
+    """Return problems of a label map, and contradictions between label map and `annotated` list of a case.
 
     Contradictions are reported only if the label map has no other problem.
 

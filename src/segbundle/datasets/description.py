@@ -121,7 +121,7 @@ def read_description(dataset_dir: str | Path) -> dict[str, Any]:
         dataset_dir: see `find_description`.
 
     Raises:
-        DataError: the file cannot be read, it is not valid JSON, a key is misspelled, or a value has a wrong type.
+        DataError: the file cannot be read or is not valid JSON, a key is misspelled, or a value has a wrong type.
 
     Example:
         >>> import tempfile

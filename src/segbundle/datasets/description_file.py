@@ -49,7 +49,7 @@ def find_description(dataset_dir: str | Path) -> DescriptionFile:
             working directory.
 
     Raises:
-        DataError: the folder or file does not exist, or it is neither a folder nor a description.
+        DataError: `dataset_dir` does not exist, or is neither a folder nor a file that describes a dataset.
 
     Example:
         >>> import tempfile

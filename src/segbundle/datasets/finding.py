@@ -42,8 +42,8 @@ def find_scans(
 
     Folders are searched with their subfolders, each real folder once. Hidden files, segmentations of 3D Slicer, and
     results of inference (see `leave_out_results` in `segbundle.datasets.folders`) are skipped. A DICOM series is one
-    scan, named after its folder, or several if it contains several volumes, such as echoes or time points. If several
-    scans have the same name, the names of their folders precede it.
+    scan, named after its folder. A series with several volumes, such as echoes or time points, is several scans. If
+    several scans have the same name, each name is prefixed with the names of the folders of the scan.
 
     A scan that cannot be opened, or whose name is not unique, has an `error`. Other scans are not affected.
 
@@ -52,15 +52,16 @@ def find_scans(
             dataset, scans are those of its `test` list; without this list, those of `imagesTs`, or else of `imagesTr`.
             Label maps of BIDS datasets and of studies of MONAI Label are skipped.
         num_channels: number of channels of the network (default 1). With several, the files `case_0000`, `case_0001`,
-            ... are the channels of one case. With one, the suffix `_0000` is dropped if every file of a folder has it.
+            ... are the channels of one case. With one, the suffix `_0000` is dropped if every file of a folder has this
+            suffix.
         series: DICOM series to use: SeriesInstanceUIDs, SeriesNumbers, modalities, or patterns of SeriesDescriptions,
-            such as `*thorax*` (in any case). Other files are not affected. None (default) uses all series.
+            such as `*thorax*` (case-insensitive). Other files are not affected. None (default) uses all series.
 
     Returns:
-        entries with `case` and `image`, sorted by name; also with `error` if the scan cannot be used.
+        entries with `case` and `image`, sorted by name; also with `error` if the scan cannot be used
 
     Raises:
-        DataError: no scans were found, or all of them have an error.
+        DataError: no scans were found, or all scans have an error.
 
     Example:
         >>> import tempfile
@@ -182,7 +183,7 @@ def tell_apart(cases: Sequence[Case]) -> list[Case]:
         cases: cases with any names.
 
     Returns:
-        the same cases, possibly in another order.
+        the cases with unique names, possibly in another order
 
     Example:
         >>> cases = [Case("ct", (Path("/data/p1/ct.nii"),)), Case("ct", (Path("/data/p2/ct.nii"),))]

@@ -64,8 +64,8 @@ class Lost:
 class Tree:
     """Content of a folder and its subfolders.
 
-    Each real folder is listed once, by its own path rather than by a link to it. Hidden files and folders are skipped.
-    Only regular files are opened.
+    Each real folder is listed once, by its own path rather than by the path of a link. Hidden files and folders are
+    skipped. Only regular files are opened.
 
     Attributes:
         root: path of the folder.
@@ -94,7 +94,7 @@ def list_tree(root: str | Path) -> Tree:
     No error is raised: paths that cannot be opened are listed in `lost`.
 
     Args:
-        root: path of the folder; if it cannot be opened, it is the only entry of `lost`.
+        root: path of the folder; a folder that cannot be opened is the only entry of `lost`.
 
     Example:
         >>> import tempfile

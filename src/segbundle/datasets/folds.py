@@ -42,7 +42,7 @@ class Split:
 
     Attributes:
         origin: source of the folds, for messages.
-        folds: for each fold, a set of the names of the training cases, and one of the held-out cases.
+        folds: for each fold, a pair of sets: names of the training cases, and names of the held-out cases.
 
     Example:
         >>> split = Split("splits_final.json", ((frozenset({"a"}), frozenset({"b"})),))
@@ -241,16 +241,17 @@ def choose_fold(
 
 
 def count_folds(path: Path, split: Split | None, num_folds: int, described: int | None) -> int:
-    """Return the number of folds that the dataset defines; if it defines none, that of the task.
+    """Return the number of folds that the dataset defines, or the number of the task if the dataset defines no folds.
 
     Args:
         path: file that describes the dataset, for messages.
         split: folds that the dataset defines; None for a random split.
-        num_folds: number of folds of the task; the default, `DEFAULT_NUM_FOLDS`, is replaced by that of the dataset.
-        described: `num_folds` in this file; None if it is not set.
+        num_folds: number of folds of the task; the default, `DEFAULT_NUM_FOLDS`, is replaced by the number of folds of
+            the dataset.
+        described: `num_folds` in the file that describes the dataset; None if not set.
 
     Raises:
-        ConfigError: two of the numbers differ, or `described` is less than 2.
+        ConfigError: two of the three numbers differ, or `described` is less than 2.
 
     Example:
         >>> count_folds(Path("data/dataset.json"), None, num_folds=5, described=3)

@@ -1,4 +1,4 @@
-"""Read the class names and the ignore label of a dataset, and compare them with those of a task."""
+"""Read the class names and the ignore label of a dataset, and compare the names with those of a task."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class DescribedLabels(NamedTuple):
 
     Attributes:
         class_names: names in the order of the label values; None (default) if the file does not have `labels`.
-        ignore_label: value of voxels whose class is unknown; None (default) if the file does not define it.
+        ignore_label: value of voxels whose class is unknown; None (default) if the file defines no ignore label.
 
     Example:
         >>> DescribedLabels(["background", "liver"]).ignore_label is None

@@ -22,7 +22,7 @@ class Layout(NamedTuple):
     """Layout of a dataset.
 
     Attributes:
-        title: name of the layout, and of the files that it was recognized by.
+        title: name of the layout, with the names of the files by which the layout was recognized.
         cases: function of a list (`training` or `test`) that returns the cases without a list in the description.
 
     Example:
@@ -41,7 +41,7 @@ def recognize(file: DescriptionFile, description: Mapping[str, Any]) -> Layout:
 
     Args:
         file: file of the description.
-        description: content of the file; empty if it does not exist or is invalid.
+        description: content of the file; empty if the file does not exist or is invalid.
 
     Raises:
         DataError: the folder `dataroot` of the description does not exist.

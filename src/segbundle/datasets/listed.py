@@ -47,8 +47,8 @@ def has_list(description: Mapping[str, Any], key: str) -> bool:
 def listed_cases(file: DescriptionFile, description: Mapping[str, Any], key: str) -> tuple[list[Case], list[str]]:
     """Return the cases of a list, and a message for each invalid entry.
 
-    A case is named after its (first) image. Names of folders precede each name that several entries have, as in
-    `patient_1_ct`.
+    A case is named after its (first) image. If several entries have the same name, each name is prefixed with the names
+    of folders, as in `patient_1_ct`.
 
     Args:
         file: file of the description.
@@ -158,7 +158,7 @@ def _all_listed(file: DescriptionFile, description: Mapping[str, Any]) -> Iterat
 
 
 def num_channels(description: Mapping[str, Any]) -> int:
-    """Return the number of channels named in `dataset.json`; 1 if it does not name channels.
+    """Return the number of channels named in `dataset.json`; 1 if no channels are named.
 
     Args:
         description: content of `dataset.json`.

@@ -43,13 +43,14 @@ def study_cases(folder: Path) -> tuple[list[Case], list[str]]:
     """Return the cases of a study of MONAI Label.
 
     As in MONAI Label, images and label maps are not searched in subfolders and are paired by their names. Only label
-    maps in `labels/final`, which were submitted by a reader, are used; those in `labels/original` come from a model.
+    maps in `labels/final`, which were submitted by a reader, are used; label maps in `labels/original` come from a
+    model.
 
     Args:
         folder: folder of the study.
 
     Returns:
-        the cases, and a message for each label map without an image.
+        the cases, and a message for each label map without an image
 
     Raises:
         DataError: `datastore_v2.json` is invalid.

@@ -34,9 +34,9 @@ def paired_cases(folder: Path, section: str, num_channels: int, file_ending: str
         folder: folder of the dataset.
         section: `Tr` or `Ts`.
         num_channels: number of channels of the dataset.
-        file_ending: suffix of all files in nnU-Net's raw layout; None (default) for other layouts. If images have it,
-            files with other suffixes are skipped. In this layout `a_0000` is channel 0 of case `a` even if there is a
-            label map of the name `a_0000`.
+        file_ending: suffix of all files in nnU-Net's raw layout; None (default) for other layouts. If any image has
+            this suffix, files with other suffixes are skipped. In this layout, `a_0000` is channel 0 of case `a` even
+            if there is a label map of the name `a_0000`.
 
     Example:
         >>> import tempfile

@@ -58,14 +58,14 @@ def write_samples(output_dir: str | Path, seed: int = 0, num_training: int = 16,
     training case that is not fully annotated, `dataset.json` has a list `annotated` of its annotated classes.
 
     Args:
-        output_dir: folder to write; it must be empty, or must not exist.
+        output_dir: folder to write, which must be empty or must not exist.
         seed: integer of at least 0 (default 0). Another seed gives other bodies, but the same orientations and the same
             absent or unannotated classes.
         num_training: number of training cases, at least 1 (default 16).
         num_test: number of test cases (default 6), numbered after the training cases.
 
     Returns:
-        path of `dataset.json`.
+        path of `dataset.json`
 
     Raises:
         FileExistsError: `output_dir` is a file, or a folder that is not empty.
@@ -95,7 +95,7 @@ def recipe(index: int, training: bool = True) -> Recipe:
 
     Args:
         index: number of the case, from 0.
-        training: whether it is a training case (default True); test cases have all organs and annotations.
+        training: whether the case is a training case (default True); test cases have all organs and annotations.
 
     Example:
         >>> recipe(0).shape, recipe(5).slope
@@ -126,7 +126,8 @@ def make_case(seed: int, index: int, training: bool = True) -> Phantom:
     Args:
         seed: see `write_samples`.
         index: number of the case, from 0.
-        training: whether it is a training case (default True); a test case with the same number is fully annotated.
+        training: whether the case is a training case (default True); a test case with the same number is fully
+            annotated.
 
     Example:
         >>> make_case(seed=0, index=0).image.shape

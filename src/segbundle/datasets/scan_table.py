@@ -24,7 +24,7 @@ class ScanRow:
         case: name that the scan has in predictions.
         cells: text of the columns after the name: modality, size, spacing, SeriesNumber, date and SeriesDescription;
             empty if unknown.
-        problem: message if the scan cannot be used; None if it can.
+        problem: message if the scan cannot be used, else None.
 
     Example:
         >>> ScanRow("a", ("CT", "512 x 512 x 90", "0.7 x 0.7 x 3", "4", "2026-01-31", "thorax")).problem is None
@@ -37,13 +37,13 @@ class ScanRow:
 
 
 def list_scans(folder: str | Path) -> list[ScanRow]:
-    """Return the scans of a folder and its subfolders, with what their headers say.
+    """Return the scans of a folder and its subfolders, with modality, size and other values of their headers.
 
     Args:
         folder: folder with scans in any supported format.
 
     Raises:
-        DataError: the folder contains no scan, or none that can be used.
+        DataError: the folder contains no scan, or no scan that can be used.
 
     Example:
         >>> import tempfile

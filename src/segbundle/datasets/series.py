@@ -53,7 +53,7 @@ def scans_in_folders(tree: Tree, selected: Sequence[str] = ()) -> list[Case]:
     Args:
         tree: content of a folder tree; its `left_out` and `no_volumes` are updated.
         selected: SeriesInstanceUIDs, SeriesNumbers, modalities, or patterns of SeriesDescriptions, such as `*thorax*`
-            (in any case); only series that match one of them become cases. Empty (default) for all series.
+            (case-insensitive); only series that match at least one entry become cases. Empty (default) for all series.
 
     Example:
         >>> scans_in_folders(Tree(Path("data")))
@@ -137,16 +137,17 @@ def _lost_series(tree: Tree) -> list[Case]:
 
 
 def series_in(folder: Path, name: str, problems: tuple[str, ...] = (), tree: Tree | None = None) -> list[Case]:
-    """Return a case for each DICOM series of a folder that is a volume, or should be one.
+    """Return a case for each DICOM series of a folder that is a volume, or should be a volume.
 
-    A series that should be a volume but is not becomes a case with a problem, and so does a folder that cannot be read.
+    A series that should be a volume, but is not, becomes a case with a problem. A folder that cannot be read becomes a
+    case with a problem as well.
 
     Args:
         folder: folder that directly contains DICOM files.
         name: name of the case. If there are several series, the description of each series and, if needed, the name of
             its first file are appended.
         problems: problems to add to every case (default none).
-        tree: tree to which skipped files and series are added; None (default) ignores them.
+        tree: tree to which skipped files and series are added; with None (default), they are not recorded.
 
     Example:
         >>> import tempfile
@@ -214,13 +215,13 @@ def _volume_problems(series: Series) -> list[str]:
 
 
 def series_of(file: Path) -> list[Case]:
-    """Return the DICOM volumes of a file as cases: the series that it is a slice of, or all volumes in it.
+    """Return the DICOM volumes of a file as cases: the series of which the file is a slice, or all volumes in the file.
 
     Args:
         file: path of the DICOM file.
 
     Returns:
-        the cases; the only one has a problem if the file is not part of a volume, or if its folder cannot be read.
+        the cases; a single case with a problem if the file is not part of a volume, or if its folder cannot be read
 
     Example:
         >>> import tempfile

@@ -162,8 +162,8 @@ def _glued(name: str) -> set[tuple[int, int, str]]:
 def possible_pairs(class_names: Sequence[str]) -> list[tuple[str, str]]:
     """Return the pairs of classes that may be left and right, but whose words for the sides are not known.
 
-    Two names form a pair if they differ in one word of one or two letters, and no third name differs from them in the
-    same word. Words with another known meaning are excluded.
+    Two names form a pair if they differ in a single word of one or two letters, and no third name differs from the pair
+    in the same word. Words with another known meaning are excluded.
 
     Args:
         class_names: see `side_pairs`.
@@ -215,7 +215,7 @@ def chosen_flips(
     """Return the axes along which training mirrors images.
 
     Args:
-        flip_axes: list of axes; or `auto` for axis 0, unless mirroring along it exchanges classes.
+        flip_axes: list of axes; or `auto` for axis 0, unless mirroring along axis 0 exchanges classes.
         class_names: see `side_pairs`.
         axcodes: see `exchanging_axes`.
 

@@ -74,7 +74,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def make_folder(folder: str | Path) -> None:
-    """Create a folder, and remove it when the process ends if it is still empty except for a lock.
+    """Create a folder. When the process ends, the folder is removed if it contains nothing but a lock.
 
     Args:
         folder: path of the folder. An existing folder is neither changed nor removed.
@@ -111,7 +111,8 @@ def lock_folder(folder: str | Path) -> None:
         folder: existing folder.
 
     Raises:
-        OutputError: another running process has locked the folder, or its `.lock` is not an empty file.
+        OutputError: another running process has locked the folder, or the lock file `.lock` in the folder is not an
+            empty file.
 
     Example:
         >>> import tempfile
@@ -194,8 +195,8 @@ def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[
 
     If the table contains non-ASCII letters, the file begins with a byte order mark, which Excel needs and pandas
     accepts. A cell that begins with `=`, `+`, `-`, `@`, a tab or a carriage return is prefixed with an apostrophe,
-    because spreadsheet programs would evaluate it even in quotes. `read_csv` removes the apostrophe. Numbers are not
-    prefixed, except in the columns `case` and `class`.
+    because spreadsheet programs would evaluate such a cell even in quotes. `read_csv` removes the apostrophe. Numbers
+    are not prefixed, except in the columns `case` and `class`.
 
     Args:
         path: output path.
@@ -275,7 +276,7 @@ def write_json(path: str | Path, content: Any) -> None:
 
     Raises:
         OutputError: the file cannot be written.
-        ValueError: `content` contains NaN or infinity. JSON does not support them.
+        ValueError: `content` contains NaN or infinity, which JSON does not support.
 
     Example:
         >>> import tempfile

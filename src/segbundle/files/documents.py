@@ -31,7 +31,7 @@ def read_json(path: str | Path, schema: type[T] | Any = Any, error: type[Segbund
         error: class of the exception to raise (default `DataError`).
 
     Returns:
-        The content, converted to the types of `schema`.
+        the content, converted to the types of `schema`
 
     Raises:
         SegbundleError: the file is missing, unreadable, not JSON, or does not match the schema. The exception is of
@@ -101,7 +101,7 @@ def validate(content: Any, schema: type[T] | Any, source: str, error: type[Segbu
     """Validate plain values with a schema, and return them converted to the types of the schema.
 
     Args:
-        content: plain values.
+        content: parsed JSON or YAML (dicts, lists, strings, numbers, booleans, None).
         schema: any type that pydantic validates, see `read_json`.
         source: origin of the content for messages, for instance the path of a file.
         error: class of the exception to raise (default `DataError`).
@@ -247,6 +247,6 @@ def _check_expansion(path: Path, root: Any) -> None:
 
     if root is not None and size(root) > MAX_YAML_NODES:
         raise ConfigError(
-            f"{path}: contains {size(root):,} values after the expansion of aliases, more than {MAX_YAML_NODES:,}. "
-            "Use fewer values or YAML aliases (*name)."
+            f"{path}: contains {size(root):,} values after the expansion of YAML aliases (*name), more than "
+            f"{MAX_YAML_NODES:,}. Remove values or aliases."
         )

@@ -27,7 +27,7 @@ def shortened(digest: Any) -> str:
 
 
 def hash_values(values: Any) -> str:
-    """Return 12 hexadecimal digits that identify JSON values. The order of keys does not matter.
+    """Return the first 12 hexadecimal digits of the SHA-256 digest of JSON values, regardless of the order of keys.
 
     Args:
         values: JSON values; NaN and infinity are allowed.
@@ -42,7 +42,7 @@ def hash_values(values: Any) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """Return 12 hexadecimal digits that identify the content of a file.
+    """Return the first 12 hexadecimal digits of the SHA-256 digest of the size and the content of a file.
 
     Args:
         path: path of the file.
@@ -67,7 +67,7 @@ def add_contents(digest: Any, path: Path) -> None:
     """Add the size and the content of a file to a digest.
 
     Args:
-        digest: SHA-256 digest; it is updated.
+        digest: SHA-256 digest to update.
         path: path of the file.
 
     Raises:
@@ -90,7 +90,7 @@ def add_contents(digest: Any, path: Path) -> None:
 
 
 def file_ends(path: Path) -> bytes:
-    """Return the size, the first 256 KiB and the last 256 KiB of a file, to be hashed.
+    """Return the size, the first 256 KiB and the last 256 KiB of a file as bytes, to be hashed.
 
     This is fast for files of any size. The last bytes of gzip files and checkpoints contain checksums of the whole
     file. The result is empty for a missing file.

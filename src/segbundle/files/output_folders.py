@@ -1,7 +1,7 @@
 """Records of the files that segbundle wrote into output folders; other files are never replaced.
 
 Before a file is renamed to its final path, its name, size and date are appended to `.segbundle-files.jsonl` in the
-output folder. A file without a matching line is foreign: another program wrote or changed it.
+output folder. A file without a matching line is foreign: another program wrote or changed the file.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def resolve(folder: str | Path) -> Path:
 
 
 def claim(folder: str | Path) -> OutputFolder:
-    """Claim an output folder for this process, and return it.
+    """Claim an output folder for this process, and return its `OutputFolder`.
 
     From then on, `atomic_write` records every file that it writes into the folder, and raises an error instead of
     replacing a file that segbundle did not write.
@@ -91,8 +91,8 @@ def refuse_to_replace(*paths: str | Path) -> None:
         paths: paths of files to be written.
 
     Raises:
-        OutputError: a path is a folder or a foreign file (the message names it), or a folder cannot be claimed (see
-            `claim`).
+        OutputError: a path is a folder or a foreign file (the message names the path), or a folder cannot be claimed
+            (see `claim`).
 
     Example:
         >>> refuse_to_replace("/nowhere/report.html")
@@ -121,7 +121,7 @@ def owner_of(path: str | Path) -> OutputFolder | None:
 
 
 def open_folder(folder: str | Path) -> OutputFolder:
-    """Read the record of a folder, and keep it for later calls of `folder_of`. A claimed folder is returned unchanged.
+    """Read the record of a folder, and cache it for later calls of `folder_of`. A claimed folder is returned unchanged.
 
     Args:
         folder: output folder.
@@ -160,16 +160,16 @@ def folder_of(folder: str | Path) -> OutputFolder:
 class OutputFolder:
     """Output folder with the record of the files that segbundle wrote into it.
 
-    Earlier versions of segbundle kept no record. In folders without a record, their files are recognized by their
-    contents.
+    Earlier versions of segbundle kept no record. In folders without a record, files of these versions are recognized by
+    their contents.
 
     Args:
-        folder: path of the folder, with links resolved (see `resolve`). It may not exist yet.
+        folder: path of the folder, with links resolved (see `resolve`). The folder may not exist yet.
 
     Attributes:
         folder: path of the folder.
         record_path: path of the record of written files.
-        has_record: True if this record exists.
+        has_record: whether the record exists.
 
     Raises:
         OutputError: the record of earlier runs cannot be read.
@@ -285,7 +285,7 @@ class OutputFolder:
             paths: absolute paths, or paths relative to the folder.
 
         Raises:
-            OutputError: there are such files. The message names the first three.
+            OutputError: such files exist. The message names the first three.
         """
         if foreign := self.foreign(paths):
             verb = "has" if len(foreign) == 1 else "have"
@@ -302,7 +302,7 @@ class OutputFolder:
             inputs: paths of inputs.
 
         Raises:
-            OutputError: there are such paths. The message names the first three.
+            OutputError: an output path is an input. The message names the first three such paths.
         """
         read = {os.path.realpath(path) for path in inputs}
         both = [path for path in (self.folder / path for path in paths) if os.path.realpath(path) in read]
@@ -319,7 +319,7 @@ class OutputFolder:
             names: names of subfolders.
 
         Raises:
-            OutputError: there are such subfolders. The message names the first three.
+            OutputError: a subfolder is a link or a file. The message names the first three such subfolders.
         """
         wrong = [path for name in names if (path := self.folder / name).is_symlink() or path.is_file()]
         if wrong:
@@ -344,7 +344,7 @@ class OutputFolder:
     def shorten(self) -> None:
         """Rewrite the record without its outdated lines if most lines are outdated.
 
-        Call this only while no other process writes to the folder.
+        Call this method only while no other process writes to the folder.
 
         Raises:
             OSError: the record cannot be written.

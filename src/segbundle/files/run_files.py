@@ -116,7 +116,7 @@ def partial_of(name: str) -> str | None:
         name: any file name, or a prefix of partial files.
 
     Returns:
-        Prefix as in `PARTIAL_START`; None for other names.
+        prefix as in `PARTIAL_START`, or None for other names
 
     Example:
         >>> partial_of(".partial-7-run.json"), partial_of("run.json")

@@ -185,10 +185,11 @@ def _swap_left(folder: Path) -> float:
 class PeakMemory:
     """Meter of the peak memory of this process, and of a GPU, since the meter was created.
 
-    On systems other than Linux, the peak of the process is that since its start, because it cannot be reset.
+    On systems other than Linux, the peak of the process cannot be reset, so the peak since the start of the process is
+    returned.
 
     Args:
-        device: device of the network. If this is a GPU, its memory is measured as well.
+        device: device of the network. The memory of a GPU is measured as well.
 
     Example:
         >>> import torch
@@ -209,7 +210,7 @@ class PeakMemory:
         """Return the peaks in MB (10^6 bytes).
 
         Returns:
-            dict with `peak_memory_mb`, the resident memory of this process, and, on a GPU, `peak_gpu_memory_mb`.
+            dict with `peak_memory_mb` (resident memory of this process) and, on a GPU, `peak_gpu_memory_mb`
         """
         status = ""
         with suppress(OSError):

@@ -33,8 +33,8 @@ _OPENVINO_NAMES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: 
 def members(network: Network, checkpoints: Sequence[str]) -> Iterator[Member]:
     """Yield the network with the weights of each checkpoint in turn.
 
-    The weights are loaded into the network itself, so that it ends with those of the last checkpoint. Checkpoints are
-    memory-mapped, so that only the network's own weights are in memory.
+    The weights are loaded into the network itself. After the last iteration, the network has the weights of the last
+    checkpoint. Checkpoints are memory-mapped, so that only the network's own weights are in memory.
 
     Args:
         network: a `torch.nn.Module`; any callable if there are no checkpoints.
@@ -42,12 +42,12 @@ def members(network: Network, checkpoints: Sequence[str]) -> Iterator[Member]:
             weights.
 
     Yields:
-        The path of the checkpoint (None without checkpoints), and the network, which is always the same object.
+        pairs of the path of the checkpoint (None without checkpoints) and the network, which is always the same object
 
     Raises:
-        ValueError: if checkpoints are given for a network that is not a module.
-        RuntimeError: if the shapes of the weights do not fit the network.
-        OSError: if a checkpoint cannot be read.
+        ValueError: checkpoints are given for a network that is not a module.
+        RuntimeError: the shapes of the weights do not fit the network.
+        OSError: a checkpoint cannot be read.
 
     Example:
         >>> network = torch.nn.Conv3d(1, 2, 3)
@@ -104,7 +104,7 @@ class PreparedNetworks:
         """Return the prepared network from the cache, or prepare it for new weights or a new window shape.
 
         Args:
-            member: see `members`.
+            member: pair of a path and a network, as `members` yields.
             windows: (B, C, *roi), on the device of the network.
         """
         checkpoint, network = member
@@ -136,8 +136,8 @@ def _weights_version(network: Network) -> Any:
 def has_fast_bf16(device: torch.device) -> bool:
     """Return whether bfloat16 is faster than float32: on CPUs with AMX, and on NVIDIA GPUs since Ampere.
 
-    AVX-512 BF16 alone is not enough. It does not speed up training, and oneDNN's gradients of 3D convolutions are wrong
-    for volumes that are two voxels deep (torch 2.13).
+    AVX-512 BF16 alone is not enough: training is not faster, and oneDNN's gradients of 3D convolutions are wrong for
+    volumes that are two voxels deep (torch 2.13).
 
     Args:
         device: device of the network.
@@ -158,12 +158,12 @@ def computed_dtype(device: torch.device, precision: Precision = "auto") -> torch
 
     Args:
         device: device of the network.
-        precision: `bf16`, `fp16`, `fp32` or `auto`. `auto` is bf16 where it is faster (`has_fast_bf16`), fp16 on other
-            NVIDIA GPUs, otherwise fp32. With gradients enabled, `auto` is never fp16, because small gradients would
-            underflow.
+        precision: `bf16`, `fp16`, `fp32` or `auto`. `auto` is bf16 on devices where bf16 is faster (`has_fast_bf16`),
+            fp16 on other NVIDIA GPUs, otherwise fp32. With gradients enabled, `auto` is never fp16, because small
+            gradients would underflow.
 
     Raises:
-        ValueError: if the precision is unknown.
+        ValueError: the precision is unknown.
 
     Example:
         >>> computed_dtype(torch.device("cpu"), "bf16")
@@ -186,7 +186,7 @@ def autocast(device: torch.device, precision: Precision = "auto") -> AbstractCon
         precision: see `computed_dtype`. Default: `auto`.
 
     Raises:
-        ValueError: if the precision is unknown.
+        ValueError: the precision is unknown.
 
     Example:
         >>> with autocast(torch.device("cpu"), "bf16"):
@@ -205,7 +205,8 @@ def prepare(
     """Return a function that runs a network on windows of a fixed shape.
 
     Call `prepare` and the returned function under `torch.inference_mode()` or `torch.no_grad()`. Call `prepare` again
-    after the weights have changed, because `openvino` copies them, and `cudagraph` reads them from a fixed address.
+    after the weights have changed, because `openvino` copies the weights, and `cudagraph` reads the weights from a
+    fixed address.
 
     Args:
         network: network in evaluation mode on `device`.
@@ -216,12 +217,12 @@ def prepare(
         device: device of the network.
 
     Returns:
-        A function from windows (B, C, *roi), float32 in any memory format, to logits (B, num_classes, *roi) in float32,
+        a function from windows (B, C, *roi), float32 in any memory format, to logits (B, num_classes, *roi) in float32,
         float16 or bfloat16. With `cudagraph` and `openvino`, the next call overwrites the logits.
 
     Raises:
-        ValueError: if backend or precision are unknown, or the backend does not support `device` or `network`.
-        ImportError: if OpenVINO is not installed.
+        ValueError: the backend or the precision is unknown, or the backend does not support `device` or `network`.
+        ImportError: OpenVINO is not installed.
 
     Example:
         >>> network = torch.nn.Conv3d(1, 2, 3, padding=1).eval()

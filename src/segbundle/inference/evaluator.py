@@ -27,8 +27,8 @@ class SegmentationEvaluator(SupervisedEvaluator):
     With `segbundle.inference.SlidingWindowInferer`, postprocessing receives `pred` as `ScoreSlabs`. The network
     computes each slab when postprocessing requests it, so the logits of the whole volume are never in memory. MONAI's
     events `FORWARD_COMPLETED` and `MODEL_COMPLETED` are fired after postprocessing. From then on,
-    `state.predict_seconds` is the computing time of the network in seconds, and `state.window_size` is the (X, Y, Z)
-    size of its windows.
+    `state.predict_seconds` is the computing time of the network in seconds, and `state.window_size` is the size (X, Y,
+    Z) of the windows.
 
     With any other inferer, postprocessing receives `pred` as a tensor, `state.predict_seconds` is 0, and
     `state.window_size` is None.
@@ -39,7 +39,7 @@ class SegmentationEvaluator(SupervisedEvaluator):
             default of `metric_cmp_fn` is `segbundle.inference.scoring.is_better`.
 
     Raises:
-        PredictionError: in `run`, if the network returns logits that are NaN or infinite.
+        PredictionError: the network returns logits that are NaN or infinite (raised in `run`).
 
     Example:
         >>> from monai.data import DataLoader

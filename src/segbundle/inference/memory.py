@@ -58,7 +58,7 @@ class Needs:
     """Memory footprint of a network, per voxel of a window.
 
     Attributes:
-        bytes_per_voxel: estimated peak memory of a forward pass in float32, in bytes per voxel of a window. It includes
+        bytes_per_voxel: estimated peak memory of a forward pass in float32, in bytes per voxel of a window, including
             the window and the logits.
         num_classes: number of channels of the logits; 1 if the network returns several tensors.
 
@@ -79,10 +79,11 @@ def measured_needs(network: Callable[..., torch.Tensor], channels: int, patch_si
     Args:
         network: network to measure.
         channels: number of input channels.
-        patch_size: (X, Y, Z) of training patches. A window of this size is used if the network rejects a smaller one.
+        patch_size: (X, Y, Z) of training patches. A window of this size is used if the network rejects a smaller
+            window.
 
     Raises:
-        RuntimeError, ValueError: the network rejects both windows.
+        RuntimeError, ValueError: the network rejects the smaller window and a window of `patch_size`.
 
     Example:
         >>> measured_needs(torch.nn.Conv3d(1, 2, 3, padding=1), channels=1, patch_size=(32, 32, 32)).num_classes
@@ -113,7 +114,7 @@ def training_bytes(network: torch.nn.Module, channels: int, patch_size: Sequence
     gradients and oneDNN workspaces add about 120% in bfloat16 and 60% in float32 (measured).
 
     Args:
-        network: network to measure, with at least one parameter; it is not modified.
+        network: network to measure, with at least one parameter; not modified.
         channels: number of input channels.
         patch_size: (X, Y, Z) in voxels.
         precision: see `segbundle.inference.autocast`.
@@ -156,8 +157,7 @@ def choose_batch(needs: Needs, roi: Sequence[int], device: torch.device, request
         needs: memory footprint of the network.
         roi: (X, Y, Z) of a window.
         device: device of the network.
-        requested: maximum number of windows. Default: None (a number that is fast on the device: at most 4 on CPUs,
-            at most 16 on GPUs).
+        requested: maximum number of windows. Default: None (at most 4 on CPUs and 16 on GPUs, which is fast).
 
     Example:
         >>> choose_batch(Needs(bytes_per_voxel=100.0, num_classes=2), (8, 8, 8), torch.device("cpu"))
@@ -182,8 +182,8 @@ def choose_windows(
     """Return the window size and overlap that cover a volume with the fewest computed voxels.
 
     Candidates are windows of the size of a patch, and larger windows that fit into half of the free memory. Each side
-    is divisible by the same power of two (up to 32) as that of the patch. Windows overlap by as many voxels as patches
-    would.
+    is divisible by the same power of two (up to 32) as the side of the patch. Windows overlap by as many voxels as
+    patches would.
 
     Args:
         shape: (X, Y, Z) of the volume.
@@ -193,10 +193,10 @@ def choose_windows(
         device: device of the network and of the summed logits.
 
     Returns:
-        Window size (X, Y, Z), and overlap along each axis as a fraction.
+        window size [X, Y, Z] in voxels, and overlap along each axis as a fraction
 
     Raises:
-        ValueError: if an overlap is outside [0, 1).
+        ValueError: an overlap is outside [0, 1).
 
     Example:
         >>> needs = Needs(bytes_per_voxel=100.0, num_classes=2)

@@ -13,7 +13,8 @@ from segbundle.distributed import rank
 class ProgressBar:
     """Handler that shows the progress of an engine as a bar.
 
-    The bar is shown on terminals only, so that log files do not contain it. With several ranks, only rank 0 shows it.
+    The bar is shown on terminals only, so that log files do not contain the bar. With several ranks, only rank 0 shows
+    the bar.
 
     Args:
         description: text before the bar.

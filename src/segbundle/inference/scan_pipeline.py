@@ -31,7 +31,7 @@ Saving = Callable[[dict[Any, Any]], Mapping[Any, Any]]
 
 
 class ScanDataset(monai.data.Dataset):
-    """MONAI dataset of scans. For a scan that cannot be loaded, it returns an item with an error message.
+    """MONAI dataset of scans. For a scan that cannot be loaded, the dataset returns an item with an error message.
 
     A scan that cannot be loaded has the items `case` and `error`. Every item also has `source`, the path of the scan,
     and `loading_seconds`.
@@ -67,7 +67,7 @@ class ScanLoader(monai.data.DataLoader):
 
     Args:
         dataset: dataset of scans.
-        kwargs: arguments of `monai.data.DataLoader`. The default of `batch_size` is 1, that of `num_workers` 0.
+        kwargs: arguments of `monai.data.DataLoader`. The defaults of `batch_size` and `num_workers` are 1 and 0.
 
     Example:
         >>> entry = {"case": "a", "image": "a.nii.gz", "error": "a.nii.gz: no such file."}
@@ -103,7 +103,7 @@ def start_reading(dataloader: ScanLoader, records: ScanRecords) -> None:
 
     Args:
         dataloader: loader of the scans.
-        records: records of the run; they determine which scans remain (see `ScanRecords.remaining`).
+        records: records of the run, which determine the scans that remain (see `ScanRecords.remaining`).
 
     Raises:
         OutputError: see `ScanRecords.remaining`.
@@ -216,13 +216,13 @@ class ScanWriter:
     """Writer that saves the label map and the record of a scan while the next scan is segmented.
 
     Only one label map is written at a time, so memory is bounded. The record of a scan is added to `ScanRecords` after
-    its files have been written. It contains:
+    its files have been written. The record contains:
 
     - `case`, `image`; `status`: `ok` or `failed`; `error`: a message, or null;
     - `prediction`: path of the label map, or null; `outputs`: path by output format; `probabilities`: path of the
       probabilities, if they are saved;
     - `seconds`: working time, without waiting; `stages`: the seconds of `load`, `predict`, `restore` and `write`;
-    - `window_size`: (X, Y, Z) of the windows in voxels; for `window_size: auto`, it depends on the free memory;
+    - `window_size`: (X, Y, Z) of the windows in voxels; with `window_size: auto`, the size depends on the free memory;
     - `peak_memory_mb`: maximum resident memory of the process during prediction; on a GPU also `peak_gpu_memory_mb`;
     - `scores` of every class, if a metric computes them;
     - `settings`: hash of everything that affects the result; `input`: hash of the paths, sizes and dates of the files
@@ -230,8 +230,8 @@ class ScanWriter:
 
     Args:
         records: records of the run, to which the record of each scan is added.
-        saving: transform that writes the label map; None writes no label maps. If it has a method `discard(case)`, this
-            is called for failed scans to remove files of earlier runs.
+        saving: transform that writes the label map; None writes no label maps. A method `discard(case)` of the
+            transform, if it exists, is called for failed scans to remove files of earlier runs.
         total: number of scans, for messages.
 
     Example:

@@ -22,6 +22,7 @@ from segbundle.inference.settings_hash import checkpoints_in, configured, hash_s
 from segbundle.io.scan_files import files_of
 from segbundle.results.journal import Journal, journals, key_of, record_files, records_of
 from segbundle.results.scores import CaseScores, scores_from_json
+from segbundle.results.source_series import identifiers_of, series_fields, without_identifiers
 from segbundle.segmentations.formats import output_formats
 from segbundle.terminal import duration
 
@@ -44,13 +45,15 @@ class ScanRecords:
         settings: everything that affects the result of a scan, such as checkpoints, network and spacing. A hash of the
             settings is stored in each record; `ckpt_path` is hashed by the contents of its files. Default: empty.
         save_probabilities: whether class probabilities are saved as well. Default: False.
-        scored_classes: class names of an evaluation; a finished scan must have a score for each. Empty (default) for
-            predictions.
+        scored_classes: class names of an evaluation; a finished scan must have a score for each class. Empty (default)
+            for predictions.
+        keep_identifiers: whether to record UID, date and description of DICOM series. Default: False (only the modality
+            and a pseudonym are recorded; see `series_fields`).
 
     Attributes:
-        earlier_scores: scores of the scans that an earlier run finished; `remaining` sets them.
+        earlier_scores: scores of the scans that an earlier run finished; set by `remaining`.
         start_time: start of the run in seconds, on the clock of `time.monotonic`.
-        nothing_left: True if an earlier run finished all scans; `remaining` sets it when resuming.
+        nothing_left: True if an earlier run finished all scans; set by `remaining` when resuming.
         unwritten: files of the run that could not be written.
 
     Example:
@@ -70,6 +73,7 @@ class ScanRecords:
         settings: Mapping[str, Any] | None = None,
         save_probabilities: bool = False,
         scored_classes: Sequence[str] = (),
+        keep_identifiers: bool = False,
     ) -> None:
         self.path = Path(output_dir) / run_files.PREDICTIONS
         self.resume = resume
@@ -85,11 +89,14 @@ class ScanRecords:
         self._save_probabilities = save_probabilities
         self._output_formats = output_formats(self.settings.get("output_format", "nifti"))
         self._scored_classes = scored_classes
+        self._keep_identifiers = keep_identifiers
         self._records: dict[_Key, dict[str, Any]] = {}
         self._others: dict[_Key, dict[str, Any]] = {}  # records of an earlier run for scans that this run was not given
         self._inputs: dict[_Key, str] = {}
+        self._series: dict[_Key, dict[str, Any]] = {}  # key `series` of the record of each scan from DICOM
         self._everything: set[_Key] = set()
         self._expected: set[_Key] = set()
+        self._outdated: tuple[str, ...] = ()  # reports of an earlier run with identifiers that are no longer kept
         self._changed = False
         self._written = True  # whether `predictions.json` has all records
         self._next_write = 1
@@ -128,7 +135,8 @@ class ScanRecords:
             self._changed = True
         escaped = {name: _readable_value(value) for name, value in record.items()}
         key = key_of(escaped)
-        self._records[key] = {**escaped, "settings": self.settings_hash, "input": self._inputs.get(key)}
+        origin = {"settings": self.settings_hash, "input": self._inputs.get(key)}
+        self._records[key] = {**escaped, **self._series.get(key, {}), **origin}
         self._journal.append(self._records[key])
         self._written = False
         if self._single and len(self._records) >= self._next_write:
@@ -157,7 +165,7 @@ class ScanRecords:
         barrier()
         if world_size() > 1 and rank() == 0:
             for path in journals(self.path.parent):
-                self._records |= {key_of(record): record for record in records_of(path)}
+                self._records |= {key_of(record): self._with_series(record) for record in records_of(path)}
             self._expected = self._everything
             self._write()
             self._remove_journals()
@@ -166,7 +174,7 @@ class ScanRecords:
     def remaining(self, data: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return this rank's shard of the scans to process.
 
-        These are all scans or, with `resume`, those without a valid record of an earlier run.
+        With `resume`, scans with a valid record of an earlier run are left out.
 
         Args:
             data: datalist entries of all scans, with `case`, `image` and, for an evaluation, `label`.
@@ -178,8 +186,11 @@ class ScanRecords:
         keys = [_key(entry) for entry in data]
         self._everything = set(keys)
         self._inputs = {key: _fingerprint(entry) for key, entry in zip(keys, data, strict=True)}
+        earlier = self._read_earlier() if self.resume else {}
+        images = {key: _paths(entry["image"])[0] for key, entry in zip(keys, data, strict=True)}
+        self._series = series_fields(images, self._keep_identifiers, earlier)
         if self.resume:
-            self._read_earlier()
+            self._keep_finished(earlier)
         left = [entry for key, entry in zip(keys, data, strict=True) if key not in self._records]
         self._refuse_to_replace(left)
         if self.resume:
@@ -193,11 +204,16 @@ class ScanRecords:
         self._expected = {_key(entry) for entry in share} | set(self._records)
         return share
 
-    def _read_earlier(self) -> None:
+    def _read_earlier(self) -> dict[_Key, dict[str, Any]]:
+        return {key_of(record): record for path in record_files(self.path.parent) for record in records_of(path)}
+
+    def _keep_finished(self, earlier: Mapping[_Key, dict[str, Any]]) -> None:
+        """Keep the records of an earlier run that are still valid, and those of scans that this run was not given."""
         cases = {case for case, _ in self._everything}
-        earlier = {key_of(record): record for path in record_files(self.path.parent) for record in records_of(path)}
         requested = [record for record in earlier.values() if record["case"] in cases]
-        self._records = {key_of(record): record for record in requested if self._is_done(record)}
+        self._records = {key_of(record): self._with_series(record) for record in requested if self._is_done(record)}
+        if any(identifiers_of(earlier[key]) - identifiers_of(record) for key, record in self._records.items()):
+            self._outdated = (run_files.REPORT, run_files.MEASUREMENTS)
         self.earlier_scores = [
             scores_from_json(record["case"], record["scores"])
             for record in self._records.values()
@@ -205,15 +221,22 @@ class ScanRecords:
         ]
         same = [record for record in requested if record.get("settings") == self.settings_hash]
         if different := len(requested) - len(same):
-            _logger.warning("%d scans had other settings or weights and are processed again", different)
+            _logger.warning("%d scan(s) had other settings or weights; these scans are processed again", different)
         changed = sum(record["status"] == "ok" and not self._has_same_input(record) for record in same)
         if changed:
-            _logger.warning("%d scans or references have changed; these scans are processed again", changed)
+            _logger.warning("the scan or reference of %d case(s) has changed; these cases are processed again", changed)
         if rank() == 0:
             others = {key: record for key, record in earlier.items() if record["case"] not in cases}
             if self._scored_classes:  # the report of an evaluation lists every failure in its folder
                 others = {key: record for key, record in others.items() if record["status"] == "ok"}
-            self._others = others
+            self._others = {
+                key: record if self._keep_identifiers else without_identifiers(record) for key, record in others.items()
+            }
+
+    def _with_series(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the record of an earlier run, or of another rank, with the fields of the series of this run."""
+        own = {name: value for name, value in record.items() if name != "series"}
+        return {**own, **self._series.get(key_of(record), {})}
 
     def _refuse_to_replace(self, left: Sequence[dict[str, Any]]) -> None:
         """Raise an error if this run would replace an input or a file that segbundle did not write."""
@@ -241,6 +264,7 @@ class ScanRecords:
     def _clean_up(self) -> None:
         """Remove partial files and journals of earlier runs, and keep only valid records."""
         remove_partial(self.path.parent)
+        folder_of(self.path.parent).remove(self._outdated)
         if self.path.exists() or self._records:
             self._write()
         self._remove_journals()
@@ -335,7 +359,7 @@ def _fingerprint(entry: Mapping[str, Any]) -> str:
 def report_failures(records: ScanRecords) -> None:
     """Log the number of finished and failed scans, and raise an error if any scan failed.
 
-    Workflows call this function last. All ranks must call it; only rank 0 reports.
+    Workflows call this function last. All ranks must call this function; only rank 0 reports.
 
     Args:
         records: records of the run.

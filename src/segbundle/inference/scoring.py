@@ -20,13 +20,14 @@ from segbundle.distributed import all_gather, rank
 from segbundle.files import run_files
 from segbundle.inference.scan_records import ScanRecords
 from segbundle.metrics import score_case
-from segbundle.results.scores import CaseScores, print_summary, summarize, write_scores
+from segbundle.results.scores import CaseScores
+from segbundle.results.summary import print_summary, summarize, write_scores
 
 _logger = logging.getLogger(__name__)
 
 
 def is_better(current: float, best: float) -> bool:
-    """Return whether a validation score replaces the best score so far, so that its weights are kept.
+    """Return whether a validation score replaces the best score so far, so that the current weights are kept.
 
     A larger score replaces a smaller one. As long as no score is meaningful, the newest score replaces the best: if the
     best is NaN, or if the best is 0 and the new score is 0 or NaN.
@@ -48,17 +49,17 @@ class MeanDice(Metric):
     """Ignite metric of the mean Dice over classes, as `segbundle.results.scores.summarize` defines it.
 
     The metric reads the label maps `pred` and `label` (1, X, Y, Z) from the output of the engine, and `case` and
-    `annotated` from its batch. It adds `scores` to the output of each case. If no class could be scored, the mean is 0,
-    so that engines can compare it.
+    `annotated` from the batch. The metric adds `scores` to the output of each case. If no class could be scored, the
+    mean is 0, so that engines can compare validations.
 
     Args:
         class_names: names of the classes, background first.
         nsd_tolerance_mm: tolerance of the normalized surface Dice in mm, for all classes or by name (see
             `nsd_tolerances`). Default: None (surface metrics are not computed, and components are not counted).
-        records: records of the evaluation, whose scores of an earlier run are included. Default: None.
+        records: records of the evaluation, from which the scores of an earlier run are included. Default: None.
 
     Attributes:
-        cases: scores of each case of this rank; after the evaluation, those of all ranks.
+        cases: scores of each case of this rank; after the evaluation, scores of the cases of all ranks.
 
     Raises:
         ConfigError: the class names or the tolerances are invalid (see `nsd_tolerances`).
@@ -158,7 +159,7 @@ class ScoreReport:
         metric: metric with the scores.
 
     Raises:
-        OutputError: at the end of the evaluation, if a file cannot be written, and the engine has no `records`.
+        OutputError: a file cannot be written, and the engine has no `records` (raised at the end of the evaluation).
 
     Example:
         >>> import contextlib, io, os, tempfile

@@ -33,9 +33,9 @@ _CHECKPOINTS = ("ckpt_path", "weights")
 def configured(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Convert settings to plain values that can be written as JSON and hashed.
 
-    In a running workflow, the value of a setting is that in the configuration, if the configuration has its key. A
-    component is described by its `_target_` and its arguments, a reference by the value to which it refers. All
-    components that affect a result are added under the key `components`.
+    In a running workflow, values in the configuration replace the values of `settings` with the same key. A component
+    is described by its `_target_` and its arguments, a reference by the value to which it refers. All components that
+    affect a result are added under the key `components`.
 
     Without a running workflow, the given values are converted, and no components are added.
 
@@ -43,7 +43,7 @@ def configured(settings: Mapping[str, Any]) -> dict[str, Any]:
         settings: values by key.
 
     Returns:
-        JSON values by key.
+        JSON values by key
 
     Example:
         >>> configured({"overlap": 0.5, "network": torch.nn.Conv3d(1, 2, 1)})["overlap"]
@@ -63,7 +63,7 @@ def configured(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def checkpoints_in(settings: Mapping[str, Any]) -> Any:
-    """Return the value of `ckpt_path`, or of its former name `weights`; None if the settings have neither.
+    """Return the value of `ckpt_path`, or of its former name `weights`; None if neither key exists.
 
     Args:
         settings: values by key.
@@ -87,7 +87,7 @@ def _relevant(component: Any) -> Any:
 
 
 def hash_settings(values: Mapping[str, Any], weights: str | Sequence[str] | None) -> str:
-    """Return 12 hexadecimal digits that identify settings and the contents of checkpoints.
+    """Return 12 hexadecimal digits of a hash of settings and the contents of checkpoints.
 
     Args:
         values: settings, as `configured` returns them.
@@ -106,9 +106,9 @@ def hash_settings(values: Mapping[str, Any], weights: str | Sequence[str] | None
 
 
 def plain_values(parser: ConfigParser, value: Any, within: Sequence[str] = ()) -> Any:
-    """Convert a value of a configuration to JSON values, with references replaced by the values that they refer to.
+    """Convert a value of a configuration to JSON values, with references replaced by the values of their keys.
 
-    An expression is not evaluated. It becomes a list of its text and the values that it refers to.
+    An expression is not evaluated, but replaced by a list of its text and of the values of its references.
 
     Args:
         parser: parser of the configuration.
@@ -116,7 +116,7 @@ def plain_values(parser: ConfigParser, value: Any, within: Sequence[str] = ()) -
         within: IDs of the references that are being followed, to stop at cycles. Default: none.
 
     Returns:
-        JSON values. A reference to an unknown key, or to one in `within`, is replaced by its ID.
+        JSON values. A reference to an unknown key, or to a key in `within`, is replaced by its ID.
 
     Example:
         >>> parser = ConfigParser({"size": [3, 3], "kernel": "@size#0", "names": "$len(@size)"})

@@ -93,13 +93,13 @@ class ScoreSlabs(Iterator[Slab]):
             self.seconds += time.monotonic() - started
 
     def whole(self, device: torch.device | str | None = None) -> torch.Tensor:
-        """Return the logits of the whole volume, float32 (num_classes, X, Y, Z). This consumes the iterator.
+        """Return the logits of the whole volume, float32 (num_classes, X, Y, Z), and exhaust the iterator.
 
         Args:
             device: device of the result. Default: device of the slabs.
 
         Raises:
-            NonFiniteLogitsError: if logits are NaN or infinite.
+            NonFiniteLogitsError: logits are NaN or infinite.
         """
         logits: torch.Tensor | None = None
         for start, slab in self:
@@ -114,7 +114,7 @@ class SlabBuffer:
     """Buffer that sums the weighted logits of overlapping windows, for a range of slices of a volume.
 
     The range is as thick as the windows of a group (see `WindowPlan.groups`), and moves along the axis of the plan. The
-    size of the buffer is classes x slices x cross-section. It does not depend on the number of slices of the volume.
+    size of the buffer, classes x slices x cross-section, does not depend on the number of slices of the volume.
 
     Args:
         plan: positions of the windows.
@@ -200,7 +200,7 @@ class SlabBuffer:
             device: device whose memory is exhausted.
 
         Returns:
-            True if the sums were moved; False if they are not on `device`, or `device` is the CPU.
+            True if the sums were moved; False if the sums are not on `device`, or `device` is the CPU
         """
         if self._sums is None or self._sums.device != device or device.type == "cpu":
             return False
@@ -241,11 +241,11 @@ class SlabBuffer:
             stop: index of the first unfinished slice in the padded volume.
 
         Returns:
-            First slice in the volume, and logits (num_classes, X, Y, Z) without padding, which share their memory with
-            the buffer. None if all of these slices are padding.
+            index of the first slice in the volume, and logits (num_classes, X, Y, Z) without padding, which share their
+            memory with the buffer; or None if all slices before `stop` are padding
 
         Raises:
-            NonFiniteLogitsError: if logits of a window in these slices are NaN or infinite.
+            NonFiniteLogitsError: logits of a window in these slices are NaN or infinite.
         """
         self._finish_copying()
         assert self._sums is not None

@@ -38,9 +38,10 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
     """Sliding-window inferer that returns the same logits as MONAI's, faster and with a smaller memory footprint.
 
     `inferer(inputs, network)` returns the logits of the whole volume, as in MONAI. `inferer.slabs(inputs, network)`
-    returns an iterator that computes them slab by slab, so that no tensor of the size classes x volume is allocated.
-    `segbundle.transforms.restore_labels` converts the slabs to a label map. Windows are visited along one axis. Their
-    logits are summed with weights in float32, in a buffer that is about as thick as a window (`SlabBuffer`).
+    returns an iterator that computes the logits slab by slab, so that no tensor of the size classes x volume is
+    allocated. `segbundle.transforms.restore_labels` converts the slabs to a label map. Windows are visited along one
+    axis. Their logits are summed with weights in float32, in a buffer that is about as thick as a window
+    (`SlabBuffer`).
 
     MONAI's inferer runs in the cases that only MONAI supports: 2D, `with_coord`, additional arguments, several outputs,
     smaller outputs, and gradients with respect to the inputs. In these cases, `slabs` is not available, and `backend`,
@@ -48,15 +49,16 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
 
     Args:
         roi_size: window size in voxels, (X, Y, Z) or a number. `auto` selects the windows with the least computation
-            that fit into memory and are at least as large as `patch_size`. They overlap by as many voxels as windows of
-            `patch_size`. If the network normalizes by window statistics (`normalizes_by_window`), `auto` selects
-            `patch_size`.
-        sw_batch_size: number of windows per batch, or `auto`; it is reduced if they do not fit into memory. Default: 4.
+            that fit into memory and are at least as large as `patch_size`. These windows overlap by as many voxels as
+            windows of `patch_size`. If the network normalizes by window statistics (`normalizes_by_window`), `auto`
+            selects `patch_size`.
+        sw_batch_size: number of windows per batch, or `auto`; reduced if the windows do not fit into memory. Default:
+            4.
         overlap: overlap of adjacent windows as a fraction in [0, 1); a number, or one per axis. Default: 0.5.
         mode: weights of the voxels of a window, `gaussian` (default) or `constant`.
         args, kwargs: other arguments of `monai.inferers.SlidingWindowInferer`, such as `sigma_scale`, `padding_mode`
-            and `progress`. `device` is the device of the summed logits; by default, it is the device of the network or,
-            if the sums do not fit into its memory, the CPU.
+            and `progress`. `device` is the device of the summed logits; by default, the device of the network or, if
+            its memory is too small for the sums, the CPU.
         precision: see `segbundle.inference.autocast`. Default: `auto`.
         backend: see `segbundle.inference.prepare`. Default: `eager`.
         flip_axes: axes for test-time flips. Logits are averaged over all combinations, so three axes take eight times
@@ -64,11 +66,11 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         skip_air: skip windows in which all values are at most 1% of the intensity range above the minimum of the
             volume. Voxels that no window covers are background, the first class. Default: False.
         patch_size: (X, Y, Z) of training patches; required for `roi_size: auto`.
-        checkpoints: paths of files with weights of the network (plain state dicts). They are loaded one at a time, and
-            their logits are averaged. Default: none (the current weights are used).
+        checkpoints: paths of files with weights of the network (plain state dicts). Checkpoints are loaded one at a
+            time, and their logits are averaged. Default: none (the current weights are used).
 
     Raises:
-        ValueError: if an argument is invalid.
+        ValueError: an argument is invalid.
 
     Example:
         >>> inferer = SlidingWindowInferer(roi_size=(4, 4, 4), precision="fp32")
@@ -125,14 +127,14 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
             kwargs: additional keyword arguments of the network. With these, MONAI's inferer runs.
 
         Returns:
-            Logits (B, num_classes, X, Y, Z) in float32; a `MetaTensor` with the metadata of `inputs` if that is a
+            logits (B, num_classes, X, Y, Z) in float32; a `MetaTensor` with the metadata of `inputs` if that is a
             `MetaTensor`. If MONAI's inferer runs, its result.
 
         Raises:
-            ValueError: if MONAI's inferer would run, but `backend`, `flip_axes`, `skip_air` or `checkpoints` is set; or
+            ValueError: MONAI's inferer would run, but `backend`, `flip_axes`, `skip_air` or `checkpoints` is set; or
                 the overlap is invalid.
-            NonFiniteLogitsError: if logits are NaN or infinite.
-            torch.OutOfMemoryError: if a single window does not fit into the memory of the GPU.
+            NonFiniteLogitsError: logits are NaN or infinite.
+            torch.OutOfMemoryError: a single window does not fit into the memory of the GPU.
         """
         if inputs.ndim != 5 or self.with_coord or args or kwargs or inputs.requires_grad:
             return self._run_monai(inputs, network, *args, **kwargs)
@@ -165,11 +167,12 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
             device: device of the network.
 
         Returns:
-            Logits (1, num_classes, *patch_size) of the window. None for backends other than `eager`: nothing is run.
+            logits (1, num_classes, *patch_size) of the window. None for backends other than `eager`, which do not run
+            the network.
 
         Raises:
-            RuntimeError: if the network does not accept the window.
-            ValueError: if the output of the network is not a single tensor of logits with the size of the window.
+            RuntimeError: the network does not accept the window.
+            ValueError: the output of the network is not a single tensor of logits with the size of the window.
         """
         if self.backend != "eager":  # would compile for a shape that is not used again
             return None
@@ -189,10 +192,10 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
             axis: axis (0, 1 or 2) along which the slabs are ordered; None for the axis that needs the least memory.
 
         Raises:
-            ValueError: if `inputs` is not a single 3D volume, or the overlap is invalid; during iteration, if the
-                output of the network is not a single tensor of logits with the size of the windows.
-            NonFiniteLogitsError: during iteration, if logits are NaN or infinite.
-            torch.OutOfMemoryError: during iteration, if a single window does not fit into the memory of the GPU.
+            ValueError: `inputs` is not a single 3D volume, or the overlap is invalid; or the output of the network is
+                not a single tensor of logits with the size of the windows (raised during iteration).
+            NonFiniteLogitsError: logits are NaN or infinite (raised during iteration).
+            torch.OutOfMemoryError: a single window does not fit into the memory of the GPU (raised during iteration).
         """
         if inputs.ndim != 5 or len(inputs) != 1:
             raise ValueError(f"inputs must be one volume (1, C, X, Y, Z), got shape {tuple(inputs.shape)}.")

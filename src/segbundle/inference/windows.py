@@ -36,7 +36,7 @@ class WindowPlan:
 
     @property
     def padding(self) -> list[tuple[int, int]]:
-        """Number of voxels added before and after the volume along each axis, so that a window fits into it."""
+        """Number of voxels added before and after the volume along each axis, so that a window fits."""
         missing = [max(window - size, 0) for size, window in zip(self.shape, self.roi, strict=True)]
         return [(voxels // 2, voxels - voxels // 2) for voxels in missing]
 
@@ -49,14 +49,14 @@ class WindowPlan:
     def groups(self, at_least: int) -> Iterator[list[Place]]:
         """Yield groups of windows in ascending order along `axis`.
 
-        A group contains all windows at one position along `axis`. If these are fewer than `at_least`, it also contains
-        those at the next positions.
+        A group contains all windows at one position along `axis`. If these are fewer than `at_least`, the group also
+        contains the windows at the next positions.
 
         Args:
             at_least: minimum number of windows per group; the last group may be smaller.
 
         Yields:
-            First voxels of the windows of a group, in the padded volume.
+            for each group, a list of the first voxels (x, y, z) of its windows in the padded volume
         """
         steps = self.starts[self.axis]
         together = -(-at_least * len(steps) // math.prod(map(len, self.starts)))
@@ -78,7 +78,7 @@ def plan_windows(
             memory (`slab_axis`).
 
     Raises:
-        ValueError: if an overlap is outside [0, 1).
+        ValueError: an overlap is outside [0, 1).
 
     Example:
         >>> plan_windows((6, 4, 4), (4, 4, 4), (0.5, 0.5, 0.5)).starts
@@ -119,7 +119,7 @@ def check_overlap(overlap: Sequence[float]) -> None:
         overlap: overlap of adjacent windows along each axis, as a fraction of the window.
 
     Raises:
-        ValueError: if an overlap is out of range.
+        ValueError: an overlap is out of range.
 
     Example:
         >>> check_overlap((0.5, 0.5, 0.0))

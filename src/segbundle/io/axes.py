@@ -14,7 +14,7 @@ class AxisChange(NamedTuple):
     """Permutation and flips that lead from the stored axes of one grid to those of another.
 
     Attributes:
-        order: for each axis of the result, the stored axis that it comes from.
+        order: for each axis of the result, the index of the corresponding stored axis.
         flipped: for each axis of the result, whether its direction is reversed.
 
     Example:
@@ -101,14 +101,14 @@ def reoriented(scan: Scan, grid: Geometry) -> Scan:
     """Return a scan with its axes in the order and directions of a grid that has the same voxels.
 
     Voxels are moved, never interpolated. A scan whose voxels do not coincide with those of the grid is returned
-    unchanged, as is one that already has the axes of the grid.
+    unchanged, and so is a scan that already has the axes of the grid.
 
     Args:
         scan: scan or label map (C, X, Y, Z).
         grid: geometry of the image that the scan belongs to.
 
     Returns:
-        the scan, with a copy of its voxels if axes were moved.
+        the scan; if axes were moved, a new scan with a copy of the voxels
 
     Example:
         >>> from pathlib import Path

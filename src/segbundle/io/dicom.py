@@ -22,10 +22,10 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def is_dicom(path: Path) -> bool:
-    """Return whether a path may identify a DICOM volume: a folder, a DICOM file, or the path of a part of one.
+    """Return whether a path may identify a DICOM volume: a folder, a DICOM file, or a path of a volume in a file.
 
     Args:
-        path: path to check; it need not exist.
+        path: path to check; the path need not exist.
 
     Example:
         >>> is_dicom(Path("/nowhere/a.dcm"))
@@ -107,7 +107,7 @@ def read_dicom(path: str | Path, dtype: Any) -> tuple[np.ndarray, Geometry]:
             in `segbundle.io.dicom_pixels`).
 
     Returns:
-        array (1, X, Y, Z) and geometry.
+        a pair of the array, (1, X, Y, Z), and the geometry
 
     Raises:
         DataError: see `dicom_geometry`; or a file is damaged, or the voxels do not fit into memory.
@@ -134,7 +134,7 @@ def volume_slices(path: str | Path) -> list[tuple[Path, int]]:
         path: see `dicom_geometry`.
 
     Returns:
-        path of the file, and index of the frame in it (0 for a file with one image), per slice.
+        for each slice, the path of the file and the index of the frame in the file (0 for a file with one image)
 
     Raises:
         DataError: see `dicom_geometry`.
@@ -226,9 +226,10 @@ def _only_volume(folder: Path, listing: DicomFolder) -> Series:
 
 
 def _shown(folder: Path, volumes: list[Series]) -> str:
-    """Return description, label, number of files and path of the first volumes as text."""
+    """Return modality, SeriesNumber, label, number of files and path of the first volumes as text."""
     lines = []
     for series in volumes[:5]:
-        name = " ".join(filter(None, (series.description or series.modality, series.volume)))
+        number = f"series {series.number}" if series.number else ""
+        name = " ".join(filter(None, (series.modality, number, series.volume)))
         lines.append(f"{name}, {len(series.files)} file(s): {series.path.relative_to(folder)}")
     return "; ".join([*lines, *(["..."] if len(volumes) > 5 else [])])

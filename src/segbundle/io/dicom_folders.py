@@ -1,8 +1,8 @@
 """DICOM series of folders: grouping of files, separation into volumes, and their paths.
 
-A volume is identified by a path: of its folder, if this contains no other volume; else of its first file by name. A
-volume that is only a part of its files, or whose files lie in several folders, is identified by a path that does not
-exist on disk, such as `enhanced.dcm/b1000.volume` or `export/0123456789ab.volume`.
+A volume is identified by a path: the path of its folder, if the folder contains no other volume; else the path of its
+first file by name. A volume that is only a part of its files, or whose files lie in several folders, is identified by a
+path that does not exist on disk, such as `enhanced.dcm/b1000.volume` or `export/0123456789ab.volume`.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Series:
         files: paths of the files, sorted.
         why: kind of images, such as `a localizer`, if the series is not a volume; None (default) for a volume. A series
             with missing slices counts as a volume; `read_scan` reports the missing slices.
-        damaged: True if the series is not a volume, although its SOP class or many slices in one orientation suggest
-            that it should be (default False).
-        volume: label of the volume if the series has several, such as `b1000` (default empty).
+        damaged: True if the series is not a volume, although its SOP class or many slices in one orientation suggest a
+            volume (default False).
+        volume: label of the volume, such as `b1000`, if the series has several volumes (default empty).
         images: headers of the files, with the slices of the volume only (default none).
         unreadable: paths of files in the same folders that may be damaged slices (default none).
 
@@ -82,7 +82,7 @@ class Series:
 
     @property
     def num_slices(self) -> int:
-        """Number of slices; for a series that is not a volume, its number of frames."""
+        """Number of slices; for a series that is not a volume, number of frames."""
         return sum(len(image.slices) or image.frames for image in self.images)
 
 
@@ -186,11 +186,11 @@ def scattered_series(root: Path, series: Iterable[Series]) -> list[tuple[Series,
     a single slice. Copies of an image (with the same SOPInstanceUID) are used once.
 
     Args:
-        root: folder that contains all of them.
-        series: series of single folders, with their images; those that are not volumes are ignored.
+        root: folder that contains the folders of all series.
+        series: series of single folders, with their images; series that are not volumes are ignored.
 
     Returns:
-        each volume, with the series that are its parts.
+        for each volume, a pair of the volume and the list of its parts, which are series
 
     Example:
         >>> scattered_series(Path("export"), [])
@@ -214,11 +214,11 @@ def scattered_series(root: Path, series: Iterable[Series]) -> list[tuple[Series,
 
 
 def find_scattered(path: Path) -> Series | None:
-    """Return the volume in several folders that a path identifies; None if there is none.
+    """Return the volume in several folders that a path identifies, or None if the path identifies no such volume.
 
     Args:
-        path: path that `scattered_series` gave to a volume. If its files have changed since, or in another process, all
-            folders below the folder of the path are searched.
+        path: path that `scattered_series` gave to a volume. In another process, or if the files of the volume have
+            changed since, all folders below the parent folder of the path are searched.
 
     Raises:
         DataError: a folder cannot be read.
@@ -236,10 +236,26 @@ def find_scattered(path: Path) -> Series | None:
     return None if known is None else known[0]
 
 
+def listed_series(path: Path) -> Series | None:
+    """Return a series of a folder that was listed before, without reading headers again; None if its files changed.
+
+    Args:
+        path: path of the series. Only its first image is included in the result.
+
+    Example:
+        >>> listed_series(Path("/nowhere/ct")) is None
+        True
+    """
+    known = _summaries.get(path)
+    return known[0] if known is not None and known[1] == _states(known[0].files) else None
+
+
 _listed: dict[Path, tuple[list[_State], DicomFolder]] = {}
 """Listings of folders, from the least to the most recently used."""
 _lock = Lock()
 _scattered: dict[Path, tuple[Series, list[_State | None]]] = {}
+_summaries: dict[Path, tuple[Series, list[_State | None]]] = {}
+"""Series of all listed folders, with their first image only."""
 
 
 def _states(files: Iterable[Path]) -> list[_State | None]:
@@ -284,6 +300,10 @@ def _list(folder: Path, files: Sequence[_State]) -> DicomFolder:
         series = [entry if entry.why is not None else replace(entry, path=folder) for entry in series]
     series = [replace(entry, unreadable=tuple(unreadable)) for entry in series] if unreadable else series
     series.sort(key=lambda entry: (entry.files[0], entry.path))
+    state_of = {folder / state[0]: state for state in files}
+    for entry in series:
+        states = [state_of.get(file) for file in entry.files]
+        _summaries[entry.path] = replace(entry, images=entry.images[:1]), states
     return DicomFolder(tuple(series), tuple(sorted(passed_over.items())), tuple(unreadable))
 
 

@@ -99,11 +99,11 @@ class DicomImage:
         syntax: transfer syntax UID.
         pixels: position of the pixel data element in the file, in bytes.
         slices: planes of the image; empty if the image is not part of a volume.
-        why: kind of the image if it is not part of a volume; None if it is.
-        localizer: True if its SeriesDescription or, without one, its ProtocolName contains a word for a localizer
-            (default False).
-        damaged: True if the image is not part of a volume although its SOP class is that of slices (default False).
-        frames: number of frames in the file (default 1); `slices` may be only some of them.
+        why: kind of the image if the image is not part of a volume, else None.
+        localizer: True if the SeriesDescription or, if this is missing, the ProtocolName contains a word for a
+            localizer (default False).
+        damaged: True if the image is not part of a volume, although its SOP class is used for slices (default False).
+        frames: number of frames in the file (default 1); `slices` may contain only some of these frames.
         instance: SOPInstanceUID (default empty).
         number: SeriesNumber; 0 (default) if unknown.
         date: SeriesDate, or else StudyDate, as in the header, for instance `20260131` (default empty).
@@ -150,7 +150,8 @@ def read_image(path: Path) -> DicomImage | str:
         path: path of the file.
 
     Returns:
-        the header; or the kind of file: a modality such as `SR`, `DICOMDIR`, `not DICOM`, `empty` or `unreadable`.
+        the header; or the kind of file as text: a modality such as `SR`, `DICOMDIR`, `not DICOM`, `empty` or
+        `unreadable`
 
     Example:
         >>> import tempfile

@@ -36,12 +36,12 @@ def read_values(images: Sequence[DicomImage], order: Sequence[int], dtype: Any) 
 
     Args:
         images: headers of the files of the volume.
-        order: for each slice of the result, its index among the slices of all `images`.
+        order: for each slice of the result, the index of the slice among the slices of all `images`.
         dtype: NumPy dtype of the result. None: float32 if a slope or intercept is not an integer, else the first of
             uint8, int16, uint16, int32 and int64 that fits the range of BitsStored after rescaling.
 
     Returns:
-        array (slices, rows, columns).
+        an array (slices, rows, columns)
 
     Raises:
         DataError: a file is damaged, a slope or intercept is damaged or missing in some of the slices, or the voxels do
@@ -171,7 +171,7 @@ def _native_values(image: DicomImage, dtype: np.dtype[Any], count: int) -> np.nd
         element = file.read(8 if image.syntax == IMPLICIT else 12)
         tag = tuple(int.from_bytes(element[start : start + 2], order) for start in (0, 2))
         if tag != _PIXEL_DATA:
-            raise DataError(f"{image.path}: has no pixel data; the file is truncated. Copy or export it again.")
+            raise DataError(f"{image.path}: has no pixel data; the file may be truncated. Copy or export it again.")
         length = int.from_bytes(element[-4:], order)
         return np.fromfile(file, dtype, min(count, length // dtype.itemsize))
 

@@ -28,16 +28,16 @@ def separate(slices: Sequence[Slice]) -> list[tuple[str, list[int]]]:
     """Return the volumes among the slices of a series.
 
     Slices belong to different volumes if their stacks (StackID), echoes, b-values, signal components or time points
-    differ. If images share positions without such a difference, the first image of each position (by InstanceNumber)
-    is in the first volume, and so on. A separation is made only if it explains all slices: every volume has at least
+    differ. If images share positions without such a difference, the first image of each position (by InstanceNumber) is
+    in the first volume, and so on. Slices are separated only if the volumes are plausible: every volume has at least
     two slices, and volumes of different settings are about equally large.
 
     Args:
         slices: parallel slices of a series.
 
     Returns:
-        label, such as `b1000` or `t2`, and sorted indices of the slices of each volume; for a single volume, the label
-        is empty.
+        for each volume, a label such as `b1000` or `t2` (empty for a single volume), and the sorted indices of its
+        slices
 
     Example:
         >>> axes = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)

@@ -63,12 +63,12 @@ class Geometry:
         return np.asarray(nib.affines.apply_affine(self.affine, grid.reshape(8, 3)))
 
     def difference(self, other: Geometry) -> str | None:
-        """Return a description of how another grid differs from this one; None if their voxels coincide.
+        """Return a description of how another grid differs from this grid; None if the voxels of both grids coincide.
 
         Voxels coincide if the positions of corner voxels differ by at most a tenth of the smallest spacing, because
-        headers are stored in single precision. They also coincide if one corner voxel and the spacing are the same, and
-        the rotations differ by at most the rounding error of a qform. This corner is the first voxel of the file with
-        the qform; after a reorientation, it can be any corner.
+        headers are stored in single precision. The voxels also coincide if one corner voxel and the spacing are the
+        same, and the rotations differ by at most the rounding error of a qform. This corner is the first voxel of the
+        file with the qform; after a reorientation, this can be any corner.
 
         Args:
             other: geometry of another scan.
@@ -155,7 +155,8 @@ def volume_shape(path: str | Path, shape: Sequence[int]) -> tuple[tuple[int, int
         shape: stored shape: (X, Y), (X, Y, Z), (X, Y, Z, C) or (X, Y, Z, 1, C).
 
     Returns:
-        (X, Y, Z) and C; Z is 1 for a single slice, and C is 1 for a scan without a channel axis.
+        the shape (X, Y, Z), and the number of channels C. Z is 1 for a single slice, and C is 1 for a scan without a
+        channel axis.
 
     Raises:
         DataError: the number of dimensions is not supported, or a dimension is empty.

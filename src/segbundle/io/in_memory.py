@@ -25,7 +25,7 @@ def scan_in_memory(image: Any, dtype: Any = np.float32) -> Scan | None:
         dtype: NumPy dtype of the result (default float32); None to keep the dtype of the image.
 
     Returns:
-        scan with an array (C, X, Y, Z), which may share memory with the image; or None.
+        the scan, with an array (C, X, Y, Z) that may share memory with the image; or None
 
     Raises:
         DataError: the image is not three-dimensional, its geometry is not plausible, or its voxels are complex or color

@@ -1,4 +1,4 @@
-"""Read NRRD and MetaImage files with SimpleITK, and convert its LPS+ coordinates and (Z, Y, X) arrays."""
+"""Read NRRD and MetaImage files with SimpleITK, and convert LPS+ coordinates and (Z, Y, X) arrays."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def read_itk(path: Path, dtype: Any) -> Scan:
         dtype: NumPy dtype of the result; None to keep the stored dtype.
 
     Returns:
-        scan with an array (C, X, Y, Z).
+        the scan, with an array (C, X, Y, Z)
 
     Raises:
         DataError: see `itk_geometry`; or voxels are complex or missing, or do not fit into memory.
@@ -100,7 +100,8 @@ def channels_first(array: np.ndarray, components: int, geometry: Geometry) -> np
     """Convert an array of SimpleITK to (C, X, Y, Z), without a copy where possible.
 
     Args:
-        array: voxels (Z, Y, X); a time axis is first, and the axis of several values per voxel is last.
+        array: voxels (Z, Y, X), with an additional first axis for time points and an additional last axis for several
+            values per voxel.
         components: number of values per voxel.
         geometry: geometry of the image.
 

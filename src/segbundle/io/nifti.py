@@ -35,7 +35,7 @@ _GOOD_RAS_FLAG = 28
 def is_nifti(path: Path) -> bool:
     """Return whether a file has a suffix that nibabel reads (NIfTI, Analyze or MGH), and its header exists.
 
-    The header is the file itself, except that of an `.img` file. An `.img` file without a header may be DICOM.
+    The header is in the file itself, except for an `.img` file. An `.img` file without a header may be DICOM.
 
     Args:
         path: path of a file.
@@ -54,7 +54,7 @@ def nifti_grid(path: Path) -> tuple[Geometry, Any]:
         path: path of the file.
 
     Returns:
-        Geometry, and nibabel's header in single-file form; the header is None for formats other than NIfTI.
+        a pair of the geometry and nibabel's header in single-file form (None for formats other than NIfTI)
 
     Raises:
         DataError: the header is invalid, or the file is shorter than its header says.
@@ -92,7 +92,7 @@ def read_nifti(path: Path, dtype: Any) -> Scan:
         dtype: NumPy dtype of the result; None to keep the stored dtype, or nibabel's dtype for scaled values.
 
     Returns:
-        scan with an array (C, X, Y, Z).
+        the scan, with an array (C, X, Y, Z)
 
     Raises:
         DataError: see `nifti_grid`; or voxels are complex or color values, or do not fit into memory.

@@ -19,16 +19,16 @@ class ProbabilityFile:
     """Memory-mapped 4D NIfTI file (X, Y, Z, num_classes) of class probabilities.
 
     Probabilities are stored as 16-bit integers with a scale factor, because NIfTI has no 16-bit floating point. The
-    file is not compressed, so it can be filled in any order. It appears at its path when the `with` block ends without
-    an error.
+    file is not compressed, so it can be filled in any order. The file appears at its path when the `with` block ends
+    without an error.
 
     Args:
         path: output path, with the suffix `.nii`.
         reference: path of the scan whose geometry is written to the header.
 
     Raises:
-        DataError: in `array`, if the scan cannot be read.
-        OutputError: in the `with` statement, if the file cannot be written.
+        DataError: the scan cannot be read (raised in `array`).
+        OutputError: the file cannot be written (raised in the `with` statement).
 
     Example:
         >>> import tempfile

@@ -21,7 +21,7 @@ _Timed = tuple[Scan, float]
 class BackgroundReader:
     """Background thread that runs the submitted calls one after another, in order.
 
-    The thread starts with the first call. When the program exits, it waits only for calls with `must_finish`.
+    The thread starts with the first call. A program that exits waits only for calls with `must_finish`.
 
     Args:
         name: name of the thread. Default: `reading`.
@@ -42,12 +42,12 @@ class BackgroundReader:
 
         Args:
             function: function to call.
-            args: its arguments.
+            args: arguments of the function.
             must_finish: whether the program waits for this call before it exits. Some libraries crash if the program
                 exits while they read a file. Default: True.
 
         Returns:
-            Future with the result, or with the exception that the function raised.
+            future with the result, or with the exception that the function raised
         """
         future: Future[T] = Future()
         if must_finish:
@@ -107,7 +107,8 @@ def read_begun(path: str | Path | Sequence[str | Path]) -> _Timed:
         path: see `read_scan`.
 
     Returns:
-        scan (float32), and the time in seconds that the background thread took; 0 if the scan was read now.
+        a pair of the scan (float32) and the time in seconds that the background thread took (0 if the scan was read
+        now)
 
     Raises:
         DataError: see `read_scan`.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 _PAIRS = {".hdr": ".img", ".hdr.gz": ".img.gz"}
-"""Suffixes of NIfTI and Analyze headers, and of their voxel files."""
+"""Suffixes of NIfTI and Analyze headers, and of their data files."""
 _OWN_SUFFIXES = (*NIFTI_SUFFIXES, *_PAIRS, ".mgz", ".mgh")
 SUFFIXES = (*_OWN_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
 """File name suffixes that `read_scan` supports. A folder with DICOM files is a scan as well."""
@@ -18,7 +18,7 @@ _HEADER_KEYS = {
     ".mhd": re.compile(r"ElementDataFile\s*=", re.IGNORECASE),
     ".nhdr": re.compile(r"data ?file\s*:", re.IGNORECASE),
 }
-"""Keys of headers that name the voxel files."""
+"""Keys of headers that name the data files."""
 _HEADER_BYTES = 1_000_000
 _SEGMENTATIONS = (".seg.nrrd", ".seg.nhdr")
 """Suffixes of 3D Slicer segmentations. These are label maps, not images."""
@@ -205,10 +205,11 @@ def files_of(path: str | Path) -> list[Path]:
     """Return all files that form a scan.
 
     For most formats, this is the file itself. For a file of a DICOM series, these are all files of the series; for a
-    folder, all its files except hidden ones; for a header (.hdr, .mhd, .nhdr), the header and its existing voxel files.
+    folder, all files in the folder except hidden files; for a header (.hdr, .mhd, .nhdr), the header and its existing
+    data files.
 
     Args:
-        path: path of a scan. If it cannot be read, only this path is returned.
+        path: path of a scan. If the scan cannot be read, only this path is returned.
 
     Example:
         >>> import tempfile
@@ -232,9 +233,9 @@ def files_of(path: str | Path) -> list[Path]:
 
 
 def data_files(header: Path) -> list[Path]:
-    """Return the voxel files of a separate header (.hdr, .mhd, .nhdr); an empty list for any other file.
+    """Return the data files of a separate header (.hdr, .mhd, .nhdr); an empty list for any other file.
 
-    Voxel files that the header names are returned even if they do not exist.
+    Data files that the header names are returned even if they do not exist.
 
     Args:
         header: path of a file.

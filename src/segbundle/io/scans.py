@@ -34,13 +34,13 @@ def read_scan(path: str | Path | Sequence[str | Path] | Any, dtype: Any = np.flo
     """Read a scan or label map, with scale slope and intercept applied.
 
     Args:
-        path: a file, a folder with one DICOM volume, any file of a DICOM series, the path of one of its volumes (see
+        path: a file, a folder with one DICOM volume, any file of a DICOM series, the path of a volume of a series (see
             `segbundle.io.dicom_folders`), or a list of files with one channel each (nnU-Net's `_0000`, `_0001`, ...)
             and the same geometry; or an image in memory, see `scan_in_memory`.
         dtype: NumPy dtype of the result (default float32); None for the dtype of the scaled values, as for label maps.
 
     Returns:
-        scan with an array (C, X, Y, Z).
+        the scan, with an array (C, X, Y, Z)
 
     Raises:
         DataError: the file is missing, truncated, unreadable or not a 3D scan; the header is not plausible; voxels are
@@ -76,7 +76,7 @@ def read_geometry(path: str | Path) -> Geometry:
     """Return the geometry of a scan. Only the header is read.
 
     Args:
-        path: a file, a folder with one DICOM volume, any file of a DICOM series, or the path of one of its volumes.
+        path: a file, a folder with one DICOM volume, any file of a DICOM series, or the path of a volume of a series.
 
     Raises:
         DataError: see `read_scan`.
@@ -111,8 +111,8 @@ def write_segmentation(
 
     For a NIfTI scan, the geometry of the header (dimensions, spacing, units, qform and sform with their codes) is
     copied bit for bit. For other formats, qform and sform are set in mm with code 1 (scanner); a qform cannot describe
-    sheared axes, so only the sform is set for these. The file is written atomically, and the same labels give the same
-    bytes.
+    sheared axes, so only the sform is set for sheared axes. The file is written atomically, and the same labels give
+    the same bytes.
 
     Args:
         labels: (X, Y, Z) integer class indices on the stored axes of the scan; written as uint8 if all are below 256,

@@ -44,8 +44,9 @@ class Slice:
         distance: SpacingBetweenSlices in mm; None (default) if missing.
         slope: scale factor of stored values (default 1).
         intercept: value added after scaling (default 0).
-        rescaled: those of `RescaleSlope` and `RescaleIntercept` that are in the header (default: neither).
-        damaged: description of a damaged slope or intercept; None (default) if both are usable.
+        rescaled: names of the rescale elements in the header: `RescaleSlope`, `RescaleIntercept` or both (default:
+            none).
+        damaged: description of a damaged slope or intercept; None (default) if slope and intercept are usable.
         stack: StackID of a multi-frame file (default empty).
         settings: name and value of settings that distinguish volumes acquired together, such as EchoTime (default
             none).
@@ -104,8 +105,8 @@ def arrange(slices: Sequence[Slice]) -> tuple[list[int], np.ndarray]:
         slices: slices of a series, in any order.
 
     Returns:
-        indices of the slices in the order of the third axis, and the (4, 4) affine that maps voxel indices (column,
-        row, slice) to LPS+ coordinates in millimeters.
+        a pair: indices of the slices in the order of the third axis, and the (4, 4) affine that maps voxel indices
+        (column, row, slice) to LPS+ coordinates in millimeters
 
     Raises:
         DataError: the slices do not form one volume. The message does not contain a path.
@@ -299,7 +300,7 @@ def positions_along(heights: np.ndarray) -> np.ndarray:
         heights: positions of slices along their normal in mm, (n,).
 
     Returns:
-        integers (n,), from 0 for the lowest position.
+        integers (n,), 0 for the lowest position
 
     Example:
         >>> positions_along(np.array([2.0, 0.0, 2.0, 0.0])).tolist()

@@ -30,7 +30,7 @@ def to_suv(scan: Scan, path: str | Path | list[str | Path]) -> Scan:
     """Return a scan whose PET channels are in SUV (g/ml). Other channels, such as CT, are unchanged.
 
     Args:
-        scan: scan in floating point (C, X, Y, Z); it is changed in place.
+        scan: scan in floating point (C, X, Y, Z), changed in place.
         path: path of the scan, or one path per channel. Files that are not DICOM PET series are not converted.
 
     Raises:
@@ -93,7 +93,7 @@ def _per_activity(path: str | Path, headers: list[Any]) -> float:
     corrected = [str(word) for word in header.get("CorrectedImage") or ()]
     for word, what in (("ATTN", "attenuation"), ("DECY", "decay")):
         if word not in corrected:
-            raise DataError(f"{path}: is not corrected for {what} (CorrectedImage), so it has no SUV.")
+            raise DataError(f"{path}: is not corrected for {what} (CorrectedImage), so SUVs cannot be computed.")
     drug = (header.get("RadiopharmaceuticalInformationSequence") or [{}])[0]
     weight = _positive(path, header, "PatientWeight")
     dose = _positive(path, drug, "RadionuclideTotalDose")
@@ -113,7 +113,8 @@ def _positive(path: str | Path, header: Any, name: str) -> float:
     except (TypeError, ValueError):
         number = 0.0
     if not (math.isfinite(number) and number > 0):
-        raise DataError(f"{path}: {name} is {'missing' if value is None else value}; SUV needs a positive number.")
+        found = "missing" if value is None else "not a positive number"
+        raise DataError(f"{path}: {name} is {found}; SUV needs a positive number.")
     return number
 
 

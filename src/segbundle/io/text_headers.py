@@ -1,8 +1,8 @@
 """Check MetaImage and NRRD text headers before ITK reads them.
 
 ITK's readers overwrite memory for some invalid headers (fewer than 0 or far more than 5 dimensions, fields of many
-thousand characters), and return zeros for compressed voxels that cannot be decompressed. They assume 1 mm for missing
-voxel sizes, and ignore units and scale factors.
+thousand characters), and return zeros for compressed voxels that cannot be decompressed. The readers assume 1 mm for
+missing voxel sizes, and ignore units and scale factors.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _OTHER_LENGTHS = ("m", "meter", "meters", "dm", "cm", "um", "µm", "micron", "mi
 
 
 def check_text_header(path: Path) -> None:
-    r"""Raise an error if the header of a MetaImage or NRRD file is invalid, or a voxel file is missing.
+    r"""Raise an error if the header of a MetaImage or NRRD file is invalid, or a data file is missing.
 
     Files with other suffixes are not checked.
 
@@ -72,8 +72,8 @@ def check_text_header(path: Path) -> None:
         path: path of the file.
 
     Raises:
-        DataError: the header is invalid, or a voxel file is missing. The message names the field and its value, or the
-            voxel file.
+        DataError: the header is invalid, or a data file is missing. The message names the field and its value, or the
+            data file.
         OSError: the file cannot be read.
 
     Example:
@@ -101,7 +101,7 @@ def compressed_values(path: Path) -> np.ndarray | None:
         path: path of the file.
 
     Returns:
-        1D array of the stored dtype, in the order of the file; or None.
+        a 1D array of the stored dtype, in the order of the file; or None
 
     Raises:
         DataError: voxels are damaged, or their number differs from the header.
@@ -337,20 +337,18 @@ def _are_finite(words: list[str]) -> bool:
 
 
 def _check_data_files(path: Path, named: str) -> None:
-    """Raise an error if voxel files are missing or not regular files: a pipe would block forever.
+    """Raise an error if data files are missing or not regular files: a pipe would block forever.
 
     Args:
         path: path of the header.
-        named: name of the voxel file in the header; `LOCAL` for the header itself.
+        named: name of the data file in the header; `LOCAL` for the header itself.
     """
     named_file = [] if named.upper() == "LOCAL" else [path.parent / named]
     for file in data_files(path) or named_file:
         try:
             kind = file.stat().st_mode
         except (OSError, ValueError):
-            raise DataError(
-                f"{path}: the file with its voxels, {file}, is missing. Copy it to the folder of the header."
-            ) from None
+            raise DataError(f"{path}: its data file {file} is missing. Copy it to the folder of the header.") from None
         if not stat.S_ISREG(kind) or file.samefile(path):
             raise DataError(
                 f"{path}: {file} cannot contain its voxels, because it is the header itself or not a regular file. "

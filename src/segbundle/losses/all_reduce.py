@@ -11,16 +11,16 @@ import torch.distributed as dist
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     """Return the sum of a tensor over all ranks, with gradients.
 
-    In distributed training, every rank must call this function and run its backward pass, because both wait for all
-    ranks. The backward pass sums the gradients of all ranks. DistributedDataParallel then averages the gradients of the
-    weights. Together they give the gradient of a single loss over the whole batch.
+    In distributed training, every rank must call this function and run its backward pass, because the function and the
+    backward pass wait for all ranks. The backward pass sums the gradients of all ranks. DistributedDataParallel then
+    averages the gradients of the weights. The result is the gradient of a single loss over the whole batch.
 
     Args:
         values: any shape; the same shape on every rank.
 
     Returns:
-        The sum, the same on every rank. `values` itself without a process group, and where gradients are disabled, so
-        that validation on a single rank does not wait for the other ranks.
+        the sum, the same on every rank; or `values` itself if there is no process group, or if gradients are disabled,
+        so that validation on a single rank does not wait for the other ranks
 
     Example:
         >>> sum_over_ranks(torch.tensor([1.0, 2.0]))  # no process group

@@ -24,7 +24,7 @@ class RegionLoss(torch.nn.Module, ABC):
     Subclasses implement the loss over classes. See `segbundle.losses.DiceLoss` for the arguments.
 
     Raises:
-        ValueError: if arguments contradict each other or are out of range.
+        ValueError: arguments contradict each other or are out of range.
 
     Example:
         >>> from segbundle.losses import DiceLoss, GeneralizedDiceLoss
@@ -85,10 +85,11 @@ class RegionLoss(torch.nn.Module, ABC):
                 are annotated).
 
         Returns:
-            A scalar in float32 (float64 for float64 input). See the class for `reduction="none"`.
+            a scalar in float32 (float64 for float64 input); with `reduction="none"`, the tensor that the class
+            describes
 
         Raises:
-            ValueError: if shapes or the number of weights do not match, a class index is out of range, the background
+            ValueError: shapes or the number of weights do not match, a class index is out of range, the background
                 is marked as unannotated, or the input contains NaN or Inf. On a GPU, values are checked in the first
                 batches only.
         """
@@ -112,8 +113,8 @@ class RegionLoss(torch.nn.Module, ABC):
             cross_entropy: settings of a cross entropy to compute in the same pass. Default: None (no cross entropy).
 
         Returns:
-            The sums, and a bool mask (B, C) of the classes to include: those that are annotated, without the background
-            if it is excluded.
+            a pair: the sums, and a bool mask (B, C) of the classes to include, that is, of the annotated classes,
+            without the background if the background is excluded
 
         Raises:
             ValueError: see `forward`.
@@ -159,10 +160,10 @@ class RegionLoss(torch.nn.Module, ABC):
             counted: (B, C) bool, the classes to include.
 
         Returns:
-            A scalar; with `reduction="none"`, the values that the class describes, without spatial axes.
+            a scalar; with `reduction="none"`, the values that the class describes, without spatial axes
 
         Raises:
-            ValueError: if the number of weights does not match the number of classes.
+            ValueError: the number of weights does not match the number of classes.
         """
         sums = self._over_batch(counts, counted) if self.batch else (*counts[:4], counted)
         intersection, prediction, reference, voxels, counted = sums

@@ -54,11 +54,11 @@ class _RegionCELoss(torch.nn.Module):
                 are annotated).
 
         Returns:
-            A scalar in float32 (float64 for float64 input).
+            a scalar in float32 (float64 for float64 input)
 
         Raises:
-            ValueError: see `RegionLoss.forward`; also if `weight` does not have one entry per class, or a factor is a
-                ramp and `progress` is None.
+            ValueError: see `RegionLoss.forward`; or `weight` does not have one entry per class, or a factor is a ramp
+                and `progress` is None.
         """
         lambda_region, lambda_ce = self._current_value(self.lambda_region), self._current_value(self.lambda_ce)
         entropy = CrossEntropy(self._weights(input), self.label_smoothing) if lambda_ce > 0 else None
@@ -129,19 +129,19 @@ class DiceCELoss(_RegionCELoss):
     unannotated classes, p of a background voxel is the summed probability of the background and of those classes.
     Ignored voxels are excluded.
 
-    Cross entropy is averaged over the voxels of each sample, and then over samples. It therefore differs from PyTorch
-    if samples have different numbers of ignored voxels. A sample whose voxels are all ignored counts as 0. With
+    Cross entropy is averaged over the voxels of each sample, and then over samples. The result therefore differs from
+    PyTorch if samples have different numbers of ignored voxels. A sample whose voxels are all ignored counts as 0. With
     `batch`, cross entropy is averaged over all voxels of the batch, as in PyTorch.
 
     Args:
-        include_background: whether the Dice term includes class 0. Cross entropy always includes it.
+        include_background: whether the Dice term includes class 0. Cross entropy always includes class 0.
         to_onehot_y, squared_pred, jaccard, smooth_nr, smooth_dr, batch, ignore_index, absent: see `DiceLoss`.
         sigmoid, softmax, other_act: activation for the Dice term; see `DiceLoss`. Cross entropy uses the logits.
         reduction: `mean` or `sum`. The Dice loss is reduced as in `DiceLoss`, cross entropy over voxels.
         weight: class weights of both terms: one per class, including the background, or a number for all classes.
             Default: None (equal weights). Cross entropy over class indices becomes a weighted mean, as in PyTorch. The
-            Dice loss is not divided by the sum of the weights, as in MONAI: weights around 40 make it 40 times as
-            large. Scale the weights to a mean of 1.
+            Dice loss is not divided by the sum of the weights, as in MONAI: weights around 40 make this loss 40 times
+            as large. Scale the weights to a mean of 1.
         lambda_dice, lambda_ce: factors of the two terms; each is a number, or a `LinearRamp` over the course of
             training. Default: 1.0.
         label_smoothing: label smoothing of the cross entropy, in [0, 1]. Default: 0.0.
@@ -150,7 +150,7 @@ class DiceCELoss(_RegionCELoss):
         progress: completed fraction of training, from 0 to 1; None before the trainer sets it. Required only for ramps.
 
     Raises:
-        ValueError: if arguments contradict each other or are out of range.
+        ValueError: arguments contradict each other or are out of range.
 
     Example:
         >>> loss = DiceCELoss(softmax=True, to_onehot_y=True, ignore_index=255)
@@ -211,14 +211,14 @@ class GeneralizedDiceCELoss(_RegionCELoss):
         w_type, absent: see `GeneralizedDiceLoss`.
         reduction: `mean` or `sum`. Generalized Dice is reduced over samples, cross entropy over voxels.
         weight: class weights of both terms: one per class, including the background, or a number for all classes.
-            Default: None (equal weights). The generalized Dice loss multiplies w by them.
+            Default: None (equal weights). The generalized Dice loss multiplies w by these weights.
         lambda_gdl: factor of the generalized Dice loss; a number or a `LinearRamp`. Default: 1.0.
 
     Attributes:
         progress: completed fraction of training, from 0 to 1; None before the trainer sets it. Required only for ramps.
 
     Raises:
-        ValueError: if arguments contradict each other or are out of range.
+        ValueError: arguments contradict each other or are out of range.
 
     Example:
         >>> loss = GeneralizedDiceCELoss(softmax=True, to_onehot_y=True, ignore_index=255)

@@ -1,8 +1,8 @@
 """Compute all sums that a region loss and cross entropy need in one pass over a batch.
 
-A region loss needs three sums per class: the intersection, the prediction and the reference. They are computed chunk by
-chunk, together with softmax, cross entropy and their gradients. Apart from the logits and their gradient, no tensor of
-the size classes x voxels is allocated: neither a one-hot target nor probabilities.
+A region loss needs three sums per class: the intersection, the prediction and the reference. These sums are computed
+chunk by chunk, together with softmax, cross entropy and their gradients. Apart from the logits and their gradient, no
+tensor of the size classes x voxels is allocated: neither a one-hot target nor probabilities.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MIN_LOGIT = -1e30
 class SoftCounts(NamedTuple):
     """Per-class sums over the voxels that are not ignored, for B samples and C classes.
 
-    Here, p is the probability of a class at a voxel, and g is its reference: 0 or 1, or a value between for soft
+    p is the predicted probability of a class at a voxel, and g its reference value: 0 or 1, or in between for soft
     targets.
 
     Example:
@@ -52,7 +52,7 @@ class SoftCounts(NamedTuple):
 class CrossEntropy:
     """Settings of the cross entropy that `soft_counts` computes.
 
-    Args:
+    Attributes:
         weight: class weights (C,). Default: None (equal weights).
         label_smoothing: label smoothing, in [0, 1]. Default: 0.0.
 
@@ -78,12 +78,12 @@ def soft_counts(
     soft_label: bool = False,
     cross_entropy: CrossEntropy | None = None,
 ) -> SoftCounts:
-    """Compute the per-class sums of a batch. They are differentiable with respect to `input`.
+    """Compute the per-class sums of a batch, differentiable with respect to `input`.
 
     Args:
         input: (B, C, *spatial), floating point: logits with `softmax`, otherwise probabilities.
         target: (B, 1, *spatial) class indices of any dtype if C > 1, or (B, C, *spatial) one-hot or soft.
-        softmax: whether `input` contains logits. Cross entropy requires logits.
+        softmax: whether `input` contains logits, which cross entropy requires.
         merged: indices of the unannotated classes of each sample, whose voxels are labeled as background. Their
             probability is added to that of the background, and their own sums are 0 (marginal probabilities; Shi et al.
             2021, Medical Image Analysis 70, 101979). Default: None (no unannotated classes).
@@ -95,7 +95,7 @@ def soft_counts(
         cross_entropy: settings of the cross entropy; ignored without `softmax`. Default: None (no cross entropy).
 
     Returns:
-        Sums in float32 (float64 for float64 input).
+        sums in float32 (float64 for float64 input)
 
     Example:
         >>> input = torch.tensor([[[0.5, 0.5], [0.5, 0.5]]])

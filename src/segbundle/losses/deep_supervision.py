@@ -21,7 +21,7 @@ def depths_of(logits: torch.Tensor | Sequence[torch.Tensor], target: torch.Tenso
         target: (B, 1 or C, *spatial) at full resolution.
 
     Returns:
-        One tensor (B, C, *spatial) per resolution.
+        one tensor (B, C, *spatial) per resolution
 
     Example:
         >>> target = torch.zeros(1, 1, 8, 8, 8)
@@ -52,7 +52,7 @@ def loss_over_depths(
         kwargs: keyword arguments of the loss function, the same for all resolutions.
 
     Returns:
-        A scalar tensor. With a single resolution, this is the loss itself.
+        a scalar tensor. With a single resolution, this is the loss itself.
 
     Example:
         >>> from segbundle.losses import DiceLoss

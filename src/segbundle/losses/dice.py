@@ -23,24 +23,25 @@ class DiceLoss(RegionLoss):
 
     The loss of a sample is D + (1 - D) A. D is the mean loss over the classes present in the reference. A is the
     fraction of the volume predicted as absent classes: the sum of their P divided by the number of voxels. Without
-    `weight`, the loss is in [0, 1]. It depends neither on the size of the volume nor on absent classes with zero
+    `weight`, the loss is in [0, 1]. The loss depends neither on the size of the volume nor on absent classes with zero
     probability.
 
     Args:
         include_background: whether class 0 is included.
         to_onehot_y: whether the target contains class indices. Unlike in MONAI, no one-hot target is allocated.
-        sigmoid, softmax, other_act: activation that turns `input` into probabilities; at most one of them. Without an
-            activation, `input` must contain probabilities.
+        sigmoid, softmax, other_act: activation that turns `input` into probabilities; at most one activation. Without
+            an activation, `input` must contain probabilities.
         squared_pred: sum p² and g² in P and G.
         jaccard: use the Jaccard index instead of Dice.
         reduction: `mean`: mean over samples. `sum`: sum over samples and present classes. `none`: one value per sample
-            and class, (B, C, 1, ...), without the background if it is excluded. With `absent="volume"`, the value of an
-            absent class is its predicted fraction of the volume. The value of an unannotated class is 0.
+            and class, (B, C, 1, ...), without the background if the background is excluded. With `absent="volume"`, the
+            value of an absent class is its predicted fraction of the volume. The value of an unannotated class is 0.
         smooth_nr: added to the numerator.
         smooth_dr: added to the denominator.
         batch: treat the batch as one sample; in distributed training, the batches of all ranks together.
-        weight: class weights: one number for all classes, or one per class, without the background if it is excluded.
-            As in MONAI, the loss is not divided by the sum of the weights, so its maximum is the largest weight.
+        weight: class weights: one number for all classes, or one per class, without the background if the background is
+            excluded. As in MONAI, the loss is not divided by the sum of the weights, so its maximum is the largest
+            weight.
         soft_label: for soft targets, use the sum of min(p, g) as I, so that p = g is a perfect match. No effect with
             `squared_pred`.
         absent: treatment of annotated classes that are absent from the reference. `volume`: the penalty A. `skip`: no
@@ -50,7 +51,7 @@ class DiceLoss(RegionLoss):
             without such a channel, the voxels that are 0 in all channels. Default: None.
 
     Raises:
-        ValueError: if arguments contradict each other or are out of range.
+        ValueError: arguments contradict each other or are out of range.
 
     Example:
         >>> logits = torch.tensor([[[[20.0, -20.0]], [[-20.0, 20.0]], [[-20.0, -20.0]]]])  # (1, 3, 1, 2)
@@ -118,12 +119,12 @@ class GeneralizedDiceLoss(RegionLoss):
         w_type: class weights w: `square` (1 / G²), `simple` (1 / G) or `uniform` (1).
         reduction: `mean` or `sum` over samples, or `none` for one value per sample, (B, 1, 1, ...).
         weight: factors by which w is multiplied: one number for all classes, or one per class, without the background
-            if it is excluded.
+            if the background is excluded.
         absent: see `DiceLoss`. With `smooth`, an absent class has the largest weight among the present classes, as in
             MONAI.
 
     Raises:
-        ValueError: if arguments contradict each other or are out of range.
+        ValueError: arguments contradict each other or are out of range.
 
     Example:
         >>> logits = torch.tensor([[[[20.0, -20.0]], [[-20.0, 20.0]], [[-20.0, -20.0]]]])  # (1, 3, 1, 2)

@@ -17,7 +17,7 @@ class LinearRamp:
         until: completed fraction of training at which `end` is reached, in (0, 1]. Default: 1.0.
 
     Raises:
-        ValueError: if a value is out of range.
+        ValueError: a value is out of range.
 
     Example:
         >>> ramp = LinearRamp(start=0.0, end=1.0, until=0.5)

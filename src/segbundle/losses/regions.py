@@ -18,7 +18,7 @@ class Regions:
     Attributes:
         intersection, prediction, reference: (R, C), see `segbundle.losses.counts.SoftCounts`.
         voxels: (R,), number of voxels that are not ignored.
-        counted: (R, C) bool; False for unannotated classes, and for the background if it is excluded.
+        counted: (R, C) bool; False for unannotated classes, and for the background if the background is excluded.
         exclusive: whether each voxel has exactly one class, so that probabilities sum to at most 1. Default: True.
 
     Example:
@@ -59,7 +59,7 @@ def dice_terms(regions: Regions, smooth_nr: float, smooth_dr: float, jaccard: bo
         jaccard: use the denominator 2 (P + G - I) of the Jaccard index. Default: False.
 
     Returns:
-        Losses (R, C); 0 where the denominator is 0.
+        losses (R, C); 0 where the denominator is 0
 
     Example:
         >>> sums = torch.tensor([[1.0]]), torch.tensor([[2.0]]), torch.tensor([[2.0]])
@@ -80,7 +80,7 @@ def mean_over_classes(terms: torch.Tensor, weight: torch.Tensor, included: torch
         included: (R, C) bool, classes to include.
 
     Returns:
-        Means (R,); 0 for regions without included classes.
+        means (R,); 0 for regions without included classes
 
     Example:
         >>> mean_over_classes(torch.tensor([[0.2, 0.4]]), torch.ones(2), torch.tensor([[False, True]]))
@@ -106,7 +106,7 @@ def generalized_dice(
         smooth_dr: added to the denominator.
 
     Returns:
-        Loss of each region, (R,).
+        loss of each region, (R,)
 
     Example:
         >>> row, included = torch.tensor([[2.0, 6.0]]), torch.tensor([[True, True]])
@@ -130,7 +130,7 @@ def absent_shares(regions: Regions) -> torch.Tensor:
         regions: sums of R regions and C classes.
 
     Returns:
-        Fractions (R, C); 0 for classes that are not absent.
+        fractions (R, C); 0 for classes that are not absent
 
     Example:
         >>> prediction, reference = torch.tensor([[6.0, 2.0]]), torch.tensor([[8.0, 0.0]])
@@ -151,7 +151,7 @@ def absent_term(regions: Regions, weight: torch.Tensor) -> torch.Tensor:
         weight: class weights (C,).
 
     Returns:
-        Fractions (R,), in [0, 1] for weights of 1.
+        fractions (R,), in [0, 1] for weights of 1
 
     Example:
         >>> prediction, reference = torch.tensor([[6.0, 2.0]]), torch.tensor([[8.0, 0.0]])
@@ -180,7 +180,7 @@ def add_absent(loss: torch.Tensor, largest: torch.Tensor, regions: Regions, weig
         weight: class weights (C,), used for the absent classes.
 
     Returns:
-        Loss of each region with the penalty, (R,).
+        loss of each region with the penalty, (R,)
 
     Example:
         >>> prediction, reference = torch.tensor([[6.0, 2.0]]), torch.tensor([[8.0, 0.0]])

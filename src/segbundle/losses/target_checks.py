@@ -25,7 +25,7 @@ def one_activation(sigmoid: bool, softmax: bool, other_act: Any) -> None:
         other_act: function from logits to probabilities, or None.
 
     Raises:
-        ValueError: if several activations are given, or `other_act` is not callable.
+        ValueError: several activations are given, or `other_act` is not callable.
 
     Example:
         >>> one_activation(sigmoid=False, softmax=True, other_act=None)
@@ -45,7 +45,7 @@ def one_of(name: str, value: _Value, known: Sequence[Any]) -> _Value:
         known: accepted values.
 
     Raises:
-        ValueError: if the value is not accepted.
+        ValueError: the value is not accepted.
 
     Example:
         >>> one_of("reduction", "mean", ("mean", "sum"))
@@ -63,7 +63,7 @@ def not_negative(**values: float) -> None:
         values: numbers by the name of their argument.
 
     Raises:
-        ValueError: if a number is negative, infinite or NaN.
+        ValueError: a number is negative, infinite or NaN.
 
     Example:
         >>> not_negative(smooth_nr=1e-5, smooth_dr=0.0)
@@ -80,7 +80,7 @@ def factors(**values: float | LinearRamp) -> None:
         values: factors by the name of their argument.
 
     Raises:
-        ValueError: if a number is negative, infinite or NaN.
+        ValueError: a number is negative, infinite or NaN.
 
     Example:
         >>> factors(lambda_dice=LinearRamp(), lambda_ce=1.0)
@@ -95,10 +95,10 @@ def weights(weight: Sequence[float] | float | torch.Tensor | None) -> torch.Tens
         weight: a number for all classes, or a sequence with one number per class; None for no weights.
 
     Returns:
-        A scalar or a tensor (C,), or None.
+        a scalar or a tensor (C,), or None
 
     Raises:
-        ValueError: if a weight is negative or not finite, or the shape is neither () nor (C,).
+        ValueError: a weight is negative or not finite, or the shape is neither () nor (C,).
 
     Example:
         >>> weights([1, 2.5])
@@ -123,7 +123,7 @@ def shapes(input: torch.Tensor, target: torch.Tensor, index_map: bool) -> None:
         index_map: whether the target must have a single channel of class indices.
 
     Raises:
-        ValueError: if shapes do not match, or the input is not floating point.
+        ValueError: shapes do not match, or the input is not floating point.
 
     Example:
         >>> shapes(torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4), index_map=True)
@@ -151,7 +151,7 @@ def class_indices(target: torch.Tensor, num_classes: int, ignore_index: int | No
         ignore_index: index that is accepted as well, or None.
 
     Raises:
-        ValueError: if an index is out of range or not an integer; the message lists up to three of them.
+        ValueError: an index is out of range or not an integer; the message lists up to three such indices.
 
     Example:
         >>> class_indices(torch.tensor([0, 2, 255]), num_classes=3, ignore_index=255)
@@ -180,7 +180,7 @@ def one_hot(target: torch.Tensor, ignore_index: int | None) -> None:
         ignore_index: value that is accepted as well if C is 1, or None.
 
     Raises:
-        ValueError: if a value is out of range.
+        ValueError: a value is out of range.
 
     Example:
         >>> one_hot(torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), ignore_index=None)
@@ -203,7 +203,7 @@ def probabilities(input: torch.Tensor, sum_to_one: bool) -> None:
         sum_to_one: whether the sum over classes must not exceed 1, as needed to merge classes.
 
     Raises:
-        ValueError: if values are outside [0, 1], or their sum exceeds 1.
+        ValueError: values are outside [0, 1], or their sum exceeds 1.
 
     Example:
         >>> probabilities(torch.tensor([[[0.25], [0.75]]]), sum_to_one=True)
@@ -229,14 +229,14 @@ def annotated(annotated: torch.Tensor | None, batch_size: int, num_classes: int)
 
     Args:
         annotated: (B, C) bool, or None if all classes are annotated.
-        batch_size: B.
-        num_classes: C.
+        batch_size: number of samples, B.
+        num_classes: number of classes, C, including the background.
 
     Returns:
-        (B, C) bool, or None if all classes are annotated.
+        (B, C) bool, or None if all classes are annotated
 
     Raises:
-        ValueError: if the shape or dtype is wrong, or the background is marked as unannotated.
+        ValueError: the shape or dtype is wrong, or the background is marked as unannotated.
 
     Example:
         >>> annotated([[True, False]], batch_size=1, num_classes=2)
@@ -269,7 +269,7 @@ def finite(*sums: torch.Tensor) -> None:
         sums: tensors of any shape.
 
     Raises:
-        ValueError: if a value is NaN or infinite.
+        ValueError: a value is NaN or infinite.
 
     Example:
         >>> finite(torch.tensor([1.0, 2.0]))

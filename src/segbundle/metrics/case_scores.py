@@ -15,7 +15,7 @@ from segbundle.metrics.surfaces import surface_scores
 
 
 class Status(str, enum.Enum):
-    """Status of a class in a case: whether it is present in reference and prediction, and annotated.
+    """Status of a class in a case: whether the class is present in reference and prediction, and annotated.
 
     Example:
         >>> Status("missed") is Status.MISSED
@@ -43,7 +43,7 @@ class ClassScore:
         dice: Dice score in [0, 1]; NaN if the class is not scored.
         voxels_ref: number of voxels in the reference.
         voxels_pred: number of voxels in the prediction.
-        hd95_mm: 95th percentile of the Hausdorff distance in mm; NaN if not computed, or if a surface is missing.
+        hd95_mm: 95th percentile Hausdorff distance in mm; NaN if not computed, or if a surface is missing.
         nsd: normalized surface Dice in [0, 1]; NaN if not computed, or if both surfaces are missing.
         components_ref: number of connected components in the reference; None if not annotated or not computed.
         components_pred: number of connected components in the prediction; None if not computed.
@@ -82,16 +82,16 @@ def score_case(
         num_classes: number of classes, including the background.
         annotated: one bool per class, False if the class was not annotated in this case. Default: all True.
         ignore_index: value of unknown voxels in the reference. These voxels are excluded. Default: None.
-        spacing: voxel size in mm along each axis, needed for surface scores and connected components. Default: None,
-            neither is computed.
+        spacing: voxel size in mm along each axis, needed for surface scores and connected components. Default: None
+            (surface scores and components are not computed).
         nsd_tolerance_mm: tolerance of the normalized surface Dice in mm; a number, or one per class. Default: 1.0.
 
     Returns:
-        One `ClassScore` per class, background first. For the background, surface scores are NaN, and components are not
+        one `ClassScore` per class, background first. For the background, surface scores are NaN, and components are not
         counted (0).
 
     Raises:
-        ValueError: if shapes differ, values are out of range, or `annotated` does not have `num_classes` entries.
+        ValueError: shapes differ, values are out of range, or `annotated` does not have `num_classes` entries.
 
     Example:
         >>> pred, ref = torch.tensor([0, 1, 1, 0]), torch.tensor([0, 1, 0, 2])
@@ -149,11 +149,11 @@ def per_class_dice(
         ignore_index: value of unknown voxels in the reference. These voxels are excluded. Default: None.
 
     Returns:
-        float64 tensor (num_classes,): 0 for a class in only one of the two label maps, and NaN for a class that is not
-        scored, because it is in neither of them or not annotated.
+        a float64 tensor (num_classes,), background first. The score is 0 for a class in only one of the two label maps,
+        and NaN for a class that is in neither label map or not annotated.
 
     Raises:
-        ValueError: if shapes differ, values are out of range, or `annotated` does not have `num_classes` entries.
+        ValueError: shapes differ, values are out of range, or `annotated` does not have `num_classes` entries.
 
     Example:
         >>> per_class_dice(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 1, 1, 2]), num_classes=4)

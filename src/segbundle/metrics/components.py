@@ -13,7 +13,7 @@ def count_components(labels: torch.Tensor, num_classes: int) -> list[int]:
         num_classes: number of classes, including the background.
 
     Returns:
-        One number per class; 0 for the background.
+        one number per class, background first; 0 for the background
 
     Example:
         >>> count_components(torch.tensor([[[1, 0, 1], [2, 2, 0]]]), num_classes=3)

@@ -19,10 +19,10 @@ class ClassMeasures:
 
     Attributes:
         volume_ml: volume in ml; 0.0 if the class is absent.
-        touches_edge: whether the class has voxels in the first or last slice along an axis.
+        touches_edge: whether the class has voxels in the first or last slice along any axis.
         components: number of connected components (face connectivity); 0 for the background.
-        mean_intensity: mean of the scan over the finite voxels of the class, in the scan's units; None if it has no
-            such voxel.
+        mean_intensity: mean of the scan over the finite voxels of the class, in the scan's units; None if the class has
+            no finite voxel.
 
     Example:
         >>> ClassMeasures(volume_ml=1.5, touches_edge=False, components=1, mean_intensity=40.0).volume_ml
@@ -45,7 +45,7 @@ def measure_classes(scan: np.ndarray, labels: np.ndarray, num_classes: int, voxe
         voxel_ml: volume of a voxel in ml.
 
     Returns:
-        One `ClassMeasures` per class, background first. Components of the background are not counted (0).
+        one `ClassMeasures` per class, background first. Components of the background are not counted (0).
 
     Example:
         >>> scan, labels = np.array([[[10.0, 20.0, 40.0]]]), np.array([[[0, 1, 1]]])

@@ -23,10 +23,10 @@ def overlap_counts(
         ignore_index: value of unknown voxels in the reference. These voxels are excluded. Default: None.
 
     Returns:
-        Three int64 tensors (num_classes,): intersection, prediction, reference.
+        three int64 tensors (num_classes,) of voxel counts: intersection, prediction, reference
 
     Raises:
-        ValueError: if shapes differ, or a value is outside [0, num_classes).
+        ValueError: shapes differ, or a value is outside [0, num_classes).
 
     Example:
         >>> overlap_counts(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]), num_classes=2)

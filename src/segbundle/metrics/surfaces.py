@@ -22,8 +22,8 @@ class SurfaceScore:
     """Surface scores of one class in one case.
 
     Attributes:
-        hd95_mm: 95th percentile of the Hausdorff distance in mm. NaN unless both surfaces exist.
-        nsd: normalized surface Dice in [0, 1]. 0 if only one of the surfaces exists, NaN if neither does.
+        hd95_mm: 95th percentile Hausdorff distance in mm. NaN unless both surfaces exist.
+        nsd: normalized surface Dice in [0, 1]. 0 if only one of the two surfaces exists, NaN if no surface exists.
 
     Example:
         >>> SurfaceScore(hd95_mm=2.0, nsd=0.9).hd95_mm
@@ -52,12 +52,12 @@ def surface_scores(
 
     Surfaces are defined as in DeepMind's surface-distance. The elements of a surface are the cubes of eight voxels that
     are partly inside and partly outside the class; voxels beyond the scan are outside. The area of an element is that
-    of marching cubes. Its distance is measured to the nearest element of the other surface.
+    of marching cubes. The distance of an element is the distance to the nearest element of the other surface.
 
-    - HD95 (Huttenlocher et al., IEEE TPAMI 1993, with the 95th percentile): the smallest distance that 95% of the area
-      of a surface does not exceed; the larger value of the two surfaces.
-    - NSD at a tolerance (Nikolov et al., arXiv:1809.04430): the fraction of the area of both surfaces that is within
-      the tolerance of the other surface.
+    - HD95 (Huttenlocher et al., IEEE TPAMI 1993, with the 95th percentile): the area-weighted 95th percentile of the
+      distances from one surface to the other; the larger of the two directions.
+    - NSD at a tolerance (Nikolov et al., arXiv:1809.04430): the fraction of the total area of the two surfaces that is
+      within the tolerance of the other surface.
 
     Unknown voxels of the reference are set to the predicted class, and elements that touch an unknown voxel have no
     area, so unknown voxels do not affect the scores.
@@ -74,10 +74,12 @@ def surface_scores(
             memory.
 
     Returns:
-        One `SurfaceScore` per class, background first. Scores of the background and of unannotated classes are NaN.
+        one `SurfaceScore` per class, background first. HD95 and NSD are NaN for the background, for unannotated
+        classes, and for classes absent from both `pred` and `ref`. A class in only one of `pred` and `ref` has HD95 NaN
+        and NSD 0.
 
     Raises:
-        ValueError: if shapes differ or are not three-dimensional, or the tolerances do not match the classes.
+        ValueError: shapes differ or are not three-dimensional, or the tolerances do not match the classes.
 
     Example:
         >>> labels = torch.zeros(5, 5, 5, dtype=torch.long)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 
 from segbundle.results.runs import Run
-from segbundle.results.scores import mean_dice
+from segbundle.results.summary import mean_dice
 
 _FEW = 10
 
@@ -19,7 +19,7 @@ def caveats(run: Run, cases: Collection[str], class_names: Sequence[str]) -> Ite
         class_names: names of the foreground classes that are shown.
 
     Yields:
-        Complete sentences; none if no reason is known.
+        one complete sentence per reason; nothing if no reason is known
 
     Example:
         >>> from pathlib import Path
@@ -53,14 +53,14 @@ def caveats(run: Run, cases: Collection[str], class_names: Sequence[str]) -> Ite
 
 
 def few(counts: Collection[int], what: str = "cases") -> str | None:
-    """Return a warning that intervals from few values are rough, or None if there are enough values.
+    """Return a warning that intervals from few values are imprecise, or None if there are enough values.
 
     Args:
         counts: for each interval, the number of values from which it was computed.
         what: plural noun for the values. Default: "cases".
 
     Returns:
-        A sentence if any interval was computed from two to nine values, else None.
+        a sentence if any interval was computed from two to nine values, else None
 
     Example:
         >>> few([5, 20])

@@ -80,8 +80,8 @@ def largest_changes(first: Run, other: Run, classes: Sequence[str], cases: Colle
         cases: cases to compare.
 
     Returns:
-        Changes of at least 0.0005, the largest first. If a class has equal changes in several cases, the case with the
-        larger structure is returned.
+        changes of at least 0.0005, the largest first. If several cases of a class have the same change, the case with
+        the largest structure is returned.
 
     Example:
         >>> from pathlib import Path
@@ -125,7 +125,7 @@ def pictures_of_changes(
         cases: cases that all runs have, with the same reference.
 
     Returns:
-        Changes and their slices by name of the run.
+        for each name in `others`, the `Pictures` of the changes
 
     Example:
         >>> from pathlib import Path

@@ -33,7 +33,7 @@ class Point:
     Attributes:
         case: name of the case, for the tooltip.
         value: value of the case.
-        at: position on the x axis of a Bland-Altman plot; not used in other charts.
+        at: position on the x-axis of a Bland-Altman plot; not used in other charts.
 
     Example:
         >>> Point("case_1", 0.9).value
@@ -157,9 +157,9 @@ def strip_plot(
     Args:
         title: description for screen readers.
         label: label of the axis of values.
-        groups: values by name of the group. Groups may be empty, but not all of them.
-        one: singular noun for the caption: what each dot stands for. Default: "case".
-        differences: whether values are differences. The axis then includes 0, which a line marks. Default: False.
+        groups: values by name of the group. At least one group must not be empty.
+        one: singular noun for the caption that names what a dot represents. Default: "case".
+        differences: whether values are differences. The axis then includes 0, marked by a line. Default: False.
         logarithmic: whether the axis is logarithmic; all values must then be positive. Default: False.
 
     Example:
@@ -211,8 +211,8 @@ def bland_altman(title: str, points: Sequence[Point]) -> Figure:
 
     Args:
         title: description for screen readers.
-        points: one per case, at least one. `at` is the mean of both volumes in ml, and `value` is the predicted volume
-            minus the reference volume in ml.
+        points: one per case, at least one. `at` is the mean of the two volumes in ml, and `value` is the predicted
+            volume minus the reference volume in ml.
 
     Example:
         >>> bland_altman("Volumes", [Point("a", 1.0, 10.0), Point("b", 2.0, 10.0), Point("c", 3.0, 10.0)]).caption

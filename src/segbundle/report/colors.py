@@ -44,7 +44,7 @@ def style_of(index: int) -> str:
         index: label value of the class, from 1.
 
     Returns:
-        Names of two CSS classes, separated by a space.
+        names of two CSS classes, separated by a space
 
     Example:
         >>> style_of(1), style_of(8)

@@ -20,7 +20,8 @@ from segbundle.report.charts import Point, strip_plot
 from segbundle.report.rendering import LABELS, as_yaml, number, render, signed
 from segbundle.results.case_files import refuse_if_moved
 from segbundle.results.runs import Run, read_run
-from segbundle.results.scores import Row, bootstrap_interval, mean_dice
+from segbundle.results.scores import Row
+from segbundle.results.summary import bootstrap_interval, mean_dice
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ Values = Mapping[str, float | None]
 
 @dataclass(frozen=True)
 class Pairing:
-    """Paired comparison of a metric of one class between two runs, over the cases that have a value in both.
+    """Paired comparison of a metric of one class between two runs, over the cases that have a value in both runs.
 
     Attributes:
         name: name of the class, or `MEAN` for the mean over the classes of each case.
@@ -89,8 +90,8 @@ class Pairing:
         Args:
             name: name of the class, or `MEAN`.
             measure: metric that is compared.
-            mine: values of the first run by case; None if a case has no value.
-            theirs: values of the other run by case; None if a case has no value.
+            mine: values of the first run by case; None for a case without a value.
+            theirs: values of the other run by case; None for a case without a value.
         """
         pairs = {
             case: (value, other)
@@ -126,13 +127,14 @@ def signed_rank_test(differences: Sequence[float]) -> float | None:
     """Return the two-sided p-value of Wilcoxon's signed-rank test (Biometrics Bulletin 1945).
 
     Zeros are dropped, and tied differences get the mean of their ranks. For up to 50 nonzero differences, the test is
-    exact, with or without ties. (SciPy's exact test does not support ties.) For more, it uses the normal approximation.
+    exact, with or without ties. (SciPy's exact test does not support ties.) For more differences, the test uses the
+    normal approximation.
 
     Args:
         differences: differences of the pairs.
 
     Returns:
-        The p-value; None if all differences are 0, or if there are none.
+        the p-value; None if all differences are 0, or if there are no differences
 
     Example:
         >>> signed_rank_test([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
@@ -163,17 +165,18 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path, dataset_
         dataset_dir: new folder of the scans, if they were moved. Default: the recorded paths are used.
 
     Returns:
-        Path of the page.
+        path of the page
 
     Raises:
-        OutputError: A folder was given twice, has no scores or cannot be read; the runs share no class or no case;
+        OutputError: a folder was given twice, has no scores or cannot be read; the runs share no class or no case;
             scans are missing in `dataset_dir`; or the page cannot be written, or would replace a file that segbundle
             did not write.
 
     Example:
         >>> import tempfile
         >>> from segbundle.metrics import ClassScore, Status
-        >>> from segbundle.results.scores import CaseScores, write_scores
+        >>> from segbundle.results.scores import CaseScores
+        >>> from segbundle.results.summary import write_scores
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     runs = [Path(folder) / name for name in ("baseline", "deeper")]
         ...     for run, dice in zip(runs, (0.8, 0.9)):
@@ -298,7 +301,7 @@ def paired(first: Run, other: Run, classes: Sequence[str], cases: Collection[str
         cases: cases to compare.
 
     Returns:
-        One `Pairing` per class and metric; its pairs may be empty. For several classes, a `Pairing` of the mean Dice
+        one `Pairing` per class and metric; its pairs may be empty. For several classes, a `Pairing` of the mean Dice
         over the classes of each case comes first.
 
     Example:

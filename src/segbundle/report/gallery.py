@@ -84,8 +84,8 @@ def gallery(run: Run) -> list[dict[str, Any]]:
         run: run whose cases are shown; cases without known files are left out.
 
     Returns:
-        One dictionary per class for the template, with the keys `name` and `cases`. Classes without cases to show are
-        left out.
+        one dict per class for the template, with the keys `name` (of the class) and `cases` (a list with one dict per
+        case). Classes without cases to show are left out.
 
     Example:
         >>> from pathlib import Path

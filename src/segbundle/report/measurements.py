@@ -13,6 +13,7 @@ from segbundle.errors import DataError, OutputError
 from segbundle.files.atomic import read_csv, write_csv
 from segbundle.metrics.measures import measure_classes
 from segbundle.report.slices import CaseVolumes
+from segbundle.results.source_series import series_columns
 from segbundle.results.structures import Structure, measured
 
 _MEASURED = ("volume_ml", "touches_edge", "components", "mean_intensity")
@@ -28,10 +29,10 @@ def measure(case: str, volumes: CaseVolumes, class_names: Sequence[str]) -> list
         class_names: foreground classes, in the order of their label values.
 
     Returns:
-        One `Structure` per foreground class, also for classes that are absent.
+        one `Structure` per foreground class, in the order of `class_names`, also for classes that are absent
 
     Raises:
-        DataError: The prediction contains a label value that is not a class.
+        DataError: the prediction contains a label value that is not a class.
 
     Example:
         >>> label = np.zeros((4, 4, 4), np.uint8)
@@ -60,6 +61,7 @@ def write_measurements(
     notes: Mapping[str, Sequence[str]],
     failed: Mapping[str, str],
     class_names: Sequence[str],
+    series: Mapping[str, Mapping[str, str]] | None = None,
 ) -> None:
     """Write `measurements.csv`, with one row per scan and class, sorted by scan.
 
@@ -73,9 +75,10 @@ def write_measurements(
         notes: problems of a scan itself, such as equal values in all voxels, by scan.
         failed: error messages by scan, for scans without measurements.
         class_names: names of the foreground classes.
+        series: fields of the DICOM series by scan, which become further columns. Default: none.
 
     Raises:
-        OutputError: The file cannot be written, or would replace a file that segbundle did not write.
+        OutputError: the file cannot be written, or would replace a file that segbundle did not write.
 
     Example:
         >>> import tempfile
@@ -97,7 +100,12 @@ def write_measurements(
         for name in class_names
     ]
     rows.sort(key=lambda row: row[0])
-    write_csv(path, _COLUMNS, rows)
+    columns = series_columns(series or {})
+    of_case = {
+        case: tuple(fields.get(name, "") for name in columns.values()) for case, fields in (series or {}).items()
+    }
+    no_series = [""] * len(columns)
+    write_csv(path, (*_COLUMNS, *columns), [(*row, *of_case.get(row[0], no_series)) for row in rows])
 
 
 def _warning_cells(texts: Sequence[str]) -> tuple[str, str]:
@@ -108,13 +116,14 @@ def read_warnings(path: Path) -> dict[str, str]:
     """Return the warnings in `measurements.csv` by scan, the scan with the most warnings first.
 
     Args:
-        path: path of the file; it may be missing.
+        path: path of the file, which may be missing.
 
     Returns:
-        Warnings of each scan that has any, separated by semicolons. Empty if the file is missing.
+        for each scan with warnings, the name and the warnings as one text, separated by semicolons; empty if the file
+        is missing
 
     Raises:
-        OutputError: The file cannot be read as a table, lacks columns, or has an invalid number of warnings.
+        OutputError: the file cannot be read as a table, lacks columns, or has an invalid number of warnings.
 
     Example:
         >>> read_warnings(Path("missing.csv"))

@@ -19,6 +19,7 @@ from segbundle.report.trainings import drawn, read_curves, unfinished
 from segbundle.results.case_files import refuse_if_moved
 from segbundle.results.runs import Run, about, read_run, short_name
 from segbundle.results.scores import Row
+from segbundle.results.source_series import series_columns
 
 _logger = logging.getLogger(__name__)
 _COLUMNS = (
@@ -46,16 +47,17 @@ def write_report(folder: str | Path, output: str | Path | None = None, dataset_d
         dataset_dir: new folder of the scans, if they were moved. Default: the recorded paths are used.
 
     Returns:
-        Path of the page.
+        path of the page
 
     Raises:
-        OutputError: The folder has no scores or cannot be read, scans are missing in `dataset_dir`, or the page cannot
+        OutputError: the folder has no scores or cannot be read, scans are missing in `dataset_dir`, or the page cannot
             be written or would replace a file that segbundle did not write.
 
     Example:
         >>> import tempfile
         >>> from segbundle.metrics import ClassScore
-        >>> from segbundle.results.scores import CaseScores, write_scores
+        >>> from segbundle.results.scores import CaseScores
+        >>> from segbundle.results.summary import write_scores
         >>> scores = [ClassScore(Status.SCORED, 0.99, 900, 900), ClassScore(Status.SCORED, 0.8, 90, 110)]
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = write_scores(folder, [CaseScores("case_1", scores, 0.001)], ["background", "liver"])
@@ -111,6 +113,8 @@ def _page(run: Run) -> str:
         rows=[_table_row(run, row, anchors.get((row.case, row.name))) for row in sorted(run.rows, key=worst_first)],
         pictures=pictures,
         curves=trained,
+        series=run.series,
+        series_columns=series_columns(run.series),
         made_by={name: value for name, value in run.made_by.items() if name != "config"},
         config=as_yaml(run.made_by.get("config", {})),
     )

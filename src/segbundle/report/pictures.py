@@ -20,7 +20,7 @@ def compared(image: MetaTensor, reference: MetaTensor, prediction: torch.Tensor,
     """Return a picture of a slice in three panels: scan, scan with reference overlay, scan with prediction overlay.
 
     The slice is perpendicular to the third axis. The slice with the most foreground in reference or prediction is
-    shown, or the central slice if both are empty.
+    shown, or the central slice if neither label map has foreground.
 
     Args:
         image: scan (C, X, Y, Z) on any grid. The first channel is shown, sampled at the voxels of the reference

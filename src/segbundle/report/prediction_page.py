@@ -25,6 +25,7 @@ from segbundle.report.slices import CaseVolumes, overview_slices, where_to_look
 from segbundle.results.case_files import refuse_if_moved
 from segbundle.results.expectations import Expectations, Warnings, of_all_scans, unchecked, warnings_of
 from segbundle.results.runs import Predictions, about, read_predictions, short_name, window_of
+from segbundle.results.source_series import series_columns
 from segbundle.results.structures import Structure, read_training_cases
 from segbundle.terminal import counted
 
@@ -79,10 +80,10 @@ def write_prediction_report(
         dataset_dir: new folder of the scans, if they were moved. Default: the recorded paths are used.
 
     Returns:
-        Path of the page.
+        path of the page
 
     Raises:
-        OutputError: The folder has no predictions or cannot be read, all scans are missing, or a file cannot be written
+        OutputError: the folder has no predictions or cannot be read, all scans are missing, or a file cannot be written
             or would replace a file that segbundle did not write.
 
     Example:
@@ -109,7 +110,9 @@ def write_prediction_report(
     expected = Expectations(read_training_cases(given.folder), found.structures, given.class_names, comparable)
     found.warnings = {(one.case, one.name): warnings_of(one, expected.of(one)) for one in found.structures}
     words = {key: warnings.words for key, warnings in found.warnings.items()}
-    write_measurements(measurements, found.structures, words, found.notes, found.failed, given.class_names)
+    write_measurements(
+        measurements, found.structures, words, found.notes, found.failed, given.class_names, given.series
+    )
     text = _page(given, found, expected, _draw_scans(given, found))
     write_text(path, text)
     return path
@@ -155,6 +158,8 @@ def _page(
         unchecked=list(
             unchecked({name: expected.of_class(name) for name in names}, window_of(given.made_by) is not None)
         ),
+        series=given.series,
+        series_columns=series_columns(given.series),
         made_by={key: value for key, value in given.made_by.items() if key not in ("config", "cases")},
         config=as_yaml(given.made_by["config"]),
     )

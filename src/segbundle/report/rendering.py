@@ -35,7 +35,7 @@ def render(template: str, colors: Sequence[Rgb] = (), **values: Any) -> str:
         values: variables of the template. `Markup` is not escaped.
 
     Raises:
-        jinja2.UndefinedError: A variable of the template is missing.
+        jinja2.UndefinedError: a variable of the template is missing.
 
     Example:
         >>> "<title>a &amp; b</title>" in render("base.html", title="a & b")
@@ -55,13 +55,15 @@ def render(template: str, colors: Sequence[Rgb] = (), **values: Any) -> str:
 
 
 def room_for_pictures(num_rows: int) -> float:
-    """Return the size budget of the slices of a page in bytes, which keeps pages of 100 cases below 10 MB.
+    """Return the size budget in bytes for the slice images of a report page.
+
+    With this budget, the page of a run with 100 cases is smaller than 10 MB.
 
     Args:
         num_rows: number of rows in the table of cases, that is, cases times classes.
 
     Returns:
-        Number of bytes, from 1e6 to 7e6.
+        number of bytes, from 1e6 to 7e6
 
     Example:
         >>> room_for_pictures(100), room_for_pictures(10**6)
@@ -131,10 +133,10 @@ def signed(value: float | None, digits: int) -> str:
 
 
 def interval(values: Sequence[float | None], digits: int) -> str:
-    """Return a range such as "0.1 to 0.2", or a dash if its first value is None.
+    """Return a range as text, such as "0.1 to 0.2", or a dash if the first value is None.
 
     Args:
-        values: lower and upper end; [None] for an unknown range.
+        values: lower and upper limit; [None] for an unknown range.
         digits: number of decimals.
 
     Example:
@@ -145,7 +147,7 @@ def interval(values: Sequence[float | None], digits: int) -> str:
 
 
 def bootstrap(values: Sequence[float | None], digits: int) -> str:
-    """Return a bootstrap interval as text, or a dash if it is unknown or both limits are equal.
+    """Return a bootstrap interval as text, or a dash if the interval is unknown or its limits are equal.
 
     Args:
         values: lower and upper limit; [None, None] for an unknown interval.
@@ -159,7 +161,7 @@ def bootstrap(values: Sequence[float | None], digits: int) -> str:
 
 
 def signed_bootstrap(values: Sequence[float | None], digits: int) -> str:
-    """Return a bootstrap interval as text with signs, or a dash if it is unknown or both limits are equal.
+    """Return a bootstrap interval as text with signs, or a dash if the interval is unknown or its limits are equal.
 
     Args:
         values: lower and upper limit; [None, None] for an unknown interval.

@@ -43,8 +43,8 @@ class CaseVolumes:
         prediction: integer label map of the same shape.
         known: boolean mask of the same shape: True for voxels whose class is known.
         affine: matrix (4, 4) from voxel indices to mm.
-        window: intensities (lower, upper) that are shown as black and white. None: the 0.5th and 99.5th percentile of
-            each slice.
+        window: intensities (lower, upper) that are shown as black and white. None for the 0.5th and 99.5th percentile
+            of each slice.
 
     Example:
         >>> label = np.zeros((8, 8, 8), np.uint8)
@@ -78,7 +78,7 @@ class CaseVolumes:
             class_names: class names, background first, for label maps with named segments. Default: none.
 
         Raises:
-            DataError: A file cannot be read, the files are on different grids, or a label map has values that are not
+            DataError: a file cannot be read, the files are on different grids, or a label map has values that are not
                 integers.
 
         Example:
@@ -117,10 +117,10 @@ class CaseVolumes:
             path: path of the label map.
 
         Returns:
-            Integer label map (X, Y, Z).
+            integer label map (X, Y, Z)
 
         Raises:
-            DataError: The file cannot be read, is on a different grid, or has values that are not integers.
+            DataError: the file cannot be read, is on a different grid, or has values that are not integers.
         """
         other = _read_labels(path)
         labels, affine = _to_ras(other), nib.as_closest_canonical(_image(other)).affine
@@ -139,7 +139,8 @@ def _read_labels(path: str, grid: Geometry | None = None, class_names: Sequence[
     scan = read_labels(path, class_names, grid)
     if not np.issubdtype(scan.array.dtype, np.integer):
         raise DataError(
-            f"{path} is not a label map: it contains fractions. If a label map was resampled, use nearest neighbor."
+            f"{path} is not a label map: it contains non-integer values. If it was resampled, use nearest-neighbor "
+            "interpolation."
         )
     return scan
 
@@ -164,7 +165,7 @@ def worst_slices(volumes: CaseVolumes, index: int) -> Iterator[Markup]:
         index: label value of the class.
 
     Yields:
-        HTML figures with an SVG in mm, and the position of the slice as caption. Nothing is yielded if the class is
+        HTML figures with an SVG in mm, and the position of the slice as a caption. Nothing is yielded if the class is
         absent from both reference and prediction.
 
     Example:
@@ -197,7 +198,7 @@ def changed_slices(volumes: CaseVolumes, index: int, other: np.ndarray) -> Itera
         other: mask (X, Y, Z) of the class in the second prediction.
 
     Yields:
-        Figures as in `worst_slices`. Nothing is yielded if the predictions are equal.
+        figures as in `worst_slices`. Nothing is yielded if the predictions are equal.
 
     Example:
         >>> label = np.zeros((8, 8, 8), np.uint8)
@@ -220,9 +221,9 @@ def changed_slices(volumes: CaseVolumes, index: int, other: np.ndarray) -> Itera
 def overview_slices(volumes: CaseVolumes, num_classes: int, focus: np.ndarray | None = None) -> Iterator[Markup]:
     """Yield one slice of a prediction for each of the three planes.
 
-    The slice with the most voxels of `focus` is shown. Without `focus`, or if the mask is empty, it is the slice with
-    the most classes, and of several such slices the one with the most foreground. For an empty prediction, it is the
-    central slice.
+    The slice with the most voxels of `focus` is shown. Without `focus`, or if the mask is empty, the slice with the
+    most classes is shown; if there are several such slices, the slice with the most foreground among these. For an
+    empty prediction, the central slice is shown.
 
     Args:
         volumes: volumes of the case.
@@ -230,7 +231,7 @@ def overview_slices(volumes: CaseVolumes, num_classes: int, focus: np.ndarray | 
         focus: boolean mask (X, Y, Z) of the voxels to show. Default: None.
 
     Yields:
-        Figures as in `worst_slices`. The contour of class i has the CSS classes `style_of(i)`.
+        figures as in `worst_slices`. The contour of class i has the CSS classes `style_of(i)`.
 
     Example:
         >>> label = np.zeros((8, 8, 8), np.uint8)
@@ -257,10 +258,10 @@ def where_to_look(labels: np.ndarray, classes: Collection[int], at_edge: Collect
     Args:
         labels: label map (X, Y, Z).
         classes: label values of the classes whose voxels are all included.
-        at_edge: label values of the classes of which only voxels at the edge of the scan are included.
+        at_edge: label values of the classes whose voxels are included only at the edge of the scan.
 
     Returns:
-        Boolean mask (X, Y, Z).
+        boolean mask (X, Y, Z)
 
     Example:
         >>> int(where_to_look(np.ones((4, 4, 4), np.uint8), [], [1]).sum())  # 64 voxels, 8 of them inside
@@ -294,7 +295,7 @@ def _planes(
     """Yield for each plane the slice at a position, cropped to a mask with a margin.
 
     Yields:
-        Index of the slice in the volumes, its spacing in mm, its title, and the labels of its four sides.
+        index of the slice in the volumes, its spacing in mm, its title, and the labels of its four sides
     """
     box = [_crop(shown, axis, volumes.spacing[axis]) for axis in range(3)]
     for name, normal, letters in _PLANES:

@@ -28,7 +28,8 @@ def read_curves(run: Run) -> dict[str, Curves]:
         run: evaluation, cross-validation or training run.
 
     Returns:
-        Scalars by name of the fold, or under the key "" for a single training run. Empty if there are no event files.
+        for each fold, the name and the scalars: lists of pairs (step, value) by tag. A single training run has the name
+        "". Empty if there are no event files.
 
     Example:
         >>> read_curves(Run(Path("run"), [], {"classes": {}}, {}, {}, {}))
@@ -57,7 +58,7 @@ def drawn(trainings: Mapping[str, Curves]) -> list[Markup]:
         trainings: scalars from `read_curves`.
 
     Returns:
-        One SVG per chart. Charts without values are left out.
+        one SVG per chart. Charts without values are left out.
 
     Example:
         >>> len(drawn({"": {"train/loss": [(1, 0.9), (2, 0.5)]}}))
@@ -77,7 +78,7 @@ def drawn(trainings: Mapping[str, Curves]) -> list[Markup]:
 
 
 def unfinished(run: Run, trainings: Mapping[str, Curves]) -> str | None:
-    """Return a sentence about the progress of an unfinished training run, or None if it has reached its last epoch.
+    """Return a sentence about the progress of an unfinished training run, or None after the last epoch.
 
     Args:
         run: run that is shown. For runs other than training runs, None is returned.

@@ -114,7 +114,7 @@ def posted_loss(scores: torch.Tensor, labels: torch.Tensor, smooth: float) -> to
 
 
 def gradient_on_scores(loss: Loss, scores: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
-    """Return the sum of the absolute gradient with respect to the logits, and the fraction of it on absent classes.
+    """Return the sum of the absolute gradient with respect to the logits, and its fraction on absent classes.
 
     Args:
         loss: loss function.

@@ -92,10 +92,10 @@ class Training:
 
     Attributes:
         data: generator of images.
-        widths: channels of each U-Net level.
-        batch_size: images per step.
-        steps: steps per run.
-        checkpoints: steps after which predictions are classified.
+        widths: number of channels of each U-Net level.
+        batch_size: number of images per step.
+        steps: number of steps per run.
+        checkpoints: steps after which the predictions of the test images are assessed (see `Run.states`).
         num_test: number of test images.
         blank: fraction of pixels below which a class counts as not predicted.
 

@@ -37,18 +37,18 @@ def run(
     """Return tables of the metrics and losses of four predictions that can be checked by hand, and of training runs.
 
     Args:
-        voxels: voxels per class in the scan of the first two tables, background first.
-        sure: probability of the predicted class; the other classes share the rest evenly.
+        voxels: number of voxels of each class in the scan of the first two tables, background first.
+        sure: probability that a prediction gives to its predicted class; the other classes share the rest evenly.
         class_weights: weights of the cross entropy, as posted.
         alpha: final factor of the Dice loss; the factor grows from 0.
         size: side of an image in pixels.
         radius: smallest and largest radius of a disc in pixels.
-        colours: intensity of each structure.
+        colours: intensity of each foreground class.
         noise: standard deviation of the noise.
-        widths: channels of each U-Net level.
+        widths: number of channels of each U-Net level.
         learning_rate: learning rate of Adam.
-        batch_size: images per step.
-        steps: steps per training run.
+        batch_size: number of images per step.
+        steps: number of steps per training run.
         early: fraction of the steps after which the predicted foreground is measured for the first time.
         test_pictures: number of test images.
         test_seed: seed of the test images.
@@ -129,7 +129,7 @@ def losses(weight: torch.Tensor) -> dict[str, Callable[[], Loss]]:
     """Return functions that create the losses to compare, by name: those of the question, its answer and segbundle.
 
     Args:
-        weight: class weights of the cross entropy.
+        weight: class weights of the cross entropy, (C,).
 
     Example:
         >>> loss = losses(torch.ones(2))["cross entropy"]()
@@ -154,13 +154,13 @@ def losses(weight: torch.Tensor) -> dict[str, Callable[[], Loss]]:
 
 
 def blend(weight: torch.Tensor, alpha: float) -> dict[str, Callable[[], Loss]]:
-    """Return a function, by name, that creates the loss weighted cross entropy + factor x Dice.
+    """Return the loss weighted cross entropy + factor x Dice: a dict of its name and a function that creates the loss.
 
     The factor grows from 0 to `alpha` during training. The weights are scaled to a mean of 1 over the structures. This
     does not change the cross entropy, which is a weighted mean, and keeps the weighted Dice loss within [0, 1].
 
     Args:
-        weight: class weights.
+        weight: class weights, (C,).
         alpha: final factor of the Dice loss.
 
     Example:
@@ -178,12 +178,18 @@ def blend(weight: torch.Tensor, alpha: float) -> dict[str, Callable[[], Loss]]:
 
 
 def by_hand(voxels: Sequence[int], sure: float, weight: torch.Tensor) -> list[Table]:
-    """Return the tables of metrics and losses of four predictions for a scan that is a row of voxels.
+    """Compute metrics and losses of four simple predictions of a one-dimensional scan.
+
+    The predictions are the reference itself, all background, structures that are twice as large, and no background.
 
     Args:
-        voxels: voxels per class, background first.
-        sure: probability of the predicted class.
-        weight: class weights of the cross entropy.
+        voxels: number of voxels of each class in the scan, background first.
+        sure: probability that every prediction gives to its predicted class.
+        weight: class weights of the cross entropy, (num_classes,).
+
+    Returns:
+        two tables: metrics, with a row per prediction and a column per metric; and losses, with a row per loss and a
+        column per prediction
 
     Example:
         >>> by_hand([90, 10], 0.97, torch.ones(2))[0].rows[1][:2]

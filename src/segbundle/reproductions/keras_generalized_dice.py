@@ -1,4 +1,4 @@
-"""A generalized Dice loss that predicts background only: its weights, and the effect of absent classes on them.
+"""A generalized Dice loss that predicts background only: class weights, and how absent classes change these weights.
 
 The question: https://github.com/keras-team/keras/issues/9395, also on Stack Overflow ("Generalized dice loss for
 multi-class segmentation: keras implementation").
@@ -29,8 +29,8 @@ class PostedLoss:
 
     Args:
         epsilon: constant in the weights.
-        counted: whether V is the volume. If not, every V is 0 and all weights are 1 / epsilon, as in the posted code:
-            it compares a symbolic tensor with ==, and in TensorFlow 1 the result is a single False.
+        counted: whether V is the volume. If False, every V is 0 and all weights are 1 / epsilon, as in the posted code,
+            which compares a symbolic tensor with ==. In TensorFlow 1, the result is a single False.
         alone: whether to compute the loss per image and average, as is usual for 3D scans, instead of per batch.
             Default: False.
 
@@ -101,17 +101,17 @@ def run(
     """Return tables of the weights and losses of a 3D scan, and of training runs on images of digits.
 
     Args:
-        volumes: voxels per class of the scan, background first.
+        volumes: number of voxels of each class of the scan, background first.
         enlarge: factors by which the scan is enlarged along every axis.
-        sure: probability of the predicted class; the other classes share the rest evenly.
+        sure: probability that a prediction gives to its predicted class; the other classes share the rest evenly.
         epsilon: constant in the posted weights.
         digit_size: side of a digit in pixels.
         size: side of an image in pixels; the digit has a random position.
         threshold: brightness (0 to 1) above which a pixel belongs to the digit.
-        widths: channels of each U-Net level.
+        widths: number of channels of each U-Net level.
         learning_rate: learning rate of Adam.
-        batch_size: images per step.
-        steps: steps per training run.
+        batch_size: number of images per step.
+        steps: number of steps per training run.
         test_images: number of held-out images.
         learned: mean Dice on held-out images above which a digit counts as learned.
         seeds: seeds, one per training run; each has a different split and different positions.
@@ -163,7 +163,7 @@ class Score:
         dice: mean over the ten digits of the mean Dice over the images with the digit.
         pooled: mean Dice over the ten digits, computed over all images together, including false positives.
         background: fraction of pixels predicted as background.
-        last: loss of the last step.
+        last: training loss of the last step.
 
     Example:
         >>> Score(learned=10, never=0, dice=0.86, pooled=0.82, background=0.87, last=0.11).learned
@@ -179,13 +179,13 @@ class Score:
 
 
 def score(predicted: torch.Tensor, labels: torch.Tensor, limit: float, last: float) -> Score:
-    """Return the metrics of predictions of digits.
+    """Return the metrics of predicted digit label maps.
 
     Args:
         predicted: predicted class indices (B, 1, H, W).
         labels: reference class indices (B, 1, H, W).
         limit: mean Dice above which a digit counts as learned.
-        last: loss of the last step.
+        last: training loss of the last step, which is copied to the result.
 
     Example:
         >>> labels = torch.arange(11).reshape(1, 1, 1, 11)
@@ -224,11 +224,11 @@ def _summary(results: Sequence[Score]) -> list[str]:
 
 @dataclass(frozen=True)
 class Digits:
-    """Images of digits with their references.
+    """Digit images with their reference label maps.
 
     Attributes:
         images: images (N, 1, size, size) with values in [0, 1].
-        labels: class indices of the same shape: 0 for background, 1 + digit for the digit.
+        labels: class indices of the same shape: 0 for background, d + 1 for pixels of digit d.
 
     Example:
         >>> digits = Digits(torch.zeros(5, 1, 8, 8), torch.zeros(5, 1, 8, 8).long())
@@ -243,8 +243,8 @@ class Digits:
         """Yield random batches of a subset of the images indefinitely.
 
         Args:
-            part: images to draw from.
-            batch_size: images per batch.
+            part: slice of the images to draw from.
+            batch_size: number of images per batch.
             seed: seed of the random generator.
         """
         images, labels = self.images[part], self.labels[part]
@@ -279,7 +279,7 @@ def weights(volumes: Sequence[int], epsilon: float) -> Table:
     """Return the table of class weights: a row per class, with an absent class last, and a column per formula.
 
     Args:
-        volumes: voxels per class, background first.
+        volumes: number of voxels of each class, background first.
         epsilon: constant in the posted weights.
 
     Example:
@@ -306,12 +306,12 @@ def weights(volumes: Sequence[int], epsilon: float) -> Table:
 
 
 def scan_losses(volumes: Sequence[int], enlarge: Sequence[int], sure: float, epsilon: float) -> Table:
-    """Return the table of losses for predictions of background only and for perfect predictions.
+    """Return a table of losses, with a row per scan size and loss, for all background and for perfect predictions.
 
     Args:
-        volumes: voxels per class, background first.
+        volumes: number of voxels of each class, background first.
         enlarge: factors by which the scan is enlarged along every axis.
-        sure: probability of the predicted class.
+        sure: probability that a prediction gives to its predicted class.
         epsilon: constant in the posted weights.
 
     Example:

@@ -27,9 +27,9 @@ class PostedSums:
     Because n <= volume <= d, a weight 1 / volume² of that batch is between 1 / d² and 1 / n², and at most 1.
 
     Args:
-        weights: weight w per class.
-        numerators: sum n per class.
-        denominators: sum d per class.
+        weights: weight w of each class.
+        numerators: sum n of each class.
+        denominators: sum d of each class.
         smooth: constant that is added to numerator and denominator.
 
     Attributes:
@@ -61,7 +61,7 @@ class PostedSums:
         """Return the value of the posted formula.
 
         Args:
-            weight: weight per class.
+            weight: weight of each class, (C,).
             smooth: smoothing constant; None for the posted value.
         """
         smooth = self.smooth if smooth is None else smooth
@@ -97,8 +97,9 @@ class PostedSums:
     def smallest(self, loss: Callable[[torch.Tensor], float], bounds: Bounds) -> float:
         """Return the smallest value of a loss over all weights within bounds.
 
-        Only corners of the bounds are tried: the classes with the largest n / d have their largest weight, the others
-        their smallest. One of these is the minimum, because the loss decreases with sum(w n) / sum(w d).
+        Only corners of the bounds are tried: the classes with the largest n / d have their largest weight, the other
+        classes their smallest weight. One of these corners is the minimum, because the loss decreases with sum(w n) /
+        sum(w d).
 
         Args:
             loss: function of the weights (C,) that decreases as sum(w n) / sum(w d) increases.
@@ -116,7 +117,7 @@ class PostedSums:
         return max(self._corners(loss, bounds, best_first=False))
 
     def contradiction(self, index: int) -> str:
-        """Return the reason why weight and sums of a class cannot come from the same batch, or a dash.
+        """Return why the weight and the sums of a class cannot come from the same batch, or a dash if they can.
 
         A weight of 1 means an absent class or a single voxel; any other weight means 1 / √w voxels.
 

@@ -33,10 +33,10 @@ def reproduce(name: str, overrides: Mapping[str, Any] | None = None) -> list[Tab
         overrides: values by key that replace those in the YAML file, for instance fewer steps. Default: none.
 
     Returns:
-        Tables in the order of the documentation.
+        tables in the order of the documentation
 
     Raises:
-        ConfigError: The reproduction does not exist, or an override has an unknown key or an invalid value.
+        ConfigError: the reproduction does not exist, or an override has an unknown key or an invalid value.
 
     Example:
         >>> tables = reproduce("cross_validated_414358", {"steps": 2})  # doctest: +SKIP

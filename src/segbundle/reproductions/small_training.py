@@ -53,7 +53,7 @@ class Discs:
         """Yield new images and class indices (see `draw`) indefinitely.
 
         Args:
-            batch_size: images per batch.
+            batch_size: number of images per batch.
             seed: seed of the random generator.
         """
         generator = torch.Generator().manual_seed(seed)
@@ -76,7 +76,7 @@ def colors(num_classes: int, channels: int, seed: int) -> torch.Tensor:
 
     Args:
         num_classes: number of classes, including background.
-        channels: channels of an image.
+        channels: number of channels of an image.
         seed: seed of the random generator.
 
     Example:
@@ -93,9 +93,9 @@ def small_unet(
     """Return a 2D U-Net that is initialized from a seed.
 
     Args:
-        in_channels: channels of the input.
+        in_channels: number of channels of the input.
         out_channels: number of classes, including background.
-        widths: channels of each level.
+        widths: number of channels of each level.
         seed: seed of the initial weights.
         norm: normalization layer; None for no normalization.
 
@@ -125,7 +125,7 @@ def train(
         loss: loss function.
         optimizer: optimizer of the network.
         steps: number of steps.
-        after_step: called after each step with the number of finished steps.
+        after_step: function that is called after each step with the number of finished steps. Default: None.
 
     Example:
         >>> data, network = Discs(16, (2, 4), 1, torch.ones(1, 1), 0.1), small_unet(1, 2, [4, 8], seed=0)
@@ -155,7 +155,7 @@ def class_sums(scores: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor
         labels: class indices (B, 1, *spatial).
 
     Returns:
-        Three tensors (C,).
+        three tensors (C,): sums of p g, of p + g, and of g
 
     Example:
         >>> shared, size, volume = class_sums(torch.zeros(1, 2, 4), torch.tensor([[[0, 0, 0, 1]]]))
@@ -189,7 +189,7 @@ def predict(network: torch.nn.Module, pictures: torch.Tensor) -> torch.Tensor:
     """Return the predicted class indices (B, 1, *spatial).
 
     Args:
-        network: network in any mode; it is switched to evaluation.
+        network: network in any mode; switched to evaluation mode.
         pictures: images (B, channels, *spatial).
 
     Example:
@@ -244,10 +244,10 @@ def sure_scores(predicted: torch.Tensor, num_classes: int, sure: float) -> torch
     Args:
         predicted: class indices (B, 1, *spatial).
         num_classes: number of classes, including background.
-        sure: probability of the predicted class; the other classes share the rest evenly.
+        sure: probability that the logits give to the predicted class; the other classes share the rest evenly.
 
     Returns:
-        Logits (B, C, *spatial).
+        logits (B, C, *spatial)
 
     Example:
         >>> probabilities = sure_scores(torch.tensor([[[0]]]), 3, 0.9).softmax(dim=1)

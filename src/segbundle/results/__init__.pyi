@@ -1,15 +1,7 @@
 from .runs import fold_folders, holds_scores, read_run, write_run
-from .scores import (
-    CaseScores,
-    print_summary,
-    read_rows,
-    read_scores,
-    scores_from_json,
-    scores_to_json,
-    summarize,
-    write_scores,
-)
+from .scores import CaseScores, read_rows, read_scores, scores_from_json, scores_to_json
 from .structures import Structure, training_cases_of, write_training_cases
+from .summary import print_summary, summarize, write_scores
 
 __all__ = [
     "CaseScores",

@@ -38,7 +38,7 @@ class CaseFiles:
 
     @property
     def gone(self) -> str | None:
-        """Path of the first file, scan or reference, that does not exist; None if all exist."""
+        """Path of the first file, scan or reference, that does not exist; None if all files exist."""
         images = [self.image] if isinstance(self.image, str) else self.image
         given = [*images, *([] if self.reference is None else [self.reference])]
         return next((path for path in given if not is_there(path)), None)
@@ -74,7 +74,7 @@ class CaseFiles:
 
 
 def is_there(path: str | Path) -> bool:
-    """Return whether a file or folder exists; False if its path cannot be checked, for instance because it is too long.
+    """Return whether a file or folder exists; False if the path cannot be checked, for instance because of its length.
 
     Args:
         path: path of a file or folder.
@@ -99,7 +99,7 @@ def _find_in(folder: Path, given: str, min_parts: int) -> str:
 def refuse_if_moved(files: Mapping[str, CaseFiles], dataset_dir: str | Path | None, every: bool = False) -> None:
     """Raise an error if scans or references are missing.
 
-    Call this before writing a page, so that a page with slices is not replaced by one without.
+    Call this function before writing a page, so that a page with slices is not replaced by a page without slices.
 
     Args:
         files: files by case.
@@ -107,7 +107,7 @@ def refuse_if_moved(files: Mapping[str, CaseFiles], dataset_dir: str | Path | No
         every: raise the error only if every case has a missing file. By default (False), one missing file is enough.
 
     Raises:
-        OutputError: Files are missing. The message names the first one.
+        OutputError: scans or references are missing. The message names the first missing file.
 
     Example:
         >>> refuse_if_moved({"a": CaseFiles("gone/a.nii.gz", None, "a_seg.nii.gz")}, None)

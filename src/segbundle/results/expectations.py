@@ -48,11 +48,11 @@ class Spread:
         """Return the distribution of values, or None if there are no values.
 
         For ten or more values, the distance from a quartile to its limit is three interquartile ranges (Tukey,
-        Exploratory Data Analysis, 1977), but not less than a minimum distance. For fewer values, the limits are the
-        minimum distance below the smallest and above the largest value.
+        Exploratory Data Analysis, 1977), but not less than a minimum distance. For fewer values, the lower limit is the
+        minimum distance below the smallest value, and the upper limit the minimum distance above the largest value.
 
         Args:
-            values: measurements; they must be positive if `least` is given.
+            values: measurements, which must be positive if `least` is given.
             least: minimum ratio between a quartile and its limit, for limits that are computed on logarithms. If None
                 (default), limits are computed on the values, and the minimum distance is the range of the values.
 
@@ -95,7 +95,7 @@ class Spread:
 
     @property
     def ends(self) -> str:
-        """Smallest and largest value as text, such as "1 to 3"; a single number if both are equal after rounding."""
+        """Smallest and largest value as text, such as "1 to 3"; a single number if these are equal after rounding."""
         return " to ".join(dict.fromkeys(map(in_short, (self.values[0], self.values[-1]))))
 
 
@@ -121,11 +121,11 @@ class Expected:
         num_cases: number of reference cases in which the class was annotated (training cases) or could be predicted
             (other scans).
         num_present: number of these cases that contain the class.
-        at_edge: among the cases that contain the class, the fraction in which it touches the edge of the scan; 0 if no
-            case contains it.
+        at_edge: among the cases that contain the class, the fraction of cases in which the class touches the edge of
+            the scan; 0 if no case contains the class.
         volume_ml: distribution of the volume in ml, over the cases that contain the class; None without such cases.
-        components: distribution of the number of connected components; None if they were not counted in any case.
-        mean_intensity: distribution of the mean intensity; None if intensities are not comparable between scans, or
+        components: distribution of the number of connected components; None if components were not counted in any case.
+        mean_intensity: distribution of the mean intensity; None if intensities are not comparable between scans, or are
             known in fewer than ten cases.
 
     Example:
@@ -149,8 +149,8 @@ class Expected:
         Args:
             structures: measurements of the class, one per reference case.
             what: plural noun for the reference cases.
-            intensities: whether intensities are comparable between scans. Even then, they are used only if they are
-                known in at least ten cases.
+            intensities: whether intensities are comparable between scans. With True, intensities are used only if known
+                in at least ten cases.
 
         Example:
             >>> Expected.of([], "training cases", intensities=True) is None
@@ -193,7 +193,8 @@ class Expectations:
     """Expected measurements of all classes.
 
     The expectations of a class come from the training cases in which the class was annotated. If there are fewer than
-    ten such cases, they come from the other predicted scans. A class with fewer than ten of both has no expectations.
+    ten such cases, the expectations come from the other predicted scans. A class with fewer than ten training cases and
+    fewer than ten other scans has no expectations.
 
     Args:
         training: measurements of the training cases; may be empty.
@@ -231,8 +232,8 @@ class Expectations:
             name: name of the class.
 
         Returns:
-            Expected measurements; None if there are fewer than ten training cases with annotations of the class, and at
-            most ten predictions.
+            expected measurements; None if there are fewer than ten training cases with annotations of the class, and at
+            most ten predictions
         """
         scans = self._found[name]
         usual = Expected.of(scans, "predicted scans", self._intensities) if len(scans) > _MIN_CASES else None
@@ -241,15 +242,15 @@ class Expectations:
     def of(self, one: Structure) -> Expected | None:
         """Return the expected measurements for a class in one predicted scan.
 
-        They come from the training cases, or else from the other predicted scans. In the latter case, `at_edge` is 0,
-        because a class may be cut off in all scans of a batch.
+        The measurements come from the training cases, or else from the other predicted scans. If these are used,
+        `at_edge` is 0, because a class may be cut off in all scans of a batch.
 
         Args:
             one: measurements of the class in the scan.
 
         Returns:
-            Expected measurements; None if there are fewer than ten training cases with annotations of the class, and
-            fewer than ten other scans.
+            expected measurements; None if there are fewer than ten training cases with annotations of the class, and
+            fewer than ten other scans
         """
         if one.name in self.of_training:
             return self.of_training[one.name]
@@ -264,7 +265,7 @@ class Warnings:
 
     Attributes:
         unusual: deviations from the reference cases, as text that follows the name of the class.
-        at_edge: whether the class touches the edge of the scan, which it rarely does in the reference cases.
+        at_edge: whether the class touches the edge of the scan, although this is rare in the reference cases.
 
     Example:
         >>> Warnings(at_edge=True).words
@@ -285,7 +286,8 @@ def warnings_of(found: Structure, usual: Expected | None) -> Warnings:
 
     Args:
         found: measurements of the class in the scan.
-        usual: expected measurements. None checks only whether the class touches the edge of the scan.
+        usual: expected measurements. With None, the function checks only whether the class touches the edge of the
+            scan.
 
     Example:
         >>> cases = [Structure(f"case_{i}", "liver", 1400.0 + i) for i in range(12)]
@@ -326,7 +328,7 @@ def of_all_scans(found: Sequence[Structure], of_training: Mapping[str, Expected]
         of_training: expected measurements by class, from the training cases.
 
     Yields:
-        Complete sentences; none for classes with fewer than five scans.
+        one complete sentence per warning; nothing for classes with fewer than five scans
 
     Example:
         >>> cases = [Structure(f"case_{i}", "liver", 1400.0 + i) for i in range(12)]
@@ -361,7 +363,7 @@ def unchecked(expected: Mapping[str, Expected | None], intensities: bool) -> Ite
         intensities: whether intensities are comparable between scans.
 
     Yields:
-        Complete sentences; none if everything could be checked.
+        complete sentences; nothing if everything could be checked
 
     Example:
         >>> next(unchecked({}, intensities=False)).partition(",")[0]

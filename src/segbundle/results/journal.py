@@ -44,7 +44,7 @@ class Journal:
             record: values that JSON can represent.
 
         Raises:
-            OutputError: The file cannot be written, or was not written by segbundle.
+            OutputError: the file cannot be written, or was not written by segbundle.
         """
         line = f"{json.dumps(record, ensure_ascii=False, allow_nan=False)}\n".encode()
         try:
@@ -79,8 +79,8 @@ def record_files(folder: Path) -> list[Path]:
         folder: output folder of predict or evaluate.
 
     Returns:
-        `predictions.json` and, after a killed run, also its journals; empty if there are no such files. Files that
-        earlier versions wrote for each rank are included.
+        paths of `predictions.json` and, after a killed run, of its journals; empty if there are no such files. Files
+        that earlier versions wrote for each rank are included.
 
     Example:
         >>> record_files(Path("missing"))
@@ -98,7 +98,7 @@ def journals(folder: Path) -> list[Path]:
         folder: output folder of predict or evaluate.
 
     Returns:
-        Paths sorted by name; empty if the run has finished, or the folder does not exist.
+        paths sorted by name; empty if the run has finished, or the folder does not exist
 
     Example:
         >>> journals(Path("missing"))
@@ -115,10 +115,10 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
         folder: output folder of predict or evaluate.
 
     Returns:
-        Records as dictionaries; empty if the folder has no files with records.
+        records as dicts; empty if the folder has no files with records
 
     Raises:
-        OutputError: A file cannot be read, or has invalid records.
+        OutputError: a file cannot be read, or has invalid records.
 
     Example:
         >>> read_records(Path("missing"))
@@ -129,10 +129,12 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
 
 
 def key_of(record: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the case name and scan path of a record, which identify it. Several scans may have the same name.
+    """Return the case name and the scan path of a record.
+
+    The pair identifies the record; the name does not, because several scans may have the same name.
 
     Args:
-        record: record of a scan. If it has no path, the returned path is empty.
+        record: record of a scan. If the record has no path, the returned path is empty.
 
     Example:
         >>> key_of({"case": "case_1", "image": "a/case_1.nii.gz"})
@@ -148,7 +150,7 @@ def records_of(path: Path) -> list[dict[str, Any]]:
         path: JSON file, or journal whose name ends in `.jsonl`. An incomplete last line of a journal is ignored.
 
     Raises:
-        OutputError: The file cannot be read, or has invalid records.
+        OutputError: the file cannot be read, or has invalid records.
 
     Example:
         >>> import tempfile
@@ -174,7 +176,7 @@ def damage_named(path: Path) -> Iterator[None]:
         path: file of a run that is read in the block.
 
     Raises:
-        OutputError: The block raised an `OutputError`. The message names the file, the reason, and what to do.
+        OutputError: the block raised an `OutputError`. The message names the file, the reason, and what to do.
 
     Example:
         >>> with damage_named(Path("run.json")):  # doctest: +ELLIPSIS

@@ -17,6 +17,7 @@ from segbundle.files.documents import read_json, validate
 from segbundle.results.case_files import CaseFiles
 from segbundle.results.journal import damage_named, journals, read_records
 from segbundle.results.scores import Row, read_rows
+from segbundle.results.source_series import series_by_case
 
 _UNFINISHED = {
     run_files.TASK: "no epoch has been validated. Wait for the first validation, or continue a stopped run with "
@@ -39,6 +40,7 @@ class Predictions:
         made_by: content of `run.json` (command, versions, configuration), without credentials.
         files: files by case, for all scans that were predicted.
         failed: error messages by case, for all scans that failed.
+        series: fields of the DICOM series by case, for scans from DICOM.
 
     Example:
         >>> Predictions(Path("predictions"), ["liver"], {}, {}, {"case_2": "cannot be read"}).failed
@@ -50,6 +52,7 @@ class Predictions:
     made_by: dict[str, Any]
     files: dict[str, CaseFiles]
     failed: dict[str, str]
+    series: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Run:
         chosen_by: names of the cases whose Dice selected the epoch of a model; empty if unknown.
         folds: content of `summary.json` by number of the fold; empty unless the run is a cross-validation.
         fold_of: number of the fold that held out each case; empty unless the run is a cross-validation.
+        series: fields of the DICOM series by case, for scans from DICOM.
 
     Example:
         >>> run = Run(Path("run"), [], {"classes": {"liver": {}, "lesion": {}}}, {}, {}, {})
@@ -85,6 +89,7 @@ class Run:
     chosen_by: frozenset[str] = frozenset()
     folds: dict[int, dict[str, Any]] = field(default_factory=dict)
     fold_of: dict[str, int] = field(default_factory=dict)
+    series: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def is_training(self) -> bool:
@@ -129,7 +134,7 @@ def fold_folders(folder: Path) -> list[Path]:
         folder: output folder of a cross-validation.
 
     Returns:
-        Folders of the folds; empty if the folder does not contain any.
+        folders of the folds; empty if the folder contains no folds
 
     Example:
         >>> import tempfile
@@ -152,7 +157,7 @@ def write_run(folder: str | Path, made_by: dict[str, Any], data: Sequence[dict[s
         data: datalist entries with `case`, `image`, `label` and, optionally, `ignore_label`.
 
     Raises:
-        OutputError: The file cannot be written.
+        OutputError: the file cannot be written.
 
     Example:
         >>> import json, tempfile
@@ -184,7 +189,7 @@ def holds_scores(folder: str | Path) -> bool:
         folder: folder of an evaluation, a cross-validation, a training run or predictions.
 
     Raises:
-        OutputError: The folder does not belong to a run, the run has not finished, or `run.json` cannot be read.
+        OutputError: the folder does not belong to a run, the run has not finished, or `run.json` cannot be read.
 
     Example:
         >>> import tempfile
@@ -221,11 +226,11 @@ def read_predictions(folder: str | Path, dataset_dir: str | Path | None = None) 
     """Return the content of a folder of predictions without references.
 
     Args:
-        folder: folder of the predictions; it may have been moved.
+        folder: folder of the predictions, which may have been moved.
         dataset_dir: new folder of the scans, if they were moved (see `CaseFiles.moved_to`).
 
     Raises:
-        OutputError: The folder has scores or does not belong to a run, the run has not finished, or a file cannot be
+        OutputError: the folder has scores or does not belong to a run, the run has not finished, or a file cannot be
             read.
 
     Example:
@@ -255,7 +260,7 @@ def read_predictions(folder: str | Path, dataset_dir: str | Path | None = None) 
                 )
             found = CaseFiles(scan, None, str(folder / Path(prediction).name))
             files[record["case"]] = found.moved_to(dataset_dir)
-    return Predictions(folder, class_names[1:], made_by, files, failed)
+    return Predictions(folder, class_names[1:], made_by, files, failed, series_by_case(records))
 
 
 def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:
@@ -266,12 +271,12 @@ def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:
         dataset_dir: new folder of the scans, if they were moved (see `CaseFiles.moved_to`).
 
     Raises:
-        OutputError: The folder has no scores, the run has not finished, or its files cannot be read or contradict each
+        OutputError: the folder has no scores, the run has not finished, or its files cannot be read or contradict each
             other.
 
     Example:
         >>> import tempfile
-        >>> from segbundle.results.scores import write_scores
+        >>> from segbundle.results.summary import write_scores
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = write_scores(folder, [], ["background", "liver"])
         ...     read_run(folder).class_names
@@ -288,6 +293,7 @@ def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:
     folds = {fold: path for fold, path in folds.items() if (path / run_files.SUMMARY).is_file()}
     made_by = {path: _read_made_by(path) for path in (folder, *folds.values())}
     records = {path: read_records(path) for path in made_by}
+    every = [record for found in records.values() for record in found]
     summary, rows = _read_summary(folder), read_rows(folder / run_files.METRICS)
     if others := {row.name for row in rows} - set(summary["classes"]):
         raise OutputError(
@@ -304,11 +310,12 @@ def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:
             for path, made in made_by.items()
             for case, files in _case_files(path, made, records[path], dataset_dir)
         },
-        _failed_cases([record for found in records.values() for record in found]),
+        _failed_cases(every),
         _trained_on([made_by[path] for path in folds.values()] or [made_by[folder]]),
         frozenset(case for made in made_by.values() for case in made.get("chosen_by", [])),
         {fold: _read_summary(path) for fold, path in folds.items()},
         {case: fold for fold, path in folds.items() for case in made_by[path].get("cases", {})},
+        series_by_case(every),
     )
 
 
@@ -373,10 +380,10 @@ def read_validated(path: Path, schema: Any) -> Any:
         schema: pydantic model, or another type that Pydantic can validate.
 
     Returns:
-        The plain JSON values in the file, not an instance of the schema.
+        the plain JSON values in the file, not an instance of the schema
 
     Raises:
-        OutputError: The file cannot be read or does not match the schema.
+        OutputError: the file cannot be read or does not match the schema.
 
     Example:
         >>> import tempfile
@@ -393,7 +400,7 @@ def read_validated(path: Path, schema: Any) -> Any:
 
 
 def window_of(made_by: dict[str, Any]) -> tuple[float, float] | None:
-    """Return the range of intensities (lower, upper) to which a task clips scans, or None if it does not clip them.
+    """Return the range of intensities (lower, upper) to which a task clips scans, or None without clipping.
 
     Args:
         made_by: content of `run.json`.
@@ -431,7 +438,7 @@ def about(made_by: Mapping[str, Any]) -> list[str]:
         made_by: content of `run.json`.
 
     Returns:
-        Text such as "Data: data"; unknown values are left out.
+        one text per value, such as "Data: data"; unknown values are left out
 
     Example:
         >>> about({"config": {"dataset_dir": "data", "fold": 1, "num_folds": 5}})

@@ -61,6 +61,7 @@ class Record(_Strict):
         probabilities: path of the class probabilities; None if they were not saved.
         error: error message; None for a scan that was predicted.
         scores: scores of an evaluation; None for a prediction or a failed scan.
+        series: fields of the DICOM series; None for a scan in another format.
 
     Example:
         >>> Record(case="case_1", status="failed", error="case_1.nii.gz: cannot be read").status
@@ -74,6 +75,7 @@ class Record(_Strict):
     probabilities: str | None = None
     error: str | None = None
     scores: Scores | None = None
+    series: dict[str, str] | None = None
 
 
 class Case(_Strict):
@@ -98,9 +100,8 @@ class Intensity(_Strict):
     """Intensity normalization of a task.
 
     Attributes:
-        lower: lower end of the range to which intensities are clipped; None without clipping. Text is an unresolved
-            reference.
-        upper: upper end of the range; see `lower`.
+        lower: lower limit to which intensities are clipped; None without clipping. Text is an unresolved reference.
+        upper: upper limit to which intensities are clipped; see `lower`.
 
     Example:
         >>> Intensity(lower=-100.0, upper=250.0).upper

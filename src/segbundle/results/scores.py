@@ -1,4 +1,4 @@
-"""Scores of cases: `metrics.csv`, `summary.json`, and the table on the terminal."""
+"""Scores of cases, and their file `metrics.csv`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from segbundle.errors import OutputError
 from segbundle.files import run_files
-from segbundle.files.atomic import read_csv, write_csv, write_json
+from segbundle.files.atomic import read_csv
 from segbundle.metrics import ClassScore, Status
 
 COLUMNS = (
@@ -31,10 +29,6 @@ COLUMNS = (
 _NUMBERS = ("dice", "hd95_mm", "nsd", "volume_ref_ml", "volume_pred_ml", "components_ref", "components_pred")
 _FRACTIONS = ("dice", "nsd")
 _MAYBE_NAN = ("dice", "hd95_mm", "nsd")
-_BOOTSTRAP_RESAMPLES = 2000
-_WIDE = 100  # terminal columns that intervals and surface metrics need
-_COUNTED = (Status.SCORED, Status.MISSED, Status.FALSE_POSITIVE)
-_PRESENT = (Status.SCORED, Status.MISSED)
 
 
 @dataclass(frozen=True)
@@ -46,7 +40,7 @@ class Row:
         name: name of the class.
         status: whether and how the class could be scored.
         dice: Dice score in [0, 1]; None if the class was not scored.
-        hd95_mm: 95th percentile of the Hausdorff distance in mm; None if reference or prediction lacks the class, or if
+        hd95_mm: 95th percentile Hausdorff distance in mm; None if reference or prediction lacks the class, or if
             surfaces were not measured.
         nsd: normalized surface Dice in [0, 1]; None if the class was not scored, or if surfaces were not measured.
         volume_ref_ml: volume in the reference in ml; None if the class was not annotated.
@@ -139,7 +133,7 @@ def metrics_rows(cases: Sequence[CaseScores], class_names: Sequence[str]) -> lis
         class_names: names of the classes, background first.
 
     Returns:
-        Dictionaries with `COLUMNS` as keys. Values that cannot be computed are empty strings.
+        dicts with `COLUMNS` as keys. Values that cannot be computed are empty strings.
 
     Example:
         >>> scores = [ClassScore(Status.SCORED, 0.99, 900, 900), ClassScore(Status.SCORED, 0.8, 90, 110)]
@@ -172,183 +166,6 @@ def _csv_number(value: float, digits: int) -> str:
     return "" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def summarize(
-    cases: Sequence[CaseScores], class_names: Sequence[str], nsd_tolerance_mm: Sequence[float] | None = None
-) -> dict[str, Any]:
-    """Return the content of `summary.json`: mean scores over cases, per class and over all classes.
-
-    Keys of the summary:
-
-    - `cases`: number of cases.
-    - `mean_dice`: mean of `dice_mean` over the foreground classes.
-    - `mean_dice_ci95`: bootstrap interval of `mean_dice`; a case is resampled with all of its classes.
-    - `mean_dice_present`: like `mean_dice`, but without false positives.
-    - `classes`: scores by name of the class.
-
-    Keys of each class:
-
-    - `dice_mean`: mean Dice over the cases in which the class was scored, missed or a false positive. Missed classes
-      and false positives count as 0, as in nnU-Net.
-    - `hd95_mm_mean`: mean HD95 in mm over the cases with the class in reference and prediction.
-    - `nsd_mean`: mean NSD over the same cases as `dice_mean`.
-    - `dice_ci95`, `hd95_mm_ci95`, `nsd_ci95`: 95 % percentile bootstrap intervals of these means over cases (Efron
-      1979; 2000 resamples, fixed seed).
-    - `nsd_tolerance_mm`: tolerance of the NSD in mm.
-    - `n_scored`, `n_missed`, `n_false_positive`, `n_true_absent`, `n_unannotated`: number of cases with this status.
-
-    A mean without any case is None, and so are surface metrics that were not computed. Means over classes skip classes
-    whose mean is None. Intervals for fewer than two cases are [None, None].
-
-    Args:
-        cases: scores of the cases.
-        class_names: names of the classes, background first.
-        nsd_tolerance_mm: tolerance of the NSD per class in mm, background first; None if surfaces were not measured.
-
-    Example:
-        >>> background = ClassScore(Status.SCORED, 0.99, 900, 900)
-        >>> liver = [ClassScore(Status.SCORED, 0.8, 90, 110), ClassScore(Status.FALSE_POSITIVE, 0.0, 0, 10)]
-        >>> cases = [CaseScores(f"case_{i}", [background, score], 0.001) for i, score in enumerate(liver)]
-        >>> summary = summarize(cases, ["background", "liver"])
-        >>> summary["mean_dice"], summary["mean_dice_present"]
-        (0.4, 0.8)
-    """
-    tolerances = nsd_tolerance_mm[1:] if nsd_tolerance_mm is not None else [None] * (len(class_names) - 1)
-    by_class = {name: [case.scores[index] for case in cases] for index, name in enumerate(class_names) if index > 0}
-    return {
-        "cases": len(cases),
-        "mean_dice": _mean([_mean(_dice(scores, _COUNTED)) for scores in by_class.values()]),
-        "mean_dice_ci95": _interval_of_mean(list(by_class.values())),
-        "mean_dice_present": _mean([_mean(_dice(scores, _PRESENT)) for scores in by_class.values()]),
-        "classes": {
-            name: {**_summarize_class(scores), "nsd_tolerance_mm": None if tolerance is None else float(tolerance)}
-            for (name, scores), tolerance in zip(by_class.items(), tolerances, strict=True)
-        },
-    }
-
-
-def _summarize_class(scores: Sequence[ClassScore]) -> dict[str, Any]:
-    values = {
-        "dice": _dice(scores, _COUNTED),
-        "hd95_mm": [score.hd95_mm for score in scores if not math.isnan(score.hd95_mm)],
-        "nsd": [score.nsd for score in scores if not math.isnan(score.nsd)],
-    }
-    means = {
-        key: value
-        for name, known in values.items()
-        for key, value in ((f"{name}_mean", _mean(known)), (f"{name}_ci95", bootstrap_interval(known)))
-    }
-    return {**means, **{f"n_{status.value}": sum(score.status is status for score in scores) for status in Status}}
-
-
-def _dice(scores: Sequence[ClassScore], statuses: Sequence[Status]) -> list[float]:
-    return [score.dice for score in scores if score.status in statuses]
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if known else None
-
-
-def mean_dice(rows: Sequence[Row], class_names: Sequence[str]) -> float | None:
-    """Return the mean Dice of rows of `metrics.csv`, as `summarize` defines it, or None if no row has a Dice.
-
-    Args:
-        rows: rows of one run.
-        class_names: foreground classes over which to average.
-
-    Example:
-        >>> rows = [Row(case, "liver", Status.SCORED, dice, *[None] * 6) for case, dice in (("a", 0.5), ("b", 1.0))]
-        >>> mean_dice(rows, ["liver"])
-        0.75
-    """
-    by_class = [[row.dice for row in rows if row.name == name] for name in class_names]
-    return _mean([_mean(dice) for dice in by_class])
-
-
-def bootstrap_interval(values: Sequence[float]) -> list[float | None]:
-    """Return the 95 % percentile bootstrap interval of a mean (Efron 1979; 2000 resamples, fixed seed).
-
-    Args:
-        values: one value per case.
-
-    Returns:
-        Lower and upper limit; [None, None] for fewer than two values.
-
-    Example:
-        >>> bootstrap_interval([0.5, 0.5]), bootstrap_interval([0.5])
-        ([0.5, 0.5], [None, None])
-    """
-    if len(values) < 2:
-        return [None, None]
-    rng = np.random.default_rng(0)
-    sample = rng.choice(np.asarray(values), size=(_BOOTSTRAP_RESAMPLES, len(values)))
-    low, high = np.percentile(sample.mean(axis=1), [2.5, 97.5])
-    return [float(low), float(high)]
-
-
-def _interval_of_mean(by_class: Sequence[Sequence[ClassScore]]) -> list[float | None]:
-    """Return the bootstrap interval of the mean over classes of the means over cases, as in `bootstrap_interval`."""
-    dice = np.array([[s.dice if s.status in _COUNTED else math.nan for s in scores] for scores in by_class])
-    dice = dice[:, ~np.isnan(dice).all(axis=0)] if dice.size else dice
-    if dice.size == 0 or dice.shape[1] < 2:
-        return [None, None]
-    rng, known = np.random.default_rng(0), ~np.isnan(dice)
-    times = rng.multinomial(dice.shape[1], np.full(dice.shape[1], 1 / dice.shape[1]), _BOOTSTRAP_RESAMPLES)
-    sums, counts = times @ np.where(known, dice, 0.0).T, times @ known.T  # (resamples, classes)
-    with np.errstate(invalid="ignore"):
-        means = np.nanmean(np.where(counts > 0, sums / counts, math.nan), axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return [float(low), float(high)]
-
-
-def write_scores(
-    output_dir: str | Path,
-    cases: Sequence[CaseScores],
-    class_names: Sequence[str],
-    nsd_tolerance_mm: Sequence[float] | None = None,
-    epoch: int | None = None,
-    model: str | None = None,
-) -> dict[str, Any]:
-    """Write `metrics.csv` and `summary.json`, and return the summary.
-
-    `summary.json` is written even if writing `metrics.csv` fails.
-
-    Args:
-        output_dir: folder to write to.
-        cases: scores of the cases.
-        class_names: names of the classes, background first.
-        nsd_tolerance_mm: tolerance of the NSD per class in mm, background first; None if surfaces were not measured.
-        epoch: for a training run, the epoch after which it was validated. None (default) for other runs.
-        model: reason why the model of a training run has the newest instead of the best weights. None (default) if it
-            has the best weights, and for other runs.
-
-    Returns:
-        Content of `summary.json`, see `summarize`; with the keys `epoch` and `model`, unless they are None.
-
-    Raises:
-        OutputError: A file cannot be written, or would replace a file that segbundle did not write.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     summary = write_scores(folder, [], ["background", "liver"])
-        ...     sorted(path.name for path in Path(folder).iterdir())
-        ['metrics.csv', 'summary.json']
-    """
-    output_dir = Path(output_dir)
-    summary = summarize(cases, class_names, nsd_tolerance_mm)
-    if epoch is not None:
-        summary["epoch"] = epoch
-    if model is not None:
-        summary["model"] = model
-    try:
-        rows = [list(row.values()) for row in metrics_rows(cases, class_names)]
-        write_csv(output_dir / run_files.METRICS, COLUMNS, rows)
-    finally:  # write the summary even if the table fails
-        write_json(output_dir / run_files.SUMMARY, summary)
-    return summary
-
-
 def read_rows(path: Path) -> list[Row]:
     """Return the rows of `metrics.csv`.
 
@@ -356,7 +173,7 @@ def read_rows(path: Path) -> list[Row]:
         path: path of the file.
 
     Raises:
-        OutputError: The file cannot be read, lacks columns, or has invalid values or duplicate rows.
+        OutputError: the file cannot be read, lacks columns, or has invalid values or duplicate rows.
 
     Example:
         >>> import tempfile
@@ -395,7 +212,7 @@ def finite_number(text: str) -> float:
         text: content of the cell.
 
     Raises:
-        ValueError: The text is not a finite number.
+        ValueError: the text is not a finite number.
 
     Example:
         >>> finite_number("2.5")
@@ -421,10 +238,11 @@ def read_scores(output_dir: str | Path, class_names: Sequence[str]) -> list[Case
         class_names: names of the classes, background first.
 
     Raises:
-        OutputError: The file is missing, cannot be read, or has other classes.
+        OutputError: the file is missing, cannot be read, or has other classes.
 
     Example:
         >>> import tempfile
+        >>> from segbundle.results.summary import write_scores
         >>> scores = [ClassScore(Status.SCORED, 0.99, 900, 900), ClassScore(Status.SCORED, 0.8, 90, 110)]
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = write_scores(folder, [CaseScores("case_1", scores, 0.001)], ["background", "liver"])
@@ -448,51 +266,3 @@ def read_scores(output_dir: str | Path, class_names: Sequence[str]) -> list[Case
         volumes = (row.volume_ref_ml or 0.0, row.volume_pred_ml or 0.0)
         scores.append(ClassScore(row.status, dice, *volumes, hd95_mm, nsd, *components))
     return [CaseScores(case, scores, voxel_ml=1.0) for case, scores in by_case.items()]
-
-
-def print_summary(summary: dict[str, Any], title: str) -> None:
-    """Print a table of scores: one row per class, and the mean Dice over classes with and without false positives.
-
-    Surface metrics are shown if they were computed. On a terminal with fewer than 100 columns, they replace the
-    bootstrap intervals.
-
-    Args:
-        summary: mean scores from `summarize`.
-        title: line above the table.
-
-    Example:
-        >>> print_summary(summarize([], ["background", "liver"]), "0 cases")  # doctest: +ELLIPSIS
-        0 cases...
-    """
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
-    surfaces = any(row["nsd_mean"] is not None for row in summary["classes"].values())
-    table.add_column("class", overflow="fold")
-    console = Console()
-    intervals = not surfaces or console.width >= _WIDE
-    columns = [*(["95 % interval"] if intervals else []), *(["HD95 mm", "NSD"] if surfaces else [])]
-    for column in ("Dice", *columns, "scored", "missed", "false+", "absent", "unann."):
-        table.add_column(column, justify="right", no_wrap=True)
-    for name, row in summary["classes"].items():
-        interval = [_interval(row["dice_ci95"])] if intervals else []
-        distances = [_number(row["hd95_mm_mean"], 2), _number(row["nsd_mean"], 3)] if surfaces else []
-        table.add_row(name, _number(row["dice_mean"]), *interval, *distances, *_counts(row))
-    table.add_section()
-    table.add_row("mean", _number(summary["mean_dice"]))
-    table.add_row("mean without false+", _number(summary["mean_dice_present"]))
-    console.print(table)
-
-
-def _number(value: float | None, digits: int = 4) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _interval(interval: Sequence[float | None]) -> str:
-    return "-" if interval[0] is None else f"{interval[0]:.3f}–{interval[1]:.3f}"
-
-
-def _counts(row: dict[str, Any]) -> list[str]:
-    return [str(row[f"n_{status.value}"]) for status in Status]

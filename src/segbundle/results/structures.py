@@ -26,7 +26,7 @@ class Structure:
         case: name of the scan.
         name: name of the class.
         volume_ml: volume in ml; 0 if the class is absent.
-        touches_edge: whether the class reaches the first or last voxel of the scan along an axis.
+        touches_edge: whether the class has voxels in the first or last slice along any axis.
         components: number of connected components; None if not counted.
         mean_intensity: mean of the first channel within the class, in the units of the scan; None if unknown.
 
@@ -51,7 +51,7 @@ def write_training_cases(folder: str | Path, structures: Sequence[Structure]) ->
         structures: measurements. If empty, no file is written, and a file that segbundle wrote earlier is removed.
 
     Raises:
-        OutputError: The file cannot be written, or would replace a file that segbundle did not write.
+        OutputError: the file cannot be written, or would replace a file that segbundle did not write.
 
     Example:
         >>> import tempfile
@@ -76,7 +76,7 @@ def measured(one: Structure) -> tuple[str, ...]:
         one: structure to format.
 
     Returns:
-        Cells of `volume_ml`, `touches_edge`, `components` and `mean_intensity`.
+        four cells: `volume_ml`, `touches_edge`, `components` and `mean_intensity`
 
     Example:
         >>> measured(Structure("case_1", "liver", 1450.0, components=2))
@@ -95,7 +95,7 @@ def training_cases_of(ckpt_path: str | Path | Sequence[str | Path] | None) -> li
             from the folder of each model. None means no model.
 
     Returns:
-        One `Structure` per case and class. Files that are missing or cannot be read are skipped (see
+        one `Structure` per case and class. Files that are missing or cannot be read are skipped (see
         `read_training_cases`).
 
     Example:
@@ -116,7 +116,7 @@ def read_training_cases(folder: Path) -> list[Structure]:
         folder: folder of a model or of predictions.
 
     Returns:
-        One `Structure` per row; empty if the file is missing. A file that cannot be read or has invalid values also
+        one `Structure` per row; empty if the file is missing. A file that cannot be read or has invalid values also
         gives an empty list, and a warning is logged.
 
     Example:

@@ -55,9 +55,9 @@ class Change:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random distribution of the augmentation parameters of patches.
+    """Distribution from which the augmentation parameters of a patch are drawn.
 
-    Args:
+    Attributes:
         flip_axes: axes to mirror, each with probability 1/2. Exclude an axis along which sides differ, for instance
             axis 0 in RAS orientation if left and right are different classes. Default: (0,).
         rotation: maximum angle in degrees; a number, or one per axis. Use `[0, 0, 30]` for thick slices, so that they
@@ -67,7 +67,7 @@ class Augmentation:
             True.
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: an argument is out of range.
 
     Example:
         >>> augmentation = Augmentation(flip_axes=(), rotation=0, scaling=0, intensity=False)
@@ -94,8 +94,8 @@ class Augmentation:
     def draw(self, rng: np.random.Generator, channels: int) -> Change:
         """Draw the augmentation parameters of one patch.
 
-        The probability of rotation and of scaling is 0.2 each, that of every flip is 0.5, and that of each intensity
-        change is between 0.1 and 0.3.
+        Rotation and scaling have a probability of 0.2 each, every flip has 0.5, and every intensity change between 0.1
+        and 0.3.
 
         Args:
             rng: random generator.

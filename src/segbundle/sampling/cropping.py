@@ -30,7 +30,7 @@ def draw_start(
         patch_size: (X, Y, Z) of the patch.
 
     Returns:
-        Index (x, y, z) of the first voxel of the patch.
+        index (x, y, z) of the first voxel of the patch
 
     Example:
         >>> draw_start(np.random.default_rng(0), [torch.tensor([63])], shape=(4, 4, 4), patch_size=(2, 2, 2))
@@ -64,7 +64,8 @@ def cut(
         device: device of the result.
 
     Returns:
-        Image float32 (C, *patch_size), and label (1, *patch_size) in its own dtype; both are copies on `device`.
+        the image, float32 (C, *patch_size), and the label map, (1, *patch_size), in the dtype of `label`. The two
+        tensors are copies on `device`.
 
     Example:
         >>> volume = torch.arange(8).reshape(1, 2, 2, 2)

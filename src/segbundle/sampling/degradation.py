@@ -20,7 +20,7 @@ def degrade(image: torch.Tensor, change: Change) -> torch.Tensor:
         change: augmentation parameters, of which all except `angles`, `scale` and `flips` are applied.
 
     Returns:
-        Image (C, X, Y, Z), float32; `image` itself if nothing changes.
+        the image, float32 (C, X, Y, Z); `image` itself if nothing changes
 
     Example:
         >>> degrade(torch.ones(1, 2, 2, 2), Change(brightness=[1.5])).unique()

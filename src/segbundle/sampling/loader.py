@@ -19,7 +19,7 @@ class PatchLoader:
 
     Every epoch has `patches_per_case` patches of each case, in random order. If the last batch is not full, it is
     completed with more patches of the first cases. A patch depends only on `seed`, the epoch, and its position in the
-    epoch. It does not depend on the batch size, the number of ranks, or earlier batches, so `batch(epoch, step)`
+    epoch. A patch does not depend on the batch size, the number of ranks, or earlier batches, so `batch(epoch, step)`
     returns any batch again.
 
     Iteration yields dicts with `image` float32 (B, C, *patch_size) and `label` uint8 (B, 1, *patch_size) on `device`,
@@ -43,7 +43,7 @@ class PatchLoader:
         patches_per_case: number of patches of each case per epoch. Default: 1.
 
     Raises:
-        ValueError: if `batch_size` or `patches_per_case` is less than 1.
+        ValueError: `batch_size` or `patches_per_case` is less than 1.
 
     Example:
         >>> case = {

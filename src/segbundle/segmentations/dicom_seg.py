@@ -21,7 +21,14 @@ from segbundle.errors import DataError
 from segbundle.files.atomic import atomic_write
 from segbundle.segmentations.class_entries import ClassEntry
 from segbundle.segmentations.dicom_bytes import encode, explicit_start, item
-from segbundle.segmentations.dicom_source import MAX_LABEL, UTF_8, Source, read_source, reference_to
+from segbundle.segmentations.dicom_source import (
+    MAX_LABEL,
+    UTF_8,
+    Source,
+    read_source,
+    reason_without_values,
+    reference_to,
+)
 from segbundle.segmentations.snomed import Code
 
 _SERIES_OFFSET = 1000
@@ -70,8 +77,9 @@ def write_dicom_seg(labels: np.ndarray, scan: str | Path, path: str | Path, tabl
         dataset = _without_frames(source, planes.shape[1:], table)
         groups = _functional_groups(source, frames)
     except Exception as error:  # highdicom checks the source with various exceptions
+        reason = reason_without_values(error, source.datasets[0])
         raise DataError(
-            f"{scan}: its label map cannot be written as DICOM SEG ({error}). Use output_format nifti or nrrd."
+            f"{scan}: its label map cannot be written as DICOM SEG ({reason}). Use output_format nifti or nrrd."
         ) from error
     dataset.NumberOfFrames = len(frames)
     with atomic_write(path) as partial, partial.open("wb") as file:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +28,14 @@ _MAY_BE_EMPTY = (
     "StudyTime", "ReferringPhysicianName",
 )  # fmt: skip
 """Elements of patient and study that must be in derived objects, if only without a value (type 2)."""
+_SEPARATOR = re.compile(r"[\^=\\\s]+")
+"""Characters between the parts of a value, such as the components of a name."""
 UTF_8 = "ISO_IR 192"
 """Character set of written files, for class names in any language."""
 MAX_LABEL = 64
 """Maximum length of the name of a segment or structure."""
+
+warnings.filterwarnings("ignore", module=r"highdicom(\.|$)")  # they quote names of patients
 
 
 @dataclass(frozen=True)
@@ -154,3 +160,41 @@ def reference_to(source: Source, plane: SourceSlice) -> Any:
     if plane.frame is not None:
         reference.ReferencedFrameNumber = plane.frame
     return reference
+
+
+def reason_without_values(error: Exception, header: Any) -> str:
+    """Return the text of an error of a DICOM library; if it quotes a DICOM header, the names of the quoted elements.
+
+    Header elements can contain the name of a patient, and messages are written to logs and records.
+
+    Args:
+        error: exception of the library.
+        header: header (pydicom) that the library processed.
+
+    Example:
+        >>> from pydicom.dataset import Dataset
+        >>> dataset = Dataset()
+        >>> dataset.PatientID = "471108"
+        >>> reason_without_values(ValueError("not valid: '471108'"), dataset)
+        'check PatientID'
+        >>> reason_without_values(ValueError("no frames"), dataset)
+        'no frames'
+    """
+    text = str(error)
+    names = [_keyword(tag) for tag in list(header.keys()) if _is_quoted(header, tag, text)]
+    return f"check {', '.join(names)}" if names else text
+
+
+def _is_quoted(header: Any, tag: Any, text: str) -> bool:
+    """Return whether a text contains a word of an element; True if the element cannot be decoded."""
+    try:
+        words = _SEPARATOR.split(str(header[tag].value))
+    except Exception:  # pydicom raises various exceptions for invalid values
+        return True
+    return _keyword(tag) not in _TAGS and any(word in text for word in words if word)
+
+
+def _keyword(tag: Any) -> str:
+    from pydicom.datadict import keyword_for_tag
+
+    return keyword_for_tag(tag) or str(tag)

@@ -1,10 +1,11 @@
 from .caching import CachedCases, PreparedCases
-from .handlers import EarlyStopping, FinalValidation, SeedEpochs, StopAtNaN, TrainingLog
+from .handlers import EarlyStopping, FinalValidation, SeedEpochs, StopAtNaN
 from .patch_loading import monai_loader, patch_loader, warn_about_missing_classes
 from .resuming import Checkpoints
 from .schedules import check_schedule
 from .tracking import check_mlflow
 from .trainer import SegmentationTrainer
+from .training_log import TrainingLog
 from .weight_average import WeightAverage, averaged_network
 
 __all__ = [

@@ -40,8 +40,8 @@ class CachedCases(monai.data.CacheDataset):
     """MONAI's `CacheDataset` with a memory limit, and with a progress bar on terminals only.
 
     The cache takes at most about half of the free memory. Cases that do not fit are loaded on every access. If a case
-    cannot be loaded, all threads end before the error is raised. (In MONAI's class they continue, and a thread that
-    runs C++ code while Python exits aborts the process.)
+    cannot be loaded, all threads end before the error is raised. (In MONAI's class, the threads continue, and a thread
+    that runs C++ code while Python exits aborts the process.)
 
     Args:
         data: datalist entries.
@@ -87,8 +87,8 @@ class PreparedCases(Dataset[dict[str, Any]]):
 
     Without `cache_dir`, cases are cached in memory, up to half of the free memory. Cases beyond this limit are written
     to the folder `cache` in `output_dir`. With `cache_dir`, all cases are written there, and runs with the same cases
-    and settings, such as the folds of a cross-validation, share the files. A resumed run reuses its files in either
-    folder.
+    and settings, such as the folds of a cross-validation, share the files. A resumed run reuses the files in these
+    folders.
 
     The name of a file is a hash of all settings and of the content of the scan and the label map. A file is therefore
     never read for another case or other settings. Files are memory-mapped one case at a time, so that the memory
@@ -99,8 +99,8 @@ class PreparedCases(Dataset[dict[str, Any]]):
 
     Args:
         data: datalist entries, the same on every rank.
-        transform: callable that prepares an entry and returns a dict. Its attribute `settings` contains the JSON values
-            that determine the result; it is needed if cases are written to files.
+        transform: callable that prepares an entry and returns a dict. The attribute `settings` of the transform
+            contains the JSON values that determine the result, and is needed if cases are written to files.
         cache_dir: folder of the cache. Default: cases are cached in memory.
         output_dir: output folder of the run, for cases that do not fit into memory. Default: all cases stay in memory.
         num_workers: number of threads that prepare cases (default 4).

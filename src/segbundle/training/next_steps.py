@@ -26,7 +26,7 @@ def next_commands(model: Path) -> list[str]:
         model: path of the trained model.
 
     Returns:
-        The command for evaluation and the command for prediction. The list is empty unless the current command is
+        the command for evaluation, then the command for prediction. The list is empty unless the current command is
         `segbundle train` or MONAI's `run` with the training workflow.
 
     Example:
@@ -80,7 +80,7 @@ def prediction_command(weights: Path, folder: Path) -> str:
         folder: folder in which the command creates its output folder, `predictions`.
 
     Returns:
-        The command. The user must replace the word `SCANS` with the paths of the scans.
+        the command. The user must replace the word `SCANS` with the paths of the scans.
 
     Example:
         >>> from unittest.mock import patch

@@ -50,8 +50,8 @@ def patch_loader(
         patch_size: size of a patch (X, Y, Z) in voxels.
         batch_size: number of patches per batch and rank.
         augmentation: arguments of `segbundle.sampling.Augmentation`; None turns augmentation off. Missing arguments
-            have the defaults of this class, except that `flip_axes` is `auto`: axis 0 is mirrored unless classes differ
-            only by side. Default: empty.
+            have the defaults of `Augmentation`, except that `flip_axes` is `auto`: axis 0 is mirrored unless classes
+            differ only by side. Default: empty.
         seed: seed of order, positions and augmentation; None for a random seed, the same on all ranks. Default: 0.
         device: device on which batches are created. Default: CPU.
         class_names: classes of the task, for `flip_axes: auto`.
@@ -110,8 +110,8 @@ def monai_loader(dataset: Any, batch_size: int, num_workers: int = 0, seed: int 
 def warn_about_missing_classes(class_names: Sequence[str], training: Any, validation: Any) -> None:
     """Log a warning about foreground classes that are missing from all training cases or from all validation cases.
 
-    If some cases of a dataset are not cached in memory, all classes are assumed to occur in it. Every rank must call
-    this function, because the ranks exchange the classes in their cases; rank 0 logs.
+    If some cases of a dataset are not cached in memory, the dataset is assumed to contain all classes. Every rank must
+    call this function, because the ranks exchange the classes in their cases. Only rank 0 logs.
 
     Args:
         class_names: classes of the task, background first.

@@ -29,8 +29,8 @@ from segbundle.distributed import rank
 from segbundle.errors import CheckpointError, ConfigError, OutputError, TrainingError
 from segbundle.files.atomic import atomic_write, write_json
 from segbundle.inference.scoring import MeanDice
-from segbundle.results.scores import write_scores
 from segbundle.results.structures import write_training_cases
+from segbundle.results.summary import write_scores
 from segbundle.training.caching import PreparedCases
 from segbundle.training.schedules import planned_epochs, rebuild_schedule, replay_schedule
 from segbundle.training.weight_average import WeightAverage
@@ -68,10 +68,10 @@ class Checkpoints:
     - `task.json` (classes, fold, training cases) and `training_cases.csv` (measurements of the structures in the
       training cases, for the plausibility checks of predictions) at the start.
 
-    Attach this handler before all other handlers, so that the state is restored before they start. Files are saved
-    after the other handlers have finished. The learning rate schedule is adapted if `max_epochs` of the trainer
-    changes, as in every round of MONAI's federated clients. With several ranks, every rank needs the handler, but only
-    rank 0 writes files.
+    Attach this handler before all other handlers, so that the state is restored before the other handlers start. Files
+    are saved after the other handlers have finished. The learning rate schedule is adapted if `max_epochs` of the
+    trainer changes, as in every round of MONAI's federated clients. With several ranks, every rank needs the handler,
+    but only rank 0 writes files.
 
     Args:
         output_dir: output folder of the run.
@@ -82,14 +82,14 @@ class Checkpoints:
         evaluator: validation engine with `metric` as its key metric.
         metric: metric with the scores of the last validation.
         task: settings that must not change when a run is resumed, such as classes and fold. The names of the training
-            cases are added to them.
+            cases are added to these settings.
         resume: whether to continue from `last.pt`, if it exists (default False).
 
     Raises:
-        ConfigError: the schedule depends on validations, so it cannot be replayed when a run is resumed.
-        CheckpointError: at the start of a resumed run, if `last.pt` is damaged or belongs to another task, network or
-            optimizer.
-        TrainingError: after an epoch, if weights are NaN or infinite.
+        ConfigError: the schedule depends on validations, so the schedule cannot be replayed when a run is resumed.
+        CheckpointError: `last.pt` is damaged or belongs to another task, network or optimizer (raised at the start of a
+            resumed run).
+        TrainingError: weights are NaN or infinite (raised after an epoch).
         OutputError: a file cannot be written.
 
     Example:

@@ -26,7 +26,7 @@ def check_schedule(lr_scheduler: Any, max_epochs: int) -> None:
     schedules, and schedules that cannot be copied are not checked.
 
     Args:
-        lr_scheduler: schedule at epoch 0; it is not changed.
+        lr_scheduler: schedule at epoch 0; not changed.
         max_epochs: number of epochs of the run.
 
     Raises:
@@ -115,7 +115,7 @@ def rebuild_schedule(schedule: LRScheduler, optimizer: Optimizer, parser: Config
 
 
 def planned_epochs(parser: ConfigParser) -> int | None:
-    """Return `max_epochs` of a configuration, or None if it lacks `max_epochs` or `lr_scheduler`.
+    """Return `max_epochs` of a configuration, or None if `max_epochs` or `lr_scheduler` is missing.
 
     Args:
         parser: configuration.
@@ -135,7 +135,7 @@ def replay_schedule(schedule: LRScheduler, epochs: int) -> None:
     Unlike a closed-form learning rate, the result is bitwise identical to that of a run without interruption.
 
     Args:
-        schedule: schedule at epoch 0; it is changed in place.
+        schedule: schedule at epoch 0, changed in place.
         epochs: number of steps.
 
     Example:

@@ -50,7 +50,7 @@ class MLflowWriter:
     """Writer that logs a training run to MLflow. A resumed training run continues its MLflow run.
 
     If MLflow fails during training, a warning is logged, nothing more is sent, and training continues. An MLflow run
-    that is not closed has the status FAILED when the program ends.
+    that has not been closed when the program ends has the status FAILED.
 
     Args:
         mlflow_uri: URI of the MLflow server or database, for instance `http://server:5000` or `sqlite:///mlflow.db`.

@@ -40,14 +40,14 @@ class SegmentationTrainer(SupervisedTrainer):
     """Supervised trainer that passes annotation masks and training progress to the loss.
 
     A batch may have `annotated`, bool (B, num_classes), which is False for classes that were not annotated in a case.
-    Its `label` may have voxels of unknown class (value `IGNORE_INDEX`). Before every step, the attribute `progress` of
-    the loss, if it exists, is set to the fraction of all training steps that are completed, in [0, 1). For a network
-    with deep supervision, the loss is computed at every resolution (`loss_over_depths`).
+    The `label` of a batch may have voxels of unknown class (value `IGNORE_INDEX`). Before every step, the attribute
+    `progress` of the loss, if it exists, is set to the fraction of all training steps that are completed, in [0, 1).
+    For a network with deep supervision, the loss is computed at every resolution (`loss_over_depths`).
 
     On a GPU, the forward and backward passes of network and loss are captured as CUDA graphs
     (`acceleration/cuda_graphs.py`) at the start of the first epoch after ten steps. This requires a `PatchLoader`, a
     single rank, and no `amp`, `compile` or `accumulation_steps`. The next step then overwrites the logits in
-    `state.output`. Gradients are set to None between steps, which is the default of PyTorch, but not of MONAI.
+    `state.output`. Between steps, gradients are set to None, as by default in PyTorch, but not in MONAI.
 
     Args:
         loss_function: loss of `segbundle.losses`; if all cases are fully annotated, also any loss of PyTorch or MONAI.
@@ -57,9 +57,10 @@ class SegmentationTrainer(SupervisedTrainer):
         kwargs: other arguments of `monai.engines.SupervisedTrainer`.
 
     Raises:
-        ConfigError: during training, if a batch has unannotated classes or unknown voxels that the loss cannot ignore.
-        TrainingError: during training, if the network, the loss or the optimizer fails. The message names the component
-            that failed, the cases of the batch and the original error.
+        ConfigError: a batch has unannotated classes or unknown voxels that the loss cannot ignore (raised during
+            training).
+        TrainingError: the network, the loss or the optimizer fails (raised during training). The message names the
+            component that failed, the cases of the batch and the original error.
 
     Example:
         >>> network = torch.nn.Conv3d(1, 2, 1)

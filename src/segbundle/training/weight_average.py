@@ -23,7 +23,7 @@ class WeightAverage:
         network: copy of the network whose weights are the average; without averaging, the trained network itself.
 
     Raises:
-        ValueError: if `decay` is out of range.
+        ValueError: `decay` is out of range.
 
     Example:
         >>> trained = torch.nn.Linear(2, 1)
@@ -60,7 +60,7 @@ def averaged_network(average: WeightAverage) -> torch.nn.Module:
         average: moving average of the weights of a network.
 
     Returns:
-        `average.network`: a copy of the trained network, or the trained network itself if averaging is disabled.
+        `average.network`: a copy of the trained network, or the trained network itself if averaging is disabled
 
     Example:
         >>> trained = torch.nn.Linear(2, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -217,8 +218,10 @@ class SaveLabelsd(Transform):
             self._remove(case)
 
     def _remove(self, case: str, kept: Collection[Path] = ()) -> None:
-        files = [*run_files.label_map_files("", case), run_files.probabilities("", case)]
-        folder_of(self.output_dir).remove([path for path in files if path not in kept])
+        files = {*run_files.label_map_files("", case), run_files.probabilities("", case)} - set(kept)
+        outdated = sorted(path for path in files if os.path.lexists(self.output_dir / path))
+        if outdated:
+            folder_of(self.output_dir).remove(outdated)
 
 
 def _name(path: str) -> Path:

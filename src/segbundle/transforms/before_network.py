@@ -1,4 +1,4 @@
-"""Preprocess scans: load and check them, resample them to the network's grid, and normalize their intensities."""
+"""Preprocess scans: load, check, resample to the network's grid, and normalize intensities."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def preprocessing(
     num_channels: int | None = None,
     label: bool = False,
 ) -> Compose:
-    """Return the transform that loads a case, resamples its image to the network's grid, and normalizes it.
+    """Return the transform that loads a case, resamples its image to the network's grid, and normalizes intensities.
 
-    The transform is used for validation, evaluation and inference. A label map is not resampled: it stays on the scan's
-    grid, where predictions are scored.
+    The transform is used for validation, evaluation and inference. A label map is not resampled, but stays on the
+    scan's grid, where predictions are scored.
 
     Args:
         intensity: normalization; see `intensity_transform`.
@@ -67,10 +67,10 @@ def preprocessing(
         label: whether to load the label map. Default: False.
 
     Returns:
-        A transform of datalist entries. `image` becomes a float32 `MetaTensor` (C, X, Y, Z).
+        a transform of datalist entries. `image` becomes a float32 `MetaTensor` (C, X, Y, Z).
 
     Raises:
-        ConfigError: if a setting is invalid.
+        ConfigError: a setting is invalid.
 
     Example:
         >>> steps = preprocessing({"method": "zscore"}, spacing=(1.0, 1.0, 1.0)).transforms
@@ -92,7 +92,7 @@ def network_transforms(
         axcodes: orientation of the network's grid; None keeps the orientation of each scan. Default: `RAS`.
 
     Raises:
-        ConfigError: if a setting is invalid.
+        ConfigError: a setting is invalid.
 
     Example:
         >>> steps = network_transforms(["image"], {"method": "window", "lower": 0, "upper": 100}, None)
@@ -110,7 +110,7 @@ def grid_transforms(
     """Return the transforms that reorient and resample: images linearly, label maps by nearest neighbor.
 
     Axes are flipped, permuted and rescaled, but never rotated. Oblique scans stay oblique, so that predictions can be
-    restored to their voxels exactly (see `segbundle.transforms.restoring`).
+    restored to the voxels of the scan exactly (see `segbundle.transforms.restoring`).
 
     Args:
         keys: `image`, and `label` if the label map is resampled as well.
@@ -118,7 +118,7 @@ def grid_transforms(
         axcodes: orientation of the network's grid; None keeps the orientation of each scan. Default: `RAS`.
 
     Raises:
-        ConfigError: if `spacing` is not three positive sizes.
+        ConfigError: `spacing` is not three positive sizes.
 
     Example:
         >>> (transform,) = grid_transforms(["image", "label"], spacing=(1.0, 1.0, 2.0))
@@ -135,20 +135,20 @@ def intensity_transform(intensity: Mapping[str, Any]) -> Transform:
 
     - `{method: zscore}`: subtract the mean of the scan and divide by its standard deviation, per channel (MR). Clip
       outliers first, see `ClipOutliersd`.
-    - `{method: window, lower: a, upper: b}`: clip to [a, b] and scale to [0, 1].
+    - `{method: window, lower: a, upper: b}`: clip to [a, b], and scale to [0, 1].
     - `{method: ct, lower: a, upper: b, mean: m, std: s}`: clip to [a, b], subtract m and divide by s. Use values of the
       training set's foreground (the CT scheme of nnU-Net; Isensee et al. 2021).
 
-    With `units: suv`, `LoadScand` converts PET images to SUV before.
+    With `units: suv`, `LoadScand` converts PET images to SUV before this transform.
 
     Args:
         intensity: method and its values, by name.
 
     Returns:
-        A dictionary transform of `image` (C, X, Y, Z), floating point.
+        a dictionary transform of `image`, a floating-point tensor (C, X, Y, Z)
 
     Raises:
-        ConfigError: if the method is unknown, or values are missing, unexpected or contradictory.
+        ConfigError: the method is unknown, or values are missing, unexpected or contradictory.
 
     Example:
         >>> transform = intensity_transform({"method": "window", "lower": -100, "upper": 100})
@@ -161,7 +161,7 @@ def intensity_transform(intensity: Mapping[str, Any]) -> Transform:
         raise ConfigError(f"intensity: unknown method {method!r}{suggestion(str(method), _INTENSITY_ARGUMENTS)}")
     needed = _INTENSITY_ARGUMENTS[method]
     if set(values) != set(needed):
-        raise ConfigError(f"intensity: method {method!r} takes {list(needed)}, got {sorted(values)}.")
+        raise ConfigError(f"intensity: method {method!r} takes the keys {list(needed)}, got {sorted(values)}.")
     if method == "zscore":
         return ZScored(CommonKeys.IMAGE)
     lower, upper = float(values["lower"]), float(values["upper"])
@@ -175,9 +175,9 @@ class LoadScand(Transform):
     """Dictionary transform that loads and checks the image of a case and, optionally, its label map.
 
     `image` becomes a float32 `MetaTensor` (C, X, Y, Z). With `label=True`, `label` becomes a uint8 `MetaTensor` (1, X,
-    Y, Z) with `IGNORE_INDEX` for unknown voxels, and `annotated` becomes a bool tensor (num_classes,). A label map of
-    the same voxels that is stored with other axes is reoriented to those of the image. As in MONAI, the metadata
-    contains `affine` and `original_affine`, both (4, 4) from voxel indices to RAS+ in mm, `spatial_shape` and
+    Y, Z) with `IGNORE_INDEX` for unknown voxels, and `annotated` becomes a bool tensor (num_classes,). A label map with
+    the same voxels, stored along other axes, is reoriented to the axes of the image. As in MONAI, the metadata contains
+    `affine` and `original_affine` ((4, 4) matrices from voxel indices to RAS+ in mm), `spatial_shape` and
     `filename_or_obj`. If the image was prefetched (`segbundle.io.read_ahead`), `early_seconds` is the time in seconds
     that reading took.
 
@@ -189,9 +189,9 @@ class LoadScand(Transform):
         units: `suv` converts the images of DICOM PET series to SUV; None (default) keeps the values of the files.
 
     Raises:
-        ConfigError: if `units` is unknown.
-        DataError: when called, if a file cannot be read or fails a check. The message lists all problems of the case
-            (see `segbundle.datasets.case_checks`).
+        ConfigError: `units` is unknown.
+        DataError: a file cannot be read or fails a check (raised when called). The message lists all problems of the
+            case (see `segbundle.datasets.case_checks`).
 
     Example:
         >>> import tempfile
@@ -282,13 +282,13 @@ class ClipOutliersd(MapTransform):
     Without clipping, a single voxel of 65535 (metal, a defect, padding) makes the z-score useless for all others.
     Channels without outliers stay unchanged.
 
-    The range of a channel is estimated from every n-th voxel. It excludes the highest and the lowest 0.02% of the
-    values. It excludes up to 0.5% at either end if a gap of more than twice the range separates them from all other
-    values. A value is an outlier if its distance from the range is more than five times the size of the range.
+    The range of a channel spans its 0.02nd to 99.98th percentile, estimated from a regular subsample of the voxels. If
+    at most 0.5% of the values at one end are separated from all others by a gap of more than twice the range, the range
+    excludes these values as well. Outliers are values that are farther from the range than five times its width.
 
-    A channel with outliers, or with such a gap, is clipped in place to the range, extended by its size at either end. A
-    warning is logged. Fill values such as -32768 and 65535, which may fill a large fraction of a scan, are set to the
-    limits of the range.
+    A channel that has outliers or such a gap is clipped in place to the range, extended by its width at either end, and
+    a warning is logged. Extreme fill values of the integer types (such as -32768 and 65535), which may make up a large
+    part of a scan, are replaced by the nearer limit of the range (not extended).
 
     Args:
         keys: items to transform, float32 tensors (C, X, Y, Z) on the CPU.
@@ -359,8 +359,8 @@ class ClipAndScaled(MapTransform):
 
     Args:
         keys: items to transform, floating-point tensors of any shape.
-        lower: lower limit of the clipped values.
-        upper: upper limit of the clipped values.
+        lower: lower limit to which values are clipped.
+        upper: upper limit to which values are clipped.
         mean: value to subtract.
         std: value to divide by.
 

@@ -64,11 +64,12 @@ def training_transforms(
         augmentation: arguments of `random_transforms`, by name. Default: None (its defaults).
 
     Returns:
-        A transform from datalist entries to a list of one dict with plain tensors: `image` float32 (C, *patch_size),
-        `label` (1, *patch_size) and `annotated` bool (num_classes,); and with `case`.
+        a transform that maps a datalist entry to a list with one dict: the plain tensors `image` (float32, (C,
+        *patch_size)), `label` (float32, (1, *patch_size)) and `annotated` (bool, (num_classes,)), and the case name
+        `case`
 
     Raises:
-        ConfigError: if a setting is unknown or invalid.
+        ConfigError: a setting is unknown or invalid.
 
     Example:
         >>> steps = training_transforms(["background", "liver"], (32, 32, 32), {"method": "zscore"}).transforms
@@ -139,10 +140,10 @@ def random_transforms(
         scaling: maximum relative change of size: 0.25 (default) for factors from 1/1.25 to 1.25.
 
     Returns:
-        Dictionary transforms of `image` (C, X, Y, Z) and `label` (1, X, Y, Z).
+        dictionary transforms of `image` (C, X, Y, Z) and `label` (1, X, Y, Z)
 
     Raises:
-        ConfigError: if `flip_axes` is neither `auto` nor a list of axes.
+        ConfigError: `flip_axes` is neither `auto` nor a list of axes.
 
     Example:
         >>> [type(transform).__name__ for transform in random_transforms(flip_axes=(0,))][:3]

@@ -38,11 +38,11 @@ class PrepareCase(Transform):
 
     Args:
         class_names: class names of the task, background first.
-        patch_size: (X, Y, Z) in voxels; smaller cases are padded to it.
+        patch_size: (X, Y, Z) in voxels; smaller cases are padded to this size.
         intensity, spacing, axcodes, num_channels: see `segbundle.transforms.preprocessing`.
 
     Attributes:
-        settings: the arguments by name, as plain values.
+        settings: arguments by name, as plain values.
 
     Example:
         >>> import tempfile
@@ -136,7 +136,7 @@ def class_indices(label: torch.Tensor, num_classes: int) -> list[torch.Tensor]:
         num_classes: number of classes, including the background.
 
     Returns:
-        One int32 tensor (n,) per class.
+        one int32 tensor (n,) per class, background first
 
     Example:
         >>> class_indices(torch.tensor([[0, 1], [1, 0]]), num_classes=3)
@@ -156,8 +156,8 @@ def class_indices(label: torch.Tensor, num_classes: int) -> list[torch.Tensor]:
 class PadToPatchd(Transform):
     """Dictionary transform that pads `image` and `label` (C, X, Y, Z) symmetrically to at least the size of a patch.
 
-    The image is padded with 0. The label map is padded with background, or with unknown voxels if it contains any. A
-    warning is logged for the first case that is padded.
+    The image is padded with 0. The label map is padded with background, or with unknown voxels if the label map
+    contains any. A warning is logged for the first case that is padded.
 
     Args:
         patch_size: (X, Y, Z) in voxels.

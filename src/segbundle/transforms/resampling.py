@@ -38,9 +38,9 @@ class ToGridd(MapTransform):
     """Dictionary transform that reorients and resamples scans, like MONAI's `Orientationd` followed by `Spacingd`.
 
     With `padding_mode="border"`, MONAI's transforms return the same shape and affine, and the same values to float32
-    precision. Since neither of them rotates, axes are interpolated one after another, slab by slab. This is much faster
-    than 3D sampling and needs no copy of the scan. Scans with sheared axes, which `Spacingd` straightens, are resampled
-    by MONAI.
+    precision. Since these transforms do not rotate, axes are interpolated one after another, slab by slab. This is much
+    faster than 3D sampling and needs no copy of the scan. Scans with sheared axes, which `Spacingd` straightens, are
+    resampled by MONAI.
 
     Each item, a `MetaTensor` (C, X, Y, Z) with `affine` (4, 4) in its metadata, becomes a `MetaTensor` of the same
     dtype with the affine of the grid. Other metadata, such as `original_affine` and `spatial_shape`, still describes
@@ -49,14 +49,14 @@ class ToGridd(MapTransform):
     Args:
         keys: items to transform.
         spacing: voxel size in mm along each axis of the grid; None (default) keeps the voxel size of each scan. Axes
-            whose voxel size is within 0.001 mm of it are not resampled.
+            whose voxel size differs by at most 0.001 mm are not resampled.
         axcodes: orientation of the grid; None keeps the orientation of each scan. Default: `RAS`.
-        mode: `bilinear` (default) for images (floating point) or `nearest` for label maps; one for all keys, or a
-            sequence with one entry per key.
+        mode: `bilinear` (default) for images (floating point) or `nearest` for label maps; one mode for all keys, or a
+            sequence with one mode per key.
 
     Raises:
-        DataError: when called, if the voxel size of a scan, or `spacing`, is obviously wrong, or memory is
-            insufficient.
+        DataError: the voxel size of a scan, or `spacing`, is obviously wrong, or memory is insufficient (raised when
+            called).
 
     Example:
         >>> scan = MetaTensor(torch.zeros(1, 4, 4, 4), meta={"affine": torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0]))})
@@ -153,17 +153,17 @@ def _respaced(
 
 
 def parallel_axes(to_scan: np.ndarray, shape: Sequence[int]) -> list[int] | None:
-    """Return, for each axis of a grid, the axis of a scan that is parallel to it; None if axes are not parallel.
+    """Return, for each axis of a grid, the parallel axis of a scan; None if axes are not parallel.
 
-    Axes count as parallel if no voxel of the grid deviates by more than 0.01 voxels of the scan. The scan may be any
-    other grid.
+    Axes count as parallel if no voxel of the grid deviates by more than 0.01 voxels of the scan. Instead of a scan, any
+    other grid may be given.
 
     Args:
         to_scan: (4, 4) matrix from voxel indices of the grid to voxel indices of the scan.
         shape: (X, Y, Z) of the grid.
 
     Returns:
-        One axis of the scan, from 0 to 2, for each axis of the grid; or None.
+        for each axis of the grid, the parallel axis of the scan (0, 1 or 2); or None
 
     Example:
         >>> parallel_axes(np.eye(4)[[1, 0, 2, 3]], shape=(10, 10, 10))
@@ -188,8 +188,8 @@ def resample(values: torch.Tensor, positions: Sequence[np.ndarray]) -> torch.Ten
         positions: for each axis of `values`, the positions of the slices of the new grid, as fractional voxel indices.
 
     Returns:
-        (C, X', Y', Z'): `values` itself if nothing changes, a flipped copy if axes are only flipped, otherwise a new
-        contiguous tensor.
+        a tensor (C, X', Y', Z'): `values` itself if nothing changes, a flipped copy if axes are only flipped, otherwise
+        a new contiguous tensor
 
     Example:
         >>> values = torch.tensor([[[[0.0, 10.0]]]])
@@ -236,7 +236,7 @@ def interpolate(values: torch.Tensor, at: np.ndarray, dim: int) -> torch.Tensor:
         dim: dimension along which to interpolate.
 
     Returns:
-        A tensor of size n along `dim`; `values` itself if `at` contains its voxels in order.
+        a tensor of size n along `dim`; `values` itself if `at` contains all indices of the dimension in order
 
     Example:
         >>> interpolate(torch.tensor([0.0, 10.0]), np.array([0.25, 0.75]), dim=0)

@@ -30,13 +30,14 @@ def restore_labels(
 ) -> torch.Tensor:
     """Return the most probable class at every voxel of a target grid, from logits on the network's grid.
 
-    The result is that of softmax, linear interpolation of every class probability, and argmax. It is computed faster:
+    The result is that of softmax, linear interpolation of every class probability, and argmax. The computation is
+    faster than these steps:
 
     - Between grids with parallel axes, axes are interpolated one after another, slab by slab.
     - With two classes, the sign of the difference of their probabilities decides. One volume is interpolated instead of
       two.
-    - With more classes, a class that is the most probable at all corners of a cell is the most probable inside it. Only
-      voxels near class boundaries need interpolated probabilities.
+    - With more classes, a class that is the most probable at all corners of a cell is the most probable inside the
+      cell. Only voxels near class boundaries need interpolated probabilities.
 
     Args:
         scores: logits before softmax, (num_classes, X', Y', Z') floating point, on the network's grid; or `ScoreSlabs`,
@@ -47,8 +48,8 @@ def restore_labels(
             instance memory-mapped, to fill with probabilities times 65535. Default: None (no probabilities).
 
     Returns:
-        Class indices (X, Y, Z) on the device of the logits: uint8 for up to 256 classes, otherwise int16. Voxels beyond
-        the network's grid get the class at its nearest edge.
+        class indices (X, Y, Z) on the device of the logits: uint8 for up to 256 classes, otherwise int16. Voxels beyond
+        the network's grid get the class at the nearest edge of the grid.
 
     Example:
         >>> logits = torch.tensor([[[[1.0, 0.0]]], [[[0.0, 2.0]]]])  # (2, 1, 1, 2)
@@ -171,7 +172,7 @@ def _ready_planes(
     first.
 
     Yields:
-        The planes, the first slice of the slab that they need, and their neighbors relative to that slice.
+        the planes, the first slice of the slab that they need, and their neighbors relative to that slice
     """
     begin = start if start == 0 else start + 1  # earlier upper neighbors belong to the previous slab
     ready = (along.upper >= begin) & (along.upper < start + slab.shape[1])
@@ -297,7 +298,7 @@ def _interpolated_planes(values: torch.Tensor, cells: Sequence[_Along]) -> Itera
     single values is slow. The same plane is reused, so that it stays in the cache.
 
     Yields:
-        Planes (K, n1, n2), one for each of the n0. The next plane may overwrite it.
+        planes (K, n1, n2), one for each of the n0. The next plane may overwrite it.
     """
     planes, rows, columns = cells
     values = values if columns.aligned_with(values.shape[3]) else values @ columns.matrix(values.shape[3])

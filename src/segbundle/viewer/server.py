@@ -49,7 +49,7 @@ def serve(run: str | Path, port: int = 0, browser: bool = True, dataset_dir: str
 
     The URL is printed. The report is written first if it is missing or older than the files of the run, or if
     `dataset_dir` is given. If the folder of the run cannot be written, the report is written to a temporary folder,
-    which is removed at the end.
+    which is removed when the server stops.
 
     Args:
         run: folder of an evaluation, a cross-validation or predictions.
@@ -58,7 +58,7 @@ def serve(run: str | Path, port: int = 0, browser: bool = True, dataset_dir: str
         dataset_dir: new folder of the scans, if they were moved. Default: the recorded paths are used.
 
     Raises:
-        OutputError: The folder has neither scores nor predictions or cannot be read, the files of the cases are unknown
+        OutputError: the folder has neither scores nor predictions or cannot be read, the files of the cases are unknown
             or missing, or the port cannot be used.
 
     Example:
@@ -93,7 +93,7 @@ def make_server(run: str | Path, port: int = 0, dataset_dir: str | Path | None =
         dataset_dir: new folder of the scans, if they were moved. Default: the recorded paths are used.
 
     Raises:
-        OutputError: The folder has neither scores nor predictions or cannot be read, the files of the cases are unknown
+        OutputError: the folder has neither scores nor predictions or cannot be read, the files of the cases are unknown
             or missing, or the port cannot be used.
 
     Example:

@@ -38,7 +38,7 @@ class ShownCase:
 
     @classmethod
     def of(cls, name: str, summary: str, files: CaseFiles, unannotated: Sequence[int]) -> ShownCase:
-        """Return a case with those of its files that exist. Only the first channel of the scan is shown.
+        """Return a case with the existing files of `files`. Only the first channel of the scan is shown.
 
         Args:
             name: name of the case.
@@ -68,14 +68,14 @@ def shown_cases(
         dataset_dir: new folder of the scans, if they were moved. Default: the recorded paths are used.
 
     Returns:
-        Cases, names of the foreground classes, and content of `run.json`.
+        three values: the cases, the names of the foreground classes, and the content of `run.json`
 
     Raises:
-        OutputError: The folder does not belong to a run, the run has not finished, or its files cannot be read.
+        OutputError: the folder does not belong to a run, the run has not finished, or its files cannot be read.
 
     Example:
         >>> import tempfile
-        >>> from segbundle.results.scores import write_scores
+        >>> from segbundle.results.summary import write_scores
         >>> with tempfile.TemporaryDirectory() as run:
         ...     _ = write_scores(run, [], ["background", "liver"])
         ...     shown_cases(run)
@@ -93,10 +93,10 @@ def with_warnings(cases: Sequence[ShownCase], measurements: Path) -> list[ShownC
 
     Args:
         cases: cases of predictions.
-        measurements: path of `measurements.csv`; it may be missing.
+        measurements: path of `measurements.csv`, which may be missing.
 
     Raises:
-        OutputError: The file cannot be read (see `segbundle.report.measurements.read_warnings`).
+        OutputError: the file cannot be read (see `segbundle.report.measurements.read_warnings`).
 
     Example:
         >>> case = ShownCase("case_1", "", {}, None, [])

@@ -33,12 +33,13 @@ def nifti_volume(case: ShownCase, name: str, class_names: Sequence[str]) -> byte
         class_names: names of the foreground classes.
 
     Returns:
-        For `scan`, the first channel: the file itself if browsers can read it, otherwise converted. For `reference` and
-        `prediction`, the label map as uint8, in which values that are not classes are background. For `errors`, the
-        error map as uint8: 1 for missed or confused classes, 2 for false positives in the background, else 0.
+        for `scan`, the first channel: the file itself if browsers can read the file, otherwise a converted file. For
+        `reference` and `prediction`, the label map as uint8, in which values that are not classes are background. For
+        `errors`, the error map as uint8: 1 for missed or confused classes, 2 for false positives in the background,
+        else 0.
 
     Raises:
-        DataError: A file cannot be read, or prediction and reference are on different grids (error map).
+        DataError: a file cannot be read, or prediction and reference are on different grids (error map).
 
     Example:
         >>> import tempfile
@@ -87,7 +88,8 @@ def _error_map(case: ShownCase, class_names: Sequence[str]) -> bytes:
     Unknown voxels and classes that were not annotated count as correct.
     """
     num_classes = len(class_names)
-    reference, prediction = (_read(case, name, class_names) for name in ("reference", "prediction"))
+    prediction = _read(case, "prediction", class_names)
+    reference = read_labels(case.files["reference"], ["background", *class_names], prediction.geometry)
     difference = prediction.geometry.difference(reference.geometry)
     if difference:
         raise DataError(

@@ -28,11 +28,10 @@ def create_workflow(
     Args:
         files: files of the workflow, see `segbundle.config.overlays.workflow_files`.
         tasks: task files; later files override earlier files.
-        overrides: values by key from the command line or Python code. They are data: expressions in them are not
-            evaluated.
+        overrides: values by key from the command line or Python code. Expressions in these values are not evaluated.
         trust: whether the bundle is trusted (default False).
-        values: further values by key, merged after the task files and before `overrides`. Expressions in them are
-            evaluated, so the caller must have inspected them. Default: none.
+        values: further values by key, merged after the task files and before `overrides`. Expressions in these values
+            are evaluated, so the caller must have inspected the values. Default: none.
         logs: whether to configure logging by the bundle's `logging.conf` (default True).
 
     Raises:

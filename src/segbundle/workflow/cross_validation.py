@@ -20,7 +20,8 @@ from segbundle.files.documents import read_json, shortened
 from segbundle.files.output_folders import folder_of
 from segbundle.files.unwritten import UnwrittenFiles
 from segbundle.results.runs import write_run
-from segbundle.results.scores import print_summary, read_scores, summarize, write_scores
+from segbundle.results.scores import read_scores
+from segbundle.results.summary import print_summary, summarize, write_scores
 from segbundle.terminal import say
 from segbundle.training.next_steps import prediction_command
 from segbundle.workflow.outputs import prepare_output
@@ -55,16 +56,16 @@ def cross_validate(output_dir: str | Path, task: Mapping[str, Any], run: Run) ->
 
     Args:
         output_dir: output folder.
-        task: config keys of the training runs, with unresolved references. If the dataset defines folds, they replace
-            `num_folds`.
+        task: config keys of the training runs, with unresolved references. If the dataset defines folds, their number
+            replaces `num_folds`.
         run: function that runs a workflow (`train` or `evaluate`) with the given config keys in addition to the task.
 
     Returns:
-        The content of `summary.json`.
+        the content of `summary.json`
 
     Raises:
-        ConfigError: a setting is invalid, there are fewer than two folds, or their number differs from that of the
-            dataset.
+        ConfigError: a setting is invalid, there are fewer than two folds, or the number of folds differs from that of
+            the dataset.
         DataError: the folds of the dataset hold out a case more than once.
         OutputError: the output folder cannot be written or is locked, or contains a cross-validation of another task or
             files of other programs; or a case was held out in several folds, because the dataset has changed.

@@ -1,4 +1,4 @@
-"""Choice of a device, and placement of networks on it."""
+"""Choice of a device, and placement of networks on a device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from segbundle.errors import ConfigError
 
 
 def pick_device() -> torch.device:
-    """Return the first CUDA device, or the CPU on machines without one.
+    """Return the first CUDA device, or the CPU if there is no CUDA device.
 
     Example:
         >>> pick_device().type in ("cpu", "cuda")
@@ -61,7 +61,7 @@ def checked_device(device: torch.device | str) -> torch.device:
 def place_network(network: torch.nn.Module, device: torch.device | str) -> torch.nn.Module:
     """Move a network to a device and to the channels-last memory layout, and return it.
 
-    3D convolutions are fastest in this layout. On a CPU, instance norms are replaced by norms that support it.
+    3D convolutions are fastest in this layout. On a CPU, instance norms are replaced by norms that support this layout.
 
     Args:
         network: network on any device.

@@ -41,7 +41,7 @@ def warn_about_flips(
     if unknown:
         _logger.warning(
             "test_time_flips: the training did not mirror images along axis %s (augmentation#flip_axes is %s); "
-            "averaging such predictions makes most models worse. Use only axes that the training mirrored.",
+            "averaging over such flips usually makes predictions worse. Use only axes that the training mirrored.",
             ", ".join(map(str, unknown)),
             list(trained),
         )

@@ -30,7 +30,7 @@ def check_network(
     window_size: Sequence[int] | str = "auto",
     inferer: Any = None,
 ) -> None:
-    """Raise an error if a network does not work for patches and windows. It is tested by inference on zeros.
+    """Raise an error if a network does not work for patches and windows, tested by inference on zeros.
 
     Args:
         network: network on `device`.
@@ -40,10 +40,11 @@ def check_network(
         class_names: class names, background first.
         window_size: size of a sliding window (X, Y, Z) in voxels, checked if different from `patch_size`. Default:
             `auto`, not checked.
-        inferer: inferer whose method `warm_up`, if it has one, runs the network for the patch. Default: none.
+        inferer: inferer whose method `warm_up`, if present, runs the network for the patch. Default: None.
 
     Raises:
-        ConfigError: a patch does not fit into memory, the network fails, or it does not return one channel per class.
+        ConfigError: a patch does not fit into memory, the network fails, or the network does not return one channel per
+            class.
 
     Example:
         >>> network = torch.nn.Conv3d(1, 2, kernel_size=3, padding=1)

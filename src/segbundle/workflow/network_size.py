@@ -35,7 +35,7 @@ def check_network_size(parser: ConfigParser, patch_size: Sequence[int]) -> None:
     components or cannot be built on the meta device are not checked.
 
     Args:
-        parser: configuration; it is neither evaluated nor changed.
+        parser: configuration; neither evaluated nor changed.
         patch_size: size of a patch (X, Y, Z) in voxels.
 
     Raises:

@@ -23,8 +23,8 @@ def prepare_training_output(output_dir: str, resume: bool = False) -> None:
 
     Args:
         output_dir: output folder.
-        resume: whether an earlier training run in the folder is resumed (default False). Without its `last.pt`, a
-            warning is logged.
+        resume: whether an earlier training run in the folder is resumed (default False). If True and the folder has no
+            `last.pt`, a warning is logged.
 
     Raises:
         OutputError: the folder cannot be written or is locked, contains a training run although `resume` is False,

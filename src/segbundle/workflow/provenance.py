@@ -42,7 +42,9 @@ _COMPONENTS = ("network_def", "loss", "optimizer", "lr_scheduler")
 
 
 def describe_training(output_dir: str, data: Sequence[dict[str, Any]], device: torch.device | str) -> None:
-    """Write `run.json` before a training run. Only rank 0 writes it.
+    """Write `run.json` before a training run. Only rank 0 writes the file.
+
+    `run.json` records command, date, versions, device, configuration, and fingerprints of initial weights and data.
 
     Args:
         output_dir: folder of the training run.
@@ -67,10 +69,13 @@ def describe_training(output_dir: str, data: Sequence[dict[str, Any]], device: t
 
 
 def describe_run(output_dir: str, records: ScanRecords, device: torch.device | str, config: Mapping[str, Any]) -> None:
-    """Write `run.json` and `training_cases.csv` after inference, unless a resumed run had nothing left to do.
+    """Collect the records of all ranks, and write `run.json` and `training_cases.csv` after inference.
 
-    Every rank must call this function, because it waits for all ranks; rank 0 writes the files. Files that cannot be
-    written are added to `records.unwritten` instead of raising an error.
+    The records are written to `predictions.json`, see `ScanRecords.collect`. If a resumed run had nothing left to do
+    and `run.json` exists, neither `run.json` nor `training_cases.csv` is written.
+
+    Every rank must call this function, because it waits for all ranks; only rank 0 writes. If `run.json` or
+    `training_cases.csv` cannot be written, no error is raised; the file is added to `records.unwritten`.
 
     Args:
         output_dir: folder of the label maps.
@@ -79,7 +84,7 @@ def describe_run(output_dir: str, records: ScanRecords, device: torch.device | s
         config: config keys that affect the label maps, with their values.
 
     Raises:
-        OutputError: `predictions.json` cannot be written, or a journal cannot be read (see `ScanRecords.collect`).
+        OutputError: `ScanRecords.collect` cannot write `predictions.json`, or cannot read a journal.
 
     Example:
         >>> from segbundle.inference.scan_records import ScanRecords
@@ -104,22 +109,26 @@ def report_run(
     device: torch.device | str,
     config: Mapping[str, Any],
 ) -> None:
-    """Write `run.json` and, if there is a `summary.json`, `report.html` after an evaluation.
+    """Collect the records of all ranks, and write `run.json` and `report.html` after an evaluation.
 
-    Every rank must call this function, because it waits for all ranks; rank 0 writes the files. Files that cannot be
-    written are added to `records.unwritten` instead of raising an error.
+    The records are written to `predictions.json`, see `ScanRecords.collect`. `run.json` also lists the evaluated cases
+    that the model was trained on, or that selected its best epoch; these are read from the files next to each
+    checkpoint (see `cases_trained_on` and `cases_validated_on`). Without a `summary.json`, no report is written.
+
+    Every rank must call this function, because it waits for all ranks; only rank 0 writes. If `run.json` or
+    `report.html` cannot be written, no error is raised; the file is added to `records.unwritten`.
 
     Args:
         output_dir: folder of the label maps and scores.
-        data: datalist entries of all cases, with `case`, `image` and `label`. `run.json` does not list entries with an
-            `error`.
+        data: datalist entries of all cases, with `case`, `image` and `label`. Entries with an `error` are not listed in
+            `run.json`.
         records: records of all cases.
         device: device that the network ran on.
         config: config keys that affect the scores, with their values.
 
     Raises:
-        CheckpointError: the `task.json` next to a checkpoint is damaged.
-        OutputError: `predictions.json` cannot be written, or a journal cannot be read (see `ScanRecords.collect`).
+        CheckpointError: `task.json` next to a checkpoint is damaged.
+        OutputError: `ScanRecords.collect` cannot write `predictions.json`, or cannot read a journal.
 
     Example:
         >>> from segbundle.inference.scan_records import ScanRecords
@@ -178,7 +187,7 @@ def made_by(config: Mapping[str, Any], device: torch.device | str | None = None)
         device: device of the run. Default: left out.
 
     Returns:
-        JSON values by name, as in `run.json`.
+        JSON values by name, as in `run.json`
 
     Example:
         >>> made_by({"fold": 0})["config"]

@@ -56,10 +56,10 @@ def start_workflow(ranks: bool = False) -> None:
 
 
 def follow_trainer(parser: ConfigParser) -> None:
-    """Set `max_epochs` to the value of `train#trainer#max_epochs` if that differs.
+    """Set `max_epochs` to the value of `train#trainer#max_epochs` if the values differ.
 
-    MONAI's federated clients change only the trainer's value. The learning rate schedule refers to `max_epochs`, so
-    both must be equal for the schedule to end with the training.
+    MONAI's federated clients change only the trainer's value. The learning rate schedule refers to `max_epochs`, so the
+    two values must be equal for the schedule to end with the training.
 
     Args:
         parser: configuration, changed in place.

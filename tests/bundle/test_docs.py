@@ -73,7 +73,8 @@ def test_links_lead_to_files(document: Path):
 def test_every_key_on_the_page_of_settings_exists():
     from monai.bundle import ConfigParser
 
-    keys = set(ConfigParser.load_config_file(ROOT / "bundle" / "configs" / "train.yaml"))
+    configs = [ROOT / "bundle" / "configs" / f"{name}.yaml" for name in ("train", "inference")]
+    keys = {key for config in configs for key in ConfigParser.load_config_file(config)}
     page = (ROOT / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`.*?) \|", page.partition("## Keys within other keys")[0], re.M)
     explained = {name for row in rows for name in re.findall(r"`([\w#]+)`", row)}

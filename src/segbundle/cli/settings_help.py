@@ -20,7 +20,7 @@ def settings_by_theme(command: str, shown: Collection[str] = ()) -> dict[str, li
 
     Example:
         >>> [setting.key for setting in settings_by_theme("predict", ["largest_component"])["Evaluation and output"]]
-        ['save_probabilities']
+        ['output_format', 'save_probabilities', 'keep_identifiers']
     """
     found: dict[str, list[Setting]] = {}
     for name in _COMMANDS.get(command, (command,)):

@@ -72,7 +72,7 @@ def assert_refused(path, key, value, message):
         ("TransformMatrix", "1 0 0 0 1 0 0 0", "TransformMatrix is"),
         ("BinaryData", "False", "written as text"),
         ("ElementDataFile", "/dev/zero", "/dev/zero cannot contain its voxels"),
-        ("ElementDataFile", "nothing.raw", "nothing.raw, is missing"),
+        ("ElementDataFile", "nothing.raw", "nothing.raw is missing"),
     ],
 )
 def test_invalid_metaimage_header_raises(tmp_path, name, key, value, message):

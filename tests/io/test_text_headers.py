@@ -101,6 +101,7 @@ def test_invalid_metaimage_header_raises(tmp_path, name, key, value, message):
         ("space units", '"mm" "cm" "mm"', "its header gives sizes in 'cm' (space units) instead of millimeters"),
         ("spaceunits", '"um" "um" "um"', "its header gives sizes in 'um' (space units)"),
         ("units", '"cm" "cm" "cm"', "its header gives sizes in 'cm' (units)"),
+        ("units", " ".join(['"micro' + 'metre"'] * 3), "instead of millimeters"),
         ("encoding", "ascii", "its encoding is 'ascii', which is not supported. Save it as raw"),
         ("encoding", "hex", "its encoding is 'hex'"),
         ("byte skip", "-7", "byte skip is '-7'"),
@@ -137,6 +138,7 @@ def test_nrrd_header_without_sizes_or_space_raises(tmp_path, fields, message):
     [
         ("a.nrrd", {**WITHOUT_SPACE, "spacings": "1 2 4"}, (1, 2, 4)),
         ("a.nrrd", {"space": "RAS", "space units": '"mm" "mm" ""'}, (1, 1, 1)),
+        ("a.nrrd", {"space": "RAS", "space units": " ".join(['"milli' + 'metres"'] * 3)}, (1, 1, 1)),
         ("a.nrrd", {"space": "Left-Anterior-Superior"}, (1, 1, 1)),
         ("a.nrrd", {"space directions": None, "spacedirections": "(1,0,0) (0,2,0) (0,0,4)"}, (1, 2, 4)),
         ("a.mha", {"ElementSpacing": None, "ElementSize": "1 2 4"}, (1, 2, 4)),

@@ -59,8 +59,24 @@ _SPACES = ("left-posterior-superior", "lps", "right-anterior-superior", "ras", "
 """NRRD spaces that ITK supports; it treats any other as left-posterior-superior."""
 _VOLUME_AXES = ("domain", "space", "time", "???", "unknown", "none")
 """NRRD kinds of spatial axes; other axes are channels."""
-_MILLIMETERS = ("mm", "millimeter", "millimeters", "millimeter", "millimeters", "")
-_OTHER_LENGTHS = ("m", "meter", "meters", "dm", "cm", "um", "µm", "micron", "microns", "micrometer", "nm", "in", "inch")
+_MILLIMETERS = ("mm", "millimeter", "millimeters", "")
+_OTHER_LENGTHS = (
+    "m",
+    "meter",
+    "meters",
+    "dm",
+    "cm",
+    "um",
+    "µm",
+    "micron",
+    "microns",
+    "micrometer",
+    "centimeter",
+    "nm",
+    "in",
+    "inch",
+)
+"""Units in lower case and American spelling; see `_unit`."""
 
 
 def check_text_header(path: Path) -> None:
@@ -194,7 +210,7 @@ def _check_scale_of_metaimage(path: Path, fields: Mapping[str, str]) -> None:
     for key in ("ElementSpacing", "ElementSize"):
         _check_field(path, fields, key, lambda words: min(map(float, words[:3])) > 0)
     units = fields.get("DistanceUnits", "")
-    if units.lower() not in (*_MILLIMETERS, "?"):
+    if _unit(units) not in (*_MILLIMETERS, "?"):
         raise _wrong_units(path, "DistanceUnits", units)
     for key, neutral in (("ElementToIntensityFunctionSlope", 1), ("ElementToIntensityFunctionOffset", 0)):
         _check_field(path, fields, key, lambda words: len(words) == 1 and _are_finite(words))
@@ -262,11 +278,16 @@ def _check_scale_of_nrrd(path: Path, fields: Mapping[str, str], dimensions: int)
             f"Use one of {', '.join(_SPACES[::2])}."
         )
     for unit in _words(fields.get("space units", "")):
-        if unit.lower() not in _MILLIMETERS:
+        if _unit(unit) not in _MILLIMETERS:
             raise _wrong_units(path, "space units", unit)
     for unit in _words(fields.get("units", "")):
-        if unit.lower() in _OTHER_LENGTHS:
+        if _unit(unit) in _OTHER_LENGTHS:
             raise _wrong_units(path, "units", unit)
+
+
+def _unit(text: str) -> str:
+    """Return the name of a unit in lower case, with British endings replaced by American ones."""
+    return re.sub(r"met(re)(s?)$", r"meter\2", text.lower())
 
 
 def _are_sizes(words: list[str], axes: list[int]) -> bool:

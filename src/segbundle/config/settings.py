@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+import yaml
+
 from segbundle.config.choices import Backend, OutputFormat, Precision
 from segbundle.config.kinds import (
     AUTO,
@@ -381,6 +383,20 @@ def settings_of(command: str) -> dict[str, list[Setting]]:
     """
     used = [setting for setting in SETTINGS if setting.description and command in setting.commands]
     return {theme: [setting for setting in used if setting.theme == theme] for theme in THEMES}
+
+
+def default_values(command: str) -> dict[str, Any]:
+    """Return the defaults of the plain settings of a command; references to other settings are left out.
+
+    Args:
+        command: `train`, `evaluate` or `predict`.
+
+    Example:
+        >>> default_values("evaluate")["nsd_tolerance_mm"]
+        1.0
+    """
+    used = [setting for settings in settings_of(command).values() for setting in settings if setting.key in KEYS]
+    return {setting.key: yaml.safe_load(setting.default) for setting in used if setting.default not in ("", *BY_KEY)}
 
 
 def select_settings(settings: Mapping[str, Any], affects: Sequence[str]) -> dict[str, Any]:

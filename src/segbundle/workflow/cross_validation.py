@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from segbundle.config.settings import KEYS
+from segbundle.config.settings import BY_KEY, KEYS, default_values
 from segbundle.config.values import check_values, nsd_tolerances
 from segbundle.credentials import without_credentials
 from segbundle.datasets.datalist import num_folds_of
@@ -79,7 +79,7 @@ def cross_validate(output_dir: str | Path, task: Mapping[str, Any], run: Run) ->
     check_values(task)
     class_names = [str(name) for name in task["class_names"]]
     num_folds = num_folds_of(task["dataset_dir"], int(task["num_folds"]), task.get("data_list_key", "training"))
-    task = {**task, "num_folds": num_folds}
+    task = {**default_values("evaluate"), **task, "num_folds": num_folds}  # train.yaml has only settings of training
     if num_folds < 2:
         raise ConfigError(f"num_folds is {num_folds}; a cross-validation needs at least 2.")
     output_dir = Path(output_dir)
@@ -159,7 +159,7 @@ def _save_task(path: Path, task: Mapping[str, Any]) -> None:
         write_json(path, now)
         return
     before = without_credentials(_read(path))
-    before.setdefault("nsd_tolerance_mm", now.get("nsd_tolerance_mm"))  # earlier versions did not save it
+    before = {**{key: value for key, value in now.items() if key in BY_KEY}, **before}  # settings of later versions
     for key in sorted({*before, *now}.difference(_IGNORED_KEYS)):
         if before.get(key) != now.get(key):
             raise OutputError(

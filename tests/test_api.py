@@ -174,7 +174,7 @@ def test_label_maps_are_saved_with_names(tmp_path):
         np.testing.assert_array_equal(np.asarray(written.dataobj), labels)
     path = sb.LabelMap(labels, np.eye(4), names, "ct", tmp_path / "ct.nii.gz").save(tmp_path / "a.seg.nrrd")
     np.testing.assert_array_equal(read_labels(path, ["background", "spleen", "liver"]).array[0], labels // 2)
-    for name, said in (("a.txt", "has no suffix of a label map"), ("b.seg.nrrd", "can only be saved as NIfTI")):
+    for name, said in (("a.txt", "has no suffix of a label map"), ("b.dcm", "image in memory: is not a DICOM series")):
         with pytest.raises((ConfigError, DataError), match=said):
             label_map.save(tmp_path / name)
 

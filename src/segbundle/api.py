@@ -26,7 +26,6 @@ from segbundle.config.settings import select_settings
 from segbundle.config.validation import bundle_configs, check_config
 from segbundle.errors import (
     ConfigError,
-    DataError,
     OutputError,
     PredictionError,
     SegbundleError,
@@ -36,21 +35,19 @@ from segbundle.errors import (
 from segbundle.files import run_files
 from segbundle.files.documents import read_json
 from segbundle.inference.slabs import NonFiniteLogitsError
+from segbundle.io.geometry import Geometry
 from segbundle.io.in_memory import IN_MEMORY
 from segbundle.io.scan_files import stem
 from segbundle.io.scans import read_scan, write_image, write_segmentation
 from segbundle.segmentations.class_entries import class_table
-from segbundle.segmentations.dicom_seg import write_dicom_seg
-from segbundle.segmentations.formats import check_installed, check_scan
+from segbundle.segmentations.formats import check_installed, suffix_format, write_label_map
 from segbundle.segmentations.nifti_labels import label_extensions
-from segbundle.segmentations.seg_nrrd import write_seg_nrrd
 from segbundle.workflow.bundle_runs import create_workflow
 
 _TRUST = "pass trust=True"
 PathLike: TypeAlias = str | Path
 Checkpoint: TypeAlias = PathLike | Sequence[PathLike]
 """Path of a model, path of a training or cross-validation folder, or for an ensemble a list of such paths."""
-_FORMATS = {".nii.gz": "nifti", ".nii": "nifti", ".seg.nrrd": "nrrd", ".dcm": "dicom_seg"}
 
 
 @dataclass(frozen=True)
@@ -110,24 +107,20 @@ class LabelMap:
         the scan is a file, its geometry is copied.
 
         Args:
-            path: path of the file. Images in memory can only be saved as NIfTI, and DICOM SEG needs a DICOM series.
+            path: path of the file. DICOM SEG needs a scan that is a DICOM series.
 
         Raises:
             ConfigError: the suffix is unknown, or DICOM SEG needs a package that is not installed.
             DataError: the file of the scan cannot be read any more, or the format cannot be written for this scan.
             OutputError: the file cannot be written.
         """
-        path, table = Path(path), class_table(self.class_names)
-        name = path.name.lower()
-        output_format = next((value for suffix, value in _FORMATS.items() if name.endswith(suffix)), None)
+        path, table, output_format = Path(path), class_table(self.class_names), suffix_format(path)
         if output_format is None:
-            raise ConfigError(f"{path}: has no suffix of a label map. Use one of {', '.join(_FORMATS)}.")
+            raise ConfigError(f"{path}: has no suffix of a label map. Use .nii.gz, .nii, .seg.nrrd or .dcm.")
+        check_installed([output_format])
         if output_format != "nifti":
-            check_installed([output_format])
-            if self.source is None:
-                raise DataError(f"{path}: an image in memory can only be saved as NIfTI. Use the suffix .nii.gz.")
-            check_scan(self.source, [output_format])
-            (write_seg_nrrd if output_format == "nrrd" else write_dicom_seg)(self.labels, self.source, path, table)
+            shape = (self.labels.shape[0], self.labels.shape[1], self.labels.shape[2])
+            write_label_map(self.labels, self.source or Geometry(shape, self.affine), path, output_format, table)
         elif self.source is None:
             write_image(self.to_nibabel(), path)
         else:

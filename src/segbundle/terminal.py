@@ -134,3 +134,16 @@ def say(line: str) -> None:
         _logger.info("%s", line)
     else:
         print(line, file=sys.stderr, flush=True)
+
+
+def readable(text: str) -> str:
+    r"""Replace bytes of a text that are not UTF-8 by escapes such as `\udcff`, so that the text can be encoded.
+
+    Args:
+        text: text with surrogate escapes, for instance a file name.
+
+    Example:
+        >>> print(readable(b"a\xff.nii".decode("utf-8", "surrogateescape")))
+        a\udcff.nii
+    """
+    return text.encode("utf-8", "backslashreplace").decode()

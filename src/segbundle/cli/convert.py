@@ -27,6 +27,7 @@ from segbundle.io.segments import label_values
 from segbundle.segmentations.class_entries import ClassEntry
 from segbundle.segmentations.file_classes import FileClass, classes_in_file, table_of
 from segbundle.segmentations.formats import (
+    OF_DICOM,
     SUFFIXES,
     check_installed,
     check_scan,
@@ -35,8 +36,6 @@ from segbundle.segmentations.formats import (
     write_label_map,
 )
 from segbundle.segmentations.nifti_labels import table_file
-
-_OF_DICOM = ("dicom_seg", "rtstruct")
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ def _convert_labels(source: Path, output: Path, kind: str, like: Path | None, cl
     file, dicom_kind = dicom_object(source)
     if like is None and dicom_kind is not None:
         like = referenced_volume(file)
-    if kind in _OF_DICOM:
+    if kind in OF_DICOM:
         if like is None:
             raise DataError(
                 f"{source}: {kind} refers to the slices of a DICOM series. Pass the series with --like, or choose "

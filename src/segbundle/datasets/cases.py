@@ -95,7 +95,7 @@ def list_cases(
 
 
 def _advice(dataset_dir: Path, key: str) -> str:
-    """Return what a dataset without cases needs."""
+    """Return advice for a dataset without cases."""
     datalists = datalists_in(dataset_dir) if dataset_dir.is_dir() else []
     if datalists:
         names = some([path.name for path in datalists])

@@ -20,10 +20,10 @@ from tqdm import tqdm
 from segbundle.errors import OutputError, describe
 from segbundle.hardware.memory_usage import PeakMemory
 from segbundle.inference.evaluator import SegmentationEvaluator
-from segbundle.inference.scan_records import ScanRecords, readable, source_of
+from segbundle.inference.scan_records import ScanRecords, source_of
 from segbundle.io.read_ahead import reader
 from segbundle.results.scores import scores_to_json
-from segbundle.terminal import duration, escaped, is_terminal
+from segbundle.terminal import duration, escaped, is_terminal, readable
 
 _logger = logging.getLogger(__name__)
 Saving = Callable[[dict[Any, Any]], Mapping[Any, Any]]

@@ -24,7 +24,7 @@ from segbundle.results.journal import Journal, journals, key_of, record_files, r
 from segbundle.results.scores import CaseScores, scores_from_json
 from segbundle.results.source_series import identifiers_of, series_fields, without_identifiers
 from segbundle.segmentations.formats import output_formats
-from segbundle.terminal import duration
+from segbundle.terminal import duration, readable
 
 _logger = logging.getLogger(__name__)
 _Key = tuple[str, str]
@@ -315,19 +315,6 @@ def _key(entry: Mapping[str, Any]) -> _Key:
 
 def _paths(given: str | Sequence[str]) -> list[str]:
     return [given] if isinstance(given, str) else [str(path) for path in given]
-
-
-def readable(text: str) -> str:
-    r"""Replace bytes of a text that are not UTF-8 by escapes such as `\udcff`, so that the text can be encoded.
-
-    Args:
-        text: text with surrogate escapes, for instance a file name.
-
-    Example:
-        >>> print(readable(b"a\xff.nii".decode("utf-8", "surrogateescape")))
-        a\udcff.nii
-    """
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _readable_value(value: Any) -> Any:

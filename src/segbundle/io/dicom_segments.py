@@ -90,7 +90,8 @@ def add_dicom_segments(labels: LabelGrid, dataset: Any, values: Mapping[int, int
         for number, mask in masks:
             if number not in described:
                 raise DataError(
-                    f"{labels.path}: its frames refer to segment {number}, which is not described. Export it again."
+                    f"{labels.path}: its frames refer to segment {number}, but its header does not describe it. Export "
+                    "the file again."
                 )
             if number in values:
                 labels.add(mask, labels.place(affine, shape)[..., 0], values[number])

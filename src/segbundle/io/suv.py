@@ -80,10 +80,14 @@ def suv_factor(path: str | Path) -> float:
         if header.get(_PHILIPS_SUV) is not None and float(header[_PHILIPS_SUV].value) > 0:
             return float(header[_PHILIPS_SUV].value)
         if header.get(_PHILIPS_ACTIVITY) is None:
-            raise DataError(f"{path}: its units are counts (Units: CNTS), which cannot be converted to SUV.")
+            raise DataError(
+                f"{path}: its units are counts (Units: CNTS) without a factor of Philips, so SUVs cannot be computed."
+            )
         activity = float(header[_PHILIPS_ACTIVITY].value)
     elif units != "BQML":
-        raise DataError(f"{path}: its units are {units or 'unknown'} (Units), which cannot be converted to SUV.")
+        raise DataError(
+            f"{path}: its units are {units or 'unknown'} (Units); SUVs are computed from BQML, GML and CNTS."
+        )
     return activity * _per_activity(path, headers)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from segbundle.io.dicom import find_series
 from segbundle.io.dicom_folders import listed_series
+from segbundle.terminal import readable
 
 FIELDS = ("modality", "pseudonym")
 """Fields that are always recorded."""
@@ -70,11 +71,7 @@ def _fields(path: str) -> dict[str, str] | None:
     if series is None:
         return None
     found = {"modality": series.modality, "uid": series.uid, "date": series.date, "description": series.description}
-    return {name: _encodable(text) for name, text in found.items()}
-
-
-def _encodable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
+    return {name: readable(text) for name, text in found.items()}
 
 
 def identifiers_of(record: Mapping[str, Any]) -> set[tuple[str, str]]:

@@ -26,9 +26,9 @@ _WRITERS: Mapping[str, Writer] = {
     "dicom_seg": write_dicom_seg,
     "rtstruct": write_rtstruct,
 }
-_OF_DICOM = ("dicom_seg", "rtstruct")
+OF_DICOM = ("dicom_seg", "rtstruct")
 """Formats that refer to the slices of a DICOM series."""
-_NEED_NAMES = ("nrrd", *_OF_DICOM)
+_NEED_NAMES = ("nrrd", *OF_DICOM)
 SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "nifti": (".nii.gz", ".nii"),
     "nrrd": (".seg.nrrd",),
@@ -133,7 +133,7 @@ def check_scan(image: Any, formats: Sequence[str]) -> None:
         segbundle.errors.DataError: ct.nii.gz: is not a DICOM series, so its label map cannot be written as dicom_seg. \
 Pass the DICOM series, or use output_format nifti or nrrd.
     """
-    needed = [name for name in formats if name in _OF_DICOM]
+    needed = [name for name in formats if name in OF_DICOM]
     first = image[0] if isinstance(image, (list, tuple)) and image else image
     if needed and not (isinstance(first, (str, Path)) and is_dicom(Path(first))):
         shown = first if isinstance(first, (str, Path)) else "image in memory"
@@ -226,7 +226,7 @@ def write_label_map(
             f"{'' if output_format == 'nifti' else ' (the number of classes)'}. Correct the label map or the classes."
         )
     source = scan if isinstance(scan, Geometry) else Path(scan)
-    if output_format in _OF_DICOM:
+    if output_format in OF_DICOM:
         check_scan(source if isinstance(source, Path) else None, [output_format])
     _WRITERS[output_format](labels, source, Path(path), table)
 

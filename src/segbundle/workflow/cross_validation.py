@@ -100,6 +100,19 @@ def cross_validate(output_dir: str | Path, task: Mapping[str, Any], run: Run) ->
         resume = (folder / run_files.LAST).exists()
         run("train", {"output_dir": str(folder), "fold": fold, "resume": resume, **cache})
         run("evaluate", {"output_dir": str(scored), "fold": fold, "ckpt_path": str(folder / "model.pt")})
+    summary, unwritten = _combine(output_dir, folders, task, class_names)
+    if own_cache is not None:
+        _remove_cache(own_cache)
+    say(f"models of {num_folds} folds and the scores of all cases: {output_dir}")
+    say(f"next: {prediction_command(output_dir, output_dir)}")
+    unwritten.raise_error()
+    return summary
+
+
+def _combine(
+    output_dir: Path, folders: Sequence[Path], task: Mapping[str, Any], class_names: Sequence[str]
+) -> tuple[dict[str, Any], UnwrittenFiles]:
+    """Write scores, `run.json` and report of all folds; return the summary, and the files that were not written."""
     cases = [case for folder in folders for case in read_scores(folder / "evaluation", class_names)]
     _check_scored_once(output_dir, cases)
     tolerances = nsd_tolerances(task.get("nsd_tolerance_mm"), class_names)
@@ -108,7 +121,7 @@ def cross_validate(output_dir: str | Path, task: Mapping[str, Any], run: Run) ->
         write_scores(output_dir, cases, class_names, tolerances)
     summary = summarize(cases, class_names, tolerances)
     print_summary(
-        summary, f"{num_folds} folds, {len(cases)} cases, each scored with the model that was not trained on it"
+        summary, f"{len(folders)} folds, {len(cases)} cases, each scored with the model that was not trained on it"
     )
     paths = [folder / "evaluation" / run_files.RUN_FILE for folder in folders]
     folds = [_read(path) for path in paths if path.exists()]  # earlier versions did not write it
@@ -119,12 +132,7 @@ def cross_validate(output_dir: str | Path, task: Mapping[str, Any], run: Run) ->
         write_run(output_dir, {**made_by(config), "device": devices, "data_fingerprint": fingerprints}, [])
     with unwritten.defer_error(run_files.REPORT):
         write_page(output_dir)
-    if own_cache is not None:
-        _remove_cache(own_cache)
-    say(f"models of {num_folds} folds and the scores of all cases: {output_dir}")
-    say(f"next: {prediction_command(output_dir, output_dir)}")
-    unwritten.raise_error()
-    return summary
+    return summary, unwritten
 
 
 def _check_foreign_files(output_dir: Path, folders: Sequence[Path], own_cache: Path | None) -> None:

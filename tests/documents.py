@@ -12,8 +12,7 @@ from pathlib import Path
 from commands import ROOT, segbundle
 
 TRAINING = re.compile(
-    r"segbundle (train|cross-validate)|configs/train\.yaml|"
-    r"benchmarks/(?!backends|losses|inference|kill|library|many|metrics)"
+    r"segbundle (train|cross-validate)|configs/train\.yaml|benchmarks/(training|partial_labels|ten_minutes)"
 )
 
 

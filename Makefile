@@ -4,8 +4,6 @@
 # test-wheel: the built wheel alone, in an environment and a folder of its own
 PYTHON ?= python3
 BIN := .venv/bin
-# an ASCII locale shows every file that is read in the encoding of the machine
-PYTEST := LC_ALL=C PYTHONUTF8=0 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q
 FAST := not (e2e or browser or cuda or slow)
 COVERED := losses metrics transforms inference io
 
@@ -42,14 +40,14 @@ docs: .venv/installed-docs
 	touch $@
 
 test: setup-dev
-	$(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q
 
 test-fast: setup-dev
-	$(PYTEST) -m "$(FAST)"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q -m "$(FAST)"
 
 # the same results without the code that depends on internals of PyTorch
 test-plain: setup-dev
-	SEGBUNDLE_ACCELERATION=off $(PYTEST) -m "$(FAST)" --ignore tests/acceleration
+	SEGBUNDLE_ACCELERATION=off OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q -m "$(FAST)" --ignore tests/acceleration
 
 test-wheel:
 	rm -rf build/wheel && mkdir -p build/wheel/elsewhere
@@ -60,7 +58,7 @@ test-wheel:
 	cd build/wheel/elsewhere && PATH=$(CURDIR)/build/wheel/venv/bin:$$PATH sh -eux $(CURDIR)/tests/use_wheel.sh
 
 coverage: setup-dev
-	$(PYTEST) -m "$(FAST)" $(foreach room,$(COVERED),--cov=src/segbundle/$(room)) \
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q -m "$(FAST)" $(foreach room,$(COVERED),--cov=src/segbundle/$(room)) \
 		--cov-report=term-missing:skip-covered --cov-fail-under=95
 
 # thousands of bad inputs, half an hour on two cores

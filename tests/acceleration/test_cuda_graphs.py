@@ -248,6 +248,7 @@ def case_of(seed, annotated=(True, True, True)):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("partly", [False, True])
 def test_training_with_graphs_equals_eager_training(partly, monkeypatch):
     """Graphs are used after the first epoch. Batches with unannotated classes have the eager loss."""

@@ -72,6 +72,7 @@ def test_command_rejects_a_flagged_task(name, evil, command, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in RUNS if name != "check"])
 def test_command_rejects_a_flagged_bundle(name, command, tmp_path):
     bundle = shutil.copytree(ROOT / "bundle", tmp_path / "bundle", ignore=shutil.ignore_patterns("eval"))

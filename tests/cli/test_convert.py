@@ -110,6 +110,7 @@ def test_scan_with_channels(tmp_path, suffix):
     assert first.geometry.difference(second.geometry) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", FORMATS)
 @pytest.mark.parametrize("target", FORMATS)
 def test_label_maps_between_all_formats(series, tmp_path, source, target):

@@ -45,6 +45,7 @@ def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
+@pytest.mark.slow
 def test_reasons_of_a_mixed_export(imported):
     _, result = imported
     found = {place: (row.status, row.error and row.error.reason) for place, row in rows_of(result).items()}
@@ -162,6 +163,7 @@ import_dataset(sys.argv[1], sys.argv[2])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", [6, 11])
 def test_killed_import_continues_and_leaves_no_partial_file(export, imported, tmp_path, when):
     folder = tmp_path / "dataset"

@@ -67,6 +67,7 @@ def vessel_contrast(image: NDArray[Any], vessel: NDArray[np.bool_]) -> float:
 # Files
 
 
+@pytest.mark.slow
 def test_decathlon_layout(samples: Path, dataset: dict[str, Any]) -> None:
     assert (dataset["numTraining"], dataset["numTest"]) == (len(dataset["training"]), len(dataset["test"]))
     assert (dataset["numTraining"], dataset["numTest"]) == (16, 6)

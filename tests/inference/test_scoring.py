@@ -135,6 +135,7 @@ OTHER_SETTINGS = "4 scan(s) had other settings or weights; these scans are proce
 OTHER_FILES = "the scan or reference of 1 case(s) has changed; these cases are processed again"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "scans", "warning"),
     [

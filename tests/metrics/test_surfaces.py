@@ -113,6 +113,7 @@ label_maps = hnp.arrays(np.uint8, (5, 4, 6), elements=st.integers(0, 2))
 sizes = st.tuples(*[st.floats(0.3, 5)] * 3)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(label_maps, label_maps, sizes, st.floats(0.1, 6))
 def test_agrees_with_surface_distance(pred, ref, spacing, tolerance):

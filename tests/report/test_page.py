@@ -232,6 +232,7 @@ def test_all_foreground_classes_are_listed(tmp_path):
     assert [name for name in NAMES[1:] if f'<th scope="row">{name}</th>' in text] == NAMES[1:]
 
 
+@pytest.mark.slow
 def test_training_cases_are_marked(tmp_path):
     text = text_of(write_evaluation(tmp_path / "some", trained_on=["perfect", "shifted"]))
     # in the other cases, the ball is right, and the cube is missed or a false positive
@@ -395,6 +396,7 @@ def test_runs_of_earlier_versions_are_read(tmp_path):
     assert "HD95 (mm)</th>" not in text_of(tmp_path)
 
 
+@pytest.mark.slow
 def test_slices_of_worst_cases_come_first_within_budget(tmp_path, monkeypatch):
     run = write_evaluation(tmp_path)
     whole = re.findall("<strong>(worst|median|best)</strong>", text_of(run))

@@ -51,6 +51,7 @@ def test_empty_mask_has_no_outlines():
     assert pixel_outlines(np.zeros((3, 4), bool)) == []
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(arrays(bool, (7, 8)))
 def test_any_mask_is_restored_with_its_area(mask):

@@ -48,6 +48,7 @@ def batches_of_epochs(loader, epochs, start=0, seed=0):
     return {epoch: torch.cat(images) for epoch, images in seen.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOADERS)
 def test_epoch_depends_only_on_seed_and_number(tiny_dataset, name):
     make = LOADERS[name]

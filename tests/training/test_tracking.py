@@ -31,6 +31,7 @@ def test_resumed_training_continues_its_run(tmp_path):
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"summary.json", "images"}
 
 
+@pytest.mark.slow
 def test_unknown_run_error_names_the_config_key(tmp_path):
     (tmp_path / "mlflow_run_id").write_text("0" * 32)
     with pytest.raises(ConfigError, match=r"^mlflow_uri: sqlite:.* cannot be used: .*0000"):
@@ -45,6 +46,7 @@ def test_unreachable_server_raises(tmp_path):
         check_mlflow("nowhere://x")
 
 
+@pytest.mark.slow
 def test_training_continues_without_mlflow_and_warns_once(tmp_path, caplog):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     writer = MLflowWriter(uri, tmp_path)

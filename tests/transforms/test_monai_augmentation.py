@@ -120,6 +120,7 @@ def test_unknown_voxels_stay_unknown_and_are_no_patch_centres(tmp_path):
     assert seen == {0, 2, 255}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("patch", [12, 32])
 def test_unknown_voxels_get_no_label(tmp_path, patch):
     image = write_nifti(tmp_path / "i.nii", np.random.default_rng(0).normal(size=(24, 24, 24)).astype(np.float32))

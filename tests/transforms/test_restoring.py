@@ -52,6 +52,7 @@ def three(strategy):
     return st.tuples(strategy, strategy, strategy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codes", ORIENTATIONS)
 @settings(max_examples=6)
 @given(
@@ -205,6 +206,7 @@ def tilted(angle):
     return nib.affines.from_matvec(nib.eulerangles.euler2mat(angle, angle / 3) * 0.8, [1, 0.5, 0.2])
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     to_grid=parallel_grids() | st.floats(0.1, 0.5).map(tilted),

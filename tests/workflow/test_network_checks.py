@@ -52,6 +52,7 @@ def test_any_error_of_the_network_is_reported():
         check_network(Failing(), "cpu", 1, [8, 8, 8], ["background", "a"])
 
 
+@pytest.mark.slow
 def test_batch_that_does_not_fit_suggests_a_size(monkeypatch):
     network = DynUNet(3, 1, 3, (3, 3, 3), (1, 2, 2), (2, 2), filters=(4, 8, 16))
     one = network_checks.training_bytes(network, 1, (32, 32, 32), "fp32")

@@ -28,6 +28,7 @@ def num_bytes(network):
     return sum(weights.nbytes for weights in network.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network_def", "message"),
     [

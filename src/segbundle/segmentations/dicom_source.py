@@ -114,6 +114,12 @@ def read_source(scan: str | Path, labels: np.ndarray) -> tuple[Source, np.ndarra
                 f"{path}: has no {missing[0]}, which DICOM segmentations refer to. Export the series again, or use "
                 "output_format nifti or nrrd."
             )
+    first = datasets[0]
+    if len(planes) > len(files) and not first.get("PerFrameFunctionalGroupsSequence"):
+        raise DataError(
+            f"{scan}: is a Siemens mosaic, and DICOM segmentations cannot refer to its slices. Use output_format nifti "
+            "or nrrd."
+        )
     index_of = {path: index for index, path in enumerate(files)}
     slices = [_slice(datasets[index_of[path]], index_of[path], frame) for path, frame in planes]
     return Source(datasets, slices, LPS_TO_RAS @ geometry.affine), labels_on_slices(labels, geometry)

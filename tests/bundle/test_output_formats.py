@@ -105,3 +105,30 @@ def test_format_of_dicom_is_refused_for_other_scans(scans, trained, tmp_path):
 def test_wrong_value_is_named(scans, trained, tmp_path, option, message):
     done = predict(trained, tmp_path / "out", scans / "other.nii.gz", *option)
     assert done.returncode == 1 and message in done.stderr, done.stderr
+
+
+def test_uneven_series_is_resampled_and_recorded(scans, trained, tmp_path):
+    series = tmp_path / "ct"
+    series.mkdir()
+    for k, file in enumerate(sorted((scans / "ct").iterdir())):
+        if k not in (6, 11):
+            (series / file.name).symlink_to(file)
+    refused = predict(trained, tmp_path / "out", series)
+    assert "2 slices are missing after IM005.dcm" in refused.stdout
+    assert refused.returncode and "--allow_uneven true" in refused.stdout
+    options = ["--allow_uneven", "true", "--output_format", "nifti,dicom_seg", "--resume", "true"]
+    done = predict(trained, tmp_path / "out", series, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    message = f"{series}: its slices are 1 to 2 mm apart; they are resampled to 16 slices with a spacing of 1 mm"
+    assert (done.stdout + done.stderr).count(message) == 1
+    (record,) = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert record["resampled_slices"] == {"smallest_gap_mm": 1.0, "largest_gap_mm": 2.0, "spacing_mm": 1.0}
+    labels = np.asarray(nib.load(record["outputs"]["nifti"]).dataobj)
+    assert labels.shape == (20, 18, 16) and set(np.unique(labels)) == {0, 1, 2}
+    uids = [dcmread(file).SOPInstanceUID for file in sorted(series.iterdir())]
+    found = hd.seg.segread(record["outputs"]["dicom_seg"]).get_pixels_by_source_instance(
+        uids, combine_segments=True, assert_missing_frames_are_empty=True
+    )
+    np.testing.assert_array_equal(found.T, np.delete(labels, (6, 11), axis=2))
+    page = segbundle("report", tmp_path / "out")
+    assert page.returncode == 0 and (tmp_path / "out" / "report.html").is_file(), page.stdout + page.stderr

@@ -294,3 +294,18 @@ def test_volumes_of_one_series_have_separate_names(tmp_path):
     result = import_dataset(tmp_path / "export", tmp_path / "out", unlabeled=True)
     assert [row.status for row in result.rows] == ["unlabeled", "unlabeled"]
     assert len({row.case for row in result.rows}) == 2
+
+
+def test_uneven_series_becomes_a_case_on_an_even_grid(tmp_path):
+    positions = [(0, 0, 2.5 * k) for k in range(13) if k != 5]
+    series = write_case(tmp_path / "export" / "a", "1.11", positions=positions)
+    write_segments(series, "seg", labels(1, shape=(20, 18, 13)), ["liver"], "dicom_seg")
+    refused = invoke("import", tmp_path / "export", tmp_path / "out")
+    assert refused.exit_code == 1 and "--allow_uneven true" in refused.stderr
+    done = invoke("import", tmp_path / "export", tmp_path / "out", "--allow_uneven", "true")
+    assert done.exit_code == 0, done.output
+    (case,) = json.loads((tmp_path / "out" / "dataset.json").read_text())["training"]
+    label, image = (nib.load(tmp_path / "out" / case[name]) for name in ("label", "image"))
+    expected = labels(1, shape=(20, 18, 13))[:, :, [0, 1, 2, 3, 4, 4, *range(6, 13)]]
+    np.testing.assert_array_equal(np.asarray(label.dataobj), expected)
+    assert image.header.get_zooms()[2] == pytest.approx(2.5) and image.shape == label.shape

@@ -52,6 +52,14 @@ def test_check_prints_the_table_and_names_damaged_scans(export, capsys):
     assert "1 of 4 scans cannot be used." in err
 
 
+def test_table_names_the_gaps_of_uneven_series(export, capsys):
+    (export / "p1" / "CT" / "IM003.dcm").unlink()
+    assert print_check(export, allow_uneven=True)
+    out = capsys.readouterr().out.splitlines()
+    assert "spacing (mm)  slice gaps (mm)     series" in out[0]
+    assert "12 x 10 x 8    1 x 1 x 2     2 to 4 (resampled)  2 " in out[2]
+
+
 @pytest.mark.parametrize(
     ("series", "cases"),
     [

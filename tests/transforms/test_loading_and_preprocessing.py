@@ -5,11 +5,14 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, NormalizeIntensityd
 
+import dicoms
 from segbundle.datasets.datalist import labeled_data
 from segbundle.datasets.dataset_check import DatasetCheck
 from segbundle.errors import ConfigError, DataError
+from segbundle.io.scans import read_geometry, write_segmentation
 from segbundle.transforms import LoadScand, preprocessing
 from segbundle.transforms.before_network import intensity_transform, network_transforms
+from segbundle.transforms.preparing import PrepareCase
 from tiny import TINY_CLASSES, write_nifti
 
 
@@ -225,3 +228,26 @@ def test_ignore_label_becomes_ignore_index(tmp_path):
     assert item["label"].as_tensor().flatten().tolist() == [0, 1, 2, 255, 255, 0]
     assert item["label"].dtype == torch.uint8
     assert "ignore_label" not in item
+
+
+def test_uneven_series_as_a_training_case(tmp_path):
+    volume = np.broadcast_to(np.arange(6, dtype=np.int16) * 10, (8, 9, 6)).copy()
+    positions = [(0, 0, z) for z in (0, 2, 4, 8, 10, 12)]
+    dicoms.write_series(tmp_path / "imagesTr" / "a", volume, positions=positions, spacing=(1, 1, 2))
+    label = np.zeros((8, 9, 7), np.uint8)
+    label[2:5, 2:5, 2:5] = 1
+    (tmp_path / "labelsTr").mkdir()
+    grid = read_geometry(tmp_path / "imagesTr" / "a", allow_uneven=True)
+    write_segmentation(label, grid, tmp_path / "labelsTr" / "a.nii.gz")
+    names = ["background", "liver"]
+    ((_, problems),) = DatasetCheck(tmp_path, names)
+    assert "--allow_uneven true" in problems[0]
+    assert [found for _, found in DatasetCheck(tmp_path, names, allow_uneven=True)] == [[]]
+    (entry,) = labeled_data(tmp_path, names)
+    settings = {"class_names": names, "patch_size": [8, 8, 8], "intensity": {"method": "zscore"}, "allow_uneven": True}
+    prepared = PrepareCase(settings=settings)(entry)
+    assert prepared["label"].sum() == label.sum()
+    image = preprocessing(settings=settings)({"image": entry["image"]})
+    assert image["resampled_slices"] == [2.0, 4.0, 2.0]
+    with pytest.raises(DataError, match="--allow_uneven true"):
+        PrepareCase(settings={**settings, "allow_uneven": False})(entry)

@@ -22,7 +22,9 @@ from segbundle.terminal import counted
 _DATASET_PARTS = ("dataset.json", "imagesTr", "labelsTr", "imagesTs")
 
 
-def print_check(dataset: Path, config: Sequence[Path] = (), trust: bool = False) -> bool:
+def print_check(
+    dataset: Path, config: Sequence[Path] = (), trust: bool = False, allow_uneven: bool | None = None
+) -> bool:
     """Check every case of a dataset. Print a summary to stdout, or all problems to stderr if there are any.
 
     For a folder that is not a dataset, a table of its scans is printed instead.
@@ -31,6 +33,7 @@ def print_check(dataset: Path, config: Sequence[Path] = (), trust: bool = False)
         dataset: folder of the dataset, its `dataset.json`, or a datalist; or a folder with scans.
         config: task YAMLs whose classes and channels the cases must match (default none).
         trust: whether to use task YAMLs that the audit flags (default False).
+        allow_uneven: see `segbundle.io.scans.read_scan`. Default: None (the value of the task YAMLs, or else False).
 
     Returns:
         True if no problem was found
@@ -52,12 +55,12 @@ def print_check(dataset: Path, config: Sequence[Path] = (), trust: bool = False)
     """
     refuse_untrusted(config, None, trust)
     if not config and dataset.is_dir() and not _is_dataset(dataset):
-        return _print_scans(dataset)
+        return _print_scans(dataset, bool(allow_uneven))
     if config:
         with fast_imports():
             from segbundle.config.validation import check_task
         check_task(list(config), default_bundle() / "configs")
-    cases = DatasetCheck(dataset, *_task_classes(dataset, config))
+    cases = DatasetCheck(dataset, *_task_classes(dataset, config), _allows_uneven(config, allow_uneven))
     found = [(case, problems) for case, problems in counted(cases, len(cases), "checking", "case")]
     messages = cases.problems + [message for _, problems in found for message in problems]
     if messages:
@@ -85,14 +88,20 @@ def _is_dataset(folder: Path) -> bool:
     return any((folder / name).exists() for name in _DATASET_PARTS) or is_bids(folder) or is_study(folder)
 
 
-def _print_scans(folder: Path) -> bool:
+def _print_scans(folder: Path, allow_uneven: bool) -> bool:
     """Print a table of the scans in a folder that is not a dataset; return whether all can be used."""
-    rows = list_scans(folder)
+    rows = list_scans(folder, allow_uneven)
     print("\n".join(table_lines(rows)))
     problems = [row.problem for row in rows if row.problem is not None]
     if problems:
         print("\n".join([*problems, f"{len(problems)} of {len(rows)} scans cannot be used."]), file=sys.stderr)
     return not problems
+
+
+def _allows_uneven(config: Sequence[Path], given: bool | None) -> bool:
+    """Return the setting `allow_uneven`: as given, or else that of the last task YAML that defines it."""
+    found = [read_config(path).get("allow_uneven") for path in config]
+    return [False, *(value for value in [*found, given] if isinstance(value, bool))][-1]
 
 
 def _task_classes(dataset: Path, config: Sequence[Path]) -> tuple[list[str] | None, int | None]:

@@ -64,6 +64,7 @@ def convert(
     output_format: str | None = None,
     like: Path | None = None,
     classes: TaskClasses | None = None,
+    allow_uneven: bool = False,
 ) -> str:
     """Write a scan or label map in another file format.
 
@@ -77,6 +78,7 @@ def convert(
         output_format: format of a label map, see `output_formats`. Default: that of the suffix of `output`.
         like: path of the scan on whose voxels the label map is written. Default: the voxels of the label map.
         classes: classes of the task. Default: those in the file.
+        allow_uneven: see `read_scan` and `read_labels` (default False).
 
     Returns:
         description of what was written, in one line.
@@ -99,9 +101,9 @@ def convert(
         raise OutputError(f"{output}: is the input. Choose another path for the output file.")
     recognized = is_segmentation(source.name) or dicom_object(source)[1] is not None
     if labels or recognized or kind != "nifti" or like is not None or classes.names:
-        return _convert_labels(source, output, kind, like, classes)
+        return _convert_labels(source, output, kind, like, classes, allow_uneven)
     refuse_to_replace(output)
-    return f"{output}: scan, {_size(write_scan(source, output))}"
+    return f"{output}: scan, {_size(write_scan(source, output, allow_uneven))}"
 
 
 def _format(output: Path, given: str | None) -> str:
@@ -122,11 +124,13 @@ def _format(output: Path, given: str | None) -> str:
     return kind
 
 
-def _convert_labels(source: Path, output: Path, kind: str, like: Path | None, classes: TaskClasses) -> str:
+def _convert_labels(
+    source: Path, output: Path, kind: str, like: Path | None, classes: TaskClasses, allow_uneven: bool
+) -> str:
     check_installed([kind])
     file, dicom_kind = dicom_object(source)
     if like is None and dicom_kind is not None:
-        like = referenced_volume(file)
+        like = referenced_volume(file, allow_uneven)
     if kind in OF_DICOM:
         if like is None:
             raise DataError(
@@ -139,7 +143,10 @@ def _convert_labels(source: Path, output: Path, kind: str, like: Path | None, cl
     _refuse_to_replace(output, kind, bool(table))
     by_name = dicom_kind is not None or is_segmentation(source.name)  # reading gives segments the values of the classes
     names = ["background", *(entry.name for entry in table)] if by_name and table else []
-    label = read_labels(source, names) if like is None else read_labels_on(source, names, read_geometry(like))
+    if like is None:
+        label = read_labels(source, names, allow_uneven=allow_uneven)
+    else:
+        label = read_labels_on(source, names, read_geometry(like, allow_uneven), allow_uneven)
     _check_labels(label)
     if found and not by_name:
         label = replace(label, array=_renumbered(label, found, table))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from segbundle.cli.option_types import DATASET, ClassNames, Config, Trust, task_files
+from segbundle.cli.option_types import DATASET, AllowUneven, ClassNames, Config, Switch, Trust, task_files
 from segbundle.cli.running import plain_errors, print_log
 
 
@@ -32,6 +32,7 @@ def check(
             help="Task YAML whose classes and channels the cases must match; may be repeated.", callback=task_files
         ),
     ] = None,
+    allow_uneven: AllowUneven = None,
     trust: Trust = False,
 ) -> None:
     """Check every case of a dataset and print all problems, or list the scans of a folder, such as a PACS export.
@@ -43,7 +44,9 @@ def check(
     from segbundle.cli.check import print_check
 
     with plain_errors(), print_log():
-        usable = print_check(dataset, config or [], trust)
+        usable = print_check(
+            dataset, config or [], trust, None if allow_uneven is None else allow_uneven is Switch.true
+        )
     if not usable:
         raise typer.Exit(1)
 
@@ -75,6 +78,7 @@ def convert(
     ] = None,
     config: Config = None,
     class_names: ClassNames = None,
+    allow_uneven: AllowUneven = None,
     trust: Trust = False,
 ) -> None:
     """Write a scan or a label map in another file format.
@@ -85,7 +89,7 @@ def convert(
 
     with plain_errors(), print_log():
         classes = read_task_classes(config or [], class_names, trust)
-        written = convert(source, output, labels, output_format, like, classes)
+        written = convert(source, output, labels, output_format, like, classes, allow_uneven is Switch.true)
     typer.echo(written)
 
 
@@ -107,6 +111,7 @@ def import_dataset(
     case_names: Annotated[
         CaseNames, typer.Option("--case_names", help="Name cases by pseudonyms, or by the folders of the export.")
     ] = CaseNames.hash,
+    allow_uneven: AllowUneven = None,
 ) -> None:
     """Make a dataset from a DICOM export: volumes with their DICOM SEG and RTSTRUCT become training cases.
 
@@ -118,7 +123,8 @@ def import_dataset(
     from segbundle.cli.import_dataset import print_import
 
     with plain_errors(" Run the same command to continue."), print_log():
-        complete = print_import(export, dataset, series, class_names, unlabeled, case_names.value)
+        uneven = allow_uneven is Switch.true
+        complete = print_import(export, dataset, series, class_names, unlabeled, case_names.value, uneven)
     if not complete:
         raise typer.Exit(1)
 

@@ -18,6 +18,7 @@ def print_import(
     class_names: str | None = None,
     unlabeled: bool = False,
     case_names: str = "hash",
+    allow_uneven: bool = False,
 ) -> bool:
     """Import a DICOM export, and print a table of its volumes to stdout and all problems to stderr.
 
@@ -28,6 +29,7 @@ def print_import(
         class_names: names as on the command line, such as `[background, liver]`. Default: the names of all segments.
         unlabeled: see `import_dataset`.
         case_names: `hash` (default) for pseudonyms, or `path`.
+        allow_uneven: see `import_dataset` (default False).
 
     Returns:
         True if there were cases, and no volume was left out because of a problem.
@@ -41,7 +43,8 @@ def print_import(
         >>> print_import(Path("/data/export"), Path("datasets/liver"))  # doctest: +SKIP
     """
     names = read_task_classes([], class_names).names
-    result = import_dataset(export, dataset, names_in(series or ""), names, unlabeled, case_names == "path")
+    by_path = case_names == "path"
+    result = import_dataset(export, dataset, names_in(series or ""), names, unlabeled, by_path, allow_uneven)
     print("\n".join(_table(result.rows)))
     count = {
         status: sum(row.status == status for row in result.rows) for status in ("training", "unlabeled", "left out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,29 @@ Overrides = Annotated[
     typer.Argument(metavar="[--KEY VALUE]...", help="Any other config key, for instance --max_epochs 100."),
 ]
 Bundle = Annotated[Path | None, typer.Option(help="Folder of the bundle.", show_default="the project's bundle")]
+
+
+class Switch(StrEnum):
+    """Value of a setting that is true or false.
+
+    Example:
+        >>> Switch("true").name
+        'true'
+    """
+
+    true = "true"
+    false = "false"
+
+
+AllowUneven = Annotated[
+    Switch | None,
+    typer.Option(
+        "--allow_uneven",
+        help="Resample DICOM series with missing slices or a variable slice spacing to an even spacing.",
+        show_default="false",
+        case_sensitive=False,
+    ),
+]
 
 
 def names_in(text: str) -> list[str]:

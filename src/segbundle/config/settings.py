@@ -106,6 +106,12 @@ SETTINGS = (
         affects="scans",
     ),
     Setting(
+        "allow_uneven", Boolean(), _BOTH,
+        "resample DICOM series with missing slices or a variable slice spacing to an even spacing (linear "
+        "interpolation); false refuses such series", _DATA, "false",
+        affects="scans",
+    ),
+    Setting(
         "ckpt_path", AnyOf(NULL, Text(filled=True), ListOf(Text(filled=True))), "a path, a list of paths, or null,",
         "initial weights (train), or the model's weights (evaluate, predict), where several files form an ensemble",
         _PATHS,

@@ -47,7 +47,11 @@ class ClassTally:
 
 
 def examine_case(
-    case: Case, class_names: Sequence[str], num_channels: int | None, ignore_label: int | None
+    case: Case,
+    class_names: Sequence[str],
+    num_channels: int | None,
+    ignore_label: int | None,
+    allow_uneven: bool = False,
 ) -> tuple[list[str], set[int]]:
     """Read the files of a case, and return its problems and the values in its label map.
 
@@ -58,6 +62,7 @@ def examine_case(
         class_names: classes of the task, background first.
         num_channels: number of channels that the network takes; None accepts any number.
         ignore_label: value of voxels whose class is unknown; None if the dataset has no such value.
+        allow_uneven: see `segbundle.io.scans.read_scan`. Default: False.
 
     Returns:
         messages about the problems, and the set of label values (empty if no label map could be read)
@@ -69,7 +74,8 @@ def examine_case(
     if case.problems:
         return list(case.problems), set()
     found: list[str] = []
-    image = _read(found, read_scan, case.image[0] if len(case.image) == 1 else list(case.image))
+    path = case.image[0] if len(case.image) == 1 else list(case.image)
+    image = _read(found, read_scan, path, np.float32, allow_uneven)
     grid = None if image is None else image.geometry
     label = _read(found, read_labels, case.label, class_names, grid) if case.label is not None else None
     if image is not None:
@@ -127,6 +133,7 @@ class DatasetCheck:
         dataset_dir: see `load_cases`.
         class_names: classes of the task, background first; None if they are unknown.
         num_channels: number of channels that the network takes; None (default) for that of the first readable case.
+        allow_uneven: see `segbundle.io.scans.read_scan`. Default: False.
 
     Attributes:
         cases: cases that will be opened.
@@ -158,12 +165,16 @@ class DatasetCheck:
     """
 
     def __init__(
-        self, dataset_dir: str | Path, class_names: Sequence[str] | None, num_channels: int | None = None
+        self,
+        dataset_dir: str | Path,
+        class_names: Sequence[str] | None,
+        num_channels: int | None = None,
+        allow_uneven: bool = False,
     ) -> None:
         self.folder = Path(dataset_dir)
         self._file = find_description(self.folder)
         self.class_names = [str(value) for value in range(IGNORE_INDEX)] if class_names is None else class_names
-        self.num_channels = num_channels
+        self.num_channels, self.allow_uneven = num_channels, allow_uneven
         self.tallies = {name: ClassTally() for name in self.class_names[1:]}
         self.partly_unknown = 0
         self.problems: list[str] = []
@@ -250,7 +261,7 @@ class DatasetCheck:
     def _examine(self, case: Case) -> tuple[list[str], set[int]]:
         if self.num_channels is None and not case.problems:
             self.num_channels = _channels(case)
-        return examine_case(case, self.class_names, self.num_channels, self.ignore_label)
+        return examine_case(case, self.class_names, self.num_channels, self.ignore_label, self.allow_uneven)
 
     def _count(self, case: Case, values: set[int]) -> None:
         self.partly_unknown += self.ignore_label in values
@@ -265,6 +276,6 @@ class DatasetCheck:
 
 def _channels(case: Case) -> int | None:
     try:
-        return read_geometry(case.image[0]).channels if len(case.image) == 1 else len(case.image)
+        return read_geometry(case.image[0], allow_uneven=True).channels if len(case.image) == 1 else len(case.image)
     except DataError:
         return None

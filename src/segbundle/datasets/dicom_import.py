@@ -101,6 +101,7 @@ def import_dataset(
     class_names: Sequence[str] = (),
     unlabeled: bool = False,
     named_by_path: bool = False,
+    allow_uneven: bool = False,
 ) -> ImportResult:
     """Make a dataset in the layout of the Decathlon from a DICOM export, or continue a stopped import.
 
@@ -115,6 +116,7 @@ def import_dataset(
         class_names: class names to choose and order, background first. Default: the names of all segments.
         unlabeled: whether volumes without segmentation become test cases in `imagesTs` (default False).
         named_by_path: see `search_export` (default False).
+        allow_uneven: see `segbundle.io.scans.read_scan` (default False). Label maps are resampled by nearest neighbor.
 
     Raises:
         DataError: the export contains no DICOM files, or there are too many classes.
@@ -127,7 +129,7 @@ def import_dataset(
     volumes = search_export(export, series, named_by_path)
     segments, errors = _segments(volumes, class_names)
     names = list(class_names) or union_of_names(segments.values())
-    importer = _Importer(folder, names, segments)
+    importer = _Importer(folder, names, segments, allow_uneven)
     rows = []
     for volume in counted(volumes, len(volumes), "importing", "volume", free_lines=3):
         error = errors.get(volume.place)
@@ -177,8 +179,11 @@ def _not_chosen(volumes: Sequence[Volume], class_names: Sequence[str]) -> Counte
 class _Importer:
     """Writer of the cases of a dataset."""
 
-    def __init__(self, folder: OutputFolder, class_names: Sequence[str], segments: dict[str, list[str]]) -> None:
+    def __init__(
+        self, folder: OutputFolder, class_names: Sequence[str], segments: dict[str, list[str]], allow_uneven: bool
+    ) -> None:
         self.folder, self.class_names, self.segments = folder, list(class_names), segments
+        self.allow_uneven = allow_uneven
         path = folder.folder / _RECORDS
         content: Any = read_json(path) if path.is_file() else {}
         self.records: dict[str, str] = content if isinstance(content, dict) else {}
@@ -205,7 +210,7 @@ class _Importer:
 
     def _read_geometry(self, volume: Volume) -> Geometry:
         try:
-            return read_geometry(volume.path)
+            return read_geometry(volume.path, self.allow_uneven)
         except DataError as error:
             raise LeftOutError("series cannot be read", str(error)) from error
 
@@ -221,7 +226,7 @@ class _Importer:
         self.folder.refuse_foreign(paths)
         labels = self._labels(volume, geometry) if labeled else None
         try:
-            write_scan(volume.path, paths[0])
+            write_scan(volume.path, paths[0], self.allow_uneven)
         except DataError as error:
             raise LeftOutError("series cannot be read", str(error)) from error
         if labels is not None:
@@ -249,7 +254,7 @@ class _Importer:
                 raise LeftOutError("segmentation cannot be read", message) from error
         if labels.overlaps:
             raise self._overlap(labels, volume)
-        return labels.labels
+        return labels.finish()[0]
 
     def _overlap(self, labels: LabelGrid, volume: Volume) -> LeftOutError:
         (first, second), count = labels.overlaps.most_common(1)[0]

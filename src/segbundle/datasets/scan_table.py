@@ -13,7 +13,7 @@ from segbundle.io.dicom import find_series
 from segbundle.io.scans import read_geometry
 from segbundle.terminal import counted
 
-_COLUMNS = ("scan", "modality", "size (voxels)", "spacing (mm)", "series", "date", "description")
+_COLUMNS = ("scan", "modality", "size (voxels)", "spacing (mm)", "slice gaps (mm)", "series", "date", "description")
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class ScanRow:
 
     Attributes:
         case: name that the scan has in predictions.
-        cells: text of the columns after the name: modality, size, spacing, SeriesNumber, date and SeriesDescription;
-            empty if unknown.
+        cells: text of the columns after the name: modality, size, spacing, distances of slices that are resampled to an
+            even spacing, SeriesNumber, date and SeriesDescription; empty if unknown.
         problem: message if the scan cannot be used, else None.
 
     Example:
-        >>> ScanRow("a", ("CT", "512 x 512 x 90", "0.7 x 0.7 x 3", "4", "2026-01-31", "thorax")).problem is None
+        >>> ScanRow("a", ("CT", "512 x 512 x 90", "0.7 x 0.7 x 3", "", "4", "2026-01-31", "thorax")).problem is None
         True
     """
 
@@ -36,11 +36,12 @@ class ScanRow:
     problem: str | None = None
 
 
-def list_scans(folder: str | Path) -> list[ScanRow]:
+def list_scans(folder: str | Path, allow_uneven: bool = False) -> list[ScanRow]:
     """Return the scans of a folder and its subfolders, with modality, size and other values of their headers.
 
     Args:
         folder: folder with scans in any supported format.
+        allow_uneven: see `segbundle.io.scans.read_scan`. Default: False.
 
     Raises:
         DataError: the folder contains no scan, or no scan that can be used.
@@ -56,23 +57,25 @@ def list_scans(folder: str | Path) -> list[ScanRow]:
     """
     entries = find_scans(folder)
     return [
-        _row(entry["case"], entry["image"], entry.get("error"))
+        _row(entry["case"], entry["image"], entry.get("error"), allow_uneven)
         for entry in counted(entries, len(entries), "reading headers", "scan")
     ]
 
 
-def _row(case: str, path: str, problem: str | None) -> ScanRow:
+def _row(case: str, path: str, problem: str | None, allow_uneven: bool) -> ScanRow:
     if problem is not None:
         return ScanRow(case, problem=problem)
     try:
-        geometry, series = read_geometry(path), find_series(path)
+        geometry, series = read_geometry(path, allow_uneven), find_series(path)
     except DataError as error:
         return ScanRow(case, problem=str(error))
     size = " x ".join(map(str, geometry.shape)) + (f" x {geometry.channels}" if geometry.channels > 1 else "")
-    cells = ["", size, " x ".join(f"{value:.3g}" for value in geometry.spacing), "", "", ""]
+    cells = ["", size, " x ".join(f"{value:.3g}" for value in geometry.spacing), "", "", "", ""]
+    if geometry.source_gaps is not None:
+        cells[3] = "{:.3g} to {:.3g} (resampled)".format(*geometry.source_gaps)
     if series is not None:
         words = " ".join(filter(None, (series.description, series.volume)))
-        cells[0], cells[3:] = series.modality, [str(series.number or ""), _date(series.date), escaped(words)]
+        cells[0], cells[4:] = series.modality, [str(series.number or ""), _date(series.date), escaped(words)]
     return ScanRow(case, tuple(cells))
 
 
@@ -87,7 +90,7 @@ def table_lines(rows: list[ScanRow]) -> Iterator[str]:
         rows: scans.
 
     Example:
-        >>> print(*table_lines([ScanRow("a", ("CT", "9 x 9 x 9", "1 x 1 x 1", "", "", ""))]), sep="\\n")
+        >>> print(*table_lines([ScanRow("a", ("CT", "9 x 9 x 9", "1 x 1 x 1", "", "", "", ""))]), sep="\\n")
         scan  modality  size (voxels)  spacing (mm)
         a     CT        9 x 9 x 9      1 x 1 x 1
     """

@@ -26,6 +26,8 @@ from segbundle.results.scores import scores_to_json
 from segbundle.terminal import duration, escaped, is_terminal, readable
 
 _logger = logging.getLogger(__name__)
+_RESAMPLED = ("smallest_gap_mm", "largest_gap_mm", "spacing_mm")
+"""Values in the record of an unevenly spaced DICOM series, in the order of `LoadScand`."""
 Saving = Callable[[dict[Any, Any]], Mapping[Any, Any]]
 """Dictionary transform that writes `pred`, and adds the path of the file as `prediction`."""
 
@@ -190,6 +192,9 @@ class ScanEvaluator(SegmentationEvaluator):
         if error is None:
             stages |= {"predict": engine.state.predict_seconds, "restore": seconds - engine.state.predict_seconds}
             record["window_size"] = engine.state.window_size
+            if "resampled_slices" in batchdata:
+                values = (round(float(value), 4) for value in batchdata["resampled_slices"])
+                record["resampled_slices"] = dict(zip(_RESAMPLED, values, strict=True))
         else:
             engine.state.batch, engine.state.output = [], []  # metrics skip a failed scan
             stages["predict"] = seconds
@@ -223,6 +228,8 @@ class ScanWriter:
       probabilities, if they are saved;
     - `seconds`: working time, without waiting; `stages`: the seconds of `load`, `predict`, `restore` and `write`;
     - `window_size`: (X, Y, Z) of the windows in voxels; with `window_size: auto`, the size depends on the free memory;
+    - `resampled_slices`, for an unevenly spaced DICOM series: smallest and largest distance of its slices, and the new
+      spacing (`smallest_gap_mm`, `largest_gap_mm`, `spacing_mm`);
     - `peak_memory_mb`: maximum resident memory of the process during prediction; on a GPU also `peak_gpu_memory_mb`;
     - `scores` of every class, if a metric computes them;
     - `settings`: hash of everything that affects the result; `input`: hash of the paths, sizes and dates of the files

@@ -5,8 +5,9 @@ pydicom reads headers and uncompressed voxels; SimpleITK's GDCM decompresses com
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,9 +17,22 @@ from segbundle.io.dicom_headers import DicomImage
 from segbundle.io.dicom_pixels import read_values
 from segbundle.io.geometry import Geometry
 from segbundle.io.scan_files import is_dicom_file, is_volume_path
-from segbundle.io.stacks import arrange
+from segbundle.io.stacks import Slice, arrange
+from segbundle.io.uneven_slices import EvenGrid, even_grid, resample_slices
 
+_logger = logging.getLogger(__name__)
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_resampled: set[Path] = set()
+"""Series about whose resampling a warning was logged."""
+
+
+class _Volume(NamedTuple):
+    """Volume of a series: headers, order of the slices, geometry, and the grid of unevenly spaced slices."""
+
+    images: tuple[DicomImage, ...]
+    order: list[int]
+    geometry: Geometry
+    grid: EvenGrid | None
 
 
 def is_dicom(path: Path) -> bool:
@@ -75,11 +89,13 @@ def find_series(path: str | Path) -> Series | None:
     return found[0] if len(found) == 1 else None
 
 
-def dicom_geometry(path: str | Path) -> Geometry:
+def dicom_geometry(path: str | Path, allow_uneven: bool = False) -> Geometry:
     """Return the geometry of a DICOM series. Only headers are read.
 
     Args:
         path: folder with one series, or any file of a series.
+        allow_uneven: whether to return the even grid of a series with missing slices or a variable slice spacing, see
+            `read_dicom`. Default: False.
 
     Raises:
         DataError: the folder cannot be read or does not contain exactly one volume, the file is not part of a volume, a
@@ -95,16 +111,22 @@ def dicom_geometry(path: str | Path) -> Geometry:
         ...     dicom_geometry(folder).shape
         (4, 3, 2)
     """
-    return _volume(Path(path))[2]
+    return _volume(Path(path), allow_uneven).geometry
 
 
-def read_dicom(path: str | Path, dtype: Any) -> tuple[np.ndarray, Geometry]:
+def read_dicom(
+    path: str | Path, dtype: Any, allow_uneven: bool = False, nearest: bool = False
+) -> tuple[np.ndarray, Geometry]:
     """Read the volume of a DICOM series, with the rescale slope and intercept of each slice applied.
 
     Args:
         path: folder with one series, or any file of a series.
         dtype: NumPy dtype of the result; None for the smallest dtype that fits all possible values (see `read_values`
-            in `segbundle.io.dicom_pixels`).
+            in `segbundle.io.dicom_pixels`), or a floating-point dtype for resampled series.
+        allow_uneven: whether to resample a series with missing slices or a variable slice spacing to an even spacing
+            along the third axis, see `even_grid` in `segbundle.io.uneven_slices`. A warning is logged once per series.
+            Default: False (such a series raises an error).
+        nearest: whether to resample by nearest neighbor instead of linearly, as for label maps. Default: False.
 
     Returns:
         a pair of the array, (1, X, Y, Z), and the geometry
@@ -123,12 +145,32 @@ def read_dicom(path: str | Path, dtype: Any) -> tuple[np.ndarray, Geometry]:
         >>> array.shape, array.dtype
         ((1, 4, 3, 2), dtype('float32'))
     """
-    images, order, geometry = _volume(Path(path))
-    return read_values(images, order, dtype).transpose(2, 1, 0)[None], geometry
+    volume = _volume(Path(path), allow_uneven)
+    if volume.grid is None:
+        values = read_values(volume.images, volume.order, dtype)
+    else:
+        _warn_about_resampling(Path(path), volume.geometry)
+        values = read_values(volume.images, volume.order, None)
+        values = resample_slices(Path(path), values, volume.grid, dtype, nearest)
+    return values.transpose(2, 1, 0)[None], volume.geometry
+
+
+def _warn_about_resampling(path: Path, geometry: Geometry) -> None:
+    gaps = geometry.source_gaps
+    if path in _resampled or gaps is None:
+        return
+    _resampled.add(path)
+    _logger.warning(
+        "%s: its slices are %.4g to %.4g mm apart; they are resampled to %d slices with a spacing of %.4g mm "
+        "(allow_uneven)",
+        path, *gaps, geometry.shape[2], geometry.spacing[2],
+    )  # fmt: skip
 
 
 def volume_slices(path: str | Path) -> list[tuple[Path, int]]:
     """Return file and frame of each slice of a DICOM volume, in the order of the third array axis.
+
+    The slices of a series may be unevenly spaced.
 
     Args:
         path: see `dicom_geometry`.
@@ -149,13 +191,12 @@ def volume_slices(path: str | Path) -> list[tuple[Path, int]]:
         ...     [(file.name, frame) for file, frame in volume_slices(folder)]
         [('ct.dcm', 0), ('ct.dcm', 1)]
     """
-    images, order, _ = _volume(Path(path))
-    planes = [(image.path, plane.frame) for image in images for plane in image.slices]
-    return [planes[index] for index in order]
+    volume = _volume(Path(path), allow_uneven=True)
+    planes = [(image.path, plane.frame) for image in volume.images for plane in image.slices]
+    return [planes[index] for index in volume.order]
 
 
-def _volume(path: Path) -> tuple[tuple[DicomImage, ...], list[int], Geometry]:
-    """Return the images of a series, the order of its slices, and the geometry of the volume."""
+def _volume(path: Path, allow_uneven: bool) -> _Volume:
     images = _images_of(path)
     slices = [plane for image in images for plane in image.slices]
     sizes = {(image.columns, image.rows) for image in images}
@@ -165,12 +206,31 @@ def _volume(path: Path) -> tuple[tuple[DicomImage, ...], list[int], Geometry]:
             f"{path}: its slices have different sizes, {shown}. Export the series again, or put the slices of each "
             "size into a separate folder."
         )
+    columns, rows = sizes.pop()
     try:
         order, affine = arrange(slices)
     except DataError as error:
-        raise DataError(f"{path}: {error} Export the series again, or convert it to NIfTI.") from error
-    columns, rows = sizes.pop()
-    return images, order, Geometry((columns, rows, len(slices)), _LPS_TO_RAS @ affine)
+        grid = _even_grid(path, slices, allow_uneven, error)
+        geometry = Geometry((columns, rows, grid.count), _LPS_TO_RAS @ grid.affine, source_slices=grid.source_slices)
+        return _Volume(images, grid.order, geometry, grid)
+    return _Volume(images, order, Geometry((columns, rows, len(slices)), _LPS_TO_RAS @ affine), None)
+
+
+def _even_grid(path: Path, slices: list[Slice], allow_uneven: bool, problem: DataError) -> EvenGrid:
+    """Return an even grid for slices that are not evenly spaced, or raise an error with the problem."""
+    repair = "Export the series again, or convert it to NIfTI."
+    try:
+        grid = even_grid(slices)
+    except DataError as error:
+        raise DataError(f"{path}: {error if allow_uneven else problem} {repair}") from error
+    if grid.is_unchanged:
+        raise DataError(f"{path}: {problem} {repair}") from problem
+    if not allow_uneven:
+        raise DataError(
+            f"{path}: {problem} Export the series again, or resample its slices to an even spacing with --allow_uneven "
+            "true."
+        ) from problem
+    return grid
 
 
 def _images_of(path: Path) -> tuple[DicomImage, ...]:

@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from segbundle.io.dicom_kinds import image_kind, is_cross_sectional, not_a_volume, num_frames, several
+from segbundle.io.dicom_mosaics import COUNT_TAGS, is_mosaic, read_mosaic
 from segbundle.io.scan_files import DICOM_SUFFIXES, is_dicom_file
 from segbundle.io.stacks import Slice
 
@@ -24,8 +26,6 @@ _TAGS = (
     "TemporalPositionIdentifier", "InstanceNumber", "SeriesNumber", "SeriesDate", "StudyDate", "SOPInstanceUID",
     "PatientID", "ConcatenationUID", "ConcatenationFrameOffsetNumber",
 )  # fmt: skip
-_MOSAIC_TAGS = {0x0019000A + (block << 8): 0x00190000 + block for block in range(0x10, 0x100)}
-"""Tags of the number of slices in a mosaic, with the tag of the private block's creator (must be Siemens)."""
 _SETTINGS = ("EchoTime", "EchoNumbers", "DiffusionBValue", "TemporalPositionIdentifier")
 _FRAME_SETTINGS = (
     ("MREchoSequence", "EffectiveEchoTime"),
@@ -64,19 +64,12 @@ UNREADABLE = "unreadable"
 """Kind of a file that may be a damaged slice."""
 EMPTY = "empty"
 """Kind of an empty file without a DICOM suffix."""
-_SCOUTS = ("LOCALIZER", "SCOUT", "TOPOGRAM", "SURVEY", "SCANOSCOPE", "TOP")
-"""Last words of ImageType values of localizers, such as `CT_SOM5 TOP`."""
 _LOCALIZER = re.compile(
     r"lo[ck]ali[sz](er|ador|ateur|ator|zatore)|scout|survey|surview|topogram|scanogra|scanoscop|(3|three|tri)[ -]?plan"
     r"|(?<![a-z])(locs?|topo|scano|pilot)(?![a-z])",
     re.IGNORECASE,
 )
 """Series descriptions of localizers."""
-_CROSS_SECTIONAL = tuple(
-    f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("2", "2.1", "2.2", "4", "4.1", "4.4", "128", "128.1", "130")
-)
-"""SOP classes of CT, MR and PET images, single and multi-frame."""
-
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its messages do not name the file
 warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
 
@@ -90,8 +83,8 @@ class DicomImage:
         series: SeriesInstanceUID.
         description: SeriesDescription; may be empty.
         modality: Modality, for instance `CT`; may be empty.
-        rows: number of rows.
-        columns: number of columns.
+        rows: number of rows of a slice.
+        columns: number of columns of a slice.
         bits: BitsAllocated.
         stored_bits: BitsStored.
         high_bit: HighBit.
@@ -103,12 +96,14 @@ class DicomImage:
         localizer: True if the SeriesDescription or, if this is missing, the ProtocolName contains a word for a
             localizer (default False).
         damaged: True if the image is not part of a volume, although its SOP class is used for slices (default False).
-        frames: number of frames in the file (default 1); `slices` may contain only some of these frames.
+        frames: number of frames in the file, or of tiles in a mosaic (default 1); `slices` may contain only some of
+            these frames.
         instance: SOPInstanceUID (default empty).
         number: SeriesNumber; 0 (default) if unknown.
         date: SeriesDate, or else StudyDate, as in the header, for instance `20260131` (default empty).
         patient: hash of the PatientID (default 0).
         concatenation: ConcatenationUID of a multi-frame file that is one of several (default empty).
+        tiles: number of slices side by side along each side of a Siemens mosaic; 1 (default) for other images.
 
     Example:
         >>> path = Path("1.dcm")
@@ -139,6 +134,7 @@ class DicomImage:
     date: str = ""
     patient: int = 0
     concatenation: str = ""
+    tiles: int = 1
 
 
 def read_image(path: Path) -> DicomImage | str:
@@ -178,7 +174,7 @@ def read_image(path: Path) -> DicomImage | str:
 def _tags() -> list[Any]:
     from pydicom.tag import Tag
 
-    return [*map(Tag, _TAGS), *map(Tag, _MOSAIC_TAGS), *map(Tag, _MOSAIC_TAGS.values())]
+    return [*map(Tag, _TAGS), *map(Tag, COUNT_TAGS), *map(Tag, COUNT_TAGS.values())]
 
 
 def _image(path: Path, file: BinaryIO) -> DicomImage | str:
@@ -197,18 +193,22 @@ def _image(path: Path, file: BinaryIO) -> DicomImage | str:
     bits = int(header.get("BitsAllocated") or 16)
     stored_bits = int(header.get("BitsStored") or bits)
     high_bit = header.get("HighBit")
-    why = _not_a_volume(header)
+    why = not_a_volume(header)
     slices = () if why else _slices(path.name, header)
+    tiles = 1
+    if not why and is_mosaic(header):
+        mosaic = read_mosaic(path, header, slices)
+        slices, tiles, why = ((), 1, mosaic) if isinstance(mosaic, str) else (mosaic.slices, mosaic.tiles, None)
     unplaced = not why and not slices
     if unplaced:
-        why = f"{_kind(header)} without positions and orientation in space"
+        why = f"{image_kind(header)} without positions and orientation in space"
     return DicomImage(
         path,
         str(header.get("SeriesInstanceUID") or ""),
         str(header.get("SeriesDescription") or ""),
         modality,
-        int(header.Rows),
-        int(header.Columns),
+        int(header.Rows) // tiles,
+        int(header.Columns) // tiles,
         bits,
         stored_bits,
         stored_bits - 1 if high_bit is None else int(high_bit),
@@ -219,13 +219,14 @@ def _image(path: Path, file: BinaryIO) -> DicomImage | str:
         why,
         localizer=_LOCALIZER.search(str(header.get("SeriesDescription") or header.get("ProtocolName") or ""))
         is not None,
-        damaged=unplaced and _is_cross_sectional(header),
-        frames=_frames(header),
+        damaged=unplaced and is_cross_sectional(header),
+        frames=num_frames(header) * tiles**2,
         instance=str(header.get("SOPInstanceUID") or ""),
         number=int(_number(header, "SeriesNumber") or 0),
         date=str(header.get("SeriesDate") or header.get("StudyDate") or ""),
         patient=hash(str(header.get("PatientID") or "")),
         concatenation=str(header.get("ConcatenationUID") or ""),
+        tiles=tiles,
     )
 
 
@@ -246,56 +247,6 @@ def _syntax(header: Any) -> str:
     return IMPLICIT if implicit else EXPLICIT if little else BIG_ENDIAN
 
 
-def _kind(header: Any) -> str:
-    name = str(getattr(header.get("SOPClassUID"), "name", "") or header.get("Modality") or "image")
-    frames = _frames(header)
-    return f"{name} of {frames} frames" if frames > 1 else f"{name}"
-
-
-def _is_cross_sectional(header: Any) -> bool:
-    """Return whether an image is an original slice according to its SOP class, and thus needs a position."""
-    kinds = [str(kind).upper() for kind in _several(header.get("ImageType"))]
-    return str(header.get("SOPClassUID") or "") in _CROSS_SECTIONAL and "DERIVED" not in kinds
-
-
-def _frames(header: Any) -> int:
-    return int(header.get("NumberOfFrames") or 1)
-
-
-def _not_a_volume(header: Any) -> str | None:
-    """Return the kind of an image that is not part of a volume according to its header, or None."""
-    photometric = str(header.get("PhotometricInterpretation") or "MONOCHROME2").strip()
-    if int(header.get("SamplesPerPixel") or 1) != 1 or not photometric.startswith("MONOCHROME"):
-        return f"color images ({photometric})"
-    kinds = [str(kind).upper().strip() for kind in _several(header.get("ImageType"))]
-    tiles = _mosaic_size(header)
-    if "MOSAIC" in kinds or tiles > 1:
-        count = f" ({tiles} slices side by side in one image)" if tiles > 1 else " (slices side by side in one image)"
-        return f"a Siemens mosaic{count}; convert it with dcm2niix"
-    if any(kind.split()[-1:] == [scout] for kind in kinds for scout in _SCOUTS):
-        return "a localizer"
-    if header.get("ModalityLUTSequence"):
-        return "images with a lookup table for values (ModalityLUTSequence)"
-    if int(header.get("BitsAllocated") or 16) not in (8, 16, 32):
-        return f"images of {header.BitsAllocated} bits per voxel"
-    return None
-
-
-def _mosaic_size(header: Any) -> int:
-    """Return the number of slices in a Siemens mosaic; 0 if unknown."""
-    found = [tag for tag in list(header.keys()) if tag in _MOSAIC_TAGS and _MOSAIC_TAGS[tag] in header]
-    sizes = [
-        int(header[tag].value or 0) for tag in found if "SIEMENS MR" in str(header[_MOSAIC_TAGS[tag]].value).upper()
-    ]
-    return max(sizes, default=0)
-
-
-def _several(value: Any) -> Sequence[Any]:
-    if value is None:
-        return ()
-    return (value,) if isinstance(value, str) else tuple(value)
-
-
 def _numbers(group: Any, name: str, count: int) -> tuple[float, ...] | None:
     """Return a value of finite numbers, or None if it is missing or damaged."""
     try:
@@ -314,7 +265,7 @@ def _number(group: Any, name: str) -> float | None:
 def _slices(name: str, header: Any) -> tuple[Slice, ...]:
     """Return the planes of an image, or an empty tuple if a plane has no position and orientation."""
     per_frame = header.get("PerFrameFunctionalGroupsSequence")
-    frames = _frames(header)
+    frames = num_frames(header)
     if not per_frame:
         plane = _slice(name, 0, *[header] * 4) if frames == 1 else None
         number = int(_number(header, "InstanceNumber") or 0)
@@ -351,7 +302,7 @@ def _settings(header: Any) -> tuple[tuple[str, float | str], ...]:
 
 def _component(image_type: Any) -> str | None:
     """Return the value of ImageType or FrameType that names the component of the signal, if there is one."""
-    kinds = [str(kind).upper() for kind in _several(image_type)[2:]]
+    kinds = [str(kind).upper() for kind in several(image_type)[2:]]
     return next((kind for kind in kinds if kind in _COMPONENTS), None)
 
 

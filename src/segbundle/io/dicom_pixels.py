@@ -160,6 +160,9 @@ def _stored_values(image: DicomImage) -> np.ndarray:
     unused = image.bits - image.stored_bits
     if unused > 0 and image.syntax in (*NATIVE, DEFLATED):  # unused bits may contain overlays
         values = (values << unused) >> unused
+    if image.tiles > 1:
+        tiled = values.reshape(image.tiles, image.rows, image.tiles, image.columns)
+        return tiled.swapaxes(1, 2).reshape(shape)
     return values.reshape(shape)
 
 

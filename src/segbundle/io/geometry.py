@@ -32,6 +32,8 @@ class Geometry:
         shape: number of voxels along the three stored axes, (X, Y, Z).
         affine: (4, 4) float64, maps voxel indices to RAS+ world coordinates in millimeters.
         channels: number of channels in the file (default 1).
+        source_slices: for a DICOM series that was resampled to an even spacing (`segbundle.io.uneven_slices`), the
+            position of each of its slices along the third axis in voxels; None (default) for other scans.
 
     Example:
         >>> geometry = Geometry((64, 64, 32), np.diag([1.0, 1.0, 2.5, 1.0]))
@@ -42,12 +44,21 @@ class Geometry:
     shape: tuple[int, int, int]
     affine: np.ndarray
     channels: int = 1
+    source_slices: tuple[float, ...] | None = None
 
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Distance in millimeters between neighboring voxels along each stored axis."""
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(x), float(y), float(z)
+
+    @property
+    def source_gaps(self) -> tuple[float, float] | None:
+        """Smallest and largest distance in mm of the slices of a resampled series; None for other scans."""
+        if self.source_slices is None:
+            return None
+        gaps = np.diff(self.source_slices) * self.spacing[2]
+        return float(gaps.min()), float(gaps.max())
 
     @property
     def is_sheared(self) -> bool:

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from segbundle.errors import DataError
 from segbundle.io.axes import reoriented
-from segbundle.io.dicom import dicom_geometry
+from segbundle.io.dicom import dicom_geometry, is_dicom, read_dicom
 from segbundle.io.dicom_folders import list_series
 from segbundle.io.dicom_segments import SEG, read_dicom_segments
 from segbundle.io.geometry import Geometry, Scan
@@ -30,7 +30,10 @@ _ROUNDING = 1e-3
 
 
 def read_labels(
-    path: str | Path | Sequence[str | Path], class_names: Sequence[str] = (), grid: Geometry | None = None
+    path: str | Path | Sequence[str | Path],
+    class_names: Sequence[str] = (),
+    grid: Geometry | None = None,
+    allow_uneven: bool = False,
 ) -> Scan:
     """Read a label map as integers; values within 0.001 of an integer are rounded.
 
@@ -45,6 +48,8 @@ def read_labels(
             are not changed. None (default) keeps the stored axes. Without it, DICOM SEG and RTSTRUCT need the series to
             which they refer, in the same folder, in a folder beside it or below it; without the series, DICOM SEG is
             read on the grid of its own frames.
+        allow_uneven: whether to resample label maps of unevenly spaced DICOM series to the even grid of the series (see
+            `read_scan`), by nearest neighbor. Default: False, unless `grid` is such a grid.
 
     Returns:
         scan with an integer array (C, X, Y, Z). If some values are not integers, the array has the stored values.
@@ -61,13 +66,17 @@ def read_labels(
         ...     read_labels(path).array.dtype
         dtype('int32')
     """
+    allow_uneven = allow_uneven or (grid is not None and grid.source_slices is not None)
     if isinstance(path, (str, Path)):
         if is_segmentation(str(path)):
             return _read_segments_of_slicer(Path(path), class_names, grid)
         file, kind = dicom_object(Path(path))
         if kind is not None:
-            return _read_dicom_object(file, kind, class_names, grid)
-    label = round_labels(read_scan(path, None))
+            return _read_dicom_object(file, kind, class_names, grid, allow_uneven)
+    if allow_uneven and isinstance(path, (str, Path)) and is_dicom(Path(path)):
+        label = Scan(*_read_series(Path(path)), Path(path))
+    else:
+        label = round_labels(read_scan(path, None))
     return label if grid is None else reoriented(label, grid)
 
 
@@ -94,10 +103,22 @@ def dicom_object(path: Path) -> tuple[Path, str | None]:
     return file, kind if kind in (*SEG, RTSTRUCT) else None
 
 
-def _read_dicom_object(path: Path, kind: str, class_names: Sequence[str], grid: Geometry | None) -> Scan:
+def _read_series(path: Path) -> tuple[np.ndarray, Geometry]:
+    """Return the label map of a DICOM series of images, on an even grid if its slices are unevenly spaced."""
     try:
-        if grid is None and (series := referenced_volume(path)) is not None:
-            grid = dicom_geometry(series)
+        return read_dicom(path, None, allow_uneven=True, nearest=True)
+    except DataError:
+        raise
+    except Exception as error:  # pydicom and SimpleITK raise various exceptions for damaged files
+        raise unreadable(path, error) from error
+
+
+def _read_dicom_object(
+    path: Path, kind: str, class_names: Sequence[str], grid: Geometry | None, allow_uneven: bool
+) -> Scan:
+    try:
+        if grid is None and (series := referenced_volume(path, allow_uneven)) is not None:
+            grid = dicom_geometry(series, allow_uneven)
         if kind in SEG:
             array, grid = read_dicom_segments(path, class_names, grid)
         elif grid is None:
@@ -114,13 +135,14 @@ def _read_dicom_object(path: Path, kind: str, class_names: Sequence[str], grid: 
     return Scan(array, grid, path)
 
 
-def referenced_volume(path: Path) -> Path | None:
+def referenced_volume(path: Path, allow_uneven: bool = False) -> Path | None:
     """Return the path of the volume to which a DICOM SEG or RTSTRUCT refers; None if it is not near the file.
 
     The volume must be in the folder of the file, in a folder beside it, or in a folder below it.
 
     Args:
         path: path of the file.
+        allow_uneven: whether the volume may be unevenly spaced (default False).
 
     Example:
         >>> referenced_volume(Path("export/seg.dcm"))  # doctest: +SKIP
@@ -132,7 +154,9 @@ def referenced_volume(path: Path) -> Path | None:
         with suppress(DataError):
             for series in list_series(folder):
                 if series.uid in wanted and series.why is None:
-                    dicom_geometry(series.path)  # another folder may contain a copy without missing slices
+                    dicom_geometry(
+                        series.path, allow_uneven
+                    )  # another folder may contain a copy without missing slices
                     return series.path
     return None
 
@@ -164,7 +188,7 @@ def _read_segments_of_slicer(path: Path, class_names: Sequence[str], grid: Geome
     geometry = replace(scan.geometry, channels=1)
     if grid is None or grid.difference(geometry) is None:
         return Scan(described, geometry, path)
-    placed = LabelGrid(path, grid)
+    placed = LabelGrid(path, replace(grid, source_slices=None))
     box = ndimage.find_objects((described[0] > 0).astype(np.uint8))
     for inside in box:
         affine = geometry.affine.copy()

@@ -98,13 +98,14 @@ def _timed(path: Path) -> _Timed:
     return read_scan(path), time.monotonic() - started
 
 
-def read_begun(path: str | Path | Sequence[str | Path]) -> _Timed:
+def read_begun(path: str | Path | Sequence[str | Path], allow_uneven: bool = False) -> _Timed:
     """Return the scan that `begin_reading` started to read, or read it now if reading was not started.
 
     A scan that was read in the background is returned once; a second call reads the file again.
 
     Args:
         path: see `read_scan`.
+        allow_uneven: see `read_scan`. Default: False.
 
     Returns:
         a pair of the scan (float32) and the time in seconds that the background thread took (0 if the scan was read
@@ -126,4 +127,4 @@ def read_begun(path: str | Path | Sequence[str | Path]) -> _Timed:
         (1, 4, 3, 2)
     """
     begun = _begun.pop(Path(path), None) if isinstance(path, (str, Path)) else None
-    return (read_scan(path), 0.0) if begun is None else begun.result()
+    return (read_scan(path, allow_uneven=allow_uneven), 0.0) if begun is None else begun.result()

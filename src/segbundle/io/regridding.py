@@ -18,7 +18,7 @@ _ROUNDING = 1e-4
 """Rounding error of affines in single precision, in voxels."""
 
 
-def read_labels_on(path: str | Path, class_names: Sequence[str], grid: Geometry) -> Scan:
+def read_labels_on(path: str | Path, class_names: Sequence[str], grid: Geometry, allow_uneven: bool = False) -> Scan:
     """Read a label map, and transfer it to the grid of a scan if it lies on other voxels.
 
     Voxels that coincide with those of the grid are only moved, see `segbundle.io.axes`. Otherwise, each voxel of the
@@ -28,6 +28,7 @@ def read_labels_on(path: str | Path, class_names: Sequence[str], grid: Geometry)
         path: see `read_labels`.
         class_names: class names of the task, background first; may be empty.
         grid: geometry of the scan.
+        allow_uneven: see `read_labels`. Default: False.
 
     Raises:
         DataError: the label map cannot be read, is not of integers, or has several channels; or it lies outside the
@@ -42,10 +43,10 @@ def read_labels_on(path: str | Path, class_names: Sequence[str], grid: Geometry)
         (1, 4, 4, 3)
     """
     try:
-        label = read_labels(path, class_names, grid)
+        label = read_labels(path, class_names, grid, allow_uneven)
     except DataError as error:
         try:  # segments on other voxels are an error with a grid only
-            label = read_labels(path, class_names)
+            label = read_labels(path, class_names, allow_uneven=allow_uneven)
         except DataError:
             raise error from None
     if grid.difference(label.geometry) is None:

@@ -18,7 +18,7 @@ _INTEGERS = (np.uint8, np.int16, np.uint16, np.int32, np.uint32)
 """Integer data types of NIfTI that many programs read, from the smallest."""
 
 
-def write_scan(source: str | Path, path: str | Path) -> Geometry:
+def write_scan(source: str | Path, path: str | Path, allow_uneven: bool = False) -> Geometry:
     """Write a scan of any supported format as NIfTI, with its rescale slope and intercept applied.
 
     The header has the geometry of the scan (see `write_segmentation`), and neither free text nor extensions, which may
@@ -27,6 +27,7 @@ def write_scan(source: str | Path, path: str | Path) -> Geometry:
     Args:
         source: path of the scan, see `read_scan`.
         path: output path, with the suffix `.nii.gz` or `.nii`.
+        allow_uneven: see `read_scan`. Default: False.
 
     Returns:
         geometry of the scan.
@@ -46,7 +47,7 @@ def write_scan(source: str | Path, path: str | Path) -> Geometry:
     """
     if not str(path).lower().endswith(NIFTI_SUFFIXES):
         raise DataError(f"{path}: scans are written as NIfTI. Use a name such as {Path(path).name}.nii.gz.")
-    scan = read_scan(source, None)
+    scan = read_scan(source, None, allow_uneven)
     voxels = np.moveaxis(scan.array, 0, -1)
     voxels = voxels[..., 0] if len(scan.array) == 1 else voxels
     voxels = voxels.astype(smallest_dtype(voxels), copy=False)

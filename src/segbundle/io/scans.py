@@ -6,6 +6,7 @@ Arrays are always (C, X, Y, Z). Affines map voxel indices to RAS+ world coordina
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ _FIXED_TEXT_FIELDS = ("magic", "regular")
 """Text fields of a NIfTI header that cannot contain the name of a patient."""
 
 
-def read_scan(path: str | Path | Sequence[str | Path] | Any, dtype: Any = np.float32) -> Scan:
+def read_scan(
+    path: str | Path | Sequence[str | Path] | Any, dtype: Any = np.float32, allow_uneven: bool = False
+) -> Scan:
     """Read a scan or label map, with scale slope and intercept applied.
 
     Args:
@@ -38,6 +41,8 @@ def read_scan(path: str | Path | Sequence[str | Path] | Any, dtype: Any = np.flo
             `segbundle.io.dicom_folders`), or a list of files with one channel each (nnU-Net's `_0000`, `_0001`, ...)
             and the same geometry; or an image in memory, see `scan_in_memory`.
         dtype: NumPy dtype of the result (default float32); None for the dtype of the scaled values, as for label maps.
+        allow_uneven: whether to resample DICOM series with missing slices or a variable slice spacing to an even
+            spacing by linear interpolation. Default: False (such a series raises an error).
 
     Returns:
         the scan, with an array (C, X, Y, Z)
@@ -57,13 +62,13 @@ def read_scan(path: str | Path | Sequence[str | Path] | Any, dtype: Any = np.flo
     """
     if not isinstance(path, (str, Path)):
         in_memory = scan_in_memory(path, dtype)
-        return in_memory or _stack_channels([read_scan(channel, dtype) for channel in path])
+        return in_memory or _stack_channels([read_scan(channel, dtype, allow_uneven) for channel in path])
     path = Path(path)
     try:
         if is_nifti(_check_exists(path)):
             return read_nifti(path, dtype)
         if is_dicom(path):
-            array, geometry = read_dicom(path, dtype)
+            array, geometry = read_dicom(path, dtype, allow_uneven)
             return Scan(array, geometry, path)
         return read_itk(path, dtype)
     except DataError:
@@ -72,11 +77,12 @@ def read_scan(path: str | Path | Sequence[str | Path] | Any, dtype: Any = np.flo
         raise unreadable(path, error) from error
 
 
-def read_geometry(path: str | Path) -> Geometry:
+def read_geometry(path: str | Path, allow_uneven: bool = False) -> Geometry:
     """Return the geometry of a scan. Only the header is read.
 
     Args:
         path: a file, a folder with one DICOM volume, any file of a DICOM series, or the path of a volume of a series.
+        allow_uneven: see `read_scan`. Default: False.
 
     Raises:
         DataError: see `read_scan`.
@@ -89,15 +95,15 @@ def read_geometry(path: str | Path) -> Geometry:
         ...     read_geometry(path).shape
         (4, 3, 2)
     """
-    return _grid(Path(path))[0]
+    return _grid(Path(path), allow_uneven)[0]
 
 
-def _grid(path: Path) -> tuple[Geometry, Any]:
+def _grid(path: Path, allow_uneven: bool) -> tuple[Geometry, Any]:
     """Return the geometry of a scan, and its header in single-file form if it is NIfTI, else None."""
     try:
         if is_nifti(_check_exists(path)):
             return nifti_grid(path)
-        return (dicom_geometry(path) if is_dicom(path) else itk_geometry(path)), None
+        return (dicom_geometry(path, allow_uneven) if is_dicom(path) else itk_geometry(path)), None
     except DataError:
         raise
     except Exception as error:
@@ -196,8 +202,8 @@ def write_image(image: nib.Nifti1Image, path: str | Path) -> None:
 def geometry_header(reference: str | Path | Geometry, dtype: Any, channels: Sequence[int] = ()) -> Any:
     """Return a NIfTI header with the geometry of a scan, for a new image on the same grid.
 
-    The header of a NIfTI scan is copied. Fields about intensities are cleared, and so is free text, because it may
-    contain the name of the patient.
+    The header of a NIfTI scan is copied. An unevenly spaced DICOM series has the geometry of its even grid. Fields
+    about intensities are cleared, and so is free text, because it may contain the name of the patient.
 
     Args:
         reference: path of the scan, or its geometry.
@@ -215,7 +221,9 @@ def geometry_header(reference: str | Path | Geometry, dtype: Any, channels: Sequ
         ...     geometry_header(path, np.uint8, channels=(5,)).get_data_shape()
         (4, 3, 2, 5)
     """
-    geometry, header = (reference, None) if isinstance(reference, Geometry) else _grid(Path(reference))
+    geometry, header = (
+        (reference, None) if isinstance(reference, Geometry) else _grid(Path(reference), allow_uneven=True)
+    )
     if header is None:
         header = _header_of_geometry(geometry)
     shape = (*geometry.shape, *channels)
@@ -285,4 +293,4 @@ def _stack_channels(scans: list[Scan]) -> Scan:
                 "Resample all channels of a case to the same grid."
             )
     array = np.concatenate([scan.array for scan in scans])
-    return Scan(array, Geometry(first.geometry.shape, first.geometry.affine, len(array)), first.path)
+    return Scan(array, replace(first.geometry, channels=len(array)), first.path)

@@ -12,6 +12,7 @@ import numpy as np
 
 from segbundle.errors import DataError
 from segbundle.io.geometry import Geometry
+from segbundle.io.uneven_slices import labels_on_grid, slice_coordinates
 
 _logger = logging.getLogger(__name__)
 _TOLERANCE = 0.1
@@ -90,12 +91,14 @@ def label_values(path: str | Path, names: Mapping[int, str], class_names: Sequen
 class LabelGrid:
     """Label map on the grid of a scan, to which the segments of a file are added.
 
+    Segments of an unevenly spaced DICOM series are added on its slices, and then resampled to its even grid.
+
     Args:
         path: path of the file, for messages.
         grid: geometry of the scan.
 
     Attributes:
-        labels: uint8 label map (X, Y, Z).
+        labels: uint8 label map (X, Y, Z), or (X, Y, number of slices) for an unevenly spaced series.
         overlaps: number of voxels in which two segments overlap, by their label values (first, second).
 
     Example:
@@ -107,7 +110,8 @@ class LabelGrid:
 
     def __init__(self, path: str | Path, grid: Geometry) -> None:
         self.path, self.grid = path, grid
-        self.labels = np.zeros(grid.shape, np.uint8, order="F")
+        num_slices = grid.shape[2] if grid.source_slices is None else len(grid.source_slices)
+        self.labels = np.zeros((*grid.shape[:2], num_slices), np.uint8, order="F")
         self.overlaps: Counter[tuple[int, int]] = Counter()
 
     def place(self, affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:
@@ -121,6 +125,7 @@ class LabelGrid:
             DataError: the voxels of the box are not those of the grid, or are outside.
         """
         matrix = np.linalg.inv(self.grid.affine) @ affine
+        matrix[2, 3] = slice_coordinates(matrix[2, 3], self.grid)
         axes, rounded = matrix[:3, :3], np.rint(matrix[:3, :3])
         used = [axis for axis in range(3) if shape[axis] > 1]
         off = [np.abs(axes[:, axis] - rounded[:, axis]).max() * (shape[axis] - 1) for axis in used]
@@ -136,9 +141,9 @@ class LabelGrid:
             first = int(start[target])
             last = first + sign * (shape[axis] - 1)
             index[target] = slice(first, last + sign if last + sign >= 0 else None, sign)
-            if not 0 <= min(first, last) <= max(first, last) < self.grid.shape[target]:
+            if not 0 <= min(first, last) <= max(first, last) < self.labels.shape[target]:
                 raise DataError(f"{self.path}: contains voxels outside the scan. {_REPAIR}")
-        if any(not 0 <= int(start[axis]) < self.grid.shape[axis] for axis in free):
+        if any(not 0 <= int(start[axis]) < self.labels.shape[axis] for axis in free):
             raise DataError(f"{self.path}: contains voxels outside the scan. {_REPAIR}")
         targets = dict(zip(used, along, strict=True))
         order = [targets[axis] if axis in targets else free.pop(0) for axis in range(3)]
@@ -160,14 +165,14 @@ class LabelGrid:
         part[mask] = value
 
     def finish(self) -> np.ndarray:
-        """Return the label map (1, X, Y, Z), and log a warning if segments overlapped."""
+        """Return the label map (1, X, Y, Z) on the grid, and log a warning if segments overlapped."""
         if self.overlaps:
             _logger.warning(
                 "%s: segments overlap in %d voxels; these belong to the last of the segments",
                 self.path,
                 self.overlaps.total(),
             )
-        return self.labels[None]
+        return labels_on_grid(self.labels, self.grid)[None]
 
 
 _REPAIR = "Pass the label map of this scan, or convert it to NIfTI on the grid of the scan."

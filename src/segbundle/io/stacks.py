@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from segbundle.errors import DataError
+from segbundle.io.slice_gaps import describe_distances
 
 _DIRECTION_TOLERANCE = 2e-3
 """Tolerance for the components of directions of parallel slices; headers round them."""
-_DISTANCE_TOLERANCE = 0.05
+DISTANCE_TOLERANCE = 0.05
 """Tolerance for the distance of a slice from the line through all positions, as a fraction of the slice distance."""
 _GAP_RATIO = 1.6
 """Minimum ratio of the widest to the narrowest gap for which a slice may be missing."""
@@ -73,6 +74,11 @@ class Slice:
     settings: tuple[tuple[str, float | str], ...] = ()
     number: int = 0
 
+    @property
+    def title(self) -> str:
+        """Name of the file, with the number of the frame from the second frame on, for messages."""
+        return f"{self.name}, frame {self.frame + 1}," if self.frame else self.name
+
 
 def orientations(slices: Sequence[Slice]) -> list[int]:
     """Return the number of slices per orientation, in descending order.
@@ -117,6 +123,28 @@ def arrange(slices: Sequence[Slice]) -> tuple[list[int], np.ndarray]:
         >>> order, float(affine[2, 2])
         ([1, 0, 2], 2.0)
     """
+    order, normal = sort_parallel(slices)
+    positions = np.array([slices[index].position for index in order])
+    origin, step = _line([slices[index] for index in order], positions, normal)
+    return order, volume_affine(slices[0], origin, step)
+
+
+def sort_parallel(slices: Sequence[Slice]) -> tuple[list[int], np.ndarray]:
+    """Return the order of parallel slices along their normal, and the normal as a unit vector (3,) in LPS+.
+
+    Args:
+        slices: slices of a series, in any order.
+
+    Raises:
+        DataError: the slices are not parallel, belong to several volumes, or have different pixel spacings. The message
+            does not contain a path.
+
+    Example:
+        >>> axes = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+        >>> order, normal = sort_parallel([Slice("", 0, (0.0, 0.0, z), axes, (1.0, 1.0)) for z in (2.0, 0.0)])
+        >>> order, normal.tolist()
+        ([1, 0], [0.0, 0.0, 1.0])
+    """
     row, column = directions(slices[0])
     different = len(orientations(slices))
     if different > 1:
@@ -127,16 +155,28 @@ def arrange(slices: Sequence[Slice]) -> tuple[list[int], np.ndarray]:
     _check_settings(slices)
     _check_in_plane(slices)
     normal = np.cross(row, column)
-    positions = np.array([plane.position for plane in slices])
-    order = [int(index) for index in np.argsort(positions @ normal, kind="stable")]
-    ordered = [slices[index] for index in order]
-    origin, step = _line(ordered, positions[order], normal)
+    heights = np.array([plane.position for plane in slices]) @ normal
+    return [int(index) for index in np.argsort(heights, kind="stable")], normal
+
+
+def volume_affine(plane: Slice, origin: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """Return the (4, 4) affine of a volume, from voxel indices (column, row, slice) to LPS+ coordinates in mm.
+
+    Args:
+        plane: a slice of the volume, which defines the first two axes.
+        origin: position of the first slice, (3,) mm.
+        step: vector from a slice to the next, (3,) mm.
+
+    Example:
+        >>> plane = Slice("", 0, (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), (0.5, 0.5))
+        >>> volume_affine(plane, np.zeros(3), np.array([0, 0, 2])).diagonal().tolist()
+        [0.5, 0.5, 2.0, 1.0]
+    """
+    row, column = directions(plane)
     affine = np.eye(4)
-    affine[:3, 0] = row * slices[0].spacing[0]
-    affine[:3, 1] = column * slices[0].spacing[1]
-    affine[:3, 2] = step
-    affine[:3, 3] = origin
-    return order, affine
+    affine[:3, 0], affine[:3, 1] = row * plane.spacing[0], column * plane.spacing[1]
+    affine[:3, 2], affine[:3, 3] = step, origin
+    return affine
 
 
 def directions(plane: Slice) -> tuple[np.ndarray, np.ndarray]:
@@ -210,7 +250,7 @@ def _line(slices: Sequence[Slice], positions: np.ndarray, normal: np.ndarray) ->
             raise DataError("it has one slice and no SliceThickness, so the third voxel size is unknown.")
         return positions[0], normal * size
     _check_thickness(slices)
-    _check_duplicates(slices, positions @ normal)
+    check_duplicates(slices, positions @ normal)
     index = np.arange(count) - (count - 1) / 2
     step = index @ positions / (index @ index)
     center = positions.mean(axis=0)
@@ -218,13 +258,21 @@ def _line(slices: Sequence[Slice], positions: np.ndarray, normal: np.ndarray) ->
     rounded = _rounded_line(slices, positions, normal, step) if off.max() > 1e-3 else None
     if rounded is not None:
         return rounded
-    if (off > _DISTANCE_TOLERANCE * float(np.linalg.norm(step)) + 1e-3).any():
-        raise DataError(_describe_distances(slices, positions))
+    if (off > DISTANCE_TOLERANCE * float(np.linalg.norm(step)) + 1e-3).any():
+        raise DataError(describe_distances(slices, positions))
     return center + index[0] * step, step
 
 
-def _last_decimal(positions: np.ndarray) -> float:
-    """Return the rounding unit of all positions in mm; 0 if they have more than `_DECIMALS` decimals."""
+def last_decimal(positions: np.ndarray) -> float:
+    """Return the rounding unit of all positions in mm; 0 if they have more than 4 decimals.
+
+    Args:
+        positions: positions in mm, of any shape.
+
+    Example:
+        >>> last_decimal(np.array([[0.0, 1.25, 3.5]]))
+        0.01
+    """
     for decimals in range(_DECIMALS + 1):
         scaled = positions * 10**decimals
         if np.abs(scaled - np.round(scaled)).max() < 1e-6:
@@ -245,7 +293,7 @@ def _rounded_line(
     So one gap may be much wider than another only if the slice distance in the header explains both. For tilted slices,
     the distance in the header is measured along the normal or along the line.
     """
-    decimal = _last_decimal(positions)
+    decimal = last_decimal(positions)
     low, high = _rounded_steps(positions, decimal)
     if not decimal or (low > high).any():
         return None
@@ -256,7 +304,7 @@ def _rounded_line(
         distances = sorted(
             (float(np.linalg.norm(step)), float(step @ normal)), key=lambda distance: abs(size - distance)
         )
-        near = abs(size - distances[0]) < _DISTANCE_TOLERANCE * distances[0]
+        near = abs(size - distances[0]) < DISTANCE_TOLERANCE * distances[0]
         for distance in distances if near or not wide else []:
             scaled = np.clip(step * (size / distance), low, high)
             if np.abs(scaled - step * (size / distance)).max() <= 0.005 * decimal:
@@ -315,7 +363,21 @@ def positions_along(heights: np.ndarray) -> np.ndarray:
     return places
 
 
-def _check_duplicates(slices: Sequence[Slice], heights: np.ndarray) -> None:
+def check_duplicates(slices: Sequence[Slice], heights: np.ndarray) -> None:
+    """Raise an error if several slices have the same position.
+
+    Args:
+        slices: slices of a series, sorted along their normal.
+        heights: positions of the slices along their normal in mm, (n,).
+
+    Raises:
+        DataError: several slices have the same position. The message does not contain a path.
+
+    Example:
+        >>> axes = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+        >>> slices = [Slice("", 0, (0.0, 0.0, z), axes, (1.0, 1.0)) for z in (0.0, 2.0)]
+        >>> check_duplicates(slices, np.array([0.0, 2.0]))
+    """
     places = positions_along(heights)
     counts = np.bincount(places)
     if counts.max() == 1:
@@ -331,38 +393,6 @@ def _check_duplicates(slices: Sequence[Slice], heights: np.ndarray) -> None:
         )
     first = int(np.flatnonzero(same)[0])
     raise DataError(
-        f"it contains {int((counts - 1).sum())} duplicate slice(s): {_plane_name(slices[first])} and "
-        f"{_plane_name(slices[first + 1])} have the same position."
+        f"it contains {int((counts - 1).sum())} duplicate slice(s): {slices[first].title} and "
+        f"{slices[first + 1].title} have the same position."
     )
-
-
-def _plane_name(plane: Slice) -> str:
-    return f"{plane.name}, frame {plane.frame + 1}," if plane.frame else plane.name
-
-
-def _describe_distances(slices: Sequence[Slice], positions: np.ndarray) -> str:
-    """Return why slices are not evenly spaced on a line."""
-    along = positions[-1] - positions[0]
-    gaps = np.diff(positions, axis=0) @ (along / np.linalg.norm(along))
-    apart = f"its slices are {gaps.min():.3g} to {gaps.max():.3g} mm apart"
-    usual = float(np.quantile(gaps, 0.25, method="lower"))
-    times = np.round(gaps / usual)
-    wide = np.flatnonzero(gaps > 1.5 * usual)
-    if not len(wide) or gaps.max() <= 1.2 * gaps.min():
-        return f"{apart} and are not evenly spaced on a straight line."
-    after = _plane_name(slices[int(wide[0])])
-    if _longest_run(wide) >= 3:
-        changes = np.flatnonzero(np.abs(np.diff(gaps)) > 0.2 * usual)
-        changed = _plane_name(slices[int(changes[0]) + 1])
-        return f"{apart}, and the distance changes at {changed}; a volume needs a constant distance."
-    if np.abs(gaps - times * usual).max() <= 0.2 * usual:
-        missing = int((times - 1).sum())
-        said = "a slice is missing" if missing == 1 else f"{missing} slices are missing"
-        return f"{apart}; {said} after {after}."
-    return f"{apart}; a volume needs a constant distance."
-
-
-def _longest_run(indices: np.ndarray) -> int:
-    """Return the largest number of consecutive indices."""
-    runs = np.split(indices, np.flatnonzero(np.diff(indices) != 1) + 1)
-    return max(map(len, runs))

@@ -13,6 +13,7 @@ from segbundle.errors import DataError
 from segbundle.io.geometry import Geometry
 from segbundle.io.itk import LPS_TO_RAS
 from segbundle.io.segments import LabelGrid, label_values
+from segbundle.io.uneven_slices import slice_coordinates
 
 RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
 """SOP class."""
@@ -88,7 +89,8 @@ def add_structures(labels: LabelGrid, dataset: Any, values: Mapping[int, int]) -
     to_voxels = np.linalg.inv(LPS_TO_RAS @ labels.grid.affine)
     contours = {
         int(item.ReferencedROINumber): [
-            _points(contour) @ to_voxels[:3, :3].T + to_voxels[:3, 3] for contour in _closed(item)
+            _in_slices(_points(contour) @ to_voxels[:3, :3].T + to_voxels[:3, 3], labels.grid)
+            for contour in _closed(item)
         ]
         for item in dataset.get("ROIContourSequence") or []
         if int(item.ReferencedROINumber) in values
@@ -96,6 +98,11 @@ def add_structures(labels: LabelGrid, dataset: Any, values: Mapping[int, int]) -
     axis = _slice_axis(Path(labels.path), [contour for same in contours.values() for contour in same])
     for number in sorted(filter(contours.get, contours), key=lambda number: values[number]):
         _add_structure(labels, contours[number], axis, values[number])
+
+
+def _in_slices(points: np.ndarray, grid: Geometry) -> np.ndarray:
+    """Return points (N, 3) in voxels, with the third coordinate in slices of an unevenly spaced series."""
+    return np.column_stack([points[:, :2], slice_coordinates(points[:, 2], grid)])
 
 
 def _closed(item: Any) -> list[Any]:

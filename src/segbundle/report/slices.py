@@ -90,7 +90,7 @@ class CaseVolumes:
             (4, 4, 4)
         """
         image = files.first_image
-        scan = read_scan(image)
+        scan = read_scan(image, allow_uneven=True)
         prediction = reference = _read_labels(files.prediction, scan.geometry, class_names)
         if files.reference is not None:
             reference = _read_labels(files.reference, scan.geometry, class_names)
@@ -136,7 +136,7 @@ class CaseVolumes:
 
 def _read_labels(path: str, grid: Geometry | None = None, class_names: Sequence[str] = ()) -> Scan:
     """Return a label map as integers; integers that were saved as floating point are converted."""
-    scan = read_labels(path, class_names, grid)
+    scan = read_labels(path, class_names, grid, allow_uneven=True)
     if not np.issubdtype(scan.array.dtype, np.integer):
         raise DataError(
             f"{path} is not a label map: it contains non-integer values. If it was resampled, use nearest-neighbor "

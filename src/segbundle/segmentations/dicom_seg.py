@@ -43,9 +43,10 @@ _TOGETHER = 8
 def write_dicom_seg(labels: np.ndarray, scan: str | Path, path: str | Path, table: Sequence[ClassEntry]) -> None:
     """Write a label map as a DICOM Segmentation with one binary segment per class.
 
-    Frames are the slices of the source series, at the positions of these, also with a tilted gantry. Slices without
-    a class are left out of its segment. A class without voxels has a segment without frames. Segment numbers are label
-    values. Elements of patient and study are copied from the source, as DICOM requires.
+    Frames are the slices of the source series, at the positions of these, also with a tilted gantry or an uneven
+    spacing (see `read_source`). Slices without a class are left out of its segment. A class without voxels has a
+    segment without frames. Segment numbers are label values. Elements of patient and study are copied from the source,
+    as DICOM requires.
 
     Args:
         labels: (X, Y, Z) integer label values on the stored axes of the scan. uint8 in Fortran order is fastest.
@@ -60,7 +61,7 @@ def write_dicom_seg(labels: np.ndarray, scan: str | Path, path: str | Path, tabl
     Example:
         >>> write_dicom_seg(labels, "ct_folder", "ct_seg.dcm", table)  # doctest: +SKIP
     """
-    source = read_source(scan, labels)
+    source, labels = read_source(scan, labels)
     planes = np.ascontiguousarray(labels.T)  # (Z, rows, columns)
     present = np.stack(
         [np.bincount(plane.reshape(-1), minlength=len(table) + 1)[: len(table) + 1] > 0 for plane in planes]

@@ -15,6 +15,7 @@ from segbundle.errors import DataError
 from segbundle.io.dicom import volume_slices
 from segbundle.io.itk import LPS_TO_RAS
 from segbundle.io.scans import check_label_shape, read_geometry
+from segbundle.io.uneven_slices import labels_on_slices
 
 _TAGS = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality", "Rows",
@@ -64,7 +65,8 @@ class Source:
     Attributes:
         datasets: headers (pydicom), one per file, without voxels. The first has all elements of patient and study.
         slices: slices in the order of the third array axis.
-        affine: (4, 4), from voxel indices to LPS+ coordinates in mm.
+        affine: (4, 4), from voxel indices to LPS+ coordinates in mm; the third axis is that of the even grid for an
+            unevenly spaced series.
     """
 
     datasets: Sequence[Any]
@@ -72,15 +74,19 @@ class Source:
     affine: np.ndarray
 
 
-def read_source(scan: str | Path, labels: np.ndarray) -> Source:
-    """Read the headers of a DICOM series, and check that a label map fits it.
+def read_source(scan: str | Path, labels: np.ndarray) -> tuple[Source, np.ndarray]:
+    """Read the headers of a DICOM series, and return them with a label map on its slices.
 
-    Missing elements of patient and study are added without a value. Without a FrameOfReferenceUID, one is derived from
-    the SeriesInstanceUID.
+    For an unevenly spaced series, each slice has the labels of the nearest slice of the even grid. Missing elements of
+    patient and study are added without a value. Without a FrameOfReferenceUID, one is derived from the
+    SeriesInstanceUID.
 
     Args:
         scan: folder of the series, or one of its files.
-        labels: label map (X, Y, Z) on the stored axes of the scan.
+        labels: label map (X, Y, Z) on the stored axes of the scan; of the even grid for an unevenly spaced series.
+
+    Returns:
+        a pair of the series and the label map (X, Y, number of slices)
 
     Raises:
         DataError: the series cannot be read, has no UIDs, or the shapes differ.
@@ -92,11 +98,11 @@ def read_source(scan: str | Path, labels: np.ndarray) -> Source:
         ...     image = sitk.GetImageFromArray(np.zeros((2, 3, 4), np.int16))
         ...     image.SetMetaData("0008|0060", "CT")
         ...     sitk.WriteImage(image, f"{folder}/ct.dcm")
-        ...     source = read_source(folder, np.zeros((4, 3, 2), np.uint8))
+        ...     source, labels = read_source(folder, np.zeros((4, 3, 2), np.uint8))
         >>> len(source.datasets), [plane.frame for plane in source.slices]
         (1, [1, 2])
     """
-    geometry = read_geometry(scan)
+    geometry = read_geometry(scan, allow_uneven=True)
     check_label_shape(labels, geometry.shape, scan)
     planes = volume_slices(scan)
     files = list(dict.fromkeys(path for path, _ in planes))
@@ -108,9 +114,15 @@ def read_source(scan: str | Path, labels: np.ndarray) -> Source:
                 f"{path}: has no {missing[0]}, which DICOM segmentations refer to. Export the series again, or use "
                 "output_format nifti or nrrd."
             )
+    first = datasets[0]
+    if len(planes) > len(files) and not first.get("PerFrameFunctionalGroupsSequence"):
+        raise DataError(
+            f"{scan}: is a Siemens mosaic, and DICOM segmentations cannot refer to its slices. Use output_format nifti "
+            "or nrrd."
+        )
     index_of = {path: index for index, path in enumerate(files)}
     slices = [_slice(datasets[index_of[path]], index_of[path], frame) for path, frame in planes]
-    return Source(datasets, slices, LPS_TO_RAS @ geometry.affine)
+    return Source(datasets, slices, LPS_TO_RAS @ geometry.affine), labels_on_slices(labels, geometry)
 
 
 def _read_header(path: Path, complete: bool) -> Any:

@@ -35,10 +35,11 @@ _SERIES_OFFSET = 2000
 def write_rtstruct(labels: np.ndarray, scan: str | Path, path: str | Path, table: Sequence[ClassEntry]) -> None:
     """Write a label map as a DICOM RT Structure Set with one structure per class.
 
-    Contours run along the edges of voxels, in the slices of the source series. A hole is connected with the contour
-    around it by a channel of zero width (keyhole, see `pixel_outlines`), so that programs that fill every contour and
-    those that combine contours by XOR get the same voxels. ROI numbers are label values. A class without voxels is a
-    structure without contours. Elements of patient and study are copied from the source, as DICOM requires.
+    Contours run along the edges of voxels, in the slices of the source series (see `read_source`). A hole is connected
+    with the contour around it by a channel of zero width (keyhole, see `pixel_outlines`), so that programs that fill
+    every contour and those that combine contours by XOR get the same voxels. ROI numbers are label values. A class
+    without voxels is a structure without contours. Elements of patient and study are copied from the source, as DICOM
+    requires.
 
     Args:
         labels: (X, Y, Z) integer label values on the stored axes of the scan. uint8 in Fortran order is fastest.
@@ -55,7 +56,7 @@ def write_rtstruct(labels: np.ndarray, scan: str | Path, path: str | Path, table
     """
     from pydicom import dcmwrite
 
-    source = read_source(scan, labels)
+    source, labels = read_source(scan, labels)
     dataset = _structure_set(source, table)
     observations = _dataset(RTROIObservationsSequence=[_observation(entry) for entry in table])
     references = [encode(_dataset(ContourImageSequence=[reference_to(source, plane)]), True) for plane in source.slices]

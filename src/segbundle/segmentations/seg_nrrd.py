@@ -61,7 +61,7 @@ def write_seg_nrrd(
         ...     read_scan(path, None).array.dtype
         dtype('uint8')
     """
-    path, geometry = Path(path), scan if isinstance(scan, Geometry) else read_geometry(scan)
+    path, geometry = Path(path), scan if isinstance(scan, Geometry) else read_geometry(scan, allow_uneven=True)
     check_label_shape(labels, geometry.shape, scan)
     lines = [*_START, *_grid(geometry), *_segments(geometry.shape, table)]
     values = labels.astype(np.uint8, copy=False).ravel(order="F")

@@ -52,6 +52,7 @@ def preprocessing(
     class_names: Sequence[str] = (),
     num_channels: int | None = None,
     label: bool = False,
+    allow_uneven: bool = False,
 ) -> Compose:
     """Return the transform that loads a case, resamples its image to the network's grid, and normalizes intensities.
 
@@ -65,6 +66,7 @@ def preprocessing(
         class_names: class names of the task, background first; required to check label maps.
         num_channels: number of input channels of the network; None (default) skips the check.
         label: whether to load the label map. Default: False.
+        allow_uneven: see `LoadScand`. Default: False.
 
     Returns:
         a transform of datalist entries. `image` becomes a float32 `MetaTensor` (C, X, Y, Z).
@@ -77,7 +79,7 @@ def preprocessing(
         >>> [type(step).__name__ for step in steps]
         ['LoadScand', 'ClipOutliersd', 'ToGridd', 'ZScored']
     """
-    loading = LoadScand(class_names, num_channels, label, intensity.get("units"))
+    loading = LoadScand(class_names, num_channels, label, intensity.get("units"), allow_uneven)
     return Compose([loading, *network_transforms((CommonKeys.IMAGE,), intensity, spacing, axcodes)])
 
 
@@ -179,7 +181,8 @@ class LoadScand(Transform):
     the same voxels, stored along other axes, is reoriented to the axes of the image. As in MONAI, the metadata contains
     `affine` and `original_affine` ((4, 4) matrices from voxel indices to RAS+ in mm), `spatial_shape` and
     `filename_or_obj`. If the image was prefetched (`segbundle.io.read_ahead`), `early_seconds` is the time in seconds
-    that reading took.
+    that reading took. If a DICOM series was resampled to an even spacing, `resampled_slices` is a list with the
+    smallest and largest distance of its slices and the new spacing in mm.
 
     Args:
         class_names: class names of the task, background first; required to check label values, and to read segments
@@ -187,6 +190,8 @@ class LoadScand(Transform):
         num_channels: number of input channels of the network; None (default) skips the check.
         label: whether to load the label map. Default: False.
         units: `suv` converts the images of DICOM PET series to SUV; None (default) keeps the values of the files.
+        allow_uneven: whether to resample DICOM series with missing slices or a variable slice spacing, see `read_scan`.
+            Default: False.
 
     Raises:
         ConfigError: `units` is unknown.
@@ -208,6 +213,7 @@ class LoadScand(Transform):
         num_channels: int | None = None,
         label: bool = False,
         units: str | None = None,
+        allow_uneven: bool = False,
     ) -> None:
         if units not in (None, "suv"):
             raise ConfigError(f"intensity: unknown units {units!r}; use suv, or leave units out.")
@@ -215,12 +221,15 @@ class LoadScand(Transform):
         self.num_channels = num_channels
         self.label = label
         self.units = units
+        self.allow_uneven = allow_uneven
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         loaded = dict(data)
-        image, early_seconds = read_begun(loaded[CommonKeys.IMAGE])
+        image, early_seconds = read_begun(loaded[CommonKeys.IMAGE], self.allow_uneven)
         if early_seconds:
             loaded["early_seconds"] = early_seconds
+        if image.geometry.source_gaps is not None:
+            loaded["resampled_slices"] = [*image.geometry.source_gaps, image.geometry.spacing[2]]
         if self.units is not None:
             image = to_suv(image, loaded[CommonKeys.IMAGE])
         problems = list(image_problems(image, self.num_channels))

@@ -51,6 +51,7 @@ def training_transforms(
     axcodes: str = "RAS",
     num_channels: int | None = None,
     augmentation: Mapping[str, Any] | None = None,
+    allow_uneven: bool = False,
 ) -> Compose:
     """Return the transform that loads a case and returns a random, augmented patch.
 
@@ -60,7 +61,7 @@ def training_transforms(
     Args:
         class_names: class names of the task, background first.
         patch_size: (X, Y, Z) in voxels.
-        intensity, spacing, axcodes, num_channels: see `segbundle.transforms.preprocessing`.
+        intensity, spacing, axcodes, num_channels, allow_uneven: see `segbundle.transforms.preprocessing`.
         augmentation: arguments of `random_transforms`, by name. Default: None (its defaults).
 
     Returns:
@@ -77,7 +78,7 @@ def training_transforms(
         ('LoadScand', 'EnsureTyped')
     """
     fixed: list[Transform] = [
-        *prepared_steps(class_names, patch_size, intensity, spacing, axcodes, num_channels),
+        *prepared_steps(class_names, patch_size, intensity, spacing, axcodes, num_channels, allow_uneven),
         ClassesToIndicesd(
             keys=CommonKeys.LABEL,
             num_classes=len(class_names),

@@ -39,7 +39,7 @@ class PrepareCase(Transform):
     Args:
         class_names: class names of the task, background first.
         patch_size: (X, Y, Z) in voxels; smaller cases are padded to this size.
-        intensity, spacing, axcodes, num_channels: see `segbundle.transforms.preprocessing`.
+        intensity, spacing, axcodes, num_channels, allow_uneven: see `segbundle.transforms.preprocessing`.
 
     Attributes:
         settings: arguments by name, as plain values.
@@ -65,6 +65,7 @@ class PrepareCase(Transform):
         spacing: Sequence[float] | None = None,
         axcodes: str = "RAS",
         num_channels: int | None = None,
+        allow_uneven: bool = False,
     ) -> None:
         self.settings: dict[str, Any] = {
             "class_names": list(class_names),
@@ -73,8 +74,9 @@ class PrepareCase(Transform):
             "spacing": None if spacing is None else list(spacing),
             "axcodes": axcodes,
             "num_channels": num_channels,
+            "allow_uneven": allow_uneven,
         }
-        load, *rest = prepared_steps(class_names, patch_size, intensity, spacing, axcodes, num_channels)
+        load, *rest = prepared_steps(class_names, patch_size, intensity, spacing, axcodes, num_channels, allow_uneven)
         self._load, self._prepare = load, Compose(rest)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[str, Any]:
@@ -100,12 +102,13 @@ def prepared_steps(
     spacing: Sequence[float] | None,
     axcodes: str,
     num_channels: int | None,
+    allow_uneven: bool = False,
 ) -> list[Transform]:
     """Return the transforms of `PrepareCase`, from loading to padding.
 
     Args:
         class_names, patch_size: see `PrepareCase`.
-        intensity, spacing, axcodes, num_channels: see `segbundle.transforms.preprocessing`.
+        intensity, spacing, axcodes, num_channels, allow_uneven: see `segbundle.transforms.preprocessing`.
 
     Example:
         >>> steps = prepared_steps(["background", "liver"], (32, 32, 32), {"method": "zscore"}, None, "RAS", None)
@@ -113,7 +116,7 @@ def prepared_steps(
         ('LoadScand', 'PadToPatchd')
     """
     return [
-        LoadScand(class_names, num_channels, label=True, units=intensity.get("units")),
+        LoadScand(class_names, num_channels, True, intensity.get("units"), allow_uneven),
         *network_transforms((CommonKeys.IMAGE, CommonKeys.LABEL), intensity, spacing, axcodes),
         PadToPatchd(patch_size),
     ]

@@ -62,7 +62,7 @@ def _scan(path: str) -> bytes:
     """Return the first channel of a scan as gzipped NIfTI in mm; the file itself if browsers can read it."""
     if _is_browser_readable(path):
         return Path(path).read_bytes()
-    scan = read_scan(path, None)
+    scan = read_scan(path, None, allow_uneven=True)
     array = scan.array[0]
     return _to_nifti(array if array.dtype in _BROWSER_TYPES else array.astype(np.float32), scan)
 
@@ -78,7 +78,7 @@ def _is_browser_readable(path: str) -> bool:
 def _read(case: ShownCase, name: str, class_names: Sequence[str]) -> Scan:
     """Return a label map. One with segments is placed on the grid of the scan."""
     path, scan = case.files[name], case.files.get("scan")
-    grid = None if scan is None or is_nifti(Path(path)) else read_geometry(scan)
+    grid = None if scan is None or is_nifti(Path(path)) else read_geometry(scan, allow_uneven=True)
     return read_labels(path, ["background", *class_names], grid)
 
 

@@ -53,7 +53,7 @@ def test_each_case_is_scored_by_the_model_that_held_it_out(done):
 
 
 def test_folds_are_printed_and_written(done):
-    dataset, out = done
+    _, out = done
     splits = json.loads((out / "splits_final.json").read_text())
     assert [len(fold["val"]) for fold in splits] == [2, 2]
     assert sorted(splits[0]["val"] + splits[1]["val"]) == [f"case_{index:02d}" for index in range(4)]

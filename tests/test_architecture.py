@@ -1,6 +1,7 @@
 """Import directions, as in docs/architecture.md."""
 
 import ast
+import functools
 import importlib
 import re
 import subprocess
@@ -33,6 +34,7 @@ def room(path):
 ROOMS = {room(path) for path in PACKAGE.rglob("*.py")} - {"__init__"}
 
 
+@functools.lru_cache
 def imported_rooms(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     names = [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module]

@@ -16,13 +16,10 @@ from monai.networks import eval_mode
 from monai.utils import CommonKeys
 from tqdm.auto import tqdm
 
-from segbundle.audit.entries import Document
-from segbundle.audit.inspection import Inspection
 from segbundle.audit.trust import refuse_untrusted
-from segbundle.checkpoints.loading import checkpoint_paths
+from segbundle.checkpoints.model_settings import refuse_other_preprocessing, settings_of_model
 from segbundle.config.options import default_bundle, task_file
-from segbundle.config.overlays import workflow_files
-from segbundle.config.settings import select_settings
+from segbundle.config.overlays import merged_config, workflow_files
 from segbundle.config.validation import bundle_configs, check_config
 from segbundle.errors import (
     ConfigError,
@@ -33,7 +30,6 @@ from segbundle.errors import (
     suggestion,
 )
 from segbundle.files import run_files
-from segbundle.files.documents import read_json
 from segbundle.inference.slabs import NonFiniteLogitsError
 from segbundle.io.geometry import Geometry
 from segbundle.io.in_memory import IN_MEMORY
@@ -192,7 +188,7 @@ def load_model(
     """Load a trained model, and return it ready for prediction.
 
     For a model in its training folder, the classes, the network and the preprocessing are read from `run.json` in that
-    folder. For other models, pass the task files.
+    folder. For other models, pass the task files; they must prepare scans as in the training run.
 
     Args:
         model: path of a model, path of a training or cross-validation folder, or for an ensemble a list of such paths.
@@ -369,8 +365,14 @@ def _create(name: str, task: PathLike | Sequence[PathLike], overrides: Mapping[s
     tasks = [task_file(Path(path)) for path in ([task] if isinstance(task, (str, Path)) else task)]
     refuse_untrusted(tasks, None, trust, remedy=_TRUST)
     refuse_untrusted([], None, trust, overrides, remedy=_TRUST)
-    known = {} if tasks else _task_of(overrides.get("ckpt_path"), trust)
     files = workflow_files(default_bundle() / "configs", name)
+    known = {}
+    if name != "train":
+        model = overrides.get("ckpt_path")
+        if tasks:
+            refuse_other_preprocessing(model, merged_config([*files, *tasks]), overrides)
+        else:
+            known = settings_of_model(model, trust, _TRUST)
     return create_workflow(files, tasks, overrides, trust, known, logs=False)
 
 
@@ -390,46 +392,8 @@ def _overrides(model: Checkpoint | None, settings: Mapping[str, Any], **others: 
     values: dict[str, Any] = {"bundle_root": str(default_bundle())}
     values |= {key: value for key, value in others.items() if value is not None}
     if model is not None:
-        values["ckpt_path"] = _checkpoint(model) if isinstance(model, (str, Path)) else list(map(_checkpoint, model))
+        values["ckpt_path"] = str(model) if isinstance(model, (str, Path)) else [str(path) for path in model]
     return {**settings, **values}
-
-
-def _checkpoint(path: PathLike) -> str:
-    """Return the path of a model, given the path of the model or of its training folder."""
-    inside = Path(path) / run_files.MODEL
-    return str(inside if inside.is_file() else path)
-
-
-def _task_of(model: Checkpoint | None, trust: bool) -> dict[str, Any]:
-    """Return the configuration in `run.json` beside a model, as far as it affects label maps; empty without a file.
-
-    Raises:
-        ConfigError: the configuration could run code, and `trust` is False; or models were trained for other tasks.
-    """
-    found: list[tuple[Path, dict[str, Any]]] = []
-    for checkpoint in checkpoint_paths(model):
-        path = checkpoint.parent / run_files.RUN_FILE
-        if path.is_file():
-            config: dict[str, Any] = read_json(path, dict[str, Any], ConfigError).get("config", {})
-            config.pop("ckpt_path", None)
-            found.append((path, select_settings(config, ["labels"])))
-    if not found:
-        return {}
-    path, values = found[0]
-    for other, others in found[1:]:
-        if others != values:
-            raise ConfigError(
-                f"{other}: the settings of this training run differ from those in {path}. Pass the task file to use "
-                "as `task`."
-            )
-    if not trust:
-        inspection = Inspection()
-        inspection.add_document(Document(str(path), values, path.parent))
-        if findings := inspection.findings():
-            raise ConfigError(
-                f"{findings[0]}. It could run any code on this computer. Pass trust=True if you trust the author."
-            )
-    return values
 
 
 __all__ = ["LabelMap", "Model", "evaluate", "load_model", "predict", "read_scan", "train"]

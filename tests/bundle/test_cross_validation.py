@@ -52,6 +52,32 @@ def test_each_case_is_scored_by_the_model_that_held_it_out(done):
     assert "fold 0" in text and "fold 1" in text  # the curves of both trainings
 
 
+def test_folds_are_printed_and_written(done):
+    _, out = done
+    splits = json.loads((out / "splits_final.json").read_text())
+    assert [len(fold["val"]) for fold in splits] == [2, 2]
+    assert sorted(splits[0]["val"] + splits[1]["val"]) == [f"case_{index:02d}" for index in range(4)]
+    for fold in range(2):
+        assert json.loads((out / f"fold_{fold}/splits_final.json").read_text()) == splits
+        scored = {row["case"] for row in csv.DictReader((out / f"fold_{fold}/evaluation/metrics.csv").open())}
+        assert scored == set(splits[fold]["val"])
+
+
+def test_one_fold_for_each_site(tmp_path):
+    dataset = write_tiny_dataset(tmp_path / "tiny", num_cases=4, num_test=1)
+    content = json.loads((dataset / "dataset.json").read_text())
+    for entry, site in zip(content["training"], ["Ulm", "Bern", "Ulm", "Ulm"], strict=True):
+        entry["site"] = site
+    (dataset / "dataset.json").write_text(json.dumps(content))
+    words = ["--config", TASK, "--dataset_dir", dataset, "--output_dir", tmp_path / "out", "--max_epochs", 2]
+    result = segbundle("cross-validate", *words, "--num_folds", "groups", "--groups", "site")
+    assert result.returncode == 0, result.stderr
+    assert "fold 0: 3 training, 1 validation" in result.stdout + result.stderr
+    held_out = [fold["val"] for fold in json.loads((tmp_path / "out/splits_final.json").read_text())]
+    assert held_out == [["case_01"], ["case_00", "case_02", "case_03"]]
+    assert json.loads((tmp_path / "out/summary.json").read_text())["cases"] == 4
+
+
 def test_finished_folds_are_not_repeated(done):
     dataset, out = done
     before = {path: path.stat().st_mtime_ns for path in out.glob("fold_*/model.pt")}
@@ -124,7 +150,7 @@ def test_folds_form_an_ensemble(done, tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--fold", "1"], "fold"), (["--num_folds", "1"], "num_folds is 1; a whole number from 2 is needed")],
+    [(["--fold", "1"], "fold"), (["--num_folds", "1"], "num_folds is 1; a whole number from 2, or groups, is needed")],
 )
 def test_invalid_settings_fail(options, message, done, tmp_path):
     result = cross_validate(done[0], tmp_path / "x", *options)

@@ -27,7 +27,9 @@ def test_paths_and_names_are_text(key, text):
 
 @pytest.mark.parametrize("key", sorted(TEXT_KEYS))
 def test_only_optional_paths_can_be_null(key):
-    assert value(key, "null") == (None if key in ("cache_dir", "ckpt_path", "mlflow_uri") else "null")
+    assert value(key, "null") == (
+        None if key in ("cache_dir", "ckpt_path", "mlflow_uri", "groups", "splits") else "null"
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in ODD if name and not set(name) & set("'\"\n=")])

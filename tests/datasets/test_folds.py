@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from segbundle.datasets.datalist import labeled_data, num_folds_of
+from segbundle.datasets.datalist import dataset_folds, labeled_data
+from segbundle.datasets.folds import refuse_repeated_cases
 from segbundle.errors import ConfigError, DataError
 from tiny import TINY_CLASSES, write_nifti
 
@@ -27,6 +28,12 @@ def write_dataset(folder, folds=None, **content):
 
 def entry(name):
     return {"image": f"imagesTr/{name}.nii.gz", "label": f"labelsTr/{name}.nii.gz"}
+
+
+def num_folds_of(folder, num_folds):
+    split = dataset_folds(folder, TINY_CLASSES, num_folds)
+    refuse_repeated_cases(split)
+    return len(split.folds)
 
 
 def chosen(folder, section, fold, num_folds=5):

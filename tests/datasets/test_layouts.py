@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from segbundle.datasets.cases import load_cases
-from segbundle.datasets.datalist import labeled_data, num_folds_of
+from segbundle.datasets.datalist import dataset_folds, labeled_data
 from segbundle.datasets.dataset_check import DatasetCheck
 from segbundle.datasets.finding import find_scans
+from segbundle.datasets.folds import refuse_repeated_cases
 from segbundle.datasets.label_names import described_labels
 from segbundle.errors import ConfigError, DataError
 from tiny import TINY_CLASSES, write_description, write_empty_scans
@@ -68,7 +69,7 @@ class TestDatalists:
         assert list(pairs(path)) == ["1_CT_HR", "2_CT_HR", "3_CT_HR"]
         assert pairs(path, "test") == {"4_CT_HR": (["4_CT_HR.nii.gz"], "4_CT_HR_label.nii.gz")}
         assert described_labels(path) == (["background", "lung", "airway"], None)
-        assert num_folds_of(path, 5) == 3
+        assert len(dataset_folds(path, TINY_CLASSES, 5).folds) == 3
         held_out = labeled_data(path, ["background", "lung", "airway"], "validation", fold=1)
         assert [entry["case"] for entry in held_out] == ["2_CT_HR"]
         assert layout(path) == "MONAI datalist (AeroPath_3_folds.json)"
@@ -130,7 +131,7 @@ class TestDatalists:
             entry.pop("fold", None)
         write_json(path, **content, validation=content["testing"])
         with pytest.raises(DataError, match=r"the `validation` list of folds\.json defines only fold 0"):
-            num_folds_of(path, 5)
+            refuse_repeated_cases(dataset_folds(path, TINY_CLASSES, 5))
 
     def test_channels_and_label_lists(self, tmp_path):
         write_empty_scans(tmp_path, *(f"{n}/{kind}.nii.gz" for n in "ab" for kind in ("flair", "t1", "seg")))
@@ -277,7 +278,7 @@ class TestBids:
             assert len(trained_on) == 12
             seen |= held_out
         assert len(seen) == 15
-        with pytest.raises(ConfigError, match="between 2 and the number of subjects, 5"):
+        with pytest.raises(ConfigError, match="between 2 and the number of groups of cases, 5"):
             labeled_data(root, TINY_CLASSES, "training", 0, num_folds=6)
 
     def test_names_come_from_dataset_json(self, tmp_path):

@@ -17,13 +17,15 @@ from typing_extensions import TypedDict
 from segbundle.checkpoints.weights import load_state_dict, read_checkpoint
 from segbundle.config.from_settings import from_settings
 from segbundle.errors import CheckpointError
+from segbundle.files import run_files
 from segbundle.files.documents import read_json
 from segbundle.results.runs import fold_folders
 from segbundle.results.scores import read_rows
 from segbundle.results.structures import training_cases_of
 
 _logger = logging.getLogger(__name__)
-_PREPROCESSING = ("spacing", "axcodes", "intensity")
+PREPROCESSING = ("spacing", "axcodes", "intensity")
+"""Settings that a model must be used with as it was trained."""
 _WRAPPERS = ("model", "network", "state_dict")
 """Keys of the state dict in checkpoints that contain more than weights, such as `last.pt`."""
 
@@ -74,20 +76,26 @@ def ensemble_members(ckpt_path: str | Path | Sequence[str | Path] | None) -> lis
 
 
 def checkpoint_paths(ckpt_path: str | Path | Sequence[str | Path] | None) -> list[Path]:
-    """Return the paths of all checkpoints in `ckpt_path`, with the fold models of a cross-validation.
+    """Return the paths of all checkpoints in `ckpt_path`, with the models in the folders of runs.
 
     Args:
-        ckpt_path: checkpoint, output folder of a cross-validation, list of these, or None.
+        ckpt_path: checkpoint, output folder of a training run or of a cross-validation, list of these, or None.
 
     Returns:
-        the given paths in their order, with the folder of a cross-validation replaced by the models of its folds; empty
-        for None
+        the given paths in their order, with the folder of a training run replaced by its model, and the folder of a
+        cross-validation by the models of its folds; empty for None
 
     Example:
         >>> checkpoint_paths("model.pt"), checkpoint_paths(None)
         ([PosixPath('model.pt')], [])
     """
-    return [path for given in _as_paths(ckpt_path) for path in fold_models(given) or [given]]
+    return [path for given in _as_paths(ckpt_path) for path in fold_models(given) or [_model_in(given)]]
+
+
+def _model_in(path: Path) -> Path:
+    """Return the model in the folder of a training run, or the path itself if there is none."""
+    inside = path / run_files.MODEL
+    return inside if inside.is_file() else path
 
 
 def _as_paths(ckpt_path: str | Path | Sequence[str | Path] | None) -> list[Path]:
@@ -334,7 +342,7 @@ def warn_about_preprocessing(
     for path in checkpoint_paths(ckpt_path):
         task = read_task(path)
         for key, value in preprocessing.items():
-            if key in _PREPROCESSING and key in task and task[key] != json.loads(json.dumps(value)):
+            if key in PREPROCESSING and key in task and task[key] != json.loads(json.dumps(value)):
                 _logger.warning(
                     "%s: was trained with %s %s, but %s is now %s. Predictions will be poor. "
                     "Use the task YAML that it was trained with (--config).",

@@ -206,10 +206,38 @@ def run_workflow(
                 _begin_reading(plain[0])
         refuse_untrusted([], None, trust, overrides)
         refuse_missing_values(overrides, defaults)
-        workflow = create_workflow(files, config or [], {**_given_options(given), **overrides}, trust)
+        options = {**_given_options(given), **overrides}
+        known = _settings_of_model(name, files, config or [], options, overrides, trust) if bundle is None else {}
+        workflow = create_workflow(files, config or [], options, trust, known)
         workflow.initialize()
         workflow.run()
         workflow.finalize()
+
+
+def _settings_of_model(
+    name: str,
+    files: list[Path],
+    tasks: list[Path],
+    options: dict[str, Any],
+    overrides: dict[str, Any],
+    trust: bool,
+) -> dict[str, Any]:
+    """Return the settings that the model of an evaluation or prediction was trained with, unless task files have them.
+
+    Raises:
+        ConfigError: the task files contradict the training run (see `refuse_other_preprocessing`), or its settings
+            could run code.
+    """
+    model = options.get("ckpt_path")
+    if name == "train" or model is None:
+        return {}
+    from segbundle.checkpoints.model_settings import refuse_other_preprocessing, settings_of_model
+    from segbundle.config.overlays import merged_config
+
+    if not tasks:
+        return settings_of_model(model, trust)
+    refuse_other_preprocessing(model, merged_config([*files, *tasks]), overrides)
+    return {}
 
 
 def run_cross_validation(

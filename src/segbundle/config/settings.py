@@ -180,9 +180,29 @@ SETTINGS = (
         affects="cases", fixed=True, inference_default="null",
     ),
     Setting(
-        "num_folds", Integer(2), "a whole number from 2", "number of folds, unless the dataset defines folds", _DATA,
+        "num_folds", AnyOf(OneOf("groups"), Integer(2)), "a whole number from 2, or groups,",
+        "number of folds, unless the dataset defines folds; groups uses one fold per group (leave one site out)", _DATA,
         "5", _SCORE,
         affects="cases", fixed=True,
+    ),
+    Setting(
+        "groups", AnyOf(NULL, Text(filled=True)),
+        "a key of dataset.json, a column such as sites.csv:site, a pattern such as '(patient\\d+)_', or null,",
+        "cases that a fold must not divide, such as the scans of a patient; by a key of dataset.json, a column of a "
+        "table, or a pattern of the case names; null uses the subjects of BIDS", _DATA, "null", _SCORE,
+        affects="cases", fixed=True,
+    ),
+    Setting(
+        "stratify", Boolean(), _BOTH,
+        "exchange cases of a random split until no fold lacks a class, if possible; reads all label maps",
+        _DATA, "true", _SCORE,
+        affects="cases", fixed=True,
+    ),
+    Setting(
+        "splits", AnyOf(NULL, Text(filled=True)), "a file in the format of splits_final.json, or null,",
+        "file with the cases of each fold, in the format of nnU-Net's splits_final.json; null uses the folds of the "
+        "dataset, or a random split", _DATA, "null", _SCORE,
+        affects="cases",
     ),
     Setting(
         "split_seed", Integer(0, 2**32 - 1), "a whole number from 0 and below 2^32",

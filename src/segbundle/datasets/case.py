@@ -6,7 +6,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class Case:
         problems: messages about files that cannot be used, found without opening the files (default none).
         subject: person whom the scan shows; all scans of a subject are in the same fold of a random split. None
             (default) if unknown.
+        properties: other keys of its entry in `dataset.json` with a text or a number, such as `site` (default none).
 
     Example:
         >>> case = Case("liver_01", (Path("imagesTr/liver_01.nii.gz"),))
@@ -47,6 +48,7 @@ class Case:
     fold: int | None = None
     problems: tuple[str, ...] = ()
     subject: str | None = None
+    properties: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def item(self, class_names: Sequence[str]) -> dict[str, Any]:
         """Return the case as an entry of a MONAI datalist.

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from segbundle.config.from_settings import from_settings
 from segbundle.datasets.case import Case, name_problems
 from segbundle.datasets.cases import load_cases, refuse, refuse_cases
+from segbundle.datasets.class_presence import class_presence
 from segbundle.datasets.description import read_description
 from segbundle.datasets.description_file import find_description
 from segbundle.datasets.folders import log_once, some
 from segbundle.datasets.folds import (
     DEFAULT_NUM_FOLDS,
+    GROUPS,
     Split,
     choose_fold,
     count_folds,
-    given_split,
-    refuse_repeated_cases,
+    random_split,
+    refuse_divided_groups,
+    split_by_group,
 )
+from segbundle.datasets.given_folds import given_split, read_splits
+from segbundle.datasets.groups import groups_of
 from segbundle.datasets.label_names import check_class_names, described_labels
 from segbundle.datasets.listed import unlisted_in_words
 from segbundle.errors import ConfigError, DataError, suggestion
@@ -32,9 +37,12 @@ def labeled_data(
     class_names: Sequence[str],
     section: str = "all",
     fold: int | None = None,
-    num_folds: int = DEFAULT_NUM_FOLDS,
+    num_folds: int | str = DEFAULT_NUM_FOLDS,
     split_seed: int = 0,
     data_list_key: str = "training",
+    splits: str | None = None,
+    groups: str | None = None,
+    stratify: bool = True,
 ) -> list[dict[str, Any]]:
     """Return a MONAI datalist of the labeled cases for training, validation or evaluation.
 
@@ -45,10 +53,12 @@ def labeled_data(
             fold, `all` (default) for the cases of `training` and `validation`.
         fold: validation fold, in [0, num_folds). With None (default), `training` and `validation` each contain every
             case.
-        num_folds: number of folds (default 5). Folds that the dataset defines take precedence: see `given_split` in
-            `segbundle.datasets.folds`.
-        split_seed: seed of the random split (default 0). The same cases and seed give the same split everywhere.
+        num_folds: see `dataset_folds`.
+        split_seed: see `dataset_folds`.
         data_list_key: list of the dataset, `training` (default) or `test`.
+        splits: see `dataset_folds`.
+        groups: see `dataset_folds`.
+        stratify: see `dataset_folds`.
 
     Returns:
         entries with `case`, `image`, `label` and `annotated` (one bool per class), sorted by name; also with
@@ -80,10 +90,8 @@ def labeled_data(
     if section != "validation":
         refuse_cases(cases)
     if section != "all" and fold is not None:
-        split, num_folds = _split(folder, listed, validation, num_folds)
-        subjects = {case.name: case.subject for case in cases if case.subject is not None}
-        names = [case.name for case in cases]
-        training, held_out = choose_fold(folder, split, names, fold, num_folds, split_seed, subjects)
+        split = _split(folder, class_names, listed, validation, num_folds, split_seed, splits, groups, stratify)
+        training, held_out = choose_fold(folder, split, fold)
         chosen = held_out if section == "validation" else training
         cases = [case for case in cases if case.name in chosen]
     refuse_cases(cases)
@@ -92,20 +100,36 @@ def labeled_data(
     return [{**case.item(class_names), **unknown} for case in sorted(cases, key=lambda case: case.name)]
 
 
-def num_folds_of(dataset_dir: str | Path, num_folds: int, data_list_key: str = "training") -> int:
-    """Return the number of folds of a cross-validation.
-
-    This is the number of folds that the dataset defines, or `num_folds` if the dataset defines no folds.
+@from_settings
+def dataset_folds(
+    dataset_dir: str | Path,
+    class_names: Sequence[str],
+    num_folds: int | str = DEFAULT_NUM_FOLDS,
+    split_seed: int = 0,
+    data_list_key: str = "training",
+    splits: str | None = None,
+    groups: str | None = None,
+    stratify: bool = True,
+) -> Split:
+    """Return the folds of a cross-validation.
 
     Args:
         dataset_dir: see `load_cases`.
-        num_folds: number of folds of the task; see `count_folds` in `segbundle.datasets.folds`.
-        data_list_key: see `labeled_data`.
+        class_names: classes of the task, background first.
+        num_folds: number of folds of a random split (default 5), or `groups` for one fold per group. Folds that the
+            dataset defines take precedence: see `given_split` in `segbundle.datasets.given_folds`.
+        split_seed: seed of the random split (default 0). The same cases and seed give the same split everywhere.
+        data_list_key: list of the dataset, `training` (default) or `test`.
+        splits: file with folds in the format of nnU-Net's `splits_final.json`, which replaces folds of the dataset and
+            random folds. Default: None.
+        groups: property of the cases that a fold must not divide, such as the patient or the site: see `groups_of` in
+            `segbundle.datasets.groups`. Default: None.
+        stratify: whether cases of a random split are exchanged so that no fold lacks a class, if possible (see
+            `balance_folds`; default True). The label maps are read for this.
 
     Raises:
-        DataError: the dataset defines only one fold, or a case would be held out in several folds; or see
-            `labeled_data`.
-        ConfigError: `num_folds` contradicts the dataset.
+        DataError: see `labeled_data`; or the folds divide a group.
+        ConfigError: see `labeled_data`; or `groups` is invalid.
 
     Example:
         >>> import json, tempfile
@@ -114,14 +138,29 @@ def num_folds_of(dataset_dir: str | Path, num_folds: int, data_list_key: str = "
         ...         (Path(folder) / name).touch()
         ...     cases = [{"image": f"{n}.nii", "label": f"{n}_seg.nii", "fold": i} for i, n in enumerate("ab")]
         ...     _ = (Path(folder) / "dataset.json").write_text(json.dumps({"training": cases}))
-        ...     num_folds_of(folder, num_folds=5)
+        ...     len(dataset_folds(folder, ["background", "liver"]).folds)
         2
     """
     folder = Path(dataset_dir)
-    split, count = _split(folder, *_labeled(folder, data_list_key), num_folds)
-    if split is not None:
-        refuse_repeated_cases(split)
-    return count
+    listed, validation = _labeled(folder, data_list_key)
+    return _split(folder, class_names, listed, validation, num_folds, split_seed, splits, groups, stratify)
+
+
+def folds_of_task(settings: Mapping[str, Any]) -> Split:
+    """Return the folds of a task, see `dataset_folds`.
+
+    Args:
+        settings: settings with the arguments of `dataset_folds`; others are ignored.
+
+    Raises:
+        DataError: see `dataset_folds`.
+        ConfigError: see `dataset_folds`.
+
+    Example:
+        >>> folds_of_task({"dataset_dir": "data_samples", "class_names": names, "stratify": False})  # doctest: +SKIP
+    """
+    split: Split = cast(Any, dataset_folds)(settings=settings)
+    return split
 
 
 def _labeled(folder: Path, key: str) -> tuple[list[Case], list[Case]]:
@@ -182,8 +221,34 @@ def unlabeled_in_words(folder: Path, names: Sequence[str], total: int) -> str:
     return f"{folder}: {len(names)} of {total} cases have no label map and are not used: {some(names)}"
 
 
-def _split(folder: Path, cases: Sequence[Case], validation: Sequence[Case], num_folds: int) -> tuple[Split | None, int]:
-    """Return the folds that the dataset defines, and the number of folds."""
+def _split(
+    folder: Path,
+    class_names: Sequence[str],
+    listed: Sequence[Case],
+    validation: Sequence[Case],
+    num_folds: int | str,
+    split_seed: int,
+    splits: str | None,
+    groups: str | None,
+    stratify: bool,
+) -> Split:
+    """Return the folds of labeled cases, see `dataset_folds`."""
+    cases = [*listed, *validation]
+    names = [case.name for case in cases]
     file = find_description(folder)
-    split = given_split(file, cases, validation)
-    return split, count_folds(file.path, split, num_folds, read_description(folder).get("num_folds"))
+    group_of = groups_of(cases, groups, file.folder)
+    if splits is not None:
+        split: Split | None = read_splits(Path(splits), names)
+    else:
+        split = given_split(file, listed, validation)
+    if num_folds != GROUPS:
+        described = read_description(folder).get("num_folds") if splits is None else None
+        num_folds = count_folds(file.path, split, int(num_folds), described)
+    if split is not None:
+        if groups is not None:
+            refuse_divided_groups(split, group_of)
+        return split
+    if num_folds == GROUPS:
+        return split_by_group(names, group_of)
+    classes = class_presence(cases, class_names) if stratify else None
+    return random_split(names, int(num_folds), split_seed, group_of, classes)

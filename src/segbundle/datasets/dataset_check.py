@@ -16,7 +16,8 @@ from segbundle.datasets.cases import list_cases, load_cases
 from segbundle.datasets.datalist import unlabeled_in_words
 from segbundle.datasets.description import read_description
 from segbundle.datasets.description_file import find_description
-from segbundle.datasets.folds import DEFAULT_NUM_FOLDS, count_folds, given_split
+from segbundle.datasets.folds import DEFAULT_NUM_FOLDS, count_folds
+from segbundle.datasets.given_folds import given_split
 from segbundle.datasets.label_names import check_class_names, described_labels
 from segbundle.datasets.layouts import recognize
 from segbundle.datasets.listed import unlisted_in_words

@@ -1,48 +1,34 @@
-"""Split a dataset into the folds of a cross-validation: at random, or as the dataset defines."""
+"""Split a dataset into the folds of a cross-validation, at random or by groups of cases."""
 
 from __future__ import annotations
 
-import logging
-import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from typing_extensions import TypedDict
 
-from segbundle.datasets.case import Case
-from segbundle.datasets.description import other_spellings
-from segbundle.datasets.description_file import DescriptionFile
+from segbundle.datasets.balanced_folds import balance_folds
 from segbundle.datasets.folders import log_once, some
 from segbundle.errors import ConfigError, DataError
-from segbundle.files.documents import read_json
-from segbundle.terminal import escaped
 
 DEFAULT_NUM_FOLDS = 5
 """Default `num_folds` of the bundle. Folds that the dataset defines replace it, and must match any other value."""
-SPLITS = "splits_final.json"
-_SPLIT_FILES = frozenset(
-    f"{name}{ending}"
-    for name in ("splitsfinal", "splitfinal", "finalsplits", "splits", "split", "folds")
-    for ending in ("json", "pkl", "pickle", "yaml", "yml")
-)
-"""Files with folds of other programs, in lower case; nnU-Net v1 writes `splits_final.pkl`."""
-
-
-class _Fold(TypedDict):
-    train: list[str]
-    val: list[str]
+GROUPS = "groups"
+"""Value of `num_folds` for one fold per group."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Folds that a dataset defines.
+    """Folds of a dataset.
 
     Attributes:
         origin: source of the folds, for messages.
         folds: for each fold, a pair of sets: names of the training cases, and names of the held-out cases.
+        classes: features of each case by which the folds were balanced, see `class_presence`; None (default) without
+            balancing.
 
     Example:
         >>> split = Split("splits_final.json", ((frozenset({"a"}), frozenset({"b"})),))
@@ -52,185 +38,157 @@ class Split:
 
     origin: str
     folds: tuple[tuple[frozenset[str], frozenset[str]], ...]
+    classes: Mapping[str, Collection[Any]] | None = field(default=None, compare=False)
+
+    @classmethod
+    def of(
+        cls, origin: str, held_out: Iterable[Iterable[str]], classes: Mapping[str, Collection[Any]] | None = None
+    ) -> Split:
+        """Return folds that use every case: each fold trains on the cases that it does not hold out.
+
+        Args:
+            origin: source of the folds, for messages.
+            held_out: names of the held-out cases of each fold.
+            classes: see the attribute.
+
+        Example:
+            >>> Split.of("here", ["a", "b"]).folds[0]
+            (frozenset({'b'}), frozenset({'a'}))
+        """
+        parts = [frozenset(names) for names in held_out]
+        names: frozenset[str] = frozenset().union(*parts)
+        return cls(origin, tuple((names - part, part) for part in parts), classes)
+
+
+def random_split(
+    names: Iterable[str],
+    num_folds: int,
+    split_seed: int = 0,
+    groups: Mapping[str, str] | None = None,
+    classes: Mapping[str, Collection[Any]] | None = None,
+) -> Split:
+    """Split cases into folds at random.
+
+    Names are sorted, shuffled and distributed over the folds in turn. Fold sizes differ by at most one, and every case
+    is held out in exactly one fold. With `groups`, this applies to the groups, whose cases stay together. With
+    `classes`, cases are then exchanged between folds until no fold lacks a class, as far as possible (see
+    `balance_folds`); folds that lack no class are not changed.
+
+    Args:
+        names: names of all labeled cases.
+        num_folds: number of folds.
+        split_seed: seed of the random split (default 0).
+        groups: group of each case by name, such as a patient or a site; other cases, or None (default) for all, are
+            groups of their own.
+        classes: features of each case by name, such as the label values of its classes; None (default) does not
+            exchange cases.
+
+    Raises:
+        ConfigError: `num_folds` is not between 2 and the number of cases or groups.
+
+    Example:
+        >>> [sorted(held_out) for _, held_out in random_split(["a", "b", "c", "d"], num_folds=2).folds]
+        [['b', 'c'], ['a', 'd']]
+        >>> split = random_split(["a", "b", "c", "d"], num_folds=2, classes={"b": [1], "c": [1]})
+        >>> [sorted(held_out) for _, held_out in split.folds]
+        [['a', 'c'], ['b', 'd']]
+    """
+    members = _members(names, groups)
+    _check_num_folds(num_folds, len(members), bool(groups))
+    order = np.random.RandomState(split_seed).permutation(len(members))
+    units = list(members.values())
+    folds = [[units[index] for index in order[fold::num_folds]] for fold in range(num_folds)]
+    if classes is not None:
+        folds = balance_folds(folds, lambda unit: {each for name in unit for each in classes.get(name, ())})
+    origin = f"a random split with seed {split_seed}"
+    return Split.of(origin, ([name for unit in fold for name in unit] for fold in folds), classes)
+
+
+def split_by_group(names: Iterable[str], groups: Mapping[str, str]) -> Split:
+    """Split cases into one fold per group: leave-one-site-out, if the groups are sites.
+
+    Args:
+        names: names of all labeled cases.
+        groups: group of each case by name.
+
+    Raises:
+        ConfigError: there are fewer than two groups.
+
+    Example:
+        >>> split = split_by_group(["a", "b", "c"], {"a": "Bern", "b": "Ulm", "c": "Bern"})
+        >>> [sorted(held_out) for _, held_out in split.folds]
+        [['a', 'c'], ['b']]
+    """
+    members = _members(names, groups)
+    if len(members) < 2:
+        raise ConfigError(
+            f"num_folds is {GROUPS}, but all cases are in one group. Set `groups` to a key that tells them apart."
+        )
+    return Split.of(f"one fold for each of the groups {some(list(members))}", members.values())
 
 
 def fold_names(
-    names: Iterable[str], fold: int, num_folds: int, split_seed: int = 0, subjects: Mapping[str, str] | None = None
+    names: Iterable[str], fold: int, num_folds: int, split_seed: int = 0, groups: Mapping[str, str] | None = None
 ) -> set[str]:
     """Return the names of the held-out cases of one fold of a random split.
-
-    Names are sorted, shuffled and distributed over the folds in turn. Fold sizes differ by at most one, and every case
-    is held out in exactly one fold. With `subjects`, this applies to the subjects, whose cases stay together.
 
     Args:
         names: names of all labeled cases.
         fold: validation fold, in [0, num_folds).
         num_folds: number of folds.
         split_seed: seed of the random split (default 0).
-        subjects: subject of each case by name; other cases, or None (default) for all, are subjects of their own.
+        groups: see `random_split`.
 
     Raises:
-        ConfigError: the fold does not exist, or `num_folds` is not between 2 and the number of cases or subjects.
+        ConfigError: the fold does not exist, or see `random_split`.
 
     Example:
         >>> sorted(fold_names(["a", "b", "c", "d"], fold=0, num_folds=2))
         ['b', 'c']
     """
-    subject_of = {name: (subjects or {}).get(name, name) for name in names}
-    ordered = sorted(set(subject_of.values()))
-    units = "subject" if subjects else "labeled case"
     if not 0 <= fold < num_folds:
         raise ConfigError(f"fold is {fold}; it must be from 0 to {num_folds - 1} (num_folds is {num_folds}).")
-    if len(ordered) < 2:
+    return set(random_split(names, num_folds, split_seed, groups).folds[fold][1])
+
+
+def _members(names: Iterable[str], groups: Mapping[str, str] | None) -> dict[str, list[str]]:
+    """Return the cases of each group; cases without a group are groups of their own."""
+    members: dict[str, list[str]] = {}
+    for name in sorted(names):
+        members.setdefault((groups or {}).get(name, name), []).append(name)
+    return dict(sorted(members.items()))
+
+
+def _check_num_folds(num_folds: int, count: int, grouped: bool) -> None:
+    unit = "group of cases" if grouped else "labeled case"
+    if count < 2:
         raise ConfigError(
-            f"fold is {fold}, but the dataset has only one {units}, so no case would be left for training. "
-            f"Use --fold null to train and validate on this {units.split()[-1]}."
+            f"the dataset has only one {unit}, so no case would be left for training. "
+            "Use --fold null to train and validate on every case."
         )
-    if not 2 <= num_folds <= len(ordered):
+    if not 2 <= num_folds <= count:
+        units = "groups of cases" if grouped else "labeled cases"
         raise ConfigError(
-            f"num_folds is {num_folds}; it must be between 2 and the number of {units}s, {len(ordered)}. "
+            f"num_folds is {num_folds}; it must be between 2 and the number of {units}, {count}. "
             "Use --fold null to train on every case."
         )
-    order = np.random.RandomState(split_seed).permutation(len(ordered))
-    held_out = {ordered[index] for index in order[fold::num_folds]}
-    return {name for name, subject in subject_of.items() if subject in held_out}
 
 
-def given_split(file: DescriptionFile, training: Sequence[Case], validation: Sequence[Case]) -> Split | None:
-    """Return the folds that a dataset defines, or None for a random split.
-
-    A dataset defines folds by `fold` keys in its training list (as in MONAI), by a `validation` list, or by nnU-Net's
-    `splits_final.json`, beside the description of the dataset.
-
-    Args:
-        file: file that describes the dataset.
-        training: labeled cases of the training list.
-        validation: labeled cases of the `validation` list.
-
-    Raises:
-        DataError: the dataset defines folds in several ways or in an unsupported file, or the folds contradict each
-            other or the cases.
-
-    Example:
-        >>> cases = [Case("a", (Path("a.nii"),), fold=0), Case("b", (Path("b.nii"),), fold=1)]
-        >>> given_split(DescriptionFile(Path("/nowhere/folds.json"), Path("/nowhere")), cases, []).folds[0]
-        (frozenset({'b'}), frozenset({'a'}))
-    """
-    path = file.folder / SPLITS
-    _refuse_other_files(file)
-    found = {
-        f"the `fold` keys of {file.path.name}": any(case.fold is not None for case in (*training, *validation)),
-        f"the `validation` list of {file.path.name}": bool(validation),
-        SPLITS: os.path.lexists(path),
-    }
-    given = [origin for origin, present in found.items() if present]
-    if len(given) > 1:
-        raise DataError(f"{file.folder}: {' and '.join(given)} both define folds. Remove one of them.")
-    if given == [SPLITS]:
-        return Split(SPLITS, tuple(_read_splits(path, {case.name for case in training})))
-    if validation:
-        held_out = frozenset(case.name for case in validation)
-        return Split(given[0], ((frozenset(case.name for case in training), held_out),))
-    return Split(given[0], tuple(_folds_by_key(file.path, training))) if given else None
-
-
-def _refuse_other_files(file: DescriptionFile) -> None:
-    """Raise an error if the dataset has folds in an unsupported file and no `splits_final.json`."""
-    folder = file.folder
-    present = [path.name for path in folder.iterdir() if path != file.path] if folder.is_dir() else []
-    for name in other_spellings(present, _SPLIT_FILES, SPLITS):
-        if os.path.lexists(folder / SPLITS):
-            log_once(f"{escaped(folder / name)}: is not used; folds come from {SPLITS}", logging.WARNING)
-        else:
-            raise DataError(
-                f"{escaped(folder / name)}: is not used: did you mean {SPLITS}? Convert it to the format of nnU-Net "
-                'v2, [{"train": [names], "val": [names]}, ...], or move it away.'
-            )
-
-
-def _folds_by_key(path: Path, cases: Sequence[Case]) -> Iterable[tuple[frozenset[str], frozenset[str]]]:
-    without = [case.name for case in cases if case.fold is None]
-    if without:
-        raise DataError(
-            f"{path}: {len(without)} of {len(cases)} labeled cases have no `fold` "
-            f"({some(without)}), but the others have one. Add `fold` to every case."
-        )
-    numbers = sorted({case.fold for case in cases if case.fold is not None})
-    if numbers != list(range(len(numbers))) or len(numbers) < 2:
-        raise DataError(
-            f"{path}: the `fold` keys are {some(numbers)}; they must be 0, 1, 2, ... without a gap, "
-            "for at least two folds."
-        )
-    names = frozenset(case.name for case in cases)
-    for number in numbers:
-        held_out = frozenset(case.name for case in cases if case.fold == number)
-        yield names - held_out, held_out
-
-
-def _read_splits(path: Path, names: set[str]) -> Iterable[tuple[frozenset[str], frozenset[str]]]:
-    folds: list[_Fold] = read_json(path, list[_Fold])
-    if not folds:
-        raise DataError(f"{path}: contains no folds. Remove the file, or write folds as nnU-Net does.")
-    never = sorted(names.difference(*(fold["val"] for fold in folds)))
-    if never and len(folds) > 1:
-        log_once(
-            f"{path}: {len(never)} of {len(names)} labeled cases ({some(never)}) are in no validation fold, so a "
-            "cross-validation never scores them",
-            logging.WARNING,
-        )
-    for number, fold in enumerate(folds):
-        training, held_out = frozenset(fold["train"]), frozenset(fold["val"])
-        unknown = sorted((training | held_out) - names)
-        if unknown:
-            raise DataError(
-                f"{path}: fold {number} names {len(unknown)} case(s) that are not labeled cases of the dataset "
-                f"({some(unknown)}). Correct the names, or remove the file."
-            )
-        both = sorted(training & held_out)
-        if both:
-            raise DataError(f"{path}: fold {number} has {some(both)} in both `train` and `val`. Remove them from one.")
-        if not training or not held_out:
-            raise DataError(f"{path}: fold {number} has no cases in `{'train' if held_out else 'val'}`. Add cases.")
-        left = sorted(names - training - held_out)
-        if left:
-            log_once(
-                f"{path}: fold {number} does not use {len(left)} of {len(names)} labeled cases ({some(left)})",
-                logging.WARNING,
-            )
-        yield training, held_out
-
-
-def choose_fold(
-    folder: Path,
-    split: Split | None,
-    names: Sequence[str],
-    fold: int,
-    num_folds: int,
-    split_seed: int = 0,
-    subjects: Mapping[str, str] | None = None,
-) -> tuple[set[str], set[str]]:
+def choose_fold(folder: Path, split: Split, fold: int) -> tuple[set[str], set[str]]:
     """Return the names of the training cases and of the held-out cases of a fold.
 
     Args:
         folder: folder of the dataset, for messages.
-        split: folds that the dataset defines; None for a random split.
-        names: names of all labeled cases.
+        split: folds of the dataset.
         fold: validation fold, from 0.
-        num_folds: number of folds of a random split; ignored if the dataset defines folds.
-        split_seed: seed of the random split (default 0).
-        subjects: see `fold_names`.
 
     Raises:
-        ConfigError: the fold does not exist, or see `fold_names`.
+        ConfigError: the fold does not exist.
 
     Example:
-        >>> split = Split("splits_final.json", ((frozenset({"a"}), frozenset({"b"})),))
-        >>> choose_fold(Path("data"), split, ["a", "b"], fold=0, num_folds=5)
+        >>> choose_fold(Path("data"), Split("splits_final.json", ((frozenset({"a"}), frozenset({"b"})),)), fold=0)
         ({'a'}, {'b'})
     """
-    if split is None:
-        held_out = fold_names(names, fold, num_folds, split_seed, subjects)
-        return set(names) - held_out, held_out
     log_once(f"{folder}: {len(split.folds)} fold(s) from {split.origin}")
     if not 0 <= fold < len(split.folds):
         last = len(split.folds) - 1
@@ -299,3 +257,29 @@ def refuse_repeated_cases(split: Split) -> None:
             f"{split.origin} has {len(repeated)} case(s) in several validation folds ({some(repeated)}). "
             "Keep each case in one of them."
         )
+
+
+def refuse_divided_groups(split: Split, groups: Mapping[str, str]) -> None:
+    """Raise an error if a fold trains on cases of a group, and holds out other cases of the group.
+
+    Args:
+        split: folds of the dataset.
+        groups: group of each case by name.
+
+    Raises:
+        DataError: a group is divided.
+
+    Example:
+        >>> refuse_divided_groups(Split.of("here", ["a", "b"]), {"a": "Bern", "b": "Ulm"})
+    """
+    for number, (training, held_out) in enumerate(split.folds):
+        both = {groups[name] for name in training if name in groups} & {
+            groups[name] for name in held_out if name in groups
+        }
+        if both:
+            group = min(both)
+            names = [some(sorted(n for n in part if groups.get(n) == group)) for part in (training, held_out)]
+            raise DataError(
+                f"{split.origin}: fold {number} trains on {names[0]} and holds out {names[1]}, but these cases are all "
+                f"in the group {group!r}. Move them to one side, or set groups to null."
+            )

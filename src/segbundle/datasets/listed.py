@@ -206,7 +206,14 @@ def _listed_case(folder: Path, name: str | None, entry: ListedCase, channels: in
         None if annotated is None else tuple(annotated),
         entry.get("fold"),
         path_problems(paths if label is None else (*paths, label)),
+        properties=_properties(entry),
     )
+
+
+def _properties(entry: Mapping[str, Any]) -> dict[str, str]:
+    """Return the keys of an entry that segbundle does not interpret, if their values are text or numbers."""
+    others = {key: value for key, value in entry.items() if key not in ListedCase.__annotations__}
+    return {key: str(value) for key, value in others.items() if isinstance(value, str | int | float)}
 
 
 def _resolve_path(folder: Path, written: str) -> Path:

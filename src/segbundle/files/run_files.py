@@ -15,6 +15,8 @@ MEASUREMENTS = "measurements.csv"
 TRAINING_CASES = "training_cases.csv"
 TASK = "task.json"
 MODEL, LAST = "model.pt", "last.pt"
+SPLITS = "splits_final.json"
+"""Cases of each fold, in the format of nnU-Net."""
 CROSS_VALIDATION = "cross_validation.json"
 MLFLOW_RUN = "mlflow_run_id"
 TENSORBOARD = "tensorboard"
@@ -29,7 +31,7 @@ LABEL_MAP_SUFFIXES = {
 _CLASSES = "_seg.json"
 RESULTS = (RUN_FILE, METRICS, SUMMARY, REPORT, MEASUREMENTS)
 """Files computed from label maps; outdated when the label maps are replaced."""
-TRAINING = (TASK, RUN_FILE, METRICS, SUMMARY, TRAINING_CASES, MODEL, LAST, MLFLOW_RUN)
+TRAINING = (TASK, RUN_FILE, SPLITS, METRICS, SUMMARY, TRAINING_CASES, MODEL, LAST, MLFLOW_RUN)
 JOURNAL = re.compile(r"predictions(\.rank\d+)?\.jsonl")
 """Records of one process while a run is in progress."""
 RANK = re.compile(r"predictions\.rank\d+\.json")

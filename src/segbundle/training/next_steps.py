@@ -15,6 +15,8 @@ _PREDICTION_KEYS = (
     *("largest_component", "network_def", "network"),
 )
 """Options and config keys of a training run that a prediction needs with the same values."""
+_UNRECORDED_KEYS = ("device", "trust", "sw_batch_size", "skip_air")
+"""Those of them that are not read from the folder of the model."""
 _EVALUATION_KEYS = ("dataset_dir", "num_folds", "split_seed", "data_list_key", "nsd_tolerance_mm")
 """Further keys that an evaluation needs with the same values."""
 
@@ -34,9 +36,9 @@ def next_commands(model: Path) -> list[str]:
         >>> with patch("sys.argv", ["segbundle", "train", "--dataset_dir", "data", "--config", "ct.yaml"]):
         ...     commands = next_commands(Path("runs/model.pt"))
         >>> commands[0]
-        'segbundle evaluate --dataset_dir data --config ct.yaml --ckpt_path runs/model.pt --output_dir runs/evaluation'
+        'segbundle evaluate --dataset_dir data --ckpt_path runs/model.pt --output_dir runs/evaluation'
         >>> commands[1]
-        'segbundle predict SCANS --config ct.yaml --ckpt_path runs/model.pt --output_dir runs/predictions'
+        'segbundle predict SCANS --ckpt_path runs/model.pt --output_dir runs/predictions'
     """
     program, *words = sys.argv
     workflow = running_workflow()
@@ -44,8 +46,11 @@ def next_commands(model: Path) -> list[str]:
     options, held_out = _options(words), ["--fold", str(fold)] if isinstance(fold, int) else []
     kept = [*_select(options, (*_PREDICTION_KEYS, *_EVALUATION_KEYS)), *held_out]
     if words[:1] == ["train"]:
+        keys = ("dataset_dir", "data_list_key", "nsd_tolerance_mm", *_needed_keys(options))
         return [
-            _command(["segbundle", "evaluate", *kept], model, model.with_name("evaluation")),
+            _command(
+                ["segbundle", "evaluate", *_select(options, keys), *held_out], model, model.with_name("evaluation")
+            ),
             prediction_command(model, model.parent),
         ]
     files = dict(options).get("config_file")
@@ -86,10 +91,16 @@ def prediction_command(weights: Path, folder: Path) -> str:
         >>> from unittest.mock import patch
         >>> with patch("sys.argv", ["segbundle", "cross-validate", "--config", "ct.yaml"]):
         ...     prediction_command(Path("runs/cv"), Path("runs/cv"))
-        'segbundle predict SCANS --config ct.yaml --ckpt_path runs/cv --output_dir runs/cv/predictions'
+        'segbundle predict SCANS --ckpt_path runs/cv --output_dir runs/cv/predictions'
     """
-    words = ["segbundle", "predict", "SCANS", *_select(_options(sys.argv[1:]), _PREDICTION_KEYS)]
+    options = _options(sys.argv[1:])
+    words = ["segbundle", "predict", "SCANS", *_select(options, _needed_keys(options))]
     return _command(words, weights, folder / "predictions")
+
+
+def _needed_keys(options: Sequence[tuple[str, str | None]]) -> Sequence[str]:
+    """Return the options that a prediction needs; with `--bundle`, it does not read the folder of the model."""
+    return _PREDICTION_KEYS if "bundle" in dict(options) else _UNRECORDED_KEYS
 
 
 def _command(words: Sequence[str], weights: Path, output_dir: Path) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 from segbundle.config.settings import BY_KEY, KEYS, default_values
 from segbundle.config.values import check_values, nsd_tolerances
 from segbundle.credentials import without_credentials
-from segbundle.datasets.datalist import num_folds_of
-from segbundle.errors import ConfigError, OutputError
+from segbundle.datasets.datalist import folds_of_task
+from segbundle.datasets.folds import refuse_repeated_cases
+from segbundle.errors import OutputError
 from segbundle.files import run_files
 from segbundle.files.atomic import remove_partial, write_json
 from segbundle.files.documents import read_json, shortened
@@ -24,6 +25,7 @@ from segbundle.results.scores import read_scores
 from segbundle.results.summary import print_summary, summarize, write_scores
 from segbundle.terminal import say
 from segbundle.training.next_steps import prediction_command
+from segbundle.workflow.fold_records import folds_in_words, write_folds
 from segbundle.workflow.outputs import prepare_output
 from segbundle.workflow.provenance import made_by, write_page
 
@@ -33,6 +35,7 @@ _IGNORED_KEYS = (
     "num_workers",
     "cache_dir",
     "mlflow_uri",
+    "splits",
     "bundle_root",
     "dataset_dir",
     "output_dir",
@@ -52,6 +55,7 @@ def cross_validate(output_dir: str | Path, task: Mapping[str, Any], run: Run) ->
       scores of the held-out cases.
     - `metrics.csv`, `summary.json`, `run.json` and `report.html` of all cases.
     - `cross_validation.json`: the task.
+    - `splits_final.json`: the cases of each fold.
     - `cache`: prepared cases, until all folds are trained; not if the task has a `cache_dir`.
 
     Args:
@@ -78,10 +82,10 @@ def cross_validate(output_dir: str | Path, task: Mapping[str, Any], run: Run) ->
     """
     check_values(task)
     class_names = [str(name) for name in task["class_names"]]
-    num_folds = num_folds_of(task["dataset_dir"], int(task["num_folds"]), task.get("data_list_key", "training"))
+    split = folds_of_task(task)
+    refuse_repeated_cases(split)
+    num_folds = len(split.folds)
     task = {**default_values("evaluate"), **task, "num_folds": num_folds}  # train.yaml has only settings of training
-    if num_folds < 2:
-        raise ConfigError(f"num_folds is {num_folds}; a cross-validation needs at least 2.")
     output_dir = Path(output_dir)
     prepare_output(str(output_dir))
     folders = [output_dir / f"{_FOLD}{fold}" for fold in range(num_folds)]
@@ -89,6 +93,9 @@ def cross_validate(output_dir: str | Path, task: Mapping[str, Any], run: Run) ->
     _check_foreign_files(output_dir, folders, own_cache)
     _save_task(output_dir / run_files.CROSS_VALIDATION, task)
     cache = {} if own_cache is None else {"cache_dir": str(own_cache)}
+    own = {"splits": str(write_folds(output_dir, split))}
+    for line in folds_in_words(split, class_names):
+        say(line)
     for fold, folder in enumerate(folders):
         scored = folder / "evaluation"
         if (scored / run_files.SUMMARY).exists():
@@ -98,8 +105,8 @@ def cross_validate(output_dir: str | Path, task: Mapping[str, Any], run: Run) ->
         if own_cache is not None and not own_cache.exists():
             folder_of(output_dir).record(own_cache)
         resume = (folder / run_files.LAST).exists()
-        run("train", {"output_dir": str(folder), "fold": fold, "resume": resume, **cache})
-        run("evaluate", {"output_dir": str(scored), "fold": fold, "ckpt_path": str(folder / "model.pt")})
+        run("train", {"output_dir": str(folder), "fold": fold, "resume": resume, **cache, **own})
+        run("evaluate", {"output_dir": str(scored), "fold": fold, "ckpt_path": str(folder / "model.pt"), **own})
     summary, unwritten = _combine(output_dir, folders, task, class_names)
     if own_cache is not None:
         _remove_cache(own_cache)
@@ -137,7 +144,14 @@ def _combine(
 
 def _check_foreign_files(output_dir: Path, folders: Sequence[Path], own_cache: Path | None) -> None:
     """Raise an error if the run would replace files that segbundle has not written."""
-    own = (run_files.CROSS_VALIDATION, run_files.RUN_FILE, run_files.METRICS, run_files.SUMMARY, run_files.REPORT)
+    own = (
+        run_files.CROSS_VALIDATION,
+        run_files.SPLITS,
+        run_files.RUN_FILE,
+        run_files.METRICS,
+        run_files.SUMMARY,
+        run_files.REPORT,
+    )
     parts: list[tuple[Path, Sequence[str]]] = [(output_dir, own)]
     for folder in folders:
         parts += [(folder, run_files.TRAINING), (folder / "evaluation", (*run_files.RESULTS, run_files.PREDICTIONS))]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from pydicom import dcmread
 from pydicom.datadict import tag_for_keyword
@@ -28,6 +29,7 @@ from scipy.ndimage import map_coordinates
 from dicoms import AXIAL, CT, MR, add_pixels, header, lps_affine, voxels, write_enhanced, write_series
 from segbundle.errors import DataError
 from segbundle.io.dicom_folders import list_folder, list_series
+from segbundle.io.dicom_headers import read_image
 from segbundle.io.scan_files import files_of
 from segbundle.io.scans import read_geometry, read_scan, write_segmentation
 
@@ -369,6 +371,14 @@ def test_scout_in_series_is_not_in_volume(tmp_path):
 
 def write_other(path, modality, **tags):
     header(path, "1.2.840.10008.5.1.4.1.1.88.33", modality, SeriesInstanceUID="1.9", **tags).save_as(path)
+
+
+def test_index_files_of_any_name_are_no_slices():
+    """Copies of a DICOMDIR have its SOP class in the meta information only; those of pydicom are of real media."""
+    folder = Path(pydicom.__file__).parent / "data" / "test_files" / "dicomdirtests"
+    files = sorted(folder.glob("DICOMDIR-*"))
+    assert len(files) >= 5
+    assert {read_image(path) for path in files} == {"DICOMDIR"}
 
 
 def test_other_files_are_skipped_and_counted(tmp_path):

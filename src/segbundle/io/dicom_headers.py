@@ -181,7 +181,7 @@ def _image(path: Path, file: BinaryIO) -> DicomImage | str:
     from pydicom import dcmread
 
     header: Any = dcmread(file, stop_before_pixels=True, force=True, specific_tags=_tags())
-    if str(header.get("SOPClassUID", "")) == _DICOMDIR:
+    if _sop_class(header) == _DICOMDIR:
         return "DICOMDIR"
     modality = str(header.get("Modality") or "")
     if modality in _OTHER_MODALITIES:
@@ -232,10 +232,14 @@ def _image(path: Path, file: BinaryIO) -> DicomImage | str:
 
 def _without_pixels(header: Any, modality: str) -> str:
     """Return the kind of a file without voxels: its modality, or unreadable if its header is that of an image."""
-    meta = getattr(header, "file_meta", None)
-    kind = header.get("SOPClassUID") or getattr(meta, "MediaStorageSOPClassUID", None)
-    name = str(getattr(kind, "name", ""))
+    name = str(getattr(_sop_class(header), "name", ""))
     return UNREADABLE if not modality or not name or "Image Storage" in name else modality
+
+
+def _sop_class(header: Any) -> Any:
+    """Return the SOP class; index files (DICOMDIR) have it in the meta information only."""
+    meta = getattr(header, "file_meta", None)
+    return header.get("SOPClassUID") or getattr(meta, "MediaStorageSOPClassUID", None)
 
 
 def _syntax(header: Any) -> str:

@@ -58,7 +58,7 @@ def test_names_colors_and_label_values_are_read_back(tmp_path, labels):
     first = root.find("VolumeInformation/LabelTable/Label")
     assert [round(float(first.get(key)) * 255) for key in ("Red", "Green", "Blue", "Alpha")] == [255, 0, 128, 255]
     assert root.find("VolumeInformation/VolumeType").text == "Label"
-    assert json.loads((tmp_path / "ct_seg.json").read_text())[0] == {
+    assert json.loads((tmp_path / "ct_seg.json").read_text("utf-8"))[0] == {
         "label": 1, "name": "liver", "color": "#ff0080",
         "code": {"scheme": "SCT", "value": "10200004", "meaning": "Liver"},
     }  # fmt: skip

@@ -8,7 +8,8 @@ from typing import Any
 
 from segbundle.errors import ConfigError, OutputError
 from segbundle.files import run_files
-from segbundle.segmentations.class_entries import COLORS, Rgb, colors_of
+from segbundle.segmentations.class_entries import colors_of
+from segbundle.segmentations.palette import COLORS, Rgb
 
 _NUM_DASH_PATTERNS = 3
 
@@ -38,7 +39,7 @@ def colors_of_run(folder: str | Path, made_by: Mapping[str, Any], class_names: S
 def style_of(index: int) -> str:
     """Return the CSS classes of the contour of a segmentation class: one for its color, one for its dash pattern.
 
-    The dash pattern distinguishes classes to which the default palette gives the same color.
+    The dash pattern helps to distinguish similar colors of many classes.
 
     Args:
         index: label value of the class, from 1.

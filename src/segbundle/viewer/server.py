@@ -23,6 +23,7 @@ from segbundle.report.colors import colors_of_run
 from segbundle.report.page import write_report
 from segbundle.report.prediction_page import write_prediction_report
 from segbundle.results.runs import holds_scores, window_of
+from segbundle.segmentations.palette import ERROR_COLORS
 from segbundle.viewer.shown_cases import ShownCase, shown_cases, with_warnings
 from segbundle.viewer.volumes import nifti_volume
 
@@ -31,11 +32,10 @@ HOST = "127.0.0.1"
 _LABEL_MAPS = tuple(f"*{suffix}" for suffix in run_files.LABEL_MAP_SUFFIXES.values())
 _REPORT_SOURCES = ("predictions*.json*", *RESULTS, *_LABEL_MAPS, *(f"fold_*/evaluation/{name}" for name in _LABEL_MAPS))
 _ERRORS = (
-    {"name": "missed or wrong class", "color": (255, 0, 255)},
-    {"name": "predicted in the background", "color": (0, 255, 0)},
+    {"name": "missed or wrong class", "color": ERROR_COLORS[0]},
+    {"name": "predicted in the background", "color": ERROR_COLORS[1]},
 )
-"""Legend of the error map (`volumes.py`), from value 1. Color-blind readers can distinguish the two colors from each
-other, from gray and from the class colors (simulated according to Machado 2009)."""
+"""Legend of the error map (`volumes.py`), from value 1."""
 _STATIC = Path(__file__).parent / "static"
 _STATIC_FILES = {"viewer.css": "text/css", "viewer.js": "text/javascript", "niivue/niivue.umd.js": "text/javascript"}
 _POLICY = (

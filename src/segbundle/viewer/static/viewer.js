@@ -18,7 +18,7 @@
     get("place").textContent = `${position.join(", ")} mm${scan ? `: ${Number(scan.value).toPrecision(4)}` : ""}.`;
   };
 
-  const { cases, classes, errors, window: shown } = await (await fetch("/cases.json")).json();
+  const { cases, classes, errors, window: shown, report } = await (await fetch("/cases.json")).json();
   const [select, view, outline] = [get("case"), get("view"), get("outline")];
   cases.forEach((one, index) => select.add(new Option(one.label, index)));
 
@@ -44,6 +44,12 @@
     return map;
   }
 
+  // A single label map has no report, and predictions have no reference.
+  get("report").hidden = !report;
+  if (!report) get("predicted").textContent = "Labels";
+  for (const name of layers) get(name).parentElement.hidden = !cases.some((one) => one.volumes.includes(name));
+  get("both").hidden = get("reference").parentElement.hidden;
+
   get("legend").replaceChildren(...legend(classes));
   get("wrong").append(...legend(errors));
 
@@ -52,7 +58,7 @@
   }
 
   function show() {
-    for (const name of layers.filter((layer) => indexOf(layer) > 0)) {
+    for (const name of layers.filter((layer) => indexOf(layer) >= 0)) {
       const opacity = Number(get(name).value);
       // NiiVue outlines every label map, even if it is transparent.
       const outlined = outline.checked && name !== "errors" && opacity > 0;
@@ -81,7 +87,7 @@
       url: `/volumes/${number}/${name}.nii.gz`, name: `${name}.nii.gz`, colormap: "gray",
       ...(name === "scan" && shown ? { cal_min: shown[0], cal_max: shown[1] } : {}),
     })));
-    for (const name of names.filter((each) => indexOf(each) > 0)) {
+    for (const name of names.filter((each) => each !== "scan")) {
       viewer.volumes[indexOf(name)].setColormapLabel(colorMap(name === "errors" ? errors : classes));
     }
     viewer.updateGLVolume();

@@ -5,6 +5,7 @@
   const LABELS = 1002; // NIfTI intent code of label maps
   const viewer = new niivue.Niivue({
     backColor: [0.05, 0.06, 0.08, 1], crosshairColor: [1, 1, 1, 0.6], crosshairWidth: 0.4, crosshairWidthUnit: "percent",
+    fontColor: [1, 1, 1, 1],
     show3Dcrosshair: true, isResizeCanvas: true, showAllOrientationMarkers: true, multiplanarPadPixels: 12,
     isRadiologicalConvention: true, sagittalNoseLeft: true, // as in the report
   });

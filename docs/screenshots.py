@@ -1,4 +1,4 @@
-"""Take the screenshots of docs/reports.md from a run of `make demo`. Requires chromium and chromedriver.
+"""Take the screenshots of the documentation from a run of `make demo`. Requires chromium and chromedriver.
 
     python docs/screenshots.py runs/demo
 
@@ -20,14 +20,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from segbundle.datasets.phantoms import make_phantom
 from segbundle.report.comparison import write_comparison
 from segbundle.report.page import write_report
 from segbundle.report.prediction_page import write_prediction_report
 from segbundle.viewer import make_server
 
+ROOT = Path(__file__).parents[1]
 WIDTH = 1280
-
-
+_SEGBUNDLE = str(Path(sys.executable).parent / "segbundle")
+_PHANTOM_SHAPE = (80, 66, 74)
 _FLAGS = (
     "headless", "no-sandbox", "disable-background-networking", "disable-dev-shm-usage", "hide-scrollbars",
     "use-gl=angle", "use-angle=swiftshader", "enable-unsafe-swiftshader",  # WebGL without a GPU
@@ -82,11 +86,50 @@ def take(driver: Any, address: str, target: Path, height: int, dark: bool = Fals
 def with_mirror_images(run: Path, output: Path) -> None:
     """Repeat the demo's evaluation with test-time flips."""
     command = [
-        str(Path(sys.executable).parent / "segbundle"), "evaluate", "--config", "configs/phantom.yaml",
+        _SEGBUNDLE, "evaluate", "--config", "configs/phantom.yaml",
         "--dataset_dir", "data_samples", "--data_list_key", "test",
         "--ckpt_path", str(run / "training" / "model.pt"), "--output_dir", str(output), "--test_time_flips", "[0]",
     ]  # fmt: skip
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[1])
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
+
+
+def dicom_segmentation(run: Path, folder: Path) -> Path:
+    """Segment a phantom that is stored as a DICOM series with the demo's model; return the path of the DICOM SEG."""
+    sys.path.append(str(ROOT / "tests"))
+    from dicoms import write_series
+
+    phantom = make_phantom(np.random.default_rng(1), _PHANTOM_SHAPE, axis_codes="LPS")
+    spacing = np.linalg.norm(phantom.affine[:3, :3], axis=0).round(4).tolist()
+    write_series(folder / "ct", phantom.image.round().astype(np.int16), spacing)
+    command = [
+        _SEGBUNDLE, "predict", str(folder / "ct"), "--config", "configs/phantom.yaml",
+        "--ckpt_path", str(run / "training" / "model.pt"), "--output_dir", str(folder / "segmentation"),
+        "--output_format", "dicom_seg", "--class_colors", "{liver: '#aa3311', kidney: '#2288ee', vessel: '#22aa55'}",
+    ]  # fmt: skip
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
+    return folder / "segmentation" / "ct_seg.dcm"
+
+
+@contextmanager
+def served(path: Path) -> Iterator[str]:
+    """Serve the viewer of a run or a label map; yield its address."""
+    server = make_server(path)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def take_viewer(driver: Any, path: Path, target: Path) -> None:
+    """Save a screenshot of the viewer of a run or a label map."""
+    driver.set_window_size(WIDTH, 700)
+    with served(path) as address:
+        driver.get(address)
+        wait_until_loaded(driver)
+        driver.save_screenshot(str(target))
+    print(target)
 
 
 def main() -> None:
@@ -98,8 +141,6 @@ def main() -> None:
     run, output = arguments.run.resolve(), arguments.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
     report = write_report(run).as_uri()
-    server = make_server(run)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     with chromium() as driver, tempfile.TemporaryDirectory() as folder:
         take(driver, report, output / "report.png", 900)
         take(driver, report, output / "report_pictures.png", 800, at="pictures")
@@ -113,12 +154,9 @@ def main() -> None:
         take(driver, comparison.as_uri(), output / "comparison_pictures.png", 800, at="pictures")
         predictions = write_prediction_report(run / "predictions", Path(folder) / "predictions.html")
         take(driver, predictions.as_uri(), output / "predictions.png", 900)
-        driver.set_window_size(WIDTH, 700)
-        driver.get(f"http://127.0.0.1:{server.server_port}/")
-        wait_until_loaded(driver)
-        driver.save_screenshot(str(output / "viewer.png"))
-        print(output / "viewer.png")
-    server.shutdown()
+        take_viewer(driver, run, output / "viewer.png")
+        segmentation = dicom_segmentation(run, Path(folder))
+        take_viewer(driver, segmentation, output / "viewer_dicom_seg.png")
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def test_all_formats_of_a_series(scans, trained, tmp_path):
     assert [(row["name"], row["color"]) for row in table] == [("ball", "#ff0080"), ("cube", "#56b4e9")]
     page = segbundle("report", tmp_path / "out")
     assert page.returncode == 0, page.stderr
-    assert ".k0{stroke:rgb(255,0,128)}" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert ".k0{--color:rgb(255,0,128)}" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_other_formats_replace_those_of_an_earlier_run(scans, trained, tmp_path):

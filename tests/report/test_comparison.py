@@ -19,6 +19,8 @@ from segbundle.report.slices import CaseVolumes, changed_slices
 from segbundle.results.runs import read_run
 from tiny import write_nifti
 
+BALL = '<span class="named k0">ball</span>'
+
 
 def shifted(by):
     return labels((1 + by, 2, 2), (7, 9, 8))
@@ -116,7 +118,7 @@ def test_three_runs_are_compared_on_common_cases(tmp_path):
     ]
     text = write_comparison(runs, tmp_path / "comparison.html").read_text(encoding="utf-8")
     assert "Over the 2 cases" in text
-    assert set(re.findall(r'<th scope="row">ball</th><td>(.*?)</td><td>(\d)</td>', text)) == {
+    assert set(re.findall(rf'<th scope="row">{BALL}</th><td>(.*?)</td><td>(\d)</td>', text)) == {
         ("Dice", "2"), ("HD95 (mm)", "2"), ("NSD", "2"),
     }  # fmt: skip
 
@@ -149,7 +151,9 @@ def test_unshared_cases_are_listed(runs, tmp_path):
     assert "Over the 4 cases" in text
     # (1 + 0.75 + 0.5 + 1) / 4 of the ball and 1 of the cube, without the case that only one has
     assert re.findall(r'<th scope="row">./run</th><td>(.*?)</td>', text) == ["0.9062", "0.9062"]
-    assert re.findall(r'<tr data-status="scored"><th scope="row">(?:<a .*?>)?(.)(?:</a>)?</th><td>ball', text) == [
+    assert re.findall(
+        r'<tr data-status="scored"><th scope="row">(?:<a .*?>)?(.)(?:</a>)?</th><td><span class="named k0">ball', text
+    ) == [
         "a",
         "b",
         "d",
@@ -247,13 +251,11 @@ def test_new_false_positive_is_a_change(tmp_path):
 
 def test_largest_changes_have_slices_and_links(runs, tmp_path):
     text = write_comparison(runs, tmp_path / "page.html").read_text(encoding="utf-8")
-    shown = re.findall(
-        r'<figure id="change-0-\d" class="case"><figcaption><strong>(.*?)</strong>: (.*?)</figcaption>', text
-    )
+    shown = re.findall(r'<figure id="change-0-\d" class="case"><figcaption><strong>(.*?)</strong>: (.*?)<br>', text)
     assert shown == [("improved", "c, ball, Dice 0.500 → 1.000"), ("worsened", "a, ball, Dice 1.000 → 0.750")]
     assert text.count('<svg class="slice"') == 6
-    assert text.count('<path class="other"') == 6
-    assert '<th scope="row"><a href="#change-0-0">c</a></th><td>ball</td>' in text
+    assert text.count('<path class="other k0"') == 6 + 2  # in slices and in their legends
+    assert f'<th scope="row"><a href="#change-0-0">c</a></th><td>{BALL}</td>' in text
     assert "have been moved" not in text
 
 
@@ -314,10 +316,10 @@ def test_each_of_three_runs_has_its_own_slices(runs, tmp_path):
     assert {name: {case: one["scores"] for case, one in cases.items()} for name, cases in shown.items()} == {
         "y": {"a": "Dice 1.000 → 0.750"}, "z": {"a": "Dice 1.000 → 0.500"},
     }  # fmt: skip
-    outlines = [re.findall('class="other" d="(.*?)"', each["a"]["slices"][0])[0] for each in shown.values()]
+    outlines = [re.findall('class="other k0" d="(.*?)"', each["a"]["slices"][0])[0] for each in shown.values()]
     assert outlines[0] != outlines[1]
     text = write_comparison([run.folder for run in runs], tmp_path / "page.html").read_text(encoding="utf-8")
-    assert '<a href="#change-0-1">a</a></th><td>ball' in text  # the second run's, by which the table is sorted
+    assert f'<a href="#change-0-1">a</a></th><td>{BALL}' in text  # the second run's, by which the table is sorted
 
 
 def test_contours_have_the_right_css_classes():
@@ -326,9 +328,9 @@ def test_contours_have_the_right_css_classes():
     volumes = CaseVolumes(np.zeros(shape, np.float32), shifted(0), shifted(1), np.ones(shape, bool), np.eye(4))
     axial = next(changed_slices(volumes, 1, shifted(2) == 1))
     columns = {}
-    for kind in ("ref", "pred", "other"):
+    for kind in ("ref", "pred k0", "other k0"):
         path = re.search(f'class="{kind}" d="(.*?)"', axial)[1]
-        columns[kind] = min(float(x) for x in re.findall(r"[ML]([\d.]+) ", path))
+        columns[kind.removesuffix(" k0")] = min(float(x) for x in re.findall(r"[ML]([\d.]+) ", path))
     assert columns["pred"] == columns["ref"] - 1
     assert columns["other"] == columns["ref"] - 2
 

@@ -62,14 +62,14 @@ def test_page_has_no_external_resources(tmp_path):
 
 def test_slices_show_the_errors(tmp_path):
     text = text_of(write_evaluation(tmp_path))
-    worst = text[text.index("<h3>ball</h3>", text.index('id="pictures"')) :]
+    worst = text[text.index('<h3><span class="named k0">ball</span></h3>', text.index('id="pictures"')) :]
     worst = worst[: worst.index("</div></figure>")].replace("<figcaption><strong>", "<strong>")
     assert "<strong>worst</strong>: shifted, Dice 0.750" in worst
     # along x the ball is in layers 1 to 4, predicted in 2 to 5: layers 1 and 5, of 2 mm, are wrong
     places = ["axial, S 4.0 mm", "coronal, A 4.0 mm", "sagittal, R 10.0 mm"]
     assert re.findall("<title>(.*?)</title>", worst) == re.findall("<figcaption>(.*?)</figcaption>", worst) == places
-    assert worst.count('class="ref" d="M') == 2  # layer 5 has no reference
-    assert worst.count('class="pred" d="M') == 3
+    assert worst.count('class="ref" d="M') == 1 + 2  # legend; layer 5 has no reference
+    assert worst.count('class="pred k0" d="M') == 1 + 3
 
 
 def test_names_are_escaped(tmp_path):
@@ -106,7 +106,7 @@ def test_unknown_voxels_are_not_drawn_as_errors(tmp_path):
     ref = RIGHT.copy()
     ref[8:] = 255  # most of the cube
     text = text_of(write_evaluation(tmp_path, {"a": (labels((1, 2, 2), (7, 9, 8)), ref)}))
-    cube = text[text.index("<h3>cube</h3>", text.index('id="pictures"')) :]
+    cube = text[text.index('<h3><span class="named k1">cube</span></h3>', text.index('id="pictures"')) :]
     assert "sagittal, R 14.0 mm" in cube  # the only known layer
     assert "Dice 1.000" in cube
 
@@ -229,7 +229,11 @@ def test_largest_structure_without_overlap_is_reviewed_first(tmp_path):
 def test_all_foreground_classes_are_listed(tmp_path):
     assert set(CASES) == {"perfect", "shifted", "missed", "invented"}
     text = text_of(write_evaluation(tmp_path))
-    assert [name for name in NAMES[1:] if f'<th scope="row">{name}</th>' in text] == NAMES[1:]
+    assert [
+        name
+        for index, name in enumerate(NAMES[1:])
+        if f'<th scope="row"><span class="named k{index}">{name}</span></th>' in text
+    ] == NAMES[1:]
 
 
 @pytest.mark.slow

@@ -23,9 +23,20 @@ def test_colors_and_codes_of_the_task_come_first():
     assert [entry["code"].get("laterality") for entry in describe_classes(table)] == [None, "left", "left"]
 
 
-def test_palette_repeats():
-    colors = colors_of(["background", *(f"c{number}" for number in range(8))])
-    assert colors[7] == colors[0] != colors[1]
+@pytest.mark.parametrize("count", [8, 41, 117])
+def test_colors_of_many_classes_are_distinct(count):
+    names = ["background", *(f"c{number}" for number in range(count))]
+    assert len(set(colors_of(names))) == count
+    given = {"c3": "#e69f00", "c5": [86, 180, 233]}  # the default colors of c0 and c1
+    colors = colors_of(names, given)
+    assert len(set(colors)) == count
+    assert colors[3] == (230, 159, 0) and colors[5] == (86, 180, 233)
+    unchanged = [number for number in range(count) if number not in (0, 1, 3, 5)]
+    assert [colors[number] for number in unchanged] == [colors_of(names)[number] for number in unchanged]
+
+
+def test_two_classes_may_be_given_the_same_color():
+    assert colors_of(NAMES, {"liver": "#000000", "lesion": [0, 0, 0]}) == [(0, 0, 0), (86, 180, 233), (0, 0, 0)]
 
 
 @pytest.mark.parametrize("color", ["red", "#12345", 7, [1, 2], [1, 2, 256], [True, 1.5, 2], None])

@@ -6,6 +6,7 @@ import threading
 import time
 from contextlib import contextmanager
 
+import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,6 +14,8 @@ from PIL import Image
 from browsers import CHROMIUMS_OWN, needs_chromium
 from runs_by_hand import CASES, RIGHT, write_evaluation, write_predictions
 from screenshots import chromium, wait_until_loaded
+from segbundle.segmentations.class_entries import class_table
+from segbundle.segmentations.nifti_labels import write_nifti_labels
 from segbundle.viewer import make_server
 
 pytestmark = needs_chromium
@@ -195,3 +198,23 @@ def test_damaged_file_is_reported_on_the_page(browser, run):
         shown = browser.find_element("id", "status").text
         assert "invented cannot be displayed" in shown
         assert "invented.nii.gz" in shown
+
+
+def test_label_map_without_scan_is_drawn_in_the_colors_of_the_file(browser, tmp_path):
+    nib.save(nib.Nifti1Image(RIGHT, np.eye(4)), tmp_path / "scan.nii")
+    table = class_table(["background", "ball", "cube"], {"ball": "#ff0000", "cube": "#0000ff"})
+    write_nifti_labels(RIGHT, tmp_path / "scan.nii", tmp_path / "labels.nii.gz", table)
+    with served(tmp_path / "labels.nii.gz") as address:
+        browser.get(address)
+        wait_until_loaded(browser)
+        choose(browser, "prediction", 1)
+        cube = picture(browser)
+        browser.execute_script("viewer.scene.crosshairPos = viewer.vox2frac([3, 3, 3]); viewer.drawScene()")
+        ball = picture(browser)
+        shown = {
+            name: browser.find_element("id", name).is_displayed() for name in ("report", "reference", "prediction")
+        }
+        legend = browser.find_element("id", "legend").text
+    assert like(cube, (0, 0, 255)) > 100 and like(ball, (255, 0, 0)) > 100
+    assert shown == {"report": False, "reference": False, "prediction": True}
+    assert legend == "ball cube"

@@ -26,6 +26,7 @@ from segbundle.cli.option_types import (
     Resume,
     Trust,
     WithKeys,
+    task_files,
 )
 from segbundle.cli.running import (
     plain_errors,
@@ -225,19 +226,41 @@ def report(
 
 @app.command()
 def view(
-    run: Annotated[Path, typer.Argument(help="Folder of an evaluation, a cross-validation or predictions.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of an evaluation, a cross-validation or predictions; or a label map (NIfTI, .seg.nrrd, DICOM "
+            "SEG, RTSTRUCT)."
+        ),
+    ],
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the web server; 0 for any free port.")] = 0,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
     dataset_dir: MovedDataset = None,
+    scan: Annotated[
+        Path | None,
+        typer.Option(help="Scan of a label map.", show_default="from predictions.json, or the DICOM series near it"),
+    ] = None,
+    config: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Task YAML with the classes of a label map; may be repeated.",
+            show_default="those in the file",
+            callback=task_files,
+        ),
+    ] = None,
+    trust: Trust = False,
 ) -> None:
     """Show the report of a run, and its scans, references and predictions in 3D, in a browser on this machine only.
 
+    A single label map is shown over its scan, with the names and colors in the file.
+
     Example: segbundle view runs/demo
     """
+    from segbundle.cli.convert import read_task_classes
     from segbundle.viewer import serve
 
     with plain_errors():
-        serve(run, port, browser, dataset_dir)
+        serve(run, port, browser, dataset_dir, scan, read_task_classes(config or [], None, trust))
 
 
 @app.command(context_settings=PASS_ON)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,13 @@ from segbundle.cli.option_types import names_in
 from segbundle.config.overlays import read_config
 from segbundle.errors import ConfigError, DataError, OutputError
 from segbundle.files.output_folders import refuse_to_replace
-from segbundle.io.geometry import Geometry, Scan
-from segbundle.io.label_maps import dicom_object, read_labels, referenced_volume
+from segbundle.io.geometry import Geometry
+from segbundle.io.label_maps import dicom_object, referenced_volume
 from segbundle.io.nifti import is_nifti
-from segbundle.io.regridding import read_labels_on
 from segbundle.io.scan_files import NIFTI_SUFFIXES, is_segmentation
 from segbundle.io.scan_writing import write_scan
 from segbundle.io.scans import read_geometry
-from segbundle.io.segments import label_values
-from segbundle.segmentations.class_entries import ClassEntry
-from segbundle.segmentations.file_classes import FileClass, classes_in_file, table_of
+from segbundle.segmentations.file_classes import classes_in_file
 from segbundle.segmentations.formats import (
     OF_DICOM,
     SUFFIXES,
@@ -35,26 +32,8 @@ from segbundle.segmentations.formats import (
     suffix_format,
     write_label_map,
 )
+from segbundle.segmentations.named_labels import TaskClasses, named_table, read_named_labels
 from segbundle.segmentations.nifti_labels import table_file
-
-
-@dataclass(frozen=True)
-class TaskClasses:
-    """Classes of the command line or of a task YAML.
-
-    Attributes:
-        names: class names, background first; empty (default) if none are given.
-        colors: `class_colors` of the task (default: none).
-        codes: `class_codes` of the task (default: none).
-
-    Example:
-        >>> TaskClasses(["background", "liver"]).colors
-        {}
-    """
-
-    names: Sequence[str] = ()
-    colors: Mapping[str, Any] = field(default_factory=dict)
-    codes: Mapping[str, Any] = field(default_factory=dict)
 
 
 def convert(
@@ -139,69 +118,14 @@ def _convert_labels(
             )
         check_scan(like, [kind])
     found = classes_in_file(source)
-    table = _table(source, classes, found)
+    table = named_table(source, found, classes)
     _refuse_to_replace(output, kind, bool(table))
-    by_name = dicom_kind is not None or is_segmentation(source.name)  # reading gives segments the values of the classes
-    names = ["background", *(entry.name for entry in table)] if by_name and table else []
-    if like is None:
-        label = read_labels(source, names, allow_uneven=allow_uneven)
-    else:
-        label = read_labels_on(source, names, read_geometry(like, allow_uneven), allow_uneven)
-    _check_labels(label)
-    if found and not by_name:
-        label = replace(label, array=_renumbered(label, found, table))
-    _check_values(label, table)
+    grid = None if like is None else read_geometry(like, allow_uneven)
+    label = read_named_labels(source, found, table, grid, allow_uneven)
     reference = like or (source if is_nifti(source) else replace(label.geometry, channels=1))
     write_label_map(np.asfortranarray(label.array[0]), reference, output, kind, table)
     shown = f", {len(table)} classes: {', '.join(entry.name for entry in table)}" if table else ""
     return f"{output}: label map, {_size(label.geometry)}{shown}"
-
-
-def _table(source: Path, classes: TaskClasses, found: Sequence[FileClass]) -> list[ClassEntry]:
-    """Return the classes of the output; empty if they have no names."""
-    if classes.names:
-        return table_of(found, classes.names, classes.colors, classes.codes)
-    names = [entry.name for entry in found]
-    twice = next((name for name in names if name and names.count(name) > 1), None)
-    if twice is not None or not all(names):
-        problem = f"two segments are named {twice!r}" if twice else "a segment has no name"
-        raise DataError(f"{source}: {problem}. Rename the segments.")
-    return table_of(found) if found else []
-
-
-def _check_labels(label: Scan) -> None:
-    if len(label.array) != 1:
-        raise DataError(f"{label.path}: has {len(label.array)} channels; a label map has one. Convert each by itself.")
-    if not np.issubdtype(label.array.dtype, np.integer):
-        raise DataError(f"{label.path}: its values are not integers, so it is not a label map. Convert it to .nii.gz.")
-
-
-def _renumbered(label: Scan, found: Sequence[FileClass], table: Sequence[ClassEntry]) -> np.ndarray:
-    """Return the voxels of a label map with the label values of the classes that its own table names."""
-    names = ["background", *(entry.name for entry in table)]
-    values = label_values(label.path, {entry.number: entry.name for entry in found if entry.name}, names)
-    if all(old == new for old, new in values.items()):
-        return label.array
-    unnamed = set(np.unique(label.array).tolist()) - {0, *values}
-    if unnamed:
-        raise DataError(
-            f"{label.path}: contains the label value {min(unnamed)}, which its table of labels does not name. Correct "
-            "the table or the label map."
-        )
-    result = np.zeros_like(label.array)
-    for old, new in values.items():
-        result[label.array == old] = new
-    return result
-
-
-def _check_values(label: Scan, table: Sequence[ClassEntry]) -> None:
-    """Raise an error for label values without a class, if the classes are known."""
-    unknown = sorted(set(np.unique(label.array).tolist()) - set(range(len(table) + 1))) if table else []
-    if unknown:
-        raise DataError(
-            f"{label.path}: contains the label value {unknown[0]}, but its {len(table)} classes have the values 1 to "
-            f"{len(table)}. Correct the class names or the label map."
-        )
 
 
 def _refuse_to_replace(output: Path, kind: str, with_table: bool) -> None:

@@ -147,6 +147,7 @@ def strip_plot(
     one: str = "case",
     differences: bool = False,
     logarithmic: bool = False,
+    styles: Mapping[str, str] | None = None,
 ) -> Figure:
     """Return a strip plot with one row per group: values as dots, quartiles as a box, the median as a line.
 
@@ -161,6 +162,7 @@ def strip_plot(
         one: singular noun for the caption that names what a dot represents. Default: "case".
         differences: whether values are differences. The axis then includes 0, marked by a line. Default: False.
         logarithmic: whether the axis is logarithmic; all values must then be positive. Default: False.
+        styles: CSS class of the dots by name of the group, for groups with a color. Default: none.
 
     Example:
         >>> plot = strip_plot("Dice per class", "Dice", {"liver": [Point("case_1", 0.9), Point("case_2", 0.8)]})
@@ -179,7 +181,8 @@ def strip_plot(
     if differences:
         drawing.line(drawing.x(0), drawing.top, drawing.x(0), drawing.height - drawing.bottom, "limit")
     all_dots = len(values) <= _MAX_DOTS
-    for index, (name, points) in enumerate(zip(names, groups.values(), strict=True)):
+    kinds = [f"dot {(styles or {}).get(name, '')}".rstrip() for name in groups]
+    for index, (name, kind, points) in enumerate(zip(names, kinds, groups.values(), strict=True)):
         middle = drawing.top + row * (index + 1) - 14
         drawing.text(0, middle - 16, name if points else f"{name}: none", "start")
         if not points:
@@ -198,12 +201,12 @@ def strip_plot(
             points = [point for point in points if not first - reach <= point.value <= third + reach]
         for number, point in enumerate(points):
             jitter = 16 * ((number * _GOLDEN_RATIO) % 1 - 0.5)
-            drawing.dot(drawing.x(point.value), middle + jitter, f"{point.case}: {point.value:.4g}")
+            drawing.dot(drawing.x(point.value), middle + jitter, f"{point.case}: {point.value:.4g}", kind)
     outliers = "" if all_dots else " more than 1.5 interquartile ranges beyond the quartiles"
     return Figure(drawing.svg(title), f"Each dot is a {one}{outliers}; boxes show quartiles and medians.")
 
 
-def bland_altman(title: str, points: Sequence[Point]) -> Figure:
+def bland_altman(title: str, points: Sequence[Point], style: str = "") -> Figure:
     """Return a Bland-Altman plot of volumes: difference between prediction and reference over their mean.
 
     Lines show the mean difference and, for three or more cases, the 95% limits of agreement: mean ± 1.96 standard
@@ -213,6 +216,7 @@ def bland_altman(title: str, points: Sequence[Point]) -> Figure:
         title: description for screen readers.
         points: one per case, at least one. `at` is the mean of the two volumes in ml, and `value` is the predicted
             volume minus the reference volume in ml.
+        style: CSS class of the dots. Default: none.
 
     Example:
         >>> bland_altman("Volumes", [Point("a", 1.0, 10.0), Point("b", 2.0, 10.0), Point("c", 3.0, 10.0)]).caption
@@ -235,27 +239,32 @@ def bland_altman(title: str, points: Sequence[Point]) -> Figure:
     for value, kind in ((0.0, "zero"), (bias, "median"), *((limit, "limit") for limit in limits)):
         drawing.line(drawing.left, drawing.y(value), drawing.width - drawing.right, drawing.y(value), kind)
     for point in points:
-        drawing.dot(drawing.x(point.at), drawing.y(point.value), f"{point.case}: {point.value:+.4g} ml")
+        drawing.dot(
+            drawing.x(point.at), drawing.y(point.value), f"{point.case}: {point.value:+.4g} ml", f"dot {style}".rstrip()
+        )
     caption = f"Mean difference {_short(_to_three_digits(bias))} ml"
     if limits:
         caption += f", limits of agreement {' to '.join(_short(_to_three_digits(limit)) for limit in limits)} ml"
     return Figure(drawing.svg(title), f"{caption}, {len(points)} {'case' if len(points) == 1 else 'cases'}.")
 
 
-def curves(label: str, lines: Sequence[Line]) -> Markup:
+def curves(label: str, lines: Sequence[Line], colors: Mapping[str, str] | None = None) -> Markup:
     """Return a chart of curves over epochs, in which each key has its own color and dash pattern.
 
     Args:
         label: label of the y axis.
         lines: one or more curves, each with at least one value. A curve with an empty key has no legend entry. With
-            more than 21 keys, the legend is omitted, and all curves have the same style.
+            more than 21 keys, the legend is omitted, and all curves without `colors` have the same style.
+        colors: CSS class that sets the color of a curve, by key. Default: a built-in sequence of colors.
 
     Example:
         >>> "<title>loss over epochs</title>" in curves("loss", [Line("", "", [(1, 0.9), (2, 0.5)])])
         True
     """
     keys = list(dict.fromkeys(line.key for line in lines))
-    keys = keys if len(keys) <= _MAX_STYLES else [""]
+    styles = {key: f"{(colors or {}).get(key) or f'c{number % 7}'} d{number % 3}" for number, key in enumerate(keys)}
+    if len(keys) > _MAX_STYLES:
+        keys, styles = [""], dict(colors or {})
     shown = [key for key in keys if key]
     xs = [x for line in lines for x, _ in line.values]
     ys = [y for line in lines for _, y in line.values]
@@ -269,7 +278,6 @@ def curves(label: str, lines: Sequence[Line]) -> Markup:
     for tick in _ticks(*drawing.x_range):
         drawing.text(drawing.x(tick), below + 14, _short(tick))
     drawing.text((drawing.left + drawing.width - drawing.right) / 2, below + 28, "epoch")
-    styles = {key: f"c{number % 7} d{number % 3}" for number, key in enumerate(keys)}
     for line in lines:
         coordinates = " ".join(f"{drawing.x(x):.1f},{drawing.y(y):.1f}" for x, y in line.values)
         style, tooltip = styles.get(line.key, ""), f"<title>{escape(line.title or label)}</title>"

@@ -8,7 +8,8 @@ from typing import Any
 
 from segbundle.errors import ConfigError, OutputError
 from segbundle.files import run_files
-from segbundle.segmentations.class_entries import COLORS, Rgb, colors_of
+from segbundle.segmentations.class_entries import colors_of
+from segbundle.segmentations.palette import COLORS, Rgb
 
 _NUM_DASH_PATTERNS = 3
 
@@ -35,10 +36,36 @@ def colors_of_run(folder: str | Path, made_by: Mapping[str, Any], class_names: S
         raise OutputError(f"{Path(folder) / run_files.RUN_FILE}: {error}") from error
 
 
+def color_class(index: int) -> str:
+    """Return the CSS class that sets the color of a segmentation class on a page (see `css`).
+
+    Args:
+        index: label value of the class, from 1.
+
+    Example:
+        >>> color_class(1)
+        'k0'
+    """
+    return f"k{index - 1}"
+
+
+def color_classes(class_names: Sequence[str]) -> dict[str, str]:
+    """Return the CSS class that sets the color of each segmentation class on a page, by name.
+
+    Args:
+        class_names: names of the foreground classes, in the order of their label values.
+
+    Example:
+        >>> color_classes(["liver", "lesion"])
+        {'liver': 'k0', 'lesion': 'k1'}
+    """
+    return {name: color_class(index) for index, name in enumerate(class_names, 1)}
+
+
 def style_of(index: int) -> str:
     """Return the CSS classes of the contour of a segmentation class: one for its color, one for its dash pattern.
 
-    The dash pattern distinguishes classes to which the default palette gives the same color.
+    The dash pattern helps to distinguish similar colors of many classes.
 
     Args:
         index: label value of the class, from 1.
@@ -50,17 +77,20 @@ def style_of(index: int) -> str:
         >>> style_of(1), style_of(8)
         ('k0 d0', 'k7 d1')
     """
-    return f"k{index - 1} d{(index - 1) // len(COLORS) % _NUM_DASH_PATTERNS}"
+    return f"{color_class(index)} d{(index - 1) // len(COLORS) % _NUM_DASH_PATTERNS}"
 
 
 def css(colors: Sequence[Rgb] = COLORS) -> str:
-    """Return CSS rules for the color classes that `style_of` returns. The dash patterns are in `report.css`.
+    """Return CSS rules that set the variable `--color` for the CSS classes of `color_class`.
+
+    `report.css` uses the variable for contours, dots, curves and the squares beside class names.
 
     Args:
         colors: color of each foreground class. Default: the palette.
 
     Example:
-        >>> css()[:25]
-        '.k0{stroke:rgb(230,159,0)'
+        >>> css()[:27]
+        '.k0{--color:rgb(230,159,0)}'
     """
-    return "".join(f".k{index}{{stroke:rgb{color}}}".replace(" ", "") for index, color in enumerate(map(tuple, colors)))
+    rules = (f".{color_class(index)}{{--color:rgb{tuple(color)}}}" for index, color in enumerate(colors, 1))
+    return "".join(rules).replace(" ", "")

@@ -17,6 +17,7 @@ from segbundle.files.output_folders import refuse_to_replace
 from segbundle.report.caveats import caveats, few
 from segbundle.report.changes import pictures_of_changes
 from segbundle.report.charts import Point, strip_plot
+from segbundle.report.colors import color_classes, colors_of_run
 from segbundle.report.rendering import LABELS, as_yaml, number, render, signed
 from segbundle.results.case_files import refuse_if_moved
 from segbundle.results.runs import Run, read_run
@@ -159,6 +160,8 @@ def signed_rank_test(differences: Sequence[float]) -> float | None:
 def write_comparison(folders: Sequence[str | Path], output: str | Path, dataset_dir: str | Path | None = None) -> Path:
     """Write an HTML page that compares runs with a baseline, case by case.
 
+    Classes have the colors of the baseline.
+
     Args:
         folders: folders of two or more evaluations, cross-validations or training runs; the first is the baseline.
         output: path of the page.
@@ -194,6 +197,8 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path, dataset_
     names = _distinct_names(runs)
     text = render(
         "comparison.html",
+        colors_of_run(runs[0].folder, runs[0].made_by, runs[0].class_names),
+        class_colors=color_classes(runs[0].class_names),
         title=f"Comparison of {' and '.join(names)}",
         **_runs_in_page(runs, names, classes, common),
         **_changes_in_page(runs, names, classes, common),
@@ -332,7 +337,8 @@ def _compare(
         if pairing.measure is DICE
     }
     label = f"Dice of {name} − Dice of {first_name}"
-    strip = strip_plot(f"{label} per class", label, points, differences=True) if points else None
+    styles = color_classes(first.class_names)
+    strip = strip_plot(f"{label} per class", label, points, differences=True, styles=styles) if points else None
     return {"name": name, "pairings": pairings, "strip": strip}
 
 

@@ -13,6 +13,7 @@ from segbundle.files.output_folders import refuse_to_replace
 from segbundle.metrics import Status
 from segbundle.report.caveats import caveats, few
 from segbundle.report.charts import Figure, Point, bland_altman, strip_plot
+from segbundle.report.colors import color_classes, colors_of_run
 from segbundle.report.gallery import farthest, gallery, worst_first
 from segbundle.report.rendering import LABELS, as_yaml, number, render
 from segbundle.report.trainings import drawn, read_curves, unfinished
@@ -81,8 +82,8 @@ def _page(run: Run) -> str:
     anchors = {
         (case["case"], case["name"]): case["anchor"] for group in pictures for case in group["cases"] if case["slices"]
     }
-    curves = read_curves(run)
-    volumes, trained = _volumes(run), drawn(curves)
+    curves, class_colors = read_curves(run), color_classes(run.class_names)
+    volumes, trained = _volumes(run), drawn(curves, class_colors)
     sections = {
         "summary": "Per class",
         "distribution": "Distribution",
@@ -94,6 +95,8 @@ def _page(run: Run) -> str:
     }
     return render(
         "report.html",
+        colors_of_run(run.folder, run.made_by, run.class_names),
+        class_colors=class_colors,
         title=f"Scores: {short_name(run.folder)}",
         summary=run.summary,
         classes=run.summary["classes"],
@@ -172,13 +175,14 @@ def _strips(run: Run) -> list[Figure]:
             for name in run.class_names
         }
         if any(groups.values()):
-            found.append(strip_plot(f"{label} of every case per class", label, groups))
+            title = f"{label} of every case per class"
+            found.append(strip_plot(title, label, groups, styles=color_classes(run.class_names)))
     return found
 
 
 def _volumes(run: Run) -> list[dict[str, Any]]:
     found = []
-    for name in run.class_names:
+    for name, style in color_classes(run.class_names).items():
         pairs = [(row.case, row.volume_pred_ml, row.volume_ref_ml) for row in run.rows_of(name) if row.dice is not None]
         points = [
             Point(case, pred - ref, (pred + ref) / 2)
@@ -186,5 +190,5 @@ def _volumes(run: Run) -> list[dict[str, Any]]:
             if pred is not None and ref is not None
         ]
         if points:
-            found.append({"name": name, "plot": bland_altman(f"Volume differences of {name}", points)})
+            found.append({"name": name, "plot": bland_altman(f"Volume differences of {name}", points, style)})
     return found

@@ -9,7 +9,7 @@ import torch
 from monai.data import MetaTensor
 
 from segbundle.classes import IGNORE_INDEX
-from segbundle.segmentations.class_entries import COLORS, Rgb
+from segbundle.segmentations.palette import COLORS, Rgb
 
 _OPACITY = 0.5
 _GAP = 2

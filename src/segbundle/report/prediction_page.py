@@ -18,7 +18,7 @@ from segbundle.files import run_files
 from segbundle.files.atomic import write_text
 from segbundle.files.output_folders import refuse_to_replace
 from segbundle.report.charts import Figure, Point, strip_plot
-from segbundle.report.colors import colors_of_run, style_of
+from segbundle.report.colors import color_classes, colors_of_run, style_of
 from segbundle.report.measurements import measure, write_measurements
 from segbundle.report.rendering import as_yaml, number, render, room_for_pictures
 from segbundle.report.slices import CaseVolumes, overview_slices, where_to_look
@@ -127,6 +127,7 @@ def _page(
     return render(
         "prediction.html",
         colors_of_run(given.folder, given.made_by, names),
+        class_colors=color_classes(names),
         title=f"Predictions: {short_name(given.folder)}",
         num_scans=len(given.files),
         failed=found.failed,
@@ -244,13 +245,12 @@ def _differs_from_training(found: _Measured, expected: Expectations) -> bool:
 def _summaries(
     found: Sequence[Structure], expected: Expectations, class_names: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    for index, name in enumerate(class_names, 1):
+    for name in class_names:
         volumes = sorted(one.volume_ml for one in found if one.name == name and one.volume_ml > 0)
         usual = expected.of_class(name)
         spread = usual.volume_ml if usual else None
         yield {
             "name": name,
-            "style": style_of(index),
             "found": len(volumes),
             "median": statistics.median(volumes) if volumes else None,
             "range": [volumes[0], volumes[-1]] if volumes else [None],
@@ -265,9 +265,11 @@ def _summaries(
 def _strip(found: Sequence[Structure], expected: Expectations, class_names: Sequence[str]) -> Figure | None:
     """Return the strip plot of the volumes, with the training cases below the scans of each class."""
     groups: dict[str, Sequence[Point]] = {}
-    for name in class_names:
+    styles: dict[str, str] = {}
+    for name, style in color_classes(class_names).items():
         points = [Point(one.case, one.volume_ml) for one in found if one.name == name and one.volume_ml > 0]
         usual = expected.of_training.get(name)
+        styles |= {name: style, f"{name}, training": style}
         spread = None if usual is None else usual.volume_ml
         if points or spread:
             groups[name] = points
@@ -277,7 +279,7 @@ def _strip(found: Sequence[Structure], expected: Expectations, class_names: Sequ
         return None
     return strip_plot(
         "Volumes of every scan per class", "volume (ml, logarithmic)", groups, one="scan or a training case",
-        logarithmic=True,
+        logarithmic=True, styles=styles,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from segbundle.metrics import Status
 from segbundle.report.colors import css
-from segbundle.segmentations.class_entries import Rgb
+from segbundle.segmentations.palette import Rgb
 from segbundle.terminal import counted
 
 _T = TypeVar("_T")

@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 from segbundle.errors import DataError
 from segbundle.io.label_maps import read_labels
 from segbundle.io.scans import Geometry, Scan, read_scan
-from segbundle.report.colors import style_of
+from segbundle.report.colors import color_class, style_of
 from segbundle.results.case_files import CaseFiles
 
 _MARGIN_MM = 12.0
@@ -158,7 +158,7 @@ def worst_slices(volumes: CaseVolumes, index: int) -> Iterator[Markup]:
 
     If there are no wrong voxels, the slice with the most voxels of the class is shown. Voxels of unknown class are
     ignored. Slices are cropped to the extent of the class in the whole volume, with a margin. The contours of reference
-    and prediction have the CSS classes `ref` and `pred`.
+    and prediction have the CSS classes `ref` and `pred`, and that of the prediction the color of the class.
 
     Args:
         volumes: volumes of the case.
@@ -182,7 +182,7 @@ def worst_slices(volumes: CaseVolumes, index: int) -> Iterator[Markup]:
     counted = errors if errors.any() else union
     positions = [_argmax(counted.sum(axis=_other_axes(axis))) for axis in range(3)]
     for picked, spacing, title, letters in _planes(volumes, positions, union):
-        outlines = [("ref", reference[picked]), ("pred", prediction[picked])]
+        outlines = [("ref", reference[picked]), (f"pred {color_class(index)}", prediction[picked])]
         yield _draw(volumes.scan[picked], volumes.window, outlines, spacing, title, letters)
 
 
@@ -190,7 +190,7 @@ def changed_slices(volumes: CaseVolumes, index: int, other: np.ndarray) -> Itera
     """Yield for each of the three planes the slice in which two predictions of a class differ in the most voxels.
 
     Voxels of unknown class are ignored. The contours of the reference, the first prediction and the second prediction
-    have the CSS classes `ref`, `pred` and `other`.
+    have the CSS classes `ref`, `pred` and `other`, and those of the predictions the color of the class.
 
     Args:
         volumes: volumes of the case, with the first prediction.
@@ -214,7 +214,8 @@ def changed_slices(volumes: CaseVolumes, index: int, other: np.ndarray) -> Itera
         return
     positions = [_argmax(changed.sum(axis=_other_axes(axis))) for axis in range(3)]
     for picked, spacing, title, letters in _planes(volumes, positions, reference | before | after):
-        outlines = [("ref", reference[picked]), ("pred", before[picked]), ("other", after[picked])]
+        color = color_class(index)
+        outlines = [("ref", reference[picked]), (f"pred {color}", before[picked]), (f"other {color}", after[picked])]
         yield _draw(volumes.scan[picked], volumes.window, outlines, spacing, title, letters)
 
 

@@ -12,10 +12,11 @@ from segbundle.results.runs import Run
 
 Curves = dict[str, list[tuple[float, float]]]
 """TensorBoard scalars of one training run by tag, each a list of (epoch, value)."""
+_PER_CLASS = "validation/dice/"
 _CHARTS = (
     ("train/loss", "loss"),
     ("validation/mean_dice", "validation mean Dice"),
-    ("validation/dice/", "validation Dice per class"),
+    (_PER_CLASS, "validation Dice per class"),
     ("train/learning_rate", "learning rate"),
 )
 """Tag or prefix of tags, and the label of the chart."""
@@ -49,13 +50,14 @@ def _read_scalars(folder: Path) -> Curves:
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def drawn(trainings: Mapping[str, Curves]) -> list[Markup]:
+def drawn(trainings: Mapping[str, Curves], class_colors: Mapping[str, str] | None = None) -> list[Markup]:
     """Return SVG charts of the loss, the validation Dice (mean and per class) and the learning rate over epochs.
 
     Each fold has its own color. In the chart per class, each class has its own color, the same in all folds.
 
     Args:
         trainings: scalars from `read_curves`.
+        class_colors: CSS class that sets the color of each class, by name. Default: a built-in sequence of colors.
 
     Returns:
         one SVG per chart. Charts without values are left out.
@@ -73,7 +75,7 @@ def drawn(trainings: Mapping[str, Curves]) -> list[Markup]:
             if tag.startswith(prefix) and values
         ]
         if lines:
-            charts.append(curves(label, lines))
+            charts.append(curves(label, lines, class_colors if prefix == _PER_CLASS else None))
     return charts
 
 

@@ -9,11 +9,9 @@ from typing import Any
 
 from segbundle.classes import Classes
 from segbundle.errors import ConfigError, suggestion
+from segbundle.segmentations.palette import Rgb, palette
 from segbundle.segmentations.snomed import SIDES, ClassCode, Code, find_code
 
-COLORS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
-"""Default RGB of the foreground classes, repeated cyclically; safe for color-blind readers (Wong, Nature Methods
-2011)."""
 OWN_SCHEME = "99SEGBUNDLE"
 """Coding scheme of classes without another code: the code is the class name. DICOM reserves 99 for private schemes."""
 _HEX = re.compile(r"(?:#|::)?([0-9a-fA-F]{6})")
@@ -21,7 +19,6 @@ _HEX = re.compile(r"(?:#|::)?([0-9a-fA-F]{6})")
 _CODE_KEYS = ("scheme", "value", "meaning", "laterality")
 MAX_CODE, MAX_MEANING = 16, 64
 """Maximum length of a code and of its meaning in DICOM."""
-Rgb = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,8 @@ def colors_of(class_names: Sequence[str], class_colors: Mapping[str, Any] | None
 
     Args:
         class_names: class names, background first.
-        class_colors: see `class_table`. A class without a color has that of `COLORS`, repeated cyclically.
+        class_colors: see `class_table`. A class without a color has that of its label value in the palette, or the
+            next unused color of the palette if another class was given it.
 
     Raises:
         ConfigError: a name is not that of a foreground class, or a color is not valid.
@@ -95,12 +93,13 @@ def colors_of(class_names: Sequence[str], class_colors: Mapping[str, Any] | None
         >>> colors_of(["background", "liver", "lesion"], {"liver": [170, 51, 17]})
         [(170, 51, 17), (86, 180, 233)]
     """
-    names, given = [str(name) for name in class_names[1:]], class_colors or {}
-    _check_names("class_colors", given, names)
-    return [
-        _read_color(name, given[name]) if name in given else COLORS[index % len(COLORS)]
-        for index, name in enumerate(names)
-    ]
+    names = [str(name) for name in class_names[1:]]
+    _check_names("class_colors", class_colors or {}, names)
+    given = {str(name): _read_color(str(name), value) for name, value in (class_colors or {}).items()}
+    colors = palette(2 * len(names))
+    unused = (color for color in colors[len(names) :] if color not in given.values())
+    defaults = [color if color not in given.values() else None for color in colors[: len(names)]]
+    return [given.get(name) or color or next(unused) for name, color in zip(names, defaults, strict=True)]
 
 
 def code_of(name: str) -> ClassCode:

@@ -20,16 +20,13 @@ from segbundle.io.scan_files import is_segmentation
 from segbundle.io.scans import unreadable
 from segbundle.io.segments import find_class
 from segbundle.io.structure_sets import RTSTRUCT
-from segbundle.segmentations.class_entries import MAX_CODE, MAX_MEANING, OWN_SCHEME, ClassEntry, Rgb, class_table
+from segbundle.segmentations.class_entries import MAX_CODE, MAX_MEANING, OWN_SCHEME, ClassEntry, class_table
 from segbundle.segmentations.nifti_labels import EXTENSION_CODES, table_file
+from segbundle.segmentations.palette import TO_RGB, WHITE, Rgb
 from segbundle.segmentations.snomed import find_code
 
 _TERMINOLOGY = re.compile(r"TerminologyEntry:([^|]*)")
 _TABLE = re.compile(rb"<LabelTable>.*</LabelTable>", re.DOTALL)
-_WHITE = (0.95047, 1.0, 1.08883)
-"""XYZ of the white point D65."""
-_TO_RGB = np.array([[3.2406, -1.5372, -0.4986], [-0.9689, 1.8758, 0.0415], [0.0557, -0.2040, 1.0570]])
-"""Matrix from XYZ to linear sRGB."""
 
 
 @dataclass(frozen=True)
@@ -188,8 +185,8 @@ def rgb_of_lab(values: Sequence[int]) -> Rgb:
     light, a, b = values[0] * 100 / 65535, values[1] * 255 / 65535 - 128, values[2] * 255 / 65535 - 128
     y = (light + 16) / 116
     roots = np.array([y + a / 500, y, y - b / 200])
-    xyz = np.where(roots > 6 / 29, roots**3, (roots - 16 / 116) / 7.787) * _WHITE
-    linear = np.clip(_TO_RGB @ xyz, 0, 1)
+    xyz = np.where(roots > 6 / 29, roots**3, (roots - 16 / 116) / 7.787) * WHITE
+    linear = np.clip(TO_RGB @ xyz, 0, 1)
     return _rgb(255 * np.where(linear > 0.0031308, 1.055 * linear ** (1 / 2.4) - 0.055, 12.92 * linear))
 
 

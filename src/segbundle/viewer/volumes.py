@@ -55,7 +55,7 @@ def nifti_volume(case: ShownCase, name: str, class_names: Sequence[str]) -> byte
     if name == "errors":
         return _error_map(case, class_names)
     scan = _read(case, name, class_names)
-    return _to_nifti(_class_map(scan, len(class_names)), scan)
+    return to_nifti(_class_map(scan, len(class_names)), scan)
 
 
 def _scan(path: str) -> bytes:
@@ -64,7 +64,7 @@ def _scan(path: str) -> bytes:
         return Path(path).read_bytes()
     scan = read_scan(path, None, allow_uneven=True)
     array = scan.array[0]
-    return _to_nifti(array if array.dtype in _BROWSER_TYPES else array.astype(np.float32), scan)
+    return to_nifti(array if array.dtype in _BROWSER_TYPES else array.astype(np.float32), scan)
 
 
 def _is_browser_readable(path: str) -> bool:
@@ -101,7 +101,7 @@ def _error_map(case: ShownCase, class_names: Sequence[str]) -> bytes:
         known &= values != case.ignore_label
     ref, pred = (_class_map(scan, num_classes, case.unannotated) for scan in (reference, prediction))
     errors = known & (ref != pred)
-    return _to_nifti(errors * np.where(ref > 0, _MISSED, _FALSE_POSITIVE), prediction)
+    return to_nifti(errors * np.where(ref > 0, _MISSED, _FALSE_POSITIVE), prediction)
 
 
 def _class_map(scan: Scan, num_classes: int, unannotated: Sequence[int] = ()) -> np.ndarray:
@@ -111,6 +111,17 @@ def _class_map(scan: Scan, num_classes: int, unannotated: Sequence[int] = ()) ->
     return np.where(np.isin(labels, unannotated), 0, labels) if unannotated else labels
 
 
-def _to_nifti(array: np.ndarray, scan: Scan) -> bytes:
-    """Return voxels as gzipped NIfTI; its header has the affine of the scan and no other information."""
+def to_nifti(array: np.ndarray, scan: Scan) -> bytes:
+    """Return voxels as gzipped NIfTI; its header has the affine of the scan and no other information.
+
+    Args:
+        array: voxels (X, Y, Z).
+        scan: scan with the geometry of the voxels.
+
+    Example:
+        >>> from segbundle.io.scans import Geometry
+        >>> scan = Scan(np.ones((1, 4, 3, 2), np.uint8), Geometry((4, 3, 2), np.eye(4)), Path("a.nii"))
+        >>> nib.Nifti1Image.from_bytes(gzip.decompress(to_nifti(scan.array[0], scan))).shape
+        (4, 3, 2)
+    """
     return gzip.compress(nib.Nifti1Image(array, scan.geometry.affine).to_bytes(), _FAST)

@@ -5,6 +5,7 @@
   const LABELS = 1002; // NIfTI intent code of label maps
   const viewer = new niivue.Niivue({
     backColor: [0.05, 0.06, 0.08, 1], crosshairColor: [1, 1, 1, 0.6], crosshairWidth: 0.4, crosshairWidthUnit: "percent",
+    fontColor: [1, 1, 1, 1],
     show3Dcrosshair: true, isResizeCanvas: true, showAllOrientationMarkers: true, multiplanarPadPixels: 12,
     isRadiologicalConvention: true, sagittalNoseLeft: true, // as in the report
   });
@@ -18,7 +19,7 @@
     get("place").textContent = `${position.join(", ")} mm${scan ? `: ${Number(scan.value).toPrecision(4)}` : ""}.`;
   };
 
-  const { cases, classes, errors, window: shown } = await (await fetch("/cases.json")).json();
+  const { cases, classes, errors, window: shown, report } = await (await fetch("/cases.json")).json();
   const [select, view, outline] = [get("case"), get("view"), get("outline")];
   cases.forEach((one, index) => select.add(new Option(one.label, index)));
 
@@ -44,6 +45,12 @@
     return map;
   }
 
+  // A single label map has no report, and predictions have no reference.
+  get("report").hidden = !report;
+  if (!report) get("predicted").textContent = "Labels";
+  for (const name of layers) get(name).parentElement.hidden = !cases.some((one) => one.volumes.includes(name));
+  get("both").hidden = get("reference").parentElement.hidden;
+
   get("legend").replaceChildren(...legend(classes));
   get("wrong").append(...legend(errors));
 
@@ -52,7 +59,7 @@
   }
 
   function show() {
-    for (const name of layers.filter((layer) => indexOf(layer) > 0)) {
+    for (const name of layers.filter((layer) => indexOf(layer) >= 0)) {
       const opacity = Number(get(name).value);
       // NiiVue outlines every label map, even if it is transparent.
       const outlined = outline.checked && name !== "errors" && opacity > 0;
@@ -81,7 +88,7 @@
       url: `/volumes/${number}/${name}.nii.gz`, name: `${name}.nii.gz`, colormap: "gray",
       ...(name === "scan" && shown ? { cal_min: shown[0], cal_max: shown[1] } : {}),
     })));
-    for (const name of names.filter((each) => indexOf(each) > 0)) {
+    for (const name of names.filter((each) => each !== "scan")) {
       viewer.volumes[indexOf(name)].setColormapLabel(colorMap(name === "errors" ? errors : classes));
     }
     viewer.updateGLVolume();

@@ -9,6 +9,7 @@ from typing import Any
 
 from segbundle.config.from_settings import from_settings
 from segbundle.datasets.case import Case, name_problems
+from segbundle.datasets.case_pseudonyms import hide_names_below, named_by_pseudonym
 from segbundle.datasets.cases import load_cases, refuse, refuse_cases
 from segbundle.datasets.description import read_description
 from segbundle.datasets.description_file import find_description
@@ -35,6 +36,8 @@ def labeled_data(
     num_folds: int = DEFAULT_NUM_FOLDS,
     split_seed: int = 0,
     data_list_key: str = "training",
+    case_names: str = "path",
+    output_dir: str | Path | None = None,
 ) -> list[dict[str, Any]]:
     """Return a MONAI datalist of the labeled cases for training, validation or evaluation.
 
@@ -49,6 +52,8 @@ def labeled_data(
             `segbundle.datasets.folds`.
         split_seed: seed of the random split (default 0). The same cases and seed give the same split everywhere.
         data_list_key: list of the dataset, `training` (default) or `test`.
+        case_names: see `find_scans`. Default: `path`.
+        output_dir: see `find_scans`.
 
     Returns:
         entries with `case`, `image`, `label` and `annotated` (one bool per class), sorted by name; also with
@@ -73,6 +78,8 @@ def labeled_data(
     """
     if section not in ("training", "validation", "all"):
         raise ConfigError(f"section is {section!r}{suggestion(section, ('training', 'validation', 'all'))}")
+    if hidden_in := output_dir if case_names == "pseudonym" else None:
+        hide_names_below([dataset_dir], hidden_in)
     check_class_names(dataset_dir, class_names)
     folder = Path(dataset_dir)
     listed, validation = _labeled(folder, data_list_key)
@@ -89,7 +96,8 @@ def labeled_data(
     refuse_cases(cases)
     ignore_label = described_labels(folder).ignore_label
     unknown = {} if ignore_label is None else {"ignore_label": ignore_label}
-    return [{**case.item(class_names), **unknown} for case in sorted(cases, key=lambda case: case.name)]
+    items = [{**case.item(class_names), **unknown} for case in sorted(cases, key=lambda case: case.name)]
+    return named_by_pseudonym(items, hidden_in) if hidden_in else items
 
 
 def num_folds_of(dataset_dir: str | Path, num_folds: int, data_list_key: str = "training") -> int:

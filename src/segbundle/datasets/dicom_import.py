@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from segbundle.datasets.case_pseudonyms import hide_names_below
 from segbundle.datasets.export_search import LeftOutError, Volume, search_export
 from segbundle.datasets.folders import escaped
 from segbundle.datasets.segment_classes import chosen_segments, union_of_names, values_of
@@ -16,11 +17,13 @@ from segbundle.files.atomic import lock_folder, make_folder, remove_partial, wri
 from segbundle.files.documents import read_json
 from segbundle.files.hashing import hash_values
 from segbundle.files.output_folders import OutputFolder, claim
+from segbundle.files.pseudonyms import Pseudonyms
 from segbundle.io.geometry import Geometry
 from segbundle.io.scan_writing import write_scan
 from segbundle.io.scans import read_geometry, write_segmentation
 from segbundle.io.segment_files import add_segments
 from segbundle.io.segments import LabelGrid, find_class
+from segbundle.masking import hide
 from segbundle.segmentations.class_entries import class_table
 from segbundle.segmentations.nifti_labels import label_extensions
 from segbundle.terminal import counted
@@ -100,7 +103,7 @@ def import_dataset(
     series: Sequence[str] = (),
     class_names: Sequence[str] = (),
     unlabeled: bool = False,
-    named_by_path: bool = False,
+    case_names: str = "hash",
 ) -> ImportResult:
     """Make a dataset in the layout of the Decathlon from a DICOM export, or continue a stopped import.
 
@@ -114,7 +117,8 @@ def import_dataset(
         series: see `scans_in_folders`. Default: CT, MR and PT.
         class_names: class names to choose and order, background first. Default: the names of all segments.
         unlabeled: whether volumes without segmentation become test cases in `imagesTs` (default False).
-        named_by_path: see `search_export` (default False).
+        case_names: `hash` (default), `path` or `pseudonym`, see `search_export`. With `pseudonym`, names of files and
+            folders are also hidden in later messages.
 
     Raises:
         DataError: the export contains no DICOM files, or there are too many classes.
@@ -124,10 +128,15 @@ def import_dataset(
         >>> import_dataset("/data/export", "datasets/liver")  # doctest: +SKIP
     """
     export, folder = Path(export), _claimed(dataset)
-    volumes = search_export(export, series, named_by_path)
+    salt = Pseudonyms(folder.folder) if case_names == "pseudonym" else None
+    if salt is not None:
+        hide_names_below([export], dataset)
+    volumes = search_export(export, series, case_names, salt)
+    if salt is not None:
+        hide([], cases={str(volume.path): volume.case for volume in volumes})
     segments, errors = _segments(volumes, class_names)
     names = list(class_names) or union_of_names(segments.values())
-    importer = _Importer(folder, names, segments)
+    importer = _Importer(folder, names, segments, salt)
     rows = []
     for volume in counted(volumes, len(volumes), "importing", "volume", free_lines=3):
         error = errors.get(volume.place)
@@ -177,8 +186,10 @@ def _not_chosen(volumes: Sequence[Volume], class_names: Sequence[str]) -> Counte
 class _Importer:
     """Writer of the cases of a dataset."""
 
-    def __init__(self, folder: OutputFolder, class_names: Sequence[str], segments: dict[str, list[str]]) -> None:
-        self.folder, self.class_names, self.segments = folder, list(class_names), segments
+    def __init__(
+        self, folder: OutputFolder, class_names: Sequence[str], segments: dict[str, list[str]], salt: Pseudonyms | None
+    ) -> None:
+        self.folder, self.class_names, self.segments, self.salt = folder, list(class_names), segments, salt
         path = folder.folder / _RECORDS
         content: Any = read_json(path) if path.is_file() else {}
         self.records: dict[str, str] = content if isinstance(content, dict) else {}
@@ -234,7 +245,8 @@ class _Importer:
         files = [*(volume.series.files if volume.series else ()), *(file.path for file in volume.segments)]
         stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         label = volume.series.volume if volume.series else ""
-        return hash_values([stamps, label, self.class_names, self.segments.get(volume.place), labeled])
+        found = hash_values([stamps, label, self.class_names, self.segments.get(volume.place), labeled])
+        return found if self.salt is None else self.salt.digest(found)
 
     def _labels(self, volume: Volume, geometry: Geometry) -> Any:
         """Return the label map (X, Y, Z) of all segments of a volume."""

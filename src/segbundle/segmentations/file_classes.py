@@ -15,6 +15,7 @@ import numpy as np
 from segbundle.errors import DataError
 from segbundle.files.documents import read_json
 from segbundle.io.label_maps import dicom_object, segment_fields
+from segbundle.io.label_tables import find_label_table, read_label_table
 from segbundle.io.nifti import is_nifti
 from segbundle.io.scan_files import is_segmentation
 from segbundle.io.scans import unreadable
@@ -58,7 +59,7 @@ def classes_in_file(path: str | Path) -> list[FileClass]:
     """Return the classes that a label file describes, sorted by number.
 
     Segments of DICOM SEG and 3D Slicer, structures of RTSTRUCT, and the label table of a NIfTI file (with codes of the
-    JSON file beside it) are classes.
+    JSON file beside it; or `dseg.tsv` of BIDS) are classes.
 
     Args:
         path: path of the file.
@@ -217,7 +218,10 @@ def _terminology(tags: str) -> dict[str, str] | None:
 
 
 def _of_nifti(path: Path) -> list[FileClass]:
-    """Return the classes of the label table in the header, with the codes of the JSON file of `write_nifti_labels`."""
+    """Return the classes of the label table in the header, or else of `dseg.tsv`.
+
+    The codes of a table in the header are in the JSON file of `write_nifti_labels`.
+    """
     header: Any = nib.load(path.absolute()).header
     for extension in getattr(header, "extensions", []):
         table = _TABLE.search(_content(extension)) if extension.get_code() in EXTENSION_CODES else None
@@ -228,7 +232,9 @@ def _of_nifti(path: Path) -> list[FileClass]:
             except (ElementTree.ParseError, ValueError):
                 continue  # of another program
             return [entry for entry in found if entry.number > 0]
-    return []
+    bids = find_label_table(path)
+    rows = [] if bids is None else read_label_table(bids)
+    return [FileClass(row.value, row.name, row.color) for row in rows if row.value > 0]
 
 
 def _content(extension: Any) -> bytes:

@@ -36,6 +36,7 @@ from segbundle.segmentations.formats import (
     write_label_map,
 )
 from segbundle.segmentations.nifti_labels import table_file
+from segbundle.terminal import escaped
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,11 @@ def _table(source: Path, classes: TaskClasses, found: Sequence[FileClass]) -> li
     if twice is not None or not all(names):
         problem = f"two segments are named {twice!r}" if twice else "a segment has no name"
         raise DataError(f"{source}: {problem}. Rename the segments.")
+    if unreadable := next((name for name in names if escaped(name) != name), None):
+        raise DataError(
+            f"{source}: the name {escaped(unreadable)!r} of a segment has characters that cannot be printed. "
+            "Rename the segment."
+        )
     return table_of(found) if found else []
 
 

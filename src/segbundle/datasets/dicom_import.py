@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from segbundle.datasets.case_pseudonyms import hide_names_below
 from segbundle.datasets.export_search import LeftOutError, Volume, search_export
 from segbundle.datasets.folders import escaped
 from segbundle.datasets.segment_classes import chosen_segments, union_of_names, values_of
-from segbundle.errors import DataError, last_line
+from segbundle.errors import DataError, OutputError, last_line
 from segbundle.files.atomic import lock_folder, make_folder, remove_partial, write_csv, write_json
 from segbundle.files.documents import read_json
 from segbundle.files.hashing import hash_values
@@ -122,11 +123,13 @@ def import_dataset(
 
     Raises:
         DataError: the export contains no DICOM files, or there are too many classes.
-        OutputError: a file cannot be written, or segbundle did not write the existing file.
+        OutputError: a file cannot be written, segbundle did not write the existing file, or both folders are the same.
 
     Example:
         >>> import_dataset("/data/export", "datasets/liver")  # doctest: +SKIP
     """
+    if os.path.realpath(export) == os.path.realpath(dataset):
+        raise OutputError(f"{dataset}: is the export. Choose another folder for the dataset.")
     export, folder = Path(export), _claimed(dataset)
     salt = Pseudonyms(folder.folder) if case_names == "pseudonym" else None
     if salt is not None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from segbundle.errors import DataError
+from segbundle.files.documents import shortened
 from segbundle.io.scan_files import stem
 from segbundle.io.segments import find_class
 from segbundle.terminal import escaped
@@ -114,8 +115,8 @@ def read_label_table(path: Path) -> list[LabelRow]:
         value, name, color = row.get("index", ""), row.get("name", ""), row.get("color", "")
         if not _VALUE.fullmatch(value) or name in ("", "n/a") or escaped(name) != name:
             raise DataError(
-                f"{escaped(path)}: row {number} has the index {escaped(value)!r} and the name {escaped(name)!r}, but "
-                "needs a whole number and a name. Correct the table of labels."
+                f"{escaped(path)}: row {number} has the index {shortened(value)} and the name {shortened(name)}, but "
+                "needs a whole number of at most nine digits and a name. Correct the table of labels."
             )
         if int(value) in rows:
             raise DataError(f"{escaped(path)}: has the index {value} twice. Correct the table of labels.")

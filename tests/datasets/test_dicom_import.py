@@ -202,6 +202,18 @@ def test_changed_segmentation_is_imported_again(tmp_path):
     np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj), labels(0, 1))
 
 
+def test_structure_without_contours_is_not_annotated(tmp_path, caplog):
+    series = write_case(tmp_path / "export" / "p1", "1.2.1")
+    write_segments(series, "rs", labels(1, 2, 0), ["liver", "lesion", "template"])
+    other = write_case(tmp_path / "export" / "p2", "1.2.2")
+    write_segments(other, "rs", labels(0), ["template"])
+    with caplog.at_level("INFO", "segbundle"):
+        result = import_dataset(tmp_path / "export", tmp_path / "out")
+    assert list(result.class_names) == ["background", "lesion", "liver"] and not result.problems
+    assert "rs_rtstruct.dcm: 1 structures have no contours and count as not annotated: template" in caplog.text
+    assert rows_of(result)["p2/ct"].error.reason == "no contours"
+
+
 def test_chosen_classes_in_their_order(export, tmp_path):
     names = ["background", "Liver", "left_kidney"]
     result = import_dataset(export, tmp_path / "out", class_names=names)

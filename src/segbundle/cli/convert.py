@@ -25,7 +25,7 @@ from segbundle.io.scan_writing import write_scan
 from segbundle.io.scans import read_geometry
 from segbundle.io.segments import label_values
 from segbundle.segmentations.class_entries import ClassEntry
-from segbundle.segmentations.file_classes import FileClass, classes_in_file, table_of
+from segbundle.segmentations.file_classes import FileClass, classes_in_file, table_of, with_algorithms
 from segbundle.segmentations.formats import (
     OF_DICOM,
     SUFFIXES,
@@ -154,7 +154,7 @@ def _convert_labels(source: Path, output: Path, kind: str, like: Path | None, cl
 def _table(source: Path, classes: TaskClasses, found: Sequence[FileClass]) -> list[ClassEntry]:
     """Return the classes of the output; empty if they have no names."""
     if classes.names:
-        return table_of(found, classes.names, classes.colors, classes.codes)
+        return with_algorithms(table_of(found, classes.names, classes.colors, classes.codes), found)
     names = [entry.name for entry in found]
     twice = next((name for name in names if name and names.count(name) > 1), None)
     if twice is not None or not all(names):
@@ -165,7 +165,7 @@ def _table(source: Path, classes: TaskClasses, found: Sequence[FileClass]) -> li
             f"{source}: the name {escaped(unreadable)!r} of a segment has characters that cannot be printed. "
             "Rename the segment."
         )
-    return table_of(found) if found else []
+    return with_algorithms(table_of(found), found) if found else []
 
 
 def _check_labels(label: Scan) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from segbundle.datasets.case import Case, name_problem
 from segbundle.datasets.finding import tell_apart
-from segbundle.datasets.folders import Tree, escaped, list_tree, log_once
+from segbundle.datasets.folders import Tree, escaped, list_tree, log_once, some
 from segbundle.datasets.series import NOT_SELECTED, is_selected, scans_in_folders
 from segbundle.errors import DataError
 from segbundle.files.hashing import hash_values
@@ -216,6 +216,11 @@ def _segment_files(tree: Tree, export: Path, slices: Set[Path]) -> tuple[list[Se
             damaged.append(Volume("", path, _place(path, export), None, error=error))
             continue
         if file is not None:
+            if file.empty:
+                log_once(
+                    f"{escaped(path)}: {len(file.empty)} structures have no contours and count as not annotated: "
+                    f"{some([escaped(name) for name in file.empty])}"
+                )
             files.setdefault(file.uid or str(path), file)
     return list(files.values()), damaged
 

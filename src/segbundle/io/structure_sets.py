@@ -75,6 +75,24 @@ def structure_names(dataset: Any) -> dict[int, str]:
     return {int(item.ROINumber): str(item.get("ROIName") or "") for item in dataset.StructureSetROISequence}
 
 
+def drawn_structures(dataset: Any) -> set[int]:
+    """Return the numbers of the structures with contours. Markers (POINT) are not contours.
+
+    Args:
+        dataset: content of the file (pydicom).
+
+    Example:
+        >>> from pydicom.dataset import Dataset
+        >>> drawn_structures(Dataset())
+        set()
+    """
+    return {
+        int(item.ReferencedROINumber)
+        for item in dataset.get("ROIContourSequence") or []
+        if any(each.ContourGeometricType != _MARKER for each in item.get("ContourSequence") or [])
+    }
+
+
 def add_structures(labels: LabelGrid, dataset: Any, values: Mapping[int, int]) -> None:
     """Add the structures of a DICOM RT Structure Set to a label map.
 

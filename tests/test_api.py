@@ -11,6 +11,7 @@ import SimpleITK as sitk
 
 import segbundle as sb
 from commands import TINY, segbundle
+from dicoms import write_series
 from segbundle.errors import CheckpointError, ConfigError, DataError, OutputError
 from segbundle.io.label_maps import read_labels
 from tiny import write_tiny_dataset
@@ -98,7 +99,8 @@ def test_files_are_written_and_never_replaced(model, dataset, tmp_path):
     array = (np.asarray(nib.load(scans(dataset)[0]).dataobj), np.eye(4))
     sb.predict([*scans(dataset), array], model, output_dir=tmp_path / "out", progress=False)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "0002_seg.nii.gz", "test_00_seg.nii.gz", "test_01_seg.nii.gz",
+        "0002_seg.json", "0002_seg.nii.gz", "test_00_seg.json", "test_00_seg.nii.gz", "test_01_seg.json",
+        "test_01_seg.nii.gz",
     ]  # fmt: skip
     with pytest.raises(OutputError, match="exists"):
         sb.predict(scans(dataset), model, output_dir=tmp_path / "out", progress=False)
@@ -109,6 +111,53 @@ def test_scans_of_one_name_are_refused_before_the_first(model, dataset, tmp_path
     with pytest.raises(OutputError, match="two scans have this name"):
         sb.predict([path, str(path)], model, output_dir=tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def series(dataset, tmp_path_factory):
+    """Return a folder with a CT series of the first scan and an MR series, and a NIfTI file."""
+    folder = tmp_path_factory.mktemp("api") / "export"
+    array = np.asarray(nib.load(scans(dataset)[0]).dataobj).astype(np.int16)
+    write_series(folder / "p1" / "a", array, Modality="CT", SeriesDescription="thorax")
+    write_series(folder / "p1" / "b", array, Modality="MR", SeriesDescription="head")
+    return folder
+
+
+def test_formats_and_series_equal_those_of_the_command(model, run, dataset, series, tmp_path):
+    formats = "nifti,nrrd,dicom_seg,rtstruct"
+    found = sb.predict(
+        [series, scans(dataset)[1]], model, output_dir=tmp_path / "nifti", series="CT", progress=False
+    )  # fmt: skip
+    assert [label_map.name for label_map in found] == ["p1_a", "test_01"]
+    sb.predict(series, model, output_dir=tmp_path / "a", output_format=formats, series=["*thorax*"], progress=False)
+    words = ["--ckpt_path", run / "model.pt", "--config", TINY, "--output_dir", tmp_path / "b", "--series", "CT"]
+    done = segbundle("predict", series, *words, "--output_format", formats, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    names = ["p1_a.seg.nrrd", "p1_a_rtstruct.dcm", "p1_a_seg.dcm", "p1_a_seg.json", "p1_a_seg.nii.gz"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == names
+    for name in names:
+        assert (tmp_path / "b" / name).is_file()
+        if name.endswith((".nrrd", ".json", ".nii.gz")):
+            assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"output_format": "png"}, ConfigError, "one or several of nifti, nrrd"),
+        ({"output_format": ["nifti", "rtstruct"]}, DataError, "is not a DICOM series"),
+        ({"output_format": "nrrd", "output_dir": None}, ConfigError, "needs an output_dir"),
+    ],
+)
+def test_formats_are_checked_before_the_first_scan(model, dataset, tmp_path, given, error, message):
+    with pytest.raises(error, match=message):
+        sb.predict(scans(dataset)[0], model, **{"output_dir": tmp_path / "out", "progress": False, **given})
+    assert not (tmp_path / "out").exists()
+
+
+def test_series_that_does_not_exist_is_an_error(model, series):
+    with pytest.raises(DataError, match="no DICOM series matches series: PT"):
+        sb.predict(series, model, series="PT", progress=False)
 
 
 def test_evaluation_returns_the_summary(run, dataset, tmp_path):

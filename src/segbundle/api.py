@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,7 +23,6 @@ from segbundle.config.overlays import merged_config, workflow_files
 from segbundle.config.validation import bundle_configs, check_config
 from segbundle.errors import (
     ConfigError,
-    OutputError,
     PredictionError,
     SegbundleError,
     find_cause,
@@ -36,9 +35,16 @@ from segbundle.io.in_memory import IN_MEMORY
 from segbundle.io.scan_files import stem
 from segbundle.io.scans import read_scan, write_image, write_segmentation
 from segbundle.segmentations.class_entries import class_table
-from segbundle.segmentations.formats import check_installed, suffix_format, write_label_map
+from segbundle.segmentations.formats import (
+    check_installed,
+    check_scan,
+    output_formats,
+    suffix_format,
+    write_label_map,
+)
 from segbundle.segmentations.nifti_labels import label_extensions
 from segbundle.workflow.bundle_runs import create_workflow
+from segbundle.workflow.python_scans import GivenScan, label_map_paths, select_scans
 
 _TRUST = "pass trust=True"
 PathLike: TypeAlias = str | Path
@@ -115,8 +121,7 @@ class LabelMap:
             raise ConfigError(f"{path}: has no suffix of a label map. Use .nii.gz, .nii, .seg.nrrd or .dcm.")
         check_installed([output_format])
         if output_format != "nifti":
-            shape = (self.labels.shape[0], self.labels.shape[1], self.labels.shape[2])
-            write_label_map(self.labels, self.source or Geometry(shape, self.affine), path, output_format, table)
+            write_label_map(self.labels, self.source or _geometry(self), path, output_format, table)
         elif self.source is None:
             write_image(self.to_nibabel(), path)
         else:
@@ -133,6 +138,8 @@ class Model:
         class_names: names by class index, background first.
         device: device of the network.
         network: the network, a `torch.nn.Module`.
+        class_table: names, colors and codes of the classes in written label maps.
+        num_channels: number of channels of a scan.
 
     Example:
         >>> model = load_model()  # the model of the bundle
@@ -144,6 +151,8 @@ class Model:
         self.class_names: list[str] = parser.get_parsed_content("class_names")
         self.device: torch.device = torch.device(parser.get_parsed_content("device"))
         self.network: torch.nn.Module = parser.get_parsed_content("network")
+        self.class_table = class_table(self.class_names, parser.get("class_colors"), parser.get("class_codes"))
+        self.num_channels = int(parser.get_parsed_content("network_def#in_channels", default=1))
         self._preprocessing = parser.get_parsed_content("preprocessing")
         self._inferer = parser.get_parsed_content("inferer")
         self._postprocessing = parser.get_parsed_content("postprocessing")
@@ -224,6 +233,8 @@ def predict(
     model: Checkpoint | Model | None = None,
     *,
     output_dir: PathLike | None = None,
+    output_format: str | Sequence[str] = "nifti",
+    series: str | int | Sequence[str | int] | None = None,
     progress: bool = True,
     **options: Any,
 ) -> list[LabelMap]:
@@ -237,11 +248,18 @@ def predict(
         model: a loaded model, or any value that `load_model` accepts.
         output_dir: folder for `<case>_seg.nii.gz`, created if missing. An image in memory is named by its position in
             the list, such as `0000`. Default: nothing is written.
+        output_format: one or several of `nifti`, `nrrd`, `dicom_seg` and `rtstruct`, as a list or as text with commas.
+            Default: `nifti`. The names of the files are those of the command, such as `<case>.seg.nrrd`.
+        series: DICOM series to use: SeriesInstanceUIDs, SeriesNumbers, modalities, or patterns of SeriesDescriptions,
+            such as `*thorax*`. A folder then stands for all scans below it, as in the command, and other scans are not
+            affected. Default: None (a folder is one series).
         progress: whether to show a progress bar (default True).
         **options: keyword arguments of `load_model`, if `model` is not loaded yet.
 
     Raises:
-        ConfigError: `options` are given, but `model` is loaded.
+        ConfigError: `options` are given, but `model` is loaded; or a format is unknown, lacks its package, or is given
+            without `output_dir`.
+        DataError: `dicom_seg` or `rtstruct` is requested for a scan that is not a DICOM series, or no series matches.
         OutputError: two scans have the same name, or a label map would replace a file or cannot be written.
         SegbundleError: the model cannot be loaded, or a scan cannot be predicted (see `load_model`, `Model.predict` and
             `LabelMap.save`).
@@ -254,14 +272,22 @@ def predict(
     """
     if options and isinstance(model, Model):
         raise ConfigError(f"{', '.join(options)}: the model is loaded already. Pass these options to load_model.")
-    items = list(scans) if isinstance(scans, list) else [scans]
-    paths = [] if output_dir is None else _output_paths(Path(output_dir), items)
+    formats = output_formats(output_format)
+    check_installed(formats)
+    if output_dir is None and formats != ["nifti"]:
+        raise ConfigError(f"output_format {', '.join(formats)} needs an output_dir. Pass one, or use LabelMap.save.")
+    if series is None:  # fails before a model is loaded
+        _output_paths(output_dir, items := select_scans(scans), formats)
     loaded = model if isinstance(model, Model) else load_model(model, **options)
+    if series is not None:
+        items = select_scans(scans, series, loaded.num_channels)
+    paths = _output_paths(output_dir, items, formats)
     found = []
-    for number, scan in enumerate(tqdm(items, desc="scans", disable=not progress)):
-        found.append(loaded.predict(scan))
-        if paths:
-            found[-1].save(paths[number])
+    for number, given in enumerate(tqdm(items, desc="scans", disable=not progress)):
+        label_map = loaded.predict(given.scan)
+        found.append(label_map if given.name is None else replace(label_map, name=given.name))
+        for kind, path in paths[number].items() if paths else ():
+            write_label_map(label_map.labels, label_map.source or _geometry(label_map), path, kind, loaded.class_table)
     return found
 
 
@@ -328,22 +354,20 @@ def evaluate(
     return summary
 
 
-def _output_paths(folder: Path, scans: Sequence[Any]) -> list[Path]:
-    """Return the paths of the label maps, named after the files of the scans, or numbered for images in memory.
+def _output_paths(
+    output_dir: PathLike | None, scans: Sequence[GivenScan], formats: Sequence[str]
+) -> list[Mapping[str, Path]]:
+    """Return the paths of the label maps of each scan, after checking that all formats can be written."""
+    if output_dir is None:
+        return []
+    for given in scans:
+        check_scan(given.scan, formats)
+    return label_map_paths(Path(output_dir), scans, formats)
 
-    Raises:
-        OutputError: two scans have the same name, or a file exists.
-    """
-    first = [scan[0] if isinstance(scan, (list, tuple)) else scan for scan in scans]
-    names = [stem(scan) if isinstance(scan, (str, Path)) else f"{number:04d}" for number, scan in enumerate(first)]
-    paths = [run_files.label_map(folder, name) for name in names]
-    for number, path in enumerate(paths):
-        if path in paths[:number] or path.exists():
-            twice = path in paths[:number]
-            problem = "two scans have this name. Rename one" if twice else "it exists. Choose another output_dir"
-            raise OutputError(f"{path}: cannot be written, because {problem}.")
-    folder.mkdir(parents=True, exist_ok=True)
-    return paths
+
+def _geometry(label_map: LabelMap) -> Geometry:
+    size_x, size_y, size_z = label_map.labels.shape
+    return Geometry((size_x, size_y, size_z), label_map.affine)
 
 
 def _run(

@@ -14,6 +14,7 @@ from types import FrameType, TracebackType
 from typing import TypeVar
 
 from segbundle.credentials import without_credentials
+from segbundle.masking import masked
 
 _E = TypeVar("_E", bound=BaseException)
 
@@ -254,7 +255,7 @@ def show_error(error: BaseException) -> None:
     """
     if os.environ.get(_TRACEBACK):
         lines = traceback.format_exception(type(error), error, error.__traceback__)
-        print(without_credentials("".join(lines)), end="", file=sys.stderr)
+        print(masked(str(without_credentials("".join(lines)))), end="", file=sys.stderr)
     root = root_error(error)
     cause = first_cause(error)
     message = str(root) if isinstance(root, SegbundleError) else one_line(cause)
@@ -342,8 +343,11 @@ def _location(error: BaseException) -> str:
 
 
 def _shortened(text: str) -> str:
-    """Return text shortened to a few lines, without secrets. Long text keeps its beginning and its end (the advice)."""
-    text = _ADDRESS.sub("", str(without_credentials(text)))
+    """Return text shortened to a few lines, without secrets and hidden names.
+
+    Long text keeps its beginning and its end (the advice).
+    """
+    text = _ADDRESS.sub("", masked(str(without_credentials(text))))
     text = _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
     lines = text.splitlines()
     if len(lines) > _MOST_LINES:

@@ -9,12 +9,16 @@ import zipfile
 import zlib
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from pydicom.uid import generate_uid
 
 from commands import TINY, segbundle
 from dicoms import write_series
+from segbundle.files.output_folders import claim
+from segbundle.files.pseudonyms import PSEUDONYM
+from segbundle.results.journal import Journal
 from tiny import tiny_label, write_nifti
 
 pytestmark = pytest.mark.e2e
@@ -250,3 +254,130 @@ def test_series_of_one_folder_are_named_by_their_descriptions(made, tmp_path):
         f"both_{DESCRIPTION}_seg.nii.gz", "both_Zweite_seg.nii.gz",
     ]  # fmt: skip
     assert leaks([*WORDS, PRIVATE, STUDY, DATE], tmp_path / "out") == []
+
+
+NAMES = ["Ahornsen", "Wiebkelinde", "PAT-30471"]
+"""Stand-ins for names of patients in names of files and folders."""
+
+
+@pytest.fixture(scope="module")
+def named(made, tmp_path_factory):
+    """Return a folder of scans and a dataset whose files are named after patients; some scans cannot be read."""
+    folder = tmp_path_factory.mktemp("named") / "Ahornsen_export"
+    shutil.copytree(made[0] / "data" / "imagesTr" / "case0", folder / "scans" / "Ahornsen^Wiebkelinde" / "ct")
+    shutil.copytree(made[0] / "data" / "imagesTr" / "case1", folder / "scans" / "PAT-30471_Ahornsen")
+    for path in list((folder / "scans" / "PAT-30471_Ahornsen").iterdir()):
+        path.rename(path.with_name(f"Wiebkelinde {path.name}"))
+    for name in ("gap", "short", "header"):
+        shutil.copytree(made[0] / "scans" / name, folder / "scans" / f"{name} Ahornsen, Wiebkelinde")
+    image = nib.load(made[0] / "data" / "labelsTr" / "case0.nii.gz")
+    write_nifti(folder / "scans" / "PAT-30471.nii.gz", image.get_fdata().astype(np.float32), image.affine)
+    (folder / "scans" / "Wiebkelinde.nii.gz").write_bytes(b"broken")
+    (folder / "scans" / "Ahornsen.nii.gz").symlink_to("missing_Wiebkelinde.nii.gz")
+    for index, name in enumerate(("Ahornsen_1", "Wiebkelinde_2", "PAT-30471")):
+        source = made[0] / "data"
+        shutil.copytree(source / "imagesTr" / f"case{index}", folder / "data" / "imagesTr" / name)
+        (folder / "data" / "labelsTr").mkdir(exist_ok=True)
+        shutil.copy(source / "labelsTr" / f"case{index}.nii.gz", folder / "data" / "labelsTr" / f"{name}.nii.gz")
+    return folder
+
+
+def with_model(made, command_name, scans, out, *words, code=0):
+    given = [scans] if command_name == "predict" else ["--dataset_dir", scans]
+    options = ["--ckpt_path", made[0] / "trained" / "model.pt", "--output_dir", out, "--case_names", "pseudonym"]
+    return command(command_name, *given, *options, *words, code=code)
+
+
+def names_in(out, streams):
+    """Return the names of patients in all files of a folder, in the names of these files, and in streams."""
+    paths = "\n".join(str(path.relative_to(out)) for path in out.rglob("*")).encode()
+    return leaks(NAMES, out), found(NAMES, paths), found(NAMES, streams)
+
+
+class TestNamesOfFiles:
+    def test_prediction_writes_pseudonyms_only(self, made, named, tmp_path):
+        out, scans = tmp_path / "out", named / "scans"
+        streams = with_model(made, "predict", scans, out, "--output_format", "[nifti, nrrd]", code=1)
+        streams += command("report", out, "--dataset_dir", scans)
+        assert names_in(out, streams) == ([], [], [])
+        records = json.loads((out / "predictions.json").read_text("utf-8"))
+        assert len(records) == 8 and sum(record["status"] == "ok" for record in records) == 3
+        assert all(PSEUDONYM.fullmatch(record["case"]) and "image" not in record for record in records)
+        assert {path.name for path in out.glob("*.seg.nrrd")} == {
+            f"{record['case']}.seg.nrrd" for record in records if record["status"] == "ok"
+        }
+        page = (out / "report.html").read_text("utf-8")
+        assert page.count("<svg") > 3 and "measurements" not in page[:100]
+        assert not (out / "case_names.csv").exists()
+
+    def test_messages_name_cases_by_pseudonym(self, made, named, tmp_path):
+        streams = with_model(made, "predict", named / "scans", tmp_path / "out", code=1).decode()
+        records = json.loads((tmp_path / "out" / "predictions.json").read_text("utf-8"))
+        for record in records:
+            assert record["case"] in streams
+            assert record["status"] == "ok" or record["error"].startswith(record["case"]), record["error"]
+
+    def test_resume_finds_finished_cases(self, made, named, tmp_path):
+        out, scans = tmp_path / "out", named / "scans"
+        with_model(made, "predict", scans, out, code=1)
+        first = json.loads((out / "predictions.json").read_text("utf-8"))
+        (out / "predictions.json").unlink()
+        claim(out)
+        journal = Journal(out / "predictions.jsonl")  # as left by a run that was killed after four scans
+        for record in first[:4]:
+            journal.append(record)
+        journal.close()
+        dates = {path: path.stat().st_mtime_ns for path in out.glob("*_seg.nii.gz")}
+        streams = with_model(made, "predict", scans, out, "--resume", "true", code=1)
+        done = sum(record["status"] == "ok" for record in first[:4])
+        assert f"resuming: {done} of 8 scans are done".encode() in streams
+        assert names_in(out, streams) == ([], [], [])
+        again = json.loads((out / "predictions.json").read_text("utf-8"))
+        assert [record["case"] for record in again] == [record["case"] for record in first]
+        kept = {path.name for path, date in dates.items() if path.stat().st_mtime_ns == date}
+        assert kept == {f"{record['case']}_seg.nii.gz" for record in first[:4] if record["status"] == "ok"}
+
+    def test_new_folder_has_new_pseudonyms(self, made, named, tmp_path):
+        for name in ("a", "b"):
+            with_model(made, "predict", named / "scans" / "PAT-30471.nii.gz", tmp_path / name)
+        cases = [
+            json.loads((tmp_path / name / "predictions.json").read_text("utf-8"))[0]["case"] for name in ("a", "b")
+        ]
+        assert cases[0] != cases[1]
+
+    def test_paths_are_kept_only_with_the_setting(self, made, named, tmp_path):
+        out, scans = tmp_path / "out", named / "scans"
+        streams = with_model(made, "predict", scans, out, "--keep_identifiers", "true", code=1)
+        assert {name for name, _ in leaks(NAMES, out)} == {"predictions.json", "case_names.csv"}
+        assert found(NAMES, streams) == []
+        rows = {
+            row["case"]: row["image"] for row in csv.DictReader((out / "case_names.csv").open(encoding="utf-8-sig"))
+        }
+        assert str(scans / "PAT-30471.nii.gz") in rows.values() and len(rows) == 8
+        command("report", out)
+        with_model(made, "predict", scans, out, "--resume", "true", code=1)
+        assert names_in(out, b"") == ([], [], []) and not (out / "case_names.csv").exists()
+
+    def test_evaluation_writes_pseudonyms_only(self, made, named, tmp_path):
+        out, data = tmp_path / "out", named / "data"
+        streams = with_model(made, "evaluate", data, out)
+        assert names_in(out, streams) == ([], [], [])
+        assert "<svg" in (page := (out / "report.html").read_text("utf-8")) and page.count("data:image/jpeg") > 3
+        (out / "report.html").unlink()
+        streams = command("report", out, "--dataset_dir", data)
+        assert (out / "report.html").read_text("utf-8").count("data:image/jpeg") == page.count("data:image/jpeg")
+        assert names_in(out, streams) == ([], [], [])
+
+    def test_errors_before_the_first_scan_name_no_file(self, made, named, tmp_path):
+        (tmp_path / "data").mkdir()
+        shutil.copytree(named / "data", tmp_path / "data" / "Ahornsen")
+        (tmp_path / "data" / "Ahornsen" / "labelsTr" / "Wiebkelinde_2.nii.gz").unlink()
+        content = {"training": [{"image": "imagesTr/Ahornsen_1", "label": "labelsTr/PAT-30471_missing.nii.gz"}]}
+        (tmp_path / "data" / "Ahornsen" / "dataset.json").write_text(json.dumps(content))
+        streams = with_model(made, "evaluate", tmp_path / "data" / "Ahornsen", tmp_path / "out", code=1)
+        assert found(NAMES, streams) == [] and b"no such file" in streams
+
+    def test_folder_with_names_of_files_is_refused(self, made, named, tmp_path):
+        predict(made, tmp_path / "out")
+        streams = with_model(made, "predict", named / "scans", tmp_path / "out", code=1)
+        assert b"choose another --output_dir" in streams

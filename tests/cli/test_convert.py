@@ -250,3 +250,32 @@ def test_two_segments_with_one_name_are_an_error(series, tmp_path):
     dataset.save_as(tmp_path / "twice.dcm")
     message = convert_to_error(tmp_path / "twice.dcm", tmp_path / "a.nii")
     assert "twice.dcm: two segments are named 'liver'. Rename the segments" in message
+
+
+@pytest.mark.parametrize("kind", ["dicom_seg", "rtstruct"])
+@pytest.mark.parametrize("given", ["MANUAL", "SEMIAUTOMATIC", "AUTOMATIC"])
+def test_algorithm_type_is_kept(series, tmp_path, kind, given):
+    source = written(series, tmp_path, "rtstruct")
+    dataset = dcmread(source)
+    for structure in dataset.StructureSetROISequence:
+        structure.ROIGenerationAlgorithm = given
+    dataset.save_as(source)
+    convert(source, tmp_path / "a.dcm", "--output_format", kind, "--like", series)
+    assert {entry.algorithm for entry in classes_in_file(tmp_path / "a.dcm")} == {given}
+    convert(tmp_path / "a.dcm", tmp_path / "b.dcm", "--output_format", "dicom_seg", "--like", series)
+    assert {entry.algorithm for entry in classes_in_file(tmp_path / "b.dcm")} == {given}
+
+
+@pytest.mark.parametrize("kind", ["dicom_seg", "rtstruct"])
+def test_unknown_origin_is_neither_manual_nor_automatic(series, tmp_path, kind):
+    source = written(series, tmp_path, "nrrd")
+    convert(source, tmp_path / "a.dcm", "--output_format", kind, "--like", series)
+    found = classes_in_file(tmp_path / "a.dcm")
+    assert {entry.algorithm for entry in found} == {"SEMIAUTOMATIC"}
+    assert {entry.algorithm_name for entry in found} == {"unknown" if kind == "dicom_seg" else ""}
+
+
+@pytest.mark.parametrize("kind", ["dicom_seg", "rtstruct"])
+def test_predictions_are_automatic(series, tmp_path, kind):
+    found = classes_in_file(written(series, tmp_path, kind))
+    assert {entry.algorithm for entry in found} == {"AUTOMATIC"}

@@ -1,6 +1,7 @@
 """Datasets from DICOM exports: cases, classes, what is left out, and continued imports."""
 
 import csv
+import gzip
 import json
 import shutil
 import signal
@@ -17,10 +18,13 @@ import dicoms
 import exports
 from commands import TINY, invoke, segbundle
 from exports import labels, write_case, write_segments
+from segbundle.cli.import_dataset import print_import
 from segbundle.datasets import dicom_import
 from segbundle.datasets.dicom_import import import_dataset
 from segbundle.errors import DataError, OutputError
+from segbundle.files.pseudonyms import PSEUDONYM
 from segbundle.io.scans import read_geometry, read_scan
+from segbundle.masking import show_names
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +105,6 @@ def test_no_file_contains_the_patient_or_the_folders(export, imported):
     }
     for name, content in contents(folder).items():
         if name.endswith(".gz"):
-            import gzip
-
             content = gzip.decompress(content)
         for text in (b"Doe", b"Synthetic", b"Phantom", str(export).encode()):
             assert text not in content and text not in name.encode(), name
@@ -110,6 +112,24 @@ def test_no_file_contains_the_patient_or_the_folders(export, imported):
         rows = list(csv.DictReader(file))
     assert [row["case"] for row in rows] == sorted(row["case"] for row in rows)
     assert {row["size (voxels)"] for row in rows if row["status"] == "training"} == {"20 x 18 x 12"}
+
+
+def test_pseudonyms_leave_no_trace_of_the_folders(tmp_path, capsys):
+    export = exports.write_export(tmp_path / "Ahornsen_export")
+    for path in list(export.iterdir()):
+        path.rename(export / f"Wiebkelinde_{path.name}")
+    (export / "Wiebkelinde_p2" / "Ahornsen.dcm").write_bytes(bytes(128) + b"DICM" + b"broken")
+    out = tmp_path / "dataset"
+    for _ in range(2):
+        print_import(export, out, case_names="pseudonym")
+        streams = "".join(capsys.readouterr())
+        assert "Ahornsen" not in streams and "Wiebkelinde" not in streams and "place" not in streams
+    names = {path.name.removesuffix(".nii.gz") for path in (out / "imagesTr").iterdir()}
+    assert len(names) == 3 and all(PSEUDONYM.fullmatch(name) for name in names)
+    for name, content in contents(out).items():
+        content = gzip.decompress(content) if name.endswith(".gz") else content
+        assert not {b"Ahornsen", b"Wiebkelinde"} & {word for word in (b"Ahornsen", b"Wiebkelinde") if word in content}
+    show_names()
 
 
 def test_second_import_writes_no_case_again(export, imported, monkeypatch):
@@ -184,6 +204,18 @@ def test_changed_segmentation_is_imported_again(tmp_path):
     np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj), labels(0, 1))
 
 
+def test_structure_without_contours_is_not_annotated(tmp_path, caplog):
+    series = write_case(tmp_path / "export" / "p1", "1.2.1")
+    write_segments(series, "rs", labels(1, 2, 0), ["liver", "lesion", "template"])
+    other = write_case(tmp_path / "export" / "p2", "1.2.2")
+    write_segments(other, "rs", labels(0), ["template"])
+    with caplog.at_level("INFO", "segbundle"):
+        result = import_dataset(tmp_path / "export", tmp_path / "out")
+    assert list(result.class_names) == ["background", "lesion", "liver"] and not result.problems
+    assert "rs_rtstruct.dcm: 1 structures have no contours and count as not annotated: template" in caplog.text
+    assert rows_of(result)["p2/ct"].error.reason == "no contours"
+
+
 def test_chosen_classes_in_their_order(export, tmp_path):
     names = ["background", "Liver", "left_kidney"]
     result = import_dataset(export, tmp_path / "out", class_names=names)
@@ -200,7 +232,7 @@ def test_chosen_classes_in_their_order(export, tmp_path):
 
 
 def test_unlabeled_volumes_and_selected_series(export, tmp_path):
-    result = import_dataset(export, tmp_path / "out", series=["CT"], unlabeled=True, named_by_path=True)
+    result = import_dataset(export, tmp_path / "out", series=["CT"], unlabeled=True, case_names="path")
     found = {row.case: row.status for row in result.rows if row.error is None}
     assert found == {"Doe_John_ct": "training", "p3_ct": "training", "p6_ct": "unlabeled", "p8_ct": "unlabeled"}
     description = json.loads((tmp_path / "out" / "dataset.json").read_text())

@@ -8,7 +8,9 @@ from hostile import (
     crafted_bundles,
     dataset_json,
     file_system,
+    imports,
     labels,
+    layouts,
     names,
     run_folders,
     scans_dicom,
@@ -20,7 +22,7 @@ from hostile.cases import Case, distinct
 
 _MODULES = (
     scans_nifti, scans_itk, scans_dicom, labels, names, file_system, dataset_json, task_yaml, command_line, crafted_bundles, checkpoints,
-    run_folders,
+    run_folders, imports, layouts,
 )  # fmt: skip
 
 

@@ -165,11 +165,16 @@ class Runner:
         lines = [line for line in err.splitlines() if line.strip()]
         if not lines:
             problems.append("no message")
-        most = MOST_LINES if words[0] != "check" else max(MOST_LINES, len(lines))  # one line per problem
+        lists = words[0] in ("check", "import")
+        most = max(MOST_LINES, len(lines)) if lists else MOST_LINES  # one line per problem
         if len(lines) > most or len(err) > most * MOST_CHARACTERS // MOST_LINES:
             problems.append(f"message of {len(lines)} lines and {len(err)} characters")
         usage = "Usage:" in err
-        if words[0] not in ("check", "audit") and not usage and not any(line.startswith("Error: ") for line in lines):
+        if (
+            words[0] not in ("check", "audit", "import")
+            and not usage
+            and not any(line.startswith("Error: ") for line in lines)
+        ):
             problems.append("no line that begins with `Error: `")
         if " object at 0x" in printed or _ADDRESS.search(printed):
             problems.append("a memory address in a message")

@@ -43,6 +43,8 @@ def test_more_than_a_thousand_inputs_for_all_commands():
         "samples",
         "reproduce",
         "audit",
+        "convert",
+        "import",
     }
     ids = " ".join(case.id for case in CASES)
     assert [command for command in commands if command not in ids.replace("-", "_")] == []

@@ -98,6 +98,20 @@ def test_contours_have_the_volume_of_the_voxels(tmp_path):
     assert area == pytest.approx((phantom() == 1).sum() * 0.7 * 0.9)
 
 
+@pytest.mark.parametrize("kind", ["OPEN_PLANAR", "CLOSED_PLANAR", "POINT"])
+def test_contours_without_an_area_are_skipped_and_named(tmp_path, caplog, kind):
+    write_source(source := tmp_path / "ct", "axial")
+    path = write_label_maps(phantom(), source, tmp_path, "ct", ["rtstruct"], TABLE)["rtstruct"]
+    dataset = dcmread(path)
+    contour = dataset.ROIContourSequence[0].ContourSequence[0]
+    contour.ContourData, contour.ContourGeometricType = contour.ContourData[: 3 if kind == "POINT" else 6], kind
+    dataset.save_as(path)
+    label = read_labels(path, NAMES, read_geometry(source)).array[0]
+    assert 0 < (label == 1).sum() < (phantom() == 1).sum()
+    message = "ct_rtstruct.dcm: 1 contours of liver are open or have less than three points, and are skipped"
+    assert (message in caplog.text) == (kind != "POINT")
+
+
 def test_structure_of_smooth_contours_matches(tmp_path):
     """Contours of another program, through the centers of the outermost pixels, as OpenCV draws them."""
     source = write_source(tmp_path / "ct", "axial")

@@ -19,6 +19,7 @@ from segbundle.config.from_settings import from_settings
 from segbundle.errors import CheckpointError
 from segbundle.files import run_files
 from segbundle.files.documents import read_json
+from segbundle.masking import name_of
 from segbundle.results.runs import fold_folders
 from segbundle.results.scores import read_rows
 from segbundle.results.structures import training_cases_of
@@ -311,7 +312,7 @@ def warn_about_training_cases(
         >>> warn_about_training_cases([{"case": "a"}], "/nowhere/model.pt")  # unknown: no warning
     """
     seen = cases_trained_on(ckpt_path) or ()
-    known = [entry["case"] for entry in data if entry["case"] in seen]
+    known = [entry["case"] for entry in data if name_of(entry["case"]) in seen]
     if known:
         _logger.warning(
             "%d of the %d cases have the names of training cases of %s. "

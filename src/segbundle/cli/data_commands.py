@@ -13,7 +13,7 @@ from segbundle.cli.running import plain_errors, print_log
 
 
 class CaseNames(StrEnum):
-    """Names of imported cases: pseudonyms, or paths in the export.
+    """Names of imported cases: hashes of UIDs, paths in the export, or pseudonyms with a random salt.
 
     Example:
         >>> CaseNames("path").name
@@ -22,6 +22,7 @@ class CaseNames(StrEnum):
 
     hash = "hash"
     path = "path"
+    pseudonym = "pseudonym"
 
 
 def check(
@@ -109,7 +110,7 @@ def import_dataset(
         bool, typer.Option("--unlabeled", help="Also import volumes without segmentation, into imagesTs.")
     ] = False,
     case_names: Annotated[
-        CaseNames, typer.Option("--case_names", help="Name cases by pseudonyms, or by the folders of the export.")
+        CaseNames, typer.Option("--case_names", help="Name cases by hashes of UIDs, folders, or salted hashes.")
     ] = CaseNames.hash,
     allow_uneven: AllowUneven = None,
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from segbundle.cli.convert import read_task_classes
 from segbundle.cli.option_types import names_in
 from segbundle.datasets.dicom_import import COLUMNS, ImportRow, import_dataset
+from segbundle.masking import masked
 
 
 def print_import(
@@ -28,7 +29,7 @@ def print_import(
         series: series as on the command line, such as `CT` or `[MR, *thorax*]`. Default: CT, MR and PT.
         class_names: names as on the command line, such as `[background, liver]`. Default: the names of all segments.
         unlabeled: see `import_dataset`.
-        case_names: `hash` (default) for pseudonyms, or `path`.
+        case_names: see `import_dataset` (default `hash`). With `pseudonym`, the table has no places.
         allow_uneven: see `import_dataset` (default False).
 
     Returns:
@@ -43,9 +44,8 @@ def print_import(
         >>> print_import(Path("/data/export"), Path("datasets/liver"))  # doctest: +SKIP
     """
     names = read_task_classes([], class_names).names
-    by_path = case_names == "path"
-    result = import_dataset(export, dataset, names_in(series or ""), names, unlabeled, by_path, allow_uneven)
-    print("\n".join(_table(result.rows)))
+    result = import_dataset(export, dataset, names_in(series or ""), names, unlabeled, case_names, allow_uneven)
+    print("\n".join(_table(result.rows, with_place=case_names != "pseudonym")))
     count = {
         status: sum(row.status == status for row in result.rows) for status in ("training", "unlabeled", "left out")
     }
@@ -73,13 +73,13 @@ def print_import(
             "volumes without them."
         )
     if messages:
-        print("\n".join(messages), file=sys.stderr)
+        print(masked("\n".join(messages)), file=sys.stderr)
     return not messages
 
 
-def _table(rows: Sequence[ImportRow]) -> Iterator[str]:
-    """Yield the lines of the table, with the place of each volume in the export."""
-    lines = [(*COLUMNS, "place"), *((*row.cells, row.place) for row in rows)]
+def _table(rows: Sequence[ImportRow], with_place: bool) -> Iterator[str]:
+    """Yield the lines of the table, with the place of each volume in the export on request."""
+    lines = [(*COLUMNS, *["place"] * with_place), *((*row.cells, *[row.place] * with_place) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         yield "  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()

@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 import yaml
 
-from segbundle.config.choices import Backend, OutputFormat, Precision
+from segbundle.config.choices import Backend, CaseNames, OutputFormat, Precision
 from segbundle.config.kinds import (
     AUTO,
     NULL,
@@ -366,6 +366,11 @@ SETTINGS = (
         "false", _PREDICT,
     ),
     Setting(
+        "case_names", OneOf(*get_args(CaseNames)), "path or pseudonym",
+        "names of cases in outputs and messages: path (of files and folders) or pseudonym; choose pseudonym if paths "
+        "contain names of patients", _OUTPUT, "path", _PREDICT,
+    ),
+    Setting(
         "nsd_tolerance_mm", AnyOf(NULL, Number(minimum=0), MappingOf(Number(minimum=0))),
         "a distance in mm, for instance 1.0, or one for each class, for instance {liver: 3.0},",
         "tolerance of the normalized surface Dice in mm; for all classes or by name, "
@@ -404,8 +409,8 @@ def settings_of(command: str) -> dict[str, list[Setting]]:
         command: `train`, `evaluate` or `predict`.
 
     Example:
-        >>> [setting.key for setting in settings_of("evaluate")["Evaluation and output"]]
-        ['largest_component', 'output_format', 'save_probabilities', 'keep_identifiers', 'nsd_tolerance_mm']
+        >>> [setting.key for setting in settings_of("evaluate")["Evaluation and output"]][-3:]
+        ['keep_identifiers', 'case_names', 'nsd_tolerance_mm']
     """
     used = [setting for setting in SETTINGS if setting.description and command in setting.commands]
     return {theme: [setting for setting in used if setting.theme == theme] for theme in THEMES}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +12,8 @@ from typing import Any
 
 from segbundle.datasets.case import Case, with_problems
 from segbundle.datasets.folders import Tree, list_tree, some
+from segbundle.errors import DataError
+from segbundle.files.documents import read_json
 from segbundle.io.scan_files import is_scan_file, stem
 from segbundle.terminal import escaped
 
@@ -21,6 +25,9 @@ _OWN_SPACES = ("orig", "individual", "native", "scanner")
 _NOT_IMAGES = ("probseg", "xfm", "defacemask")
 _OF_PROCESSING = {"desc"}
 """Entities of an image that its label map need not have: `desc-preproc` describes the processing of an image."""
+_SOURCES = ("Sources", "RawSources")
+"""Keys of the JSON file of a derivative that name the files it was made from."""
+_URI = re.compile(r"^bids:[^:]*:/*")
 _CHOICE = '{{"dataroot": "{root}", "bids": {{{choice}}}}}'
 
 
@@ -107,7 +114,8 @@ def bids_cases(root: Path, choice: Mapping[str, Any]) -> tuple[list[Case], list[
 
     A label map belongs to the image whose entities, such as `sub`, `ses` and `run`, are all in the name of the label
     map. If there are several such images, the label map belongs to the image with the most entities. `space` must be
-    the same in both names, and so must the modality if the label map names one.
+    the same in both names, and so must the modality if the label map names one. If several images remain, `Sources` in
+    the JSON file of the label map decides.
 
     Args:
         root: folder of the dataset.
@@ -133,6 +141,8 @@ def bids_cases(root: Path, choice: Mapping[str, Any]) -> tuple[list[Case], list[
     messages, cases = list[str](), list[Case]()
     for label in labels:
         channels = [_best(label, [image for image in images if _has(image, part)]) for part in wanted]
+        if any(len(found) > 1 for found in channels):
+            channels = [_among(_sources(root, label.path), found) for found in channels]
         ambiguous = next((found for found in channels if len(found) > 1), None)
         if ambiguous:
             messages.append(_several_images(root, label, ambiguous))
@@ -193,6 +203,37 @@ def _best(label: BidsFile, images: Iterable[BidsFile]) -> list[BidsFile]:
         for image in fitting
     ]
     return [image for image, rank in zip(fitting, ranks, strict=True) if rank == max(ranks)]
+
+
+def _among(sources: set[str], images: list[BidsFile]) -> list[BidsFile]:
+    """Return the images that are sources of a label map; all images if this does not choose one."""
+    found = [image for image in images if os.path.realpath(image.path) in sources]
+    return found if len(found) == 1 else images
+
+
+def _sources(root: Path, label: Path) -> set[str]:
+    """Return the real paths in `Sources`, or the older `RawSources`, of the JSON file beside a label map.
+
+    An entry is a URI, as `bids::sub-01/anat/sub-01_T1w.nii.gz` or `bids:raw:...`, or a path relative to the dataset or,
+    in older files, to the folder of the subject. Files without valid entries have no sources.
+    """
+    file = label.with_name(f"{stem(label)}.json")
+    try:
+        content: Any = read_json(file) if file.is_file() else {}
+    except DataError:
+        return set()
+    found = set[str]()
+    for entry in (entry for key in _SOURCES for entry in _as_list(content, key)):
+        relative = _URI.sub("", entry)
+        derived = label.relative_to(root).parts[:2] if label.relative_to(root).parts[0] == "derivatives" else ()
+        for folder in (root, root / label.name.partition("_")[0], root.joinpath(*derived)):
+            found.add(os.path.realpath(folder / relative))
+    return found
+
+
+def _as_list(content: Any, key: str) -> list[str]:
+    value = content.get(key) if isinstance(content, dict) else None
+    return [entry for entry in (value if isinstance(value, list) else [value]) if isinstance(entry, str)]
 
 
 def _case(paths: tuple[Path, ...], label: Path | None) -> Case:

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from segbundle.config.from_settings import from_settings
 from segbundle.datasets.case import Case, name_problems
+from segbundle.datasets.case_pseudonyms import hide_names_below, named_by_pseudonym
 from segbundle.datasets.cases import load_cases, refuse, refuse_cases
 from segbundle.datasets.class_presence import class_presence
 from segbundle.datasets.description import read_description
@@ -43,6 +44,8 @@ def labeled_data(
     splits: str | None = None,
     groups: str | None = None,
     stratify: bool = True,
+    case_names: str = "path",
+    output_dir: str | Path | None = None,
 ) -> list[dict[str, Any]]:
     """Return a MONAI datalist of the labeled cases for training, validation or evaluation.
 
@@ -59,6 +62,8 @@ def labeled_data(
         splits: see `dataset_folds`.
         groups: see `dataset_folds`.
         stratify: see `dataset_folds`.
+        case_names: see `find_scans`. Default: `path`.
+        output_dir: see `find_scans`.
 
     Returns:
         entries with `case`, `image`, `label` and `annotated` (one bool per class), sorted by name; also with
@@ -83,6 +88,8 @@ def labeled_data(
     """
     if section not in ("training", "validation", "all"):
         raise ConfigError(f"section is {section!r}{suggestion(section, ('training', 'validation', 'all'))}")
+    if hidden_in := output_dir if case_names == "pseudonym" else None:
+        hide_names_below([dataset_dir], hidden_in)
     check_class_names(dataset_dir, class_names)
     folder = Path(dataset_dir)
     listed, validation = _labeled(folder, data_list_key)
@@ -97,7 +104,8 @@ def labeled_data(
     refuse_cases(cases)
     ignore_label = described_labels(folder).ignore_label
     unknown = {} if ignore_label is None else {"ignore_label": ignore_label}
-    return [{**case.item(class_names), **unknown} for case in sorted(cases, key=lambda case: case.name)]
+    items = [{**case.item(class_names), **unknown} for case in sorted(cases, key=lambda case: case.name)]
+    return named_by_pseudonym(items, hidden_in) if hidden_in else items
 
 
 @from_settings

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from segbundle.datasets.case_pseudonyms import hide_names_below
 from segbundle.datasets.export_search import LeftOutError, Volume, search_export
 from segbundle.datasets.folders import escaped
 from segbundle.datasets.segment_classes import chosen_segments, union_of_names, values_of
-from segbundle.errors import DataError, last_line
+from segbundle.errors import DataError, OutputError, last_line
 from segbundle.files.atomic import lock_folder, make_folder, remove_partial, write_csv, write_json
 from segbundle.files.documents import read_json
 from segbundle.files.hashing import hash_values
 from segbundle.files.output_folders import OutputFolder, claim
+from segbundle.files.pseudonyms import Pseudonyms
 from segbundle.io.geometry import Geometry
 from segbundle.io.scan_writing import write_scan
 from segbundle.io.scans import read_geometry, write_segmentation
 from segbundle.io.segment_files import add_segments
 from segbundle.io.segments import LabelGrid, find_class
+from segbundle.masking import hide
 from segbundle.segmentations.class_entries import class_table
 from segbundle.segmentations.nifti_labels import label_extensions
 from segbundle.terminal import counted
@@ -100,7 +104,7 @@ def import_dataset(
     series: Sequence[str] = (),
     class_names: Sequence[str] = (),
     unlabeled: bool = False,
-    named_by_path: bool = False,
+    case_names: str = "hash",
     allow_uneven: bool = False,
 ) -> ImportResult:
     """Make a dataset in the layout of the Decathlon from a DICOM export, or continue a stopped import.
@@ -115,21 +119,29 @@ def import_dataset(
         series: see `scans_in_folders`. Default: CT, MR and PT.
         class_names: class names to choose and order, background first. Default: the names of all segments.
         unlabeled: whether volumes without segmentation become test cases in `imagesTs` (default False).
-        named_by_path: see `search_export` (default False).
+        case_names: `hash` (default), `path` or `pseudonym`, see `search_export`. With `pseudonym`, names of files and
+            folders are also hidden in later messages.
         allow_uneven: see `segbundle.io.scans.read_scan` (default False). Label maps are resampled by nearest neighbor.
 
     Raises:
         DataError: the export contains no DICOM files, or there are too many classes.
-        OutputError: a file cannot be written, or segbundle did not write the existing file.
+        OutputError: a file cannot be written, segbundle did not write the existing file, or both folders are the same.
 
     Example:
         >>> import_dataset("/data/export", "datasets/liver")  # doctest: +SKIP
     """
+    if os.path.realpath(export) == os.path.realpath(dataset):
+        raise OutputError(f"{dataset}: is the export. Choose another folder for the dataset.")
     export, folder = Path(export), _claimed(dataset)
-    volumes = search_export(export, series, named_by_path)
+    salt = Pseudonyms(folder.folder) if case_names == "pseudonym" else None
+    if salt is not None:
+        hide_names_below([export], dataset)
+    volumes = search_export(export, series, case_names, salt)
+    if salt is not None:
+        hide([], cases={str(volume.path): volume.case for volume in volumes})
     segments, errors = _segments(volumes, class_names)
     names = list(class_names) or union_of_names(segments.values())
-    importer = _Importer(folder, names, segments, allow_uneven)
+    importer = _Importer(folder, names, segments, salt, allow_uneven)
     rows = []
     for volume in counted(volumes, len(volumes), "importing", "volume", free_lines=3):
         error = errors.get(volume.place)
@@ -180,9 +192,14 @@ class _Importer:
     """Writer of the cases of a dataset."""
 
     def __init__(
-        self, folder: OutputFolder, class_names: Sequence[str], segments: dict[str, list[str]], allow_uneven: bool
+        self,
+        folder: OutputFolder,
+        class_names: Sequence[str],
+        segments: dict[str, list[str]],
+        salt: Pseudonyms | None,
+        allow_uneven: bool,
     ) -> None:
-        self.folder, self.class_names, self.segments = folder, list(class_names), segments
+        self.folder, self.class_names, self.segments, self.salt = folder, list(class_names), segments, salt
         self.allow_uneven = allow_uneven
         path = folder.folder / _RECORDS
         content: Any = read_json(path) if path.is_file() else {}
@@ -239,7 +256,8 @@ class _Importer:
         files = [*(volume.series.files if volume.series else ()), *(file.path for file in volume.segments)]
         stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         label = volume.series.volume if volume.series else ""
-        return hash_values([stamps, label, self.class_names, self.segments.get(volume.place), labeled])
+        found = hash_values([stamps, label, self.class_names, self.segments.get(volume.place), labeled])
+        return found if self.salt is None else self.salt.digest(found)
 
     def _labels(self, volume: Volume, geometry: Geometry) -> Any:
         """Return the label map (X, Y, Z) of all segments of a volume."""

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from segbundle.datasets.case import Case, name_problem
 from segbundle.datasets.finding import tell_apart
-from segbundle.datasets.folders import Tree, escaped, list_tree, log_once
+from segbundle.datasets.folders import Tree, escaped, list_tree, log_once, some
 from segbundle.datasets.series import NOT_SELECTED, is_selected, scans_in_folders
 from segbundle.errors import DataError
 from segbundle.files.hashing import hash_values
+from segbundle.files.pseudonyms import Pseudonyms
 from segbundle.io.dicom import find_series
 from segbundle.io.dicom_folders import Series, list_folder
 from segbundle.io.scan_files import is_volume_path
@@ -76,14 +77,17 @@ class Volume:
         return self.series.modality if self.series is not None else ""
 
 
-def search_export(export: Path, selected: Sequence[str] = (), named_by_path: bool = False) -> list[Volume]:
+def search_export(
+    export: Path, selected: Sequence[str] = (), case_names: str = "hash", salt: Pseudonyms | None = None
+) -> list[Volume]:
     """Return all series of an export, each with the DICOM SEG and RTSTRUCT files that refer to it.
 
     Args:
         export: folder; its subfolders are searched.
         selected: see `scans_in_folders`. Default: all series.
-        named_by_path: whether cases are named by their folders. By default, their names are pseudonyms: `case_` and
-            eight digits of a hash of the SeriesInstanceUID.
+        case_names: `path` to name cases by their folders. By default (`hash`), names are `case_` and eight digits of a
+            hash of the SeriesInstanceUID; with `pseudonym`, twelve digits of a salted hash.
+        salt: pseudonyms of the folder of the dataset, for `pseudonym`. Default: none.
 
     Returns:
         volumes sorted by name. Series that are not volumes, damaged series and segmentations without their series have
@@ -100,6 +104,7 @@ def search_export(export: Path, selected: Sequence[str] = (), named_by_path: boo
     """
     if not export.is_dir():
         raise DataError(f"{escaped(export)}: no such folder. Pass the folder of a DICOM export.")
+    named_by_path = case_names == "path"
     tree = list_tree(export)
     if not tree.dicom and not tree.lost:
         raise DataError(f"{escaped(export)}: contains no DICOM files. Pass the folder of a DICOM export.")
@@ -121,7 +126,7 @@ def search_export(export: Path, selected: Sequence[str] = (), named_by_path: boo
     if named_by_path:
         volumes = [replace(volume, case=volume.case or volume.place.replace("/", "_")) for volume in volumes]
     else:
-        volumes = _pseudonyms(volumes)
+        volumes = _pseudonyms(volumes, salt if case_names == "pseudonym" else None)
     return sorted(volumes, key=lambda volume: (volume.case, volume.place))
 
 
@@ -211,17 +216,24 @@ def _segment_files(tree: Tree, export: Path, slices: Set[Path]) -> tuple[list[Se
             damaged.append(Volume("", path, _place(path, export), None, error=error))
             continue
         if file is not None:
+            if file.empty:
+                log_once(
+                    f"{escaped(path)}: {len(file.empty)} structures have no contours and count as not annotated: "
+                    f"{some([escaped(name) for name in file.empty])}"
+                )
             files.setdefault(file.uid or str(path), file)
     return list(files.values()), damaged
 
 
-def _pseudonyms(volumes: Sequence[Volume]) -> list[Volume]:
+def _pseudonyms(volumes: Sequence[Volume], salt: Pseudonyms | None) -> list[Volume]:
     """Return volumes named by a hash of their SeriesInstanceUID; by a longer one if two hashes begin alike."""
     contents = defaultdict[str, set[str]](set)
     for volume in volumes:
         contents[_identity(volume)].add(volume.content)
     several = {text for text, found in contents.items() if len(found) > 1}  # multi-frame files of one series
     texts = [text + f"/{volume.content}" * (text in several) for volume in volumes for text in [_identity(volume)]]
+    if salt is not None:
+        return [replace(volume, case=salt.of(text)) for volume, text in zip(volumes, texts, strict=True)]
     digests = [sha256(text.encode("utf-8", "surrogateescape")).hexdigest() for text in texts]
     short = Counter(digest[:_DIGITS] for digest in set(digests))
     return [

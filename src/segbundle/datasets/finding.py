@@ -11,6 +11,7 @@ from typing import Any
 
 from segbundle.config.from_settings import from_settings
 from segbundle.datasets.case import Case, case_of_channel, group_channels, name_problem, named_apart, with_problems
+from segbundle.datasets.case_pseudonyms import hide_names_below, named_by_pseudonym
 from segbundle.datasets.cases import list_cases, refuse
 from segbundle.datasets.description import read_description
 from segbundle.datasets.description_file import find_description, is_description
@@ -37,6 +38,8 @@ def find_scans(
     scans: str | Path | Sequence[str | Path],
     num_channels: int = 1,
     series: str | int | Sequence[str | int] | None = None,
+    case_names: str = "path",
+    output_dir: str | Path | None = None,
 ) -> list[dict[str, Any]]:
     """Return a MONAI datalist of scans for inference.
 
@@ -56,6 +59,9 @@ def find_scans(
             suffix.
         series: DICOM series to use: SeriesInstanceUIDs, SeriesNumbers, modalities, or patterns of SeriesDescriptions,
             such as `*thorax*` (case-insensitive). Other files are not affected. None (default) uses all series.
+        case_names: `path` (default) for the names described above, or `pseudonym` (see `named_by_pseudonym`). With
+            `pseudonym`, names of files and folders are also hidden in later messages.
+        output_dir: output folder of the run, which has the salt of the pseudonyms; required for them.
 
     Returns:
         entries with `case` and `image`, sorted by name; also with `error` if the scan cannot be used
@@ -74,6 +80,8 @@ def find_scans(
     paths = [Path(scans)] if isinstance(scans, (str, Path)) else [Path(path) for path in scans]
     trees: list[Tree] = []
     selected = _words(series)
+    if hidden_in := output_dir if case_names == "pseudonym" else None:
+        hide_names_below(paths, hidden_in)
     cases = [case for path in paths for case in _scans_of(path, num_channels, selected, trees)]
     log_left_out(trees)
     if len(paths) > 1:
@@ -92,7 +100,8 @@ def find_scans(
         )
     if all(case.problems for case in cases):
         refuse(list(dict.fromkeys(problem for case in cases for problem in case.problems)))
-    return [Case(case.name, case.image, problems=case.problems).item([]) for case in sorted(cases, key=_by_name)]
+    items = [Case(case.name, case.image, problems=case.problems).item([]) for case in sorted(cases, key=_by_name)]
+    return named_by_pseudonym(items, hidden_in) if hidden_in else items
 
 
 def _by_name(case: Case) -> str:

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segbundle.classes import Classes
-from segbundle.datasets.description import read_description
-from segbundle.datasets.description_file import find_description
+from segbundle.datasets.bids import bids_cases, is_bids
+from segbundle.datasets.description import LISTS, read_description
+from segbundle.datasets.description_file import find_description, root_of
 from segbundle.errors import DataError
 from segbundle.files.documents import shortened
+from segbundle.io.label_tables import find_label_table, read_label_table, table_class_names
+from segbundle.io.segments import find_class
 from segbundle.terminal import escaped
 
 _VALUE = re.compile(r"[0-9]{1,9}$")
@@ -24,6 +27,7 @@ class DescribedLabels(NamedTuple):
     Attributes:
         class_names: names in the order of the label values; None (default) if the file does not have `labels`.
         ignore_label: value of voxels whose class is unknown; None (default) if the file defines no ignore label.
+        by_name: whether the label values of each label map are found by the names, as in `dseg.tsv` (default False).
 
     Example:
         >>> DescribedLabels(["background", "liver"]).ignore_label is None
@@ -32,6 +36,7 @@ class DescribedLabels(NamedTuple):
 
     class_names: list[str] | None = None
     ignore_label: int | None = None
+    by_name: bool = False
 
 
 def described_labels(dataset_dir: str | Path) -> DescribedLabels:
@@ -39,7 +44,8 @@ def described_labels(dataset_dir: str | Path) -> DescribedLabels:
 
     `labels` may be `{"0": "background", "1": "liver"}` as in the Decathlon, `{"background": 0, "liver": 1}` as in
     nnU-Net, or a list of names. The label named `ignore` marks unknown voxels. Without `labels`, the foreground classes
-    come from VISTA3D's `original_label_dict` or `label_dict`, if its values have no gap.
+    come from VISTA3D's `original_label_dict` or `label_dict`, if its values have no gap; for BIDS, from the `dseg.tsv`
+    files of the label maps.
 
     Args:
         dataset_dir: see `load_cases`.
@@ -53,14 +59,14 @@ def described_labels(dataset_dir: str | Path) -> DescribedLabels:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = (Path(folder) / "dataset.json").write_text('{"labels": {"background": 0, "liver": 1, "ignore": 2}}')
         ...     described_labels(Path(folder))
-        DescribedLabels(class_names=['background', 'liver'], ignore_label=2)
+        DescribedLabels(class_names=['background', 'liver'], ignore_label=2, by_name=False)
     """
     path, description = find_description(dataset_dir).path, read_description(dataset_dir)
     labels = description.get("labels")
     if labels is None or labels == {}:
         labels = _vista_labels(description)
     if labels is None:
-        return DescribedLabels()
+        return _of_bids(dataset_dir, description)
     names = _names_by_value(path, labels)
     by_value = dict(names)
     duplicates = [value for value, count in Counter(value for value, _ in names).items() if count > 1]
@@ -81,6 +87,26 @@ def described_labels(dataset_dir: str | Path) -> DescribedLabels:
     if elsewhere:
         raise DataError(f"{path}: `labels` gives the background the value {elsewhere[0]}; it must be 0.")
     return DescribedLabels([by_value[value] for value in range(len(by_value))], ignored[0] if ignored else None)
+
+
+def _of_bids(dataset_dir: str | Path, description: Mapping[str, Any]) -> DescribedLabels:
+    """Return the names in the `dseg.tsv` files of a BIDS dataset, in the order of the values of the first file."""
+    file = find_description(dataset_dir)
+    root = root_of(file, description)
+    if not is_bids(root) or (root / "imagesTr").is_dir() or any(description.get(key) for key in LISTS):
+        return DescribedLabels()
+    cases, _ = bids_cases(root, description.get("bids") or {})
+    tables = dict.fromkeys(table for case in cases if case.label and (table := find_label_table(case.label)))
+    names, ignored = list[str](), set[int | None]()
+    for table in tables:
+        own, ignore_label = table_class_names(read_label_table(table))
+        names += [name for name in own if find_class(name, names) is None]
+        ignored.add(ignore_label)
+    if len(ignored) > 1:
+        raise DataError(
+            f"{escaped(root)}: its dseg.tsv files give `ignore` different values. Use the same value in all of them."
+        )
+    return DescribedLabels(names, next(iter(ignored)), by_name=True) if names else DescribedLabels()
 
 
 def _vista_labels(description: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -136,9 +162,19 @@ def check_class_names(dataset_dir: str | Path, class_names: Sequence[str]) -> No
         ...     _ = (Path(folder) / "dataset.json").write_text('{"labels": {"0": "background", "1": "liver"}}')
         ...     check_class_names(folder, ["background", "Liver"])
     """
-    described, names = described_labels(Path(dataset_dir)).class_names, Classes(class_names).names
+    labels, names = described_labels(Path(dataset_dir)), Classes(class_names).names
+    described = labels.class_names
     if described is None or [n.lower() for n in described] == [n.lower() for n in names]:
         return
+    if labels.by_name:
+        unknown = [name for name in names[1:] if find_class(name, described) is None]
+        if not unknown:
+            return
+        raise DataError(
+            f"{escaped(dataset_dir)}: its dseg.tsv names the classes {', '.join(described)}, but not {unknown[0]!r} of "
+            "the task. Correct class_names or the table; or set dataset_dir to a JSON file with `dataroot` and "
+            "`labels`."
+        )
     raise DataError(
         f"{find_description(dataset_dir).path}: its labels are {described}, but the task's class_names are {names}. "
         "Correct one of them."

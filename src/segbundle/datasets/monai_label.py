@@ -10,7 +10,8 @@ from typing_extensions import TypedDict
 
 from segbundle.datasets.case import Case, path_problems
 from segbundle.datasets.folders import log_once, some
-from segbundle.files.documents import read_json
+from segbundle.errors import DataError
+from segbundle.files.documents import read_json, shortened
 from segbundle.io.scan_files import is_scan_file, label_stem, stem
 
 _DATASTORE = "datastore_v2.json"
@@ -53,7 +54,7 @@ def study_cases(folder: Path) -> tuple[list[Case], list[str]]:
         the cases, and a message for each label map without an image
 
     Raises:
-        DataError: `datastore_v2.json` is invalid.
+        DataError: `datastore_v2.json` is invalid, or a folder that it names does not exist.
 
     Example:
         >>> import tempfile
@@ -66,6 +67,11 @@ def study_cases(folder: Path) -> tuple[list[Case], list[str]]:
         ('a', 'final', [])
     """
     store: _Datastore = read_json(folder / _DATASTORE, _Datastore) if (folder / _DATASTORE).is_file() else {}
+    for key in ("images_dir", "labels_dir"):
+        if key in store and not (folder / store[key]).is_dir():
+            raise DataError(
+                f"{folder / _DATASTORE}: {key} is {shortened(store[key])}, which is not a folder. Correct it."
+            )
     images = _files(folder / store.get("images_dir", "."))
     labels_dir = folder / store.get("labels_dir", "labels")
     labels = {label_stem(path): path for path in _files(labels_dir / _FINAL)}

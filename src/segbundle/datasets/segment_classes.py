@@ -37,6 +37,9 @@ def chosen_segments(files: Sequence[SegmentFile], class_names: Sequence[str]) ->
     if not files:
         raise LeftOutError("no segmentation", is_problem=False)
     found = [(file.path, number, name.strip()) for file in files for number, name in file.names.items()]
+    if not found:
+        empty = some(sorted({name for file in files for name in file.empty}))
+        raise LeftOutError("no contours", f"its structures have no contours: {empty}", is_problem=False)
     if class_names:
         found = [(path, number, name) for path, number, name in found if name and find_class(name, class_names)]
         if not found:

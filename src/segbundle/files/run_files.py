@@ -13,6 +13,7 @@ SUMMARY = "summary.json"
 REPORT = "report.html"
 MEASUREMENTS = "measurements.csv"
 TRAINING_CASES = "training_cases.csv"
+CASE_NAMES = "case_names.csv"
 TASK = "task.json"
 MODEL, LAST = "model.pt", "last.pt"
 SPLITS = "splits_final.json"
@@ -40,7 +41,7 @@ PREPARED_CASE = re.compile(r"[0-9a-f]{32}\.pt")
 _PARTIAL = re.compile(
     r"(\.partial-\d+-)(.*_prob\.nii|.*\.nii\.gz|dataset\.json|import\.csv|\.segbundle-import\.json|"
     + "".join(f".*{re.escape(suffix)}|" for suffix in (*LABEL_MAP_SUFFIXES.values(), _CLASSES))
-    + "|".join(map(re.escape, (PREDICTIONS, CROSS_VALIDATION, *RESULTS, *TRAINING)))
+    + "|".join(map(re.escape, (PREDICTIONS, CASE_NAMES, CROSS_VALIDATION, *RESULTS, *TRAINING)))
     + rf"|{RANK.pattern}|{PREPARED_CASE.pattern})",
     re.DOTALL,
 )

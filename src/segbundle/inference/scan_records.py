@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import time
@@ -15,11 +14,11 @@ from segbundle.distributed import barrier, rank, world_size
 from segbundle.errors import ScansFailedError
 from segbundle.files import run_files
 from segbundle.files.atomic import remove_partial, write_json
-from segbundle.files.hashing import shortened
 from segbundle.files.output_folders import folder_of, open_folder
 from segbundle.files.unwritten import UnwrittenFiles
+from segbundle.inference.scan_sources import ScanSources, paths_of
 from segbundle.inference.settings_hash import checkpoints_in, configured, hash_settings
-from segbundle.io.scan_files import files_of
+from segbundle.masking import masked
 from segbundle.results.journal import Journal, journals, key_of, record_files, records_of
 from segbundle.results.scores import CaseScores, scores_from_json
 from segbundle.results.source_series import identifiers_of, series_fields, without_identifiers
@@ -49,6 +48,8 @@ class ScanRecords:
             for predictions.
         keep_identifiers: whether to record UID, date and description of DICOM series. Default: False (only the modality
             and a pseudonym are recorded; see `series_fields`).
+        case_names: `pseudonym` if cases are named by pseudonyms (see `named_by_pseudonym`). Paths of scans are then
+            recorded only with `keep_identifiers`, also in `case_names.csv`. Default: `path`.
 
     Attributes:
         earlier_scores: scores of the scans that an earlier run finished; set by `remaining`.
@@ -74,6 +75,7 @@ class ScanRecords:
         save_probabilities: bool = False,
         scored_classes: Sequence[str] = (),
         keep_identifiers: bool = False,
+        case_names: str = "path",
     ) -> None:
         self.path = Path(output_dir) / run_files.PREDICTIONS
         self.resume = resume
@@ -90,6 +92,7 @@ class ScanRecords:
         self._output_formats = output_formats(self.settings.get("output_format", "nifti"))
         self._scored_classes = scored_classes
         self._keep_identifiers = keep_identifiers
+        self._sources = ScanSources(self.path.parent, case_names == "pseudonym", keep_identifiers)
         self._records: dict[_Key, dict[str, Any]] = {}
         self._others: dict[_Key, dict[str, Any]] = {}  # records of an earlier run for scans that this run was not given
         self._inputs: dict[_Key, str] = {}
@@ -134,10 +137,12 @@ class ScanRecords:
             folder_of(self.path.parent).remove(run_files.RESULTS)  # computed from label maps that are being replaced
             self._changed = True
         escaped = {name: _readable_value(value) for name, value in record.items()}
+        if escaped.get("error"):
+            escaped["error"] = masked(escaped["error"])
         key = key_of(escaped)
         origin = {"settings": self.settings_hash, "input": self._inputs.get(key)}
         self._records[key] = {**escaped, **self._series.get(key, {}), **origin}
-        self._journal.append(self._records[key])
+        self._journal.append(self._sources.as_written(self._records[key]))
         self._written = False
         if self._single and len(self._records) >= self._next_write:
             self._write()
@@ -165,7 +170,8 @@ class ScanRecords:
         barrier()
         if world_size() > 1 and rank() == 0:
             for path in journals(self.path.parent):
-                self._records |= {key_of(record): self._with_series(record) for record in records_of(path)}
+                found = map(self._sources.restored, records_of(path))
+                self._records |= {key_of(record): self._with_series(record) for record in found}
             self._expected = self._everything
             self._write()
             self._remove_journals()
@@ -185,9 +191,10 @@ class ScanRecords:
         """
         keys = [_key(entry) for entry in data]
         self._everything = set(keys)
-        self._inputs = {key: _fingerprint(entry) for key, entry in zip(keys, data, strict=True)}
+        self._inputs = {key: self._sources.hash_of(entry) for key, entry in zip(keys, data, strict=True)}
+        self._sources.paths = dict(keys)
         earlier = self._read_earlier() if self.resume else {}
-        images = {key: _paths(entry["image"])[0] for key, entry in zip(keys, data, strict=True)}
+        images = {key: paths_of(entry["image"])[0] for key, entry in zip(keys, data, strict=True)}
         self._series = series_fields(images, self._keep_identifiers, earlier)
         if self.resume:
             self._keep_finished(earlier)
@@ -205,14 +212,16 @@ class ScanRecords:
         return share
 
     def _read_earlier(self) -> dict[_Key, dict[str, Any]]:
-        return {key_of(record): record for path in record_files(self.path.parent) for record in records_of(path)}
+        found = [record for path in record_files(self.path.parent) for record in records_of(path)]
+        return {key_of(record): record for record in map(self._sources.restored, found)}
 
     def _keep_finished(self, earlier: Mapping[_Key, dict[str, Any]]) -> None:
         """Keep the records of an earlier run that are still valid, and those of scans that this run was not given."""
         cases = {case for case, _ in self._everything}
         requested = [record for record in earlier.values() if record["case"] in cases]
         self._records = {key_of(record): self._with_series(record) for record in requested if self._is_done(record)}
-        if any(identifiers_of(earlier[key]) - identifiers_of(record) for key, record in self._records.items()):
+        removed = [identifiers_of(earlier[key]) - identifiers_of(record) for key, record in self._records.items()]
+        if any(removed) or self._sources.were_recorded:
             self._outdated = (run_files.REPORT, run_files.MEASUREMENTS)
         self.earlier_scores = [
             scores_from_json(record["case"], record["scores"])
@@ -230,7 +239,8 @@ class ScanRecords:
             if self._scored_classes:  # the report of an evaluation lists every failure in its folder
                 others = {key: record for key, record in others.items() if record["status"] == "ok"}
             self._others = {
-                key: record if self._keep_identifiers else without_identifiers(record) for key, record in others.items()
+                key: record if self._keep_identifiers else without_identifiers(self._sources.as_written(record))
+                for key, record in others.items()
             }
 
     def _with_series(self, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -250,6 +260,7 @@ class ScanRecords:
                     continue
                 records_of(path)
                 folder.adopt(path)
+            self._sources.refuse_names(path)
         cases = [entry["case"] for entry in readable]
         written = [path for case in cases for path in run_files.label_map_files("", case, self._output_formats)]
         if self._save_probabilities:
@@ -258,7 +269,7 @@ class ScanRecords:
             written += [Path(name) for name in (run_files.PREDICTIONS, run_files.TRAINING_CASES, *run_files.RESULTS)]
         if folder.is_claimed:
             folder.refuse_foreign(dict.fromkeys([*others, *(folder.folder / path for path in written)]))
-        inputs = (path for entry in readable for key in ("image", "label") for path in _paths(entry.get(key, [])))
+        inputs = (path for entry in readable for key in ("image", "label") for path in paths_of(entry.get(key, [])))
         folder.refuse_inputs(written, inputs)
 
     def _clean_up(self) -> None:
@@ -268,10 +279,11 @@ class ScanRecords:
         if self.path.exists() or self._records:
             self._write()
         self._remove_journals()
+        self._sources.write_table()
 
     def _write(self) -> None:
         records = self._others | self._records
-        write_json(self.path, [records[key] for key in sorted(records)])
+        write_json(self.path, [self._sources.as_written(records[key]) for key in sorted(records)])
 
     def _remove_journals(self) -> None:
         folder = folder_of(self.path.parent)
@@ -313,34 +325,10 @@ def _key(entry: Mapping[str, Any]) -> _Key:
     return readable(str(entry["case"])), source_of(entry["image"])
 
 
-def _paths(given: str | Sequence[str]) -> list[str]:
-    return [given] if isinstance(given, str) else [str(path) for path in given]
-
-
 def _readable_value(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _readable_value(item) for key, item in value.items()}
     return readable(value) if isinstance(value, str) else value
-
-
-def _fingerprint(entry: Mapping[str, Any]) -> str:
-    """Return 12 hexadecimal digits that identify the files of a scan and of its reference, if there is a reference.
-
-    The hash covers paths, sizes and dates, as well as the annotated classes and the ignore label of the reference.
-    """
-    digest = hashlib.sha256()
-    for key in ("annotated", "ignore_label"):
-        if key in entry:
-            digest.update(f"{key} {entry[key]}\n".encode())
-    for given in [*_paths(entry["image"]), *_paths(entry.get("label", []))]:
-        try:
-            files = files_of(os.path.realpath(given))
-            known = [file.stat() if file.exists() else None for file in files]
-        except (OSError, ValueError) as error:  # the same error is reported when the scan is read
-            files, known = [Path(f"{given} {error}")], [None]
-        for file, found in zip(files, known, strict=True):
-            digest.update(os.fsencode(f"{file} {found and found.st_size} {found and found.st_mtime_ns}\n"))
-    return shortened(digest)
 
 
 def report_failures(records: ScanRecords) -> None:

@@ -18,6 +18,7 @@ from segbundle.io.dicom import dicom_geometry, is_dicom, read_dicom
 from segbundle.io.dicom_folders import list_series
 from segbundle.io.dicom_segments import SEG, read_dicom_segments
 from segbundle.io.geometry import Geometry, Scan
+from segbundle.io.label_tables import renumber_by_name
 from segbundle.io.nifti import is_nifti
 from segbundle.io.scan_files import is_dicom_file, is_segmentation
 from segbundle.io.scans import read_scan, unreadable
@@ -38,7 +39,8 @@ def read_labels(
     """Read a label map as integers; values within 0.001 of an integer are rounded.
 
     Segments of DICOM SEG, RTSTRUCT and 3D Slicer (`.seg.nrrd`) files get the label values of the classes with their
-    names (see `label_values`), on the voxels of the scan.
+    names (see `label_values`), on the voxels of the scan. So do the values of BIDS segmentations with a `dseg.tsv` (see
+    `segbundle.io.label_tables`).
 
     Args:
         path: see `read_scan`; or a DICOM SEG or RTSTRUCT file, or a folder that contains only such a file.
@@ -77,6 +79,8 @@ def read_labels(
         label = Scan(*_read_series(Path(path)), Path(path))
     else:
         label = round_labels(read_scan(path, None))
+    if class_names and isinstance(path, (str, Path)):
+        label = replace(label, array=renumber_by_name(Path(path), label.array, class_names))
     return label if grid is None else reoriented(label, grid)
 
 

@@ -11,11 +11,11 @@ from segbundle.io.dicom_segments import SEG, add_dicom_segments, segment_names
 from segbundle.io.scan_files import is_dicom_file
 from segbundle.io.scans import unreadable
 from segbundle.io.segments import LabelGrid
-from segbundle.io.structure_sets import RTSTRUCT, add_structures, referenced_by, structure_names
+from segbundle.io.structure_sets import RTSTRUCT, add_structures, drawn_structures, referenced_by, structure_names
 
 _TAGS = (
     "SOPClassUID", "SOPInstanceUID", "ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence",
-    "StructureSetROISequence", "SegmentSequence",
+    "StructureSetROISequence", "SegmentSequence", "ROIContourSequence",
 )  # fmt: skip
 
 
@@ -28,7 +28,8 @@ class SegmentFile:
         kind: SOP class.
         uid: SOPInstanceUID; may be empty.
         series: SeriesInstanceUIDs of the images to which the file refers.
-        names: names of the segments or structures by their numbers, also of empty ones.
+        names: names of the segments or structures by their numbers, also of empty segments.
+        empty: names of structures of RTSTRUCT without contours, which count as not annotated (default none).
 
     Example:
         >>> SegmentFile(Path("rs.dcm"), RTSTRUCT, "1.2", frozenset({"1.2.3"}), {1: "liver"}).names[1]
@@ -40,6 +41,7 @@ class SegmentFile:
     uid: str
     series: frozenset[str]
     names: Mapping[int, str] = field(hash=False)
+    empty: tuple[str, ...] = ()
 
 
 def read_segment_file(path: Path) -> SegmentFile | None:
@@ -66,8 +68,14 @@ def read_segment_file(path: Path) -> SegmentFile | None:
         if kind not in (*SEG, RTSTRUCT):
             return None
         names = structure_names(dataset) if kind == RTSTRUCT else segment_names(dataset)
+        drawn = drawn_structures(dataset) if kind == RTSTRUCT else names.keys()
         return SegmentFile(
-            path, kind, str(dataset.get("SOPInstanceUID") or ""), frozenset(referenced_by(dataset)), names
+            path,
+            kind,
+            str(dataset.get("SOPInstanceUID") or ""),
+            frozenset(referenced_by(dataset)),
+            {number: name for number, name in names.items() if number in drawn},
+            tuple(name for number, name in names.items() if number not in drawn),
         )
     except Exception as error:  # pydicom raises various exceptions for damaged headers
         if kind in (*SEG, RTSTRUCT):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +16,13 @@ from segbundle.io.itk import LPS_TO_RAS
 from segbundle.io.segments import LabelGrid, label_values
 from segbundle.io.uneven_slices import slice_coordinates
 
+_logger = logging.getLogger(__name__)
 RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
 """SOP class."""
 _CONTOUR_DATA = 0x30060050
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+_MARKER = "POINT"
+_MIN_POINTS = 3
 _ROUNDING = 1e-3
 """Rounding error of positions, in pixels."""
 _OFF_PLANE = 0.25
@@ -29,7 +33,7 @@ def read_structure_set(path: Path, class_names: Sequence[str], grid: Geometry) -
     """Read a DICOM RT Structure Set as a label map: voxels whose centers are within the contours of a structure.
 
     Several contours of a structure in a slice are combined by XOR, so that an inner contour is a hole. Structures
-    without closed contours are skipped.
+    without closed contours are skipped. Open contours are skipped with a warning.
 
     Args:
         path: path of the file.
@@ -48,7 +52,7 @@ def read_structure_set(path: Path, class_names: Sequence[str], grid: Geometry) -
     from pydicom import dcmread
 
     dataset: Any = dcmread(path)
-    drawn = {int(item.ReferencedROINumber) for item in dataset.get("ROIContourSequence") or [] if any(_closed(item))}
+    drawn = {int(item.ReferencedROINumber) for item in dataset.get("ROIContourSequence") or [] if _closed(item)}
     names = {number: name for number, name in structure_names(dataset).items() if number in drawn}
     labels = LabelGrid(path, grid)
     add_structures(labels, dataset, label_values(path, names, class_names))
@@ -72,6 +76,24 @@ def structure_names(dataset: Any) -> dict[int, str]:
     return {int(item.ROINumber): str(item.get("ROIName") or "") for item in dataset.StructureSetROISequence}
 
 
+def drawn_structures(dataset: Any) -> set[int]:
+    """Return the numbers of the structures with contours. Markers (POINT) are not contours.
+
+    Args:
+        dataset: content of the file (pydicom).
+
+    Example:
+        >>> from pydicom.dataset import Dataset
+        >>> drawn_structures(Dataset())
+        set()
+    """
+    return {
+        int(item.ReferencedROINumber)
+        for item in dataset.get("ROIContourSequence") or []
+        if any(each.ContourGeometricType != _MARKER for each in item.get("ContourSequence") or [])
+    }
+
+
 def add_structures(labels: LabelGrid, dataset: Any, values: Mapping[int, int]) -> None:
     """Add the structures of a DICOM RT Structure Set to a label map.
 
@@ -86,6 +108,7 @@ def add_structures(labels: LabelGrid, dataset: Any, values: Mapping[int, int]) -
     Example:
         >>> add_structures(labels, dcmread("rs.dcm"), {7: 1})  # doctest: +SKIP
     """
+    _warn_about_skipped(labels.path, dataset, values)
     to_voxels = np.linalg.inv(LPS_TO_RAS @ labels.grid.affine)
     contours = {
         int(item.ReferencedROINumber): [
@@ -106,8 +129,34 @@ def _in_slices(points: np.ndarray, grid: Geometry) -> np.ndarray:
 
 
 def _closed(item: Any) -> list[Any]:
-    """Return the closed contours of a structure."""
-    return [contour for contour in item.get("ContourSequence") or [] if contour.ContourGeometricType in _CLOSED]
+    """Return the closed contours of a structure that can enclose an area."""
+    contours = item.get("ContourSequence") or []
+    return [each for each in contours if each.ContourGeometricType in _CLOSED and _num_points(each) >= _MIN_POINTS]
+
+
+def _num_points(contour: Any) -> int:
+    """Return the number of points of a contour, or 3 if it cannot be counted, which is an error when it is read."""
+    value = contour.get_item(_CONTOUR_DATA).value
+    numbers = value.count(b"\\") + 1 if isinstance(value, bytes) else len(value or ())
+    return numbers // 3 if numbers % 3 == 0 else _MIN_POINTS
+
+
+def _warn_about_skipped(path: str | Path, dataset: Any, values: Mapping[int, int]) -> None:
+    """Log a warning about contours that are open or have less than three points. Markers (POINT) are left out."""
+    names, found = structure_names(dataset), dict[str, int]()
+    for item in dataset.get("ROIContourSequence") or []:
+        number = int(item.ReferencedROINumber)
+        drawn = [each for each in item.get("ContourSequence") or [] if each.ContourGeometricType != _MARKER]
+        if number in values and (skipped := len(drawn) - len(_closed(item))):
+            found[names.get(number) or str(number)] = skipped
+    if found:
+        _logger.warning(
+            "%s: %d contours of %s are open or have less than three points, and are skipped. Close them in the program "
+            "that drew them, and export again.",
+            path,
+            sum(found.values()),
+            ", ".join(found),
+        )
 
 
 def referenced_series(path: Path) -> set[str]:
@@ -136,11 +185,11 @@ def referenced_by(dataset: Any) -> set[str]:
         >>> referenced_by(Dataset())
         set()
     """
-    found = {str(series.SeriesInstanceUID) for series in dataset.get("ReferencedSeriesSequence") or []}
+    found = {str(series.get("SeriesInstanceUID")) for series in dataset.get("ReferencedSeriesSequence") or []}
     for frame in dataset.get("ReferencedFrameOfReferenceSequence") or []:
         for study in frame.get("RTReferencedStudySequence") or []:
-            found |= {str(series.SeriesInstanceUID) for series in study.get("RTReferencedSeriesSequence") or []}
-    return found
+            found |= {str(series.get("SeriesInstanceUID")) for series in study.get("RTReferencedSeriesSequence") or []}
+    return found - {"None", ""}
 
 
 def _points(contour: Any) -> np.ndarray:

@@ -250,9 +250,10 @@ def read_predictions(folder: str | Path, dataset_dir: str | Path | None = None) 
     if not isinstance(class_names, list):
         raise OutputError(f"{folder / run_files.RUN_FILE} has no class_names. Predict again.")
     files, failed = {}, _failed_cases(records)
+    hidden = _hidden(folder, dataset_dir, made_by["config"], records)
     for record in records:
         if record["status"] == "ok":
-            scan, prediction = record.get("image"), record.get("prediction")
+            scan, prediction = record.get("image") or hidden.get(record["case"]), record.get("prediction")
             if scan is None or prediction is None:
                 missing = "image" if scan is None else "prediction"
                 raise OutputError(
@@ -319,6 +320,22 @@ def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:
     )
 
 
+def _hidden(
+    folder: Path, dataset_dir: str | Path | None, config: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return the scans by case that records do not contain because cases are named by pseudonyms.
+
+    A scan that is not in the folder is named by its pseudonym, so that it counts as a missing file.
+    """
+    from segbundle.results.hidden_scans import find_hidden_scans, hides_scans
+
+    cases = [record["case"] for record in records if record["status"] == "ok" and record.get("image") is None]
+    if not cases or not hides_scans(folder):
+        return {}
+    found = find_hidden_scans(folder, dataset_dir, config, labeled=False)
+    return {case: found[case]["image"] if case in found else case for case in cases}
+
+
 def _failed_cases(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return error messages by case; the messages of scans with the same name are joined."""
     found: dict[str, str] = {}
@@ -341,9 +358,15 @@ def _case_files(
     dataset_dir: str | Path | None,
 ) -> list[tuple[str, CaseFiles]]:
     """Return the files of each case. Label maps in other formats than NIfTI are listed in the records."""
+    from segbundle.results.hidden_scans import find_hidden_scans, hides_scans
+
     written = {record["case"]: Path(record["prediction"]).name for record in records if record.get("prediction")}
-    found = []
-    for case, given in made_by.get("cases", {}).items():
+    cases, found = made_by.get("cases", {}), []
+    if not cases and written and dataset_dir is not None and hides_scans(folder):
+        entries = find_hidden_scans(folder, dataset_dir, made_by.get("config", {}), labeled=True)
+        scored = [entry for case, entry in entries.items() if case in written and "label" in entry]
+        cases = {entry["case"]: {**entry, "reference": entry["label"]} for entry in scored}
+    for case, given in cases.items():
         prediction = folder / written.get(case, run_files.label_map("", case))
         files = CaseFiles(given["image"], given["reference"], str(prediction), given.get("ignore_label"))
         found.append((case, files.moved_to(dataset_dir)))

@@ -30,6 +30,8 @@ class ClassEntry:
         name: class name.
         color: red, green and blue, 0 to 255.
         code: codes of the class.
+        algorithm: `AUTOMATIC` (default), `SEMIAUTOMATIC` or `MANUAL`, as DICOM describes how a segment was made.
+        algorithm_name: name of the program (default `segbundle`).
 
     Example:
         >>> ClassEntry(1, "liver", (230, 159, 0), find_code("liver")).hex_color
@@ -40,6 +42,8 @@ class ClassEntry:
     name: str
     color: Rgb
     code: ClassCode
+    algorithm: str = "AUTOMATIC"
+    algorithm_name: str = "segbundle"
 
     @property
     def hex_color(self) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 import segbundle
 from segbundle.errors import DataError
 from segbundle.files.atomic import atomic_write
-from segbundle.segmentations.class_entries import ClassEntry
+from segbundle.segmentations.class_entries import OWN_SCHEME, ClassEntry
 from segbundle.segmentations.dicom_bytes import encode, explicit_start, item
 from segbundle.segmentations.dicom_source import (
     MAX_LABEL,
@@ -36,6 +36,8 @@ _SERIES_OFFSET = 1000
 _MAX_BYTES = 2**32 - 2
 """Maximum length of the pixel data."""
 _PER_FRAME, _PIXELS = (0x5200, 0x9230), (0x7FE0, 0x0010)
+_OTHER_FAMILY = Code("algorithm", "Unknown algorithm", OWN_SCHEME)
+"""Family of the algorithm of another program."""
 _TOGETHER = 8
 """Number of frames that are packed together: frames follow each other without padding bits."""
 
@@ -127,7 +129,6 @@ def _without_frames(source: Source, shape: Sequence[int], table: Sequence[ClassE
 def _segment(entry: ClassEntry) -> Any:
     """Return the description of a segment with codes, algorithm, tracking identifiers and color."""
     import highdicom as hd
-    from pydicom.sr.codedict import codes
     from pydicom.uid import generate_uid
 
     code, uid = entry.code, generate_uid()
@@ -137,10 +138,8 @@ def _segment(entry: ClassEntry) -> Any:
         segment_label=name,
         segmented_property_category=_concept(code.category),
         segmented_property_type=_concept(code.type),
-        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=hd.AlgorithmIdentificationSequence(
-            "segbundle", codes.DCM.ArtificialIntelligence, segbundle.__version__
-        ),
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues(entry.algorithm),
+        algorithm_identification=_algorithm(entry),
         tracking_uid=uid,
         tracking_id=f"{name} {uid}",
         anatomic_regions=None if code.region is None else [_concept(code.region)],
@@ -153,6 +152,20 @@ def _segment(entry: ClassEntry) -> Any:
     if code.region_modifier is not None:
         segment.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = [_concept(code.region_modifier)]
     return segment
+
+
+def _algorithm(entry: ClassEntry) -> Any:
+    """Return the description of the program that made a segment; None for a manual segment."""
+    import highdicom as hd
+    from pydicom.sr.codedict import codes
+
+    if entry.algorithm == "MANUAL":
+        return None
+    own = entry.algorithm_name == "segbundle"
+    family = codes.DCM.ArtificialIntelligence if own else _concept(_OTHER_FAMILY)
+    return hd.AlgorithmIdentificationSequence(
+        entry.algorithm_name[:MAX_LABEL], family, segbundle.__version__ if own else "unknown"
+    )
 
 
 def _concept(code: Code) -> Any:

@@ -15,6 +15,7 @@ import numpy as np
 from segbundle.errors import DataError
 from segbundle.files.documents import read_json
 from segbundle.io.label_maps import dicom_object, segment_fields
+from segbundle.io.label_tables import find_label_table, read_label_table
 from segbundle.io.nifti import is_nifti
 from segbundle.io.scan_files import is_segmentation
 from segbundle.io.scans import unreadable
@@ -25,6 +26,7 @@ from segbundle.segmentations.nifti_labels import EXTENSION_CODES, table_file
 from segbundle.segmentations.palette import TO_RGB, WHITE, Rgb
 from segbundle.segmentations.snomed import find_code
 
+ALGORITHMS = ("AUTOMATIC", "SEMIAUTOMATIC", "MANUAL")
 _TERMINOLOGY = re.compile(r"TerminologyEntry:([^|]*)")
 _TABLE = re.compile(rb"<LabelTable>.*</LabelTable>", re.DOTALL)
 
@@ -39,6 +41,8 @@ class FileClass:
         color: red, green and blue, 0 to 255; None (default) if the file contains none.
         code: `scheme`, `value`, `meaning` and, for classes with a side, `laterality`; None (default) if the file
             contains none.
+        algorithm: `AUTOMATIC`, `SEMIAUTOMATIC` or `MANUAL`; empty (default) if the file contains none of these.
+        algorithm_name: name of the program that made the segment; empty (default) if unknown.
 
     Example:
         >>> FileClass(1, "liver").color is None
@@ -49,13 +53,15 @@ class FileClass:
     name: str
     color: Rgb | None = None
     code: Mapping[str, str] | None = None
+    algorithm: str = ""
+    algorithm_name: str = ""
 
 
 def classes_in_file(path: str | Path) -> list[FileClass]:
     """Return the classes that a label file describes, sorted by number.
 
     Segments of DICOM SEG and 3D Slicer, structures of RTSTRUCT, and the label table of a NIfTI file (with codes of the
-    JSON file beside it) are classes.
+    JSON file beside it; or `dseg.tsv` of BIDS) are classes.
 
     Args:
         path: path of the file.
@@ -118,6 +124,38 @@ def table_of(
     return class_table(names, {**colors, **(class_colors or {})}, {**codes, **(class_codes or {})})
 
 
+def with_algorithms(table: Sequence[ClassEntry], classes: Sequence[FileClass]) -> list[ClassEntry]:
+    """Return a table with the algorithm types of a file; classes without one become `SEMIAUTOMATIC`.
+
+    DICOM SEG needs a type. A segmentation of unknown origin must pass neither as manual nor as a prediction.
+
+    Args:
+        table: classes.
+        classes: classes of the file, see `classes_in_file`.
+
+    Example:
+        >>> table = class_table(["background", "liver", "lesion"])
+        >>> found = with_algorithms(table, [FileClass(1, "Liver", algorithm="MANUAL")])
+        >>> [(entry.algorithm, entry.algorithm_name) for entry in found]
+        [('MANUAL', 'unknown'), ('SEMIAUTOMATIC', 'unknown')]
+    """
+    names = ["background", *(entry.name for entry in table)]
+    own = {find_class(entry.name, names): entry for entry in classes if entry.name and entry.algorithm}
+    return [
+        replace(
+            entry, algorithm=own[entry.label].algorithm, algorithm_name=own[entry.label].algorithm_name or "unknown"
+        )
+        if entry.label in own
+        else replace(entry, algorithm="SEMIAUTOMATIC", algorithm_name="unknown")
+        for entry in table
+    ]
+
+
+def _algorithm(value: Any) -> str:
+    text = str(value or "").strip().upper()
+    return text if text in ALGORITHMS else ""
+
+
 def _is_new(entry: FileClass) -> bool:
     """Return whether a code is valid and is not the one that the class has by its name."""
     code, known = entry.code or {}, find_code(entry.name)
@@ -143,7 +181,11 @@ def _of_segment(item: Any) -> FileClass:
     kind = (item.get("SegmentedPropertyTypeCodeSequence") or [None])[0]
     sides = None if kind is None else kind.get("SegmentedPropertyTypeModifierCodeSequence")
     color = None if lab is None else rgb_of_lab(lab)
-    return FileClass(int(item.SegmentNumber), str(item.get("SegmentLabel") or ""), color, _code(kind, sides))
+    algorithm = _algorithm(item.get("SegmentAlgorithmType"))
+    program = str(item.get("SegmentAlgorithmName") or "")
+    return FileClass(
+        int(item.SegmentNumber), str(item.get("SegmentLabel") or ""), color, _code(kind, sides), algorithm, program
+    )
 
 
 def _of_structure_set(dataset: Any) -> list[FileClass]:
@@ -158,7 +200,9 @@ def _of_structure_set(dataset: Any) -> list[FileClass]:
     for item in dataset.StructureSetROISequence:
         number = int(item.ROINumber)
         color = None if not colors.get(number) else _rgb([float(part) for part in colors[number]])
-        found.append(FileClass(number, str(item.get("ROIName") or ""), color, _code(kinds.get(number), None)))
+        algorithm = _algorithm(item.get("ROIGenerationAlgorithm"))
+        name, code = str(item.get("ROIName") or ""), _code(kinds.get(number), None)
+        found.append(FileClass(number, name, color, code, algorithm))
     return found
 
 
@@ -214,7 +258,10 @@ def _terminology(tags: str) -> dict[str, str] | None:
 
 
 def _of_nifti(path: Path) -> list[FileClass]:
-    """Return the classes of the label table in the header, with the codes of the JSON file of `write_nifti_labels`."""
+    """Return the classes of the label table in the header, or else of `dseg.tsv`.
+
+    The codes of a table in the header are in the JSON file of `write_nifti_labels`.
+    """
     header: Any = nib.load(path.absolute()).header
     for extension in getattr(header, "extensions", []):
         table = _TABLE.search(_content(extension)) if extension.get_code() in EXTENSION_CODES else None
@@ -225,7 +272,9 @@ def _of_nifti(path: Path) -> list[FileClass]:
             except (ElementTree.ParseError, ValueError):
                 continue  # of another program
             return [entry for entry in found if entry.number > 0]
-    return []
+    bids = find_label_table(path)
+    rows = [] if bids is None else read_label_table(bids)
+    return [FileClass(row.value, row.name, row.color) for row in rows if row.value > 0]
 
 
 def _content(extension: Any) -> bytes:

@@ -16,7 +16,8 @@ from segbundle.io.regridding import read_labels_on
 from segbundle.io.scan_files import is_segmentation
 from segbundle.io.segments import label_values
 from segbundle.segmentations.class_entries import ClassEntry
-from segbundle.segmentations.file_classes import FileClass, table_of
+from segbundle.segmentations.file_classes import FileClass, table_of, with_algorithms
+from segbundle.terminal import escaped
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,18 @@ def named_table(path: str | Path, found: Sequence[FileClass], classes: TaskClass
         [1, 2]
     """
     if classes.names:
-        return table_of(found, classes.names, classes.colors, classes.codes)
+        return with_algorithms(table_of(found, classes.names, classes.colors, classes.codes), found)
     names = [entry.name for entry in found]
     twice = next((name for name in names if name and names.count(name) > 1), None)
     if twice is not None or not all(names):
         problem = f"two segments are named {twice!r}" if twice else "a segment has no name"
         raise DataError(f"{path}: {problem}. Rename the segments.")
-    return table_of(found) if found else []
+    if unreadable := next((name for name in names if escaped(name) != name), None):
+        raise DataError(
+            f"{path}: the name {escaped(unreadable)!r} of a segment has characters that cannot be printed. "
+            "Rename the segment."
+        )
+    return with_algorithms(table_of(found), found) if found else []
 
 
 def read_named_labels(

@@ -119,7 +119,7 @@ def _structure(entry: ClassEntry, frame_of_reference: str) -> Any:
         ROINumber=entry.label,
         ReferencedFrameOfReferenceUID=frame_of_reference,
         ROIName=entry.name.replace("\\", "/")[:MAX_LABEL],
-        ROIGenerationAlgorithm="AUTOMATIC",
+        ROIGenerationAlgorithm=entry.algorithm,
     )
 
 

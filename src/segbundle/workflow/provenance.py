@@ -30,6 +30,7 @@ from segbundle.errors import OutputError, describe
 from segbundle.files import run_files
 from segbundle.files.hashing import file_ends, shortened
 from segbundle.io.scan_files import files_of
+from segbundle.masking import hides_names, masked, name_of
 from segbundle.report.page import write_report
 from segbundle.results.runs import write_run
 from segbundle.results.structures import training_cases_of, write_training_cases
@@ -139,22 +140,26 @@ def report_run(
     if rank() > 0:
         return
     seen = cases_trained_on(config.get("ckpt_path"))
-    trained_on = None if seen is None else sorted({entry["case"] for entry in data} & seen)
-    chosen_by = sorted({entry["case"] for entry in data} & cases_validated_on(config.get("ckpt_path")))
+    cases = {name_of(entry["case"]): entry["case"] for entry in data}
+    trained_on = None if seen is None else sorted(cases[name] for name in cases.keys() & seen)
+    validated_on = cases_validated_on(config.get("ckpt_path"))
+    chosen_by = sorted(cases[name] for name in cases.keys() & validated_on)
     known = {"trained_on": trained_on, "chosen_by": chosen_by}
     made = {**made_by(config, device), "data_fingerprint": _fingerprint(data), **known}
     with records.unwritten.defer_error(run_files.RUN_FILE):
-        write_run(output_dir, made, [entry for entry in data if "error" not in entry])
+        shown = [] if hides_names() else data
+        write_run(output_dir, made, [entry for entry in shown if "error" not in entry])
     if (Path(output_dir) / run_files.SUMMARY).exists():
         with records.unwritten.defer_error(run_files.REPORT):
-            write_page(output_dir)
+            write_page(output_dir, config.get("dataset_dir") if hides_names() else None)
 
 
-def write_page(output_dir: str | Path) -> None:
+def write_page(output_dir: str | Path, dataset_dir: str | Path | None = None) -> None:
     """Write `report.html` of a run.
 
     Args:
         output_dir: folder of the scores.
+        dataset_dir: folder of the scans, if `run.json` does not contain their paths. Default: None.
 
     Raises:
         OutputError: the report cannot be written. The message contains the reason, and the command that writes the
@@ -170,12 +175,11 @@ def write_page(output_dir: str | Path) -> None:
         segbundle report
     """
     try:
-        _logger.info("report: %s", write_report(output_dir))
+        _logger.info("report: %s", write_report(output_dir, dataset_dir=dataset_dir))
     except Exception as error:
         reason = describe(error).rstrip(".")
-        raise OutputError(
-            f"{reason}; when this is fixed, run: segbundle report {shlex.quote(str(output_dir))}"
-        ) from error
+        folder = f"{shlex.quote(str(output_dir))}{' --dataset_dir FOLDER' * (dataset_dir is not None)}"
+        raise OutputError(f"{reason}; when this is fixed, run: segbundle report {folder}") from error
 
 
 def made_by(config: Mapping[str, Any], device: torch.device | str | None = None) -> dict[str, Any]:
@@ -187,7 +191,7 @@ def made_by(config: Mapping[str, Any], device: torch.device | str | None = None)
         device: device of the run. Default: left out.
 
     Returns:
-        JSON values by name, as in `run.json`
+        JSON values by name, as in `run.json`; without the names and the folder of the scans if these are hidden
 
     Example:
         >>> made_by({"fold": 0})["config"]
@@ -199,9 +203,11 @@ def made_by(config: Mapping[str, Any], device: torch.device | str | None = None)
     if (given := values.get("ckpt_path")) is not None:
         single = isinstance(given, (str, Path))
         values["ckpt_path"] = str(Path(given).resolve()) if single else [str(Path(path).resolve()) for path in given]
+    if hides_names():
+        values.pop("dataset_dir", None)
     return {
-        "command": _command(),
-        "working_directory": str(Path.cwd()),
+        "command": masked(_command()),
+        "working_directory": masked(str(Path.cwd())),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {
             "python": platform.python_version(),

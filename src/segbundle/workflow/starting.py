@@ -16,6 +16,7 @@ from segbundle.config.validation import bundle_configs, check_config
 from segbundle.config.values import check_values, is_evaluated_later
 from segbundle.distributed import require_process_group, start_ranks
 from segbundle.errors import show_plain_errors
+from segbundle.masking import show_names
 from segbundle.workflow.network_size import check_network_size
 
 
@@ -37,6 +38,7 @@ def start_workflow(ranks: bool = False) -> None:
     Example:
         >>> start_workflow()  # no running workflow: prepares the process only
     """
+    show_names()
     keep_freed_memory()
     warm_up_mkl()
     if ranks:

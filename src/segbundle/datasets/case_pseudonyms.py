@@ -1,0 +1,131 @@
+"""Pseudonyms instead of the names of files and folders, which hospitals form from names of patients."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from segbundle.datasets.description_file import find_description, is_description
+from segbundle.errors import SegbundleError
+from segbundle.files.documents import read_json
+from segbundle.files.pseudonyms import Pseudonyms
+from segbundle.io.scan_files import SUFFIXES, stem
+from segbundle.masking import hide
+
+
+def hide_names_below(paths: Sequence[str | Path], output_dir: str | Path) -> None:
+    """Hide the names of all files and folders of scans in later messages, log lines and records (see `masking.hide`).
+
+    Hidden are the given paths, everything in given folders, and the paths that a datalist contains. The folders of
+    `output_dir` are not hidden, because messages name output files.
+
+    Args:
+        paths: scans, folders of scans or datasets, or datalists.
+        output_dir: output folder of the run.
+
+    Example:
+        >>> from segbundle.masking import masked, show_names
+        >>> hide_names_below(["/nowhere/Doe_Jane/ct.nii"], "runs/predictions")
+        >>> masked("/nowhere/Doe_Jane/ct.nii: no such file.")
+        '[hidden]: no such file.'
+        >>> show_names()
+    """
+    names, whole = set[str](), set[str]()
+    for path in map(Path, paths):
+        forms = {str(path), str(Path.cwd() / path), os.path.realpath(path)}
+        whole |= forms
+        names |= {part for form in forms for part in Path(form).parts}
+        for folder in {path, *_roots(path)}:
+            for found, below in _walk(folder):
+                whole.add(found)
+                names.update(below)
+        names |= {part for text in _texts(path) for part in Path(text).parts}
+    kept = {*(Path.cwd() / output_dir).parts, *Path(os.path.realpath(output_dir)).parts}
+    hide({form for name in names - kept for form in _forms(name)}, whole - {".", os.sep})
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield the path of each real folder, also of linked folders, and the names of all files and folders in it."""
+    seen = set[str]()
+    for found, folders, files in os.walk(folder, followlinks=True):
+        yield found, [*folders, *files]
+        folders[:] = [name for name in folders if os.path.realpath(f"{found}{os.sep}{name}") not in seen]
+        seen |= {os.path.realpath(f"{found}{os.sep}{name}") for name in folders}
+
+
+def _forms(name: str) -> set[str]:
+    """Return a name with and without its suffix and the number of a channel."""
+    short = stem(name) if name.lower().endswith(SUFFIXES) else Path(name).stem
+    return {name, short, re.sub(r"_\d{4}$", "", short)}
+
+
+def _roots(path: Path) -> Iterator[Path]:
+    """Yield the folders that an input of Auto3DSeg or a datalist names."""
+    if path.is_file() and is_description(path):
+        with suppress(SegbundleError, OSError):
+            file = find_description(path)
+            yield file.root
+
+
+def _texts(path: Path) -> Iterator[str]:
+    """Yield all texts in the description of a dataset."""
+    with suppress(SegbundleError, OSError, ValueError):
+        file = find_description(path).path
+        if file.is_file():
+            yield from _leaves(read_json(file))
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        if "/" in value or value.lower().endswith(SUFFIXES):
+            yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _leaves(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _leaves(item)
+
+
+def named_by_pseudonym(entries: Sequence[dict[str, Any]], output_dir: str | Path) -> list[dict[str, Any]]:
+    """Return datalist entries whose cases are named by pseudonyms, sorted by name.
+
+    A pseudonym is a hash of the real path of the scan with the salt of the output folder. Later messages contain the
+    pseudonyms instead of the names and paths.
+
+    Args:
+        entries: entries with `case` and `image`.
+        output_dir: output folder, which has the salt.
+
+    Raises:
+        OutputError: the salt cannot be read or written.
+
+    Example:
+        >>> import tempfile
+        >>> from segbundle.masking import show_names
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     (entry,) = named_by_pseudonym([{"case": "Doe", "image": "Doe.nii.gz"}], folder)
+        >>> entry["case"].startswith("case_"), entry["image"]
+        (True, 'Doe.nii.gz')
+        >>> show_names()
+    """
+    pseudonyms, cases, found = Pseudonyms(output_dir), dict[str, str](), dict[str, dict[str, Any]]()
+    for entry in entries:
+        paths = [path for key in ("image", "label") for path in _listed(entry.get(key, []))]
+        identity = os.path.realpath(paths[0])
+        name = pseudonyms.of(identity)
+        if name in found:  # several messages about one file
+            name = pseudonyms.of(f"{identity}\n{entry['case']}")
+        found[name] = {**entry, "case": name}
+        cases |= dict.fromkeys([path for given in paths for path in (given, os.path.realpath(given))], name)
+        cases[str(entry["case"])] = name
+    hide([], cases=cases)
+    return [found[name] for name in sorted(found)]
+
+
+def _listed(given: str | Sequence[str]) -> Sequence[str]:
+    return [given] if isinstance(given, str) else given

@@ -300,7 +300,7 @@ def test_unwritten_files_fail_the_run_at_its_end(tmp_path, monkeypatch):
     kept = run(scans(tmp_path / "scans", "a"), tmp_path / "out", Picky())
     (tmp_path / "out" / "summary.json").touch()
 
-    def spoilt(folder):
+    def spoilt(folder, dataset_dir=None):
         raise RuntimeError("no room")
 
     monkeypatch.setattr(provenance, "write_report", spoilt)

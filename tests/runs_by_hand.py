@@ -77,3 +77,25 @@ def write_predictions(folder: Path, scans, ckpt_path="model.pt") -> Path:
     config = {"class_names": NAMES, "ckpt_path": str(ckpt_path)}
     write_run(folder, {"command": "segbundle predict ...", "config": config}, [])
     return folder
+
+
+def write_many(folder: Path, num_classes: int, num_cases: int = 3) -> Path:
+    """Write an evaluation of many classes: `liver`, ribs, vertebrae and kidneys of one voxel each, and no `cyst`."""
+    similar = (f"{('rib_left', 'vertebrae_t', 'kidney_right')[index % 3]}_{index}" for index in range(num_classes - 2))
+    names = ["background", "liver", *similar, "cyst"]
+    scores, data = [], []
+    for number in range(num_cases):
+        ref = np.zeros((24, 12, 4), np.uint8)
+        ref.reshape(-1)[: 4 * num_classes : 4] = [*range(1, num_classes), 0]
+        pred = np.roll(ref, 1, axis=2) if number == 1 else ref  # every class misses its voxel in the second case
+        maps = torch.from_numpy(pred), torch.from_numpy(ref)
+        case = f"case_{number}"
+        scores.append(CaseScores(case, score_case(*maps, num_classes + 1, None, 255, SPACING, 1.0), voxel_ml=0.002))
+        files = {kind: folder / kind / f"{case}.nii.gz" for kind in ("image", "label")}
+        write_nifti(files["image"], ref.astype(np.float32), AFFINE)
+        write_nifti(files["label"], ref, AFFINE)
+        write_nifti(folder / f"{case}_seg.nii.gz", pred, AFFINE)
+        data.append({"case": case, **{kind: str(path) for kind, path in files.items()}})
+    write_scores(folder, scores, names, [0.0] + [1.0] * num_classes)
+    write_run(folder, {"command": "segbundle evaluate ...", "config": {}, "trained_on": []}, data)
+    return folder

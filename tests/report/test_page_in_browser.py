@@ -5,7 +5,7 @@ import json
 import pytest
 
 from browsers import CHROMIUMS_OWN, needs_chromium
-from runs_by_hand import CASES, RIGHT, labels, write_evaluation, write_predictions
+from runs_by_hand import CASES, RIGHT, labels, write_evaluation, write_many, write_predictions
 from screenshots import chromium
 from segbundle.report.comparison import write_comparison
 from segbundle.report.page import write_report
@@ -133,3 +133,21 @@ def test_prediction_page_opens(browser, opened, tmp_path):
     assert names(browser)[0] == ("b", "cube")  # the case with a warning
     click(browser, "volume")
     assert len(names(browser)) == 4
+
+
+def test_classes_are_sorted_and_grouped_again(browser, opened, tmp_path):
+    _, complaints = opened(write_report(write_many(tmp_path, 14)))
+    assert complaints == []
+    rows = "[...document.querySelectorAll('#classes tbody tr')].filter(row => row.offsetParent)"
+    shown = f"return {rows}.map(row => row.cells[0].textContent)"
+    before = browser.execute_script(shown)
+    assert before[:3] == ["liver", "rib (4)", "rib_left_0"] and before[-1] == "cyst"
+    head = "document.querySelector('#classes thead button')"
+    browser.execute_script(f"{head}.click()")
+    ascending = browser.execute_script(shown)
+    assert ascending[0] == "cyst" and ascending[-1] == "vertebrae_t_10" and "rib (4)" not in ascending
+    assert len(ascending) == 14
+    browser.execute_script(f"{head}.click()")
+    assert browser.execute_script(shown) == ascending[::-1]
+    browser.execute_script(f"{head}.click()")
+    assert browser.execute_script(shown) == before

@@ -120,7 +120,9 @@ def test_case_opens_at_most_errors_in_radiological_view(browser):
     # the ball is in layers 1 to 4 along x, predicted in 2 to 5: layers 1 and 5 (2 mm) are wrong; the second is shown
     place = browser.execute_script("return [...viewer.frac2mm(viewer.scene.crosshairPos)].slice(0, 3)")
     assert place == pytest.approx([10, 4, 4], abs=0.51)
-    assert browser.find_element("id", "place").text.startswith("R 10.0, A 4.0, S 4.0 mm: ")
+    text = browser.find_element("id", "place").text
+    assert text.startswith("R 10.0, A 4.0, S 4.0 mm: ")
+    assert text.endswith(("; reference background, prediction ball.", "; reference ball, prediction background."))
     sides = "return [viewer.opts.isRadiologicalConvention, viewer.opts.sagittalNoseLeft]"
     assert browser.execute_script(sides) == [True, True]
 

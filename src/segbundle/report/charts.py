@@ -148,6 +148,7 @@ def strip_plot(
     differences: bool = False,
     logarithmic: bool = False,
     styles: Mapping[str, str] | None = None,
+    compact: bool = False,
 ) -> Figure:
     """Return a strip plot with one row per group: values as dots, quartiles as a box, the median as a line.
 
@@ -163,36 +164,41 @@ def strip_plot(
         differences: whether values are differences. The axis then includes 0, marked by a line. Default: False.
         logarithmic: whether the axis is logarithmic; all values must then be positive. Default: False.
         styles: CSS class of the dots by name of the group, for groups with a color. Default: none.
+        compact: whether rows are half as high, with the names beside them, for many groups (default False).
 
     Example:
         >>> plot = strip_plot("Dice per class", "Dice", {"liver": [Point("case_1", 0.9), Point("case_2", 0.8)]})
         >>> plot.caption
         'Each dot is a case; boxes show quartiles and medians.'
     """
-    row, values = 42.0, [point.value for points in groups.values() for point in points]
+    row, values = 20.0 if compact else 42.0, [point.value for points in groups.values() for point in points]
     names = [_shorten(name, _MAX_NAME_LENGTH) for name in groups]
+    left = 12 + (_LETTER_WIDTH * max(map(len, names)) if compact else 0.0)
     ends = [math.log10(end) if logarithmic else end for end in (min(values), max(values))]
     ends = [min(ends[0], 0.0), max(ends[1], 0.0)] if differences else ends
     drawing = _Drawing(
-        480, row * len(groups) + 44, left=12, right=12, top=6, bottom=38,
+        480, row * len(groups) + 44, left=left, right=12, top=6, bottom=38,
         x_range=_with_margin(ends[0], ends[1]), logarithmic=logarithmic,
     )  # fmt: skip
     drawing.x_axis(label)
     if differences:
         drawing.line(drawing.x(0), drawing.top, drawing.x(0), drawing.height - drawing.bottom, "limit")
-    all_dots = len(values) <= _MAX_DOTS
+    all_dots, half = len(values) <= _MAX_DOTS, 6.0 if compact else 10.0
     kinds = [f"dot {(styles or {}).get(name, '')}".rstrip() for name in groups]
     for index, (name, kind, points) in enumerate(zip(names, kinds, groups.values(), strict=True)):
-        middle = drawing.top + row * (index + 1) - 14
-        drawing.text(0, middle - 16, name if points else f"{name}: none", "start")
+        middle = drawing.top + row * (index + 1) - (10 if compact else 14)
+        if compact:
+            drawing.text(left - 8, middle + 4, name, "end")
+        else:
+            drawing.text(0, middle - 16, name if points else f"{name}: none", "start")
         if not points:
             continue
         first, median, third = np.percentile([point.value for point in points], [25, 50, 75])
         drawing.parts.append(
-            f'<rect class="box" x="{drawing.x(first):.1f}" y="{middle - 10:.1f}" '
-            f'width="{drawing.x(third) - drawing.x(first):.1f}" height="20"/>'
+            f'<rect class="box" x="{drawing.x(first):.1f}" y="{middle - half:.1f}" '
+            f'width="{drawing.x(third) - drawing.x(first):.1f}" height="{2 * half:.0f}"/>'
         )
-        drawing.line(drawing.x(median), middle - 12, drawing.x(median), middle + 12, "median")
+        drawing.line(drawing.x(median), middle - half - 2, drawing.x(median), middle + half + 2, "median")
         if not all_dots:
             reach = _WHISKER_IQRS * (third - first)
             inside = [point.value for point in points if first - reach <= point.value <= third + reach]
@@ -200,7 +206,7 @@ def strip_plot(
                 drawing.line(drawing.x(start), middle, drawing.x(end), middle, "whisker")
             points = [point for point in points if not first - reach <= point.value <= third + reach]
         for number, point in enumerate(points):
-            jitter = 16 * ((number * _GOLDEN_RATIO) % 1 - 0.5)
+            jitter = 1.6 * half * ((number * _GOLDEN_RATIO) % 1 - 0.5)
             drawing.dot(drawing.x(point.value), middle + jitter, f"{point.case}: {point.value:.4g}", kind)
     outliers = "" if all_dots else " more than 1.5 interquartile ranges beyond the quartiles"
     return Figure(drawing.svg(title), f"Each dot is a {one}{outliers}; boxes show quartiles and medians.")

@@ -13,6 +13,7 @@ from segbundle.files.output_folders import refuse_to_replace
 from segbundle.metrics import Status
 from segbundle.report.caveats import caveats, few
 from segbundle.report.charts import Figure, Point, bland_altman, strip_plot
+from segbundle.report.class_groups import MANY, group_classes
 from segbundle.report.colors import color_classes, colors_of_run
 from segbundle.report.gallery import farthest, gallery, worst_first
 from segbundle.report.rendering import LABELS, as_yaml, number, render
@@ -23,6 +24,8 @@ from segbundle.results.scores import Row
 from segbundle.results.source_series import series_columns
 
 _logger = logging.getLogger(__name__)
+_MIN_POINTS = 3
+"""Smallest number of cases of a volume plot on a page of many classes; two points have no limits of agreement."""
 _COLUMNS = (
     ("dice", "Dice", 4),
     ("hd95_mm", "HD95 (mm)", 2),
@@ -100,6 +103,8 @@ def _page(run: Run) -> str:
         title=f"Scores: {short_name(run.folder)}",
         summary=run.summary,
         classes=run.summary["classes"],
+        groups=group_classes(run.summary["classes"]),
+        many=len(run.class_names) > MANY,
         surfaces=any(row.get("nsd_mean") is not None for row in run.summary["classes"].values()),
         failed=run.failed,
         about=about(run.made_by),
@@ -176,7 +181,9 @@ def _strips(run: Run) -> list[Figure]:
         }
         if any(groups.values()):
             title = f"{label} of every case per class"
-            found.append(strip_plot(title, label, groups, styles=color_classes(run.class_names)))
+            found.append(
+                strip_plot(title, label, groups, styles=color_classes(run.class_names), compact=len(groups) > MANY)
+            )
     return found
 
 
@@ -189,6 +196,6 @@ def _volumes(run: Run) -> list[dict[str, Any]]:
             for case, pred, ref in pairs
             if pred is not None and ref is not None
         ]
-        if points:
+        if len(points) >= (_MIN_POINTS if len(run.class_names) > MANY else 1):
             found.append({"name": name, "plot": bland_altman(f"Volume differences of {name}", points, style)})
     return found

@@ -1,32 +1,45 @@
 (() => {
-  const table = document.getElementById("table");
-  const body = table.tBodies[0];
+  const body = document.getElementById("table").tBodies[0];
   const rows = [...body.rows];
-  const heads = [...table.tHead.rows[0].cells];
   const find = document.getElementById("find");
   const ofClass = document.getElementById("of-class");
   const ofStatus = document.getElementById("of-status");
   const shown = document.getElementById("shown");
   const names = new Intl.Collator(undefined, { numeric: true });
 
-  function compare(column, direction) {
-    const isText = column < 3;
+  function compare(column, direction, isText) {
     return (one, other) => {
       const [a, b] = [one.cells[column], other.cells[column]];
       if (isText) return direction * names.compare(a.textContent, b.textContent);
-      const [x, y] = [a, b].map((cell) => Number(cell.textContent.replace("−", "-")));
+      const [x, y] = [a, b].map((cell) => Number.parseFloat(cell.textContent.replace("−", "-")));
       if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y); // dashes are always last
       return direction * (x - y);
     };
   }
 
-  heads.forEach((head, column) => head.firstElementChild.addEventListener("click", () => {
-    const direction = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
-    heads.forEach((each) => each.removeAttribute("aria-sort"));
-    head.setAttribute("aria-sort", direction > 0 ? "ascending" : "descending");
-    rows.sort(compare(column, direction));
-    body.append(...rows);
-  }));
+  // Sort a table by the column whose head is clicked. Rows of groups are shown only in the original order, which
+  // the third click restores.
+  function makeSortable(table, numTextColumns) {
+    const original = [...table.tBodies[0].rows];
+    const hasGroups = original.some((row) => row.classList.contains("group"));
+    const heads = [...table.tHead.rows[0].cells];
+    heads.forEach((head, column) => head.querySelector("button")?.addEventListener("click", () => {
+      const before = head.getAttribute("aria-sort");
+      heads.forEach((each) => each.removeAttribute("aria-sort"));
+      const restored = hasGroups && before === "descending";
+      table.classList.toggle("sorted", !restored);
+      if (restored) {
+        table.tBodies[0].append(...original);
+        return;
+      }
+      const direction = before === "ascending" ? -1 : 1;
+      head.setAttribute("aria-sort", direction > 0 ? "ascending" : "descending");
+      table.tBodies[0].append(...[...original].sort(compare(column, direction, column < numTextColumns)));
+    }));
+  }
+  makeSortable(document.getElementById("table"), 3);
+  const classes = document.getElementById("classes");
+  if (classes) makeSortable(classes, 1);
 
   function filter() {
     const query = find.value.toLocaleLowerCase();
@@ -53,9 +66,9 @@
     }
   }
 
-  // Print the configuration even if it is collapsed.
+  // Print collapsed parts as well.
   addEventListener("beforeprint", () => {
-    document.querySelectorAll("details.config").forEach((details) => { details.open = true; });
+    document.querySelectorAll("details").forEach((details) => { details.open = true; });
   });
 
   // Expand a collapsed section when a link leads into it.

@@ -16,8 +16,20 @@
     const sides = [["R", "L", x], ["A", "P", y], ["S", "I", z]];
     const position = sides.map(([more, less, mm]) => `${mm < 0 ? less : more} ${Math.abs(mm).toFixed(1)}`);
     const scan = at.values.find((volume) => volume.name.startsWith("scan"));
-    get("place").textContent = `${position.join(", ")} mm${scan ? `: ${Number(scan.value).toPrecision(4)}` : ""}.`;
+    const value = scan ? `: ${Number(scan.value).toPrecision(4)}` : "";
+    get("place").textContent = `${position.join(", ")} mm${value}${classesAt(at.values)}.`;
   };
+
+  // Names of the classes at the crosshair, such as "; reference liver, prediction background".
+  function classesAt(values) {
+    const found = ["reference", "prediction"].flatMap((layer) => {
+      const volume = values.find((each) => each.name.startsWith(layer));
+      if (!volume) return [];
+      const name = classes[Math.round(volume.value) - 1]?.name ?? "background";
+      return [report ? `${layer} ${name}` : name];
+    });
+    return found.length ? `; ${found.join(", ")}` : "";
+  }
 
   const { cases, classes, errors, window: shown, report } = await (await fetch("/cases.json")).json();
   const [select, view, outline] = [get("case"), get("view"), get("outline")];

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from segbundle import __version__
-from segbundle.cli.data_commands import check, convert, import_dataset, samples
+from segbundle.cli.data_commands import check, convert, import_dataset, plan, samples
 from segbundle.cli.option_types import (
     DATASET,
     PASS_ON,
@@ -273,7 +273,7 @@ def reproduce(
             write_text(output, f"{text}\n")
 
 
-for _command in (check, convert, import_dataset, samples):
+for _command in (check, plan, convert, import_dataset, samples):
     app.command("import" if _command is import_dataset else None)(_command)
 
 

@@ -73,3 +73,68 @@ def test_missing_dataset_and_missing_labels(tmp_path: Path, phantoms: Path):
     (tmp_path / "scans" / "imagesTr" / "a.nii.gz").symlink_to(phantoms / "imagesTr" / "phantom_000.nii.gz")
     done = segbundle("plan", tmp_path / "scans", "-o", tmp_path / "task.yaml")
     assert done.returncode == 1 and "none of its 1 cases has a label map" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Return the working folder and the output of `segbundle train DATASET` with the default output folder."""
+    folder = tmp_path_factory.mktemp("work")
+    short = ("--max_epochs", 1, "--steps_per_epoch", 1, "--network_def#filters", "[4,8,8,8]")
+    done = segbundle("train", phantoms, *short, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done.stdout + done.stderr
+
+
+def test_dataset_alone_is_planned_and_trained(phantoms: Path, trained: tuple[Path, str]):
+    folder, output = trained
+    run = folder / "runs" / "phantoms"
+    values = yaml.safe_load((run / "task.yaml").read_text())
+    assert values["class_names"] == ["background", "liver", "kidney", "vessel", "lesion"]
+    config = json.loads((run / "run.json").read_text())["config"]
+    assert config["spacing"] == values["spacing"] and config["max_epochs"] == 1
+    assert config["network_def"]["filters"] == [4, 8, 8, 8]
+    assert "runs/phantoms/task.yaml: the task of this training" in output
+    assert (run / "model.pt").is_file()
+    (evaluate,) = [line for line in output.splitlines() if "segbundle evaluate" in line]
+    assert f"--dataset_dir {phantoms} --config runs/phantoms/task.yaml" in evaluate
+    (predict,) = [line for line in output.splitlines() if "segbundle predict" in line]
+    assert "--config runs/phantoms/task.yaml" in predict
+
+
+def test_planned_training_is_resumed_with_its_task(phantoms: Path, trained: tuple[Path, str]):
+    folder, _ = trained
+    again = segbundle("train", phantoms, "--max_epochs", 2, cwd=folder)
+    assert again.returncode == 1 and "already contains a training run (last.pt)" in again.stderr
+    before = (folder / "runs" / "phantoms" / "task.yaml").read_bytes()
+    short = ("--max_epochs", 2, "--steps_per_epoch", 1, "--network_def#filters", "[4,8,8,8]")
+    done = segbundle("train", phantoms, *short, "--resume", cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "task: runs/phantoms/task.yaml" in done.stdout
+    assert (folder / "runs" / "phantoms" / "task.yaml").read_bytes() == before
+
+
+def test_edited_task_of_a_run_is_kept(phantoms: Path, tmp_path: Path):
+    task = tmp_path / "runs" / "phantoms" / "task.yaml"
+    task.parent.mkdir(parents=True)
+    task.write_text("max_epochs: 7 # mine\n")
+    done = segbundle("train", phantoms, cwd=tmp_path)
+    assert done.returncode == 1 and task.read_text() == "max_epochs: 7 # mine\n"
+    assert "Error: runs/phantoms/task.yaml: exists, and its settings differ from the plan." in done.stderr
+
+
+def test_dataset_without_an_option_needs_no_plan_with_a_task(phantoms: Path, planned: Path, tmp_path: Path):
+    short = ("--max_epochs", 1, "--steps_per_epoch", 1)
+    done = segbundle("train", "--config", planned, phantoms, *short, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "runs" / "phantoms" / "model.pt").is_file()
+    assert not (tmp_path / "runs" / "phantoms" / "task.yaml").exists()
+
+
+def test_missing_arguments_of_a_training(tmp_path: Path):
+    done = segbundle("train", "--max_epochs", 1, cwd=tmp_path)
+    assert done.returncode == 1 and "no dataset given. Pass the dataset as `segbundle train DATASET`" in done.stderr
+    done = segbundle("train", "--dataset_dir", tmp_path, cwd=tmp_path)
+    assert done.returncode == 1 and "--output_dir is missing" in done.stderr
+    done = segbundle("train", tmp_path / "none", cwd=tmp_path)
+    assert done.returncode == 1 and "no such folder" in done.stderr
+    assert list(tmp_path.iterdir()) == []

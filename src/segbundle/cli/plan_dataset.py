@@ -5,11 +5,15 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from segbundle.acceleration.lazy_imports import fast_imports
 from segbundle.cli.option_types import names_in
 from segbundle.errors import OutputError
 from segbundle.terminal import escaped
+
+if TYPE_CHECKING:
+    from segbundle.planning import Plan
 
 _FINGERPRINTS = ".fingerprint.json"
 
@@ -46,18 +50,12 @@ def print_plan(
     """
     with fast_imports():
         from segbundle.planning import Request, plan_task, write_plan
-        from segbundle.planning.fingerprint_table import fingerprint_lines
-        from segbundle.planning.plan_file import check_path, plan_diff, setting_line
+        from segbundle.planning.plan_file import check_path, plan_diff
 
     check_path(output)
     names = None if class_names is None else names_in(class_names)
     plan = plan_task(dataset, Request(memory, preset, hours, device, names), output.with_suffix(_FINGERPRINTS))
-    settings = [setting_line(choice) for choice in plan.choices]
-    print("\n".join([*fingerprint_lines(plan.fingerprint), "", *settings, "", *plan.notes]))
-    for problem in plan.fingerprint.problems:
-        print(escaped(problem), file=sys.stderr)
-    for warning in plan.warnings:
-        print(f"Warning: {escaped(warning)}", file=sys.stderr)
+    print_task(plan)
     try:
         written = write_plan(plan, output, overwrite)
     except OutputError:
@@ -76,3 +74,23 @@ def print_plan(
     ]
     print(f"\n{output}: {'written' if written else 'has these settings already, so it was not changed'}")
     print(f"next: {shlex.join(train)}")
+
+
+def print_task(plan: Plan) -> None:
+    """Print the fingerprint, the settings and the notes of a plan to stdout, and its warnings to stderr.
+
+    Args:
+        plan: plan of a task.
+
+    Example:
+        >>> print_task(plan)  # doctest: +SKIP
+    """
+    from segbundle.planning.fingerprint_table import fingerprint_lines
+    from segbundle.planning.plan_file import setting_line
+
+    settings = [setting_line(choice) for choice in plan.choices]
+    print("\n".join([*fingerprint_lines(plan.fingerprint), "", *settings, "", *plan.notes]), flush=True)
+    for problem in plan.fingerprint.problems:
+        print(escaped(problem), file=sys.stderr)
+    for warning in plan.warnings:
+        print(f"Warning: {escaped(warning)}", file=sys.stderr)

@@ -14,6 +14,8 @@ REPORT = "report.html"
 MEASUREMENTS = "measurements.csv"
 TRAINING_CASES = "training_cases.csv"
 TASK = "task.json"
+PLANNED_TASK = "task.yaml"
+"""Task that `segbundle train DATASET` has planned."""
 MODEL, LAST = "model.pt", "last.pt"
 CROSS_VALIDATION = "cross_validation.json"
 MLFLOW_RUN = "mlflow_run_id"
@@ -38,7 +40,7 @@ PREPARED_CASE = re.compile(r"[0-9a-f]{32}\.pt")
 _PARTIAL = re.compile(
     r"(\.partial-\d+-)(.*_prob\.nii|.*\.nii\.gz|dataset\.json|import\.csv|\.segbundle-import\.json|"
     + "".join(f".*{re.escape(suffix)}|" for suffix in (*LABEL_MAP_SUFFIXES.values(), _CLASSES))
-    + "|".join(map(re.escape, (PREDICTIONS, CROSS_VALIDATION, *RESULTS, *TRAINING)))
+    + "|".join(map(re.escape, (PREDICTIONS, CROSS_VALIDATION, PLANNED_TASK, *RESULTS, *TRAINING)))
     + rf"|{RANK.pattern}|{PREPARED_CASE.pattern})",
     re.DOTALL,
 )

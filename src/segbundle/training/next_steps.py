@@ -6,8 +6,11 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from segbundle.config.current_workflow import running_workflow
+from segbundle.config.literals import restore
+from segbundle.files import run_files
 
 _PREDICTION_KEYS = (
     *("config", "bundle", "device", "trust", "class_names", "axcodes", "spacing", "intensity", "patch_size"),
@@ -42,7 +45,9 @@ def next_commands(model: Path) -> list[str]:
     workflow = running_workflow()
     fold = None if workflow is None else workflow.parser.get("fold")
     options, held_out = _options(words), ["--fold", str(fold)] if isinstance(fold, int) else []
-    kept = [*_select(options, (*_PREDICTION_KEYS, *_EVALUATION_KEYS)), *held_out]
+    planned = _planned_task(options, model)
+    kept = [*_dataset(options, workflow), *planned]
+    kept += [*_select(options, (*_PREDICTION_KEYS, *_EVALUATION_KEYS)), *held_out]
     if words[:1] == ["train"]:
         return [
             _command(["segbundle", "evaluate", *kept], model, model.with_name("evaluation")),
@@ -88,8 +93,26 @@ def prediction_command(weights: Path, folder: Path) -> str:
         ...     prediction_command(Path("runs/cv"), Path("runs/cv"))
         'segbundle predict SCANS --config ct.yaml --ckpt_path runs/cv --output_dir runs/cv/predictions'
     """
-    words = ["segbundle", "predict", "SCANS", *_select(_options(sys.argv[1:]), _PREDICTION_KEYS)]
+    options = _options(sys.argv[1:])
+    words = ["segbundle", "predict", "SCANS", *_planned_task(options, weights), *_select(options, _PREDICTION_KEYS)]
     return _command(words, weights, folder / "predictions")
+
+
+def _planned_task(options: Sequence[tuple[str, str | None]], model: Path) -> list[str]:
+    """Return the option for the task that `segbundle train DATASET` has planned; empty for any other training."""
+    task = model.with_name(run_files.PLANNED_TASK)
+    return ["--config", str(task)] if sys.argv[1:2] == ["train"] and _is_positional(options) and task.is_file() else []
+
+
+def _dataset(options: Sequence[tuple[str, str | None]], workflow: Any) -> list[str]:
+    """Return the option for the dataset of `segbundle train DATASET`; empty for any other training."""
+    if sys.argv[1:2] != ["train"] or workflow is None or not _is_positional(options):
+        return []
+    return ["--dataset_dir", str(restore(workflow.parser.get("dataset_dir")))]
+
+
+def _is_positional(options: Sequence[tuple[str, str | None]]) -> bool:
+    return not {"dataset_dir", "config"} & dict(options).keys()
 
 
 def _command(words: Sequence[str], weights: Path, output_dir: Path) -> str:

@@ -79,6 +79,18 @@ def test_sides_are_not_mirrored(tmp_path, quick):
     assert found.warnings == ["no case contains right lung; a network needs examples of every class."]
 
 
+def test_classes_without_names_are_not_mirrored(tmp_path, quick):
+    folder = write_one(tmp_path, (20, 20, 20), (1, 1, 1), 2)
+    (folder / "dataset.json").unlink()
+    assert plan_task(folder).values["augmentation"]["flip_axes"] == "auto"  # a single class
+    label = np.zeros((20, 20, 20), np.uint8)
+    label[5:9], label[11:15] = 1, 2
+    write_nifti(folder / "labelsTr" / "c0.nii.gz", label)
+    found = plan_task(folder)
+    assert found.values["class_names"] == ["background", "label_1", "label_2"]
+    assert found.values["augmentation"]["flip_axes"] == []
+
+
 def test_smallest_budget_of_the_message_works(tiny_dataset, quick):
     with pytest.raises(ConfigError, match=r"--memory 0.001 GB: no plan fits.* Use --memory .*MB or more") as error:
         plan_task(tiny_dataset, Request(memory="1MB"))

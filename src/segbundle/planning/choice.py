@@ -38,6 +38,20 @@ def times(numbers: Iterable[float], unit: str = "") -> str:
     return "×".join(f"{number:.4g}" for number in numbers) + (f" {unit}" if unit else "")
 
 
+def amount(number: int, noun: str) -> str:
+    """Return a number with a noun in the singular or plural.
+
+    Args:
+        number: number of things.
+        noun: singular of the noun.
+
+    Example:
+        >>> amount(1, "case"), amount(2, "case")
+        ('1 case', '2 cases')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def gigabytes(num_bytes: float) -> str:
     """Return a memory size as text in GB (10^9 bytes).
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segbundle.planning.choice import Choice, plain, times
+from segbundle.planning.choice import Choice, amount, plain, times
 from segbundle.planning.dataset_fingerprint import DatasetFingerprint
 
 ANISOTROPY = 3.0
@@ -60,7 +60,7 @@ def choose_spacing(fingerprint: DatasetFingerprint) -> Choice:
     shape = np.median(fingerprint.shapes, axis=0)
     axis = thick_axis(spacing.tolist(), shape.tolist())
     low, high = fingerprint.spacings.min(axis=0), fingerprint.spacings.max(axis=0)
-    reason = f"mm; median of {len(fingerprint.cases)} cases"
+    reason = f"mm; median of {amount(len(fingerprint.cases), 'case')}"
     if not np.allclose(low, high, atol=1e-3):
         reason += f", which range from {times(low)} to {times(high)}"
     if axis is not None:

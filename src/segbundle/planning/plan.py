@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from segbundle.datasets.datalist import labeled_data
+from segbundle.datasets.folders import some
 from segbundle.datasets.sides import chosen_flips, exchanging_axes, side_pairs
 from segbundle.errors import ConfigError, DataError
 from segbundle.hardware.memory_usage import free_memory
-from segbundle.planning.choice import Choice, gigabytes, times
+from segbundle.planning.choice import Choice, amount, gigabytes, times
 from segbundle.planning.dataset_fingerprint import DatasetFingerprint, measure_dataset, unusable_in_words
 from segbundle.planning.dry_run import Measurement, footprint_function, measure_steps
 from segbundle.planning.grid_rules import choose_axcodes, choose_spacing, thick_axis
@@ -135,7 +136,7 @@ def plan_task(dataset: str | Path, request: Request = Request(), cache: Path | N
     notes = [
         f"Preset {name}; memory of a training step: budget {gigabytes(budget)}, estimated "
         f"{gigabytes(patch.num_bytes)}, measured {gigabytes(measured.num_bytes)}.",
-        f"Time on {_device_name(device)}: {measured.step:.3g} s per step (median of {measured.steps}), about "
+        f"Time on {_device_name(device)}: {measured.step:.3g} s per step (median of {measured.steps} measured), about "
         f"{duration(schedule.seconds)} in all.",
     ]
     return Plan(fingerprint, choices, notes, _warnings(fingerprint, budget, device))
@@ -203,15 +204,18 @@ def _choose_folds(fingerprint: DatasetFingerprint) -> tuple[list[Choice], int, i
     except (ConfigError, DataError):
         training = count - math.ceil(count / num_folds)
     if num_folds < _NUM_FOLDS and 0 < training < count:
-        folds = [Choice("num_folds", num_folds, f"only {subjects} labeled cases")]
+        folds = [Choice("num_folds", num_folds, f"only {subjects} labeled cases or subjects")]
     return folds, max(training, 1), max(count - training, 1)
 
 
 def _augmentation(fingerprint: DatasetFingerprint, spacing: Sequence[float], shape: Sequence[int]) -> Choice:
     axis = thick_axis(spacing, shape)
+    flips: Any = "auto"
     rotation: Any = _ROTATION
     names = fingerprint.class_names
-    if exchanging_axes(names, "RAS"):
+    if not fingerprint.named and len(names) > 2:
+        flips, reason = [], "not mirrored, since classes without names may be left and right; auto if none is"
+    elif exchanging_axes(names, "RAS"):
         left, right = side_pairs(names)[0]
         reason = f"not mirrored along X, which would exchange {left} and {right}"
     else:
@@ -219,7 +223,7 @@ def _augmentation(fingerprint: DatasetFingerprint, spacing: Sequence[float], sha
     if axis is not None:
         rotation = [_ROTATION if about == axis else 0.0 for about in range(3)]
         reason += "; thick slices are rotated in their plane only"
-    return Choice("augmentation", {"flip_axes": "auto", "rotation": rotation, "scaling": _SCALING}, reason)
+    return Choice("augmentation", {"flip_axes": flips, "rotation": rotation, "scaling": _SCALING}, reason)
 
 
 def _patch_reason(patch: PatchPlan, shape: Sequence[int], budget: float) -> str:
@@ -239,8 +243,7 @@ def _batch_reason(patch: PatchPlan, device: torch.device) -> str:
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"a CPU with {threads} thread{'s' if threads > 1 else ''}"
+    return f"a CPU with {amount(torch.get_num_threads(), 'thread')}"
 
 
 def _warnings(fingerprint: DatasetFingerprint, budget: float, device: torch.device) -> list[str]:
@@ -249,7 +252,7 @@ def _warnings(fingerprint: DatasetFingerprint, budget: float, device: torch.devi
     found = [unusable] if unusable else []
     unseen = [name for label, name in enumerate(fingerprint.class_names) if label and not fingerprint.volumes(label)]
     if unseen:
-        found.append(f"no case contains {', '.join(unseen)}; a network needs examples of every class.")
+        found.append(f"no case contains {some(unseen)}; a network needs examples of every class.")
     free = free_memory(device)
     if budget > free:
         found.append(f"the plan is for {gigabytes(budget)}, but only {gigabytes(free)} are free on {device}.")

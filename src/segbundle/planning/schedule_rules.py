@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from segbundle.planning.choice import Choice
+from segbundle.planning.choice import Choice, amount
 from segbundle.terminal import duration
 
 _STEPS_PER_ROOT = 200
@@ -104,17 +104,19 @@ def schedule_choices(schedule: Schedule, timing: Timing, num_cases: int, batch_s
         >>> timing = Timing(0.5, 10.0)
         >>> choices = schedule_choices(choose_schedule(160, timing, None, False), timing, 160, 2, asked=False)
         >>> choices[0].key, choices[0].value, choices[0].reason
-        ('steps_per_epoch', 25, '50 patches; one pass over the 160 training cases takes 3.2 epochs')
+        ('steps_per_epoch', 25, '50 patches; one pass over 160 training cases takes 3.2 epochs')
     """
     patches = schedule.steps_per_epoch * batch_size
     passes = num_cases / patches
-    why = "the time of --hours" if asked else f"{schedule.steps} steps for {num_cases} training cases"
+    why = (
+        "the time of --hours" if asked else f"{amount(schedule.steps, 'step')} for {amount(num_cases, 'training case')}"
+    )
     each = f"{1000 * timing.step:.0f} ms" if timing.step < 1 else f"{timing.step:.1f} s"
     return [
         Choice(
             "steps_per_epoch",
             schedule.steps_per_epoch,
-            f"{patches} patches; one pass over the {num_cases} training cases takes {passes:.2g} epochs",
+            f"{patches} patches; one pass over {amount(num_cases, 'training case')} takes {passes:.2g} epochs",
         ),
         Choice("max_epochs", schedule.max_epochs, f"{why}: about {duration(schedule.seconds)} with {each} per step"),
         Choice(

@@ -55,7 +55,7 @@ def test_unreadable_case_is_named_and_the_others_are_used(tiny_dataset):
     assert len(found.problems) == 2
     assert any("case_01.nii.gz: cannot be read" in problem for problem in found.problems)
     assert any("case_02.nii.gz: no such file" in problem for problem in found.problems)
-    assert dataset_fingerprint.unusable_in_words(found).startswith("2 of 6 labeled cases cannot be used. ")
+    assert dataset_fingerprint.unusable_in_words(found).startswith("2 of 6 labeled cases were left out of the plan. ")
 
 
 def test_dataset_without_labels_raises(tmp_path):

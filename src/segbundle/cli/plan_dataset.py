@@ -90,7 +90,7 @@ def print_task(plan: Plan) -> None:
 
     settings = [setting_line(choice) for choice in plan.choices]
     print("\n".join([*fingerprint_lines(plan.fingerprint), "", *settings, "", *plan.notes]), flush=True)
-    for problem in plan.fingerprint.problems:
-        print(escaped(problem), file=sys.stderr)
     for warning in plan.warnings:
         print(f"Warning: {escaped(warning)}", file=sys.stderr)
+    for problem in plan.fingerprint.problems[1:]:  # the first one is part of the warning
+        print(escaped(problem), file=sys.stderr)

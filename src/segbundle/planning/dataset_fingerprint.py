@@ -289,6 +289,6 @@ def unusable_in_words(fingerprint: DatasetFingerprint) -> str:
     if not count:
         return ""
     return (
-        f"{count} of {count + len(fingerprint.cases)} labeled cases cannot be used. Training refuses a dataset with "
-        f"such cases: {some(fingerprint.problems, 1)}"
+        f"{count} of {count + len(fingerprint.cases)} labeled cases were left out of the plan. Repair or remove them "
+        f"before the training: {some(fingerprint.problems, 1)}"
     )

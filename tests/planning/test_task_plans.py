@@ -167,7 +167,7 @@ def test_dry_run_measures_time_and_memory():
     values |= {"class_names": ["background", "a"], "patch_size": size, "batch_size": 2}
     state = torch.random.get_rng_state()
     found = measure_steps(values, [40, 20, 32], Augmentation(), CPU)
-    assert 0 < found.window < found.step and found.num_bytes > 0 and found.steps >= 1
+    assert found.window > 0 and found.step > 0 and found.num_bytes > 0 and found.steps >= 1
     assert torch.equal(torch.random.get_rng_state(), state)
 
 

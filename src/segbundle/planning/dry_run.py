@@ -128,13 +128,16 @@ def measure_steps(
 
 
 def _time_window(network: torch.nn.Module, inferer: PatchInferer, window: torch.Tensor) -> float:
+    """Return the shorter time of two windows in seconds, without that of the first, which may include a warm-up."""
     network.eval()
+    seconds = []
     with torch.inference_mode():
-        for _ in range(2):
+        for _ in range(3):
             begun = time.monotonic()
             inferer(window, network)
             _synchronize(window.device)
-    return time.monotonic() - begun
+            seconds.append(time.monotonic() - begun)
+    return min(seconds[1:])
 
 
 def _synchronize(device: torch.device) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from segbundle.acceleration.process import keep_freed_memory, warm_up_mkl
 from segbundle.datasets.datalist import labeled_data
 from segbundle.datasets.folders import some
 from segbundle.datasets.sides import chosen_flips, exchanging_axes, side_pairs
@@ -107,6 +108,8 @@ def plan_task(dataset: str | Path, request: Request = Request(), cache: Path | N
         >>> plan.values["spacing"]  # doctest: +SKIP
         [2.0, 2.0, 2.0]
     """
+    keep_freed_memory()  # as in a training
+    warm_up_mkl()
     device = pick_device() if request.device is None else checked_device(request.device)
     name, preset = choose_preset(request.preset, device)
     budget = memory_budget(request.memory, preset, device)
@@ -136,8 +139,8 @@ def plan_task(dataset: str | Path, request: Request = Request(), cache: Path | N
     notes = [
         f"Preset {name}; memory of a training step: budget {gigabytes(budget)}, estimated "
         f"{gigabytes(patch.num_bytes)}, measured {gigabytes(measured.num_bytes)}.",
-        f"Time on {_device_name(device)}: {measured.step:.3g} s per step (median of {measured.steps} measured), about "
-        f"{duration(schedule.seconds)} in all.",
+        f"Time on {_device_name(device)}: {measured.step:.3g} s per step ({amount(measured.steps, 'step')} measured), "
+        f"about {duration(schedule.seconds)} in all.",
     ]
     return Plan(fingerprint, choices, notes, _warnings(fingerprint, budget, device))
 

@@ -18,7 +18,8 @@ PACKAGE = ROOT / "src" / "segbundle"
 ORDER = [
     "credentials", "masking", "errors", "terminal", "classes", "files", "losses", "metrics", "config", "reproductions",
     "distributed", "former_names", "hardware", "acceleration", "audit", "io", "segmentations", "datasets", "results",
-    "checkpoints", "inference", "transforms", "report", "viewer", "sampling", "training", "workflow", "api", "cli",
+    "checkpoints", "inference", "transforms", "report", "viewer", "sampling", "training", "workflow", "planning", "api",
+    "cli",
 ]  # fmt: skip
 """Packages in import order; a package may only import earlier packages."""
 

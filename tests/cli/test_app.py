@@ -14,7 +14,8 @@ from segbundle.config.options import default_bundle, split_overrides
 from segbundle.errors import ConfigError
 
 COMMANDS = [
-    "train", "evaluate", "predict", "check", "convert", "import", "audit", "samples", "report", "view", "reproduce",
+    "train", "evaluate", "predict", "check", "plan", "convert", "import", "audit", "samples", "report", "view",
+    "reproduce",
 ]  # fmt: skip
 
 

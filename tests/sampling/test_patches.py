@@ -326,3 +326,47 @@ def test_epoch_has_several_patches_of_each_case():
     assert len(patches.flatten(1).unique(dim=0)) == 4 * count
     first = torch.cat([batch["image"] for batch in one])[:count]
     assert torch.equal(patches[:count], first)
+
+
+def names_of(epochs, **kwargs):
+    """Return the case of each position of several epochs, over all ranks."""
+    world_size = kwargs.get("world_size", 1)
+    ranks = [loader(**{**kwargs, "rank": rank}) for rank in range(world_size)]
+    return [
+        name
+        for epoch in range(1, epochs + 1)
+        for step in range(len(ranks[0]))
+        for rank in ranks
+        for name in rank.batch(epoch, step)["case"]
+    ]
+
+
+def test_epoch_of_a_fixed_number_of_steps_continues_the_passes():
+    """Every pass has each case once, wherever the epochs begin."""
+    count = len(loader().dataset)
+    names = names_of(count, batch_size=2, steps_per_epoch=3)
+    assert len(names) == 6 * count
+    for begin in range(0, len(names), count):
+        assert len(set(names[begin : begin + count])) == count
+    assert names[:count] != names[count : 2 * count] or names[:count] != names[2 * count : 3 * count]
+
+
+@pytest.mark.parametrize("steps", [1, 7])
+def test_fixed_number_of_steps_is_the_length(steps):
+    fixed = loader(batch_size=2, steps_per_epoch=steps)
+    assert len(fixed) == len(list(fixed)) == steps
+
+
+def test_fixed_steps_are_the_same_after_a_resume_and_on_several_ranks():
+    whole, resumed = loader(batch_size=2, steps_per_epoch=3), loader(batch_size=2, steps_per_epoch=3)
+    epochs = [list(whole) for _ in range(3)]
+    resumed.set_epoch(3)
+    for one, other in zip(epochs[2], resumed, strict=True):
+        assert one["case"] == other["case"] and torch.equal(one["image"], other["image"])
+    one = names_of(3, batch_size=4, steps_per_epoch=3)
+    assert one == names_of(3, batch_size=2, steps_per_epoch=3, world_size=2)
+
+
+def test_no_steps_per_epoch_is_refused():
+    with pytest.raises(ValueError, match="steps_per_epoch"):
+        loader(steps_per_epoch=0)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from segbundle.datasets.datalist import labeled_data
+from segbundle.errors import ConfigError
 from segbundle.sampling.augmentation import Change
 from segbundle.training.caching import CachedCases, PreparedCases
-from segbundle.training.patch_loading import patch_loader, warn_about_missing_classes
+from segbundle.training.patch_loading import monai_loader, patch_loader, warn_about_missing_classes
 from segbundle.transforms import PrepareCase, preprocessing
 from segbundle.workflow.flips import warn_about_flips
 from tiny import write_nifti
@@ -72,3 +73,11 @@ def test_test_time_flips_without_training_flips_warn(caplog):
     warn_about_flips([0], {"flip_axes": "auto"}, CLASSES, "RAS")
     assert "the training did not mirror images along axis 0" in caplog.text
     assert "test_time_flips [0]: mirroring exchanges classes" in caplog.text
+
+
+def test_steps_per_epoch_set_the_length_of_an_epoch(folder):
+    assert len(patch_loader(prepared(folder), (8, 8, 8), 1, settings={"steps_per_epoch": 7})) == 7
+    with pytest.raises(ConfigError, match="patches_per_case is 2 and steps_per_epoch is 7, but both set"):
+        patch_loader(prepared(folder), (8, 8, 8), 1, steps_per_epoch=7, patches_per_case=2)
+    with pytest.raises(ConfigError, match="an epoch of MONAI's data loader is one pass"):
+        monai_loader([0, 1, 2], 1, steps_per_epoch=7)

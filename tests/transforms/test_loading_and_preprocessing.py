@@ -230,6 +230,30 @@ def test_ignore_label_becomes_ignore_index(tmp_path):
     assert "ignore_label" not in item
 
 
+def test_zscore_of_nonzero_voxels_by_hand():
+    """Channel 0 has mean 3 and standard deviation 1 without its zeros; channel 1 is constant, channel 2 empty."""
+    image = torch.tensor([[0.0, 2.0, 0.0, 4.0], [0.0, 7.0, 7.0, 0.0], [0.0, 0.0, 0.0, 0.0]]).reshape(3, 2, 2, 1)
+    done = intensity_transform({"method": "zscore", "nonzero": True})({"image": image})["image"]
+    expected = [[0.0, -1.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
+    assert done.reshape(3, 4).tolist() == expected
+
+
+@pytest.mark.parametrize("outside", [0.1, 0.9])
+def test_zscore_of_nonzero_voxels_is_that_of_monai(outside):
+    generator = torch.Generator().manual_seed(0)
+    values = 300 + 70 * torch.randn(2, 12, 11, 10, generator=generator)
+    values *= torch.rand(2, 12, 11, 10, generator=generator) > outside
+    theirs = NormalizeIntensityd("image", nonzero=True, channel_wise=True)({"image": values.clone()})["image"]
+    ours = intensity_transform({"method": "zscore", "nonzero": True})({"image": values})["image"]
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_nonzero_is_an_option_of_zscore_only():
+    with pytest.raises(ConfigError, match="nonzero is an option of method 'zscore', not of 'window'"):
+        intensity_transform({"method": "window", "lower": 0, "upper": 1, "nonzero": True})
+    assert not intensity_transform({"method": "zscore", "nonzero": False}).nonzero
+
+
 def test_uneven_series_as_a_training_case(tmp_path):
     volume = np.broadcast_to(np.arange(6, dtype=np.int16) * 10, (8, 9, 6)).copy()
     positions = [(0, 0, z) for z in (0, 2, 4, 8, 10, 12)]

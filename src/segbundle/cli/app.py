@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from segbundle import __version__
-from segbundle.cli.data_commands import check, convert, import_dataset, samples
+from segbundle.cli.data_commands import check, convert, import_dataset, plan, samples
 from segbundle.cli.option_types import (
     DATASET,
     PASS_ON,
@@ -64,20 +64,42 @@ def _common(
 
 @app.command(cls=WithKeys, context_settings=PASS_ON)
 def train(
-    dataset_dir: Annotated[Path, typer.Option("--dataset_dir", help=f"{DATASET}.")],
-    output_dir: Annotated[Path, typer.Option("--output_dir", help="Folder for checkpoints, scores and TensorBoard.")],
+    dataset_dir: Annotated[
+        Path | None, typer.Option("--dataset_dir", help=f"{DATASET}.", show_default="required without DATASET")
+    ] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--output_dir",
+            help="Folder for checkpoints, scores and TensorBoard.",
+            show_default="runs/<name of DATASET>; required without DATASET",
+        ),
+    ] = None,
     config: Config = None,
     bundle: Bundle = None,
     trust: Trust = False,
     device: Device = None,
-    overrides: Overrides = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[DATASET] [--KEY VALUE]...",
+            help="Dataset to plan and train, and any other config key, for instance --max_epochs 100.",
+        ),
+    ] = None,
 ) -> None:
     """Train on the labeled cases of a dataset, with one fold held out for validation.
 
+    With DATASET and without --config, the task is planned as by `segbundle plan`, and written to task.yaml in the
+    output folder. With --dataset_dir and without --config, the defaults of the bundle are used.
+
     Example: segbundle train --config configs/phantom.yaml --dataset_dir data_samples --output_dir runs/phantom
     """
-    given = {"dataset_dir": dataset_dir, "output_dir": output_dir, "device": device}
-    run_workflow("train", bundle, config, given, words=overrides, trust=trust)
+    from segbundle.cli.training_dataset import training_of
+
+    with plain_errors():
+        training = training_of(dataset_dir, output_dir, config, bundle, device, overrides)
+    given = {"dataset_dir": training.dataset_dir, "output_dir": training.output_dir, "device": device}
+    run_workflow("train", bundle, training.config, given, words=training.words, trust=trust)
 
 
 @app.command(cls=WithKeys, context_settings=PASS_ON)
@@ -296,7 +318,7 @@ def reproduce(
             write_text(output, f"{text}\n")
 
 
-for _command in (check, convert, import_dataset, samples):
+for _command in (check, plan, convert, import_dataset, samples):
     app.command("import" if _command is import_dataset else None)(_command)
 
 

@@ -1,4 +1,4 @@
-"""Commands that read or write data without a network: check, convert, import, samples."""
+"""Commands about data: check, plan, convert, import, samples."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from segbundle.cli.option_types import DATASET, AllowUneven, ClassNames, Config, Switch, Trust, task_files
+from segbundle.cli.option_types import DATASET, AllowUneven, ClassNames, Config, Device, Switch, Trust, task_files
 from segbundle.cli.running import plain_errors, print_log
 
 
@@ -50,6 +50,43 @@ def check(
         )
     if not usable:
         raise typer.Exit(1)
+
+
+def plan(
+    dataset: Annotated[Path, typer.Argument(help=f"{DATASET}.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Task YAML to write.")],
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory of a training step, such as 8GB.", show_default="by preset, up to 70% of the free one"
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Size of the network: small, medium, large, residual or residual-large.",
+            show_default="medium on a GPU, small on a CPU",
+        ),
+    ] = None,
+    hours: Annotated[
+        float | None,
+        typer.Option(help="Duration of the training in hours.", show_default="steps by the number of cases"),
+    ] = None,
+    class_names: ClassNames = None,
+    device: Device = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing task YAML.")] = False,
+) -> None:
+    """Measure a dataset, and write a task YAML with settings for it and the reason for each.
+
+    The settings follow nnU-Net's rules. Time and memory are measured in a few training steps. An existing file is not
+    replaced: its differences from the plan are printed, and the exit code is 1.
+
+    Example: segbundle plan data_samples -o planned.yaml
+    """
+    from segbundle.cli.plan_dataset import print_plan
+
+    with plain_errors(), print_log():
+        print_plan(dataset, output, memory, preset, hours, class_names, device, overwrite)
 
 
 def convert(

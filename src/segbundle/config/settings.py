@@ -163,12 +163,14 @@ SETTINGS = (
     ),
     Setting(
         "intensity", MappingOf(), "a method, for instance {method: zscore},",
-        "intensity normalization: zscore for MR; {method: window, lower: a, upper: b} clips and scales to [0, 1]; "
+        "intensity normalization: zscore for MR; nonzero: true computes it from nonzero voxels only (skull-stripped "
+        "scans); {method: window, lower: a, upper: b} clips and scales to [0, 1]; "
         "{method: ct, lower: a, upper: b, mean: m, std: s} is nnU-Net's for CT; units: suv converts PET series to SUV",
         _DATA, "{method: zscore}",
         affects="labels", fixed=True,
     ),
     Setting("intensity#method", Text(), "the name of a method, for instance zscore,"),
+    Setting("intensity#nonzero", OneOf(True, False), "true or false"),
     Setting("intensity#units", OneOf("suv"), "suv"),
     Setting("intensity#lower", Number(), "a number"),
     Setting("intensity#upper", Number(), "a number"),
@@ -286,6 +288,11 @@ SETTINGS = (
     Setting(
         "patches_per_case", Integer(), "a positive whole number of patches", "patches of each case per epoch",
         _TRAINING, "1", _TRAIN,
+    ),
+    Setting(
+        "steps_per_epoch", AnyOf(NULL, Integer()), "a positive whole number of steps, or null,",
+        "training steps per epoch; null makes an epoch one pass over the cases (patches_per_case patches of each)",
+        _TRAINING, "null", _TRAIN,
     ),
     Setting(
         "num_workers", Integer(0, 1024), "a whole number from 0 to 1024", "number of threads that prepare cases",

@@ -15,6 +15,8 @@ MEASUREMENTS = "measurements.csv"
 TRAINING_CASES = "training_cases.csv"
 CASE_NAMES = "case_names.csv"
 TASK = "task.json"
+PLANNED_TASK = "task.yaml"
+"""Task that `segbundle train DATASET` has planned."""
 MODEL, LAST = "model.pt", "last.pt"
 SPLITS = "splits_final.json"
 """Cases of each fold, in the format of nnU-Net."""
@@ -41,7 +43,7 @@ PREPARED_CASE = re.compile(r"[0-9a-f]{32}\.pt")
 _PARTIAL = re.compile(
     r"(\.partial-\d+-)(.*_prob\.nii|.*\.nii\.gz|dataset\.json|import\.csv|\.segbundle-import\.json|"
     + "".join(f".*{re.escape(suffix)}|" for suffix in (*LABEL_MAP_SUFFIXES.values(), _CLASSES))
-    + "|".join(map(re.escape, (PREDICTIONS, CASE_NAMES, CROSS_VALIDATION, *RESULTS, *TRAINING)))
+    + "|".join(map(re.escape, (PREDICTIONS, CASE_NAMES, CROSS_VALIDATION, PLANNED_TASK, *RESULTS, *TRAINING)))
     + rf"|{RANK.pattern}|{PREPARED_CASE.pattern})",
     re.DOTALL,
 )

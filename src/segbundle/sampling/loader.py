@@ -22,6 +22,11 @@ class PatchLoader:
     epoch. A patch does not depend on the batch size, the number of ranks, or earlier batches, so `batch(epoch, step)`
     returns any batch again.
 
+    With `steps_per_epoch`, every epoch has this number of batches, however many cases there are. The cases are then
+    taken from one sequence of passes over the dataset, each pass in another random order, and an epoch continues where
+    the epoch before ended. All cases are therefore used equally often. The sequence depends only on the seed, so that
+    a resumed run continues it.
+
     Iteration yields dicts with `image` float32 (B, C, *patch_size) and `label` uint8 (B, 1, *patch_size) on `device`,
     `annotated` bool (B, num_classes) on the CPU, and `case`, a list of names.
 
@@ -41,9 +46,11 @@ class PatchLoader:
         read_ahead: whether a thread prefetches the next batch. None (default) prefetches on a GPU only, because on a
             CPU the thread would compete with the network for cores.
         patches_per_case: number of patches of each case per epoch. Default: 1.
+        steps_per_epoch: number of batches per epoch and rank; replaces `patches_per_case`. Default: None (an epoch has
+            `patches_per_case` patches of each case).
 
     Raises:
-        ValueError: `batch_size` or `patches_per_case` is less than 1.
+        ValueError: `batch_size`, `patches_per_case` or `steps_per_epoch` is less than 1.
 
     Example:
         >>> case = {
@@ -67,13 +74,17 @@ class PatchLoader:
         world_size: int = 1,
         read_ahead: bool | None = None,
         patches_per_case: int = 1,
+        steps_per_epoch: int | None = None,
     ) -> None:
         if min(batch_size, patches_per_case) < 1:
             raise ValueError(f"batch_size ({batch_size}) and patches_per_case ({patches_per_case}) must be at least 1.")
+        if steps_per_epoch is not None and steps_per_epoch < 1:
+            raise ValueError(f"steps_per_epoch ({steps_per_epoch}) must be at least 1.")
         self.dataset = dataset
         self.patch_size = tuple(patch_size)
         self.batch_size = batch_size
         self.patches_per_case = patches_per_case
+        self.steps_per_epoch = steps_per_epoch
         self.augmentation = augmentation
         self.seed = torch.initial_seed() % 2**63 if seed is None else seed  # must be the same on all ranks
         self.device = torch.device(device)
@@ -83,6 +94,8 @@ class PatchLoader:
         self._stream = torch.cuda.Stream(self.device) if self.read_ahead and self.device.type == "cuda" else None
 
     def __len__(self) -> int:
+        if self.steps_per_epoch is not None:
+            return self.steps_per_epoch
         return -(-len(self.dataset) * self.patches_per_case // (self.batch_size * self.world_size))
 
     def set_epoch(self, epoch: int) -> None:
@@ -131,17 +144,31 @@ class PatchLoader:
             epoch: number of the epoch, from 1.
             step: index of the batch in the epoch, from 0.
         """
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
         first = (step * self.world_size + self.rank) * self.batch_size
+        positions = range(first, first + self.batch_size)
         with torch.no_grad():
             patches = [
-                self._patch(self.dataset[int(order[position % len(order)])], epoch, position)
-                for position in range(first, first + self.batch_size)
+                self._patch(self.dataset[index], epoch, position)
+                for index, position in zip(self._indices(epoch, positions), positions, strict=True)
             ]
             batch: dict[str, Any] = {
                 key: torch.stack([patch[key] for patch in patches]) for key in ("image", "label", "annotated")
             }
         return {**batch, "case": [patch["case"] for patch in patches]}
+
+    def _indices(self, epoch: int, positions: Sequence[int]) -> list[int]:
+        """Return the index of the case at each position of an epoch."""
+        count = len(self.dataset)
+        if self.steps_per_epoch is None:
+            order = self._order(epoch)
+            return [int(order[position % count]) for position in positions]
+        begun = (epoch - 1) * self.steps_per_epoch * self.world_size * self.batch_size
+        orders = {number: self._order(number) for number in {1 + (begun + at) // count for at in positions}}
+        return [int(orders[1 + (begun + at) // count][(begun + at) % count]) for at in positions]
+
+    def _order(self, number: int) -> np.ndarray:
+        """Return the random order of the cases in a pass over the dataset, from 1."""
+        return np.random.default_rng([self.seed, number]).permutation(len(self.dataset))
 
     def _patch(self, case: Mapping[str, Any], epoch: int, position: int) -> dict[str, Any]:
         rng = np.random.default_rng([self.seed, epoch, position])

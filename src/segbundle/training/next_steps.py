@@ -6,8 +6,10 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from segbundle.config.current_workflow import running_workflow
+from segbundle.config.literals import restore
 
 _PREDICTION_KEYS = (
     *("config", "bundle", "device", "trust", "class_names", "axcodes", "spacing", "intensity", "patch_size"),
@@ -49,7 +51,9 @@ def next_commands(model: Path) -> list[str]:
         keys = ("dataset_dir", "data_list_key", "nsd_tolerance_mm", *_needed_keys(options))
         return [
             _command(
-                ["segbundle", "evaluate", *_select(options, keys), *held_out], model, model.with_name("evaluation")
+                ["segbundle", "evaluate", *_dataset(options, workflow), *_select(options, keys), *held_out],
+                model,
+                model.with_name("evaluation"),
             ),
             prediction_command(model, model.parent),
         ]
@@ -101,6 +105,13 @@ def prediction_command(weights: Path, folder: Path) -> str:
 def _needed_keys(options: Sequence[tuple[str, str | None]]) -> Sequence[str]:
     """Return the options that a prediction needs; with `--bundle`, it does not read the folder of the model."""
     return _PREDICTION_KEYS if "bundle" in dict(options) else _UNRECORDED_KEYS
+
+
+def _dataset(options: Sequence[tuple[str, str | None]], workflow: Any) -> list[str]:
+    """Return the option for the dataset of `segbundle train DATASET`; empty for any other training."""
+    if sys.argv[1:2] != ["train"] or workflow is None or {"dataset_dir", "config"} & dict(options).keys():
+        return []
+    return ["--dataset_dir", str(restore(workflow.parser.get("dataset_dir")))]
 
 
 def _command(words: Sequence[str], weights: Path, output_dir: Path) -> str:

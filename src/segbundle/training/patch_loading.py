@@ -40,6 +40,7 @@ def patch_loader(
     class_names: Sequence[str] = (),
     axcodes: str | Sequence[str] | None = "RAS",
     patches_per_case: int = 1,
+    steps_per_epoch: int | None = None,
 ) -> PatchLoader:
     """Return a loader of random patches for this rank that creates batches on the training device.
 
@@ -57,9 +58,12 @@ def patch_loader(
         class_names: classes of the task, for `flip_axes: auto`.
         axcodes: orientation of the network's grid, for `flip_axes: auto`. Default: RAS.
         patches_per_case: number of patches of each case per epoch, for datasets of few large scans. Default: 1.
+        steps_per_epoch: number of batches per epoch, however many cases there are. Default: None (one pass over the
+            cases).
 
     Raises:
-        ConfigError: a setting of the augmentation is unknown or out of range.
+        ConfigError: a setting of the augmentation is unknown or out of range, or both `patches_per_case` and
+            `steps_per_epoch` set the length of an epoch.
         ValueError: `batch_size` is less than 1.
 
     Example:
@@ -68,6 +72,11 @@ def patch_loader(
         >>> patch_loader([], (32, 32, 32), 2, augmentation=None).augmentation
         Augmentation(flip_axes=[], rotation=0, scaling=0, intensity=False)
     """
+    if steps_per_epoch is not None and patches_per_case != 1:
+        raise ConfigError(
+            f"patches_per_case is {patches_per_case} and steps_per_epoch is {steps_per_epoch}, but both set the length "
+            "of an epoch. Remove one of them."
+        )
     options = dict(_NO_AUGMENTATION if augmentation is None else augmentation)
     for name in options:
         if name not in (known := inspect.signature(Augmentation).parameters):
@@ -80,12 +89,14 @@ def patch_loader(
     warn_about_sides(flips, class_names, axcodes, "augmentation#flip_axes")
     return PatchLoader(
         dataset, patch_size, batch_size, changes, _shared_seed(seed), device, rank(), world_size(),
-        patches_per_case=patches_per_case,
+        patches_per_case=patches_per_case, steps_per_epoch=steps_per_epoch,
     )  # fmt: skip
 
 
 @from_settings
-def monai_loader(dataset: Any, batch_size: int, num_workers: int = 0, seed: int | None = 0) -> monai.data.DataLoader:
+def monai_loader(
+    dataset: Any, batch_size: int, num_workers: int = 0, seed: int | None = 0, steps_per_epoch: int | None = None
+) -> monai.data.DataLoader:
     """Return a MONAI `DataLoader` that shuffles a dataset and, with several ranks, loads the shard of this rank.
 
     If `seed` is None, every rank must call this function, because the ranks exchange the seed.
@@ -96,11 +107,20 @@ def monai_loader(dataset: Any, batch_size: int, num_workers: int = 0, seed: int 
         num_workers: number of processes that prepare patches (default 0).
         seed: seed of the order with several ranks; None for a random seed, the same on all ranks. With one rank,
             PyTorch's generator determines the order. Default: 0.
+        steps_per_epoch: must be None (default), because an epoch of this loader is one pass over the cases.
+
+    Raises:
+        ConfigError: `steps_per_epoch` is set.
 
     Example:
         >>> len(monai_loader([0, 1, 2], batch_size=2))
         2
     """
+    if steps_per_epoch is not None:
+        raise ConfigError(
+            f"steps_per_epoch is {steps_per_epoch}, but an epoch of MONAI's data loader is one pass over the cases. "
+            "Set steps_per_epoch: null and choose max_epochs accordingly."
+        )
     if world_size() == 1:
         return monai.data.DataLoader(dataset, batch_size=batch_size, shuffle=True, num_workers=num_workers)
     sampler: DistributedSampler[Any] = DistributedSampler(dataset, world_size(), rank(), seed=_shared_seed(seed))

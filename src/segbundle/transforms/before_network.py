@@ -136,7 +136,8 @@ def intensity_transform(intensity: Mapping[str, Any]) -> Transform:
     """Return the transform that normalizes the intensities of an image, in place.
 
     - `{method: zscore}`: subtract the mean of the scan and divide by its standard deviation, per channel (MR). Clip
-      outliers first, see `ClipOutliersd`.
+      outliers first, see `ClipOutliersd`. With `nonzero: true`, use only the nonzero voxels of the channel and keep the
+      others 0, for scans whose background was set to 0 (skull stripping; nnU-Net's `use_mask_for_norm`).
     - `{method: window, lower: a, upper: b}`: clip to [a, b], and scale to [0, 1].
     - `{method: ct, lower: a, upper: b, mean: m, std: s}`: clip to [a, b], subtract m and divide by s. Use values of the
       training set's foreground (the CT scheme of nnU-Net; Isensee et al. 2021).
@@ -159,13 +160,16 @@ def intensity_transform(intensity: Mapping[str, Any]) -> Transform:
     """
     values = {name: value for name, value in intensity.items() if name != "units"}
     method = values.pop("method", None)
+    nonzero = values.pop("nonzero", False)
     if method not in _INTENSITY_ARGUMENTS:
         raise ConfigError(f"intensity: unknown method {method!r}{suggestion(str(method), _INTENSITY_ARGUMENTS)}")
     needed = _INTENSITY_ARGUMENTS[method]
     if set(values) != set(needed):
         raise ConfigError(f"intensity: method {method!r} takes the keys {list(needed)}, got {sorted(values)}.")
+    if nonzero and method != "zscore":
+        raise ConfigError(f"intensity: nonzero is an option of method 'zscore', not of {method!r}. Remove it.")
     if method == "zscore":
-        return ZScored(CommonKeys.IMAGE)
+        return ZScored(CommonKeys.IMAGE, nonzero)
     lower, upper = float(values["lower"]), float(values["upper"])
     mean, std = (float(values["mean"]), float(values["std"])) if method == "ct" else (lower, upper - lower)
     if not lower < upper or std <= 0:
@@ -271,17 +275,31 @@ class ZScored(MapTransform):
 
     Args:
         keys: items to transform, floating-point tensors (C, ...).
+        nonzero: whether mean and standard deviation are those of the nonzero voxels of a channel, and the other voxels
+            stay 0 (default False). A channel of zeros stays unchanged.
 
     Example:
         >>> ZScored("image")({"image": torch.tensor([[0.0, 2.0]])})["image"]
         tensor([[-1.,  1.]])
+        >>> ZScored("image", nonzero=True)({"image": torch.tensor([[0.0, 2.0, 4.0]])})["image"]
+        tensor([[ 0., -1.,  1.]])
     """
+
+    def __init__(self, keys: KeysCollection, nonzero: bool = False) -> None:
+        super().__init__(keys)
+        self.nonzero = nonzero
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         for key in self.key_iterator(data):
             for channel in data[key].as_subclass(torch.Tensor):  # operations on a `MetaTensor` are slower
-                mean, std = channel.mean(), channel.std(unbiased=False)
+                outside = channel == 0 if self.nonzero else None
+                values = channel if outside is None else channel[~outside]
+                if values.numel() == 0:
+                    continue
+                mean, std = values.mean(), values.std(unbiased=False)
                 channel.sub_(mean).div_(torch.where(std == 0, 1.0, std))
+                if outside is not None:
+                    channel.masked_fill_(outside, 0)
         return dict(data)
 
 

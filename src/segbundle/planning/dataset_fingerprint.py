@@ -1,0 +1,294 @@
+"""Fingerprint of a dataset: measure every labeled case once, and summarize the cases."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from segbundle.classes import Classes
+from segbundle.datasets.case import Case, name_problems
+from segbundle.datasets.cases import load_cases, refuse
+from segbundle.datasets.datalist import has_validation
+from segbundle.datasets.description import read_description
+from segbundle.datasets.description_file import find_description
+from segbundle.datasets.folders import some
+from segbundle.datasets.label_names import check_class_names, described_labels
+from segbundle.datasets.layouts import recognize
+from segbundle.errors import ConfigError, DataError, describe
+from segbundle.hardware.memory_usage import available_memory
+from segbundle.io.scans import read_geometry
+from segbundle.planning.case_fingerprint import CaseFingerprint, measure_case
+from segbundle.planning.fingerprint_cache import FingerprintCache
+from segbundle.terminal import counted, escaped
+
+_BYTES_PER_VOXEL = 24
+"""Estimated peak memory of the measurement of a case, per voxel of its scan and label map."""
+_EVALUATED = ("$", "@", "%")
+"""First characters of text that MONAI evaluates in a YAML file."""
+
+
+@dataclass(frozen=True)
+class DatasetFingerprint:
+    """Measurements of the labeled cases of a dataset.
+
+    Attributes:
+        dataset: folder of the dataset, or its datalist.
+        layout: name of the layout, such as `nnU-Net raw`.
+        cases: fingerprints of the usable labeled cases, sorted by name.
+        class_names: class names, background first.
+        named: whether the dataset or the user gave the names; False for `label_1`, `label_2`, ...
+        annotated: for each case, one bool per class, True if the class is annotated.
+        channel_names: names of the channels in the description of the dataset; empty if it has none.
+        problems: messages about cases that cannot be used.
+        ignore_label: value of voxels whose class is unknown; None (default) if the dataset has no such value.
+        subjects: number of different subjects. Default: 0 (every case is a subject of its own).
+
+    Example:
+        >>> DatasetFingerprint(Path("data"), "Decathlon", [], ["background", "liver"], True, [], [], []).num_channels
+        1
+    """
+
+    dataset: Path
+    layout: str
+    cases: list[CaseFingerprint]
+    class_names: list[str]
+    named: bool
+    annotated: list[list[bool]]
+    channel_names: list[str]
+    problems: list[str]
+    ignore_label: int | None = None
+    subjects: int = 0
+
+    @property
+    def num_channels(self) -> int:
+        """Number of channels of the cases."""
+        return self.cases[0].channels if self.cases else 1
+
+    @cached_property
+    def spacings(self) -> np.ndarray:
+        """Voxel sizes in mm, (cases, 3)."""
+        return np.array([case.spacing for case in self.cases])
+
+    @cached_property
+    def shapes(self) -> np.ndarray:
+        """Numbers of voxels, (cases, 3)."""
+        return np.array([case.shape for case in self.cases])
+
+    def shapes_at(self, spacing: Sequence[float]) -> np.ndarray:
+        """Return the shapes of all cases on a grid, (cases, 3).
+
+        Args:
+            spacing: voxel size of the grid in mm.
+        """
+        return np.maximum(np.rint(self.shapes * self.spacings / np.array(spacing)), 1).astype(int)
+
+    def intensities(self, channel: int) -> np.ndarray:
+        """Return the sampled intensities of a channel inside the labels of all cases, (n,).
+
+        Args:
+            channel: index of the channel.
+        """
+        return np.concatenate([np.array(case.samples[channel], float) for case in self.cases])
+
+    def volumes(self, label: int) -> list[float]:
+        """Return the volumes of a class in ml, in the cases that contain it.
+
+        Args:
+            label: value of the class.
+        """
+        return [case.voxels[label] * case.voxel_ml for case in self.cases if label in case.voxels]
+
+
+def measure_dataset(
+    dataset: str | Path,
+    class_names: Sequence[str] | None = None,
+    cache: Path | None = None,
+    num_threads: int | None = None,
+) -> DatasetFingerprint:
+    """Measure every labeled case of a dataset, and return its fingerprint.
+
+    Cases that cannot be used are named in `problems`, and the others are measured. Cases with a number of channels that
+    differs from that of most cases cannot be used.
+
+    Args:
+        dataset: see `segbundle.datasets.load_cases`.
+        class_names: class names, background first. Default: those of the dataset, or else `label_1`, `label_2`, ...
+            for the values in its label maps.
+        cache: JSON file with the fingerprints of earlier calls, which is read and written. Default: no file.
+        num_threads: number of cases that are read at a time. Default: one per core, as far as they fit into memory.
+
+    Raises:
+        DataError: the dataset does not exist or is invalid, no case has a label map, or no labeled case can be used.
+
+    Example:
+        >>> import tempfile
+        >>> from segbundle.datasets.samples import write_samples
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     fingerprint = measure_dataset(write_samples(folder, num_training=2, num_test=0).parent)
+        >>> fingerprint.class_names, fingerprint.shapes.shape
+        (['background', 'liver', 'kidney', 'vessel', 'lesion'], (2, 3))
+    """
+    dataset = Path(dataset)
+    labels = described_labels(dataset)
+    names = _checked_names(dataset, class_names, labels.class_names)
+    cases, total = _labeled_cases(dataset)
+    read_with = None if names is None else [*names, str(labels.ignore_label)]
+    known = FingerprintCache(cache, read_with)
+    problems: list[str] = []
+    measured: dict[str, CaseFingerprint] = {}
+    for case, result in _measure_all(cases, known, names, labels.ignore_label, num_threads):
+        if isinstance(result, CaseFingerprint):
+            measured[case.name] = result
+        else:
+            problems.append(result)
+    known.save(cases, measured)
+    usable = _with_equal_channels([case for case in cases if case.name in measured], measured, problems)
+    if not usable:
+        raise DataError(f"{dataset}: none of its {total} cases can be used. {problems[0]}")
+    fingerprints = [measured[case.name] for case in usable]
+    found = names or _numbered_names(dataset, fingerprints, labels.ignore_label)
+    description = read_description(dataset)
+    channels = description.get("channel_names") or description.get("modality") or []
+    subjects = [case.subject or case.name for case in usable]
+    return DatasetFingerprint(
+        dataset, recognize(find_description(dataset), description).title, fingerprints, found, names is not None,
+        [_annotated(case, found) for case in usable], [str(name) for name in channels], problems, labels.ignore_label,
+        len(set(subjects)),
+    )  # fmt: skip
+
+
+def _checked_names(dataset: Path, given: Sequence[str] | None, described: Sequence[str] | None) -> list[str] | None:
+    """Return the class names of the user or the dataset, after checking that a YAML file can contain them."""
+    if given is not None:
+        check_class_names(dataset, given)
+    names = described if given is None else given
+    if names is None:
+        return None
+    for name in names:
+        if str(name).startswith(_EVALUATED):
+            raise DataError(
+                f"{find_description(dataset).path}: the class name {escaped(name)!r} begins with {str(name)[0]}, which "
+                "MONAI evaluates in YAML files. Rename the class."
+            )
+    return Classes(names).names
+
+
+def _labeled_cases(dataset: Path) -> tuple[list[Case], int]:
+    """Return the labeled cases of the training and validation lists, and the number of all their cases."""
+    cases = [*load_cases(dataset), *(load_cases(dataset, "validation") if has_validation(dataset) else [])]
+    refuse(name_problems(cases))
+    labeled = sorted((case for case in cases if case.label is not None), key=lambda case: case.name)
+    if not labeled:
+        raise DataError(
+            f"{dataset}: none of its {len(cases)} cases has a label map, so there is nothing to plan. Add label maps: "
+            "as `label` in dataset.json, or as files of the same names in labelsTr."
+        )
+    return labeled, len(cases)
+
+
+def _measure_all(
+    cases: Sequence[Case],
+    known: FingerprintCache,
+    names: Sequence[str] | None,
+    ignore_label: int | None,
+    num_threads: int | None,
+) -> Iterator[tuple[Case, CaseFingerprint | str]]:
+    """Yield each case with its fingerprint, or with a message if it cannot be used."""
+    cached = {case.name: known.find(case) for case in cases}
+    new = [case for case in cases if cached[case.name] is None]
+    for case in cases:
+        fingerprint = cached[case.name]
+        if fingerprint is not None:
+            yield case, replace(fingerprint, case=case.name)
+
+    def measure(case: Case) -> CaseFingerprint | str:
+        try:
+            return measure_case(case, names, ignore_label)
+        except (DataError, ConfigError) as error:
+            return " ".join(str(error).split())
+        except Exception as error:  # a damaged file can raise anything; the other cases are still measured
+            return f"case {case.name}: cannot be read ({describe(error)}). Repair its files, or remove the case."
+
+    with ThreadPoolExecutor(num_threads or _num_threads(new)) as pool:
+        results = pool.map(measure, new)
+        yield from zip(new, counted(results, len(new), "measuring cases", "case", delay=1.0), strict=True)
+
+
+def _num_threads(cases: Sequence[Case]) -> int:
+    """Return the number of cases to read at a time: one per core, if the largest ones fit into half of the memory."""
+    largest = 0
+    for case in sorted(cases, key=_bytes_on_disk)[-2:]:
+        try:
+            geometry = read_geometry(case.image[0])
+            largest = max(largest, int(np.prod(geometry.shape)) * max(geometry.channels, len(case.image)))
+        except (DataError, OSError):
+            continue
+    fitting = available_memory() // 2 // max(largest * _BYTES_PER_VOXEL, 1)
+    return int(max(min(os.cpu_count() or 1, fitting), 1))
+
+
+def _bytes_on_disk(case: Case) -> int:
+    try:
+        return sum(path.stat().st_size for path in case.image)
+    except OSError:
+        return 0
+
+
+def _with_equal_channels(
+    cases: Sequence[Case], measured: dict[str, CaseFingerprint], problems: list[str]
+) -> list[Case]:
+    """Return the cases with the most common number of channels, and add a message for each other case."""
+    counts = Counter(measured[case.name].channels for case in cases)
+    common = max(counts, key=lambda number: (counts[number], -number), default=1)
+    for case in cases:
+        channels = measured[case.name].channels
+        if channels != common:
+            problems.append(
+                f"{case.image[0]}: has {channels} channel(s), but {counts[common]} of {len(cases)} cases have "
+                f"{common}. Add or remove channels, or remove the case."
+            )
+    return [case for case in cases if measured[case.name].channels == common]
+
+
+def _numbered_names(dataset: Path, cases: Sequence[CaseFingerprint], ignore_label: int | None) -> list[str]:
+    """Return names for the values in label maps without class names."""
+    values = sorted({value for case in cases for value in case.voxels if value not in (0, ignore_label)})
+    if not values:
+        raise DataError(
+            f"{dataset}: all voxels of its {len(cases)} label maps are background (0). Write the label maps with one "
+            "integer per class, from 1."
+        )
+    return ["background", *(f"label_{value}" for value in range(1, values[-1] + 1))]
+
+
+def _annotated(case: Case, names: Sequence[str]) -> list[bool]:
+    try:
+        return Classes(names).annotated_mask(case.annotated)
+    except ConfigError as error:
+        raise DataError(f"case {case.name}: its `annotated` list in dataset.json is wrong: {error}") from error
+
+
+def unusable_in_words(fingerprint: DatasetFingerprint) -> str:
+    """Return a line about the cases that cannot be used; empty if there are none.
+
+    Args:
+        fingerprint: fingerprint of the dataset.
+
+    Example:
+        >>> unusable_in_words(DatasetFingerprint(Path("data"), "Decathlon", [], ["background"], True, [], [], []))
+        ''
+    """
+    count = len(fingerprint.problems)
+    if not count:
+        return ""
+    return (
+        f"{count} of {count + len(fingerprint.cases)} labeled cases were left out of the plan. Repair or remove them "
+        f"before the training: {some(fingerprint.problems, 1)}"
+    )

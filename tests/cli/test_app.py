@@ -111,7 +111,7 @@ def test_check_with_task(tmp_path):
     task.write_text("class_names: [background, a, b, c, d]\n")
     result = invoke("check", tmp_path / "s", "--config", task)
     assert result.exit_code == 1
-    assert "dataset.json: its labels are" in result.output
+    assert "dataset.json: its labels differ" in result.output
     task.write_text("class_names: [background, liver, kidney, vessel, lesion]\nnetwork_def#filters: [8, 16, 32, 64]\n")
     assert invoke("check", tmp_path / "s", "--config", task).exit_code == 0
     task.write_text("class_names: [background, liver, kidney, vessel, lesion]\npatch_sise: [48, 48, 48]\n")

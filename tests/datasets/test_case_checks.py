@@ -102,7 +102,7 @@ def test_dataset_and_case_problems_are_both_reported(tmp_path):
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"0": "background", "1": "cube", "2": "ball"}}))
     found = "\n".join(problems(tmp_path))
     for part in (
-        "its labels are",
+        "its labels differ",
         "two cases are named 'c'",
         "a.nii.gz: contains label value(s) [9]",
         "b.nii.gz: no such file",

@@ -77,8 +77,15 @@ def test_unknown_class_in_annotated_names_the_case(tmp_path):
 
 
 def test_contradictory_class_names_raise(tiny_dataset):
-    with pytest.raises(DataError, match=r"dataset\.json: its labels are .*'ball'.* class_names"):
+    with pytest.raises(DataError, match=r"other label values of 2 classes \(ball is 1, not 2, cube is 2, not 1\)"):
         labeled_data(tiny_dataset, ["background", "cube", "ball"])
+    with pytest.raises(
+        DataError, match=r"class_names: 1 only in the dataset \(cube\), 1 only in class_names \(cuba\)\."
+    ):
+        labeled_data(tiny_dataset, ["background", "ball", "cuba"])
+    names = ["background", "ball", "cube", *(f"rib_{number}" for number in range(115))]
+    with pytest.raises(DataError, match=r": 115 only in class_names \(rib_0, .*, rib_4 and 110 more\)\. Correct"):
+        labeled_data(tiny_dataset, names)
     assert len(labeled_data(tiny_dataset, ["Background", "Ball", "Cube"])) == 6
 
 

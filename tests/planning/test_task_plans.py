@@ -106,7 +106,7 @@ def test_smallest_budget_of_the_message_works(tiny_dataset, quick):
         (Request(hours=0.0), "--hours is 0; a positive number"),
         (Request(hours=math.nan), "--hours is nan"),
         (Request(device="gpu"), "device 'gpu' cannot be used here"),
-        (Request(class_names=["background", "a"]), "its labels are"),
+        (Request(class_names=["background", "a"]), "its labels differ"),
     ],
 )
 def test_invalid_wishes_raise_before_a_scan_is_read(tiny_dataset, request_, message):

@@ -12,6 +12,7 @@ from segbundle.classes import Classes
 from segbundle.datasets.bids import bids_cases, is_bids
 from segbundle.datasets.description import LISTS, read_description
 from segbundle.datasets.description_file import find_description, root_of
+from segbundle.datasets.folders import some
 from segbundle.errors import DataError
 from segbundle.files.documents import shortened
 from segbundle.io.label_tables import find_label_table, read_label_table, table_class_names
@@ -176,6 +177,25 @@ def check_class_names(dataset_dir: str | Path, class_names: Sequence[str]) -> No
             "`labels`."
         )
     raise DataError(
-        f"{find_description(dataset_dir).path}: its labels are {described}, but the task's class_names are {names}. "
-        "Correct one of them."
+        f"{find_description(dataset_dir).path}: its labels differ from the task's class_names: "
+        f"{_difference(described, names)}. Correct one of them."
     )
+
+
+def _difference(described: Sequence[str], names: Sequence[str]) -> str:
+    """Return how the class names of a task differ from those of the dataset: names of only one, or other values."""
+    known, wanted = {name.lower() for name in described}, {name.lower() for name in names}
+    parts = [
+        f"{len(only)} {where} ({some(only)})"
+        for only, where in (
+            ([name for name in described if name.lower() not in wanted], "only in the dataset"),
+            ([name for name in names if name.lower() not in known], "only in class_names"),
+        )
+        if only
+    ]
+    if parts:
+        return ", ".join(parts)
+    order = [name.lower() for name in names]
+    values = [(value, name, order.index(name.lower())) for value, name in enumerate(described)]
+    moved = [f"{name} is {value}, not {other}" for value, name, other in values if value != other]
+    return f"other label values of {len(moved)} classes ({some(moved, 3)})"

@@ -56,7 +56,7 @@ def is_mosaic(header: Any) -> bool:
     Example:
         >>> from pydicom.dataset import Dataset
         >>> header = Dataset()
-        >>> header.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]
+        >>> header.ImageType = ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]
         >>> is_mosaic(header)
         True
     """

@@ -30,7 +30,7 @@ _names: dict[str, str] = {}
 def hide(names: Iterable[str], paths: Iterable[str] = (), cases: Mapping[str, str] | None = None) -> None:
     """Replace names in all later messages, log lines and warnings of this process.
 
-    Text that is not a name is kept: short and common names are not replaced, except within `paths` and `cases`.
+    Short and common names may be ordinary words, so they are only replaced within `paths` and `cases`.
 
     Args:
         names: names of files and folders, which become `HIDDEN`.
@@ -89,7 +89,7 @@ def name_of(pseudonym: str) -> str:
 
 
 def masked(text: str) -> str:
-    """Return text with the names of `hide` replaced. Without such names, text is returned unchanged.
+    """Return text with hidden names replaced (see `hide`); the text is unchanged if no names are hidden.
 
     A name is replaced where no letter or digit precedes or follows it.
 
@@ -132,7 +132,7 @@ def _escaped(name: str) -> str:
 
 
 def _mask_logs() -> None:
-    """Mask log records and warnings when they are created."""
+    """Replace names in log records and warnings when these are created."""
     make, form = logging.getLogRecordFactory(), warnings.formatwarning
     if getattr(make, "masks_names", False):
         return

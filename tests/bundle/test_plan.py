@@ -40,7 +40,7 @@ def test_planned_task_trains_unedited(phantoms: Path, planned: Path, tmp_path: P
 
 def test_planning_again_keeps_edits(phantoms: Path, planned: Path):
     again = segbundle("plan", phantoms, "-o", planned, "--memory", "60MB")
-    assert again.returncode == 0 and "has these settings already, so it was not changed" in again.stdout
+    assert again.returncode == 0 and "already has these settings, so it was not changed" in again.stdout
     edited = planned.with_name("edited.yaml")
     edited.write_text(planned.read_text().replace("batch_size: 2", "batch_size: 3"))
     before = edited.read_text()

@@ -108,10 +108,10 @@ def test_classes_that_no_table_names_are_refused(data):
     table(data)
     with pytest.raises(DataError, match=r"its dseg.tsv names the classes .* but not 'spleen' of the task"):
         labeled_data(data, ["background", "lesion", "spleen"])
-    with pytest.raises(DataError, match=r"label value 17; it is 'Left-Hippocampus' in .*dseg.tsv"):
+    with pytest.raises(DataError, match=r"label value 17, named 'Left-Hippocampus' in .*dseg.tsv"):
         read_labels(data / LABEL, ["background", "lesion"])
     table(data, "index\tname\n53\tlesion\n")
-    with pytest.raises(DataError, match=r"label value 17; it is not in .*dseg.tsv"):
+    with pytest.raises(DataError, match=r"label value 17, without a name in .*dseg.tsv"):
         read_labels(data / LABEL, ["background", "lesion"])
 
 

@@ -71,7 +71,7 @@ def test_column_of_a_table(dataset, tmp_path, name, separator):
         ("sit", ConfigError, "no case has this key in dataset.json: did you mean 'site'"),
         (r"p(\d", ConfigError, "is not a regular expression"),
         (r"(p)(\d)", ConfigError, "one part in parentheses"),
-        (r"(p0)_", DataError, r"6 of 8 labeled cases have no group by groups '\(p0\)_': p1_0"),
+        (r"(p0)_", DataError, r"groups is '\(p0\)_', but 6 of 8 labeled cases have no group: p1_0"),
         ("sites.csv:site", DataError, r"sites\.csv: cannot be read as a table"),
         ("dataset.json", ConfigError, "no case has this key"),
     ],

@@ -136,7 +136,7 @@ LACKING = {
     r"\(7 slices side by side in one image\) without SliceNormalVector": {"csa": COUNT},
     "that is not the normal of its image": {"csa": {**COUNT, "SliceNormalVector": ("FD", ["1.0", "0.0", "0.0"])}},
     "without SpacingBetweenSlices and SliceThickness": {"SliceThickness": None, "SpacingBetweenSlices": None},
-    "which are not a multiple of 5 slices": {"csa": {**NORMAL, "NumberOfImagesInMosaic": ("US", [20])}},
+    "cannot be divided into 5 x 5 slices": {"csa": {**NORMAL, "NumberOfImagesInMosaic": ("US", [20])}},
 }
 
 

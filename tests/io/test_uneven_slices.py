@@ -111,7 +111,7 @@ def test_frames_of_a_multi_frame_file(tmp_path):
     [
         ([(0, 0, 0), (0, 0, 2), (3, 0, 4), (0, 0, 8)], 2, "mm away from a straight line"),
         ([(0, 0, 0), (0, 0, 2), (0, 0, 2), (0, 0, 6)], 2, "duplicate slice"),
-        ([(0, 0, k) for k in (0, 1, 2, 3, 400)], 1, "so 5 slices would become 401 of an even spacing"),
+        ([(0, 0, k) for k in (0, 1, 2, 3, 400)], 1, "so 5 slices would become 401 slices with an even spacing"),
         ([(0, 0, 2 * k) for k in range(5)], [2, 2, 2, 5, 5], "mixes slices of 2 and 5 mm"),
     ],
 )

@@ -157,7 +157,7 @@ def test_memory(text, expected):
 
 @pytest.mark.parametrize("text", ["", "many", "-1GB", "0", "8TBB"])
 def test_invalid_memory_raises(text):
-    with pytest.raises(ConfigError, match=r"is not a size of memory. Use a number with a unit, such as 8GB"):
+    with pytest.raises(ConfigError, match=r"is not a memory size. Use a number with a unit, such as 8GB"):
         memory_budget(text, PRESETS["small"], torch.device("cpu"))
 
 

@@ -75,8 +75,10 @@ def test_sides_are_not_mirrored(tmp_path, quick):
     folder = write_one(tmp_path, (20, 20, 20), (1, 1, 1), 2, ("background", "left lung", "right lung"))
     found = plan_task(folder)
     (reason,) = [choice.reason for choice in found.choices if choice.key == "augmentation"]
-    assert reason == "not mirrored along X, which would exchange left lung and right lung"
-    assert found.warnings == ["no case contains right lung; a network needs examples of every class."]
+    assert reason == "not mirrored along X: this would exchange left lung and right lung"
+    assert found.warnings == [
+        "no case contains right lung; a network needs examples of every class. Add such cases, or remove the class."
+    ]
 
 
 def test_classes_without_names_are_not_mirrored(tmp_path, quick):
@@ -134,7 +136,7 @@ def test_residual_presets_and_hours(tiny_dataset, quick):
     found = plan_task(tiny_dataset, Request(preset="residual", hours=0.5, memory="4GB"))
     assert found.values["network_def#res_block"] is True and found.values["network_def#filters"] == [32, 64, 128]
     assert found.values["steps_per_epoch"] * found.values["max_epochs"] == pytest.approx(1800 / 0.5, rel=0.02)
-    assert "the time of --hours: about 30.0 min" in next(c for c in found.choices if c.key == "max_epochs").reason
+    assert "as many as --hours allows: about 30.0 min" in next(c for c in found.choices if c.key == "max_epochs").reason
 
 
 sides = st.tuples(*[st.sampled_from([5, 12, 20, 30])] * 3)

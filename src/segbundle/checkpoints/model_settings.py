@@ -54,7 +54,7 @@ def settings_of_model(
         if others != values:
             raise ConfigError(
                 f"{other}: the settings of this training run differ from those in {path}. Choose models of the same "
-                "task, or name the task file to use."
+                "task, or set the task file to use."
             )
     if not trust:
         inspection = Inspection()
@@ -71,7 +71,7 @@ def settings_of_model(
 def refuse_other_preprocessing(
     ckpt_path: str | Path | Sequence[str | Path] | None, config: Mapping[str, Any], chosen: Collection[str]
 ) -> None:
-    """Raise an error if task files prepare scans otherwise than the training run of a model.
+    """Raise an error if the preprocessing in task files is not that of the training run of a model.
 
     Args:
         ckpt_path: model, folder of a training run or of a cross-validation, list of these, or None. Without a
@@ -94,5 +94,5 @@ def refuse_other_preprocessing(
             if task[key] != (value := json.loads(json.dumps(config[key], default=str))):
                 raise ConfigError(
                     f"{path}: was trained with {key} {task[key]}, but the task file has {key} {value}. Use the task "
-                    "file that it was trained with, or none: the settings are read from the folder of the model."
+                    "file of the training run, or no task file: the settings are read from the folder of the model."
                 )

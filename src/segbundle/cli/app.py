@@ -83,14 +83,14 @@ def train(
         list[str] | None,
         typer.Argument(
             metavar="[DATASET] [--KEY VALUE]...",
-            help="Dataset to plan and train, and any other config key, for instance --max_epochs 100.",
+            help="Dataset to plan and train on, and any other config key, for instance --max_epochs 100.",
         ),
     ] = None,
 ) -> None:
     """Train on the labeled cases of a dataset, with one fold held out for validation.
 
-    With DATASET and without --config, the task is planned as by `segbundle plan`, and written to task.yaml in the
-    output folder. With --dataset_dir and without --config, the defaults of the bundle are used.
+    DATASET without --config plans the task, as `segbundle plan` does, and writes it to task.yaml in the output folder.
+    --dataset_dir without --config uses the defaults of the bundle.
 
     Example: segbundle train --config configs/phantom.yaml --dataset_dir data_samples --output_dir runs/phantom
     """
@@ -260,7 +260,7 @@ def view(
     dataset_dir: MovedDataset = None,
     scan: Annotated[
         Path | None,
-        typer.Option(help="Scan of a label map.", show_default="from predictions.json, or the DICOM series near it"),
+        typer.Option(help="Scan of a label map.", show_default="from predictions.json, or its DICOM series near it"),
     ] = None,
     config: Annotated[
         list[Path] | None,

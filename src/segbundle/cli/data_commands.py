@@ -58,7 +58,7 @@ def plan(
     memory: Annotated[
         str | None,
         typer.Option(
-            help="Memory of a training step, such as 8GB.", show_default="by preset, up to 70% of the free one"
+            help="Memory of a training step, such as 8GB.", show_default="by preset, at most 70% of the free memory"
         ),
     ] = None,
     preset: Annotated[
@@ -70,13 +70,13 @@ def plan(
     ] = None,
     hours: Annotated[
         float | None,
-        typer.Option(help="Duration of the training in hours.", show_default="steps by the number of cases"),
+        typer.Option(help="Duration of the training in hours.", show_default="by the number of cases"),
     ] = None,
     class_names: ClassNames = None,
     device: Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing task YAML.")] = False,
 ) -> None:
-    """Measure a dataset, and write a task YAML with settings for it and the reason for each.
+    """Measure a dataset, and write a task YAML with fitting settings and the reason for each.
 
     The settings follow nnU-Net's rules. Time and memory are measured in a few training steps. An existing file is not
     replaced: its differences from the plan are printed, and the exit code is 1.
@@ -147,7 +147,7 @@ def import_dataset(
         bool, typer.Option("--unlabeled", help="Also import volumes without segmentation, into imagesTs.")
     ] = False,
     case_names: Annotated[
-        CaseNames, typer.Option("--case_names", help="Name cases by hashes of UIDs, folders, or salted hashes.")
+        CaseNames, typer.Option("--case_names", help="Name cases by hashes of UIDs, by folders, or by salted hashes.")
     ] = CaseNames.hash,
     allow_uneven: AllowUneven = None,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Command `import`: a dataset from a DICOM export, with a table of what was imported and what was left out."""
+"""Command `import`: a dataset from a DICOM export, with a table of all volumes, imported or left out."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def print_import(
 
 
 def _table(rows: Sequence[ImportRow], with_place: bool) -> Iterator[str]:
-    """Yield the lines of the table, with the place of each volume in the export on request."""
+    """Yield the lines of the table, with or without a column for the place of each volume in the export."""
     lines = [(*COLUMNS, *["place"] * with_place), *((*row.cells, *[row.place] * with_place) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:

@@ -58,7 +58,7 @@ def names_in(text: str) -> list[str]:
 
 
 def task_files(paths: list[Path] | None) -> list[Path]:
-    """Return the paths of task files, of which some may be the project's own (see `task_file`).
+    """Return the paths of task files, including those of the project (see `task_file`).
 
     Args:
         paths: paths as given on the command line; None for no task file.

@@ -30,7 +30,7 @@ def print_plan(
 ) -> None:
     """Plan the training of a dataset, print the plan, and write it as a task file.
 
-    The fingerprints of the cases are cached beside the file, as `<name>.fingerprint.json`.
+    The fingerprints of the cases are cached next to the file, in `<name>.fingerprint.json`.
 
     Args:
         dataset: folder of the dataset, or a datalist.
@@ -72,7 +72,7 @@ def print_plan(
         "--output_dir",
         f"runs/{name}",
     ]
-    print(f"\n{output}: {'written' if written else 'has these settings already, so it was not changed'}")
+    print(f"\n{output}: {'written' if written else 'already has these settings, so it was not changed'}")
     print(f"next: {shlex.join(train)}")
 
 

@@ -222,7 +222,7 @@ def _settings_of_model(
     overrides: dict[str, Any],
     trust: bool,
 ) -> dict[str, Any]:
-    """Return the settings that the model of an evaluation or prediction was trained with, unless task files have them.
+    """Return the settings of the training run of a model, for an evaluation or prediction without task files.
 
     Raises:
         ConfigError: the task files contradict the training run (see `refuse_other_preprocessing`), or its settings

@@ -1,4 +1,4 @@
-"""Dataset, output folder and task of `segbundle train`, which plans the task if only a dataset is given."""
+"""Find the dataset, output folder and task of `segbundle train`; plan the task if only a dataset is given."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def training_of(
 ) -> Training:
     """Return the arguments of a training, given those of the command line.
 
-    If the dataset is a plain word instead of `--dataset_dir`, the output folder has a default; without a task file, the
-    task is planned, printed and written to `task.yaml` in the output folder. A resumed training uses this file.
+    If the dataset is a plain word instead of `--dataset_dir`, the output folder has a default. Without a task file, the
+    task is then planned, printed and written to `task.yaml` in the output folder. A resumed training uses this file.
 
     Args:
         dataset_dir, output_dir: values of the options; None if they were not given.
@@ -110,7 +110,7 @@ def _planned(dataset: Path, folder: Path, bundle: Path | None, device: str | Non
         raise ConfigError("--bundle: tasks are planned for the bundle of the project only. Pass a task with --config.")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError(
-            "a task is planned by one process. Run `segbundle plan` first, and pass its file as --config."
+            "a task can be planned by one process only. Run `segbundle plan` first, and pass its file as --config."
         )
     with print_log():
         request = Request(device=device, class_names=options.get("class_names"))

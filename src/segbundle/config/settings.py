@@ -183,20 +183,21 @@ SETTINGS = (
     ),
     Setting(
         "num_folds", AnyOf(OneOf("groups"), Integer(2)), "a whole number from 2, or groups,",
-        "number of folds, unless the dataset defines folds; groups uses one fold per group (leave one site out)", _DATA,
+        "number of folds, unless the dataset defines folds; groups makes one fold per group (leave-one-site-out)",
+        _DATA,
         "5", _SCORE,
         affects="cases", fixed=True,
     ),
     Setting(
         "groups", AnyOf(NULL, Text(filled=True)),
         "a key of dataset.json, a column such as sites.csv:site, a pattern such as '(patient\\d+)_', or null,",
-        "cases that a fold must not divide, such as the scans of a patient; by a key of dataset.json, a column of a "
-        "table, or a pattern of the case names; null uses the subjects of BIDS", _DATA, "null", _SCORE,
+        "groups of cases that stay in one fold, such as the scans of a patient; by a key of dataset.json, a column of "
+        "a table, or a pattern of the case names; null uses the subjects of BIDS", _DATA, "null", _SCORE,
         affects="cases", fixed=True,
     ),
     Setting(
         "stratify", Boolean(), _BOTH,
-        "exchange cases of a random split until no fold lacks a class, if possible; reads all label maps",
+        "exchange cases between random folds until, if possible, no fold lacks a class; reads all label maps",
         _DATA, "true", _SCORE,
         affects="cases", fixed=True,
     ),

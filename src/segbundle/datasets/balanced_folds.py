@@ -16,10 +16,10 @@ def balance_folds(
 ) -> list[list[_Unit]]:
     """Exchange units between folds until every feature is in as many folds as possible.
 
-    A feature that `n` units have can be in at most `n` folds. While a feature is in fewer folds, the exchange of two
-    units that brings the most features into further folds is made; ties are broken by the order of folds and units.
-    If this leaves a feature in too few folds, shuffled units are tried as further starts. The sizes of the folds do not
-    change, and folds without a missing feature are not changed.
+    A feature that `n` units have can be in at most `n` folds. While a feature is in fewer folds, the two units
+    are exchanged that add the most features to folds; ties are broken by the order of folds and units. If a feature is
+    then still in too few folds, the search starts again from shuffled units, up to nine times. The sizes of the folds
+    do not change. If every feature is in as many folds as possible, the folds are returned unchanged.
 
     Args:
         folds: units of each fold, for instance cases or groups of cases.
@@ -55,7 +55,7 @@ def balance_folds(
 
 
 def _exchange(order: np.ndarray, has: np.ndarray, place: np.ndarray, possible: np.ndarray) -> int:
-    """Exchange units until no exchange helps, and return the sum over features of the folds that have them.
+    """Exchange units until no exchange helps, and return the number of pairs of a feature and a fold that has it.
 
     Args:
         order: unit at each position (units,), changed in place.
@@ -74,7 +74,7 @@ def _exchange(order: np.ndarray, has: np.ndarray, place: np.ndarray, possible: n
 
 
 def _best_swap(has: np.ndarray, place: np.ndarray, counts: np.ndarray, possible: np.ndarray) -> tuple[int, int] | None:
-    """Return the positions of the two units whose exchange adds the most features to folds; None without any gain.
+    """Return the positions of the two units whose exchange adds the most features to folds; None if no exchange helps.
 
     Args:
         has: whether a unit has a feature (units, features).

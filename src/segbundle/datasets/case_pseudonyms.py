@@ -1,4 +1,4 @@
-"""Pseudonyms instead of the names of files and folders, which hospitals form from names of patients."""
+"""Pseudonyms for the names of files and folders, which may contain names of patients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from segbundle.masking import hide
 def hide_names_below(paths: Sequence[str | Path], output_dir: str | Path) -> None:
     """Hide the names of all files and folders of scans in later messages, log lines and records (see `masking.hide`).
 
-    Hidden are the given paths, everything in given folders, and the paths that a datalist contains. The folders of
+    This hides the names in the given paths, in given folders, and in the paths of a datalist. The folders of
     `output_dir` are not hidden, because messages name output files.
 
     Args:
@@ -49,7 +49,7 @@ def hide_names_below(paths: Sequence[str | Path], output_dir: str | Path) -> Non
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield the path of each real folder, also of linked folders, and the names of all files and folders in it."""
+    """Yield the path of each folder and the names in it. Links are followed, and each real folder is visited once."""
     seen = set[str]()
     for found, folders, files in os.walk(folder, followlinks=True):
         yield found, [*folders, *files]

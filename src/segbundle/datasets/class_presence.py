@@ -21,18 +21,18 @@ _SECONDS = 3.0
 
 
 def class_presence(cases: Sequence[Case], class_names: Sequence[str]) -> dict[str, frozenset[str]]:
-    """Return which classes are present in each case, and which of them are annotated.
+    """Return the classes that are present and the classes that are annotated in each case.
 
-    Every label map is read once per process. Label maps that cannot be read have no classes here; the run reports them
-    when it reads them.
+    Every label map is read once per process. Label maps that cannot be read count as empty here; the run reports them
+    later, when it reads them.
 
     Args:
         cases: labeled cases.
         class_names: classes of the task, background first.
 
     Returns:
-        by name of the case, names of the foreground classes that its label map contains, and of annotated classes with
-        a `?`, such as `{'liver', 'liver?', 'lesion?'}`
+        for each case, by name: the names of the foreground classes in its label map, and the names of its annotated
+        classes followed by `?`, such as `{'liver', 'liver?', 'lesion?'}`
 
     Example:
         >>> import tempfile

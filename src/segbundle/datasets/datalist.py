@@ -130,10 +130,10 @@ def dataset_folds(
         data_list_key: list of the dataset, `training` (default) or `test`.
         splits: file with folds in the format of nnU-Net's `splits_final.json`, which replaces folds of the dataset and
             random folds. Default: None.
-        groups: property of the cases that a fold must not divide, such as the patient or the site: see `groups_of` in
-            `segbundle.datasets.groups`. Default: None.
-        stratify: whether cases of a random split are exchanged so that no fold lacks a class, if possible (see
-            `balance_folds`; default True). The label maps are read for this.
+        groups: property of the cases, such as the patient or the site; cases with the same value stay in one fold. See
+            `groups_of` in `segbundle.datasets.groups`. Default: None.
+        stratify: whether to exchange cases between random folds until, if possible, no fold lacks a class (see
+            `balance_folds`; default True). This reads all label maps.
 
     Raises:
         DataError: see `labeled_data`; or the folds divide a group.

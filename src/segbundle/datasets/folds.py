@@ -71,15 +71,14 @@ def random_split(
 
     Names are sorted, shuffled and distributed over the folds in turn. Fold sizes differ by at most one, and every case
     is held out in exactly one fold. With `groups`, this applies to the groups, whose cases stay together. With
-    `classes`, cases are then exchanged between folds until no fold lacks a class, as far as possible (see
-    `balance_folds`); folds that lack no class are not changed.
+    `classes`, cases are then exchanged between folds until, if possible, no fold lacks a class (see `balance_folds`).
 
     Args:
         names: names of all labeled cases.
         num_folds: number of folds.
         split_seed: seed of the random split (default 0).
-        groups: group of each case by name, such as a patient or a site; other cases, or None (default) for all, are
-            groups of their own.
+        groups: group of each case by name, such as a patient or a site. A case that is not listed is its own group.
+            Default: None (no groups).
         classes: features of each case by name, such as the label values of its classes; None (default) does not
             exchange cases.
 
@@ -122,7 +121,7 @@ def split_by_group(names: Iterable[str], groups: Mapping[str, str]) -> Split:
     members = _members(names, groups)
     if len(members) < 2:
         raise ConfigError(
-            f"num_folds is {GROUPS}, but all cases are in one group. Set `groups` to a key that tells them apart."
+            f"num_folds is {GROUPS}, but all cases are in one group. Set `groups` to a key that differs between cases."
         )
     return Split.of(f"one fold for each of the groups {some(list(members))}", members.values())
 
@@ -152,7 +151,7 @@ def fold_names(
 
 
 def _members(names: Iterable[str], groups: Mapping[str, str] | None) -> dict[str, list[str]]:
-    """Return the cases of each group; cases without a group are groups of their own."""
+    """Return the cases of each group; a case without a group is the only member of its group."""
     members: dict[str, list[str]] = {}
     for name in sorted(names):
         members.setdefault((groups or {}).get(name, name), []).append(name)
@@ -281,5 +280,5 @@ def refuse_divided_groups(split: Split, groups: Mapping[str, str]) -> None:
             names = [some(sorted(n for n in part if groups.get(n) == group)) for part in (training, held_out)]
             raise DataError(
                 f"{split.origin}: fold {number} trains on {names[0]} and holds out {names[1]}, but these cases are all "
-                f"in the group {group!r}. Move them to one side, or set groups to null."
+                f"in the group {group!r}. Move them all to one side, or set groups to null."
             )

@@ -24,7 +24,7 @@ _SPLIT_FILES = frozenset(
     for name in ("splitsfinal", "splitfinal", "finalsplits", "splits", "split", "folds")
     for ending in ("json", "pkl", "pickle", "yaml", "yml")
 )
-"""Files with folds of other programs, in lower case; nnU-Net v1 writes `splits_final.pkl`."""
+"""Files with folds from other programs, in lower case; nnU-Net v1 writes `splits_final.pkl`."""
 
 
 class _Fold(TypedDict):
@@ -36,7 +36,7 @@ def given_split(file: DescriptionFile, training: Sequence[Case], validation: Seq
     """Return the folds that a dataset defines, or None for a random split.
 
     A dataset defines folds by `fold` keys in its training list (as in MONAI), by a `validation` list, or by nnU-Net's
-    `splits_final.json`, beside the description of the dataset.
+    `splits_final.json` next to the description of the dataset.
 
     Args:
         file: file that describes the dataset.

@@ -1,4 +1,4 @@
-"""Group cases by patient, site or another property, so that a fold does not divide a group."""
+"""Group cases by patient, site or another property, so that each group stays in one fold."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def groups_of(cases: Sequence[Case], groups: str | None, folder: Path) -> dict[s
             - a key of the entries in `dataset.json`, such as `site`;
             - a column of a table, such as `participants.tsv:site`; the first column of the table has the names of the
               cases or, in BIDS, of the subjects;
-            - a pattern (regular expression) of the names of the cases, whose part in parentheses is the group, such as
-              `(patient\\d+)_`;
+            - a regular expression that matches the names of the cases from the start; the part in parentheses is the
+              group, as in `(patient\\d+)_`;
             - None for the subjects of a BIDS dataset.
-        folder: folder of the dataset, to which the path of a table may be relative.
+        folder: folder of the dataset. The path of a table is relative to it, or else to the working directory.
 
     Returns:
         groups by name of the case; empty if `groups` is None and the layout has no subjects
 
     Raises:
-        ConfigError: the pattern is invalid or has no part in parentheses, or no case has the key.
+        ConfigError: the pattern is invalid or does not have exactly one part in parentheses, or no case has the key.
         DataError: some cases have no group, or the table cannot be read.
 
     Example:
@@ -52,7 +52,7 @@ def groups_of(cases: Sequence[Case], groups: str | None, folder: Path) -> dict[s
     without = [case.name for case in cases if not found.get(case.name)]
     if without:
         raise DataError(
-            f"{folder}: {len(without)} of {len(cases)} labeled cases have no group by groups {groups!r}: "
+            f"{folder}: groups is {groups!r}, but {len(without)} of {len(cases)} labeled cases have no group: "
             f"{some(without)}. Give each case a group."
         )
     return found
@@ -62,10 +62,10 @@ def _by_pattern(cases: Sequence[Case], pattern: str) -> dict[str, str]:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise ConfigError(f"groups is {pattern!r}, which is not a regular expression: {error}.") from error
+        raise ConfigError(f"groups is {pattern!r}; it is not a regular expression ({error}). Correct it.") from error
     if compiled.groups != 1:
         raise ConfigError(
-            f"groups is {pattern!r}; a pattern needs one part in parentheses, for instance '(patient\\d+)_'."
+            f"groups is {pattern!r}; a pattern needs exactly one part in parentheses, for instance '(patient\\d+)_'."
         )
     matches = {case.name: compiled.match(case.name) for case in cases}
     return {name: match[1] or "" for name, match in matches.items() if match is not None}

@@ -1,7 +1,7 @@
 """Siemens mosaics: the slices of a volume side by side in one image.
 
-The position in the header is that of a large image around the center of the first slice, not that of the mosaic, so the
-corner of the slice is computed as in `nibabel.nicom` and dcm2niix.
+ImagePositionPatient belongs to an image of the size of the mosaic around the center of the first slice. The corner of
+the slice is computed from it as in `nibabel.nicom` and dcm2niix.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Mosaic:
     """Slices of a mosaic.
 
     Attributes:
-        tiles: number of slices side by side along each side.
+        tiles: number of slices along each side of the image.
         slices: slices in the order of the tiles, row by row.
 
     Example:
@@ -71,7 +71,7 @@ def _count(header: Any) -> int:
 
 
 def read_mosaic(path: Path, header: Any, planes: Sequence[Slice]) -> Mosaic | str:
-    """Return the slices of a mosaic; or the kind of image as text, with the value that the header lacks.
+    """Return the slices of a mosaic; if its header does not define them, the kind of image as text, with the reason.
 
     Args:
         path: path of the file.
@@ -103,7 +103,7 @@ def _csa_values(path: Path) -> tuple[int, np.ndarray | None]:
 
 
 def _layout(header: Any, planes: Sequence[Slice], count: int, normal: np.ndarray | None) -> Mosaic | str:
-    """Return the slices of a mosaic, or what prevents this as text that follows the kind of image."""
+    """Return the slices of a mosaic, or the reason against it, as text that follows the kind of image."""
     if len(planes) != 1 or num_frames(header) > 1:
         return "without a position and orientation"
     plane = planes[0]
@@ -122,7 +122,7 @@ def _layout(header: Any, planes: Sequence[Slice], count: int, normal: np.ndarray
         return "with a SliceNormalVector that is not the normal of its image"
     tiles = math.ceil(math.sqrt(count))
     if int(header.Rows) % tiles or int(header.Columns) % tiles:
-        return f"of {header.Columns} x {header.Rows} pixels, which are not a multiple of {tiles} slices"
+        return f"whose {header.Columns} x {header.Rows} pixels cannot be divided into {tiles} x {tiles} slices"
     columns, rows = int(header.Columns) // tiles, int(header.Rows) // tiles
     corner = np.array(plane.position)
     corner += row * plane.spacing[0] * (int(header.Columns) - columns) / 2

@@ -127,8 +127,8 @@ def _read_dicom_object(
             array, grid = read_dicom_segments(path, class_names, grid)
         elif grid is None:
             raise DataError(
-                f"{path}: needs the image series to which it refers, which is not in its folder or beside it. Put the "
-                "series there."
+                f"{path}: needs the image series to which it refers. Put the series into its folder or into a folder "
+                "next to it."
             )
         else:
             array = read_structure_set(path, class_names, grid)

@@ -43,12 +43,12 @@ class LabelRow(NamedTuple):
 def find_label_table(path: str | Path) -> Path | None:
     """Return the label table that applies to a BIDS segmentation, by the inheritance principle.
 
-    The table is named `dseg.tsv`, with any of the entities of the segmentation before it. It is in the folder of the
-    segmentation or in a folder above, up to the folder of the dataset; for derivatives, also in the raw dataset. The
-    nearest folder takes precedence, then the table with the most entities.
+    The table is named `dseg.tsv`, with none, some or all of the entities of the segmentation before it. It is in the
+    folder of the segmentation or in a folder above it, up to that of the dataset; for derivatives, also in the raw
+    dataset. The nearest folder takes precedence, then the table with the most entities.
 
     Args:
-        path: path of the segmentation. Other names than `*_dseg` have no table.
+        path: path of the segmentation. Only files named `*_dseg` have a table.
 
     Returns:
         path of the table, or None.
@@ -152,7 +152,7 @@ def table_class_names(rows: Sequence[LabelRow]) -> tuple[list[str], int | None]:
 
 
 def renumber_by_name(path: Path, labels: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
-    """Return the voxels of a BIDS segmentation with the label values of the classes that its table names.
+    """Return a BIDS segmentation with the label values of the task, matched by the names in its table.
 
     Label maps without a table, and those whose table has no name of a class of the task, are returned unchanged.
 
@@ -180,17 +180,17 @@ def renumber_by_name(path: Path, labels: np.ndarray, class_names: Sequence[str])
     if ignored is not None and ignored < len(class_names):
         raise DataError(
             f"{escaped(table)}: `ignore` has the index {ignored}, which is the label value of a class. Give it an "
-            f"index from {len(class_names)} to 255, also in the label maps."
+            f"index from {len(class_names)} to 255 in the table and in the label maps."
         )
     names, result = {row.value: row.name for row in rows}, labels
     for value in np.unique(labels).tolist():
         if value in (0, ignored) or values.get(value) == value:
             continue
         if not values.get(value):
-            named = f"{names[value]!r} in {escaped(table)}, which is not" if value in names else f"not in {table}, nor"
+            named = f"named {names[value]!r}" if value in names else "without a name"
             raise DataError(
-                f"{escaped(path)}: contains the label value {value}; it is {named} a class of the task "
-                f"({', '.join(map(str, class_names))}). Correct the table, or change class_names."
+                f"{escaped(path)}: contains the label value {value}, {named} in {escaped(table)}; the classes of the "
+                f"task are {', '.join(map(str, class_names))}. Correct the table, or change class_names."
             )
         if result is labels:
             result = labels.copy()

@@ -1,4 +1,4 @@
-"""Resample unevenly spaced DICOM slices to an even spacing, and label maps from there to the slices and back."""
+"""Resample unevenly spaced DICOM slices to an even grid, and label maps between this grid and the slices."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class EvenGrid:
 def even_grid(slices: Sequence[Slice]) -> EvenGrid:
     """Return an evenly spaced grid for slices with missing slices or a variable spacing.
 
-    The spacing is the median distance of neighboring slices; of two middle distances, the smaller. The grid starts at
-    the first slice and ends at or before the last slice. If all distances are multiples of the spacing within the
+    The spacing is the median distance of neighboring slices (the smaller of two middle values). The grid starts at the
+    first slice and ends at or before the last slice. If all distances are multiples of the spacing within the
     rounding of the positions, as with missing slices, every slice of the series is a slice of the grid.
 
     The third axis is a straight line through all positions, also for a tilted gantry.
@@ -66,7 +66,7 @@ def even_grid(slices: Sequence[Slice]) -> EvenGrid:
         slices: parallel slices of a series, in any order.
 
     Raises:
-        DataError: the slices are not parallel, have duplicates or do not lie on a straight line; or the grid would have
+        DataError: the slices are not parallel, have duplicates or are not on a straight line; or the grid would have
             more than ten times as many slices as the series. The message does not contain a path.
 
     Example:
@@ -89,7 +89,7 @@ def even_grid(slices: Sequence[Slice]) -> EvenGrid:
         gaps = np.diff(heights)
         raise DataError(
             f"its slices are {gaps.min():.3g} to {gaps.max():.3g} mm apart, so {len(ordered)} slices would become "
-            f"{count} of an even spacing."
+            f"{count} slices with an even spacing."
         )
     origin = positions.mean(axis=0) + (start - heights.mean()) * step
     affine = volume_affine(ordered[0], origin, spacing * step)
@@ -151,7 +151,7 @@ def resample_slices(path: Path, values: np.ndarray, grid: EvenGrid, dtype: Any, 
         values: voxels (slices, rows, columns), in the order of the third axis.
         grid: even grid.
         dtype: NumPy dtype of the result; integers are rounded. None for the dtype of `values` if no values are
-            computed, else float32, or float64 for voxels that float32 does not hold exactly.
+            computed, else float32, or float64 for voxels that float32 cannot represent exactly.
         nearest: whether to take the values of the nearest slice, as for label maps (default False).
 
     Returns:
@@ -183,12 +183,12 @@ def resample_slices(path: Path, values: np.ndarray, grid: EvenGrid, dtype: Any, 
 
 
 def _nearest(source: np.ndarray, count: int) -> np.ndarray:
-    """Return the index of the nearest slice of the series for each slice of the grid; of two, the first."""
+    """Return the index of the nearest slice of the series for each slice of the grid; the first of two."""
     return np.asarray(np.abs(source - np.arange(count)[:, None]).argmin(axis=1))
 
 
 def labels_on_slices(labels: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Return a label map on the slices of a series, from the nearest slices of its even grid.
+    """Return a label map on the slices of a series, with the labels of the nearest slices of its even grid.
 
     Args:
         labels: label map (X, Y, Z) on the even grid.
@@ -209,7 +209,7 @@ def labels_on_slices(labels: np.ndarray, geometry: Geometry) -> np.ndarray:
 
 
 def labels_on_grid(labels: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Return a label map on the even grid of a series, from the nearest of its slices.
+    """Return a label map on the even grid of a series, with the labels of the nearest slices of the series.
 
     Args:
         labels: label map (X, Y, number of slices of the series).
@@ -229,7 +229,7 @@ def labels_on_grid(labels: np.ndarray, geometry: Geometry) -> np.ndarray:
 
 
 def slice_coordinates(coordinates: Any, geometry: Geometry) -> np.ndarray:
-    """Return coordinates along the third axis of an even grid in slices of the series, of which the first is 0.
+    """Convert coordinates along the third axis of an even grid to slice indices of the series.
 
     Args:
         coordinates: coordinates along the third axis of the grid in voxels, of any shape.

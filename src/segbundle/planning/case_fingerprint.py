@@ -18,13 +18,13 @@ from segbundle.io.label_maps import read_labels
 from segbundle.io.scans import read_scan
 
 _SAMPLES = 1000
-"""Number of voxels inside the labels whose intensities are stored, per case."""
+"""Maximum number of voxels inside the labels whose intensities are stored, per case."""
 _SEED = 0
 
 
 @dataclass(frozen=True)
 class CaseFingerprint:
-    """Measurements of a labeled case. Axes are in the order and direction of RAS that is closest to the stored axes.
+    """Measurements of a labeled case. X, Y and Z are the stored axes closest to those of RAS.
 
     Attributes:
         case: name of the case.
@@ -82,7 +82,7 @@ def measure_case(
 
     Raises:
         DataError: a file cannot be read or is not valid, the label map has values without a class name or is not on
-            the voxels of the scan, or all voxels of the scan have the same value. The message names file and fix.
+            the voxels of the scan, or all voxels of the scan have the same value. The message names the file and a fix.
 
     Example:
         >>> import tempfile

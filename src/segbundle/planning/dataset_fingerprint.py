@@ -48,7 +48,7 @@ class DatasetFingerprint:
         channel_names: names of the channels in the description of the dataset; empty if it has none.
         problems: messages about cases that cannot be used.
         ignore_label: value of voxels whose class is unknown; None (default) if the dataset has no such value.
-        subjects: number of different subjects. Default: 0 (every case is a subject of its own).
+        subjects: number of different subjects; a case without a subject counts as one. Default: 0.
 
     Example:
         >>> DatasetFingerprint(Path("data"), "Decathlon", [], ["background", "liver"], True, [], [], []).num_channels
@@ -73,12 +73,12 @@ class DatasetFingerprint:
 
     @cached_property
     def spacings(self) -> np.ndarray:
-        """Voxel sizes in mm, (cases, 3)."""
+        """Voxel sizes along X, Y and Z in mm, (cases, 3)."""
         return np.array([case.spacing for case in self.cases])
 
     @cached_property
     def shapes(self) -> np.ndarray:
-        """Numbers of voxels, (cases, 3)."""
+        """Numbers of voxels along X, Y and Z, (cases, 3)."""
         return np.array([case.shape for case in self.cases])
 
     def shapes_at(self, spacing: Sequence[float]) -> np.ndarray:
@@ -114,15 +114,15 @@ def measure_dataset(
 ) -> DatasetFingerprint:
     """Measure every labeled case of a dataset, and return its fingerprint.
 
-    Cases that cannot be used are named in `problems`, and the others are measured. Cases with a number of channels that
-    differs from that of most cases cannot be used.
+    Cases that cannot be used are reported in `problems`. Among these are cases whose number of channels differs from
+    that of most cases.
 
     Args:
         dataset: see `segbundle.datasets.load_cases`.
         class_names: class names, background first. Default: those of the dataset, or else `label_1`, `label_2`, ...
             for the values in its label maps.
         cache: JSON file with the fingerprints of earlier calls, which is read and written. Default: no file.
-        num_threads: number of cases that are read at a time. Default: one per core, as far as they fit into memory.
+        num_threads: number of cases to read at the same time. Default: one per core, or fewer to fit into memory.
 
     Raises:
         DataError: the dataset does not exist or is invalid, no case has a label map, or no labeled case can be used.
@@ -272,7 +272,7 @@ def _annotated(case: Case, names: Sequence[str]) -> list[bool]:
     try:
         return Classes(names).annotated_mask(case.annotated)
     except ConfigError as error:
-        raise DataError(f"case {case.name}: its `annotated` list in dataset.json is wrong: {error}") from error
+        raise DataError(f"case {case.name}: its `annotated` list in dataset.json is invalid: {error}") from error
 
 
 def unusable_in_words(fingerprint: DatasetFingerprint) -> str:
@@ -290,5 +290,5 @@ def unusable_in_words(fingerprint: DatasetFingerprint) -> str:
         return ""
     return (
         f"{count} of {count + len(fingerprint.cases)} labeled cases were left out of the plan. Repair or remove them "
-        f"before the training: {some(fingerprint.problems, 1)}"
+        f"before training: {some(fingerprint.problems, 1)}"
     )

@@ -23,9 +23,9 @@ from segbundle.sampling.augmentation import Augmentation
 from segbundle.sampling.loader import PatchLoader
 
 _COPIES = 5
-"""Copies of the weights in a training: with gradients, two moments of AdamW, and their moving average."""
+"""Copies of the weights during training: weights, gradients, two moments of AdamW, and the moving average."""
 _STEPS, _SECONDS = 4, 6.0
-"""Measured steps, and the time after which no further step is made."""
+"""Maximum number of measured steps, and time in seconds after which no further step is started."""
 
 
 class Measurement(NamedTuple):
@@ -51,7 +51,7 @@ class Measurement(NamedTuple):
 def footprint_function(
     settings: Callable[[Levels], Mapping[str, Any]], channels: int, device: torch.device
 ) -> Callable[[Levels], Footprint]:
-    """Return a function that measures the memory of a network with given levels, each network once.
+    """Return a function that estimates the memory of a network with given levels, and caches the results.
 
     The memory is estimated by `segbundle.inference.memory.training_bytes` on small patches.
 
@@ -128,7 +128,7 @@ def measure_steps(
 
 
 def _time_window(network: torch.nn.Module, inferer: PatchInferer, window: torch.Tensor) -> float:
-    """Return the shorter time of two windows in seconds, without that of the first, which may include a warm-up."""
+    """Return the time of a window in seconds: the shorter of two, measured after a warm-up window."""
     network.eval()
     seconds = []
     with torch.inference_mode():

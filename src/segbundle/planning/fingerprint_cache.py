@@ -61,9 +61,10 @@ class FingerprintCache:
     """Fingerprints of earlier runs. A fingerprint is returned only if no file of its case has changed.
 
     Args:
-        path: JSON file; a missing file is an empty cache. A damaged file is an empty cache as well, and a line in the
-            log says so. None for a cache without a file.
-        labels: class names and ignore label that label maps were read with; fingerprints for other ones do not count.
+        path: JSON file. A missing file is an empty cache. A damaged file is too, and is reported in the log. None for a
+            cache without a file.
+        labels: class names and ignore label with which label maps are read. Fingerprints with other values are not
+            used.
 
     Example:
         >>> FingerprintCache(None).find(Case("a", (Path("a.nii"),))) is None
@@ -79,7 +80,7 @@ class FingerprintCache:
         try:
             content: Any = read_json(path, _Cache)
         except SegbundleError:
-            say(f"{path}: cannot be read as fingerprints, so all cases are measured again")
+            say(f"{path}: is not a valid fingerprint file, so all cases are measured again")
             return
         if content["format"] == _FORMAT:
             self._entries = content["cases"]
@@ -100,7 +101,7 @@ class FingerprintCache:
         return entry["fingerprint"] if [tuple(stamp) for stamp in entry["files"]] == found else None
 
     def save(self, cases: Sequence[Case], fingerprints: Mapping[str, CaseFingerprint]) -> None:
-        """Write the fingerprints of a dataset, if any of them is new. A cache that cannot be written is reported only.
+        """Write the fingerprints of a dataset if they have changed. If the file cannot be written, log a message.
 
         Args:
             cases: cases of the dataset.

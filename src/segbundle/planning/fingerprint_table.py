@@ -34,7 +34,7 @@ def fingerprint_lines(fingerprint: DatasetFingerprint) -> list[str]:
         ...     print(line)
         labeled cases  1 (Decathlon)
         modality       MRI (dataset.json)
-        voxels         9×9×9 (median of X, Y, Z; all from 9×9×9 to 9×9×9)
+        voxels         9×9×9 (median along X, Y, Z; range 9×9×9 to 9×9×9)
     """
     cases = fingerprint.cases
     modality = modality_of(fingerprint)
@@ -45,7 +45,7 @@ def fingerprint_lines(fingerprint: DatasetFingerprint) -> list[str]:
         ("spacing (mm)", _spread(fingerprint.spacings)),
         ("orientation", _counted([case.orientation for case in cases])),
         ("data type", _counted([case.dtype for case in cases])),
-        ("nonzero", f"{np.median([case.nonzero for case in cases]):.0%} of the voxels, cropping to them removes "
+        ("nonzero", f"{np.median([case.nonzero for case in cases]):.0%} of the voxels; cropping to them removes "
                     f"{np.median([case.cropped for case in cases]):.0%} of the volume (medians)"),
         *_intensity_rows(fingerprint),
     ]  # fmt: skip
@@ -68,12 +68,12 @@ def class_lines(fingerprint: DatasetFingerprint) -> list[str]:
         >>> fingerprint = DatasetFingerprint(Path("data"), "", [], ["background", "liver"], True, [], [], [])
         >>> for line in class_lines(fingerprint):
         ...     print(line)
-        class  labeled  absent  not annotated  volume in ml: median (least to most)
+        class  labeled  absent  not annotated  volume in ml: median (min to max)
         liver        0       0              0  -
     """
     names = fingerprint.class_names
     width = max(5, *(len(name) for name in names[1:]))
-    lines = [f"{'class':{width}}  labeled  absent  not annotated  volume in ml: median (least to most)"]
+    lines = [f"{'class':{width}}  labeled  absent  not annotated  volume in ml: median (min to max)"]
     for label, name in enumerate(names):
         if label == 0:
             continue
@@ -105,7 +105,7 @@ def _intensity_rows(fingerprint: DatasetFingerprint) -> list[tuple[str, str]]:
 
 def _spread(values: np.ndarray) -> str:
     middle, low, high = np.median(values, axis=0), values.min(axis=0), values.max(axis=0)
-    return f"{times(middle)} (median of X, Y, Z; all from {times(low)} to {times(high)})"
+    return f"{times(middle)} (median along X, Y, Z; range {times(low)} to {times(high)})"
 
 
 def _counted(names: Sequence[str]) -> str:

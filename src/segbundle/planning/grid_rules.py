@@ -14,9 +14,9 @@ from segbundle.planning.choice import Choice, amount, plain, times
 from segbundle.planning.dataset_fingerprint import DatasetFingerprint
 
 ANISOTROPY = 3.0
-"""Ratio from which an axis has thick slices: of its spacing to that of the others, and of their shapes to its own."""
+"""Factor by which the spacing of thick slices exceeds the other spacings, and the other shapes exceed their number."""
 _PERCENTILE = 10
-"""Percentile of the spacing across thick slices that is used, so that most scans are not interpolated much."""
+"""Percentile of the spacing across thick slices. The median would discard details of scans with thinner slices."""
 
 
 def choose_axcodes(fingerprint: DatasetFingerprint) -> Choice:
@@ -62,16 +62,16 @@ def choose_spacing(fingerprint: DatasetFingerprint) -> Choice:
     low, high = fingerprint.spacings.min(axis=0), fingerprint.spacings.max(axis=0)
     reason = f"mm; median of {amount(len(fingerprint.cases), 'case')}"
     if not np.allclose(low, high, atol=1e-3):
-        reason += f", which range from {times(low)} to {times(high)}"
+        reason += f"; range {times(low)} to {times(high)}"
     if axis is not None:
         others = np.delete(spacing, axis)
         spacing[axis] = max(np.percentile(fingerprint.spacings[:, axis], _PERCENTILE), others.max())
-        reason += f"; thick slices along {'XYZ'[axis]}: {_PERCENTILE}th percentile there"
+        reason += f"; {_PERCENTILE}th percentile along {'XYZ'[axis]} (thick slices)"
     return Choice("spacing", [round(size, 4) for size in plain(spacing)], reason)
 
 
 def thick_axis(spacing: Sequence[float], shape: Sequence[float]) -> int | None:
-    """Return the axis across thick slices, or None for volumes that are about isotropic.
+    """Return the axis across thick slices, or None for roughly isotropic volumes.
 
     Args:
         spacing: median voxel size in mm along X, Y and Z.

@@ -10,11 +10,11 @@ from segbundle.planning.choice import Choice
 from segbundle.planning.dataset_fingerprint import DatasetFingerprint
 
 _AIR = (-4000.0, -500.0)
-"""Range of the median minimum of scans in Hounsfield units: air is -1000, padding down to -3024."""
+"""Range of the median minimum of CT scans in Hounsfield units: air is -1000, padding down to -3024."""
 _BONE = 200.0
-"""Least median maximum of such scans."""
+"""Smallest median maximum of CT scans in Hounsfield units."""
 _CROPPED = 0.25
-"""Fraction of the volume outside the nonzero voxels from which zero is background (nnU-Net)."""
+"""Fraction of the volume removed by cropping to nonzero voxels, above which zero is background (nnU-Net)."""
 _PERCENTILES = (0.5, 99.5)
 
 
@@ -64,8 +64,8 @@ def choose_intensity(fingerprint: DatasetFingerprint) -> Choice:
     """Return the intensity normalization.
 
     CT is clipped to the 0.5th and 99.5th percentile of the voxels inside the labels and normalized with their mean and
-    standard deviation (nnU-Net). Other scans get the z-score, of nonzero voxels only if cropping to the nonzero voxels
-    removes more than 25% of the volume in the median case.
+    standard deviation (nnU-Net). Other scans are normalized by z-score, computed from nonzero voxels only if cropping
+    to these removes more than 25% of the volume in the median case.
 
     Args:
         fingerprint: fingerprint of the dataset.

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from segbundle.planning.choice import Choice
 
 _MIN_SIDE = 4
-"""Least side of a feature map after pooling, in voxels."""
+"""Minimum side of a feature map after pooling, in voxels."""
 _MIN_LEVELS = 3
-"""Least number of levels of MONAI's DynUNet."""
+"""Minimum number of levels of MONAI's DynUNet."""
 _FACTOR = 2
 """Ratio of the spacings of two axes from which the axis with the larger spacing is neither pooled nor convolved."""
 _KERNEL = 3
 _ENOUGH_TO_POOL_ALONE = 3 * _MIN_SIDE
-"""Least side of a feature map if only one axis can be pooled."""
+"""Minimum side of a feature map in voxels, if only one axis can be pooled."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ def choose_levels(patch_size: Sequence[int], spacing: Sequence[float]) -> tuple[
     """Return the levels of a network for a patch, and the patch size that is divisible by their strides.
 
     An axis is pooled while its feature map keeps at least 4 voxels and its spacing is within a factor of 2 of the
-    smallest spacing. The kernel is 1 along an axis until its spacing is within this factor. Small patches get more
-    strides, since the network has at least three levels.
+    smallest spacing. The kernel is 1 along an axis until its spacing is within this factor. Small patches are
+    pooled further, because the network has at least three levels.
 
     Args:
         patch_size: (X, Y, Z) in voxels.
@@ -142,19 +142,21 @@ def network_choices(
         Choice("network_def#in_channels", channels, "number of channels of the scans"),
         Choice("network_def#filters", levels.filters(first, largest), f"channels, doubled per level up to {largest}"),
         Choice(
-            "network_def#strides", strides, f"halve an axis while {_MIN_SIDE} voxels remain and its spacing is small"
+            "network_def#strides",
+            strides,
+            f"an axis is halved while {_MIN_SIDE} voxels remain and its spacing is small",
         ),
         Choice(
             "network_def#kernel_size",
             kernels,
-            f"1 while a spacing is {_FACTOR} times the smallest or more (at first {ratio:.3g} times)"
+            f"1 along an axis until its spacing is less than {_FACTOR} times the smallest (at first {ratio:.3g} times)"
             if thick
             else "spacings are within a factor of 2",
         ),
         Choice("network_def#upsample_kernel_size", strides[1:], "the strides without the first"),
     ]
     if residual:
-        found.append(Choice("network_def#res_block", True, "residual blocks, as the preset says"))
+        found.append(Choice("network_def#res_block", True, "residual blocks of the preset"))
     return found
 
 

@@ -16,7 +16,7 @@ from segbundle.planning.network_rules import Levels, choose_levels
 
 _INITIAL_VOXELS = 256**3
 _SMALLEST_SIDE = 16
-"""Side in voxels below which patches are not shrunk."""
+"""Side in voxels below which patches are not shortened."""
 _MIN_BATCH = 2
 _DATASET_FRACTION = 0.05
 """Maximum fraction of the voxels of the dataset in a batch, against overfitting (nnU-Net)."""
@@ -96,7 +96,7 @@ def fit_patch(
             patches, because on a CPU larger batches take proportionally longer).
 
     Raises:
-        ConfigError: not even the smallest patch fits. The message has the smallest budget that works.
+        ConfigError: even the smallest patch does not fit. The message states the smallest budget that works.
 
     Example:
         >>> plan = fit_patch([200, 200, 200], [1, 1, 1], 1e9, lambda levels: Footprint(1e8, 1000.0), 20)

@@ -35,17 +35,17 @@ _ROTATION, _SCALING = 20.0, 0.25
 _TRIES, _SHRINK = 4, 0.8
 """Number of dry runs, and the factor by which the budget shrinks after one that took more than the budget."""
 _TOLERANCE, _PROCESS_BYTES = 1.2, 3e8
-"""How much more than the budget a dry run may take: a factor, and the libraries that its first step loads."""
+"""Tolerance of the memory of a dry run: factor of the budget, and bytes of libraries that its first step loads."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """Wishes of the user for a plan.
+    """Options of the user for a plan.
 
     Attributes:
         memory: memory of a training step, such as `8GB`; None for that of the preset.
         preset: name of a preset; None for `medium` on a GPU and `small` on a CPU.
-        hours: duration of the training; None for a number of steps by the number of cases.
+        hours: duration of the training in hours; None for a number of steps that depends on the number of cases.
         device: device of the training; None for a GPU if present.
         class_names: class names, background first; None for those of the dataset.
 
@@ -96,12 +96,12 @@ def plan_task(dataset: str | Path, request: Request = Request(), cache: Path | N
 
     Args:
         dataset: see `segbundle.datasets.load_cases`.
-        request: wishes of the user. Default: none.
+        request: options of the user. Default: none are set.
         cache: JSON file with fingerprints of cases, see `measure_dataset`. Default: no file.
 
     Raises:
         DataError: the dataset cannot be used, see `measure_dataset`.
-        ConfigError: a wish is invalid, or no plan fits into the memory.
+        ConfigError: an option is invalid, or no plan fits into the memory.
 
     Example:
         >>> plan = plan_task("data_samples")  # doctest: +SKIP
@@ -140,7 +140,7 @@ def plan_task(dataset: str | Path, request: Request = Request(), cache: Path | N
         f"Preset {name}; memory of a training step: budget {gigabytes(budget)}, estimated "
         f"{gigabytes(patch.num_bytes)}, measured {gigabytes(measured.num_bytes)}.",
         f"Time on {_device_name(device)}: {measured.step:.3g} s per step ({amount(measured.steps, 'step')} measured), "
-        f"about {duration(schedule.seconds)} in all.",
+        f"about {duration(schedule.seconds)} in total.",
     ]
     return Plan(fingerprint, choices, notes, _warnings(fingerprint, budget, device))
 
@@ -190,7 +190,7 @@ def _fit(
 def _class_choice(fingerprint: DatasetFingerprint) -> Choice:
     reason = "in the order of the label values"
     if not fingerprint.named:
-        reason = "the dataset has no names: one per label value, which you may rename"
+        reason = "the dataset has no class names: one per label value; rename them if you like"
     return Choice("class_names", fingerprint.class_names, reason)
 
 
@@ -217,12 +217,12 @@ def _augmentation(fingerprint: DatasetFingerprint, spacing: Sequence[float], sha
     rotation: Any = _ROTATION
     names = fingerprint.class_names
     if not fingerprint.named and len(names) > 2:
-        flips, reason = [], "not mirrored, since classes without names may be left and right; auto if none is"
+        flips, reason = [], "not mirrored: classes without names may be left and right; set auto if they are not"
     elif exchanging_axes(names, "RAS"):
         left, right = side_pairs(names)[0]
-        reason = f"not mirrored along X, which would exchange {left} and {right}"
+        reason = f"not mirrored along X: this would exchange {left} and {right}"
     else:
-        reason = "mirrored along X: no class has a side"
+        reason = "mirrored along X: no class is left or right"
     if axis is not None:
         rotation = [_ROTATION if about == axis else 0.0 for about in range(3)]
         reason += "; thick slices are rotated in their plane only"
@@ -231,7 +231,7 @@ def _augmentation(fingerprint: DatasetFingerprint, spacing: Sequence[float], sha
 
 def _patch_reason(patch: PatchPlan, shape: Sequence[int], budget: float) -> str:
     if patch.whole:
-        return f"voxels; contains the median case ({times(shape)}), rounded up to the strides"
+        return f"voxels; contains the median case ({times(shape)}), rounded up to multiples of the strides"
     return f"voxels; largest that fits into {gigabytes(budget)}; median case {times(shape)}"
 
 
@@ -240,7 +240,7 @@ def _batch_reason(patch: PatchPlan, device: torch.device) -> str:
         return "two patches do not fit into the memory"
     if device.type == "cpu":
         return "larger batches take proportionally longer on a CPU"
-    return "fills the memory, up to 5 % of the voxels of the dataset"
+    return "fills the memory, up to 5% of the voxels of the dataset"
 
 
 def _device_name(device: torch.device) -> str:
@@ -250,12 +250,15 @@ def _device_name(device: torch.device) -> str:
 
 
 def _warnings(fingerprint: DatasetFingerprint, budget: float, device: torch.device) -> list[str]:
-    """Return messages about cases that cannot be used, classes without examples, and missing memory."""
+    """Return messages about cases that cannot be used, classes without examples, and too little memory."""
     unusable = unusable_in_words(fingerprint)
     found = [unusable] if unusable else []
     unseen = [name for label, name in enumerate(fingerprint.class_names) if label and not fingerprint.volumes(label)]
     if unseen:
-        found.append(f"no case contains {some(unseen)}; a network needs examples of every class.")
+        found.append(
+            f"no case contains {some(unseen)}; a network needs examples of every class. Add such cases, or remove the "
+            "class."
+        )
     free = free_memory(device)
     if budget > free:
         found.append(f"the plan is for {gigabytes(budget)}, but only {gigabytes(free)} are free on {device}.")

@@ -1,4 +1,4 @@
-"""Write a plan as a task file: one commented line per setting, and never over the edits of the user."""
+"""Write a plan as a task file with one commented line per setting, without overwriting edits of the user."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def setting_line(choice: Choice) -> str:
 def write_plan(plan: Plan, path: str | Path, overwrite: bool = False) -> bool:
     """Write a plan as a task file.
 
-    An existing file is not replaced unless `overwrite` is True. If its settings are those of the plan, nothing happens.
+    An existing file is not replaced unless `overwrite` is True. If it has the settings of the plan, nothing is written.
 
     Args:
         plan: plan to write.

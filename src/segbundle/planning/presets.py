@@ -1,4 +1,4 @@
-"""Presets: size of the network, and memory that a plan may take by default."""
+"""Presets: size of the network, and default memory of a training step."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def memory_budget(text: str | None, preset: Preset, device: torch.device) -> flo
     """Return the memory that a training step may take, in bytes.
 
     Args:
-        text: memory of the user, such as `8GB`; a number without a unit is in GB. None for the memory of the preset,
-            but at most 70% of the free memory of the device.
+        text: memory limit of the user, such as `8GB`; a number without a unit is in GB. None for the memory of the
+            preset, but at most 70% of the free memory of the device.
         preset: preset of the network.
         device: device of the training.
 
@@ -89,5 +89,5 @@ def memory_budget(text: str | None, preset: Preset, device: torch.device) -> flo
     match = _SIZE.fullmatch(text)
     unit = None if match is None else _UNITS.get(match[2].lower())
     if match is None or unit is None or float(match[1]) <= 0:
-        raise ConfigError(f"--memory {text!r} is not a size of memory. Use a number with a unit, such as 8GB or 500MB.")
+        raise ConfigError(f"--memory {text!r} is not a memory size. Use a number with a unit, such as 8GB or 500MB.")
     return float(match[1]) * unit

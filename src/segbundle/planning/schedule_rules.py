@@ -13,10 +13,10 @@ _STEPS_PER_ROOT = 200
 """Training steps per square root of the number of training cases, on a CPU: 720 for the 13 cases of data_samples, 2,500
 for the 160 of the hippocampus task, which are enough for both (docs/benchmarks.md)."""
 _GPU_FACTOR = 10
-"""How many times as many steps a GPU makes."""
+"""Factor of the number of steps on a GPU."""
 _FEWEST_STEPS, _MOST_STEPS = 20, 250_000
 _EPOCHS = 100
-"""Aimed number of epochs: the learning rate changes once per epoch."""
+"""Target number of epochs: the learning rate changes once per epoch."""
 _MOST_PER_EPOCH = 250
 _VALIDATIONS = 10
 
@@ -44,7 +44,7 @@ class Schedule(NamedTuple):
         steps_per_epoch: training steps per epoch.
         max_epochs: number of epochs.
         val_interval: epochs between validations.
-        seconds: expected duration.
+        seconds: expected duration in seconds.
 
     Example:
         >>> Schedule(25, 100, 10, 3600.0).steps
@@ -68,8 +68,9 @@ def choose_schedule(num_cases: int, timing: Timing, hours: float | None, on_gpu:
     Args:
         num_cases: number of training cases.
         timing: durations of a step and of a validation.
-        hours: duration of the training; None for a number of steps that grows with the square root of `num_cases`.
-        on_gpu: whether the training runs on a GPU, which makes ten times as many steps by default.
+        hours: duration of the training in hours; None for a number of steps that grows with the square root
+            of `num_cases`.
+        on_gpu: whether the training runs on a GPU; the default number of steps is then ten times as large.
 
     Example:
         >>> schedule = choose_schedule(160, Timing(0.5, 10.0), None, on_gpu=False)
@@ -109,7 +110,9 @@ def schedule_choices(schedule: Schedule, timing: Timing, num_cases: int, batch_s
     patches = schedule.steps_per_epoch * batch_size
     passes = num_cases / patches
     why = (
-        "the time of --hours" if asked else f"{amount(schedule.steps, 'step')} for {amount(num_cases, 'training case')}"
+        "as many as --hours allows"
+        if asked
+        else f"{amount(schedule.steps, 'step')} for {amount(num_cases, 'training case')}"
     )
     each = f"{1000 * timing.step:.0f} ms" if timing.step < 1 else f"{timing.step:.1f} s"
     return [

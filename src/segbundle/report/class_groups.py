@@ -21,8 +21,8 @@ class ClassGroup:
     Attributes:
         name: this word; empty for classes without a group.
         classes: names of the classes.
-        dice_mean: mean over the classes of their mean Dice; None without any.
-        worst: name of the class with the lowest mean Dice; None without any.
+        dice_mean: mean over the classes of their mean Dice; None if no class has one.
+        worst: name of the class with the lowest mean Dice; None if no class has one.
 
     Example:
         >>> ClassGroup("rib", ["rib_left_1", "rib_left_2"], 0.9, "rib_left_2").worst
@@ -38,9 +38,9 @@ class ClassGroup:
 def group_classes(classes: Mapping[str, Mapping[str, Any]]) -> list[ClassGroup]:
     """Return the classes of a page in groups, in the order of the first class of each group.
 
-    Up to 12 classes are not grouped. Of more classes, those whose names begin with the same word, without words for a
-    side, become a group: `rib_left_1` and `rib_right_1`, `vertebrae_t1` and `vertebrae_t2`. Neighboring classes without
-    a group are returned together.
+    Up to 12 classes are not grouped. In a longer list, classes whose names begin with the same word form a group; words
+    for a side are ignored. Examples are `rib_left_1` and `rib_right_1`, or `vertebrae_t1` and `vertebrae_t2`.
+    Neighboring classes without a group are returned together.
 
     Args:
         classes: values of the classes of `summary.json` by name, with `dice_mean`.

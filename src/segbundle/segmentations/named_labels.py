@@ -1,4 +1,4 @@
-"""Label maps with the label values 1, 2, ... of the classes that their files or a task name."""
+"""Read label maps with the label values 1, 2, ... of their classes, which are named in the file or by a task."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def named_table(path: str | Path, found: Sequence[FileClass], classes: TaskClass
         raise DataError(f"{path}: {problem}. Rename the segments.")
     if unreadable := next((name for name in names if escaped(name) != name), None):
         raise DataError(
-            f"{path}: the name {escaped(unreadable)!r} of a segment has characters that cannot be printed. "
+            f"{path}: the name {escaped(unreadable)!r} of a segment contains unprintable characters. "
             "Rename the segment."
         )
     return with_algorithms(table_of(found), found) if found else []
@@ -95,7 +95,7 @@ def read_named_labels(
         scan with an integer array (1, X, Y, Z).
 
     Raises:
-        DataError: the file cannot be read or is not a label map, does not lie on the grid, or has a label value without
+        DataError: the file cannot be read or is not a label map, is not on the grid, or has a label value without
             a class.
 
     Example:
@@ -122,13 +122,15 @@ def read_named_labels(
 
 def _check_labels(label: Scan) -> None:
     if len(label.array) != 1:
-        raise DataError(f"{label.path}: has {len(label.array)} channels; a label map has one. Convert each by itself.")
+        raise DataError(
+            f"{label.path}: has {len(label.array)} channels; a label map has one. Convert each channel separately."
+        )
     if not np.issubdtype(label.array.dtype, np.integer):
         raise DataError(f"{label.path}: its values are not integers, so it is not a label map. Convert it to .nii.gz.")
 
 
 def _renumbered(label: Scan, found: Sequence[FileClass], table: Sequence[ClassEntry]) -> np.ndarray:
-    """Return the voxels of a label map with the label values of the classes that its own table names."""
+    """Return the voxels of a label map, renumbered from the values in its own table to those of the classes."""
     names = ["background", *(entry.name for entry in table)]
     values = label_values(label.path, {entry.number: entry.name for entry in found if entry.name}, names)
     if all(old == new for old, new in values.items()):

@@ -19,7 +19,7 @@ WHITE = (0.95047, 1.0, 1.08883)
 TO_RGB = np.array([[3.2406, -1.5372, -0.4986], [-0.9689, 1.8758, 0.0415], [0.0557, -0.2040, 1.0570]])
 """Matrix from XYZ to linear sRGB."""
 _STEP = 17
-"""Distance of the red, green and blue values among which further colors are chosen."""
+"""Step between the red, green and blue values of the colors among which further colors are chosen."""
 _LIGHTNESS = (40.0, 92.0)
 _MIN_CHROMA = 25.0
 """Limits of L* and of the chroma in CIELAB, so that a color is visible on a gray scan."""
@@ -29,11 +29,11 @@ _MIN_CHROMA = 25.0
 def palette(count: int) -> tuple[Rgb, ...]:
     """Return distinct default colors: those of `COLORS`, then others as different as possible.
 
-    Each further color is the one with the largest distance in CIELAB from all colors before it. A longer palette
-    begins with the colors of a shorter one.
+    Each further color has the largest distance in CIELAB from all colors before it and from `ERROR_COLORS`. A longer
+    palette begins with the colors of a shorter palette.
 
     Args:
-        count: number of colors. More than about 2,800 colors are not all distinct.
+        count: number of colors. If there are more than about 2,800, some are equal.
 
     Example:
         >>> palette(8)[6:]
@@ -50,7 +50,7 @@ def palette(count: int) -> tuple[Rgb, ...]:
         used = lab_of_rgb(np.array([*COLORS, *ERROR_COLORS]))
         distances = ((lab[:, None] - used) ** 2).sum(axis=-1).min(axis=1)
         while len(found) < count:
-            # Rounding makes the choice independent of the last bits of a computer's cube root.
+            # Rounding makes the choice independent of the last bits of the cube roots, which differ between computers.
             farthest = int(distances.round(6).argmax())
             red, green, blue = candidates[farthest].tolist()
             found.append((red, green, blue))

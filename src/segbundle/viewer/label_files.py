@@ -1,4 +1,4 @@
-"""Single label maps that the viewer can show, with the names and colors that they contain."""
+"""Read a single label map for the viewer, with the names and colors in its file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class LabelFile:
     """Label map that was read from a file.
 
     Attributes:
-        case: scan, if it is known, and label map as a case of the viewer.
+        case: case of the viewer: the label map and, if known, its scan.
         table: classes, whose label values are those of the content.
         content: label map as the content of a gzipped NIfTI file.
 
@@ -62,15 +62,15 @@ def read_label_file(path: str | Path, scan: str | Path | None = None, classes: T
 
     Args:
         path: path of a NIfTI file, another image file, a `.seg.nrrd` file, a DICOM SEG or an RTSTRUCT.
-        scan: path of the scan. Default: the scan that segbundle predicted, according to the records beside the label
-            map; or the DICOM series to which the label map refers, if it is near the file.
+        scan: path of the scan. Default: the scan in the `predictions.json` next to the label map, or else the DICOM
+            series to which the label map refers, if it is near the file (see `referenced_volume`).
         classes: classes of a task, with precedence over those of the file. Default: those in the file. Label values
             without names are named `label 1`, `label 2`, ...
 
     Raises:
         ConfigError: a color of the task is not valid.
-        DataError: a file cannot be read, the label map is not one or does not fit the scan or the classes, or the scan
-            of an RTSTRUCT is unknown.
+        DataError: a file cannot be read, is not a label map or does not fit the scan or the classes, or the scan of an
+            RTSTRUCT is unknown.
         OutputError: the label map does not exist.
 
     Example:

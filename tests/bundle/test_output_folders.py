@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 
 import pytest
 
@@ -91,7 +92,7 @@ def test_cache_folder_of_the_user_is_kept(tmp_path):
     (out / "fold_1" / "evaluation" / "summary.csv").write_text("mine")
     done = segbundle(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "fold 1 of 2: " in done.stdout and f"next: segbundle predict SCANS --config {TINY}" in done.stdout
+    assert "fold 1 of 2: " in done.stdout and "next: segbundle predict SCANS --ckpt_path " in done.stdout
     assert not (out / "cache").exists()
     assert (out / "fold_1" / "evaluation" / "summary.csv").read_text() == "mine"
 
@@ -136,14 +137,17 @@ def test_commands_print_results_and_next_command(predict, trained, dataset, tmp_
     words = ["--config", TINY, "--dataset_dir", dataset, "--output_dir", out, "--max_epochs", 1, "--overlap", "0.25"]
     done = segbundle("train", *words, "--network_def#filters", "[2, 4, 4]")
     (evaluate, predict_scans) = (line.partition("next: ")[2] for line in done.stdout.splitlines() if "next: " in line)
-    kept = "--overlap 0.25 '--network_def#filters' '[2, 4, 4]'"
     assert evaluate == (
-        f"segbundle evaluate --config {TINY} --dataset_dir {dataset} {kept} --fold 0 "
+        f"segbundle evaluate --dataset_dir {dataset} --fold 0 "
         f"--ckpt_path '{out}/model.pt' --output_dir '{out}/evaluation'"
     )
-    assert predict_scans == (
-        f"segbundle predict SCANS --config {TINY} {kept} --ckpt_path '{out}/model.pt' --output_dir '{out}/predictions'"
+    assert predict_scans == f"segbundle predict SCANS --ckpt_path '{out}/model.pt' --output_dir '{out}/predictions'"
+    assert segbundle(*shlex.split(evaluate)[1:]).returncode == 0  # with the settings of the training
+    trained_with, used = (
+        json.loads((folder / "run.json").read_text())["config"] for folder in (out, out / "evaluation")
     )
+    assert trained_with["overlap"] == used["overlap"] == 0.25
+    assert trained_with["network_def"] == used["network_def"] and used["network_def"]["filters"] == [2, 4, 4]
 
 
 def test_foreign_or_changed_records_are_not_replaced(predict, tmp_path):

@@ -94,6 +94,7 @@ def cross_validate(output_dir: str | Path, task: Mapping[str, Any], run: Run) ->
     _save_task(output_dir / run_files.CROSS_VALIDATION, task)
     cache = {} if own_cache is None else {"cache_dir": str(own_cache)}
     own = {"splits": str(write_folds(output_dir, split))}
+    say(f"{num_folds} folds from {split.origin}")
     for line in folds_in_words(split, class_names):
         say(line)
     for fold, folder in enumerate(folders):

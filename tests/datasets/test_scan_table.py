@@ -27,11 +27,12 @@ def export(tmp_path):
 
 
 TABLE = """\
-scan   modality  size (voxels)  spacing (mm)  series  date        description
-other            4 x 3 x 2      1 x 1 x 1
-p1_CT  CT        12 x 10 x 8    1 x 1 x 2     2       2026-01-31  Thorax 3 mm
-p2_T1  MR        6 x 5 x 4      1 x 1 x 2     3                   T1
-p2_T2  MR        6 x 5 x 4      1 x 1 x 2     4                   T2"""
+scan      modality  size (voxels)  spacing (mm)  series  date        description  not a volume
+other               4 x 3 x 2      1 x 1 x 1
+p1_CT     CT        12 x 10 x 8    1 x 1 x 2     2       2026-01-31  Thorax 3 mm
+p2_T1     MR        6 x 5 x 4      1 x 1 x 2     3                   T1
+p2_T2     MR        6 x 5 x 4      1 x 1 x 2     4                   T2
+p1_scout  CT        6 x 5 x 1                                                     a localizer"""
 
 
 def test_table_of_an_export(export, caplog):

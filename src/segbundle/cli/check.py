@@ -94,7 +94,8 @@ def _print_scans(folder: Path, allow_uneven: bool) -> bool:
     print("\n".join(table_lines(rows)))
     problems = [row.problem for row in rows if row.problem is not None]
     if problems:
-        print("\n".join([*problems, f"{len(problems)} of {len(rows)} scans cannot be used."]), file=sys.stderr)
+        num_scans = sum(row.is_volume for row in rows)
+        print("\n".join([*problems, f"{len(problems)} of {num_scans} scans cannot be used."]), file=sys.stderr)
     return not problems
 
 

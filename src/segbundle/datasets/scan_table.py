@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from segbundle.datasets.case import path_name
 from segbundle.datasets.finding import find_scans
-from segbundle.datasets.folders import escaped
+from segbundle.datasets.folders import escaped, list_tree
 from segbundle.errors import DataError
 from segbundle.io.dicom import find_series
+from segbundle.io.dicom_folders import Series, list_series
 from segbundle.io.scans import read_geometry
 from segbundle.terminal import counted
 
-_COLUMNS = ("scan", "modality", "size (voxels)", "spacing (mm)", "slice gaps (mm)", "series", "date", "description")
+_COLUMNS = (
+    *("scan", "modality", "size (voxels)", "spacing (mm)", "slice gaps (mm)", "series", "date", "description"),
+    "not a volume",
+)
 
 
 @dataclass(frozen=True)
@@ -23,11 +29,12 @@ class ScanRow:
     Attributes:
         case: name that the scan has in predictions.
         cells: text of the columns after the name: modality, size, spacing, distances of slices that are resampled to an
-            even spacing, SeriesNumber, date and SeriesDescription; empty if unknown.
+            even spacing, SeriesNumber, date, SeriesDescription, and why a DICOM series is not a volume; empty if
+            unknown.
         problem: message if the scan cannot be used, else None.
 
     Example:
-        >>> ScanRow("a", ("CT", "512 x 512 x 90", "0.7 x 0.7 x 3", "", "4", "2026-01-31", "thorax")).problem is None
+        >>> ScanRow("a", ("CT", "512 x 512 x 90", "0.7 x 0.7 x 3", "", "4", "2026-01-31", "thorax", "")).problem is None
         True
     """
 
@@ -35,9 +42,16 @@ class ScanRow:
     cells: tuple[str, ...] = ()
     problem: str | None = None
 
+    @property
+    def is_volume(self) -> bool:
+        """Whether the row is a scan, and not a DICOM series without a volume."""
+        return not (self.cells and self.cells[-1])
+
 
 def list_scans(folder: str | Path, allow_uneven: bool = False) -> list[ScanRow]:
     """Return the scans of a folder and its subfolders, with modality, size and other values of their headers.
+
+    DICOM series that are not volumes, such as localizers, come last, with the reason.
 
     Args:
         folder: folder with scans in any supported format.
@@ -56,10 +70,29 @@ def list_scans(folder: str | Path, allow_uneven: bool = False) -> list[ScanRow]:
         [('ct', '4 x 3 x 2')]
     """
     entries = find_scans(folder)
-    return [
+    rows = [
         _row(entry["case"], entry["image"], entry.get("error"), allow_uneven)
         for entry in counted(entries, len(entries), "reading headers", "scan")
     ]
+    return [*rows, *_no_volumes(Path(folder))]
+
+
+def _no_volumes(root: Path) -> Iterator[ScanRow]:
+    """Yield a row for each DICOM series that is not a volume."""
+    for folder in list_tree(root).dicom if root.is_dir() else ():
+        with suppress(DataError):  # reported with the scans
+            for series in list_series(folder):
+                if series.why is not None:
+                    image = series.images[0] if series.images else None
+                    size = "" if image is None else f"{image.columns} x {image.rows} x {len(series.files)}"
+                    cells = (series.modality, size, "", "", *_series_cells(series), escaped(series.why))
+                    yield ScanRow(path_name(folder, root), cells)
+
+
+def _series_cells(series: Series) -> tuple[str, str, str]:
+    """Return SeriesNumber, date and SeriesDescription."""
+    words = " ".join(filter(None, (series.description, series.volume)))
+    return str(series.number or ""), _date(series.date), escaped(words)
 
 
 def _row(case: str, path: str, problem: str | None, allow_uneven: bool) -> ScanRow:
@@ -70,12 +103,11 @@ def _row(case: str, path: str, problem: str | None, allow_uneven: bool) -> ScanR
     except DataError as error:
         return ScanRow(case, problem=str(error))
     size = " x ".join(map(str, geometry.shape)) + (f" x {geometry.channels}" if geometry.channels > 1 else "")
-    cells = ["", size, " x ".join(f"{value:.3g}" for value in geometry.spacing), "", "", "", ""]
+    cells = ["", size, " x ".join(f"{value:.3g}" for value in geometry.spacing), "", "", "", "", ""]
     if geometry.source_gaps is not None:
         cells[3] = "{:.3g} to {:.3g} (resampled)".format(*geometry.source_gaps)
     if series is not None:
-        words = " ".join(filter(None, (series.description, series.volume)))
-        cells[0], cells[4:] = series.modality, [str(series.number or ""), _date(series.date), escaped(words)]
+        cells[0], cells[4:7] = series.modality, _series_cells(series)
     return ScanRow(case, tuple(cells))
 
 
@@ -90,7 +122,7 @@ def table_lines(rows: list[ScanRow]) -> Iterator[str]:
         rows: scans.
 
     Example:
-        >>> print(*table_lines([ScanRow("a", ("CT", "9 x 9 x 9", "1 x 1 x 1", "", "", "", ""))]), sep="\\n")
+        >>> print(*table_lines([ScanRow("a", ("CT", "9 x 9 x 9", "1 x 1 x 1", "", "", "", "", ""))]), sep="\\n")
         scan  modality  size (voxels)  spacing (mm)
         a     CT        9 x 9 x 9      1 x 1 x 1
     """

@@ -28,7 +28,8 @@ def test_make_demo(checkout: Path):
     if shutil.which("chromium") and shutil.which("chromedriver"):
         run_all([f"{sys.executable} {ROOT}/docs/screenshots.py runs/demo --output images"], checkout)
         drawn = {path.name for path in (checkout / "images").iterdir()}
-        assert drawn == set(re.findall(r"\(images/(.*?)\)", (ROOT / "docs" / "reports.md").read_text(encoding="utf-8")))
+        pages = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md"))
+        assert drawn == {name for name in re.findall(r"\((?:\.\./)*images/(.*?)\)", pages) if name.endswith(".png")}
 
 
 def test_bundle_readme_in_the_bundle_folder(tmp_path: Path, hippocampus_like: Path):

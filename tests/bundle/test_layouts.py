@@ -155,7 +155,7 @@ def test_cross_validation_with_an_input_of_auto3dseg(source, tmp_path):
     done = segbundle("cross-validate", *SHORT, "--dataset_dir", dataset, "--output_dir", tmp_path / "cv")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "cv" / "metrics.csv").exists()
-    assert "from the `fold` keys of folds.json" in done.stdout
+    assert "from the `fold` keys of folds.json" in done.stdout + done.stderr
 
 
 def test_ambiguous_label_maps_stop_every_command(source, tmp_path):

@@ -16,7 +16,7 @@ BOMB = "\n".join(
 def command(dataset, trained, tmp_path):
     """Return a function that runs a command with a task YAML as overlay of the tiny task."""
 
-    def runs(name, task):
+    def runs(name, task, *options):
         path = tmp_path / "task.yaml"
         path.write_text(task)
         words = ["--trust", "--config", TINY, "--config", path]
@@ -28,7 +28,7 @@ def command(dataset, trained, tmp_path):
             words += ["--dataset_dir", dataset]
         if name != "check":
             words += ["--output_dir", tmp_path / "out"]
-        return invoke(name, *words)
+        return invoke(name, *words, *options)
 
     return runs
 
@@ -97,7 +97,7 @@ def command(dataset, trained, tmp_path):
         (
             "train",
             "+initialize: ['$1 / 0']",
-            "config key 'initialize#11': its expression cannot be evaluated: ZeroDivisionError",
+            "config key 'initialize#12': its expression cannot be evaluated: ZeroDivisionError",
         ),
         (
             "train",
@@ -122,7 +122,7 @@ def command(dataset, trained, tmp_path):
         ("predict", "inferer#overlap: abc", "config key 'inferer#overlap' is 'abc'"),
         ("predict", "records: null", "config key 'records' is None"),
         ("evaluate", "nsd_tolerance_mm: {ball: .nan, cube: 1}", "config key 'nsd_tolerance_mm#ball' is nan"),
-        ("cross-validate", "num_folds: abc", "num_folds is 'abc'; a whole number from 2 is needed."),
+        ("cross-validate", "num_folds: abc", "num_folds is 'abc'; a whole number from 2, or groups, is needed."),
         ("cross-validate", "class_names: null", "class_names is None; a list of names"),
         ("check", "class_names: 5", "class_names is 5; a list of names"),
         (
@@ -142,7 +142,7 @@ def test_invalid_value_is_reported_in_one_line(command, name, task, message):
 
 
 def test_only_the_scan_with_a_too_large_grid_fails(command, tmp_path):
-    assert command("predict", "spacing: [1000, 1000, 1000]").exit_code == 1
+    assert command("predict", "max_epochs: 1", "--spacing", "[1000, 1000, 1000]").exit_code == 1
     records = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert [record["status"] for record in records] == ["failed", "failed"]
     assert "would become 1 voxel(s) of 1000 x 1000 x 1000 mm" in records[0]["error"]

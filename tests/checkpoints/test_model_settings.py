@@ -66,4 +66,6 @@ def test_other_preprocessing_is_refused_unless_chosen(tmp_path):
     ):
         refuse_other_preprocessing(run, {"spacing": [1.0, 1.0, 1.0]}, ["axcodes"])
     refuse_other_preprocessing(run, {"spacing": [1.0, 1.0, 1.0]}, ["spacing"])
+    for later in ("$[1.0] * 3", "@grid", "abc"):  # evaluated or refused by the workflow
+        refuse_other_preprocessing(run, {"spacing": later}, [])
     refuse_other_preprocessing(tmp_path / "unknown.pt", {"spacing": [1.0, 1.0, 1.0]}, [])

@@ -83,7 +83,8 @@ def test_every_format_is_served_over_its_scan(export, output_format):
 def test_scan_is_that_of_the_record_the_reference_or_given(export, tmp_path, output_format):
     recorded = read_label_file(written(export, output_format)).case.files["scan"]
     assert recorded == str(export / "ct")
-    alone = shutil.copy(written(export, output_format), tmp_path)
+    (folder := tmp_path / "moved" / "labels").mkdir(parents=True)  # folders beside it are searched for the series
+    alone = shutil.copy(written(export, output_format), folder)
     if output_format == "rtstruct":
         with pytest.raises(DataError, match="Give the scan with --scan"):
             read_label_file(alone)
@@ -92,9 +93,9 @@ def test_scan_is_that_of_the_record_the_reference_or_given(export, tmp_path, out
     given = read_label_file(alone, export / "ct")
     assert given.case.files["scan"] == str(export / "ct")
     np.testing.assert_array_equal(np.asarray(volume(given.content).dataobj), LABELS)
-    shutil.copytree(export / "ct", tmp_path / "series")
+    shutil.copytree(export / "ct", folder / "series")
     found = read_label_file(alone).case.files.get("scan")
-    assert found == (str(tmp_path / "series") if output_format in ("dicom_seg", "rtstruct") else None)
+    assert found == (str(folder / "series") if output_format in ("dicom_seg", "rtstruct") else None)
 
 
 def test_classes_of_a_task_come_first(export):

@@ -10,7 +10,7 @@ from typing import Any
 from segbundle.audit.entries import Document
 from segbundle.audit.inspection import Inspection
 from segbundle.checkpoints.loading import PREPROCESSING, checkpoint_paths, read_task
-from segbundle.config.settings import select_settings
+from segbundle.config.settings import BY_KEY, select_settings
 from segbundle.errors import ConfigError
 from segbundle.files import run_files
 from segbundle.files.documents import read_json
@@ -76,7 +76,7 @@ def refuse_other_preprocessing(
     Args:
         ckpt_path: model, folder of a training run or of a cross-validation, list of these, or None. Without a
             `task.json` beside a model, nothing is compared.
-        config: configuration; `spacing`, `axcodes` and `intensity` are compared if they are plain values.
+        config: configuration; `spacing`, `axcodes` and `intensity` are compared if they are valid plain values.
         chosen: keys that the user has set on the command line or in Python, which are not compared.
 
     Raises:
@@ -89,9 +89,10 @@ def refuse_other_preprocessing(
     for path in checkpoint_paths(ckpt_path):
         task = read_task(path)
         for key in PREPROCESSING:
-            if key not in task or key not in config or any(name.partition("#")[0] == key for name in chosen):
+            if key not in task or any(name.partition("#")[0] == key for name in chosen):
                 continue
-            if task[key] != (value := json.loads(json.dumps(config[key], default=str))):
+            value = json.loads(json.dumps(config.get(key, task[key]), default=str))
+            if value != task[key] and BY_KEY[key].kind.accepts(value):
                 raise ConfigError(
                     f"{path}: was trained with {key} {task[key]}, but the task file has {key} {value}. Use the task "
                     "file of the training run, or no task file: the settings are read from the folder of the model."

@@ -3,10 +3,10 @@
     python benchmarks/fine_tuning.py --minutes 1 2 5 --scratch 1 2 5 10
 
 A model is trained on phantoms of `segbundle samples` with four classes. The task of the fine-tuning has other phantoms
-and other classes: `vessel` is renamed to `aorta`, `kidney` is split by side, and `liver` and `lesion` are merged. So the
-output weights of all classes but the background start new. Every cell of the table is a training run of its own, whose
-learning rate schedule ends with it: the number of epochs is the time divided by the duration of an epoch, which is
-measured first. Additional options are passed to the fine-tuning, for instance `--layer_decay 0.75`.
+and other classes: `vessel` is renamed to `aorta`, `kidney` is split by side, and `liver` and `lesion` are merged. So
+the output weights of all classes but the background start new. Every cell of the table is a training run of its own,
+whose learning rate schedule ends with it: the number of epochs is the time divided by the duration of an epoch, which
+is measured first. Additional options are passed to the fine-tuning, for instance `--layer_decay 0.75`.
 """
 
 from __future__ import annotations

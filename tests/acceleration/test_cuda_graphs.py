@@ -17,6 +17,7 @@ from segbundle.inference.patch_inferer import PatchInferer
 from segbundle.losses import LinearRamp
 from segbundle.sampling.loader import PatchLoader
 from segbundle.training import trainer
+from segbundle.training.fine_tuning import freeze_layers
 from segbundle.training.trainer import SegmentationTrainer
 from segbundle.training.weight_average import WeightAverage
 
@@ -110,6 +111,23 @@ def test_captured_step_equals_eager_step(norm, more):
         assert found == pytest.approx(expected.item(), rel=1e-5)
         for one, other in zip(of_found, gradients(network), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_captured_step_with_frozen_layers_equals_eager_step():
+    network, loss = network_of(torch.nn.BatchNorm3d), losses.DiceCELoss(to_onehot_y=True, softmax=True)
+    freeze_layers(
+        network, torch.optim.SGD(network.parameters(), 0.1), set(network.state_dict()) - {"3.weight", "3.bias"}
+    )
+    statistics = network.train()[1].running_mean.clone()
+    recorded, batch = StepGraphs(network, INFERER, loss, batch_of()), batch_of(1)
+    recorded.loss(recorded.logits(batch["image"]), batch["label"]).backward()
+    recorded.copy_gradients()
+    found = [weight.grad for weight in network.parameters()]
+    assert found[:-2] == [None] * 4 and torch.equal(network[1].running_mean, statistics)
+    network.zero_grad()
+    loss(network(batch["image"]), batch["label"]).backward()
+    for one, other in zip(found[-2:], network[3].parameters(), strict=True):
+        torch.testing.assert_close(one, other.grad, rtol=1e-4, atol=1e-6)
 
 
 def test_other_shapes_and_other_logits_return_none():

@@ -31,6 +31,14 @@ def test_commands_of_the_benchmarks(few_test_scans: Path, hippocampus_like: Path
     run_all([demo, *lines], checkout, forked=True)
 
 
+def test_fine_tuning(tmp_path: Path):
+    tiny = "--minutes 0.01 --scratch 0.01 0.02 --pretraining 0.01 --cases 5 --epoch_seconds 1 --num_workers 0"
+    done = shell(f"python {ROOT}/benchmarks/fine_tuning.py {tiny}", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "\n| minutes | from scratch | fine-tuned |\n|---|---|---|\n| 0.01 | 0." in done.stdout
+    assert "new: classes liver and lesion, right kidney, left kidney, aorta" in done.stderr
+
+
 def test_many_and_long_scans(tmp_path: Path):
     done = shell(f"python {ROOT}/benchmarks/load.py --scans 5 --slices 4", tmp_path)
     assert done.returncode == 0, done.stderr

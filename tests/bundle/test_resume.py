@@ -85,14 +85,42 @@ def scalars(out, tag):
 def test_resumed_training_can_have_more_epochs(dataset, tmp_path):
     short, long = tmp_path / "short", tmp_path / "long"
     words = ["train", "--config", TINY, "--dataset_dir", dataset, "--val_interval", "4"]
-    for out, epochs, more in ((short, 4, []), (short, 8, ["--resume", "true"]), (long, 8, [])):
+    for out, epochs, more in ((long, 8, []), (short, 4, []), (short, 8, ["--resume", "true"])):
         done = segbundle(*words, "--output_dir", out, "--max_epochs", epochs, *more)
         assert done.returncode == 0, done.stdout + done.stderr
+    assert "the learning rate of epoch 5 is 0.0107; the run would have continued with 0." in done.stdout
     rates, expected = scalars(short, "train/learning_rate"), scalars(long, "train/learning_rate")
     assert list(rates) == list(range(1, 9))  # resuming keeps the curves of the epochs before
     assert [rates[epoch] for epoch in range(5, 9)] == [expected[epoch] for epoch in range(5, 9)]
     assert expected[1] == rates[1] == pytest.approx(0.02)
     assert 0 < rates[8] < rates[5]
+
+
+def test_longer_training_equals_a_single_run(dataset, tmp_path):
+    """The schedule and the warm-up do not depend on `max_epochs`, unlike the default schedule."""
+    short, long = tmp_path / "short", tmp_path / "long"
+    schedule = tmp_path / "steps.yaml"
+    schedule.write_text(
+        "lr_scheduler: {_target_: torch.optim.lr_scheduler.MultiStepLR, optimizer: '@optimizer', milestones: [4, 6]}\n"
+        "warmup_epochs: 5\nfreeze: encoder\nlayer_decay: 0.7\n"
+    )
+    words = ["train", "--config", TINY, "--config", schedule, "--dataset_dir", dataset, "--val_interval", "2"]
+    for out, epochs, more in ((long, 8, []), (short, 4, []), (short, 8, ["--resume", "true"])):
+        done = segbundle(*words, "--output_dir", out, "--max_epochs", epochs, *more)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "the learning rate of" not in done.stdout
+    one, two = (torch.load(out / "last.pt", weights_only=True) for out in (long, short))
+    assert len(one["optimizer"]["param_groups"]) > 2 and differences(one, two) == []
+    rates, expected = scalars(short, "train/learning_rate"), scalars(long, "train/learning_rate")
+    assert (
+        rates
+        == expected
+        == pytest.approx(
+            dict(enumerate([0.02 * factor for factor in (1 / 6, 2 / 6, 3 / 6, 4 / 6, 0.5 / 6, 0.1, 0.01, 0.01)], 1))
+        )
+    )
+    done = segbundle(*words, "--output_dir", short, "--max_epochs", "9", "--freeze", "null", "--resume", "true")
+    assert done.returncode == 1 and "last.pt: was trained with freeze 'encoder', but freeze is now None" in done.stderr
 
 
 def differences(one, two, path=""):

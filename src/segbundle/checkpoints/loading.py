@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from typing_extensions import TypedDict
 
+from segbundle.checkpoints.nnunet import WEIGHTS, for_dynunet
+from segbundle.checkpoints.trained_classes import class_names_of, read_task
 from segbundle.checkpoints.weights import load_state_dict, read_checkpoint
 from segbundle.config.from_settings import from_settings
 from segbundle.errors import CheckpointError
 from segbundle.files import run_files
-from segbundle.files.documents import read_json
 from segbundle.masking import name_of
 from segbundle.results.runs import fold_folders
 from segbundle.results.scores import read_rows
@@ -27,35 +27,10 @@ from segbundle.results.structures import training_cases_of
 _logger = logging.getLogger(__name__)
 PREPROCESSING = ("spacing", "axcodes", "intensity")
 """Settings that a model must be used with as it was trained."""
-_WRAPPERS = ("model", "network", "state_dict")
+_WRAPPERS = ("model", "network", "state_dict", WEIGHTS)
 """Keys of the state dict in checkpoints that contain more than weights, such as `last.pt`."""
-
-
-class _Task(TypedDict, total=False):
-    """Validated keys of a `task.json`. Other keys are kept."""
-
-    __pydantic_config__ = {"extra": "allow"}  # type: ignore[misc]  # noqa: RUF012
-
-    class_names: list[str | int]
-    training_cases: list[str]
-
-
-class _Prediction(TypedDict, total=False):
-    channel_def: dict[str, str]
-
-
-class _Outputs(TypedDict, total=False):
-    pred: _Prediction
-
-
-class _Format(TypedDict, total=False):
-    outputs: _Outputs
-
-
-class _Metadata(TypedDict, total=False):
-    """The class names in the `metadata.json` of a bundle."""
-
-    network_data_format: _Format
+_PREFIXES = ("module.", "_orig_mod.")
+"""Prefixes of all names in the state dict of a wrapped network."""
 
 
 def ensemble_members(ckpt_path: str | Path | Sequence[str | Path] | None) -> list[str]:
@@ -145,12 +120,11 @@ def load_weights(
 
     Args:
         network: network on any device.
-        ckpt_path: checkpoint with a state dict (`model.pt`), or with a dict that contains one under `model`, `network`
-            or `state_dict`. For an ensemble, a list of checkpoints with state dicts, or the output folder of a
-            cross-validation. None keeps the weights of the network.
-        class_names: classes of the task, background first. If `task.json` next to the checkpoint, or the metadata of
-            the bundle of the checkpoint, lists the classes of the training run, these must be the same. Default: not
-            compared.
+        ckpt_path: checkpoint with a state dict (`model.pt`), or with a dict that contains one (see `state_dict_in`),
+            such as a checkpoint of nnU-Net v2. For an ensemble, a list of checkpoints with state dicts, or the output
+            folder of a cross-validation. None keeps the weights of the network.
+        class_names: classes of the task, background first. If the classes of the training run are known (see
+            `class_names_of`), these must be the same. Default: not compared.
         resume: whether the layers of deep supervision are required, as for resuming a training run (default False).
         required: whether `ckpt_path` must not be None, as for inference (default False).
 
@@ -182,66 +156,44 @@ def load_weights(
 def _load(
     network: torch.nn.Module, ckpt_path: Path, class_names: Sequence[str] | None, plain: bool, resume: bool
 ) -> None:
-    weights = read_checkpoint(ckpt_path)
+    content = read_checkpoint(ckpt_path)
     if class_names is not None:
-        _check_classes(ckpt_path, list(class_names))
-    for key in _WRAPPERS:
-        if isinstance(weights.get(key), Mapping) and not plain:
-            weights = dict(weights[key])
-            break
+        _check_classes(ckpt_path, list(class_names), content)
+    weights = content if plain else state_dict_in(content, network, str(ckpt_path))
     load_state_dict(network, weights, str(ckpt_path), complete=resume)
     _logger.info("weights: %s", ckpt_path)
 
 
-def _check_classes(ckpt_path: Path, class_names: list[str]) -> None:
-    trained_for = _class_names_of(ckpt_path)
+def state_dict_in(content: Mapping[str, Any], network: torch.nn.Module, source: str) -> dict[str, Any]:
+    """Return the state dict in a checkpoint under the names of a network.
+
+    Args:
+        content: state dict, or a dict that contains one under `model`, `network`, `state_dict` or nnU-Net's
+            `network_weights`. A prefix of all names that `DistributedDataParallel` or `torch.compile` adds is removed.
+        network: network on any device. The weights of nnU-Net get the names of `DynUNet`, see `for_dynunet`.
+        source: origin of the weights for messages, such as the path of the file.
+
+    Raises:
+        CheckpointError: the weights are those of a residual encoder, but the network is a `DynUNet`.
+
+    Example:
+        >>> state_dict_in({"model": {"module.weight": 1}, "epoch": 3}, torch.nn.Linear(1, 1), "model.pt")
+        {'weight': 1}
+    """
+    weights = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), content)
+    for prefix in _PREFIXES:
+        if weights and all(isinstance(name, str) and name.startswith(prefix) for name in weights):
+            weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    return for_dynunet(weights, network, source) if WEIGHTS in content else dict(weights)
+
+
+def _check_classes(ckpt_path: Path, class_names: list[str], content: Mapping[str, Any]) -> None:
+    trained_for = class_names_of(ckpt_path, content)
     if trained_for is not None and trained_for != class_names:
         raise CheckpointError(
             f"{ckpt_path}: was trained for the classes {trained_for}, but class_names is {class_names}. "
             "Use the task YAML that it was trained with (--config), or another ckpt_path."
         )
-
-
-def _class_names_of(ckpt_path: Path) -> list[Any] | None:
-    """Return the classes that a checkpoint was trained for; None if no file next to it lists them."""
-    task = read_task(ckpt_path)
-    if "class_names" in task:
-        return list(task["class_names"])
-    metadata = ckpt_path.parent.parent / "configs" / "metadata.json"
-    if ckpt_path.parent.name != "models" or not metadata.is_file():
-        return None
-    try:
-        content: _Metadata = read_json(metadata, _Metadata, CheckpointError)
-        channels = content["network_data_format"]["outputs"]["pred"]["channel_def"]
-        return [channels[str(index)] for index in range(len(channels))]
-    except CheckpointError as error:
-        _logger.warning("the classes of %s are not compared with class_names: %s", ckpt_path, error)
-    except KeyError:  # in the bundle of another program
-        _logger.debug("%s lists no class names", metadata)
-    return None
-
-
-def read_task(ckpt_path: str | Path) -> dict[str, Any]:
-    """Return the content of `task.json` next to a checkpoint: classes, fold, preprocessing and training cases.
-
-    Args:
-        ckpt_path: path of the checkpoint.
-
-    Returns:
-        the content; empty if there is no `task.json`
-
-    Raises:
-        CheckpointError: `task.json` cannot be read or parsed.
-
-    Example:
-        >>> read_task("/nowhere/model.pt")
-        {}
-    """
-    path = Path(ckpt_path).parent / "task.json"
-    if not path.is_file():
-        return {}
-    task: dict[str, Any] = read_json(path, _Task, CheckpointError)
-    return task
 
 
 def cases_trained_on(ckpt_path: str | Path | Sequence[str | Path] | None) -> set[str] | None:

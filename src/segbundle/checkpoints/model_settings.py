@@ -9,7 +9,8 @@ from typing import Any
 
 from segbundle.audit.entries import Document
 from segbundle.audit.inspection import Inspection
-from segbundle.checkpoints.loading import PREPROCESSING, checkpoint_paths, read_task
+from segbundle.checkpoints.loading import PREPROCESSING, checkpoint_paths
+from segbundle.checkpoints.trained_classes import read_task
 from segbundle.config.settings import BY_KEY, select_settings
 from segbundle.errors import ConfigError
 from segbundle.files import run_files

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from segbundle.checkpoints.nnunet import numpy_discarded
 from segbundle.errors import CheckpointError
 
 DEPTHS = frozenset({"deep_supervision_heads", "super_head"})
@@ -23,7 +24,7 @@ _SLACK = 2**20
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Return the dict in a checkpoint file, with all tensors on the CPU.
 
-    Only tensors and plain values are unpickled, so a file cannot run code.
+    Only tensors and plain values are unpickled, so a file cannot run code. NumPy scalars are discarded.
 
     Args:
         path: path of the file.
@@ -46,7 +47,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         )
     try:
         _check_declared_size(path)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), numpy_discarded():
             warnings.simplefilter("ignore")  # about types of tensors that are rejected later
             content = torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
@@ -100,9 +101,9 @@ def load_state_dict(network: torch.nn.Module, weights: Mapping[str, Any], source
         >>> network.weight.tolist()
         [[1.0, 1.0]]
     """
-    _check_entries(weights, source)
+    check_entries(weights, source)
     expected = network.state_dict()
-    problems = _mismatches(expected, weights, frozenset() if complete else DEPTHS)
+    problems = mismatches(expected, weights, frozenset() if complete else DEPTHS)
     if problems:
         raise CheckpointError(
             f"{source}: does not fit the network: {'; '.join(problems)}. "
@@ -150,8 +151,19 @@ def _is_finite(value: torch.Tensor) -> bool:
     return bool(value.sum().isfinite()) or bool(value.isfinite().all())  # a sum may overflow
 
 
-def _check_entries(weights: Mapping[str, Any], source: str) -> None:
-    """Raise an error if a dict is not a state dict."""
+def check_entries(weights: Mapping[str, Any], source: str) -> None:
+    """Raise an error if a dict is not a state dict.
+
+    Args:
+        weights: dict to check.
+        source: origin of the dict for messages, such as the path of the file.
+
+    Raises:
+        CheckpointError: a key is not text, or a value is not a tensor.
+
+    Example:
+        >>> check_entries({"weight": torch.ones(3)}, "model.pt")
+    """
     unnamed = [key for key in weights if not isinstance(key, str)]
     if unnamed:
         raise CheckpointError(
@@ -170,10 +182,20 @@ def _type_of(value: Any) -> str:
     return "a dict" if isinstance(value, Mapping) else f"of type {type(value).__name__}"
 
 
-def _mismatches(expected: Mapping[str, Any], found: Mapping[str, Any], optional: frozenset[str]) -> list[str]:
-    """Return one message per type of mismatch between the layers of a network and of a checkpoint."""
+def mismatches(expected: Mapping[str, Any], found: Mapping[str, Any], optional: frozenset[str] = DEPTHS) -> list[str]:
+    """Return one message per type of mismatch between the layers of a network and of a checkpoint.
+
+    Args:
+        expected: state dict of the network.
+        found: state dict of the checkpoint.
+        optional: names of modules that may be missing in either (default: those of deep supervision).
+
+    Example:
+        >>> mismatches({"weight": torch.ones(3)}, {"weight": torch.ones(2)})
+        ['layers with another shape: weight is (2,) in the file, (3,) in the network']
+    """
     both = [name for name in expected if name in found]
-    types = {name: (_tensor_type(found[name]), _tensor_type(expected[name])) for name in both}
+    types = {name: (tensor_type(found[name]), tensor_type(expected[name])) for name in both}
     shapes = [
         f"{name} is {tuple(found[name].shape)} in the file, {tuple(expected[name].shape)} in the network"
         for name in both
@@ -194,8 +216,16 @@ def _mismatches(expected: Mapping[str, Any], found: Mapping[str, Any], optional:
     return [f"{group}: {first_names(names)}" for group, names in groups.items() if names]
 
 
-def _tensor_type(tensor: torch.Tensor) -> str:
-    """Return the dtype of a tensor, or its layout if that is not dense. Common floating point dtypes are one type."""
+def tensor_type(tensor: torch.Tensor) -> str:
+    """Return the dtype of a tensor, or its layout if that is not dense. Common floating point dtypes are one type.
+
+    Args:
+        tensor: any tensor.
+
+    Example:
+        >>> tensor_type(torch.ones(3)), tensor_type(torch.ones(3).to_sparse())
+        ('floating point', 'sparse_coo')
+    """
     for name in ("nested", "quantized", "meta"):
         if getattr(tensor, f"is_{name}"):
             return name

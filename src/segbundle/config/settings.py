@@ -113,7 +113,8 @@ SETTINGS = (
     ),
     Setting(
         "ckpt_path", AnyOf(NULL, Text(filled=True), ListOf(Text(filled=True))), "a path, a list of paths, or null,",
-        "initial weights (train), or the model's weights (evaluate, predict), where several files form an ensemble",
+        "initial weights, as far as they fit (train), or the model's weights (evaluate, predict), where several files "
+        "form an ensemble",
         _PATHS,
         affects="labels",
     ),
@@ -343,6 +344,23 @@ SETTINGS = (
     Setting(
         "lr_scheduler#milestones", ListOf(Integer(), increasing=True),
         "a list of increasing epochs, for instance [20, 30],",
+    ),
+    Setting(
+        "warmup_epochs", Integer(0), "a whole number of epochs from 0",
+        "epochs of a linear increase of the learning rate, on top of lr_scheduler", _TRAINING, "0", _TRAIN,
+    ),
+    Setting(
+        "freeze", AnyOf(NULL, OneOf("encoder", "all_but_output"), ListOf(Text(filled=True))),
+        "encoder, all_but_output, a list of layers such as [input_block, downsamples.*], or null,",
+        "layers that are not trained: encoder, all_but_output, or a list of names and patterns; encoder stands for the "
+        "layers before the resolution first increases; null trains all layers", _TRAINING, "null", _TRAIN,
+        fixed=True,
+    ),
+    Setting(
+        "layer_decay", AnyOf(NULL, Number(above=0, below=1)), "a number greater than 0 and less than 1, or null,",
+        "factor of the learning rate for each stage of layers, counted from the output; null uses one learning rate",
+        _TRAINING, "null", _TRAIN,
+        fixed=True,
     ),
     Setting(
         "ema_decay", AnyOf(NULL, _FRACTION), "a number from 0 and less than 1, or null,",

@@ -148,9 +148,10 @@ class Checkpoints:
     def _start(self, engine: Trainer) -> None:
         self.task = {**self.task, _CASES: sorted(entry["case"] for entry in engine.data_loader.dataset.data)}
         resumed = self.resume and self.last.exists() and engine.state.epoch == 0  # not between two runs of a trainer
-        if resumed:
-            self._restore(engine)
+        planned = self._restore(engine) if resumed else []
         self._follow_trainer(engine, resumed)
+        if resumed and engine.state.epoch < (engine.state.max_epochs or 0):
+            self._report_changed_rates(engine, planned)
         if rank() == 0:
             write_json(self.output_dir / "task.json", self.task)
             if isinstance(engine.data_loader.dataset, PreparedCases):  # other datasets return patches
@@ -158,7 +159,8 @@ class Checkpoints:
         if not engine.has_event_handler(self._save, Events.EPOCH_COMPLETED):
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)  # now, so that it runs last
 
-    def _restore(self, engine: Engine) -> None:
+    def _restore(self, engine: Engine) -> list[Any]:
+        """Restore the state in `last.pt`, and return the learning rates of the next epoch in the earlier run."""
         state = self._read()
         for key, value in self.task.items():
             before = state["task"].get(key)
@@ -178,7 +180,23 @@ class Checkpoints:
         self.evaluator.state.epoch = state["validated"]
         _logger.info("resumed from %s after epoch %d", self.last, engine.state.epoch)
         if engine.state.epoch >= (engine.state.max_epochs or 0):
-            _logger.info("training is already complete: max_epochs is %d", engine.state.max_epochs)
+            _logger.info(
+                "training is already complete: max_epochs is %d. To train longer, set a larger --max_epochs.",
+                engine.state.max_epochs,
+            )
+        return [group.get("lr") for group in state["optimizer"]["param_groups"]]
+
+    def _report_changed_rates(self, engine: Engine, planned: list[Any]) -> None:
+        """Log if the learning rates are not those that the earlier run would have continued with."""
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        if rates != planned:
+            _logger.info(
+                "the learning rate of epoch %d is %.3g; the run would have continued with %.3g. The earlier epochs had "
+                "other learning rates than in a run with the present settings, so the result differs from it.",
+                engine.state.epoch + 1,
+                rates[0],
+                planned[0],
+            )
 
     def _read(self) -> dict[str, Any]:
         """Return the validated content of `last.pt`."""

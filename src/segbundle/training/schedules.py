@@ -1,4 +1,4 @@
-"""Learning rate schedules: checks before training, and adaptation to a changed `max_epochs`."""
+"""Learning rate schedules: checks before training, warm-up, and adaptation to a changed `max_epochs`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import warnings
 from typing import Any
 
 import torch
+from ignite.engine import Engine, Events
 from monai.bundle import ConfigComponent, ConfigParser
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -30,7 +31,8 @@ def check_schedule(lr_scheduler: Any, max_epochs: int) -> None:
         max_epochs: number of epochs of the run.
 
     Raises:
-        ConfigError: a step fails, or results in a learning rate that is negative or not finite.
+        ConfigError: a step fails, or results in a learning rate that is negative or not finite; or the schedule has
+            replaced the learning rates of `layer_decay` by a single one.
 
     Example:
         >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
@@ -41,6 +43,12 @@ def check_schedule(lr_scheduler: Any, max_epochs: int) -> None:
     """
     if not isinstance(lr_scheduler, LRScheduler) or isinstance(lr_scheduler, ReduceLROnPlateau):
         return
+    groups = lr_scheduler.optimizer.param_groups
+    if len({group.get("lr_scale") for group in groups}) > 1 and len({float(group["lr"]) for group in groups}) == 1:
+        raise ConfigError(
+            f"lr_scheduler {type(lr_scheduler).__name__} sets one learning rate for all layers, so layer_decay has no "
+            "effect. Use a schedule that scales learning rates, such as PolynomialLR, or set layer_decay to null."
+        )
     try:
         trial = _copy_without_weights(lr_scheduler)
     except Exception:  # it cannot be copied; errors will occur during training
@@ -74,6 +82,53 @@ def _copy_without_weights(schedule: LRScheduler) -> LRScheduler:
     """Return a copy of a schedule. Its optimizer has small tensors instead of the weights."""
     weights = [weight for group in schedule.optimizer.param_groups for weight in group["params"]]
     return copy.deepcopy(schedule, {id(weight): torch.nn.Parameter(torch.zeros(1)) for weight in weights})
+
+
+class WarmUp:
+    """Handler that lowers the learning rates in the first epochs of training: linear warm-up.
+
+    In epoch e of n = `warmup_epochs`, the learning rates are those of the schedule times e / (n + 1). They depend on
+    the epoch only, so that a resumed run has the same learning rates. The schedule itself does not change: it ends with
+    the training, and may be any schedule of PyTorch, also one that cannot be chained.
+
+    Attach this handler before the handler that steps the schedule.
+
+    Args:
+        optimizer: optimizer whose learning rates are lowered.
+        warmup_epochs: number of epochs with lower learning rates; 0 (default) for none.
+
+    Example:
+        >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.4)
+        >>> trainer = Engine(lambda engine, batch: print(f"{optimizer.param_groups[0]['lr']:.1f}"))
+        >>> WarmUp(optimizer, warmup_epochs=3).attach(trainer)
+        >>> _ = trainer.run([0], max_epochs=5)
+        0.1
+        0.2
+        0.3
+        0.4
+        0.4
+    """
+
+    def __init__(self, optimizer: Optimizer, warmup_epochs: int = 0) -> None:
+        self.optimizer = optimizer
+        self.warmup_epochs = warmup_epochs
+        self._full: list[Any] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Attach the handler to the trainer. Call this method before the schedule's handler is attached."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._lower)
+        engine.add_event_handler(Events.EPOCH_COMPLETED | Events.TERMINATE | Events.INTERRUPT, self._restore)
+
+    def _lower(self, engine: Engine) -> None:
+        if engine.state.epoch <= self.warmup_epochs:
+            self._full = [group["lr"] for group in self.optimizer.param_groups]
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["lr"] * (engine.state.epoch / (self.warmup_epochs + 1))
+
+    def _restore(self) -> None:
+        for group, rate in zip(self.optimizer.param_groups, self._full, strict=False):
+            group["lr"] = rate
+        self._full = []
 
 
 def rebuild_schedule(schedule: LRScheduler, optimizer: Optimizer, parser: ConfigParser, epochs: int) -> None:

@@ -97,7 +97,7 @@ def command(dataset, trained, tmp_path):
         (
             "train",
             "+initialize: ['$1 / 0']",
-            "config key 'initialize#12': its expression cannot be evaluated: ZeroDivisionError",
+            "config key 'initialize#13': its expression cannot be evaluated: ZeroDivisionError",
         ),
         (
             "train",

@@ -27,7 +27,7 @@ _BROKEN_LINK, _NOT_A_FILE = -1, -2
 _LOCALIZER_SLICES = 5
 """Maximum number of slices per orientation in a localizer; with more, the series is a volume, possibly damaged."""
 _MOST_CACHED = 20_000
-"""Maximum number of files in cached listings, about 50 MB."""
+"""Maximum number of files in cached listings, about 80 MB."""
 _State = tuple[str, int, int]
 """Name, size and date of a file; the size is negative for broken links and special files."""
 

@@ -24,7 +24,10 @@ _TAGS = (
     "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "EchoTime", "EchoNumbers", "DiffusionBValue",
     "TemporalPositionIdentifier", "InstanceNumber", "SeriesNumber", "SeriesDate", "StudyDate", "SOPInstanceUID",
-    "PatientID", "ConcatenationUID", "ConcatenationFrameOffsetNumber",
+    "PatientID", "ConcatenationUID", "ConcatenationFrameOffsetNumber", "InversionTime", "FlipAngle", "KVP",
+    "ConvolutionKernel", "SequenceName", "NominalPercentageOfCardiacPhase", "TriggerTime", "AcquisitionNumber",
+    "DiffusionGradientOrientation", "AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime", "FrameReferenceTime",
+    "ContentDate", "ContentTime",
 )  # fmt: skip
 _SETTINGS = ("EchoTime", "EchoNumbers", "DiffusionBValue", "TemporalPositionIdentifier")
 _FRAME_SETTINGS = (
@@ -32,9 +35,39 @@ _FRAME_SETTINGS = (
     ("MRDiffusionSequence", "DiffusionBValue"),
     ("FrameContentSequence", "TemporalPositionIndex"),
 )
+_REPETITION_NUMBERS = (
+    "InversionTime", "FlipAngle", "KVP", "NominalPercentageOfCardiacPhase", "TriggerTime", "AcquisitionNumber",
+    "FrameReferenceTime",
+)  # fmt: skip
+_REPETITION_TEXTS = ("ImageType", "ConvolutionKernel", "SequenceName", "DiffusionGradientOrientation")
+_REPETITION_TIMES = {
+    "AcquisitionDateTime": ("AcquisitionDateTime",),
+    "AcquisitionTime": ("AcquisitionDate", "AcquisitionTime"),
+    "ContentTime": ("ContentDate", "ContentTime"),
+}
+"""Elements that may distinguish images at the same position. See `Slice`."""
 _FRAME_TYPES = ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence")
 """Settings that distinguish volumes acquired together; equal for all slices of a volume. See `Slice`."""
-_COMPONENTS = ("M", "P", "R", "I", "MAGNITUDE", "PHASE", "REAL", "IMAGINARY", "WATER", "FAT", "IN_PHASE", "OUT_PHASE")
+_COMPONENTS = (
+    "M",
+    "P",
+    "R",
+    "I",
+    "MAGNITUDE",
+    "PHASE",
+    "REAL",
+    "IMAGINARY",
+    "WATER",
+    "FAT",
+    "IN_PHASE",
+    "OUT_PHASE",
+    "OPP_PHASE",
+    "W",
+    "F",
+    "IP",
+    "OP",
+    "FF",
+)
 """Values of ImageType for volumes computed from the same signal."""
 _DICOMDIR = "1.2.840.10008.1.3.10"
 _OTHER_MODALITIES = (
@@ -273,7 +306,11 @@ def _slices(name: str, header: Any) -> tuple[Slice, ...]:
     if not per_frame:
         plane = _slice(name, 0, *[header] * 4) if frames == 1 else None
         number = int(_number(header, "InstanceNumber") or 0)
-        return () if plane is None else (replace(plane, settings=_settings(header), number=number),)
+        return (
+            ()
+            if plane is None
+            else (replace(plane, settings=_settings(header), repetition=_repetition(header), number=number),)
+        )
     shared = (header.get("SharedFunctionalGroupsSequence") or [None])[0]
     values = [_group(frame_group, shared, "PixelValueTransformationSequence") for frame_group in per_frame[:frames]]
     if not any(values):
@@ -304,10 +341,31 @@ def _settings(header: Any) -> tuple[tuple[str, float | str], ...]:
     return (*_numbers_of([(header, name) for name in _SETTINGS]), *([("ImageType", component)] if component else []))
 
 
+def _repetition(header: Any) -> tuple[tuple[str, float | str], ...]:
+    """Return name and value of the elements of a header that may distinguish images at the same position."""
+    texts = [(name, "\\".join(str(value).strip() for value in _values(header, name))) for name in _REPETITION_TEXTS]
+    moments = [
+        (name, "".join(str(header.get(part) or "").strip() for part in parts))
+        for name, parts in _REPETITION_TIMES.items()
+        if header.get(parts[-1])
+    ]
+    return (
+        *_numbers_of([(header, name) for name in _REPETITION_NUMBERS]),
+        *(pair for pair in texts + moments if pair[1]),
+    )
+
+
+def _values(header: Any, name: str) -> Sequence[Any]:
+    found = header.get(name)
+    return several(found) if isinstance(found, (str, Sequence)) else ()
+
+
 def _component(image_type: Any) -> str | None:
-    """Return the value of ImageType or FrameType that names the component of the signal, if there is one."""
+    """Return the values of ImageType or FrameType that name the component of the signal; M only if it is alone."""
     kinds = [str(kind).upper() for kind in several(image_type)[2:]]
-    return next((kind for kind in kinds if kind in _COMPONENTS), None)
+    found = list(dict.fromkeys(kind for kind in kinds if kind in _COMPONENTS))
+    special = [kind for kind in found if kind not in ("M", "MAGNITUDE")]
+    return "_".join(special or found[:1]) or None
 
 
 def _numbers_of(settings: Sequence[tuple[Any, str]]) -> tuple[tuple[str, float], ...]:

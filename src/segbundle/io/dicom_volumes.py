@@ -20,6 +20,26 @@ _LABELS = {
     "ImageType": "",
 }
 """Start of the label of a volume, by the setting that distinguishes it."""
+_DIRECTION = "DiffusionGradientOrientation"
+_REPETITION_LABELS = {
+    "ImageType": "",
+    "InversionTime": "TI",
+    "FlipAngle": "flip",
+    "KVP": "kV",
+    "ConvolutionKernel": "",
+    "SequenceName": "",
+    "NominalPercentageOfCardiacPhase": "phase",
+    "TriggerTime": "trigger",
+    "AcquisitionNumber": "acquisition",
+    _DIRECTION: None,
+    "AcquisitionDateTime": None,
+    "AcquisitionTime": None,
+    "FrameReferenceTime": None,
+    "ContentTime": None,
+}
+"""Elements that distinguish images at the same position, and the start of the label; None to number the volumes."""
+_TIMES = ("TriggerTime", "AcquisitionDateTime", "AcquisitionTime")
+"""Elements that increase from image to image at the same position, also if they differ from slice to slice."""
 _UNPRINTABLE = re.compile(r"[^\w.+-]+")
 _Group = tuple[str, list[int]]
 
@@ -28,9 +48,11 @@ def separate(slices: Sequence[Slice]) -> list[tuple[str, list[int]]]:
     """Return the volumes among the slices of a series.
 
     Slices belong to different volumes if their stacks (StackID), echoes, b-values, signal components or time points
-    differ. If images share positions without such a difference, the first image of each position (by InstanceNumber) is
-    in the first volume, and so on. Slices are separated only if the volumes are plausible: every volume has at least
-    two slices, and volumes of different settings are about equally large.
+    differ. Images that share positions without such a difference are separated by the first element, such as
+    AcquisitionNumber or AcquisitionTime, whose values divide them into volumes with one image per position; else by the
+    order of their InstanceNumbers, if these are unique, or of their times. Images without any of these stay together.
+    Slices are separated only if the volumes are plausible: every volume has at least two slices, and volumes of
+    different settings are about equally large.
 
     Args:
         slices: parallel slices of a series.
@@ -52,7 +74,9 @@ def separate(slices: Sequence[Slice]) -> list[tuple[str, list[int]]]:
     groups = [part for group in groups for part in _by_stack(slices, group)]
     for name in _LABELS:
         groups = [part for group in groups for part in _by_setting(slices, group, name)]
-    return [part for group in groups for part in _by_repetition(slices, group)]
+    for name in _REPETITION_LABELS:
+        groups = [part for group in groups for part in _by_element(slices, group, name)]
+    return [part for group in groups for part in _by_order(slices, group)]
 
 
 def _by_stack(slices: Sequence[Slice], group: _Group) -> list[_Group]:
@@ -83,24 +107,81 @@ def _nearest(value: float | str, found: Sequence[float | str]) -> float | str:
     return min((other for other in found if isinstance(other, float)), key=lambda other: abs(other - value))
 
 
-def _by_repetition(slices: Sequence[Slice], group: _Group) -> list[_Group]:
-    """Separate volumes with the same positions by the order in which their images were made."""
-    planes = [slices[index] for index in group[1]]
+def _places(slices: Sequence[Slice], indices: Sequence[int]) -> np.ndarray:
+    """Return the index of the position of each slice; all 0 if the slices have no valid orientation."""
+    planes = [slices[index] for index in indices]
     try:
         normal = np.cross(*directions(planes[0]))
     except DataError:
+        return np.zeros(len(planes), dtype=int)
+    return positions_along(np.array([plane.position for plane in planes]) @ normal)
+
+
+def _by_element(slices: Sequence[Slice], group: _Group, name: str) -> list[_Group]:
+    """Separate images at the same positions by the values of an element, if all volumes have every position."""
+    places = _places(slices, group[1])
+    count = places.max() + 1
+    values = [dict(slices[index].repetition).get(name) for index in group[1]]
+    if count < 2 or len(places) == count or None in values or len(set(values)) < 2:
         return [group]
-    places = positions_along(np.array([plane.position for plane in planes]) @ normal)
+    found = sorted({value for value in values if value is not None}, key=lambda value: (isinstance(value, str), value))
+    if name == _DIRECTION:  # in the order of acquisition
+        first = {
+            value: min(slices[i].number for i, own in zip(group[1], values, strict=True) if own == value)
+            for value in found
+        }
+        found.sort(key=lambda value: first[value])
+    parts = []
+    for value, label in zip(found, _labels(name, found), strict=True):
+        which = [index for index, own in enumerate(values) if own == value]
+        images = np.bincount(places[which], minlength=count)
+        if not 0 < images.min() == images.max():
+            return [group]
+        parts.append((label, [group[1][index] for index in which]))
+    return _joined(group, parts)
+
+
+def _labels(name: str, found: Sequence[float | str]) -> list[str]:
+    """Return a label for each value of an element; words that all values have are left out."""
+    start = _REPETITION_LABELS[name]
+    words = [value.split("\\") if isinstance(value, str) else [f"{value:g}"] for value in found]
+    common = set.intersection(*map(set, words))
+    labels = ["_".join(word for word in own if word not in common) for own in words]
+    unique = len({_UNPRINTABLE.sub("_", label) for label in labels}) == len(found) and all(labels)
+    if start is None or not unique:
+        return [f"volume{number + 1}" for number in range(len(found))]
+    return [start + label.strip("*_ ") for label in labels]
+
+
+def _by_order(slices: Sequence[Slice], group: _Group) -> list[_Group]:
+    """Separate volumes with the same positions by the order of their images: by number, else by time."""
+    planes, places = [slices[index] for index in group[1]], _places(slices, group[1])
     count = places.max() + 1
     times, rest = divmod(len(planes), count)
     if rest or times < 2 or count < 2 or (np.bincount(places) != times).any():
         return [group]
+    order = _order(planes, places)
+    if order is None:
+        return [group]
     parts: list[_Group] = [(f"volume{number + 1}", []) for number in range(times)]
     seen = np.zeros(count, dtype=int)
-    for which in sorted(range(len(planes)), key=lambda which: planes[which].number):
+    for which in order:
         parts[seen[places[which]]][1].append(group[1][which])
         seen[places[which]] += 1
     return _joined(group, [(label, sorted(indices)) for label, indices in parts])
+
+
+def _order(planes: Sequence[Slice], places: np.ndarray) -> list[int] | None:
+    """Return the order in which images at the same positions were made, or None if it is unknown."""
+    numbers = [plane.number for plane in planes]
+    if len(set(numbers)) == len(numbers):
+        return sorted(range(len(planes)), key=lambda which: numbers[which])
+    for name in _TIMES:
+        found = [dict(plane.repetition).get(name) for plane in planes]
+        moments = [value for value in found if value is not None]
+        if len(moments) == len(planes) and len(set(zip(places.tolist(), moments, strict=True))) == len(planes):
+            return sorted(range(len(planes)), key=lambda which: moments[which])
+    return None
 
 
 def _joined(group: _Group, parts: list[_Group]) -> list[_Group]:

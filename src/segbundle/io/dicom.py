@@ -252,8 +252,9 @@ def _images_of(path: Path) -> tuple[DicomImage, ...]:
     if chosen.unreadable:
         first = chosen.unreadable[0]
         raise DataError(
-            f"{first.parent}: {len(chosen.unreadable)} of its files cannot be read (for instance {first.name}), so "
-            "slices may be missing. Copy or export the series again, or remove these files."
+            f"{first.path.parent}: {len(chosen.unreadable)} of its files cannot be read (for instance "
+            f"{first.path.name}, which {first.reason}), so slices may be missing. Copy or export the series again, or "
+            "remove these files."
         )
     return chosen.images
 

@@ -95,6 +95,8 @@ _LARGEST_RESCALE = 1e25
 """Maximum slope and intercept; larger values would overflow float32."""
 UNREADABLE = "unreadable"
 """Kind of a file that may be a damaged slice."""
+_DAMAGED = "has a truncated or damaged header"
+_NO_PIXELS = "has no pixel data"
 EMPTY = "empty"
 """Kind of an empty file without a DICOM suffix."""
 _LOCALIZER = re.compile(
@@ -105,6 +107,23 @@ _LOCALIZER = re.compile(
 """Series descriptions of localizers."""
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its messages do not name the file
 warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
+
+
+@dataclass(frozen=True)
+class DamagedFile:
+    """File that may be a damaged slice.
+
+    Attributes:
+        path: path of the file.
+        reason: predicate of a sentence about the file, such as `has no pixel data`.
+
+    Example:
+        >>> DamagedFile(Path("1.dcm"), "is empty").reason
+        'is empty'
+    """
+
+    path: Path
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -170,17 +189,17 @@ class DicomImage:
     tiles: int = 1
 
 
-def read_image(path: Path) -> DicomImage | str:
+def read_image(path: Path) -> DicomImage | DamagedFile | str:
     """Read the header of a DICOM image; for any other file, return the kind of file.
 
-    No error is raised: a damaged file has the kind `unreadable`.
+    No error is raised for a damaged file.
 
     Args:
         path: path of the file.
 
     Returns:
-        the header; or the kind of file as text: a modality such as `SR`, `DICOMDIR`, `not DICOM`, `empty` or
-        `unreadable`
+        the header; or the reason why the file cannot be read; or the kind of file as text: a modality such as `SR`,
+        `DICOMDIR`, `not DICOM` or `empty`
 
     Example:
         >>> import tempfile
@@ -195,12 +214,14 @@ def read_image(path: Path) -> DicomImage | str:
     try:
         with path.open("rb") as file:
             if not is_dicom_file(path):
+                is_empty = not file.read(1)
                 if path.suffix.lower() in DICOM_SUFFIXES:
-                    return UNREADABLE
-                return "not DICOM" if file.read(1) else EMPTY
+                    return DamagedFile(path, "is empty" if is_empty else "has no DICOM header")
+                return EMPTY if is_empty else "not DICOM"
             return _image(path, file)
-    except Exception:  # pydicom raises various exceptions for damaged headers
-        return UNREADABLE
+    except Exception as error:  # pydicom raises various exceptions for damaged headers
+        reason = error.strerror if isinstance(error, OSError) else None
+        return DamagedFile(path, f"cannot be opened ({reason})" if reason else _DAMAGED)
 
 
 @cache
@@ -210,7 +231,7 @@ def _tags() -> list[Any]:
     return [*map(Tag, _TAGS), *map(Tag, COUNT_TAGS), *map(Tag, COUNT_TAGS.values())]
 
 
-def _image(path: Path, file: BinaryIO) -> DicomImage | str:
+def _image(path: Path, file: BinaryIO) -> DicomImage | DamagedFile | str:
     from pydicom import dcmread
 
     header: Any = dcmread(file, stop_before_pixels=True, force=True, specific_tags=_tags())
@@ -222,7 +243,7 @@ def _image(path: Path, file: BinaryIO) -> DicomImage | str:
     pixels, syntax = file.tell(), _syntax(header)
     ended = syntax != DEFLATED and not file.read(1)
     if ended or not (header.get("Rows") and header.get("Columns")):
-        return _without_pixels(header, modality)
+        return _without_pixels(path, header, modality)
     bits = int(header.get("BitsAllocated") or 16)
     stored_bits = int(header.get("BitsStored") or bits)
     high_bit = header.get("HighBit")
@@ -263,10 +284,13 @@ def _image(path: Path, file: BinaryIO) -> DicomImage | str:
     )
 
 
-def _without_pixels(header: Any, modality: str) -> str:
-    """Return the kind of a file without voxels: its modality, or unreadable if its header is that of an image."""
+def _without_pixels(path: Path, header: Any, modality: str) -> DamagedFile | str:
+    """Return the modality of a file without voxels, or what is wrong with it if its header is that of an image."""
     name = str(getattr(_sop_class(header), "name", ""))
-    return UNREADABLE if not modality or not name or "Image Storage" in name else modality
+    if modality and name and "Image Storage" not in name:
+        return modality
+    complete = header.get("Rows") and header.get("Columns") and "PixelRepresentation" in header
+    return DamagedFile(path, _NO_PIXELS if complete else _DAMAGED)
 
 
 def _sop_class(header: Any) -> Any:

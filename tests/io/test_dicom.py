@@ -17,6 +17,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
     HTJ2KLossless,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -529,6 +530,16 @@ def test_truncated_file_is_named(tmp_path, suffix):
         if kept > 131 or suffix:
             with pytest.raises(DataError, match="IM007"):
                 read_scan(tmp_path / "s")
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_truncated_voxels_are_found_by_file_size(tmp_path, syntax):
+    paths = write_series(tmp_path / "s", voxels(), syntax=syntax)
+    assert read_geometry(tmp_path / "s").shape == (12, 10, 8)
+    paths[3].write_bytes(paths[3].read_bytes()[:-31])
+    for read in (read_geometry, read_scan):
+        with pytest.raises(DataError, match=r"IM003\.dcm: contains 104 of 120 voxels; the file is truncated"):
+            read(tmp_path / "s")
 
 
 def test_hidden_files_are_skipped(tmp_path):

@@ -14,7 +14,7 @@ import numpy as np
 from segbundle.errors import DataError
 from segbundle.io.dicom_folders import DicomFolder, Series, find_scattered, list_folder
 from segbundle.io.dicom_headers import DicomImage
-from segbundle.io.dicom_pixels import read_values
+from segbundle.io.dicom_pixels import check_complete, read_values
 from segbundle.io.geometry import Geometry
 from segbundle.io.scan_files import is_dicom_file, is_volume_path
 from segbundle.io.stacks import Slice, arrange
@@ -99,7 +99,7 @@ def dicom_geometry(path: str | Path, allow_uneven: bool = False) -> Geometry:
 
     Raises:
         DataError: the folder cannot be read or does not contain exactly one volume, the file is not part of a volume, a
-            file in the folder cannot be read, or the slices do not form a volume.
+            file in the folder cannot be read or is truncated, or the slices do not form a volume.
 
     Example:
         >>> import tempfile
@@ -206,6 +206,8 @@ def _volume(path: Path, allow_uneven: bool) -> _Volume:
             f"{path}: its slices have different sizes, {shown}. Export the series again, or put the slices of each "
             "size into a separate folder."
         )
+    for image in images:
+        check_complete(image)
     columns, rows = sizes.pop()
     try:
         order, affine = arrange(slices)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -155,6 +156,7 @@ class DicomImage:
         date: SeriesDate, or else StudyDate, as in the header, for instance `20260131` (default empty).
         patient: hash of the PatientID (default 0).
         concatenation: ConcatenationUID of a multi-frame file that is one of several (default empty).
+        stored: number of bytes of uncompressed voxels in the file; None (default) if unknown.
         tiles: number of slices side by side along each side of a Siemens mosaic; 1 (default) for other images.
 
     Example:
@@ -186,6 +188,7 @@ class DicomImage:
     date: str = ""
     patient: int = 0
     concatenation: str = ""
+    stored: int | None = None
     tiles: int = 1
 
 
@@ -280,8 +283,21 @@ def _image(path: Path, file: BinaryIO) -> DicomImage | DamagedFile | str:
         date=str(header.get("SeriesDate") or header.get("StudyDate") or ""),
         patient=hash(str(header.get("PatientID") or "")),
         concatenation=str(header.get("ConcatenationUID") or ""),
+        stored=_stored_bytes(file, pixels, syntax),
         tiles=tiles,
     )
+
+
+def _stored_bytes(file: BinaryIO, pixels: int, syntax: str) -> int | None:
+    """Return the number of bytes of uncompressed pixel data that starts at a position; None for other data."""
+    if syntax not in NATIVE:
+        return None
+    file.seek(pixels)
+    element = file.read(8 if syntax == IMPLICIT else 12)
+    if element[:4] != (b"\x7f\xe0\x00\x10" if syntax == BIG_ENDIAN else b"\xe0\x7f\x10\x00"):
+        return None
+    length = int.from_bytes(element[-4:], "big" if syntax == BIG_ENDIAN else "little")
+    return min(length, os.fstat(file.fileno()).st_size - pixels - len(element))
 
 
 def _without_pixels(path: Path, header: Any, modality: str) -> DamagedFile | str:

@@ -274,11 +274,12 @@ def test_volumes_without_b_value_are_separate():
     assert separate(slices) == [("b500", [0, 1, 2]), ("b1000", [3, 4, 5]), ("no_b", [6, 7, 8])]
 
 
-def test_b_values_with_several_directions():
-    """b0 once and b1000 in two directions: the volumes of b1000 are told apart by their order."""
-    values = [b for b in (0.0, 1000.0, 1000.0) for _ in range(4)]
+@pytest.mark.parametrize("directions", [2, 3, 30])
+def test_b_values_with_several_directions(directions):
+    """b0 once and b1000 in several directions: the volumes of b1000 are told apart by their order."""
+    values = [b for b in (0.0, *[1000.0] * directions) for _ in range(4)]
     slices = [_slice(float(index % 4), index, DiffusionBValue=b) for index, b in enumerate(values)]
-    labels = ["b0", "b1000_volume1", "b1000_volume2"]
+    labels = ["b0", *(f"b1000_volume{number + 1}" for number in range(directions))]
     assert separate(slices) == [(label, list(range(4 * n, 4 * n + 4))) for n, label in enumerate(labels)]
 
 

@@ -52,7 +52,7 @@ def separate(slices: Sequence[Slice]) -> list[tuple[str, list[int]]]:
     AcquisitionNumber or AcquisitionTime, whose values divide them into volumes with one image per position; else by the
     order of their InstanceNumbers, if these are unique, or of their times. Images without any of these stay together.
     Slices are separated only if the volumes are plausible: every volume has at least two slices, and volumes of
-    different settings are about equally large.
+    different settings have about equally many positions.
 
     Args:
         slices: parallel slices of a series.
@@ -97,7 +97,8 @@ def _by_setting(slices: Sequence[Slice], group: _Group, name: str) -> list[_Grou
         parts.append((_LABELS[name] + shown, same))
     rest = [index for index, own in zip(group[1], values, strict=True) if own is None]
     parts += [(f"no_{_LABELS[name] or name}", rest)] if rest else []
-    sizes = [len(indices) for _, indices in parts]
+    place_of = dict(zip(group[1], _places(slices, group[1]).tolist(), strict=True))
+    sizes = [len({place_of[index] for index in indices}) for _, indices in parts]  # a b-value may have more images
     return _joined(group, parts) if min(sizes) >= max(2, max(sizes) / 2) else [group]
 
 
@@ -108,7 +109,7 @@ def _nearest(value: float | str, found: Sequence[float | str]) -> float | str:
 
 
 def _places(slices: Sequence[Slice], indices: Sequence[int]) -> np.ndarray:
-    """Return the index of the position of each slice; all 0 if the slices have no valid orientation."""
+    """Return the index of the position of each slice; all 0 without a valid orientation."""
     planes = [slices[index] for index in indices]
     try:
         normal = np.cross(*directions(planes[0]))

@@ -288,6 +288,30 @@ def test_uneven_repetitions_are_not_separated():
     assert separate(slices) == [("", list(range(5)))]
 
 
+@pytest.mark.parametrize("missing", [0, 5, 8, 11])
+@pytest.mark.parametrize("order", ["by time", "by position", "by element"])
+def test_missing_slice_leaves_other_volumes(tmp_path, missing, order):
+    """3 volumes of 4 slices, of which one slice was lost."""
+    volume = voxels((6, 5, 12))
+
+    def edit(dataset, index):
+        dataset.AcquisitionNumber = 1 + index // 4 if order == "by element" else 1
+
+    numbers = {"by time": range(1, 13), "by position": [1 + k % 4 * 3 + k // 4 for k in range(12)]}
+    instances = numbers.get(order, [1, 2, 3, 4] * 3)
+    paths = write_series(tmp_path, volume, positions=at(*[0, 2, 4, 6] * 3), instances=list(instances), edit=edit)
+    paths[missing].unlink()
+    found = sorted(list_series(tmp_path), key=lambda series: series.volume)
+    for number, series in enumerate(found):
+        if number == missing // 4:
+            with pytest.raises(DataError, match=r"a slice is missing after|lacks 1 slice") as error:
+                read_scan(series.path)
+            assert series.path.name in str(error.value)
+        else:
+            np.testing.assert_array_equal(read_scan(series.path).array[0], volume[:, :, 4 * number : 4 * number + 4])
+    assert len(found) == 3
+
+
 def test_functional_mr_as_dcm2niix_reads_it(tmp_path):
     """3 time points of 4 slices, in the order of acquisition."""
     volume = voxels((6, 5, 12))

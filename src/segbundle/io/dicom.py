@@ -251,6 +251,11 @@ def _images_of(path: Path) -> tuple[DicomImage, ...]:
         raise DataError(
             f"{path}: is not a volume but {chosen.why}. Pass a file of another series, or export this one again."
         )
+    if chosen.lacking:
+        raise DataError(
+            f"{path}: {chosen.volume} lacks {chosen.lacking} slice(s) at its ends that most other volumes have. "
+            "Copy or export the series again."
+        )
     if chosen.unreadable:
         first = chosen.unreadable[0]
         raise DataError(

@@ -18,7 +18,7 @@ from threading import Lock
 
 from segbundle.errors import DataError
 from segbundle.io.dicom_headers import EMPTY, UNREADABLE, DamagedFile, DicomImage, read_image
-from segbundle.io.dicom_volumes import separate
+from segbundle.io.dicom_volumes import lacking, separate
 from segbundle.io.scan_files import DICOM_SUFFIXES, VOLUME_SUFFIX, may_be_slice
 from segbundle.io.stacks import arrange, orientations
 from segbundle.terminal import counted
@@ -50,6 +50,8 @@ class Series:
         damaged: True if the series is not a volume, although its SOP class or many slices in one orientation suggest a
             volume (default False).
         volume: label of the volume, such as `b1000`, if the series has several volumes (default empty).
+        lacking: number of slices missing at the ends of the volume, compared with other volumes of the series (default
+            0).
         images: headers of the files, with the slices of the volume only (default none).
         unreadable: files in the same folders that may be damaged slices (default none).
 
@@ -67,6 +69,7 @@ class Series:
     why: str | None = None
     damaged: bool = False
     volume: str = ""
+    lacking: int = 0
     images: tuple[DicomImage, ...] = field(default=(), repr=False, compare=False)
     unreadable: tuple[DamagedFile, ...] = field(default=(), repr=False, compare=False)
 
@@ -331,7 +334,8 @@ def _volumes(images: Sequence[DicomImage]) -> Iterator[Series]:
     """Yield each volume of the images of one series, or the series itself if it is not a volume."""
     series = _series(images)
     planes = [(image, index) for image in images for index in range(len(image.slices))]
-    parts = separate([image.slices[index] for image, index in planes]) if series.why is None else []
+    slices = [image.slices[index] for image, index in planes]
+    parts = separate(slices) if series.why is None else []
     if len(parts) < 2:
         yield series
         return
@@ -347,6 +351,8 @@ def _volumes(images: Sequence[DicomImage]) -> Iterator[Series]:
         ]
         files = tuple(sorted(chosen))
         volumes.append(replace(series, path=files[0], files=files, volume=label, images=tuple(own)))
+    missing = lacking([(label, [slices[index] for index in indices]) for label, indices in parts])
+    volumes = [replace(volume, lacking=number) for volume, number in zip(volumes, missing, strict=True)]
     counts = Counter(file for volume in volumes for file in volume.files)
     for volume in volumes:
         shared = any(counts[file] > 1 for file in volume.files)
@@ -367,7 +373,9 @@ def _series(images: Sequence[DicomImage]) -> Series:
     elif why is None and first.localizer and len(slices) <= _LOCALIZER_SLICES:
         why = "a localizer"
     files = tuple(sorted(image.path for image in images))
-    return Series(files[0], first.series, first.description, first.modality, files, why, damaged, "", tuple(images))
+    return Series(
+        files[0], first.series, first.description, first.modality, files, why, damaged, "", images=tuple(images)
+    )
 
 
 def _belong_together(parts: Sequence[Series]) -> bool:

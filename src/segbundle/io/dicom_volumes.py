@@ -132,14 +132,14 @@ def _by_element(slices: Sequence[Slice], group: _Group, name: str) -> list[_Grou
             for value in found
         }
         found.sort(key=lambda value: first[value])
-    parts = []
+    parts, images = [], []
     for value, label in zip(found, _labels(name, found), strict=True):
         which = [index for index, own in enumerate(values) if own == value]
-        images = np.bincount(places[which], minlength=count)
-        if not 0 < images.min() == images.max():
-            return [group]
+        images.append(np.bincount(places[which], minlength=count))
         parts.append((label, [group[1][index] for index in which]))
-    return _joined(group, parts)
+    complete = [0 < own.min() == own.max() for own in images]
+    lack_slices = any(complete) and all(own.max() == 1 and own.sum() >= max(2, count / 2) for own in images)
+    return _joined(group, parts) if all(complete) or lack_slices else [group]
 
 
 def _labels(name: str, found: Sequence[float | str]) -> list[str]:
@@ -159,7 +159,9 @@ def _by_order(slices: Sequence[Slice], group: _Group) -> list[_Group]:
     planes, places = [slices[index] for index in group[1]], _places(slices, group[1])
     count = places.max() + 1
     times, rest = divmod(len(planes), count)
-    if rest or times < 2 or count < 2 or (np.bincount(places) != times).any():
+    if count > 1 and (rest or (np.bincount(places) != times).any()):
+        return _by_incomplete_order(planes, places, group)
+    if times < 2 or count < 2:
         return [group]
     order = _order(planes, places)
     if order is None:
@@ -170,6 +172,56 @@ def _by_order(slices: Sequence[Slice], group: _Group) -> list[_Group]:
         parts[seen[places[which]]][1].append(group[1][which])
         seen[places[which]] += 1
     return _joined(group, [(label, sorted(indices)) for label, indices in parts])
+
+
+def _by_incomplete_order(planes: Sequence[Slice], places: np.ndarray, group: _Group) -> list[_Group]:
+    """Separate volumes that lack slices by unique numbers, if these count all volumes or all positions in turn.
+
+    At least two volumes must be complete.
+    """
+    images = np.bincount(places)
+    count, times = len(images), int(images.max())
+    numbers = np.array([plane.number for plane in planes])
+    if times < 3 or len(set(numbers.tolist())) < len(numbers):
+        return [group]
+    for start in dict.fromkeys((1, int(numbers.min()))):
+        by_time, by_place = np.divmod(numbers - start, count), np.divmod(numbers - start, times)[::-1]
+        for volumes, ranks in (by_time, by_place):
+            if volumes.min() < 0 or volumes.max() >= times or len(set(zip(ranks, places, strict=True))) != count:
+                continue
+            sizes = np.bincount(volumes, minlength=times)
+            if len(set(ranks.tolist())) == count and sizes.min() > 1 and (sizes == count).sum() > 1:
+                which = [np.flatnonzero(volumes == number) for number in range(times)]
+                return _joined(group, [(f"volume{k + 1}", [group[1][i] for i in own]) for k, own in enumerate(which)])
+    return [group]
+
+
+def lacking(volumes: Sequence[tuple[str, Sequence[Slice]]]) -> list[int]:
+    """Return the number of slices that each volume lacks at its ends, compared with most volumes of its kind.
+
+    Args:
+        volumes: for each volume of a series, its label and slices. Volumes are of the same kind if their labels differ
+            in the last number only, such as `t1` and `t2`; only kinds of at least three volumes are compared.
+
+    Example:
+        >>> axes = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+        >>> whole = [Slice("", 0, (0.0, 0.0, z), axes, (1.0, 1.0)) for z in (0.0, 2.0, 4.0)]
+        >>> lacking([("t1", whole), ("t2", whole), ("t3", whole[:2])])
+        [0, 0, 1]
+    """
+    found = [0] * len(volumes)
+    kinds: dict[str, list[int]] = {}
+    for index, (label, _) in enumerate(volumes):
+        kinds.setdefault(label.rstrip("0123456789."), []).append(index)
+    for kind, members in kinds.items():
+        slices = [plane for index in members for plane in volumes[index][1]]
+        places = iter(_places(slices, range(len(slices))).tolist())
+        own = [{next(places) for _ in volumes[index][1]} for index in members]
+        whole = set.union(*own)
+        if kind != "stack" and len(members) > 2 and sum(part == whole for part in own) > len(members) / 2:
+            for index, part in zip(members, own, strict=True):
+                found[index] = len(whole) - 1 - (max(part) - min(part))
+    return found
 
 
 def _order(planes: Sequence[Slice], places: np.ndarray) -> list[int] | None:

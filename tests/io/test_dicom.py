@@ -17,6 +17,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
     HTJ2KLossless,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -27,6 +28,7 @@ from pydicom.uid import (
 from scipy.ndimage import map_coordinates
 
 from dicoms import AXIAL, CT, MR, add_pixels, header, lps_affine, voxels, write_enhanced, write_series
+from segbundle.datasets.series import series_in
 from segbundle.errors import DataError
 from segbundle.io.dicom_folders import list_folder, list_series
 from segbundle.io.dicom_headers import read_image
@@ -428,7 +430,9 @@ def test_broken_links_may_be_slices(tmp_path):
     assert list_folder(tmp_path / "s").others() == "1 file(s) skipped (1 not DICOM)"
     last.unlink()
     last.symlink_to(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"1 of its files cannot be read \(for instance IM007\.dcm\)"):
+    with pytest.raises(
+        DataError, match=r"1 of its files cannot be read \(for instance IM007\.dcm, which is a broken link\)"
+    ):
         read_scan(tmp_path / "s")
 
 
@@ -528,6 +532,16 @@ def test_truncated_file_is_named(tmp_path, suffix):
                 read_scan(tmp_path / "s")
 
 
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_truncated_voxels_are_found_by_file_size(tmp_path, syntax):
+    paths = write_series(tmp_path / "s", voxels(), syntax=syntax)
+    assert read_geometry(tmp_path / "s").shape == (12, 10, 8)
+    paths[3].write_bytes(paths[3].read_bytes()[:-31])
+    for read in (read_geometry, read_scan):
+        with pytest.raises(DataError, match=r"IM003\.dcm: contains 104 of 120 voxels; the file is truncated"):
+            read(tmp_path / "s")
+
+
 def test_hidden_files_are_skipped(tmp_path):
     paths = write_series(tmp_path / "s", voxels())
     for path in paths:
@@ -545,13 +559,42 @@ def test_empty_file_named_like_slice_is_lost(tmp_path):
         (tmp_path / "s" / name).touch()
     np.testing.assert_array_equal(read_scan(tmp_path / "s").array[0], voxels())
     (tmp_path / "s" / "IM008.dcm").touch()
-    with pytest.raises(DataError, match=r"1 of its files cannot be read \(for instance IM008\.dcm\)"):
+    with pytest.raises(DataError, match=r"1 of its files cannot be read \(for instance IM008\.dcm, which is empty\)"):
         read_scan(tmp_path / "s")
     (tmp_path / "s" / "IM008.dcm").unlink()
     for path in paths:
         path.rename(path.with_suffix(""))
-    with pytest.raises(DataError, match=r"1 of its files cannot be read \(for instance empty\)"):
+    with pytest.raises(DataError, match=r"1 of its files cannot be read \(for instance empty, which is empty\)"):
         read_scan(tmp_path / "s")
+
+
+def _truncate(path):
+    path.write_bytes(path.read_bytes()[:500])
+
+
+def _drop_pixels(path):
+    dataset = dcmread(path)
+    del dataset.PixelData
+    dataset.save_as(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (_drop_pixels, "has no pixel data"),
+        (_truncate, "has a truncated or damaged header"),
+        (lambda path: path.write_bytes(b""), "is empty"),
+        (lambda path: path.write_bytes(bytes(500)), "has no DICOM header"),
+    ],
+)
+def test_unreadable_file_is_named_with_reason(tmp_path, damage, reason):
+    damage(write_series(tmp_path / "s", voxels())[3])
+    (case,) = series_in(tmp_path / "s", "s")
+    with pytest.raises(DataError) as error:
+        read_scan(tmp_path / "s")
+    for message in (case.problems[0], str(error.value)):
+        assert "cannot be read" in message
+        assert f"(for instance IM003.dcm, which {reason})" in message
 
 
 def test_damaged_compressed_file_is_named(tmp_path):

@@ -69,6 +69,87 @@ def test_time_points_without_a_tag(tmp_path, times, order):
         np.testing.assert_array_equal(read_scan(series.path).array[0], volume[:, :, 3 * number : 3 * number + 3])
 
 
+def shuffle(paths):
+    """Rename files so that their order says nothing about the order of the slices."""
+    names = np.random.default_rng(1).permutation(len(paths))
+    for path, name in zip(paths, names, strict=True):
+        path.rename(path.with_name(f"f{name:03}.dcm"))
+
+
+REPEATED = {
+    "AcquisitionNumber": ((1, 2), ["acquisition1", "acquisition2"]),
+    "AcquisitionTime": (("095959.5", "100000"), ["volume1", "volume2"]),
+    "AcquisitionDateTime": (("20260131095959", "20260131100000"), ["volume1", "volume2"]),
+    "ContentTime": (("095959", "100000"), ["volume1", "volume2"]),
+    "FrameReferenceTime": ((500, 90000), ["volume1", "volume2"]),
+    "TriggerTime": ((0, 100), ["trigger0", "trigger100"]),
+    "InversionTime": ((100, 600), ["TI100", "TI600"]),
+    "FlipAngle": ((3, 15), ["flip3", "flip15"]),
+    "KVP": ((80, 140), ["kV80", "kV140"]),
+    "ConvolutionKernel": (("Br40", "Hr60"), ["Br40", "Hr60"]),
+    "SequenceName": (("*ep_b0", "*ep_b1000#1"), ["ep_b0", "ep_b1000_1"]),
+    "NominalPercentageOfCardiacPhase": ((40, 75), ["phase40", "phase75"]),
+    "TemporalPositionIdentifier": ((1, 2), ["t1", "t2"]),
+    "DiffusionGradientOrientation": (([0, 0, 1], [1, 0, 0]), ["volume1", "volume2"]),
+    "ImageType": ((["ORIGINAL", "PRIMARY", "M", "FAT"], ["ORIGINAL", "PRIMARY", "M", "WATER"]), ["FAT", "WATER"]),
+}
+
+
+@pytest.mark.parametrize("numbers", ["restart", "missing"])
+@pytest.mark.parametrize("name", REPEATED)
+def test_numbers_that_restart_for_each_volume(tmp_path, name, numbers):
+    values, labels = REPEATED[name]
+
+    def edit(dataset, index):
+        setattr(dataset, name, values[index // 4])
+        if numbers == "missing":
+            del dataset.InstanceNumber
+
+    paths = write_series(tmp_path, voxels(), positions=at(*[0, 2, 4, 6] * 2), instances=[1, 2, 3, 4] * 2, edit=edit)
+    shuffle(paths)
+    volumes = {series.volume: read_scan(series.path).array[0] for series in list_series(tmp_path)}
+    assert sorted(volumes) == sorted(labels)
+    for label, first in zip(labels, (0, 4), strict=True):
+        np.testing.assert_array_equal(volumes[label], voxels()[:, :, first : first + 4])
+
+
+@pytest.mark.parametrize("name", ["AcquisitionTime", "TriggerTime"])
+def test_times_that_differ_from_slice_to_slice(tmp_path, name):
+    def edit(dataset, index):
+        setattr(dataset, name, f"{100000 + 7 * index}" if name == "AcquisitionTime" else 30 * (index // 4) + index % 4)
+
+    shuffle(write_series(tmp_path, voxels(), positions=at(*[0, 2, 4, 6] * 2), instances=[1, 2, 3, 4] * 2, edit=edit))
+    volumes = {series.volume: read_scan(series.path).array[0] for series in list_series(tmp_path)}
+    np.testing.assert_array_equal(volumes["volume1"], voxels()[:, :, :4])
+    np.testing.assert_array_equal(volumes["volume2"], voxels()[:, :, 4:])
+
+
+def test_elements_that_separate_volumes_together(tmp_path):
+    """Two inversion times in each of two acquisitions."""
+
+    def edit(dataset, index):
+        dataset.InversionTime, dataset.AcquisitionNumber = (100, 600)[index // 2 % 2], 1 + index // 4
+
+    shuffle(write_series(tmp_path, voxels(), positions=at(*[0, 2] * 4), instances=[1, 2] * 4, edit=edit))
+    volumes = {series.volume: read_scan(series.path).array[0] for series in list_series(tmp_path)}
+    labels = ["TI100_acquisition1", "TI600_acquisition1", "TI100_acquisition2", "TI600_acquisition2"]
+    for number, label in enumerate(labels):
+        np.testing.assert_array_equal(volumes[label], voxels()[:, :, 2 * number : 2 * number + 2])
+
+
+def test_volumes_are_not_separated_by_file_name(tmp_path):
+    """Numbers that restart, and an AcquisitionNumber and times that do not separate the images."""
+
+    def edit(dataset, index):
+        dataset.AcquisitionNumber, dataset.ContentTime = 1 + index % 4, f"{100000 + index}"
+
+    write_series(tmp_path, voxels(), positions=at(*[0, 2, 4, 6] * 2), instances=[1, 2, 3, 4] * 2, edit=edit)
+    with pytest.raises(
+        DataError, match=r"2 images at each of 4 positions, and the headers do not say .*separate folder"
+    ):
+        read_scan(tmp_path)
+
+
 def _enhanced(path, edit, count=8):
     """Write a multi-frame file in which every second frame repeats the position before; `edit` changes each frame."""
     positions = [(-10, -20, 30 + 2 * (k // 2)) for k in range(count)]
@@ -175,8 +256,9 @@ def test_dicomdir_stands_for_its_folder(tmp_path):
     assert entry["image"] == str(tmp_path / "DICOM" / "SE1")
 
 
-def _slice(height, **settings):
-    return Slice("", 0, (0.0, 0.0, height), tuple(map(float, AXIAL)), (1.0, 1.0), settings=tuple(settings.items()))
+def _slice(height, number=0, **settings):
+    settings = tuple(settings.items())
+    return Slice("", 0, (0.0, 0.0, height), tuple(map(float, AXIAL)), (1.0, 1.0), settings=settings, number=number)
 
 
 def test_single_slice_with_another_echo_time_is_no_volume():
@@ -192,16 +274,42 @@ def test_volumes_without_b_value_are_separate():
     assert separate(slices) == [("b500", [0, 1, 2]), ("b1000", [3, 4, 5]), ("no_b", [6, 7, 8])]
 
 
-def test_b_values_with_several_directions():
-    """b0 once and b1000 in two directions: the volumes of b1000 are told apart by their order."""
-    slices = [_slice(float(height), DiffusionBValue=b) for b in (0.0, 1000.0, 1000.0) for height in range(4)]
-    labels = ["b0", "b1000_volume1", "b1000_volume2"]
+@pytest.mark.parametrize("directions", [2, 3, 30])
+def test_b_values_with_several_directions(directions):
+    """b0 once and b1000 in several directions: the volumes of b1000 are told apart by their order."""
+    values = [b for b in (0.0, *[1000.0] * directions) for _ in range(4)]
+    slices = [_slice(float(index % 4), index, DiffusionBValue=b) for index, b in enumerate(values)]
+    labels = ["b0", *(f"b1000_volume{number + 1}" for number in range(directions))]
     assert separate(slices) == [(label, list(range(4 * n, 4 * n + 4))) for n, label in enumerate(labels)]
 
 
 def test_uneven_repetitions_are_not_separated():
     slices = [_slice(float(height)) for height in (0, 2, 4, 0, 2)]
     assert separate(slices) == [("", list(range(5)))]
+
+
+@pytest.mark.parametrize("missing", [0, 5, 8, 11])
+@pytest.mark.parametrize("order", ["by time", "by position", "by element"])
+def test_missing_slice_leaves_other_volumes(tmp_path, missing, order):
+    """3 volumes of 4 slices, of which one slice was lost."""
+    volume = voxels((6, 5, 12))
+
+    def edit(dataset, index):
+        dataset.AcquisitionNumber = 1 + index // 4 if order == "by element" else 1
+
+    numbers = {"by time": range(1, 13), "by position": [1 + k % 4 * 3 + k // 4 for k in range(12)]}
+    instances = numbers.get(order, [1, 2, 3, 4] * 3)
+    paths = write_series(tmp_path, volume, positions=at(*[0, 2, 4, 6] * 3), instances=list(instances), edit=edit)
+    paths[missing].unlink()
+    found = sorted(list_series(tmp_path), key=lambda series: series.volume)
+    for number, series in enumerate(found):
+        if number == missing // 4:
+            with pytest.raises(DataError, match=r"a slice is missing after|lacks 1 slice") as error:
+                read_scan(series.path)
+            assert series.path.name in str(error.value)
+        else:
+            np.testing.assert_array_equal(read_scan(series.path).array[0], volume[:, :, 4 * number : 4 * number + 4])
+    assert len(found) == 3
 
 
 def test_functional_mr_as_dcm2niix_reads_it(tmp_path):

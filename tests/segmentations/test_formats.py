@@ -2,9 +2,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 
 import dicoms
 from segbundle.errors import ConfigError, DataError
+from segbundle.io.dicom_folders import list_series
+from segbundle.io.label_maps import read_labels
+from segbundle.io.scans import read_geometry
 from segbundle.segmentations import formats
 from segbundle.segmentations.class_entries import class_table
 from segbundle.segmentations.formats import check_output_format, output_formats, write_label_maps
@@ -65,3 +69,22 @@ def test_empty_label_map_is_written(tmp_path, name):
     table = class_table(["background", "liver"])
     written = write_label_maps(0 * LABELS, tmp_path / "ct", tmp_path, "ct", [name], table)
     assert not read_labels(written[name]).array.any()
+
+
+@pytest.mark.parametrize("name", ["dicom_seg", "rtstruct"])
+def test_volumes_at_the_same_positions_in_one_file(tmp_path, name):
+    """Frames of the other volume have the same positions."""
+    pytest.importorskip("highdicom")
+    values, positions = dicoms.voxels((12, 10, 8)), [(0, 0, 2 * (k // 2)) for k in range(8)]
+    dicoms.write_enhanced(tmp_path / "a.dcm", values, positions, [1] * 8)
+    labels = np.zeros((12, 10, 4), np.uint8, order="F")
+    labels[3:9, 4:9, 1:3] = 1
+    for number, series in enumerate(list_series(tmp_path)):
+        table = class_table(["background", "liver"])
+        path = write_label_maps(labels, series.path, tmp_path / f"out{number}", "x", [name], table)[name]
+        found = read_labels(path, ["background", "liver"], read_geometry(series.path)).array[0]
+        np.testing.assert_array_equal(found, labels)
+        if name == "dicom_seg":
+            frames = dcmread(path).PerFrameFunctionalGroupsSequence
+            references = [frame.DerivationImageSequence[0].SourceImageSequence[0] for frame in frames]
+            assert [int(one.ReferencedFrameNumber) for one in references] == [3 + number, 5 + number]

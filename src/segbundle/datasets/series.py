@@ -179,11 +179,12 @@ def _series_in(
             if series.why is not None and not series.damaged:
                 tree.no_volumes[series.why].append(path_name(folder, tree.root))
                 tree.left_out[f"as {series.why}"] += len(series.files)
-    unreadable = dict(found.passed_over).get("unreadable", 0)
+    unreadable = len(found.unreadable)
     if unreadable:
+        first = found.unreadable[0]
         problem = (
-            f"{escaped(folder)}: {unreadable} of its DICOM files cannot be read and may be slices. Copy or export the "
-            "series again."
+            f"{escaped(folder)}: {unreadable} of its DICOM files cannot be read and may be slices (for instance "
+            f"{escaped(first.path.name)}, which {first.reason}). Copy or export the series again."
         )
         problems = (*problems, problem)
     scans = [series for series in found.series if series.why is None or series.damaged]

@@ -14,7 +14,7 @@ import numpy as np
 from segbundle.errors import DataError
 from segbundle.io.dicom_folders import DicomFolder, Series, find_scattered, list_folder
 from segbundle.io.dicom_headers import DicomImage
-from segbundle.io.dicom_pixels import read_values
+from segbundle.io.dicom_pixels import check_complete, read_values
 from segbundle.io.geometry import Geometry
 from segbundle.io.scan_files import is_dicom_file, is_volume_path
 from segbundle.io.stacks import Slice, arrange
@@ -99,7 +99,7 @@ def dicom_geometry(path: str | Path, allow_uneven: bool = False) -> Geometry:
 
     Raises:
         DataError: the folder cannot be read or does not contain exactly one volume, the file is not part of a volume, a
-            file in the folder cannot be read, or the slices do not form a volume.
+            file in the folder cannot be read or is truncated, or the slices do not form a volume.
 
     Example:
         >>> import tempfile
@@ -206,6 +206,8 @@ def _volume(path: Path, allow_uneven: bool) -> _Volume:
             f"{path}: its slices have different sizes, {shown}. Export the series again, or put the slices of each "
             "size into a separate folder."
         )
+    for image in images:
+        check_complete(image)
     columns, rows = sizes.pop()
     try:
         order, affine = arrange(slices)
@@ -249,11 +251,17 @@ def _images_of(path: Path) -> tuple[DicomImage, ...]:
         raise DataError(
             f"{path}: is not a volume but {chosen.why}. Pass a file of another series, or export this one again."
         )
+    if chosen.lacking:
+        raise DataError(
+            f"{path}: {chosen.volume} lacks {chosen.lacking} slice(s) at its ends that most other volumes have. "
+            "Copy or export the series again."
+        )
     if chosen.unreadable:
         first = chosen.unreadable[0]
         raise DataError(
-            f"{first.parent}: {len(chosen.unreadable)} of its files cannot be read (for instance {first.name}), so "
-            "slices may be missing. Copy or export the series again, or remove these files."
+            f"{first.path.parent}: {len(chosen.unreadable)} of its files cannot be read (for instance "
+            f"{first.path.name}, which {first.reason}), so slices may be missing. Copy or export the series again, or "
+            "remove these files."
         )
     return chosen.images
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from threading import Lock
 
 from segbundle.errors import DataError
-from segbundle.io.dicom_headers import EMPTY, UNREADABLE, DicomImage, read_image
-from segbundle.io.dicom_volumes import separate
+from segbundle.io.dicom_headers import EMPTY, UNREADABLE, DamagedFile, DicomImage, read_image
+from segbundle.io.dicom_volumes import lacking, separate
 from segbundle.io.scan_files import DICOM_SUFFIXES, VOLUME_SUFFIX, may_be_slice
 from segbundle.io.stacks import arrange, orientations
 from segbundle.terminal import counted
@@ -27,7 +27,7 @@ _BROKEN_LINK, _NOT_A_FILE = -1, -2
 _LOCALIZER_SLICES = 5
 """Maximum number of slices per orientation in a localizer; with more, the series is a volume, possibly damaged."""
 _MOST_CACHED = 20_000
-"""Maximum number of files in cached listings, about 50 MB."""
+"""Maximum number of files in cached listings, about 80 MB."""
 _State = tuple[str, int, int]
 """Name, size and date of a file; the size is negative for broken links and special files."""
 
@@ -50,8 +50,10 @@ class Series:
         damaged: True if the series is not a volume, although its SOP class or many slices in one orientation suggest a
             volume (default False).
         volume: label of the volume, such as `b1000`, if the series has several volumes (default empty).
+        lacking: number of slices missing at the ends of the volume, compared with other volumes of the series (default
+            0).
         images: headers of the files, with the slices of the volume only (default none).
-        unreadable: paths of files in the same folders that may be damaged slices (default none).
+        unreadable: files in the same folders that may be damaged slices (default none).
 
     Example:
         >>> series = Series(Path("ct"), "1.2.3", "thorax", "CT", (Path("ct/1.dcm"), Path("ct/2.dcm")))
@@ -67,8 +69,9 @@ class Series:
     why: str | None = None
     damaged: bool = False
     volume: str = ""
+    lacking: int = 0
     images: tuple[DicomImage, ...] = field(default=(), repr=False, compare=False)
-    unreadable: tuple[Path, ...] = field(default=(), repr=False, compare=False)
+    unreadable: tuple[DamagedFile, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def number(self) -> int:
@@ -94,7 +97,7 @@ class DicomFolder:
         series: all series, sorted by the names of their first files.
         passed_over: pairs (kind, number of files) for files that are not used. A kind is a modality such as `SR`, or
             `DICOMDIR`, `not DICOM`, `unreadable`, or `copies` of other files.
-        unreadable: paths of the files of kind `unreadable`; these may be damaged slices (default: none).
+        unreadable: files of kind `unreadable`, which may be damaged slices (default: none).
 
     Example:
         >>> folder = DicomFolder((), (("not DICOM", 2),))
@@ -104,7 +107,7 @@ class DicomFolder:
 
     series: tuple[Series, ...]
     passed_over: tuple[tuple[str, int], ...]
-    unreadable: tuple[Path, ...] = ()
+    unreadable: tuple[DamagedFile, ...] = ()
 
     @property
     def volumes(self) -> list[Series]:
@@ -206,8 +209,9 @@ def scattered_series(root: Path, series: Iterable[Series]) -> list[tuple[Series,
             images = _without_copies([image for part in parts for image in part.images])[0]
             for volume in _volumes(images):
                 label = "_".join(filter(None, (sha256(uid.encode()).hexdigest()[:12], volume.volume)))
-                unreadable = {path for part in parts for path in part.unreadable}
-                whole = replace(volume, path=root / f"{label}{VOLUME_SUFFIX}", unreadable=tuple(sorted(unreadable)))
+                unreadable = {file.path: file for part in parts for file in part.unreadable}
+                damaged = tuple(unreadable[path] for path in sorted(unreadable))
+                whole = replace(volume, path=root / f"{label}{VOLUME_SUFFIX}", unreadable=damaged)
                 _scattered[whole.path] = whole, _states(whole.files)
                 found.append((whole, parts))
     return found
@@ -272,23 +276,31 @@ def _state(entry: os.DirEntry[str] | Path) -> _State:
 
 def _list(folder: Path, files: Sequence[_State]) -> DicomFolder:
     passed_over: Counter[str] = Counter()
-    unreadable: list[Path] = []
+    damaged: list[DamagedFile] = []
     empty: list[Path] = []
     images: list[DicomImage] = []
     for name, size, _ in counted(files, len(files), f"DICOM headers in {folder}", "file", leave=False, delay=2):
-        found = read_image(folder / name) if size >= 0 else UNREADABLE if size == _BROKEN_LINK else "not DICOM"
+        path = folder / name
+        if size >= 0:
+            found = read_image(path)
+        else:
+            found = DamagedFile(path, "is a broken link") if size == _BROKEN_LINK else "not DICOM"
         if found == EMPTY:
-            empty.append(folder / name)
+            empty.append(path)
+        elif isinstance(found, DamagedFile):
+            damaged.append(found)
         elif isinstance(found, str):
             passed_over[found] += 1
-            unreadable += [folder / name] if found == UNREADABLE else []
         else:
             images.append(found)
     suffixes = {image.path.suffix.lower() for image in images}
     for path in empty:  # empty files are lost slices, unless slices have other names
-        is_lost_slice = may_be_slice(path.name) and suffixes.isdisjoint(DICOM_SUFFIXES)
-        passed_over[UNREADABLE if is_lost_slice else "not DICOM"] += 1
-        unreadable += [path] if is_lost_slice else []
+        if may_be_slice(path.name) and suffixes.isdisjoint(DICOM_SUFFIXES):
+            damaged.append(DamagedFile(path, "is empty"))
+        else:
+            passed_over["not DICOM"] += 1
+    passed_over.update({UNREADABLE: len(damaged)} if damaged else {})
+    unreadable = tuple(sorted(damaged, key=lambda file: file.path))
     images, copies = _without_copies(images)
     passed_over.update({"copies": copies} if copies else {})
     groups: dict[tuple[str, str], list[DicomImage]] = {}
@@ -298,13 +310,13 @@ def _list(folder: Path, files: Sequence[_State]) -> DicomFolder:
     series = [volume for group in groups.values() for volume in _volumes(group)]
     if sum(entry.why is None for entry in series) == 1:
         series = [entry if entry.why is not None else replace(entry, path=folder) for entry in series]
-    series = [replace(entry, unreadable=tuple(unreadable)) for entry in series] if unreadable else series
+    series = [replace(entry, unreadable=unreadable) for entry in series] if unreadable else series
     series.sort(key=lambda entry: (entry.files[0], entry.path))
     state_of = {folder / state[0]: state for state in files}
     for entry in series:
         states = [state_of.get(file) for file in entry.files]
         _summaries[entry.path] = replace(entry, images=entry.images[:1]), states
-    return DicomFolder(tuple(series), tuple(sorted(passed_over.items())), tuple(unreadable))
+    return DicomFolder(tuple(series), tuple(sorted(passed_over.items())), unreadable)
 
 
 def _without_copies(images: Sequence[DicomImage]) -> tuple[list[DicomImage], int]:
@@ -322,7 +334,8 @@ def _volumes(images: Sequence[DicomImage]) -> Iterator[Series]:
     """Yield each volume of the images of one series, or the series itself if it is not a volume."""
     series = _series(images)
     planes = [(image, index) for image in images for index in range(len(image.slices))]
-    parts = separate([image.slices[index] for image, index in planes]) if series.why is None else []
+    slices = [image.slices[index] for image, index in planes]
+    parts = separate(slices) if series.why is None else []
     if len(parts) < 2:
         yield series
         return
@@ -338,6 +351,8 @@ def _volumes(images: Sequence[DicomImage]) -> Iterator[Series]:
         ]
         files = tuple(sorted(chosen))
         volumes.append(replace(series, path=files[0], files=files, volume=label, images=tuple(own)))
+    missing = lacking([(label, [slices[index] for index in indices]) for label, indices in parts])
+    volumes = [replace(volume, lacking=number) for volume, number in zip(volumes, missing, strict=True)]
     counts = Counter(file for volume in volumes for file in volume.files)
     for volume in volumes:
         shared = any(counts[file] > 1 for file in volume.files)
@@ -358,7 +373,9 @@ def _series(images: Sequence[DicomImage]) -> Series:
     elif why is None and first.localizer and len(slices) <= _LOCALIZER_SLICES:
         why = "a localizer"
     files = tuple(sorted(image.path for image in images))
-    return Series(files[0], first.series, first.description, first.modality, files, why, damaged, "", tuple(images))
+    return Series(
+        files[0], first.series, first.description, first.modality, files, why, damaged, "", images=tuple(images)
+    )
 
 
 def _belong_together(parts: Sequence[Series]) -> bool:

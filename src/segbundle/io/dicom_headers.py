@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -24,7 +25,10 @@ _TAGS = (
     "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "EchoTime", "EchoNumbers", "DiffusionBValue",
     "TemporalPositionIdentifier", "InstanceNumber", "SeriesNumber", "SeriesDate", "StudyDate", "SOPInstanceUID",
-    "PatientID", "ConcatenationUID", "ConcatenationFrameOffsetNumber",
+    "PatientID", "ConcatenationUID", "ConcatenationFrameOffsetNumber", "InversionTime", "FlipAngle", "KVP",
+    "ConvolutionKernel", "SequenceName", "NominalPercentageOfCardiacPhase", "TriggerTime", "AcquisitionNumber",
+    "DiffusionGradientOrientation", "AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime", "FrameReferenceTime",
+    "ContentDate", "ContentTime",
 )  # fmt: skip
 _SETTINGS = ("EchoTime", "EchoNumbers", "DiffusionBValue", "TemporalPositionIdentifier")
 _FRAME_SETTINGS = (
@@ -32,9 +36,39 @@ _FRAME_SETTINGS = (
     ("MRDiffusionSequence", "DiffusionBValue"),
     ("FrameContentSequence", "TemporalPositionIndex"),
 )
+_REPETITION_NUMBERS = (
+    "InversionTime", "FlipAngle", "KVP", "NominalPercentageOfCardiacPhase", "TriggerTime", "AcquisitionNumber",
+    "FrameReferenceTime",
+)  # fmt: skip
+_REPETITION_TEXTS = ("ImageType", "ConvolutionKernel", "SequenceName", "DiffusionGradientOrientation")
+_REPETITION_TIMES = {
+    "AcquisitionDateTime": ("AcquisitionDateTime",),
+    "AcquisitionTime": ("AcquisitionDate", "AcquisitionTime"),
+    "ContentTime": ("ContentDate", "ContentTime"),
+}
+"""Elements that may distinguish images at the same position. See `Slice`."""
 _FRAME_TYPES = ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence")
 """Settings that distinguish volumes acquired together; equal for all slices of a volume. See `Slice`."""
-_COMPONENTS = ("M", "P", "R", "I", "MAGNITUDE", "PHASE", "REAL", "IMAGINARY", "WATER", "FAT", "IN_PHASE", "OUT_PHASE")
+_COMPONENTS = (
+    "M",
+    "P",
+    "R",
+    "I",
+    "MAGNITUDE",
+    "PHASE",
+    "REAL",
+    "IMAGINARY",
+    "WATER",
+    "FAT",
+    "IN_PHASE",
+    "OUT_PHASE",
+    "OPP_PHASE",
+    "W",
+    "F",
+    "IP",
+    "OP",
+    "FF",
+)
 """Values of ImageType for volumes computed from the same signal."""
 _DICOMDIR = "1.2.840.10008.1.3.10"
 _OTHER_MODALITIES = (
@@ -62,6 +96,8 @@ _LARGEST_RESCALE = 1e25
 """Maximum slope and intercept; larger values would overflow float32."""
 UNREADABLE = "unreadable"
 """Kind of a file that may be a damaged slice."""
+_DAMAGED = "has a truncated or damaged header"
+_NO_PIXELS = "has no pixel data"
 EMPTY = "empty"
 """Kind of an empty file without a DICOM suffix."""
 _LOCALIZER = re.compile(
@@ -72,6 +108,23 @@ _LOCALIZER = re.compile(
 """Series descriptions of localizers."""
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its messages do not name the file
 warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
+
+
+@dataclass(frozen=True)
+class DamagedFile:
+    """File that may be a damaged slice.
+
+    Attributes:
+        path: path of the file.
+        reason: predicate of a sentence about the file, such as `has no pixel data`.
+
+    Example:
+        >>> DamagedFile(Path("1.dcm"), "is empty").reason
+        'is empty'
+    """
+
+    path: Path
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -103,6 +156,7 @@ class DicomImage:
         date: SeriesDate, or else StudyDate, as in the header, for instance `20260131` (default empty).
         patient: hash of the PatientID (default 0).
         concatenation: ConcatenationUID of a multi-frame file that is one of several (default empty).
+        stored: number of bytes of uncompressed voxels in the file; None (default) if unknown.
         tiles: number of slices side by side along each side of a Siemens mosaic; 1 (default) for other images.
 
     Example:
@@ -134,20 +188,21 @@ class DicomImage:
     date: str = ""
     patient: int = 0
     concatenation: str = ""
+    stored: int | None = None
     tiles: int = 1
 
 
-def read_image(path: Path) -> DicomImage | str:
+def read_image(path: Path) -> DicomImage | DamagedFile | str:
     """Read the header of a DICOM image; for any other file, return the kind of file.
 
-    No error is raised: a damaged file has the kind `unreadable`.
+    No error is raised for a damaged file.
 
     Args:
         path: path of the file.
 
     Returns:
-        the header; or the kind of file as text: a modality such as `SR`, `DICOMDIR`, `not DICOM`, `empty` or
-        `unreadable`
+        the header; or the reason why the file cannot be read; or the kind of file as text: a modality such as `SR`,
+        `DICOMDIR`, `not DICOM` or `empty`
 
     Example:
         >>> import tempfile
@@ -162,12 +217,14 @@ def read_image(path: Path) -> DicomImage | str:
     try:
         with path.open("rb") as file:
             if not is_dicom_file(path):
+                is_empty = not file.read(1)
                 if path.suffix.lower() in DICOM_SUFFIXES:
-                    return UNREADABLE
-                return "not DICOM" if file.read(1) else EMPTY
+                    return DamagedFile(path, "is empty" if is_empty else "has no DICOM header")
+                return EMPTY if is_empty else "not DICOM"
             return _image(path, file)
-    except Exception:  # pydicom raises various exceptions for damaged headers
-        return UNREADABLE
+    except Exception as error:  # pydicom raises various exceptions for damaged headers
+        reason = error.strerror if isinstance(error, OSError) else None
+        return DamagedFile(path, f"cannot be opened ({reason})" if reason else _DAMAGED)
 
 
 @cache
@@ -177,7 +234,7 @@ def _tags() -> list[Any]:
     return [*map(Tag, _TAGS), *map(Tag, COUNT_TAGS), *map(Tag, COUNT_TAGS.values())]
 
 
-def _image(path: Path, file: BinaryIO) -> DicomImage | str:
+def _image(path: Path, file: BinaryIO) -> DicomImage | DamagedFile | str:
     from pydicom import dcmread
 
     header: Any = dcmread(file, stop_before_pixels=True, force=True, specific_tags=_tags())
@@ -189,7 +246,7 @@ def _image(path: Path, file: BinaryIO) -> DicomImage | str:
     pixels, syntax = file.tell(), _syntax(header)
     ended = syntax != DEFLATED and not file.read(1)
     if ended or not (header.get("Rows") and header.get("Columns")):
-        return _without_pixels(header, modality)
+        return _without_pixels(path, header, modality)
     bits = int(header.get("BitsAllocated") or 16)
     stored_bits = int(header.get("BitsStored") or bits)
     high_bit = header.get("HighBit")
@@ -226,14 +283,30 @@ def _image(path: Path, file: BinaryIO) -> DicomImage | str:
         date=str(header.get("SeriesDate") or header.get("StudyDate") or ""),
         patient=hash(str(header.get("PatientID") or "")),
         concatenation=str(header.get("ConcatenationUID") or ""),
+        stored=_stored_bytes(file, pixels, syntax),
         tiles=tiles,
     )
 
 
-def _without_pixels(header: Any, modality: str) -> str:
-    """Return the kind of a file without voxels: its modality, or unreadable if its header is that of an image."""
+def _stored_bytes(file: BinaryIO, pixels: int, syntax: str) -> int | None:
+    """Return the number of bytes of uncompressed pixel data that starts at a position; None for other data."""
+    if syntax not in NATIVE:
+        return None
+    file.seek(pixels)
+    element = file.read(8 if syntax == IMPLICIT else 12)
+    if element[:4] != (b"\x7f\xe0\x00\x10" if syntax == BIG_ENDIAN else b"\xe0\x7f\x10\x00"):
+        return None
+    length = int.from_bytes(element[-4:], "big" if syntax == BIG_ENDIAN else "little")
+    return min(length, os.fstat(file.fileno()).st_size - pixels - len(element))
+
+
+def _without_pixels(path: Path, header: Any, modality: str) -> DamagedFile | str:
+    """Return the modality of a file without voxels, or what is wrong with it if its header is that of an image."""
     name = str(getattr(_sop_class(header), "name", ""))
-    return UNREADABLE if not modality or not name or "Image Storage" in name else modality
+    if modality and name and "Image Storage" not in name:
+        return modality
+    complete = header.get("Rows") and header.get("Columns") and "PixelRepresentation" in header
+    return DamagedFile(path, _NO_PIXELS if complete else _DAMAGED)
 
 
 def _sop_class(header: Any) -> Any:
@@ -273,7 +346,11 @@ def _slices(name: str, header: Any) -> tuple[Slice, ...]:
     if not per_frame:
         plane = _slice(name, 0, *[header] * 4) if frames == 1 else None
         number = int(_number(header, "InstanceNumber") or 0)
-        return () if plane is None else (replace(plane, settings=_settings(header), number=number),)
+        return (
+            ()
+            if plane is None
+            else (replace(plane, settings=_settings(header), repetition=_repetition(header), number=number),)
+        )
     shared = (header.get("SharedFunctionalGroupsSequence") or [None])[0]
     values = [_group(frame_group, shared, "PixelValueTransformationSequence") for frame_group in per_frame[:frames]]
     if not any(values):
@@ -304,10 +381,31 @@ def _settings(header: Any) -> tuple[tuple[str, float | str], ...]:
     return (*_numbers_of([(header, name) for name in _SETTINGS]), *([("ImageType", component)] if component else []))
 
 
+def _repetition(header: Any) -> tuple[tuple[str, float | str], ...]:
+    """Return name and value of the elements of a header that may distinguish images at the same position."""
+    texts = [(name, "\\".join(str(value).strip() for value in _values(header, name))) for name in _REPETITION_TEXTS]
+    moments = [
+        (name, "".join(str(header.get(part) or "").strip() for part in parts))
+        for name, parts in _REPETITION_TIMES.items()
+        if header.get(parts[-1])
+    ]
+    return (
+        *_numbers_of([(header, name) for name in _REPETITION_NUMBERS]),
+        *(pair for pair in texts + moments if pair[1]),
+    )
+
+
+def _values(header: Any, name: str) -> Sequence[Any]:
+    found = header.get(name)
+    return several(found) if isinstance(found, (str, Sequence)) else ()
+
+
 def _component(image_type: Any) -> str | None:
-    """Return the value of ImageType or FrameType that names the component of the signal, if there is one."""
+    """Return the values of ImageType or FrameType that name the component of the signal; M only if it is alone."""
     kinds = [str(kind).upper() for kind in several(image_type)[2:]]
-    return next((kind for kind in kinds if kind in _COMPONENTS), None)
+    found = list(dict.fromkeys(kind for kind in kinds if kind in _COMPONENTS))
+    special = [kind for kind in found if kind not in ("M", "MAGNITUDE")]
+    return "_".join(special or found[:1]) or None
 
 
 def _numbers_of(settings: Sequence[tuple[Any, str]]) -> tuple[tuple[str, float], ...]:

@@ -83,6 +83,33 @@ def read_values(images: Sequence[DicomImage], order: Sequence[int], dtype: Any) 
     return result
 
 
+def check_complete(image: DicomImage) -> None:
+    """Check by the size of a file whether it contains all of its uncompressed voxels.
+
+    Args:
+        image: header of the file.
+
+    Raises:
+        DataError: the file is truncated.
+
+    Example:
+        >>> from segbundle.io.dicom_headers import EXPLICIT
+        >>> path = Path("1.dcm")
+        >>> image = DicomImage(path, "1.2", "", "CT", 3, 4, 16, 12, 11, False, EXPLICIT, 900, (), None, stored=20)
+        >>> check_complete(image)
+        Traceback (most recent call last):
+        segbundle.errors.DataError: 1.dcm: contains 10 of 12 voxels; the file is truncated. Copy or export it again.
+    """
+    count = image.frames * image.rows * image.columns
+    if image.stored is not None:
+        _check_size(image.path, min(count, image.stored // (image.bits // 8)), count)
+
+
+def _check_size(path: Path, size: int, count: int) -> None:
+    if size != count:
+        raise DataError(f"{path}: contains {size} of {count} voxels; the file is truncated. Copy or export it again.")
+
+
 def _check_rescale(folder: Path, slices: Sequence[Slice]) -> None:
     for plane in slices:
         if plane.damaged:
@@ -153,10 +180,7 @@ def _stored_values(image: DicomImage) -> np.ndarray:
         values = np.frombuffer(dcmread(image.path, force=True).PixelData, f"<{kind}")[:count]
     else:
         values = _decompressed(image)
-    if values.size != count:
-        raise DataError(
-            f"{image.path}: contains {values.size} of {count} voxels; the file is truncated. Copy or export it again."
-        )
+    _check_size(image.path, values.size, count)
     unused = image.bits - image.stored_bits
     if unused > 0 and image.syntax in (*NATIVE, DEFLATED):  # unused bits may contain overlays
         values = (values << unused) >> unused

@@ -51,6 +51,8 @@ class Slice:
         stack: StackID of a multi-frame file (default empty).
         settings: name and value of settings that distinguish volumes acquired together, such as EchoTime (default
             none).
+        repetition: name and value of elements that may distinguish images at the same position, such as
+            AcquisitionTime (default none).
         number: InstanceNumber, or index of the frame in a multi-frame file (default 0).
 
     Example:
@@ -72,6 +74,7 @@ class Slice:
     damaged: str | None = None
     stack: str = ""
     settings: tuple[tuple[str, float | str], ...] = ()
+    repetition: tuple[tuple[str, float | str], ...] = ()
     number: int = 0
 
     @property
@@ -388,8 +391,9 @@ def check_duplicates(slices: Sequence[Slice], heights: np.ndarray) -> None:
     if (counts > 1).sum() * 2 >= len(counts):
         each = f"{counts.max()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
         raise DataError(
-            f"it contains {counts.max()} volumes: {each} images at each of {len(counts)} positions, such as time "
-            "points, echoes or b-values."
+            f"it contains {counts.max()} volumes: {each} images at each of {len(counts)} positions, and the headers do "
+            "not say which images belong together (for instance by AcquisitionNumber, AcquisitionTime or unique "
+            "InstanceNumbers). Put the files of each volume into a separate folder."
         )
     first = int(np.flatnonzero(same)[0])
     raise DataError(

@@ -99,11 +99,12 @@ def _without_frames(source: Source, shape: Sequence[int], table: Sequence[ClassE
 
     for header in source.datasets:  # highdicom compares the size with that of the voxels; one per slice is faster
         header.Rows = header.Columns = 1
-    first = source.datasets[0]
-    voxels = np.zeros((int(first.get("NumberOfFrames") or len(source.datasets)), 1, 1), np.uint8)
+    headers = _with_frames_of_volume(source)
+    first = headers[0]
+    voxels = np.zeros((int(first.get("NumberOfFrames") or len(headers)), 1, 1), np.uint8)
     voxels[0] = 1
     dataset: Any = hd.seg.Segmentation(
-        source.datasets,
+        headers,
         voxels,
         hd.seg.SegmentationTypeValues.BINARY,
         [_segment(entry) for entry in table],
@@ -124,6 +125,26 @@ def _without_frames(source: Source, shape: Sequence[int], table: Sequence[ClassE
     dataset.SharedFunctionalGroupsSequence[0].pop("SegmentIdentificationSequence", None)
     del dataset.PerFrameFunctionalGroupsSequence, dataset.PixelData
     return dataset
+
+
+def _with_frames_of_volume(source: Source) -> Sequence[Any]:
+    """Return the headers of a series; that of a multi-frame file with the frames of the volume only.
+
+    A file may have several volumes at the same positions, and highdicom refuses repeated positions.
+    """
+    from pydicom.dataset import Dataset
+
+    first = source.datasets[0]
+    frames = [plane.frame for plane in source.slices if plane.frame is not None]
+    if len(source.datasets) > 1 or not frames:
+        return source.datasets
+    chosen: Any = Dataset()
+    chosen.update(first)
+    chosen.file_meta = first.file_meta
+    groups = first.PerFrameFunctionalGroupsSequence
+    chosen.PerFrameFunctionalGroupsSequence = [groups[frame - 1] for frame in sorted(frames)]
+    chosen.NumberOfFrames = len(frames)
+    return [chosen]
 
 
 def _segment(entry: ClassEntry) -> Any:

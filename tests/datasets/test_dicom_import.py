@@ -23,8 +23,12 @@ from segbundle.datasets import dicom_import
 from segbundle.datasets.dicom_import import import_dataset
 from segbundle.errors import DataError, OutputError
 from segbundle.files.pseudonyms import PSEUDONYM
+from segbundle.io.dicom_folders import list_series
+from segbundle.io.label_maps import referenced_volume
 from segbundle.io.scans import read_geometry, read_scan
 from segbundle.masking import show_names
+from segbundle.segmentations.class_entries import class_table
+from segbundle.segmentations.formats import write_label_maps
 
 
 @pytest.fixture(scope="module")
@@ -264,6 +268,47 @@ def test_copies_of_series_and_segmentations_are_used_once(tmp_path):
     shutil.copytree(tmp_path / "export" / "a", tmp_path / "export" / "b")
     found = rows_of(import_dataset(tmp_path / "export", tmp_path / "out"))
     assert (found["a/ct"].status, found["b/ct"].error.reason) == ("training", "copy of another series")
+
+
+def write_time_points(folder, uid):
+    """Write a series with three volumes, and return their paths."""
+    for number in range(3):
+        dicoms.write_series(
+            folder / "ct", dicoms.voxels(exports.SHAPE, number), spacing=(0.9, 0.8, 2.5), SeriesInstanceUID=uid,
+            prefix=f"t{number}_", instances=range(100 * number + 1, 100 * number + 13),
+        )  # fmt: skip
+    return [series.path for series in list_series(folder / "ct")]
+
+
+@pytest.mark.parametrize("kind", ["dicom_seg", "rtstruct"])
+def test_segmentation_of_one_volume_of_a_series(tmp_path, kind):
+    paths = write_time_points(tmp_path / "export" / "a", "1.9")
+    table = class_table(["background", "liver"])
+    written = Path(write_label_maps(labels(1), paths[1], tmp_path / "export" / "a", "x", [kind], table)[kind])
+    found = import_dataset(tmp_path / "export", tmp_path / "out").rows
+    assert sorted((row.status, row.error and row.error.reason) for row in found) == [
+        ("left out", "no segmentation"), ("left out", "no segmentation"), ("training", None),
+    ]  # fmt: skip
+    (image,) = (tmp_path / "out" / "imagesTr").iterdir()
+    np.testing.assert_array_equal(read_scan(image).array, read_scan(paths[1]).array)
+    assert referenced_volume(written) == paths[1]
+    dataset = dcmread(written)
+    change_references(dataset, lambda dataset, element: setattr(element, "value", f"{element.value}.7"))
+    dataset.save_as(written)
+    reasons = {row.error.reason for row in import_dataset(tmp_path / "export", tmp_path / "out").rows}
+    assert reasons == {"no segmentation", "segmentation without its volume"}
+    change_references(dataset, lambda dataset, element: dataset.pop(element.tag))
+    dataset.save_as(written)
+    found = import_dataset(tmp_path / "export", tmp_path / "out").rows
+    assert {row.error.reason for row in found} == {"segmentation of an unknown volume"}
+
+
+def change_references(dataset, change):
+    def visit(dataset, element):
+        if element.keyword == "ReferencedSOPInstanceUID":
+            change(dataset, element)
+
+    dataset.walk(visit)
 
 
 def test_foreign_files_are_kept(export, tmp_path):

@@ -79,7 +79,9 @@ def test_formats_that_can_be_written_are_written(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="has no SeriesInstanceUID"):
         write_possible_label_maps(LABELS, scan, tmp_path, "ct", every[2:], table)
     other = write_nifti(tmp_path / "b.nii.gz", LABELS)
-    assert "is not a DICOM series" in write_possible_label_maps(LABELS, other, tmp_path, "b", every, table)[1]["rtstruct"]
+    assert (
+        "is not a DICOM series" in write_possible_label_maps(LABELS, other, tmp_path, "b", every, table)[1]["rtstruct"]
+    )
 
 
 @pytest.mark.parametrize("name", ["dicom_seg", "rtstruct"])

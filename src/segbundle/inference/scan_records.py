@@ -373,7 +373,8 @@ def report_failures(records: ScanRecords) -> None:
     if records.missing:
         raise ScansFailedError(
             f"{len(records.missing)} scans were not processed ({', '.join(records.missing[:5])}), perhaps because "
-            f"reading them ran out of memory. Continue with --resume. {unwritten}".rstrip() + formats
+            f"reading them ran out of memory. Continue with --resume. {unwritten}".rstrip()
+            + formats
         )
     if failed:
         cases = ", ".join(record["case"] for record in failed[:5]) + (", ..." if len(failed) > 5 else "")

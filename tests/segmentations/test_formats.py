@@ -84,6 +84,19 @@ def test_formats_that_can_be_written_are_written(tmp_path, monkeypatch):
     )
 
 
+def test_equal_uids_are_refused_without_quoting_them(tmp_path, caplog):
+    def edit(dataset, index):
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3.99"
+
+    dicoms.write_series(tmp_path / "ct", dicoms.voxels((4, 3, 2)), edit=edit)
+    table, every = class_table(["background", "liver"]), ["nifti", "nrrd", "dicom_seg", "rtstruct"]
+    written, failed = write_possible_label_maps(LABELS, tmp_path / "ct", tmp_path, "ct", every, table)
+    assert list(written) == ["nifti", "nrrd"]
+    for reason in (failed["dicom_seg"], failed["rtstruct"]):
+        assert "several of its files have the same SOPInstanceUID" in reason and "1.2.3.99" not in reason
+    assert "1.2.3.99" not in caplog.text
+
+
 @pytest.mark.parametrize("name", ["dicom_seg", "rtstruct"])
 def test_empty_label_map_is_written(tmp_path, name):
     from segbundle.io.label_maps import read_labels

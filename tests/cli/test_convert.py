@@ -232,6 +232,8 @@ def test_foreign_files_and_inputs_are_kept(series, tmp_path):
         ),
         (["seg.nii", "a.dcm", "--like", "seg.nii"], "seg.nii: is not a DICOM series, so its label map cannot"),
         (["seg.nii", "a.seg.nrrd"], "output_format nrrd needs class_names"),
+        (["ct", "a.seg.nrrd"], "ct: is a scan, not a label map, so it cannot be written as nrrd. Write it as .nii.gz"),
+        (["ct", "a.dcm"], "ct: is a scan, not a label map, so it cannot be written as dicom_seg"),
         (["seg.nii", "a.seg.nrrd", "--class_names", "liver"], 'must begin with background: "[background, liver]"'),
         (["seg.nii", "a.nii", "--class_names", "[background, liver]"], "contains the label value 2, but its 1 classes"),
         (["ct", "a.nii", "--labels"], "the label map contains the value"),

@@ -24,6 +24,7 @@ from segbundle.io.scan_writing import write_scan
 from segbundle.io.scans import read_geometry, write_segmentation
 from segbundle.io.segment_files import add_segments
 from segbundle.io.segments import LabelGrid, find_class
+from segbundle.io.structure_sets import DamagedContourError
 from segbundle.masking import hide
 from segbundle.segmentations.class_entries import class_table
 from segbundle.segmentations.nifti_labels import label_extensions
@@ -285,6 +286,8 @@ class _Importer:
         for file in volume.segments:
             try:
                 add_segments(labels, file, values_of(file.names, self.class_names))
+            except DamagedContourError as error:
+                raise LeftOutError("segmentation cannot be read", str(error)) from error
             except DataError as error:
                 raise LeftOutError("geometry mismatch", str(error)) from error
             except Exception as error:  # pydicom raises various exceptions for damaged files

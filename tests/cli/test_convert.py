@@ -116,7 +116,7 @@ def test_scan_with_channels(tmp_path, suffix):
 def test_label_maps_between_all_formats(series, tmp_path, source, target):
     path, output = written(series, tmp_path, source), tmp_path / f"result{FORMATS[target]}"
     done = convert(path, output, "--output_format", target, "--like", series)
-    assert "13 x 11 x 7 voxels, 4 classes: liver, kidney_left, lesion, absent" in done.stdout
+    assert "13 x 11 x 7 voxels, 4 classes: liver, kidney_left, lesion, absent (empty)" in done.stdout
     found = read_labels(output, NAMES, read_geometry(series))
     np.testing.assert_array_equal(found.array[0], phantom())
     assert found.geometry.difference(read_geometry(series)) is None

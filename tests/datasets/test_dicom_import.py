@@ -356,6 +356,7 @@ def test_command_prints_the_table_and_the_dataset_passes_the_check(export, tmp_p
     assert done.exit_code == 1  # because of damaged and ambiguous cases
     assert f"{out}: 3 training cases, 2 unlabeled, 5 left out. Classes: background, body, empty," in done.stdout
     assert "Classes without a segment in any training case: body. Choose classes with --class_names." in done.stdout
+    assert "Warning: 3 training cases have segments of an algorithm (AUTOMATIC)" in done.stderr
     assert "two segments are named liver and Liver. Remove or rename one" in done.stderr
     line = next(line for line in done.stdout.splitlines() if "Doe_John/ct" in line)
     assert line.split()[:2] == [read_case(out, "Doe_John", export), "training"] and "20 x 18 x 12" in line

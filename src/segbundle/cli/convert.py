@@ -136,7 +136,9 @@ def _convert_labels(
         raise _scan_error(source, kind)
     reference = like or (source if is_nifti(source) else replace(label.geometry, channels=1))
     write_label_map(np.asfortranarray(label.array[0]), reference, output, kind, table)
-    shown = f", {len(table)} classes: {', '.join(entry.name for entry in table)}" if table else ""
+    present = set(np.unique(label.array).tolist())
+    names = [entry.name if entry.label in present else f"{entry.name} (empty)" for entry in table]
+    shown = f", {len(table)} classes: {', '.join(names)}" if table else ""
     return f"{output}: label map, {_size(label.geometry)}{shown}"
 
 

@@ -31,7 +31,7 @@ from segbundle.segmentations.nifti_labels import label_extensions
 from segbundle.terminal import counted
 
 TABLE = "import.csv"
-COLUMNS = ("case", "status", "reason", "modality", "size (voxels)", "spacing (mm)", "classes")
+COLUMNS = ("case", "status", "reason", "modality", "size (voxels)", "spacing (mm)", "classes", "algorithm")
 _DESCRIPTION = "dataset.json"
 _RECORDS = ".segbundle-import.json"
 """File with a hash of the sources and classes of each imported case."""
@@ -50,6 +50,7 @@ class ImportRow:
         geometry: geometry of the volume; None (default) if unknown.
         classes: annotated classes (default none).
         patient: pseudonym of the patient, see `import_dataset`; empty (default) if unknown.
+        algorithms: algorithm types of the segments that are classes, such as `MANUAL` (default none).
         error: reason why the volume was left out; None (default) for a case.
 
     Example:
@@ -64,6 +65,7 @@ class ImportRow:
     geometry: Geometry | None = None
     classes: tuple[str, ...] = ()
     patient: str = ""
+    algorithms: tuple[str, ...] = ()
     error: LeftOutError | None = field(default=None, compare=False)
 
     @property
@@ -74,7 +76,8 @@ class ImportRow:
             size = " x ".join(map(str, self.geometry.shape))
             spacing = " x ".join(f"{value:.3g}" for value in self.geometry.spacing)
         reason = "" if self.error is None else self.error.reason
-        return self.case, self.status, reason, self.modality, size, spacing, ", ".join(self.classes)
+        algorithms = ", ".join(self.algorithms)
+        return self.case, self.status, reason, self.modality, size, spacing, ", ".join(self.classes), algorithms
 
 
 @dataclass(frozen=True)
@@ -227,8 +230,18 @@ class _Importer:
         if error is not None:
             return ImportRow(volume.case, "left out", volume.place, volume.modality, geometry, error=error)
         status = "training" if volume.place in self.segments else "unlabeled"
-        patient = self._patient(volume)
-        return ImportRow(volume.case, status, volume.place, volume.modality, geometry, classes, patient)
+        patient, kinds = self._patient(volume), self._algorithms(volume)
+        return ImportRow(volume.case, status, volume.place, volume.modality, geometry, classes, patient, kinds)
+
+    def _algorithms(self, volume: Volume) -> tuple[str, ...]:
+        """Return the sorted algorithm types of the segments of a volume that are classes."""
+        found = {
+            escaped(file.algorithms[number])
+            for file in volume.segments
+            for number in values_of(file.names, self.class_names)
+            if number in file.algorithms
+        }
+        return tuple(sorted(found))
 
     def _patient(self, volume: Volume) -> str:
         """Return the pseudonym of the patient of a volume; empty without PatientID and StudyInstanceUID."""

@@ -94,6 +94,19 @@ def test_format_of_dicom_is_refused_for_other_scans(scans, trained, tmp_path):
     assert "as dicom_seg or rtstruct" in (tmp_path / "b" / "predictions.json").read_text()
 
 
+def test_one_impossible_format_does_not_cost_the_others(scans, trained, tmp_path):
+    done = predict(trained, tmp_path / "out", scans, "--output_format", "nifti,nrrd,rtstruct")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "1 of 2 scans lack an output format" in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("other: rtstruct was not written: ") and "is not a DICOM series" in last
+    _, other = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert other["status"] == "ok" and list(other["outputs"]) == ["nifti", "nrrd"]
+    assert list(other["failed_formats"]) == ["rtstruct"] and (tmp_path / "out" / "other.seg.nrrd").is_file()
+    done = predict(trained, tmp_path / "out", scans, "--output_format", "nifti,nrrd,rtstruct", "--resume")
+    assert done.returncode == 1 and "1 of 2 scans are done" in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [

@@ -116,7 +116,7 @@ def test_scan_with_channels(tmp_path, suffix):
 def test_label_maps_between_all_formats(series, tmp_path, source, target):
     path, output = written(series, tmp_path, source), tmp_path / f"result{FORMATS[target]}"
     done = convert(path, output, "--output_format", target, "--like", series)
-    assert "13 x 11 x 7 voxels, 4 classes: liver, kidney_left, lesion, absent" in done.stdout
+    assert "13 x 11 x 7 voxels, 4 classes: liver, kidney_left, lesion, absent (empty)" in done.stdout
     found = read_labels(output, NAMES, read_geometry(series))
     np.testing.assert_array_equal(found.array[0], phantom())
     assert found.geometry.difference(read_geometry(series)) is None
@@ -232,6 +232,8 @@ def test_foreign_files_and_inputs_are_kept(series, tmp_path):
         ),
         (["seg.nii", "a.dcm", "--like", "seg.nii"], "seg.nii: is not a DICOM series, so its label map cannot"),
         (["seg.nii", "a.seg.nrrd"], "output_format nrrd needs class_names"),
+        (["ct", "a.seg.nrrd"], "ct: is a scan, not a label map, so it cannot be written as nrrd. Write it as .nii.gz"),
+        (["ct", "a.dcm"], "ct: is a scan, not a label map, so it cannot be written as dicom_seg"),
         (["seg.nii", "a.seg.nrrd", "--class_names", "liver"], 'must begin with background: "[background, liver]"'),
         (["seg.nii", "a.nii", "--class_names", "[background, liver]"], "contains the label value 2, but its 1 classes"),
         (["ct", "a.nii", "--labels"], "the label map contains the value"),

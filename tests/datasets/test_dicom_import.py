@@ -20,11 +20,17 @@ from commands import TINY, invoke, segbundle
 from exports import labels, write_case, write_segments
 from segbundle.cli.import_dataset import print_import
 from segbundle.datasets import dicom_import
+from segbundle.datasets.datalist import dataset_folds
 from segbundle.datasets.dicom_import import import_dataset
 from segbundle.errors import DataError, OutputError
-from segbundle.files.pseudonyms import PSEUDONYM
+from segbundle.files.pseudonyms import PSEUDONYM, SALT
+from segbundle.io.dicom_folders import list_series
+from segbundle.io.label_maps import referenced_volume
 from segbundle.io.scans import read_geometry, read_scan
 from segbundle.masking import show_names
+from segbundle.segmentations.class_entries import class_table
+from segbundle.segmentations.formats import write_label_maps
+from tiny import TINY_CLASSES
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +50,15 @@ def rows_of(result):
 
 def contents(folder):
     """Return the bytes of all files but the record of their dates and the lock."""
-    skipped = (".segbundle-files.jsonl", ".lock")
+    skipped = (".segbundle-files.jsonl", ".lock", SALT)
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in skipped]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def copy_salt(source, folder):
+    """Copy the salt of a dataset, so that patients have the same pseudonyms."""
+    folder.mkdir()
+    shutil.copy(source / SALT, folder)
 
 
 @pytest.mark.slow
@@ -152,6 +164,7 @@ def test_stopped_import_continues_with_the_same_files(export, imported, tmp_path
 
     monkeypatch.setattr(dicom_import, "write_segmentation", stop)
     folder = tmp_path / "dataset"
+    copy_salt(imported[0], folder)
     with pytest.raises(KeyboardInterrupt):
         import_dataset(export, folder)
     assert not (folder / "dataset.json").exists()
@@ -166,6 +179,7 @@ def test_stopped_import_continues_with_the_same_files(export, imported, tmp_path
 KILL = """
 import os, signal, sys
 from pathlib import Path
+from segbundle.datasets.datalist import dataset_folds
 from segbundle.datasets.dicom_import import import_dataset
 
 fsync, calls = os.fsync, []
@@ -187,6 +201,7 @@ import_dataset(sys.argv[1], sys.argv[2])
 @pytest.mark.parametrize("when", [6, 11])
 def test_killed_import_continues_and_leaves_no_partial_file(export, imported, tmp_path, when):
     folder = tmp_path / "dataset"
+    copy_salt(imported[0], folder)
     done = subprocess.run([sys.executable, "-c", KILL, export, folder, str(when)], check=False)
     assert done.returncode == -signal.SIGKILL
     assert [path for path in folder.rglob(".partial-*") if path.stat().st_size]
@@ -266,6 +281,63 @@ def test_copies_of_series_and_segmentations_are_used_once(tmp_path):
     assert (found["a/ct"].status, found["b/ct"].error.reason) == ("training", "copy of another series")
 
 
+def write_time_points(folder, uid):
+    """Write a series with three volumes, and return their paths."""
+    for number in range(3):
+        dicoms.write_series(
+            folder / "ct", dicoms.voxels(exports.SHAPE, number), spacing=(0.9, 0.8, 2.5), SeriesInstanceUID=uid,
+            prefix=f"t{number}_", instances=range(100 * number + 1, 100 * number + 13),
+        )  # fmt: skip
+    return [series.path for series in list_series(folder / "ct")]
+
+
+@pytest.mark.parametrize("kind", ["dicom_seg", "rtstruct"])
+def test_segmentation_of_one_volume_of_a_series(tmp_path, kind):
+    paths = write_time_points(tmp_path / "export" / "a", "1.9")
+    table = class_table(["background", "liver"])
+    written = Path(write_label_maps(labels(1), paths[1], tmp_path / "export" / "a", "x", [kind], table)[kind])
+    found = import_dataset(tmp_path / "export", tmp_path / "out").rows
+    assert sorted((row.status, row.error and row.error.reason) for row in found) == [
+        ("left out", "no segmentation"), ("left out", "no segmentation"), ("training", None),
+    ]  # fmt: skip
+    (image,) = (tmp_path / "out" / "imagesTr").iterdir()
+    np.testing.assert_array_equal(read_scan(image).array, read_scan(paths[1]).array)
+    assert referenced_volume(written) == paths[1]
+    dataset = dcmread(written)
+    change_references(dataset, lambda dataset, element: setattr(element, "value", f"{element.value}.7"))
+    dataset.save_as(written)
+    reasons = {row.error.reason for row in import_dataset(tmp_path / "export", tmp_path / "out").rows}
+    assert reasons == {"no segmentation", "segmentation without its volume"}
+    change_references(dataset, lambda dataset, element: dataset.pop(element.tag))
+    dataset.save_as(written)
+    found = import_dataset(tmp_path / "export", tmp_path / "out").rows
+    assert {row.error.reason for row in found} == {"segmentation of an unknown volume"}
+
+
+def change_references(dataset, change):
+    def visit(dataset, element):
+        if element.keyword == "ReferencedSOPInstanceUID":
+            change(dataset, element)
+
+    dataset.walk(visit)
+
+
+def test_series_of_a_patient_are_never_divided(tmp_path):
+    for number in range(8):
+        series = write_case(tmp_path / "export" / f"s{number}", f"1.4.{number}", seed=number,
+                            PatientID=f"Zappel{number // 2}")  # fmt: skip
+        write_segments(series, "rs", labels(1, 2), TINY_CLASSES[1:])
+    rows = import_dataset(tmp_path / "export", tmp_path / "out").rows
+    content = (tmp_path / "out" / "dataset.json").read_text()
+    assert "Zappel" not in content and len({row.patient for row in rows}) == 4
+    patient = {row.case: row.place[1:2] for row in rows}
+    for seed in range(5):
+        for training, held_out in dataset_folds(tmp_path / "out", TINY_CLASSES, num_folds=4, split_seed=seed).folds:
+            assert not {int(patient[n]) // 2 for n in training} & {int(patient[n]) // 2 for n in held_out}
+    import_dataset(tmp_path / "export", tmp_path / "out")
+    assert (tmp_path / "out" / "dataset.json").read_text() == content
+
+
 def test_foreign_files_are_kept(export, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "dataset.json").write_text("{}")
@@ -284,6 +356,7 @@ def test_command_prints_the_table_and_the_dataset_passes_the_check(export, tmp_p
     assert done.exit_code == 1  # because of damaged and ambiguous cases
     assert f"{out}: 3 training cases, 2 unlabeled, 5 left out. Classes: background, body, empty," in done.stdout
     assert "Classes without a segment in any training case: body. Choose classes with --class_names." in done.stdout
+    assert "Warning: 3 training cases have segments of an algorithm (AUTOMATIC)" in done.stderr
     assert "two segments are named liver and Liver. Remove or rename one" in done.stderr
     line = next(line for line in done.stdout.splitlines() if "Doe_John/ct" in line)
     assert line.split()[:2] == [read_case(out, "Doe_John", export), "training"] and "20 x 18 x 12" in line

@@ -55,6 +55,17 @@ def test_one_fold_per_site(dataset):
         labeled_data(dataset, TINY_CLASSES, "validation", 3, "groups", groups="site")
 
 
+def test_patients_stay_together_by_default(dataset):
+    patients = {name: {"patient": f"x{name[:2]}"} for name in NAMES}
+    write_description(dataset, **patients)
+    for seed in range(5):
+        folds = held_out(dataset, num_folds=4, split_seed=seed)
+        assert sorted(folds) == [[f"p{p}_0", f"p{p}_1"] for p in range(4)]
+    for others in ({name: {"patient": "x"} for name in NAMES}, dict(list(patients.items())[1:])):
+        write_description(dataset, **others)
+        assert len(held_out(dataset, num_folds=8)) == 8
+
+
 @pytest.mark.parametrize(("name", "separator"), [("sites.csv", ","), ("sites.TSV", "\t")])
 def test_column_of_a_table(dataset, tmp_path, name, separator):
     rows = ["case,hospital", *(f"{case},{site}" for case, site in SITES.items()), "other,Basel"]

@@ -75,6 +75,30 @@ def test_failed_scan_loses_label_map_of_earlier_run(tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.json"]
 
 
+def test_missing_format_is_recorded_and_resumed(tmp_path, monkeypatch, caplog):
+    class Saving(SaveLabelsd):
+        reason = "no UID"
+
+        def __call__(self, data):
+            saved = super().__call__(data)
+            missing = {"failed_formats": {"dicom_seg": self.reason}} if saved["case"] == "a" and self.reason else {}
+            return saved | missing
+
+    monkeypatch.setitem(run.__globals__, "SaveLabelsd", Saving)
+    kept = run(scans(tmp_path / "scans", "ab"), tmp_path / "out", Picky())
+    first, second = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert (first["status"], first["error"], first["failed_formats"]) == ("ok", None, {"dicom_seg": "no UID"})
+    assert first["prediction"] == str(tmp_path / "out" / "a_seg.nii.gz") and Path(first["prediction"]).is_file()
+    assert "failed_formats" not in second and "a: dicom_seg was not written: no UID" in caplog.text
+    with pytest.raises(ScansFailedError, match=r"(?s)1 of 2 scans lack .*\na: dicom_seg was not written: no UID$"):
+        report_failures(kept)
+    Saving.reason = None
+    again = Counting()
+    kept = run(tmp_path / "scans", tmp_path / "out", again, resume=True)
+    assert again.scans == 1 and not kept.incomplete
+    report_failures(kept)
+
+
 def test_run_without_failures_raises_nothing(tmp_path):
     write_nifti(tmp_path / "a.nii.gz", torch.rand(5, 4, 3).numpy())
     kept = run(tmp_path / "a.nii.gz", tmp_path / "out", Picky())

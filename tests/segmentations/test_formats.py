@@ -11,7 +11,12 @@ from segbundle.io.label_maps import read_labels
 from segbundle.io.scans import read_geometry
 from segbundle.segmentations import formats
 from segbundle.segmentations.class_entries import class_table
-from segbundle.segmentations.formats import check_output_format, output_formats, write_label_maps
+from segbundle.segmentations.formats import (
+    check_output_format,
+    output_formats,
+    write_label_maps,
+    write_possible_label_maps,
+)
 from tiny import write_nifti
 
 LABELS = np.ones((4, 3, 2), np.uint8)
@@ -42,6 +47,9 @@ def test_only_scans_of_dicom_pass(tmp_path):
     assert dataset.data[1]["error"].startswith(f"{other}: is not a DICOM series")
     with pytest.raises(DataError, match=r"b\.nii\.gz: is not a DICOM series"):
         check_output_format(SimpleNamespace(data=entries[1:]), "rtstruct")
+    some = SimpleNamespace(data=entries)
+    check_output_format(some, "nifti,rtstruct")
+    assert some.data == entries  # NIfTI can be written
 
 
 def test_names_are_needed_by_other_programs(tmp_path):
@@ -59,6 +67,38 @@ def test_series_without_uids_is_refused(tmp_path, name):
     dicoms.write_series(tmp_path / "ct", dicoms.voxels((4, 3, 2)), edit=edit)
     with pytest.raises(DataError, match="has no SOPInstanceUID"):
         write_label_maps(LABELS, tmp_path / "ct", tmp_path, "ct", [name], class_table(["background", "liver"]))
+
+
+def test_formats_that_can_be_written_are_written(tmp_path, monkeypatch):
+    def edit(dataset, index):
+        del dataset.SeriesInstanceUID
+
+    scan = dicoms.write_series(tmp_path / "ct", dicoms.voxels((4, 3, 2)), edit=edit)[0].parent
+    table = class_table(["background", "liver"])
+    every = ["nifti", "nrrd", "dicom_seg", "rtstruct"]
+    written, failed = write_possible_label_maps(LABELS, scan, tmp_path, "ct", every, table)
+    assert sorted(map(str, tmp_path.glob("ct*.*"))) == sorted([*written.values(), str(tmp_path / "ct_seg.json")])
+    assert list(written) == ["nifti", "nrrd"] and list(failed) == ["dicom_seg", "rtstruct"]
+    assert all("has no SeriesInstanceUID" in reason for reason in failed.values())
+    with pytest.raises(DataError, match="has no SeriesInstanceUID"):
+        write_possible_label_maps(LABELS, scan, tmp_path, "ct", every[2:], table)
+    other = write_nifti(tmp_path / "b.nii.gz", LABELS)
+    assert (
+        "is not a DICOM series" in write_possible_label_maps(LABELS, other, tmp_path, "b", every, table)[1]["rtstruct"]
+    )
+
+
+def test_equal_uids_are_refused_without_quoting_them(tmp_path, caplog):
+    def edit(dataset, index):
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3.99"
+
+    dicoms.write_series(tmp_path / "ct", dicoms.voxels((4, 3, 2)), edit=edit)
+    table, every = class_table(["background", "liver"]), ["nifti", "nrrd", "dicom_seg", "rtstruct"]
+    written, failed = write_possible_label_maps(LABELS, tmp_path / "ct", tmp_path, "ct", every, table)
+    assert list(written) == ["nifti", "nrrd"]
+    for reason in (failed["dicom_seg"], failed["rtstruct"]):
+        assert "several of its files have the same SOPInstanceUID" in reason and "1.2.3.99" not in reason
+    assert "1.2.3.99" not in caplog.text
 
 
 @pytest.mark.parametrize("name", ["dicom_seg", "rtstruct"])

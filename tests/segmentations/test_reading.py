@@ -112,6 +112,39 @@ def test_contours_without_an_area_are_skipped_and_named(tmp_path, caplog, kind):
     assert (message in caplog.text) == (kind != "POINT")
 
 
+def test_contours_on_every_second_slice_are_reported(tmp_path, caplog):
+    path = written_structures(tmp_path)
+    dataset = dcmread(path)
+    structure = dataset.ROIContourSequence[0]
+    used = {}
+    for contour in structure.ContourSequence:
+        used.setdefault(contour.ContourImageSequence[0].ReferencedSOPInstanceUID, []).append(contour)
+    read_labels(path, NAMES)
+    assert "apart" not in caplog.text
+    structure.ContourSequence = [contour for same in list(used.values())[::2] for contour in same]
+    dataset.save_as(path)
+    read_labels(path, NAMES)
+    assert f"{path}: the contours of liver are 4 mm apart, but the slices 2 mm" in caplog.text
+
+
+def test_damaged_contour_is_named(tmp_path):
+    path = written_structures(tmp_path)
+    dataset = dcmread(path)
+    contour = dataset.ROIContourSequence[0].ContourSequence[1]
+    contour.ContourData = contour.ContourData[:-1]
+    dataset.save_as(path)
+    with pytest.raises(DataError, match=r"x_rtstruct\.dcm: contour 2 of liver is damaged: its coordinates"):
+        read_labels(path, NAMES)
+
+
+def written_structures(folder):
+    """Return an RTSTRUCT of a box in 8 of 12 slices, beside its series."""
+    dicoms.write_series(folder / "ct", dicoms.voxels((10, 9, 12)))
+    found = np.zeros((10, 9, 12), np.uint8, order="F")
+    found[2:6, 2:6, 2:10] = 1
+    return write_label_maps(found, folder / "ct", folder / "rs", "x", ["rtstruct"], class_table(NAMES[:2]))["rtstruct"]
+
+
 def test_structure_of_smooth_contours_matches(tmp_path):
     """Contours of another program, through the centers of the outermost pixels, as OpenCV draws them."""
     source = write_source(tmp_path / "ct", "axial")

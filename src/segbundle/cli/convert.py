@@ -16,6 +16,7 @@ from segbundle.cli.option_types import names_in
 from segbundle.config.overlays import read_config
 from segbundle.errors import ConfigError, DataError, OutputError
 from segbundle.files.output_folders import refuse_to_replace
+from segbundle.io.dicom import is_dicom
 from segbundle.io.geometry import Geometry
 from segbundle.io.label_maps import dicom_object, referenced_volume
 from segbundle.io.nifti import is_nifti
@@ -79,10 +80,19 @@ def convert(
     if os.path.realpath(source) == os.path.realpath(output):
         raise OutputError(f"{output}: is the input. Choose another path for the output file.")
     recognized = is_segmentation(source.name) or dicom_object(source)[1] is not None
+    if kind != "nifti" and not (labels or recognized or classes.names) and is_dicom(source):
+        raise _scan_error(source, kind)
     if labels or recognized or kind != "nifti" or like is not None or classes.names:
         return _convert_labels(source, output, kind, like, classes, allow_uneven)
     refuse_to_replace(output)
     return f"{output}: scan, {_size(write_scan(source, output, allow_uneven))}"
+
+
+def _scan_error(source: Path, kind: str) -> DataError:
+    return DataError(
+        f"{source}: is a scan, not a label map, so it cannot be written as {kind}. Write it as .nii.gz, or pass "
+        "--class_names if it is a label map."
+    )
 
 
 def _format(output: Path, given: str | None) -> str:
@@ -122,9 +132,13 @@ def _convert_labels(
     _refuse_to_replace(output, kind, bool(table))
     grid = None if like is None else read_geometry(like, allow_uneven)
     label = read_named_labels(source, found, table, grid, allow_uneven)
+    if not table and kind != "nifti" and label.array.min(initial=0) < 0:
+        raise _scan_error(source, kind)
     reference = like or (source if is_nifti(source) else replace(label.geometry, channels=1))
     write_label_map(np.asfortranarray(label.array[0]), reference, output, kind, table)
-    shown = f", {len(table)} classes: {', '.join(entry.name for entry in table)}" if table else ""
+    present = set(np.unique(label.array).tolist())
+    names = [entry.name if entry.label in present else f"{entry.name} (empty)" for entry in table]
+    shown = f", {len(table)} classes: {', '.join(names)}" if table else ""
     return f"{output}: label map, {_size(label.geometry)}{shown}"
 
 

@@ -62,6 +62,13 @@ def print_import(
     if result.not_chosen:
         others = ", ".join(f"{name} ({number})" for name, number in sorted(result.not_chosen.items()))
         print(f"Segments that are not in --class_names, with their number of volumes: {others}.")
+    automatic = sum("AUTOMATIC" in row.algorithms for row in result.rows if row.status == "training")
+    if automatic:
+        print(
+            f"Warning: {automatic} training cases have segments of an algorithm (AUTOMATIC), such as predictions of a "
+            "model. Check them before you train on them.",
+            file=sys.stderr,
+        )
     messages = [
         f"{row.case}: {error.message or error.reason}"
         for row in result.rows

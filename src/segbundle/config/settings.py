@@ -193,7 +193,8 @@ SETTINGS = (
         "groups", AnyOf(NULL, Text(filled=True)),
         "a key of dataset.json, a column such as sites.csv:site, a pattern such as '(patient\\d+)_', or null,",
         "groups of cases that stay in one fold, such as the scans of a patient; by a key of dataset.json, a column of "
-        "a table, or a pattern of the case names; null uses the subjects of BIDS", _DATA, "null", _SCORE,
+        "a table, or a pattern of the case names; null uses the subjects of BIDS, or the key "
+        "patient of dataset.json", _DATA, "null", _SCORE,
         affects="cases", fixed=True,
     ),
     Setting(

@@ -24,13 +24,14 @@ from segbundle.io.scan_writing import write_scan
 from segbundle.io.scans import read_geometry, write_segmentation
 from segbundle.io.segment_files import add_segments
 from segbundle.io.segments import LabelGrid, find_class
+from segbundle.io.structure_sets import DamagedContourError
 from segbundle.masking import hide
 from segbundle.segmentations.class_entries import class_table
 from segbundle.segmentations.nifti_labels import label_extensions
 from segbundle.terminal import counted
 
 TABLE = "import.csv"
-COLUMNS = ("case", "status", "reason", "modality", "size (voxels)", "spacing (mm)", "classes")
+COLUMNS = ("case", "status", "reason", "modality", "size (voxels)", "spacing (mm)", "classes", "algorithm")
 _DESCRIPTION = "dataset.json"
 _RECORDS = ".segbundle-import.json"
 """File with a hash of the sources and classes of each imported case."""
@@ -48,6 +49,8 @@ class ImportRow:
         modality: modality, such as `CT`; empty if unknown.
         geometry: geometry of the volume; None (default) if unknown.
         classes: annotated classes (default none).
+        patient: pseudonym of the patient, see `import_dataset`; empty (default) if unknown.
+        algorithms: algorithm types of the segments that are classes, such as `MANUAL` (default none).
         error: reason why the volume was left out; None (default) for a case.
 
     Example:
@@ -61,6 +64,8 @@ class ImportRow:
     modality: str
     geometry: Geometry | None = None
     classes: tuple[str, ...] = ()
+    patient: str = ""
+    algorithms: tuple[str, ...] = ()
     error: LeftOutError | None = field(default=None, compare=False)
 
     @property
@@ -71,7 +76,8 @@ class ImportRow:
             size = " x ".join(map(str, self.geometry.shape))
             spacing = " x ".join(f"{value:.3g}" for value in self.geometry.spacing)
         reason = "" if self.error is None else self.error.reason
-        return self.case, self.status, reason, self.modality, size, spacing, ", ".join(self.classes)
+        algorithms = ", ".join(self.algorithms)
+        return self.case, self.status, reason, self.modality, size, spacing, ", ".join(self.classes), algorithms
 
 
 @dataclass(frozen=True)
@@ -111,7 +117,11 @@ def import_dataset(
 
     Each volume to which a DICOM SEG or RTSTRUCT refers becomes a training case: `imagesTr/<case>.nii.gz`,
     `labelsTr/<case>.nii.gz`, and an entry of `dataset.json` with the names of the classes that have a segment
-    (`annotated`). `import.csv` lists all volumes. Cases whose files are complete are skipped.
+    (`annotated`) and a pseudonym of the patient (`patient`), which keeps the cases of a patient in one fold.
+    `import.csv` lists all volumes. Cases whose files are complete are skipped.
+
+    The pseudonym is a hash of the PatientID, or else of the StudyInstanceUID, with the random salt of the dataset's
+    folder.
 
     Args:
         export: folder of the export; its subfolders are searched.
@@ -133,7 +143,8 @@ def import_dataset(
     if os.path.realpath(export) == os.path.realpath(dataset):
         raise OutputError(f"{dataset}: is the export. Choose another folder for the dataset.")
     export, folder = Path(export), _claimed(dataset)
-    salt = Pseudonyms(folder.folder) if case_names == "pseudonym" else None
+    patients = Pseudonyms(folder.folder)
+    salt = patients if case_names == "pseudonym" else None
     if salt is not None:
         hide_names_below([export], dataset)
     volumes = search_export(export, series, case_names, salt)
@@ -141,7 +152,7 @@ def import_dataset(
         hide([], cases={str(volume.path): volume.case for volume in volumes})
     segments, errors = _segments(volumes, class_names)
     names = list(class_names) or union_of_names(segments.values())
-    importer = _Importer(folder, names, segments, salt, allow_uneven)
+    importer = _Importer(folder, names, segments, patients, salt, allow_uneven)
     rows = []
     for volume in counted(volumes, len(volumes), "importing", "volume", free_lines=3):
         error = errors.get(volume.place)
@@ -196,11 +207,12 @@ class _Importer:
         folder: OutputFolder,
         class_names: Sequence[str],
         segments: dict[str, list[str]],
+        patients: Pseudonyms,
         salt: Pseudonyms | None,
         allow_uneven: bool,
     ) -> None:
         self.folder, self.class_names, self.segments, self.salt = folder, list(class_names), segments, salt
-        self.allow_uneven = allow_uneven
+        self.patients, self.allow_uneven = patients, allow_uneven
         path = folder.folder / _RECORDS
         content: Any = read_json(path) if path.is_file() else {}
         self.records: dict[str, str] = content if isinstance(content, dict) else {}
@@ -218,7 +230,29 @@ class _Importer:
         if error is not None:
             return ImportRow(volume.case, "left out", volume.place, volume.modality, geometry, error=error)
         status = "training" if volume.place in self.segments else "unlabeled"
-        return ImportRow(volume.case, status, volume.place, volume.modality, geometry, classes)
+        patient, kinds = self._patient(volume), self._algorithms(volume)
+        return ImportRow(volume.case, status, volume.place, volume.modality, geometry, classes, patient, kinds)
+
+    def _algorithms(self, volume: Volume) -> tuple[str, ...]:
+        """Return the sorted algorithm types of the segments of a volume that are classes."""
+        found = {
+            escaped(file.algorithms[number])
+            for file in volume.segments
+            for number in values_of(file.names, self.class_names)
+            if number in file.algorithms
+        }
+        return tuple(sorted(found))
+
+    def _patient(self, volume: Volume) -> str:
+        """Return the pseudonym of the patient of a volume; empty without PatientID and StudyInstanceUID."""
+        from pydicom import dcmread
+
+        files = volume.series.files if volume.series is not None else ()
+        for name in ("PatientID", "StudyInstanceUID") if files else ():
+            header: Any = dcmread(files[0], stop_before_pixels=True, force=True, specific_tags=[name])
+            if identity := str(header.get(name) or "").strip():
+                return f"patient_{self.patients.digest(f'{name} {identity}')[:12]}"
+        return ""
 
     def _classes(self, volume: Volume) -> tuple[str, ...]:
         """Return the annotated classes of a volume, in the order of their label values."""
@@ -265,6 +299,8 @@ class _Importer:
         for file in volume.segments:
             try:
                 add_segments(labels, file, values_of(file.names, self.class_names))
+            except DamagedContourError as error:
+                raise LeftOutError("segmentation cannot be read", str(error)) from error
             except DataError as error:
                 raise LeftOutError("geometry mismatch", str(error)) from error
             except Exception as error:  # pydicom raises various exceptions for damaged files
@@ -306,6 +342,8 @@ def _description(name: str, rows: Sequence[ImportRow], class_names: Sequence[str
             entry: dict[str, Any] = {kind: f"./{kind}sTr/{row.case}.nii.gz" for kind in ("image", "label")}
             if len(row.classes) < len(class_names) - 1:
                 entry["annotated"] = list(row.classes)
+            if row.patient:
+                entry["patient"] = row.patient
             training.append(entry)
         elif row.status == "unlabeled":
             test.append(f"./imagesTs/{row.case}.nii.gz")

@@ -18,6 +18,7 @@ from segbundle.files.hashing import hash_values
 from segbundle.files.pseudonyms import Pseudonyms
 from segbundle.io.dicom import find_series
 from segbundle.io.dicom_folders import Series, list_folder
+from segbundle.io.dicom_references import is_referenced, referenced_images
 from segbundle.io.scan_files import is_volume_path
 from segbundle.io.segment_files import SegmentFile, read_segment_file
 from segbundle.terminal import counted
@@ -121,6 +122,7 @@ def search_export(
         replace(volume, segments=tuple(file for file in files if volume.series and volume.series.uid in file.series))
         for volume in _without_copies(volumes)
     ]
+    volumes = _paired_by_image(volumes, export)
     known = {series.uid for series, _ in listed}
     volumes += [_without_series(file, export) for file in files if known.isdisjoint(file.series)] + damaged
     if named_by_path:
@@ -172,6 +174,52 @@ def _without_series(file: SegmentFile, export: Path) -> Volume:
     message = f"{escaped(file.path)}: refers to a series that is not in the export. Export the series as well."
     return Volume(
         "", file.path, _place(file.path, export), None, error=LeftOutError("segmentation without its series", message)
+    )
+
+
+def _paired_by_image(volumes: Sequence[Volume], export: Path) -> list[Volume]:
+    """Return volumes, those of one series only with the segmentations that refer to their images.
+
+    A segmentation that refers to none of the volumes of its series gets an entry of its own.
+    """
+    uids = Counter(volume.series.uid for volume in volumes if volume.series is not None and volume.error is None)
+    several = {uid for uid, count in uids.items() if count > 1}
+    used, found = set[Path](), list[Volume]()
+    references = {
+        file: referenced_images(file.path)
+        for file in dict.fromkeys(
+            file
+            for volume in volumes
+            if volume.series is not None and volume.series.uid in several
+            for file in volume.segments
+        )
+    }
+    for volume in volumes:
+        if volume.series is None or volume.series.uid not in several or volume.error is not None:
+            found.append(volume)
+            continue
+        series = find_series(volume.path) or volume.series
+        own = [file for file in volume.segments if not references[file] or is_referenced(series, references[file])]
+        used |= {file.path for file in own}
+        unclear = {file.path for file in own if not references[file]}
+        error = _unclear(sorted(unclear)[0]) if unclear else None
+        found.append(replace(volume, segments=tuple(own), error=error))
+    lost = [file for file in references if file.path not in used]
+    return found + [_without_volume(file, export) for file in lost]
+
+
+def _unclear(path: Path) -> LeftOutError:
+    return LeftOutError(
+        "segmentation of an unknown volume",
+        f"{escaped(path)}: does not say to which of the volumes of its series it belongs. Export it again with "
+        "references to images, or export one volume only.",
+    )
+
+
+def _without_volume(file: SegmentFile, export: Path) -> Volume:
+    message = f"{escaped(file.path)}: refers to images that are in no volume of its series. Export the series again."
+    return Volume(
+        "", file.path, _place(file.path, export), None, error=LeftOutError("segmentation without its volume", message)
     )
 
 

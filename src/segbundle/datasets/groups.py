@@ -11,6 +11,8 @@ from segbundle.datasets.case import Case
 from segbundle.datasets.folders import some
 from segbundle.errors import ConfigError, DataError, suggestion
 
+PATIENT = "patient"
+"""Key of an entry in `dataset.json` with the patient, which is the default group."""
 _COLUMN = re.compile(r"(?P<table>.+\.(?P<kind>csv|tsv)):(?P<column>.+)", re.IGNORECASE | re.DOTALL)
 
 
@@ -26,11 +28,12 @@ def groups_of(cases: Sequence[Case], groups: str | None, folder: Path) -> dict[s
               cases or, in BIDS, of the subjects;
             - a regular expression that matches the names of the cases from the start; the part in parentheses is the
               group, as in `(patient\\d+)_`;
-            - None for the subjects of a BIDS dataset.
+            - None for the subjects of a BIDS dataset, or else the key `patient` of `dataset.json` if every case has it.
         folder: folder of the dataset. The path of a table is relative to it, or else to the working directory.
 
     Returns:
-        groups by name of the case; empty if `groups` is None and the layout has no subjects
+        groups by name of the case; empty if `groups` is None and the dataset has neither
+            subjects nor at least two patients
 
     Raises:
         ConfigError: the pattern is invalid or does not have exactly one part in parentheses, or no case has the key.
@@ -42,7 +45,8 @@ def groups_of(cases: Sequence[Case], groups: str | None, folder: Path) -> dict[s
         {'p1_a': 'p1', 'p1_b': 'p1'}
     """
     if groups is None:
-        return {case.name: case.subject for case in cases if case.subject is not None}
+        subjects = {case.name: case.subject for case in cases if case.subject is not None}
+        return subjects or _patients(cases)
     if "(" in groups:
         found = _by_pattern(cases, groups)
     elif (match := _COLUMN.fullmatch(groups)) is not None:
@@ -56,6 +60,12 @@ def groups_of(cases: Sequence[Case], groups: str | None, folder: Path) -> dict[s
             f"{some(without)}. Give each case a group."
         )
     return found
+
+
+def _patients(cases: Sequence[Case]) -> dict[str, str]:
+    """Return the patient of each case; empty if one is unknown, or if all have the same, as after anonymization."""
+    found = {case.name: case.properties[PATIENT] for case in cases if case.properties.get(PATIENT)}
+    return found if len(found) == len(cases) and len(set(found.values())) > 1 else {}
 
 
 def _by_pattern(cases: Sequence[Case], pattern: str) -> dict[str, str]:

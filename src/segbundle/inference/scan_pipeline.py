@@ -225,7 +225,7 @@ class ScanWriter:
 
     - `case`, `image`; `status`: `ok` or `failed`; `error`: a message, or null;
     - `prediction`: path of the label map, or null; `outputs`: path by output format; `probabilities`: path of the
-      probabilities, if they are saved;
+      probabilities, if they are saved; `failed_formats`: error message of each output format that could not be written;
     - `seconds`: working time, without waiting; `stages`: the seconds of `load`, `predict`, `restore` and `write`;
     - `window_size`: (X, Y, Z) of the windows in voxels; with `window_size: auto`, the size depends on the free memory;
     - `resampled_slices`, for an unevenly spaced DICOM series: smallest and largest distance of its slices, and the new
@@ -294,7 +294,7 @@ class ScanWriter:
         try:
             saved = item if self.saving is None else self.saving(item)
             record = {**record, "prediction": saved.get("prediction"), "error": None}
-            record |= {key: saved[key] for key in ("outputs", "probabilities") if key in saved}
+            record |= {key: saved[key] for key in ("outputs", "failed_formats", "probabilities") if key in saved}
             if "scores" in item:
                 record["scores"] = scores_to_json(item["scores"])
         except Exception as problem:
@@ -317,6 +317,9 @@ class ScanWriter:
         with tqdm.external_write_mode():
             if record["error"] is not None:
                 _logger.error("%s%s failed: %s", count, case, readable(record["error"]))
+            elif failed := record.get("failed_formats"):
+                for name, reason in failed.items():
+                    _logger.error("%s%s: %s was not written: %s", count, case, name, readable(reason))
             elif count:
                 _logger.info("%s%s: done in %s", count, case, duration(seconds))
         stages = {stage: round(spent, 3) for stage, spent in record["stages"].items()}

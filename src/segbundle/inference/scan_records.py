@@ -27,6 +27,8 @@ from segbundle.terminal import duration, readable
 
 _logger = logging.getLogger(__name__)
 _Key = tuple[str, str]
+_MAX_LINES = 20
+"""Maximum number of lines about formats that could not be written."""
 
 
 class ScanRecords:
@@ -115,6 +117,11 @@ class ScanRecords:
         return [record for record in self.all if record["status"] == "failed"]
 
     @property
+    def incomplete(self) -> list[dict[str, Any]]:
+        """Records of the scans with a label map, but not in all output formats."""
+        return [record for record in self.all if record.get("failed_formats")]
+
+    @property
     def missing(self) -> list[str]:
         """Sorted names of cases that have no record, for instance because reading them ran out of memory."""
         return sorted(case for case, _ in self._expected - set(self._records))
@@ -139,6 +146,8 @@ class ScanRecords:
         escaped = {name: _readable_value(value) for name, value in record.items()}
         if escaped.get("error"):
             escaped["error"] = masked(escaped["error"])
+        if escaped.get("failed_formats"):
+            escaped["failed_formats"] = {name: masked(text) for name, text in escaped["failed_formats"].items()}
         key = key_of(escaped)
         origin = {"settings": self.settings_hash, "input": self._inputs.get(key)}
         self._records[key] = {**escaped, **self._series.get(key, {}), **origin}
@@ -295,7 +304,7 @@ class ScanRecords:
 
     def _is_done(self, record: Mapping[str, Any]) -> bool:
         """Return whether a scan was finished with the same settings and inputs, and its results still exist."""
-        if record["status"] != "ok" or record.get("settings") != self.settings_hash:
+        if record["status"] != "ok" or record.get("settings") != self.settings_hash or record.get("failed_formats"):
             return False
         scores = (record.get("scores") or {"classes": []})["classes"]
         if not self._has_same_input(record) or len(scores) != len(self._scored_classes):
@@ -340,7 +349,8 @@ def report_failures(records: ScanRecords) -> None:
         records: records of the run.
 
     Raises:
-        ScansFailedError: at least one scan failed or was not processed. The results of the other scans are on disk.
+        ScansFailedError: at least one scan failed, was not processed, or lacks an output format. All other results are
+            on disk.
         OutputError: a file of the run could not be written.
 
     Example:
@@ -359,15 +369,31 @@ def report_failures(records: ScanRecords) -> None:
         "%d of %d scans done, %d failed, in %s; label maps: %s",
         total - len(failed), len(records.missing) + total, len(failed), duration(seconds), records.path.parent,
     )  # fmt: skip
-    unwritten = records.unwritten.message
+    unwritten, formats = records.unwritten.message, _failed_formats(records)
     if records.missing:
         raise ScansFailedError(
             f"{len(records.missing)} scans were not processed ({', '.join(records.missing[:5])}), perhaps because "
             f"reading them ran out of memory. Continue with --resume. {unwritten}".rstrip()
+            + formats
         )
     if failed:
         cases = ", ".join(record["case"] for record in failed[:5]) + (", ..." if len(failed) > 5 else "")
         raise ScansFailedError(
-            f"{len(failed)} of {total} scans failed ({cases}); see {records.path}. {unwritten}".rstrip()
+            f"{len(failed)} of {total} scans failed ({cases}); see {records.path}. {unwritten}".rstrip() + formats
         )
+    if formats:
+        raise ScansFailedError(f"{unwritten}{formats}".strip())
     records.unwritten.raise_error()
+
+
+def _failed_formats(records: ScanRecords) -> str:
+    """Return a line for each file that is missing because its format could not be written."""
+    found = records.incomplete
+    lines = [
+        f"{record['case']}: {name} was not written: {reason}"
+        for record in found
+        for name, reason in record["failed_formats"].items()
+    ]
+    more = [f"... and {len(lines) - _MAX_LINES} more; see {records.path}."] if len(lines) > _MAX_LINES else []
+    start = f"{len(found)} of {len(records.all)} scans lack an output format; the other formats are complete:"
+    return "\n".join(["", start, *lines[:_MAX_LINES], *more]) if found else ""

@@ -15,7 +15,8 @@ from scipy import ndimage
 from segbundle.errors import DataError
 from segbundle.io.axes import reoriented
 from segbundle.io.dicom import dicom_geometry, is_dicom, read_dicom
-from segbundle.io.dicom_folders import list_series
+from segbundle.io.dicom_folders import Series, list_series
+from segbundle.io.dicom_references import is_referenced, referenced_images
 from segbundle.io.dicom_segments import SEG, read_dicom_segments
 from segbundle.io.geometry import Geometry, Scan
 from segbundle.io.label_tables import renumber_by_name
@@ -156,13 +157,19 @@ def referenced_volume(path: Path, allow_uneven: bool = False) -> Path | None:
     folders = [path.parent, *_folders_in(path.parent), *_folders_in(path.parent.parent)]
     for folder in dict.fromkeys(folders):
         with suppress(DataError):
-            for series in list_series(folder):
-                if series.uid in wanted and series.why is None:
-                    dicom_geometry(
-                        series.path, allow_uneven
-                    )  # another folder may contain a copy without missing slices
-                    return series.path
+            for series in _referenced(path, [own for own in list_series(folder) if own.uid in wanted]):
+                dicom_geometry(series.path, allow_uneven)  # another folder may contain a copy without missing slices
+                return series.path
     return None
+
+
+def _referenced(path: Path, found: Sequence[Series]) -> list[Series]:
+    """Return the volumes to which a file refers, of the volumes of a series; all of them if it names no images."""
+    volumes = [series for series in found if series.why is None]
+    if len(volumes) < 2:
+        return volumes
+    references = referenced_images(path)
+    return [series for series in volumes if not references or is_referenced(series, references)]
 
 
 def _folders_in(folder: Path) -> list[Path]:

@@ -29,6 +29,7 @@ class SegmentFile:
         uid: SOPInstanceUID; may be empty.
         series: SeriesInstanceUIDs of the images to which the file refers.
         names: names of the segments or structures by their numbers, also of empty segments.
+        algorithms: algorithm type of each segment by its number, such as `MANUAL` or `AUTOMATIC` (default none).
         empty: names of structures of RTSTRUCT without contours, which count as not annotated (default none).
 
     Example:
@@ -42,6 +43,7 @@ class SegmentFile:
     series: frozenset[str]
     names: Mapping[int, str] = field(hash=False)
     empty: tuple[str, ...] = ()
+    algorithms: Mapping[int, str] = field(default_factory=dict, hash=False)
 
 
 def read_segment_file(path: Path) -> SegmentFile | None:
@@ -76,11 +78,23 @@ def read_segment_file(path: Path) -> SegmentFile | None:
             frozenset(referenced_by(dataset)),
             {number: name for number, name in names.items() if number in drawn},
             tuple(name for number, name in names.items() if number not in drawn),
+            _algorithms(dataset),
         )
     except Exception as error:  # pydicom raises various exceptions for damaged headers
         if kind in (*SEG, RTSTRUCT):
             raise unreadable(path, error) from error
         return None
+
+
+def _algorithms(dataset: Any) -> dict[int, str]:
+    """Return the algorithm type of each segment or structure that has one, by number."""
+    segments = {
+        item.get("SegmentNumber"): item.get("SegmentAlgorithmType") for item in dataset.get("SegmentSequence", [])
+    }
+    structures = {
+        item.get("ROINumber"): item.get("ROIGenerationAlgorithm") for item in dataset.get("StructureSetROISequence", [])
+    }
+    return {int(number): str(kind) for number, kind in (segments | structures).items() if number is not None and kind}
 
 
 def add_segments(labels: LabelGrid, file: SegmentFile, values: Mapping[int, int]) -> None:

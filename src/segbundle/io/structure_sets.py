@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,19 @@ _MARKER = "POINT"
 _MIN_POINTS = 3
 _ROUNDING = 1e-3
 """Rounding error of positions, in pixels."""
+_MIN_GAPS = 2
+"""Minimum number of gaps between the contours of a structure for which their distance counts."""
 _OFF_PLANE = 0.25
 """Maximum distance of a contour from a slice, relative to the distance of slices."""
+
+
+class DamagedContourError(DataError):
+    """Error for a contour whose coordinates cannot be read.
+
+    Example:
+        >>> isinstance(DamagedContourError("rs.dcm: contour 1 of liver is damaged."), DataError)
+        True
+    """
 
 
 def read_structure_set(path: Path, class_names: Sequence[str], grid: Geometry) -> np.ndarray:
@@ -109,17 +120,18 @@ def add_structures(labels: LabelGrid, dataset: Any, values: Mapping[int, int]) -
         >>> add_structures(labels, dcmread("rs.dcm"), {7: 1})  # doctest: +SKIP
     """
     _warn_about_skipped(labels.path, dataset, values)
-    to_voxels = np.linalg.inv(LPS_TO_RAS @ labels.grid.affine)
+    to_voxels, names = np.linalg.inv(LPS_TO_RAS @ labels.grid.affine), structure_names(dataset)
     contours = {
         int(item.ReferencedROINumber): [
-            _in_slices(_points(contour) @ to_voxels[:3, :3].T + to_voxels[:3, 3], labels.grid)
-            for contour in _closed(item)
+            _in_slices(points @ to_voxels[:3, :3].T + to_voxels[:3, 3], labels.grid)
+            for points in _points_of(item, labels.path, names)
         ]
         for item in dataset.get("ROIContourSequence") or []
         if int(item.ReferencedROINumber) in values
     }
     axis = _slice_axis(Path(labels.path), [contour for same in contours.values() for contour in same])
     for number in sorted(filter(contours.get, contours), key=lambda number: values[number]):
+        _warn_about_gaps(labels, contours[number], axis, names.get(number) or str(number))
         _add_structure(labels, contours[number], axis, values[number])
 
 
@@ -198,6 +210,36 @@ def _points(contour: Any) -> np.ndarray:
     value = element.value
     numbers = value.split(b"\\") if isinstance(value, bytes) else value
     return np.array(numbers, dtype=np.float64).reshape(-1, 3)
+
+
+def _points_of(item: Any, path: str | Path, names: Mapping[int, str]) -> Iterator[np.ndarray]:
+    """Yield the points (N, 3) of the closed contours of a structure, or raise an error that names a damaged one."""
+    number = int(item.ReferencedROINumber)
+    for index, contour in enumerate(_closed(item), 1):
+        try:
+            yield _points(contour)
+        except ValueError as error:
+            raise DamagedContourError(
+                f"{path}: contour {contour.get('ContourNumber') or index} of {names.get(number) or number} is damaged: "
+                "its coordinates are not x, y and z of each point. Export the file again."
+            ) from error
+
+
+def _warn_about_gaps(labels: LabelGrid, contours: Sequence[np.ndarray], axis: int, name: str) -> None:
+    """Log a warning if the contours of a structure skip slices, between which the label map is empty."""
+    slices = np.unique([round(float(contour[:, axis].mean())) for contour in contours])
+    gaps = np.diff(slices)
+    if len(gaps) < _MIN_GAPS or np.median(gaps) < 2:
+        return
+    spacing = float(np.linalg.norm(labels.grid.affine[:3, axis]))
+    _logger.warning(
+        "%s: the contours of %s are %.3g mm apart, but the slices %.3g mm, so its label map has empty slices between "
+        "them. Interpolate the contours in the program that drew them, and export again.",
+        labels.path,
+        name,
+        float(np.median(gaps)) * spacing,
+        spacing,
+    )
 
 
 def _slice_axis(path: Path, contours: Sequence[np.ndarray]) -> int:

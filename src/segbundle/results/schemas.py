@@ -60,6 +60,7 @@ class Record(_Strict):
         prediction: path of the predicted label map; None for a failed scan.
         probabilities: path of the class probabilities; None if they were not saved.
         error: error message; None for a scan that was predicted.
+        failed_formats: error message of each output format that could not be written; None if all were written.
         scores: scores of an evaluation; None for a prediction or a failed scan.
         series: fields of the DICOM series; None for a scan in another format.
 
@@ -74,6 +75,7 @@ class Record(_Strict):
     prediction: str | None = None
     probabilities: str | None = None
     error: str | None = None
+    failed_formats: dict[str, str] | None = None
     scores: Scores | None = None
     series: dict[str, str] | None = None
 

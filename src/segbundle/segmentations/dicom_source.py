@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ MAX_LABEL = 64
 """Maximum length of the name of a segment or structure."""
 
 warnings.filterwarnings("ignore", module=r"highdicom(\.|$)")  # they quote names of patients
+logging.getLogger("highdicom").setLevel(logging.CRITICAL)  # its messages quote UIDs and names
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def read_source(scan: str | Path, labels: np.ndarray) -> tuple[Source, np.ndarra
         a pair of the series and the label map (X, Y, number of slices)
 
     Raises:
-        DataError: the series cannot be read, has no UIDs, or the shapes differ.
+        DataError: the series cannot be read, has no or equal UIDs, or the shapes differ.
 
     Example:
         >>> import tempfile
@@ -114,6 +116,11 @@ def read_source(scan: str | Path, labels: np.ndarray) -> tuple[Source, np.ndarra
                 f"{path}: has no {missing[0]}, which DICOM segmentations refer to. Export the series again, or use "
                 "output_format nifti or nrrd."
             )
+    if len({dataset.SOPInstanceUID for dataset in datasets}) < len(datasets):
+        raise DataError(
+            f"{scan}: several of its files have the same SOPInstanceUID, so DICOM segmentations cannot refer to its "
+            "slices. Export the series again, or use output_format nifti or nrrd."
+        )
     first = datasets[0]
     if len(planes) > len(files) and not first.get("PerFrameFunctionalGroupsSequence"):
         raise DataError(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from segbundle.errors import ConfigError, DataError
+from segbundle.errors import ConfigError, DataError, describe
 from segbundle.files import run_files
 from segbundle.io.dicom import is_dicom
 from segbundle.io.geometry import Geometry
@@ -81,7 +81,8 @@ def check_installed(formats: Sequence[str]) -> None:
 def check_output_format(dataset: Any, output_format: str | Sequence[str]) -> None:
     """Check before a run that label maps can be written in the chosen formats.
 
-    This is a step of a workflow. A scan whose label map cannot be written fails without being read.
+    This is a step of a workflow. A scan whose label map cannot be written in any format fails without being read. If
+    some of the formats are possible, the scan is processed, see `write_possible_label_maps`.
 
     Args:
         dataset: dataset with `data`, a list of datalist entries with `image`. Entries of scans that must fail get the
@@ -110,10 +111,11 @@ def check_output_format(dataset: Any, output_format: str | Sequence[str]) -> Non
             problems[index] = error
     if problems and len(problems) == sum("error" not in entry for entry in dataset.data):
         raise next(iter(problems.values()))
-    dataset.data = [
-        {**entry, "error": str(problems[index])} if index in problems else entry
-        for index, entry in enumerate(dataset.data)
-    ]
+    if set(formats) <= set(OF_DICOM):
+        dataset.data = [
+            {**entry, "error": str(problems[index])} if index in problems else entry
+            for index, entry in enumerate(dataset.data)
+        ]
 
 
 def check_scan(image: Any, formats: Sequence[str]) -> None:
@@ -184,6 +186,54 @@ def write_label_maps(
         _WRITERS[name](labels, Path(scan), path, table)
         written[name] = str(path)
     return written
+
+
+def write_possible_label_maps(
+    labels: np.ndarray,
+    scan: str | Path,
+    folder: str | Path,
+    case: str,
+    formats: Sequence[str] = ("nifti",),
+    table: Sequence[ClassEntry] = (),
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Write the label map of a case in every format that can be written.
+
+    Args:
+        labels: see `write_label_maps`.
+        scan: path of the scan.
+        folder: output folder.
+        case: name of the case.
+        formats: output formats (default: only NIfTI).
+        table: classes. Without it (default), only NIfTI is possible.
+
+    Returns:
+        a pair of the path of each written file, and the error message of each other format, both by format.
+
+    Raises:
+        SegbundleError: no format can be written, for the reason of the first.
+
+    Example:
+        >>> import nibabel as nib, tempfile
+        >>> from segbundle.segmentations.class_entries import class_table
+        >>> table = class_table(["background", "liver"])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = f"{folder}/ct.nii.gz"
+        ...     nib.save(nib.Nifti1Image(np.zeros((4, 3, 2), np.int16), np.eye(4)), path)
+        ...     labels, formats = np.ones((4, 3, 2), np.uint8), ["nifti", "rtstruct"]
+        ...     written, failed = write_possible_label_maps(labels, path, folder, "ct", formats, table)
+        ...     list(written), list(failed)
+        (['nifti'], ['rtstruct'])
+    """
+    written, errors = dict[str, str](), dict[str, Exception]()
+    for name in formats:
+        try:
+            check_scan(scan, [name])
+            written |= write_label_maps(labels, scan, folder, case, [name], table)
+        except Exception as error:  # one format must not cost the others; pydicom raises various exceptions
+            errors[name] = error
+    if errors and not written:
+        raise next(iter(errors.values()))
+    return written, {name: describe(error) for name, error in errors.items()}
 
 
 def write_label_map(

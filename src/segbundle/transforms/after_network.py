@@ -22,7 +22,7 @@ from segbundle.inference.slabs import ScoreSlabs
 from segbundle.io.probabilities import ProbabilityFile
 from segbundle.io.scan_files import stem
 from segbundle.segmentations.class_entries import class_table
-from segbundle.segmentations.formats import check_installed, output_formats, write_label_maps
+from segbundle.segmentations.formats import check_installed, output_formats, write_possible_label_maps
 from segbundle.transforms.restoring import restore_labels
 
 
@@ -158,11 +158,12 @@ class SaveLabelsd(Transform):
     `pred` (1, X, Y, Z) is on the grid of the scan, and the geometry of the scan file is copied. The path of the scan
     file is taken from the metadata of `image`. Without `case`, files are named after the scan file. The paths of the
     written files are added as `outputs`, by format, and the first of them as `prediction`: the NIfTI file if it is
-    written. Files that an earlier run wrote for the case in other formats, or with its probabilities, are removed.
+    written. If some of several formats cannot be written, the reasons are added as `failed_formats`, by format. Files
+    that an earlier run wrote for the case in other formats, or with its probabilities, are removed.
 
     Args:
         output_dir: folder for label maps.
-        output_format: one or several of `nifti`, `nrrd`, `dicom_seg` and `rtstruct`, see `write_label_maps`. Default:
+        output_format: one or several of `nifti`, `nrrd`, `dicom_seg` and `rtstruct`, see `write_label_map`. Default:
             `nifti`.
         class_names: class names of the task, background first. Without them (default), files contain no names.
         class_colors: see `class_table`.
@@ -170,8 +171,9 @@ class SaveLabelsd(Transform):
 
     Raises:
         ConfigError: a format, color or code is not valid, or a package that a format needs is missing.
-        DataError: when called, if the header of the scan cannot be read, or `pred` has another shape than the scan.
-        OutputError: when called, if a file cannot be written.
+        DataError: when called, if no format can be written: the header of the scan cannot be read, or `pred` has
+            another shape than the scan.
+        OutputError: when called, if no file can be written.
 
     Example:
         >>> import tempfile
@@ -203,9 +205,12 @@ class SaveLabelsd(Transform):
         saved, case = dict(data), _case(data)
         labels = saved[CommonKeys.PRED].as_tensor()[0].cpu().numpy()
         scan = saved[CommonKeys.IMAGE].meta["filename_or_obj"]
-        written = write_label_maps(labels, scan, self.output_dir, case, self.output_formats, self.table)
-        kept = run_files.label_map_files("", case, self.output_formats) if self.table else map(_name, written.values())
+        written, failed = write_possible_label_maps(
+            labels, scan, self.output_dir, case, self.output_formats, self.table
+        )
+        kept = run_files.label_map_files("", case, written) if self.table else map(_name, written.values())
         self._remove(case, {*kept, *([run_files.probabilities("", case)] if "probabilities" in saved else [])})
+        saved |= {"failed_formats": failed} if failed else {}
         return {**saved, "prediction": next(iter(written.values())), "outputs": written}
 
     def discard(self, case: str) -> None:

@@ -103,7 +103,7 @@ def test_smallest_budget_of_the_message_works(tiny_dataset, quick):
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (Request(memory="lots"), "--memory 'lots' is not a size"),
+        (Request(memory="lots"), "--memory 'lots' is not a memory size"),
         (Request(preset="huge"), "--preset huge: no such preset"),
         (Request(hours=0.0), "--hours is 0; a positive number"),
         (Request(hours=math.nan), "--hours is nan"),

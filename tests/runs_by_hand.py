@@ -9,7 +9,7 @@ import torch
 
 from segbundle.files.atomic import write_json
 from segbundle.metrics import score_case
-from segbundle.results.runs import write_run
+from segbundle.results.made_by import write_run
 from segbundle.results.scores import CaseScores
 from segbundle.results.summary import write_scores
 from tiny import write_nifti

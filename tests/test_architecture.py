@@ -16,7 +16,7 @@ import segbundle.engines
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "segbundle"
 ORDER = [
-    "credentials", "masking", "errors", "terminal", "classes", "files", "losses", "metrics", "config", "reproductions",
+    "credentials", "terminal", "masking", "errors", "classes", "files", "losses", "metrics", "config", "reproductions",
     "distributed", "former_names", "hardware", "acceleration", "audit", "io", "segmentations", "datasets", "results",
     "checkpoints", "inference", "transforms", "report", "viewer", "sampling", "training", "workflow", "planning", "api",
     "cli",

@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from segbundle.terminal import escaped
+
 HIDDEN = "[hidden]"
 """Replacement of a name that has no pseudonym."""
 _SHORTEST = 3
@@ -48,7 +50,7 @@ def hide(names: Iterable[str], paths: Iterable[str] = (), cases: Mapping[str, st
     chosen = {name for name in names if len(name) >= _SHORTEST and name not in _ORDINARY}
     found = {**dict.fromkeys([*chosen, *paths], HIDDEN), **(cases or {})}
     for name, replacement in found.items():
-        for form in {name, name.encode("utf-8", "backslashreplace").decode(), _escaped(name)} - {""}:
+        for form in {name, name.encode("utf-8", "backslashreplace").decode(), escaped(name)} - {""}:
             _replacements[form] = replacement
     _names.update({pseudonym: name for name, pseudonym in (cases or {}).items() if "/" not in name})
     _lengths[:] = sorted({len(form) for form in _replacements}, reverse=True)
@@ -125,10 +127,6 @@ def _end_of_name(text: str, place: int) -> int | None:
         if end <= len(text) and whole and text[place:end] in _replacements:
             return end
     return None
-
-
-def _escaped(name: str) -> str:
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
 
 
 def _mask_logs() -> None:

@@ -80,7 +80,7 @@ def test_fine_tuning_with_another_channel(trained, split_dataset, tmp_path):
     ("words", "message"),
     [
         (["--network_def#filters", "[5,6,7]"], "no weight fits the network: layers with another shape: input_block"),
-        (["--freeze", "[decoder]"], "freeze: 'decoder' is no layer of DynUNet. Its layers are in input_block"),
+        (["--freeze", "[decoder]"], "freeze: 'decoder' matches no layer of DynUNet. Its layers are in input_block"),
         (["--freeze", "encoders"], "freeze is 'encoders'; encoder, all_but_output, a list of layers"),
         (["--layer_decay", "1"], "layer_decay is 1; a number greater than 0 and less than 1, or null, is needed"),
         (["--warmup_epochs", "-1"], "warmup_epochs is -1; a whole number of epochs from 0 is needed"),

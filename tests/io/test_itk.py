@@ -53,10 +53,10 @@ def test_damaged_compressed_file_is_named(tmp_path):
         (
             "ElementSpacing = 1 1 1",
             "ElementSpacing = 1 1e9 1",
-            r"voxel size of 1 x 1e\+09 x 1 mm, which is not plausible",
+            r"implausible voxel size 1 x 1e\+09 x 1 mm",
         ),
         ("ElementSpacing = 1 1 1", "ElementSpacing = 1 nan 1", "cannot be read|affine is (not finite|singular)"),
-        ("Offset = 0 0 0", "Offset = 0 1e20 0", r"places voxels 1e\+20 mm from the origin"),
+        ("Offset = 0 0 0", "Offset = 0 1e20 0", r"implausible distance from the origin: 1e\+20 mm"),
         ("MET_SHORT", "MET_NOTHING", "cannot be read|its header says"),
     ],
 )

@@ -14,7 +14,8 @@ from runs_by_hand import AFFINE, CASES, RIGHT, labels, write_evaluation
 from segbundle.errors import OutputError
 from segbundle.report import changes
 from segbundle.report.changes import largest_changes, pictures_of_changes
-from segbundle.report.comparison import DICE, MEAN, Pairing, paired, signed_rank_test, write_comparison
+from segbundle.report.comparison import paired, write_comparison
+from segbundle.report.pairing import DICE, MEAN, Pairing, signed_rank_test
 from segbundle.report.slices import CaseVolumes, changed_slices
 from segbundle.results.runs import read_run
 from tiny import write_nifti

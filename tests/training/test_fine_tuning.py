@@ -182,7 +182,7 @@ def test_schedule_with_one_learning_rate_is_refused():
         (
             dynunet,
             ["encoder.*"],
-            r"freeze: 'encoder\.\*' is no layer of DynUNet\. Its layers are in input_block, downsa",
+            r"freeze: 'encoder\.\*' matches no layer of DynUNet\. Its layers are in input_block, downsa",
         ),
         (dynunet, ["*"], "freeze leaves no parameter to train"),
         (lambda: torch.nn.Conv3d(1, 3, 1), "encoder", "freeze is encoder, but Conv3d has no layers before an increase"),

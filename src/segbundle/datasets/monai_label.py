@@ -70,7 +70,7 @@ def study_cases(folder: Path) -> tuple[list[Case], list[str]]:
     for key in ("images_dir", "labels_dir"):
         if key in store and not (folder / store[key]).is_dir():
             raise DataError(
-                f"{folder / _DATASTORE}: {key} is {shortened(store[key])}, which is not a folder. Correct it."
+                f"{folder / _DATASTORE}: {key} is {shortened(store[key])}, but this folder does not exist. Correct it."
             )
     images = _files(folder / store.get("images_dir", "."))
     labels_dir = folder / store.get("labels_dir", "labels")

@@ -1,20 +1,19 @@
-"""Read DICOM headers: the slices of an image, or the kind of a file that is not an image."""
+"""Read DICOM headers: an image with its slices, or the kind of a file that is not an image."""
 
 from __future__ import annotations
 
 import logging
-import math
 import os
 import re
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from segbundle.io.dicom_kinds import image_kind, is_cross_sectional, not_a_volume, num_frames, several
+from segbundle.io.dicom_kinds import image_kind, is_cross_sectional, not_a_volume, num_frames
 from segbundle.io.dicom_mosaics import COUNT_TAGS, is_mosaic, read_mosaic
+from segbundle.io.dicom_slices import header_number, image_slices
 from segbundle.io.scan_files import DICOM_SUFFIXES, is_dicom_file
 from segbundle.io.stacks import Slice
 
@@ -30,70 +29,13 @@ _TAGS = (
     "DiffusionGradientOrientation", "AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime", "FrameReferenceTime",
     "ContentDate", "ContentTime",
 )  # fmt: skip
-_SETTINGS = ("EchoTime", "EchoNumbers", "DiffusionBValue", "TemporalPositionIdentifier")
-_FRAME_SETTINGS = (
-    ("MREchoSequence", "EffectiveEchoTime"),
-    ("MRDiffusionSequence", "DiffusionBValue"),
-    ("FrameContentSequence", "TemporalPositionIndex"),
-)
-_REPETITION_NUMBERS = (
-    "InversionTime", "FlipAngle", "KVP", "NominalPercentageOfCardiacPhase", "TriggerTime", "AcquisitionNumber",
-    "FrameReferenceTime",
-)  # fmt: skip
-_REPETITION_TEXTS = ("ImageType", "ConvolutionKernel", "SequenceName", "DiffusionGradientOrientation")
-_REPETITION_TIMES = {
-    "AcquisitionDateTime": ("AcquisitionDateTime",),
-    "AcquisitionTime": ("AcquisitionDate", "AcquisitionTime"),
-    "ContentTime": ("ContentDate", "ContentTime"),
-}
-"""Elements that may distinguish images at the same position. See `Slice`."""
-_FRAME_TYPES = ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence")
-"""Settings that distinguish volumes acquired together; equal for all slices of a volume. See `Slice`."""
-_COMPONENTS = (
-    "M",
-    "P",
-    "R",
-    "I",
-    "MAGNITUDE",
-    "PHASE",
-    "REAL",
-    "IMAGINARY",
-    "WATER",
-    "FAT",
-    "IN_PHASE",
-    "OUT_PHASE",
-    "OPP_PHASE",
-    "W",
-    "F",
-    "IP",
-    "OP",
-    "FF",
-)
-"""Values of ImageType for volumes computed from the same signal."""
 _DICOMDIR = "1.2.840.10008.1.3.10"
 _OTHER_MODALITIES = (
-    "RTSTRUCT",
-    "RTPLAN",
-    "RTDOSE",
-    "RTRECORD",
-    "SEG",
-    "SR",
-    "PR",
-    "KO",
-    "REG",
-    "FID",
-    "RWV",
-    "DOC",
-    "AU",
-    "ECG",
-)
+    "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "SEG", "SR", "PR", "KO", "REG", "FID", "RWV", "DOC", "AU", "ECG",
+)  # fmt: skip
 """Modalities of objects that are not scans."""
 IMPLICIT, EXPLICIT, BIG_ENDIAN = NATIVE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
-_RESCALE = {"RescaleSlope": 1.0, "RescaleIntercept": 0.0}
-"""Default slope and intercept."""
-_LARGEST_RESCALE = 1e25
-"""Maximum slope and intercept; larger values would overflow float32."""
 UNREADABLE = "unreadable"
 """Kind of a file that may be a damaged slice."""
 _DAMAGED = "has a truncated or damaged header"
@@ -251,7 +193,7 @@ def _image(path: Path, file: BinaryIO) -> DicomImage | DamagedFile | str:
     stored_bits = int(header.get("BitsStored") or bits)
     high_bit = header.get("HighBit")
     why = not_a_volume(header)
-    slices = () if why else _slices(path.name, header)
+    slices = () if why else image_slices(path.name, header)
     tiles = 1
     if not why and is_mosaic(header):
         mosaic = read_mosaic(path, header, slices)
@@ -279,7 +221,7 @@ def _image(path: Path, file: BinaryIO) -> DicomImage | DamagedFile | str:
         damaged=unplaced and is_cross_sectional(header),
         frames=num_frames(header) * tiles**2,
         instance=str(header.get("SOPInstanceUID") or ""),
-        number=int(_number(header, "SeriesNumber") or 0),
+        number=int(header_number(header, "SeriesNumber") or 0),
         date=str(header.get("SeriesDate") or header.get("StudyDate") or ""),
         patient=hash(str(header.get("PatientID") or "")),
         concatenation=str(header.get("ConcatenationUID") or ""),
@@ -322,133 +264,3 @@ def _syntax(header: Any) -> str:
         return named
     implicit, little = header.original_encoding
     return IMPLICIT if implicit else EXPLICIT if little else BIG_ENDIAN
-
-
-def _numbers(group: Any, name: str, count: int) -> tuple[float, ...] | None:
-    """Return a value of finite numbers, or None if it is missing or damaged."""
-    try:
-        value = group.get(name) if group is not None else None
-        found = () if value is None else tuple(float(number) for number in (value if count > 1 else (value,)))
-    except (TypeError, ValueError):
-        return None
-    return found if len(found) == count and all(map(math.isfinite, found)) else None
-
-
-def _number(group: Any, name: str) -> float | None:
-    found = _numbers(group, name, 1)
-    return None if found is None else found[0]
-
-
-def _slices(name: str, header: Any) -> tuple[Slice, ...]:
-    """Return the planes of an image, or an empty tuple if a plane has no position and orientation."""
-    per_frame = header.get("PerFrameFunctionalGroupsSequence")
-    frames = num_frames(header)
-    if not per_frame:
-        plane = _slice(name, 0, *[header] * 4) if frames == 1 else None
-        number = int(_number(header, "InstanceNumber") or 0)
-        return (
-            ()
-            if plane is None
-            else (replace(plane, settings=_settings(header), repetition=_repetition(header), number=number),)
-        )
-    shared = (header.get("SharedFunctionalGroupsSequence") or [None])[0]
-    values = [_group(frame_group, shared, "PixelValueTransformationSequence") for frame_group in per_frame[:frames]]
-    if not any(values):
-        values = [header] * len(values)
-    offset = int(_number(header, "ConcatenationFrameOffsetNumber") or 0)
-    found = []
-    for index, frame_group in enumerate(per_frame[:frames]):
-        position, axes, measures = (
-            _group(frame_group, shared, f"{group}Sequence")
-            for group in ("PlanePosition", "PlaneOrientation", "PixelMeasures")
-        )
-        plane = _slice(name, index, position, axes, measures, values[index])
-        if plane is None:
-            return ()
-        content = _group(frame_group, shared, "FrameContentSequence")
-        stack = "" if content is None else str(content.get("StackID") or "")
-        groups = [(_group(frame_group, shared, group), setting) for group, setting in _FRAME_SETTINGS]
-        kinds = [_group(frame_group, shared, group) for group in _FRAME_TYPES]
-        components = [_component(kind.get("FrameType")) for kind in kinds if kind is not None]
-        named = [("ImageType", component) for component in components if component]
-        settings: tuple[tuple[str, float | str], ...] = (*_numbers_of(groups), *named)
-        found.append(replace(plane, stack=stack, settings=settings, number=offset + index))
-    return tuple(found) if len(found) == frames else ()
-
-
-def _settings(header: Any) -> tuple[tuple[str, float | str], ...]:
-    component = _component(header.get("ImageType"))
-    return (*_numbers_of([(header, name) for name in _SETTINGS]), *([("ImageType", component)] if component else []))
-
-
-def _repetition(header: Any) -> tuple[tuple[str, float | str], ...]:
-    """Return name and value of the elements of a header that may distinguish images at the same position."""
-    texts = [(name, "\\".join(str(value).strip() for value in _values(header, name))) for name in _REPETITION_TEXTS]
-    moments = [
-        (name, "".join(str(header.get(part) or "").strip() for part in parts))
-        for name, parts in _REPETITION_TIMES.items()
-        if header.get(parts[-1])
-    ]
-    return (
-        *_numbers_of([(header, name) for name in _REPETITION_NUMBERS]),
-        *(pair for pair in texts + moments if pair[1]),
-    )
-
-
-def _values(header: Any, name: str) -> Sequence[Any]:
-    found = header.get(name)
-    return several(found) if isinstance(found, (str, Sequence)) else ()
-
-
-def _component(image_type: Any) -> str | None:
-    """Return the values of ImageType or FrameType that name the component of the signal; M only if it is alone."""
-    kinds = [str(kind).upper() for kind in several(image_type)[2:]]
-    found = list(dict.fromkeys(kind for kind in kinds if kind in _COMPONENTS))
-    special = [kind for kind in found if kind not in ("M", "MAGNITUDE")]
-    return "_".join(special or found[:1]) or None
-
-
-def _numbers_of(settings: Sequence[tuple[Any, str]]) -> tuple[tuple[str, float], ...]:
-    """Return name and value of each setting in a header."""
-    found = [(name, _number(group, name)) for group, name in settings]
-    return tuple((name, value) for name, value in found if value is not None)
-
-
-def _group(frame_group: Any, shared: Any, name: str) -> Any:
-    for groups in (frame_group, shared):
-        if groups is not None and groups.get(name):
-            return groups.get(name)[0]
-    return None
-
-
-def _slice(name: str, frame: int, position: Any, orientation: Any, measures: Any, values: Any) -> Slice | None:
-    where = _numbers(position, "ImagePositionPatient", 3)
-    axes = _numbers(orientation, "ImageOrientationPatient", 6)
-    spacing = _numbers(measures, "PixelSpacing", 2)
-    if where is None or axes is None or spacing is None:
-        return None
-    return Slice(
-        name,
-        frame,
-        where,
-        axes,
-        (spacing[1], spacing[0]),
-        _number(measures, "SliceThickness"),
-        _number(measures, "SpacingBetweenSlices"),
-        *_rescale(values),
-    )
-
-
-def _rescale(values: Any) -> tuple[float, float, tuple[str, ...], str | None]:
-    """Return slope, intercept, the names of those in the header, and a description of the damaged one or None."""
-    present = tuple(name for name in _RESCALE if values is not None and name in values)
-    found, damaged = dict(_RESCALE), None
-    for name in present:
-        raw = values.get_item(name).value
-        text = (raw.decode("latin-1") if isinstance(raw, bytes) else str(raw or "")).strip()
-        number = _number(values, name)
-        if number is None or abs(number) > _LARGEST_RESCALE:
-            damaged = damaged or f"{name} is {repr(text[:40]) if text else 'empty'}, not a usable number"
-        else:
-            found[name] = number
-    return found["RescaleSlope"], found["RescaleIntercept"], present, damaged

@@ -108,7 +108,7 @@ class Scan:
     Attributes:
         array: voxels (C, X, Y, Z).
         geometry: shape, affine and number of channels.
-        path: path of the file or folder; a placeholder for an image without a file.
+        path: path of the file or folder; `IN_MEMORY` for an image without a file.
 
     Example:
         >>> scan = Scan(np.zeros((1, 4, 3, 2)), Geometry((4, 3, 2), np.eye(4)), Path("ct.nii.gz"))
@@ -145,11 +145,11 @@ def check_geometry(path: str | Path, geometry: Geometry) -> Geometry:
         raise DataError(f"{path}: its affine is singular ({_rows(affine)}), so voxels have no position. {repair}")
     if spacing.min() < _SPACINGS[0] or spacing.max() > _SPACINGS[1]:
         sizes = " x ".join(f"{value:.6g}" for value in spacing)
-        raise DataError(f"{path}: its header gives a voxel size of {sizes} mm, which is not plausible. {repair}")
+        raise DataError(f"{path}: its header gives the implausible voxel size {sizes} mm. {repair}")
     farthest = float((np.abs(affine[:3, :3]) @ (np.array(geometry.shape) - 1) + np.abs(affine[:3, 3])).max())
     if farthest > _FARTHEST:
         raise DataError(
-            f"{path}: its header places voxels {farthest:.3g} mm from the origin, which is not plausible. {repair}"
+            f"{path}: its header places voxels at an implausible distance from the origin: {farthest:.3g} mm. {repair}"
         )
     return geometry
 

@@ -203,7 +203,9 @@ def _choose_folds(fingerprint: DatasetFingerprint) -> tuple[list[Choice], int, i
     folds: list[Choice] = []
     num_folds = min(_NUM_FOLDS, subjects)
     try:
-        training = len(labeled_data(fingerprint.dataset, fingerprint.class_names, "training", 0, _NUM_FOLDS))
+        training = len(
+            labeled_data(fingerprint.dataset, fingerprint.class_names, "training", 0, _NUM_FOLDS, stratify=False)
+        )
     except (ConfigError, DataError):
         training = count - math.ceil(count / num_folds)
     if num_folds < _NUM_FOLDS and 0 < training < count:

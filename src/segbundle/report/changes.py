@@ -14,7 +14,8 @@ from segbundle.metrics import Status
 from segbundle.report.rendering import LABELS, number, progress, room_for_pictures
 from segbundle.report.slices import CaseVolumes, changed_slices
 from segbundle.results.case_files import CaseFiles
-from segbundle.results.runs import Run, window_of
+from segbundle.results.made_by import window_of
+from segbundle.results.runs import Run
 from segbundle.results.scores import Row
 
 _logger = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ from markupsafe import Markup
 from segbundle.errors import SegbundleError, describe
 from segbundle.report.rendering import LABELS, progress, room_for_pictures
 from segbundle.report.slices import CaseVolumes, worst_slices
-from segbundle.results.runs import Run, window_of
+from segbundle.results.made_by import window_of
+from segbundle.results.runs import Run
 from segbundle.results.scores import Row
 
 _logger = logging.getLogger(__name__)

@@ -19,7 +19,8 @@ from segbundle.report.gallery import farthest, gallery, worst_first
 from segbundle.report.rendering import LABELS, as_yaml, number, render
 from segbundle.report.trainings import drawn, read_curves, unfinished
 from segbundle.results.case_files import refuse_if_moved
-from segbundle.results.runs import Run, about, read_run, short_name
+from segbundle.results.made_by import about
+from segbundle.results.runs import Run, read_run, short_name
 from segbundle.results.scores import Row
 from segbundle.results.source_series import series_columns
 

@@ -24,7 +24,8 @@ from segbundle.report.rendering import as_yaml, number, render, room_for_picture
 from segbundle.report.slices import CaseVolumes, overview_slices, where_to_look
 from segbundle.results.case_files import refuse_if_moved
 from segbundle.results.expectations import Expectations, Warnings, of_all_scans, unchecked, warnings_of
-from segbundle.results.runs import Predictions, about, read_predictions, short_name, window_of
+from segbundle.results.made_by import about, window_of
+from segbundle.results.runs import Predictions, read_predictions, short_name
 from segbundle.results.source_series import series_columns
 from segbundle.results.structures import Structure, read_training_cases
 from segbundle.terminal import counted
@@ -90,7 +91,7 @@ def write_prediction_report(
         >>> import tempfile
         >>> import nibabel as nib
         >>> from segbundle.files.atomic import write_json
-        >>> from segbundle.results.runs import write_run
+        >>> from segbundle.results.made_by import write_run
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     for name, dtype in (("a.nii.gz", np.float32), ("a_seg.nii.gz", np.uint8)):
         ...         nib.save(nib.Nifti1Image(np.ones((4, 4, 4), dtype), np.eye(4)), f"{folder}/{name}")

@@ -1,4 +1,5 @@
-from .runs import fold_folders, holds_scores, read_run, write_run
+from .made_by import write_run
+from .runs import fold_folders, holds_scores, read_run
 from .scores import CaseScores, read_rows, read_scores, scores_from_json, scores_to_json
 from .structures import Structure, training_cases_of, write_training_cases
 from .summary import print_summary, summarize, write_scores

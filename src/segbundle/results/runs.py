@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
-from segbundle.credentials import without_credentials
 from segbundle.errors import OutputError
 from segbundle.files import run_files
-from segbundle.files.atomic import write_json
-from segbundle.files.documents import read_json, validate
 from segbundle.results.case_files import CaseFiles
-from segbundle.results.journal import damage_named, journals, read_records
+from segbundle.results.journal import journals, read_records
+from segbundle.results.made_by import read_made_by, read_validated
 from segbundle.results.scores import Row, read_rows
 from segbundle.results.source_series import series_by_case
 
@@ -148,40 +145,6 @@ def fold_folders(folder: Path) -> list[Path]:
     return [found[fold] for fold in sorted(found)]
 
 
-def write_run(folder: str | Path, made_by: dict[str, Any], data: Sequence[dict[str, Any]]) -> None:
-    """Write `run.json` with the provenance of a run and the absolute paths of its scans and references.
-
-    Args:
-        folder: folder of the run.
-        made_by: command, versions and configuration.
-        data: datalist entries with `case`, `image`, `label` and, optionally, `ignore_label`.
-
-    Raises:
-        OutputError: the file cannot be written.
-
-    Example:
-        >>> import json, tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_run(folder, {"command": "segbundle ..."}, [{"case": "a", "image": "a.nii", "label": "b.nii"}])
-        ...     list(json.loads((Path(folder) / "run.json").read_text())["cases"])
-        ['a']
-    """
-    folder = Path(folder)
-    cases = {
-        entry["case"]: {
-            "image": _absolute(entry["image"]),
-            "reference": _absolute(entry["label"]),
-            "ignore_label": entry.get("ignore_label"),
-        }
-        for entry in data
-    }
-    write_json(folder / run_files.RUN_FILE, {**made_by, "cases": cases})
-
-
-def _absolute(path: str | list[str]) -> str | list[str]:
-    return str(Path(path).resolve()) if isinstance(path, str) else [str(Path(each).resolve()) for each in path]
-
-
 def holds_scores(folder: str | Path) -> bool:
     """Return whether a folder has scores: True for a run with references, False for predictions without references.
 
@@ -217,7 +180,7 @@ def holds_scores(folder: str | Path) -> bool:
             f"{folder} has no {run_files.RUN_FILE}: the run has not finished (scans done: {done}). Run the same "
             "predict or evaluate command with --resume."
         )
-    if _read_made_by(folder).get("cases"):
+    if read_made_by(folder).get("cases"):
         raise OutputError(f"{folder} is an evaluation without metrics.csv. Evaluate again.")
     return False
 
@@ -235,6 +198,8 @@ def read_predictions(folder: str | Path, dataset_dir: str | Path | None = None) 
 
     Example:
         >>> import tempfile
+        >>> from segbundle.files.atomic import write_json
+        >>> from segbundle.results.made_by import write_run
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_run(folder, {"config": {"class_names": ["background", "liver"]}}, [])
         ...     record = {"case": "a", "status": "ok", "image": "a.nii.gz", "prediction": "a_seg.nii.gz"}
@@ -245,7 +210,7 @@ def read_predictions(folder: str | Path, dataset_dir: str | Path | None = None) 
     folder = Path(folder)
     if holds_scores(folder):
         raise OutputError(f"{folder} contains scores. Give an output_dir of `segbundle predict`.")
-    records, made_by = read_records(folder), _read_made_by(folder)
+    records, made_by = read_records(folder), read_made_by(folder)
     class_names = made_by.get("config", {}).get("class_names")
     if not isinstance(class_names, list):
         raise OutputError(f"{folder / run_files.RUN_FILE} has no class_names. Predict again.")
@@ -292,7 +257,7 @@ def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:
         raise OutputError(f"{folder} has no summary.json. Evaluate again.")
     folds = {int(path.name.removeprefix("fold_")): path / "evaluation" for path in fold_folders(folder)}
     folds = {fold: path for fold, path in folds.items() if (path / run_files.SUMMARY).is_file()}
-    made_by = {path: _read_made_by(path) for path in (folder, *folds.values())}
+    made_by = {path: read_made_by(path) for path in (folder, *folds.values())}
     records = {path: read_records(path) for path in made_by}
     every = [record for found in records.values() for record in found]
     summary, rows = _read_summary(folder), read_rows(folder / run_files.METRICS)
@@ -383,64 +348,6 @@ def _read_summary(folder: Path) -> dict[str, Any]:
     return {"mean_dice_ci95": [None, None], **summary, "classes": classes}
 
 
-def _read_made_by(folder: Path) -> dict[str, Any]:
-    """Return `run.json` without credentials, with a configuration; empty if the file is missing."""
-    from segbundle.results.schemas import MadeBy
-
-    path = folder / run_files.RUN_FILE
-    made_by: dict[str, Any] = read_validated(path, MadeBy) if os.path.lexists(path) else {}
-    if not made_by:
-        return {}
-    shown = {key: without_credentials(made_by[key]) for key in ("command",) if key in made_by}
-    return {**made_by, **shown, "config": without_credentials(made_by.get("config") or {})}
-
-
-def read_validated(path: Path, schema: Any) -> Any:
-    """Return the validated content of a JSON file of a run.
-
-    Args:
-        path: JSON file.
-        schema: pydantic model, or another type that Pydantic can validate.
-
-    Returns:
-        the plain JSON values in the file, not an instance of the schema
-
-    Raises:
-        OutputError: the file cannot be read or does not match the schema.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = Path(folder) / "numbers.json"
-        ...     _ = path.write_text("[1, 2]")
-        ...     read_validated(path, list[int])
-        [1, 2]
-    """
-    with damage_named(path):
-        content: Any = read_json(path, error=OutputError)
-        validate(content, schema, str(path), OutputError)
-    return content
-
-
-def window_of(made_by: dict[str, Any]) -> tuple[float, float] | None:
-    """Return the range of intensities (lower, upper) to which a task clips scans, or None without clipping.
-
-    Args:
-        made_by: content of `run.json`.
-
-    Example:
-        >>> window_of({"config": {"intensity": {"method": "window", "lower": -100, "upper": 250}}})
-        (-100.0, 250.0)
-        >>> window_of({"config": {"intensity": {"method": "zscore"}}}) is None
-        True
-    """
-    intensity = made_by.get("config", {}).get("intensity")
-    lower, upper = (intensity.get(key) if isinstance(intensity, dict) else None for key in ("lower", "upper"))
-    if not isinstance(lower, (int, float)) or not isinstance(upper, (int, float)):
-        return None
-    return float(lower), float(upper)
-
-
 def short_name(folder: Path) -> str:
     """Return the last two parts of the absolute path of a folder, for display.
 
@@ -452,35 +359,3 @@ def short_name(folder: Path) -> str:
         'runs/liver'
     """
     return "/".join(folder.resolve().parts[-2:])
-
-
-def about(made_by: Mapping[str, Any]) -> list[str]:
-    """Return short descriptions of a run: its data, validation fold, model and date.
-
-    Args:
-        made_by: content of `run.json`.
-
-    Returns:
-        one text per value, such as "Data: data"; unknown values are left out
-
-    Example:
-        >>> about({"config": {"dataset_dir": "data", "fold": 1, "num_folds": 5}})
-        ['Data: data', 'Held out: fold 1 of 5']
-    """
-    config = made_by.get("config", {})
-    fold = config.get("fold")
-    values = [
-        ("Data", config.get("dataset_dir")),
-        ("Held out", None if fold is None else f"fold {fold} of {config.get('num_folds')}"),
-        ("Model", config.get("ckpt_path")),
-        ("Date", str(made_by.get("date", ""))[:10]),
-    ]
-    return [
-        f"{label}: {', '.join(_short_path(path) for path in (value if isinstance(value, list) else [value]))}"
-        for label, value in values
-        if value
-    ]
-
-
-def _short_path(path: str) -> str:
-    return "/".join(PurePath(path).parts[-3:])

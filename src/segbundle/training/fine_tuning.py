@@ -105,7 +105,7 @@ def frozen_names(network: torch.nn.Module, layers: NetworkLayers, freeze: str | 
         if not matching:
             modules = [name for name, _ in network.named_children()]
             raise ConfigError(
-                f"freeze: {pattern!r} is no layer of {type(network).__name__}. Its layers are in "
+                f"freeze: {pattern!r} matches no layer of {type(network).__name__}. Its layers are in "
                 f"{first_names(modules, 8)}."
             )
         found |= matching

@@ -23,7 +23,8 @@ from segbundle.files.run_files import RESULTS
 from segbundle.report.colors import colors_of_run
 from segbundle.report.page import write_report
 from segbundle.report.prediction_page import write_prediction_report
-from segbundle.results.runs import holds_scores, window_of
+from segbundle.results.made_by import window_of
+from segbundle.results.runs import holds_scores
 from segbundle.segmentations.named_labels import TaskClasses
 from segbundle.segmentations.palette import ERROR_COLORS
 from segbundle.viewer.label_files import is_label_file, read_label_file

@@ -20,7 +20,7 @@ from segbundle.files.atomic import remove_partial, write_json
 from segbundle.files.documents import read_json, shortened
 from segbundle.files.output_folders import folder_of
 from segbundle.files.unwritten import UnwrittenFiles
-from segbundle.results.runs import write_run
+from segbundle.results.made_by import write_run
 from segbundle.results.scores import read_scores
 from segbundle.results.summary import print_summary, summarize, write_scores
 from segbundle.terminal import say

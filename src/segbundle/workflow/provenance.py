@@ -32,7 +32,7 @@ from segbundle.files.hashing import file_ends, shortened
 from segbundle.io.scan_files import files_of
 from segbundle.masking import hides_names, masked, name_of
 from segbundle.report.page import write_report
-from segbundle.results.runs import write_run
+from segbundle.results.made_by import write_run
 from segbundle.results.structures import training_cases_of, write_training_cases
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ class DatasetLabels:
     Attributes:
         class_names: classes of the task, background first.
         ignore_label: value of voxels whose class is unknown; None (default) if the dataset has no such value.
-        loaded: value with which each label value is loaded, without the background: other values are background. None
-            (default) if label maps are loaded unchanged.
+        loaded: value with which each label value is loaded. With a value for 0, it lists all label values of the
+            dataset; without, other values are background. None (default) if label maps are loaded unchanged.
         values: label values of each class by its name; empty (default) if `loaded` is None.
         named: label values by name in `dataset.json` (default: none).
 
@@ -56,6 +56,15 @@ class DatasetLabels:
         direct = [name for name in case.annotated if name not in self.named]
         merged = [name for name, values in self.values.items() if values <= known]
         return _mask(case, [*direct, *merged], self.class_names)
+
+    def present(self, values: Collection[int]) -> set[str]:
+        """Return the names of the foreground classes in a label map.
+
+        Args:
+            values: label values in the label map.
+        """
+        pairs = enumerate(self.class_names)
+        return {name for index, name in pairs if index and not self.values.get(name, {index}).isdisjoint(values)}
 
     def entry(self, case: Case) -> dict[str, Any]:
         """Return a case as an entry of a MONAI datalist, see `Case.item`, with `ignore_label` and `label_values`.
@@ -107,7 +116,7 @@ def dataset_labels(
         ...     classes = {"liver": 5, "kidney": ["left kidney", "right kidney"]}
         ...     labels = dataset_labels(folder, ["background", "liver", "kidney"], classes)
         ...     labels.loaded, labels.annotated_mask(Case("a", (), annotated=("liver", "left kidney")))
-        ({5: 1, 2: 2, 3: 2}, [True, True, False])
+        ({0: 0, 5: 1, 2: 2, 3: 2}, [True, True, False])
     """
     check_class_names(dataset_dir, class_names, classes)
     labels = described_labels(dataset_dir)
@@ -120,7 +129,8 @@ def dataset_labels(
     for value in found.loaded:
         numbers[value] = _number(path, value, named, labels.ignore_label)
     loaded = {numbers[value]: index for value, index in found.loaded.items()}
-    if len(loaded) < len(found.loaded):
+    loaded = {**{value: 0 for values in named.values() for value in values}, **loaded}
+    if len(set(numbers.values())) < len(numbers):
         twice = next(value for value in numbers if list(numbers.values()).count(numbers[value]) > 1)
         raise DataError(f"{path}: classes contains the label value {numbers[twice]} also as a name. Write it once.")
     return DatasetLabels(class_names, labels.ignore_label, loaded, _values_of_classes(found, numbers), named)

@@ -7,6 +7,7 @@ import pytest
 from segbundle.datasets.case_checks import pair_problems
 from segbundle.datasets.cases import Case
 from segbundle.datasets.dataset_check import examine_case
+from segbundle.datasets.label_values import DatasetLabels
 from segbundle.io.label_maps import read_labels
 from segbundle.io.scans import read_scan
 from segbundle.transforms.before_network import LoadScand

@@ -27,7 +27,7 @@ from segbundle.datasets.folds import (
 )
 from segbundle.datasets.given_folds import given_split, read_splits
 from segbundle.datasets.groups import groups_of
-from segbundle.datasets.label_values import DatasetLabels, dataset_labels
+from segbundle.datasets.label_values import dataset_labels
 from segbundle.datasets.listed import unlisted_in_words
 from segbundle.errors import ConfigError, DataError, suggestion
 
@@ -100,7 +100,8 @@ def labeled_data(
     if section != "validation":
         refuse_cases(cases)
     if section != "all" and fold is not None:
-        split = _split(folder, labels, listed, validation, num_folds, split_seed, splits, groups, stratify)
+        own = (class_names, classes)
+        split = _split(folder, own, listed, validation, num_folds, split_seed, splits, groups, stratify)
         training, held_out = choose_fold(folder, split, fold)
         chosen = held_out if section == "validation" else training
         cases = [case for case in cases if case.name in chosen]
@@ -154,8 +155,8 @@ def dataset_folds(
     """
     folder = Path(dataset_dir)
     listed, validation = _labeled(folder, data_list_key)
-    labels = dataset_labels(folder, class_names, classes)
-    return _split(folder, labels, listed, validation, num_folds, split_seed, splits, groups, stratify)
+    own = (class_names, classes)
+    return _split(folder, own, listed, validation, num_folds, split_seed, splits, groups, stratify)
 
 
 def folds_of_task(settings: Mapping[str, Any]) -> Split:
@@ -235,7 +236,7 @@ def unlabeled_in_words(folder: Path, names: Sequence[str], total: int) -> str:
 
 def _split(
     folder: Path,
-    labels: DatasetLabels,
+    classes: tuple[Sequence[str], Mapping[str, Any] | None],
     listed: Sequence[Case],
     validation: Sequence[Case],
     num_folds: int | str,
@@ -244,7 +245,7 @@ def _split(
     groups: str | None,
     stratify: bool,
 ) -> Split:
-    """Return the folds of labeled cases, see `dataset_folds`."""
+    """Return the folds of labeled cases, see `dataset_folds`; `classes` are `class_names` and `classes`."""
     cases = [*listed, *validation]
     names = [case.name for case in cases]
     file = find_description(folder)
@@ -262,5 +263,5 @@ def _split(
         return split
     if num_folds == GROUPS:
         return split_by_group(names, group_of)
-    present = class_presence(cases, labels) if stratify else None
+    present = class_presence(cases, dataset_labels(folder, *classes)) if stratify else None
     return random_split(names, int(num_folds), split_seed, group_of, present)

@@ -126,8 +126,8 @@ def _draw(run: Run, wanted: Iterable[Row]) -> tuple[dict[tuple[str, str], list[M
     problems: dict[str, str] = {}
     for case, names in progress(by_case.items(), "report"):
         try:
-            names = ["background", *run.class_names]
-            volumes = CaseVolumes.read(run.files[case], window_of(run.made_by), names, regions_of(run.made_by))
+            every, regions = ["background", *run.class_names], regions_of(run.made_by)
+            volumes = CaseVolumes.read(run.files[case], window_of(run.made_by), every, regions)
             for name in names:
                 drawn[case, name] = list(worst_slices(volumes, run.class_names.index(name) + 1))
         except (SegbundleError, OSError, ValueError, MemoryError) as error:

@@ -16,10 +16,10 @@ import segbundle.engines
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "segbundle"
 ORDER = [
-    "credentials", "terminal", "masking", "errors", "classes", "files", "losses", "metrics", "config", "reproductions",
-    "distributed", "former_names", "hardware", "acceleration", "audit", "io", "segmentations", "datasets", "results",
-    "checkpoints", "inference", "transforms", "report", "viewer", "sampling", "training", "workflow", "planning", "api",
-    "cli",
+    "credentials", "terminal", "masking", "errors", "classes", "class_values", "files", "losses", "metrics", "config",
+    "reproductions", "distributed", "former_names", "hardware", "acceleration", "audit", "io", "segmentations",
+    "datasets", "results", "checkpoints", "inference", "transforms", "report", "viewer", "sampling", "training",
+    "workflow", "planning", "api", "cli",
 ]  # fmt: skip
 """Packages in import order; a package may only import earlier packages."""
 

@@ -91,7 +91,14 @@ def test_contradictory_class_names_raise(tiny_dataset):
 
 @pytest.mark.parametrize(
     ("labels", "message"),
-    [({"background": 0, "whole": [1, 2]}, "regions"), ({"0": "background", "2": "liver"}, "without a gap")],
+    [
+        ({"background": 0, "whole": [1, 2], "core": [2, 1]}, "whole and core have the same label values"),
+        ({"background": 0, "whole": [1, 1]}, "whole contains a label value twice"),
+        ({"background": 0, "whole": [0, 1]}, "whole has the value 0 of the background"),
+        ({"background": 0, "whole": []}, r"labels\.whole is \[\]"),
+        ({"background": 0, "whole": [1, 2], "ignore": 2}, "gives `ignore` the value 2 of a class"),
+        ({"background": 0, "liver": 1, "ignore": [3, 4]}, "gives `ignore` several values"),
+    ],
 )
 def test_invalid_labels_raise(tmp_path, labels, message):
     write_description(tmp_path, labels=labels)
@@ -278,10 +285,11 @@ def test_ignore_label_is_not_a_class(tmp_path, labels):
     assert labeled_data(tmp_path, TINY_CLASSES)[0]["ignore_label"] == value
 
 
-def test_label_values_with_a_gap_raise(tmp_path):
+def test_label_values_with_a_gap_are_those_of_the_classes(tmp_path):
+    write_description(tmp_path, labels={"4": "cube", "0": "background", "2": "ball"})
+    assert described_labels(tmp_path) == (TINY_CLASSES, None, False, {"background": 0, "ball": 2, "cube": 4})
     write_description(tmp_path, labels={"1": "ball", "2": "cube"})
-    with pytest.raises(DataError, match=r"dataset\.json: the values of `labels` are \[1, 2\], but must be 0, 1, 2"):
-        described_labels(tmp_path)
+    assert described_labels(tmp_path) == (TINY_CLASSES, None, False, None)
 
 
 def test_dataset_without_ignore_label(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from segbundle.datasets.case_checks import pair_problems
 from segbundle.datasets.cases import Case
 from segbundle.datasets.dataset_check import examine_case
+from segbundle.datasets.label_values import DatasetLabels
 from segbundle.io.label_maps import read_labels
 from segbundle.io.scans import read_scan
 from segbundle.transforms.before_network import LoadScand
@@ -44,7 +45,7 @@ def test_values_near_integers_are_rounded(tmp_path, labels, factor):
     image = write_nifti(tmp_path / "i.nii", labels.astype(np.float32))
     loaded = LoadScand(CLASSES, 1, label=True)({"image": str(image), "label": str(path)})
     np.testing.assert_array_equal(loaded["label"].numpy()[0], labels)
-    problems, values = examine_case(Case("a", (image,), path), CLASSES, 1, None)
+    problems, values = examine_case(Case("a", (image,), path), DatasetLabels(CLASSES), 1)
     assert (problems, values) == ([], {0, 1, 2})
 
 
@@ -53,7 +54,7 @@ def test_non_integer_labels_raise(tmp_path, labels, spoilt):
     array = labels.astype(np.float32)
     array[2, 3, 4] = spoilt
     image, path = write_nifti(tmp_path / "i.nii", labels), write_nifti(tmp_path / "a.nii", array)
-    problems, _ = examine_case(Case("a", (image,), path), CLASSES, 1, None)
+    problems, _ = examine_case(Case("a", (image,), path), DatasetLabels(CLASSES), 1)
     assert len(problems) == 1
     assert (
         "a.nii: label values must be integers" in problems[0] or "contains label value(s) [3000000000]" in problems[0]

@@ -27,7 +27,7 @@ from segbundle.losses.deep_supervision import loss_over_depths
 COMMON = {
     "include_background": True, "to_onehot_y": False, "sigmoid": False, "softmax": False, "other_act": None,
     "reduction": "mean", "smooth_nr": 1e-5, "smooth_dr": 1e-5, "batch": False, "weight": None, "ignore_index": None,
-    "absent": "volume",
+    "absent": "volume", "regions": None,
 }  # fmt: skip
 ENTROPY = {"lambda_ce": 1.0, "label_smoothing": 0.0}
 

@@ -157,3 +157,27 @@ def test_a_few_million_voxels_are_counted_at_a_time(monkeypatch):
     labels = torch.ones(2**22 + 3, dtype=torch.uint8)
     assert per_class_dice(labels, labels, 2)[1] == 1
     assert sizes == [2**22, 3]
+
+
+def test_overlapping_classes_are_scored_as_masks():
+    """whole = {1, 2, 3}, core = {2, 3}; every score is that of the mask of the class alone."""
+    regions = [[0], [1, 2, 3], [2, 3]]
+    ref, pred = (torch.randint(0, 4, (6, 5, 4), generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    ref[0] = 255
+    found = score_case(pred, ref, 3, [True, True, False], 255, (1.0, 2.0, 3.0), [0.0, 1.0, 2.0], regions)
+    for index, members in enumerate(regions):
+        in_pred, in_ref = [[value in members for value in volume.flatten().tolist()] for volume in (pred, ref)]
+        known = [value != 255 for value in ref.flatten().tolist()]
+        both = sum(a and b for a, b, k in zip(in_pred, in_ref, known, strict=True) if k)
+        sizes = [sum(a for a, k in zip(mask, known, strict=True) if k) for mask in (in_pred, in_ref)]
+        assert (found[index].voxels_pred, found[index].voxels_ref) == tuple(sizes)
+        if index < 2:
+            assert found[index].dice == pytest.approx(2 * both / sum(sizes))
+    assert found[2].status is Status.UNANNOTATED and math.isnan(found[2].dice)
+    alone = [torch.isin(volume, torch.tensor([1, 2, 3])).long() for volume in (pred, ref)]
+    alone[1][0] = 255
+    expected = score_case(*alone, 2, None, 255, (1.0, 2.0, 3.0), [0.0, 1.0])[1]
+    assert found[1] == expected
+    assert expected.components_pred and expected.nsd > 0.5
+    perfect = score_case(ref.clamp(max=3), ref, 3, None, 255, regions=regions)
+    assert [score.dice for score in perfect] == [1.0] * 3

@@ -37,8 +37,9 @@ def test_names_and_channels_come_from_the_description(tiny_dataset):
 
 def test_classes_without_names_are_numbered(tmp_path):
     found = measure_dataset(write_folders(tmp_path, values=(1, 3)))
-    assert found.class_names == ["background", "label_1", "label_2", "label_3"] and not found.named
-    assert found.volumes(2) == []
+    assert found.class_names == ["background", "label_1", "label_3"] and not found.named
+    assert found.classes == {"label_1": 1, "label_3": 3}
+    assert len(found.volumes(1)) == len(found.volumes(2)) == 3 and found.volumes(3) == []
 
 
 def test_label_maps_of_zeros_raise(tmp_path):

@@ -176,19 +176,44 @@ def test_cells_between_different_labels():
     assert lower.tolist() == [[[0, 1]]]
 
 
+@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize("mostly_mixed", [0.0, 1.0])
+def test_overlapping_classes_are_painted_where_their_probability_exceeds_one_half(monkeypatch, name, mostly_mixed):
+    monkeypatch.setattr(restoring, "_MOSTLY_MIXED", mostly_mixed)
+    scores, to_grid, order = scores_of(4) - 1, GRIDS[name], (2, 3, 1)
+    places = np.stack(np.meshgrid(*map(np.arange, WANTED), indexing="ij"), -1) @ to_grid[:3, :3].T + to_grid[:3, 3]
+    expected = np.stack(
+        [ndimage.map_coordinates(p, np.moveaxis(places, -1, 0), order=1, mode="nearest")
+         for p in scores.double().sigmoid().numpy()]
+    )  # fmt: skip
+    painted = np.zeros(WANTED, int)
+    for index in order:
+        painted[expected[index] > 0.5] = index
+    clear = (np.abs(expected - 0.5) > 1e-5).all(axis=0)
+    filled = np.zeros((4, *WANTED), np.uint16)
+    for labels in (
+        restore_labels(scores, to_grid, WANTED, paint_order=order),
+        restore_labels(in_slabs(scores, 1, 2), to_grid, WANTED, paint_order=order),
+        restore_labels(scores, to_grid, WANTED, lambda count: filled, order),
+    ):
+        np.testing.assert_array_equal(labels.numpy()[clear], painted[clear])
+    np.testing.assert_allclose(filled / 65535, expected, atol=1e-4)
+    assert len(np.unique(painted)) >= 3
+
+
 def test_probabilities_only_at_corners_of_mixed_cells():
     scores = torch.tensor([[4.0, 4, 0, 0, 0], [0, 0, 4, 4, 4]]).reshape(2, 1, 1, 5)
     cells = (_Along.at(np.array([0.0]), 1), _Along.at(np.array([0.0]), 1), _Along.at(np.array([0.5, 1.25, 1.75]), 5))
     mixed = restoring._differ(scores.argmax(0), cells)
     assert mixed.flatten().tolist() == [False, True, False, False, False]
-    corners = _Corners.of(scores, mixed, cells)
+    corners = _Corners.of(scores, mixed, cells, None)
     assert corners.probabilities.shape == (2, 2)
     assert corners.probabilities[:, 0].tolist() == pytest.approx([1 / (1 + np.exp(-4)), 1 / (1 + np.exp(4))])
     assert corners.row.flatten()[1:3].tolist() == [0, 1]
     assert corners.most_probable(torch.tensor([1, 2]), cells).tolist() == [0, 1]
     beside = torch.cat([scores, torch.zeros_like(scores)], dim=1)  # along an axis that needs no interpolation
     cells = (_Along.at(np.array([0.0, 1.0]), 2), *cells[1:])
-    assert len(_Corners.of(beside, restoring._differ(beside.argmax(0), cells), cells).probabilities) == 2
+    assert len(_Corners.of(beside, restoring._differ(beside.argmax(0), cells), cells, None).probabilities) == 2
 
 
 @pytest.mark.parametrize(("ones", "between", "everywhere"), [([1], 2, False), ([0, 2], 3, True)])

@@ -67,6 +67,7 @@ _PARENT_MODULES = frozenset(
     if char == "."
 )
 _OWN_COMPONENTS: dict[str, frozenset[str] | None] = {
+    "class_values": frozenset({"class_values", "regions"}),
     "classes": frozenset({"num_classes"}),
     "config": frozenset({"fixed_settings", "in_bundle", "locate_bundle", "select_settings"}),
     "datasets": frozenset({"Case", "find_scans", "fold_names", "labeled_data", "load_cases"}),

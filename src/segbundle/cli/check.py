@@ -9,6 +9,7 @@ from typing import Any
 
 from segbundle.acceleration.lazy_imports import fast_imports
 from segbundle.audit import refuse_untrusted
+from segbundle.class_values import class_values
 from segbundle.config.options import default_bundle
 from segbundle.config.overlays import read_config
 from segbundle.datasets.bids import is_bids
@@ -60,7 +61,8 @@ def print_check(
         with fast_imports():
             from segbundle.config.validation import check_task
         check_task(list(config), default_bundle() / "configs")
-    cases = DatasetCheck(dataset, *_task_classes(dataset, config), _allows_uneven(config, allow_uneven))
+    names, classes, channels = _task_classes(dataset, config)
+    cases = DatasetCheck(dataset, names, channels, _allows_uneven(config, allow_uneven), classes)
     found = [(case, problems) for case, problems in counted(cases, len(cases), "checking", "case")]
     messages = cases.problems + [message for _, problems in found for message in problems]
     if messages:
@@ -105,8 +107,8 @@ def _allows_uneven(config: Sequence[Path], given: bool | None) -> bool:
     return [False, *(value for value in [*found, given] if isinstance(value, bool))][-1]
 
 
-def _task_classes(dataset: Path, config: Sequence[Path]) -> tuple[list[str] | None, int | None]:
-    """Return the class names and the number of channels that the cases must match.
+def _task_classes(dataset: Path, config: Sequence[Path]) -> tuple[list[str] | None, dict[str, Any] | None, int | None]:
+    """Return the class names, the label values of the classes, and the number of channels that the cases must match.
 
     They come from the task YAMLs, or else from the dataset. The names are None if `dataset.json` is invalid, because
     this is reported with the other problems.
@@ -116,15 +118,17 @@ def _task_classes(dataset: Path, config: Sequence[Path]) -> tuple[list[str] | No
         task = {**read_config(default_bundle() / "configs" / "train.yaml"), "class_names": None}
     for path in config:
         task |= read_config(path)
-    names = task.get("class_names")
+    names, classes = task.get("class_names"), task.get("classes")
+    if names is None and isinstance(classes, dict):
+        names = class_values(classes).names
     if names is None:
         try:
-            names = described_labels(dataset).class_names
+            names, classes = described_labels(dataset).class_names, described_labels(dataset).classes
         except DataError:
-            return None, None
+            return None, None, None
     if names is None:
         raise ConfigError(f"{dataset}: has no dataset.json with class names. Pass a task YAML with --config.")
     if not isinstance(names, (list, type(None))):
         raise ConfigError(f"class_names is {names!r}; `segbundle check` needs a plain list of names.")
     channels = task.get("network_def#in_channels", (task.get("network_def") or {}).get("in_channels"))
-    return None if names is None else [str(name) for name in names], channels
+    return None if names is None else [str(name) for name in names], classes, channels

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from segbundle.class_values import class_values
 from segbundle.config.literals import protect, protect_text
 from segbundle.config.settings import BY_KEY
 from segbundle.config.values import find_key
@@ -108,6 +109,8 @@ def merged_config(
             values are not evaluated. Default: none.
         values: further values by key, merged after the files and before `overrides`. Default: none.
 
+    Values with `classes` and without `class_names` set `class_names` too.
+
     Raises:
         ConfigError: a file, or a file that a macro (`%FILE`) refers to, cannot be read (see `read_config`), or a key
             cannot be set.
@@ -125,24 +128,35 @@ def merged_config(
 
     parser = ConfigParser(config={})
     for path in files:
-        for key, value in read_config(path).items():
+        for key, value in _with_class_names(read_config(path)).items():
             if not key.strip("+#:"):
                 raise ConfigError(f"{path}: key {key!r} is not a valid name. Rename or remove it.")
             with _name_key_in_errors(f"{path}: key {key!r}"):
                 merge_kv(parser, key, protect_text(value))
         _check_step_lists(parser.get(), f"{path}: ")
-    for key, value in (values or {}).items():
+    for key, value in _with_class_names(values or {}).items():
         with _name_key_in_errors(f"key {key!r}"):
             merge_kv(parser, key, protect_text(value))
     for text in texts(parser.get()):
         if text.startswith("%") and (path := ConfigParser.split_path_id(text[1:])[0]):
             read_config(path)
-    for key, value in (overrides or {}).items():
+    for key, value in _with_class_names(overrides or {}).items():
         with _name_key_in_errors(f"--{key}"):
             parser[key] = protect(value)
     config: dict[str, Any] = parser.get()
     _check_step_lists(config, "")
     return config
+
+
+def _with_class_names(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return values with `class_names` if they contain `classes` only; `check_values` reports invalid classes."""
+    classes = config.get("classes")
+    if "class_names" in config or not isinstance(classes, Mapping) or "_target_" in classes:
+        return config
+    try:
+        return {**config, "class_names": class_values(classes).names}
+    except ConfigError:
+        return config
 
 
 def check_steps(

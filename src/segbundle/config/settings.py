@@ -138,6 +138,14 @@ SETTINGS = (
         affects="labels", fixed=True,
     ),
     Setting(
+        "classes",
+        AnyOf(NULL, MappingOf(AnyOf(Integer(0), Text(filled=True), ListOf(AnyOf(Integer(0), Text(filled=True)))))),
+        "label values by class name, for instance {liver: 5, kidney: [2, 3]}, or null,",
+        "label values by class name, for a subset of the classes, merged classes, or regions that overlap; sets "
+        "class_names; null uses the values 0, 1, 2, ... in the order of class_names", _DATA, "null",
+        affects="labels", fixed=True,
+    ),
+    Setting(
         "class_colors", AnyOf(NULL, MappingOf(AnyOf(Text(filled=True), ListOf(Integer(0, 255), 3)))),
         'colors by class name, for instance {liver: "#aa3311"}, or null,',
         "colors by class name, in output files, reports and the viewer; null uses a palette for color-blind readers",

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from segbundle.class_values import class_values
 from segbundle.classes import Classes
 from segbundle.config.kinds import Component
 from segbundle.config.literals import restore
@@ -47,8 +48,26 @@ def check_values(config: Mapping[str, Any], evaluated: bool = False) -> None:
     tolerance, names = config.get("nsd_tolerance_mm"), config.get("class_names")
     if isinstance(names, list) and not is_evaluated_later(names):
         Classes(names)
+    _check_classes(config.get("classes"), names, config.get("loss"))
     if isinstance(tolerance, Mapping) and not (is_evaluated_later(tolerance) or is_evaluated_later(names)):
         nsd_tolerances(tolerance, [str(name) for name in names or ()])
+
+
+def _check_classes(classes: Any, names: Any, loss: Any) -> None:
+    """Raise a `ConfigError` if `classes` is invalid or contradicts `class_names`, or a loss cannot handle regions."""
+    if not isinstance(classes, Mapping) or is_evaluated_later(classes):
+        return
+    found = class_values(classes)
+    if isinstance(names, list) and not is_evaluated_later(names) and list(map(str, names)) != found.names:
+        raise ConfigError(
+            f"classes has other names than class_names ({', '.join(map(str, names))}). Leave out class_names; with "
+            f"python -m monai.bundle run, write class_names: [{', '.join(found.names)}]."
+        )
+    if found.members is not None and isinstance(loss, Mapping) and "_target_" in loss and "regions" not in loss:
+        raise ConfigError(
+            "classes overlap, but loss has no regions. Use a loss of segbundle.losses with "
+            'regions: {_target_: segbundle.class_values.regions, classes: "@classes"}, as in train.yaml.'
+        )
 
 
 def is_evaluated_later(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -49,13 +49,20 @@ def image_problems(scan: Scan, num_channels: int | None) -> Iterator[str]:
         yield f"{scan.path}: contains {bad} NaN or Inf voxel(s); replace them, for instance by the scan's minimum."
 
 
-def label_problems(label: Scan, class_names: Sequence[str], ignore_label: int | None = None) -> Iterator[str]:
+def label_problems(
+    label: Scan,
+    class_names: Sequence[str],
+    ignore_label: int | None = None,
+    loaded: Mapping[int, int] | None = None,
+) -> Iterator[str]:
     """Yield problems of a label map: several channels, invalid label values, or only unknown voxels.
 
     Args:
         label: label map (1, X, Y, Z).
         class_names: classes of the task, background first.
         ignore_label: value of voxels whose class is unknown; None (default) if the dataset has no such value.
+        loaded: loaded value by label value. With a value for 0, it lists all label values; without, other values are
+            background. None (default) if the values are the indices of the classes.
 
     Example:
         >>> from pathlib import Path
@@ -78,8 +85,16 @@ def label_problems(label: Scan, class_names: Sequence[str], ignore_label: int | 
             "linear interpolation: use nearest neighbor."
         )
         return
+    if loaded is not None:
+        stray = [int(v) for v in values if v not in loaded and v != ignore_label] if 0 in loaded else []
+        if stray:
+            yield (
+                f"{label.path}: contains label value(s) [{some(stray, _SHOWN_VALUES)}] that are not among the `labels` "
+                "of dataset.json; add them there, or correct the label map."
+            )
+            return
     unknown = [int(v) for v in values if not 0 <= v < len(class_names) and v != ignore_label]
-    if unknown:
+    if unknown and loaded is None:
         yield (
             f"{label.path}: contains label value(s) [{some(unknown, _SHOWN_VALUES)}], but the {len(class_names)} "
             f"class_names have values 0 to {len(class_names) - 1}; add the class, correct the label map, "
@@ -112,13 +127,20 @@ def pair_problems(image: Scan, label: Scan) -> Iterator[str]:
         )
 
 
-def unannotated_problems(label: Scan, annotated: Sequence[bool], class_names: Sequence[str]) -> Iterator[str]:
+def unannotated_problems(
+    label: Scan,
+    annotated: Sequence[bool],
+    class_names: Sequence[str],
+    regions: Sequence[Sequence[int]] | None = None,
+) -> Iterator[str]:
     """Yield a problem for each class that is present in a label map but not annotated in the case.
 
     Args:
-        label: label map (1, X, Y, Z) of class indices.
+        label: label map (1, X, Y, Z) of loaded values.
         annotated: one bool per class, False for unannotated classes.
         class_names: classes of the task, background first.
+        regions: loaded values of each class, if classes overlap; values of an annotated class are accepted. Default:
+            None.
 
     Example:
         >>> from pathlib import Path
@@ -130,8 +152,11 @@ def unannotated_problems(label: Scan, annotated: Sequence[bool], class_names: Se
     if all(annotated):
         return
     present = {int(v) for v in np.unique(label.array)}
-    for index, (name, is_annotated) in enumerate(zip(class_names, annotated, strict=True)):
-        if not is_annotated and index in present:
+    members = [[index] for index in range(len(class_names))] if regions is None else regions
+    pairs = list(zip(members, annotated, strict=True))
+    allowed = {value for values, is_annotated in pairs if is_annotated for value in values}
+    for index, (name, (values, is_annotated)) in enumerate(zip(class_names, pairs, strict=True)):
+        if not is_annotated and present & set(values) - allowed:
             yield (
                 f"{label.path}: contains class {name!r} ({index}), but the `annotated` list of the case does not; "
                 "add the class to the list, or clear those voxels."

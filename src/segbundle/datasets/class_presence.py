@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from segbundle.classes import Classes
 from segbundle.datasets.case import Case
+from segbundle.datasets.label_values import DatasetLabels
 from segbundle.errors import SegbundleError
 from segbundle.io.label_maps import read_labels
 from segbundle.io.scans import read_geometry
@@ -20,7 +20,7 @@ from segbundle.terminal import counted
 _SECONDS = 3.0
 
 
-def class_presence(cases: Sequence[Case], class_names: Sequence[str]) -> dict[str, frozenset[str]]:
+def class_presence(cases: Sequence[Case], labels: DatasetLabels) -> dict[str, frozenset[str]]:
     """Return the classes that are present and the classes that are annotated in each case.
 
     Every label map is read once per process. Label maps that cannot be read count as empty here; the run reports them
@@ -28,7 +28,7 @@ def class_presence(cases: Sequence[Case], class_names: Sequence[str]) -> dict[st
 
     Args:
         cases: labeled cases.
-        class_names: classes of the task, background first.
+        labels: labels of the dataset as the classes of the task.
 
     Returns:
         for each case, by name: the names of the foreground classes in its label map, and the names of its annotated
@@ -41,32 +41,33 @@ def class_presence(cases: Sequence[Case], class_names: Sequence[str]) -> dict[st
         ...     path = Path(folder) / "a_seg.nii"
         ...     nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.uint8), np.eye(4)), path)
         ...     case = Case("a", (Path("a.nii"),), path)
-        ...     sorted(class_presence([case], ["background", "liver", "lesion"])["a"])
+        ...     sorted(class_presence([case], DatasetLabels(["background", "liver", "lesion"]))["a"])
         ['lesion?', 'liver', 'liver?']
     """
-    names = tuple(class_names)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        values = pool.map(lambda case: _values(case, names), cases)
+        values = pool.map(lambda case: _values(case, labels), cases)
         shown = counted(values, len(cases), "reading label maps for the folds", "case", leave=False, delay=_SECONDS)
-        return {case.name: _features(case, found, names) for case, found in zip(cases, shown, strict=True)}
+        return {case.name: _features(case, found, labels) for case, found in zip(cases, shown, strict=True)}
 
 
-def _features(case: Case, values: frozenset[int], names: tuple[str, ...]) -> frozenset[str]:
+def _features(case: Case, values: frozenset[int], labels: DatasetLabels) -> frozenset[str]:
+    names = labels.class_names
     try:
-        annotated = Classes(names).annotated_mask(case.annotated)
+        annotated = labels.annotated_mask(case)
     except SegbundleError:
         annotated = [True] * len(names)
-    foreground = [(index, name) for index, name in enumerate(names) if index > 0 and annotated[index]]
-    return frozenset(f"{name}?" for _, name in foreground) | frozenset(n for i, n in foreground if i in values)
+    foreground = [name for index, name in enumerate(names) if index > 0 and annotated[index]]
+    present = labels.present(values)
+    return frozenset(f"{name}?" for name in foreground) | present.intersection(foreground)
 
 
-def _values(case: Case, names: tuple[str, ...]) -> frozenset[int]:
+def _values(case: Case, labels: DatasetLabels) -> frozenset[int]:
     """Return the label values of a case; empty if its label map cannot be read."""
     if case.label is None or case.problems:
         return frozenset()
     try:
         status = case.label.stat()
-        return _values_of(case.label, case.image[0], names, status.st_mtime_ns, status.st_size)
+        return _values_of(case.label, case.image[0], tuple(labels.class_names), status.st_mtime_ns, status.st_size)
     except (SegbundleError, OSError):
         return frozenset()
 

@@ -27,7 +27,7 @@ from segbundle.datasets.folds import (
 )
 from segbundle.datasets.given_folds import given_split, read_splits
 from segbundle.datasets.groups import groups_of
-from segbundle.datasets.label_names import check_class_names, described_labels
+from segbundle.datasets.label_values import dataset_labels
 from segbundle.datasets.listed import unlisted_in_words
 from segbundle.errors import ConfigError, DataError, suggestion
 
@@ -46,6 +46,7 @@ def labeled_data(
     stratify: bool = True,
     case_names: str = "path",
     output_dir: str | Path | None = None,
+    classes: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Return a MONAI datalist of the labeled cases for training, validation or evaluation.
 
@@ -64,10 +65,12 @@ def labeled_data(
         stratify: see `dataset_folds`.
         case_names: see `find_scans`. Default: `path`.
         output_dir: see `find_scans`.
+        classes: see `segbundle.datasets.label_values.dataset_labels`. Default: None.
 
     Returns:
         entries with `case`, `image`, `label` and `annotated` (one bool per class), sorted by name; also with
-        `ignore_label` if the dataset has an ignore label
+        `ignore_label` if the dataset has an ignore label, and with `label_values` (loaded value by label value) if the
+        label values are not the indices of the classes
 
     Raises:
         DataError: no case is labeled, files are missing, folds contradict each other, or `annotated` or
@@ -90,21 +93,20 @@ def labeled_data(
         raise ConfigError(f"section is {section!r}{suggestion(section, ('training', 'validation', 'all'))}")
     if hidden_in := output_dir if case_names == "pseudonym" else None:
         hide_names_below([dataset_dir], hidden_in)
-    check_class_names(dataset_dir, class_names)
+    labels = dataset_labels(dataset_dir, class_names, classes)
     folder = Path(dataset_dir)
     listed, validation = _labeled(folder, data_list_key)
     cases = [*listed, *validation]
     if section != "validation":
         refuse_cases(cases)
     if section != "all" and fold is not None:
-        split = _split(folder, class_names, listed, validation, num_folds, split_seed, splits, groups, stratify)
+        own = (class_names, classes)
+        split = _split(folder, own, listed, validation, num_folds, split_seed, splits, groups, stratify)
         training, held_out = choose_fold(folder, split, fold)
         chosen = held_out if section == "validation" else training
         cases = [case for case in cases if case.name in chosen]
     refuse_cases(cases)
-    ignore_label = described_labels(folder).ignore_label
-    unknown = {} if ignore_label is None else {"ignore_label": ignore_label}
-    items = [{**case.item(class_names), **unknown} for case in sorted(cases, key=lambda case: case.name)]
+    items = [labels.entry(case) for case in sorted(cases, key=lambda case: case.name)]
     return named_by_pseudonym(items, hidden_in) if hidden_in else items
 
 
@@ -118,6 +120,7 @@ def dataset_folds(
     splits: str | None = None,
     groups: str | None = None,
     stratify: bool = True,
+    classes: Mapping[str, Any] | None = None,
 ) -> Split:
     """Return the folds of a cross-validation.
 
@@ -134,6 +137,7 @@ def dataset_folds(
             `groups_of` in `segbundle.datasets.groups`. Default: None.
         stratify: whether to exchange cases between random folds until, if possible, no fold lacks a class (see
             `balance_folds`; default True). This reads all label maps.
+        classes: see `segbundle.datasets.label_values.dataset_labels`. Default: None.
 
     Raises:
         DataError: see `labeled_data`; or the folds divide a group.
@@ -151,7 +155,8 @@ def dataset_folds(
     """
     folder = Path(dataset_dir)
     listed, validation = _labeled(folder, data_list_key)
-    return _split(folder, class_names, listed, validation, num_folds, split_seed, splits, groups, stratify)
+    own = (class_names, classes)
+    return _split(folder, own, listed, validation, num_folds, split_seed, splits, groups, stratify)
 
 
 def folds_of_task(settings: Mapping[str, Any]) -> Split:
@@ -231,7 +236,7 @@ def unlabeled_in_words(folder: Path, names: Sequence[str], total: int) -> str:
 
 def _split(
     folder: Path,
-    class_names: Sequence[str],
+    classes: tuple[Sequence[str], Mapping[str, Any] | None],
     listed: Sequence[Case],
     validation: Sequence[Case],
     num_folds: int | str,
@@ -240,7 +245,7 @@ def _split(
     groups: str | None,
     stratify: bool,
 ) -> Split:
-    """Return the folds of labeled cases, see `dataset_folds`."""
+    """Return the folds of labeled cases, see `dataset_folds`; `classes` are `class_names` and `classes`."""
     cases = [*listed, *validation]
     names = [case.name for case in cases]
     file = find_description(folder)
@@ -258,5 +263,5 @@ def _split(
         return split
     if num_folds == GROUPS:
         return split_by_group(names, group_of)
-    classes = class_presence(cases, class_names) if stratify else None
-    return random_split(names, int(num_folds), split_seed, group_of, classes)
+    present = class_presence(cases, dataset_labels(folder, *classes)) if stratify else None
+    return random_split(names, int(num_folds), split_seed, group_of, present)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from segbundle.classes import IGNORE_INDEX, Classes
+from segbundle.classes import IGNORE_INDEX
 from segbundle.datasets.case import Case, name_problems
 from segbundle.datasets.case_checks import image_problems, label_problems, pair_problems, unannotated_problems
 from segbundle.datasets.cases import list_cases, load_cases
@@ -18,10 +18,11 @@ from segbundle.datasets.description import read_description
 from segbundle.datasets.description_file import find_description
 from segbundle.datasets.folds import DEFAULT_NUM_FOLDS, count_folds
 from segbundle.datasets.given_folds import given_split
-from segbundle.datasets.label_names import check_class_names, described_labels
+from segbundle.datasets.label_names import described_labels
+from segbundle.datasets.label_values import DatasetLabels, dataset_labels
 from segbundle.datasets.layouts import recognize
 from segbundle.datasets.listed import unlisted_in_words
-from segbundle.errors import ConfigError, DataError, SegbundleError, describe
+from segbundle.errors import DataError, SegbundleError, describe
 from segbundle.io.label_maps import read_labels
 from segbundle.io.scans import Scan, read_geometry, read_scan
 
@@ -49,9 +50,8 @@ class ClassTally:
 
 def examine_case(
     case: Case,
-    class_names: Sequence[str],
+    labels: DatasetLabels,
     num_channels: int | None,
-    ignore_label: int | None,
     allow_uneven: bool = False,
 ) -> tuple[list[str], set[int]]:
     """Read the files of a case, and return its problems and the values in its label map.
@@ -60,16 +60,16 @@ def examine_case(
 
     Args:
         case: case to check.
-        class_names: classes of the task, background first.
+        labels: labels of the dataset as the classes of the task.
         num_channels: number of channels that the network takes; None accepts any number.
-        ignore_label: value of voxels whose class is unknown; None if the dataset has no such value.
         allow_uneven: see `segbundle.io.scans.read_scan`. Default: False.
 
     Returns:
         messages about the problems, and the set of label values (empty if no label map could be read)
 
     Example:
-        >>> examine_case(Case("a", (Path("a.nii"),), problems=("a.nii: no such file.",)), ["background"], 1, None)
+        >>> labels = DatasetLabels(["background", "liver"])
+        >>> examine_case(Case("a", (Path("a.nii"),), problems=("a.nii: no such file.",)), labels, 1)
         (['a.nii: no such file.'], set())
     """
     if case.problems:
@@ -78,19 +78,17 @@ def examine_case(
     path = case.image[0] if len(case.image) == 1 else list(case.image)
     image = _read(found, read_scan, path, np.float32, allow_uneven)
     grid = None if image is None else image.geometry
-    label = _read(found, read_labels, case.label, class_names, grid) if case.label is not None else None
+    label = _read(found, read_labels, case.label, labels.class_names, grid) if case.label is not None else None
     if image is not None:
         found += image_problems(image, num_channels)
     if label is not None:
-        found += label_and_annotation_problems(case, label, class_names, ignore_label)
+        found += label_and_annotation_problems(case, label, labels)
     if image is not None and label is not None:
         found += pair_problems(image, label)
     return found, set(np.unique(label.array).tolist()) if label is not None else set()
 
 
-def label_and_annotation_problems(
-    case: Case, label: Scan, class_names: Sequence[str], ignore_label: int | None
-) -> list[str]:
+def label_and_annotation_problems(case: Case, label: Scan, labels: DatasetLabels) -> list[str]:
     """Return problems of a label map, and contradictions between label map and `annotated` list of a case.
 
     Contradictions are reported only if the label map has no other problem.
@@ -98,22 +96,22 @@ def label_and_annotation_problems(
     Args:
         case: case of the label map.
         label: label map (1, X, Y, Z).
-        class_names: classes of the task, background first.
-        ignore_label: value of voxels whose class is unknown; None if the dataset has no such value.
+        labels: labels of the dataset as the classes of the task.
 
     Example:
         >>> from segbundle.io.scans import Geometry
         >>> case = Case("a", (Path("a.nii"),), Path("seg.nii"))
         >>> label = Scan(np.ones((1, 2, 2, 2), np.uint8), Geometry((2, 2, 2), np.eye(4)), Path("seg.nii"))
-        >>> label_and_annotation_problems(case, label, ["background", "liver"], None)
+        >>> label_and_annotation_problems(case, label, DatasetLabels(["background", "liver"]))
         []
     """
-    found = list(label_problems(label, class_names, ignore_label))
+    found = list(label_problems(label, labels.class_names, labels.ignore_label, labels.loaded))
     try:
-        annotated = Classes(class_names).annotated_mask(case.annotated)
-    except ConfigError as error:
-        return [*found, f"case {case.name}: its `annotated` list in dataset.json is wrong: {error}"]
-    return found or list(unannotated_problems(label, annotated, class_names))
+        annotated = labels.annotated_mask(case)
+    except DataError as error:
+        return [*found, str(error)]
+    values = None if labels.loaded is None else [[0], *(sorted(values) for values in labels.values.values())]
+    return found or list(unannotated_problems(label, annotated, labels.class_names, values))
 
 
 def _read(found: list[str], read: Callable[..., Scan], *arguments: Any) -> Scan | None:
@@ -135,6 +133,7 @@ class DatasetCheck:
         class_names: classes of the task, background first; None if they are unknown.
         num_channels: number of channels that the network takes; None (default) for that of the first readable case.
         allow_uneven: see `segbundle.io.scans.read_scan`. Default: False.
+        classes: see `segbundle.datasets.label_values.dataset_labels`. Default: None.
 
     Attributes:
         cases: cases that will be opened.
@@ -171,6 +170,7 @@ class DatasetCheck:
         class_names: Sequence[str] | None,
         num_channels: int | None = None,
         allow_uneven: bool = False,
+        classes: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = Path(dataset_dir)
         self._file = find_description(self.folder)
@@ -179,9 +179,9 @@ class DatasetCheck:
         self.tallies = {name: ClassTally() for name in self.class_names[1:]}
         self.partly_unknown = 0
         self.problems: list[str] = []
-        self.ignore_label: int | None = None
-        self._learned: set[int] = set()
-        description = self._read_description(class_names)
+        self.labels = DatasetLabels(self.class_names)
+        self._learned: set[str] = set()
+        description = self._read_description(class_names, classes)
         announced = description.get("numTraining")
         self._announced = announced if isinstance(announced, int) else None
         self._unlisted = self._find_unlisted(description)
@@ -198,14 +198,14 @@ class DatasetCheck:
         except SegbundleError as error:
             self.problems.append(str(error))
 
-    def _read_description(self, class_names: Sequence[str] | None) -> dict[str, Any]:
+    def _read_description(self, class_names: Sequence[str] | None, classes: Mapping[str, Any] | None) -> dict[str, Any]:
         """Return the content of `dataset.json`, or an empty dict if it is invalid and cases come from folders."""
         description: dict[str, Any] = {}
         try:
             description = read_description(self.folder)
-            self.ignore_label = described_labels(self.folder).ignore_label
+            self.labels = replace(self.labels, ignore_label=described_labels(self.folder).ignore_label)
             if class_names is not None:
-                check_class_names(self.folder, class_names)
+                self.labels = dataset_labels(self.folder, class_names, classes)
         except DataError as error:
             self.problems.append(str(error))
         return description
@@ -237,7 +237,7 @@ class DatasetCheck:
             notes.append(
                 f"{self._file.path.name} has numTraining {self._announced}, but {len(self._training)} cases were found."
             )
-        unseen = [name for index, name in enumerate(self.class_names) if index > 0 and index not in self._learned]
+        unseen = [name for name in self.class_names[1:] if name not in self._learned]
         if unseen:
             notes.append(f"no training case contains {', '.join(unseen)}; a network needs examples of every class.")
         return notes
@@ -252,7 +252,7 @@ class DatasetCheck:
                 problems, values = self._examine(case)
                 if case.label is not None and not problems:
                     self._count(case, values)
-                    self._learned |= values if number < len(self._training) else set()
+                    self._learned |= self.labels.present(values) if number < len(self._training) else set()
             except Exception as error:  # a damaged file can raise anything; other cases are still checked
                 problems = [
                     f"case {case.name}: cannot be checked ({describe(error)}). Repair its files, or remove the case."
@@ -262,17 +262,16 @@ class DatasetCheck:
     def _examine(self, case: Case) -> tuple[list[str], set[int]]:
         if self.num_channels is None and not case.problems:
             self.num_channels = _channels(case)
-        return examine_case(case, self.class_names, self.num_channels, self.ignore_label, self.allow_uneven)
+        return examine_case(case, self.labels, self.num_channels, self.allow_uneven)
 
     def _count(self, case: Case, values: set[int]) -> None:
-        self.partly_unknown += self.ignore_label in values
-        mask = Classes(self.class_names).annotated_mask(case.annotated)
-        for index, name in enumerate(self.class_names):
-            if index > 0:
-                tally = self.tallies[name]
-                tally.labeled += index in values
-                tally.absent += mask[index] and index not in values
-                tally.unannotated += not mask[index]
+        self.partly_unknown += self.labels.ignore_label in values
+        present, mask = self.labels.present(values), self.labels.annotated_mask(case)
+        for name, annotated in zip(self.class_names[1:], mask[1:], strict=True):
+            tally = self.tallies[name]
+            tally.labeled += name in present
+            tally.absent += annotated and name not in present
+            tally.unannotated += not annotated
 
 
 def _channels(case: Case) -> int | None:

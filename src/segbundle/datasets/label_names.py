@@ -1,4 +1,4 @@
-"""Read the class names and the ignore label of a dataset, and compare the names with those of a task."""
+"""Read the class names, label values and ignore label of a dataset, and compare them with those of a task."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from segbundle.class_values import class_values
 from segbundle.classes import Classes
 from segbundle.datasets.bids import bids_cases, is_bids
 from segbundle.datasets.description import LISTS, read_description
 from segbundle.datasets.description_file import find_description, root_of
 from segbundle.datasets.folders import some
-from segbundle.errors import DataError
+from segbundle.errors import ConfigError, DataError
 from segbundle.files.documents import shortened
 from segbundle.io.label_tables import find_label_table, read_label_table, table_class_names
 from segbundle.io.segments import find_class
@@ -29,6 +30,8 @@ class DescribedLabels(NamedTuple):
         class_names: names in the order of the label values; None (default) if the file does not have `labels`.
         ignore_label: value of voxels whose class is unknown; None (default) if the file defines no ignore label.
         by_name: whether the label values of each label map are found by the names, as in `dseg.tsv` (default False).
+        classes: label values by class name, as in the setting `classes`; None (default) if they are 0, 1, 2, ... in
+            the order of the names.
 
     Example:
         >>> DescribedLabels(["background", "liver"]).ignore_label is None
@@ -38,29 +41,31 @@ class DescribedLabels(NamedTuple):
     class_names: list[str] | None = None
     ignore_label: int | None = None
     by_name: bool = False
+    classes: dict[str, Any] | None = None
 
 
 def described_labels(dataset_dir: str | Path) -> DescribedLabels:
     """Return the class names and the ignore label of a dataset.
 
     `labels` may be `{"0": "background", "1": "liver"}` as in the Decathlon, `{"background": 0, "liver": 1}` as in
-    nnU-Net, or a list of names. The label named `ignore` marks unknown voxels. Without `labels`, the foreground classes
-    come from VISTA3D's `original_label_dict` or `label_dict`, if its values have no gap; for BIDS, from the `dseg.tsv`
-    files of the label maps.
+    nnU-Net, or a list of names. As in nnU-Net, a class may have a list of values, and these classes may overlap. The
+    label named `ignore` marks unknown voxels. Without `labels`, the foreground classes come from VISTA3D's
+    `original_label_dict` or `label_dict`, if its values have no gap; for BIDS, from the `dseg.tsv` files of the label
+    maps.
 
     Args:
         dataset_dir: see `load_cases`.
 
     Raises:
-        DataError: `dataset.json` is invalid, or the label values are not 0, 1, 2, ..., are duplicate, or are lists
-            (nnU-Net's region-based labels).
+        DataError: `dataset.json` is invalid, two classes have the same label values, or `regions_class_order`
+            contradicts the regions.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = (Path(folder) / "dataset.json").write_text('{"labels": {"background": 0, "liver": 1, "ignore": 2}}')
         ...     described_labels(Path(folder))
-        DescribedLabels(class_names=['background', 'liver'], ignore_label=2, by_name=False)
+        DescribedLabels(class_names=['background', 'liver'], ignore_label=2, by_name=False, classes=None)
     """
     path, description = find_description(dataset_dir).path, read_description(dataset_dir)
     labels = description.get("labels")
@@ -68,26 +73,66 @@ def described_labels(dataset_dir: str | Path) -> DescribedLabels:
         labels = _vista_labels(description)
     if labels is None:
         return _of_bids(dataset_dir, description)
-    names = _names_by_value(path, labels)
-    by_value = dict(names)
-    duplicates = [value for value, count in Counter(value for value, _ in names).items() if count > 1]
+    named = _named_values(path, labels)
+    singles = [(value, name) for name, value in named if isinstance(value, int)]
+    duplicates = [value for value, count in Counter(value for value, _ in singles).items() if count > 1]
     if duplicates:
-        same = ", ".join(repr(name) for value, name in names if value == duplicates[0])
+        same = ", ".join(repr(name) for value, name in singles if value == duplicates[0])
         raise DataError(
             f"{path}: `labels` gives the value {duplicates[0]} to {same}; give every class a different value."
         )
-    ignored = [value for value, name in by_value.items() if name.lower() == "ignore"]
-    for value in ignored:
-        del by_value[value]
-    if len(ignored) > 1 or sorted(by_value) != list(range(len(by_value))):
-        raise DataError(
-            f"{path}: the values of `labels` are {shortened(sorted(by_value))}, but must be 0, 1, 2, ... without a "
-            "gap. Only the label named ignore may have another value."
-        )
-    elsewhere = [value for value, name in by_value.items() if name.lower() == "background" and value > 0]
+    ignored = [value for name, value in named if name.lower() == "ignore"]
+    if len(ignored) > 1 or any(not isinstance(value, int) for value in ignored):
+        raise DataError(f"{path}: `labels` gives `ignore` several values; give it one.")
+    classes = {name: value for name, value in named if name.lower() != "ignore"}
+    background = next((name for name, value in classes.items() if 0 in as_list(value)), None)
+    elsewhere = [value for name, value in classes.items() if name.lower() == "background" and name != background]
     if elsewhere:
         raise DataError(f"{path}: `labels` gives the background the value {elsewhere[0]}; it must be 0.")
-    return DescribedLabels([by_value[value] for value in range(len(by_value))], ignored[0] if ignored else None)
+    if all(isinstance(value, int) for value in classes.values()):
+        classes = dict(sorted(classes.items(), key=lambda item: item[1]))
+    elif background is not None:
+        classes = {background: classes[background], **classes}
+    try:
+        found = class_values(classes)
+    except ConfigError as error:
+        raise DataError(f"{path}: `labels` is invalid: {str(error).removeprefix('classes: ')}") from error
+    if ignored and ignored[0] in {0, *found.loaded}:
+        raise DataError(f"{path}: `labels` gives `ignore` the value {ignored[0]} of a class; give it another value.")
+    _check_class_order(path, description.get("regions_class_order"), classes, background)
+    return DescribedLabels(found.names, ignored[0] if ignored else None, False, None if found.is_identity else classes)
+
+
+def as_list(value: Any) -> list[Any]:
+    """Return a list unchanged, and any other value as a list of one.
+
+    Args:
+        value: label value, or list of label values.
+
+    Example:
+        >>> as_list(5), as_list([2, 3])
+        ([5], [2, 3])
+    """
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _check_class_order(path: Path, order: Any, classes: Mapping[str, Any], background: str | None) -> None:
+    """Raise an error if nnU-Net would paint the regions in an order in which a larger one covers a smaller one."""
+    if order is None:
+        return
+    painted = [(name, set(as_list(value))) for name, value in classes.items() if name != background]
+    values = [set(as_list(value)) for value in order] if isinstance(order, list) else []
+    if len(values) != len(painted):
+        raise DataError(
+            f"{path}: `regions_class_order` is {shortened(order)}; it needs one label value for each of the "
+            f"{len(painted)} regions in `labels`."
+        )
+    for index, ((name, region), own) in enumerate(zip(painted, values, strict=True)):
+        if not own <= region:
+            raise DataError(f"{path}: `regions_class_order` gives {name} the value {min(own)}, which it does not have.")
+        inside = next((other for other, smaller in painted[:index] if smaller < region), None)
+        if inside is not None:
+            raise DataError(f"{path}: `labels` names {inside} before {name}, which contains it. Name {name} first.")
 
 
 def _of_bids(dataset_dir: str | Path, description: Mapping[str, Any]) -> DescribedLabels:
@@ -119,7 +164,8 @@ def _vista_labels(description: Mapping[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def _names_by_value(path: Path, labels: Any) -> list[tuple[int, str]]:
+def _named_values(path: Path, labels: Any) -> list[tuple[str, Any]]:
+    """Return the name and the value, or list of values, of every entry of `labels`."""
     if isinstance(labels, list) and labels and all(isinstance(name, str) for name in labels):
         if labels[0].lower() != "background":
             raise DataError(f"{path}: `labels` begins with {labels[0]!r}; a list of names must begin with background.")
@@ -132,26 +178,33 @@ def _names_by_value(path: Path, labels: Any) -> list[tuple[int, str]]:
     decathlon = all(_VALUE.match(key) for key in labels)
     pairs = list(labels.items()) if decathlon else [(value, name) for name, value in labels.items()]
     for value, name in pairs:
-        if isinstance(value, list):
+        if not as_list(value) or not all(_is_value(each) for each in as_list(value)):
             raise DataError(
                 f"{path}: labels.{escaped(str(name))} is {shortened(value)}; `labels` must give each class one "
-                "integer. Label regions (lists of integers) are not supported."
-            )
-        if isinstance(value, bool) or not _VALUE.match(str(value)) or not isinstance(value, (int, str)):
-            raise DataError(
-                f"{path}: labels.{escaped(str(name))} is {shortened(value)}; `labels` must give each class one integer."
+                "integer, or a list of integers."
             )
         if not isinstance(name, (str, int)) or isinstance(name, bool) or escaped(str(name)) != str(name) or name == "":
-            raise DataError(f"{path}: labels.{value} is {shortened(name)}; it must be the name of a class.")
-    return [(int(value), str(name)) for value, name in pairs]
+            raise DataError(
+                f"{path}: labels.{escaped(str(value))} is {shortened(name)}; it must be the name of a class."
+            )
+    return [
+        (str(name), [int(each) for each in value] if isinstance(value, list) else int(value)) for value, name in pairs
+    ]
 
 
-def check_class_names(dataset_dir: str | Path, class_names: Sequence[str]) -> None:
+def _is_value(value: Any) -> bool:
+    return isinstance(value, (int, str)) and not isinstance(value, bool) and _VALUE.match(str(value)) is not None
+
+
+def check_class_names(
+    dataset_dir: str | Path, class_names: Sequence[str], classes: Mapping[str, Any] | None = None
+) -> None:
     """Raise an error if the class names of a task differ from those of the dataset, ignoring case.
 
     Args:
         dataset_dir: folder of the dataset.
         class_names: classes of the task, background first.
+        classes: label values by class name, which may differ from the classes of the dataset. Default: None.
 
     Raises:
         DataError: the number of classes or a name differs, or `dataset.json` is invalid.
@@ -165,6 +218,13 @@ def check_class_names(dataset_dir: str | Path, class_names: Sequence[str]) -> No
     """
     labels, names = described_labels(Path(dataset_dir)), Classes(class_names).names
     described = labels.class_names
+    if classes:
+        return
+    if labels.classes is not None and class_values(labels.classes).members is not None:
+        raise DataError(
+            f"{find_description(dataset_dir).path}: its `labels` overlap. Add them to the task as classes: "
+            f"{_in_yaml(labels.classes)}, without class_names; `segbundle plan` does so."
+        )
     if described is None or [n.lower() for n in described] == [n.lower() for n in names]:
         return
     if labels.by_name:
@@ -180,6 +240,10 @@ def check_class_names(dataset_dir: str | Path, class_names: Sequence[str]) -> No
         f"{find_description(dataset_dir).path}: its labels differ from the task's class_names: "
         f"{_difference(described, names)}. Correct one of them."
     )
+
+
+def _in_yaml(classes: Mapping[str, Any]) -> str:
+    return "{" + ", ".join(f"{name}: {value}" for name, value in classes.items()) + "}"
 
 
 def _difference(described: Sequence[str], names: Sequence[str]) -> str:

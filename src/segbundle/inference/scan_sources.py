@@ -111,7 +111,7 @@ class ScanSources:
 
 def _fingerprint(entry: Mapping[str, Any]) -> str:
     digest = hashlib.sha256()
-    for key in ("annotated", "ignore_label"):
+    for key in ("annotated", "ignore_label", "label_values"):
         if key in entry:
             digest.update(f"{key} {entry[key]}\n".encode())
     for given in [*paths_of(entry["image"]), *paths_of(entry.get("label", []))]:

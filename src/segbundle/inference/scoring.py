@@ -13,6 +13,7 @@ from ignite.engine import Engine, Events
 from ignite.metrics import Metric
 from monai.utils import CommonKeys
 
+from segbundle.class_values import regions
 from segbundle.classes import IGNORE_INDEX, Classes
 from segbundle.config.from_settings import from_settings
 from segbundle.config.values import nsd_tolerances
@@ -57,6 +58,7 @@ class MeanDice(Metric):
         nsd_tolerance_mm: tolerance of the normalized surface Dice in mm, for all classes or by name (see
             `nsd_tolerances`). Default: None (surface metrics are not computed, and components are not counted).
         records: records of the evaluation, from which the scores of an earlier run are included. Default: None.
+        classes: label values by class name, see `segbundle.class_values.class_values`. Default: None.
 
     Attributes:
         cases: scores of each case of this rank; after the evaluation, scores of the cases of all ranks.
@@ -79,10 +81,12 @@ class MeanDice(Metric):
         class_names: Sequence[str],
         nsd_tolerance_mm: float | Mapping[str, float] | None = None,
         records: ScanRecords | None = None,
+        classes: Mapping[str, Any] | None = None,
     ) -> None:
         self.class_names = Classes(class_names).names
         self.nsd_tolerance_mm = nsd_tolerances(nsd_tolerance_mm, self.class_names)
         self.records = records
+        self.regions = regions(classes)
         self.cases: list[CaseScores] = []
         super().__init__()
 
@@ -121,6 +125,7 @@ class MeanDice(Metric):
             len(self.class_names),
             output["annotated"].tolist(),
             IGNORE_INDEX,
+            regions=self.regions,
             **surfaces,
         )
         self.cases.append(CaseScores(output["case"], scores, voxel_mm3 / 1000))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from segbundle.classes import IGNORE_INDEX
 from segbundle.errors import DataError
 from segbundle.io.axes import reoriented
 from segbundle.io.dicom import dicom_geometry, is_dicom, read_dicom
@@ -228,6 +229,29 @@ def segment_fields(path: Path) -> dict[int, dict[str, str]]:
             if found is not None:
                 fields.setdefault(int(found[1]), {})[found[2]] = found[3].replace("\\\\", "\\")
     return dict(sorted(fields.items()))
+
+
+def as_loaded(label: Scan, loaded: Mapping[int, int] | None, ignore_label: int | None = None) -> Scan:
+    """Return a label map with the values with which a task loads it, and unknown voxels as `IGNORE_INDEX`.
+
+    Args:
+        label: label map (1, X, Y, Z) with an integer dtype.
+        loaded: loaded value by label value; other values become background. None keeps all values.
+        ignore_label: value of voxels whose class is unknown. Default: None (no such voxels).
+
+    Example:
+        >>> label = Scan(np.array([[[[0, 5, 2, 9]]]]), Geometry((1, 1, 4), np.eye(4)), Path("seg.nii"))
+        >>> as_loaded(label, {5: 1, 2: 2}, ignore_label=9).array.ravel()
+        array([  0,   1,   2, 255], dtype=uint8)
+    """
+    if loaded is None:
+        if ignore_label is None:
+            return label
+        return replace(label, array=np.where(label.array == ignore_label, IGNORE_INDEX, label.array))
+    values, positions = np.unique(label.array, return_inverse=True)
+    unknown = -1 if ignore_label is None else ignore_label
+    new = [IGNORE_INDEX if value == unknown else loaded.get(value, 0) for value in values.tolist()]
+    return replace(label, array=np.array(new, np.uint8)[positions.reshape(label.array.shape)])
 
 
 def round_labels(label: Scan) -> Scan:

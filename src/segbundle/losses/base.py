@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 
 from segbundle.losses import target_checks as checks
 from segbundle.losses.all_reduce import sum_over_ranks
-from segbundle.losses.counts import CrossEntropy, SoftCounts, soft_counts, working_dtype
+from segbundle.losses.counts import CrossEntropy, SoftCounts, region_cross_entropy, soft_counts, working_dtype
 from segbundle.losses.regions import Absent, Regions, add_absent
 
 Weights = Sequence[float] | float | torch.Tensor | None
@@ -49,16 +49,18 @@ class RegionLoss(torch.nn.Module, ABC):
         soft_label: bool,
         absent: Absent,
         ignore_index: int | None,
+        regions: Sequence[Sequence[int]] | None,
     ) -> None:
         super().__init__()
         checks.one_activation(sigmoid, softmax, other_act)
+        table = checks.region_table(regions, other_act)
         checks.one_of("reduction", reduction, ("mean", "sum", "none"))
         checks.one_of("absent", absent, get_args(Absent))
         checks.not_negative(smooth_nr=smooth_nr, smooth_dr=smooth_dr)
         self.include_background = include_background
         self.to_onehot_y = to_onehot_y
-        self.sigmoid = sigmoid
-        self.softmax = softmax
+        self.sigmoid = sigmoid or table is not None
+        self.softmax = softmax and table is None
         self.other_act = other_act
         self.reduction = reduction
         self.smooth_nr = float(smooth_nr)
@@ -69,6 +71,8 @@ class RegionLoss(torch.nn.Module, ABC):
         self.ignore_index = ignore_index
         self.class_weight: torch.Tensor | None
         self.register_buffer("class_weight", checks.weights(weight), persistent=False)
+        self.regions: torch.Tensor | None
+        self.register_buffer("regions", table, persistent=False)
         self._checks_left = checks.CHECKED_CALLS_ON_GPU
 
     def forward(self, input: torch.Tensor, target: torch.Tensor, annotated: torch.Tensor | None = None) -> torch.Tensor:
@@ -120,11 +124,12 @@ class RegionLoss(torch.nn.Module, ABC):
             ValueError: see `forward`.
         """
         num_classes = input.shape[1] if input.ndim > 1 else 0
-        index_map = self.to_onehot_y and num_classes > 1
+        index_map = (self.to_onehot_y and num_classes > 1) or self.regions is not None
         checks.shapes(input, target, index_map)
+        table = None if self.regions is None else checks.regions_fit(self.regions, num_classes).to(input.device)
         validate = self._validates(input.device)
         if validate and index_map:
-            checks.class_indices(target, num_classes, self.ignore_index)
+            checks.class_indices(target, num_classes if table is None else table.shape[1], self.ignore_index)
         if validate and not index_map:
             checks.one_hot(target, self.ignore_index)
         annotated = checks.annotated(annotated, len(input), num_classes)
@@ -142,8 +147,13 @@ class RegionLoss(torch.nn.Module, ABC):
             squared_pred=self.squared_pred,
             soft_label=self.soft_label,
             cross_entropy=cross_entropy if with_softmax else None,
+            regions=table,
         )
-        if cross_entropy is not None and not with_softmax:
+        if cross_entropy is not None and table is not None:
+            included = self._annotated(annotated, counts)
+            sums = region_cross_entropy(input, target, table, included, self.ignore_index, cross_entropy)
+            counts = counts._replace(cross_entropy=sums[0], cross_entropy_weight=sums[1])
+        elif cross_entropy is not None and not with_softmax:
             counts = self._add_cross_entropy(counts, input, target, annotated, merged, cross_entropy)
         if validate:
             checks.finite(counts.prediction, counts.cross_entropy)
@@ -238,14 +248,19 @@ class RegionLoss(torch.nn.Module, ABC):
         return counts._replace(cross_entropy=other.cross_entropy, cross_entropy_weight=other.cross_entropy_weight)
 
     def _counted(self, annotated: torch.Tensor | None, counts: SoftCounts) -> torch.Tensor:
+        counted = self._annotated(annotated, counts)
+        if not self.include_background and counted.shape[1] > 1:
+            counted[:, 0] = False
+        return counted
+
+    def _annotated(self, annotated: torch.Tensor | None, counts: SoftCounts) -> torch.Tensor:
+        """Return the mask (B, C) of annotated classes, without the background if it may contain other classes."""
         counted = torch.ones_like(counts.prediction, dtype=torch.bool)
         num_classes = counted.shape[1]
         if annotated is not None:
             counted &= annotated.to(counted.device)
             if num_classes > 1 and not self._exclusive(num_classes):  # cannot merge: exclude the background as well
                 counted[:, 0] &= annotated.all(dim=1).to(counted.device)
-        if not self.include_background and num_classes > 1:
-            counted[:, 0] = False
         return counted
 
     def _over_batch(self, counts: SoftCounts, counted: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -127,7 +127,8 @@ class DiceCELoss(_RegionCELoss):
 
     The cross entropy of a voxel is -log p, where p is the probability of the voxel's class. In a sample with
     unannotated classes, p of a background voxel is the summed probability of the background and of those classes.
-    Ignored voxels are excluded.
+    Ignored voxels are excluded. With `regions`, the cross entropy of a voxel is the mean of the binary cross entropies
+    of its annotated classes.
 
     Cross entropy is averaged over the voxels of each sample, and then over samples. The result therefore differs from
     PyTorch if samples have different numbers of ignored voxels. A sample whose voxels are all ignored counts as 0. With
@@ -135,7 +136,8 @@ class DiceCELoss(_RegionCELoss):
 
     Args:
         include_background: whether the Dice term includes class 0. Cross entropy always includes class 0.
-        to_onehot_y, squared_pred, jaccard, smooth_nr, smooth_dr, batch, ignore_index, absent: see `DiceLoss`.
+        to_onehot_y, squared_pred, jaccard, smooth_nr, smooth_dr, batch, ignore_index, absent, regions: see
+            `DiceLoss`.
         sigmoid, softmax, other_act: activation for the Dice term; see `DiceLoss`. Cross entropy uses the logits.
         reduction: `mean` or `sum`. The Dice loss is reduced as in `DiceLoss`, cross entropy over voxels.
         weight: class weights of both terms: one per class, including the background, or a number for all classes.
@@ -179,6 +181,7 @@ class DiceCELoss(_RegionCELoss):
         label_smoothing: float = 0.0,
         ignore_index: int | None = None,
         absent: Absent = "volume",
+        regions: Sequence[Sequence[int]] | None = None,
     ) -> None:
         checks.factors(lambda_dice=lambda_dice, lambda_ce=lambda_ce)
         dice = DiceLoss(
@@ -196,6 +199,7 @@ class DiceCELoss(_RegionCELoss):
             weight=_region_weights(weight, include_background),
             ignore_index=ignore_index,
             absent=absent,
+            regions=regions,
         )
         super().__init__(dice, reduction, weight, lambda_dice, lambda_ce, label_smoothing)
 
@@ -207,7 +211,7 @@ class GeneralizedDiceCELoss(_RegionCELoss):
 
     Args:
         include_background, sigmoid, softmax, other_act, lambda_ce, label_smoothing: see `DiceCELoss`.
-        to_onehot_y, smooth_nr, smooth_dr, batch, ignore_index: see `DiceLoss`.
+        to_onehot_y, smooth_nr, smooth_dr, batch, ignore_index, regions: see `DiceLoss`.
         w_type, absent: see `GeneralizedDiceLoss`.
         reduction: `mean` or `sum`. Generalized Dice is reduced over samples, cross entropy over voxels.
         weight: class weights of both terms: one per class, including the background, or a number for all classes.
@@ -246,6 +250,7 @@ class GeneralizedDiceCELoss(_RegionCELoss):
         label_smoothing: float = 0.0,
         ignore_index: int | None = None,
         absent: Absent = "volume",
+        regions: Sequence[Sequence[int]] | None = None,
     ) -> None:
         checks.factors(lambda_gdl=lambda_gdl, lambda_ce=lambda_ce)
         generalized = GeneralizedDiceLoss(
@@ -262,5 +267,6 @@ class GeneralizedDiceCELoss(_RegionCELoss):
             weight=_region_weights(weight, include_background),
             ignore_index=ignore_index,
             absent=absent,
+            regions=regions,
         )
         super().__init__(generalized, reduction, weight, lambda_gdl, lambda_ce, label_smoothing)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch.autograd.function import once_differentiable
 
 _CPU_CHUNK = 2**20
@@ -77,6 +78,7 @@ def soft_counts(
     squared_pred: bool = False,
     soft_label: bool = False,
     cross_entropy: CrossEntropy | None = None,
+    regions: torch.Tensor | None = None,
 ) -> SoftCounts:
     """Compute the per-class sums of a batch, differentiable with respect to `input`.
 
@@ -93,6 +95,8 @@ def soft_counts(
         soft_label: for a soft target, compute the intersection as the sum of min(p, g), so that p = g is a perfect
             match. No effect with `squared_pred`. Default: False.
         cross_entropy: settings of the cross entropy; ignored without `softmax`. Default: None (no cross entropy).
+        regions: (C, V) bool, True where a class contains one of the V label values of a target (B, 1, *spatial), so
+            that classes may overlap; excludes `softmax`. Default: None (the value of a class is its index).
 
     Returns:
         sums in float32 (float64 for float64 input)
@@ -102,7 +106,7 @@ def soft_counts(
         >>> soft_counts(input, torch.tensor([[[0, 255]]]), softmax=False, ignore_index=255).voxels
         tensor([1.])
     """
-    settings = _Settings(softmax, ignore_index, squared_pred, soft_label, cross_entropy)
+    settings = _Settings(softmax, ignore_index, squared_pred, soft_label, cross_entropy, regions)
     return SoftCounts(*_CountingPass.apply(input, target, merged, settings))
 
 
@@ -113,6 +117,7 @@ class _Settings:
     squared_pred: bool
     soft_label: bool
     cross_entropy: CrossEntropy | None
+    regions: torch.Tensor | None = None
 
 
 class _CountingPass(torch.autograd.Function):
@@ -194,7 +199,10 @@ def _chunks(
         where = slice(start, min(start + size, num_voxels))
         values = flat_input[:, where].to(working_dtype(input))
         labels = dense = shares = None
-        if len(reference) == num_classes:
+        if settings.regions is not None:
+            dense, valid = _region_reference(reference[0, where], settings.regions, settings.ignore_index)
+            dense = dense.to(values.dtype)
+        elif len(reference) == num_classes:
             dense, valid = _dense_reference(reference[:, where].to(values.dtype), settings.ignore_index)
         else:
             labels, valid = _labels(reference[0, where], settings.ignore_index)
@@ -214,6 +222,15 @@ def _labels(labels: torch.Tensor, ignore_index: int | None) -> tuple[torch.Tenso
         return labels, None
     valid = labels != ignore_index
     return torch.where(valid, labels, 0), valid
+
+
+def _region_reference(
+    labels: torch.Tensor, regions: torch.Tensor, ignore_index: int | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the classes of each voxel, (C, n) bool without ignored voxels, and the mask of valid voxels."""
+    labels, valid = _labels(labels, ignore_index)
+    inside = regions[:, labels]
+    return inside if valid is None else inside & valid, valid
 
 
 def _dense_reference(reference: torch.Tensor, ignore_index: int | None) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -330,6 +347,46 @@ def _target_weights(chunk: _Chunk, entropy: CrossEntropy, like: torch.Tensor) ->
     if smoothing is not None:
         target_weights = target_weights + smoothing[:, None]
     return target_weights if chunk.valid is None else target_weights * chunk.valid
+
+
+def region_cross_entropy(
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    regions: torch.Tensor,
+    included: torch.Tensor,
+    ignore_index: int | None,
+    entropy: CrossEntropy,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute the binary cross entropy of classes that may overlap: its weighted mean over classes, summed over voxels.
+
+    Args:
+        logits: (B, C, *spatial), floating point, before sigmoid.
+        target: (B, 1, *spatial) label values.
+        regions: (C, V) bool, see `soft_counts`.
+        included: (B, C) bool, the classes over which to average in each sample.
+        ignore_index: label value of the voxels to exclude, or None.
+        entropy: class weights and label smoothing.
+
+    Returns:
+        the sum over voxels and the number of voxels of each sample, (B,) each
+
+    Example:
+        >>> regions = torch.tensor([[True, False], [False, True]])
+        >>> logits, target, included = torch.zeros(1, 2, 4), torch.zeros(1, 1, 4), torch.ones(1, 2, dtype=torch.bool)
+        >>> entropy, voxels = region_cross_entropy(logits, target, regions, included, None, CrossEntropy())
+        >>> round((entropy / voxels).item(), 4)  # log 2
+        0.6931
+    """
+    values = logits.flatten(2).to(working_dtype(logits))
+    labels, valid = _labels(target.flatten(1), ignore_index)
+    reference = regions[:, labels].transpose(0, 1).to(values.dtype)
+    smoothed = reference * (1 - entropy.label_smoothing) + 0.5 * entropy.label_smoothing
+    per_class = F.binary_cross_entropy_with_logits(values, smoothed, reduction="none")
+    share = included.to(values) if entropy.weight is None else included * entropy.weight.to(values)
+    total = share.sum(dim=1, keepdim=True)
+    per_voxel = torch.einsum("bcn,bc->bn", per_class, share / torch.where(total > 0, total, 1.0))
+    counted = torch.ones_like(per_voxel) if valid is None else valid.to(per_voxel)
+    return (per_voxel * counted).sum(dim=1), counted.sum(dim=1)
 
 
 def _gradient(chunk: _Chunk, upstream: _Upstream, settings: _Settings) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -49,6 +49,10 @@ class DiceLoss(RegionLoss):
             is then about 1 even for small P.
         ignore_index: class index of the voxels to exclude. In one-hot targets, these are the voxels of that channel or,
             without such a channel, the voxels that are 0 in all channels. Default: None.
+        regions: label values of each class in the target, background first, for classes that may overlap, such as
+            `[[0], [1, 2], [2]]`. Sigmoid then replaces softmax, and targets are label values as with `to_onehot_y`. The
+            background is excluded in samples with unannotated classes. Default: None (the value of a class is its
+            index).
 
     Raises:
         ValueError: arguments contradict each other or are out of range.
@@ -78,10 +82,11 @@ class DiceLoss(RegionLoss):
         soft_label: bool = False,
         ignore_index: int | None = None,
         absent: Absent = "volume",
+        regions: Sequence[Sequence[int]] | None = None,
     ) -> None:
         super().__init__(
             include_background, to_onehot_y, sigmoid, softmax, other_act, reduction, smooth_nr, smooth_dr, batch,
-            weight, soft_label, absent, ignore_index,
+            weight, soft_label, absent, ignore_index, regions,
         )  # fmt: skip
         self.jaccard = jaccard
         self.squared_pred = squared_pred
@@ -115,7 +120,7 @@ class GeneralizedDiceLoss(RegionLoss):
 
     Args:
         include_background, to_onehot_y, sigmoid, softmax, other_act: see `DiceLoss`.
-        smooth_nr, smooth_dr, batch, soft_label, ignore_index: see `DiceLoss`.
+        smooth_nr, smooth_dr, batch, soft_label, ignore_index, regions: see `DiceLoss`.
         w_type: class weights w: `square` (1 / G²), `simple` (1 / G) or `uniform` (1).
         reduction: `mean` or `sum` over samples, or `none` for one value per sample, (B, 1, 1, ...).
         weight: factors by which w is multiplied: one number for all classes, or one per class, without the background
@@ -150,10 +155,11 @@ class GeneralizedDiceLoss(RegionLoss):
         weight: Weights = None,
         ignore_index: int | None = None,
         absent: Absent = "volume",
+        regions: Sequence[Sequence[int]] | None = None,
     ) -> None:
         super().__init__(
             include_background, to_onehot_y, sigmoid, softmax, other_act, reduction, smooth_nr, smooth_dr, batch,
-            weight, soft_label, absent, ignore_index,
+            weight, soft_label, absent, ignore_index, regions,
         )  # fmt: skip
         self.w_type = checks.one_of("w_type", w_type, tuple(_POWERS))
 

@@ -36,6 +36,52 @@ def one_activation(sigmoid: bool, softmax: bool, other_act: Any) -> None:
         raise ValueError("sigmoid, softmax and other_act exclude each other. Choose one of them.")
 
 
+def region_table(regions: Sequence[Sequence[int]] | None, other_act: Any) -> torch.Tensor | None:
+    """Return the label values of classes as a table (C, V), True where a class contains a value; None for None.
+
+    Args:
+        regions: label values of each class, background first.
+        other_act: function from logits to probabilities, which excludes regions, or None.
+
+    Raises:
+        ValueError: a value is not a whole number from 0, a class has no values, or `other_act` is given.
+
+    Example:
+        >>> region_table([[0], [1, 2], [2]], None).int().tolist()
+        [[1, 0, 0], [0, 1, 1], [0, 0, 1]]
+    """
+    if regions is None:
+        return None
+    if other_act is not None:
+        raise ValueError("regions use sigmoid. Remove other_act.")
+    for values in regions:
+        if not values or not all(isinstance(value, int) and value >= 0 for value in values):
+            raise ValueError(f"regions contains {values}, but each class needs a list of whole numbers from 0.")
+    table = torch.zeros(len(regions), 1 + max(max(values) for values in regions), dtype=torch.bool)
+    for index, values in enumerate(regions):
+        table[index, list(values)] = True
+    return table
+
+
+def regions_fit(table: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """Return a table of label values, after checking that it has one row per class of the input.
+
+    Args:
+        table: (C, V) bool.
+        num_classes: number of channels of the input.
+
+    Raises:
+        ValueError: the numbers differ.
+
+    Example:
+        >>> regions_fit(torch.eye(2, dtype=torch.bool), 2).shape
+        torch.Size([2, 2])
+    """
+    if len(table) != num_classes:
+        raise ValueError(f"regions has {len(table)} classes, but the input has {num_classes}. Give one list per class.")
+    return table
+
+
 def one_of(name: str, value: _Value, known: Sequence[Any]) -> _Value:
     """Return a value unchanged, after checking that it is one of the known values.
 

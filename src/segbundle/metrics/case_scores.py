@@ -13,6 +13,9 @@ from segbundle.metrics.components import count_components
 from segbundle.metrics.overlap import overlap_counts
 from segbundle.metrics.surfaces import surface_scores
 
+_UNKNOWN = 255
+"""Value of unknown voxels in label maps of a single class."""
+
 
 class Status(str, enum.Enum):
     """Status of a class in a case: whether the class is present in reference and prediction, and annotated.
@@ -71,6 +74,7 @@ def score_case(
     ignore_index: int | None = None,
     spacing: Sequence[float] | None = None,
     nsd_tolerance_mm: float | Sequence[float] = 1.0,
+    regions: Sequence[Sequence[int]] | None = None,
 ) -> list[ClassScore]:
     """Compute status, Dice and voxel counts of every class in a case, and optionally surface scores and components.
 
@@ -85,6 +89,7 @@ def score_case(
         spacing: voxel size in mm along each axis, needed for surface scores and connected components. Default: None
             (surface scores and components are not computed).
         nsd_tolerance_mm: tolerance of the normalized surface Dice in mm; a number, or one per class. Default: 1.0.
+        regions: label values of each class, if classes overlap. Default: None (the value of a class is its index).
 
     Returns:
         one `ClassScore` per class, background first. For the background, surface scores are NaN, and components are not
@@ -101,6 +106,14 @@ def score_case(
     annotated = [True] * num_classes if annotated is None else [bool(a) for a in annotated]
     if len(annotated) != num_classes:
         raise ValueError(f"annotated has {len(annotated)} entries for {num_classes} classes. Give one entry per class.")
+    if regions is not None:
+        tolerances = (
+            [nsd_tolerance_mm] * num_classes if isinstance(nsd_tolerance_mm, (int, float)) else nsd_tolerance_mm
+        )
+        return [
+            _score_region(pred, ref, members, index, annotated[index], ignore_index, spacing, tolerances[index])
+            for index, members in enumerate(regions)
+        ]
     both, in_pred, in_ref = (counts.tolist() for counts in overlap_counts(pred, ref, num_classes, ignore_index))
     scores = [_class_score(*counts) for counts in zip(both, in_pred, in_ref, annotated, strict=True)]
     if spacing is None:
@@ -118,6 +131,25 @@ def score_case(
         )
         for score, surface, (num_ref, num_pred) in zip(scores, surfaces, components, strict=True)
     ]
+
+
+def _score_region(
+    pred: torch.Tensor,
+    ref: torch.Tensor,
+    members: Sequence[int],
+    index: int,
+    is_annotated: bool,
+    ignore_index: int | None,
+    spacing: Sequence[float] | None,
+    tolerance: float,
+) -> ClassScore:
+    """Return the score of the class with several label values, as a label map of one class; see `score_case`."""
+    values = torch.tensor(members, device=pred.device)
+    in_pred, in_ref = (torch.isin(volume, values).to(torch.uint8) for volume in (pred, ref))
+    if ignore_index is not None:
+        in_ref = in_ref.masked_fill(ref == ignore_index, _UNKNOWN)
+    annotated, surfaces = [True, is_annotated], spacing if index else None
+    return score_case(in_pred, in_ref, 2, annotated, _UNKNOWN, surfaces, [0.0, tolerance])[1]
 
 
 def _class_score(both: int, in_pred: int, in_ref: int, is_annotated: bool) -> ClassScore:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +36,13 @@ class ClassMeasures:
     mean_intensity: float | None
 
 
-def measure_classes(scan: np.ndarray, labels: np.ndarray, num_classes: int, voxel_ml: float) -> list[ClassMeasures]:
+def measure_classes(
+    scan: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    voxel_ml: float,
+    regions: Sequence[Sequence[int]] | None = None,
+) -> list[ClassMeasures]:
     """Measure volume, connected components and mean intensity of every class in a scan.
 
     Args:
@@ -43,6 +50,7 @@ def measure_classes(scan: np.ndarray, labels: np.ndarray, num_classes: int, voxe
         labels: class indices (X, Y, Z), integer dtype, not negative; values of `num_classes` and above are ignored.
         num_classes: number of classes, including the background.
         voxel_ml: volume of a voxel in ml.
+        regions: label values of each class, if classes overlap. Default: None (the value of a class is its index).
 
     Returns:
         one `ClassMeasures` per class, background first. Components of the background are not counted (0).
@@ -53,6 +61,10 @@ def measure_classes(scan: np.ndarray, labels: np.ndarray, num_classes: int, voxe
         >>> measures[1].volume_ml, measures[1].components, measures[1].mean_intensity
         (1.0, 1, 30.0)
     """
+    if regions is not None:
+        background = measure_classes(scan, labels, 1, voxel_ml)
+        masks = (np.isin(labels, members).astype(np.uint8) for members in regions[1:])
+        return background + [measure_classes(scan, mask, 2, voxel_ml)[1] for mask in masks]
     if labels.flags.f_contiguous:  # the order of axes does not matter: use the order in memory
         scan, labels = scan.T, labels.T
     known, sums = np.zeros(num_classes), np.zeros(num_classes)

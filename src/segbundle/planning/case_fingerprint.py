@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import nibabel as nib
@@ -71,7 +71,10 @@ class CaseFingerprint:
 
 
 def measure_case(
-    case: Case, class_names: Sequence[str] | None = None, ignore_label: int | None = None
+    case: Case,
+    class_names: Sequence[str] | None = None,
+    ignore_label: int | None = None,
+    loaded: Mapping[int, int] | None = None,
 ) -> CaseFingerprint:
     """Read the scan and the label map of a case, and return its fingerprint.
 
@@ -79,6 +82,7 @@ def measure_case(
         case: labeled case.
         class_names: classes of the dataset, background first; None (default) if they are unknown.
         ignore_label: value of voxels whose class is unknown; None (default) if the dataset has no such value.
+        loaded: label values that are not the indices of the classes, see `label_problems`. Default: None.
 
     Raises:
         DataError: a file cannot be read or is not valid, the label map has values without a class name or is not on
@@ -101,7 +105,7 @@ def measure_case(
     names = class_names or [str(value) for value in range(IGNORE_INDEX)]
     problems = [
         *image_problems(image, None),
-        *label_problems(label, names, ignore_label),
+        *label_problems(label, names, ignore_label, loaded),
         *pair_problems(image, label),
         *_empty_channels(image),
     ]

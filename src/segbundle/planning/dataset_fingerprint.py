@@ -9,9 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from segbundle.class_values import ClassValues, class_values
 from segbundle.classes import Classes
 from segbundle.datasets.case import Case, name_problems
 from segbundle.datasets.cases import load_cases, refuse
@@ -20,6 +22,7 @@ from segbundle.datasets.description import read_description
 from segbundle.datasets.description_file import find_description
 from segbundle.datasets.folders import some
 from segbundle.datasets.label_names import check_class_names, described_labels
+from segbundle.datasets.label_values import DatasetLabels, dataset_labels
 from segbundle.datasets.layouts import recognize
 from segbundle.errors import ConfigError, DataError, describe
 from segbundle.hardware.memory_usage import available_memory
@@ -49,6 +52,8 @@ class DatasetFingerprint:
         problems: messages about cases that cannot be used.
         ignore_label: value of voxels whose class is unknown; None (default) if the dataset has no such value.
         subjects: number of different subjects; a case without a subject counts as one. Default: 0.
+        classes: label values by class name, see `segbundle.class_values.class_values`; None (default) if these are the
+            indices of the classes. The fingerprints of the cases have voxels by index.
 
     Example:
         >>> DatasetFingerprint(Path("data"), "Decathlon", [], ["background", "liver"], True, [], [], []).num_channels
@@ -65,6 +70,7 @@ class DatasetFingerprint:
     problems: list[str]
     ignore_label: int | None = None
     subjects: int = 0
+    classes: dict[str, Any] | None = None
 
     @property
     def num_channels(self) -> int:
@@ -136,14 +142,18 @@ def measure_dataset(
         (['background', 'liver', 'kidney', 'vessel', 'lesion'], (2, 3))
     """
     dataset = Path(dataset)
-    labels = described_labels(dataset)
-    names = _checked_names(dataset, class_names, labels.class_names)
+    described = described_labels(dataset)
+    classes = described.classes if class_names is None else None
+    names = _checked_names(dataset, class_names, described.class_names)
+    labels = DatasetLabels(names or [], described.ignore_label)
+    if names is not None:
+        labels = dataset_labels(dataset, names, classes)
     cases, total = _labeled_cases(dataset)
-    read_with = None if names is None else [*names, str(labels.ignore_label)]
+    read_with = None if names is None else [*names, str(labels.ignore_label), str(labels.loaded)]
     known = FingerprintCache(cache, read_with)
     problems: list[str] = []
     measured: dict[str, CaseFingerprint] = {}
-    for case, result in _measure_all(cases, known, names, labels.ignore_label, num_threads):
+    for case, result in _measure_all(cases, known, labels, num_threads):
         if isinstance(result, CaseFingerprint):
             measured[case.name] = result
         else:
@@ -153,14 +163,21 @@ def measure_dataset(
     if not usable:
         raise DataError(f"{dataset}: none of its {total} cases can be used. {problems[0]}")
     fingerprints = [measured[case.name] for case in usable]
-    found = names or _numbered_names(dataset, fingerprints, labels.ignore_label)
+    if names is None:
+        classes = _numbered_classes(dataset, fingerprints, labels.ignore_label)
+        labels = replace(labels, class_names=class_values(classes).names)
+        if class_values(classes).is_identity:
+            classes = None
+    found = list(labels.class_names)
+    if classes is not None:
+        fingerprints = [_with_classes(case, class_values(classes), labels) for case in fingerprints]
     description = read_description(dataset)
     channels = description.get("channel_names") or description.get("modality") or []
     subjects = [case.subject or case.name for case in usable]
     return DatasetFingerprint(
         dataset, recognize(find_description(dataset), description).title, fingerprints, found, names is not None,
-        [_annotated(case, found) for case in usable], [str(name) for name in channels], problems, labels.ignore_label,
-        len(set(subjects)),
+        [labels.annotated_mask(case) for case in usable], [str(name) for name in channels], problems,
+        labels.ignore_label, len(set(subjects)), classes,
     )  # fmt: skip
 
 
@@ -196,8 +213,7 @@ def _labeled_cases(dataset: Path) -> tuple[list[Case], int]:
 def _measure_all(
     cases: Sequence[Case],
     known: FingerprintCache,
-    names: Sequence[str] | None,
-    ignore_label: int | None,
+    labels: DatasetLabels,
     num_threads: int | None,
 ) -> Iterator[tuple[Case, CaseFingerprint | str]]:
     """Yield each case with its fingerprint, or with a message if it cannot be used."""
@@ -210,7 +226,7 @@ def _measure_all(
 
     def measure(case: Case) -> CaseFingerprint | str:
         try:
-            return measure_case(case, names, ignore_label)
+            return measure_case(case, labels.class_names or None, labels.ignore_label, labels.loaded)
         except (DataError, ConfigError) as error:
             return " ".join(str(error).split())
         except Exception as error:  # a damaged file can raise anything; the other cases are still measured
@@ -257,22 +273,24 @@ def _with_equal_channels(
     return [case for case in cases if measured[case.name].channels == common]
 
 
-def _numbered_names(dataset: Path, cases: Sequence[CaseFingerprint], ignore_label: int | None) -> list[str]:
-    """Return names for the values in label maps without class names."""
+def _numbered_classes(dataset: Path, cases: Sequence[CaseFingerprint], ignore_label: int | None) -> dict[str, int]:
+    """Return classes for the values in label maps without class names."""
     values = sorted({value for case in cases for value in case.voxels if value not in (0, ignore_label)})
     if not values:
         raise DataError(
             f"{dataset}: all voxels of its {len(cases)} label maps are background (0). Write the label maps with one "
             "integer per class, from 1."
         )
-    return ["background", *(f"label_{value}" for value in range(1, values[-1] + 1))]
+    return {f"label_{value}": value for value in values}
 
 
-def _annotated(case: Case, names: Sequence[str]) -> list[bool]:
-    try:
-        return Classes(names).annotated_mask(case.annotated)
-    except ConfigError as error:
-        raise DataError(f"case {case.name}: its `annotated` list in dataset.json is invalid: {error}") from error
+def _with_classes(case: CaseFingerprint, classes: ClassValues, labels: DatasetLabels) -> CaseFingerprint:
+    """Return a fingerprint with the voxels of each class by its index, instead of by label value."""
+    of_class = [
+        labels.values.get(name, frozenset(values)) for name, values in zip(classes.names, classes.values, strict=True)
+    ]
+    voxels = {index: sum(case.voxels.get(int(value), 0) for value in values) for index, values in enumerate(of_class)}
+    return replace(case, voxels={index: count for index, count in voxels.items() if count})
 
 
 def unusable_in_words(fingerprint: DatasetFingerprint) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from segbundle.acceleration.process import keep_freed_memory, warm_up_mkl
+from segbundle.class_values import class_values
 from segbundle.datasets.datalist import labeled_data
 from segbundle.datasets.folders import some
 from segbundle.datasets.sides import chosen_flips, exchanging_axes, side_pairs
@@ -119,7 +120,7 @@ def plan_task(dataset: str | Path, request: Request = Request(), cache: Path | N
     folds, training, held_out = _choose_folds(fingerprint)
     spacing = choose_spacing(fingerprint)
     shape = np.median(fingerprint.shapes_at(spacing.value), axis=0).astype(int).tolist()
-    grid = [_class_choice(fingerprint), choose_axcodes(fingerprint), spacing, choose_intensity(fingerprint), *folds]
+    grid = [*_class_choices(fingerprint), choose_axcodes(fingerprint), spacing, choose_intensity(fingerprint), *folds]
     augmentation = _augmentation(fingerprint, spacing.value, shape)
     values = {choice.key: choice.value for choice in grid}
     patch, network, measured = _fit(
@@ -187,11 +188,20 @@ def _fit(
     )
 
 
-def _class_choice(fingerprint: DatasetFingerprint) -> Choice:
+def _class_choices(fingerprint: DatasetFingerprint) -> list[Choice]:
+    """Return the settings of the classes; MONAI's runner needs the names as well as the label values."""
     reason = "in the order of the label values"
     if not fingerprint.named:
         reason = "the dataset has no class names: one per label value; rename them if you like"
-    return Choice("class_names", fingerprint.class_names, reason)
+    classes = fingerprint.classes
+    if classes is None:
+        return [Choice("class_names", fingerprint.class_names, reason)]
+    overlapping = class_values(classes).members is not None
+    shown = {name: value for name, value in classes.items() if name != "background"}
+    return [
+        Choice("class_names", fingerprint.class_names, "the names of classes" if fingerprint.named else reason),
+        Choice("classes", shown, "label values of the regions, which overlap" if overlapping else "label values"),
+    ]
 
 
 def _choose_folds(fingerprint: DatasetFingerprint) -> tuple[list[Choice], int, int]:
@@ -204,7 +214,15 @@ def _choose_folds(fingerprint: DatasetFingerprint) -> tuple[list[Choice], int, i
     num_folds = min(_NUM_FOLDS, subjects)
     try:
         training = len(
-            labeled_data(fingerprint.dataset, fingerprint.class_names, "training", 0, _NUM_FOLDS, stratify=False)
+            labeled_data(
+                fingerprint.dataset,
+                fingerprint.class_names,
+                "training",
+                0,
+                _NUM_FOLDS,
+                stratify=False,
+                classes=fingerprint.classes,
+            )
         )
     except (ConfigError, DataError):
         training = count - math.ceil(count / num_folds)

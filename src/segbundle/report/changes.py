@@ -14,7 +14,7 @@ from segbundle.metrics import Status
 from segbundle.report.rendering import LABELS, number, progress, room_for_pictures
 from segbundle.report.slices import CaseVolumes, changed_slices
 from segbundle.results.case_files import CaseFiles
-from segbundle.results.made_by import window_of
+from segbundle.results.made_by import regions_of, window_of
 from segbundle.results.runs import Run
 from segbundle.results.scores import Row
 
@@ -203,7 +203,8 @@ def _draw_case(
     """Yield for each run the classes to show, and slices or an error message per class."""
     files = next(found for name in shown if (found := _find_files(first, others[name], case)) is not None)
     try:
-        volumes = CaseVolumes.read(files, window_of(first.made_by), ["background", *first.class_names])
+        names = ["background", *first.class_names]
+        volumes = CaseVolumes.read(files, window_of(first.made_by), names, regions_of(first.made_by))
     except _FILE_ERRORS as error:
         for name, classes in shown.items():
             yield name, classes, [_no_slices(case, error)] * len(classes)
@@ -215,7 +216,8 @@ def _draw_case(
             yield name, classes, [_no_slices(case, error)] * len(classes)
             continue
         indices = [[run.class_names.index(each) + 1 for run in (first, others[name])] for each in classes]
-        yield name, classes, [(list(changed_slices(volumes, a, labels == b)), None) for a, b in indices]
+        other = replace(volumes, regions=regions_of(others[name].made_by))
+        yield name, classes, [(list(changed_slices(volumes, a, other.mask(labels, b))), None) for a, b in indices]
 
 
 def _no_slices(case: str, error: Exception) -> tuple[list[Markup], str]:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from segbundle.errors import SegbundleError, describe
 from segbundle.report.rendering import LABELS, progress, room_for_pictures
 from segbundle.report.slices import CaseVolumes, worst_slices
-from segbundle.results.made_by import window_of
+from segbundle.results.made_by import regions_of, window_of
 from segbundle.results.runs import Run
 from segbundle.results.scores import Row
 
@@ -126,7 +126,8 @@ def _draw(run: Run, wanted: Iterable[Row]) -> tuple[dict[tuple[str, str], list[M
     problems: dict[str, str] = {}
     for case, names in progress(by_case.items(), "report"):
         try:
-            volumes = CaseVolumes.read(run.files[case], window_of(run.made_by), ["background", *run.class_names])
+            every, regions = ["background", *run.class_names], regions_of(run.made_by)
+            volumes = CaseVolumes.read(run.files[case], window_of(run.made_by), every, regions)
             for name in names:
                 drawn[case, name] = list(worst_slices(volumes, run.class_names.index(name) + 1))
         except (SegbundleError, OSError, ValueError, MemoryError) as error:

@@ -50,7 +50,7 @@ def measure(case: str, volumes: CaseVolumes, class_names: Sequence[str]) -> list
             f"{num_classes - 1}. Predict the scan again."
         )
     voxel_ml = float(abs(np.linalg.det(volumes.affine[:3, :3]))) / 1000
-    found = measure_classes(volumes.scan, volumes.prediction, num_classes, voxel_ml)
+    found = measure_classes(volumes.scan, volumes.prediction, num_classes, voxel_ml, volumes.regions)
     return [Structure(case, name, **asdict(each)) for name, each in zip(class_names, found[1:], strict=True)]
 
 

@@ -24,7 +24,7 @@ from segbundle.report.rendering import as_yaml, number, render, room_for_picture
 from segbundle.report.slices import CaseVolumes, overview_slices, where_to_look
 from segbundle.results.case_files import refuse_if_moved
 from segbundle.results.expectations import Expectations, Warnings, of_all_scans, unchecked, warnings_of
-from segbundle.results.made_by import about, window_of
+from segbundle.results.made_by import about, regions_of, window_of
 from segbundle.results.runs import Predictions, read_predictions, short_name
 from segbundle.results.source_series import series_columns
 from segbundle.results.structures import Structure, read_training_cases
@@ -171,7 +171,7 @@ def _measure_scans(given: Predictions) -> _Measured:
     found = _Measured(failed=dict(given.failed))
 
     def measure_scan(case: str) -> tuple[list[Structure], list[str]]:
-        volumes = CaseVolumes.read(given.files[case])
+        volumes = CaseVolumes.read(given.files[case], regions=regions_of(given.made_by))
         return measure(case, volumes, given.class_names), list(_problems_of_scan(volumes.scan))
 
     for case, result in _map(measure_scan, list(given.files), "measuring"):

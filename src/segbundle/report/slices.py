@@ -12,8 +12,9 @@ import nibabel as nib
 import numpy as np
 from markupsafe import Markup, escape
 
+from segbundle.classes import IGNORE_INDEX
 from segbundle.errors import DataError
-from segbundle.io.label_maps import read_labels
+from segbundle.io.label_maps import as_loaded, read_labels
 from segbundle.io.scans import Geometry, Scan, read_scan
 from segbundle.report.colors import color_class, style_of
 from segbundle.results.case_files import CaseFiles
@@ -45,6 +46,7 @@ class CaseVolumes:
         affine: matrix (4, 4) from voxel indices to mm.
         window: intensities (lower, upper) that are shown as black and white. None for the 0.5th and 99.5th percentile
             of each slice.
+        regions: label values of each class, if classes overlap; None (default) if the value of a class is its index.
 
     Example:
         >>> label = np.zeros((8, 8, 8), np.uint8)
@@ -59,6 +61,16 @@ class CaseVolumes:
     known: np.ndarray
     affine: np.ndarray
     window: Sequence[float] | None = None
+    regions: Sequence[Sequence[int]] | None = None
+
+    def mask(self, labels: np.ndarray, index: int) -> np.ndarray:
+        """Return the voxels of a class in a label map, as a bool array.
+
+        Args:
+            labels: label map of the case.
+            index: index of the class.
+        """
+        return labels == index if self.regions is None else np.isin(labels, self.regions[index])
 
     @property
     def spacing(self) -> np.ndarray:
@@ -67,7 +79,11 @@ class CaseVolumes:
 
     @classmethod
     def read(
-        cls, files: CaseFiles, window: Sequence[float] | None = None, class_names: Sequence[str] = ()
+        cls,
+        files: CaseFiles,
+        window: Sequence[float] | None = None,
+        class_names: Sequence[str] = (),
+        regions: Sequence[Sequence[int]] | None = None,
     ) -> CaseVolumes:
         """Read the files of a case and reorient them to RAS.
 
@@ -76,6 +92,7 @@ class CaseVolumes:
             window: intensities (lower, upper) that are shown as black and white. Default: the 0.5th and 99.5th
                 percentile of each slice.
             class_names: class names, background first, for label maps with named segments. Default: none.
+            regions: label values of each class, if classes overlap. Default: None.
 
         Raises:
             DataError: a file cannot be read, the files are on different grids, or a label map has values that are not
@@ -94,6 +111,7 @@ class CaseVolumes:
         prediction = reference = _read_labels(files.prediction, scan.geometry, class_names)
         if files.reference is not None:
             reference = _read_labels(files.reference, scan.geometry, class_names)
+            reference = as_loaded(reference, files.label_values, files.ignore_label)
         for path, other in ((files.reference, reference), (image, scan)):
             difference = prediction.geometry.difference(other.geometry)
             if difference:
@@ -106,9 +124,9 @@ class CaseVolumes:
             labels = np.broadcast_to(np.uint8(0), labels.shape)  # uses no memory
         known = np.broadcast_to(np.True_, labels.shape)
         if files.ignore_label is not None:
-            known = labels != files.ignore_label
+            known = labels != IGNORE_INDEX
         affine = nib.as_closest_canonical(_image(scan)).affine
-        return cls(_to_ras(scan), labels, _to_ras(prediction), known, affine, window)
+        return cls(_to_ras(scan), labels, _to_ras(prediction), known, affine, window, regions)
 
     def read_another(self, path: str) -> np.ndarray:
         """Read another prediction of the same case and reorient it to RAS.
@@ -162,7 +180,7 @@ def worst_slices(volumes: CaseVolumes, index: int) -> Iterator[Markup]:
 
     Args:
         volumes: volumes of the case.
-        index: label value of the class.
+        index: index of the class.
 
     Yields:
         HTML figures with an SVG in mm, and the position of the slice as a caption. Nothing is yielded if the class is
@@ -175,7 +193,8 @@ def worst_slices(volumes: CaseVolumes, index: int) -> Iterator[Markup]:
         >>> next(worst_slices(volumes, 1)).startswith('<figure class="plane">')
         True
     """
-    reference, prediction = volumes.reference == index, (volumes.prediction == index) & volumes.known
+    reference = volumes.mask(volumes.reference, index)
+    prediction = volumes.mask(volumes.prediction, index) & volumes.known
     union, errors = reference | prediction, reference != prediction
     if not union.any():
         return
@@ -194,7 +213,7 @@ def changed_slices(volumes: CaseVolumes, index: int, other: np.ndarray) -> Itera
 
     Args:
         volumes: volumes of the case, with the first prediction.
-        index: label value of the class.
+        index: index of the class.
         other: mask (X, Y, Z) of the class in the second prediction.
 
     Yields:
@@ -207,8 +226,8 @@ def changed_slices(volumes: CaseVolumes, index: int, other: np.ndarray) -> Itera
         >>> len(list(changed_slices(volumes, 1, np.roll(label, 1, axis=0) == 1)))
         3
     """
-    reference = volumes.reference == index
-    before, after = ((mask & volumes.known) for mask in (volumes.prediction == index, other))
+    reference = volumes.mask(volumes.reference, index)
+    before, after = ((mask & volumes.known) for mask in (volumes.mask(volumes.prediction, index), other))
     changed = before != after
     if not changed.any():
         return

@@ -19,6 +19,7 @@ class CaseFiles:
         reference: path of the annotated label map; None if the case has no reference.
         prediction: path of the predicted label map.
         ignore_label: value of voxels of unknown class in the reference; None if there are no such voxels.
+        label_values: loaded value by label value of the reference; None if it is loaded unchanged.
 
     Example:
         >>> files = CaseFiles(["ct.nii.gz", "pet.nii.gz"], None, "case_1_seg.nii.gz")
@@ -30,6 +31,7 @@ class CaseFiles:
     reference: str | None
     prediction: str
     ignore_label: int | None = None
+    label_values: Mapping[int, int] | None = None
 
     @property
     def first_image(self) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
+from segbundle.class_values import regions
 from segbundle.credentials import without_credentials
 from segbundle.errors import OutputError
 from segbundle.files import run_files
@@ -21,7 +22,7 @@ def write_run(folder: str | Path, made_by: dict[str, Any], data: Sequence[dict[s
     Args:
         folder: folder of the run.
         made_by: command, versions and configuration.
-        data: datalist entries with `case`, `image`, `label` and, optionally, `ignore_label`.
+        data: datalist entries with `case`, `image`, `label` and, optionally, `ignore_label` and `label_values`.
 
     Raises:
         OutputError: the file cannot be written.
@@ -39,6 +40,7 @@ def write_run(folder: str | Path, made_by: dict[str, Any], data: Sequence[dict[s
             "image": _absolute(entry["image"]),
             "reference": _absolute(entry["label"]),
             "ignore_label": entry.get("ignore_label"),
+            "label_values": entry.get("label_values"),
         }
         for entry in data
     }
@@ -116,6 +118,22 @@ def window_of(made_by: dict[str, Any]) -> tuple[float, float] | None:
     if not isinstance(lower, (int, float)) or not isinstance(upper, (int, float)):
         return None
     return float(lower), float(upper)
+
+
+def regions_of(made_by: Mapping[str, Any]) -> list[list[int]] | None:
+    """Return the label values of each class of a run, if its classes overlap; None otherwise.
+
+    Args:
+        made_by: content of `run.json`.
+
+    Example:
+        >>> regions_of({"config": {"classes": {"whole": [1, 2], "core": [2]}}})
+        [[0], [1, 2], [2]]
+        >>> regions_of({"config": {"class_names": ["background", "liver"]}}) is None
+        True
+    """
+    classes = made_by.get("config", {}).get("classes")
+    return regions(classes) if isinstance(classes, Mapping) else None
 
 
 def about(made_by: Mapping[str, Any]) -> list[str]:

@@ -333,7 +333,9 @@ def _case_files(
         cases = {entry["case"]: {**entry, "reference": entry["label"]} for entry in scored}
     for case, given in cases.items():
         prediction = folder / written.get(case, run_files.label_map("", case))
-        files = CaseFiles(given["image"], given["reference"], str(prediction), given.get("ignore_label"))
+        values = given.get("label_values")
+        loaded = None if values is None else {int(value): index for value, index in values.items()}
+        files = CaseFiles(given["image"], given["reference"], str(prediction), given.get("ignore_label"), loaded)
         found.append((case, files.moved_to(dataset_dir)))
     return found
 

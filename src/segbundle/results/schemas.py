@@ -87,6 +87,7 @@ class Case(_Strict):
         image: path of the scan, or one path per channel.
         reference: path of the annotated label map, or None.
         ignore_label: value of voxels of unknown class in the reference; None if there are no such voxels.
+        label_values: loaded value by label value of the reference; None if it is loaded unchanged.
 
     Example:
         >>> Case(image="a.nii.gz", reference=None).ignore_label is None
@@ -96,6 +97,7 @@ class Case(_Strict):
     image: Files
     reference: str | None
     ignore_label: int | None = None
+    label_values: dict[str, int] | None = None
 
 
 class Intensity(_Strict):
@@ -121,6 +123,7 @@ class Config(_Strict):
 
     Attributes:
         class_names: names of the classes, background first.
+        classes: label values by class name; None if these are the indices of the classes.
         ckpt_path: path of the model, or paths of the members of an ensemble.
         dataset_dir: folder of the dataset, or paths of scans.
         intensity: intensity normalization.
@@ -134,6 +137,7 @@ class Config(_Strict):
     """
 
     class_names: Annotated[list[str], Field(min_length=1)] | str | None = None
+    classes: dict[str, int | str | list[int | str]] | str | None = None
     ckpt_path: str | list[str] | None = None
     dataset_dir: str | list[str] | None = None
     intensity: Intensity | str | None = None

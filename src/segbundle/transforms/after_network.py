@@ -14,6 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Transform
 from monai.utils import CommonKeys
 
+from segbundle.class_values import class_values, regions
 from segbundle.config.from_settings import from_settings
 from segbundle.errors import ConfigError, suggestion
 from segbundle.files import run_files
@@ -32,6 +33,7 @@ def postprocessing(
     largest_component: bool | Sequence[str] = False,
     save_probabilities: bool = False,
     output_dir: str | Path | None = None,
+    classes: Mapping[str, Any] | None = None,
 ) -> Compose:
     """Return the transform that converts logits to a label map on the scan's grid.
 
@@ -41,13 +43,14 @@ def postprocessing(
             except the background. Default: False.
         save_probabilities: write `<case>_prob.nii`, see `RestoreLabelsd`. Default: False.
         output_dir: folder for probabilities; required for `save_probabilities`.
+        classes: label values by class name, see `segbundle.class_values.class_values`. Default: None.
 
     Returns:
         A dictionary transform of `image` and `pred`.
 
     Raises:
-        ConfigError: if `largest_component` names an unknown class, or `class_names` or `output_dir` is needed but
-            missing.
+        ConfigError: if `largest_component` names an unknown class, or classes overlap, or `class_names` or `output_dir`
+            is needed but missing.
 
     Example:
         >>> steps = postprocessing(["background", "liver"], largest_component=["liver"])
@@ -56,8 +59,12 @@ def postprocessing(
     """
     if save_probabilities and output_dir is None:
         raise ConfigError("save_probabilities needs an output_dir. Set it, or set save_probabilities to false.")
-    steps: list[Transform] = [RestoreLabelsd(output_dir if save_probabilities else None)]
+    overlapping = regions(classes) is not None
+    paint_order = class_values(classes).paint_order if classes and overlapping else None
+    steps: list[Transform] = [RestoreLabelsd(output_dir if save_probabilities else None, paint_order)]
     if largest_component:
+        if overlapping:
+            raise ConfigError("largest_component needs classes that do not overlap. Set it to false.")
         if not class_names:
             raise ConfigError("largest_component needs class_names. Set them, or set largest_component to false.")
         names = class_names[1:] if largest_component is True else largest_component
@@ -79,6 +86,7 @@ class RestoreLabelsd(Transform):
         probabilities_dir: folder for `<case>_prob.nii`, the class probabilities on the scan's grid (see
             `segbundle.io.probabilities.ProbabilityFile`). The file is written slab by slab, and its path is added as
             `probabilities`. Default: None (no probabilities are saved).
+        paint_order: indices of the foreground classes, if classes overlap; see `restore_labels`. Default: None.
 
     Example:
         >>> affine = torch.eye(4, dtype=torch.float64)
@@ -89,8 +97,9 @@ class RestoreLabelsd(Transform):
         [0, 1]
     """
 
-    def __init__(self, probabilities_dir: str | Path | None = None) -> None:
+    def __init__(self, probabilities_dir: str | Path | None = None, paint_order: Sequence[int] | None = None) -> None:
         self.probabilities_dir = probabilities_dir
+        self.paint_order = paint_order
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         restored = dict(data)
@@ -103,11 +112,11 @@ class RestoreLabelsd(Transform):
         to_grid = np.linalg.inv(np.asarray(meta["affine"], dtype=np.float64)) @ native
         shape = tuple(int(size) for size in meta["spatial_shape"])
         if self.probabilities_dir is None:
-            labels = restore_labels(logits, to_grid, shape)
+            labels = restore_labels(logits, to_grid, shape, paint_order=self.paint_order)
         else:
             path = run_files.probabilities(self.probabilities_dir, _case(restored))
             with ProbabilityFile(path, meta["filename_or_obj"]) as file:
-                labels = restore_labels(logits, to_grid, shape, file.array)
+                labels = restore_labels(logits, to_grid, shape, file.array, self.paint_order)
             restored["probabilities"] = str(path)
         restored[CommonKeys.PRED] = MetaTensor(labels[None], meta={**meta, "affine": torch.from_numpy(native)})
         return restored

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,11 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform, Transform
 from monai.utils import CommonKeys
 
-from segbundle.classes import IGNORE_INDEX
+from segbundle.class_values import regions
 from segbundle.config.from_settings import from_settings
 from segbundle.datasets.case_checks import image_problems, label_problems, pair_problems, unannotated_problems
 from segbundle.errors import ConfigError, DataError, suggestion
-from segbundle.io.label_maps import read_labels
+from segbundle.io.label_maps import as_loaded, read_labels
 from segbundle.io.read_ahead import read_begun
 from segbundle.io.scans import Scan
 from segbundle.io.suv import to_suv
@@ -53,6 +52,7 @@ def preprocessing(
     num_channels: int | None = None,
     label: bool = False,
     allow_uneven: bool = False,
+    classes: Mapping[str, Any] | None = None,
 ) -> Compose:
     """Return the transform that loads a case, resamples its image to the network's grid, and normalizes intensities.
 
@@ -67,6 +67,7 @@ def preprocessing(
         num_channels: number of input channels of the network; None (default) skips the check.
         label: whether to load the label map. Default: False.
         allow_uneven: see `LoadScand`. Default: False.
+        classes: see `LoadScand`. Default: None.
 
     Returns:
         a transform of datalist entries. `image` becomes a float32 `MetaTensor` (C, X, Y, Z).
@@ -79,7 +80,7 @@ def preprocessing(
         >>> [type(step).__name__ for step in steps]
         ['LoadScand', 'ClipOutliersd', 'ToGridd', 'ZScored']
     """
-    loading = LoadScand(class_names, num_channels, label, intensity.get("units"), allow_uneven)
+    loading = LoadScand(class_names, num_channels, label, intensity.get("units"), allow_uneven, classes)
     return Compose([loading, *network_transforms((CommonKeys.IMAGE,), intensity, spacing, axcodes)])
 
 
@@ -181,7 +182,8 @@ class LoadScand(Transform):
     """Dictionary transform that loads and checks the image of a case and, optionally, its label map.
 
     `image` becomes a float32 `MetaTensor` (C, X, Y, Z). With `label=True`, `label` becomes a uint8 `MetaTensor` (1, X,
-    Y, Z) with `IGNORE_INDEX` for unknown voxels, and `annotated` becomes a bool tensor (num_classes,). A label map with
+    Y, Z) with the loaded values of the classes (see `segbundle.class_values.ClassValues`) and `IGNORE_INDEX` for
+    unknown voxels, and `annotated` becomes a bool tensor (num_classes,). A label map with
     the same voxels, stored along other axes, is reoriented to the axes of the image. As in MONAI, the metadata contains
     `affine` and `original_affine` ((4, 4) matrices from voxel indices to RAS+ in mm), `spatial_shape` and
     `filename_or_obj`. If the image was prefetched (`segbundle.io.read_ahead`), `early_seconds` is the time in seconds
@@ -196,9 +198,10 @@ class LoadScand(Transform):
         units: `suv` converts the images of DICOM PET series to SUV; None (default) keeps the values of the files.
         allow_uneven: whether to resample DICOM series with missing slices or a variable slice spacing, see `read_scan`.
             Default: False.
+        classes: label values by class name, see `segbundle.class_values.class_values`. Default: None.
 
     Raises:
-        ConfigError: `units` is unknown.
+        ConfigError: `units` is unknown, or `classes` is invalid.
         DataError: a file cannot be read or fails a check (raised when called). The message lists all problems of the
             case (see `segbundle.datasets.case_checks`).
 
@@ -218,6 +221,7 @@ class LoadScand(Transform):
         label: bool = False,
         units: str | None = None,
         allow_uneven: bool = False,
+        classes: Mapping[str, Any] | None = None,
     ) -> None:
         if units not in (None, "suv"):
             raise ConfigError(f"intensity: unknown units {units!r}; use suv, or leave units out.")
@@ -226,6 +230,7 @@ class LoadScand(Transform):
         self.label = label
         self.units = units
         self.allow_uneven = allow_uneven
+        self.regions = regions(classes)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         loaded = dict(data)
@@ -239,18 +244,17 @@ class LoadScand(Transform):
         problems = list(image_problems(image, self.num_channels))
         if self.label:
             label = read_labels(loaded[CommonKeys.LABEL], self.class_names, image.geometry)
-            ignore_label = loaded.pop("ignore_label", None)
-            wrong = list(label_problems(label, self.class_names, ignore_label))
+            ignore_label, values = loaded.pop("ignore_label", None), loaded.pop("label_values", None)
+            wrong = list(label_problems(label, self.class_names, ignore_label, values))
             annotated = loaded.get("annotated", [True] * len(self.class_names))
             if not wrong:
-                wrong = list(unannotated_problems(label, annotated, self.class_names))
+                label = as_loaded(label, values, ignore_label)
+                wrong = list(unannotated_problems(label, annotated, self.class_names, self.regions))
             problems += [*wrong, *pair_problems(image, label)]
         if problems:
             raise DataError("\n".join(problems))
         loaded[CommonKeys.IMAGE] = _meta_tensor(image, np.float32)
         if self.label:
-            if ignore_label is not None:
-                label = replace(label, array=np.where(label.array == ignore_label, IGNORE_INDEX, label.array))
             loaded[CommonKeys.LABEL] = _meta_tensor(label, np.uint8)
             loaded["annotated"] = torch.tensor(annotated, dtype=torch.bool)
         return loaded

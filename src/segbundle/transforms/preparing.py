@@ -13,6 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, SpatialPad, Transform
 from monai.utils import CommonKeys
 
+from segbundle.class_values import regions
 from segbundle.classes import IGNORE_INDEX
 from segbundle.config.from_settings import from_settings
 from segbundle.metrics.measures import measure_classes
@@ -39,7 +40,7 @@ class PrepareCase(Transform):
     Args:
         class_names: class names of the task, background first.
         patch_size: (X, Y, Z) in voxels; smaller cases are padded to this size.
-        intensity, spacing, axcodes, num_channels, allow_uneven: see `segbundle.transforms.preprocessing`.
+        intensity, spacing, axcodes, num_channels, allow_uneven, classes: see `segbundle.transforms.preprocessing`.
 
     Attributes:
         settings: arguments by name, as plain values.
@@ -66,6 +67,7 @@ class PrepareCase(Transform):
         axcodes: str = "RAS",
         num_channels: int | None = None,
         allow_uneven: bool = False,
+        classes: Mapping[str, Any] | None = None,
     ) -> None:
         self.settings: dict[str, Any] = {
             "class_names": list(class_names),
@@ -75,19 +77,24 @@ class PrepareCase(Transform):
             "axcodes": axcodes,
             "num_channels": num_channels,
             "allow_uneven": allow_uneven,
+            "classes": None if classes is None else dict(classes),
         }
-        load, *rest = prepared_steps(class_names, patch_size, intensity, spacing, axcodes, num_channels, allow_uneven)
+        load, *rest = prepared_steps(
+            class_names, patch_size, intensity, spacing, axcodes, num_channels, allow_uneven, classes
+        )
+        self._regions = regions(classes)
         self._load, self._prepare = load, Compose(rest)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[str, Any]:
         loaded = self._load(dict(data))
-        measures = _measures(loaded[CommonKeys.IMAGE], loaded[CommonKeys.LABEL], len(self.settings["class_names"]))
+        num_classes = len(self.settings["class_names"])
+        measures = _measures(loaded[CommonKeys.IMAGE], loaded[CommonKeys.LABEL], num_classes, self._regions)
         prepared: Any = self._prepare(loaded)
         image, label = prepared[CommonKeys.IMAGE], prepared[CommonKeys.LABEL].as_tensor().to(torch.uint8)
         return {
             "image": image.as_tensor().half().contiguous(),  # without metadata
             "label": label.contiguous(),
-            "indices": class_indices(label, len(self.settings["class_names"])),
+            "indices": class_indices(label, num_classes, self._regions),
             "annotated": prepared["annotated"],
             "measures": measures,
             "spacing": [float(size) for size in torch.linalg.vector_norm(image.affine[:3, :3], dim=0)],
@@ -103,12 +110,13 @@ def prepared_steps(
     axcodes: str,
     num_channels: int | None,
     allow_uneven: bool = False,
+    classes: Mapping[str, Any] | None = None,
 ) -> list[Transform]:
     """Return the transforms of `PrepareCase`, from loading to padding.
 
     Args:
         class_names, patch_size: see `PrepareCase`.
-        intensity, spacing, axcodes, num_channels, allow_uneven: see `segbundle.transforms.preprocessing`.
+        intensity, spacing, axcodes, num_channels, allow_uneven, classes: see `segbundle.transforms.preprocessing`.
 
     Example:
         >>> steps = prepared_steps(["background", "liver"], (32, 32, 32), {"method": "zscore"}, None, "RAS", None)
@@ -116,20 +124,24 @@ def prepared_steps(
         ('LoadScand', 'PadToPatchd')
     """
     return [
-        LoadScand(class_names, num_channels, True, intensity.get("units"), allow_uneven),
+        LoadScand(class_names, num_channels, True, intensity.get("units"), allow_uneven, classes),
         *network_transforms((CommonKeys.IMAGE, CommonKeys.LABEL), intensity, spacing, axcodes),
         PadToPatchd(patch_size),
     ]
 
 
-def _measures(image: MetaTensor, label: MetaTensor, num_classes: int) -> list[dict[str, Any]]:
+def _measures(
+    image: MetaTensor, label: MetaTensor, num_classes: int, regions: Sequence[Sequence[int]] | None
+) -> list[dict[str, Any]]:
     """Return the measurements of every class as dicts; intensities are those of the first channel."""
     voxel_ml = float(torch.linalg.det(label.affine[:3, :3]).abs()) / 1000
     volumes = image.as_tensor()[0].numpy(), label.as_tensor()[0].numpy()
-    return [asdict(one) for one in measure_classes(*volumes, num_classes, voxel_ml)]
+    return [asdict(one) for one in measure_classes(*volumes, num_classes, voxel_ml, regions)]
 
 
-def class_indices(label: torch.Tensor, num_classes: int) -> list[torch.Tensor]:
+def class_indices(
+    label: torch.Tensor, num_classes: int, regions: Sequence[Sequence[int]] | None = None
+) -> list[torch.Tensor]:
     """Return the indices of the voxels of every class in a flattened label map.
 
     If a class has more than 20,000 voxels, an evenly spaced subset of 20,000 is returned.
@@ -137,6 +149,7 @@ def class_indices(label: torch.Tensor, num_classes: int) -> list[torch.Tensor]:
     Args:
         label: class indices on the CPU, any shape, integer dtype.
         num_classes: number of classes, including the background.
+        regions: label values of each class, if classes overlap. Default: None.
 
     Returns:
         one int32 tensor (n,) per class, background first
@@ -146,10 +159,10 @@ def class_indices(label: torch.Tensor, num_classes: int) -> list[torch.Tensor]:
         [tensor([0, 3], dtype=torch.int32), tensor([1, 2], dtype=torch.int32), tensor([], dtype=torch.int32)]
     """
     flat = label.numpy().ravel()
-    counts = np.bincount(flat, minlength=num_classes)
+    counts = np.bincount(flat, minlength=256)
     found = []
-    for index in range(num_classes):
-        positions = np.flatnonzero(flat == index) if counts[index] else np.zeros(0, int)
+    for members in [[index] for index in range(num_classes)] if regions is None else regions:
+        positions = np.flatnonzero(np.isin(flat, members)) if counts[members].any() else np.zeros(0, int)
         if len(positions) > _MAX_INDICES_PER_CLASS:
             positions = positions[np.linspace(0, len(positions) - 1, _MAX_INDICES_PER_CLASS).astype(int)]
         found.append(torch.from_numpy(positions.astype(np.int32)))

@@ -27,6 +27,7 @@ def restore_labels(
     to_grid: np.ndarray,
     shape: Sequence[int],
     probabilities: Callable[[int], np.ndarray] | None = None,
+    paint_order: Sequence[int] | None = None,
 ) -> torch.Tensor:
     """Return the most probable class at every voxel of a target grid, from logits on the network's grid.
 
@@ -46,6 +47,9 @@ def restore_labels(
         shape: (X, Y, Z) of the target grid.
         probabilities: function that takes the number of classes and returns a uint16 array (num_classes, X, Y, Z), for
             instance memory-mapped, to fill with probabilities times 65535. Default: None (no probabilities).
+        paint_order: indices of the foreground classes, if classes overlap. Probabilities are then those of sigmoid, and
+            each class is painted over the classes before it where its probability is above 0.5, as in nnU-Net. Default:
+            None (softmax and the most probable class).
 
     Returns:
         class indices (X, Y, Z) on the device of the logits: uint8 for up to 256 classes, otherwise int16. Voxels beyond
@@ -59,7 +63,7 @@ def restore_labels(
     axes = parallel_axes(to_grid, shape)
     if axes is None:
         whole = scores.whole() if isinstance(scores, ScoreSlabs) else scores
-        return _restore_sheared(whole.float().softmax(dim=0), to_grid, shape, probabilities)
+        return _restore_sheared(_probabilities(whole, paint_order), to_grid, shape, probabilities, paint_order)
     size = scores.shape[-3:]
     if not isinstance(scores, ScoreSlabs):
         scores = ScoreSlabs(size, 0, iter([(0, scores)]))
@@ -78,18 +82,23 @@ def restore_labels(
             filled = None if probabilities is None else probabilities(len(slab))
             volume = None if filled is None else filled.transpose(0, *(1 + k for k in targets))
         try:
-            _restore_slab(start, slab, along, labels.permute(targets), volume)
+            _restore_slab(start, slab, along, labels.permute(targets), volume, paint_order)
         except torch.OutOfMemoryError:  # of the GPU
             if slab.is_cpu:
                 raise
             torch.cuda.empty_cache()
-            _restore_slab(start, slab.cpu(), along, labels.permute(targets), volume)
+            _restore_slab(start, slab.cpu(), along, labels.permute(targets), volume, paint_order)
     assert labels is not None  # a volume has at least one slab
     return labels
 
 
 def _restore_slab(
-    start: int, slab: torch.Tensor, along: Sequence[_Along], labels: torch.Tensor, probabilities: np.ndarray | None
+    start: int,
+    slab: torch.Tensor,
+    along: Sequence[_Along],
+    labels: torch.Tensor,
+    probabilities: np.ndarray | None,
+    paint_order: Sequence[int] | None,
 ) -> None:
     """Fill the planes of labels, and of probabilities (num_classes, ...) times 65535, that depend only on this slab.
 
@@ -99,14 +108,32 @@ def _restore_slab(
     for planes, first, local in _ready_planes(cells[0], start, slab, cells[1:], probabilities is not None):
         part = slab.narrow(1, first, int(local.upper.max()) + 1)
         if probabilities is None:
-            labels[planes].copy_(_most_probable(part, (local, *cells[1:])))
+            labels[planes].copy_(_most_probable(part, (local, *cells[1:]), paint_order))
             continue
         # write large blocks: small writes to a memory-mapped file are slow
         stored = np.empty((len(slab), len(local), *labels.shape[1:]), dtype=np.uint16)
-        for index, values in enumerate(_interpolated_planes(part.float().softmax(dim=0), (local, *cells[1:]))):
-            labels[planes.start + index] = values.max(dim=0).indices
+        for index, values in enumerate(_interpolated_planes(_probabilities(part, paint_order), (local, *cells[1:]))):
+            labels[planes.start + index] = _class_of(values, paint_order)
             stored[:, index] = (values * 65535).round_().to(torch.int32).cpu().numpy()
         probabilities[:, planes] = stored
+
+
+def _probabilities(logits: torch.Tensor, paint_order: Sequence[int] | None) -> torch.Tensor:
+    """Return the probabilities (num_classes, ...) of classes that exclude each other, or may overlap."""
+    return logits.float().softmax(dim=0) if paint_order is None else logits.float().sigmoid()
+
+
+def _class_of(values: torch.Tensor, paint_order: Sequence[int] | None, threshold: float = 0.5) -> torch.Tensor:
+    """Return class indices from probabilities or logits (num_classes, ...).
+
+    The threshold is that of classes that overlap.
+    """
+    if paint_order is None:
+        return values.max(dim=0).indices.to(_index_dtype(len(values)))  # several times faster than argmax on CPU
+    labels = torch.zeros(values.shape[1:], dtype=_index_dtype(len(values)), device=values.device)
+    for index in paint_order:
+        labels.masked_fill_(values[index] > threshold, index)
+    return labels
 
 
 @dataclass(frozen=True)
@@ -188,28 +215,30 @@ def _ready_planes(
         yield chosen, first - start, along.part(chosen, first)
 
 
-def _most_probable(logits: torch.Tensor, cells: Sequence[_Along]) -> torch.Tensor:
+def _most_probable(logits: torch.Tensor, cells: Sequence[_Along], paint_order: Sequence[int] | None) -> torch.Tensor:
     """Return class indices (n0, n1, n2) from logits (num_classes, d, Y, Z) and the neighbors of the target voxels."""
     aligned = all(along.aligned for along in cells)
-    if len(logits) == 2 and not aligned:
+    if len(logits) == 2 and not aligned and paint_order is None:
         difference = torch.tanh((logits[1] - logits[0]).float() / 2)  # of both probabilities
         return torch.stack([plane[0] > 0 for plane in _interpolated_planes(difference[None], cells)])
-    largest = logits.max(dim=0).indices.to(_index_dtype(len(logits)))  # several times faster than argmax on CPU
+    largest = _class_of(logits, paint_order, threshold=0.0)
     if aligned:
         return _at_lower_corner(largest, cells)
     mixed = _differ(largest, cells)
     ambiguous = _at_lower_corner(mixed, cells).flatten().nonzero().squeeze(1)
     if len(ambiguous) > _MOSTLY_MIXED * math.prod(map(len, cells)):
-        return _most_probable_everywhere(logits, cells)
+        return _most_probable_everywhere(logits, cells, paint_order)
     labels = _at_lower_corner(largest, cells)
     flat = labels.view(-1)
-    corners = _Corners.of(logits, mixed, cells)
+    corners = _Corners.of(logits, mixed, cells, paint_order)
     for some in ambiguous.split(_MIXED):
-        flat[some] = corners.most_probable(some, cells).to(labels.dtype)
+        flat[some] = corners.most_probable(some, cells)
     return labels
 
 
-def _most_probable_everywhere(logits: torch.Tensor, cells: Sequence[_Along]) -> torch.Tensor:
+def _most_probable_everywhere(
+    logits: torch.Tensor, cells: Sequence[_Along], paint_order: Sequence[int] | None
+) -> torch.Tensor:
     """Return class indices by interpolating every class at every voxel; see `_most_probable`."""
     limit = max(_VALUES // (len(logits) * len(cells[1]) * len(cells[2])), 1)
     labels = []
@@ -217,9 +246,9 @@ def _most_probable_everywhere(logits: torch.Tensor, cells: Sequence[_Along]) -> 
         chosen = slice(index, index + limit)
         first = int(cells[0].lower[chosen].min())
         local = cells[0].part(chosen, first)
-        part = logits.narrow(1, first, int(local.upper.max()) + 1).float().softmax(dim=0)
+        part = _probabilities(logits.narrow(1, first, int(local.upper.max()) + 1), paint_order)
         planes = _interpolated_planes(part, (local, *cells[1:]))
-        labels += [plane.max(dim=0).indices.to(_index_dtype(len(logits))) for plane in planes]
+        labels += [_class_of(plane, paint_order) for plane in planes]
     return torch.stack(labels)
 
 
@@ -230,13 +259,17 @@ class _Corners:
     Attributes:
         probabilities: (n, num_classes).
         row: int64 (d, Y, Z), row of `probabilities` for each corner.
+        paint_order: see `restore_labels`.
     """
 
     probabilities: torch.Tensor
     row: torch.Tensor
+    paint_order: Sequence[int] | None
 
     @classmethod
-    def of(cls, logits: torch.Tensor, mixed: torch.Tensor, cells: Sequence[_Along]) -> _Corners:
+    def of(
+        cls, logits: torch.Tensor, mixed: torch.Tensor, cells: Sequence[_Along], paint_order: Sequence[int] | None
+    ) -> _Corners:
         """Return the corners from logits (num_classes, d, Y, Z) and a mask (d, Y, Z) of mixed cells by lower corner."""
         needed = mixed.clone()
         for dim, along in enumerate(cells):
@@ -244,10 +277,10 @@ class _Corners:
                 previous = needed.narrow(dim, 0, needed.shape[dim] - 1).clone()
                 needed.narrow(dim, 1, needed.shape[dim] - 1).logical_or_(previous)
         chosen = needed.flatten().nonzero().squeeze(1)
-        probabilities = logits.reshape(len(logits), -1).index_select(1, chosen).float().softmax(dim=0)
+        probabilities = _probabilities(logits.reshape(len(logits), -1).index_select(1, chosen), paint_order)
         row = torch.zeros(needed.numel(), dtype=torch.long, device=needed.device)
         row[chosen] = torch.arange(len(chosen), device=needed.device)
-        return cls(probabilities.t().contiguous(), row.reshape(needed.shape))
+        return cls(probabilities.t().contiguous(), row.reshape(needed.shape), paint_order)
 
     def most_probable(self, voxels: torch.Tensor, cells: Sequence[_Along]) -> torch.Tensor:
         """Return the class indices at voxels (n,) of the target grid, given by flat index."""
@@ -264,7 +297,7 @@ class _Corners:
             weights = torch.cat([weights * (1 - weight), weights * weight], dim=1)
         rows = self.row.view(-1)[rows]
         values = torch.nn.functional.embedding_bag(rows, self.probabilities, per_sample_weights=weights, mode="sum")
-        return values.max(dim=1).indices
+        return _class_of(values.t(), self.paint_order)
 
 
 def _differ(largest: torch.Tensor, cells: Sequence[_Along]) -> torch.Tensor:
@@ -324,6 +357,7 @@ def _restore_sheared(
     to_grid: np.ndarray,
     shape: Sequence[int],
     probabilities: Callable[[int], np.ndarray] | None,
+    paint_order: Sequence[int] | None,
 ) -> torch.Tensor:
     """Return labels (X, Y, Z) from probabilities (num_classes, X', Y', Z') by trilinear interpolation."""
     labels = torch.empty(tuple(shape), dtype=_index_dtype(len(given)), device=given.device)
@@ -340,7 +374,7 @@ def _restore_sheared(
         values = torch.nn.functional.grid_sample(
             given[None], normalized.flip(-1)[None], padding_mode="border", align_corners=True
         )[0]
-        labels[planes] = values.max(dim=0).indices.to(labels.dtype)
+        labels[planes] = _class_of(values, paint_order)
         if filled is not None:
             filled[:, planes] = (values * 65535).round_().to(torch.int32).cpu().numpy()
     return labels

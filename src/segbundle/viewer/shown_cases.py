@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ class ShownCase:
         files: paths of the existing files, by name of the volume: `scan`, `reference`, `prediction`.
         ignore_label: value of voxels of unknown class in the reference; None if there are no such voxels.
         unannotated: label values of the classes that were not annotated in the case.
+        label_values: loaded value by label value of the reference; None (default) if it is loaded unchanged.
 
     Example:
         >>> ShownCase("case_1", "", {"reference": "a.nii.gz", "prediction": "b.nii.gz"}, None, []).volumes
@@ -35,6 +36,7 @@ class ShownCase:
     files: dict[str, str]
     ignore_label: int | None
     unannotated: Sequence[int]
+    label_values: Mapping[int, int] | None = None
 
     @classmethod
     def of(cls, name: str, summary: str, files: CaseFiles, unannotated: Sequence[int]) -> ShownCase:
@@ -48,7 +50,7 @@ class ShownCase:
         """
         given = {"scan": files.first_image, "reference": files.reference, "prediction": files.prediction}
         existing = {kind: path for kind, path in given.items() if path is not None and is_there(path)}
-        return cls(name, summary, existing, files.ignore_label, unannotated)
+        return cls(name, summary, existing, files.ignore_label, unannotated, files.label_values)
 
     @property
     def volumes(self) -> list[str]:

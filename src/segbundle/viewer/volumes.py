@@ -10,8 +10,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from segbundle.classes import IGNORE_INDEX
 from segbundle.errors import DataError
-from segbundle.io.label_maps import read_labels
+from segbundle.io.label_maps import as_loaded, read_labels
 from segbundle.io.nifti import is_nifti
 from segbundle.io.scans import Scan, read_geometry, read_scan
 from segbundle.viewer.shown_cases import ShownCase
@@ -79,7 +80,8 @@ def _read(case: ShownCase, name: str, class_names: Sequence[str]) -> Scan:
     """Return a label map. One with segments is placed on the grid of the scan."""
     path, scan = case.files[name], case.files.get("scan")
     grid = None if scan is None or is_nifti(Path(path)) else read_geometry(scan, allow_uneven=True)
-    return read_labels(path, ["background", *class_names], grid)
+    labels = read_labels(path, ["background", *class_names], grid)
+    return as_loaded(labels, case.label_values, case.ignore_label) if name == "reference" else labels
 
 
 def _error_map(case: ShownCase, class_names: Sequence[str]) -> bytes:
@@ -90,6 +92,7 @@ def _error_map(case: ShownCase, class_names: Sequence[str]) -> bytes:
     num_classes = len(class_names)
     prediction = _read(case, "prediction", class_names)
     reference = read_labels(case.files["reference"], ["background", *class_names], prediction.geometry)
+    reference = as_loaded(reference, case.label_values, case.ignore_label)
     difference = prediction.geometry.difference(reference.geometry)
     if difference:
         raise DataError(
@@ -98,7 +101,7 @@ def _error_map(case: ShownCase, class_names: Sequence[str]) -> bytes:
     values = reference.array[0]
     known = (values >= 0) & (values <= num_classes)
     if case.ignore_label is not None:
-        known &= values != case.ignore_label
+        known &= values != IGNORE_INDEX
     ref, pred = (_class_map(scan, num_classes, case.unannotated) for scan in (reference, prediction))
     errors = known & (ref != pred)
     return to_nifti(errors * np.where(ref > 0, _MISSED, _FALSE_POSITIVE), prediction)

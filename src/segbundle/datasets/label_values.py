@@ -1,0 +1,168 @@
+"""Read the labels of a dataset as the classes of a task: subsets, merged values, and regions."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from segbundle.class_values import ClassValues, class_values
+from segbundle.classes import Classes
+from segbundle.datasets.case import Case
+from segbundle.datasets.description_file import find_description
+from segbundle.datasets.folders import some
+from segbundle.datasets.label_names import DescribedLabels, as_list, check_class_names, described_labels
+from segbundle.errors import ConfigError, DataError, suggestion
+
+
+@dataclass(frozen=True)
+class DatasetLabels:
+    """Labels of a dataset, as the classes of a task.
+
+    Attributes:
+        class_names: classes of the task, background first.
+        ignore_label: value of voxels whose class is unknown; None (default) if the dataset has no such value.
+        loaded: value with which each label value is loaded. With a value for 0, it lists all label values of the
+            dataset; without, other values are background. None (default) if label maps are loaded unchanged.
+        values: label values of each class by its name; empty (default) if `loaded` is None.
+        named: label values by name in `dataset.json` (default: none).
+
+    Example:
+        >>> DatasetLabels(["background", "liver"]).entry(Case("a", (Path("a.nii"),), Path("a_seg.nii")))
+        {'case': 'a', 'image': 'a.nii', 'label': 'a_seg.nii', 'annotated': [True, True]}
+    """
+
+    class_names: Sequence[str]
+    ignore_label: int | None = None
+    loaded: dict[int, int] | None = None
+    values: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    named: Mapping[str, frozenset[int]] = field(default_factory=dict)
+
+    def annotated_mask(self, case: Case) -> list[bool]:
+        """Return one bool per class of the task, True if the class is annotated in a case.
+
+        A class is annotated if the list of the case contains it, or the labels of all its values.
+
+        Args:
+            case: case with a label map.
+
+        Raises:
+            DataError: the list of the case contains an unknown name.
+        """
+        if case.annotated is None or self.loaded is None:
+            return _mask(case, case.annotated, self.class_names)
+        known = frozenset(value for name in case.annotated for value in self.named.get(name, ()))
+        direct = [name for name in case.annotated if name not in self.named]
+        merged = [name for name, values in self.values.items() if values <= known]
+        return _mask(case, [*direct, *merged], self.class_names)
+
+    def present(self, values: Collection[int]) -> set[str]:
+        """Return the names of the foreground classes in a label map.
+
+        Args:
+            values: label values in the label map.
+        """
+        pairs = enumerate(self.class_names)
+        return {name for index, name in pairs if index and not self.values.get(name, {index}).isdisjoint(values)}
+
+    def entry(self, case: Case) -> dict[str, Any]:
+        """Return a case as an entry of a MONAI datalist, see `Case.item`, with `ignore_label` and `label_values`.
+
+        Args:
+            case: case of the dataset.
+
+        Raises:
+            DataError: see `annotated_mask`.
+        """
+        entry = replace(case, annotated=None).item(self.class_names)
+        if case.label is not None:
+            entry["annotated"] = self.annotated_mask(case)
+        if self.ignore_label is not None:
+            entry["ignore_label"] = self.ignore_label
+        if self.loaded is not None:
+            entry["label_values"] = self.loaded
+        return entry
+
+
+def _mask(case: Case, annotated: Sequence[str] | None, class_names: Sequence[str]) -> list[bool]:
+    try:
+        return Classes(class_names).annotated_mask(annotated)
+    except ConfigError as error:
+        raise DataError(f"case {case.name}: its `annotated` list in dataset.json is wrong: {error}") from error
+
+
+def dataset_labels(
+    dataset_dir: str | Path, class_names: Sequence[str], classes: Mapping[str, Any] | None = None
+) -> DatasetLabels:
+    """Return the labels of a dataset, as the classes of a task.
+
+    Args:
+        dataset_dir: see `load_cases`.
+        class_names: classes of the task, background first.
+        classes: label values by class name, see `segbundle.class_values.class_values`. None (default) uses the label
+            values of `dataset.json`.
+
+    Raises:
+        DataError: the names differ from those of the dataset (see `check_class_names`), or the dataset does not have a
+            value or name in `classes`.
+        ConfigError: `classes` is invalid.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     content = '{"labels": {"background": 0, "liver": 5, "left kidney": 2, "right kidney": 3}}'
+        ...     _ = (Path(folder) / "dataset.json").write_text(content)
+        ...     classes = {"liver": 5, "kidney": ["left kidney", "right kidney"]}
+        ...     labels = dataset_labels(folder, ["background", "liver", "kidney"], classes)
+        ...     labels.loaded, labels.annotated_mask(Case("a", (), annotated=("liver", "left kidney")))
+        ({0: 0, 5: 1, 2: 2, 3: 2}, [True, True, False])
+    """
+    check_class_names(dataset_dir, class_names, classes)
+    labels = described_labels(dataset_dir)
+    named = {name: frozenset(values) for name, values in _values_by_name(labels).items()}
+    given = classes or labels.classes
+    found = class_values(given) if given else None
+    if found is None or found.is_identity:
+        return DatasetLabels(class_names, labels.ignore_label)
+    path, numbers = find_description(dataset_dir).path, dict[str | int, int]()
+    for value in found.loaded:
+        numbers[value] = _number(path, value, named, labels.ignore_label)
+    loaded = {numbers[value]: index for value, index in found.loaded.items()}
+    loaded = {**{value: 0 for values in named.values() for value in values}, **loaded}
+    if len(set(numbers.values())) < len(numbers):
+        twice = next(value for value in numbers if list(numbers.values()).count(numbers[value]) > 1)
+        raise DataError(f"{path}: classes contains the label value {numbers[twice]} also as a name. Write it once.")
+    return DatasetLabels(class_names, labels.ignore_label, loaded, _values_of_classes(found, numbers), named)
+
+
+def _values_of_classes(found: ClassValues, numbers: Mapping[str | int, int]) -> dict[str, frozenset[int]]:
+    pairs = zip(found.names[1:], found.values[1:], strict=True)
+    return {name: frozenset(numbers[value] for value in values) for name, values in pairs}
+
+
+def _values_by_name(labels: DescribedLabels) -> dict[str, list[int]]:
+    """Return the label values of each name; empty if the dataset does not name its labels."""
+    if labels.classes is not None:
+        return {name: as_list(value) for name, value in labels.classes.items()}
+    return {name: [value] for value, name in enumerate(labels.class_names or ())}
+
+
+def _number(path: Path, value: str | int, named: Mapping[str, frozenset[int]], ignore_label: int | None) -> int:
+    """Return the label value that a value or name in `classes` stands for."""
+    known = {each for values in named.values() for each in values}
+    if isinstance(value, str):
+        if value not in named:
+            hint = suggestion(value, named) if named else ", which has no `labels`. Use label values."
+            raise DataError(f"{path}: classes has the label {value!r}, which is not in the dataset{hint}")
+        if len(named[value]) > 1:
+            raise DataError(f"{path}: classes has the label {value!r}, which stands for several values. List them.")
+        return next(iter(named[value]))
+    if known and value not in known:
+        raise DataError(
+            f"{path}: classes has the label value {value}, but the dataset has {some(sorted(known), 20)}. Correct "
+            "classes."
+        )
+    if value == ignore_label:
+        raise DataError(f"{path}: classes has the label value {value}, which marks unknown voxels. Remove it.")
+    return value

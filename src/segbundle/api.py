@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from segbundle.audit.trust import refuse_untrusted
 from segbundle.checkpoints.model_settings import refuse_other_preprocessing, settings_of_model
+from segbundle.class_values import regions
 from segbundle.config.options import default_bundle, task_file
 from segbundle.config.overlays import merged_config, workflow_files
 from segbundle.config.validation import bundle_configs, check_config
@@ -151,7 +152,9 @@ class Model:
         self.class_names: list[str] = parser.get_parsed_content("class_names")
         self.device: torch.device = torch.device(parser.get_parsed_content("device"))
         self.network: torch.nn.Module = parser.get_parsed_content("network")
-        self.class_table = class_table(self.class_names, parser.get("class_colors"), parser.get("class_codes"))
+        self.class_table = class_table(
+            self.class_names, parser.get("class_colors"), parser.get("class_codes"), regions(parser.get("classes"))
+        )
         self.num_channels = int(parser.get_parsed_content("network_def#in_channels", default=1))
         self._preprocessing = parser.get_parsed_content("preprocessing")
         self._inferer = parser.get_parsed_content("inferer")

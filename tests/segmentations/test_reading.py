@@ -261,3 +261,24 @@ def test_overlapping_segments_are_reported(tmp_path, caplog):
     found = read_labels(path, NAMES, read_geometry(source)).array[0]
     np.testing.assert_array_equal(found[..., 1], np.where(phantom()[..., 1] == 2, 2, 1))
     assert "segments overlap in 18 voxels" in caplog.text
+
+
+def test_overlapping_classes_are_written_as_whole_regions(tmp_path):
+    names, labels = ["background", "whole", "core", "inner"], np.zeros(SHAPE, np.uint8, order="F")
+    labels[1:10, 1:10, 1:6], labels[3:8, 3:8, 2:5], labels[5, 5, 3] = 1, 2, 3
+    table = class_table(names, regions=[[0], [1, 2, 3], [2, 3], [3]])
+    source = write_source(tmp_path / "ct", "oblique")
+    paths = write_label_maps(labels, source, tmp_path / "out", "ct", ["dicom_seg", "rtstruct"], table)
+    for path in paths.values():  # of segments that overlap, the last remains: the innermost
+        np.testing.assert_array_equal(read_labels(path, names, read_geometry(source)).array[0], labels)
+    segmentation = hd.seg.segread(paths["dicom_seg"])
+    assert segmentation.SegmentsOverlap == "YES"
+    uids = [uid for _, _, uid in segmentation.get_source_image_uids()]
+    for number, members in enumerate([(1, 2, 3), (2, 3), (3,)], 1):
+        found = segmentation.get_pixels_by_source_instance(
+            uids, segment_numbers=[number], assert_missing_frames_are_empty=True
+        )
+        assert int(found.sum()) == int(np.isin(labels, members).sum())
+    structures = dcmread(paths["rtstruct"])
+    slices = [len(roi.get("ContourSequence", [])) for roi in structures.ROIContourSequence]
+    assert slices == [5, 3, 1]  # no holes where the inner classes are

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from segbundle.classes import Classes
 from segbundle.errors import ConfigError, suggestion
@@ -32,6 +34,7 @@ class ClassEntry:
         code: codes of the class.
         algorithm: `AUTOMATIC` (default), `SEMIAUTOMATIC` or `MANUAL`, as DICOM describes how a segment was made.
         algorithm_name: name of the program (default `segbundle`).
+        members: label values of the class if it overlaps with other classes; empty (default) for `label` only.
 
     Example:
         >>> ClassEntry(1, "liver", (230, 159, 0), find_code("liver")).hex_color
@@ -44,6 +47,15 @@ class ClassEntry:
     code: ClassCode
     algorithm: str = "AUTOMATIC"
     algorithm_name: str = "segbundle"
+    members: tuple[int, ...] = ()
+
+    def mask(self, labels: np.ndarray) -> np.ndarray:
+        """Return the voxels of the class in a label map, as a bool array.
+
+        Args:
+            labels: label map of any shape.
+        """
+        return np.isin(labels, self.members) if self.members else labels == self.label
 
     @property
     def hex_color(self) -> str:
@@ -55,6 +67,7 @@ def class_table(
     class_names: Sequence[str],
     class_colors: Mapping[str, Any] | None = None,
     class_codes: Mapping[str, Any] | None = None,
+    regions: Sequence[Sequence[int]] | None = None,
 ) -> list[ClassEntry]:
     """Return the foreground classes of a task with their colors and codes.
 
@@ -64,6 +77,7 @@ def class_table(
             `colors_of` for classes without a color.
         class_codes: code by class name: a mapping with `scheme`, `value`, `meaning` and, optionally, `laterality`
             (left or right). Default: None; see `code_of` for classes without a code.
+        regions: label values of each class, if classes overlap (see `segbundle.class_values.regions`). Default: None.
 
     Raises:
         ConfigError: a name is not that of a foreground class, or a color or code is not valid.
@@ -76,10 +90,11 @@ def class_table(
     names = Classes(class_names).names[1:]
     colors, codes = colors_of(class_names, class_colors), class_codes or {}
     _check_names("class_codes", codes, names)
-    return [
+    table = [
         ClassEntry(label, name, color, _read_code(name, codes[name]) if name in codes else code_of(name))
         for label, (name, color) in enumerate(zip(names, colors, strict=True), 1)
     ]
+    return table if regions is None else [replace(entry, members=tuple(regions[entry.label])) for entry in table]
 
 
 def colors_of(class_names: Sequence[str], class_colors: Mapping[str, Any] | None = None) -> list[Rgb]:

@@ -65,10 +65,12 @@ def write_dicom_seg(labels: np.ndarray, scan: str | Path, path: str | Path, tabl
     """
     source, labels = read_source(scan, labels)
     planes = np.ascontiguousarray(labels.T)  # (Z, rows, columns)
-    present = np.stack(
-        [np.bincount(plane.reshape(-1), minlength=len(table) + 1)[: len(table) + 1] > 0 for plane in planes]
-    )
-    frames = [(label, k) for label in range(1, len(table) + 1) for k in np.flatnonzero(present[:, label]).tolist()]
+    present = np.stack([np.bincount(plane.reshape(-1), minlength=256)[:256] > 0 for plane in planes])
+    frames = [
+        (entry.label, k)
+        for entry in table
+        for k in np.flatnonzero(present[:, list(entry.members or [entry.label])].any(axis=1)).tolist()
+    ]
     frames = frames or [(1, 0)]  # an image needs a frame, if only an empty one
     size = math.ceil(len(frames) * planes[0].size / 8)
     size += size % 2
@@ -88,7 +90,7 @@ def write_dicom_seg(labels: np.ndarray, scan: str | Path, path: str | Path, tabl
     with atomic_write(path) as partial, partial.open("wb") as file:
         _write_header(file, dataset, groups)
         file.write(explicit_start(_PIXELS, b"OB", size))
-        written = sum(map(file.write, _packed(planes, frames)))
+        written = sum(map(file.write, _packed(planes, frames, table)))
         file.write(bytes(size - written))
 
 
@@ -122,6 +124,8 @@ def _without_frames(source: Source, shape: Sequence[int], table: Sequence[ClassE
         specific_character_set=UTF_8,
     )
     dataset.Rows, dataset.Columns = shape
+    if any(entry.members for entry in table):
+        dataset.SegmentsOverlap = "YES"
     dataset.SharedFunctionalGroupsSequence[0].pop("SegmentIdentificationSequence", None)
     del dataset.PerFrameFunctionalGroupsSequence, dataset.PixelData
     return dataset
@@ -255,8 +259,9 @@ def _write_header(file: BinaryIO, dataset: Any, groups: Sequence[bytes]) -> None
     file.writelines(groups)
 
 
-def _packed(planes: np.ndarray, frames: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+def _packed(planes: np.ndarray, frames: Sequence[tuple[int, int]], table: Sequence[ClassEntry]) -> Iterator[bytes]:
     """Yield the voxels of the frames, eight frames at a time; the first voxel is the lowest bit of a byte."""
+    entries = {entry.label: entry for entry in table}
     for start in range(0, len(frames), _TOGETHER):
-        masks = np.stack([planes[k] == label for label, k in frames[start : start + _TOGETHER]])
+        masks = np.stack([entries[label].mask(planes[k]) for label, k in frames[start : start + _TOGETHER]])
         yield np.packbits(masks.reshape(-1), bitorder="little").tobytes()

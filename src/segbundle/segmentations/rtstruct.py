@@ -60,10 +60,12 @@ def write_rtstruct(labels: np.ndarray, scan: str | Path, path: str | Path, table
     dataset = _structure_set(source, table)
     observations = _dataset(RTROIObservationsSequence=[_observation(entry) for entry in table])
     references = [encode(_dataset(ContourImageSequence=[reference_to(source, plane)]), True) for plane in source.slices]
-    boxes = ndimage.find_objects(labels, max_label=len(table))
+    boxes = ndimage.find_objects(
+        labels, max_label=max([len(table), *(max(entry.members, default=0) for entry in table)])
+    )
     contours = [
-        _roi_contour(entry, b"".join(_contours(labels, box, source, references, entry.label)))
-        for entry, box in zip(table, boxes, strict=True)
+        _roi_contour(entry, b"".join(_contours(labels, _box(entry, boxes), source, references, entry)))
+        for entry in table
     ]
     buffer = BytesIO()
     dcmwrite(buffer, dataset, enforce_file_format=True)
@@ -142,7 +144,16 @@ def _roi_contour(entry: ClassEntry, contours: bytes) -> bytes:
     return item(color + found + implicit_element(_ROI, str(entry.label).encode()))
 
 
-def _contours(labels: np.ndarray, box: Any, source: Source, references: Sequence[bytes], label: int) -> Iterator[bytes]:
+def _box(entry: ClassEntry, boxes: Sequence[Any]) -> Any:
+    """Return the bounding box of a class as slices, or None if it is absent."""
+    found = [box for value in entry.members or (entry.label,) if (box := boxes[value - 1]) is not None]
+    ends = [[(side.start, side.stop) for side in sides] for sides in zip(*found, strict=True)]
+    return tuple(slice(min(side)[0], max(stop for _, stop in side)) for side in ends) or None
+
+
+def _contours(
+    labels: np.ndarray, box: Any, source: Source, references: Sequence[bytes], entry: ClassEntry
+) -> Iterator[bytes]:
     """Yield the contours of a class as items, slice by slice.
 
     Args:
@@ -150,14 +161,14 @@ def _contours(labels: np.ndarray, box: Any, source: Source, references: Sequence
         box: bounding box of the class as slices, or None if it is absent.
         source: series.
         references: references to its slices.
-        label: label value of the class.
+        entry: the class.
     """
     if box is None:
         return
     axes, number = source.affine[:3, :2], 0
     corner = axes @ [box[0].start, box[1].start]
     for k in range(box[2].start, box[2].stop):
-        mask = np.equal(labels[box[0], box[1], k].T, label)
+        mask = entry.mask(labels[box[0], box[1], k].T)
         for outline in pixel_outlines(mask):
             number += 1
             yield _contour(outline @ axes.T + corner + source.slices[k].position, references[k], number)

@@ -177,6 +177,7 @@ class SaveLabelsd(Transform):
         class_names: class names of the task, background first. Without them (default), files contain no names.
         class_colors: see `class_table`.
         class_codes: see `class_table`.
+        classes: label values by class name, see `segbundle.class_values.class_values`. Default: None.
 
     Raises:
         ConfigError: a format, color or code is not valid, or a package that a format needs is missing.
@@ -204,11 +205,12 @@ class SaveLabelsd(Transform):
         class_names: Sequence[str] = (),
         class_colors: Mapping[str, Any] | None = None,
         class_codes: Mapping[str, Any] | None = None,
+        classes: Mapping[str, Any] | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.output_formats = output_formats(output_format)
         check_installed(self.output_formats)
-        self.table = class_table(class_names, class_colors, class_codes) if class_names else []
+        self.table = class_table(class_names, class_colors, class_codes, regions(classes)) if class_names else []
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         saved, case = dict(data), _case(data)

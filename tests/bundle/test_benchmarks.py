@@ -39,6 +39,12 @@ def test_fine_tuning(tmp_path: Path):
     assert "new: classes liver and lesion, right kidney, left kidney, aorta" in done.stderr
 
 
+def test_three_commands_from_a_folder(tmp_path: Path):
+    done = shell(f"python {ROOT}/benchmarks/bare_folders.py --minutes 0.05 --only 'four regions'", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "| four regions | 4 regions | 1.5, 1.5, 1.5 | 48×48×40 |" in done.stdout
+
+
 def test_many_and_long_scans(tmp_path: Path):
     done = shell(f"python {ROOT}/benchmarks/load.py --scans 5 --slices 4", tmp_path)
     assert done.returncode == 0, done.stderr

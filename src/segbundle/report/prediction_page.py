@@ -132,6 +132,7 @@ def _page(
         title=f"Predictions: {short_name(given.folder)}",
         num_scans=len(given.files),
         failed=found.failed,
+        failed_formats=given.failed_formats,
         undrawn=found.undrawn,
         about=about(given.made_by),
         of_all=list(of_all_scans(found.structures, expected.of_training)),

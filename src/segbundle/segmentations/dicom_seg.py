@@ -122,6 +122,7 @@ def _without_frames(source: Source, shape: Sequence[int], table: Sequence[ClassE
         specific_character_set=UTF_8,
     )
     dataset.Rows, dataset.Columns = shape
+    dataset.ContentCreatorName = ""  # DICOM requires the element, but not a value
     dataset.SharedFunctionalGroupsSequence[0].pop("SegmentIdentificationSequence", None)
     del dataset.PerFrameFunctionalGroupsSequence, dataset.PixelData
     return dataset

@@ -270,8 +270,8 @@ def predict(
     Raises:
         ConfigError: `options` are given, but `model` is loaded; or a format is unknown, lacks its package, or is given
             without `output_dir`.
-        DataError: no series matches; or `dicom_seg` or `rtstruct` is requested, but no scan is a DICOM series, or one of
-            the scans is not and no other format is requested.
+        DataError: no series matches; or `dicom_seg` or `rtstruct` is requested, but no scan is a DICOM series, or one
+            of the scans is not and no other format is requested.
         OutputError: two scans have the same name, or a label map would replace a file or cannot be written.
         SegbundleError: the model cannot be loaded, or a scan cannot be predicted (see `load_model`, `Model.predict` and
             `LabelMap.save`).

@@ -252,8 +252,8 @@ def test_errors_name_the_file_and_the_fix(series, tmp_path, monkeypatch, words, 
 def test_both_commands_of_the_message_about_geometry_work(tmp_path, monkeypatch):
     """The label map lost its affine: copied geometry keeps its voxels; resampled, the voxels are at other places.
 
-    Scan voxels are 2 mm wide and start at 1 mm; the label map claims 1 mm voxels from 0 mm. Scan voxel i is at 1 + 2 i mm
-    and gets the label of voxel 1 + 2 i. Labels are in voxels 3 to 6 of 8, so only i = 1 and 2 are labeled.
+    Scan voxels are 2 mm wide and start at 1 mm; the label map claims 1 mm voxels from 0 mm. Scan voxel i, at 1 + 2 i
+    mm, gets the label of voxel 1 + 2 i. Labels are in voxels 3 to 6 of 8, so only i = 1 and 2 are labeled.
     """
     monkeypatch.chdir(tmp_path)
     folder, affine = Path("my data"), np.array([[2.0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])

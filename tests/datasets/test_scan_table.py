@@ -38,7 +38,7 @@ p1_scout  CT        6 x 5 x 1                                                   
 def test_table_of_an_export(export, caplog):
     with caplog.at_level("INFO"):
         assert "\n".join(table_lines(list_scans(export))) == TABLE
-    assert "2 files skipped: 1 as a localizer, 1 SR (DICOM)" in caplog.text
+    assert "2 files skipped: 1 as a localizer, 1 SR (DICOM)\n" in caplog.text
     assert "not volumes (a localizer): p1_scout" in caplog.text
 
 

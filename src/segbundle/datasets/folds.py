@@ -91,7 +91,7 @@ def random_split(
         [['b', 'c'], ['a', 'd']]
         >>> split = random_split(["a", "b", "c", "d"], num_folds=2, classes={"b": [1], "c": [1]})
         >>> [sorted(held_out) for _, held_out in split.folds]
-        [['a', 'c'], ['b', 'd']]
+        [['b', 'd'], ['a', 'c']]
     """
     members = _members(names, groups)
     _check_num_folds(num_folds, len(members), bool(groups))

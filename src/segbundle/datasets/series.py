@@ -105,8 +105,8 @@ def _without_copies(found: Sequence[tuple[Case, Series | None]], tree: Tree) -> 
         first = used.setdefault(hash_values([size, sorted(images)]), series)
         if first is not series:
             tree.copies[series.path] = first.path
-    copies = [series for _, series in volumes if series.path in tree.copies]
-    tree.left_out[_COPIES] += len({file for series in copies for file in series.files})
+    if copies := {file for _, series in volumes if series.path in tree.copies for file in series.files}:
+        tree.left_out[_COPIES] += len(copies)
     return [(case, series) for case, series in found if series is None or series.path not in tree.copies]
 
 

@@ -227,7 +227,7 @@ def test_failed_and_missing_scans_are_listed(tmp_path):
     assert "gone: not measured: " in text
 
 
-def test_formats_that_were_not_written_are_listed(tmp_path):
+def test_formats_that_were_not_written_are_listed(tmp_path, monkeypatch):
     """One of two scans lacks RTSTRUCT and DICOM SEG; both reasons are on the page, with markup escaped."""
     write_predictions(tmp_path, {"whole": RIGHT, "part": RIGHT})
     records = json.loads((tmp_path / "predictions.json").read_text())
@@ -243,6 +243,10 @@ def test_formats_that_were_not_written_are_listed(tmp_path):
     assert rows[1:] == [
         ["part", "dicom_seg", "&lt;no&gt; FrameOfReferenceUID"], ["part", "rtstruct", "no StudyInstanceUID"],
     ]  # fmt: skip
+    monkeypatch.setattr(prediction_page, "_MOST_UNWRITTEN", 1)
+    text = report(tmp_path)[0]
+    assert text.count("<td>dicom_seg</td>") == 1 and "<td>rtstruct</td>" not in text
+    assert "1 more in predictions.json." in text
 
 
 def test_prediction_without_foreground(tmp_path):

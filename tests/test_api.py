@@ -155,6 +155,37 @@ def test_formats_are_checked_before_the_first_scan(model, dataset, tmp_path, giv
     assert not (tmp_path / "out").exists()
 
 
+def test_one_impossible_format_does_not_cost_the_others(model, dataset, series, tmp_path, caplog):
+    """The NIfTI file and the image in memory have no DICOM slices, so only the series gets an RTSTRUCT."""
+    file, array = scans(dataset)[0], np.zeros((16, 16, 16), np.float32)
+    given = [series / "p1" / "a", file, (array, np.eye(4))]
+    words = {"output_dir": tmp_path / "out", "progress": False}
+    found = sb.predict(given, model, output_format=["rtstruct", "nifti"], **words)
+    assert [dict(one.failed_formats) for one in found[:1]] == [{}]
+    for one, name, shown in zip(found[1:], ("test_00", "0002"), (file, "image in memory"), strict=True):
+        assert list(one.failed_formats) == ["rtstruct"]
+        reason = one.failed_formats["rtstruct"]
+        assert reason.startswith(f"{shown}: is not a DICOM series")
+        assert f"{name}: rtstruct was not written: {reason}" in caplog.text
+    names = ["0002_seg.json", "0002_seg.nii.gz", "a_rtstruct.dcm", "a_seg.json", "a_seg.nii.gz", "test_00_seg.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [*names, "test_00_seg.nii.gz"]
+    with pytest.raises(DataError, match="is not a DICOM series"):
+        sb.predict(given, model, output_format="rtstruct", output_dir=tmp_path / "dicom", progress=False)
+    assert not (tmp_path / "dicom").exists()
+
+
+def test_volume_of_a_series_gets_formats_of_dicom(model, tmp_path):
+    array = np.random.default_rng(0).integers(0, 900, (16, 16, 16)).astype(np.int16)
+    for number, part in enumerate((array[:, :, :8], array[:, :, 8:])):
+        positions = [(0, 0, k) for k in range(8 * number, 8 * number + 8)]
+        write_series(tmp_path / "in" / str(number), part, positions=positions, SeriesInstanceUID="1.2.7")
+    (found,) = sb.predict(
+        tmp_path / "in", model, series="CT", output_format="dicom_seg", output_dir=tmp_path / "out", progress=False
+    )
+    assert found.labels.shape == array.shape and found.source.suffix == ".volume"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [f"{found.name}_seg.dcm"]
+
+
 def test_series_that_does_not_exist_is_an_error(model, series):
     with pytest.raises(DataError, match="no DICOM series matches series: PT"):
         sb.predict(series, model, series="PT", progress=False)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,6 +25,7 @@ from segbundle.config.overlays import merged_config, workflow_files
 from segbundle.config.validation import bundle_configs, check_config
 from segbundle.errors import (
     ConfigError,
+    DataError,
     PredictionError,
     SegbundleError,
     find_cause,
@@ -33,20 +35,23 @@ from segbundle.files import run_files
 from segbundle.inference.slabs import NonFiniteLogitsError
 from segbundle.io.geometry import Geometry
 from segbundle.io.in_memory import IN_MEMORY
-from segbundle.io.scan_files import stem
+from segbundle.io.scan_files import is_volume_path, stem
 from segbundle.io.scans import read_scan, write_image, write_segmentation
 from segbundle.segmentations.class_entries import class_table
 from segbundle.segmentations.formats import (
+    OF_DICOM,
     check_installed,
     check_scan,
     output_formats,
     suffix_format,
     write_label_map,
+    write_possible_label_maps,
 )
 from segbundle.segmentations.nifti_labels import label_extensions
 from segbundle.workflow.bundle_runs import create_workflow
-from segbundle.workflow.python_scans import GivenScan, label_map_paths, select_scans
+from segbundle.workflow.python_scans import GivenScan, names_of_label_maps, select_scans
 
+_logger = logging.getLogger(__name__)
 _TRUST = "pass trust=True"
 PathLike: TypeAlias = str | Path
 Checkpoint: TypeAlias = PathLike | Sequence[PathLike]
@@ -63,6 +68,8 @@ class LabelMap:
         class_names: names by class index, background first.
         name: name of the case.
         source: path of the scan; None for an image in memory.
+        failed_formats: reason of each output format that `predict` could not write for the scan, by format (default
+            none).
 
     Example:
         >>> label_map = LabelMap(np.ones((2, 2, 2), np.uint8), np.eye(4), ["background", "liver"], "ct", None)
@@ -75,6 +82,7 @@ class LabelMap:
     class_names: Sequence[str]
     name: str
     source: Path | None
+    failed_formats: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def volumes_ml(self) -> dict[str, float]:
@@ -183,7 +191,7 @@ class Model:
                 raise
             raise PredictionError(f"{image.meta['filename_or_obj']}: {problem}.") from error
         source = Path(image.meta["filename_or_obj"])
-        known = source if source != IN_MEMORY and source.exists() else None
+        known = source if source != IN_MEMORY and (source.exists() or is_volume_path(source)) else None
         labels = restored.as_tensor()[0].cpu().numpy()
         name = stem(source) if known else source.name
         return LabelMap(labels, np.asarray(restored.affine, dtype=np.float64), self.class_names, name, known)
@@ -246,6 +254,9 @@ def predict(
     For large batches, use the command `segbundle predict`: this command can be resumed, and continues after a scan that
     fails.
 
+    If some of several output formats cannot be written for a scan, the others are written. A warning is logged, and the
+    `LabelMap` has the reasons as `failed_formats`.
+
     Args:
         scans: a scan or a list of scans, see `Model.predict`. A list contains scans, not channels.
         model: a loaded model, or any value that `load_model` accepts.
@@ -262,7 +273,8 @@ def predict(
     Raises:
         ConfigError: `options` are given, but `model` is loaded; or a format is unknown, lacks its package, or is given
             without `output_dir`.
-        DataError: `dicom_seg` or `rtstruct` is requested for a scan that is not a DICOM series, or no series matches.
+        DataError: no series matches; or `dicom_seg` or `rtstruct` is requested, but no scan is a DICOM series, or one
+            of the scans is not and no other format is requested.
         OutputError: two scans have the same name, or a label map would replace a file or cannot be written.
         SegbundleError: the model cannot be loaded, or a scan cannot be predicted (see `load_model`, `Model.predict` and
             `LabelMap.save`).
@@ -280,17 +292,23 @@ def predict(
     if output_dir is None and formats != ["nifti"]:
         raise ConfigError(f"output_format {', '.join(formats)} needs an output_dir. Pass one, or use LabelMap.save.")
     if series is None:  # fails before a model is loaded
-        _output_paths(output_dir, items := select_scans(scans), formats)
+        _output_names(output_dir, items := select_scans(scans), formats)
     loaded = model if isinstance(model, Model) else load_model(model, **options)
     if series is not None:
         items = select_scans(scans, series, loaded.num_channels)
-    paths = _output_paths(output_dir, items, formats)
+    names = _output_names(output_dir, items, formats)
     found = []
     for number, given in enumerate(tqdm(items, desc="scans", disable=not progress)):
         label_map = loaded.predict(given.scan)
         found.append(label_map if given.name is None else replace(label_map, name=given.name))
-        for kind, path in paths[number].items() if paths else ():
-            write_label_map(label_map.labels, label_map.source or _geometry(label_map), path, kind, loaded.class_table)
+        if output_dir is not None:
+            source = label_map.source or _geometry(label_map)
+            _, failed = write_possible_label_maps(
+                label_map.labels, source, output_dir, names[number], formats, loaded.class_table
+            )
+            found[-1] = replace(found[-1], failed_formats=failed)
+            for kind, reason in failed.items():
+                _logger.warning("%s: %s was not written: %s", names[number], kind, reason)
     return found
 
 
@@ -357,15 +375,19 @@ def evaluate(
     return summary
 
 
-def _output_paths(
-    output_dir: PathLike | None, scans: Sequence[GivenScan], formats: Sequence[str]
-) -> list[Mapping[str, Path]]:
-    """Return the paths of the label maps of each scan, after checking that all formats can be written."""
+def _output_names(output_dir: PathLike | None, scans: Sequence[GivenScan], formats: Sequence[str]) -> list[str]:
+    """Return the names of the label maps of all scans, after checking that each has a format that can be written."""
     if output_dir is None:
         return []
+    problems = []
     for given in scans:
-        check_scan(given.scan, formats)
-    return label_map_paths(Path(output_dir), scans, formats)
+        try:
+            check_scan(given.scan, formats)
+        except DataError as error:
+            problems.append(error)
+    if problems and (len(problems) == len(scans) or set(formats) <= set(OF_DICOM)):
+        raise problems[0]
+    return names_of_label_maps(Path(output_dir), scans, formats)
 
 
 def _geometry(label_map: LabelMap) -> Geometry:

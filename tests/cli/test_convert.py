@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import re
+import shlex
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -244,6 +247,51 @@ def test_errors_name_the_file_and_the_fix(series, tmp_path, monkeypatch, words, 
     nib.save(nib.Nifti1Image(phantom(), np.eye(4)), "seg.nii")
     assert message in convert_to_error(*words)
     assert not (tmp_path / words[1]).exists()
+
+
+def test_both_commands_of_the_message_about_geometry_work(tmp_path, monkeypatch):
+    """The label map lost its affine: copied geometry keeps its voxels; resampled, the voxels are at other places.
+
+    Scan voxels are 2 mm wide and start at 1 mm; the label map claims 1 mm voxels from 0 mm. Scan voxel i, at 1 + 2 i
+    mm, gets the label of voxel 1 + 2 i. Labels are in voxels 3 to 6 of 8, so only i = 1 and 2 are labeled.
+    """
+    monkeypatch.chdir(tmp_path)
+    folder, affine = Path("my data"), np.array([[2.0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    label_map = np.zeros((8, 4, 3), np.uint8)
+    label_map[3:7] = 1
+    for name, array, header in (("imagesTr", label_map.astype(np.int16), affine), ("labelsTr", label_map, np.eye(4))):
+        (folder / name).mkdir(parents=True)
+        nib.save(nib.Nifti1Image(array, header), folder / name / "a.nii.gz")
+    (folder / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "ball": 1}}))
+    message = invoke("check", folder).stderr
+    commands = re.findall(r"`segbundle (convert [^`]*)`", message)
+    expected = {"--copy_geometry": [3, 4, 5, 6], "--like": [1, 2]}
+    assert len(commands) == len(expected)
+    for command, (option, labeled) in zip(commands, expected.items(), strict=True):
+        words = shlex.split(command)
+        assert [words[1], *words[-2:]] == ["my data/labelsTr/a.nii.gz", option, "my data/imagesTr/a.nii.gz"]
+        assert "label map, 8 x 4 x 3 voxels" in convert(*words[1:]).stdout
+        found = nib.load(words[2])
+        np.testing.assert_array_equal(found.affine, affine)
+        np.testing.assert_array_equal(np.unique(np.nonzero(np.asarray(found.dataobj))[0]), labeled)
+
+
+def test_geometry_is_copied_to_the_same_shape_only(series, tmp_path):
+    nib.save(nib.Nifti1Image(phantom(), np.eye(4)), tmp_path / "seg.nii")
+    nib.save(nib.Nifti1Image(phantom()[1:], np.eye(4)), tmp_path / "small.nii")
+    convert(tmp_path / "seg.nii", tmp_path / "a.nii", "--copy_geometry", series)
+    found, grid = read_scan(tmp_path / "a.nii"), read_geometry(series)
+    np.testing.assert_array_equal(found.array[0], phantom())
+    np.testing.assert_allclose(found.geometry.affine, grid.affine, atol=1e-4)
+    error = convert_to_error(tmp_path / "small.nii", tmp_path / "b.nii", "--copy_geometry", series)
+    assert "has 12 x 11 x 7 voxels, but" in error and "cannot be copied" in error
+    error = convert_to_error(tmp_path / "seg.nii", tmp_path / "b.nii", "--copy_geometry", series, "--like", series)
+    assert "Choose one." in error
+    source = written(series, tmp_path, "dicom_seg")
+    assert "its geometry cannot be replaced" in convert_to_error(
+        source, tmp_path / "b.nii", "--copy_geometry", series
+    )  # fmt: skip
+    assert not (tmp_path / "b.nii").exists()
 
 
 def test_two_segments_with_one_name_are_an_error(series, tmp_path):

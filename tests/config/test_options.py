@@ -32,6 +32,23 @@ def test_only_optional_paths_can_be_null(key):
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("CT", "CT"),
+        ("7", 7),
+        ("null", None),
+        ("T1, T2", "T1, T2"),
+        ("thorax, 3 mm", "thorax, 3 mm"),
+        ("2, 3", "2, 3"),
+        ("[MR, *thorax*]", ["MR", "*thorax*"]),
+        ("['thorax, 3 mm', 2]", ["thorax, 3 mm", "2"]),
+    ],
+)
+def test_text_with_commas_may_be_one_description(text, expected):
+    assert value("series", text) == expected
+
+
 @pytest.mark.parametrize("name", [name for name in ODD if name and not set(name) & set("'\"\n=")])
 def test_class_names_are_text(name):
     bare = [name] if name not in ("(1, 2)",) else ["(1", "2)"]

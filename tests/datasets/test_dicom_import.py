@@ -279,6 +279,15 @@ def test_copies_of_series_and_segmentations_are_used_once(tmp_path):
     shutil.copytree(tmp_path / "export" / "a", tmp_path / "export" / "b")
     found = rows_of(import_dataset(tmp_path / "export", tmp_path / "out"))
     assert (found["a/ct"].status, found["b/ct"].error.reason) == ("training", "copy of another series")
+    assert str(found["b/ct"].error) == "copy of a/ct" and not found["b/ct"].error.is_problem
+
+
+def test_single_slices_beside_volumes_are_left_out(tmp_path):
+    write_segments(write_case(tmp_path / "export" / "a", "1.8"), "rs", labels(1), ["liver"])
+    dicoms.write_series(tmp_path / "export" / "key", dicoms.voxels((6, 5, 1)), SeriesInstanceUID="1.9")
+    found = rows_of(import_dataset(tmp_path / "export", tmp_path / "out"))
+    error = found["key"].error
+    assert (found["a/ct"].status, error.reason, error.is_problem) == ("training", "not a volume: a single slice", False)
 
 
 def write_time_points(folder, uid):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -316,12 +317,71 @@ class TestSeries:
         assert found(tmp_path) == {"a": "", "b": ""}
         assert f"{tmp_path / 'a'} and {tmp_path / 'b'} have the same SeriesInstanceUID" in caplog.text
 
-    def test_copies_of_a_series_are_cases(self, tmp_path, caplog):
+    def test_copies_of_a_series_are_one_case(self, tmp_path, caplog):
+        """Folder c has the same slices as a under other names; b is another series with the same UID."""
+        write_series(tmp_path / "b", uid=(uid := generate_uid()))
+        write_series(tmp_path / "a", uid=uid)
+        for path in sorted((tmp_path / "a").iterdir()):
+            (tmp_path / "c").mkdir(exist_ok=True)
+            shutil.copy(path, tmp_path / "c" / f"I_{path.stem}")
+        with caplog.at_level("INFO"):
+            assert found(tmp_path) == {"a": "", "b": ""}
+        assert f"{tmp_path}: 3 files skipped: 3 in copies of a series" in caplog.text
+        assert f"{tmp_path}: DICOM series skipped because they are copies: c of a" in caplog.text
+        assert found(tmp_path / "c") == {"c": ""}
+        assert found([tmp_path / "a", tmp_path / "c"]) == {"a": "", "c": ""}  # chosen by the user
+
+    def test_copy_without_problems_is_used(self, tmp_path):
+        write_series(tmp_path / "a")
+        shutil.copytree(tmp_path / "a", tmp_path / "b")
+        (tmp_path / "a" / "IM003.dcm").symlink_to("nowhere.dcm")
+        assert found(tmp_path) == {"b": ""}
+
+    def test_copies_of_each_volume_of_a_series(self, tmp_path, caplog):
+        uid = generate_uid()
+        for echo in (1, 2):
+            write_series(tmp_path / "a", prefix=f"e{echo}_", uid=uid, EchoTime=10 * echo, EchoNumbers=echo)
+        shutil.copytree(tmp_path / "a", tmp_path / "b")
+        with caplog.at_level("INFO"):
+            assert list(found(tmp_path)) == ["a_CT_TE10", "a_CT_TE20"]
+        assert "6 in copies of a series" in caplog.text
+
+    def test_series_without_instance_uids_are_no_copies(self, tmp_path):
+        write_series(tmp_path / "a", SOPInstanceUID=None)
+        shutil.copytree(tmp_path / "a", tmp_path / "b")
+        assert found(tmp_path) == {"a": "", "b": ""}
+
+    def test_single_slices_beside_volumes_are_skipped(self, tmp_path, caplog):
+        """A dose report or a key image of an export has one slice; a series of one slice alone is a scan."""
+        write_series(tmp_path / "p1" / "ct")
+        (image,) = write_series(tmp_path / "p1" / "key", 1)
+        write_series(tmp_path / "p2", 1, prefix="K")
+        with caplog.at_level("INFO"):
+            assert found(tmp_path) == {"p1_ct": ""}
+        assert f"{tmp_path}: 2 files skipped: 2 as a single slice" in caplog.text
+        assert "not volumes (a single slice): p1_key, p2" in caplog.text
+        for given in (image, image.parent):
+            assert found(given) == {"key": ""}
+        assert read_scan(image).geometry.shape == (4, 3, 1)
+        assert found([tmp_path / "p1" / "ct", image]) == {"ct": "", "key": ""}
+        assert found(tmp_path / "p2") == {"p2": ""}
+
+    def test_single_slice_beside_a_damaged_file_may_be_a_series(self, tmp_path):
+        write_series(tmp_path / "good")
+        write_series(tmp_path / "bad", 2)[1].write_bytes(b"")
+        assert "cannot be read and may be slices" in found(tmp_path)["bad"]
+
+    def test_single_slices_of_a_dataset_are_cases(self, tmp_path):
+        write_series(tmp_path / "imagesTs" / "a")
+        write_series(tmp_path / "imagesTs" / "b", 1)
+        assert found(tmp_path) == {"a": "", "b": ""}
+
+    def test_equal_uids_of_other_images_are_cases(self, tmp_path, caplog):
         uid = generate_uid()
         write_series(tmp_path / "a", uid=uid)
         write_series(tmp_path / "b", uid=uid)
         assert found(tmp_path) == {"a": "", "b": ""}
-        assert "SeriesInstanceUID" not in caplog.text
+        assert "SeriesInstanceUID" not in caplog.text and "copies" not in caplog.text
 
     def test_series_in_two_multi_frame_files_is_one_case(self, tmp_path):
         write_series(tmp_path / "good")

@@ -46,6 +46,22 @@ def test_pattern_of_names(dataset, groups):
     assert sorted(folds) == [[f"p{p}_0", f"p{p}_1"] for p in range(4)]
 
 
+def test_names_of_groups_do_not_change_random_folds(dataset):
+    """Names of patients are hashes with a random salt, so another import must give the same folds."""
+    folds = []
+    for names in (["a", "b", "c", "d"], ["d", "c", "b", "a"], ["x", "a", "m", "c"]):
+        write_description(dataset, **{name: {"patient": names[int(name[1])]} for name in NAMES})
+        folds.append(held_out(dataset, num_folds=2))
+    assert folds[0] == folds[1] == folds[2]
+    assert all(len({name[:2] for name in fold}) == 2 and len(fold) == 4 for fold in folds[0])
+
+
+def test_one_case_per_patient_gives_the_folds_without_patients(dataset):
+    expected = held_out(dataset, num_folds=4)
+    write_description(dataset, **{name: {"patient": str(9 - index)} for index, name in enumerate(NAMES)})
+    assert held_out(dataset, num_folds=4) == expected
+
+
 def test_one_fold_per_site(dataset):
     expected = [[n for n in NAMES if SITES[n] == site] for site in ("Bern", "Graz", "Ulm")]
     assert held_out(dataset, num_folds="groups", groups="site") == expected

@@ -38,7 +38,7 @@ p1_scout  CT        6 x 5 x 1                                                   
 def test_table_of_an_export(export, caplog):
     with caplog.at_level("INFO"):
         assert "\n".join(table_lines(list_scans(export))) == TABLE
-    assert "2 files skipped: 1 as a localizer, 1 SR (DICOM)" in caplog.text
+    assert "2 files skipped: 1 as a localizer, 1 SR (DICOM)\n" in caplog.text
     assert "not volumes (a localizer): p1_scout" in caplog.text
 
 
@@ -70,6 +70,8 @@ def test_table_names_the_gaps_of_uneven_series(export, capsys):
         (4, ["p2_T2"]),
         ("*thorax*", ["p1_CT"]),
         (["t?", "PT"], ["p2_T1", "p2_T2"]),
+        ("T1, *thorax*", ["p1_CT", "p2_T1"]),
+        ("PT, 'T2'", ["p2_T2"]),
     ],
 )
 def test_selected_series(export, series, cases, caplog):
@@ -78,6 +80,26 @@ def test_selected_series(export, series, cases, caplog):
     files = {"p1_CT": 8, "p2_T1": 4, "p2_T2": 4}
     skipped = sum(files[case] for case in files if case not in cases)
     assert f"{skipped} of series that are not selected" in caplog.text
+
+
+def test_description_with_a_comma_is_one_word(tmp_path):
+    """Text that matches a description as a whole is one word; else each word between commas counts."""
+    for number, name in enumerate(("Thorax, 3 mm", "thorax", "3 mm")):
+        write_series(tmp_path / str(number), voxels((6, 5, 4)), SeriesInstanceUID=f"1.{number}", SeriesDescription=name)
+    for series, cases in (("thorax, 3 mm", "0"), ("*, 3 *", "0"), ("thorax, 3*", "0"), ("3 mm, thorax", "12")):
+        assert [entry["case"] for entry in find_scans(tmp_path, series=series)] == list(cases), series
+    assert [entry["case"] for entry in find_scans(tmp_path, series=["thorax, 3 mm", "thorax"])] == ["0", "1"]
+
+
+def test_table_names_single_slices(export, capsys):
+    write_series(export / "p1" / "key", voxels((6, 5, 1)), SeriesInstanceUID="1.8", SeriesDescription="key image")
+    for k in range(3):  # one series, a slice per folder
+        position = [[0, 0, 2 * k]]
+        write_series(export / "p3" / str(k), voxels((6, 5, 1)), SeriesInstanceUID="1.7", positions=position)
+    assert print_check(export)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[-4:]] == ["p2_T2", "p3_CT", "p1_key", "p1_scout"]
+    assert lines[-2].split("  ")[-1] == "a single slice" and "6 x 5 x 3" in lines[-3]
 
 
 def test_no_selected_series_raises(export):

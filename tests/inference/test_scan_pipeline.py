@@ -90,8 +90,12 @@ def test_missing_format_is_recorded_and_resumed(tmp_path, monkeypatch, caplog):
     assert (first["status"], first["error"], first["failed_formats"]) == ("ok", None, {"dicom_seg": "no UID"})
     assert first["prediction"] == str(tmp_path / "out" / "a_seg.nii.gz") and Path(first["prediction"]).is_file()
     assert "failed_formats" not in second and "a: dicom_seg was not written: no UID" in caplog.text
-    with pytest.raises(ScansFailedError, match=r"(?s)1 of 2 scans lack .*\na: dicom_seg was not written: no UID$"):
+    with (
+        caplog.at_level("INFO"),
+        pytest.raises(ScansFailedError, match=r"(?s)1 of 2 scans lack .*\na: dicom_seg was not written: no UID$"),
+    ):
         report_failures(kept)
+    assert "2 of 2 scans done, 0 failed, 1 without an output format, in " in caplog.text
     Saving.reason = None
     again = Counting()
     kept = run(tmp_path / "scans", tmp_path / "out", again, resume=True)

@@ -67,9 +67,13 @@ def test_geometry_mismatch_message_advises_both_fixes(tmp_path, labels):
     lost = read_scan(write_nifti(tmp_path / "lost.nii", labels))
     (message,) = pair_problems(image, lost)
     assert "Look at both in a viewer first" in message
-    assert "copy the image's header" in message
-    assert "otherwise resample it" in message
+    words = f"{tmp_path / 'lost.nii'} aligned/lost.nii.gz {{}} {tmp_path / 'i.nii'}`"
+    assert f"copy the image's geometry to it: `segbundle convert {words.format('--copy_geometry')}." in message
+    assert (
+        f"Otherwise, resample the label map onto the image's grid: `segbundle convert {words.format('--like')}"
+        in message
+    )
     smaller = read_scan(write_nifti(tmp_path / "smaller.nii", labels[1:], np.diag([-0.8, -0.8, 2.5, 1])))
     (message,) = pair_problems(image, smaller)
     assert "shape (5, 6, 7) against (4, 6, 7)" in message
-    assert "copy the image's header" not in message
+    assert "--copy_geometry" not in message and words.format("--like").replace("lost", "smaller") in message

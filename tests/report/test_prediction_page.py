@@ -227,6 +227,28 @@ def test_failed_and_missing_scans_are_listed(tmp_path):
     assert "gone: not measured: " in text
 
 
+def test_formats_that_were_not_written_are_listed(tmp_path, monkeypatch):
+    """One of two scans lacks RTSTRUCT and DICOM SEG; both reasons are on the page, with markup escaped."""
+    write_predictions(tmp_path, {"whole": RIGHT, "part": RIGHT})
+    records = json.loads((tmp_path / "predictions.json").read_text())
+    assert "Output formats" not in report(tmp_path)[0]
+    next(record for record in records if record["case"] == "part")["failed_formats"] = {
+        "dicom_seg": "<no> FrameOfReferenceUID", "rtstruct": "no StudyInstanceUID",
+    }  # fmt: skip
+    (tmp_path / "predictions.json").write_text(json.dumps(records))
+    text = report(tmp_path)[0]
+    assert "2 scans predicted. 1 scan lacks an output format. No scan has warnings." in text
+    table = re.search(r'<table id="failed-formats">.*?</table>', text, re.S)[0]
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>.*?</tr>", table)]
+    assert rows[1:] == [
+        ["part", "dicom_seg", "&lt;no&gt; FrameOfReferenceUID"], ["part", "rtstruct", "no StudyInstanceUID"],
+    ]  # fmt: skip
+    monkeypatch.setattr(prediction_page, "_MOST_UNWRITTEN", 1)
+    text = report(tmp_path)[0]
+    assert text.count("<td>dicom_seg</td>") == 1 and "<td>rtstruct</td>" not in text
+    assert "1 more in predictions.json." in text
+
+
 def test_prediction_without_foreground(tmp_path):
     text, rows = report(write_predictions(tmp_path, {"empty": labels()}))
     assert "(no foreground predicted)" in text and text.count('<svg class="slice"') == 3

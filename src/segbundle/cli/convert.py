@@ -45,11 +45,12 @@ def convert(
     like: Path | None = None,
     classes: TaskClasses | None = None,
     allow_uneven: bool = False,
+    copy_geometry: Path | None = None,
 ) -> str:
     """Write a scan or label map in another file format.
 
-    A label map is recognized by its format (DICOM SEG, RTSTRUCT, `.seg.nrrd`), by the output format, by `like` or by
-    class names. Its segments get the label values 1, 2, ... in the order of the classes.
+    A label map is recognized by its format (DICOM SEG, RTSTRUCT, `.seg.nrrd`), by the output format, by `like` or
+    `copy_geometry`, or by class names. Its segments get the label values 1, 2, ... in the order of the classes.
 
     Args:
         source: path of the scan or label map, see `read_scan` and `read_labels`.
@@ -59,12 +60,14 @@ def convert(
         like: path of the scan on whose voxels the label map is written. Default: the voxels of the label map.
         classes: classes of the task. Default: those in the file.
         allow_uneven: see `read_scan` and `read_labels` (default False).
+        copy_geometry: path of a scan of the same shape, whose geometry replaces that of the label map. The voxels are
+            not changed. Default: the geometry of the label map.
 
     Returns:
         description of what was written, in one line.
 
     Raises:
-        ConfigError: the output format is unknown, or class names are missing.
+        ConfigError: the output format is unknown, class names are missing, or `like` and `copy_geometry` are given.
         DataError: a file cannot be read, or the label map does not fit the format, the classes or the scan.
         OutputError: the output path is not valid, or segbundle did not write the existing file.
 
@@ -82,6 +85,13 @@ def convert(
     recognized = is_segmentation(source.name) or dicom_object(source)[1] is not None
     if kind != "nifti" and not (labels or recognized or classes.names) and is_dicom(source):
         raise _scan_error(source, kind)
+    if copy_geometry is not None:
+        if like is not None:
+            raise ConfigError(
+                "--like moves the labels to the voxels of a scan, --copy_geometry keeps the voxels and replaces the "
+                "header. Choose one."
+            )
+        return _convert_labels(source, output, kind, copy_geometry, classes, allow_uneven, by_voxel=True)
     if labels or recognized or kind != "nifti" or like is not None or classes.names:
         return _convert_labels(source, output, kind, like, classes, allow_uneven)
     refuse_to_replace(output)
@@ -114,10 +124,21 @@ def _format(output: Path, given: str | None) -> str:
 
 
 def _convert_labels(
-    source: Path, output: Path, kind: str, like: Path | None, classes: TaskClasses, allow_uneven: bool
+    source: Path,
+    output: Path,
+    kind: str,
+    like: Path | None,
+    classes: TaskClasses,
+    allow_uneven: bool,
+    by_voxel: bool = False,
 ) -> str:
     check_installed([kind])
     file, dicom_kind = dicom_object(source)
+    if by_voxel and dicom_kind is not None:
+        raise DataError(
+            f"{source}: its segments are placed by the series to which it refers, so its geometry cannot be replaced. "
+            "Use --like."
+        )
     if like is None and dicom_kind is not None:
         like = referenced_volume(file, allow_uneven)
     if kind in OF_DICOM:
@@ -131,7 +152,12 @@ def _convert_labels(
     table = named_table(source, found, classes)
     _refuse_to_replace(output, kind, bool(table))
     grid = None if like is None else read_geometry(like, allow_uneven)
-    label = read_named_labels(source, found, table, grid, allow_uneven)
+    label = read_named_labels(source, found, table, None if by_voxel else grid, allow_uneven)
+    if by_voxel and grid is not None and label.geometry.shape != grid.shape:
+        raise DataError(
+            f"{source}: has {_size(label.geometry)}, but {like} has {_size(grid)}, so its geometry cannot be copied. "
+            "Use --like."
+        )
     if not table and kind != "nifti" and label.array.min(initial=0) < 0:
         raise _scan_error(source, kind)
     reference = like or (source if is_nifti(source) else replace(label.geometry, channels=1))

@@ -114,6 +114,13 @@ def convert(
         Path | None,
         typer.Option(help="Scan on whose voxels the label map is written; DICOM series for dicom_seg and rtstruct."),
     ] = None,
+    copy_geometry: Annotated[
+        Path | None,
+        typer.Option(
+            "--copy_geometry",
+            help="Scan of the same shape whose geometry replaces that of the label map; the voxels are not changed.",
+        ),
+    ] = None,
     config: Config = None,
     class_names: ClassNames = None,
     allow_uneven: AllowUneven = None,
@@ -127,7 +134,8 @@ def convert(
 
     with plain_errors(), print_log():
         classes = read_task_classes(config or [], class_names, trust)
-        written = convert(source, output, labels, output_format, like, classes, allow_uneven is Switch.true)
+        uneven = allow_uneven is Switch.true
+        written = convert(source, output, labels, output_format, like, classes, uneven, copy_geometry)
     typer.echo(written)
 
 
@@ -137,8 +145,8 @@ def import_dataset(
     series: Annotated[
         str | None,
         typer.Option(
-            help="Series to import: modality, SeriesNumber, SeriesInstanceUID or a pattern of SeriesDescriptions; a "
-            'list such as "[MR, *thorax*]" for several.',
+            help="Series to import: modality, SeriesNumber, SeriesInstanceUID or a pattern of SeriesDescriptions. "
+            'Several with commas: "MR, *thorax*".',
             show_default="CT, MR and PT",
         ),
     ] = None,

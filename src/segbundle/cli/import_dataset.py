@@ -26,7 +26,7 @@ def print_import(
     Args:
         export: folder of the export.
         dataset: folder of the dataset.
-        series: series as on the command line, such as `CT` or `[MR, *thorax*]`. Default: CT, MR and PT.
+        series: series as on the command line, such as `CT` or `MR, *thorax*`. Default: CT, MR and PT.
         class_names: names as on the command line, such as `[background, liver]`. Default: the names of all segments.
         unlabeled: see `import_dataset`.
         case_names: see `import_dataset` (default `hash`). With `pseudonym`, the table has no places.
@@ -44,7 +44,8 @@ def print_import(
         >>> print_import(Path("/data/export"), Path("datasets/liver"))  # doctest: +SKIP
     """
     names = read_task_classes([], class_names).names
-    result = import_dataset(export, dataset, names_in(series or ""), names, unlabeled, case_names, allow_uneven)
+    words = [series] if series and not series.lstrip().startswith("[") else names_in(series or "")
+    result = import_dataset(export, dataset, words, names, unlabeled, case_names, allow_uneven)
     print("\n".join(_table(result.rows, with_place=case_names != "pseudonym")))
     count = {
         status: sum(row.status == status for row in result.rows) for status in ("training", "unlabeled", "left out")

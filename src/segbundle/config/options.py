@@ -179,13 +179,16 @@ def refuse_missing_values(overrides: Mapping[str, Any], defaults: Mapping[str, A
 
 def _value(key: str, text: str) -> Any:
     """Return the value of a key, parsed from its text on the command line."""
-    from segbundle.config.settings import BY_KEY, NAME_LISTS, TEXT_KEYS  # `segbundle --help` needs no settings
+    from segbundle.config.settings import BY_KEY, NAME_LISTS, TEXT_KEYS, WORD_LISTS  # `--help` needs no settings
 
     name = re.split("#|::", key)[-1]
     if name in TEXT_KEYS:
         return None if text.lower() in ("null", "none") and BY_KEY[name].kind.accepts(None) else text
-    if name in NAME_LISTS and text.strip().startswith("[") and text.strip().endswith("]"):
-        return _names(text.strip()[1:-1])
+    is_list = text.strip().startswith("[") and text.strip().endswith("]")
+    if name in WORD_LISTS and "," in text and not is_list:  # commas may belong to a name
+        return text
+    if name in NAME_LISTS | WORD_LISTS and is_list:
+        return split_names(text.strip()[1:-1])
     if "#" in _QUOTED.sub("", text):  # Fire would treat the rest as a comment
         return text
     return _convert_constants(_parsed(text))
@@ -221,7 +224,15 @@ def _convert_constants(value: Any) -> Any:
     return _CONSTANTS.get(value, value) if isinstance(value, str) else value
 
 
-def _names(text: str) -> list[str]:
-    """Return the entries of a list of names, quoted or not, all as text."""
+def split_names(text: str) -> list[str]:
+    """Return the entries of a list of names, quoted or not, all as text.
+
+    Args:
+        text: names separated by commas, without brackets.
+
+    Example:
+        >>> split_names("MR, 'thorax, 3 mm', 2")
+        ['MR', 'thorax, 3 mm', '2']
+    """
     names = [match[1].strip() for match in _NAME.finditer(text) if match[0]] if text.strip() else []
     return [re.sub(r"\\(.)", r"\1", name[1:-1]) if _QUOTED.fullmatch(name) else name for name in names]

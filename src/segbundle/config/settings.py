@@ -100,7 +100,7 @@ SETTINGS = (
     Setting("output_dir", Text(filled=True), "a path", "folder for results", _PATHS),
     Setting(
         "series", AnyOf(NULL, Text(filled=True), Integer(0), ListOf(AnyOf(Text(filled=True), Integer(0)))),
-        "a UID, a number, a modality, a pattern such as *thorax*, a list of these, or null,",
+        "a UID, a number, a modality, a pattern such as *thorax*, several of these with commas, or null,",
         "DICOM series to use: SeriesInstanceUID, SeriesNumber, modality or pattern of the SeriesDescription; null uses "
         "all", _PATHS, "null", ("predict",),
         affects="scans",
@@ -435,6 +435,12 @@ NAME_LISTS = frozenset(
     key for key, setting in BY_KEY.items() if setting.kind.accepts(["name"]) and not setting.kind.accepts("name")
 )
 """Keys whose values may be lists of names."""
+WORD_LISTS = frozenset(
+    key
+    for key, setting in BY_KEY.items()
+    if all(map(setting.kind.accepts, ("word", 1, ["word", 1]))) and not isinstance(setting.kind, Component)
+)
+"""Keys whose values are words, such as names, patterns and numbers; text with commas may be one word or several."""
 
 
 def settings_of(command: str) -> dict[str, list[Setting]]:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from segbundle.datasets.folders import some
+from segbundle.io.scan_files import stem
 from segbundle.io.scans import Scan
 
 _SHOWN_VALUES = 5
-_RESAMPLE = "Resample the label map onto the image's grid with nearest neighbor."
+_RESAMPLE = "Resample the label map onto the image's grid: {like}"
 _ALIGN = (
-    "Look at both in a viewer first: if the label map was drawn on this image, copy the image's header to it; "
-    "otherwise resample it onto the image's grid with nearest neighbor."
+    "Look at both in a viewer first. If the label map was drawn on this image, copy the image's geometry to it: {copy} "
+    "Otherwise, resample the label map onto the image's grid: {like}"
 )
 """Advice for equal shapes: resampling would empty a label map whose header lost its origin."""
+_OPTIONS = {"copy": "--copy_geometry", "like": "--like"}
+"""Options of `segbundle convert` that the advice names."""
 _TRANSPOSE = (
     "Its axes seem to be reversed, as in arrays (z, y, x) of SimpleITK that are saved with nibabel: if so, transpose "
-    "the array, and save it with the image's header; otherwise resample it onto the image's grid with nearest neighbor."
+    "the array, and save it with the image's header; otherwise resample it onto the image's grid: {like}"
 )
 """Advice for reversed shapes."""
 
@@ -122,9 +127,17 @@ def pair_problems(image: Scan, label: Scan) -> Iterator[str]:
     if difference:
         shape, label_shape = image.geometry.shape, label.geometry.shape
         advice = _ALIGN if shape == label_shape else _TRANSPOSE if shape == label_shape[::-1] else _RESAMPLE
+        commands = {name: _command(label.path, option, image.path) for name, option in _OPTIONS.items()}
         yield (
-            f"{label.path}: the label map and its image {image.path.name} differ in geometry: {difference}. {advice}"
+            f"{label.path}: the label map and its image {image.path.name} differ in geometry: {difference}. "
+            f"{advice.format(**commands)} Then use the new file."
         )
+
+
+def _command(label: Path, option: str, image: Path) -> str:
+    """Return the command that writes a label map on the voxels of its image to the folder `aligned`."""
+    words = ["segbundle", "convert", str(label), f"aligned/{stem(label)}.nii.gz", option, str(image)]
+    return f"`{shlex.join(words)}`."
 
 
 def unannotated_problems(

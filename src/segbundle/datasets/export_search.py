@@ -12,7 +12,7 @@ from pathlib import Path
 from segbundle.datasets.case import Case, name_problem
 from segbundle.datasets.finding import tell_apart
 from segbundle.datasets.folders import Tree, escaped, list_tree, log_once, some
-from segbundle.datasets.series import NOT_SELECTED, is_selected, scans_in_folders
+from segbundle.datasets.series import NOT_SELECTED, SINGLE_SLICE, is_selected, scans_in_folders, split_words
 from segbundle.errors import DataError
 from segbundle.files.hashing import hash_values
 from segbundle.files.pseudonyms import Pseudonyms
@@ -109,18 +109,21 @@ def search_export(
     tree = list_tree(export)
     if not tree.dicom and not tree.lost:
         raise DataError(f"{escaped(export)}: contains no DICOM files. Pass the folder of a DICOM export.")
-    cases = _named(scans_in_folders(tree, selected), named_by_path)
+    listed = _list_series(tree)
+    selected = split_words(selected, [series for series, _ in listed])
+    cases = _named(scans_in_folders(tree, selected, is_export=True), named_by_path)
     if tree.left_out[NOT_SELECTED]:
         log_once(f"{escaped(export)}: {tree.left_out[NOT_SELECTED]} files skipped {NOT_SELECTED}")
-    listed = _list_series(tree)
     by_path = {series.path: (series, content) for series, content in listed if series.why is None}
     volumes = [_volume(case, export, by_path, check_modality=not selected) for case in cases]
-    others = [series for series, _ in listed if series.why is not None and not series.damaged]
+    volumes += [_copy(*by_path[path], export, first) for path, first in tree.copies.items()]
+    others = [replace(by_path[path][0], why=SINGLE_SLICE) for path in tree.single_slices]
+    others += [series for series, _ in listed if series.why is not None and not series.damaged]
     volumes += [_not_a_volume(series, export) for series in others if not selected or is_selected(series, selected)]
     files, damaged = _segment_files(tree, export, {file for series, _ in listed for file in series.files})
     volumes = [
         replace(volume, segments=tuple(file for file in files if volume.series and volume.series.uid in file.series))
-        for volume in _without_copies(volumes)
+        for volume in volumes
     ]
     volumes = _paired_by_image(volumes, export)
     known = {series.uid for series, _ in listed}
@@ -168,6 +171,11 @@ def _volume(case: Case, export: Path, by_path: Mapping[Path, tuple[Series, str]]
 def _not_a_volume(series: Series, export: Path) -> Volume:
     error = LeftOutError(f"not a volume: {series.why}", is_problem=False)
     return Volume("", series.path, _place(series.path, export), series, error=error)
+
+
+def _copy(series: Series, content: str, export: Path, first: Path) -> Volume:
+    error = LeftOutError("copy of another series", f"copy of {_place(first, export)}", is_problem=False)
+    return Volume("", series.path, _place(series.path, export), series, content, error=error)
 
 
 def _without_series(file: SegmentFile, export: Path) -> Volume:
@@ -236,19 +244,6 @@ def _without_images(series: Series) -> tuple[Series, str]:
     """Return a series with the header of its first file only, which saves memory, and a hash of its SOPInstanceUIDs."""
     instances = sorted(image.instance for image in series.images)
     return replace(series, images=series.images[:1]), hash_values(instances)
-
-
-def _without_copies(volumes: list[Volume]) -> list[Volume]:
-    """Return volumes, with an error for further copies of a usable series."""
-    seen = dict[tuple[str, ...], str]()
-    result = []
-    for volume in sorted(volumes, key=lambda volume: volume.place):
-        if volume.series is not None and volume.error is None and volume.series.uid:
-            first = seen.setdefault((volume.series.uid, volume.series.volume, volume.content), volume.place)
-            if first != volume.place:
-                volume = replace(volume, error=LeftOutError("copy of another series", f"copy of {first}", False))
-        result.append(volume)
-    return result
 
 
 def _segment_files(tree: Tree, export: Path, slices: Set[Path]) -> tuple[list[SegmentFile], list[Volume]]:

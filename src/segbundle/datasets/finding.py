@@ -45,8 +45,9 @@ def find_scans(
 
     Folders are searched with their subfolders, each real folder once. Hidden files, segmentations of 3D Slicer, and
     results of inference (see `leave_out_results` in `segbundle.datasets.folders`) are skipped. A DICOM series is one
-    scan, named after its folder. A series with several volumes, such as echoes or time points, is several scans. If
-    several scans have the same name, each name is prefixed with the names of the folders of the scan.
+    scan, named after its folder. A series with several volumes, such as echoes or time points, is several scans. Copies
+    of a series in other folders are skipped, and series of one slice, unless no series has more. If several scans have
+    the same name, each name is prefixed with the names of the folders of the scan.
 
     A scan that cannot be opened, or whose name is not unique, has an `error`. Other scans are not affected.
 
@@ -58,7 +59,8 @@ def find_scans(
             ... are the channels of one case. With one, the suffix `_0000` is dropped if every file of a folder has this
             suffix.
         series: DICOM series to use: SeriesInstanceUIDs, SeriesNumbers, modalities, or patterns of SeriesDescriptions,
-            such as `*thorax*` (case-insensitive). Other files are not affected. None (default) uses all series.
+            such as `*thorax*` (case-insensitive); a list of these, or text with commas. Other files are not affected.
+            None (default) uses all series.
         case_names: `path` (default) for the names described above, or `pseudonym` (see `named_by_pseudonym`). With
             `pseudonym`, names of files and folders are also hidden in later messages.
         output_dir: output folder of the run, which has the salt of the pseudonyms; required for them.
@@ -155,7 +157,8 @@ def _scans_in(folder: Path, num_channels: int, selected: Sequence[str], trees: l
     found = group_channels([*files, *filter(is_scan_file, lost_scans(tree))], num_channels)
     lost = {lost.path: lost.reason for lost in tree.lost}
     good = {*files, *tree.dicom}
-    return [with_problems(case, good, lost) for case in named_apart(found + scans_in_folders(tree, selected), root)]
+    series = scans_in_folders(tree, selected, is_export=root == folder)
+    return [with_problems(case, good, lost) for case in named_apart(found + series, root)]
 
 
 def _with_printable_name(case: Case) -> Case:

@@ -74,6 +74,8 @@ class Tree:
         lost: paths that cannot be opened, sorted.
         left_out: number of skipped files by kind, such as a suffix or `hidden`.
         no_volumes: case names of DICOM series that are not volumes, by kind of image, such as `a localizer`.
+        copies: path of the series that is used, by path of a copy of it in another folder.
+        single_slices: paths of series with one slice that are skipped.
 
     Example:
         >>> Tree(Path("data")).files
@@ -86,6 +88,8 @@ class Tree:
     lost: list[Lost] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     no_volumes: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    copies: dict[Path, Path] = field(default_factory=dict)
+    single_slices: list[Path] = field(default_factory=list)
 
 
 def list_tree(root: str | Path) -> Tree:
@@ -298,6 +302,9 @@ def log_left_out(trees: Iterable[Tree]) -> None:
             log_once(f"{escaped(tree.root)}: {words}")
         for why, series in tree.no_volumes.items():
             log_once(f"{escaped(tree.root)}: DICOM series skipped because they are not volumes ({why}): {some(series)}")
+        if tree.copies:
+            pairs = [" of ".join(str(path.relative_to(tree.root)) for path in pair) for pair in tree.copies.items()]
+            log_once(f"{escaped(tree.root)}: DICOM series skipped because they are copies: {some(pairs)}")
         others = [lost.reason for lost in tree.lost if not lost.scan]
         for reason in first_of(others):
             log_once(reason, logging.WARNING)

@@ -70,8 +70,9 @@ def random_split(
     """Split cases into folds at random.
 
     Names are sorted, shuffled and distributed over the folds in turn. Fold sizes differ by at most one, and every case
-    is held out in exactly one fold. With `groups`, this applies to the groups, whose cases stay together. With
-    `classes`, cases are then exchanged between folds until, if possible, no fold lacks a class (see `balance_folds`).
+    is held out in exactly one fold. With `groups`, this applies to the groups, whose cases stay together. The names of
+    groups do not matter. Groups of one case each give the same folds as no groups. With `classes`, cases are then
+    exchanged between folds until, if possible, no fold lacks a class (see `balance_folds`).
 
     Args:
         names: names of all labeled cases.
@@ -90,7 +91,7 @@ def random_split(
         [['b', 'c'], ['a', 'd']]
         >>> split = random_split(["a", "b", "c", "d"], num_folds=2, classes={"b": [1], "c": [1]})
         >>> [sorted(held_out) for _, held_out in split.folds]
-        [['a', 'c'], ['b', 'd']]
+        [['b', 'd'], ['a', 'c']]
     """
     members = _members(names, groups)
     _check_num_folds(num_folds, len(members), bool(groups))
@@ -118,7 +119,7 @@ def split_by_group(names: Iterable[str], groups: Mapping[str, str]) -> Split:
         >>> [sorted(held_out) for _, held_out in split.folds]
         [['a', 'c'], ['b']]
     """
-    members = _members(names, groups)
+    members = dict(sorted(_members(names, groups).items()))
     if len(members) < 2:
         raise ConfigError(
             f"num_folds is {GROUPS}, but all cases are in one group. Set `groups` to a key that differs between cases."
@@ -151,11 +152,14 @@ def fold_names(
 
 
 def _members(names: Iterable[str], groups: Mapping[str, str] | None) -> dict[str, list[str]]:
-    """Return the cases of each group; a case without a group is the only member of its group."""
+    """Return the cases of each group, in the order of their first cases; a case without a group is a group.
+
+    The order of the names of the groups must not matter, because names of patients are hashes with a random salt.
+    """
     members: dict[str, list[str]] = {}
     for name in sorted(names):
         members.setdefault((groups or {}).get(name, name), []).append(name)
-    return dict(sorted(members.items()))
+    return members
 
 
 def _check_num_folds(num_folds: int, count: int, grouped: bool) -> None:

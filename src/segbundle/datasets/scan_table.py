@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +10,11 @@ from pathlib import Path
 from segbundle.datasets.case import path_name
 from segbundle.datasets.finding import find_scans
 from segbundle.datasets.folders import escaped, list_tree
+from segbundle.datasets.series import SINGLE_SLICE
 from segbundle.errors import DataError
-from segbundle.io.dicom import find_series
+from segbundle.io.dicom import find_series, series_files
 from segbundle.io.dicom_folders import Series, list_series
+from segbundle.io.scan_files import is_volume_path
 from segbundle.io.scans import read_geometry
 from segbundle.terminal import counted
 
@@ -51,7 +53,7 @@ class ScanRow:
 def list_scans(folder: str | Path, allow_uneven: bool = False) -> list[ScanRow]:
     """Return the scans of a folder and its subfolders, with modality, size and other values of their headers.
 
-    DICOM series that are not volumes, such as localizers, come last, with the reason.
+    DICOM series that are not volumes, such as localizers and skipped single slices, come last, with the reason.
 
     Args:
         folder: folder with scans in any supported format.
@@ -74,18 +76,27 @@ def list_scans(folder: str | Path, allow_uneven: bool = False) -> list[ScanRow]:
         _row(entry["case"], entry["image"], entry.get("error"), allow_uneven)
         for entry in counted(entries, len(entries), "reading headers", "scan")
     ]
-    return [*rows, *_no_volumes(Path(folder))]
+    used = {file for entry in entries for path in [Path(entry["image"])] for file in (path, *_scattered_files(path))}
+    return [*rows, *_no_volumes(Path(folder), used)]
 
 
-def _no_volumes(root: Path) -> Iterator[ScanRow]:
-    """Yield a row for each DICOM series that is not a volume."""
+def _scattered_files(path: Path) -> list[Path]:
+    with suppress(DataError):  # reported with the scans
+        return series_files(path) if is_volume_path(path) else []
+    return []
+
+
+def _no_volumes(root: Path, used: Container[Path]) -> Iterator[ScanRow]:
+    """Yield a row for each DICOM series that is not a volume, and for single slices that are not among the scans."""
     for folder in list_tree(root).dicom if root.is_dir() else ():
         with suppress(DataError):  # reported with the scans
             for series in list_series(folder):
-                if series.why is not None:
+                is_single = series.num_slices == 1 and series.path not in used and series.files[0] not in used
+                why = SINGLE_SLICE if series.why is None and is_single else series.why
+                if why is not None:
                     image = series.images[0] if series.images else None
                     size = "" if image is None else f"{image.columns} x {image.rows} x {len(series.files)}"
-                    cells = (series.modality, size, "", "", *_series_cells(series), escaped(series.why))
+                    cells = (series.modality, size, "", "", *_series_cells(series), escaped(why))
                     yield ScanRow(path_name(folder, root), cells)
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segbundle.config.options import split_names
 from segbundle.datasets.case import Case, path_name
 from segbundle.datasets.folders import Tree, escaped, first_of, log_once
 from segbundle.errors import DataError
-from segbundle.io.scan_files import is_scan_file
+from segbundle.files.hashing import hash_values
+from segbundle.io.scan_files import is_scan_file, is_volume_path
 from segbundle.terminal import counted
 
 if TYPE_CHECKING:
@@ -24,7 +26,10 @@ if TYPE_CHECKING:
 _NO_NAME = re.compile(r"[^\w.+-]+")
 _LONGEST_NAME = 40
 NOT_SELECTED = "of series that are not selected"
-"""Kind of skipped files."""
+_COPIES = "in copies of a series"
+"""Kinds of skipped files."""
+SINGLE_SLICE = "a single slice"
+"""Kind of the images of a series with one slice."""
 _KNOWN = ("not DICOM", "DICOMDIR")
 """Kinds of files in a folder of DICOM files that are already counted by suffix."""
 
@@ -43,7 +48,7 @@ def lost_scans(tree: Tree) -> list[Path]:
     return [lost.path for lost in tree.lost if lost.scan and not (lost.slice and lost.path.parent in tree.dicom)]
 
 
-def scans_in_folders(tree: Tree, selected: Sequence[str] = ()) -> list[Case]:
+def scans_in_folders(tree: Tree, selected: Sequence[str] = (), is_export: bool = False) -> list[Case]:
     """Return a case for each DICOM volume of a tree, and for each folder that cannot be opened.
 
     A series whose slices lie in several folders is one case. Series that are not volumes, such as localizers, and
@@ -51,9 +56,12 @@ def scans_in_folders(tree: Tree, selected: Sequence[str] = ()) -> list[Case]:
     opened, because the file may be a slice.
 
     Args:
-        tree: content of a folder tree; its `left_out` and `no_volumes` are updated.
+        tree: content of a folder tree; all that is skipped is added to it.
         selected: SeriesInstanceUIDs, SeriesNumbers, modalities, or patterns of SeriesDescriptions, such as `*thorax*`
-            (case-insensitive); only series that match at least one entry become cases. Empty (default) for all series.
+            (case-insensitive); only series that match at least one entry become cases. An entry may contain several
+            words, see `split_words`. Empty (default) for all series.
+        is_export: whether to skip copies of a series in other folders and, if there are volumes, series of one slice
+            (default False).
 
     Example:
         >>> scans_in_folders(Tree(Path("data")))
@@ -66,10 +74,80 @@ def scans_in_folders(tree: Tree, selected: Sequence[str] = ()) -> list[Case]:
         lost = [lost.reason for lost in tree.lost if lost.slice and lost.path.parent == folder]
         found += _series_in(folder, path_name(folder, tree.root), tuple(first_of(lost)), tree)
     if selected:
+        selected = split_words(selected, [series for _, series in found if series is not None])
         others = [series for _, series in found if series is not None and not is_selected(series, selected)]
         tree.left_out[NOT_SELECTED] += sum(len(series.files) for series in others)
         found = [(case, series) for case, series in found if series not in others]
-    return cases + _with_scattered(found, tree.root)
+    if is_export:
+        found = _without_copies(found, tree)
+    scattered = _with_scattered(found, tree.root)
+    return cases + (_without_single_slices(scattered, found, tree) if is_export else scattered)
+
+
+def _without_copies(found: Sequence[tuple[Case, Series | None]], tree: Tree) -> list[tuple[Case, Series | None]]:
+    """Return cases without copies of a series in other folders, which are added to `tree.copies`.
+
+    A copy has the same SOPInstanceUIDs at the same positions. A series without problems is preferred to its copies.
+    """
+    volumes = [(bool(case.problems), series) for case, series in found if series is not None and series.why is None]
+    counts = Counter((series.uid, series.volume, len(series.files)) for _, series in volumes)
+    used: dict[str, Series] = {}
+    for _, series in sorted(volumes, key=lambda entry: entry[0]):
+        size = (series.uid, series.volume, len(series.files))
+        if counts[size] == 1:
+            continue
+        images = [
+            (image.instance, image.rows, image.columns, [list(map(float, plane.position)) for plane in image.slices])
+            for image in series.images
+        ]
+        if not all(image[0] for image in images):
+            continue
+        first = used.setdefault(hash_values([size, sorted(images)]), series)
+        if first is not series:
+            tree.copies[series.path] = first.path
+    if copies := {file for _, series in volumes if series.path in tree.copies for file in series.files}:
+        tree.left_out[_COPIES] += len(copies)
+    return [(case, series) for case, series in found if series is None or series.path not in tree.copies]
+
+
+def _without_single_slices(
+    cases: Sequence[Case], found: Sequence[tuple[Case, Series | None]], tree: Tree
+) -> list[Case]:
+    """Return cases without series of one slice, unless there is no volume; such series are added to the tree.
+
+    A series with a problem is kept, because its other slices may be the files that cannot be read.
+    """
+    series_of = {case.image: series for case, series in found if series is not None and series.why is None}
+    single = [
+        case for case in cases if (one := series_of.get(case.image)) and one.num_slices == 1 and not case.problems
+    ]
+    if len(single) == sum(case.image in series_of or is_volume_path(case.image[0]) for case in cases):
+        return list(cases)
+    for case in single:
+        tree.single_slices.append(case.image[0])
+        tree.no_volumes[SINGLE_SLICE].append(case.name)
+        tree.left_out[f"as {SINGLE_SLICE}"] += 1
+    return [case for case in cases if case not in single]
+
+
+def split_words(selected: Sequence[str], series: Sequence[Series]) -> list[str]:
+    """Return the words of the setting `series`: text with commas is one word if it matches a series, else several.
+
+    Args:
+        selected: see `scans_in_folders`.
+        series: DICOM series that can be selected.
+
+    Example:
+        >>> from segbundle.io.dicom_folders import Series
+        >>> ct = Series(Path("ct"), "1.2.3", "Thorax, 3 mm", "CT", ())
+        >>> split_words(["Thorax, 3 mm"], [ct]), split_words(["CT, MR"], [ct])
+        (['Thorax, 3 mm'], ['CT', 'MR'])
+    """
+    return [
+        word
+        for text in selected
+        for word in ([text] if any(is_selected(one, [text]) for one in series) else filter(None, split_names(text)))
+    ]
 
 
 def is_selected(series: Series, selected: Sequence[str]) -> bool:

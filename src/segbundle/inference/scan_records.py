@@ -365,9 +365,10 @@ def report_failures(records: ScanRecords) -> None:
         return
     failed, total = records.failures, len(records.all)
     seconds = time.monotonic() - records.start_time
+    lacking = f", {len(records.incomplete)} without an output format" if records.incomplete else ""
     _logger.info(
-        "%d of %d scans done, %d failed, in %s; label maps: %s",
-        total - len(failed), len(records.missing) + total, len(failed), duration(seconds), records.path.parent,
+        "%d of %d scans done, %d failed%s, in %s; label maps: %s",
+        total - len(failed), len(records.missing) + total, len(failed), lacking, duration(seconds), records.path.parent,
     )  # fmt: skip
     unwritten, formats = records.unwritten.message, _failed_formats(records)
     if records.missing:

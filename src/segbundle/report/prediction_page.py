@@ -34,6 +34,8 @@ _logger = logging.getLogger(__name__)
 _NUM_THREADS = 2  # a scan of clinical size uses about 1 GB of memory
 _COLUMNS = ("case", "class", "warnings", "volume (ml)", "components", "mean intensity")
 _MAX_UNUSUAL_FRACTION = 0.5
+_MOST_UNWRITTEN = 20
+"""Maximum number of output formats that are listed as not written."""
 T = TypeVar("T")
 
 
@@ -124,6 +126,7 @@ def _page(
 ) -> str:
     names, by_scan = given.class_names, found.by_scan()
     anchors = {scan: f"scan-{number}" for number, scan in enumerate(pictures)}
+    unwritten = [(case, *entry) for case, reasons in given.failed_formats.items() for entry in reasons.items()]
     with_foreground = {one.case for one in found.structures if one.volume_ml > 0}
     return render(
         "prediction.html",
@@ -132,6 +135,9 @@ def _page(
         title=f"Predictions: {short_name(given.folder)}",
         num_scans=len(given.files),
         failed=found.failed,
+        failed_formats=given.failed_formats,
+        unwritten=unwritten[:_MOST_UNWRITTEN],
+        num_unwritten=len(unwritten),
         undrawn=found.undrawn,
         about=about(given.made_by),
         of_all=list(of_all_scans(found.structures, expected.of_training)),

@@ -38,6 +38,7 @@ class Predictions:
         files: files by case, for all scans that were predicted.
         failed: error messages by case, for all scans that failed.
         series: fields of the DICOM series by case, for scans from DICOM.
+        failed_formats: reason of each output format that could not be written, by case and format.
 
     Example:
         >>> Predictions(Path("predictions"), ["liver"], {}, {}, {"case_2": "cannot be read"}).failed
@@ -50,6 +51,7 @@ class Predictions:
     files: dict[str, CaseFiles]
     failed: dict[str, str]
     series: dict[str, dict[str, str]] = field(default_factory=dict)
+    failed_formats: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,8 @@ def read_predictions(folder: str | Path, dataset_dir: str | Path | None = None) 
                 )
             found = CaseFiles(scan, None, str(folder / Path(prediction).name))
             files[record["case"]] = found.moved_to(dataset_dir)
-    return Predictions(folder, class_names[1:], made_by, files, failed, series_by_case(records))
+    formats = {record["case"]: record["failed_formats"] for record in records if record.get("failed_formats")}
+    return Predictions(folder, class_names[1:], made_by, files, failed, series_by_case(records), formats)
 
 
 def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:

@@ -126,6 +126,7 @@ def _without_frames(source: Source, shape: Sequence[int], table: Sequence[ClassE
     dataset.Rows, dataset.Columns = shape
     if any(entry.members for entry in table):
         dataset.SegmentsOverlap = "YES"
+    dataset.ContentCreatorName = ""  # DICOM requires the element, but not a value
     dataset.SharedFunctionalGroupsSequence[0].pop("SegmentIdentificationSequence", None)
     del dataset.PerFrameFunctionalGroupsSequence, dataset.PixelData
     return dataset

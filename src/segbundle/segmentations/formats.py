@@ -147,7 +147,7 @@ Pass the DICOM series, or use output_format nifti or nrrd.
 
 def write_label_maps(
     labels: np.ndarray,
-    scan: str | Path,
+    scan: str | Path | Geometry,
     folder: str | Path,
     case: str,
     formats: Sequence[str] = ("nifti",),
@@ -157,7 +157,7 @@ def write_label_maps(
 
     Args:
         labels: (X, Y, Z) integer label values on the stored axes of the scan. uint8 in Fortran order is fastest.
-        scan: path of the scan.
+        scan: path of the scan, or its geometry.
         folder: output folder.
         case: name of the case; see `segbundle.files.run_files.label_map` for the names of the files.
         formats: output formats (default: only NIfTI).
@@ -183,14 +183,14 @@ def write_label_maps(
     written = {}
     for name in formats:
         path = run_files.label_map(folder, case, name)
-        _WRITERS[name](labels, Path(scan), path, table)
+        _WRITERS[name](labels, scan if isinstance(scan, Geometry) else Path(scan), path, table)
         written[name] = str(path)
     return written
 
 
 def write_possible_label_maps(
     labels: np.ndarray,
-    scan: str | Path,
+    scan: str | Path | Geometry,
     folder: str | Path,
     case: str,
     formats: Sequence[str] = ("nifti",),
@@ -200,7 +200,7 @@ def write_possible_label_maps(
 
     Args:
         labels: see `write_label_maps`.
-        scan: path of the scan.
+        scan: path of the scan, or its geometry.
         folder: output folder.
         case: name of the case.
         formats: output formats (default: only NIfTI).

@@ -1,8 +1,8 @@
-"""Scans that Python code passes to `predict`, and the paths of their label maps."""
+"""Scans that Python code passes to `predict`, and the names of their label maps."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,10 +59,10 @@ def select_scans(scans: Any, series: Series | None = None, num_channels: int = 1
     return found
 
 
-def label_map_paths(folder: Path, scans: Sequence[GivenScan], formats: Sequence[str]) -> list[Mapping[str, Path]]:
-    """Return the paths of the label maps of each scan by format, and create the folder.
+def names_of_label_maps(folder: Path, scans: Sequence[GivenScan], formats: Sequence[str]) -> list[str]:
+    """Return the names of the label maps of all scans, and create the folder.
 
-    Label maps are named after the scans, or by the position in the list for images in memory, such as `0000`.
+    The names are those of the scans, or for images in memory their positions in the list, such as `0000`.
 
     Args:
         folder: output folder.
@@ -75,9 +75,8 @@ def label_map_paths(folder: Path, scans: Sequence[GivenScan], formats: Sequence[
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     (paths,) = label_map_paths(Path(folder), [GivenScan("ct.nii.gz")], ["nifti", "nrrd"])
-        >>> paths["nifti"].name, paths["nrrd"].name
-        ('ct_seg.nii.gz', 'ct.seg.nrrd')
+        ...     names_of_label_maps(Path(folder), [GivenScan("ct.nii.gz"), GivenScan(None)], ["nifti"])
+        ['ct', '0001']
     """
     names = [_name(number, given) for number, given in enumerate(scans)]
     for number, name in enumerate(names):
@@ -90,7 +89,7 @@ def label_map_paths(folder: Path, scans: Sequence[GivenScan], formats: Sequence[
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be created ({error.strerror}). Choose another output_dir.") from error
-    return [{kind: run_files.label_map(folder, name, kind) for kind in formats} for name in names]
+    return names
 
 
 def _name(number: int, given: GivenScan) -> str:

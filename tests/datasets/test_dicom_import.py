@@ -284,10 +284,14 @@ def test_copies_of_series_and_segmentations_are_used_once(tmp_path):
 
 def test_single_slices_beside_volumes_are_left_out(tmp_path):
     write_segments(write_case(tmp_path / "export" / "a", "1.8"), "rs", labels(1), ["liver"])
-    dicoms.write_series(tmp_path / "export" / "key", dicoms.voxels((6, 5, 1)), SeriesInstanceUID="1.9")
+    dicoms.write_series(tmp_path / "export" / "a" / "ct", dicoms.voxels((6, 5, 1)), prefix="K", SeriesInstanceUID="1.9")
     found = rows_of(import_dataset(tmp_path / "export", tmp_path / "out"))
-    error = found["key"].error
-    assert (found["a/ct"].status, error.reason, error.is_problem) == ("training", "not a volume: a single slice", False)
+    error = found["a/ct/K000.dcm"].error
+    assert (found["a/ct/IM000.dcm"].status, error.reason, error.is_problem) == (
+        "training",
+        "not a volume: a single slice",
+        False,
+    )
 
 
 def write_time_points(folder, uid):

@@ -351,20 +351,17 @@ class TestSeries:
         shutil.copytree(tmp_path / "a", tmp_path / "b")
         assert found(tmp_path) == {"a": "", "b": ""}
 
-    def test_single_slices_beside_volumes_are_skipped(self, tmp_path, caplog):
-        """A dose report or a key image of an export has one slice; a series of one slice alone is a scan."""
-        write_series(tmp_path / "p1" / "ct")
-        (image,) = write_series(tmp_path / "p1" / "key", 1)
-        write_series(tmp_path / "p2", 1, prefix="K")
+    def test_single_slices_beside_other_series_are_skipped(self, tmp_path, caplog):
+        """A dose report or a key image of an export has one slice; in a folder of its own, such a series is a scan."""
+        write_series(tmp_path / "p1", SeriesDescription="thin")
+        (image,) = write_series(tmp_path / "p1", 1, prefix="K", SeriesDescription="key")
+        write_series(tmp_path / "p2", 1)
         with caplog.at_level("INFO"):
-            assert found(tmp_path) == {"p1_ct": ""}
-        assert f"{tmp_path}: 2 files skipped: 2 as a single slice" in caplog.text
-        assert "not volumes (a single slice): p1_key, p2" in caplog.text
-        for given in (image, image.parent):
-            assert found(given) == {"key": ""}
+            assert list(found(tmp_path)) == ["p1_thin", "p2"]
+        assert f"{tmp_path}: 1 file skipped: 1 as a single slice" in caplog.text
+        assert "not volumes (a single slice): p1_key" in caplog.text
+        assert list(found(image)) == ["p1_key"]
         assert read_scan(image).geometry.shape == (4, 3, 1)
-        assert found([tmp_path / "p1" / "ct", image]) == {"ct": "", "key": ""}
-        assert found(tmp_path / "p2") == {"p2": ""}
 
     def test_single_slice_beside_a_damaged_file_may_be_a_series(self, tmp_path):
         write_series(tmp_path / "good")

@@ -92,14 +92,14 @@ def test_description_with_a_comma_is_one_word(tmp_path):
 
 
 def test_table_names_single_slices(export, capsys):
-    write_series(export / "p1" / "key", voxels((6, 5, 1)), SeriesInstanceUID="1.8", SeriesDescription="key image")
+    write_series(export / "p2", voxels((6, 5, 1)), prefix="K", SeriesInstanceUID="1.8", SeriesDescription="key")
     for k in range(3):  # one series, a slice per folder
         position = [[0, 0, 2 * k]]
         write_series(export / "p3" / str(k), voxels((6, 5, 1)), SeriesInstanceUID="1.7", positions=position)
     assert print_check(export)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[-4:]] == ["p2_T2", "p3_CT", "p1_key", "p1_scout"]
-    assert lines[-2].split("  ")[-1] == "a single slice" and "6 x 5 x 3" in lines[-3]
+    assert [line.split()[0] for line in lines[-4:]] == ["p2_T2", "p3_CT", "p1_scout", "p2"]
+    assert lines[-1].split("  ")[-1] == "a single slice" and "6 x 5 x 3" in lines[-3]
 
 
 def test_no_selected_series_raises(export):

@@ -61,7 +61,7 @@ def scans_in_folders(tree: Tree, selected: Sequence[str] = (), is_export: bool =
             (case-insensitive); only series that match at least one entry become cases. An entry may contain several
             words, see `split_words`. Empty (default) for all series.
         is_export: whether to skip copies of a series in other folders and, if there are volumes, series of one slice
-            (default False).
+            that share their folder with other series (default False).
 
     Example:
         >>> scans_in_folders(Tree(Path("data")))
@@ -113,13 +113,18 @@ def _without_copies(found: Sequence[tuple[Case, Series | None]], tree: Tree) -> 
 def _without_single_slices(
     cases: Sequence[Case], found: Sequence[tuple[Case, Series | None]], tree: Tree
 ) -> list[Case]:
-    """Return cases without series of one slice, unless there is no volume; such series are added to the tree.
+    """Return cases without series of one slice beside other series in their folder; such series are added to the tree.
 
-    A series with a problem is kept, because its other slices may be the files that cannot be read.
+    They are kept if there is no volume. A series with a problem is kept, because its other slices may be the files that
+    cannot be read.
     """
     series_of = {case.image: series for case, series in found if series is not None and series.why is None}
+    in_folder = Counter(series.files[0].parent for _, series in found if series is not None)
     single = [
-        case for case in cases if (one := series_of.get(case.image)) and one.num_slices == 1 and not case.problems
+        case
+        for case in cases
+        if (one := series_of.get(case.image)) and one.num_slices == 1 and not case.problems
+        if in_folder[one.files[0].parent] > 1
     ]
     if len(single) == sum(case.image in series_of or is_volume_path(case.image[0]) for case in cases):
         return list(cases)

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
+from pydantic import BaseModel
 
-from segbundle.distributed import all_gather, broadcast, elastic_agent, rank, world_size
+from segbundle.distributed import all_gather, barrier, broadcast, elastic_agent, rank, world_size
 from segbundle.errors import ConfigError, OutputError
 from segbundle.files import run_files
 from segbundle.files.atomic import write_json
@@ -28,6 +29,18 @@ _OWN_KEYS = ("device", "num_workers", "cache_dir")
 """Config keys whose values may differ between nodes."""
 _VISIBLE_AFTER = 60.0
 """Seconds after which a new file must be visible on all nodes; network file systems cache folders."""
+
+
+class _Launch(BaseModel):
+    """Content of the record.
+
+    Attributes:
+        agents: agents of the run.
+        start: random text for each start of the ranks.
+    """
+
+    agents: list[str] = []
+    start: str = ""
 
 
 def refuse_different_configs(config: Mapping[str, Any]) -> None:
@@ -76,7 +89,7 @@ def resume_after_restart(parser: ConfigParser, output_dir: str) -> None:
     agents = set(all_gather([elastic_agent()])) - {None}
     if not agents or "resume" not in parser:
         return
-    if broadcast(not agents.isdisjoint(_read_launch(output_dir).get("agents", []))):
+    if broadcast(not agents.isdisjoint(_read_launch(output_dir).agents)):
         if rank() == 0:
             _logger.info("torchrun has restarted the processes; the run is resumed")
         parser["resume"] = True
@@ -102,8 +115,9 @@ def record_launch(output_dir: str) -> None:
         return
     start = broadcast(uuid.uuid4().hex)
     if rank() == 0:
-        write_json(Path(output_dir) / run_files.LAUNCH, {"agents": sorted(set(agents)), "start": start})
-    broadcast(None)  # wait for rank 0
+        launch = _Launch(agents=sorted(set(agents)), start=start)
+        write_json(Path(output_dir) / run_files.LAUNCH, launch.model_dump())
+    barrier()
     hosts = all_gather([None if _is_visible(output_dir, start) else socket.gethostname()])
     if missing := sorted({host for host in hosts if host is not None}):
         raise OutputError(
@@ -114,16 +128,15 @@ def record_launch(output_dir: str) -> None:
 
 def _is_visible(output_dir: str, start: str) -> bool:
     deadline = time.monotonic() + _VISIBLE_AFTER
-    while not (found := _read_launch(output_dir).get("start") == start) and time.monotonic() < deadline:
+    while not (found := _read_launch(output_dir).start == start) and time.monotonic() < deadline:
         time.sleep(0.5)
     return found
 
 
-def _read_launch(output_dir: str) -> dict[str, Any]:
-    """Return the record of the agents; empty if there is no valid record."""
+def _read_launch(output_dir: str) -> _Launch:
+    """Return the record in an output folder; empty if there is no valid record."""
     path = Path(output_dir) / run_files.LAUNCH
     try:
-        content: dict[str, Any] = read_json(path, dict[str, Any], OutputError) if path.is_file() else {}
-    except (OSError, OutputError):  # replaced or damaged
-        return {}
-    return content if isinstance(content.get("agents"), list) else {}
+        return read_json(path, _Launch, OutputError)
+    except (OSError, OutputError):
+        return _Launch()

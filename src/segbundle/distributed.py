@@ -6,16 +6,22 @@ import datetime
 import gc
 import logging
 import os
+import socket
+import time
+import uuid
 import weakref
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+import psutil
 import torch
 import torch.distributed as dist
 
 from segbundle.errors import ConfigError
 
 _T = TypeVar("_T")
+_c10d: Any = dist
+"""`torch.distributed`, including its stores, which have no type annotations."""
 _TIMEOUT = datetime.timedelta(days=7)
 _ddp_networks: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
 
@@ -67,10 +73,55 @@ def start_ranks() -> None:
     on_gpu = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if on_gpu:
         torch.cuda.set_device(local_device())
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=_TIMEOUT)
+    number, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store: dict[str, Any] = {}
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        store = {"store": _unused_store(number, count), "rank": number, "world_size": count}
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=_TIMEOUT, **store)
     if rank() > 0:
         logging.getLogger().setLevel(logging.WARNING)
         logging.disable(logging.INFO)
+
+
+def _unused_store(number: int, count: int) -> Any:
+    """Return a part of the agents' store that has no entries of ranks that were replaced.
+
+    After a restart, PyTorch gives the new ranks the store of the former ranks, in which they would find addresses of
+    processes that no longer exist. Rank 0 therefore chooses a new prefix. It sends the prefix to each rank in answer to
+    a random word of this rank, because entries of former ranks cannot be told from entries of ranks that are slow.
+    """
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = _c10d.TCPStore(host, port, is_master=False, timeout=_TIMEOUT)
+    word = uuid.uuid4().hex
+    if number > 0:
+        store.set(f"word/{number}", word)
+        prefix = store.get(f"answer/{word}").decode()
+        store.set(f"{prefix}/received/{number}", "")
+        return _c10d.PrefixStore(prefix, store)
+    for other in range(1, count):
+        while not store.check([f"{word}/received/{other}"]):
+            store.set(f"answer/{store.get(f'word/{other}').decode()}", word)
+            time.sleep(0.05)
+    return _c10d.PrefixStore(word, store)
+
+
+def elastic_agent() -> str | None:
+    """Return an identifier of the `torchrun` process (elastic agent) that has started this rank.
+
+    The identifier is made of host name, process ID and start time. It is the same for all ranks that an agent starts,
+    also when the agent replaces failed ranks.
+
+    Returns:
+        the identifier, or None if this process was not started by `torchrun`
+
+    Example:
+        >>> elastic_agent() is None  # not started by torchrun
+        True
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    agent = psutil.Process(os.getppid())
+    return f"{socket.gethostname()} {agent.pid} {agent.create_time()}"
 
 
 def require_process_group() -> None:
@@ -89,8 +140,26 @@ def require_process_group() -> None:
         )
 
 
+def is_lost_connection(error: BaseException) -> bool:
+    """Return whether an error occurred because another rank has ended.
+
+    Args:
+        error: exception of a step that communicates with other ranks.
+
+    Example:
+        >>> is_lost_connection(RuntimeError("Read error: Connection reset by peer"))  # no process group
+        False
+    """
+    if world_size() == 1:
+        return False
+    return isinstance(error, _c10d.DistError) or (isinstance(error, RuntimeError) and "/gloo/transport/" in str(error))
+
+
 def stop_ranks() -> None:
-    """Destroy the process group. Networks returned by `shared_gradients` cannot be used afterwards.
+    """Wait for all ranks, and destroy the process group. Networks returned by `shared_gradients` cannot be used then.
+
+    Because of the barrier, no rank ends while rank 0 is still writing files: `torchrun` can replace rank 0 only as long
+    as the other ranks exist.
 
     The threads of a process group live as long as any object refers to the group. If such a thread frees a tensor while
     Python exits, the process aborts. The references of these networks to the group are therefore dropped first, so that
@@ -100,6 +169,7 @@ def stop_ranks() -> None:
         >>> stop_ranks()  # no process group
     """
     if dist.is_available() and dist.is_initialized():
+        barrier()
         for network in list(_ddp_networks):
             vars(network).clear()
         gc.collect()

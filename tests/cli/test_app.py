@@ -153,3 +153,10 @@ def test_comparison_finds_moved_scans(tmp_path):
     result = invoke("report", *runs, "--output", page, "--dataset_dir", tmp_path)
     assert result.exit_code == 1
     assert f"Error: {tmp_path} does not contain " in result.stderr
+
+
+def test_cross_validation_by_torchrun_raises(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = invoke("cross-validate", "--dataset_dir", tmp_path, "--output_dir", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "cross-validate cannot be started by torchrun" in result.output

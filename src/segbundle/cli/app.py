@@ -24,6 +24,7 @@ from segbundle.cli.option_types import (
     MovedDataset,
     Overrides,
     Resume,
+    Slurm,
     Trust,
     WithKeys,
     task_files,
@@ -79,6 +80,7 @@ def train(
     bundle: Bundle = None,
     trust: Trust = False,
     device: Device = None,
+    slurm: Slurm = None,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
@@ -97,9 +99,9 @@ def train(
     from segbundle.cli.training_dataset import training_of
 
     with plain_errors():
-        training = training_of(dataset_dir, output_dir, config, bundle, device, overrides)
+        training = training_of(dataset_dir, output_dir, config, bundle, device, overrides, slurm)
     given = {"dataset_dir": training.dataset_dir, "output_dir": training.output_dir, "device": device}
-    run_workflow("train", bundle, training.config, given, words=training.words, trust=trust)
+    run_workflow("train", bundle, training.config, given, words=training.words, trust=trust, slurm=slurm)
 
 
 @app.command(cls=WithKeys, context_settings=PASS_ON)
@@ -114,6 +116,7 @@ def evaluate(
     trust: Trust = False,
     device: Device = None,
     resume: Resume = False,
+    slurm: Slurm = None,
     overrides: Overrides = None,
 ) -> None:
     """Predict labeled cases and score them, with Dice per class.
@@ -128,7 +131,7 @@ def evaluate(
         "device": device,
         "resume": resume or None,
     }
-    run_workflow("evaluate", bundle, config, given, words=overrides, trust=trust)
+    run_workflow("evaluate", bundle, config, given, words=overrides, trust=trust, slurm=slurm)
 
 
 @app.command(cls=WithKeys, context_settings=PASS_ON)
@@ -139,6 +142,7 @@ def cross_validate(
     bundle: Bundle = None,
     trust: Trust = False,
     device: Device = None,
+    slurm: Slurm = None,
     overrides: Overrides = None,
 ) -> None:
     """Train a model for each fold, and score the held-out cases of the fold. The same command continues a stopped run.
@@ -149,7 +153,7 @@ def cross_validate(
     --output_dir runs/phantom_cv
     """
     given = {"dataset_dir": dataset_dir, "device": device}
-    run_cross_validation(output_dir, bundle, config, given, words=overrides, trust=trust)
+    run_cross_validation(output_dir, bundle, config, given, words=overrides, trust=trust, slurm=slurm)
 
 
 @app.command(cls=WithKeys, context_settings=PASS_ON)
@@ -163,6 +167,7 @@ def predict(
     trust: Trust = False,
     device: Device = None,
     resume: Resume = False,
+    slurm: Slurm = None,
     scans: Annotated[
         list[str] | None,
         typer.Argument(
@@ -181,7 +186,9 @@ def predict(
         "device": device,
         "resume": resume or None,
     }
-    run_workflow("inference", bundle, config, given, words=scans, positional_key="dataset_dir", trust=trust)
+    run_workflow(
+        "inference", bundle, config, given, words=scans, positional_key="dataset_dir", trust=trust, slurm=slurm
+    )
 
 
 @app.command()

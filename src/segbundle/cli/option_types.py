@@ -105,6 +105,15 @@ Trust = Annotated[
     typer.Option("--trust", help="Run configurations and bundles that the audit flags; they can run any code."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Skip scans that an earlier run in output_dir has finished.")]
+Slurm = Annotated[
+    Any,
+    typer.Option(
+        "--slurm",
+        parser=str,
+        metavar="NAME=VALUE,...",
+        help="Submit the command as a SLURM job with these parameters of sbatch, such as partition=gpu,time=24:00:00.",
+    ),
+]
 ClassNames = Annotated[
     str | None,
     typer.Option("--class_names", help='Names of the classes, background first: "[background, liver, lesion]".'),
@@ -116,6 +125,8 @@ PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 class WithKeys(TyperCommand):
     """Command that accepts any config key. `--resume true` means `--resume`; words after `--` are not options.
 
+    The value of the option `--slurm` is a `Submission` with the whole command line.
+
     Example:
         >>> WithKeys("train").name
         'train'
@@ -123,7 +134,14 @@ class WithKeys(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         flags = {option for param in self.params if getattr(param, "is_flag", False) for option in param.opts}
-        return super().parse_args(ctx, join_switches(args, flags - {"--help"}))
+        given = list(args)
+        rest = super().parse_args(ctx, join_switches(args, flags - {"--help"}))
+        if ctx.params.get("slurm") is not None:
+            from segbundle.cli.slurm import parse_submission
+
+            with plain_errors():
+                ctx.params["slurm"] = parse_submission(ctx.params["slurm"], [self.name or "", *given])
+        return rest
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         from segbundle.cli.settings_help import help_lines

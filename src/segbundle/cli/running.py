@@ -10,12 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Timer
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from segbundle.config.options import default_bundle, refuse_missing_values, split_overrides, switches_of
 from segbundle.errors import ConfigError, show_error
+
+if TYPE_CHECKING:
+    from segbundle.cli.slurm import Submission
 
 _GRACE_PERIOD = 10.0
 """Seconds after a signal in which a command finishes writing its files."""
@@ -164,8 +167,11 @@ def run_workflow(
     positional_key: str | None = None,
     trust: bool = False,
     resume_hint: str | None = None,
+    slurm: Submission | None = None,
 ) -> None:
     """Run one of the bundle's workflows, as `python -m monai.bundle run` does, with messages instead of tracebacks.
+
+    If `torchrun` has started several processes, the workflow's overlay for several GPUs is added.
 
     Args:
         name: name of the workflow: `train`, `evaluate` or `inference`.
@@ -178,6 +184,8 @@ def run_workflow(
         trust: whether to run a bundle and task YAMLs that the audit flags (default False).
         resume_hint: sentence on how to continue the command if it is stopped (see `plain_errors`). Default: the hint
             for the workflow.
+        slurm: SLURM job to submit after the configuration and the output folder have been checked, instead of running
+            the workflow. Default: None.
 
     Raises:
         typer.Exit: an error occurred, or the command was stopped (exit codes as in `plain_errors`).
@@ -187,13 +195,16 @@ def run_workflow(
         >>> run_workflow("train", None, None, given, ["--max_epochs", "10"])  # doctest: +SKIP
     """
     from segbundle.audit import refuse_untrusted
-    from segbundle.config.overlays import read_config, workflow_files
+    from segbundle.config.overlays import read_config, workflow_file, workflow_files
     from segbundle.workflow.bundle_runs import create_workflow
 
     with plain_errors(_RESUME_HINTS.get(name, "") if resume_hint is None else resume_hint):
         refuse_untrusted(config or [], bundle, trust)
         configs = (bundle or default_bundle()) / "configs"
         files = workflow_files(configs, name)
+        overlay = workflow_file(configs, f"multi_gpu_{name}")
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and overlay.is_file():
+            files.append(overlay)
         defaults = {key: value for path in files for key, value in read_config(path).items()}  # without MONAI
         plain, overrides = split_overrides(words or [], switches_of(defaults))
         if plain and (positional_key is None or positional_key in overrides):
@@ -202,16 +213,36 @@ def run_workflow(
             if not plain:
                 raise ConfigError("no scans given. Pass at least one scan or folder of scans.")
             overrides[positional_key] = plain
-            if not given.get("resume"):
+            if not given.get("resume") and slurm is None:
                 _begin_reading(plain[0])
         refuse_untrusted([], None, trust, overrides)
         refuse_missing_values(overrides, defaults)
         options = {**_given_options(given), **overrides}
         known = _settings_of_model(name, files, config or [], options, overrides, trust) if bundle is None else {}
         workflow = create_workflow(files, config or [], options, trust, known)
+        if slurm is not None:
+            _submit_workflow(name, workflow, configs, slurm)
+            return
         workflow.initialize()
         workflow.run()
         workflow.finalize()
+
+
+def _submit_workflow(name: str, workflow: Any, configs: Path, slurm: Submission) -> None:
+    """Check the configuration and the output folder of a workflow, and submit its command as a SLURM job."""
+    from segbundle.cli.slurm import submit
+    from segbundle.config.validation import bundle_configs, check_config
+    from segbundle.workflow.outputs import prepare_output, prepare_prediction_output, prepare_training_output
+
+    check_config(workflow.parser, bundle_configs(configs))
+    output_dir = str(workflow.parser["output_dir"])
+    if name == "train":
+        prepare_training_output(output_dir, resume=workflow.parser["resume"] is True)
+    elif name == "evaluate":
+        prepare_output(output_dir)
+    else:
+        prepare_prediction_output(output_dir)
+    submit(Path(output_dir), slurm)
 
 
 def _settings_of_model(
@@ -247,6 +278,7 @@ def run_cross_validation(
     given: dict[str, Any],
     words: list[str] | None,
     trust: bool = False,
+    slurm: Submission | None = None,
 ) -> None:
     """Train and evaluate every fold, and combine the scores (see `segbundle.workflow.cross_validation`).
 
@@ -257,6 +289,8 @@ def run_cross_validation(
         given: values of the command's options, including `dataset_dir`; None for options that were not given.
         words: rest of the command line, with `--key value` pairs; None for an empty rest.
         trust: whether to run a bundle and task YAMLs that the audit flags (default False).
+        slurm: SLURM jobs to submit, one per fold and one that combines the scores, instead of running the folds.
+            Default: None.
 
     Raises:
         typer.Exit: an error occurred, or the command was stopped (exit codes as in `plain_errors`).
@@ -274,6 +308,11 @@ def run_cross_validation(
 
     resume_hint = " Run the same command to continue."
     with plain_errors(resume_hint):
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ConfigError(
+                "cross-validate cannot be started by torchrun. Run `segbundle train --fold K` and `segbundle evaluate "
+                "--fold K` for each fold, or use --slurm."
+            )
         refuse_untrusted(config or [], bundle, trust)
         workflow = workflow_file((bundle or default_bundle()) / "configs", "train")
         task = read_config(workflow)
@@ -287,6 +326,16 @@ def run_cross_validation(
             if key in own:
                 raise ConfigError(f"--{key} cannot be set: a cross-validation sets {key} for every fold. Remove it.")
         task |= {**own, "dataset_dir": str(given["dataset_dir"])}
+        if slurm is not None:
+            from segbundle.cli.slurm import fold_words, submit_folds
+
+            folds = [fold for fold in cross_validation.prepare_folds(output_dir, task) if not fold.is_done]
+            commands = [
+                [fold_words(name, keys, bundle, config, given, words, trust) for name, keys in fold.runs()]
+                for fold in folds
+            ]
+            submit_folds(output_dir, slurm, commands)
+            return
         cross_validation.cross_validate(
             output_dir,
             task,

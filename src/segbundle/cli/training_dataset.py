@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from segbundle.cli.running import print_log
 from segbundle.config.options import default_bundle, split_overrides, switches_of
@@ -13,6 +13,9 @@ from segbundle.config.overlays import read_config, workflow_file
 from segbundle.errors import ConfigError, OutputError
 from segbundle.files import run_files
 from segbundle.terminal import escaped
+
+if TYPE_CHECKING:
+    from segbundle.cli.slurm import Submission
 
 _RUNS = Path("runs")
 _GIVEN_BY_OPTION = "Pass the dataset as `segbundle train DATASET`, or with --dataset_dir."
@@ -45,6 +48,7 @@ def training_of(
     bundle: Path | None,
     device: str | None,
     words: list[str] | None,
+    slurm: Submission | None = None,
 ) -> Training:
     """Return the arguments of a training, given those of the command line.
 
@@ -57,6 +61,7 @@ def training_of(
         bundle: folder of the bundle; None for that of the project.
         device: name of the device; None for a GPU if present.
         words: rest of the command line.
+        slurm: SLURM job to submit, which plans the task itself. Default: None.
 
     Raises:
         ConfigError: the dataset or the output folder is missing, or no task can be planned.
@@ -77,7 +82,13 @@ def training_of(
     if dataset is None:
         raise ConfigError(f"no dataset given. {_GIVEN_BY_OPTION}")
     folder = output_dir or _RUNS / (dataset.resolve().stem if dataset.suffix else dataset.resolve().name)
-    return Training(dataset, folder, tasks or [_planned(dataset, folder, bundle, device, rest)], rest)
+    if not tasks and (slurm.num_processes if slurm else int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise ConfigError(
+            "a task can be planned by one process only. Run `segbundle plan` first, and pass its file as --config."
+        )
+    if not tasks and slurm is None:
+        tasks = [_planned(dataset, folder, bundle, device, rest)]
+    return Training(dataset, folder, tasks, rest)
 
 
 def _dataset_of(words: list[str]) -> tuple[Path | None, list[str]]:
@@ -108,10 +119,6 @@ def _planned(dataset: Path, folder: Path, bundle: Path | None, device: str | Non
         )
     if bundle is not None:
         raise ConfigError("--bundle: tasks are planned for the bundle of the project only. Pass a task with --config.")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(
-            "a task can be planned by one process only. Run `segbundle plan` first, and pass its file as --config."
-        )
     with print_log():
         request = Request(device=device, class_names=options.get("class_names"))
         plan = plan_task(dataset, request, task.with_suffix(".fingerprint.json"))

@@ -21,6 +21,8 @@ MODEL, LAST = "model.pt", "last.pt"
 SPLITS = "splits_final.json"
 """Cases of each fold, in the format of nnU-Net."""
 CROSS_VALIDATION = "cross_validation.json"
+LAUNCH = ".segbundle-launch.json"
+"""Agents of `torchrun` that have started the run."""
 MLFLOW_RUN = "mlflow_run_id"
 TENSORBOARD = "tensorboard"
 CACHE = "cache"
@@ -43,7 +45,7 @@ PREPARED_CASE = re.compile(r"[0-9a-f]{32}\.pt")
 _PARTIAL = re.compile(
     r"(\.partial-\d+-)(.*_prob\.nii|.*\.nii\.gz|dataset\.json|import\.csv|\.segbundle-import\.json|"
     + "".join(f".*{re.escape(suffix)}|" for suffix in (*LABEL_MAP_SUFFIXES.values(), _CLASSES))
-    + "|".join(map(re.escape, (PREDICTIONS, CASE_NAMES, CROSS_VALIDATION, PLANNED_TASK, *RESULTS, *TRAINING)))
+    + "|".join(map(re.escape, (PREDICTIONS, CASE_NAMES, CROSS_VALIDATION, LAUNCH, PLANNED_TASK, *RESULTS, *TRAINING)))
     + rf"|{RANK.pattern}|{PREPARED_CASE.pattern})",
     re.DOTALL,
 )

@@ -25,7 +25,7 @@ from segbundle.checkpoints.weights import (
     without_modules,
 )
 from segbundle.config.current_workflow import running_parser
-from segbundle.distributed import rank
+from segbundle.distributed import all_gather, rank
 from segbundle.errors import CheckpointError, ConfigError, OutputError, TrainingError
 from segbundle.files.atomic import atomic_write, write_json
 from segbundle.inference.scoring import MeanDice
@@ -162,6 +162,11 @@ class Checkpoints:
     def _restore(self, engine: Engine) -> list[Any]:
         """Restore the state in `last.pt`, and return the learning rates of the next epoch in the earlier run."""
         state = self._read()
+        if len(epochs := set(all_gather([state["epoch"]]))) > 1:
+            raise CheckpointError(
+                f"{self.last}: processes read different versions, after the epochs {sorted(epochs)}, because the file "
+                "system of a node is not up to date. Start the run again with --resume true."
+            )
         for key, value in self.task.items():
             before = state["task"].get(key)
             if before != value:

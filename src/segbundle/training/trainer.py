@@ -18,7 +18,7 @@ from monai.utils import CommonKeys
 
 from segbundle.acceleration.cuda_graphs import StepGraphs, capture_step
 from segbundle.classes import IGNORE_INDEX
-from segbundle.distributed import world_size
+from segbundle.distributed import is_lost_connection, world_size
 from segbundle.errors import ConfigError, SegbundleError, TrainingError, first_cause, one_line
 from segbundle.losses.deep_supervision import loss_over_depths
 from segbundle.losses.target_checks import CHECKED_CALLS_ON_GPU
@@ -113,6 +113,8 @@ class SegmentationTrainer(SupervisedTrainer):
 
     def _error_message(self, error: Exception, batch: Mapping[str, Any]) -> str:
         """Return a message with the failed stage, the cases of the batch, the cause, and what to do."""
+        if is_lost_connection(error):
+            return "the connection to another process was lost, because this process has ended. See its messages."
         components = {"network": self.network, "optimizer": self.optimizer}
         component = components.get(self._stage, self.plain_loss)
         cases = f", cases {', '.join(batch['case'])}" if "case" in batch else ""

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from segbundle.config.settings import BY_KEY, KEYS, default_values
 from segbundle.config.values import check_values, nsd_tolerances
@@ -45,6 +45,43 @@ _IGNORED_KEYS = (
 Run = Callable[[str, dict[str, Any]], None]
 
 
+class Fold(NamedTuple):
+    """Fold of a cross-validation.
+
+    Attributes:
+        number: number of the fold.
+        folder: output folder of the training run. Its subfolder `evaluation` contains the scores.
+        splits: path of the file with the cases of all folds.
+
+    Example:
+        >>> [(name, keys["fold"]) for name, keys in Fold(1, Path("cv/fold_1"), Path("cv/splits_final.json")).runs()]
+        [('train', 1), ('evaluate', 1)]
+    """
+
+    number: int
+    folder: Path
+    splits: Path
+
+    @property
+    def scored(self) -> Path:
+        """Output folder of the evaluation."""
+        return self.folder / "evaluation"
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the held-out cases have been scored."""
+        return (self.scored / run_files.SUMMARY).exists()
+
+    def runs(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return the workflows of the fold, with their config keys in addition to those of the task."""
+        own = {"fold": self.number, "splits": str(self.splits)}
+        resume = (self.folder / run_files.LAST).exists()
+        return [
+            ("train", {"output_dir": str(self.folder), "resume": resume, **own}),
+            ("evaluate", {"output_dir": str(self.scored), "ckpt_path": str(self.folder / run_files.MODEL), **own}),
+        ]
+
+
 def cross_validate(output_dir: str | Path, task: Mapping[str, Any], run: Run) -> dict[str, Any]:
     """Train and evaluate all folds, and combine the scores of their held-out cases.
 
@@ -80,47 +117,72 @@ def cross_validate(output_dir: str | Path, task: Mapping[str, Any], run: Run) ->
         >>> task = read_config("bundle/configs/train.yaml") | {"dataset_dir": "data_samples"}  # doctest: +SKIP
         >>> summary = cross_validate("runs/cross_validation", task, run)  # doctest: +SKIP
     """
-    check_values(task)
-    class_names = [str(name) for name in task["class_names"]]
-    split = folds_of_task(task)
-    refuse_repeated_cases(split)
-    num_folds = len(split.folds)
-    task = {**default_values("evaluate"), **task, "num_folds": num_folds}  # train.yaml has only settings of training
     output_dir = Path(output_dir)
-    prepare_output(str(output_dir))
-    folders = [output_dir / f"{_FOLD}{fold}" for fold in range(num_folds)]
-    own_cache = output_dir / run_files.CACHE if task["cache_dir"] is None else None
-    _check_foreign_files(output_dir, folders, own_cache)
-    _save_task(output_dir / run_files.CROSS_VALIDATION, task)
+    folds = prepare_folds(output_dir, task)
+    own_cache = _own_cache(output_dir, task)
     cache = {} if own_cache is None else {"cache_dir": str(own_cache)}
-    own = {"splits": str(write_folds(output_dir, split))}
-    say(f"{num_folds} folds from {split.origin}")
-    for line in folds_in_words(split, class_names):
-        say(line)
-    for fold, folder in enumerate(folders):
-        scored = folder / "evaluation"
-        if (scored / run_files.SUMMARY).exists():
-            say(f"fold {fold} of {num_folds} is done: {scored}")
+    for fold in folds:
+        if fold.is_done:
+            say(f"fold {fold.number} of {len(folds)} is done: {fold.scored}")
             continue
-        say(f"fold {fold} of {num_folds}: {folder}")
+        say(f"fold {fold.number} of {len(folds)}: {fold.folder}")
         if own_cache is not None and not own_cache.exists():
             folder_of(output_dir).record(own_cache)
-        resume = (folder / run_files.LAST).exists()
-        run("train", {"output_dir": str(folder), "fold": fold, "resume": resume, **cache, **own})
-        run("evaluate", {"output_dir": str(scored), "fold": fold, "ckpt_path": str(folder / "model.pt"), **own})
-    summary, unwritten = _combine(output_dir, folders, task, class_names)
+        for name, keys in fold.runs():
+            run(name, {**keys, **(cache if name == "train" else {})})
+    summary, unwritten = _combine(output_dir, [fold.folder for fold in folds], _complete(task, len(folds)))
     if own_cache is not None:
         _remove_cache(own_cache)
-    say(f"models of {num_folds} folds and the scores of all cases: {output_dir}")
+    say(f"models of {len(folds)} folds and the scores of all cases: {output_dir}")
     say(f"next: {prediction_command(output_dir, output_dir)}")
     unwritten.raise_error()
     return summary
 
 
+def prepare_folds(output_dir: Path, task: Mapping[str, Any]) -> list[Fold]:
+    """Create and lock the output folder of a cross-validation, write its task and its folds, and return the folds.
+
+    Args:
+        output_dir: output folder.
+        task: config keys of the training runs, see `cross_validate`.
+
+    Raises:
+        ConfigError: see `cross_validate`.
+        DataError: see `cross_validate`.
+        OutputError: see `cross_validate`.
+
+    Example:
+        >>> prepare_folds(Path("runs/cross_validation"), task)  # doctest: +SKIP
+    """
+    check_values(task)
+    split = folds_of_task(task)
+    refuse_repeated_cases(split)
+    prepare_output(str(output_dir))
+    folders = [output_dir / f"{_FOLD}{number}" for number in range(len(split.folds))]
+    _check_foreign_files(output_dir, folders, _own_cache(output_dir, task))
+    _save_task(output_dir / run_files.CROSS_VALIDATION, _complete(task, len(folders)))
+    splits = write_folds(output_dir, split)
+    say(f"{len(folders)} folds from {split.origin}")
+    for line in folds_in_words(split, [str(name) for name in task["class_names"]]):
+        say(line)
+    return [Fold(number, folder, splits) for number, folder in enumerate(folders)]
+
+
+def _complete(task: Mapping[str, Any], num_folds: int) -> dict[str, Any]:
+    """Return the task with the settings of the evaluation, which `train.yaml` does not have."""
+    return {**default_values("evaluate"), **task, "num_folds": num_folds}
+
+
+def _own_cache(output_dir: Path, task: Mapping[str, Any]) -> Path | None:
+    """Return the folder of prepared cases; None if the task has its own."""
+    return output_dir / run_files.CACHE if task.get("cache_dir") is None else None
+
+
 def _combine(
-    output_dir: Path, folders: Sequence[Path], task: Mapping[str, Any], class_names: Sequence[str]
+    output_dir: Path, folders: Sequence[Path], task: Mapping[str, Any]
 ) -> tuple[dict[str, Any], UnwrittenFiles]:
     """Write scores, `run.json` and report of all folds; return the summary, and the files that were not written."""
+    class_names = [str(name) for name in task["class_names"]]
     cases = [case for folder in folders for case in read_scores(folder / "evaluation", class_names)]
     _check_scored_once(output_dir, cases)
     tolerances = nsd_tolerances(task.get("nsd_tolerance_mm"), class_names)

@@ -12,6 +12,7 @@ from segbundle.errors import OutputError
 from segbundle.files import run_files
 from segbundle.files.atomic import lock_folder, make_folder, remove_partial
 from segbundle.files.output_folders import OutputFolder, claim, resolve
+from segbundle.workflow.launches import record_launch
 
 _logger = logging.getLogger(__name__)
 
@@ -137,4 +138,5 @@ def _claim(output_dir: str) -> OutputFolder:
     if rank() == 0:
         claim(output_dir).shorten()
     barrier()
+    record_launch(output_dir)
     return claim(output_dir)

@@ -17,6 +17,7 @@ from segbundle.config.values import check_values, is_evaluated_later
 from segbundle.distributed import require_process_group, start_ranks
 from segbundle.errors import show_plain_errors
 from segbundle.masking import show_names
+from segbundle.workflow.launches import refuse_different_configs, resume_after_restart
 from segbundle.workflow.network_size import check_network_size
 
 
@@ -24,7 +25,7 @@ def start_workflow(ranks: bool = False) -> None:
     """Prepare the process, and validate the configuration of the running workflow.
 
     If `python -m monai.bundle` runs the workflow, later errors are printed without a traceback. Without a running
-    workflow, only the process is prepared.
+    workflow, only the process is prepared. If `torchrun` has restarted the ranks of a run, the run is resumed.
 
     Args:
         ranks: whether to initialize the process group if `torchrun` started several ranks (default False). Every rank
@@ -32,8 +33,8 @@ def start_workflow(ranks: bool = False) -> None:
 
     Raises:
         ConfigError: the configuration is invalid (see `check_config` and `check_values`), the network is too large (see
-            `check_network_size`), or there is no process group although several ranks were started (see
-            `require_process_group`).
+            `check_network_size`), there is no process group although several ranks were started (see
+            `require_process_group`), or the ranks have different configurations (see `refuse_different_configs`).
 
     Example:
         >>> start_workflow()  # no running workflow: prepares the process only
@@ -50,11 +51,14 @@ def start_workflow(ranks: bool = False) -> None:
     workflow = running_workflow()
     if workflow is not None:
         follow_trainer(workflow.parser)
+        refuse_different_configs(workflow.parser.get())
         check_config(workflow.parser, bundle_configs(Path(workflow.config_root_path)))
         values = _evaluated_values(workflow.parser)
         check_values(values, evaluated=True)
         if "patch_size" in values:
             check_network_size(workflow.parser, values["patch_size"])
+        if "output_dir" in workflow.parser:
+            resume_after_restart(workflow.parser, str(workflow.parser.get_parsed_content("output_dir")))
 
 
 def follow_trainer(parser: ConfigParser) -> None:

@@ -70,6 +70,8 @@ class LabelMap:
         source: path of the scan; None for an image in memory.
         failed_formats: reason of each output format that `predict` could not write for the scan, by format (default
             none).
+        regions: values in `labels` of each class, if classes overlap; None (default) if the value of a class is its
+            index.
 
     Example:
         >>> label_map = LabelMap(np.ones((2, 2, 2), np.uint8), np.eye(4), ["background", "liver"], "ct", None)
@@ -83,13 +85,16 @@ class LabelMap:
     name: str
     source: Path | None
     failed_formats: Mapping[str, str] = field(default_factory=dict)
+    regions: Sequence[Sequence[int]] | None = None
 
     @property
     def volumes_ml(self) -> dict[str, float]:
         """Volume of every class except the background in milliliters, by class name; 0.0 for an absent class."""
         voxel_ml = float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
         counts = np.bincount(self.labels.reshape(-1), minlength=len(self.class_names))
-        return {name: int(counts[index]) * voxel_ml for index, name in enumerate(self.class_names) if index > 0}
+        members = self.regions or [[index] for index in range(len(self.class_names))]
+        pairs = zip(self.class_names[1:], members[1:], strict=True)
+        return {name: int(counts[[v for v in values if v < len(counts)]].sum()) * voxel_ml for name, values in pairs}
 
     def mask(self, class_name: str) -> np.ndarray:
         """Return a bool mask (X, Y, Z) of the voxels of a class.
@@ -102,7 +107,8 @@ class LabelMap:
         """
         if class_name not in self.class_names:
             raise ConfigError(f"unknown class {class_name!r}{suggestion(class_name, self.class_names)}")
-        return self.labels == list(self.class_names).index(class_name)
+        index = list(self.class_names).index(class_name)
+        return self.labels == index if self.regions is None else np.isin(self.labels, self.regions[index])
 
     def to_nibabel(self) -> nib.Nifti1Image:
         """Return the label map as a nibabel image with spatial units of mm, with the names in header extensions."""
@@ -125,7 +131,11 @@ class LabelMap:
             DataError: the file of the scan cannot be read any more, or the format cannot be written for this scan.
             OutputError: the file cannot be written.
         """
-        path, table, output_format = Path(path), class_table(self.class_names), suffix_format(path)
+        path, table, output_format = (
+            Path(path),
+            class_table(self.class_names, regions=self.regions),
+            suffix_format(path),
+        )
         if output_format is None:
             raise ConfigError(f"{path}: has no suffix of a label map. Use .nii.gz, .nii, .seg.nrrd or .dcm.")
         check_installed([output_format])
@@ -148,6 +158,7 @@ class Model:
         device: device of the network.
         network: the network, a `torch.nn.Module`.
         class_table: names, colors and codes of the classes in written label maps.
+        regions: label values of each class, if classes overlap; None if the value of a class is its index.
         num_channels: number of channels of a scan.
 
     Example:
@@ -160,8 +171,9 @@ class Model:
         self.class_names: list[str] = parser.get_parsed_content("class_names")
         self.device: torch.device = torch.device(parser.get_parsed_content("device"))
         self.network: torch.nn.Module = parser.get_parsed_content("network")
+        self.regions = regions(parser.get("classes"))
         self.class_table = class_table(
-            self.class_names, parser.get("class_colors"), parser.get("class_codes"), regions(parser.get("classes"))
+            self.class_names, parser.get("class_colors"), parser.get("class_codes"), self.regions
         )
         self.num_channels = int(parser.get_parsed_content("network_def#in_channels", default=1))
         self._preprocessing = parser.get_parsed_content("preprocessing")
@@ -194,7 +206,8 @@ class Model:
         known = source if source != IN_MEMORY and (source.exists() or is_volume_path(source)) else None
         labels = restored.as_tensor()[0].cpu().numpy()
         name = stem(source) if known else source.name
-        return LabelMap(labels, np.asarray(restored.affine, dtype=np.float64), self.class_names, name, known)
+        affine = np.asarray(restored.affine, dtype=np.float64)
+        return LabelMap(labels, affine, self.class_names, name, known, regions=self.regions)
 
 
 def load_model(

@@ -114,8 +114,8 @@ def test_weights_and_smoothing_are_those_of_binary_cross_entropy():
     ("regions", "message"),
     [
         ([[0], [1]], r"regions has 2 classes, but the input has 4"),
-        ([[0], [1], [], [2]], r"regions contains \[\], but each class needs"),
-        ([[0], [1], [-1], [2]], r"regions contains \[-1\], but each class needs"),
+        ([[0], [1], [], [2]], r"regions contains \[\]; each class needs"),
+        ([[0], [1], [-1], [2]], r"regions contains \[-1\]; each class needs"),
         ([[0], [1], [1], [2]], r"target contains \[3.0\], but class indices must be in \[0, 2\]"),
     ],
 )

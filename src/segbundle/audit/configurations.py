@@ -109,7 +109,11 @@ class _Shared:
         return first in self.sections or (first == "" and bool(self.sections))
 
     def contains_address(self, reference: str) -> bool:
-        """Return whether an ID refers to metadata that contains an address."""
+        """Return whether metadata at or below an ID contains a URL that may lead to another computer.
+
+        Args:
+            reference: ID with keys separated by `::`, such as `_meta_::license`; empty for all metadata.
+        """
         below = f"{reference}::" if reference else ""
         return any(address == reference or address.startswith(below) for address in self.addresses)
 

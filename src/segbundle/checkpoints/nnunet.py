@@ -72,14 +72,15 @@ def class_names_in(content: Mapping[str, Any]) -> list[str] | None:
 
 
 def for_dynunet(weights: Mapping[str, Any], network: torch.nn.Module, source: str) -> dict[str, Any]:
-    """Return the weights of nnU-Net's `PlainConvUNet` under the names of MONAI's `DynUNet`.
+    """Rename the weights of nnU-Net's `PlainConvUNet` to the names of MONAI's `DynUNet`.
 
-    Both compute the same function if the shapes agree: stages, kernels and channels, two convolutions per stage, and
-    instance norms with weights. Biases before an instance norm have no effect and are left out.
+    The two networks compute the same function if they have the same stages, kernel sizes and channels, two convolutions
+    per stage, and affine instance norms. Biases of convolutions before an instance norm have no effect and are removed.
 
     Args:
-        weights: state dict with the names of nnU-Net.
-        network: network on any device. For other networks than `DynUNet`, the weights are returned as they are.
+        weights: state dict with the names of nnU-Net. One without its segmentation layers is returned unchanged.
+        network: network that is to load the weights, on any device. If it is not a `DynUNet`, the weights are returned
+            unchanged.
         source: origin of the weights for messages, such as the path of the file.
 
     Returns:

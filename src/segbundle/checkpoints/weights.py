@@ -217,7 +217,11 @@ def mismatches(expected: Mapping[str, Any], found: Mapping[str, Any], optional: 
 
 
 def tensor_type(tensor: torch.Tensor) -> str:
-    """Return the dtype of a tensor, or its layout if that is not dense. Common floating point dtypes are one type.
+    """Return the type of a tensor, for comparing a checkpoint with a network.
+
+    The result is `floating point` for 16, 32 and 64 bit floats and bfloat16, `integer` for 8 to 64 bit signed integers
+    and uint8, and otherwise the name of the dtype. Tensors that are not dense have `nested`, `quantized`, `meta` or
+    their layout instead.
 
     Args:
         tensor: any tensor.

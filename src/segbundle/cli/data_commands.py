@@ -70,7 +70,7 @@ def plan(
     ] = None,
     hours: Annotated[
         float | None,
-        typer.Option(help="Duration of the training in hours.", show_default="by the number of cases"),
+        typer.Option(help="Duration of the training run in hours.", show_default="by the number of cases"),
     ] = None,
     class_names: ClassNames = None,
     device: Device = None,

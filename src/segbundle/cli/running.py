@@ -262,12 +262,16 @@ def _settings_of_model(
     model = options.get("ckpt_path")
     if name == "train" or model is None:
         return {}
-    from segbundle.checkpoints.model_settings import refuse_other_preprocessing, settings_of_model
+    from segbundle.acceleration.lazy_imports import fast_imports
     from segbundle.config.overlays import merged_config
 
+    with fast_imports():  # the first use of PyTorch and MONAI
+        from segbundle.checkpoints.model_settings import refuse_other_preprocessing, settings_of_model
+
+        merged = merged_config([*files, *tasks])
     if not tasks:
         return settings_of_model(model, trust)
-    refuse_other_preprocessing(model, merged_config([*files, *tasks]), overrides)
+    refuse_other_preprocessing(model, merged, overrides)
     return {}
 
 

@@ -22,13 +22,13 @@ _GIVEN_BY_OPTION = "Pass the dataset as `segbundle train DATASET`, or with --dat
 
 
 class Training(NamedTuple):
-    """Arguments of a training.
+    """Arguments of a training run.
 
     Attributes:
         dataset_dir: folder of the dataset.
-        output_dir: output folder.
-        config: task files.
-        words: rest of the command line, without the dataset.
+        output_dir: folder for the results.
+        config: paths of task YAMLs; empty if there are none.
+        words: remaining command-line arguments, without the dataset.
 
     Example:
         >>> Training(Path("data"), Path("runs/data"), [], []).output_dir
@@ -50,10 +50,10 @@ def training_of(
     words: list[str] | None,
     slurm: Submission | None = None,
 ) -> Training:
-    """Return the arguments of a training, given those of the command line.
+    """Return the arguments of a training run, given those of the command line.
 
     If the dataset is a plain word instead of `--dataset_dir`, the output folder has a default. Without a task file, the
-    task is then planned, printed and written to `task.yaml` in the output folder. A resumed training uses this file.
+    task is then planned, printed and written to `task.yaml` in the output folder. A resumed run uses this file.
 
     Args:
         dataset_dir, output_dir: values of the options; None if they were not given.
@@ -66,7 +66,7 @@ def training_of(
     Raises:
         ConfigError: the dataset or the output folder is missing, or no task can be planned.
         DataError: the dataset cannot be used.
-        OutputError: the output folder contains a training or an edited task.
+        OutputError: the output folder contains a training run or an edited task.
 
     Example:
         >>> training = training_of(None, None, [Path("a.yaml")], None, None, ["data", "--max_epochs", "3"])
@@ -118,7 +118,9 @@ def _planned(dataset: Path, folder: Path, bundle: Path | None, device: str | Non
             "another --output_dir."
         )
     if bundle is not None:
-        raise ConfigError("--bundle: tasks are planned for the bundle of the project only. Pass a task with --config.")
+        raise ConfigError(
+            "--bundle: a task can only be planned for the bundle of segbundle. Pass a task YAML with --config."
+        )
     with print_log():
         request = Request(device=device, class_names=options.get("class_names"))
         plan = plan_task(dataset, request, task.with_suffix(".fingerprint.json"))
@@ -130,5 +132,5 @@ def _planned(dataset: Path, folder: Path, bundle: Path | None, device: str | Non
             f"{escaped(task)}: exists, and its settings differ from the plan. To use the file, pass it as --config; to "
             "plan again, move it away."
         ) from error
-    print(f"\n{task}: the task of this training", file=sys.stdout, flush=True)
+    print(f"\n{task}: the task of this training run", file=sys.stdout, flush=True)
     return task

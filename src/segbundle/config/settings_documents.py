@@ -48,6 +48,7 @@ def settings_table() -> str:
     for setting in SETTINGS:
         if setting.description:
             default = f"`{setting.default}`" if setting.default else ""
+            default += f" (evaluate, predict: `{setting.inference_default}`)" if setting.inference_default else ""
             lines.append(f"| `{setting.key}` | {default} | {setting.description} |")
     return "\n".join(lines)
 

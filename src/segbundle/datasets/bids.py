@@ -66,10 +66,10 @@ class BidsFile:
 
     @classmethod
     def of(cls, path: Path, pipeline: str | None = None) -> BidsFile:
-        """Return a file by its path.
+        """Parse the name of a BIDS file into entities and other parts. The file is not opened.
 
         Args:
-            path: path of the file.
+            path: path of the file, such as `sub-01/anat/sub-01_T1w.nii.gz`.
             pipeline: folder in `derivatives`; None (default) for a file outside of `derivatives`.
         """
         parts = stem(path).split("_")

@@ -66,7 +66,7 @@ def label_problems(
         label: label map (1, X, Y, Z).
         class_names: classes of the task, background first.
         ignore_label: value of voxels whose class is unknown; None (default) if the dataset has no such value.
-        loaded: loaded value by label value. With a value for 0, it lists all label values; without, other values are
+        loaded: value after loading, by label value. If 0 is a key, other label values are problems; if not, they become
             background. None (default) if the values are the indices of the classes.
 
     Example:

@@ -23,10 +23,11 @@ class DatasetLabels:
     Attributes:
         class_names: classes of the task, background first.
         ignore_label: value of voxels whose class is unknown; None (default) if the dataset has no such value.
-        loaded: value with which each label value is loaded. With a value for 0, it lists all label values of the
-            dataset; without, other values are background. None (default) if label maps are loaded unchanged.
-        values: label values of each class by its name; empty (default) if `loaded` is None.
-        named: label values by name in `dataset.json` (default: none).
+        loaded: value after loading, by label value. If 0 is a key, all label values of the dataset are listed, and
+            others are reported as errors; if not, label values that are not listed become background. None (default)
+            if label maps are loaded unchanged.
+        values: label values by the name of each foreground class; empty (default) if `loaded` is None.
+        named: label values by their name in `dataset.json`; empty (default) if it names none or `loaded` is None.
 
     Example:
         >>> DatasetLabels(["background", "liver"]).entry(Case("a", (Path("a.nii"),), Path("a_seg.nii")))

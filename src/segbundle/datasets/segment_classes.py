@@ -44,7 +44,11 @@ def chosen_segments(files: Sequence[SegmentFile], class_names: Sequence[str]) ->
         found = [(path, number, name) for path, number, name in found if name and find_class(name, class_names)]
         if not found:
             names = some(sorted({name for file in files for name in file.names.values()}))
-            raise LeftOutError("no chosen class", f"its segments are {names}", is_problem=False)
+            raise LeftOutError(
+                "no segment of a chosen class",
+                f"none of its segments ({names}) is a chosen class; choose classes with --class_names",
+                is_problem=False,
+            )
     found = [(path, number, name) for path, number, name in found if normalized(name) != BACKGROUND]
     seen = dict[str, tuple[Path, str]]()
     for path, _, name in found:

@@ -184,12 +184,17 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
         return self._logits(torch.zeros(1, channels, *patch_size, device=device), (None, member), 1)
 
     def slabs(self, inputs: torch.Tensor, network: Network, axis: int | None = None) -> ScoreSlabs:
-        """Return the logits of one volume, computed on demand slab by slab.
+        """Return an iterator over the logits of one volume, computed on demand slab by slab.
 
         Args:
             inputs: (1, C, X, Y, Z), floating point, on any device.
             network: function from windows (B, C, *roi_size) to logits (B, num_classes, *roi_size).
-            axis: axis (0, 1 or 2) along which the slabs are ordered; None for the axis that needs the least memory.
+            axis: axis (0, 1 or 2) along which the slabs are ordered. Default: None (the axis that needs the least
+                memory).
+
+        Returns:
+            iterator over pairs of the start index of a slab along its `axis`, and the float32 logits (num_classes, X,
+            Y, Z) of the slab; the next slab overwrites them (see `ScoreSlabs`)
 
         Raises:
             ValueError: `inputs` is not a single 3D volume, or the overlap is invalid; or the output of the network is

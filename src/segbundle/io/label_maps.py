@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from segbundle.classes import IGNORE_INDEX
 from segbundle.errors import DataError
@@ -200,6 +199,8 @@ def _read_segments_of_slicer(path: Path, class_names: Sequence[str], grid: Geome
     geometry = replace(scan.geometry, channels=1)
     if grid is None or grid.difference(geometry) is None:
         return Scan(described, geometry, path)
+    from scipy import ndimage
+
     placed = LabelGrid(path, replace(grid, source_slices=None))
     box = ndimage.find_objects((described[0] > 0).astype(np.uint8))
     for inside in box:

@@ -81,12 +81,14 @@ def suv_factor(path: str | Path) -> float:
             return float(header[_PHILIPS_SUV].value)
         if header.get(_PHILIPS_ACTIVITY) is None:
             raise DataError(
-                f"{path}: its units are counts (Units: CNTS) without a factor of Philips, so SUVs cannot be computed."
+                f"{path}: its units are counts (Units: CNTS) without a factor of Philips, so SUVs cannot be computed. "
+                "Remove intensity#units."
             )
         activity = float(header[_PHILIPS_ACTIVITY].value)
     elif units != "BQML":
         raise DataError(
-            f"{path}: its units are {units or 'unknown'} (Units); SUVs are computed from BQML, GML and CNTS."
+            f"{path}: its units are {units or 'unknown'} (Units); SUVs are computed from BQML, GML and CNTS. "
+            "Remove intensity#units."
         )
     return activity * _per_activity(path, headers)
 
@@ -97,7 +99,10 @@ def _per_activity(path: str | Path, headers: list[Any]) -> float:
     corrected = [str(word) for word in header.get("CorrectedImage") or ()]
     for word, what in (("ATTN", "attenuation"), ("DECY", "decay")):
         if word not in corrected:
-            raise DataError(f"{path}: is not corrected for {what} (CorrectedImage), so SUVs cannot be computed.")
+            raise DataError(
+                f"{path}: is not corrected for {what} (CorrectedImage lacks {word}), so SUVs cannot be computed. Use "
+                "the corrected series, or remove intensity#units."
+            )
     drug = (header.get("RadiopharmaceuticalInformationSequence") or [{}])[0]
     weight = _positive(path, header, "PatientWeight")
     dose = _positive(path, drug, "RadionuclideTotalDose")
@@ -105,7 +110,9 @@ def _per_activity(path: str | Path, headers: list[Any]) -> float:
     if decay == "ADMIN":
         return 1000 * weight / dose
     if decay != "START":
-        raise DataError(f"{path}: DecayCorrection is {decay or 'missing'}; SUV needs START or ADMIN.")
+        raise DataError(
+            f"{path}: DecayCorrection is {decay or 'missing'}; SUV needs START or ADMIN. Remove intensity#units."
+        )
     elapsed = (_scan_start(path, headers) - _injection(path, drug, headers)).total_seconds()
     return 1000 * weight / (dose * math.exp2(-elapsed / _positive(path, drug, "RadionuclideHalfLife")))
 

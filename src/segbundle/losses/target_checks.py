@@ -56,7 +56,9 @@ def region_table(regions: Sequence[Sequence[int]] | None, other_act: Any) -> tor
         raise ValueError("regions use sigmoid. Remove other_act.")
     for values in regions:
         if not values or not all(isinstance(value, int) and value >= 0 for value in values):
-            raise ValueError(f"regions contains {values}, but each class needs a list of whole numbers from 0.")
+            raise ValueError(
+                f"regions contains {values}; each class needs at least one label value, an integer from 0."
+            )
     table = torch.zeros(len(regions), 1 + max(max(values) for values in regions), dtype=torch.bool)
     for index, values in enumerate(regions):
         table[index, list(values)] = True

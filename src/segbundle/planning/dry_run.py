@@ -58,7 +58,7 @@ def footprint_function(
     Args:
         settings: function that returns the settings of a network with given levels.
         channels: number of input channels.
-        device: device of the training.
+        device: device of the training run.
 
     Example:
         >>> levels = Levels(((3, 3, 3),) * 3, ((1, 1, 1), (2, 2, 2), (2, 2, 2)))
@@ -90,8 +90,8 @@ def measure_steps(
     Args:
         values: settings of the plan by key.
         shape: shape (X, Y, Z) of a case on the network's grid, in voxels.
-        augmentation: augmentation of the training.
-        device: device of the training.
+        augmentation: augmentation of the training run.
+        device: device of the training run.
 
     Raises:
         torch.OutOfMemoryError: the steps do not fit into the memory of a GPU.

@@ -1,4 +1,4 @@
-"""Plan a training: from the fingerprint of a dataset to the settings of its task."""
+"""Plan a training run: from the fingerprint of a dataset to the settings of its task."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class Request:
     Attributes:
         memory: memory of a training step, such as `8GB`; None for that of the preset.
         preset: name of a preset; None for `medium` on a GPU and `small` on a CPU.
-        hours: duration of the training in hours; None for a number of steps that depends on the number of cases.
-        device: device of the training; None for a GPU if present.
+        hours: duration of the training run in hours; None for a number of steps that depends on the number of cases.
+        device: device of the training run; None for a GPU if present.
         class_names: class names, background first; None for those of the dataset.
 
     Example:
@@ -69,7 +69,7 @@ class Plan:
     Attributes:
         fingerprint: fingerprint of the dataset.
         choices: settings with their reasons, in the order of a task file.
-        notes: lines about the memory and time of the training.
+        notes: lines about the memory and time of the training run.
         warnings: messages about the dataset.
 
     Example:
@@ -109,7 +109,7 @@ def plan_task(dataset: str | Path, request: Request = Request(), cache: Path | N
         >>> plan.values["spacing"]  # doctest: +SKIP
         [2.0, 2.0, 2.0]
     """
-    keep_freed_memory()  # as in a training
+    keep_freed_memory()  # as in a training run
     warm_up_mkl()
     device = pick_device() if request.device is None else checked_device(request.device)
     name, preset = choose_preset(request.preset, device)

@@ -18,12 +18,13 @@ _FREE_FRACTION = 0.7
 
 @dataclass(frozen=True)
 class Preset:
-    """Size of the network and its default memory.
+    """Size of a network, and the memory that a training step may take by default.
 
     Attributes:
-        first: channels of the first level.
-        largest: maximum number of channels.
-        memory: default memory of a training step in bytes, if the device has as much.
+        first: number of channels of the first level.
+        largest: maximum number of channels of a level.
+        memory: default memory budget of a training step in bytes; less if the device has little free memory, see
+            `memory_budget`.
         residual: whether the blocks are residual. Default: False.
 
     Example:
@@ -53,7 +54,7 @@ def choose_preset(name: str | None, device: torch.device) -> tuple[str, Preset]:
 
     Args:
         name: name of the preset; None for `medium` on a GPU and `small` on a CPU.
-        device: device of the training.
+        device: device of the training run.
 
     Raises:
         ConfigError: the preset does not exist.
@@ -75,7 +76,7 @@ def memory_budget(text: str | None, preset: Preset, device: torch.device) -> flo
         text: memory limit of the user, such as `8GB`; a number without a unit is in GB. None for the memory of the
             preset, but at most 70% of the free memory of the device.
         preset: preset of the network.
-        device: device of the training.
+        device: device of the training run.
 
     Raises:
         ConfigError: `text` is not a positive size.

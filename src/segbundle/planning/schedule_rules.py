@@ -1,4 +1,4 @@
-"""Rules for the length of a training: steps, epochs and validations."""
+"""Rules for the length of a training run: steps, epochs and validations."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Timing(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """Length of a training.
+    """Number of steps and epochs of a training run, and its expected duration.
 
     Attributes:
         steps_per_epoch: training steps per epoch.
@@ -63,14 +63,14 @@ class Schedule(NamedTuple):
 
 
 def choose_schedule(num_cases: int, timing: Timing, hours: float | None, on_gpu: bool) -> Schedule:
-    """Return the length of a training.
+    """Return the schedule of a training run.
 
     Args:
         num_cases: number of training cases.
         timing: durations of a step and of a validation.
-        hours: duration of the training in hours; None for a number of steps that grows with the square root
+        hours: duration of the training run in hours; None for a number of steps that grows with the square root
             of `num_cases`.
-        on_gpu: whether the training runs on a GPU; the default number of steps is then ten times as large.
+        on_gpu: whether the training run uses a GPU; the default number of steps is then ten times as large.
 
     Example:
         >>> schedule = choose_schedule(160, Timing(0.5, 10.0), None, on_gpu=False)
@@ -95,7 +95,7 @@ def schedule_choices(schedule: Schedule, timing: Timing, num_cases: int, batch_s
     """Return the settings of a schedule.
 
     Args:
-        schedule: length of the training.
+        schedule: steps, epochs and expected duration.
         timing: durations that it was derived from.
         num_cases: number of training cases.
         batch_size: patches per step.

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 import segbundle
 from segbundle.files.atomic import atomic_write
@@ -55,6 +54,7 @@ def write_rtstruct(labels: np.ndarray, scan: str | Path, path: str | Path, table
         >>> write_rtstruct(labels, "ct_folder", "ct_rtstruct.dcm", table)  # doctest: +SKIP
     """
     from pydicom import dcmwrite
+    from scipy import ndimage
 
     source, labels = read_source(scan, labels)
     dataset = _structure_set(source, table)

@@ -14,6 +14,7 @@ import torch
 from monai.utils import CommonKeys
 from torch.utils.data import DistributedSampler
 
+from segbundle.class_values import regions
 from segbundle.config.from_settings import from_settings
 from segbundle.datasets.folders import some
 from segbundle.datasets.sides import chosen_flips, warn_about_sides
@@ -127,7 +128,10 @@ def monai_loader(
     return monai.data.DataLoader(dataset, batch_size=batch_size, sampler=sampler, num_workers=num_workers)
 
 
-def warn_about_missing_classes(class_names: Sequence[str], training: Any, validation: Any) -> None:
+@from_settings
+def warn_about_missing_classes(
+    class_names: Sequence[str], training: Any, validation: Any, classes: Mapping[str, Any] | None = None
+) -> None:
     """Log a warning about foreground classes that are missing from all training cases or from all validation cases.
 
     If some cases of a dataset are not cached in memory, the dataset is assumed to contain all classes. Every rank must
@@ -137,13 +141,15 @@ def warn_about_missing_classes(class_names: Sequence[str], training: Any, valida
         class_names: classes of the task, background first.
         training: training cases (`PreparedCases` or `CachedCases`).
         validation: validation cases (`PreparedCases` or `CachedCases`).
+        classes: label values by class name, see `segbundle.class_values.class_values`. Default: None.
 
     Example:
         >>> class Cases(list):
         ...     _cache = [{"label": np.array([0, 1])}]
         >>> warn_about_missing_classes(["background", "liver"], Cases("a"), Cases("b"))  # all present: no warning
     """
-    learned, validated = (_classes_in(dataset, len(class_names)) for dataset in (training, validation))
+    members = regions(classes)
+    learned, validated = (_classes_in(dataset, len(class_names), members) for dataset in (training, validation))
     unknown = [name for index, name in enumerate(class_names) if index > 0 and index not in learned]
     unscored = [name for index, name in enumerate(class_names) if index in learned - validated - {0}]
     if unknown and rank() == 0:
@@ -160,8 +166,8 @@ def warn_about_missing_classes(class_names: Sequence[str], training: Any, valida
         )
 
 
-def _classes_in(dataset: Any, num_classes: int) -> set[int]:
-    """Return the label values in the cases of all ranks; all classes if some cases are not in memory."""
+def _classes_in(dataset: Any, num_classes: int, members: Sequence[Sequence[int]] | None) -> set[int]:
+    """Return the indices of the classes in the cases of all ranks; all classes if some cases are not in memory."""
     if isinstance(dataset, PreparedCases):
         return {index for case in map(dataset.__getitem__, range(len(dataset))) for index in _present(case["indices"])}
     cached = getattr(dataset, "_cache", None) or []
@@ -170,6 +176,8 @@ def _classes_in(dataset: Any, num_classes: int) -> set[int]:
         flat = np.asarray(case[CommonKeys.LABEL]).ravel(order="K")
         for start in range(0, flat.size, _CHUNK):
             found.update(np.flatnonzero(np.bincount(flat[start : start + _CHUNK])).tolist())
+    if members is not None:
+        found = {index for index, values in enumerate(members) if not found.isdisjoint(values)}
     return set(all_gather(sorted(found)))
 
 

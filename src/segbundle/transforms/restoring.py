@@ -171,7 +171,11 @@ class _Along:
         return _Along(self.lower.to(device), self.upper.to(device), self.weight.to(device), self.aligned)
 
     def aligned_with(self, size: int) -> bool:
-        """Return whether the voxels are all voxels of the network's grid in order."""
+        """Return whether both grids have the same voxels along this axis, in the same order.
+
+        Args:
+            size: number of voxels of the network's grid along this axis.
+        """
         return self.aligned and len(self) == size and bool((self.lower.diff() == 1).all())
 
     def triples(self) -> list[tuple[int, int, float]]:

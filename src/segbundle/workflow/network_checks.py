@@ -144,7 +144,7 @@ def check_batch(
         num_channels: number of input channels.
         patch_size: size of a patch (X, Y, Z) in voxels.
         batch_size: number of patches per batch and rank.
-        precision: precision of the training. Default: `auto`.
+        precision: precision of the training run. Default: `auto`.
 
     Raises:
         ConfigError: a batch does not fit (the message has a batch size that fits), or `precision` is fp16.

@@ -16,12 +16,18 @@ from segbundle.losses import DiceCELoss
     [
         ({"liver": 5}, ["background", "liver"], {5: 1}, None),
         ({"liver": 5, "kidney": [2, 3]}, ["background", "liver", "kidney"], {5: 1, 2: 2, 3: 2}, None),
-        ({"air": [0, 9], "liver": 1}, ["air", "liver"], {1: 1}, None),
+        ({"air": 0, "liver": 1}, ["air", "liver"], {1: 1}, None),
+        ({"Background": [0, 9], "liver": 1}, ["Background", "liver"], {1: 1}, None),
         (
             {"whole": [1, 2, 3], "core": [2, 3], "enhancing": 3},
             ["background", "whole", "core", "enhancing"], {1: 1, 2: 2, 3: 3}, ((0,), (1, 2, 3), (2, 3), (3,)),
         ),
         ({"enhancing": 3, "whole": [3, 1]}, ["background", "enhancing", "whole"], {3: 1, 1: 2}, ((0,), (1,), (1, 2))),
+        # the classes inside are the whole: a voxel painted as kidneys is in no other class
+        (
+            {"kidneys": [1, 2], "left": 1, "right": 2},
+            ["background", "kidneys", "left", "right"], {1: 2, 2: 3}, ((0,), (1, 2, 3), (2,), (3,)),
+        ),
         # neither contains the other: the voxels of both get a value of their own
         ({"a": [1, 2], "b": [2, 3]}, ["background", "a", "b"], {1: 1, 2: 3, 3: 2}, ((0,), (1, 3), (2, 3))),
     ],
@@ -45,6 +51,10 @@ def test_members_of_a_class_are_the_voxels_with_its_label_values(classes):
     for index, values in enumerate(classes.values(), 1):
         members = (index,) if found.members is None else found.members[index]
         assert {value for value, loaded in found.loaded.items() if loaded in members} == set(values)
+        assert index in members  # a painted voxel belongs to its class, and to those that contain the class
+        containing = {i for i, other in enumerate(classes.values(), 1) if set(values) <= set(other)}
+        if found.members is not None:
+            assert {i for i in range(1, len(found.members)) if index in found.members[i]} == containing
     assert set(found.loaded.values()) <= set(range(1, 1 + len(found.loaded) + len(classes)))
 
 
@@ -56,7 +66,8 @@ def test_members_of_a_class_are_the_voxels_with_its_label_values(classes):
         ({"liver": [1, 1]}, "liver contains a label value twice"),
         ({"liver": [1, 2], "spleen": [2, 1]}, "liver and spleen have the same label values"),
         ({"background": 0, "liver": [0, 1]}, "liver has the value 0 of the background"),
-        ({"background": 4, "liver": 1}, "'background' does not have the value 0"),
+        ({"liver": [0, 5], "kidney": 3}, "liver has the value 0 of the background"),
+        ({"background": 4, "liver": 1}, "the first class, 'background', does not contain the value 0"),
     ],
 )
 def test_invalid_classes_raise(classes, message):

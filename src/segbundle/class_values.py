@@ -19,8 +19,8 @@ class ClassValues:
 
     Label maps are loaded with one value per class: 0 for the background, 1 for the first foreground class, and so on.
     Where classes overlap, a voxel has the value of the innermost of its classes: a class is painted over the classes
-    with more values. If voxels with the same innermost class belong to different classes, the loaded values continue
-    after those of the classes.
+    with more values. The value of a class also belongs to the classes that contain the class. If the classes of a voxel
+    are others, its value is one of those after the values of the classes.
 
     Attributes:
         names: class names, background first.
@@ -46,7 +46,7 @@ class ClassValues:
 
     @property
     def is_identity(self) -> bool:
-        """Whether the label values are the indices of the classes, so that label maps are loaded unchanged."""
+        """Whether the label values are the class indices, so that label maps are loaded unchanged."""
         return self.members is None and self.values == tuple((index,) for index in range(len(self.names)))
 
 
@@ -66,7 +66,7 @@ def class_values(classes: Mapping[str, Any]) -> ClassValues:
     """
     given = {str(name): _values_of(str(name), value) for name, value in classes.items()}
     first = next(iter(given), None)
-    if first is None or 0 not in given[first]:
+    if first is None or (0 not in given[first] or (given[first] != (0,) and first.lower() != "background")):
         given = {"background": (0,), **given} if "background" not in given else given
     names = Classes(list(given)).names
     values = tuple(given.values())
@@ -75,13 +75,18 @@ def class_values(classes: Mapping[str, Any]) -> ClassValues:
     for value in dict.fromkeys(value for each in values[1:] for value in each):
         belongs[value] = frozenset(index for index, each in enumerate(values) if index and value in each)
     order = sorted(range(1, len(names)), key=lambda index: -len(values[index]))
-    loaded_of = _loaded_values(set(belongs.values()), order)
+    above = [frozenset(i for i, each in enumerate(values) if i and set(own) <= set(each)) for own in values]
+    loaded_of = _loaded_values(set(belongs.values()), above)
     loaded = {value: loaded_of[classes] for value, classes in belongs.items()}
     if max(loaded.values()) >= IGNORE_INDEX:
-        raise ConfigError(f"classes overlap in {max(loaded.values())} ways; the maximum is {IGNORE_INDEX - 1}.")
+        raise ConfigError(
+            f"classes: the overlaps need {max(loaded.values())} label values; the maximum is {IGNORE_INDEX - 1}. "
+            "Remove some classes."
+        )
     members = None
     if any(len(each) > 1 for each in belongs.values()):
-        inside = [sorted(number for own, number in loaded_of.items() if index in own) for index in range(len(names))]
+        every = [*enumerate(above), *((number, own) for own, number in loaded_of.items())]
+        inside = [sorted({number for number, own in every if number and index in own}) for index in range(len(names))]
         members = tuple(tuple(each) if index else (0,) for index, each in enumerate(inside))
     return ClassValues(names, values, loaded, members, tuple(order))
 
@@ -91,13 +96,16 @@ def _values_of(name: str, value: Any) -> tuple[Value, ...]:
     if not values or not all(isinstance(each, (int, str)) and not isinstance(each, bool) for each in values):
         raise ConfigError(f"classes: {name} is {value!r}; a label value or a list of label values is needed.")
     if len(set(values)) < len(values):
-        raise ConfigError(f"classes: {name} contains a label value twice; name each value once.")
+        raise ConfigError(f"classes: {name} contains a label value twice; list each value once.")
     return values
 
 
 def _check(names: Sequence[str], values: Sequence[tuple[Value, ...]]) -> None:
     if 0 not in values[0]:
-        raise ConfigError(f"classes: {names[0]!r} does not have the value 0. Leave it out; 0 is the background.")
+        raise ConfigError(
+            f"classes: the first class, {names[0]!r}, does not contain the value 0. Remove background from classes; it "
+            "is added automatically."
+        )
     for name, each in zip(names[1:], values[1:], strict=True):
         shared = [value for value in each if value in values[0]]
         if shared:
@@ -107,17 +115,14 @@ def _check(names: Sequence[str], values: Sequence[tuple[Value, ...]]) -> None:
             raise ConfigError(f"classes: {name} and {same[0]} have the same label values. Remove one of them.")
 
 
-def _loaded_values(groups: Iterable[frozenset[int]], order: Sequence[int]) -> dict[frozenset[int], int]:
-    """Return the loaded value of each set of classes: the index of its innermost class, if that is not taken."""
-    place = {index: number for number, index in enumerate(order)}
-    found: dict[frozenset[int], int] = {}
-    following = len(order) + 1
-    for group in sorted(groups, key=lambda group: (len(group), sorted(group))):
-        innermost = max(group, key=place.__getitem__)
-        if innermost in found.values():
-            innermost, following = following, following + 1
-        found[group] = innermost
-    return found
+def _loaded_values(groups: Iterable[frozenset[int]], above: Sequence[frozenset[int]]) -> dict[frozenset[int], int]:
+    """Return the loaded value of each set of classes: the index of the class with exactly these classes above it.
+
+    Sets without such a class get the values after those of the classes.
+    """
+    index_of = {own: index for index, own in enumerate(above) if index}
+    others = sorted(group for group in map(sorted, groups) if frozenset(group) not in index_of)
+    return index_of | {frozenset(group): number for number, group in enumerate(others, len(above))}
 
 
 def regions(classes: Mapping[str, Any] | None) -> list[list[int]] | None:

@@ -136,3 +136,36 @@ def test_bad_classes_are_one_line(nested, tmp_path, words, message):
     done = segbundle("train", "--config", TINY, "--dataset_dir", nested, "--output_dir", tmp_path / "run", *words)
     assert done.returncode == 1 and message in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_cross_validation_of_classes(nested, tmp_path):
+    done = segbundle(
+        "cross-validate", "--config", TINY, "--dataset_dir", nested, "--output_dir", tmp_path, "--num_folds", "2",
+        "--max_epochs", "1", "--val_interval", "1", "--classes", "{ball: [whole, core, inner]}",
+    )  # fmt: skip
+    assert done.returncode == 1 and "has the label 'whole', which has several values" in done.stdout + done.stderr
+    done = segbundle(
+        "cross-validate", "--config", TINY, "--dataset_dir", nested, "--output_dir", tmp_path, "--num_folds", "2",
+        "--max_epochs", "1", "--val_interval", "1", "--classes", "{ball: [1, 2, 5]}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(json.loads((tmp_path / "summary.json").read_text())["classes"]) == ["ball"]
+
+
+def test_model_is_not_used_with_other_regions(nested, trained_on_regions, tmp_path):
+    task = tmp_path / "task.yaml"
+    task.write_text("class_names: [background, whole, core, inner]\nintensity: {method: zscore}\n")
+    done = segbundle(
+        "predict", nested / "images", "--config", TINY, "--config", task,
+        "--ckpt_path", trained_on_regions / "model.pt", "--output_dir", tmp_path / "out",
+    )  # fmt: skip
+    assert done.returncode == 1 and "was trained with classes {'whole': [1, 2, 5]" in done.stderr, done.stderr
+
+
+def test_python_measures_whole_regions(nested, trained_on_regions):
+    import segbundle as sb
+
+    (found,) = sb.predict(nested / "images" / "2.nii.gz", model=trained_on_regions)
+    members = np.isin(found.labels, MEMBERS["core"])
+    assert np.array_equal(found.mask("core"), members) and members.any()
+    assert found.volumes_ml["core"] == pytest.approx(members.sum() / 1000)

@@ -39,8 +39,8 @@ def dataset(tmp_path):
     return write
 
 
-def loaded(entry, class_names, classes=None):
-    case = LoadScand(class_names, label=True, classes=classes)(dict(entry))
+def loaded(entry, class_names):
+    case = LoadScand(class_names, label=True)(dict(entry))
     return case["label"].as_tensor()[0, :, 0, 0].tolist(), case["annotated"].tolist()
 
 
@@ -56,7 +56,7 @@ def test_subset_and_merged_values(dataset, classes):
     folder = dataset(ORGANS, [0, 5, 2, 3, 9])
     names = ["background", "liver", "kidney"]
     (entry,) = labeled_data(folder, names, classes=classes)
-    assert loaded(entry, names, classes) == ([0, 1, 2, 2, 255], [True] * 3)
+    assert loaded(entry, names) == ([0, 1, 2, 2, 255], [True] * 3)
     (entry,) = labeled_data(folder, names[:2], classes={"liver": 5})
     assert loaded(entry, names[:2]) == ([0, 1, 0, 0, 255], [True] * 2)
 
@@ -65,14 +65,14 @@ def test_dataset_without_names_needs_values(dataset):
     folder = dataset(None, [0, 5, 2, 3, 200])
     (entry,) = labeled_data(folder, ["background", "liver"], classes={"liver": [5, 200]})
     assert loaded(entry, ["background", "liver"])[0] == [0, 1, 0, 0, 1]
-    with pytest.raises(DataError, match=r"classes has the label 'liver', .* has no `labels`"):
+    with pytest.raises(DataError, match=r"classes has the label 'liver', but the dataset has no `labels`"):
         labeled_data(folder, ["background", "liver"], classes={"liver": "liver"})
 
 
 def test_regions_overlap_and_partial_labels_count_for_them(dataset):
     folder = dataset({**TUMOR, "ignore": 7}, [0, 2, 1, 4, 7])
     (entry,) = labeled_data(folder, NAMES, classes=TUMOR)
-    assert loaded(entry, NAMES, TUMOR) == ([0, 1, 2, 3, 255], [True] * 4)
+    assert loaded(entry, NAMES) == ([0, 1, 2, 3, 255], [True] * 4)
     prepared = PrepareCase(NAMES, (4, 4, 4), {"method": "zscore"}, classes=TUMOR)(dict(entry))
     voxels = [len(indices) for indices in prepared["indices"]]
     assert voxels[1:] == [18, 12, 6]
@@ -126,7 +126,7 @@ def test_contradicting_order_of_regions_raises(dataset, tmp_path):
     assert check([2, 1, 4]).loaded == {0: 0, 1: 2, 2: 1, 4: 3}
     with pytest.raises(DataError, match="needs one label value for each of the 3 regions"):
         check([2, 1])
-    with pytest.raises(DataError, match="gives core the value 2, which it does not have"):
+    with pytest.raises(DataError, match="gives core the value 2, which is not one of its label values"):
         check([2, 2, 4])
     turned = {"background": 0, "core": [1, 4], "whole": [1, 2, 4], "enhancing": [4]}
     with pytest.raises(DataError, match="names core before whole, which contains it"):
@@ -146,8 +146,38 @@ def test_voxels_of_an_unannotated_region_are_found(dataset):
     folder = dataset(TUMOR, [0, 2, 1, 4], annotated=["core", "enhancing"])
     (entry,) = labeled_data(folder, NAMES, classes=TUMOR)
     assert entry["annotated"] == [True, False, True, True]
-    with pytest.raises(DataError, match="contains class 'whole'"):  # voxels of edema, which only whole contains
-        loaded(entry, NAMES, TUMOR)
+    assert loaded(entry, NAMES)[0] == [0, 1, 2, 3]
+    ((_, (problem,)),) = DatasetCheck(folder, NAMES, classes=TUMOR)
+    assert "contains class 'whole' (2), but the `annotated` list" in problem  # voxels in no other region
+
+
+def test_a_merged_class_of_which_some_values_are_annotated(dataset):
+    folder = dataset(ORGANS, [0, 5, 2], annotated=["left kidney", "liver"])
+    (entry,) = labeled_data(folder, ["background", "liver", "kidney"], classes=MERGED)
+    assert loaded(entry, ["background", "liver", "kidney"]) == ([0, 1, 2], [True, True, False])
+    assert [found for _, found in DatasetCheck(folder, ["background", "liver", "kidney"], classes=MERGED)] == [[]]
+
+
+def test_first_classes_of_a_dataset_are_a_subset(dataset):
+    folder = dataset({"background": 0, "liver": 1, "kidney": 2, "ignore": 3}, [0, 1, 2, 3], annotated=["liver"])
+    (entry,) = labeled_data(folder, ["background", "organ"], classes={"organ": 1})
+    assert loaded(entry, ["background", "organ"]) == ([0, 1, 0, 255], [True, True])
+    with pytest.raises(DataError, match="label value 3"):
+        labeled_data(folder, ["background", "organ", "x", "y"], classes={"organ": 1, "x": 2, "y": 3})
+
+
+def test_named_segments_are_not_renumbered_by_classes(dataset, tmp_path):
+    from segbundle.segmentations.class_entries import class_table
+    from segbundle.segmentations.seg_nrrd import write_seg_nrrd
+
+    folder = dataset({"background": 0, "liver": 1, "kidney": 2}, [0, 1, 2])
+    path = tmp_path / "0.seg.nrrd"
+    write_seg_nrrd(np.ones((3, 3, 2), np.uint8), tmp_path / "0.nii", path, class_table(["background", "liver"]))
+    write_description(folder, labels={"background": 0, "liver": 1, "kidney": 2},
+                      training=[{"image": "0.nii", "label": path.name}])  # fmt: skip
+    (entry,) = labeled_data(folder, ["background", "kidney", "liver"], classes={"kidney": 2, "liver": 1})
+    with pytest.raises(DataError, match=r"0\.seg\.nrrd: its segments have names"):
+        loaded(entry, ["background", "kidney", "liver"])
 
 
 def test_folds_are_stratified_by_classes_with_other_values(dataset, tmp_path):

@@ -16,6 +16,7 @@ import torch
 from segbundle.checkpoints.nnunet import WEIGHTS, for_dynunet
 from segbundle.checkpoints.trained_classes import class_names_of, read_task
 from segbundle.checkpoints.weights import load_state_dict, read_checkpoint
+from segbundle.class_values import regions
 from segbundle.config.from_settings import from_settings
 from segbundle.errors import CheckpointError
 from segbundle.files import run_files
@@ -112,6 +113,7 @@ def load_weights(
     class_names: Sequence[str] | None = None,
     resume: bool = False,
     required: bool = False,
+    classes: Mapping[str, Any] | None = None,
 ) -> None:
     """Load the weights of a checkpoint into a network, after checking that they fit.
 
@@ -127,6 +129,8 @@ def load_weights(
             `class_names_of`), these must be the same. Default: not compared.
         resume: whether the layers of deep supervision are required, as for resuming a training run (default False).
         required: whether `ckpt_path` must not be None, as for inference (default False).
+        classes: label values by class name, see `segbundle.class_values.class_values`. If the training run is known,
+            the same classes must overlap. Default: None.
 
     Raises:
         CheckpointError: the checkpoint or the `task.json` next to it cannot be read; the weights do not fit the network
@@ -150,6 +154,8 @@ def load_weights(
         )
     _warn_if_unfinished(ckpt_path)
     for path in paths:
+        if class_names is not None:
+            _check_regions(path, classes)
         _load(network, path, class_names, plain=len(paths) > 1, resume=resume)
 
 
@@ -192,6 +198,17 @@ def _check_classes(ckpt_path: Path, class_names: list[str], content: Mapping[str
     if trained_for is not None and trained_for != class_names:
         raise CheckpointError(
             f"{ckpt_path}: was trained for the classes {trained_for}, but class_names is {class_names}. "
+            "Use the task YAML that it was trained with (--config), or another ckpt_path."
+        )
+
+
+def _check_regions(ckpt_path: Path, classes: Mapping[str, Any] | None) -> None:
+    """Raise an error if a model was trained for other regions: its output would be decoded in another way."""
+    task = read_task(ckpt_path)
+    trained_for = task.get("classes")
+    if task and regions(trained_for if isinstance(trained_for, dict) else None) != regions(classes):
+        raise CheckpointError(
+            f"{ckpt_path}: was trained with classes {trained_for}, but classes is {classes and dict(classes)}. "
             "Use the task YAML that it was trained with (--config), or another ckpt_path."
         )
 

@@ -29,10 +29,10 @@ def load_pretrained_weights(
     patch_size: Sequence[int],
     batch_size: int = 1,
 ) -> None:
-    """Load the weights of a trained model into a network that is trained further, as far as they fit.
+    """Load the weights of a trained model that fit a network, for fine-tuning.
 
     If classes and layers are the same, all weights are loaded. Otherwise, what fits is loaded, output layers class by
-    class (see `transfer_weights`), and the rest keeps its initial values. One line of the log says what is new.
+    class (see `transfer_weights`), and the rest keeps its initial values. A log line lists what is new.
 
     Args:
         network: network with its initial weights, on any device.

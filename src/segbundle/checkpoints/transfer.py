@@ -1,4 +1,4 @@
-"""Transfer of weights to a network with other classes, input channels or layers. This module knows tensors only."""
+"""Transfer of weights to a network with other classes, input channels or layers. This module handles tensors only."""
 
 from __future__ import annotations
 

@@ -9,9 +9,8 @@ from typing import Any
 
 from segbundle.acceleration.lazy_imports import fast_imports
 from segbundle.audit import refuse_untrusted
-from segbundle.class_values import class_values
 from segbundle.config.options import default_bundle
-from segbundle.config.overlays import read_config
+from segbundle.config.overlays import read_config, with_class_names
 from segbundle.datasets.bids import is_bids
 from segbundle.datasets.dataset_check import DatasetCheck
 from segbundle.datasets.label_names import described_labels
@@ -117,10 +116,8 @@ def _task_classes(dataset: Path, config: Sequence[Path]) -> tuple[list[str] | No
     if config:  # defaults come from the bundle, but class names from the dataset
         task = {**read_config(default_bundle() / "configs" / "train.yaml"), "class_names": None}
     for path in config:
-        task |= read_config(path)
+        task |= with_class_names(read_config(path))
     names, classes = task.get("class_names"), task.get("classes")
-    if names is None and isinstance(classes, dict):
-        names = class_values(classes).names
     if names is None:
         try:
             names, classes = described_labels(dataset).class_names, described_labels(dataset).classes

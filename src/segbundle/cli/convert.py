@@ -13,7 +13,7 @@ import numpy as np
 from segbundle.audit import refuse_untrusted
 from segbundle.classes import Classes
 from segbundle.cli.option_types import names_in
-from segbundle.config.overlays import read_config
+from segbundle.config.overlays import read_config, with_class_names
 from segbundle.errors import ConfigError, DataError, OutputError
 from segbundle.files.output_folders import refuse_to_replace
 from segbundle.io.dicom import is_dicom
@@ -197,7 +197,7 @@ def read_task_classes(config: Sequence[Path], class_names: str | None, trust: bo
     refuse_untrusted(config, None, trust)
     task: dict[str, Any] = {}
     for path in config:
-        task |= read_config(path)
+        task |= with_class_names(read_config(path))
     names = task.get("class_names")
     if class_names is not None:
         names = names_in(class_names)

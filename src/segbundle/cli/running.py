@@ -305,7 +305,7 @@ def run_cross_validation(
     """
     from segbundle.acceleration.lazy_imports import fast_imports
     from segbundle.audit import refuse_untrusted
-    from segbundle.config.overlays import check_steps, read_config, workflow_file
+    from segbundle.config.overlays import check_steps, read_config, with_class_names, workflow_file
 
     with fast_imports():
         from segbundle.workflow import cross_validation
@@ -322,14 +322,14 @@ def run_cross_validation(
         task = read_config(workflow)
         switches = switches_of(task)
         for path in config or []:
-            task |= read_config(path)
+            task |= with_class_names(read_config(path))
         own = split_overrides(words or [], switches)[1]
         refuse_missing_values(own, task)
         check_steps([workflow, *(config or [])], own)
         for key in ("fold", "resume", "ckpt_path"):
             if key in own:
                 raise ConfigError(f"--{key} cannot be set: a cross-validation sets {key} for every fold. Remove it.")
-        task |= {**own, "dataset_dir": str(given["dataset_dir"])}
+        task |= {**with_class_names(own), "dataset_dir": str(given["dataset_dir"])}
         if slurm is not None:
             from segbundle.cli.slurm import fold_words, submit_folds
 

@@ -128,19 +128,19 @@ def merged_config(
 
     parser = ConfigParser(config={})
     for path in files:
-        for key, value in _with_class_names(read_config(path)).items():
+        for key, value in with_class_names(read_config(path)).items():
             if not key.strip("+#:"):
                 raise ConfigError(f"{path}: key {key!r} is not a valid name. Rename or remove it.")
             with _name_key_in_errors(f"{path}: key {key!r}"):
                 merge_kv(parser, key, protect_text(value))
         _check_step_lists(parser.get(), f"{path}: ")
-    for key, value in _with_class_names(values or {}).items():
+    for key, value in with_class_names(values or {}).items():
         with _name_key_in_errors(f"key {key!r}"):
             merge_kv(parser, key, protect_text(value))
     for text in texts(parser.get()):
         if text.startswith("%") and (path := ConfigParser.split_path_id(text[1:])[0]):
             read_config(path)
-    for key, value in _with_class_names(overrides or {}).items():
+    for key, value in with_class_names(overrides or {}).items():
         with _name_key_in_errors(f"--{key}"):
             parser[key] = protect(value)
     config: dict[str, Any] = parser.get()
@@ -148,8 +148,16 @@ def merged_config(
     return config
 
 
-def _with_class_names(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return values with `class_names` if they contain `classes` only; `check_values` reports invalid classes."""
+def with_class_names(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the values of a task with `class_names` if they contain only `classes`.
+
+    Args:
+        config: values by key. Invalid classes are left to `segbundle.config.values.check_values`.
+
+    Example:
+        >>> with_class_names({"classes": {"liver": 5}})["class_names"]
+        ['background', 'liver']
+    """
     classes = config.get("classes")
     if "class_names" in config or not isinstance(classes, Mapping) or "_target_" in classes:
         return config

@@ -140,20 +140,13 @@ def _command(label: Path, option: str, image: Path) -> str:
     return f"`{shlex.join(words)}`."
 
 
-def unannotated_problems(
-    label: Scan,
-    annotated: Sequence[bool],
-    class_names: Sequence[str],
-    regions: Sequence[Sequence[int]] | None = None,
-) -> Iterator[str]:
+def unannotated_problems(label: Scan, annotated: Sequence[bool], class_names: Sequence[str]) -> Iterator[str]:
     """Yield a problem for each class that is present in a label map but not annotated in the case.
 
     Args:
-        label: label map (1, X, Y, Z) of loaded values.
+        label: label map (1, X, Y, Z) of class indices.
         annotated: one bool per class, False for unannotated classes.
         class_names: classes of the task, background first.
-        regions: loaded values of each class, if classes overlap; values of an annotated class are accepted. Default:
-            None.
 
     Example:
         >>> from pathlib import Path
@@ -165,12 +158,24 @@ def unannotated_problems(
     if all(annotated):
         return
     present = {int(v) for v in np.unique(label.array)}
-    members = [[index] for index in range(len(class_names))] if regions is None else regions
-    pairs = list(zip(members, annotated, strict=True))
-    allowed = {value for values, is_annotated in pairs if is_annotated for value in values}
-    for index, (name, (values, is_annotated)) in enumerate(zip(class_names, pairs, strict=True)):
-        if not is_annotated and present & set(values) - allowed:
-            yield (
-                f"{label.path}: contains class {name!r} ({index}), but the `annotated` list of the case does not; "
-                "add the class to the list, or clear those voxels."
-            )
+    for index, (name, is_annotated) in enumerate(zip(class_names, annotated, strict=True)):
+        if not is_annotated and index in present:
+            yield unannotated_in_words(label.path, name, index)
+
+
+def unannotated_in_words(path: Path, name: str, value: int) -> str:
+    """Return a message about voxels of a class that is not annotated in the case.
+
+    Args:
+        path: path of the label map.
+        name: name of the class.
+        value: its label value.
+
+    Example:
+        >>> unannotated_in_words(Path("seg.nii"), "liver", 1)[:31]
+        "seg.nii: contains class 'liver'"
+    """
+    return (
+        f"{path}: contains class {name!r} ({value}), but the `annotated` list of the case does not; add the class to "
+        "the list, or clear those voxels."
+    )

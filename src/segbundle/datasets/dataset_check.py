@@ -11,7 +11,13 @@ import numpy as np
 
 from segbundle.classes import IGNORE_INDEX
 from segbundle.datasets.case import Case, name_problems
-from segbundle.datasets.case_checks import image_problems, label_problems, pair_problems, unannotated_problems
+from segbundle.datasets.case_checks import (
+    image_problems,
+    label_problems,
+    pair_problems,
+    unannotated_in_words,
+    unannotated_problems,
+)
 from segbundle.datasets.cases import list_cases, load_cases
 from segbundle.datasets.datalist import unlabeled_in_words
 from segbundle.datasets.description import read_description
@@ -110,8 +116,10 @@ def label_and_annotation_problems(case: Case, label: Scan, labels: DatasetLabels
         annotated = labels.annotated_mask(case)
     except DataError as error:
         return [*found, str(error)]
-    values = None if labels.loaded is None else [[0], *(sorted(values) for values in labels.values.values())]
-    return found or list(unannotated_problems(label, annotated, labels.class_names, values))
+    if labels.loaded is None:
+        return found or list(unannotated_problems(label, annotated, labels.class_names))
+    values = set(np.unique(label.array).tolist())
+    return found or [unannotated_in_words(label.path, *each) for each in labels.unannotated(case, values)]
 
 
 def _read(found: list[str], read: Callable[..., Scan], *arguments: Any) -> Scan | None:

@@ -129,7 +129,10 @@ def _check_class_order(path: Path, order: Any, classes: Mapping[str, Any], backg
         )
     for index, ((name, region), own) in enumerate(zip(painted, values, strict=True)):
         if not own <= region:
-            raise DataError(f"{path}: `regions_class_order` gives {name} the value {min(own)}, which it does not have.")
+            raise DataError(
+                f"{path}: `regions_class_order` gives {name} the value {min(own)}, which is not one of its label "
+                "values. Correct the order."
+            )
         inside = next((other for other, smaller in painted[:index] if smaller < region), None)
         if inside is not None:
             raise DataError(f"{path}: `labels` names {inside} before {name}, which contains it. Name {name} first.")
@@ -223,7 +226,7 @@ def check_class_names(
     if labels.classes is not None and class_values(labels.classes).members is not None:
         raise DataError(
             f"{find_description(dataset_dir).path}: its `labels` overlap. Add them to the task as classes: "
-            f"{_in_yaml(labels.classes)}, without class_names; `segbundle plan` does so."
+            f"{_in_yaml(labels.classes)}, and remove class_names; or run `segbundle plan`."
         )
     if described is None or [n.lower() for n in described] == [n.lower() for n in names]:
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class DatasetLabels:
     def annotated_mask(self, case: Case) -> list[bool]:
         """Return one bool per class of the task, True if the class is annotated in a case.
 
-        A class is annotated if the list of the case contains it, or the labels of all its values.
+        A class is annotated if the list of the case contains its name, or the names of all its label values.
 
         Args:
             case: case with a label map.
@@ -57,6 +57,21 @@ class DatasetLabels:
         direct = [name for name in case.annotated if name not in self.named]
         merged = [name for name, values in self.values.items() if values <= known]
         return _mask(case, [*direct, *merged], self.class_names)
+
+    def unannotated(self, case: Case, values: Collection[int]) -> Iterator[tuple[str, int]]:
+        """Yield the name and the value of labels of the dataset that occur in a label map, but are not annotated.
+
+        Args:
+            case: case with a label map.
+            values: label values in the label map.
+        """
+        if case.annotated is None or self.loaded is None:
+            return
+        annotated = [each.get(name, frozenset()) for name in case.annotated for each in (self.named, self.values)]
+        known = frozenset[int]().union(*annotated)
+        used = {value for value, loaded in self.loaded.items() if loaded}
+        for name, own in self.named.items():
+            yield from ((name, value) for value in sorted((own - known) & used & set(values)))
 
     def present(self, values: Collection[int]) -> set[str]:
         """Return the names of the foreground classes in a label map.
@@ -117,24 +132,34 @@ def dataset_labels(
         ...     classes = {"liver": 5, "kidney": ["left kidney", "right kidney"]}
         ...     labels = dataset_labels(folder, ["background", "liver", "kidney"], classes)
         ...     labels.loaded, labels.annotated_mask(Case("a", (), annotated=("liver", "left kidney")))
-        ({0: 0, 5: 1, 2: 2, 3: 2}, [True, True, False])
+        ({0: 0, 2: 2, 3: 2, 5: 1}, [True, True, False])
     """
     check_class_names(dataset_dir, class_names, classes)
     labels = described_labels(dataset_dir)
     named = {name: frozenset(values) for name, values in _values_by_name(labels).items()}
     given = classes or labels.classes
     found = class_values(given) if given else None
-    if found is None or found.is_identity:
+    if found is None or (found.is_identity and _is_complete(found, labels)):
         return DatasetLabels(class_names, labels.ignore_label)
     path, numbers = find_description(dataset_dir).path, dict[str | int, int]()
     for value in found.loaded:
         numbers[value] = _number(path, value, named, labels.ignore_label)
     loaded = {numbers[value]: index for value, index in found.loaded.items()}
-    loaded = {**{value: 0 for values in named.values() for value in values}, **loaded}
+    if named:  # then label values that are not listed are errors
+        loaded = dict(sorted({0: 0, **{value: 0 for values in named.values() for value in values}, **loaded}.items()))
     if len(set(numbers.values())) < len(numbers):
         twice = next(value for value in numbers if list(numbers.values()).count(numbers[value]) > 1)
-        raise DataError(f"{path}: classes contains the label value {numbers[twice]} also as a name. Write it once.")
+        raise DataError(
+            f"{path}: classes contains the label value {numbers[twice]} also as a name. Remove one of them."
+        )
     return DatasetLabels(class_names, labels.ignore_label, loaded, _values_of_classes(found, numbers), named)
+
+
+def _is_complete(found: ClassValues, labels: DescribedLabels) -> bool:
+    """Return whether classes with the values 0, 1, 2, ... have the names of a dataset, or all that it describes."""
+    if labels.by_name or labels.class_names is None:
+        return labels.ignore_label is None or labels.ignore_label not in found.loaded
+    return labels.classes is None and [name.lower() for name in labels.class_names] == [n.lower() for n in found.names]
 
 
 def _values_of_classes(found: ClassValues, numbers: Mapping[str | int, int]) -> dict[str, frozenset[int]]:
@@ -154,10 +179,18 @@ def _number(path: Path, value: str | int, named: Mapping[str, frozenset[int]], i
     known = {each for values in named.values() for each in values}
     if isinstance(value, str):
         if value not in named:
-            hint = suggestion(value, named) if named else ", which has no `labels`. Use label values."
-            raise DataError(f"{path}: classes has the label {value!r}, which is not in the dataset{hint}")
+            if not named:
+                raise DataError(
+                    f"{path}: classes has the label {value!r}, but the dataset has no `labels`. Use label values "
+                    "instead of names."
+                )
+            raise DataError(
+                f"{path}: classes has the label {value!r}, which is not in the dataset{suggestion(value, named)}"
+            )
         if len(named[value]) > 1:
-            raise DataError(f"{path}: classes has the label {value!r}, which stands for several values. List them.")
+            raise DataError(
+                f"{path}: classes has the label {value!r}, which has several values. List the values instead."
+            )
         return next(iter(named[value]))
     if known and value not in known:
         raise DataError(

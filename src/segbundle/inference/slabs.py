@@ -16,7 +16,7 @@ Slab = tuple[int, torch.Tensor]
 _MANY_CLASSES = 8
 """Number of classes from which channels-last sums are faster, if the windows are channels-last."""
 _BACKGROUND_LOGIT = 20.0
-"""Logit of the background where no window was computed: a probability of 1 - 2e-9 after softmax."""
+"""Logit of the background where no window was computed, and negative of those of all other classes."""
 
 
 class NonFiniteLogitsError(ValueError):
@@ -257,6 +257,7 @@ class SlabBuffer:
         if bool(untouched.any()):
             counts[untouched] = 1
             sums[0].masked_fill_(untouched, _BACKGROUND_LOGIT)
+            sums[1:].masked_fill_(untouched, -_BACKGROUND_LOGIT)
         sums.div_(counts)
         counts.fill_(1)
         check_finite(sums)

@@ -19,7 +19,7 @@ from segbundle.io.dicom_folders import Series, list_series
 from segbundle.io.dicom_references import is_referenced, referenced_images
 from segbundle.io.dicom_segments import SEG, read_dicom_segments
 from segbundle.io.geometry import Geometry, Scan
-from segbundle.io.label_tables import renumber_by_name
+from segbundle.io.label_tables import find_label_table, renumber_by_name
 from segbundle.io.nifti import is_nifti
 from segbundle.io.scan_files import is_dicom_file, is_segmentation
 from segbundle.io.scans import read_scan, unreadable
@@ -240,6 +240,9 @@ def as_loaded(label: Scan, loaded: Mapping[int, int] | None, ignore_label: int |
         loaded: loaded value by label value; other values become background. None keeps all values.
         ignore_label: value of voxels whose class is unknown. Default: None (no such voxels).
 
+    Raises:
+        DataError: values are not kept, and the label map has segments with names (see `has_named_segments`).
+
     Example:
         >>> label = Scan(np.array([[[[0, 5, 2, 9]]]]), Geometry((1, 1, 4), np.eye(4)), Path("seg.nii"))
         >>> as_loaded(label, {5: 1, 2: 2}, ignore_label=9).array.ravel()
@@ -249,10 +252,30 @@ def as_loaded(label: Scan, loaded: Mapping[int, int] | None, ignore_label: int |
         if ignore_label is None:
             return label
         return replace(label, array=np.where(label.array == ignore_label, IGNORE_INDEX, label.array))
-    values, positions = np.unique(label.array, return_inverse=True)
-    unknown = -1 if ignore_label is None else ignore_label
-    new = [IGNORE_INDEX if value == unknown else loaded.get(value, 0) for value in values.tolist()]
-    return replace(label, array=np.array(new, np.uint8)[positions.reshape(label.array.shape)])
+    if has_named_segments(label.path):
+        raise DataError(
+            f"{label.path}: its segments have names, so their values cannot be chosen with classes or by dataset.json. "
+            "Convert it to NIfTI with `segbundle convert`, or remove classes."
+        )
+    unknown = {} if ignore_label is None else {ignore_label: IGNORE_INDEX}
+    changed = np.zeros_like(label.array, np.uint8)
+    for value, new in {**loaded, **unknown}.items():
+        if new:
+            changed[label.array == value] = new
+    return replace(label, array=changed)
+
+
+def has_named_segments(path: Path) -> bool:
+    """Return whether a label map has segments with names: DICOM SEG, RTSTRUCT, `.seg.nrrd`, or BIDS with `dseg.tsv`.
+
+    Args:
+        path: path of the label map.
+
+    Example:
+        >>> has_named_segments(Path("ct_seg.nii.gz")), has_named_segments(Path("ct.seg.nrrd"))
+        (False, True)
+    """
+    return is_segmentation(str(path)) or find_label_table(path) is not None or dicom_object(path)[1] is not None
 
 
 def round_labels(label: Scan) -> Scan:

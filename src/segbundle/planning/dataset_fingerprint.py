@@ -279,7 +279,7 @@ def _numbered_classes(dataset: Path, cases: Sequence[CaseFingerprint], ignore_la
     if not values:
         raise DataError(
             f"{dataset}: all voxels of its {len(cases)} label maps are background (0). Write the label maps with one "
-            "integer per class, from 1."
+            "integer per class, starting at 1."
         )
     return {f"label_{value}": value for value in values}
 

@@ -192,14 +192,14 @@ def _class_choices(fingerprint: DatasetFingerprint) -> list[Choice]:
     """Return the settings of the classes; MONAI's runner needs the names as well as the label values."""
     reason = "in the order of the label values"
     if not fingerprint.named:
-        reason = "the dataset has no class names: one per label value; rename them if you like"
+        reason = "the dataset has no class names: one class per label value; rename them freely"
     classes = fingerprint.classes
     if classes is None:
         return [Choice("class_names", fingerprint.class_names, reason)]
     overlapping = class_values(classes).members is not None
     shown = {name: value for name, value in classes.items() if name != "background"}
     return [
-        Choice("class_names", fingerprint.class_names, "the names of classes" if fingerprint.named else reason),
+        Choice("class_names", fingerprint.class_names, "the keys of classes" if fingerprint.named else reason),
         Choice("classes", shown, "label values of the regions, which overlap" if overlapping else "label values"),
     ]
 

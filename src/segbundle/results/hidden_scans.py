@@ -10,6 +10,7 @@ from segbundle.datasets.case_pseudonyms import hide_names_below, named_by_pseudo
 from segbundle.datasets.cases import load_cases
 from segbundle.datasets.datalist import has_validation
 from segbundle.datasets.finding import find_scans
+from segbundle.datasets.label_values import dataset_labels
 from segbundle.errors import OutputError
 from segbundle.files.pseudonyms import SALT
 
@@ -58,7 +59,8 @@ def find_hidden_scans(
         cases = load_cases(dataset_dir, key)
         if key == "training" and has_validation(Path(dataset_dir)):
             cases += load_cases(dataset_dir, "validation")
-        entries = named_by_pseudonym([case.item(config.get("class_names") or []) for case in cases], folder)
+        labels = dataset_labels(dataset_dir, config.get("class_names") or [], config.get("classes"))
+        entries = named_by_pseudonym([labels.entry(case) for case in cases], folder)
     else:
         channels = (config.get("network_def") or {}).get("in_channels", 1)
         entries = find_scans(dataset_dir, channels, config.get("series"), "pseudonym", folder)

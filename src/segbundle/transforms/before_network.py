@@ -13,7 +13,6 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform, Transform
 from monai.utils import CommonKeys
 
-from segbundle.class_values import regions
 from segbundle.config.from_settings import from_settings
 from segbundle.datasets.case_checks import image_problems, label_problems, pair_problems, unannotated_problems
 from segbundle.errors import ConfigError, DataError, suggestion
@@ -52,7 +51,6 @@ def preprocessing(
     num_channels: int | None = None,
     label: bool = False,
     allow_uneven: bool = False,
-    classes: Mapping[str, Any] | None = None,
 ) -> Compose:
     """Return the transform that loads a case, resamples its image to the network's grid, and normalizes intensities.
 
@@ -67,7 +65,6 @@ def preprocessing(
         num_channels: number of input channels of the network; None (default) skips the check.
         label: whether to load the label map. Default: False.
         allow_uneven: see `LoadScand`. Default: False.
-        classes: see `LoadScand`. Default: None.
 
     Returns:
         a transform of datalist entries. `image` becomes a float32 `MetaTensor` (C, X, Y, Z).
@@ -80,7 +77,7 @@ def preprocessing(
         >>> [type(step).__name__ for step in steps]
         ['LoadScand', 'ClipOutliersd', 'ToGridd', 'ZScored']
     """
-    loading = LoadScand(class_names, num_channels, label, intensity.get("units"), allow_uneven, classes)
+    loading = LoadScand(class_names, num_channels, label, intensity.get("units"), allow_uneven)
     return Compose([loading, *network_transforms((CommonKeys.IMAGE,), intensity, spacing, axcodes)])
 
 
@@ -198,10 +195,9 @@ class LoadScand(Transform):
         units: `suv` converts the images of DICOM PET series to SUV; None (default) keeps the values of the files.
         allow_uneven: whether to resample DICOM series with missing slices or a variable slice spacing, see `read_scan`.
             Default: False.
-        classes: label values by class name, see `segbundle.class_values.class_values`. Default: None.
 
     Raises:
-        ConfigError: `units` is unknown, or `classes` is invalid.
+        ConfigError: `units` is unknown.
         DataError: a file cannot be read or fails a check (raised when called). The message lists all problems of the
             case (see `segbundle.datasets.case_checks`).
 
@@ -221,7 +217,6 @@ class LoadScand(Transform):
         label: bool = False,
         units: str | None = None,
         allow_uneven: bool = False,
-        classes: Mapping[str, Any] | None = None,
     ) -> None:
         if units not in (None, "suv"):
             raise ConfigError(f"intensity: unknown units {units!r}; use suv, or leave units out.")
@@ -230,7 +225,6 @@ class LoadScand(Transform):
         self.label = label
         self.units = units
         self.allow_uneven = allow_uneven
-        self.regions = regions(classes)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         loaded = dict(data)
@@ -249,7 +243,8 @@ class LoadScand(Transform):
             annotated = loaded.get("annotated", [True] * len(self.class_names))
             if not wrong:
                 label = as_loaded(label, values, ignore_label)
-                wrong = list(unannotated_problems(label, annotated, self.class_names, self.regions))
+                if values is None:  # else, some of the values of a class may have been annotated
+                    wrong = list(unannotated_problems(label, annotated, self.class_names))
             problems += [*wrong, *pair_problems(image, label)]
         if problems:
             raise DataError("\n".join(problems))

@@ -30,6 +30,7 @@ from monai.transforms import (
 )
 from monai.utils import CommonKeys
 
+from segbundle.class_values import regions
 from segbundle.config.from_settings import from_settings
 from segbundle.datasets.sides import chosen_flips, warn_about_sides
 from segbundle.errors import ConfigError, suggestion
@@ -52,6 +53,7 @@ def training_transforms(
     num_channels: int | None = None,
     augmentation: Mapping[str, Any] | None = None,
     allow_uneven: bool = False,
+    classes: Mapping[str, Any] | None = None,
 ) -> Compose:
     """Return the transform that loads a case and returns a random, augmented patch.
 
@@ -63,6 +65,7 @@ def training_transforms(
         patch_size: (X, Y, Z) in voxels.
         intensity, spacing, axcodes, num_channels, allow_uneven: see `segbundle.transforms.preprocessing`.
         augmentation: arguments of `random_transforms`, by name. Default: None (its defaults).
+        classes: label values by class name, see `segbundle.class_values.class_values`. Default: None.
 
     Returns:
         a transform that maps a datalist entry to a list with one dict: the plain tensors `image` (float32, (C,
@@ -70,13 +73,17 @@ def training_transforms(
         `case`
 
     Raises:
-        ConfigError: a setting is unknown or invalid.
+        ConfigError: a setting is unknown or invalid, or classes overlap.
 
     Example:
         >>> steps = training_transforms(["background", "liver"], (32, 32, 32), {"method": "zscore"}).transforms
         >>> type(steps[0]).__name__, type(steps[-1]).__name__
         ('LoadScand', 'EnsureTyped')
     """
+    if regions(classes) is not None:
+        raise ConfigError(
+            "classes overlap, which MONAI's patch sampling does not support. Use the loader of train.yaml."
+        )
     fixed: list[Transform] = [
         *prepared_steps(class_names, patch_size, intensity, spacing, axcodes, num_channels, allow_uneven),
         ClassesToIndicesd(

@@ -40,7 +40,8 @@ class PrepareCase(Transform):
     Args:
         class_names: class names of the task, background first.
         patch_size: (X, Y, Z) in voxels; smaller cases are padded to this size.
-        intensity, spacing, axcodes, num_channels, allow_uneven, classes: see `segbundle.transforms.preprocessing`.
+        intensity, spacing, axcodes, num_channels, allow_uneven: see `segbundle.transforms.preprocessing`.
+        classes: label values by class name, see `segbundle.class_values.class_values`. Default: None.
 
     Attributes:
         settings: arguments by name, as plain values.
@@ -79,9 +80,7 @@ class PrepareCase(Transform):
             "allow_uneven": allow_uneven,
             "classes": None if classes is None else dict(classes),
         }
-        load, *rest = prepared_steps(
-            class_names, patch_size, intensity, spacing, axcodes, num_channels, allow_uneven, classes
-        )
+        load, *rest = prepared_steps(class_names, patch_size, intensity, spacing, axcodes, num_channels, allow_uneven)
         self._regions = regions(classes)
         self._load, self._prepare = load, Compose(rest)
 
@@ -110,13 +109,12 @@ def prepared_steps(
     axcodes: str,
     num_channels: int | None,
     allow_uneven: bool = False,
-    classes: Mapping[str, Any] | None = None,
 ) -> list[Transform]:
     """Return the transforms of `PrepareCase`, from loading to padding.
 
     Args:
         class_names, patch_size: see `PrepareCase`.
-        intensity, spacing, axcodes, num_channels, allow_uneven, classes: see `segbundle.transforms.preprocessing`.
+        intensity, spacing, axcodes, num_channels, allow_uneven: see `segbundle.transforms.preprocessing`.
 
     Example:
         >>> steps = prepared_steps(["background", "liver"], (32, 32, 32), {"method": "zscore"}, None, "RAS", None)
@@ -124,7 +122,7 @@ def prepared_steps(
         ('LoadScand', 'PadToPatchd')
     """
     return [
-        LoadScand(class_names, num_channels, True, intensity.get("units"), allow_uneven, classes),
+        LoadScand(class_names, num_channels, True, intensity.get("units"), allow_uneven),
         *network_transforms((CommonKeys.IMAGE, CommonKeys.LABEL), intensity, spacing, axcodes),
         PadToPatchd(patch_size),
     ]

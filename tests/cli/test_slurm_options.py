@@ -1,7 +1,10 @@
 """The option --slurm and the commands of a job; tests/bundle/test_slurm.py runs the jobs."""
 
+import sys
+
 import pytest
 
+from segbundle.cli import slurm
 from segbundle.cli.slurm import SlurmCommand, Submission, parse_submission
 from segbundle.errors import ConfigError
 
@@ -76,3 +79,9 @@ def test_requeued_jobs_resume(monkeypatch):
     ]
     monkeypatch.delenv("SLURM_RESTART_COUNT")
     assert command.checkpoint().function.resume
+
+
+def test_command_outlives_the_signal_before_the_time_limit(tmp_path):
+    """SLURM may send SIGUSR2 to every process of a job; only submitit handles it."""
+    program = "import os, signal; os.kill(os.getpid(), signal.SIGUSR2); print('still there')"
+    assert slurm._run([sys.executable, "-c", program], str(tmp_path)) == 0

@@ -168,8 +168,8 @@ def _rendezvous(number: int) -> list[str]:
 def _run(command: Sequence[str], folder: str) -> int:
     """Run a command, and return its exit code. If submitit ends this process, the command is stopped first.
 
-    The command ignores SIGUSR2, which SLURM may send to all processes of the job before the time limit: submitit handles
-    the signal in this process.
+    The command ignores SIGUSR2, which SLURM may send to all processes of the job before the time limit, because
+    submitit handles the signal in this process.
     """
     process = subprocess.Popen(command, cwd=folder, preexec_fn=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN))
     try:
